@@ -1,1 +1,55 @@
-fn main() {}
+//! Compiles the TC programs and generates their libbpf-rs skeleton into `OUT_DIR`.
+
+fn main() {
+    #[cfg(feature = "bpf")]
+    skeleton::generate();
+}
+
+#[cfg(feature = "bpf")]
+mod skeleton {
+    use std::env;
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    use libbpf_cargo::SkeletonBuilder;
+
+    const SOURCE: &str = "bpf/cni_tc.bpf.c";
+    const HEADER: &str = "bpf/cni_tc.h";
+
+    pub(super) fn generate() {
+        println!("cargo::rerun-if-changed={SOURCE}");
+        println!("cargo::rerun-if-changed={HEADER}");
+        println!("cargo::rerun-if-env-changed=CLANG");
+
+        let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
+        if Command::new(&clang).arg("--version").output().is_err() {
+            println!(
+                "cargo::error=cannot run {clang:?}, which compiles {SOURCE}: install the package clang, \
+                 set CLANG to where it is, or build without the feature `bpf`"
+            );
+            return;
+        }
+
+        let out_dir = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+        let built = SkeletonBuilder::new()
+            .source(SOURCE)
+            .clang(&clang)
+            .clang_args(clang_args())
+            .build_and_generate(out_dir.join("cni_tc.skel.rs"));
+        if let Err(error) = built {
+            println!("cargo::error={}", format!("{error:#}").replace('\n', " | "));
+        }
+    }
+
+    /// Debian and its descendants keep `asm/types.h` in a directory of the target's own, which
+    /// clang does not search when it compiles for bpf.
+    fn clang_args() -> Vec<String> {
+        let mut args = vec!["-Wall".into(), "-Wextra".into(), "-Werror".into()];
+        let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+        let multiarch = format!("/usr/include/{arch}-linux-gnu");
+        if Path::new(&multiarch).is_dir() {
+            args.push(format!("-I{multiarch}"));
+        }
+        args
+    }
+}

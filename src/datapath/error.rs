@@ -1,0 +1,159 @@
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::spec::{Coded, ErrorCode};
+
+/// Why a call of [`datapath`](crate::datapath) failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The BPF file system is missing and cannot be mounted.
+    #[error(
+        "cannot mount the BPF file system on {}: mount it by hand (mount -t bpf bpf {0}) on a kernel \
+         with CONFIG_BPF_SYSCALL",
+        path.display()
+    )]
+    Mount {
+        /// The mount point.
+        path: PathBuf,
+        /// What mount(2) said.
+        source: io::Error,
+    },
+
+    /// The directory for pins lies on some other file system.
+    #[error("{} is not on a BPF file system: choose a directory below /sys/fs/bpf", path.display())]
+    NotBpffs {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// The kernel did not take the programs or maps.
+    #[error("cannot load the eBPF programs{}{}", remedy(source), tail(log))]
+    Load {
+        /// The end of libbpf's messages; empty when it said nothing.
+        log: String,
+        /// What bpf(2) said.
+        source: io::Error,
+    },
+
+    /// The kernel's verifier found fault with the programs.
+    #[error(
+        "this kernel's verifier rejects the eBPF programs: report it with the kernel's version{}",
+        tail(log)
+    )]
+    Rejected {
+        /// The end of the verifier's log.
+        log: String,
+        /// What bpf(2) said.
+        source: io::Error,
+    },
+
+    /// A step on the BPF file system failed.
+    #[error("cannot {operation} {}{}", path.display(), remedy(source))]
+    Pin {
+        /// What was tried, such as `open the pin`.
+        operation: &'static str,
+        /// The pin or directory.
+        path: PathBuf,
+        /// What the system call said.
+        source: io::Error,
+    },
+
+    /// A pin holds a map of another shape than this build's.
+    #[error(
+        "{} has keys and values of {found:?} bytes, this build of the programs {expected:?}: remove \
+         the directory that it is in and add the pods again",
+        path.display()
+    )]
+    Layout {
+        /// The pin.
+        path: PathBuf,
+        /// Key and value size of this build, in bytes.
+        expected: (usize, usize),
+        /// Key and value size of the pinned map, in bytes.
+        found: (usize, usize),
+    },
+
+    /// Reading or changing a map failed.
+    #[error("cannot {operation} in the eBPF map {map}")]
+    Map {
+        /// What was tried, such as `put 10.244.1.2`.
+        operation: String,
+        /// The map's name.
+        map: &'static str,
+        /// What bpf(2) said.
+        source: io::Error,
+    },
+
+    /// The programs deal with IPv4 alone.
+    #[error("the eBPF maps hold no IPv6 addresses, such as {address}")]
+    AddressFamily {
+        /// The address.
+        address: IpAddr,
+    },
+}
+
+impl Error {
+    pub(super) fn pin(
+        operation: &'static str,
+        path: impl AsRef<Path>,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        Self::Pin {
+            operation,
+            path: path.as_ref().to_owned(),
+            source: source.into(),
+        }
+    }
+}
+
+impl Coded for Error {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Mount { .. } | Self::Load { .. } | Self::Rejected { .. } => {
+                ErrorCode::PLUGIN_NOT_AVAILABLE
+            }
+            Self::NotBpffs { .. } | Self::Pin { .. } | Self::Layout { .. } | Self::Map { .. } => {
+                ErrorCode::IO
+            }
+            Self::AddressFamily { .. } => ErrorCode::UNSUPPORTED_FIELD,
+        }
+    }
+}
+
+/// libbpf-rs keeps the error number to itself but tells its kind, which is what callers act on.
+pub(super) fn io_error(error: libbpf_rs::Error) -> io::Error {
+    use libbpf_rs::ErrorKind;
+
+    let kind = match error.kind() {
+        ErrorKind::NotFound => io::ErrorKind::NotFound,
+        ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+        ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
+        ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
+        ErrorKind::InvalidData => io::ErrorKind::InvalidData,
+        ErrorKind::Unsupported => io::ErrorKind::Unsupported,
+        ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
+        ErrorKind::TooBig => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, format!("{error:#}"))
+}
+
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            " (CAP_BPF and CAP_NET_ADMIN, or root, are needed; a kernel in lockdown refuses them too)"
+        }
+        io::ErrorKind::Unsupported => " (the kernel lacks CONFIG_BPF_SYSCALL)",
+        _ => "",
+    }
+}
+
+fn tail(log: &str) -> String {
+    if log.is_empty() {
+        String::new()
+    } else {
+        format!(" [{log}]")
+    }
+}

@@ -1,0 +1,242 @@
+//! One network's pins.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use libbpf_rs::{MapCore, MapHandle};
+
+use super::error::io_error;
+use super::maps::{CounterMap, PortMap};
+use super::{Error, NetConfig, NetStats, Result, bpffs, maps, skeleton};
+use crate::spec::NetworkName;
+
+/// Version of the maps' layout, the last part of the pins' path: a build whose maps differ keeps its
+/// pins beside the old ones instead of tripping over them.
+const LAYOUT: u32 = 1;
+
+/// What a complete set of pins consists of.
+const PINS: [&str; 6] = [
+    maps::PKT_COUNT,
+    maps::POD_IFINDEX,
+    maps::NET_CONFIG,
+    maps::NET_STATS,
+    ProgramName::Main.as_str(),
+    ProgramName::Egress.as_str(),
+];
+
+/// One network's programs and maps, pinned in `<root>/<network>/v<layout>/`.
+///
+/// This is the place, not its contents: nothing is opened before it is asked for.
+#[derive(Clone, Debug)]
+pub struct Datapath {
+    network: PathBuf,
+}
+
+/// One of the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramName {
+    /// `cni_tc_main`, for the ingress hooks.
+    Main,
+    /// `cni_tc_egress`, for the egress hooks.
+    Egress,
+}
+
+/// A loaded program, to be attached by its file descriptor.
+#[derive(Debug)]
+pub struct Program {
+    fd: OwnedFd,
+    id: u32,
+}
+
+impl Datapath {
+    /// The set of `network` below the directory `root`, such as `/sys/fs/bpf/my-plugin`.
+    ///
+    /// The BPF file system takes no `.` in a name; one in the network's name becomes `:`, which no
+    /// network's name contains.
+    #[must_use]
+    pub fn new(root: impl AsRef<Path>, network: &NetworkName) -> Self {
+        Self {
+            network: root.as_ref().join(network.as_str().replace('.', ":")),
+        }
+    }
+
+    /// The directory that holds the pins.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        self.network.join(format!("v{LAYOUT}"))
+    }
+
+    /// Loads the programs and pins them with their maps, unless that is done already.
+    ///
+    /// Costs a few microseconds when the pins are there, some 30 ms when they are not. Callers that
+    /// race load once. An incomplete set, which only a hand that removed pins leaves, is replaced by
+    /// a complete one with empty maps.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mount`] and [`Error::NotBpffs`] for the file system, [`Error::Load`] when the kernel
+    /// refuses the programs, [`Error::Pin`] for the rest.
+    ///
+    /// # Kernel
+    ///
+    /// 5.10; `CAP_BPF` and `CAP_NET_ADMIN`, and `CAP_SYS_ADMIN` where the BPF file system has to be
+    /// mounted.
+    pub fn ensure(&self) -> Result<()> {
+        if self.is_complete() {
+            return Ok(());
+        }
+        bpffs::ensure_directory(&self.network)?;
+        let _lock = bpffs::lock(&self.network)?;
+        if self.is_complete() {
+            return Ok(());
+        }
+
+        // Pins are collected aside and published by one rename: nobody ever opens half a set, and
+        // what a killed loader left is swept by the next one.
+        let (loading, published) = (self.network.join("loading"), self.directory());
+        remove_tree(&loading)?;
+        remove_tree(&published)?;
+        fs::create_dir(&loading)
+            .map_err(|error| Error::pin("make the directory", &loading, error))?;
+        skeleton::load_and_pin(&loading)?;
+        fs::rename(&loading, &published)
+            .map_err(|error| Error::pin("publish the pins as", &published, error))
+    }
+
+    /// Whether all pins are there.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let directory = self.directory();
+        PINS.iter().all(|pin| directory.join(pin).exists())
+    }
+
+    /// Removes the pins of every layout. Programs live on as long as they are attached, maps as long
+    /// as their programs. Absent is success.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pin`] names what could not be removed.
+    pub fn remove(&self) -> Result<()> {
+        remove_tree(&self.network)
+    }
+
+    /// Opens one of the programs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pin`] when it is not there or may not be opened.
+    pub fn program(&self, name: ProgramName) -> Result<Program> {
+        let path = self.directory().join(name.as_str());
+        let opened = libbpf_rs::Program::fd_from_pinned_path(&path)
+            .and_then(|fd| Ok((libbpf_rs::Program::id_from_fd(fd.as_fd())?, fd)));
+        match opened {
+            Ok((id, fd)) => Ok(Program { fd, id }),
+            Err(error) => Err(Error::pin("open the pinned program", path, io_error(error))),
+        }
+    }
+
+    /// Opens `pkt_count`: what each pod address sent and received.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pin`] when it is not there or may not be opened, [`Error::Layout`] when it is not
+    /// this build's.
+    pub fn counters(&self) -> Result<CounterMap> {
+        self.map(maps::PKT_COUNT, CounterMap::SIZES)
+            .map(CounterMap::new)
+    }
+
+    /// Opens `pod_ifindex`: where each pod address lives.
+    ///
+    /// # Errors
+    ///
+    /// As [`counters`](Self::counters).
+    pub fn ports(&self) -> Result<PortMap> {
+        self.map(maps::POD_IFINDEX, PortMap::SIZES)
+            .map(PortMap::new)
+    }
+
+    /// Tells the programs of their network; cheap when it says nothing new.
+    ///
+    /// # Errors
+    ///
+    /// As [`counters`](Self::counters), and [`Error::Map`].
+    pub fn configure(&self, config: NetConfig) -> Result<()> {
+        let map = self.map(maps::NET_CONFIG, maps::NET_CONFIG_SIZES)?;
+        if maps::read_config(&map)? == config {
+            Ok(())
+        } else {
+            maps::write_config(&map, config)
+        }
+    }
+
+    /// What the programs were last told of their network; zeros before the first time.
+    ///
+    /// # Errors
+    ///
+    /// As [`configure`](Self::configure).
+    pub fn config(&self) -> Result<NetConfig> {
+        maps::read_config(&self.map(maps::NET_CONFIG, maps::NET_CONFIG_SIZES)?)
+    }
+
+    /// The network's verdicts since its programs were loaded, added up over the CPUs.
+    ///
+    /// # Errors
+    ///
+    /// As [`configure`](Self::configure).
+    pub fn stats(&self) -> Result<NetStats> {
+        maps::read_stats(&self.map(maps::NET_STATS, maps::NET_STATS_SIZES)?)
+    }
+
+    fn map(&self, name: &str, expected: (usize, usize)) -> Result<MapHandle> {
+        let path = self.directory().join(name);
+        let map = MapHandle::from_pinned_path(&path)
+            .map_err(|error| Error::pin("open the pinned map", &path, io_error(error)))?;
+        let found = (map.key_size() as usize, map.value_size() as usize);
+        if found == expected {
+            Ok(map)
+        } else {
+            Err(Error::Layout {
+                path,
+                expected,
+                found,
+            })
+        }
+    }
+}
+
+impl ProgramName {
+    /// The program's name, in the C source and as a pin.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Main => "cni_tc_main",
+            Self::Egress => "cni_tc_egress",
+        }
+    }
+}
+
+impl Program {
+    /// The kernel's id for the program, by which `bpftool prog show id` knows it.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl AsFd for Program {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::pin("remove the pins in", path, error))
+        }
+        _ => Ok(()),
+    }
+}
