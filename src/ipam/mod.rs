@@ -1,1 +1,75 @@
-//! Under construction.
+//! Address ranges and the store of who holds which address.
+//!
+//! A [`Range`] is pure arithmetic: which addresses of a subnet may be handed out. A [`Store`] is a directory that
+//! remembers who holds them; changing it takes its lock, reading it does not.
+//!
+//! ```
+//! use std::time::Duration;
+//! use cnikit::ipam::{Owner, Range, Store};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let dir = dir.path().join("podnet");
+//! let range = Range::new("10.244.1.0/24".parse()?, None)?;
+//! let store = Store::open(dir)?;
+//! let owner = Owner { container_id: "4fe2c9".parse()?, ifname: "eth0".parse()? };
+//!
+//! let lease = store.lock(Duration::from_secs(5))?.allocate(&owner, &[range])?;
+//! assert_eq!(lease.addresses, ["10.244.1.2/24".parse()?]);
+//! assert_eq!(store.lease(&owner)?, Some(lease));
+//! # Ok(()) }
+//! ```
+//!
+//! # The directory
+//!
+//! | Path | Content |
+//! |---|---|
+//! | `leases/<container id>@<ifname>.json` | one lease, readable JSON |
+//! | `addresses/<address>` | a hard link to the file of the lease that holds the address |
+//! | `pending` | the change under way; left over only by a process that was killed |
+//! | `lock` | held with [flock(2)] while the directory changes |
+//! | `last` | the addresses handed out last: a hint, so that a released address rests before it is handed out again |
+//! | `boot_id` | the boot that the leases belong to |
+//!
+//! Both an owner and an address are found by name, so a lease costs the same however many are held. All names of a
+//! lease lead to one inode; that inode, not what the file says, decides which addresses are its own.
+//!
+//! # A process killed in the middle
+//!
+//! To allocate is to write `pending`, to [link(2)] it to each address, and to [rename(2)] it to the owner's name: the
+//! rename is the commit. To release is the way back: rename the owner's file to `pending`, which is the commit, then
+//! remove the links and `pending`. Whoever takes the lock next and finds `pending` removes the links to that inode, then
+//! the file. So a kill at any instruction leaves the state before the change or the one after it.
+//!
+//! # A machine that loses power
+//!
+//! Leases belong to a boot: with the machine go the network namespaces that the addresses were in. The first to take
+//! the lock after a boot removes all leases of earlier ones, those that the disk holds half-written included, and only
+//! then marks the directory with the new boot. Nothing written before the power was cut is ever believed, so
+//! nothing waits for the disk: there is no fsync here.
+//!
+//! [flock(2)]: https://man7.org/linux/man-pages/man2/flock.2.html
+//! [link(2)]: https://man7.org/linux/man-pages/man2/link.2.html
+//! [rename(2)]: https://man7.org/linux/man-pages/man2/rename.2.html
+
+mod error;
+mod files;
+mod lease;
+mod lock;
+mod locked;
+mod range;
+mod store;
+mod timestamp;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod range_tests;
+#[cfg(test)]
+mod store_tests;
+
+pub use error::{ALREADY_LEASED, CORRUPT_LEASE, Error, POOL_EXHAUSTED, Result};
+pub use lease::{BootId, Lease, Owner};
+pub use locked::Locked;
+pub use range::{Addresses, Range};
+pub use store::{Leases, Store, Usage};

@@ -1,0 +1,105 @@
+//! The steps by which the store's directory changes: each is one system call, and between any two of them a process
+//! may be killed. Tests stop it there, which is what `step` is for.
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::error::{Error, Result};
+
+#[cfg(test)]
+use super::crash_tests::step;
+#[cfg(not(test))]
+fn step() {}
+
+pub(super) const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
+
+/// Makes a directory and those above it, where they are missing.
+pub(super) fn create_dir(path: &Path) -> Result<()> {
+    step();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIR_MODE)
+        .create(path)
+        .map_err(Error::io("create directory", path))
+}
+
+/// Makes a file that must not exist yet.
+pub(super) fn create(path: &Path, content: &[u8]) -> Result<()> {
+    step();
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(path)
+        .map_err(Error::io("create", path))?;
+    write(&mut file, content).map_err(Error::io("write", path))
+}
+
+/// Gives a file new content, in place. A kill in the middle leaves a mixture of old and new.
+///
+/// The file is cut to length after the write, not emptied before it: ext4 takes emptying for the replacement of a
+/// file that matters and writes the new content to the disk at once.
+pub(super) fn overwrite(path: &Path, content: &[u8]) -> Result<()> {
+    step();
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .open(path)
+        .map_err(Error::io("open", path))?;
+    write(&mut file, content).map_err(Error::io("write", path))?;
+    step();
+    file.set_len(content.len() as u64)
+        .map_err(Error::io("truncate", path))
+}
+
+pub(super) fn link(file: &Path, name: &Path) -> Result<()> {
+    step();
+    fs::hard_link(file, name).map_err(Error::io("link", name))
+}
+
+pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
+    step();
+    fs::rename(from, to).map_err(Error::io("rename", from))
+}
+
+/// Removes a file; one that is absent is a success.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    step();
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => result.map_err(Error::io("remove", path)),
+    }
+}
+
+/// What the kernel knows of a file, or nothing where there is none.
+pub(super) fn stat(path: &Path) -> Result<Option<Metadata>> {
+    present(fs::symlink_metadata(path)).map_err(Error::io("look at", path))
+}
+
+/// A file opened to be read, or nothing where there is none.
+pub(super) fn open(path: &Path) -> Result<Option<File>> {
+    present(File::open(path)).map_err(Error::io("open", path))
+}
+
+/// The entries of a directory; one that is absent has none.
+pub(super) fn list(path: &Path) -> Result<Option<fs::ReadDir>> {
+    present(fs::read_dir(path)).map_err(Error::io("list", path))
+}
+
+fn write(file: &mut File, content: &[u8]) -> io::Result<()> {
+    step();
+    file.write_all(content)
+}
+
+fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

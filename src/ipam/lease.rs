@@ -1,0 +1,92 @@
+use std::fmt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result};
+use super::timestamp;
+use crate::spec::{ContainerId, IfName};
+
+/// Who holds a lease: one interface of one container, on the network that the store is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Owner {
+    /// The container.
+    pub container_id: ContainerId,
+    /// The interface inside the container.
+    pub ifname: IfName,
+}
+
+/// Addresses that an attachment holds until it gives them back or the machine restarts.
+///
+/// Its JSON is what stands in the store:
+///
+/// ```json
+/// {
+///   "containerId": "4fe2c9",
+///   "ifname": "eth0",
+///   "addresses": ["10.244.1.2/24"],
+///   "bootId": "0c6e3b6a-1f0e-4d0a-9c0b-3a3f5a1d7b52",
+///   "created": "2025-03-01T12:00:00Z"
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Lease {
+    /// Who holds the addresses.
+    #[serde(flatten)]
+    pub owner: Owner,
+    /// The addresses, each with its subnet's prefix length, in the order of the ranges that were asked for.
+    pub addresses: Vec<IpNetwork>,
+    /// The boot that the lease is good for.
+    pub boot_id: BootId,
+    /// When the addresses were handed out, to the second.
+    #[serde(with = "timestamp")]
+    pub created: SystemTime,
+}
+
+/// Which boot of the machine something belongs to, as told by [`/proc/sys/kernel/random/boot_id`].
+///
+/// [`/proc/sys/kernel/random/boot_id`]: https://man7.org/linux/man-pages/man4/random.4.html
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BootId(String);
+
+impl BootId {
+    /// The boot that is running.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when /proc is not mounted.
+    pub fn current() -> Result<Self> {
+        let path = Path::new("/proc/sys/kernel/random/boot_id");
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        Ok(Self::new(text.trim_end()))
+    }
+
+    /// A boot of this name: for tests, and for a caller that knows the boot from elsewhere.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// The boot's name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Owner {
+    /// The name of the file of the owner's lease. An id holds no `@`, so no two owners share one.
+    pub(super) fn file_name(&self) -> String {
+        format!("{}@{}.json", self.container_id, self.ifname)
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of container {}", self.ifname, self.container_id)
+    }
+}

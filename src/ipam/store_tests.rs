@@ -1,0 +1,481 @@
+use std::error::Error as _;
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::spec::{Coded, ErrorCode};
+
+const NOW: Duration = Duration::ZERO;
+
+fn owner(id: &str) -> Owner {
+    Owner {
+        container_id: id.parse().unwrap(),
+        ifname: "eth0".parse().unwrap(),
+    }
+}
+
+fn range(subnet: &str) -> Range {
+    Range::new(subnet.parse().unwrap(), None).unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Leases one address and returns it.
+fn lease(store: &Store, id: &str, range: &Range) -> IpAddr {
+    store
+        .lock(NOW)
+        .unwrap()
+        .allocate(&owner(id), std::slice::from_ref(range))
+        .unwrap()
+        .addresses[0]
+        .ip()
+}
+
+fn mode(path: impl AsRef<Path>) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_lease_is_found_by_owner_and_by_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let before = SystemTime::now() - Duration::from_secs(1);
+    let ranges = [range("10.0.0.0/24"), range("fd00::/64")];
+    let lease = store
+        .lock(NOW)
+        .unwrap()
+        .allocate(&owner("a"), &ranges)
+        .unwrap();
+
+    assert_eq!(
+        lease.addresses,
+        [
+            "10.0.0.2/24".parse().unwrap(),
+            "fd00::2/64".parse().unwrap()
+        ]
+    );
+    let found = store.lease(&owner("a")).unwrap().unwrap();
+    assert_eq!(
+        (&found.owner, &found.addresses),
+        (&owner("a"), &lease.addresses)
+    );
+    assert_eq!(found.boot_id, BootId::current().unwrap());
+    assert!(before <= found.created && found.created <= SystemTime::now());
+    for address in ["10.0.0.2", "fd00::2"] {
+        assert_eq!(store.lease_at(ip(address)).unwrap().as_ref(), Some(&found));
+    }
+    assert_eq!(store.lease_at(ip("10.0.0.3")).unwrap(), None);
+    assert_eq!(store.lease(&owner("b")).unwrap(), None);
+    assert_eq!(
+        store
+            .leases()
+            .unwrap()
+            .map(Result::unwrap)
+            .collect::<Vec<_>>(),
+        [found]
+    );
+}
+
+#[test]
+fn what_allocate_returns_is_what_is_read_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let given = store
+        .lock(NOW)
+        .unwrap()
+        .allocate(&owner("a"), &[range("10.0.0.0/24")])
+        .unwrap();
+    assert_eq!(store.lease(&owner("a")).unwrap(), Some(given.clone()));
+    assert_eq!(
+        store.lock(NOW).unwrap().release(&owner("a")).unwrap(),
+        Some(given)
+    );
+}
+
+#[test]
+fn the_file_reads_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::for_boot(dir.path(), BootId::new("this-boot"));
+    lease(&store, "4fe2c9", &range("10.244.1.0/24"));
+    let text = fs::read_to_string(dir.path().join("leases/4fe2c9@eth0.json")).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(
+        lines[..lines.len() - 2],
+        [
+            "{",
+            "  \"containerId\": \"4fe2c9\",",
+            "  \"ifname\": \"eth0\",",
+            "  \"addresses\": [",
+            "    \"10.244.1.2/24\"",
+            "  ],",
+            "  \"bootId\": \"this-boot\","
+        ]
+    );
+    assert!(
+        lines[lines.len() - 2].starts_with("  \"created\": \"20"),
+        "{text}"
+    );
+    assert!(text.ends_with("}\n"));
+}
+
+#[test]
+fn a_released_address_rests_until_the_others_were_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let range = range("10.0.0.0/29");
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        seen.push(lease(&store, "a", &range));
+        store.lock(NOW).unwrap().release(&owner("a")).unwrap();
+    }
+    assert_eq!(
+        seen,
+        [
+            "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"
+        ]
+        .map(ip)
+    );
+}
+
+#[test]
+fn each_range_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let ranges = [range("10.0.0.0/24"), range("fd00::/64")];
+    for (id, expected) in [
+        ("a", ["10.0.0.2", "fd00::2"]),
+        ("b", ["10.0.0.3", "fd00::3"]),
+    ] {
+        let lease = store
+            .lock(NOW)
+            .unwrap()
+            .allocate(&owner(id), &ranges)
+            .unwrap();
+        assert_eq!(
+            lease.addresses.iter().map(|a| a.ip()).collect::<Vec<_>>(),
+            expected.map(ip)
+        );
+    }
+}
+
+#[test]
+fn an_unreadable_hint_means_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let range = range("10.0.0.0/24");
+    lease(&store, "a", &range);
+    for (id, hint, expected) in [
+        ("b", &b"\xff\0 10.0"[..], "10.0.0.3"),
+        ("c", b"192.168.0.1\n", "10.0.0.4"),
+        ("d", b"10.0.0.1\n", "10.0.0.5"),
+        ("e", b"", "10.0.0.6"),
+        ("f", b"rubbish\n10.0.0.99\n", "10.0.0.100"),
+    ] {
+        fs::write(dir.path().join("last"), hint).unwrap();
+        assert_eq!(lease(&store, id, &range), ip(expected));
+    }
+}
+
+#[test]
+fn a_second_lease_for_one_owner_is_refused_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut locked = store.lock(NOW).unwrap();
+    let held = locked
+        .allocate(&owner("a"), &[range("10.0.0.0/24")])
+        .unwrap();
+    let error = locked
+        .allocate(&owner("a"), &[range("10.0.0.0/24")])
+        .unwrap_err();
+    assert_eq!(error.code(), ALREADY_LEASED);
+    assert_eq!(
+        error.to_string(),
+        "eth0 of container a already holds 10.0.0.2/24; release it before it is given another lease"
+    );
+    match error {
+        Error::AlreadyLeased { lease } => assert_eq!(*lease, held),
+        other => panic!("{other}"),
+    }
+    assert_eq!(
+        store.usage(&range("10.0.0.0/24")).unwrap(),
+        Usage {
+            used: 1,
+            total: 253
+        }
+    );
+}
+
+#[test]
+fn one_range_given_twice_gives_two_addresses() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let ranges = [range("10.0.0.0/24"), range("10.0.0.0/24")];
+    let lease = store
+        .lock(NOW)
+        .unwrap()
+        .allocate(&owner("a"), &ranges)
+        .unwrap();
+    assert_eq!(
+        lease.addresses,
+        [
+            "10.0.0.2/24".parse().unwrap(),
+            "10.0.0.3/24".parse().unwrap()
+        ]
+    );
+}
+
+#[test]
+fn a_full_range_is_named_and_costs_the_other_ranges_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (small, large) = (range("10.0.0.0/29"), range("10.1.0.0/24"));
+    for id in ["a", "b", "c", "d", "e"] {
+        lease(&store, id, &small);
+    }
+    let error = store
+        .lock(NOW)
+        .unwrap()
+        .allocate(&owner("f"), &[large.clone(), small.clone()])
+        .unwrap_err();
+    assert_eq!(error.code(), POOL_EXHAUSTED);
+    assert_eq!(
+        error.to_string(),
+        "no address of 10.0.0.0/29 is free: 5 of 5 are leased; remove attachments or configure a larger subnet"
+    );
+    assert_eq!(
+        store.usage(&large).unwrap(),
+        Usage {
+            used: 0,
+            total: 253
+        }
+    );
+    assert_eq!(store.usage(&small).unwrap(), Usage { used: 5, total: 5 });
+
+    store.lock(NOW).unwrap().release(&owner("c")).unwrap();
+    assert_eq!(lease(&store, "f", &small), ip("10.0.0.4"));
+}
+
+#[test]
+fn releasing_what_is_not_held_succeeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.lock(NOW).unwrap().release(&owner("a")).unwrap(), None);
+}
+
+#[test]
+fn a_store_that_was_never_written_is_empty_and_stays_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("net")).unwrap();
+    assert_eq!(store.lease(&owner("a")).unwrap(), None);
+    assert_eq!(store.lease_at(ip("10.0.0.2")).unwrap(), None);
+    assert_eq!(store.leases().unwrap().count(), 0);
+    assert_eq!(
+        store.usage(&range("10.0.0.0/24")).unwrap(),
+        Usage {
+            used: 0,
+            total: 253
+        }
+    );
+    assert!(!store.dir().exists());
+}
+
+#[test]
+fn a_corrupt_lease_costs_itself_and_not_the_pool() {
+    for content in [
+        "",
+        "{\"containerId\": \"a\"",
+        "{}",
+        "[]",
+        "{\"containerId\":\"b\",\"ifname\":\"eth0\",\"addresses\":[],\"bootId\":\"\",\"created\":\"2025-01-01T00:00:00Z\"}",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let range = range("10.0.0.0/24");
+        lease(&store, "a", &range);
+        let file = dir.path().join("leases/a@eth0.json");
+        fs::write(&file, content).unwrap();
+
+        let error = store.lease(&owner("a")).unwrap_err();
+        assert_eq!(error.code(), CORRUPT_LEASE);
+        assert!(error.source().is_some());
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "lease file {} cannot be understood; delete the attachment that it is named after to free its addresses",
+                file.display()
+            )
+        );
+        let error = store
+            .lock(NOW)
+            .unwrap()
+            .allocate(&owner("a"), std::slice::from_ref(&range))
+            .unwrap_err();
+        assert_eq!(error.code(), CORRUPT_LEASE);
+
+        assert_eq!(lease(&store, "c", &range), ip("10.0.0.3"));
+        let (good, bad): (Vec<_>, Vec<_>) = store.leases().unwrap().partition(Result::is_ok);
+        assert_eq!((good.len(), bad.len()), (1, 1));
+
+        assert_eq!(store.lock(NOW).unwrap().release(&owner("a")).unwrap(), None);
+        assert_eq!(store.usage(&range).unwrap().used, 1);
+        assert_eq!(store.lease(&owner("a")).unwrap(), None);
+        assert_eq!(lease(&store, "a", &range), ip("10.0.0.4"));
+    }
+}
+
+#[test]
+fn a_corrupt_lease_is_an_error_by_address_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    lease(&store, "a", &range("10.0.0.0/24"));
+    fs::write(dir.path().join("leases/a@eth0.json"), "{").unwrap();
+    assert_eq!(
+        store.lease_at(ip("10.0.0.2")).unwrap_err().code(),
+        CORRUPT_LEASE
+    );
+}
+
+#[test]
+fn leases_end_with_their_boot() {
+    let dir = tempfile::tempdir().unwrap();
+    let range = range("10.0.0.0/24");
+    let before = Store::for_boot(dir.path(), BootId::new("before"));
+    lease(&before, "a", &range);
+    let after = Store::for_boot(dir.path(), BootId::new("after"));
+
+    assert_eq!(after.lease(&owner("a")).unwrap(), None);
+    assert_eq!(after.lease_at(ip("10.0.0.2")).unwrap(), None);
+    assert_eq!(after.leases().unwrap().count(), 0);
+    assert_eq!(after.usage(&range).unwrap().used, 0);
+
+    drop(after.lock(NOW).unwrap());
+    assert_eq!(fs::read_dir(dir.path().join("leases")).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(dir.path().join("addresses")).unwrap().count(),
+        0
+    );
+    assert_eq!(
+        lease(&after, "a", &range),
+        ip("10.0.0.3"),
+        "the hint outlives the boot"
+    );
+}
+
+#[test]
+fn a_lost_mark_does_not_void_the_leases_of_this_boot() {
+    let dir = tempfile::tempdir().unwrap();
+    let range = range("10.0.0.0/24");
+    let store = Store::open(dir.path()).unwrap();
+    let address = lease(&store, "a", &range);
+    for mark in [None, Some("torn")] {
+        match mark {
+            None => fs::remove_file(dir.path().join("boot_id")).unwrap(),
+            Some(text) => fs::write(dir.path().join("boot_id"), text).unwrap(),
+        }
+        drop(store.lock(NOW).unwrap());
+        assert_eq!(
+            store.lease_at(address).unwrap().map(|lease| lease.owner),
+            Some(owner("a"))
+        );
+        assert_eq!(store.usage(&range).unwrap().used, 1);
+    }
+}
+
+#[test]
+fn files_are_for_the_owner_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("data/net");
+    let store = Store::open(&root).unwrap();
+    lease(&store, "a", &range("10.0.0.0/24"));
+    for directory in ["", "leases", "addresses", ".."] {
+        assert_eq!(mode(root.join(directory)), 0o700, "{directory}");
+    }
+    for file in [
+        "lock",
+        "last",
+        "boot_id",
+        "leases/a@eth0.json",
+        "addresses/10.0.0.2",
+    ] {
+        assert_eq!(mode(root.join(file)), 0o600, "{file}");
+    }
+}
+
+#[test]
+fn a_container_id_too_long_for_a_file_is_refused_and_otherwise_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let ranges = [range("10.0.0.0/24")];
+    let mut locked = store.lock(NOW).unwrap();
+    let longest = owner(&"a".repeat(255 - "@eth0.json".len()));
+    locked.allocate(&longest, &ranges).unwrap();
+    assert!(locked.release(&longest).unwrap().is_some());
+
+    let too_long = owner(&"a".repeat(256 - "@eth0.json".len()));
+    let error = locked.allocate(&too_long, &ranges).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::INVALID_ENVIRONMENT);
+    assert!(
+        error
+            .to_string()
+            .ends_with("makes a file name of 256 bytes; shorten it by 1"),
+        "{error}"
+    );
+    assert_eq!(locked.lease(&too_long).unwrap(), None);
+    assert_eq!(locked.release(&too_long).unwrap(), None);
+}
+
+#[test]
+fn a_held_lock_is_an_error_after_the_time_limit_and_names_the_holder() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let held = store.lock(NOW).unwrap();
+    let start = std::time::Instant::now();
+    let error = store.lock(Duration::from_millis(50)).unwrap_err();
+    assert!(start.elapsed() >= Duration::from_millis(50));
+    assert_eq!(error.code(), ErrorCode::TRY_AGAIN);
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "lock {} is still held by process {} after 50ms; try again, or end the process that holds it",
+            dir.path().join("lock").display(),
+            std::process::id()
+        )
+    );
+    drop(held);
+    drop(store.lock(NOW).unwrap());
+}
+
+#[test]
+fn a_lock_given_back_in_time_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let held = store.lock(NOW).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| store.lock(Duration::from_secs(10)).map(drop));
+        std::thread::sleep(Duration::from_millis(20));
+        drop(held);
+        waiting.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn the_real_reason_is_told_when_the_directory_cannot_be_made() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let store = Store::open(dir.path().join("file/net")).unwrap();
+    let error = store.lock(NOW).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::IO);
+    assert_eq!(
+        error.to_string(),
+        format!("cannot open {}", dir.path().join("file/net/lock").display())
+    );
+    assert_eq!(
+        error.source().unwrap().to_string(),
+        "Not a directory (os error 20)"
+    );
+}
