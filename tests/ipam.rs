@@ -1,0 +1,336 @@
+//! The lease store among processes: that contend for it, that are killed, that have no room left on the disk.
+#![cfg(feature = "ipam")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use cnikit::ipam::{Error, Lease, Owner, Range, Store};
+
+/// Long enough for every other process on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Where a child process finds its store; it appends its own number as the name of its containers.
+const DIR: &str = "CNIKIT_TEST_STORE";
+const NUMBER: &str = "CNIKIT_TEST_NUMBER";
+
+fn owner(id: &str) -> Owner {
+    Owner {
+        container_id: id.parse().expect("a container id"),
+        ifname: "eth0".parse().expect("an ifname"),
+    }
+}
+
+fn range(subnet: &str) -> Range {
+    Range::new(subnet.parse().expect("a subnet"), None).expect("a range")
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir).expect("a directory");
+    entries
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .into_string()
+                .expect("a name")
+        })
+        .collect()
+}
+
+/// Starts the test `name` of this file in a process of its own.
+fn spawn(name: &str, dir: &Path, number: usize) -> Child {
+    child_command(name, dir, number)
+        .spawn()
+        .expect("a child process")
+}
+
+fn child_command(name: &str, dir: &Path, number: usize) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", name, "--ignored", "--nocapture"]);
+    command
+        .env(DIR, dir)
+        .env(NUMBER, number.to_string())
+        .stdout(Stdio::null());
+    command
+}
+
+/// What `spawn` told this process.
+fn told() -> (PathBuf, String) {
+    let dir = std::env::var_os(DIR).expect("started by another test");
+    (
+        dir.into(),
+        std::env::var(NUMBER).expect("started by another test"),
+    )
+}
+
+/// Asserts that the directory holds whole leases and nothing else, and returns them.
+fn whole_leases(store: &Store) -> Vec<Lease> {
+    let locked = store.lock(PATIENCE).expect("the lock");
+    let leases: Vec<Lease> = locked
+        .leases()
+        .expect("leases")
+        .map(|lease| lease.expect("a whole lease"))
+        .collect();
+    let held: Vec<IpAddr> = leases
+        .iter()
+        .flat_map(|lease| &lease.addresses)
+        .map(|address| address.ip())
+        .collect();
+    let unique: BTreeSet<String> = held.iter().map(IpAddr::to_string).collect();
+    assert_eq!(unique.len(), held.len(), "an address is held twice");
+    assert_eq!(names(&store.dir().join("addresses")), unique);
+    assert!(!store.dir().join("pending").exists());
+    for lease in &leases {
+        for address in &lease.addresses {
+            assert_eq!(
+                locked.lease_at(address.ip()).expect("a lease").as_ref(),
+                Some(lease)
+            );
+        }
+    }
+    leases
+}
+
+#[test]
+fn processes_and_threads_never_share_an_address() {
+    const PROCESSES: usize = 6;
+    let dir = tempfile::tempdir().expect("a directory");
+    let children: Vec<Child> = (0..PROCESSES)
+        .map(|number| spawn("lease_from_threads", dir.path(), number))
+        .collect();
+    for mut child in children {
+        assert!(child.wait().expect("a status").success());
+    }
+    let leases = whole_leases(&Store::open(dir.path()).expect("a store"));
+    assert_eq!(leases.len(), PROCESSES * THREADS * KEPT);
+}
+
+const THREADS: usize = 3;
+const KEPT: usize = 20;
+
+#[test]
+#[ignore = "one of the processes of processes_and_threads_never_share_an_address"]
+fn lease_from_threads() {
+    let (dir, number) = told();
+    let ranges = [range("10.0.0.0/23"), range("fd00::/64")];
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (dir, number, ranges) = (&dir, &number, &ranges);
+            scope.spawn(move || {
+                let store = Store::open(dir).expect("a store");
+                for round in 0..KEPT {
+                    let kept = owner(&format!("{number}-{thread}-{round}"));
+                    let short = owner(&format!("{number}-{thread}-short"));
+                    for owner in [&kept, &short] {
+                        store
+                            .lock(PATIENCE)
+                            .expect("the lock")
+                            .allocate(owner, ranges)
+                            .expect("a lease");
+                    }
+                    let released = store
+                        .lock(PATIENCE)
+                        .expect("the lock")
+                        .release(&short)
+                        .expect("a release");
+                    assert!(released.is_some());
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn processes_killed_at_any_moment_leave_whole_leases() {
+    const ROUNDS: u64 = 200;
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(dir.path()).expect("a store");
+    let bystander = store
+        .lock(PATIENCE)
+        .expect("the lock")
+        .allocate(&owner("bystander"), &[range("10.0.0.0/24")]);
+    let bystander = bystander.expect("a lease");
+    for round in 0..ROUNDS {
+        let mut child = spawn("lease_for_ever", dir.path(), 0);
+        let started = (0..10_000).any(|_| {
+            thread::sleep(Duration::from_millis(1));
+            dir.path().join("started").exists()
+        });
+        assert!(started, "the child did not start in ten seconds");
+        // A step of 17 microseconds meets another instruction each time.
+        thread::sleep(Duration::from_micros(17 * round));
+        child.kill().expect("a kill");
+        assert_eq!(child.wait().expect("a status").signal(), Some(9));
+        fs::remove_file(dir.path().join("started")).expect("the mark of a start");
+
+        let leases = whole_leases(&store);
+        assert!(leases.len() <= 3, "{leases:?}");
+        assert!(leases.contains(&bystander));
+        for lease in leases.iter().filter(|lease| **lease != bystander) {
+            store
+                .lock(PATIENCE)
+                .expect("the lock")
+                .release(&lease.owner)
+                .expect("a release");
+        }
+    }
+    assert_eq!(whole_leases(&store), [bystander]);
+}
+
+#[test]
+#[ignore = "the process that processes_killed_at_any_moment_leave_whole_leases kills"]
+fn lease_for_ever() {
+    let (dir, _) = told();
+    let store = Store::open(&dir).expect("a store");
+    let ranges = [range("10.0.0.0/24"), range("fd00::/64")];
+    // Ends by itself if nobody kills it.
+    for round in 0..100_000 {
+        for id in ["a", "b"] {
+            store
+                .lock(PATIENCE)
+                .expect("the lock")
+                .allocate(&owner(id), &ranges)
+                .expect("a lease");
+        }
+        if round == 0 {
+            fs::write(dir.join("started"), "").expect("the mark of a start");
+        }
+        for id in ["a", "b"] {
+            store
+                .lock(PATIENCE)
+                .expect("the lock")
+                .release(&owner(id))
+                .expect("a release");
+        }
+    }
+}
+
+#[test]
+fn a_lock_ends_with_its_process() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(dir.path()).expect("a store");
+    let mut child = spawn("hold_the_lock", dir.path(), 0);
+    let held_by = (0..10_000).find_map(|_| {
+        thread::sleep(Duration::from_millis(1));
+        match store.lock(Duration::ZERO) {
+            Err(Error::LockTimeout { holder, .. }) => Some(holder),
+            Ok(_) => None,
+            Err(error) => panic!("{error}"),
+        }
+    });
+    child.kill().expect("a kill");
+    child.wait().expect("a status");
+    assert_eq!(held_by, Some(Some(child.id())));
+    store
+        .lock(Duration::ZERO)
+        .expect("the lock of a process that is gone");
+}
+
+#[test]
+#[ignore = "the process that a_lock_ends_with_its_process kills"]
+fn hold_the_lock() {
+    let (dir, _) = told();
+    let store = Store::open(dir).expect("a store");
+    let _locked = store.lock(PATIENCE).expect("the lock");
+    thread::sleep(PATIENCE);
+}
+
+#[test]
+fn a_disk_that_is_full_or_read_only_is_told_of_and_releases_go_on() {
+    if !is_root() {
+        assert!(
+            std::env::var_os("CNIKIT_REQUIRE_PRIVILEGED").is_none_or(|required| required != "1")
+        );
+        eprintln!("SKIP mounting a small disk needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    // The mount is in a namespace of its own and ends with it.
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--propagation", "private", "sh", "-ec"]);
+    unshare
+        .arg("mount -t tmpfs -o size=64k none \"$0\"; exec \"$@\"")
+        .arg(dir.path());
+    let child = child_command("use_a_small_disk", dir.path(), 0);
+    unshare
+        .arg(child.get_program())
+        .args(child.get_args())
+        .stdout(Stdio::null());
+    unshare.envs(
+        child
+            .get_envs()
+            .filter_map(|(key, value)| Some((key, value?))),
+    );
+    assert!(unshare.status().expect("unshare").success());
+    assert_eq!(
+        names(dir.path()),
+        BTreeSet::new(),
+        "the disk was not the child's own"
+    );
+}
+
+#[test]
+#[ignore = "runs on the disk that a_disk_that_is_full_or_read_only_is_told_of_and_releases_go_on mounts"]
+fn use_a_small_disk() {
+    let (dir, _) = told();
+    let store = Store::open(&dir).expect("a store");
+    let ranges = [range("10.0.0.0/24")];
+    let mut held = Vec::new();
+    let error = (0..100).find_map(|number| {
+        let owner = owner(&number.to_string());
+        match store
+            .lock(PATIENCE)
+            .expect("the lock")
+            .allocate(&owner, &ranges)
+        {
+            Ok(_) => {
+                held.push(owner);
+                None
+            }
+            Err(error) => Some(error),
+        }
+    });
+    assert_io(
+        &error.expect("64 kB hold fewer than 100 leases"),
+        std::io::ErrorKind::StorageFull,
+    );
+    assert_eq!(whole_leases(&store).len(), held.len());
+
+    let mut locked = store.lock(PATIENCE).expect("the lock");
+    for owner in &held[1..] {
+        assert!(locked.release(owner).expect("a release").is_some());
+    }
+    locked
+        .allocate(&owner("again"), &ranges)
+        .expect("a lease on a disk with room again");
+    drop(locked);
+
+    let remounted = Command::new("mount")
+        .args(["-o", "remount,ro"])
+        .arg(&dir)
+        .status()
+        .expect("mount");
+    assert!(remounted.success());
+    assert_io(
+        &store.lock(PATIENCE).expect_err("no lock"),
+        std::io::ErrorKind::ReadOnlyFilesystem,
+    );
+    assert_eq!(store.leases().expect("leases").count(), 2);
+}
+
+fn assert_io(error: &Error, kind: std::io::ErrorKind) {
+    match error {
+        Error::Io { source, .. } => assert_eq!(source.kind(), kind),
+        other => panic!("{other}"),
+    }
+}
+
+fn is_root() -> bool {
+    // The owner of a process's directory in /proc is its effective user.
+    std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").expect("/proc")) == 0
+}
