@@ -1,0 +1,115 @@
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use neli::{
+    consts::{
+        nl::NlmF,
+        rtnl::{Ifa, IfaF, RtAddrFamily, RtScope, Rtm},
+    },
+    rtnl::{Ifaddrmsg, IfaddrmsgBuilder},
+};
+
+use super::{
+    attrs::Attrs,
+    error::{Fault, Operation, Result},
+    socket::Socket,
+};
+
+impl Socket {
+    /// Gives a link an address; the prefix length makes the route to its subnet.
+    ///
+    /// An IPv4 address with a prefix shorter than 31 gets the subnet's broadcast address. An IPv6 address is usable at once: duplicate address
+    /// detection, which takes a second or more, is off, because the one who gives out addresses knows that there is no other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`](super::Error::Exists) where the link has the address already,
+    /// [`Error::Kernel`](super::Error::Kernel) else: `ENODEV` where the link is gone, `EACCES` where IPv6 is disabled on it,
+    /// `EPERM` without `CAP_NET_ADMIN`.
+    #[doc(alias = "RTM_NEWADDR")]
+    pub fn add_address(&self, index: u32, address: IpNetwork) -> Result<()> {
+        let operation = Operation::new("add address", format_args!("{address} to link {index}"));
+        let flags = NlmF::CREATE | NlmF::EXCL;
+        self.change(&operation, Rtm::Newaddr, flags, new_address(index, address))
+    }
+
+    /// The addresses of a link, IPv4 first. They are in the order of the kernel: the primary address of a subnet comes before the others.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` where there is no such link, on Linux 4.20 and later) and those of the socket.
+    pub fn addresses(&self, index: u32) -> Result<Vec<IpNetwork>> {
+        let operation = Operation::on_link("list the addresses of", index);
+        let request = header(RtAddrFamily::Unspecified, index, 0)
+            .build()
+            .map_err(Fault::from);
+        let found: Vec<Ifaddrmsg> = self.dump(&operation, Rtm::Getaddr, request)?;
+        let (v4, v6): (Vec<_>, Vec<_>) = found
+            .iter()
+            .filter(|address| *address.ifa_index() == index)
+            .filter_map(decode)
+            .partition(IpNetwork::is_ipv4);
+        Ok([v4, v6].concat())
+    }
+}
+
+/// The bytes of an address as they stand in attributes.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// The address in an attribute; none where the length is that of no family.
+pub(super) fn ip_addr(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
+}
+
+pub(super) const fn family(address: IpAddr) -> RtAddrFamily {
+    match address {
+        IpAddr::V4(_) => RtAddrFamily::Inet,
+        IpAddr::V6(_) => RtAddrFamily::Inet6,
+    }
+}
+
+fn new_address(index: u32, address: IpNetwork) -> Result<Ifaddrmsg, Fault> {
+    let ip = address.ip();
+    let mut attrs = Attrs::new()
+        .put(Ifa::Local, &octets(ip)[..])?
+        .put(Ifa::Address, &octets(ip)[..])?;
+    let mut header = header(family(ip), index, address.prefix());
+    match address {
+        // /31 and /32 have no broadcast address (RFC 3021).
+        IpNetwork::V4(v4) if v4.prefix() < 31 => {
+            attrs = attrs.put(Ifa::Broadcast, v4.broadcast().octets())?;
+        }
+        IpNetwork::V4(_) => (),
+        IpNetwork::V6(_) => header = header.ifa_flags(IfaF::NODAD),
+    }
+    if ip.is_loopback() {
+        header = header.ifa_scope(RtScope::Host);
+    }
+    Ok(header.rtattrs(attrs.into_buffer()).build()?)
+}
+
+fn header(family: RtAddrFamily, index: u32, prefix: u8) -> IfaddrmsgBuilder {
+    IfaddrmsgBuilder::default()
+        .ifa_family(family)
+        .ifa_prefixlen(prefix)
+        .ifa_scope(RtScope::Universe)
+        .ifa_index(index)
+}
+
+fn decode(message: &Ifaddrmsg) -> Option<IpNetwork> {
+    let payload = |wanted: Ifa| {
+        let mut attrs = message.rtattrs().iter();
+        let attr = attrs.find(|attr| *attr.rta_type() == wanted)?;
+        ip_addr(attr.rta_payload().as_ref())
+    };
+    // With a point-to-point peer `Address` is the peer's; where there is none, IPv6 leaves `Local` out.
+    let ip = payload(Ifa::Local).or_else(|| payload(Ifa::Address))?;
+    IpNetwork::new(ip, *message.ifa_prefixlen()).ok()
+}

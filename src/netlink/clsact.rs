@@ -1,0 +1,155 @@
+use std::{fmt, num::NonZeroU32};
+
+use neli::{
+    consts::{
+        nl::NlmF,
+        rtnl::{Rtm, Tca},
+    },
+    rtnl::{Tcmsg, TcmsgBuilder},
+};
+use rustix::io::Errno;
+
+use super::{
+    attrs::{Attrs, number, text},
+    error::{Fault, Operation, Result},
+    socket::Socket,
+};
+
+const TC_H_CLSACT: u32 = 0xffff_fff1;
+const CLSACT_HANDLE: u32 = 0xffff_0000;
+const TCA_INGRESS_BLOCK: u16 = 13;
+const TCA_EGRESS_BLOCK: u16 = 14;
+
+/// A set of filters that several qdiscs share, by its number in the namespace.
+///
+/// It lives as long as a qdisc refers to it. One filter in it serves every link whose qdisc names the block.
+///
+/// ```
+/// use cnikit::netlink::Block;
+///
+/// assert_eq!(Block::new(7).map(Block::index), Some(7));
+/// assert_eq!(Block::new(0), None, "the kernel has no block 0");
+/// ```
+#[doc(alias = "TCA_INGRESS_BLOCK")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Block(NonZeroU32);
+
+/// Which shared blocks a qdisc takes its filters from; `None` gives a direction filters of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Blocks {
+    /// For what comes in by the link.
+    pub ingress: Option<Block>,
+    /// For what goes out.
+    pub egress: Option<Block>,
+}
+
+/// The qdisc in a link's ingress slot (handle `ffff:`). A link has one at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IngressQdisc {
+    /// `clsact`, or `ingress` where somebody else (the `bandwidth` plugin for example) took the slot.
+    pub kind: String,
+    /// The shared blocks that it names.
+    pub blocks: Blocks,
+}
+
+impl Block {
+    /// The block of this number; none for 0.
+    pub const fn new(index: u32) -> Option<Self> {
+        match NonZeroU32::new(index) {
+            Some(index) => Some(Self(index)),
+            None => None,
+        }
+    }
+
+    /// The number.
+    pub const fn index(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "block {}", self.0)
+    }
+}
+
+impl Socket {
+    /// Gives a link the `clsact` qdisc, the place for filters on both directions. A block that is named and does not exist is made by this.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`](super::Error::Exists) where the link has a qdisc in that slot, of whatever kind: [`Socket::ingress_qdisc`] shows it. Nobody
+    /// but who made it may delete it, because all filters go with it. [`Error::Kernel`](super::Error::Kernel) else: `ENODEV` where the
+    /// link is gone, `ENOENT` where the kernel has no `sch_ingress`, `EPERM` without `CAP_NET_ADMIN`.
+    ///
+    /// # Kernel
+    ///
+    /// Linux 4.5; shared blocks 4.16.
+    pub fn create_clsact(&self, index: u32, blocks: Blocks) -> Result<()> {
+        let operation = Operation::on_link("create the clsact qdisc of", index);
+        let flags = NlmF::CREATE | NlmF::EXCL;
+        self.change(&operation, Rtm::Newqdisc, flags, new_clsact(index, blocks))
+    }
+
+    /// The qdisc in a link's ingress slot, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` where the link is gone.
+    pub fn ingress_qdisc(&self, index: u32) -> Result<Option<IngressQdisc>> {
+        let operation = Operation::on_link("look up the ingress qdisc of", index);
+        let request = header(index, 0, TC_H_CLSACT).build().map_err(Fault::from);
+        // The answer is a notification, which comes to the one who asked only as an echo.
+        let found: Option<Tcmsg> =
+            match self.request(&operation, Rtm::Getqdisc, NlmF::ECHO, request) {
+                // ENOENT for a slot that was never used, EINVAL for one that is empty again.
+                Err(error) if error.is(Errno::NOENT) || error.is(Errno::INVAL) => return Ok(None),
+                found => found?,
+            };
+        found
+            .as_ref()
+            .map(IngressQdisc::decode)
+            .map(Some)
+            .ok_or_else(|| operation.no_answer())
+    }
+}
+
+impl IngressQdisc {
+    fn decode(message: &Tcmsg) -> Self {
+        let mut qdisc = Self {
+            kind: String::new(),
+            blocks: Blocks::default(),
+        };
+        for attr in message.rtattrs().iter() {
+            let bytes: &[u8] = attr.rta_payload().as_ref();
+            match u16::from(*attr.rta_type()) {
+                TCA_INGRESS_BLOCK => qdisc.blocks.ingress = number(bytes).and_then(Block::new),
+                TCA_EGRESS_BLOCK => qdisc.blocks.egress = number(bytes).and_then(Block::new),
+                kind if kind == u16::from(Tca::Kind) => qdisc.kind = text(bytes),
+                _ => (),
+            }
+        }
+        qdisc
+    }
+}
+
+/// The head of a message on a qdisc or a filter.
+pub(super) fn header(index: u32, handle: u32, parent: u32) -> TcmsgBuilder {
+    TcmsgBuilder::default()
+        .tcm_family(0)
+        .tcm_ifindex(index.cast_signed())
+        .tcm_handle(handle)
+        .tcm_parent(parent)
+        .tcm_info(0)
+}
+
+fn new_clsact(index: u32, blocks: Blocks) -> Result<Tcmsg, Fault> {
+    let attrs = Attrs::new()
+        .put(Tca::Kind, "clsact")?
+        .put_some(TCA_INGRESS_BLOCK.into(), blocks.ingress.map(Block::index))?
+        .put_some(TCA_EGRESS_BLOCK.into(), blocks.egress.map(Block::index))?;
+    Ok(header(index, CLSACT_HANDLE, TC_H_CLSACT)
+        .rtattrs(attrs.into_buffer())
+        .build()?)
+}

@@ -1,0 +1,312 @@
+use std::{
+    error::Error as StdError,
+    fmt::{self, Display},
+    io,
+    path::PathBuf,
+};
+
+use neli::{
+    err::{DeError, SocketError},
+    nl::NlmsghdrBuilderError,
+    rtnl::{
+        IfaddrmsgBuilderError, IfinfomsgBuilderError, RtattrBuilderError, RtmsgBuilderError,
+        TcmsgBuilderError,
+    },
+};
+use rustix::io::Errno;
+
+use crate::spec::{Coded, ErrorCode};
+
+/// What every function of this module returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a netlink request or a change of namespace failed.
+///
+/// # Codes on the CNI wire
+///
+/// Namespaces that are missing or are none give `INVALID_NETNS`; states that pass by themselves (memory or buffers short, a device
+/// busy, a dump that never settled) give `TRY_AGAIN`; all else, a missing capability included, is `IO`: the
+/// specification has no number for it and the message says which one is needed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel refused the request.
+    #[error("{operation} {object}: {errno}{}", Explanation { errno, message: message.as_deref() })]
+    Kernel {
+        /// What was asked for, such as `create bridge`.
+        operation: &'static str,
+        /// What it was asked for, such as `cbr0`.
+        object: String,
+        /// The error number.
+        errno: io::Error,
+        /// The kernel's explanation (extended acknowledgement), where it gave one.
+        message: Option<String>,
+    },
+    /// The object to be created is there already.
+    #[error("{operation} {object}: it exists already")]
+    Exists {
+        /// What was asked for, such as `create bridge`.
+        operation: &'static str,
+        /// The object that exists.
+        object: String,
+    },
+    /// The netlink socket could not be opened, written or read.
+    #[error("{operation} {object}: the netlink socket failed")]
+    Socket {
+        /// What the socket was needed for.
+        operation: &'static str,
+        /// The object of the operation.
+        object: String,
+        /// The failure of the system call.
+        source: io::Error,
+    },
+    /// A netlink message could not be written or understood.
+    #[error("{operation} {object}: the netlink message is malformed")]
+    Message {
+        /// What the message belonged to.
+        operation: &'static str,
+        /// The object of the operation.
+        object: String,
+        /// What is wrong with it.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// The kernel acknowledged a request and did not answer it.
+    #[error("{operation} {object}: the kernel sent no answer")]
+    NoAnswer {
+        /// What was asked for.
+        operation: &'static str,
+        /// The object of the operation.
+        object: String,
+    },
+    /// The list changed while the kernel wrote it, each time it was asked.
+    #[error("{operation} {object}: the list changed during each of {attempts} readings; try again")]
+    Unsettled {
+        /// What was listed.
+        operation: &'static str,
+        /// The object of the operation.
+        object: String,
+        /// How many times it was read.
+        attempts: u32,
+    },
+    /// There is nothing at the path of a namespace.
+    #[error("network namespace {}: there is no such file; the sandbox may be gone", path.display())]
+    NetnsMissing {
+        /// The path that was given.
+        path: PathBuf,
+    },
+    /// The path names something that is no network namespace.
+    #[error("network namespace {}: the file is not a network namespace", path.display())]
+    NotNetns {
+        /// The path that was given.
+        path: PathBuf,
+    },
+    /// The path of a namespace cannot be opened.
+    #[error("network namespace {}: cannot open it", path.display())]
+    NetnsOpen {
+        /// The path that was given.
+        path: PathBuf,
+        /// The failure of the system call; `PermissionDenied` where the caller may not.
+        source: io::Error,
+    },
+    /// The namespace could not be entered, created or looked at.
+    #[error("cannot {operation} a network namespace; CAP_SYS_ADMIN is needed")]
+    Netns {
+        /// What was tried.
+        operation: &'static str,
+        /// The failure of the system call.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The kernel's error number, where a system call or the kernel's answer gave one.
+    pub fn raw_os_error(&self) -> Option<i32> {
+        match self {
+            Self::Kernel { errno: error, .. }
+            | Self::Socket { source: error, .. }
+            | Self::NetnsOpen { source: error, .. }
+            | Self::Netns { source: error, .. } => error.raw_os_error(),
+            Self::Exists { .. } => Some(Errno::EXIST.raw_os_error()),
+            Self::NetnsMissing { .. } => Some(Errno::NOENT.raw_os_error()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is(&self, errno: Errno) -> bool {
+        self.raw_os_error() == Some(errno.raw_os_error())
+    }
+}
+
+impl Coded for Error {
+    fn code(&self) -> ErrorCode {
+        const PASSING: [Errno; 4] = [Errno::AGAIN, Errno::BUSY, Errno::NOBUFS, Errno::NOMEM];
+        match self {
+            Self::NetnsMissing { .. } | Self::NotNetns { .. } => ErrorCode::INVALID_NETNS,
+            Self::Unsettled { .. } => ErrorCode::TRY_AGAIN,
+            _ if PASSING.iter().any(|errno| self.is(*errno)) => ErrorCode::TRY_AGAIN,
+            _ => ErrorCode::IO,
+        }
+    }
+}
+
+/// What a request is for; errors are made from it.
+#[derive(Debug)]
+pub(super) struct Operation {
+    name: &'static str,
+    object: String,
+}
+
+impl Operation {
+    pub(super) fn new(name: &'static str, object: impl Display) -> Self {
+        Self {
+            name,
+            object: object.to_string(),
+        }
+    }
+
+    pub(super) fn on_link(name: &'static str, index: u32) -> Self {
+        Self::new(name, format_args!("link {index}"))
+    }
+
+    /// The error for what the kernel answered; `code` is a negative error number.
+    pub(super) fn refused(&self, code: i32, message: Option<String>) -> Error {
+        let (operation, object) = self.parts();
+        let errno = io::Error::from_raw_os_error(code.wrapping_neg());
+        if errno.raw_os_error() == Some(Errno::EXIST.raw_os_error()) {
+            return Error::Exists { operation, object };
+        }
+        Error::Kernel {
+            operation,
+            object,
+            errno,
+            message,
+        }
+    }
+
+    pub(super) fn socket(&self, error: SocketError) -> Error {
+        let (operation, object) = self.parts();
+        match error {
+            SocketError::Io(source) => Error::Socket {
+                operation,
+                object,
+                source: source
+                    .raw_os_error()
+                    .map_or_else(|| source.kind().into(), io::Error::from_raw_os_error),
+            },
+            other => Error::Message {
+                operation,
+                object,
+                source: other.into(),
+            },
+        }
+    }
+
+    pub(super) fn malformed(&self, fault: Fault) -> Error {
+        let (operation, object) = self.parts();
+        Error::Message {
+            operation,
+            object,
+            source: fault.0,
+        }
+    }
+
+    pub(super) fn no_answer(&self) -> Error {
+        let (operation, object) = self.parts();
+        Error::NoAnswer { operation, object }
+    }
+
+    pub(super) fn unsettled(&self, attempts: u32) -> Error {
+        let (operation, object) = self.parts();
+        Error::Unsettled {
+            operation,
+            object,
+            attempts,
+        }
+    }
+
+    fn parts(&self) -> (&'static str, String) {
+        (self.name, self.object.clone())
+    }
+}
+
+/// A message that cannot be written or understood. It keeps the types of the netlink library out of [`Error`].
+#[derive(Debug)]
+pub(super) struct Fault(Box<dyn StdError + Send + Sync>);
+
+impl Fault {
+    pub(super) fn new(error: impl StdError + Send + Sync + 'static) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+macro_rules! fault_from {
+    ($($error:ty),+ $(,)?) => {
+        $(impl From<$error> for Fault {
+            fn from(error: $error) -> Self {
+                Self::new(error)
+            }
+        })+
+    };
+}
+
+fault_from!(
+    DeError,
+    IfaddrmsgBuilderError,
+    IfinfomsgBuilderError,
+    NlmsghdrBuilderError,
+    RtattrBuilderError,
+    RtmsgBuilderError,
+    TcmsgBuilderError,
+);
+
+/// The kernel's words on a refusal, and what to do about it.
+struct Explanation<'a> {
+    errno: &'a io::Error,
+    message: Option<&'a str>,
+}
+
+impl Display for Explanation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(message) = self.message {
+            write!(f, " ({message})")?;
+        }
+        if self.errno.raw_os_error() == Some(Errno::PERM.raw_os_error()) {
+            f.write_str("; CAP_NET_ADMIN is needed")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_the_kernel_said_and_what_is_needed() {
+        let operation = Operation::new("create bridge", "cbr0");
+        let error = operation.refused(-1, Some("not here".into()));
+        assert_eq!(
+            error.to_string(),
+            "create bridge cbr0: Operation not permitted (os error 1) (not here); CAP_NET_ADMIN is needed"
+        );
+        assert_eq!(error.code(), ErrorCode::IO);
+    }
+
+    #[test]
+    fn what_exists_is_told_apart() {
+        let error = Operation::new("create bridge", "cbr0").refused(-17, None);
+        assert!(matches!(error, Error::Exists { .. }), "{error:?}");
+        assert_eq!(error.to_string(), "create bridge cbr0: it exists already");
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_to_be_tried_again() {
+        let operation = Operation::on_link("set up", 4);
+        assert_eq!(operation.refused(-16, None).code(), ErrorCode::TRY_AGAIN);
+        assert_eq!(operation.unsettled(5).code(), ErrorCode::TRY_AGAIN);
+        let missing = Error::NetnsMissing {
+            path: "/run/netns/gone".into(),
+        };
+        assert_eq!(missing.code(), ErrorCode::INVALID_NETNS);
+    }
+}

@@ -1,0 +1,285 @@
+use neli::{
+    consts::{
+        nl::NlmF,
+        rtnl::{Ifla, IflaInfo, RtAddrFamily, Rtm},
+    },
+    rtnl::{Ifinfomsg, IfinfomsgBuilder},
+};
+use rustix::io::Errno;
+
+use super::{
+    attrs::{Attrs, nested, number, text},
+    error::{Fault, Operation, Result},
+    socket::Socket,
+};
+use crate::spec::{IfName, MacAddr};
+
+/// The index of the loopback link: the kernel makes it the first link of every namespace.
+pub const LOOPBACK_INDEX: u32 = 1;
+
+/// A network interface as the kernel describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Link {
+    /// The number by which the kernel knows it inside its namespace.
+    pub index: u32,
+    /// The name.
+    pub name: IfName,
+    /// The driver's kind, such as `bridge` or `veth`; none for hardware and for loopback.
+    pub kind: Option<String>,
+    /// The Ethernet address; none where the link has none of six bytes.
+    pub mac: Option<MacAddr>,
+    /// The greatest packet in bytes.
+    pub mtu: u32,
+    /// It is administratively up (`IFF_UP`); that says nothing of its carrier.
+    pub up: bool,
+    /// The index of the bridge (or bond, or VRF) that it is a port of.
+    pub master: Option<u32>,
+    /// The index of the link beneath, or of the other end of a veth pair, in *its* namespace.
+    #[doc(alias = "IFLA_LINK")]
+    pub peer_index: Option<u32>,
+    /// This namespace's number for the namespace of `peer_index`, where that is another one.
+    #[doc(alias = "IFLA_LINK_NETNSID")]
+    pub link_netnsid: Option<i32>,
+    /// The free text that [`Socket::set_alias`] puts there.
+    pub alias: Option<String>,
+}
+
+impl Socket {
+    /// The link of this name, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
+    pub fn link_by_name(&self, name: &IfName) -> Result<Option<Link>> {
+        let operation = Operation::new("look up link", name);
+        self.link(&operation, || {
+            message(0, Attrs::new().put(Ifla::Ifname, name.as_str())?)
+        })
+    }
+
+    /// The link of this index, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
+    pub fn link_by_index(&self, index: u32) -> Result<Option<Link>> {
+        let operation = Operation::on_link("look up", index);
+        self.link(&operation, || message(index, Attrs::new()))
+    }
+
+    /// All links of the namespace.
+    ///
+    /// A link whose name is no valid [`IfName`] (not UTF-8) is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsettled`](super::Error::Unsettled) where links come and go too fast to be listed,
+    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
+    pub fn links(&self) -> Result<Vec<Link>> {
+        let operation = Operation::new("list", "links");
+        let request = without_statistics(Attrs::new()).and_then(|attrs| message(0, attrs));
+        let found: Vec<Ifinfomsg> = self.dump(&operation, Rtm::Getlink, request)?;
+        Ok(found
+            .iter()
+            .filter_map(|link| Link::decode(link).ok())
+            .collect())
+    }
+
+    /// Brings a link up.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` where it is gone, `EPERM` without `CAP_NET_ADMIN`.
+    pub fn set_up(&self, index: u32) -> Result<()> {
+        let operation = Operation::on_link("bring up", index);
+        self.change(
+            &operation,
+            Rtm::Newlink,
+            NlmF::empty(),
+            Ok(header(index).up()).and_then(finish),
+        )
+    }
+
+    /// Takes a link down. Its IPv6 addresses and its routes go with it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::set_up`].
+    pub fn set_down(&self, index: u32) -> Result<()> {
+        let operation = Operation::on_link("take down", index);
+        self.change(
+            &operation,
+            Rtm::Newlink,
+            NlmF::empty(),
+            Ok(header(index).down()).and_then(finish),
+        )
+    }
+
+    /// Gives a link another Ethernet address.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::set_up`]; `EADDRNOTAVAIL` for an address that is no unicast one.
+    pub fn set_mac(&self, index: u32, mac: MacAddr) -> Result<()> {
+        self.set(
+            index,
+            "set the address of",
+            Attrs::new().put(Ifla::Address, mac.octets()),
+        )
+    }
+
+    /// Sets the greatest packet in bytes.
+    ///
+    /// On a bridge a changed value also stays: until then it follows the least MTU among the ports.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::set_up`]; `EINVAL` where the driver does not support the value.
+    pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
+        self.set(index, "set the MTU of", Attrs::new().put(Ifla::Mtu, mtu))
+    }
+
+    /// Sets the free text that `ip link` shows as `alias`; up to 255 bytes, empty takes it away.
+    ///
+    /// The kernel ignores an alias in the message that creates a link, so it takes one of its own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::set_up`]; `EINVAL` or `ERANGE` where it is too long.
+    pub fn set_alias(&self, index: u32, alias: &str) -> Result<()> {
+        self.set(
+            index,
+            "set the alias of",
+            Attrs::new().put(Ifla::Ifalias, alias.as_bytes()),
+        )
+    }
+
+    /// Deletes a link, and with a veth also its other end. An absent link is success.
+    ///
+    /// Indexes are given out again in a namespace of their own only after 2³¹ links, but an index is worth nothing in another.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`, `EOPNOTSUPP` for a link that cannot be deleted.
+    ///
+    /// # Kernel
+    ///
+    /// The link is gone from both namespaces at once; the call returns some 20 ms later, when the kernel has
+    /// waited for all readers of it.
+    pub fn delete_link(&self, index: u32) -> Result<()> {
+        let operation = Operation::on_link("delete", index);
+        self.delete(&operation, message(index, Attrs::new()))
+    }
+
+    /// Deletes the link of this name, as [`Socket::delete_link`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::delete_link`].
+    pub fn delete_link_by_name(&self, name: &IfName) -> Result<()> {
+        let operation = Operation::new("delete link", name);
+        let attrs = Attrs::new().put(Ifla::Ifname, name.as_str());
+        self.delete(&operation, attrs.and_then(|attrs| message(0, attrs)))
+    }
+
+    /// Changes what `attrs` name and leaves all else.
+    pub(super) fn set(
+        &self,
+        index: u32,
+        what: &'static str,
+        attrs: Result<Attrs<Ifla>, Fault>,
+    ) -> Result<()> {
+        let operation = Operation::on_link(what, index);
+        let request = attrs.and_then(|attrs| message(index, attrs));
+        self.change(&operation, Rtm::Newlink, NlmF::empty(), request)
+    }
+
+    fn link(
+        &self,
+        operation: &Operation,
+        request: impl FnOnce() -> Result<Ifinfomsg, Fault>,
+    ) -> Result<Option<Link>> {
+        let found: Ifinfomsg = match self.request(operation, Rtm::Getlink, NlmF::empty(), request())
+        {
+            Err(error) if error.is(Errno::NODEV) => return Ok(None),
+            found => found?.ok_or_else(|| operation.no_answer())?,
+        };
+        Link::decode(&found)
+            .map(Some)
+            .map_err(|fault| operation.malformed(fault))
+    }
+
+    fn delete(&self, operation: &Operation, request: Result<Ifinfomsg, Fault>) -> Result<()> {
+        match self.change(operation, Rtm::Dellink, NlmF::empty(), request) {
+            Err(error) if error.is(Errno::NODEV) => Ok(()),
+            done => done,
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn decode(message: &Ifinfomsg) -> Result<Self, Fault> {
+        const UP: u32 = 1;
+        let mut name = String::new();
+        let mut kind = None;
+        let mut mac = None;
+        let mut mtu = 0;
+        let mut master = None;
+        let mut peer_index = None;
+        let mut link_netnsid = None;
+        let mut alias = None;
+        for attr in message.rtattrs().iter() {
+            let bytes: &[u8] = attr.rta_payload().as_ref();
+            match attr.rta_type() {
+                Ifla::Ifname => name = text(bytes),
+                Ifla::Linkinfo => {
+                    let wanted = u16::from(IflaInfo::Kind);
+                    kind = nested(bytes)
+                        .find(|(kind, _)| *kind == wanted)
+                        .map(|(_, b)| text(b));
+                }
+                Ifla::Address => mac = bytes.try_into().map(MacAddr::new).ok(),
+                Ifla::Mtu => mtu = number(bytes).unwrap_or_default(),
+                Ifla::Master => master = number(bytes),
+                Ifla::Link => peer_index = number(bytes).filter(|index| *index != 0),
+                Ifla::LinkNetnsid => link_netnsid = number(bytes).map(u32::cast_signed),
+                Ifla::Ifalias => alias = Some(text(bytes)),
+                _ => (),
+            }
+        }
+        Ok(Self {
+            index: message.ifi_index().cast_unsigned(),
+            name: name.parse().map_err(Fault::new)?,
+            kind,
+            mac,
+            mtu,
+            up: u32::from(*message.ifi_flags()) & UP != 0,
+            master,
+            peer_index,
+            link_netnsid,
+            alias,
+        })
+    }
+}
+
+/// A message on the link of this index, or on the one that the attributes name when it is 0.
+pub(super) fn message(index: u32, attrs: Attrs<Ifla>) -> Result<Ifinfomsg, Fault> {
+    finish(header(index).rtattrs(attrs.into_buffer()))
+}
+
+pub(super) fn header(index: u32) -> IfinfomsgBuilder {
+    IfinfomsgBuilder::default()
+        .ifi_family(RtAddrFamily::Unspecified)
+        .ifi_index(index.cast_signed())
+}
+
+pub(super) fn finish(builder: IfinfomsgBuilder) -> Result<Ifinfomsg, Fault> {
+    Ok(builder.build()?)
+}
+
+/// Statistics are most of what the kernel writes of a link.
+fn without_statistics(attrs: Attrs<Ifla>) -> Result<Attrs<Ifla>, Fault> {
+    const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+    attrs.put(Ifla::ExtMask, RTEXT_FILTER_SKIP_STATS)
+}

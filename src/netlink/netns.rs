@@ -1,0 +1,193 @@
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place where a thread changes its namespace"
+)]
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    panic,
+    path::Path,
+    thread,
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
+};
+
+use super::{
+    error::{Error, Result},
+    socket::Socket,
+};
+
+/// A network namespace, held open by a descriptor.
+///
+/// It lives as long as the value does, even when its path is removed or its last process ends.
+///
+/// See [network_namespaces(7)](https://man7.org/linux/man-pages/man7/network_namespaces.7.html).
+#[derive(Debug)]
+pub struct Netns {
+    fd: OwnedFd,
+    id: NetnsId,
+}
+
+/// What identifies a namespace as long as it lives, by whichever path it is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NetnsId {
+    /// The device number of the file system that holds namespaces.
+    pub dev: u64,
+    /// The inode number, which `readlink` shows as `net:[4026531840]`.
+    pub inode: u64,
+}
+
+impl Netns {
+    /// Opens the namespace at `path`, such as `/run/netns/blue` or `/proc/4711/ns/net`, and makes sure that it is one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NetnsMissing`] where there is nothing, [`Error::NotNetns`] where there is something else (a regular file left
+    /// after a reboot, or a namespace of another type), [`Error::NetnsOpen`] where opening fails, for want of permission for example.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        // Without NONBLOCK a FIFO at this path would hold the plugin until somebody writes to it.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
+            let path = path.to_owned();
+            match errno {
+                rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => {
+                    Error::NetnsMissing { path }
+                }
+                errno => Error::NetnsOpen {
+                    path,
+                    source: errno.into(),
+                },
+            }
+        })?;
+        let target = rustix::fs::readlinkat(CWD, format!("/proc/self/fd/{}", fd.as_raw_fd()), [])
+            .map_err(|errno| Error::NetnsOpen {
+            path: path.to_owned(),
+            source: errno.into(),
+        })?;
+        if !target.as_bytes().starts_with(b"net:[") {
+            return Err(Error::NotNetns {
+                path: path.to_owned(),
+            });
+        }
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::NetnsOpen {
+            path: path.to_owned(),
+            source: errno.into(),
+        })?;
+        let id = NetnsId {
+            dev: stat.st_dev,
+            inode: stat.st_ino,
+        };
+        Ok(Self { fd, id })
+    }
+
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Netns::open`]; `/proc` must be mounted.
+    pub fn current() -> Result<Self> {
+        Self::open("/proc/thread-self/ns/net")
+    }
+
+    /// Makes a new namespace that has no path: it is gone when the value, its sockets and the processes inside are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Netns`] where the kernel refuses.
+    ///
+    /// # Kernel
+    ///
+    /// Needs `CAP_SYS_ADMIN`.
+    #[doc(alias = "unshare")]
+    pub fn create() -> Result<Self> {
+        on_own_thread("create", || {
+            unshare_network().map_err(|source| Error::Netns {
+                operation: "create",
+                source,
+            })?;
+            Self::current()
+        })?
+    }
+
+    /// The identity of the namespace; two values of one namespace have the same.
+    pub const fn id(&self) -> NetnsId {
+        self.id
+    }
+
+    /// Opens a netlink socket inside. It is used from outside, by any thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Netns`] where the namespace cannot be entered, [`Error::Socket`] where no socket can be had.
+    ///
+    /// # Kernel
+    ///
+    /// Needs `CAP_SYS_ADMIN` here and in the user namespace that owns the network namespace.
+    pub fn socket(&self) -> Result<Socket> {
+        self.run(Socket::open)?
+    }
+
+    /// Runs `work` inside, on a thread that ends afterwards: the caller's thread never changes its namespace.
+    ///
+    /// A child process that `work` starts is born inside. Threads that it starts are too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Netns`] where the namespace cannot be entered; `work` has not run then.
+    ///
+    /// # Panics
+    ///
+    /// With the panic of `work`.
+    ///
+    /// # Kernel
+    ///
+    /// Needs `CAP_SYS_ADMIN` here and in the user namespace that owns the network namespace.
+    #[doc(alias = "setns")]
+    pub fn run<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send,
+        F: FnOnce() -> T + Send,
+    {
+        on_own_thread("enter", || {
+            move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
+                |errno| Error::Netns {
+                    operation: "enter",
+                    source: errno.into(),
+                },
+            )?;
+            Ok(work())
+        })?
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn on_own_thread<T, F>(operation: &'static str, work: F) -> Result<T>
+where
+    T: Send,
+    F: FnOnce() -> T + Send,
+{
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .spawn_scoped(scope, work)
+            .map_err(|source| Error::Netns { operation, source })?;
+        thread
+            .join()
+            .or_else(|panicked| panic::resume_unwind(panicked))
+    })
+}
+
+#[expect(unsafe_code, reason = "rustix marks unshare unsafe as a whole")]
+fn unshare_network() -> io::Result<()> {
+    // SAFETY: only CLONE_FILES can make descriptors of other threads invalid, and it is not among the flags.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(io::Error::from)
+}

@@ -1,0 +1,268 @@
+use std::{
+    fmt::{self, Display},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use neli::{
+    consts::{
+        nl::NlmF,
+        rtnl::{RtAddrFamily, RtScope, RtTable, Rta, Rtm, Rtn, Rtprot},
+    },
+    rtnl::{Rtmsg, RtmsgBuilder},
+};
+use rustix::io::Errno;
+
+use super::{
+    address::{family, ip_addr, octets},
+    attrs::{Attrs, nested, number},
+    error::{Fault, Operation, Result},
+    socket::Socket,
+};
+
+const RTAX_MTU: u16 = 2;
+const RTAX_ADVMSS: u16 = 8;
+
+/// A unicast route by one link.
+///
+/// ```
+/// use cnikit::netlink::Route;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let default = Route::default_via("10.22.0.1".parse()?, 2);
+/// let services = Route::new("10.96.0.0/12".parse()?, 2).via("10.22.0.1".parse()?).mtu(1450);
+/// assert_eq!(default.to_string(), "0.0.0.0/0 via 10.22.0.1 by link 2");
+/// assert_eq!(services.to_string(), "10.96.0.0/12 via 10.22.0.1 by link 2");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Route {
+    /// Where to; `0.0.0.0/0` and `::/0` are the default routes. Bits beyond the prefix are ignored.
+    pub dst: IpNetwork,
+    /// The next hop; none where the destination is on the link itself.
+    pub gateway: Option<IpAddr>,
+    /// The index of the link to send by.
+    pub oif: u32,
+    /// The path's greatest packet in bytes.
+    pub mtu: Option<u32>,
+    /// The TCP segment size to announce, in bytes.
+    pub advmss: Option<u32>,
+    /// The metric: the lower wins. IPv6 takes 1024 where there is none.
+    pub priority: Option<u32>,
+    /// The table; the main one (254) where there is none.
+    pub table: Option<u32>,
+    /// The scope of IPv4 destinations, as in [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html): `253` for those on the
+    /// link, `0` for those behind a gateway; these are what is taken where there is none.
+    pub scope: Option<u8>,
+}
+
+impl Route {
+    /// A route to what is on the link itself.
+    #[must_use]
+    pub const fn new(dst: IpNetwork, oif: u32) -> Self {
+        Self {
+            dst,
+            gateway: None,
+            oif,
+            mtu: None,
+            advmss: None,
+            priority: None,
+            table: None,
+            scope: None,
+        }
+    }
+
+    /// The default route of the gateway's family.
+    #[must_use]
+    pub fn default_via(gateway: IpAddr, oif: u32) -> Self {
+        Self::new(everything(&family(gateway)), oif).via(gateway)
+    }
+
+    /// Sets the next hop.
+    #[must_use]
+    pub const fn via(mut self, gateway: IpAddr) -> Self {
+        self.gateway = Some(gateway);
+        self
+    }
+
+    /// Sets the path's greatest packet in bytes.
+    #[must_use]
+    pub const fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
+    /// Sets the TCP segment size to announce, in bytes.
+    #[must_use]
+    pub const fn advmss(mut self, advmss: u32) -> Self {
+        self.advmss = Some(advmss);
+        self
+    }
+
+    /// Sets the metric.
+    #[must_use]
+    pub const fn priority(mut self, priority: u32) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// Sets the table.
+    #[must_use]
+    pub const fn table(mut self, table: u32) -> Self {
+        self.table = Some(table);
+        self
+    }
+
+    /// Sets the scope.
+    #[must_use]
+    pub const fn scope(mut self, scope: u8) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
+    fn message(&self) -> Result<Rtmsg, Fault> {
+        let mut metrics = Attrs::new();
+        metrics = metrics
+            .put_some(RTAX_MTU, self.mtu)?
+            .put_some(RTAX_ADVMSS, self.advmss)?;
+        let mut attrs = Attrs::new()
+            .put(Rta::Oif, self.oif)?
+            .put_some(Rta::Priority, self.priority)?
+            .put_some(Rta::Table, self.table)?;
+        if self.dst.prefix() > 0 {
+            attrs = attrs.put(Rta::Dst, &octets(self.dst.network())[..])?;
+        }
+        if let Some(gateway) = self.gateway {
+            attrs = attrs.put(Rta::Gateway, &octets(gateway)[..])?;
+        }
+        if !metrics.is_empty() {
+            attrs = attrs.nest(Rta::Metrics, metrics)?;
+        }
+        let scope = match (self.scope, self.gateway) {
+            (Some(scope), _) => RtScope::from(scope),
+            (None, Some(_)) => RtScope::Universe,
+            (None, None) => RtScope::Link,
+        };
+        Ok(header(family(self.dst.ip()))
+            .rtm_dst_len(self.dst.prefix())
+            // Overridden by the attribute, which holds all 32 bits.
+            .rtm_table(RtTable::Main)
+            .rtm_protocol(Rtprot::Static)
+            .rtm_scope(scope)
+            .rtm_type(Rtn::Unicast)
+            .rtattrs(attrs.into_buffer())
+            .build()?)
+    }
+
+    fn decode(message: &Rtmsg) -> Option<Self> {
+        let mut dst = everything(message.rtm_family());
+        let mut route = Self::new(dst, 0).scope((*message.rtm_scope()).into());
+        route.table = Some(u8::from(*message.rtm_table()).into());
+        for attr in message.rtattrs().iter() {
+            let bytes: &[u8] = attr.rta_payload().as_ref();
+            match attr.rta_type() {
+                Rta::Dst => dst = IpNetwork::new(ip_addr(bytes)?, *message.rtm_dst_len()).ok()?,
+                Rta::Gateway => route.gateway = ip_addr(bytes),
+                Rta::Oif => route.oif = number(bytes)?,
+                Rta::Priority => route.priority = number(bytes),
+                Rta::Table => route.table = number(bytes),
+                Rta::Metrics => {
+                    for (metric, value) in nested(bytes) {
+                        match metric {
+                            RTAX_MTU => route.mtu = number(value),
+                            RTAX_ADVMSS => route.advmss = number(value),
+                            _ => (),
+                        }
+                    }
+                }
+                _ => (),
+            }
+        }
+        route.dst = dst;
+        Some(route)
+    }
+}
+
+impl Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.dst)?;
+        if let Some(gateway) = self.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        write!(f, " by link {}", self.oif)
+    }
+}
+
+impl Socket {
+    /// Adds a route.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`](super::Error::Exists) where the table has a route of this destination and priority,
+    /// [`Error::Kernel`](super::Error::Kernel) else: `ENETUNREACH` or `EINVAL` where the gateway is on no subnet of the link, `ENETDOWN` where
+    /// the link is down, `EPERM` without `CAP_NET_ADMIN`.
+    #[doc(alias = "RTM_NEWROUTE")]
+    pub fn add_route(&self, route: &Route) -> Result<()> {
+        let operation = Operation::new("add route", route);
+        let flags = NlmF::CREATE | NlmF::EXCL;
+        self.change(&operation, Rtm::Newroute, flags, route.message())
+    }
+
+    /// The unicast routes by a link in the main table, IPv4 first; the kernel's own (to a subnet of the link) are among them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` where there is no such link, on Linux 4.20 and later) and those of the socket.
+    #[doc(alias = "RTM_GETROUTE")]
+    pub fn routes(&self, oif: u32) -> Result<Vec<Route>> {
+        let operation = Operation::on_link("list the routes by", oif);
+        let mut routes = Vec::new();
+        for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
+            let found: Vec<Rtmsg> = match self.dump(&operation, Rtm::Getroute, by_link(family, oif))
+            {
+                // A namespace has no main table until it has its first route.
+                Err(error) if error.is(Errno::NOENT) => continue,
+                found => found?,
+            };
+            routes.extend(
+                found
+                    .iter()
+                    .filter(|message| *message.rtm_family() == family)
+                    .filter(|message| *message.rtm_type() == Rtn::Unicast)
+                    .filter_map(Route::decode)
+                    .filter(|route| route.oif == oif && route.table == Some(MAIN_TABLE)),
+            );
+        }
+        Ok(routes)
+    }
+}
+
+const MAIN_TABLE: u32 = 254;
+
+fn everything(family: &RtAddrFamily) -> IpNetwork {
+    match family {
+        RtAddrFamily::Inet6 => Ipv6Network::from(Ipv6Addr::UNSPECIFIED).into(),
+        _ => Ipv4Network::from(Ipv4Addr::UNSPECIFIED).into(),
+    }
+}
+
+fn by_link(family: RtAddrFamily, oif: u32) -> Result<Rtmsg, Fault> {
+    let attrs = Attrs::new().put(Rta::Oif, oif)?;
+    Ok(header(family)
+        .rtm_dst_len(0)
+        .rtm_table(RtTable::Main)
+        .rtm_protocol(Rtprot::Unspec)
+        .rtm_scope(RtScope::Universe)
+        .rtm_type(Rtn::Unspec)
+        .rtattrs(attrs.into_buffer())
+        .build()?)
+}
+
+fn header(family: RtAddrFamily) -> RtmsgBuilder {
+    RtmsgBuilder::default()
+        .rtm_family(family)
+        .rtm_src_len(0)
+        .rtm_tos(0)
+}

@@ -1,0 +1,207 @@
+use std::{cell::Cell, fmt, io, io::Cursor};
+
+use neli::{
+    FromBytesWithInput, Size, ToBytes,
+    consts::{
+        nl::{NlmF, NlmsgerrAttr},
+        rtnl::Rtm,
+        socket::NlFamily,
+    },
+    err::{Nlmsgerr, SocketError},
+    nl::{NlPayload, Nlmsghdr, NlmsghdrBuilder},
+    socket::synchronous::NlSocketHandle,
+    types::Buffer,
+    utils::Groups,
+};
+
+use super::{
+    attrs,
+    error::{Fault, Operation, Result},
+};
+
+/// A route netlink socket; the verbs of this module are its methods.
+///
+/// It works in the namespace in which it was opened, wherever the thread that uses it may be.
+/// One exchange runs at a time, so a socket can be sent to another thread but not shared.
+#[doc(alias = "NETLINK_ROUTE")]
+pub struct Socket {
+    handle: NlSocketHandle,
+    sequence: Cell<u32>,
+}
+
+impl Socket {
+    /// Opens a socket in the namespace of the calling thread. [`Netns::socket`](super::Netns::socket) opens one elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Socket`](super::Error::Socket) where the kernel gives none.
+    pub fn open() -> Result<Self> {
+        let operation = Operation::new("open", "a route netlink socket");
+        let handle = NlSocketHandle::connect(NlFamily::Route, None, Groups::empty())
+            .map_err(|error| operation.socket(error))?;
+        // Both only make the kernel's answers better (explanations from 4.12, filtered dumps from 4.20); without them the
+        // answers are filtered here.
+        let _ = handle.enable_ext_ack(true);
+        let _ = handle.enable_strict_checking(true);
+        Ok(Self {
+            handle,
+            sequence: Cell::new(0),
+        })
+    }
+
+    /// Sends one request and waits for its acknowledgement.
+    ///
+    /// Returns what the kernel sent before it: the object asked for, or the echo of the change.
+    pub(super) fn request<P, R>(
+        &self,
+        operation: &Operation,
+        kind: Rtm,
+        flags: NlmF,
+        message: Result<P, Fault>,
+    ) -> Result<Option<R>>
+    where
+        P: Size + ToBytes + fmt::Debug,
+        R: FromBytesWithInput<Input = usize>,
+    {
+        let message = message.map_err(|fault| operation.malformed(fault))?;
+        let sequence = self.send(operation, kind, flags | NlmF::ACK, message)?;
+        let answer = self.receive(operation, sequence)?;
+        Ok(answer.objects.into_iter().next())
+    }
+
+    /// Sends one request that changes something and has no answer but its acknowledgement.
+    pub(super) fn change<P>(
+        &self,
+        operation: &Operation,
+        kind: Rtm,
+        flags: NlmF,
+        message: Result<P, Fault>,
+    ) -> Result<()>
+    where
+        P: Size + ToBytes + fmt::Debug,
+    {
+        self.request::<P, Buffer>(operation, kind, flags, message)
+            .map(drop)
+    }
+
+    /// Lists objects, again when the list changed while the kernel wrote it.
+    pub(super) fn dump<P, R>(
+        &self,
+        operation: &Operation,
+        kind: Rtm,
+        message: Result<P, Fault>,
+    ) -> Result<Vec<R>>
+    where
+        P: Size + ToBytes + fmt::Debug + Clone,
+        R: FromBytesWithInput<Input = usize>,
+    {
+        const ATTEMPTS: u32 = 8;
+        let message = message.map_err(|fault| operation.malformed(fault))?;
+        for _ in 0..ATTEMPTS {
+            let sequence = self.send(operation, kind, NlmF::DUMP, message.clone())?;
+            let answer = self.receive(operation, sequence)?;
+            if !answer.interrupted {
+                return Ok(answer.objects);
+            }
+        }
+        Err(operation.unsettled(ATTEMPTS))
+    }
+
+    fn send<P>(&self, operation: &Operation, kind: Rtm, flags: NlmF, payload: P) -> Result<u32>
+    where
+        P: Size + ToBytes + fmt::Debug,
+    {
+        let sequence = self.sequence.get().wrapping_add(1);
+        self.sequence.set(sequence);
+        let message = NlmsghdrBuilder::default()
+            .nl_type(kind)
+            .nl_flags(flags | NlmF::REQUEST)
+            .nl_seq(sequence)
+            .nl_payload(NlPayload::Payload(payload))
+            .build()
+            .map_err(|error| operation.malformed(error.into()))?;
+        self.handle
+            .send(&message)
+            .map_err(|error| operation.socket(error))?;
+        Ok(sequence)
+    }
+
+    /// Reads until the exchange `sequence` is over.
+    fn receive<R>(&self, operation: &Operation, sequence: u32) -> Result<Answer<R>>
+    where
+        R: FromBytesWithInput<Input = usize>,
+    {
+        let mut answer = Answer {
+            objects: Vec::new(),
+            interrupted: false,
+        };
+        loop {
+            // Raw types: an error carries the request back, whose type differs from that of the answers.
+            let (messages, _) = match self.handle.recv::<u16, Buffer>() {
+                Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {
+                    continue;
+                }
+                other => other.map_err(|error| operation.socket(error))?,
+            };
+            for message in messages {
+                let message = message.map_err(|error| operation.socket(error))?;
+                // What is left of an exchange that was given up on an error has another number.
+                if *message.nl_seq() != sequence || *message.nl_pid() != self.handle.pid() {
+                    continue;
+                }
+                if self.take(operation, &message, &mut answer)? {
+                    return Ok(answer);
+                }
+            }
+        }
+    }
+
+    /// Adds one message to `answer`; true when it was the last of the exchange.
+    fn take<R>(
+        &self,
+        operation: &Operation,
+        message: &Nlmsghdr<u16, Buffer>,
+        answer: &mut Answer<R>,
+    ) -> Result<bool>
+    where
+        R: FromBytesWithInput<Input = usize>,
+    {
+        answer.interrupted |= message.nl_flags().contains(NlmF::DUMP_INTR);
+        match message.nl_payload() {
+            NlPayload::Ack(_) | NlPayload::Empty => Ok(true),
+            // A dump ends with a code of its own, which is zero or an error that came up on the way.
+            NlPayload::DumpExtAck(end) if *end.error() == 0 => Ok(true),
+            NlPayload::DumpExtAck(end) => Err(operation.refused(*end.error(), explanation(end))),
+            NlPayload::Err(error) => Err(operation.refused(*error.error(), explanation(error))),
+            NlPayload::Payload(bytes) => {
+                let object = R::from_bytes_with_input(&mut Cursor::new(bytes), bytes.len())
+                    .map_err(|error| operation.malformed(error.into()))?;
+                answer.objects.push(object);
+                Ok(false)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket")
+            .field("port", &self.handle.pid())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Answer<R> {
+    objects: Vec<R>,
+    /// The list changed while it was being written.
+    interrupted: bool,
+}
+
+/// The kernel's words in an extended acknowledgement.
+fn explanation<M>(error: &Nlmsgerr<M>) -> Option<String> {
+    error
+        .ext_ack()
+        .iter()
+        .find(|attr| *attr.nla_type().nla_type() == NlmsgerrAttr::Msg)
+        .map(|attr| attrs::text(attr.nla_payload().as_ref()))
+}
