@@ -1,0 +1,281 @@
+//! Processes with a time limit that do not outlive the test.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write as _};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::require;
+
+/// How long a command may take unless it is given another limit.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// How long to sleep between two looks at a condition.
+const STEP: Duration = Duration::from_millis(2);
+
+/// A process to run: as [`std::process::Command`], with an input and a time limit.
+#[derive(Debug)]
+pub struct Command {
+    inner: std::process::Command,
+    stdin: Vec<u8>,
+    limit: Duration,
+}
+
+/// What a process said, and how it ended.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// A process in the background. It is killed when this value is dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    name: String,
+}
+
+impl Command {
+    /// A program by path or by name; names are looked up in `PATH` and where system programs live.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such program.
+    #[track_caller]
+    #[must_use]
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        let program = program.as_ref().to_string_lossy();
+        let path =
+            require::find(&program).unwrap_or_else(|| panic!("no program {program}: install it"));
+        Self {
+            inner: std::process::Command::new(path),
+            stdin: Vec::new(),
+            limit: LIMIT,
+        }
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.inner.arg(argument);
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.inner.args(arguments);
+        self
+    }
+
+    /// Adds the words of a line as arguments. There is no quoting.
+    #[must_use]
+    pub fn words(self, line: &str) -> Self {
+        self.args(line.split_whitespace())
+    }
+
+    /// Sets a variable of the environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.inner.env(name, value);
+        self
+    }
+
+    /// Starts from an empty environment.
+    #[must_use]
+    pub fn env_clear(mut self) -> Self {
+        self.inner.env_clear();
+        self
+    }
+
+    /// What the process reads from its standard input: nothing by default.
+    #[must_use]
+    pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.stdin = input.into();
+        self
+    }
+
+    /// The time after which the process is killed and the test fails.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Runs to the end, whatever it is.
+    ///
+    /// As a runtime does, it reads both outputs to their end: a child left behind that holds one open counts as running.
+    ///
+    /// # Panics
+    ///
+    /// If the program cannot be started or is not through when its time is over.
+    #[track_caller]
+    #[must_use]
+    pub fn output(mut self) -> Output {
+        self.inner
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let deadline = Instant::now() + self.limit;
+        let mut running = self.start();
+        let child = &mut running.child;
+        if let Some(mut pipe) = child.stdin.take() {
+            let input = std::mem::take(&mut self.stdin);
+            // A program that ends without reading its input is no fault of the test.
+            std::thread::spawn(move || pipe.write_all(&input));
+        }
+        let outputs = (drain(child.stdout.take()), drain(child.stderr.take()));
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let (Ok(stdout), Ok(stderr)) = (
+            outputs.0.recv_timeout(left()),
+            outputs.1.recv_timeout(left()),
+        ) else {
+            panic!("{} was not through after {:?}", running.name, self.limit);
+        };
+        Output {
+            status: running.wait(left()),
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Runs to the end, which must be a success, and returns the standard output.
+    ///
+    /// # Panics
+    ///
+    /// As [`output`](Self::output), and if the program fails.
+    #[track_caller]
+    pub fn run(self) -> String {
+        let shown = format!("{:?}", self.inner);
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self.output();
+        assert!(status.success(), "{shown}: {status}\n{stdout}{stderr}");
+        stdout
+    }
+
+    /// As [`run`](Self::run), for a program that prints JSON; no output at all is `null`.
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run), and if the output is no JSON.
+    #[track_caller]
+    #[must_use]
+    pub fn json(self) -> Value {
+        let stdout = self.run();
+        if stdout.trim().is_empty() {
+            return Value::Null;
+        }
+        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("not JSON: {error}\n{stdout}"))
+    }
+
+    /// Starts the process in the background. Its output goes to the test's standard error.
+    ///
+    /// # Panics
+    ///
+    /// If the program cannot be started.
+    #[track_caller]
+    #[must_use]
+    pub fn spawn(mut self) -> Running {
+        self.inner.stdin(Stdio::null()).stdout(std::io::stderr());
+        self.start()
+    }
+
+    /// Starts the process in the background with both outputs in a file.
+    ///
+    /// # Panics
+    ///
+    /// If the program cannot be started or the file not be written.
+    #[track_caller]
+    #[must_use]
+    pub fn spawn_logged(mut self, log: &std::path::Path) -> Running {
+        let open = || std::fs::File::create(log).and_then(|file| Ok((file.try_clone()?, file)));
+        let (stdout, stderr) =
+            open().unwrap_or_else(|error| panic!("cannot write {}: {error}", log.display()));
+        self.inner
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr);
+        self.start()
+    }
+
+    #[track_caller]
+    fn start(&mut self) -> Running {
+        let name = self.inner.get_program().to_string_lossy().into_owned();
+        match self.inner.spawn() {
+            Ok(child) => Running { child, name },
+            Err(error) => panic!("cannot start {name}: {error}"),
+        }
+    }
+}
+
+impl Running {
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the end of the process.
+    ///
+    /// # Panics
+    ///
+    /// If it is still there when the time is over.
+    #[track_caller]
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let mut status = None;
+        eventually(&format!("the end of {}", self.name), limit, || {
+            status = self
+                .child
+                .try_wait()
+                .unwrap_or_else(|error| panic!("cannot wait for {}: {error}", self.name));
+            status.is_some()
+        });
+        status.unwrap_or_else(|| unreachable!("eventually() panics otherwise"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // An error means that it has ended and was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Looks at a condition again and again until it holds.
+///
+/// # Panics
+///
+/// If it does not hold when the time is over; `what` says what was waited for.
+#[track_caller]
+pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited {limit:?} for {what}");
+        std::thread::sleep(STEP);
+    }
+}
+
+/// Reads a pipe to its end on a thread of its own, so that no full pipe can block the process.
+fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        // Nobody listens any more once the time is over.
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receiver
+}

@@ -1,0 +1,155 @@
+//! All that a plugin can leave on a host, as lines that compare and subtract.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Display};
+use std::fs;
+use std::path::Path;
+
+use crate::Namespace;
+use crate::namespace::{list, text};
+
+/// A set of lines, each of which states one fact: a link, an address, a route, a pin, a file.
+///
+/// ```text
+/// link cbr0 index 2 mtu 1500 mac 5a:... master - up true
+/// address cbr0 10.244.0.1/24
+/// route 10.244.0.0/24 via - dev cbr0
+/// pin /sys/fs/bpf/example/map
+/// file /var/lib/cni/example/lease {"address":"10.244.0.2"}
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Footprint(BTreeSet<String>);
+
+impl Footprint {
+    /// The links of a namespace but `lo`, with their addresses and its routes.
+    ///
+    /// Left out is what changes by itself: counters, timers, the state of the carrier, link-local addresses.
+    #[track_caller]
+    #[must_use]
+    pub fn of_network(namespace: &impl Namespace) -> Self {
+        let mut lines = BTreeSet::new();
+        for link in namespace
+            .links()
+            .into_iter()
+            .filter(|link| link["ifname"] != "lo")
+        {
+            let name = text(&link["ifname"]);
+            let up = list(link["flags"].clone()).iter().any(|flag| flag == "UP");
+            let [index, mtu, mac] = ["ifindex", "mtu", "address"].map(|key| text(&link[key]));
+            let master = link["master"].as_str().unwrap_or("-");
+            lines.insert(format!(
+                "link {name} index {index} mtu {mtu} mac {mac} master {master} up {up}"
+            ));
+            lines.extend(
+                namespace
+                    .addresses(&name)
+                    .iter()
+                    .map(|address| format!("address {name} {address}")),
+            );
+        }
+        for route in namespace.routes() {
+            let via = route["gateway"].as_str().unwrap_or("-");
+            lines.insert(format!(
+                "route {} via {via} dev {}",
+                text(&route["dst"]),
+                text(&route["dev"])
+            ));
+        }
+        Self(lines)
+    }
+
+    /// Every file below a folder, after the word `kind`: its path and, if it has any, its text.
+    ///
+    /// # Panics
+    ///
+    /// If something below the folder cannot be read. A folder that is not there is an empty one.
+    #[track_caller]
+    #[must_use]
+    pub fn of_folder(kind: &str, folder: impl AsRef<Path>) -> Self {
+        let mut lines = BTreeSet::new();
+        walk(folder.as_ref(), &mut |path, text| {
+            lines.insert(
+                format!("{kind} {} {text}", path.display())
+                    .trim_end()
+                    .to_owned(),
+            );
+        });
+        Self(lines)
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
+    /// What is here and not in `other`, lines that start with one of `tolerated` left out.
+    #[must_use]
+    pub fn beyond(&self, other: &Self, tolerated: &[String]) -> Self {
+        let news = self.0.difference(&other.0);
+        Self(
+            news.filter(|line| {
+                !tolerated
+                    .iter()
+                    .any(|start| line.starts_with(start.as_str()))
+            })
+            .cloned()
+            .collect(),
+        )
+    }
+
+    /// Whether there is no line.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The lines, sorted.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// Fails, and says what came and what went, unless both are the same.
+    ///
+    /// # Panics
+    ///
+    /// If they differ.
+    #[track_caller]
+    pub fn assert_unchanged(&self, before: &Self, what: &str) {
+        let (came, went) = (self.beyond(before, &[]), before.beyond(self, &[]));
+        assert!(
+            came.is_empty() && went.is_empty(),
+            "{what} changed something\ncame:\n{came}went:\n{went}"
+        );
+    }
+}
+
+impl Display for Footprint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|line| writeln!(formatter, "  {line}"))
+    }
+}
+
+/// Calls `see` with every file below a folder and its text. The pins of a bpffs cannot be read and have none.
+#[track_caller]
+fn walk(folder: &Path, see: &mut impl FnMut(&Path, &str)) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries {
+        let entry =
+            entry.unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => walk(&path, see),
+            Ok(kind) if kind.is_file() => {
+                see(&path, fs::read_to_string(&path).unwrap_or_default().trim())
+            }
+            // Gone since the listing, or a socket.
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A CNI plugin, run the way a runtime runs it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{Command, Output, Pod};
+
+/// How long a verb may take. Runtimes wait longer, but a plugin that needs this much has gone wrong.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// A plugin binary.
+#[derive(Debug, Clone)]
+pub struct Plugin {
+    path: PathBuf,
+}
+
+/// One call of a plugin: a verb, its variables and what goes to its standard input.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    program: PathBuf,
+    env: BTreeMap<String, OsString>,
+    stdin: Vec<u8>,
+}
+
+/// What a call came to.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// How the process ended.
+    pub status: ExitStatus,
+    /// Its standard output: the result, the error, or nothing.
+    pub stdout: String,
+    /// Its standard error: log lines, of no meaning to a runtime.
+    pub stderr: String,
+    /// Its standard output as JSON; `null` if there was none or it is no JSON.
+    pub json: Value,
+}
+
+impl Plugin {
+    /// A binary by its path.
+    #[must_use]
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        Self {
+            path: path.as_ref().to_owned(),
+        }
+    }
+
+    /// A call of any verb, with nothing set but `CNI_COMMAND` and `CNI_PATH`.
+    #[must_use]
+    pub fn invocation(&self, verb: &str) -> Invocation {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        Invocation {
+            program: self.path.clone(),
+            env: BTreeMap::new(),
+            stdin: Vec::new(),
+        }
+        .env("CNI_COMMAND", verb)
+        .env("CNI_PATH", folder)
+        // Reference plugins call iptables by its name.
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+    }
+
+    /// A call of a verb on an attachment: all variables set, the interface named `eth0`, the config on stdin.
+    #[must_use]
+    pub fn on(&self, verb: &str, config: &Value, container: &str, pod: &Pod) -> Invocation {
+        self.invocation(verb)
+            .env("CNI_CONTAINERID", container)
+            .env("CNI_NETNS", pod.netns())
+            .env("CNI_IFNAME", "eth0")
+            .config(config)
+    }
+}
+
+impl Invocation {
+    /// Sets a variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.env.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Takes a variable away.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.env.remove(name);
+        self
+    }
+
+    /// The network configuration for standard input.
+    #[must_use]
+    pub fn config(self, config: &Value) -> Self {
+        self.stdin(config.to_string())
+    }
+
+    /// Anything at all for standard input.
+    #[must_use]
+    pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.stdin = input.into();
+        self
+    }
+
+    /// Calls the plugin in the namespaces of the calling thread.
+    ///
+    /// # Panics
+    ///
+    /// If the plugin cannot be started or does not end in time.
+    #[track_caller]
+    #[must_use]
+    pub fn run(&self) -> Outcome {
+        let mut command = Command::new(&self.program)
+            .env_clear()
+            .stdin(self.stdin.clone())
+            .limit(LIMIT);
+        for (name, value) in &self.env {
+            command = command.env(name, value);
+        }
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = command.output();
+        let json = serde_json::from_str(&stdout).unwrap_or_default();
+        Outcome {
+            status,
+            stdout,
+            stderr,
+            json,
+        }
+    }
+}
+
+impl Outcome {
+    /// The result of a call that must have succeeded.
+    ///
+    /// # Panics
+    ///
+    /// If it failed, or printed something that is no JSON.
+    #[track_caller]
+    pub fn result(self) -> Value {
+        assert!(self.status.success(), "the plugin failed: {self:#?}");
+        assert!(
+            self.stdout.trim().is_empty() || !self.json.is_null(),
+            "no JSON on stdout: {self:#?}"
+        );
+        self.json
+    }
+
+    /// Checks that the call succeeded and printed nothing, as the specification asks of all verbs but ADD and VERSION.
+    ///
+    /// # Panics
+    ///
+    /// If it failed or printed something to standard output.
+    #[track_caller]
+    pub fn silent(self) {
+        assert!(self.status.success(), "the plugin failed: {self:#?}");
+        assert_eq!(self.stdout, "", "the plugin printed something");
+    }
+
+    /// The message of a call that must have failed with this code: `msg` and `details` in one.
+    ///
+    /// # Panics
+    ///
+    /// If it succeeded, if it ended otherwise than with status 1, or if its error is not of the specified shape.
+    #[track_caller]
+    #[must_use]
+    pub fn error(self, code: u64) -> String {
+        assert_eq!(
+            self.status.code(),
+            Some(1),
+            "the plugin should have ended with status 1: {self:#?}"
+        );
+        assert_eq!(
+            self.json["code"].as_u64(),
+            Some(code),
+            "the wrong code: {self:#?}"
+        );
+        assert!(
+            self.json["cniVersion"].is_string(),
+            "an error without cniVersion: {self:#?}"
+        );
+        let message = self.json["msg"].as_str().unwrap_or_default();
+        assert!(!message.is_empty(), "an error without msg: {self:#?}");
+        let details = self.json["details"].as_str().unwrap_or_default();
+        format!("{message} {details}").trim_end().to_owned()
+    }
+}

@@ -1,0 +1,60 @@
+//! What a test may ask for before it runs, and whether it may do without.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use rustix::thread::CapabilitySet;
+
+/// Set to `1`, this variable turns every skip for want of privileges or of a tool into a failure.
+const REQUIRED: &str = "CNIKIT_REQUIRE_PRIVILEGED";
+
+/// Whether this thread may make namespaces, links, mounts and BPF programs.
+///
+/// If not, it says `SKIP` and the reason on stderr, past the capture of the test runner, and the test should return.
+///
+/// # Panics
+///
+/// Without the privileges where `CNIKIT_REQUIRE_PRIVILEGED=1` promises them: a skip would hide that nothing was tested.
+#[must_use]
+pub fn privileged() -> bool {
+    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN;
+    let held = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed));
+    held || skip("needs CAP_SYS_ADMIN and CAP_NET_ADMIN: run as root")
+}
+
+/// Whether `program` is installed; otherwise as [`privileged`].
+///
+/// # Panics
+///
+/// If the program is missing and `CNIKIT_REQUIRE_PRIVILEGED=1` is set.
+#[must_use]
+pub fn tool(program: &str) -> bool {
+    find(program).is_some()
+        || skip(&format!(
+            "needs {program}: install it, or run scripts/preflight.sh"
+        ))
+}
+
+/// The path of a program. Looks where system programs live as well, which an ordinary user's `PATH` may leave out.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return Some(program.into()).filter(|path: &PathBuf| path.is_file());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(|folder| Path::new(folder).into()))
+        .map(|folder: PathBuf| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Announces that a test is skipped; `false`, so that it ends the condition it stands in.
+fn skip(reason: &str) -> bool {
+    assert!(
+        std::env::var(REQUIRED).as_deref() != Ok("1"),
+        "{REQUIRED}=1 forbids a skip, but the test {reason}"
+    );
+    let test = std::thread::current().name().unwrap_or("test").to_owned();
+    // The runner captures what the print macros write; a skip must be seen. One write, or parallel tests mix lines.
+    let _ = std::io::stderr().write_all(format!("SKIP {test}: {reason}\n").as_bytes());
+    false
+}
