@@ -1,0 +1,32 @@
+# Thin names for the scripts, which CI calls as well.
+.DEFAULT_GOAL := help
+.PHONY: help build demo test bench fmt lint doc install
+
+BIN_DIR ?= /opt/cni/bin
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: ## build the plugin in release
+	@scripts/build.sh
+
+demo: ## two pods talk through eBPF, on a private host that vanishes
+	@scripts/demo.sh
+
+test: ## format, lints and every test
+	@scripts/test.sh
+
+bench: ## benchmarks of address management and map updates
+	cargo bench --locked
+
+fmt: ## format the Rust sources
+	cargo fmt --all
+
+lint: ## clippy, warnings are errors
+	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+
+doc: ## documentation of the library
+	cargo doc --locked --workspace --no-deps
+
+install: ## install the plugin into BIN_DIR (/opt/cni/bin)
+	@BIN_DIR=$(BIN_DIR) scripts/install.sh

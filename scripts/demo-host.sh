@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# The part of the demo that runs on the private host: called by demo.sh inside fresh net, mount and PID namespaces.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+plugin=$1
+pings=10
+network=demo
+declare -A address result
+
+current="the start"
+begin() {
+    current="$*"
+    step "$*"
+}
+reason=''
+# The reason goes through a file as well: most callers are subshells.
+die() {
+    printf '%s\n' "$1" >/run/reason
+    exit 1
+}
+at_exit() {
+    local status=$?
+    [ "$status" != 0 ] || return 0
+    [ ! -e /run/reason ] || reason=$(</run/reason)
+    printf '%sdemo: FAILED at "%s": %s%s\n' "$red" "$current" "${reason:-see above}" "$plain"
+}
+trap at_exit EXIT
+trap 'reason="\`$BASH_COMMAND\` ended with status $?"' ERR
+
+indent() { sed 's/^/    /'; }
+
+config() {
+    jq -n --arg name "$network" --argjson more "${1:-null}" \
+        '{cniVersion: "1.0.0", name: $name, type: "simple-ebpf-cni", bridge: "cbr0", subnet: "10.244.0.0/24"}
+         + if $more then {prevResult: $more} else {} end'
+}
+
+# cni VERB POD [RESULT]: calls the plugin as a runtime does and prints what it answers.
+cni() {
+    local out
+    if ! out=$(config "${3:-null}" | env -i PATH="$PATH" CNI_COMMAND="$1" CNI_CONTAINERID="$2" CNI_NETNS="/run/netns/$2" \
+        CNI_IFNAME=eth0 CNI_PATH="$(dirname "$plugin")" timeout 30 "$plugin"); then
+        die "$1 of $2: $(jq -r '[.msg, .details] | map(select(. != null and . != "")) | join(": ")' <<<"$out" || echo "$out")"
+    fi
+    printf '%s' "$out"
+}
+
+pin() {
+    local path
+    path=$(find "/sys/fs/bpf/simple-ebpf-cni/$network" -name "$1" 2>/dev/null | head -n 1)
+    [ -n "$path" ] || die "nothing is pinned as $1"
+    printf '%s' "$path"
+}
+
+# The rows of pkt_count, summed over the CPUs: address, packets, bytes, directly delivered, delivered by the stack.
+counters() {
+    bpftool -j map dump pinned "$(pin pkt_count)" | jq -r '
+        .[].formatted | (.key.octet | map(tostring) | join(".")) as $address
+        | [.values[].value] | [$address, (["tx_packets", "tx_bytes", "tx_direct", "rx_stack"][] as $key | map(.[$key]) | add)]
+        | @tsv' | sort -V
+}
+
+counter_table() {
+    printf '    %-15s %10s %10s %10s %10s\n' address packets bytes direct "by stack"
+    counters | while IFS=$'\t' read -r from packets bytes direct stack; do
+        printf '    %-15s %10s %10s %10s %10s\n' "$from" "$packets" "$bytes" "$direct" "$stack"
+    done
+}
+
+# expect_direct [PACKETS]: each pod's packets all went straight into the other pod, and are PACKETS in number.
+expect_direct() {
+    local rows pod from packets direct stack
+    rows=$(counters)
+    for pod in pod-a pod-b; do
+        IFS=$'\t' read -r from packets _ direct stack < <(grep -P "^\Q${address[$pod]}\E\t" <<<"$rows") ||
+            die "no row for ${address[$pod]} in pkt_count"
+        [ -z "${1:-}" ] || [ "$packets" = "$1" ] || die "$from sent $1 packets, $packets were counted"
+        [ "$packets" -gt 0 ] || die "no packet of $from was counted"
+        [ "$packets" = "$direct" ] || die "$direct of $packets packets of $from were delivered directly"
+        [ "$stack" = 0 ] || die "$stack packets reached $from through the stack"
+    done
+}
+
+begin "Making a private host with two pods"
+mount -t sysfs sysfs /sys
+mount -t bpf bpf /sys/fs/bpf
+mount -t tmpfs tmpfs /run
+if [ ! -d /var/lib/cni ]; then
+    # Covered, so that this machine does not get the folder.
+    mkdir /run/upper /run/work
+    mount -t overlay -o lowerdir=/var/lib,upperdir=/run/upper,workdir=/run/work overlay /var/lib
+    mkdir /var/lib/cni
+fi
+mount -t tmpfs tmpfs /var/lib/cni
+ip link set lo up
+for pod in pod-a pod-b; do
+    ip netns add "$pod"
+done
+note "namespaces $(ip -j netns list | jq -r 'map(.name) | sort | join(", ")'); this machine's interfaces are out of sight"
+
+begin "ADD: connecting both pods"
+for pod in pod-a pod-b; do
+    result[$pod]=$(cni ADD "$pod") || exit 1
+    address[$pod]=$(jq -r '.ips[0].address | sub("/.*"; "")' <<<"${result[$pod]}")
+    printf '    %s: %s by %s, host side %s\n' "$pod" \
+        "$(jq -r '.ips[0].address' <<<"${result[$pod]}")" "$(jq -r '.ips[0].gateway' <<<"${result[$pod]}")" \
+        "$(jq -r '.interfaces[1].name' <<<"${result[$pod]}")"
+done
+note "the whole result of pod-a:"
+jq . <<<"${result[pod-a]}" | indent
+
+begin "The eBPF program on cbr0 and, through a shared block, on every pod's port"
+filters=$(tc filter show dev cbr0 ingress)
+grep -q cni_tc_main <<<"$filters" || die "cni_tc_main is not attached to cbr0"
+indent <<<"$filters"
+bpftool -j prog show pinned "$(pin cni_tc_main)" | jq -r '"    program \(.id) \(.name): \(.bytes_xlated) bytes, jited: \(.jited), maps \(.map_ids | map(tostring) | join(", "))"'
+
+begin "Pinging both ways, $pings times each"
+for way in "pod-a pod-b" "pod-b pod-a"; do
+    read -r from to <<<"$way"
+    ip netns exec "$from" ping -n -q -c "$pings" -i 0.02 -W 1 "${address[$to]}" | sed -n 's/^\([0-9]* packets\)/    '"$from -> $to"': \1/p; s/^rtt/    rtt/p'
+done
+counter_table
+# Each ping is a request of one pod and a reply of the other; ARP is not IPv4 and not counted.
+expect_direct $((2 * pings))
+
+begin "Fetching a page over TCP"
+site=$(mktemp -d /run/site.XXXXXX)
+head -c 1000000 /dev/zero | tr '\0' 'x' >"$site/page"
+ip netns exec pod-b busybox httpd -f -p "${address[pod-b]}:8080" -h "$site" &
+server=$!
+for _ in $(seq 50); do
+    [ -n "$(ip netns exec pod-b ss -Hlnt 'sport = :8080')" ] && break
+    sleep 0.05
+done
+fetched=$(ip netns exec pod-a busybox wget -q -T 10 -O - "http://${address[pod-b]}:8080/page" | wc -c)
+[ "$fetched" = 1000000 ] || die "1000000 bytes were served, $fetched arrived"
+kill "$server"
+wait "$server" 2>/dev/null || true
+printf '    pod-a -> http://%s:8080/page: %s bytes\n' "${address[pod-b]}" "$fetched"
+counter_table
+expect_direct
+note "every packet went straight into the other pod; the bridge's path delivered none"
+
+begin "CHECK: both attachments are as their results say"
+for pod in pod-a pod-b; do
+    cni CHECK "$pod" "${result[$pod]}" >/dev/null || exit 1
+    printf '    %s: fine\n' "$pod"
+done
+
+begin "DEL: disconnecting both pods"
+for pod in pod-a pod-b; do
+    cni DEL "$pod" "${result[$pod]}" >/dev/null || exit 1
+done
+veths=$(ip -j link show type veth | jq length)
+rows=$(counters | wc -l)
+leases=$(find /var/lib/cni -name '*@eth0*' -o -path '*/addresses/*' | wc -l)
+inside=$(for pod in pod-a pod-b; do ip -n "$pod" -j link show | jq -r '.[].ifname'; done | grep -vcx lo || true)
+printf '    left: %s veths, %s counter rows, %s leases, %s interfaces in the pods\n' "$veths" "$rows" "$leases" "$inside"
+[ "$veths $rows $leases $inside" = "0 0 0 0" ] || die "DEL left something behind"
+for pod in pod-a pod-b; do
+    ip netns del "$pod"
+done
+note "what serves the network as a whole (the bridge, the pinned program and maps) goes with the private host"

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Builds the plugin and shows it at work between two pods, on a host made for the purpose: no interface, file or
+# BPF object of this machine is touched.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+started=$SECONDS
+failed() {
+    printf '%sdemo: FAILED at %s%s\n' "$red" "$1" "$plain"
+    exit 1
+}
+
+"$root/scripts/preflight.sh" demo || failed "preparing the machine: see above"
+can_be_root || failed "preparing the machine: namespaces need root: run as root, or install sudo"
+PATH="$(bpftool_folder):$PATH"
+
+step "Building simple-ebpf-cni"
+binary=$("$root/scripts/build.sh" | tail -n 1) || failed "building the plugin: see above"
+
+# A PID namespace as well: whatever the demo starts ends with it, however it ends.
+as_root unshare --net --mount --pid --fork --kill-child --mount-proc \
+    env "NO_COLOR=${NO_COLOR:-}" "$root/scripts/demo-host.sh" "$binary" || exit 1
+printf '%sdemo: OK: two pods talked through eBPF, and nothing is left behind (%d s)%s\n' \
+    "$green" $((SECONDS - started)) "$plain"

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Checks for Rust and installs the system packages that are missing.
+#
+# usage: scripts/preflight.sh build | demo | test
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+stage=${1:-build}
+case $stage in build | demo | test) ;; *) fail "usage: scripts/preflight.sh build | demo | test" ;; esac
+
+least=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+found=$(as_caller rustc --version 2>/dev/null | cut -d' ' -f2) || found=''
+if [ -z "$found" ] || ! as_caller cargo --version >/dev/null 2>&1; then
+    fail "Rust is missing ($least or newer): curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
+elif [ "$(printf '%s\n' "$least" "${found%%-*}" | sort -V | head -n 1)" != "$least" ]; then
+    if as_caller rustup --version >/dev/null 2>&1; then
+        fail "Rust $found is too old ($least or newer): rustup update stable"
+    fi
+    fail "Rust $found is too old ($least or newer): curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
+fi
+
+missing=()
+# want PACKAGE TEST...: the package is missing if the test fails.
+want() {
+    local package=$1
+    shift
+    "$@" || missing+=("$package")
+}
+static_busybox() { have busybox && busybox --list | grep -qx httpd && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
+
+want clang have clang
+want libelf-dev test -e /usr/include/libelf.h
+want zlib1g-dev test -e /usr/include/zlib.h
+want pkg-config have pkg-config
+want make have make
+want gcc have cc
+want libc6-dev test -e /usr/include/stdio.h
+if [ "$stage" != build ]; then
+    want iproute2 have tc
+    want util-linux have nsenter
+    want iputils-ping have ping
+    want jq have jq
+    want busybox-static static_busybox
+    want bpftool bpftool_folder >/dev/null
+fi
+if [ "$stage" = test ]; then
+    want containerd have containerd
+    want runc have runc
+fi
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+have apt-get || fail "missing: ${missing[*]} (Debian's names). Install them with this system's package manager and run this again"
+can_be_root || fail "missing: ${missing[*]}. Run as root: apt-get update && apt-get install -y ${missing[*]}"
+
+step "Installing system packages: ${missing[*]}"
+apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120 "$@"; }
+apt update || note "apt-get update failed in part; going on with what is known"
+packages=()
+for package in "${missing[@]}"; do
+    # Ubuntu has no package of this name but ships the tool with each kernel's.
+    if [ "$package" = bpftool ] && ! apt-cache show bpftool 2>/dev/null | grep -q '^Filename:'; then
+        packages+=(linux-tools-common)
+        tools="linux-tools-$(uname -r)"
+        apt-cache show "$tools" >/dev/null 2>&1 || tools=linux-tools-generic
+        packages+=("$tools")
+    else
+        packages+=("$package")
+    fi
+done
+apt install -y --no-install-recommends "${packages[@]}" || fail "apt-get could not install: ${packages[*]}"

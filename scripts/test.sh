@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Format, lints, every combination of features, then every test there is.
+#
+# As root, or with sudo at hand, no test may be skipped for want of privileges. Otherwise it says what was not run.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+started=$SECONDS
+cd "$root"
+scripts/preflight.sh test
+PATH="$(bpftool_folder):$PATH"
+cargo() { as_caller cargo "$@"; }
+
+step "Format"
+cargo fmt --all --check
+
+step "Lints"
+cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+if have shellcheck; then
+    shellcheck -x scripts/*.sh .ci/run
+else
+    note "shellcheck is not installed: the scripts were not linted"
+fi
+
+step "Every combination of features"
+for features in '' ipam netlink bpf ipam,netlink ipam,bpf netlink,bpf; do
+    note "cnikit with: ${features:-nothing}"
+    cargo clippy --locked --quiet -p cnikit --lib --no-default-features --features "$features" -- -D warnings
+done
+
+step "Documentation"
+as_caller env RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --workspace --no-deps
+
+if [ "$(id -u)" = 0 ] && [ -z "$caller" ]; then
+    step "Tests, as root"
+    CNIKIT_REQUIRE_PRIVILEGED=1 cargo test --locked --workspace --no-fail-fast
+elif can_be_root; then
+    # Built by the caller and run by root, so that nothing below target/ belongs to root.
+    step "Tests, built as $(as_caller id -un) and run as root"
+    cargo test --locked --workspace --no-run
+    binaries=$(cargo test --locked --quiet --workspace --no-run --message-format=json |
+        jq -r 'select(.profile.test == true and .executable != null) | .executable + "\t" + .manifest_path')
+    failed=()
+    while IFS=$'\t' read -r binary manifest; do
+        note "Running $binary"
+        (cd "$(dirname "$manifest")" && as_root env CNIKIT_REQUIRE_PRIVILEGED=1 "$binary" </dev/null) ||
+            failed+=("$(basename "$binary")")
+    done <<<"$binaries"
+    cargo test --locked --workspace --doc
+    [ ${#failed[@]} = 0 ] || fail "failed: ${failed[*]}"
+else
+    step "Tests, without privileges"
+    cargo test --locked --workspace --no-fail-fast
+    note "NOT RUN: namespaces (tier 1), BPF (tier 2), the binary (tier 3), containerd (tier 4): they need root or sudo"
+fi
+printf '%stest: OK (%d s)%s\n' "$green" $((SECONDS - started)) "$plain"
