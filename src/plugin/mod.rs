@@ -1,1 +1,158 @@
-//! Under construction.
+//! A CNI plugin as a trait, and the program around it.
+//!
+//! [`run`] reads the environment and standard input, checks both in the order that callers rely on,
+//! calls the verb, and writes one JSON document: a result, an error, or a list of versions. A whole
+//! plugin:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use cnikit::plugin::{self, About, AddRequest, CheckRequest, DelRequest, Failure, Plugin};
+//! use cnikit::spec::AddResult;
+//!
+//! struct Passthrough;
+//!
+//! impl Plugin for Passthrough {
+//!     type Config = serde::de::IgnoredAny; // no keys of its own
+//!
+//!     fn about(&self) -> About {
+//!         About { name: "passthrough", version: "1.0.0", summary: "Does nothing.", docs: "https://example.org" }
+//!     }
+//!     fn add(&self, request: &AddRequest<Self::Config>) -> Result<AddResult, Failure> {
+//!         Ok(request.prev_result.clone().unwrap_or_default())
+//!     }
+//!     fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), Failure> {
+//!         Ok(())
+//!     }
+//!     fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), Failure> {
+//!         Ok(())
+//!     }
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     plugin::run(&Passthrough)
+//! }
+//! ```
+//!
+//! # Order of checks
+//!
+//! | What is wrong | Code |
+//! |---|---|
+//! | `CNI_COMMAND` is unknown; variables are missing or not valid (all are named at once) | 4 |
+//! | standard input cannot be read | 5 |
+//! | the configuration is not JSON | 6 |
+//! | it is not an object; `name` is missing or not valid | 7 |
+//! | `cniVersion` is unknown, too old for the verb, or not among the plugin's | 1 |
+//! | a key is missing or has a value of the wrong kind; `CHECK` has no `prevResult` | 7 |
+//! | `CNI_NETNS` is not a namespace, or is the plugin's own | 8 |
+//!
+//! [`run`] is the one function that touches the process. [`dispatch`] takes and returns values, and
+//! is what tests call.
+
+mod dispatch;
+mod error;
+mod failure;
+mod netns;
+mod process;
+mod request;
+
+use serde::de::DeserializeOwned;
+
+use crate::spec::{AddResult, Version};
+
+pub use dispatch::{Output, dispatch};
+pub use error::Error;
+pub use failure::{Failure, Failures, Step};
+pub use process::run;
+pub use request::{AddRequest, CheckRequest, DelRequest, GcRequest, StatusRequest};
+
+/// A CNI plugin: what it does for each verb of the protocol.
+///
+/// A runtime may call any number of processes at once for different containers, and kills one that
+/// takes too long. See [Execution
+/// Protocol](https://www.cni.dev/docs/spec/#section-2-execution-protocol).
+pub trait Plugin {
+    /// The plugin's own keys of the configuration; [`IgnoredAny`](serde::de::IgnoredAny) for none.
+    ///
+    /// It is read from the whole configuration, so it must tolerate the keys that every plugin
+    /// shares: no `deny_unknown_fields`.
+    type Config: DeserializeOwned;
+
+    /// What a person reads who runs the binary by hand.
+    fn about(&self) -> About;
+
+    /// The versions of the specification that the plugin speaks.
+    ///
+    /// From 0.3.1 on a result holds interfaces, and plugins know chains; older configurations are
+    /// refused by default.
+    fn versions(&self) -> &[Version] {
+        const SINCE_CHAINS: [Version; 4] = [
+            Version::V0_3_1,
+            Version::V0_4_0,
+            Version::V1_0_0,
+            Version::V1_1_0,
+        ];
+        &SINCE_CHAINS
+    }
+
+    /// Attaches the container. Fails if the interface exists; undoes what it made itself when it
+    /// fails.
+    ///
+    /// # Errors
+    ///
+    /// The step that failed, and why.
+    fn add(&self, request: &AddRequest<Self::Config>) -> Result<AddResult, Failure>;
+
+    /// Detaches the container. Succeeds when there is nothing left to detach, as often as it is
+    /// called.
+    ///
+    /// # Errors
+    ///
+    /// What is left and could not be removed; [`Failures`] collects that.
+    fn del(&self, request: &DelRequest<Self::Config>) -> Result<(), Failure>;
+
+    /// Tells whether everything that `add` made is still there; tolerates what later plugins of the
+    /// chain changed.
+    ///
+    /// # Errors
+    ///
+    /// What is missing or different.
+    fn check(&self, request: &CheckRequest<Self::Config>) -> Result<(), Failure>;
+
+    /// Frees what belongs to no valid attachment.
+    ///
+    /// By default it succeeds and does nothing: right for a plugin that keeps nothing outside of
+    /// the container.
+    ///
+    /// # Errors
+    ///
+    /// What could not be freed, after all else was.
+    fn gc(&self, _request: &GcRequest<Self::Config>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Tells whether an `ADD` could be served now.
+    ///
+    /// By default it succeeds: the configuration is valid, and nothing else can run out.
+    ///
+    /// # Errors
+    ///
+    /// Why not, as [`PLUGIN_NOT_AVAILABLE`](crate::spec::ErrorCode::PLUGIN_NOT_AVAILABLE) or
+    /// [`LIMITED_CONNECTIVITY`](crate::spec::ErrorCode::LIMITED_CONNECTIVITY).
+    fn status(&self, _request: &StatusRequest<Self::Config>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// What a plugin tells a person who runs it by hand, without `CNI_COMMAND`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct About {
+    /// The plugin's name: that of its executable.
+    pub name: &'static str,
+    /// The plugin's own version.
+    pub version: &'static str,
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// Where to read on.
+    pub docs: &'static str,
+}

@@ -1,1 +1,44 @@
-//! Under construction.
+//! The protocol of the [CNI specification], as values: no input, no output, no system calls.
+//!
+//! | What the runtime sends or expects | Here |
+//! |---|---|
+//! | `CNI_COMMAND` and what each verb needs | [`Command`], [`Rule`], [`Environment`], [`Args`] |
+//! | the configuration on standard input | [`RawConfig`], [`NetConf`], [`ValidAttachments`] |
+//! | the result of `ADD` | [`AddResult`] and its parts |
+//! | an error | [`ErrorCode`], [`ErrorDocument`] |
+//!
+//! All seven published versions are spoken ([`Version`]). There is one [`AddResult`], in the words
+//! of the newest version; [`AddResult::to_json`] and [`AddResult::from_json`] translate it to and
+//! from the form of any other.
+//!
+//! An [`Attachment`] is the identity everything else derives from: the names and hardware addresses
+//! of its links are a function of (network, container id, interface name), so that they can be
+//! found again with nothing else at hand.
+//!
+//! [CNI specification]: https://www.cni.dev/docs/spec/
+
+mod args;
+mod attachment;
+mod config;
+mod convert;
+mod environment;
+mod error;
+mod lenient;
+mod mac;
+mod name;
+mod protocol;
+mod result;
+mod valid_attachments;
+mod version;
+
+pub use args::Args;
+pub use attachment::Attachment;
+pub use config::{CniArgs, IpamConf, Label, NetConf, RawConfig};
+pub use environment::{Environment, InvalidVariable};
+pub use error::{Coded, Error, ErrorCode, ErrorDocument, Lost};
+pub use mac::MacAddr;
+pub use name::{ContainerId, IfName, NetworkName, PluginType};
+pub use protocol::{Command, Presence, Rule, Variable};
+pub use result::{AddResult, Dns, Interface, IpConfig, Route};
+pub use valid_attachments::{AttachmentKey, ValidAttachments};
+pub use version::Version;

@@ -1,0 +1,313 @@
+use std::any::Any;
+use std::ffi::OsString;
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    About, AddRequest, CheckRequest, DelRequest, Error, Failure, GcRequest, Plugin, StatusRequest,
+    netns,
+};
+use crate::spec::{self, Command, Environment, ErrorCode, NetworkName, RawConfig, Version};
+
+/// What a call leaves: the process writes the one and ends with the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The bytes for standard output: one JSON document, or nothing; without `CNI_COMMAND`, a text.
+    pub stdout: Vec<u8>,
+    /// 0 on success, 1 where `stdout` holds an error document.
+    pub exit_code: u8,
+}
+
+/// Serves one call: values in, values out.
+///
+/// `variable` answers for one variable of the environment, like [`std::env::var_os`]. A panic of
+/// the plugin becomes an error document like any other failure.
+///
+/// ```
+/// # use cnikit::plugin::{dispatch, About, AddRequest, CheckRequest, DelRequest, Failure, Plugin};
+/// # use cnikit::spec::AddResult;
+/// # struct Passthrough;
+/// # impl Plugin for Passthrough {
+/// #     type Config = serde::de::IgnoredAny;
+/// #     fn about(&self) -> About { About { name: "p", version: "1", summary: "s", docs: "d" } }
+/// #     fn add(&self, _: &AddRequest<Self::Config>) -> Result<AddResult, Failure> { Ok(AddResult::default()) }
+/// #     fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), Failure> { Ok(()) }
+/// #     fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), Failure> { Ok(()) }
+/// # }
+/// let variable = |name: &str| (name == "CNI_COMMAND").then(|| "STATUS".into());
+/// let mut stdin: &[u8] = br#"{"cniVersion": "1.1.0", "name": "dbnet", "type": "passthrough"}"#;
+/// let output = dispatch(&Passthrough, &variable, &mut stdin);
+/// assert_eq!((output.stdout, output.exit_code), (Vec::new(), 0));
+/// ```
+pub fn dispatch<P: Plugin>(
+    plugin: &P,
+    variable: &dyn Fn(&str) -> Option<OsString>,
+    stdin: &mut dyn Read,
+) -> Output {
+    let mut version = None;
+    // Nothing of what a panic leaves half done is looked at again, but for the version.
+    let answer = catch_unwind(AssertUnwindSafe(|| {
+        answer(plugin, variable, stdin, &mut version)
+    }))
+    .unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
+    match answer {
+        Ok(stdout) => Output {
+            stdout,
+            exit_code: 0,
+        },
+        Err(failure) => {
+            let document = failure.into_document(version.unwrap_or(Version::NEWEST));
+            // Numbers and texts always become JSON.
+            Output {
+                stdout: json_line(&document).unwrap_or_default(),
+                exit_code: 1,
+            }
+        }
+    }
+}
+
+/// The answer to `VERSION`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Versions<'a> {
+    cni_version: String,
+    supported_versions: &'a [Version],
+}
+
+fn answer<P: Plugin>(
+    plugin: &P,
+    variable: &dyn Fn(&str) -> Option<OsString>,
+    stdin: &mut dyn Read,
+    version: &mut Option<Version>,
+) -> Result<Vec<u8>, Failure> {
+    let Some(command) = Environment::command(variable)? else {
+        return Ok(about(plugin.about(), plugin.versions()).into_bytes());
+    };
+    let environment = Environment::read(command, variable)?;
+
+    let mut bytes = Vec::new();
+    stdin
+        .read_to_end(&mut bytes)
+        .map_err(|source| Error::Stdin { source })?;
+    let mut call = |environment, bytes| Call::read(environment, bytes, plugin.versions(), version);
+    match command {
+        Command::Add => add(plugin, call(environment, bytes)?),
+        Command::Del => del(plugin, call(environment, bytes)?),
+        Command::Check => check(plugin, call(environment, bytes)?),
+        Command::Gc => gc(plugin, call(environment, bytes)?),
+        Command::Status => status(plugin, call(environment, bytes)?),
+        Command::Version => versions(plugin.versions(), bytes),
+    }
+}
+
+/// A call that is valid as far as every verb but `VERSION` needs it.
+struct Call {
+    environment: Environment,
+    network: NetworkName,
+    version: Version,
+    raw_config: RawConfig,
+}
+
+impl Call {
+    fn read(
+        environment: Environment,
+        stdin: Vec<u8>,
+        supported: &[Version],
+        known: &mut Option<Version>,
+    ) -> Result<Self, spec::Error> {
+        let raw_config = RawConfig::parse(stdin)?;
+        // Known before anything else is judged, so that every error document can carry it.
+        let version = raw_config.cni_version();
+        *known = version.as_ref().ok().copied();
+        let network = raw_config.name()?;
+        let version = version?;
+        require_version(environment.command, version, supported)?;
+        Ok(Self {
+            environment,
+            network,
+            version,
+            raw_config,
+        })
+    }
+}
+
+fn add<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
+    let Call {
+        environment,
+        network,
+        version,
+        raw_config,
+    } = call;
+    let request = AddRequest {
+        attachment: environment.attachment(network)?,
+        netns: environment.required_netns()?,
+        net_conf: raw_config.net_conf()?,
+        config: raw_config.decode()?,
+        prev_result: raw_config.prev_result()?,
+        args: environment.args?,
+        path: environment.path,
+        raw_config,
+    };
+    netns::require(&request.netns, environment.netns_override)?;
+    let mut json = plugin.add(&request)?.to_json(version)?;
+    json.push('\n');
+    Ok(json.into_bytes())
+}
+
+fn del<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
+    let Call {
+        environment,
+        network,
+        raw_config,
+        ..
+    } = call;
+    let request = DelRequest {
+        attachment: environment.attachment(network)?,
+        netns: environment.netns,
+        net_conf: raw_config.net_conf(),
+        config: raw_config.decode(),
+        prev_result: raw_config.prev_result(),
+        args: environment.args,
+        path: environment.path,
+        raw_config,
+    };
+    if let Some(netns) = &request.netns {
+        netns::refuse_own(netns, environment.netns_override)?;
+    }
+    plugin.del(&request).map(|()| Vec::new())
+}
+
+fn check<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
+    let Call {
+        environment,
+        network,
+        raw_config,
+        ..
+    } = call;
+    let missing = spec::Error::MissingPrevResult {
+        command: Command::Check,
+    };
+    let request = CheckRequest {
+        attachment: environment.attachment(network)?,
+        netns: environment.required_netns()?,
+        net_conf: raw_config.net_conf()?,
+        config: raw_config.decode()?,
+        prev_result: raw_config.prev_result()?.ok_or(missing)?,
+        args: environment.args?,
+        path: environment.path,
+        raw_config,
+    };
+    netns::require(&request.netns, environment.netns_override)?;
+    plugin.check(&request).map(|()| Vec::new())
+}
+
+fn gc<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
+    let Call {
+        environment,
+        raw_config,
+        ..
+    } = call;
+    let request = GcRequest {
+        net_conf: raw_config.net_conf()?,
+        config: raw_config.decode()?,
+        valid_attachments: raw_config.valid_attachments()?,
+        path: environment.path,
+        raw_config,
+    };
+    plugin.gc(&request).map(|()| Vec::new())
+}
+
+fn status<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
+    let Call {
+        environment,
+        raw_config,
+        ..
+    } = call;
+    let request = StatusRequest {
+        net_conf: raw_config.net_conf()?,
+        config: raw_config.decode()?,
+        path: environment.path,
+        raw_config,
+    };
+    plugin.status(&request).map(|()| Vec::new())
+}
+
+fn require_version(
+    command: Command,
+    version: Version,
+    supported: &[Version],
+) -> Result<(), spec::Error> {
+    if version < command.rule().since {
+        Err(spec::Error::CommandTooNew { command, version })
+    } else if !supported.contains(&version) {
+        Err(spec::Error::UnsupportedVersion {
+            version,
+            supported: supported.to_vec(),
+        })
+    } else {
+        Ok(())
+    }
+}
+
+fn versions(supported: &[Version], stdin: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    // The caller asks what it may speak: what it speaks now is given back, whether it is known or
+    // not.
+    let stated = if stdin.trim_ascii().is_empty() {
+        None
+    } else {
+        RawConfig::parse(stdin)?
+            .value("cniVersion")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let newest = || {
+        supported
+            .iter()
+            .max()
+            .unwrap_or(&Version::NEWEST)
+            .to_string()
+    };
+    let cni_version = stated
+        .filter(|text| !text.is_empty())
+        .unwrap_or_else(newest);
+    Ok(json_line(&Versions {
+        cni_version,
+        supported_versions: supported,
+    })?)
+}
+
+fn about(about: About, versions: &[Version]) -> String {
+    let About {
+        name,
+        version,
+        summary,
+        docs,
+    } = about;
+    let versions = Version::list(versions);
+    format!(
+        "{name} {version}\n{summary}\n\n\
+         A CNI plugin: a container runtime runs it, with CNI_COMMAND in the environment and a network\n\
+         configuration on standard input.\n\n\
+         CNI versions: {versions}\n\
+         Documentation: {docs}\n"
+    )
+}
+
+fn panicked(payload: &(dyn Any + Send)) -> Failure {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    Failure::new(ErrorCode::INTERNAL, format!("the plugin panicked: {text}"))
+        .with_details("this is a defect of the plugin: standard error tells where")
+}
+
+fn json_line(value: &impl Serialize) -> Result<Vec<u8>, spec::Error> {
+    let mut json =
+        serde_json::to_vec(value).map_err(|source| spec::Error::Unwritable { source })?;
+    json.push(b'\n');
+    Ok(json)
+}

@@ -1,0 +1,137 @@
+use std::str::FromStr;
+
+use super::Error;
+
+/// `CNI_ARGS`: what the user passes to one attachment, as `KEY=VALUE;KEY=VALUE`.
+///
+/// The specification prefers `args` in the configuration ([`CniArgs`](super::CniArgs)) where both
+/// say the same.
+///
+/// ```
+/// use cnikit::spec::Args;
+///
+/// let args: Args = "IgnoreUnknown=1;K8S_POD_NAME=web-0".parse()?;
+/// assert_eq!(args.value("K8S_POD_NAME"), Some("web-0"));
+/// args.require_known(&["IP"])?; // IgnoreUnknown lets the pod's name pass
+/// # Ok::<(), cnikit::spec::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Args {
+    pairs: Vec<(String, String)>,
+}
+
+impl Args {
+    /// The key that asks a plugin to pass over keys that it does not know.
+    pub const IGNORE_UNKNOWN: &str = "IgnoreUnknown";
+
+    /// The value of a key; the last one where the key stands more than once.
+    pub fn value(&self, key: &str) -> Option<&str> {
+        self.iter()
+            .rev()
+            .find(|(name, _)| *name == key)
+            .map(|(_, value)| value)
+    }
+
+    /// All pairs, in the order in which they were passed.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
+        self.pairs
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// Whether the caller wants unknown keys passed over: `IgnoreUnknown` is `1` or `true`.
+    pub fn ignores_unknown(&self) -> bool {
+        self.value(Self::IGNORE_UNKNOWN)
+            .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
+    }
+
+    /// Makes sure that every key is one of `known`, unless `IgnoreUnknown` says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownArgs`] with the keys that nobody would act on.
+    pub fn require_known(&self, known: &[&str]) -> Result<(), Error> {
+        let unknown: Vec<String> = self
+            .iter()
+            .map(|(key, _)| key)
+            .filter(|key| *key != Self::IGNORE_UNKNOWN && !known.contains(key))
+            .map(str::to_owned)
+            .collect();
+        if unknown.is_empty() || self.ignores_unknown() {
+            Ok(())
+        } else {
+            Err(Error::UnknownArgs { keys: unknown })
+        }
+    }
+}
+
+impl FromStr for Args {
+    type Err = Error;
+
+    /// Reads pairs separated by `;`. A value may hold `=`; nothing between two `;` is passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Args`] for a pair without `=` or without a key.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let pair_of = |pair: &str| match pair.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(Error::Args {
+                pair: pair.to_owned(),
+            }),
+        };
+        let pairs = text
+            .split(';')
+            .filter(|pair| !pair.is_empty())
+            .map(pair_of)
+            .collect::<Result<_, _>>()?;
+        Ok(Self { pairs })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_read_as_runtimes_write_them() {
+        let args: Args = "FOO=BAR;ABC=123;EMPTY=;URL=a=b;FOO=BAZ;".parse().unwrap();
+        assert_eq!(args.value("ABC"), Some("123"));
+        assert_eq!(args.value("EMPTY"), Some(""));
+        assert_eq!(args.value("URL"), Some("a=b"));
+        assert_eq!(args.value("FOO"), Some("BAZ"));
+        assert_eq!(args.value("foo"), None);
+        assert_eq!(args.iter().count(), 5);
+        assert_eq!("".parse::<Args>().unwrap(), Args::default());
+    }
+
+    #[test]
+    fn a_pair_needs_a_key_and_a_sign() {
+        for bad in ["FOO", "=BAR", "A=1;B"] {
+            bad.parse::<Args>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_unless_told_otherwise() {
+        let strict: Args = "IP=10.0.0.2;FOO=1;BAR=2".parse().unwrap();
+        let error = strict.require_known(&["IP"]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "CNI_ARGS holds keys that this plugin does not know: FOO, BAR; drop them or add IgnoreUnknown=1"
+        );
+        strict.require_known(&["IP", "FOO", "BAR"]).unwrap();
+        for lenient in [
+            "FOO=1;IgnoreUnknown=1",
+            "IgnoreUnknown=true;FOO=1",
+            "IgnoreUnknown=True;FOO=1",
+        ] {
+            lenient.parse::<Args>().unwrap().require_known(&[]).unwrap();
+        }
+        "FOO=1;IgnoreUnknown=0"
+            .parse::<Args>()
+            .unwrap()
+            .require_known(&[])
+            .unwrap_err();
+    }
+}

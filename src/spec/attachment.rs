@@ -1,0 +1,140 @@
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{ContainerId, IfName, MacAddr, NetworkName};
+
+/// One interface of one container in one network: the identity that everything else derives from.
+///
+/// The names and hardware addresses below come from the SHA-256 digest of `network/container
+/// id/ifname`. None of the three can hold a `/`, so that no two attachments share a text. `DEL`,
+/// `CHECK` and `GC` find what `ADD` made with nothing else at hand; so will a person:
+///
+/// ```text
+/// $ printf 'dbnet/cnitool-77383ca0a0715733ca6f/eth0' | sha256sum
+/// ```
+///
+/// ```
+/// use cnikit::spec::Attachment;
+///
+/// let attachment = Attachment {
+///     network: "dbnet".parse()?,
+///     container_id: "cnitool-77383ca0a0715733ca6f".parse()?,
+///     ifname: "eth0".parse()?,
+/// };
+/// assert_eq!(attachment.host_ifname().as_str(), "veth76c13cb9109");
+/// # Ok::<(), cnikit::spec::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The network's name.
+    pub network: NetworkName,
+    /// The container's identifier.
+    pub container_id: ContainerId,
+    /// The name of the interface inside the container.
+    pub ifname: IfName,
+}
+
+impl Attachment {
+    /// The attachment of these three names.
+    pub fn new(network: NetworkName, container_id: ContainerId, ifname: IfName) -> Self {
+        Self {
+            network,
+            container_id,
+            ifname,
+        }
+    }
+
+    /// The name of the interface's peer on the host: `veth` and the first 11 hexadecimal digits of
+    /// the digest.
+    pub fn host_ifname(&self) -> IfName {
+        let mut name = String::from("veth");
+        for byte in &self.digest()[..6] {
+            // Writing to a String cannot fail.
+            let _ = write!(name, "{byte:02x}");
+        }
+        name.truncate(IfName::MAX_LEN);
+        IfName::known_good(name)
+    }
+
+    /// The hardware address of the peer on the host: octets 8 to 13 of the digest, locally
+    /// administered, unicast.
+    pub fn host_mac(&self) -> MacAddr {
+        let [_, _, _, _, _, _, _, _, a, b, c, d, e, f, ..] = self.digest();
+        local_unicast([a, b, c, d, e, f])
+    }
+
+    /// The hardware address inside the container: octets 14 to 19 of the digest, locally
+    /// administered, unicast.
+    pub fn container_mac(&self) -> MacAddr {
+        let [
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            ..,
+        ] = self.digest();
+        local_unicast([a, b, c, d, e, f])
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        Sha256::digest(format!(
+            "{}/{}/{}",
+            self.network, self.container_id, self.ifname
+        ))
+        .into()
+    }
+}
+
+fn local_unicast([first, rest @ ..]: [u8; 6]) -> MacAddr {
+    let [b, c, d, e, f] = rest;
+    MacAddr::new([first & 0b1111_1100 | 0b0000_0010, b, c, d, e, f])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(network: &str, container_id: &str, ifname: &str) -> Attachment {
+        Attachment::new(
+            network.parse().unwrap(),
+            container_id.parse().unwrap(),
+            ifname.parse().unwrap(),
+        )
+    }
+
+    // printf 'dbnet/cnitool-77383ca0a0715733ca6f/eth0' | sha256sum
+    // 76c13cb9109abb58 91a95024de0e 2344a746a413 1320c8876470707e893496cd
+    #[test]
+    fn the_names_are_those_of_sha256sum() {
+        let attachment = attachment("dbnet", "cnitool-77383ca0a0715733ca6f", "eth0");
+        assert_eq!(attachment.host_ifname().as_str(), "veth76c13cb9109");
+        assert_eq!(attachment.host_mac().to_string(), "92:a9:50:24:de:0e");
+        assert_eq!(attachment.container_mac().to_string(), "22:44:a7:46:a4:13");
+    }
+
+    #[test]
+    fn the_border_between_the_parts_counts() {
+        let one = attachment("ab", "c", "eth0");
+        let other = attachment("a", "bc", "eth0");
+        assert_ne!(one.host_ifname(), other.host_ifname());
+        assert_ne!(one.host_mac(), other.host_mac());
+    }
+}

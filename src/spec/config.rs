@@ -1,0 +1,243 @@
+use ipnetwork::IpNetwork;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::lenient::null_as_default;
+use super::{AddResult, Dns, Error, MacAddr, NetworkName, PluginType, ValidAttachments, Version};
+
+/// The network configuration as it arrived on standard input: a JSON object, nothing in it judged
+/// yet.
+///
+/// The keys that every plugin shares are read with [`net_conf`](Self::net_conf), the plugin's own
+/// with [`decode`](Self::decode), out of the same object.
+///
+/// ```
+/// use cnikit::spec::{RawConfig, Version};
+///
+/// #[derive(serde::Deserialize)]
+/// struct BridgeConfig {
+///     bridge: String,
+/// }
+///
+/// let raw = RawConfig::parse(br#"{"cniVersion": "1.0.0", "name": "dbnet", "type": "bridge", "bridge": "cni0"}"#)?;
+/// let net_conf = raw.net_conf()?;
+/// let own: BridgeConfig = raw.decode()?;
+/// assert_eq!((net_conf.cni_version, net_conf.name.as_str()), (Version::V1_0_0, "dbnet"));
+/// assert_eq!(own.bridge, "cni0");
+/// # Ok::<(), cnikit::spec::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct RawConfig {
+    bytes: Vec<u8>,
+    object: Map<String, Value>,
+}
+
+/// The keys of a configuration that every plugin shares.
+///
+/// See [Plugin configuration objects](https://www.cni.dev/docs/spec/#plugin-configuration-objects).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NetConf {
+    /// `cniVersion`
+    pub cni_version: Version,
+    /// `name`: the network's.
+    pub name: NetworkName,
+    /// `type`: the plugin's executable. A delegate reads its caller's here.
+    pub plugin_type: PluginType,
+    /// `ipMasq`: whether traffic that leaves the network should bear the host's address.
+    pub ip_masq: bool,
+    /// `ipam`
+    pub ipam: Option<IpamConf>,
+    /// `dns`
+    pub dns: Dns,
+    /// `args.cni`
+    pub args: CniArgs,
+    /// `runtimeConfig`: what the runtime passes for the capabilities that the configuration
+    /// declares.
+    pub runtime_config: Map<String, Value>,
+}
+
+/// The `ipam` key: how addresses are managed.
+#[derive(Debug, Clone, Deserialize)]
+#[non_exhaustive]
+pub struct IpamConf {
+    /// `ipam.type`; absent where the network has no addresses.
+    #[serde(rename = "type", default)]
+    pub plugin_type: Option<PluginType>,
+    /// The other keys.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// Wishes for one attachment that a plugin may ignore: the `args.cni` key.
+///
+/// See [the conventions](https://www.cni.dev/docs/conventions/#args-in-network-config).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[non_exhaustive]
+pub struct CniArgs {
+    /// The addresses to give. One without a prefix length has that of a single host.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub ips: Vec<IpNetwork>,
+    /// Labels of the container.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub labels: Vec<Label>,
+    /// The hardware address to give.
+    #[serde(default, deserialize_with = "super::lenient::empty_as_none")]
+    pub mac: Option<MacAddr>,
+}
+
+/// A label of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Label {
+    /// The label's name.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+#[derive(Default, Deserialize)]
+struct AllArgs {
+    #[serde(default, deserialize_with = "null_as_default")]
+    cni: CniArgs,
+}
+
+impl RawConfig {
+    /// Takes the bytes of standard input.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotJson`] or [`Error::NotAnObject`].
+    pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, Error> {
+        let bytes = bytes.into();
+        match serde_json::from_slice(&bytes).map_err(|source| Error::NotJson { source })? {
+            Value::Object(object) => Ok(Self { bytes, object }),
+            _ => Err(Error::NotAnObject),
+        }
+    }
+
+    /// The configuration as it arrived: what a delegate must receive.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The value of a key.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.object.get(key)
+    }
+
+    /// `cniVersion`; absent or empty means [`Version::UNSTATED`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownVersion`], or [`Error::InvalidKey`] when it is not text.
+    pub fn cni_version(&self) -> Result<Version, Error> {
+        match self.key::<String>("cniVersion")? {
+            Some(text) if !text.is_empty() => text.parse(),
+            _ => Ok(Version::UNSTATED),
+        }
+    }
+
+    /// `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingKey`] or [`Error::InvalidKey`].
+    pub fn name(&self) -> Result<NetworkName, Error> {
+        self.required("name")
+    }
+
+    /// The keys that every plugin shares.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingKey`], [`Error::InvalidKey`] or [`Error::UnknownVersion`].
+    pub fn net_conf(&self) -> Result<NetConf, Error> {
+        Ok(NetConf {
+            cni_version: self.cni_version()?,
+            name: self.name()?,
+            plugin_type: self.required("type")?,
+            ip_masq: self.key("ipMasq")?.unwrap_or_default(),
+            ipam: self.key("ipam")?,
+            dns: self.key("dns")?.unwrap_or_default(),
+            args: self.key::<AllArgs>("args")?.unwrap_or_default().cni,
+            runtime_config: self.key("runtimeConfig")?.unwrap_or_default(),
+        })
+    }
+
+    /// `prevResult`: the result of the plugin before this one in the chain, or of the whole `ADD`
+    /// on `CHECK` and `DEL`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPrevResult`], and those of [`cni_version`](Self::cni_version), whose form it
+    /// has.
+    pub fn prev_result(&self) -> Result<Option<AddResult>, Error> {
+        match self.value("prevResult") {
+            None | Some(Value::Null) => Ok(None),
+            Some(json) => AddResult::from_json(json, self.cni_version()?)
+                .map(Some)
+                .map_err(|source| Error::InvalidPrevResult {
+                    source: Box::new(source),
+                }),
+        }
+    }
+
+    /// `cni.dev/valid-attachments`, or its alias `cni.dev/attachments` where only that has a list.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidKey`]: an entry that cannot be read might be the very one to keep.
+    pub fn valid_attachments(&self) -> Result<ValidAttachments, Error> {
+        const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+        for key in KEYS {
+            if let Some(list) = self.key(key)? {
+                return Ok(ValidAttachments::List(list));
+            }
+        }
+        let is_there = KEYS.iter().any(|key| self.object.contains_key(*key));
+        Ok(if is_there {
+            ValidAttachments::Null
+        } else {
+            ValidAttachments::Absent
+        })
+    }
+
+    /// The plugin's own keys. They stand in the same object as everybody's, so that `C` must
+    /// tolerate those: no `deny_unknown_fields`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidConfig`], whose source names line and column.
+    pub fn decode<C: DeserializeOwned>(&self) -> Result<C, Error> {
+        // From the bytes and not from the object, for the line and the column.
+        serde_json::from_slice(&self.bytes).map_err(|source| Error::InvalidConfig { source })
+    }
+
+    fn required<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, Error> {
+        self.key(key)?.ok_or(Error::MissingKey { key })
+    }
+
+    fn key<T: DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>, Error> {
+        match self.value(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => T::deserialize(value)
+                .map(Some)
+                .map_err(|source| Error::InvalidKey { key, source }),
+        }
+    }
+}
+
+impl IpamConf {
+    /// The IPAM's own keys, `type` not among them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidKey`].
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        T::deserialize(&self.other).map_err(|source| Error::InvalidKey {
+            key: "ipam",
+            source,
+        })
+    }
+}

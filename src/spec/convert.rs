@@ -1,0 +1,326 @@
+//! A result to and from the JSON of each version: two shapes and their details for seven versions.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::lenient::{empty_as_none, null_as_default};
+use super::{AddResult, Dns, Error, Interface, IpConfig, Lost, Route, Version};
+
+/// The shape from 0.3.0 on.
+#[derive(Serialize, Deserialize)]
+struct Listed {
+    /// Written only: what is read states its version before its shape is known.
+    #[serde(rename = "cniVersion", skip_deserializing)]
+    cni_version: Option<Version>,
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    interfaces: Vec<Interface>,
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    ips: Vec<ListedIp>,
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    routes: Vec<Route>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dns: Option<Dns>,
+    #[serde(flatten)]
+    other: Map<String, Value>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ListedIp {
+    /// The family, before 1.0.0. It is not looked at when read: the address says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    version: Option<Value>,
+    #[serde(flatten)]
+    ip: IpConfig,
+}
+
+/// The shape up to 0.2.0: one address a family, and no interfaces.
+#[derive(Serialize, Deserialize)]
+struct PerFamily {
+    #[serde(rename = "cniVersion", skip_deserializing)]
+    cni_version: Option<Version>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip4: Option<FamilyIp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip6: Option<FamilyIp>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    dns: Dns,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FamilyIp {
+    ip: IpNetwork,
+    #[serde(
+        default,
+        deserialize_with = "empty_as_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    gateway: Option<IpAddr>,
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    routes: Vec<Route>,
+}
+
+impl AddResult {
+    /// Writes the result in the form of `version`.
+    ///
+    /// What only describes an interface is left out where the version has no word for it: its MTU,
+    /// socket and PCI device before 1.1.0, the interface itself before 0.3.0. No plugin needs a
+    /// case per version for that. What a reader acts on is never dropped.
+    ///
+    /// ```
+    /// use cnikit::spec::{AddResult, IpConfig, Version};
+    ///
+    /// let result = AddResult::default().with_ip(IpConfig::new("10.1.0.5/16".parse()?));
+    /// assert_eq!(result.to_json(Version::V1_0_0)?, r#"{"cniVersion":"1.0.0","ips":[{"address":"10.1.0.5/16"}]}"#);
+    /// assert_eq!(result.to_json(Version::V0_2_0)?, r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.1.0.5/16"},"dns":{}}"#);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lossy`] names what the version cannot hold: attributes of routes before 1.1.0;
+    /// before 0.3.0 the second address of a family, and routes of a family without an address.
+    /// [`Error::NoAddress`] before 0.3.0.
+    pub fn to_json(&self, version: Version) -> Result<String, Error> {
+        if version < Version::V0_3_0 && self.ips.is_empty() {
+            return Err(Error::NoAddress { version });
+        }
+        let lost = self.lost_in(version);
+        if !lost.is_empty() {
+            return Err(Error::Lossy { version, lost });
+        }
+        let json = if version < Version::V0_3_0 {
+            serde_json::to_string(&self.per_family(version))
+        } else {
+            serde_json::to_string(&self.listed(version))
+        };
+        json.map_err(|source| Error::Unwritable { source })
+    }
+
+    /// Reads a result in the form of the version that it states, or of `unstated` where it states
+    /// none.
+    ///
+    /// Keys which that version does not define are kept in the `other` of the part that they stand
+    /// in, and [`to_json`](Self::to_json) puts them back: plugins in the field write 1.1.0's keys
+    /// into older results.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownVersion`] or [`Error::InvalidResult`].
+    pub fn from_json(json: &Value, unstated: Version) -> Result<Self, Error> {
+        let version = match json.get("cniVersion").and_then(Value::as_str) {
+            Some(text) if !text.is_empty() => text.parse()?,
+            _ => unstated,
+        };
+        let result = if version < Version::V0_3_0 {
+            PerFamily::deserialize(json).map(Self::from_per_family)
+        } else {
+            Listed::deserialize(json).map(Self::from_listed)
+        };
+        let mut result = result.map_err(|source| Error::InvalidResult { version, source })?;
+        if version < Version::V1_1_0 {
+            result.move_newer_keys_to_other();
+        }
+        Ok(result)
+    }
+
+    fn lost_in(&self, version: Version) -> Vec<Lost> {
+        let mut lost = Vec::new();
+        for (index, route) in self.routes.iter().enumerate() {
+            if version < Version::V1_1_0 {
+                let newer = take_newer_of_route(&mut route.clone());
+                let name = |(key, value)| Lost {
+                    what: format!("routes[{index}].{key} {value}"),
+                    since: Version::V1_1_0,
+                };
+                lost.extend(newer.map(name));
+            }
+            if version < Version::V0_3_0 && self.first_ip(route.dst.is_ipv4()).is_none() {
+                let what = format!(
+                    "routes[{index}] {} without an address of its family",
+                    route.dst
+                );
+                lost.push(Lost {
+                    what,
+                    since: Version::V0_3_0,
+                });
+            }
+        }
+        if version < Version::V0_3_0 {
+            for (index, ip) in self.ips.iter().enumerate() {
+                if self.first_ip(ip.address.is_ipv4()) != Some(index) {
+                    lost.push(Lost {
+                        what: format!("ips[{index}] {}", ip.address),
+                        since: Version::V0_3_0,
+                    });
+                }
+            }
+        }
+        lost
+    }
+
+    fn first_ip(&self, is_ipv4: bool) -> Option<usize> {
+        self.ips
+            .iter()
+            .position(|ip| ip.address.is_ipv4() == is_ipv4)
+    }
+
+    fn per_family(&self, version: Version) -> PerFamily {
+        let family = |is_ipv4: bool| {
+            let ip = self.ips.iter().find(|ip| ip.address.is_ipv4() == is_ipv4)?;
+            let routes = self
+                .routes
+                .iter()
+                .filter(|route| route.dst.is_ipv4() == is_ipv4)
+                .cloned()
+                .collect();
+            Some(FamilyIp {
+                ip: ip.address,
+                gateway: ip.gateway,
+                routes,
+            })
+        };
+        PerFamily {
+            cni_version: Some(version),
+            ip4: family(true),
+            ip6: family(false),
+            dns: self.dns.clone(),
+        }
+    }
+
+    fn from_per_family(PerFamily { ip4, ip6, dns, .. }: PerFamily) -> Self {
+        let mut result = Self {
+            dns,
+            ..Self::default()
+        };
+        for FamilyIp {
+            ip,
+            gateway,
+            routes,
+        } in ip4.into_iter().chain(ip6)
+        {
+            result.ips.push(IpConfig {
+                gateway,
+                ..IpConfig::new(ip)
+            });
+            result.routes.extend(routes);
+        }
+        result
+    }
+
+    fn listed(&self, version: Version) -> Listed {
+        let mut result = self.clone();
+        if version < Version::V1_1_0 {
+            for interface in &mut result.interfaces {
+                take_newer_of_interface(interface).for_each(drop);
+            }
+        } else {
+            // So that a key which came as unknown, and was set since, is written once.
+            result.move_newer_keys_to_other();
+        }
+        let AddResult {
+            interfaces,
+            ips,
+            routes,
+            dns,
+            other,
+        } = result;
+        let listed_ip = |ip: IpConfig| {
+            let family = if ip.address.is_ipv4() { "4" } else { "6" };
+            ListedIp {
+                version: (version < Version::V1_0_0).then(|| family.into()),
+                ip,
+            }
+        };
+        Listed {
+            cni_version: Some(version),
+            interfaces,
+            ips: ips.into_iter().map(listed_ip).collect(),
+            routes,
+            dns: Some(dns).filter(|dns| version < Version::V1_0_0 || !dns.is_empty()),
+            other,
+        }
+    }
+
+    fn from_listed(
+        Listed {
+            interfaces,
+            ips,
+            routes,
+            dns,
+            mut other,
+            ..
+        }: Listed,
+    ) -> Self {
+        other.remove("cniVersion");
+        let ips = ips.into_iter().map(|listed| listed.ip).collect();
+        Self {
+            interfaces,
+            ips,
+            routes,
+            dns: dns.unwrap_or_default(),
+            other,
+        }
+    }
+
+    fn move_newer_keys_to_other(&mut self) {
+        for interface in &mut self.interfaces {
+            let newer = take_newer_of_interface(interface);
+            interface
+                .other
+                .extend(newer.map(|(key, value)| (key.to_owned(), value)));
+        }
+        for route in &mut self.routes {
+            let newer = take_newer_of_route(route);
+            route
+                .other
+                .extend(newer.map(|(key, value)| (key.to_owned(), value)));
+        }
+    }
+}
+
+/// Takes out of an interface what came with 1.1.0.
+fn take_newer_of_interface(
+    interface: &mut Interface,
+) -> impl Iterator<Item = (&'static str, Value)> + use<> {
+    let newer = [
+        ("mtu", interface.mtu.take().map(Value::from)),
+        ("socketPath", interface.socket_path.take().map(Value::from)),
+        ("pciID", interface.pci_id.take().map(Value::from)),
+    ];
+    newer
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)))
+}
+
+/// Takes out of a route what came with 1.1.0.
+fn take_newer_of_route(route: &mut Route) -> impl Iterator<Item = (&'static str, Value)> + use<> {
+    let newer = [
+        ("mtu", route.mtu.take().map(Value::from)),
+        ("advmss", route.advmss.take().map(Value::from)),
+        ("priority", route.priority.take().map(Value::from)),
+        ("table", route.table.take().map(Value::from)),
+        ("scope", route.scope.take().map(Value::from)),
+    ];
+    newer
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)))
+}

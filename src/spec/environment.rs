@@ -1,0 +1,205 @@
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::{
+    Args, Attachment, Command, ContainerId, Error, IfName, NetworkName, Presence, Variable,
+};
+
+/// The `CNI_*` variables of one call, as far as its verb reads them.
+///
+/// See [Parameters](https://www.cni.dev/docs/spec/#parameters).
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Environment {
+    /// The verb that the variables were read for.
+    pub command: Command,
+    /// `CNI_CONTAINERID`
+    pub container_id: Option<ContainerId>,
+    /// `CNI_NETNS`
+    pub netns: Option<PathBuf>,
+    /// `CNI_IFNAME`
+    pub ifname: Option<IfName>,
+    /// `CNI_ARGS`; empty when not set. Only for `DEL` can it be an error: see
+    /// [`Environment::read`].
+    pub args: Result<Args, Error>,
+    /// `CNI_PATH`: the directories to look for plugins in.
+    pub path: Vec<PathBuf>,
+    /// `CNI_NETNS_OVERRIDE` is `1` or `TRUE`: the caller knows that `CNI_NETNS` may be the plugin's
+    /// own namespace.
+    pub netns_override: bool,
+}
+
+/// A variable whose value breaks its rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidVariable {
+    /// The variable.
+    pub variable: Variable,
+    /// What is wrong with its value.
+    pub reason: String,
+}
+
+impl Environment {
+    /// The verb in `CNI_COMMAND`, or `None` when it is not set: then no runtime called, but a
+    /// person.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownCommand`].
+    pub fn command(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<Command>, Error> {
+        value_of(lookup, "CNI_COMMAND")
+            .map(|value| value.to_string_lossy().parse())
+            .transpose()
+    }
+
+    /// Reads what `command` needs. `lookup` answers for one variable, like [`std::env::var_os`]; an
+    /// empty value counts as unset, as runtimes export empty variables.
+    ///
+    /// `DEL` passes a malformed `CNI_ARGS` on as an error value: no attachment may become
+    /// impossible to delete for it.
+    ///
+    /// ```
+    /// use cnikit::spec::{Command, Environment};
+    ///
+    /// let lookup = |name: &str| match name {
+    ///     "CNI_CONTAINERID" => Some("c1".into()),
+    ///     "CNI_IFNAME" => Some("eth0".into()),
+    ///     _ => None,
+    /// };
+    /// let environment = Environment::read(Command::Del, &lookup)?;
+    /// assert_eq!(environment.netns, None);
+    ///
+    /// let error = Environment::read(Command::Add, &lookup).unwrap_err();
+    /// assert_eq!(error.to_string(), "ADD needs CNI_NETNS in the environment: not set, or empty");
+    /// # Ok::<(), cnikit::spec::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Environment`] with every variable that is missing or not valid.
+    pub fn read(
+        command: Command,
+        lookup: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, Error> {
+        let mut reader = Reader {
+            command,
+            lookup,
+            missing: Vec::new(),
+            invalid: Vec::new(),
+        };
+        let container_id = reader.parse(Variable::ContainerId);
+        let netns = reader.value(Variable::Netns).map(PathBuf::from);
+        let ifname = reader.parse(Variable::IfName);
+        let args = if command == Command::Del {
+            reader
+                .value(Variable::Args)
+                .map_or(Ok(Args::default()), |args| args.to_string_lossy().parse())
+        } else {
+            Ok(reader.parse(Variable::Args).unwrap_or_default())
+        };
+        let path = reader
+            .value(Variable::Path)
+            .map(|path| std::env::split_paths(&path).collect())
+            .unwrap_or_default();
+        let netns_override = value_of(lookup, "CNI_NETNS_OVERRIDE")
+            .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
+
+        let Reader {
+            missing, invalid, ..
+        } = reader;
+        if missing.is_empty() && invalid.is_empty() {
+            Ok(Self {
+                command,
+                container_id,
+                netns,
+                ifname,
+                args,
+                path,
+                netns_override,
+            })
+        } else {
+            Err(Error::Environment {
+                command,
+                missing,
+                invalid,
+            })
+        }
+    }
+
+    /// The attachment to `network` that the variables speak of.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Environment`] when the verb is not about one attachment and so does not read them.
+    pub fn attachment(&self, network: NetworkName) -> Result<Attachment, Error> {
+        let container_id = self
+            .container_id
+            .clone()
+            .ok_or_else(|| self.missing(Variable::ContainerId))?;
+        let ifname = self
+            .ifname
+            .clone()
+            .ok_or_else(|| self.missing(Variable::IfName))?;
+        Ok(Attachment {
+            network,
+            container_id,
+            ifname,
+        })
+    }
+
+    /// `CNI_NETNS`, for a verb that cannot do without.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Environment`] when it is not there.
+    pub fn required_netns(&self) -> Result<PathBuf, Error> {
+        self.netns
+            .clone()
+            .ok_or_else(|| self.missing(Variable::Netns))
+    }
+
+    fn missing(&self, variable: Variable) -> Error {
+        Error::Environment {
+            command: self.command,
+            missing: vec![variable],
+            invalid: Vec::new(),
+        }
+    }
+}
+
+struct Reader<'a> {
+    command: Command,
+    lookup: &'a dyn Fn(&str) -> Option<OsString>,
+    missing: Vec<Variable>,
+    invalid: Vec<InvalidVariable>,
+}
+
+impl Reader<'_> {
+    fn value(&mut self, variable: Variable) -> Option<OsString> {
+        let presence = self.command.rule().presence(variable);
+        let value =
+            value_of(self.lookup, variable.as_str()).filter(|_| presence != Presence::Unused);
+        if value.is_none() && presence == Presence::Required {
+            self.missing.push(variable);
+        }
+        value
+    }
+
+    fn parse<T: FromStr<Err = Error>>(&mut self, variable: Variable) -> Option<T> {
+        let parsed = match self.value(variable)?.into_string() {
+            Ok(text) => text.parse().map_err(|error: Error| error.to_string()),
+            Err(bytes) => Err(format!("{bytes:?} is not UTF-8")),
+        };
+        match parsed {
+            Ok(value) => Some(value),
+            Err(reason) => {
+                self.invalid.push(InvalidVariable { variable, reason });
+                None
+            }
+        }
+    }
+}
+
+fn value_of(lookup: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Option<OsString> {
+    lookup(name).filter(|value| !value.is_empty())
+}

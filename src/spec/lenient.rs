@@ -1,0 +1,32 @@
+//! How the reader bears with what plugins in the field write: `null` for an empty list, `""` for an
+//! absent value.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, de};
+
+/// `null` reads as the default.
+pub(super) fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// `null` and `""` read as absent, other text is parsed.
+pub(super) fn empty_as_none<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr,
+    T::Err: Display,
+{
+    match Option::<String>::deserialize(deserializer)? {
+        Some(text) if !text.is_empty() => text
+            .parse()
+            .map(Some)
+            .map_err(|error| de::Error::custom(format_args!("{text:?}: {error}"))),
+        _ => Ok(None),
+    }
+}

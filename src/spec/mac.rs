@@ -1,0 +1,126 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+
+/// An Ethernet hardware address of six octets.
+///
+/// ```
+/// use cnikit::spec::MacAddr;
+///
+/// let mac: MacAddr = "02:00:5E:10:00:01".parse()?;
+/// assert_eq!(mac.octets(), [0x02, 0x00, 0x5e, 0x10, 0x00, 0x01]);
+/// assert_eq!(mac.to_string(), "02:00:5e:10:00:01");
+/// # Ok::<(), cnikit::spec::Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MacAddr([u8; 6]);
+
+impl MacAddr {
+    /// The address of these octets, in the order in which they travel.
+    pub const fn new(octets: [u8; 6]) -> Self {
+        Self(octets)
+    }
+
+    /// The octets, in the order in which they travel.
+    pub const fn octets(self) -> [u8; 6] {
+        self.0
+    }
+
+    /// Whether the address names one station, not a group of them.
+    pub const fn is_unicast(self) -> bool {
+        self.0[0] & 0x01 == 0
+    }
+
+    /// Whether the address was made up locally, not assigned to a manufacturer.
+    pub const fn is_local(self) -> bool {
+        self.0[0] & 0x02 != 0
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MacAddr({self})")
+    }
+}
+
+impl FromStr for MacAddr {
+    type Err = Error;
+
+    /// Reads six pairs of hexadecimal digits, in either case, with `:` or `-` between them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mac`] for any other text.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let separator = if text.contains('-') { '-' } else { ':' };
+        let mut octets = [0; 6];
+        let mut pairs = text.split(separator);
+        for octet in &mut octets {
+            *octet = pairs.next().and_then(octet_of).ok_or_else(|| Error::Mac {
+                value: text.to_owned(),
+            })?;
+        }
+        match pairs.next() {
+            None => Ok(Self(octets)),
+            Some(_) => Err(Error::Mac {
+                value: text.to_owned(),
+            }),
+        }
+    }
+}
+
+// from_str_radix alone would take a sign.
+fn octet_of(pair: &str) -> Option<u8> {
+    let is_pair = pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
+    is_pair.then(|| u8::from_str_radix(pair, 16).ok()).flatten()
+}
+
+impl TryFrom<String> for MacAddr {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl From<MacAddr> for String {
+    fn from(mac: MacAddr) -> String {
+        mac.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_six_pairs_of_digits_are_an_address() {
+        assert_eq!(
+            "c2-11-22-33-44-55".parse::<MacAddr>().unwrap().to_string(),
+            "c2:11:22:33:44:55"
+        );
+        for bad in [
+            "",
+            "c2:11:22:33:44",
+            "c2:11:22:33:44:55:66",
+            "c2:11:22:33:44:5",
+            "c2:11:22:33:44:+5",
+            "c2:11:22:33:44:zz",
+            "c2:11-22:33:44:55",
+            "c21122334455",
+        ] {
+            bad.parse::<MacAddr>().unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,216 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+
+/// The name of a network, which the specification wants unique on a host.
+///
+/// It starts with a letter or a digit, and goes on with letters, digits, `_`, `.` or `-`: so it is
+/// a file name as well.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NetworkName(String);
+
+/// A container's identifier, chosen by the runtime; the pattern is that of [`NetworkName`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContainerId(String);
+
+/// The name of a network interface, as the kernel accepts it: 1 to 15 bytes, not `.` or `..`,
+/// without `/`, `:` or white space.
+///
+/// ```
+/// use cnikit::spec::IfName;
+///
+/// let ifname: IfName = "eth0".parse()?;
+/// assert_eq!(ifname.as_str(), "eth0");
+/// assert!("a-name-too-long-for-it".parse::<IfName>().is_err());
+/// # Ok::<(), cnikit::spec::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct IfName(String);
+
+/// The `type` of a plugin: the name of its executable, which is looked up in the directories of
+/// `CNI_PATH` and so may not lead out of them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PluginType(String);
+
+impl IfName {
+    /// The greatest length in bytes: the kernel's `IFNAMSIZ` without the closing NUL.
+    pub const MAX_LEN: usize = 15;
+
+    /// A name that follows the rule by the way it was made.
+    pub(super) fn known_good(name: String) -> Self {
+        debug_assert!(is_ifname(&name), "{name:?}");
+        Self(name)
+    }
+}
+
+fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+fn is_ifname(text: &str) -> bool {
+    // The kernel looks at bytes and counts 0xa0, the Latin-1 no-break space, as white space
+    // wherever it stands: in UTF-8 it is also the last byte of letters such as "à".
+    let refused = |b: u8| matches!(b, b'/' | b':' | b'\0' | 0x0b | 0xa0) || b.is_ascii_whitespace();
+    (1..=IfName::MAX_LEN).contains(&text.len())
+        && text != "."
+        && text != ".."
+        && !text.bytes().any(refused)
+        && !text.contains(char::is_whitespace)
+}
+
+fn is_file_name(text: &str) -> bool {
+    !text.is_empty() && text != "." && text != ".." && !text.contains(['/', '\\', '\0'])
+}
+
+macro_rules! name {
+    ($name:ident, $kind:literal, $holds:path, $rule:literal) => {
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+
+            /// # Errors
+            ///
+            /// [`Error::Name`], which states the rule.
+            fn from_str(text: &str) -> Result<Self, Error> {
+                text.to_owned().try_into()
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Error;
+
+            fn try_from(value: String) -> Result<Self, Error> {
+                if $holds(&value) {
+                    Ok(Self(value))
+                } else {
+                    Err(Error::Name {
+                        kind: $kind,
+                        value,
+                        rule: $rule,
+                    })
+                }
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+    };
+}
+
+name!(
+    NetworkName,
+    "network name",
+    is_identifier,
+    "it must start with a letter or a digit and hold nothing but letters, digits, '_', '.' and '-'"
+);
+name!(
+    ContainerId,
+    "container id",
+    is_identifier,
+    "it must start with a letter or a digit and hold nothing but letters, digits, '_', '.' and '-'"
+);
+name!(
+    IfName,
+    "interface name",
+    is_ifname,
+    "it must have 1 to 15 bytes, not be '.' or '..', and hold no '/', ':' or white space"
+);
+name!(
+    PluginType,
+    "plugin type",
+    is_file_name,
+    "it must be the name of an executable, without '/' or '\\'"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_follow_the_pattern_of_the_specification() {
+        for good in ["a", "0", "dbnet", "k8s-pod.network_1", "0a1b2c", "a..b"] {
+            good.parse::<NetworkName>().unwrap();
+            good.parse::<ContainerId>().unwrap();
+        }
+        for bad in [
+            "", "-a", ".a", "_a", "a/b", "a b", "a\n", "é", "../a", "a:b", "a\0",
+        ] {
+            bad.parse::<NetworkName>().unwrap_err();
+            bad.parse::<ContainerId>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn interface_names_follow_the_kernel() {
+        for good in ["e", "eth0", "123456789012345", "...", "a.b", "a@b", "-"] {
+            good.parse::<IfName>().unwrap();
+        }
+        let bad = [
+            "",
+            ".",
+            "..",
+            "1234567890123456",
+            "a/b",
+            "a:b",
+            "a b",
+            "a\tb",
+            "a\n",
+            "a\u{b}",
+            "a\0",
+            "à",
+            "é\u{2003}",
+        ];
+        for bad in bad {
+            bad.parse::<IfName>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn plugin_types_stay_in_their_directory() {
+        "bridge".parse::<PluginType>().unwrap();
+        for bad in ["", ".", "..", "../bridge", "/bin/sh", "a\\b"] {
+            bad.parse::<PluginType>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_refused_name_is_told_the_rule() {
+        let error = serde_json::from_str::<NetworkName>(r#""my net""#).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "network name \"my net\" is not valid: it must start with a letter or a digit and hold nothing but \
+             letters, digits, '_', '.' and '-'"
+        );
+    }
+}

@@ -1,0 +1,186 @@
+use std::fmt;
+use std::str::FromStr;
+
+use super::{Error, Version};
+
+/// A verb of the protocol: the value of `CNI_COMMAND`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Command {
+    /// Attach a container to the network.
+    Add,
+    /// Detach it.
+    Del,
+    /// Tell whether an attachment is as `ADD` left it.
+    Check,
+    /// Free what belongs to no valid attachment.
+    Gc,
+    /// Tell whether an `ADD` could be served.
+    Status,
+    /// Tell which versions the plugin speaks.
+    Version,
+}
+
+/// A variable of the environment that carries a parameter of the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Variable {
+    /// `CNI_CONTAINERID`
+    ContainerId,
+    /// `CNI_NETNS`
+    Netns,
+    /// `CNI_IFNAME`
+    IfName,
+    /// `CNI_ARGS`
+    Args,
+    /// `CNI_PATH`
+    Path,
+}
+
+/// How a verb takes a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Presence {
+    /// The call fails without it.
+    Required,
+    /// Read where it is there.
+    Optional,
+    /// Not looked at, whatever it holds.
+    Unused,
+}
+
+/// What one verb needs: a row of the protocol's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rule {
+    /// The verb as it stands in `CNI_COMMAND`.
+    pub word: &'static str,
+    /// The first version of the specification that has it.
+    pub since: Version,
+    /// `CNI_CONTAINERID`
+    pub container_id: Presence,
+    /// `CNI_NETNS`
+    pub netns: Presence,
+    /// `CNI_IFNAME`
+    pub ifname: Presence,
+    /// `CNI_ARGS`
+    pub args: Presence,
+    /// `CNI_PATH`
+    pub path: Presence,
+    /// `prevResult` in the configuration.
+    pub prev_result: Presence,
+}
+
+impl Command {
+    /// Every verb.
+    pub const ALL: [Command; 6] = [
+        Command::Add,
+        Command::Del,
+        Command::Check,
+        Command::Gc,
+        Command::Status,
+        Command::Version,
+    ];
+
+    /// The verb's row in the protocol's table.
+    ///
+    /// See [CNI operations](https://www.cni.dev/docs/spec/#cni-operations).
+    #[rustfmt::skip]
+    pub const fn rule(self) -> Rule {
+        use Presence::{Optional as O, Required as R, Unused as U};
+        use Version::{V0_1_0, V0_4_0, V1_1_0};
+        match self {
+            // CONTAINERID, NETNS, IFNAME, ARGS, PATH, prevResult
+            Command::Add     => rule("ADD",     V0_1_0, [R,          R,     R,      O,    O,    O]),
+            Command::Del     => rule("DEL",     V0_1_0, [R,          O,     R,      O,    O,    O]),
+            Command::Check   => rule("CHECK",   V0_4_0, [R,          R,     R,      O,    O,    R]),
+            Command::Gc      => rule("GC",      V1_1_0, [U,          U,     U,      U,    R,    U]),
+            Command::Status  => rule("STATUS",  V1_1_0, [U,          U,     U,      U,    O,    U]),
+            Command::Version => rule("VERSION", V0_1_0, [U,          U,     U,      U,    U,    U]),
+        }
+    }
+
+    /// The verb as it stands in `CNI_COMMAND`.
+    pub const fn as_str(self) -> &'static str {
+        self.rule().word
+    }
+
+    /// The verbs as they read in a sentence.
+    pub(super) fn list() -> String {
+        Command::ALL.map(Command::as_str).join(", ")
+    }
+}
+
+const fn rule(word: &'static str, since: Version, columns: [Presence; 6]) -> Rule {
+    let [container_id, netns, ifname, args, path, prev_result] = columns;
+    Rule {
+        word,
+        since,
+        container_id,
+        netns,
+        ifname,
+        args,
+        path,
+        prev_result,
+    }
+}
+
+impl Rule {
+    /// How the verb takes a variable.
+    pub const fn presence(&self, variable: Variable) -> Presence {
+        match variable {
+            Variable::ContainerId => self.container_id,
+            Variable::Netns => self.netns,
+            Variable::IfName => self.ifname,
+            Variable::Args => self.args,
+            Variable::Path => self.path,
+        }
+    }
+}
+
+impl Variable {
+    /// Every variable that carries a parameter.
+    pub const ALL: [Variable; 5] = [
+        Variable::ContainerId,
+        Variable::Netns,
+        Variable::IfName,
+        Variable::Args,
+        Variable::Path,
+    ];
+
+    /// The variable's name in the environment.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Variable::ContainerId => "CNI_CONTAINERID",
+            Variable::Netns => "CNI_NETNS",
+            Variable::IfName => "CNI_IFNAME",
+            Variable::Args => "CNI_ARGS",
+            Variable::Path => "CNI_PATH",
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for Variable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Command {
+    type Err = Error;
+
+    /// # Errors
+    ///
+    /// [`Error::UnknownCommand`] for anything but a verb in capital letters.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Command::ALL
+            .into_iter()
+            .find(|command| command.as_str() == text)
+            .ok_or_else(|| Error::UnknownCommand {
+                value: text.to_owned(),
+            })
+    }
+}

@@ -1,0 +1,332 @@
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::MacAddr;
+use super::lenient::{empty_as_none, null_as_default};
+
+/// What an `ADD` made: the result, in the words of the newest version of the specification.
+///
+/// It carries no version: [`to_json`](Self::to_json) writes it in the form of any, and the
+/// dispatcher does so in the configuration's. See [ADD
+/// Success](https://www.cni.dev/docs/spec/#add-success).
+///
+/// ```
+/// use cnikit::spec::{AddResult, Interface, IpConfig, MacAddr, Route};
+///
+/// let mut result = AddResult::default();
+/// result.push_interface(Interface::new("cni0"));
+/// result.push_interface(Interface::new("veth3243").with_mtu(1500));
+/// let eth0 = result.push_interface(
+///     Interface::new("eth0").with_mac(MacAddr::new([2, 0, 0, 0, 0, 5])).in_sandbox("/run/netns/blue"),
+/// );
+/// let result = result
+///     .with_ip(IpConfig::new("10.1.0.5/16".parse()?).on_interface(eth0).with_gateway("10.1.0.1".parse()?))
+///     .with_route(Route::new("0.0.0.0/0".parse()?));
+/// assert_eq!(result.ips[0].interface, Some(2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AddResult {
+    /// The interfaces of the attachment, those on the host included. Tools expect of a bridge
+    /// plugin: the bridge, the host's end, the container's end. An IPAM plugin has none.
+    pub interfaces: Vec<Interface>,
+    /// The addresses.
+    pub ips: Vec<IpConfig>,
+    /// The routes.
+    pub routes: Vec<Route>,
+    /// The name service that the container should use.
+    pub dns: Dns,
+    /// Keys that the result's version does not define. They are passed through as they came, as a
+    /// plugin in a chain must return what it was given.
+    pub other: Map<String, Value>,
+}
+
+/// An interface of the attachment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Interface {
+    /// The name. Text: behind a hypervisor it need not be one that the kernel would take.
+    pub name: String,
+    /// The hardware address. Text: links other than Ethernet have longer ones; see
+    /// [`Interface::mac_addr`].
+    #[serde(
+        default,
+        deserialize_with = "empty_as_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub mac: Option<String>,
+    /// The MTU in bytes; from 1.1.0 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Where the interface is: the path of a network namespace, or a hypervisor's identifier;
+    /// `None` on the host.
+    #[serde(
+        default,
+        deserialize_with = "empty_as_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub sandbox: Option<String>,
+    /// The absolute path of a socket that stands for the interface; from 1.1.0 on.
+    #[serde(
+        default,
+        deserialize_with = "empty_as_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub socket_path: Option<String>,
+    /// The PCI device behind the interface; from 1.1.0 on.
+    #[serde(
+        default,
+        rename = "pciID",
+        deserialize_with = "empty_as_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub pci_id: Option<String>,
+    /// Keys that the result's version does not define.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// An address of the attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct IpConfig {
+    /// The address with the prefix length of its subnet.
+    pub address: IpNetwork,
+    /// The subnet's default gateway. It asks for no route: those stand in [`AddResult::routes`].
+    #[serde(
+        default,
+        deserialize_with = "empty_as_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub gateway: Option<IpAddr>,
+    /// The interface that has the address, as an index into [`AddResult::interfaces`]. An IPAM
+    /// plugin has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<usize>,
+    /// Keys that the result's version does not define.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// A route of the attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Route {
+    /// The destination.
+    pub dst: IpNetwork,
+    /// The next hop; where absent, the gateway of an address may serve.
+    #[serde(
+        default,
+        deserialize_with = "empty_as_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub gw: Option<IpAddr>,
+    /// The MTU along the path, in bytes; from 1.1.0 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// The TCP segment size to advertise, in bytes; from 1.1.0 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advmss: Option<u32>,
+    /// The metric: lower is preferred; from 1.1.0 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// The routing table; from 1.1.0 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    /// The scope: 0 global, 253 link, 254 host; from 1.1.0 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<u8>,
+    /// Keys that the result's version does not define.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// A name service; nobody checks its texts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Dns {
+    /// The servers' addresses, most preferred first.
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub nameservers: Vec<String>,
+    /// The local domain for short names.
+    #[serde(
+        default,
+        deserialize_with = "empty_as_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub domain: Option<String>,
+    /// The domains to search for short names, most preferred first.
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub search: Vec<String>,
+    /// Options for the resolver.
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub options: Vec<String>,
+}
+
+impl AddResult {
+    /// Adds an interface and returns its index, for [`IpConfig::on_interface`].
+    pub fn push_interface(&mut self, interface: Interface) -> usize {
+        self.interfaces.push(interface);
+        self.interfaces.len() - 1
+    }
+
+    /// The result with one more interface.
+    #[must_use]
+    pub fn with_interface(mut self, interface: Interface) -> Self {
+        self.interfaces.push(interface);
+        self
+    }
+
+    /// The result with one more address.
+    #[must_use]
+    pub fn with_ip(mut self, ip: IpConfig) -> Self {
+        self.ips.push(ip);
+        self
+    }
+
+    /// The result with one more route.
+    #[must_use]
+    pub fn with_route(mut self, route: Route) -> Self {
+        self.routes.push(route);
+        self
+    }
+
+    /// The result with this name service.
+    #[must_use]
+    pub fn with_dns(mut self, dns: Dns) -> Self {
+        self.dns = dns;
+        self
+    }
+
+    /// The interface of that name in that sandbox (`None` is the host), with its index.
+    pub fn interface(&self, name: &str, sandbox: Option<&Path>) -> Option<(usize, &Interface)> {
+        let is_it = |interface: &Interface| {
+            interface.name == name && interface.sandbox.as_deref().map(Path::new) == sandbox
+        };
+        self.interfaces
+            .iter()
+            .enumerate()
+            .find(|(_, interface)| is_it(interface))
+    }
+
+    /// The addresses of the interface with that index.
+    pub fn ips_of(&self, interface: usize) -> impl Iterator<Item = &IpConfig> {
+        self.ips
+            .iter()
+            .filter(move |ip| ip.interface == Some(interface))
+    }
+}
+
+impl Interface {
+    /// An interface on the host.
+    pub fn new(name: impl AsRef<str>) -> Self {
+        Self {
+            name: name.as_ref().to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// The interface with this hardware address.
+    #[must_use]
+    pub fn with_mac(mut self, mac: MacAddr) -> Self {
+        self.mac = Some(mac.to_string());
+        self
+    }
+
+    /// The interface with this MTU in bytes.
+    #[must_use]
+    pub fn with_mtu(mut self, mtu: u32) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
+    /// The interface in the namespace at this path: for the container's end, what `CNI_NETNS` says.
+    #[must_use]
+    pub fn in_sandbox(mut self, netns: impl AsRef<Path>) -> Self {
+        self.sandbox = Some(netns.as_ref().to_string_lossy().into_owned());
+        self
+    }
+
+    /// The hardware address, where there is one and it is an Ethernet address.
+    pub fn mac_addr(&self) -> Option<MacAddr> {
+        self.mac.as_deref()?.parse().ok()
+    }
+}
+
+impl IpConfig {
+    /// An address with the prefix length of its subnet.
+    pub fn new(address: IpNetwork) -> Self {
+        Self {
+            address,
+            gateway: None,
+            interface: None,
+            other: Map::new(),
+        }
+    }
+
+    /// The address on the interface with this index.
+    #[must_use]
+    pub fn on_interface(mut self, index: usize) -> Self {
+        self.interface = Some(index);
+        self
+    }
+
+    /// The address with this gateway of its subnet.
+    #[must_use]
+    pub fn with_gateway(mut self, gateway: IpAddr) -> Self {
+        self.gateway = Some(gateway);
+        self
+    }
+}
+
+impl Route {
+    /// A route to this destination.
+    pub fn new(dst: IpNetwork) -> Self {
+        let other = Map::new();
+        Self {
+            dst,
+            gw: None,
+            mtu: None,
+            advmss: None,
+            priority: None,
+            table: None,
+            scope: None,
+            other,
+        }
+    }
+
+    /// The route by way of this next hop.
+    #[must_use]
+    pub fn via(mut self, gw: IpAddr) -> Self {
+        self.gw = Some(gw);
+        self
+    }
+}
+
+impl Dns {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.nameservers.is_empty()
+            && self.domain.is_none()
+            && self.search.is_empty()
+            && self.options.is_empty()
+    }
+}
