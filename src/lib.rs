@@ -1,9 +1,34 @@
-//! A library for authors of CNI plugins.
+//! A library for authors of CNI plugins, the programs that a container runtime calls to give a pod its network.
+//!
+//! | module | what it gives | feature |
+//! |---|---|---|
+//! | [`spec`] | the protocol as types: versions, configuration, results of every version, errors; no I/O | |
+//! | [`plugin`] | a trait to implement, and the program around it | |
+//! | [`ipam`] | address ranges and a lease store that survives crashes | `ipam` |
+//! | [`netlink`] | links, addresses, routes, TC filters and network namespaces | `netlink` |
+//! | [`datapath`] | eBPF programs that count what pods send and deliver it directly | `bpf` |
+//!
+//! All features are on by default. The modules do not know each other, beyond the types of [`spec`]: take those that
+//! you need. `bpf` alone needs a C compiler (clang) and libelf to build.
+//!
+//! # What it does not do
+//!
+//! It brings no daemon and keeps no state but the files and pins that its modules describe. It has no opinion on how
+//! a network should look: that is the plugin's, and the repository's `simple-ebpf-cni` is one.
+//!
+//! # Where to start
+//!
+//! A whole plugin stands in the documentation of [`plugin`]. Errors of every module go through `?` in a verb
+//! ([`plugin::Failure`]); outside of one, [`Error`] holds any of them.
+
 #[cfg(feature = "bpf")]
 pub mod datapath;
+mod error;
 #[cfg(feature = "ipam")]
 pub mod ipam;
 #[cfg(feature = "netlink")]
 pub mod netlink;
 pub mod plugin;
 pub mod spec;
+
+pub use self::error::Error;

@@ -62,7 +62,7 @@ impl Attachment {
     /// administered, unicast.
     pub fn host_mac(&self) -> MacAddr {
         let [_, _, _, _, _, _, _, _, a, b, c, d, e, f, ..] = self.digest();
-        local_unicast([a, b, c, d, e, f])
+        MacAddr::local_unicast([a, b, c, d, e, f])
     }
 
     /// The hardware address inside the container: octets 14 to 19 of the digest, locally
@@ -91,7 +91,7 @@ impl Attachment {
             f,
             ..,
         ] = self.digest();
-        local_unicast([a, b, c, d, e, f])
+        MacAddr::local_unicast([a, b, c, d, e, f])
     }
 
     fn digest(&self) -> [u8; 32] {
@@ -101,11 +101,6 @@ impl Attachment {
         ))
         .into()
     }
-}
-
-fn local_unicast([first, rest @ ..]: [u8; 6]) -> MacAddr {
-    let [b, c, d, e, f] = rest;
-    MacAddr::new([first & 0b1111_1100 | 0b0000_0010, b, c, d, e, f])
 }
 
 #[cfg(test)]

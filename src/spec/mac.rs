@@ -2,6 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::Error;
 
@@ -23,6 +24,18 @@ impl MacAddr {
     /// The address of these octets, in the order in which they travel.
     pub const fn new(octets: [u8; 6]) -> Self {
         Self(octets)
+    }
+
+    /// An address that derives from a text, the same each time: the first six octets of its SHA-256 digest, locally
+    /// administered, unicast.
+    pub fn derived_from(text: &str) -> Self {
+        let [a, b, c, d, e, f, ..]: [u8; 32] = Sha256::digest(text).into();
+        Self::local_unicast([a, b, c, d, e, f])
+    }
+
+    /// The nearest address to these octets that is locally administered and unicast.
+    pub(super) const fn local_unicast([first, b, c, d, e, f]: [u8; 6]) -> Self {
+        Self([first & 0b1111_1100 | 0b0000_0010, b, c, d, e, f])
     }
 
     /// The octets, in the order in which they travel.

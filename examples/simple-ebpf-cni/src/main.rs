@@ -1,1 +1,55 @@
-fn main() {}
+//! `simple-ebpf-cni`: a CNI plugin for the pods of one node.
+//!
+//! Each pod gets a veth pair on a bridge and an address from the network's subnet; an eBPF program at
+//! TC counts what it sends and delivers packets for other pods directly. Everything that takes a
+//! system call is `cnikit`'s; what stands here is the order of the steps, and what undoes them.
+
+mod add;
+mod check;
+mod config;
+mod del;
+mod network;
+mod rows;
+
+use std::process::ExitCode;
+
+use cnikit::plugin::{
+    About, AddRequest, CheckRequest, DelRequest, Failure, Plugin,
+};
+use cnikit::spec::AddResult;
+
+use crate::config::Config;
+
+/// The name under which the plugin is installed and keeps its state and pins.
+const NAME: &str = "simple-ebpf-cni";
+
+struct SimpleEbpfCni;
+
+impl Plugin for SimpleEbpfCni {
+    type Config = Config;
+
+    fn about(&self) -> About {
+        About {
+            name: NAME,
+            version: env!("CARGO_PKG_VERSION"),
+            summary: env!("CARGO_PKG_DESCRIPTION"),
+            docs: "README.md of the project",
+        }
+    }
+
+    fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, Failure> {
+        add::add(request)
+    }
+
+    fn del(&self, request: &DelRequest<Config>) -> Result<(), Failure> {
+        del::del(request)
+    }
+
+    fn check(&self, request: &CheckRequest<Config>) -> Result<(), Failure> {
+        check::check(request)
+    }
+}
+
+fn main() -> ExitCode {
+    cnikit::plugin::run(&SimpleEbpfCni)
+}

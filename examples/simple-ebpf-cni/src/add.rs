@@ -1,0 +1,179 @@
+//! ADD: attaches a pod.
+
+use std::slice;
+
+use cnikit::ipam::{self, Lease, Store};
+use cnikit::netlink::{
+    self, LOOPBACK_INDEX, Link, Netns, Socket, VethEnd, VethIndexes, VethPair,
+};
+use cnikit::plugin::{AddRequest, Failure, Step as _};
+use cnikit::spec::{AddResult, Attachment, ErrorCode, Interface, IpConfig, Route};
+use scopeguard::{ScopeGuard, guard};
+
+use crate::config::Config;
+use crate::network::{self, LOCK_TIMEOUT};
+use crate::rows::Rows;
+
+/// Attaches the pod, or fails and leaves things as they were.
+///
+/// Each step that makes something of the attachment's own is followed by the guard that undoes it. The
+/// network itself stays: the next ADD needs it too.
+pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
+    let (attachment, config) = (&request.attachment, &request.config);
+    let host = Socket::open()?;
+    let netns = Netns::open(&request.netns)?;
+    let pod = netns.socket()?;
+    if pod.link_by_name(&attachment.ifname)?.is_some() {
+        return Err(already_attached(&format!(
+            "{} has an interface {}",
+            request.netns.display(),
+            attachment.ifname
+        )));
+    }
+
+    let datapath = network::datapath(&attachment.network);
+    let bridge = network::ensure(&host, &attachment.network, config, &datapath)?;
+
+    let store = network::leases(&config.data_dir, &attachment.network)?;
+    let Leased { lease, made_here } =
+        lease(&store, attachment, config, &host).step("lease an address")?;
+    let lease = guard(lease, |lease| {
+        if made_here {
+            let freed = store.lock(LOCK_TIMEOUT).and_then(|mut store| store.release(&lease.owner));
+            undo("free the address", freed);
+        }
+    });
+
+    let veth = create_veth(&host, attachment, config, &bridge, &netns)?;
+    let veth = guard(veth, |veth| undo("delete the veth pair", host.delete_link(veth.host)));
+    host.create_clsact(veth.host, network::blocks(bridge.index))
+        .step("have the eBPF programs run on the veth pair")?;
+
+    let rows = Rows::open(&datapath, attachment).step("open the eBPF maps")?;
+    let rows = guard(rows, |rows| undo("remove the map rows", rows.remove(&lease.addresses)));
+    rows.put(&lease.addresses, veth.host).step("put the map rows")?;
+
+    let routes = configure_pod(&pod, veth.peer, &lease, config).step("configure the pod")?;
+
+    ScopeGuard::into_inner(rows);
+    ScopeGuard::into_inner(veth);
+    let lease = ScopeGuard::into_inner(lease);
+    Ok(result(request, &bridge, &lease, &routes))
+}
+
+/// A lease, and whether this ADD is to give it back when it fails.
+struct Leased {
+    lease: Lease,
+    made_here: bool,
+}
+
+/// Leases an address. A lease that the attachment has already is taken over if its pair does not
+/// exist: that is what an ADD leaves which was killed between the two.
+fn lease(
+    store: &Store,
+    attachment: &Attachment,
+    config: &Config,
+    host: &Socket,
+) -> Result<Leased, Failure> {
+    let owner = network::owner(attachment);
+    match store.lock(LOCK_TIMEOUT)?.allocate(&owner, slice::from_ref(&config.range)) {
+        Ok(lease) => Ok(Leased { lease, made_here: true }),
+        Err(ipam::Error::AlreadyLeased { lease }) => {
+            let fits = lease.addresses.iter().all(|address| config.range.contains(address.ip()));
+            if !fits || host.link_by_name(&attachment.host_ifname())?.is_some() {
+                return Err(already_attached("it holds an address"));
+            }
+            Ok(Leased { lease: *lease, made_here: false })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn create_veth(
+    host: &Socket,
+    attachment: &Attachment,
+    config: &Config,
+    bridge: &Link,
+    netns: &Netns,
+) -> Result<VethIndexes, Failure> {
+    let outside = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
+    let inside = VethEnd { name: attachment.ifname.clone(), mac: attachment.container_mac() };
+    let pair =
+        VethPair::new(outside, inside, netns).mtu(config.mtu).master(bridge.index).host_up();
+    match host.create_veth(&pair) {
+        Err(netlink::Error::Exists { .. }) => {
+            let (outside, inside) = (attachment.host_ifname(), &attachment.ifname);
+            Err(already_attached(&format!("there is a link {outside}, or {inside} in the pod")))
+        }
+        made => made.step("make the veth pair"),
+    }
+}
+
+/// Gives the pod its addresses and the way out, which it reports.
+fn configure_pod(
+    pod: &Socket,
+    index: u32,
+    lease: &Lease,
+    config: &Config,
+) -> netlink::Result<Vec<netlink::Route>> {
+    pod.set_up(LOOPBACK_INDEX)?;
+    for address in &lease.addresses {
+        pod.add_address(index, *address)?;
+    }
+    pod.set_up(index)?;
+    let default = netlink::Route::default_via(config.range.gateway(), index);
+    match pod.add_route(&default) {
+        // A pod of several networks leaves by the first.
+        Err(netlink::Error::Exists { .. }) => Ok(Vec::new()),
+        added => added.map(|()| vec![default]),
+    }
+}
+
+/// Interfaces in the order that tools expect of a bridge plugin: bridge, host's end, pod's end.
+fn result(
+    request: &AddRequest<Config>,
+    bridge: &Link,
+    lease: &Lease,
+    routes: &[netlink::Route],
+) -> AddResult {
+    let (attachment, config) = (&request.attachment, &request.config);
+    let mut result = AddResult::default();
+    let mut on_bridge = Interface::new(&bridge.name).with_mtu(bridge.mtu);
+    on_bridge.mac = bridge.mac.map(|mac| mac.to_string());
+    result.push_interface(on_bridge);
+    result.push_interface(
+        Interface::new(attachment.host_ifname())
+            .with_mac(attachment.host_mac())
+            .with_mtu(config.mtu),
+    );
+    let in_pod = result.push_interface(
+        Interface::new(&attachment.ifname)
+            .with_mac(attachment.container_mac())
+            .with_mtu(config.mtu)
+            .in_sandbox(&request.netns),
+    );
+    for address in &lease.addresses {
+        let ip = IpConfig::new(*address).on_interface(in_pod);
+        result.ips.push(ip.with_gateway(config.range.gateway()));
+    }
+    for route in routes {
+        let mut reported = Route::new(route.dst);
+        reported.gw = route.gateway;
+        result.routes.push(reported);
+    }
+    result.with_dns(request.net_conf.dns.clone())
+}
+
+fn already_attached(seen: &str) -> Failure {
+    Failure::new(
+        ErrorCode::INVALID_ENVIRONMENT,
+        format!("this attachment exists already ({seen}): DEL it before it is added again"),
+    )
+}
+
+/// A step back that fails does not stop the others; what it leaves, the runtime's DEL removes.
+fn undo<T, E: std::error::Error>(step: &str, undone: Result<T, E>) {
+    if let Err(error) = undone {
+        eprintln!("{}: cannot undo the failed ADD: {step}: {error}", crate::NAME);
+    }
+}

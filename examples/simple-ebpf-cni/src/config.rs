@@ -1,0 +1,85 @@
+//! The plugin's own keys of the network configuration.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use cnikit::ipam::{self, Range};
+use cnikit::spec::IfName;
+use ipnetwork::IpNetwork;
+use serde::Deserialize;
+
+/// Leases lie below this directory unless the configuration names another.
+pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/cni/simple-ebpf-cni";
+
+const DEFAULT_BRIDGE: &str = "cbr0";
+
+const DEFAULT_MTU: u32 = 1500;
+
+/// What IPv4 needs at the least and a veth device takes at the most, in bytes.
+const MTUS: RangeInclusive<u32> = 68..=65_535;
+
+/// The keys beside those that every plugin shares, checked and with their defaults.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Keys")]
+pub(crate) struct Config {
+    /// The bridge that the network's pods are ports of.
+    pub(crate) bridge: IfName,
+    /// The addresses that pods are given, and the gateway's.
+    pub(crate) range: Range,
+    /// MTU of the bridge and of both ends of each veth pair, in bytes.
+    pub(crate) mtu: u32,
+    /// Where each network keeps its leases, in a directory of its name.
+    pub(crate) data_dir: PathBuf,
+}
+
+/// The keys as they stand in the configuration.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Keys {
+    bridge: Option<IfName>,
+    subnet: IpNetwork,
+    gateway: Option<IpAddr>,
+    mtu: Option<u32>,
+    data_dir: Option<PathBuf>,
+}
+
+/// What is wrong with a key.
+#[derive(Debug, thiserror::Error)]
+enum KeyError {
+    #[error("{0}")]
+    Range(ipam::Error),
+
+    #[error("subnet {0} is IPv6; this version hands out IPv4 addresses only")]
+    Ipv6(IpNetwork),
+
+    #[error("mtu {0} is out of range; choose one from {first} to {last} bytes", first = MTUS.start(), last = MTUS.end())]
+    Mtu(u32),
+
+    #[error("dataDir {} is relative; write an absolute path", .0.display())]
+    RelativeDataDir(PathBuf),
+}
+
+impl TryFrom<Keys> for Config {
+    type Error = KeyError;
+
+    fn try_from(keys: Keys) -> Result<Self, KeyError> {
+        if keys.subnet.is_ipv6() {
+            return Err(KeyError::Ipv6(keys.subnet));
+        }
+        let range = Range::new(keys.subnet, keys.gateway).map_err(KeyError::Range)?;
+        let mtu = keys.mtu.unwrap_or(DEFAULT_MTU);
+        if !MTUS.contains(&mtu) {
+            return Err(KeyError::Mtu(mtu));
+        }
+        let data_dir = keys.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+        if data_dir.is_relative() {
+            return Err(KeyError::RelativeDataDir(data_dir));
+        }
+        Ok(Self { bridge: keys.bridge.unwrap_or_else(default_bridge), range, mtu, data_dir })
+    }
+}
+
+fn default_bridge() -> IfName {
+    DEFAULT_BRIDGE.parse().expect("a constant that is a valid name")
+}

@@ -1,0 +1,46 @@
+use crate::spec::{Coded, ErrorCode};
+
+/// An error of any of the library's modules.
+///
+/// For functions that call several of them; each module's own error tells more.
+///
+/// ```
+/// fn ifname_of(text: &str) -> Result<cnikit::spec::IfName, cnikit::Error> {
+///     Ok(text.parse()?)
+/// }
+///
+/// assert!(matches!(ifname_of("a/b"), Err(cnikit::Error::Spec(_))));
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+#[non_exhaustive]
+pub enum Error {
+    /// An error of [`spec`](crate::spec).
+    Spec(#[from] crate::spec::Error),
+    /// An error of [`plugin`](crate::plugin).
+    Plugin(#[from] crate::plugin::Error),
+    /// An error of [`ipam`](crate::ipam).
+    #[cfg(feature = "ipam")]
+    Ipam(#[from] crate::ipam::Error),
+    /// An error of [`netlink`](crate::netlink).
+    #[cfg(feature = "netlink")]
+    Netlink(#[from] crate::netlink::Error),
+    /// An error of [`datapath`](crate::datapath).
+    #[cfg(feature = "bpf")]
+    Datapath(#[from] crate::datapath::Error),
+}
+
+impl Coded for Error {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Spec(error) => error.code(),
+            Self::Plugin(error) => error.code(),
+            #[cfg(feature = "ipam")]
+            Self::Ipam(error) => error.code(),
+            #[cfg(feature = "netlink")]
+            Self::Netlink(error) => error.code(),
+            #[cfg(feature = "bpf")]
+            Self::Datapath(error) => error.code(),
+        }
+    }
+}
