@@ -18,14 +18,15 @@ use super::{
 impl Socket {
     /// Gives a link an address; the prefix length makes the route to its subnet.
     ///
-    /// An IPv4 address with a prefix shorter than 31 gets the subnet's broadcast address. An IPv6 address is usable at once: duplicate address
-    /// detection, which takes a second or more, is off, because the one who gives out addresses knows that there is no other.
+    /// An IPv4 address with a prefix shorter than 31 gets the subnet's broadcast address. An IPv6
+    /// address is usable at once: duplicate address detection, which takes a second or more, is
+    /// off, because the one who gives out addresses knows that there is no other.
     ///
     /// # Errors
     ///
     /// [`Error::Exists`](super::Error::Exists) where the link has the address already,
-    /// [`Error::Kernel`](super::Error::Kernel) else: `ENODEV` where the link is gone, `EACCES` where IPv6 is disabled on it,
-    /// `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::Kernel`](super::Error::Kernel) else: `ENODEV` where the link is gone, `EACCES`
+    /// where IPv6 is disabled on it, `EPERM` without `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_NEWADDR")]
     pub fn add_address(&self, index: u32, address: IpNetwork) -> Result<()> {
         let operation = Operation::new("add address", format_args!("{address} to link {index}"));
@@ -33,11 +34,13 @@ impl Socket {
         self.change(&operation, Rtm::Newaddr, flags, new_address(index, address))
     }
 
-    /// The addresses of a link, IPv4 first. They are in the order of the kernel: the primary address of a subnet comes before the others.
+    /// The addresses of a link, IPv4 first. They are in the order of the kernel: the primary
+    /// address of a subnet comes before the others.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` where there is no such link, on Linux 4.20 and later) and those of the socket.
+    /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` where there is no such link, on Linux 4.20
+    /// and later) and those of the socket.
     pub fn addresses(&self, index: u32) -> Result<Vec<IpNetwork>> {
         let operation = Operation::on_link("list the addresses of", index);
         let request = header(RtAddrFamily::Unspecified, index, 0)
@@ -109,7 +112,8 @@ fn decode(message: &Ifaddrmsg) -> Option<IpNetwork> {
         let attr = attrs.find(|attr| *attr.rta_type() == wanted)?;
         ip_addr(attr.rta_payload().as_ref())
     };
-    // With a point-to-point peer `Address` is the peer's; where there is none, IPv6 leaves `Local` out.
+    // With a point-to-point peer `Address` is the peer's; where there is none, IPv6 leaves `Local`
+    // out.
     let ip = payload(Ifa::Local).or_else(|| payload(Ifa::Address))?;
     IpNetwork::new(ip, *message.ifa_prefixlen()).ok()
 }

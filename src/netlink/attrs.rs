@@ -51,7 +51,8 @@ impl<T: RtaType> Attrs<T> {
     }
 }
 
-/// The type and payload of each attribute that is nested in `bytes`; stops at the first that is cut off.
+/// The type and payload of each attribute that is nested in `bytes`; stops at the first that is cut
+/// off.
 ///
 /// The kernel sets flags in the upper two bits of some types; they are left out.
 pub(super) fn nested(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {

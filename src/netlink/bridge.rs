@@ -1,8 +1,5 @@
 use neli::{
-    consts::{
-        nl::NlmF,
-        rtnl::{Ifla, IflaInfo, Rtm},
-    },
+    consts::rtnl::{Ifla, IflaInfo},
     rtnl::Ifinfomsg,
 };
 
@@ -32,9 +29,11 @@ use crate::spec::{IfName, MacAddr};
 pub struct BridgeSpec {
     /// The name.
     pub name: IfName,
-    /// The Ethernet address. Without one the bridge takes the lowest of its ports', and changes it as they come and go.
+    /// The Ethernet address. Without one the bridge takes the lowest of its ports', and changes it
+    /// as they come and go.
     pub mac: Option<MacAddr>,
-    /// The greatest packet in bytes; the kernel follows the ports' least MTU until [`Socket::set_mtu`] changes it.
+    /// The greatest packet in bytes; the kernel follows the ports' least MTU until
+    /// [`Socket::set_mtu`] changes it.
     pub mtu: Option<u32>,
     /// Brought up at once.
     pub up: bool,
@@ -44,7 +43,8 @@ pub struct BridgeSpec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BridgePort {
-    /// Frames may leave by the port that they came from: a pod reaches itself by its service's address.
+    /// Frames may leave by the port that they came from: a pod reaches itself by its service's
+    /// address.
     pub hairpin: Option<bool>,
     /// No frames to or from other isolated ports (Linux 4.18).
     pub isolated: Option<bool>,
@@ -135,25 +135,26 @@ impl BridgePort {
 }
 
 impl Socket {
-    /// Creates a bridge, by one message.
+    /// Creates a bridge, by one message, and says its index.
     ///
     /// # Errors
     ///
     /// [`Error::Exists`](super::Error::Exists) where a link has the name, of whatever kind: look at
-    /// [`Link::kind`](super::Link::kind) before using it. [`Error::Kernel`](super::Error::Kernel) else: `EPERM` without
-    /// `CAP_NET_ADMIN`, `EOPNOTSUPP` where the kernel has no bridges.
-    pub fn create_bridge(&self, bridge: &BridgeSpec) -> Result<()> {
+    /// [`Link::kind`](super::Link::kind) before using it. [`Error::Kernel`](super::Error::Kernel)
+    /// else: `EPERM` without `CAP_NET_ADMIN`, `EOPNOTSUPP` where the kernel has no bridges.
+    pub fn create_bridge(&self, bridge: &BridgeSpec) -> Result<u32> {
         let operation = Operation::new("create bridge", &bridge.name);
-        let flags = NlmF::CREATE | NlmF::EXCL;
-        self.change(&operation, Rtm::Newlink, flags, bridge.message())
+        self.create_link(&operation, &bridge.name, bridge.message())
+            .map(|link| link.index)
     }
 
     /// Sets how its bridge treats the port of this index.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel): `EINVAL` or `EOPNOTSUPP` where the link is no port of a bridge, `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::Kernel`](super::Error::Kernel): `EOPNOTSUPP` where the link is no port of a bridge,
+    /// `EPERM` without `CAP_NET_ADMIN`.
     pub fn set_bridge_port(&self, index: u32, port: BridgePort) -> Result<()> {
-        self.set(index, "set the bridge port", port.attrs())
+        self.set(index, "set the bridge port flags of", port.attrs())
     }
 }

@@ -22,7 +22,8 @@ const TCA_EGRESS_BLOCK: u16 = 14;
 
 /// A set of filters that several qdiscs share, by its number in the namespace.
 ///
-/// It lives as long as a qdisc refers to it. One filter in it serves every link whose qdisc names the block.
+/// It lives as long as a qdisc refers to it. One filter in it serves every link whose qdisc names
+/// the block.
 ///
 /// ```
 /// use cnikit::netlink::Block;
@@ -47,7 +48,8 @@ pub struct Blocks {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IngressQdisc {
-    /// `clsact`, or `ingress` where somebody else (the `bandwidth` plugin for example) took the slot.
+    /// `clsact`, or `ingress` where somebody else (the `bandwidth` plugin for example) took the
+    /// slot.
     pub kind: String,
     /// The shared blocks that it names.
     pub blocks: Blocks,
@@ -75,13 +77,15 @@ impl fmt::Display for Block {
 }
 
 impl Socket {
-    /// Gives a link the `clsact` qdisc, the place for filters on both directions. A block that is named and does not exist is made by this.
+    /// Gives a link the `clsact` qdisc, the place for filters on both directions. A block that is
+    /// named and does not exist is made by this.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`](super::Error::Exists) where the link has a qdisc in that slot, of whatever kind: [`Socket::ingress_qdisc`] shows it. Nobody
-    /// but who made it may delete it, because all filters go with it. [`Error::Kernel`](super::Error::Kernel) else: `ENODEV` where the
-    /// link is gone, `ENOENT` where the kernel has no `sch_ingress`, `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::Exists`](super::Error::Exists) where the link has a qdisc in that slot, of whatever
+    /// kind: [`Socket::ingress_qdisc`] shows it. Nobody but who made it may delete it, because all
+    /// filters go with it. [`Error::Kernel`](super::Error::Kernel) else: `ENODEV` where the link is
+    /// gone, `ENOENT` where the kernel has no `sch_ingress`, `EPERM` without `CAP_NET_ADMIN`.
     ///
     /// # Kernel
     ///
@@ -103,15 +107,12 @@ impl Socket {
         // The answer is a notification, which comes to the one who asked only as an echo.
         let found: Option<Tcmsg> =
             match self.request(&operation, Rtm::Getqdisc, NlmF::ECHO, request) {
-                // ENOENT for a slot that was never used, EINVAL for one that is empty again.
-                Err(error) if error.is(Errno::NOENT) || error.is(Errno::INVAL) => return Ok(None),
+                // A slot that was never used gives ENOENT; one that is empty again gives EINVAL or,
+                // of late, no answer.
+                Err(error) if error.is(Errno::NOENT) || error.is(Errno::INVAL) => None,
                 found => found?,
             };
-        found
-            .as_ref()
-            .map(IngressQdisc::decode)
-            .map(Some)
-            .ok_or_else(|| operation.no_answer())
+        Ok(found.as_ref().map(IngressQdisc::decode))
     }
 }
 

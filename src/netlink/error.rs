@@ -24,14 +24,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// # Codes on the CNI wire
 ///
-/// Namespaces that are missing or are none give `INVALID_NETNS`; states that pass by themselves (memory or buffers short, a device
-/// busy, a dump that never settled) give `TRY_AGAIN`; all else, a missing capability included, is `IO`: the
-/// specification has no number for it and the message says which one is needed.
+/// Namespaces that are missing or are none give `INVALID_NETNS`; states that pass by themselves
+/// (memory or buffers short, a device busy, a dump that never settled) give `TRY_AGAIN`; all else,
+/// a missing capability included, is `IO`: the specification has no number for it and the message
+/// says which one is needed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The kernel refused the request.
-    #[error("{operation} {object}: {errno}{}", Explanation { errno, message: message.as_deref() })]
+    #[error(
+        "{operation} {object}: {errno}{}{}",
+        Words(message.as_deref()),
+        Needed(errno, "CAP_NET_ADMIN")
+    )]
     Kernel {
         /// What was asked for, such as `create bridge`.
         operation: &'static str,
@@ -109,7 +114,10 @@ pub enum Error {
         source: io::Error,
     },
     /// The namespace could not be entered, created or looked at.
-    #[error("cannot {operation} a network namespace; CAP_SYS_ADMIN is needed")]
+    #[error(
+        "cannot {operation} a network namespace{}",
+        Needed(source, "CAP_SYS_ADMIN")
+    )]
     Netns {
         /// What was tried.
         operation: &'static str,
@@ -229,7 +237,8 @@ impl Operation {
     }
 }
 
-/// A message that cannot be written or understood. It keeps the types of the netlink library out of [`Error`].
+/// A message that cannot be written or understood. It keeps the types of the netlink library out of
+/// [`Error`].
 #[derive(Debug)]
 pub(super) struct Fault(Box<dyn StdError + Send + Sync>);
 
@@ -259,19 +268,22 @@ fault_from!(
     TcmsgBuilderError,
 );
 
-/// The kernel's words on a refusal, and what to do about it.
-struct Explanation<'a> {
-    errno: &'a io::Error,
-    message: Option<&'a str>,
+/// The kernel's words on a refusal.
+struct Words<'a>(Option<&'a str>);
+
+impl Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |words| write!(f, " ({words})"))
+    }
 }
 
-impl Display for Explanation<'_> {
+/// The capability that is wanting, where the error says that one is.
+struct Needed<'a>(&'a io::Error, &'static str);
+
+impl Display for Needed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(message) = self.message {
-            write!(f, " ({message})")?;
-        }
-        if self.errno.raw_os_error() == Some(Errno::PERM.raw_os_error()) {
-            f.write_str("; CAP_NET_ADMIN is needed")?;
+        if self.0.raw_os_error() == Some(Errno::PERM.raw_os_error()) {
+            write!(f, "; {} is needed", self.1)?;
         }
         Ok(())
     }
@@ -287,7 +299,8 @@ mod tests {
         let error = operation.refused(-1, Some("not here".into()));
         assert_eq!(
             error.to_string(),
-            "create bridge cbr0: Operation not permitted (os error 1) (not here); CAP_NET_ADMIN is needed"
+            "create bridge cbr0: Operation not permitted (os error 1) (not here); \
+             CAP_NET_ADMIN is needed"
         );
         assert_eq!(error.code(), ErrorCode::IO);
     }

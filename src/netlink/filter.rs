@@ -28,9 +28,11 @@ const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 /// Where filters are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FilterTarget {
-    /// On what comes in by the link of this index; its qdisc must not name a block for this direction.
+    /// On what comes in by the link of this index; its qdisc must not name a block for this
+    /// direction.
     Ingress(u32),
-    /// On what goes out by the link of this index; its qdisc must not name a block for this direction.
+    /// On what goes out by the link of this index; its qdisc must not name a block for this
+    /// direction.
     Egress(u32),
     /// In a shared block.
     Block(Block),
@@ -108,12 +110,14 @@ impl<'a> BpfFilter<'a> {
 }
 
 impl Socket {
-    /// Puts a program in place, or in the place of the filter of the same priority and handle. No packet sees a gap.
+    /// Puts a program in place, or in the place of the filter of the same priority and handle. No
+    /// packet sees a gap.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel): `EINVAL` where the link has no `clsact` qdisc, the block does not exist or the program is of
-    /// another type, `EOPNOTSUPP` where the link's direction is served by a shared block, `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::Kernel`](super::Error::Kernel): `EINVAL` where the link has no `clsact` qdisc, the
+    /// block does not exist or the program is of another type, `EOPNOTSUPP` where the link's
+    /// direction is served by a shared block, `EPERM` without `CAP_NET_ADMIN`.
     ///
     /// # Kernel
     ///

@@ -77,8 +77,11 @@ impl Socket {
     /// [`Error::Unsettled`](super::Error::Unsettled) where links come and go too fast to be listed,
     /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
     pub fn links(&self) -> Result<Vec<Link>> {
+        // Statistics would be most of what the kernel writes.
+        const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
         let operation = Operation::new("list", "links");
-        let request = without_statistics(Attrs::new()).and_then(|attrs| message(0, attrs));
+        let attrs = Attrs::new().put(Ifla::ExtMask, RTEXT_FILTER_SKIP_STATS);
+        let request = attrs.and_then(|attrs| message(0, attrs));
         let found: Vec<Ifinfomsg> = self.dump(&operation, Rtm::Getlink, request)?;
         Ok(found
             .iter()
@@ -90,15 +93,12 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` where it is gone, `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` where it is gone, `EPERM` without
+    /// `CAP_NET_ADMIN`.
     pub fn set_up(&self, index: u32) -> Result<()> {
         let operation = Operation::on_link("bring up", index);
-        self.change(
-            &operation,
-            Rtm::Newlink,
-            NlmF::empty(),
-            Ok(header(index).up()).and_then(finish),
-        )
+        let request = finish(header(index).up());
+        self.change(&operation, Rtm::Newlink, NlmF::empty(), request)
     }
 
     /// Takes a link down. Its IPv6 addresses and its routes go with it.
@@ -108,12 +108,8 @@ impl Socket {
     /// As for [`Socket::set_up`].
     pub fn set_down(&self, index: u32) -> Result<()> {
         let operation = Operation::on_link("take down", index);
-        self.change(
-            &operation,
-            Rtm::Newlink,
-            NlmF::empty(),
-            Ok(header(index).down()).and_then(finish),
-        )
+        let request = finish(header(index).down());
+        self.change(&operation, Rtm::Newlink, NlmF::empty(), request)
     }
 
     /// Gives a link another Ethernet address.
@@ -146,7 +142,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// As for [`Socket::set_up`]; `EINVAL` or `ERANGE` where it is too long.
+    /// As for [`Socket::set_up`]; `ERANGE` where it is too long.
     pub fn set_alias(&self, index: u32, alias: &str) -> Result<()> {
         self.set(
             index,
@@ -157,16 +153,18 @@ impl Socket {
 
     /// Deletes a link, and with a veth also its other end. An absent link is success.
     ///
-    /// Indexes are given out again in a namespace of their own only after 2³¹ links, but an index is worth nothing in another.
+    /// Indexes count up, so a stale one does not name a younger link; in another namespace it may
+    /// name any.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`, `EOPNOTSUPP` for a link that cannot be deleted.
+    /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`, `EOPNOTSUPP` for a
+    /// link that cannot be deleted.
     ///
     /// # Kernel
     ///
-    /// The link is gone from both namespaces at once; the call returns some 20 ms later, when the kernel has
-    /// waited for all readers of it.
+    /// The link is gone from both namespaces at once; the call returns some 20 ms later, when the
+    /// kernel has waited for all readers of it.
     pub fn delete_link(&self, index: u32) -> Result<()> {
         let operation = Operation::on_link("delete", index);
         self.delete(&operation, message(index, Attrs::new()))
@@ -181,6 +179,23 @@ impl Socket {
         let operation = Operation::new("delete link", name);
         let attrs = Attrs::new().put(Ifla::Ifname, name.as_str());
         self.delete(&operation, attrs.and_then(|attrs| message(0, attrs)))
+    }
+
+    /// Creates a link and says what came of it.
+    pub(super) fn create_link(
+        &self,
+        operation: &Operation,
+        name: &IfName,
+        request: Result<Ifinfomsg, Fault>,
+    ) -> Result<Link> {
+        let flags = NlmF::CREATE | NlmF::EXCL | NlmF::ECHO;
+        match self.request(operation, Rtm::Newlink, flags, request)? {
+            Some(echo) => Link::decode(&echo).map_err(|fault| operation.malformed(fault)),
+            // Before Linux 6.2 the kernel does not heed the wish for an echo.
+            None => self
+                .link_by_name(name)?
+                .ok_or_else(|| operation.no_answer()),
+        }
     }
 
     /// Changes what `attrs` name and leaves all else.
@@ -276,10 +291,4 @@ pub(super) fn header(index: u32) -> IfinfomsgBuilder {
 
 pub(super) fn finish(builder: IfinfomsgBuilder) -> Result<Ifinfomsg, Fault> {
     Ok(builder.build()?)
-}
-
-/// Statistics are most of what the kernel writes of a link.
-fn without_statistics(attrs: Attrs<Ifla>) -> Result<Attrs<Ifla>, Fault> {
-    const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
-    attrs.put(Ifla::ExtMask, RTEXT_FILTER_SKIP_STATS)
 }

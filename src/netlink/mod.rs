@@ -1,8 +1,10 @@
-//! Links, addresses, routes and traffic control over [rtnetlink(7)], and the network namespaces that they live in.
+//! Links, addresses, routes and traffic control over [rtnetlink(7)], and the network namespaces
+//! that they live in.
 //!
-//! A [`Socket`] is opened *inside* a namespace and used from outside: [`Netns::socket`] enters the namespace on a thread of its
-//! own, opens the socket there and comes back with it. No other code of this crate changes a thread's namespace, so an early
-//! return can leave nobody in the wrong one.
+//! A [`Socket`] is opened *inside* a namespace and used from outside: [`Netns::socket`] enters the
+//! namespace on a thread of its own, opens the socket there and comes back with it. No other code
+//! of this crate changes a thread's namespace, so an early return can leave nobody in the wrong
+//! one.
 //!
 //! ```no_run
 //! use cnikit::netlink::{LOOPBACK_INDEX, Netns};
@@ -20,20 +22,25 @@
 //!
 //! # What it does
 //!
-//! * Verbs are methods of [`Socket`], one netlink exchange each where the kernel lets it be one: [`Socket::create_veth`] names
-//!   both ends, gives them their addresses, puts one on a bridge and the other into a pod in a single message.
-//! * `create_*` and `add_*` fail with [`Error::Exists`] when the object is there; deleting what is absent is success.
-//! * Errors carry the kernel's own explanation (the extended acknowledgement) and name the capability that is missing.
+//! * Verbs are methods of [`Socket`], one netlink exchange each where the kernel lets it be one:
+//!   [`Socket::create_veth`] names both ends, gives them their addresses, puts one on a bridge and
+//!   the other into a pod in a single message.
+//! * `create_*` and `add_*` fail with [`Error::Exists`] when the object is there; deleting what is
+//!   absent is success.
+//! * Errors carry the kernel's own explanation (the extended acknowledgement) and name the
+//!   capability that is missing.
 //! * Dumps that the kernel marks as inconsistent are repeated.
 //!
 //! # What it does not do
 //!
-//! It does not watch for events, and it never deletes a qdisc: the `clsact` qdisc of a link may carry other people's filters.
+//! It does not watch for events, and it never deletes a qdisc: the `clsact` qdisc of a link may
+//! carry other people's filters.
 //!
 //! # Kernel
 //!
-//! Linux 4.20 or later for filtering in the kernel; older ones work and are filtered here. All verbs that change something need
-//! `CAP_NET_ADMIN` in the user namespace that owns the network namespace; entering one needs `CAP_SYS_ADMIN`.
+//! Linux 4.20 or later for filtering in the kernel; older ones work and are filtered here. All
+//! verbs that change something need `CAP_NET_ADMIN` in the user namespace that owns the network
+//! namespace; entering one needs `CAP_SYS_ADMIN`.
 //!
 //! [rtnetlink(7)]: https://man7.org/linux/man-pages/man7/rtnetlink.7.html
 

@@ -42,12 +42,14 @@ pub struct NetnsId {
 }
 
 impl Netns {
-    /// Opens the namespace at `path`, such as `/run/netns/blue` or `/proc/4711/ns/net`, and makes sure that it is one.
+    /// Opens the namespace at `path`, such as `/run/netns/blue` or `/proc/4711/ns/net`, and makes
+    /// sure that it is one.
     ///
     /// # Errors
     ///
-    /// [`Error::NetnsMissing`] where there is nothing, [`Error::NotNetns`] where there is something else (a regular file left
-    /// after a reboot, or a namespace of another type), [`Error::NetnsOpen`] where opening fails, for want of permission for example.
+    /// [`Error::NetnsMissing`] where there is nothing, [`Error::NotNetns`] where there is something
+    /// else (a regular file left after a reboot, or a namespace of another type),
+    /// [`Error::NetnsOpen`] where opening fails, for want of permission for example.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         // Without NONBLOCK a FIFO at this path would hold the plugin until somebody writes to it.
@@ -94,7 +96,8 @@ impl Netns {
         Self::open("/proc/thread-self/ns/net")
     }
 
-    /// Makes a new namespace that has no path: it is gone when the value, its sockets and the processes inside are.
+    /// Makes a new namespace that has no path: it is gone when the value, its sockets and the
+    /// processes inside are.
     ///
     /// # Errors
     ///
@@ -123,7 +126,8 @@ impl Netns {
     ///
     /// # Errors
     ///
-    /// [`Error::Netns`] where the namespace cannot be entered, [`Error::Socket`] where no socket can be had.
+    /// [`Error::Netns`] where the namespace cannot be entered, [`Error::Socket`] where no socket
+    /// can be had.
     ///
     /// # Kernel
     ///
@@ -132,7 +136,8 @@ impl Netns {
         self.run(Socket::open)?
     }
 
-    /// Runs `work` inside, on a thread that ends afterwards: the caller's thread never changes its namespace.
+    /// Runs `work` inside, on a thread that ends afterwards: the caller's thread never changes its
+    /// namespace.
     ///
     /// A child process that `work` starts is born inside. Threads that it starts are too.
     ///
@@ -188,6 +193,7 @@ where
 
 #[expect(unsafe_code, reason = "rustix marks unshare unsafe as a whole")]
 fn unshare_network() -> io::Result<()> {
-    // SAFETY: only CLONE_FILES can make descriptors of other threads invalid, and it is not among the flags.
+    // SAFETY: only CLONE_FILES can make descriptors of other threads invalid, and it is not among
+    // the flags.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(io::Error::from)
 }

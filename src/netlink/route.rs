@@ -20,6 +20,7 @@ use super::{
     socket::Socket,
 };
 
+const MAIN_TABLE: u32 = 254;
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
 
@@ -53,8 +54,9 @@ pub struct Route {
     pub priority: Option<u32>,
     /// The table; the main one (254) where there is none.
     pub table: Option<u32>,
-    /// The scope of IPv4 destinations, as in [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html): `253` for those on the
-    /// link, `0` for those behind a gateway; these are what is taken where there is none.
+    /// The scope of IPv4 destinations, as in
+    /// [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html): `253` for those on
+    /// the link, `0` for those behind a gateway; these are what is taken where there is none.
     pub scope: Option<u8>,
 }
 
@@ -200,9 +202,10 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`](super::Error::Exists) where the table has a route of this destination and priority,
-    /// [`Error::Kernel`](super::Error::Kernel) else: `ENETUNREACH` or `EINVAL` where the gateway is on no subnet of the link, `ENETDOWN` where
-    /// the link is down, `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::Exists`](super::Error::Exists) where the table has a route of this destination and
+    /// priority, [`Error::Kernel`](super::Error::Kernel) else: `ENETUNREACH` or `EINVAL` where the
+    /// gateway is on no subnet of the link, `ENETDOWN` where the link is down, `EPERM` without
+    /// `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_NEWROUTE")]
     pub fn add_route(&self, route: &Route) -> Result<()> {
         let operation = Operation::new("add route", route);
@@ -210,11 +213,13 @@ impl Socket {
         self.change(&operation, Rtm::Newroute, flags, route.message())
     }
 
-    /// The unicast routes by a link in the main table, IPv4 first; the kernel's own (to a subnet of the link) are among them.
+    /// The unicast routes by a link in the main table, IPv4 first; the kernel's own (to a subnet of
+    /// the link) are among them.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` where there is no such link, on Linux 4.20 and later) and those of the socket.
+    /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` where there is no such link, on Linux 4.20
+    /// and later) and those of the socket.
     #[doc(alias = "RTM_GETROUTE")]
     pub fn routes(&self, oif: u32) -> Result<Vec<Route>> {
         let operation = Operation::on_link("list the routes by", oif);
@@ -239,12 +244,14 @@ impl Socket {
     }
 }
 
-const MAIN_TABLE: u32 = 254;
-
-fn everything(family: &RtAddrFamily) -> IpNetwork {
-    match family {
-        RtAddrFamily::Inet6 => Ipv6Network::from(Ipv6Addr::UNSPECIFIED).into(),
-        _ => Ipv4Network::from(Ipv4Addr::UNSPECIFIED).into(),
+/// The destination of the default route.
+const fn everything(family: &RtAddrFamily) -> IpNetwork {
+    const V4: Option<Ipv4Network> = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0);
+    const V6: Option<Ipv6Network> = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0);
+    match (family, V4, V6) {
+        (RtAddrFamily::Inet6, _, Some(everything)) => IpNetwork::V6(everything),
+        (_, Some(everything), _) => IpNetwork::V4(everything),
+        _ => unreachable!(),
     }
 }
 

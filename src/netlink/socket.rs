@@ -30,7 +30,8 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Opens a socket in the namespace of the calling thread. [`Netns::socket`](super::Netns::socket) opens one elsewhere.
+    /// Opens a socket in the namespace of the calling thread.
+    /// [`Netns::socket`](super::Netns::socket) opens one elsewhere.
     ///
     /// # Errors
     ///
@@ -39,8 +40,8 @@ impl Socket {
         let operation = Operation::new("open", "a route netlink socket");
         let handle = NlSocketHandle::connect(NlFamily::Route, None, Groups::empty())
             .map_err(|error| operation.socket(error))?;
-        // Both only make the kernel's answers better (explanations from 4.12, filtered dumps from 4.20); without them the
-        // answers are filtered here.
+        // Both only make the kernel's answers better (explanations from 4.12, filtered dumps from
+        // 4.20); without them the answers are filtered here.
         let _ = handle.enable_ext_ack(true);
         let _ = handle.enable_strict_checking(true);
         Ok(Self {
@@ -131,12 +132,10 @@ impl Socket {
     where
         R: FromBytesWithInput<Input = usize>,
     {
-        let mut answer = Answer {
-            objects: Vec::new(),
-            interrupted: false,
-        };
+        let mut answer = Answer::new();
         loop {
-            // Raw types: an error carries the request back, whose type differs from that of the answers.
+            // Raw types: an error carries the request back, whose type differs from that of the
+            // answers.
             let (messages, _) = match self.handle.recv::<u16, Buffer>() {
                 Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {
                     continue;
@@ -149,35 +148,9 @@ impl Socket {
                 if *message.nl_seq() != sequence || *message.nl_pid() != self.handle.pid() {
                     continue;
                 }
-                if self.take(operation, &message, &mut answer)? {
+                if answer.take(operation, &message)? {
                     return Ok(answer);
                 }
-            }
-        }
-    }
-
-    /// Adds one message to `answer`; true when it was the last of the exchange.
-    fn take<R>(
-        &self,
-        operation: &Operation,
-        message: &Nlmsghdr<u16, Buffer>,
-        answer: &mut Answer<R>,
-    ) -> Result<bool>
-    where
-        R: FromBytesWithInput<Input = usize>,
-    {
-        answer.interrupted |= message.nl_flags().contains(NlmF::DUMP_INTR);
-        match message.nl_payload() {
-            NlPayload::Ack(_) | NlPayload::Empty => Ok(true),
-            // A dump ends with a code of its own, which is zero or an error that came up on the way.
-            NlPayload::DumpExtAck(end) if *end.error() == 0 => Ok(true),
-            NlPayload::DumpExtAck(end) => Err(operation.refused(*end.error(), explanation(end))),
-            NlPayload::Err(error) => Err(operation.refused(*error.error(), explanation(error))),
-            NlPayload::Payload(bytes) => {
-                let object = R::from_bytes_with_input(&mut Cursor::new(bytes), bytes.len())
-                    .map_err(|error| operation.malformed(error.into()))?;
-                answer.objects.push(object);
-                Ok(false)
             }
         }
     }
@@ -191,10 +164,38 @@ impl fmt::Debug for Socket {
     }
 }
 
+/// What came in one exchange.
 struct Answer<R> {
     objects: Vec<R>,
     /// The list changed while it was being written.
     interrupted: bool,
+}
+
+impl<R: FromBytesWithInput<Input = usize>> Answer<R> {
+    const fn new() -> Self {
+        Self {
+            objects: Vec::new(),
+            interrupted: false,
+        }
+    }
+
+    /// Adds one message; true when it was the last of the exchange.
+    fn take(&mut self, operation: &Operation, message: &Nlmsghdr<u16, Buffer>) -> Result<bool> {
+        self.interrupted |= message.nl_flags().contains(NlmF::DUMP_INTR);
+        match message.nl_payload() {
+            NlPayload::Ack(_) | NlPayload::Empty => Ok(true),
+            // A dump ends with a code of its own, which is zero or an error that came up on the way.
+            NlPayload::DumpExtAck(end) if *end.error() == 0 => Ok(true),
+            NlPayload::DumpExtAck(end) => Err(operation.refused(*end.error(), explanation(end))),
+            NlPayload::Err(error) => Err(operation.refused(*error.error(), explanation(error))),
+            NlPayload::Payload(bytes) => {
+                let object = R::from_bytes_with_input(&mut Cursor::new(bytes), bytes.len())
+                    .map_err(|error| operation.malformed(error.into()))?;
+                self.objects.push(object);
+                Ok(false)
+            }
+        }
+    }
 }
 
 /// The kernel's words in an extended acknowledgement.
@@ -204,4 +205,52 @@ fn explanation<M>(error: &Nlmsgerr<M>) -> Option<String> {
         .iter()
         .find(|attr| *attr.nla_type().nla_type() == NlmsgerrAttr::Msg)
         .map(|attr| attrs::text(attr.nla_payload().as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use neli::err::NlmsgerrBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_dump_that_was_interrupted_is_marked() {
+        let mut answer = Answer::<Buffer>::new();
+        let operation = Operation::new("list", "links");
+        for (flags, interrupted) in [(NlmF::MULTI, false), (NlmF::MULTI | NlmF::DUMP_INTR, true)] {
+            let payload = NlPayload::Payload(Buffer::from(vec![0]));
+            let last = answer
+                .take(&operation, &message(flags, payload))
+                .expect("a part");
+            assert!(!last);
+            assert_eq!(answer.interrupted, interrupted);
+        }
+        let end = NlmsgerrBuilder::default()
+            .nlmsg(())
+            .build()
+            .expect("an end");
+        let end = message(NlmF::MULTI, NlPayload::DumpExtAck(end));
+        assert!(answer.take(&operation, &end).expect("the end"));
+        assert_eq!((answer.objects.len(), answer.interrupted), (2, true));
+    }
+
+    #[test]
+    fn an_error_at_the_end_of_a_dump_is_an_error() {
+        let end = NlmsgerrBuilder::default()
+            .error(-19)
+            .nlmsg(())
+            .build()
+            .expect("an end");
+        let end = message(NlmF::MULTI, NlPayload::DumpExtAck(end));
+        let operation = Operation::on_link("list the addresses of", 9);
+        let error = Answer::<Buffer>::new()
+            .take(&operation, &end)
+            .expect_err("ENODEV");
+        assert_eq!(error.raw_os_error(), Some(19));
+    }
+
+    fn message(flags: NlmF, payload: NlPayload<u16, Buffer>) -> Nlmsghdr<u16, Buffer> {
+        let message = NlmsghdrBuilder::default().nl_type(16u16).nl_flags(flags);
+        message.nl_payload(payload).build().expect("a message")
+    }
 }

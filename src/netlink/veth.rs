@@ -1,24 +1,22 @@
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use neli::{
-    consts::{
-        nl::NlmF,
-        rtnl::{Ifla, IflaInfo, Rtm},
-    },
+    consts::rtnl::{Ifla, IflaInfo},
     rtnl::Ifinfomsg,
 };
 
 use super::{
     attrs::Attrs,
     error::{Fault, Operation, Result},
-    link::{Link, finish, header, message},
+    link::{finish, header, message},
     socket::Socket,
 };
 use crate::spec::{IfName, MacAddr};
 
 /// One end of a veth pair.
 ///
-/// The address is part of the message that creates the link: one that came later would race with what udev sets.
+/// The address is part of the message that creates the link: one that came later would race with
+/// what udev sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VethEnd {
     /// The name.
@@ -40,7 +38,8 @@ pub struct VethEnd {
 /// let host = VethEnd { name: "vethblue".parse()?, mac: MacAddr::new([0x02, 0, 0, 0, 0, 1]) };
 /// let peer = VethEnd { name: "eth0".parse()?, mac: MacAddr::new([0x02, 0, 0, 0, 0, 2]) };
 ///
-/// let indexes = Socket::open()?.create_veth(&VethPair::new(host, peer, &pod).mtu(1450).host_up())?;
+/// let pair = VethPair::new(host, peer, &pod).mtu(1450).host_up();
+/// let indexes = Socket::open()?.create_veth(&pair)?;
 /// pod.socket()?.set_up(indexes.peer)?;
 /// # Ok(())
 /// # }
@@ -58,7 +57,8 @@ pub struct VethPair<'netns> {
     pub mtu: Option<u32>,
     /// The index of the bridge that the host end becomes a port of.
     pub master: Option<u32>,
-    /// The host end is brought up at once. The peer cannot be (the kernel refuses it with `ENOTCONN`): use a socket inside.
+    /// The host end is brought up at once. The peer cannot be (the kernel refuses it with
+    /// `ENOTCONN`): use a socket inside.
     pub host_up: bool,
 }
 
@@ -74,7 +74,7 @@ pub struct VethIndexes {
 impl<'netns> VethPair<'netns> {
     /// A pair of these ends, with all else left to the kernel.
     #[must_use]
-    pub fn new(host: VethEnd, peer: VethEnd, peer_netns: &'netns impl std::os::fd::AsFd) -> Self {
+    pub fn new(host: VethEnd, peer: VethEnd, peer_netns: &'netns impl AsFd) -> Self {
         Self {
             host,
             peer,
@@ -133,30 +133,27 @@ impl<'netns> VethPair<'netns> {
 }
 
 impl Socket {
-    /// Creates a veth pair by one message: names, addresses, MTU, the bridge and the peer's namespace are right from the start.
+    /// Creates a veth pair by one message: names, addresses, MTU, the bridge and the peer's
+    /// namespace are right from the start.
     ///
-    /// Creating the pair here and moving the peer afterwards would cost the kernel 20 to 50 ms; this takes less than one.
+    /// Creating the pair here and moving the peer afterwards would cost the kernel 20 to 50 ms;
+    /// this takes less than one.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`](super::Error::Exists) where either name is taken in its namespace; nothing has been made then.
-    /// [`Error::Kernel`](super::Error::Kernel) else: `EPERM` without `CAP_NET_ADMIN` in *both* namespaces, `ENODEV` where the bridge is gone.
+    /// [`Error::Exists`](super::Error::Exists) where either name is taken in its namespace; nothing
+    /// has been made then. [`Error::Kernel`](super::Error::Kernel) else: `EPERM` without
+    /// `CAP_NET_ADMIN` in *both* namespaces, `ENODEV` where the bridge is gone.
     ///
     /// # Kernel
     ///
-    /// From Linux 6.2 on the acknowledged message tells the indexes; before that they are asked for by a second one.
+    /// From Linux 6.2 on the acknowledgement tells the indexes; before that they are asked for by a
+    /// second message.
     #[doc(alias = "VETH_INFO_PEER")]
     pub fn create_veth(&self, pair: &VethPair<'_>) -> Result<VethIndexes> {
         let (host, peer) = (&pair.host.name, &pair.peer.name);
         let operation = Operation::new("create veth", format_args!("{host} with peer {peer}"));
-        let flags = NlmF::CREATE | NlmF::EXCL | NlmF::ECHO;
-        let echo = self.request(&operation, Rtm::Newlink, flags, pair.message())?;
-        let link = match echo {
-            Some(echo) => Link::decode(&echo).map_err(|fault| operation.malformed(fault))?,
-            None => self
-                .link_by_name(host)?
-                .ok_or_else(|| operation.no_answer())?,
-        };
+        let link = self.create_link(&operation, host, pair.message())?;
         // Older kernels leave IFLA_LINK out when both ends happen to have the same index.
         Ok(VethIndexes {
             host: link.index,
