@@ -1,0 +1,9 @@
+//! The netlink verbs against a real kernel, checked by what `ip`, `tc` and `bridge` see.
+#![cfg(feature = "netlink")]
+
+mod addresses;
+mod cost;
+mod links;
+mod netns;
+mod support;
+mod tc;

@@ -1,0 +1,66 @@
+use std::{fs, panic};
+
+use cnikit::{
+    netlink::{Error, Netns},
+    spec::{Coded, ErrorCode},
+};
+
+use crate::support::Bed;
+
+#[test]
+fn what_is_no_network_namespace_is_told_apart() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let missing = Netns::open(directory.path().join("gone")).expect_err("nothing is there");
+    assert!(matches!(missing, Error::NetnsMissing { .. }), "{missing:?}");
+    assert_eq!(missing.code(), ErrorCode::INVALID_NETNS);
+
+    // What `/run/netns/<name>` is once its mount is gone.
+    let file = directory.path().join("file");
+    fs::write(&file, "").expect("write a file");
+    let error = Netns::open(&file).expect_err("a file is no namespace");
+    assert!(matches!(error, Error::NotNetns { .. }), "{error:?}");
+
+    let error = Netns::open("/proc/self/ns/mnt").expect_err("a mount namespace");
+    assert!(matches!(error, Error::NotNetns { .. }), "{error:?}");
+
+    // A process that ended.
+    let error = Netns::open("/proc/4194305/ns/net").expect_err("above the greatest pid");
+    assert!(matches!(error, Error::NetnsMissing { .. }), "{error:?}");
+}
+
+#[test]
+fn a_fifo_does_not_hold_the_caller() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let fifo = directory.path().join("fifo");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0)
+        .expect("make a FIFO");
+    let error = Netns::open(&fifo).expect_err("a FIFO is no namespace");
+    assert!(matches!(error, Error::NotNetns { .. }), "{error:?}");
+}
+
+#[test]
+fn identity_follows_the_namespace_and_not_the_path() {
+    let own = Netns::current().expect("own namespace");
+    let same = Netns::open("/proc/self/ns/net").expect("own namespace by its path");
+    assert_eq!(own.id(), same.id());
+
+    let Some(bed) = Bed::new() else { return };
+    assert_ne!(bed.host.id(), own.id());
+    assert_ne!(bed.host.id(), bed.pod.id());
+    let inside = bed.pod.run(Netns::current).expect("enter").expect("look");
+    assert_eq!(inside.id(), bed.pod.id());
+}
+
+#[test]
+fn the_caller_stays_where_it_was() {
+    let Some(bed) = Bed::new() else { return };
+    let before = Netns::current().expect("own namespace").id();
+    bed.pod.run(|| ()).expect("enter");
+    let panicked = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+        bed.pod.run(|| panic!("inside")).expect("enter");
+    }));
+    let message = panicked.expect_err("the panic comes through");
+    assert_eq!(message.downcast_ref::<&str>(), Some(&"inside"));
+    assert_eq!(Netns::current().expect("own namespace").id(), before);
+}

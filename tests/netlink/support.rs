@@ -1,0 +1,109 @@
+//! A private host namespace with a pod's beside it, and the tools that look into them.
+
+use std::{os::fd::AsFd, process::Command};
+
+use cnikit::{
+    netlink::{BridgeSpec, Netns, Socket, VethEnd, VethIndexes, VethPair},
+    spec::{IfName, MacAddr},
+};
+use serde_json::Value;
+
+pub(crate) const BRIDGE_MAC: MacAddr = MacAddr::new([0x02, 0, 0, 0, 0, 0xb0]);
+
+/// The two namespaces of a test. They are gone when the value is.
+pub(crate) struct Bed {
+    pub(crate) host: Netns,
+    pub(crate) pod: Netns,
+    pub(crate) on_host: Socket,
+    pub(crate) in_pod: Socket,
+}
+
+impl Bed {
+    /// None, with the reason on stderr, where the process may not make namespaces.
+    pub(crate) fn new() -> Option<Self> {
+        let host = match Netns::create() {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                let demanded = std::env::var("CNIKIT_REQUIRE_PRIVILEGED").is_ok_and(|v| v == "1");
+                assert!(!demanded, "privilege is demanded: {error}");
+                eprintln!("SKIP {error}");
+                return None;
+            }
+            host => host.expect("create the host's namespace"),
+        };
+        let pod = Netns::create().expect("create the pod's namespace");
+        let on_host = host.socket().expect("open a socket on the host");
+        let in_pod = pod.socket().expect("open a socket in the pod");
+        Some(Self {
+            host,
+            pod,
+            on_host,
+            in_pod,
+        })
+    }
+
+    /// Makes the bridge `cbr0`, up, and says its index.
+    pub(crate) fn bridge(&self) -> u32 {
+        let spec = BridgeSpec::new(name("cbr0")).mac(BRIDGE_MAC).up();
+        self.on_host.create_bridge(&spec).expect("create cbr0")
+    }
+
+    /// Makes a pair whose ends are named after `number`, the peer in the pod.
+    pub(crate) fn veth(&self, number: u8, master: Option<u32>) -> VethIndexes {
+        let mut pair = pair(number, &self.pod).host_up();
+        pair.master = master;
+        self.on_host.create_veth(&pair).expect("create a veth pair")
+    }
+}
+
+/// The pair `veth<number>` and `eth<number>`.
+pub(crate) fn pair(number: u8, pod: &impl AsFd) -> VethPair<'_> {
+    let host = VethEnd {
+        name: name(&format!("veth{number}")),
+        mac: host_mac(number),
+    };
+    let peer = VethEnd {
+        name: name(&format!("eth{number}")),
+        mac: peer_mac(number),
+    };
+    VethPair::new(host, peer, pod)
+}
+
+pub(crate) const fn host_mac(number: u8) -> MacAddr {
+    MacAddr::new([0x02, 0, 0, 0, 1, number])
+}
+
+pub(crate) const fn peer_mac(number: u8) -> MacAddr {
+    MacAddr::new([0x02, 0, 0, 0, 2, number])
+}
+
+pub(crate) fn name(name: &str) -> IfName {
+    name.parse().expect("an interface name")
+}
+
+/// What a tool of iproute2 prints as JSON inside a namespace. Arguments are split at spaces.
+pub(crate) fn json(netns: &Netns, command: &str) -> Value {
+    let output = run(netns, command);
+    match output.as_str() {
+        // `tc` prints nothing at all where it has nothing to say.
+        "" => Value::Array(Vec::new()),
+        text => serde_json::from_str(text).expect("JSON"),
+    }
+}
+
+/// The output of a command that runs inside a namespace and must succeed.
+pub(crate) fn run(netns: &Netns, command: &str) -> String {
+    let mut words = command.split_whitespace();
+    let program = words.next().expect("a program");
+    let output = netns
+        .run(|| Command::new(program).args(words).output())
+        .expect("enter the namespace")
+        .expect("start the command");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command}: {errors}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// What `ip -d link` says of one link.
+pub(crate) fn link(netns: &Netns, name: &str) -> Value {
+    json(netns, &format!("ip -d -j link show dev {name}"))[0].take()
+}
