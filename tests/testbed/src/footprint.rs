@@ -125,6 +125,12 @@ impl Footprint {
     }
 }
 
+impl FromIterator<String> for Footprint {
+    fn from_iter<I: IntoIterator<Item = String>>(lines: I) -> Self {
+        Self(lines.into_iter().collect())
+    }
+}
+
 impl Display for Footprint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0

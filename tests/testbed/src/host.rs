@@ -1,10 +1,11 @@
 //! The host: a machine of its own for one test.
 
-use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::fstat;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -55,8 +56,8 @@ pub fn host(test: impl FnOnce(&Host) + Send) {
 #[derive(Debug)]
 pub struct Host {
     netns: OwnedFd,
-    kept: RefCell<Vec<String>>,
-    scratches: Cell<u32>,
+    kept: Mutex<Vec<String>>,
+    scratches: AtomicU32,
 }
 
 impl Host {
@@ -71,8 +72,8 @@ impl Host {
         .expect("/ can be made private");
         let host = Self {
             netns: unshare::current(),
-            kept: RefCell::default(),
-            scratches: Cell::new(0),
+            kept: Mutex::default(),
+            scratches: AtomicU32::new(0),
         };
         // A sysfs shows the network namespace in which it was mounted: the machine's would show the machine's links.
         furnish("sysfs", "/sys");
@@ -93,8 +94,8 @@ impl Host {
     /// A new empty folder that vanishes with the host.
     #[must_use]
     pub fn scratch(&self) -> PathBuf {
-        self.scratches.set(self.scratches.get() + 1);
-        let path = Path::new(SCRATCH).join(self.scratches.get().to_string());
+        let number = self.scratches.fetch_add(1, Ordering::Relaxed);
+        let path = Path::new(SCRATCH).join(number.to_string());
         fs::create_dir(&path)
             .unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
         path
@@ -158,11 +159,16 @@ impl Host {
 
     /// Names what the test may leave behind: the beginning of a line of a [`Footprint`], such as `link cbr0 `.
     pub fn keep(&self, start: &str) {
-        self.kept.borrow_mut().push(start.to_owned());
+        self.kept
+            .lock()
+            .expect("no test panics in here")
+            .push(start.to_owned());
     }
 
     fn assert_clean(&self, before: &Footprint) {
-        let left = self.footprint().beyond(before, &self.kept.borrow());
+        let left = self
+            .footprint()
+            .beyond(before, &self.kept.lock().expect("no test panics in here"));
         assert!(left.is_empty(), "the test left behind:\n{left}");
         let holders = holders(&self.netns);
         assert!(

@@ -1,0 +1,155 @@
+//! DEL: it succeeds with what it is given, as often as it is called.
+
+use std::fs;
+
+use cnikit_testbed::{Invocation, Namespace};
+
+use crate::support::{Network, on_host};
+
+/// Attaches a pod, changes the DEL, and expects that it does all there is to do. A second one has nothing to do.
+#[track_caller]
+fn del_with(change: impl Fn(&Network, Invocation) -> Invocation + Sync) {
+    on_host(|network| {
+        let one = network.attach("one");
+        let two = network.attach("two");
+        network.detach(&two);
+        let clean = {
+            network.detach(&one);
+            network.footprint()
+        };
+        let one = network.attach("one");
+        let del = change(
+            network,
+            network.plugin.on("DEL", &network.config, "one", &one.pod),
+        );
+        del.run().silent();
+        network.footprint().assert_unchanged(&clean, "ADD and DEL");
+        del.run().silent();
+        network
+            .footprint()
+            .assert_unchanged(&clean, "the second DEL");
+    });
+}
+
+#[test]
+fn del_leaves_nothing_of_the_attachment() {
+    del_with(|_, del| del);
+}
+
+#[test]
+fn del_needs_no_namespace() {
+    del_with(|_, del| del.without("CNI_NETNS"));
+}
+
+#[test]
+fn del_takes_an_empty_namespace() {
+    del_with(|_, del| del.env("CNI_NETNS", ""));
+}
+
+#[test]
+fn del_takes_a_namespace_that_is_gone() {
+    del_with(|_, del| del.env("CNI_NETNS", "/run/netns/gone"));
+}
+
+#[test]
+fn del_takes_a_path_that_is_no_namespace() {
+    del_with(|network, del| {
+        let file = network.host.scratch().join("file");
+        fs::write(&file, "no namespace").unwrap();
+        del.env("CNI_NETNS", file)
+    });
+}
+
+/// After a reboot the old path may lead to another pod.
+#[test]
+fn del_spares_a_namespace_that_is_another_pods_by_now() {
+    on_host(|network| {
+        let (one, two) = (network.attach("one"), network.attach("two"));
+        let del = network.plugin.on("DEL", &network.config, "one", &two.pod);
+        del.run().silent();
+        network.check(&two).silent();
+        network.detach(&two);
+        drop(one);
+    });
+}
+
+#[test]
+fn del_takes_a_prev_result() {
+    on_host(|network| {
+        let one = network.attach("one");
+        let config = network.with("prevResult", one.result.clone());
+        network
+            .plugin
+            .on("DEL", &config, "one", &one.pod)
+            .run()
+            .silent();
+        assert!(network.taken().is_empty());
+    });
+}
+
+#[test]
+fn del_of_what_never_was_is_a_success() {
+    on_host(|network| {
+        let pod = network.host.pod();
+        let before = network.footprint();
+        network.call("DEL", "stranger", &pod).silent();
+        network
+            .footprint()
+            .assert_unchanged(&before, "the DEL of a stranger");
+    });
+}
+
+#[test]
+fn del_after_the_pod_is_gone_frees_the_rest() {
+    on_host(|network| {
+        let one = network.attach("one");
+        let address = one.address().to_owned();
+        assert!(network.taken().contains(&address));
+        drop(one.pod);
+        let del = network
+            .plugin
+            .invocation("DEL")
+            .env("CNI_CONTAINERID", "one")
+            .env("CNI_IFNAME", "eth0");
+        del.config(&network.config).run().silent();
+        assert!(network.taken().is_empty());
+        assert_eq!(network.counters(&address), None);
+    });
+}
+
+#[test]
+fn del_works_with_a_pool_that_has_gone_bad() {
+    on_host(|network| {
+        let one = network.attach("one");
+        let config = network.with("subnet", "10.99.0.7/24");
+        network
+            .plugin
+            .on("DEL", &config, "one", &one.pod)
+            .run()
+            .silent();
+        assert!(network.taken().is_empty());
+    });
+}
+
+#[test]
+fn del_works_with_a_corrupt_lease() {
+    on_host(|network| {
+        let one = network.attach("one");
+        fs::write(network.lease("one"), "{ \"addr").unwrap();
+        network.detach(&one);
+        assert!(network.taken().is_empty(), "{:?}", network.taken());
+    });
+}
+
+#[test]
+fn del_works_without_the_bridge() {
+    on_host(|network| {
+        let one = network.attach("one");
+        network.host.command("ip").words("link del cbr0").run();
+        network.detach(&one);
+        assert!(network.taken().is_empty());
+        let two = network.attach("two");
+        network.check(&two).silent();
+        network.detach(&two);
+    });
+}

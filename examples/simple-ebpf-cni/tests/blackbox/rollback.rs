@@ -1,0 +1,249 @@
+//! A failed ADD undoes what it made, and no more.
+
+use std::fs;
+
+use cnikit_testbed::{Footprint, Namespace};
+
+use crate::support::{DATA_DIR, NAME, Network, code, on_host};
+
+/// Makes the network, so that what a failed ADD leaves cannot hide behind what the first ADD makes for all.
+fn made_before(network: &Network) {
+    let first = network.attach("first");
+    network.detach(&first);
+}
+
+#[test]
+fn an_ifname_that_exists_is_an_error() {
+    on_host(|network| {
+        made_before(network);
+        let pod = network.host.pod();
+        pod.ip("link add eth0 type bridge");
+        let before = (network.footprint(), Footprint::of_network(&pod));
+        let message = network.call("ADD", "one", &pod).error(4);
+        assert!(message.contains("eth0"), "{message}");
+        network
+            .footprint()
+            .assert_unchanged(&before.0, "the failed ADD");
+        Footprint::of_network(&pod).assert_unchanged(&before.1, "the failed ADD");
+    });
+}
+
+#[test]
+fn a_duplicate_add_spares_the_live_attachment() {
+    on_host(|network| {
+        let (one, two) = (network.attach("one"), network.attach("two"));
+        let before = network.footprint();
+        let message = network.call("ADD", "one", &one.pod).error(4);
+        assert!(message.contains("already"), "{message}");
+        // With a namespace of its own, nothing in the pod gives it away.
+        let elsewhere = network.host.pod();
+        let _ = network.call("ADD", "one", &elsewhere).error(4);
+        network
+            .footprint()
+            .assert_unchanged(&before, "the duplicate ADD");
+        network.check(&one).silent();
+        assert!(two.pod.ping(one.address(), 3).status.success());
+        network.detach(&one);
+        network.detach(&two);
+    });
+}
+
+#[test]
+fn a_full_pool_is_an_error_until_an_address_is_free() {
+    on_host(|network| {
+        let network = Network {
+            host: network.host,
+            plugin: network.plugin.clone(),
+            config: network.with("subnet", "10.99.0.0/29"),
+        };
+        network.host.keep("route 10.99.0.0/29 ");
+        let mut pods: Vec<_> = (0..5)
+            .map(|number| network.attach(&format!("pod-{number}")))
+            .collect();
+        let pod = network.host.pod();
+        let before = network.footprint();
+        let message = network
+            .call("ADD", "late", &pod)
+            .error(code::POOL_EXHAUSTED);
+        assert!(message.contains("10.99.0.0/29"), "{message}");
+        network
+            .footprint()
+            .assert_unchanged(&before, "the failed ADD");
+
+        let left = pods.swap_remove(2);
+        network.detach(&left);
+        let result = network.call("ADD", "late", &pod).result();
+        assert_eq!(
+            result["ips"][0]["address"],
+            left.result["ips"][0]["address"]
+        );
+        network.call("DEL", "late", &pod).silent();
+        pods.iter().for_each(|pod| network.detach(pod));
+    });
+}
+
+#[test]
+fn a_link_of_the_bridges_name_that_is_no_bridge_is_an_error() {
+    on_host(|network| {
+        network
+            .host
+            .command("ip")
+            .words("link add cbr0 type veth peer name other")
+            .run();
+        let pod = network.host.pod();
+        let before = network.footprint();
+        let message = network.call("ADD", "one", &pod).error(7);
+        assert!(message.contains("cbr0"), "{message}");
+        network
+            .footprint()
+            .assert_unchanged(&before, "the failed ADD");
+        network.host.command("ip").words("link del cbr0").run();
+    });
+}
+
+/// The host's end cannot be made, when the address is leased already.
+#[test]
+fn a_failure_after_the_lease_gives_it_back() {
+    on_host(|network| {
+        let one = network.attach("one");
+        network.detach(&one);
+        network
+            .host
+            .command("ip")
+            .args(["link", "add", one.host_veth(), "type", "bridge"])
+            .run();
+        let before = network.footprint();
+        let outcome = network.call("ADD", "one", &one.pod);
+        assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
+        network
+            .footprint()
+            .assert_unchanged(&before, "the failed ADD");
+        assert!(network.taken().is_empty(), "{:?}", network.taken());
+        assert!(one.pod.link("eth0").is_none());
+        network
+            .host
+            .command("ip")
+            .args(["link", "del", one.host_veth()])
+            .run();
+    });
+}
+
+/// A data directory that cannot be made fails before there is a link.
+#[test]
+fn a_data_dir_that_cannot_be_made_is_an_error() {
+    on_host(|network| {
+        made_before(network);
+        let file = network.host.scratch().join("file");
+        fs::write(&file, "").unwrap();
+        let pod = network.host.pod();
+        let before = network.footprint();
+        let config = network.with("dataDir", file.join("below").display().to_string());
+        let message = network
+            .plugin
+            .on("ADD", &config, "one", &pod)
+            .run()
+            .error(5);
+        assert!(message.contains(&file.display().to_string()), "{message}");
+        network
+            .footprint()
+            .assert_unchanged(&before, "the failed ADD");
+        assert!(pod.link("eth0").is_none());
+    });
+}
+
+#[test]
+fn a_corrupt_lease_of_the_attachment_is_an_error() {
+    on_host(|network| {
+        made_before(network);
+        fs::write(network.lease("one"), "{ \"addr").unwrap();
+        let pod = network.host.pod();
+        let before = network.footprint();
+        let message = network.call("ADD", "one", &pod).error(code::CORRUPT_LEASE);
+        assert!(message.contains("one@eth0.json"), "{message}");
+        network
+            .footprint()
+            .assert_unchanged(&before, "the failed ADD");
+        // DEL clears it away, and the next ADD finds its place.
+        network.call("DEL", "one", &pod).silent();
+        network.call("ADD", "one", &pod).result();
+        network.call("DEL", "one", &pod).silent();
+    });
+}
+
+/// One attachment's bad file is no reason to turn the others away.
+#[test]
+fn a_corrupt_lease_of_another_attachment_is_not_in_the_way() {
+    on_host(|network| {
+        let one = network.attach("one");
+        fs::write(network.lease("one"), "{ \"addr").unwrap();
+        let two = network.attach("two");
+        assert_ne!(
+            one.address(),
+            two.address(),
+            "the address of the corrupt lease is in use"
+        );
+        network.detach(&two);
+        network.detach(&one);
+    });
+}
+
+/// A runtime that kills an ADD at any moment sends a DEL, or comes again with another container.
+#[test]
+fn a_killed_add_leaves_nothing_that_blocks() {
+    on_host(|network| {
+        made_before(network);
+        for delay in 0..12 {
+            let pod = network.host.pod();
+            let config = network.config.to_string();
+            let folder = network.host.scratch();
+            fs::write(folder.join("config"), config).unwrap();
+            // The shell is replaced by the plugin, which `timeout` then kills at the given time.
+            let script = format!(
+                "exec {} <{}/config",
+                env!("CARGO_BIN_EXE_simple-ebpf-cni"),
+                folder.display()
+            );
+            let command = network.host.command("timeout").args([
+                "--signal=KILL",
+                &format!("0.{:04}", 5 * delay),
+                "sh",
+                "-c",
+                &script,
+            ]);
+            let _ = command
+                .env("CNI_COMMAND", "ADD")
+                .env("CNI_CONTAINERID", "killed")
+                .env("CNI_NETNS", pod.netns())
+                .env("CNI_IFNAME", "eth0")
+                .env("CNI_PATH", "/")
+                .output();
+            network.attach("other").pod.ping("10.99.0.1", 1);
+            network.call("DEL", "other", &pod).silent();
+            network.call("DEL", "killed", &pod).silent();
+            assert!(
+                network.taken().is_empty(),
+                "killed after {delay} half milliseconds: {:?}",
+                network.taken()
+            );
+        }
+    });
+}
+
+/// A crash between two steps of the store leaves an address without an owner: garbage, not a lease.
+#[test]
+fn an_address_without_an_owner_is_free() {
+    on_host(|network| {
+        made_before(network);
+        let garbage = format!("{DATA_DIR}/{NAME}/addresses/10.99.0.2");
+        fs::write(&garbage, "").unwrap();
+        let network = Network {
+            host: network.host,
+            plugin: network.plugin.clone(),
+            config: network.with("subnet", "10.99.0.0/30"),
+        };
+        network.host.keep("route 10.99.0.0/30 ");
+        let one = network.attach("one");
+        assert_eq!(one.address(), "10.99.0.2");
+        network.detach(&one);
+    });
+}

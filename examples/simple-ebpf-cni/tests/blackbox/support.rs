@@ -1,0 +1,360 @@
+//! A network of the plugin's on a private host, and the ways to look at it from outside.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use cnikit_testbed::{Footprint, Host, Namespace, Outcome, Plugin, Pod, host};
+use serde_json::{Value, json};
+
+/// The network's name.
+pub(crate) const NAME: &str = "blackbox";
+
+/// The first address of the subnet, which is the gateway unless the configuration says otherwise.
+pub(crate) const GATEWAY: &str = "10.99.0.1";
+
+/// Where leases are kept by default.
+pub(crate) const DATA_DIR: &str = "/var/lib/cni/simple-ebpf-cni";
+
+/// Codes of the plugin's own.
+pub(crate) mod code {
+    pub(crate) const POOL_EXHAUSTED: u64 = 100;
+    pub(crate) const CORRUPT_LEASE: u64 = 102;
+    pub(crate) const DIFFERS: u64 = 110;
+}
+
+/// The binary under test.
+pub(crate) fn plugin() -> Plugin {
+    Plugin::new(env!("CARGO_BIN_EXE_simple-ebpf-cni"))
+}
+
+/// A configuration with nothing left out but what has a default.
+pub(crate) fn config() -> Value {
+    json!({ "cniVersion": "1.0.0", "name": NAME, "type": "simple-ebpf-cni", "subnet": "10.99.0.0/24" })
+}
+
+/// Runs a test on a private host. What serves the network as a whole may be left behind, and nothing else.
+#[track_caller]
+pub(crate) fn on_host(test: impl FnOnce(&Network) + Send) {
+    host(|host| {
+        let network = Network {
+            host,
+            plugin: plugin(),
+            config: config(),
+        };
+        for line in [
+            "link cbr0 ",
+            "address cbr0 ",
+            "route 10.99.0.0/24 ",
+            "pin /sys/fs/bpf/simple-ebpf-cni/",
+        ] {
+            host.keep(line);
+        }
+        host.keep(&lock_line());
+        test(&network);
+        assert_eq!(
+            network.rows().lines().collect::<Vec<_>>(),
+            [""; 0],
+            "the test left rows in the maps"
+        );
+    });
+}
+
+/// A network of the plugin's.
+pub(crate) struct Network<'h> {
+    pub(crate) host: &'h Host,
+    pub(crate) plugin: Plugin,
+    pub(crate) config: Value,
+}
+
+/// An attached pod, and what its ADD said.
+pub(crate) struct Attached {
+    pub(crate) container: String,
+    pub(crate) pod: Pod,
+    pub(crate) result: Value,
+}
+
+/// A row of `pkt_count`, summed over the CPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub(crate) tx_packets: u64,
+    pub(crate) tx_bytes: u64,
+    pub(crate) tx_direct: u64,
+    pub(crate) rx_stack: u64,
+}
+
+impl Network<'_> {
+    /// Calls a verb on an attachment with the network's configuration.
+    #[track_caller]
+    pub(crate) fn call(&self, verb: &str, container: &str, pod: &Pod) -> Outcome {
+        self.plugin.on(verb, &self.config, container, pod).run()
+    }
+
+    /// Attaches a new pod.
+    #[track_caller]
+    pub(crate) fn attach(&self, container: &str) -> Attached {
+        let pod = self.host.pod();
+        let result = self.call("ADD", container, &pod).result();
+        Attached {
+            container: container.to_owned(),
+            pod,
+            result,
+        }
+    }
+
+    /// Detaches a pod.
+    #[track_caller]
+    pub(crate) fn detach(&self, attached: &Attached) {
+        self.call("DEL", &attached.container, &attached.pod)
+            .silent();
+    }
+
+    /// Calls CHECK with the result of the attachment's ADD.
+    #[track_caller]
+    pub(crate) fn check(&self, attached: &Attached) -> Outcome {
+        let config = self.with("prevResult", attached.result.clone());
+        self.plugin
+            .on("CHECK", &config, &attached.container, &attached.pod)
+            .run()
+    }
+
+    /// The configuration with one key set.
+    pub(crate) fn with(&self, key: &str, value: impl Into<Value>) -> Value {
+        let mut config = self.config.clone();
+        config[key] = value.into();
+        config
+    }
+
+    /// A pinned map or program of the network.
+    #[track_caller]
+    pub(crate) fn pin(&self, name: &str) -> PathBuf {
+        let pins = Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME);
+        let layouts =
+            std::fs::read_dir(&pins).unwrap_or_else(|error| panic!("{}: {error}", pins.display()));
+        let layouts: Vec<PathBuf> = layouts.map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(layouts.len(), 1, "one layout is pinned: {layouts:?}");
+        layouts[0].join(name)
+    }
+
+    /// The id that the kernel gave a pinned program.
+    #[track_caller]
+    pub(crate) fn program_id(&self, name: &str) -> u64 {
+        let pin = self.pin(name);
+        let shown = self
+            .host
+            .command("bpftool")
+            .args(["-j", "prog", "show", "pinned"])
+            .arg(pin)
+            .json();
+        shown["id"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no program id in {shown}"))
+    }
+
+    /// The rows of a pinned map, with keys and values as its BTF names them.
+    #[track_caller]
+    pub(crate) fn map(&self, name: &str) -> Vec<Value> {
+        let pin = self.pin(name);
+        let dump = self
+            .host
+            .command("bpftool")
+            .args(["-j", "map", "dump", "pinned"])
+            .arg(pin)
+            .json();
+        let rows = dump
+            .as_array()
+            .unwrap_or_else(|| panic!("the dump of {name} is no list: {dump}"));
+        rows.iter().map(|row| row["formatted"].clone()).collect()
+    }
+
+    /// Removes the row of an address from a pinned map.
+    #[track_caller]
+    pub(crate) fn remove_row(&self, map: &str, address: &str) {
+        let octets = address.split('.');
+        let command = self
+            .host
+            .command("bpftool")
+            .args(["map", "delete", "pinned"])
+            .arg(self.pin(map));
+        command.arg("key").args(octets).run();
+    }
+
+    /// What was counted for an address, if it has a row.
+    #[track_caller]
+    pub(crate) fn counters(&self, address: &str) -> Option<Counters> {
+        let row = self
+            .map("pkt_count")
+            .into_iter()
+            .find(|row| octets(&row["key"]) == address)?;
+        let sum = |field: &str| {
+            let values = row["values"]
+                .as_array()
+                .expect("a per-CPU map has a value for each CPU");
+            values
+                .iter()
+                .map(|value| value["value"][field].as_u64().expect("a counter"))
+                .sum()
+        };
+        let [tx_packets, tx_bytes, tx_direct, rx_stack] =
+            ["tx_packets", "tx_bytes", "tx_direct", "rx_stack"].map(sum);
+        Some(Counters {
+            tx_packets,
+            tx_bytes,
+            tx_direct,
+            rx_stack,
+        })
+    }
+
+    /// The addresses that the files below `dataDir` say are taken.
+    pub(crate) fn taken(&self) -> BTreeSet<String> {
+        let folder = Path::new(DATA_DIR).join(NAME).join("addresses");
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            return BTreeSet::new();
+        };
+        entries
+            .map(|entry| {
+                entry
+                    .unwrap()
+                    .file_name()
+                    .into_string()
+                    .expect("an address is text")
+            })
+            .collect()
+    }
+
+    /// The lease file of an attachment.
+    pub(crate) fn lease(&self, container: &str) -> PathBuf {
+        Path::new(DATA_DIR)
+            .join(NAME)
+            .join("leases")
+            .join(format!("{container}@eth0.json"))
+    }
+
+    /// A line for each row of the maps that hold something of each pod, without what is counted.
+    #[track_caller]
+    pub(crate) fn rows(&self) -> Footprint {
+        if !Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME).exists() {
+            return Footprint::default();
+        }
+        ["pkt_count", "pod_ifindex"]
+            .into_iter()
+            .flat_map(|map| {
+                self.map(map)
+                    .into_iter()
+                    .map(move |row| format!("row {map} {}", octets(&row["key"])))
+            })
+            .collect()
+    }
+
+    /// All there is of the network: what is on the host, in the maps, and attached to its links.
+    #[track_caller]
+    pub(crate) fn footprint(&self) -> Footprint {
+        let mut attached = Vec::new();
+        for qdisc in self
+            .host
+            .tc("qdisc show")
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|qdisc| qdisc["kind"] == "clsact")
+        {
+            let [device, ingress, egress] =
+                ["dev", "ingress_block", "egress_block"].map(|key| &qdisc[key]);
+            attached.push(format!("clsact {device} blocks {ingress} {egress}"));
+        }
+        for block in self.blocks() {
+            for filter in self
+                .host
+                .tc(&format!("filter show block {block}"))
+                .as_array()
+                .into_iter()
+                .flatten()
+            {
+                attached.push(format!(
+                    "filter block {block} {} {}",
+                    filter["pref"], filter["options"]
+                ));
+            }
+        }
+        let host = self
+            .host
+            .footprint()
+            .and(self.rows())
+            .and(attached.into_iter().collect());
+        // The lock file appears with the first look at the leases.
+        host.beyond(&Footprint::default(), &[lock_line()])
+    }
+
+    /// The filter blocks that the bridge anchors.
+    #[track_caller]
+    pub(crate) fn blocks(&self) -> BTreeSet<u64> {
+        if self.host.link("cbr0").is_none() {
+            return BTreeSet::new();
+        }
+        let qdiscs = self.host.tc("qdisc show dev cbr0");
+        let qdiscs = qdiscs.as_array().into_iter().flatten();
+        qdiscs
+            .flat_map(|qdisc| ["ingress_block", "egress_block"].map(|key| qdisc[key].as_u64()))
+            .flatten()
+            .collect()
+    }
+
+    /// Takes the programs away from under all pods.
+    #[track_caller]
+    pub(crate) fn detach_programs(&self) {
+        let blocks = self.blocks();
+        assert!(
+            !blocks.is_empty(),
+            "the bridge anchors no block: {}",
+            self.host.tc("qdisc show")
+        );
+        for block in blocks {
+            self.host
+                .command("tc")
+                .words(&format!("filter del block {block}"))
+                .run();
+        }
+    }
+}
+
+impl Attached {
+    /// The pod's address, without its prefix length.
+    #[track_caller]
+    pub(crate) fn address(&self) -> &str {
+        let address = self.result["ips"][0]["address"]
+            .as_str()
+            .expect("the result has an address");
+        address.split_once('/').expect("it has a prefix length").0
+    }
+
+    /// The host's end of the pair.
+    #[track_caller]
+    pub(crate) fn host_veth(&self) -> &str {
+        self.result["interfaces"][1]["name"]
+            .as_str()
+            .expect("the result names the host's end")
+    }
+
+    /// The MAC of the pod's end.
+    #[track_caller]
+    pub(crate) fn mac(&self) -> &str {
+        self.result["interfaces"][2]["mac"]
+            .as_str()
+            .expect("the result has the pod's MAC")
+    }
+}
+
+/// The start of the lock file's line in a footprint.
+fn lock_line() -> String {
+    format!("file {DATA_DIR}/{NAME}/lock")
+}
+
+/// `{"octet": [10, 99, 0, 2]}` as `10.99.0.2`.
+fn octets(key: &Value) -> String {
+    let octets: Vec<String> = key["octet"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(Value::to_string)
+        .collect();
+    octets.join(".")
+}
