@@ -130,7 +130,7 @@ impl Network<'_> {
         let pins = Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME);
         let layouts =
             std::fs::read_dir(&pins).unwrap_or_else(|error| panic!("{}: {error}", pins.display()));
-        let layouts: Vec<PathBuf> = layouts.map(|entry| entry.unwrap().path()).collect();
+        let layouts: Vec<PathBuf> = layouts.filter_map(|entry| Some(entry.ok()?.path())).collect();
         assert_eq!(layouts.len(), 1, "one layout is pinned: {layouts:?}");
         layouts[0].join(name)
     }
@@ -210,15 +210,7 @@ impl Network<'_> {
         let Ok(entries) = std::fs::read_dir(folder) else {
             return BTreeSet::new();
         };
-        entries
-            .map(|entry| {
-                entry
-                    .unwrap()
-                    .file_name()
-                    .into_string()
-                    .expect("an address is text")
-            })
-            .collect()
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
     }
 
     /// The lease file of an attachment.
