@@ -13,6 +13,7 @@ use std::{
 
 use rustix::{
     fs::{CWD, Mode, OFlags},
+    io::Errno,
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
@@ -54,32 +55,24 @@ impl Netns {
         let path = path.as_ref();
         // Without NONBLOCK a FIFO at this path would hold the plugin until somebody writes to it.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
-            let path = path.to_owned();
-            match errno {
-                rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => {
-                    Error::NetnsMissing { path }
-                }
-                errno => Error::NetnsOpen {
-                    path,
-                    source: errno.into(),
-                },
-            }
-        })?;
-        let target = rustix::fs::readlinkat(CWD, format!("/proc/self/fd/{}", fd.as_raw_fd()), [])
-            .map_err(|errno| Error::NetnsOpen {
+        let failed = |errno: Errno| Error::NetnsOpen {
             path: path.to_owned(),
             source: errno.into(),
+        };
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOENT | Errno::NOTDIR => Error::NetnsMissing {
+                path: path.to_owned(),
+            },
+            errno => failed(errno),
         })?;
+        let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let target = rustix::fs::readlinkat(CWD, link, []).map_err(failed)?;
         if !target.as_bytes().starts_with(b"net:[") {
             return Err(Error::NotNetns {
                 path: path.to_owned(),
             });
         }
-        let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::NetnsOpen {
-            path: path.to_owned(),
-            source: errno.into(),
-        })?;
+        let stat = rustix::fs::fstat(&fd).map_err(failed)?;
         let id = NetnsId {
             dev: stat.st_dev,
             inode: stat.st_ino,
