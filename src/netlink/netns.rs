@@ -4,16 +4,18 @@
 )]
 
 use std::{
+    ffi::c_void,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic,
     path::Path,
-    thread,
+    ptr, thread,
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags},
+    fs::{Mode, OFlags},
     io::Errno,
+    ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
@@ -65,12 +67,8 @@ impl Netns {
             },
             errno => failed(errno),
         })?;
-        let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        let target = rustix::fs::readlinkat(CWD, link, []).map_err(failed)?;
-        if !target.as_bytes().starts_with(b"net:[") {
-            return Err(Error::NotNetns {
-                path: path.to_owned(),
-            });
+        if !is_network_namespace(fd.as_fd()) {
+            return Err(Error::NotNetns { path: path.to_owned() });
         }
         let stat = rustix::fs::fstat(&fd).map_err(failed)?;
         let id = NetnsId {
@@ -189,4 +187,41 @@ fn unshare_network() -> io::Result<()> {
     // SAFETY: only CLONE_FILES can make descriptors of other threads invalid, and it is not among
     // the flags.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(io::Error::from)
+}
+
+/// Whether a descriptor is one of a network namespace. Only the kernel can tell: what `readlink` shows of a namespace
+/// that a mount holds, as those below `/run/netns` are, is the path of the mount.
+fn is_network_namespace(fd: BorrowedFd<'_>) -> bool {
+    /// `NSFS_MAGIC` of `linux/magic.h`.
+    const NSFS: u32 = 0x6e73_6673;
+
+    /// `NS_GET_NSTYPE` of [ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html).
+    struct TypeOfNamespace;
+
+    // SAFETY: the request takes no argument, and what it returns is a number.
+    #[expect(unsafe_code, reason = "rustix has no wrapper of this request")]
+    unsafe impl Ioctl for TypeOfNamespace {
+        type Output = IoctlOutput;
+
+        const IS_MUTATING: bool = false;
+
+        fn opcode(&self) -> Opcode {
+            opcode::none(0xb7, 0x3)
+        }
+
+        fn as_ptr(&mut self) -> *mut c_void {
+            ptr::null_mut()
+        }
+
+        unsafe fn output_from_ptr(found: IoctlOutput, _: *mut c_void) -> rustix::io::Result<IoctlOutput> {
+            Ok(found)
+        }
+    }
+
+    #[allow(clippy::unnecessary_cast, reason = "the member's type differs between architectures")]
+    let is_namespace = rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type as u32 == NSFS);
+    // SAFETY: on a file of this file system the request is what it says it is.
+    #[expect(unsafe_code, reason = "rustix has no wrapper of this request")]
+    let kind = || unsafe { ioctl(fd, TypeOfNamespace) };
+    is_namespace && kind().is_ok_and(|kind| kind.cast_unsigned() == LinkNameSpaceType::Network as u32)
 }

@@ -140,7 +140,7 @@ fn create_bridge(host: &Socket, network: &NetworkName, config: &Config) -> Resul
     // With its MAC set, a bridge does not take over that of its lowest port: pods keep the gateway in
     // their neighbour tables.
     let spec = BridgeSpec::new(config.bridge.clone()).mac(bridge_mac(network)).mtu(config.mtu).up();
-    unless_exists(host.create_bridge(&spec))?;
+    unless_exists(host.create_bridge(&spec).map(drop))?;
     host.link_by_name(&config.bridge)?.ok_or_else(|| {
         Failure::new(
             ErrorCode::TRY_AGAIN,
