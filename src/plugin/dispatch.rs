@@ -33,7 +33,9 @@ pub struct Output {
 /// # impl Plugin for Passthrough {
 /// #     type Config = serde::de::IgnoredAny;
 /// #     fn about(&self) -> About { About { name: "p", version: "1", summary: "s", docs: "d" } }
-/// #     fn add(&self, _: &AddRequest<Self::Config>) -> Result<AddResult, Failure> { Ok(AddResult::default()) }
+/// #     fn add(&self, _: &AddRequest<Self::Config>) -> Result<AddResult, Failure> {
+/// #         Ok(AddResult::default())
+/// #     }
 /// #     fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), Failure> { Ok(()) }
 /// #     fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), Failure> { Ok(()) }
 /// # }
@@ -152,9 +154,20 @@ fn add<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
         raw_config,
     };
     netns::require(&request.netns, environment.netns_override)?;
-    let mut json = plugin.add(&request)?.to_json(version)?;
-    json.push('\n');
-    Ok(json.into_bytes())
+    match plugin.add(&request)?.to_json(version) {
+        Ok(json) => Ok(format!("{json}\n").into_bytes()),
+        Err(error) => Err(undone(plugin, request, error)),
+    }
+}
+
+/// Detaches what was attached without a result to tell of it: the caller will see a failed `ADD`,
+/// and that must leave nothing.
+fn undone<P: Plugin>(plugin: &P, request: AddRequest<P::Config>, error: spec::Error) -> Failure {
+    let failure = Failure::from(error);
+    match plugin.del(&request.into()) {
+        Ok(()) => failure,
+        Err(left) => failure.with_details(format!("and undoing the ADD failed: {left}")),
+    }
 }
 
 fn del<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
@@ -253,8 +266,7 @@ fn require_version(
 }
 
 fn versions(supported: &[Version], stdin: Vec<u8>) -> Result<Vec<u8>, Failure> {
-    // The caller asks what it may speak: what it speaks now is given back, whether it is known or
-    // not.
+    // What the caller speaks now is given back, known or not: it asks what it may speak.
     let stated = if stdin.trim_ascii().is_empty() {
         None
     } else {
@@ -289,8 +301,8 @@ fn about(about: About, versions: &[Version]) -> String {
     let versions = Version::list(versions);
     format!(
         "{name} {version}\n{summary}\n\n\
-         A CNI plugin: a container runtime runs it, with CNI_COMMAND in the environment and a network\n\
-         configuration on standard input.\n\n\
+         A CNI plugin: a container runtime runs it, with CNI_COMMAND in the environment and\n\
+         a network configuration on standard input.\n\n\
          CNI versions: {versions}\n\
          Documentation: {docs}\n"
     )

@@ -14,7 +14,7 @@ pub enum Error {
         source: io::Error,
     },
     /// `CNI_NETNS` cannot be looked at; most often it does not exist.
-    #[error("cannot look at CNI_NETNS {path:?}: pass the path of the container's network namespace", path = path.display())]
+    #[error("cannot look at CNI_NETNS {path:?}: pass the path of the container's namespace")]
     NetnsUnreadable {
         /// The path.
         path: PathBuf,
@@ -22,7 +22,7 @@ pub enum Error {
         source: io::Error,
     },
     /// `CNI_NETNS` is a path to something else.
-    #[error("CNI_NETNS {path:?} is not a network namespace: pass the path of the container's", path = path.display())]
+    #[error("CNI_NETNS {path:?} is not a network namespace: pass the path of the container's")]
     NotNetns {
         /// The path.
         path: PathBuf,
@@ -30,8 +30,7 @@ pub enum Error {
     /// `CNI_NETNS` is where the plugin itself runs.
     #[error(
         "CNI_NETNS {path:?} is the namespace of the plugin itself: pass the container's, \
-         or set CNI_NETNS_OVERRIDE=1 if it is meant",
-        path = path.display()
+         or set CNI_NETNS_OVERRIDE=1 if it is meant"
     )]
     OwnNetns {
         /// The path.

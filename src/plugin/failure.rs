@@ -15,7 +15,8 @@ use crate::spec::{Coded, ErrorCode, ErrorDocument, Version};
 /// fn mtu_of(bridge: &str) -> Result<u32, Failure> {
 ///     let path = format!("/sys/class/net/{bridge}/mtu");
 ///     let text = std::fs::read_to_string(&path).step(format!("read {path}"))?;
-///     text.trim().parse().map_err(|_| Failure::new(ErrorCode::DECODE, format!("{path} holds no number")))
+///     let no_number = |_| Failure::new(ErrorCode::DECODE, format!("{path} holds no number"));
+///     text.trim().parse().map_err(no_number)
 /// }
 ///
 /// let failure = mtu_of("no-such-bridge").unwrap_err();

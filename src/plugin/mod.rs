@@ -16,7 +16,7 @@
 //!     type Config = serde::de::IgnoredAny; // no keys of its own
 //!
 //!     fn about(&self) -> About {
-//!         About { name: "passthrough", version: "1.0.0", summary: "Does nothing.", docs: "https://example.org" }
+//!         About { name: "pass", version: "1.0.0", summary: "Does nothing.", docs: "example.org" }
 //!     }
 //!     fn add(&self, request: &AddRequest<Self::Config>) -> Result<AddResult, Failure> {
 //!         Ok(request.prev_result.clone().unwrap_or_default())
@@ -45,6 +45,8 @@
 //! | `cniVersion` is unknown, too old for the verb, or not among the plugin's | 1 |
 //! | a key is missing or has a value of the wrong kind; `CHECK` has no `prevResult` | 7 |
 //! | `CNI_NETNS` is not a namespace, or is the plugin's own | 8 |
+//!
+//! A result that the configuration's version cannot hold is error 1 as well, and the `ADD` is undone.
 //!
 //! [`run`] is the one function that touches the process. [`dispatch`] takes and returns values, and
 //! is what tests call.

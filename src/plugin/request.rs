@@ -53,6 +53,22 @@ pub struct DelRequest<C> {
     pub raw_config: RawConfig,
 }
 
+/// The call that undoes the `ADD`.
+impl<C> From<AddRequest<C>> for DelRequest<C> {
+    fn from(add: AddRequest<C>) -> Self {
+        Self {
+            attachment: add.attachment,
+            netns: Some(add.netns),
+            args: Ok(add.args),
+            path: add.path,
+            net_conf: Ok(add.net_conf),
+            config: Ok(add.config),
+            prev_result: Ok(add.prev_result),
+            raw_config: add.raw_config,
+        }
+    }
+}
+
 /// A call to check an attachment.
 #[derive(Debug)]
 #[non_exhaustive]

@@ -20,7 +20,8 @@ use super::{AddResult, Dns, Error, MacAddr, NetworkName, PluginType, ValidAttach
 ///     bridge: String,
 /// }
 ///
-/// let raw = RawConfig::parse(br#"{"cniVersion": "1.0.0", "name": "dbnet", "type": "bridge", "bridge": "cni0"}"#)?;
+/// let stdin = br#"{"cniVersion": "1.0.0", "name": "dbnet", "type": "bridge", "bridge": "cni0"}"#;
+/// let raw = RawConfig::parse(stdin)?;
 /// let net_conf = raw.net_conf()?;
 /// let own: BridgeConfig = raw.decode()?;
 /// assert_eq!((net_conf.cni_version, net_conf.name.as_str()), (Version::V1_0_0, "dbnet"));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de};
 use serde_json::{Map, Value};
 
 use super::lenient::{empty_as_none, null_as_default};
@@ -89,8 +89,14 @@ impl AddResult {
     /// use cnikit::spec::{AddResult, IpConfig, Version};
     ///
     /// let result = AddResult::default().with_ip(IpConfig::new("10.1.0.5/16".parse()?));
-    /// assert_eq!(result.to_json(Version::V1_0_0)?, r#"{"cniVersion":"1.0.0","ips":[{"address":"10.1.0.5/16"}]}"#);
-    /// assert_eq!(result.to_json(Version::V0_2_0)?, r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.1.0.5/16"},"dns":{}}"#);
+    /// assert_eq!(
+    ///     result.to_json(Version::V1_0_0)?,
+    ///     r#"{"cniVersion":"1.0.0","ips":[{"address":"10.1.0.5/16"}]}"#
+    /// );
+    /// assert_eq!(
+    ///     result.to_json(Version::V0_2_0)?,
+    ///     r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.1.0.5/16"},"dns":{}}"#
+    /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -130,7 +136,10 @@ impl AddResult {
             Some(text) if !text.is_empty() => text.parse()?,
             _ => unstated,
         };
-        let result = if version < Version::V0_3_0 {
+        let result = if !json.is_object() {
+            // A struct would take a list for its fields in order.
+            Err(de::Error::custom("it is not a JSON object"))
+        } else if version < Version::V0_3_0 {
             PerFamily::deserialize(json).map(Self::from_per_family)
         } else {
             Listed::deserialize(json).map(Self::from_listed)

@@ -65,7 +65,8 @@ pub enum Error {
     },
     /// A hardware address that is none.
     #[error(
-        "{value:?} is not a hardware address: write six pairs of hexadecimal digits, as in 02:00:5e:10:00:01"
+        "{value:?} is not a hardware address: write six pairs of hexadecimal digits, \
+         as in 02:00:5e:10:00:01"
     )]
     Mac {
         /// The text.
@@ -89,7 +90,10 @@ pub enum Error {
         supported: Vec<Version>,
     },
     /// A verb that the configuration's version does not have.
-    #[error("{command} needs cniVersion {} or later, and the configuration has {version}", command.rule().since)]
+    #[error(
+        "{command} needs cniVersion {} or later, and the configuration has {version}",
+        command.rule().since
+    )]
     CommandTooNew {
         /// The verb.
         command: Command,
@@ -119,7 +123,10 @@ pub enum Error {
         pair: String,
     },
     /// Keys in `CNI_ARGS` that nobody would act on.
-    #[error("CNI_ARGS holds keys that this plugin does not know: {}; drop them or add IgnoreUnknown=1", keys.join(", "))]
+    #[error(
+        "CNI_ARGS holds keys that this plugin does not know: {}; drop them or add IgnoreUnknown=1",
+        keys.join(", ")
+    )]
     UnknownArgs {
         /// The keys.
         keys: Vec<String>,
@@ -132,7 +139,8 @@ pub enum Error {
     },
     /// A configuration that is JSON, but not an object.
     #[error(
-        "the network configuration is not a JSON object: write {{\"cniVersion\": ..., \"name\": ..., \"type\": ...}}"
+        "the network configuration is not a JSON object: \
+         write {{\"cniVersion\": ..., \"name\": ..., \"type\": ...}}"
     )]
     NotAnObject,
     /// A required key that is not there.
@@ -178,7 +186,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A result that cannot be written without dropping something that its reader would act on.
-    #[error("a result of CNI {version} cannot hold {}", lost.iter().map(Lost::to_string).collect::<Vec<_>>().join(", "))]
+    #[error("a result of CNI {version} cannot hold {}", Lost::list(lost))]
     Lossy {
         /// The version to be written.
         version: Version,
@@ -187,7 +195,8 @@ pub enum Error {
     },
     /// A result without an address, in a version that demands one.
     #[error(
-        "a result of CNI {version} needs an address: use cniVersion 0.3.0 or later for interfaces without one"
+        "a result of CNI {version} needs an address: \
+         use cniVersion 0.3.0 or later for interfaces without one"
     )]
     NoAddress {
         /// The version to be written.
@@ -256,6 +265,13 @@ impl ErrorCode {
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+impl Lost {
+    fn list(lost: &[Lost]) -> String {
+        let words: Vec<String> = lost.iter().map(Lost::to_string).collect();
+        words.join(", ")
     }
 }
 

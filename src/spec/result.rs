@@ -20,11 +20,12 @@ use super::lenient::{empty_as_none, null_as_default};
 /// let mut result = AddResult::default();
 /// result.push_interface(Interface::new("cni0"));
 /// result.push_interface(Interface::new("veth3243").with_mtu(1500));
-/// let eth0 = result.push_interface(
-///     Interface::new("eth0").with_mac(MacAddr::new([2, 0, 0, 0, 0, 5])).in_sandbox("/run/netns/blue"),
-/// );
+/// let mac = MacAddr::new([2, 0, 0, 0, 0, 5]);
+/// let eth0 = Interface::new("eth0").with_mac(mac).in_sandbox("/run/netns/blue");
+/// let eth0 = result.push_interface(eth0);
+/// let ip = IpConfig::new("10.1.0.5/16".parse()?).with_gateway("10.1.0.1".parse()?);
 /// let result = result
-///     .with_ip(IpConfig::new("10.1.0.5/16".parse()?).on_interface(eth0).with_gateway("10.1.0.1".parse()?))
+///     .with_ip(ip.on_interface(eth0))
 ///     .with_route(Route::new("0.0.0.0/0".parse()?));
 /// assert_eq!(result.ips[0].interface, Some(2));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
