@@ -1,0 +1,236 @@
+//! What a caller gets for every way to call: no process, values in and values out.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod refusals;
+mod scripted;
+
+use cnikit::plugin::{About, AddRequest, CheckRequest, DelRequest, Failure, Plugin};
+use cnikit::spec::{AddResult, Version};
+use scripted::{Call, OWN_NETNS, Scripted, error_of, json_of};
+use serde_json::{Value, json};
+
+#[test]
+fn without_a_command_a_person_is_told_what_this_is() {
+    for call in [
+        Call {
+            variables: vec![],
+            config: json!(null),
+        },
+        Call::new(""),
+    ] {
+        let output = call.run(&Scripted::default());
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.exit_code, 0);
+        assert!(
+            text.starts_with("scripted 1.2.3\nAnswers as its configuration says.\n"),
+            "{text}"
+        );
+        assert!(text.contains("0.3.1, 0.4.0, 1.0.0, 1.1.0"), "{text}");
+        assert!(text.contains("https://example.org/scripted"), "{text}");
+    }
+}
+
+#[test]
+fn version_is_answered_in_the_callers_version() {
+    let supported = json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
+    let answer = |stdin: &str| {
+        let call = Call {
+            variables: vec![("CNI_COMMAND", "VERSION".to_owned())],
+            config: json!(null),
+        };
+        let output = call.run_with_stdin(&Scripted::default(), &mut stdin.as_bytes());
+        assert_eq!(output.exit_code, 0);
+        json_of(&output)
+    };
+    for (stdin, version) in [
+        (r#"{"cniVersion": "0.4.0"}"#, "0.4.0"),
+        (r#"{"cniVersion": "7.0.0"}"#, "7.0.0"),
+        ("{}", "1.1.0"),
+        ("", "1.1.0"),
+        ("\n", "1.1.0"),
+    ] {
+        let expected = json!({"cniVersion": version, "supportedVersions": supported});
+        assert_eq!(answer(stdin), expected, "{stdin:?}");
+    }
+    let call = Call::new("VERSION");
+    let output = call.run_with_stdin(&Scripted::default(), &mut "{".as_bytes());
+    assert_eq!(error_of(&output)["code"], 6);
+}
+
+#[test]
+fn the_version_document_is_that_of_the_specification() {
+    struct UpTo1;
+    impl Plugin for UpTo1 {
+        type Config = serde::de::IgnoredAny;
+        fn about(&self) -> About {
+            Scripted::default().about()
+        }
+        fn versions(&self) -> &[Version] {
+            &Version::ALL[..6]
+        }
+        fn add(&self, _: &AddRequest<Self::Config>) -> Result<AddResult, Failure> {
+            Ok(AddResult::default())
+        }
+        fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), Failure> {
+            Ok(())
+        }
+        fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), Failure> {
+            Ok(())
+        }
+    }
+    let golden: Value =
+        serde_json::from_str(include_str!("../golden/cni/version-1.0.0.json")).unwrap();
+    assert_eq!(
+        json_of(
+            &Call::new("VERSION")
+                .key("cniVersion", json!("1.0.0"))
+                .run(&UpTo1)
+        ),
+        golden
+    );
+    // The newest version that this plugin speaks has no GC.
+    let refused = error_of(&Call::new("GC").run(&UpTo1));
+    assert_eq!(refused["code"], 1);
+    assert!(
+        refused["msg"]
+            .as_str()
+            .unwrap()
+            .contains("0.1.0, 0.2.0, 0.3.0"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn add_writes_its_result_in_the_configurations_version() {
+    for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        let plugin = Scripted::default();
+        let output = Call::new("ADD")
+            .key("cniVersion", json!(version))
+            .run(&plugin);
+        assert_eq!(output.exit_code, 0);
+        assert_eq!(plugin.calls(), [format!("ADD c1 {OWN_NETNS}")]);
+        let mut interface = json!({"name": "eth0", "sandbox": OWN_NETNS});
+        let mut ip = json!({"address": "10.1.0.5/16", "interface": 0});
+        if version == "1.1.0" {
+            interface["mtu"] = json!(1500);
+        }
+        let mut expected = json!({"cniVersion": version, "routes": [{"dst": "0.0.0.0/0"}]});
+        if version < "1.0.0" {
+            ip["version"] = json!("4");
+            expected["dns"] = json!({});
+        }
+        expected["interfaces"] = json!([interface]);
+        expected["ips"] = json!([ip]);
+        assert_eq!(json_of(&output), expected);
+        assert_eq!(output.stdout.last(), Some(&b'\n'));
+    }
+}
+
+#[test]
+fn add_gets_what_the_chain_made() {
+    let call = Call::new("ADD").key("prevResult", json!({"interfaces": [{"name": "cni0"}]}));
+    let result = json_of(&call.run(&Scripted::default()));
+    assert_eq!(result["interfaces"][0]["name"], "cni0");
+    assert_eq!(result["ips"][0]["interface"], 1);
+}
+
+#[test]
+fn a_result_that_the_version_cannot_hold_is_an_error_and_undone() {
+    let plugin = Scripted::default();
+    let call = Call::new("ADD")
+        .key("table", json!(100))
+        .key("cniVersion", json!("1.0.0"));
+    let document = error_of(&call.run(&plugin));
+    assert_eq!(
+        (&document["code"], &document["cniVersion"]),
+        (&json!(1), &json!("1.0.0"))
+    );
+    assert!(
+        document["msg"]
+            .as_str()
+            .unwrap()
+            .contains("routes[0].table 100"),
+        "{document}"
+    );
+    assert_eq!(plugin.calls().len(), 2);
+    assert!(
+        plugin.calls()[1].starts_with("DEL c1 "),
+        "{:?}",
+        plugin.calls()
+    );
+}
+
+#[test]
+fn verbs_without_a_result_write_nothing() {
+    for (command, expected) in [
+        ("CHECK", "CHECK 1 ips".to_owned()),
+        ("GC", "GC Absent".to_owned()),
+        ("STATUS", "STATUS dbnet".to_owned()),
+    ] {
+        let plugin = Scripted::default();
+        let output = Call::new(command).run(&plugin);
+        assert_eq!((output.stdout.len(), output.exit_code), (0, 0), "{command}");
+        assert_eq!(plugin.calls(), [expected]);
+    }
+    let plugin = Scripted::default();
+    let list = json!([{"containerID": "c1", "ifname": "eth0"}]);
+    Call::new("GC")
+        .key("cni.dev/valid-attachments", list)
+        .run(&plugin);
+    assert_eq!(plugin.calls(), ["GC 1 valid"]);
+}
+
+#[test]
+fn del_is_called_with_whatever_could_be_read() {
+    let called_with = |call: Call| {
+        let plugin = Scripted::default();
+        let output = call.run(&plugin);
+        assert_eq!((output.stdout.len(), output.exit_code), (0, 0));
+        plugin.calls().concat()
+    };
+    let readable = "config=ok net_conf=ok prev_result=ok args=ok";
+    for (netns, expected) in [
+        ("", "None"),
+        ("/nonexistent", "Some(\"/nonexistent\")"),
+        ("/dev/null", "Some(\"/dev/null\")"),
+    ] {
+        assert_eq!(
+            called_with(Call::new("DEL").variable("CNI_NETNS", netns)),
+            format!("DEL c1 netns={expected} {readable}")
+        );
+    }
+    let wrong = Call::new("DEL")
+        .variable("CNI_NETNS", "")
+        .variable("CNI_ARGS", "x")
+        .key("panics", json!("no"))
+        .key("dns", json!(5))
+        .key("prevResult", json!([]));
+    assert_eq!(
+        called_with(wrong),
+        "DEL c1 netns=None config=unreadable net_conf=unreadable prev_result=unreadable args=unreadable"
+    );
+}
+
+#[test]
+fn a_failure_is_one_error_document() {
+    for command in ["ADD", "DEL", "CHECK", "GC", "STATUS"] {
+        let call = Call::new(command).key("fails", json!(true));
+        let expected = json!({"cniVersion": "1.1.0", "code": 11, "msg": "the pool is locked", "details": "by 42"});
+        assert_eq!(error_of(&call.run(&Scripted::default())), expected);
+    }
+}
+
+#[test]
+fn a_panic_is_one_error_document() {
+    for command in ["ADD", "DEL", "CHECK", "GC", "STATUS"] {
+        let version = if command == "ADD" { "0.4.0" } else { "1.1.0" };
+        let call = Call::new(command)
+            .key("panics", json!(true))
+            .key("cniVersion", json!(version));
+        let document = error_of(&call.run(&Scripted::default()));
+        assert_eq!(document["code"], 999);
+        assert_eq!(document["cniVersion"], version);
+        assert_eq!(document["msg"], "the plugin panicked: as the script says");
+    }
+}

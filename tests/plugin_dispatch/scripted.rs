@@ -1,0 +1,182 @@
+//! A plugin for tests, and calls to it.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::sync::Mutex;
+
+use cnikit::plugin::{
+    About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Output, Plugin, StatusRequest,
+    dispatch,
+};
+use cnikit::spec::{AddResult, ErrorCode, Interface, IpConfig, Route, ValidAttachments};
+use serde_json::{Value, json};
+
+pub(crate) const OWN_NETNS: &str = "/proc/self/ns/net";
+
+/// Answers as its configuration says, and remembers what it was called with.
+#[derive(Default)]
+pub(crate) struct Scripted {
+    calls: Mutex<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+pub(crate) struct Script {
+    #[serde(default)]
+    panics: bool,
+    #[serde(default)]
+    fails: bool,
+    #[serde(default)]
+    table: Option<u32>,
+}
+
+impl Scripted {
+    fn play(&self, call: String, script: &Script) -> Result<(), Failure> {
+        self.calls.lock().unwrap().push(call);
+        assert!(!script.panics, "as the script says");
+        if script.fails {
+            return Err(
+                Failure::new(ErrorCode::TRY_AGAIN, "the pool is locked").with_details("by 42")
+            );
+        }
+        Ok(())
+    }
+
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+impl Plugin for Scripted {
+    type Config = Script;
+
+    fn about(&self) -> About {
+        About {
+            name: "scripted",
+            version: "1.2.3",
+            summary: "Answers as its configuration says.",
+            docs: "https://example.org/scripted",
+        }
+    }
+
+    fn add(&self, request: &AddRequest<Script>) -> Result<AddResult, Failure> {
+        let call = format!(
+            "ADD {} {}",
+            request.attachment.container_id,
+            request.netns.display()
+        );
+        self.play(call, &request.config)?;
+        let eth0 = Interface::new(&request.attachment.ifname)
+            .in_sandbox(&request.netns)
+            .with_mtu(1500);
+        let mut result = request.prev_result.clone().unwrap_or_default();
+        let index = result.push_interface(eth0);
+        let mut route = Route::new("0.0.0.0/0".parse().unwrap());
+        route.table = request.config.table;
+        Ok(result
+            .with_ip(IpConfig::new("10.1.0.5/16".parse().unwrap()).on_interface(index))
+            .with_route(route))
+    }
+
+    fn del(&self, request: &DelRequest<Script>) -> Result<(), Failure> {
+        let readable = |ok: bool| if ok { "ok" } else { "unreadable" };
+        let call = format!(
+            "DEL {} netns={:?} config={} net_conf={} prev_result={} args={}",
+            request.attachment.container_id,
+            request.netns,
+            readable(request.config.is_ok()),
+            readable(request.net_conf.is_ok()),
+            readable(request.prev_result.is_ok()),
+            readable(request.args.is_ok()),
+        );
+        self.play(call, &request.config.as_ref().cloned().unwrap_or_default())
+    }
+
+    fn check(&self, request: &CheckRequest<Script>) -> Result<(), Failure> {
+        self.play(
+            format!("CHECK {} ips", request.prev_result.ips.len()),
+            &request.config,
+        )
+    }
+
+    fn gc(&self, request: &GcRequest<Script>) -> Result<(), Failure> {
+        let call = match &request.valid_attachments {
+            ValidAttachments::List(list) => format!("GC {} valid", list.len()),
+            other => format!("GC {other:?}"),
+        };
+        self.play(call, &request.config)
+    }
+
+    fn status(&self, request: &StatusRequest<Script>) -> Result<(), Failure> {
+        self.play(format!("STATUS {}", request.net_conf.name), &request.config)
+    }
+}
+
+/// A call that is right in all; each test makes one thing wrong.
+pub(crate) struct Call {
+    pub(crate) variables: Vec<(&'static str, String)>,
+    pub(crate) config: Value,
+}
+
+impl Call {
+    pub(crate) fn new(command: &str) -> Self {
+        let variables = vec![
+            ("CNI_COMMAND", command.to_owned()),
+            ("CNI_CONTAINERID", "c1".to_owned()),
+            ("CNI_NETNS", OWN_NETNS.to_owned()),
+            ("CNI_IFNAME", "eth0".to_owned()),
+            ("CNI_PATH", "/opt/cni/bin".to_owned()),
+            ("CNI_NETNS_OVERRIDE", "1".to_owned()),
+        ];
+        let mut config = json!({"cniVersion": "1.1.0", "name": "dbnet", "type": "scripted"});
+        if command == "CHECK" {
+            config["prevResult"] = json!({"ips": [{"address": "10.1.0.5/16"}]});
+        }
+        Self { variables, config }
+    }
+
+    pub(crate) fn variable(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.retain(|(known, _)| *known != name);
+        self.variables.push((name, value.to_owned()));
+        self
+    }
+
+    pub(crate) fn key(mut self, key: &str, value: Value) -> Self {
+        self.config[key] = value;
+        self
+    }
+
+    pub(crate) fn without_key(mut self, key: &str) -> Self {
+        self.config.as_object_mut().unwrap().remove(key);
+        self
+    }
+
+    pub(crate) fn run(&self, plugin: &impl Plugin) -> Output {
+        self.run_with_stdin(plugin, &mut self.config.to_string().as_bytes())
+    }
+
+    pub(crate) fn run_with_stdin(&self, plugin: &impl Plugin, stdin: &mut dyn Read) -> Output {
+        let variable = |name: &str| {
+            let found = self.variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        dispatch(plugin, &variable, stdin)
+    }
+
+    /// The error document; the plugin must not have been called.
+    pub(crate) fn refusal(&self) -> Value {
+        let plugin = Scripted::default();
+        let document = error_of(&self.run(&plugin));
+        assert_eq!(plugin.calls(), Vec::<String>::new());
+        document
+    }
+}
+
+pub(crate) fn json_of(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("one JSON document")
+}
+
+pub(crate) fn error_of(output: &Output) -> Value {
+    let document = json_of(output);
+    assert_eq!(output.exit_code, 1, "{document}");
+    document
+}
