@@ -17,9 +17,7 @@ use std::time::Duration;
 
 use cnikit::ipam::{Owner, Range, Store};
 use criterion::measurement::WallTime;
-use criterion::{
-    BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main,
-};
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, criterion_group, criterion_main};
 use fs2::FileExt;
 
 /// A store in the shape that a benchmark compares.
@@ -47,20 +45,11 @@ impl Shape for Cnikit {
 
     fn allocate(&self, owner: &Owner, range: &Range) -> IpAddr {
         let mut locked = self.0.lock(Duration::from_secs(1)).expect("the lock");
-        locked
-            .allocate(owner, std::slice::from_ref(range))
-            .expect("a lease")
-            .addresses[0]
-            .ip()
+        locked.allocate(owner, std::slice::from_ref(range)).expect("a lease").addresses[0].ip()
     }
 
     fn release(&self, owner: &Owner) -> bool {
-        self.0
-            .lock(Duration::from_secs(1))
-            .expect("the lock")
-            .release(owner)
-            .expect("a release")
-            .is_some()
+        self.0.lock(Duration::from_secs(1)).expect("the lock").release(owner).expect("a release").is_some()
     }
 
     fn fill(&self, leases: &BTreeMap<IpAddr, Owner>, range: &Range) {
@@ -72,10 +61,7 @@ impl Shape for Cnikit {
 
 impl OneFile {
     /// Reads, changes and replaces the file, under a lock.
-    fn change<T>(
-        &self,
-        change: impl FnOnce(&mut BTreeMap<IpAddr, Owner>, &mut Option<IpAddr>) -> T,
-    ) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<IpAddr, Owner>, &mut Option<IpAddr>) -> T) -> T {
         let _lock = lock(&self.0);
         let file = self.0.join("leases.json");
         let (mut leases, mut last) = match fs::read(&file) {
@@ -100,10 +86,7 @@ impl Shape for OneFile {
     fn allocate(&self, owner: &Owner, range: &Range) -> IpAddr {
         self.change(|leases, last| {
             assert!(!leases.values().any(|held| held == owner));
-            let free = range
-                .after(*last)
-                .find(|address| !leases.contains_key(address))
-                .expect("a free address");
+            let free = range.after(*last).find(|address| !leases.contains_key(address)).expect("a free address");
             leases.insert(free, owner.clone());
             *last = Some(free);
             free
@@ -148,21 +131,12 @@ impl Shape for Scan {
     fn allocate(&self, owner: &Owner, range: &Range) -> IpAddr {
         let _lock = lock(&self.0);
         assert_eq!(self.find(owner), None);
-        let last = fs::read_to_string(self.0.join("last"))
-            .ok()
-            .and_then(|text| text.parse().ok());
+        let last = fs::read_to_string(self.0.join("last")).ok().and_then(|text| text.parse().ok());
         let (free, mut file) = range
             .after(last)
             .find_map(|address| {
                 let path = self.0.join("addresses").join(address.to_string());
-                Some((
-                    address,
-                    OpenOptions::new()
-                        .write(true)
-                        .create_new(true)
-                        .open(path)
-                        .ok()?,
-                ))
+                Some((address, OpenOptions::new().write(true).create_new(true).open(path).ok()?))
             })
             .expect("a free address");
         file.write_all(text(owner).as_bytes()).expect("room");
@@ -172,9 +146,7 @@ impl Shape for Scan {
 
     fn release(&self, owner: &Owner) -> bool {
         let _lock = lock(&self.0);
-        self.find(owner)
-            .map(|path| fs::remove_file(path).expect("a removal"))
-            .is_some()
+        self.find(owner).map(|path| fs::remove_file(path).expect("a removal")).is_some()
     }
 
     fn fill(&self, leases: &BTreeMap<IpAddr, Owner>, _: &Range) {
@@ -199,20 +171,14 @@ fn lock(dir: &Path) -> File {
 fn owner(number: usize) -> Owner {
     // As long as the ids that container runtimes give.
     let id = format!("{number:064x}");
-    Owner {
-        container_id: id.parse().expect("an id"),
-        ifname: "eth0".parse().expect("an ifname"),
-    }
+    Owner { container_id: id.parse().expect("an id"), ifname: "eth0".parse().expect("an ifname") }
 }
 
 fn measure<S: Shape>(group: &mut BenchmarkGroup<'_, WallTime>, held: usize) {
     let dir = tempfile::tempdir().expect("a directory");
     let range = Range::new("10.0.0.0/8".parse().expect("a subnet"), None).expect("a range");
     let shape = S::new(dir.path());
-    shape.fill(
-        &range.after(None).zip((0..held).map(owner)).collect(),
-        &range,
-    );
+    shape.fill(&range.after(None).zip((0..held).map(owner)).collect(), &range);
     let newcomer = owner(held);
     let mut before = None;
     group.bench_function(BenchmarkId::from_parameter(S::NAME), |bencher| {
@@ -230,10 +196,7 @@ fn leases(criterion: &mut Criterion) {
     for held in [10, 1_000, 65_000] {
         let mut group = criterion.benchmark_group(format!("ipam/lease-beside-{held}"));
         // One iteration of the slowest takes a second.
-        group
-            .sampling_mode(SamplingMode::Flat)
-            .sample_size(10)
-            .measurement_time(Duration::from_secs(3));
+        group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(3));
         measure::<Cnikit>(&mut group, held);
         measure::<OneFile>(&mut group, held);
         measure::<Scan>(&mut group, held);

@@ -3,10 +3,7 @@
 //! ```sh
 //! cargo run --example lease
 //! ```
-#![expect(
-    clippy::print_stdout,
-    reason = "an example shows what it does; a plugin's stdout belongs to the runtime"
-)]
+#![expect(clippy::print_stdout, reason = "an example shows what it does; a plugin's stdout belongs to the runtime")]
 
 use std::error::Error;
 use std::time::Duration;
@@ -20,21 +17,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // The gateway is left out: it is the subnet's first address, and is never handed out.
     let range = Range::new("10.244.1.0/24".parse()?, None)?;
-    println!(
-        "{} addresses in {}, gateway {}",
-        range.capacity(),
-        range.subnet(),
-        range.gateway()
-    );
+    println!("{} addresses in {}, gateway {}", range.capacity(), range.subnet(), range.gateway());
 
     // Changes need the lock. It is held for this block alone, so that other plugins get their turn.
     {
         let mut locked = store.lock(Duration::from_secs(5))?;
         for container_id in ["4fe2c9", "81b07d"] {
-            let owner = Owner {
-                container_id: container_id.parse()?,
-                ifname: "eth0".parse()?,
-            };
+            let owner = Owner { container_id: container_id.parse()?, ifname: "eth0".parse()? };
             let lease = locked.allocate(&owner, std::slice::from_ref(&range))?;
             println!("{} now holds {}", lease.owner, lease.addresses[0]);
         }
@@ -43,10 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Reading takes no lock. What a file cannot tell is an error that names the file; the others follow.
     for lease in store.leases()? {
         let lease = lease?;
-        let file = store.dir().join("leases").join(format!(
-            "{}@{}.json",
-            lease.owner.container_id, lease.owner.ifname
-        ));
+        let file = store.dir().join("leases").join(format!("{}@{}.json", lease.owner.container_id, lease.owner.ifname));
         println!("{}:\n{}", file.display(), std::fs::read_to_string(&file)?);
     }
     let usage = store.usage(&range)?;
@@ -57,10 +43,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         let released = store.lock(Duration::from_secs(5))?.release(&lease.owner)?;
         println!("released: {}", released.is_some());
     }
-    println!(
-        "{} of {} addresses are taken",
-        store.usage(&range)?.used,
-        usage.total
-    );
+    println!("{} of {} addresses are taken", store.usage(&range)?.used, usage.total);
     Ok(())
 }

@@ -31,14 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // One message makes both ends, each with its name and address, each in its namespace.
     let pair = VethPair::new(
-        VethEnd {
-            name: "left0".parse()?,
-            mac: MacAddr::new([0x02, 0, 0, 0, 0, 1]),
-        },
-        VethEnd {
-            name: "right0".parse()?,
-            mac: MacAddr::new([0x02, 0, 0, 0, 0, 2]),
-        },
+        VethEnd { name: "left0".parse()?, mac: MacAddr::new([0x02, 0, 0, 0, 0, 1]) },
+        VethEnd { name: "right0".parse()?, mac: MacAddr::new([0x02, 0, 0, 0, 0, 2]) },
         &right,
     );
     let indexes = on_left.create_veth(&pair.mtu(1450).host_up())?;

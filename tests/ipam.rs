@@ -19,10 +19,7 @@ const DIR: &str = "CNIKIT_TEST_STORE";
 const NUMBER: &str = "CNIKIT_TEST_NUMBER";
 
 fn owner(id: &str) -> Owner {
-    Owner {
-        container_id: id.parse().expect("a container id"),
-        ifname: "eth0".parse().expect("an ifname"),
-    }
+    Owner { container_id: id.parse().expect("a container id"), ifname: "eth0".parse().expect("an ifname") }
 }
 
 fn range(subnet: &str) -> Range {
@@ -31,66 +28,39 @@ fn range(subnet: &str) -> Range {
 
 fn names(dir: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(dir).expect("a directory");
-    entries
-        .map(|entry| {
-            entry
-                .expect("an entry")
-                .file_name()
-                .into_string()
-                .expect("a name")
-        })
-        .collect()
+    entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name")).collect()
 }
 
 /// Starts the test `name` of this file in a process of its own.
 fn spawn(name: &str, dir: &Path, number: usize) -> Child {
-    child_command(name, dir, number)
-        .spawn()
-        .expect("a child process")
+    child_command(name, dir, number).spawn().expect("a child process")
 }
 
 fn child_command(name: &str, dir: &Path, number: usize) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", name, "--ignored", "--nocapture"]);
-    command
-        .env(DIR, dir)
-        .env(NUMBER, number.to_string())
-        .stdout(Stdio::null());
+    command.env(DIR, dir).env(NUMBER, number.to_string()).stdout(Stdio::null());
     command
 }
 
 /// What `spawn` told this process.
 fn told() -> (PathBuf, String) {
     let dir = std::env::var_os(DIR).expect("started by another test");
-    (
-        dir.into(),
-        std::env::var(NUMBER).expect("started by another test"),
-    )
+    (dir.into(), std::env::var(NUMBER).expect("started by another test"))
 }
 
 /// Asserts that the directory holds whole leases and nothing else, and returns them.
 fn whole_leases(store: &Store) -> Vec<Lease> {
     let locked = store.lock(PATIENCE).expect("the lock");
-    let leases: Vec<Lease> = locked
-        .leases()
-        .expect("leases")
-        .map(|lease| lease.expect("a whole lease"))
-        .collect();
-    let held: Vec<IpAddr> = leases
-        .iter()
-        .flat_map(|lease| &lease.addresses)
-        .map(|address| address.ip())
-        .collect();
+    let leases: Vec<Lease> = locked.leases().expect("leases").map(|lease| lease.expect("a whole lease")).collect();
+    let held: Vec<IpAddr> = leases.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip()).collect();
     let unique: BTreeSet<String> = held.iter().map(IpAddr::to_string).collect();
     assert_eq!(unique.len(), held.len(), "an address is held twice");
     assert_eq!(names(&store.dir().join("addresses")), unique);
     assert!(!store.dir().join("pending").exists());
     for lease in &leases {
         for address in &lease.addresses {
-            assert_eq!(
-                locked.lease_at(address.ip()).expect("a lease").as_ref(),
-                Some(lease)
-            );
+            assert_eq!(locked.lease_at(address.ip()).expect("a lease").as_ref(), Some(lease));
         }
     }
     leases
@@ -100,9 +70,7 @@ fn whole_leases(store: &Store) -> Vec<Lease> {
 fn processes_and_threads_never_share_an_address() {
     const PROCESSES: usize = 6;
     let dir = tempfile::tempdir().expect("a directory");
-    let children: Vec<Child> = (0..PROCESSES)
-        .map(|number| spawn("lease_from_threads", dir.path(), number))
-        .collect();
+    let children: Vec<Child> = (0..PROCESSES).map(|number| spawn("lease_from_threads", dir.path(), number)).collect();
     for mut child in children {
         assert!(child.wait().expect("a status").success());
     }
@@ -127,17 +95,9 @@ fn lease_from_threads() {
                     let kept = owner(&format!("{number}-{thread}-{round}"));
                     let short = owner(&format!("{number}-{thread}-short"));
                     for owner in [&kept, &short] {
-                        store
-                            .lock(PATIENCE)
-                            .expect("the lock")
-                            .allocate(owner, ranges)
-                            .expect("a lease");
+                        store.lock(PATIENCE).expect("the lock").allocate(owner, ranges).expect("a lease");
                     }
-                    let released = store
-                        .lock(PATIENCE)
-                        .expect("the lock")
-                        .release(&short)
-                        .expect("a release");
+                    let released = store.lock(PATIENCE).expect("the lock").release(&short).expect("a release");
                     assert!(released.is_some());
                 }
             });
@@ -150,10 +110,7 @@ fn processes_killed_at_any_moment_leave_whole_leases() {
     const ROUNDS: u64 = 200;
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::open(dir.path()).expect("a store");
-    let bystander = store
-        .lock(PATIENCE)
-        .expect("the lock")
-        .allocate(&owner("bystander"), &[range("10.0.0.0/24")]);
+    let bystander = store.lock(PATIENCE).expect("the lock").allocate(&owner("bystander"), &[range("10.0.0.0/24")]);
     let bystander = bystander.expect("a lease");
     for round in 0..ROUNDS {
         let mut child = spawn("lease_for_ever", dir.path(), 0);
@@ -172,11 +129,7 @@ fn processes_killed_at_any_moment_leave_whole_leases() {
         assert!(leases.len() <= 3, "{leases:?}");
         assert!(leases.contains(&bystander));
         for lease in leases.iter().filter(|lease| **lease != bystander) {
-            store
-                .lock(PATIENCE)
-                .expect("the lock")
-                .release(&lease.owner)
-                .expect("a release");
+            store.lock(PATIENCE).expect("the lock").release(&lease.owner).expect("a release");
         }
     }
     assert_eq!(whole_leases(&store), [bystander]);
@@ -191,21 +144,13 @@ fn lease_for_ever() {
     // Ends by itself if nobody kills it.
     for round in 0..100_000 {
         for id in ["a", "b"] {
-            store
-                .lock(PATIENCE)
-                .expect("the lock")
-                .allocate(&owner(id), &ranges)
-                .expect("a lease");
+            store.lock(PATIENCE).expect("the lock").allocate(&owner(id), &ranges).expect("a lease");
         }
         if round == 0 {
             fs::write(dir.join("started"), "").expect("the mark of a start");
         }
         for id in ["a", "b"] {
-            store
-                .lock(PATIENCE)
-                .expect("the lock")
-                .release(&owner(id))
-                .expect("a release");
+            store.lock(PATIENCE).expect("the lock").release(&owner(id)).expect("a release");
         }
     }
 }
@@ -226,9 +171,7 @@ fn a_lock_ends_with_its_process() {
     child.kill().expect("a kill");
     child.wait().expect("a status");
     assert_eq!(held_by, Some(Some(child.id())));
-    store
-        .lock(Duration::ZERO)
-        .expect("the lock of a process that is gone");
+    store.lock(Duration::ZERO).expect("the lock of a process that is gone");
 }
 
 #[test]
@@ -243,9 +186,7 @@ fn hold_the_lock() {
 #[test]
 fn a_disk_that_is_full_or_read_only_is_told_of_and_releases_go_on() {
     if !is_root() {
-        assert!(
-            std::env::var_os("CNIKIT_REQUIRE_PRIVILEGED").is_none_or(|required| required != "1")
-        );
+        assert!(std::env::var_os("CNIKIT_REQUIRE_PRIVILEGED").is_none_or(|required| required != "1"));
         eprintln!("SKIP mounting a small disk needs root");
         return;
     }
@@ -253,25 +194,12 @@ fn a_disk_that_is_full_or_read_only_is_told_of_and_releases_go_on() {
     // The mount is in a namespace of its own and ends with it.
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "--propagation", "private", "sh", "-ec"]);
-    unshare
-        .arg("mount -t tmpfs -o size=64k none \"$0\"; exec \"$@\"")
-        .arg(dir.path());
+    unshare.arg("mount -t tmpfs -o size=64k none \"$0\"; exec \"$@\"").arg(dir.path());
     let child = child_command("use_a_small_disk", dir.path(), 0);
-    unshare
-        .arg(child.get_program())
-        .args(child.get_args())
-        .stdout(Stdio::null());
-    unshare.envs(
-        child
-            .get_envs()
-            .filter_map(|(key, value)| Some((key, value?))),
-    );
+    unshare.arg(child.get_program()).args(child.get_args()).stdout(Stdio::null());
+    unshare.envs(child.get_envs().filter_map(|(key, value)| Some((key, value?))));
     assert!(unshare.status().expect("unshare").success());
-    assert_eq!(
-        names(dir.path()),
-        BTreeSet::new(),
-        "the disk was not the child's own"
-    );
+    assert_eq!(names(dir.path()), BTreeSet::new(), "the disk was not the child's own");
 }
 
 #[test]
@@ -283,11 +211,7 @@ fn use_a_small_disk() {
     let mut held = Vec::new();
     let error = (0..100).find_map(|number| {
         let owner = owner(&number.to_string());
-        match store
-            .lock(PATIENCE)
-            .expect("the lock")
-            .allocate(&owner, &ranges)
-        {
+        match store.lock(PATIENCE).expect("the lock").allocate(&owner, &ranges) {
             Ok(_) => {
                 held.push(owner);
                 None
@@ -295,31 +219,19 @@ fn use_a_small_disk() {
             Err(error) => Some(error),
         }
     });
-    assert_io(
-        &error.expect("64 kB hold fewer than 100 leases"),
-        std::io::ErrorKind::StorageFull,
-    );
+    assert_io(&error.expect("64 kB hold fewer than 100 leases"), std::io::ErrorKind::StorageFull);
     assert_eq!(whole_leases(&store).len(), held.len());
 
     let mut locked = store.lock(PATIENCE).expect("the lock");
     for owner in &held[1..] {
         assert!(locked.release(owner).expect("a release").is_some());
     }
-    locked
-        .allocate(&owner("again"), &ranges)
-        .expect("a lease on a disk with room again");
+    locked.allocate(&owner("again"), &ranges).expect("a lease on a disk with room again");
     drop(locked);
 
-    let remounted = Command::new("mount")
-        .args(["-o", "remount,ro"])
-        .arg(&dir)
-        .status()
-        .expect("mount");
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(&dir).status().expect("mount");
     assert!(remounted.success());
-    assert_io(
-        &store.lock(PATIENCE).expect_err("no lock"),
-        std::io::ErrorKind::ReadOnlyFilesystem,
-    );
+    assert_io(&store.lock(PATIENCE).expect_err("no lock"), std::io::ErrorKind::ReadOnlyFilesystem);
     assert_eq!(store.leases().expect("leases").count(), 2);
 }
 

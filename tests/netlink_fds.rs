@@ -26,24 +26,17 @@ fn attach() {
     let host = Netns::create().expect("create the host's namespace");
     let pod = Netns::create().expect("create the pod's namespace");
     let on_host = host.socket().expect("open a socket");
-    let end = |name: &str, last| VethEnd {
-        name: name.parse().expect("name"),
-        mac: MacAddr::new([2, 0, 0, 0, 0, last]),
-    };
+    let end =
+        |name: &str, last| VethEnd { name: name.parse().expect("name"), mac: MacAddr::new([2, 0, 0, 0, 0, last]) };
     let pair = VethPair::new(end("veth0", 1), end("eth0", 2), &pod).host_up();
     let indexes = on_host.create_veth(&pair).expect("create the pair");
     on_host.create_veth(&pair).expect_err("it exists");
-    pod.socket()
-        .expect("open a socket")
-        .set_up(indexes.peer)
-        .expect("bring it up");
+    pod.socket().expect("open a socket").set_up(indexes.peer).expect("bring it up");
     assert_eq!(on_host.links().expect("list").len(), 2);
     Netns::open("/dev/null").expect_err("no namespace");
     on_host.delete_link(indexes.host).expect("delete");
 }
 
 fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd")
-        .expect("list the descriptors")
-        .count()
+    std::fs::read_dir("/proc/self/fd").expect("list the descriptors").count()
 }

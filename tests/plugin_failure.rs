@@ -24,10 +24,7 @@ impl Coded for LeaseError {
 
 fn lease_error() -> LeaseError {
     let source = "here".parse::<std::net::IpAddr>().expect_err("no address");
-    LeaseError {
-        path: "/leases/1",
-        source: ParseError(source),
-    }
+    LeaseError { path: "/leases/1", source: ParseError(source) }
 }
 
 fn verb() -> Result<(), Failure> {
@@ -39,37 +36,22 @@ fn the_message_is_the_error_and_the_details_are_its_sources() {
     let failure = verb().unwrap_err();
     assert_eq!(failure.code.value(), 101);
     assert_eq!(failure.msg, "cannot read the lease /leases/1");
-    assert_eq!(
-        failure.details,
-        "line 3 is no address: invalid IP address syntax"
-    );
-    assert_eq!(
-        failure.to_string(),
-        "cannot read the lease /leases/1: line 3 is no address: invalid IP address syntax"
-    );
+    assert_eq!(failure.details, "line 3 is no address: invalid IP address syntax");
+    assert_eq!(failure.to_string(), "cannot read the lease /leases/1: line 3 is no address: invalid IP address syntax");
 }
 
 #[test]
 fn a_step_stands_before_the_message() {
     let inner: Result<(), _> = Err(lease_error());
     let failure = inner.step("free the address").step("undo").unwrap_err();
-    assert_eq!(
-        failure.msg,
-        "undo: free the address: cannot read the lease /leases/1"
-    );
-    assert_eq!(
-        failure.details,
-        "line 3 is no address: invalid IP address syntax"
-    );
+    assert_eq!(failure.msg, "undo: free the address: cannot read the lease /leases/1");
+    assert_eq!(failure.details, "line 3 is no address: invalid IP address syntax");
 }
 
 #[test]
 fn the_document_has_details_only_where_there_are_some() {
     let document = Failure::new(NO_BRIDGE, "no bridge").into_document(Version::V0_4_0);
-    assert_eq!(
-        serde_json::to_string(&document).unwrap(),
-        r#"{"cniVersion":"0.4.0","code":101,"msg":"no bridge"}"#
-    );
+    assert_eq!(serde_json::to_string(&document).unwrap(), r#"{"cniVersion":"0.4.0","code":101,"msg":"no bridge"}"#);
 }
 
 #[test]
@@ -78,18 +60,10 @@ fn failures_are_told_together() {
     let mut failures = Failures::default();
     assert_eq!(failures.note(Ok::<_, Failure>(5)), Some(5));
     assert_eq!(failures.note(verb()), None);
-    failures.note(Err::<(), _>(
-        Failure::new(ErrorCode::IO, "no link").with_details("ENODEV"),
-    ));
+    failures.note(Err::<(), _>(Failure::new(ErrorCode::IO, "no link").with_details("ENODEV")));
     failures.note(Err::<(), _>(Failure::new(ErrorCode::IO, "no rule")));
     let failure = failures.into_result().unwrap_err();
     assert_eq!(failure.code, NO_BRIDGE);
-    assert_eq!(
-        failure.msg,
-        "cannot read the lease /leases/1; no link; no rule"
-    );
-    assert_eq!(
-        failure.details,
-        "line 3 is no address: invalid IP address syntax; ENODEV"
-    );
+    assert_eq!(failure.msg, "cannot read the lease /leases/1; no link; no rule");
+    assert_eq!(failure.details, "line 3 is no address: invalid IP address syntax; ENODEV");
 }

@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use cnikit::spec::{
-    AttachmentKey, Coded, Command, Environment, Error, ErrorCode, Presence, RawConfig,
-    ValidAttachments, Variable, Version,
+    AttachmentKey, Coded, Command, Environment, Error, ErrorCode, Presence, RawConfig, ValidAttachments, Variable,
+    Version,
 };
 use serde_json::{Value, json};
 
@@ -51,10 +51,7 @@ fn the_specifications_example_is_read_whole() {
     let args = net_conf.args;
     let ips: Vec<_> = args.ips.iter().map(ToString::to_string).collect();
     assert_eq!(ips, ["10.2.2.42/24", "2001:db8::5/128"]);
-    assert_eq!(
-        (args.labels[1].key.as_str(), args.labels[1].value.as_str()),
-        ("env", "prod")
-    );
+    assert_eq!((args.labels[1].key.as_str(), args.labels[1].value.as_str()), ("env", "prod"));
     assert_eq!(args.mac.unwrap().to_string(), "c2:11:22:33:44:55");
 
     let own: Bridge = raw.decode().unwrap();
@@ -72,10 +69,7 @@ fn a_configuration_without_a_version_is_of_0_1_0() {
         json!({"cniVersion": "", "name": "dbnet", "type": "bridge"}),
         json!({"cniVersion": null, "name": "dbnet", "type": "bridge"}),
     ] {
-        assert_eq!(
-            parse(&config).net_conf().unwrap().cni_version,
-            Version::V0_1_0
-        );
+        assert_eq!(parse(&config).net_conf().unwrap().cni_version, Version::V0_1_0);
     }
 }
 
@@ -117,15 +111,9 @@ fn what_is_wrong_is_named() {
         "the network configuration's \"name\" is not valid: network name \"my net\" is not valid: it must start \
          with a letter or a digit and hold nothing but letters, digits, '_', '.' and '-'"
     );
-    assert_eq!(
-        chain(error(parse(&json!({"name": "dbnet"})))),
-        "the network configuration has no \"type\": add it: "
-    );
+    assert_eq!(chain(error(parse(&json!({"name": "dbnet"})))), "the network configuration has no \"type\": add it: ");
     let ip_masq = chain(error(with("ipMasq", json!("yes"))));
-    assert!(
-        ip_masq.contains("\"ipMasq\"") && ip_masq.contains("boolean"),
-        "{ip_masq}"
-    );
+    assert!(ip_masq.contains("\"ipMasq\"") && ip_masq.contains("boolean"), "{ip_masq}");
     for (key, value) in [
         ("cniVersion", json!(1)),
         ("type", json!("../bridge")),
@@ -138,14 +126,8 @@ fn what_is_wrong_is_named() {
         let text = chain(error(with(key, value)));
         assert!(text.contains(&format!("{key:?}")), "{text}");
     }
-    assert!(matches!(
-        with("prevResult", json!(5)).prev_result(),
-        Err(Error::InvalidPrevResult { .. })
-    ));
-    assert!(matches!(
-        with("cniVersion", json!("9.9.9")).net_conf(),
-        Err(Error::UnknownVersion { .. })
-    ));
+    assert!(matches!(with("prevResult", json!(5)).prev_result(), Err(Error::InvalidPrevResult { .. })));
+    assert!(matches!(with("cniVersion", json!("9.9.9")).net_conf(), Err(Error::UnknownVersion { .. })));
 }
 
 #[test]
@@ -161,25 +143,15 @@ fn what_is_no_object_is_refused() {
 
 #[test]
 fn absent_null_and_empty_valid_attachments_are_three_things() {
-    let key = AttachmentKey {
-        container_id: "c1".parse().unwrap(),
-        ifname: "eth0".parse().unwrap(),
-    };
+    let key = AttachmentKey { container_id: "c1".parse().unwrap(), ifname: "eth0".parse().unwrap() };
     let list = json!([{"containerID": "c1", "ifname": "eth0"}]);
     let valid = |raw: RawConfig| raw.valid_attachments().unwrap();
     assert_eq!(valid(with("other", json!(1))), ValidAttachments::Absent);
     for name in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
         assert_eq!(valid(with(name, Value::Null)), ValidAttachments::Null);
         assert_eq!(valid(with(name, json!([]))), ValidAttachments::List(vec![]));
-        assert_eq!(
-            valid(with(name, list.clone())),
-            ValidAttachments::List(vec![key.clone()])
-        );
-        for bad in [
-            json!({}),
-            json!([{"containerID": "c1"}]),
-            json!([{"containerID": "/", "ifname": "eth0"}]),
-        ] {
+        assert_eq!(valid(with(name, list.clone())), ValidAttachments::List(vec![key.clone()]));
+        for bad in [json!({}), json!([{"containerID": "c1"}]), json!([{"containerID": "/", "ifname": "eth0"}])] {
             with(name, bad).valid_attachments().unwrap_err();
         }
     }
@@ -204,18 +176,11 @@ fn the_table_is_that_of_the_specification() {
         ("STATUS", "1.1.0", [U, U, U, U, O], U),
         ("VERSION", "0.1.0", [U, U, U, U, U], U),
     ];
-    assert_eq!(
-        table.map(|(word, ..)| word),
-        Command::ALL.map(Command::as_str)
-    );
+    assert_eq!(table.map(|(word, ..)| word), Command::ALL.map(Command::as_str));
     for (word, since, presence, prev_result) in table {
         let rule = word.parse::<Command>().unwrap().rule();
         assert_eq!(rule.since.as_str(), since, "{word}");
-        assert_eq!(
-            Variable::ALL.map(|variable| rule.presence(variable)),
-            presence,
-            "{word}"
-        );
+        assert_eq!(Variable::ALL.map(|variable| rule.presence(variable)), presence, "{word}");
         assert_eq!(rule.prev_result, prev_result, "{word}");
     }
 }
@@ -228,31 +193,16 @@ fn every_missing_and_every_wrong_variable_is_named_at_once() {
         error.to_string(),
         "ADD needs CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME in the environment: not set, or empty"
     );
-    let wrong = [
-        ("CNI_CONTAINERID", "/"),
-        ("CNI_IFNAME", "a:b"),
-        ("CNI_ARGS", "x"),
-        ("CNI_NETNS", ""),
-    ];
+    let wrong = [("CNI_CONTAINERID", "/"), ("CNI_IFNAME", "a:b"), ("CNI_ARGS", "x"), ("CNI_NETNS", "")];
     let text = read(Command::Check, &wrong).unwrap_err().to_string();
-    for name in [
-        "CNI_CONTAINERID: ",
-        "CNI_IFNAME: ",
-        "CNI_ARGS: ",
-        "CHECK needs CNI_NETNS ",
-    ] {
+    for name in ["CNI_CONTAINERID: ", "CNI_IFNAME: ", "CNI_ARGS: ", "CHECK needs CNI_NETNS "] {
         assert!(text.contains(name), "{text}");
     }
 }
 
 #[test]
 fn what_a_verb_does_not_read_cannot_fail_it() {
-    let junk = [
-        ("CNI_CONTAINERID", "/"),
-        ("CNI_IFNAME", ":"),
-        ("CNI_ARGS", "x"),
-        ("CNI_PATH", "/a:/b"),
-    ];
+    let junk = [("CNI_CONTAINERID", "/"), ("CNI_IFNAME", ":"), ("CNI_ARGS", "x"), ("CNI_PATH", "/a:/b")];
     let environment = read(Command::Gc, &junk).unwrap();
     assert_eq!(environment.path, [PathBuf::from("/a"), PathBuf::from("/b")]);
     assert_eq!(environment.container_id, None);
@@ -266,11 +216,7 @@ fn what_a_verb_does_not_read_cannot_fail_it() {
 
 #[test]
 fn del_bears_malformed_arguments() {
-    let variables = [
-        ("CNI_CONTAINERID", "c1"),
-        ("CNI_IFNAME", "eth0"),
-        ("CNI_ARGS", "x"),
-    ];
+    let variables = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0"), ("CNI_ARGS", "x")];
     let environment = read(Command::Del, &variables).unwrap();
     assert!(matches!(environment.args, Err(Error::Args { .. })));
     assert_eq!(environment.netns, None);
@@ -278,14 +224,7 @@ fn del_bears_malformed_arguments() {
 
 #[test]
 fn the_override_is_1_or_true() {
-    for (value, expected) in [
-        ("1", true),
-        ("TRUE", true),
-        ("true", true),
-        ("0", false),
-        ("yes", false),
-        ("", false),
-    ] {
+    for (value, expected) in [("1", true), ("TRUE", true), ("true", true), ("0", false), ("yes", false), ("", false)] {
         let environment = read(Command::Status, &[("CNI_NETNS_OVERRIDE", value)]).unwrap();
         assert_eq!(environment.netns_override, expected, "{value:?}");
     }
@@ -299,23 +238,17 @@ fn only_paths_need_no_unicode() {
         "CNI_NETNS" => Some(OsString::from_vec(vec![b'/', 0xff])),
         _ => None,
     };
-    let text = Environment::read(Command::Add, &lookup)
-        .unwrap_err()
-        .to_string();
+    let text = Environment::read(Command::Add, &lookup).unwrap_err().to_string();
     assert_eq!(text, r#"CNI_IFNAME: "e\xFF" is not UTF-8"#);
 }
 
 #[test]
 fn the_verb_is_known_or_nobody_asked() {
-    let command = |value: &'static str| {
-        Environment::command(&move |name| (name == "CNI_COMMAND").then(|| value.into()))
-    };
+    let command =
+        |value: &'static str| Environment::command(&move |name| (name == "CNI_COMMAND").then(|| value.into()));
     assert_eq!(command("ADD").unwrap(), Some(Command::Add));
     assert_eq!(command("").unwrap(), None);
     for unknown in ["add", "UPDATE"] {
-        assert_eq!(
-            command(unknown).unwrap_err().code(),
-            ErrorCode::INVALID_ENVIRONMENT
-        );
+        assert_eq!(command(unknown).unwrap_err().code(), ErrorCode::INVALID_ENVIRONMENT);
     }
 }

@@ -4,8 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cnikit::spec::{
-    AddResult, Args, Attachment, ContainerId, IfName, Interface, IpConfig, MacAddr, NetworkName,
-    Route, Version,
+    AddResult, Args, Attachment, ContainerId, IfName, Interface, IpConfig, MacAddr, NetworkName, Route, Version,
 };
 use ipnetwork::IpNetwork;
 use proptest::collection::vec;

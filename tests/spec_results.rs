@@ -1,16 +1,11 @@
 //! Results in the form of every version, against documents written from the specification's text.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use cnikit::spec::{
-    AddResult, Coded, Dns, Error, ErrorCode, ErrorDocument, Interface, IpConfig, Route, Version,
-};
+use cnikit::spec::{AddResult, Coded, Dns, Error, ErrorCode, ErrorDocument, Interface, IpConfig, Route, Version};
 use serde_json::{Value, json};
 
 fn golden(name: &str) -> Value {
-    let path = format!(
-        "{}/tests/golden/cni/{name}.json",
-        env!("CARGO_MANIFEST_DIR")
-    );
+    let path = format!("{}/tests/golden/cni/{name}.json", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).expect(&path);
     serde_json::from_str(&text).expect(&path)
 }
@@ -53,18 +48,12 @@ fn per_family() -> AddResult {
 
 fn bridged() -> AddResult {
     let mut result = AddResult::default();
-    let bridge = result
-        .push_interface(Interface::new("cni0").with_mac("00:11:22:33:44:55".parse().unwrap()));
-    result
-        .push_interface(Interface::new("veth3243").with_mac("55:44:33:22:11:11".parse().unwrap()));
+    let bridge = result.push_interface(Interface::new("cni0").with_mac("00:11:22:33:44:55".parse().unwrap()));
+    result.push_interface(Interface::new("veth3243").with_mac("55:44:33:22:11:11".parse().unwrap()));
     let eth0 = Interface::new("eth0").with_mac("99:88:77:66:55:44".parse().unwrap());
     let eth0 = result.push_interface(eth0.in_sandbox("/var/run/netns/blue"));
     result
-        .with_ip(
-            ip("10.1.0.5/16")
-                .with_gateway("10.1.0.1".parse().unwrap())
-                .on_interface(eth0),
-        )
+        .with_ip(ip("10.1.0.5/16").with_gateway("10.1.0.1".parse().unwrap()).on_interface(eth0))
         .with_ip(ip("2001:db8::5/64").on_interface(bridge))
         .with_route(route("0.0.0.0/0"))
         .with_route(route("::/0").via("2001:db8::1".parse().unwrap()))
@@ -120,10 +109,7 @@ fn an_ipam_plugin_says_nothing_of_interfaces() {
 fn an_error_document_is_as_the_specification_shows_it() {
     let document: ErrorDocument = serde_json::from_value(golden("error-1.1.0")).unwrap();
     assert_eq!(document.code, ErrorCode::INVALID_CONFIG);
-    assert_eq!(
-        serde_json::to_value(&document).unwrap(),
-        golden("error-1.1.0")
-    );
+    assert_eq!(serde_json::to_value(&document).unwrap(), golden("error-1.1.0"));
 
     let bare: ErrorDocument = serde_json::from_value(json!({"code": 11, "msg": "later"})).unwrap();
     assert_eq!(bare.code, ErrorCode::TRY_AGAIN);
@@ -135,11 +121,7 @@ fn dns_is_always_there_before_1_0_and_never_empty_since() {
     let result = AddResult::default().with_ip(ip("10.1.0.5/16"));
     for version in Version::ALL {
         let dns = written(&result, version).get("dns").cloned();
-        assert_eq!(
-            dns,
-            (version < Version::V1_0_0).then(|| json!({})),
-            "{version}"
-        );
+        assert_eq!(dns, (version < Version::V1_0_0).then(|| json!({})), "{version}");
     }
 }
 
@@ -149,14 +131,8 @@ fn what_only_describes_an_interface_is_left_out_of_older_versions() {
     result.routes.clear();
     let interfaces = |version| written(&result, version)["interfaces"].clone();
     assert_eq!(interfaces(Version::V1_1_0)[0]["mtu"], 1500);
-    assert_eq!(
-        interfaces(Version::V1_0_0),
-        golden("result-1.0.0")["interfaces"]
-    );
-    assert_eq!(
-        interfaces(Version::V0_3_1),
-        golden("result-1.0.0")["interfaces"]
-    );
+    assert_eq!(interfaces(Version::V1_0_0), golden("result-1.0.0")["interfaces"]);
+    assert_eq!(interfaces(Version::V0_3_1), golden("result-1.0.0")["interfaces"]);
     assert_eq!(interfaces(Version::V0_2_0), Value::Null);
 }
 
@@ -181,9 +157,7 @@ fn what_a_reader_acts_on_is_never_dropped() {
         "a result of CNI 0.2.0 cannot hold ips[2] 10.1.0.6/16 (needs cniVersion 0.3.0 or later)"
     );
 
-    let homeless = AddResult::default()
-        .with_ip(ip("10.1.0.5/16"))
-        .with_route(route("::/0"));
+    let homeless = AddResult::default().with_ip(ip("10.1.0.5/16")).with_route(route("::/0"));
     assert_eq!(
         message(&homeless, Version::V0_1_0),
         "a result of CNI 0.1.0 cannot hold routes[0] ::/0 without an address of its family \
@@ -192,9 +166,7 @@ fn what_a_reader_acts_on_is_never_dropped() {
 
     assert!(matches!(
         AddResult::default().to_json(Version::V0_2_0),
-        Err(Error::NoAddress {
-            version: Version::V0_2_0
-        })
+        Err(Error::NoAddress { version: Version::V0_2_0 })
     ));
     AddResult::default().to_json(Version::V0_3_0).unwrap();
 }
@@ -206,10 +178,7 @@ fn a_result_without_a_version_has_that_of_the_configuration() {
     assert_eq!(result, AddResult::default().with_ip(ip("10.1.0.5/16")));
     // A stated version counts more.
     let json = json!({"cniVersion": "0.2.0", "ip4": {"ip": "10.1.0.5/16"}});
-    assert_eq!(
-        AddResult::from_json(&json, Version::V1_1_0).unwrap(),
-        result
-    );
+    assert_eq!(AddResult::from_json(&json, Version::V1_1_0).unwrap(), result);
 }
 
 #[test]
@@ -220,14 +189,9 @@ fn null_and_empty_texts_count_as_absent() {
         "routes": null,
         "dns": {"nameservers": null, "domain": ""},
     });
-    let expected = AddResult::default()
-        .with_interface(Interface::new("eth0"))
-        .with_ip(ip("10.1.0.5/16"));
+    let expected = AddResult::default().with_interface(Interface::new("eth0")).with_ip(ip("10.1.0.5/16"));
     assert_eq!(read(&json), expected);
-    assert_eq!(
-        read(&json!({"dns": null, "ips": null, "interfaces": null})),
-        AddResult::default()
-    );
+    assert_eq!(read(&json!({"dns": null, "ips": null, "interfaces": null})), AddResult::default());
 }
 
 #[test]
@@ -271,23 +235,15 @@ fn what_is_no_result_is_told_why() {
         json!({"routes": [{"dst": "0.0.0.0/0", "gw": "here"}]}),
     ];
     for json in invalid {
-        assert!(
-            matches!(error(json.clone()), Error::InvalidResult { .. }),
-            "{json}"
-        );
+        assert!(matches!(error(json.clone()), Error::InvalidResult { .. }), "{json}");
     }
-    assert!(matches!(
-        error(json!({"cniVersion": "2.0.0"})),
-        Error::UnknownVersion { .. }
-    ));
+    assert!(matches!(error(json!({"cniVersion": "2.0.0"})), Error::UnknownVersion { .. }));
 }
 
 #[test]
 fn interfaces_and_their_addresses_are_found() {
     let result = bridged();
-    let (index, eth0) = result
-        .interface("eth0", Some("/var/run/netns/blue".as_ref()))
-        .unwrap();
+    let (index, eth0) = result.interface("eth0", Some("/var/run/netns/blue".as_ref())).unwrap();
     assert_eq!((index, eth0.name.as_str()), (2, "eth0"));
     assert!(result.interface("eth0", None).is_none());
     assert!(result.interface("cni0", None).is_some());

@@ -22,9 +22,7 @@ pub(super) fn ensure_directory(path: &Path) -> Result<()> {
     }
     fs::create_dir_all(path).map_err(|error| Error::pin("make the directory", path, error))?;
     if !is_bpffs(path)? {
-        return Err(Error::NotBpffs {
-            path: path.to_owned(),
-        });
+        return Err(Error::NotBpffs { path: path.to_owned() });
     }
     Ok(())
 }
@@ -32,10 +30,8 @@ pub(super) fn ensure_directory(path: &Path) -> Result<()> {
 /// An exclusive lock on a directory, held until it is dropped. Held for the few tens of
 /// milliseconds that a load takes, so it has no time limit; the kernel frees it if its holder dies.
 pub(super) fn lock(directory: &Path) -> Result<File> {
-    let file = File::open(directory)
-        .map_err(|error| Error::pin("open the directory", directory, error))?;
-    file.lock_exclusive()
-        .map_err(|error| Error::pin("lock the directory", directory, error))?;
+    let file = File::open(directory).map_err(|error| Error::pin("open the directory", directory, error))?;
+    file.lock_exclusive().map_err(|error| Error::pin("lock the directory", directory, error))?;
     Ok(file)
 }
 
@@ -50,24 +46,16 @@ fn ensure_mounted(mount_point: &Path) -> Result<()> {
         return Ok(());
     }
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("bpf", mount_point, "bpf", flags, Some(c"mode=0700")).map_err(|errno| Error::Mount {
-        path: mount_point.to_owned(),
-        source: errno.into(),
-    })
+    mount("bpf", mount_point, "bpf", flags, Some(c"mode=0700"))
+        .map_err(|errno| Error::Mount { path: mount_point.to_owned(), source: errno.into() })
 }
 
 fn is_bpffs(path: &Path) -> Result<bool> {
     match rustix::fs::statfs(path) {
         // The member is signed or not, 32 or 64 bits wide, by architecture.
-        #[allow(
-            clippy::unnecessary_cast,
-            reason = "its type differs between architectures"
-        )]
+        #[allow(clippy::unnecessary_cast, reason = "its type differs between architectures")]
         Ok(stat) => Ok(stat.f_type as u32 == MAGIC),
         // No such directory: sysfs lacks it on a kernel without bpf(2).
-        Err(errno) => Err(Error::Mount {
-            path: path.to_owned(),
-            source: io::Error::from(errno),
-        }),
+        Err(errno) => Err(Error::Mount { path: path.to_owned(), source: io::Error::from(errno) }),
     }
 }

@@ -38,10 +38,7 @@ pub enum Error {
     },
 
     /// The kernel's verifier found fault with the programs.
-    #[error(
-        "this kernel's verifier rejects the eBPF programs: report it with the kernel's version{}",
-        tail(log)
-    )]
+    #[error("this kernel's verifier rejects the eBPF programs: report it with the kernel's version{}", tail(log))]
     Rejected {
         /// The end of the verifier's log.
         log: String,
@@ -95,28 +92,16 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn pin(
-        operation: &'static str,
-        path: impl AsRef<Path>,
-        source: impl Into<io::Error>,
-    ) -> Self {
-        Self::Pin {
-            operation,
-            path: path.as_ref().to_owned(),
-            source: source.into(),
-        }
+    pub(super) fn pin(operation: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
+        Self::Pin { operation, path: path.as_ref().to_owned(), source: source.into() }
     }
 }
 
 impl Coded for Error {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Mount { .. } | Self::Load { .. } | Self::Rejected { .. } => {
-                ErrorCode::PLUGIN_NOT_AVAILABLE
-            }
-            Self::NotBpffs { .. } | Self::Pin { .. } | Self::Layout { .. } | Self::Map { .. } => {
-                ErrorCode::IO
-            }
+            Self::Mount { .. } | Self::Load { .. } | Self::Rejected { .. } => ErrorCode::PLUGIN_NOT_AVAILABLE,
+            Self::NotBpffs { .. } | Self::Pin { .. } | Self::Layout { .. } | Self::Map { .. } => ErrorCode::IO,
             Self::AddressFamily { .. } => ErrorCode::UNSUPPORTED_FIELD,
         }
     }
@@ -151,9 +136,5 @@ fn remedy(source: &io::Error) -> &'static str {
 }
 
 fn tail(log: &str) -> String {
-    if log.is_empty() {
-        String::new()
-    } else {
-        format!(" [{log}]")
-    }
+    if log.is_empty() { String::new() } else { format!(" [{log}]") }
 }

@@ -74,39 +74,25 @@ pub(super) struct RawNetConfig {
 
 impl From<PodPort> for RawPodPort {
     fn from(port: PodPort) -> Self {
-        Self {
-            ifindex: port.ifindex,
-            mac: port.mac.octets(),
-            reserved: [0; 2],
-        }
+        Self { ifindex: port.ifindex, mac: port.mac.octets(), reserved: [0; 2] }
     }
 }
 
 impl From<RawPodPort> for PodPort {
     fn from(raw: RawPodPort) -> Self {
-        Self {
-            ifindex: raw.ifindex,
-            mac: MacAddr::new(raw.mac),
-        }
+        Self { ifindex: raw.ifindex, mac: MacAddr::new(raw.mac) }
     }
 }
 
 impl From<NetConfig> for RawNetConfig {
     fn from(config: NetConfig) -> Self {
-        Self {
-            bridge_ifindex: config.bridge_ifindex,
-            gateway_mac: config.gateway_mac.octets(),
-            reserved: [0; 2],
-        }
+        Self { bridge_ifindex: config.bridge_ifindex, gateway_mac: config.gateway_mac.octets(), reserved: [0; 2] }
     }
 }
 
 impl From<RawNetConfig> for NetConfig {
     fn from(raw: RawNetConfig) -> Self {
-        Self {
-            bridge_ifindex: raw.bridge_ifindex,
-            gateway_mac: MacAddr::new(raw.gateway_mac),
-        }
+        Self { bridge_ifindex: raw.bridge_ifindex, gateway_mac: MacAddr::new(raw.gateway_mac) }
     }
 }
 
@@ -153,31 +139,10 @@ mod tests {
 
     #[test]
     fn layouts_match_the_c_program() {
-        same_layout!(
-            PodCounters,
-            types::pod_counters,
-            tx_packets,
-            tx_bytes,
-            tx_direct,
-            rx_stack
-        );
-        same_layout!(
-            NetStats,
-            types::net_stats,
-            direct,
-            to_stack,
-            to_host,
-            from_stack,
-            unknown_source
-        );
+        same_layout!(PodCounters, types::pod_counters, tx_packets, tx_bytes, tx_direct, rx_stack);
+        same_layout!(NetStats, types::net_stats, direct, to_stack, to_host, from_stack, unknown_source);
         same_layout!(RawPodPort, types::pod_port, ifindex, mac, reserved);
-        same_layout!(
-            RawNetConfig,
-            types::net_config,
-            bridge_ifindex,
-            gateway_mac,
-            reserved
-        );
+        same_layout!(RawNetConfig, types::net_config, bridge_ifindex, gateway_mac, reserved);
         assert_eq!(size_of::<types::ipv4_key>(), 4);
     }
 }

@@ -55,9 +55,7 @@ impl CounterMap {
         let failed = |error| map_error(format!("put {address}"), PKT_COUNT, error);
         let cpus = libbpf_rs::num_possible_cpus().map_err(failed)?;
         let zeros = vec![PodCounters::default().as_bytes().to_vec(); cpus];
-        self.v4
-            .update_percpu(&key, &zeros, MapFlags::ANY)
-            .map_err(failed)
+        self.v4.update_percpu(&key, &zeros, MapFlags::ANY).map_err(failed)
     }
 
     /// The counts for `address`, added up over the CPUs; `None` when it is not tracked.
@@ -102,11 +100,7 @@ impl PortMap {
     /// [`Error::Map`], for a full map among others; [`Error::AddressFamily`].
     pub fn insert(&self, address: IpAddr, port: PodPort) -> Result<()> {
         self.v4
-            .update(
-                &key(address)?,
-                RawPodPort::from(port).as_bytes(),
-                MapFlags::ANY,
-            )
+            .update(&key(address)?, RawPodPort::from(port).as_bytes(), MapFlags::ANY)
             .map_err(|error| map_error(format!("put {address}"), POD_IFINDEX, error))
     }
 
@@ -152,9 +146,8 @@ pub(super) fn write_config(map: &MapHandle, config: NetConfig) -> Result<()> {
 }
 
 pub(super) fn read_stats(map: &MapHandle) -> Result<NetStats> {
-    let per_cpu = map
-        .lookup_percpu(&ONLY, MapFlags::ANY)
-        .map_err(|error| map_error("read the row".into(), NET_STATS, error))?;
+    let per_cpu =
+        map.lookup_percpu(&ONLY, MapFlags::ANY).map_err(|error| map_error("read the row".into(), NET_STATS, error))?;
     Ok(per_cpu.map(sum).unwrap_or_default())
 }
 
@@ -175,26 +168,17 @@ fn delete(map: &MapHandle, name: &'static str, address: IpAddr) -> Result<()> {
 }
 
 fn addresses(map: &MapHandle) -> impl Iterator<Item = IpAddr> + '_ {
-    map.keys()
-        .filter_map(|key| <[u8; 4]>::try_from(key).ok())
-        .map(|octets| Ipv4Addr::from(octets).into())
+    map.keys().filter_map(|key| <[u8; 4]>::try_from(key).ok()).map(|octets| Ipv4Addr::from(octets).into())
 }
 
 /// The kernel hands out one value per CPU, each of the size that `Datapath::map` has checked.
 fn sum<T: PerCpu>(per_cpu: Vec<Vec<u8>>) -> T {
-    per_cpu
-        .iter()
-        .filter_map(|bytes| T::read_from_bytes(bytes).ok())
-        .fold(T::default(), |mut total, value| {
-            total.add(&value);
-            total
-        })
+    per_cpu.iter().filter_map(|bytes| T::read_from_bytes(bytes).ok()).fold(T::default(), |mut total, value| {
+        total.add(&value);
+        total
+    })
 }
 
 fn map_error(operation: String, map: &'static str, error: libbpf_rs::Error) -> Error {
-    Error::Map {
-        operation,
-        map,
-        source: io_error(error),
-    }
+    Error::Map { operation, map, source: io_error(error) }
 }

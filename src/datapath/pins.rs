@@ -57,9 +57,7 @@ impl Datapath {
     /// network's name contains.
     #[must_use]
     pub fn new(root: impl AsRef<Path>, network: &NetworkName) -> Self {
-        Self {
-            network: root.as_ref().join(network.as_str().replace('.', ":")),
-        }
+        Self { network: root.as_ref().join(network.as_str().replace('.', ":")) }
     }
 
     /// The directory that holds the pins.
@@ -98,11 +96,9 @@ impl Datapath {
         let (loading, published) = (self.network.join("loading"), self.directory());
         remove_tree(&loading)?;
         remove_tree(&published)?;
-        fs::create_dir(&loading)
-            .map_err(|error| Error::pin("make the directory", &loading, error))?;
+        fs::create_dir(&loading).map_err(|error| Error::pin("make the directory", &loading, error))?;
         skeleton::load_and_pin(&loading)?;
-        fs::rename(&loading, &published)
-            .map_err(|error| Error::pin("publish the pins as", &published, error))
+        fs::rename(&loading, &published).map_err(|error| Error::pin("publish the pins as", &published, error))
     }
 
     /// Whether all pins are there.
@@ -144,8 +140,7 @@ impl Datapath {
     /// [`Error::Pin`] when it is not there or may not be opened, [`Error::Layout`] when it is not
     /// this build's.
     pub fn counters(&self) -> Result<CounterMap> {
-        self.map(maps::PKT_COUNT, CounterMap::SIZES)
-            .map(CounterMap::new)
+        self.map(maps::PKT_COUNT, CounterMap::SIZES).map(CounterMap::new)
     }
 
     /// Opens `pod_ifindex`: where each pod address lives.
@@ -154,8 +149,7 @@ impl Datapath {
     ///
     /// As [`counters`](Self::counters).
     pub fn ports(&self) -> Result<PortMap> {
-        self.map(maps::POD_IFINDEX, PortMap::SIZES)
-            .map(PortMap::new)
+        self.map(maps::POD_IFINDEX, PortMap::SIZES).map(PortMap::new)
     }
 
     /// Tells the programs of their network; cheap when it says nothing new.
@@ -165,11 +159,7 @@ impl Datapath {
     /// As [`counters`](Self::counters), and [`Error::Map`].
     pub fn configure(&self, config: NetConfig) -> Result<()> {
         let map = self.map(maps::NET_CONFIG, maps::NET_CONFIG_SIZES)?;
-        if maps::read_config(&map)? == config {
-            Ok(())
-        } else {
-            maps::write_config(&map, config)
-        }
+        if maps::read_config(&map)? == config { Ok(()) } else { maps::write_config(&map, config) }
     }
 
     /// What the programs were last told of their network; zeros before the first time.
@@ -195,15 +185,7 @@ impl Datapath {
         let map = MapHandle::from_pinned_path(&path)
             .map_err(|error| Error::pin("open the pinned map", &path, io_error(error)))?;
         let found = (map.key_size() as usize, map.value_size() as usize);
-        if found == expected {
-            Ok(map)
-        } else {
-            Err(Error::Layout {
-                path,
-                expected,
-                found,
-            })
-        }
+        if found == expected { Ok(map) } else { Err(Error::Layout { path, expected, found }) }
     }
 }
 
@@ -234,9 +216,7 @@ impl AsFd for Program {
 
 fn remove_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::pin("remove the pins in", path, error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::pin("remove the pins in", path, error)),
         _ => Ok(()),
     }
 }

@@ -40,29 +40,17 @@ const VERIFIER_LOG: &str = "BEGIN PROG LOAD LOG";
 /// Loads programs and maps into the kernel and pins each under its name in `directory`.
 pub(super) fn load_and_pin(directory: &Path) -> Result<()> {
     let mut storage = MaybeUninit::uninit();
-    let mut skeleton = with_messages(|| {
-        generated::CniTcSkelBuilder::default()
-            .open(&mut storage)?
-            .load()
-    })?;
+    let mut skeleton = with_messages(|| generated::CniTcSkelBuilder::default().open(&mut storage)?.load())?;
 
     let maps = &mut skeleton.maps;
-    for map in [
-        &mut maps.pkt_count,
-        &mut maps.pod_ifindex,
-        &mut maps.net_config,
-        &mut maps.net_stats,
-    ] {
+    for map in [&mut maps.pkt_count, &mut maps.pod_ifindex, &mut maps.net_config, &mut maps.net_stats] {
         let path = directory.join(libbpf_rs::MapCore::name(map));
-        map.pin(&path)
-            .map_err(|error| Error::pin("pin the map", &path, io_error(error)))?;
+        map.pin(&path).map_err(|error| Error::pin("pin the map", &path, io_error(error)))?;
     }
     let programs = &mut skeleton.progs;
     for program in [&mut programs.cni_tc_main, &mut programs.cni_tc_egress] {
         let path = directory.join(program.name());
-        program
-            .pin(&path)
-            .map_err(|error| Error::pin("pin the program", &path, io_error(error)))?;
+        program.pin(&path).map_err(|error| Error::pin("pin the program", &path, io_error(error)))?;
     }
     Ok(())
 }
@@ -76,18 +64,11 @@ fn with_messages<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T> {
     let loaded = load();
     set_print(previous);
 
-    let messages = std::mem::take(
-        &mut *MESSAGES
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner()),
-    );
+    let messages = std::mem::take(&mut *MESSAGES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     loaded.map_err(|error| {
         let (log, source) = (tail(&messages), io_error(error));
         // The verifier and a lack of privilege give the same kinds of errors; only the former logs.
-        if messages
-            .iter()
-            .any(|message| message.contains(VERIFIER_LOG))
-        {
+        if messages.iter().any(|message| message.contains(VERIFIER_LOG)) {
             Error::Rejected { log, source }
         } else {
             Error::Load { log, source }
@@ -96,19 +77,12 @@ fn with_messages<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T> {
 }
 
 fn keep_message(_level: PrintLevel, message: String) {
-    MESSAGES
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
-        .push(message);
+    MESSAGES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(message);
 }
 
 fn tail(messages: &[String]) -> String {
-    let lines: Vec<&str> = messages
-        .iter()
-        .flat_map(|message| message.lines())
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let lines: Vec<&str> =
+        messages.iter().flat_map(|message| message.lines()).map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join(" | ")
 }
 

@@ -39,10 +39,7 @@ fn run_for(steps: u32, change: impl FnOnce()) -> bool {
 }
 
 fn owner(id: &str) -> Owner {
-    Owner {
-        container_id: id.parse().unwrap(),
-        ifname: "eth0".parse().unwrap(),
-    }
+    Owner { container_id: id.parse().unwrap(), ifname: "eth0".parse().unwrap() }
 }
 
 fn ranges() -> [Range; 2] {
@@ -58,24 +55,15 @@ fn lock(store: &Store) -> Locked<'_> {
 }
 
 fn names(dir: &Path) -> BTreeSet<String> {
-    fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect()
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// Asserts that the directory holds these leases, the links to them, and nothing else.
 fn assert_holds(store: &Store, expected: &[&Lease]) {
-    let owners = expected
-        .iter()
-        .map(|lease| lease.owner.file_name())
-        .collect();
+    let owners = expected.iter().map(|lease| lease.owner.file_name()).collect();
     assert_eq!(names(&store.leases_dir()), owners);
-    let addresses = expected
-        .iter()
-        .flat_map(|lease| &lease.addresses)
-        .map(|address| address.ip().to_string())
-        .collect();
+    let addresses =
+        expected.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip().to_string()).collect();
     assert_eq!(names(&store.addresses_dir()), addresses);
     assert!(!store.pending_path().exists());
     for lease in expected {
@@ -88,11 +76,7 @@ fn assert_holds(store: &Store, expected: &[&Lease]) {
 
 /// Does `prepare`, then `change` stopped after any number of steps, then the recovery stopped after any number of
 /// steps, then a whole recovery, and shows `check` what is left. Returns how many ways of dying there were.
-fn die_everywhere<T>(
-    prepare: impl Fn(&Path) -> T,
-    change: impl Fn(&Path),
-    check: impl Fn(&Path, T),
-) -> u32 {
+fn die_everywhere<T>(prepare: impl Fn(&Path) -> T, change: impl Fn(&Path), check: impl Fn(&Path, T)) -> u32 {
     let mut deaths = 0;
     for steps in 0.. {
         let mut finished = false;
@@ -118,18 +102,8 @@ fn die_everywhere<T>(
 #[test]
 fn a_stopped_allocation_is_whole_or_nothing() {
     let deaths = die_everywhere(
-        |dir| {
-            lock(&store(dir))
-                .allocate(&owner("old"), &ranges())
-                .unwrap()
-        },
-        |dir| {
-            drop(
-                lock(&store(dir))
-                    .allocate(&owner("new"), &ranges())
-                    .unwrap(),
-            )
-        },
+        |dir| lock(&store(dir)).allocate(&owner("old"), &ranges()).unwrap(),
+        |dir| drop(lock(&store(dir)).allocate(&owner("new"), &ranges()).unwrap()),
         |dir, old| {
             let store = store(dir);
             match store.lease(&owner("new")).unwrap() {
@@ -152,13 +126,7 @@ fn a_stopped_allocation_is_whole_or_nothing() {
 fn the_first_allocation_of_all_is_whole_or_nothing() {
     die_everywhere(
         |_| (),
-        |dir| {
-            drop(
-                lock(&store(&dir.join("made/below")))
-                    .allocate(&owner("new"), &ranges())
-                    .unwrap(),
-            )
-        },
+        |dir| drop(lock(&store(&dir.join("made/below"))).allocate(&owner("new"), &ranges()).unwrap()),
         |dir, ()| {
             let store = store(&dir.join("made/below"));
             drop(lock(&store));
@@ -190,8 +158,7 @@ fn a_stopped_release_is_whole_or_nothing() {
 fn a_stopped_release_of_a_corrupt_lease_leaks_nothing() {
     die_everywhere(
         |dir| {
-            let [old, _] =
-                ["old", "new"].map(|id| lock(&store(dir)).allocate(&owner(id), &ranges()).unwrap());
+            let [old, _] = ["old", "new"].map(|id| lock(&store(dir)).allocate(&owner(id), &ranges()).unwrap());
             fs::write(corruptible(dir), "{").unwrap();
             old
         },
@@ -213,11 +180,7 @@ fn a_stopped_first_lock_after_a_boot_leaves_no_lease_of_before() {
                 lock(&before).allocate(&owner(id), &ranges()).unwrap();
             }
             fs::write(dir.join("leases/torn@eth0.json"), "").unwrap();
-            fs::hard_link(
-                dir.join("leases/torn@eth0.json"),
-                dir.join("addresses/10.0.0.9"),
-            )
-            .unwrap();
+            fs::hard_link(dir.join("leases/torn@eth0.json"), dir.join("addresses/10.0.0.9")).unwrap();
         },
         |dir| drop(lock(&store(dir))),
         |dir, ()| {
@@ -235,9 +198,7 @@ fn a_reader_never_sees_a_change_that_is_not_committed() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
         drop(lock(&store));
-        let finished = run_for(steps, || {
-            drop(lock(&store).allocate(&owner("new"), &ranges()).unwrap())
-        });
+        let finished = run_for(steps, || drop(lock(&store).allocate(&owner("new"), &ranges()).unwrap()));
         let lease = store.lease(&owner("new")).unwrap();
         assert_eq!(lease.is_some(), finished);
         assert_eq!(store.leases().unwrap().map(Result::unwrap).next(), lease);
@@ -259,11 +220,7 @@ fn a_half_written_journal_is_undone_by_its_inode() {
     let store = store(dir.path());
     let old = lock(&store).allocate(&owner("old"), &ranges()).unwrap();
     fs::write(store.pending_path(), "{\"containerId\": \"new\", \"addr").unwrap();
-    fs::hard_link(
-        store.pending_path(),
-        store.addresses_dir().join("10.0.0.77"),
-    )
-    .unwrap();
+    fs::hard_link(store.pending_path(), store.addresses_dir().join("10.0.0.77")).unwrap();
     drop(lock(&store));
     assert_holds(&store, &[&old]);
 }
@@ -273,11 +230,7 @@ fn a_journal_that_names_a_stranger_s_address_leaves_it_alone() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let old = lock(&store).allocate(&owner("old"), &ranges()).unwrap();
-    fs::copy(
-        store.leases_dir().join(old.owner.file_name()),
-        store.pending_path(),
-    )
-    .unwrap();
+    fs::copy(store.leases_dir().join(old.owner.file_name()), store.pending_path()).unwrap();
     drop(lock(&store));
     assert_holds(&store, &[&old]);
 }

@@ -49,9 +49,7 @@ pub enum Error {
     },
 
     /// The gateway is the subnet's network address or its broadcast address.
-    #[error(
-        "gateway {gateway} is the network or the broadcast address of {subnet}; choose one between them"
-    )]
+    #[error("gateway {gateway} is the network or the broadcast address of {subnet}; choose one between them")]
     GatewayReserved {
         /// The gateway as it was given.
         gateway: IpAddr,
@@ -142,11 +140,7 @@ impl Coded for Error {
 impl Error {
     /// For `map_err`: names what was tried on which path.
     pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io {
-            operation,
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::Io { operation, path: path.to_owned(), source }
     }
 }
 

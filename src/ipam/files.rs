@@ -19,11 +19,7 @@ const DIR_MODE: u32 = 0o700;
 /// Makes a directory and those above it, where they are missing.
 pub(super) fn create_dir(path: &Path) -> Result<()> {
     step();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(DIR_MODE)
-        .create(path)
-        .map_err(Error::io("create directory", path))
+    DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(Error::io("create directory", path))
 }
 
 /// Makes a file that must not exist yet.
@@ -53,8 +49,7 @@ pub(super) fn overwrite(path: &Path, content: &[u8]) -> Result<()> {
         .map_err(Error::io("open", path))?;
     write(&mut file, content).map_err(Error::io("write", path))?;
     step();
-    file.set_len(content.len() as u64)
-        .map_err(Error::io("truncate", path))
+    file.set_len(content.len() as u64).map_err(Error::io("truncate", path))
 }
 
 pub(super) fn link(file: &Path, name: &Path) -> Result<()> {

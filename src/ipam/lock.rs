@@ -33,11 +33,7 @@ pub(super) fn acquire(path: &Path, timeout: Duration) -> Result<File> {
         }
         let waited = start.elapsed();
         if waited >= timeout {
-            return Err(Error::LockTimeout {
-                path: path.to_owned(),
-                waited: timeout,
-                holder: holder(&file),
-            });
+            return Err(Error::LockTimeout { path: path.to_owned(), waited: timeout, holder: holder(&file) });
         }
         thread::sleep(pause.min(timeout - waited));
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -46,11 +42,7 @@ pub(super) fn acquire(path: &Path, timeout: Duration) -> Result<File> {
 
 fn open(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
-    options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(files::FILE_MODE);
+    options.write(true).create(true).truncate(false).mode(files::FILE_MODE);
     match options.open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             path.parent().map_or(Ok(()), files::create_dir)?;
@@ -66,20 +58,13 @@ fn open(path: &Path) -> Result<File> {
 fn holder(file: &File) -> Option<u32> {
     let file = file.metadata().ok()?;
     let device = file.dev();
-    let place = format!(
-        "{:02x}:{:02x}:{}",
-        rustix::fs::major(device),
-        rustix::fs::minor(device),
-        file.ino()
-    );
+    let place = format!("{:02x}:{:02x}:{}", rustix::fs::major(device), rustix::fs::minor(device), file.ino());
     let locks = fs::read_to_string("/proc/locks").ok()?;
     // 1: FLOCK  ADVISORY  WRITE 1234 fe:00:131 0 EOF
     locks.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         match fields[..] {
-            [_, "FLOCK", _, _, pid, at, ..] if at == place => {
-                pid.parse().ok().filter(|pid| *pid != 0)
-            }
+            [_, "FLOCK", _, _, pid, at, ..] if at == place => pid.parse().ok().filter(|pid| *pid != 0),
             _ => None,
         }
     })

@@ -56,23 +56,16 @@ impl<'a> Locked<'a> {
         self.undo_pending()?;
         let file = self.owner_path(owner).ok_or_else(|| name_too_long(owner))?;
         if let Some(lease) = self.read(&file)? {
-            return Err(Error::AlreadyLeased {
-                lease: Box::new(lease),
-            });
+            return Err(Error::AlreadyLeased { lease: Box::new(lease) });
         }
         let addresses = self.free_addresses(ranges)?;
         // Before the lease and not after it: a disk that is full is then told of while nothing is committed.
         self.remember_last(&addresses)?;
 
-        let lease = Lease {
-            owner: owner.clone(),
-            addresses,
-            boot_id: self.boot_id.clone(),
-            created: timestamp::now(),
-        };
+        let lease = Lease { owner: owner.clone(), addresses, boot_id: self.boot_id.clone(), created: timestamp::now() };
         let pending = self.pending_path();
-        let mut text = serde_json::to_vec_pretty(&lease)
-            .map_err(|error| Error::io("encode", &pending)(error.into()))?;
+        let mut text =
+            serde_json::to_vec_pretty(&lease).map_err(|error| Error::io("encode", &pending)(error.into()))?;
         text.push(b'\n');
         files::create(&pending, &text)?;
         for address in &lease.addresses {
@@ -110,10 +103,7 @@ impl<'a> Locked<'a> {
         let last = self.last();
         let mut found: Vec<IpNetwork> = Vec::with_capacity(ranges.len());
         for range in ranges {
-            let cursor = last
-                .iter()
-                .copied()
-                .find(|address| range.contains(*address));
+            let cursor = last.iter().copied().find(|address| range.contains(*address));
             let mut used = 0;
             let mut free = None;
             for address in range.after(cursor) {
@@ -126,11 +116,7 @@ impl<'a> Locked<'a> {
                 used += 1;
             }
             let (subnet, total) = (range.subnet(), range.capacity());
-            found.push(free.ok_or(Error::PoolExhausted {
-                subnet,
-                used,
-                total,
-            })?);
+            found.push(free.ok_or(Error::PoolExhausted { subnet, used, total })?);
         }
         Ok(found)
     }
@@ -142,10 +128,7 @@ impl<'a> Locked<'a> {
     }
 
     fn remember_last(&self, addresses: &[IpNetwork]) -> Result<()> {
-        let text: String = addresses
-            .iter()
-            .map(|address| format!("{}\n", address.ip()))
-            .collect();
+        let text: String = addresses.iter().map(|address| format!("{}\n", address.ip())).collect();
         files::overwrite(&self.last_path(), text.as_bytes())
     }
 
@@ -158,14 +141,8 @@ impl<'a> Locked<'a> {
         };
         let inode = file.ino();
         // The content says where to look. It may be half-written, so the count of links says whether that was all.
-        let named = parse(&pending)
-            .ok()
-            .flatten()
-            .map_or_else(Vec::new, |(lease, _)| lease.addresses);
-        let named: Vec<_> = named
-            .iter()
-            .map(|address| self.address_path(address.ip()))
-            .collect();
+        let named = parse(&pending).ok().flatten().map_or_else(Vec::new, |(lease, _)| lease.addresses);
+        let named: Vec<_> = named.iter().map(|address| self.address_path(address.ip())).collect();
         let removed = remove_links(named, |found| found == inode)?;
         if file.nlink() > removed + 1 {
             remove_links(self.address_files()?, |found| found == inode)?;
@@ -227,9 +204,5 @@ fn remove_links(paths: Vec<PathBuf>, gone: impl Fn(u64) -> bool) -> Result<u64> 
 }
 
 fn name_too_long(owner: &Owner) -> Error {
-    Error::NameTooLong {
-        owner: Box::new(owner.clone()),
-        length: owner.file_name().len(),
-        limit: NAME_MAX,
-    }
+    Error::NameTooLong { owner: Box::new(owner.clone()), length: owner.file_name().len(), limit: NAME_MAX }
 }

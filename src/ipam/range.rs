@@ -56,11 +56,7 @@ impl Range {
         }
         let first = address(number(network) + 1, subnet);
         // IPv6 has no broadcast: the last address is like any other.
-        let last = if subnet.is_ipv4() {
-            address(number(end) - 1, subnet)
-        } else {
-            end
-        };
+        let last = if subnet.is_ipv4() { address(number(end) - 1, subnet) } else { end };
         let gateway = gateway.unwrap_or(first);
         if !subnet.contains(gateway) {
             return Err(Error::GatewayOutside { gateway, subnet });
@@ -68,12 +64,7 @@ impl Range {
         if gateway < first || gateway > last {
             return Err(Error::GatewayReserved { gateway, subnet });
         }
-        Ok(Self {
-            subnet,
-            first,
-            last,
-            gateway,
-        })
+        Ok(Self { subnet, first, last, gateway })
     }
 
     /// The subnet that the addresses are of.
@@ -140,11 +131,7 @@ impl Range {
             _ => number(self.first),
         };
         // The network address is outside the bounds, so that even those of ::/0 are fewer than 2^128.
-        Addresses {
-            range: self,
-            next,
-            left: number(self.last) - number(self.first) + 1,
-        }
+        Addresses { range: self, next, left: number(self.last) - number(self.first) + 1 }
     }
 
     fn bounds(&self, address: IpAddr) -> bool {
@@ -159,11 +146,7 @@ impl Iterator for Addresses<'_> {
         while self.left > 0 {
             let found = address(self.next, self.range.subnet);
             self.left -= 1;
-            self.next = if found == self.range.last {
-                number(self.range.first)
-            } else {
-                self.next + 1
-            };
+            self.next = if found == self.range.last { number(self.range.first) } else { self.next + 1 };
             if found != self.range.gateway {
                 return Some(found);
             }

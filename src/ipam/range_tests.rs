@@ -18,49 +18,16 @@ fn range(subnet: &str, gateway: Option<&str>) -> Result<Range, Error> {
 #[test]
 fn a_range_is_all_of_its_subnet_but_the_reserved() {
     for (subnet, first, last, gateway, capacity) in [
-        (
-            "10.244.1.0/24",
-            "10.244.1.1",
-            "10.244.1.254",
-            "10.244.1.1",
-            253,
-        ),
+        ("10.244.1.0/24", "10.244.1.1", "10.244.1.254", "10.244.1.1", 253),
         ("10.0.0.0/30", "10.0.0.1", "10.0.0.2", "10.0.0.1", 1),
-        (
-            "10.0.0.0/8",
-            "10.0.0.1",
-            "10.255.255.254",
-            "10.0.0.1",
-            (1 << 24) - 3,
-        ),
-        (
-            "0.0.0.0/0",
-            "0.0.0.1",
-            "255.255.255.254",
-            "0.0.0.1",
-            (1 << 32) - 3,
-        ),
-        (
-            "fd00::/64",
-            "fd00::1",
-            "fd00::ffff:ffff:ffff:ffff",
-            "fd00::1",
-            (1 << 64) - 2,
-        ),
+        ("10.0.0.0/8", "10.0.0.1", "10.255.255.254", "10.0.0.1", (1 << 24) - 3),
+        ("0.0.0.0/0", "0.0.0.1", "255.255.255.254", "0.0.0.1", (1 << 32) - 3),
+        ("fd00::/64", "fd00::1", "fd00::ffff:ffff:ffff:ffff", "fd00::1", (1 << 64) - 2),
         ("fd00::/126", "fd00::1", "fd00::3", "fd00::1", 2),
-        (
-            "::/0",
-            "::1",
-            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
-            "::1",
-            u128::MAX - 1,
-        ),
+        ("::/0", "::1", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "::1", u128::MAX - 1),
     ] {
         let range = range(subnet, None).unwrap();
-        assert_eq!(
-            (range.first(), range.last(), range.gateway()),
-            (ip(first), ip(last), ip(gateway))
-        );
+        assert_eq!((range.first(), range.last(), range.gateway()), (ip(first), ip(last), ip(gateway)));
         assert_eq!(range.subnet(), subnet.parse().unwrap());
         assert_eq!(range.capacity(), capacity, "{subnet}");
     }
@@ -69,36 +36,12 @@ fn a_range_is_all_of_its_subnet_but_the_reserved() {
 #[test]
 fn what_is_no_range_is_told_with_what_to_do() {
     for (subnet, gateway, message) in [
-        (
-            "10.244.1.7/24",
-            None,
-            "10.244.1.7/24 has host bits set; write 10.244.1.0/24",
-        ),
-        (
-            "fd00::1/64",
-            None,
-            "fd00::1/64 has host bits set; write fd00::/64",
-        ),
-        (
-            "10.0.0.0/31",
-            None,
-            "10.0.0.0/31 leaves no address beside the gateway; use a subnet of /30 or larger",
-        ),
-        (
-            "10.0.0.0/32",
-            None,
-            "10.0.0.0/32 leaves no address beside the gateway; use a subnet of /30 or larger",
-        ),
-        (
-            "fd00::/127",
-            None,
-            "fd00::/127 leaves no address beside the gateway; use a subnet of /126 or larger",
-        ),
-        (
-            "fd00::/128",
-            None,
-            "fd00::/128 leaves no address beside the gateway; use a subnet of /126 or larger",
-        ),
+        ("10.244.1.7/24", None, "10.244.1.7/24 has host bits set; write 10.244.1.0/24"),
+        ("fd00::1/64", None, "fd00::1/64 has host bits set; write fd00::/64"),
+        ("10.0.0.0/31", None, "10.0.0.0/31 leaves no address beside the gateway; use a subnet of /30 or larger"),
+        ("10.0.0.0/32", None, "10.0.0.0/32 leaves no address beside the gateway; use a subnet of /30 or larger"),
+        ("fd00::/127", None, "fd00::/127 leaves no address beside the gateway; use a subnet of /126 or larger"),
+        ("fd00::/128", None, "fd00::/128 leaves no address beside the gateway; use a subnet of /126 or larger"),
         (
             "10.0.0.0/24",
             Some("10.0.1.1"),
@@ -134,14 +77,8 @@ fn what_is_no_range_is_told_with_what_to_do() {
 #[test]
 fn the_last_address_of_an_ipv6_subnet_may_be_the_gateway() {
     let range = range("fd00::/126", Some("fd00::3")).unwrap();
-    assert_eq!(
-        range.after(None).collect::<Vec<_>>(),
-        [ip("fd00::1"), ip("fd00::2")]
-    );
-    assert_eq!(
-        range.after(Some(ip("fd00::2"))).collect::<Vec<_>>(),
-        [ip("fd00::1"), ip("fd00::2")]
-    );
+    assert_eq!(range.after(None).collect::<Vec<_>>(), [ip("fd00::1"), ip("fd00::2")]);
+    assert_eq!(range.after(Some(ip("fd00::2"))).collect::<Vec<_>>(), [ip("fd00::1"), ip("fd00::2")]);
 }
 
 #[test]
@@ -149,42 +86,21 @@ fn the_middle_of_a_huge_range_is_reached_at_once() {
     let range = range("::/0", None).unwrap();
     let cursor = ip("ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe");
     let order: Vec<_> = range.after(Some(cursor)).take(3).collect();
-    assert_eq!(
-        order,
-        [
-            ip("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
-            ip("::2"),
-            ip("::3")
-        ]
-    );
+    assert_eq!(order, [ip("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), ip("::2"), ip("::3")]);
 }
 
 #[test]
 fn a_cursor_from_elsewhere_means_the_start() {
     let range = range("10.0.0.0/24", None).unwrap();
-    for cursor in [
-        "10.0.1.7",
-        "9.255.255.255",
-        "10.0.0.0",
-        "10.0.0.255",
-        "10.0.0.254",
-        "::a00:7",
-        "fd00::7",
-    ] {
-        assert_eq!(
-            range.after(Some(ip(cursor))).next(),
-            Some(ip("10.0.0.2")),
-            "{cursor}"
-        );
+    for cursor in ["10.0.1.7", "9.255.255.255", "10.0.0.0", "10.0.0.255", "10.0.0.254", "::a00:7", "fd00::7"] {
+        assert_eq!(range.after(Some(ip(cursor))).next(), Some(ip("10.0.0.2")), "{cursor}");
     }
 }
 
 /// A subnet of either family that is small enough to be walked through, and a gateway in it.
 fn small() -> impl Strategy<Value = (IpNetwork, Option<IpAddr>)> {
-    let v4 = (any::<u32>(), 20..=30_u8)
-        .prop_map(|(bits, prefix)| (IpAddr::from(Ipv4Addr::from_bits(bits)), prefix));
-    let v6 = (any::<u128>(), 116..=126_u8)
-        .prop_map(|(bits, prefix)| (IpAddr::from(Ipv6Addr::from_bits(bits)), prefix));
+    let v4 = (any::<u32>(), 20..=30_u8).prop_map(|(bits, prefix)| (IpAddr::from(Ipv4Addr::from_bits(bits)), prefix));
+    let v6 = (any::<u128>(), 116..=126_u8).prop_map(|(bits, prefix)| (IpAddr::from(Ipv6Addr::from_bits(bits)), prefix));
     (prop_oneof![v4, v6], any::<bool>()).prop_map(|((address, prefix), with_gateway)| {
         let around = IpNetwork::new(address, prefix).unwrap();
         let subnet = IpNetwork::new(around.network(), prefix).unwrap();

@@ -57,10 +57,7 @@ impl Store {
 
     /// The store in `dir`, for a boot that the caller names.
     pub fn for_boot(dir: impl Into<PathBuf>, boot_id: BootId) -> Self {
-        Self {
-            dir: dir.into(),
-            boot_id,
-        }
+        Self { dir: dir.into(), boot_id }
     }
 
     /// The directory that holds the leases.
@@ -87,9 +84,7 @@ impl Store {
     ///
     /// [`Error::CorruptLease`], [`Error::Io`].
     pub fn lease(&self, owner: &Owner) -> Result<Option<Lease>> {
-        let lease = self
-            .owner_path(owner)
-            .map_or(Ok(None), |path| self.read(&path))?;
+        let lease = self.owner_path(owner).map_or(Ok(None), |path| self.read(&path))?;
         Ok(lease.filter(|lease| lease.boot_id == self.boot_id))
     }
 
@@ -116,10 +111,7 @@ impl Store {
     ///
     /// [`Error::Io`] when the directory cannot be listed.
     pub fn leases(&self) -> Result<Leases> {
-        Ok(Leases {
-            store: self.clone(),
-            entries: files::list(&self.leases_dir())?,
-        })
+        Ok(Leases { store: self.clone(), entries: files::list(&self.leases_dir())? })
     }
 
     /// How many addresses of `range` are taken. The time grows with the leases held, but none of them is read. What a
@@ -138,10 +130,7 @@ impl Store {
                 used += u128::from(address.is_some_and(|address| range.contains(address)));
             }
         }
-        Ok(Usage {
-            used,
-            total: range.capacity(),
-        })
+        Ok(Usage { used, total: range.capacity() })
     }
 
     /// Whether the directory's leases are of the boot of this store.
@@ -157,10 +146,7 @@ impl Store {
         };
         if path.file_name() != Some(lease.owner.file_name().as_ref()) {
             let source = serde_json::Error::custom(format!("it is the lease of {}", lease.owner));
-            return Err(Error::CorruptLease {
-                path: path.to_owned(),
-                source,
-            });
+            return Err(Error::CorruptLease { path: path.to_owned(), source });
         }
         Ok(Some(lease))
     }
@@ -221,12 +207,8 @@ pub(super) fn parse(path: &Path) -> Result<Option<(Lease, u64)>> {
     };
     let inode = file.metadata().map_err(Error::io("look at", path))?.ino();
     let mut text = Vec::new();
-    file.read_to_end(&mut text)
-        .map_err(Error::io("read", path))?;
-    let corrupt = |source| Error::CorruptLease {
-        path: path.to_owned(),
-        source,
-    };
+    file.read_to_end(&mut text).map_err(Error::io("read", path))?;
+    let corrupt = |source| Error::CorruptLease { path: path.to_owned(), source };
     let lease = serde_json::from_slice(&text).map_err(corrupt)?;
     Ok(Some((lease, inode)))
 }

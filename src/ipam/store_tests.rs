@@ -11,10 +11,7 @@ use crate::spec::{Coded, ErrorCode};
 const NOW: Duration = Duration::ZERO;
 
 fn owner(id: &str) -> Owner {
-    Owner {
-        container_id: id.parse().unwrap(),
-        ifname: "eth0".parse().unwrap(),
-    }
+    Owner { container_id: id.parse().unwrap(), ifname: "eth0".parse().unwrap() }
 }
 
 fn range(subnet: &str) -> Range {
@@ -27,13 +24,7 @@ fn ip(text: &str) -> IpAddr {
 
 /// Leases one address and returns it.
 fn lease(store: &Store, id: &str, range: &Range) -> IpAddr {
-    store
-        .lock(NOW)
-        .unwrap()
-        .allocate(&owner(id), std::slice::from_ref(range))
-        .unwrap()
-        .addresses[0]
-        .ip()
+    store.lock(NOW).unwrap().allocate(&owner(id), std::slice::from_ref(range)).unwrap().addresses[0].ip()
 }
 
 fn mode(path: impl AsRef<Path>) -> u32 {
@@ -46,24 +37,11 @@ fn a_lease_is_found_by_owner_and_by_address() {
     let store = Store::open(dir.path()).unwrap();
     let before = SystemTime::now() - Duration::from_secs(1);
     let ranges = [range("10.0.0.0/24"), range("fd00::/64")];
-    let lease = store
-        .lock(NOW)
-        .unwrap()
-        .allocate(&owner("a"), &ranges)
-        .unwrap();
+    let lease = store.lock(NOW).unwrap().allocate(&owner("a"), &ranges).unwrap();
 
-    assert_eq!(
-        lease.addresses,
-        [
-            "10.0.0.2/24".parse().unwrap(),
-            "fd00::2/64".parse().unwrap()
-        ]
-    );
+    assert_eq!(lease.addresses, ["10.0.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()]);
     let found = store.lease(&owner("a")).unwrap().unwrap();
-    assert_eq!(
-        (&found.owner, &found.addresses),
-        (&owner("a"), &lease.addresses)
-    );
+    assert_eq!((&found.owner, &found.addresses), (&owner("a"), &lease.addresses));
     assert_eq!(found.boot_id, BootId::current().unwrap());
     assert!(before <= found.created && found.created <= SystemTime::now());
     for address in ["10.0.0.2", "fd00::2"] {
@@ -71,30 +49,16 @@ fn a_lease_is_found_by_owner_and_by_address() {
     }
     assert_eq!(store.lease_at(ip("10.0.0.3")).unwrap(), None);
     assert_eq!(store.lease(&owner("b")).unwrap(), None);
-    assert_eq!(
-        store
-            .leases()
-            .unwrap()
-            .map(Result::unwrap)
-            .collect::<Vec<_>>(),
-        [found]
-    );
+    assert_eq!(store.leases().unwrap().map(Result::unwrap).collect::<Vec<_>>(), [found]);
 }
 
 #[test]
 fn what_allocate_returns_is_what_is_read_later() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let given = store
-        .lock(NOW)
-        .unwrap()
-        .allocate(&owner("a"), &[range("10.0.0.0/24")])
-        .unwrap();
+    let given = store.lock(NOW).unwrap().allocate(&owner("a"), &[range("10.0.0.0/24")]).unwrap();
     assert_eq!(store.lease(&owner("a")).unwrap(), Some(given.clone()));
-    assert_eq!(
-        store.lock(NOW).unwrap().release(&owner("a")).unwrap(),
-        Some(given)
-    );
+    assert_eq!(store.lock(NOW).unwrap().release(&owner("a")).unwrap(), Some(given));
 }
 
 #[test]
@@ -116,10 +80,7 @@ fn the_file_reads_well() {
             "  \"bootId\": \"this-boot\","
         ]
     );
-    assert!(
-        lines[lines.len() - 2].starts_with("  \"created\": \"20"),
-        "{text}"
-    );
+    assert!(lines[lines.len() - 2].starts_with("  \"created\": \"20"), "{text}");
     assert!(text.ends_with("}\n"));
 }
 
@@ -133,13 +94,7 @@ fn a_released_address_rests_until_the_others_were_used() {
         seen.push(lease(&store, "a", &range));
         store.lock(NOW).unwrap().release(&owner("a")).unwrap();
     }
-    assert_eq!(
-        seen,
-        [
-            "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"
-        ]
-        .map(ip)
-    );
+    assert_eq!(seen, ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"].map(ip));
 }
 
 #[test]
@@ -147,19 +102,9 @@ fn each_range_goes_on_where_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let ranges = [range("10.0.0.0/24"), range("fd00::/64")];
-    for (id, expected) in [
-        ("a", ["10.0.0.2", "fd00::2"]),
-        ("b", ["10.0.0.3", "fd00::3"]),
-    ] {
-        let lease = store
-            .lock(NOW)
-            .unwrap()
-            .allocate(&owner(id), &ranges)
-            .unwrap();
-        assert_eq!(
-            lease.addresses.iter().map(|a| a.ip()).collect::<Vec<_>>(),
-            expected.map(ip)
-        );
+    for (id, expected) in [("a", ["10.0.0.2", "fd00::2"]), ("b", ["10.0.0.3", "fd00::3"])] {
+        let lease = store.lock(NOW).unwrap().allocate(&owner(id), &ranges).unwrap();
+        assert_eq!(lease.addresses.iter().map(|a| a.ip()).collect::<Vec<_>>(), expected.map(ip));
     }
 }
 
@@ -186,12 +131,8 @@ fn a_second_lease_for_one_owner_is_refused_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let mut locked = store.lock(NOW).unwrap();
-    let held = locked
-        .allocate(&owner("a"), &[range("10.0.0.0/24")])
-        .unwrap();
-    let error = locked
-        .allocate(&owner("a"), &[range("10.0.0.0/24")])
-        .unwrap_err();
+    let held = locked.allocate(&owner("a"), &[range("10.0.0.0/24")]).unwrap();
+    let error = locked.allocate(&owner("a"), &[range("10.0.0.0/24")]).unwrap_err();
     assert_eq!(error.code(), ALREADY_LEASED);
     assert_eq!(
         error.to_string(),
@@ -201,13 +142,7 @@ fn a_second_lease_for_one_owner_is_refused_and_changes_nothing() {
         Error::AlreadyLeased { lease } => assert_eq!(*lease, held),
         other => panic!("{other}"),
     }
-    assert_eq!(
-        store.usage(&range("10.0.0.0/24")).unwrap(),
-        Usage {
-            used: 1,
-            total: 253
-        }
-    );
+    assert_eq!(store.usage(&range("10.0.0.0/24")).unwrap(), Usage { used: 1, total: 253 });
 }
 
 #[test]
@@ -215,18 +150,8 @@ fn one_range_given_twice_gives_two_addresses() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let ranges = [range("10.0.0.0/24"), range("10.0.0.0/24")];
-    let lease = store
-        .lock(NOW)
-        .unwrap()
-        .allocate(&owner("a"), &ranges)
-        .unwrap();
-    assert_eq!(
-        lease.addresses,
-        [
-            "10.0.0.2/24".parse().unwrap(),
-            "10.0.0.3/24".parse().unwrap()
-        ]
-    );
+    let lease = store.lock(NOW).unwrap().allocate(&owner("a"), &ranges).unwrap();
+    assert_eq!(lease.addresses, ["10.0.0.2/24".parse().unwrap(), "10.0.0.3/24".parse().unwrap()]);
 }
 
 #[test]
@@ -237,23 +162,13 @@ fn a_full_range_is_named_and_costs_the_other_ranges_nothing() {
     for id in ["a", "b", "c", "d", "e"] {
         lease(&store, id, &small);
     }
-    let error = store
-        .lock(NOW)
-        .unwrap()
-        .allocate(&owner("f"), &[large.clone(), small.clone()])
-        .unwrap_err();
+    let error = store.lock(NOW).unwrap().allocate(&owner("f"), &[large.clone(), small.clone()]).unwrap_err();
     assert_eq!(error.code(), POOL_EXHAUSTED);
     assert_eq!(
         error.to_string(),
         "no address of 10.0.0.0/29 is free: 5 of 5 are leased; remove attachments or configure a larger subnet"
     );
-    assert_eq!(
-        store.usage(&large).unwrap(),
-        Usage {
-            used: 0,
-            total: 253
-        }
-    );
+    assert_eq!(store.usage(&large).unwrap(), Usage { used: 0, total: 253 });
     assert_eq!(store.usage(&small).unwrap(), Usage { used: 5, total: 5 });
 
     store.lock(NOW).unwrap().release(&owner("c")).unwrap();
@@ -274,13 +189,7 @@ fn a_store_that_was_never_written_is_empty_and_stays_absent() {
     assert_eq!(store.lease(&owner("a")).unwrap(), None);
     assert_eq!(store.lease_at(ip("10.0.0.2")).unwrap(), None);
     assert_eq!(store.leases().unwrap().count(), 0);
-    assert_eq!(
-        store.usage(&range("10.0.0.0/24")).unwrap(),
-        Usage {
-            used: 0,
-            total: 253
-        }
-    );
+    assert_eq!(store.usage(&range("10.0.0.0/24")).unwrap(), Usage { used: 0, total: 253 });
     assert!(!store.dir().exists());
 }
 
@@ -310,11 +219,7 @@ fn a_corrupt_lease_costs_itself_and_not_the_pool() {
                 file.display()
             )
         );
-        let error = store
-            .lock(NOW)
-            .unwrap()
-            .allocate(&owner("a"), std::slice::from_ref(&range))
-            .unwrap_err();
+        let error = store.lock(NOW).unwrap().allocate(&owner("a"), std::slice::from_ref(&range)).unwrap_err();
         assert_eq!(error.code(), CORRUPT_LEASE);
 
         assert_eq!(lease(&store, "c", &range), ip("10.0.0.3"));
@@ -334,10 +239,7 @@ fn a_corrupt_lease_is_an_error_by_address_too() {
     let store = Store::open(dir.path()).unwrap();
     lease(&store, "a", &range("10.0.0.0/24"));
     fs::write(dir.path().join("leases/a@eth0.json"), "{").unwrap();
-    assert_eq!(
-        store.lease_at(ip("10.0.0.2")).unwrap_err().code(),
-        CORRUPT_LEASE
-    );
+    assert_eq!(store.lease_at(ip("10.0.0.2")).unwrap_err().code(), CORRUPT_LEASE);
 }
 
 #[test]
@@ -355,15 +257,8 @@ fn leases_end_with_their_boot() {
 
     drop(after.lock(NOW).unwrap());
     assert_eq!(fs::read_dir(dir.path().join("leases")).unwrap().count(), 0);
-    assert_eq!(
-        fs::read_dir(dir.path().join("addresses")).unwrap().count(),
-        0
-    );
-    assert_eq!(
-        lease(&after, "a", &range),
-        ip("10.0.0.3"),
-        "the hint outlives the boot"
-    );
+    assert_eq!(fs::read_dir(dir.path().join("addresses")).unwrap().count(), 0);
+    assert_eq!(lease(&after, "a", &range), ip("10.0.0.3"), "the hint outlives the boot");
 }
 
 #[test]
@@ -378,10 +273,7 @@ fn a_lost_mark_does_not_void_the_leases_of_this_boot() {
             Some(text) => fs::write(dir.path().join("boot_id"), text).unwrap(),
         }
         drop(store.lock(NOW).unwrap());
-        assert_eq!(
-            store.lease_at(address).unwrap().map(|lease| lease.owner),
-            Some(owner("a"))
-        );
+        assert_eq!(store.lease_at(address).unwrap().map(|lease| lease.owner), Some(owner("a")));
         assert_eq!(store.usage(&range).unwrap().used, 1);
     }
 }
@@ -395,13 +287,7 @@ fn files_are_for_the_owner_alone() {
     for directory in ["", "leases", "addresses", ".."] {
         assert_eq!(mode(root.join(directory)), 0o700, "{directory}");
     }
-    for file in [
-        "lock",
-        "last",
-        "boot_id",
-        "leases/a@eth0.json",
-        "addresses/10.0.0.2",
-    ] {
+    for file in ["lock", "last", "boot_id", "leases/a@eth0.json", "addresses/10.0.0.2"] {
         assert_eq!(mode(root.join(file)), 0o600, "{file}");
     }
 }
@@ -419,12 +305,7 @@ fn a_container_id_too_long_for_a_file_is_refused_and_otherwise_absent() {
     let too_long = owner(&"a".repeat(256 - "@eth0.json".len()));
     let error = locked.allocate(&too_long, &ranges).unwrap_err();
     assert_eq!(error.code(), ErrorCode::INVALID_ENVIRONMENT);
-    assert!(
-        error
-            .to_string()
-            .ends_with("makes a file name of 256 bytes; shorten it by 1"),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with("makes a file name of 256 bytes; shorten it by 1"), "{error}");
     assert_eq!(locked.lease(&too_long).unwrap(), None);
     assert_eq!(locked.release(&too_long).unwrap(), None);
 }
@@ -470,12 +351,6 @@ fn the_real_reason_is_told_when_the_directory_cannot_be_made() {
     let store = Store::open(dir.path().join("file/net")).unwrap();
     let error = store.lock(NOW).unwrap_err();
     assert_eq!(error.code(), ErrorCode::IO);
-    assert_eq!(
-        error.to_string(),
-        format!("cannot open {}", dir.path().join("file/net/lock").display())
-    );
-    assert_eq!(
-        error.source().unwrap().to_string(),
-        "Not a directory (os error 20)"
-    );
+    assert_eq!(error.to_string(), format!("cannot open {}", dir.path().join("file/net/lock").display()));
+    assert_eq!(error.source().unwrap().to_string(), "Not a directory (os error 20)");
 }

@@ -17,35 +17,22 @@ pub(super) fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds_of(SystemTime::now()))
 }
 
-pub(super) fn serialize<S: Serializer>(
-    time: &SystemTime,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+pub(super) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     // A clock set before 1970 is not worth a failed lease.
-    let seconds = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     serializer.serialize_str(&format(seconds))
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<SystemTime, D::Error> {
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse(&text)
         .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)))
-        .ok_or_else(|| {
-            de::Error::invalid_value(
-                de::Unexpected::Str(&text),
-                &"a time such as 2006-01-02T15:04:05Z",
-            )
-        })
+        .ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(&text), &"a time such as 2006-01-02T15:04:05Z"))
 }
 
 /// A clock set before 1970 is not worth a failed lease: it counts as the start of that year.
 fn seconds_of(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The text of so many seconds after the start of 1970.
@@ -57,11 +44,7 @@ fn format(seconds: u64) -> String {
     // Counted from March, 5 months have 153 days.
     let month = (5 * of_year + 2) / 153;
     let day = of_year - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
     let year = days / ERA * 400 + year + carry;
     let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
@@ -72,15 +55,10 @@ fn parse(text: &str) -> Option<u64> {
     let part = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
     let (year, month, day) = (part(0..4)?, part(5..7)?, part(8..10)?);
     let (hour, minute, second) = (part(11..13)?, part(14..16)?, part(17..19)?);
-    let (from_march, carry) = if month > 2 {
-        (month - 3, 0)
-    } else {
-        (month + 9, 1)
-    };
+    let (from_march, carry) = if month > 2 { (month - 3, 0) } else { (month + 9, 1) };
     let year = year.checked_sub(carry)?;
-    let days = year / 400 * ERA + year % 400 * 365 + year % 400 / 4 - year % 400 / 100
-        + (153 * from_march + 2) / 5
-        + day;
+    let days =
+        year / 400 * ERA + year % 400 * 365 + year % 400 / 4 - year % 400 / 100 + (153 * from_march + 2) / 5 + day;
     let seconds = days.checked_sub(EPOCH + 1)? * DAY + hour * 3_600 + minute * 60 + second;
     // Writing it again finds whatever is out of bounds or out of place.
     (format(seconds) == text).then_some(seconds)

@@ -43,9 +43,7 @@ impl Socket {
     /// and later) and those of the socket.
     pub fn addresses(&self, index: u32) -> Result<Vec<IpNetwork>> {
         let operation = Operation::on_link("list the addresses of", index);
-        let request = header(RtAddrFamily::Unspecified, index, 0)
-            .build()
-            .map_err(Fault::from);
+        let request = header(RtAddrFamily::Unspecified, index, 0).build().map_err(Fault::from);
         let found: Vec<Ifaddrmsg> = self.dump(&operation, Rtm::Getaddr, request)?;
         let (v4, v6): (Vec<_>, Vec<_>) = found
             .iter()
@@ -67,8 +65,7 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
 /// The address in an attribute; none where the length is that of no family.
 pub(super) fn ip_addr(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-        .ok()
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 pub(super) const fn family(address: IpAddr) -> RtAddrFamily {
@@ -80,9 +77,7 @@ pub(super) const fn family(address: IpAddr) -> RtAddrFamily {
 
 fn new_address(index: u32, address: IpNetwork) -> Result<Ifaddrmsg, Fault> {
     let ip = address.ip();
-    let mut attrs = Attrs::new()
-        .put(Ifa::Local, &octets(ip)[..])?
-        .put(Ifa::Address, &octets(ip)[..])?;
+    let mut attrs = Attrs::new().put(Ifa::Local, &octets(ip)[..])?.put(Ifa::Address, &octets(ip)[..])?;
     let mut header = header(family(ip), index, address.prefix());
     match address {
         // /31 and /32 have no broadcast address (RFC 3021).
@@ -99,11 +94,7 @@ fn new_address(index: u32, address: IpNetwork) -> Result<Ifaddrmsg, Fault> {
 }
 
 fn header(family: RtAddrFamily, index: u32, prefix: u8) -> IfaddrmsgBuilder {
-    IfaddrmsgBuilder::default()
-        .ifa_family(family)
-        .ifa_prefixlen(prefix)
-        .ifa_scope(RtScope::Universe)
-        .ifa_index(index)
+    IfaddrmsgBuilder::default().ifa_family(family).ifa_prefixlen(prefix).ifa_scope(RtScope::Universe).ifa_index(index)
 }
 
 fn decode(message: &Ifaddrmsg) -> Option<IpNetwork> {

@@ -19,19 +19,12 @@ impl<T: RtaType> Attrs<T> {
     }
 
     pub(super) fn put(mut self, kind: T, payload: impl Size + ToBytes) -> Result<Self, Fault> {
-        let attr = RtattrBuilder::default()
-            .rta_type(kind)
-            .rta_payload(payload)
-            .build()?;
+        let attr = RtattrBuilder::default().rta_type(kind).rta_payload(payload).build()?;
         self.0.push(attr);
         Ok(self)
     }
 
-    pub(super) fn put_some(
-        self,
-        kind: T,
-        payload: Option<impl Size + ToBytes>,
-    ) -> Result<Self, Fault> {
+    pub(super) fn put_some(self, kind: T, payload: Option<impl Size + ToBytes>) -> Result<Self, Fault> {
         match payload {
             Some(payload) => self.put(kind, payload),
             None => Ok(self),
@@ -64,19 +57,14 @@ pub(super) fn nested(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
         let kind = u16::from_ne_bytes([header[2], header[3]]) & TYPE_MASK;
         let payload = rest.get(HEADER..length)?;
-        rest = rest
-            .get(length.next_multiple_of(HEADER)..)
-            .unwrap_or_default();
+        rest = rest.get(length.next_multiple_of(HEADER)..).unwrap_or_default();
         Some((kind, payload))
     })
 }
 
 /// A string, without the NUL that ends it. What is not UTF-8 becomes U+FFFD.
 pub(super) fn text(bytes: &[u8]) -> String {
-    let end = bytes
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(bytes.len());
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 

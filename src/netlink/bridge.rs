@@ -56,12 +56,7 @@ impl BridgeSpec {
     /// A bridge of this name with all else left to the kernel.
     #[must_use]
     pub const fn new(name: IfName) -> Self {
-        Self {
-            name,
-            mac: None,
-            mtu: None,
-            up: false,
-        }
+        Self { name, mac: None, mtu: None, up: false }
     }
 
     /// Pins the Ethernet address.
@@ -127,9 +122,7 @@ impl BridgePort {
             .put_some(IFLA_BRPORT_MODE, self.hairpin.map(u8::from))?
             .put_some(IFLA_BRPORT_LEARNING, self.learning.map(u8::from))?
             .put_some(IFLA_BRPORT_ISOLATED, self.isolated.map(u8::from))?;
-        let info = Attrs::new()
-            .put(IflaInfo::SlaveKind, "bridge")?
-            .nest(IflaInfo::SlaveData, data)?;
+        let info = Attrs::new().put(IflaInfo::SlaveKind, "bridge")?.nest(IflaInfo::SlaveData, data)?;
         Attrs::new().nest(Ifla::Linkinfo, info)
     }
 }
@@ -144,8 +137,7 @@ impl Socket {
     /// else: `EPERM` without `CAP_NET_ADMIN`, `EOPNOTSUPP` where the kernel has no bridges.
     pub fn create_bridge(&self, bridge: &BridgeSpec) -> Result<u32> {
         let operation = Operation::new("create bridge", &bridge.name);
-        self.create_link(&operation, &bridge.name, bridge.message())
-            .map(|link| link.index)
+        self.create_link(&operation, &bridge.name, bridge.message()).map(|link| link.index)
     }
 
     /// Sets how its bridge treats the port of this index.

@@ -105,23 +105,19 @@ impl Socket {
         let operation = Operation::on_link("look up the ingress qdisc of", index);
         let request = header(index, 0, TC_H_CLSACT).build().map_err(Fault::from);
         // The answer is a notification, which comes to the one who asked only as an echo.
-        let found: Option<Tcmsg> =
-            match self.request(&operation, Rtm::Getqdisc, NlmF::ECHO, request) {
-                // A slot that was never used gives ENOENT; one that is empty again gives EINVAL or,
-                // of late, no answer.
-                Err(error) if error.is(Errno::NOENT) || error.is(Errno::INVAL) => None,
-                found => found?,
-            };
+        let found: Option<Tcmsg> = match self.request(&operation, Rtm::Getqdisc, NlmF::ECHO, request) {
+            // A slot that was never used gives ENOENT; one that is empty again gives EINVAL or,
+            // of late, no answer.
+            Err(error) if error.is(Errno::NOENT) || error.is(Errno::INVAL) => None,
+            found => found?,
+        };
         Ok(found.as_ref().map(IngressQdisc::decode))
     }
 }
 
 impl IngressQdisc {
     fn decode(message: &Tcmsg) -> Self {
-        let mut qdisc = Self {
-            kind: String::new(),
-            blocks: Blocks::default(),
-        };
+        let mut qdisc = Self { kind: String::new(), blocks: Blocks::default() };
         for attr in message.rtattrs().iter() {
             let bytes: &[u8] = attr.rta_payload().as_ref();
             match u16::from(*attr.rta_type()) {
@@ -150,7 +146,5 @@ fn new_clsact(index: u32, blocks: Blocks) -> Result<Tcmsg, Fault> {
         .put(Tca::Kind, "clsact")?
         .put_some(TCA_INGRESS_BLOCK.into(), blocks.ingress.map(Block::index))?
         .put_some(TCA_EGRESS_BLOCK.into(), blocks.egress.map(Block::index))?;
-    Ok(header(index, CLSACT_HANDLE, TC_H_CLSACT)
-        .rtattrs(attrs.into_buffer())
-        .build()?)
+    Ok(header(index, CLSACT_HANDLE, TC_H_CLSACT).rtattrs(attrs.into_buffer()).build()?)
 }

@@ -8,10 +8,7 @@ use std::{
 use neli::{
     err::{DeError, SocketError},
     nl::NlmsghdrBuilderError,
-    rtnl::{
-        IfaddrmsgBuilderError, IfinfomsgBuilderError, RtattrBuilderError, RtmsgBuilderError,
-        TcmsgBuilderError,
-    },
+    rtnl::{IfaddrmsgBuilderError, IfinfomsgBuilderError, RtattrBuilderError, RtmsgBuilderError, TcmsgBuilderError},
 };
 use rustix::io::Errno;
 
@@ -114,10 +111,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The namespace could not be entered, created or looked at.
-    #[error(
-        "cannot {operation} a network namespace{}",
-        Needed(source, "CAP_SYS_ADMIN")
-    )]
+    #[error("cannot {operation} a network namespace{}", Needed(source, "CAP_SYS_ADMIN"))]
     Netns {
         /// What was tried.
         operation: &'static str,
@@ -166,10 +160,7 @@ pub(super) struct Operation {
 
 impl Operation {
     pub(super) fn new(name: &'static str, object: impl Display) -> Self {
-        Self {
-            name,
-            object: object.to_string(),
-        }
+        Self { name, object: object.to_string() }
     }
 
     pub(super) fn on_link(name: &'static str, index: u32) -> Self {
@@ -183,12 +174,7 @@ impl Operation {
         if errno.raw_os_error() == Some(Errno::EXIST.raw_os_error()) {
             return Error::Exists { operation, object };
         }
-        Error::Kernel {
-            operation,
-            object,
-            errno,
-            message,
-        }
+        Error::Kernel { operation, object, errno, message }
     }
 
     pub(super) fn socket(&self, error: SocketError) -> Error {
@@ -197,25 +183,15 @@ impl Operation {
             SocketError::Io(source) => Error::Socket {
                 operation,
                 object,
-                source: source
-                    .raw_os_error()
-                    .map_or_else(|| source.kind().into(), io::Error::from_raw_os_error),
+                source: source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error),
             },
-            other => Error::Message {
-                operation,
-                object,
-                source: other.into(),
-            },
+            other => Error::Message { operation, object, source: other.into() },
         }
     }
 
     pub(super) fn malformed(&self, fault: Fault) -> Error {
         let (operation, object) = self.parts();
-        Error::Message {
-            operation,
-            object,
-            source: fault.0,
-        }
+        Error::Message { operation, object, source: fault.0 }
     }
 
     pub(super) fn no_answer(&self) -> Error {
@@ -225,11 +201,7 @@ impl Operation {
 
     pub(super) fn unsettled(&self, attempts: u32) -> Error {
         let (operation, object) = self.parts();
-        Error::Unsettled {
-            operation,
-            object,
-            attempts,
-        }
+        Error::Unsettled { operation, object, attempts }
     }
 
     fn parts(&self) -> (&'static str, String) {
@@ -317,9 +289,7 @@ mod tests {
         let operation = Operation::on_link("set up", 4);
         assert_eq!(operation.refused(-16, None).code(), ErrorCode::TRY_AGAIN);
         assert_eq!(operation.unsettled(5).code(), ErrorCode::TRY_AGAIN);
-        let missing = Error::NetnsMissing {
-            path: "/run/netns/gone".into(),
-        };
+        let missing = Error::NetnsMissing { path: "/run/netns/gone".into() };
         assert_eq!(missing.code(), ErrorCode::INVALID_NETNS);
     }
 }

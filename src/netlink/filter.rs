@@ -73,12 +73,7 @@ pub struct FilterInfo {
 impl<'a> BpfFilter<'a> {
     /// A filter that runs `program` first (priority 1, handle 1).
     pub fn new(program: &'a impl AsFd, name: &'a str) -> Self {
-        Self {
-            program: program.as_fd(),
-            name,
-            priority: 1,
-            handle: 1,
-        }
+        Self { program: program.as_fd(), name, priority: 1, handle: 1 }
     }
 
     /// Sets the place among the filters.
@@ -100,12 +95,8 @@ impl<'a> BpfFilter<'a> {
             .put(TCA_BPF_FD, self.program.as_raw_fd())?
             .put(TCA_BPF_NAME, self.name)?
             .put(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT)?;
-        let attrs = Attrs::new()
-            .put(Tca::Kind, "bpf")?
-            .nest(Tca::Options, options)?;
-        Ok(named(target, self.priority, self.handle)
-            .rtattrs(attrs.into_buffer())
-            .build()?)
+        let attrs = Attrs::new().put(Tca::Kind, "bpf")?.nest(Tca::Options, options)?;
+        Ok(named(target, self.priority, self.handle).rtattrs(attrs.into_buffer()).build()?)
     }
 }
 
@@ -147,23 +138,16 @@ impl Socket {
     ///
     /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
     pub fn delete_filter(&self, target: &FilterTarget, priority: u16, handle: u32) -> Result<()> {
-        let operation = Operation::new(
-            "delete filter",
-            format_args!("{handle} of priority {priority} on {target}"),
-        );
-        let request = Attrs::new().put(Tca::Kind, "bpf").and_then(|attrs| {
-            Ok(named(target, priority, handle)
-                .rtattrs(attrs.into_buffer())
-                .build()?)
-        });
+        let operation = Operation::new("delete filter", format_args!("{handle} of priority {priority} on {target}"));
+        let request = Attrs::new()
+            .put(Tca::Kind, "bpf")
+            .and_then(|attrs| Ok(named(target, priority, handle).rtattrs(attrs.into_buffer()).build()?));
         match self.change(&operation, Rtm::Deltfilter, NlmF::empty(), request) {
             Err(error) if error.is(Errno::NOENT) || error.is(Errno::NODEV) => Ok(()),
             // The kernel's answer to a missing qdisc or block, but also to other things.
             Err(error) if error.is(Errno::INVAL) => {
                 let filters = self.filters(target)?;
-                let there = filters
-                    .iter()
-                    .any(|f| f.priority == priority && f.handle == handle);
+                let there = filters.iter().any(|f| f.priority == priority && f.handle == handle);
                 if there { Err(error) } else { Ok(()) }
             }
             done => done,

@@ -53,9 +53,7 @@ impl Socket {
     /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
     pub fn link_by_name(&self, name: &IfName) -> Result<Option<Link>> {
         let operation = Operation::new("look up link", name);
-        self.link(&operation, || {
-            message(0, Attrs::new().put(Ifla::Ifname, name.as_str())?)
-        })
+        self.link(&operation, || message(0, Attrs::new().put(Ifla::Ifname, name.as_str())?))
     }
 
     /// The link of this index, if there is one.
@@ -83,10 +81,7 @@ impl Socket {
         let attrs = Attrs::new().put(Ifla::ExtMask, RTEXT_FILTER_SKIP_STATS);
         let request = attrs.and_then(|attrs| message(0, attrs));
         let found: Vec<Ifinfomsg> = self.dump(&operation, Rtm::Getlink, request)?;
-        Ok(found
-            .iter()
-            .filter_map(|link| Link::decode(link).ok())
-            .collect())
+        Ok(found.iter().filter_map(|link| Link::decode(link).ok()).collect())
     }
 
     /// Brings a link up.
@@ -118,11 +113,7 @@ impl Socket {
     ///
     /// As for [`Socket::set_up`]; `EADDRNOTAVAIL` for an address that is no unicast one.
     pub fn set_mac(&self, index: u32, mac: MacAddr) -> Result<()> {
-        self.set(
-            index,
-            "set the address of",
-            Attrs::new().put(Ifla::Address, mac.octets()),
-        )
+        self.set(index, "set the address of", Attrs::new().put(Ifla::Address, mac.octets()))
     }
 
     /// Sets the greatest packet in bytes.
@@ -144,11 +135,7 @@ impl Socket {
     ///
     /// As for [`Socket::set_up`]; `ERANGE` where it is too long.
     pub fn set_alias(&self, index: u32, alias: &str) -> Result<()> {
-        self.set(
-            index,
-            "set the alias of",
-            Attrs::new().put(Ifla::Ifalias, alias.as_bytes()),
-        )
+        self.set(index, "set the alias of", Attrs::new().put(Ifla::Ifalias, alias.as_bytes()))
     }
 
     /// Deletes a link, and with a veth also its other end. An absent link is success.
@@ -192,37 +179,23 @@ impl Socket {
         match self.request(operation, Rtm::Newlink, flags, request)? {
             Some(echo) => Link::decode(&echo).map_err(|fault| operation.malformed(fault)),
             // Before Linux 6.2 the kernel does not heed the wish for an echo.
-            None => self
-                .link_by_name(name)?
-                .ok_or_else(|| operation.no_answer()),
+            None => self.link_by_name(name)?.ok_or_else(|| operation.no_answer()),
         }
     }
 
     /// Changes what `attrs` name and leaves all else.
-    pub(super) fn set(
-        &self,
-        index: u32,
-        what: &'static str,
-        attrs: Result<Attrs<Ifla>, Fault>,
-    ) -> Result<()> {
+    pub(super) fn set(&self, index: u32, what: &'static str, attrs: Result<Attrs<Ifla>, Fault>) -> Result<()> {
         let operation = Operation::on_link(what, index);
         let request = attrs.and_then(|attrs| message(index, attrs));
         self.change(&operation, Rtm::Newlink, NlmF::empty(), request)
     }
 
-    fn link(
-        &self,
-        operation: &Operation,
-        request: impl FnOnce() -> Result<Ifinfomsg, Fault>,
-    ) -> Result<Option<Link>> {
-        let found: Ifinfomsg = match self.request(operation, Rtm::Getlink, NlmF::empty(), request())
-        {
+    fn link(&self, operation: &Operation, request: impl FnOnce() -> Result<Ifinfomsg, Fault>) -> Result<Option<Link>> {
+        let found: Ifinfomsg = match self.request(operation, Rtm::Getlink, NlmF::empty(), request()) {
             Err(error) if error.is(Errno::NODEV) => return Ok(None),
             found => found?.ok_or_else(|| operation.no_answer())?,
         };
-        Link::decode(&found)
-            .map(Some)
-            .map_err(|fault| operation.malformed(fault))
+        Link::decode(&found).map(Some).map_err(|fault| operation.malformed(fault))
     }
 
     fn delete(&self, operation: &Operation, request: Result<Ifinfomsg, Fault>) -> Result<()> {
@@ -250,9 +223,7 @@ impl Link {
                 Ifla::Ifname => name = text(bytes),
                 Ifla::Linkinfo => {
                     let wanted = u16::from(IflaInfo::Kind);
-                    kind = nested(bytes)
-                        .find(|(kind, _)| *kind == wanted)
-                        .map(|(_, b)| text(b));
+                    kind = nested(bytes).find(|(kind, _)| *kind == wanted).map(|(_, b)| text(b));
                 }
                 Ifla::Address => mac = bytes.try_into().map(MacAddr::new).ok(),
                 Ifla::Mtu => mtu = number(bytes).unwrap_or_default(),
@@ -284,9 +255,7 @@ pub(super) fn message(index: u32, attrs: Attrs<Ifla>) -> Result<Ifinfomsg, Fault
 }
 
 pub(super) fn header(index: u32) -> IfinfomsgBuilder {
-    IfinfomsgBuilder::default()
-        .ifi_family(RtAddrFamily::Unspecified)
-        .ifi_index(index.cast_signed())
+    IfinfomsgBuilder::default().ifi_family(RtAddrFamily::Unspecified).ifi_index(index.cast_signed())
 }
 
 pub(super) fn finish(builder: IfinfomsgBuilder) -> Result<Ifinfomsg, Fault> {

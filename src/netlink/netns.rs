@@ -1,7 +1,4 @@
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the one place where a thread changes its namespace"
-)]
+#![expect(clippy::disallowed_methods, reason = "the one place where a thread changes its namespace")]
 
 use std::{
     ffi::c_void,
@@ -57,24 +54,16 @@ impl Netns {
         let path = path.as_ref();
         // Without NONBLOCK a FIFO at this path would hold the plugin until somebody writes to it.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let failed = |errno: Errno| Error::NetnsOpen {
-            path: path.to_owned(),
-            source: errno.into(),
-        };
+        let failed = |errno: Errno| Error::NetnsOpen { path: path.to_owned(), source: errno.into() };
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
-            Errno::NOENT | Errno::NOTDIR => Error::NetnsMissing {
-                path: path.to_owned(),
-            },
+            Errno::NOENT | Errno::NOTDIR => Error::NetnsMissing { path: path.to_owned() },
             errno => failed(errno),
         })?;
         if !is_network_namespace(fd.as_fd()) {
             return Err(Error::NotNetns { path: path.to_owned() });
         }
         let stat = rustix::fs::fstat(&fd).map_err(failed)?;
-        let id = NetnsId {
-            dev: stat.st_dev,
-            inode: stat.st_ino,
-        };
+        let id = NetnsId { dev: stat.st_dev, inode: stat.st_ino };
         Ok(Self { fd, id })
     }
 
@@ -100,10 +89,7 @@ impl Netns {
     #[doc(alias = "unshare")]
     pub fn create() -> Result<Self> {
         on_own_thread("create", || {
-            unshare_network().map_err(|source| Error::Netns {
-                operation: "create",
-                source,
-            })?;
+            unshare_network().map_err(|source| Error::Netns { operation: "create", source })?;
             Self::current()
         })?
     }
@@ -150,12 +136,8 @@ impl Netns {
         F: FnOnce() -> T + Send,
     {
         on_own_thread("enter", || {
-            move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
-                |errno| Error::Netns {
-                    operation: "enter",
-                    source: errno.into(),
-                },
-            )?;
+            move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(|errno| Error::Netns { operation: "enter", source: errno.into() })?;
             Ok(work())
         })?
     }
@@ -173,12 +155,9 @@ where
     F: FnOnce() -> T + Send,
 {
     thread::scope(|scope| {
-        let thread = thread::Builder::new()
-            .spawn_scoped(scope, work)
-            .map_err(|source| Error::Netns { operation, source })?;
-        thread
-            .join()
-            .or_else(|panicked| panic::resume_unwind(panicked))
+        let thread =
+            thread::Builder::new().spawn_scoped(scope, work).map_err(|source| Error::Netns { operation, source })?;
+        thread.join().or_else(|panicked| panic::resume_unwind(panicked))
     })
 }
 

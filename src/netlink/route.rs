@@ -64,16 +64,7 @@ impl Route {
     /// A route to what is on the link itself.
     #[must_use]
     pub const fn new(dst: IpNetwork, oif: u32) -> Self {
-        Self {
-            dst,
-            gateway: None,
-            oif,
-            mtu: None,
-            advmss: None,
-            priority: None,
-            table: None,
-            scope: None,
-        }
+        Self { dst, gateway: None, oif, mtu: None, advmss: None, priority: None, table: None, scope: None }
     }
 
     /// The default route of the gateway's family.
@@ -126,9 +117,7 @@ impl Route {
 
     fn message(&self) -> Result<Rtmsg, Fault> {
         let mut metrics = Attrs::new();
-        metrics = metrics
-            .put_some(RTAX_MTU, self.mtu)?
-            .put_some(RTAX_ADVMSS, self.advmss)?;
+        metrics = metrics.put_some(RTAX_MTU, self.mtu)?.put_some(RTAX_ADVMSS, self.advmss)?;
         let mut attrs = Attrs::new()
             .put(Rta::Oif, self.oif)?
             .put_some(Rta::Priority, self.priority)?
@@ -225,8 +214,7 @@ impl Socket {
         let operation = Operation::on_link("list the routes by", oif);
         let mut routes = Vec::new();
         for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
-            let found: Vec<Rtmsg> = match self.dump(&operation, Rtm::Getroute, by_link(family, oif))
-            {
+            let found: Vec<Rtmsg> = match self.dump(&operation, Rtm::Getroute, by_link(family, oif)) {
                 // A namespace has no main table until it has its first route.
                 Err(error) if error.is(Errno::NOENT) => continue,
                 found => found?,
@@ -268,8 +256,5 @@ fn by_link(family: RtAddrFamily, oif: u32) -> Result<Rtmsg, Fault> {
 }
 
 fn header(family: RtAddrFamily) -> RtmsgBuilder {
-    RtmsgBuilder::default()
-        .rtm_family(family)
-        .rtm_src_len(0)
-        .rtm_tos(0)
+    RtmsgBuilder::default().rtm_family(family).rtm_src_len(0).rtm_tos(0)
 }

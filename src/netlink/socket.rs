@@ -38,16 +38,13 @@ impl Socket {
     /// [`Error::Socket`](super::Error::Socket) where the kernel gives none.
     pub fn open() -> Result<Self> {
         let operation = Operation::new("open", "a route netlink socket");
-        let handle = NlSocketHandle::connect(NlFamily::Route, None, Groups::empty())
-            .map_err(|error| operation.socket(error))?;
+        let handle =
+            NlSocketHandle::connect(NlFamily::Route, None, Groups::empty()).map_err(|error| operation.socket(error))?;
         // Both only make the kernel's answers better (explanations from 4.12, filtered dumps from
         // 4.20); without them the answers are filtered here.
         let _ = handle.enable_ext_ack(true);
         let _ = handle.enable_strict_checking(true);
-        Ok(Self {
-            handle,
-            sequence: Cell::new(0),
-        })
+        Ok(Self { handle, sequence: Cell::new(0) })
     }
 
     /// Sends one request and waits for its acknowledgement.
@@ -81,17 +78,11 @@ impl Socket {
     where
         P: Size + ToBytes + fmt::Debug,
     {
-        self.request::<P, Buffer>(operation, kind, flags, message)
-            .map(drop)
+        self.request::<P, Buffer>(operation, kind, flags, message).map(drop)
     }
 
     /// Lists objects, again when the list changed while the kernel wrote it.
-    pub(super) fn dump<P, R>(
-        &self,
-        operation: &Operation,
-        kind: Rtm,
-        message: Result<P, Fault>,
-    ) -> Result<Vec<R>>
+    pub(super) fn dump<P, R>(&self, operation: &Operation, kind: Rtm, message: Result<P, Fault>) -> Result<Vec<R>>
     where
         P: Size + ToBytes + fmt::Debug + Clone,
         R: FromBytesWithInput<Input = usize>,
@@ -121,9 +112,7 @@ impl Socket {
             .nl_payload(NlPayload::Payload(payload))
             .build()
             .map_err(|error| operation.malformed(error.into()))?;
-        self.handle
-            .send(&message)
-            .map_err(|error| operation.socket(error))?;
+        self.handle.send(&message).map_err(|error| operation.socket(error))?;
         Ok(sequence)
     }
 
@@ -158,9 +147,7 @@ impl Socket {
 
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket")
-            .field("port", &self.handle.pid())
-            .finish_non_exhaustive()
+        f.debug_struct("Socket").field("port", &self.handle.pid()).finish_non_exhaustive()
     }
 }
 
@@ -173,10 +160,7 @@ struct Answer<R> {
 
 impl<R: FromBytesWithInput<Input = usize>> Answer<R> {
     const fn new() -> Self {
-        Self {
-            objects: Vec::new(),
-            interrupted: false,
-        }
+        Self { objects: Vec::new(), interrupted: false }
     }
 
     /// Adds one message; true when it was the last of the exchange.
@@ -219,16 +203,11 @@ mod tests {
         let operation = Operation::new("list", "links");
         for (flags, interrupted) in [(NlmF::MULTI, false), (NlmF::MULTI | NlmF::DUMP_INTR, true)] {
             let payload = NlPayload::Payload(Buffer::from(vec![0]));
-            let last = answer
-                .take(&operation, &message(flags, payload))
-                .expect("a part");
+            let last = answer.take(&operation, &message(flags, payload)).expect("a part");
             assert!(!last);
             assert_eq!(answer.interrupted, interrupted);
         }
-        let end = NlmsgerrBuilder::default()
-            .nlmsg(())
-            .build()
-            .expect("an end");
+        let end = NlmsgerrBuilder::default().nlmsg(()).build().expect("an end");
         let end = message(NlmF::MULTI, NlPayload::DumpExtAck(end));
         assert!(answer.take(&operation, &end).expect("the end"));
         assert_eq!((answer.objects.len(), answer.interrupted), (2, true));
@@ -236,16 +215,10 @@ mod tests {
 
     #[test]
     fn an_error_at_the_end_of_a_dump_is_an_error() {
-        let end = NlmsgerrBuilder::default()
-            .error(-19)
-            .nlmsg(())
-            .build()
-            .expect("an end");
+        let end = NlmsgerrBuilder::default().error(-19).nlmsg(()).build().expect("an end");
         let end = message(NlmF::MULTI, NlPayload::DumpExtAck(end));
         let operation = Operation::on_link("list the addresses of", 9);
-        let error = Answer::<Buffer>::new()
-            .take(&operation, &end)
-            .expect_err("ENODEV");
+        let error = Answer::<Buffer>::new().take(&operation, &end).expect_err("ENODEV");
         assert_eq!(error.raw_os_error(), Some(19));
     }
 

@@ -75,14 +75,7 @@ impl<'netns> VethPair<'netns> {
     /// A pair of these ends, with all else left to the kernel.
     #[must_use]
     pub fn new(host: VethEnd, peer: VethEnd, peer_netns: &'netns impl AsFd) -> Self {
-        Self {
-            host,
-            peer,
-            peer_netns: peer_netns.as_fd(),
-            mtu: None,
-            master: None,
-            host_up: false,
-        }
+        Self { host, peer, peer_netns: peer_netns.as_fd(), mtu: None, master: None, host_up: false }
     }
 
     /// Sets the greatest packet of both ends in bytes.
@@ -114,20 +107,14 @@ impl<'netns> VethPair<'netns> {
             .put_some(Ifla::Mtu, self.mtu)?
             .put(Ifla::NetNsFd, self.peer_netns.as_raw_fd())?;
         let data = Attrs::new().put(VETH_INFO_PEER, message(0, peer)?)?;
-        let info = Attrs::new()
-            .put(IflaInfo::Kind, "veth")?
-            .nest(IflaInfo::Data, data)?;
+        let info = Attrs::new().put(IflaInfo::Kind, "veth")?.nest(IflaInfo::Data, data)?;
         let host = Attrs::new()
             .put(Ifla::Ifname, self.host.name.as_str())?
             .put(Ifla::Address, self.host.mac.octets())?
             .put_some(Ifla::Mtu, self.mtu)?
             .put_some(Ifla::Master, self.master)?
             .nest(Ifla::Linkinfo, info)?;
-        let header = if self.host_up {
-            header(0).up()
-        } else {
-            header(0)
-        };
+        let header = if self.host_up { header(0).up() } else { header(0) };
         finish(header.rtattrs(host.into_buffer()))
     }
 }
@@ -155,9 +142,6 @@ impl Socket {
         let operation = Operation::new("create veth", format_args!("{host} with peer {peer}"));
         let link = self.create_link(&operation, host, pair.message())?;
         // Older kernels leave IFLA_LINK out when both ends happen to have the same index.
-        Ok(VethIndexes {
-            host: link.index,
-            peer: link.peer_index.unwrap_or(link.index),
-        })
+        Ok(VethIndexes { host: link.index, peer: link.peer_index.unwrap_or(link.index) })
     }
 }

@@ -6,10 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{
-    About, AddRequest, CheckRequest, DelRequest, Error, Failure, GcRequest, Plugin, StatusRequest,
-    netns,
-};
+use super::{About, AddRequest, CheckRequest, DelRequest, Error, Failure, GcRequest, Plugin, StatusRequest, netns};
 use crate::spec::{self, Command, Environment, ErrorCode, NetworkName, RawConfig, Version};
 
 /// What a call leaves: the process writes the one and ends with the other.
@@ -44,29 +41,17 @@ pub struct Output {
 /// let output = dispatch(&Passthrough, &variable, &mut stdin);
 /// assert_eq!((output.stdout, output.exit_code), (Vec::new(), 0));
 /// ```
-pub fn dispatch<P: Plugin>(
-    plugin: &P,
-    variable: &dyn Fn(&str) -> Option<OsString>,
-    stdin: &mut dyn Read,
-) -> Output {
+pub fn dispatch<P: Plugin>(plugin: &P, variable: &dyn Fn(&str) -> Option<OsString>, stdin: &mut dyn Read) -> Output {
     let mut version = None;
     // Nothing of what a panic leaves half done is looked at again, but for the version.
-    let answer = catch_unwind(AssertUnwindSafe(|| {
-        answer(plugin, variable, stdin, &mut version)
-    }))
-    .unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
+    let answer = catch_unwind(AssertUnwindSafe(|| answer(plugin, variable, stdin, &mut version)))
+        .unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
     match answer {
-        Ok(stdout) => Output {
-            stdout,
-            exit_code: 0,
-        },
+        Ok(stdout) => Output { stdout, exit_code: 0 },
         Err(failure) => {
             let document = failure.into_document(version.unwrap_or(Version::NEWEST));
             // Numbers and texts always become JSON.
-            Output {
-                stdout: json_line(&document).unwrap_or_default(),
-                exit_code: 1,
-            }
+            Output { stdout: json_line(&document).unwrap_or_default(), exit_code: 1 }
         }
     }
 }
@@ -91,9 +76,7 @@ fn answer<P: Plugin>(
     let environment = Environment::read(command, variable)?;
 
     let mut bytes = Vec::new();
-    stdin
-        .read_to_end(&mut bytes)
-        .map_err(|source| Error::Stdin { source })?;
+    stdin.read_to_end(&mut bytes).map_err(|source| Error::Stdin { source })?;
     let mut call = |environment, bytes| Call::read(environment, bytes, plugin.versions(), version);
     match command {
         Command::Add => add(plugin, call(environment, bytes)?),
@@ -127,22 +110,12 @@ impl Call {
         let network = raw_config.name()?;
         let version = version?;
         require_version(environment.command, version, supported)?;
-        Ok(Self {
-            environment,
-            network,
-            version,
-            raw_config,
-        })
+        Ok(Self { environment, network, version, raw_config })
     }
 }
 
 fn add<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
-    let Call {
-        environment,
-        network,
-        version,
-        raw_config,
-    } = call;
+    let Call { environment, network, version, raw_config } = call;
     let request = AddRequest {
         attachment: environment.attachment(network)?,
         netns: environment.required_netns()?,
@@ -171,12 +144,7 @@ fn undone<P: Plugin>(plugin: &P, request: AddRequest<P::Config>, error: spec::Er
 }
 
 fn del<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
-    let Call {
-        environment,
-        network,
-        raw_config,
-        ..
-    } = call;
+    let Call { environment, network, raw_config, .. } = call;
     let request = DelRequest {
         attachment: environment.attachment(network)?,
         netns: environment.netns,
@@ -194,15 +162,8 @@ fn del<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
 }
 
 fn check<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
-    let Call {
-        environment,
-        network,
-        raw_config,
-        ..
-    } = call;
-    let missing = spec::Error::MissingPrevResult {
-        command: Command::Check,
-    };
+    let Call { environment, network, raw_config, .. } = call;
+    let missing = spec::Error::MissingPrevResult { command: Command::Check };
     let request = CheckRequest {
         attachment: environment.attachment(network)?,
         netns: environment.required_netns()?,
@@ -218,11 +179,7 @@ fn check<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
 }
 
 fn gc<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
-    let Call {
-        environment,
-        raw_config,
-        ..
-    } = call;
+    let Call { environment, raw_config, .. } = call;
     let request = GcRequest {
         net_conf: raw_config.net_conf()?,
         config: raw_config.decode()?,
@@ -234,11 +191,7 @@ fn gc<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
 }
 
 fn status<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
-    let Call {
-        environment,
-        raw_config,
-        ..
-    } = call;
+    let Call { environment, raw_config, .. } = call;
     let request = StatusRequest {
         net_conf: raw_config.net_conf()?,
         config: raw_config.decode()?,
@@ -248,18 +201,11 @@ fn status<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
     plugin.status(&request).map(|()| Vec::new())
 }
 
-fn require_version(
-    command: Command,
-    version: Version,
-    supported: &[Version],
-) -> Result<(), spec::Error> {
+fn require_version(command: Command, version: Version, supported: &[Version]) -> Result<(), spec::Error> {
     if version < command.rule().since {
         Err(spec::Error::CommandTooNew { command, version })
     } else if !supported.contains(&version) {
-        Err(spec::Error::UnsupportedVersion {
-            version,
-            supported: supported.to_vec(),
-        })
+        Err(spec::Error::UnsupportedVersion { version, supported: supported.to_vec() })
     } else {
         Ok(())
     }
@@ -270,34 +216,15 @@ fn versions(supported: &[Version], stdin: Vec<u8>) -> Result<Vec<u8>, Failure> {
     let stated = if stdin.trim_ascii().is_empty() {
         None
     } else {
-        RawConfig::parse(stdin)?
-            .value("cniVersion")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
+        RawConfig::parse(stdin)?.value("cniVersion").and_then(Value::as_str).map(str::to_owned)
     };
-    let newest = || {
-        supported
-            .iter()
-            .max()
-            .unwrap_or(&Version::NEWEST)
-            .to_string()
-    };
-    let cni_version = stated
-        .filter(|text| !text.is_empty())
-        .unwrap_or_else(newest);
-    Ok(json_line(&Versions {
-        cni_version,
-        supported_versions: supported,
-    })?)
+    let newest = || supported.iter().max().unwrap_or(&Version::NEWEST).to_string();
+    let cni_version = stated.filter(|text| !text.is_empty()).unwrap_or_else(newest);
+    Ok(json_line(&Versions { cni_version, supported_versions: supported })?)
 }
 
 fn about(about: About, versions: &[Version]) -> String {
-    let About {
-        name,
-        version,
-        summary,
-        docs,
-    } = about;
+    let About { name, version, summary, docs } = about;
     let versions = Version::list(versions);
     format!(
         "{name} {version}\n{summary}\n\n\
@@ -310,16 +237,13 @@ fn about(about: About, versions: &[Version]) -> String {
 
 fn panicked(payload: &(dyn Any + Send)) -> Failure {
     let text = payload.downcast_ref::<&str>().copied();
-    let text = text
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     Failure::new(ErrorCode::INTERNAL, format!("the plugin panicked: {text}"))
         .with_details("this is a defect of the plugin: standard error tells where")
 }
 
 fn json_line(value: &impl Serialize) -> Result<Vec<u8>, spec::Error> {
-    let mut json =
-        serde_json::to_vec(value).map_err(|source| spec::Error::Unwritable { source })?;
+    let mut json = serde_json::to_vec(value).map_err(|source| spec::Error::Unwritable { source })?;
     json.push(b'\n');
     Ok(json)
 }

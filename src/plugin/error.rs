@@ -42,9 +42,7 @@ impl Coded for Error {
     fn code(&self) -> ErrorCode {
         match self {
             Error::Stdin { .. } => ErrorCode::IO,
-            Error::NetnsUnreadable { .. } | Error::NotNetns { .. } | Error::OwnNetns { .. } => {
-                ErrorCode::INVALID_NETNS
-            }
+            Error::NetnsUnreadable { .. } | Error::NotNetns { .. } | Error::OwnNetns { .. } => ErrorCode::INVALID_NETNS,
         }
     }
 }

@@ -63,11 +63,7 @@ pub struct Failures {
 impl Failure {
     /// A failure without details.
     pub fn new(code: ErrorCode, msg: impl Into<String>) -> Self {
-        Self {
-            code,
-            msg: msg.into(),
-            details: String::new(),
-        }
+        Self { code, msg: msg.into(), details: String::new() }
     }
 
     /// The failure with these details.
@@ -80,21 +76,14 @@ impl Failure {
     /// The error document, for a configuration of this version.
     pub fn into_document(self, version: Version) -> ErrorDocument {
         let Self { code, msg, details } = self;
-        ErrorDocument {
-            cni_version: version.to_string(),
-            code,
-            msg,
-            details,
-        }
+        ErrorDocument { cni_version: version.to_string(), code, msg, details }
     }
 }
 
 impl Failures {
     /// Keeps the failure of an outcome; its value, where there is one, is returned.
     pub fn note<T>(&mut self, outcome: Result<T, impl Into<Failure>>) -> Option<T> {
-        outcome
-            .map_err(|failure| self.all.push(failure.into()))
-            .ok()
+        outcome.map_err(|failure| self.all.push(failure.into())).ok()
     }
 
     /// Success if there was no failure; else one failure that tells all, with the number of the
@@ -107,20 +96,9 @@ impl Failures {
         let Some(code) = self.all.first().map(|first| first.code) else {
             return Ok(());
         };
-        let (msgs, details): (Vec<_>, Vec<_>) = self
-            .all
-            .into_iter()
-            .map(|one| (one.msg, one.details))
-            .unzip();
-        let details: Vec<String> = details
-            .into_iter()
-            .filter(|details| !details.is_empty())
-            .collect();
-        Err(Failure {
-            code,
-            msg: msgs.join("; "),
-            details: details.join("; "),
-        })
+        let (msgs, details): (Vec<_>, Vec<_>) = self.all.into_iter().map(|one| (one.msg, one.details)).unzip();
+        let details: Vec<String> = details.into_iter().filter(|details| !details.is_empty()).collect();
+        Err(Failure { code, msg: msgs.join("; "), details: details.join("; ") })
     }
 }
 
@@ -128,11 +106,7 @@ impl<E: Coded> From<E> for Failure {
     fn from(error: E) -> Self {
         let sources = std::iter::successors(error.source(), |source| (*source).source());
         let details: Vec<String> = sources.map(ToString::to_string).collect();
-        Self {
-            code: error.code(),
-            msg: error.to_string(),
-            details: details.join(": "),
-        }
+        Self { code: error.code(), msg: error.to_string(), details: details.join(": ") }
     }
 }
 
@@ -140,10 +114,7 @@ impl<T, E: Into<Failure>> Step<T> for Result<T, E> {
     fn step(self, step: impl fmt::Display) -> Result<T, Failure> {
         self.map_err(|error| {
             let failure: Failure = error.into();
-            Failure {
-                msg: format!("{step}: {}", failure.msg),
-                ..failure
-            }
+            Failure { msg: format!("{step}: {}", failure.msg), ..failure }
         })
     }
 }
@@ -151,11 +122,7 @@ impl<T, E: Into<Failure>> Step<T> for Result<T, E> {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.msg)?;
-        if self.details.is_empty() {
-            Ok(())
-        } else {
-            write!(f, ": {}", self.details)
-        }
+        if self.details.is_empty() { Ok(()) } else { write!(f, ": {}", self.details) }
     }
 }
 

@@ -88,12 +88,7 @@ pub trait Plugin {
     /// From 0.3.1 on a result holds interfaces, and plugins know chains; older configurations are
     /// refused by default.
     fn versions(&self) -> &[Version] {
-        const SINCE_CHAINS: [Version; 4] = [
-            Version::V0_3_1,
-            Version::V0_4_0,
-            Version::V1_0_0,
-            Version::V1_1_0,
-        ];
+        const SINCE_CHAINS: [Version; 4] = [Version::V0_3_1, Version::V0_4_0, Version::V1_0_0, Version::V1_1_0];
         &SINCE_CHAINS
     }
 

@@ -19,13 +19,8 @@ pub(super) fn require(path: &Path, own_is_meant: bool) -> Result<(), Error> {
 /// Makes sure that a path is a network namespace. One that is bound to a path by a mount, as
 /// runtimes do, shows only that it is some namespace.
 fn require_netns(path: &Path) -> Result<(), Error> {
-    let unreadable = |source| Error::NetnsUnreadable {
-        path: path.to_owned(),
-        source,
-    };
-    let not_netns = || Error::NotNetns {
-        path: path.to_owned(),
-    };
+    let unreadable = |source| Error::NetnsUnreadable { path: path.to_owned(), source };
+    let not_netns = || Error::NotNetns { path: path.to_owned() };
 
     // Before anything is opened: opening a FIFO would wait. All namespaces live on one device.
     let device = fs::metadata(OWN).map_err(unreadable)?.st_dev();
@@ -34,13 +29,8 @@ fn require_netns(path: &Path) -> Result<(), Error> {
     }
     // A namespace under /proc tells its kind, a mounted one the path of the mount.
     let namespace = File::open(path).map_err(unreadable)?;
-    let target = fs::read_link(format!("/proc/thread-self/fd/{}", namespace.as_raw_fd()))
-        .map_err(unreadable)?;
-    if target.is_absolute() || target.to_string_lossy().starts_with("net:[") {
-        Ok(())
-    } else {
-        Err(not_netns())
-    }
+    let target = fs::read_link(format!("/proc/thread-self/fd/{}", namespace.as_raw_fd())).map_err(unreadable)?;
+    if target.is_absolute() || target.to_string_lossy().starts_with("net:[") { Ok(()) } else { Err(not_netns()) }
 }
 
 /// Makes sure that a path is not the network namespace of the calling thread, unless that is meant.
@@ -54,9 +44,7 @@ pub(super) fn refuse_own(path: &Path, own_is_meant: bool) -> Result<(), Error> {
         Ok((metadata.st_dev(), metadata.st_ino()))
     };
     match (identity(path), identity(Path::new(OWN))) {
-        (Ok(named), Ok(own)) if named == own => Err(Error::OwnNetns {
-            path: path.to_owned(),
-        }),
+        (Ok(named), Ok(own)) if named == own => Err(Error::OwnNetns { path: path.to_owned() }),
         _ => Ok(()),
     }
 }
@@ -70,23 +58,14 @@ mod tests {
         require_netns(Path::new(OWN)).unwrap();
         require_netns(Path::new("/proc/self/ns/net")).unwrap();
         for other in ["/proc/self/ns/mnt", "/proc/self/ns/uts", "/dev/null", "/"] {
-            assert!(
-                matches!(require_netns(Path::new(other)), Err(Error::NotNetns { .. })),
-                "{other}"
-            );
+            assert!(matches!(require_netns(Path::new(other)), Err(Error::NotNetns { .. })), "{other}");
         }
-        assert!(matches!(
-            require_netns(Path::new("/nonexistent")),
-            Err(Error::NetnsUnreadable { .. })
-        ));
+        assert!(matches!(require_netns(Path::new("/nonexistent")), Err(Error::NetnsUnreadable { .. })));
     }
 
     #[test]
     fn only_the_own_namespace_is_refused() {
-        assert!(matches!(
-            refuse_own(Path::new("/proc/self/ns/net"), false),
-            Err(Error::OwnNetns { .. })
-        ));
+        assert!(matches!(refuse_own(Path::new("/proc/self/ns/net"), false), Err(Error::OwnNetns { .. })));
         for other in ["/proc/self/ns/mnt", "/nonexistent", "/"] {
             refuse_own(Path::new(other), false).unwrap();
         }

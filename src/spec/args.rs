@@ -26,23 +26,17 @@ impl Args {
 
     /// The value of a key; the last one where the key stands more than once.
     pub fn value(&self, key: &str) -> Option<&str> {
-        self.iter()
-            .rev()
-            .find(|(name, _)| *name == key)
-            .map(|(_, value)| value)
+        self.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 
     /// All pairs, in the order in which they were passed.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
-        self.pairs
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()))
+        self.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// Whether the caller wants unknown keys passed over: `IgnoreUnknown` is `1` or `true`.
     pub fn ignores_unknown(&self) -> bool {
-        self.value(Self::IGNORE_UNKNOWN)
-            .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
+        self.value(Self::IGNORE_UNKNOWN).is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
     }
 
     /// Makes sure that every key is one of `known`, unless `IgnoreUnknown` says otherwise.
@@ -57,11 +51,7 @@ impl Args {
             .filter(|key| *key != Self::IGNORE_UNKNOWN && !known.contains(key))
             .map(str::to_owned)
             .collect();
-        if unknown.is_empty() || self.ignores_unknown() {
-            Ok(())
-        } else {
-            Err(Error::UnknownArgs { keys: unknown })
-        }
+        if unknown.is_empty() || self.ignores_unknown() { Ok(()) } else { Err(Error::UnknownArgs { keys: unknown }) }
     }
 }
 
@@ -76,15 +66,9 @@ impl FromStr for Args {
     fn from_str(text: &str) -> Result<Self, Error> {
         let pair_of = |pair: &str| match pair.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(Error::Args {
-                pair: pair.to_owned(),
-            }),
+            _ => Err(Error::Args { pair: pair.to_owned() }),
         };
-        let pairs = text
-            .split(';')
-            .filter(|pair| !pair.is_empty())
-            .map(pair_of)
-            .collect::<Result<_, _>>()?;
+        let pairs = text.split(';').filter(|pair| !pair.is_empty()).map(pair_of).collect::<Result<_, _>>()?;
         Ok(Self { pairs })
     }
 }
@@ -121,17 +105,9 @@ mod tests {
             "CNI_ARGS holds keys that this plugin does not know: FOO, BAR; drop them or add IgnoreUnknown=1"
         );
         strict.require_known(&["IP", "FOO", "BAR"]).unwrap();
-        for lenient in [
-            "FOO=1;IgnoreUnknown=1",
-            "IgnoreUnknown=true;FOO=1",
-            "IgnoreUnknown=True;FOO=1",
-        ] {
+        for lenient in ["FOO=1;IgnoreUnknown=1", "IgnoreUnknown=true;FOO=1", "IgnoreUnknown=True;FOO=1"] {
             lenient.parse::<Args>().unwrap().require_known(&[]).unwrap();
         }
-        "FOO=1;IgnoreUnknown=0"
-            .parse::<Args>()
-            .unwrap()
-            .require_known(&[])
-            .unwrap_err();
+        "FOO=1;IgnoreUnknown=0".parse::<Args>().unwrap().require_known(&[]).unwrap_err();
     }
 }

@@ -39,11 +39,7 @@ pub struct Attachment {
 impl Attachment {
     /// The attachment of these three names.
     pub fn new(network: NetworkName, container_id: ContainerId, ifname: IfName) -> Self {
-        Self {
-            network,
-            container_id,
-            ifname,
-        }
+        Self { network, container_id, ifname }
     }
 
     /// The name of the interface's peer on the host: `veth` and the first 11 hexadecimal digits of
@@ -68,38 +64,12 @@ impl Attachment {
     /// The hardware address inside the container: octets 14 to 19 of the digest, locally
     /// administered, unicast.
     pub fn container_mac(&self) -> MacAddr {
-        let [
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            a,
-            b,
-            c,
-            d,
-            e,
-            f,
-            ..,
-        ] = self.digest();
+        let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, a, b, c, d, e, f, ..] = self.digest();
         MacAddr::local_unicast([a, b, c, d, e, f])
     }
 
     fn digest(&self) -> [u8; 32] {
-        Sha256::digest(format!(
-            "{}/{}/{}",
-            self.network, self.container_id, self.ifname
-        ))
-        .into()
+        Sha256::digest(format!("{}/{}/{}", self.network, self.container_id, self.ifname)).into()
     }
 }
 
@@ -108,11 +78,7 @@ mod tests {
     use super::*;
 
     fn attachment(network: &str, container_id: &str, ifname: &str) -> Attachment {
-        Attachment::new(
-            network.parse().unwrap(),
-            container_id.parse().unwrap(),
-            ifname.parse().unwrap(),
-        )
+        Attachment::new(network.parse().unwrap(), container_id.parse().unwrap(), ifname.parse().unwrap())
     }
 
     // printf 'dbnet/cnitool-77383ca0a0715733ca6f/eth0' | sha256sum

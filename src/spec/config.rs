@@ -178,9 +178,7 @@ impl RawConfig {
             None | Some(Value::Null) => Ok(None),
             Some(json) => AddResult::from_json(json, self.cni_version()?)
                 .map(Some)
-                .map_err(|source| Error::InvalidPrevResult {
-                    source: Box::new(source),
-                }),
+                .map_err(|source| Error::InvalidPrevResult { source: Box::new(source) }),
         }
     }
 
@@ -197,11 +195,7 @@ impl RawConfig {
             }
         }
         let is_there = KEYS.iter().any(|key| self.object.contains_key(*key));
-        Ok(if is_there {
-            ValidAttachments::Null
-        } else {
-            ValidAttachments::Absent
-        })
+        Ok(if is_there { ValidAttachments::Null } else { ValidAttachments::Absent })
     }
 
     /// The plugin's own keys. They stand in the same object as everybody's, so that `C` must
@@ -222,9 +216,7 @@ impl RawConfig {
     fn key<T: DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>, Error> {
         match self.value(key) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => T::deserialize(value)
-                .map(Some)
-                .map_err(|source| Error::InvalidKey { key, source }),
+            Some(value) => T::deserialize(value).map(Some).map_err(|source| Error::InvalidKey { key, source }),
         }
     }
 }
@@ -236,9 +228,6 @@ impl IpamConf {
     ///
     /// [`Error::InvalidKey`].
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        T::deserialize(&self.other).map_err(|source| Error::InvalidKey {
-            key: "ipam",
-            source,
-        })
+        T::deserialize(&self.other).map_err(|source| Error::InvalidKey { key: "ipam", source })
     }
 }

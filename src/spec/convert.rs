@@ -15,23 +15,11 @@ struct Listed {
     /// Written only: what is read states its version before its shape is known.
     #[serde(rename = "cniVersion", skip_deserializing)]
     cni_version: Option<Version>,
-    #[serde(
-        default,
-        deserialize_with = "null_as_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     interfaces: Vec<Interface>,
-    #[serde(
-        default,
-        deserialize_with = "null_as_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     ips: Vec<ListedIp>,
-    #[serde(
-        default,
-        deserialize_with = "null_as_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     routes: Vec<Route>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dns: Option<Dns>,
@@ -64,17 +52,9 @@ struct PerFamily {
 #[derive(Serialize, Deserialize)]
 struct FamilyIp {
     ip: IpNetwork,
-    #[serde(
-        default,
-        deserialize_with = "empty_as_none",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     gateway: Option<IpAddr>,
-    #[serde(
-        default,
-        deserialize_with = "null_as_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     routes: Vec<Route>,
 }
 
@@ -156,30 +136,19 @@ impl AddResult {
         for (index, route) in self.routes.iter().enumerate() {
             if version < Version::V1_1_0 {
                 let newer = take_newer_of_route(&mut route.clone());
-                let name = |(key, value)| Lost {
-                    what: format!("routes[{index}].{key} {value}"),
-                    since: Version::V1_1_0,
-                };
+                let name =
+                    |(key, value)| Lost { what: format!("routes[{index}].{key} {value}"), since: Version::V1_1_0 };
                 lost.extend(newer.map(name));
             }
             if version < Version::V0_3_0 && self.first_ip(route.dst.is_ipv4()).is_none() {
-                let what = format!(
-                    "routes[{index}] {} without an address of its family",
-                    route.dst
-                );
-                lost.push(Lost {
-                    what,
-                    since: Version::V0_3_0,
-                });
+                let what = format!("routes[{index}] {} without an address of its family", route.dst);
+                lost.push(Lost { what, since: Version::V0_3_0 });
             }
         }
         if version < Version::V0_3_0 {
             for (index, ip) in self.ips.iter().enumerate() {
                 if self.first_ip(ip.address.is_ipv4()) != Some(index) {
-                    lost.push(Lost {
-                        what: format!("ips[{index}] {}", ip.address),
-                        since: Version::V0_3_0,
-                    });
+                    lost.push(Lost { what: format!("ips[{index}] {}", ip.address), since: Version::V0_3_0 });
                 }
             }
         }
@@ -187,49 +156,22 @@ impl AddResult {
     }
 
     fn first_ip(&self, is_ipv4: bool) -> Option<usize> {
-        self.ips
-            .iter()
-            .position(|ip| ip.address.is_ipv4() == is_ipv4)
+        self.ips.iter().position(|ip| ip.address.is_ipv4() == is_ipv4)
     }
 
     fn per_family(&self, version: Version) -> PerFamily {
         let family = |is_ipv4: bool| {
             let ip = self.ips.iter().find(|ip| ip.address.is_ipv4() == is_ipv4)?;
-            let routes = self
-                .routes
-                .iter()
-                .filter(|route| route.dst.is_ipv4() == is_ipv4)
-                .cloned()
-                .collect();
-            Some(FamilyIp {
-                ip: ip.address,
-                gateway: ip.gateway,
-                routes,
-            })
+            let routes = self.routes.iter().filter(|route| route.dst.is_ipv4() == is_ipv4).cloned().collect();
+            Some(FamilyIp { ip: ip.address, gateway: ip.gateway, routes })
         };
-        PerFamily {
-            cni_version: Some(version),
-            ip4: family(true),
-            ip6: family(false),
-            dns: self.dns.clone(),
-        }
+        PerFamily { cni_version: Some(version), ip4: family(true), ip6: family(false), dns: self.dns.clone() }
     }
 
     fn from_per_family(PerFamily { ip4, ip6, dns, .. }: PerFamily) -> Self {
-        let mut result = Self {
-            dns,
-            ..Self::default()
-        };
-        for FamilyIp {
-            ip,
-            gateway,
-            routes,
-        } in ip4.into_iter().chain(ip6)
-        {
-            result.ips.push(IpConfig {
-                gateway,
-                ..IpConfig::new(ip)
-            });
+        let mut result = Self { dns, ..Self::default() };
+        for FamilyIp { ip, gateway, routes } in ip4.into_iter().chain(ip6) {
+            result.ips.push(IpConfig { gateway, ..IpConfig::new(ip) });
             result.routes.extend(routes);
         }
         result
@@ -245,19 +187,10 @@ impl AddResult {
             // So that a key which came as unknown, and was set since, is written once.
             result.move_newer_keys_to_other();
         }
-        let AddResult {
-            interfaces,
-            ips,
-            routes,
-            dns,
-            other,
-        } = result;
+        let AddResult { interfaces, ips, routes, dns, other } = result;
         let listed_ip = |ip: IpConfig| {
             let family = if ip.address.is_ipv4() { "4" } else { "6" };
-            ListedIp {
-                version: (version < Version::V1_0_0).then(|| family.into()),
-                ip,
-            }
+            ListedIp { version: (version < Version::V1_0_0).then(|| family.into()), ip }
         };
         Listed {
             cni_version: Some(version),
@@ -269,55 +202,32 @@ impl AddResult {
         }
     }
 
-    fn from_listed(
-        Listed {
-            interfaces,
-            ips,
-            routes,
-            dns,
-            mut other,
-            ..
-        }: Listed,
-    ) -> Self {
+    fn from_listed(Listed { interfaces, ips, routes, dns, mut other, .. }: Listed) -> Self {
         other.remove("cniVersion");
         let ips = ips.into_iter().map(|listed| listed.ip).collect();
-        Self {
-            interfaces,
-            ips,
-            routes,
-            dns: dns.unwrap_or_default(),
-            other,
-        }
+        Self { interfaces, ips, routes, dns: dns.unwrap_or_default(), other }
     }
 
     fn move_newer_keys_to_other(&mut self) {
         for interface in &mut self.interfaces {
             let newer = take_newer_of_interface(interface);
-            interface
-                .other
-                .extend(newer.map(|(key, value)| (key.to_owned(), value)));
+            interface.other.extend(newer.map(|(key, value)| (key.to_owned(), value)));
         }
         for route in &mut self.routes {
             let newer = take_newer_of_route(route);
-            route
-                .other
-                .extend(newer.map(|(key, value)| (key.to_owned(), value)));
+            route.other.extend(newer.map(|(key, value)| (key.to_owned(), value)));
         }
     }
 }
 
 /// Takes out of an interface what came with 1.1.0.
-fn take_newer_of_interface(
-    interface: &mut Interface,
-) -> impl Iterator<Item = (&'static str, Value)> + use<> {
+fn take_newer_of_interface(interface: &mut Interface) -> impl Iterator<Item = (&'static str, Value)> + use<> {
     let newer = [
         ("mtu", interface.mtu.take().map(Value::from)),
         ("socketPath", interface.socket_path.take().map(Value::from)),
         ("pciID", interface.pci_id.take().map(Value::from)),
     ];
-    newer
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, value?)))
+    newer.into_iter().filter_map(|(key, value)| Some((key, value?)))
 }
 
 /// Takes out of a route what came with 1.1.0.
@@ -329,7 +239,5 @@ fn take_newer_of_route(route: &mut Route) -> impl Iterator<Item = (&'static str,
         ("table", route.table.take().map(Value::from)),
         ("scope", route.scope.take().map(Value::from)),
     ];
-    newer
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, value?)))
+    newer.into_iter().filter_map(|(key, value)| Some((key, value?)))
 }

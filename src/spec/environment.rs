@@ -2,9 +2,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{
-    Args, Attachment, Command, ContainerId, Error, IfName, NetworkName, Presence, Variable,
-};
+use super::{Args, Attachment, Command, ContainerId, Error, IfName, NetworkName, Presence, Variable};
 
 /// The `CNI_*` variables of one call, as far as its verb reads them.
 ///
@@ -47,9 +45,7 @@ impl Environment {
     ///
     /// [`Error::UnknownCommand`].
     pub fn command(lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<Command>, Error> {
-        value_of(lookup, "CNI_COMMAND")
-            .map(|value| value.to_string_lossy().parse())
-            .transpose()
+        value_of(lookup, "CNI_COMMAND").map(|value| value.to_string_lossy().parse()).transpose()
     }
 
     /// Reads what `command` needs. `lookup` answers for one variable, like [`std::env::var_os`]; an
@@ -77,52 +73,25 @@ impl Environment {
     /// # Errors
     ///
     /// [`Error::Environment`] with every variable that is missing or not valid.
-    pub fn read(
-        command: Command,
-        lookup: &dyn Fn(&str) -> Option<OsString>,
-    ) -> Result<Self, Error> {
-        let mut reader = Reader {
-            command,
-            lookup,
-            missing: Vec::new(),
-            invalid: Vec::new(),
-        };
+    pub fn read(command: Command, lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
+        let mut reader = Reader { command, lookup, missing: Vec::new(), invalid: Vec::new() };
         let container_id = reader.parse(Variable::ContainerId);
         let netns = reader.value(Variable::Netns).map(PathBuf::from);
         let ifname = reader.parse(Variable::IfName);
         let args = if command == Command::Del {
-            reader
-                .value(Variable::Args)
-                .map_or(Ok(Args::default()), |args| args.to_string_lossy().parse())
+            reader.value(Variable::Args).map_or(Ok(Args::default()), |args| args.to_string_lossy().parse())
         } else {
             Ok(reader.parse(Variable::Args).unwrap_or_default())
         };
-        let path = reader
-            .value(Variable::Path)
-            .map(|path| std::env::split_paths(&path).collect())
-            .unwrap_or_default();
+        let path = reader.value(Variable::Path).map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
         let netns_override = value_of(lookup, "CNI_NETNS_OVERRIDE")
             .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
 
-        let Reader {
-            missing, invalid, ..
-        } = reader;
+        let Reader { missing, invalid, .. } = reader;
         if missing.is_empty() && invalid.is_empty() {
-            Ok(Self {
-                command,
-                container_id,
-                netns,
-                ifname,
-                args,
-                path,
-                netns_override,
-            })
+            Ok(Self { command, container_id, netns, ifname, args, path, netns_override })
         } else {
-            Err(Error::Environment {
-                command,
-                missing,
-                invalid,
-            })
+            Err(Error::Environment { command, missing, invalid })
         }
     }
 
@@ -132,19 +101,9 @@ impl Environment {
     ///
     /// [`Error::Environment`] when the verb is not about one attachment and so does not read them.
     pub fn attachment(&self, network: NetworkName) -> Result<Attachment, Error> {
-        let container_id = self
-            .container_id
-            .clone()
-            .ok_or_else(|| self.missing(Variable::ContainerId))?;
-        let ifname = self
-            .ifname
-            .clone()
-            .ok_or_else(|| self.missing(Variable::IfName))?;
-        Ok(Attachment {
-            network,
-            container_id,
-            ifname,
-        })
+        let container_id = self.container_id.clone().ok_or_else(|| self.missing(Variable::ContainerId))?;
+        let ifname = self.ifname.clone().ok_or_else(|| self.missing(Variable::IfName))?;
+        Ok(Attachment { network, container_id, ifname })
     }
 
     /// `CNI_NETNS`, for a verb that cannot do without.
@@ -153,17 +112,11 @@ impl Environment {
     ///
     /// [`Error::Environment`] when it is not there.
     pub fn required_netns(&self) -> Result<PathBuf, Error> {
-        self.netns
-            .clone()
-            .ok_or_else(|| self.missing(Variable::Netns))
+        self.netns.clone().ok_or_else(|| self.missing(Variable::Netns))
     }
 
     fn missing(&self, variable: Variable) -> Error {
-        Error::Environment {
-            command: self.command,
-            missing: vec![variable],
-            invalid: Vec::new(),
-        }
+        Error::Environment { command: self.command, missing: vec![variable], invalid: Vec::new() }
     }
 }
 
@@ -177,8 +130,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn value(&mut self, variable: Variable) -> Option<OsString> {
         let presence = self.command.rule().presence(variable);
-        let value =
-            value_of(self.lookup, variable.as_str()).filter(|_| presence != Presence::Unused);
+        let value = value_of(self.lookup, variable.as_str()).filter(|_| presence != Presence::Unused);
         if value.is_none() && presence == Presence::Required {
             self.missing.push(variable);
         }

@@ -79,10 +79,7 @@ pub enum Error {
         value: String,
     },
     /// A `cniVersion` that the plugin does not speak.
-    #[error(
-        "cniVersion {version} is not supported by this plugin: use one of {}",
-        Version::list(supported)
-    )]
+    #[error("cniVersion {version} is not supported by this plugin: use one of {}", Version::list(supported))]
     UnsupportedVersion {
         /// The configuration's version.
         version: Version,
@@ -170,9 +167,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// No `prevResult` where the verb needs it.
-    #[error(
-        "{command} needs \"prevResult\" in the network configuration: pass the result of the ADD"
-    )]
+    #[error("{command} needs \"prevResult\" in the network configuration: pass the result of the ADD")]
     MissingPrevResult {
         /// The verb.
         command: Command,
@@ -249,10 +244,7 @@ impl ErrorCode {
     ///
     /// When `code` is below 100: those are the specification's.
     pub const fn plugin_specific(code: u32) -> Self {
-        assert!(
-            code >= 100,
-            "codes below 100 are reserved by the CNI specification"
-        );
+        assert!(code >= 100, "codes below 100 are reserved by the CNI specification");
         Self(code)
     }
 
@@ -277,11 +269,7 @@ impl Lost {
 
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} (needs cniVersion {} or later)",
-            self.what, self.since
-        )
+        write!(f, "{} (needs cniVersion {} or later)", self.what, self.since)
     }
 }
 
@@ -327,17 +315,8 @@ impl fmt::Display for EnvironmentMessage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut gap = "";
         if !self.missing.is_empty() {
-            let names: Vec<&str> = self
-                .missing
-                .iter()
-                .map(|variable| variable.as_str())
-                .collect();
-            write!(
-                f,
-                "{} needs {} in the environment: not set, or empty",
-                self.command,
-                names.join(", ")
-            )?;
+            let names: Vec<&str> = self.missing.iter().map(|variable| variable.as_str()).collect();
+            write!(f, "{} needs {} in the environment: not set, or empty", self.command, names.join(", "))?;
             gap = "; ";
         }
         for InvalidVariable { variable, reason } in self.invalid {

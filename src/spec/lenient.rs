@@ -23,10 +23,9 @@ where
     T::Err: Display,
 {
     match Option::<String>::deserialize(deserializer)? {
-        Some(text) if !text.is_empty() => text
-            .parse()
-            .map(Some)
-            .map_err(|error| de::Error::custom(format_args!("{text:?}: {error}"))),
+        Some(text) if !text.is_empty() => {
+            text.parse().map(Some).map_err(|error| de::Error::custom(format_args!("{text:?}: {error}")))
+        }
         _ => Ok(None),
     }
 }

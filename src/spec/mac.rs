@@ -80,15 +80,11 @@ impl FromStr for MacAddr {
         let mut octets = [0; 6];
         let mut pairs = text.split(separator);
         for octet in &mut octets {
-            *octet = pairs.next().and_then(octet_of).ok_or_else(|| Error::Mac {
-                value: text.to_owned(),
-            })?;
+            *octet = pairs.next().and_then(octet_of).ok_or_else(|| Error::Mac { value: text.to_owned() })?;
         }
         match pairs.next() {
             None => Ok(Self(octets)),
-            Some(_) => Err(Error::Mac {
-                value: text.to_owned(),
-            }),
+            Some(_) => Err(Error::Mac { value: text.to_owned() }),
         }
     }
 }
@@ -119,10 +115,7 @@ mod tests {
 
     #[test]
     fn only_six_pairs_of_digits_are_an_address() {
-        assert_eq!(
-            "c2-11-22-33-44-55".parse::<MacAddr>().unwrap().to_string(),
-            "c2:11:22:33:44:55"
-        );
+        assert_eq!("c2-11-22-33-44-55".parse::<MacAddr>().unwrap().to_string(), "c2:11:22:33:44:55");
         for bad in [
             "",
             "c2:11:22:33:44",

@@ -52,9 +52,7 @@ impl IfName {
 
 fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
 fn is_ifname(text: &str) -> bool {
@@ -108,15 +106,7 @@ macro_rules! name {
             type Error = Error;
 
             fn try_from(value: String) -> Result<Self, Error> {
-                if $holds(&value) {
-                    Ok(Self(value))
-                } else {
-                    Err(Error::Name {
-                        kind: $kind,
-                        value,
-                        rule: $rule,
-                    })
-                }
+                if $holds(&value) { Ok(Self(value)) } else { Err(Error::Name { kind: $kind, value, rule: $rule }) }
             }
         }
 
@@ -146,12 +136,7 @@ name!(
     is_ifname,
     "it must have 1 to 15 bytes, not be '.' or '..', and hold no '/', ':' or white space"
 );
-name!(
-    PluginType,
-    "plugin type",
-    is_file_name,
-    "it must be the name of an executable, without '/' or '\\'"
-);
+name!(PluginType, "plugin type", is_file_name, "it must be the name of an executable, without '/' or '\\'");
 
 #[cfg(test)]
 mod tests {
@@ -163,9 +148,7 @@ mod tests {
             good.parse::<NetworkName>().unwrap();
             good.parse::<ContainerId>().unwrap();
         }
-        for bad in [
-            "", "-a", ".a", "_a", "a/b", "a b", "a\n", "é", "../a", "a:b", "a\0",
-        ] {
+        for bad in ["", "-a", ".a", "_a", "a/b", "a b", "a\n", "é", "../a", "a:b", "a\0"] {
             bad.parse::<NetworkName>().unwrap_err();
             bad.parse::<ContainerId>().unwrap_err();
         }
@@ -176,21 +159,8 @@ mod tests {
         for good in ["e", "eth0", "123456789012345", "...", "a.b", "a@b", "-"] {
             good.parse::<IfName>().unwrap();
         }
-        let bad = [
-            "",
-            ".",
-            "..",
-            "1234567890123456",
-            "a/b",
-            "a:b",
-            "a b",
-            "a\tb",
-            "a\n",
-            "a\u{b}",
-            "a\0",
-            "à",
-            "é\u{2003}",
-        ];
+        let bad =
+            ["", ".", "..", "1234567890123456", "a/b", "a:b", "a b", "a\tb", "a\n", "a\u{b}", "a\0", "à", "é\u{2003}"];
         for bad in bad {
             bad.parse::<IfName>().unwrap_err();
         }

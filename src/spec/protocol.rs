@@ -70,14 +70,8 @@ pub struct Rule {
 
 impl Command {
     /// Every verb.
-    pub const ALL: [Command; 6] = [
-        Command::Add,
-        Command::Del,
-        Command::Check,
-        Command::Gc,
-        Command::Status,
-        Command::Version,
-    ];
+    pub const ALL: [Command; 6] =
+        [Command::Add, Command::Del, Command::Check, Command::Gc, Command::Status, Command::Version];
 
     /// The verb's row in the protocol's table.
     ///
@@ -110,16 +104,7 @@ impl Command {
 
 const fn rule(word: &'static str, since: Version, columns: [Presence; 6]) -> Rule {
     let [container_id, netns, ifname, args, path, prev_result] = columns;
-    Rule {
-        word,
-        since,
-        container_id,
-        netns,
-        ifname,
-        args,
-        path,
-        prev_result,
-    }
+    Rule { word, since, container_id, netns, ifname, args, path, prev_result }
 }
 
 impl Rule {
@@ -137,13 +122,8 @@ impl Rule {
 
 impl Variable {
     /// Every variable that carries a parameter.
-    pub const ALL: [Variable; 5] = [
-        Variable::ContainerId,
-        Variable::Netns,
-        Variable::IfName,
-        Variable::Args,
-        Variable::Path,
-    ];
+    pub const ALL: [Variable; 5] =
+        [Variable::ContainerId, Variable::Netns, Variable::IfName, Variable::Args, Variable::Path];
 
     /// The variable's name in the environment.
     pub const fn as_str(self) -> &'static str {
@@ -179,8 +159,6 @@ impl FromStr for Command {
         Command::ALL
             .into_iter()
             .find(|command| command.as_str() == text)
-            .ok_or_else(|| Error::UnknownCommand {
-                value: text.to_owned(),
-            })
+            .ok_or_else(|| Error::UnknownCommand { value: text.to_owned() })
     }
 }

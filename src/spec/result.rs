@@ -56,37 +56,20 @@ pub struct Interface {
     pub name: String,
     /// The hardware address. Text: links other than Ethernet have longer ones; see
     /// [`Interface::mac_addr`].
-    #[serde(
-        default,
-        deserialize_with = "empty_as_none",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// The MTU in bytes; from 1.1.0 on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// Where the interface is: the path of a network namespace, or a hypervisor's identifier;
     /// `None` on the host.
-    #[serde(
-        default,
-        deserialize_with = "empty_as_none",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
     /// The absolute path of a socket that stands for the interface; from 1.1.0 on.
-    #[serde(
-        default,
-        deserialize_with = "empty_as_none",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub socket_path: Option<String>,
     /// The PCI device behind the interface; from 1.1.0 on.
-    #[serde(
-        default,
-        rename = "pciID",
-        deserialize_with = "empty_as_none",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, rename = "pciID", deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub pci_id: Option<String>,
     /// Keys that the result's version does not define.
     #[serde(flatten)]
@@ -100,11 +83,7 @@ pub struct IpConfig {
     /// The address with the prefix length of its subnet.
     pub address: IpNetwork,
     /// The subnet's default gateway. It asks for no route: those stand in [`AddResult::routes`].
-    #[serde(
-        default,
-        deserialize_with = "empty_as_none",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
     /// The interface that has the address, as an index into [`AddResult::interfaces`]. An IPAM
     /// plugin has none.
@@ -122,11 +101,7 @@ pub struct Route {
     /// The destination.
     pub dst: IpNetwork,
     /// The next hop; where absent, the gateway of an address may serve.
-    #[serde(
-        default,
-        deserialize_with = "empty_as_none",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub gw: Option<IpAddr>,
     /// The MTU along the path, in bytes; from 1.1.0 on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,32 +128,16 @@ pub struct Route {
 #[non_exhaustive]
 pub struct Dns {
     /// The servers' addresses, most preferred first.
-    #[serde(
-        default,
-        deserialize_with = "null_as_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<String>,
     /// The local domain for short names.
-    #[serde(
-        default,
-        deserialize_with = "empty_as_none",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
     /// The domains to search for short names, most preferred first.
-    #[serde(
-        default,
-        deserialize_with = "null_as_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,
     /// Options for the resolver.
-    #[serde(
-        default,
-        deserialize_with = "null_as_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
 }
 
@@ -219,30 +178,21 @@ impl AddResult {
 
     /// The interface of that name in that sandbox (`None` is the host), with its index.
     pub fn interface(&self, name: &str, sandbox: Option<&Path>) -> Option<(usize, &Interface)> {
-        let is_it = |interface: &Interface| {
-            interface.name == name && interface.sandbox.as_deref().map(Path::new) == sandbox
-        };
-        self.interfaces
-            .iter()
-            .enumerate()
-            .find(|(_, interface)| is_it(interface))
+        let is_it =
+            |interface: &Interface| interface.name == name && interface.sandbox.as_deref().map(Path::new) == sandbox;
+        self.interfaces.iter().enumerate().find(|(_, interface)| is_it(interface))
     }
 
     /// The addresses of the interface with that index.
     pub fn ips_of(&self, interface: usize) -> impl Iterator<Item = &IpConfig> {
-        self.ips
-            .iter()
-            .filter(move |ip| ip.interface == Some(interface))
+        self.ips.iter().filter(move |ip| ip.interface == Some(interface))
     }
 }
 
 impl Interface {
     /// An interface on the host.
     pub fn new(name: impl AsRef<str>) -> Self {
-        Self {
-            name: name.as_ref().to_owned(),
-            ..Self::default()
-        }
+        Self { name: name.as_ref().to_owned(), ..Self::default() }
     }
 
     /// The interface with this hardware address.
@@ -275,12 +225,7 @@ impl Interface {
 impl IpConfig {
     /// An address with the prefix length of its subnet.
     pub fn new(address: IpNetwork) -> Self {
-        Self {
-            address,
-            gateway: None,
-            interface: None,
-            other: Map::new(),
-        }
+        Self { address, gateway: None, interface: None, other: Map::new() }
     }
 
     /// The address on the interface with this index.
@@ -302,16 +247,7 @@ impl Route {
     /// A route to this destination.
     pub fn new(dst: IpNetwork) -> Self {
         let other = Map::new();
-        Self {
-            dst,
-            gw: None,
-            mtu: None,
-            advmss: None,
-            priority: None,
-            table: None,
-            scope: None,
-            other,
-        }
+        Self { dst, gw: None, mtu: None, advmss: None, priority: None, table: None, scope: None, other }
     }
 
     /// The route by way of this next hop.
@@ -325,9 +261,6 @@ impl Route {
 impl Dns {
     /// Whether it says nothing.
     pub fn is_empty(&self) -> bool {
-        self.nameservers.is_empty()
-            && self.domain.is_none()
-            && self.search.is_empty()
-            && self.options.is_empty()
+        self.nameservers.is_empty() && self.domain.is_none() && self.search.is_empty() && self.options.is_empty()
     }
 }

@@ -48,9 +48,6 @@ impl ValidAttachments {
 
 impl From<&Attachment> for AttachmentKey {
     fn from(attachment: &Attachment) -> Self {
-        Self {
-            container_id: attachment.container_id.clone(),
-            ifname: attachment.ifname.clone(),
-        }
+        Self { container_id: attachment.container_id.clone(), ifname: attachment.ifname.clone() }
     }
 }

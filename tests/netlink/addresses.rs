@@ -9,12 +9,8 @@ fn addresses_of_both_families() {
     let Some(bed) = Bed::new() else { return };
     let eth1 = up_pair(&bed);
     let (v4, v6) = (net("10.22.0.5/24"), net("fd00:22::5/64"));
-    bed.in_pod
-        .add_address(eth1, v6)
-        .expect("add the IPv6 address");
-    bed.in_pod
-        .add_address(eth1, v4)
-        .expect("add the IPv4 address");
+    bed.in_pod.add_address(eth1, v6).expect("add the IPv6 address");
+    bed.in_pod.add_address(eth1, v4).expect("add the IPv4 address");
 
     let seen = json(&bed.pod, "ip -j addr show dev eth1");
     let seen_v4 = find(&seen[0]["addr_info"], "local", "10.22.0.5");
@@ -40,16 +36,10 @@ fn an_address_that_is_there_is_told_apart() {
     let eth1 = up_pair(&bed);
     for address in [net("10.22.0.5/24"), net("fd00:22::5/64")] {
         bed.in_pod.add_address(eth1, address).expect("add");
-        let error = bed
-            .in_pod
-            .add_address(eth1, address)
-            .expect_err("it is there");
+        let error = bed.in_pod.add_address(eth1, address).expect_err("it is there");
         assert!(matches!(error, Error::Exists { .. }), "{error:?}");
     }
-    let error = bed
-        .in_pod
-        .add_address(4_711, net("10.22.0.6/24"))
-        .expect_err("no such link");
+    let error = bed.in_pod.add_address(4_711, net("10.22.0.6/24")).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
 }
 
@@ -58,14 +48,8 @@ fn a_link_without_ipv6_says_so() {
     let Some(bed) = Bed::new() else { return };
     let eth1 = up_pair(&bed);
     let switch = "/proc/sys/net/ipv6/conf/eth1/disable_ipv6";
-    bed.pod
-        .run(|| std::fs::write(switch, "1"))
-        .expect("enter")
-        .expect("disable IPv6");
-    let error = bed
-        .in_pod
-        .add_address(eth1, net("fd00:22::5/64"))
-        .expect_err("disabled");
+    bed.pod.run(|| std::fs::write(switch, "1")).expect("enter").expect("disable IPv6");
+    let error = bed.in_pod.add_address(eth1, net("fd00:22::5/64")).expect_err("disabled");
     assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
 }
 
@@ -73,66 +57,42 @@ fn a_link_without_ipv6_says_so() {
 fn single_addresses_have_no_broadcast() {
     let Some(bed) = Bed::new() else { return };
     let eth1 = up_pair(&bed);
-    bed.in_pod
-        .add_address(eth1, net("10.22.0.5/32"))
-        .expect("add");
+    bed.in_pod.add_address(eth1, net("10.22.0.5/32")).expect("add");
     let seen = json(&bed.pod, "ip -j -4 addr show dev eth1");
     assert_eq!(seen[0]["addr_info"][0]["broadcast"], Value::Null);
-    assert_eq!(
-        bed.in_pod.addresses(eth1).expect("list")[0],
-        net("10.22.0.5/32")
-    );
+    assert_eq!(bed.in_pod.addresses(eth1).expect("list")[0], net("10.22.0.5/32"));
 }
 
 #[test]
 fn routes_of_both_families() {
     let Some(bed) = Bed::new() else { return };
     let eth1 = up_pair(&bed);
-    bed.in_pod
-        .add_address(eth1, net("10.22.0.5/24"))
-        .expect("add");
-    bed.in_pod
-        .add_address(eth1, net("fd00:22::5/64"))
-        .expect("add");
+    bed.in_pod.add_address(eth1, net("10.22.0.5/24")).expect("add");
+    bed.in_pod.add_address(eth1, net("fd00:22::5/64")).expect("add");
 
     let gateway = "10.22.0.1".parse().expect("address");
     let gateway6 = "fd00:22::1".parse().expect("address");
     let routes = [
         Route::default_via(gateway, eth1),
-        Route::new(net("10.96.0.0/12"), eth1)
-            .via(gateway)
-            .mtu(1400)
-            .advmss(1360)
-            .priority(7),
+        Route::new(net("10.96.0.0/12"), eth1).via(gateway).mtu(1400).advmss(1360).priority(7),
         Route::new(net("192.0.2.0/24"), eth1),
         Route::default_via(gateway6, eth1),
-        Route::new(net("fd00:96::/48"), eth1)
-            .via(gateway6)
-            .mtu(1400)
-            .priority(7),
+        Route::new(net("fd00:96::/48"), eth1).via(gateway6).mtu(1400).priority(7),
         Route::new(net("198.51.100.0/24"), eth1).table(1_000),
     ];
     for route in &routes {
-        bed.in_pod
-            .add_route(route)
-            .unwrap_or_else(|error| panic!("{error}"));
+        bed.in_pod.add_route(route).unwrap_or_else(|error| panic!("{error}"));
     }
 
     let seen = json(&bed.pod, "ip -j -d -4 route");
     let default = find(&seen, "dst", "default");
-    assert_eq!(
-        (&default["gateway"], &default["dev"]),
-        (&"10.22.0.1".into(), &"eth1".into())
-    );
+    assert_eq!((&default["gateway"], &default["dev"]), (&"10.22.0.1".into(), &"eth1".into()));
     let services = find(&seen, "dst", "10.96.0.0/12");
     assert_eq!(services["metrics"][0]["mtu"], 1400);
     assert_eq!(services["metrics"][0]["advmss"], 1360);
     assert_eq!(services["metric"], 7);
     let on_link = find(&seen, "dst", "192.0.2.0/24");
-    assert_eq!(
-        (&on_link["scope"], &on_link["gateway"]),
-        (&"link".into(), &Value::Null)
-    );
+    assert_eq!((&on_link["scope"], &on_link["gateway"]), (&"link".into(), &Value::Null));
 
     let seen6 = json(&bed.pod, "ip -j -d -6 route");
     assert_eq!(find(&seen6, "dst", "default")["gateway"], "fd00:22::1");
@@ -141,23 +101,11 @@ fn routes_of_both_families() {
     assert_eq!(find(&other, "dst", "198.51.100.0/24")["dev"], "eth1");
 
     let own = bed.in_pod.routes(eth1).expect("list");
-    let services = own
-        .iter()
-        .find(|route| route.dst == net("10.96.0.0/12"))
-        .expect("route");
+    let services = own.iter().find(|route| route.dst == net("10.96.0.0/12")).expect("route");
     assert_eq!((services.mtu, services.advmss), (Some(1400), Some(1360)));
-    assert_eq!(
-        (services.gateway, services.priority),
-        (Some(gateway), Some(7))
-    );
-    assert!(
-        own.iter()
-            .any(|route| route.dst == net("::/0") && route.gateway == Some(gateway6))
-    );
-    assert!(
-        own.iter().any(|route| route.dst == net("10.22.0.0/24")),
-        "the kernel's own"
-    );
+    assert_eq!((services.gateway, services.priority), (Some(gateway), Some(7)));
+    assert!(own.iter().any(|route| route.dst == net("::/0") && route.gateway == Some(gateway6)));
+    assert!(own.iter().any(|route| route.dst == net("10.22.0.0/24")), "the kernel's own");
     assert!(own.iter().all(|route| route.table == Some(254)), "{own:?}");
 }
 

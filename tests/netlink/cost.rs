@@ -12,16 +12,9 @@ const ROUNDS: usize = 50;
 fn cost_of_the_steps() {
     let Some(bed) = Bed::new() else { return };
     let bridge = bed.bridge();
-    let mut steps: [(&str, Vec<Duration>); 7] = [
-        "host socket",
-        "create_veth",
-        "clsact",
-        "pod socket",
-        "inside",
-        "link_by_name",
-        "delete",
-    ]
-    .map(|step| (step, Vec::with_capacity(ROUNDS)));
+    let mut steps: [(&str, Vec<Duration>); 7] =
+        ["host socket", "create_veth", "clsact", "pod socket", "inside", "link_by_name", "delete"]
+            .map(|step| (step, Vec::with_capacity(ROUNDS)));
     for _ in 0..ROUNDS {
         let pod = Netns::create().expect("create a pod's namespace");
         let pair = pair(1, &pod).mtu(1450).master(bridge).host_up();
@@ -39,9 +32,7 @@ fn cost_of_the_steps() {
         record(start);
 
         let start = Instant::now();
-        on_host
-            .create_clsact(indexes.host, Blocks::default())
-            .expect("clsact");
+        on_host.create_clsact(indexes.host, Blocks::default()).expect("clsact");
         record(start);
 
         let start = Instant::now();
@@ -52,18 +43,13 @@ fn cost_of_the_steps() {
         let eth = indexes.peer;
         inside.set_up(LOOPBACK_INDEX).expect("lo");
         inside.set_up(eth).expect("eth");
-        inside
-            .add_address(eth, "10.22.0.5/24".parse().expect("address"))
-            .expect("add");
+        inside.add_address(eth, "10.22.0.5/24".parse().expect("address")).expect("add");
         let default = Route::default_via("10.22.0.1".parse().expect("address"), eth);
         inside.add_route(&default).expect("add");
         record(start);
 
         let start = Instant::now();
-        on_host
-            .link_by_name(&pair.host.name)
-            .expect("look up")
-            .expect("link");
+        on_host.link_by_name(&pair.host.name).expect("look up").expect("link");
         record(start);
 
         let start = Instant::now();
@@ -72,10 +58,6 @@ fn cost_of_the_steps() {
     }
     for (step, mut times) in steps {
         times.sort();
-        eprintln!(
-            "{step:>12}: p50 {:?}, p90 {:?}",
-            times[ROUNDS / 2],
-            times[ROUNDS * 9 / 10]
-        );
+        eprintln!("{step:>12}: p50 {:?}, p90 {:?}", times[ROUNDS / 2], times[ROUNDS * 9 / 10]);
     }
 }

@@ -31,9 +31,7 @@ fn a_veth_pair_is_complete_when_it_appears() {
     let bridge = bed.bridge();
     // Other links first, so that the indexes of the two ends differ.
     bed.veth(1, None);
-    bed.on_host
-        .create_bridge(&BridgeSpec::new(name("other")))
-        .expect("create other");
+    bed.on_host.create_bridge(&BridgeSpec::new(name("other"))).expect("create other");
 
     let pair = pair(2, &bed.pod).mtu(1450).master(bridge).host_up();
     let indexes = bed.on_host.create_veth(&pair).expect("create the pair");
@@ -56,24 +54,13 @@ fn a_veth_pair_is_complete_when_it_appears() {
     bed.in_pod.set_up(indexes.peer).expect("bring the peer up");
     assert!(flags(&link(&bed.pod, "eth2")).contains(&value!("UP")));
 
-    let own = bed
-        .on_host
-        .link_by_index(indexes.host)
-        .expect("look up")
-        .expect("host end");
+    let own = bed.on_host.link_by_index(indexes.host).expect("look up").expect("host end");
     assert_eq!(own.name, name("veth2"));
     assert_eq!(own.kind.as_deref(), Some("veth"));
     assert_eq!((own.mac, own.mtu, own.up), (Some(host_mac(2)), 1450, true));
-    assert_eq!(
-        (own.master, own.peer_index),
-        (Some(bridge), Some(indexes.peer))
-    );
+    assert_eq!((own.master, own.peer_index), (Some(bridge), Some(indexes.peer)));
     assert!(own.link_netnsid.is_some(), "{own:?}");
-    let own = bed
-        .in_pod
-        .link_by_name(&name("eth2"))
-        .expect("look up")
-        .expect("peer");
+    let own = bed.in_pod.link_by_name(&name("eth2")).expect("look up").expect("peer");
     assert_eq!((own.index, own.mac), (indexes.peer, Some(peer_mac(2))));
 }
 
@@ -83,10 +70,7 @@ fn ends_with_the_same_index_are_told_right() {
     let indexes = bed.veth(1, None);
     assert_eq!(link(&bed.host, "veth1")["ifindex"], indexes.host);
     assert_eq!(link(&bed.pod, "eth1")["ifindex"], indexes.peer);
-    assert_eq!(
-        indexes.host, indexes.peer,
-        "fresh namespaces count from the same number"
-    );
+    assert_eq!(indexes.host, indexes.peer, "fresh namespaces count from the same number");
 }
 
 #[test]
@@ -96,18 +80,12 @@ fn a_name_that_is_taken_is_reported_and_nothing_made() {
 
     let mut same_host = pair(2, &bed.pod);
     same_host.host.name = name("veth1");
-    let error = bed
-        .on_host
-        .create_veth(&same_host)
-        .expect_err("veth1 is taken");
+    let error = bed.on_host.create_veth(&same_host).expect_err("veth1 is taken");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
 
     let mut same_peer = pair(3, &bed.pod);
     same_peer.peer.name = name("eth1");
-    let error = bed
-        .on_host
-        .create_veth(&same_peer)
-        .expect_err("eth1 is taken");
+    let error = bed.on_host.create_veth(&same_peer).expect_err("eth1 is taken");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
 
     assert_eq!(names(&json(&bed.host, "ip -j link")), ["lo", "veth1"]);
@@ -117,10 +95,7 @@ fn a_name_that_is_taken_is_reported_and_nothing_made() {
 #[test]
 fn a_pair_that_cannot_join_its_bridge_is_not_left_behind() {
     let Some(bed) = Bed::new() else { return };
-    let error = bed
-        .on_host
-        .create_veth(&pair(1, &bed.pod).master(4_711))
-        .expect_err("no bridge");
+    let error = bed.on_host.create_veth(&pair(1, &bed.pod).master(4_711)).expect_err("no bridge");
     assert!(matches!(error, Error::Kernel { .. }), "{error:?}");
     assert_eq!(names(&json(&bed.host, "ip -j link")), ["lo"]);
     assert_eq!(names(&json(&bed.pod, "ip -j link")), ["lo"]);
@@ -132,27 +107,14 @@ fn a_missing_capability_is_named() {
     // Capabilities belong to the thread.
     let error = std::thread::spawn(move || {
         let none = CapabilitySet::empty();
-        let sets = CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
-        };
+        let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
         set_capabilities(None, sets).expect("drop all capabilities");
         let refused = bed.on_host.create_bridge(&BridgeSpec::new(name("cbr0")));
-        (
-            refused.expect_err("not permitted"),
-            bed.pod.socket().expect_err("not permitted"),
-        )
+        (refused.expect_err("not permitted"), bed.pod.socket().expect_err("not permitted"))
     });
     let (bridge, namespace) = error.join().expect("the thread");
-    assert_eq!(
-        bridge.to_string(),
-        "create bridge cbr0: Operation not permitted (os error 1); CAP_NET_ADMIN is needed"
-    );
-    assert_eq!(
-        namespace.to_string(),
-        "cannot enter a network namespace; CAP_SYS_ADMIN is needed"
-    );
+    assert_eq!(bridge.to_string(), "create bridge cbr0: Operation not permitted (os error 1); CAP_NET_ADMIN is needed");
+    assert_eq!(namespace.to_string(), "cannot enter a network namespace; CAP_SYS_ADMIN is needed");
 }
 
 #[test]
@@ -160,20 +122,11 @@ fn a_bridge_name_held_by_another_kind_shows() {
     let Some(bed) = Bed::new() else { return };
     let mut impostor = pair(1, &bed.pod);
     impostor.host.name = name("cbr0");
-    bed.on_host
-        .create_veth(&impostor)
-        .expect("create the impostor");
+    bed.on_host.create_veth(&impostor).expect("create the impostor");
 
-    let error = bed
-        .on_host
-        .create_bridge(&BridgeSpec::new(name("cbr0")))
-        .expect_err("taken");
+    let error = bed.on_host.create_bridge(&BridgeSpec::new(name("cbr0"))).expect_err("taken");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
-    let found = bed
-        .on_host
-        .link_by_name(&name("cbr0"))
-        .expect("look up")
-        .expect("impostor");
+    let found = bed.on_host.link_by_name(&name("cbr0")).expect("look up").expect("impostor");
     assert_eq!(found.kind.as_deref(), Some("veth"));
 }
 
@@ -184,21 +137,12 @@ fn deleting_is_idempotent() {
     bed.on_host.delete_link(first.host).expect("delete");
     assert_eq!(names(&json(&bed.host, "ip -j link")), ["lo"]);
     assert_eq!(names(&json(&bed.pod, "ip -j link")), ["lo"]);
-    bed.on_host
-        .delete_link(first.host)
-        .expect("delete what is gone");
+    bed.on_host.delete_link(first.host).expect("delete what is gone");
 
     bed.veth(2, None);
-    bed.on_host
-        .delete_link_by_name(&name("veth2"))
-        .expect("delete by name");
-    bed.on_host
-        .delete_link_by_name(&name("veth2"))
-        .expect("delete what is gone");
-    assert_eq!(
-        bed.on_host.link_by_name(&name("veth2")).expect("look up"),
-        None
-    );
+    bed.on_host.delete_link_by_name(&name("veth2")).expect("delete by name");
+    bed.on_host.delete_link_by_name(&name("veth2")).expect("delete what is gone");
+    assert_eq!(bed.on_host.link_by_name(&name("veth2")).expect("look up"), None);
     assert_eq!(bed.on_host.link_by_index(4_711).expect("look up"), None);
 }
 
@@ -208,21 +152,13 @@ fn attributes_change_one_at_a_time() {
     let bridge = bed.bridge();
     let veth = bed.veth(1, Some(bridge));
 
-    bed.on_host
-        .set_alias(veth.host, "pod blue, eth0")
-        .expect("set the alias");
+    bed.on_host.set_alias(veth.host, "pod blue, eth0").expect("set the alias");
     bed.on_host.set_mtu(veth.host, 1300).expect("set the MTU");
-    bed.on_host
-        .set_mac(veth.host, host_mac(9))
-        .expect("set the address");
+    bed.on_host.set_mac(veth.host, host_mac(9)).expect("set the address");
     let port = BridgePort::default().hairpin(true).isolated(true);
-    bed.on_host
-        .set_bridge_port(veth.host, port)
-        .expect("set the port");
+    bed.on_host.set_bridge_port(veth.host, port).expect("set the port");
     let port = BridgePort::default().isolated(false);
-    bed.on_host
-        .set_bridge_port(veth.host, port)
-        .expect("set the port again");
+    bed.on_host.set_bridge_port(veth.host, port).expect("set the port again");
 
     let seen = link(&bed.host, "veth1");
     assert_eq!(seen["ifalias"], "pod blue, eth0");
@@ -232,21 +168,12 @@ fn attributes_change_one_at_a_time() {
     assert_eq!(seen["linkinfo"]["info_slave_data"]["isolated"], false);
     assert_eq!(seen["linkinfo"]["info_slave_data"]["learning"], true);
 
-    let own = bed
-        .on_host
-        .link_by_index(veth.host)
-        .expect("look up")
-        .expect("link");
+    let own = bed.on_host.link_by_index(veth.host).expect("look up").expect("link");
     assert_eq!(own.alias.as_deref(), Some("pod blue, eth0"));
     let long = "x".repeat(256);
-    let error = bed
-        .on_host
-        .set_alias(veth.host, &long)
-        .expect_err("one byte too long");
+    let error = bed.on_host.set_alias(veth.host, &long).expect_err("one byte too long");
     assert_eq!(error.raw_os_error(), Some(libc::ERANGE), "{error}");
-    bed.on_host
-        .set_alias(veth.host, "")
-        .expect("take the alias away");
+    bed.on_host.set_alias(veth.host, "").expect("take the alias away");
     assert_eq!(link(&bed.host, "veth1")["ifalias"], Value::Null);
 
     bed.on_host.set_down(veth.host).expect("take it down");
@@ -256,31 +183,16 @@ fn attributes_change_one_at_a_time() {
 #[test]
 fn a_refusal_names_the_operation_and_carries_the_kernels_words() {
     let Some(bed) = Bed::new() else { return };
-    let error = bed
-        .on_host
-        .set_up(4_711)
-        .expect_err("there is no such link");
+    let error = bed.on_host.set_up(4_711).expect_err("there is no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
-    assert!(
-        error.to_string().starts_with("bring up link 4711: "),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("bring up link 4711: "), "{error}");
 
     let error = bed.on_host.set_mtu(bed.bridge(), 1).expect_err("too small");
-    let Error::Kernel {
-        message: Some(message),
-        ..
-    } = &error
-    else {
-        panic!("{error:?}")
-    };
+    let Error::Kernel { message: Some(message), .. } = &error else { panic!("{error:?}") };
     assert!(message.contains("mtu"), "{message}");
     let alone = bed.veth(1, None).host;
     let port = BridgePort::default().hairpin(true);
-    let error = bed
-        .on_host
-        .set_bridge_port(alone, port)
-        .expect_err("it is no port");
+    let error = bed.on_host.set_bridge_port(alone, port).expect_err("it is no port");
     assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{error}");
     // An error in between leaves the socket usable.
     assert_eq!(bed.on_host.links().expect("list").len(), 3);
@@ -292,13 +204,7 @@ fn three_hundred_links_are_listed_whole() {
     let Some(bed) = Bed::new() else { return };
     bridges(&bed.host, LINKS);
 
-    let mut found: Vec<_> = bed
-        .on_host
-        .links()
-        .expect("list")
-        .iter()
-        .map(|link| link.name.to_string())
-        .collect();
+    let mut found: Vec<_> = bed.on_host.links().expect("list").iter().map(|link| link.name.to_string()).collect();
     found.sort();
     assert_eq!(found.len(), LINKS + 1);
     assert_eq!(found, names(&json(&bed.host, "ip -j link")));
@@ -315,17 +221,13 @@ fn a_list_is_whole_while_others_come() {
     let maker = std::thread::spawn(move || {
         for n in 0..COMING {
             let spec = BridgeSpec::new(name(&format!("new{n}")));
-            other
-                .create_bridge(&spec)
-                .expect("create a bridge meanwhile");
+            other.create_bridge(&spec).expect("create a bridge meanwhile");
         }
     });
     while !maker.is_finished() {
         match bed.on_host.links() {
             Ok(links) => {
-                let old = links
-                    .iter()
-                    .filter(|link| link.name.as_str().starts_with("br"));
+                let old = links.iter().filter(|link| link.name.as_str().starts_with("br"));
                 assert_eq!(old.count(), STANDING);
             }
             Err(error) => assert!(matches!(error, Error::Unsettled { .. }), "{error:?}"),
@@ -337,23 +239,15 @@ fn a_list_is_whole_while_others_come() {
 #[test]
 fn loopback_has_its_fixed_index() {
     let Some(bed) = Bed::new() else { return };
-    bed.in_pod
-        .set_up(LOOPBACK_INDEX)
-        .expect("bring loopback up");
+    bed.in_pod.set_up(LOOPBACK_INDEX).expect("bring loopback up");
     assert!(flags(&link(&bed.pod, "lo")).contains(&value!("UP")));
-    let lo = bed
-        .in_pod
-        .link_by_index(LOOPBACK_INDEX)
-        .expect("look up")
-        .expect("loopback");
+    let lo = bed.in_pod.link_by_index(LOOPBACK_INDEX).expect("look up").expect("loopback");
     assert_eq!((lo.name, lo.kind), (name("lo"), None));
 }
 
 /// Makes the bridges `br0`, `br1` and so on, by one process.
 fn bridges(host: &Netns, count: usize) {
-    let batch: String = (0..count)
-        .map(|n| format!("link add br{n} type bridge\n"))
-        .collect();
+    let batch: String = (0..count).map(|n| format!("link add br{n} type bridge\n")).collect();
     let file = tempfile::NamedTempFile::new().expect("temporary file");
     std::fs::write(&file, batch).expect("write the batch");
     run(host, &format!("ip -batch {}", file.path().display()));
@@ -365,10 +259,7 @@ fn flags(link: &Value) -> &[Value] {
 
 fn names(links: &Value) -> Vec<String> {
     let links = links.as_array().expect("links");
-    let mut names: Vec<_> = links
-        .iter()
-        .map(|link| link["ifname"].as_str().expect("name").to_owned())
-        .collect();
+    let mut names: Vec<_> = links.iter().map(|link| link["ifname"].as_str().expect("name").to_owned()).collect();
     names.sort();
     names
 }

@@ -33,8 +33,7 @@ fn a_fifo_does_not_hold_the_caller() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let fifo = directory.path().join("fifo");
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0)
-        .expect("make a FIFO");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("make a FIFO");
     let error = Netns::open(&fifo).expect_err("a FIFO is no namespace");
     assert!(matches!(error, Error::NotNetns { .. }), "{error:?}");
 }

@@ -33,12 +33,7 @@ impl Bed {
         let pod = Netns::create().expect("create the pod's namespace");
         let on_host = host.socket().expect("open a socket on the host");
         let in_pod = pod.socket().expect("open a socket in the pod");
-        Some(Self {
-            host,
-            pod,
-            on_host,
-            in_pod,
-        })
+        Some(Self { host, pod, on_host, in_pod })
     }
 
     /// Makes the bridge `cbr0`, up, and says its index.
@@ -57,14 +52,8 @@ impl Bed {
 
 /// The pair `veth<number>` and `eth<number>`.
 pub(crate) fn pair(number: u8, pod: &impl AsFd) -> VethPair<'_> {
-    let host = VethEnd {
-        name: name(&format!("veth{number}")),
-        mac: host_mac(number),
-    };
-    let peer = VethEnd {
-        name: name(&format!("eth{number}")),
-        mac: peer_mac(number),
-    };
+    let host = VethEnd { name: name(&format!("veth{number}")), mac: host_mac(number) };
+    let peer = VethEnd { name: name(&format!("eth{number}")), mac: peer_mac(number) };
     VethPair::new(host, peer, pod)
 }
 

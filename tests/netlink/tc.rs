@@ -7,79 +7,50 @@ use crate::support::{Bed, json, run};
 
 const INGRESS: Block = Block::new(101).expect("not 0");
 const EGRESS: Block = Block::new(102).expect("not 0");
-const BOTH: Blocks = Blocks {
-    ingress: Some(INGRESS),
-    egress: Some(EGRESS),
-};
+const BOTH: Blocks = Blocks { ingress: Some(INGRESS), egress: Some(EGRESS) };
 
 #[test]
 fn one_filter_serves_all_links_of_a_shared_block() {
     let Some(bed) = Bed::new() else { return };
     let bridge = bed.bridge();
-    let ports = [
-        bed.veth(1, Some(bridge)).host,
-        bed.veth(2, Some(bridge)).host,
-    ];
+    let ports = [bed.veth(1, Some(bridge)).host, bed.veth(2, Some(bridge)).host];
 
-    bed.on_host
-        .create_clsact(bridge, BOTH)
-        .expect("anchor the blocks");
+    bed.on_host.create_clsact(bridge, BOTH).expect("anchor the blocks");
     let (first, id) = program();
     let target = FilterTarget::Block(INGRESS);
     let filter = BpfFilter::new(&first, "first").priority(49);
-    bed.on_host
-        .replace_filter(&target, &filter)
-        .expect("put the filter");
+    bed.on_host.replace_filter(&target, &filter).expect("put the filter");
     for port in ports {
-        bed.on_host
-            .create_clsact(port, BOTH)
-            .expect("join the blocks");
+        bed.on_host.create_clsact(port, BOTH).expect("join the blocks");
     }
     for link in ["cbr0", "veth1", "veth2"] {
         let qdisc = json(&bed.host, &format!("tc -j qdisc show dev {link} clsact"));
         let qdisc = clsact(&qdisc);
-        assert_eq!(
-            (&qdisc["ingress_block"], &qdisc["egress_block"]),
-            (&101.into(), &102.into())
-        );
+        assert_eq!((&qdisc["ingress_block"], &qdisc["egress_block"]), (&101.into(), &102.into()));
         let filters = json(&bed.host, &format!("tc -j filter show dev {link} ingress"));
         assert_eq!(programs(&filters), [(49, 1, id)], "{link}");
-        assert_eq!(
-            json(&bed.host, &format!("tc -j filter show dev {link} egress")),
-            no_filters()
-        );
+        assert_eq!(json(&bed.host, &format!("tc -j filter show dev {link} egress")), no_filters());
     }
 
     let (second, other_id) = program();
     let port = FilterTarget::Ingress(ports[0]);
-    let error = bed
-        .on_host
-        .replace_filter(&port, &BpfFilter::new(&second, "port"))
-        .expect_err("the direction is the block's");
+    let error =
+        bed.on_host.replace_filter(&port, &BpfFilter::new(&second, "port")).expect_err("the direction is the block's");
     assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{error}");
 
     let filter = BpfFilter::new(&second, "second").priority(49);
-    bed.on_host
-        .replace_filter(&target, &filter)
-        .expect("replace the filter");
+    bed.on_host.replace_filter(&target, &filter).expect("replace the filter");
     let filters = json(&bed.host, "tc -j filter show block 101");
     assert_eq!(programs(&filters), [(49, 1, other_id)]);
 
     let own = bed.on_host.filters(&target).expect("list");
     assert_eq!(own.len(), 1, "{own:?}");
-    assert_eq!(
-        (own[0].kind.as_str(), own[0].name.as_deref()),
-        ("bpf", Some("second"))
-    );
+    assert_eq!((own[0].kind.as_str(), own[0].name.as_deref()), ("bpf", Some("second")));
     assert_eq!((own[0].priority, own[0].handle), (49, 1));
     assert_eq!(own[0].program_id, Some(other_id));
 
     for port in ports {
-        let qdisc = bed
-            .on_host
-            .ingress_qdisc(port)
-            .expect("look up")
-            .expect("clsact");
+        let qdisc = bed.on_host.ingress_qdisc(port).expect("look up").expect("clsact");
         assert_eq!((qdisc.kind.as_str(), qdisc.blocks), ("clsact", BOTH));
     }
 }
@@ -89,30 +60,20 @@ fn filters_are_deleted_once_and_again() {
     let Some(bed) = Bed::new() else { return };
     let bridge = bed.bridge();
     let (program, _) = program();
-    bed.on_host
-        .create_clsact(bridge, BOTH)
-        .expect("anchor the blocks");
+    bed.on_host.create_clsact(bridge, BOTH).expect("anchor the blocks");
     let target = FilterTarget::Block(EGRESS);
     let filter = BpfFilter::new(&program, "egress").priority(3).handle(9);
-    bed.on_host
-        .replace_filter(&target, &filter)
-        .expect("put the filter");
+    bed.on_host.replace_filter(&target, &filter).expect("put the filter");
 
-    bed.on_host
-        .delete_filter(&target, 3, 8)
-        .expect("another handle is absent");
+    bed.on_host.delete_filter(&target, 3, 8).expect("another handle is absent");
     assert_eq!(bed.on_host.filters(&target).expect("list").len(), 1);
     for _ in 0..2 {
         bed.on_host.delete_filter(&target, 3, 9).expect("delete");
         assert_eq!(json(&bed.host, "tc -j filter show block 102"), no_filters());
     }
     let absent = FilterTarget::Block(Block::new(4_711).expect("not 0"));
-    bed.on_host
-        .delete_filter(&absent, 1, 1)
-        .expect("no such block");
-    bed.on_host
-        .delete_filter(&FilterTarget::Ingress(4_711), 1, 1)
-        .expect("no such link");
+    bed.on_host.delete_filter(&absent, 1, 1).expect("no such block");
+    bed.on_host.delete_filter(&FilterTarget::Ingress(4_711), 1, 1).expect("no such link");
     let plain = FilterTarget::Ingress(bed.veth(1, None).host);
     bed.on_host.delete_filter(&plain, 1, 1).expect("no qdisc");
     assert_eq!(bed.on_host.filters(&plain).expect("list"), []);
@@ -125,58 +86,28 @@ fn a_link_can_have_filters_of_its_own() {
     let veth = bed.veth(1, None).host;
     let (program, id) = program();
     let filter = BpfFilter::new(&program, "own");
-    let error = bed
-        .on_host
-        .replace_filter(&FilterTarget::Ingress(veth), &filter)
-        .expect_err("there is no qdisc");
+    let error = bed.on_host.replace_filter(&FilterTarget::Ingress(veth), &filter).expect_err("there is no qdisc");
     assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
 
-    bed.on_host
-        .create_clsact(veth, Blocks::default())
-        .expect("create clsact");
-    bed.on_host
-        .replace_filter(&FilterTarget::Ingress(veth), &filter)
-        .expect("ingress");
-    bed.on_host
-        .replace_filter(&FilterTarget::Egress(veth), &filter.handle(2))
-        .expect("egress");
+    bed.on_host.create_clsact(veth, Blocks::default()).expect("create clsact");
+    bed.on_host.replace_filter(&FilterTarget::Ingress(veth), &filter).expect("ingress");
+    bed.on_host.replace_filter(&FilterTarget::Egress(veth), &filter.handle(2)).expect("egress");
     let seen = json(&bed.host, "tc -j filter show dev veth1 ingress");
     assert_eq!(programs(&seen), [(1, 1, id)]);
     let seen = json(&bed.host, "tc -j filter show dev veth1 egress");
     assert_eq!(programs(&seen), [(1, 2, id)]);
-    assert_eq!(
-        bed.on_host
-            .filters(&FilterTarget::Egress(veth))
-            .expect("list")[0]
-            .handle,
-        2
-    );
+    assert_eq!(bed.on_host.filters(&FilterTarget::Egress(veth)).expect("list")[0].handle, 2);
 }
 
 #[test]
 fn filters_of_other_people_show() {
     let Some(bed) = Bed::new() else { return };
     let veth = bed.veth(1, None).host;
-    bed.on_host
-        .create_clsact(veth, Blocks::default())
-        .expect("create clsact");
-    run(
-        &bed.host,
-        "tc filter add dev veth1 ingress protocol ip pref 5 u32 match u32 0 0",
-    );
-    let seen = bed
-        .on_host
-        .filters(&FilterTarget::Ingress(veth))
-        .expect("list");
-    assert!(
-        seen.iter()
-            .any(|filter| filter.kind == "u32" && filter.priority == 5),
-        "{seen:?}"
-    );
-    assert!(
-        seen.iter().all(|filter| filter.program_id.is_none()),
-        "{seen:?}"
-    );
+    bed.on_host.create_clsact(veth, Blocks::default()).expect("create clsact");
+    run(&bed.host, "tc filter add dev veth1 ingress protocol ip pref 5 u32 match u32 0 0");
+    let seen = bed.on_host.filters(&FilterTarget::Ingress(veth)).expect("list");
+    assert!(seen.iter().any(|filter| filter.kind == "u32" && filter.priority == 5), "{seen:?}");
+    assert!(seen.iter().all(|filter| filter.program_id.is_none()), "{seen:?}");
 }
 
 #[test]
@@ -185,30 +116,15 @@ fn the_ingress_slot_holds_one_qdisc() {
     let veth = bed.veth(1, None).host;
     assert_eq!(bed.on_host.ingress_qdisc(veth).expect("look up"), None);
     run(&bed.host, "tc qdisc add dev veth1 ingress");
-    let taken = bed
-        .on_host
-        .ingress_qdisc(veth)
-        .expect("look up")
-        .expect("qdisc");
-    assert_eq!(
-        (taken.kind.as_str(), taken.blocks),
-        ("ingress", Blocks::default())
-    );
-    let error = bed
-        .on_host
-        .create_clsact(veth, BOTH)
-        .expect_err("the slot is taken");
+    let taken = bed.on_host.ingress_qdisc(veth).expect("look up").expect("qdisc");
+    assert_eq!((taken.kind.as_str(), taken.blocks), ("ingress", Blocks::default()));
+    let error = bed.on_host.create_clsact(veth, BOTH).expect_err("the slot is taken");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
 
     run(&bed.host, "tc qdisc del dev veth1 ingress");
     assert_eq!(bed.on_host.ingress_qdisc(veth).expect("look up"), None);
-    bed.on_host
-        .create_clsact(veth, BOTH)
-        .expect("create clsact");
-    let error = bed
-        .on_host
-        .create_clsact(veth, BOTH)
-        .expect_err("it is there");
+    bed.on_host.create_clsact(veth, BOTH).expect("create clsact");
+    let error = bed.on_host.create_clsact(veth, BOTH).expect_err("it is there");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
     let error = bed.on_host.ingress_qdisc(4_711).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
@@ -235,10 +151,7 @@ fn program() -> (OwnedFd, u32) {
     const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
     const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
     // r0 = TC_ACT_UNSPEC; exit
-    let instructions: [[u8; 8]; 2] = [
-        [0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
-        [0x95, 0, 0, 0, 0, 0, 0, 0],
-    ];
+    let instructions: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], [0x95, 0, 0, 0, 0, 0, 0, 0]];
     let load = Load {
         kind: BPF_PROG_TYPE_SCHED_CLS,
         instruction_count: 2,
@@ -248,44 +161,17 @@ fn program() -> (OwnedFd, u32) {
     };
     // SAFETY: the attribute has the layout of the kernel's, zero beyond what is set, and its
     // pointers outlive the call.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_PROG_LOAD,
-            &raw const load,
-            size_of::<Load>(),
-        )
-    };
-    assert!(
-        fd >= 0,
-        "load a program: {}",
-        std::io::Error::last_os_error()
-    );
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
+    assert!(fd >= 0, "load a program: {}", std::io::Error::last_os_error());
     // SAFETY: the kernel has just given out this descriptor and nobody else has it.
     let program = unsafe { OwnedFd::from_raw_fd(fd as i32) };
 
     // struct bpf_prog_info begins with type and id.
     let mut info = [0u32; 32];
-    let query = Info {
-        fd: fd as u32,
-        length: 128,
-        info: info.as_mut_ptr() as u64,
-    };
+    let query = Info { fd: fd as u32, length: 128, info: info.as_mut_ptr() as u64 };
     // SAFETY: the kernel writes at most `length` bytes, which is the size of `info`.
-    let asked = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET_INFO_BY_FD,
-            &raw const query,
-            size_of::<Info>(),
-        )
-    };
-    assert_eq!(
-        asked,
-        0,
-        "ask for the id: {}",
-        std::io::Error::last_os_error()
-    );
+    let asked = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const query, size_of::<Info>()) };
+    assert_eq!(asked, 0, "ask for the id: {}", std::io::Error::last_os_error());
     (program, info[1])
 }
 
@@ -297,10 +183,7 @@ fn programs(filters: &Value) -> Vec<(u64, u64, u32)> {
         .map(|filter| {
             let options = &filter["options"];
             assert_eq!(options["direct-action"], true, "{filter}");
-            let handle = options["handle"]
-                .as_str()
-                .expect("handle")
-                .trim_start_matches("0x");
+            let handle = options["handle"].as_str().expect("handle").trim_start_matches("0x");
             let handle = u64::from_str_radix(handle, 16).expect("a number");
             let id = options["prog"]["id"].as_u64().expect("id") as u32;
             (filter["pref"].as_u64().expect("pref"), handle, id)
@@ -310,10 +193,7 @@ fn programs(filters: &Value) -> Vec<(u64, u64, u32)> {
 
 fn clsact(qdiscs: &Value) -> &Value {
     let qdiscs = qdiscs.as_array().expect("qdiscs");
-    qdiscs
-        .iter()
-        .find(|qdisc| qdisc["kind"] == "clsact")
-        .expect("clsact")
+    qdiscs.iter().find(|qdisc| qdisc["kind"] == "clsact").expect("clsact")
 }
 
 fn no_filters() -> Value {

@@ -12,20 +12,11 @@ use serde_json::{Value, json};
 
 #[test]
 fn without_a_command_a_person_is_told_what_this_is() {
-    for call in [
-        Call {
-            variables: vec![],
-            config: json!(null),
-        },
-        Call::new(""),
-    ] {
+    for call in [Call { variables: vec![], config: json!(null) }, Call::new("")] {
         let output = call.run(&Scripted::default());
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.exit_code, 0);
-        assert!(
-            text.starts_with("scripted 1.2.3\nAnswers as its configuration says.\n"),
-            "{text}"
-        );
+        assert!(text.starts_with("scripted 1.2.3\nAnswers as its configuration says.\n"), "{text}");
         assert!(text.contains("0.3.1, 0.4.0, 1.0.0, 1.1.0"), "{text}");
         assert!(text.contains("https://example.org/scripted"), "{text}");
     }
@@ -35,10 +26,7 @@ fn without_a_command_a_person_is_told_what_this_is() {
 fn version_is_answered_in_the_callers_version() {
     let supported = json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
     let answer = |stdin: &str| {
-        let call = Call {
-            variables: vec![("CNI_COMMAND", "VERSION".to_owned())],
-            config: json!(null),
-        };
+        let call = Call { variables: vec![("CNI_COMMAND", "VERSION".to_owned())], config: json!(null) };
         let output = call.run_with_stdin(&Scripted::default(), &mut stdin.as_bytes());
         assert_eq!(output.exit_code, 0);
         json_of(&output)
@@ -79,35 +67,19 @@ fn the_version_document_is_that_of_the_specification() {
             Ok(())
         }
     }
-    let golden: Value =
-        serde_json::from_str(include_str!("../golden/cni/version-1.0.0.json")).unwrap();
-    assert_eq!(
-        json_of(
-            &Call::new("VERSION")
-                .key("cniVersion", json!("1.0.0"))
-                .run(&UpTo1)
-        ),
-        golden
-    );
+    let golden: Value = serde_json::from_str(include_str!("../golden/cni/version-1.0.0.json")).unwrap();
+    assert_eq!(json_of(&Call::new("VERSION").key("cniVersion", json!("1.0.0")).run(&UpTo1)), golden);
     // The newest version that this plugin speaks has no GC.
     let refused = error_of(&Call::new("GC").run(&UpTo1));
     assert_eq!(refused["code"], 1);
-    assert!(
-        refused["msg"]
-            .as_str()
-            .unwrap()
-            .contains("0.1.0, 0.2.0, 0.3.0"),
-        "{refused}"
-    );
+    assert!(refused["msg"].as_str().unwrap().contains("0.1.0, 0.2.0, 0.3.0"), "{refused}");
 }
 
 #[test]
 fn add_writes_its_result_in_the_configurations_version() {
     for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let plugin = Scripted::default();
-        let output = Call::new("ADD")
-            .key("cniVersion", json!(version))
-            .run(&plugin);
+        let output = Call::new("ADD").key("cniVersion", json!(version)).run(&plugin);
         assert_eq!(output.exit_code, 0);
         assert_eq!(plugin.calls(), [format!("ADD c1 {OWN_NETNS}")]);
         let mut interface = json!({"name": "eth0", "sandbox": OWN_NETNS});
@@ -138,36 +110,19 @@ fn add_gets_what_the_chain_made() {
 #[test]
 fn a_result_that_the_version_cannot_hold_is_an_error_and_undone() {
     let plugin = Scripted::default();
-    let call = Call::new("ADD")
-        .key("table", json!(100))
-        .key("cniVersion", json!("1.0.0"));
+    let call = Call::new("ADD").key("table", json!(100)).key("cniVersion", json!("1.0.0"));
     let document = error_of(&call.run(&plugin));
-    assert_eq!(
-        (&document["code"], &document["cniVersion"]),
-        (&json!(1), &json!("1.0.0"))
-    );
-    assert!(
-        document["msg"]
-            .as_str()
-            .unwrap()
-            .contains("routes[0].table 100"),
-        "{document}"
-    );
+    assert_eq!((&document["code"], &document["cniVersion"]), (&json!(1), &json!("1.0.0")));
+    assert!(document["msg"].as_str().unwrap().contains("routes[0].table 100"), "{document}");
     assert_eq!(plugin.calls().len(), 2);
-    assert!(
-        plugin.calls()[1].starts_with("DEL c1 "),
-        "{:?}",
-        plugin.calls()
-    );
+    assert!(plugin.calls()[1].starts_with("DEL c1 "), "{:?}", plugin.calls());
 }
 
 #[test]
 fn verbs_without_a_result_write_nothing() {
-    for (command, expected) in [
-        ("CHECK", "CHECK 1 ips".to_owned()),
-        ("GC", "GC Absent".to_owned()),
-        ("STATUS", "STATUS dbnet".to_owned()),
-    ] {
+    for (command, expected) in
+        [("CHECK", "CHECK 1 ips".to_owned()), ("GC", "GC Absent".to_owned()), ("STATUS", "STATUS dbnet".to_owned())]
+    {
         let plugin = Scripted::default();
         let output = Call::new(command).run(&plugin);
         assert_eq!((output.stdout.len(), output.exit_code), (0, 0), "{command}");
@@ -175,9 +130,7 @@ fn verbs_without_a_result_write_nothing() {
     }
     let plugin = Scripted::default();
     let list = json!([{"containerID": "c1", "ifname": "eth0"}]);
-    Call::new("GC")
-        .key("cni.dev/valid-attachments", list)
-        .run(&plugin);
+    Call::new("GC").key("cni.dev/valid-attachments", list).run(&plugin);
     assert_eq!(plugin.calls(), ["GC 1 valid"]);
 }
 
@@ -190,11 +143,9 @@ fn del_is_called_with_whatever_could_be_read() {
         plugin.calls().concat()
     };
     let readable = "config=ok net_conf=ok prev_result=ok args=ok";
-    for (netns, expected) in [
-        ("", "None"),
-        ("/nonexistent", "Some(\"/nonexistent\")"),
-        ("/dev/null", "Some(\"/dev/null\")"),
-    ] {
+    for (netns, expected) in
+        [("", "None"), ("/nonexistent", "Some(\"/nonexistent\")"), ("/dev/null", "Some(\"/dev/null\")")]
+    {
         assert_eq!(
             called_with(Call::new("DEL").variable("CNI_NETNS", netns)),
             format!("DEL c1 netns={expected} {readable}")
@@ -225,9 +176,7 @@ fn a_failure_is_one_error_document() {
 fn a_panic_is_one_error_document() {
     for command in ["ADD", "DEL", "CHECK", "GC", "STATUS"] {
         let version = if command == "ADD" { "0.4.0" } else { "1.1.0" };
-        let call = Call::new(command)
-            .key("panics", json!(true))
-            .key("cniVersion", json!(version));
+        let call = Call::new(command).key("panics", json!(true)).key("cniVersion", json!(version));
         let document = error_of(&call.run(&Scripted::default()));
         assert_eq!(document["code"], 999);
         assert_eq!(document["cniVersion"], version);

@@ -5,8 +5,7 @@ use std::io::Read;
 use std::sync::Mutex;
 
 use cnikit::plugin::{
-    About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Output, Plugin, StatusRequest,
-    dispatch,
+    About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Output, Plugin, StatusRequest, dispatch,
 };
 use cnikit::spec::{AddResult, ErrorCode, Interface, IpConfig, Route, ValidAttachments};
 use serde_json::{Value, json};
@@ -34,9 +33,7 @@ impl Scripted {
         self.calls.lock().unwrap().push(call);
         assert!(!script.panics, "as the script says");
         if script.fails {
-            return Err(
-                Failure::new(ErrorCode::TRY_AGAIN, "the pool is locked").with_details("by 42")
-            );
+            return Err(Failure::new(ErrorCode::TRY_AGAIN, "the pool is locked").with_details("by 42"));
         }
         Ok(())
     }
@@ -59,22 +56,14 @@ impl Plugin for Scripted {
     }
 
     fn add(&self, request: &AddRequest<Script>) -> Result<AddResult, Failure> {
-        let call = format!(
-            "ADD {} {}",
-            request.attachment.container_id,
-            request.netns.display()
-        );
+        let call = format!("ADD {} {}", request.attachment.container_id, request.netns.display());
         self.play(call, &request.config)?;
-        let eth0 = Interface::new(&request.attachment.ifname)
-            .in_sandbox(&request.netns)
-            .with_mtu(1500);
+        let eth0 = Interface::new(&request.attachment.ifname).in_sandbox(&request.netns).with_mtu(1500);
         let mut result = request.prev_result.clone().unwrap_or_default();
         let index = result.push_interface(eth0);
         let mut route = Route::new("0.0.0.0/0".parse().unwrap());
         route.table = request.config.table;
-        Ok(result
-            .with_ip(IpConfig::new("10.1.0.5/16".parse().unwrap()).on_interface(index))
-            .with_route(route))
+        Ok(result.with_ip(IpConfig::new("10.1.0.5/16".parse().unwrap()).on_interface(index)).with_route(route))
     }
 
     fn del(&self, request: &DelRequest<Script>) -> Result<(), Failure> {
@@ -92,10 +81,7 @@ impl Plugin for Scripted {
     }
 
     fn check(&self, request: &CheckRequest<Script>) -> Result<(), Failure> {
-        self.play(
-            format!("CHECK {} ips", request.prev_result.ips.len()),
-            &request.config,
-        )
+        self.play(format!("CHECK {} ips", request.prev_result.ips.len()), &request.config)
     }
 
     fn gc(&self, request: &GcRequest<Script>) -> Result<(), Failure> {

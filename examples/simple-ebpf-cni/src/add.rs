@@ -3,9 +3,7 @@
 use std::slice;
 
 use cnikit::ipam::{self, Lease, Store};
-use cnikit::netlink::{
-    self, LOOPBACK_INDEX, Link, Netns, Socket, VethEnd, VethIndexes, VethPair,
-};
+use cnikit::netlink::{self, LOOPBACK_INDEX, Link, Netns, Socket, VethEnd, VethIndexes, VethPair};
 use cnikit::plugin::{AddRequest, Failure, Step as _};
 use cnikit::spec::{AddResult, Attachment, ErrorCode, Interface, IpConfig, Route};
 use scopeguard::{ScopeGuard, guard};
@@ -24,19 +22,14 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let netns = Netns::open(&request.netns)?;
     let pod = netns.socket()?;
     if pod.link_by_name(&attachment.ifname)?.is_some() {
-        return Err(already_attached(&format!(
-            "{} has an interface {}",
-            request.netns.display(),
-            attachment.ifname
-        )));
+        return Err(already_attached(&format!("{} has an interface {}", request.netns.display(), attachment.ifname)));
     }
 
     let datapath = network::datapath(&attachment.network);
     let bridge = network::ensure(&host, &attachment.network, config, &datapath)?;
 
     let store = network::leases(&config.data_dir, &attachment.network)?;
-    let Leased { lease, made_here } =
-        lease(&store, attachment, config, &host).step("lease an address")?;
+    let Leased { lease, made_here } = lease(&store, attachment, config, &host).step("lease an address")?;
     let lease = guard(lease, |lease| {
         if made_here {
             let freed = store.lock(LOCK_TIMEOUT).and_then(|mut store| store.release(&lease.owner));
@@ -46,8 +39,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
 
     let veth = create_veth(&host, attachment, config, &bridge, &netns)?;
     let veth = guard(veth, |veth| undo("delete the veth pair", host.delete_link(veth.host)));
-    host.create_clsact(veth.host, network::blocks(bridge.index))
-        .step("have the eBPF programs run on the veth pair")?;
+    host.create_clsact(veth.host, network::blocks(bridge.index)).step("have the eBPF programs run on the veth pair")?;
 
     let rows = Rows::open(&datapath, attachment).step("open the eBPF maps")?;
     let rows = guard(rows, |rows| undo("remove the map rows", rows.remove(&lease.addresses)));
@@ -69,12 +61,7 @@ struct Leased {
 
 /// Leases an address. A lease that the attachment has already is taken over if its pair does not
 /// exist: that is what an ADD leaves which was killed between the two.
-fn lease(
-    store: &Store,
-    attachment: &Attachment,
-    config: &Config,
-    host: &Socket,
-) -> Result<Leased, Failure> {
+fn lease(store: &Store, attachment: &Attachment, config: &Config, host: &Socket) -> Result<Leased, Failure> {
     let owner = network::owner(attachment);
     match store.lock(LOCK_TIMEOUT)?.allocate(&owner, slice::from_ref(&config.range)) {
         Ok(lease) => Ok(Leased { lease, made_here: true }),
@@ -98,8 +85,7 @@ fn create_veth(
 ) -> Result<VethIndexes, Failure> {
     let outside = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
     let inside = VethEnd { name: attachment.ifname.clone(), mac: attachment.container_mac() };
-    let pair =
-        VethPair::new(outside, inside, netns).mtu(config.mtu).master(bridge.index).host_up();
+    let pair = VethPair::new(outside, inside, netns).mtu(config.mtu).master(bridge.index).host_up();
     match host.create_veth(&pair) {
         Err(netlink::Error::Exists { .. }) => {
             let (outside, inside) = (attachment.host_ifname(), &attachment.ifname);
@@ -110,12 +96,7 @@ fn create_veth(
 }
 
 /// Gives the pod its addresses and the way out, which it reports.
-fn configure_pod(
-    pod: &Socket,
-    index: u32,
-    lease: &Lease,
-    config: &Config,
-) -> netlink::Result<Vec<netlink::Route>> {
+fn configure_pod(pod: &Socket, index: u32, lease: &Lease, config: &Config) -> netlink::Result<Vec<netlink::Route>> {
     pod.set_up(LOOPBACK_INDEX)?;
     for address in &lease.addresses {
         pod.add_address(index, *address)?;
@@ -130,22 +111,14 @@ fn configure_pod(
 }
 
 /// Interfaces in the order that tools expect of a bridge plugin: bridge, host's end, pod's end.
-fn result(
-    request: &AddRequest<Config>,
-    bridge: &Link,
-    lease: &Lease,
-    routes: &[netlink::Route],
-) -> AddResult {
+fn result(request: &AddRequest<Config>, bridge: &Link, lease: &Lease, routes: &[netlink::Route]) -> AddResult {
     let (attachment, config) = (&request.attachment, &request.config);
     let mut result = AddResult::default();
     let mut on_bridge = Interface::new(&bridge.name).with_mtu(bridge.mtu);
     on_bridge.mac = bridge.mac.map(|mac| mac.to_string());
     result.push_interface(on_bridge);
-    result.push_interface(
-        Interface::new(attachment.host_ifname())
-            .with_mac(attachment.host_mac())
-            .with_mtu(config.mtu),
-    );
+    result
+        .push_interface(Interface::new(attachment.host_ifname()).with_mac(attachment.host_mac()).with_mtu(config.mtu));
     let in_pod = result.push_interface(
         Interface::new(&attachment.ifname)
             .with_mac(attachment.container_mac())

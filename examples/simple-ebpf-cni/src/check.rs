@@ -26,13 +26,7 @@ pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
     if check.differences.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(
-        DIFFERS,
-        format!(
-            "{}; DEL the attachment and ADD it again",
-            check.differences.join("; ")
-        ),
-    ))
+    Err(Failure::new(DIFFERS, format!("{}; DEL the attachment and ADD it again", check.differences.join("; "))))
 }
 
 struct Check<'a> {

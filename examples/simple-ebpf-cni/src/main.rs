@@ -13,9 +13,7 @@ mod rows;
 
 use std::process::ExitCode;
 
-use cnikit::plugin::{
-    About, AddRequest, CheckRequest, DelRequest, Failure, Plugin,
-};
+use cnikit::plugin::{About, AddRequest, CheckRequest, DelRequest, Failure, Plugin};
 use cnikit::spec::AddResult;
 
 use crate::config::Config;

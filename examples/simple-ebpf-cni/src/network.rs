@@ -40,10 +40,7 @@ pub(crate) fn leases(data_dir: &Path, network: &NetworkName) -> ipam::Result<Sto
 
 /// The attachment as the leases know it.
 pub(crate) fn owner(attachment: &Attachment) -> Owner {
-    Owner {
-        container_id: attachment.container_id.clone(),
-        ifname: attachment.ifname.clone(),
-    }
+    Owner { container_id: attachment.container_id.clone(), ifname: attachment.ifname.clone() }
 }
 
 /// The network's programs and maps.
@@ -64,9 +61,7 @@ pub(crate) fn ensure(
     let bridge = ensure_bridge(host, network, config).step("set up the bridge")?;
     datapath.ensure().step("load the eBPF programs")?;
     let gateway_mac = bridge.mac.unwrap_or_else(|| bridge_mac(network));
-    datapath
-        .configure(NetConfig { bridge_ifindex: bridge.index, gateway_mac })
-        .step("configure the eBPF programs")?;
+    datapath.configure(NetConfig { bridge_ifindex: bridge.index, gateway_mac }).step("configure the eBPF programs")?;
     ensure_programs(host, datapath, &bridge).step("attach the eBPF programs")?;
     Ok(bridge)
 }
@@ -98,8 +93,7 @@ impl Placed {
     /// Whether the block holds the very program that is pinned.
     pub(crate) fn is_attached(&self, host: &Socket) -> netlink::Result<bool> {
         Ok(host.filters(&self.target)?.iter().any(|filter| {
-            (filter.priority, filter.handle, filter.program_id)
-                == (PRIORITY, HANDLE, Some(self.program.id()))
+            (filter.priority, filter.handle, filter.program_id) == (PRIORITY, HANDLE, Some(self.program.id()))
         }))
     }
 
@@ -142,10 +136,7 @@ fn create_bridge(host: &Socket, network: &NetworkName, config: &Config) -> Resul
     let spec = BridgeSpec::new(config.bridge.clone()).mac(bridge_mac(network)).mtu(config.mtu).up();
     unless_exists(host.create_bridge(&spec).map(drop))?;
     host.link_by_name(&config.bridge)?.ok_or_else(|| {
-        Failure::new(
-            ErrorCode::TRY_AGAIN,
-            format!("{} went away as soon as it was made: try again", config.bridge),
-        )
+        Failure::new(ErrorCode::TRY_AGAIN, format!("{} went away as soon as it was made: try again", config.bridge))
     })
 }
 

@@ -15,11 +15,7 @@ pub(crate) struct Rows {
 
 impl Rows {
     pub(crate) fn open(datapath: &Datapath, attachment: &Attachment) -> Result<Self> {
-        Ok(Self {
-            counters: datapath.counters()?,
-            ports: datapath.ports()?,
-            mac: attachment.container_mac(),
-        })
+        Ok(Self { counters: datapath.counters()?, ports: datapath.ports()?, mac: attachment.container_mac() })
     }
 
     /// Counts for the addresses, from zero, and has packets for them delivered to the port.

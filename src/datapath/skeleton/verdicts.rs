@@ -48,17 +48,11 @@ impl Loaded {
             return None;
         }
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
-        let skeleton = CniTcSkelBuilder::default()
-            .open(storage)
-            .unwrap()
-            .load()
-            .unwrap();
+        let skeleton = CniTcSkelBuilder::default().open(storage).unwrap().load().unwrap();
         let loaded = Self { skeleton };
         loaded.configure(BRIDGE);
         for pod in [POD_A, POD_B] {
-            CounterMap::new(handle(&loaded.skeleton.maps.pkt_count))
-                .track(pod.into())
-                .unwrap();
+            CounterMap::new(handle(&loaded.skeleton.maps.pkt_count)).track(pod.into()).unwrap();
         }
         loaded.place(POD_A, PORT, MAC_A);
         loaded.place(POD_B, OTHER_PORT, MAC_B);
@@ -66,23 +60,16 @@ impl Loaded {
     }
 
     fn configure(&self, bridge_ifindex: u32) {
-        let config = NetConfig {
-            bridge_ifindex,
-            gateway_mac: MacAddr::new(MAC_GATEWAY),
-        };
+        let config = NetConfig { bridge_ifindex, gateway_mac: MacAddr::new(MAC_GATEWAY) };
         let row = RawNetConfig::from(config);
         let map = &self.skeleton.maps.net_config;
         map.update(&[0; 4], row.as_bytes(), MapFlags::ANY).unwrap();
     }
 
     fn place(&self, pod: Ipv4Addr, ifindex: u32, mac: [u8; 6]) {
-        let row = RawPodPort::from(PodPort {
-            ifindex,
-            mac: MacAddr::new(mac),
-        });
+        let row = RawPodPort::from(PodPort { ifindex, mac: MacAddr::new(mac) });
         let map = &self.skeleton.maps.pod_ifindex;
-        map.update(&pod.octets(), row.as_bytes(), MapFlags::ANY)
-            .unwrap();
+        map.update(&pod.octets(), row.as_bytes(), MapFlags::ANY).unwrap();
     }
 
     /// The verdict on a frame, and the frame as the program left it.
@@ -91,13 +78,7 @@ impl Loaded {
         let mut input = ProgramInput::default();
         input.data_in = Some(frame);
         input.data_out = Some(&mut out);
-        let verdict = self
-            .skeleton
-            .progs
-            .cni_tc_main
-            .test_run(input)
-            .unwrap()
-            .return_value;
+        let verdict = self.skeleton.progs.cni_tc_main.test_run(input).unwrap().return_value;
         (verdict.cast_signed(), out)
     }
 
@@ -139,10 +120,7 @@ fn frame(to: [u8; 6], source: Ipv4Addr, destination: Ipv4Addr, ttl: u8) -> Vec<u
 
 /// RFC 1071. Over a header that holds its own checksum the result is 0.
 fn checksum(header: &[u8]) -> u16 {
-    let sum: u32 = header
-        .chunks(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-        .sum();
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap()
 }
@@ -155,19 +133,10 @@ fn a_packet_for_a_pod_is_redirected_untouched_and_counted() {
     assert_eq!(loaded.ingress(&sent), (REDIRECT, sent.clone()));
 
     let counters = loaded.counters(POD_A);
-    assert_eq!(
-        (counters.tx_packets, counters.tx_direct, counters.rx_stack),
-        (1, 1, 0)
-    );
+    assert_eq!((counters.tx_packets, counters.tx_direct, counters.rx_stack), (1, 1, 0));
     assert_eq!(counters.tx_bytes, sent.len() as u64);
     assert_eq!(loaded.counters(POD_B), PodCounters::default());
-    assert_eq!(
-        loaded.stats(),
-        NetStats {
-            direct: 1,
-            ..NetStats::default()
-        }
-    );
+    assert_eq!(loaded.stats(), NetStats { direct: 1, ..NetStats::default() });
 }
 
 #[test]
@@ -191,11 +160,7 @@ fn the_stack_answers_for_a_packet_that_may_not_be_routed() {
         assert_eq!(loaded.ingress(&sent), (UNSPEC, sent.clone()), "TTL {ttl}");
     }
     let delivered = frame(MAC_B, POD_A, POD_B, 1);
-    assert_eq!(
-        loaded.ingress(&delivered).0,
-        REDIRECT,
-        "on the link no hop is spent"
-    );
+    assert_eq!(loaded.ingress(&delivered).0, REDIRECT, "on the link no hop is spent");
 }
 
 #[test]
@@ -205,37 +170,21 @@ fn the_bridge_gets_what_is_for_nobody_in_the_map() {
         ("the world", frame(MAC_GATEWAY, POD_A, STRANGER, 64)),
         ("a pod that routes", frame(MAC_THIRD, POD_A, POD_B, 64)),
         ("the pod itself", frame(MAC_A, POD_A, POD_A, 64)),
-        (
-            "everybody",
-            frame([0xff; 6], POD_A, Ipv4Addr::BROADCAST, 64),
-        ),
+        ("everybody", frame([0xff; 6], POD_A, Ipv4Addr::BROADCAST, 64)),
     ];
     for (who, sent) in &cases {
         assert_eq!(loaded.ingress(sent), (UNSPEC, sent.clone()), "{who}");
     }
     let counters = loaded.counters(POD_A);
-    assert_eq!(
-        (counters.tx_packets, counters.tx_direct),
-        (cases.len() as u64, 0)
-    );
+    assert_eq!((counters.tx_packets, counters.tx_direct), (cases.len() as u64, 0));
     assert_eq!(loaded.stats().to_stack, cases.len() as u64);
 }
 
 #[test]
 fn an_unknown_source_is_delivered_and_counted_as_such() {
     let Some(loaded) = Loaded::new() else { return };
-    assert_eq!(
-        loaded.ingress(&frame(MAC_B, STRANGER, POD_B, 64)).0,
-        REDIRECT
-    );
-    assert_eq!(
-        loaded.stats(),
-        NetStats {
-            direct: 1,
-            unknown_source: 1,
-            ..NetStats::default()
-        }
-    );
+    assert_eq!(loaded.ingress(&frame(MAC_B, STRANGER, POD_B, 64)).0, REDIRECT);
+    assert_eq!(loaded.stats(), NetStats { direct: 1, unknown_source: 1, ..NetStats::default() });
 }
 
 #[test]
@@ -264,13 +213,7 @@ fn on_the_bridge_nothing_is_counted_twice_or_redirected() {
     assert_eq!(loaded.egress(&sent), UNSPEC);
 
     assert_eq!(loaded.counters(POD_A), PodCounters::default());
-    assert_eq!(
-        loaded.stats(),
-        NetStats {
-            to_host: 1,
-            ..NetStats::default()
-        }
-    );
+    assert_eq!(loaded.stats(), NetStats { to_host: 1, ..NetStats::default() });
 }
 
 #[test]
@@ -279,18 +222,6 @@ fn what_the_bridge_delivers_is_counted_at_the_target() {
 
     assert_eq!(loaded.egress(&frame(MAC_B, STRANGER, POD_B, 64)), UNSPEC);
 
-    assert_eq!(
-        loaded.counters(POD_B),
-        PodCounters {
-            rx_stack: 1,
-            ..PodCounters::default()
-        }
-    );
-    assert_eq!(
-        loaded.stats(),
-        NetStats {
-            from_stack: 1,
-            ..NetStats::default()
-        }
-    );
+    assert_eq!(loaded.counters(POD_B), PodCounters { rx_stack: 1, ..PodCounters::default() });
+    assert_eq!(loaded.stats(), NetStats { from_stack: 1, ..NetStats::default() });
 }

@@ -52,13 +52,8 @@ impl Command {
     #[must_use]
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let program = program.as_ref().to_string_lossy();
-        let path =
-            require::find(&program).unwrap_or_else(|| panic!("no program {program}: install it"));
-        Self {
-            inner: std::process::Command::new(path),
-            stdin: Vec::new(),
-            limit: LIMIT,
-        }
+        let path = require::find(&program).unwrap_or_else(|| panic!("no program {program}: install it"));
+        Self { inner: std::process::Command::new(path), stdin: Vec::new(), limit: LIMIT }
     }
 
     /// Adds one argument.
@@ -119,10 +114,7 @@ impl Command {
     #[track_caller]
     #[must_use]
     pub fn output(mut self) -> Output {
-        self.inner
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        self.inner.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let deadline = Instant::now() + self.limit;
         let mut running = self.start();
         let child = &mut running.child;
@@ -133,17 +125,10 @@ impl Command {
         }
         let outputs = (drain(child.stdout.take()), drain(child.stderr.take()));
         let left = || deadline.saturating_duration_since(Instant::now());
-        let (Ok(stdout), Ok(stderr)) = (
-            outputs.0.recv_timeout(left()),
-            outputs.1.recv_timeout(left()),
-        ) else {
+        let (Ok(stdout), Ok(stderr)) = (outputs.0.recv_timeout(left()), outputs.1.recv_timeout(left())) else {
             panic!("{} was not through after {:?}", running.name, self.limit);
         };
-        Output {
-            status: running.wait(left()),
-            stdout,
-            stderr,
-        }
+        Output { status: running.wait(left()), stdout, stderr }
     }
 
     /// Runs to the end, which must be a success, and returns the standard output.
@@ -154,11 +139,7 @@ impl Command {
     #[track_caller]
     pub fn run(self) -> String {
         let shown = format!("{:?}", self.inner);
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = self.output();
+        let Output { status, stdout, stderr } = self.output();
         assert!(status.success(), "{shown}: {status}\n{stdout}{stderr}");
         stdout
     }
@@ -199,12 +180,8 @@ impl Command {
     #[must_use]
     pub fn spawn_logged(mut self, log: &std::path::Path) -> Running {
         let open = || std::fs::File::create(log).and_then(|file| Ok((file.try_clone()?, file)));
-        let (stdout, stderr) =
-            open().unwrap_or_else(|error| panic!("cannot write {}: {error}", log.display()));
-        self.inner
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(stderr);
+        let (stdout, stderr) = open().unwrap_or_else(|error| panic!("cannot write {}: {error}", log.display()));
+        self.inner.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         self.start()
     }
 
@@ -234,10 +211,7 @@ impl Running {
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let mut status = None;
         eventually(&format!("the end of {}", self.name), limit, || {
-            status = self
-                .child
-                .try_wait()
-                .unwrap_or_else(|error| panic!("cannot wait for {}: {error}", self.name));
+            status = self.child.try_wait().unwrap_or_else(|error| panic!("cannot wait for {}: {error}", self.name));
             status.is_some()
         });
         status.unwrap_or_else(|| unreachable!("eventually() panics otherwise"))

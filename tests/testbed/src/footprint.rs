@@ -28,32 +28,17 @@ impl Footprint {
     #[must_use]
     pub fn of_network(namespace: &impl Namespace) -> Self {
         let mut lines = BTreeSet::new();
-        for link in namespace
-            .links()
-            .into_iter()
-            .filter(|link| link["ifname"] != "lo")
-        {
+        for link in namespace.links().into_iter().filter(|link| link["ifname"] != "lo") {
             let name = text(&link["ifname"]);
             let up = list(link["flags"].clone()).iter().any(|flag| flag == "UP");
             let [index, mtu, mac] = ["ifindex", "mtu", "address"].map(|key| text(&link[key]));
             let master = link["master"].as_str().unwrap_or("-");
-            lines.insert(format!(
-                "link {name} index {index} mtu {mtu} mac {mac} master {master} up {up}"
-            ));
-            lines.extend(
-                namespace
-                    .addresses(&name)
-                    .iter()
-                    .map(|address| format!("address {name} {address}")),
-            );
+            lines.insert(format!("link {name} index {index} mtu {mtu} mac {mac} master {master} up {up}"));
+            lines.extend(namespace.addresses(&name).iter().map(|address| format!("address {name} {address}")));
         }
         for route in namespace.routes() {
             let via = route["gateway"].as_str().unwrap_or("-");
-            lines.insert(format!(
-                "route {} via {via} dev {}",
-                text(&route["dst"]),
-                text(&route["dev"])
-            ));
+            lines.insert(format!("route {} via {via} dev {}", text(&route["dst"]), text(&route["dev"])));
         }
         Self(lines)
     }
@@ -68,11 +53,7 @@ impl Footprint {
     pub fn of_folder(kind: &str, folder: impl AsRef<Path>) -> Self {
         let mut lines = BTreeSet::new();
         walk(folder.as_ref(), &mut |path, text| {
-            lines.insert(
-                format!("{kind} {} {text}", path.display())
-                    .trim_end()
-                    .to_owned(),
-            );
+            lines.insert(format!("{kind} {} {text}", path.display()).trim_end().to_owned());
         });
         Self(lines)
     }
@@ -88,15 +69,7 @@ impl Footprint {
     #[must_use]
     pub fn beyond(&self, other: &Self, tolerated: &[String]) -> Self {
         let news = self.0.difference(&other.0);
-        Self(
-            news.filter(|line| {
-                !tolerated
-                    .iter()
-                    .any(|start| line.starts_with(start.as_str()))
-            })
-            .cloned()
-            .collect(),
-        )
+        Self(news.filter(|line| !tolerated.iter().any(|start| line.starts_with(start.as_str()))).cloned().collect())
     }
 
     /// Whether there is no line.
@@ -118,10 +91,7 @@ impl Footprint {
     #[track_caller]
     pub fn assert_unchanged(&self, before: &Self, what: &str) {
         let (came, went) = (self.beyond(before, &[]), before.beyond(self, &[]));
-        assert!(
-            came.is_empty() && went.is_empty(),
-            "{what} changed something\ncame:\n{came}went:\n{went}"
-        );
+        assert!(came.is_empty() && went.is_empty(), "{what} changed something\ncame:\n{came}went:\n{went}");
     }
 }
 
@@ -133,9 +103,7 @@ impl FromIterator<String> for Footprint {
 
 impl Display for Footprint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .iter()
-            .try_for_each(|line| writeln!(formatter, "  {line}"))
+        self.0.iter().try_for_each(|line| writeln!(formatter, "  {line}"))
     }
 }
 
@@ -146,14 +114,11 @@ fn walk(folder: &Path, see: &mut impl FnMut(&Path, &str)) {
         return;
     };
     for entry in entries {
-        let entry =
-            entry.unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
+        let entry = entry.unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
         let path = entry.path();
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => walk(&path, see),
-            Ok(kind) if kind.is_file() => {
-                see(&path, fs::read_to_string(&path).unwrap_or_default().trim())
-            }
+            Ok(kind) if kind.is_file() => see(&path, fs::read_to_string(&path).unwrap_or_default().trim()),
             // Gone since the listing, or a socket.
             _ => {}
         }

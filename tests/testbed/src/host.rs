@@ -41,12 +41,7 @@ pub fn host(test: impl FnOnce(&Host) + Send) {
     };
     // The name is the test's, so that a panic names it.
     let thread = std::thread::Builder::new().name(name);
-    let ended = std::thread::scope(|scope| {
-        thread
-            .spawn_scoped(scope, body)
-            .expect("a thread can be started")
-            .join()
-    });
+    let ended = std::thread::scope(|scope| thread.spawn_scoped(scope, body).expect("a thread can be started").join());
     if let Err(panic) = ended {
         std::panic::resume_unwind(panic);
     }
@@ -65,16 +60,8 @@ impl Host {
     fn enter() -> Self {
         unshare::unshare(true);
         // Else every mount made here would show up on the machine as well.
-        mount_change(
-            "/",
-            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-        )
-        .expect("/ can be made private");
-        let host = Self {
-            netns: unshare::current(),
-            kept: Mutex::default(),
-            scratches: AtomicU32::new(0),
-        };
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("/ can be made private");
+        let host = Self { netns: unshare::current(), kept: Mutex::default(), scratches: AtomicU32::new(0) };
         // A sysfs shows the network namespace in which it was mounted: the machine's would show the machine's links.
         furnish("sysfs", "/sys");
         furnish("bpf", "/sys/fs/bpf");
@@ -96,8 +83,7 @@ impl Host {
     pub fn scratch(&self) -> PathBuf {
         let number = self.scratches.fetch_add(1, Ordering::Relaxed);
         let path = Path::new(SCRATCH).join(number.to_string());
-        fs::create_dir(&path)
-            .unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
         path
     }
 
@@ -112,10 +98,7 @@ impl Host {
     pub fn empty_dir(&self, path: impl AsRef<Path>) {
         let path = path.as_ref();
         if !path.is_dir() {
-            let ancestor = path
-                .ancestors()
-                .find(|ancestor| ancestor.is_dir())
-                .unwrap_or(Path::new("/"));
+            let ancestor = path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"));
             let [upper, work] = ["upper", "work"].map(|folder| {
                 let path = self.scratch().join(folder);
                 fs::create_dir(&path).expect("the scratch space is writable");
@@ -124,14 +107,8 @@ impl Host {
             let (lower, upper, work) = (ancestor.display(), upper.display(), work.display());
             let data = format!("lowerdir={lower},upperdir={upper},workdir={work}");
             let data = std::ffi::CString::new(data).expect("no path holds a NUL");
-            mount(
-                "overlay",
-                ancestor,
-                "overlay",
-                MountFlags::empty(),
-                data.as_c_str(),
-            )
-            .unwrap_or_else(|error| panic!("cannot lay an overlay over {lower}: {error}"));
+            mount("overlay", ancestor, "overlay", MountFlags::empty(), data.as_c_str())
+                .unwrap_or_else(|error| panic!("cannot lay an overlay over {lower}: {error}"));
             fs::create_dir_all(path).expect("the overlay is writable");
         }
         furnish("tmpfs", path);
@@ -150,32 +127,20 @@ impl Host {
     pub fn footprint(&self) -> Footprint {
         // Some kernels put two files of their own into every new bpffs, and keep them there.
         let preloaded = ["maps", "progs"].map(|name| format!("pin /sys/fs/bpf/{name}.debug"));
-        let pins =
-            Footprint::of_folder("pin", "/sys/fs/bpf").beyond(&Footprint::default(), &preloaded);
-        Footprint::of_network(self)
-            .and(pins)
-            .and(Footprint::of_folder("file", "/var/lib/cni"))
+        let pins = Footprint::of_folder("pin", "/sys/fs/bpf").beyond(&Footprint::default(), &preloaded);
+        Footprint::of_network(self).and(pins).and(Footprint::of_folder("file", "/var/lib/cni"))
     }
 
     /// Names what the test may leave behind: the beginning of a line of a [`Footprint`], such as `link cbr0 `.
     pub fn keep(&self, start: &str) {
-        self.kept
-            .lock()
-            .expect("no test panics in here")
-            .push(start.to_owned());
+        self.kept.lock().expect("no test panics in here").push(start.to_owned());
     }
 
     fn assert_clean(&self, before: &Footprint) {
-        let left = self
-            .footprint()
-            .beyond(before, &self.kept.lock().expect("no test panics in here"));
+        let left = self.footprint().beyond(before, &self.kept.lock().expect("no test panics in here"));
         assert!(left.is_empty(), "the test left behind:\n{left}");
         let holders = holders(&self.netns);
-        assert!(
-            holders == 1,
-            "the process holds the host's namespace by {} more descriptors",
-            holders - 1
-        );
+        assert!(holders == 1, "the process holds the host's namespace by {} more descriptors", holders - 1);
     }
 }
 
@@ -198,8 +163,5 @@ fn holders(netns: &OwnedFd) -> usize {
     let inode = fstat(netns).expect("an open descriptor has a state").st_ino;
     let link = PathBuf::from(format!("net:[{inode}]"));
     let descriptors = fs::read_dir("/proc/self/fd").expect("/proc is mounted");
-    descriptors
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-        .filter(|target| *target == link)
-        .count()
+    descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).filter(|target| *target == link).count()
 }

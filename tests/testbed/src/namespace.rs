@@ -70,9 +70,7 @@ pub trait Namespace {
     #[track_caller]
     fn ping(&self, target: &str, count: u32) -> Output {
         let count = count.to_string();
-        self.command("ping")
-            .args(["-n", "-q", "-i", "0.01", "-W", "1", "-c", &count, target])
-            .output()
+        self.command("ping").args(["-n", "-q", "-i", "0.01", "-W", "1", "-c", &count, target]).output()
     }
 }
 
@@ -86,7 +84,5 @@ pub(crate) fn list(value: Value) -> Vec<Value> {
 
 /// A string without its quotation marks, anything else as JSON.
 pub(crate) fn text(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -44,24 +44,18 @@ impl Plugin {
     /// A binary by its path.
     #[must_use]
     pub fn new(path: impl AsRef<Path>) -> Self {
-        Self {
-            path: path.as_ref().to_owned(),
-        }
+        Self { path: path.as_ref().to_owned() }
     }
 
     /// A call of any verb, with nothing set but `CNI_COMMAND` and `CNI_PATH`.
     #[must_use]
     pub fn invocation(&self, verb: &str) -> Invocation {
         let folder = self.path.parent().unwrap_or(Path::new("/"));
-        Invocation {
-            program: self.path.clone(),
-            env: BTreeMap::new(),
-            stdin: Vec::new(),
-        }
-        .env("CNI_COMMAND", verb)
-        .env("CNI_PATH", folder)
-        // Reference plugins call iptables by its name.
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        Invocation { program: self.path.clone(), env: BTreeMap::new(), stdin: Vec::new() }
+            .env("CNI_COMMAND", verb)
+            .env("CNI_PATH", folder)
+            // Reference plugins call iptables by its name.
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
     }
 
     /// A call of a verb on an attachment: all variables set, the interface named `eth0`, the config on stdin.
@@ -111,25 +105,13 @@ impl Invocation {
     #[track_caller]
     #[must_use]
     pub fn run(&self) -> Outcome {
-        let mut command = Command::new(&self.program)
-            .env_clear()
-            .stdin(self.stdin.clone())
-            .limit(LIMIT);
+        let mut command = Command::new(&self.program).env_clear().stdin(self.stdin.clone()).limit(LIMIT);
         for (name, value) in &self.env {
             command = command.env(name, value);
         }
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = command.output();
+        let Output { status, stdout, stderr } = command.output();
         let json = serde_json::from_str(&stdout).unwrap_or_default();
-        Outcome {
-            status,
-            stdout,
-            stderr,
-            json,
-        }
+        Outcome { status, stdout, stderr, json }
     }
 }
 
@@ -142,10 +124,7 @@ impl Outcome {
     #[track_caller]
     pub fn result(self) -> Value {
         assert!(self.status.success(), "the plugin failed: {self:#?}");
-        assert!(
-            self.stdout.trim().is_empty() || !self.json.is_null(),
-            "no JSON on stdout: {self:#?}"
-        );
+        assert!(self.stdout.trim().is_empty() || !self.json.is_null(), "no JSON on stdout: {self:#?}");
         self.json
     }
 
@@ -168,20 +147,9 @@ impl Outcome {
     #[track_caller]
     #[must_use]
     pub fn error(self, code: u64) -> String {
-        assert_eq!(
-            self.status.code(),
-            Some(1),
-            "the plugin should have ended with status 1: {self:#?}"
-        );
-        assert_eq!(
-            self.json["code"].as_u64(),
-            Some(code),
-            "the wrong code: {self:#?}"
-        );
-        assert!(
-            self.json["cniVersion"].is_string(),
-            "an error without cniVersion: {self:#?}"
-        );
+        assert_eq!(self.status.code(), Some(1), "the plugin should have ended with status 1: {self:#?}");
+        assert_eq!(self.json["code"].as_u64(), Some(code), "the wrong code: {self:#?}");
+        assert!(self.json["cniVersion"].is_string(), "an error without cniVersion: {self:#?}");
         let message = self.json["msg"].as_str().unwrap_or_default();
         assert!(!message.is_empty(), "an error without msg: {self:#?}");
         let details = self.json["details"].as_str().unwrap_or_default();

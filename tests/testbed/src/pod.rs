@@ -19,8 +19,7 @@ impl Pod {
             unshare::current()
         };
         // The namespace outlives the thread that made it, through the descriptor.
-        let netns =
-            std::thread::scope(|scope| scope.spawn(make).join()).expect("the namespace was made");
+        let netns = std::thread::scope(|scope| scope.spawn(make).join()).expect("the namespace was made");
         Self { netns }
     }
 
@@ -56,9 +55,6 @@ impl AsFd for Pod {
 impl Namespace for Pod {
     #[track_caller]
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::new("nsenter")
-            .arg(format!("--net={}", self.netns().display()))
-            .arg("--")
-            .arg(program)
+        Command::new("nsenter").arg(format!("--net={}", self.netns().display())).arg("--").arg(program)
     }
 }

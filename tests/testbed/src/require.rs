@@ -29,10 +29,7 @@ pub fn privileged() -> bool {
 /// If the program is missing and `CNIKIT_REQUIRE_PRIVILEGED=1` is set.
 #[must_use]
 pub fn tool(program: &str) -> bool {
-    find(program).is_some()
-        || skip(&format!(
-            "needs {program}: install it, or run scripts/preflight.sh"
-        ))
+    find(program).is_some() || skip(&format!("needs {program}: install it, or run scripts/preflight.sh"))
 }
 
 /// The path of a program. Looks where system programs live as well, which an ordinary user's `PATH` may leave out.
@@ -49,10 +46,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 /// Announces that a test is skipped; `false`, so that it ends the condition it stands in.
 fn skip(reason: &str) -> bool {
-    assert!(
-        std::env::var(REQUIRED).as_deref() != Ok("1"),
-        "{REQUIRED}=1 forbids a skip, but the test {reason}"
-    );
+    assert!(std::env::var(REQUIRED).as_deref() != Ok("1"), "{REQUIRED}=1 forbids a skip, but the test {reason}");
     let test = std::thread::current().name().unwrap_or("test").to_owned();
     // The runner captures what the print macros write; a skip must be seen. One write, or parallel tests mix lines.
     let _ = std::io::stderr().write_all(format!("SKIP {test}: {reason}\n").as_bytes());

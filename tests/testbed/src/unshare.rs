@@ -1,12 +1,6 @@
 //! The one place where a thread changes its namespaces.
-#![expect(
-    unsafe_code,
-    reason = "unshare(2) is unsafe for the sake of CLONE_FILES, which is not used here"
-)]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the testbed is the other place that makes namespaces"
-)]
+#![expect(unsafe_code, reason = "unshare(2) is unsafe for the sake of CLONE_FILES, which is not used here")]
+#![expect(clippy::disallowed_methods, reason = "the testbed is the other place that makes namespaces")]
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,8 +14,7 @@ pub(crate) fn unshare(mounts: bool) {
     let mut flags = UnshareFlags::NEWNET;
     flags.set(UnshareFlags::NEWNS, mounts);
     // SAFETY: file descriptors stay shared, as CLONE_FILES is not among the flags.
-    unsafe { unshare_unsafe(flags) }
-        .unwrap_or_else(|error| panic!("cannot unshare {flags:?}: {error}"));
+    unsafe { unshare_unsafe(flags) }.unwrap_or_else(|error| panic!("cannot unshare {flags:?}: {error}"));
 }
 
 /// Moves the calling thread into a network namespace.
@@ -33,7 +26,5 @@ pub(crate) fn enter(netns: impl AsFd) {
 /// The network namespace of the calling thread.
 pub(crate) fn current() -> OwnedFd {
     let path = "/proc/thread-self/ns/net";
-    File::open(path)
-        .unwrap_or_else(|error| panic!("cannot open {path}: {error}"))
-        .into()
+    File::open(path).unwrap_or_else(|error| panic!("cannot open {path}: {error}")).into()
 }

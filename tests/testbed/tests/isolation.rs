@@ -11,17 +11,8 @@ fn a_host_starts_with_lo_alone_and_empty_folders() {
         let links = host.links();
         assert_eq!(links.len(), 1, "{links:?}");
         assert_eq!(links[0]["ifname"], "lo");
-        assert!(
-            links[0]["flags"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|flag| flag == "UP")
-        );
-        let named: Vec<_> = fs::read_dir("/sys/class/net")
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        assert!(links[0]["flags"].as_array().unwrap().iter().any(|flag| flag == "UP"));
+        let named: Vec<_> = fs::read_dir("/sys/class/net").unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(named, ["lo"]);
         assert!(host.footprint().is_empty(), "{}", host.footprint());
     });
@@ -33,10 +24,7 @@ fn a_folder_that_the_machine_lacks_is_made_on_the_host_alone() {
     host(|host| {
         host.empty_dir(path);
         fs::write(format!("{path}/file"), "text").unwrap();
-        assert_eq!(
-            host.command("cat").arg(format!("{path}/file")).run(),
-            "text"
-        );
+        assert_eq!(host.command("cat").arg(format!("{path}/file")).run(), "text");
     });
     assert!(!fs::exists(path).unwrap());
 }
@@ -53,9 +41,7 @@ fn a_pod_is_a_namespace_of_its_own() {
         assert!(seen.contains("eth0:"), "{seen}");
         drop(one);
         // The kernel takes a namespace down in the background.
-        eventually("the end of the pair", Duration::from_secs(5), || {
-            host.link("veth0").is_none()
-        });
+        eventually("the end of the pair", Duration::from_secs(5), || host.link("veth0").is_none());
     });
 }
 
@@ -64,12 +50,7 @@ fn a_footprint_tells_what_came_and_what_went() {
     host(|host| {
         let before = host.footprint();
         fs::write("/var/lib/cni/lease", "10.0.0.2\n").unwrap();
-        let lines: Vec<String> = host
-            .footprint()
-            .beyond(&before, &[])
-            .lines()
-            .map(str::to_owned)
-            .collect();
+        let lines: Vec<String> = host.footprint().beyond(&before, &[]).lines().map(str::to_owned).collect();
         assert_eq!(lines, ["file /var/lib/cni/lease 10.0.0.2"]);
         fs::remove_file("/var/lib/cni/lease").unwrap();
         host.footprint().assert_unchanged(&before, "nothing");
@@ -83,12 +64,8 @@ fn a_leftover_link_fails_the_test() {
     if !privileged() {
         return;
     }
-    let left =
-        std::panic::catch_unwind(|| host(|host| drop(host.ip("link add left0 type bridge"))));
-    let message = *left
-        .expect_err("it must be noticed")
-        .downcast::<String>()
-        .unwrap();
+    let left = std::panic::catch_unwind(|| host(|host| drop(host.ip("link add left0 type bridge"))));
+    let message = *left.expect_err("it must be noticed").downcast::<String>().unwrap();
     assert!(message.contains("link left0 "), "{message}");
     host(|host| {
         host.keep("link left0 ");
@@ -98,15 +75,7 @@ fn a_leftover_link_fails_the_test() {
 
 #[test]
 fn a_process_that_takes_too_long_is_killed() {
-    let late = std::panic::catch_unwind(|| {
-        Command::new("sleep")
-            .arg("60")
-            .limit(Duration::from_millis(50))
-            .output()
-    });
-    let message = *late
-        .expect_err("it must be noticed")
-        .downcast::<String>()
-        .unwrap();
+    let late = std::panic::catch_unwind(|| Command::new("sleep").arg("60").limit(Duration::from_millis(50)).output());
+    let message = *late.expect_err("it must be noticed").downcast::<String>().unwrap();
     assert!(message.contains("was not through after 50ms"), "{message}");
 }

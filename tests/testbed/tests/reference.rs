@@ -22,12 +22,7 @@ fn config() -> Value {
 }
 
 fn keep_bridge(host: &Host) {
-    for line in [
-        "link ref0 ",
-        "address ref0 ",
-        "route 10.11.0.0/24 ",
-        "file /var/lib/cni/reference/reference/",
-    ] {
+    for line in ["link ref0 ", "address ref0 ", "route 10.11.0.0/24 ", "file /var/lib/cni/reference/reference/"] {
         host.keep(line);
     }
 }
@@ -41,10 +36,7 @@ fn two_pods_reach_each_other_through_the_reference_bridge() {
         let first = plugin.on("ADD", &config(), "one", &one).run().result();
         let second = plugin.on("ADD", &config(), "two", &two).run().result();
         assert_eq!(first["ips"][0]["address"], "10.11.0.2/24");
-        assert_eq!(
-            two.addresses("eth0"),
-            [second["ips"][0]["address"].as_str().unwrap()]
-        );
+        assert_eq!(two.addresses("eth0"), [second["ips"][0]["address"].as_str().unwrap()]);
         let pinged = one.ping("10.11.0.3", 5);
         assert!(pinged.status.success(), "{pinged:?}");
 
@@ -65,9 +57,7 @@ fn two_pods_reach_each_other_through_the_reference_bridge() {
 #[test]
 #[should_panic(expected = "the test left behind")]
 fn what_is_left_behind_fails_the_test() {
-    let Some(plugin) = reference() else {
-        panic!("the test left behind: not tried, no reference plugins here")
-    };
+    let Some(plugin) = reference() else { panic!("the test left behind: not tried, no reference plugins here") };
     if !cnikit_testbed::privileged() {
         panic!("the test left behind: not tried, no privileges");
     }

@@ -13,16 +13,8 @@ fn result(network: &Network, version: &str) -> (String, Value) {
     let pod = network.host.pod();
     let mut config = network.with("dns", json!({ "nameservers": ["10.96.0.10"] }));
     config["cniVersion"] = version.into();
-    let result = network
-        .plugin
-        .on("ADD", &config, "one", &pod)
-        .run()
-        .result();
-    network
-        .plugin
-        .on("DEL", &config, "one", &pod)
-        .run()
-        .silent();
+    let result = network.plugin.on("ADD", &config, "one", &pod).run().result();
+    network.plugin.on("DEL", &config, "one", &pod).run().silent();
     (pod.netns().display().to_string(), result)
 }
 
@@ -31,22 +23,14 @@ fn the_result_tells_bridge_host_end_and_pod_end_in_this_order() {
     on_host(|network| {
         let (netns, result) = result(network, "1.0.0");
         assert_eq!(result["cniVersion"], "1.0.0");
-        let interfaces = result["interfaces"]
-            .as_array()
-            .expect("there are interfaces");
+        let interfaces = result["interfaces"].as_array().expect("there are interfaces");
         assert_eq!(interfaces.len(), 3, "{result}");
         assert_eq!(interfaces[0]["name"], "cbr0");
-        assert!(
-            interfaces[1]["name"].as_str().unwrap().starts_with("veth"),
-            "{result}"
-        );
+        assert!(interfaces[1]["name"].as_str().unwrap().starts_with("veth"), "{result}");
         assert_eq!(interfaces[2]["name"], "eth0");
         assert_eq!(interfaces[2]["sandbox"], netns.as_str());
         for host in &interfaces[..2] {
-            assert!(
-                matches!(&host["sandbox"], Value::Null) || host["sandbox"] == "",
-                "{result}"
-            );
+            assert!(matches!(&host["sandbox"], Value::Null) || host["sandbox"] == "", "{result}");
         }
         for interface in interfaces {
             let mac = interface["mac"].as_str().unwrap();
@@ -72,20 +56,9 @@ fn the_result_has_the_shape_of_its_version() {
         for version in ["1.0.0", "1.1.0"] {
             let (_, result) = result(network, version);
             assert_eq!(result["cniVersion"], version);
-            assert!(
-                result["ips"][0].get("version").is_none(),
-                "{version}: {result}"
-            );
+            assert!(result["ips"][0].get("version").is_none(), "{version}: {result}");
             let mtu = &result["interfaces"][2]["mtu"];
-            assert_eq!(
-                *mtu,
-                if version == "1.1.0" {
-                    json!(1500)
-                } else {
-                    Value::Null
-                },
-                "{version}: {result}"
-            );
+            assert_eq!(*mtu, if version == "1.1.0" { json!(1500) } else { Value::Null }, "{version}: {result}");
         }
     });
 }
@@ -97,16 +70,8 @@ fn an_empty_dns_is_left_out_from_1_0_0_on() {
         for (version, dns) in [("0.4.0", Some(json!({}))), ("1.0.0", None)] {
             let pod = network.host.pod();
             let config = network.with("cniVersion", version);
-            let result = network
-                .plugin
-                .on("ADD", &config, "one", &pod)
-                .run()
-                .result();
-            network
-                .plugin
-                .on("DEL", &config, "one", &pod)
-                .run()
-                .silent();
+            let result = network.plugin.on("ADD", &config, "one", &pod).run().result();
+            network.plugin.on("DEL", &config, "one", &pod).run().silent();
             assert_eq!(result.get("dns").cloned(), dns, "{version}: {result}");
         }
     });
@@ -121,42 +86,18 @@ fn the_kernel_shows_what_the_result_says() {
         assert_eq!(bridge["address"], one.result["interfaces"][0]["mac"]);
         assert_eq!(network.host.addresses("cbr0"), [format!("{GATEWAY}/24")]);
 
-        let outside = network
-            .host
-            .link(one.host_veth())
-            .expect("the host's end is there");
+        let outside = network.host.link(one.host_veth()).expect("the host's end is there");
         assert_eq!(outside["master"], "cbr0");
         assert_eq!(outside["address"], one.result["interfaces"][1]["mac"]);
         let inside = one.pod.link("eth0").expect("the pod's end is there");
         assert_eq!(inside["address"], one.mac());
-        for link in [
-            &bridge,
-            &outside,
-            &inside,
-            &one.pod.link("lo").expect("there is a lo"),
-        ] {
-            assert!(
-                link["flags"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .any(|flag| flag == "UP"),
-                "{link}"
-            );
+        for link in [&bridge, &outside, &inside, &one.pod.link("lo").expect("there is a lo")] {
+            assert!(link["flags"].as_array().unwrap().iter().any(|flag| flag == "UP"), "{link}");
         }
-        assert_eq!(
-            one.pod.addresses("eth0"),
-            [one.result["ips"][0]["address"].as_str().unwrap()]
-        );
+        assert_eq!(one.pod.addresses("eth0"), [one.result["ips"][0]["address"].as_str().unwrap()]);
         let routes = one.pod.routes();
-        let default = routes
-            .iter()
-            .find(|route| route["dst"] == "default")
-            .expect("there is a default route");
-        assert_eq!(
-            (&default["gateway"], &default["dev"]),
-            (&json!(GATEWAY), &json!("eth0"))
-        );
+        let default = routes.iter().find(|route| route["dst"] == "default").expect("there is a default route");
+        assert_eq!((&default["gateway"], &default["dev"]), (&json!(GATEWAY), &json!("eth0")));
         network.detach(&one);
     });
 }
@@ -183,9 +124,7 @@ fn names_and_macs_derive_from_the_attachment() {
 #[test]
 fn the_bridge_keeps_its_mac_as_ports_come_and_go() {
     on_host(|network| {
-        let mac = |network: &Network| {
-            network.host.link("cbr0").expect("the bridge is there")["address"].clone()
-        };
+        let mac = |network: &Network| network.host.link("cbr0").expect("the bridge is there")["address"].clone();
         let one = network.attach("one");
         let before = mac(network);
         let two = network.attach("two");
@@ -199,9 +138,7 @@ fn the_bridge_keeps_its_mac_as_ports_come_and_go() {
 #[test]
 fn the_second_add_loads_nothing_again() {
     on_host(|network| {
-        let ids = |network: &Network| {
-            ["cni_tc_main", "cni_tc_egress"].map(|name| network.program_id(name))
-        };
+        let ids = |network: &Network| ["cni_tc_main", "cni_tc_egress"].map(|name| network.program_id(name));
         let one = network.attach("one");
         let before = (ids(network), network.blocks());
         let two = network.attach("two");
@@ -221,11 +158,7 @@ fn the_lease_is_a_readable_file() {
         let text = fs::read_to_string(network.lease("one")).expect("the lease is a file");
         let _: Value = serde_json::from_str(&text).expect("it is JSON");
         assert!(text.contains(one.address()), "{text}");
-        assert!(
-            network.taken().contains(one.address()),
-            "{:?}",
-            network.taken()
-        );
+        assert!(network.taken().contains(one.address()), "{:?}", network.taken());
         network.detach(&one);
         assert!(!network.lease("one").exists());
         assert!(network.taken().is_empty(), "{:?}", network.taken());
@@ -244,28 +177,14 @@ fn keys_of_the_configuration_are_followed() {
             network.host.keep(line);
         }
         let pod = network.host.pod();
-        let result = network
-            .plugin
-            .on("ADD", &config, "one", &pod)
-            .run()
-            .result();
+        let result = network.plugin.on("ADD", &config, "one", &pod).run().result();
         assert_eq!(network.host.addresses("br-own"), ["10.98.0.14/28"]);
         assert_eq!(result["ips"][0]["gateway"], "10.98.0.14");
-        assert_eq!(
-            pod.link("eth0").expect("the pod's end is there")["mtu"],
-            1400
-        );
+        assert_eq!(pod.link("eth0").expect("the pod's end is there")["mtu"], 1400);
         let outside = result["interfaces"][1]["name"].as_str().unwrap();
-        assert_eq!(
-            network.host.link(outside).expect("the host's end is there")["mtu"],
-            1400
-        );
+        assert_eq!(network.host.link(outside).expect("the host's end is there")["mtu"], 1400);
         assert!(data_dir.join(NAME).join("leases/one@eth0.json").exists());
-        network
-            .plugin
-            .on("DEL", &config, "one", &pod)
-            .run()
-            .silent();
+        network.plugin.on("DEL", &config, "one", &pod).run().silent();
     });
 }
 
@@ -279,29 +198,14 @@ fn reserved_addresses_are_never_given_out() {
         network.host.keep("route 10.99.0.16/28 ");
         let pods: Vec<_> = (0..13).map(|_| network.host.pod()).collect();
         for (number, pod) in pods.iter().enumerate() {
-            let result = network
-                .plugin
-                .on("ADD", &config, &format!("pod-{number}"), pod)
-                .run()
-                .result();
-            let address = result["ips"][0]["address"]
-                .as_str()
-                .unwrap()
-                .strip_suffix("/28")
-                .expect("a /28");
+            let result = network.plugin.on("ADD", &config, &format!("pod-{number}"), pod).run().result();
+            let address = result["ips"][0]["address"].as_str().unwrap().strip_suffix("/28").expect("a /28");
             let last = address.parse::<Ipv4Addr>().expect("an address").octets()[3];
-            assert!(
-                (17..31).contains(&last) && last != 20,
-                "{address} is reserved"
-            );
+            assert!((17..31).contains(&last) && last != 20, "{address} is reserved");
         }
         assert_eq!(network.taken().len(), 13);
         for (number, pod) in pods.iter().enumerate() {
-            network
-                .plugin
-                .on("DEL", &config, &format!("pod-{number}"), pod)
-                .run()
-                .silent();
+            network.plugin.on("DEL", &config, &format!("pod-{number}"), pod).run().silent();
         }
     });
 }
@@ -310,17 +214,11 @@ fn reserved_addresses_are_never_given_out() {
 fn a_pod_may_have_a_second_interface() {
     on_host(|network| {
         let one = network.attach("one");
-        let second = network
-            .plugin
-            .on("ADD", &network.config, "one", &one.pod)
-            .env("CNI_IFNAME", "net1");
+        let second = network.plugin.on("ADD", &network.config, "one", &one.pod).env("CNI_IFNAME", "net1");
         let result = second.run().result();
         assert_eq!(result["interfaces"][2]["name"], "net1");
         assert!(one.pod.link("net1").is_some() && one.pod.link("eth0").is_some());
-        let del = network
-            .plugin
-            .on("DEL", &network.config, "one", &one.pod)
-            .env("CNI_IFNAME", "net1");
+        let del = network.plugin.on("DEL", &network.config, "one", &one.pod).env("CNI_IFNAME", "net1");
         del.run().silent();
         assert!(one.pod.link("net1").is_none() && one.pod.link("eth0").is_some());
         network.check(&one).silent();

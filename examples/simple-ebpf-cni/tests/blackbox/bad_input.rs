@@ -15,10 +15,7 @@ fn refused(code: u64, words: &[&str], change: impl Fn(&Network, Invocation) -> I
     on_host(|network| {
         let pod = network.host.pod();
         let attempt = |what: &str| {
-            let add = change(
-                network,
-                network.plugin.on("ADD", &network.config, "one", &pod),
-            );
+            let add = change(network, network.plugin.on("ADD", &network.config, "one", &pod));
             let before = network.footprint();
             let message = add.run().error(code);
             for word in words {
@@ -39,9 +36,7 @@ fn refused(code: u64, words: &[&str], change: impl Fn(&Network, Invocation) -> I
 #[track_caller]
 fn refused_value(key: &str, value: impl Into<Value>, words: &[&str]) {
     let value = value.into();
-    refused(7, words, |network, add| {
-        add.config(&network.with(key, value.clone()))
-    });
+    refused(7, words, |network, add| add.config(&network.with(key, value.clone())));
 }
 
 /// The configuration without `key`.
@@ -111,11 +106,7 @@ fn an_mtu_that_no_link_takes() {
 
 #[test]
 fn a_bridge_that_no_link_can_be_called() {
-    refused_value(
-        "bridge",
-        "a-name-that-is-too-long",
-        &["a-name-that-is-too-long"],
-    );
+    refused_value("bridge", "a-name-that-is-too-long", &["a-name-that-is-too-long"]);
     refused_value("bridge", "cbr/0", &["cbr/0"]);
 }
 
@@ -135,17 +126,13 @@ fn a_variable_that_is_missing_or_empty() {
 #[test]
 fn all_missing_variables_in_one_message() {
     let missing = ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"];
-    refused(4, &missing, |_, add| {
-        missing.iter().fold(add, |add, name| add.without(name))
-    });
+    refused(4, &missing, |_, add| missing.iter().fold(add, |add, name| add.without(name)));
 }
 
 #[test]
 fn a_container_id_that_is_none() {
     for id in ["-x", "a/b", "a b"] {
-        refused(4, &["CNI_CONTAINERID"], |_, add| {
-            add.env("CNI_CONTAINERID", id)
-        });
+        refused(4, &["CNI_CONTAINERID"], |_, add| add.env("CNI_CONTAINERID", id));
     }
 }
 
@@ -163,9 +150,7 @@ fn an_unknown_verb() {
 
 #[test]
 fn a_namespace_that_is_not_there() {
-    refused(8, &["/run/netns/gone"], |_, add| {
-        add.env("CNI_NETNS", "/run/netns/gone")
-    });
+    refused(8, &["/run/netns/gone"], |_, add| add.env("CNI_NETNS", "/run/netns/gone"));
 }
 
 #[test]
@@ -174,19 +159,13 @@ fn a_path_that_is_no_namespace() {
         fs::write("/run/no-namespace", "").unwrap();
         add.env("CNI_NETNS", "/run/no-namespace")
     });
-    refused(8, &["/proc/self/ns/mnt"], |_, add| {
-        add.env("CNI_NETNS", "/proc/self/ns/mnt")
-    });
+    refused(8, &["/proc/self/ns/mnt"], |_, add| add.env("CNI_NETNS", "/proc/self/ns/mnt"));
 }
 
 #[test]
 fn a_namespace_that_is_the_plugins_own() {
-    refused(8, &["own"], |network, add| {
-        add.env("CNI_NETNS", network.host.netns())
-    });
-    refused(8, &["own"], |_, add| {
-        add.env("CNI_NETNS", "/proc/self/ns/net")
-    });
+    refused(8, &["own"], |network, add| add.env("CNI_NETNS", network.host.netns()));
+    refused(8, &["own"], |_, add| add.env("CNI_NETNS", "/proc/self/ns/net"));
 }
 
 /// Root by number, with no capability at all.
@@ -196,10 +175,7 @@ fn no_permission() {
         let pod = network.host.pod();
         let other = network.attach("other");
         let before = network.footprint();
-        let command = network
-            .host
-            .command("setpriv")
-            .args(["--bounding-set=-all", "--inh-caps=-all"]);
+        let command = network.host.command("setpriv").args(["--bounding-set=-all", "--inh-caps=-all"]);
         let output = command
             .arg(Path::new(env!("CARGO_BIN_EXE_simple-ebpf-cni")))
             .env("CNI_COMMAND", "ADD")
@@ -213,15 +189,8 @@ fn no_permission() {
         let error: Value = serde_json::from_str(&output.stdout).expect("an error is JSON");
         let message = format!("{} {}", error["msg"], error["details"]).to_lowercase();
         assert!(error["code"].is_u64(), "{error}");
-        assert!(
-            ["permi", "privileg", "cap_", "root"]
-                .iter()
-                .any(|word| message.contains(word)),
-            "{error}"
-        );
-        network
-            .footprint()
-            .assert_unchanged(&before, "the refused ADD");
+        assert!(["permi", "privileg", "cap_", "root"].iter().any(|word| message.contains(word)), "{error}");
+        network.footprint().assert_unchanged(&before, "the refused ADD");
         Footprint::of_network(&pod).assert_unchanged(&Footprint::default(), "the refused ADD");
         network.detach(&other);
     });
@@ -230,9 +199,7 @@ fn no_permission() {
 /// What is wrong is said before anything is touched, even where several things are.
 #[test]
 fn the_environment_is_looked_at_before_the_configuration() {
-    refused(4, &["CNI_IFNAME"], |_, add| {
-        add.without("CNI_IFNAME").stdin("{")
-    });
+    refused(4, &["CNI_IFNAME"], |_, add| add.without("CNI_IFNAME").stdin("{"));
 }
 
 #[test]
@@ -243,15 +210,7 @@ fn keys_that_are_not_ours_are_tolerated() {
         config["runtimeConfig"] = json!({ "portMappings": [] });
         config["args"] = json!({ "cni": { "labels": [] } });
         config["x"] = json!(null);
-        network
-            .plugin
-            .on("ADD", &config, "one", &pod)
-            .run()
-            .result();
-        network
-            .plugin
-            .on("DEL", &config, "one", &pod)
-            .run()
-            .silent();
+        network.plugin.on("ADD", &config, "one", &pod).run().result();
+        network.plugin.on("DEL", &config, "one", &pod).run().silent();
     });
 }

@@ -9,20 +9,14 @@ use crate::support::{Attached, Network, code, on_host};
 
 /// Attaches a pod, tampers with it and expects CHECK to name `difference`.
 #[track_caller]
-fn check_names(
-    difference: impl Fn(&Attached) -> String + Sync,
-    tamper: impl Fn(&Network, &Attached) + Sync,
-) {
+fn check_names(difference: impl Fn(&Attached) -> String + Sync, tamper: impl Fn(&Network, &Attached) + Sync) {
     on_host(|network| {
         let one = network.attach("one");
         network.check(&one).silent();
         tamper(network, &one);
         let message = network.check(&one).error(code::DIFFERS);
         let difference = difference(&one);
-        assert!(
-            message.contains(&difference),
-            "{difference:?} is not in {message:?}"
-        );
+        assert!(message.contains(&difference), "{difference:?} is not in {message:?}");
         network.detach(&one);
     });
 }
@@ -46,44 +40,27 @@ fn check_is_silent_while_all_is_well() {
 fn check_names_an_address_that_was_removed() {
     check_names(
         |one| one.address().to_owned(),
-        |_, one| {
-            drop(
-                one.pod
-                    .ip(&format!("address del {}/24 dev eth0", one.address())),
-            )
-        },
+        |_, one| drop(one.pod.ip(&format!("address del {}/24 dev eth0", one.address()))),
     );
 }
 
 #[test]
 fn check_names_a_route_that_was_removed() {
-    check_names(
-        |_| "route".to_owned(),
-        |_, one| drop(one.pod.ip("route del default")),
-    );
+    check_names(|_| "route".to_owned(), |_, one| drop(one.pod.ip("route del default")));
 }
 
 #[test]
 fn check_names_a_link_that_is_down() {
     check_names(
         |one| one.host_veth().to_owned(),
-        |network, one| {
-            drop(
-                network
-                    .host
-                    .ip(&format!("link set {} down", one.host_veth())),
-            )
-        },
+        |network, one| drop(network.host.ip(&format!("link set {} down", one.host_veth()))),
     );
 }
 
 #[test]
 fn check_names_a_pod_end_that_is_down() {
     // The route goes with the link; the link is what has to be named.
-    check_names(
-        |_| "eth0 is down".to_owned(),
-        |_, one| drop(one.pod.ip("link set eth0 down")),
-    );
+    check_names(|_| "eth0 is down".to_owned(), |_, one| drop(one.pod.ip("link set eth0 down")));
 }
 
 #[test]
@@ -98,22 +75,13 @@ fn check_names_a_link_that_is_missing() {
 fn check_names_a_port_that_left_the_bridge() {
     check_names(
         |one| one.host_veth().to_owned(),
-        |network, one| {
-            drop(
-                network
-                    .host
-                    .ip(&format!("link set {} nomaster", one.host_veth())),
-            )
-        },
+        |network, one| drop(network.host.ip(&format!("link set {} nomaster", one.host_veth()))),
     );
 }
 
 #[test]
 fn check_names_a_program_that_was_removed() {
-    check_names(
-        |_| "cni_tc_main".to_owned(),
-        |network, _| network.detach_programs(),
-    );
+    check_names(|_| "cni_tc_main".to_owned(), |network, _| network.detach_programs());
 }
 
 #[test]
@@ -121,11 +89,7 @@ fn check_names_a_port_without_the_block() {
     check_names(
         |one| one.host_veth().to_owned(),
         |network, one| {
-            network
-                .host
-                .command("tc")
-                .words(&format!("qdisc del dev {} clsact", one.host_veth()))
-                .run();
+            network.host.command("tc").words(&format!("qdisc del dev {} clsact", one.host_veth())).run();
         },
     );
 }

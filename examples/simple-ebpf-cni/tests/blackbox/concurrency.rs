@@ -12,11 +12,7 @@ const PODS: usize = 16;
 
 /// Calls a verb on each pod, all at the same time. Threads of the host's thread live in its namespaces.
 fn all_at_once(network: &Network, verb: &str, pods: &[Pod]) -> Vec<Value> {
-    let call = |(number, pod)| {
-        network
-            .plugin
-            .on(verb, &network.config, &format!("pod-{number}"), pod)
-    };
+    let call = |(number, pod)| network.plugin.on(verb, &network.config, &format!("pod-{number}"), pod);
     let calls: Vec<_> = pods.iter().enumerate().map(call).collect();
     let start = Barrier::new(pods.len());
     std::thread::scope(|scope| {
@@ -31,11 +27,7 @@ fn all_at_once(network: &Network, verb: &str, pods: &[Pod]) -> Vec<Value> {
             .collect();
         threads
             .into_iter()
-            .map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     })
 }
@@ -46,36 +38,18 @@ fn parallel_adds_make_one_network_and_no_address_twice() {
     on_host(|network| {
         let pods: Vec<_> = (0..PODS).map(|_| network.host.pod()).collect();
         let results = all_at_once(network, "ADD", &pods);
-        let addresses: BTreeSet<_> = results
-            .iter()
-            .map(|result| result["ips"][0]["address"].to_string())
-            .collect();
+        let addresses: BTreeSet<_> = results.iter().map(|result| result["ips"][0]["address"].to_string()).collect();
         assert_eq!(addresses.len(), PODS, "{addresses:?}");
         assert_eq!(network.taken().len(), PODS);
-        let macs: BTreeSet<_> = results
-            .iter()
-            .map(|result| result["interfaces"][0]["mac"].to_string())
-            .collect();
+        let macs: BTreeSet<_> = results.iter().map(|result| result["interfaces"][0]["mac"].to_string()).collect();
         assert_eq!(macs.len(), 1, "more than one bridge: {macs:?}");
         for (number, result) in results.iter().enumerate() {
             let config = network.with("prevResult", result.clone());
-            network
-                .plugin
-                .on("CHECK", &config, &format!("pod-{number}"), &pods[number])
-                .run()
-                .silent();
+            network.plugin.on("CHECK", &config, &format!("pod-{number}"), &pods[number]).run().silent();
         }
-        let filters: Vec<_> = network
-            .footprint()
-            .lines()
-            .filter(|line| line.starts_with("filter "))
-            .map(str::to_owned)
-            .collect();
-        assert_eq!(
-            filters.len(),
-            2,
-            "one filter for each direction: {filters:#?}"
-        );
+        let filters: Vec<_> =
+            network.footprint().lines().filter(|line| line.starts_with("filter ")).map(str::to_owned).collect();
+        assert_eq!(filters.len(), 2, "one filter for each direction: {filters:#?}");
         all_at_once(network, "DEL", &pods);
         assert!(network.taken().is_empty(), "{:?}", network.taken());
     });

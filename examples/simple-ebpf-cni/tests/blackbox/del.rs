@@ -18,16 +18,11 @@ fn del_with(change: impl Fn(&Network, Invocation) -> Invocation + Sync) {
             network.footprint()
         };
         let one = network.attach("one");
-        let del = change(
-            network,
-            network.plugin.on("DEL", &network.config, "one", &one.pod),
-        );
+        let del = change(network, network.plugin.on("DEL", &network.config, "one", &one.pod));
         del.run().silent();
         network.footprint().assert_unchanged(&clean, "ADD and DEL");
         del.run().silent();
-        network
-            .footprint()
-            .assert_unchanged(&clean, "the second DEL");
+        network.footprint().assert_unchanged(&clean, "the second DEL");
     });
 }
 
@@ -78,11 +73,7 @@ fn del_takes_a_prev_result() {
     on_host(|network| {
         let one = network.attach("one");
         let config = network.with("prevResult", one.result.clone());
-        network
-            .plugin
-            .on("DEL", &config, "one", &one.pod)
-            .run()
-            .silent();
+        network.plugin.on("DEL", &config, "one", &one.pod).run().silent();
         assert!(network.taken().is_empty());
     });
 }
@@ -93,9 +84,7 @@ fn del_of_what_never_was_is_a_success() {
         let pod = network.host.pod();
         let before = network.footprint();
         network.call("DEL", "stranger", &pod).silent();
-        network
-            .footprint()
-            .assert_unchanged(&before, "the DEL of a stranger");
+        network.footprint().assert_unchanged(&before, "the DEL of a stranger");
     });
 }
 
@@ -106,11 +95,7 @@ fn del_after_the_pod_is_gone_frees_the_rest() {
         let address = one.address().to_owned();
         assert!(network.taken().contains(&address));
         drop(one.pod);
-        let del = network
-            .plugin
-            .invocation("DEL")
-            .env("CNI_CONTAINERID", "one")
-            .env("CNI_IFNAME", "eth0");
+        let del = network.plugin.invocation("DEL").env("CNI_CONTAINERID", "one").env("CNI_IFNAME", "eth0");
         del.config(&network.config).run().silent();
         assert!(network.taken().is_empty());
         assert_eq!(network.counters(&address), None);
@@ -122,11 +107,7 @@ fn del_works_with_a_pool_that_has_gone_bad() {
     on_host(|network| {
         let one = network.attach("one");
         let config = network.with("subnet", "10.99.0.7/24");
-        network
-            .plugin
-            .on("DEL", &config, "one", &one.pod)
-            .run()
-            .silent();
+        network.plugin.on("DEL", &config, "one", &one.pod).run().silent();
         assert!(network.taken().is_empty());
     });
 }

@@ -9,38 +9,24 @@ const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 #[test]
 fn version_tells_what_is_supported() {
     for version in VERSIONS {
-        let result = plugin()
-            .invocation("VERSION")
-            .config(&json!({ "cniVersion": version }))
-            .run()
-            .result();
+        let result = plugin().invocation("VERSION").config(&json!({ "cniVersion": version })).run().result();
         assert_eq!(result["cniVersion"], version);
         let supported = result["supportedVersions"].as_array().expect("a list");
         for version in VERSIONS {
-            assert!(
-                supported.contains(&json!(version)),
-                "{version} is not in {result}"
-            );
+            assert!(supported.contains(&json!(version)), "{version} is not in {result}");
         }
     }
 }
 
 #[test]
 fn version_answers_a_version_that_is_not_supported() {
-    let result = plugin()
-        .invocation("VERSION")
-        .config(&json!({ "cniVersion": "9.9.9" }))
-        .run()
-        .result();
+    let result = plugin().invocation("VERSION").config(&json!({ "cniVersion": "9.9.9" })).run().result();
     assert!(result["supportedVersions"].is_array(), "{result}");
 }
 
 #[test]
 fn a_person_is_told_what_this_is() {
-    for call in [
-        plugin().invocation("").without("CNI_COMMAND"),
-        plugin().invocation(""),
-    ] {
+    for call in [plugin().invocation("").without("CNI_COMMAND"), plugin().invocation("")] {
         let outcome = call.run();
         let text = format!("{}{}", outcome.stdout, outcome.stderr);
         assert!(outcome.status.success(), "{outcome:?}");
@@ -57,11 +43,7 @@ fn a_version_of_the_specification_that_is_not_supported_is_an_error() {
         config["cniVersion"] = version.into();
         on_host(|network| {
             let pod = network.host.pod();
-            let message = network
-                .plugin
-                .on("ADD", &config, "one", &pod)
-                .run()
-                .error(1);
+            let message = network.plugin.on("ADD", &config, "one", &pod).run().error(1);
             assert!(message.contains(version), "{message}");
         });
     }
@@ -72,11 +54,7 @@ fn check_came_with_0_4_0() {
     on_host(|network| {
         let one = network.attach("one");
         let config = network.with("cniVersion", "0.3.1");
-        let _ = network
-            .plugin
-            .on("CHECK", &config, "one", &one.pod)
-            .run()
-            .error(1);
+        let _ = network.plugin.on("CHECK", &config, "one", &one.pod).run().error(1);
         network.detach(&one);
     });
 }

@@ -21,9 +21,7 @@ fn an_ifname_that_exists_is_an_error() {
         let before = (network.footprint(), Footprint::of_network(&pod));
         let message = network.call("ADD", "one", &pod).error(4);
         assert!(message.contains("eth0"), "{message}");
-        network
-            .footprint()
-            .assert_unchanged(&before.0, "the failed ADD");
+        network.footprint().assert_unchanged(&before.0, "the failed ADD");
         Footprint::of_network(&pod).assert_unchanged(&before.1, "the failed ADD");
     });
 }
@@ -38,9 +36,7 @@ fn a_duplicate_add_spares_the_live_attachment() {
         // With a namespace of its own, nothing in the pod gives it away.
         let elsewhere = network.host.pod();
         let _ = network.call("ADD", "one", &elsewhere).error(4);
-        network
-            .footprint()
-            .assert_unchanged(&before, "the duplicate ADD");
+        network.footprint().assert_unchanged(&before, "the duplicate ADD");
         network.check(&one).silent();
         assert!(two.pod.ping(one.address(), 3).status.success());
         network.detach(&one);
@@ -57,26 +53,17 @@ fn a_full_pool_is_an_error_until_an_address_is_free() {
             config: network.with("subnet", "10.99.0.0/29"),
         };
         network.host.keep("route 10.99.0.0/29 ");
-        let mut pods: Vec<_> = (0..5)
-            .map(|number| network.attach(&format!("pod-{number}")))
-            .collect();
+        let mut pods: Vec<_> = (0..5).map(|number| network.attach(&format!("pod-{number}"))).collect();
         let pod = network.host.pod();
         let before = network.footprint();
-        let message = network
-            .call("ADD", "late", &pod)
-            .error(code::POOL_EXHAUSTED);
+        let message = network.call("ADD", "late", &pod).error(code::POOL_EXHAUSTED);
         assert!(message.contains("10.99.0.0/29"), "{message}");
-        network
-            .footprint()
-            .assert_unchanged(&before, "the failed ADD");
+        network.footprint().assert_unchanged(&before, "the failed ADD");
 
         let left = pods.swap_remove(2);
         network.detach(&left);
         let result = network.call("ADD", "late", &pod).result();
-        assert_eq!(
-            result["ips"][0]["address"],
-            left.result["ips"][0]["address"]
-        );
+        assert_eq!(result["ips"][0]["address"], left.result["ips"][0]["address"]);
         network.call("DEL", "late", &pod).silent();
         pods.iter().for_each(|pod| network.detach(pod));
     });
@@ -85,18 +72,12 @@ fn a_full_pool_is_an_error_until_an_address_is_free() {
 #[test]
 fn a_link_of_the_bridges_name_that_is_no_bridge_is_an_error() {
     on_host(|network| {
-        network
-            .host
-            .command("ip")
-            .words("link add cbr0 type veth peer name other")
-            .run();
+        network.host.command("ip").words("link add cbr0 type veth peer name other").run();
         let pod = network.host.pod();
         let before = network.footprint();
         let message = network.call("ADD", "one", &pod).error(7);
         assert!(message.contains("cbr0"), "{message}");
-        network
-            .footprint()
-            .assert_unchanged(&before, "the failed ADD");
+        network.footprint().assert_unchanged(&before, "the failed ADD");
         network.host.command("ip").words("link del cbr0").run();
     });
 }
@@ -107,24 +88,14 @@ fn a_failure_after_the_lease_gives_it_back() {
     on_host(|network| {
         let one = network.attach("one");
         network.detach(&one);
-        network
-            .host
-            .command("ip")
-            .args(["link", "add", one.host_veth(), "type", "bridge"])
-            .run();
+        network.host.command("ip").args(["link", "add", one.host_veth(), "type", "bridge"]).run();
         let before = network.footprint();
         let outcome = network.call("ADD", "one", &one.pod);
         assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
-        network
-            .footprint()
-            .assert_unchanged(&before, "the failed ADD");
+        network.footprint().assert_unchanged(&before, "the failed ADD");
         assert!(network.taken().is_empty(), "{:?}", network.taken());
         assert!(one.pod.link("eth0").is_none());
-        network
-            .host
-            .command("ip")
-            .args(["link", "del", one.host_veth()])
-            .run();
+        network.host.command("ip").args(["link", "del", one.host_veth()]).run();
     });
 }
 
@@ -138,15 +109,9 @@ fn a_data_dir_that_cannot_be_made_is_an_error() {
         let pod = network.host.pod();
         let before = network.footprint();
         let config = network.with("dataDir", file.join("below").display().to_string());
-        let message = network
-            .plugin
-            .on("ADD", &config, "one", &pod)
-            .run()
-            .error(5);
+        let message = network.plugin.on("ADD", &config, "one", &pod).run().error(5);
         assert!(message.contains(&file.display().to_string()), "{message}");
-        network
-            .footprint()
-            .assert_unchanged(&before, "the failed ADD");
+        network.footprint().assert_unchanged(&before, "the failed ADD");
         assert!(pod.link("eth0").is_none());
     });
 }
@@ -160,9 +125,7 @@ fn a_corrupt_lease_of_the_attachment_is_an_error() {
         let before = network.footprint();
         let message = network.call("ADD", "one", &pod).error(code::CORRUPT_LEASE);
         assert!(message.contains("one@eth0.json"), "{message}");
-        network
-            .footprint()
-            .assert_unchanged(&before, "the failed ADD");
+        network.footprint().assert_unchanged(&before, "the failed ADD");
         // DEL clears it away, and the next ADD finds its place.
         network.call("DEL", "one", &pod).silent();
         network.call("ADD", "one", &pod).result();
@@ -177,11 +140,7 @@ fn a_corrupt_lease_of_another_attachment_is_not_in_the_way() {
         let one = network.attach("one");
         fs::write(network.lease("one"), "{ \"addr").unwrap();
         let two = network.attach("two");
-        assert_ne!(
-            one.address(),
-            two.address(),
-            "the address of the corrupt lease is in use"
-        );
+        assert_ne!(one.address(), two.address(), "the address of the corrupt lease is in use");
         network.detach(&two);
         network.detach(&one);
     });
@@ -198,11 +157,7 @@ fn a_killed_add_leaves_nothing_that_blocks() {
             let folder = network.host.scratch();
             fs::write(folder.join("config"), config).unwrap();
             // The shell is replaced by the plugin, which `timeout` then kills at the given time.
-            let script = format!(
-                "exec {} <{}/config",
-                env!("CARGO_BIN_EXE_simple-ebpf-cni"),
-                folder.display()
-            );
+            let script = format!("exec {} <{}/config", env!("CARGO_BIN_EXE_simple-ebpf-cni"), folder.display());
             let command = network.host.command("timeout").args([
                 "--signal=KILL",
                 &format!("0.{:04}", 5 * delay),
@@ -220,11 +175,7 @@ fn a_killed_add_leaves_nothing_that_blocks() {
             network.attach("other").pod.ping("10.99.0.1", 1);
             network.call("DEL", "other", &pod).silent();
             network.call("DEL", "killed", &pod).silent();
-            assert!(
-                network.taken().is_empty(),
-                "killed after {delay} half milliseconds: {:?}",
-                network.taken()
-            );
+            assert!(network.taken().is_empty(), "killed after {delay} half milliseconds: {:?}", network.taken());
         }
     });
 }

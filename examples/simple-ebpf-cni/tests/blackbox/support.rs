@@ -36,26 +36,13 @@ pub(crate) fn config() -> Value {
 #[track_caller]
 pub(crate) fn on_host(test: impl FnOnce(&Network) + Send) {
     host(|host| {
-        let network = Network {
-            host,
-            plugin: plugin(),
-            config: config(),
-        };
-        for line in [
-            "link cbr0 ",
-            "address cbr0 ",
-            "route 10.99.0.0/24 ",
-            "pin /sys/fs/bpf/simple-ebpf-cni/",
-        ] {
+        let network = Network { host, plugin: plugin(), config: config() };
+        for line in ["link cbr0 ", "address cbr0 ", "route 10.99.0.0/24 ", "pin /sys/fs/bpf/simple-ebpf-cni/"] {
             host.keep(line);
         }
         host.keep(&lock_line());
         test(&network);
-        assert_eq!(
-            network.rows().lines().collect::<Vec<_>>(),
-            [""; 0],
-            "the test left rows in the maps"
-        );
+        assert_eq!(network.rows().lines().collect::<Vec<_>>(), [""; 0], "the test left rows in the maps");
     });
 }
 
@@ -94,27 +81,20 @@ impl Network<'_> {
     pub(crate) fn attach(&self, container: &str) -> Attached {
         let pod = self.host.pod();
         let result = self.call("ADD", container, &pod).result();
-        Attached {
-            container: container.to_owned(),
-            pod,
-            result,
-        }
+        Attached { container: container.to_owned(), pod, result }
     }
 
     /// Detaches a pod.
     #[track_caller]
     pub(crate) fn detach(&self, attached: &Attached) {
-        self.call("DEL", &attached.container, &attached.pod)
-            .silent();
+        self.call("DEL", &attached.container, &attached.pod).silent();
     }
 
     /// Calls CHECK with the result of the attachment's ADD.
     #[track_caller]
     pub(crate) fn check(&self, attached: &Attached) -> Outcome {
         let config = self.with("prevResult", attached.result.clone());
-        self.plugin
-            .on("CHECK", &config, &attached.container, &attached.pod)
-            .run()
+        self.plugin.on("CHECK", &config, &attached.container, &attached.pod).run()
     }
 
     /// The configuration with one key set.
@@ -128,8 +108,7 @@ impl Network<'_> {
     #[track_caller]
     pub(crate) fn pin(&self, name: &str) -> PathBuf {
         let pins = Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME);
-        let layouts =
-            std::fs::read_dir(&pins).unwrap_or_else(|error| panic!("{}: {error}", pins.display()));
+        let layouts = std::fs::read_dir(&pins).unwrap_or_else(|error| panic!("{}: {error}", pins.display()));
         let layouts: Vec<PathBuf> = layouts.filter_map(|entry| Some(entry.ok()?.path())).collect();
         assert_eq!(layouts.len(), 1, "one layout is pinned: {layouts:?}");
         layouts[0].join(name)
@@ -139,30 +118,16 @@ impl Network<'_> {
     #[track_caller]
     pub(crate) fn program_id(&self, name: &str) -> u64 {
         let pin = self.pin(name);
-        let shown = self
-            .host
-            .command("bpftool")
-            .args(["-j", "prog", "show", "pinned"])
-            .arg(pin)
-            .json();
-        shown["id"]
-            .as_u64()
-            .unwrap_or_else(|| panic!("no program id in {shown}"))
+        let shown = self.host.command("bpftool").args(["-j", "prog", "show", "pinned"]).arg(pin).json();
+        shown["id"].as_u64().unwrap_or_else(|| panic!("no program id in {shown}"))
     }
 
     /// The rows of a pinned map, with keys and values as its BTF names them.
     #[track_caller]
     pub(crate) fn map(&self, name: &str) -> Vec<Value> {
         let pin = self.pin(name);
-        let dump = self
-            .host
-            .command("bpftool")
-            .args(["-j", "map", "dump", "pinned"])
-            .arg(pin)
-            .json();
-        let rows = dump
-            .as_array()
-            .unwrap_or_else(|| panic!("the dump of {name} is no list: {dump}"));
+        let dump = self.host.command("bpftool").args(["-j", "map", "dump", "pinned"]).arg(pin).json();
+        let rows = dump.as_array().unwrap_or_else(|| panic!("the dump of {name} is no list: {dump}"));
         rows.iter().map(|row| row["formatted"].clone()).collect()
     }
 
@@ -170,38 +135,20 @@ impl Network<'_> {
     #[track_caller]
     pub(crate) fn remove_row(&self, map: &str, address: &str) {
         let octets = address.split('.');
-        let command = self
-            .host
-            .command("bpftool")
-            .args(["map", "delete", "pinned"])
-            .arg(self.pin(map));
+        let command = self.host.command("bpftool").args(["map", "delete", "pinned"]).arg(self.pin(map));
         command.arg("key").args(octets).run();
     }
 
     /// What was counted for an address, if it has a row.
     #[track_caller]
     pub(crate) fn counters(&self, address: &str) -> Option<Counters> {
-        let row = self
-            .map("pkt_count")
-            .into_iter()
-            .find(|row| octets(&row["key"]) == address)?;
+        let row = self.map("pkt_count").into_iter().find(|row| octets(&row["key"]) == address)?;
         let sum = |field: &str| {
-            let values = row["values"]
-                .as_array()
-                .expect("a per-CPU map has a value for each CPU");
-            values
-                .iter()
-                .map(|value| value["value"][field].as_u64().expect("a counter"))
-                .sum()
+            let values = row["values"].as_array().expect("a per-CPU map has a value for each CPU");
+            values.iter().map(|value| value["value"][field].as_u64().expect("a counter")).sum()
         };
-        let [tx_packets, tx_bytes, tx_direct, rx_stack] =
-            ["tx_packets", "tx_bytes", "tx_direct", "rx_stack"].map(sum);
-        Some(Counters {
-            tx_packets,
-            tx_bytes,
-            tx_direct,
-            rx_stack,
-        })
+        let [tx_packets, tx_bytes, tx_direct, rx_stack] = ["tx_packets", "tx_bytes", "tx_direct", "rx_stack"].map(sum);
+        Some(Counters { tx_packets, tx_bytes, tx_direct, rx_stack })
     }
 
     /// The addresses that the files below `dataDir` say are taken.
@@ -215,10 +162,7 @@ impl Network<'_> {
 
     /// The lease file of an attachment.
     pub(crate) fn lease(&self, container: &str) -> PathBuf {
-        Path::new(DATA_DIR)
-            .join(NAME)
-            .join("leases")
-            .join(format!("{container}@eth0.json"))
+        Path::new(DATA_DIR).join(NAME).join("leases").join(format!("{container}@eth0.json"))
     }
 
     /// A line for each row of the maps that hold something of each pod, without what is counted.
@@ -229,11 +173,7 @@ impl Network<'_> {
         }
         ["pkt_count", "pod_ifindex"]
             .into_iter()
-            .flat_map(|map| {
-                self.map(map)
-                    .into_iter()
-                    .map(move |row| format!("row {map} {}", octets(&row["key"])))
-            })
+            .flat_map(|map| self.map(map).into_iter().map(move |row| format!("row {map} {}", octets(&row["key"]))))
             .collect()
     }
 
@@ -241,37 +181,18 @@ impl Network<'_> {
     #[track_caller]
     pub(crate) fn footprint(&self) -> Footprint {
         let mut attached = Vec::new();
-        for qdisc in self
-            .host
-            .tc("qdisc show")
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|qdisc| qdisc["kind"] == "clsact")
+        for qdisc in
+            self.host.tc("qdisc show").as_array().into_iter().flatten().filter(|qdisc| qdisc["kind"] == "clsact")
         {
-            let [device, ingress, egress] =
-                ["dev", "ingress_block", "egress_block"].map(|key| &qdisc[key]);
+            let [device, ingress, egress] = ["dev", "ingress_block", "egress_block"].map(|key| &qdisc[key]);
             attached.push(format!("clsact {device} blocks {ingress} {egress}"));
         }
         for block in self.blocks() {
-            for filter in self
-                .host
-                .tc(&format!("filter show block {block}"))
-                .as_array()
-                .into_iter()
-                .flatten()
-            {
-                attached.push(format!(
-                    "filter block {block} {} {}",
-                    filter["pref"], filter["options"]
-                ));
+            for filter in self.host.tc(&format!("filter show block {block}")).as_array().into_iter().flatten() {
+                attached.push(format!("filter block {block} {} {}", filter["pref"], filter["options"]));
             }
         }
-        let host = self
-            .host
-            .footprint()
-            .and(self.rows())
-            .and(attached.into_iter().collect());
+        let host = self.host.footprint().and(self.rows()).and(attached.into_iter().collect());
         // The lock file appears with the first look at the leases.
         host.beyond(&Footprint::default(), &[lock_line()])
     }
@@ -284,26 +205,16 @@ impl Network<'_> {
         }
         let qdiscs = self.host.tc("qdisc show dev cbr0");
         let qdiscs = qdiscs.as_array().into_iter().flatten();
-        qdiscs
-            .flat_map(|qdisc| ["ingress_block", "egress_block"].map(|key| qdisc[key].as_u64()))
-            .flatten()
-            .collect()
+        qdiscs.flat_map(|qdisc| ["ingress_block", "egress_block"].map(|key| qdisc[key].as_u64())).flatten().collect()
     }
 
     /// Takes the programs away from under all pods.
     #[track_caller]
     pub(crate) fn detach_programs(&self) {
         let blocks = self.blocks();
-        assert!(
-            !blocks.is_empty(),
-            "the bridge anchors no block: {}",
-            self.host.tc("qdisc show")
-        );
+        assert!(!blocks.is_empty(), "the bridge anchors no block: {}", self.host.tc("qdisc show"));
         for block in blocks {
-            self.host
-                .command("tc")
-                .words(&format!("filter del block {block}"))
-                .run();
+            self.host.command("tc").words(&format!("filter del block {block}")).run();
         }
     }
 }
@@ -312,26 +223,20 @@ impl Attached {
     /// The pod's address, without its prefix length.
     #[track_caller]
     pub(crate) fn address(&self) -> &str {
-        let address = self.result["ips"][0]["address"]
-            .as_str()
-            .expect("the result has an address");
+        let address = self.result["ips"][0]["address"].as_str().expect("the result has an address");
         address.split_once('/').expect("it has a prefix length").0
     }
 
     /// The host's end of the pair.
     #[track_caller]
     pub(crate) fn host_veth(&self) -> &str {
-        self.result["interfaces"][1]["name"]
-            .as_str()
-            .expect("the result names the host's end")
+        self.result["interfaces"][1]["name"].as_str().expect("the result names the host's end")
     }
 
     /// The MAC of the pod's end.
     #[track_caller]
     pub(crate) fn mac(&self) -> &str {
-        self.result["interfaces"][2]["mac"]
-            .as_str()
-            .expect("the result has the pod's MAC")
+        self.result["interfaces"][2]["mac"].as_str().expect("the result has the pod's MAC")
     }
 }
 
@@ -342,11 +247,6 @@ fn lock_line() -> String {
 
 /// `{"octet": [10, 99, 0, 2]}` as `10.99.0.2`.
 fn octets(key: &Value) -> String {
-    let octets: Vec<String> = key["octet"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(Value::to_string)
-        .collect();
+    let octets: Vec<String> = key["octet"].as_array().into_iter().flatten().map(Value::to_string).collect();
     octets.join(".")
 }

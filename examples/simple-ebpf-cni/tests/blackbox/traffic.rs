@@ -10,49 +10,28 @@ const PING: (u64, u64) = (84, 98);
 #[track_caller]
 fn ping(pod: &Pod, target: &str, count: u32) {
     let output = pod.ping(target, count);
-    assert!(
-        output.status.success(),
-        "{target} does not answer: {output:?}"
-    );
+    assert!(output.status.success(), "{target} does not answer: {output:?}");
 }
 
 #[track_caller]
 fn counters(network: &Network, attached: &Attached) -> Counters {
-    network
-        .counters(attached.address())
-        .unwrap_or_else(|| panic!("{} has no row in pkt_count", attached.address()))
+    network.counters(attached.address()).unwrap_or_else(|| panic!("{} has no row in pkt_count", attached.address()))
 }
 
 #[test]
 fn every_ping_is_counted_once_and_delivered_directly() {
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
-        assert_eq!(
-            [&one, &two].map(|pod| counters(network, pod)),
-            [Counters::default(); 2]
-        );
+        assert_eq!([&one, &two].map(|pod| counters(network, pod)), [Counters::default(); 2]);
         ping(&one.pod, two.address(), 50);
         for attached in [&one, &two] {
-            let Counters {
-                tx_packets,
-                tx_bytes,
-                tx_direct,
-                rx_stack,
-            } = counters(network, attached);
+            let Counters { tx_packets, tx_bytes, tx_direct, rx_stack } = counters(network, attached);
             assert_eq!((tx_packets, tx_direct, rx_stack), (50, 50, 0));
-            assert!(
-                [50 * PING.0, 50 * PING.1].contains(&tx_bytes),
-                "{tx_bytes} bytes for 50 pings"
-            );
+            assert!([50 * PING.0, 50 * PING.1].contains(&tx_bytes), "{tx_bytes} bytes for 50 pings");
         }
         ping(&two.pod, one.address(), 30);
         for attached in [&one, &two] {
-            let Counters {
-                tx_packets,
-                tx_direct,
-                rx_stack,
-                ..
-            } = counters(network, attached);
+            let Counters { tx_packets, tx_direct, rx_stack, .. } = counters(network, attached);
             assert_eq!((tx_packets, tx_direct, rx_stack), (80, 80, 0));
         }
         network.detach(&one);
@@ -66,23 +45,12 @@ fn packets_arrive_where_the_bridge_forwards_none() {
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
         for (from, to) in [(&one, &two), (&two, &one)] {
-            network
-                .host
-                .command("bridge")
-                .words(&format!("link set dev {} isolated on", from.host_veth()))
-                .run();
-            from.pod.ip(&format!(
-                "neighbour replace {} lladdr {} dev eth0 nud permanent",
-                to.address(),
-                to.mac()
-            ));
+            network.host.command("bridge").words(&format!("link set dev {} isolated on", from.host_veth())).run();
+            from.pod.ip(&format!("neighbour replace {} lladdr {} dev eth0 nud permanent", to.address(), to.mac()));
         }
         ping(&one.pod, two.address(), 20);
         network.detach_programs();
-        assert!(
-            !one.pod.ping(two.address(), 3).status.success(),
-            "the ports are not isolated after all"
-        );
+        assert!(!one.pod.ping(two.address(), 3).status.success(), "the ports are not isolated after all");
         network.detach(&one);
         network.detach(&two);
     });
@@ -107,12 +75,7 @@ fn the_gateway_is_reached_through_the_stack() {
     on_host(|network| {
         let one = network.attach("one");
         ping(&one.pod, GATEWAY, 20);
-        let Counters {
-            tx_packets,
-            tx_direct,
-            rx_stack,
-            ..
-        } = counters(network, &one);
+        let Counters { tx_packets, tx_direct, rx_stack, .. } = counters(network, &one);
         assert_eq!((tx_packets, tx_direct, rx_stack), (20, 0, 20));
         network.detach(&one);
     });
@@ -132,24 +95,12 @@ fn the_host_reaches_a_pod() {
 fn a_pod_cannot_send_as_another() {
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
-        one.pod
-            .ip(&format!("address add {}/32 dev lo", two.address()));
-        let spoofed = one
-            .pod
-            .command("ping")
-            .args(["-n", "-q", "-c", "5", "-i", "0.01", "-W", "1", "-I"]);
+        one.pod.ip(&format!("address add {}/32 dev lo", two.address()));
+        let spoofed = one.pod.command("ping").args(["-n", "-q", "-c", "5", "-i", "0.01", "-W", "1", "-I"]);
         let output = spoofed.args([two.address(), GATEWAY]).output();
         assert!(!output.status.success(), "{output:?}");
-        let Counters {
-            tx_packets,
-            rx_stack,
-            ..
-        } = counters(network, &two);
-        assert_eq!(
-            (tx_packets, rx_stack),
-            (0, 0),
-            "packets of the one pod were taken for the other's"
-        );
+        let Counters { tx_packets, rx_stack, .. } = counters(network, &two);
+        assert_eq!((tx_packets, rx_stack), (0, 0), "packets of the one pod were taken for the other's");
         network.detach(&one);
         network.detach(&two);
     });
@@ -161,14 +112,8 @@ fn the_program_shows_on_the_bridge_and_on_every_port() {
         let (one, two) = (network.attach("one"), network.attach("two"));
         let id = network.program_id("cni_tc_main");
         for device in ["cbr0", one.host_veth(), two.host_veth()] {
-            let filters = network
-                .host
-                .tc(&format!("filter show dev {device} ingress"));
-            let shown = filters
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find(|filter| filter["options"]["prog"]["id"] == id);
+            let filters = network.host.tc(&format!("filter show dev {device} ingress"));
+            let shown = filters.as_array().into_iter().flatten().find(|filter| filter["options"]["prog"]["id"] == id);
             assert!(shown.is_some(), "no program {id} on {device}: {filters}");
         }
         network.detach(&one);
