@@ -147,7 +147,7 @@ fn del<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
     let Call { environment, network, raw_config, .. } = call;
     let request = DelRequest {
         attachment: environment.attachment(network)?,
-        netns: environment.netns,
+        netns: environment.netns.filter(|path| environment.netns_override || !netns::is_own(path)),
         net_conf: raw_config.net_conf(),
         config: raw_config.decode(),
         prev_result: raw_config.prev_result(),
@@ -155,9 +155,6 @@ fn del<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
         path: environment.path,
         raw_config,
     };
-    if let Some(netns) = &request.netns {
-        netns::refuse_own(netns, environment.netns_override)?;
-    }
     plugin.del(&request).map(|()| Vec::new())
 }
 

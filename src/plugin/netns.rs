@@ -13,7 +13,7 @@ const OWN: &str = "/proc/thread-self/ns/net";
 /// Makes sure that a path is a network namespace and, unless `own_is_meant`, not the plugin's own.
 pub(super) fn require(path: &Path, own_is_meant: bool) -> Result<(), Error> {
     require_netns(path)?;
-    refuse_own(path, own_is_meant)
+    if !own_is_meant && is_own(path) { Err(Error::OwnNetns { path: path.to_owned() }) } else { Ok(()) }
 }
 
 /// Makes sure that a path is a network namespace. One that is bound to a path by a mount, as
@@ -33,20 +33,13 @@ fn require_netns(path: &Path) -> Result<(), Error> {
     if target.is_absolute() || target.to_string_lossy().starts_with("net:[") { Ok(()) } else { Err(not_netns()) }
 }
 
-/// Makes sure that a path is not the network namespace of the calling thread, unless that is meant.
-/// What cannot be looked at is not it.
-pub(super) fn refuse_own(path: &Path, own_is_meant: bool) -> Result<(), Error> {
-    if own_is_meant {
-        return Ok(());
-    }
+/// Whether a path is the network namespace of the calling thread. What cannot be looked at is not it.
+pub(super) fn is_own(path: &Path) -> bool {
     let identity = |path: &Path| -> io::Result<(u64, u64)> {
         let metadata = fs::metadata(path)?;
         Ok((metadata.st_dev(), metadata.st_ino()))
     };
-    match (identity(path), identity(Path::new(OWN))) {
-        (Ok(named), Ok(own)) if named == own => Err(Error::OwnNetns { path: path.to_owned() }),
-        _ => Ok(()),
-    }
+    matches!((identity(path), identity(Path::new(OWN))), (Ok(named), Ok(own)) if named == own)
 }
 
 #[cfg(test)]
@@ -65,9 +58,12 @@ mod tests {
 
     #[test]
     fn only_the_own_namespace_is_refused() {
-        assert!(matches!(refuse_own(Path::new("/proc/self/ns/net"), false), Err(Error::OwnNetns { .. })));
+        let own = Path::new("/proc/self/ns/net");
+        assert!(is_own(own));
+        assert!(matches!(require(own, false), Err(Error::OwnNetns { .. })));
+        require(own, true).unwrap();
         for other in ["/proc/self/ns/mnt", "/nonexistent", "/"] {
-            refuse_own(Path::new(other), false).unwrap();
+            assert!(!is_own(Path::new(other)), "{other}");
         }
     }
 }

@@ -35,9 +35,9 @@ pub struct AddRequest<C> {
 pub struct DelRequest<C> {
     /// Which interface of which container in which network.
     pub attachment: Attachment,
-    /// `CNI_NETNS`, where the runtime still has one. It is not the plugin's own namespace, but it
-    /// may be gone, not be a namespace any more, or by now belong to somebody else: verify before
-    /// deleting anything in it.
+    /// `CNI_NETNS`, where the runtime still has one. It may be gone, not be a namespace any more, or by now belong to
+    /// somebody else: verify before deleting anything in it. A path that has come to name the plugin's own namespace,
+    /// as one below `/proc` may after a reboot, is left out.
     pub netns: Option<PathBuf>,
     /// `CNI_ARGS`
     pub args: Result<Args, Error>,

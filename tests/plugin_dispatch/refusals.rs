@@ -99,7 +99,7 @@ fn then_the_namespace() {
         assert_refused(&at("/dev/null"), 8, &["CNI_NETNS", "/dev/null", "not a network namespace"]);
         assert_refused(&at("/proc/self/ns/mnt"), 8, &["not a network namespace"]);
     }
-    for command in ["ADD", "CHECK", "DEL"] {
+    for command in ["ADD", "CHECK"] {
         for value in ["", "0", "yes"] {
             let call = Call::new(command).variable("CNI_NETNS_OVERRIDE", value);
             assert_refused(&call, 8, &["CNI_NETNS", OWN_NETNS, "CNI_NETNS_OVERRIDE=1"]);
@@ -110,5 +110,15 @@ fn then_the_namespace() {
             assert_eq!(call.run(&plugin).exit_code, 0);
             assert_eq!(plugin.calls().len(), 1);
         }
+    }
+}
+
+#[test]
+fn del_goes_on_without_a_namespace_that_is_the_plugins_own() {
+    for (value, netns) in [("0", "netns=None".to_owned()), ("1", format!("netns=Some({OWN_NETNS:?})"))] {
+        let plugin = Scripted::default();
+        let call = Call::new("DEL").variable("CNI_NETNS_OVERRIDE", value);
+        assert_eq!(call.run(&plugin).exit_code, 0);
+        assert!(plugin.calls()[0].contains(&netns), "{:?}", plugin.calls());
     }
 }
