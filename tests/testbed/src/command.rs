@@ -202,6 +202,13 @@ impl Running {
         self.child.id()
     }
 
+    /// Kills the process, unless it has ended, and waits for it.
+    pub fn kill(&mut self) {
+        // An error means that it has ended and was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Waits for the end of the process.
     ///
     /// # Panics
@@ -220,9 +227,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // An error means that it has ended and was waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

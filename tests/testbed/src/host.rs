@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::fstat;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change};
 
 use crate::{Command, Footprint, Namespace, Pod, require, unshare};
 
@@ -62,11 +62,15 @@ impl Host {
         // Else every mount made here would show up on the machine as well.
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("/ can be made private");
         let host = Self { netns: unshare::current(), kept: Mutex::default(), scratches: AtomicU32::new(0) };
-        // A sysfs shows the network namespace in which it was mounted: the machine's would show the machine's links.
-        furnish("sysfs", "/sys");
-        furnish("bpf", "/sys/fs/bpf");
         furnish("tmpfs", "/run");
         fs::create_dir(SCRATCH).expect("the tmpfs is writable");
+        // A sysfs shows the network namespace in which it was mounted: the machine's would show the machine's links.
+        // The control groups below it are the machine's still; container runtimes need them.
+        let cgroups = host.scratch();
+        mount_bind_recursive("/sys/fs/cgroup", &cgroups).expect("control groups can be bound");
+        furnish("sysfs", "/sys");
+        mount_bind_recursive(&cgroups, "/sys/fs/cgroup").expect("control groups can be bound");
+        furnish("bpf", "/sys/fs/bpf");
         host.empty_dir("/var/lib/cni");
         host.ip("link set lo up");
         host
