@@ -32,3 +32,8 @@ pub mod plugin;
 pub mod spec;
 
 pub use self::error::Error;
+
+/// The README's code, kept true.
+#[cfg(all(doctest, feature = "ipam", feature = "netlink"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
