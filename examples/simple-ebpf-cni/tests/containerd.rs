@@ -62,6 +62,8 @@ fn install(host: &Host) {
         "route 10.99.0.0/24 ",
         "pin /sys/fs/bpf/simple-ebpf-cni/",
         "file /var/lib/cni/simple-ebpf-cni/containers/lock",
+        "file /var/lib/cni/simple-ebpf-cni/containers/last",
+        "file /var/lib/cni/simple-ebpf-cni/containers/boot_id",
     ] {
         host.keep(line);
     }

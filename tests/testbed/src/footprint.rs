@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::Namespace;
 use crate::namespace::{list, text};
@@ -43,19 +43,29 @@ impl Footprint {
         Self(lines)
     }
 
-    /// Every file below a folder, after the word `kind`: its path and, if it has any, its text.
+    /// Every file below a folder with its text.
     ///
     /// # Panics
     ///
     /// If something below the folder cannot be read. A folder that is not there is an empty one.
     #[track_caller]
     #[must_use]
-    pub fn of_folder(kind: &str, folder: impl AsRef<Path>) -> Self {
-        let mut lines = BTreeSet::new();
-        walk(folder.as_ref(), &mut |path, text| {
-            lines.insert(format!("{kind} {} {text}", path.display()).trim_end().to_owned());
-        });
-        Self(lines)
+    pub fn of_files(folder: impl AsRef<Path>) -> Self {
+        let text = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+        files(folder.as_ref())
+            .map(|path| format!("file {} {}", path.display(), text(&path)).trim_end().to_owned())
+            .collect()
+    }
+
+    /// Every pin below a folder of a bpffs. What is pinned is left out, as counters change by themselves.
+    ///
+    /// # Panics
+    ///
+    /// As [`of_files`](Self::of_files).
+    #[track_caller]
+    #[must_use]
+    pub fn of_pins(folder: impl AsRef<Path>) -> Self {
+        files(folder.as_ref()).map(|path| format!("pin {}", path.display())).collect()
     }
 
     /// Both together.
@@ -107,20 +117,22 @@ impl Display for Footprint {
     }
 }
 
-/// Calls `see` with every file below a folder and its text. The pins of a bpffs cannot be read and have none.
+/// The files below a folder, in its subfolders as well.
 #[track_caller]
-fn walk(folder: &Path, see: &mut impl FnMut(&Path, &str)) {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries {
-        let entry = entry.unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
-        let path = entry.path();
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => walk(&path, see),
-            Ok(kind) if kind.is_file() => see(&path, fs::read_to_string(&path).unwrap_or_default().trim()),
-            // Gone since the listing, or a socket.
-            _ => {}
+fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let entry = entry.unwrap_or_else(|error| panic!("cannot list {}: {error}", folder.display()));
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                Ok(kind) if kind.is_file() => found.push(entry.path()),
+                // Gone since the listing, or a socket.
+                _ => {}
+            }
         }
     }
+    found.into_iter()
 }

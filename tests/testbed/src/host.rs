@@ -131,8 +131,8 @@ impl Host {
     pub fn footprint(&self) -> Footprint {
         // Some kernels put two files of their own into every new bpffs, and keep them there.
         let preloaded = ["maps", "progs"].map(|name| format!("pin /sys/fs/bpf/{name}.debug"));
-        let pins = Footprint::of_folder("pin", "/sys/fs/bpf").beyond(&Footprint::default(), &preloaded);
-        Footprint::of_network(self).and(pins).and(Footprint::of_folder("file", "/var/lib/cni"))
+        let pins = Footprint::of_pins("/sys/fs/bpf").beyond(&Footprint::default(), &preloaded);
+        Footprint::of_network(self).and(pins).and(Footprint::of_files("/var/lib/cni"))
     }
 
     /// Names what the test may leave behind: the beginning of a line of a [`Footprint`], such as `link cbr0 `.

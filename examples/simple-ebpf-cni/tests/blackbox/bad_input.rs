@@ -164,8 +164,8 @@ fn a_path_that_is_no_namespace() {
 
 #[test]
 fn a_namespace_that_is_the_plugins_own() {
-    refused(8, &["own"], |network, add| add.env("CNI_NETNS", network.host.netns()));
-    refused(8, &["own"], |_, add| add.env("CNI_NETNS", "/proc/self/ns/net"));
+    refused(8, &["CNI_NETNS"], |network, add| add.env("CNI_NETNS", network.host.netns()));
+    refused(8, &["CNI_NETNS"], |_, add| add.env("CNI_NETNS", "/proc/self/ns/net"));
 }
 
 /// Root by number, with no capability at all.

@@ -184,9 +184,13 @@ fn a_killed_add_leaves_nothing_that_blocks() {
 #[test]
 fn an_address_without_an_owner_is_free() {
     on_host(|network| {
-        made_before(network);
-        let garbage = format!("{DATA_DIR}/{NAME}/addresses/10.99.0.2");
-        fs::write(&garbage, "").unwrap();
+        let first = network.attach("first");
+        assert_eq!(first.address(), "10.99.0.2");
+        let address = format!("{DATA_DIR}/{NAME}/addresses/10.99.0.2");
+        let garbage = format!("{DATA_DIR}/garbage");
+        fs::hard_link(&address, &garbage).unwrap();
+        network.detach(&first);
+        fs::rename(&garbage, &address).unwrap();
         let network = Network {
             host: network.host,
             plugin: network.plugin.clone(),

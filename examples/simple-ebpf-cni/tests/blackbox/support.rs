@@ -40,7 +40,7 @@ pub(crate) fn on_host(test: impl FnOnce(&Network) + Send) {
         for line in ["link cbr0 ", "address cbr0 ", "route 10.99.0.0/24 ", "pin /sys/fs/bpf/simple-ebpf-cni/"] {
             host.keep(line);
         }
-        host.keep(&lock_line());
+        bookkeeping().iter().for_each(|line| host.keep(line));
         test(&network);
         assert_eq!(network.rows().lines().collect::<Vec<_>>(), [""; 0], "the test left rows in the maps");
     });
@@ -188,13 +188,14 @@ impl Network<'_> {
             attached.push(format!("clsact {device} blocks {ingress} {egress}"));
         }
         for block in self.blocks() {
-            for filter in self.host.tc(&format!("filter show block {block}")).as_array().into_iter().flatten() {
+            let filters = self.host.tc(&format!("filter show block {block}"));
+            // The chain that a filter stands in is listed as well, without options.
+            for filter in filters.as_array().into_iter().flatten().filter(|filter| !filter["options"].is_null()) {
                 attached.push(format!("filter block {block} {} {}", filter["pref"], filter["options"]));
             }
         }
         let host = self.host.footprint().and(self.rows()).and(attached.into_iter().collect());
-        // The lock file appears with the first look at the leases.
-        host.beyond(&Footprint::default(), &[lock_line()])
+        host.beyond(&Footprint::default(), &bookkeeping())
     }
 
     /// The filter blocks that the bridge anchors.
@@ -240,9 +241,9 @@ impl Attached {
     }
 }
 
-/// The start of the lock file's line in a footprint.
-fn lock_line() -> String {
-    format!("file {DATA_DIR}/{NAME}/lock")
+/// The files that serve the leases of a network as a whole, as lines of a footprint begin.
+fn bookkeeping() -> [String; 3] {
+    ["lock", "last", "boot_id"].map(|file| format!("file {DATA_DIR}/{NAME}/{file}"))
 }
 
 /// `{"octet": [10, 99, 0, 2]}` as `10.99.0.2`.
