@@ -107,8 +107,7 @@ impl<'a> Locked<'a> {
             let mut used = 0;
             let mut free = None;
             for address in range.after(cursor) {
-                let taken = found.iter().any(|found| found.ip() == address)
-                    || files::stat(&self.address_path(address))?.is_some();
+                let taken = found.iter().any(|found| found.ip() == address) || self.is_taken(address)?;
                 if !taken {
                     free = Some(range.with_prefix(address));
                     break;
@@ -119,6 +118,17 @@ impl<'a> Locked<'a> {
             found.push(free.ok_or(Error::PoolExhausted { subnet, used, total })?);
         }
         Ok(found)
+    }
+
+    /// Whether a lease holds `address`. A file with no name but that of the address lost its lease: somebody removed
+    /// that by hand. It is taken out of the way.
+    fn is_taken(&self, address: IpAddr) -> Result<bool> {
+        let path = self.address_path(address);
+        match files::stat(&path)? {
+            None => Ok(false),
+            Some(file) if file.nlink() == 1 => files::remove(&path).map(|()| false),
+            Some(_) => Ok(true),
+        }
     }
 
     /// The addresses handed out last. It is a hint: whatever cannot be read is left out.

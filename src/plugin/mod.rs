@@ -40,8 +40,9 @@
 //! |---|---|
 //! | `CNI_COMMAND` is unknown; variables are missing or not valid (all are named at once) | 4 |
 //! | standard input cannot be read | 5 |
-//! | the configuration is not JSON | 6 |
-//! | it is not an object; `name` is missing or not valid | 7 |
+//! | the configuration is not a JSON object | 6 |
+//! | `name` is missing or not valid | 7 |
+//! | `cniVersion` is not text | 6 |
 //! | `cniVersion` is unknown, too old for the verb, or not among the plugin's | 1 |
 //! | a key is missing or has a value of the wrong kind; `CHECK` has no `prevResult` | 7 |
 //! | `CNI_NETNS` is not a namespace, or is the plugin's own | 8 |

@@ -203,10 +203,15 @@ impl RawConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`], whose source names line and column.
+    /// [`Error::InvalidConfig`], which names the key, and whose source names line and column.
     pub fn decode<C: DeserializeOwned>(&self) -> Result<C, Error> {
         // From the bytes and not from the object, for the line and the column.
-        serde_json::from_slice(&self.bytes).map_err(|source| Error::InvalidConfig { source })
+        let mut json = serde_json::Deserializer::from_slice(&self.bytes);
+        serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let path = error.path();
+            let path = if path.iter().next().is_some() { path.to_string() } else { String::new() };
+            Error::InvalidConfig { path, source: error.into_inner() }
+        })
     }
 
     fn required<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, Error> {

@@ -155,8 +155,10 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// Keys of the plugin's own that are missing or wrong.
-    #[error("the network configuration does not fit this plugin")]
+    #[error("the network configuration{} does not fit this plugin", at(path))]
     InvalidConfig {
+        /// The path to the key, such as `ranges[0].subnet`; empty where it is about all of them.
+        path: String,
         /// What is expected, and where.
         source: serde_json::Error,
     },
@@ -285,10 +287,13 @@ impl Coded for Error {
             | Error::Environment { .. }
             | Error::Args { .. }
             | Error::UnknownArgs { .. } => ErrorCode::INVALID_ENVIRONMENT,
-            Error::NotJson { .. } | Error::InvalidResult { .. } => ErrorCode::DECODE,
+            // The specification counts a version that is no text among what cannot be decoded.
+            Error::NotJson { .. }
+            | Error::NotAnObject
+            | Error::InvalidKey { key: "cniVersion", .. }
+            | Error::InvalidResult { .. } => ErrorCode::DECODE,
             Error::Name { .. }
             | Error::Mac { .. }
-            | Error::NotAnObject
             | Error::MissingKey { .. }
             | Error::InvalidKey { .. }
             | Error::InvalidConfig { .. }
@@ -297,6 +302,10 @@ impl Coded for Error {
             Error::Unwritable { .. } => ErrorCode::INTERNAL,
         }
     }
+}
+
+fn at(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("'s {path:?}") }
 }
 
 impl Coded for std::io::Error {

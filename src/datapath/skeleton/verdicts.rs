@@ -75,16 +75,13 @@ impl Loaded {
     /// The verdict on a frame, and the frame as the program left it.
     fn ingress(&self, frame: &[u8]) -> (i32, Vec<u8>) {
         let mut out = vec![0; frame.len()];
-        let mut input = ProgramInput::default();
-        input.data_in = Some(frame);
-        input.data_out = Some(&mut out);
+        let input = ProgramInput { data_in: Some(frame), data_out: Some(&mut out), ..ProgramInput::default() };
         let verdict = self.skeleton.progs.cni_tc_main.test_run(input).unwrap().return_value;
         (verdict.cast_signed(), out)
     }
 
     fn egress(&self, frame: &[u8]) -> i32 {
-        let mut input = ProgramInput::default();
-        input.data_in = Some(frame);
+        let input = ProgramInput { data_in: Some(frame), ..ProgramInput::default() };
         let output = self.skeleton.progs.cni_tc_egress.test_run(input).unwrap();
         output.return_value.cast_signed()
     }
