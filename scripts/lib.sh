@@ -48,7 +48,7 @@ as_caller() {
     if [ -n "$caller" ]; then
         sudo -u "$caller" -H env "PATH=$caller_path" ${CARGO_TARGET_DIR:+"CARGO_TARGET_DIR=$CARGO_TARGET_DIR"} "$@"
     else
-        PATH="${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:$PATH" "$@"
+        env "PATH=${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:$PATH" "$@"
     fi
 }
 
