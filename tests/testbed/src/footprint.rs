@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::Namespace;
-use crate::namespace::{list, text};
+use crate::namespace::{addresses_of, list, text};
 
 /// A set of lines, each of which states one fact: a link, an address, a route, a pin, a file.
 ///
@@ -28,13 +28,15 @@ impl Footprint {
     #[must_use]
     pub fn of_network(namespace: &impl Namespace) -> Self {
         let mut lines = BTreeSet::new();
-        for link in namespace.links().into_iter().filter(|link| link["ifname"] != "lo") {
+        // One listing for links and addresses: a link may vanish at any moment, with the pod that it leads to.
+        let links = list(namespace.ip("address show"));
+        for link in links.iter().filter(|link| link["ifname"] != "lo") {
             let name = text(&link["ifname"]);
             let up = list(link["flags"].clone()).iter().any(|flag| flag == "UP");
             let [index, mtu, mac] = ["ifindex", "mtu", "address"].map(|key| text(&link[key]));
             let master = link["master"].as_str().unwrap_or("-");
             lines.insert(format!("link {name} index {index} mtu {mtu} mac {mac} master {master} up {up}"));
-            lines.extend(namespace.addresses(&name).iter().map(|address| format!("address {name} {address}")));
+            lines.extend(addresses_of(link).iter().map(|address| format!("address {name} {address}")));
         }
         for route in namespace.routes() {
             let via = route["gateway"].as_str().unwrap_or("-");

@@ -52,12 +52,7 @@ pub trait Namespace {
     /// The addresses of a link with their prefix lengths, link-local ones left out: `10.244.0.2/24`.
     #[track_caller]
     fn addresses(&self, link: &str) -> Vec<String> {
-        list(self.ip(&format!("address show dev {link}")))
-            .iter()
-            .flat_map(|link| list(link["addr_info"].clone()))
-            .filter(|address| address["scope"] != "link")
-            .map(|address| format!("{}/{}", text(&address["local"]), address["prefixlen"]))
-            .collect()
+        list(self.ip(&format!("address show dev {link}"))).iter().flat_map(addresses_of).collect()
     }
 
     /// The IPv4 routes of the main table.
@@ -85,4 +80,13 @@ pub(crate) fn list(value: Value) -> Vec<Value> {
 /// A string without its quotation marks, anything else as JSON.
 pub(crate) fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The addresses in what `ip address show` says of a link, but link-local ones.
+pub(crate) fn addresses_of(link: &Value) -> Vec<String> {
+    list(link["addr_info"].clone())
+        .iter()
+        .filter(|address| address["scope"] != "link")
+        .map(|address| format!("{}/{}", text(&address["local"]), address["prefixlen"]))
+        .collect()
 }
