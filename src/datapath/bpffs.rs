@@ -27,6 +27,12 @@ pub(super) fn ensure_directory(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether [`ensure_directory`] has a file system to work on, or a place to mount one.
+pub(super) fn probe(path: &Path) -> Result<()> {
+    let place = if path.starts_with(MOUNT_POINT) { Path::new(MOUNT_POINT) } else { path };
+    is_bpffs(place).map(drop)
+}
+
 /// An exclusive lock on a directory, held until it is dropped. Held for the few tens of
 /// milliseconds that a load takes, so it has no time limit; the kernel frees it if its holder dies.
 pub(super) fn lock(directory: &Path) -> Result<File> {

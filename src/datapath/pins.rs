@@ -108,6 +108,17 @@ impl Datapath {
         PINS.iter().all(|pin| directory.join(pin).exists())
     }
 
+    /// Whether [`ensure`](Self::ensure) could be expected to succeed: the BPF file system is there or has a place to be
+    /// mounted, and this process may use bpf(2). Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mount`], or [`Error::Load`] when the kernel refuses to make a map.
+    pub fn probe(&self) -> Result<()> {
+        bpffs::probe(&self.network)?;
+        skeleton::probe()
+    }
+
     /// Removes the pins of every layout. Programs live on as long as they are attached, maps as long
     /// as their programs. Absent is success.
     ///

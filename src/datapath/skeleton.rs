@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{PrintLevel, set_print};
+use libbpf_rs::{MapHandle, MapType, PrintLevel, set_print};
 
 use super::error::io_error;
 use super::{Error, Result};
@@ -53,6 +53,15 @@ pub(super) fn load_and_pin(directory: &Path) -> Result<()> {
         program.pin(&path).map_err(|error| Error::pin("pin the program", &path, io_error(error)))?;
     }
     Ok(())
+}
+
+/// Makes a small map and forgets it: whether the kernel has bpf(2) for this process.
+pub(super) fn probe() -> Result<()> {
+    let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as _,
+        ..Default::default()
+    };
+    with_messages(|| MapHandle::create(MapType::Hash, Some("probe"), 4, 4, 1, &options)).map(drop)
 }
 
 /// Runs `load` with libbpf's messages kept for the error instead of printed.

@@ -54,6 +54,12 @@ impl Attachment {
         IfName::known_good(name)
     }
 
+    /// Whether a name has the form of [`host_ifname`](Self::host_ifname), whichever attachment it may be of.
+    pub fn is_host_ifname(name: &IfName) -> bool {
+        let digits = name.as_str().strip_prefix("veth").unwrap_or_default();
+        name.as_str().len() == IfName::MAX_LEN && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    }
+
     /// The hardware address of the peer on the host: octets 8 to 13 of the digest, locally
     /// administered, unicast.
     pub fn host_mac(&self) -> MacAddr {

@@ -8,12 +8,14 @@ mod add;
 mod check;
 mod config;
 mod del;
+mod gc;
 mod network;
 mod rows;
+mod status;
 
 use std::process::ExitCode;
 
-use cnikit::plugin::{About, AddRequest, CheckRequest, DelRequest, Failure, Plugin};
+use cnikit::plugin::{About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Plugin, StatusRequest};
 use cnikit::spec::AddResult;
 
 use crate::config::Config;
@@ -45,6 +47,14 @@ impl Plugin for SimpleEbpfCni {
 
     fn check(&self, request: &CheckRequest<Config>) -> Result<(), Failure> {
         check::check(request)
+    }
+
+    fn gc(&self, request: &GcRequest<Config>) -> Result<(), Failure> {
+        gc::gc(request)
+    }
+
+    fn status(&self, request: &StatusRequest<Config>) -> Result<(), Failure> {
+        status::status(request)
     }
 }
 

@@ -26,6 +26,9 @@ const FIRST_BLOCK: u32 = 0x4000_0000;
 /// How long a call waits for its turn at the leases. Others hold them for less than a millisecond.
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What the alias of a bridge starts with that serves one of our networks.
+const MARK: &str = "simple-ebpf-cni:";
+
 /// A program and the block that it belongs in.
 pub(crate) struct Placed {
     name: &'static str,
@@ -103,23 +106,50 @@ impl Placed {
     }
 }
 
+/// Refuses a link that is no bridge, and a bridge that serves another network.
+pub(crate) fn refuse_foreign(network: &NetworkName, bridge: &Link) -> Result<(), Failure> {
+    let why = match (bridge.kind.as_deref(), bridge.alias.as_deref()) {
+        (Some("bridge"), Some(alias)) if alias.starts_with(MARK) && alias != mark(network) => {
+            format!("belongs to another network (its alias is {alias})")
+        }
+        (Some("bridge"), _) => return Ok(()),
+        (Some(kind), _) => format!("exists and is no bridge but a {kind} link"),
+        (None, _) => "exists and is no bridge".to_owned(),
+    };
+    Err(refused(bridge, &why))
+}
+
+/// Whether a bridge has the qdisc that anchors the blocks. One that does not name them is somebody else's.
+pub(crate) fn has_qdisc(host: &Socket, bridge: &Link) -> Result<bool, Failure> {
+    match host.ingress_qdisc(bridge.index)? {
+        None => Ok(false),
+        Some(qdisc) if qdisc.blocks == blocks(bridge.index) => Ok(true),
+        Some(qdisc) => {
+            let show = format!("tc qdisc show dev {}", bridge.name);
+            Err(refused(bridge, &format!("has a {} qdisc of somebody else's (see {show})", qdisc.kind)))
+        }
+    }
+}
+
+fn refused(bridge: &Link, why: &str) -> Failure {
+    let msg = format!("{} {why}: name another with the key \"bridge\"", bridge.name);
+    Failure::new(ErrorCode::INVALID_CONFIG, msg)
+}
+
 fn ensure_bridge(host: &Socket, network: &NetworkName, config: &Config) -> Result<Link, Failure> {
-    let name = &config.bridge;
-    let bridge = match host.link_by_name(name)? {
+    let bridge = match host.link_by_name(&config.bridge)? {
         Some(link) => link,
         None => create_bridge(host, network, config)?,
     };
-    if bridge.kind.as_deref() != Some("bridge") {
-        return Err(Failure::new(
-            ErrorCode::INVALID_CONFIG,
-            format!(
-                "{name} exists and is no bridge but {}: name another with the key \"bridge\"",
-                bridge.kind.as_deref().unwrap_or("a device"),
-            ),
-        ));
+    refuse_foreign(network, &bridge)?;
+    if bridge.alias != Some(mark(network)) {
+        // A bridge whose MAC was never set takes over that of its lowest port, as ports come and go. Pods keep the
+        // gateway's in their neighbour tables, and the programs know it too.
+        if let Some(mac) = bridge.mac {
+            host.set_mac(bridge.index, mac)?;
+        }
+        host.set_alias(bridge.index, &mark(network))?;
     }
-    claim(host, network, &bridge)?;
-
     let gateway = config.range.with_prefix(config.range.gateway());
     if !host.addresses(bridge.index)?.contains(&gateway) {
         unless_exists(host.add_address(bridge.index, gateway))?;
@@ -131,8 +161,6 @@ fn ensure_bridge(host: &Socket, network: &NetworkName, config: &Config) -> Resul
 }
 
 fn create_bridge(host: &Socket, network: &NetworkName, config: &Config) -> Result<Link, Failure> {
-    // With its MAC set, a bridge does not take over that of its lowest port: pods keep the gateway in
-    // their neighbour tables.
     let spec = BridgeSpec::new(config.bridge.clone()).mac(bridge_mac(network)).mtu(config.mtu).up();
     unless_exists(host.create_bridge(&spec).map(drop))?;
     host.link_by_name(&config.bridge)?.ok_or_else(|| {
@@ -140,40 +168,11 @@ fn create_bridge(host: &Socket, network: &NetworkName, config: &Config) -> Resul
     })
 }
 
-/// A bridge carries the programs of one network. Its alias says of which, to us and to whoever reads
-/// `ip link`.
-fn claim(host: &Socket, network: &NetworkName, bridge: &Link) -> Result<(), Failure> {
-    let mark = format!("simple-ebpf-cni:{network}");
-    match bridge.alias.as_deref() {
-        Some(alias) if alias == mark => Ok(()),
-        Some(alias) if alias.starts_with("simple-ebpf-cni:") => Err(Failure::new(
-            ErrorCode::INVALID_CONFIG,
-            format!(
-                "the bridge {} belongs to another network (its alias is {alias}): give network \
-                 {network} one of its own with the key \"bridge\"",
-                bridge.name,
-            ),
-        )),
-        _ => Ok(host.set_alias(bridge.index, &mark)?),
-    }
-}
-
 /// One filter for each direction, in blocks that live as long as the bridge's qdisc refers to them.
 fn ensure_programs(host: &Socket, datapath: &Datapath, bridge: &Link) -> Result<(), Failure> {
     let blocks = blocks(bridge.index);
-    match host.ingress_qdisc(bridge.index)? {
-        None => unless_exists(host.create_clsact(bridge.index, blocks))?,
-        Some(qdisc) if qdisc.blocks == blocks => {}
-        Some(qdisc) => {
-            return Err(Failure::new(
-                ErrorCode::INVALID_CONFIG,
-                format!(
-                    "the bridge {0} has a {1} qdisc of somebody else's: remove it (tc qdisc del dev {0} \
-                     {1}) or name another bridge with the key \"bridge\"",
-                    bridge.name, qdisc.kind,
-                ),
-            ));
-        }
+    if !has_qdisc(host, bridge)? {
+        unless_exists(host.create_clsact(bridge.index, blocks))?;
     }
     for placed in programs(datapath, blocks)? {
         if !placed.is_attached(host)? {
@@ -181,6 +180,11 @@ fn ensure_programs(host: &Socket, datapath: &Datapath, bridge: &Link) -> Result<
         }
     }
     Ok(())
+}
+
+/// The alias of a bridge says whose it is, to other networks and to whoever reads `ip link`.
+fn mark(network: &NetworkName) -> String {
+    format!("{MARK}{network}")
 }
 
 /// The MAC of a bridge that is made for `network`.
