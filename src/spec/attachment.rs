@@ -56,8 +56,9 @@ impl Attachment {
 
     /// Whether a name has the form of [`host_ifname`](Self::host_ifname), whichever attachment it may be of.
     pub fn is_host_ifname(name: &IfName) -> bool {
-        let digits = name.as_str().strip_prefix("veth").unwrap_or_default();
-        name.as_str().len() == IfName::MAX_LEN && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+        let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+        let digits = name.as_str().strip_prefix("veth");
+        digits.is_some_and(|digits| digits.len() == 11 && digits.bytes().all(is_digit))
     }
 
     /// The hardware address of the peer on the host: octets 8 to 13 of the digest, locally
@@ -89,6 +90,15 @@ mod tests {
 
     // printf 'dbnet/cnitool-77383ca0a0715733ca6f/eth0' | sha256sum
     // 76c13cb9109abb58 91a95024de0e 2344a746a413 1320c8876470707e893496cd
+    #[test]
+    fn the_form_of_a_host_ifname_is_known() {
+        let known = |name: &str| Attachment::is_host_ifname(&name.parse().unwrap());
+        assert!(known("veth76c13cb9109"));
+        for other in ["veth76c13cb910", "veth76c13cb910g", "veth76C13CB9109", "tap-76c13cb9109", "eth0"] {
+            assert!(!known(other), "{other}");
+        }
+    }
+
     #[test]
     fn the_names_are_those_of_sha256sum() {
         let attachment = attachment("dbnet", "cnitool-77383ca0a0715733ca6f", "eth0");

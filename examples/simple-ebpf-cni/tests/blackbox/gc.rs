@@ -1,0 +1,112 @@
+//! GC: what is not listed goes, what is listed stays, and without a list nothing goes.
+
+use std::fs;
+
+use cnikit_testbed::{Namespace, Outcome};
+use serde_json::{Value, json};
+
+use crate::support::{Network, code, on_host};
+
+/// GC with this value of `cni.dev/valid-attachments`, or without the key.
+#[track_caller]
+fn gc(network: &Network, valid: Option<Value>) -> Outcome {
+    let mut config = network.with("cniVersion", "1.1.0");
+    if let Some(valid) = valid {
+        config["cni.dev/valid-attachments"] = valid;
+    }
+    network.plugin.invocation("GC").config(&config).run()
+}
+
+fn valid(containers: &[&str]) -> Value {
+    containers.iter().map(|container| json!({ "containerID": container, "ifname": "eth0" })).collect()
+}
+
+#[test]
+fn gc_detaches_what_is_not_listed_and_spares_the_rest() {
+    on_host(|network| {
+        let stays = network.attach("stays");
+        let before = network.footprint();
+        let _goes = network.attach("goes");
+        let second = network.plugin.on("ADD", &network.config, "stays", &stays.pod).env("CNI_IFNAME", "net1");
+        second.run().result();
+
+        gc(network, Some(valid(&["stays", "was-never-here"]))).silent();
+
+        network.footprint().assert_unchanged(&before, "ADD of two more and GC of both");
+        network.check(&stays).silent();
+        gc(network, Some(json!([]))).silent();
+        assert!(stays.pod.link("eth0").is_none(), "an empty list means that nothing is valid");
+    });
+}
+
+#[test]
+fn gc_without_a_list_removes_nothing() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        let before = network.footprint();
+        gc(network, None).silent();
+        gc(network, Some(Value::Null)).silent();
+        network.footprint().assert_unchanged(&before, "GC without a list");
+        network.detach(&pod);
+    });
+}
+
+#[test]
+fn gc_finds_links_and_rows_that_no_lease_leads_to() {
+    on_host(|network| {
+        network.host.keep("route 10.99.0.0/29 ");
+        let config = network.with("subnet", "10.99.0.0/29");
+        let network = &Network { host: network.host, plugin: network.plugin.clone(), config };
+        let pod = network.attach("stays");
+        let before = network.footprint();
+        let lost = network.attach("lost");
+        fs::remove_file(network.lease("lost")).unwrap();
+
+        gc(network, Some(valid(&["stays"]))).silent();
+
+        // The address whose lease was removed by hand is found free when its turn comes.
+        let left = network.footprint().beyond(&before, &[]);
+        assert!(left.lines().all(|line| line.contains("/addresses/")), "{left}");
+        let mut handed_out = Vec::new();
+        for _ in 0..4 {
+            let one = network.attach("again");
+            handed_out.push(one.address().to_owned());
+            network.detach(&one);
+        }
+        assert!(handed_out.contains(&lost.address().to_owned()), "{handed_out:?}");
+        network.detach(&pod);
+    });
+}
+
+#[test]
+fn gc_goes_on_past_a_lease_that_cannot_be_read() {
+    on_host(|network| {
+        let broken = network.attach("broken");
+        let goes = network.attach("goes");
+        fs::write(network.lease("broken"), "{").unwrap();
+
+        let message = gc(network, Some(json!([]))).error(code::CORRUPT_LEASE);
+
+        assert!(message.contains("broken@eth0.json"), "{message}");
+        assert!(goes.pod.link("eth0").is_none(), "the others were removed");
+        network.detach(&broken);
+    });
+}
+
+#[test]
+fn gc_leaves_other_peoples_ports_alone() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        let names = ["veth0a1b2c3", "vethabcdefghijk", "tap-0123456789a"];
+        for (number, name) in names.iter().enumerate() {
+            network.host.ip(&format!("link add {name} type veth peer name far{number}"));
+            network.host.ip(&format!("link set {name} master cbr0"));
+        }
+        gc(network, Some(json!([]))).silent();
+        for name in names {
+            assert!(network.host.link(name).is_some(), "{name} is gone");
+            network.host.ip(&format!("link del {name}"));
+        }
+        network.detach(&pod);
+    });
+}

@@ -1,0 +1,78 @@
+//! STATUS: fails when an ADD would, and changes nothing.
+
+use cnikit_testbed::{Footprint, Namespace, Outcome};
+use serde_json::Value;
+
+use crate::support::{Network, on_host};
+
+/// "The plugin is not available" and "... and existing containers have limited connectivity".
+const UNAVAILABLE: u64 = 50;
+const LIMITED: u64 = 51;
+
+#[track_caller]
+fn status(network: &Network, config: &Value) -> Outcome {
+    let mut config = config.clone();
+    config["cniVersion"] = "1.1.0".into();
+    network.plugin.invocation("STATUS").config(&config).run()
+}
+
+#[test]
+fn status_is_fine_before_the_first_pod_and_beside_others() {
+    on_host(|network| {
+        status(network, &network.config).silent();
+        network.footprint().assert_unchanged(&Footprint::default(), "STATUS");
+        let pod = network.attach("one");
+        let before = network.footprint();
+        status(network, &network.config).silent();
+        network.footprint().assert_unchanged(&before, "STATUS");
+        network.detach(&pod);
+        status(network, &network.config).silent();
+    });
+}
+
+#[test]
+fn status_tells_of_a_full_pool() {
+    on_host(|network| {
+        network.host.keep("route 10.99.0.0/30 ");
+        let network = &Network {
+            host: network.host,
+            plugin: network.plugin.clone(),
+            config: network.with("subnet", "10.99.0.0/30"),
+        };
+        let only = network.attach("only");
+        let message = status(network, &network.config).error(UNAVAILABLE);
+        assert!(message.contains("10.99.0.0/30"), "{message}");
+        network.detach(&only);
+        status(network, &network.config).silent();
+    });
+}
+
+#[test]
+fn status_tells_of_a_bridge_that_is_none_or_another_networks() {
+    on_host(|network| {
+        network.host.ip("link add cbr0 type veth peer name far");
+        let message = status(network, &network.config).error(UNAVAILABLE);
+        assert!(message.contains("cbr0") && message.contains("veth"), "{message}");
+        network.host.ip("link del cbr0");
+
+        let pod = network.attach("one");
+        let message = status(network, &network.with("name", "another")).error(UNAVAILABLE);
+        assert!(message.contains("cbr0") && message.contains("another network"), "{message}");
+        network.detach(&pod);
+    });
+}
+
+#[test]
+fn status_tells_of_a_bridge_that_pods_miss() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        network.host.ip("link set cbr0 down");
+        let message = status(network, &network.config).error(LIMITED);
+        assert!(message.contains("cbr0"), "{message}");
+        network.host.ip("link del cbr0");
+        let message = status(network, &network.config).error(LIMITED);
+        assert!(message.contains("cbr0"), "{message}");
+        network.detach(&pod);
+        status(network, &network.config).silent();
+    });
+}
