@@ -11,8 +11,9 @@ failed() {
     exit 1
 }
 
-"$root/scripts/preflight.sh" demo || failed "preparing the machine: see above"
-can_be_root || failed "preparing the machine: namespaces need root: run as root, or install sudo"
+# It says in one line what is missing.
+"$root/scripts/preflight.sh" demo || exit 1
+can_be_root || failed "preparing the machine: namespaces need root: run as root or by sudo"
 PATH="$(bpftool_folder):$PATH"
 
 step "Building simple-ebpf-cni"
