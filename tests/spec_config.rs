@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use cnikit::spec::{
-    AttachmentKey, Coded, Command, Environment, Error, ErrorCode, Presence, RawConfig, ValidAttachments, Variable,
-    Version,
+    AttachmentKey, Coded, Command, Environment, Error, ErrorCode, Presence, RawConfig, RuntimeConfig, ValidAttachments,
+    Variable, Version,
 };
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ fn the_specifications_example_is_read_whole() {
     assert_eq!(net_conf.plugin_type.as_str(), "bridge");
     assert!(net_conf.ip_masq);
     assert_eq!(net_conf.dns.nameservers, ["10.1.0.1"]);
-    assert_eq!(net_conf.runtime_config["mac"], "00:11:22:33:44:66");
+    assert_eq!(net_conf.runtime_config.mac.unwrap().to_string(), "00:11:22:33:44:66");
 
     let ipam = net_conf.ipam.unwrap();
     assert_eq!(ipam.plugin_type.as_ref().unwrap().as_str(), "host-local");
@@ -81,7 +81,7 @@ fn null_counts_as_absent() {
     });
     let raw = parse(&config);
     let net_conf = raw.net_conf().unwrap();
-    assert!(!net_conf.ip_masq && net_conf.ipam.is_none() && net_conf.runtime_config.is_empty());
+    assert!(!net_conf.ip_masq && net_conf.ipam.is_none() && net_conf.runtime_config == RuntimeConfig::default());
     assert!(raw.prev_result().unwrap().is_none());
     // A network without addresses.
     let ipam = with("ipam", json!({})).net_conf().unwrap().ipam.unwrap();
@@ -250,4 +250,36 @@ fn the_verb_is_known_or_nobody_asked() {
     for unknown in ["add", "UPDATE"] {
         assert_eq!(command(unknown).unwrap_err().code(), ErrorCode::INVALID_ENVIRONMENT);
     }
+}
+
+#[test]
+fn every_capability_of_the_conventions_is_typed() {
+    let runtime_config = json!({
+        "portMappings": [
+            {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+            {"hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": "192.0.2.1"}
+        ],
+        "ipRanges": [[{"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.3", "rangeEnd": "10.1.2.99", "gateway": "10.1.2.254"}]],
+        "bandwidth": {"ingressRate": 2048, "ingressBurst": 1600, "egressRate": 4096, "egressBurst": 1600},
+        "dns": {"searches": ["internal.yoyodyne.net"], "servers": ["8.8.8.8"]},
+        "ips": ["192.168.0.1/24", "3ffe:ffff:0:1ff::1"],
+        "mac": "c2:11:22:33:44:55",
+        "infinibandGUID": "c2:11:22:33:44:55:66:77",
+        "deviceID": "0000:04:00.5",
+        "aliases": ["my-container", "primary-db"],
+        "cgroupPath": "/kubelet.slice/kubelet-kubepods.slice",
+        "org.example.colour": {"red": 1}
+    });
+    let asked = with("runtimeConfig", runtime_config.clone()).net_conf().unwrap().runtime_config;
+    assert_eq!((asked.port_mappings[1].container_port, asked.bandwidth.as_ref().unwrap().egress_rate), (5353, 4096));
+    assert_eq!(asked.ip_ranges[0][0].range_end, Some("10.1.2.99".parse().unwrap()));
+    assert_eq!(asked.other.keys().collect::<Vec<_>>(), ["org.example.colour"]);
+    // Nothing is lost on the way through, but that an address says its prefix length.
+    let mut expected = runtime_config;
+    expected["ips"][1] = json!("3ffe:ffff:0:1ff::1/128");
+    assert_eq!(serde_json::to_value(&asked).unwrap(), expected);
+
+    let nulls = json!({"portMappings": null, "ips": null, "mac": "", "bandwidth": null, "dns": null, "aliases": null});
+    let asked = with("runtimeConfig", nulls).net_conf().unwrap().runtime_config;
+    assert_eq!(asked, RuntimeConfig::default());
 }

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::lenient::null_as_default;
-use super::{AddResult, Dns, Error, MacAddr, NetworkName, PluginType, ValidAttachments, Version};
+use super::{AddResult, Dns, Error, MacAddr, NetworkName, PluginType, RuntimeConfig, ValidAttachments, Version};
 
 /// The network configuration as it arrived on standard input: a JSON object, nothing in it judged
 /// yet.
@@ -56,7 +56,7 @@ pub struct NetConf {
     pub args: CniArgs,
     /// `runtimeConfig`: what the runtime passes for the capabilities that the configuration
     /// declares.
-    pub runtime_config: Map<String, Value>,
+    pub runtime_config: RuntimeConfig,
 }
 
 /// The `ipam` key: how addresses are managed.

@@ -3,7 +3,7 @@
 //! | What the runtime sends or expects | Here |
 //! |---|---|
 //! | `CNI_COMMAND` and what each verb needs | [`Command`], [`Rule`], [`Environment`], [`Args`] |
-//! | the configuration on standard input | [`RawConfig`], [`NetConf`], [`ValidAttachments`] |
+//! | the configuration on standard input | [`RawConfig`], [`NetConf`], [`RuntimeConfig`], [`ValidAttachments`] |
 //! | the result of `ADD` | [`AddResult`] and its parts |
 //! | an error | [`ErrorCode`], [`ErrorDocument`] |
 //!
@@ -28,6 +28,7 @@ mod mac;
 mod name;
 mod protocol;
 mod result;
+mod runtime_config;
 mod valid_attachments;
 mod version;
 
@@ -40,5 +41,6 @@ pub use mac::MacAddr;
 pub use name::{ContainerId, IfName, NetworkName, PluginType};
 pub use protocol::{Command, Presence, Rule, Variable};
 pub use result::{AddResult, Dns, Interface, IpConfig, Route};
+pub use runtime_config::{Bandwidth, IpRange, PortMapping, RuntimeConfig, RuntimeDns};
 pub use valid_attachments::{AttachmentKey, ValidAttachments};
 pub use version::Version;
