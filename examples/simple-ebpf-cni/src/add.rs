@@ -2,15 +2,17 @@
 
 use std::slice;
 
+use cnikit::datapath::PodPort;
 use cnikit::ipam::{self, Lease, Store};
 use cnikit::netlink::{self, LOOPBACK_INDEX, Link, Netns, Socket, VethEnd, VethIndexes, VethPair};
 use cnikit::plugin::{AddRequest, Failure, Step as _};
-use cnikit::spec::{AddResult, Attachment, ErrorCode, Interface, IpConfig, Route};
+use cnikit::spec::{AddResult, Attachment, ErrorCode, Interface, IpConfig, MacAddr, Route};
 use scopeguard::{ScopeGuard, guard};
 
 use crate::config::Config;
 use crate::network::{self, LOCK_TIMEOUT};
 use crate::rows::Rows;
+use crate::wishes;
 
 /// Attaches the pod, or fails and leaves things as they were.
 ///
@@ -18,6 +20,7 @@ use crate::rows::Rows;
 /// network itself stays: the next ADD needs it too.
 pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let (attachment, config) = (&request.attachment, &request.config);
+    let mac = wishes::mac(attachment, &request.net_conf, &request.args)?;
     let host = Socket::open()?;
     let netns = Netns::open(&request.netns)?;
     let pod = netns.socket()?;
@@ -37,20 +40,20 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
         }
     });
 
-    let veth = create_veth(&host, attachment, config, &bridge, &netns)?;
+    let veth = create_veth(&host, attachment, mac, config, &bridge, &netns)?;
     let veth = guard(veth, |veth| undo("delete the veth pair", host.delete_link(veth.host)));
     host.create_clsact(veth.host, network::blocks(bridge.index)).step("have the eBPF programs run on the veth pair")?;
 
-    let rows = Rows::open(&datapath, attachment).step("open the eBPF maps")?;
-    let rows = guard(rows, |rows| undo("remove the map rows", rows.remove(&lease.addresses)));
-    rows.put(&lease.addresses, veth.host).step("put the map rows")?;
+    let rows = Rows::open(&datapath).step("open the eBPF maps")?;
+    let rows = guard(rows, |rows| undo("remove the map rows", rows.remove_where(|port| port.ifindex == veth.host)));
+    rows.put(&lease.addresses, PodPort { ifindex: veth.host, mac }).step("put the map rows")?;
 
     let routes = configure_pod(&pod, veth.peer, &lease, config).step("configure the pod")?;
 
     ScopeGuard::into_inner(rows);
     ScopeGuard::into_inner(veth);
     let lease = ScopeGuard::into_inner(lease);
-    Ok(result(request, &bridge, &lease, &routes))
+    Ok(result(request, mac, &bridge, &lease, &routes))
 }
 
 /// A lease, and whether this ADD is to give it back when it fails.
@@ -79,12 +82,13 @@ fn lease(store: &Store, attachment: &Attachment, config: &Config, host: &Socket)
 fn create_veth(
     host: &Socket,
     attachment: &Attachment,
+    mac: MacAddr,
     config: &Config,
     bridge: &Link,
     netns: &Netns,
 ) -> Result<VethIndexes, Failure> {
     let outside = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
-    let inside = VethEnd { name: attachment.ifname.clone(), mac: attachment.container_mac() };
+    let inside = VethEnd { name: attachment.ifname.clone(), mac };
     let pair = VethPair::new(outside, inside, netns).mtu(config.mtu).master(bridge.index).host_up();
     match host.create_veth(&pair) {
         Err(netlink::Error::Exists { .. }) => {
@@ -111,7 +115,13 @@ fn configure_pod(pod: &Socket, index: u32, lease: &Lease, config: &Config) -> ne
 }
 
 /// Interfaces in the order that tools expect of a bridge plugin: bridge, host's end, pod's end.
-fn result(request: &AddRequest<Config>, bridge: &Link, lease: &Lease, routes: &[netlink::Route]) -> AddResult {
+fn result(
+    request: &AddRequest<Config>,
+    mac: MacAddr,
+    bridge: &Link,
+    lease: &Lease,
+    routes: &[netlink::Route],
+) -> AddResult {
     let (attachment, config) = (&request.attachment, &request.config);
     let mut result = AddResult::default();
     let mut on_bridge = Interface::new(&bridge.name).with_mtu(bridge.mtu);
@@ -120,10 +130,7 @@ fn result(request: &AddRequest<Config>, bridge: &Link, lease: &Lease, routes: &[
     result
         .push_interface(Interface::new(attachment.host_ifname()).with_mac(attachment.host_mac()).with_mtu(config.mtu));
     let in_pod = result.push_interface(
-        Interface::new(&attachment.ifname)
-            .with_mac(attachment.container_mac())
-            .with_mtu(config.mtu)
-            .in_sandbox(&request.netns),
+        Interface::new(&attachment.ifname).with_mac(mac).with_mtu(config.mtu).in_sandbox(&request.netns),
     );
     for address in &lease.addresses {
         let ip = IpConfig::new(*address).on_interface(in_pod);

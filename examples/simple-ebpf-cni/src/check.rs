@@ -1,5 +1,6 @@
 //! CHECK: compares an attachment with what its ADD reported and made.
 
+use cnikit::datapath::PodPort;
 use cnikit::ipam::Lease;
 use cnikit::netlink::{Link, Netns, Socket};
 use cnikit::plugin::{CheckRequest, Failure};
@@ -8,13 +9,15 @@ use cnikit::spec::{ErrorCode, MacAddr};
 use crate::config::Config;
 use crate::network;
 use crate::rows::Rows;
+use crate::wishes;
 
 /// The code of a CHECK that found a difference.
 const DIFFERS: ErrorCode = ErrorCode::plugin_specific(110);
 
 /// Fails with everything that differs. What later plugins of a chain have added is theirs and not looked at.
 pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
-    let mut check = Check { request, host: Socket::open()?, differences: Vec::new() };
+    let mac = wishes::mac(&request.attachment, &request.net_conf, &request.args)?;
+    let mut check = Check { request, host: Socket::open()?, mac, differences: Vec::new() };
     if let Some(lease) = check.lease()? {
         let bridge = check.bridge()?;
         let host_end = check.host_end(bridge.as_ref())?;
@@ -32,6 +35,7 @@ pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
 struct Check<'a> {
     request: &'a CheckRequest<Config>,
     host: Socket,
+    mac: MacAddr,
     differences: Vec<String>,
 }
 
@@ -98,7 +102,7 @@ impl Check<'_> {
             self.differs(format!("the pod's end {ifname} of the pair is missing"));
             return Ok(());
         };
-        self.link(&link, request.attachment.container_mac());
+        self.link(&link, self.mac);
 
         let addresses = pod.addresses(link.index)?;
         for address in lease.addresses.iter().filter(|address| !addresses.contains(address)) {
@@ -135,9 +139,10 @@ impl Check<'_> {
                 self.differs(format!("the eBPF program {} is not attached", placed.name()));
             }
         }
-        let rows = Rows::open(&datapath, attachment)?;
+        let rows = Rows::open(&datapath)?;
+        let port = PodPort { ifindex: host_end.index, mac: self.mac };
         for address in &lease.addresses {
-            let differences = rows.differences(address.ip(), host_end.index)?;
+            let differences = rows.differences(address.ip(), port)?;
             self.differences.extend(differences);
         }
         Ok(())

@@ -1,16 +1,16 @@
 //! GC: removes what belongs to no valid attachment.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 
 use cnikit::datapath::Datapath;
-use cnikit::netlink::Socket;
+use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{Failure, Failures, GcRequest, Step as _};
-use cnikit::spec::{Attachment, IfName, MacAddr};
+use cnikit::spec::{Attachment, IfName};
 
 use crate::config::Config;
 use crate::del::detach;
 use crate::network;
+use crate::rows::Rows;
 
 /// Detaches whatever holds a lease and is not listed, then looks for links and map rows that no lease leads to.
 ///
@@ -35,42 +35,34 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
             failures.note(detach(&attachment, &host, &leases).step(name));
         }
     }
-    failures.note(delete_links(&host, &request.config.bridge, &valid).step("delete veth pairs"));
-    failures.note(remove_rows(&network::datapath(network), &valid).step("remove map rows"));
+    let kept = failures.note(delete_links(&host, &request.config.bridge, &valid).step("delete veth pairs"));
+    if let Some(kept) = kept {
+        failures.note(remove_rows(&network::datapath(network), &kept).step("remove map rows"));
+    }
     failures.into_result()
 }
 
-/// Deletes the pairs on the bridge that bear a name of ours and are no valid attachment's.
-fn delete_links(host: &Socket, bridge: &IfName, valid: &HashSet<Attachment>) -> Result<(), Failure> {
+/// Deletes the pairs on the bridge that bear a name of ours and are no valid attachment's. Gives the indexes of the
+/// bridge's other ports.
+fn delete_links(host: &Socket, bridge: &IfName, valid: &HashSet<Attachment>) -> Result<HashSet<u32>, Failure> {
     let Some(bridge) = host.link_by_name(bridge)? else {
-        return Ok(());
+        return Ok(HashSet::new());
     };
     let host_ends: HashSet<IfName> = valid.iter().map(Attachment::host_ifname).collect();
+    let ports = host.links()?.into_iter().filter(|link| link.master == Some(bridge.index));
+    let (kept, stale): (Vec<Link>, Vec<Link>) =
+        ports.partition(|link| !Attachment::is_host_ifname(&link.name) || host_ends.contains(&link.name));
     let mut failures = Failures::default();
-    for link in host.links()? {
-        let ours = link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
-        if ours && !host_ends.contains(&link.name) {
-            failures.note(host.delete_link(link.index));
-        }
+    for link in stale {
+        failures.note(host.delete_link(link.index));
     }
-    failures.into_result()
+    failures.into_result()?;
+    Ok(kept.iter().map(|link| link.index).collect())
 }
 
-fn remove_rows(datapath: &Datapath, valid: &HashSet<Attachment>) -> Result<(), Failure> {
-    if !datapath.is_complete() {
-        return Ok(());
+fn remove_rows(datapath: &Datapath, ports: &HashSet<u32>) -> Result<(), Failure> {
+    if datapath.is_complete() {
+        Rows::open(datapath)?.remove_where(|port| !ports.contains(&port.ifindex))?;
     }
-    let macs: HashSet<MacAddr> = valid.iter().map(Attachment::container_mac).collect();
-    let (counters, ports) = (datapath.counters()?, datapath.ports()?);
-    // Collected first: an iteration whose current row is removed starts over.
-    let addresses: Vec<IpAddr> = ports.addresses().collect();
-    let mut failures = Failures::default();
-    for address in addresses {
-        let Some(port) = failures.note(ports.read(address)).flatten() else { continue };
-        if !macs.contains(&port.mac) {
-            failures.note(ports.remove(address));
-            failures.note(counters.forget(address));
-        }
-    }
-    failures.into_result()
+    Ok(())
 }

@@ -12,6 +12,7 @@ mod gc;
 mod network;
 mod rows;
 mod status;
+mod wishes;
 
 use std::process::ExitCode;
 

@@ -12,3 +12,4 @@ mod rollback;
 mod status;
 mod support;
 mod traffic;
+mod wishes;
