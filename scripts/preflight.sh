@@ -19,6 +19,8 @@ elif [ "$(printf '%s\n' "$least" "${found%%-*}" | sort -V | head -n 1)" != "$lea
     fi
     fail "Rust $found is too old ($least or newer): curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
 fi
+# The generated skeleton of the BPF program is piped through it; a minimal toolchain comes without.
+as_caller rustfmt --version >/dev/null 2>&1 || fail "rustfmt is missing: rustup component add rustfmt"
 
 missing=()
 # want PACKAGE TEST...: the package is missing if the test fails.
