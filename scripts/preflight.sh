@@ -19,8 +19,12 @@ elif [ "$(printf '%s\n' "$least" "${found%%-*}" | sort -V | head -n 1)" != "$lea
     fi
     fail "Rust $found is too old ($least or newer): curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
 fi
-# The generated skeleton of the BPF program is piped through it; a minimal toolchain comes without.
-as_caller rustfmt --version >/dev/null 2>&1 || fail "rustfmt is missing: rustup component add rustfmt"
+if [ "$stage" = test ]; then
+    for component in rustfmt clippy; do
+        as_caller cargo "${component/rust/}" --version >/dev/null 2>&1 ||
+            fail "$component is missing: rustup component add $component"
+    done
+fi
 
 missing=()
 # want PACKAGE TEST...: the package is missing if the test fails.
