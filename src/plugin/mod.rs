@@ -34,6 +34,8 @@
 //! }
 //! ```
 //!
+//! One that does something, in as many lines, is `examples/minimal-plugin.rs` of the repository.
+//!
 //! # Order of checks
 //!
 //! | What is wrong | Code |
