@@ -1,8 +1,11 @@
 //! The BPF file system: found, or mounted where systemd or the distribution has not.
 
-use std::fs::{self, File};
+use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use fs2::FileExt;
 use rustix::mount::{MountFlags, mount};
@@ -15,30 +18,57 @@ const MOUNT_POINT: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const MAGIC: u32 = 0xcafe_4a11;
 
+/// How long to wait for a lock that is held for the few tens of milliseconds that a load takes.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The pause between two attempts to lock.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// Makes the directory `path` on the BPF file system, and mounts that first where it is missing.
+/// On another file system nothing is made.
 pub(super) fn ensure_directory(path: &Path) -> Result<()> {
     if path.starts_with(MOUNT_POINT) {
         ensure_mounted(Path::new(MOUNT_POINT))?;
     }
-    fs::create_dir_all(path).map_err(|error| Error::pin("make the directory", path, error))?;
-    if !is_bpffs(path)? {
-        return Err(Error::NotBpffs { path: path.to_owned() });
-    }
-    Ok(())
+    refuse_elsewhere(path)?;
+    create_directories(path)
 }
 
 /// Whether [`ensure_directory`] has a file system to work on, or a place to mount one.
 pub(super) fn probe(path: &Path) -> Result<()> {
-    let place = if path.starts_with(MOUNT_POINT) { Path::new(MOUNT_POINT) } else { path };
-    is_bpffs(place).map(drop)
+    let mount_point = Path::new(MOUNT_POINT);
+    if path.starts_with(mount_point) { is_bpffs(mount_point).map(drop) } else { refuse_elsewhere(path) }
 }
 
-/// An exclusive lock on a directory, held until it is dropped. Held for the few tens of
-/// milliseconds that a load takes, so it has no time limit; the kernel frees it if its holder dies.
-pub(super) fn lock(directory: &Path) -> Result<File> {
+/// Makes directories that nobody but their owner can open: whoever can open one can lock it.
+pub(super) fn create_directories(path: &Path) -> Result<()> {
+    let mut private = DirBuilder::new();
+    private.recursive(true).mode(0o700).create(path).map_err(|error| Error::pin("make the directory", path, error))
+}
+
+/// An exclusive lock on a directory, held until it is dropped. The kernel frees it if its holder
+/// dies; for one that hangs there is a time limit.
+pub(super) fn lock(directory: &Path, patience: Duration) -> Result<File> {
+    let start = Instant::now();
     let file = File::open(directory).map_err(|error| Error::pin("open the directory", directory, error))?;
-    file.lock_exclusive().map_err(|error| Error::pin("lock the directory", directory, error))?;
-    Ok(file)
+    loop {
+        match file.try_lock_exclusive() {
+            Ok(()) => return Ok(file),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                return Err(Error::pin("lock the directory", directory, error));
+            }
+            Err(_) if start.elapsed() >= patience => {
+                return Err(Error::Locked { path: directory.to_owned(), waited: patience });
+            }
+            Err(_) => thread::sleep(PAUSE),
+        }
+    }
+}
+
+fn refuse_elsewhere(path: &Path) -> Result<()> {
+    // The last of a relative path's ancestors is empty.
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("."));
+    if is_bpffs(existing)? { Ok(()) } else { Err(Error::NotBpffs { path: path.to_owned() }) }
 }
 
 fn ensure_mounted(mount_point: &Path) -> Result<()> {
@@ -47,7 +77,7 @@ fn ensure_mounted(mount_point: &Path) -> Result<()> {
     }
     // Two mounts would stack, and the upper one hide what is pinned in the lower: one caller mounts,
     // the others wait on the directory below and look again.
-    let _lock = lock(mount_point)?;
+    let _lock = lock(mount_point, PATIENCE)?;
     if is_bpffs(mount_point)? {
         return Ok(());
     }
@@ -63,5 +93,29 @@ fn is_bpffs(path: &Path) -> Result<bool> {
         Ok(stat) => Ok(stat.f_type as u32 == MAGIC),
         // No such directory: sysfs lacks it on a kernel without bpf(2).
         Err(errno) => Err(Error::Mount { path: path.to_owned(), source: io::Error::from(errno) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_not_freed_is_waited_for_no_longer_than_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let held = lock(path, Duration::ZERO).unwrap();
+
+        let patience = Duration::from_millis(20);
+        let start = Instant::now();
+        let error = lock(path, patience).unwrap_err();
+        assert!(start.elapsed() >= patience);
+        assert!(matches!(&error, Error::Locked { path: named, .. } if named == path), "{error:?}");
+
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| lock(path, PATIENCE));
+            drop(held);
+            waiting.join().unwrap().unwrap();
+        });
     }
 }

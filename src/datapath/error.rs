@@ -1,6 +1,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::spec::{Coded, ErrorCode};
 
@@ -57,6 +58,18 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// Another process holds the lock of the pins for too long.
+    #[error(
+        "{} has been locked for {waited:?}, and loading takes milliseconds: the process that holds the lock hangs",
+        path.display()
+    )]
+    Locked {
+        /// The directory that is locked.
+        path: PathBuf,
+        /// How long this process has waited.
+        waited: Duration,
+    },
+
     /// A pin holds a map of another shape than this build's.
     #[error(
         "{} has keys and values of {found:?} bytes, this build of the programs {expected:?}: remove \
@@ -73,7 +86,7 @@ pub enum Error {
     },
 
     /// Reading or changing a map failed.
-    #[error("cannot {operation} in the eBPF map {map}")]
+    #[error("cannot {operation} in the eBPF map {map}{}", full(source))]
     Map {
         /// What was tried, such as `put 10.244.1.2`.
         operation: String,
@@ -100,6 +113,7 @@ impl Error {
 impl Coded for Error {
     fn code(&self) -> ErrorCode {
         match self {
+            Self::Locked { .. } => ErrorCode::TRY_AGAIN,
             Self::Mount { .. } | Self::Load { .. } | Self::Rejected { .. } => ErrorCode::PLUGIN_NOT_AVAILABLE,
             Self::NotBpffs { .. } | Self::Pin { .. } | Self::Layout { .. } | Self::Map { .. } => ErrorCode::IO,
             Self::AddressFamily { .. } => ErrorCode::UNSUPPORTED_FIELD,
@@ -122,7 +136,12 @@ pub(super) fn io_error(error: libbpf_rs::Error) -> io::Error {
         ErrorKind::TooBig => io::ErrorKind::StorageFull,
         _ => io::ErrorKind::Other,
     };
-    io::Error::new(kind, format!("{error:#}"))
+    // What libbpf-rs wraps around it, operation and path, is said by the errors here.
+    let mut innermost: &dyn std::error::Error = &error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    io::Error::new(kind, innermost.to_string())
 }
 
 fn remedy(source: &io::Error) -> &'static str {
@@ -131,6 +150,14 @@ fn remedy(source: &io::Error) -> &'static str {
             " (CAP_BPF and CAP_NET_ADMIN, or root, are needed; a kernel in lockdown refuses them too)"
         }
         io::ErrorKind::Unsupported => " (the kernel lacks CONFIG_BPF_SYSCALL)",
+        _ => "",
+    }
+}
+
+/// The kernel calls a full map an argument list that is too long.
+fn full(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull => ": it is full; the rows of a pod go with its DEL",
         _ => "",
     }
 }

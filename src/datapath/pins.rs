@@ -1,6 +1,6 @@
 //! One network's pins.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -31,6 +31,7 @@ const PINS: [&str; 6] = [
 /// This is the place, not its contents: nothing is opened before it is asked for.
 #[derive(Clone, Debug)]
 pub struct Datapath {
+    root: PathBuf,
     network: PathBuf,
 }
 
@@ -53,11 +54,12 @@ pub struct Program {
 impl Datapath {
     /// The set of `network` below the directory `root`, such as `/sys/fs/bpf/my-plugin`.
     ///
-    /// The BPF file system takes no `.` in a name; one in the network's name becomes `:`, which no
-    /// network's name contains.
+    /// The BPF file system takes no `.` in a name, so `root` must do without; one in the network's
+    /// name becomes `:`, which no network's name contains.
     #[must_use]
     pub fn new(root: impl AsRef<Path>, network: &NetworkName) -> Self {
-        Self { network: root.as_ref().join(network.as_str().replace('.', ":")) }
+        let root = root.as_ref();
+        Self { root: root.to_owned(), network: root.join(network.as_str().replace('.', ":")) }
     }
 
     /// The directory that holds the pins.
@@ -74,8 +76,9 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// [`Error::Mount`] and [`Error::NotBpffs`] for the file system, [`Error::Load`] when the kernel
-    /// refuses the programs, [`Error::Pin`] for the rest.
+    /// [`Error::Mount`] and [`Error::NotBpffs`] for the file system, [`Error::Load`] and
+    /// [`Error::Rejected`] when the kernel refuses the programs, [`Error::Locked`] when another
+    /// loader hangs, [`Error::Pin`] for the rest.
     ///
     /// # Kernel
     ///
@@ -85,20 +88,24 @@ impl Datapath {
         if self.is_complete() {
             return Ok(());
         }
-        bpffs::ensure_directory(&self.network)?;
-        let _lock = bpffs::lock(&self.network)?;
+        bpffs::ensure_directory(&self.root)?;
+        let _lock = self.lock()?;
         if self.is_complete() {
             return Ok(());
         }
 
         // Pins are collected aside and published by one rename: nobody ever opens half a set, and
         // what a killed loader left is swept by the next one.
-        let (loading, published) = (self.network.join("loading"), self.directory());
+        let loading = self.network.join("loading");
         remove_tree(&loading)?;
-        remove_tree(&published)?;
-        fs::create_dir(&loading).map_err(|error| Error::pin("make the directory", &loading, error))?;
-        skeleton::load_and_pin(&loading)?;
-        fs::rename(&loading, &published).map_err(|error| Error::pin("publish the pins as", &published, error))
+        bpffs::create_directories(&loading)?;
+        let published = skeleton::load_and_pin(&loading).and_then(|()| self.publish(&loading));
+        if published.is_err() {
+            // The error to report is the load's. The network's directory goes only if it is empty.
+            let _ = remove_tree(&loading);
+            let _ = fs::remove_dir(&self.network);
+        }
+        published
     }
 
     /// Whether all pins are there.
@@ -124,9 +131,18 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`] names what could not be removed.
+    /// [`Error::Pin`] names what could not be removed, [`Error::Locked`] the lock of a loader that
+    /// hangs.
     pub fn remove(&self) -> Result<()> {
-        remove_tree(&self.network)
+        // Without the pins there may be no root either, and so nothing to lock.
+        match self.network.try_exists() {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                let _lock = self.lock()?;
+                remove_tree(&self.network)
+            }
+            Err(error) => Err(Error::pin("look for the pins in", &self.network, error)),
+        }
     }
 
     /// Opens one of the programs.
@@ -189,6 +205,18 @@ impl Datapath {
     /// As [`configure`](Self::configure).
     pub fn stats(&self) -> Result<NetStats> {
         maps::read_stats(&self.map(maps::NET_STATS, maps::NET_STATS_SIZES)?)
+    }
+
+    /// Loads and removals take turns. The lock is the root's, as the network's directory itself comes
+    /// and goes: a lock on one that was removed would keep nobody out.
+    fn lock(&self) -> Result<File> {
+        bpffs::lock(&self.root, bpffs::PATIENCE)
+    }
+
+    fn publish(&self, loading: &Path) -> Result<()> {
+        let published = self.directory();
+        remove_tree(&published)?;
+        fs::rename(loading, &published).map_err(|error| Error::pin("publish the pins as", &published, error))
     }
 
     fn map(&self, name: &str, expected: (usize, usize)) -> Result<MapHandle> {
