@@ -1,0 +1,96 @@
+use std::fs;
+use std::path::Path;
+
+use cnikit::datapath::{Datapath, Error};
+use cnikit::spec::{Coded, ErrorCode};
+use cnikit_testbed::host;
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::thread::CapabilitySet;
+
+use crate::race::race;
+use crate::support::{datapath, without};
+
+#[test]
+fn a_root_elsewhere_is_refused_before_anything_is_made() {
+    host(|host| {
+        let (scratch, network) = (host.scratch(), "one".parse().unwrap());
+        let relative = Path::new("of-no-package");
+        for (root, made) in [
+            (scratch.clone(), scratch.join("one")),
+            (scratch.join("a/b"), scratch.join("a")),
+            ("/sys/fs/bpf/../../kernel".into(), "/sys/kernel/one".into()),
+            (relative.into(), relative.into()),
+        ] {
+            let error = Datapath::new(&root, &network).ensure().unwrap_err();
+            let Error::NotBpffs { path } = &error else { panic!("{error:?}") };
+            assert_eq!(*path, root);
+            assert!(error.to_string().contains("choose a directory below /sys/fs/bpf"), "{error}");
+            assert!(!made.exists(), "{} was made", made.display());
+        }
+    });
+}
+
+#[test]
+fn another_bpffs_than_the_usual_one_will_do() {
+    host(|host| {
+        let elsewhere = host.scratch();
+        rustix::mount::mount("bpf", &elsewhere, "bpf", rustix::mount::MountFlags::empty(), None).unwrap();
+        let datapath = Datapath::new(elsewhere.join("example"), &"one".parse().unwrap());
+        datapath.ensure().unwrap();
+        assert!(elsewhere.join("example/one/v1/pkt_count").exists());
+        datapath.remove().unwrap();
+    });
+}
+
+#[test]
+fn a_missing_bpffs_is_mounted_once() {
+    host(|host| {
+        unmount("/sys/fs/bpf", UnmountFlags::empty()).unwrap();
+        assert_eq!(mounts(), [""; 0]);
+
+        race(host);
+
+        let mounts = mounts();
+        assert_eq!(mounts.len(), 1, "{mounts:?}");
+        for option in ["nosuid", "nodev", "noexec", "mode=700"] {
+            assert!(mounts[0].contains(option), "{option}: {}", mounts[0]);
+        }
+        datapath("one").ensure().unwrap();
+        datapath("one").remove().unwrap();
+    });
+}
+
+#[test]
+fn who_may_not_mount_is_told_how() {
+    host(|_| {
+        unmount("/sys/fs/bpf", UnmountFlags::empty()).unwrap();
+        let error = without(CapabilitySet::SYS_ADMIN, || datapath("one").ensure()).unwrap_err();
+        let Error::Mount { path, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(path, Path::new("/sys/fs/bpf"));
+        assert!(error.to_string().contains("mount -t bpf bpf /sys/fs/bpf"), "{error}");
+        assert_eq!(error.code(), ErrorCode::PLUGIN_NOT_AVAILABLE);
+        assert_eq!(mounts(), [""; 0]);
+    });
+}
+
+#[test]
+fn nobody_else_may_look_into_the_directories() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    host(|_| {
+        let datapath = datapath("one");
+        datapath.ensure().unwrap();
+        for directory in datapath.directory().ancestors().take(3) {
+            let mode = fs::metadata(directory).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", directory.display());
+        }
+        datapath.remove().unwrap();
+    });
+}
+
+/// The BPF file systems on the usual place, as the kernel lists them for this thread.
+fn mounts() -> Vec<String> {
+    let listed = fs::read_to_string("/proc/thread-self/mountinfo").expect("/proc is mounted");
+    let usual = |line: &&str| line.split(' ').nth(4) == Some("/sys/fs/bpf") && line.contains(" - bpf ");
+    listed.lines().filter(usual).map(str::to_owned).collect()
+}

@@ -1,0 +1,216 @@
+use std::error::Error as _;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use cnikit::datapath::{Error, ProgramName};
+use cnikit_testbed::{host, tool};
+use rustix::thread::CapabilitySet;
+
+use crate::support::{ROOT, bpftool, datapath, header, ids, ip, map, names, port, program, without};
+
+#[test]
+fn the_first_ensure_pins_the_set_and_the_second_keeps_it() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        let datapath = datapath("one");
+        assert!(!datapath.is_complete());
+        datapath.ensure().unwrap();
+        assert!(datapath.is_complete());
+
+        let directory = datapath.directory();
+        assert_eq!(directory, Path::new(ROOT).join("one/v1"));
+        let loaded = ids(&directory);
+        assert_eq!(names(Path::new(ROOT).join("one")), ["v1"]);
+        let rows = header("CNI_TC_MAX_ROWS") as u64;
+        for (name, kind, value, rows) in [
+            ("pkt_count", "percpu_hash", 32, rows),
+            ("pod_ifindex", "hash", 12, rows),
+            ("net_config", "array", 12, 1),
+            ("net_stats", "percpu_array", 40, 1),
+        ] {
+            let shown = map("show", &directory, name, "");
+            assert_eq!((&shown["name"], &shown["type"]), (&name.into(), &kind.into()));
+            assert_eq!((&shown["bytes_key"], &shown["bytes_value"]), (&4.into(), &value.into()), "{shown}");
+            assert_eq!(shown["max_entries"], rows, "{shown}");
+        }
+        for name in [ProgramName::Main, ProgramName::Egress] {
+            let shown = program(&directory, name.as_str());
+            assert_eq!((&shown["name"], &shown["type"]), (&name.as_str().into(), &"sched_cls".into()));
+            assert_eq!(shown["id"], datapath.program(name).unwrap().id());
+        }
+
+        datapath.ensure().unwrap();
+        assert_eq!(ids(&directory), loaded);
+        datapath.remove().unwrap();
+    });
+}
+
+#[test]
+fn what_a_killed_loader_left_is_swept() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        let datapath = datapath("one");
+        datapath.ensure().unwrap();
+        let (network, directory) = (Path::new(ROOT).join("one"), datapath.directory());
+        let loaded = ids(&directory);
+        // As if it had been killed between two pins.
+        fs::rename(&directory, network.join("loading")).unwrap();
+        for pin in ["net_stats", "cni_tc_main", "cni_tc_egress"] {
+            fs::remove_file(network.join("loading").join(pin)).unwrap();
+        }
+        assert!(!datapath.is_complete());
+
+        datapath.ensure().unwrap();
+        assert_eq!(names(&network), ["v1"]);
+        let reloaded = ids(&directory);
+        assert!(loaded.iter().all(|(name, id)| reloaded[name] != *id), "{loaded:?} {reloaded:?}");
+        datapath.remove().unwrap();
+    });
+}
+
+#[test]
+fn an_incomplete_set_is_replaced_whole() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        let datapath = datapath("one");
+        datapath.ensure().unwrap();
+        let directory = datapath.directory();
+        let mut loaded = ids(&directory);
+        for pin in loaded.clone().keys() {
+            datapath.ports().unwrap().insert(ip("10.244.1.2"), port(7, 2)).unwrap();
+            fs::remove_file(directory.join(pin)).unwrap();
+            assert!(!datapath.is_complete(), "without {pin}");
+
+            datapath.ensure().unwrap();
+            let reloaded = ids(&directory);
+            assert!(loaded.iter().all(|(name, id)| reloaded[name] != *id), "{loaded:?} {reloaded:?}");
+            assert_eq!(datapath.ports().unwrap().addresses().next(), None);
+            loaded = reloaded;
+        }
+        datapath.remove().unwrap();
+    });
+}
+
+#[test]
+fn a_refused_load_takes_nothing_away_and_leaves_nothing() {
+    host(|_| {
+        let datapath = datapath("one");
+        datapath.ensure().unwrap();
+        fs::remove_file(datapath.directory().join("cni_tc_main")).unwrap();
+        let left = names(datapath.directory());
+
+        let refused = without(CapabilitySet::BPF | CapabilitySet::SYS_ADMIN, || datapath.ensure());
+        assert!(matches!(refused, Err(Error::Load { .. })), "{refused:?}");
+        assert_eq!(names(Path::new(ROOT).join("one")), ["v1"]);
+        assert_eq!(names(datapath.directory()), left);
+        datapath.remove().unwrap();
+    });
+}
+
+#[test]
+fn a_pin_of_another_shape_is_refused_by_its_sizes() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        let datapath = datapath("one");
+        datapath.ensure().unwrap();
+        let pin = datapath.directory().join("pkt_count");
+        fs::remove_file(&pin).unwrap();
+        bpftool().words("map create").arg(&pin).words("type hash key 4 value 8 entries 1 name x").run();
+
+        datapath.ensure().unwrap();
+        let error = datapath.counters().unwrap_err();
+        let Error::Layout { path, expected, found } = &error else { panic!("{error:?}") };
+        assert_eq!((path, *expected, *found), (&pin, (4, 32), (4, 8)));
+        let text = error.to_string();
+        assert!(["(4, 32)", "(4, 8)", pin.to_str().unwrap()].iter().all(|fact| text.contains(fact)), "{text}");
+
+        datapath.ports().unwrap();
+        datapath.remove().unwrap();
+    });
+}
+
+#[test]
+fn a_dot_in_a_networks_name_is_no_dot_in_the_pins() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        let (dotted, plain) = (datapath("my.net-1.0"), datapath("my"));
+        dotted.ensure().unwrap();
+        plain.ensure().unwrap();
+        assert_eq!(names(ROOT), ["my", "my:net-1:0"]);
+        assert_ne!(ids(&dotted.directory())["pkt_count"], ids(&plain.directory())["pkt_count"]);
+
+        dotted.counters().unwrap().track(ip("10.244.1.2")).unwrap();
+        assert_eq!(plain.counters().unwrap().read(ip("10.244.1.2")).unwrap(), None);
+        plain.remove().unwrap();
+        assert!(dotted.is_complete());
+        dotted.remove().unwrap();
+    });
+}
+
+#[test]
+fn what_is_removed_can_be_made_again() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        let datapath = datapath("one");
+        datapath.remove().unwrap();
+        assert!(!Path::new(ROOT).exists(), "there was nothing to remove");
+
+        datapath.ensure().unwrap();
+        let loaded = ids(&datapath.directory());
+        let older = Path::new(ROOT).join("one/v0");
+        fs::create_dir(&older).unwrap();
+        let words = "type array key 4 value 4 entries 1 name x";
+        bpftool().words("map create").arg(older.join("x")).words(words).run();
+        for _ in 0..2 {
+            datapath.remove().unwrap();
+            assert_eq!(names(ROOT), [""; 0]);
+        }
+        let error = datapath.counters().unwrap_err();
+        assert!(matches!(error, Error::Pin { .. }), "{error:?}");
+
+        datapath.ensure().unwrap();
+        assert!(ids(&datapath.directory())["pkt_count"] > loaded["pkt_count"], "ids only grow");
+        datapath.remove().unwrap();
+    });
+}
+
+#[test]
+fn what_cannot_be_seen_is_not_taken_for_removed() {
+    host(|_| {
+        let datapath = datapath("one");
+        datapath.ensure().unwrap();
+        let shut = |mode| fs::set_permissions(ROOT, fs::Permissions::from_mode(mode)).unwrap();
+        shut(0o000);
+        let blind = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+        let refused = without(blind, || datapath.remove());
+        assert!(matches!(refused, Err(Error::Pin { .. })), "{refused:?}");
+        shut(0o700);
+        datapath.remove().unwrap();
+        assert_eq!(names(ROOT), [""; 0]);
+    });
+}
+
+#[test]
+fn the_error_for_a_missing_pin_tells_its_path_once() {
+    host(|_| {
+        let datapath = datapath("one");
+        let path = datapath.directory().join("cni_tc_main");
+        let error = datapath.program(ProgramName::Main).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot open the pinned program {}", path.display()));
+        let source = error.source().unwrap();
+        assert_eq!(source.to_string(), "No such file or directory (os error 2)");
+    });
+}

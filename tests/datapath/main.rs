@@ -1,0 +1,10 @@
+//! The datapath against a real kernel, each test on a host of its own; checked by what `bpftool`, `tc` and the C header say.
+#![cfg(feature = "bpf")]
+
+mod bpffs;
+mod ensure;
+mod maps;
+mod packets;
+mod privileges;
+mod race;
+mod support;

@@ -1,0 +1,40 @@
+use cnikit::datapath::{Error, ProgramName};
+use cnikit::spec::{Coded, ErrorCode, MacAddr};
+use cnikit_testbed::host;
+use rustix::thread::CapabilitySet;
+
+use crate::support::{ROOT, datapath, ip, names, port, without};
+
+#[test]
+fn who_may_not_load_is_told_what_is_needed() {
+    host(|_| {
+        // CAP_SYS_ADMIN stands for either of the others.
+        for missing in [CapabilitySet::BPF, CapabilitySet::NET_ADMIN] {
+            let error = without(missing | CapabilitySet::SYS_ADMIN, || datapath("one").ensure()).unwrap_err();
+            assert!(matches!(error, Error::Load { .. }), "{error:?}");
+            assert_eq!(error.code(), ErrorCode::PLUGIN_NOT_AVAILABLE);
+            assert!(error.to_string().contains("CAP_BPF and CAP_NET_ADMIN, or root, are needed"), "{error}");
+            assert!(!datapath("one").is_complete());
+            assert_eq!(names(ROOT), [""; 0]);
+        }
+    });
+}
+
+#[test]
+fn the_two_capabilities_are_enough() {
+    host(|_| {
+        without(CapabilitySet::all() - CapabilitySet::BPF - CapabilitySet::NET_ADMIN, || {
+            let (datapath, pod) = (datapath("one"), ip("10.244.1.2"));
+            datapath.ensure().unwrap();
+            datapath.program(ProgramName::Main).unwrap();
+            let gateway_mac = MacAddr::new([0x02, 0, 0, 0, 0, 1]);
+            datapath.configure(cnikit::datapath::NetConfig { bridge_ifindex: 2, gateway_mac }).unwrap();
+            datapath.stats().unwrap();
+            datapath.counters().unwrap().track(pod).unwrap();
+            assert!(datapath.counters().unwrap().read(pod).unwrap().is_some());
+            datapath.ports().unwrap().insert(pod, port(7, 2)).unwrap();
+            assert_eq!(datapath.ports().unwrap().read(pod).unwrap(), Some(port(7, 2)));
+            datapath.remove().unwrap();
+        });
+    });
+}

@@ -1,0 +1,101 @@
+//! A set of pins, looked at from outside.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::thread;
+
+use cnikit::datapath::{Datapath, PodPort};
+use cnikit::spec::MacAddr;
+use cnikit_testbed::Command;
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use serde_json::Value;
+
+/// A directory for pins as a plugin would choose it.
+pub(crate) const ROOT: &str = "/sys/fs/bpf/example";
+
+pub(crate) const MAPS: [&str; 4] = ["net_config", "net_stats", "pkt_count", "pod_ifindex"];
+pub(crate) const PROGRAMS: [&str; 2] = ["cni_tc_egress", "cni_tc_main"];
+
+pub(crate) fn datapath(network: &str) -> Datapath {
+    Datapath::new(ROOT, &network.parse().expect("a network's name"))
+}
+
+pub(crate) fn ip(address: &str) -> IpAddr {
+    address.parse().expect("an address")
+}
+
+pub(crate) fn port(ifindex: u32, last: u8) -> PodPort {
+    PodPort { ifindex, mac: MacAddr::new([0x02, 0, 0, 0, 0, last]) }
+}
+
+/// The names in a directory, sorted.
+pub(crate) fn names(directory: impl AsRef<Path>) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("a directory");
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
+    names.sort();
+    names
+}
+
+/// What `bpftool -j map <verb> pinned <directory>/<map>` and the words of `rest` print.
+#[track_caller]
+pub(crate) fn map(verb: &str, directory: &Path, map: &str, rest: &str) -> Value {
+    bpftool().args(["map", verb, "pinned"]).arg(directory.join(map)).words(rest).json()
+}
+
+/// What `bpftool -j prog show` says of a pinned program.
+#[track_caller]
+pub(crate) fn program(directory: &Path, program: &str) -> Value {
+    bpftool().words("prog show pinned").arg(directory.join(program)).json()
+}
+
+/// The kernel's ids of the whole set, by the names of the pins.
+///
+/// # Panics
+///
+/// If a pin is missing or there is one too many, or if a program uses maps other than those beside it.
+#[track_caller]
+pub(crate) fn ids(directory: &Path) -> BTreeMap<String, u64> {
+    let mut expected: Vec<_> = MAPS.iter().chain(&PROGRAMS).copied().collect();
+    expected.sort_unstable();
+    assert_eq!(names(directory), expected);
+
+    let id = |object: &Value| object["id"].as_u64().expect("an id");
+    let mut ids: BTreeMap<String, u64> =
+        MAPS.iter().map(|name| (name.to_string(), id(&map("show", directory, name, "")))).collect();
+    let maps: Vec<u64> = ids.values().copied().collect();
+    for name in PROGRAMS {
+        let shown = program(directory, name);
+        let used = shown["map_ids"].as_array().expect("ids");
+        assert!(used.iter().all(|id| maps.contains(&id.as_u64().expect("an id"))), "{maps:?}: {shown}");
+        ids.insert(name.to_owned(), id(&shown));
+    }
+    ids
+}
+
+/// A number that the C header defines.
+pub(crate) fn header(define: &str) -> usize {
+    let mut lines = include_str!("../../bpf/cni_tc.h").lines();
+    let number = lines.find_map(|line| line.strip_prefix("#define ")?.strip_prefix(define)?.trim().parse().ok());
+    number.unwrap_or_else(|| panic!("the header does not define {define}"))
+}
+
+/// Runs a closure on a thread that lacks capabilities.
+pub(crate) fn without<T: Send>(lacking: CapabilitySet, deprived: impl FnOnce() -> T + Send) -> T {
+    let body = || {
+        let mut sets = capabilities(None).expect("capabilities");
+        for set in [&mut sets.effective, &mut sets.permitted, &mut sets.inheritable] {
+            set.remove(lacking);
+        }
+        set_capabilities(None, sets).expect("give up capabilities");
+        deprived()
+    };
+    let ended = thread::scope(|scope| scope.spawn(body).join());
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+pub(crate) fn bpftool() -> Command {
+    Command::new("bpftool").arg("-j")
+}

@@ -1,0 +1,45 @@
+//! No call of the datapath leaves a descriptor behind. A binary of its own: other tests would open theirs meanwhile.
+#![cfg(feature = "bpf")]
+
+use std::net::IpAddr;
+
+use cnikit::datapath::{Datapath, NetConfig, PodPort, ProgramName};
+use cnikit::spec::MacAddr;
+use cnikit_testbed::host;
+
+#[test]
+fn descriptors_are_closed() {
+    host(|_| {
+        let datapath = Datapath::new("/sys/fs/bpf/example", &"one".parse().expect("a name"));
+        // libbpf keeps one for itself when it first probes the kernel, if at all.
+        use_all(&datapath);
+        let before = descriptors();
+        for _ in 0..5 {
+            use_all(&datapath);
+        }
+        assert_eq!(descriptors(), before);
+    });
+}
+
+fn use_all(datapath: &Datapath) {
+    let address: IpAddr = "10.244.1.2".parse().expect("an address");
+    let mac = MacAddr::new([0x02, 0, 0, 0, 0, 2]);
+    datapath.counters().expect_err("nothing is loaded");
+    datapath.ensure().expect("load");
+    datapath.ensure().expect("look");
+    datapath.program(ProgramName::Main).expect("open");
+    datapath.configure(NetConfig { bridge_ifindex: 2, gateway_mac: mac }).expect("configure");
+    datapath.config().expect("read");
+    datapath.stats().expect("read");
+    let (counters, ports) = (datapath.counters().expect("open"), datapath.ports().expect("open"));
+    counters.track(address).expect("track");
+    ports.insert(address, PodPort { ifindex: 7, mac }).expect("insert");
+    assert_eq!((counters.addresses().count(), ports.addresses().count()), (1, 1));
+    datapath.remove().expect("remove");
+    let elsewhere = Datapath::new("/proc", &"one".parse().expect("a name"));
+    elsewhere.ensure().expect_err("no BPF file system");
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("list the descriptors").count()
+}
