@@ -6,7 +6,7 @@
 
 use std::process::ExitCode;
 
-use cnikit::netlink::{LOOPBACK_INDEX, Netns, Result};
+use cnikit::netlink::{LOOPBACK_INDEX, Netns};
 use cnikit::plugin::{self, About, AddRequest, CheckRequest, DelRequest, Failure, Plugin};
 use cnikit::spec::{AddResult, Interface};
 
