@@ -28,6 +28,7 @@
 //! | `addresses/<address>` | a hard link to the file of the lease that holds the address |
 //! | `pending` | the change under way; left over only by a process that was killed |
 //! | `lock` | held with [flock(2)] while the directory changes |
+//! | `owners/` | locks that callers hold for as long as they work on one attachment |
 //! | `last` | the addresses handed out last: a hint, so that a released address rests before it is handed out again |
 //! | `boot_id` | the boot that the leases belong to |
 //!
@@ -57,6 +58,7 @@ mod files;
 mod lease;
 mod lock;
 mod locked;
+mod owner_lock;
 mod range;
 mod store;
 mod timestamp;
@@ -71,5 +73,6 @@ mod store_tests;
 pub use error::{ALREADY_LEASED, CORRUPT_LEASE, Error, POOL_EXHAUSTED, Result};
 pub use lease::{BootId, Lease, Owner};
 pub use locked::Locked;
+pub use owner_lock::OwnerLock;
 pub use range::{Addresses, Range};
 pub use store::{Leases, Store, Usage};

@@ -42,15 +42,27 @@ impl Socket {
     /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` where there is no such link, on Linux 4.20
     /// and later) and those of the socket.
     pub fn addresses(&self, index: u32) -> Result<Vec<IpNetwork>> {
-        let operation = Operation::on_link("list the addresses of", index);
-        let request = header(RtAddrFamily::Unspecified, index, 0).build().map_err(Fault::from);
-        let found: Vec<Ifaddrmsg> = self.dump(&operation, Rtm::Getaddr, request)?;
-        let (v4, v6): (Vec<_>, Vec<_>) = found
-            .iter()
-            .filter(|address| *address.ifa_index() == index)
-            .filter_map(decode)
-            .partition(IpNetwork::is_ipv4);
+        let found = self.dump_addresses(&Operation::on_link("list the addresses of", index), index)?;
+        let of_link = found.into_iter().filter(|(link, _)| *link == index).map(|(_, address)| address);
+        let (v4, v6): (Vec<_>, Vec<_>) = of_link.partition(IpNetwork::is_ipv4);
         Ok([v4, v6].concat())
+    }
+
+    /// The addresses of all links, each with the index of its link.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::links`].
+    #[doc(alias = "RTM_GETADDR")]
+    pub fn all_addresses(&self) -> Result<Vec<(u32, IpNetwork)>> {
+        self.dump_addresses(&Operation::new("list", "addresses"), 0)
+    }
+
+    /// The addresses of one link, where the kernel filters by it; those of all links for index 0.
+    fn dump_addresses(&self, operation: &Operation, index: u32) -> Result<Vec<(u32, IpNetwork)>> {
+        let request = header(RtAddrFamily::Unspecified, index, 0).build().map_err(Fault::from);
+        let found: Vec<Ifaddrmsg> = self.dump(operation, Rtm::Getaddr, request)?;
+        Ok(found.iter().filter_map(|message| Some((*message.ifa_index(), decode(message)?))).collect())
     }
 }
 

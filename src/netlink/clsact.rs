@@ -8,6 +8,7 @@ use neli::{
     rtnl::{Tcmsg, TcmsgBuilder},
 };
 use rustix::io::Errno;
+use sha2::{Digest, Sha256};
 
 use super::{
     attrs::{Attrs, number, text},
@@ -67,6 +68,18 @@ impl Block {
     /// The number.
     pub const fn index(self) -> u32 {
         self.0.get()
+    }
+}
+
+impl Blocks {
+    /// A pair of blocks whose numbers derive from a text, such as a network's name.
+    ///
+    /// Blocks are numbered by whoever makes them. These lie between 2^30 and 2^31, far from the small numbers that
+    /// people choose, and two texts share theirs by one chance in 2^29.
+    pub fn derived_from(text: &str) -> Self {
+        let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(text).into();
+        let first = u32::from_be_bytes([a, b, c, d]) & 0x3fff_fffe | 0x4000_0000;
+        Self { ingress: Block::new(first), egress: Block::new(first + 1) }
     }
 }
 

@@ -116,6 +116,16 @@ impl Socket {
         self.set(index, "set the address of", Attrs::new().put(Ifla::Address, mac.octets()))
     }
 
+    /// Makes a link a port of the bridge (or bond, or VRF) with the index `master`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::set_up`]; `EXFULL` where a bridge has its 1,023 ports.
+    #[doc(alias = "IFLA_MASTER")]
+    pub fn set_master(&self, index: u32, master: u32) -> Result<()> {
+        self.set(index, "set the master of", Attrs::new().put(Ifla::Master, master))
+    }
+
     /// Sets the greatest packet in bytes.
     ///
     /// On a bridge a changed value also stays: until then it follows the least MTU among the ports.

@@ -19,7 +19,7 @@ pub struct NetworkName(String);
 pub struct ContainerId(String);
 
 /// The name of a network interface, as the kernel accepts it: 1 to 15 bytes, not `.` or `..`,
-/// without `/`, `:` or white space.
+/// without `/`, `:`, `%` or white space.
 ///
 /// ```
 /// use cnikit::spec::IfName;
@@ -58,7 +58,8 @@ fn is_identifier(text: &str) -> bool {
 fn is_ifname(text: &str) -> bool {
     // The kernel looks at bytes and counts 0xa0, the Latin-1 no-break space, as white space
     // wherever it stands: in UTF-8 it is also the last byte of letters such as "à".
-    let refused = |b: u8| matches!(b, b'/' | b':' | b'\0' | 0x0b | 0xa0) || b.is_ascii_whitespace();
+    // It takes a `%` for a pattern, and makes up another name than the one that was asked for.
+    let refused = |b: u8| matches!(b, b'/' | b':' | b'%' | b'\0' | 0x0b | 0xa0) || b.is_ascii_whitespace();
     (1..=IfName::MAX_LEN).contains(&text.len())
         && text != "."
         && text != ".."
@@ -134,7 +135,7 @@ name!(
     IfName,
     "interface name",
     is_ifname,
-    "it must have 1 to 15 bytes, not be '.' or '..', and hold no '/', ':' or white space"
+    "it must have 1 to 15 bytes, not be '.' or '..', and hold no '/', ':', '%' or white space"
 );
 name!(PluginType, "plugin type", is_file_name, "it must be the name of an executable, without '/' or '\\'");
 
@@ -159,8 +160,23 @@ mod tests {
         for good in ["e", "eth0", "123456789012345", "...", "a.b", "a@b", "-"] {
             good.parse::<IfName>().unwrap();
         }
-        let bad =
-            ["", ".", "..", "1234567890123456", "a/b", "a:b", "a b", "a\tb", "a\n", "a\u{b}", "a\0", "à", "é\u{2003}"];
+        let bad = [
+            "",
+            ".",
+            "..",
+            "net%d",
+            "%",
+            "1234567890123456",
+            "a/b",
+            "a:b",
+            "a b",
+            "a\tb",
+            "a\n",
+            "a\u{b}",
+            "a\0",
+            "à",
+            "é\u{2003}",
+        ];
         for bad in bad {
             bad.parse::<IfName>().unwrap_err();
         }

@@ -9,6 +9,7 @@ use cnikit::plugin::{AddRequest, Failure, Step as _};
 use cnikit::spec::{AddResult, Attachment, ErrorCode, Interface, IpConfig, MacAddr, Route};
 use scopeguard::{ScopeGuard, guard};
 
+use crate::bridge;
 use crate::config::Config;
 use crate::network::{self, LOCK_TIMEOUT};
 use crate::rows::Rows;
@@ -16,36 +17,41 @@ use crate::wishes;
 
 /// Attaches the pod, or fails and leaves things as they were.
 ///
-/// Each step that makes something of the attachment's own is followed by the guard that undoes it. The
-/// network itself stays: the next ADD needs it too.
+/// Each step that makes something of the attachment's own has the guard that undoes it beside it. The network itself
+/// stays: the next ADD needs it too.
 pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let (attachment, config) = (&request.attachment, &request.config);
-    let mac = wishes::mac(attachment, &request.net_conf, &request.args)?;
+    wishes::refuse_unsupported(&request.net_conf)?;
+    let wish = wishes::mac(&request.net_conf, &request.args)?;
+
     let host = Socket::open()?;
     let netns = Netns::open(&request.netns)?;
+    refuse_own(&netns)?;
+    let leases = network::leases(&config.data_dir, &attachment.network)?;
+    let _turn = leases.lock_owner(&network::owner(attachment), LOCK_TIMEOUT)?;
     let pod = netns.socket()?;
     if pod.link_by_name(&attachment.ifname)?.is_some() {
         return Err(already_attached(&format!("{} has an interface {}", request.netns.display(), attachment.ifname)));
     }
 
+    let found = bridge::look(&host, &attachment.network, config)?;
     let datapath = network::datapath(&attachment.network);
-    let bridge = network::ensure(&host, &attachment.network, config, &datapath)?;
-
-    let store = network::leases(&config.data_dir, &attachment.network)?;
-    let Leased { lease, made_here } = lease(&store, attachment, config, &host).step("lease an address")?;
+    datapath.ensure().step("load the eBPF programs")?;
+    let lease = lease(&leases, attachment, config, &host).step("lease an address")?;
     let lease = guard(lease, |lease| {
-        if made_here {
-            let freed = store.lock(LOCK_TIMEOUT).and_then(|mut store| store.release(&lease.owner));
-            undo("free the address", freed);
-        }
+        let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&lease.owner));
+        undo("free the address", freed);
     });
+    let mac = wish.unwrap_or_else(|| wishes::mac_of(&attachment.network, lease.addresses[0].ip()));
+    let bridge = network::ensure(&host, &attachment.network, config, &leases, &datapath, found)?;
 
     let veth = create_veth(&host, attachment, mac, config, &bridge, &netns)?;
     let veth = guard(veth, |veth| undo("delete the veth pair", host.delete_link(veth.host)));
-    host.create_clsact(veth.host, network::blocks(bridge.index)).step("have the eBPF programs run on the veth pair")?;
+    host.create_clsact(veth.host, bridge::blocks(&attachment.network))
+        .step("have the eBPF programs run on the veth pair")?;
 
     let rows = Rows::open(&datapath).step("open the eBPF maps")?;
-    let rows = guard(rows, |rows| undo("remove the map rows", rows.remove_where(|port| port.ifindex == veth.host)));
+    let rows = guard(rows, |rows| undo("remove the map rows", rows.remove(&lease.addresses)));
     rows.put(&lease.addresses, PodPort { ifindex: veth.host, mac }).step("put the map rows")?;
 
     let routes = configure_pod(&pod, veth.peer, &lease, config).step("configure the pod")?;
@@ -56,26 +62,29 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     Ok(result(request, mac, &bridge, &lease, &routes))
 }
 
-/// A lease, and whether this ADD is to give it back when it fails.
-struct Leased {
-    lease: Lease,
-    made_here: bool,
+/// A packet that is redirected into the namespace that it comes from is lost: a pod must have one of its own, even where
+/// the caller overrides the check.
+fn refuse_own(netns: &Netns) -> Result<(), Failure> {
+    if netns.id() != Netns::current()?.id() {
+        return Ok(());
+    }
+    let msg = "CNI_NETNS is the host's own namespace, in which no pod can be reached: pass the pod's";
+    Err(Failure::new(ErrorCode::INVALID_NETNS, msg))
 }
 
-/// Leases an address. A lease that the attachment has already is taken over if its pair does not
-/// exist: that is what an ADD leaves which was killed between the two.
-fn lease(store: &Store, attachment: &Attachment, config: &Config, host: &Socket) -> Result<Leased, Failure> {
+/// Leases an address. A lease that the attachment has already is taken over if its pair does not exist: that is what an
+/// ADD leaves which was killed between the two.
+fn lease(leases: &Store, attachment: &Attachment, config: &Config, host: &Socket) -> Result<Lease, Failure> {
     let owner = network::owner(attachment);
-    match store.lock(LOCK_TIMEOUT)?.allocate(&owner, slice::from_ref(&config.range)) {
-        Ok(lease) => Ok(Leased { lease, made_here: true }),
+    match leases.lock(LOCK_TIMEOUT)?.allocate(&owner, slice::from_ref(&config.range)) {
         Err(ipam::Error::AlreadyLeased { lease }) => {
             let fits = lease.addresses.iter().all(|address| config.range.contains(address.ip()));
-            if !fits || host.link_by_name(&attachment.host_ifname())?.is_some() {
-                return Err(already_attached("it holds an address"));
+            if fits && host.link_by_name(&attachment.host_ifname())?.is_none() {
+                return Ok(*lease);
             }
-            Ok(Leased { lease: *lease, made_here: false })
+            Err(already_attached("it holds an address"))
         }
-        Err(error) => Err(error.into()),
+        allocated => Ok(allocated?),
     }
 }
 
@@ -95,7 +104,12 @@ fn create_veth(
             let (outside, inside) = (attachment.host_ifname(), &attachment.ifname);
             Err(already_attached(&format!("there is a link {outside}, or {inside} in the pod")))
         }
-        made => made.step("make the veth pair"),
+        Err(error) => {
+            // The kernel may have made the pair and its answer been lost. Nobody else makes one of this name meanwhile.
+            undo("delete the veth pair", host.delete_link_by_name(&attachment.host_ifname()));
+            Err(Failure::from(error)).step("make the veth pair")
+        }
+        made => Ok(made?),
     }
 }
 
@@ -124,7 +138,7 @@ fn result(
 ) -> AddResult {
     let (attachment, config) = (&request.attachment, &request.config);
     let mut result = AddResult::default();
-    let mut on_bridge = Interface::new(&bridge.name).with_mtu(bridge.mtu);
+    let mut on_bridge = Interface::new(&bridge.name);
     on_bridge.mac = bridge.mac.map(|mac| mac.to_string());
     result.push_interface(on_bridge);
     result

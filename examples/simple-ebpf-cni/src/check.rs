@@ -2,53 +2,57 @@
 
 use cnikit::datapath::PodPort;
 use cnikit::ipam::Lease;
-use cnikit::netlink::{Link, Netns, Socket};
+use cnikit::netlink::{LOOPBACK_INDEX, Link, Netns, Socket};
 use cnikit::plugin::{CheckRequest, Failure};
-use cnikit::spec::{ErrorCode, MacAddr};
+use cnikit::spec::{ErrorCode, Interface, MacAddr};
 
+use crate::bridge;
 use crate::config::Config;
-use crate::network;
 use crate::rows::Rows;
-use crate::wishes;
+use crate::{network, wishes};
 
 /// The code of a CHECK that found a difference.
 const DIFFERS: ErrorCode = ErrorCode::plugin_specific(110);
 
-/// Fails with everything that differs. What later plugins of a chain have added is theirs and not looked at.
+/// Fails with everything that differs. What later plugins of a chain have added, or changed and reported, is theirs.
 pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
-    let mac = wishes::mac(&request.attachment, &request.net_conf, &request.args)?;
-    let mut check = Check { request, host: Socket::open()?, mac, differences: Vec::new() };
+    let wish = wishes::mac(&request.net_conf, &request.args)?;
+    let mut check = Check { request, host: Socket::open()?, differences: Vec::new() };
+    let bridge = check.bridge()?;
+    let host_end = check.host_end(bridge.as_ref())?;
     if let Some(lease) = check.lease()? {
-        let bridge = check.bridge()?;
-        let host_end = check.host_end(bridge.as_ref())?;
         check.pod(&lease)?;
         if let (Some(bridge), Some(host_end)) = (bridge, host_end) {
-            check.datapath(&bridge, &host_end, &lease)?;
+            let network = &request.attachment.network;
+            let mac = wish.unwrap_or_else(|| wishes::mac_of(network, lease.addresses[0].ip()));
+            check.datapath(&bridge, &host_end, mac, &lease)?;
         }
     }
     if check.differences.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(DIFFERS, format!("{}; DEL the attachment and ADD it again", check.differences.join("; "))))
+    Err(Failure::new(DIFFERS, check.differences.join("; ")))
 }
 
 struct Check<'a> {
     request: &'a CheckRequest<Config>,
     host: Socket,
-    mac: MacAddr,
     differences: Vec<String>,
 }
 
 impl Check<'_> {
-    /// The lease, and that the result tells its addresses.
+    /// The lease, that its addresses lead to it, and that the result tells them.
     fn lease(&mut self) -> Result<Option<Lease>, Failure> {
         let (attachment, config) = (&self.request.attachment, &self.request.config);
-        let store = network::leases(&config.data_dir, &attachment.network)?;
-        let lease = store.lease(&network::owner(attachment))?;
+        let leases = network::leases(&config.data_dir, &attachment.network)?;
+        let lease = leases.lease(&network::owner(attachment))?;
         match &lease {
-            None => self.differs(format!("no address is leased in {}", store.dir().display())),
+            None => self.differs(format!("no address is leased in {}", leases.dir().display())),
             Some(lease) => {
                 for address in &lease.addresses {
+                    if leases.lease_at(address.ip())?.is_none_or(|found| found.owner != lease.owner) {
+                        self.differs(format!("the address {} is not kept for its lease", address.ip()));
+                    }
                     if !self.request.prev_result.ips.iter().any(|ip| ip.address == *address) {
                         self.differs(format!("the lease holds {address}, prevResult does not"));
                     }
@@ -65,9 +69,10 @@ impl Check<'_> {
             self.differs(format!("the bridge {name} is missing"));
             return Ok(None);
         };
-        if !bridge.up {
-            self.differs(format!("the bridge {name} is down"));
+        if bridge.kind.as_deref() != Some("bridge") {
+            self.differs(format!("{name} is no bridge"));
         }
+        self.link(&bridge, bridge.mac);
         if !self.host.addresses(bridge.index)?.contains(&gateway) {
             self.differs(format!("the bridge {name} lacks the gateway's address {gateway}"));
         }
@@ -81,7 +86,7 @@ impl Check<'_> {
             self.differs(format!("the host's end {name} of the pair is missing"));
             return Ok(None);
         };
-        self.link(&link, attachment.host_mac());
+        self.link(&link, Some(attachment.host_mac()));
         if let Some(bridge) = bridge
             && link.master != Some(bridge.index)
         {
@@ -90,19 +95,19 @@ impl Check<'_> {
         Ok(Some(link))
     }
 
-    /// The interface in the pod: link, addresses, and those of its routes that the result tells.
+    /// Inside the pod: `lo`, the interface, its addresses, and those of its routes that the result tells.
     fn pod(&mut self, lease: &Lease) -> Result<(), Failure> {
         let request = self.request;
         let ifname = &request.attachment.ifname;
-        if request.prev_result.interface(ifname.as_str(), Some(&request.netns)).is_none() {
-            self.differs(format!("prevResult has no interface {ifname} in {}", request.netns.display()));
-        }
         let pod = Netns::open(&request.netns)?.socket()?;
+        if pod.link_by_index(LOOPBACK_INDEX)?.is_some_and(|lo| !lo.up) {
+            self.differs("lo is down in the pod".into());
+        }
         let Some(link) = pod.link_by_name(ifname)? else {
             self.differs(format!("the pod's end {ifname} of the pair is missing"));
             return Ok(());
         };
-        self.link(&link, self.mac);
+        self.link(&link, None);
 
         let addresses = pod.addresses(link.index)?;
         for address in lease.addresses.iter().filter(|address| !addresses.contains(address)) {
@@ -119,15 +124,15 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// The programs on the host's end, and what their maps know of the pod.
-    fn datapath(&mut self, bridge: &Link, host_end: &Link, lease: &Lease) -> Result<(), Failure> {
-        let attachment = &self.request.attachment;
-        let datapath = network::datapath(&attachment.network);
+    /// The programs on the host's end, and what their maps know of the network and the pod.
+    fn datapath(&mut self, bridge: &Link, host_end: &Link, mac: MacAddr, lease: &Lease) -> Result<(), Failure> {
+        let network = &self.request.attachment.network;
+        let datapath = network::datapath(network);
         if !datapath.is_complete() {
             self.differs(format!("eBPF programs or maps are missing in {}", datapath.directory().display()));
             return Ok(());
         }
-        let blocks = network::blocks(bridge.index);
+        let blocks = bridge::blocks(network);
         for link in [bridge, host_end] {
             let joined = self.host.ingress_qdisc(link.index)?.is_some_and(|qdisc| qdisc.blocks == blocks);
             if !joined {
@@ -139,21 +144,37 @@ impl Check<'_> {
                 self.differs(format!("the eBPF program {} is not attached", placed.name()));
             }
         }
+        if datapath.config()? != network::net_config(bridge) {
+            self.differs(format!("the eBPF programs do not know the bridge {} as it is", bridge.name));
+        }
         let rows = Rows::open(&datapath)?;
-        let port = PodPort { ifindex: host_end.index, mac: self.mac };
         for address in &lease.addresses {
-            let differences = rows.differences(address.ip(), port)?;
+            let differences = rows.differences(address.ip(), PodPort { ifindex: host_end.index, mac })?;
             self.differences.extend(differences);
         }
         Ok(())
     }
 
-    fn link(&mut self, link: &Link, mac: MacAddr) {
+    /// A link is up, and as the result tells it; where that does not tell a MAC, it is `mac`.
+    fn link(&mut self, link: &Link, mac: Option<MacAddr>) {
         if !link.up {
             self.differs(format!("{} is down", link.name));
         }
-        if link.mac != Some(mac) {
-            self.differs(format!("{} has not its MAC {mac}", link.name));
+        let interfaces = &self.request.prev_result.interfaces;
+        let told = interfaces.iter().find(|told| told.name == link.name.as_str());
+        if told.is_none() {
+            self.differs(format!("prevResult does not tell of {}", link.name));
+        }
+        let expected = told.and_then(Interface::mac_addr).or(mac);
+        if let Some(expected) = expected
+            && link.mac != Some(expected)
+        {
+            self.differs(format!("{} has not the MAC {expected}", link.name));
+        }
+        if let Some(mtu) = told.and_then(|told| told.mtu)
+            && mtu != link.mtu
+        {
+            self.differs(format!("{} has MTU {}, not {mtu}", link.name, link.mtu));
         }
     }
 

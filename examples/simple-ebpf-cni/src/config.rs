@@ -53,6 +53,9 @@ enum KeyError {
     #[error("subnet {0} is IPv6; this version hands out IPv4 addresses only")]
     Ipv6(IpNetwork),
 
+    #[error("subnet {0} holds addresses that no pod can have, such as {1}; write a private one, such as 10.244.1.0/24")]
+    Unusable(IpNetwork, &'static str),
+
     #[error("mtu {0} is out of range; choose one from {first} to {last} bytes", first = MTUS.start(), last = MTUS.end())]
     Mtu(u32),
 
@@ -67,6 +70,9 @@ impl TryFrom<Keys> for Config {
         if keys.subnet.is_ipv6() {
             return Err(KeyError::Ipv6(keys.subnet));
         }
+        if let Some(reserved) = reserved(keys.subnet) {
+            return Err(KeyError::Unusable(keys.subnet, reserved));
+        }
         let range = Range::new(keys.subnet, keys.gateway).map_err(KeyError::Range)?;
         let mtu = keys.mtu.unwrap_or(DEFAULT_MTU);
         if !MTUS.contains(&mtu) {
@@ -78,6 +84,15 @@ impl TryFrom<Keys> for Config {
         }
         Ok(Self { bridge: keys.bridge.unwrap_or_else(default_bridge), range, mtu, data_dir })
     }
+}
+
+/// What of a subnet the kernel takes for something else than hosts (RFC 6890).
+fn reserved(subnet: IpNetwork) -> Option<&'static str> {
+    const RESERVED: [&str; 4] = ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4"];
+    RESERVED.into_iter().find(|reserved| {
+        let reserved: Result<IpNetwork, _> = reserved.parse();
+        reserved.is_ok_and(|reserved| reserved.contains(subnet.network()) || subnet.contains(reserved.network()))
+    })
 }
 
 fn default_bridge() -> IfName {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cnikit::datapath::Datapath;
-use cnikit::ipam::Store;
+use cnikit::ipam::{Lease, Store};
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{DelRequest, Failure, Failures, Step as _};
 use cnikit::spec::{Attachment, RawConfig};
@@ -26,47 +26,69 @@ pub(crate) fn del(request: &DelRequest<Config>) -> Result<(), Failure> {
 /// Nothing here needs the pod's namespace: the pair goes with its host end, whose name derives from the attachment.
 /// The addresses are given back last, and only when the pair is gone: a pod that still has them must not meet another.
 pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store) -> Result<(), Failure> {
-    let mut failures = Failures::default();
-    let link = failures.note(host.link_by_name(&attachment.host_ifname())).flatten();
-    let gone = failures.note(host.delete_link_by_name(&attachment.host_ifname()).step("delete the veth pair"));
+    let owner = network::owner(attachment);
+    // On a node where nothing was, nothing is made to remove it.
+    let has_leases = leases.dir().exists();
+    let _turn = if has_leases { Some(leases.lock_owner(&owner, LOCK_TIMEOUT)?) } else { None };
     let datapath = network::datapath(&attachment.network);
-    failures.note(remove_rows(attachment, link, &datapath, leases).step("remove the map rows"));
-    if gone.is_some() {
-        failures.note(release(attachment, leases).step("free the addresses"));
+    let mut failures = Failures::default();
+
+    // A lease that cannot be read does not say which rows are the attachment's; the port does.
+    let lease = leases.lease(&owner).ok().flatten();
+    let pair = host_end(attachment, host, lease.as_ref(), &datapath).step("look up the veth pair");
+    let (pair, known) = match failures.note(pair) {
+        Some(pair) => (pair, true),
+        None => (None, false),
+    };
+    let index = pair.map(|pair| pair.index);
+    failures.note(remove_rows(lease.as_ref(), index, &datapath).step("remove the map rows"));
+    let gone = index.map_or(Ok(()), |index| host.delete_link(index)).step("delete the veth pair");
+    if failures.note(gone).is_some() && known && has_leases {
+        let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner));
+        failures.note(freed.step("free the addresses"));
     }
     failures.into_result()
+}
+
+/// The host's end of the pair: by its name or, should somebody have given it another, by the port of the leased address.
+fn host_end(
+    attachment: &Attachment,
+    host: &Socket,
+    lease: Option<&Lease>,
+    datapath: &Datapath,
+) -> Result<Option<Link>, Failure> {
+    if let Some(link) = host.link_by_name(&attachment.host_ifname())? {
+        return Ok(Some(link));
+    }
+    let Some(lease) = lease.filter(|_| datapath.is_complete()) else { return Ok(None) };
+    let rows = Rows::open(datapath)?;
+    for address in &lease.addresses {
+        if let Some(port) = rows.port(address.ip())?
+            && let Some(link) = host.link_by_index(port.ifindex)?
+            && link.mac == Some(attachment.host_mac())
+        {
+            return Ok(Some(link));
+        }
+    }
+    Ok(None)
+}
+
+fn remove_rows(lease: Option<&Lease>, index: Option<u32>, datapath: &Datapath) -> Result<(), Failure> {
+    if !datapath.is_complete() {
+        return Ok(());
+    }
+    match (lease, index) {
+        // As long as the lease is held, its addresses are nobody else's.
+        (Some(lease), _) => Rows::open(datapath)?.remove(&lease.addresses)?,
+        (None, Some(index)) => Rows::open(datapath)?.retain(|_, port| port.is_none_or(|port| port.ifindex != index))?,
+        // Rows that neither a lease nor a port leads to are for GC, or overwritten when the address is leased again.
+        (None, None) => {}
+    }
+    Ok(())
 }
 
 /// Where the leases are, by a configuration that has gone bad since the ADD.
 fn data_dir(config: &RawConfig) -> PathBuf {
     let dir = config.value("dataDir").and_then(|value| value.as_str()).map(Path::new);
     dir.filter(|dir| dir.is_absolute()).unwrap_or(Path::new(DEFAULT_DATA_DIR)).to_owned()
-}
-
-fn remove_rows(
-    attachment: &Attachment,
-    link: Option<Link>,
-    datapath: &Datapath,
-    leases: &Store,
-) -> Result<(), Failure> {
-    if !datapath.is_complete() {
-        return Ok(());
-    }
-    let rows = Rows::open(datapath)?;
-    match (leases.lease(&network::owner(attachment)), link) {
-        // As long as the lease is held, its addresses are nobody else's.
-        (Ok(Some(lease)), _) => lease.addresses.iter().try_for_each(|address| rows.remove(address.ip()))?,
-        // A lease that is gone or cannot be read does not tell the addresses: the rows themselves do.
-        (_, Some(link)) => rows.remove_where(|port| port.ifindex == link.index)?,
-        (_, None) => rows.remove_where(|port| port.mac == attachment.container_mac())?,
-    }
-    Ok(())
-}
-
-fn release(attachment: &Attachment, leases: &Store) -> Result<(), Failure> {
-    // An attachment that never was, on a node where nothing was, leaves no directory behind.
-    if leases.dir().exists() {
-        leases.lock(LOCK_TIMEOUT)?.release(&network::owner(attachment))?;
-    }
-    Ok(())
 }

@@ -1,18 +1,21 @@
 //! GC: removes what belongs to no valid attachment.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use cnikit::datapath::Datapath;
+use cnikit::ipam::Store;
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{Failure, Failures, GcRequest, Step as _};
-use cnikit::spec::{Attachment, IfName};
+use cnikit::spec::{Attachment, IfName, NetworkName};
 
+use crate::bridge;
 use crate::config::Config;
 use crate::del::detach;
 use crate::network;
 use crate::rows::Rows;
 
-/// Detaches whatever holds a lease and is not listed, then looks for links and map rows that no lease leads to.
+/// Detaches whatever holds a lease and is not listed, then looks for ports and map rows that no lease leads to.
 ///
 /// Without a list, nothing is known to be invalid and nothing is removed.
 pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
@@ -20,49 +23,68 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
         return Ok(());
     };
     let network = &request.net_conf.name;
-    let attachment = |container_id, ifname| Attachment::new(network.clone(), container_id, ifname);
-    let valid: HashSet<Attachment> =
-        valid.iter().cloned().map(|valid| attachment(valid.container_id, valid.ifname)).collect();
+    let valid: HashSet<Attachment> = valid
+        .iter()
+        .map(|valid| Attachment::new(network.clone(), valid.container_id.clone(), valid.ifname.clone()))
+        .collect();
 
     let host = Socket::open()?;
     let leases = network::leases(&request.config.data_dir, network)?;
     let mut failures = Failures::default();
     for lease in leases.leases()? {
         let Some(lease) = failures.note(lease) else { continue };
-        let attachment = attachment(lease.owner.container_id, lease.owner.ifname);
+        let attachment = network::attachment(network, lease.owner);
         if !valid.contains(&attachment) {
             let name = format!("{} of {}", attachment.ifname, attachment.container_id);
             failures.note(detach(&attachment, &host, &leases).step(name));
         }
     }
-    let kept = failures.note(delete_links(&host, &request.config.bridge, &valid).step("delete veth pairs"));
-    if let Some(kept) = kept {
-        failures.note(remove_rows(&network::datapath(network), &kept).step("remove map rows"));
+    let ports = ports(&host, network, &request.config.bridge).step("look up the bridge's ports");
+    if let Some(ports) = failures.note(ports) {
+        let host_ends: HashSet<IfName> = valid.iter().map(Attachment::host_ifname).collect();
+        let (live, stale): (Vec<Link>, Vec<Link>) = ports.into_iter().partition(|port| host_ends.contains(&port.name));
+        let datapath = network::datapath(network);
+        let indexes = |ports: &[Link]| ports.iter().map(|port| port.index).collect();
+        failures.note(remove_rows_of(&datapath, &indexes(&stale)).step("remove map rows"));
+        for port in &stale {
+            failures.note(host.delete_link(port.index).step("delete the veth pair"));
+        }
+        failures.note(remove_rows(&datapath, &leases, &indexes(&live)).step("remove map rows"));
     }
     failures.into_result()
 }
 
-/// Deletes the pairs on the bridge that bear a name of ours and are no valid attachment's. Gives the indexes of the
-/// bridge's other ports.
-fn delete_links(host: &Socket, bridge: &IfName, valid: &HashSet<Attachment>) -> Result<HashSet<u32>, Failure> {
+/// The ports of the network's bridge that bear a name of ours. A bridge that the network has not claimed is not its own,
+/// and what the configuration says of it does not count.
+fn ports(host: &Socket, network: &NetworkName, bridge: &IfName) -> Result<Vec<Link>, Failure> {
     let Some(bridge) = host.link_by_name(bridge)? else {
-        return Ok(HashSet::new());
+        return Ok(Vec::new());
     };
-    let host_ends: HashSet<IfName> = valid.iter().map(Attachment::host_ifname).collect();
-    let ports = host.links()?.into_iter().filter(|link| link.master == Some(bridge.index));
-    let (kept, stale): (Vec<Link>, Vec<Link>) =
-        ports.partition(|link| !Attachment::is_host_ifname(&link.name) || host_ends.contains(&link.name));
-    let mut failures = Failures::default();
-    for link in stale {
-        failures.note(host.delete_link(link.index));
+    if !bridge::is_claimed(host, network, &bridge).unwrap_or(false) {
+        return Ok(Vec::new());
     }
-    failures.into_result()?;
-    Ok(kept.iter().map(|link| link.index).collect())
+    let ours = |link: &Link| link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
+    Ok(host.links()?.into_iter().filter(ours).collect())
 }
 
-fn remove_rows(datapath: &Datapath, ports: &HashSet<u32>) -> Result<(), Failure> {
-    if datapath.is_complete() {
-        Rows::open(datapath)?.remove_where(|port| !ports.contains(&port.ifindex))?;
+/// Removes the rows that lead to one of the stale ports.
+fn remove_rows_of(datapath: &Datapath, stale: &HashSet<u32>) -> Result<(), Failure> {
+    if stale.is_empty() || !datapath.is_complete() {
+        return Ok(());
     }
-    Ok(())
+    Ok(Rows::open(datapath)?.retain(|_, port| port.is_none_or(|port| !stale.contains(&port.ifindex)))?)
+}
+
+/// Removes the rows of addresses that are not leased and lead to none of the live ports.
+fn remove_rows(datapath: &Datapath, leases: &Store, live: &HashSet<u32>) -> Result<(), Failure> {
+    if !datapath.is_complete() {
+        return Ok(());
+    }
+    // One lease that cannot be read, and nothing is known of any address.
+    let leased: Vec<_> = leases.leases()?.collect::<Result<_, _>>()?;
+    let leased: HashSet<IpAddr> =
+        leased.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip()).collect();
+    let stays = |address: IpAddr, is_live: bool| leased.contains(&address) || is_live;
+    Ok(Rows::open(datapath)?
+        .retain(|address, port| stays(address, port.is_some_and(|port| live.contains(&port.ifindex))))?)
 }

@@ -5,6 +5,7 @@
 //! system call is `cnikit`'s; what stands here is the order of the steps, and what undoes them.
 
 mod add;
+mod bridge;
 mod check;
 mod config;
 mod del;

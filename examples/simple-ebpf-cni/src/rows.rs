@@ -1,5 +1,6 @@
 //! The rows that the maps hold of pods.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use cnikit::datapath::{CounterMap, Datapath, PodPort, PortMap, Result};
@@ -25,18 +26,23 @@ impl Rows {
         Ok(())
     }
 
-    pub(crate) fn remove(&self, address: IpAddr) -> Result<()> {
-        self.ports.remove(address)?;
-        self.counters.forget(address)
+    /// Removes the rows of addresses; absent is success.
+    pub(crate) fn remove(&self, addresses: &[IpNetwork]) -> Result<()> {
+        addresses.iter().try_for_each(|address| self.remove_one(address.ip()))
     }
 
-    /// Removes the rows whose port is one of those meant.
-    pub(crate) fn remove_where(&self, meant: impl Fn(PodPort) -> bool) -> Result<()> {
+    /// Where an address is delivered to.
+    pub(crate) fn port(&self, address: IpAddr) -> Result<Option<PodPort>> {
+        self.ports.read(address)
+    }
+
+    /// Removes the rows of all addresses but those that are to stay.
+    pub(crate) fn retain(&self, stays: impl Fn(IpAddr, Option<PodPort>) -> bool) -> Result<()> {
         // Collected first: an iteration whose current row is removed starts over.
-        let addresses: Vec<IpAddr> = self.ports.addresses().collect();
-        for address in addresses {
-            if self.ports.read(address)?.is_some_and(&meant) {
-                self.remove(address)?;
+        let all: HashSet<IpAddr> = self.ports.addresses().chain(self.counters.addresses()).collect();
+        for address in all {
+            if !stays(address, self.ports.read(address)?) {
+                self.remove_one(address)?;
             }
         }
         Ok(())
@@ -57,5 +63,10 @@ impl Rows {
             differences.push(format!("the map pkt_count has no row for {address}"));
         }
         Ok(differences)
+    }
+
+    fn remove_one(&self, address: IpAddr) -> Result<()> {
+        self.ports.remove(address)?;
+        self.counters.forget(address)
     }
 }

@@ -5,29 +5,30 @@ use cnikit::netlink::Socket;
 use cnikit::plugin::{Failure, StatusRequest, Step as _};
 use cnikit::spec::ErrorCode;
 
+use crate::bridge;
 use crate::config::Config;
-use crate::network;
+use crate::{network, wishes};
 
-/// Looks at all that an ADD needs, and changes nothing.
+/// Looks at all that an ADD needs, and changes nothing. What an ADD would mend is no reason to fail.
 pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
     let (network, config) = (&request.net_conf.name, &request.config);
-    network::datapath(network).probe().step("the eBPF programs cannot be used").map_err(unavailable)?;
+    wishes::refuse_unsupported(&request.net_conf)?;
     let leases = network::leases(&config.data_dir, network)?;
+    let unavailable = |mut failure: Failure| {
+        failure.code = ErrorCode::PLUGIN_NOT_AVAILABLE;
+        failure
+    };
+    network::datapath(network).probe().step("the eBPF programs cannot be used").map_err(unavailable)?;
     refuse_full_pool(&leases, config)?;
 
     let host = Socket::open()?;
-    let Some(bridge) = host.link_by_name(&config.bridge)? else {
-        return limited(&leases, format!("the bridge {} is missing", config.bridge));
-    };
-    network::refuse_foreign(network, &bridge).map_err(unavailable)?;
-    network::has_qdisc(&host, &bridge).map_err(unavailable)?;
-    if bridge.up { Ok(()) } else { limited(&leases, format!("the bridge {} is down", config.bridge)) }
-}
-
-/// To the runtime, whatever keeps an ADD from succeeding means that there is no plugin.
-fn unavailable(mut failure: Failure) -> Failure {
-    failure.code = ErrorCode::PLUGIN_NOT_AVAILABLE;
-    failure
+    let usable = bridge::look(&host, network, config);
+    usable.map(drop).map_err(|mut failure| {
+        // Pods that were attached before somebody else took the bridge's name are cut off.
+        let has_pods = leases.leases().is_ok_and(|mut leases| leases.next().is_some());
+        failure.code = if has_pods { ErrorCode::LIMITED_CONNECTIVITY } else { ErrorCode::PLUGIN_NOT_AVAILABLE };
+        failure
+    })
 }
 
 fn refuse_full_pool(leases: &Store, config: &Config) -> Result<(), Failure> {
@@ -40,12 +41,4 @@ fn refuse_full_pool(leases: &Store, config: &Config) -> Result<(), Failure> {
         ErrorCode::PLUGIN_NOT_AVAILABLE,
         format!("all {total} addresses of {subnet} are leased: remove pods, or configure a larger subnet"),
     ))
-}
-
-/// The next ADD makes the bridge or brings it up; until then, pods that are there cannot reach the host.
-fn limited(leases: &Store, why: String) -> Result<(), Failure> {
-    match leases.leases()?.next() {
-        None => Ok(()),
-        Some(_) => Err(Failure::new(ErrorCode::LIMITED_CONNECTIVITY, format!("{why}: the next ADD mends it"))),
-    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Barrier;
 
-use cnikit_testbed::Pod;
+use cnikit_testbed::{Namespace, Pod};
 use serde_json::Value;
 
 use crate::support::{Network, on_host};
@@ -67,5 +67,58 @@ fn parallel_dels_of_one_attachment_all_succeed() {
         });
         network.check(&two).silent();
         network.detach(&two);
+    });
+}
+
+/// A runtime may not do so, but one that was restarted does not know of the call that is still under way.
+#[test]
+fn parallel_adds_of_one_attachment_make_one() {
+    on_host(|network| {
+        for _ in 0..5 {
+            let pod = network.host.pod();
+            let add = network.plugin.on("ADD", &network.config, "one", &pod);
+            let outcomes: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| add.run())).collect();
+                threads.into_iter().map(|thread| thread.join().expect("the call ends")).collect()
+            });
+            let made: Vec<_> = outcomes.iter().filter(|outcome| outcome.status.success()).collect();
+            assert_eq!(made.len(), 1, "{outcomes:#?}");
+            let config = network.with("prevResult", made[0].json.clone());
+            network.plugin.on("CHECK", &config, "one", &pod).run().silent();
+            network.call("DEL", "one", &pod).silent();
+            assert!(network.taken().is_empty(), "{:?}", network.taken());
+        }
+    });
+}
+
+/// Each names the default bridge, which serves one of them.
+#[test]
+fn of_two_networks_that_race_for_a_bridge_one_gets_it() {
+    on_host(|network| {
+        for line in ["pin /sys/fs/bpf/", "file /var/lib/cni/simple-ebpf-cni/", "route 10.98.0.0/24 "] {
+            network.host.keep(line);
+        }
+        for _ in 0..5 {
+            let mut other = network.with("name", "other");
+            other["subnet"] = "10.98.0.0/24".into();
+            let pods = [network.host.pod(), network.host.pod()];
+            let adds = [
+                network.plugin.on("ADD", &network.config, "one", &pods[0]),
+                network.plugin.on("ADD", &other, "one", &pods[1]),
+            ];
+            let outcomes: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = adds.iter().map(|add| scope.spawn(|| add.run())).collect();
+                threads.into_iter().map(|thread| thread.join().expect("the call ends")).collect()
+            });
+            assert_eq!(outcomes.iter().filter(|outcome| outcome.status.success()).count(), 1, "{outcomes:#?}");
+            for outcome in outcomes.into_iter().filter(|outcome| !outcome.status.success()) {
+                let message = outcome.error(7);
+                assert!(message.contains("another network"), "{message}");
+            }
+            for (config, pod) in [(&network.config, &pods[0]), (&other, &pods[1])] {
+                network.plugin.on("DEL", config, "one", pod).run().silent();
+            }
+            network.host.ip("link del cbr0");
+        }
     });
 }

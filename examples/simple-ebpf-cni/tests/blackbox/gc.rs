@@ -110,3 +110,32 @@ fn gc_leaves_other_peoples_ports_alone() {
         network.detach(&pod);
     });
 }
+
+#[test]
+fn gc_of_another_network_that_names_the_bridge_spares_its_pods() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        let before = network.footprint();
+        let other =
+            Network { host: network.host, plugin: network.plugin.clone(), config: network.with("name", "other") };
+        gc(&other, Some(json!([]))).silent();
+        network.footprint().assert_unchanged(&before, "GC of another network");
+        network.check(&pod).silent();
+        network.detach(&pod);
+    });
+}
+
+#[test]
+fn gc_keeps_the_rows_of_valid_pods_whatever_became_of_their_bridge() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        let rows = network.rows();
+        network.host.ip(&format!("link set {} nomaster", pod.host_veth()));
+        gc(network, Some(valid(&["one"]))).silent();
+        network.rows().assert_unchanged(&rows, "GC with a port off the bridge");
+        network.host.ip("link del cbr0");
+        gc(network, Some(valid(&["one"]))).silent();
+        network.rows().assert_unchanged(&rows, "GC without the bridge");
+        network.detach(&pod);
+    });
+}

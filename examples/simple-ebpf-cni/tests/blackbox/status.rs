@@ -3,7 +3,7 @@
 use cnikit_testbed::{Footprint, Namespace, Outcome};
 use serde_json::Value;
 
-use crate::support::{Network, on_host};
+use crate::support::{GATEWAY, Network, on_host};
 
 /// "The plugin is not available" and "... and existing containers have limited connectivity".
 const UNAVAILABLE: u64 = 50;
@@ -63,16 +63,35 @@ fn status_tells_of_a_bridge_that_is_none_or_another_networks() {
 }
 
 #[test]
-fn status_tells_of_a_bridge_that_pods_miss() {
+fn status_tells_of_pods_that_are_cut_off() {
     on_host(|network| {
         let pod = network.attach("one");
-        network.host.ip("link set cbr0 down");
+        network.host.ip("link del cbr0");
+        network.host.ip("link add cbr0 type veth peer name far");
         let message = status(network, &network.config).error(LIMITED);
         assert!(message.contains("cbr0"), "{message}");
         network.host.ip("link del cbr0");
-        let message = status(network, &network.config).error(LIMITED);
-        assert!(message.contains("cbr0"), "{message}");
         network.detach(&pod);
+    });
+}
+
+#[test]
+fn status_is_fine_where_an_add_mends_what_is_missing() {
+    on_host(|network| {
+        let [one, two] = ["one", "two"].map(|name| network.attach(name));
+        network.host.ip("link set cbr0 down");
         status(network, &network.config).silent();
+        network.host.ip("link del cbr0");
+        status(network, &network.config).silent();
+
+        let third = network.attach("third");
+        for (from, to) in [(&one, &two), (&two, &third), (&third, &one)] {
+            assert!(from.pod.ping(to.address(), 3).status.success(), "{} -> {}", from.container, to.container);
+            assert!(from.pod.ping(GATEWAY, 1).status.success(), "{} -> host", from.container);
+        }
+        for attached in [&one, &two, &third] {
+            network.check(attached).silent();
+            network.detach(attached);
+        }
     });
 }
