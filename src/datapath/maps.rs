@@ -80,7 +80,7 @@ impl CounterMap {
         delete(&self.v4, PKT_COUNT, address)
     }
 
-    /// The tracked addresses. Rows that come or go meanwhile may be seen or not.
+    /// The tracked addresses. Rows that come or go meanwhile may be seen or not, and others twice.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         addresses(&self.v4)
     }
@@ -127,7 +127,7 @@ impl PortMap {
         delete(&self.v4, POD_IFINDEX, address)
     }
 
-    /// The addresses in the map. Rows that come or go meanwhile may be seen or not.
+    /// The addresses in the map. Rows that come or go meanwhile may be seen or not, and others twice.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         addresses(&self.v4)
     }
