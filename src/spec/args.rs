@@ -1,3 +1,4 @@
+use std::fmt;
 use std::str::FromStr;
 
 use super::Error;
@@ -55,6 +56,17 @@ impl Args {
     }
 }
 
+/// As it stands in `CNI_ARGS`.
+impl fmt::Display for Args {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (key, value)) in self.iter().enumerate() {
+            let gap = if index == 0 { "" } else { ";" };
+            write!(f, "{gap}{key}={value}")?;
+        }
+        Ok(())
+    }
+}
+
 impl FromStr for Args {
     type Err = Error;
 
@@ -86,7 +98,9 @@ mod tests {
         assert_eq!(args.value("FOO"), Some("BAZ"));
         assert_eq!(args.value("foo"), None);
         assert_eq!(args.iter().count(), 5);
+        assert_eq!(args.to_string(), "FOO=BAR;ABC=123;EMPTY=;URL=a=b;FOO=BAZ");
         assert_eq!("".parse::<Args>().unwrap(), Args::default());
+        assert_eq!(Args::default().to_string(), "");
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub struct NetConf {
 #[non_exhaustive]
 pub struct IpamConf {
     /// `ipam.type`; absent where the network has no addresses.
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "super::lenient::empty_as_none")]
     pub plugin_type: Option<PluginType>,
     /// The other keys.
     #[serde(flatten)]
@@ -180,6 +180,15 @@ impl RawConfig {
                 .map(Some)
                 .map_err(|source| Error::InvalidPrevResult { source: Box::new(source) }),
         }
+    }
+
+    /// `ipam.type`, whatever the other keys are; absent where the network has no addresses.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidKey`].
+    pub fn ipam_type(&self) -> Result<Option<PluginType>, Error> {
+        Ok(self.key::<IpamConf>("ipam")?.and_then(|ipam| ipam.plugin_type))
     }
 
     /// `cni.dev/valid-attachments`, or its alias `cni.dev/attachments` where only that has a list.
