@@ -19,6 +19,8 @@ pub enum Error {
     Spec(#[from] crate::spec::Error),
     /// An error of [`plugin`](crate::plugin).
     Plugin(#[from] crate::plugin::Error),
+    /// An error of [`runtime`](crate::runtime).
+    Runtime(#[from] crate::runtime::Error),
     /// An error of [`ipam`](crate::ipam).
     #[cfg(feature = "ipam")]
     Ipam(#[from] crate::ipam::Error),
@@ -35,6 +37,7 @@ impl Coded for Error {
         match self {
             Self::Spec(error) => error.code(),
             Self::Plugin(error) => error.code(),
+            Self::Runtime(error) => error.code(),
             #[cfg(feature = "ipam")]
             Self::Ipam(error) => error.code(),
             #[cfg(feature = "netlink")]

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`spec`] | the protocol as types: versions, configuration, results of every version, errors; no I/O | |
 //! | [`plugin`] | a trait to implement, and the program around it | |
+//! | [`runtime`] | the other side: finding and running plugins, delegation, network configurations, the result cache | |
 //! | [`ipam`] | address ranges and a lease store that survives crashes | `ipam` |
 //! | [`netlink`] | links, addresses, routes, TC filters and network namespaces | `netlink` |
 //! | [`datapath`] | eBPF programs that count what pods send and deliver it directly | `bpf` |
@@ -29,6 +30,7 @@ pub mod ipam;
 #[cfg(feature = "netlink")]
 pub mod netlink;
 pub mod plugin;
+pub mod runtime;
 pub mod spec;
 
 pub use self::error::Error;

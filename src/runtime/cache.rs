@@ -1,0 +1,208 @@
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::network::{in_file, result_value};
+use super::{Error, NetworkList, Parameters, base64};
+use crate::spec::{AddResult, Args, Attachment, ContainerId, IfName, NetworkName, Version};
+
+/// What a runtime remembers of its attachments: the results for `CHECK` and `DEL`, and what to undo them with.
+///
+/// One file per attachment, `<directory>/results/<network>-<container id>-<ifname>`, in the format of the reference
+/// library: `cnitool`, containerd and this library find each other's attachments.
+#[derive(Debug, Clone)]
+pub struct ResultCache {
+    results: PathBuf,
+}
+
+/// An attachment as the cache knows it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CachedAttachment {
+    /// The network.
+    pub network: NetworkName,
+    /// The parameters of the `ADD`.
+    pub parameters: Parameters,
+    /// The network's configuration at that time: what [`NetworkList::parse`] reads. Very old files do not have it.
+    pub config: Option<Vec<u8>>,
+    /// What the `ADD` made.
+    pub result: AddResult,
+}
+
+/// The content of a file. The names and the kind are the reference library's.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    kind: Kind,
+    container_id: ContainerId,
+    #[serde(with = "base64")]
+    config: Vec<u8>,
+    if_name: IfName,
+    network_name: NetworkName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    netns: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cni_args: Option<Vec<(String, String)>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    capability_args: Option<Map<String, Value>>,
+    #[serde(default)]
+    result: Value,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Kind {
+    #[serde(rename = "cniCacheV1")]
+    CacheV1,
+}
+
+impl ResultCache {
+    /// Where the reference library keeps its cache.
+    pub const DEFAULT_DIR: &str = "/var/lib/cni";
+
+    /// The cache in a directory, which need not exist yet.
+    pub fn new(dir: impl AsRef<Path>) -> Self {
+        Self { results: dir.as_ref().join("results") }
+    }
+
+    /// Remembers an attachment, instead of what was remembered of it. The file appears with all of its content, or not
+    /// at all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], or [`Error::Spec`] when the network's version cannot hold the result.
+    pub fn store(&self, network: &NetworkList, parameters: &Parameters, result: &AddResult) -> Result<(), Error> {
+        let pairs: Vec<_> = parameters.args.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let record = Record {
+            kind: Kind::CacheV1,
+            container_id: parameters.container_id.clone(),
+            config: network.as_bytes().to_owned(),
+            if_name: parameters.ifname.clone(),
+            network_name: network.name.clone(),
+            netns: parameters.netns.clone(),
+            cni_args: Some(pairs).filter(|pairs| !pairs.is_empty()),
+            capability_args: Some(parameters.capability_args.clone()).filter(|args| !args.is_empty()),
+            result: result_value(result, network.cni_version)?,
+        };
+        let path = self.path(&parameters.attachment(&network.name));
+        let json = serde_json::to_vec(&record).map_err(io::Error::from).map_err(Error::io("write", &path))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.results)
+            .map_err(Error::io("make", &self.results))?;
+        self.write(&path, &json)
+    }
+
+    /// What is remembered of an attachment.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::CorruptCache`], or [`Error::File`] with what is wrong with the result.
+    pub fn attachment(&self, attachment: &Attachment) -> Result<Option<CachedAttachment>, Error> {
+        let path = self.path(attachment);
+        let Some(bytes) = read(&path)? else { return Ok(None) };
+        let json: Value = serde_json::from_slice(&bytes).map_err(corrupt(&path))?;
+        if json.get("kind").is_none() {
+            // Until 2019 a file held the result alone.
+            let result = AddResult::from_json(&json, Version::UNSTATED).map_err(in_file(&path))?;
+            let parameters = Parameters::new(attachment.container_id.clone(), attachment.ifname.clone());
+            let network = attachment.network.clone();
+            return Ok(Some(CachedAttachment { network, parameters, config: None, result }));
+        }
+        let record = Record::deserialize(json).map_err(corrupt(&path))?;
+        let cached = record.into_attachment().map_err(in_file(&path))?;
+        // "a-b" and "c" make the same name of a file as "a" and "b-c".
+        Ok(Some(cached).filter(|cached| cached.parameters.attachment(&cached.network) == *attachment))
+    }
+
+    /// All attachments that are remembered, in the order of their files' names. Files that cannot be understood are
+    /// passed over: they are those of other programs, or of times long gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the directory cannot be listed.
+    pub fn attachments(&self) -> Result<Vec<CachedAttachment>, Error> {
+        let entries = match fs::read_dir(&self.results) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(Error::io("list", &self.results))?,
+        };
+        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        paths.sort_unstable();
+        let understood = |path: &PathBuf| {
+            let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+            record.into_attachment().ok()
+        };
+        Ok(paths.iter().filter_map(understood).collect())
+    }
+
+    /// Forgets an attachment. One that is not remembered is forgotten already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn remove(&self, attachment: &Attachment) -> Result<(), Error> {
+        if matches!(self.attachment(attachment), Ok(None)) {
+            // There may be a file of that name, but then it is another attachment's.
+            return Ok(());
+        }
+        let path = self.path(attachment);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome.map_err(Error::io("remove", &path)),
+        }
+    }
+
+    fn path(&self, Attachment { network, container_id, ifname }: &Attachment) -> PathBuf {
+        self.results.join(format!("{network}-{container_id}-{ifname}"))
+    }
+
+    fn write(&self, path: &Path, json: &[u8]) -> Result<(), Error> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.results.join(format!(".{}-{number}.tmp", std::process::id()));
+        let written = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)
+            .and_then(|mut file| file.write_all(json))
+            .and_then(|()| fs::rename(&temporary, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written.map_err(Error::io("write", path))
+    }
+}
+
+impl Record {
+    fn into_attachment(self) -> Result<CachedAttachment, crate::spec::Error> {
+        let args = self.cni_args.unwrap_or_default().into_iter().map(|(key, value)| format!("{key}={value}"));
+        let args: Args = args.collect::<Vec<_>>().join(";").parse()?;
+        let parameters = Parameters {
+            container_id: self.container_id,
+            ifname: self.if_name,
+            netns: self.netns.filter(|path| !path.as_os_str().is_empty()),
+            args,
+            capability_args: self.capability_args.unwrap_or_default(),
+        };
+        let result = AddResult::from_json(&self.result, Version::UNSTATED)?;
+        Ok(CachedAttachment { network: self.network_name, parameters, config: Some(self.config), result })
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        outcome => outcome.map(Some).map_err(Error::io("read", path)),
+    }
+}
+
+fn corrupt(path: &Path) -> impl Fn(serde_json::Error) -> Error {
+    move |source| Error::CorruptCache { path: path.to_owned(), source }
+}

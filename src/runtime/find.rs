@@ -1,0 +1,46 @@
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use crate::spec::PluginType;
+
+/// Finds a plugin's executable: the first executable regular file of that name in the directories of `CNI_PATH`.
+///
+/// An empty directory name is passed over: it would mean wherever the process happens to be.
+///
+/// ```
+/// use cnikit::runtime::find;
+///
+/// let path = ["/nonexistent".into(), "/bin".into()];
+/// assert_eq!(find(&"sh".parse()?, &path)?, std::path::Path::new("/bin/sh"));
+///
+/// let error = find(&"no-such-plugin".parse()?, &path).unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "no plugin no-such-plugin in /nonexistent, /bin: install it there, or correct \"type\" or CNI_PATH"
+/// );
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::NotFound`].
+pub fn find(plugin_type: &PluginType, path: &[PathBuf]) -> Result<PathBuf, Error> {
+    let searched: Vec<PathBuf> = path.iter().filter(|dir| !dir.as_os_str().is_empty()).cloned().collect();
+    let mut not_executable = Vec::new();
+    for dir in &searched {
+        let candidate = dir.join(plugin_type.as_str());
+        match executable(&candidate) {
+            Some(true) => return Ok(candidate),
+            Some(false) => not_executable.push(candidate),
+            None => {}
+        }
+    }
+    Err(Error::NotFound { plugin_type: plugin_type.clone(), searched, not_executable })
+}
+
+/// Whether a regular file may be executed by anyone; `None` where there is no such file.
+fn executable(path: &Path) -> Option<bool> {
+    let metadata = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    Some(metadata.permissions().mode() & 0o111 != 0)
+}

@@ -1,0 +1,33 @@
+//! The side of the protocol that calls plugins: for runtimes, and for plugins that delegate.
+//!
+//! | To do what | Use |
+//! |---|---|
+//! | attach, check and detach containers by a network configuration | [`Runtime`], [`Parameters`] |
+//! | read network configurations from `/etc/cni/net.d` | [`NetworkList`], [`PluginConf`] |
+//! | know what is attached | [`ResultCache`], [`CachedAttachment`] |
+//! | run one plugin with one verb | [`find()`], [`Invocation`] |
+//!
+//! It does what the reference library does for containerd, CRI-O and `cnitool`, and reads and writes the same files.
+//! Where it differs, it is for safety: a plugin that hangs can be given a time limit, a failed `ADD` is undone, and an
+//! `ADD` too many undoes nothing.
+//!
+//! Nothing here needs privileges; the plugins do.
+
+mod base64;
+mod cache;
+mod chain;
+mod error;
+mod find;
+mod invoke;
+mod load;
+mod network;
+mod parameters;
+mod process;
+
+pub use cache::{CachedAttachment, ResultCache};
+pub use chain::Runtime;
+pub use error::Error;
+pub use find::find;
+pub use invoke::Invocation;
+pub use network::{NetworkList, PluginConf};
+pub use parameters::Parameters;

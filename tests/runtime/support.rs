@@ -1,0 +1,122 @@
+//! Plugins made of a few lines of shell, which write down how they were called.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use cnikit::runtime::{NetworkList, Parameters, ResultCache, Runtime};
+use cnikit::spec::RawConfig;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A result in the form of 1.0.0 and 1.1.0, without a version of its own.
+pub(crate) const RESULT: &str = r#"{"ips":[{"address":"10.1.0.5/16"}]}"#;
+
+/// A directory of plugins, which is all of `CNI_PATH`, and beside it the plugins' records and a result cache.
+pub(crate) struct Bin {
+    dir: TempDir,
+}
+
+impl Bin {
+    pub(crate) fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        for name in ["bin", "calls", "cache"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        Self { dir }
+    }
+
+    /// The plugins' directory.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("bin")
+    }
+
+    /// A file or directory of the test's own.
+    pub(crate) fn scratch(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn cache(&self) -> ResultCache {
+        ResultCache::new(self.scratch("cache"))
+    }
+
+    pub(crate) fn runtime(&self) -> Runtime {
+        Runtime::new([self.path()]).with_cache(self.cache())
+    }
+
+    /// Makes a plugin that runs these lines for every verb. `$stdin` is the configuration.
+    pub(crate) fn plugin(&self, name: &str, lines: &str) -> PathBuf {
+        let calls = self.scratch("calls").display().to_string();
+        let script = format!(
+            "#!/bin/sh\n\
+             stdin=$(cat)\n\
+             echo \"{name} $CNI_COMMAND\" >> {calls}/order\n\
+             printf '%s' \"$stdin\" > {calls}/{name}.$CNI_COMMAND.json\n\
+             env > {calls}/{name}.$CNI_COMMAND.env\n\
+             {lines}\n"
+        );
+        let path = self.path().join(name);
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    /// Makes a plugin that succeeds, and answers `ADD` with this.
+    pub(crate) fn answering(&self, name: &str, result: &str) -> PathBuf {
+        self.plugin(name, &format!("[ $CNI_COMMAND != ADD ] || echo '{result}'"))
+    }
+
+    /// Makes a plugin that fails one verb with this code and succeeds with the others.
+    pub(crate) fn failing(&self, name: &str, verb: &str, code: u32) -> PathBuf {
+        let document = format!(r#"{{"cniVersion":"1.1.0","code":{code},"msg":"{name} is broken","details":"really"}}"#);
+        self.plugin(
+            name,
+            &format!(
+                "case $CNI_COMMAND in {verb}) echo '{document}'; exit 1;; esac\n[ $CNI_COMMAND != ADD ] || echo '{RESULT}'"
+            ),
+        )
+    }
+
+    /// Every call so far, as `<plugin> <verb>`.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        let order = fs::read_to_string(self.scratch("calls/order")).unwrap_or_default();
+        order.lines().map(str::to_owned).collect()
+    }
+
+    /// What a plugin read on its last call with a verb.
+    pub(crate) fn stdin(&self, name: &str, verb: &str) -> Value {
+        let path = self.scratch(&format!("calls/{name}.{verb}.json"));
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    /// A variable that a plugin got on its last call with a verb.
+    pub(crate) fn variable(&self, name: &str, verb: &str, variable: &str) -> Option<String> {
+        let env = fs::read_to_string(self.scratch(&format!("calls/{name}.{verb}.env"))).unwrap();
+        env.lines().find_map(|line| Some(line.strip_prefix(variable)?.strip_prefix('=')?.to_owned()))
+    }
+}
+
+pub(crate) fn config(version: &str) -> RawConfig {
+    RawConfig::parse(format!(r#"{{"cniVersion":"{version}","name":"dbnet","type":"fake"}}"#)).unwrap()
+}
+
+pub(crate) fn network(json: &Value) -> NetworkList {
+    NetworkList::parse(json.to_string()).unwrap()
+}
+
+pub(crate) fn parameters(container: &str) -> Parameters {
+    Parameters::new(container.parse().unwrap(), "eth0".parse().unwrap()).in_netns("/run/netns/blue")
+}
+
+/// Whether a program is there; if not, says that the test is skipped. Plugins and runtimes of others are peers for
+/// comparison and no requirement.
+pub(crate) fn peer(path: &Path) -> bool {
+    let is_there = path.is_file();
+    if !is_there {
+        let test = std::thread::current().name().unwrap_or("test").to_owned();
+        let line = format!("SKIP {test}: needs {}, which is not installed\n", path.display());
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+    is_there
+}
