@@ -1,7 +1,8 @@
-//! The side of the protocol that calls plugins: for runtimes, and for plugins that delegate.
+//! The side of the protocol that calls plugins: for plugins that delegate, and for runtimes.
 //!
 //! | To do what | Use |
 //! |---|---|
+//! | have `ipam.type` serve the call that your plugin serves, and undo that when you fail | [`Delegate`], [`Delegated`], [`Prior`] |
 //! | attach, check and detach containers by a network configuration | [`Runtime`], [`Parameters`] |
 //! | read network configurations from `/etc/cni/net.d` | [`NetworkList`], [`PluginConf`] |
 //! | know what is attached | [`ResultCache`], [`CachedAttachment`] |
@@ -16,6 +17,7 @@
 mod base64;
 mod cache;
 mod chain;
+mod delegate;
 mod error;
 mod find;
 mod invoke;
@@ -26,6 +28,7 @@ mod process;
 
 pub use cache::{CachedAttachment, ResultCache};
 pub use chain::Runtime;
+pub use delegate::{Delegable, Delegate, Delegated, Prior};
 pub use error::Error;
 pub use find::find;
 pub use invoke::Invocation;
