@@ -5,6 +5,7 @@
 
 mod cache;
 mod chain;
+mod cnitool;
 mod delegate;
 mod invoke;
 mod network;
