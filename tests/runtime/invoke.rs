@@ -144,10 +144,10 @@ fn a_plugin_that_hangs_is_killed_with_its_children() {
     let pid = bin.scratch("pid");
     let plugin = bin.plugin("fake", &format!("sleep 600 & echo $! > {}; echo waiting >&2; wait", pid.display()));
     let begin = Instant::now();
-    let invocation = Invocation::new(plugin, Command::Add).with_time_limit(Duration::from_millis(500));
+    let invocation = Invocation::new(plugin, Command::Add).with_time_limit(Duration::from_secs(2));
     let error = invocation.add(&config("1.0.0")).unwrap_err();
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
-    assert!(error.to_string().ends_with("ADD took longer than 500ms; it said: waiting"), "{error}");
+    assert!(error.to_string().ends_with("ADD took longer than 2s; it said: waiting"), "{error}");
     assert_eq!(error.code(), ErrorCode::TRY_AGAIN);
 
     let child = format!("/proc/{}/stat", fs::read_to_string(pid).unwrap().trim());
