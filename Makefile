@@ -1,11 +1,11 @@
 # Thin names for the scripts, which CI calls as well.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench fmt lint doc install
+.PHONY: help build demo test test-kernels bench fmt lint doc install
 
 BIN_DIR ?= /opt/cni/bin
 
 help: ## show this
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: ## build the plugin in release
 	@scripts/build.sh
@@ -15,6 +15,9 @@ demo: ## two pods talk through eBPF, on a private host that vanishes
 
 test: ## format, lints and every test
 	@scripts/test.sh
+
+test-kernels: ## the tests that need a kernel, on other kernels in QEMU (VERSIONS="6.1 6.12")
+	@scripts/kernels.sh $(VERSIONS)
 
 bench: ## benchmarks of address management and map updates
 	cargo bench --locked

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Checks for Rust and installs the system packages that are missing.
 #
-# usage: scripts/preflight.sh build | demo | test
+# usage: scripts/preflight.sh build | demo | test | kernels
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 stage=${1:-build}
-case $stage in build | demo | test) ;; *) fail "usage: scripts/preflight.sh build | demo | test" ;; esac
+case $stage in build | demo | test | kernels) ;; *) fail "usage: scripts/preflight.sh build | demo | test | kernels" ;; esac
 
 least=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
 found=$(as_caller rustc --version 2>/dev/null | cut -d' ' -f2) || found=''
@@ -53,6 +53,15 @@ fi
 if [ "$stage" = test ]; then
     want containerd have containerd
     want runc have runc
+fi
+if [ "$stage" = kernels ]; then
+    want qemu-system-x86 have qemu-system-x86_64
+    want cpio have cpio
+    want xz-utils have xz
+    want binutils have strip
+    want apt have apt-get
+    want dpkg have dpkg
+    want debian-archive-keyring test -e /usr/share/keyrings/debian-archive-keyring.gpg
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 

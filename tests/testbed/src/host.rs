@@ -103,6 +103,8 @@ impl Host {
         let path = path.as_ref();
         if !path.is_dir() {
             let ancestor = path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"));
+            // A mount over the root is not seen by those whose root it covers, and the folder would be the machine's.
+            assert!(ancestor.parent().is_some(), "no folder leads to {}: the machine needs one", path.display());
             let [upper, work] = ["upper", "work"].map(|folder| {
                 let path = self.scratch().join(folder);
                 fs::create_dir(&path).expect("the scratch space is writable");

@@ -1,0 +1,28 @@
+#!/bin/sh
+# The first process of a machine that scripts/kernels.sh boots: runs each binary in /tests and says what came of it.
+#
+# What the console shows between `BEGIN name` and `END name status` is the test's.
+export PATH=/usr/sbin:/usr/bin HOME=/root CNIKIT_REQUIRE_PRIVILEGED=1
+
+mounted() { busybox mount -t "$1" "$1" "$2"; }
+mounted devtmpfs /dev
+mounted proc /proc
+mounted sysfs /sys
+mounted bpf /sys/fs/bpf
+mounted cgroup2 /sys/fs/cgroup
+busybox ip link set lo up
+# Ahead of time: the modprobe of busybox does not wait for a module that another one is just loading, and whoever asked
+# the kernel for a device of that kind is told that there is none.
+busybox find /lib/modules -name '*.ko' | while read -r module; do
+    module=${module##*/}
+    busybox modprobe "${module%.ko}"
+done
+
+echo "RELEASE $(busybox uname -r)"
+for test in /tests/*; do
+    echo "BEGIN ${test##*/}"
+    "$test" </dev/null 2>&1
+    echo "END ${test##*/} $?"
+done
+echo "DONE"
+busybox poweroff -f

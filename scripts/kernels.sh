@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# Runs the tests that need a kernel on other kernels than this machine's: Debian's packaged ones, each booted in QEMU
+# from an initramfs that holds the test binaries. Emulated, so slow but the same everywhere, and without root.
+#
+# usage: scripts/kernels.sh [VERSION...]        such as 6.1; without, 5.10, 6.1 and 6.12
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+[ $# -gt 0 ] || set -- 5.10 6.1 6.12
+
+# The test binaries that need a kernel, and what they call.
+tests=(cnikit netlink netlink_fds isolation blackbox)
+programs=(sh cat sleep timeout nsenter setpriv ip tc bridge ping bpftool)
+# What the kernel needs for them, unless it is built in.
+modules=(veth bridge cls_bpf cls_u32 sch_ingress overlay)
+# How long a machine may run, in seconds: some five times what two idle processors take.
+limit=600
+
+started=$SECONDS
+skip() {
+    if [ "${CNIKIT_REQUIRE_PRIVILEGED:-}" = 1 ] || [ -n "${CI:-}" ]; then fail "$*"; fi
+    printf 'SKIP kernels: %s\n' "$*"
+    exit 0
+}
+[ "$(uname -m)" = x86_64 ] || skip "the kernels are for x86-64, this machine is $(uname -m)"
+"$root/scripts/preflight.sh" kernels || skip "QEMU, or what else it takes to boot a kernel, is missing: see above"
+if [ -n "$caller" ]; then
+    # Nothing from here on needs root, and nothing below target/ is to belong to it.
+    as_caller "$0" "$@"
+    exit
+fi
+cd "$root"
+PATH="$(bpftool_folder):$PATH"
+logs=${CARGO_TARGET_DIR:-target}/kernels
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# pack FOLDER: as an archive that the kernel unpacks. It takes several, one behind the other.
+pack() { (cd "$1" && find . | cpio --quiet -o -H newc -R +0:+0); }
+
+# stage_userland FOLDER: all but the modules. Each file lies where it does on this machine, because the tests know the
+# plugin by the path at which it was built.
+stage_userland() {
+    local stage=$1 built name file
+    built=$(as_caller cargo test --locked --workspace --no-run --message-format=json |
+        jq -r 'select(.executable != null) | [.target.name, .profile.test, .executable] | @tsv')
+    executable() { awk -F '\t' -v name="$1" -v test="$2" '$1 == name && $2 == test { print $3 }' <<<"$built"; }
+
+    mkdir -p "$stage"/{dev,proc,sys,tmp,run,root,opt,tests,var/lib/cni,usr/{bin,sbin,lib,lib64}}
+    for name in bin sbin lib lib64; do ln -s "usr/$name" "$stage/$name"; done
+    local binaries=("$(executable simple-ebpf-cni false)") libraries
+    for name in "${tests[@]}"; do
+        file=$(executable "$name" true)
+        binaries+=("$file")
+        ln -s "$file" "$stage/tests/$name"
+    done
+    for file in "${binaries[@]}"; do install -D -s "$file" "$stage/$file"; done
+    for name in "${programs[@]}"; do binaries+=("$(type -P "$name")"); done
+    mapfile -t libraries < <(ldd "${binaries[@]}" | grep -o '/[^ ]* (0x' | cut -d' ' -f1 | sort -u)
+    for file in "${binaries[@]:1+${#tests[@]}}" "${libraries[@]}"; do install -D "$file" "$stage/$file"; done
+    install "$(type -P busybox)" "$stage/usr/bin/busybox"
+    install scripts/kernels-guest.sh "$stage/init"
+}
+
+# stage_modules KERNEL FOLDER: the modules named above, and those that they depend on.
+stage_modules() {
+    local tree=$1/modules stage=$2/usr/lib/modules release file pattern
+    release=$(ls "$tree")
+    pattern=$(IFS='|' && printf '/(%s)\\.ko:' "${modules[*]}")
+    for file in $(grep -E "$pattern" "$tree/$release/modules.dep" | tr -d ':'); do
+        install -D -m 0644 "$tree/$release/$file" "$stage/$release/$file"
+    done
+    ln -s usr/lib "$2/lib"
+    busybox depmod -b "$2" "$release"
+    rm "$2/lib"
+}
+
+# boot KERNEL INITRAMFS: shows the console of a machine that ends by itself, or when its time is over.
+boot() {
+    # Emulated even where there is a /dev/kvm: one that opens may fail all the same. Without the mitigations of flaws
+    # that an emulated processor lacks: page table isolation would empty its TLB at each system call.
+    timeout --foreground "$limit" qemu-system-x86_64 -M pc -accel tcg,thread=multi -cpu max -smp "$(nproc)" -m 1024 \
+        -nodefaults -no-user-config -display none -serial stdio -no-reboot \
+        -kernel "$1/vmlinuz" -initrd "$2" -append "console=ttyS0 quiet panic=-1 mitigations=off" </dev/null | sed -u 's/\r$//'
+}
+
+# tally LOG: a line `binary passed failed skipped` for each test binary; one that did not end has failed.
+tally() {
+    local name
+    for name in "${tests[@]}"; do
+        awk -v name="$name" '
+            $1 == "BEGIN" && $2 == name { inside = 1 }
+            inside && /^SKIP / { skips++ }
+            inside && $1 " " $2 == "test result:" { passed = $4; failed = $6; skipped = $8 }
+            $1 == "END" && $2 == name { ended = 1; status = $3; inside = 0 }
+            END {
+                if (!ended || (status != 0 && !failed)) failed++
+                print name, passed - skips, failed, skipped + skips
+            }' "$1"
+    done
+}
+
+step "Building the tests"
+mkdir -p "$work/userland"
+stage_userland "$work/userland"
+pack "$work/userland" >"$work/userland.cpio"
+
+table=()
+failed=()
+for version in "$@"; do
+    kernel=$("$root/scripts/fetch-kernel.sh" "$version" | tail -n 1)
+    release=$(ls "$kernel/modules")
+    step "Booting Linux $release"
+    mkdir -p "$work/modules-$version"
+    stage_modules "$kernel" "$work/modules-$version"
+    { cat "$work/userland.cpio" && pack "$work/modules-$version"; } >"$work/initramfs"
+    log=$logs/$version.log
+    began=$SECONDS
+    boot "$kernel" "$work/initramfs" >"$log" || note "the machine was stopped after $limit s"
+    seconds=$((SECONDS - began))
+    faults=0
+    while read -r name passed failures skipped; do
+        table+=("$(printf '%-34s %-12s %6d %6d %7d' "$release" "$name" "$passed" "$failures" "$skipped")")
+        faults=$((faults + failures))
+    done < <(tally "$log")
+    note "$seconds s; the console is in $log"
+    if [ "$faults" != 0 ]; then
+        failed+=("$version")
+        # What libtest says of each failure, or how far the machine got.
+        if grep -q '^---- ' "$log"; then sed -n '/^---- /,/^failures:$/p' "$log"; else tail -n 20 "$log"; fi
+    fi
+done
+
+printf '%-34s %-12s %6s %6s %7s\n' kernel binary passed failed skipped
+printf '%s\n' "${table[@]}"
+[ ${#failed[@]} = 0 ] || fail "failed on Linux ${failed[*]}"
+printf '%skernels: OK (%d s)%s\n' "$green" $((SECONDS - started)) "$plain"
