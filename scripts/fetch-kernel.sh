@@ -40,7 +40,7 @@ step "Fetching Linux $version" >&2
 apt-get -q -c "$apt/apt.conf" update >&2 || fail "apt-get update failed: see above"
 package=$(apt-cache -c "$apt/apt.conf" search --names-only "^linux-image-${version//./\\.}[.+][^ ]*-cloud-amd64\$" |
     cut -d' ' -f1 | sort -V | tail -n 1)
-[ -n "$package" ] || fail "there is no kernel $version in ${suites[*]/#* /}"
+[ -n "$package" ] || fail "there is no kernel $version in ${suites[*]#* }"
 
 # Renamed when it is whole, so that an interrupted run leaves nothing that looks like a kernel.
 loading=$cache/loading-$version

@@ -33,7 +33,8 @@ want() {
     shift
     "$@" || missing+=("$package")
 }
-static_busybox() { have busybox && busybox --list | grep -qx httpd && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
+# Not grep -q, which may end before busybox is through: that would look like a failure of busybox.
+static_busybox() { have busybox && busybox --list | grep -x httpd >/dev/null && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
 
 want clang have clang
 want libelf-dev test -e /usr/include/libelf.h
