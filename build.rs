@@ -8,10 +8,12 @@ fn main() {
 #[cfg(feature = "bpf")]
 mod skeleton {
     use std::env;
+    use std::fs;
     use std::path::{Path, PathBuf};
     use std::process::Command;
 
     use libbpf_cargo::SkeletonBuilder;
+    use sha2::{Digest, Sha256};
 
     const SOURCE: &str = "bpf/cni_tc.bpf.c";
     const HEADER: &str = "bpf/cni_tc.h";
@@ -29,6 +31,11 @@ mod skeleton {
             );
             return;
         }
+
+        // By this a running datapath is known to be of this build or of another.
+        let sources = [SOURCE, HEADER].map(|path| fs::read(path).unwrap_or_default()).concat();
+        let build: String = Sha256::digest(sources)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        println!("cargo::rustc-env=CNI_TC_BUILD={build}");
 
         let out_dir = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
         let built = SkeletonBuilder::new()

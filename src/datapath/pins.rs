@@ -16,6 +16,10 @@ use crate::spec::NetworkName;
 /// pins beside the old ones instead of tripping over them.
 const LAYOUT: u32 = 1;
 
+/// What the name of the directory starts with that says which build the programs are of. The BPF file system holds pins
+/// and directories, and nothing else.
+const BUILD_MARK: &str = "build-";
+
 /// What a complete set of pins consists of.
 const PINS: [&str; 6] = [
     maps::PKT_COUNT,
@@ -33,6 +37,8 @@ const PINS: [&str; 6] = [
 pub struct Datapath {
     root: PathBuf,
     network: PathBuf,
+    /// The name of the directory beside the pins that says whose the programs are.
+    build: String,
 }
 
 /// One of the programs.
@@ -59,7 +65,8 @@ impl Datapath {
     #[must_use]
     pub fn new(root: impl AsRef<Path>, network: &NetworkName) -> Self {
         let root = root.as_ref();
-        Self { root: root.to_owned(), network: root.join(network.as_str().replace('.', ":")) }
+        let network = root.join(network.as_str().replace('.', ":"));
+        Self { root: root.to_owned(), network, build: format!("{BUILD_MARK}{}", env!("CNI_TC_BUILD")) }
     }
 
     /// The directory that holds the pins.
@@ -70,36 +77,39 @@ impl Datapath {
 
     /// Loads the programs and pins them with their maps, unless that is done already.
     ///
-    /// Costs a few microseconds when the pins are there, some 30 ms when they are not. Callers that
-    /// race load once. An incomplete set, which only a hand that removed pins leaves, is replaced by
-    /// a complete one with empty maps.
+    /// Costs a few microseconds when the pins are there, some 30 ms when they are not. Callers that race load once.
+    ///
+    /// Programs of another build are replaced by this build's, on the maps that are there: what is counted and known of
+    /// pods stays. Whoever attached the old ones is to attach the new ones in their place ([`Program::id`] tells them
+    /// apart). An incomplete set, which only a hand that removed pins leaves, is replaced by a complete one with empty
+    /// maps.
     ///
     /// # Errors
     ///
     /// [`Error::Mount`] and [`Error::NotBpffs`] for the file system, [`Error::Load`] and
     /// [`Error::Rejected`] when the kernel refuses the programs, [`Error::Locked`] when another
-    /// loader hangs, [`Error::Pin`] for the rest.
+    /// loader hangs, [`Error::Layout`] for maps that do not fit, [`Error::Pin`] for the rest.
     ///
     /// # Kernel
     ///
     /// 5.10; `CAP_BPF` and `CAP_NET_ADMIN`, and `CAP_SYS_ADMIN` where the BPF file system has to be
     /// mounted.
     pub fn ensure(&self) -> Result<()> {
-        if self.is_complete() {
+        if self.is_current() {
             return Ok(());
         }
         bpffs::ensure_directory(&self.root)?;
         let _lock = self.lock()?;
-        if self.is_complete() {
+        if self.is_current() {
             return Ok(());
         }
 
-        // Pins are collected aside and published by one rename: nobody ever opens half a set, and
+        // Pins are collected aside and published by renames: nobody ever opens half of anything, and
         // what a killed loader left is swept by the next one.
         let loading = self.network.join("loading");
         remove_tree(&loading)?;
         bpffs::create_directories(&loading)?;
-        let published = skeleton::load_and_pin(&loading).and_then(|()| self.publish(&loading));
+        let published = if self.is_complete() { self.replace_programs(&loading) } else { self.publish_new(&loading) };
         if published.is_err() {
             // The error to report is the load's. The network's directory goes only if it is empty.
             let _ = remove_tree(&loading);
@@ -108,11 +118,16 @@ impl Datapath {
         published
     }
 
-    /// Whether all pins are there.
+    /// Whether all pins are there, of whichever build.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let directory = self.directory();
         PINS.iter().all(|pin| directory.join(pin).exists())
+    }
+
+    /// Whether all pins are there, and the programs are this build's.
+    fn is_current(&self) -> bool {
+        self.directory().join(&self.build).exists() && self.is_complete()
     }
 
     /// Whether [`ensure`](Self::ensure) could be expected to succeed: the BPF file system is there or has a place to be
@@ -213,10 +228,36 @@ impl Datapath {
         bpffs::lock(&self.root, bpffs::PATIENCE)
     }
 
-    fn publish(&self, loading: &Path) -> Result<()> {
+    fn publish_new(&self, loading: &Path) -> Result<()> {
+        skeleton::load_and_pin(loading)?;
+        bpffs::create_directories(&loading.join(&self.build))?;
         let published = self.directory();
         remove_tree(&published)?;
         fs::rename(loading, &published).map_err(|error| Error::pin("publish the pins as", &published, error))
+    }
+
+    /// Renames this build's programs over those of another, one by one: both work on the same maps. The mark comes last,
+    /// so that a kill in between leaves the work to the next caller.
+    fn replace_programs(&self, loading: &Path) -> Result<()> {
+        self.counters()?;
+        self.ports()?;
+        self.config()?;
+        self.stats()?;
+        let published = self.directory();
+        skeleton::load_onto(&published, loading)?;
+        for name in [ProgramName::Main, ProgramName::Egress] {
+            let (new, old) = (loading.join(name.as_str()), published.join(name.as_str()));
+            fs::rename(&new, &old).map_err(|error| Error::pin("replace the pin", &old, error))?;
+        }
+        for entry in
+            fs::read_dir(&published).map_err(|error| Error::pin("list the pins in", &published, error))?.flatten()
+        {
+            if entry.file_name().as_encoded_bytes().starts_with(BUILD_MARK.as_bytes()) {
+                remove_tree(&entry.path())?;
+            }
+        }
+        bpffs::create_directories(&published.join(&self.build))?;
+        remove_tree(loading)
     }
 
     fn map(&self, name: &str, expected: (usize, usize)) -> Result<MapHandle> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapHandle, MapType, PrintLevel, set_print};
+use libbpf_rs::{MapCore, MapHandle, MapType, PrintLevel, set_print};
 
 use super::error::io_error;
 use super::{Error, Result};
@@ -44,10 +44,28 @@ pub(super) fn load_and_pin(directory: &Path) -> Result<()> {
 
     let maps = &mut skeleton.maps;
     for map in [&mut maps.pkt_count, &mut maps.pod_ifindex, &mut maps.net_config, &mut maps.net_stats] {
-        let path = directory.join(libbpf_rs::MapCore::name(map));
+        let path = directory.join(MapCore::name(map));
         map.pin(&path).map_err(|error| Error::pin("pin the map", &path, io_error(error)))?;
     }
-    let programs = &mut skeleton.progs;
+    pin_programs(&mut skeleton.progs, directory)
+}
+
+/// Loads the programs onto the maps that are pinned in `maps`, and pins them in `directory`.
+pub(super) fn load_onto(maps: &Path, directory: &Path) -> Result<()> {
+    let mut storage = MaybeUninit::uninit();
+    let mut skeleton = with_messages(|| {
+        let mut open = generated::CniTcSkelBuilder::default().open(&mut storage)?;
+        let known = &mut open.maps;
+        for map in [&mut known.pkt_count, &mut known.pod_ifindex, &mut known.net_config, &mut known.net_stats] {
+            let path = maps.join(map.name());
+            map.reuse_pinned_map(path)?;
+        }
+        open.load()
+    })?;
+    pin_programs(&mut skeleton.progs, directory)
+}
+
+fn pin_programs(programs: &mut generated::CniTcProgs<'_>, directory: &Path) -> Result<()> {
     for program in [&mut programs.cni_tc_main, &mut programs.cni_tc_egress] {
         let path = directory.join(program.name());
         program.pin(&path).map_err(|error| Error::pin("pin the program", &path, io_error(error)))?;

@@ -7,7 +7,7 @@ use cnikit::datapath::{Error, ProgramName};
 use cnikit_testbed::{host, tool};
 use rustix::thread::CapabilitySet;
 
-use crate::support::{ROOT, bpftool, datapath, header, ids, ip, map, names, port, program, without};
+use crate::support::{ROOT, bpftool, datapath, header, ids, ip, make_foreign, map, names, port, program, without};
 
 #[test]
 fn the_first_ensure_pins_the_set_and_the_second_keeps_it() {
@@ -212,5 +212,35 @@ fn the_error_for_a_missing_pin_tells_its_path_once() {
         assert_eq!(error.to_string(), format!("cannot open the pinned program {}", path.display()));
         let source = error.source().unwrap();
         assert_eq!(source.to_string(), "No such file or directory (os error 2)");
+    });
+}
+
+#[test]
+fn programs_of_another_build_are_replaced_on_the_maps_that_are_there() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        let datapath = datapath("one");
+        datapath.ensure().unwrap();
+        let directory = datapath.directory();
+        let pod = ip("10.244.1.2");
+        datapath.counters().unwrap().track(pod).unwrap();
+        datapath.ports().unwrap().insert(pod, port(7, 7)).unwrap();
+        let before = ids(&directory);
+
+        make_foreign(&directory);
+        datapath.ensure().unwrap();
+
+        // That the new programs use the maps which are pinned is looked at by `ids`.
+        let after = ids(&directory);
+        for (name, id) in &after {
+            assert_eq!(before[name] == *id, !name.starts_with("cni_tc_"), "{name}: {} became {id}", before[name]);
+        }
+        assert_eq!(datapath.ports().unwrap().read(pod).unwrap(), Some(port(7, 7)));
+        assert_eq!(names(directory.parent().unwrap()), ["v1"], "nothing is left of the replacement");
+        datapath.ensure().unwrap();
+        assert_eq!(ids(&directory), after, "once is enough");
+        datapath.remove().unwrap();
     });
 }

@@ -30,13 +30,23 @@ pub(crate) fn port(ifindex: u32, last: u8) -> PodPort {
     PodPort { ifindex, mac: MacAddr::new([0x02, 0, 0, 0, 0, last]) }
 }
 
-/// The names in a directory, sorted.
+/// The names in a directory, sorted, but for the mark that says which build the programs are of.
 pub(crate) fn names(directory: impl AsRef<Path>) -> Vec<String> {
     let entries = fs::read_dir(directory).expect("a directory");
     let mut names: Vec<_> =
         entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
+    names.retain(|name| !name.starts_with("build-"));
     names.sort();
     names
+}
+
+/// Makes the programs those of another build, as far as anybody can tell.
+pub(crate) fn make_foreign(directory: &Path) {
+    let entries = fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path());
+    let is_mark = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"build-"));
+    let marks: Vec<_> = entries.filter(|path| is_mark(path)).collect();
+    assert_eq!(marks.len(), 1, "one mark: {marks:?}");
+    fs::rename(&marks[0], directory.join("build-of-another")).expect("the mark can be renamed");
 }
 
 /// What `bpftool -j map <verb> pinned <directory>/<map>` and the words of `rest` print.
