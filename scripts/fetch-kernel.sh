@@ -2,7 +2,7 @@
 # Fetches a packaged kernel of Debian's and prints the folder in which it lies, as the last line: `vmlinuz`, and
 # `modules/` below a folder of the release's name. Nothing is installed, and nothing here needs root.
 #
-# usage: scripts/fetch-kernel.sh VERSION        such as 6.1: the newest package of that series
+# usage: scripts/fetch-kernel.sh VERSION        such as 6.1: the newest package of that series, or the one fetched before
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -41,17 +41,25 @@ apt-get -q -c "$apt/apt.conf" update >&2 || fail "apt-get update failed: see abo
 package=$(apt-cache -c "$apt/apt.conf" search --names-only "^linux-image-${version//./\\.}[.+][^ ]*-cloud-amd64\$" |
     cut -d' ' -f1 | sort -V | tail -n 1)
 [ -n "$package" ] || fail "there is no kernel $version in ${suites[*]#* }"
+release=${package#linux-image-}
+# Of late the image package is an empty one, and names those that hold kernel and modules.
+mapfile -t parts < <(apt-cache -c "$apt/apt.conf" depends "$package" |
+    sed -n "s/^ *Depends: \(linux-.*-${release//./\\.}\)\$/\1/p")
 
 # Renamed when it is whole, so that an interrupted run leaves nothing that looks like a kernel.
 loading=$cache/loading-$version
 rm -rf "$loading"
 mkdir -p "$loading"
-(cd "$loading" && apt-get -q -c "$apt/apt.conf" download "$package") >&2 || fail "cannot download $package: see above"
-dpkg -x "$loading"/linux-image-*.deb "$loading/unpacked"
-find "$loading/unpacked" -name '*.ko.xz' -exec xz -d {} +
-busybox depmod -b "$loading/unpacked" "${package#linux-image-}"
-mv "$loading/unpacked/lib/modules" "$loading/modules"
-mv "$loading"/unpacked/boot/vmlinuz-* "$loading/vmlinuz"
-rm -rf "$loading/unpacked" "$loading"/*.deb
+(cd "$loading" && apt-get -q -c "$apt/apt.conf" download "$package" "${parts[@]}") >&2 ||
+    fail "cannot download $package: see above"
+for package in "$loading"/*.deb; do dpkg -x "$package" "$loading/unpacked"; done
+# Below /lib or /usr/lib, and the kernel in /boot or beside its modules.
+mkdir -p "$loading/lib/modules"
+mv "$(find "$loading/unpacked" -type d -path "*/lib/modules/$release")" "$loading/lib/modules/"
+mv "$(find "$loading" -type f -name 'vmlinuz*')" "$loading/vmlinuz"
+find "$loading/lib" -name '*.ko.xz' -exec xz -d {} +
+busybox depmod -b "$loading" "$release"
+mv "$loading/lib/modules" "$loading/modules"
+rm -rf "${loading:?}/lib" "$loading/unpacked" "$loading"/*.deb
 mv "$loading" "$kernel"
 printf '%s\n' "$kernel"
