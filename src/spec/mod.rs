@@ -23,7 +23,7 @@ mod config;
 mod convert;
 mod environment;
 mod error;
-mod lenient;
+pub(crate) mod lenient;
 mod mac;
 mod name;
 mod protocol;
