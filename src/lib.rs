@@ -8,8 +8,9 @@
 //! | [`ipam`] | address ranges and a lease store that survives crashes | `ipam` |
 //! | [`netlink`] | links, addresses, routes, TC filters and network namespaces | `netlink` |
 //! | [`datapath`] | eBPF programs that count what pods send and deliver it directly | `bpf` |
+//! | [`conformance`] | rules of the specification to hold any plugin to, in tests | `conformance` |
 //!
-//! All features are on by default. The modules do not know each other, beyond the types of [`spec`]: take those that
+//! All features but `conformance` are on by default. The modules do not know each other, beyond the types of [`spec`]: take those that
 //! you need. `bpf` alone needs a C compiler (clang) and libelf to build.
 //!
 //! # What it does not do
@@ -22,6 +23,8 @@
 //! A whole plugin stands in the documentation of [`plugin`]. Errors of every module go through `?` in a verb
 //! ([`plugin::Failure`]); outside of one, [`Error`] holds any of them.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 #[cfg(feature = "bpf")]
 pub mod datapath;
 mod error;

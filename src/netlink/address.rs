@@ -8,6 +8,7 @@ use neli::{
     },
     rtnl::{Ifaddrmsg, IfaddrmsgBuilder},
 };
+use rustix::io::Errno;
 
 use super::{
     attrs::Attrs,
@@ -32,6 +33,20 @@ impl Socket {
         let operation = Operation::new("add address", format_args!("{address} to link {index}"));
         let flags = NlmF::CREATE | NlmF::EXCL;
         self.change(&operation, Rtm::Newaddr, flags, new_address(index, address))
+    }
+
+    /// Takes an address from a link. One that is absent, or a link that is, is success.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
+    #[doc(alias = "RTM_DELADDR")]
+    pub fn delete_address(&self, index: u32, address: IpNetwork) -> Result<()> {
+        let operation = Operation::new("delete address", format_args!("{address} of link {index}"));
+        match self.change(&operation, Rtm::Deladdr, NlmF::empty(), new_address(index, address)) {
+            Err(error) if error.is(Errno::ADDRNOTAVAIL) || error.is(Errno::NODEV) => Ok(()),
+            deleted => deleted,
+        }
     }
 
     /// The addresses of a link, IPv4 first. They are in the order of the kernel: the primary

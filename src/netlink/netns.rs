@@ -89,8 +89,28 @@ impl Netns {
     #[doc(alias = "unshare")]
     pub fn create() -> Result<Self> {
         on_own_thread("create", || {
-            unshare_network().map_err(|source| Error::Netns { operation: "create", source })?;
+            unshare(UnshareFlags::NEWNET).map_err(|source| Error::Netns { operation: "create", source })?;
             Self::current()
+        })?
+    }
+
+    /// Runs `work` on a machine of its own: on a thread with a new network namespace, which has no link but a `lo` that
+    /// is down, and a new mount namespace, which begins as a copy of the caller's. Both end with the thread and the
+    /// processes that `work` starts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Netns`] where the kernel refuses; `work` has not run then.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn run_apart<T, F>(work: F) -> Result<T>
+    where
+        T: Send,
+        F: FnOnce() -> T + Send,
+    {
+        on_own_thread("create", || {
+            unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS)
+                .map_err(|source| Error::Netns { operation: "create", source })?;
+            Ok(work())
         })?
     }
 
@@ -162,10 +182,9 @@ where
 }
 
 #[expect(unsafe_code, reason = "rustix marks unshare unsafe as a whole")]
-fn unshare_network() -> io::Result<()> {
-    // SAFETY: only CLONE_FILES can make descriptors of other threads invalid, and it is not among
-    // the flags.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(io::Error::from)
+fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
+    // SAFETY: only CLONE_FILES can make descriptors of other threads invalid, and no caller in this file names it.
+    unsafe { unshare_unsafe(namespaces) }.map_err(io::Error::from)
 }
 
 /// Whether a descriptor is one of a network namespace. Only the kernel can tell: what `readlink` shows of a namespace

@@ -202,6 +202,20 @@ impl Socket {
         self.change(&operation, Rtm::Newroute, flags, route.message())
     }
 
+    /// Deletes a route. One that is absent is success.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
+    #[doc(alias = "RTM_DELROUTE")]
+    pub fn delete_route(&self, route: &Route) -> Result<()> {
+        let operation = Operation::new("delete route", route);
+        match self.change(&operation, Rtm::Delroute, NlmF::empty(), route.message()) {
+            Err(error) if error.is(Errno::SRCH) => Ok(()),
+            deleted => deleted,
+        }
+    }
+
     /// The unicast routes by a link in the main table, IPv4 first; the kernel's own (to a subnet of
     /// the link) are among them.
     ///

@@ -1,0 +1,63 @@
+//! Reports side by side.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use cnikit::conformance::{self, Outcome, Report};
+
+/// A report and the name of its column.
+#[derive(Debug)]
+pub(crate) struct Column {
+    name: String,
+    report: Report,
+}
+
+/// Reads `[NAME=]FILE`.
+pub(crate) fn read(argument: &str) -> Result<Column, Box<dyn Error>> {
+    let (name, path) = argument.split_once('=').map_or((None, argument), |(name, path)| (Some(name), path));
+    let text = fs::read(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    let report: Report = serde_json::from_slice(&text).map_err(|error| format!("{path}: {error}"))?;
+    let stem = || Path::new(path).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Column { name: name.map_or_else(stem, str::to_owned), report })
+}
+
+/// A Markdown table: a row for each rule that was tried, a column for each report.
+pub(crate) fn table(columns: &[Column]) -> String {
+    let mut text = String::from("| rule | level |");
+    // Writing to a String cannot fail.
+    columns.iter().for_each(|column| _ = write!(text, " {} |", column.name));
+    text += "\n|---|---|";
+    columns.iter().for_each(|_| text += "---|");
+    text += "\n";
+    for rule in conformance::rules() {
+        let cells: Vec<String> = columns.iter().map(|column| cell(&column.report, rule.id)).collect();
+        if cells.iter().any(|cell| !cell.is_empty()) {
+            let _ =
+                writeln!(text, "| [`{}`]({}) | {} | {} |", rule.id, rule.section.url(), rule.level, cells.join(" | "));
+        }
+    }
+    let _ = write!(text, "| passed / failed / warned / skipped | |");
+    for Column { report, .. } in columns {
+        let [passed, failed, warned, skipped] =
+            [Outcome::Passed, Outcome::Failed, Outcome::Warned, Outcome::Skipped].map(|outcome| report.count(outcome));
+        let _ = write!(text, " {passed} / {failed} / {warned} / {skipped} |");
+    }
+    text + "\n"
+}
+
+/// The worst outcome, with the versions where it is not that of all.
+fn cell(report: &Report, rule: &str) -> String {
+    let findings: Vec<_> = report.of(rule).collect();
+    let Some(worst) = findings.iter().map(|finding| finding.outcome).max() else { return String::new() };
+    let versions: Vec<&str> =
+        findings.iter().filter(|finding| finding.outcome == worst).map(|finding| finding.version.as_str()).collect();
+    let word = match worst {
+        Outcome::Passed => "ok",
+        Outcome::Skipped => "-",
+        Outcome::Warned => "warned",
+        Outcome::Failed => "**failed**",
+    };
+    if versions.len() == findings.len() { word.to_owned() } else { format!("{word} in {}", versions.join(", ")) }
+}
