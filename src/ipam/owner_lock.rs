@@ -1,16 +1,17 @@
 use std::fs::File;
-use std::time::Duration;
-
-use sha2::{Digest, Sha256};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::error::{Error, Result};
 use super::lease::Owner;
-use super::lock;
 use super::store::{NAME_MAX, Store};
+use super::{files, lock};
 
 /// The lock of one owner, held until it is dropped; made by [`Store::lock_owner`].
 #[derive(Debug)]
 pub struct OwnerLock {
+    path: PathBuf,
     _file: File,
 }
 
@@ -20,7 +21,7 @@ impl Store {
     /// The [store's lock](Self::lock) guards the leases for the moment of a change. Making or removing an attachment
     /// takes several such moments, with links and more in between: two calls for one attachment, such as an ADD whose
     /// runtime has given it up and the DEL that follows, must not take turns at them. Take this lock first and hold it
-    /// for the whole of the call. Owners share a fixed number of lock files, so two may have to wait for each other.
+    /// for the whole of the call.
     ///
     /// # Errors
     ///
@@ -30,9 +31,68 @@ impl Store {
         if name.len() > NAME_MAX {
             return Err(Error::NameTooLong { owner: Box::new(owner.clone()), length: name.len(), limit: NAME_MAX });
         }
-        // A file for each owner would have to be removed, and could be when another call waits for it.
-        let stripe = format!("{:02x}", Sha256::digest(name)[0]);
-        let file = lock::acquire(&self.dir.join("owners").join(stripe), timeout)?;
-        Ok(OwnerLock { _file: file })
+        let path = self.dir.join("owners").join(name);
+        let start = Instant::now();
+        loop {
+            let file = lock::acquire(&path, timeout.saturating_sub(start.elapsed()))?;
+            // Whoever held the lock has removed the file: by its path, others lock another one.
+            let held = file.metadata().map_err(Error::io("look at", &path))?.ino();
+            if files::stat(&path)?.is_some_and(|found| found.ino() == held) {
+                return Ok(OwnerLock { path, _file: file });
+            }
+        }
+    }
+}
+
+impl Drop for OwnerLock {
+    /// Removes the file while it is still locked. One that stays, of a process that was killed, is as good as another.
+    fn drop(&mut self) {
+        let _ = files::remove(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::ipam::BootId;
+
+    const PATIENCE: Duration = Duration::from_millis(20);
+
+    fn owner(id: &str) -> Owner {
+        Owner { container_id: id.parse().unwrap(), ifname: "eth0".parse().unwrap() }
+    }
+
+    #[test]
+    fn owners_are_locked_one_by_one_and_nothing_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::for_boot(dir.path().join("net"), BootId::new("boot"));
+        let (one, two) = (owner("one"), owner("two"));
+        let held = store.lock_owner(&one, PATIENCE).unwrap();
+        assert!(matches!(store.lock_owner(&one, PATIENCE), Err(Error::LockTimeout { .. })));
+        drop(store.lock_owner(&two, PATIENCE).unwrap());
+        drop(held);
+        drop(store.lock_owner(&one, PATIENCE).unwrap());
+        assert_eq!(std::fs::read_dir(store.dir().join("owners")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn of_many_that_want_one_owner_one_at_a_time_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::for_boot(dir.path().join("net"), BootId::new("boot"));
+        let inside = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let _turn = store.lock_owner(&owner("one"), Duration::from_secs(30)).unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
     }
 }

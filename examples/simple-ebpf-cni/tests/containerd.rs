@@ -62,7 +62,6 @@ fn install(host: &Host) {
         "file /var/lib/cni/simple-ebpf-cni/containers/lock",
         "file /var/lib/cni/simple-ebpf-cni/containers/last",
         "file /var/lib/cni/simple-ebpf-cni/containers/boot_id",
-        "file /var/lib/cni/simple-ebpf-cni/containers/owners/",
     ] {
         host.keep(line);
     }
