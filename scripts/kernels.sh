@@ -3,6 +3,7 @@
 # from an initramfs that holds the test binaries. Emulated, so slow but the same everywhere, and without root.
 #
 # usage: scripts/kernels.sh [--quick] [VERSION...]        such as 6.1; without, 5.10, 6.1 and 6.12
+#        LIMIT is the time in seconds after which a machine is stopped, 600 by default
 #        --quick leaves out the black-box tests of bad input, which is refused before the kernel hears of it
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -21,8 +22,8 @@ tests=(cnikit netlink netlink_fds isolation blackbox)
 programs=(sh cat sleep timeout nsenter setpriv ip tc bridge ping bpftool)
 # The modules that the kernel needs for them, unless it is built in.
 modules=(veth bridge cls_bpf cls_u32 sch_ingress overlay)
-# How long a machine may run, in seconds: some five times what two idle processors take.
-limit=600
+# How long a machine may run, in seconds: some four times what two idle processors take.
+limit=${LIMIT:-600}
 
 started=$SECONDS
 skip() {

@@ -98,7 +98,7 @@ impl Host {
     ///
     /// # Panics
     ///
-    /// If a mount fails; the overlay needs a kernel with overlayfs.
+    /// If a mount fails, as the overlay needs a kernel with overlayfs; if nothing but the root folder exists of the path.
     pub fn empty_dir(&self, path: impl AsRef<Path>) {
         let path = path.as_ref();
         if !path.is_dir() {
