@@ -45,7 +45,7 @@ impl Shape for Cnikit {
 
     fn allocate(&self, owner: &Owner, range: &Range) -> IpAddr {
         let mut locked = self.0.lock(Duration::from_secs(1)).expect("the lock");
-        locked.allocate(owner, std::slice::from_ref(range)).expect("a lease").addresses[0].ip()
+        locked.allocate(owner, &[range.clone().into()], &[]).expect("a lease").addresses[0].ip()
     }
 
     fn release(&self, owner: &Owner) -> bool {

@@ -8,7 +8,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use cnikit::ipam::{Owner, Range, Store};
+use cnikit::ipam::{Owner, Pool, Range, Store, Usage};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // One directory per network; a plugin would keep it under /var/lib/cni.
@@ -18,13 +18,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The gateway is left out: it is the subnet's first address, and is never handed out.
     let range = Range::new("10.244.1.0/24".parse()?, None)?;
     println!("{} addresses in {}, gateway {}", range.capacity(), range.subnet(), range.gateway());
+    // Ranges that stand in for each other make a pool; an attachment gets one address of each pool.
+    let pool = Pool::new(vec![range])?;
 
     // Changes need the lock. It is held for this block alone, so that other plugins get their turn.
     {
         let mut locked = store.lock(Duration::from_secs(5))?;
         for container_id in ["4fe2c9", "81b07d"] {
             let owner = Owner { container_id: container_id.parse()?, ifname: "eth0".parse()? };
-            let lease = locked.allocate(&owner, std::slice::from_ref(&range))?;
+            let lease = locked.allocate(&owner, std::slice::from_ref(&pool), &[])?;
             println!("{} now holds {}", lease.owner, lease.addresses[0]);
         }
     }
@@ -35,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let file = store.dir().join("leases").join(format!("{}@{}.json", lease.owner.container_id, lease.owner.ifname));
         println!("{}:\n{}", file.display(), std::fs::read_to_string(&file)?);
     }
-    let usage = store.usage(&range)?;
+    let usage: Usage = store.usage(&pool)?.into_iter().sum();
     println!("{} of {} addresses are taken", usage.used, usage.total);
 
     // Who holds this address? Release that.
@@ -43,6 +45,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         let released = store.lock(Duration::from_secs(5))?.release(&lease.owner)?;
         println!("released: {}", released.is_some());
     }
-    println!("{} of {} addresses are taken", store.usage(&range)?.used, usage.total);
+    println!("{} of {} addresses are taken", store.usage(&pool)?[0].used, usage.total);
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use cnikit::ipam::{Error, Lease, Owner, Range, Store};
+use cnikit::ipam::{Error, Lease, Owner, Pool, Range, Store};
 
 /// Long enough for every other process on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,8 +22,8 @@ fn owner(id: &str) -> Owner {
     Owner { container_id: id.parse().expect("a container id"), ifname: "eth0".parse().expect("an ifname") }
 }
 
-fn range(subnet: &str) -> Range {
-    Range::new(subnet.parse().expect("a subnet"), None).expect("a range")
+fn pool(subnet: &str) -> Pool {
+    Range::new(subnet.parse().expect("a subnet"), None).expect("a range").into()
 }
 
 fn names(dir: &Path) -> BTreeSet<String> {
@@ -85,17 +85,17 @@ const KEPT: usize = 20;
 #[ignore = "one of the processes of processes_and_threads_never_share_an_address"]
 fn lease_from_threads() {
     let (dir, number) = told();
-    let ranges = [range("10.0.0.0/23"), range("fd00::/64")];
+    let pools = [pool("10.0.0.0/23"), pool("fd00::/64")];
     thread::scope(|scope| {
         for thread in 0..THREADS {
-            let (dir, number, ranges) = (&dir, &number, &ranges);
+            let (dir, number, pools) = (&dir, &number, &pools);
             scope.spawn(move || {
                 let store = Store::open(dir).expect("a store");
                 for round in 0..KEPT {
                     let kept = owner(&format!("{number}-{thread}-{round}"));
                     let short = owner(&format!("{number}-{thread}-short"));
                     for owner in [&kept, &short] {
-                        store.lock(PATIENCE).expect("the lock").allocate(owner, ranges).expect("a lease");
+                        store.lock(PATIENCE).expect("the lock").allocate(owner, pools, &[]).expect("a lease");
                     }
                     let released = store.lock(PATIENCE).expect("the lock").release(&short).expect("a release");
                     assert!(released.is_some());
@@ -110,7 +110,7 @@ fn processes_killed_at_any_moment_leave_whole_leases() {
     const ROUNDS: u64 = 200;
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::open(dir.path()).expect("a store");
-    let bystander = store.lock(PATIENCE).expect("the lock").allocate(&owner("bystander"), &[range("10.0.0.0/24")]);
+    let bystander = store.lock(PATIENCE).expect("the lock").allocate(&owner("bystander"), &[pool("10.0.0.0/24")], &[]);
     let bystander = bystander.expect("a lease");
     for round in 0..ROUNDS {
         let mut child = spawn("lease_for_ever", dir.path(), 0);
@@ -140,11 +140,11 @@ fn processes_killed_at_any_moment_leave_whole_leases() {
 fn lease_for_ever() {
     let (dir, _) = told();
     let store = Store::open(&dir).expect("a store");
-    let ranges = [range("10.0.0.0/24"), range("fd00::/64")];
+    let pools = [pool("10.0.0.0/24"), pool("fd00::/64")];
     // Ends by itself if nobody kills it.
     for round in 0..100_000 {
         for id in ["a", "b"] {
-            store.lock(PATIENCE).expect("the lock").allocate(&owner(id), &ranges).expect("a lease");
+            store.lock(PATIENCE).expect("the lock").allocate(&owner(id), &pools, &[]).expect("a lease");
         }
         if round == 0 {
             fs::write(dir.join("started"), "").expect("the mark of a start");
@@ -207,11 +207,11 @@ fn a_disk_that_is_full_or_read_only_is_told_of_and_releases_go_on() {
 fn use_a_small_disk() {
     let (dir, _) = told();
     let store = Store::open(&dir).expect("a store");
-    let ranges = [range("10.0.0.0/24")];
+    let pools = [pool("10.0.0.0/24")];
     let mut held = Vec::new();
     let error = (0..100).find_map(|number| {
         let owner = owner(&number.to_string());
-        match store.lock(PATIENCE).expect("the lock").allocate(&owner, &ranges) {
+        match store.lock(PATIENCE).expect("the lock").allocate(&owner, &pools, &[]) {
             Ok(_) => {
                 held.push(owner);
                 None
@@ -226,7 +226,7 @@ fn use_a_small_disk() {
     for owner in &held[1..] {
         assert!(locked.release(owner).expect("a release").is_some());
     }
-    locked.allocate(&owner("again"), &ranges).expect("a lease on a disk with room again");
+    locked.allocate(&owner("again"), &pools, &[]).expect("a lease on a disk with room again");
     drop(locked);
 
     let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(&dir).status().expect("mount");

@@ -7,7 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{BootId, Lease, Locked, Owner, Range, Store};
+use super::fixture::{owner, pool};
+use super::{BootId, Lease, Locked, Pool, Store};
 
 thread_local! {
     /// How many more steps this thread takes before it is stopped.
@@ -38,12 +39,8 @@ fn run_for(steps: u32, change: impl FnOnce()) -> bool {
     }
 }
 
-fn owner(id: &str) -> Owner {
-    Owner { container_id: id.parse().unwrap(), ifname: "eth0".parse().unwrap() }
-}
-
-fn ranges() -> [Range; 2] {
-    ["10.0.0.0/24", "fd00::/64"].map(|subnet| Range::new(subnet.parse().unwrap(), None).unwrap())
+fn pools() -> [Pool; 2] {
+    ["10.0.0.0/24", "fd00::/64"].map(pool)
 }
 
 fn store(dir: &Path) -> Store {
@@ -102,8 +99,8 @@ fn die_everywhere<T>(prepare: impl Fn(&Path) -> T, change: impl Fn(&Path), check
 #[test]
 fn a_stopped_allocation_is_whole_or_nothing() {
     let deaths = die_everywhere(
-        |dir| lock(&store(dir)).allocate(&owner("old"), &ranges()).unwrap(),
-        |dir| drop(lock(&store(dir)).allocate(&owner("new"), &ranges()).unwrap()),
+        |dir| lock(&store(dir)).allocate(&owner("old"), &pools(), &[]).unwrap(),
+        |dir| drop(lock(&store(dir)).allocate(&owner("new"), &pools(), &[]).unwrap()),
         |dir, old| {
             let store = store(dir);
             match store.lease(&owner("new")).unwrap() {
@@ -112,7 +109,7 @@ fn a_stopped_allocation_is_whole_or_nothing() {
             }
             let mut locked = lock(&store);
             locked.release(&owner("new")).unwrap();
-            let again = locked.allocate(&owner("new"), &ranges()).unwrap();
+            let again = locked.allocate(&owner("new"), &pools(), &[]).unwrap();
             drop(locked);
             assert_holds(&store, &[&old, &again]);
         },
@@ -126,7 +123,7 @@ fn a_stopped_allocation_is_whole_or_nothing() {
 fn the_first_allocation_of_all_is_whole_or_nothing() {
     die_everywhere(
         |_| (),
-        |dir| drop(lock(&store(&dir.join("made/below"))).allocate(&owner("new"), &ranges()).unwrap()),
+        |dir| drop(lock(&store(&dir.join("made/below"))).allocate(&owner("new"), &pools(), &[]).unwrap()),
         |dir, ()| {
             let store = store(&dir.join("made/below"));
             drop(lock(&store));
@@ -141,7 +138,7 @@ fn the_first_allocation_of_all_is_whole_or_nothing() {
 #[test]
 fn a_stopped_release_is_whole_or_nothing() {
     let deaths = die_everywhere(
-        |dir| ["old", "new"].map(|id| lock(&store(dir)).allocate(&owner(id), &ranges()).unwrap()),
+        |dir| ["old", "new"].map(|id| lock(&store(dir)).allocate(&owner(id), &pools(), &[]).unwrap()),
         |dir| drop(lock(&store(dir)).release(&owner("new")).unwrap()),
         |dir, [old, new]| {
             let store = store(dir);
@@ -158,7 +155,7 @@ fn a_stopped_release_is_whole_or_nothing() {
 fn a_stopped_release_of_a_corrupt_lease_leaks_nothing() {
     die_everywhere(
         |dir| {
-            let [old, _] = ["old", "new"].map(|id| lock(&store(dir)).allocate(&owner(id), &ranges()).unwrap());
+            let [old, _] = ["old", "new"].map(|id| lock(&store(dir)).allocate(&owner(id), &pools(), &[]).unwrap());
             fs::write(corruptible(dir), "{").unwrap();
             old
         },
@@ -177,7 +174,7 @@ fn a_stopped_first_lock_after_a_boot_leaves_no_lease_of_before() {
         |dir| {
             let before = Store::for_boot(dir, BootId::new("before"));
             for id in ["a", "b"] {
-                lock(&before).allocate(&owner(id), &ranges()).unwrap();
+                lock(&before).allocate(&owner(id), &pools(), &[]).unwrap();
             }
             fs::write(dir.join("leases/torn@eth0.json"), "").unwrap();
             fs::hard_link(dir.join("leases/torn@eth0.json"), dir.join("addresses/10.0.0.9")).unwrap();
@@ -186,7 +183,7 @@ fn a_stopped_first_lock_after_a_boot_leaves_no_lease_of_before() {
         |dir, ()| {
             let store = store(dir);
             assert_holds(&store, &[]);
-            let lease = lock(&store).allocate(&owner("a"), &ranges()).unwrap();
+            let lease = lock(&store).allocate(&owner("a"), &pools(), &[]).unwrap();
             assert_holds(&store, &[&lease]);
         },
     );
@@ -198,7 +195,7 @@ fn a_reader_never_sees_a_change_that_is_not_committed() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
         drop(lock(&store));
-        let finished = run_for(steps, || drop(lock(&store).allocate(&owner("new"), &ranges()).unwrap()));
+        let finished = run_for(steps, || drop(lock(&store).allocate(&owner("new"), &pools(), &[]).unwrap()));
         let lease = store.lease(&owner("new")).unwrap();
         assert_eq!(lease.is_some(), finished);
         assert_eq!(store.leases().unwrap().map(Result::unwrap).next(), lease);
@@ -218,7 +215,7 @@ fn a_reader_never_sees_a_change_that_is_not_committed() {
 fn a_half_written_journal_is_undone_by_its_inode() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let old = lock(&store).allocate(&owner("old"), &ranges()).unwrap();
+    let old = lock(&store).allocate(&owner("old"), &pools(), &[]).unwrap();
     fs::write(store.pending_path(), "{\"containerId\": \"new\", \"addr").unwrap();
     fs::hard_link(store.pending_path(), store.addresses_dir().join("10.0.0.77")).unwrap();
     drop(lock(&store));
@@ -229,7 +226,7 @@ fn a_half_written_journal_is_undone_by_its_inode() {
 fn a_journal_that_names_a_stranger_s_address_leaves_it_alone() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let old = lock(&store).allocate(&owner("old"), &ranges()).unwrap();
+    let old = lock(&store).allocate(&owner("old"), &pools(), &[]).unwrap();
     fs::copy(store.leases_dir().join(old.owner.file_name()), store.pending_path()).unwrap();
     drop(lock(&store));
     assert_holds(&store, &[&old]);

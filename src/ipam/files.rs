@@ -6,6 +6,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::RawDir;
+
 use super::error::{Error, Result};
 
 #[cfg(test)]
@@ -15,6 +17,8 @@ fn step() {}
 
 pub(super) const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
+/// How many bytes of names one system call lists.
+const LISTING: usize = 32 * 1024;
 
 /// Makes a directory and those above it, where they are missing.
 pub(super) fn create_dir(path: &Path) -> Result<()> {
@@ -48,8 +52,12 @@ pub(super) fn overwrite(path: &Path, content: &[u8]) -> Result<()> {
         .open(path)
         .map_err(Error::io("open", path))?;
     write(&mut file, content).map_err(Error::io("write", path))?;
-    step();
-    file.set_len(content.len() as u64).map_err(Error::io("truncate", path))
+    let length = content.len() as u64;
+    if file.metadata().map_err(Error::io("look at", path))?.len() > length {
+        step();
+        file.set_len(length).map_err(Error::io("truncate", path))?;
+    }
+    Ok(())
 }
 
 pub(super) fn link(file: &Path, name: &Path) -> Result<()> {
@@ -84,6 +92,23 @@ pub(super) fn open(path: &Path) -> Result<Option<File>> {
 /// The entries of a directory; one that is absent has none.
 pub(super) fn list(path: &Path) -> Result<Option<fs::ReadDir>> {
     present(fs::read_dir(path)).map_err(Error::io("list", path))
+}
+
+/// Shows `visit` the name of every file in a directory, a thousand to a system call, and none of them copied.
+pub(super) fn visit_names(path: &Path, mut visit: impl FnMut(&str)) -> Result<()> {
+    let Some(dir) = open(path)? else {
+        return Ok(());
+    };
+    let mut buffer = Vec::with_capacity(LISTING);
+    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(|error| Error::io("list", path)(error.into()))?;
+        // A name that is no text is none of ours.
+        if let Ok(name) = entry.file_name().to_str() {
+            visit(name);
+        }
+    }
+    Ok(())
 }
 
 fn write(file: &mut File, content: &[u8]) -> io::Result<()> {

@@ -39,7 +39,7 @@ pub struct Lease {
     /// Who holds the addresses.
     #[serde(flatten)]
     pub owner: Owner,
-    /// The addresses, each with its subnet's prefix length, in the order of the ranges that were asked for.
+    /// The addresses, each with its subnet's prefix length, in the order of the pools.
     pub addresses: Vec<IpNetwork>,
     /// The boot that the lease is good for.
     pub boot_id: BootId,
@@ -82,6 +82,12 @@ impl Owner {
     /// The name of the file of the owner's lease. An id holds no `@`, so no two owners share one.
     pub(super) fn file_name(&self) -> String {
         format!("{}@{}.json", self.container_id, self.ifname)
+    }
+
+    /// The owner whose lease has this file name.
+    pub(super) fn of_file_name(name: &str) -> Option<Self> {
+        let (container_id, ifname) = name.strip_suffix(".json")?.split_once('@')?;
+        Some(Self { container_id: container_id.parse().ok()?, ifname: ifname.parse().ok()? })
     }
 }
 

@@ -3,14 +3,15 @@ use std::fs::{self, File};
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
 
+use super::allocator::{self, Table};
 use super::error::{Error, Result};
 use super::lease::{Lease, Owner};
-use super::range::Range;
-use super::store::{NAME_MAX, Store, parse};
+use super::pool::Pool;
+use super::recovery::SetAside;
+use super::store::{NAME_MAX, Store};
 use super::{files, timestamp};
 
 /// A [`Store`] whose lock is held, so that it can be changed; made by [`Store::lock`].
@@ -29,167 +30,95 @@ use super::{files, timestamp};
 /// ```
 #[derive(Debug)]
 pub struct Locked<'a> {
-    store: &'a Store,
+    pub(super) store: &'a Store,
+    /// Whether no change is left half done, neither by us nor by who held the lock before.
+    pub(super) settled: bool,
+    pub(super) set_aside: Vec<SetAside>,
     _lock: File,
 }
 
 impl<'a> Locked<'a> {
     pub(super) fn new(store: &'a Store, lock: File) -> Result<Self> {
-        let mut locked = Self { store, _lock: lock };
-        locked.undo_pending()?;
+        let mut locked = Self { store, settled: false, set_aside: Vec::new(), _lock: lock };
+        locked.settle()?;
         if !store.is_of_this_boot() {
             locked.begin_boot()?;
         }
         Ok(locked)
     }
 
-    /// Gives `owner` one address of each range: of all of them or, on an error, of none.
+    /// Gives `owner` one address of each pool: of all of them or, on an error, of none.
     ///
-    /// The search starts after the address handed out last. Its time does not depend on the leases held, but for one
-    /// look at each taken address that it meets.
+    /// Addresses of `requested` are taken for the pool that they are of, the others are chosen: the first that is free
+    /// after the one handed out last. The time of that does not depend on the leases held, but where long rows of
+    /// addresses are taken: there, the names of all that are taken are listed once.
     ///
     /// # Errors
     ///
-    /// [`Error::AlreadyLeased`] with the lease that `owner` holds, [`Error::CorruptLease`] when it holds one that cannot
-    /// be read, [`Error::PoolExhausted`], [`Error::NameTooLong`], [`Error::Io`].
-    pub fn allocate(&mut self, owner: &Owner, ranges: &[Range]) -> Result<Lease> {
-        self.undo_pending()?;
-        let file = self.owner_path(owner).ok_or_else(|| name_too_long(owner))?;
-        if let Some(lease) = self.read(&file)? {
-            return Err(Error::AlreadyLeased { lease: Box::new(lease) });
-        }
-        let addresses = self.free_addresses(ranges)?;
-        // Before the lease and not after it: a disk that is full is then told of while nothing is committed.
-        self.remember_last(&addresses)?;
+    /// [`Error::AlreadyLeased`] with the lease that `owner` holds, [`Error::CorruptLease`] when it holds one that
+    /// cannot be read, [`Error::PoolExhausted`]; [`Error::AddressTaken`], [`Error::NotInPools`] and
+    /// [`Error::RequestedTwice`] of what was requested; [`Error::NameTooLong`], [`Error::Io`].
+    pub fn allocate(&mut self, owner: &Owner, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
+        self.allocate_with(owner, pools, requested, |_| false)
+    }
 
-        let lease = Lease { owner: owner.clone(), addresses, boot_id: self.boot_id.clone(), created: timestamp::now() };
-        let pending = self.pending_path();
-        let mut text =
-            serde_json::to_vec_pretty(&lease).map_err(|error| Error::io("encode", &pending)(error.into()))?;
-        text.push(b'\n');
-        files::create(&pending, &text)?;
-        for address in &lease.addresses {
-            files::link(&pending, &self.address_path(address.ip()))?;
-        }
-        files::rename(&pending, &file)?;
-        Ok(lease)
+    /// As [`allocate`](Self::allocate), and frees the leases that `reclaim` gives up.
+    ///
+    /// It is asked when no address of a pool is free, about each lease with an address of that pool, and about the
+    /// lease that holds a requested address. It must answer `true` only for an attachment that is provably gone: its
+    /// interface does not exist, and no ADD can be about to make it, which the lease's age may tell.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`allocate`](Self::allocate).
+    pub fn allocate_with(
+        &mut self,
+        owner: &Owner,
+        pools: &[Pool],
+        requested: &[IpAddr],
+        mut reclaim: impl FnMut(&Lease) -> bool,
+    ) -> Result<Lease> {
+        allocator::allocate(self, owner, pools, requested, &mut reclaim)
     }
 
     /// Frees the addresses of `owner` and returns its lease; there being none is a success.
     ///
-    /// A lease that cannot be read is freed too. Nothing is returned of it, for what it held is not known.
+    /// A lease that cannot be read is freed too, and its file [set aside](Self::set_aside). Nothing is returned of it,
+    /// for what it held is not known.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub fn release(&mut self, owner: &Owner) -> Result<Option<Lease>> {
-        self.undo_pending()?;
+        self.settle()?;
         let Some(file) = self.owner_path(owner) else {
             return Ok(None);
         };
         let lease = match self.read(&file) {
             Ok(Some(lease)) => Some(lease),
             Ok(None) => return Ok(None),
-            Err(Error::CorruptLease { .. }) => None,
+            Err(error) if error.is_damage() => {
+                self.keep_for_a_look(&file, error)?;
+                None
+            }
             Err(error) => return Err(error),
         };
-        files::rename(&file, &self.pending_path())?;
-        self.undo_pending()?;
+        if files::stat(&file)?.is_some() {
+            self.settled = false;
+            files::rename(&file, &self.pending_path())?;
+            self.settle()?;
+        }
         Ok(lease)
     }
 
-    /// A free address of each range, with its prefix length.
-    fn free_addresses(&self, ranges: &[Range]) -> Result<Vec<IpNetwork>> {
-        let last = self.last();
-        let mut found: Vec<IpNetwork> = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            let cursor = last.iter().copied().find(|address| range.contains(*address));
-            let mut used = 0;
-            let mut free = None;
-            for address in range.after(cursor) {
-                let taken = found.iter().any(|found| found.ip() == address) || self.is_taken(address)?;
-                if !taken {
-                    free = Some(range.with_prefix(address));
-                    break;
-                }
-                used += 1;
-            }
-            let (subnet, total) = (range.subnet(), range.capacity());
-            found.push(free.ok_or(Error::PoolExhausted { subnet, used, total })?);
-        }
-        Ok(found)
+    /// The damaged files that were met since the lock was taken. Each cost one lease: it is worth a warning.
+    pub fn set_aside(&self) -> &[SetAside] {
+        &self.set_aside
     }
 
-    /// Whether a lease holds `address`. A file with no name but that of the address lost its lease: somebody removed
-    /// that by hand. It is taken out of the way.
-    fn is_taken(&self, address: IpAddr) -> Result<bool> {
-        let path = self.address_path(address);
-        match files::stat(&path)? {
-            None => Ok(false),
-            Some(file) if file.nlink() == 1 => files::remove(&path).map(|()| false),
-            Some(_) => Ok(true),
-        }
-    }
-
-    /// The addresses handed out last. It is a hint: whatever cannot be read is left out.
-    fn last(&self) -> Vec<IpAddr> {
-        let text = fs::read_to_string(self.last_path()).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
-    }
-
-    fn remember_last(&self, addresses: &[IpNetwork]) -> Result<()> {
-        let text: String = addresses.iter().map(|address| format!("{}\n", address.ip())).collect();
+    fn remember_last(&self, addresses: &[IpAddr]) -> Result<()> {
+        let text: String = addresses.iter().map(|address| format!("{address}\n")).collect();
         files::overwrite(&self.last_path(), text.as_bytes())
-    }
-
-    /// Removes the change that is under way, if there is one: an allocation that did not reach its commit, or a release
-    /// that did.
-    fn undo_pending(&mut self) -> Result<()> {
-        let pending = self.pending_path();
-        let Some(file) = files::stat(&pending)? else {
-            return Ok(());
-        };
-        let inode = file.ino();
-        // The content says where to look. It may be half-written, so the count of links says whether that was all.
-        let named = parse(&pending).ok().flatten().map_or_else(Vec::new, |(lease, _)| lease.addresses);
-        let named: Vec<_> = named.iter().map(|address| self.address_path(address.ip())).collect();
-        let removed = remove_links(named, |found| found == inode)?;
-        if file.nlink() > removed + 1 {
-            remove_links(self.address_files()?, |found| found == inode)?;
-        }
-        files::remove(&pending)
-    }
-
-    /// Removes all leases but those of this boot, and marks the directory with it.
-    fn begin_boot(&mut self) -> Result<()> {
-        let leases = self.leases_dir();
-        files::create_dir(&leases)?;
-        files::create_dir(&self.addresses_dir())?;
-        // There are leases of this boot if the mark was lost, but none that cannot be read: those are what was left
-        // of an earlier boot when the power was cut.
-        let mut kept = HashSet::new();
-        for entry in files::list(&leases)?.into_iter().flatten() {
-            let path = entry.map_err(Error::io("list", &leases))?.path();
-            match parse(&path) {
-                Ok(Some((lease, inode))) if lease.boot_id == self.boot_id => {
-                    kept.insert(inode);
-                }
-                Ok(_) | Err(Error::CorruptLease { .. }) => files::remove(&path)?,
-                Err(error) => return Err(error),
-            }
-        }
-        remove_links(self.address_files()?, |inode| !kept.contains(&inode))?;
-        files::overwrite(&self.boot_id_path(), self.boot_id.as_str().as_bytes())
-    }
-
-    /// Every file under `addresses`.
-    fn address_files(&self) -> Result<Vec<PathBuf>> {
-        let dir = self.addresses_dir();
-        files::list(&dir)?
-            .into_iter()
-            .flatten()
-            .map(|entry| Ok(entry.map_err(Error::io("list", &dir))?.path()))
-            .collect()
     }
 }
 
@@ -201,16 +130,81 @@ impl Deref for Locked<'_> {
     }
 }
 
-/// Removes those of `paths` whose inode is wanted gone, and counts them.
-fn remove_links(paths: Vec<PathBuf>, gone: impl Fn(u64) -> bool) -> Result<u64> {
-    let mut removed = 0;
-    for path in paths {
-        if files::stat(&path)?.is_some_and(|file| gone(file.ino())) {
-            files::remove(&path)?;
-            removed += 1;
+impl Table for Locked<'_> {
+    fn lease_of(&mut self, owner: &Owner) -> Result<Option<Lease>> {
+        self.settle()?;
+        // A damaged lease is an error here: the attachment may be alive, and another lease would cost it its addresses.
+        self.read(&self.owner_path(owner).ok_or_else(|| name_too_long(owner))?)
+    }
+
+    fn holder_of(&mut self, address: IpAddr) -> Result<Option<Lease>> {
+        match self.lease_at(address) {
+            Err(error) if error.is_damage() => Ok(None),
+            read => read,
         }
     }
-    Ok(removed)
+
+    /// A file with no name but that of the address lost its lease: somebody removed that by hand. It is taken out of
+    /// the way.
+    fn is_taken(&mut self, address: IpAddr) -> Result<bool> {
+        let path = self.address_path(address);
+        match files::stat(&path)? {
+            None => Ok(false),
+            Some(file) if file.nlink() == 1 => files::remove(&path).map(|()| false),
+            Some(_) => Ok(true),
+        }
+    }
+
+    fn taken(&mut self) -> Result<HashSet<IpAddr>> {
+        let mut taken = HashSet::new();
+        self.visit_addresses(|address| {
+            taken.insert(address);
+        })?;
+        Ok(taken)
+    }
+
+    fn all(&mut self) -> Result<Vec<Lease>> {
+        self.remove_orphans()?;
+        let mut leases = Vec::new();
+        for lease in self.leases()? {
+            match lease {
+                Ok(lease) => leases.push(lease),
+                Err(Error::CorruptLease { path, .. } | Error::Io { path, .. }) => leases.extend(self.traces(&path)?),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(leases)
+    }
+
+    /// It is a hint: whatever cannot be read is left out.
+    fn last(&self) -> Vec<IpAddr> {
+        let text = fs::read_to_string(self.last_path()).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, last: &[IpAddr]) -> Result<Lease> {
+        let file = self.owner_path(owner).ok_or_else(|| name_too_long(owner))?;
+        // Before the lease and not after it: a disk that is full is then told of while nothing is committed.
+        self.remember_last(last)?;
+
+        let lease = Lease { owner: owner.clone(), addresses, boot_id: self.boot_id.clone(), created: timestamp::now() };
+        let pending = self.pending_path();
+        let mut text =
+            serde_json::to_vec_pretty(&lease).map_err(|error| Error::io("encode", &pending)(error.into()))?;
+        text.push(b'\n');
+        self.settled = false;
+        files::create(&pending, &text)?;
+        for address in &lease.addresses {
+            files::link(&pending, &self.address_path(address.ip()))?;
+        }
+        files::rename(&pending, &file)?;
+        self.settled = true;
+        Ok(lease)
+    }
+
+    fn remove(&mut self, owner: &Owner) -> Result<()> {
+        self.release(owner).map(drop)
+    }
 }
 
 fn name_too_long(owner: &Owner) -> Error {

@@ -1,7 +1,8 @@
 //! Address ranges and the store of who holds which address.
 //!
-//! A [`Range`] is pure arithmetic: which addresses of a subnet may be handed out. A [`Store`] is a directory that
-//! remembers who holds them; changing it takes its lock, reading it does not.
+//! A [`Range`] is pure arithmetic: which addresses of a subnet may be handed out. Ranges that stand in for each other are
+//! a [`Pool`], and [`IpamConfig`] reads pools out of a configuration. A [`Store`] is a directory that remembers who holds
+//! which address; changing it takes its lock, reading it does not.
 //!
 //! ```
 //! use std::time::Duration;
@@ -14,7 +15,7 @@
 //! let store = Store::open(dir)?;
 //! let owner = Owner { container_id: "4fe2c9".parse()?, ifname: "eth0".parse()? };
 //!
-//! let lease = store.lock(Duration::from_secs(5))?.allocate(&owner, &[range])?;
+//! let lease = store.lock(Duration::from_secs(5))?.allocate(&owner, &[range.into()], &[])?;
 //! assert_eq!(lease.addresses, ["10.244.1.2/24".parse()?]);
 //! assert_eq!(store.lease(&owner)?, Some(lease));
 //! # Ok(()) }
@@ -31,6 +32,7 @@
 //! | `owners/` | locks that callers hold for as long as they work on one attachment |
 //! | `last` | the addresses handed out last: a hint, so that a released address rests before it is handed out again |
 //! | `boot_id` | the boot that the leases belong to |
+//! | `damaged/` | files that were damaged, kept for a look; made when there is one |
 //!
 //! Both an owner and an address are found by name, so a lease costs the same however many are held. All names of a
 //! lease lead to one inode; that inode, not what the file says, decides which addresses are its own.
@@ -53,26 +55,42 @@
 //! [link(2)]: https://man7.org/linux/man-pages/man2/link.2.html
 //! [rename(2)]: https://man7.org/linux/man-pages/man2/rename.2.html
 
+mod allocator;
+mod config;
 mod error;
 mod files;
 mod lease;
 mod lock;
 mod locked;
 mod owner_lock;
+mod pool;
 mod range;
+mod recovery;
+mod resolv_conf;
 mod store;
 mod timestamp;
+mod usage;
 
 #[cfg(test)]
+mod allocator_tests;
+#[cfg(test)]
+mod config_tests;
+#[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod fixture;
 #[cfg(test)]
 mod range_tests;
 #[cfg(test)]
 mod store_tests;
 
-pub use error::{ALREADY_LEASED, CORRUPT_LEASE, Error, POOL_EXHAUSTED, Result};
+pub use config::{IpamConfig, IpamKeys, RangeKeys};
+pub use error::{ADDRESS_TAKEN, ALREADY_LEASED, CORRUPT_LEASE, Error, POOL_EXHAUSTED, Result};
 pub use lease::{BootId, Lease, Owner};
 pub use locked::Locked;
 pub use owner_lock::OwnerLock;
+pub use pool::Pool;
 pub use range::{Addresses, Range};
-pub use store::{Leases, Store, Usage};
+pub use recovery::SetAside;
+pub use store::{LOCK_TIMEOUT, Leases, Store};
+pub use usage::Usage;

@@ -10,7 +10,8 @@ use serde::de::Error as _;
 use super::error::{Error, Result};
 use super::lease::{BootId, Lease, Owner};
 use super::locked::Locked;
-use super::range::Range;
+use super::pool::Pool;
+use super::usage::Usage;
 use super::{files, lock};
 
 /// The longest name of a file, on every file system that has hard links.
@@ -36,14 +37,9 @@ pub struct Leases {
     entries: Option<ReadDir>,
 }
 
-/// How full a range is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
-    /// How many of its addresses are taken.
-    pub used: u128,
-    /// How many addresses it has.
-    pub total: u128,
-}
+/// The time limit for [`Store::lock`] where there is no reason for another: far more than all that a busy node has to
+/// do in the order of its turn, and less than what runtimes wait for a plugin.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Store {
     /// The store in `dir`, for the boot that is running. Nothing is made until something is written.
@@ -114,23 +110,53 @@ impl Store {
         Ok(Leases { store: self.clone(), entries: files::list(&self.leases_dir())? })
     }
 
-    /// How many addresses of `range` are taken. The time grows with the leases held, but none of them is read. What a
-    /// killed process had taken counts until the lock is next taken.
+    /// How full each range of a pool is, in their order. The time grows with the leases held, but none of them is read.
+    /// What a killed process had taken counts until the lock is next taken.
+    ///
+    /// ```
+    /// # use cnikit::ipam::{Pool, Range, Store, Usage};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// let pool: Pool = serde_json::from_str(r#"[{"subnet": "10.0.0.0/24"}, {"subnet": "10.7.0.0/24"}]"#)?;
+    /// let whole: Usage = store.usage(&pool)?.into_iter().sum();
+    /// assert_eq!((whole.used, whole.free(), whole.total), (0, 506, 506));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// [`Error::Io`] when the directory cannot be listed.
-    pub fn usage(&self, range: &Range) -> Result<Usage> {
-        let mut used = 0;
+    pub fn usage(&self, pool: &Pool) -> Result<Vec<Usage>> {
+        let mut usage = Usage::none_of(pool);
         if self.is_of_this_boot() {
-            let dir = self.addresses_dir();
-            for entry in files::list(&dir)?.into_iter().flatten() {
-                let name = entry.map_err(Error::io("list", &dir))?.file_name();
-                let address = name.to_str().and_then(|name| name.parse().ok());
-                used += u128::from(address.is_some_and(|address| range.contains(address)));
-            }
+            self.visit_addresses(|address| Usage::count(&mut usage, pool, address))?;
         }
-        Ok(Usage { used, total: range.capacity() })
+        Ok(usage)
+    }
+
+    /// The damaged files that were set aside; they stay until somebody removes them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the directory cannot be listed.
+    pub fn damaged(&self) -> Result<Vec<PathBuf>> {
+        let dir = self.damaged_dir();
+        let mut files = Vec::new();
+        files::visit_names(&dir, |name| {
+            if name != "." && name != ".." {
+                files.push(dir.join(name));
+            }
+        })?;
+        Ok(files)
+    }
+
+    /// Shows `visit` every address that has a file.
+    pub(super) fn visit_addresses(&self, mut visit: impl FnMut(IpAddr)) -> Result<()> {
+        files::visit_names(&self.addresses_dir(), |name| {
+            if let Ok(address) = name.parse() {
+                visit(address);
+            }
+        })
     }
 
     /// Whether the directory's leases are of the boot of this store.
@@ -146,7 +172,7 @@ impl Store {
         };
         if path.file_name() != Some(lease.owner.file_name().as_ref()) {
             let source = serde_json::Error::custom(format!("it is the lease of {}", lease.owner));
-            return Err(Error::CorruptLease { path: path.to_owned(), source });
+            return Err(Error::corrupt(path)(source));
         }
         Ok(Some(lease))
     }
@@ -167,6 +193,10 @@ impl Store {
 
     pub(super) fn addresses_dir(&self) -> PathBuf {
         self.dir.join("addresses")
+    }
+
+    pub(super) fn damaged_dir(&self) -> PathBuf {
+        self.dir.join("damaged")
     }
 
     pub(super) fn pending_path(&self) -> PathBuf {
@@ -208,7 +238,6 @@ pub(super) fn parse(path: &Path) -> Result<Option<(Lease, u64)>> {
     let inode = file.metadata().map_err(Error::io("look at", path))?.ino();
     let mut text = Vec::new();
     file.read_to_end(&mut text).map_err(Error::io("read", path))?;
-    let corrupt = |source| Error::CorruptLease { path: path.to_owned(), source };
-    let lease = serde_json::from_slice(&text).map_err(corrupt)?;
+    let lease = serde_json::from_slice(&text).map_err(Error::corrupt(path))?;
     Ok(Some((lease, inode)))
 }

@@ -1,31 +1,12 @@
 use std::error::Error as _;
 use std::fs;
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::fixture::{NOW, ip, lease, owner, pool, usage};
 use super::*;
 use crate::spec::{Coded, ErrorCode};
-
-const NOW: Duration = Duration::ZERO;
-
-fn owner(id: &str) -> Owner {
-    Owner { container_id: id.parse().unwrap(), ifname: "eth0".parse().unwrap() }
-}
-
-fn range(subnet: &str) -> Range {
-    Range::new(subnet.parse().unwrap(), None).unwrap()
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-/// Leases one address and returns it.
-fn lease(store: &Store, id: &str, range: &Range) -> IpAddr {
-    store.lock(NOW).unwrap().allocate(&owner(id), std::slice::from_ref(range)).unwrap().addresses[0].ip()
-}
 
 fn mode(path: impl AsRef<Path>) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -36,8 +17,8 @@ fn a_lease_is_found_by_owner_and_by_address() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let before = SystemTime::now() - Duration::from_secs(1);
-    let ranges = [range("10.0.0.0/24"), range("fd00::/64")];
-    let lease = store.lock(NOW).unwrap().allocate(&owner("a"), &ranges).unwrap();
+    let pools = [pool("10.0.0.0/24"), pool("fd00::/64")];
+    let lease = store.lock(NOW).unwrap().allocate(&owner("a"), &pools, &[]).unwrap();
 
     assert_eq!(lease.addresses, ["10.0.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()]);
     let found = store.lease(&owner("a")).unwrap().unwrap();
@@ -56,7 +37,7 @@ fn a_lease_is_found_by_owner_and_by_address() {
 fn what_allocate_returns_is_what_is_read_later() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let given = store.lock(NOW).unwrap().allocate(&owner("a"), &[range("10.0.0.0/24")]).unwrap();
+    let given = store.lock(NOW).unwrap().allocate(&owner("a"), &[pool("10.0.0.0/24")], &[]).unwrap();
     assert_eq!(store.lease(&owner("a")).unwrap(), Some(given.clone()));
     assert_eq!(store.lock(NOW).unwrap().release(&owner("a")).unwrap(), Some(given));
 }
@@ -65,7 +46,7 @@ fn what_allocate_returns_is_what_is_read_later() {
 fn the_file_reads_well() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::for_boot(dir.path(), BootId::new("this-boot"));
-    lease(&store, "4fe2c9", &range("10.244.1.0/24"));
+    lease(&store, "4fe2c9", &pool("10.244.1.0/24"));
     let text = fs::read_to_string(dir.path().join("leases/4fe2c9@eth0.json")).unwrap();
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(
@@ -88,22 +69,22 @@ fn the_file_reads_well() {
 fn a_released_address_rests_until_the_others_were_used() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let range = range("10.0.0.0/29");
+    let pool = pool("10.0.0.0/29");
     let mut seen = Vec::new();
     for _ in 0..6 {
-        seen.push(lease(&store, "a", &range));
+        seen.push(lease(&store, "a", &pool));
         store.lock(NOW).unwrap().release(&owner("a")).unwrap();
     }
     assert_eq!(seen, ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"].map(ip));
 }
 
 #[test]
-fn each_range_goes_on_where_it_was() {
+fn each_pool_goes_on_where_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let ranges = [range("10.0.0.0/24"), range("fd00::/64")];
+    let pools = [pool("10.0.0.0/24"), pool("fd00::/64")];
     for (id, expected) in [("a", ["10.0.0.2", "fd00::2"]), ("b", ["10.0.0.3", "fd00::3"])] {
-        let lease = store.lock(NOW).unwrap().allocate(&owner(id), &ranges).unwrap();
+        let lease = store.lock(NOW).unwrap().allocate(&owner(id), &pools, &[]).unwrap();
         assert_eq!(lease.addresses.iter().map(|a| a.ip()).collect::<Vec<_>>(), expected.map(ip));
     }
 }
@@ -112,8 +93,8 @@ fn each_range_goes_on_where_it_was() {
 fn an_unreadable_hint_means_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let range = range("10.0.0.0/24");
-    lease(&store, "a", &range);
+    let pool = pool("10.0.0.0/24");
+    lease(&store, "a", &pool);
     for (id, hint, expected) in [
         ("b", &b"\xff\0 10.0"[..], "10.0.0.3"),
         ("c", b"192.168.0.1\n", "10.0.0.4"),
@@ -122,7 +103,7 @@ fn an_unreadable_hint_means_the_start() {
         ("f", b"rubbish\n10.0.0.99\n", "10.0.0.100"),
     ] {
         fs::write(dir.path().join("last"), hint).unwrap();
-        assert_eq!(lease(&store, id, &range), ip(expected));
+        assert_eq!(lease(&store, id, &pool), ip(expected));
     }
 }
 
@@ -131,8 +112,8 @@ fn a_second_lease_for_one_owner_is_refused_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let mut locked = store.lock(NOW).unwrap();
-    let held = locked.allocate(&owner("a"), &[range("10.0.0.0/24")]).unwrap();
-    let error = locked.allocate(&owner("a"), &[range("10.0.0.0/24")]).unwrap_err();
+    let held = locked.allocate(&owner("a"), &[pool("10.0.0.0/24")], &[]).unwrap();
+    let error = locked.allocate(&owner("a"), &[pool("10.0.0.0/24")], &[]).unwrap_err();
     assert_eq!(error.code(), ALREADY_LEASED);
     assert_eq!(
         error.to_string(),
@@ -142,34 +123,34 @@ fn a_second_lease_for_one_owner_is_refused_and_changes_nothing() {
         Error::AlreadyLeased { lease } => assert_eq!(*lease, held),
         other => panic!("{other}"),
     }
-    assert_eq!(store.usage(&range("10.0.0.0/24")).unwrap(), Usage { used: 1, total: 253 });
+    assert_eq!(usage(&store, &pool("10.0.0.0/24")), Usage { used: 1, total: 253 });
 }
 
 #[test]
-fn one_range_given_twice_gives_two_addresses() {
+fn one_pool_given_twice_gives_two_addresses() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let ranges = [range("10.0.0.0/24"), range("10.0.0.0/24")];
-    let lease = store.lock(NOW).unwrap().allocate(&owner("a"), &ranges).unwrap();
+    let pools = [pool("10.0.0.0/24"), pool("10.0.0.0/24")];
+    let lease = store.lock(NOW).unwrap().allocate(&owner("a"), &pools, &[]).unwrap();
     assert_eq!(lease.addresses, ["10.0.0.2/24".parse().unwrap(), "10.0.0.3/24".parse().unwrap()]);
 }
 
 #[test]
-fn a_full_range_is_named_and_costs_the_other_ranges_nothing() {
+fn a_full_pool_is_named_and_costs_the_other_pools_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let (small, large) = (range("10.0.0.0/29"), range("10.1.0.0/24"));
+    let (small, large) = (pool("10.0.0.0/29"), pool("10.1.0.0/24"));
     for id in ["a", "b", "c", "d", "e"] {
         lease(&store, id, &small);
     }
-    let error = store.lock(NOW).unwrap().allocate(&owner("f"), &[large.clone(), small.clone()]).unwrap_err();
+    let error = store.lock(NOW).unwrap().allocate(&owner("f"), &[large.clone(), small.clone()], &[]).unwrap_err();
     assert_eq!(error.code(), POOL_EXHAUSTED);
     assert_eq!(
         error.to_string(),
-        "no address of 10.0.0.0/29 is free: 5 of 5 are leased; remove attachments or configure a larger subnet"
+        "no address of 10.0.0.0/29 is free: all 5 are leased; remove attachments or configure a larger subnet"
     );
-    assert_eq!(store.usage(&large).unwrap(), Usage { used: 0, total: 253 });
-    assert_eq!(store.usage(&small).unwrap(), Usage { used: 5, total: 5 });
+    assert_eq!(usage(&store, &large), Usage { used: 0, total: 253 });
+    assert_eq!(usage(&store, &small), Usage { used: 5, total: 5 });
 
     store.lock(NOW).unwrap().release(&owner("c")).unwrap();
     assert_eq!(lease(&store, "f", &small), ip("10.0.0.4"));
@@ -189,7 +170,7 @@ fn a_store_that_was_never_written_is_empty_and_stays_absent() {
     assert_eq!(store.lease(&owner("a")).unwrap(), None);
     assert_eq!(store.lease_at(ip("10.0.0.2")).unwrap(), None);
     assert_eq!(store.leases().unwrap().count(), 0);
-    assert_eq!(store.usage(&range("10.0.0.0/24")).unwrap(), Usage { used: 0, total: 253 });
+    assert_eq!(usage(&store, &pool("10.0.0.0/24")), Usage { used: 0, total: 253 });
     assert!(!store.dir().exists());
 }
 
@@ -204,8 +185,8 @@ fn a_corrupt_lease_costs_itself_and_not_the_pool() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let range = range("10.0.0.0/24");
-        lease(&store, "a", &range);
+        let pool = pool("10.0.0.0/24");
+        lease(&store, "a", &pool);
         let file = dir.path().join("leases/a@eth0.json");
         fs::write(&file, content).unwrap();
 
@@ -219,17 +200,30 @@ fn a_corrupt_lease_costs_itself_and_not_the_pool() {
                 file.display()
             )
         );
-        let error = store.lock(NOW).unwrap().allocate(&owner("a"), std::slice::from_ref(&range)).unwrap_err();
+        match error {
+            Error::CorruptLease { owner: of, .. } => assert_eq!(of, Some(Box::new(owner("a")))),
+            other => panic!("{other}"),
+        }
+        let error = store.lock(NOW).unwrap().allocate(&owner("a"), std::slice::from_ref(&pool), &[]).unwrap_err();
         assert_eq!(error.code(), CORRUPT_LEASE);
 
-        assert_eq!(lease(&store, "c", &range), ip("10.0.0.3"));
+        assert_eq!(lease(&store, "c", &pool), ip("10.0.0.3"));
         let (good, bad): (Vec<_>, Vec<_>) = store.leases().unwrap().partition(Result::is_ok);
         assert_eq!((good.len(), bad.len()), (1, 1));
 
-        assert_eq!(store.lock(NOW).unwrap().release(&owner("a")).unwrap(), None);
-        assert_eq!(store.usage(&range).unwrap().used, 1);
+        let mut locked = store.lock(NOW).unwrap();
+        assert_eq!(locked.release(&owner("a")).unwrap(), None);
+        let kept = dir.path().join("damaged/a@eth0.json");
+        assert_eq!(
+            locked.set_aside().iter().map(|aside| (&aside.file, &aside.kept)).collect::<Vec<_>>(),
+            [(&file, &kept)]
+        );
+        drop(locked);
+        assert_eq!(fs::read_to_string(&kept).unwrap(), content);
+        assert_eq!(store.damaged().unwrap(), [kept]);
+        assert_eq!(usage(&store, &pool).used, 1);
         assert_eq!(store.lease(&owner("a")).unwrap(), None);
-        assert_eq!(lease(&store, "a", &range), ip("10.0.0.4"));
+        assert_eq!(lease(&store, "a", &pool), ip("10.0.0.4"));
     }
 }
 
@@ -237,7 +231,7 @@ fn a_corrupt_lease_costs_itself_and_not_the_pool() {
 fn a_corrupt_lease_is_an_error_by_address_too() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    lease(&store, "a", &range("10.0.0.0/24"));
+    lease(&store, "a", &pool("10.0.0.0/24"));
     fs::write(dir.path().join("leases/a@eth0.json"), "{").unwrap();
     assert_eq!(store.lease_at(ip("10.0.0.2")).unwrap_err().code(), CORRUPT_LEASE);
 }
@@ -245,28 +239,28 @@ fn a_corrupt_lease_is_an_error_by_address_too() {
 #[test]
 fn leases_end_with_their_boot() {
     let dir = tempfile::tempdir().unwrap();
-    let range = range("10.0.0.0/24");
+    let pool = pool("10.0.0.0/24");
     let before = Store::for_boot(dir.path(), BootId::new("before"));
-    lease(&before, "a", &range);
+    lease(&before, "a", &pool);
     let after = Store::for_boot(dir.path(), BootId::new("after"));
 
     assert_eq!(after.lease(&owner("a")).unwrap(), None);
     assert_eq!(after.lease_at(ip("10.0.0.2")).unwrap(), None);
     assert_eq!(after.leases().unwrap().count(), 0);
-    assert_eq!(after.usage(&range).unwrap().used, 0);
+    assert_eq!(usage(&after, &pool).used, 0);
 
     drop(after.lock(NOW).unwrap());
     assert_eq!(fs::read_dir(dir.path().join("leases")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(dir.path().join("addresses")).unwrap().count(), 0);
-    assert_eq!(lease(&after, "a", &range), ip("10.0.0.3"), "the hint outlives the boot");
+    assert_eq!(lease(&after, "a", &pool), ip("10.0.0.3"), "the hint outlives the boot");
 }
 
 #[test]
 fn a_lost_mark_does_not_void_the_leases_of_this_boot() {
     let dir = tempfile::tempdir().unwrap();
-    let range = range("10.0.0.0/24");
+    let pool = pool("10.0.0.0/24");
     let store = Store::open(dir.path()).unwrap();
-    let address = lease(&store, "a", &range);
+    let address = lease(&store, "a", &pool);
     for mark in [None, Some("torn")] {
         match mark {
             None => fs::remove_file(dir.path().join("boot_id")).unwrap(),
@@ -274,7 +268,7 @@ fn a_lost_mark_does_not_void_the_leases_of_this_boot() {
         }
         drop(store.lock(NOW).unwrap());
         assert_eq!(store.lease_at(address).unwrap().map(|lease| lease.owner), Some(owner("a")));
-        assert_eq!(store.usage(&range).unwrap().used, 1);
+        assert_eq!(usage(&store, &pool).used, 1);
     }
 }
 
@@ -283,7 +277,7 @@ fn files_are_for_the_owner_alone() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("data/net");
     let store = Store::open(&root).unwrap();
-    lease(&store, "a", &range("10.0.0.0/24"));
+    lease(&store, "a", &pool("10.0.0.0/24"));
     for directory in ["", "leases", "addresses", ".."] {
         assert_eq!(mode(root.join(directory)), 0o700, "{directory}");
     }
@@ -296,14 +290,14 @@ fn files_are_for_the_owner_alone() {
 fn a_container_id_too_long_for_a_file_is_refused_and_otherwise_absent() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let ranges = [range("10.0.0.0/24")];
+    let pools = [pool("10.0.0.0/24")];
     let mut locked = store.lock(NOW).unwrap();
     let longest = owner(&"a".repeat(255 - "@eth0.json".len()));
-    locked.allocate(&longest, &ranges).unwrap();
+    locked.allocate(&longest, &pools, &[]).unwrap();
     assert!(locked.release(&longest).unwrap().is_some());
 
     let too_long = owner(&"a".repeat(256 - "@eth0.json".len()));
-    let error = locked.allocate(&too_long, &ranges).unwrap_err();
+    let error = locked.allocate(&too_long, &pools, &[]).unwrap_err();
     assert_eq!(error.code(), ErrorCode::INVALID_ENVIRONMENT);
     assert!(error.to_string().ends_with("makes a file name of 256 bytes; shorten it by 1"), "{error}");
     assert_eq!(locked.lease(&too_long).unwrap(), None);

@@ -1,5 +1,6 @@
 //! ADD: attaches a pod.
 
+use std::net::IpAddr;
 use std::slice;
 
 use cnikit::datapath::PodPort;
@@ -23,6 +24,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let (attachment, config) = (&request.attachment, &request.config);
     wishes::refuse_unsupported(&request.net_conf)?;
     let wish = wishes::mac(&request.net_conf, &request.args)?;
+    let ips = wishes::ips(&request.net_conf, &request.args)?;
 
     let host = Socket::open()?;
     let netns = Netns::open(&request.netns)?;
@@ -37,7 +39,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let found = bridge::look(&host, &attachment.network, config)?;
     let datapath = network::datapath(&attachment.network);
     datapath.ensure().step("load the eBPF programs")?;
-    let lease = lease(&leases, attachment, config, &host).step("lease an address")?;
+    let lease = lease(&leases, attachment, config, &ips, &host).step("lease an address")?;
     let lease = guard(lease, |lease| {
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&lease.owner));
         undo("free the address", freed);
@@ -74,11 +76,22 @@ fn refuse_own(netns: &Netns) -> Result<(), Failure> {
 
 /// Leases an address. A lease that the attachment has already is taken over if its pair does not exist: that is what an
 /// ADD leaves which was killed between the two.
-fn lease(leases: &Store, attachment: &Attachment, config: &Config, host: &Socket) -> Result<Lease, Failure> {
+fn lease(
+    leases: &Store,
+    attachment: &Attachment,
+    config: &Config,
+    ips: &[IpAddr],
+    host: &Socket,
+) -> Result<Lease, Failure> {
     let owner = network::owner(attachment);
-    match leases.lock(LOCK_TIMEOUT)?.allocate(&owner, slice::from_ref(&config.range)) {
+    let mut leases = leases.lock(LOCK_TIMEOUT)?;
+    let allocated = leases.allocate(&owner, slice::from_ref(&config.pool), ips);
+    for damaged in leases.set_aside() {
+        eprintln!("{}: {damaged}", crate::NAME);
+    }
+    match allocated {
         Err(ipam::Error::AlreadyLeased { lease }) => {
-            let fits = lease.addresses.iter().all(|address| config.range.contains(address.ip()));
+            let fits = lease.addresses.iter().all(|address| config.pool.contains(address.ip()));
             if fits && host.link_by_name(&attachment.host_ifname())?.is_none() {
                 return Ok(*lease);
             }

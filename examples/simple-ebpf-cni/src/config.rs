@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use cnikit::ipam::{self, Range};
+use cnikit::ipam::{self, Pool, Range};
 use cnikit::spec::IfName;
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
@@ -25,8 +25,10 @@ const MTUS: RangeInclusive<u32> = 68..=65_535;
 pub(crate) struct Config {
     /// The bridge that the network's pods are ports of.
     pub(crate) bridge: IfName,
-    /// The addresses that pods are given, and the gateway's.
+    /// The subnet and its gateway.
     pub(crate) range: Range,
+    /// The addresses that pods are given.
+    pub(crate) pool: Pool,
     /// MTU of the bridge and of both ends of each veth pair, in bytes.
     pub(crate) mtu: u32,
     /// Where each network keeps its leases, in a directory of its name.
@@ -82,7 +84,8 @@ impl TryFrom<Keys> for Config {
         if data_dir.is_relative() {
             return Err(KeyError::RelativeDataDir(data_dir));
         }
-        Ok(Self { bridge: keys.bridge.unwrap_or_else(default_bridge), range, mtu, data_dir })
+        let pool = range.clone().into();
+        Ok(Self { bridge: keys.bridge.unwrap_or_else(default_bridge), range, pool, mtu, data_dir })
     }
 }
 

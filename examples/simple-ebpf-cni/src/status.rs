@@ -32,11 +32,14 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
 }
 
 fn refuse_full_pool(leases: &Store, config: &Config) -> Result<(), Failure> {
-    let usage = leases.usage(&config.range)?;
-    if usage.used < usage.total {
+    let (free, total) = leases
+        .usage(&config.pool)?
+        .iter()
+        .fold((0, 0), |(free, total), range| (free + range.free(), total + range.total));
+    if free > 0 {
         return Ok(());
     }
-    let (subnet, total) = (config.range.subnet(), usage.total);
+    let subnet = config.range.subnet();
     Err(Failure::new(
         ErrorCode::PLUGIN_NOT_AVAILABLE,
         format!("all {total} addresses of {subnet} are leased: remove pods, or configure a larger subnet"),

@@ -1,21 +1,30 @@
 //! What the runtime and the configuration ask for one attachment.
 
+use std::fmt::Display;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use cnikit::plugin::Failure;
-use cnikit::spec::{Args, Error, ErrorCode, MacAddr, NetConf, NetworkName};
+use cnikit::spec::{Args, ErrorCode, MacAddr, NetConf, NetworkName};
 
 /// The keys of `CNI_ARGS` that mean something here.
-const KNOWN_ARGS: [&str; 1] = ["MAC"];
+const KNOWN_ARGS: [&str; 2] = ["IP", "MAC"];
+
+/// The addresses that were asked for by `runtimeConfig`, `args.cni` or `CNI_ARGS`, in this order.
+pub(crate) fn ips(net_conf: &NetConf, args: &Args) -> Result<Vec<IpAddr>, Failure> {
+    args.require_known(&KNOWN_ARGS)?;
+    let by_args: Vec<IpAddr> = match args.value("IP") {
+        Some(texts) => texts.split(',').map(|text| by_args("IP", text)).collect::<Result<_, _>>()?,
+        None => Vec::new(),
+    };
+    let by_config = [&net_conf.runtime_config.ips, &net_conf.args.ips].into_iter().find(|ips| !ips.is_empty());
+    Ok(by_config.map_or(by_args, |ips| ips.iter().map(|ip| ip.ip()).collect()))
+}
 
 /// The MAC that was asked for by `runtimeConfig`, `args.cni` or `CNI_ARGS`, in this order.
 pub(crate) fn mac(net_conf: &NetConf, args: &Args) -> Result<Option<MacAddr>, Failure> {
     args.require_known(&KNOWN_ARGS)?;
-    let by_args = args.value("MAC").map(|text| {
-        let unusable = |error: Error| Failure::new(ErrorCode::INVALID_ENVIRONMENT, format!("CNI_ARGS: MAC: {error}"));
-        text.parse().map_err(unusable)
-    });
-    let by_args = by_args.transpose()?;
+    let by_args = args.value("MAC").map(|text| by_args("MAC", text)).transpose()?;
     match net_conf.runtime_config.mac.or(net_conf.args.mac).or(by_args) {
         Some(mac) if !mac.is_unicast() => Err(Failure::new(
             ErrorCode::INVALID_CONFIG,
@@ -23,6 +32,12 @@ pub(crate) fn mac(net_conf: &NetConf, args: &Args) -> Result<Option<MacAddr>, Fa
         )),
         wish => Ok(wish),
     }
+}
+
+fn by_args<T: FromStr<Err: Display>>(key: &str, text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|error| {
+        Failure::new(ErrorCode::INVALID_ENVIRONMENT, format!("CNI_ARGS: {key}={text} is not valid: {error}"))
+    })
 }
 
 /// The MAC of a pod that asked for none. It derives from the pod's address, not from the container: others keep the

@@ -1,0 +1,208 @@
+use std::net::IpAddr;
+
+use serde_json::json;
+
+use super::{IpamConfig, IpamKeys, Pool, RangeKeys};
+use crate::spec::{Coded, ErrorCode};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn config(json: serde_json::Value) -> Result<IpamConfig, String> {
+    serde_json::from_value(json).map_err(|error| error.to_string())
+}
+
+fn ranges(config: &IpamConfig) -> Vec<Vec<String>> {
+    config.pools().iter().map(|pool| pool.ranges().iter().map(ToString::to_string).collect()).collect()
+}
+
+#[test]
+fn each_form_of_host_local_s_configuration_is_understood() {
+    for (form, expected) in [
+        (json!({"subnet": "10.0.0.0/24"}), vec![vec!["10.0.0.0/24"]]),
+        (
+            json!({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.9", "rangeEnd": "10.0.0.19", "gateway": "10.0.0.254"}),
+            vec![vec!["10.0.0.9-10.0.0.19 of 10.0.0.0/24"]],
+        ),
+        (
+            json!({"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "10.7.0.0/24"}], [{"subnet": "fd00::/64"}]]}),
+            vec![vec!["10.0.0.0/24", "10.7.0.0/24"], vec!["fd00::/64"]],
+        ),
+        (
+            json!({"subnet": "10.0.0.0/24", "ranges": [[{"subnet": "fd00::/64"}]]}),
+            vec![vec!["10.0.0.0/24"], vec!["fd00::/64"]],
+        ),
+        (
+            json!({"type": "host-local", "subnet": "10.0.0.0/24", "gateway": "", "rangeStart": null, "ranges": null,
+                   "routes": null, "exclude": null, "dataDir": "", "resolvConf": null}),
+            vec![vec!["10.0.0.0/24"]],
+        ),
+        (
+            json!({"ranges": [[
+                {"subnet": "10.0.0.0/24", "rangeEnd": "10.0.0.99"},
+                {"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.100"}
+            ]]}),
+            vec![vec!["10.0.0.1-10.0.0.99 of 10.0.0.0/24", "10.0.0.100-10.0.0.254 of 10.0.0.0/24"]],
+        ),
+    ] {
+        let read = config(form.clone()).unwrap_or_else(|error| panic!("{form}: {error}"));
+        assert_eq!(ranges(&read), expected);
+    }
+}
+
+#[test]
+fn what_is_beside_the_ranges_is_kept() {
+    let config = config(json!({
+        "subnet": "10.0.0.0/24",
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.1.0.0/16", "gw": "10.0.0.9"}],
+        "dataDir": "/run/leases",
+        "resolvConf": "/etc/resolv.conf"
+    }))
+    .unwrap();
+    assert_eq!(config.data_dir().unwrap(), "/run/leases");
+    assert_eq!(config.resolv_conf().unwrap(), "/etc/resolv.conf");
+    let routes: Vec<_> = config.routes().iter().map(|route| (route.dst.to_string(), route.gw)).collect();
+    assert_eq!(routes, [("0.0.0.0/0".to_owned(), None), ("10.1.0.0/16".to_owned(), Some(ip("10.0.0.9")))]);
+}
+
+#[test]
+fn an_address_knows_its_gateway() {
+    let config = config(json!({
+        "ranges": [
+            [{"subnet": "10.0.0.0/24", "rangeEnd": "10.0.0.9"},
+             {"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.20", "gateway": "10.0.0.10"}],
+            [{"subnet": "fd00::/64", "gateway": "fd00::ffff"}]
+        ],
+        "exclude": ["10.0.0.21"]
+    }))
+    .unwrap();
+    for (address, gateway) in [
+        ("10.0.0.5", Some("10.0.0.1")),
+        ("10.0.0.22", Some("10.0.0.10")),
+        ("10.0.0.21", Some("10.0.0.10")),
+        ("10.0.0.15", Some("10.0.0.1")),
+        ("fd00::7", Some("fd00::ffff")),
+        ("10.9.9.9", None),
+    ] {
+        assert_eq!(config.gateway_of(ip(address)), gateway.map(ip), "{address}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_with_the_range_and_what_to_do() {
+    for (wrong, message) in [
+        (json!({}), "no range of addresses is configured; write a subnet"),
+        (json!({"gateway": "10.0.0.1"}), "gateway 10.0.0.1 has no subnet beside it; write the subnet that it is of"),
+        (json!({"ranges": [[]]}), "a list of ranges is empty; write a range into it, or leave the list out"),
+        (
+            json!({"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "fd00::/64"}]]}),
+            "10.0.0.0/24 and fd00::/64 stand in one list of ranges; write IPv4 and IPv6 ranges into lists of their own",
+        ),
+        (json!({"subnet": "10.0.0.7/24"}), "10.0.0.7/24 has host bits set; write 10.0.0.0/24"),
+        (
+            json!({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.20", "rangeEnd": "10.0.0.10"}),
+            "the range of 10.0.0.0/24 from 10.0.0.20 to 10.0.0.10 is reversed; exchange its ends",
+        ),
+        (
+            json!({"subnet": "10.0.0.0/24", "rangeEnd": "10.0.1.10"}),
+            "10.0.1.10 cannot bound 10.0.0.0/24; choose an address from 10.0.0.1 to 10.0.0.254",
+        ),
+        (
+            json!({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.0"}),
+            "10.0.0.0 cannot bound 10.0.0.0/24; choose an address from 10.0.0.1 to 10.0.0.254",
+        ),
+        (
+            json!({"subnet": "10.0.0.0/24", "rangeStart": "fd00::1"}),
+            "fd00::1 cannot bound 10.0.0.0/24; choose an address from 10.0.0.1 to 10.0.0.254",
+        ),
+        (
+            json!({"subnet": "10.0.0.0/24", "gateway": "10.0.1.1"}),
+            "gateway 10.0.1.1 is not in 10.0.0.0/24; choose one that is, or leave it out to take the subnet's first address",
+        ),
+        (
+            json!({"subnet": "10.0.0.0/24", "exclude": ["10.0.0.0/25", "10.1.0.0/16"]}),
+            "exclude 10.1.0.0/16 is not in 10.0.0.0/24; correct it, or leave it out",
+        ),
+        (
+            json!({"ranges": [[{"subnet": "10.0.0.0/24", "exclude": ["10.0.1.1"]}]]}),
+            "exclude 10.0.1.1/32 is not in 10.0.0.0/24; correct it, or leave it out",
+        ),
+        (
+            json!({"subnet": "10.0.0.0/24", "exclude": ["10.0.0.9/25"]}),
+            "10.0.0.9/25 has host bits set; write 10.0.0.0/25",
+        ),
+        (
+            json!({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.8", "rangeEnd": "10.0.0.15", "exclude": ["10.0.0.8/29"]}),
+            "nothing of 10.0.0.8-10.0.0.15 of 10.0.0.0/24 is left to hand out; widen its bounds, or exclude less",
+        ),
+        (
+            json!({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.1", "rangeEnd": "10.0.0.1"}),
+            "nothing of 10.0.0.1-10.0.0.1 of 10.0.0.0/24 is left to hand out; widen its bounds, or exclude less",
+        ),
+        (
+            json!({"ranges": [[{"subnet": "fd00::/64"}], [{"subnet": "fd00::/80"}]]}),
+            "ranges fd00::/64 and fd00::/80 overlap; give each address to one of them",
+        ),
+        (
+            json!({"ranges": [[
+                {"subnet": "10.0.0.0/24", "rangeEnd": "10.0.0.99"},
+                {"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.99"}
+            ]]}),
+            "ranges 10.0.0.1-10.0.0.99 of 10.0.0.0/24 and 10.0.0.99-10.0.0.254 of 10.0.0.0/24 overlap; give each address \
+             to one of them",
+        ),
+        (
+            json!({"ranges": [[
+                {"subnet": "10.0.0.0/24", "rangeEnd": "10.0.0.99", "gateway": "10.0.0.200"},
+                {"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.100"}
+            ]]}),
+            "range 10.0.0.100-10.0.0.254 of 10.0.0.0/24 would hand out 10.0.0.200, the gateway of another; exclude it",
+        ),
+        (json!({"subnet": "10.0.0.0/24", "dataDir": "leases"}), "dataDir leases is relative; write an absolute path"),
+        (
+            json!({"subnet": "10.0.0.0/24", "resolvConf": "resolv.conf"}),
+            "resolvConf resolv.conf is relative; write an absolute path",
+        ),
+    ] {
+        assert_eq!(config(wrong.clone()).unwrap_err(), message, "{wrong}");
+        let keys: IpamKeys = serde_json::from_value(wrong).unwrap();
+        assert_eq!(IpamConfig::try_from(keys).unwrap_err().code(), ErrorCode::INVALID_CONFIG);
+    }
+}
+
+#[test]
+fn ranges_from_elsewhere_are_checked_with_the_others() {
+    let keys: IpamKeys = serde_json::from_value(json!({"subnet": "10.0.0.0/24"})).unwrap();
+    let with = |subnet: &str| {
+        let mut keys = keys.clone();
+        keys.ranges.push(vec![RangeKeys::from(subnet.parse::<ipnetwork::IpNetwork>().unwrap())]);
+        IpamConfig::try_from(keys)
+    };
+    assert_eq!(ranges(&with("fd00::/64").unwrap()), [["10.0.0.0/24"], ["fd00::/64"]]);
+    assert_eq!(
+        with("10.0.0.0/25").unwrap_err().to_string(),
+        "ranges 10.0.0.0/24 and 10.0.0.0/25 overlap; give each address to one of them"
+    );
+}
+
+#[test]
+fn the_ranges_of_a_pool_are_gone_through_in_a_circle() {
+    let pool: Pool = serde_json::from_value(json!([
+        {"subnet": "10.0.0.0/29", "exclude": ["10.0.0.4/31"]},
+        {"subnet": "10.9.0.0/30"},
+        {"subnet": "10.5.0.0/29", "rangeStart": "10.5.0.5"}
+    ]))
+    .unwrap();
+    let circle = ["10.0.0.2", "10.0.0.3", "10.0.0.6", "10.9.0.2", "10.5.0.5", "10.5.0.6"].map(ip);
+    assert_eq!(pool.capacity(), circle.len() as u128);
+    assert_eq!(pool.after(None).collect::<Vec<_>>(), circle);
+    assert_eq!(pool.after(Some(ip("192.168.0.1"))).collect::<Vec<_>>(), circle);
+    for turn in 0..circle.len() {
+        let expected = [&circle[turn + 1..], &circle[..=turn]].concat();
+        assert_eq!(pool.after(Some(circle[turn])).collect::<Vec<_>>(), expected);
+    }
+    // A cursor that is left out by now still tells where the search has come to.
+    assert_eq!(pool.after(Some(ip("10.0.0.4"))).next(), Some(ip("10.0.0.6")));
+    assert_eq!(pool.after(Some(ip("10.9.0.1"))).next(), Some(ip("10.9.0.2")));
+}

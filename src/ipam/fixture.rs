@@ -1,0 +1,30 @@
+//! What the tests of this module have in common.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{Owner, Pool, Range, Store, Usage};
+
+/// Does not wait for a lock.
+pub(super) const NOW: Duration = Duration::ZERO;
+
+pub(super) fn owner(id: &str) -> Owner {
+    Owner { container_id: id.parse().unwrap(), ifname: "eth0".parse().unwrap() }
+}
+
+pub(super) fn pool(subnet: &str) -> Pool {
+    Range::new(subnet.parse().unwrap(), None).unwrap().into()
+}
+
+pub(super) fn usage(store: &Store, pool: &Pool) -> Usage {
+    store.usage(pool).unwrap().into_iter().sum()
+}
+
+pub(super) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Leases one address and returns it.
+pub(super) fn lease(store: &Store, id: &str, pool: &Pool) -> IpAddr {
+    store.lock(NOW).unwrap().allocate(&owner(id), std::slice::from_ref(pool), &[]).unwrap().addresses[0].ip()
+}

@@ -1,0 +1,147 @@
+//! What is done about the traces of processes that were killed, of earlier boots, and of damage.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use ipnetwork::IpNetwork;
+
+use super::error::{Error, Result};
+use super::files;
+use super::lease::{Lease, Owner};
+use super::locked::Locked;
+use super::store::parse;
+
+/// A damaged file that stood in the place of a lease, and was put out of the way; see [`Locked::set_aside`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct SetAside {
+    /// Where it was.
+    pub file: PathBuf,
+    /// Where it is kept for a look, until somebody removes it.
+    pub kept: PathBuf,
+    /// What is wrong with it.
+    pub error: Error,
+}
+
+impl fmt::Display for SetAside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} was damaged and is now {}: ", self.file.display(), self.kept.display())?;
+        match std::error::Error::source(&self.error) {
+            Some(source) => write!(f, "{source}"),
+            None => write!(f, "{}", self.error),
+        }
+    }
+}
+
+impl Locked<'_> {
+    /// Removes the change that is under way, if there is one: an allocation that did not reach its commit, or a release
+    /// that did.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if self.settled {
+            return Ok(());
+        }
+        let pending = self.pending_path();
+        if let Some(file) = files::stat(&pending)? {
+            let inode = file.ino();
+            // The content says where to look. It may be half-written, so the count of links says whether that was all.
+            let named = parse(&pending).ok().flatten().map_or_else(Vec::new, |(lease, _)| lease.addresses);
+            let named: Vec<_> = named.iter().map(|address| self.address_path(address.ip())).collect();
+            let removed = remove_links(named, |found| found.ino() == inode)?;
+            if file.nlink() > removed + 1 {
+                remove_links(self.address_files()?, |found| found.ino() == inode)?;
+            }
+            files::remove(&pending)?;
+        }
+        self.settled = true;
+        Ok(())
+    }
+
+    /// Removes all leases but those of this boot, and marks the directory with it.
+    pub(super) fn begin_boot(&mut self) -> Result<()> {
+        let leases = self.leases_dir();
+        files::create_dir(&leases)?;
+        files::create_dir(&self.addresses_dir())?;
+        // There are leases of this boot if the mark was lost, but none that cannot be read: those are what was left
+        // of an earlier boot when the power was cut.
+        let mut kept = HashSet::new();
+        for entry in files::list(&leases)?.into_iter().flatten() {
+            let path = entry.map_err(Error::io("list", &leases))?.path();
+            match parse(&path) {
+                Ok(Some((lease, inode))) if lease.boot_id == self.boot_id => {
+                    kept.insert(inode);
+                    continue;
+                }
+                Ok(_) => {}
+                Err(error) if error.is_damage() => self.keep_for_a_look(&path, error)?,
+                Err(error) => return Err(error),
+            }
+            files::remove(&path)?;
+        }
+        remove_links(self.address_files()?, |found| !kept.contains(&found.ino()))?;
+        files::overwrite(&self.boot_id_path(), self.boot_id.as_str().as_bytes())
+    }
+
+    /// Gives a damaged file a name among the damaged, in place of an older one of that name. Its own name stays, unless
+    /// it is a directory and can have but one.
+    pub(super) fn keep_for_a_look(&mut self, file: &Path, error: Error) -> Result<()> {
+        let dir = self.damaged_dir();
+        files::create_dir(&dir)?;
+        let kept = file.file_name().map_or_else(|| dir.clone(), |name| dir.join(name));
+        if files::stat(file)?.is_some_and(|file| file.is_dir()) {
+            files::rename(file, &kept)?;
+        } else {
+            files::remove(&kept)?;
+            files::link(file, &kept)?;
+        }
+        self.set_aside.push(SetAside { file: file.to_owned(), kept, error });
+        Ok(())
+    }
+
+    /// What can be told of a lease whose file is damaged: its owner by the file's name, its addresses by their links.
+    /// Nothing is told of a file that never was a lease.
+    pub(super) fn traces(&self, path: &Path) -> Result<Option<Lease>> {
+        let owner = path.file_name().and_then(|name| Owner::of_file_name(name.to_str()?));
+        let (Some(owner), Some(file)) = (owner, files::stat(path)?) else {
+            return Ok(None);
+        };
+        let mut addresses = Vec::new();
+        for link in self.address_files()? {
+            if files::stat(&link)?.is_some_and(|found| found.ino() == file.ino()) {
+                let address: Option<IpAddr> = link.file_name().and_then(|name| name.to_str()?.parse().ok());
+                addresses.extend(address.map(IpNetwork::from));
+            }
+        }
+        let created = file.modified().map_err(Error::io("look at", path))?;
+        Ok(Some(Lease { owner, addresses, boot_id: self.boot_id.clone(), created }))
+    }
+
+    /// Removes the files of addresses whose lease somebody removed by hand.
+    pub(super) fn remove_orphans(&self) -> Result<()> {
+        remove_links(self.address_files()?, |found| found.nlink() == 1).map(drop)
+    }
+
+    /// Every file under `addresses`.
+    fn address_files(&self) -> Result<Vec<PathBuf>> {
+        let dir = self.addresses_dir();
+        files::list(&dir)?
+            .into_iter()
+            .flatten()
+            .map(|entry| Ok(entry.map_err(Error::io("list", &dir))?.path()))
+            .collect()
+    }
+}
+
+/// Removes those of `paths` that are wanted gone, and counts them.
+fn remove_links(paths: Vec<PathBuf>, gone: impl Fn(&std::fs::Metadata) -> bool) -> Result<u64> {
+    let mut removed = 0;
+    for path in paths {
+        if files::stat(&path)?.is_some_and(|file| gone(&file)) {
+            files::remove(&path)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
