@@ -228,6 +228,15 @@ pub enum Error {
         source: serde_json::Error,
     },
 
+    /// A file to be imported is no table of leases.
+    #[error("{} is no table of leases; it needs the key \"allocated\", with the container id of each address", .path.display())]
+    NotATable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with the content.
+        source: serde_json::Error,
+    },
+
     /// The file system refused.
     #[error("cannot {operation} {}", .path.display())]
     Io {
@@ -266,6 +275,7 @@ impl Coded for Error {
             Self::AddressTaken { .. } => ADDRESS_TAKEN,
             Self::NameTooLong { .. } => ErrorCode::INVALID_ENVIRONMENT,
             Self::CorruptLease { .. } => CORRUPT_LEASE,
+            Self::NotATable { .. } => ErrorCode::DECODE,
             Self::Io { .. } => ErrorCode::IO,
         }
     }

@@ -59,9 +59,11 @@ mod allocator;
 mod config;
 mod error;
 mod files;
+mod import;
 mod lease;
 mod lock;
 mod locked;
+mod memory;
 mod owner_lock;
 mod pool;
 mod range;
@@ -80,14 +82,18 @@ mod crash_tests;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod import_tests;
+#[cfg(test)]
 mod range_tests;
 #[cfg(test)]
 mod store_tests;
 
 pub use config::{IpamConfig, IpamKeys, RangeKeys};
 pub use error::{ADDRESS_TAKEN, ALREADY_LEASED, CORRUPT_LEASE, Error, POOL_EXHAUSTED, Result};
+pub use import::{ForeignLeases, Import, SkipReason, Skipped};
 pub use lease::{BootId, Lease, Owner};
 pub use locked::Locked;
+pub use memory::MemoryStore;
 pub use owner_lock::OwnerLock;
 pub use pool::Pool;
 pub use range::{Addresses, Range};

@@ -1,0 +1,223 @@
+//! Takes over the leases of another plugin.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnetwork::IpNetwork;
+use serde::Deserialize;
+
+use super::allocator::Table;
+use super::error::{Error, Result};
+use super::lease::{Lease, Owner};
+use super::locked::Locked;
+use super::pool::Pool;
+use super::range::Range;
+use crate::spec::{self, IfName};
+
+/// Leases as another plugin keeps them: read, and not taken over yet.
+///
+/// Neither kind tells whether the attachment is alive; those that are not are for a garbage collection, or for
+/// [`Locked::allocate_with`]. The plugin must not run any more: what it hands out later is not seen.
+#[derive(Debug, Default)]
+pub struct ForeignLeases {
+    held: BTreeMap<Owner, Vec<IpAddr>>,
+    last: Vec<IpAddr>,
+    skipped: Vec<Skipped>,
+}
+
+/// What became of an import; see [`Locked::import`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Import {
+    /// The leases that were made.
+    pub leases: Vec<Lease>,
+    /// What was left where it is.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Something that was not imported.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Skipped {
+    /// The name of the file or the key of the table, mostly an address.
+    pub name: String,
+    /// Why it was not imported.
+    pub reason: SkipReason,
+}
+
+/// Why something was not imported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// The name is not that of an address.
+    #[error("its name is not an address")]
+    NotAnAddress,
+
+    /// The file is empty, as a crash leaves it: nobody holds the address.
+    #[error("it is empty")]
+    Empty,
+
+    /// The holder is no container or no interface.
+    #[error("its holder cannot be told")]
+    NoOwner(#[source] spec::Error),
+
+    /// The address is not of the pools that it was to be imported into, or it is a gateway of theirs.
+    #[error("it is no address of the configured ranges")]
+    NotInPools,
+
+    /// The address is held here already.
+    #[error("it is held by a lease already{}", .0.as_ref().map_or_else(String::new, |owner| format!(", of {owner}")))]
+    Taken(Option<Box<Owner>>),
+
+    /// The holder has a lease here already.
+    #[error("{} has a lease already", .0)]
+    AlreadyLeased(Box<Owner>),
+
+    /// The file cannot be read, or the lease not be made.
+    #[error(transparent)]
+    Failed(Error),
+}
+
+/// The table of a plugin that keeps all leases in one file.
+#[derive(Deserialize)]
+struct OneFile {
+    allocated: BTreeMap<String, String>,
+}
+
+impl ForeignLeases {
+    /// Reads a file of the form `{"allocated": {"10.244.1.2": "<container id>"}, ...}`. It does not tell interfaces, so
+    /// all leases become those of `ifname`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the file cannot be read, [`Error::NotATable`] when it is of another form.
+    pub fn from_table(path: &Path, ifname: &IfName) -> Result<Self> {
+        let text = fs::read(path).map_err(Error::io("read", path))?;
+        let table: OneFile =
+            serde_json::from_slice(&text).map_err(|source| Error::NotATable { path: path.to_owned(), source })?;
+        let mut leases = Self::default();
+        for (name, holder) in table.allocated {
+            leases.note(name, &holder, ifname);
+        }
+        Ok(leases)
+    }
+
+    /// Reads the directory that [host-local] keeps for a network: a file for each address, which holds the container's
+    /// id and the interface on two lines, and the addresses that were handed out last.
+    ///
+    /// Files of old versions hold the id alone; those leases become those of `ifname`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the directory cannot be listed.
+    ///
+    /// [host-local]: https://www.cni.dev/plugins/current/ipam/host-local/
+    pub fn from_host_local(dir: &Path, ifname: &IfName) -> Result<Self> {
+        let mut leases = Self::default();
+        for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
+            let path = entry.map_err(Error::io("list", dir))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name == "lock" {
+                continue;
+            }
+            let is_hint = name.starts_with("last_reserved_ip.");
+            if !is_hint && name.parse::<IpAddr>().is_err() {
+                leases.skip(name, SkipReason::NotAnAddress);
+                continue;
+            }
+            match fs::read_to_string(&path) {
+                Ok(text) if is_hint => leases.last.extend(text.trim().parse::<IpAddr>()),
+                Ok(text) => leases.note(name, &text, ifname),
+                Err(error) => leases.skip(name, SkipReason::Failed(Error::io("read", &path)(error))),
+            }
+        }
+        Ok(leases)
+    }
+
+    /// Takes note of the holder of an address: a container's id and, on a second line, an interface.
+    fn note(&mut self, name: String, holder: &str, ifname: &IfName) {
+        let Ok(address) = name.parse::<IpAddr>() else {
+            return self.skip(name, SkipReason::NotAnAddress);
+        };
+        match owner(holder, ifname) {
+            Ok(Some(owner)) => self.held.entry(owner).or_default().push(address),
+            Ok(None) => self.skip(name, SkipReason::Empty),
+            Err(error) => self.skip(name, SkipReason::NoOwner(error)),
+        }
+    }
+
+    fn skip(&mut self, name: String, reason: SkipReason) {
+        self.skipped.push(Skipped { name, reason });
+    }
+}
+
+impl Locked<'_> {
+    /// Makes leases of those that another plugin keeps, each with the same addresses, and tells which were left out.
+    ///
+    /// Where they were read from is not changed. A second import of the same finds all of them made already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn import(&mut self, foreign: ForeignLeases, pools: &[Pool]) -> Result<Import> {
+        let ForeignLeases { held, last, mut skipped } = foreign;
+        let last = if last.is_empty() { self.last() } else { last };
+        let mut leases = Vec::new();
+        for (owner, mut addresses) in held {
+            // A directory is listed in no order.
+            addresses.sort_unstable();
+            let names = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let skip = |reason| Skipped { name: names.join(", "), reason };
+            match self.lease_of(&owner) {
+                Ok(None) => {}
+                Ok(Some(_)) => {
+                    skipped.push(skip(SkipReason::AlreadyLeased(Box::new(owner))));
+                    continue;
+                }
+                Err(error @ (Error::NameTooLong { .. } | Error::CorruptLease { .. })) => {
+                    skipped.push(skip(SkipReason::Failed(error)));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            let mut free = Vec::new();
+            for address in addresses {
+                match self.importable(address, pools)? {
+                    Ok(address) => free.push(address),
+                    Err(reason) => skipped.push(Skipped { name: address.to_string(), reason }),
+                }
+            }
+            if !free.is_empty() {
+                leases.push(self.insert(&owner, free, &last)?);
+            }
+        }
+        Ok(Import { leases, skipped })
+    }
+
+    /// The address as a lease holds it, or why no lease can.
+    fn importable(&mut self, address: IpAddr, pools: &[Pool]) -> Result<Result<IpNetwork, SkipReason>> {
+        let Some(range) = pools.iter().find_map(|pool| pool.range_of(address)) else {
+            return Ok(Err(SkipReason::NotInPools));
+        };
+        if pools.iter().flat_map(Pool::ranges).map(Range::gateway).any(|gateway| gateway == address) {
+            return Ok(Err(SkipReason::NotInPools));
+        }
+        if self.is_taken(address)? {
+            let holder = self.holder_of(address)?.map(|lease| Box::new(lease.owner));
+            return Ok(Err(SkipReason::Taken(holder)));
+        }
+        Ok(Ok(range.with_prefix(address)))
+    }
+}
+
+/// The owner in the words of `host-local`; nobody where there are none.
+fn owner(text: &str, ifname: &IfName) -> Result<Option<Owner>, spec::Error> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let Some(container_id) = lines.next() else {
+        return Ok(None);
+    };
+    let ifname = lines.next().map_or_else(|| Ok(ifname.clone()), str::parse)?;
+    Ok(Some(Owner { container_id: container_id.parse()?, ifname }))
+}

@@ -1,0 +1,138 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::fixture::{NOW, ip, lease, owner, pool};
+use super::*;
+use crate::spec::{Coded, ErrorCode, IfName};
+
+fn eth0() -> IfName {
+    "eth0".parse().unwrap()
+}
+
+fn write(dir: &Path, files: &[(&str, &str)]) {
+    for (name, content) in files {
+        fs::write(dir.join(name), content).unwrap();
+    }
+}
+
+/// Every file's name, content and times: reading alone leaves them as they are.
+fn state(dir: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
+    let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
+    let state = |path| (fs::read(&path).unwrap(), fs::metadata(path).unwrap().modified().unwrap());
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), state(entry.path()))).collect()
+}
+
+fn made(import: &Import) -> Vec<String> {
+    let addresses = |lease: &Lease| lease.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    import.leases.iter().map(|lease| format!("{}: {}", lease.owner, addresses(lease))).collect()
+}
+
+fn skipped(import: &Import) -> Vec<String> {
+    let mut skipped: Vec<_> = import.skipped.iter().map(|one| format!("{}: {}", one.name, one.reason)).collect();
+    skipped.sort();
+    skipped
+}
+
+#[test]
+fn what_host_local_left_is_taken_over() {
+    let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write(
+        theirs.path(),
+        &[
+            ("10.0.0.2", "aaa\r\neth0"),
+            ("fd00::2", "aaa\r\neth0"),
+            ("10.0.0.3", "bbb\neth1\n"),
+            ("10.0.0.4", "old"),
+            ("10.0.0.5", ""),
+            ("10.0.0.6", "not an id\r\neth0"),
+            ("10.0.0.7", "ccc\r\nfar/too"),
+            ("10.0.0.9", "ddd\r\neth0"),
+            ("10.0.0.1", "eee\r\neth0"),
+            ("10.9.0.2", "fff\r\neth0"),
+            ("10.0.0.11", "here\r\neth0"),
+            ("last_reserved_ip.0", "10.0.0.30"),
+            ("last_reserved_ip.1", "fd00::30"),
+            ("lock", ""),
+            ("README", "?"),
+        ],
+    );
+    let before = state(theirs.path());
+    let store = Store::open(ours.path()).unwrap();
+    let pools = [pool("10.0.0.0/24"), pool("fd00::/64")];
+    let mut locked = store.lock(NOW).unwrap();
+    locked.allocate(&owner("here"), &pools[..1], &[ip("10.0.0.9")]).unwrap();
+
+    let import = locked.import(ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap(), &pools).unwrap();
+    assert_eq!(
+        made(&import),
+        [
+            "eth0 of container aaa: 10.0.0.2/24 fd00::2/64",
+            "eth1 of container bbb: 10.0.0.3/24",
+            "eth0 of container old: 10.0.0.4/24"
+        ]
+    );
+    assert_eq!(
+        skipped(&import),
+        [
+            "10.0.0.11: eth0 of container here has a lease already",
+            "10.0.0.1: it is no address of the configured ranges",
+            "10.0.0.5: it is empty",
+            "10.0.0.6: its holder cannot be told",
+            "10.0.0.7: its holder cannot be told",
+            "10.0.0.9: it is held by a lease already, of eth0 of container here",
+            "10.9.0.2: it is no address of the configured ranges",
+            "README: its name is not an address",
+        ]
+    );
+    assert_eq!(state(theirs.path()), before);
+    for lease in &import.leases {
+        assert_eq!(store.lease(&lease.owner).unwrap().as_ref(), Some(lease));
+    }
+    let next = locked.allocate(&owner("next"), &pools, &[]).unwrap();
+    assert_eq!(next.addresses, ["10.0.0.31/24".parse().unwrap(), "fd00::31/64".parse().unwrap()]);
+
+    let again = locked.import(ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap(), &pools).unwrap();
+    assert_eq!(made(&again), [""; 0]);
+}
+
+#[test]
+fn a_table_in_one_file_is_taken_over() {
+    let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = theirs.path().join("ipam.json");
+    let table = r#"{"allocated": {"10.244.1.2": "aaa", "10.244.1.3": "bbb", "ten": "ccc", "10.244.1.4": "", "10.7.0.1": "ddd"},
+                    "subnet": "10.244.1.0/24", "gateway": "10.244.1.1"}"#;
+    fs::write(&file, table).unwrap();
+    let store = Store::open(ours.path()).unwrap();
+    let pools = [pool("10.244.1.0/24")];
+    let foreign = ForeignLeases::from_table(&file, &"net1".parse().unwrap()).unwrap();
+    let import = store.lock(NOW).unwrap().import(foreign, &pools).unwrap();
+    assert_eq!(made(&import), ["net1 of container aaa: 10.244.1.2/24", "net1 of container bbb: 10.244.1.3/24"]);
+    assert_eq!(
+        skipped(&import),
+        [
+            "10.244.1.4: it is empty",
+            "10.7.0.1: it is no address of the configured ranges",
+            "ten: its name is not an address"
+        ]
+    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), table);
+    assert_eq!(lease(&store, "next", &pools[0]), ip("10.244.1.4"));
+}
+
+#[test]
+fn what_is_no_table_or_no_directory_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ipam.json");
+    fs::write(&file, r#"{"leases": {}}"#).unwrap();
+    let error = ForeignLeases::from_table(&file, &eth0()).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::DECODE);
+    assert!(
+        error
+            .to_string()
+            .ends_with("is no table of leases; it needs the key \"allocated\", with the container id of each address")
+    );
+    assert_eq!(ForeignLeases::from_host_local(&file, &eth0()).unwrap_err().code(), ErrorCode::IO);
+    assert_eq!(ForeignLeases::from_table(&dir.path().join("none"), &eth0()).unwrap_err().code(), ErrorCode::IO);
+}

@@ -1,0 +1,138 @@
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::allocator::{self, Table};
+use super::error::Result;
+use super::lease::{BootId, Lease, Owner};
+use super::pool::Pool;
+use super::timestamp;
+use super::usage::Usage;
+
+/// Leases that are forgotten with the process: for tests of what is built on leases.
+///
+/// It hands out the same addresses in the same order as a [`Store`](super::Store), whose methods it has; there is no
+/// lock, and no file to be damaged.
+///
+/// ```
+/// use cnikit::ipam::{MemoryStore, Owner, Pool};
+///
+/// let mut leases = MemoryStore::new();
+/// let pool: Pool = serde_json::from_str(r#"[{"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.100"}]"#)?;
+/// let owner = Owner { container_id: "4fe2c9".parse()?, ifname: "eth0".parse()? };
+/// let lease = leases.allocate(&owner, &[pool], &[])?;
+/// assert_eq!(lease.addresses, ["10.0.0.100/24".parse()?]);
+/// assert_eq!(leases.release(&owner), Some(lease));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    leases: BTreeMap<Owner, Lease>,
+    holders: HashMap<IpAddr, Owner>,
+    last: Vec<IpAddr>,
+}
+
+impl MemoryStore {
+    /// A store without leases.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// As [`Locked::allocate`](super::Locked::allocate).
+    ///
+    /// # Errors
+    ///
+    /// Those of the same function that tell of the request; no [`Error::Io`](super::Error::Io).
+    pub fn allocate(&mut self, owner: &Owner, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
+        self.allocate_with(owner, pools, requested, |_| false)
+    }
+
+    /// As [`Locked::allocate_with`](super::Locked::allocate_with).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`allocate`](Self::allocate).
+    pub fn allocate_with(
+        &mut self,
+        owner: &Owner,
+        pools: &[Pool],
+        requested: &[IpAddr],
+        mut reclaim: impl FnMut(&Lease) -> bool,
+    ) -> Result<Lease> {
+        allocator::allocate(self, owner, pools, requested, &mut reclaim)
+    }
+
+    /// Frees the addresses of `owner` and returns its lease.
+    pub fn release(&mut self, owner: &Owner) -> Option<Lease> {
+        let lease = self.leases.remove(owner)?;
+        for address in &lease.addresses {
+            self.holders.remove(&address.ip());
+        }
+        Some(lease)
+    }
+
+    /// The lease of `owner`, if it has one.
+    pub fn lease(&self, owner: &Owner) -> Option<&Lease> {
+        self.leases.get(owner)
+    }
+
+    /// The lease that holds `address`, if one does.
+    pub fn lease_at(&self, address: IpAddr) -> Option<&Lease> {
+        self.lease(self.holders.get(&address)?)
+    }
+
+    /// All leases, in the order of their owners.
+    pub fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values()
+    }
+
+    /// How full each range of a pool is, in their order.
+    pub fn usage(&self, pool: &Pool) -> Vec<Usage> {
+        let mut usage = Usage::none_of(pool);
+        for address in self.holders.keys() {
+            Usage::count(&mut usage, pool, *address);
+        }
+        usage
+    }
+}
+
+impl Table for MemoryStore {
+    fn lease_of(&mut self, owner: &Owner) -> Result<Option<Lease>> {
+        Ok(self.lease(owner).cloned())
+    }
+
+    fn holder_of(&mut self, address: IpAddr) -> Result<Option<Lease>> {
+        Ok(self.lease_at(address).cloned())
+    }
+
+    fn is_taken(&mut self, address: IpAddr) -> Result<bool> {
+        Ok(self.holders.contains_key(&address))
+    }
+
+    fn taken(&mut self) -> Result<HashSet<IpAddr>> {
+        Ok(self.holders.keys().copied().collect())
+    }
+
+    fn all(&mut self) -> Result<Vec<Lease>> {
+        Ok(self.leases().cloned().collect())
+    }
+
+    fn last(&self) -> Vec<IpAddr> {
+        self.last.clone()
+    }
+
+    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, last: &[IpAddr]) -> Result<Lease> {
+        let lease =
+            Lease { owner: owner.clone(), addresses, boot_id: BootId::new("memory"), created: timestamp::now() };
+        self.last = last.to_vec();
+        self.holders.extend(lease.addresses.iter().map(|address| (address.ip(), owner.clone())));
+        self.leases.insert(owner.clone(), lease.clone());
+        Ok(lease)
+    }
+
+    fn remove(&mut self, owner: &Owner) -> Result<()> {
+        self.release(owner);
+        Ok(())
+    }
+}
