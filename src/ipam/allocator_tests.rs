@@ -1,4 +1,6 @@
-use super::fixture::{NOW, ip, lease, owner, pool};
+use std::fs;
+
+use super::fixture::{NOW, ip, lease, owner, pool, usage};
 use super::*;
 use crate::spec::{Coded, ErrorCode};
 
@@ -48,4 +50,89 @@ fn a_request_that_cannot_be_met_changes_nothing() {
         assert_eq!((error.code(), error.to_string().as_str()), (code, message));
         assert_eq!(store.leases().unwrap().count(), 1);
     }
+}
+
+/// Leases so many addresses to owners of these numbers.
+fn fill(store: &Store, pool: &Pool, count: usize) {
+    let mut locked = store.lock(NOW).unwrap();
+    for number in 0..count {
+        locked.allocate(&owner(&number.to_string()), std::slice::from_ref(pool), &[]).unwrap();
+    }
+}
+
+#[test]
+fn the_last_free_address_is_found_behind_a_long_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let pool = pool("10.0.0.0/22");
+    fill(&store, &pool, 1021);
+    let full = usage(&store, &pool);
+    assert_eq!((full.used, full.free()), (1021, 0));
+    for number in [700, 3, 1020] {
+        let freed = store.lock(NOW).unwrap().release(&owner(&number.to_string())).unwrap().unwrap();
+        assert_eq!(lease(&store, &number.to_string(), &pool), freed.addresses[0].ip());
+    }
+}
+
+#[test]
+fn leases_of_the_gone_are_given_up_when_the_pool_is_empty_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (small, other) = (pool("10.0.0.0/29"), pool("10.1.0.0/24"));
+    fill(&store, &small, 4);
+    lease(&store, "elsewhere", &other);
+    let mut asked = Vec::new();
+    let mut allocate = |id: &str, gone: &[&str]| {
+        let mut locked = store.lock(NOW).unwrap();
+        locked.allocate_with(&owner(id), std::slice::from_ref(&small), &[], |lease| {
+            asked.push(lease.owner.container_id.to_string());
+            gone.contains(&lease.owner.container_id.as_str())
+        })
+    };
+    allocate("4", &["1", "2", "elsewhere"]).unwrap();
+    assert_eq!(allocate("5", &[]).unwrap_err().code(), POOL_EXHAUSTED);
+    assert_eq!(allocate("6", &["1", "2", "elsewhere"]).unwrap().addresses, ["10.0.0.3/29".parse().unwrap()]);
+    asked.sort();
+    assert_eq!(asked, ["0", "0", "1", "1", "2", "2", "3", "3", "4", "4"]);
+    assert_eq!(usage(&store, &small).used, 4);
+    assert_eq!(usage(&store, &other).used, 1);
+}
+
+#[test]
+fn a_requested_address_is_taken_from_the_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let pools = [pool("10.0.0.0/24")];
+    let address = lease(&store, "gone", &pools[0]);
+    let mut locked = store.lock(NOW).unwrap();
+    let lease = locked.allocate_with(&owner("new"), &pools, &[address], |held| held.owner == owner("gone")).unwrap();
+    assert_eq!(lease.addresses[0].ip(), address);
+    assert_eq!(locked.lease(&owner("gone")).unwrap(), None);
+}
+
+#[test]
+fn a_damaged_lease_of_the_gone_is_given_up_too_and_kept_for_a_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let small = pool("10.0.0.0/29");
+    fill(&store, &small, 5);
+    fs::write(dir.path().join("leases/3@eth0.json"), "").unwrap();
+    fs::write(dir.path().join("leases/note"), "").unwrap();
+    let mut locked = store.lock(NOW).unwrap();
+    let lease = locked.allocate_with(&owner("new"), &[small], &[], |lease| lease.owner == owner("3")).unwrap();
+    assert_eq!(lease.addresses, ["10.0.0.5/29".parse().unwrap()]);
+    let aside: Vec<_> = locked.set_aside().iter().map(ToString::to_string).collect();
+    let (was, is) = (dir.path().join("leases/3@eth0.json"), dir.path().join("damaged/3@eth0.json"));
+    let why = "EOF while parsing a value at line 1 column 0";
+    assert_eq!(aside, [format!("{} was damaged and is now {}: {why}", was.display(), is.display())]);
+}
+
+#[test]
+fn an_address_whose_lease_was_removed_by_hand_is_free_when_the_pool_is_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let pool = pool("10.0.0.0/24");
+    fill(&store, &pool, 253);
+    fs::remove_file(dir.path().join("leases/200@eth0.json")).unwrap();
+    assert_eq!(lease(&store, "new", &pool), ip("10.0.0.202"));
 }

@@ -28,7 +28,7 @@ pub(super) fn step() {
 struct Stopped;
 
 /// Runs `change` for so many steps; returns whether that was enough for it.
-fn run_for(steps: u32, change: impl FnOnce()) -> bool {
+pub(super) fn run_for(steps: u32, change: impl FnOnce()) -> bool {
     STEPS_LEFT.set(Some(steps));
     let result = catch_unwind(AssertUnwindSafe(change));
     STEPS_LEFT.set(None);

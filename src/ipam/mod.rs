@@ -84,7 +84,11 @@ mod fixture;
 #[cfg(test)]
 mod import_tests;
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod range_tests;
+#[cfg(test)]
+mod recovery_tests;
 #[cfg(test)]
 mod store_tests;
 
