@@ -75,3 +75,26 @@ fn wishes_that_cannot_be_met_are_refused() {
         refused(4, &|_, add| add.env("CNI_ARGS", "COLOUR=red"), &["COLOUR"]);
     });
 }
+
+#[test]
+fn an_address_that_is_asked_for_is_given_once() {
+    on_host(|network| {
+        let runtime = |ips: Value| network.with("runtimeConfig", json!({ "ips": ips }));
+        let add = |config: &Value, name: &str, pod| network.plugin.on("ADD", config, name, pod).run();
+        let pods = [network.host.pod(), network.host.pod()];
+        let wish = runtime(json!(["10.99.0.77/24"]));
+        let result = add(&wish, "one", &pods[0]).result();
+        assert_eq!(result["ips"][0]["address"], "10.99.0.77/24");
+
+        let message = add(&wish, "two", &pods[1]).error(103);
+        assert!(message.contains("10.99.0.77") && message.contains("one"), "{message}");
+        for outside in ["10.98.0.5", "10.99.0.1", "10.99.0.255", "fd00::5"] {
+            let outcome = add(&runtime(json!([outside])), "two", &pods[1]);
+            assert!(!outcome.status.success() && outcome.stdout.contains(outside), "{outside}: {outcome:?}");
+        }
+        let by_args = network.plugin.on("ADD", &network.config, "two", &pods[1]).env("CNI_ARGS", "IP=10.99.0.78");
+        assert_eq!(by_args.run().result()["ips"][0]["address"], "10.99.0.78/24");
+        network.call("DEL", "one", &pods[0]).silent();
+        network.call("DEL", "two", &pods[1]).silent();
+    });
+}
