@@ -115,7 +115,7 @@ impl Route {
         self
     }
 
-    fn message(&self) -> Result<Rtmsg, Fault> {
+    fn message(&self, protocol: Rtprot, unsaid: RtScope) -> Result<Rtmsg, Fault> {
         let mut metrics = Attrs::new();
         metrics = metrics.put_some(RTAX_MTU, self.mtu)?.put_some(RTAX_ADVMSS, self.advmss)?;
         let mut attrs = Attrs::new()
@@ -131,17 +131,12 @@ impl Route {
         if !metrics.is_empty() {
             attrs = attrs.nest(Rta::Metrics, metrics)?;
         }
-        let scope = match (self.scope, self.gateway) {
-            (Some(scope), _) => RtScope::from(scope),
-            (None, Some(_)) => RtScope::Universe,
-            (None, None) => RtScope::Link,
-        };
         Ok(header(family(self.dst.ip()))
             .rtm_dst_len(self.dst.prefix())
             // Overridden by the attribute, which holds all 32 bits.
             .rtm_table(RtTable::Main)
-            .rtm_protocol(Rtprot::Static)
-            .rtm_scope(scope)
+            .rtm_protocol(protocol)
+            .rtm_scope(self.scope.map_or(unsaid, RtScope::from))
             .rtm_type(Rtn::Unicast)
             .rtattrs(attrs.into_buffer())
             .build()?)
@@ -199,10 +194,11 @@ impl Socket {
     pub fn add_route(&self, route: &Route) -> Result<()> {
         let operation = Operation::new("add route", route);
         let flags = NlmF::CREATE | NlmF::EXCL;
-        self.change(&operation, Rtm::Newroute, flags, route.message())
+        let unsaid = if route.gateway.is_some() { RtScope::Universe } else { RtScope::Link };
+        self.change(&operation, Rtm::Newroute, flags, route.message(Rtprot::Static, unsaid))
     }
 
-    /// Deletes a route. One that is absent is success.
+    /// Deletes a route, whoever has added it; where the route says no scope, one of any. One that is absent is success.
     ///
     /// # Errors
     ///
@@ -210,7 +206,8 @@ impl Socket {
     #[doc(alias = "RTM_DELROUTE")]
     pub fn delete_route(&self, route: &Route) -> Result<()> {
         let operation = Operation::new("delete route", route);
-        match self.change(&operation, Rtm::Delroute, NlmF::empty(), route.message()) {
+        let request = route.message(Rtprot::Unspec, RtScope::Nowhere);
+        match self.change(&operation, Rtm::Delroute, NlmF::empty(), request) {
             Err(error) if error.is(Errno::SRCH) => Ok(()),
             deleted => deleted,
         }

@@ -2,7 +2,7 @@ use cnikit::netlink::{Error, LOOPBACK_INDEX, Route};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use crate::support::{Bed, json};
+use crate::support::{Bed, json, run};
 
 #[test]
 fn addresses_of_both_families() {
@@ -142,4 +142,24 @@ fn find<'a>(list: &'a Value, key: &str, wanted: &str) -> &'a Value {
     let list = list.as_array().expect("a list");
     let found = list.iter().find(|item| item[key] == wanted);
     found.unwrap_or_else(|| panic!("no {wanted} in {list:?}"))
+}
+
+#[test]
+fn what_somebody_else_added_can_be_deleted_and_what_is_absent_too() {
+    let Some(bed) = Bed::new() else { return };
+    let eth1 = up_pair(&bed);
+    let address = net("10.22.0.5/24");
+    bed.in_pod.add_address(eth1, address).expect("add");
+    // By another protocol, and in another scope, than this library's routes.
+    run(&bed.pod, "ip route add 10.96.0.0/12 via 10.22.0.1 proto boot");
+    run(&bed.pod, "ip route add 10.97.0.0/16 dev eth1 scope global proto 99");
+    for route in ["10.96.0.0/12", "10.97.0.0/16"].map(|dst| Route::new(net(dst), eth1)) {
+        let route = if route.dst == net("10.96.0.0/12") { route.via("10.22.0.1".parse().unwrap()) } else { route };
+        bed.in_pod.delete_route(&route).expect("delete");
+        assert!(bed.in_pod.routes(eth1).expect("list").iter().all(|left| left.dst != route.dst), "{route}");
+        bed.in_pod.delete_route(&route).expect("it is absent");
+    }
+    bed.in_pod.delete_address(eth1, address).expect("delete");
+    assert!(!bed.in_pod.addresses(eth1).expect("list").contains(&address));
+    bed.in_pod.delete_address(eth1, address).expect("it is absent");
 }

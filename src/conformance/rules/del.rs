@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::add::regular_file;
+use super::add::{regular_file, second_interface};
 use crate::conformance::bench::{Bench, Look};
 use crate::conformance::call::Call;
 use crate::conformance::rule::{Applies, Rule, Section};
@@ -135,6 +135,13 @@ pub(super) const RULES: &[Rule] = &[
         "DEL of one attachment leaves the others of the network as they are",
         others_kept,
     ),
+    Rule::must(
+        DEL,
+        "del.second-interface",
+        Section::Del,
+        "DEL of one of a container's two interfaces succeeds, and leaves the other as it is",
+        second_interface_goes,
+    ),
     Rule::should(
         DEL,
         "del.frees-address",
@@ -211,6 +218,24 @@ fn others_kept(bench: &Bench<'_>) -> Verdict {
     if bench.version >= Version::V0_4_0 {
         let reply = bench.check(&kept).run()?;
         ensure(reply.succeeded(), || format!("CHECK of the other says: {reply}"))?;
+    }
+    Ok(())
+}
+
+fn second_interface_goes(bench: &Bench<'_>) -> Verdict {
+    let first = bench.attach()?;
+    let before = first.target.identity()?;
+    let Ok(second) = second_interface(bench, &first) else {
+        return not_tried("the plugin does not attach a container twice");
+    };
+    let call = bench.del(&first).env("CNI_IFNAME", &second.target.ifname).key("prevResult", second.result);
+    let reply = call.run()?;
+    ensure(reply.succeeded(), || reply.to_string())?;
+    let gone = before.beyond(&first.target.identity()?);
+    ensure(gone.is_empty(), || format!("gone with the second: {gone}"))?;
+    if bench.version >= Version::V0_4_0 {
+        let reply = bench.check(&first).run()?;
+        ensure(reply.succeeded(), || format!("CHECK of the first after DEL of the second: {reply}"))?;
     }
     Ok(())
 }

@@ -1,12 +1,14 @@
 //! `GC`.
 
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use super::add::second_interface;
 
 use crate::conformance::bench::{Attached, Bench, Look};
 use crate::conformance::call::Call;
 use crate::conformance::footprint::Footprint;
 use crate::conformance::rule::{Rule, Section};
-use crate::conformance::verdict::{Verdict, ensure, unexpected};
+use crate::conformance::verdict::{Verdict, ensure, not_tried, unexpected};
 use crate::spec::Command::Gc as GC;
 
 pub(super) const RULES: &[Rule] = &[
@@ -71,10 +73,10 @@ pub(super) const RULES: &[Rule] = &[
     ),
     Rule::must(
         GC,
-        "gc.other-ifname",
+        "gc.second-interface",
         Section::Gc,
-        "an attachment is listed by container id and interface name: another interface of the container is not it",
-        other_ifname,
+        "GC leaves both interfaces of a container as they are when both are listed",
+        second_interface_kept,
     ),
 ];
 
@@ -156,15 +158,13 @@ fn keeps_without_list(bench: &Bench<'_>, list: Option<Value>) -> Verdict {
     ensure(reply.succeeded(), || format!("CHECK says: {reply}"))
 }
 
-/// Two interfaces of one container, of which the second is listed: the first is still whole, as GC may not take the
-/// container's other entry for a reason to free the one that is listed.
-fn other_ifname(bench: &Bench<'_>) -> Verdict {
+fn second_interface_kept(bench: &Bench<'_>) -> Verdict {
     let first = bench.attach()?;
-    let reply = bench.on("ADD", &first.target).env("CNI_IFNAME", "second0").run()?;
-    bench.demand("an ADD of a second interface", &reply)?;
+    let Ok(second) = second_interface(bench, &first) else {
+        return not_tried("the plugin does not attach a container twice");
+    };
     let before = first.target.identity()?;
-    let other = json!({ "containerID": first.target.container, "ifname": "second0" });
-    let reply = bench.call("GC").key(LIST, json!([first.key(), other])).run()?;
+    let reply = call(bench, &[&first, &second]).run()?;
     bench.demand("GC", &reply)?;
     let gone = before.beyond(&first.target.identity()?);
     ensure(gone.is_empty(), || format!("gone: {gone}"))?;

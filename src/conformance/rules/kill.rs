@@ -9,7 +9,7 @@ use crate::conformance::verdict::{Verdict, ensure};
 use crate::spec::Command::{Add as ADD, Del as DEL};
 
 /// At how many moments of an `ADD` it is killed, evenly spread over the time that it takes.
-const MOMENTS: u32 = 12;
+const MOMENTS: u32 = 20;
 
 pub(super) const RULES: &[Rule] = &[
     Rule::must(
@@ -24,7 +24,7 @@ pub(super) const RULES: &[Rule] = &[
             })
         },
     ),
-    Rule::must(
+    Rule::should(
         DEL,
         "kill.pod-clean",
         Section::Del,
@@ -38,7 +38,7 @@ pub(super) const RULES: &[Rule] = &[
         },
     )
     .only(Applies::Interfaces),
-    Rule::must(
+    Rule::should(
         DEL,
         "kill.host-clean",
         Section::Del,
