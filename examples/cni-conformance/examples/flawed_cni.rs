@@ -142,8 +142,8 @@ impl Plugin for Flawed {
 
     fn status(&self, request: &StatusRequest<Config>) -> Result<(), Failure> {
         let range = request.config.range()?;
-        let usage = store(request.net_conf.name.as_str())?.usage(&range)?;
-        if usage.used >= usage.total && !request.config.has("blind-status") {
+        let usage = store(request.net_conf.name.as_str())?.usage(&range.into())?;
+        if usage.iter().all(|range| range.free() == 0) && !request.config.has("blind-status") {
             return Err(Failure::new(ErrorCode::PLUGIN_NOT_AVAILABLE, "all addresses are taken"));
         }
         Ok(())
@@ -155,7 +155,7 @@ impl Flawed {
         let (attachment, config) = (&request.attachment, &request.config);
         let range = config.range()?;
         let leases = store(attachment.network.as_str())?;
-        let lease = leases.lock(LOCK)?.allocate(&owner(attachment), std::slice::from_ref(&range))?;
+        let lease = leases.lock(LOCK)?.allocate(&owner(attachment), &[range.clone().into()], &[])?;
         let mut address = lease.addresses[0];
         if config.has("one-address") {
             address = range.with_prefix(range.last());
