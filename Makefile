@@ -1,6 +1,6 @@
 # Thin names for the scripts, which CI calls as well.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-kernels bench fmt lint doc install
+.PHONY: help build demo test test-kernels bench conformance fmt lint doc install
 
 BIN_DIR ?= /opt/cni/bin
 
@@ -21,6 +21,9 @@ test-kernels: ## the tests that need a kernel, on other kernels in QEMU (VERSION
 
 bench: ## benchmarks of address management and map updates
 	cargo bench --locked
+
+conformance: ## hold our plugin and installed reference plugins to the specification
+	@scripts/conformance.sh
 
 fmt: ## format the Rust sources
 	cargo fmt --all

@@ -24,7 +24,7 @@ else
 fi
 
 step "Every combination of features"
-for features in '' ipam netlink bpf ipam,netlink ipam,bpf netlink,bpf; do
+for features in '' ipam netlink bpf ipam,netlink ipam,bpf netlink,bpf conformance; do
     note "cnikit with: ${features:-nothing}"
     cargo clippy --locked --quiet -p cnikit --lib --no-default-features --features "$features" -- -D warnings
 done

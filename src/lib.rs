@@ -8,7 +8,7 @@
 //! | [`ipam`] | address ranges and a lease store that survives crashes | `ipam` |
 //! | [`netlink`] | links, addresses, routes, TC filters and network namespaces | `netlink` |
 //! | [`datapath`] | eBPF programs that count what pods send and deliver it directly | `bpf` |
-//! | [`conformance`] | rules of the specification to hold any plugin to, in tests | `conformance` |
+//! | `conformance` | rules of the specification to hold any plugin to, in tests | `conformance` |
 //!
 //! All features but `conformance` are on by default. The modules do not know each other, beyond the types of [`spec`]: take those that
 //! you need. `bpf` alone needs a C compiler (clang) and libelf to build.

@@ -51,13 +51,24 @@ pub(crate) fn table(columns: &[Column]) -> String {
 fn cell(report: &Report, rule: &str) -> String {
     let findings: Vec<_> = report.of(rule).collect();
     let Some(worst) = findings.iter().map(|finding| finding.outcome).max() else { return String::new() };
-    let versions: Vec<&str> =
-        findings.iter().filter(|finding| finding.outcome == worst).map(|finding| finding.version.as_str()).collect();
     let word = match worst {
         Outcome::Passed => "ok",
         Outcome::Skipped => "-",
         Outcome::Warned => "warned",
         Outcome::Failed => "**failed**",
     };
-    if versions.len() == findings.len() { word.to_owned() } else { format!("{word} in {}", versions.join(", ")) }
+    let runs: Vec<String> = findings
+        .chunk_by(|one, other| one.outcome == other.outcome)
+        .filter(|run| run[0].outcome == worst)
+        .map(|run| match run {
+            [only] => only.version.to_string(),
+            [first, .., last] => format!("{} to {}", first.version, last.version),
+            [] => String::new(),
+        })
+        .collect();
+    if findings.iter().all(|finding| finding.outcome == worst) {
+        word.to_owned()
+    } else {
+        format!("{word} in {}", runs.join(", "))
+    }
 }
