@@ -2,7 +2,7 @@
 //! may be killed. Tests stop it there, which is what `step` is for.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -17,6 +17,8 @@ fn step() {}
 
 pub(super) const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
+/// No file here is longer, unless it is damaged. In bytes.
+const LONGEST: u64 = 64 * 1024;
 /// How many bytes of names one system call lists.
 const LISTING: usize = 32 * 1024;
 
@@ -84,9 +86,29 @@ pub(super) fn stat(path: &Path) -> Result<Option<Metadata>> {
     present(fs::symlink_metadata(path)).map_err(Error::io("look at", path))
 }
 
-/// A file opened to be read, or nothing where there is none.
-pub(super) fn open(path: &Path) -> Result<Option<File>> {
+fn open(path: &Path) -> Result<Option<File>> {
     present(File::open(path)).map_err(Error::io("open", path))
+}
+
+/// A whole file and what the kernel knows of it, of the same moment; or nothing where there is none.
+pub(super) fn read(path: &Path) -> Result<Option<(Vec<u8>, Metadata)>> {
+    let Some(mut file) = open(path)? else {
+        return Ok(None);
+    };
+    let metadata = file.metadata().map_err(Error::io("look at", path))?;
+    // What a file has gained since is a change in place, which nobody makes: there is no looking for its end.
+    let mut content = vec![0; metadata.len().min(LONGEST) as usize];
+    let mut length = 0;
+    while length < content.len() {
+        match file.read(&mut content[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io("read", path)(error)),
+        }
+    }
+    content.truncate(length);
+    Ok(Some((content, metadata)))
 }
 
 /// The entries of a directory; one that is absent has none.

@@ -1,5 +1,5 @@
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
@@ -94,21 +94,26 @@ impl<'a> Locked<'a> {
         let Some(file) = self.owner_path(owner) else {
             return Ok(None);
         };
-        let lease = match self.read(&file) {
-            Ok(Some(lease)) => Some(lease),
-            Ok(None) => return Ok(None),
+        match self.read_file(&file) {
+            Ok(None) => Ok(None),
+            Ok(Some((lease, found))) => {
+                self.settled = false;
+                files::rename(&file, &self.pending_path())?;
+                self.remove_pending(&found, &lease.addresses)?;
+                Ok(Some(lease))
+            }
             Err(error) if error.is_damage() => {
                 self.keep_for_a_look(&file, error)?;
-                None
+                // A directory has gone as a whole.
+                if files::stat(&file)?.is_some() {
+                    self.settled = false;
+                    files::rename(&file, &self.pending_path())?;
+                    self.settle()?;
+                }
+                Ok(None)
             }
-            Err(error) => return Err(error),
-        };
-        if files::stat(&file)?.is_some() {
-            self.settled = false;
-            files::rename(&file, &self.pending_path())?;
-            self.settle()?;
+            Err(error) => Err(error),
         }
-        Ok(lease)
     }
 
     /// The damaged files that were met since the lock was taken. Each cost one lease: it is worth a warning.
@@ -178,8 +183,8 @@ impl Table for Locked<'_> {
 
     /// It is a hint: whatever cannot be read is left out.
     fn last(&self) -> Vec<IpAddr> {
-        let text = fs::read_to_string(self.last_path()).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
+        let text = files::read(&self.last_path()).ok().flatten().map_or_else(Vec::new, |(text, _)| text);
+        String::from_utf8_lossy(&text).lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, last: &[IpAddr]) -> Result<Lease> {

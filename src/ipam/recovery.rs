@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::fs::Metadata;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -44,17 +45,27 @@ impl Locked<'_> {
             return Ok(());
         }
         let pending = self.pending_path();
-        if let Some(file) = files::stat(&pending)? {
-            let inode = file.ino();
-            // The content says where to look. It may be half-written, so the count of links says whether that was all.
-            let named = parse(&pending).ok().flatten().map_or_else(Vec::new, |(lease, _)| lease.addresses);
-            let named: Vec<_> = named.iter().map(|address| self.address_path(address.ip())).collect();
-            let removed = remove_links(named, |found| found.ino() == inode)?;
-            if file.nlink() > removed + 1 {
-                remove_links(self.address_files()?, |found| found.ino() == inode)?;
+        match files::stat(&pending)? {
+            Some(file) => {
+                // The content says where to look, as far as it was written.
+                let lease = parse(&pending).ok().flatten();
+                self.remove_pending(&file, &lease.map_or_else(Vec::new, |(lease, _)| lease.addresses))?;
             }
-            files::remove(&pending)?;
+            None => self.settled = true,
         }
+        Ok(())
+    }
+
+    /// Removes the file that is now called `pending`, and first the links to it from addresses: mostly those that its
+    /// content names.
+    pub(super) fn remove_pending(&mut self, file: &Metadata, named: &[IpNetwork]) -> Result<()> {
+        let is_ours = |found: &Metadata| found.ino() == file.ino();
+        let removed = remove_links(named.iter().map(|address| self.address_path(address.ip())), is_ours)?;
+        // The count of links says whether those were all.
+        if file.nlink() > removed + 1 {
+            remove_links(self.address_files()?, is_ours)?;
+        }
+        files::remove(&self.pending_path())?;
         self.settled = true;
         Ok(())
     }
@@ -70,8 +81,8 @@ impl Locked<'_> {
         for entry in files::list(&leases)?.into_iter().flatten() {
             let path = entry.map_err(Error::io("list", &leases))?.path();
             match parse(&path) {
-                Ok(Some((lease, inode))) if lease.boot_id == self.boot_id => {
-                    kept.insert(inode);
+                Ok(Some((lease, file))) if lease.boot_id == self.boot_id => {
+                    kept.insert(file.ino());
                     continue;
                 }
                 Ok(_) => {}
@@ -135,7 +146,7 @@ impl Locked<'_> {
 }
 
 /// Removes those of `paths` that are wanted gone, and counts them.
-fn remove_links(paths: Vec<PathBuf>, gone: impl Fn(&std::fs::Metadata) -> bool) -> Result<u64> {
+fn remove_links(paths: impl IntoIterator<Item = PathBuf>, gone: impl Fn(&Metadata) -> bool) -> Result<u64> {
     let mut removed = 0;
     for path in paths {
         if files::stat(&path)?.is_some_and(|file| gone(&file)) {

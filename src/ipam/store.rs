@@ -1,5 +1,4 @@
-use std::fs::{self, ReadDir};
-use std::io::Read;
+use std::fs::{Metadata, ReadDir};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -90,12 +89,12 @@ impl Store {
     ///
     /// [`Error::CorruptLease`], [`Error::Io`].
     pub fn lease_at(&self, address: IpAddr) -> Result<Option<Lease>> {
-        let Some((lease, inode)) = parse(&self.address_path(address))? else {
+        let Some((lease, file)) = parse(&self.address_path(address))? else {
             return Ok(None);
         };
         // Without an owner's file the link belongs to a change that is not committed.
         let committed = match self.owner_path(&lease.owner) {
-            Some(path) => files::stat(&path)?.is_some_and(|file| file.ino() == inode),
+            Some(path) => files::stat(&path)?.is_some_and(|found| found.ino() == file.ino()),
             None => false,
         };
         Ok((committed && lease.boot_id == self.boot_id).then_some(lease))
@@ -162,19 +161,25 @@ impl Store {
     /// Whether the directory's leases are of the boot of this store.
     pub(super) fn is_of_this_boot(&self) -> bool {
         // A mark that cannot be read is no mark: at worst, the leases are looked through once more.
-        fs::read(self.boot_id_path()).is_ok_and(|mark| mark == self.boot_id.as_str().as_bytes())
+        let mark = files::read(&self.boot_id_path());
+        mark.is_ok_and(|mark| mark.is_some_and(|(mark, _)| mark == self.boot_id.as_str().as_bytes()))
     }
 
     /// The lease in the file of an owner, of whichever boot it is.
     pub(super) fn read(&self, path: &Path) -> Result<Option<Lease>> {
-        let Some((lease, _)) = parse(path)? else {
+        Ok(self.read_file(path)?.map(|(lease, _)| lease))
+    }
+
+    /// The same, and what the kernel knows of the file.
+    pub(super) fn read_file(&self, path: &Path) -> Result<Option<(Lease, Metadata)>> {
+        let Some((lease, file)) = parse(path)? else {
             return Ok(None);
         };
         if path.file_name() != Some(lease.owner.file_name().as_ref()) {
             let source = serde_json::Error::custom(format!("it is the lease of {}", lease.owner));
             return Err(Error::corrupt(path)(source));
         }
-        Ok(Some(lease))
+        Ok(Some((lease, file)))
     }
 
     /// Where the lease of `owner` is; nowhere when no file can have such a name.
@@ -230,14 +235,11 @@ impl Iterator for Leases {
     }
 }
 
-/// The lease in a file and the file's inode, both of the same moment.
-pub(super) fn parse(path: &Path) -> Result<Option<(Lease, u64)>> {
-    let Some(mut file) = files::open(path)? else {
+/// The lease in a file and what the kernel knows of the file, both of the same moment.
+pub(super) fn parse(path: &Path) -> Result<Option<(Lease, Metadata)>> {
+    let Some((text, file)) = files::read(path)? else {
         return Ok(None);
     };
-    let inode = file.metadata().map_err(Error::io("look at", path))?.ino();
-    let mut text = Vec::new();
-    file.read_to_end(&mut text).map_err(Error::io("read", path))?;
     let lease = serde_json::from_slice(&text).map_err(Error::corrupt(path))?;
-    Ok(Some((lease, inode)))
+    Ok(Some((lease, file)))
 }
