@@ -35,4 +35,4 @@ doc: ## documentation of the library
 	cargo doc --locked --workspace --no-deps
 
 install: ## install the plugin into BIN_DIR (/opt/cni/bin)
-	@BIN_DIR=$(BIN_DIR) scripts/install.sh
+	@BIN_DIR="$(BIN_DIR)" scripts/install.sh

@@ -11,7 +11,7 @@
 //! | `conformance` | rules of the specification to hold any plugin to, in tests | `conformance` |
 //!
 //! All features but `conformance` are on by default. The modules do not know each other, beyond the types of [`spec`]: take those that
-//! you need. `bpf` alone needs a C compiler (clang) and libelf to build.
+//! you need. `bpf` alone needs more than Rust to build: clang, make, pkg-config and the headers of libelf and zlib.
 //!
 //! # What it does not do
 //!

@@ -28,7 +28,7 @@ pub(crate) fn print() {
         }
     }
     for sample in &mut all {
-        let [allocate, floor_allocate, release, floor_release] = sample.times.each_mut().map(median);
+        let [allocate, floor_allocate, release, floor_release] = sample.times.each_mut().map(|times| median(times));
         let ratio = |ours: Duration, floor: Duration| {
             format!("{ours:.1?} = {:.2} x floor", ours.as_secs_f64() / floor.as_secs_f64())
         };
@@ -61,7 +61,7 @@ fn turn(keeper: &mut impl Keeper) -> (Duration, Duration) {
     (middle - start, middle.elapsed())
 }
 
-fn median(times: &mut Vec<Duration>) -> Duration {
+fn median(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
 }

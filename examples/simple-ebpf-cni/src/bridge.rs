@@ -13,16 +13,22 @@ use crate::network;
 pub(crate) struct Found {
     bridge: Link,
     is_claimed: bool,
+    has_gateway: bool,
 }
 
-/// Looks at what has the bridge's name, and refuses what the network cannot use.
+/// Looks at what has the bridge's name, and refuses what the network cannot use. Changes nothing.
 pub(crate) fn look(host: &Socket, network: &NetworkName, config: &Config) -> Result<Option<Found>, Failure> {
     let Some(bridge) = host.link_by_name(&config.bridge)? else {
+        refuse_overlap(host, None, config)?;
         return Ok(None);
     };
     refuse_other_kind(&bridge)?;
     let is_claimed = is_claimed(host, network, &bridge)?;
-    Ok(Some(Found { bridge, is_claimed }))
+    let has_gateway = has_gateway(host, &bridge, config)?;
+    if !has_gateway {
+        refuse_overlap(host, Some(&bridge), config)?;
+    }
+    Ok(Some(Found { bridge, is_claimed, has_gateway }))
 }
 
 /// Makes the bridge, or mends what is missing of it. A bridge serves one network: it is claimed before anything of it
@@ -34,22 +40,25 @@ pub(crate) fn ensure(
     leases: &Store,
     found: Option<Found>,
 ) -> Result<Link, Failure> {
-    let Found { bridge, is_claimed } = match found {
+    let Found { bridge, is_claimed, has_gateway } = match found {
         Some(found) => found,
         None => create(host, network, config, leases)?,
     };
     if !is_claimed {
         claim(host, network, &bridge)?;
     }
-    let gateway = config.range.with_prefix(config.range.gateway());
-    if !host.addresses(bridge.index)?.contains(&gateway) {
-        refuse_overlap(host, &bridge, gateway)?;
-        unless_exists(host.add_address(bridge.index, gateway))?;
+    if !has_gateway {
+        unless_exists(host.add_address(bridge.index, gateway(config)))?;
     }
     if !bridge.up {
         host.set_up(bridge.index)?;
     }
     Ok(bridge)
+}
+
+/// The bridge's address, with the subnet's prefix length.
+pub(crate) fn gateway(config: &Config) -> IpNetwork {
+    config.range.with_prefix(config.range.gateway())
 }
 
 /// The shared blocks of a network's filters: anchored by the bridge, joined by each port. They derive from the network
@@ -127,18 +136,39 @@ fn create(host: &Socket, network: &NetworkName, config: &Config, leases: &Store)
     Ok(made)
 }
 
-/// Refuses a subnet that the host reaches by another link: one of the two would be cut off.
-fn refuse_overlap(host: &Socket, bridge: &Link, gateway: IpNetwork) -> Result<(), Failure> {
-    let overlaps = |other: &IpNetwork| other.contains(gateway.network()) || gateway.contains(other.network());
-    let addresses = host.all_addresses()?;
-    let mut others = addresses.into_iter().filter(|(link, _)| *link != bridge.index).map(|(_, address)| address);
-    match others.find(|other| other.is_ipv4() == gateway.is_ipv4() && overlaps(other)) {
-        None => Ok(()),
+/// Whether the bridge has the gateway's address. Another one of the subnet would be given to a pod as well.
+fn has_gateway(host: &Socket, bridge: &Link, config: &Config) -> Result<bool, Failure> {
+    let gateway = gateway(config);
+    let addresses = host.addresses(bridge.index)?;
+    match addresses.iter().find(|other| config.pool.contains(other.ip())) {
         Some(other) => Err(Failure::new(
             ErrorCode::INVALID_CONFIG,
-            format!("the subnet of {gateway} overlaps with the address {other} of another link: choose another subnet"),
+            format!(
+                "{} has the address {other}, which \"subnet\" {} would give to a pod: make it the \"gateway\", or \
+                 choose another subnet",
+                bridge.name,
+                config.range.subnet()
+            ),
         )),
+        None => Ok(addresses.contains(&gateway)),
     }
+}
+
+/// Refuses a subnet that the host reaches by another link: one of the two would be cut off.
+fn refuse_overlap(host: &Socket, bridge: Option<&Link>, config: &Config) -> Result<(), Failure> {
+    let subnet = config.range.subnet();
+    let overlaps = |other: &IpNetwork| {
+        other.is_ipv4() == subnet.is_ipv4() && (other.contains(subnet.network()) || subnet.contains(other.network()))
+    };
+    let mut others = host.all_addresses()?.into_iter().filter(|(link, _)| Some(*link) != bridge.map(|link| link.index));
+    let Some((index, other)) = others.find(|(_, other)| overlaps(other)) else {
+        return Ok(());
+    };
+    let name = host.link_by_index(index)?.map_or_else(|| format!("link {index}"), |link| link.name.to_string());
+    Err(Failure::new(
+        ErrorCode::INVALID_CONFIG,
+        format!("\"subnet\" {subnet} overlaps with the address {other} of {name}: choose another subnet"),
+    ))
 }
 
 fn refused(bridge: &Link, why: &str) -> Failure {

@@ -64,7 +64,7 @@ impl Check<'_> {
 
     fn bridge(&mut self) -> Result<Option<Link>, Failure> {
         let config = &self.request.config;
-        let (name, gateway) = (&config.bridge, config.range.with_prefix(config.range.gateway()));
+        let (name, gateway) = (&config.bridge, bridge::gateway(config));
         let Some(bridge) = self.host.link_by_name(name)? else {
             self.differs(format!("the bridge {name} is missing"));
             return Ok(None);

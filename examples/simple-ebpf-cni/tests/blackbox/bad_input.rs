@@ -216,3 +216,32 @@ fn keys_that_are_not_ours_are_tolerated() {
         network.plugin.on("DEL", &config, "one", &pod).run().silent();
     });
 }
+
+#[test]
+fn a_subnet_that_another_link_is_in() {
+    on_host(|network| {
+        network.host.ip("link add near type veth peer name far");
+        network.host.ip("address add 10.99.0.200/28 dev near");
+        let before = network.footprint();
+        let message = network.call("ADD", "one", &network.host.pod()).error(7);
+        assert!(
+            ["subnet", "10.99.0.0/24", "10.99.0.200/28", "near"].iter().all(|word| message.contains(word)),
+            "{message}"
+        );
+        network.footprint().assert_unchanged(&before, "the refused ADD");
+        network.host.ip("link del near");
+    });
+}
+
+#[test]
+fn a_subnet_of_which_the_bridge_has_a_pods_address() {
+    on_host(|network| {
+        network.host.ip("link add cbr0 type bridge");
+        network.host.ip("address add 10.99.0.3/24 dev cbr0");
+        let before = network.footprint();
+        let message = network.call("ADD", "one", &network.host.pod()).error(7);
+        assert!(["cbr0", "10.99.0.3/24", "gateway"].iter().all(|word| message.contains(word)), "{message}");
+        network.footprint().assert_unchanged(&before, "the refused ADD");
+        network.host.ip("link del cbr0");
+    });
+}
