@@ -30,20 +30,16 @@ pub enum Error {
     },
 
     /// The kernel did not take the programs or maps.
-    #[error("cannot load the eBPF programs{}{}", remedy(source), tail(log))]
+    #[error("cannot load the eBPF programs{}", remedy(source))]
     Load {
-        /// The end of libbpf's messages; empty when it said nothing.
-        log: String,
-        /// What bpf(2) said.
+        /// What bpf(2) said, and the end of libbpf's messages.
         source: io::Error,
     },
 
     /// The kernel's verifier found fault with the programs.
-    #[error("this kernel's verifier rejects the eBPF programs: report it with the kernel's version{}", tail(log))]
+    #[error("this kernel's verifier rejects the eBPF programs: report it with the kernel's version and the details")]
     Rejected {
-        /// The end of the verifier's log.
-        log: String,
-        /// What bpf(2) said.
+        /// What bpf(2) said, and the end of the verifier's log.
         source: io::Error,
     },
 
@@ -160,8 +156,4 @@ fn full(source: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull => ": it is full; the rows of a pod go with its DEL",
         _ => "",
     }
-}
-
-fn tail(log: &str) -> String {
-    if log.is_empty() { String::new() } else { format!(" [{log}]") }
 }

@@ -1,5 +1,6 @@
 //! The compiled programs: what `build.rs` generated from `bpf/cni_tc.bpf.c`, and loading it.
 
+use std::io;
 use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::Mutex;
@@ -93,12 +94,13 @@ fn with_messages<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T> {
 
     let messages = std::mem::take(&mut *MESSAGES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     loaded.map_err(|error| {
-        let (log, source) = (tail(&messages), io_error(error));
+        let source = io_error(error);
+        let source = io::Error::new(source.kind(), format!("{source} [{}]", tail(&messages)));
         // The verifier and a lack of privilege give the same kinds of errors; only the former logs.
         if messages.iter().any(|message| message.contains(VERIFIER_LOG)) {
-            Error::Rejected { log, source }
+            Error::Rejected { source }
         } else {
-            Error::Load { log, source }
+            Error::Load { source }
         }
     })
 }

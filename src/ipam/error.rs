@@ -238,7 +238,7 @@ pub enum Error {
     },
 
     /// The file system refused.
-    #[error("cannot {operation} {}", .path.display())]
+    #[error("cannot {operation} {}{}", .path.display(), remedy(source))]
     Io {
         /// What was tried, as a verb.
         operation: &'static str,
@@ -320,4 +320,13 @@ fn list(addresses: &[IpNetwork]) -> String {
         let _ = write!(text, "{separator}{address}");
     }
     text
+}
+
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => " (it is for root alone, as whom runtimes run plugins)",
+        io::ErrorKind::NotADirectory => " (a file is in the way of the directory)",
+        io::ErrorKind::ReadOnlyFilesystem => " (choose a directory on a file system that can be written)",
+        _ => "",
+    }
 }

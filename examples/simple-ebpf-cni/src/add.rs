@@ -38,7 +38,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
 
     let found = bridge::look(&host, &attachment.network, config)?;
     let datapath = network::datapath(&attachment.network);
-    datapath.ensure().step("load the eBPF programs")?;
+    datapath.ensure()?;
     let lease = lease(&leases, attachment, config, &ips, &host).step("lease an address")?;
     let lease = guard(lease, |lease| {
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&lease.owner));

@@ -2,7 +2,7 @@
 
 use cnikit::ipam::Store;
 use cnikit::netlink::Socket;
-use cnikit::plugin::{Failure, StatusRequest, Step as _};
+use cnikit::plugin::{Failure, StatusRequest};
 use cnikit::spec::ErrorCode;
 
 use crate::bridge;
@@ -18,7 +18,7 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
         failure.code = ErrorCode::PLUGIN_NOT_AVAILABLE;
         failure
     };
-    network::datapath(network).probe().step("the eBPF programs cannot be used").map_err(unavailable)?;
+    network::datapath(network).probe().map_err(|error| unavailable(error.into()))?;
     refuse_full_pool(&leases, config)?;
 
     let host = Socket::open()?;
