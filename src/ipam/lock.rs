@@ -42,7 +42,7 @@ pub(super) fn acquire(path: &Path, timeout: Duration) -> Result<File> {
 
 fn open(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(files::FILE_MODE);
+    options.read(true).write(true).create(true).truncate(false).mode(files::FILE_MODE);
     match options.open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             path.parent().map_or(Ok(()), files::create_dir)?;

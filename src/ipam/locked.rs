@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use ipnetwork::IpNetwork;
 
@@ -34,14 +34,14 @@ pub struct Locked<'a> {
     /// Whether no change is left half done, neither by us nor by who held the lock before.
     pub(super) settled: bool,
     pub(super) set_aside: Vec<SetAside>,
-    _lock: File,
+    lock: File,
 }
 
 impl<'a> Locked<'a> {
     pub(super) fn new(store: &'a Store, lock: File) -> Result<Self> {
-        let mut locked = Self { store, settled: false, set_aside: Vec::new(), _lock: lock };
+        let mut locked = Self { store, settled: false, set_aside: Vec::new(), lock };
         locked.settle()?;
-        if !store.is_of_this_boot() {
+        if !locked.is_of_this_boot() {
             locked.begin_boot()?;
         }
         Ok(locked)
@@ -119,6 +119,13 @@ impl<'a> Locked<'a> {
     /// The damaged files that were met since the lock was taken. Each cost one lease: it is worth a warning.
     pub fn set_aside(&self) -> &[SetAside] {
         &self.set_aside
+    }
+
+    /// What [`Store::is_of_this_boot`] tells, from the file that is open already.
+    fn is_of_this_boot(&self) -> bool {
+        let boot_id = self.boot_id.as_str().as_bytes();
+        let mut mark = vec![0; boot_id.len() + 1];
+        self.lock.read_at(&mut mark, 0).is_ok_and(|length| mark[..length] == *boot_id)
     }
 
     fn remember_last(&self, addresses: &[IpAddr]) -> Result<()> {

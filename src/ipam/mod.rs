@@ -28,10 +28,9 @@
 //! | `leases/<container id>@<ifname>.json` | one lease, readable JSON |
 //! | `addresses/<address>` | a hard link to the file of the lease that holds the address |
 //! | `pending` | the change under way; left over only by a process that was killed |
-//! | `lock` | held with [flock(2)] while the directory changes |
+//! | `lock` | held with [flock(2)] while the directory changes; it names the boot that the leases belong to |
 //! | `owners/` | locks that callers hold for as long as they work on one attachment |
 //! | `last` | the addresses handed out last: a hint, so that a released address rests before it is handed out again |
-//! | `boot_id` | the boot that the leases belong to |
 //! | `damaged/` | files that were damaged, kept for a look; made when there is one |
 //!
 //! Both an owner and an address are found by name, so a lease costs the same however many are held. All names of a

@@ -70,7 +70,7 @@ impl Store {
     /// [`Error::LockTimeout`], which is [`TRY_AGAIN`](crate::spec::ErrorCode::TRY_AGAIN) to a runtime;
     /// [`Error::Io`] when the directory cannot be made or changed.
     pub fn lock(&self, timeout: Duration) -> Result<Locked<'_>> {
-        Locked::new(self, lock::acquire(&self.dir.join("lock"), timeout)?)
+        Locked::new(self, lock::acquire(&self.lock_path(), timeout)?)
     }
 
     /// The lease of `owner`, if it has one.
@@ -161,7 +161,7 @@ impl Store {
     /// Whether the directory's leases are of the boot of this store.
     pub(super) fn is_of_this_boot(&self) -> bool {
         // A mark that cannot be read is no mark: at worst, the leases are looked through once more.
-        let mark = files::read(&self.boot_id_path());
+        let mark = files::read(&self.lock_path());
         mark.is_ok_and(|mark| mark.is_some_and(|(mark, _)| mark == self.boot_id.as_str().as_bytes()))
     }
 
@@ -212,8 +212,9 @@ impl Store {
         self.dir.join("last")
     }
 
-    pub(super) fn boot_id_path(&self) -> PathBuf {
-        self.dir.join("boot_id")
+    /// The lock, which also says which boot the leases belong to: it is open in any case.
+    pub(super) fn lock_path(&self) -> PathBuf {
+        self.dir.join("lock")
     }
 }
 

@@ -263,8 +263,8 @@ fn a_lost_mark_does_not_void_the_leases_of_this_boot() {
     let address = lease(&store, "a", &pool);
     for mark in [None, Some("torn")] {
         match mark {
-            None => fs::remove_file(dir.path().join("boot_id")).unwrap(),
-            Some(text) => fs::write(dir.path().join("boot_id"), text).unwrap(),
+            None => fs::remove_file(dir.path().join("lock")).unwrap(),
+            Some(text) => fs::write(dir.path().join("lock"), text).unwrap(),
         }
         drop(store.lock(NOW).unwrap());
         assert_eq!(store.lease_at(address).unwrap().map(|lease| lease.owner), Some(owner("a")));
@@ -281,7 +281,7 @@ fn files_are_for_the_owner_alone() {
     for directory in ["", "leases", "addresses", ".."] {
         assert_eq!(mode(root.join(directory)), 0o700, "{directory}");
     }
-    for file in ["lock", "last", "boot_id", "leases/a@eth0.json", "addresses/10.0.0.2"] {
+    for file in ["lock", "last", "leases/a@eth0.json", "addresses/10.0.0.2"] {
         assert_eq!(mode(root.join(file)), 0o600, "{file}");
     }
 }

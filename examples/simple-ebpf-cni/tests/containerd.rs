@@ -61,7 +61,6 @@ fn install(host: &Host) {
         "pin /sys/fs/bpf/simple-ebpf-cni/",
         "file /var/lib/cni/simple-ebpf-cni/containers/lock",
         "file /var/lib/cni/simple-ebpf-cni/containers/last",
-        "file /var/lib/cni/simple-ebpf-cni/containers/boot_id",
     ] {
         host.keep(line);
     }

@@ -242,8 +242,8 @@ impl Attached {
 }
 
 /// The files that serve the leases of a network as a whole, as lines of a footprint begin.
-fn bookkeeping() -> [String; 4] {
-    ["lock", "last", "boot_id", "damaged/"].map(|file| format!("file {DATA_DIR}/{NAME}/{file}"))
+fn bookkeeping() -> [String; 3] {
+    ["lock", "last", "damaged/"].map(|file| format!("file {DATA_DIR}/{NAME}/{file}"))
 }
 
 /// `{"octet": [10, 99, 0, 2]}` as `10.99.0.2`.
