@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use cnikit::datapath::Datapath;
-use cnikit::ipam::Store;
+use cnikit::ipam::{self, Store};
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{Failure, Failures, GcRequest, Step as _};
 use cnikit::spec::{Attachment, IfName, NetworkName};
@@ -32,8 +32,16 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     let leases = network::leases(&request.config.data_dir, network)?;
     let mut failures = Failures::default();
     for lease in leases.leases()? {
-        let Some(lease) = failures.note(lease) else { continue };
-        let attachment = network::attachment(network, lease.owner);
+        let owner = match lease {
+            Ok(lease) => lease.owner,
+            // The file's name tells the owner when the file itself does not.
+            Err(ipam::Error::CorruptLease { owner: Some(owner), .. }) => *owner,
+            Err(error) => {
+                failures.note::<()>(Err(error));
+                continue;
+            }
+        };
+        let attachment = network::attachment(network, owner);
         if !valid.contains(&attachment) {
             let name = format!("{} of {}", attachment.ifname, attachment.container_id);
             failures.note(detach(&attachment, &host, &leases).step(name));

@@ -5,7 +5,7 @@ use std::fs;
 use cnikit_testbed::{Namespace, Outcome};
 use serde_json::{Value, json};
 
-use crate::support::{Network, code, on_host};
+use crate::support::{DATA_DIR, NAME, Network, code, on_host};
 
 /// GC with this value of `cni.dev/valid-attachments`, or without the key.
 #[track_caller]
@@ -79,17 +79,21 @@ fn gc_finds_links_and_rows_that_no_lease_leads_to() {
 }
 
 #[test]
-fn gc_goes_on_past_a_lease_that_cannot_be_read() {
+fn gc_knows_whose_a_lease_is_that_cannot_be_read() {
     on_host(|network| {
-        let broken = network.attach("broken");
-        let goes = network.attach("goes");
-        fs::write(network.lease("broken"), "{").unwrap();
+        network.host.keep(&format!("file {DATA_DIR}/{NAME}/damaged/"));
+        let [stays, goes] = ["stays", "goes"].map(|name| network.attach(name));
+        fs::write(network.lease("goes"), "{").expect("the lease can be overwritten");
 
-        let message = gc(network, Some(json!([]))).error(code::CORRUPT_LEASE);
+        gc(network, Some(valid(&["stays"]))).silent();
+        assert!(goes.pod.link("eth0").is_none(), "what is not listed was removed");
+        assert_eq!(network.taken(), [stays.address().to_owned()].into());
 
-        assert!(message.contains("broken@eth0.json"), "{message}");
-        assert!(goes.pod.link("eth0").is_none(), "the others were removed");
-        network.detach(&broken);
+        fs::write(network.lease("stays"), "{").expect("the lease can be overwritten");
+        let message = gc(network, Some(valid(&["stays"]))).error(code::CORRUPT_LEASE);
+        assert!(message.contains("stays@eth0.json"), "{message}");
+        assert!(stays.pod.link("eth0").is_some(), "what is listed stays");
+        network.detach(&stays);
     });
 }
 
