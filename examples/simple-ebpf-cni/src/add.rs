@@ -44,7 +44,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&lease.owner));
         undo("free the address", freed);
     });
-    let mac = wish.unwrap_or_else(|| wishes::mac_of(&attachment.network, lease.addresses[0].ip()));
+    let mac = wish.unwrap_or_else(|| wishes::mac_of(&attachment.network, &lease.addresses));
     let bridge = network::ensure(&host, &attachment.network, config, &leases, &datapath, found)?;
 
     let veth = create_veth(&host, attachment, mac, config, &bridge, &netns)?;

@@ -24,7 +24,7 @@ pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
         check.pod(&lease)?;
         if let (Some(bridge), Some(host_end)) = (bridge, host_end) {
             let network = &request.attachment.network;
-            let mac = wish.unwrap_or_else(|| wishes::mac_of(network, lease.addresses[0].ip()));
+            let mac = wish.unwrap_or_else(|| wishes::mac_of(network, &lease.addresses));
             check.datapath(&bridge, &host_end, mac, &lease)?;
         }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cnikit::datapath::Datapath;
-use cnikit::ipam::{Lease, Store};
+use cnikit::ipam::{self, Lease, Store};
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{DelRequest, Failure, Failures, Step as _};
 use cnikit::spec::{Attachment, RawConfig};
@@ -29,7 +29,11 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store) -> 
     let owner = network::owner(attachment);
     // On a node where nothing was, nothing is made to remove it.
     let has_leases = leases.dir().exists();
-    let _turn = if has_leases { Some(leases.lock_owner(&owner, LOCK_TIMEOUT)?) } else { None };
+    let _turn = match has_leases.then(|| leases.lock_owner(&owner, LOCK_TIMEOUT)).transpose() {
+        // No ADD of such a name can have succeeded.
+        Err(ipam::Error::NameTooLong { .. }) => return Ok(()),
+        turn => turn?,
+    };
     let datapath = network::datapath(&attachment.network);
     let mut failures = Failures::default();
 

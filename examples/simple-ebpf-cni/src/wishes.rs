@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use cnikit::plugin::Failure;
 use cnikit::spec::{Args, ErrorCode, MacAddr, NetConf, NetworkName};
+use ipnetwork::IpNetwork;
 
 /// The keys of `CNI_ARGS` that mean something here.
 const KNOWN_ARGS: [&str; 2] = ["IP", "MAC"];
@@ -42,8 +43,9 @@ fn by_args<T: FromStr<Err: Display>>(key: &str, text: &str) -> Result<T, Failure
 
 /// The MAC of a pod that asked for none. It derives from the pod's address, not from the container: others keep the
 /// pair of both in their neighbour tables, and the next pod with the address is reached by it too.
-pub(crate) fn mac_of(network: &NetworkName, address: IpAddr) -> MacAddr {
-    MacAddr::derived_from(&format!("{network}/{address}"))
+pub(crate) fn mac_of(network: &NetworkName, addresses: &[IpNetwork]) -> MacAddr {
+    let first = addresses.first().map(|address| address.ip().to_string());
+    MacAddr::derived_from(&format!("{network}/{}", first.unwrap_or_default()))
 }
 
 /// Refuses keys that ask for what this version does not do: to be silent about them would be to promise it.

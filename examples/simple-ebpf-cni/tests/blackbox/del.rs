@@ -134,3 +134,16 @@ fn del_works_without_the_bridge() {
         network.detach(&two);
     });
 }
+
+#[test]
+fn del_takes_a_container_id_that_no_lease_can_have() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        let long = "c".repeat(260);
+        let refused = network.call("ADD", &long, &network.host.pod());
+        let message = refused.error(4);
+        assert!(message.contains("shorten it by 15"), "{message}");
+        network.call("DEL", &long, &network.host.pod()).silent();
+        network.detach(&pod);
+    });
+}
