@@ -8,7 +8,12 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 version=${1:?usage: scripts/fetch-kernel.sh VERSION}
-suites=('debian-security bullseye-security' 'debian-security bookworm-security' 'debian trixie-backports')
+# This machine's own mirror, or another that is named.
+# shellcheck disable=SC2016  # the words in the quotes are apt's
+mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' | grep -m 1 '/debian/*$' || true)}
+mirror=${mirror%/}
+[ -n "$mirror" ] || fail "apt knows no mirror of Debian's: name one that has /debian and /debian-security, as DEBIAN_MIRROR=http://.../debian"
+suites=("$mirror-security bullseye-security" "$mirror-security bookworm-security" "$mirror trixie-backports")
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 cache=${CARGO_TARGET_DIR:-$root/target}/kernels
@@ -24,7 +29,7 @@ fi
 apt=$cache/apt
 mkdir -p "$apt/lists/partial" "$apt/archives/partial"
 : >"$apt/status"
-printf "deb [arch=amd64 signed-by=$keyring] http://deb.debian.org/%s main\n" "${suites[@]}" >"$apt/sources.list"
+printf "deb [arch=amd64 signed-by=$keyring] %s main\n" "${suites[@]}" >"$apt/sources.list"
 cat >"$apt/apt.conf" <<END
 Dir::Etc::SourceList "$apt/sources.list";
 Dir::Etc::SourceParts "/dev/null";
@@ -40,7 +45,7 @@ step "Fetching Linux $version" >&2
 apt-get -q -c "$apt/apt.conf" update >&2 || fail "apt-get update failed: see above"
 package=$(apt-cache -c "$apt/apt.conf" search --names-only "^linux-image-${version//./\\.}[.+][^ ]*-cloud-amd64\$" |
     cut -d' ' -f1 | sort -V | tail -n 1)
-[ -n "$package" ] || fail "there is no kernel $version in ${suites[*]#* }"
+[ -n "$package" ] || fail "there is no kernel $version in ${suites[*]##* }"
 release=${package#linux-image-}
 # Of late the image package is an empty one, and names those that hold kernel and modules.
 mapfile -t parts < <(apt-cache -c "$apt/apt.conf" depends "$package" |
