@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::slice;
 
 use cnikit::datapath::PodPort;
-use cnikit::ipam::{self, Lease, Store};
+use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, Store};
 use cnikit::netlink::{self, LOOPBACK_INDEX, Link, Netns, Socket, VethEnd, VethIndexes, VethPair};
 use cnikit::plugin::{AddRequest, Failure, Step as _};
 use cnikit::spec::{AddResult, Attachment, ErrorCode, Interface, IpConfig, MacAddr, Route};
@@ -12,7 +12,7 @@ use scopeguard::{ScopeGuard, guard};
 
 use crate::bridge;
 use crate::config::Config;
-use crate::network::{self, LOCK_TIMEOUT};
+use crate::network;
 use crate::rows::Rows;
 use crate::wishes;
 

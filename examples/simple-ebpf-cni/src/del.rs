@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use cnikit::datapath::Datapath;
-use cnikit::ipam::{self, Lease, Store};
+use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, Store};
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{DelRequest, Failure, Failures, Step as _};
 use cnikit::spec::{Attachment, RawConfig};
 
 use crate::config::{Config, DEFAULT_DATA_DIR};
-use crate::network::{self, LOCK_TIMEOUT};
+use crate::network;
 use crate::rows::Rows;
 
 pub(crate) fn del(request: &DelRequest<Config>) -> Result<(), Failure> {

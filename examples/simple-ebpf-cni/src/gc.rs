@@ -23,10 +23,8 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
         return Ok(());
     };
     let network = &request.net_conf.name;
-    let valid: HashSet<Attachment> = valid
-        .iter()
-        .map(|valid| Attachment::new(network.clone(), valid.container_id.clone(), valid.ifname.clone()))
-        .collect();
+    let valid: HashSet<Attachment> =
+        valid.iter().cloned().map(|valid| Attachment::new(network.clone(), valid.container_id, valid.ifname)).collect();
 
     let host = Socket::open()?;
     let leases = network::leases(&request.config.data_dir, network)?;

@@ -1,7 +1,6 @@
 //! What the pods of a network share: the leases, the bridge, the programs on it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use cnikit::datapath::{Datapath, NetConfig, Program, ProgramName};
 use cnikit::ipam::{self, Owner, Store};
@@ -19,9 +18,6 @@ const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
 /// and fixed, so that they are replaced in place and never doubled.
 const PRIORITY: u16 = 0xc000;
 const HANDLE: u32 = 1;
-
-/// How long a call waits for its turn at the leases or at its attachment. Others take milliseconds.
-pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A program and the block that it belongs in.
 pub(crate) struct Placed {
