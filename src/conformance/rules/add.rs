@@ -1,5 +1,6 @@
 //! `ADD`: what it may and may not do, beyond its result.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use crate::conformance::bench::{Attached, Bench, Look, Target};
@@ -169,12 +170,16 @@ fn twice_kept(bench: &Bench<'_>) -> Verdict {
     Ok(())
 }
 
-/// Others attach until the pool has nothing left, or for long enough that an address which was freed comes round.
 fn twice_address(bench: &Bench<'_>) -> Verdict {
-    const OTHERS: usize = 16;
     let attached = bench.attach()?;
     let held = attached.addresses(bench)?;
     bench.on("ADD", &attached.target).run()?;
+    none_is_given_away(bench, &attached, &held)
+}
+
+/// Others attach until the pool has nothing left, or for long enough that an address which was freed comes round.
+pub(super) fn none_is_given_away(bench: &Bench<'_>, attached: &Attached, held: &BTreeSet<String>) -> Verdict {
+    const OTHERS: usize = 16;
     for _ in 0..OTHERS {
         let target = bench.target()?;
         let reply = bench.on("ADD", &target).run()?;
@@ -182,7 +187,7 @@ fn twice_address(bench: &Bench<'_>) -> Verdict {
             break;
         }
         let other = Attached { target, result: reply.json() };
-        let shared: Vec<String> = other.addresses(bench)?.intersection(&held).cloned().collect();
+        let shared: Vec<String> = other.addresses(bench)?.intersection(held).cloned().collect();
         let (one, two) = (&attached.target.container, &other.target.container);
         ensure(shared.is_empty(), || format!("{one} and {two} both have {}", shared.join(", ")))?;
     }

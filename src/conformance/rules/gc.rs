@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::add::second_interface;
+use super::add::{none_is_given_away, second_interface};
 
 use crate::conformance::bench::{Attached, Bench, Look};
 use crate::conformance::call::Call;
@@ -103,20 +103,10 @@ fn keeps_valid(bench: &Bench<'_>) -> Verdict {
 }
 
 fn keeps_addresses(bench: &Bench<'_>) -> Verdict {
-    const OTHERS: usize = 16;
     let attached = bench.attach()?;
     let held = attached.addresses(bench)?;
     call(bench, &[&attached]).run()?;
-    for _ in 0..OTHERS {
-        let target = bench.target()?;
-        let reply = bench.on("ADD", &target).run()?;
-        if !reply.succeeded() {
-            break;
-        }
-        let other = Attached { target, result: reply.json() };
-        ensure(other.addresses(bench)?.is_disjoint(&held), || format!("{held:?} was given away"))?;
-    }
-    Ok(())
+    none_is_given_away(bench, &attached, &held)
 }
 
 fn frees(bench: &Bench<'_>, keep_one: bool) -> Verdict {
