@@ -13,7 +13,7 @@ use super::pool::{Pool, keep_apart};
 use super::range::Range;
 use super::resolv_conf;
 use crate::spec::lenient::{empty_as_none, null_as_default};
-use crate::spec::{Dns, Route};
+use crate::spec::{Dns, IpRange, Route};
 
 /// How a network gives out addresses, checked: the `ipam` key of a configuration.
 ///
@@ -169,6 +169,13 @@ impl TryFrom<RangeKeys> for Range {
 
     fn try_from(keys: RangeKeys) -> Result<Self> {
         Self::new(keys.subnet, keys.gateway)?.between(keys.range_start, keys.range_end)?.excluding(&keys.exclude)
+    }
+}
+
+impl From<IpRange> for RangeKeys {
+    fn from(range: IpRange) -> Self {
+        let IpRange { subnet, range_start, range_end, gateway } = range;
+        Self { subnet, range_start, range_end, gateway, exclude: Vec::new() }
     }
 }
 

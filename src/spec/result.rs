@@ -1,4 +1,4 @@
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
@@ -248,6 +248,26 @@ impl Route {
     pub fn new(dst: IpNetwork) -> Self {
         let other = Map::new();
         Self { dst, gw: None, mtu: None, advmss: None, priority: None, table: None, scope: None, other }
+    }
+
+    /// The default route of the gateway's family.
+    ///
+    /// ```
+    /// use cnikit::spec::Route;
+    ///
+    /// let route = Route::default_via("fd00::1".parse()?);
+    /// assert_eq!((route.dst.to_string(), route.gw), ("::/0".into(), Some("fd00::1".parse()?)));
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    #[must_use]
+    pub fn default_via(gateway: IpAddr) -> Self {
+        let unspecified = match gateway {
+            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        };
+        // 0 is a prefix length of either family.
+        let everything = IpNetwork::new(unspecified, 0).unwrap_or_else(|_| unspecified.into());
+        Self::new(everything).via(gateway)
     }
 
     /// The route by way of this next hop.

@@ -1,6 +1,6 @@
 //! The bridge that the pods of a network are ports of.
 
-use cnikit::ipam::Store;
+use cnikit::ipam::{Range, Store};
 use cnikit::netlink::{self, Blocks, BridgeSpec, Link, Socket};
 use cnikit::plugin::Failure;
 use cnikit::spec::{ErrorCode, MacAddr, NetworkName};
@@ -9,30 +9,38 @@ use ipnetwork::IpNetwork;
 use crate::config::Config;
 use crate::network;
 
+const DEFAULT_MTU: u32 = 1500;
+
 /// What there is under the bridge's name.
 pub(crate) struct Found {
     bridge: Link,
     is_claimed: bool,
-    has_gateway: bool,
 }
 
 /// Looks at what has the bridge's name, and refuses what the network cannot use. Changes nothing.
 pub(crate) fn look(host: &Socket, network: &NetworkName, config: &Config) -> Result<Option<Found>, Failure> {
-    let Some(bridge) = host.link_by_name(&config.bridge)? else {
-        refuse_overlap(host, None, config)?;
-        return Ok(None);
+    let bridge = host.link_by_name(&config.bridge)?;
+    let found = match bridge {
+        Some(bridge) => {
+            refuse_other_kind(&bridge)?;
+            Some(Found { is_claimed: is_claimed(host, network, &bridge)?, bridge })
+        }
+        None => None,
     };
-    refuse_other_kind(&bridge)?;
-    let is_claimed = is_claimed(host, network, &bridge)?;
-    let has_gateway = has_gateway(host, &bridge, config)?;
-    if !has_gateway {
-        refuse_overlap(host, Some(&bridge), config)?;
+    let bridge = found.as_ref().map(|found| &found.bridge);
+    let addresses = bridge.map(|bridge| host.addresses(bridge.index)).transpose()?.unwrap_or_default();
+    for range in config.ranges() {
+        if let Some((bridge, taken)) = bridge.zip(addresses.iter().find(|address| range.contains(address.ip()))) {
+            return Err(gives_away(bridge, *taken, range));
+        }
     }
-    Ok(Some(Found { bridge, is_claimed, has_gateway }))
+    let missing: Vec<IpNetwork> = gateways(config).filter(|gateway| !addresses.contains(gateway)).collect();
+    refuse_overlap(host, bridge, &missing)?;
+    Ok(found)
 }
 
-/// Makes the bridge, or mends what is missing of it. A bridge serves one network: it is claimed before anything of it
-/// is changed.
+/// Makes the bridge, or mends what is missing of it, but for its addresses. A bridge serves one network: it is claimed
+/// before anything of it is changed.
 pub(crate) fn ensure(
     host: &Socket,
     network: &NetworkName,
@@ -40,15 +48,12 @@ pub(crate) fn ensure(
     leases: &Store,
     found: Option<Found>,
 ) -> Result<Link, Failure> {
-    let Found { bridge, is_claimed, has_gateway } = match found {
+    let Found { bridge, is_claimed } = match found {
         Some(found) => found,
         None => create(host, network, config, leases)?,
     };
     if !is_claimed {
         claim(host, network, &bridge)?;
-    }
-    if !has_gateway {
-        unless_exists(host.add_address(bridge.index, gateway(config)))?;
     }
     if !bridge.up {
         host.set_up(bridge.index)?;
@@ -56,9 +61,20 @@ pub(crate) fn ensure(
     Ok(bridge)
 }
 
-/// The bridge's address, with the subnet's prefix length.
-pub(crate) fn gateway(config: &Config) -> IpNetwork {
-    config.range.with_prefix(config.range.gateway())
+/// Gives the bridge the addresses of its subnets that it lacks.
+pub(crate) fn ensure_gateways(host: &Socket, bridge: &Link, gateways: &[IpNetwork]) -> Result<(), Failure> {
+    let addresses = host.addresses(bridge.index)?;
+    let missing: Vec<IpNetwork> = gateways.iter().copied().filter(|gateway| !addresses.contains(gateway)).collect();
+    refuse_overlap(host, Some(bridge), &missing)?;
+    for gateway in missing {
+        unless_exists(host.add_address(bridge.index, gateway))?;
+    }
+    Ok(())
+}
+
+/// The bridge's addresses, with the prefix lengths of their subnets, as far as the network itself gives addresses.
+pub(crate) fn gateways(config: &Config) -> impl Iterator<Item = IpNetwork> {
+    config.ranges().map(|range| range.with_prefix(range.gateway()))
 }
 
 /// The shared blocks of a network's filters: anchored by the bridge, joined by each port. They derive from the network
@@ -122,7 +138,7 @@ fn alias(network: &NetworkName) -> String {
 /// Makes the bridge, and the pods its ports that were those of one of this name before.
 fn create(host: &Socket, network: &NetworkName, config: &Config, leases: &Store) -> Result<Found, Failure> {
     let mac = MacAddr::derived_from(&format!("{network}/bridge"));
-    let spec = BridgeSpec::new(config.bridge.clone()).mac(mac).mtu(config.mtu).up();
+    let spec = BridgeSpec::new(config.bridge.clone()).mac(mac).mtu(config.mtu.unwrap_or(DEFAULT_MTU)).up();
     unless_exists(host.create_bridge(&spec).map(drop))?;
     let made = look(host, network, config)?.ok_or_else(|| {
         Failure::new(ErrorCode::TRY_AGAIN, format!("{} went away as soon as it was made: try again", config.bridge))
@@ -136,39 +152,40 @@ fn create(host: &Socket, network: &NetworkName, config: &Config, leases: &Store)
     Ok(made)
 }
 
-/// Whether the bridge has the gateway's address. Another one of the subnet would be given to a pod as well.
-fn has_gateway(host: &Socket, bridge: &Link, config: &Config) -> Result<bool, Failure> {
-    let gateway = gateway(config);
-    let addresses = host.addresses(bridge.index)?;
-    match addresses.iter().find(|other| config.pool.contains(other.ip())) {
-        Some(other) => Err(Failure::new(
-            ErrorCode::INVALID_CONFIG,
-            format!(
-                "{} has the address {other}, which \"subnet\" {} would give to a pod: make it the \"gateway\", or \
-                 choose another subnet",
-                bridge.name,
-                config.range.subnet()
-            ),
-        )),
-        None => Ok(addresses.contains(&gateway)),
-    }
+/// Refuses an address of the bridge that a pod would be given as well.
+fn gives_away(bridge: &Link, address: IpNetwork, range: &Range) -> Failure {
+    Failure::new(
+        ErrorCode::INVALID_CONFIG,
+        format!(
+            "{} has the address {address}, which subnet {} would give to a pod: make it the \"gateway\", \"exclude\" \
+             it, or choose another subnet",
+            bridge.name,
+            range.subnet()
+        ),
+    )
 }
 
-/// Refuses a subnet that the host reaches by another link: one of the two would be cut off.
-fn refuse_overlap(host: &Socket, bridge: Option<&Link>, config: &Config) -> Result<(), Failure> {
-    let subnet = config.range.subnet();
-    let overlaps = |other: &IpNetwork| {
-        other.is_ipv4() == subnet.is_ipv4() && (other.contains(subnet.network()) || subnet.contains(other.network()))
-    };
-    let mut others = host.all_addresses()?.into_iter().filter(|(link, _)| Some(*link) != bridge.map(|link| link.index));
-    let Some((index, other)) = others.find(|(_, other)| overlaps(other)) else {
+/// Refuses subnets that the host reaches by another link: one of the two would be cut off.
+fn refuse_overlap(host: &Socket, bridge: Option<&Link>, gateways: &[IpNetwork]) -> Result<(), Failure> {
+    if gateways.is_empty() {
+        return Ok(());
+    }
+    let is_other = |link: u32| bridge.is_none_or(|bridge| bridge.index != link);
+    let others = host.all_addresses()?.into_iter().filter(|(link, _)| is_other(*link));
+    let mut overlaps = others.flat_map(|(link, other)| gateways.iter().map(move |gateway| (link, other, *gateway)));
+    let Some((index, other, gateway)) = overlaps.find(|(_, other, gateway)| overlap(*other, *gateway)) else {
         return Ok(());
     };
     let name = host.link_by_index(index)?.map_or_else(|| format!("link {index}"), |link| link.name.to_string());
+    let subnet = network::subnet(gateway);
     Err(Failure::new(
         ErrorCode::INVALID_CONFIG,
-        format!("\"subnet\" {subnet} overlaps with the address {other} of {name}: choose another subnet"),
+        format!("subnet {subnet} overlaps with the address {other} of {name}: choose another subnet"),
     ))
+}
+
+fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
+    one.is_ipv4() == other.is_ipv4() && (one.contains(other.network()) || other.contains(one.network()))
 }
 
 fn refused(bridge: &Link, why: &str) -> Failure {

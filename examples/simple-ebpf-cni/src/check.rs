@@ -1,15 +1,16 @@
 //! CHECK: compares an attachment with what its ADD reported and made.
 
+use std::net::IpAddr;
+
 use cnikit::datapath::PodPort;
-use cnikit::ipam::Lease;
 use cnikit::netlink::{LOOPBACK_INDEX, Link, Netns, Socket};
 use cnikit::plugin::{CheckRequest, Failure};
-use cnikit::spec::{ErrorCode, Interface, MacAddr};
+use cnikit::spec::{ErrorCode, Interface, IpConfig, MacAddr, Route};
+use ipnetwork::IpNetwork;
 
-use crate::bridge;
-use crate::config::Config;
+use crate::config::{Addressing, Config};
 use crate::rows::Rows;
-use crate::{network, wishes};
+use crate::{addresses, bridge, network, wishes};
 
 /// The code of a CHECK that found a difference.
 const DIFFERS: ErrorCode = ErrorCode::plugin_specific(110);
@@ -17,16 +18,18 @@ const DIFFERS: ErrorCode = ErrorCode::plugin_specific(110);
 /// Fails with everything that differs. What later plugins of a chain have added, or changed and reported, is theirs.
 pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
     let wish = wishes::mac(&request.net_conf, &request.args)?;
-    let mut check = Check { request, host: Socket::open()?, differences: Vec::new() };
+    if let Some(delegate) = addresses::delegate(request)? {
+        delegate.check()?;
+    }
+    let mut check = Check { request, host: Socket::open()?, ips: Vec::new(), differences: Vec::new() };
+    check.addresses()?;
     let bridge = check.bridge()?;
     let host_end = check.host_end(bridge.as_ref())?;
-    if let Some(lease) = check.lease()? {
-        check.pod(&lease)?;
-        if let (Some(bridge), Some(host_end)) = (bridge, host_end) {
-            let network = &request.attachment.network;
-            let mac = wish.unwrap_or_else(|| wishes::mac_of(network, &lease.addresses));
-            check.datapath(&bridge, &host_end, mac, &lease)?;
-        }
+    check.pod()?;
+    if let (Some(bridge), Some(host_end)) = (bridge, host_end) {
+        let networks: Vec<IpNetwork> = check.ips.iter().map(|ip| ip.address).collect();
+        let mac = wish.unwrap_or_else(|| addresses::mac(&request.attachment, &request.config, &networks));
+        check.datapath(&bridge, &host_end, mac)?;
     }
     if check.differences.is_empty() {
         return Ok(());
@@ -37,34 +40,48 @@ pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
 struct Check<'a> {
     request: &'a CheckRequest<Config>,
     host: Socket,
+    /// The pod's addresses, as the result tells them.
+    ips: Vec<IpConfig>,
     differences: Vec<String>,
 }
 
 impl Check<'_> {
+    /// The addresses that the result tells are those of the lease, where the network gives them itself.
+    fn addresses(&mut self) -> Result<(), Failure> {
+        let (attachment, told) = (&self.request.attachment, &self.request.prev_result);
+        // By its name, and not by the namespace's path too: there may be several paths to one.
+        let is_inside = |told: &Interface| told.name == attachment.ifname.as_str() && told.sandbox.is_some();
+        let inside = told.interfaces.iter().position(is_inside);
+        self.ips = inside.map_or_else(Vec::new, |index| told.ips_of(index).cloned().collect());
+        match self.request.config.addressing {
+            Addressing::Own(_) | Addressing::Untold => self.lease(),
+            Addressing::Delegated => Ok(()),
+        }
+    }
+
     /// The lease, that its addresses lead to it, and that the result tells them.
-    fn lease(&mut self) -> Result<Option<Lease>, Failure> {
+    fn lease(&mut self) -> Result<(), Failure> {
         let (attachment, config) = (&self.request.attachment, &self.request.config);
         let leases = network::leases(&config.data_dir, &attachment.network)?;
-        let lease = leases.lease(&network::owner(attachment))?;
-        match &lease {
-            None => self.differs(format!("no address is leased in {}", leases.dir().display())),
-            Some(lease) => {
-                for address in &lease.addresses {
-                    if leases.lease_at(address.ip())?.is_none_or(|found| found.owner != lease.owner) {
-                        self.differs(format!("the address {} is not kept for its lease", address.ip()));
-                    }
-                    if !self.request.prev_result.ips.iter().any(|ip| ip.address == *address) {
-                        self.differs(format!("the lease holds {address}, prevResult does not"));
-                    }
-                }
+        let Some(lease) = leases.lease(&network::owner(attachment))? else {
+            self.differs(format!("no address is leased in {}", leases.dir().display()));
+            return Ok(());
+        };
+        for address in &lease.addresses {
+            if leases.lease_at(address.ip())?.is_none_or(|found| found.owner != lease.owner) {
+                self.differs(format!("the address {} is not kept for its lease", address.ip()));
+            }
+            if !self.ips.iter().any(|ip| ip.address == *address) {
+                self.differs(format!("the lease holds {address}, prevResult does not"));
             }
         }
-        Ok(lease)
+        let told = std::mem::take(&mut self.ips);
+        self.ips = told.into_iter().filter(|ip| lease.addresses.contains(&ip.address)).collect();
+        Ok(())
     }
 
     fn bridge(&mut self) -> Result<Option<Link>, Failure> {
-        let config = &self.request.config;
-        let (name, gateway) = (&config.bridge, bridge::gateway(config));
+        let name = &self.request.config.bridge;
         let Some(bridge) = self.host.link_by_name(name)? else {
             self.differs(format!("the bridge {name} is missing"));
             return Ok(None);
@@ -73,7 +90,8 @@ impl Check<'_> {
             self.differs(format!("{name} is no bridge"));
         }
         self.link(&bridge, bridge.mac);
-        if !self.host.addresses(bridge.index)?.contains(&gateway) {
+        let addresses = self.host.addresses(bridge.index)?;
+        for gateway in addresses::gateways(&self.ips).into_iter().filter(|gateway| !addresses.contains(gateway)) {
             self.differs(format!("the bridge {name} lacks the gateway's address {gateway}"));
         }
         Ok(Some(bridge))
@@ -96,7 +114,7 @@ impl Check<'_> {
     }
 
     /// Inside the pod: `lo`, the interface, its addresses, and those of its routes that the result tells.
-    fn pod(&mut self, lease: &Lease) -> Result<(), Failure> {
+    fn pod(&mut self) -> Result<(), Failure> {
         let request = self.request;
         let ifname = &request.attachment.ifname;
         let pod = Netns::open(&request.netns)?.socket()?;
@@ -110,13 +128,15 @@ impl Check<'_> {
         self.link(&link, None);
 
         let addresses = pod.addresses(link.index)?;
-        for address in lease.addresses.iter().filter(|address| !addresses.contains(address)) {
+        let told: Vec<IpNetwork> = self.ips.iter().map(|ip| ip.address).collect();
+        for address in told.iter().filter(|address| !addresses.contains(address)) {
             self.differs(format!("{ifname} lacks the address {address}"));
         }
         let routes = pod.routes(link.index)?;
-        // Ours are those by the gateway; a pod of several networks may have its default route elsewhere.
-        let gateway = Some(request.config.range.gateway());
-        for route in request.prev_result.routes.iter().filter(|route| route.gw == gateway) {
+        // Ours are those by a gateway of ours; a pod of several networks may have its default route elsewhere.
+        let gateways: Vec<IpAddr> = self.ips.iter().filter_map(|ip| ip.gateway).collect();
+        let is_ours = |route: &&Route| route.gw.is_some_and(|gateway| gateways.contains(&gateway));
+        for route in request.prev_result.routes.iter().filter(is_ours) {
             if !routes.iter().any(|found| (found.dst, found.gateway) == (route.dst, route.gw)) {
                 self.differs(format!("the pod has no route to {} by {ifname}", route.dst));
             }
@@ -125,7 +145,7 @@ impl Check<'_> {
     }
 
     /// The programs on the host's end, and what their maps know of the network and the pod.
-    fn datapath(&mut self, bridge: &Link, host_end: &Link, mac: MacAddr, lease: &Lease) -> Result<(), Failure> {
+    fn datapath(&mut self, bridge: &Link, host_end: &Link, mac: MacAddr) -> Result<(), Failure> {
         let network = &self.request.attachment.network;
         let datapath = network::datapath(network);
         if !datapath.is_complete() {
@@ -148,8 +168,8 @@ impl Check<'_> {
             self.differs(format!("the eBPF programs do not know the bridge {} as it is", bridge.name));
         }
         let rows = Rows::open(&datapath)?;
-        for address in &lease.addresses {
-            let differences = rows.differences(address.ip(), PodPort { ifindex: host_end.index, mac })?;
+        for ip in &self.ips {
+            let differences = rows.differences(ip.address.ip(), PodPort { ifindex: host_end.index, mac })?;
             self.differences.extend(differences);
         }
         Ok(())

@@ -2,22 +2,24 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use cnikit::ipam::{self, Pool, Range};
-use cnikit::spec::IfName;
+use cnikit::ipam::{self, IpamConfig, IpamKeys, Pool, Range, RangeKeys};
+use cnikit::spec::{IfName, PluginType, RawConfig, RuntimeConfig};
 use ipnetwork::IpNetwork;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 /// Leases lie below this directory unless the configuration names another.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/cni/simple-ebpf-cni";
 
 const DEFAULT_BRIDGE: &str = "cbr0";
 
-const DEFAULT_MTU: u32 = 1500;
-
 /// What IPv4 needs at the least and a veth device takes at the most, in bytes.
 const MTUS: RangeInclusive<u32> = 68..=65_535;
+
+/// What IPv6 needs at the least, in bytes (RFC 8200, section 5).
+const LEAST_IPV6_MTU: u32 = 1280;
 
 /// The keys beside those that every plugin shares, checked and with their defaults.
 #[derive(Debug, Deserialize)]
@@ -25,41 +27,111 @@ const MTUS: RangeInclusive<u32> = 68..=65_535;
 pub(crate) struct Config {
     /// The bridge that the network's pods are ports of.
     pub(crate) bridge: IfName,
-    /// The subnet and its gateway.
-    pub(crate) range: Range,
-    /// The addresses that pods are given.
-    pub(crate) pool: Pool,
-    /// MTU of the bridge and of both ends of each veth pair, in bytes.
-    pub(crate) mtu: u32,
+    /// Who gives pods their addresses.
+    pub(crate) addressing: Addressing,
+    /// MTU of the bridge and of both ends of each veth pair, in bytes; none follows the bridge and, before there is one,
+    /// the uplink.
+    pub(crate) mtu: Option<u32>,
     /// Where each network keeps its leases, in a directory of its name.
     pub(crate) data_dir: PathBuf,
 }
 
+/// Who gives pods their addresses.
+#[derive(Debug)]
+pub(crate) enum Addressing {
+    /// The network itself, out of these pools.
+    Own(IpamConfig),
+    /// The network itself, out of pools that the runtime names with each ADD (`ipRanges`) and has not named here.
+    Untold,
+    /// The plugin in `ipam.type`.
+    Delegated,
+}
+
+impl Config {
+    /// The ranges that the network gives addresses of; none where another plugin does.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = &Range> {
+        self.pools().iter().flat_map(Pool::ranges)
+    }
+
+    /// The pools that the network gives addresses of; none where another plugin does.
+    pub(crate) fn pools(&self) -> &[Pool] {
+        match &self.addressing {
+            Addressing::Own(ipam) => ipam.pools(),
+            Addressing::Untold | Addressing::Delegated => &[],
+        }
+    }
+}
+
+/// Where the leases are, by a configuration that has gone bad since the ADD.
+pub(crate) fn data_dir(config: &RawConfig) -> &Path {
+    let beside = config.value("dataDir");
+    let inside = config.value("ipam").and_then(|ipam| ipam.get("dataDir"));
+    let dirs = [beside, inside].into_iter().flatten().filter_map(|dir| dir.as_str()).map(Path::new);
+    { dirs }.find(|dir| dir.is_absolute()).unwrap_or(Path::new(DEFAULT_DATA_DIR))
+}
+
 /// The keys as they stand in the configuration.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct Keys {
     bridge: Option<IfName>,
-    subnet: IpNetwork,
+    subnet: Option<IpNetwork>,
     gateway: Option<IpAddr>,
+    subnets: Vec<Subnet>,
+    exclude: Vec<IpNetwork>,
+    ipam: Ipam,
     mtu: Option<u32>,
     data_dir: Option<PathBuf>,
+    capabilities: Capabilities,
+    runtime_config: RuntimeConfig,
+}
+
+/// An element of `subnets`.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a subnet, such as \"10.244.1.0/24\", or an object with the key \"subnet\"")]
+enum Subnet {
+    Short(IpNetwork),
+    Long(RangeKeys),
+}
+
+/// The key `ipam`: of another plugin's words nothing is read but its name.
+enum Ipam {
+    Own(Box<IpamKeys>),
+    Delegated(PluginType),
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Capabilities {
+    ip_ranges: bool,
 }
 
 /// What is wrong with a key.
 #[derive(Debug, thiserror::Error)]
 enum KeyError {
-    #[error("{0}")]
-    Range(ipam::Error),
+    #[error(transparent)]
+    Ipam(#[from] ipam::Error),
 
-    #[error("subnet {0} is IPv6; this version hands out IPv4 addresses only")]
-    Ipv6(IpNetwork),
+    #[error("no subnet is configured; write one, such as \"subnet\": \"10.244.1.0/24\"")]
+    NoSubnet,
 
-    #[error("subnet {0} holds addresses that no pod can have, such as {1}; write a private one, such as 10.244.1.0/24")]
-    Unusable(IpNetwork, &'static str),
+    #[error("gateway {0} has no subnet; write the key \"subnet\" beside it")]
+    NoSubnetFor(IpAddr),
+
+    #[error(
+        "\"subnet\" and the plugin {0} in \"ipam\" would both give pods their addresses; remove one of the two \
+         (\"ipam\" without \"type\" is this plugin's own)"
+    )]
+    TwoSources(PluginType),
+
+    #[error("subnet {0} holds addresses that no pod can have, such as {1}; write a private one, such as {2}")]
+    Unusable(IpNetwork, &'static str, &'static str),
 
     #[error("mtu {0} is out of range; choose one from {first} to {last} bytes", first = MTUS.start(), last = MTUS.end())]
     Mtu(u32),
+
+    #[error("mtu {0} is too small for IPv6 ({1}), which needs {LEAST_IPV6_MTU} bytes")]
+    MtuForIpv6(u32, IpNetwork),
 
     #[error("dataDir {} is relative; write an absolute path", .0.display())]
     RelativeDataDir(PathBuf),
@@ -68,33 +140,102 @@ enum KeyError {
 impl TryFrom<Keys> for Config {
     type Error = KeyError;
 
-    fn try_from(keys: Keys) -> Result<Self, KeyError> {
-        if keys.subnet.is_ipv6() {
-            return Err(KeyError::Ipv6(keys.subnet));
+    fn try_from(mut keys: Keys) -> Result<Self, KeyError> {
+        let data_dir = keys.data_dir.take();
+        let (bridge, mtu) = (keys.bridge.take().unwrap_or_else(default_bridge), keys.mtu);
+        let addressing = addressing(keys)?;
+        let own = match &addressing {
+            Addressing::Own(ipam) => ipam.data_dir(),
+            Addressing::Untold | Addressing::Delegated => None,
+        };
+        let data_dir = data_dir.or_else(|| own.map(Path::to_owned)).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+        let config = Self { bridge, addressing, mtu, data_dir };
+        config.validate().map(|()| config)
+    }
+}
+
+impl Config {
+    fn validate(&self) -> Result<(), KeyError> {
+        for subnet in self.ranges().map(Range::subnet) {
+            if let Some(reserved) = reserved(subnet) {
+                let instead = if subnet.is_ipv4() { "10.244.1.0/24" } else { "fd00:10:244:1::/64" };
+                return Err(KeyError::Unusable(subnet, reserved, instead));
+            }
         }
-        if let Some(reserved) = reserved(keys.subnet) {
-            return Err(KeyError::Unusable(keys.subnet, reserved));
+        let ipv6 = self.ranges().map(Range::subnet).find(IpNetwork::is_ipv6);
+        match (self.mtu, ipv6) {
+            (Some(mtu), _) if !MTUS.contains(&mtu) => return Err(KeyError::Mtu(mtu)),
+            (Some(mtu), Some(subnet)) if mtu < LEAST_IPV6_MTU => return Err(KeyError::MtuForIpv6(mtu, subnet)),
+            _ => {}
         }
-        let range = Range::new(keys.subnet, keys.gateway).map_err(KeyError::Range)?;
-        let mtu = keys.mtu.unwrap_or(DEFAULT_MTU);
-        if !MTUS.contains(&mtu) {
-            return Err(KeyError::Mtu(mtu));
+        if self.data_dir.is_relative() { Err(KeyError::RelativeDataDir(self.data_dir.clone())) } else { Ok(()) }
+    }
+}
+
+/// One pool for each subnet, wherever it stands; those of the runtime come first, as with `host-local`.
+fn addressing(keys: Keys) -> Result<Addressing, KeyError> {
+    let short = match (keys.subnet, keys.gateway) {
+        (Some(subnet), gateway) => Some(RangeKeys { gateway, ..subnet.into() }),
+        (None, Some(gateway)) => return Err(KeyError::NoSubnetFor(gateway)),
+        (None, None) => None,
+    };
+    let subnets = keys.subnets.into_iter().map(|subnet| match subnet {
+        Subnet::Short(subnet) => subnet.into(),
+        Subnet::Long(keys) => keys,
+    });
+    let beside: Vec<Vec<RangeKeys>> = short.into_iter().chain(subnets).map(|range| vec![range]).collect();
+
+    let mut ipam = match keys.ipam {
+        Ipam::Delegated(_) if beside.is_empty() => return Ok(Addressing::Delegated),
+        Ipam::Delegated(plugin) => return Err(KeyError::TwoSources(plugin)),
+        Ipam::Own(ipam) => *ipam,
+    };
+    let asked = keys.runtime_config.ip_ranges.into_iter().map(|set| set.into_iter().map(RangeKeys::from).collect());
+    ipam.ranges = asked.chain(beside).chain(ipam.ranges).collect();
+    ipam.exclude.extend(keys.exclude);
+    match IpamConfig::try_from(ipam) {
+        Err(ipam::Error::NoRanges) if keys.capabilities.ip_ranges => Ok(Addressing::Untold),
+        Err(ipam::Error::NoRanges) => Err(KeyError::NoSubnet),
+        ipam => Ok(Addressing::Own(ipam?)),
+    }
+}
+
+impl Default for Ipam {
+    fn default() -> Self {
+        Self::Own(Box::default())
+    }
+}
+
+impl<'de> Deserialize<'de> for Ipam {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Default, Deserialize)]
+        struct Named {
+            #[serde(rename = "type", default)]
+            plugin_type: Option<String>,
         }
-        let data_dir = keys.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into());
-        if data_dir.is_relative() {
-            return Err(KeyError::RelativeDataDir(data_dir));
+        let Some(value) = Option::<serde_json::Value>::deserialize(deserializer)? else {
+            return Ok(Self::default());
+        };
+        let named = Named::deserialize(&value).map_err(D::Error::custom)?;
+        match named.plugin_type.as_deref() {
+            None | Some("" | crate::NAME) => {
+                IpamKeys::deserialize(value).map(|keys| Self::Own(keys.into())).map_err(D::Error::custom)
+            }
+            Some(name) => name.parse().map(Self::Delegated).map_err(D::Error::custom),
         }
-        let pool = range.clone().into();
-        Ok(Self { bridge: keys.bridge.unwrap_or_else(default_bridge), range, pool, mtu, data_dir })
     }
 }
 
 /// What of a subnet the kernel takes for something else than hosts (RFC 6890).
 fn reserved(subnet: IpNetwork) -> Option<&'static str> {
-    const RESERVED: [&str; 4] = ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4"];
+    const RESERVED: [&str; 7] =
+        ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4", "::/8", "fe80::/10", "ff00::/8"];
     RESERVED.into_iter().find(|reserved| {
         let reserved: Result<IpNetwork, _> = reserved.parse();
-        reserved.is_ok_and(|reserved| reserved.contains(subnet.network()) || subnet.contains(reserved.network()))
+        reserved.is_ok_and(|reserved| {
+            reserved.is_ipv4() == subnet.is_ipv4()
+                && (reserved.contains(subnet.network()) || subnet.contains(reserved.network()))
+        })
     })
 }
 

@@ -1,24 +1,31 @@
 //! DEL: detaches a pod.
 
-use std::path::{Path, PathBuf};
-
 use cnikit::datapath::Datapath;
 use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, Store};
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{DelRequest, Failure, Failures, Step as _};
-use cnikit::spec::{Attachment, RawConfig};
+use cnikit::spec::Attachment;
 
-use crate::config::{Config, DEFAULT_DATA_DIR};
-use crate::network;
+use crate::config::{self, Config};
 use crate::rows::Rows;
+use crate::{addresses, network};
 
 pub(crate) fn del(request: &DelRequest<Config>) -> Result<(), Failure> {
     let attachment = &request.attachment;
     let data_dir = match &request.config {
-        Ok(config) => config.data_dir.clone(),
-        Err(_) => data_dir(&request.raw_config),
+        Ok(config) => &config.data_dir,
+        Err(_) => config::data_dir(&request.raw_config),
     };
-    detach(attachment, &Socket::open()?, &network::leases(&data_dir, &attachment.network)?)
+    let leases = network::leases(data_dir, &attachment.network)?;
+    let mut failures = Failures::default();
+    let detached = failures.note(detach(attachment, &Socket::open()?, &leases));
+    // As with a lease: a pod that still has its addresses must not meet another.
+    if detached.is_some()
+        && let Some(delegate) = failures.note(addresses::delegate(request)).flatten()
+    {
+        failures.note(delegate.del());
+    }
+    failures.into_result()
 }
 
 /// Removes all that an ADD made, finished or not.
@@ -55,7 +62,7 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store) -> 
 }
 
 /// The host's end of the pair: by its name or, should somebody have given it another, by the port of the leased address.
-fn host_end(
+pub(crate) fn host_end(
     attachment: &Attachment,
     host: &Socket,
     lease: Option<&Lease>,
@@ -89,10 +96,4 @@ fn remove_rows(lease: Option<&Lease>, index: Option<u32>, datapath: &Datapath) -
         (None, None) => {}
     }
     Ok(())
-}
-
-/// Where the leases are, by a configuration that has gone bad since the ADD.
-fn data_dir(config: &RawConfig) -> PathBuf {
-    let dir = config.value("dataDir").and_then(|value| value.as_str()).map(Path::new);
-    dir.filter(|dir| dir.is_absolute()).unwrap_or(Path::new(DEFAULT_DATA_DIR)).to_owned()
 }

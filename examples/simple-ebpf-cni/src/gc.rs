@@ -9,6 +9,7 @@ use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{Failure, Failures, GcRequest, Step as _};
 use cnikit::spec::{Attachment, IfName, NetworkName};
 
+use crate::addresses;
 use crate::bridge;
 use crate::config::Config;
 use crate::del::detach;
@@ -56,6 +57,9 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
             failures.note(host.delete_link(port.index).step("delete the veth pair"));
         }
         failures.note(remove_rows(&datapath, &leases, &indexes(&live)).step("remove map rows"));
+    }
+    if let Some(delegate) = failures.note(addresses::delegate(request)).flatten() {
+        failures.note(delegate.gc());
     }
     failures.into_result()
 }

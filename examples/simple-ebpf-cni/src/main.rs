@@ -5,12 +5,14 @@
 //! system call is `cnikit`'s; what stands here is the order of the steps, and what undoes them.
 
 mod add;
+mod addresses;
 mod bridge;
 mod check;
 mod config;
 mod del;
 mod gc;
 mod network;
+mod pod;
 mod rows;
 mod status;
 mod wishes;

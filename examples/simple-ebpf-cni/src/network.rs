@@ -7,6 +7,7 @@ use cnikit::ipam::{self, Owner, Store};
 use cnikit::netlink::{self, Blocks, BpfFilter, FilterTarget, Link, Socket};
 use cnikit::plugin::{Failure, Step as _};
 use cnikit::spec::{Attachment, MacAddr, NetworkName};
+use ipnetwork::IpNetwork;
 
 use crate::bridge::{self, Found};
 use crate::config::Config;
@@ -39,6 +40,11 @@ pub(crate) fn owner(attachment: &Attachment) -> Owner {
 /// The attachment that the leases know as `owner`.
 pub(crate) fn attachment(network: &NetworkName, owner: Owner) -> Attachment {
     Attachment::new(network.clone(), owner.container_id, owner.ifname)
+}
+
+/// The subnet that an address with its prefix length is of.
+pub(crate) fn subnet(address: IpNetwork) -> IpNetwork {
+    IpNetwork::new(address.network(), address.prefix()).unwrap_or(address)
 }
 
 /// The network's programs and maps.
@@ -101,5 +107,12 @@ impl Placed {
     fn attach(&self, host: &Socket) -> netlink::Result<()> {
         let filter = BpfFilter::new(&self.program, self.name).priority(PRIORITY).handle(HANDLE);
         host.replace_filter(&self.target, &filter)
+    }
+}
+
+/// A step back that fails does not stop the others; what it leaves, the runtime's DEL removes.
+pub(crate) fn undo<T, E: std::error::Error>(step: &str, undone: Result<T, E>) {
+    if let Err(error) = undone {
+        eprintln!("{}: cannot undo the failed ADD: {step}: {error}", crate::NAME);
     }
 }

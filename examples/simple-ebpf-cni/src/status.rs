@@ -5,6 +5,7 @@ use cnikit::netlink::Socket;
 use cnikit::plugin::{Failure, StatusRequest};
 use cnikit::spec::ErrorCode;
 
+use crate::addresses;
 use crate::bridge;
 use crate::config::Config;
 use crate::{network, wishes};
@@ -20,6 +21,9 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
     };
     network::datapath(network).probe().map_err(|error| unavailable(error.into()))?;
     refuse_full_pool(&leases, config)?;
+    if let Some(delegate) = addresses::delegate(request)? {
+        delegate.status()?;
+    }
 
     let host = Socket::open()?;
     let usable = bridge::look(&host, network, config);
@@ -32,16 +36,16 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
 }
 
 fn refuse_full_pool(leases: &Store, config: &Config) -> Result<(), Failure> {
-    let (free, total) = leases
-        .usage(&config.pool)?
-        .iter()
-        .fold((0, 0), |(free, total), range| (free + range.free(), total + range.total));
-    if free > 0 {
-        return Ok(());
+    for pool in config.pools() {
+        let usage = leases.usage(pool)?;
+        let (free, total) =
+            usage.iter().fold((0, 0), |(free, total), range| (free + range.free(), total + range.total));
+        if free == 0 {
+            return Err(Failure::new(
+                ErrorCode::PLUGIN_NOT_AVAILABLE,
+                format!("all {total} addresses of {pool} are leased: remove pods, or configure a larger subnet"),
+            ));
+        }
     }
-    let subnet = config.range.subnet();
-    Err(Failure::new(
-        ErrorCode::PLUGIN_NOT_AVAILABLE,
-        format!("all {total} addresses of {subnet} are leased: remove pods, or configure a larger subnet"),
-    ))
+    Ok(())
 }

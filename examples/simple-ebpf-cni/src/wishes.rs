@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use cnikit::plugin::Failure;
-use cnikit::spec::{Args, ErrorCode, MacAddr, NetConf, NetworkName};
-use ipnetwork::IpNetwork;
+use cnikit::spec::{Args, ErrorCode, MacAddr, NetConf};
 
 /// The keys of `CNI_ARGS` that mean something here.
 const KNOWN_ARGS: [&str; 2] = ["IP", "MAC"];
@@ -41,13 +40,6 @@ fn by_args<T: FromStr<Err: Display>>(key: &str, text: &str) -> Result<T, Failure
     })
 }
 
-/// The MAC of a pod that asked for none. It derives from the pod's address, not from the container: others keep the
-/// pair of both in their neighbour tables, and the next pod with the address is reached by it too.
-pub(crate) fn mac_of(network: &NetworkName, addresses: &[IpNetwork]) -> MacAddr {
-    let first = addresses.first().map(|address| address.ip().to_string());
-    MacAddr::derived_from(&format!("{network}/{}", first.unwrap_or_default()))
-}
-
 /// Refuses keys that ask for what this version does not do: to be silent about them would be to promise it.
 pub(crate) fn refuse_unsupported(net_conf: &NetConf) -> Result<(), Failure> {
     let refused = |key: &str, instead: &str| {
@@ -55,9 +47,6 @@ pub(crate) fn refuse_unsupported(net_conf: &NetConf) -> Result<(), Failure> {
     };
     if net_conf.ip_masq {
         return refused("ipMasq", "remove it, and masquerade the subnet by a rule of the host's");
-    }
-    if net_conf.ipam.as_ref().is_some_and(|ipam| ipam.plugin_type.is_some()) {
-        return refused("ipam", "remove it, and write \"subnet\" beside \"bridge\"");
     }
     Ok(())
 }

@@ -1,0 +1,213 @@
+//! Where a pod's addresses come from: the network's own leases, or the plugin in `ipam.type`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use cnikit::datapath::Datapath;
+use cnikit::ipam::{self, IpamConfig, LOCK_TIMEOUT, Lease, Owner, Pool, Range, Store};
+use cnikit::netlink::Socket;
+use cnikit::plugin::{AddRequest, Failure, Step as _};
+use cnikit::runtime::{self, Delegable, Delegate, Delegated, Prior};
+use cnikit::spec::{AddResult, Attachment, ErrorCode, IpConfig, MacAddr, Route};
+use ipnetwork::IpNetwork;
+
+use crate::config::{Addressing, Config};
+use crate::{del, network, wishes};
+
+/// The addresses of a pod that is being attached. They are given back when this is dropped, unless they were
+/// [kept](Self::keep).
+pub(crate) struct Addresses<'a> {
+    request: &'a AddRequest<Config>,
+    /// In the form of an address plugin's result: addresses with their gateways, routes, name servers.
+    given: AddResult,
+    leased: Option<Leased<'a>>,
+    delegated: Option<Delegated>,
+}
+
+/// A lease of the network's own.
+struct Leased<'a> {
+    leases: &'a Store,
+    owner: Option<Owner>,
+}
+
+impl<'a> Addresses<'a> {
+    /// Leases the pod's addresses where the network gives them itself. Where another plugin does, it is
+    /// [asked](Self::delegate) later.
+    pub(crate) fn lease(
+        request: &'a AddRequest<Config>,
+        leases: &'a Store,
+        host: &Socket,
+        datapath: &Datapath,
+    ) -> Result<Self, Failure> {
+        let mut addresses = Self { request, given: AddResult::default(), leased: None, delegated: None };
+        match &request.config.addressing {
+            Addressing::Own(ipam) => {
+                let lease = lease(request, ipam, leases, host, datapath).step("lease an address")?;
+                addresses.leased = Some(Leased { leases, owner: Some(lease.owner.clone()) });
+                addresses.given = of_lease(&lease, ipam)?;
+            }
+            Addressing::Delegated => {}
+            Addressing::Untold => {
+                let msg = "the runtime names no range with this ADD, and the configuration no \"subnet\": have it pass \
+                           \"ipRanges\", or write a \"subnet\"";
+                return Err(Failure::new(ErrorCode::INVALID_CONFIG, msg));
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// Asks the plugin in `ipam.type`, where there is one.
+    ///
+    /// The pair must have been made by this ADD and be there: a plugin that asks a DHCP server does so by way of it. So
+    /// whatever the plugin holds for the attachment from before is of no use to anybody.
+    pub(crate) fn delegate(&mut self) -> Result<(), Failure> {
+        if let Some(delegate) = delegate(self.request)? {
+            let delegated = delegate.add(Prior::Absent)?;
+            self.given = of_delegate(delegated.result().clone())?;
+            self.delegated = Some(delegated);
+        }
+        Ok(())
+    }
+
+    /// The MAC of a pod that asked for none. It derives from the pod's address, not from the container, where that is
+    /// known in time: others keep the pair of both in their neighbour tables, and the next pod with the address is
+    /// reached by it too.
+    pub(crate) fn mac(&self) -> MacAddr {
+        mac(&self.request.attachment, &self.request.config, &self.networks())
+    }
+
+    /// The addresses with the prefix lengths of their subnets.
+    pub(crate) fn networks(&self) -> Vec<IpNetwork> {
+        self.given.ips.iter().map(|ip| ip.address).collect()
+    }
+
+    /// The addresses with their gateways, the routes and the name servers.
+    pub(crate) fn given(&self) -> &AddResult {
+        &self.given
+    }
+
+    /// Leaves the addresses to the pod.
+    pub(crate) fn keep(mut self) {
+        if let Some(leased) = &mut self.leased {
+            leased.owner = None;
+        }
+        if let Some(delegated) = self.delegated.take() {
+            delegated.keep();
+        }
+    }
+}
+
+impl Drop for Leased<'_> {
+    fn drop(&mut self) {
+        if let Some(owner) = self.owner.take() {
+            let freed = self.leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner));
+            network::undo("free the address", freed);
+        }
+    }
+}
+
+/// The plugin that gives the network's pods their addresses; none where the network does that itself.
+pub(crate) fn delegate<R: Delegable>(request: &R) -> Result<Option<Delegate<'_, R>>, runtime::Error> {
+    let delegate = Delegate::ipam(request)?;
+    Ok(delegate.filter(|delegate| delegate.plugin_type().as_str() != crate::NAME))
+}
+
+/// The MAC of a pod that asked for none and has these addresses.
+pub(crate) fn mac(attachment: &Attachment, config: &Config, addresses: &[IpNetwork]) -> MacAddr {
+    match (&config.addressing, addresses.first()) {
+        (Addressing::Own(_), Some(first)) => MacAddr::derived_from(&format!("{}/{}", attachment.network, first.ip())),
+        _ => attachment.container_mac(),
+    }
+}
+
+/// The addresses that the bridge has for the subnets of these.
+pub(crate) fn gateways(ips: &[IpConfig]) -> Vec<IpNetwork> {
+    let gateway = |ip: &IpConfig| IpNetwork::new(ip.gateway?, ip.address.prefix()).ok();
+    ips.iter().filter_map(gateway).collect()
+}
+
+/// Says of an attachment that it cannot be added, as something of it is there.
+pub(crate) fn already_attached(seen: &str) -> Failure {
+    Failure::new(
+        ErrorCode::INVALID_ENVIRONMENT,
+        format!("this attachment exists already ({seen}): DEL it before it is added again"),
+    )
+}
+
+/// Leases addresses, one of each pool. A lease that the attachment has already is taken over if its pair does not exist:
+/// that is what an ADD leaves which was killed between the two.
+///
+/// Where a pool has run dry, the leases of attachments that are provably gone are given up: a node container that was
+/// restarted takes its pods with it, but not the boot.
+fn lease(
+    request: &AddRequest<Config>,
+    ipam: &IpamConfig,
+    leases: &Store,
+    host: &Socket,
+    datapath: &Datapath,
+) -> Result<Lease, Failure> {
+    let attachment = &request.attachment;
+    let requested = wishes::ips(&request.net_conf, &request.args)?;
+    let mut locked = leases.lock(LOCK_TIMEOUT)?;
+    let is_gone = |lease: &Lease| is_gone(request, lease, leases, host, datapath);
+    let allocated = locked.allocate_with(&network::owner(attachment), ipam.pools(), &requested, is_gone);
+    for damaged in locked.set_aside() {
+        eprintln!("{}: {damaged}", crate::NAME);
+    }
+    match allocated {
+        Err(ipam::Error::AlreadyLeased { lease }) => {
+            let has_one_of = |pool: &Pool| lease.addresses.iter().any(|address| pool.contains(address.ip()));
+            let fits = lease.addresses.len() == ipam.pools().len() && ipam.pools().iter().all(has_one_of);
+            if fits && host.link_by_name(&attachment.host_ifname())?.is_none() {
+                return Ok(*lease);
+            }
+            Err(already_attached("it holds an address"))
+        }
+        allocated => Ok(allocated?),
+    }
+}
+
+/// Whether the attachment of a lease is provably gone: it has no pair, and nobody is about to make it one.
+fn is_gone(request: &AddRequest<Config>, lease: &Lease, leases: &Store, host: &Socket, datapath: &Datapath) -> bool {
+    let attachment = network::attachment(&request.attachment.network, lease.owner.clone());
+    let turn = leases.lock_owner(&lease.owner, Duration::ZERO);
+    turn.is_ok_and(|_turn| matches!(del::host_end(&attachment, host, Some(lease), datapath), Ok(None)))
+}
+
+fn of_lease(lease: &Lease, ipam: &IpamConfig) -> Result<AddResult, Failure> {
+    let mut given = AddResult::default().with_dns(ipam.dns()?.unwrap_or_default());
+    for address in &lease.addresses {
+        let mut ip = IpConfig::new(*address);
+        ip.gateway = ipam.gateway_of(address.ip());
+        given.ips.push(ip);
+    }
+    given.routes = ipam.routes().to_vec();
+    Ok(complete(given))
+}
+
+fn of_delegate(mut given: AddResult) -> Result<AddResult, Failure> {
+    if given.ips.is_empty() {
+        let msg = "the plugin in \"ipam\" gave no address: configure it so that it gives one";
+        return Err(Failure::new(ErrorCode::INVALID_CONFIG, msg));
+    }
+    for ip in &mut given.ips {
+        let first = || Range::new(network::subnet(ip.address), None).ok().map(|range| range.gateway());
+        ip.gateway = ip.gateway.or_else(first).filter(|gateway| *gateway != ip.address.ip());
+    }
+    Ok(complete(given))
+}
+
+/// The routes that were asked for, each by the gateway of its family where it names none; without any, the way out.
+fn complete(mut given: AddResult) -> AddResult {
+    let gateways: Vec<IpAddr> = given.ips.iter().filter_map(|ip| ip.gateway).collect();
+    let gateway = |is_ipv4: bool| gateways.iter().copied().find(|gateway| gateway.is_ipv4() == is_ipv4);
+    if given.routes.is_empty() {
+        given.routes = [true, false].into_iter().filter_map(gateway).map(Route::default_via).collect();
+    }
+    for route in &mut given.routes {
+        // Any scope but the global one is nearer than a gateway.
+        let is_near = route.scope.is_some_and(|scope| scope != 0);
+        route.gw = route.gw.or_else(|| if is_near { None } else { gateway(route.dst.is_ipv4()) });
+    }
+    given
+}
