@@ -111,9 +111,17 @@ impl<'r, R: Delegable> Delegate<'r, R> {
         &self.plugin_type
     }
 
+    /// The delegate's executable, for a caller that wants to know of it before it makes anything.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub fn executable(&self) -> Result<PathBuf, Error> {
+        find(&self.plugin_type, self.request.path())
+    }
+
     fn invocation(&self, command: Command) -> Result<Invocation, Error> {
-        let path = self.request.path();
-        let invocation = Invocation::delegated(find(&self.plugin_type, path)?, command).with_path(path)?;
+        let invocation = Invocation::delegated(self.executable()?, command).with_path(self.request.path())?;
         let invocation = self.request.with_parameters(invocation);
         Ok(match self.time_limit {
             Some(limit) => invocation.with_time_limit(limit),

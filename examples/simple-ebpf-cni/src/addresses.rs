@@ -46,7 +46,11 @@ impl<'a> Addresses<'a> {
                 addresses.leased = Some(Leased { leases, owner: Some(lease.owner.clone()) });
                 addresses.given = of_lease(&lease, ipam)?;
             }
-            Addressing::Delegated => {}
+            Addressing::Delegated => {
+                if let Some(delegate) = delegate(request)? {
+                    delegate.executable()?;
+                }
+            }
             Addressing::Untold => {
                 let msg = "the runtime names no range with this ADD, and the configuration no \"subnet\": have it pass \
                            \"ipRanges\", or write a \"subnet\"";

@@ -1,0 +1,185 @@
+//! Addresses from another plugin: Debian's `host-local` and `static`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cnikit_testbed::{Invocation, Namespace, Pod};
+use serde_json::{Value, json};
+
+use crate::support::{NAME, Network, on_host};
+
+/// Where Debian has its plugins.
+const PEERS: &str = "/usr/lib/cni";
+
+/// A network whose addresses `host-local` gives.
+struct HostLocal<'n> {
+    network: &'n Network<'n>,
+    config: Value,
+    dir: PathBuf,
+}
+
+impl<'n> HostLocal<'n> {
+    fn new(network: &'n Network<'n>) -> Self {
+        let dir = network.host.scratch();
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        config["ipam"] = json!({ "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": dir });
+        Self { network, config, dir }
+    }
+
+    fn call(&self, verb: &str, container: &str, pod: &Pod) -> Invocation {
+        self.network.plugin.on(verb, &self.config, container, pod).env("CNI_PATH", PEERS)
+    }
+
+    /// The addresses that `host-local` holds: it has a file for each, of that name.
+    fn held(&self) -> BTreeSet<String> {
+        let files = fs::read_dir(self.dir.join(NAME));
+        let names = files.into_iter().flatten().filter_map(|file| file.ok()?.file_name().into_string().ok());
+        names.filter(|name| name.starts_with("10.")).collect()
+    }
+
+    #[track_caller]
+    fn check(&self, result: &Value, pod: &Pod) {
+        let mut config = self.config.clone();
+        config["prevResult"] = result.clone();
+        self.network.plugin.on("CHECK", &config, "one", pod).env("CNI_PATH", PEERS).run().silent();
+    }
+}
+
+#[test]
+fn host_local_gives_addresses_and_gets_them_back() {
+    on_host(|network| {
+        let network = HostLocal::new(network);
+        let (one, two) = (network.network.host.pod(), network.network.host.pod());
+        let result = network.call("ADD", "one", &one).run().result();
+        network.call("ADD", "two", &two).run().result();
+        assert_eq!(network.held(), ["10.99.0.2", "10.99.0.3"].map(String::from).into());
+        assert!(network.network.taken().is_empty(), "the plugin's own leases hold nothing");
+        assert_eq!(result["ips"][0]["address"], "10.99.0.2/24");
+        assert_eq!(result["ips"][0]["gateway"], "10.99.0.1");
+        assert_eq!(result["ips"][0]["interface"], 2);
+        assert_eq!(result["routes"], json!([{ "dst": "0.0.0.0/0", "gw": "10.99.0.1" }]));
+        assert!(one.ping("10.99.0.1", 1).status.success(), "the bridge has the gateway's address");
+        assert!(one.ping("10.99.0.3", 5).status.success());
+        assert_eq!(network.network.counters("10.99.0.2").expect("a row").tx_direct, 5, "pods are reached directly");
+        network.check(&result, &one);
+
+        for (container, pod) in [("one", &one), ("one", &one), ("two", &two)] {
+            network.call("DEL", container, pod).run().silent();
+        }
+        assert_eq!(network.held(), BTreeSet::new());
+    });
+}
+
+#[test]
+fn a_second_add_leaves_the_pod_its_address() {
+    on_host(|network| {
+        let network = HostLocal::new(network);
+        let pod = network.network.host.pod();
+        let result = network.call("ADD", "one", &pod).run().result();
+        let error = network.call("ADD", "one", &pod).run().error(4);
+        assert!(error.contains("exists already"), "{error}");
+        assert_eq!(network.held(), ["10.99.0.2".to_owned()].into());
+        network.check(&result, &pod);
+        network.call("DEL", "one", &pod).run().silent();
+    });
+}
+
+#[test]
+fn an_add_that_fails_gives_the_address_back() {
+    on_host(|network| {
+        let mut network = HostLocal::new(network);
+        let pod = network.network.host.pod();
+        // The pod's end takes one route, and not another by a next hop that is nowhere.
+        network.config["ipam"]["routes"] =
+            json!([{ "dst": "10.1.0.0/16" }, { "dst": "10.2.0.0/16", "gw": "192.0.2.1" }]);
+        let error = network.call("ADD", "one", &pod).run().error(5);
+        assert!(error.starts_with("configure the pod: "), "{error}");
+        assert_eq!(network.held(), BTreeSet::new());
+        assert!(pod.link("eth0").is_none());
+
+        network.config["ipam"]["routes"] = json!([{ "dst": "10.1.0.0/16" }]);
+        let result = network.call("ADD", "one", &pod).run().result();
+        assert_eq!(result["routes"], json!([{ "dst": "10.1.0.0/16", "gw": "10.99.0.1" }]), "and no way out");
+        network.call("DEL", "one", &pod).run().silent();
+    });
+}
+
+#[test]
+fn a_subnet_that_the_host_has_elsewhere_is_refused_and_given_back() {
+    on_host(|network| {
+        network.host.ip("link add dummy0 type bridge");
+        network.host.ip("address add 10.99.0.200/25 dev dummy0");
+        let network = HostLocal::new(network);
+        let pod = network.network.host.pod();
+        let error = network.call("ADD", "one", &pod).run().error(7);
+        assert!(error.contains("overlaps with the address 10.99.0.200/25 of dummy0"), "{error}");
+        assert_eq!(network.held(), BTreeSet::new());
+        assert!(pod.link("eth0").is_none());
+        network.network.host.ip("link delete dummy0");
+    });
+}
+
+#[test]
+fn static_addresses_of_both_kinds_of_gateway() {
+    on_host(|network| {
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        config["ipam"] = json!({ "type": "static", "addresses": [{ "address": "10.99.0.77/24" }] });
+        let pod = network.host.pod();
+        let call = |verb| network.plugin.on(verb, &config, "one", &pod).env("CNI_PATH", PEERS).run();
+        let result = call("ADD").result();
+        assert_eq!(result["ips"][0]["address"], "10.99.0.77/24");
+        assert_eq!(result["ips"][0]["gateway"], "10.99.0.1", "the subnet's first, as static names none");
+        assert!(pod.ping("10.99.0.1", 1).status.success());
+        call("DEL").silent();
+    });
+}
+
+#[test]
+fn a_plugin_that_is_not_there_is_told_before_anything_is_made() {
+    on_host(|network| {
+        let mut network = HostLocal::new(network);
+        network.config["ipam"] = json!({ "type": "no-such-ipam" });
+        let pod = network.network.host.pod();
+        let error = network.call("ADD", "one", &pod).run().error(7);
+        assert!(error.contains("no-such-ipam") && error.contains(PEERS), "{error}");
+        assert!(network.network.host.link("cbr0").is_none(), "nothing was made");
+    });
+}
+
+#[test]
+fn two_that_would_give_addresses_are_one_too_many() {
+    on_host(|network| {
+        let config = network.with("ipam", json!({ "type": "host-local", "subnet": "10.98.0.0/24" }));
+        let pod = network.host.pod();
+        let error = network.plugin.on("ADD", &config, "one", &pod).env("CNI_PATH", PEERS).run().error(7);
+        assert!(error.contains("host-local") && error.contains("\"subnet\""), "{error}");
+    });
+}
+
+#[test]
+fn garbage_is_collected_by_the_delegate_as_well() {
+    on_host(|network| {
+        // One that notes what it was asked.
+        let (bin, notes) = (network.host.scratch(), network.host.scratch().join("asked"));
+        let script = format!("#!/bin/sh\necho $CNI_COMMAND >>{}\n", notes.display());
+        write_executable(&bin.join("noting-ipam"), &script);
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "noting-ipam" }));
+        config["cni.dev/valid-attachments"] = json!([]);
+        for verb in ["GC", "STATUS"] {
+            let call = network.plugin.invocation(verb).env("CNI_PATH", &bin).config(&config);
+            call.run().silent();
+        }
+        assert_eq!(fs::read_to_string(notes).expect("it was asked"), "GC\nSTATUS\n");
+    });
+}
+
+fn write_executable(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::write(path, text).expect("a writable folder");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its owner may do that");
+}
