@@ -141,14 +141,17 @@ fn check_wants_a_prev_result() {
     });
 }
 
-/// A later plugin of a chain may add what it likes.
+/// A later plugin of a chain may add what it likes, and set what ours has not promised to keep.
 #[test]
 fn check_tolerates_what_others_add() {
     on_host(|network| {
+        // The first version whose results tell the MTU.
+        let config = network.with("cniVersion", "1.1.0");
+        let network = &Network { host: network.host, plugin: network.plugin.clone(), config };
         let one = network.attach("one");
         one.pod.ip("address add 192.0.2.7/32 dev eth0");
         one.pod.ip("route add 198.51.100.0/24 via 10.99.0.1");
-        one.pod.ip("link set eth0 txqueuelen 500");
+        one.pod.ip("link set eth0 txqueuelen 500 mtu 1400");
         network.check(&one).silent();
         network.detach(&one);
     });
