@@ -1,29 +1,15 @@
 //! The reference library, as its command `cnitool`, on the same result cache.
-//!
-//! `go install github.com/containernetworking/cni/cnitool@v1.3.0` installs it; `CNITOOL` is its path where it is neither
-//! in `PATH` nor where Go puts it.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use cnikit::runtime::{NetworkList, Runtime};
-use cnikit_testbed::{Command, Host, host};
+use cnikit_testbed::{Command, Host, cnitool, host};
 use serde_json::json;
 
-use crate::support::{Bin, peer};
+use crate::support::Bin;
 
-fn cnitool() -> PathBuf {
-    if let Some(path) = std::env::var_os("CNITOOL") {
-        return path.into();
-    }
-    let home = std::env::var_os("HOME").unwrap_or_default();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let go = PathBuf::from(home).join("go/bin");
-    let found = std::env::split_paths(&path).chain([go]).map(|dir| dir.join("cnitool")).find(|path| path.is_file());
-    found.unwrap_or_else(|| "cnitool".into())
-}
-
-fn run(_: &Host, bin: &Bin, verb: &str) -> cnikit_testbed::Output {
-    Command::new(cnitool())
+fn run(_: &Host, cnitool: &Path, bin: &Bin, verb: &str) -> cnikit_testbed::Output {
+    Command::new(cnitool)
         .args([verb, "dbnet", "/run/netns/blue"])
         .env("CNI_PATH", bin.path())
         .env("NETCONFPATH", bin.scratch("net.d"))
@@ -34,9 +20,7 @@ fn run(_: &Host, bin: &Bin, verb: &str) -> cnikit_testbed::Output {
 
 #[test]
 fn cnitool_and_this_library_find_each_others_attachments() {
-    if !peer(&cnitool()) {
-        return;
-    }
+    let Some(cnitool) = cnitool() else { return };
     // The cache of cnitool is at a fixed place, of which this host has its own.
     host(|host| {
         let bin = Bin::new();
@@ -50,7 +34,7 @@ fn cnitool_and_this_library_find_each_others_attachments() {
         let runtime = Runtime::new([bin.path()]);
 
         // What cnitool attached, we check and delete, as it was attached.
-        let added = run(host, &bin, "add");
+        let added = run(host, &cnitool, &bin, "add");
         assert!(added.status.success(), "{added:?}");
         let theirs = runtime.cache().attachments().unwrap().remove(0);
         assert_eq!(theirs.parameters.netns, Some("/run/netns/blue".into()));
@@ -65,10 +49,10 @@ fn cnitool_and_this_library_find_each_others_attachments() {
 
         // What we attached, cnitool checks and deletes.
         let ours = runtime.add(&network, &theirs.parameters).unwrap();
-        let checked = run(host, &bin, "check");
+        let checked = run(host, &cnitool, &bin, "check");
         assert!(checked.status.success(), "{checked:?}");
         assert_eq!(bin.stdin("one", "CHECK")["prevResult"]["ips"][0]["address"], ours.ips[0].address.to_string());
-        let deleted = run(host, &bin, "del");
+        let deleted = run(host, &cnitool, &bin, "del");
         assert!(deleted.status.success(), "{deleted:?}");
         assert_eq!(bin.stdin("one", "DEL")["prevResult"]["ips"][0]["address"], ours.ips[0].address.to_string());
         assert!(runtime.cache().attachments().unwrap().is_empty());
@@ -76,13 +60,13 @@ fn cnitool_and_this_library_find_each_others_attachments() {
         // And it collects what we forgot to delete: by the DEL that is recorded in the cache.
         runtime.add(&network, &theirs.parameters).unwrap();
         let before = bin.calls().len();
-        let collected = run(host, &bin, "gc");
+        let collected = run(host, &cnitool, &bin, "gc");
         assert!(collected.status.success(), "{collected:?}");
         assert_eq!(bin.calls()[before..], ["one DEL", "one GC"]);
         assert_eq!(bin.variable("one", "DEL", "CNI_ARGS").as_deref(), Some("IgnoreUnknown=1;A=1"));
         assert!(runtime.cache().attachments().unwrap().is_empty());
 
-        let status = run(host, &bin, "status");
+        let status = run(host, &cnitool, &bin, "status");
         assert!(status.status.success(), "{status:?}");
         runtime.status(&network).unwrap();
     });

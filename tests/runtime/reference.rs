@@ -1,13 +1,12 @@
 //! Address managers that we did not write, as delegates.
 
-use std::path::Path;
-
 use cnikit::runtime::{Invocation, Prior};
 use cnikit::spec::{Command, Version};
+use cnikit_testbed::tool;
 use serde_json::{Value, json};
 
 use crate::delegate::{Delegating, call, json_of};
-use crate::support::{Bin, peer};
+use crate::support::Bin;
 
 const DIR: &str = "/usr/lib/cni";
 
@@ -28,7 +27,7 @@ fn leases(bin: &Bin) -> Vec<String> {
 
 #[test]
 fn host_local_serves_as_delegate() {
-    if !peer(&Path::new(DIR).join("host-local")) {
+    if !tool("/usr/lib/cni/host-local") {
         return;
     }
     let bin = Bin::new();
@@ -65,11 +64,11 @@ fn host_local_serves_as_delegate() {
 
 #[test]
 fn static_serves_as_delegate_in_every_version_that_it_speaks() {
-    let path = Path::new(DIR).join("static");
-    if !peer(&path) {
+    let path = "/usr/lib/cni/static";
+    if !tool(path) {
         return;
     }
-    let spoken = Invocation::new(&path, Command::Version).versions().unwrap();
+    let spoken = Invocation::new(path, Command::Version).versions().unwrap();
     assert!(spoken.contains(&Version::V0_3_1) && spoken.contains(&Version::V1_0_0), "{spoken:?}");
     for version in spoken.into_iter().filter(|version| *version >= Version::V0_3_1) {
         let config = json!({"cniVersion": version, "name": "dbnet", "type": "delegating", "ipam": {

@@ -1,9 +1,8 @@
 //! Plugins made of a few lines of shell, which write down how they were called.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cnikit::runtime::{NetworkList, Parameters, ResultCache, Runtime};
 use cnikit::spec::RawConfig;
@@ -107,16 +106,4 @@ pub(crate) fn network(json: &Value) -> NetworkList {
 
 pub(crate) fn parameters(container: &str) -> Parameters {
     Parameters::new(container.parse().unwrap(), "eth0".parse().unwrap()).in_netns("/run/netns/blue")
-}
-
-/// Whether a program is there; if not, says that the test is skipped. Plugins and runtimes of others are peers for
-/// comparison and no requirement.
-pub(crate) fn peer(path: &Path) -> bool {
-    let is_there = path.is_file();
-    if !is_there {
-        let test = std::thread::current().name().unwrap_or("test").to_owned();
-        let line = format!("SKIP {test}: needs {}, which is not installed\n", path.display());
-        let _ = std::io::stderr().write_all(line.as_bytes());
-    }
-    is_there
 }

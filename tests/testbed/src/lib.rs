@@ -24,7 +24,7 @@
 //! - [`Plugin`], [`Invocation`] and [`Outcome`]: a CNI plugin run the way a runtime runs it.
 //! - [`Footprint`]: all that a plugin can leave on a host, as lines that compare and subtract.
 //! - [`Command`] and [`Running`]: processes with a time limit that do not outlive the test.
-//! - [`privileged`] and [`tool`]: the reasons for which a test may be skipped, and when it may not.
+//! - [`privileged`], [`tool`] and [`cnitool`]: the reasons for which a test may be skipped, and when it may not.
 //!
 //! Everything here panics with the facts when something goes wrong: a test has no use for an error value.
 #![cfg(target_os = "linux")]
@@ -44,4 +44,4 @@ pub use host::{Host, host};
 pub use namespace::Namespace;
 pub use plugin::{Invocation, Outcome, Plugin};
 pub use pod::Pod;
-pub use require::{privileged, tool};
+pub use require::{cnitool, privileged, tool};

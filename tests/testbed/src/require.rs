@@ -32,6 +32,29 @@ pub fn tool(program: &str) -> bool {
     find(program).is_some() || skip(&format!("needs {program}: install it, or run scripts/preflight.sh"))
 }
 
+/// The path of `cnitool`, the reference library's command; `None` where it is missing, after saying so as [`privileged`].
+///
+/// `go install github.com/containernetworking/cni/cnitool@v1.3.0` installs it where it is found. Go is no requirement of
+/// the tests, so it may be missing as long as nobody promises it: `CNITOOL` does, and names its path.
+///
+/// # Panics
+///
+/// If there is no such file as `CNITOOL` names.
+#[must_use]
+pub fn cnitool() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("CNITOOL") {
+        let path = PathBuf::from(path);
+        assert!(path.is_file(), "CNITOOL={} is no file", path.display());
+        return Some(path);
+    }
+    let go = std::env::home_dir().map(|home| home.join("go/bin/cnitool")).filter(|path| path.is_file());
+    let found = find("cnitool").or(go);
+    if found.is_none() {
+        announce("needs cnitool: install it with Go, or name it in CNITOOL");
+    }
+    found
+}
+
 /// The path of a program. Looks where system programs live as well, which an ordinary user's `PATH` may leave out.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     if program.contains('/') {
@@ -47,8 +70,12 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 /// Announces that a test is skipped; `false`, so that it ends the condition it stands in.
 fn skip(reason: &str) -> bool {
     assert!(std::env::var(REQUIRED).as_deref() != Ok("1"), "{REQUIRED}=1 forbids a skip, but the test {reason}");
+    announce(reason);
+    false
+}
+
+fn announce(reason: &str) {
     let test = std::thread::current().name().unwrap_or("test").to_owned();
     // The runner captures what the print macros write; a skip must be seen. One write, or parallel tests mix lines.
     let _ = std::io::stderr().write_all(format!("SKIP {test}: {reason}\n").as_bytes());
-    false
 }
