@@ -1,9 +1,11 @@
 //! The plugin as a runtime sees it: the binary, its environment, its standard input and output, and what the kernel
-//! shows afterwards. Nothing in here calls the library.
+//! shows afterwards. Nothing in here calls the library, but `chain`, where its runtime is the caller.
 
 mod add;
 mod bad_input;
+mod chain;
 mod check;
+mod cnitool;
 mod concurrency;
 mod del;
 mod delegation;

@@ -27,6 +27,11 @@ pub(crate) fn plugin() -> Plugin {
     Plugin::new(env!("CARGO_BIN_EXE_simple-ebpf-cni"))
 }
 
+/// The directory that the binary lies in.
+pub(crate) fn bin() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_simple-ebpf-cni")).parent().expect("a path of two parts")
+}
+
 /// A configuration with nothing left out but what has a default.
 pub(crate) fn config() -> Value {
     json!({ "cniVersion": "1.0.0", "name": NAME, "type": "simple-ebpf-cni", "subnet": "10.99.0.0/24" })

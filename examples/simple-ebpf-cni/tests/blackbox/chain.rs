@@ -1,0 +1,211 @@
+//! Plugins of others after ours in one list, run by the library's runtime: Debian's `portmap` and `tuning`.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use cnikit::runtime::{NetworkList, Parameters, ResultCache, Runtime};
+use cnikit::spec::AddResult;
+use cnikit_testbed::{Namespace, Pod, eventually, tool};
+use serde_json::{Value, json};
+
+use crate::support::{Attached, GATEWAY, NAME, Network, bin, on_host};
+
+/// Where Debian has its plugins.
+const PEERS: &str = "/usr/lib/cni";
+
+/// What `tuning` is told to set.
+const MAC: &str = "02:00:5e:00:53:17";
+const MTU: u32 = 1400;
+const SOMAXCONN: &str = "321";
+
+/// The port of a pod that is published, and as what.
+const POD_PORT: u16 = 8080;
+const HOST_PORT: u16 = 30_080;
+
+/// What Debian's `portmap` says of every pod without an IPv6 address on CHECK. See
+/// [plugins#819](https://github.com/containernetworking/plugins/issues/819).
+const PORTMAP_819: &str = "could not check ipv6 dnat";
+
+/// How long a connection may take. One that nobody answers takes all of it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A list of plugins, and the runtime that calls them.
+struct Chain<'n> {
+    network: &'n Network<'n>,
+    list: NetworkList,
+    runtime: Runtime,
+}
+
+impl<'n> Chain<'n> {
+    #[track_caller]
+    fn new(network: &'n Network<'n>, after: &[Value]) -> Self {
+        let plugins: Vec<&Value> = std::iter::once(&network.config).chain(after).collect();
+        let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": plugins });
+        let runtime = Runtime::new([bin(), PEERS.as_ref()])
+            .with_cache(ResultCache::new(network.host.scratch()))
+            .with_time_limit(Duration::from_secs(15));
+        Self { network, list: NetworkList::parse(list.to_string()).expect("the list is valid"), runtime }
+    }
+
+    /// Attaches a pod, has all plugins check it, does what the test is about, and detaches it.
+    #[track_caller]
+    fn with_pod(&self, test: impl FnOnce(&Pod, &AddResult)) {
+        let pod = self.network.host.pod();
+        let publish = json!([{ "hostPort": HOST_PORT, "containerPort": POD_PORT, "protocol": "tcp" }]);
+        let parameters = Parameters::new("one".parse().expect("a valid id"), "eth0".parse().expect("a valid name"))
+            .in_netns(pod.netns())
+            .with_capability("portMappings", publish);
+        let result = self.runtime.add(&self.list, &parameters).unwrap_or_else(|error| panic!("ADD: {error}"));
+        let check = || match self.runtime.check(&self.list, &parameters) {
+            // It is asked after ours, which thus has found no fault.
+            Err(error) if error.to_string().contains(PORTMAP_819) => {}
+            checked => checked.unwrap_or_else(|error| panic!("CHECK: {error}")),
+        };
+        check();
+        test(&pod, &result);
+        check();
+        for _ in 0..2 {
+            self.runtime.del(&self.list, &parameters).unwrap_or_else(|error| panic!("DEL: {error}"));
+        }
+        let address = result.ips[0].address.ip().to_string();
+        assert!(pod.link("eth0").is_none() && !self.network.taken().contains(&address));
+    }
+}
+
+/// A server in a pod.
+struct Server {
+    listener: TcpListener,
+}
+
+impl Server {
+    fn start(pod: &Pod) -> Self {
+        let listener = pod.enter(|| TcpListener::bind(("0.0.0.0", POD_PORT)).expect("the pod has a free port"));
+        listener.set_nonblocking(true).expect("a socket can be told not to block");
+        Self { listener }
+    }
+
+    /// Connects from the calling thread's namespace to an address, and has the server say a word over that connection.
+    fn answers_at(&self, address: &str) -> io::Result<()> {
+        let address: SocketAddr = address.parse().expect("an address with a port");
+        let mut client = TcpStream::connect_timeout(&address, PATIENCE)?;
+        client.set_read_timeout(Some(PATIENCE))?;
+        let mut accepted = Err(ErrorKind::WouldBlock.into());
+        eventually("the connection to arrive in the pod", PATIENCE, || {
+            accepted = self.listener.accept();
+            accepted.is_ok()
+        });
+        accepted?.0.write_all(b"word")?;
+        let mut word = [0; 4];
+        client.read_exact(&mut word)?;
+        assert_eq!(&word, b"word");
+        Ok(())
+    }
+}
+
+fn portmap() -> Value {
+    json!({ "type": "portmap", "capabilities": { "portMappings": true }, "snat": true })
+}
+
+fn tuning() -> Value {
+    json!({ "type": "tuning", "mac": MAC, "mtu": MTU, "sysctl": { "net.core.somaxconn": SOMAXCONN } })
+}
+
+fn installed(plugins: &[&str]) -> bool {
+    plugins.iter().all(|plugin| tool(&format!("{PEERS}/{plugin}")))
+}
+
+/// Gives the host an uplink, `192.0.2.1`, and a machine behind it.
+fn outsider(network: &Network) -> Pod {
+    let outsider = network.host.pod();
+    ["link up0 ", "address up0 ", "route 192.0.2.0/24 "].into_iter().for_each(|line| network.host.keep(line));
+    network.host.ip(&format!("link add up0 type veth peer name eth0 netns {}", outsider.netns().display()));
+    network.host.ip("address add 192.0.2.1/24 dev up0");
+    network.host.ip("link set up0 up");
+    outsider.ip("address add 192.0.2.2/24 dev eth0");
+    outsider.ip("link set eth0 up");
+    // Of this thread's network namespace, which is the test's.
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("the host is the test's");
+    outsider
+}
+
+/// The published port answers the host itself, another pod, and who comes from outside.
+#[track_caller]
+fn assert_published(pod: &Pod, other: &Attached, outsider: &Pod) {
+    let server = Server::start(pod);
+    for address in ["192.0.2.1", GATEWAY] {
+        let address = format!("{address}:{HOST_PORT}");
+        server.answers_at(&address).unwrap_or_else(|error| panic!("the host at {address}: {error}"));
+        let reached = other.pod.enter(|| server.answers_at(&address));
+        reached.unwrap_or_else(|error| panic!("another pod at {address}: {error}"));
+    }
+    let reached = outsider.enter(|| server.answers_at(&format!("192.0.2.1:{HOST_PORT}")));
+    reached.unwrap_or_else(|error| panic!("an outsider: {error}"));
+}
+
+/// The host itself refuses a connection to the port: a rule that was left would lead it to where nobody is.
+#[track_caller]
+fn assert_unpublished() {
+    let address = SocketAddr::from(([192, 0, 2, 1], HOST_PORT));
+    let error = TcpStream::connect_timeout(&address, PATIENCE).expect_err("nobody listens");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+}
+
+/// The pod's interface and its namespace are as `tuning` was told, and the pod is reached as before.
+#[track_caller]
+fn assert_tuned(pod: &Pod, result: &AddResult, other: &Attached) {
+    let link = pod.link("eth0").expect("the pod has an interface");
+    assert_eq!((&link["address"], &link["mtu"]), (&json!(MAC), &json!(MTU)));
+    assert_eq!(pod.command("cat").arg("/proc/sys/net/core/somaxconn").run().trim(), SOMAXCONN);
+    assert_eq!(result.interfaces[2].mac.as_deref(), Some(MAC));
+    for (from, to) in [(pod, other.address()), (&other.pod, &result.ips[0].address.ip().to_string())] {
+        let output = from.ping(to, 5);
+        assert!(output.status.success(), "{to} does not answer: {output:?}");
+    }
+}
+
+#[test]
+fn portmap_publishes_a_port_until_del() {
+    if !installed(&["portmap"]) {
+        return;
+    }
+    on_host(|network| {
+        let (outsider, other) = (outsider(network), network.attach("other"));
+        Chain::new(network, &[portmap()]).with_pod(|pod, result| {
+            assert_eq!(result.interfaces.len(), 3, "portmap passes on what it is given");
+            assert_published(pod, &other, &outsider);
+        });
+        assert_unpublished();
+        network.detach(&other);
+    });
+}
+
+#[test]
+fn tuning_changes_mac_mtu_and_sysctl() {
+    if !installed(&["tuning"]) {
+        return;
+    }
+    on_host(|network| {
+        let other = network.attach("other");
+        Chain::new(network, &[tuning()]).with_pod(|pod, result| assert_tuned(pod, result, &other));
+        network.detach(&other);
+    });
+}
+
+#[test]
+fn tuning_and_portmap_in_one_list() {
+    if !installed(&["tuning", "portmap"]) {
+        return;
+    }
+    on_host(|network| {
+        let (outsider, other) = (outsider(network), network.attach("other"));
+        for after in [[tuning(), portmap()], [portmap(), tuning()]] {
+            Chain::new(network, &after).with_pod(|pod, result| {
+                assert_tuned(pod, result, &other);
+                assert_published(pod, &other, &outsider);
+            });
+            assert_unpublished();
+        }
+        network.detach(&other);
+    });
+}
