@@ -75,7 +75,7 @@ impl Socket {
 
     /// The addresses of one link, where the kernel filters by it; those of all links for index 0.
     fn dump_addresses(&self, operation: &Operation, index: u32) -> Result<Vec<(u32, IpNetwork)>> {
-        let request = header(RtAddrFamily::Unspecified, index, 0).build().map_err(Fault::from);
+        let request = || header(RtAddrFamily::Unspecified, index, 0).build().map_err(Fault::from);
         let found: Vec<Ifaddrmsg> = self.dump(operation, Rtm::Getaddr, request)?;
         Ok(found.iter().filter_map(|message| Some((*message.ifa_index(), decode(message)?))).collect())
     }

@@ -4,12 +4,21 @@ use neli::{
 };
 
 use super::{
-    attrs::Attrs,
+    attrs::{Attrs, nested, text},
     error::{Fault, Operation, Result},
     link::{finish, header},
     socket::Socket,
 };
 use crate::spec::{IfName, MacAddr};
+
+/// The kind of a bridge, and of its ports.
+const BRIDGE: &str = "bridge";
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_LEARNING: u16 = 8;
+const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
+const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
+const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 /// A bridge to be created.
 ///
@@ -39,7 +48,10 @@ pub struct BridgeSpec {
     pub up: bool,
 }
 
-/// How a bridge treats one port; what is `None` stays as it is.
+/// How a bridge treats one port. In a change, what is `None` stays as it is; of a link, it is what the kernel does not
+/// know.
+///
+/// The names are those of [bridge(8)](https://man7.org/linux/man-pages/man8/bridge.8.html).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BridgePort {
@@ -48,8 +60,16 @@ pub struct BridgePort {
     pub hairpin: Option<bool>,
     /// No frames to or from other isolated ports (Linux 4.18).
     pub isolated: Option<bool>,
-    /// The bridge learns addresses from the frames that come in.
+    /// The bridge learns addresses from the frames that come in. A port without it needs an entry of its own
+    /// ([`Socket::add_fdb`]) to be found.
     pub learning: Option<bool>,
+    /// Unicast frames to addresses that the bridge does not know leave by this port too.
+    pub flood: Option<bool>,
+    /// Multicast frames that nobody has asked for leave by this port too; the neighbour discovery of IPv6 is among
+    /// them (Linux 4.9).
+    pub mcast_flood: Option<bool>,
+    /// Broadcast frames leave by this port too; ARP requests are among them (Linux 4.12).
+    pub bcast_flood: Option<bool>,
 }
 
 impl BridgeSpec {
@@ -81,7 +101,7 @@ impl BridgeSpec {
     }
 
     fn message(&self) -> Result<Ifinfomsg, Fault> {
-        let info = Attrs::new().put(IflaInfo::Kind, "bridge")?;
+        let info = Attrs::new().put(IflaInfo::Kind, BRIDGE)?;
         let attrs = Attrs::new()
             .put(Ifla::Ifname, self.name.as_str())?
             .put_some(Ifla::Address, self.mac.map(MacAddr::octets))?
@@ -114,16 +134,60 @@ impl BridgePort {
         self
     }
 
+    /// Sets the flag for unicast frames to unknown addresses.
+    #[must_use]
+    pub const fn flood(mut self, on: bool) -> Self {
+        self.flood = Some(on);
+        self
+    }
+
+    /// Sets the flag for multicast frames that nobody has asked for.
+    #[must_use]
+    pub const fn mcast_flood(mut self, on: bool) -> Self {
+        self.mcast_flood = Some(on);
+        self
+    }
+
+    /// Sets the flag for broadcast frames.
+    #[must_use]
+    pub const fn bcast_flood(mut self, on: bool) -> Self {
+        self.bcast_flood = Some(on);
+        self
+    }
+
     fn attrs(self) -> Result<Attrs<Ifla>, Fault> {
-        const IFLA_BRPORT_MODE: u16 = 4;
-        const IFLA_BRPORT_LEARNING: u16 = 8;
-        const IFLA_BRPORT_ISOLATED: u16 = 33;
         let data = Attrs::new()
             .put_some(IFLA_BRPORT_MODE, self.hairpin.map(u8::from))?
             .put_some(IFLA_BRPORT_LEARNING, self.learning.map(u8::from))?
+            .put_some(IFLA_BRPORT_UNICAST_FLOOD, self.flood.map(u8::from))?
+            .put_some(IFLA_BRPORT_MCAST_FLOOD, self.mcast_flood.map(u8::from))?
+            .put_some(IFLA_BRPORT_BCAST_FLOOD, self.bcast_flood.map(u8::from))?
             .put_some(IFLA_BRPORT_ISOLATED, self.isolated.map(u8::from))?;
-        let info = Attrs::new().put(IflaInfo::SlaveKind, "bridge")?.nest(IflaInfo::SlaveData, data)?;
+        let info = Attrs::new().put(IflaInfo::SlaveKind, BRIDGE)?.nest(IflaInfo::SlaveData, data)?;
         Attrs::new().nest(Ifla::Linkinfo, info)
+    }
+
+    /// The flags in the link information of a port; none where it belongs to no bridge.
+    pub(super) fn decode(linkinfo: &[u8]) -> Option<Self> {
+        let find = |wanted: IflaInfo| {
+            let wanted = u16::from(wanted);
+            nested(linkinfo).find_map(|(kind, bytes)| (kind == wanted).then_some(bytes))
+        };
+        let data = find(IflaInfo::SlaveKind).filter(|kind| text(kind) == BRIDGE).and(find(IflaInfo::SlaveData))?;
+        let mut port = Self::default();
+        for (attr, value) in nested(data) {
+            let on = value.first().map(|byte| *byte != 0);
+            match attr {
+                IFLA_BRPORT_MODE => port.hairpin = on,
+                IFLA_BRPORT_LEARNING => port.learning = on,
+                IFLA_BRPORT_UNICAST_FLOOD => port.flood = on,
+                IFLA_BRPORT_MCAST_FLOOD => port.mcast_flood = on,
+                IFLA_BRPORT_BCAST_FLOOD => port.bcast_flood = on,
+                IFLA_BRPORT_ISOLATED => port.isolated = on,
+                _ => (),
+            }
+        }
+        Some(port)
     }
 }
 
@@ -140,7 +204,10 @@ impl Socket {
         self.create_link(&operation, &bridge.name, bridge.message()).map(|link| link.index)
     }
 
-    /// Sets how its bridge treats the port of this index.
+    /// Sets how its bridge treats the port of this index, by one message. [`Link::bridge_port`](super::Link::bridge_port)
+    /// shows it.
+    ///
+    /// The message that creates a link cannot carry it.
     ///
     /// # Errors
     ///

@@ -8,7 +8,10 @@ use std::{
 use neli::{
     err::{DeError, SocketError},
     nl::NlmsghdrBuilderError,
-    rtnl::{IfaddrmsgBuilderError, IfinfomsgBuilderError, RtattrBuilderError, RtmsgBuilderError, TcmsgBuilderError},
+    rtnl::{
+        IfaddrmsgBuilderError, IfinfomsgBuilderError, NdmsgBuilderError, RtattrBuilderError, RtmsgBuilderError,
+        TcmsgBuilderError,
+    },
 };
 use rustix::io::Errno;
 
@@ -51,6 +54,16 @@ pub enum Error {
         operation: &'static str,
         /// The object that exists.
         object: String,
+    },
+    /// The index that a new link was to have is another link's.
+    #[error("{operation} {object}: there is a link with the index {index} already")]
+    IndexTaken {
+        /// What was asked for, such as `create veth`.
+        operation: &'static str,
+        /// The object that was not made.
+        object: String,
+        /// The index.
+        index: u32,
     },
     /// The netlink socket could not be opened, written or read.
     #[error("{operation} {object}: the netlink socket failed")]
@@ -118,6 +131,22 @@ pub enum Error {
         /// The failure of the system call.
         source: io::Error,
     },
+    /// The kernel has no such setting, or the namespace no such link.
+    #[error("{}: there is no such setting here; the kernel may lack the protocol, or the link be gone", path.display())]
+    SysctlMissing {
+        /// The file of the setting.
+        path: PathBuf,
+    },
+    /// A setting could not be read or written.
+    #[error("cannot {operation} {}", path.display())]
+    Sysctl {
+        /// What was tried.
+        operation: &'static str,
+        /// The file of the setting.
+        path: PathBuf,
+        /// The failure of the system call.
+        source: io::Error,
+    },
 }
 
 impl Error {
@@ -127,9 +156,10 @@ impl Error {
             Self::Kernel { errno: error, .. }
             | Self::Socket { source: error, .. }
             | Self::NetnsOpen { source: error, .. }
-            | Self::Netns { source: error, .. } => error.raw_os_error(),
-            Self::Exists { .. } => Some(Errno::EXIST.raw_os_error()),
-            Self::NetnsMissing { .. } => Some(Errno::NOENT.raw_os_error()),
+            | Self::Netns { source: error, .. }
+            | Self::Sysctl { source: error, .. } => error.raw_os_error(),
+            Self::Exists { .. } | Self::IndexTaken { .. } => Some(Errno::EXIST.raw_os_error()),
+            Self::NetnsMissing { .. } | Self::SysctlMissing { .. } => Some(Errno::NOENT.raw_os_error()),
             _ => None,
         }
     }
@@ -194,6 +224,11 @@ impl Operation {
         Error::Message { operation, object, source: fault.0 }
     }
 
+    pub(super) fn index_taken(&self, index: u32) -> Error {
+        let (operation, object) = self.parts();
+        Error::IndexTaken { operation, object, index }
+    }
+
     pub(super) fn no_answer(&self) -> Error {
         let (operation, object) = self.parts();
         Error::NoAnswer { operation, object }
@@ -234,6 +269,7 @@ fault_from!(
     DeError,
     IfaddrmsgBuilderError,
     IfinfomsgBuilderError,
+    NdmsgBuilderError,
     NlmsghdrBuilderError,
     RtattrBuilderError,
     RtmsgBuilderError,

@@ -127,7 +127,7 @@ impl Socket {
     pub fn filters(&self, target: &FilterTarget) -> Result<Vec<FilterInfo>> {
         let operation = Operation::new("list filters", format_args!("on {target}"));
         let (index, parent) = target.place();
-        let request = header(index, 0, parent).build().map_err(Fault::from);
+        let request = || header(index, 0, parent).build().map_err(Fault::from);
         let found: Vec<Tcmsg> = self.dump(&operation, Rtm::Gettfilter, request)?;
         Ok(found.iter().filter_map(FilterInfo::decode).collect())
     }

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::{
     attrs::{Attrs, nested, number, text},
+    bridge::BridgePort,
     error::{Fault, Operation, Result},
     socket::Socket,
 };
@@ -35,6 +36,8 @@ pub struct Link {
     pub up: bool,
     /// The index of the bridge (or bond, or VRF) that it is a port of.
     pub master: Option<u32>,
+    /// How the bridge treats it, where its master is one.
+    pub bridge_port: Option<BridgePort>,
     /// The index of the link beneath, or of the other end of a veth pair, in *its* namespace.
     #[doc(alias = "IFLA_LINK")]
     pub peer_index: Option<u32>,
@@ -78,8 +81,7 @@ impl Socket {
         // Statistics would be most of what the kernel writes.
         const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
         let operation = Operation::new("list", "links");
-        let attrs = Attrs::new().put(Ifla::ExtMask, RTEXT_FILTER_SKIP_STATS);
-        let request = attrs.and_then(|attrs| message(0, attrs));
+        let request = || message(0, Attrs::new().put(Ifla::ExtMask, RTEXT_FILTER_SKIP_STATS)?);
         let found: Vec<Ifinfomsg> = self.dump(&operation, Rtm::Getlink, request)?;
         Ok(found.iter().filter_map(|link| Link::decode(link).ok()).collect())
     }
@@ -150,8 +152,8 @@ impl Socket {
 
     /// Deletes a link, and with a veth also its other end. An absent link is success.
     ///
-    /// Indexes count up, so a stale one does not name a younger link; in another namespace it may
-    /// name any.
+    /// The kernel's indexes count up, so a stale one does not name a younger link, unless somebody
+    /// [chose](super::VethPair::host_index) it; in another namespace it may name any.
     ///
     /// # Errors
     ///
@@ -224,6 +226,7 @@ impl Link {
         let mut mac = None;
         let mut mtu = 0;
         let mut master = None;
+        let mut bridge_port = None;
         let mut peer_index = None;
         let mut link_netnsid = None;
         let mut alias = None;
@@ -234,6 +237,7 @@ impl Link {
                 Ifla::Linkinfo => {
                     let wanted = u16::from(IflaInfo::Kind);
                     kind = nested(bytes).find(|(kind, _)| *kind == wanted).map(|(_, b)| text(b));
+                    bridge_port = BridgePort::decode(bytes);
                 }
                 Ifla::Address => mac = bytes.try_into().map(MacAddr::new).ok(),
                 Ifla::Mtu => mtu = number(bytes).unwrap_or_default(),
@@ -252,6 +256,7 @@ impl Link {
             mtu,
             up: u32::from(*message.ifi_flags()) & UP != 0,
             master,
+            bridge_port,
             peer_index,
             link_netnsid,
             alias,

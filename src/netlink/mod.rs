@@ -29,6 +29,7 @@
 //!   absent is success.
 //! * Errors carry the kernel's own explanation (the extended acknowledgement) and name the
 //!   capability that is missing.
+//! * [`Sysctl`] reads and writes the settings of a namespace that have no netlink message.
 //! * Dumps that the kernel marks as inconsistent are repeated.
 //!
 //! # What it does not do
@@ -49,19 +50,23 @@ mod attrs;
 mod bridge;
 mod clsact;
 mod error;
+mod fdb;
 mod filter;
 mod link;
 mod netns;
 mod route;
 mod socket;
+mod sysctl;
 mod veth;
 
 pub use bridge::{BridgePort, BridgeSpec};
 pub use clsact::{Block, Blocks, IngressQdisc};
 pub use error::{Error, Result};
+pub use fdb::{FdbEntry, FdbState};
 pub use filter::{BpfFilter, FilterInfo, FilterTarget};
 pub use link::{LOOPBACK_INDEX, Link};
 pub use netns::{Netns, NetnsId};
 pub use route::Route;
 pub use socket::Socket;
+pub use sysctl::{Ipv4Conf, Ipv6Conf, Sysctl};
 pub use veth::{VethEnd, VethIndexes, VethPair};

@@ -17,6 +17,7 @@ use super::{
     address::{family, ip_addr, octets},
     attrs::{Attrs, nested, number},
     error::{Fault, Operation, Result},
+    link::Link,
     socket::Socket,
 };
 
@@ -24,7 +25,7 @@ const MAIN_TABLE: u32 = 254;
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
 
-/// A unicast route by one link.
+/// A unicast route by one link. Of a route with several next hops, the first is shown.
 ///
 /// ```
 /// use cnikit::netlink::Route;
@@ -154,6 +155,7 @@ impl Route {
                 Rta::Oif => route.oif = number(bytes)?,
                 Rta::Priority => route.priority = number(bytes),
                 Rta::Table => route.table = number(bytes),
+                Rta::Multipath => (route.oif, route.gateway) = first_hop(bytes)?,
                 Rta::Metrics => {
                     for (metric, value) in nested(bytes) {
                         match metric {
@@ -213,6 +215,28 @@ impl Socket {
         }
     }
 
+    /// The link by which the host reaches the world: that of the default route, IPv4 before IPv6. The lowest metric
+    /// wins; of several next hops, the first.
+    ///
+    /// Its MTU is what pods should have that reach the world through it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
+    pub fn uplink(&self) -> Result<Option<Link>> {
+        let operation = Operation::new("list", "default routes");
+        for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
+            let routes = self.dump_routes(&operation, family, 0)?;
+            let defaults = routes.into_iter().filter(|route| route.dst.prefix() == 0);
+            if let Some(route) = defaults.min_by_key(|route| route.priority.unwrap_or_default())
+                && let Some(link) = self.link_by_index(route.oif)?
+            {
+                return Ok(Some(link));
+            }
+        }
+        Ok(None)
+    }
+
     /// The unicast routes by a link in the main table, IPv4 first; the kernel's own (to a subnet of
     /// the link) are among them.
     ///
@@ -225,22 +249,34 @@ impl Socket {
         let operation = Operation::on_link("list the routes by", oif);
         let mut routes = Vec::new();
         for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
-            let found: Vec<Rtmsg> = match self.dump(&operation, Rtm::Getroute, by_link(family, oif)) {
-                // A namespace has no main table until it has its first route.
-                Err(error) if error.is(Errno::NOENT) => continue,
-                found => found?,
-            };
-            routes.extend(
-                found
-                    .iter()
-                    .filter(|message| *message.rtm_family() == family)
-                    .filter(|message| *message.rtm_type() == Rtn::Unicast)
-                    .filter_map(Route::decode)
-                    .filter(|route| route.oif == oif && route.table == Some(MAIN_TABLE)),
-            );
+            let found = self.dump_routes(&operation, family, oif)?;
+            routes.extend(found.into_iter().filter(|route| route.oif == oif));
         }
         Ok(routes)
     }
+
+    /// The unicast routes of the main table, those of one link where the kernel filters by it; of all links for index 0.
+    fn dump_routes(&self, operation: &Operation, family: RtAddrFamily, oif: u32) -> Result<Vec<Route>> {
+        let found: Vec<Rtmsg> = match self.dump(operation, Rtm::Getroute, || of_main_table(family, oif)) {
+            // A namespace has no main table until it has its first route.
+            Err(error) if error.is(Errno::NOENT) => return Ok(Vec::new()),
+            found => found?,
+        };
+        let unicast = found
+            .iter()
+            .filter(|message| *message.rtm_family() == family)
+            .filter(|message| *message.rtm_type() == Rtn::Unicast);
+        Ok(unicast.filter_map(Route::decode).filter(|route| route.table == Some(MAIN_TABLE)).collect())
+    }
+}
+
+/// Link and gateway of the first next hop in a multipath route.
+fn first_hop(hops: &[u8]) -> Option<(u32, Option<IpAddr>)> {
+    // struct rtnexthop: length, flags, hops, index; then attributes up to the length.
+    let length = u16::from_ne_bytes(hops.first_chunk().copied()?);
+    let (header, attrs) = hops.get(..usize::from(length))?.split_at_checked(8)?;
+    let gateway = nested(attrs).find(|(kind, _)| *kind == u16::from(Rta::Gateway)).and_then(|(_, ip)| ip_addr(ip));
+    Some((number(&header[4..])?, gateway))
 }
 
 /// The destination of the default route.
@@ -254,8 +290,8 @@ const fn everything(family: &RtAddrFamily) -> IpNetwork {
     }
 }
 
-fn by_link(family: RtAddrFamily, oif: u32) -> Result<Rtmsg, Fault> {
-    let attrs = Attrs::new().put(Rta::Oif, oif)?;
+fn of_main_table(family: RtAddrFamily, oif: u32) -> Result<Rtmsg, Fault> {
+    let attrs = Attrs::new().put_some(Rta::Oif, Some(oif).filter(|oif| *oif != 0))?;
     Ok(header(family)
         .rtm_dst_len(0)
         .rtm_table(RtTable::Main)

@@ -82,15 +82,20 @@ impl Socket {
     }
 
     /// Lists objects, again when the list changed while the kernel wrote it.
-    pub(super) fn dump<P, R>(&self, operation: &Operation, kind: Rtm, message: Result<P, Fault>) -> Result<Vec<R>>
+    pub(super) fn dump<P, R>(
+        &self,
+        operation: &Operation,
+        kind: Rtm,
+        message: impl Fn() -> Result<P, Fault>,
+    ) -> Result<Vec<R>>
     where
-        P: Size + ToBytes + fmt::Debug + Clone,
+        P: Size + ToBytes + fmt::Debug,
         R: FromBytesWithInput<Input = usize>,
     {
         const ATTEMPTS: u32 = 8;
-        let message = message.map_err(|fault| operation.malformed(fault))?;
         for _ in 0..ATTEMPTS {
-            let sequence = self.send(operation, kind, NlmF::DUMP, message.clone())?;
+            let message = message().map_err(|fault| operation.malformed(fault))?;
+            let sequence = self.send(operation, kind, NlmF::DUMP, message)?;
             let answer = self.receive(operation, sequence)?;
             if !answer.interrupted {
                 return Ok(answer.objects);

@@ -5,6 +5,8 @@ use neli::{
     rtnl::Ifinfomsg,
 };
 
+use rustix::io::Errno;
+
 use super::{
     attrs::Attrs,
     error::{Fault, Operation, Result},
@@ -57,6 +59,8 @@ pub struct VethPair<'netns> {
     pub mtu: Option<u32>,
     /// The index of the bridge that the host end becomes a port of.
     pub master: Option<u32>,
+    /// The index of the host end; the kernel's choice where there is none.
+    pub host_index: Option<u32>,
     /// The host end is brought up at once. The peer cannot be (the kernel refuses it with
     /// `ENOTCONN`): use a socket inside.
     pub host_up: bool,
@@ -75,7 +79,7 @@ impl<'netns> VethPair<'netns> {
     /// A pair of these ends, with all else left to the kernel.
     #[must_use]
     pub fn new(host: VethEnd, peer: VethEnd, peer_netns: &'netns impl AsFd) -> Self {
-        Self { host, peer, peer_netns: peer_netns.as_fd(), mtu: None, master: None, host_up: false }
+        Self { host, peer, peer_netns: peer_netns.as_fd(), mtu: None, master: None, host_index: None, host_up: false }
     }
 
     /// Sets the greatest packet of both ends in bytes.
@@ -89,6 +93,16 @@ impl<'netns> VethPair<'netns> {
     #[must_use]
     pub const fn master(mut self, index: u32) -> Self {
         self.master = Some(index);
+        self
+    }
+
+    /// Chooses the index of the host end, so that it is known before the pair is made: from 2 to 2^31 - 1.
+    ///
+    /// The kernel's own choices count up from where it stands. One that is chosen here can name another link as soon
+    /// as this one is gone.
+    #[must_use]
+    pub const fn host_index(mut self, index: u32) -> Self {
+        self.host_index = Some(index);
         self
     }
 
@@ -114,7 +128,8 @@ impl<'netns> VethPair<'netns> {
             .put_some(Ifla::Mtu, self.mtu)?
             .put_some(Ifla::Master, self.master)?
             .nest(Ifla::Linkinfo, info)?;
-        let header = if self.host_up { header(0).up() } else { header(0) };
+        let header = header(self.host_index.unwrap_or_default());
+        let header = if self.host_up { header.up() } else { header };
         finish(header.rtattrs(host.into_buffer()))
     }
 }
@@ -129,7 +144,8 @@ impl Socket {
     /// # Errors
     ///
     /// [`Error::Exists`](super::Error::Exists) where either name is taken in its namespace; nothing
-    /// has been made then. [`Error::Kernel`](super::Error::Kernel) else: `EPERM` without
+    /// has been made then. [`Error::IndexTaken`](super::Error::IndexTaken) where the chosen index is: to the kernel
+    /// both are `EEXIST`, so the index is looked up afterwards. [`Error::Kernel`](super::Error::Kernel) else: `EPERM` without
     /// `CAP_NET_ADMIN` in *both* namespaces, `ENODEV` where the bridge is gone.
     ///
     /// # Kernel
@@ -140,7 +156,16 @@ impl Socket {
     pub fn create_veth(&self, pair: &VethPair<'_>) -> Result<VethIndexes> {
         let (host, peer) = (&pair.host.name, &pair.peer.name);
         let operation = Operation::new("create veth", format_args!("{host} with peer {peer}"));
-        let link = self.create_link(&operation, host, pair.message())?;
+        let link = match (self.create_link(&operation, host, pair.message()), pair.host_index) {
+            // Some kernels look the index up first (EEXIST), others find it taken as they register the link (EBUSY).
+            (Err(error), Some(index)) if error.is(Errno::EXIST) || error.is(Errno::BUSY) => {
+                return match self.link_by_index(index)? {
+                    Some(_) => Err(operation.index_taken(index)),
+                    None => Err(error),
+                };
+            }
+            (made, _) => made?,
+        };
         // Older kernels leave IFLA_LINK out when both ends happen to have the same index.
         Ok(VethIndexes { host: link.index, peer: link.peer_index.unwrap_or(link.index) })
     }

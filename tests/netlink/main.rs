@@ -5,5 +5,8 @@ mod addresses;
 mod cost;
 mod links;
 mod netns;
+mod ports;
+mod routes;
 mod support;
+mod sysctl;
 mod tc;

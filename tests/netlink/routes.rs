@@ -1,0 +1,92 @@
+//! The uplink, and all that a route of a CNI result can carry.
+
+use cnikit::{
+    netlink::{Netns, Route},
+    spec::IfName,
+};
+use ipnetwork::IpNetwork;
+use serde_json::Value;
+
+use crate::support::{Bed, json, name, run};
+
+#[test]
+fn a_host_without_default_route_has_no_uplink() {
+    let Some(bed) = Bed::new() else { return };
+    assert_eq!(bed.on_host.uplink().expect("look"), None);
+    uplinks(&bed.host);
+    run(&bed.host, "ip route add 10.96.0.0/12 dev up0");
+    run(&bed.host, "ip route add unreachable default metric 4000");
+    run(&bed.host, "ip route add default dev up0 table 100");
+    assert_eq!(bed.on_host.uplink().expect("look"), None);
+}
+
+#[test]
+fn the_uplink_is_the_link_of_the_best_default_route() {
+    let Some(bed) = Bed::new() else { return };
+    uplinks(&bed.host);
+    run(&bed.host, "ip -6 route add default via fd00:22::1 dev up2 metric 10");
+    assert_eq!(uplink(&bed), name("up2"));
+    assert_eq!(bed.on_host.uplink().expect("look").expect("up2").mtu, 1402);
+    run(&bed.host, "ip -6 route add default via fe80::1 dev up1 metric 5");
+    assert_eq!(uplink(&bed), name("up1"));
+
+    run(&bed.host, "ip route add default via 10.22.0.1 dev up0 metric 300");
+    assert_eq!(uplink(&bed), name("up0"), "IPv4 comes first");
+    run(&bed.host, "ip route add default via 10.22.1.1 dev up1 metric 100");
+    assert_eq!(uplink(&bed), name("up1"));
+    run(&bed.host, "ip route add default nexthop via 10.22.2.1 dev up2 nexthop via 10.22.0.1 dev up0");
+    assert_eq!(uplink(&bed), name("up2"), "no metric is the lowest");
+    let up2 = bed.on_host.link_by_name(&name("up2")).expect("look up").expect("up2").index;
+    let routes = bed.on_host.routes(up2).expect("list");
+    let default = routes.iter().find(|route| route.dst == net("0.0.0.0/0")).expect("the route with two hops");
+    assert_eq!(default.gateway, Some("10.22.2.1".parse().expect("address")));
+}
+
+#[test]
+fn a_route_carries_all_that_a_result_can_say() {
+    let Some(bed) = Bed::new() else { return };
+    uplinks(&bed.host);
+    let up0 = bed.on_host.link_by_name(&name("up0")).expect("look up").expect("up0").index;
+    let v4 = Route::new(net("10.96.0.0/12"), up0).via("10.22.0.1".parse().expect("address"));
+    let v6 = Route::new(net("fd00:96::/48"), up0).via("fd00:22:0:1::1".parse().expect("address"));
+    run(&bed.host, "ip addr add fd00:22:0:1::5/64 dev up0 nodad");
+    for route in [v4, v6] {
+        let route = route.mtu(1380).advmss(1320).priority(42).table(70_000);
+        bed.on_host.add_route(&route).unwrap_or_else(|error| panic!("{error}"));
+        let family = if route.dst.is_ipv4() { "-4" } else { "-6" };
+        let seen = json(&bed.host, &format!("ip -j -d {family} route show table 70000"));
+        let seen = &seen.as_array().expect("routes")[0];
+        assert_eq!(seen["dst"], route.dst.to_string());
+        assert_eq!(seen["gateway"], route.gateway.expect("gateway").to_string());
+        assert_eq!(seen["metric"], 42);
+        assert_eq!((&seen["metrics"][0]["mtu"], &seen["metrics"][0]["advmss"]), (&1380.into(), &1320.into()));
+
+        bed.on_host.delete_route(&route).expect("delete");
+        let left = json(&bed.host, &format!("ip -j {family} route show table 70000"));
+        assert_eq!(left.as_array().map(Vec::len), Some(0));
+    }
+    let local = Route::new(net("192.0.2.0/24"), up0).scope(254);
+    bed.on_host.add_route(&local).expect("add");
+    let seen = json(&bed.host, "ip -j -d -4 route show 192.0.2.0/24");
+    assert_eq!(seen[0]["scope"], "host");
+    assert_eq!(seen[0]["gateway"], Value::Null);
+}
+
+/// Makes `up0` to `up2`, with the MTUs 1400 to 1402, up and with an address of each family.
+fn uplinks(host: &Netns) {
+    for number in 0..3 {
+        run(host, &format!("ip link add up{number} mtu 140{number} type veth peer name far{number}"));
+        run(host, &format!("ip link set far{number} up"));
+        run(host, &format!("ip link set up{number} up"));
+        run(host, &format!("ip addr add 10.22.{number}.5/24 dev up{number}"));
+    }
+    run(host, "ip addr add fd00:22::5/64 dev up2 nodad");
+}
+
+fn uplink(bed: &Bed) -> IfName {
+    bed.on_host.uplink().expect("look").expect("an uplink").name
+}
+
+fn net(text: &str) -> IpNetwork {
+    text.parse().expect("a network")
+}

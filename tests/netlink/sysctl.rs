@@ -1,0 +1,115 @@
+use cnikit::{
+    netlink::{Error, Ipv4Conf, Ipv6Conf, Netns, Result, Sysctl},
+    spec::{Coded, ErrorCode, IfName},
+};
+
+use crate::support::{Bed, name, run};
+
+#[test]
+fn a_setting_is_written_in_the_namespace_of_the_thread() {
+    let Some(bed) = Bed::new() else { return };
+    bed.veth(1, None);
+    let eth1 = name("eth1");
+    let accept_ra = Sysctl::Ipv6Conf(&eth1, Ipv6Conf::AcceptRa);
+    inside(&bed.pod, || accept_ra.write(0)).expect("write");
+    assert_eq!(shown(&bed.pod, "ipv6/conf/eth1/accept_ra"), "0");
+    assert_eq!(inside(&bed.pod, || accept_ra.read()).expect("read"), 0);
+
+    for forward in [Sysctl::Ipv4Forward, Sysctl::Ipv6Forward] {
+        inside(&bed.pod, || forward.write(0)).expect("write");
+        assert!(inside(&bed.host, || forward.ensure(1)).unwrap_or_else(|error| panic!("{error}")));
+        assert!(!inside(&bed.host, || forward.ensure(1)).expect("it is 1 already"));
+    }
+    for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        assert_eq!((shown(&bed.host, path), shown(&bed.pod, path)), ("1".into(), "0".into()), "{path}");
+    }
+}
+
+#[test]
+fn every_setting_exists() {
+    let Some(bed) = Bed::new() else { return };
+    bed.veth(1, None);
+    let eth1 = name("eth1");
+    let v4 = [
+        Ipv4Conf::AcceptRedirects,
+        Ipv4Conf::ArpAnnounce,
+        Ipv4Conf::ArpIgnore,
+        Ipv4Conf::ArpNotify,
+        Ipv4Conf::Forwarding,
+        Ipv4Conf::ProxyArp,
+        Ipv4Conf::RouteLocalnet,
+        Ipv4Conf::RpFilter,
+        Ipv4Conf::SendRedirects,
+    ];
+    let v6 = [
+        Ipv6Conf::AcceptDad,
+        Ipv6Conf::AcceptRa,
+        Ipv6Conf::AcceptRedirects,
+        Ipv6Conf::AddrGenMode,
+        Ipv6Conf::Autoconf,
+        Ipv6Conf::DisableIpv6,
+        Ipv6Conf::Forwarding,
+        Ipv6Conf::ProxyNdp,
+    ];
+    let v4 = v4.map(|setting| Sysctl::Ipv4Conf(&eth1, setting));
+    let v6 = v6.map(|setting| Sysctl::Ipv6Conf(&eth1, setting));
+    for setting in v4.into_iter().chain(v6) {
+        inside(&bed.pod, || setting.read().and_then(|value| setting.write(value)))
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+fn a_dot_in_a_name_is_part_of_the_name() {
+    let Some(bed) = Bed::new() else { return };
+    run(&bed.pod, "ip link add eth0.5 type bridge");
+    let link = name("eth0.5");
+    inside(&bed.pod, || Sysctl::Ipv6Conf(&link, Ipv6Conf::AcceptRa).write(2)).expect("write");
+    inside(&bed.pod, || Sysctl::Ipv4Conf(&link, Ipv4Conf::ArpNotify).write(1)).expect("write");
+    assert_eq!(shown(&bed.pod, "ipv6/conf/eth0.5/accept_ra"), "2");
+    assert_eq!(shown(&bed.pod, "ipv4/conf/eth0.5/arp_notify"), "1");
+}
+
+#[test]
+fn a_link_local_address_is_not_made_where_the_mode_says_so() {
+    let Some(bed) = Bed::new() else { return };
+    let ends = [bed.veth(1, None).peer, bed.veth(2, None).peer];
+    let eth2 = name("eth2");
+    inside(&bed.pod, || Sysctl::Ipv6Conf(&eth2, Ipv6Conf::AddrGenMode).write(1)).expect("write");
+    for end in ends {
+        bed.in_pod.set_up(end).expect("bring it up");
+    }
+    let link_local = |link: &str| run(&bed.pod, &format!("ip -6 -o addr show dev {link} scope link"));
+    assert!(link_local("eth1").contains("fe80::"), "the kernel makes one");
+    assert_eq!(link_local("eth2"), "");
+}
+
+#[test]
+fn a_setting_that_is_missing_is_told_apart_from_one_that_fails() {
+    let Some(bed) = Bed::new() else { return };
+    let gone: IfName = name("gone");
+    let missing = Sysctl::Ipv6Conf(&gone, Ipv6Conf::AcceptRa);
+    for error in [
+        inside(&bed.pod, || missing.read().map(drop)).expect_err("no such link"),
+        inside(&bed.pod, || missing.write(0)).expect_err("no such link"),
+        inside(&bed.pod, || missing.ensure(0).map(drop)).expect_err("no such link"),
+    ] {
+        assert!(matches!(&error, Error::SysctlMissing { path } if path.ends_with("gone/accept_ra")), "{error:?}");
+    }
+
+    let lo = name("lo");
+    let refused = Sysctl::Ipv6Conf(&lo, Ipv6Conf::AddrGenMode);
+    let error = inside(&bed.pod, || refused.write(99)).expect_err("there is no such mode");
+    assert!(matches!(error, Error::Sysctl { .. }), "{error:?}");
+    assert_eq!((error.raw_os_error(), error.code()), (Some(libc::EINVAL), ErrorCode::IO));
+    assert_eq!(error.to_string(), "cannot write /proc/sys/net/ipv6/conf/lo/addr_gen_mode");
+}
+
+fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    netns.run(work).expect("enter")
+}
+
+/// What a process inside reads below `/proc/sys/net`.
+fn shown(netns: &Netns, path: &str) -> String {
+    run(netns, &format!("cat /proc/sys/net/{path}")).trim_end().to_owned()
+}
