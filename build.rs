@@ -15,12 +15,11 @@ mod skeleton {
     use libbpf_cargo::SkeletonBuilder;
     use sha2::{Digest, Sha256};
 
+    const SOURCES: &str = "bpf";
     const SOURCE: &str = "bpf/cni_tc.bpf.c";
-    const HEADER: &str = "bpf/cni_tc.h";
 
     pub(super) fn generate() {
-        println!("cargo::rerun-if-changed={SOURCE}");
-        println!("cargo::rerun-if-changed={HEADER}");
+        println!("cargo::rerun-if-changed={SOURCES}");
         println!("cargo::rerun-if-env-changed=CLANG");
 
         let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
@@ -33,7 +32,10 @@ mod skeleton {
         }
 
         // By this a running datapath is known to be of this build or of another.
-        let sources = [SOURCE, HEADER].map(|path| fs::read(path).unwrap_or_default()).concat();
+        let mut paths: Vec<PathBuf> =
+            fs::read_dir(SOURCES).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        let sources: Vec<u8> = paths.iter().flat_map(|path| fs::read(path).unwrap_or_default()).collect();
         let build: String = Sha256::digest(sources)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         println!("cargo::rustc-env=CNI_TC_BUILD={build}");
 

@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 /*
- * Counts what pods send and delivers it straight into the target pod.
+ * Guards and counts what pods send, and delivers it straight into the target pod.
  *
  * cni_tc_main	 runs at the TC ingress of every host veth, so it sees each frame
  *		 that a pod sends, and at the TC ingress of the bridge device, where
  *		 only what goes up to the host arrives.
- * cni_tc_egress runs at the TC egress of the same devices; on a host veth that is
- *		 each frame which the bridge delivers to the pod. What is redirected
- *		 into a pod does not pass here.
+ * cni_tc_egress runs at the TC egress of the same devices: on a host veth that is
+ *		 each frame which the bridge delivers to the pod, on the bridge each
+ *		 that the host sends. What is redirected into a pod does not pass
+ *		 here.
  *
- * Verdicts: bpf_redirect_peer() for a packet to a pod of this network, else
- * TC_ACT_UNSPEC, which lets later filters and then the bridge have the frame.
- * The bridge alone is a complete data path: without these programs, or without
- * a row in a map, packets arrive all the same.
+ * Verdicts: TC_ACT_SHOT for what a guarded port may not send; a redirect for a
+ * packet to a pod of this network and for an answer to a neighbour question;
+ * else TC_ACT_UNSPEC, which lets later filters and then the bridge have the
+ * frame. The bridge alone is a complete data path: without these programs, or
+ * without a row in a map, packets arrive all the same.
  *
- * Malformed packets: what cannot be read as far as the end of the fixed IPv4
- * header is neither counted nor redirected. It is the stack's to judge.
+ * Malformed packets: what cannot be read as far as the end of the fixed headers
+ * (Ethernet, then ARP, IPv4 or IPv6 with its extensions), or whose headers claim
+ * more than the frame holds, is neither counted nor redirected. A guarded port
+ * has it dropped, with a reason of its own, as the stack would; any other leaves
+ * it to the stack.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -23,202 +28,168 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
-#include <linux/ip.h>
 #include <linux/pkt_cls.h>
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #include "cni_tc.h"
-
-/* Counters by source address. ADD puts rows in and DEL takes them out; programs only look up. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(max_entries, CNI_TC_MAX_ROWS);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct ipv4_key);
-	__type(value, struct pod_counters);
-} pkt_count SEC(".maps");
-
-/* Where to deliver, by destination address. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, CNI_TC_MAX_ROWS);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct ipv4_key);
-	__type(value, struct pod_port);
-} pod_ifindex SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct net_config);
-} net_config SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct net_stats);
-} net_stats SEC(".maps");
-
-/* What the verdict needs of a packet, read once: helpers that write invalidate packet pointers. */
-struct packet {
-	struct ipv4_key source;
-	struct ipv4_key destination;
-	__u8 destination_mac[ETH_ALEN];
-	__u8 ttl;
-	__u8 protocol;
-};
-
-static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)
-{
-	__u8 difference = 0;
-
-#pragma unroll
-	for (int i = 0; i < ETH_ALEN; i++)
-		difference |= a[i] ^ b[i];
-	return difference == 0;
-}
-
-static __always_inline bool parse(struct __sk_buff *skb, struct packet *packet)
-{
-	const __u32 header_len = sizeof(struct ethhdr) + sizeof(struct iphdr);
-	const struct ethhdr *eth;
-	const struct iphdr *ip;
-
-	if (skb->protocol != bpf_htons(ETH_P_IP))
-		return false;
-	/* A frame that was not made by the pod's own stack may keep its headers in fragments. */
-	if ((void *)(long)skb->data + header_len > (void *)(long)skb->data_end &&
-	    bpf_skb_pull_data(skb, header_len))
-		return false;
-
-	eth = (void *)(long)skb->data;
-	ip = (void *)(eth + 1);
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
-		return false;
-	if (ip->version != 4)
-		return false;
-
-	__builtin_memcpy(&packet->source, &ip->saddr, sizeof(packet->source));
-	__builtin_memcpy(&packet->destination, &ip->daddr, sizeof(packet->destination));
-	__builtin_memcpy(packet->destination_mac, eth->h_dest, ETH_ALEN);
-	packet->ttl = ip->ttl;
-	packet->protocol = ip->protocol;
-	return true;
-}
+#include "flow.h"
+#include "guard.h"
+#include "maps.h"
+#include "neighbour.h"
+#include "packet.h"
 
 /*
  * Does to a packet for the gateway what routing it would: one hop less to live,
  * from the gateway's MAC to the pod's. False where the packet may not be routed.
  */
-static __always_inline bool route(struct __sk_buff *skb, const struct packet *packet,
-				  const struct net_config *config, const struct pod_port *port)
+static __always_inline bool route(const struct hook *hook, const struct packet *packet,
+				  const struct pod_port *target)
 {
-	const __u32 ip = sizeof(struct ethhdr);
-	__u8 ttl = packet->ttl - 1;
+	__u8 hop_limit = packet->ip.hop_limit - 1;
+	struct __sk_buff *skb = hook->skb;
 	__u8 macs[2 * ETH_ALEN];
 
-	if (packet->ttl <= 1)
-		return false; /* the stack tells the sender: ICMP time exceeded */
+	if (packet->ip.hop_limit <= 1)
+		return false; /* the stack tells the sender: time exceeded */
+	/* Makes the headers writable, so that none of the writes below fails alone. */
+	if (bpf_skb_pull_data(skb, packet->ip.upper))
+		return false;
 
-	__builtin_memcpy(macs, port->mac, ETH_ALEN);
-	__builtin_memcpy(macs + ETH_ALEN, config->gateway_mac, ETH_ALEN);
+	__builtin_memcpy(macs, target->mac, ETH_ALEN);
+	__builtin_memcpy(macs + ETH_ALEN, hook->config->gateway_mac, ETH_ALEN);
+	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
+		return false;
+	if (!packet->v4)
+		return !bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, hop_limit),
+					    &hop_limit, sizeof(hop_limit), 0);
 	/* TTL and protocol share the 16-bit word that the header checksum runs over. */
-	return !bpf_l3_csum_replace(skb, ip + offsetof(struct iphdr, check),
-				    bpf_htons(packet->ttl << 8 | packet->protocol),
-				    bpf_htons(ttl << 8 | packet->protocol), sizeof(__u16)) &&
-	       !bpf_skb_store_bytes(skb, ip + offsetof(struct iphdr, ttl), &ttl, sizeof(ttl), 0) &&
-	       !bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0);
+	return !bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check),
+				    bpf_htons(packet->ip.hop_limit << 8 | packet->ip.protocol),
+				    bpf_htons(hop_limit << 8 | packet->ip.protocol),
+				    sizeof(__u16)) &&
+	       !bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, ttl), &hop_limit,
+				    sizeof(hop_limit), 0);
 }
 
-/* Whether the packet may go straight to `port`, and made ready for it. */
-static __always_inline bool deliverable(struct __sk_buff *skb, const struct packet *packet,
-					const struct net_config *config,
-					const struct pod_port *port)
+static __always_inline bool is_stack_only(const struct port_config *port)
 {
-	/* A pod that talks to itself by way of the host, or inside a VLAN: the bridge's business.
+	return port && port->flags & CNI_PORT_STACK_ONLY;
+}
+
+/* Whether the packet may go straight to `target`, and made ready for it. */
+static __always_inline bool deliverable(const struct hook *hook, const struct packet *packet,
+					const struct pod_port *target)
+{
+	__u32 ifindex = target->ifindex;
+
+	/* The host's own, or a pod that talks to itself by way of the host: the bridge's business.
 	 */
-	if (port->ifindex == skb->ifindex || skb->vlan_present)
+	if (ifindex == hook->config->bridge_ifindex || ifindex == hook->skb->ifindex)
+		return false;
+	if (!(hook->config->flags & CNI_NET_DIRECT) || packet->ip.detour || !packet->flow.protocol)
+		return false;
+	if (is_stack_only(hook->port) || is_stack_only(bpf_map_lookup_elem(&port_config, &ifindex)))
+		return false;
+	if (answers_flow(packet))
 		return false;
 	/* Addressed to a third party, a pod that routes for instance: it is to have the packet. */
-	if (!mac_equal(packet->destination_mac, port->mac) &&
-	    !(mac_equal(packet->destination_mac, config->gateway_mac) &&
-	      route(skb, packet, config, port)))
+	if (!mac_equal(packet->ethernet.h_dest, target->mac) &&
+	    !(mac_equal(packet->ethernet.h_dest, hook->config->gateway_mac) &&
+	      route(hook, packet, target)))
 		return false;
 	/*
 	 * The frame was typed at the host veth, whose MAC is not the target's. Kernels
 	 * before 6.15 keep that type across the redirect, and the pod would drop the
 	 * packet as meant for another host.
 	 */
-	return !bpf_skb_change_type(skb, PACKET_HOST);
+	return !bpf_skb_change_type(hook->skb, PACKET_HOST);
+}
+
+/* Counts a packet of a pod, and finds its way. */
+static __always_inline int forward(const struct hook *hook, const struct packet *packet)
+{
+	struct pod_counters *sent = counters_of(hook, packet->v4, &packet->ip.source);
+	const struct pod_port *target = owner_of(packet->v4, &packet->ip.destination);
+	struct pod_counters *received;
+	__u32 len = hook->skb->len;
+
+	sent->tx_packets++;
+	sent->tx_bytes += len;
+	if (!target || !deliverable(hook, packet, target)) {
+		hook->stats->to_stack++;
+		return TC_ACT_UNSPEC;
+	}
+
+	forget_flow(hook, packet);
+	received = counters_of(hook, packet->v4, &packet->ip.destination);
+	received->rx_packets++;
+	received->rx_bytes += len;
+	received->rx_direct++;
+	sent->tx_direct++;
+	hook->stats->direct++;
+	return bpf_redirect_peer(target->ifindex, 0);
 }
 
 SEC("tc")
 int cni_tc_main(struct __sk_buff *skb)
 {
-	struct pod_counters *counters;
-	const struct net_config *config;
-	const struct pod_port *port;
+	enum drop_reason reason;
 	struct packet packet;
-	struct net_stats *stats;
-	__u32 only = 0;
+	enum frame frame;
+	struct hook hook;
+	int verdict;
 
-	config = bpf_map_lookup_elem(&net_config, &only);
-	stats = bpf_map_lookup_elem(&net_stats, &only);
-	if (!config || !stats || !parse(skb, &packet))
+	if (!open_hook(skb, &hook))
 		return TC_ACT_UNSPEC;
-
-	/* Counted already, at the port it came in by. */
-	if (skb->ifindex == config->bridge_ifindex) {
-		stats->to_host++;
-		return TC_ACT_UNSPEC;
-	}
-
-	counters = bpf_map_lookup_elem(&pkt_count, &packet.source);
-	if (counters) {
-		counters->tx_packets++;
-		counters->tx_bytes += skb->len;
-	} else {
-		stats->unknown_source++;
-	}
-
-	port = bpf_map_lookup_elem(&pod_ifindex, &packet.destination);
-	if (!port || !deliverable(skb, &packet, config, port)) {
-		stats->to_stack++;
+	/* Judged and counted already, at the port it came in by. */
+	if (at_bridge(&hook)) {
+		if (skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6))
+			hook.stats->to_host++;
 		return TC_ACT_UNSPEC;
 	}
 
-	stats->direct++;
-	if (counters)
-		counters->tx_direct++;
-	return bpf_redirect_peer(port->ifindex, 0);
+	frame = read_frame(skb, &packet);
+	if (is_guarded(&hook)) {
+		reason = check_frame(&hook, frame, &packet);
+		if (reason != PASS)
+			return drop(&hook, reason);
+	}
+	verdict = answer_neighbour(&hook, frame, &packet);
+	if (verdict != TC_ACT_UNSPEC || frame != FRAME_IP)
+		return verdict;
+	return forward(&hook, &packet);
 }
 
 SEC("tc")
 int cni_tc_egress(struct __sk_buff *skb)
 {
-	struct pod_counters *counters;
-	const struct net_config *config;
+	struct pod_counters *received;
 	struct packet packet;
-	struct net_stats *stats;
-	__u32 only = 0;
+	enum frame frame;
+	struct hook hook;
 
-	config = bpf_map_lookup_elem(&net_config, &only);
-	stats = bpf_map_lookup_elem(&net_stats, &only);
-	if (!config || !stats || !parse(skb, &packet))
+	if (!open_hook(skb, &hook))
+		return TC_ACT_UNSPEC;
+	frame = read_frame(skb, &packet);
+	if (at_bridge(&hook))
+		return answer_neighbour(&hook, frame, &packet);
+
+	/* A hairpin port is sent its own broadcasts, which a probe for duplicates would take for
+	 * one. */
+	if (is_guarded(&hook) && frame != FRAME_MALFORMED &&
+	    is_multicast_mac(packet.ethernet.h_dest) &&
+	    mac_equal(packet.ethernet.h_source, hook.port->mac))
+		return drop(&hook, CNI_DROP_REFLECTED);
+	if (frame != FRAME_IP)
 		return TC_ACT_UNSPEC;
 
-	/* What the host sends passes here on its way to the port, where it is counted. */
-	if (skb->ifindex == config->bridge_ifindex)
-		return TC_ACT_UNSPEC;
-
-	stats->from_stack++;
-	counters = bpf_map_lookup_elem(&pkt_count, &packet.destination);
-	if (counters)
-		counters->rx_stack++;
+	hook.stats->from_stack++;
+	received = counters_of(&hook, packet.v4, &packet.ip.destination);
+	received->rx_packets++;
+	received->rx_bytes += skb->len;
+	remember_flow(&hook, &packet);
 	return TC_ACT_UNSPEC;
 }
 

@@ -1,5 +1,4 @@
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -81,6 +80,21 @@ pub enum Error {
         found: (usize, usize),
     },
 
+    /// A newer build, whose maps this one cannot read, has taken over the network.
+    #[error(
+        "{} is of layout {found}, and this build knows layouts up to {known}: install the newer build again, or go back \
+         on a node without pods, and remove the directory there",
+        path.display()
+    )]
+    NewerLayout {
+        /// The newer build's pins.
+        path: PathBuf,
+        /// Their layout.
+        found: u32,
+        /// The layout of this build.
+        known: u32,
+    },
+
     /// Reading or changing a map failed.
     #[error("cannot {operation} in the eBPF map {map}{}", full(source))]
     Map {
@@ -90,13 +104,6 @@ pub enum Error {
         map: &'static str,
         /// What bpf(2) said.
         source: io::Error,
-    },
-
-    /// The programs deal with IPv4 alone.
-    #[error("the eBPF maps hold no IPv6 addresses, such as {address}")]
-    AddressFamily {
-        /// The address.
-        address: IpAddr,
     },
 }
 
@@ -111,8 +118,11 @@ impl Coded for Error {
         match self {
             Self::Locked { .. } => ErrorCode::TRY_AGAIN,
             Self::Mount { .. } | Self::Load { .. } | Self::Rejected { .. } => ErrorCode::PLUGIN_NOT_AVAILABLE,
-            Self::NotBpffs { .. } | Self::Pin { .. } | Self::Layout { .. } | Self::Map { .. } => ErrorCode::IO,
-            Self::AddressFamily { .. } => ErrorCode::UNSUPPORTED_FIELD,
+            Self::NotBpffs { .. }
+            | Self::Pin { .. }
+            | Self::Layout { .. }
+            | Self::NewerLayout { .. }
+            | Self::Map { .. } => ErrorCode::IO,
         }
     }
 }

@@ -2,24 +2,31 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::map::PerCpu;
 use crate::spec::MacAddr;
 
-/// What one pod address has sent and received. `struct pod_counters`
+/// What one address has sent and received. `struct pod_counters`
+///
+/// A GSO super-frame counts as one packet; bytes include the Ethernet headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 #[non_exhaustive]
 pub struct PodCounters {
-    /// Packets that the pod sent from the address. A GSO super-frame counts as one.
+    /// Packets that the pod sent from the address, without those that the guard dropped.
     pub tx_packets: u64,
-    /// Bytes of [`tx_packets`](Self::tx_packets), Ethernet headers included.
+    /// Bytes of [`tx_packets`](Self::tx_packets).
     pub tx_bytes: u64,
     /// Of [`tx_packets`](Self::tx_packets), those redirected straight into the target pod.
     pub tx_direct: u64,
-    /// Packets that the bridge delivered to the address; direct ones do not pass there.
-    pub rx_stack: u64,
+    /// Packets that were delivered to the address, directly or by the bridge.
+    pub rx_packets: u64,
+    /// Bytes of [`rx_packets`](Self::rx_packets).
+    pub rx_bytes: u64,
+    /// Of [`rx_packets`](Self::rx_packets), those redirected straight from the sending pod.
+    pub rx_direct: u64,
 }
 
-/// The verdicts on all IPv4 packets of a network. `struct net_stats`
+/// The verdicts on all IP packets of a network. `struct net_stats`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 #[non_exhaustive]
@@ -32,26 +39,50 @@ pub struct NetStats {
     pub to_host: u64,
     /// Delivered to a pod by the bridge.
     pub from_stack: u64,
-    /// From a pod, with a source address that nobody [tracks](super::CounterMap::track).
-    pub unknown_source: u64,
+    /// ARP requests that the programs answered.
+    pub arp_answers: u64,
+    /// Neighbour solicitations that the programs answered.
+    pub nd_answers: u64,
+    /// Flows from pod to pod that the stack delivered, and whose answers it therefore gets.
+    pub flows_added: u64,
+    /// Of [`flows_added`](Self::flows_added), those whose ports were used again for a direct conversation. What was
+    /// forgotten for want of room is in neither.
+    pub flows_forgotten: u64,
+    /// What all addresses together sent and received that nobody [tracks](super::CounterMap::track), groups among them.
+    pub unknown: PodCounters,
 }
 
-/// Where a pod address lives.
+/// Who owns an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodPort {
-    /// Index of the host end of the pod's veth pair.
+    /// Index of the host end of the pod's veth pair; of the bridge for the gateway's addresses.
     pub ifindex: u32,
-    /// The pod end's MAC.
+    /// The pod end's MAC; the bridge's for the gateway's addresses.
     pub mac: MacAddr,
+}
+
+/// What a port may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodLink {
+    /// The pod end's MAC, from which alone it may send.
+    pub mac: MacAddr,
+    /// Never deliver directly to or from this port: for pods whose traffic is shaped at it.
+    pub stack_only: bool,
 }
 
 /// What the programs must know of their network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NetConfig {
-    /// Index of the bridge device.
+    /// Index of the bridge device. As long as it is 0 the programs do nothing.
     pub bridge_ifindex: u32,
     /// The bridge's own MAC: frames to it are to be routed.
     pub gateway_mac: MacAddr,
+    /// Deliver packets between pods directly, past the bridge and netfilter. Flows that the stack carries when this is
+    /// turned on stay with it.
+    pub direct: bool,
+    /// Drop what a pod sends in another's name. Applies to ports with a row in the [`LinkMap`](super::LinkMap).
+    pub guard: bool,
 }
 
 /// `struct pod_port`
@@ -63,13 +94,38 @@ pub(super) struct RawPodPort {
     reserved: [u8; 2],
 }
 
+/// `struct port_config`
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct RawPortConfig {
+    mac: [u8; 6],
+    flags: u8,
+    reserved: u8,
+}
+
 /// `struct net_config`
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct RawNetConfig {
     bridge_ifindex: u32,
     gateway_mac: [u8; 6],
-    reserved: [u8; 2],
+    flags: u8,
+    reserved: u8,
+}
+
+/// `CNI_PORT_STACK_ONLY`
+const STACK_ONLY: u8 = 1 << 0;
+/// `CNI_NET_DIRECT`
+const DIRECT: u8 = 1 << 0;
+/// `CNI_NET_GUARD`
+const GUARD: u8 = 1 << 1;
+
+impl NetConfig {
+    /// A network whose pods are guarded and reach each other directly.
+    #[must_use]
+    pub const fn new(bridge_ifindex: u32, gateway_mac: MacAddr) -> Self {
+        Self { bridge_ifindex, gateway_mac, direct: true, guard: true }
+    }
 }
 
 impl From<PodPort> for RawPodPort {
@@ -84,40 +140,46 @@ impl From<RawPodPort> for PodPort {
     }
 }
 
+impl From<PodLink> for RawPortConfig {
+    fn from(link: PodLink) -> Self {
+        Self { mac: link.mac.octets(), flags: flag(link.stack_only, STACK_ONLY), reserved: 0 }
+    }
+}
+
+impl From<RawPortConfig> for PodLink {
+    fn from(raw: RawPortConfig) -> Self {
+        Self { mac: MacAddr::new(raw.mac), stack_only: raw.flags & STACK_ONLY != 0 }
+    }
+}
+
 impl From<NetConfig> for RawNetConfig {
     fn from(config: NetConfig) -> Self {
-        Self { bridge_ifindex: config.bridge_ifindex, gateway_mac: config.gateway_mac.octets(), reserved: [0; 2] }
+        Self {
+            bridge_ifindex: config.bridge_ifindex,
+            gateway_mac: config.gateway_mac.octets(),
+            flags: flag(config.direct, DIRECT) | flag(config.guard, GUARD),
+            reserved: 0,
+        }
     }
 }
 
 impl From<RawNetConfig> for NetConfig {
     fn from(raw: RawNetConfig) -> Self {
-        Self { bridge_ifindex: raw.bridge_ifindex, gateway_mac: MacAddr::new(raw.gateway_mac) }
+        Self {
+            bridge_ifindex: raw.bridge_ifindex,
+            gateway_mac: MacAddr::new(raw.gateway_mac),
+            direct: raw.flags & DIRECT != 0,
+            guard: raw.flags & GUARD != 0,
+        }
     }
 }
 
-/// Adding up what each CPU counted for itself.
-pub(super) trait PerCpu: FromBytes + Default {
-    fn add(&mut self, other: &Self);
-}
+impl PerCpu for PodCounters {}
 
-impl PerCpu for PodCounters {
-    fn add(&mut self, other: &Self) {
-        self.tx_packets += other.tx_packets;
-        self.tx_bytes += other.tx_bytes;
-        self.tx_direct += other.tx_direct;
-        self.rx_stack += other.rx_stack;
-    }
-}
+impl PerCpu for NetStats {}
 
-impl PerCpu for NetStats {
-    fn add(&mut self, other: &Self) {
-        self.direct += other.direct;
-        self.to_stack += other.to_stack;
-        self.to_host += other.to_host;
-        self.from_stack += other.from_stack;
-        self.unknown_source += other.unknown_source;
-    }
+const fn flag(set: bool, bit: u8) -> u8 {
+    if set { bit } else { 0 }
 }
 
 #[cfg(test)]
@@ -125,6 +187,8 @@ mod tests {
     use std::mem::{offset_of, size_of};
 
     use super::*;
+    use crate::datapath::Drops;
+    use crate::datapath::maps::FLOWS;
     use crate::datapath::skeleton::types;
 
     /// Compares a struct here with the one that the skeleton took from the C program's BTF.
@@ -139,10 +203,23 @@ mod tests {
 
     #[test]
     fn layouts_match_the_c_program() {
-        same_layout!(PodCounters, types::pod_counters, tx_packets, tx_bytes, tx_direct, rx_stack);
-        same_layout!(NetStats, types::net_stats, direct, to_stack, to_host, from_stack, unknown_source);
+        same_layout!(
+            PodCounters,
+            types::pod_counters,
+            tx_packets,
+            tx_bytes,
+            tx_direct,
+            rx_packets,
+            rx_bytes,
+            rx_direct
+        );
+        same_layout!(NetStats, types::net_stats, direct, to_stack, to_host, from_stack, unknown);
+        same_layout!(NetStats, types::net_stats, arp_answers, nd_answers, flows_added, flows_forgotten);
         same_layout!(RawPodPort, types::pod_port, ifindex, mac, reserved);
-        same_layout!(RawNetConfig, types::net_config, bridge_ifindex, gateway_mac, reserved);
-        assert_eq!(size_of::<types::ipv4_key>(), 4);
+        same_layout!(RawPortConfig, types::port_config, mac, flags, reserved);
+        same_layout!(RawNetConfig, types::net_config, bridge_ifindex, gateway_mac, flags, reserved);
+        assert_eq!(size_of::<Drops>(), size_of::<types::drops>());
+        assert_eq!(FLOWS.sizes, (size_of::<types::flow_key>(), 1));
+        assert_eq!((size_of::<types::ipv4_key>(), size_of::<types::ipv6_key>()), (4, 16));
     }
 }

@@ -1,184 +1,226 @@
-//! Typed access to the maps.
+//! Typed access to the maps that hold a row for each address or port.
 
-use std::mem::size_of;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use zerocopy::{FromZeros, IntoBytes};
+use super::layout::{RawNetConfig, RawPodPort, RawPortConfig};
+use super::map::{Map, Shape};
+use super::{Drops, NetStats, PodCounters, PodLink, PodPort, Result};
 
-use super::error::io_error;
-use super::layout::{PerCpu, RawNetConfig, RawPodPort};
-use super::{Error, NetConfig, NetStats, PodCounters, PodPort, Result};
+pub(super) const PKT_COUNT: Shape = Shape::of::<[u8; 4], PodCounters>("pkt_count");
+pub(super) const PKT_COUNT_V6: Shape = Shape::of::<[u8; 16], PodCounters>("pkt_count_v6");
+pub(super) const POD_IFINDEX: Shape = Shape::of::<[u8; 4], RawPodPort>("pod_ifindex");
+pub(super) const POD_IFINDEX_V6: Shape = Shape::of::<[u8; 16], RawPodPort>("pod_ifindex_v6");
+pub(super) const PORT_CONFIG: Shape = Shape::of::<u32, RawPortConfig>("port_config");
+pub(super) const PORT_DROPS: Shape = Shape::of::<u32, Drops>("port_drops");
+pub(super) const NET_CONFIG: Shape = Shape::of::<u32, RawNetConfig>("net_config");
+pub(super) const NET_STATS: Shape = Shape::of::<u32, NetStats>("net_stats");
+pub(super) const NET_DROPS: Shape = Shape::of::<u32, Drops>("net_drops");
+/// The memory of flows is the programs' own: a `struct flow_key` and an octet that says nothing.
+pub(super) const FLOWS: Shape = Shape::of::<[u8; 40], u8>("flows");
 
-/// The maps' names, in the C source and as pins.
-pub(super) const PKT_COUNT: &str = "pkt_count";
-pub(super) const POD_IFINDEX: &str = "pod_ifindex";
-pub(super) const NET_CONFIG: &str = "net_config";
-pub(super) const NET_STATS: &str = "net_stats";
-
-/// Sizes of the arrays' keys and values, in bytes.
-pub(super) const NET_CONFIG_SIZES: (usize, usize) = (4, size_of::<RawNetConfig>());
-pub(super) const NET_STATS_SIZES: (usize, usize) = (4, size_of::<NetStats>());
+/// All maps of a set.
+pub(super) const MAPS: [Shape; 10] = [
+    PKT_COUNT,
+    PKT_COUNT_V6,
+    POD_IFINDEX,
+    POD_IFINDEX_V6,
+    PORT_CONFIG,
+    PORT_DROPS,
+    NET_CONFIG,
+    NET_STATS,
+    NET_DROPS,
+    FLOWS,
+];
 
 /// The key of an array's only row.
-const ONLY: [u8; 4] = [0; 4];
+pub(super) const ONLY: [u8; 4] = [0; 4];
 
-/// `pkt_count`: what each pod address sent and received.
+/// `pkt_count` and `pkt_count_v6`: what each address sent and received.
 ///
-/// The programs count for addresses that are [tracked](Self::track) and look at nothing else.
+/// The programs count by address for those that are [tracked](Self::track), and for all others together:
+/// [`NetStats::unknown`]. An IPv4-mapped IPv6 address is the IPv4 address, here as in [`PortMap`].
 #[derive(Debug)]
-pub struct CounterMap {
-    v4: MapHandle,
+pub struct CounterMap(Families);
+
+/// `pod_ifindex` and `pod_ifindex_v6`: who owns each address.
+///
+/// An address with a row is delivered to directly, may be sent from by its port alone where the port is
+/// [guarded](super::NetConfig::guard), and has its neighbour questions answered. The gateway's addresses have rows as
+/// well, with the bridge as their port: the programs leave packets for them to the stack.
+#[derive(Debug)]
+pub struct PortMap(Families);
+
+/// `port_config` and `port_drops`: what each port may do, and what it was not let do.
+#[derive(Debug)]
+pub struct LinkMap {
+    config: Map,
+    drops: Map,
 }
 
-/// `pod_ifindex`: where each pod address lives. A packet for an address in here goes straight into
-/// its pod.
+/// A map for each address family.
 #[derive(Debug)]
-pub struct PortMap {
-    v4: MapHandle,
+struct Families {
+    v4: Map,
+    v6: Map,
 }
 
 impl CounterMap {
-    pub(super) const SIZES: (usize, usize) = (4, size_of::<PodCounters>());
-
-    pub(super) fn new(v4: MapHandle) -> Self {
-        Self { v4 }
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        Families::open(directory, &PKT_COUNT, &PKT_COUNT_V6).map(Self)
     }
 
     /// Starts to count for `address`, from zero.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`], for a full map among others; [`Error::AddressFamily`].
+    /// [`Error::Map`](super::Error::Map), for a full map among others.
     pub fn track(&self, address: IpAddr) -> Result<()> {
-        let key = key(address)?;
-        let failed = |error| map_error(format!("put {address}"), PKT_COUNT, error);
-        let cpus = libbpf_rs::num_possible_cpus().map_err(failed)?;
-        let zeros = vec![PodCounters::default().as_bytes().to_vec(); cpus];
-        self.v4.update_percpu(&key, &zeros, MapFlags::ANY).map_err(failed)
+        self.put(address, &PodCounters::default())
+    }
+
+    /// Starts to count for `address`, from what was counted elsewhere.
+    pub(super) fn put(&self, address: IpAddr, counters: &PodCounters) -> Result<()> {
+        self.0.with(address, |map, key| map.put_sum(key, counters, address))
     }
 
     /// The counts for `address`, added up over the CPUs; `None` when it is not tracked.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`]; [`Error::AddressFamily`].
+    /// [`Error::Map`](super::Error::Map).
     pub fn read(&self, address: IpAddr) -> Result<Option<PodCounters>> {
-        let per_cpu = self
-            .v4
-            .lookup_percpu(&key(address)?, MapFlags::ANY)
-            .map_err(|error| map_error(format!("look up {address}"), PKT_COUNT, error))?;
-        Ok(per_cpu.map(sum))
+        self.0.with(address, |map, key| map.sum(key, address))
     }
 
     /// Stops to count for `address` and forgets the counts. Absent is success.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`]; [`Error::AddressFamily`].
+    /// [`Error::Map`](super::Error::Map).
     pub fn forget(&self, address: IpAddr) -> Result<()> {
-        delete(&self.v4, PKT_COUNT, address)
+        self.0.with(address, |map, key| map.delete(key, address))
     }
 
-    /// The tracked addresses. Rows that come or go meanwhile may be seen or not, and others twice.
+    /// The tracked addresses of both families. Rows that come or go meanwhile may be seen or not, and others twice.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        addresses(&self.v4)
+        self.0.addresses()
     }
 }
 
 impl PortMap {
-    pub(super) const SIZES: (usize, usize) = (4, size_of::<RawPodPort>());
-
-    pub(super) fn new(v4: MapHandle) -> Self {
-        Self { v4 }
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        Families::open(directory, &POD_IFINDEX, &POD_IFINDEX_V6).map(Self)
     }
 
-    /// Has packets for `address` delivered to `port`, in place of an earlier port.
+    /// Gives `address` to `port`, in place of an earlier port.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`], for a full map among others; [`Error::AddressFamily`].
+    /// [`Error::Map`](super::Error::Map), for a full map among others.
     pub fn insert(&self, address: IpAddr, port: PodPort) -> Result<()> {
-        self.v4
-            .update(&key(address)?, RawPodPort::from(port).as_bytes(), MapFlags::ANY)
-            .map_err(|error| map_error(format!("put {address}"), POD_IFINDEX, error))
+        self.0.with(address, |map, key| map.put(key, &RawPodPort::from(port), address))
     }
 
-    /// Where `address` lives; `None` when packets for it are left to the bridge.
+    /// Whose `address` is; `None` when it is nobody's and packets for it are left to the bridge.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`]; [`Error::AddressFamily`].
+    /// [`Error::Map`](super::Error::Map).
     pub fn read(&self, address: IpAddr) -> Result<Option<PodPort>> {
-        let mut raw = RawPodPort::new_zeroed();
-        let found = self
-            .v4
-            .lookup_into(&key(address)?, raw.as_mut_bytes(), MapFlags::ANY)
-            .map_err(|error| map_error(format!("look up {address}"), POD_IFINDEX, error))?;
-        Ok(found.then(|| raw.into()))
+        self.0.with(address, |map, key| Ok(map.read::<RawPodPort>(key, address)?.map(PodPort::from)))
     }
 
-    /// Leaves packets for `address` to the bridge again. Absent is success.
+    /// Makes `address` nobody's again. Absent is success.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`]; [`Error::AddressFamily`].
+    /// [`Error::Map`](super::Error::Map).
     pub fn remove(&self, address: IpAddr) -> Result<()> {
-        delete(&self.v4, POD_IFINDEX, address)
+        self.0.with(address, |map, key| map.delete(key, address))
     }
 
-    /// The addresses in the map. Rows that come or go meanwhile may be seen or not, and others twice.
+    /// The addresses of both families. Rows that come or go meanwhile may be seen or not, and others twice.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        addresses(&self.v4)
+        self.0.addresses()
     }
 }
 
-pub(super) fn read_config(map: &MapHandle) -> Result<NetConfig> {
-    let mut raw = RawNetConfig::new_zeroed();
-    map.lookup_into(&ONLY, raw.as_mut_bytes(), MapFlags::ANY)
-        .map_err(|error| map_error("read the row".into(), NET_CONFIG, error))?;
-    Ok(raw.into())
-}
-
-pub(super) fn write_config(map: &MapHandle, config: NetConfig) -> Result<()> {
-    map.update(&ONLY, RawNetConfig::from(config).as_bytes(), MapFlags::ANY)
-        .map_err(|error| map_error("write the row".into(), NET_CONFIG, error))
-}
-
-pub(super) fn read_stats(map: &MapHandle) -> Result<NetStats> {
-    let per_cpu =
-        map.lookup_percpu(&ONLY, MapFlags::ANY).map_err(|error| map_error("read the row".into(), NET_STATS, error))?;
-    Ok(per_cpu.map(sum).unwrap_or_default())
-}
-
-fn key(address: IpAddr) -> Result<[u8; 4]> {
-    match address {
-        IpAddr::V4(v4) => Ok(v4.octets()),
-        IpAddr::V6(_) => Err(Error::AddressFamily { address }),
+impl LinkMap {
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        Ok(Self { config: Map::open(directory, &PORT_CONFIG)?, drops: Map::open(directory, &PORT_DROPS)? })
     }
-}
 
-fn delete(map: &MapHandle, name: &'static str, address: IpAddr) -> Result<()> {
-    match map.delete(&key(address)?) {
-        Err(error) if error.kind() != libbpf_rs::ErrorKind::NotFound => {
-            Err(map_error(format!("delete {address}"), name, error))
+    /// Says what the port `ifindex`, the host end of a pod's veth pair, may do, in place of what was said earlier. What
+    /// has been dropped there so far stays counted.
+    ///
+    /// From here on the port is guarded, so the rows of its addresses are to be in the [`PortMap`] before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map), for a full map among others.
+    pub fn insert(&self, ifindex: u32, link: PodLink) -> Result<()> {
+        if self.drops(ifindex)?.is_none() {
+            self.drops.put_sum(&ifindex.to_ne_bytes(), &Drops::default(), port(ifindex))?;
         }
-        _ => Ok(()),
+        self.config.put(&ifindex.to_ne_bytes(), &RawPortConfig::from(link), port(ifindex))
+    }
+
+    /// What the port may do; `None` when nothing was said of it, so that it is not guarded.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map).
+    pub fn read(&self, ifindex: u32) -> Result<Option<PodLink>> {
+        Ok(self.config.read::<RawPortConfig>(&ifindex.to_ne_bytes(), port(ifindex))?.map(PodLink::from))
+    }
+
+    /// What was dropped at the port, added up over the CPUs; `None` when nothing was said of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map).
+    pub fn drops(&self, ifindex: u32) -> Result<Option<Drops>> {
+        self.drops.sum(&ifindex.to_ne_bytes(), port(ifindex))
+    }
+
+    /// Forgets the port and what was dropped there. Absent is success.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map).
+    pub fn remove(&self, ifindex: u32) -> Result<()> {
+        self.config.delete(&ifindex.to_ne_bytes(), port(ifindex))?;
+        self.drops.delete(&ifindex.to_ne_bytes(), port(ifindex))
+    }
+
+    /// The ports of which something was said. Rows that come or go meanwhile may be seen or not, and others twice.
+    pub fn indexes(&self) -> impl Iterator<Item = u32> + '_ {
+        self.config.keys().map(u32::from_ne_bytes)
     }
 }
 
-fn addresses(map: &MapHandle) -> impl Iterator<Item = IpAddr> + '_ {
-    map.keys().filter_map(|key| <[u8; 4]>::try_from(key).ok()).map(|octets| Ipv4Addr::from(octets).into())
+impl Families {
+    fn open(directory: &Path, v4: &Shape, v6: &Shape) -> Result<Self> {
+        Ok(Self { v4: Map::open(directory, v4)?, v6: Map::open(directory, v6)? })
+    }
+
+    /// Calls `work` with the map for an address, and the key in there.
+    fn with<T>(&self, address: IpAddr, work: impl FnOnce(&Map, &[u8]) -> Result<T>) -> Result<T> {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => work(&self.v4, &v4.octets()),
+            IpAddr::V6(v6) => work(&self.v6, &v6.octets()),
+        }
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let v4 = self.v4.keys::<4>().map(|octets| Ipv4Addr::from(octets).into());
+        let v6 = self.v6.keys::<16>().map(|octets| Ipv6Addr::from(octets).into());
+        v4.chain(v6)
+    }
 }
 
-/// The kernel hands out one value per CPU, each of the size that `Datapath::map` has checked.
-fn sum<T: PerCpu>(per_cpu: Vec<Vec<u8>>) -> T {
-    per_cpu.iter().filter_map(|bytes| T::read_from_bytes(bytes).ok()).fold(T::default(), |mut total, value| {
-        total.add(&value);
-        total
-    })
-}
-
-fn map_error(operation: String, map: &'static str, error: libbpf_rs::Error) -> Error {
-    Error::Map { operation, map, source: io_error(error) }
+/// What errors call the row of a port.
+fn port(ifindex: u32) -> String {
+    format!("the port {ifindex}")
 }

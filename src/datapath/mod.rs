@@ -1,5 +1,5 @@
-//! The eBPF datapath: TC programs that count what pods send and deliver it straight into the
-//! target pod, and the maps that tell them how.
+//! The eBPF datapath: TC programs that guard and count what pods send and deliver it straight into
+//! the target pod, and the maps that tell them how.
 //!
 //! A [`Datapath`] is one network's set of programs and maps, pinned in a directory on the BPF file
 //! system. [`Datapath::ensure`] loads and pins the set once; every later caller opens the pins. The
@@ -13,10 +13,10 @@
 //!
 //! | program | hook | does |
 //! |---|---|---|
-//! | [`ProgramName::Main`] | ingress of each host veth and of the bridge | counts by source address, redirects packets for local pods into the pod |
-//! | [`ProgramName::Egress`] | egress of the same devices | counts what the bridge delivers to pods |
+//! | [`ProgramName::Main`] | ingress of each host veth and of the bridge | drops what is sent in another's name, counts, redirects packets for local pods into the pod, answers ARP requests and neighbour solicitations |
+//! | [`ProgramName::Egress`] | egress of the same devices | counts what the bridge delivers to pods, remembers flows whose answers need the stack, answers the host's neighbour questions |
 //!
-//! Whatever they do not redirect goes on to the bridge, as if they were not there.
+//! Whatever they do not redirect or drop goes on to the bridge, as if they were not there.
 //!
 //! # Kernel
 //!
@@ -28,17 +28,23 @@
 //! ```no_run
 //! use std::net::IpAddr;
 //!
-//! use cnikit::datapath::{Datapath, PodPort};
+//! use cnikit::datapath::{Datapath, NetConfig, PodLink, PodPort};
 //! use cnikit::spec::MacAddr;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let datapath = Datapath::new("/sys/fs/bpf/my-plugin", &"mynet".parse()?);
 //! datapath.ensure()?;
 //!
+//! let (bridge, gateway) = (6, MacAddr::new([0x02, 0, 0, 0, 0, 0xfe]));
+//! datapath.configure(NetConfig::new(bridge, gateway))?;
+//! datapath.ports()?.insert("10.244.1.1".parse()?, PodPort { ifindex: bridge, mac: gateway })?;
+//!
 //! let pod: IpAddr = "10.244.1.2".parse()?;
-//! let mac = MacAddr::new([0x02, 0, 0, 0, 0, 0x01]);
+//! let port = PodPort { ifindex: 7, mac: MacAddr::new([0x02, 0, 0, 0, 0, 0x01]) };
 //! datapath.counters()?.track(pod)?;
-//! datapath.ports()?.insert(pod, PodPort { ifindex: 7, mac })?;
+//! datapath.ports()?.insert(pod, port)?;
+//! datapath.ports()?.insert(port.mac.link_local().into(), port)?;
+//! datapath.links()?.insert(port.ifindex, PodLink { mac: port.mac, stack_only: false })?;
 //!
 //! println!("{:?}", datapath.counters()?.read(pod)?);
 //! # Ok(())
@@ -46,16 +52,22 @@
 //! ```
 
 mod bpffs;
+mod drops;
 mod error;
 mod layout;
+mod map;
 mod maps;
+mod migrate;
 mod pins;
+mod program;
 mod skeleton;
 
+pub use self::drops::{DropReason, Drops};
 pub use self::error::Error;
-pub use self::layout::{NetConfig, NetStats, PodCounters, PodPort};
-pub use self::maps::{CounterMap, PortMap};
-pub use self::pins::{Datapath, Program, ProgramName};
+pub use self::layout::{NetConfig, NetStats, PodCounters, PodLink, PodPort};
+pub use self::maps::{CounterMap, LinkMap, PortMap};
+pub use self::pins::Datapath;
+pub use self::program::{Program, ProgramName};
 
 /// What calls of this module return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

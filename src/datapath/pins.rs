@@ -2,33 +2,24 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use libbpf_rs::{MapCore, MapHandle};
+use zerocopy::FromZeros as _;
 
-use super::error::io_error;
-use super::maps::{CounterMap, PortMap};
-use super::{Error, NetConfig, NetStats, Result, bpffs, maps, skeleton};
+use super::layout::RawNetConfig;
+use super::map::Map;
+use super::maps::{CounterMap, LinkMap, MAPS, NET_CONFIG, NET_DROPS, NET_STATS, ONLY, PortMap};
+use super::program::{Program, ProgramName};
+use super::{Drops, Error, NetConfig, NetStats, Result, bpffs, migrate, skeleton};
 use crate::spec::NetworkName;
 
 /// Version of the maps' layout, the last part of the pins' path: a build whose maps differ keeps its
 /// pins beside the old ones instead of tripping over them.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// What the name of the directory starts with that says which build the programs are of. The BPF file system holds pins
 /// and directories, and nothing else.
 const BUILD_MARK: &str = "build-";
-
-/// What a complete set of pins consists of.
-const PINS: [&str; 6] = [
-    maps::PKT_COUNT,
-    maps::POD_IFINDEX,
-    maps::NET_CONFIG,
-    maps::NET_STATS,
-    ProgramName::Main.as_str(),
-    ProgramName::Egress.as_str(),
-];
 
 /// One network's programs and maps, pinned in `<root>/<network>/v<layout>/`.
 ///
@@ -39,22 +30,6 @@ pub struct Datapath {
     network: PathBuf,
     /// The name of the directory beside the pins that says whose the programs are.
     build: String,
-}
-
-/// One of the programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProgramName {
-    /// `cni_tc_main`, for the ingress hooks.
-    Main,
-    /// `cni_tc_egress`, for the egress hooks.
-    Egress,
-}
-
-/// A loaded program, to be attached by its file descriptor.
-#[derive(Debug)]
-pub struct Program {
-    fd: OwnedFd,
-    id: u32,
 }
 
 impl Datapath {
@@ -72,7 +47,7 @@ impl Datapath {
     /// The directory that holds the pins.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
-        self.network.join(format!("v{LAYOUT}"))
+        self.layout(LAYOUT)
     }
 
     /// Loads the programs and pins them with their maps, unless that is done already.
@@ -81,25 +56,29 @@ impl Datapath {
     ///
     /// Programs of another build are replaced by this build's, on the maps that are there: what is counted and known of
     /// pods stays. Whoever attached the old ones is to attach the new ones in their place ([`Program::id`] tells them
-    /// apart). An incomplete set, which only a hand that removed pins leaves, is replaced by a complete one with empty
-    /// maps.
+    /// apart). Where an older layout is pinned, its rows are copied, so that pods keep their counters and direct delivery;
+    /// [`remove_outdated`](Self::remove_outdated) is to follow when its programs are replaced. An incomplete set, which
+    /// only a hand that removed pins leaves, is replaced by a complete one with empty maps.
     ///
     /// # Errors
     ///
     /// [`Error::Mount`] and [`Error::NotBpffs`] for the file system, [`Error::Load`] and
     /// [`Error::Rejected`] when the kernel refuses the programs, [`Error::Locked`] when another
-    /// loader hangs, [`Error::Layout`] for maps that do not fit, [`Error::Pin`] for the rest.
+    /// loader hangs, [`Error::NewerLayout`] after a downgrade, [`Error::Layout`] for maps that do not
+    /// fit, [`Error::Pin`] for the rest.
     ///
     /// # Kernel
     ///
     /// 5.10; `CAP_BPF` and `CAP_NET_ADMIN`, and `CAP_SYS_ADMIN` where the BPF file system has to be
     /// mounted.
     pub fn ensure(&self) -> Result<()> {
+        self.refuse_newer()?;
         if self.is_current() {
             return Ok(());
         }
         bpffs::ensure_directory(&self.root)?;
         let _lock = self.lock()?;
+        self.refuse_newer()?;
         if self.is_current() {
             return Ok(());
         }
@@ -122,7 +101,9 @@ impl Datapath {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let directory = self.directory();
-        PINS.iter().all(|pin| directory.join(pin).exists())
+        let maps = MAPS.iter().map(|shape| shape.name);
+        let programs = ProgramName::ALL.map(ProgramName::as_str);
+        maps.chain(programs).all(|pin| directory.join(pin).exists())
     }
 
     /// Whether all pins are there, and the programs are this build's.
@@ -160,38 +141,56 @@ impl Datapath {
         }
     }
 
+    /// Removes the pins of older layouts, to be called when none of their programs is attached any more. Costs one look
+    /// into a directory when there are none.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Self::remove).
+    pub fn remove_outdated(&self) -> Result<()> {
+        let outdated = |layouts: Vec<u32>| layouts.into_iter().filter(|layout| *layout < LAYOUT).collect::<Vec<_>>();
+        if outdated(self.layouts()?).is_empty() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        outdated(self.layouts()?).into_iter().try_for_each(|layout| remove_tree(&self.layout(layout)))
+    }
+
     /// Opens one of the programs.
     ///
     /// # Errors
     ///
     /// [`Error::Pin`] when it is not there or may not be opened.
     pub fn program(&self, name: ProgramName) -> Result<Program> {
-        let path = self.directory().join(name.as_str());
-        let opened = libbpf_rs::Program::fd_from_pinned_path(&path)
-            .and_then(|fd| Ok((libbpf_rs::Program::id_from_fd(fd.as_fd())?, fd)));
-        match opened {
-            Ok((id, fd)) => Ok(Program { fd, id }),
-            Err(error) => Err(Error::pin("open the pinned program", path, io_error(error))),
-        }
+        Program::open(&self.directory(), name)
     }
 
-    /// Opens `pkt_count`: what each pod address sent and received.
+    /// Opens `pkt_count` and `pkt_count_v6`: what each address sent and received.
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`] when it is not there or may not be opened, [`Error::Layout`] when it is not
+    /// [`Error::Pin`] when one is not there or may not be opened, [`Error::Layout`] when it is not
     /// this build's.
     pub fn counters(&self) -> Result<CounterMap> {
-        self.map(maps::PKT_COUNT, CounterMap::SIZES).map(CounterMap::new)
+        CounterMap::open(&self.directory())
     }
 
-    /// Opens `pod_ifindex`: where each pod address lives.
+    /// Opens `pod_ifindex` and `pod_ifindex_v6`: who owns each address.
     ///
     /// # Errors
     ///
     /// As [`counters`](Self::counters).
     pub fn ports(&self) -> Result<PortMap> {
-        self.map(maps::POD_IFINDEX, PortMap::SIZES).map(PortMap::new)
+        PortMap::open(&self.directory())
+    }
+
+    /// Opens `port_config` and `port_drops`: what each port may do, and what it was not let do.
+    ///
+    /// # Errors
+    ///
+    /// As [`counters`](Self::counters).
+    pub fn links(&self) -> Result<LinkMap> {
+        LinkMap::open(&self.directory())
     }
 
     /// Tells the programs of their network; cheap when it says nothing new.
@@ -200,17 +199,17 @@ impl Datapath {
     ///
     /// As [`counters`](Self::counters), and [`Error::Map`].
     pub fn configure(&self, config: NetConfig) -> Result<()> {
-        let map = self.map(maps::NET_CONFIG, maps::NET_CONFIG_SIZES)?;
-        if maps::read_config(&map)? == config { Ok(()) } else { maps::write_config(&map, config) }
+        let map = Map::open(&self.directory(), &NET_CONFIG)?;
+        if read_config(&map)? == config { Ok(()) } else { map.put(&ONLY, &RawNetConfig::from(config), "the row") }
     }
 
-    /// What the programs were last told of their network; zeros before the first time.
+    /// What the programs were last told of their network; zeros, and nothing turned on, before the first time.
     ///
     /// # Errors
     ///
     /// As [`configure`](Self::configure).
     pub fn config(&self) -> Result<NetConfig> {
-        maps::read_config(&self.map(maps::NET_CONFIG, maps::NET_CONFIG_SIZES)?)
+        read_config(&Map::open(&self.directory(), &NET_CONFIG)?)
     }
 
     /// The network's verdicts since its programs were loaded, added up over the CPUs.
@@ -219,7 +218,45 @@ impl Datapath {
     ///
     /// As [`configure`](Self::configure).
     pub fn stats(&self) -> Result<NetStats> {
-        maps::read_stats(&self.map(maps::NET_STATS, maps::NET_STATS_SIZES)?)
+        Ok(Map::open(&self.directory(), &NET_STATS)?.sum(&ONLY, "the row")?.unwrap_or_default())
+    }
+
+    /// What was dropped at all ports of the network since its programs were loaded, added up over the CPUs.
+    ///
+    /// # Errors
+    ///
+    /// As [`configure`](Self::configure).
+    pub fn drops(&self) -> Result<Drops> {
+        Ok(Map::open(&self.directory(), &NET_DROPS)?.sum(&ONLY, "the row")?.unwrap_or_default())
+    }
+
+    /// The directory of one layout.
+    fn layout(&self, layout: u32) -> PathBuf {
+        self.network.join(format!("v{layout}"))
+    }
+
+    /// The layouts that are pinned, in no order.
+    fn layouts(&self) -> Result<Vec<u32>> {
+        let failed = |error| Error::pin("list the layouts in", &self.network, error);
+        let entries = match fs::read_dir(&self.network) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut layouts = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            layouts.extend(name.to_str().and_then(|name| name.strip_prefix('v')?.parse::<u32>().ok()));
+        }
+        Ok(layouts)
+    }
+
+    /// A newer build works by maps that this one does not know. Were this one to load its own beside them, the pods that
+    /// are there would have no rows, and the programs of both would take turns.
+    fn refuse_newer(&self) -> Result<()> {
+        match self.layouts()?.into_iter().max() {
+            Some(found) if found > LAYOUT => Err(Error::NewerLayout { path: self.layout(found), found, known: LAYOUT }),
+            _ => Ok(()),
+        }
     }
 
     /// Loads and removals take turns. The lock is the root's, as the network's directory itself comes
@@ -230,6 +267,10 @@ impl Datapath {
 
     fn publish_new(&self, loading: &Path) -> Result<()> {
         skeleton::load_and_pin(loading)?;
+        let older = self.layout(1);
+        if migrate::is_layout_1(&older) {
+            migrate::from_layout_1(&older, loading)?;
+        }
         bpffs::create_directories(&loading.join(&self.build))?;
         let published = self.directory();
         remove_tree(&published)?;
@@ -239,13 +280,10 @@ impl Datapath {
     /// Renames this build's programs over those of another, one by one: both work on the same maps. The mark comes last,
     /// so that a kill in between leaves the work to the next caller.
     fn replace_programs(&self, loading: &Path) -> Result<()> {
-        self.counters()?;
-        self.ports()?;
-        self.config()?;
-        self.stats()?;
         let published = self.directory();
+        MAPS.iter().try_for_each(|shape| Map::open(&published, shape).map(drop))?;
         skeleton::load_onto(&published, loading)?;
-        for name in [ProgramName::Main, ProgramName::Egress] {
+        for name in ProgramName::ALL {
             let (new, old) = (loading.join(name.as_str()), published.join(name.as_str()));
             fs::rename(&new, &old).map_err(|error| Error::pin("replace the pin", &old, error))?;
         }
@@ -259,39 +297,10 @@ impl Datapath {
         bpffs::create_directories(&published.join(&self.build))?;
         remove_tree(loading)
     }
-
-    fn map(&self, name: &str, expected: (usize, usize)) -> Result<MapHandle> {
-        let path = self.directory().join(name);
-        let map = MapHandle::from_pinned_path(&path)
-            .map_err(|error| Error::pin("open the pinned map", &path, io_error(error)))?;
-        let found = (map.key_size() as usize, map.value_size() as usize);
-        if found == expected { Ok(map) } else { Err(Error::Layout { path, expected, found }) }
-    }
 }
 
-impl ProgramName {
-    /// The program's name, in the C source and as a pin.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Main => "cni_tc_main",
-            Self::Egress => "cni_tc_egress",
-        }
-    }
-}
-
-impl Program {
-    /// The kernel's id for the program, by which `bpftool prog show id` knows it.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-}
-
-impl AsFd for Program {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
+fn read_config(map: &Map) -> Result<NetConfig> {
+    Ok(map.read(&ONLY, "the row")?.unwrap_or_else(RawNetConfig::new_zeroed).into())
 }
 
 fn remove_tree(path: &Path) -> Result<()> {

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::Mutex;
 
-use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, MapType, PrintLevel, set_print};
 
 use super::error::io_error;
@@ -43,31 +43,29 @@ pub(super) fn load_and_pin(directory: &Path) -> Result<()> {
     let mut storage = MaybeUninit::uninit();
     let mut skeleton = with_messages(|| generated::CniTcSkelBuilder::default().open(&mut storage)?.load())?;
 
-    let maps = &mut skeleton.maps;
-    for map in [&mut maps.pkt_count, &mut maps.pod_ifindex, &mut maps.net_config, &mut maps.net_stats] {
-        let path = directory.join(MapCore::name(map));
+    for mut map in skeleton.object_mut().maps_mut() {
+        let path = directory.join(MapCore::name(&map));
         map.pin(&path).map_err(|error| Error::pin("pin the map", &path, io_error(error)))?;
     }
-    pin_programs(&mut skeleton.progs, directory)
+    pin_programs(&skeleton, directory)
 }
 
 /// Loads the programs onto the maps that are pinned in `maps`, and pins them in `directory`.
 pub(super) fn load_onto(maps: &Path, directory: &Path) -> Result<()> {
     let mut storage = MaybeUninit::uninit();
-    let mut skeleton = with_messages(|| {
+    let skeleton = with_messages(|| {
         let mut open = generated::CniTcSkelBuilder::default().open(&mut storage)?;
-        let known = &mut open.maps;
-        for map in [&mut known.pkt_count, &mut known.pod_ifindex, &mut known.net_config, &mut known.net_stats] {
+        for mut map in open.open_object_mut().maps_mut() {
             let path = maps.join(map.name());
             map.reuse_pinned_map(path)?;
         }
         open.load()
     })?;
-    pin_programs(&mut skeleton.progs, directory)
+    pin_programs(&skeleton, directory)
 }
 
-fn pin_programs(programs: &mut generated::CniTcProgs<'_>, directory: &Path) -> Result<()> {
-    for program in [&mut programs.cni_tc_main, &mut programs.cni_tc_egress] {
+fn pin_programs(skeleton: &generated::CniTcSkel<'_>, directory: &Path) -> Result<()> {
+    for mut program in skeleton.object().progs_mut() {
         let path = directory.join(program.name());
         program.pin(&path).map_err(|error| Error::pin("pin the program", &path, io_error(error)))?;
     }

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,23 @@ impl MacAddr {
     /// The octets, in the order in which they travel.
     pub const fn octets(self) -> [u8; 6] {
         self.0
+    }
+
+    /// The IPv6 link-local address whose interface identifier is this MAC as a modified EUI-64, which is what the kernel
+    /// gives a link by default: [RFC 4291], appendix A.
+    ///
+    /// ```
+    /// use cnikit::spec::MacAddr;
+    ///
+    /// let mac: MacAddr = "34:56:78:9a:bc:de".parse()?;
+    /// assert_eq!(mac.link_local().to_string(), "fe80::3656:78ff:fe9a:bcde");
+    /// # Ok::<(), cnikit::spec::Error>(())
+    /// ```
+    ///
+    /// [RFC 4291]: https://www.rfc-editor.org/rfc/rfc4291#appendix-A
+    pub fn link_local(&self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 0x02, b, c, 0xff, 0xfe, d, e, f])
     }
 
     /// Whether the address names one station, not a group of them.

@@ -76,7 +76,7 @@ pub(crate) fn ensure(
 
 /// What the programs are to know of the network.
 pub(crate) fn net_config(bridge: &Link) -> NetConfig {
-    NetConfig { bridge_ifindex: bridge.index, gateway_mac: bridge.mac.unwrap_or(MacAddr::new([0; 6])) }
+    NetConfig::new(bridge.index, bridge.mac.unwrap_or(MacAddr::new([0; 6])))
 }
 
 /// The programs in their places.

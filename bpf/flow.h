@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * The memory of flows that the stack delivers from one pod to another.
+ *
+ * Such a flow may have been translated on its way: pod A sent to a service's
+ * address, the stack made pod B of it. B's answer is addressed to A; delivered
+ * directly it would miss the translation back, and A would refuse it. So the
+ * egress hook of B's port remembers the flow, and the ingress hook leaves what
+ * answers it to the stack.
+ *
+ * When the table is full, the flow that has been unused for longest is forgotten
+ * (roughly: the kernel looks at a few candidates). Its next packet from the
+ * client is remembered again; until then an answer would go directly and be
+ * refused, by TCP with a reset. So the table is to be larger than the number of
+ * translated connections between pods of one node: CNI_TC_MAX_FLOWS.
+ *
+ * All of this happens whether or not DIRECT is set, because it may be set while
+ * flows are running.
+ */
+#ifndef CNI_TC_FLOW_H
+#define CNI_TC_FLOW_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "maps.h"
+#include "packet.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, CNI_TC_MAX_FLOWS);
+	__type(key, struct flow_key);
+	__type(value, __u8); /* a set: the key says all */
+} flows SEC(".maps");
+
+/* At a pod's egress: writes for the first packet of a flow, and only looks up for the others. */
+static __always_inline void remember_flow(const struct hook *hook, const struct packet *packet)
+{
+	const struct pod_port *sender;
+	__u8 present = 1;
+
+	if (!packet->flow.protocol)
+		return;
+	sender = owner_of(packet->v4, &packet->ip.source);
+	if (!sender || sender->ifindex == hook->skb->ifindex ||
+	    sender->ifindex == hook->config->bridge_ifindex)
+		return;
+	if (bpf_map_lookup_elem(&flows, &packet->flow))
+		return;
+	/* Fails only if memory is short on this CPU; the flow's next packet tries again. */
+	if (!bpf_map_update_elem(&flows, &packet->flow, &present, BPF_NOEXIST))
+		hook->stats->flows_added++;
+}
+
+/* Whether the packet answers a flow that the stack delivered. */
+static __always_inline bool answers_flow(const struct packet *packet)
+{
+	struct flow_key answered;
+
+	reverse(&packet->flow, &answered);
+	return bpf_map_lookup_elem(&flows, &answered);
+}
+
+/*
+ * A conversation that begins directly has taken over the ports of one that went
+ * through the stack: were that still remembered, the answers would pass by a
+ * conntrack that has not seen the questions.
+ */
+static __always_inline void forget_flow(const struct hook *hook, const struct packet *packet)
+{
+	if (packet->opens && bpf_map_lookup_elem(&flows, &packet->flow) &&
+	    !bpf_map_delete_elem(&flows, &packet->flow))
+		hook->stats->flows_forgotten++;
+}
+
+#endif /* CNI_TC_FLOW_H */

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/* What a port may send: what is in its own name. */
+#ifndef CNI_TC_GUARD_H
+#define CNI_TC_GUARD_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <linux/icmpv6.h>
+#include <linux/if_ether.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "maps.h"
+#include "packet.h"
+
+/* Neighbour discovery and multicast listener types (RFC 4861, 2710, 3810). */
+#define MLD_REPORT 131
+#define MLD_DONE 132
+#define MLD2_REPORT 143
+#define ND_ROUTER_SOLICITATION 133
+#define ND_ROUTER_ADVERTISEMENT 134
+#define ND_SOLICITATION 135
+#define ND_ADVERTISEMENT 136
+#define ND_REDIRECT 137
+#define ND_SOURCE_MAC 1
+#define ND_TARGET_MAC 2
+/* IPv4 has its own router discovery (RFC 1256). */
+#define ICMP_ROUTER_ADVERTISEMENT 9
+
+/* Options of a neighbour message that are looked through: RFC 4861 and 3971 define five for one. */
+#define MAX_ND_OPTIONS 6
+
+#define ARP_REQUEST 1
+#define ARP_REPLY 2
+
+#define DHCP_CLIENT 68
+#define DHCP_SERVER 67
+
+/* No reason to drop. */
+#define PASS CNI_DROP_REASONS
+
+struct nd_message {
+	struct icmp6hdr icmp;
+	struct ipv6_key target; /* of solicitations and advertisements */
+};
+
+struct nd_option {
+	__u8 type;
+	__u8 length; /* in units of eight octets */
+	__u8 mac[ETH_ALEN];
+};
+
+/* Whether the frame's port is to be guarded. A port without a row is nobody's yet. */
+static __always_inline bool is_guarded(const struct hook *hook)
+{
+	return hook->port && hook->config->flags & CNI_NET_GUARD;
+}
+
+/* Whether the address belongs to the port that the frame came in by. */
+static __always_inline bool is_own(const struct hook *hook, bool v4, const struct ipv6_key *address)
+{
+	const struct pod_port *owner = owner_of(v4, address);
+
+	return owner && owner->ifindex == hook->skb->ifindex;
+}
+
+static __always_inline enum drop_reason check_arp(const struct hook *hook,
+						  const struct packet *packet)
+{
+	const struct arp_message *arp = &packet->arp;
+	struct ipv6_key sender;
+
+	if (!mac_equal(arp->sender_mac, hook->port->mac))
+		return CNI_DROP_ARP_SENDER;
+	map_ipv4(&sender, &arp->sender);
+	/* A probe names no sender: RFC 5227, section 1.1. */
+	if (is_unspecified(true, &sender) && arp->operation == bpf_htons(ARP_REQUEST))
+		return PASS;
+	return is_own(hook, true, &sender) ? PASS : CNI_DROP_ARP_SENDER;
+}
+
+/* Who has no address yet may ask for one, or whether one is taken, and listen to groups. */
+static __always_inline bool may_be_unspecified(const struct packet *packet)
+{
+	if (packet->v4)
+		return packet->flow.protocol == IPPROTO_UDP &&
+		       packet->flow.source_port == bpf_htons(DHCP_CLIENT) &&
+		       packet->flow.destination_port == bpf_htons(DHCP_SERVER);
+	return packet->ip.protocol == IPPROTO_ICMPV6 && packet->ip.destination.octet[0] == 0xff &&
+	       (packet->icmp_type == ND_SOLICITATION || packet->icmp_type == MLD_REPORT ||
+		packet->icmp_type == MLD_DONE || packet->icmp_type == MLD2_REPORT);
+}
+
+static __always_inline enum drop_reason check_nd_options(const struct hook *hook,
+							 const struct packet *packet, __u32 offset)
+{
+	struct nd_option option;
+
+	for (int i = 0; i < MAX_ND_OPTIONS; i++) {
+		if (offset >= packet->end)
+			return PASS;
+		if (offset + sizeof(option) > packet->end ||
+		    bpf_skb_load_bytes(hook->skb, offset, &option, sizeof(option)) ||
+		    option.length == 0)
+			return CNI_DROP_MALFORMED;
+		if ((option.type == ND_SOURCE_MAC || option.type == ND_TARGET_MAC) &&
+		    !mac_equal(option.mac, hook->port->mac))
+			return CNI_DROP_ND_OWNER;
+		offset += option.length * sizeof(option);
+	}
+	return offset >= packet->end ? PASS : CNI_DROP_EXTENSIONS;
+}
+
+static __always_inline enum drop_reason check_icmpv6(const struct hook *hook,
+						     const struct packet *packet)
+{
+	__u32 offset = packet->ip.upper;
+	struct nd_message nd;
+
+	switch (packet->icmp_type) {
+	case ND_ROUTER_ADVERTISEMENT:
+	case ND_REDIRECT:
+		return CNI_DROP_ROUTER;
+	case ND_ROUTER_SOLICITATION:
+		return check_nd_options(hook, packet, offset + sizeof(nd.icmp));
+	case ND_SOLICITATION:
+	case ND_ADVERTISEMENT:
+		if (offset + sizeof(nd) > packet->end ||
+		    bpf_skb_load_bytes(hook->skb, offset, &nd, sizeof(nd)))
+			return CNI_DROP_MALFORMED;
+		if (packet->icmp_type == ND_ADVERTISEMENT && !is_own(hook, false, &nd.target))
+			return CNI_DROP_ND_OWNER;
+		return check_nd_options(hook, packet, offset + sizeof(nd));
+	default:
+		return PASS;
+	}
+}
+
+static __always_inline enum drop_reason check_ip(const struct hook *hook,
+						 const struct packet *packet)
+{
+	if (!is_own(hook, packet->v4, &packet->ip.source) &&
+	    !(is_unspecified(packet->v4, &packet->ip.source) && may_be_unspecified(packet)))
+		return CNI_DROP_IP_SOURCE;
+	if (packet->v4)
+		return packet->ip.protocol == IPPROTO_ICMP &&
+				       (packet->icmp_type == ICMP_REDIRECT ||
+					packet->icmp_type == ICMP_ROUTER_ADVERTISEMENT)
+			       ? CNI_DROP_ROUTER
+			       : PASS;
+	/* What stands behind them could be anything, such as a router advertisement. */
+	if (!packet->ip.later && is_extension(packet->ip.protocol))
+		return CNI_DROP_EXTENSIONS;
+	return packet->ip.protocol == IPPROTO_ICMPV6 ? check_icmpv6(hook, packet) : PASS;
+}
+
+/* PASS, or why the frame may not come in by this port. */
+static __always_inline enum drop_reason check_frame(const struct hook *hook, enum frame frame,
+						    const struct packet *packet)
+{
+	if (is_tagged(hook->skb))
+		return CNI_DROP_VLAN;
+	if (frame == FRAME_MALFORMED)
+		return CNI_DROP_MALFORMED;
+	if (!mac_equal(packet->ethernet.h_source, hook->port->mac))
+		return CNI_DROP_MAC_SOURCE;
+	if (frame == FRAME_ARP)
+		return check_arp(hook, packet);
+	return frame == FRAME_IP ? check_ip(hook, packet) : PASS;
+}
+
+#endif /* CNI_TC_GUARD_H */

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/* The maps, and the few ways in which the programs use them. */
+#ifndef CNI_TC_MAPS_H
+#define CNI_TC_MAPS_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "cni_tc.h"
+
+/* Counters by address. ADD puts rows in and DEL takes them out; programs only look up. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, CNI_TC_MAX_ROWS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ipv4_key);
+	__type(value, struct pod_counters);
+} pkt_count SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, CNI_TC_MAX_ROWS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ipv6_key);
+	__type(value, struct pod_counters);
+} pkt_count_v6 SEC(".maps");
+
+/* Who owns an address, and where to deliver what is for it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CNI_TC_MAX_ROWS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ipv4_key);
+	__type(value, struct pod_port);
+} pod_ifindex SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CNI_TC_MAX_ROWS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ipv6_key);
+	__type(value, struct pod_port);
+} pod_ifindex_v6 SEC(".maps");
+
+/* What a port may do, by its ifindex. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CNI_TC_MAX_PORTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct port_config);
+} port_config SEC(".maps");
+
+/* What was dropped at a port, by its ifindex. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, CNI_TC_MAX_PORTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct drops);
+} port_drops SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct drops);
+} net_drops SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct net_config);
+} net_config SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct net_stats);
+} net_stats SEC(".maps");
+
+/* What every hook needs: its port, and the rows that it works with. */
+struct hook {
+	struct __sk_buff *skb;
+	const struct net_config *config;
+	struct net_stats *stats;
+	const struct port_config *port; /* of a port that is guarded or restricted, else NULL */
+};
+
+/* False before the programs were told of their network. */
+static __always_inline bool open_hook(struct __sk_buff *skb, struct hook *hook)
+{
+	__u32 only = 0, ifindex = skb->ifindex;
+
+	hook->skb = skb;
+	hook->config = bpf_map_lookup_elem(&net_config, &only);
+	hook->stats = bpf_map_lookup_elem(&net_stats, &only);
+	hook->port = bpf_map_lookup_elem(&port_config, &ifindex);
+	return hook->config && hook->stats && hook->config->bridge_ifindex;
+}
+
+static __always_inline bool at_bridge(const struct hook *hook)
+{
+	return hook->skb->ifindex == hook->config->bridge_ifindex;
+}
+
+/* The two families part here, and in the counters below, and nowhere else. */
+static __always_inline const struct pod_port *owner_of(bool v4, const struct ipv6_key *address)
+{
+	return v4 ? bpf_map_lookup_elem(&pod_ifindex, &address->octet[12])
+		  : bpf_map_lookup_elem(&pod_ifindex_v6, address);
+}
+
+static __always_inline struct pod_counters *counters_of(const struct hook *hook, bool v4,
+							const struct ipv6_key *address)
+{
+	struct pod_counters *counters = v4 ? bpf_map_lookup_elem(&pkt_count, &address->octet[12])
+					   : bpf_map_lookup_elem(&pkt_count_v6, address);
+
+	return counters ? counters : &hook->stats->unknown;
+}
+
+/* The one way to drop a packet. */
+static __always_inline int drop(const struct hook *hook, enum drop_reason reason)
+{
+	__u32 only = 0, ifindex = hook->skb->ifindex;
+	struct drops *drops;
+
+	drops = bpf_map_lookup_elem(&port_drops, &ifindex);
+	if (drops)
+		drops->packets[reason]++;
+	drops = bpf_map_lookup_elem(&net_drops, &only);
+	if (drops)
+		drops->packets[reason]++;
+	return TC_ACT_SHOT;
+}
+
+#endif /* CNI_TC_MAPS_H */

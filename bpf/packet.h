@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * Reading a frame, once, into what the verdict needs. Headers are copied with
+ * bpf_skb_load_bytes(), which reads linear and paged data alike and leaves no
+ * packet pointer to be invalidated by a helper that writes.
+ */
+#ifndef CNI_TC_PACKET_H
+#define CNI_TC_PACKET_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <linux/icmpv6.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "cni_tc.h"
+
+/*
+ * Extension headers that are looked through. RFC 8200, section 4.1, knows six that
+ * may stand before the upper layer, each to be used once, Destination Options twice.
+ */
+#define MAX_EXTENSIONS 7
+
+/* The fixed IPv4 header's flags and offset (RFC 791): more fragments, and where this one belongs.
+ */
+#define IPV4_MORE_FRAGMENTS 0x2000
+#define IPV4_OFFSET 0x1fff
+/* The offset of an IPv6 fragment header (RFC 8200, section 4.5). */
+#define IPV6_OFFSET 0xfff8
+
+/* RFC 792. <linux/icmp.h> drags in headers of the host's C library. */
+#define ICMP_ECHOREPLY 0
+#define ICMP_DEST_UNREACH 3
+#define ICMP_SOURCE_QUENCH 4
+#define ICMP_REDIRECT 5
+#define ICMP_ECHO 8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+
+#define TCP_FLAGS_AT 13
+#define TCP_SYN 0x02
+#define TCP_ACK 0x10
+
+enum frame {
+	FRAME_OTHER, /* neither IP nor ARP */
+	FRAME_MALFORMED,
+	FRAME_ARP,
+	FRAME_IP,
+};
+
+/* An IP header with the extensions behind it, of the packet or of one that an error quotes. */
+struct network {
+	struct ipv6_key source; /* an IPv4 address as ::ffff:a.b.c.d */
+	struct ipv6_key destination;
+	__u32 length; /* of headers and payload, as the header says */
+	__u32 upper;  /* where in the frame the upper layer begins */
+	__u8 protocol;
+	__u8 hop_limit;
+	bool detour; /* a fragment, or with options or a routing header: for the stack */
+	bool later;  /* not the first fragment: there is no upper-layer header */
+};
+
+/* RFC 826, for IPv4 over Ethernet. */
+struct arp_message {
+	__be16 hardware;
+	__be16 protocol;
+	__u8 hardware_len;
+	__u8 protocol_len;
+	__be16 operation;
+	__u8 sender_mac[ETH_ALEN];
+	struct ipv4_key sender;
+	__u8 target_mac[ETH_ALEN];
+	struct ipv4_key target;
+} __attribute__((packed));
+
+struct packet {
+	struct ethhdr ethernet;
+	bool v4;
+	/* Of an IP packet. */
+	bool opens;	/* may be the first packet of a conversation */
+	__u8 icmp_type; /* of ICMP and ICMPv6 with a whole header, else 0xff */
+	__u32 end;	/* where in the frame the packet ends */
+	struct network ip;
+	struct flow_key flow; /* protocol 0: of none that is known */
+	/* Of an ARP message. */
+	struct arp_message arp;
+};
+
+/* The beginning of every upper-layer header that is known here. */
+union upper {
+	struct {
+		__be16 source;
+		__be16 destination;
+	} port;
+	struct {
+		__u8 type;
+		__u8 code;
+		__be16 checksum;
+		__be16 echo_id;
+		__be16 echo_sequence;
+	} icmp; /* an error's quote begins behind it, in both families */
+};
+
+static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)
+{
+	__u8 difference = 0;
+
+#pragma unroll
+	for (int i = 0; i < ETH_ALEN; i++)
+		difference |= a[i] ^ b[i];
+	return difference == 0;
+}
+
+static __always_inline bool is_multicast_mac(const __u8 *mac)
+{
+	return mac[0] & 0x01;
+}
+
+static __always_inline bool is_unspecified(bool v4, const struct ipv6_key *address)
+{
+	const __u32 *word = (const __u32 *)address->octet;
+
+	return word[3] == 0 && (v4 || (word[0] | word[1] | word[2]) == 0);
+}
+
+static __always_inline void map_ipv4(struct ipv6_key *to, const void *address)
+{
+	__builtin_memset(to->octet, 0, 10);
+	to->octet[10] = 0xff;
+	to->octet[11] = 0xff;
+	__builtin_memcpy(&to->octet[12], address, 4);
+}
+
+static __always_inline bool is_icmp(__u8 protocol)
+{
+	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+}
+
+static __always_inline bool is_icmp_error(__u8 protocol, __u8 type)
+{
+	if (protocol == IPPROTO_ICMPV6)
+		return type < ICMPV6_ECHO_REQUEST;
+	return type == ICMP_DEST_UNREACH || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT ||
+	       type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
+}
+
+static __always_inline bool is_extension(__u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING ||
+	       protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_AH ||
+	       protocol == IPPROTO_DSTOPTS;
+}
+
+static __always_inline bool read_ipv4(struct __sk_buff *skb, __u32 offset, struct network *network)
+{
+	struct iphdr ip;
+	__u16 fragment;
+
+	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+		return false;
+	fragment = bpf_ntohs(ip.frag_off);
+	map_ipv4(&network->source, &ip.saddr);
+	map_ipv4(&network->destination, &ip.daddr);
+	network->length = bpf_ntohs(ip.tot_len);
+	network->upper = offset + ip.ihl * 4;
+	network->protocol = ip.protocol;
+	network->hop_limit = ip.ttl;
+	network->detour = ip.ihl > 5 || fragment & (IPV4_MORE_FRAGMENTS | IPV4_OFFSET);
+	network->later = fragment & IPV4_OFFSET;
+	return true;
+}
+
+static __always_inline bool read_ipv6(struct __sk_buff *skb, __u32 offset, struct network *network)
+{
+	struct {
+		__u8 next;
+		__u8 length;
+		__be16 fragment;
+	} extension;
+	struct ipv6hdr ip;
+
+	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 6)
+		return false;
+	__builtin_memcpy(&network->source, &ip.saddr, sizeof(ip.saddr));
+	__builtin_memcpy(&network->destination, &ip.daddr, sizeof(ip.daddr));
+	network->length = sizeof(ip) + bpf_ntohs(ip.payload_len);
+	network->upper = offset + sizeof(ip);
+	network->protocol = ip.nexthdr;
+	network->hop_limit = ip.hop_limit;
+	network->detour = false;
+	network->later = false;
+
+	for (int i = 0; i < MAX_EXTENSIONS; i++) {
+		if (network->later || !is_extension(network->protocol))
+			break;
+		if (bpf_skb_load_bytes(skb, network->upper, &extension, sizeof(extension)))
+			return false;
+		/* AH counts in words of four octets less two, the fragment header counts not at
+		 * all. */
+		if (network->protocol == IPPROTO_FRAGMENT) {
+			network->upper += 8;
+			network->detour = true;
+			network->later = bpf_ntohs(extension.fragment) & IPV6_OFFSET;
+		} else if (network->protocol == IPPROTO_AH) {
+			network->upper += (extension.length + 2) * 4;
+		} else {
+			network->upper += (extension.length + 1) * 8;
+			network->detour |= network->protocol == IPPROTO_ROUTING;
+		}
+		network->protocol = extension.next;
+	}
+	return true;
+}
+
+/* Names the flow that a packet belongs to. False if it is of none that is known. */
+static __always_inline bool name_flow(const struct network *network, const union upper *upper,
+				      struct flow_key *flow)
+{
+	flow->source = network->source;
+	flow->destination = network->destination;
+	switch (network->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+	case IPPROTO_UDPLITE:
+	case IPPROTO_SCTP:
+		flow->source_port = upper->port.source;
+		flow->destination_port = upper->port.destination;
+		break;
+	case IPPROTO_ICMP:
+		if (upper->icmp.type != ICMP_ECHO && upper->icmp.type != ICMP_ECHOREPLY)
+			return false;
+		flow->source_port = flow->destination_port = upper->icmp.echo_id;
+		break;
+	case IPPROTO_ICMPV6:
+		if (upper->icmp.type != ICMPV6_ECHO_REQUEST &&
+		    upper->icmp.type != ICMPV6_ECHO_REPLY)
+			return false;
+		flow->source_port = flow->destination_port = upper->icmp.echo_id;
+		break;
+	default:
+		return false;
+	}
+	flow->protocol = network->protocol;
+	return true;
+}
+
+/* The same conversation as the other side sends it. */
+static __always_inline void reverse(const struct flow_key *flow, struct flow_key *reversed)
+{
+	*reversed = *flow;
+	reversed->source = flow->destination;
+	reversed->destination = flow->source;
+	reversed->source_port = flow->destination_port;
+	reversed->destination_port = flow->source_port;
+}
+
+/* An error belongs to the conversation of the packet that it quotes, against its direction. */
+static __always_inline void read_quote(struct __sk_buff *skb, struct packet *packet)
+{
+	__u32 offset = packet->ip.upper + sizeof(union upper);
+	struct flow_key quoted = {};
+	struct network network;
+	union upper upper;
+	bool readable;
+
+	readable = packet->v4 ? read_ipv4(skb, offset, &network) : read_ipv6(skb, offset, &network);
+	if (readable && !network.later &&
+	    !bpf_skb_load_bytes(skb, network.upper, &upper, sizeof(upper)) &&
+	    name_flow(&network, &upper, &quoted))
+		reverse(&quoted, &packet->flow);
+}
+
+static __always_inline void read_upper(struct __sk_buff *skb, struct packet *packet)
+{
+	__u32 offset = packet->ip.upper;
+	__u8 protocol = packet->ip.protocol;
+	__u8 flags = TCP_ACK;
+	union upper upper;
+
+	packet->icmp_type = 0xff;
+	packet->opens = true;
+	if (packet->ip.later || offset + sizeof(upper) > packet->end ||
+	    bpf_skb_load_bytes(skb, offset, &upper, sizeof(upper)))
+		return;
+
+	if (is_icmp(protocol)) {
+		packet->icmp_type = upper.icmp.type;
+		packet->opens =
+			upper.icmp.type == ICMP_ECHO || upper.icmp.type == ICMPV6_ECHO_REQUEST;
+		if (is_icmp_error(protocol, upper.icmp.type)) {
+			read_quote(skb, packet);
+			return;
+		}
+	} else if (protocol == IPPROTO_TCP) {
+		/* Beyond the first eight octets, which is all that the shortest fragment has. */
+		bpf_skb_load_bytes(skb, offset + TCP_FLAGS_AT, &flags, sizeof(flags));
+		packet->opens = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	}
+	name_flow(&packet->ip, &upper, &packet->flow);
+}
+
+static __always_inline enum frame read_ip(struct __sk_buff *skb, struct packet *packet)
+{
+	__u32 received = skb->len - ETH_HLEN;
+	struct network *ip = &packet->ip;
+	__u32 fixed;
+
+	fixed = packet->v4 ? 0 : sizeof(struct ipv6hdr);
+	if (packet->v4 ? !read_ipv4(skb, ETH_HLEN, ip) : !read_ipv6(skb, ETH_HLEN, ip))
+		return FRAME_MALFORMED;
+	/* A GSO super-frame of more than 64 KiB has no room for its length: BIG TCP leaves it 0. */
+	if (ip->length == fixed && skb->gso_size)
+		ip->length = received;
+	if (ip->length > received || ip->upper > ETH_HLEN + ip->length)
+		return FRAME_MALFORMED;
+	packet->end = ETH_HLEN + ip->length;
+	read_upper(skb, packet);
+	return FRAME_IP;
+}
+
+static __always_inline enum frame read_arp(struct __sk_buff *skb, struct packet *packet)
+{
+	struct arp_message *arp = &packet->arp;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, arp, sizeof(*arp)) || arp->hardware != bpf_htons(1) ||
+	    arp->protocol != bpf_htons(ETH_P_IP) || arp->hardware_len != ETH_ALEN ||
+	    arp->protocol_len != sizeof(arp->sender))
+		return FRAME_MALFORMED;
+	return FRAME_ARP;
+}
+
+static __always_inline bool is_tagged(const struct __sk_buff *skb)
+{
+	return skb->vlan_present || skb->protocol == bpf_htons(ETH_P_8021Q) ||
+	       skb->protocol == bpf_htons(ETH_P_8021AD);
+}
+
+static __always_inline enum frame read_frame(struct __sk_buff *skb, struct packet *packet)
+{
+	__builtin_memset(packet, 0, sizeof(*packet));
+	if (bpf_skb_load_bytes(skb, 0, &packet->ethernet, sizeof(packet->ethernet)))
+		return FRAME_MALFORMED;
+	packet->v4 = skb->protocol == bpf_htons(ETH_P_IP);
+	if (is_tagged(skb))
+		return FRAME_OTHER;
+	if (packet->v4 || skb->protocol == bpf_htons(ETH_P_IPV6))
+		return read_ip(skb, packet);
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		return read_arp(skb, packet);
+	return FRAME_OTHER;
+}
+
+#endif /* CNI_TC_PACKET_H */

@@ -1,0 +1,114 @@
+//! One map: what it is called, how its rows look, and calls that name the row when they fail.
+
+use std::fmt::Display;
+use std::mem::size_of;
+use std::path::Path;
+
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::error::io_error;
+use super::{Error, Result};
+
+/// What a map of the C program is called there and as a pin, and the sizes of its rows.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    /// Sizes of key and value, in bytes.
+    pub(super) sizes: (usize, usize),
+}
+
+/// An open map.
+#[derive(Debug)]
+pub(super) struct Map {
+    handle: MapHandle,
+    name: &'static str,
+}
+
+/// A value that consists of counters of 64 bits, which each CPU counts for itself.
+pub(super) trait PerCpu: FromBytes + IntoBytes + Immutable {}
+
+impl Shape {
+    pub(super) const fn of<K, V>(name: &'static str) -> Self {
+        Self { name, sizes: (size_of::<K>(), size_of::<V>()) }
+    }
+}
+
+impl Map {
+    /// Opens the pin of a map in `directory`, whose rows must have the sizes of this build's.
+    pub(super) fn open(directory: &Path, shape: &Shape) -> Result<Self> {
+        let path = directory.join(shape.name);
+        let handle = MapHandle::from_pinned_path(&path)
+            .map_err(|error| Error::pin("open the pinned map", &path, io_error(error)))?;
+        let found = (handle.key_size() as usize, handle.value_size() as usize);
+        if found != shape.sizes {
+            return Err(Error::Layout { path, expected: shape.sizes, found });
+        }
+        Ok(Self { handle, name: shape.name })
+    }
+
+    #[cfg(test)]
+    pub(super) fn new(handle: MapHandle, shape: &Shape) -> Self {
+        Self { handle, name: shape.name }
+    }
+
+    /// The value of a row; `row` is what errors call it.
+    pub(super) fn read<V: FromBytes + IntoBytes>(&self, key: &[u8], row: impl Display) -> Result<Option<V>> {
+        let mut value = V::new_zeroed();
+        let found = self
+            .handle
+            .lookup_into(key, value.as_mut_bytes(), MapFlags::ANY)
+            .map_err(|error| self.error("look up", row, error))?;
+        Ok(found.then_some(value))
+    }
+
+    /// Puts a row, in place of an earlier one.
+    pub(super) fn put<V: IntoBytes + Immutable>(&self, key: &[u8], value: &V, row: impl Display) -> Result<()> {
+        self.handle.update(key, value.as_bytes(), MapFlags::ANY).map_err(|error| self.error("put", row, error))
+    }
+
+    /// The counters of a row, added up over the CPUs.
+    pub(super) fn sum<V: PerCpu>(&self, key: &[u8], row: impl Display) -> Result<Option<V>> {
+        let per_cpu =
+            self.handle.lookup_percpu(key, MapFlags::ANY).map_err(|error| self.error("look up", row, error))?;
+        Ok(per_cpu.map(|values| sum(&values)))
+    }
+
+    /// Puts a row whose counters add up to `value`, in place of an earlier one.
+    pub(super) fn put_sum<V: PerCpu>(&self, key: &[u8], value: &V, row: impl Display) -> Result<()> {
+        let cpus = libbpf_rs::num_possible_cpus().map_err(|error| self.error("put", &row, error))?;
+        let mut values = vec![vec![0; size_of::<V>()]; cpus];
+        if let Some(first) = values.first_mut() {
+            first.copy_from_slice(value.as_bytes());
+        }
+        self.handle.update_percpu(key, &values, MapFlags::ANY).map_err(|error| self.error("put", row, error))
+    }
+
+    /// Deletes a row. Absent is success.
+    pub(super) fn delete(&self, key: &[u8], row: impl Display) -> Result<()> {
+        match self.handle.delete(key) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.error("delete", row, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The keys. Rows that come or go meanwhile may be seen or not, and others twice.
+    pub(super) fn keys<const N: usize>(&self) -> impl Iterator<Item = [u8; N]> + '_ {
+        self.handle.keys().filter_map(|key| key.try_into().ok())
+    }
+
+    fn error(&self, verb: &str, row: impl Display, error: libbpf_rs::Error) -> Error {
+        Error::Map { operation: format!("{verb} {row}"), map: self.name, source: io_error(error) }
+    }
+}
+
+fn sum<V: PerCpu>(per_cpu: &[Vec<u8>]) -> V {
+    let mut total = V::new_zeroed();
+    for value in per_cpu {
+        let (counters, added) = (total.as_mut_bytes().as_chunks_mut().0, value.as_chunks().0);
+        for (counter, added) in counters.iter_mut().zip(added) {
+            *counter = (u64::from_ne_bytes(*counter) + u64::from_ne_bytes(*added)).to_ne_bytes();
+        }
+    }
+    total
+}

@@ -1,0 +1,60 @@
+//! The programs.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use super::error::io_error;
+use super::{Error, Result};
+
+/// One of the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramName {
+    /// `cni_tc_main`, for the ingress hooks.
+    Main,
+    /// `cni_tc_egress`, for the egress hooks.
+    Egress,
+}
+
+/// A loaded program, to be attached by its file descriptor.
+#[derive(Debug)]
+pub struct Program {
+    fd: OwnedFd,
+    id: u32,
+}
+
+impl ProgramName {
+    pub(super) const ALL: [Self; 2] = [Self::Main, Self::Egress];
+
+    /// The program's name, in the C source and as a pin.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Main => "cni_tc_main",
+            Self::Egress => "cni_tc_egress",
+        }
+    }
+}
+
+impl Program {
+    pub(super) fn open(directory: &Path, name: ProgramName) -> Result<Self> {
+        let path = directory.join(name.as_str());
+        let opened = libbpf_rs::Program::fd_from_pinned_path(&path)
+            .and_then(|fd| Ok((libbpf_rs::Program::id_from_fd(fd.as_fd())?, fd)));
+        match opened {
+            Ok((id, fd)) => Ok(Self { fd, id }),
+            Err(error) => Err(Error::pin("open the pinned program", path, io_error(error))),
+        }
+    }
+
+    /// The kernel's id for the program, by which `bpftool prog show id` knows it.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl AsFd for Program {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
