@@ -143,10 +143,15 @@ static __always_inline int answer_nd(const struct hook *hook, const struct packe
 	return send_back(hook);
 }
 
-/* TC_ACT_UNSPEC for what is not answered here. */
+/*
+ * TC_ACT_UNSPEC for what is not answered here. Where pods are not held to their
+ * addresses and MACs, they may have changed them, and answer for themselves.
+ */
 static __always_inline int answer_neighbour(const struct hook *hook, enum frame frame,
 					    const struct packet *packet)
 {
+	if (!(hook->config->flags & CNI_NET_GUARD))
+		return TC_ACT_UNSPEC;
 	if (frame == FRAME_ARP)
 		return answer_arp(hook, packet);
 	return frame == FRAME_IP && !packet->v4 ? answer_nd(hook, packet) : TC_ACT_UNSPEC;

@@ -58,7 +58,8 @@ pin() {
 counters() {
     bpftool -j map dump pinned "$(pin pkt_count)" | jq -r '
         .[].formatted | (.key.octet | map(tostring) | join(".")) as $address
-        | [.values[].value] | [$address, (["tx_packets", "tx_bytes", "tx_direct", "rx_stack"][] as $key | map(.[$key]) | add)]
+        | [.values[].value] | reduce (.[] | to_entries[]) as $count ({}; .[$count.key] += $count.value)
+        | [$address, .tx_packets, .tx_bytes, .tx_direct, .rx_packets - .rx_direct]
         | @tsv' | sort -V
 }
 

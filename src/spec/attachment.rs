@@ -68,6 +68,16 @@ impl Attachment {
         MacAddr::local_unicast([a, b, c, d, e, f])
     }
 
+    /// The index of the peer on the host, for a plugin that chooses it: octets 20 to 23 of the digest, between 2^30 and
+    /// 2^31.
+    ///
+    /// The kernel numbers links from 1 on, and a number that is free again some day names another link. What still leads
+    /// to a number from here after its link has gone leads nowhere.
+    pub fn host_ifindex(&self) -> u32 {
+        let octets = std::array::from_fn(|index| self.digest()[20 + index]);
+        u32::from_be_bytes(octets) & 0x3fff_ffff | 0x4000_0000
+    }
+
     /// The hardware address inside the container: octets 14 to 19 of the digest, locally
     /// administered, unicast.
     pub fn container_mac(&self) -> MacAddr {
@@ -89,6 +99,7 @@ mod tests {
     }
 
     // printf 'dbnet/cnitool-77383ca0a0715733ca6f/eth0' | sha256sum
+    // Index: 1320c887 without its two highest bits, and the second of them set.
     // 76c13cb9109abb58 91a95024de0e 2344a746a413 1320c8876470707e893496cd
     #[test]
     fn the_form_of_a_host_ifname_is_known() {
@@ -105,6 +116,7 @@ mod tests {
         assert_eq!(attachment.host_ifname().as_str(), "veth76c13cb9109");
         assert_eq!(attachment.host_mac().to_string(), "92:a9:50:24:de:0e");
         assert_eq!(attachment.container_mac().to_string(), "22:44:a7:46:a4:13");
+        assert_eq!(attachment.host_ifindex(), 0x5320_c887);
     }
 
     #[test]

@@ -36,24 +36,32 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let found = bridge::look(&host, &attachment.network, config)?;
     let datapath = network::datapath(&attachment.network);
     datapath.ensure()?;
-    let mut addresses = Addresses::lease(request, &leases, &host, &datapath)?;
+    let mut addresses = Addresses::lease(request, &leases, &host)?;
     let mac = wish.unwrap_or_else(|| addresses.mac());
-    let bridge = network::ensure(&host, &attachment.network, config, &leases, &datapath, found)?;
+    let bridge = network::ensure(&host, &attachment.network, config, &datapath, found)?;
 
-    let veth = create_veth(&host, attachment, mac, &bridge, &netns)?;
+    let mtu = config.mtu.unwrap_or(bridge.mtu);
+    let veth = create_veth(&host, attachment, mac, &bridge, mtu, &netns)?;
     let veth = guard(veth, |veth| undo("delete the veth pair", host.delete_link(veth.host)));
     host.create_clsact(veth.host, bridge::blocks(&attachment.network))
         .step("have the eBPF programs run on the veth pair")?;
 
     addresses.delegate().step("ask for an address")?;
     let networks = addresses.networks();
-    bridge::ensure_gateways(&host, &bridge, &addresses::gateways(&addresses.given().ips))?;
+    let gateways = addresses::gateways(&addresses.given().ips);
+    bridge::ensure_gateways(&host, &bridge, &gateways)?;
 
     let rows = Rows::open(&datapath).step("open the eBPF maps")?;
-    let rows = guard(rows, |rows| undo("remove the map rows", rows.remove(&networks)));
-    rows.put(&networks, PodPort { ifindex: veth.host, mac }).step("put the map rows")?;
+    rows.ensure_gateway(&gateways, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
+    let rows = guard(rows, |rows| undo("remove the map rows", rows.remove(&networks, veth.host)));
+    let port = PodPort { ifindex: veth.host, mac };
+    // Shaping works on queues of the host's end, which direct packets do not pass.
+    let stack_only = request.net_conf.runtime_config.bandwidth.is_some();
+    rows.put(&networks, port, stack_only).step("put the map rows")?;
+    bridge::prepare_port(&host, port, config).step("set up the bridge's port")?;
 
-    let routes = pod::configure(&pod, veth.peer, addresses.given()).step("configure the pod")?;
+    let routes = pod::configure(&netns, &pod, &attachment.ifname, veth.peer, addresses.given());
+    let routes = routes.step("configure the pod")?;
 
     ScopeGuard::into_inner(rows);
     ScopeGuard::into_inner(veth);
@@ -77,12 +85,19 @@ fn create_veth(
     attachment: &Attachment,
     mac: MacAddr,
     bridge: &Link,
+    mtu: u32,
     netns: &Netns,
 ) -> Result<VethIndexes, Failure> {
     let outside = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
     let inside = VethEnd { name: attachment.ifname.clone(), mac };
-    let pair = VethPair::new(outside, inside, netns).mtu(bridge.mtu).master(bridge.index).host_up();
-    match host.create_veth(&pair) {
+    let pair = VethPair::new(outside, inside, netns).mtu(mtu).master(bridge.index).host_up();
+    // A map row that outlives its pair must not lead to a link that the kernel numbers next.
+    let made = host.create_veth(&pair.clone().host_index(attachment.host_ifindex()));
+    let made = match made {
+        Err(netlink::Error::IndexTaken { .. }) => host.create_veth(&pair),
+        made => made,
+    };
+    match made {
         Err(netlink::Error::Exists { .. }) => {
             let (outside, inside) = (attachment.host_ifname(), &attachment.ifname);
             Err(already_attached(&format!("there is a link {outside}, or {inside} in the pod")))
@@ -105,14 +120,14 @@ fn result(
     given: &AddResult,
     routes: Vec<Route>,
 ) -> AddResult {
-    let attachment = &request.attachment;
+    let (attachment, mtu) = (&request.attachment, request.config.mtu.unwrap_or(bridge.mtu));
     let mut result = request.prev_result.clone().unwrap_or_default();
     let mut on_bridge = Interface::new(&bridge.name);
     on_bridge.mac = bridge.mac.map(|mac| mac.to_string());
     result.push_interface(on_bridge);
-    let outside = Interface::new(attachment.host_ifname()).with_mac(attachment.host_mac()).with_mtu(bridge.mtu);
+    let outside = Interface::new(attachment.host_ifname()).with_mac(attachment.host_mac()).with_mtu(mtu);
     result.push_interface(outside);
-    let inside = Interface::new(&attachment.ifname).with_mac(mac).with_mtu(bridge.mtu).in_sandbox(&request.netns);
+    let inside = Interface::new(&attachment.ifname).with_mac(mac).with_mtu(mtu).in_sandbox(&request.netns);
     let inside = result.push_interface(inside);
     let on_inside = |ip: &IpConfig| ip.clone().on_interface(inside);
     result.ips.extend(given.ips.iter().map(on_inside));

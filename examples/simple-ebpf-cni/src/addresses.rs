@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use cnikit::datapath::Datapath;
 use cnikit::ipam::{self, IpamConfig, LOCK_TIMEOUT, Lease, Owner, Pool, Range, Store};
 use cnikit::netlink::Socket;
 use cnikit::plugin::{AddRequest, Failure, Step as _};
@@ -33,16 +32,11 @@ struct Leased<'a> {
 impl<'a> Addresses<'a> {
     /// Leases the pod's addresses where the network gives them itself. Where another plugin does, it is
     /// [asked](Self::delegate) later.
-    pub(crate) fn lease(
-        request: &'a AddRequest<Config>,
-        leases: &'a Store,
-        host: &Socket,
-        datapath: &Datapath,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn lease(request: &'a AddRequest<Config>, leases: &'a Store, host: &Socket) -> Result<Self, Failure> {
         let mut addresses = Self { request, given: AddResult::default(), leased: None, delegated: None };
         match &request.config.addressing {
             Addressing::Own(ipam) => {
-                let lease = lease(request, ipam, leases, host, datapath).step("lease an address")?;
+                let lease = lease(request, ipam, leases, host).step("lease an address")?;
                 addresses.leased = Some(Leased { leases, owner: Some(lease.owner.clone()) });
                 addresses.given = of_lease(&lease, ipam)?;
             }
@@ -143,17 +137,11 @@ pub(crate) fn already_attached(seen: &str) -> Failure {
 ///
 /// Where a pool has run dry, the leases of attachments that are provably gone are given up: a node container that was
 /// restarted takes its pods with it, but not the boot.
-fn lease(
-    request: &AddRequest<Config>,
-    ipam: &IpamConfig,
-    leases: &Store,
-    host: &Socket,
-    datapath: &Datapath,
-) -> Result<Lease, Failure> {
+fn lease(request: &AddRequest<Config>, ipam: &IpamConfig, leases: &Store, host: &Socket) -> Result<Lease, Failure> {
     let attachment = &request.attachment;
     let requested = wishes::ips(&request.net_conf, &request.args)?;
     let mut locked = leases.lock(LOCK_TIMEOUT)?;
-    let is_gone = |lease: &Lease| is_gone(request, lease, leases, host, datapath);
+    let is_gone = |lease: &Lease| is_gone(request, lease, leases, host);
     let allocated = locked.allocate_with(&network::owner(attachment), ipam.pools(), &requested, is_gone);
     for damaged in locked.set_aside() {
         eprintln!("{}: {damaged}", crate::NAME);
@@ -172,10 +160,10 @@ fn lease(
 }
 
 /// Whether the attachment of a lease is provably gone: it has no pair, and nobody is about to make it one.
-fn is_gone(request: &AddRequest<Config>, lease: &Lease, leases: &Store, host: &Socket, datapath: &Datapath) -> bool {
+fn is_gone(request: &AddRequest<Config>, lease: &Lease, leases: &Store, host: &Socket) -> bool {
     let attachment = network::attachment(&request.attachment.network, lease.owner.clone());
     let turn = leases.lock_owner(&lease.owner, Duration::ZERO);
-    turn.is_ok_and(|_turn| matches!(del::host_end(&attachment, host, Some(lease), datapath), Ok(None)))
+    turn.is_ok_and(|_turn| matches!(del::host_end(&attachment, host), Ok(None)))
 }
 
 fn of_lease(lease: &Lease, ipam: &IpamConfig) -> Result<AddResult, Failure> {

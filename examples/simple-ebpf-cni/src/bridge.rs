@@ -1,14 +1,17 @@
 //! The bridge that the pods of a network are ports of.
 
-use cnikit::ipam::{Range, Store};
-use cnikit::netlink::{self, Blocks, BridgeSpec, Link, Socket};
+use cnikit::datapath::{Datapath, PodLink, PodPort};
+use cnikit::ipam::Range;
+use cnikit::netlink::{self, Blocks, BridgePort, BridgeSpec, Link, Socket};
 use cnikit::plugin::Failure;
-use cnikit::spec::{ErrorCode, MacAddr, NetworkName};
+use cnikit::spec::{Attachment, ErrorCode, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
 
 use crate::config::Config;
 use crate::network;
+use crate::rows::Rows;
 
+/// Of a node without a default route, in bytes.
 const DEFAULT_MTU: u32 = 1500;
 
 /// What there is under the bridge's name.
@@ -45,12 +48,12 @@ pub(crate) fn ensure(
     host: &Socket,
     network: &NetworkName,
     config: &Config,
-    leases: &Store,
+    datapath: &Datapath,
     found: Option<Found>,
 ) -> Result<Link, Failure> {
     let Found { bridge, is_claimed } = match found {
         Some(found) => found,
-        None => create(host, network, config, leases)?,
+        None => create(host, network, config, datapath)?,
     };
     if !is_claimed {
         claim(host, network, &bridge)?;
@@ -70,6 +73,15 @@ pub(crate) fn ensure_gateways(host: &Socket, bridge: &Link, gateways: &[IpNetwor
         unless_exists(host.add_address(bridge.index, gateway))?;
     }
     Ok(())
+}
+
+/// Sets how the bridge treats a pod's port. Where pods are held to their MACs, the bridge is told these instead of
+/// learning them, and floods nothing to look for others.
+pub(crate) fn prepare_port(host: &Socket, port: PodPort, config: &Config) -> netlink::Result<()> {
+    let learns = !config.spoof_check;
+    let flags = BridgePort::default().hairpin(config.hairpin_mode).learning(learns).flood(learns);
+    host.set_bridge_port(port.ifindex, flags)?;
+    if learns { Ok(()) } else { unless_exists(host.add_fdb(port.ifindex, port.mac)) }
 }
 
 /// The bridge's addresses, with the prefix lengths of their subnets, as far as the network itself gives addresses.
@@ -136,17 +148,24 @@ fn alias(network: &NetworkName) -> String {
 }
 
 /// Makes the bridge, and the pods its ports that were those of one of this name before.
-fn create(host: &Socket, network: &NetworkName, config: &Config, leases: &Store) -> Result<Found, Failure> {
+fn create(host: &Socket, network: &NetworkName, config: &Config, datapath: &Datapath) -> Result<Found, Failure> {
     let mac = MacAddr::derived_from(&format!("{network}/bridge"));
-    let spec = BridgeSpec::new(config.bridge.clone()).mac(mac).mtu(config.mtu.unwrap_or(DEFAULT_MTU)).up();
+    let mtu = match config.mtu {
+        Some(mtu) => mtu,
+        None => host.uplink()?.map_or(DEFAULT_MTU, |uplink| uplink.mtu),
+    };
+    let spec = BridgeSpec::new(config.bridge.clone()).mac(mac).mtu(mtu).up();
     unless_exists(host.create_bridge(&spec).map(drop))?;
     let made = look(host, network, config)?.ok_or_else(|| {
         Failure::new(ErrorCode::TRY_AGAIN, format!("{} went away as soon as it was made: try again", config.bridge))
     })?;
-    for lease in leases.leases()?.flatten() {
-        let port = host.link_by_name(&network::attachment(network, lease.owner).host_ifname())?;
-        if let Some(port) = port.filter(|port| port.master.is_none()) {
+    let rows = Rows::open(datapath)?;
+    for port in host.links()?.into_iter().filter(|link| link.master.is_none() && Attachment::is_host_ifname(&link.name))
+    {
+        // A link that has a row is a pod's of this network, whoever gave it the address.
+        if let Some(PodLink { mac, .. }) = rows.link(port.index)? {
             host.set_master(port.index, made.bridge.index)?;
+            prepare_port(host, PodPort { ifindex: port.index, mac }, config)?;
         }
     }
     Ok(made)

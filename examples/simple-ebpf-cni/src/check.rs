@@ -25,10 +25,10 @@ pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
     check.addresses()?;
     let bridge = check.bridge()?;
     let host_end = check.host_end(bridge.as_ref())?;
-    check.pod()?;
+    let networks: Vec<IpNetwork> = check.ips.iter().map(|ip| ip.address).collect();
+    let mac = wish.unwrap_or_else(|| addresses::mac(&request.attachment, &request.config, &networks));
+    check.pod(mac)?;
     if let (Some(bridge), Some(host_end)) = (bridge, host_end) {
-        let networks: Vec<IpNetwork> = check.ips.iter().map(|ip| ip.address).collect();
-        let mac = wish.unwrap_or_else(|| addresses::mac(&request.attachment, &request.config, &networks));
         check.datapath(&bridge, &host_end, mac)?;
     }
     if check.differences.is_empty() {
@@ -114,7 +114,7 @@ impl Check<'_> {
     }
 
     /// Inside the pod: `lo`, the interface, its addresses, and those of its routes that the result tells.
-    fn pod(&mut self) -> Result<(), Failure> {
+    fn pod(&mut self, mac: MacAddr) -> Result<(), Failure> {
         let request = self.request;
         let ifname = &request.attachment.ifname;
         let pod = Netns::open(&request.netns)?.socket()?;
@@ -127,6 +127,12 @@ impl Check<'_> {
         };
         self.link(&link, None);
 
+        if request.config.spoof_check && link.mac != Some(mac) {
+            self.differs(format!(
+                "{ifname} has not the MAC {mac}, so that all it sends is dropped: ask for the other MAC by \"runtimeConfig\" \
+                 or set \"spoofCheck\" to false"
+            ));
+        }
         let addresses = pod.addresses(link.index)?;
         let told: Vec<IpNetwork> = self.ips.iter().map(|ip| ip.address).collect();
         for address in told.iter().filter(|address| !addresses.contains(address)) {
@@ -164,14 +170,12 @@ impl Check<'_> {
                 self.differs(format!("the eBPF program {} is not attached", placed.name()));
             }
         }
-        if datapath.config()? != network::net_config(bridge) {
+        if datapath.config()? != network::net_config(bridge, &self.request.config) {
             self.differs(format!("the eBPF programs do not know the bridge {} as it is", bridge.name));
         }
         let rows = Rows::open(&datapath)?;
-        for ip in &self.ips {
-            let differences = rows.differences(ip.address.ip(), PodPort { ifindex: host_end.index, mac })?;
-            self.differences.extend(differences);
-        }
+        let networks: Vec<IpNetwork> = self.ips.iter().map(|ip| ip.address).collect();
+        self.differences.extend(rows.differences(&networks, PodPort { ifindex: host_end.index, mac })?);
         Ok(())
     }
 

@@ -34,6 +34,25 @@ pub(crate) struct Config {
     pub(crate) mtu: Option<u32>,
     /// Where each network keeps its leases, in a directory of its name.
     pub(crate) data_dir: PathBuf,
+    /// Packets go straight into the target pod, past the bridge and the host's packet filter.
+    pub(crate) direct_forwarding: bool,
+    /// A pod can send from its own addresses and MAC only.
+    pub(crate) spoof_check: bool,
+    /// A pod reaches itself by way of the host, as by a service address of its own.
+    pub(crate) hairpin_mode: bool,
+    /// How the programs run on pods' ports.
+    pub(crate) attach: Attach,
+}
+
+/// How the programs run on pods' ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Attach {
+    /// As filters in the blocks that the bridge and all ports share.
+    #[default]
+    Clsact,
+    /// By TCX links of each port, which leave the clsact slot to other tools.
+    Tcx,
 }
 
 /// Who gives pods their addresses.
@@ -82,6 +101,10 @@ struct Keys {
     ipam: Ipam,
     mtu: Option<u32>,
     data_dir: Option<PathBuf>,
+    direct_forwarding: Option<bool>,
+    spoof_check: Option<bool>,
+    hairpin_mode: Option<bool>,
+    attach: Attach,
     capabilities: Capabilities,
     runtime_config: RuntimeConfig,
 }
@@ -143,13 +166,16 @@ impl TryFrom<Keys> for Config {
     fn try_from(mut keys: Keys) -> Result<Self, KeyError> {
         let data_dir = keys.data_dir.take();
         let (bridge, mtu) = (keys.bridge.take().unwrap_or_else(default_bridge), keys.mtu);
+        let (direct_forwarding, spoof_check) =
+            (keys.direct_forwarding.unwrap_or(true), keys.spoof_check.unwrap_or(true));
+        let (hairpin_mode, attach) = (keys.hairpin_mode.unwrap_or(true), keys.attach);
         let addressing = addressing(keys)?;
         let own = match &addressing {
             Addressing::Own(ipam) => ipam.data_dir(),
             Addressing::Untold | Addressing::Delegated => None,
         };
         let data_dir = data_dir.or_else(|| own.map(Path::to_owned)).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
-        let config = Self { bridge, addressing, mtu, data_dir };
+        let config = Self { bridge, addressing, mtu, data_dir, direct_forwarding, spoof_check, hairpin_mode, attach };
         config.validate().map(|()| config)
     }
 }

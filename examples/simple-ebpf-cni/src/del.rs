@@ -1,8 +1,10 @@
 //! DEL: detaches a pod.
 
+use std::collections::HashSet;
+
 use cnikit::datapath::Datapath;
 use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, Store};
-use cnikit::netlink::{Link, Socket};
+use cnikit::netlink::{self, Link, Socket};
 use cnikit::plugin::{DelRequest, Failure, Failures, Step as _};
 use cnikit::spec::Attachment;
 
@@ -46,13 +48,15 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store) -> 
 
     // A lease that cannot be read does not say which rows are the attachment's; the port does.
     let lease = leases.lease(&owner).ok().flatten();
-    let pair = host_end(attachment, host, lease.as_ref(), &datapath).step("look up the veth pair");
+    let pair = host_end(attachment, host).step("look up the veth pair");
     let (pair, known) = match failures.note(pair) {
         Some(pair) => (pair, true),
         None => (None, false),
     };
     let index = pair.map(|pair| pair.index);
-    failures.note(remove_rows(lease.as_ref(), index, &datapath).step("remove the map rows"));
+    // A pair that is gone had most likely the index that is the attachment's own.
+    let port = index.unwrap_or_else(|| attachment.host_ifindex());
+    failures.note(remove_rows(lease.as_ref(), port, &datapath).step("remove the map rows"));
     let gone = index.map_or(Ok(()), |index| host.delete_link(index)).step("delete the veth pair");
     if failures.note(gone).is_some() && known && has_leases {
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner));
@@ -61,39 +65,24 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store) -> 
     failures.into_result()
 }
 
-/// The host's end of the pair: by its name or, should somebody have given it another, by the port of the leased address.
-pub(crate) fn host_end(
-    attachment: &Attachment,
-    host: &Socket,
-    lease: Option<&Lease>,
-    datapath: &Datapath,
-) -> Result<Option<Link>, Failure> {
+/// The host's end of the pair: by its name or, should somebody have given it another, by its index and MAC.
+pub(crate) fn host_end(attachment: &Attachment, host: &Socket) -> netlink::Result<Option<Link>> {
     if let Some(link) = host.link_by_name(&attachment.host_ifname())? {
         return Ok(Some(link));
     }
-    let Some(lease) = lease.filter(|_| datapath.is_complete()) else { return Ok(None) };
-    let rows = Rows::open(datapath)?;
-    for address in &lease.addresses {
-        if let Some(port) = rows.port(address.ip())?
-            && let Some(link) = host.link_by_index(port.ifindex)?
-            && link.mac == Some(attachment.host_mac())
-        {
-            return Ok(Some(link));
-        }
-    }
-    Ok(None)
+    let link = host.link_by_index(attachment.host_ifindex())?;
+    Ok(link.filter(|link| link.mac == Some(attachment.host_mac())))
 }
 
-fn remove_rows(lease: Option<&Lease>, index: Option<u32>, datapath: &Datapath) -> Result<(), Failure> {
+/// As long as a lease is held, its addresses are nobody else's. Where there is none, the port tells which they are.
+fn remove_rows(lease: Option<&Lease>, port: u32, datapath: &Datapath) -> Result<(), Failure> {
     if !datapath.is_complete() {
         return Ok(());
     }
-    match (lease, index) {
-        // As long as the lease is held, its addresses are nobody else's.
-        (Some(lease), _) => Rows::open(datapath)?.remove(&lease.addresses)?,
-        (None, Some(index)) => Rows::open(datapath)?.retain(|_, port| port.is_none_or(|port| port.ifindex != index))?,
-        // Rows that neither a lease nor a port leads to are for GC, or overwritten when the address is leased again.
-        (None, None) => {}
+    let rows = Rows::open(datapath)?;
+    match lease {
+        Some(lease) => rows.remove(&lease.addresses, port)?,
+        None => rows.remove_ports(&HashSet::from([port]))?,
     }
     Ok(())
 }

@@ -3,8 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use cnikit::datapath::Datapath;
-use cnikit::ipam::{self, Store};
+use cnikit::ipam::{self, Lease, Store};
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{Failure, Failures, GcRequest, Step as _};
 use cnikit::spec::{Attachment, IfName, NetworkName};
@@ -46,17 +45,11 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
             failures.note(detach(&attachment, &host, &leases).step(name));
         }
     }
-    let ports = ports(&host, network, &request.config.bridge).step("look up the bridge's ports");
-    if let Some(ports) = failures.note(ports) {
-        let host_ends: HashSet<IfName> = valid.iter().map(Attachment::host_ifname).collect();
-        let (live, stale): (Vec<Link>, Vec<Link>) = ports.into_iter().partition(|port| host_ends.contains(&port.name));
-        let datapath = network::datapath(network);
-        let indexes = |ports: &[Link]| ports.iter().map(|port| port.index).collect();
-        failures.note(remove_rows_of(&datapath, &indexes(&stale)).step("remove map rows"));
-        for port in &stale {
-            failures.note(host.delete_link(port.index).step("delete the veth pair"));
-        }
-        failures.note(remove_rows(&datapath, &leases, &indexes(&live)).step("remove map rows"));
+    let stale = stale_ports(&host, network, &request.config.bridge, &valid).step("look up the bridge's ports");
+    let stale = failures.note(stale).unwrap_or_default();
+    failures.note(remove_rows(&host, network, &leases, &stale).step("remove map rows"));
+    for port in stale {
+        failures.note(host.delete_link(port).step("delete the veth pair"));
     }
     if let Some(delegate) = failures.note(addresses::delegate(request)).flatten() {
         failures.note(delegate.gc());
@@ -64,37 +57,43 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     failures.into_result()
 }
 
-/// The ports of the network's bridge that bear a name of ours. A bridge that the network has not claimed is not its own,
-/// and what the configuration says of it does not count.
-fn ports(host: &Socket, network: &NetworkName, bridge: &IfName) -> Result<Vec<Link>, Failure> {
+/// The ports of the network's bridge that bear a name of ours and are no valid attachment's. A bridge that the network has
+/// not claimed is not its own, and what the configuration says of it does not count.
+fn stale_ports(
+    host: &Socket,
+    network: &NetworkName,
+    bridge: &IfName,
+    valid: &HashSet<Attachment>,
+) -> Result<HashSet<u32>, Failure> {
     let Some(bridge) = host.link_by_name(bridge)? else {
-        return Ok(Vec::new());
+        return Ok(HashSet::new());
     };
     if !bridge::is_claimed(host, network, &bridge).unwrap_or(false) {
-        return Ok(Vec::new());
+        return Ok(HashSet::new());
     }
-    let ours = |link: &Link| link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
-    Ok(host.links()?.into_iter().filter(ours).collect())
+    let host_ends: HashSet<IfName> = valid.iter().map(Attachment::host_ifname).collect();
+    let is_stale = |link: &Link| {
+        let is_ours = link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
+        is_ours && !host_ends.contains(&link.name)
+    };
+    Ok(host.links()?.into_iter().filter(is_stale).map(|link| link.index).collect())
 }
 
-/// Removes the rows that lead to one of the stale ports.
-fn remove_rows_of(datapath: &Datapath, stale: &HashSet<u32>) -> Result<(), Failure> {
-    if stale.is_empty() || !datapath.is_complete() {
-        return Ok(());
-    }
-    Ok(Rows::open(datapath)?.retain(|_, port| port.is_none_or(|port| !stale.contains(&port.ifindex)))?)
-}
-
-/// Removes the rows of addresses that are not leased and lead to none of the live ports.
-fn remove_rows(datapath: &Datapath, leases: &Store, live: &HashSet<u32>) -> Result<(), Failure> {
+/// Removes the rows of ports that are stale or do not exist, and counters of addresses that nobody has.
+fn remove_rows(host: &Socket, network: &NetworkName, leases: &Store, stale: &HashSet<u32>) -> Result<(), Failure> {
+    let datapath = network::datapath(network);
     if !datapath.is_complete() {
         return Ok(());
     }
+    let rows = Rows::open(&datapath)?;
+    // In this order: a pair is made before its rows, so a port that has rows now and no link later is gone.
+    let known = rows.indexes()?;
+    let links: HashSet<u32> = host.links()?.into_iter().map(|link| link.index).collect();
+    rows.remove_ports(&known.into_iter().filter(|port| stale.contains(port) || !links.contains(port)).collect())?;
+
     // One lease that cannot be read, and nothing is known of any address.
-    let leased: Vec<_> = leases.leases()?.collect::<Result<_, _>>()?;
+    let leased: Vec<Lease> = leases.leases()?.collect::<Result<_, _>>()?;
     let leased: HashSet<IpAddr> =
         leased.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip()).collect();
-    let stays = |address: IpAddr, is_live: bool| leased.contains(&address) || is_live;
-    Ok(Rows::open(datapath)?
-        .retain(|address, port| stays(address, port.is_some_and(|port| live.contains(&port.ifindex))))?)
+    Ok(rows.forget_lost(|address| leased.contains(&address))?)
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cnikit::datapath::{Datapath, NetConfig, Program, ProgramName};
+use cnikit::datapath::{Datapath, NetConfig, PodPort, Program, ProgramName};
 use cnikit::ipam::{self, Owner, Store};
 use cnikit::netlink::{self, Blocks, BpfFilter, FilterTarget, Link, Socket};
 use cnikit::plugin::{Failure, Step as _};
@@ -60,23 +60,31 @@ pub(crate) fn ensure(
     host: &Socket,
     network: &NetworkName,
     config: &Config,
-    leases: &Store,
     datapath: &Datapath,
     found: Option<Found>,
 ) -> Result<Link, Failure> {
-    let bridge = bridge::ensure(host, network, config, leases, found).step("set up the bridge")?;
-    datapath.configure(net_config(&bridge)).step("configure the eBPF programs")?;
+    let bridge = bridge::ensure(host, network, config, datapath, found).step("set up the bridge")?;
+    datapath.configure(net_config(&bridge, config)).step("configure the eBPF programs")?;
     for placed in programs(datapath, bridge::blocks(network)).step("open the eBPF programs")? {
         if !placed.is_attached(host)? {
             placed.attach(host).step("attach the eBPF programs")?;
         }
     }
+    datapath.remove_outdated().step("remove the eBPF programs of an older version")?;
     Ok(bridge)
 }
 
 /// What the programs are to know of the network.
-pub(crate) fn net_config(bridge: &Link) -> NetConfig {
-    NetConfig::new(bridge.index, bridge.mac.unwrap_or(MacAddr::new([0; 6])))
+pub(crate) fn net_config(bridge: &Link, config: &Config) -> NetConfig {
+    let PodPort { ifindex, mac } = gateway_port(bridge);
+    let mut net_config = NetConfig::new(ifindex, mac);
+    (net_config.direct, net_config.guard) = (config.direct_forwarding, config.spoof_check);
+    net_config
+}
+
+/// Where the gateway's addresses live.
+pub(crate) fn gateway_port(bridge: &Link) -> PodPort {
+    PodPort { ifindex: bridge.index, mac: bridge.mac.unwrap_or(MacAddr::new([0; 6])) }
 }
 
 /// The programs in their places.

@@ -1,10 +1,18 @@
 //! The inside of a pod.
 
-use cnikit::netlink::{self, LOOPBACK_INDEX, Socket};
-use cnikit::spec::{AddResult, Route};
+use cnikit::netlink::{self, Ipv6Conf, LOOPBACK_INDEX, Netns, Socket, Sysctl};
+use cnikit::spec::{AddResult, IfName, Route};
 
 /// Gives the pod's end of the pair its addresses, and the routes. Returns the routes that it has.
-pub(crate) fn configure(pod: &Socket, index: u32, given: &AddResult) -> netlink::Result<Vec<Route>> {
+pub(crate) fn configure(
+    netns: &Netns,
+    pod: &Socket,
+    ifname: &IfName,
+    index: u32,
+    given: &AddResult,
+) -> netlink::Result<Vec<Route>> {
+    let has_ipv6 = given.ips.iter().any(|ip| ip.address.is_ipv6());
+    netns.run(|| set_ipv6(ifname, has_ipv6))??;
     pod.set_up(LOOPBACK_INDEX)?;
     for ip in &given.ips {
         pod.add_address(index, ip.address)?;
@@ -22,6 +30,21 @@ pub(crate) fn configure(pod: &Socket, index: u32, given: &AddResult) -> netlink:
         }
     }
     Ok(routes)
+}
+
+/// What the pod needs of IPv6 before the interface is up: the addresses are the runtime's to give and nobody's on the
+/// link to advertise, and nobody else can have them.
+fn set_ipv6(ifname: &IfName, has_addresses: bool) -> netlink::Result<()> {
+    let settings = [(Ipv6Conf::AcceptRa, 0), (Ipv6Conf::AcceptDad, 0)];
+    // Runtimes switch IPv6 off in pods which they think have none.
+    let wanted = has_addresses.then_some((Ipv6Conf::DisableIpv6, 0));
+    for (setting, value) in settings.into_iter().chain(wanted) {
+        match Sysctl::Ipv6Conf(ifname, setting).ensure(value) {
+            Err(netlink::Error::SysctlMissing { .. }) if !has_addresses => return Ok(()),
+            set => set?,
+        };
+    }
+    Ok(())
 }
 
 /// A route as the kernel is to have it.

@@ -1,71 +1,120 @@
-//! The rows that the maps hold of pods.
+//! The rows that the maps hold of pods, and of the gateway.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use cnikit::datapath::{CounterMap, Datapath, PodPort, PortMap, Result};
+use cnikit::datapath::{CounterMap, Datapath, LinkMap, PodLink, PodPort, PortMap, Result};
 use ipnetwork::IpNetwork;
 
-/// The maps with a row for each pod address.
+/// The maps with rows for each pod.
 pub(crate) struct Rows {
     counters: CounterMap,
     ports: PortMap,
+    links: LinkMap,
 }
 
 impl Rows {
     pub(crate) fn open(datapath: &Datapath) -> Result<Self> {
-        Ok(Self { counters: datapath.counters()?, ports: datapath.ports()? })
+        Ok(Self { counters: datapath.counters()?, ports: datapath.ports()?, links: datapath.links()? })
     }
 
-    /// Counts for the addresses, from zero, and has packets for them delivered to the port.
-    pub(crate) fn put(&self, addresses: &[IpNetwork], port: PodPort) -> Result<()> {
+    /// Counts for the addresses, from zero, has packets for them delivered to the port, and lets the port send from them
+    /// and from its link-local address, but from nothing else.
+    pub(crate) fn put(&self, addresses: &[IpNetwork], port: PodPort, stack_only: bool) -> Result<()> {
         for address in addresses {
             self.counters.track(address.ip())?;
             self.ports.insert(address.ip(), port)?;
         }
-        Ok(())
+        self.ports.insert(port.mac.link_local().into(), port)?;
+        // Last: from then on the port is held to what stands in the others.
+        self.links.insert(port.ifindex, PodLink { mac: port.mac, stack_only })
     }
 
-    /// Removes the rows of addresses; absent is success.
-    pub(crate) fn remove(&self, addresses: &[IpNetwork]) -> Result<()> {
-        addresses.iter().try_for_each(|address| self.remove_one(address.ip()))
-    }
-
-    /// Where an address is delivered to.
-    pub(crate) fn port(&self, address: IpAddr) -> Result<Option<PodPort>> {
-        self.ports.read(address)
-    }
-
-    /// Removes the rows of all addresses but those that are to stay.
-    pub(crate) fn retain(&self, stays: impl Fn(IpAddr, Option<PodPort>) -> bool) -> Result<()> {
-        // Collected first: an iteration whose current row is removed starts over.
-        let all: HashSet<IpAddr> = self.ports.addresses().chain(self.counters.addresses()).collect();
-        for address in all {
-            if !stays(address, self.ports.read(address)?) {
-                self.remove_one(address)?;
+    /// Makes the gateway known under its addresses, unless it is.
+    pub(crate) fn ensure_gateway(&self, addresses: &[IpNetwork], bridge: PodPort) -> Result<()> {
+        let link_local = IpAddr::from(bridge.mac.link_local());
+        for address in addresses.iter().map(IpNetwork::ip).chain([link_local]) {
+            if self.ports.read(address)? != Some(bridge) {
+                self.ports.insert(address, bridge)?;
             }
         }
         Ok(())
     }
 
-    /// What is not as [`put`](Self::put) leaves it.
-    pub(crate) fn differences(&self, address: IpAddr, expected: PodPort) -> Result<Vec<String>> {
-        let mut differences = Vec::new();
-        match self.ports.read(address)? {
-            None => differences.push(format!("the map pod_ifindex has no row for {address}")),
-            Some(found) if found != expected => differences.push(format!(
-                "the map pod_ifindex has {address} at link {} with MAC {}, not at link {} with MAC {}",
-                found.ifindex, found.mac, expected.ifindex, expected.mac
-            )),
-            Some(_) => {}
+    /// Removes the rows of a pod's addresses and of its port; absent is success.
+    pub(crate) fn remove(&self, addresses: &[IpNetwork], ifindex: u32) -> Result<()> {
+        for address in addresses {
+            self.remove_address(address.ip())?;
         }
-        if self.counters.read(address)?.is_none() {
-            differences.push(format!("the map pkt_count has no row for {address}"));
+        if let Some(link) = self.links.read(ifindex)? {
+            self.ports.remove(link.mac.link_local().into())?;
+        }
+        self.links.remove(ifindex)
+    }
+
+    /// Removes the rows of ports, and of all addresses that lead to them; absent is success.
+    pub(crate) fn remove_ports(&self, ports: &HashSet<u32>) -> Result<()> {
+        // Collected first: an iteration whose current row is removed starts over.
+        let all: Vec<IpAddr> = self.ports.addresses().collect();
+        for address in all {
+            if self.ports.read(address)?.is_some_and(|port| ports.contains(&port.ifindex)) {
+                self.remove_address(address)?;
+            }
+        }
+        ports.iter().try_for_each(|ifindex| self.links.remove(*ifindex))
+    }
+
+    /// Stops to count for addresses that lead to no port, but for those that are to stay.
+    pub(crate) fn forget_lost(&self, stays: impl Fn(IpAddr) -> bool) -> Result<()> {
+        let lost: Vec<IpAddr> = self.counters.addresses().filter(|address| !stays(*address)).collect();
+        for address in lost {
+            if self.ports.read(address)?.is_none() {
+                self.counters.forget(address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The ports that any row is about.
+    pub(crate) fn indexes(&self) -> Result<HashSet<u32>> {
+        let mut indexes: HashSet<u32> = self.links.indexes().collect();
+        for address in self.ports.addresses() {
+            indexes.extend(self.ports.read(address)?.map(|port| port.ifindex));
+        }
+        Ok(indexes)
+    }
+
+    /// What a port may do, if anything is known of it.
+    pub(crate) fn link(&self, ifindex: u32) -> Result<Option<PodLink>> {
+        self.links.read(ifindex)
+    }
+
+    /// What is not as [`put`](Self::put) leaves it.
+    pub(crate) fn differences(&self, addresses: &[IpNetwork], expected: PodPort) -> Result<Vec<String>> {
+        let mut differences = Vec::new();
+        let link_local = IpAddr::from(expected.mac.link_local());
+        for address in addresses.iter().map(IpNetwork::ip).chain([link_local]) {
+            match self.ports.read(address)? {
+                None => differences.push(format!("the map pod_ifindex has no row for {address}")),
+                Some(found) if found != expected => differences.push(format!(
+                    "the map pod_ifindex has {address} at link {} with MAC {}, not at link {} with MAC {}",
+                    found.ifindex, found.mac, expected.ifindex, expected.mac
+                )),
+                Some(_) => {}
+            }
+            if address != link_local && self.counters.read(address)?.is_none() {
+                differences.push(format!("the map pkt_count has no row for {address}"));
+            }
+        }
+        match self.links.read(expected.ifindex)? {
+            Some(link) if link.mac == expected.mac => {}
+            Some(link) => differences.push(format!("the map port_config has MAC {}, not {}", link.mac, expected.mac)),
+            None => differences.push(format!("the map port_config has no row for link {}", expected.ifindex)),
         }
         Ok(differences)
     }
 
-    fn remove_one(&self, address: IpAddr) -> Result<()> {
+    fn remove_address(&self, address: IpAddr) -> Result<()> {
         self.ports.remove(address)?;
         self.counters.forget(address)
     }

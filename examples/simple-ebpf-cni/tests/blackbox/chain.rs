@@ -39,8 +39,8 @@ struct Chain<'n> {
 
 impl<'n> Chain<'n> {
     #[track_caller]
-    fn new(network: &'n Network<'n>, after: &[Value]) -> Self {
-        let plugins: Vec<&Value> = std::iter::once(&network.config).chain(after).collect();
+    fn new(network: &'n Network<'n>, first: &Value, after: &[Value]) -> Self {
+        let plugins: Vec<&Value> = std::iter::once(first).chain(after).collect();
         let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": plugins });
         let runtime = Runtime::new([bin(), PEERS.as_ref()])
             .with_cache(ResultCache::new(network.host.scratch()))
@@ -71,6 +71,11 @@ impl<'n> Chain<'n> {
         let address = result.ips[0].address.ip().to_string();
         assert!(pod.link("eth0").is_none() && !self.network.taken().contains(&address));
     }
+}
+
+/// The configuration of a network whose pods may change their MACs.
+fn trusting(network: &Network) -> Value {
+    network.with("spoofCheck", false)
 }
 
 /// A server in a pod.
@@ -171,7 +176,7 @@ fn portmap_publishes_a_port_until_del() {
     }
     on_host(|network| {
         let (outsider, other) = (outsider(network), network.attach("other"));
-        Chain::new(network, &[portmap()]).with_pod(|pod, result| {
+        Chain::new(network, &network.config, &[portmap()]).with_pod(|pod, result| {
             assert_eq!(result.interfaces.len(), 3, "portmap passes on what it is given");
             assert_published(pod, &other, &outsider);
         });
@@ -187,8 +192,27 @@ fn tuning_changes_mac_mtu_and_sysctl() {
     }
     on_host(|network| {
         let other = network.attach("other");
-        Chain::new(network, &[tuning()]).with_pod(|pod, result| assert_tuned(pod, result, &other));
+        Chain::new(network, &trusting(network), &[tuning()]).with_pod(|pod, result| assert_tuned(pod, result, &other));
         network.detach(&other);
+    });
+}
+
+/// Who holds pods to their MACs and has them changed by the next plugin is told.
+#[test]
+fn check_names_a_mac_that_tuning_changed_and_the_port_is_not_told() {
+    if !installed(&["tuning"]) {
+        return;
+    }
+    on_host(|network| {
+        let chain = Chain::new(network, &network.config, &[json!({ "type": "tuning", "mac": MAC })]);
+        let pod = network.host.pod();
+        let parameters = Parameters::new("one".parse().expect("a valid id"), "eth0".parse().expect("a valid name"))
+            .in_netns(pod.netns());
+        chain.runtime.add(&chain.list, &parameters).unwrap_or_else(|error| panic!("ADD: {error}"));
+        assert!(!pod.ping(GATEWAY, 1).status.success());
+        let error = chain.runtime.check(&chain.list, &parameters).expect_err("the pod is cut off").to_string();
+        assert!(error.contains("\"spoofCheck\""), "{error}");
+        chain.runtime.del(&chain.list, &parameters).unwrap_or_else(|error| panic!("DEL: {error}"));
     });
 }
 
@@ -200,7 +224,7 @@ fn tuning_and_portmap_in_one_list() {
     on_host(|network| {
         let (outsider, other) = (outsider(network), network.attach("other"));
         for after in [[tuning(), portmap()], [portmap(), tuning()]] {
-            Chain::new(network, &after).with_pod(|pod, result| {
+            Chain::new(network, &trusting(network), &after).with_pod(|pod, result| {
                 assert_tuned(pod, result, &other);
                 assert_published(pod, &other, &outsider);
             });

@@ -1,6 +1,7 @@
 //! A network of the plugin's on a private host, and the ways to look at it from outside.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use cnikit_testbed::{Footprint, Host, Namespace, Outcome, Plugin, Pod, host};
@@ -71,7 +72,9 @@ pub(crate) struct Counters {
     pub(crate) tx_packets: u64,
     pub(crate) tx_bytes: u64,
     pub(crate) tx_direct: u64,
-    pub(crate) rx_stack: u64,
+    pub(crate) rx_packets: u64,
+    pub(crate) rx_bytes: u64,
+    pub(crate) rx_direct: u64,
 }
 
 impl Network<'_> {
@@ -147,13 +150,16 @@ impl Network<'_> {
     /// What was counted for an address, if it has a row.
     #[track_caller]
     pub(crate) fn counters(&self, address: &str) -> Option<Counters> {
-        let row = self.map("pkt_count").into_iter().find(|row| octets(&row["key"]) == address)?;
+        let address: IpAddr = address.parse().expect("an address");
+        let map = if address.is_ipv4() { "pkt_count" } else { "pkt_count_v6" };
+        let row = self.map(map).into_iter().find(|row| key(&row["key"]) == address.to_string())?;
         let sum = |field: &str| {
             let values = row["values"].as_array().expect("a per-CPU map has a value for each CPU");
             values.iter().map(|value| value["value"][field].as_u64().expect("a counter")).sum()
         };
-        let [tx_packets, tx_bytes, tx_direct, rx_stack] = ["tx_packets", "tx_bytes", "tx_direct", "rx_stack"].map(sum);
-        Some(Counters { tx_packets, tx_bytes, tx_direct, rx_stack })
+        let [tx_packets, tx_bytes, tx_direct] = ["tx_packets", "tx_bytes", "tx_direct"].map(sum);
+        let [rx_packets, rx_bytes, rx_direct] = ["rx_packets", "rx_bytes", "rx_direct"].map(sum);
+        Some(Counters { tx_packets, tx_bytes, tx_direct, rx_packets, rx_bytes, rx_direct })
     }
 
     /// The addresses that the files below `dataDir` say are taken.
@@ -176,9 +182,13 @@ impl Network<'_> {
         if !Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME).exists() {
             return Footprint::default();
         }
-        ["pkt_count", "pod_ifindex"]
+        // The gateway's rows lead to the bridge, whose index is the kernel's choice: they count up from 1.
+        let is_pods = |row: &Value| row["value"]["ifindex"].as_u64().is_none_or(|index| index >= 1 << 30);
+        ["pkt_count", "pkt_count_v6", "pod_ifindex", "pod_ifindex_v6", "port_config", "port_drops"]
             .into_iter()
-            .flat_map(|map| self.map(map).into_iter().map(move |row| format!("row {map} {}", octets(&row["key"]))))
+            .flat_map(|map| self.map(map).into_iter().map(move |row| (map, row)))
+            .filter(|(_, row)| is_pods(row))
+            .map(|(map, row)| format!("row {map} {}", key(&row["key"])))
             .collect()
     }
 
@@ -251,8 +261,12 @@ fn bookkeeping() -> [String; 3] {
     ["lock", "last", "damaged/"].map(|file| format!("file {DATA_DIR}/{NAME}/{file}"))
 }
 
-/// `{"octet": [10, 99, 0, 2]}` as `10.99.0.2`.
-fn octets(key: &Value) -> String {
-    let octets: Vec<String> = key["octet"].as_array().into_iter().flatten().map(Value::to_string).collect();
-    octets.join(".")
+/// The key of a row as people write it: `{"octet": [10, 99, 0, 2]}` is `10.99.0.2`, an index itself.
+fn key(key: &Value) -> String {
+    let octets: Option<Vec<u8>> = serde_json::from_value(key["octet"].clone()).ok();
+    match octets.as_deref() {
+        Some(&[a, b, c, d]) => Ipv4Addr::new(a, b, c, d).to_string(),
+        Some(octets) => Ipv6Addr::from(<[u8; 16]>::try_from(octets).expect("4 or 16 octets")).to_string(),
+        None => key.to_string(),
+    }
 }

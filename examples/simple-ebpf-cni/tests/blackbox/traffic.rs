@@ -25,14 +25,17 @@ fn every_ping_is_counted_once_and_delivered_directly() {
         assert_eq!([&one, &two].map(|pod| counters(network, pod)), [Counters::default(); 2]);
         ping(&one.pod, two.address(), 50);
         for attached in [&one, &two] {
-            let Counters { tx_packets, tx_bytes, tx_direct, rx_stack } = counters(network, attached);
-            assert_eq!((tx_packets, tx_direct, rx_stack), (50, 50, 0));
-            assert!([50 * PING.0, 50 * PING.1].contains(&tx_bytes), "{tx_bytes} bytes for 50 pings");
+            let counted = counters(network, attached);
+            assert_eq!((counted.tx_packets, counted.tx_direct), (50, 50));
+            assert_eq!((counted.rx_packets, counted.rx_direct), (50, 50));
+            for bytes in [counted.tx_bytes, counted.rx_bytes] {
+                assert!([50 * PING.0, 50 * PING.1].contains(&bytes), "{bytes} bytes for 50 pings");
+            }
         }
         ping(&two.pod, one.address(), 30);
         for attached in [&one, &two] {
-            let Counters { tx_packets, tx_direct, rx_stack, .. } = counters(network, attached);
-            assert_eq!((tx_packets, tx_direct, rx_stack), (80, 80, 0));
+            let Counters { tx_packets, tx_direct, rx_packets, rx_direct, .. } = counters(network, attached);
+            assert_eq!((tx_packets, tx_direct, rx_packets, rx_direct), (80, 80, 80, 80));
         }
         network.detach(&one);
         network.detach(&two);
@@ -115,8 +118,8 @@ fn the_gateway_is_reached_through_the_stack() {
     on_host(|network| {
         let one = network.attach("one");
         ping(&one.pod, GATEWAY, 20);
-        let Counters { tx_packets, tx_direct, rx_stack, .. } = counters(network, &one);
-        assert_eq!((tx_packets, tx_direct, rx_stack), (20, 0, 20));
+        let Counters { tx_packets, tx_direct, rx_packets, rx_direct, .. } = counters(network, &one);
+        assert_eq!((tx_packets, tx_direct, rx_packets, rx_direct), (20, 0, 20, 0));
         network.detach(&one);
     });
 }
