@@ -105,11 +105,34 @@ pub enum Error {
         /// What bpf(2) said.
         source: io::Error,
     },
+
+    /// The kernel has no TCX hooks.
+    #[error("this kernel has no TCX hooks (Linux 6.6 with CONFIG_NET_XGRESS): attach by a filter of a clsact qdisc")]
+    TcxUnsupported,
+
+    /// A step on a TCX hook or link failed.
+    #[error("cannot {operation} {object}{}", remedy(source))]
+    Tcx {
+        /// What was tried, such as `attach the program to TCX`.
+        operation: &'static str,
+        /// The hook or link.
+        object: String,
+        /// What bpf(2) said.
+        source: io::Error,
+    },
 }
 
 impl Error {
     pub(super) fn pin(operation: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
         Self::Pin { operation, path: path.as_ref().to_owned(), source: source.into() }
+    }
+
+    pub(super) fn tcx(operation: &'static str, object: String, source: io::Error) -> Self {
+        Self::Tcx { operation, object, source }
+    }
+
+    pub(super) fn is_missing_pin(&self) -> bool {
+        matches!(self, Self::Pin { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 
@@ -117,12 +140,15 @@ impl Coded for Error {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Locked { .. } => ErrorCode::TRY_AGAIN,
-            Self::Mount { .. } | Self::Load { .. } | Self::Rejected { .. } => ErrorCode::PLUGIN_NOT_AVAILABLE,
+            Self::Mount { .. } | Self::Load { .. } | Self::Rejected { .. } | Self::TcxUnsupported => {
+                ErrorCode::PLUGIN_NOT_AVAILABLE
+            }
             Self::NotBpffs { .. }
             | Self::Pin { .. }
             | Self::Layout { .. }
             | Self::NewerLayout { .. }
-            | Self::Map { .. } => ErrorCode::IO,
+            | Self::Map { .. }
+            | Self::Tcx { .. } => ErrorCode::IO,
         }
     }
 }

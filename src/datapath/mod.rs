@@ -5,8 +5,8 @@
 //! system. [`Datapath::ensure`] loads and pins the set once; every later caller opens the pins. The
 //! set appears under its name whole or not at all, whatever happens to the process that loads it.
 //!
-//! Attaching is not done here: a program is a file descriptor ([`Program`]), and
-//! [`netlink`](crate::netlink) hangs it on a TC hook. A network's maps say nothing of other
+//! A program is a file descriptor ([`Program`]). [`netlink`](crate::netlink) hangs it on a TC hook as
+//! a filter, or [`TcxLink`] does without a qdisc; both take the programs of other authors too. A network's maps say nothing of other
 //! networks, so pods of different networks never reach each other by this path.
 //!
 //! # What the programs do
@@ -61,6 +61,7 @@ mod migrate;
 mod pins;
 mod program;
 mod skeleton;
+mod tcx;
 
 pub use self::drops::{DropReason, Drops};
 pub use self::error::Error;
@@ -68,6 +69,7 @@ pub use self::layout::{NetConfig, NetStats, PodCounters, PodLink, PodPort};
 pub use self::maps::{CounterMap, LinkMap, PortMap};
 pub use self::pins::Datapath;
 pub use self::program::{Program, ProgramName};
+pub use self::tcx::{Direction, TcxInfo, TcxLink, TcxProgram};
 
 /// What calls of this module return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

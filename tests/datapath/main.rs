@@ -8,3 +8,4 @@ mod packets;
 mod privileges;
 mod race;
 mod support;
+mod tcx;

@@ -1,6 +1,7 @@
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use cnikit::netlink::{Block, Blocks, BpfFilter, Error, FilterTarget};
+use cnikit_testbed::classifier;
 use serde_json::Value;
 
 use crate::support::{Bed, json, run};
@@ -130,49 +131,10 @@ fn the_ingress_slot_holds_one_qdisc() {
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
 }
 
-/// Loads a program that leaves every packet to the next filter, and says its id.
-#[expect(unsafe_code, reason = "bpf(2) has no safe binding without libbpf")]
+/// A program that leaves every packet to the next filter, and its id.
 fn program() -> (OwnedFd, u32) {
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        instruction_count: u32,
-        instructions: u64,
-        license: u64,
-        rest: [u64; 14],
-    }
-    #[repr(C)]
-    struct Info {
-        fd: u32,
-        length: u32,
-        info: u64,
-    }
-    const BPF_PROG_LOAD: libc::c_int = 5;
-    const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
-    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
-    // r0 = TC_ACT_UNSPEC; exit
-    let instructions: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], [0x95, 0, 0, 0, 0, 0, 0, 0]];
-    let load = Load {
-        kind: BPF_PROG_TYPE_SCHED_CLS,
-        instruction_count: 2,
-        instructions: instructions.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
-        rest: [0; 14],
-    };
-    // SAFETY: the attribute has the layout of the kernel's, zero beyond what is set, and its
-    // pointers outlive the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
-    assert!(fd >= 0, "load a program: {}", std::io::Error::last_os_error());
-    // SAFETY: the kernel has just given out this descriptor and nobody else has it.
-    let program = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-
-    // struct bpf_prog_info begins with type and id.
-    let mut info = [0u32; 32];
-    let query = Info { fd: fd as u32, length: 128, info: info.as_mut_ptr() as u64 };
-    // SAFETY: the kernel writes at most `length` bytes, which is the size of `info`.
-    let asked = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const query, size_of::<Info>()) };
-    assert_eq!(asked, 0, "ask for the id: {}", std::io::Error::last_os_error());
-    (program, info[1])
+    const TC_ACT_UNSPEC: i32 = -1;
+    classifier(TC_ACT_UNSPEC)
 }
 
 /// Priority, handle and program id of each filter.

@@ -24,11 +24,13 @@
 //! - [`Plugin`], [`Invocation`] and [`Outcome`]: a CNI plugin run the way a runtime runs it.
 //! - [`Footprint`]: all that a plugin can leave on a host, as lines that compare and subtract.
 //! - [`Command`] and [`Running`]: processes with a time limit that do not outlive the test.
+//! - [`classifier`]: a program for a TC hook.
 //! - [`privileged`], [`tool`] and [`cnitool`]: the reasons for which a test may be skipped, and when it may not.
 //!
 //! Everything here panics with the facts when something goes wrong: a test has no use for an error value.
 #![cfg(target_os = "linux")]
 
+mod classifier;
 mod command;
 mod footprint;
 mod host;
@@ -38,6 +40,7 @@ mod pod;
 mod require;
 mod unshare;
 
+pub use classifier::classifier;
 pub use command::{Command, Output, Running, eventually};
 pub use footprint::Footprint;
 pub use host::{Host, host};

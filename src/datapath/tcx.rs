@@ -1,0 +1,310 @@
+//! TCX links.
+#![expect(unsafe_code, reason = "libbpf-rs wraps no call that attaches a program by its descriptor")]
+
+use std::ffi::{CString, c_int};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::ptr;
+
+use libbpf_rs::libbpf_sys as sys;
+use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
+
+use super::error::io_error;
+use super::{Error, Result, bpffs};
+
+/// A program on a TCX hook of a link, of whichever author: anything with a descriptor of a loaded
+/// `BPF_PROG_TYPE_SCHED_CLS` program will do, such as the programs of libbpf-rs.
+///
+/// The kernel detaches the program with the last descriptor of the link, unless the link is [pinned](TcxLink::pin). One
+/// whose device is deleted is dead: it holds no program and takes none, but its pin stays.
+///
+/// A hook runs its programs in the order in which they were attached, and then the filters of a clsact or ingress qdisc.
+/// `TC_ACT_UNSPEC` (-1, `TCX_NEXT`) hands the packet on to the next; every other verdict ends the chain.
+///
+/// Interface indexes are those of the calling thread's namespace. Elsewhere, call from within
+/// [`Netns::run`](crate::netlink::Netns::run).
+///
+/// ```no_run
+/// use cnikit::datapath::{Direction, TcxLink};
+/// # fn program() -> std::os::fd::OwnedFd { unimplemented!() }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let program = program();
+/// // Attached and pinned, replaced in place, or left alone: it may be called again and again.
+/// TcxLink::ensure(&program, 7, Direction::Ingress, "/sys/fs/bpf/my-plugin/eth7")?;
+/// for program in TcxLink::attached(7, Direction::Ingress)? {
+///     println!("program {} by link {:?}", program.program_id, program.link_id);
+/// }
+/// TcxLink::remove("/sys/fs/bpf/my-plugin/eth7")?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Kernel
+///
+/// 6.6 with `CONFIG_NET_XGRESS`. Loading a program and opening a pin need `CAP_BPF` and `CAP_NET_ADMIN`, or root; who
+/// holds the program's descriptor may attach it. Attaching, and detaching, waits for the kernel's readers: some 10 ms each, during which no link of the machine can be changed. A filter in a clsact qdisc,
+/// [`Socket::replace_filter`](crate::netlink::Socket::replace_filter), takes 0.1 ms and works since 4.5, but takes the
+/// qdisc's slot.
+#[doc(alias = "BPF_LINK_TYPE_TCX")]
+#[derive(Debug)]
+pub struct TcxLink(OwnedFd);
+
+/// Which packets of a link a hook sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// What comes in by the link. On the host end of a veth pair, that is what the pod sends.
+    Ingress,
+    /// What goes out by the link.
+    Egress,
+}
+
+/// What the kernel says of a TCX link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TcxInfo {
+    /// The kernel's id for the link, by which `bpftool link show id` knows it.
+    pub link_id: u32,
+    /// The kernel's id for the program. A dead link keeps its program loaded.
+    pub program_id: u32,
+    /// The index of the network interface; none for a dead link: its interface is deleted, or it was detached.
+    pub ifindex: Option<u32>,
+    /// The hook.
+    pub direction: Direction,
+}
+
+/// A program on a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TcxProgram {
+    /// The kernel's id for the program.
+    pub program_id: u32,
+    /// The kernel's id for the link that holds it; none for one that was attached without.
+    pub link_id: Option<u32>,
+}
+
+impl TcxLink {
+    /// Attaches a program, behind those that are there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TcxUnsupported`] on a kernel without TCX; [`Error::Tcx`] else: `ENODEV` where there is no such
+    /// interface, `EINVAL` for a program of another type, `ERANGE` where the hook has its 64 programs.
+    pub fn attach(program: &impl AsFd, ifindex: u32, direction: Direction) -> Result<Self> {
+        let (program, target) = (program.as_fd().as_raw_fd(), ifindex.cast_signed());
+        // SAFETY: both descriptors are open, and no options are passed.
+        let made = check(unsafe { sys::bpf_link_create(program, target, direction.attach_type(), ptr::null()) });
+        match made {
+            // SAFETY: the kernel has just given out this descriptor, and nobody else has it.
+            Ok(fd) => Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) })),
+            Err(error) => Err(match Self::attached(ifindex, direction) {
+                // EINVAL says a lot of things; only where the hook cannot even be looked at it says that there is none.
+                Err(unsupported @ Error::TcxUnsupported) => unsupported,
+                _ => Error::tcx("attach the program to TCX", hook(ifindex, direction), error),
+            }),
+        }
+    }
+
+    /// Attaches a program and pins the link at `path`, or puts the program in the place of the one that the link pinned
+    /// there holds: no packet sees a gap. A pinned link that is dead, or on another hook, is replaced. The directories
+    /// of `path` are made.
+    ///
+    /// Callers that race attach once.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach), [`open`](Self::open) but for a missing pin, and [`pin`](Self::pin);
+    /// [`Error::Locked`] where another caller hangs.
+    pub fn ensure(program: &impl AsFd, ifindex: u32, direction: Direction, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let directory = path.parent().unwrap_or(path);
+        bpffs::ensure_directory(directory)?;
+        let _lock = bpffs::lock(directory, bpffs::PATIENCE)?;
+        match Self::open(path) {
+            Ok(link) => {
+                let info = link.info()?;
+                if (info.ifindex, info.direction) == (Some(ifindex), direction) {
+                    if info.program_id != program_id(program)? {
+                        link.update(program)?;
+                    }
+                    return Ok(link);
+                }
+                Self::remove(path)?;
+            }
+            Err(error) if error.is_missing_pin() => {}
+            Err(error) => return Err(error),
+        }
+        let link = Self::attach(program, ifindex, direction)?;
+        link.pin(path)?;
+        Ok(link)
+    }
+
+    /// Opens the link that is pinned at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pin`]: its source is `NotFound` where nothing is there, `InvalidData` where the pin is of something
+    /// else.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let failed = |error| Error::pin("open the pinned link", path, error);
+        let name = c_path(path).map_err(failed)?;
+        // SAFETY: the path ends with a NUL.
+        let fd = check(unsafe { sys::bpf_obj_get(name.as_ptr()) }).map_err(failed)?;
+        // SAFETY: the kernel has just given out this descriptor, and nobody else has it.
+        let link = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        // A map or a program opens by the same call, and its number of kind may be that of TCX links.
+        let kind = fs::read_link(format!("/proc/self/fd/{fd}")).map_err(failed)?;
+        if kind != Path::new("anon_inode:bpf-link") || link.info().is_err() {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "the pin is not one of a TCX link")));
+        }
+        Ok(link)
+    }
+
+    /// Detaches and removes the link that is pinned at `path`. An absent pin is success.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open) for what is no TCX link, as [`detach`](Self::detach), and [`Error::Pin`].
+    pub fn remove(path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        match Self::open(path) {
+            Ok(link) => link.detach()?,
+            Err(error) if error.is_missing_pin() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::pin("remove the pin", path, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The programs on a hook, in the order in which they run, whoever has attached them. Those of clsact qdiscs are
+    /// not among them: see [`Socket::filters`](crate::netlink::Socket::filters).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TcxUnsupported`] on a kernel without TCX; [`Error::Tcx`] else: `ENODEV` where there is no such
+    /// interface, `EPERM` without `CAP_NET_ADMIN`.
+    #[doc(alias = "BPF_PROG_QUERY")]
+    pub fn attached(ifindex: u32, direction: Direction) -> Result<Vec<TcxProgram>> {
+        // `BPF_MPROG_MAX`, the most that a hook can have.
+        const MOST: usize = 64;
+        let (mut programs, mut links) = ([0; MOST], [0; MOST]);
+        let mut options = sys::bpf_prog_query_opts {
+            sz: size_of::<sys::bpf_prog_query_opts>() as sys::size_t,
+            prog_ids: programs.as_mut_ptr(),
+            link_ids: links.as_mut_ptr(),
+            ..Default::default()
+        };
+        options.__bindgen_anon_1.count = MOST as u32;
+        // SAFETY: the kernel writes `count` numbers at most to each of the arrays, which is their length.
+        let asked =
+            unsafe { sys::bpf_prog_query_opts(ifindex.cast_signed(), direction.attach_type(), &raw mut options) };
+        check(asked).map_err(|error| match error.raw_os_error() {
+            Some(code) if code == rustix::io::Errno::INVAL.raw_os_error() => Error::TcxUnsupported,
+            _ => Error::tcx("list the programs of TCX", hook(ifindex, direction), error),
+        })?;
+        // SAFETY: the members of the union are two names of one number.
+        let count = unsafe { options.__bindgen_anon_1.count } as usize;
+        let found = programs.into_iter().zip(links).take(count);
+        Ok(found.map(|(program_id, id)| TcxProgram { program_id, link_id: Some(id).filter(|id| *id != 0) }).collect())
+    }
+
+    /// Pins the link: it outlives this process.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pin`]: `EEXIST` where something is there, `EPERM` where the name holds a `.`, which the BPF file system
+    /// does not take, or without the capabilities.
+    pub fn pin(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let pinned = c_path(path).and_then(|name| {
+            // SAFETY: the descriptor is open, and the path ends with a NUL.
+            check(unsafe { sys::bpf_obj_pin(self.0.as_raw_fd(), name.as_ptr()) })
+        });
+        pinned.map(drop).map_err(|error| Error::pin("pin the link", path, error))
+    }
+
+    /// Puts another program in the place of the link's, atomically: each packet sees one of the two.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tcx`]: `ENOLINK` for a dead link, `EINVAL` for a program of another type.
+    pub fn update(&self, program: &impl AsFd) -> Result<()> {
+        let program = program.as_fd().as_raw_fd();
+        // SAFETY: both descriptors are open, and no options are passed.
+        let updated = check(unsafe { sys::bpf_link_update(self.0.as_raw_fd(), program, ptr::null()) });
+        updated.map(drop).map_err(|error| Error::tcx("replace the program of", "a TCX link".to_owned(), error))
+    }
+
+    /// Takes the program from its hook. The link is dead from then on, also where others hold it or it is pinned;
+    /// detaching a dead one is success.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tcx`] where the kernel refuses.
+    pub fn detach(&self) -> Result<()> {
+        // SAFETY: the descriptor is open.
+        let detached = check(unsafe { sys::bpf_link_detach(self.0.as_raw_fd()) });
+        detached.map(drop).map_err(|error| Error::tcx("detach", "a TCX link".to_owned(), error))
+    }
+
+    /// What the link holds, and where.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tcx`] where the kernel refuses.
+    pub fn info(&self) -> Result<TcxInfo> {
+        let failed = |error| Error::tcx("look at", "a TCX link".to_owned(), error);
+        let info = LinkInfo::from_fd(self.0.as_fd()).map_err(|error| failed(io_error(error)))?;
+        let LinkTypeInfo::Tcx(tcx) = &info.info else { return Err(failed(io::ErrorKind::InvalidData.into())) };
+        let egress = matches!(tcx.attach_type, libbpf_rs::ProgramAttachType::TcxEgress);
+        Ok(TcxInfo {
+            link_id: info.id,
+            program_id: info.prog_id,
+            ifindex: Some(tcx.ifindex).filter(|index| *index != 0),
+            direction: if egress { Direction::Egress } else { Direction::Ingress },
+        })
+    }
+}
+
+impl AsFd for TcxLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Direction {
+    const fn attach_type(self) -> sys::bpf_attach_type {
+        match self {
+            Self::Ingress => sys::BPF_TCX_INGRESS,
+            Self::Egress => sys::BPF_TCX_EGRESS,
+        }
+    }
+}
+
+fn program_id(program: &impl AsFd) -> Result<u32> {
+    libbpf_rs::Program::id_from_fd(program.as_fd())
+        .map_err(|error| Error::tcx("look at", "the program".to_owned(), io_error(error)))
+}
+
+fn hook(ifindex: u32, direction: Direction) -> String {
+    let direction = match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    };
+    format!("{direction} of link {ifindex}")
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// libbpf returns what the kernel does, or a negative error number.
+fn check(returned: c_int) -> io::Result<c_int> {
+    if returned < 0 { Err(io::Error::from_raw_os_error(-returned)) } else { Ok(returned) }
+}
