@@ -1,6 +1,7 @@
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use cnikit::ipam::{Owner, Store};
@@ -8,10 +9,14 @@ use fs2::FileExt;
 
 use crate::Keeper;
 
-/// The system calls without which a lease does not appear and disappear as a whole, in the directories of a store.
+/// The fewest system calls that give what the store guarantees, in the directories of a store.
+///
+/// A lease that is there as a whole or not at all takes a file, a link and a rename; that two do not get one address, a
+/// lock; that a released address rests, one read and one write of the place where the search has come to; to release
+/// takes the content of the lease, which alone tells its addresses. Nothing is looked for: that an owner, an address or
+/// a change of a killed process is there already could be told by the failure of these calls. No JSON either.
 pub(crate) struct Floor {
     lock: PathBuf,
-    last: PathBuf,
     pending: PathBuf,
     lease: PathBuf,
     address: PathBuf,
@@ -22,7 +27,6 @@ impl Floor {
         let dir = store.dir();
         Self {
             lock: dir.join("floor-lock"),
-            last: dir.join("floor-last"),
             pending: dir.join("floor-pending"),
             lease: dir.join("leases").join("f".repeat(64)),
             address: dir.join("addresses/floor"),
@@ -30,7 +34,13 @@ impl Floor {
     }
 
     fn lock(&self) -> File {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&self.lock).expect("a lock file");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&self.lock)
+            .expect("a lock file");
         file.lock_exclusive().expect("the lock");
         file
     }
@@ -38,9 +48,10 @@ impl Floor {
 
 impl Keeper for Floor {
     fn allocate(&mut self, _: &Owner) -> IpAddr {
-        let _lock = self.lock();
-        let mut last = OpenOptions::new().write(true).create(true).truncate(false).open(&self.last).expect("a file");
-        last.write_all(b"10.244.1.2\n").expect("room");
+        let lock = self.lock();
+        let mut hints = [0; 4096];
+        let _ = lock.read_at(&mut hints, 0).expect("hints");
+        lock.write_all_at(b"last 10.244.1.2\n", 0).expect("room");
         let mut file = OpenOptions::new().write(true).create_new(true).open(&self.pending).expect("a file");
         file.write_all(&[b'x'; 256]).expect("room");
         fs::hard_link(&self.pending, &self.address).expect("a link");
@@ -50,6 +61,8 @@ impl Keeper for Floor {
 
     fn release(&mut self, _: &Owner) {
         let _lock = self.lock();
+        let mut content = [0; 256];
+        File::open(&self.lease).expect("a lease").read_exact(&mut content).expect("its content");
         fs::rename(&self.lease, &self.pending).expect("a rename");
         fs::remove_file(&self.address).expect("a removal");
         fs::remove_file(&self.pending).expect("a removal");

@@ -7,7 +7,7 @@
 //! Names are `ipam/<case>-beside-<leases held>/<implementation>`:
 //!
 //! * `cnikit`: the store in files, with its lock: the whole step.
-//! * `floor`: the bare system calls that change the same directory in the same order, and look at nothing.
+//! * `floor`: the fewest bare system calls that give the same guarantees in the same directory.
 //! * `memory`: the store in memory.
 //! * `one-file`: all leases in one JSON file, which each change reads, parses and replaces.
 //! * `host-local`: the real plugin, one process for each step, if it is installed in `/usr/lib/cni` or `/opt/cni/bin`;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::error::{Error, Result};
+use super::hints::{Hints, Rows};
 use super::lease::{Lease, Owner};
 use super::pool::Pool;
 use super::range::Range;
@@ -13,8 +14,8 @@ use super::range::Range;
 /// How many addresses are looked at one by one before all that are taken are listed at once.
 ///
 /// A look is a system call and finds a free address at once while most are free. A listing costs about as much as
-/// looking at a seventh of the addresses taken, and is worth it where long rows of them are.
-const LOOKS: usize = 64;
+/// looking at a seventh of the addresses taken, and is worth it where long rows of them are that no search has seen.
+const LOOKS: usize = if cfg!(test) { 2 } else { 64 };
 
 /// What a store does for the allocator. Nobody else changes it meanwhile.
 pub(super) trait Table {
@@ -30,10 +31,10 @@ pub(super) trait Table {
     /// Every lease, for when addresses have run out; so what holds an address without being one is removed here.
     fn all(&mut self) -> Result<Vec<Lease>>;
 
-    /// The addresses handed out last.
-    fn last(&self) -> Vec<IpAddr>;
+    /// What earlier searches have found out. Addresses that are removed since are not among the taken.
+    fn hints(&self) -> Hints;
 
-    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, last: &[IpAddr]) -> Result<Lease>;
+    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease>;
 
     fn remove(&mut self, owner: &Owner) -> Result<()>;
 }
@@ -53,28 +54,31 @@ pub(super) fn allocate(
         return Err(Error::AlreadyLeased { lease: Box::new(lease) });
     }
     let wishes = wishes(pools, requested)?;
-    let before = table.last();
-    let mut addresses = Vec::with_capacity(pools.len());
-    let mut last = Vec::with_capacity(pools.len());
     // Wishes come first, lest one is taken for another pool that has the address too.
     for wish in wishes.iter().flatten() {
         claim(table, *wish, reclaim)?;
     }
+    let mut chosen: Vec<IpAddr> = wishes.iter().copied().flatten().collect();
+    let mut hints = table.hints();
+    let mut addresses = Vec::with_capacity(pools.len());
+    let mut last = Vec::with_capacity(pools.len());
     for (pool, wish) in pools.iter().zip(&wishes) {
-        let cursor = before.iter().copied().find(|address| pool.contains(*address));
+        let cursor = hints.last.iter().copied().find(|address| pool.contains(*address));
         let address = match wish {
             Some(address) => *address,
             None => {
-                let chosen: Vec<IpAddr> =
-                    addresses.iter().map(IpNetwork::ip).chain(wishes.iter().copied().flatten()).collect();
-                Search { table, pool, cursor, chosen }.free_address(reclaim)?
+                let mut search = Search { table, pool, cursor, chosen: &chosen, taken: &mut hints.taken };
+                let address = search.free_address(reclaim)?;
+                chosen.push(address);
+                address
             }
         };
         // An address that was asked for says nothing of where the search has come to.
         last.extend(if wish.is_some() { cursor } else { Some(address) });
         addresses.push(pool.range_of(address).map_or(address.into(), |range: &Range| range.with_prefix(address)));
     }
-    table.insert(owner, addresses, &last)
+    hints.last = last;
+    table.insert(owner, addresses, hints)
 }
 
 /// What is asked for of each pool.
@@ -113,15 +117,15 @@ struct Search<'a, T> {
     pool: &'a Pool,
     cursor: Option<IpAddr>,
     /// What this allocation has decided on already.
-    chosen: Vec<IpAddr>,
+    chosen: &'a [IpAddr],
+    /// What is known to be taken.
+    taken: &'a mut Rows,
 }
 
 impl<T: Table> Search<'_, T> {
     fn free_address(&mut self, reclaim: &mut dyn FnMut(&Lease) -> bool) -> Result<IpAddr> {
-        for address in self.pool.after(self.cursor).take(LOOKS) {
-            if !self.chosen.contains(&address) && !self.table.is_taken(address)? {
-                return Ok(address);
-            }
+        if let Some(address) = self.free_by_looks()? {
+            return Ok(address);
         }
         if let Some(address) = self.free_by_list()? {
             return Ok(address);
@@ -129,13 +133,48 @@ impl<T: Table> Search<'_, T> {
         for lease in self.table.all()? {
             if lease.addresses.iter().any(|address| self.pool.contains(address.ip())) && reclaim(&lease) {
                 self.table.remove(&lease.owner)?;
+                // Its addresses in the pools that are searched after this one are free as well.
+                for address in &lease.addresses {
+                    self.taken.remove(address.ip());
+                }
             }
         }
         self.free_by_list()?.ok_or_else(|| Error::PoolExhausted { pool: Box::new(self.pool.clone()) })
     }
 
+    /// Looks at one address after the other, past the rows that are known to be taken, until it has had enough.
+    fn free_by_looks(&mut self) -> Result<Option<IpAddr>> {
+        let mut place = self.cursor;
+        // A jump leads past a row; who has made more of them than there are rows has been everywhere.
+        let steps = LOOKS + self.chosen.len() + self.taken.len() + 1;
+        for _ in 0..steps {
+            let Some(address) = self.pool.after(place).next() else {
+                return Ok(None);
+            };
+            place = match self.taken.end_of_row(address) {
+                Some(end) => Some(end),
+                None if self.chosen.contains(&address) => Some(address),
+                None if !self.table.is_taken(address)? => return Ok(Some(address)),
+                None => {
+                    self.taken.add(address);
+                    Some(address)
+                }
+            };
+        }
+        Ok(None)
+    }
+
+    /// Lists what is taken, which is true whatever the hints say, and learns from it.
     fn free_by_list(&mut self) -> Result<Option<IpAddr>> {
         let taken = self.table.taken()?;
-        Ok(self.pool.after(self.cursor).find(|address| !self.chosen.contains(address) && !taken.contains(address)))
+        self.taken.forget(|address| self.pool.contains(address));
+        for address in self.pool.after(self.cursor) {
+            if taken.contains(&address) {
+                self.taken.add(address);
+            } else if !self.chosen.contains(&address) {
+                return Ok(Some(address));
+            }
+        }
+        Ok(None)
     }
 }

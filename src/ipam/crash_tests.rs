@@ -114,9 +114,9 @@ fn a_stopped_allocation_is_whole_or_nothing() {
             assert_holds(&store, &[&old, &again]);
         },
     );
-    // Hint (3 steps), file (2), two links, commit: stopped before each, and not at all. Five of these states leave
-    // something to undo.
-    assert!(deaths > 9 + 5, "{deaths}");
+    // Hint, file (2 steps), two links, commit: stopped before each, and not at all. Four of these states leave
+    // something to undo, in a step at the least.
+    assert!(deaths >= 7 + 4, "{deaths}");
 }
 
 #[test]

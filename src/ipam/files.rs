@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::RawDir;
@@ -19,6 +19,8 @@ pub(super) const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
 /// No file here is longer, unless it is damaged. In bytes.
 const LONGEST: u64 = 64 * 1024;
+/// The lock file is no longer, in bytes: one of it is written at a time, and within a page at once.
+const SHORT: usize = 4 * 1024;
 /// How many bytes of names one system call lists.
 const LISTING: usize = 32 * 1024;
 
@@ -40,24 +42,16 @@ pub(super) fn create(path: &Path, content: &[u8]) -> Result<()> {
     write(&mut file, content).map_err(Error::io("write", path))
 }
 
-/// Gives a file new content, in place. A kill in the middle leaves a mixture of old and new.
+/// Gives a file that is open, and that has `length` bytes, new content in place.
 ///
 /// The file is cut to length after the write, not emptied before it: ext4 takes emptying for the replacement of a
 /// file that matters and writes the new content to the disk at once.
-pub(super) fn overwrite(path: &Path, content: &[u8]) -> Result<()> {
+pub(super) fn overwrite(file: &File, path: &Path, content: &[u8], length: usize) -> Result<()> {
     step();
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE)
-        .open(path)
-        .map_err(Error::io("open", path))?;
-    write(&mut file, content).map_err(Error::io("write", path))?;
-    let length = content.len() as u64;
-    if file.metadata().map_err(Error::io("look at", path))?.len() > length {
+    file.write_all_at(content, 0).map_err(Error::io("write", path))?;
+    if length > content.len() {
         step();
-        file.set_len(length).map_err(Error::io("truncate", path))?;
+        file.set_len(content.len() as u64).map_err(Error::io("truncate", path))?;
     }
     Ok(())
 }
@@ -109,6 +103,14 @@ pub(super) fn read(path: &Path) -> Result<Option<(Vec<u8>, Metadata)>> {
     }
     content.truncate(length);
     Ok(Some((content, metadata)))
+}
+
+/// The content of a short file that is open, as far as the longest that this module writes.
+pub(super) fn read_open(file: &File, path: &Path) -> Result<Vec<u8>> {
+    let mut content = vec![0; SHORT];
+    let length = file.read_at(&mut content, 0).map_err(Error::io("read", path))?;
+    content.truncate(length);
+    Ok(content)
 }
 
 /// The entries of a directory; one that is absent has none.

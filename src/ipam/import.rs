@@ -163,7 +163,9 @@ impl Locked<'_> {
     /// [`Error::Io`].
     pub fn import(&mut self, foreign: ForeignLeases, pools: &[Pool]) -> Result<Import> {
         let ForeignLeases { held, last, mut skipped } = foreign;
-        let last = if last.is_empty() { self.last() } else { last };
+        if !last.is_empty() {
+            self.hints.last = last;
+        }
         let mut leases = Vec::new();
         for (owner, mut addresses) in held {
             // A directory is listed in no order.
@@ -190,7 +192,7 @@ impl Locked<'_> {
                 }
             }
             if !free.is_empty() {
-                leases.push(self.insert(&owner, free, &last)?);
+                leases.push(self.insert(&owner, free, self.hints())?);
             }
         }
         Ok(Import { leases, skipped })

@@ -2,12 +2,13 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 
 use ipnetwork::IpNetwork;
 
 use super::allocator::{self, Table};
 use super::error::{Error, Result};
+use super::hints::Hints;
 use super::lease::{Lease, Owner};
 use super::pool::Pool;
 use super::recovery::SetAside;
@@ -34,14 +35,23 @@ pub struct Locked<'a> {
     /// Whether no change is left half done, neither by us nor by who held the lock before.
     pub(super) settled: bool,
     pub(super) set_aside: Vec<SetAside>,
+    pub(super) hints: Hints,
     lock: File,
+    /// How many bytes the lock file has.
+    length: usize,
 }
 
 impl<'a> Locked<'a> {
     pub(super) fn new(store: &'a Store, lock: File) -> Result<Self> {
-        let mut locked = Self { store, settled: false, set_aside: Vec::new(), lock };
+        let text = files::read_open(&lock, &store.lock_path())?;
+        let hints = store.hints_of_this_boot(&text);
+        let is_of_this_boot = hints.is_some();
+        // After a boot nothing is taken, but peers outside may still know who had an address.
+        let hints = hints
+            .unwrap_or_else(|| Hints { last: Hints::parse(&String::from_utf8_lossy(&text)).last, ..Hints::default() });
+        let mut locked = Self { store, settled: false, set_aside: Vec::new(), hints, lock, length: text.len() };
         locked.settle()?;
-        if !locked.is_of_this_boot() {
+        if !is_of_this_boot {
             locked.begin_boot()?;
         }
         Ok(locked)
@@ -97,6 +107,7 @@ impl<'a> Locked<'a> {
         match self.read_file(&file) {
             Ok(None) => Ok(None),
             Ok(Some((lease, found))) => {
+                self.forget_taken(&lease.addresses);
                 self.settled = false;
                 files::rename(&file, &self.pending_path())?;
                 self.remove_pending(&found, &lease.addresses)?;
@@ -121,16 +132,24 @@ impl<'a> Locked<'a> {
         &self.set_aside
     }
 
-    /// What [`Store::is_of_this_boot`] tells, from the file that is open already.
-    fn is_of_this_boot(&self) -> bool {
-        let boot_id = self.boot_id.as_str().as_bytes();
-        let mut mark = vec![0; boot_id.len() + 1];
-        self.lock.read_at(&mut mark, 0).is_ok_and(|length| mark[..length] == *boot_id)
+    /// Writes the boot and the hints into the lock file.
+    pub(super) fn mark(&mut self) -> Result<()> {
+        let text = format!("{}\n{}", self.boot_id.as_str(), self.hints);
+        files::overwrite(&self.lock, &self.lock_path(), text.as_bytes(), self.length)?;
+        self.length = text.len();
+        Ok(())
     }
 
-    fn remember_last(&self, addresses: &[IpAddr]) -> Result<()> {
-        let text: String = addresses.iter().map(|address| format!("{address}\n")).collect();
-        files::overwrite(&self.last_path(), text.as_bytes())
+    /// Says that these addresses will be free: before they are, lest a search passes over them.
+    fn forget_taken(&mut self, addresses: &[IpNetwork]) {
+        let mut known = false;
+        for address in addresses {
+            known |= self.hints.taken.remove(address.ip());
+        }
+        if known {
+            // On a full disk the hint stays wrong, and the address is found when there seems to be no other.
+            let _ = self.mark();
+        }
     }
 }
 
@@ -188,16 +207,15 @@ impl Table for Locked<'_> {
         Ok(leases)
     }
 
-    /// It is a hint: whatever cannot be read is left out.
-    fn last(&self) -> Vec<IpAddr> {
-        let text = files::read(&self.last_path()).ok().flatten().map_or_else(Vec::new, |(text, _)| text);
-        String::from_utf8_lossy(&text).lines().filter_map(|line| line.parse().ok()).collect()
+    fn hints(&self) -> Hints {
+        self.hints.clone()
     }
 
-    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, last: &[IpAddr]) -> Result<Lease> {
+    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
         let file = self.owner_path(owner).ok_or_else(|| name_too_long(owner))?;
         // Before the lease and not after it: a disk that is full is then told of while nothing is committed.
-        self.remember_last(last)?;
+        self.hints = hints;
+        self.mark()?;
 
         let lease = Lease { owner: owner.clone(), addresses, boot_id: self.boot_id.clone(), created: timestamp::now() };
         let pending = self.pending_path();

@@ -5,6 +5,7 @@ use ipnetwork::IpNetwork;
 
 use super::allocator::{self, Table};
 use super::error::Result;
+use super::hints::Hints;
 use super::lease::{BootId, Lease, Owner};
 use super::pool::Pool;
 use super::timestamp;
@@ -30,7 +31,7 @@ use super::usage::Usage;
 pub struct MemoryStore {
     leases: BTreeMap<Owner, Lease>,
     holders: HashMap<IpAddr, Owner>,
-    last: Vec<IpAddr>,
+    hints: Hints,
 }
 
 impl MemoryStore {
@@ -68,6 +69,7 @@ impl MemoryStore {
         let lease = self.leases.remove(owner)?;
         for address in &lease.addresses {
             self.holders.remove(&address.ip());
+            self.hints.taken.remove(address.ip());
         }
         Some(lease)
     }
@@ -118,14 +120,14 @@ impl Table for MemoryStore {
         Ok(self.leases().cloned().collect())
     }
 
-    fn last(&self) -> Vec<IpAddr> {
-        self.last.clone()
+    fn hints(&self) -> Hints {
+        self.hints.clone()
     }
 
-    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, last: &[IpAddr]) -> Result<Lease> {
+    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
         let lease =
             Lease { owner: owner.clone(), addresses, boot_id: BootId::new("memory"), created: timestamp::now() };
-        self.last = last.to_vec();
+        self.hints = hints;
         self.holders.extend(lease.addresses.iter().map(|address| (address.ip(), owner.clone())));
         self.leases.insert(owner.clone(), lease.clone());
         Ok(lease)

@@ -28,9 +28,8 @@
 //! | `leases/<container id>@<ifname>.json` | one lease, readable JSON |
 //! | `addresses/<address>` | a hard link to the file of the lease that holds the address |
 //! | `pending` | the change under way; left over only by a process that was killed |
-//! | `lock` | held with [flock(2)] while the directory changes; it names the boot that the leases belong to |
+//! | `lock` | held with [flock(2)] while the directory changes; it names the boot that the leases belong to, and holds hints: the addresses handed out last, so that a released address rests before it is handed out again, and long rows of addresses that are taken |
 //! | `owners/` | locks that callers hold for as long as they work on one attachment |
-//! | `last` | the addresses handed out last: a hint, so that a released address rests before it is handed out again |
 //! | `damaged/` | files that were damaged, kept for a look; made when there is one |
 //!
 //! Both an owner and an address are found by name, so a lease costs the same however many are held. All names of a
@@ -61,6 +60,7 @@ mod allocator;
 mod config;
 mod error;
 mod files;
+mod hints;
 mod import;
 mod lease;
 mod lock;

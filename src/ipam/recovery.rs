@@ -92,7 +92,7 @@ impl Locked<'_> {
             files::remove(&path)?;
         }
         remove_links(self.address_files()?, |found| !kept.contains(&found.ino()))?;
-        files::overwrite(&self.lock_path(), self.boot_id.as_str().as_bytes())
+        self.mark()
     }
 
     /// Gives a damaged file a name among the damaged, in place of an older one of that name. Its own name stays, unless

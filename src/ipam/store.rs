@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::Error as _;
 
 use super::error::{Error, Result};
+use super::hints::Hints;
 use super::lease::{BootId, Lease, Owner};
 use super::locked::Locked;
 use super::pool::Pool;
@@ -159,10 +160,16 @@ impl Store {
     }
 
     /// Whether the directory's leases are of the boot of this store.
-    pub(super) fn is_of_this_boot(&self) -> bool {
+    fn is_of_this_boot(&self) -> bool {
         // A mark that cannot be read is no mark: at worst, the leases are looked through once more.
         let mark = files::read(&self.lock_path());
-        mark.is_ok_and(|mark| mark.is_some_and(|(mark, _)| mark == self.boot_id.as_str().as_bytes()))
+        mark.is_ok_and(|mark| mark.is_some_and(|(text, _)| self.hints_of_this_boot(&text).is_some()))
+    }
+
+    /// The hints in the text of the lock file; nothing where it is not marked with the boot of this store.
+    pub(super) fn hints_of_this_boot(&self, text: &[u8]) -> Option<Hints> {
+        let hints = text.strip_prefix(self.boot_id.as_str().as_bytes())?.strip_prefix(b"\n")?;
+        Some(Hints::parse(&String::from_utf8_lossy(hints)))
     }
 
     /// The lease in the file of an owner, of whichever boot it is.
@@ -208,11 +215,7 @@ impl Store {
         self.dir.join("pending")
     }
 
-    pub(super) fn last_path(&self) -> PathBuf {
-        self.dir.join("last")
-    }
-
-    /// The lock, which also says which boot the leases belong to: it is open in any case.
+    /// The lock, which also holds the boot that the leases belong to, and the hints: it is open in any case.
     pub(super) fn lock_path(&self) -> PathBuf {
         self.dir.join("lock")
     }

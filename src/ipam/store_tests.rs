@@ -95,14 +95,15 @@ fn an_unreadable_hint_means_the_start() {
     let store = Store::open(dir.path()).unwrap();
     let pool = pool("10.0.0.0/24");
     lease(&store, "a", &pool);
+    let boot = BootId::current().unwrap();
     for (id, hint, expected) in [
         ("b", &b"\xff\0 10.0"[..], "10.0.0.3"),
-        ("c", b"192.168.0.1\n", "10.0.0.4"),
-        ("d", b"10.0.0.1\n", "10.0.0.5"),
+        ("c", b"last 192.168.0.1\n", "10.0.0.4"),
+        ("d", b"last 10.0.0.1\n", "10.0.0.5"),
         ("e", b"", "10.0.0.6"),
-        ("f", b"rubbish\n10.0.0.99\n", "10.0.0.100"),
+        ("f", b"rubbish\nlast 10.0.0.99\n", "10.0.0.100"),
     ] {
-        fs::write(dir.path().join("last"), hint).unwrap();
+        fs::write(dir.path().join("lock"), [boot.as_str().as_bytes(), b"\n", hint].concat()).unwrap();
         assert_eq!(lease(&store, id, &pool), ip(expected));
     }
 }
@@ -281,7 +282,7 @@ fn files_are_for_the_owner_alone() {
     for directory in ["", "leases", "addresses", ".."] {
         assert_eq!(mode(root.join(directory)), 0o700, "{directory}");
     }
-    for file in ["lock", "last", "leases/a@eth0.json", "addresses/10.0.0.2"] {
+    for file in ["lock", "leases/a@eth0.json", "addresses/10.0.0.2"] {
         assert_eq!(mode(root.join(file)), 0o600, "{file}");
     }
 }

@@ -1,0 +1,221 @@
+//! What helps to find a free address: the text behind the boot's name in the lock file, which is open in any case.
+//!
+//! ```text
+//! 0c6e3b6a-1f0e-4d0a-9c0b-3a3f5a1d7b52
+//! last 10.244.1.17
+//! last fd00::17
+//! taken 10.244.1.2 10.244.1.200
+//! ```
+//!
+//! Nothing is believed to be leased because it stands here: what is lost or wrong costs a longer search.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Shorter rows are not written down: looking at their addresses one by one is as fast.
+const SHORTEST: u128 = if cfg!(test) { 2 } else { 8 };
+/// No more rows are written down, so that reading all of them is one system call.
+const MOST: usize = 32;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Hints {
+    /// The address of each pool that was handed out last.
+    pub(super) last: Vec<IpAddr>,
+    /// Addresses that a search has seen to be taken, and that were not released since.
+    pub(super) taken: Rows,
+}
+
+/// A set of addresses, kept as rows without a gap.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Rows {
+    /// Sorted, and apart from each other.
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Row {
+    first: IpAddr,
+    last: IpAddr,
+}
+
+impl Hints {
+    /// Reads what [`fmt::Display`] has written. Whatever is no hint is passed over.
+    pub(super) fn parse(text: &str) -> Self {
+        let mut hints = Self::default();
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let keyword = words.next();
+            let mut address = || words.next()?.parse::<IpAddr>().ok();
+            match (keyword, address(), address()) {
+                (Some("last"), Some(last), None) => hints.last.push(last),
+                (Some("taken"), Some(first), Some(last)) => hints.taken.rows.push(Row { first, last }),
+                _ => {}
+            }
+        }
+        hints.taken.rows.retain(|row| row.first <= row.last && row.first.is_ipv4() == row.last.is_ipv4());
+        hints.taken.rows.sort_unstable();
+        hints.taken.rows.dedup_by(|row, before| row.first <= before.last);
+        hints
+    }
+}
+
+impl fmt::Display for Hints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for last in &self.last {
+            writeln!(f, "last {last}")?;
+        }
+        let mut rows: Vec<&Row> = self.taken.rows.iter().filter(|row| row.length() >= SHORTEST).collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(row.length()));
+        for row in rows.into_iter().take(MOST) {
+            writeln!(f, "taken {} {}", row.first, row.last)?;
+        }
+        Ok(())
+    }
+}
+
+impl Rows {
+    /// How many rows there are.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The end of the row that `address` is in.
+    pub(super) fn end_of_row(&self, address: IpAddr) -> Option<IpAddr> {
+        let row = self.rows.get(self.not_before(address))?;
+        (row.first <= address).then_some(row.last)
+    }
+
+    /// Takes an address in.
+    pub(super) fn add(&mut self, address: IpAddr) {
+        let index = self.not_before(address);
+        let after = self.rows.get(index).copied();
+        if after.is_some_and(|row| row.first <= address) {
+            return;
+        }
+        let joins_after = after.is_some_and(|row| successor(address) == Some(row.first));
+        match index.checked_sub(1).and_then(|before| self.rows.get_mut(before)) {
+            Some(before) if successor(before.last) == Some(address) => {
+                before.last = address;
+                if let Some(row) = after.filter(|_| joins_after) {
+                    before.last = row.last;
+                    self.rows.remove(index);
+                }
+            }
+            _ if joins_after => self.rows[index].first = address,
+            _ => self.rows.insert(index, Row { first: address, last: address }),
+        }
+    }
+
+    /// Leaves an address out; whether it was in.
+    pub(super) fn remove(&mut self, address: IpAddr) -> bool {
+        let index = self.not_before(address);
+        let Some(row) = self.rows.get(index).copied().filter(|row| row.first <= address) else {
+            return false;
+        };
+        let before = predecessor(address).filter(|_| row.first < address).map(|last| Row { first: row.first, last });
+        let after = successor(address).filter(|_| address < row.last).map(|first| Row { first, last: row.last });
+        self.rows.splice(index..=index, before.into_iter().chain(after));
+        true
+    }
+
+    /// Leaves out the rows that begin where `is_among` says.
+    pub(super) fn forget(&mut self, is_among: impl Fn(IpAddr) -> bool) {
+        self.rows.retain(|row| !is_among(row.first));
+    }
+
+    /// The index of the first row that does not end before `address`.
+    fn not_before(&self, address: IpAddr) -> usize {
+        self.rows.partition_point(|row| row.last < address)
+    }
+}
+
+impl Row {
+    fn length(&self) -> u128 {
+        (number(self.last) - number(self.first)).saturating_add(1)
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+fn successor(address: IpAddr) -> Option<IpAddr> {
+    Some(match address {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().checked_add(1)?).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().checked_add(1)?).into(),
+    })
+}
+
+fn predecessor(address: IpAddr) -> Option<IpAddr> {
+    Some(match address {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().checked_sub(1)?).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().checked_sub(1)?).into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ip(number: u8) -> IpAddr {
+        Ipv4Addr::new(10, 0, 0, number).into()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut hints = Hints { last: vec![ip(7), "fd00::7".parse().unwrap()], ..Hints::default() };
+        for number in [3, 4, 5, 9, 250, 251] {
+            hints.taken.add(ip(number));
+        }
+        let text = hints.to_string();
+        assert_eq!(text, "last 10.0.0.7\nlast fd00::7\ntaken 10.0.0.3 10.0.0.5\ntaken 10.0.0.250 10.0.0.251\n");
+        hints.taken.remove(ip(9));
+        assert_eq!(Hints::parse(&text), hints);
+    }
+
+    #[test]
+    fn what_is_no_hint_is_passed_over() {
+        for text in [
+            "last\n",
+            "last 10.0.0.256\n",
+            "last 10.0.0.1 10.0.0.2\n",
+            "taken 10.0.0.2\n",
+            "taken 10.0.0.9 10.0.0.2\n",
+            "taken 10.0.0.9 fd00::1\n",
+            "10.0.0.1\n",
+            "\u{fffd}",
+        ] {
+            assert_eq!(Hints::parse(text), Hints::default(), "{text}");
+        }
+        let overlap = "taken 10.0.0.5 10.0.0.9\ntaken 10.0.0.2 10.0.0.7\n";
+        assert_eq!(Hints::parse(overlap).to_string(), "taken 10.0.0.2 10.0.0.7\n");
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_a_set(changes in proptest::collection::vec((any::<bool>(), 0..24_u8), 0..200)) {
+            let (mut rows, mut set) = (Rows::default(), BTreeSet::new());
+            for (add, number) in changes {
+                if add {
+                    rows.add(ip(number));
+                    set.insert(number);
+                } else {
+                    prop_assert_eq!(rows.remove(ip(number)), set.remove(&number));
+                }
+                for number in 0..=24 {
+                    let end = (number..).take_while(|number| set.contains(number)).last();
+                    prop_assert_eq!(rows.end_of_row(ip(number)), end.map(ip));
+                }
+                let starts = set.iter().filter(|number| **number == 0 || !set.contains(&(**number - 1))).count();
+                prop_assert_eq!(rows.len(), starts);
+            }
+        }
+    }
+}
