@@ -1,7 +1,8 @@
 //! Takes over the leases of another plugin.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::mem;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -11,9 +12,11 @@ use serde::Deserialize;
 use super::allocator::Table;
 use super::error::{Error, Result};
 use super::lease::{Lease, Owner};
-use super::locked::Locked;
+use super::locked::{Locked, name_too_long};
 use super::pool::Pool;
 use super::range::Range;
+use super::store::Store;
+use super::timestamp;
 use crate::spec::{self, IfName};
 
 /// Leases as another plugin keeps them: read, and not taken over yet.
@@ -87,6 +90,16 @@ struct OneFile {
 }
 
 impl ForeignLeases {
+    /// Reads a directory as [`from_host_local`](Self::from_host_local) does, and a file as
+    /// [`from_table`](Self::from_table).
+    ///
+    /// # Errors
+    ///
+    /// Theirs.
+    pub fn read(path: &Path, ifname: &IfName) -> Result<Self> {
+        if path.is_dir() { Self::from_host_local(path, ifname) } else { Self::from_table(path, ifname) }
+    }
+
     /// Reads a file of the form `{"allocated": {"10.244.1.2": "<container id>"}, ...}`. It does not tell interfaces, so
     /// all leases become those of `ifname`.
     ///
@@ -153,6 +166,73 @@ impl ForeignLeases {
     }
 }
 
+impl Store {
+    /// What [`Locked::import`] would do, as things are now. Nothing is made, not even the directory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn preview_import(&self, foreign: ForeignLeases, pools: &[Pool]) -> Result<Import> {
+        let ForeignLeases { held, mut skipped, .. } = foreign;
+        let mut leases = Vec::new();
+        // A table may name one address twice, in two spellings.
+        let mut promised = HashSet::new();
+        for (owner, mut addresses) in held {
+            // A directory is listed in no order.
+            addresses.sort_unstable();
+            let names = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+            if let Some(reason) = self.refusal(&owner)? {
+                skipped.push(Skipped { name: names.join(", "), reason });
+                continue;
+            }
+            let mut free = Vec::new();
+            for address in addresses {
+                match self.importable(address, pools)? {
+                    Ok(_) if !promised.insert(address) => {
+                        skipped.push(Skipped { name: address.to_string(), reason: SkipReason::Taken(None) });
+                    }
+                    Ok(address) => free.push(address),
+                    Err(reason) => skipped.push(Skipped { name: address.to_string(), reason }),
+                }
+            }
+            if !free.is_empty() {
+                let (boot_id, created) = (self.boot_id.clone(), timestamp::now());
+                leases.push(Lease { owner, addresses: free, boot_id, created });
+            }
+        }
+        Ok(Import { leases, skipped })
+    }
+
+    /// Why `owner` cannot be given a lease, if it cannot.
+    fn refusal(&self, owner: &Owner) -> Result<Option<SkipReason>> {
+        if self.owner_path(owner).is_none() {
+            return Ok(Some(SkipReason::Failed(name_too_long(owner))));
+        }
+        match self.lease(owner) {
+            Ok(None) => Ok(None),
+            Ok(Some(_)) => Ok(Some(SkipReason::AlreadyLeased(Box::new(owner.clone())))),
+            Err(error) if error.is_damage() => Ok(Some(SkipReason::Failed(error))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The address as a lease holds it, or why no lease can.
+    fn importable(&self, address: IpAddr, pools: &[Pool]) -> Result<Result<IpNetwork, SkipReason>> {
+        let Some(range) = pools.iter().find_map(|pool| pool.range_of(address)) else {
+            return Ok(Err(SkipReason::NotInPools));
+        };
+        if pools.iter().flat_map(Pool::ranges).map(Range::gateway).any(|gateway| gateway == address) {
+            return Ok(Err(SkipReason::NotInPools));
+        }
+        match self.lease_at(address) {
+            Ok(None) => Ok(Ok(range.with_prefix(address))),
+            Ok(Some(lease)) => Ok(Err(SkipReason::Taken(Some(Box::new(lease.owner))))),
+            Err(error) if error.is_damage() => Ok(Err(SkipReason::Taken(None))),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 impl Locked<'_> {
     /// Makes leases of those that another plugin keeps, each with the same addresses, and tells which were left out.
     ///
@@ -161,56 +241,17 @@ impl Locked<'_> {
     /// # Errors
     ///
     /// [`Error::Io`].
-    pub fn import(&mut self, foreign: ForeignLeases, pools: &[Pool]) -> Result<Import> {
-        let ForeignLeases { held, last, mut skipped } = foreign;
+    pub fn import(&mut self, mut foreign: ForeignLeases, pools: &[Pool]) -> Result<Import> {
+        self.remove_orphans()?;
+        let last = mem::take(&mut foreign.last);
+        let mut import = self.preview_import(foreign, pools)?;
         if !last.is_empty() {
             self.hints.last = last;
         }
-        let mut leases = Vec::new();
-        for (owner, mut addresses) in held {
-            // A directory is listed in no order.
-            addresses.sort_unstable();
-            let names = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
-            let skip = |reason| Skipped { name: names.join(", "), reason };
-            match self.lease_of(&owner) {
-                Ok(None) => {}
-                Ok(Some(_)) => {
-                    skipped.push(skip(SkipReason::AlreadyLeased(Box::new(owner))));
-                    continue;
-                }
-                Err(error @ (Error::NameTooLong { .. } | Error::CorruptLease { .. })) => {
-                    skipped.push(skip(SkipReason::Failed(error)));
-                    continue;
-                }
-                Err(error) => return Err(error),
-            }
-            let mut free = Vec::new();
-            for address in addresses {
-                match self.importable(address, pools)? {
-                    Ok(address) => free.push(address),
-                    Err(reason) => skipped.push(Skipped { name: address.to_string(), reason }),
-                }
-            }
-            if !free.is_empty() {
-                leases.push(self.insert(&owner, free, self.hints())?);
-            }
+        for lease in &mut import.leases {
+            *lease = self.insert(&lease.owner, mem::take(&mut lease.addresses), self.hints())?;
         }
-        Ok(Import { leases, skipped })
-    }
-
-    /// The address as a lease holds it, or why no lease can.
-    fn importable(&mut self, address: IpAddr, pools: &[Pool]) -> Result<Result<IpNetwork, SkipReason>> {
-        let Some(range) = pools.iter().find_map(|pool| pool.range_of(address)) else {
-            return Ok(Err(SkipReason::NotInPools));
-        };
-        if pools.iter().flat_map(Pool::ranges).map(Range::gateway).any(|gateway| gateway == address) {
-            return Ok(Err(SkipReason::NotInPools));
-        }
-        if self.is_taken(address)? {
-            let holder = self.holder_of(address)?.map(|lease| Box::new(lease.owner));
-            return Ok(Err(SkipReason::Taken(holder)));
-        }
-        Ok(Ok(range.with_prefix(address)))
+        Ok(import)
     }
 }
 

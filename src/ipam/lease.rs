@@ -55,6 +55,15 @@ pub struct Lease {
 #[serde(transparent)]
 pub struct BootId(String);
 
+impl Lease {
+    /// When the addresses were handed out, as [RFC 3339] text in UTC: what stands in the store.
+    ///
+    /// [RFC 3339]: https://www.rfc-editor.org/rfc/rfc3339
+    pub fn since(&self) -> String {
+        timestamp::text(self.created)
+    }
+}
+
 impl BootId {
     /// The boot that is running.
     ///

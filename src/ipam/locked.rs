@@ -237,6 +237,6 @@ impl Table for Locked<'_> {
     }
 }
 
-fn name_too_long(owner: &Owner) -> Error {
+pub(super) fn name_too_long(owner: &Owner) -> Error {
     Error::NameTooLong { owner: Box::new(owner.clone()), length: owner.file_name().len(), limit: NAME_MAX }
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs::{Metadata, ReadDir};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +14,7 @@ use super::locked::Locked;
 use super::pool::Pool;
 use super::usage::Usage;
 use super::{files, lock};
+use crate::spec::NetworkName;
 
 /// The longest name of a file, on every file system that has hard links.
 pub(super) const NAME_MAX: usize = 255;
@@ -28,13 +30,14 @@ pub struct Store {
     pub(super) boot_id: BootId,
 }
 
-/// All leases of a store, in no order; made by [`Store::leases`].
+/// Leases of a store, in no order; made by [`Store::leases`] and [`Store::leases_of_all_boots`].
 ///
 /// A file that cannot be read is one [`Error`], after which the others follow.
 #[derive(Debug)]
 pub struct Leases {
     store: Store,
     entries: Option<ReadDir>,
+    of_all_boots: bool,
 }
 
 /// The time limit for [`Store::lock`] where there is no reason for another: far more than all that a busy node has to
@@ -54,6 +57,31 @@ impl Store {
     /// The store in `dir`, for a boot that the caller names.
     pub fn for_boot(dir: impl Into<PathBuf>, boot_id: BootId) -> Self {
         Self { dir: dir.into(), boot_id }
+    }
+
+    /// The stores of all networks whose directories are in `data_dir`, in the order of their names. A directory that
+    /// does not exist has none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the directory cannot be listed, or the running boot not be told.
+    pub fn open_all(data_dir: &Path) -> Result<BTreeMap<NetworkName, Self>> {
+        let boot_id = BootId::current()?;
+        let mut stores = BTreeMap::new();
+        for entry in files::list(data_dir)?.into_iter().flatten() {
+            let path = entry.map_err(Error::io("list", data_dir))?.path();
+            // What is called otherwise than a network can be, or is a file, is not the store of one.
+            let name = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            if let Some(name) = name.filter(|_: &NetworkName| path.is_dir()) {
+                stores.insert(name, Self::for_boot(path, boot_id.clone()));
+            }
+        }
+        Ok(stores)
+    }
+
+    /// The boot that the leases have to be of.
+    pub fn boot_id(&self) -> &BootId {
+        &self.boot_id
     }
 
     /// The directory that holds the leases.
@@ -107,7 +135,16 @@ impl Store {
     ///
     /// [`Error::Io`] when the directory cannot be listed.
     pub fn leases(&self) -> Result<Leases> {
-        Ok(Leases { store: self.clone(), entries: files::list(&self.leases_dir())? })
+        Ok(Leases { store: self.clone(), entries: files::list(&self.leases_dir())?, of_all_boots: false })
+    }
+
+    /// All leases, and those of earlier boots that nobody has taken the lock since to remove: for people to look at.
+    ///
+    /// # Errors
+    ///
+    /// As [`leases`](Self::leases).
+    pub fn leases_of_all_boots(&self) -> Result<Leases> {
+        Ok(Leases { of_all_boots: true, ..self.leases()? })
     }
 
     /// How full each range of a pool is, in their order. The time grows with the leases held, but none of them is read.
@@ -231,7 +268,7 @@ impl Iterator for Leases {
                 .map_err(Error::io("list", &self.store.leases_dir()))
                 .and_then(|entry| self.store.read(&entry.path()));
             match lease {
-                Ok(Some(lease)) if lease.boot_id == self.store.boot_id => return Some(Ok(lease)),
+                Ok(Some(lease)) if self.of_all_boots || lease.boot_id == self.store.boot_id => return Some(Ok(lease)),
                 Ok(_) => {}
                 Err(error) => return Some(Err(error)),
             }

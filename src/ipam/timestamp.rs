@@ -17,10 +17,12 @@ pub(super) fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds_of(SystemTime::now()))
 }
 
+pub(super) fn text(time: SystemTime) -> String {
+    format(seconds_of(time))
+}
+
 pub(super) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    // A clock set before 1970 is not worth a failed lease.
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    serializer.serialize_str(&format(seconds))
+    serializer.serialize_str(&text(*time))
 }
 
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::{Error, Parameters};
@@ -186,6 +187,15 @@ impl PluginConf {
             capabilities: capabilities.into_iter().filter(|(_, has)| *has == true).map(|(name, _)| name).collect(),
             object,
         })
+    }
+
+    /// The plugin's own keys, as in [`RawConfig::decode`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`RawConfig::decode`].
+    pub fn decode<C: DeserializeOwned>(&self) -> Result<C, spec::Error> {
+        RawConfig::parse(Value::Object(self.object.clone()).to_string())?.decode()
     }
 
     fn in_list((index, value): (usize, Value)) -> Result<Self, Error> {

@@ -12,6 +12,7 @@ mod config;
 mod del;
 mod gc;
 mod network;
+mod people;
 mod pod;
 mod rows;
 mod status;
@@ -63,5 +64,5 @@ impl Plugin for SimpleEbpfCni {
 }
 
 fn main() -> ExitCode {
-    cnikit::plugin::run(&SimpleEbpfCni)
+    if people::are_calling() { people::run() } else { cnikit::plugin::run(&SimpleEbpfCni) }
 }

@@ -1,0 +1,263 @@
+//! `leases`: who holds which address.
+
+use std::path::{Path, PathBuf};
+
+use clap::builder::styling::Style;
+use clap::{Args, Subcommand};
+use cnikit::ipam::{self, Lease, Owner, Pool, Store, Usage};
+use cnikit::spec::NetworkName;
+use serde::Serialize;
+
+use super::network::Network;
+use super::output::{BAD, Output, VOID};
+use super::table::Table;
+use super::{Error, chain, import};
+use crate::config::DEFAULT_DATA_DIR;
+
+/// As many characters of a container's id as `crictl` shows.
+const SHORT_ID: usize = 13;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    action: Option<Action>,
+
+    /// Print all there is as JSON, for programs
+    #[arg(long)]
+    json: bool,
+
+    /// Show this network alone
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    network: Option<NetworkName>,
+
+    /// Where leases are kept, if neither in /var/lib/cni/simple-ebpf-cni nor where --config says
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// The configuration of a network with this plugin: show that network, and how full its ranges are
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Show the ids of containers in full
+    #[arg(long)]
+    no_trunc: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Take over the leases of another plugin, which must not run any more
+    Import(import::Options),
+}
+
+/// All that is shown.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    data_dir: PathBuf,
+    networks: Vec<Leases>,
+}
+
+/// What is shown of a network.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Leases {
+    name: NetworkName,
+    leases: Vec<Entry>,
+    /// Files that were damaged, and put out of the way.
+    set_aside: Vec<PathBuf>,
+    /// How full the configured ranges are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ranges: Vec<Range>,
+}
+
+/// A file of a lease.
+#[derive(Debug, Serialize)]
+#[serde(tag = "state", rename_all = "camelCase")]
+enum Entry {
+    Held(Lease),
+    EarlierBoot(Lease),
+    #[serde(rename_all = "camelCase")]
+    Damaged {
+        #[serde(flatten)]
+        owner: Option<Owner>,
+        problem: String,
+    },
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Range {
+    range: String,
+    used: u128,
+    free: u128,
+    total: u128,
+}
+
+pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
+    if let Some(Action::Import(options)) = &options.action {
+        return import::run(options, output);
+    }
+    let report = report(options)?;
+    if options.json { output.json(&report) } else { report.write(options.no_trunc, output) }
+}
+
+/// An id as the table shows it.
+pub(crate) fn short(id: &str) -> String {
+    id.chars().take(SHORT_ID).collect()
+}
+
+fn report(options: &Options) -> Result<Report, Error> {
+    if let Some(file) = &options.config {
+        let network = Network::read(file)?;
+        let data_dir = network.data_dir(options.data_dir.as_ref());
+        let store = network.store(&data_dir)?;
+        return Ok(Report { networks: vec![Leases::of(network.name.clone(), &store, network.pools())?], data_dir });
+    }
+    let data_dir = options.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+    let mut stores = Store::open_all(&data_dir)?;
+    if let Some(network) = &options.network {
+        if !stores.contains_key(network) {
+            let present = stores.keys().map(ToString::to_string).collect();
+            return Err(Error::NoSuchNetwork { network: network.clone(), data_dir, present });
+        }
+        stores.retain(|name, _| name == network);
+    }
+    let networks = stores.into_iter().map(|(name, store)| Leases::of(name, &store, &[])).collect::<Result<_, _>>()?;
+    Ok(Report { networks, data_dir })
+}
+
+impl Leases {
+    fn of(name: NetworkName, store: &Store, pools: &[Pool]) -> Result<Self, Error> {
+        let leases = store.leases_of_all_boots()?;
+        let mut leases: Vec<Entry> = leases.map(|lease| Entry::of(lease, store)).collect();
+        leases.sort_by_cached_key(Entry::place);
+        let mut ranges = Vec::new();
+        for pool in pools {
+            let usages = store.usage(pool)?;
+            ranges.extend(pool.ranges().iter().zip(usages).map(|(range, usage)| Range::of(range, usage)));
+        }
+        let mut set_aside = store.damaged()?;
+        set_aside.sort_unstable();
+        Ok(Self { name, leases, set_aside, ranges })
+    }
+}
+
+impl Entry {
+    fn of(lease: ipam::Result<Lease>, store: &Store) -> Self {
+        match lease {
+            Ok(lease) if lease.boot_id == *store.boot_id() => Self::Held(lease),
+            Ok(lease) => Self::EarlierBoot(lease),
+            Err(error) => {
+                let problem = chain(&error);
+                let owner = if let ipam::Error::CorruptLease { owner, .. } = error { owner } else { None };
+                Self::Damaged { owner: owner.map(|owner| *owner), problem }
+            }
+        }
+    }
+
+    /// Where it stands among others: by address, and what has none in front.
+    fn place(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Self::Held(lease) | Self::EarlierBoot(lease) => lease.addresses.first().map(|address| address.ip()),
+            Self::Damaged { .. } => None,
+        }
+    }
+
+    fn owner(&self) -> Option<&Owner> {
+        match self {
+            Self::Held(lease) | Self::EarlierBoot(lease) => Some(&lease.owner),
+            Self::Damaged { owner, .. } => owner.as_ref(),
+        }
+    }
+}
+
+impl Range {
+    fn of(range: &ipam::Range, usage: Usage) -> Self {
+        Self { range: range.to_string(), used: usage.used, free: usage.free(), total: usage.total }
+    }
+}
+
+impl Report {
+    fn write(&self, no_trunc: bool, output: &mut Output) -> Result<(), Error> {
+        if self.networks.is_empty() {
+            return output.line(format_args!("No network has leases in {}.", self.data_dir.display()));
+        }
+        let mut table = Table::new(["NETWORK", "ADDRESS", "CONTAINER", "IFNAME", "SINCE", "STATE"]);
+        for (network, entry) in
+            self.networks.iter().flat_map(|network| network.leases.iter().map(move |one| (network, one)))
+        {
+            let (container, ifname) = entry.owner().map_or_else(
+                || ("?".into(), "?".into()),
+                |Owner { container_id, ifname }| {
+                    let id = if no_trunc { container_id.to_string() } else { short(container_id.as_str()) };
+                    (id, ifname.to_string())
+                },
+            );
+            let (style, lease, state) = match entry {
+                Entry::Held(lease) => (Style::new(), Some(lease), "held"),
+                Entry::EarlierBoot(lease) => (VOID, Some(lease), "of an earlier boot"),
+                Entry::Damaged { .. } => (BAD, None, "damaged"),
+            };
+            let addresses = lease.map_or_else(|| "?".into(), addresses);
+            let since = lease.map_or_else(|| "?".into(), Lease::since);
+            table.row(style, [network.name.to_string(), addresses, container, ifname, since, state.into()]);
+        }
+        table.write(output)?;
+        for network in &self.networks {
+            output.line("")?;
+            network.write_totals(&self.data_dir, output)?;
+        }
+        Ok(())
+    }
+}
+
+impl Leases {
+    fn write_totals(&self, data_dir: &Path, output: &mut Output) -> Result<(), Error> {
+        let (mut held, mut addresses, mut void) = (0, 0, 0);
+        let mut problems = Vec::new();
+        for entry in &self.leases {
+            match entry {
+                Entry::Held(lease) => (held, addresses) = (held + 1, addresses + lease.addresses.len()),
+                Entry::EarlierBoot(_) => void += 1,
+                Entry::Damaged { problem, .. } => problems.push(problem),
+            }
+        }
+        output.line(format_args!("{}: {}, {}", self.name, count(held, "lease"), count(addresses, "address")))?;
+        for Range { range, used, free, total } in &self.ranges {
+            output.line(format_args!("  {range}: {used} used, {free} free, {total} in all"))?;
+        }
+        if void > 0 {
+            output
+                .styled(VOID, format_args!("  {void} of an earlier boot: void, and removed by the next ADD or DEL"))?;
+        }
+        for problem in problems {
+            output.styled(BAD, format_args!("  {}", printable(problem)))?;
+        }
+        if !self.set_aside.is_empty() {
+            let dir = data_dir.join(self.name.as_str()).join("damaged");
+            let files = count(self.set_aside.len(), "damaged file");
+            output.styled(BAD, format_args!("  {files} put out of the way, for a look: {}", dir.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The addresses of a lease in one cell.
+pub(crate) fn addresses(lease: &Lease) -> String {
+    lease.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Text with names of files in it, which may hold anything, without what would command a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+pub(crate) fn count(number: usize, what: &str) -> String {
+    let plural = match what {
+        _ if number == 1 => "",
+        _ if what.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{number} {what}{plural}")
+}

@@ -1,0 +1,101 @@
+//! The commands for people. A container runtime says what it wants in `CNI_COMMAND`; a person does in arguments.
+//!
+//! Each command has a file of its own: its options, and a function that runs it.
+
+mod import;
+mod leases;
+mod network;
+mod output;
+mod table;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Parser, Subcommand};
+use cnikit::{ipam, runtime, spec};
+
+use crate::NAME;
+use output::Output;
+
+const STYLES: Styles =
+    Styles::styled().header(AnsiColor::Green.on_default().bold()).literal(AnsiColor::Cyan.on_default().bold());
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  done
+  1  it could not be done; standard error says why
+  2  the command line is wrong";
+
+/// A CNI plugin: container runtimes call it with CNI_COMMAND in the environment. These commands are for people.
+#[derive(Debug, Parser)]
+#[command(name = NAME, version, styles = STYLES, max_term_width = 110, after_help = EXIT_STATUS)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show who holds which address, or take over the leases of another plugin
+    Leases(leases::Options),
+}
+
+/// Why a command could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Leases(#[from] ipam::Error),
+
+    #[error(transparent)]
+    Network(#[from] runtime::Error),
+
+    #[error("{} has no plugin of the type {NAME}; name a file that configures it", .path.display())]
+    NotOurs { path: PathBuf },
+
+    #[error("{} cannot be used", .path.display())]
+    Config { path: PathBuf, source: spec::Error },
+
+    #[error("{} keeps no leases of a network {network}; {}", .data_dir.display(), or_one_of(.present))]
+    NoSuchNetwork { network: spec::NetworkName, data_dir: PathBuf, present: Vec<String> },
+
+    #[error("cannot write to standard output")]
+    Output(#[from] io::Error),
+
+    #[error("cannot write JSON")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Whether it is a person who runs this program, and for more than to hear what it is.
+pub(crate) fn are_calling() -> bool {
+    std::env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) && std::env::args_os().len() > 1
+}
+
+/// Does what the arguments say.
+pub(crate) fn run() -> ExitCode {
+    let options = Options::parse();
+    let mut output = Output::to_stdout();
+    let done = match &options.command {
+        Command::Leases(options) => leases::run(options, &mut output),
+    };
+    match done.and_then(|()| output.finish()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that has seen enough, such as head, is no failure.
+        Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{NAME}: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error with what led to it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn or_one_of(present: &[String]) -> String {
+    if present.is_empty() { "it keeps none at all".into() } else { format!("there are {}", present.join(", ")) }
+}

@@ -1,0 +1,54 @@
+use std::fmt;
+use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
+
+use clap::builder::styling::{AnsiColor, Style};
+use serde::Serialize;
+
+use super::Error;
+
+/// How names of columns are set off.
+pub(crate) const HEADER: Style = AnsiColor::Green.on_default().bold();
+/// How is set off what does not count any more.
+pub(crate) const VOID: Style = Style::new().dimmed();
+/// How is set off what needs a look.
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// Standard output, which is locked for as long as a command runs, and colours where it is a terminal.
+#[derive(Debug)]
+pub(crate) struct Output {
+    stdout: BufWriter<StdoutLock<'static>>,
+    color: bool,
+}
+
+impl Output {
+    pub(crate) fn to_stdout() -> Self {
+        let stdout = io::stdout();
+        let color = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+        Self { stdout: BufWriter::new(stdout.lock()), color }
+    }
+
+    /// Writes a line.
+    pub(crate) fn line(&mut self, text: impl fmt::Display) -> Result<(), Error> {
+        Ok(writeln!(self.stdout, "{text}")?)
+    }
+
+    /// Writes a line that is set off from others.
+    pub(crate) fn styled(&mut self, style: Style, text: impl fmt::Display) -> Result<(), Error> {
+        let style = if self.color { style } else { Style::new() };
+        self.line(format_args!("{style}{text}{style:#}"))
+    }
+
+    /// Writes a value for programs.
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Error> {
+        match serde_json::to_writer_pretty(&mut self.stdout, value) {
+            Err(error) if error.is_io() => return Err(Error::Output(error.into())),
+            written => written?,
+        }
+        self.line("")
+    }
+
+    /// Writes what is not written yet.
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
+        Ok(self.stdout.flush()?)
+    }
+}

@@ -1,0 +1,47 @@
+use clap::builder::styling::Style;
+
+use super::Error;
+use super::output::{HEADER, Output};
+
+/// Between two columns.
+const GAP: &str = "  ";
+
+/// Rows under the names of their columns, each column as wide as it needs.
+#[derive(Debug)]
+pub(crate) struct Table<const COLUMNS: usize> {
+    columns: [&'static str; COLUMNS],
+    rows: Vec<(Style, [String; COLUMNS])>,
+}
+
+impl<const COLUMNS: usize> Table<COLUMNS> {
+    pub(crate) fn new(columns: [&'static str; COLUMNS]) -> Self {
+        Self { columns, rows: Vec::new() }
+    }
+
+    pub(crate) fn row(&mut self, style: Style, cells: [String; COLUMNS]) {
+        self.rows.push((style, cells));
+    }
+
+    /// Writes the table, and nothing if it has no rows.
+    pub(crate) fn write(&self, output: &mut Output) -> Result<(), Error> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let width = |column: usize| {
+            let cells = self.rows.iter().map(|(_, cells)| cells[column].as_str());
+            cells.chain([self.columns[column]]).map(|cell| cell.chars().count()).max().unwrap_or_default()
+        };
+        let widths: [usize; COLUMNS] = std::array::from_fn(width);
+        output.styled(HEADER, line(&self.columns, &widths))?;
+        self.rows.iter().try_for_each(|(style, cells)| output.styled(*style, line(cells, &widths)))
+    }
+}
+
+fn line(cells: &[impl AsRef<str>], widths: &[usize]) -> String {
+    let mut line = String::new();
+    for (cell, width) in cells.iter().map(AsRef::as_ref).zip(widths) {
+        line += &format!("{cell:<width$}{GAP}");
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
