@@ -73,7 +73,7 @@ fn is_long_run() -> bool {
 
 #[test]
 fn processes_and_threads_never_share_an_address() {
-    let processes = if is_long_run() { 64 } else { 12 };
+    let processes = 64;
     let dir = tempfile::tempdir().expect("a directory");
     let children: Vec<Child> = (0..processes).map(|number| spawn("lease_from_threads", dir.path(), number)).collect();
     for mut child in children {
@@ -113,7 +113,7 @@ fn lease_from_threads() {
 
 #[test]
 fn processes_killed_at_any_moment_leave_whole_leases() {
-    let rounds = if is_long_run() { 1_000 } else { 100 };
+    let rounds = if is_long_run() { 5_000 } else { 100 };
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::open(dir.path()).expect("a store");
     let bystander = store.lock(PATIENCE).expect("the lock").allocate(&owner("bystander"), &[pool("10.0.0.0/24")], &[]);

@@ -10,6 +10,7 @@ mod concurrency;
 mod del;
 mod delegation;
 mod gc;
+mod leases;
 mod pools;
 mod protocol;
 mod rollback;

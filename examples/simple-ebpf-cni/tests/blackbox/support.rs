@@ -257,8 +257,8 @@ impl Attached {
 }
 
 /// The files that serve the leases of a network as a whole, as lines of a footprint begin.
-fn bookkeeping() -> [String; 3] {
-    ["lock", "last", "damaged/"].map(|file| format!("file {DATA_DIR}/{NAME}/{file}"))
+fn bookkeeping() -> [String; 2] {
+    ["lock", "damaged/"].map(|file| format!("file {DATA_DIR}/{NAME}/{file}"))
 }
 
 /// The key of a row as people write it: `{"octet": [10, 99, 0, 2]}` is `10.99.0.2`, an index itself.

@@ -1,0 +1,277 @@
+//! The command `leases`: what a person sees of the leases, and how those of other plugins are taken over.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cnikit_testbed::{Command, Footprint, Output};
+use serde_json::{Value, json};
+
+use crate::support::{DATA_DIR, NAME, Network, config, on_host, plugin};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_simple-ebpf-cni");
+
+/// The binary with these arguments, run by a person.
+#[track_caller]
+fn command(line: &str) -> Output {
+    Command::new(BINARY).env_clear().words(line).output()
+}
+
+#[track_caller]
+fn shown(line: &str) -> String {
+    let output = command(line);
+    assert!(output.status.success(), "{output:#?}");
+    assert_eq!(output.stderr, "");
+    output.stdout
+}
+
+#[track_caller]
+fn refused(status: i32, line: &str) -> String {
+    let output = command(line);
+    assert_eq!((output.status.code(), output.stdout.as_str()), (Some(status), ""), "{output:#?}");
+    output.stderr
+}
+
+/// The network's configuration in a file, as one plugin of a list.
+fn conflist(network: &Network) -> PathBuf {
+    let file = network.host.scratch().join("10-blackbox.conflist");
+    let mut ours = network.config.clone();
+    ours.as_object_mut().expect("an object").retain(|key, _| key != "cniVersion" && key != "name");
+    let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": [{ "type": "tuning" }, ours] });
+    fs::write(&file, list.to_string()).expect("room");
+    file
+}
+
+/// The cells of a table, header first.
+fn cells(text: &str) -> Vec<Vec<&str>> {
+    text.lines().map(|line| line.split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect()).collect()
+}
+
+#[test]
+fn leases_are_shown_with_their_owners_and_how_full_the_ranges_are() {
+    on_host(|network| {
+        assert_eq!(shown("leases"), format!("No network has leases in {DATA_DIR}.\n"));
+        let long = "4fe2c9d1a87b4fe2c9d1a87b4fe2c9d1a87b4fe2c9d1a87b4fe2c9d1a87b0123";
+        let (one, two) = (network.attach(long), network.attach("two"));
+
+        let text = shown("leases");
+        let cells = cells(&text);
+        assert_eq!(cells[0], ["NETWORK", "ADDRESS", "CONTAINER", "IFNAME", "SINCE", "STATE"]);
+        for (row, container, pod) in [(&cells[1], &long[..13], &one), (&cells[2], "two", &two)] {
+            assert_eq!(row[..4], [NAME, &format!("{}/24", pod.address()), container, "eth0"]);
+            assert!(row[4].starts_with("20") && row[4].ends_with('Z') && row[5] == "held", "{row:?}");
+        }
+        assert_eq!(text.lines().last(), Some("blackbox: 2 leases, 2 addresses"));
+        assert!(shown("leases --no-trunc").contains(long));
+
+        // A /24 without network, broadcast and gateway.
+        let file = conflist(network);
+        let text = shown(&format!("leases --config {}", file.display()));
+        assert!(text.ends_with("  10.99.0.0/24: 2 used, 251 free, 253 in all\n"), "{text}");
+
+        let all: Value =
+            serde_json::from_str(&shown(&format!("leases --json --config {}", file.display()))).expect("JSON");
+        let blackbox = &all["networks"][0];
+        assert_eq!((&all["dataDir"], &blackbox["name"]), (&json!(DATA_DIR), &json!(NAME)));
+        let range = json!({ "range": "10.99.0.0/24", "used": 2, "free": 251, "total": 253 });
+        assert_eq!(blackbox["ranges"], json!([range]));
+        let lease = &blackbox["leases"][0];
+        assert_eq!(
+            (&lease["state"], &lease["containerId"], &lease["ifname"]),
+            (&json!("held"), &json!(long), &json!("eth0"))
+        );
+        assert_eq!(lease["addresses"], json!([format!("{}/24", one.address())]));
+
+        network.detach(&one);
+        network.detach(&two);
+    });
+}
+
+#[test]
+fn what_is_damaged_or_of_an_earlier_boot_is_marked() {
+    on_host(|network| {
+        let pods = ["good", "bad", "old"].map(|name| network.attach(name));
+        let [_, bad, old] = ["good", "bad", "old"].map(|name| network.lease(name));
+        let (bad_was, old_was) = (fs::read(&bad).expect("a lease"), fs::read_to_string(&old).expect("a lease"));
+        fs::write(&bad, "{").expect("room");
+        let mut lease: Value = serde_json::from_str(&old_was).expect("a lease");
+        lease["bootId"] = "an-earlier-one".into();
+        fs::write(&old, lease.to_string()).expect("room");
+
+        let text = shown("leases");
+        let states: Vec<_> = cells(&text)[1..4].iter().map(|row| (row[2].to_owned(), row[5].to_owned())).collect();
+        let expected = [("bad", "damaged"), ("good", "held"), ("old", "of an earlier boot")];
+        assert_eq!(states, expected.map(|(name, state)| (name.to_owned(), state.to_owned())));
+        assert!(text.contains("blackbox: 1 lease, 1 address\n"), "{text}");
+        assert!(text.contains(bad.to_str().expect("a text")), "{text}");
+        let all: Value = serde_json::from_str(&shown("leases --json")).expect("JSON");
+        let leases = all["networks"][0]["leases"].as_array().expect("a list");
+        let states: Vec<_> = leases.iter().map(|lease| lease["state"].as_str().expect("a text")).collect();
+        assert_eq!(states, ["damaged", "held", "earlierBoot"]);
+
+        fs::write(&bad, bad_was).expect("room");
+        fs::write(&old, old_was).expect("room");
+        pods.iter().for_each(|pod| network.detach(pod));
+    });
+}
+
+#[test]
+fn one_network_of_several_can_be_asked_for() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        fs::create_dir_all(Path::new(DATA_DIR).join("other/leases")).expect("a directory");
+        assert_eq!(shown("leases --network other"), "\nother: 0 leases, 0 addresses\n");
+        assert!(shown("leases --network blackbox").contains(pod.address()));
+        let message = refused(1, "leases --network none");
+        assert!(message.contains("none") && message.contains("blackbox, other"), "{message}");
+        let elsewhere = network.host.scratch();
+        assert!(shown(&format!("leases --data-dir {}", elsewhere.display())).starts_with("No network"));
+        network.detach(&pod);
+    });
+}
+
+/// What `leases import` says of each address, or of what else has a name.
+#[track_caller]
+fn import(network: &Network, source: &Path, options: &str) -> Value {
+    let (source, file) = (source.display(), conflist(network));
+    let text = shown(&format!("leases import {source} --config {} --json {options}", file.display()));
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[track_caller]
+fn addresses(report: &Value) -> Vec<String> {
+    let leases = report["imported"].as_array().expect("a list").iter();
+    leases.map(|lease| format!("{} {}", lease["containerId"], lease["addresses"])).collect()
+}
+
+#[track_caller]
+fn skipped(report: &Value) -> Vec<String> {
+    let skipped = report["skipped"].as_array().expect("a list").iter();
+    skipped.map(|one| format!("{}: {}", one["name"], one["reason"]).replace('"', "")).collect()
+}
+
+#[test]
+fn leases_of_host_local_are_taken_over_and_handed_out_to_nobody_else() {
+    on_host(|network| {
+        let theirs = network.host.scratch();
+        for (name, content) in [
+            ("10.99.0.2", "aaa\r\neth0"),
+            ("10.99.0.3", "bbb\r\neth0"),
+            ("10.99.0.4", ""),
+            ("10.98.0.9", "ccc\r\neth0"),
+            ("last_reserved_ip.0", "10.99.0.3"),
+        ] {
+            fs::write(theirs.join(name), content).expect("room");
+        }
+        let (source, before) = (Footprint::of_files(&theirs), network.footprint());
+        let preview = import(network, &theirs, "--dry-run");
+        network.footprint().assert_unchanged(&before, "the dry run");
+        assert!(!Path::new(DATA_DIR).join(NAME).exists(), "a dry run makes nothing");
+
+        let report = import(network, &theirs, "");
+        assert_eq!(addresses(&report), [r#""aaa" ["10.99.0.2/24"]"#, r#""bbb" ["10.99.0.3/24"]"#]);
+        assert_eq!(
+            skipped(&report),
+            ["10.98.0.9: it is no address of the configured ranges", "10.99.0.4: it is empty"]
+        );
+        assert_eq!((addresses(&preview), skipped(&preview)), (addresses(&report), skipped(&report)));
+        Footprint::of_files(&theirs).assert_unchanged(&source, "the import");
+
+        let again = import(network, &theirs, "");
+        assert_eq!(addresses(&again), [""; 0]);
+        assert!(skipped(&again).contains(&"10.99.0.2: eth0 of container aaa has a lease already".to_owned()));
+
+        let pod = network.attach("new");
+        assert_eq!(pod.address(), "10.99.0.4");
+        network.detach(&pod);
+        // What was imported is DEL's to free like any other.
+        for container in ["aaa", "bbb"] {
+            network.plugin.on("DEL", &network.config, container, &pod.pod).run().silent();
+        }
+        assert!(network.taken().is_empty());
+    });
+}
+
+#[test]
+fn leases_of_a_table_are_taken_over() {
+    on_host(|network| {
+        let table = network.host.scratch().join("ipam.json");
+        let content = json!({ "allocated": { "10.99.0.7": "aaa" }, "subnet": "10.99.0.0/24", "gateway": "10.99.0.1" });
+        fs::write(&table, content.to_string()).expect("room");
+        let file = conflist(network);
+        let text = shown(&format!("leases import {} --config {} --ifname net1", table.display(), file.display()));
+        assert_eq!(cells(&text)[1], ["10.99.0.7/24", "aaa", "net1", "imported"]);
+        assert!(text.ends_with("1 lease imported, 0 skipped\n"), "{text}");
+        fs::remove_dir_all(Path::new(DATA_DIR).join(NAME)).expect("the leases");
+
+        fs::write(&table, "[]").expect("room");
+        let message = refused(1, &format!("leases import {} --config {}", table.display(), file.display()));
+        assert!(message.contains("allocated"), "{message}");
+    });
+}
+
+#[test]
+fn wrong_files_and_arguments_are_told_of() {
+    on_host(|network| {
+        assert!(refused(2, "nothing").contains("nothing"));
+        assert!(refused(2, "leases import").contains("--config"));
+        let file = network.host.scratch().join("other.conf");
+        fs::write(&file, json!({ "name": "x", "cniVersion": "1.0.0", "type": "bridge" }).to_string()).expect("room");
+        let message = refused(1, &format!("leases --config {}", file.display()));
+        assert!(message.contains("simple-ebpf-cni") && message.contains("other.conf"), "{message}");
+        fs::write(&file, network.with("subnet", "10.99.0.7/24").to_string()).expect("room");
+        let message = refused(1, &format!("leases --config {}", file.display()));
+        assert!(message.contains("other.conf") && message.contains("10.99.0.0/24"), "{message}");
+    });
+}
+
+#[test]
+fn help_and_version_are_there() {
+    assert_eq!(shown("--version"), concat!("simple-ebpf-cni ", env!("CARGO_PKG_VERSION"), "\n"));
+    let help = shown("--help");
+    assert!(help.contains("leases") && help.contains("Exit status"), "{help}");
+}
+
+#[test]
+fn a_runtime_is_never_taken_for_a_person() {
+    let output = Command::new(BINARY).env("CNI_COMMAND", "VERSION").words("leases --json").stdin("{}").output();
+    let said: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    assert!(output.status.success() && said["supportedVersions"].is_array(), "{output:?}");
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        for arguments in ["leases", "leases --json"] {
+            let script = format!("{{ sleep 0.2; '{BINARY}' {arguments}; }} | true; exit ${{PIPESTATUS[0]}}");
+            let output = Command::new("bash").args(["-c", &script]).output();
+            assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        }
+        network.detach(&pod);
+    });
+}
+
+#[test]
+fn colours_are_for_terminals() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        assert!(!shown("leases").contains('\x1b'));
+        let on_terminal = |no_color| {
+            let line = format!("'{BINARY}' leases");
+            Command::new("script").args(["-qec", &line, "/dev/null"]).env("NO_COLOR", no_color).run()
+        };
+        assert!(on_terminal("").contains("\x1b["));
+        assert!(!on_terminal("1").contains("\x1b["));
+        network.detach(&pod);
+    });
+}
+
+#[test]
+fn without_arguments_it_says_what_it_is() {
+    let by_hand = Command::new(BINARY).env_clear().output();
+    let by_runtime = plugin().invocation("").config(&config()).run();
+    assert_eq!(
+        (by_hand.stdout.as_str(), by_hand.stderr.as_str()),
+        (by_runtime.stdout.as_str(), by_runtime.stderr.as_str())
+    );
+}
