@@ -75,6 +75,51 @@ fn the_last_free_address_is_found_behind_a_long_row() {
 }
 
 #[test]
+fn an_address_that_is_released_from_a_row_known_to_be_taken_is_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let pool = pool("10.0.0.0/28");
+    let release = |last: u8| {
+        let mut locked = store.lock(NOW).unwrap();
+        let held = locked.lease_at(ip(&format!("10.0.0.{last}"))).unwrap().unwrap();
+        locked.release(&held.owner).unwrap();
+    };
+    let taken = || {
+        let lock = fs::read_to_string(dir.path().join("lock")).unwrap();
+        lock.lines().filter(|line| line.starts_with("taken")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    fill(&store, &pool, 13);
+    [10, 11, 13].map(release);
+    // The search begins anew behind the last of all, and learns what it passes over.
+    assert_eq!(lease(&store, "a", &pool), ip("10.0.0.10"));
+    assert_eq!(taken(), ["taken 10.0.0.2 10.0.0.9"]);
+    release(5);
+    assert_eq!(taken(), ["taken 10.0.0.6 10.0.0.9", "taken 10.0.0.2 10.0.0.4"]);
+    assert_eq!(lease(&store, "b", &pool), ip("10.0.0.11"));
+    assert_eq!(lease(&store, "c", &pool), ip("10.0.0.13"));
+    release(11);
+    assert_eq!(lease(&store, "d", &pool), ip("10.0.0.5"));
+}
+
+#[test]
+fn a_row_that_is_wrongly_said_to_be_taken_does_not_exhaust_the_pool() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let pool = pool("10.0.0.0/28");
+    let boot = BootId::current().unwrap();
+    drop(store.lock(NOW).unwrap());
+    for (id, row) in [("a", "taken 10.0.0.0 10.0.0.15"), ("b", "taken 10.0.0.3 10.0.0.3"), ("c", "taken 0.0.0.0 ::")] {
+        fs::write(dir.path().join("lock"), format!("{}\nlast 10.0.0.1\n{row}\n", boot.as_str())).unwrap();
+        lease(&store, id, &pool);
+    }
+    assert_eq!(usage(&store, &pool).used, 3);
+    fs::write(dir.path().join("lock"), format!("{}\ntaken 10.0.0.2 10.0.0.14\n", boot.as_str())).unwrap();
+    fill(&store, &pool, 10);
+    let full = store.lock(NOW).unwrap().allocate(&owner("more"), &[pool], &[]);
+    assert_eq!(full.unwrap_err().code(), POOL_EXHAUSTED);
+}
+
+#[test]
 fn leases_of_the_gone_are_given_up_when_the_pool_is_empty_and_not_before() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
