@@ -228,6 +228,10 @@ fn use_a_small_disk() {
     assert_io(&error.expect("64 kB hold fewer than 100 leases"), std::io::ErrorKind::StorageFull);
     assert_eq!(whole_leases(&store).len(), held.len());
 
+    let other = Store::open(dir.join("other")).expect("a store");
+    assert_io(&other.lock(PATIENCE).expect_err("no room for a mark"), std::io::ErrorKind::StorageFull);
+    fs::remove_dir_all(other.dir()).expect("the other directory");
+
     let mut locked = store.lock(PATIENCE).expect("the lock");
     for owner in &held[1..] {
         assert!(locked.release(owner).expect("a release").is_some());

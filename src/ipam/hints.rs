@@ -40,9 +40,9 @@ struct Row {
 
 impl Hints {
     /// Reads what [`fmt::Display`] has written. Whatever is no hint is passed over.
-    pub(super) fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &[u8]) -> Self {
         let mut hints = Self::default();
-        for line in text.lines() {
+        for line in String::from_utf8_lossy(text).lines() {
             let mut words = line.split(' ');
             let keyword = words.next();
             let mut address = || words.next()?.parse::<IpAddr>().ok();
@@ -56,6 +56,12 @@ impl Hints {
         hints.taken.rows.sort_unstable();
         hints.taken.rows.dedup_by(|row, before| row.first <= before.last);
         hints
+    }
+
+    /// Those of an earlier boot that still are of use: nothing is taken any more, but peers outside may remember who had
+    /// an address.
+    pub(super) fn outlived(text: &[u8]) -> Self {
+        Self { taken: Rows::default(), ..Self::parse(text) }
     }
 }
 
@@ -177,7 +183,7 @@ mod tests {
         let text = hints.to_string();
         assert_eq!(text, "last 10.0.0.7\nlast fd00::7\ntaken 10.0.0.3 10.0.0.5\ntaken 10.0.0.250 10.0.0.251\n");
         hints.taken.remove(ip(9));
-        assert_eq!(Hints::parse(&text), hints);
+        assert_eq!(Hints::parse(text.as_bytes()), hints);
     }
 
     #[test]
@@ -192,10 +198,10 @@ mod tests {
             "10.0.0.1\n",
             "\u{fffd}",
         ] {
-            assert_eq!(Hints::parse(text), Hints::default(), "{text}");
+            assert_eq!(Hints::parse(text.as_bytes()), Hints::default(), "{text}");
         }
         let overlap = "taken 10.0.0.5 10.0.0.9\ntaken 10.0.0.2 10.0.0.7\n";
-        assert_eq!(Hints::parse(overlap).to_string(), "taken 10.0.0.2 10.0.0.7\n");
+        assert_eq!(Hints::parse(overlap.as_bytes()).to_string(), "taken 10.0.0.2 10.0.0.7\n");
     }
 
     proptest! {

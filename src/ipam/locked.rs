@@ -46,9 +46,7 @@ impl<'a> Locked<'a> {
         let text = files::read_open(&lock, &store.lock_path())?;
         let hints = store.hints_of_this_boot(&text);
         let is_of_this_boot = hints.is_some();
-        // After a boot nothing is taken, but peers outside may still know who had an address.
-        let hints = hints
-            .unwrap_or_else(|| Hints { last: Hints::parse(&String::from_utf8_lossy(&text)).last, ..Hints::default() });
+        let hints = hints.unwrap_or_else(|| Hints::outlived(&text));
         let mut locked = Self { store, settled: false, set_aside: Vec::new(), hints, lock, length: text.len() };
         locked.settle()?;
         if !is_of_this_boot {
@@ -61,7 +59,7 @@ impl<'a> Locked<'a> {
     ///
     /// Addresses of `requested` are taken for the pool that they are of, the others are chosen: the first that is free
     /// after the one handed out last. The time of that does not depend on the leases held, but where long rows of
-    /// addresses are taken: there, the names of all that are taken are listed once.
+    /// addresses are taken: there, the names of all that are taken are listed once, and the rows remembered.
     ///
     /// # Errors
     ///

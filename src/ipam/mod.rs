@@ -28,12 +28,16 @@
 //! | `leases/<container id>@<ifname>.json` | one lease, readable JSON |
 //! | `addresses/<address>` | a hard link to the file of the lease that holds the address |
 //! | `pending` | the change under way; left over only by a process that was killed |
-//! | `lock` | held with [flock(2)] while the directory changes; it names the boot that the leases belong to, and holds hints: the addresses handed out last, so that a released address rests before it is handed out again, and long rows of addresses that are taken |
+//! | `lock` | held with [flock(2)] while the directory changes; names the boot of the leases, and helps the search |
 //! | `owners/` | locks that callers hold for as long as they work on one attachment |
 //! | `damaged/` | files that were damaged, kept for a look; made when there is one |
 //!
 //! Both an owner and an address are found by name, so a lease costs the same however many are held. All names of a
 //! lease lead to one inode; that inode, not what the file says, decides which addresses are its own.
+//!
+//! The search for a free address goes on where it has come to, so that a released address rests until the others were
+//! used. It steps over long rows of addresses that it has seen to be taken and that were not released since; both stand
+//! in `lock`, which is open in any case.
 //!
 //! # A process killed in the middle
 //!

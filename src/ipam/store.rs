@@ -205,8 +205,7 @@ impl Store {
 
     /// The hints in the text of the lock file; nothing where it is not marked with the boot of this store.
     pub(super) fn hints_of_this_boot(&self, text: &[u8]) -> Option<Hints> {
-        let hints = text.strip_prefix(self.boot_id.as_str().as_bytes())?.strip_prefix(b"\n")?;
-        Some(Hints::parse(&String::from_utf8_lossy(hints)))
+        text.strip_prefix(self.boot_id.as_str().as_bytes())?.strip_prefix(b"\n").map(Hints::parse)
     }
 
     /// The lease in the file of an owner, of whichever boot it is.

@@ -327,6 +327,20 @@ fn a_held_lock_is_an_error_after_the_time_limit_and_names_the_holder() {
 }
 
 #[test]
+fn readers_wait_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let address = lease(&store, "a", &pool("10.0.0.0/24"));
+    let _locked = store.lock(NOW).unwrap();
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| Store::open(dir.path()).unwrap().lease_at(address).unwrap().unwrap().owner))
+            .collect();
+        readers.into_iter().for_each(|reader| assert_eq!(reader.join().unwrap(), owner("a")));
+    });
+}
+
+#[test]
 fn a_lock_given_back_in_time_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
