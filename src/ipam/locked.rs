@@ -198,7 +198,7 @@ impl Table for Locked<'_> {
         for lease in self.leases()? {
             match lease {
                 Ok(lease) => leases.push(lease),
-                Err(Error::CorruptLease { path, .. } | Error::Io { path, .. }) => leases.extend(self.traces(&path)?),
+                Err(error @ (Error::CorruptLease { .. } | Error::Io { .. })) => leases.extend(self.traces(&error)?),
                 Err(error) => return Err(error),
             }
         }

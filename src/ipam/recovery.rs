@@ -13,7 +13,7 @@ use super::error::{Error, Result};
 use super::files;
 use super::lease::{Lease, Owner};
 use super::locked::Locked;
-use super::store::parse;
+use super::store::{Store, parse};
 
 /// A damaged file that stood in the place of a lease, and was put out of the way; see [`Locked::set_aside`].
 #[derive(Debug)]
@@ -111,9 +111,23 @@ impl Locked<'_> {
         Ok(())
     }
 
-    /// What can be told of a lease whose file is damaged: its owner by the file's name, its addresses by their links.
-    /// Nothing is told of a file that never was a lease.
-    pub(super) fn traces(&self, path: &Path) -> Result<Option<Lease>> {
+    /// Removes the files of addresses whose lease somebody removed by hand.
+    pub(super) fn remove_orphans(&self) -> Result<()> {
+        remove_links(self.address_files()?, |found| found.nlink() == 1).map(drop)
+    }
+}
+
+impl Store {
+    /// What can be told of a lease that cannot be read, by the error that said so: its owner by the file's name, its
+    /// addresses by their links. Nothing is told of a file that never was a lease.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn traces(&self, error: &Error) -> Result<Option<Lease>> {
+        let (Error::CorruptLease { path, .. } | Error::Io { path, .. }) = error else {
+            return Ok(None);
+        };
         let owner = path.file_name().and_then(|name| Owner::of_file_name(name.to_str()?));
         let (Some(owner), Some(file)) = (owner, files::stat(path)?) else {
             return Ok(None);
@@ -127,11 +141,6 @@ impl Locked<'_> {
         }
         let created = file.modified().map_err(Error::io("look at", path))?;
         Ok(Some(Lease { owner, addresses, boot_id: self.boot_id.clone(), created }))
-    }
-
-    /// Removes the files of addresses whose lease somebody removed by hand.
-    pub(super) fn remove_orphans(&self) -> Result<()> {
-        remove_links(self.address_files()?, |found| found.nlink() == 1).map(drop)
     }
 
     /// Every file under `addresses`.

@@ -8,10 +8,10 @@ use cnikit::ipam::{ForeignLeases, Import, LOCK_TIMEOUT, Lease};
 use cnikit::spec::IfName;
 use serde::Serialize;
 
-use super::leases::{addresses, count, printable, short};
 use super::network::Network;
 use super::output::{Output, VOID};
 use super::table::Table;
+use super::text::{count, list, short};
 use super::{Error, chain};
 use crate::NAME;
 
@@ -93,12 +93,11 @@ impl Report {
         let mut table = Table::new(["ADDRESS", "CONTAINER", "IFNAME", "RESULT"]);
         for lease in &self.imported {
             let owner = &lease.owner;
-            let (container, ifname) = (short(owner.container_id.as_str()), owner.ifname.to_string());
-            table.row(Style::new(), [addresses(lease), container, ifname, done.into()]);
+            let (container, ifname) = (short(owner.container_id.as_str()), owner.ifname.as_str());
+            table.row(Style::new(), [list(&lease.addresses), container.into(), ifname.into(), done.into()]);
         }
         for Skipped { name, reason } in &self.skipped {
-            let (name, reason) = (printable(name), format!("skipped: {}", printable(reason)));
-            table.row(VOID, [name, String::new(), String::new(), reason]);
+            table.row(VOID, [name.clone(), String::new(), String::new(), format!("skipped: {reason}")]);
         }
         table.write(output)?;
         let (imported, skipped) = (count(self.imported.len(), "lease"), self.skipped.len());

@@ -1,5 +1,6 @@
 //! `leases`: who holds which address.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::builder::styling::Style;
@@ -11,11 +12,9 @@ use serde::Serialize;
 use super::network::Network;
 use super::output::{BAD, Output, VOID};
 use super::table::Table;
+use super::text::{count, list, short};
 use super::{Error, chain, import};
 use crate::config::DEFAULT_DATA_DIR;
-
-/// As many characters of a container's id as `crictl` shows.
-const SHORT_ID: usize = 13;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -81,6 +80,8 @@ enum Entry {
     Damaged {
         #[serde(flatten)]
         owner: Option<Owner>,
+        /// Those that nobody else can get because of it.
+        addresses: Vec<IpAddr>,
         problem: String,
     },
 }
@@ -100,11 +101,6 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     }
     let report = report(options)?;
     if options.json { output.json(&report) } else { report.write(options.no_trunc, output) }
-}
-
-/// An id as the table shows it.
-pub(crate) fn short(id: &str) -> String {
-    id.chars().take(SHORT_ID).collect()
 }
 
 fn report(options: &Options) -> Result<Report, Error> {
@@ -149,26 +145,38 @@ impl Entry {
             Ok(lease) if lease.boot_id == *store.boot_id() => Self::Held(lease),
             Ok(lease) => Self::EarlierBoot(lease),
             Err(error) => {
-                let problem = chain(&error);
-                let owner = if let ipam::Error::CorruptLease { owner, .. } = error { owner } else { None };
-                Self::Damaged { owner: owner.map(|owner| *owner), problem }
+                let traces = store.traces(&error).ok().flatten();
+                let addresses = traces.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip()).collect();
+                Self::Damaged { owner: traces.map(|lease| lease.owner), addresses, problem: chain(&error) }
             }
         }
     }
 
     /// Where it stands among others: by address, and what has none in front.
-    fn place(&self) -> Option<std::net::IpAddr> {
+    fn place(&self) -> Option<IpAddr> {
         match self {
             Self::Held(lease) | Self::EarlierBoot(lease) => lease.addresses.first().map(|address| address.ip()),
-            Self::Damaged { .. } => None,
+            Self::Damaged { addresses, .. } => addresses.first().copied(),
         }
     }
 
-    fn owner(&self) -> Option<&Owner> {
-        match self {
-            Self::Held(lease) | Self::EarlierBoot(lease) => Some(&lease.owner),
-            Self::Damaged { owner, .. } => owner.as_ref(),
-        }
+    /// Addresses, container, interface, time and state, and how they are set off.
+    fn row(&self, no_trunc: bool) -> (Style, [String; 5]) {
+        const UNKNOWN: &str = "?";
+        let (style, owner, addresses, since, state) = match self {
+            Self::Held(lease) => (Style::new(), Some(&lease.owner), list(&lease.addresses), lease.since(), "held"),
+            Self::EarlierBoot(lease) => {
+                (VOID, Some(&lease.owner), list(&lease.addresses), lease.since(), "of an earlier boot")
+            }
+            Self::Damaged { owner, addresses, .. } => {
+                (BAD, owner.as_ref(), list(addresses), UNKNOWN.to_owned(), "damaged")
+            }
+        };
+        let (container, ifname) = owner.map_or((UNKNOWN, UNKNOWN), |Owner { container_id, ifname }| {
+            (if no_trunc { container_id.as_str() } else { short(container_id.as_str()) }, ifname.as_str())
+        });
+        let addresses = if addresses.is_empty() { UNKNOWN.to_owned() } else { addresses };
+        (style, [addresses, container.to_owned(), ifname.to_owned(), since, state.to_owned()])
     }
 }
 
@@ -184,24 +192,11 @@ impl Report {
             return output.line(format_args!("No network has leases in {}.", self.data_dir.display()));
         }
         let mut table = Table::new(["NETWORK", "ADDRESS", "CONTAINER", "IFNAME", "SINCE", "STATE"]);
-        for (network, entry) in
-            self.networks.iter().flat_map(|network| network.leases.iter().map(move |one| (network, one)))
-        {
-            let (container, ifname) = entry.owner().map_or_else(
-                || ("?".into(), "?".into()),
-                |Owner { container_id, ifname }| {
-                    let id = if no_trunc { container_id.to_string() } else { short(container_id.as_str()) };
-                    (id, ifname.to_string())
-                },
-            );
-            let (style, lease, state) = match entry {
-                Entry::Held(lease) => (Style::new(), Some(lease), "held"),
-                Entry::EarlierBoot(lease) => (VOID, Some(lease), "of an earlier boot"),
-                Entry::Damaged { .. } => (BAD, None, "damaged"),
-            };
-            let addresses = lease.map_or_else(|| "?".into(), addresses);
-            let since = lease.map_or_else(|| "?".into(), Lease::since);
-            table.row(style, [network.name.to_string(), addresses, container, ifname, since, state.into()]);
+        for network in &self.networks {
+            for entry in &network.leases {
+                let (style, [addresses, container, ifname, since, state]) = entry.row(no_trunc);
+                table.row(style, [network.name.to_string(), addresses, container, ifname, since, state]);
+            }
         }
         table.write(output)?;
         for network in &self.networks {
@@ -232,7 +227,7 @@ impl Leases {
                 .styled(VOID, format_args!("  {void} of an earlier boot: void, and removed by the next ADD or DEL"))?;
         }
         for problem in problems {
-            output.styled(BAD, format_args!("  {}", printable(problem)))?;
+            output.styled(BAD, format_args!("  {problem}"))?;
         }
         if !self.set_aside.is_empty() {
             let dir = data_dir.join(self.name.as_str()).join("damaged");
@@ -241,23 +236,4 @@ impl Leases {
         }
         Ok(())
     }
-}
-
-/// The addresses of a lease in one cell.
-pub(crate) fn addresses(lease: &Lease) -> String {
-    lease.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// Text with names of files in it, which may hold anything, without what would command a terminal.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-pub(crate) fn count(number: usize, what: &str) -> String {
-    let plural = match what {
-        _ if number == 1 => "",
-        _ if what.ends_with('s') => "es",
-        _ => "s",
-    };
-    format!("{number} {what}{plural}")
 }

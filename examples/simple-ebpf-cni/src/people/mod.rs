@@ -7,6 +7,7 @@ mod leases;
 mod network;
 mod output;
 mod table;
+mod text;
 
 use std::io;
 use std::path::PathBuf;

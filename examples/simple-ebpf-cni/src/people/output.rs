@@ -29,13 +29,15 @@ impl Output {
 
     /// Writes a line.
     pub(crate) fn line(&mut self, text: impl fmt::Display) -> Result<(), Error> {
-        Ok(writeln!(self.stdout, "{text}")?)
+        self.styled(Style::new(), text)
     }
 
     /// Writes a line that is set off from others.
     pub(crate) fn styled(&mut self, style: Style, text: impl fmt::Display) -> Result<(), Error> {
         let style = if self.color { style } else { Style::new() };
-        self.line(format_args!("{style}{text}{style:#}"))
+        // The names of files may hold what would command a terminal.
+        let text = text.to_string().replace(|c: char| c.is_control(), "\u{fffd}");
+        Ok(writeln!(self.stdout, "{style}{text}{style:#}")?)
     }
 
     /// Writes a value for programs.

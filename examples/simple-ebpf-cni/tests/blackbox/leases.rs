@@ -98,15 +98,22 @@ fn what_is_damaged_or_of_an_earlier_boot_is_marked() {
         fs::write(&old, lease.to_string()).expect("room");
 
         let text = shown("leases");
-        let states: Vec<_> = cells(&text)[1..4].iter().map(|row| (row[2].to_owned(), row[5].to_owned())).collect();
-        let expected = [("bad", "damaged"), ("good", "held"), ("old", "of an earlier boot")];
-        assert_eq!(states, expected.map(|(name, state)| (name.to_owned(), state.to_owned())));
+        let rows: Vec<_> = cells(&text)[1..4].iter().map(|row| [row[1], row[2], row[5]].map(str::to_owned)).collect();
+        let addresses = pods.each_ref().map(|pod| pod.address());
+        let with_prefix = |address: &str| format!("{address}/24");
+        let expected = [
+            [with_prefix(addresses[0]), "good".into(), "held".into()],
+            [addresses[1].into(), "bad".into(), "damaged".into()],
+            [with_prefix(addresses[2]), "old".into(), "of an earlier boot".into()],
+        ];
+        assert_eq!(rows, expected);
         assert!(text.contains("blackbox: 1 lease, 1 address\n"), "{text}");
         assert!(text.contains(bad.to_str().expect("a text")), "{text}");
         let all: Value = serde_json::from_str(&shown("leases --json")).expect("JSON");
         let leases = all["networks"][0]["leases"].as_array().expect("a list");
         let states: Vec<_> = leases.iter().map(|lease| lease["state"].as_str().expect("a text")).collect();
-        assert_eq!(states, ["damaged", "held", "earlierBoot"]);
+        assert_eq!(states, ["held", "damaged", "earlierBoot"]);
+        assert_eq!(leases[1]["addresses"], json!([addresses[1]]));
 
         fs::write(&bad, bad_was).expect("room");
         fs::write(&old, old_was).expect("room");
@@ -158,6 +165,7 @@ fn leases_of_host_local_are_taken_over_and_handed_out_to_nobody_else() {
             ("10.99.0.3", "bbb\r\neth0"),
             ("10.99.0.4", ""),
             ("10.98.0.9", "ccc\r\neth0"),
+            ("\x1b[31mred", ""),
             ("last_reserved_ip.0", "10.99.0.3"),
         ] {
             fs::write(theirs.join(name), content).expect("room");
@@ -169,13 +177,18 @@ fn leases_of_host_local_are_taken_over_and_handed_out_to_nobody_else() {
 
         let report = import(network, &theirs, "");
         assert_eq!(addresses(&report), [r#""aaa" ["10.99.0.2/24"]"#, r#""bbb" ["10.99.0.3/24"]"#]);
-        assert_eq!(
-            skipped(&report),
-            ["10.98.0.9: it is no address of the configured ranges", "10.99.0.4: it is empty"]
-        );
+        let left_out = [
+            "\\u001b[31mred: its name is not an address",
+            "10.98.0.9: it is no address of the configured ranges",
+            "10.99.0.4: it is empty",
+        ];
+        assert_eq!(skipped(&report), left_out);
         assert_eq!((addresses(&preview), skipped(&preview)), (addresses(&report), skipped(&report)));
         Footprint::of_files(&theirs).assert_unchanged(&source, "the import");
 
+        let file = conflist(network);
+        let text = shown(&format!("leases import {} --config {}", theirs.display(), file.display()));
+        assert!(text.contains("red") && !text.contains('\x1b'), "a file's name commands the terminal: {text:?}");
         let again = import(network, &theirs, "");
         assert_eq!(addresses(&again), [""; 0]);
         assert!(skipped(&again).contains(&"10.99.0.2: eth0 of container aaa has a lease already".to_owned()));
