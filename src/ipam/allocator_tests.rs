@@ -89,7 +89,7 @@ fn an_address_that_is_released_from_a_row_known_to_be_taken_is_next() {
         lock.lines().filter(|line| line.starts_with("taken")).map(str::to_owned).collect::<Vec<_>>()
     };
     fill(&store, &pool, 13);
-    [10, 11, 13].map(release);
+    [10, 11, 13].into_iter().for_each(release);
     // The search begins anew behind the last of all, and learns what it passes over.
     assert_eq!(lease(&store, "a", &pool), ip("10.0.0.10"));
     assert_eq!(taken(), ["taken 10.0.0.2 10.0.0.9"]);
@@ -99,6 +99,14 @@ fn an_address_that_is_released_from_a_row_known_to_be_taken_is_next() {
     assert_eq!(lease(&store, "c", &pool), ip("10.0.0.13"));
     release(11);
     assert_eq!(lease(&store, "d", &pool), ip("10.0.0.5"));
+
+    // Of a damaged lease nobody knows what it held. The search comes from 10.0.0.11 to the row that it was in.
+    assert_eq!(lease(&store, "e", &pool), ip("10.0.0.11"));
+    release(12);
+    assert_ne!(taken(), [""; 0]);
+    fs::write(dir.path().join("leases/1@eth0.json"), "").unwrap();
+    store.lock(NOW).unwrap().release(&owner("1")).unwrap();
+    assert_eq!(taken(), [""; 0]);
 }
 
 #[test]

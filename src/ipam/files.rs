@@ -19,7 +19,7 @@ pub(super) const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
 /// No file here is longer, unless it is damaged. In bytes.
 const LONGEST: u64 = 64 * 1024;
-/// The lock file is no longer, in bytes: one of it is written at a time, and within a page at once.
+/// The lock file is no longer, in bytes: it has no more hints than fit.
 const SHORT: usize = 4 * 1024;
 /// How many bytes of names one system call lists.
 const LISTING: usize = 32 * 1024;

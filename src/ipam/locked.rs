@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 
 use super::allocator::{self, Table};
 use super::error::{Error, Result};
-use super::hints::Hints;
+use super::hints::{Hints, Rows};
 use super::lease::{Lease, Owner};
 use super::pool::Pool;
 use super::recovery::SetAside;
@@ -115,6 +115,9 @@ impl<'a> Locked<'a> {
                 self.keep_for_a_look(&file, error)?;
                 // A directory has gone as a whole.
                 if files::stat(&file)?.is_some() {
+                    // Which addresses will be free is not known.
+                    self.hints.taken = Rows::default();
+                    self.try_mark();
                     self.settled = false;
                     files::rename(&file, &self.pending_path())?;
                     self.settle()?;
@@ -145,9 +148,14 @@ impl<'a> Locked<'a> {
             known |= self.hints.taken.remove(address.ip());
         }
         if known {
-            // On a full disk the hint stays wrong, and the address is found when there seems to be no other.
-            let _ = self.mark();
+            self.try_mark();
         }
+    }
+
+    /// Writes hints down if it can. On a full disk they stay wrong, and what they say is taken is found when there seems
+    /// to be no other address.
+    fn try_mark(&mut self) {
+        let _ = self.mark();
     }
 }
 
