@@ -1,26 +1,49 @@
+use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
+
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::stdio::dup2_stdout;
 
 use super::{Plugin, dispatch};
 
 /// Runs a plugin as a program: the last expression of its `main`.
 ///
 /// The only function of the library that reads the process's environment and standard input, and
-/// writes to standard output. Standard error is the plugin's, for logs.
+/// writes to standard output. Standard error is the plugin's, for logs, and gets from here on what
+/// anybody prints to standard output: a `println!` that was forgotten, or a program that the plugin
+/// calls, cannot spoil the document. Nor does such a program keep the caller waiting for its end.
+///
+/// A panic becomes an error document, unless the program is built with `panic = "abort"`.
 pub fn run(plugin: &impl Plugin) -> ExitCode {
-    // A terminal has no configuration: a person who tries `CNI_COMMAND=VERSION` by hand gets an
-    // answer.
-    let stdin = io::stdin();
-    let stdin: &mut dyn Read = if stdin.is_terminal() { &mut io::empty() } else { &mut stdin.lock() };
-    let output = dispatch(plugin, &|name| std::env::var_os(name), stdin);
-
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(&output.stdout).and_then(|()| stdout.flush()) {
-        Ok(()) => ExitCode::from(output.exit_code),
+    match serve(plugin) {
+        Ok(exit_code) => ExitCode::from(exit_code),
         // The caller has not got the result, so it may not believe in one.
         Err(error) => {
             let _ = writeln!(io::stderr(), "cannot write to standard output: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn serve(plugin: &impl Plugin) -> io::Result<u8> {
+    let mut wire = take_stdout()?;
+    // A terminal has no configuration: a person who tries `CNI_COMMAND=VERSION` by hand gets an
+    // answer.
+    let stdin = io::stdin();
+    let stdin: &mut dyn Read = if stdin.is_terminal() { &mut io::empty() } else { &mut stdin.lock() };
+    let output = dispatch(plugin, &|name| std::env::var_os(name), stdin);
+    wire.write_all(&output.stdout)?;
+    Ok(output.exit_code)
+}
+
+/// Moves standard output to where nobody else writes, and leaves standard error in its place.
+///
+/// For good: what sits in the buffer of `print!` is written when the process ends, and a thread may
+/// outlive its verb.
+fn take_stdout() -> io::Result<File> {
+    // Past the three that programs take for granted.
+    let wire = fcntl_dupfd_cloexec(io::stdout(), 3)?;
+    dup2_stdout(io::stderr())?;
+    Ok(wire.into())
 }

@@ -1,0 +1,159 @@
+//! A plugin as a process, whose author makes mistakes: standard output holds one document or nothing all the same.
+//!
+//! This program is its own plugin: with `CNI_COMMAND` set it is that. The usual test runner prints to standard output
+//! itself, so there is none.
+
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use cnikit::plugin::{self, About, AddRequest, CheckRequest, DelRequest, Failure, Plugin};
+use cnikit::spec::{AddResult, Interface};
+use cnikit_testbed::Outcome;
+use serde_json::{Value, json};
+
+/// How long a child lives that the plugin leaves behind.
+const LINGER: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    if std::env::var_os("CNI_COMMAND").is_some() {
+        return plugin::run(&Careless);
+    }
+    let tests: [(&str, fn()); 4] = [
+        ("what_is_printed_lands_on_standard_error", what_is_printed_lands_on_standard_error),
+        ("a_verb_without_result_stays_silent", a_verb_without_result_stays_silent),
+        ("a_panic_is_an_error_document", a_panic_is_an_error_document),
+        ("a_child_left_behind_does_not_hold_the_wire", a_child_left_behind_does_not_hold_the_wire),
+    ];
+    for (name, test) in tests {
+        test();
+        eprintln!("test {name} ... ok");
+    }
+    ExitCode::SUCCESS
+}
+
+fn what_is_printed_lands_on_standard_error() {
+    let outcome = call("ADD", "print");
+    let printed = ["from the verb", "from a thread", "from a child", "without end of line"];
+    for text in printed {
+        assert!(outcome.stderr.contains(text), "{text:?} is not on standard error: {outcome:#?}");
+    }
+    // Not by the testbed's `json`, which is `null` for anything else: the error says what it was.
+    let document: Value = serde_json::from_str(&outcome.stdout).expect("one JSON document and nothing else");
+    assert_eq!(document, json!({ "cniVersion": "1.1.0", "interfaces": [{ "name": "eth0" }] }));
+    assert!(outcome.status.success(), "{outcome:#?}");
+}
+
+fn a_verb_without_result_stays_silent() {
+    let outcome = call("DEL", "print");
+    assert!(outcome.stderr.contains("from a child"), "{outcome:#?}");
+    outcome.silent();
+}
+
+fn a_panic_is_an_error_document() {
+    for verb in ["ADD", "DEL"] {
+        let outcome = call(verb, "panic");
+        assert!(outcome.stderr.contains("from the verb"), "{outcome:#?}");
+        let message = outcome.error(999);
+        assert!(message.contains("the author was wrong"), "{message}");
+    }
+}
+
+fn a_child_left_behind_does_not_hold_the_wire() {
+    let began = Instant::now();
+    let mut plugin = Command::new(program())
+        .envs(VARIABLES)
+        .env("CNI_COMMAND", "DEL")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        // The child has this one, and not the test's: whoever runs the test may wait for its end as well.
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it can be started");
+    let mut stdin = plugin.stdin.take().expect("a pipe");
+    stdin.write_all(config("linger").to_string().as_bytes()).expect("the plugin reads");
+    drop(stdin);
+    let mut stdout = String::new();
+    plugin.stdout.take().expect("a pipe").read_to_string(&mut stdout).expect("text");
+    let waited = began.elapsed();
+    let status = plugin.wait().expect("it ends");
+    assert!(status.success() && stdout.is_empty(), "{status}: {stdout}");
+    assert!(waited < LINGER - Duration::from_secs(1), "the wire was held for {waited:?}");
+}
+
+const VARIABLES: [(&str, &str); 4] = [
+    ("CNI_CONTAINERID", "one"),
+    ("CNI_IFNAME", "eth0"),
+    ("CNI_NETNS", "/proc/self/ns/net"),
+    // The namespace is that of the plugin: nothing here touches one, and so nothing needs root.
+    ("CNI_NETNS_OVERRIDE", "1"),
+];
+
+fn program() -> PathBuf {
+    std::env::current_exe().expect("a test has a path")
+}
+
+fn config(mistake: &str) -> Value {
+    json!({ "cniVersion": "1.1.0", "name": "dbnet", "type": "careless", "mistake": mistake })
+}
+
+fn call(verb: &str, mistake: &str) -> Outcome {
+    let invocation = cnikit_testbed::Plugin::new(program()).invocation(verb).config(&config(mistake));
+    VARIABLES.into_iter().fold(invocation, |invocation, (name, value)| invocation.env(name, value)).run()
+}
+
+/// A plugin whose author does not think of standard output.
+struct Careless;
+
+#[derive(serde::Deserialize)]
+struct Config {
+    mistake: Mistake,
+}
+
+#[derive(Clone, Copy, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Mistake {
+    Print,
+    Panic,
+    Linger,
+}
+
+#[expect(clippy::print_stdout, reason = "this is the mistake")]
+impl Mistake {
+    fn make(self) {
+        println!("from the verb");
+        match self {
+            Mistake::Print => {
+                std::thread::spawn(|| println!("from a thread")).join().expect("it prints");
+                Command::new("sh").args(["-c", "echo from a child"]).status().expect("there is a shell");
+                // This stays in a buffer until the process ends.
+                print!("without end of line");
+            }
+            Mistake::Panic => panic!("the author was wrong"),
+            Mistake::Linger => drop(Command::new("sleep").arg(LINGER.as_secs().to_string()).spawn()),
+        }
+    }
+}
+
+impl Plugin for Careless {
+    type Config = Config;
+
+    fn about(&self) -> About {
+        About { name: "careless", version: "1.0.0", summary: "Prints, panics, leaves children.", docs: "none" }
+    }
+
+    fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, Failure> {
+        request.config.mistake.make();
+        Ok(AddResult::default().with_interface(Interface::new("eth0")))
+    }
+
+    fn del(&self, request: &DelRequest<Config>) -> Result<(), Failure> {
+        request.config.as_ref().expect("the test's configuration is valid").mistake.make();
+        Ok(())
+    }
+
+    fn check(&self, _: &CheckRequest<Config>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
