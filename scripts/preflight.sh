@@ -54,6 +54,8 @@ fi
 if [ "$stage" = test ]; then
     want containerd have containerd
     want runc have runc
+    want containernetworking-plugins test -x /usr/lib/cni/portmap
+    want iptables have iptables
 fi
 if [ "$stage" = kernels ]; then
     want qemu-system-x86 have qemu-system-x86_64

@@ -9,6 +9,9 @@ set -euo pipefail
 started=$SECONDS
 cd "$root"
 scripts/preflight.sh test
+scripts/peers.sh
+cnitool=$(realpath -m "${CARGO_TARGET_DIR:-target}/peers/cnitool")
+if [ -x "$cnitool" ]; then export CNITOOL=$cnitool; fi
 PATH="$(bpftool_folder):$PATH"
 cargo() { as_caller cargo "$@"; }
 
@@ -44,7 +47,7 @@ elif can_be_root; then
     failed=()
     while IFS=$'\t' read -r binary manifest; do
         note "Running $binary"
-        (cd "$(dirname "$manifest")" && as_root env CNIKIT_REQUIRE_PRIVILEGED=1 "$binary" </dev/null) ||
+        (cd "$(dirname "$manifest")" && as_root env CNIKIT_REQUIRE_PRIVILEGED=1 ${CNITOOL:+"CNITOOL=$CNITOOL"} "$binary" </dev/null) ||
             failed+=("$(basename "$binary")")
     done <<<"$binaries"
     cargo test --locked --workspace --doc

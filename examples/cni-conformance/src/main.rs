@@ -1,6 +1,7 @@
 //! Holds a CNI plugin to the rules of the specification, from outside.
 
 mod compare;
+mod known;
 mod options;
 mod progress;
 
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use cnikit::conformance::{self, Report, Suite, Table};
 
+use known::Known;
 use options::{Format, Options};
 use progress::Line;
 
@@ -43,12 +45,16 @@ fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         return write(options, &compare::table(&reports)).map(|()| true);
     }
     let suite = suite(options)?;
+    let known = options.known.as_deref().map(Known::read).transpose()?;
     let mut line = Line::new(options.color.on(&io::stderr()));
     let report = suite.run_with(&mut |progress| line.show(progress));
     line.clear();
     let report = report?;
     write(options, &render(options, &report)?)?;
-    Ok(report.is_conformant())
+    let Some(known) = known else { return Ok(report.is_conformant()) };
+    let difference = known.difference(&options.name.clone().unwrap_or_else(|| report.plugin_name()), &report);
+    eprint!("{difference}");
+    Ok(difference.is_conformant())
 }
 
 fn suite(options: &Options) -> Result<Suite, Box<dyn std::error::Error>> {

@@ -50,6 +50,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "GLOB")]
     pub(crate) skip: Vec<String>,
 
+    /// A list of rules that plugins are known to break, with the reasons: what it lists for this one is no failure
+    #[arg(long, value_name = "FILE")]
+    pub(crate) known: Option<PathBuf>,
+
+    /// What the plugin is called in that list, instead of by its executable's name
+    #[arg(long, value_name = "NAME", requires = "known")]
+    pub(crate) name: Option<String>,
+
     /// How long each call of the plugin may take
     #[arg(long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
@@ -71,7 +79,7 @@ pub(crate) struct Options {
     pub(crate) list: bool,
 
     /// Put JSON reports side by side in a Markdown table, each as [NAME=]FILE
-    #[arg(long, value_name = "REPORT", num_args = 1.., conflicts_with_all = ["plugin", "config", "list"])]
+    #[arg(long, value_name = "REPORT", num_args = 1.., conflicts_with_all = ["plugin", "config", "list", "known"])]
     pub(crate) compare: Vec<String>,
 }
 
@@ -104,7 +112,7 @@ Examples:
   cni-conformance --plugin my-cni --config my.conf --format junit --output report.xml
 
 Exit status:
-  0  every rule that must be kept is kept; there may be warnings about rules that should be
+  0  every rule that must be kept is kept, but for those of --known; there may be warnings about rules that should be
   1  a rule that must be kept is broken
   2  there is no verdict: the command line is wrong, privileges are missing, or the plugin serves no ADD at all";
 

@@ -156,6 +156,42 @@ fn the_command_tells_by_its_status() {
 }
 
 #[test]
+fn the_command_judges_by_what_is_known() {
+    if !privileged() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let plugin = built("examples/flawed_cni");
+    let run = |name: &str, rules: Value| {
+        let config = json!({ "name": "flawed", "type": "flawed-cni", "subnet": "10.77.0.0/28", "flaw": "old-result" });
+        let known = json!([{ "rules": rules, "verdict": "plugin", "why": "it is flawed", "source": "flawed_cni.rs" }]);
+        let [config, known] = [("config", config), ("known", known)].map(|(name, json)| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, json.to_string()).expect("it is writable");
+            path
+        });
+        let mut command = command(&plugin, &config);
+        command.args(["--only", "result.*", "--version", "1.0.0", "--name", name, "--known"]).arg(known);
+        let output = command.output().expect("it can be started");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+
+    let rule = "result.cni-version";
+    assert_eq!(run("flawed-1", json!({ rule: ["flawed"] })), (Some(0), String::new()));
+    for other in ["flawed-2", "flaw"] {
+        let (status, told) = run("flawed-1", json!({ rule: [other] }));
+        assert!(
+            status == Some(1) && told.contains("result.cni-version: failed in 1.0.0, which is not known"),
+            "{told}"
+        );
+    }
+    let (status, told) = run("flawed-1", json!({ rule: ["flawed-1"], "result.mac": ["flawed"] }));
+    assert!(status == Some(0) && told.contains("result.mac: kept"), "{told}");
+    let (status, told) = run("flawed-1", json!({ "no.such-rule": ["flawed"] }));
+    assert!(status == Some(2) && told.contains("no.such-rule"), "{told}");
+}
+
+#[test]
 fn the_command_compares_reports() {
     if !privileged() {
         return;
