@@ -137,6 +137,12 @@ impl Pod {
         Pod::at(self.end()?)
     }
 
+    /// Whether the namespace is still at the path.
+    pub(super) fn is_in_place(&self) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(&self.path).is_ok_and(|there| there.ino() == self.inode())
+    }
+
     /// The kernel's number of the namespace.
     pub(super) fn inode(&self) -> u64 {
         self.netns.id().inode

@@ -93,6 +93,12 @@ impl Plugin for Flawed {
             "leak-link" => {
                 Ok(_ = store(request.attachment.network.as_str())?.lock(LOCK)?.release(&owner(&request.attachment))?)
             }
+            "end-netns" => {
+                free(&request.attachment)?;
+                let ended =
+                    request.netns.as_ref().map(|netns| std::process::Command::new("umount").arg(netns).status());
+                ended.transpose().map(drop).map_err(|error| failed(format!("umount: {error}")))
+            }
             "leak-lease" => Ok(Socket::open()?.delete_link_by_name(&request.attachment.host_ifname())?),
             _ => free(&request.attachment),
         }

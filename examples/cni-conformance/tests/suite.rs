@@ -58,6 +58,7 @@ fn each_flaw_is_caught_by_its_rule() {
         ("del-needs-netns", "del.without-netns"),
         ("leak-link", "del.pod-clean"),
         ("leak-link", "del.host-clean"),
+        ("end-netns", "del.netns-kept"),
         ("leak-lease", "del.files-clean"),
         ("leak-lease", "del.frees-address"),
         ("leak-lease", "kill.files-clean"),

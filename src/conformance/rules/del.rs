@@ -42,6 +42,13 @@ pub(super) const RULES: &[Rule] = &[
         "after DEL the packet filter has no rule more than before ADD, but what serves the whole network",
         |bench| leaves_nothing(bench, Look::Firewall),
     ),
+    Rule::should(
+        DEL,
+        "del.netns-kept",
+        Section::Lifecycle,
+        "after DEL the container's namespace is where it was: it is the runtime's to end",
+        netns_kept,
+    ),
     Rule::must(DEL, "del.twice", Section::Del, "a second DEL succeeds", |bench| {
         let attached = bench.attach()?;
         bench.detach(&attached)?;
@@ -180,6 +187,13 @@ fn pod_clean(bench: &Bench<'_>) -> Verdict {
     let names: Vec<&str> =
         left.iter().filter(|link| link.index != LOOPBACK_INDEX).map(|link| link.name.as_str()).collect();
     ensure(names.is_empty(), || format!("the container has {}", names.join(", ")))
+}
+
+fn netns_kept(bench: &Bench<'_>) -> Verdict {
+    let attached = bench.attach()?;
+    bench.detach(&attached)?;
+    let pod = &attached.target.pod;
+    ensure(pod.is_in_place(), || format!("the namespace is no longer at {}", pod.path().display()))
 }
 
 fn stranger_kept(bench: &Bench<'_>) -> Verdict {

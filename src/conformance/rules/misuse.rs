@@ -88,7 +88,15 @@ misuses! {
     (NO_INPUT, "add-no-stdin", Add, Must, Add, [5, 6], None, Any,
         "ADD with nothing on standard input fails", |call| call.stdin(|_| String::new())),
     (NOT_JSON, "add-broken-json", Add, Must, Add, [6], None, Any,
-        "ADD with a configuration that ends in the middle fails", |call| call.stdin(|config| config[..config.len() / 2].to_owned())),
+        "ADD with a configuration that ends in the middle fails", |call| call.stdin(first_half)),
+    (DEL_NOT_JSON, "del-broken-json", Del, Should, Del, [6], None, Any,
+        "DEL with a configuration that ends in the middle fails", |call| call.stdin(first_half)),
+    (CHECK_NOT_JSON, "check-broken-json", Check, Must, Check, [6], None, Any,
+        "CHECK with a configuration that ends in the middle fails", |call| call.stdin(first_half)),
+    (GC_NOT_JSON, "gc-broken-json", Gc, Must, Gc, [6], None, Any,
+        "GC with a configuration that ends in the middle fails", |call| call.stdin(first_half)),
+    (STATUS_NOT_JSON, "status-broken-json", Status, Must, Status, [6], None, Any,
+        "STATUS with a configuration that ends in the middle fails", |call| call.stdin(first_half)),
     (LIST, "add-json-list", Add, Must, Add, [6], None, Any,
         "ADD with a JSON list for a configuration fails", |call| call.stdin(|config| format!("[{config}]"))),
     (TRAILING, "add-trailing-text", Add, Should, Add, [6], None, Any,
@@ -150,6 +158,10 @@ impl Misuse {
         let made = target.network()?;
         if made.is_empty() { Ok(reply) } else { broken(format!("{reply}; and the pod has: {made}")) }
     }
+}
+
+fn first_half(config: String) -> String {
+    config[..config.len() / 2].to_owned()
 }
 
 /// The newest version before `version` that the plugin speaks.
