@@ -8,11 +8,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 version=${1:?usage: scripts/fetch-kernel.sh VERSION}
-# This machine's own mirror, or another that is named.
-# shellcheck disable=SC2016  # the words in the quotes are apt's
-mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' | grep -m 1 '/debian/*$' || true)}
-mirror=${mirror%/}
-[ -n "$mirror" ] || fail "apt knows no mirror of Debian's: name one that has /debian and /debian-security, as DEBIAN_MIRROR=http://.../debian"
+mirror=$(debian_mirror) || fail "$no_debian_mirror"
 suites=("$mirror-security bullseye-security" "$mirror-security bookworm-security" "$mirror trixie-backports")
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 

@@ -52,6 +52,15 @@ as_caller() {
     fi
 }
 
+# This machine's own mirror of Debian's packages, or another that is named.
+debian_mirror() {
+    local mirror
+    # shellcheck disable=SC2016  # the words in the quotes are apt's
+    mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' | grep -m 1 '/debian/*$' || true)}
+    [ -n "$mirror" ] && printf '%s\n' "${mirror%/}"
+}
+export no_debian_mirror="apt knows no mirror of Debian's: name one that has /debian and /debian-security, as DEBIAN_MIRROR=http://.../debian"
+
 # The folder of a bpftool that works. On Ubuntu the one in PATH is a wrapper that may lack the real one for this kernel.
 bpftool_folder() {
     local candidate
