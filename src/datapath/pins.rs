@@ -50,6 +50,13 @@ impl Datapath {
         self.layout(LAYOUT)
     }
 
+    /// The directory for the pins of [links](super::TcxLink) by which the programs are attached. They outlive a change of
+    /// the layout, and [`remove`](Self::remove) detaches them.
+    #[must_use]
+    pub fn link_pins(&self) -> PathBuf {
+        self.network.join("links")
+    }
+
     /// Loads the programs and pins them with their maps, unless that is done already.
     ///
     /// Costs a few microseconds when the pins are there, some 30 ms when they are not. Callers that race load once.

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use libbpf_rs::libbpf_sys as sys;
@@ -162,6 +162,30 @@ impl TcxLink {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "the pin is not one of a TCX link")));
         }
         Ok(link)
+    }
+
+    /// The links that are pinned in a directory, with the paths of their pins. There being no directory is success, and
+    /// what is removed meanwhile is left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn pinned(directory: impl AsRef<Path>) -> Result<Vec<(PathBuf, Self)>> {
+        let directory = directory.as_ref();
+        let failed = |error| Error::pin("list the pinned links in", directory, error);
+        let entries = match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut links = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            match Self::open(&path) {
+                Err(error) if error.is_missing_pin() => {}
+                link => links.push((path, link?)),
+            }
+        }
+        Ok(links)
     }
 
     /// Detaches and removes the link that is pinned at `path`. An absent pin is success.

@@ -1,6 +1,6 @@
 //! ADD: attaches a pod.
 
-use cnikit::datapath::PodPort;
+use cnikit::datapath::{self, Direction, PodPort, TcxLink};
 use cnikit::ipam::LOCK_TIMEOUT;
 use cnikit::netlink::{self, Link, Netns, Socket, VethEnd, VethIndexes, VethPair};
 use cnikit::plugin::{AddRequest, Failure, Step as _};
@@ -9,8 +9,9 @@ use scopeguard::{ScopeGuard, guard};
 
 use crate::addresses::{self, Addresses, already_attached};
 use crate::bridge;
-use crate::config::Config;
+use crate::config::{Attach, Config};
 use crate::network::{self, undo};
+use crate::programs::{self, Programs};
 use crate::rows::Rows;
 use crate::{pod, wishes};
 
@@ -38,13 +39,16 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     datapath.ensure()?;
     let mut addresses = Addresses::lease(request, &leases, &host)?;
     let mac = wish.unwrap_or_else(|| addresses.mac());
-    let bridge = network::ensure(&host, &attachment.network, config, &datapath, found)?;
+    let programs = Programs::open(&datapath, &attachment.network).step("open the eBPF programs")?;
+    let bridge = network::ensure(&host, &attachment.network, config, &datapath, &programs, found)?;
 
     let mtu = config.mtu.unwrap_or(bridge.mtu);
     let veth = create_veth(&host, attachment, mac, &bridge, mtu, &netns)?;
-    let veth = guard(veth, |veth| undo("delete the veth pair", host.delete_link(veth.host)));
-    host.create_clsact(veth.host, bridge::blocks(&attachment.network))
-        .step("have the eBPF programs run on the veth pair")?;
+    let veth = guard(veth, |veth| {
+        undo("delete the veth pair", host.delete_link(veth.host));
+        undo("unpin its TCX links", programs::forget_links(&datapath, attachment));
+    });
+    join(request, &host, &programs, veth.host).step("have the eBPF programs run on the veth pair")?;
 
     addresses.delegate().step("ask for an address")?;
     let networks = addresses.networks();
@@ -109,6 +113,15 @@ fn create_veth(
         }
         made => Ok(made?),
     }
+}
+
+/// A pod whose traffic is shaped keeps its clsact slot free for that, where the kernel knows another way.
+fn join(request: &AddRequest<Config>, host: &Socket, programs: &Programs, port: u32) -> Result<(), Failure> {
+    let (attachment, config) = (&request.attachment, &request.config);
+    let is_shaped = request.net_conf.runtime_config.bandwidth.is_some();
+    let has_tcx = || !matches!(TcxLink::attached(port, Direction::Ingress), Err(datapath::Error::TcxUnsupported));
+    let attach = if is_shaped && has_tcx() { Attach::Tcx } else { config.attach };
+    programs.join(host, attachment, port, attach)
 }
 
 /// What the plugins before this one reported, if any, and what this one made: interfaces in the order that tools expect

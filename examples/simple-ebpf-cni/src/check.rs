@@ -9,8 +9,9 @@ use cnikit::spec::{ErrorCode, Interface, IpConfig, MacAddr, Route};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Addressing, Config};
+use crate::programs::Programs;
 use crate::rows::Rows;
-use crate::{addresses, bridge, network, wishes};
+use crate::{addresses, network, wishes};
 
 /// The code of a CHECK that found a difference.
 const DIFFERS: ErrorCode = ErrorCode::plugin_specific(110);
@@ -158,17 +159,14 @@ impl Check<'_> {
             self.differs(format!("eBPF programs or maps are missing in {}", datapath.directory().display()));
             return Ok(());
         }
-        let blocks = bridge::blocks(network);
+        let programs = Programs::open(&datapath, network)?;
         for link in [bridge, host_end] {
-            let joined = self.host.ingress_qdisc(link.index)?.is_some_and(|qdisc| qdisc.blocks == blocks);
-            if !joined {
-                self.differs(format!("{} has not joined the blocks of the eBPF programs", link.name));
+            if !programs.run_on(&self.host, link.index)? {
+                self.differs(format!("the eBPF programs do not run on {}", link.name));
             }
         }
-        for placed in network::programs(&datapath, blocks)? {
-            if !placed.is_attached(&self.host)? {
-                self.differs(format!("the eBPF program {} is not attached", placed.name()));
-            }
+        for program in programs.missing(&self.host)? {
+            self.differs(format!("the eBPF program {program} is not attached"));
         }
         if datapath.config()? != network::net_config(bridge, &self.request.config) {
             self.differs(format!("the eBPF programs do not know the bridge {} as it is", bridge.name));

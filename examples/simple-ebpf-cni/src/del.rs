@@ -10,7 +10,7 @@ use cnikit::spec::Attachment;
 
 use crate::config::{self, Config};
 use crate::rows::Rows;
-use crate::{addresses, network};
+use crate::{addresses, network, programs};
 
 pub(crate) fn del(request: &DelRequest<Config>) -> Result<(), Failure> {
     let attachment = &request.attachment;
@@ -58,7 +58,11 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store) -> 
     let port = index.unwrap_or_else(|| attachment.host_ifindex());
     failures.note(remove_rows(lease.as_ref(), port, &datapath).step("remove the map rows"));
     let gone = index.map_or(Ok(()), |index| host.delete_link(index)).step("delete the veth pair");
-    if failures.note(gone).is_some() && known && has_leases {
+    let gone = failures.note(gone).is_some() && known;
+    if gone {
+        failures.note(programs::forget_links(&datapath, attachment).step("unpin the TCX links"));
+    }
+    if gone && has_leases {
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner));
         failures.note(freed.step("free the addresses"));
     }

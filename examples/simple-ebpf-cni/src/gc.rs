@@ -13,6 +13,7 @@ use crate::bridge;
 use crate::config::Config;
 use crate::del::detach;
 use crate::network;
+use crate::programs;
 use crate::rows::Rows;
 
 /// Detaches whatever holds a lease and is not listed, then looks for ports and map rows that no lease leads to.
@@ -51,6 +52,7 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     for port in stale {
         failures.note(host.delete_link(port).step("delete the veth pair"));
     }
+    failures.note(programs::sweep_links(&network::datapath(network)).step("unpin TCX links"));
     if let Some(delegate) = failures.note(addresses::delegate(request)).flatten() {
         failures.note(delegate.gc());
     }

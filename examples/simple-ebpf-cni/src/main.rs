@@ -14,6 +14,7 @@ mod gc;
 mod network;
 mod people;
 mod pod;
+mod programs;
 mod rows;
 mod status;
 mod wishes;

@@ -2,30 +2,19 @@
 
 use std::path::Path;
 
-use cnikit::datapath::{Datapath, NetConfig, PodPort, Program, ProgramName};
+use cnikit::datapath::{Datapath, NetConfig, PodPort};
 use cnikit::ipam::{self, Owner, Store};
-use cnikit::netlink::{self, Blocks, BpfFilter, FilterTarget, Link, Socket};
+use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{Failure, Step as _};
 use cnikit::spec::{Attachment, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
 
 use crate::bridge::{self, Found};
 use crate::config::Config;
+use crate::programs::Programs;
 
 /// Programs and maps are pinned below this directory, by network.
 const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
-
-/// Where the programs stand among the filters of a block: behind whatever an operator puts in front,
-/// and fixed, so that they are replaced in place and never doubled.
-const PRIORITY: u16 = 0xc000;
-const HANDLE: u32 = 1;
-
-/// A program and the block that it belongs in.
-pub(crate) struct Placed {
-    name: &'static str,
-    program: Program,
-    target: FilterTarget,
-}
 
 /// The network's leases, below `data_dir`.
 pub(crate) fn leases(data_dir: &Path, network: &NetworkName) -> ipam::Result<Store> {
@@ -61,15 +50,12 @@ pub(crate) fn ensure(
     network: &NetworkName,
     config: &Config,
     datapath: &Datapath,
+    programs: &Programs,
     found: Option<Found>,
 ) -> Result<Link, Failure> {
     let bridge = bridge::ensure(host, network, config, datapath, found).step("set up the bridge")?;
     datapath.configure(net_config(&bridge, config)).step("configure the eBPF programs")?;
-    for placed in programs(datapath, bridge::blocks(network)).step("open the eBPF programs")? {
-        if !placed.is_attached(host)? {
-            placed.attach(host).step("attach the eBPF programs")?;
-        }
-    }
+    programs.ensure_attached(host).step("attach the eBPF programs")?;
     datapath.remove_outdated().step("remove the eBPF programs of an older version")?;
     Ok(bridge)
 }
@@ -85,37 +71,6 @@ pub(crate) fn net_config(bridge: &Link, config: &Config) -> NetConfig {
 /// Where the gateway's addresses live.
 pub(crate) fn gateway_port(bridge: &Link) -> PodPort {
     PodPort { ifindex: bridge.index, mac: bridge.mac.unwrap_or(MacAddr::new([0; 6])) }
-}
-
-/// The programs in their places.
-pub(crate) fn programs(datapath: &Datapath, blocks: Blocks) -> Result<Vec<Placed>, Failure> {
-    let places = [(ProgramName::Main, blocks.ingress), (ProgramName::Egress, blocks.egress)];
-    let mut placed = Vec::new();
-    for (name, block) in places {
-        if let Some(block) = block {
-            let program = datapath.program(name)?;
-            placed.push(Placed { name: name.as_str(), program, target: FilterTarget::Block(block) });
-        }
-    }
-    Ok(placed)
-}
-
-impl Placed {
-    pub(crate) fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// Whether the block holds the very program that is pinned.
-    pub(crate) fn is_attached(&self, host: &Socket) -> netlink::Result<bool> {
-        Ok(host.filters(&self.target)?.iter().any(|filter| {
-            (filter.priority, filter.handle, filter.program_id) == (PRIORITY, HANDLE, Some(self.program.id()))
-        }))
-    }
-
-    fn attach(&self, host: &Socket) -> netlink::Result<()> {
-        let filter = BpfFilter::new(&self.program, self.name).priority(PRIORITY).handle(HANDLE);
-        host.replace_filter(&self.target, &filter)
-    }
 }
 
 /// A step back that fails does not stop the others; what it leaves, the runtime's DEL removes.

@@ -36,6 +36,6 @@ impl Network {
     }
 
     pub(crate) fn pools(&self) -> &[Pool] {
-        std::slice::from_ref(&self.config.pool)
+        self.config.pools()
     }
 }

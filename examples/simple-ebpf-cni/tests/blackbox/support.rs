@@ -117,7 +117,8 @@ impl Network<'_> {
     pub(crate) fn pin(&self, name: &str) -> PathBuf {
         let pins = Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME);
         let layouts = std::fs::read_dir(&pins).unwrap_or_else(|error| panic!("{}: {error}", pins.display()));
-        let layouts: Vec<PathBuf> = layouts.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        let layouts = layouts.filter_map(|entry| Some(entry.ok()?.path()));
+        let layouts: Vec<PathBuf> = layouts.filter(|path| !path.ends_with("links")).collect();
         assert_eq!(layouts.len(), 1, "one layout is pinned: {layouts:?}");
         layouts[0].join(name)
     }

@@ -1,0 +1,88 @@
+//! IPv6, alone and beside IPv4: the same paths, counters and leases.
+
+use cnikit_testbed::{Namespace, Pod};
+use serde_json::{Value, json};
+
+use crate::support::{Network, on_host};
+
+/// Attaches two pods by a configuration with these subnets, lets the test have them with their results, and detaches them.
+#[track_caller]
+fn with_two_pods(subnets: Value, test: impl FnOnce(&Network, &Value, [(&Pod, &Value); 2]) + Send) {
+    on_host(|network| {
+        for line in ["route fd00:99::/64", "route fe80::/64"] {
+            network.host.keep(line);
+        }
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        config["subnets"] = subnets.clone();
+        let pods = [network.host.pod(), network.host.pod()];
+        let results = [("one", &pods[0]), ("two", &pods[1])]
+            .map(|(container, pod)| network.plugin.on("ADD", &config, container, pod).run().result());
+        test(network, &config, [(&pods[0], &results[0]), (&pods[1], &results[1])]);
+        for (container, pod) in [("one", &pods[0]), ("two", &pods[1])] {
+            network.plugin.on("DEL", &config, container, pod).run().silent();
+        }
+    });
+}
+
+#[test]
+fn ipv6_alone_is_counted_and_delivered_directly() {
+    with_two_pods(json!(["fd00:99::/64"]), |network, _, [(one, result), (_, other)]| {
+        assert_eq!(result["ips"][0]["address"], "fd00:99::2/64");
+        assert_eq!(result["ips"][0]["gateway"], "fd00:99::1");
+        assert_eq!(result["routes"], json!([{ "dst": "::/0", "gw": "fd00:99::1" }]));
+        assert_eq!(other["ips"][0]["address"], "fd00:99::3/64");
+
+        // At once: nobody waits for duplicates to be found.
+        assert!(one.ping("fd00:99::3", 5).status.success());
+        let counted = network.counters("fd00:99::2").expect("a row");
+        assert_eq!((counted.tx_packets, counted.tx_direct, counted.rx_direct), (5, 5, 5));
+        // Beside the answers to its pings it got one to the question who its neighbour is.
+        assert_eq!(counted.rx_packets, 6);
+        assert!(one.ping("fd00:99::1", 5).status.success(), "the gateway");
+        let from_host = network.host.ping("fd00:99::2", 3);
+        assert!(from_host.status.success(), "{from_host:?}");
+    });
+}
+
+#[test]
+fn a_pod_of_both_families_reaches_others_by_both() {
+    with_two_pods(json!(["10.99.0.0/24", "fd00:99::/64"]), |network, config, [(one, result), _]| {
+        assert_eq!(result["ips"][0]["address"], "10.99.0.2/24");
+        assert_eq!(result["ips"][1]["address"], "fd00:99::2/64");
+        let ways = json!([{ "dst": "0.0.0.0/0", "gw": "10.99.0.1" }, { "dst": "::/0", "gw": "fd00:99::1" }]);
+        assert_eq!(result["routes"], ways);
+        for (target, own) in [("10.99.0.3", "10.99.0.2"), ("fd00:99::3", "fd00:99::2")] {
+            assert!(one.ping(target, 5).status.success(), "{target}");
+            assert_eq!(network.counters(own).expect("a row").tx_direct, 5, "{target}");
+        }
+        let mut with_result = config.clone();
+        with_result["prevResult"] = result.clone();
+        network.plugin.on("CHECK", &with_result, "one", one).run().silent();
+        one.ip("-6 address delete fd00:99::2/64 dev eth0");
+        let error = network.plugin.on("CHECK", &with_result, "one", one).run().error(crate::support::code::DIFFERS);
+        assert!(error.contains("eth0 lacks the address fd00:99::2/64"), "{error}");
+    });
+}
+
+#[test]
+fn a_pod_heeds_no_router_advertisements() {
+    with_two_pods(json!(["10.99.0.0/24"]), |_, _, [(one, _), _]| {
+        let read = |setting: &str| one.command("cat").arg(format!("/proc/sys/net/ipv6/conf/eth0/{setting}")).run();
+        assert_eq!((read("accept_ra").trim(), read("accept_dad").trim()), ("0", "0"));
+    });
+}
+
+#[test]
+fn ipv6_is_switched_on_where_the_runtime_switched_it_off() {
+    on_host(|network| {
+        network.host.keep("route fd00:99::/64");
+        let mut config = network.config.clone();
+        config["subnet"] = "fd00:99::/64".into();
+        let pod = network.host.pod();
+        pod.command("sh").args(["-c", "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6"]).run();
+        network.plugin.on("ADD", &config, "one", &pod).run().result();
+        assert!(pod.ping("fd00:99::1", 2).status.success());
+        network.plugin.on("DEL", &config, "one", &pod).run().silent();
+    });
+}

@@ -1,0 +1,129 @@
+//! What a pod may send: from its own addresses and MAC, and nothing else.
+
+use cnikit_testbed::{Namespace, Pod};
+
+use crate::support::{Attached, GATEWAY, Network, on_host};
+
+/// What the network dropped for a reason, by its number in `bpf/cni_tc.h`.
+#[track_caller]
+fn drops(network: &Network, reason: usize) -> u64 {
+    let rows = network.map("net_drops");
+    let values = rows[0]["values"].as_array().expect("a value for each CPU").iter();
+    values.map(|value| value["value"]["packets"][reason].as_u64().expect("a counter")).sum()
+}
+
+const MAC_SOURCE: usize = 2;
+const IP_SOURCE: usize = 3;
+const ARP_SENDER: usize = 4;
+
+/// A second address of the pod's interface, which nobody gave it.
+#[track_caller]
+fn ping_from(pod: &Pod, address: &str, target: &str) -> bool {
+    pod.ip(&format!("address add {address}/32 dev eth0"));
+    let output =
+        pod.command("ping").args(["-n", "-q", "-c", "5", "-i", "0.01", "-W", "1", "-I", address, target]).output();
+    pod.ip(&format!("address delete {address}/32 dev eth0"));
+    output.status.success()
+}
+
+#[track_caller]
+fn with_three_pods(test: impl FnOnce(&Network, [&Attached; 3]) + Send) {
+    on_host(|network| {
+        let pods = ["one", "two", "three"].map(|container| network.attach(container));
+        test(network, [&pods[0], &pods[1], &pods[2]]);
+        pods.iter().for_each(|attached| network.detach(attached));
+    });
+}
+
+#[test]
+fn an_address_of_another_pod_or_of_nobody_gets_nowhere() {
+    with_three_pods(|network, [one, two, three]| {
+        // With the neighbour known, nothing is asked before a packet is sent.
+        assert!(one.pod.ping(two.address(), 1).status.success());
+        let received = |pod: &Attached| network.counters(pod.address()).expect("a row").rx_packets;
+        let before = received(two);
+        for stolen in [three.address(), "10.99.0.77", "192.0.2.9", GATEWAY] {
+            assert!(!ping_from(&one.pod, stolen, two.address()), "{stolen}");
+        }
+        assert_eq!(received(two), before, "nothing arrived");
+        assert!(drops(network, IP_SOURCE) >= 4);
+        assert!(one.pod.ping(two.address(), 2).status.success(), "and its own still works");
+    });
+}
+
+#[test]
+fn a_mac_that_is_not_the_pods_gets_nowhere() {
+    with_three_pods(|network, [one, two, three]| {
+        one.pod.ip(&format!("link set eth0 address {}", three.mac()));
+        assert!(!one.pod.ping(two.address(), 3).status.success());
+        assert!(drops(network, MAC_SOURCE) >= 1);
+        one.pod.ip(&format!("link set eth0 address {}", one.mac()));
+        assert!(one.pod.ping(two.address(), 3).status.success());
+    });
+}
+
+#[test]
+fn neighbours_cannot_be_poisoned() {
+    with_three_pods(|network, [one, two, three]| {
+        two.pod.ping(GATEWAY, 1);
+        two.pod.ping(three.address(), 1);
+        for stolen in [GATEWAY, three.address()] {
+            one.pod.ip(&format!("address add {stolen}/32 dev eth0"));
+            let tell = ["arping", "-c", "2", "-w", "1", "-U", "-I", "eth0", stolen];
+            let _ = one.pod.command("busybox").args(tell).output();
+            one.pod.ip(&format!("address delete {stolen}/32 dev eth0"));
+        }
+        assert!(drops(network, ARP_SENDER) >= 2);
+        let neighbours = two.pod.ip("neighbour show");
+        let poisoned = neighbours.as_array().into_iter().flatten().any(|neighbour| neighbour["lladdr"] == one.mac());
+        assert!(!poisoned, "{neighbours}");
+        assert!(two.pod.ping(GATEWAY, 1).status.success() && two.pod.ping(three.address(), 1).status.success());
+    });
+}
+
+#[test]
+fn without_the_check_a_pod_may_send_from_any_address() {
+    on_host(|network| {
+        let config = network.with("spoofCheck", false);
+        let pods = [network.host.pod(), network.host.pod()];
+        for (container, pod) in [("one", &pods[0]), ("two", &pods[1])] {
+            network.plugin.on("ADD", &config, container, pod).run().result();
+        }
+        assert!(ping_from(&pods[0], "10.99.0.77", "10.99.0.3"), "an address of the subnet that nobody gave it");
+        for (container, pod) in [("one", &pods[0]), ("two", &pods[1])] {
+            network.plugin.on("DEL", &config, container, pod).run().silent();
+        }
+    });
+}
+
+/// Neighbours are answered on the way: a pod that has nothing to do with it hears nothing.
+#[test]
+fn bystanders_hear_no_requests_for_known_addresses() {
+    on_host(|network| {
+        // What IPv6 says to all when a link comes up would be heard too.
+        let quiet = ["-c", "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6"];
+        network.host.command("sh").args(quiet).run();
+        let pods = ["one", "two", "three"].map(|container| {
+            let pod = network.host.pod();
+            pod.command("sh").args(quiet).run();
+            network.call("ADD", container, &pod).result();
+            pod
+        });
+        let [one, _, bystander] = &pods;
+        let heard = || {
+            let link = bystander.ip("-s link show eth0");
+            link[0]["stats64"]["rx"]["packets"].as_u64().expect("a counter")
+        };
+        assert_eq!(heard(), 0);
+        assert!(one.ping("10.99.0.3", 1).status.success());
+        assert!(one.ping(GATEWAY, 1).status.success());
+        assert!(network.host.ping("10.99.0.3", 1).status.success());
+        assert_eq!(heard(), 0);
+        // Nobody has that address, so everybody is asked.
+        assert!(!one.ping("10.99.0.99", 1).status.success());
+        assert!(heard() >= 1);
+        for (container, pod) in ["one", "two", "three"].into_iter().zip(&pods) {
+            network.call("DEL", container, pod).silent();
+        }
+    });
+}
