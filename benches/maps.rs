@@ -51,8 +51,8 @@ struct Raw {
     per_cpu: RefCell<Vec<Counters>>,
 }
 
-/// `struct pod_counters` of `bpf/cni_tc.h`: `tx_packets`, `tx_bytes`, `tx_direct` and `rx_stack`.
-type Counters = [u64; 4];
+/// `struct pod_counters` of `bpf/cni_tc.h`: of which the first two are `tx_packets` and `tx_bytes`.
+type Counters = [u64; 6];
 
 /// `struct pod_port` of the same.
 #[derive(Clone, Copy)]
@@ -122,7 +122,7 @@ impl Raw {
         let last = cpus.trim().rsplit(['-', ',']).next().expect("a number");
         let cpus = last.parse::<usize>().expect("a number") + 1;
         let [ports, counters] = ["pod_ifindex", "pkt_count"].map(|map| open(&directory.join(map)));
-        Self { ports, counters, per_cpu: RefCell::new(vec![[0; 4]; cpus]) }
+        Self { ports, counters, per_cpu: RefCell::new(vec![[0; 6]; cpus]) }
     }
 }
 
@@ -146,7 +146,7 @@ impl Access for Raw {
 
     fn track(&self, address: IpAddr) {
         let mut per_cpu = self.per_cpu.borrow_mut();
-        per_cpu.fill([0; 4]);
+        per_cpu.fill([0; 6]);
         assert!(call(UPDATE, &self.counters, address, per_cpu.as_mut_ptr().cast()));
     }
 

@@ -136,12 +136,14 @@ SEC("tc")
 int cni_tc_main(struct __sk_buff *skb)
 {
 	enum drop_reason reason;
-	struct packet packet;
+	struct packet *packet;
 	enum frame frame;
 	struct hook hook;
+	__u32 only = 0;
 	int verdict;
 
-	if (!open_hook(skb, &hook))
+	packet = bpf_map_lookup_elem(&scratch, &only);
+	if (!packet || !open_hook(skb, &hook))
 		return TC_ACT_UNSPEC;
 	/* Judged and counted already, at the port it came in by. */
 	if (at_bridge(&hook)) {
@@ -150,46 +152,47 @@ int cni_tc_main(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	}
 
-	frame = read_frame(skb, &packet);
+	frame = read_frame(skb, packet);
 	if (is_guarded(&hook)) {
-		reason = check_frame(&hook, frame, &packet);
+		reason = check_frame(&hook, frame, packet);
 		if (reason != PASS)
-			return drop(&hook, reason);
+			return drop(&hook, packet, reason);
 	}
-	verdict = answer_neighbour(&hook, frame, &packet);
+	verdict = answer_neighbour(&hook, frame, packet);
 	if (verdict != TC_ACT_UNSPEC || frame != FRAME_IP)
 		return verdict;
-	return forward(&hook, &packet);
+	return forward(&hook, packet);
 }
 
 SEC("tc")
 int cni_tc_egress(struct __sk_buff *skb)
 {
 	struct pod_counters *received;
-	struct packet packet;
+	struct packet *packet;
 	enum frame frame;
 	struct hook hook;
+	__u32 only = 0;
 
-	if (!open_hook(skb, &hook))
+	packet = bpf_map_lookup_elem(&scratch, &only);
+	if (!packet || !open_hook(skb, &hook))
 		return TC_ACT_UNSPEC;
-	frame = read_frame(skb, &packet);
+	frame = read_frame(skb, packet);
 	if (at_bridge(&hook))
-		return answer_neighbour(&hook, frame, &packet);
+		return answer_neighbour(&hook, frame, packet);
 
-	/* A hairpin port is sent its own broadcasts, which a probe for duplicates would take for
-	 * one. */
+	/* A hairpin port is sent its own broadcasts, a probe for duplicates among them. */
 	if (is_guarded(&hook) && frame != FRAME_MALFORMED &&
-	    is_multicast_mac(packet.ethernet.h_dest) &&
-	    mac_equal(packet.ethernet.h_source, hook.port->mac))
-		return drop(&hook, CNI_DROP_REFLECTED);
+	    is_multicast_mac(packet->ethernet.h_dest) &&
+	    mac_equal(packet->ethernet.h_source, hook.port->mac))
+		return drop(&hook, packet, CNI_DROP_REFLECTED);
 	if (frame != FRAME_IP)
 		return TC_ACT_UNSPEC;
 
 	hook.stats->from_stack++;
-	received = counters_of(&hook, packet.v4, &packet.ip.destination);
+	received = counters_of(&hook, packet->v4, &packet->ip.destination);
 	received->rx_packets++;
 	received->rx_bytes += skb->len;
-	remember_flow(&hook, &packet);
+	remember_flow(&hook, packet);
 	return TC_ACT_UNSPEC;
 }
 

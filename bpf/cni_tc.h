@@ -116,15 +116,15 @@ struct drops {
 	__u64 packets[CNI_TC_MAX_DROP_REASONS]; /* by enum drop_reason */
 };
 
-/* Both directions of a conversation have one row: that of the direction which the stack delivered.
- */
+/* A conversation has one row: that of the direction which the stack delivered. */
 struct flow_key {
-	struct ipv6_key source; /* an IPv4 address as ::ffff:a.b.c.d */
+	struct ipv6_key source; /* of an IPv4 address the first four octets */
 	struct ipv6_key destination;
 	__be16 source_port; /* of an ICMP echo: its identifier, twice */
 	__be16 destination_port;
 	__u8 protocol;
-	__u8 reserved[3];
+	__u8 version; /* of IP: 4 or 6 */
+	__u8 reserved[2];
 };
 
 _Static_assert(sizeof(struct ipv4_key) == 4, "key of pkt_count and pod_ifindex");

@@ -6,7 +6,6 @@
 #include <stdbool.h>
 
 #include <linux/bpf.h>
-#include <linux/pkt_cls.h>
 
 #include <bpf/bpf_helpers.h>
 
@@ -110,35 +109,20 @@ static __always_inline bool at_bridge(const struct hook *hook)
 	return hook->skb->ifindex == hook->config->bridge_ifindex;
 }
 
-/* The two families part here, and in the counters below, and nowhere else. */
+/* The families part here and in the counters below; the key of the first is the beginning. */
 static __always_inline const struct pod_port *owner_of(bool v4, const struct ipv6_key *address)
 {
-	return v4 ? bpf_map_lookup_elem(&pod_ifindex, &address->octet[12])
+	return v4 ? bpf_map_lookup_elem(&pod_ifindex, address)
 		  : bpf_map_lookup_elem(&pod_ifindex_v6, address);
 }
 
 static __always_inline struct pod_counters *counters_of(const struct hook *hook, bool v4,
 							const struct ipv6_key *address)
 {
-	struct pod_counters *counters = v4 ? bpf_map_lookup_elem(&pkt_count, &address->octet[12])
+	struct pod_counters *counters = v4 ? bpf_map_lookup_elem(&pkt_count, address)
 					   : bpf_map_lookup_elem(&pkt_count_v6, address);
 
 	return counters ? counters : &hook->stats->unknown;
-}
-
-/* The one way to drop a packet. */
-static __always_inline int drop(const struct hook *hook, enum drop_reason reason)
-{
-	__u32 only = 0, ifindex = hook->skb->ifindex;
-	struct drops *drops;
-
-	drops = bpf_map_lookup_elem(&port_drops, &ifindex);
-	if (drops)
-		drops->packets[reason]++;
-	drops = bpf_map_lookup_elem(&net_drops, &only);
-	if (drops)
-		drops->packets[reason]++;
-	return TC_ACT_SHOT;
 }
 
 #endif /* CNI_TC_MAPS_H */

@@ -41,8 +41,7 @@ struct nd_packet {
 	struct nd_option option;
 };
 
-/* Back to where the question came from: out of the pod's port, or up into the host by the bridge.
- */
+/* To where the question came from: out of the pod's port, or by the bridge up into the host. */
 static __always_inline int send_back(const struct hook *hook)
 {
 	return bpf_redirect(hook->skb->ifindex, at_bridge(hook) ? BPF_F_INGRESS : 0);
@@ -64,9 +63,9 @@ static __always_inline int answer_arp(const struct hook *hook, const struct pack
 	struct ipv6_key sender, target;
 	struct arp_frame answer;
 
-	map_ipv4(&sender, &asked->sender);
-	map_ipv4(&target, &asked->target);
-	if (asked->operation != bpf_htons(ARP_REQUEST) || is_unspecified(true, &sender))
+	widen(&sender, &asked->sender);
+	widen(&target, &asked->target);
+	if (asked->operation != bpf_htons(ARP_REQUEST) || is_unspecified(&sender))
 		return TC_ACT_UNSPEC;
 	owner = other_owner(hook, true, &target);
 	if (!owner)
@@ -87,8 +86,7 @@ static __always_inline int answer_arp(const struct hook *hook, const struct pack
 	return send_back(hook);
 }
 
-/* RFC 4443, section 2.3: over a pseudo-header of addresses, length and protocol, and the message.
- */
+/* Over a pseudo-header of addresses, length and protocol, and the message: RFC 4443. */
 static __always_inline __sum16 nd_checksum(const struct nd_packet *packet)
 {
 	__s64 sum = bpf_htons(sizeof(*packet) - sizeof(packet->ip)) + bpf_htons(IPPROTO_ICMPV6);
@@ -111,7 +109,7 @@ static __always_inline int answer_nd(const struct hook *hook, const struct packe
 	if (packet->icmp_type != ND_SOLICITATION || packet->ip.protocol != IPPROTO_ICMPV6 ||
 	    packet->ip.hop_limit != ND_HOP_LIMIT || packet->ip.detour ||
 	    packet->ip.upper != ETH_HLEN + sizeof(nd.ip) || packet->end < frame_len ||
-	    is_unspecified(false, &packet->ip.source) ||
+	    is_unspecified(&packet->ip.source) ||
 	    bpf_skb_load_bytes(hook->skb, ETH_HLEN, &nd, sizeof(nd)) || nd.nd.icmp.icmp6_code ||
 	    nd.option.type != ND_SOURCE_MAC || nd.option.length != 1)
 		return TC_ACT_UNSPEC;

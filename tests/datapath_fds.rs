@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use cnikit::datapath::{Datapath, NetConfig, PodPort, ProgramName};
+use cnikit::datapath::{Datapath, NetConfig, PodLink, PodPort, ProgramName};
 use cnikit::spec::MacAddr;
 use cnikit_testbed::host;
 
@@ -28,13 +28,18 @@ fn use_all(datapath: &Datapath) {
     datapath.ensure().expect("load");
     datapath.ensure().expect("look");
     datapath.program(ProgramName::Main).expect("open");
-    datapath.configure(NetConfig { bridge_ifindex: 2, gateway_mac: mac }).expect("configure");
+    datapath.configure(NetConfig::new(2, mac)).expect("configure");
     datapath.config().expect("read");
     datapath.stats().expect("read");
+    datapath.drops().expect("read");
     let (counters, ports) = (datapath.counters().expect("open"), datapath.ports().expect("open"));
     counters.track(address).expect("track");
     ports.insert(address, PodPort { ifindex: 7, mac }).expect("insert");
+    let links = datapath.links().expect("open");
+    links.insert(7, PodLink { mac, stack_only: false }).expect("insert");
+    assert_eq!(links.indexes().count(), 1);
     assert_eq!((counters.addresses().count(), ports.addresses().count()), (1, 1));
+    datapath.remove_outdated().expect("look");
     datapath.remove().expect("remove");
     let elsewhere = Datapath::new("/proc", &"one".parse().expect("a name"));
     elsewhere.ensure().expect_err("no BPF file system");

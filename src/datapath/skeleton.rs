@@ -1,5 +1,6 @@
 //! The compiled programs: what `build.rs` generated from `bpf/cni_tc.bpf.c`, and loading it.
 
+use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::path::Path;
@@ -9,6 +10,7 @@ use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, MapType, PrintLevel, set_print};
 
 use super::error::io_error;
+use super::maps::MAPS;
 use super::{Error, Result};
 
 #[allow(
@@ -43,7 +45,7 @@ pub(super) fn load_and_pin(directory: &Path) -> Result<()> {
     let mut storage = MaybeUninit::uninit();
     let mut skeleton = with_messages(|| generated::CniTcSkelBuilder::default().open(&mut storage)?.load())?;
 
-    for mut map in skeleton.object_mut().maps_mut() {
+    for mut map in skeleton.object_mut().maps_mut().filter(|map| is_pinned(MapCore::name(map))) {
         let path = directory.join(MapCore::name(&map));
         map.pin(&path).map_err(|error| Error::pin("pin the map", &path, io_error(error)))?;
     }
@@ -55,13 +57,18 @@ pub(super) fn load_onto(maps: &Path, directory: &Path) -> Result<()> {
     let mut storage = MaybeUninit::uninit();
     let skeleton = with_messages(|| {
         let mut open = generated::CniTcSkelBuilder::default().open(&mut storage)?;
-        for mut map in open.open_object_mut().maps_mut() {
+        for mut map in open.open_object_mut().maps_mut().filter(|map| is_pinned(map.name())) {
             let path = maps.join(map.name());
             map.reuse_pinned_map(path)?;
         }
         open.load()
     })?;
     pin_programs(&skeleton, directory)
+}
+
+/// Whether a map belongs to the set. The others are a build's own.
+fn is_pinned(name: &OsStr) -> bool {
+    MAPS.iter().any(|shape| name == shape.name)
 }
 
 fn pin_programs(skeleton: &generated::CniTcSkel<'_>, directory: &Path) -> Result<()> {

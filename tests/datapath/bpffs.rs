@@ -37,7 +37,7 @@ fn another_bpffs_than_the_usual_one_will_do() {
         rustix::mount::mount("bpf", &elsewhere, "bpf", rustix::mount::MountFlags::empty(), None).unwrap();
         let datapath = Datapath::new(elsewhere.join("example"), &"one".parse().unwrap());
         datapath.ensure().unwrap();
-        assert!(elsewhere.join("example/one/v1/pkt_count").exists());
+        assert!(elsewhere.join("example/one/v2/pkt_count").exists());
         datapath.remove().unwrap();
     });
 }

@@ -21,19 +21,25 @@ fn the_first_ensure_pins_the_set_and_the_second_keeps_it() {
         assert!(datapath.is_complete());
 
         let directory = datapath.directory();
-        assert_eq!(directory, Path::new(ROOT).join("one/v1"));
+        assert_eq!(directory, Path::new(ROOT).join("one/v2"));
         let loaded = ids(&directory);
-        assert_eq!(names(Path::new(ROOT).join("one")), ["v1"]);
-        let rows = header("CNI_TC_MAX_ROWS") as u64;
-        for (name, kind, value, rows) in [
-            ("pkt_count", "percpu_hash", 32, rows),
-            ("pod_ifindex", "hash", 12, rows),
-            ("net_config", "array", 12, 1),
-            ("net_stats", "percpu_array", 40, 1),
+        assert_eq!(names(Path::new(ROOT).join("one")), ["v2"]);
+        let [rows, ports, flows] = ["ROWS", "PORTS", "FLOWS"].map(|what| header(&format!("CNI_TC_MAX_{what}")) as u64);
+        for (name, kind, key, value, rows) in [
+            ("pkt_count", "percpu_hash", 4, 48, rows),
+            ("pkt_count_v6", "percpu_hash", 16, 48, rows),
+            ("pod_ifindex", "hash", 4, 12, rows),
+            ("pod_ifindex_v6", "hash", 16, 12, rows),
+            ("port_config", "hash", 4, 8, ports),
+            ("port_drops", "percpu_hash", 4, 128, ports),
+            ("net_config", "array", 4, 12, 1),
+            ("net_stats", "percpu_array", 4, 112, 1),
+            ("net_drops", "percpu_array", 4, 128, 1),
+            ("flows", "lru_hash", 40, 1, flows),
         ] {
             let shown = map("show", &directory, name, "");
             assert_eq!((&shown["name"], &shown["type"]), (&name.into(), &kind.into()));
-            assert_eq!((&shown["bytes_key"], &shown["bytes_value"]), (&4.into(), &value.into()), "{shown}");
+            assert_eq!((&shown["bytes_key"], &shown["bytes_value"]), (&key.into(), &value.into()), "{shown}");
             assert_eq!(shown["max_entries"], rows, "{shown}");
         }
         for name in [ProgramName::Main, ProgramName::Egress] {
@@ -66,7 +72,7 @@ fn what_a_killed_loader_left_is_swept() {
         assert!(!datapath.is_complete());
 
         datapath.ensure().unwrap();
-        assert_eq!(names(&network), ["v1"]);
+        assert_eq!(names(&network), ["v2"]);
         let reloaded = ids(&directory);
         assert!(loaded.iter().all(|(name, id)| reloaded[name] != *id), "{loaded:?} {reloaded:?}");
         datapath.remove().unwrap();
@@ -108,7 +114,7 @@ fn a_refused_load_takes_nothing_away_and_leaves_nothing() {
 
         let refused = without(CapabilitySet::BPF | CapabilitySet::SYS_ADMIN, || datapath.ensure());
         assert!(matches!(refused, Err(Error::Load { .. })), "{refused:?}");
-        assert_eq!(names(Path::new(ROOT).join("one")), ["v1"]);
+        assert_eq!(names(Path::new(ROOT).join("one")), ["v2"]);
         assert_eq!(names(datapath.directory()), left);
         datapath.remove().unwrap();
     });
@@ -129,9 +135,9 @@ fn a_pin_of_another_shape_is_refused_by_its_sizes() {
         datapath.ensure().unwrap();
         let error = datapath.counters().unwrap_err();
         let Error::Layout { path, expected, found } = &error else { panic!("{error:?}") };
-        assert_eq!((path, *expected, *found), (&pin, (4, 32), (4, 8)));
+        assert_eq!((path, *expected, *found), (&pin, (4, 48), (4, 8)));
         let text = error.to_string();
-        assert!(["(4, 32)", "(4, 8)", pin.to_str().unwrap()].iter().all(|fact| text.contains(fact)), "{text}");
+        assert!(["(4, 48)", "(4, 8)", pin.to_str().unwrap()].iter().all(|fact| text.contains(fact)), "{text}");
 
         datapath.ports().unwrap();
         datapath.remove().unwrap();
@@ -238,7 +244,7 @@ fn programs_of_another_build_are_replaced_on_the_maps_that_are_there() {
             assert_eq!(before[name] == *id, !name.starts_with("cni_tc_"), "{name}: {} became {id}", before[name]);
         }
         assert_eq!(datapath.ports().unwrap().read(pod).unwrap(), Some(port(7, 7)));
-        assert_eq!(names(directory.parent().unwrap()), ["v1"], "nothing is left of the replacement");
+        assert_eq!(names(directory.parent().unwrap()), ["v2"], "nothing is left of the replacement");
         datapath.ensure().unwrap();
         assert_eq!(ids(&directory), after, "once is enough");
         datapath.remove().unwrap();

@@ -1,11 +1,13 @@
 //! The datapath against a real kernel, each test on a host of its own; checked by what `bpftool`, `tc` and the C header say.
 #![cfg(feature = "bpf")]
 
+mod bed;
 mod bpffs;
 mod ensure;
 mod maps;
 mod packets;
 mod privileges;
 mod race;
+mod raw;
 mod support;
 mod tcx;

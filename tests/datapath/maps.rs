@@ -1,7 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
-use cnikit::datapath::{Datapath, Error, NetConfig, PodCounters};
-use cnikit::spec::{Coded, ErrorCode, MacAddr};
+use cnikit::datapath::{Datapath, DropReason, Error, NetConfig, PodCounters, PodLink};
+use cnikit::spec::MacAddr;
 use cnikit_testbed::{host, tool};
 use serde_json::{Value, json};
 
@@ -57,29 +57,25 @@ fn counters_are_added_up_over_the_cpus() {
         counters.track(one).unwrap();
         counters.track(other).unwrap();
         assert_eq!(counters.read(one).unwrap(), Some(PodCounters::default()));
-        let zeros = json!({ "tx_packets": 0, "tx_bytes": 0, "tx_direct": 0, "rx_stack": 0 });
+        let members = |of: [u64; 6]| {
+            json!({ "tx_packets": of[0], "tx_bytes": of[1], "tx_direct": of[2],
+                    "rx_packets": of[3], "rx_bytes": of[4], "rx_direct": of[5] })
+        };
         let dumped = rows(datapath, "pkt_count");
         assert_eq!(dumped[0]["key"], json!({ "octet": [10, 244, 1, 2] }));
         for value in dumped[0]["values"].as_array().unwrap() {
-            assert_eq!(value["value"], zeros);
+            assert_eq!(value["value"], members([0; 6]));
         }
 
-        // bpftool writes the value for each of the CPUs. A number in each member: 1, 2, 3 and 2^40.
-        let words = [[1, 0, 0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0, 0, 0]];
-        let value = format!(
-            "{} 0 0 0 0 0 1 0 0",
-            words.as_flattened().iter().map(|byte| format!("{byte} ")).collect::<String>()
-        );
+        // bpftool writes the value for each of the CPUs: a number in each member, and one that needs more than a byte.
+        let value = format!("{} 0 0 0 0 0 1 0 0", numbers(1..=5));
         map("update", &datapath.directory(), "pkt_count", &format!("key 10 244 1 2 value {value}"));
         let read = counters.read(one).unwrap().unwrap();
         let values = rows(datapath, "pkt_count")[0]["values"].clone();
         let cpus = values.as_array().unwrap().len() as u64;
-        assert_eq!(
-            values[0]["value"],
-            json!({ "tx_packets": 1, "tx_bytes": 2, "tx_direct": 3, "rx_stack": 1u64 << 40 })
-        );
+        assert_eq!(values[0]["value"], members([1, 2, 3, 4, 5, 1 << 40]));
         assert_eq!((read.tx_packets, read.tx_bytes, read.tx_direct), (cpus, 2 * cpus, 3 * cpus));
-        assert_eq!(read.rx_stack, cpus << 40);
+        assert_eq!((read.rx_packets, read.rx_bytes, read.rx_direct), (4 * cpus, 5 * cpus, cpus << 40));
         assert_eq!(counters.read(other).unwrap(), Some(PodCounters::default()));
 
         counters.track(one).unwrap();
@@ -95,16 +91,21 @@ fn counters_are_added_up_over_the_cpus() {
 #[test]
 fn the_config_is_zeros_until_it_is_told() {
     loaded(|datapath| {
-        let told = NetConfig { bridge_ifindex: 0x0102_0304, gateway_mac: MacAddr::new([2, 4, 6, 8, 10, 12]) };
-        let untold = NetConfig { bridge_ifindex: 0, gateway_mac: MacAddr::new([0; 6]) };
+        let mut untold = NetConfig::new(0, MacAddr::new([0; 6]));
+        (untold.direct, untold.guard) = (false, false);
         assert_eq!(datapath.config().unwrap(), untold);
-        for _ in 0..2 {
-            datapath.configure(told).unwrap();
-            assert_eq!(datapath.config().unwrap(), told);
+        for (direct, guard, flags) in [(true, true, 3), (false, true, 2), (true, false, 1), (false, false, 0)] {
+            let mut told = NetConfig::new(0x0102_0304, MacAddr::new([2, 4, 6, 8, 10, 12]));
+            assert!(told.direct && told.guard, "as is best for most");
+            (told.direct, told.guard) = (direct, guard);
+            for _ in 0..2 {
+                datapath.configure(told).unwrap();
+                assert_eq!(datapath.config().unwrap(), told);
+            }
+            let expected = json!({ "bridge_ifindex": 0x0102_0304, "gateway_mac": [2, 4, 6, 8, 10, 12],
+                                   "flags": flags, "reserved": 0 });
+            assert_eq!(rows(datapath, "net_config")[0]["value"], expected);
         }
-        let expected =
-            json!({ "bridge_ifindex": 0x0102_0304, "gateway_mac": [2, 4, 6, 8, 10, 12], "reserved": [0, 0] });
-        assert_eq!(rows(datapath, "net_config")[0]["value"], expected);
     });
 }
 
@@ -113,38 +114,87 @@ fn stats_are_added_up_over_the_cpus() {
     loaded(|datapath| {
         let zeros = datapath.stats().unwrap();
         assert_eq!((zeros.direct, zeros.to_stack, zeros.to_host), (0, 0, 0));
-        let value: String = (1..=5).map(|member| format!("{member} 0 0 0 0 0 0 0 ")).collect();
+        let value = numbers(1..=14);
         map("update", &datapath.directory(), "net_stats", &format!("key 0 0 0 0 value {value}"));
 
         let values = rows(datapath, "net_stats")[0]["values"].clone();
         let cpus = values.as_array().unwrap().len() as u64;
-        let one = json!({ "direct": 1, "to_stack": 2, "to_host": 3, "from_stack": 4, "unknown_source": 5 });
+        let one = json!({
+            "direct": 1, "to_stack": 2, "to_host": 3, "from_stack": 4,
+            "arp_answers": 5, "nd_answers": 6, "flows_added": 7, "flows_forgotten": 8,
+            "unknown": { "tx_packets": 9, "tx_bytes": 10, "tx_direct": 11, "rx_packets": 12, "rx_bytes": 13, "rx_direct": 14 }
+        });
         assert_eq!(values[0]["value"], one);
         let stats = datapath.stats().unwrap();
         assert_eq!((stats.direct, stats.to_stack, stats.to_host), (cpus, 2 * cpus, 3 * cpus));
-        assert_eq!((stats.from_stack, stats.unknown_source), (4 * cpus, 5 * cpus));
+        assert_eq!((stats.from_stack, stats.unknown.tx_packets), (4 * cpus, 9 * cpus));
+        assert_eq!((stats.arp_answers, stats.nd_answers), (5 * cpus, 6 * cpus));
+        assert_eq!((stats.flows_added, stats.flows_forgotten), (7 * cpus, 8 * cpus));
+        assert_eq!(stats.unknown.rx_direct, 14 * cpus);
     });
 }
 
 #[test]
-fn an_ipv6_address_is_refused_by_every_call() {
+fn both_families_have_their_rows() {
     loaded(|datapath| {
-        let (counters, ports, six) = (datapath.counters().unwrap(), datapath.ports().unwrap(), ip("2001:db8::2"));
-        let refused = [
-            counters.track(six).unwrap_err(),
-            counters.read(six).unwrap_err(),
-            counters.forget(six).unwrap_err(),
-            ports.insert(six, port(7, 2)).unwrap_err(),
-            ports.read(six).unwrap_err(),
-            ports.remove(six).unwrap_err(),
-        ];
-        for error in refused {
-            assert!(matches!(error, Error::AddressFamily { address } if address == six), "{error:?}");
-            assert_eq!(error.code(), ErrorCode::UNSUPPORTED_FIELD);
+        let (counters, ports) = (datapath.counters().unwrap(), datapath.ports().unwrap());
+        let (four, six) = (ip("10.244.1.2"), ip("2001:db8::a:2"));
+        for (number, address) in [(7, four), (8, six)] {
+            counters.track(address).unwrap();
+            ports.insert(address, port(number, 2)).unwrap();
+            assert_eq!(ports.read(address).unwrap(), Some(port(number, 2)));
+            assert_eq!(counters.read(address).unwrap(), Some(PodCounters::default()));
         }
-        // Not even an IPv4 address in IPv6's clothes gets a row.
-        counters.track(ip("::ffff:10.244.1.2")).unwrap_err();
-        assert_eq!(rows(datapath, "pkt_count"), json!([]));
+        assert_eq!((sorted(ports.addresses()), sorted(counters.addresses())), (vec![four, six], vec![four, six]));
+        let octets = json!({ "octet": [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 2] });
+        for name in ["pod_ifindex_v6", "pkt_count_v6"] {
+            assert_eq!(rows(datapath, name)[0]["key"], octets, "{name}");
+        }
+        let mapped = ip("::ffff:10.244.1.2");
+        assert_eq!(ports.read(mapped).unwrap(), Some(port(7, 2)), "an IPv4 address in other clothes");
+
+        counters.forget(six).unwrap();
+        ports.remove(six).unwrap();
+        assert_eq!((sorted(ports.addresses()), sorted(counters.addresses())), (vec![four], vec![four]));
+    });
+}
+
+#[test]
+fn links_are_what_bpftool_shows() {
+    loaded(|datapath| {
+        let links = datapath.links().unwrap();
+        let link = |last, stack_only| PodLink { mac: MacAddr::new([2, 0, 0, 0, 0, last]), stack_only };
+        assert_eq!((links.read(7).unwrap(), links.drops(7).unwrap()), (None, None));
+        links.insert(7, link(1, false)).unwrap();
+        links.insert(0x0102_0304, link(2, true)).unwrap();
+        assert_eq!(links.read(7).unwrap(), Some(link(1, false)));
+        assert_eq!(links.read(0x0102_0304).unwrap(), Some(link(2, true)));
+        let mut indexes: Vec<_> = links.indexes().collect();
+        indexes.sort_unstable();
+        assert_eq!(indexes, [7, 0x0102_0304]);
+        let shown = rows(datapath, "port_config");
+        let value = |last, flags| json!({ "mac": [2, 0, 0, 0, 0, last], "flags": flags, "reserved": 0 });
+        let mut shown: Vec<_> = shown.as_array().unwrap().iter().map(|row| row["value"].clone()).collect();
+        shown.sort_by_key(|value| value["flags"].as_u64());
+        assert_eq!(shown, [value(1, 0), value(2, 1)]);
+
+        // As the programs would count: the reason's number is its place.
+        let counted = numbers(1..=16);
+        map("update", &datapath.directory(), "port_drops", &format!("key 7 0 0 0 value {counted}"));
+        let drops = links.drops(7).unwrap().unwrap();
+        let cpus = drops.of(DropReason::Malformed);
+        let expected: Vec<_> = DropReason::ALL.into_iter().zip((1..).map(|number| number * cpus)).collect();
+        assert_eq!(drops.iter().collect::<Vec<_>>(), expected);
+        assert_eq!(drops.total(), 136 * cpus);
+        links.insert(7, link(1, true)).unwrap();
+        assert_eq!(links.drops(7).unwrap(), Some(drops), "a change of mind is no new port");
+        assert_eq!(datapath.drops().unwrap().total(), 0, "the network's are the programs' to count");
+
+        for _ in 0..2 {
+            links.remove(7).unwrap();
+            assert_eq!((links.read(7).unwrap(), links.drops(7).unwrap()), (None, None));
+        }
+        assert_eq!(links.indexes().collect::<Vec<_>>(), [0x0102_0304]);
     });
 }
 
@@ -176,6 +226,11 @@ fn a_full_map_says_so_and_serves_the_rows_it_has() {
         ports.remove(address(1)).unwrap();
         ports.insert(surplus, port(7, 2)).unwrap();
     });
+}
+
+/// Numbers of 64 bits as `bpftool` reads them.
+fn numbers(range: std::ops::RangeInclusive<u8>) -> String {
+    range.map(|number| format!("{number} 0 0 0 0 0 0 0 ")).collect()
 }
 
 /// As many addresses as there are numbers.

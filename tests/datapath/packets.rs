@@ -1,193 +1,223 @@
-//! Real frames between two pods, the programs hung on the hosts' ends by `tc`.
+//! Real frames between pods.
 
-use std::io;
-use std::mem::size_of;
-use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use cnikit::datapath::{Datapath, NetConfig, NetStats, PodCounters, PodPort};
-use cnikit::spec::MacAddr;
-use cnikit_testbed::{Host, Namespace, Pod, eventually, host};
-use serde_json::Value;
+use cnikit::datapath::{DropReason, PodCounters};
+use cnikit_testbed::{Namespace, eventually, host};
 
-use crate::support::datapath;
+use crate::bed::{Bed, addresses, index, mac};
 
-const GATEWAY_MAC: MacAddr = MacAddr::new([0x02, 0, 0, 0, 0, 0xfe]);
 const PORT: u16 = 5_000;
-const HEADERS: usize = ETHERNET + 20;
-const ETHERNET: usize = 14;
+const LIMIT: Duration = Duration::from_secs(5);
 
-/// Two pods on a bridge, with rows in the maps.
-struct Bed {
-    datapath: Datapath,
-    pods: [Pod; 2],
+#[test]
+fn a_datagram_is_delivered_directly_and_counted_at_both_ends() {
+    host(|host| {
+        let bed = Bed::new(host);
+        for (from, to) in addresses(0).into_iter().zip(addresses(1)) {
+            let receiver = bed.pods[1].enter(|| receiver(to));
+            let sender = bed.pods[0].enter(|| UdpSocket::bind((from, 0)).unwrap());
+            sender.send_to(b"directly", (to, PORT)).unwrap();
+            let mut buffer = [0; 64];
+            let (length, sent_by) = receiver.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..length], sent_by.ip()), (b"directly".as_slice(), from));
+
+            // Ethernet, the network's header, UDP's, and the text.
+            let bytes = 14 + if from.is_ipv4() { 20 } else { 40 } + 8 + 8;
+            let (sent, received) = (bed.counters(from), bed.counters(to));
+            assert_eq!((sent.tx_packets, sent.tx_direct, received.rx_packets, received.rx_direct), (1, 1, 1, 1));
+            assert_eq!((sent.tx_bytes, received.rx_bytes), (bytes, bytes));
+        }
+        bed.end(host);
+    });
 }
 
-impl Bed {
-    fn new(host: &Host) -> Self {
-        let datapath = datapath("one");
-        datapath.ensure().expect("load");
-        // Snooping makes the bridge send IGMP reports, which are packets like any other.
-        host.ip(&format!("link add cbr0 address {GATEWAY_MAC} type bridge mcast_snooping 0"));
-        host.ip("link set cbr0 up");
-        datapath
-            .configure(NetConfig { bridge_ifindex: index(host, "cbr0"), gateway_mac: GATEWAY_MAC })
-            .expect("configure");
-        let pods = [0, 1].map(|number| {
-            let (pod, address, mac) = (host.pod(), address(number), mac(number));
-            let netns = pod.netns();
-            let netns = netns.display();
-            host.ip(&format!("link add veth{number} type veth peer name eth0 address {mac} netns {netns}"));
-            host.ip(&format!("link set veth{number} master cbr0 up"));
-            // Else IPv6 would send packets of its own, and the links count them.
-            pod.ip("link set eth0 addrgenmode none up");
-            pod.ip(&format!("address add {address}/24 dev eth0"));
-            let other = 1 - number;
-            pod.ip(&format!("neighbour add {} lladdr {} dev eth0", self::address(other), self::mac(other)));
-            host.tc(&format!("qdisc add dev veth{number} clsact"));
-            for (hook, program) in [("ingress", "cni_tc_main"), ("egress", "cni_tc_egress")] {
-                let pin = datapath.directory().join(program);
-                let pin = pin.display();
-                host.tc(&format!("filter add dev veth{number} {hook} bpf direct-action object-pinned {pin}"));
+#[test]
+fn a_transfer_of_super_frames_is_whole_and_direct() {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    const BYTES: usize = 8 << 20;
+    host(|host| {
+        let bed = Bed::new(host);
+        for (from, to) in addresses(0).into_iter().zip(addresses(1)) {
+            let listener = bed.pods[1].enter(|| TcpListener::bind((to, PORT)).unwrap());
+            let mut sender = bed.pods[0].enter(|| TcpStream::connect_timeout(&(to, PORT).into(), LIMIT).unwrap());
+            let (mut receiver, _) = listener.accept().unwrap();
+            receiver.set_read_timeout(Some(LIMIT)).unwrap();
+            let sent: Vec<u8> = (0..BYTES).map(|number| (number % 251) as u8).collect();
+            let mut received = Vec::with_capacity(BYTES);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    sender.write_all(&sent).unwrap();
+                    drop(sender);
+                });
+                receiver.read_to_end(&mut received).unwrap();
+            });
+            assert!(sent == received, "{} bytes arrived otherwise than they were sent", received.len());
+            let counters = bed.counters(from);
+            assert_eq!(counters.tx_packets, counters.tx_direct, "all of it directly");
+            assert!(counters.tx_bytes > BYTES as u64, "{counters:?}");
+            let super_frames = counters.tx_bytes / counters.tx_packets;
+            assert!(super_frames > 1_514, "segments are not merged: {super_frames} bytes each");
+        }
+        bed.end(host);
+    });
+}
+
+#[test]
+fn a_truncated_frame_is_dropped_at_every_length_and_never_counted() {
+    host(|host| {
+        let bed = Bed::new(host);
+        for (family, (from, to)) in addresses(0).into_iter().zip(addresses(1)).enumerate() {
+            let whole = frame(from, to, b"");
+            let header = [14 + 20, 14 + 40][family];
+            let before = dropped(&bed, DropReason::Malformed);
+            for length in 15..header {
+                bed.send(&whole[..length]);
             }
-            datapath.counters().and_then(|counters| counters.track(address.into())).expect("track");
-            let port = PodPort { ifindex: index(host, &format!("veth{number}")), mac };
-            datapath.ports().and_then(|ports| ports.insert(address.into(), port)).expect("insert");
-            pod
+            let all = before + (header as u64 - 15);
+            eventually("the drops", LIMIT, || dropped(&bed, DropReason::Malformed) == all);
+            assert_eq!(bed.counters(from), PodCounters::default());
+            bed.send(&whole);
+            eventually("the count", LIMIT, || bed.counters(from).tx_direct == 1);
+        }
+        let links = bed.datapath.links().unwrap();
+        assert_eq!(links.drops(index(host, "veth0")).unwrap(), Some(bed.datapath.drops().unwrap()));
+        assert_eq!(links.drops(index(host, "veth1")).unwrap().unwrap().total(), 0);
+        bed.end(host);
+    });
+}
+
+#[test]
+fn nothing_arrives_in_anothers_name() {
+    host(|host| {
+        let bed = Bed::new(host);
+        for (family, (third, to)) in addresses(2).into_iter().zip(addresses(1)).enumerate() {
+            let receiver = bed.pods[1].enter(|| receiver(to));
+            let spoofed = frame(third, to, b"in another's name");
+            let own = frame(addresses(0)[family], to, b"in its own");
+            let arrived = |sent: &[u8]| {
+                let before = bed.datapath.drops().unwrap().total();
+                (0..10).for_each(|_| bed.send(sent));
+                let mut buffer = [0; 64];
+                receiver.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+                let arrived = (0..10).map_while(|_| receiver.recv(&mut buffer).ok()).count();
+                (arrived, bed.datapath.drops().unwrap().total() - before)
+            };
+            assert_eq!(arrived(&own), (10, 0));
+            assert_eq!(arrived(&spoofed), (0, 10));
+            let mut wrong_mac = own.clone();
+            wrong_mac[11] = 0x77;
+            assert_eq!(arrived(&wrong_mac), (0, 10));
+            // In the frame the kernel moves the tag from there to the packet's metadata.
+            let tagged = [&own[..12], &[0x81, 0, 0, 5], &own[12..]].concat();
+            assert_eq!(arrived(&tagged), (0, 10));
+            bed.configure(|config| config.guard = false);
+            assert_eq!(arrived(&spoofed), (10, 0), "without the guard");
+            bed.configure(|config| config.guard = true);
+        }
+        let drops = bed.datapath.drops().unwrap();
+        for reason in [DropReason::IpSource, DropReason::MacSource, DropReason::Vlan] {
+            assert_eq!(drops.of(reason), 20, "{reason}");
+        }
+        bed.end(host);
+    });
+}
+
+#[test]
+fn a_hairpin_port_does_not_hear_itself() {
+    host(|host| {
+        let bed = Bed::new(host);
+        host.ip("link set veth0 type bridge_slave hairpin on");
+        let ear = bed.pods[0].enter(|| crate::raw::Ear::open().unwrap());
+        let mut broadcast = frame(addresses(0)[0], addresses(1)[0], b"to all");
+        broadcast[..6].fill(0xff);
+        let heard = || ear.frames().iter().filter(|frame| frame.ends_with(b"to all") && frame[0] == 0xff).count();
+        heard();
+        let own = |bed: &Bed| bed.datapath.links().unwrap().drops(index(host, "veth0")).unwrap().unwrap();
+        let before = own(&bed).of(DropReason::Reflected);
+        bed.send(&broadcast);
+        eventually("the drop", LIMIT, || own(&bed).of(DropReason::Reflected) > before);
+        // A packet socket hears what is sent as well: once, and not twice.
+        assert_eq!(heard(), 1);
+        bed.configure(|config| config.guard = false);
+        bed.send(&broadcast);
+        let mut count = 0;
+        eventually("the echo", LIMIT, || {
+            count += heard();
+            count == 2
         });
-        Self { datapath, pods }
-    }
-
-    fn counters(&self, number: u8) -> PodCounters {
-        let counters = self.datapath.counters().expect("open");
-        counters.read(address(number).into()).expect("read").expect("a row")
-    }
-
-    /// Has the first pod send a frame as it is.
-    fn send(&self, frame: &[u8]) {
-        self.pods[0].enter(|| send(frame)).unwrap_or_else(|error| panic!("{} bytes: {error}", frame.len()));
-    }
-
-    fn end(self, host: &Host) {
-        self.datapath.remove().expect("remove");
-        for link in ["veth0", "veth1", "cbr0"] {
-            host.ip(&format!("link del {link}"));
-        }
-    }
-}
-
-#[test]
-fn a_datagram_is_delivered_directly_and_counted() {
-    host(|host| {
-        let bed = Bed::new(host);
-        let receiver = bed.pods[1].enter(|| UdpSocket::bind((address(1), PORT)).unwrap());
-        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let sent = frame(b"directly");
-        bed.send(&sent);
-        let mut buffer = [0; 64];
-        let (length, from) = receiver.recv_from(&mut buffer).unwrap();
-        assert_eq!((&buffer[..length], from.ip()), (b"directly".as_slice(), address(0).into()));
-
-        let counters = bed.counters(0);
-        assert_eq!((counters.tx_packets, counters.tx_direct, counters.rx_stack), (1, 1, 0));
-        assert_eq!(counters.tx_bytes, sent.len() as u64);
-        assert_eq!(bed.counters(1), PodCounters::default());
-        assert_eq!(bed.datapath.stats().unwrap().direct, 1);
-        drop(receiver);
         bed.end(host);
     });
 }
 
 #[test]
-fn a_truncated_header_is_neither_counted_nor_redirected() {
+fn a_pod_that_moves_its_address_is_cut_off_by_its_row_alone() {
     host(|host| {
         let bed = Bed::new(host);
-        let whole = frame(b"");
-        let lengths = ETHERNET + 1..HEADERS;
-        let before = received(host, "veth0");
-        for length in lengths.clone() {
-            bed.send(&whole[..length]);
-        }
-        let all = before + lengths.len() as u64;
-        eventually("the frames", Duration::from_secs(5), || received(host, "veth0") == all);
-        assert_eq!(bed.counters(0), PodCounters::default());
-        assert_eq!(bed.datapath.stats().unwrap(), NetStats::default());
-
-        bed.send(&whole[..HEADERS]);
-        eventually("the count", Duration::from_secs(5), || bed.counters(0).tx_packets == 1);
-        assert_eq!(bed.datapath.stats().unwrap().direct, 1);
+        let [from, _] = addresses(0);
+        let to = addresses(1)[0].to_string();
+        assert!(bed.pods[0].ping(&to, 3).status.success());
+        bed.datapath.ports().unwrap().remove(from).unwrap();
+        assert!(!bed.pods[0].ping(&to, 1).status.success(), "an address of nobody's");
+        bed.datapath.links().unwrap().remove(index(host, "veth0")).unwrap();
+        assert!(bed.pods[0].ping(&to, 3).status.success(), "a port of nobody's: the bridge delivers");
         bed.end(host);
     });
 }
 
-fn address(number: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 244, 1, 2 + number)
+/// What was dropped at the first pod's port.
+fn dropped(bed: &Bed, reason: DropReason) -> u64 {
+    bed.datapath.drops().expect("read").of(reason)
 }
 
-fn mac(number: u8) -> MacAddr {
-    MacAddr::new([0x02, 0, 0, 0, 0, 2 + number])
+fn receiver(address: IpAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((address, PORT)).expect("bind");
+    socket.set_read_timeout(Some(LIMIT)).expect("a limit");
+    socket
 }
 
-fn index(namespace: &impl Namespace, link: &str) -> u32 {
-    let index = namespace.link(link).expect("a link")["ifindex"].as_u64().expect("an index");
-    index.try_into().expect("32 bits")
-}
-
-/// The packets that a link has received, by its own statistics.
-fn received(namespace: &impl Namespace, link: &str) -> u64 {
-    let shown: Value = namespace.ip(&format!("-s link show dev {link}"));
-    shown[0]["stats64"]["rx"]["packets"].as_u64().expect("a number")
-}
-
-/// A UDP datagram from the first pod to the second, without a checksum of its own.
-fn frame(payload: &[u8]) -> Vec<u8> {
+/// A UDP datagram from the first pod to the second.
+fn frame(from: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
     let udp = u16::try_from(8 + payload.len()).expect("a small payload");
-    let mut header = [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    header[2..4].copy_from_slice(&(20 + udp).to_be_bytes());
-    header[12..16].copy_from_slice(&address(0).octets());
-    header[16..20].copy_from_slice(&address(1).octets());
-    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    header[10..12].copy_from_slice(&checksum.to_be_bytes());
-
+    let mut datagram: Vec<u8> = [PORT, PORT, udp, 0].iter().flat_map(|word| word.to_be_bytes()).collect();
+    datagram.extend(payload);
     let mut frame = [mac(1).octets(), mac(0).octets()].concat();
-    frame.extend(0x0800_u16.to_be_bytes());
-    frame.extend(header);
-    for word in [PORT, PORT, udp, 0] {
-        frame.extend(word.to_be_bytes());
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let mut header = [0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            header[2..4].copy_from_slice(&(20 + udp).to_be_bytes());
+            header[12..16].copy_from_slice(&from.octets());
+            header[16..20].copy_from_slice(&to.octets());
+            let sum = checksum(&header);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            frame.extend(0x0800_u16.to_be_bytes());
+            frame.extend(header);
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            // RFC 8200, section 8.1: UDP must have a checksum here.
+            let pseudo = [&from.octets()[..], &to.octets(), &[0, 0], &udp.to_be_bytes(), &[0, 0, 0, 17], &datagram];
+            let sum = checksum(&pseudo.concat());
+            datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+            frame.extend(0x86dd_u16.to_be_bytes());
+            frame.extend([0x60, 0, 0, 0]);
+            frame.extend(udp.to_be_bytes());
+            frame.extend([17, 64]);
+            frame.extend(from.octets());
+            frame.extend(to.octets());
+        }
+        _ => panic!("{from} and {to} are of two families"),
     }
-    frame.extend(payload);
+    frame.extend(datagram);
     frame
 }
 
-/// Sends a frame by `eth0` of the thread's namespace, past the namespace's own stack: see [packet(7)].
-///
-/// [packet(7)]: https://man7.org/linux/man-pages/man7/packet.7.html
-#[expect(unsafe_code, reason = "packet sockets have no safe binding")]
-fn send(frame: &[u8]) -> io::Result<()> {
-    // SAFETY: the call takes no pointers.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just given out this descriptor and nobody else has it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: the name is a string that ends with a NUL.
-    let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: 0x0800_u16.to_be(),
-        sll_ifindex: index as i32,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 6,
-        sll_addr: [0; 8],
-    };
-    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: frame and address outlive the call, which is told their sizes.
-    let sent = unsafe {
-        libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, (&raw const address).cast(), length)
-    };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// RFC 1071.
+fn checksum(bytes: &[u8]) -> u16 {
+    let word = |pair: &[u8]| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+    let sum: u32 = bytes.chunks(2).map(word).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
 }

@@ -1,4 +1,4 @@
-use cnikit::datapath::{Error, ProgramName};
+use cnikit::datapath::{Error, NetConfig, PodLink, ProgramName};
 use cnikit::spec::{Coded, ErrorCode, MacAddr};
 use cnikit_testbed::host;
 use rustix::thread::CapabilitySet;
@@ -28,12 +28,16 @@ fn the_two_capabilities_are_enough() {
             datapath.ensure().unwrap();
             datapath.program(ProgramName::Main).unwrap();
             let gateway_mac = MacAddr::new([0x02, 0, 0, 0, 0, 1]);
-            datapath.configure(cnikit::datapath::NetConfig { bridge_ifindex: 2, gateway_mac }).unwrap();
+            datapath.configure(NetConfig::new(2, gateway_mac)).unwrap();
             datapath.stats().unwrap();
             datapath.counters().unwrap().track(pod).unwrap();
             assert!(datapath.counters().unwrap().read(pod).unwrap().is_some());
             datapath.ports().unwrap().insert(pod, port(7, 2)).unwrap();
             assert_eq!(datapath.ports().unwrap().read(pod).unwrap(), Some(port(7, 2)));
+            let link = PodLink { mac: gateway_mac, stack_only: false };
+            datapath.links().unwrap().insert(7, link).unwrap();
+            assert_eq!(datapath.links().unwrap().read(7).unwrap(), Some(link));
+            datapath.drops().unwrap();
             datapath.remove().unwrap();
         });
     });

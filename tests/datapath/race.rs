@@ -9,7 +9,7 @@ use std::time::Duration;
 use cnikit::datapath::{Error, ProgramName};
 use cnikit_testbed::{Host, Namespace, Running, eventually, host, tool};
 
-use crate::support::{ROOT, datapath, ids, names};
+use crate::support::{MAPS, PROGRAMS, ROOT, datapath, ids, names};
 
 /// Where the processes of a race meet.
 const MEETING: &str = "CNIKIT_TEST_RACE";
@@ -40,7 +40,7 @@ fn processes_that_race_load_once() {
         let datapath = datapath("one");
         let loaded = ids(&datapath.directory())["cni_tc_main"];
         assert_eq!(seen, [loaded; RACERS]);
-        assert_eq!(names(Path::new(ROOT).join("one")), ["v1"]);
+        assert_eq!(names(Path::new(ROOT).join("one")), ["v2"]);
         datapath.remove().unwrap();
     });
 }
@@ -55,13 +55,13 @@ fn a_loader_that_is_killed_blocks_nobody() {
         let mut racers = line_up(host, &meeting, 1);
         fs::write(meeting.join("start"), "").unwrap();
         let network = Path::new(ROOT).join("one");
-        eventually("the load", LIMIT, || network.join("loading").exists() || network.join("v1").exists());
+        eventually("the load", LIMIT, || network.join("loading").exists() || network.join("v2").exists());
         racers[0].kill();
 
         let datapath = datapath("one");
         datapath.ensure().unwrap();
         ids(&datapath.directory());
-        assert_eq!(names(&network), ["v1"]);
+        assert_eq!(names(&network), ["v2"]);
         datapath.remove().unwrap();
     });
 }
@@ -84,7 +84,7 @@ fn a_removal_meanwhile_leaves_a_whole_set_or_none() {
                 removals.join().unwrap().unwrap();
             });
             match datapath.counters() {
-                Ok(_) => assert_eq!(ids(&datapath.directory()).len(), 6),
+                Ok(_) => assert_eq!(ids(&datapath.directory()).len(), MAPS.len() + PROGRAMS.len()),
                 Err(Error::Pin { .. }) => assert!(!Path::new(ROOT).join("one").exists()),
                 Err(error) => panic!("{error}"),
             }

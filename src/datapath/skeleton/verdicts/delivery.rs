@@ -1,0 +1,252 @@
+//! What is delivered directly, what is left to the stack, and what is counted of both.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::frames::*;
+use super::{OTHER_PORT, PORT, REDIRECT, UNSPEC, loaded};
+use crate::datapath::{NetStats, PodCounters};
+
+#[test]
+fn a_packet_for_a_pod_is_redirected_untouched_and_counted_at_both_ends() {
+    loaded(|loaded| {
+        for [a, b] in PODS {
+            let before = loaded.stats();
+            let sent = datagram(MAC_B, a, b, 64);
+            loaded.assert_direct(&sent, &a.to_string());
+
+            let bytes = sent.len() as u64;
+            let tx = PodCounters { tx_packets: 1, tx_bytes: bytes, tx_direct: 1, ..PodCounters::default() };
+            let rx = PodCounters { rx_packets: 1, rx_bytes: bytes, rx_direct: 1, ..PodCounters::default() };
+            assert_eq!((loaded.counters(a), loaded.counters(b)), (tx, rx));
+            assert_eq!(loaded.stats(), NetStats { direct: before.direct + 1, ..before });
+        }
+    });
+}
+
+#[test]
+fn every_known_protocol_is_redirected_and_others_are_the_stacks() {
+    loaded(|loaded| {
+        for [a, b] in PODS {
+            let send = |protocol, payload: &[u8]| frame(MAC_B, &ip(a, b, 64, protocol, payload));
+            for (protocol, payload) in [
+                (TCP, tcp(1, 2, SYN)),
+                (TCP, tcp(1, 2, ACK)),
+                (UDP, udp(1, 2)),
+                (132, udp(1, 2)), // SCTP
+                (136, udp(1, 2)), // UDP-Lite
+                (icmp_of(a), echo(a, true, 7)),
+                (icmp_of(a), echo(a, false, 7)),
+                (icmp_of(a), unreachable(&ip(b, a, 64, UDP, &udp(1, 2)))),
+            ] {
+                loaded.assert_direct(&send(protocol, &payload), &format!("{a}, protocol {protocol}"));
+            }
+            // ESP, GRE and what nobody has heard of; a timestamp request, a query of listeners, too short a header.
+            for (protocol, payload) in [
+                (50, vec![0; 24]),
+                (47, vec![0; 24]),
+                (253, vec![0; 24]),
+                (icmp_of(a), vec![if a.is_ipv4() { 13 } else { 130 }, 0, 0, 0, 0, 0, 0, 0]),
+                (UDP, vec![0; 7]),
+                (TCP, vec![]),
+            ] {
+                loaded.assert_stack(&send(protocol, &payload), &format!("{a}, protocol {protocol}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_packet_for_the_gateways_mac_is_routed() {
+    loaded(|loaded| {
+        for ([a, b], hops_at) in PODS.into_iter().zip([ETHERNET + 8, ETHERNET + 7]) {
+            let sent = datagram(MAC_GATEWAY, a, b, 64);
+            let (verdict, routed) = loaded.ingress(&sent);
+
+            assert_eq!(verdict, REDIRECT);
+            let mut expected = datagram(MAC_B, a, b, 63);
+            expected[6..12].copy_from_slice(&MAC_GATEWAY);
+            assert_eq!(routed, expected, "to the pod, from the gateway, one hop less to live");
+            assert_eq!((sent[hops_at], routed[hops_at]), (64, 63));
+        }
+        let (_, routed) = loaded.ingress(&datagram(MAC_GATEWAY, PODS[0][0], PODS[0][1], 2));
+        assert_eq!(checksum(&routed[ETHERNET..ETHERNET + 20]), 0, "a valid header");
+    });
+}
+
+#[test]
+fn the_stack_answers_for_a_packet_that_may_not_be_routed() {
+    loaded(|loaded| {
+        for [a, b] in PODS {
+            for hops in [0, 1] {
+                loaded.assert_stack(&datagram(MAC_GATEWAY, a, b, hops), &format!("{a}, {hops} hops"));
+            }
+            loaded.assert_direct(&datagram(MAC_B, a, b, 1), "on the link no hop is spent");
+        }
+    });
+}
+
+#[test]
+fn the_bridge_gets_what_is_for_nobody_in_the_map() {
+    loaded(|loaded| {
+        let all: [IpAddr; 2] = [Ipv4Addr::BROADCAST.into(), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into()];
+        for (family, [a, b]) in PODS.into_iter().enumerate() {
+            let cases = [
+                ("the world", datagram(MAC_GATEWAY, a, STRANGERS[family], 64)),
+                ("the gateway", datagram(MAC_GATEWAY, a, GATEWAY[family], 64)),
+                ("a pod that routes", datagram(MAC_THIRD, a, b, 64)),
+                ("a pod by everybody's MAC", datagram(MAC_ALL, a, b, 64)),
+                ("the pod itself", datagram(MAC_A, a, a, 64)),
+                ("the pod itself, routed", datagram(MAC_GATEWAY, a, a, 64)),
+                ("everybody", datagram(MAC_ALL, a, all[family], 64)),
+            ];
+            let before = loaded.stats().to_stack;
+            for (who, sent) in &cases {
+                loaded.assert_stack(sent, who);
+            }
+            let counters = loaded.counters(a);
+            assert_eq!((counters.tx_packets, counters.tx_direct), (cases.len() as u64, 0));
+            assert_eq!(loaded.stats().to_stack - before, cases.len() as u64);
+            assert_eq!(loaded.counters(b).rx_packets, 0, "the egress hook counts what the bridge delivers");
+        }
+    });
+}
+
+#[test]
+fn a_pod_whose_row_is_gone_is_the_stacks() {
+    loaded(|loaded| {
+        for [a, b] in PODS {
+            loaded.ports.remove(b).unwrap();
+            loaded.assert_stack(&datagram(MAC_B, a, b, 64), &b.to_string());
+        }
+    });
+}
+
+#[test]
+fn nothing_is_direct_when_it_is_turned_off() {
+    loaded(|loaded| {
+        loaded.configure(|config| config.direct = false);
+        for [a, b] in PODS {
+            loaded.assert_stack(&datagram(MAC_B, a, b, 64), &a.to_string());
+            assert_eq!(loaded.counters(a).tx_packets, 1);
+        }
+        loaded.configure(|config| config.guard = false);
+        for [a, b] in PODS {
+            loaded.assert_direct(&datagram(MAC_B, a, b, 64), "the guard is another matter");
+        }
+    });
+}
+
+#[test]
+fn a_restricted_port_neither_sends_nor_receives_directly() {
+    for (restricted, mac) in [(PORT, MAC_A), (OTHER_PORT, MAC_B)] {
+        loaded(|loaded| {
+            loaded.restrict(restricted, mac);
+            for [a, b] in PODS {
+                loaded.assert_stack(&datagram(MAC_B, a, b, 64), &format!("port {restricted}"));
+            }
+            loaded.links.remove(OTHER_PORT).unwrap();
+            let is_free = restricted == OTHER_PORT;
+            let verdict = loaded.ingress(&datagram(MAC_B, PODS[0][0], PODS[0][1], 64)).0;
+            assert_eq!(verdict == REDIRECT, is_free, "a port of which nothing is said is not restricted");
+        });
+    }
+}
+
+#[test]
+fn nothing_happens_before_the_programs_know_their_network() {
+    loaded(|loaded| {
+        loaded.configure(|config| config.bridge_ifindex = 0);
+        for [a, b] in PODS {
+            loaded.assert_stack(&datagram(MAC_B, a, b, 64), "unconfigured");
+            assert_eq!(loaded.egress(&datagram(MAC_A, b, a, 64)).0, UNSPEC);
+        }
+        assert_eq!(loaded.stats(), NetStats::default());
+    });
+}
+
+#[test]
+fn fragments_and_options_are_the_stacks() {
+    loaded(|loaded| {
+        let [[a, b], [a6, b6]] = PODS;
+        let (IpAddr::V4(a), IpAddr::V4(b)) = (a, b) else { panic!("IPv4 comes first") };
+        let v4 = |fragment, options: &[u8]| frame(MAC_B, &ipv4(a, b, 64, UDP, fragment, options, &udp(1, 2)));
+        loaded.assert_direct(&v4(0x4000, &[]), "don't fragment");
+        loaded.assert_stack(&v4(0x2000, &[]), "the first fragment");
+        loaded.assert_stack(&v4(0x2001, &[]), "a fragment in the middle");
+        loaded.assert_stack(&v4(0x0001, &[]), "the last fragment");
+        loaded.assert_stack(&v4(0, &[1, 1, 1, 0]), "IP options");
+
+        let v6 = |kinds: &[u8], fragment: u16| {
+            let nexts = kinds[1..].iter().chain(&[UDP]);
+            let mut headers: Vec<_> = kinds.iter().zip(nexts).map(|(kind, next)| extension(*kind, *next)).collect();
+            for (header, _) in headers.iter_mut().zip(kinds).filter(|(_, kind)| **kind == FRAGMENT) {
+                header[2..4].copy_from_slice(&fragment.to_be_bytes());
+            }
+            frame(MAC_B, &ip(a6, b6, 64, kinds[0], &[headers.concat(), udp(1, 2)].concat()))
+        };
+        loaded.assert_direct(&v6(&[HOP_BY_HOP, DESTINATION, AH, DESTINATION], 0), "headers that do not matter");
+        loaded.assert_stack(&v6(&[ROUTING], 0), "a routing header");
+        loaded.assert_stack(&v6(&[HOP_BY_HOP, FRAGMENT], 0x0001), "the first fragment");
+        loaded.assert_stack(&v6(&[FRAGMENT, DESTINATION], 0x0008), "a later fragment");
+        loaded.assert_stack(&v6(&[FRAGMENT], 0), "an atomic fragment");
+
+        loaded.configure(|config| config.guard = false);
+        loaded.assert_direct(&v6(&[DESTINATION; 7], 0), "as many as are looked through");
+        loaded.assert_stack(&v6(&[DESTINATION; 8], 0), "one more");
+    });
+}
+
+#[test]
+fn what_the_bridge_delivers_is_counted_at_the_target() {
+    loaded(|loaded| {
+        for (family, [a, b]) in PODS.into_iter().enumerate() {
+            let before = loaded.stats();
+            let delivered = datagram(MAC_B, STRANGERS[family], b, 64);
+            assert_eq!(loaded.egress(&delivered), (UNSPEC, delivered.clone()));
+
+            let rx = PodCounters { rx_packets: 1, rx_bytes: delivered.len() as u64, ..PodCounters::default() };
+            assert_eq!((loaded.counters(b), loaded.counters(a)), (rx, PodCounters::default()));
+            assert_eq!(loaded.stats(), NetStats { from_stack: before.from_stack + 1, ..before });
+        }
+    });
+}
+
+#[test]
+fn addresses_that_nobody_tracks_share_one_row() {
+    loaded(|loaded| {
+        loaded.configure(|config| config.guard = false);
+        for (family, [a, b]) in PODS.into_iter().enumerate() {
+            let before = loaded.stats().unknown;
+            let sent = datagram(MAC_B, STRANGERS[family], b, 64);
+            let bytes = sent.len() as u64;
+            loaded.assert_direct(&sent, "a stranger");
+            assert_eq!(loaded.counters(b).rx_direct, 1);
+            loaded.counters.forget(b).unwrap();
+            loaded.assert_direct(&datagram(MAC_B, a, b, 64), "to a stranger");
+
+            let expected = PodCounters {
+                tx_packets: before.tx_packets + 1,
+                tx_bytes: before.tx_bytes + bytes,
+                tx_direct: before.tx_direct + 1,
+                rx_packets: before.rx_packets + 1,
+                rx_bytes: before.rx_bytes + bytes,
+                rx_direct: before.rx_direct + 1,
+            };
+            assert_eq!(loaded.stats().unknown, expected);
+        }
+    });
+}
+
+#[test]
+fn on_the_bridge_nothing_is_counted_twice_or_redirected() {
+    loaded(|loaded| {
+        loaded.configure(|config| config.bridge_ifindex = PORT);
+        for [a, b] in PODS {
+            let sent = datagram(MAC_B, a, b, 64);
+            loaded.assert_stack(&sent, "up to the host");
+            assert_eq!(loaded.egress(&sent), (UNSPEC, sent.clone()));
+            assert_eq!(loaded.counters(a), PodCounters::default());
+        }
+        assert_eq!(loaded.stats(), NetStats { to_host: 2, ..NetStats::default() });
+    });
+}

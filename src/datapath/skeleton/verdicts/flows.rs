@@ -1,0 +1,162 @@
+//! The memory of flows that the stack delivers.
+
+use std::net::IpAddr;
+
+use super::frames::*;
+use super::{BRIDGE, OTHER_PORT, PORT, UNSPEC, loaded};
+
+/// A packet that the stack delivers to pod A.
+fn delivered(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    ethernet(MAC_A, MAC_GATEWAY, if to.is_ipv4() { IPV4 } else { IPV6 }, &ip(from, to, 63, protocol, payload))
+}
+
+/// A packet of pod A to pod B.
+fn sent(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    frame(MAC_B, &ip(from, to, 64, protocol, payload))
+}
+
+#[test]
+fn what_answers_a_flow_of_the_stack_goes_to_the_stack() {
+    loaded(|loaded| {
+        for [a, b] in PODS {
+            let icmp = icmp_of(a);
+            let cases = [
+                (TCP, tcp(1000, 80, SYN), tcp(80, 1000, SYN | ACK), tcp(80, 1001, SYN | ACK)),
+                (UDP, udp(1000, 53), udp(53, 1000), udp(54, 1000)),
+                (icmp, echo(a, true, 7), echo(a, false, 7), echo(a, false, 8)),
+            ];
+            for (protocol, question, answer, other) in cases {
+                let what = format!("{a}, protocol {protocol}");
+                loaded.assert_direct(&sent(a, b, protocol, &answer), &what);
+                let question = delivered(b, a, protocol, &question);
+                let before = loaded.flows();
+                for _ in 0..2 {
+                    assert_eq!(loaded.egress(&question), (UNSPEC, question.clone()), "{what}");
+                    assert_eq!(loaded.flows(), before + 1, "{what}");
+                }
+                loaded.assert_stack(&sent(a, b, protocol, &answer), &what);
+                loaded.assert_direct(&sent(a, b, protocol, &other), &what);
+            }
+        }
+        assert_eq!(loaded.stats().flows_added, 6);
+        assert_eq!(loaded.stats().flows_forgotten, 0);
+    });
+}
+
+#[test]
+fn an_error_about_a_flow_of_the_stack_goes_to_the_stack() {
+    loaded(|loaded| {
+        for [a, b] in PODS {
+            for (protocol, question) in [(TCP, tcp(1000, 80, SYN)), (UDP, udp(1000, 53))] {
+                let about = ip(b, a, 63, protocol, &question);
+                // The least that an error quotes: RFC 792.
+                let short = &about[..about.len() - question.len() + 8];
+                let error = sent(a, b, icmp_of(a), &unreachable(&about));
+                let short = sent(a, b, icmp_of(a), &unreachable(short));
+                loaded.assert_direct(&error, "nothing is remembered");
+                loaded.egress(&delivered(b, a, protocol, &question));
+                loaded.assert_stack(&error, "remembered");
+                loaded.assert_stack(&short, "remembered, and quoted as short as can be");
+            }
+            let about = ip(b, a, 63, UDP, &udp(1000, 54));
+            loaded.assert_direct(&sent(a, b, icmp_of(a), &unreachable(&about)), "about another");
+            let cut = sent(a, b, icmp_of(a), &unreachable(&about[..about.len() - 10]));
+            loaded.assert_stack(&cut, "about nobody knows what");
+        }
+    });
+}
+
+#[test]
+fn only_flows_between_pods_are_remembered() {
+    loaded(|loaded| {
+        for (family, [a, b]) in PODS.into_iter().enumerate() {
+            for from in [STRANGERS[family], GATEWAY[family], a] {
+                loaded.egress(&delivered(from, a, UDP, &udp(1, 2)));
+                assert_eq!(loaded.flows(), 0, "from {from}");
+            }
+            for (protocol, payload) in [(50, vec![0; 24]), (UDP, vec![0; 7])] {
+                loaded.egress(&delivered(b, a, protocol, &payload));
+                assert_eq!(loaded.flows(), 0, "protocol {protocol}");
+            }
+        }
+        let (IpAddr::V4(a), IpAddr::V4(b)) = (PODS[0][0], PODS[0][1]) else { panic!("IPv4 comes first") };
+        loaded.egress(&frame(MAC_A, &ipv4(b, a, 64, UDP, 0x0001, &[], &udp(1, 2))));
+        assert_eq!(loaded.flows(), 0, "a later fragment has no ports");
+        loaded.egress(&frame(MAC_A, &ipv4(b, a, 64, UDP, 0x2000, &[], &udp(1, 2))));
+        assert_eq!(loaded.flows(), 1, "a first fragment has");
+        loaded.assert_stack(&sent(a.into(), b.into(), UDP, &udp(2, 1)), "the answer");
+    });
+}
+
+#[test]
+fn flows_are_remembered_while_nothing_is_direct() {
+    loaded(|loaded| {
+        loaded.configure(|config| config.direct = false);
+        for [a, b] in PODS {
+            loaded.egress(&delivered(b, a, TCP, &tcp(1000, 80, ACK)));
+        }
+        loaded.configure(|_| ());
+        for [a, b] in PODS {
+            loaded.assert_stack(&sent(a, b, TCP, &tcp(80, 1000, ACK)), "a running flow stays with the stack");
+        }
+    });
+}
+
+/// A flow of A's to B by the stack, then a direct one with the same ports: seen here from A's side.
+#[test]
+fn a_direct_conversation_on_the_same_ports_is_direct_both_ways() {
+    loaded(|loaded| {
+        for [a, b] in PODS {
+            let icmp = icmp_of(a);
+            let cases = [
+                (TCP, tcp(1000, 80, ACK), tcp(1000, 80, SYN), tcp(80, 1000, SYN | ACK)),
+                (UDP, udp(1000, 53), udp(1000, 53), udp(53, 1000)),
+                (icmp, echo(a, false, 7), echo(a, true, 7), echo(a, false, 7)),
+            ];
+            for (protocol, old, opening, answer) in cases {
+                let what = format!("{a}, protocol {protocol}");
+                // The hooks of B's port, where A is the other one.
+                let swap = |[at_a, at_b]: [u32; 2]| {
+                    loaded.place(a, at_a, MAC_A);
+                    loaded.place(b, at_b, MAC_B);
+                };
+                let question = if protocol == icmp { echo(a, true, 7) } else { old.clone() };
+                loaded.configure(|config| config.guard = false);
+                swap([OTHER_PORT, PORT]);
+                loaded.egress(&ethernet(
+                    MAC_B,
+                    MAC_GATEWAY,
+                    if a.is_ipv4() { IPV4 } else { IPV6 },
+                    &ip(a, b, 63, protocol, &question),
+                ));
+                assert_eq!(loaded.flows(), 1, "{what}");
+                let answered = frame(MAC_A, &ip(b, a, 64, protocol, &answer));
+                loaded.assert_stack(&answered, &what);
+
+                swap([PORT, OTHER_PORT]);
+                if protocol == TCP {
+                    loaded.assert_direct(&sent(a, b, protocol, &tcp(1000, 80, ACK)), "no beginning");
+                    assert_eq!(loaded.flows(), 1, "{what}");
+                }
+                loaded.assert_direct(&sent(a, b, protocol, &opening), &what);
+                assert_eq!(loaded.flows(), 0, "{what}");
+                swap([OTHER_PORT, PORT]);
+                loaded.assert_direct(&answered, &what);
+                swap([PORT, OTHER_PORT]);
+            }
+        }
+        assert_eq!((loaded.stats().flows_added, loaded.stats().flows_forgotten), (6, 6));
+    });
+}
+
+#[test]
+fn what_the_gateway_sends_for_a_pod_is_no_flow_of_a_pods() {
+    loaded(|loaded| {
+        for (family, [a, b]) in PODS.into_iter().enumerate() {
+            loaded.place(STRANGERS[family], BRIDGE, MAC_GATEWAY);
+            loaded.egress(&delivered(STRANGERS[family], a, UDP, &udp(1, 2)));
+            assert_eq!(loaded.flows(), 0);
+            loaded.assert_direct(&sent(a, b, UDP, &udp(2, 1)), "and no answer to one");
+        }
+    });
+}

@@ -1,0 +1,177 @@
+//! Crafted packets through the loaded programs, by `BPF_PROG_TEST_RUN`.
+//!
+//! The kernel runs them as if they had come in by `lo`, so that index 1 stands for the port here.
+
+use std::fs;
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use libbpf_rs::{MapCore, ProgramInput};
+
+use self::frames::{GATEWAY, MAC_A, MAC_B, MAC_GATEWAY, PODS};
+use super::generated::{CniTcSkel, CniTcSkelBuilder};
+use crate::datapath::layout::RawNetConfig;
+use crate::datapath::map::Map;
+use crate::datapath::maps::{CounterMap, FLOWS, LinkMap, NET_CONFIG, NET_DROPS, NET_STATS, ONLY, PortMap};
+use crate::datapath::{DropReason, Drops, NetConfig, NetStats, PodCounters, PodLink, PodPort};
+use crate::spec::MacAddr;
+
+mod cost;
+mod delivery;
+mod flows;
+mod frames;
+mod guard;
+mod neighbours;
+
+/// Verdicts of `linux/pkt_cls.h`.
+const UNSPEC: i32 = -1;
+const SHOT: i32 = 2;
+const REDIRECT: i32 = 7;
+
+const PORT: u32 = 1;
+const OTHER_PORT: u32 = 77;
+const BRIDGE: u32 = 99;
+
+/// A set of its own for each test: pod A on the port that packets come in by, pod B on another, both guarded.
+struct Loaded {
+    skeleton: CniTcSkel<'static>,
+    counters: CounterMap,
+    ports: PortMap,
+    links: LinkMap,
+    config: Map,
+    stats: Map,
+    drops: Map,
+    flows: Map,
+}
+
+/// Runs a test on a set of its own; skips it without privileges.
+fn loaded(test: impl FnOnce(&Loaded) + Send) {
+    cnikit_testbed::host(|_| {
+        let directory = Path::new("/sys/fs/bpf/verdicts");
+        fs::create_dir(directory).unwrap();
+        test(&Loaded::new(directory));
+        fs::remove_dir_all(directory).unwrap();
+    });
+}
+
+impl Loaded {
+    fn new(directory: &Path) -> Self {
+        let storage = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut skeleton = CniTcSkelBuilder::default().open(storage).unwrap().load().unwrap();
+        for mut map in skeleton.object_mut().maps_mut() {
+            let pin = directory.join(MapCore::name(&map));
+            map.pin(pin).unwrap();
+        }
+        let loaded = Self {
+            skeleton,
+            counters: CounterMap::open(directory).unwrap(),
+            ports: PortMap::open(directory).unwrap(),
+            links: LinkMap::open(directory).unwrap(),
+            config: Map::open(directory, &NET_CONFIG).unwrap(),
+            stats: Map::open(directory, &NET_STATS).unwrap(),
+            drops: Map::open(directory, &NET_DROPS).unwrap(),
+            flows: Map::open(directory, &FLOWS).unwrap(),
+        };
+        loaded.configure(|_| ());
+        for [a, b] in PODS {
+            loaded.place(a, PORT, MAC_A);
+            loaded.place(b, OTHER_PORT, MAC_B);
+            loaded.counters.track(a).unwrap();
+            loaded.counters.track(b).unwrap();
+        }
+        for gateway in GATEWAY {
+            loaded.place(gateway, BRIDGE, MAC_GATEWAY);
+        }
+        for (port, mac) in [(PORT, MAC_A), (OTHER_PORT, MAC_B)] {
+            loaded.place(MacAddr::new(mac).link_local().into(), port, mac);
+            loaded.links.insert(port, PodLink { mac: MacAddr::new(mac), stack_only: false }).unwrap();
+        }
+        loaded
+    }
+
+    /// Changes what the programs were told of their network.
+    fn configure(&self, change: impl FnOnce(&mut NetConfig)) {
+        let mut config = NetConfig::new(BRIDGE, MacAddr::new(MAC_GATEWAY));
+        change(&mut config);
+        self.config.put(&ONLY, &RawNetConfig::from(config), "the row").unwrap();
+    }
+
+    fn place(&self, address: IpAddr, ifindex: u32, mac: [u8; 6]) {
+        self.ports.insert(address, PodPort { ifindex, mac: MacAddr::new(mac) }).unwrap();
+    }
+
+    fn restrict(&self, ifindex: u32, mac: [u8; 6]) {
+        self.links.insert(ifindex, PodLink { mac: MacAddr::new(mac), stack_only: true }).unwrap();
+    }
+
+    /// The verdict on a frame, and the frame as the program left it.
+    fn ingress(&self, frame: &[u8]) -> (i32, Vec<u8>) {
+        run(&self.skeleton.progs.cni_tc_main, frame)
+    }
+
+    fn egress(&self, frame: &[u8]) -> (i32, Vec<u8>) {
+        run(&self.skeleton.progs.cni_tc_egress, frame)
+    }
+
+    fn counters(&self, address: IpAddr) -> PodCounters {
+        self.counters.read(address).unwrap().unwrap()
+    }
+
+    fn stats(&self) -> NetStats {
+        self.stats.sum(&ONLY, "the row").unwrap().unwrap()
+    }
+
+    fn drops(&self) -> Drops {
+        self.drops.sum(&ONLY, "the row").unwrap().unwrap()
+    }
+
+    /// How many flows are remembered.
+    fn flows(&self) -> usize {
+        self.flows.keys::<40>().count()
+    }
+
+    /// The frame is redirected as it is.
+    #[track_caller]
+    fn assert_direct(&self, frame: &[u8], what: &str) {
+        assert_eq!(self.ingress(frame), (REDIRECT, frame.to_vec()), "{what}");
+    }
+
+    /// The frame is left to the stack, as it is, without anybody's drop being counted.
+    #[track_caller]
+    fn assert_stack(&self, frame: &[u8], what: &str) {
+        let before = self.drops();
+        assert_eq!(self.ingress(frame), (UNSPEC, frame.to_vec()), "{what}");
+        assert_eq!(self.drops(), before, "{what}");
+    }
+
+    /// The frame is dropped, for this reason, and counted for its port and for the network.
+    #[track_caller]
+    fn assert_dropped(&self, frame: &[u8], reason: DropReason, what: &str) {
+        let counts = || (self.drops(), self.links.drops(PORT).unwrap().unwrap());
+        let before = counts();
+        assert_eq!(self.ingress(frame).0, SHOT, "{what}");
+        let after = counts();
+        for (before, after) in [(before.0, after.0), (before.1, after.1)] {
+            let counted: Vec<_> = after.iter().zip(before.iter()).filter(|(after, before)| after != before).collect();
+            assert_eq!(counted, [((reason, before.of(reason) + 1), (reason, before.of(reason)))], "{what}");
+        }
+    }
+}
+
+/// The verdict of a program on a frame, and the frame as it left it.
+fn run(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8]) -> (i32, Vec<u8>) {
+    let mut out = vec![0; frame.len() + 64];
+    let input = ProgramInput { data_in: Some(frame), data_out: Some(&mut out), ..ProgramInput::default() };
+    let output = program.test_run(input).unwrap();
+    let left = output.data.map(|data| data.to_vec()).unwrap();
+    (output.return_value.cast_signed(), left)
+}
+
+/// The mean time of a program on a frame.
+fn time(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8], repeat: u32) -> Duration {
+    let input = ProgramInput { data_in: Some(frame), repeat, ..ProgramInput::default() };
+    program.test_run(input).unwrap().duration
+}

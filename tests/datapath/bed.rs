@@ -1,0 +1,117 @@
+//! Pods on a bridge, the programs hung on the hosts' ends by `tc`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use cnikit::datapath::{Datapath, NetConfig, PodCounters, PodLink, PodPort};
+use cnikit::spec::MacAddr;
+use cnikit_testbed::{Host, Namespace, Pod};
+
+use crate::raw;
+use crate::support::datapath;
+
+pub(crate) const GATEWAY_MAC: MacAddr = MacAddr::new([0x02, 0, 0, 0, 0, 0xfe]);
+pub(crate) const GATEWAY: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 244, 1, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 1))];
+
+/// Three pods with an address of each family, and rows in the maps.
+pub(crate) struct Bed {
+    pub(crate) datapath: Datapath,
+    pub(crate) pods: [Pod; 3],
+}
+
+impl Bed {
+    pub(crate) fn new(host: &Host) -> Self {
+        let datapath = datapath("one");
+        datapath.ensure().expect("load");
+        // Snooping makes the bridge send reports of its own, which are packets like any other.
+        host.ip(&format!("link add cbr0 address {GATEWAY_MAC} type bridge mcast_snooping 0"));
+        host.ip("link set cbr0 up");
+        let bridge = index(host, "cbr0");
+        attach(host, &datapath, "cbr0");
+        let ports = datapath.ports().expect("open");
+        for (gateway, length) in GATEWAY.into_iter().zip([24, 64]) {
+            host.ip(&format!("address add {gateway}/{length} dev cbr0 {}", nodad(gateway)));
+            ports.insert(gateway, PodPort { ifindex: bridge, mac: GATEWAY_MAC }).expect("insert");
+        }
+        let pods = [0, 1, 2].map(|number| Self::pod(host, &datapath, number));
+        datapath.configure(NetConfig::new(bridge, GATEWAY_MAC)).expect("configure");
+        Self { datapath, pods }
+    }
+
+    fn pod(host: &Host, datapath: &Datapath, number: u8) -> Pod {
+        let (pod, mac) = (host.pod(), mac(number));
+        let netns = pod.netns();
+        let netns = netns.display();
+        host.ip(&format!("link add veth{number} type veth peer name eth0 address {mac} netns {netns}"));
+        host.ip(&format!("link set veth{number} addrgenmode none master cbr0 up"));
+        // The link-local address serves at once, as CNI plugins have it.
+        pod.command("sysctl").words("-q -w net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.lo.disable_ipv6=0").run();
+        pod.ip("link set lo up");
+        pod.ip("link set eth0 up");
+        attach(host, datapath, &format!("veth{number}"));
+        let port = PodPort { ifindex: index(host, &format!("veth{number}")), mac };
+        let ports = datapath.ports().expect("open");
+        for (address, (gateway, length)) in addresses(number).into_iter().zip(GATEWAY.into_iter().zip([24, 64])) {
+            pod.ip(&format!("address add {address}/{length} dev eth0 {}", nodad(address)));
+            pod.ip(&format!("route add default via {gateway}"));
+            datapath.counters().and_then(|counters| counters.track(address)).expect("track");
+            ports.insert(address, port).expect("insert");
+        }
+        ports.insert(mac.link_local().into(), port).expect("insert");
+        let link = PodLink { mac, stack_only: false };
+        datapath.links().and_then(|links| links.insert(port.ifindex, link)).expect("insert");
+        pod
+    }
+
+    pub(crate) fn counters(&self, address: IpAddr) -> PodCounters {
+        let counters = self.datapath.counters().expect("open");
+        counters.read(address).expect("read").expect("a row")
+    }
+
+    /// Changes what the programs were told.
+    pub(crate) fn configure(&self, change: impl FnOnce(&mut NetConfig)) {
+        let mut config = self.datapath.config().expect("read");
+        change(&mut config);
+        self.datapath.configure(config).expect("configure");
+    }
+
+    /// Has the first pod send a frame as it is.
+    pub(crate) fn send(&self, frame: &[u8]) {
+        self.pods[0].enter(|| raw::send(frame)).unwrap_or_else(|error| panic!("{} bytes: {error}", frame.len()));
+    }
+
+    pub(crate) fn end(self, host: &Host) {
+        self.datapath.remove().expect("remove");
+        for link in ["veth0", "veth1", "veth2", "cbr0"] {
+            host.ip(&format!("link del {link}"));
+        }
+    }
+}
+
+/// The addresses of a pod, one of each family.
+pub(crate) fn addresses(number: u8) -> [IpAddr; 2] {
+    let last = 2 + number;
+    [Ipv4Addr::new(10, 244, 1, last).into(), Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, last.into()).into()]
+}
+
+pub(crate) fn mac(number: u8) -> MacAddr {
+    MacAddr::new([0x02, 0, 0, 0, 0, 2 + number])
+}
+
+pub(crate) fn index(namespace: &impl Namespace, link: &str) -> u32 {
+    let index = namespace.link(link).expect("a link")["ifindex"].as_u64().expect("an index");
+    index.try_into().expect("32 bits")
+}
+
+fn attach(host: &Host, datapath: &Datapath, link: &str) {
+    host.tc(&format!("qdisc add dev {link} clsact"));
+    for (hook, program) in [("ingress", "cni_tc_main"), ("egress", "cni_tc_egress")] {
+        let pin = datapath.directory().join(program);
+        let pin = pin.display();
+        host.tc(&format!("filter add dev {link} {hook} bpf direct-action object-pinned {pin}"));
+    }
+}
+
+fn nodad(address: IpAddr) -> &'static str {
+    if address.is_ipv6() { "nodad" } else { "" }
+}

@@ -1,0 +1,73 @@
+//! Frames past the stack: see [packet(7)].
+//!
+//! [packet(7)]: https://man7.org/linux/man-pages/man7/packet.7.html
+#![expect(unsafe_code, reason = "packet sockets have no safe binding")]
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+const ALL: u16 = 0x0003;
+
+/// Sends a frame by `eth0` of the thread's namespace.
+pub(crate) fn send(frame: &[u8]) -> io::Result<()> {
+    let socket = open(0)?;
+    let (address, length) = eth0(u16::from_be_bytes([frame[12], frame[13]]));
+    // SAFETY: frame and address outlive the call, which is told their sizes.
+    let sent = unsafe {
+        libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, (&raw const address).cast(), length)
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Hears all frames that come in by `eth0` of the thread's namespace.
+pub(crate) struct Ear(OwnedFd);
+
+impl Ear {
+    pub(crate) fn open() -> io::Result<Self> {
+        let socket = open(ALL)?;
+        let (address, length) = eth0(ALL);
+        // SAFETY: the address outlives the call, which is told its size.
+        let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+        if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(Self(socket)) }
+    }
+
+    /// The frames since the last time.
+    pub(crate) fn frames(&self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut buffer = vec![0_u8; 1 << 16];
+        loop {
+            // SAFETY: the buffer outlives the call, which is told its size.
+            let length =
+                unsafe { libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
+            let Ok(length) = usize::try_from(length) else { return frames };
+            frames.push(buffer[..length].to_vec());
+        }
+    }
+}
+
+fn open(protocol: u16) -> io::Result<OwnedFd> {
+    let (kind, protocol) = (libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol.to_be()));
+    // SAFETY: the call takes no pointers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, protocol) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given out this descriptor and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn eth0(protocol: u16) -> (libc::sockaddr_ll, libc::socklen_t) {
+    // SAFETY: the name is a string that ends with a NUL.
+    let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: protocol.to_be(),
+        sll_ifindex: index as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0; 8],
+    };
+    (address, size_of::<libc::sockaddr_ll>() as libc::socklen_t)
+}
