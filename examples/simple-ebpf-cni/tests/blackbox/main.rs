@@ -17,6 +17,7 @@ mod leases;
 mod pools;
 mod protocol;
 mod rollback;
+mod services;
 mod status;
 mod support;
 mod traffic;
