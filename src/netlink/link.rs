@@ -163,10 +163,10 @@ impl Socket {
     /// # Kernel
     ///
     /// The link is gone from both namespaces at once; the call returns some 20 ms later, when the
-    /// kernel has waited for all readers of it.
+    /// kernel has waited for all readers of it. [`Socket::delete_link_nowait`] leaves the waiting to
+    /// another process.
     pub fn delete_link(&self, index: u32) -> Result<()> {
-        let operation = Operation::on_link("delete", index);
-        self.delete(&operation, message(index, Attrs::new()))
+        self.delete(&Operation::on_link("delete", index), message(index, Attrs::new()))
     }
 
     /// Deletes the link of this name, as [`Socket::delete_link`] does.

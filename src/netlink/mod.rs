@@ -54,6 +54,7 @@ mod fdb;
 mod filter;
 mod link;
 mod netns;
+mod nowait;
 mod route;
 mod socket;
 mod sysctl;

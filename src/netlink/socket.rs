@@ -1,4 +1,10 @@
-use std::{cell::Cell, fmt, io, io::Cursor};
+use std::{
+    cell::Cell,
+    fmt, io,
+    io::Cursor,
+    os::fd::{AsRawFd, BorrowedFd},
+    time::{Duration, Instant},
+};
 
 use neli::{
     FromBytesWithInput, Size, ToBytes,
@@ -12,6 +18,11 @@ use neli::{
     socket::synchronous::NlSocketHandle,
     types::Buffer,
     utils::Groups,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
 };
 
 use super::{
@@ -108,6 +119,63 @@ impl Socket {
     where
         P: Size + ToBytes + fmt::Debug,
     {
+        let (sequence, message) = self.number(operation, kind, flags, payload)?;
+        self.handle.send(&message).map_err(|error| operation.socket(error))?;
+        Ok(sequence)
+    }
+
+    /// The bytes of a request that is to be sent by other means, and its number in the exchange.
+    pub(super) fn encode<P>(
+        &self,
+        operation: &Operation,
+        kind: Rtm,
+        flags: NlmF,
+        message: Result<P, Fault>,
+    ) -> Result<(u32, Vec<u8>)>
+    where
+        P: Size + ToBytes + fmt::Debug,
+    {
+        let payload = message.map_err(|fault| operation.malformed(fault))?;
+        let (sequence, message) = self.number(operation, kind, flags | NlmF::ACK, payload)?;
+        let mut bytes = Cursor::new(Vec::new());
+        message.to_bytes(&mut bytes).map_err(|error| operation.malformed(Fault::new(error)))?;
+        Ok((sequence, bytes.into_inner()))
+    }
+
+    /// Reads until the exchange `sequence` has brought its first object or is over; false where neither happens within
+    /// `patience`.
+    pub(super) fn first_answer(&self, operation: &Operation, sequence: u32, patience: Duration) -> Result<bool> {
+        let deadline = Instant::now() + patience;
+        let mut answer = Answer::<Buffer>::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            let mut socket = [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
+            match poll(&mut socket, Timespec::try_from(left).ok().as_ref()) {
+                Ok(0) | Err(Errno::INTR) => continue,
+                ready => ready.map_err(|errno| operation.socket(SocketError::from(io::Error::from(errno))))?,
+            };
+            if self.receive_some(operation, sequence, &mut answer)? || !answer.objects.is_empty() {
+                return Ok(true);
+            }
+        }
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is the handle's, which lives as long as this borrow of it.
+        #[expect(unsafe_code, reason = "neli lends its descriptor as a number only")]
+        unsafe {
+            BorrowedFd::borrow_raw(self.handle.as_raw_fd())
+        }
+    }
+
+    /// Numbers a request.
+    fn number<P>(&self, operation: &Operation, kind: Rtm, flags: NlmF, payload: P) -> Result<(u32, Nlmsghdr<Rtm, P>)>
+    where
+        P: Size + ToBytes + fmt::Debug,
+    {
         let sequence = self.sequence.get().wrapping_add(1);
         self.sequence.set(sequence);
         let message = NlmsghdrBuilder::default()
@@ -117,8 +185,7 @@ impl Socket {
             .nl_payload(NlPayload::Payload(payload))
             .build()
             .map_err(|error| operation.malformed(error.into()))?;
-        self.handle.send(&message).map_err(|error| operation.socket(error))?;
-        Ok(sequence)
+        Ok((sequence, message))
     }
 
     /// Reads until the exchange `sequence` is over.
@@ -127,26 +194,29 @@ impl Socket {
         R: FromBytesWithInput<Input = usize>,
     {
         let mut answer = Answer::new();
-        loop {
-            // Raw types: an error carries the request back, whose type differs from that of the
-            // answers.
-            let (messages, _) = match self.handle.recv::<u16, Buffer>() {
-                Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {
-                    continue;
-                }
-                other => other.map_err(|error| operation.socket(error))?,
-            };
-            for message in messages {
-                let message = message.map_err(|error| operation.socket(error))?;
-                // What is left of an exchange that was given up on an error has another number.
-                if *message.nl_seq() != sequence || *message.nl_pid() != self.handle.pid() {
-                    continue;
-                }
-                if answer.take(operation, &message)? {
-                    return Ok(answer);
-                }
+        while !self.receive_some(operation, sequence, &mut answer)? {}
+        Ok(answer)
+    }
+
+    /// Reads once; true when the exchange `sequence` is over.
+    fn receive_some<R>(&self, operation: &Operation, sequence: u32, answer: &mut Answer<R>) -> Result<bool>
+    where
+        R: FromBytesWithInput<Input = usize>,
+    {
+        // Raw types: an error carries the request back, whose type differs from that of the answers.
+        let (messages, _) = match self.handle.recv::<u16, Buffer>() {
+            Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
+            other => other.map_err(|error| operation.socket(error))?,
+        };
+        for message in messages {
+            let message = message.map_err(|error| operation.socket(error))?;
+            // What is left of an exchange that nobody read to its end has another number.
+            let is_of_exchange = *message.nl_seq() == sequence && *message.nl_pid() == self.handle.pid();
+            if is_of_exchange && answer.take(operation, &message)? {
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 }
 

@@ -1,6 +1,9 @@
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
-use cnikit::netlink::{Blocks, LOOPBACK_INDEX, Netns, Route};
+use cnikit::netlink::{Blocks, LOOPBACK_INDEX, Netns, Result, Route, Socket};
 
 use crate::support::{Bed, pair};
 
@@ -59,5 +62,33 @@ fn cost_of_the_steps() {
     for (step, mut times) in steps {
         times.sort();
         eprintln!("{step:>12}: p50 {:?}, p90 {:?}", times[ROUNDS / 2], times[ROUNDS * 9 / 10]);
+    }
+}
+
+/// What a DEL waits for, by either verb.
+#[test]
+#[ignore = "a measurement: --ignored --nocapture, in release mode, on a machine that is idle"]
+fn cost_of_a_deletion() {
+    let Some(bed) = Bed::new() else { return };
+    let bridge = bed.bridge();
+    type Delete = fn(&Socket, u32) -> Result<()>;
+    let verbs: [(&str, Delete); 2] =
+        [("delete_link", Socket::delete_link), ("delete_link_nowait", Socket::delete_link_nowait)];
+    for (verb, delete) in verbs {
+        let mut times: Vec<_> = (0..ROUNDS)
+            .map(|_| {
+                let indexes = bed.veth(1, Some(bridge));
+                bed.on_host.create_clsact(indexes.host, Blocks::default()).expect("clsact");
+                bed.in_pod.set_up(indexes.peer).expect("bring the peer up");
+                let start = Instant::now();
+                delete(&bed.on_host, indexes.host).expect("delete");
+                let time = start.elapsed();
+                // The kernel is still at it.
+                thread::sleep(Duration::from_millis(40));
+                time
+            })
+            .collect();
+        times.sort();
+        eprintln!("{verb:>18}: p50 {:?}, p90 {:?}", times[ROUNDS / 2], times[ROUNDS * 9 / 10]);
     }
 }

@@ -5,6 +5,7 @@ mod addresses;
 mod cost;
 mod links;
 mod netns;
+mod nowait;
 mod ports;
 mod routes;
 mod support;
