@@ -12,10 +12,11 @@ use sha2::{Digest, Sha256};
 
 use super::{
     attrs::{Attrs, number, text},
-    error::{Fault, Operation, Result},
+    error::{Error, Fault, Operation, Result},
     socket::Socket,
 };
 
+const CLSACT: &str = "clsact";
 const TC_H_CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 const TCA_INGRESS_BLOCK: u16 = 13;
@@ -109,6 +110,30 @@ impl Socket {
         self.change(&operation, Rtm::Newqdisc, flags, new_clsact(index, blocks))
     }
 
+    /// Gives a link the `clsact` qdisc with these blocks, unless it has that already. By this a port joins the shared
+    /// blocks that an anchor holds, and several tools put filters of their own on one link.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SlotTaken`](super::Error::SlotTaken) where the slot holds an `ingress` qdisc, or a `clsact` with other
+    /// blocks; else as for [`Socket::create_clsact`].
+    ///
+    /// # Kernel
+    ///
+    /// As for [`Socket::create_clsact`].
+    pub fn ensure_clsact(&self, index: u32, blocks: Blocks) -> Result<()> {
+        let exists = match self.create_clsact(index, blocks) {
+            Err(error @ Error::Exists { .. }) => error,
+            created => return created,
+        };
+        match self.ingress_qdisc(index)? {
+            Some(qdisc) if qdisc.kind == CLSACT && qdisc.blocks == blocks => Ok(()),
+            Some(qdisc) => Err(Operation::on_link("ensure the clsact qdisc of", index).slot_taken(qdisc.kind)),
+            // It was deleted meanwhile, and others are at work here.
+            None => Err(exists),
+        }
+    }
+
     /// The qdisc in a link's ingress slot, if there is one.
     ///
     /// # Errors
@@ -156,7 +181,7 @@ pub(super) fn header(index: u32, handle: u32, parent: u32) -> TcmsgBuilder {
 
 fn new_clsact(index: u32, blocks: Blocks) -> Result<Tcmsg, Fault> {
     let attrs = Attrs::new()
-        .put(Tca::Kind, "clsact")?
+        .put(Tca::Kind, CLSACT)?
         .put_some(TCA_INGRESS_BLOCK.into(), blocks.ingress.map(Block::index))?
         .put_some(TCA_EGRESS_BLOCK.into(), blocks.egress.map(Block::index))?;
     Ok(header(index, CLSACT_HANDLE, TC_H_CLSACT).rtattrs(attrs.into_buffer()).build()?)

@@ -65,6 +65,16 @@ pub enum Error {
         /// The index.
         index: u32,
     },
+    /// A link's ingress slot holds another qdisc than the one that is wanted.
+    #[error("{operation} {object}: the ingress slot holds a {kind} qdisc that differs; only who made it may delete it")]
+    SlotTaken {
+        /// What was asked for.
+        operation: &'static str,
+        /// The link.
+        object: String,
+        /// The kind of the qdisc that is there: `ingress`, or `clsact` that names other shared blocks.
+        kind: String,
+    },
     /// The netlink socket could not be opened, written or read.
     #[error("{operation} {object}: the netlink socket failed")]
     Socket {
@@ -158,7 +168,7 @@ impl Error {
             | Self::NetnsOpen { source: error, .. }
             | Self::Netns { source: error, .. }
             | Self::Sysctl { source: error, .. } => error.raw_os_error(),
-            Self::Exists { .. } | Self::IndexTaken { .. } => Some(Errno::EXIST.raw_os_error()),
+            Self::Exists { .. } | Self::IndexTaken { .. } | Self::SlotTaken { .. } => Some(Errno::EXIST.raw_os_error()),
             Self::NetnsMissing { .. } | Self::SysctlMissing { .. } => Some(Errno::NOENT.raw_os_error()),
             _ => None,
         }
@@ -227,6 +237,11 @@ impl Operation {
     pub(super) fn index_taken(&self, index: u32) -> Error {
         let (operation, object) = self.parts();
         Error::IndexTaken { operation, object, index }
+    }
+
+    pub(super) fn slot_taken(&self, kind: String) -> Error {
+        let (operation, object) = self.parts();
+        Error::SlotTaken { operation, object, kind }
     }
 
     pub(super) fn no_answer(&self) -> Error {

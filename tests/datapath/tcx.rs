@@ -6,7 +6,7 @@ use std::path::Path;
 
 use cnikit::datapath::{Direction, Error, TcxLink};
 use cnikit::spec::{Coded as _, ErrorCode};
-use cnikit_testbed::{Host, Namespace, classifier, host, tool};
+use cnikit_testbed::{Host, Namespace, classifier, host, kernel, tool};
 use rustix::thread::CapabilitySet;
 
 use crate::support::{bpftool, names, without};
@@ -224,13 +224,11 @@ fn with_pair(test: impl FnOnce(&Host, u32) + Send) {
 
 /// The only thing to test without TCX. A kernel that should have it must not come here.
 fn refused_by_an_old_kernel(index: u32) {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
-    assert!((numbers.next(), numbers.next()) < (Some(6), Some(6)), "Linux {release} has TCX hooks");
+    assert!(kernel() < (6, 6), "{:?} has TCX hooks", kernel());
     let error = TcxLink::attach(&classifier(NEXT).0, index, Direction::Ingress).expect_err("no TCX");
     assert!(matches!(error, Error::TcxUnsupported), "{error:?}");
     assert_eq!(error.code(), ErrorCode::PLUGIN_NOT_AVAILABLE);
-    eprintln!("SKIP Linux {release} has no TCX hooks");
+    eprintln!("SKIP Linux {:?} has no TCX hooks", kernel());
 }
 
 /// Makes `veth0` and `eth0`.

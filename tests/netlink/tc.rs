@@ -131,6 +131,38 @@ fn the_ingress_slot_holds_one_qdisc() {
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
 }
 
+#[test]
+fn a_clsact_qdisc_is_ensured_and_shared_but_never_replaced() {
+    let Some(bed) = Bed::new() else { return };
+    let bridge = bed.bridge();
+    let veth = bed.veth(1, None).host;
+    for _ in 0..2 {
+        bed.on_host.ensure_clsact(bridge, BOTH).expect("ensure");
+        bed.on_host.ensure_clsact(veth, Blocks::default()).expect("ensure");
+    }
+    let qdisc = json(&bed.host, "tc -j qdisc show dev cbr0 clsact");
+    assert_eq!((&clsact(&qdisc)["ingress_block"], &clsact(&qdisc)["egress_block"]), (&101.into(), &102.into()));
+
+    // The filter of another tool stays.
+    run(&bed.host, "tc filter add dev veth1 ingress protocol ip pref 5 u32 match u32 0 0");
+    bed.on_host.ensure_clsact(veth, Blocks::default()).expect("ensure");
+    assert!(!bed.on_host.filters(&FilterTarget::Ingress(veth)).expect("list").is_empty());
+
+    let other = bed.veth(2, None).host;
+    run(&bed.host, "tc qdisc add dev veth2 ingress");
+    let taken = [
+        (bed.on_host.ensure_clsact(veth, BOTH), "clsact"),
+        (bed.on_host.ensure_clsact(bridge, Blocks::default()), "clsact"),
+        (bed.on_host.ensure_clsact(other, Blocks::default()), "ingress"),
+    ];
+    for (refused, holder) in taken {
+        let error = refused.expect_err("the slot is taken");
+        assert!(matches!(&error, Error::SlotTaken { kind, .. } if kind == holder), "{error:?}");
+    }
+    let error = bed.on_host.ensure_clsact(4_711, BOTH).expect_err("no such link");
+    assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+}
+
 /// A program that leaves every packet to the next filter, and its id.
 fn program() -> (OwnedFd, u32) {
     const TC_ACT_UNSPEC: i32 = -1;

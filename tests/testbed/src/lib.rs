@@ -25,7 +25,7 @@
 //! - [`Footprint`]: all that a plugin can leave on a host, as lines that compare and subtract.
 //! - [`Command`] and [`Running`]: processes with a time limit that do not outlive the test.
 //! - [`classifier`]: a program for a TC hook.
-//! - [`privileged`], [`tool`] and [`cnitool`]: the reasons for which a test may be skipped, and when it may not.
+//! - [`privileged`], [`tool`], [`cnitool`] and [`kernel`]: the reasons for which a test may be skipped, and when it may not.
 //!
 //! Everything here panics with the facts when something goes wrong: a test has no use for an error value.
 #![cfg(target_os = "linux")]
@@ -47,4 +47,4 @@ pub use host::{Host, host};
 pub use namespace::Namespace;
 pub use plugin::{Invocation, Outcome, Plugin};
 pub use pod::Pod;
-pub use require::{cnitool, privileged, tool};
+pub use require::{cnitool, kernel, privileged, tool};

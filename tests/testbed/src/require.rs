@@ -55,6 +55,20 @@ pub fn cnitool() -> Option<PathBuf> {
     found
 }
 
+/// Version and patch level of the running kernel, such as `(6, 12)`: for tests of what older ones do not have.
+///
+/// # Panics
+///
+/// If the kernel's release does not begin with two numbers.
+#[must_use]
+pub fn kernel() -> (u32, u32) {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+    let version = numbers.next().zip(numbers.next());
+    version.unwrap_or_else(|| panic!("{release} does not begin with two numbers"))
+}
+
 /// The path of a program. Looks where system programs live as well, which an ordinary user's `PATH` may leave out.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     if program.contains('/') {

@@ -1,6 +1,6 @@
 //! What the keys that change the datapath do.
 
-use cnikit_testbed::{Namespace, Pod};
+use cnikit_testbed::{Namespace, Pod, kernel};
 use serde_json::Value;
 
 use crate::support::{Network, on_host};
@@ -58,7 +58,7 @@ fn the_mtu_is_the_uplinks_unless_it_is_said() {
 
 #[test]
 fn tcx_links_leave_the_clsact_slot_free_and_go_with_the_pod() {
-    if !kernel_has_tcx() {
+    if kernel() < (6, 6) {
         on_host(|network| {
             let pod = network.host.pod();
             let error = network.plugin.on("ADD", &network.with("attach", "tcx"), "one", &pod).run().error(50);
@@ -86,13 +86,6 @@ fn tcx_links_leave_the_clsact_slot_free_and_go_with_the_pod() {
         network.plugin.on("DEL", config, "three", &again).run().silent();
         assert_eq!(links(), 4, "those of the pod that was detached are gone");
     });
-}
-
-/// TCX came with Linux 6.6.
-fn kernel_has_tcx() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("proc is mounted");
-    let mut numbers = release.split('.').map(|number| number.parse::<u32>().expect("a number"));
-    (numbers.next(), numbers.next()) >= (Some(6), Some(6))
 }
 
 #[test]
