@@ -96,6 +96,8 @@ fn entries_of_the_forwarding_database() {
     bed.on_host.add_fdb(veth, peer_mac(1)).expect("add before the port forwards");
     let entry = entry(&bed, "veth1", peer_mac(1)).expect("entry");
     assert_eq!((&entry["state"], &entry["master"]), (&"static".into(), &"cbr0".into()));
+    // Else what the peer sends of itself would be learnt.
+    bed.on_host.set_bridge_port(veth, BridgePort::default().learning(false)).expect("set");
     // One that ages is taken at a port that forwards, which it does some time after its peer comes up.
     bed.in_pod.set_up(ends.peer).expect("bring the peer up");
     let forwards = || link(&bed.host, "veth1")["linkinfo"]["info_slave_data"]["state"] == "forwarding";
