@@ -25,6 +25,8 @@ impl Bed {
         datapath.ensure().expect("load");
         // Snooping makes the bridge send reports of its own, which are packets like any other.
         host.ip(&format!("link add cbr0 address {GATEWAY_MAC} type bridge mcast_snooping 0"));
+        // Without a link-local address that is proven, the host could not ask for neighbours in the first seconds.
+        host.command("sysctl").words("-q -w net.ipv6.conf.cbr0.accept_dad=0").run();
         host.ip("link set cbr0 up");
         let bridge = index(host, "cbr0");
         attach(host, &datapath, "cbr0");

@@ -4,10 +4,13 @@
 mod bed;
 mod bpffs;
 mod ensure;
+mod layouts;
 mod maps;
+mod neighbours;
 mod packets;
 mod privileges;
 mod race;
 mod raw;
+mod services;
 mod support;
 mod tcx;

@@ -52,6 +52,6 @@ fn cost_of_each_case() {
         loaded.configure(|config| config.bridge_ifindex = PORT);
         let up = datagram(MAC_GATEWAY, PODS[0][0], STRANGERS[0], 64);
         lines.push(format!("{:>5} ns  ingress  of the bridge", nanoseconds(&programs.cni_tc_main, &up)));
-        println!("{}", lines.join("\n"));
+        eprintln!("{}", lines.join("\n"));
     });
 }

@@ -181,7 +181,7 @@ fn neighbour_discovery_is_the_senders_own() {
         let nonce = vec![14, 1, 1, 2, 3, 4, 5, 6];
         for (what, said) in [
             ("an advertisement", say(136, &[own.clone(), mac_option(2, MAC_A)])),
-            ("an advertisement without options", say(136, &[own.clone()])),
+            ("an advertisement without options", say(136, std::slice::from_ref(&own))),
             ("a question", say(135, &[stranger.clone(), mac_option(1, MAC_A), nonce.clone()])),
             ("a router is looked for", say(133, &[mac_option(1, MAC_A)])),
         ] {
@@ -189,7 +189,7 @@ fn neighbour_discovery_is_the_senders_own() {
         }
         for (what, said) in [
             ("another's address", say(136, &[other, mac_option(2, MAC_A)])),
-            ("a stranger's address", say(136, &[stranger.clone()])),
+            ("a stranger's address", say(136, std::slice::from_ref(&stranger))),
             ("another's MAC", say(136, &[own.clone(), mac_option(2, MAC_B)])),
             ("another's MAC behind its own", say(136, &[own.clone(), mac_option(2, MAC_A), mac_option(2, MAC_B)])),
             ("another's MAC as the asker's", say(135, &[stranger, nonce.clone(), mac_option(1, MAC_B)])),

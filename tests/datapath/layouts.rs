@@ -1,0 +1,148 @@
+//! Sets of pins of other layouts than this build's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cnikit::datapath::{Datapath, Error, NetConfig, PodLink};
+use cnikit::spec::MacAddr;
+use cnikit_testbed::{host, tool};
+use libbpf_rs::libbpf_sys::{BPF_F_NO_PREALLOC, bpf_map_create_opts};
+use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType};
+
+use crate::support::{ROOT, datapath, ids, ip, names, port};
+
+const OLD: &str = "/sys/fs/bpf/example/one/v1";
+
+/// A set of layout 1: its maps as that layout's header had them, with rows for two pods.
+fn make_layout_1() {
+    fs::create_dir_all(OLD).unwrap();
+    let pkt_count = create("pkt_count", MapType::PercpuHash, 4, 32, 8192);
+    let pod_ifindex = create("pod_ifindex", MapType::Hash, 4, 12, 8192);
+    let net_config = create("net_config", MapType::Array, 4, 12, 1);
+    let net_stats = create("net_stats", MapType::PercpuArray, 4, 40, 1);
+    let cpus = libbpf_rs::num_possible_cpus().unwrap();
+    for last in [2_u8, 3] {
+        let address = [10, 244, 1, last];
+        let counters = words(&[1, 2, 3, u64::from(last)]);
+        pkt_count.update_percpu(&address, &vec![counters; cpus], MapFlags::ANY).unwrap();
+        let row = [&u32::from(last + 5).to_ne_bytes()[..], &[2, 0, 0, 0, 0, last], &[0, 0]].concat();
+        pod_ifindex.update(&address, &row, MapFlags::ANY).unwrap();
+    }
+    let row = [&42_u32.to_ne_bytes()[..], &[2, 0, 0, 0, 0, 0xfe], &[0, 0]].concat();
+    net_config.update(&[0; 4], &row, MapFlags::ANY).unwrap();
+    net_stats.update_percpu(&[0; 4], &vec![words(&[1, 2, 3, 4, 5]); cpus], MapFlags::ANY).unwrap();
+}
+
+fn create(name: &str, kind: MapType, key: u32, value: u32, rows: u32) -> MapHandle {
+    let hash = matches!(kind, MapType::Hash | MapType::PercpuHash);
+    let options = bpf_map_create_opts {
+        sz: size_of::<bpf_map_create_opts>() as _,
+        map_flags: if hash { BPF_F_NO_PREALLOC } else { 0 },
+        ..Default::default()
+    };
+    let mut map = MapHandle::create(kind, Some(name), key, value, rows, &options).unwrap();
+    map.pin(Path::new(OLD).join(name)).unwrap();
+    map
+}
+
+fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+#[test]
+fn rows_and_counters_of_layout_1_are_brought_along() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        make_layout_1();
+        let cpus = libbpf_rs::num_possible_cpus().unwrap() as u64;
+        let datapath = datapath("one");
+        datapath.ensure().unwrap();
+        assert_eq!(names(Path::new(ROOT).join("one")), ["v1", "v2"]);
+
+        let (ports, counters, links) =
+            (datapath.ports().unwrap(), datapath.counters().unwrap(), datapath.links().unwrap());
+        for last in [2_u8, 3] {
+            let (address, ifindex) = (ip(&format!("10.244.1.{last}")), u32::from(last + 5));
+            let expected = port(ifindex, last);
+            assert_eq!(ports.read(address).unwrap(), Some(expected));
+            assert_eq!(ports.read(ip(&format!("fe80::ff:fe00:{last}"))).unwrap(), Some(expected), "link-local");
+            let link = PodLink { mac: expected.mac, stack_only: false };
+            assert_eq!(links.read(ifindex).unwrap(), Some(link));
+            assert_eq!(links.drops(ifindex).unwrap().unwrap().total(), 0);
+            let counted = counters.read(address).unwrap().unwrap();
+            assert_eq!((counted.tx_packets, counted.tx_bytes, counted.tx_direct), (cpus, 2 * cpus, 3 * cpus));
+            assert_eq!((counted.rx_packets, counted.rx_bytes), (u64::from(last) * cpus, 0));
+        }
+        assert_eq!((ports.addresses().count(), counters.addresses().count(), links.indexes().count()), (4, 2, 2));
+        let gateway = MacAddr::new([2, 0, 0, 0, 0, 0xfe]);
+        assert_eq!(datapath.config().unwrap(), NetConfig::new(42, gateway));
+        let stats = datapath.stats().unwrap();
+        assert_eq!((stats.direct, stats.to_stack, stats.to_host), (cpus, 2 * cpus, 3 * cpus));
+        assert_eq!((stats.from_stack, stats.unknown.tx_packets), (4 * cpus, 5 * cpus));
+
+        // What comes later is this layout's own, and is not brought again.
+        ports.remove(ip("10.244.1.3")).unwrap();
+        datapath.ensure().unwrap();
+        assert_eq!(ports.read(ip("10.244.1.3")).unwrap(), None);
+
+        let loaded = ids(&datapath.directory());
+        for _ in 0..2 {
+            datapath.remove_outdated().unwrap();
+            assert_eq!(names(Path::new(ROOT).join("one")), ["v2"]);
+        }
+        assert_eq!(ids(&datapath.directory()), loaded);
+        datapath.remove().unwrap();
+    });
+}
+
+#[test]
+fn an_incomplete_set_of_layout_1_has_nothing_to_bring_along() {
+    host(|_| {
+        make_layout_1();
+        fs::remove_file(Path::new(OLD).join("net_stats")).unwrap();
+        let datapath = datapath("one");
+        datapath.ensure().unwrap();
+        assert_eq!(datapath.ports().unwrap().addresses().next(), None);
+        datapath.remove_outdated().unwrap();
+        datapath.remove().unwrap();
+    });
+}
+
+#[test]
+fn a_newer_layout_is_refused_whatever_is_beside_it() {
+    host(|_| {
+        let datapath = datapath("one");
+        let newer: PathBuf = Path::new(ROOT).join("one/v3");
+        let refused = |datapath: &Datapath| {
+            let error = datapath.ensure().unwrap_err();
+            let Error::NewerLayout { path, found, known } = &error else { panic!("{error:?}") };
+            assert_eq!((path, *found, *known), (&newer, 3, 2));
+            let text = error.to_string();
+            for fact in [newer.to_str().unwrap(), "layout 3", "up to 2", "install the newer build again"] {
+                assert!(text.contains(fact), "{text}");
+            }
+        };
+        fs::create_dir_all(&newer).unwrap();
+        refused(&datapath);
+        assert_eq!(names(Path::new(ROOT).join("one")), ["v3"], "nothing was loaded");
+        datapath.remove_outdated().unwrap();
+        assert_eq!(names(Path::new(ROOT).join("one")), ["v3"], "it is not outdated");
+
+        fs::remove_dir(&newer).unwrap();
+        datapath.ensure().unwrap();
+        fs::create_dir(&newer).unwrap();
+        refused(&datapath);
+        datapath.remove().unwrap();
+        assert_eq!(names(ROOT), [""; 0], "a removal is of every layout");
+    });
+}
+
+#[test]
+fn removing_what_is_outdated_of_nothing_is_success() {
+    host(|_| {
+        datapath("one").remove_outdated().unwrap();
+        assert!(!Path::new(ROOT).exists());
+    });
+}
