@@ -15,22 +15,22 @@ const OLD: &str = "/sys/fs/bpf/example/one/v1";
 
 /// A set of layout 1: its maps as that layout's header had them, with rows for two pods.
 fn make_layout_1() {
-    fs::create_dir_all(OLD).unwrap();
+    fs::create_dir_all(OLD).expect("a directory");
     let pkt_count = create("pkt_count", MapType::PercpuHash, 4, 32, 8192);
     let pod_ifindex = create("pod_ifindex", MapType::Hash, 4, 12, 8192);
     let net_config = create("net_config", MapType::Array, 4, 12, 1);
     let net_stats = create("net_stats", MapType::PercpuArray, 4, 40, 1);
-    let cpus = libbpf_rs::num_possible_cpus().unwrap();
+    let cpus = libbpf_rs::num_possible_cpus().expect("a number");
     for last in [2_u8, 3] {
         let address = [10, 244, 1, last];
         let counters = words(&[1, 2, 3, u64::from(last)]);
-        pkt_count.update_percpu(&address, &vec![counters; cpus], MapFlags::ANY).unwrap();
+        pkt_count.update_percpu(&address, &vec![counters; cpus], MapFlags::ANY).expect("a row");
         let row = [&u32::from(last + 5).to_ne_bytes()[..], &[2, 0, 0, 0, 0, last], &[0, 0]].concat();
-        pod_ifindex.update(&address, &row, MapFlags::ANY).unwrap();
+        pod_ifindex.update(&address, &row, MapFlags::ANY).expect("a row");
     }
     let row = [&42_u32.to_ne_bytes()[..], &[2, 0, 0, 0, 0, 0xfe], &[0, 0]].concat();
-    net_config.update(&[0; 4], &row, MapFlags::ANY).unwrap();
-    net_stats.update_percpu(&[0; 4], &vec![words(&[1, 2, 3, 4, 5]); cpus], MapFlags::ANY).unwrap();
+    net_config.update(&[0; 4], &row, MapFlags::ANY).expect("a row");
+    net_stats.update_percpu(&[0; 4], &vec![words(&[1, 2, 3, 4, 5]); cpus], MapFlags::ANY).expect("a row");
 }
 
 fn create(name: &str, kind: MapType, key: u32, value: u32, rows: u32) -> MapHandle {
@@ -40,8 +40,8 @@ fn create(name: &str, kind: MapType, key: u32, value: u32, rows: u32) -> MapHand
         map_flags: if hash { BPF_F_NO_PREALLOC } else { 0 },
         ..Default::default()
     };
-    let mut map = MapHandle::create(kind, Some(name), key, value, rows, &options).unwrap();
-    map.pin(Path::new(OLD).join(name)).unwrap();
+    let mut map = MapHandle::create(kind, Some(name), key, value, rows, &options).expect("a map");
+    map.pin(Path::new(OLD).join(name)).expect("a pin");
     map
 }
 

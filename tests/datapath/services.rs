@@ -58,8 +58,9 @@ fn serve(test: impl FnOnce(&Host, &Bed) + Send) {
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for (pod, address) in [0, 1].into_iter().flat_map(|pod| addresses(pod).map(|address| (pod, address))) {
-                let (listener, socket) = bed.pods[usize::from(pod)]
-                    .enter(|| (TcpListener::bind((address, PORT)).unwrap(), UdpSocket::bind((address, PORT)).unwrap()));
+                let (listener, socket) = bed.pods[usize::from(pod)].enter(|| {
+                    (TcpListener::bind((address, PORT)).expect("bind"), UdpSocket::bind((address, PORT)).expect("bind"))
+                });
                 scope.spawn(|| echo_streams(listener, &over));
                 scope.spawn(|| echo_datagrams(socket, &over));
             }
