@@ -84,8 +84,7 @@ static __always_inline bool deliverable(const struct hook *hook, const struct pa
 {
 	__u32 ifindex = target->ifindex;
 
-	/* The host's own, or a pod that talks to itself by way of the host: the bridge's business.
-	 */
+	/* For the host, or of a pod that talks to itself by way of it. */
 	if (ifindex == hook->config->bridge_ifindex || ifindex == hook->skb->ifindex)
 		return false;
 	if (!(hook->config->flags & CNI_NET_DIRECT) || packet->ip.detour || !packet->flow.protocol)

@@ -121,7 +121,12 @@ static __always_inline enum drop_reason check_icmpv6(const struct hook *hook,
 	__u32 offset = packet->ip.upper;
 	struct nd_message nd;
 
+	if (packet->ip.later)
+		return PASS;
 	switch (packet->icmp_type) {
+	case ICMP_NONE:
+		/* What a first fragment leaves to the second, nobody could judge: RFC 7112. */
+		return CNI_DROP_MALFORMED;
 	case ND_ROUTER_ADVERTISEMENT:
 	case ND_REDIRECT:
 		return CNI_DROP_ROUTER;

@@ -47,6 +47,7 @@
 #define ICMP_ECHO 8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
+#define ICMP_NONE 0xff /* assigned to nothing, in either family */
 
 #define TCP_FLAGS_AT 13
 #define TCP_SYN 0x02
@@ -90,7 +91,7 @@ struct packet {
 	bool v4;
 	/* Of an IP packet. */
 	bool opens;	/* may be the first packet of a conversation */
-	__u8 icmp_type; /* of ICMP and ICMPv6 with a whole header, else 0xff */
+	__u8 icmp_type; /* of ICMP and ICMPv6 with a whole header, else ICMP_NONE */
 	__u32 end;	/* where in the frame the packet ends */
 	struct network ip;
 	struct flow_key flow; /* protocol 0: of none that is known */
@@ -302,7 +303,7 @@ static __always_inline void read_upper(struct __sk_buff *skb, struct packet *pac
 	__u8 flags = TCP_ACK;
 	union upper upper;
 
-	packet->icmp_type = 0xff;
+	packet->icmp_type = ICMP_NONE;
 	packet->opens = true;
 	if (packet->ip.later || offset + sizeof(upper) > packet->end ||
 	    bpf_skb_load_bytes(skb, offset, &upper, sizeof(upper)))

@@ -1,7 +1,7 @@
 //! What a packet costs in the programs, without the stack around them:
 //!
 //! ```sh
-//! cargo test --release --lib cost_of_each_case -- --ignored --nocapture
+//! cargo test --lib cost_of_each_case -- --ignored --nocapture
 //! ```
 
 use super::frames::*;

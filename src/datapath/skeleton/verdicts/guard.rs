@@ -234,6 +234,28 @@ fn a_pod_is_no_router() {
     });
 }
 
+/// RFC 7112: the first fragment must hold all headers; RFC 6980: no neighbour discovery in fragments.
+#[test]
+fn a_message_that_begins_in_the_second_fragment_is_dropped_with_the_first() {
+    loaded(|loaded| {
+        let [a, b] = PODS[1];
+        let mut first = [extension(FRAGMENT, DESTINATION), extension(DESTINATION, ICMPV6)].concat();
+        first[3] = 1;
+        let split = |payload: &[u8]| frame(MAC_B, &ip(a, b, 255, FRAGMENT, payload));
+        loaded.assert_dropped(&split(&first), DropReason::Malformed, "all of it in the second");
+        let some = [&first[..], &[128, 0, 0, 0]].concat();
+        loaded.assert_dropped(&split(&some), DropReason::Malformed, "most of it in the second");
+        let whole = [&first[..], &echo(a, true, 7)].concat();
+        loaded.assert_stack(&split(&whole), "an echo request");
+        let mut second = extension(FRAGMENT, DESTINATION);
+        second[3] = 0x10;
+        loaded.assert_stack(&split(&[second, vec![0; 16]].concat()), "what follows it");
+        let mut second = extension(FRAGMENT, ICMPV6);
+        second[3] = 0x10;
+        loaded.assert_stack(&split(&[second, vec![134; 16]].concat()), "what follows it, of ICMPv6 at once");
+    });
+}
+
 #[test]
 fn a_port_is_not_sent_its_own_broadcasts() {
     loaded(|loaded| {
