@@ -91,8 +91,6 @@ static __always_inline bool deliverable(const struct hook *hook, const struct pa
 		return false;
 	if (is_stack_only(hook->port) || is_stack_only(bpf_map_lookup_elem(&port_config, &ifindex)))
 		return false;
-	if (answers_flow(packet))
-		return false;
 	/* Addressed to a third party, a pod that routes for instance: it is to have the packet. */
 	if (!mac_equal(packet->ethernet.h_dest, target->mac) &&
 	    !(mac_equal(packet->ethernet.h_dest, hook->config->gateway_mac) &&
@@ -106,6 +104,20 @@ static __always_inline bool deliverable(const struct hook *hook, const struct pa
 	return !bpf_skb_change_type(hook->skb, PACKET_HOST);
 }
 
+/*
+ * Leads an answer to the stack that delivered the question, and may have translated
+ * it: by way of the gateway, as a bridge without br_netfilter shows the stack no
+ * frame that is addressed to another pod.
+ */
+static __always_inline void lead_back(const struct hook *hook)
+{
+	__u8 mac[ETH_ALEN];
+
+	__builtin_memcpy(mac, hook->config->gateway_mac, ETH_ALEN);
+	/* Should it fail, the bridge delivers the frame: that is right if nothing was translated. */
+	bpf_skb_store_bytes(hook->skb, 0, mac, sizeof(mac), 0);
+}
+
 /* Counts a packet of a pod, and finds its way. */
 static __always_inline int forward(const struct hook *hook, const struct packet *packet)
 {
@@ -116,6 +128,10 @@ static __always_inline int forward(const struct hook *hook, const struct packet 
 
 	sent->tx_packets++;
 	sent->tx_bytes += len;
+	if (target && is_other_pod(hook, target) && answers_flow(packet)) {
+		lead_back(hook);
+		target = NULL;
+	}
 	if (!target || !deliverable(hook, packet, target)) {
 		hook->stats->to_stack++;
 		return TC_ACT_UNSPEC;
@@ -186,6 +202,9 @@ int cni_tc_egress(struct __sk_buff *skb)
 		return drop(&hook, packet, CNI_DROP_REFLECTED);
 	if (frame != FRAME_IP)
 		return TC_ACT_UNSPEC;
+	/* The way that a router tells of would lead past the translation. */
+	if (is_redirect(packet))
+		return drop(&hook, packet, CNI_DROP_ROUTER);
 
 	hook.stats->from_stack++;
 	received = counters_of(&hook, packet->v4, &packet->ip.destination);

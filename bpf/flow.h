@@ -5,7 +5,7 @@
  * Such a flow may have been translated on its way: pod A sent to a service's
  * address, the stack made pod B of it. B's answer is addressed to A; delivered
  * directly it would miss the translation back, and A would refuse it. So the
- * egress hook of B's port remembers the flow, and the ingress hook leaves what
+ * egress hook of B's port remembers the flow, and the ingress hook leads what
  * answers it to the stack.
  *
  * When the table is full, the flow that has been unused for longest is forgotten
@@ -45,8 +45,7 @@ static __always_inline void remember_flow(const struct hook *hook, const struct 
 	if (!packet->flow.protocol)
 		return;
 	sender = owner_of(packet->v4, &packet->ip.source);
-	if (!sender || sender->ifindex == hook->skb->ifindex ||
-	    sender->ifindex == hook->config->bridge_ifindex)
+	if (!sender || !is_other_pod(hook, sender))
 		return;
 	if (bpf_map_lookup_elem(&flows, &packet->flow))
 		return;

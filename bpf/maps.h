@@ -116,6 +116,13 @@ static __always_inline const struct pod_port *owner_of(bool v4, const struct ipv
 		  : bpf_map_lookup_elem(&pod_ifindex_v6, address);
 }
 
+/* Not the host, and not the pod whose port this is: it reaches itself by way of the host. */
+static __always_inline bool is_other_pod(const struct hook *hook, const struct pod_port *owner)
+{
+	return owner->ifindex != hook->config->bridge_ifindex &&
+	       owner->ifindex != hook->skb->ifindex;
+}
+
 static __always_inline struct pod_counters *counters_of(const struct hook *hook, bool v4,
 							const struct ipv6_key *address)
 {

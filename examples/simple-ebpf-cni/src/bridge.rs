@@ -2,9 +2,9 @@
 
 use cnikit::datapath::{Datapath, PodLink, PodPort};
 use cnikit::ipam::Range;
-use cnikit::netlink::{self, Blocks, BridgePort, BridgeSpec, Link, Socket};
+use cnikit::netlink::{self, Blocks, BridgePort, BridgeSpec, Ipv6Conf, Link, Socket, Sysctl};
 use cnikit::plugin::Failure;
-use cnikit::spec::{Attachment, ErrorCode, MacAddr, NetworkName};
+use cnikit::spec::{Attachment, ErrorCode, IfName, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
 
 use crate::config::Config;
@@ -130,6 +130,7 @@ fn claim(host: &Socket, network: &NetworkName, bridge: &Link) -> Result<(), Fail
         Err(netlink::Error::Exists { .. }) => return is_claimed(host, network, bridge).map(drop),
         claimed => claimed?,
     }
+    set_ipv6(&bridge.name);
     // A bridge whose MAC was never set takes over that of its lowest port, as ports come and go. Pods keep the
     // gateway's in their neighbour tables, and the programs know it too.
     if let Some(mac) = bridge.mac {
@@ -139,6 +140,18 @@ fn claim(host: &Socket, network: &NetworkName, bridge: &Link) -> Result<(), Fail
         host.set_alias(bridge.index, &alias(network))?;
     }
     Ok(())
+}
+
+/// Makes the host deaf to routers among the pods (CVE-2020-10749), and able to ask for neighbours as soon as the bridge
+/// is up. Where the settings cannot be written, the network works all the same, and that is said.
+fn set_ipv6(bridge: &IfName) {
+    for (setting, value) in [(Ipv6Conf::AcceptRa, 0), (Ipv6Conf::AcceptDad, 0)] {
+        match Sysctl::Ipv6Conf(bridge, setting).ensure(value) {
+            // A kernel without IPv6.
+            Ok(_) | Err(netlink::Error::SysctlMissing { .. }) => {}
+            Err(error) => eprintln!("{}: {error}: set it to {value} by hand", crate::NAME),
+        }
+    }
 }
 
 /// What [`claim`] writes on the bridge.
