@@ -105,9 +105,8 @@ static __always_inline bool deliverable(const struct hook *hook, const struct pa
 }
 
 /*
- * Leads an answer to the stack that delivered the question, and may have translated
- * it: by way of the gateway, as a bridge without br_netfilter shows the stack no
- * frame that is addressed to another pod.
+ * Leads the answer to what the host has routed back to the host: a bridge without
+ * br_netfilter shows the stack no frame that is addressed to another pod.
  */
 static __always_inline void lead_back(const struct hook *hook)
 {
@@ -125,13 +124,15 @@ static __always_inline int forward(const struct hook *hook, const struct packet 
 	const struct pod_port *target = owner_of(packet->v4, &packet->ip.destination);
 	struct pod_counters *received;
 	__u32 len = hook->skb->len;
+	const __u8 *way;
 
 	sent->tx_packets++;
 	sent->tx_bytes += len;
-	if (target && is_other_pod(hook, target) && answers_flow(packet)) {
+	way = target && is_other_pod(hook, target) ? way_back(packet) : NULL;
+	if (way && *way == WAY_ROUTED)
 		lead_back(hook);
+	if (way)
 		target = NULL;
-	}
 	if (!target || !deliverable(hook, packet, target)) {
 		hook->stats->to_stack++;
 		return TC_ACT_UNSPEC;

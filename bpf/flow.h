@@ -33,29 +33,41 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, CNI_TC_MAX_FLOWS);
 	__type(key, struct flow_key);
-	__type(value, __u8); /* a set: the key says all */
+	__type(value, __u8); /* enum way */
 } flows SEC(".maps");
+
+/* How a flow came: an answer must go back by the same way to be translated. */
+enum way {
+	WAY_BRIDGED = 1, /* with br_netfilter, which translates what the bridge forwards */
+	WAY_ROUTED,	 /* by the host */
+};
 
 /* At a pod's egress: writes for the first packet of a flow, and only looks up for the others. */
 static __always_inline void remember_flow(const struct hook *hook, const struct packet *packet)
 {
 	const struct pod_port *sender;
-	__u8 present = 1;
+	__u8 *known, way;
 
 	if (!packet->flow.protocol)
 		return;
 	sender = owner_of(packet->v4, &packet->ip.source);
 	if (!sender || !is_other_pod(hook, sender))
 		return;
-	if (bpf_map_lookup_elem(&flows, &packet->flow))
+	way = mac_equal(packet->ethernet.h_source, hook->config->gateway_mac) ? WAY_ROUTED
+									       : WAY_BRIDGED;
+	known = bpf_map_lookup_elem(&flows, &packet->flow);
+	if (known) {
+		if (*known != way)
+			*known = way;
 		return;
+	}
 	/* Fails only if memory is short on this CPU; the flow's next packet tries again. */
-	if (!bpf_map_update_elem(&flows, &packet->flow, &present, BPF_NOEXIST))
+	if (!bpf_map_update_elem(&flows, &packet->flow, &way, BPF_NOEXIST))
 		hook->stats->flows_added++;
 }
 
-/* Whether the packet answers a flow that the stack delivered. */
-static __always_inline bool answers_flow(const struct packet *packet)
+/* How the flow came that the packet answers; NULL if the stack delivered none such. */
+static __always_inline const __u8 *way_back(const struct packet *packet)
 {
 	struct flow_key answered;
 

@@ -1,3 +1,8 @@
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use neli::{
     consts::{
         nl::NlmF,
@@ -34,6 +39,8 @@ pub struct Link {
     pub mtu: u32,
     /// It is administratively up (`IFF_UP`); that says nothing of its carrier.
     pub up: bool,
+    /// It can carry packets (`IFF_RUNNING`). A bridge serves a port from then on; of a veth pair, both ends must be up.
+    pub running: bool,
     /// The index of the bridge (or bond, or VRF) that it is a port of.
     pub master: Option<u32>,
     /// How the bridge treats it, where its master is one.
@@ -96,6 +103,30 @@ impl Socket {
         let operation = Operation::on_link("bring up", index);
         let request = finish(header(index).up());
         self.change(&operation, Rtm::Newlink, NlmF::empty(), request)
+    }
+
+    /// Waits until a link can carry packets, and tells whether that came to be within `timeout`.
+    ///
+    /// The kernel notes the carrier of a link by a work of its own, most often within a millisecond of the other end's
+    /// coming up. Until it has, a bridge drops all that comes in by the port.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Socket::link_by_index`]. A link that is gone carries nothing.
+    pub fn wait_running(&self, index: u32, timeout: Duration) -> Result<bool> {
+        const FIRST_PAUSE: Duration = Duration::from_micros(50);
+        const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+        let start = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.link_by_index(index)? {
+                None => return Ok(false),
+                Some(link) if link.running => return Ok(true),
+                Some(_) if start.elapsed() >= timeout => return Ok(false),
+                Some(_) => thread::sleep(pause),
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     }
 
     /// Takes a link down. Its IPv6 addresses and its routes go with it.
@@ -221,6 +252,8 @@ impl Socket {
 impl Link {
     pub(super) fn decode(message: &Ifinfomsg) -> Result<Self, Fault> {
         const UP: u32 = 1;
+        const RUNNING: u32 = 1 << 6;
+        let flags = u32::from(*message.ifi_flags());
         let mut name = String::new();
         let mut kind = None;
         let mut mac = None;
@@ -254,7 +287,8 @@ impl Link {
             kind,
             mac,
             mtu,
-            up: u32::from(*message.ifi_flags()) & UP != 0,
+            up: flags & UP != 0,
+            running: flags & RUNNING != 0,
             master,
             bridge_port,
             peer_index,

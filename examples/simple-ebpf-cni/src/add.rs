@@ -1,5 +1,7 @@
 //! ADD: attaches a pod.
 
+use std::time::Duration;
+
 use cnikit::datapath::{self, Direction, PodPort, TcxLink};
 use cnikit::ipam::LOCK_TIMEOUT;
 use cnikit::netlink::{self, Link, Netns, Socket, VethEnd, VethIndexes, VethPair};
@@ -14,6 +16,9 @@ use crate::network::{self, undo};
 use crate::programs::{self, Programs};
 use crate::rows::Rows;
 use crate::{pod, wishes};
+
+/// How long the bridge may take to serve a new port.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Attaches the pod, or fails and leaves things as they were.
 ///
@@ -66,6 +71,11 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
 
     let routes = pod::configure(&netns, &pod, &attachment.ifname, veth.peer, addresses.given());
     let routes = routes.step("configure the pod")?;
+
+    if !host.wait_running(veth.host, PATIENCE)? {
+        let msg = format!("the bridge does not serve {} after {PATIENCE:?}: try again", attachment.host_ifname());
+        return Err(Failure::new(ErrorCode::TRY_AGAIN, msg));
+    }
 
     ScopeGuard::into_inner(rows);
     ScopeGuard::into_inner(veth);

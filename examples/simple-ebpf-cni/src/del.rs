@@ -57,7 +57,7 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store) -> 
     // A pair that is gone had most likely the index that is the attachment's own.
     let port = index.unwrap_or_else(|| attachment.host_ifindex());
     failures.note(remove_rows(lease.as_ref(), port, &datapath).step("remove the map rows"));
-    let gone = index.map_or(Ok(()), |index| host.delete_link(index)).step("delete the veth pair");
+    let gone = index.map_or(Ok(()), |index| host.delete_link_nowait(index)).step("delete the veth pair");
     let gone = failures.note(gone).is_some() && known;
     if gone {
         failures.note(programs::forget_links(&datapath, attachment).step("unpin the TCX links"));
