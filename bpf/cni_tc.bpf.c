@@ -14,7 +14,7 @@
  * packet to a pod of this network and for an answer to a neighbour question;
  * else TC_ACT_UNSPEC, which lets later filters and then the bridge have the
  * frame. The bridge alone is a complete data path: without these programs, or
- * without a row in a map, packets arrive all the same.
+ * with empty maps, packets arrive all the same.
  *
  * Malformed packets: what cannot be read as far as the end of the fixed headers
  * (Ethernet, then ARP, IPv4 or IPv6 with its extensions), or whose headers claim

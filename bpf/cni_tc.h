@@ -24,7 +24,7 @@
 
 /*
  * Flows that are remembered. An LRU map has its memory from the start, so this
- * weighs some 3 MiB for each network against how many translated connections
+ * weighs 3.5 MiB for each network against how many translated connections
  * between its pods on this node are kept apart from direct ones.
  */
 #define CNI_TC_MAX_FLOWS 32768

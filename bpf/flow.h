@@ -61,7 +61,7 @@ static __always_inline void remember_flow(const struct hook *hook, const struct 
 			*known = way;
 		return;
 	}
-	/* Fails only if memory is short on this CPU; the flow's next packet tries again. */
+	/* May fail for want of a free row on this CPU; the flow's next packet tries again. */
 	if (!bpf_map_update_elem(&flows, &packet->flow, &way, BPF_NOEXIST))
 		hook->stats->flows_added++;
 }

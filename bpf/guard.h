@@ -33,9 +33,6 @@
 /* Options of a neighbour message that are looked through: RFC 4861 and 3971 define five for one. */
 #define MAX_ND_OPTIONS 6
 
-#define ARP_REQUEST 1
-#define ARP_REPLY 2
-
 #define DHCP_CLIENT 68
 #define DHCP_SERVER 67
 

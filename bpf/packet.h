@@ -53,6 +53,9 @@
 #define TCP_SYN 0x02
 #define TCP_ACK 0x10
 
+#define ARP_REQUEST 1
+#define ARP_REPLY 2
+
 enum frame {
 	FRAME_OTHER, /* neither IP nor ARP */
 	FRAME_MALFORMED,

@@ -47,6 +47,11 @@ impl Map {
         Ok(Self { handle, name: shape.name })
     }
 
+    #[cfg(test)]
+    pub(super) fn new(handle: MapHandle, shape: &Shape) -> Self {
+        Self { handle, name: shape.name }
+    }
+
     /// The value of a row; `row` is what errors call it.
     pub(super) fn read<V: FromBytes + IntoBytes>(&self, key: &[u8], row: impl Display) -> Result<Option<V>> {
         let mut value = V::new_zeroed();

@@ -70,6 +70,11 @@ impl CounterMap {
         Families::open(directory, &PKT_COUNT, &PKT_COUNT_V6).map(Self)
     }
 
+    #[cfg(test)]
+    pub(super) fn new(v4: Map, v6: Map) -> Self {
+        Self(Families { v4, v6 })
+    }
+
     /// Starts to count for `address`, from zero.
     ///
     /// # Errors
@@ -113,6 +118,11 @@ impl PortMap {
         Families::open(directory, &POD_IFINDEX, &POD_IFINDEX_V6).map(Self)
     }
 
+    #[cfg(test)]
+    pub(super) fn new(v4: Map, v6: Map) -> Self {
+        Self(Families { v4, v6 })
+    }
+
     /// Gives `address` to `port`, in place of an earlier port.
     ///
     /// # Errors
@@ -149,6 +159,11 @@ impl PortMap {
 impl LinkMap {
     pub(super) fn open(directory: &Path) -> Result<Self> {
         Ok(Self { config: Map::open(directory, &PORT_CONFIG)?, drops: Map::open(directory, &PORT_DROPS)? })
+    }
+
+    #[cfg(test)]
+    pub(super) fn new(config: Map, drops: Map) -> Self {
+        Self { config, drops }
     }
 
     /// Says what the port `ifindex`, the host end of a pod's veth pair, may do, in place of what was said earlier. What

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::frames::*;
-use super::{BRIDGE, OTHER_PORT, PORT, UNSPEC, loaded};
+use super::{BRIDGE, OTHER_PORT, PORT, SHOT, UNSPEC, loaded};
+use crate::datapath::DropReason;
 
 /// A packet that the stack delivers to pod A.
 fn delivered(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
@@ -34,8 +35,13 @@ fn what_answers_a_flow_of_the_stack_goes_to_the_stack() {
                     assert_eq!(loaded.egress(&question), (UNSPEC, question.clone()), "{what}");
                     assert_eq!(loaded.flows(), before + 1, "{what}");
                 }
-                loaded.assert_stack(&sent(a, b, protocol, &answer), &what);
+                loaded.assert_led_back(&sent(a, b, protocol, &answer), &what);
                 loaded.assert_direct(&sent(a, b, protocol, &other), &what);
+                // By the bridge alone, as br_netfilter has it.
+                let bridged = ethernet(MAC_A, MAC_B, if a.is_ipv4() { IPV4 } else { IPV6 }, &question[14..]);
+                loaded.egress(&bridged);
+                assert_eq!(loaded.flows(), before + 1, "{what}");
+                loaded.assert_stack(&sent(a, b, protocol, &answer), &what);
             }
         }
         assert_eq!(loaded.stats().flows_added, 6);
@@ -55,14 +61,29 @@ fn an_error_about_a_flow_of_the_stack_goes_to_the_stack() {
                 let short = sent(a, b, icmp_of(a), &unreachable(short));
                 loaded.assert_direct(&error, "nothing is remembered");
                 loaded.egress(&delivered(b, a, protocol, &question));
-                loaded.assert_stack(&error, "remembered");
-                loaded.assert_stack(&short, "remembered, and quoted as short as can be");
+                loaded.assert_led_back(&error, "remembered");
+                loaded.assert_led_back(&short, "remembered, and quoted as short as can be");
             }
             let about = ip(b, a, 63, UDP, &udp(1000, 54));
             loaded.assert_direct(&sent(a, b, icmp_of(a), &unreachable(&about)), "about another");
             let cut = sent(a, b, icmp_of(a), &unreachable(&about[..about.len() - 10]));
             loaded.assert_stack(&cut, "about nobody knows what");
         }
+    });
+}
+
+/// A pod that heeded it would go past what translates.
+#[test]
+fn redirects_do_not_reach_a_pod() {
+    loaded(|loaded| {
+        for ([a, b], (gateway, kind)) in PODS.into_iter().zip(GATEWAY.into_iter().zip([5, 137])) {
+            let about = ip(a, b, 64, UDP, &udp(1, 2));
+            let mut redirect = unreachable(&about);
+            redirect[0] = kind;
+            let verdict = loaded.egress(&delivered(gateway, a, icmp_of(a), &redirect)).0;
+            assert_eq!(verdict, SHOT, "{a}");
+        }
+        assert_eq!(loaded.drops().of(DropReason::Router), 2);
     });
 }
 
@@ -97,7 +118,7 @@ fn flows_are_remembered_while_nothing_is_direct() {
         }
         loaded.configure(|_| ());
         for [a, b] in PODS {
-            loaded.assert_stack(&sent(a, b, TCP, &tcp(80, 1000, ACK)), "a running flow stays with the stack");
+            loaded.assert_led_back(&sent(a, b, TCP, &tcp(80, 1000, ACK)), "a running flow stays with the stack");
         }
     });
 }
@@ -131,7 +152,7 @@ fn a_direct_conversation_on_the_same_ports_is_direct_both_ways() {
                 ));
                 assert_eq!(loaded.flows(), 1, "{what}");
                 let answered = frame(MAC_A, &ip(b, a, 64, protocol, &answer));
-                loaded.assert_stack(&answered, &what);
+                loaded.assert_led_back(&answered, &what);
 
                 swap([PORT, OTHER_PORT]);
                 if protocol == TCP {

@@ -2,20 +2,18 @@
 //!
 //! The kernel runs them as if they had come in by `lo`, so that index 1 stands for the port here.
 
-use std::fs;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{MapCore, ProgramInput};
+use libbpf_rs::{MapCore, MapHandle, ProgramInput};
 
 use self::frames::{GATEWAY, MAC_A, MAC_B, MAC_GATEWAY, PODS};
 use super::generated::{CniTcSkel, CniTcSkelBuilder};
 use crate::datapath::layout::RawNetConfig;
-use crate::datapath::map::Map;
-use crate::datapath::maps::{CounterMap, FLOWS, LinkMap, NET_CONFIG, NET_DROPS, NET_STATS, ONLY, PortMap};
+use crate::datapath::map::{Map, Shape};
+use crate::datapath::maps::*;
 use crate::datapath::{DropReason, Drops, NetConfig, NetStats, PodCounters, PodLink, PodPort};
 use crate::spec::MacAddr;
 
@@ -48,32 +46,29 @@ struct Loaded {
 }
 
 /// Runs a test on a set of its own; skips it without privileges.
-fn loaded(test: impl FnOnce(&Loaded) + Send) {
-    cnikit_testbed::host(|_| {
-        let directory = Path::new("/sys/fs/bpf/verdicts");
-        fs::create_dir(directory).unwrap();
-        test(&Loaded::new(directory));
-        fs::remove_dir_all(directory).unwrap();
-    });
+fn loaded(test: impl FnOnce(&Loaded)) {
+    if cnikit_testbed::privileged() {
+        test(&Loaded::new());
+    }
 }
 
 impl Loaded {
-    fn new(directory: &Path) -> Self {
+    fn new() -> Self {
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut skeleton = CniTcSkelBuilder::default().open(storage).unwrap().load().unwrap();
-        for mut map in skeleton.object_mut().maps_mut() {
-            let pin = directory.join(MapCore::name(&map));
-            map.pin(pin).unwrap();
-        }
+        let skeleton = CniTcSkelBuilder::default().open(storage).unwrap().load().unwrap();
+        let map = |shape: &Shape| {
+            let map = skeleton.object().maps().find(|map| map.name() == shape.name).unwrap();
+            Map::new(MapHandle::try_from(&map).unwrap(), shape)
+        };
         let loaded = Self {
+            counters: CounterMap::new(map(&PKT_COUNT), map(&PKT_COUNT_V6)),
+            ports: PortMap::new(map(&POD_IFINDEX), map(&POD_IFINDEX_V6)),
+            links: LinkMap::new(map(&PORT_CONFIG), map(&PORT_DROPS)),
+            config: map(&NET_CONFIG),
+            stats: map(&NET_STATS),
+            drops: map(&NET_DROPS),
+            flows: map(&FLOWS),
             skeleton,
-            counters: CounterMap::open(directory).unwrap(),
-            ports: PortMap::open(directory).unwrap(),
-            links: LinkMap::open(directory).unwrap(),
-            config: Map::open(directory, &NET_CONFIG).unwrap(),
-            stats: Map::open(directory, &NET_STATS).unwrap(),
-            drops: Map::open(directory, &NET_DROPS).unwrap(),
-            flows: Map::open(directory, &FLOWS).unwrap(),
         };
         loaded.configure(|_| ());
         for [a, b] in PODS {
@@ -144,6 +139,15 @@ impl Loaded {
     fn assert_stack(&self, frame: &[u8], what: &str) {
         let before = self.drops();
         assert_eq!(self.ingress(frame), (UNSPEC, frame.to_vec()), "{what}");
+        assert_eq!(self.drops(), before, "{what}");
+    }
+
+    /// The frame is left to the stack, addressed to the gateway, which routed the packet that this one answers.
+    #[track_caller]
+    fn assert_led_back(&self, frame: &[u8], what: &str) {
+        let before = self.drops();
+        let to_gateway = [&MAC_GATEWAY[..], &frame[MAC_GATEWAY.len()..]].concat();
+        assert_eq!(self.ingress(frame), (UNSPEC, to_gateway), "{what}");
         assert_eq!(self.drops(), before, "{what}");
     }
 
