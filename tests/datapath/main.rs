@@ -4,6 +4,7 @@
 mod bed;
 mod bpffs;
 mod ensure;
+mod latency;
 mod layouts;
 mod maps;
 mod neighbours;

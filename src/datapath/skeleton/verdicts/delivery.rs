@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::frames::*;
-use super::{OTHER_PORT, PORT, REDIRECT, UNSPEC, loaded};
+use super::{OTHER_PORT, PORT, REDIRECT, SHOT, UNSPEC, loaded, run_super_frame};
 use crate::datapath::{NetStats, PodCounters};
 
 #[test]
@@ -193,6 +193,21 @@ fn fragments_and_options_are_the_stacks() {
         loaded.configure(|config| config.guard = false);
         loaded.assert_direct(&v6(&[DESTINATION; 7], 0), "as many as are looked through");
         loaded.assert_stack(&v6(&[DESTINATION; 8], 0), "one more");
+    });
+}
+
+/// A super-frame of more than 64 KiB has a length of 0 in its header: BIG TCP. Nobody but the stack makes one.
+#[test]
+fn a_length_of_nothing_is_that_of_a_super_frame_alone() {
+    loaded(|loaded| {
+        for ([a, b], length_at) in PODS.into_iter().zip([2, 4]) {
+            let mut sent = frame(MAC_B, &ip(a, b, 64, TCP, &tcp(1, 2, ACK)));
+            sent[ETHERNET + length_at..ETHERNET + length_at + 2].fill(0);
+            assert_eq!(run_super_frame(&loaded.skeleton.progs.cni_tc_main, &sent, 8), REDIRECT, "{a}");
+            let verdict = loaded.ingress(&sent).0;
+            // In IPv6 it is a packet without a payload, in IPv4 one without a header.
+            assert_eq!(verdict, if a.is_ipv4() { SHOT } else { UNSPEC });
+        }
     });
 }
 

@@ -10,7 +10,7 @@ use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, ProgramInput};
 
 use self::frames::{GATEWAY, MAC_A, MAC_B, MAC_GATEWAY, PODS};
-use super::generated::{CniTcSkel, CniTcSkelBuilder};
+use super::generated::{CniTcSkel, CniTcSkelBuilder, types};
 use crate::datapath::layout::RawNetConfig;
 use crate::datapath::map::{Map, Shape};
 use crate::datapath::maps::*;
@@ -172,6 +172,15 @@ fn run(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8]) -> (i32, Vec<u8>) {
     let output = program.test_run(input).unwrap();
     let left = output.data.map(|data| data.to_vec()).unwrap();
     (output.return_value.cast_signed(), left)
+}
+
+/// The verdict of a program on a frame that is segmented later, into segments of this size.
+fn run_super_frame(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8], segment: u32) -> i32 {
+    let at = std::mem::offset_of!(types::__sk_buff, gso_size);
+    let mut context = vec![0; size_of::<types::__sk_buff>()];
+    context[at..at + 4].copy_from_slice(&segment.to_ne_bytes());
+    let input = ProgramInput { data_in: Some(frame), context_in: Some(&mut context), ..ProgramInput::default() };
+    program.test_run(input).unwrap().return_value.cast_signed()
 }
 
 /// The mean time of a program on a frame.
