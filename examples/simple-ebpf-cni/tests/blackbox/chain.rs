@@ -1,12 +1,13 @@
-//! Plugins of others after ours in one list, run by the library's runtime: Debian's `portmap` and `tuning`.
+//! Plugins of others after ours in one list, run by the library's runtime: Debian's `portmap`, `tuning` and `bandwidth`.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cnikit::runtime::{NetworkList, Parameters, ResultCache, Runtime};
 use cnikit::spec::AddResult;
-use cnikit_testbed::{Namespace, Pod, eventually, tool};
+use cnikit_testbed::{Namespace, Pod, eventually, kernel, tool};
 use serde_json::{Value, json};
 
 use crate::support::{Attached, GATEWAY, NAME, Network, bin, on_host};
@@ -232,4 +233,60 @@ fn tuning_and_portmap_in_one_list() {
         }
         network.detach(&other);
     });
+}
+
+/// A pod whose traffic is shaped: the plugin is told of it by the same capability, and leaves the queue to it.
+#[test]
+fn bandwidth_is_felt_in_both_directions() {
+    /// A mebibyte in bits, and how long a mebibyte and a half takes that starts with a burst of an eighth.
+    const RATE: u64 = 8 << 20;
+    const AMOUNT: usize = 3 << 19;
+    const LEAST: Duration = Duration::from_millis(1200);
+    if !installed(&["bandwidth"]) || kernel() < (6, 6) {
+        return;
+    }
+    on_host(|network| {
+        let mut first = network.config.clone();
+        first["capabilities"] = json!({ "bandwidth": true });
+        let shaped = json!({ "type": "bandwidth", "capabilities": { "bandwidth": true } });
+        let chain = Chain::new(network, &first, &[shaped]);
+        let (pod, other) = (network.host.pod(), network.attach("other"));
+        let limits =
+            json!({ "ingressRate": RATE, "ingressBurst": RATE / 8, "egressRate": RATE, "egressBurst": RATE / 8 });
+        let parameters = Parameters::new("one".parse().expect("a valid id"), "eth0".parse().expect("a valid name"))
+            .in_netns(pod.netns())
+            .with_capability("bandwidth", limits);
+        let result = chain.runtime.add(&chain.list, &parameters).unwrap_or_else(|error| panic!("ADD: {error}"));
+        chain.runtime.check(&chain.list, &parameters).unwrap_or_else(|error| panic!("CHECK: {error}"));
+        let own = result.ips[0].address.ip().to_string();
+        for (from, to, target) in [(&pod, &other.pod, other.address()), (&other.pod, &pod, own.as_str())] {
+            let took = transfer(from, to, target, AMOUNT);
+            assert!(took > LEAST, "{AMOUNT} bytes to {target} took {took:?}");
+        }
+        let unshaped = network.attach("unshaped");
+        let took = transfer(&unshaped.pod, &other.pod, other.address(), AMOUNT);
+        assert!(took < LEAST / 2, "{AMOUNT} bytes between others took {took:?}");
+        chain.runtime.del(&chain.list, &parameters).unwrap_or_else(|error| panic!("DEL: {error}"));
+        network.detach(&unshaped);
+        network.detach(&other);
+    });
+}
+
+/// How long so many bytes take from one pod to the other, to the last.
+#[track_caller]
+fn transfer(from: &Pod, to: &Pod, target: &str, amount: usize) -> Duration {
+    let listener = to.enter(|| TcpListener::bind(("0.0.0.0", 0)).expect("a pod has free ports"));
+    let port = listener.local_addr().expect("it is bound").port();
+    let start = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = from.enter(|| TcpStream::connect((target, port)).expect("the other pod listens"));
+            client.write_all(&vec![0; amount]).expect("the other pod reads");
+        });
+        let mut received = Vec::new();
+        let (mut server, _) = listener.accept().expect("the pod connects");
+        server.read_to_end(&mut received).expect("the pod writes");
+        assert_eq!(received.len(), amount);
+    });
+    start.elapsed()
 }
