@@ -22,7 +22,7 @@ use crate::NAME;
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// host-local's directory of the network, such as /var/lib/cni/networks/podnet, or a file with the table
-    /// {"allocated": {"10.244.1.2": "<container id>"}}
+    /// {"allocated": {"10.244.1.2": "4fe2c9"}}, of addresses and container ids
     source: PathBuf,
 
     /// The configuration of the network, with this plugin in it
