@@ -61,7 +61,7 @@ pub struct BridgePort {
     /// No frames to or from other isolated ports (Linux 4.18).
     pub isolated: Option<bool>,
     /// The bridge learns addresses from the frames that come in. A port without it needs an entry of its own
-    /// ([`Socket::add_fdb`]) to be found.
+    /// ([`Socket::set_fdb`]) to be found.
     pub learning: Option<bool>,
     /// Unicast frames to addresses that the bridge does not know leave by this port too.
     pub flood: Option<bool>,

@@ -34,7 +34,7 @@ pub struct FdbEntry {
 pub enum FdbState {
     /// The port's own address: frames to it go up to the host.
     Permanent,
-    /// Put there, as [`Socket::add_fdb`] does; it stays until it is deleted or the port leaves the bridge.
+    /// Put there, as [`Socket::set_fdb`] does; it stays until it is deleted or the port leaves the bridge.
     Static,
     /// Learnt from a frame, or put there to be forgotten after the bridge's ageing time.
     Dynamic,
@@ -42,20 +42,20 @@ pub enum FdbState {
 
 impl Socket {
     /// Has a bridge forward frames to `mac` by the port of this index: a static entry, which neither ages nor moves to
-    /// another port that sends from the address.
+    /// another port that sends from the address. It takes the place of an entry that is there, learnt or not, at whichever
+    /// port.
     ///
     /// With it a port needs neither learning nor flooding; see [`BridgePort`](super::BridgePort). The entry goes with
     /// the port.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`](super::Error::Exists) where the bridge has an entry for the address, at whichever port,
-    /// [`Error::Kernel`](super::Error::Kernel) else: `ENODEV` where the link is gone, `EOPNOTSUPP` where it is no port, `EPERM`
+    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` where the link is gone, `EOPNOTSUPP` where it is no port, `EPERM`
     /// without `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_NEWNEIGH")]
-    pub fn add_fdb(&self, port: u32, mac: MacAddr) -> Result<()> {
-        let operation = Operation::new("add FDB entry", format_args!("{mac} at link {port}"));
-        self.change(&operation, Rtm::Newneigh, NlmF::CREATE | NlmF::EXCL, entry(port, mac))
+    pub fn set_fdb(&self, port: u32, mac: MacAddr) -> Result<()> {
+        let operation = Operation::new("set FDB entry", format_args!("{mac} at link {port}"));
+        self.change(&operation, Rtm::Newneigh, NlmF::CREATE | NlmF::REPLACE, entry(port, mac))
     }
 
     /// Takes an entry away, whoever has put it there. An absent one is success, and so is a link that is absent or no port.

@@ -93,7 +93,7 @@ fn entries_of_the_forwarding_database() {
     let other = bed.veth(2, Some(bridge)).host;
     assert_eq!(entries(&bed, veth), [(host_mac(1), FdbState::Permanent)], "the port's own");
 
-    bed.on_host.add_fdb(veth, peer_mac(1)).expect("add before the port forwards");
+    bed.on_host.set_fdb(veth, peer_mac(1)).expect("add before the port forwards");
     let entry = entry(&bed, "veth1", peer_mac(1)).expect("entry");
     assert_eq!((&entry["state"], &entry["master"]), (&"static".into(), &"cbr0".into()));
     // Else what the peer sends of itself would be learnt.
@@ -109,14 +109,16 @@ fn entries_of_the_forwarding_database() {
     let expected = [(host_mac(1), FdbState::Permanent), (peer_mac(1), FdbState::Static), (learnt, FdbState::Dynamic)];
     assert_eq!(own, expected);
 
-    for port in [veth, other] {
-        let error = bed.on_host.add_fdb(port, peer_mac(1)).expect_err("the bridge has it");
-        assert!(matches!(error, Error::Exists { .. }), "{error:?}");
-    }
-    let error = bed.on_host.add_fdb(4_711, peer_mac(1)).expect_err("no such link");
+    // What was learnt stays from then on, and what is elsewhere comes here.
+    bed.on_host.set_fdb(veth, learnt).expect("in the place of one that ages");
+    assert!(entries(&bed, veth).contains(&(learnt, FdbState::Static)));
+    bed.on_host.set_fdb(other, learnt).expect("in the place of one at another port");
+    assert!(entries(&bed, other).contains(&(learnt, FdbState::Static)));
+    assert!(!entries(&bed, veth).contains(&(learnt, FdbState::Static)));
+    let error = bed.on_host.set_fdb(4_711, peer_mac(1)).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{error}");
     let alone = bed.veth(3, None).host;
-    let error = bed.on_host.add_fdb(alone, peer_mac(3)).expect_err("no port");
+    let error = bed.on_host.set_fdb(alone, peer_mac(3)).expect_err("no port");
     assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{error}");
     assert_eq!(entries(&bed, alone), []);
 
@@ -133,7 +135,7 @@ fn entries_go_with_their_port() {
     let Some(bed) = Bed::new() else { return };
     let bridge = bed.bridge();
     let veth = bed.veth(1, Some(bridge)).host;
-    bed.on_host.add_fdb(veth, peer_mac(1)).expect("add");
+    bed.on_host.set_fdb(veth, peer_mac(1)).expect("add");
     bed.on_host.delete_link(veth).expect("delete the port");
     let left = json(&bed.host, "bridge -j fdb show br cbr0").to_string();
     assert!(!left.contains(&peer_mac(1).to_string()), "{left}");
@@ -169,7 +171,7 @@ fn a_port_that_is_not_flooded_is_reached_by_its_entry() {
         received(&bed) - before
     };
     assert!(arrived() < FRAMES, "nobody knows the address, and unknown ones are not flooded");
-    bed.on_host.add_fdb(ends[1].host, peer_mac(2)).expect("add");
+    bed.on_host.set_fdb(ends[1].host, peer_mac(2)).expect("add");
     assert!(arrived() >= FRAMES);
 }
 

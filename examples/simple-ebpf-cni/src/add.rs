@@ -1,5 +1,6 @@
 //! ADD: attaches a pod.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use cnikit::datapath::{self, Direction, PodPort, TcxLink};
@@ -13,9 +14,9 @@ use crate::addresses::{self, Addresses, already_attached};
 use crate::bridge;
 use crate::config::{Attach, Config};
 use crate::network::{self, undo};
-use crate::programs::{self, Programs};
+use crate::programs::Programs;
 use crate::rows::Rows;
-use crate::{pod, wishes};
+use crate::{del, pod, wishes};
 
 /// How long the bridge may take to serve a new port.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,43 +43,46 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let found = bridge::look(&host, &attachment.network, config)?;
     let datapath = network::datapath(&attachment.network);
     datapath.ensure()?;
-    let mut addresses = Addresses::lease(request, &leases, &host)?;
+    // A pod that still has its addresses must not meet another.
+    let pair_is_left = Cell::new(false);
+    let mut addresses = Addresses::lease(request, &leases, &host, &pair_is_left)?;
     let mac = wish.unwrap_or_else(|| addresses.mac());
     let programs = Programs::open(&datapath, &attachment.network).step("open the eBPF programs")?;
     let bridge = network::ensure(&host, &attachment.network, config, &datapath, &programs, found)?;
+    let rows = Rows::open(&datapath).step("open the eBPF maps")?;
+    rows.refuse_taken(&host, &addresses.networks(), PodPort { ifindex: attachment.host_ifindex(), mac })?;
 
     let mtu = config.mtu.unwrap_or(bridge.mtu);
     let veth = create_veth(&host, attachment, mac, &bridge, mtu, &netns)?;
-    let veth = guard(veth, |veth| {
-        undo("delete the veth pair", host.delete_link(veth.host));
-        undo("unpin its TCX links", programs::forget_links(&datapath, attachment));
+    let port = PodPort { ifindex: veth.host, mac };
+    let pair = guard(veth, |veth| {
+        let deleted = host.delete_link(veth.host);
+        pair_is_left.set(deleted.is_err());
+        undo("delete the veth pair", deleted);
+        undo("forget the veth pair", del::forget_pair(attachment, &datapath, veth.host, None));
     });
+    // Shaping works on queues of the host's end, which direct packets do not pass.
+    let stack_only = request.net_conf.runtime_config.bandwidth.is_some();
+    rows.guard(port, stack_only).step("put the map rows")?;
     join(request, &host, &programs, veth.host).step("have the eBPF programs run on the veth pair")?;
+    bridge::prepare_port(&host, port, config).step("set up the bridge's port")?;
 
     addresses.delegate().step("ask for an address")?;
     let networks = addresses.networks();
     let gateways = addresses::gateways(&addresses.given().ips);
     bridge::ensure_gateways(&host, &bridge, &gateways)?;
-
-    let rows = Rows::open(&datapath).step("open the eBPF maps")?;
     rows.ensure_gateway(&gateways, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
-    let rows = guard(rows, |rows| undo("remove the map rows", rows.remove(&networks, veth.host)));
-    let port = PodPort { ifindex: veth.host, mac };
-    // Shaping works on queues of the host's end, which direct packets do not pass.
-    let stack_only = request.net_conf.runtime_config.bandwidth.is_some();
-    rows.put(&networks, port, stack_only).step("put the map rows")?;
-    bridge::prepare_port(&host, port, config).step("set up the bridge's port")?;
+    rows.refuse_taken(&host, &networks, port)?;
+    rows.put(&networks, port).step("put the map rows")?;
 
     let routes = pod::configure(&netns, &pod, &attachment.ifname, veth.peer, addresses.given());
     let routes = routes.step("configure the pod")?;
-
     if !host.wait_running(veth.host, PATIENCE)? {
         let msg = format!("the bridge does not serve {} after {PATIENCE:?}: try again", attachment.host_ifname());
         return Err(Failure::new(ErrorCode::TRY_AGAIN, msg));
     }
 
-    ScopeGuard::into_inner(rows);
-    ScopeGuard::into_inner(veth);
+    ScopeGuard::into_inner(pair);
     let result = result(request, mac, &bridge, addresses.given(), routes);
     addresses.keep();
     Ok(result)

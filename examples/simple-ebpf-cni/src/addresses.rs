@@ -1,13 +1,14 @@
 //! Where a pod's addresses come from: the network's own leases, or the plugin in `ipam.type`.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use cnikit::ipam::{self, IpamConfig, LOCK_TIMEOUT, Lease, Owner, Pool, Range, Store};
+use cnikit::ipam::{self, IpamConfig, LOCK_TIMEOUT, Lease, Locked, Owner, Range, Store};
 use cnikit::netlink::Socket;
 use cnikit::plugin::{AddRequest, Failure, Step as _};
 use cnikit::runtime::{self, Delegable, Delegate, Delegated, Prior};
-use cnikit::spec::{AddResult, Attachment, ErrorCode, IpConfig, MacAddr, Route};
+use cnikit::spec::{AddResult, Attachment, ErrorCode, IpConfig, MacAddr, NetworkName, Route};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Addressing, Config};
@@ -19,25 +20,29 @@ pub(crate) struct Addresses<'a> {
     request: &'a AddRequest<Config>,
     /// In the form of an address plugin's result: addresses with their gateways, routes, name servers.
     given: AddResult,
-    leased: Option<Leased<'a>>,
-    delegated: Option<Delegated>,
-}
-
-/// A lease of the network's own.
-struct Leased<'a> {
     leases: &'a Store,
-    owner: Option<Owner>,
+    leased: Option<Owner>,
+    delegated: Option<Delegated>,
+    pair_is_left: &'a Cell<bool>,
 }
 
 impl<'a> Addresses<'a> {
     /// Leases the pod's addresses where the network gives them itself. Where another plugin does, it is
     /// [asked](Self::delegate) later.
-    pub(crate) fn lease(request: &'a AddRequest<Config>, leases: &'a Store, host: &Socket) -> Result<Self, Failure> {
-        let mut addresses = Self { request, given: AddResult::default(), leased: None, delegated: None };
+    ///
+    /// They are kept, too, when the pair is left: a pod that still has its addresses must not meet another.
+    pub(crate) fn lease(
+        request: &'a AddRequest<Config>,
+        leases: &'a Store,
+        host: &Socket,
+        pair_is_left: &'a Cell<bool>,
+    ) -> Result<Self, Failure> {
+        let given = AddResult::default();
+        let mut addresses = Self { request, given, leases, leased: None, delegated: None, pair_is_left };
         match &request.config.addressing {
             Addressing::Own(ipam) => {
                 let lease = lease(request, ipam, leases, host).step("lease an address")?;
-                addresses.leased = Some(Leased { leases, owner: Some(lease.owner.clone()) });
+                addresses.leased = Some(lease.owner.clone());
                 addresses.given = of_lease(&lease, ipam)?;
             }
             Addressing::Delegated => {
@@ -86,18 +91,20 @@ impl<'a> Addresses<'a> {
 
     /// Leaves the addresses to the pod.
     pub(crate) fn keep(mut self) {
-        if let Some(leased) = &mut self.leased {
-            leased.owner = None;
-        }
+        self.leased = None;
         if let Some(delegated) = self.delegated.take() {
             delegated.keep();
         }
     }
 }
 
-impl Drop for Leased<'_> {
+impl Drop for Addresses<'_> {
     fn drop(&mut self) {
-        if let Some(owner) = self.owner.take() {
+        let (leased, delegated) = (self.leased.take(), self.delegated.take());
+        if self.pair_is_left.get() {
+            // The pod still has them: the runtime's DEL gives them back.
+            delegated.map(Delegated::keep);
+        } else if let Some(owner) = leased {
             let freed = self.leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner));
             network::undo("free the address", freed);
         }
@@ -140,28 +147,41 @@ pub(crate) fn already_attached(seen: &str) -> Failure {
 fn lease(request: &AddRequest<Config>, ipam: &IpamConfig, leases: &Store, host: &Socket) -> Result<Lease, Failure> {
     let attachment = &request.attachment;
     let requested = wishes::ips(&request.net_conf, &request.args)?;
+    let network = &attachment.network;
     let mut locked = leases.lock(LOCK_TIMEOUT)?;
-    let is_gone = |lease: &Lease| is_gone(request, lease, leases, host);
-    let allocated = locked.allocate_with(&network::owner(attachment), ipam.pools(), &requested, is_gone);
+    let allocate = |locked: &mut Locked| {
+        let is_gone = |lease: &Lease| is_gone(network, lease, leases, host);
+        locked.allocate_with(&network::owner(attachment), ipam.pools(), &requested, is_gone)
+    };
+    let mut allocated = allocate(&mut locked);
+    if let Err(ipam::Error::AlreadyLeased { lease }) = &allocated {
+        if del::host_end(attachment, host)?.is_some() {
+            return Err(already_attached("it holds an address"));
+        }
+        if fits(lease, ipam, &requested) {
+            return Ok((**lease).clone());
+        }
+        locked.release(&lease.owner)?;
+        allocated = allocate(&mut locked);
+    }
     for damaged in locked.set_aside() {
         eprintln!("{}: {damaged}", crate::NAME);
     }
-    match allocated {
-        Err(ipam::Error::AlreadyLeased { lease }) => {
-            let has_one_of = |pool: &Pool| lease.addresses.iter().any(|address| pool.contains(address.ip()));
-            let fits = lease.addresses.len() == ipam.pools().len() && ipam.pools().iter().all(has_one_of);
-            if fits && host.link_by_name(&attachment.host_ifname())?.is_none() {
-                return Ok(*lease);
-            }
-            Err(already_attached("it holds an address"))
-        }
-        allocated => Ok(allocated?),
-    }
+    Ok(allocated?)
 }
 
-/// Whether the attachment of a lease is provably gone: it has no pair, and nobody is about to make it one.
-fn is_gone(request: &AddRequest<Config>, lease: &Lease, leases: &Store, host: &Socket) -> bool {
-    let attachment = network::attachment(&request.attachment.network, lease.owner.clone());
+/// Whether a lease holds what an ADD would give now.
+fn fits(lease: &Lease, ipam: &IpamConfig, requested: &[IpAddr]) -> bool {
+    let holds = |wanted: &dyn Fn(IpAddr) -> bool| lease.addresses.iter().any(|address| wanted(address.ip()));
+    lease.addresses.len() == ipam.pools().len()
+        && ipam.pools().iter().all(|pool| holds(&|address| pool.contains(address)))
+        && requested.iter().all(|wish| holds(&|address| address == *wish))
+}
+
+/// Whether the attachment of a lease is provably gone: it has no pair, and nobody is about to make it one. An attachment
+/// of another plugin's, whose lease was imported, has no pair to be known by.
+pub(crate) fn is_gone(network: &NetworkName, lease: &Lease, leases: &Store, host: &Socket) -> bool {
+    let attachment = network::attachment(network, lease.owner.clone());
     let turn = leases.lock_owner(&lease.owner, Duration::ZERO);
     turn.is_ok_and(|_turn| matches!(del::host_end(&attachment, host), Ok(None)))
 }

@@ -53,11 +53,17 @@ pub(crate) fn ensure(
 ) -> Result<Link, Failure> {
     let Found { bridge, is_claimed } = match found {
         Some(found) => found,
-        None => create(host, network, config, datapath)?,
+        None => create(host, network, config)?,
     };
     if !is_claimed {
+        adopt_ports(host, config, datapath, &bridge)?;
         claim(host, network, &bridge)?;
     }
+    // An alias that is missing tells that who claimed the bridge did not come to its end.
+    if !is_claimed || bridge.alias.is_none() {
+        mark(host, network, &bridge)?;
+    }
+    set_ipv6(&bridge.name);
     if !bridge.up {
         host.set_up(bridge.index)?;
     }
@@ -81,7 +87,7 @@ pub(crate) fn prepare_port(host: &Socket, port: PodPort, config: &Config) -> net
     let learns = !config.spoof_check;
     let flags = BridgePort::default().hairpin(config.hairpin_mode).learning(learns).flood(learns);
     host.set_bridge_port(port.ifindex, flags)?;
-    if learns { Ok(()) } else { unless_exists(host.add_fdb(port.ifindex, port.mac)) }
+    if learns { Ok(()) } else { host.set_fdb(port.ifindex, port.mac) }
 }
 
 /// The bridge's addresses, with the prefix lengths of their subnets, as far as the network itself gives addresses.
@@ -127,10 +133,13 @@ const ALIAS: &str = "simple-ebpf-cni:";
 /// name one bridge, one has it.
 fn claim(host: &Socket, network: &NetworkName, bridge: &Link) -> Result<(), Failure> {
     match host.create_clsact(bridge.index, blocks(network)) {
-        Err(netlink::Error::Exists { .. }) => return is_claimed(host, network, bridge).map(drop),
-        claimed => claimed?,
+        Err(netlink::Error::Exists { .. }) => is_claimed(host, network, bridge).map(drop),
+        claimed => Ok(claimed?),
     }
-    set_ipv6(&bridge.name);
+}
+
+/// Makes a claimed bridge what the network needs, and says whose it is.
+fn mark(host: &Socket, network: &NetworkName, bridge: &Link) -> netlink::Result<()> {
     // A bridge whose MAC was never set takes over that of its lowest port, as ports come and go. Pods keep the
     // gateway's in their neighbour tables, and the programs know it too.
     if let Some(mac) = bridge.mac {
@@ -154,14 +163,14 @@ fn set_ipv6(bridge: &IfName) {
     }
 }
 
-/// What [`claim`] writes on the bridge.
+/// What [`mark`] writes on the bridge.
 fn alias(network: &NetworkName) -> String {
     // The kernel takes 255 bytes.
     format!("{ALIAS}{network}").chars().take(255).collect()
 }
 
-/// Makes the bridge, and the pods its ports that were those of one of this name before.
-fn create(host: &Socket, network: &NetworkName, config: &Config, datapath: &Datapath) -> Result<Found, Failure> {
+/// Makes the bridge.
+fn create(host: &Socket, network: &NetworkName, config: &Config) -> Result<Found, Failure> {
     let mac = MacAddr::derived_from(&format!("{network}/bridge"));
     let mtu = match config.mtu {
         Some(mtu) => mtu,
@@ -169,19 +178,27 @@ fn create(host: &Socket, network: &NetworkName, config: &Config, datapath: &Data
     };
     let spec = BridgeSpec::new(config.bridge.clone()).mac(mac).mtu(mtu).up();
     unless_exists(host.create_bridge(&spec).map(drop))?;
-    let made = look(host, network, config)?.ok_or_else(|| {
+    look(host, network, config)?.ok_or_else(|| {
         Failure::new(ErrorCode::TRY_AGAIN, format!("{} went away as soon as it was made: try again", config.bridge))
-    })?;
+    })
+}
+
+/// Makes the network's pods that lost their bridge ports of this one. A link that has a row is a pod's of this network,
+/// whoever gave it the address.
+fn adopt_ports(host: &Socket, config: &Config, datapath: &Datapath, bridge: &Link) -> Result<(), Failure> {
     let rows = Rows::open(datapath)?;
-    for port in host.links()?.into_iter().filter(|link| link.master.is_none() && Attachment::is_host_ifname(&link.name))
-    {
-        // A link that has a row is a pod's of this network, whoever gave it the address.
+    let is_orphan = |link: &Link| link.master.is_none() && Attachment::is_host_ifname(&link.name);
+    for port in host.links()?.into_iter().filter(is_orphan) {
         if let Some(PodLink { mac, .. }) = rows.link(port.index)? {
-            host.set_master(port.index, made.bridge.index)?;
-            prepare_port(host, PodPort { ifindex: port.index, mac }, config)?;
+            let port = PodPort { ifindex: port.index, mac };
+            let adopted = host.set_master(port.ifindex, bridge.index).and_then(|()| prepare_port(host, port, config));
+            // One that is being deleted needs no bridge.
+            if adopted.is_err() && host.link_by_index(port.ifindex)?.is_some() {
+                adopted?;
+            }
         }
     }
-    Ok(made)
+    Ok(())
 }
 
 /// Refuses an address of the bridge that a pod would be given as well.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use cnikit::datapath::PodPort;
-use cnikit::netlink::{LOOPBACK_INDEX, Link, Netns, Socket};
+use cnikit::netlink::{FdbEntry, FdbState, LOOPBACK_INDEX, Link, Netns, Socket};
 use cnikit::plugin::{CheckRequest, Failure};
 use cnikit::spec::{ErrorCode, Interface, IpConfig, MacAddr, Route};
 use ipnetwork::IpNetwork;
@@ -167,6 +167,10 @@ impl Check<'_> {
         }
         for program in programs.missing(&self.host)? {
             self.differs(format!("the eBPF program {program} is not attached"));
+        }
+        let is_told = |entry: &FdbEntry| entry.mac == mac && entry.state == FdbState::Static;
+        if self.request.config.spoof_check && !self.host.fdb(host_end.index)?.iter().any(is_told) {
+            self.differs(format!("the bridge {} does not know {mac} at {}", bridge.name, host_end.name));
         }
         if datapath.config()? != network::net_config(bridge, &self.request.config) {
             self.differs(format!("the eBPF programs do not know the bridge {} as it is", bridge.name));

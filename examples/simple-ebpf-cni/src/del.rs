@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use cnikit::datapath::Datapath;
-use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, Store};
+use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, OwnerLock, Store};
 use cnikit::netlink::{self, Link, Socket};
 use cnikit::plugin::{DelRequest, Failure, Failures, Step as _};
 use cnikit::spec::Attachment;
@@ -19,8 +19,11 @@ pub(crate) fn del(request: &DelRequest<Config>) -> Result<(), Failure> {
         Err(_) => config::data_dir(&request.raw_config),
     };
     let leases = network::leases(data_dir, &attachment.network)?;
+    let Some(turn) = Turn::take(attachment, &leases)? else {
+        return Ok(());
+    };
     let mut failures = Failures::default();
-    let detached = failures.note(detach(attachment, &Socket::open()?, &leases));
+    let detached = failures.note(detach(attachment, &Socket::open()?, &leases, &turn));
     // As with a lease: a pod that still has its addresses must not meet another.
     if detached.is_some()
         && let Some(delegate) = failures.note(addresses::delegate(request)).flatten()
@@ -30,42 +33,59 @@ pub(crate) fn del(request: &DelRequest<Config>) -> Result<(), Failure> {
     failures.into_result()
 }
 
+/// Keeps all else that would make or remove an attachment waiting.
+pub(crate) struct Turn {
+    /// None on a node where nothing was: nothing is made to remove it.
+    lock: Option<OwnerLock>,
+}
+
+impl Turn {
+    /// None for an attachment that cannot have been made, as no lease can have its name.
+    pub(crate) fn take(attachment: &Attachment, leases: &Store) -> ipam::Result<Option<Self>> {
+        let has_leases = leases.dir().exists();
+        let owner = network::owner(attachment);
+        match has_leases.then(|| leases.lock_owner(&owner, LOCK_TIMEOUT)).transpose() {
+            Err(ipam::Error::NameTooLong { .. }) => Ok(None),
+            lock => Ok(Some(Self { lock: lock? })),
+        }
+    }
+}
+
 /// Removes all that an ADD made, finished or not.
 ///
 /// Nothing here needs the pod's namespace: the pair goes with its host end, whose name derives from the attachment.
 /// The addresses are given back last, and only when the pair is gone: a pod that still has them must not meet another.
-pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store) -> Result<(), Failure> {
+pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store, turn: &Turn) -> Result<(), Failure> {
     let owner = network::owner(attachment);
-    // On a node where nothing was, nothing is made to remove it.
-    let has_leases = leases.dir().exists();
-    let _turn = match has_leases.then(|| leases.lock_owner(&owner, LOCK_TIMEOUT)).transpose() {
-        // No ADD of such a name can have succeeded.
-        Err(ipam::Error::NameTooLong { .. }) => return Ok(()),
-        turn => turn?,
-    };
     let datapath = network::datapath(&attachment.network);
-    let mut failures = Failures::default();
-
     // A lease that cannot be read does not say which rows are the attachment's; the port does.
     let lease = leases.lease(&owner).ok().flatten();
-    let pair = host_end(attachment, host).step("look up the veth pair");
-    let (pair, known) = match failures.note(pair) {
-        Some(pair) => (pair, true),
-        None => (None, false),
-    };
-    let index = pair.map(|pair| pair.index);
-    // A pair that is gone had most likely the index that is the attachment's own.
-    let port = index.unwrap_or_else(|| attachment.host_ifindex());
-    failures.note(remove_rows(lease.as_ref(), port, &datapath).step("remove the map rows"));
-    let gone = index.map_or(Ok(()), |index| host.delete_link_nowait(index)).step("delete the veth pair");
-    let gone = failures.note(gone).is_some() && known;
-    if gone {
-        failures.note(programs::forget_links(&datapath, attachment).step("unpin the TCX links"));
+    let pair = host_end(attachment, host).step("look up the veth pair")?.map(|pair| pair.index);
+    if let Some(pair) = pair {
+        host.delete_link_nowait(pair).step("delete the veth pair")?;
     }
-    if gone && has_leases {
+    let mut failures = Failures::default();
+    // A pair that is gone had most likely the index that is the attachment's own.
+    let port = pair.unwrap_or_else(|| attachment.host_ifindex());
+    failures.note(forget_pair(attachment, &datapath, port, lease.as_ref()));
+    if turn.lock.is_some() {
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner));
         failures.note(freed.step("free the addresses"));
     }
+    failures.into_result()
+}
+
+/// Removes what led to a pair that is deleted, and not before it is: as long as a pod can send, it is held to its
+/// addresses.
+pub(crate) fn forget_pair(
+    attachment: &Attachment,
+    datapath: &Datapath,
+    port: u32,
+    lease: Option<&Lease>,
+) -> Result<(), Failure> {
+    let mut failures = Failures::default();
+    failures.note(programs::forget_links(datapath, attachment).step("unpin the TCX links"));
+    failures.note(remove_rows(lease, port, datapath).step("remove the map rows"));
     failures.into_result()
 }
 

@@ -11,7 +11,7 @@ use cnikit::spec::{Attachment, IfName, NetworkName};
 use crate::addresses;
 use crate::bridge;
 use crate::config::Config;
-use crate::del::detach;
+use crate::del::{Turn, detach};
 use crate::network;
 use crate::programs;
 use crate::rows::Rows;
@@ -43,15 +43,15 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
         let attachment = network::attachment(network, owner);
         if !valid.contains(&attachment) {
             let name = format!("{} of {}", attachment.ifname, attachment.container_id);
-            failures.note(detach(&attachment, &host, &leases).step(name));
+            failures.note(collect(&attachment, &host, &leases).step(name));
         }
     }
     let stale = stale_ports(&host, network, &request.config.bridge, &valid).step("look up the bridge's ports");
     let stale = failures.note(stale).unwrap_or_default();
-    failures.note(remove_rows(&host, network, &leases, &stale).step("remove map rows"));
     for port in stale {
-        failures.note(host.delete_link(port).step("delete the veth pair"));
+        failures.note(host.delete_link_nowait(port).step("delete the veth pair"));
     }
+    failures.note(remove_rows(&host, network, &leases).step("remove map rows"));
     failures.note(programs::sweep_links(&network::datapath(network)).step("unpin TCX links"));
     if let Some(delegate) = failures.note(addresses::delegate(request)).flatten() {
         failures.note(delegate.gc());
@@ -81,8 +81,16 @@ fn stale_ports(
     Ok(host.links()?.into_iter().filter(is_stale).map(|link| link.index).collect())
 }
 
-/// Removes the rows of ports that are stale or do not exist, and counters of addresses that nobody has.
-fn remove_rows(host: &Socket, network: &NetworkName, leases: &Store, stale: &HashSet<u32>) -> Result<(), Failure> {
+/// Detaches what a lease is of.
+fn collect(attachment: &Attachment, host: &Socket, leases: &Store) -> Result<(), Failure> {
+    match Turn::take(attachment, leases)? {
+        Some(turn) => detach(attachment, host, leases, &turn),
+        None => Ok(()),
+    }
+}
+
+/// Removes the rows of ports that do not exist, and counters of addresses that nobody has.
+fn remove_rows(host: &Socket, network: &NetworkName, leases: &Store) -> Result<(), Failure> {
     let datapath = network::datapath(network);
     if !datapath.is_complete() {
         return Ok(());
@@ -91,7 +99,7 @@ fn remove_rows(host: &Socket, network: &NetworkName, leases: &Store, stale: &Has
     // In this order: a pair is made before its rows, so a port that has rows now and no link later is gone.
     let known = rows.indexes()?;
     let links: HashSet<u32> = host.links()?.into_iter().map(|link| link.index).collect();
-    rows.remove_ports(&known.into_iter().filter(|port| stale.contains(port) || !links.contains(port)).collect())?;
+    rows.remove_ports(&known.into_iter().filter(|port| !links.contains(port)).collect())?;
 
     // One lease that cannot be read, and nothing is known of any address.
     let leased: Vec<Lease> = leases.leases()?.collect::<Result<_, _>>()?;

@@ -41,8 +41,9 @@ fn set_ipv6(ifname: &IfName, has_addresses: bool) -> netlink::Result<()> {
     for (setting, value) in settings.into_iter().chain(wanted) {
         match Sysctl::Ipv6Conf(ifname, setting).ensure(value) {
             Err(netlink::Error::SysctlMissing { .. }) if !has_addresses => return Ok(()),
-            set => set?,
-        };
+            Err(error) if !has_addresses => eprintln!("{}: {error}: set it to {value} by hand", crate::NAME),
+            set => drop(set?),
+        }
     }
     Ok(())
 }

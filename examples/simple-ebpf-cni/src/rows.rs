@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use cnikit::datapath::{CounterMap, Datapath, LinkMap, PodLink, PodPort, PortMap, Result};
+use cnikit::datapath::{self, CounterMap, Datapath, LinkMap, PodLink, PodPort, PortMap};
+use cnikit::ipam;
+use cnikit::netlink::Socket;
+use cnikit::plugin::Failure;
 use ipnetwork::IpNetwork;
 
 /// The maps with rows for each pod.
@@ -14,24 +17,49 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    pub(crate) fn open(datapath: &Datapath) -> Result<Self> {
+    pub(crate) fn open(datapath: &Datapath) -> datapath::Result<Self> {
         Ok(Self { counters: datapath.counters()?, ports: datapath.ports()?, links: datapath.links()? })
     }
 
-    /// Counts for the addresses, from zero, has packets for them delivered to the port, and lets the port send from them
-    /// and from its link-local address, but from nothing else.
-    pub(crate) fn put(&self, addresses: &[IpNetwork], port: PodPort, stack_only: bool) -> Result<()> {
-        for address in addresses {
-            self.counters.track(address.ip())?;
-            self.ports.insert(address.ip(), port)?;
+    /// Refuses addresses, and a MAC, that are the gateway's or those of another pod that is there.
+    pub(crate) fn refuse_taken(&self, host: &Socket, addresses: &[IpNetwork], port: PodPort) -> Result<(), Failure> {
+        let link_local = IpAddr::from(port.mac.link_local());
+        for address in addresses.iter().map(IpNetwork::ip).chain([link_local]) {
+            let owner = self.ports.read(address)?.filter(|owner| owner.ifindex != port.ifindex);
+            let Some(owner) = owner else { continue };
+            // The row of a pod that is gone does not count.
+            let Some(link) = host.link_by_index(owner.ifindex)? else { continue };
+            let what = if address == link_local { format!("MAC {}", port.mac) } else { format!("address {address}") };
+            return Err(Failure::new(
+                ipam::ADDRESS_TAKEN,
+                format!("the {what} is in use at {}: ask for another, or detach who has it first", link.name),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Holds a new port to its MAC, to the link-local address that derives from it, and to the addresses that are
+    /// [put](Self::put) from now on.
+    pub(crate) fn guard(&self, port: PodPort, stack_only: bool) -> datapath::Result<()> {
+        // The attachment had a pair before, which went without a DEL.
+        if self.links.read(port.ifindex)?.is_some() {
+            self.remove_ports(&HashSet::from([port.ifindex]))?;
         }
         self.ports.insert(port.mac.link_local().into(), port)?;
-        // Last: from then on the port is held to what stands in the others.
         self.links.insert(port.ifindex, PodLink { mac: port.mac, stack_only })
     }
 
+    /// Has packets for the addresses delivered to the port, lets it send from them, and counts for them from zero.
+    pub(crate) fn put(&self, addresses: &[IpNetwork], port: PodPort) -> datapath::Result<()> {
+        for address in addresses {
+            self.ports.insert(address.ip(), port)?;
+            self.counters.track(address.ip())?;
+        }
+        Ok(())
+    }
+
     /// Makes the gateway known under its addresses, unless it is.
-    pub(crate) fn ensure_gateway(&self, addresses: &[IpNetwork], bridge: PodPort) -> Result<()> {
+    pub(crate) fn ensure_gateway(&self, addresses: &[IpNetwork], bridge: PodPort) -> datapath::Result<()> {
         let link_local = IpAddr::from(bridge.mac.link_local());
         for address in addresses.iter().map(IpNetwork::ip).chain([link_local]) {
             if self.ports.read(address)? != Some(bridge) {
@@ -41,19 +69,19 @@ impl Rows {
         Ok(())
     }
 
-    /// Removes the rows of a pod's addresses and of its port; absent is success.
-    pub(crate) fn remove(&self, addresses: &[IpNetwork], ifindex: u32) -> Result<()> {
-        for address in addresses {
-            self.remove_address(address.ip())?;
-        }
-        if let Some(link) = self.links.read(ifindex)? {
-            self.ports.remove(link.mac.link_local().into())?;
+    /// Removes the rows of a port and of those of the addresses that lead to it; absent is success.
+    pub(crate) fn remove(&self, addresses: &[IpNetwork], ifindex: u32) -> datapath::Result<()> {
+        let link_local = self.links.read(ifindex)?.map(|link| link.mac.link_local().into());
+        for address in addresses.iter().map(IpNetwork::ip).chain(link_local) {
+            if self.ports.read(address)?.is_none_or(|port| port.ifindex == ifindex) {
+                self.remove_address(address)?;
+            }
         }
         self.links.remove(ifindex)
     }
 
     /// Removes the rows of ports, and of all addresses that lead to them; absent is success.
-    pub(crate) fn remove_ports(&self, ports: &HashSet<u32>) -> Result<()> {
+    pub(crate) fn remove_ports(&self, ports: &HashSet<u32>) -> datapath::Result<()> {
         // Collected first: an iteration whose current row is removed starts over.
         let all: Vec<IpAddr> = self.ports.addresses().collect();
         for address in all {
@@ -65,7 +93,7 @@ impl Rows {
     }
 
     /// Stops to count for addresses that lead to no port, but for those that are to stay.
-    pub(crate) fn forget_lost(&self, stays: impl Fn(IpAddr) -> bool) -> Result<()> {
+    pub(crate) fn forget_lost(&self, stays: impl Fn(IpAddr) -> bool) -> datapath::Result<()> {
         let lost: Vec<IpAddr> = self.counters.addresses().filter(|address| !stays(*address)).collect();
         for address in lost {
             if self.ports.read(address)?.is_none() {
@@ -76,7 +104,7 @@ impl Rows {
     }
 
     /// The ports that any row is about.
-    pub(crate) fn indexes(&self) -> Result<HashSet<u32>> {
+    pub(crate) fn indexes(&self) -> datapath::Result<HashSet<u32>> {
         let mut indexes: HashSet<u32> = self.links.indexes().collect();
         for address in self.ports.addresses() {
             indexes.extend(self.ports.read(address)?.map(|port| port.ifindex));
@@ -85,12 +113,12 @@ impl Rows {
     }
 
     /// What a port may do, if anything is known of it.
-    pub(crate) fn link(&self, ifindex: u32) -> Result<Option<PodLink>> {
+    pub(crate) fn link(&self, ifindex: u32) -> datapath::Result<Option<PodLink>> {
         self.links.read(ifindex)
     }
 
     /// What is not as [`put`](Self::put) leaves it.
-    pub(crate) fn differences(&self, addresses: &[IpNetwork], expected: PodPort) -> Result<Vec<String>> {
+    pub(crate) fn differences(&self, addresses: &[IpNetwork], expected: PodPort) -> datapath::Result<Vec<String>> {
         let mut differences = Vec::new();
         let link_local = IpAddr::from(expected.mac.link_local());
         for address in addresses.iter().map(IpNetwork::ip).chain([link_local]) {
@@ -114,7 +142,7 @@ impl Rows {
         Ok(differences)
     }
 
-    fn remove_address(&self, address: IpAddr) -> Result<()> {
+    fn remove_address(&self, address: IpAddr) -> datapath::Result<()> {
         self.ports.remove(address)?;
         self.counters.forget(address)
     }

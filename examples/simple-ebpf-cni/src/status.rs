@@ -1,9 +1,9 @@
 //! STATUS: tells whether an ADD could be served now.
 
-use cnikit::ipam::Store;
+use cnikit::ipam::{Lease, Store};
 use cnikit::netlink::Socket;
 use cnikit::plugin::{Failure, StatusRequest};
-use cnikit::spec::ErrorCode;
+use cnikit::spec::{ErrorCode, NetworkName};
 
 use crate::addresses;
 use crate::bridge;
@@ -20,12 +20,11 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
         failure
     };
     network::datapath(network).probe().map_err(|error| unavailable(error.into()))?;
-    refuse_full_pool(&leases, config)?;
+    let host = Socket::open()?;
+    refuse_full_pool(network, &leases, config, &host)?;
     if let Some(delegate) = addresses::delegate(request)? {
         delegate.status()?;
     }
-
-    let host = Socket::open()?;
     let usable = bridge::look(&host, network, config);
     usable.map(drop).map_err(|mut failure| {
         // Pods that were attached before somebody else took the bridge's name are cut off.
@@ -35,12 +34,17 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
     })
 }
 
-fn refuse_full_pool(leases: &Store, config: &Config) -> Result<(), Failure> {
+/// A lease that an ADD would take back is as good as a free address.
+fn refuse_full_pool(network: &NetworkName, leases: &Store, config: &Config, host: &Socket) -> Result<(), Failure> {
     for pool in config.pools() {
         let usage = leases.usage(pool)?;
         let (free, total) =
             usage.iter().fold((0, 0), |(free, total), range| (free + range.free(), total + range.total));
-        if free == 0 {
+        let can_be_taken_back = |lease: &Lease| {
+            lease.addresses.iter().any(|address| pool.contains(address.ip()))
+                && addresses::is_gone(network, lease, leases, host)
+        };
+        if free == 0 && !leases.leases()?.flatten().any(|lease| can_be_taken_back(&lease)) {
             return Err(Failure::new(
                 ErrorCode::PLUGIN_NOT_AVAILABLE,
                 format!("all {total} addresses of {pool} are leased: remove pods, or configure a larger subnet"),

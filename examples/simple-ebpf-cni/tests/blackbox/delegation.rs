@@ -121,8 +121,90 @@ fn a_subnet_that_the_host_has_elsewhere_is_refused_and_given_back() {
     });
 }
 
+/// `static` gives everybody the same, the gateway's own address if it is told so.
 #[test]
-fn static_addresses_of_both_kinds_of_gateway() {
+fn an_address_that_is_in_use_is_refused_and_its_pod_left_alone() {
+    on_host(|network| {
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        let with = |address: &str| {
+            let mut config = config.clone();
+            let addresses = json!([{ "address": address, "gateway": "10.99.0.1" }]);
+            config["ipam"] = json!({ "type": "static", "addresses": addresses });
+            config
+        };
+        let pods = [network.host.pod(), network.host.pod()];
+        let call = |verb: &str, address: &str, container: &str, pod: &Pod| {
+            network.plugin.on(verb, &with(address), container, pod).env("CNI_PATH", PEERS).run()
+        };
+        call("ADD", "10.99.0.5/24", "one", &pods[0]).result();
+        for taken in ["10.99.0.5/24", "10.99.0.1/24"] {
+            let before = network.footprint();
+            let error = call("ADD", taken, "two", &pods[1]).error(103);
+            assert!(error.contains(taken.trim_end_matches("/24")) && error.contains("in use"), "{error}");
+            call("DEL", taken, "two", &pods[1]).silent();
+            assert_eq!(network.footprint(), before);
+            assert!(pods[0].ping("10.99.0.1", 2).status.success(), "the first is as it was");
+        }
+        call("DEL", "10.99.0.5/24", "one", &pods[0]).silent();
+    });
+}
+
+/// A runtime that was restarted may send ADD while a DEL that it has forgotten still works.
+#[test]
+fn an_add_waits_for_a_del_that_waits_for_its_delegate() {
+    on_host(|network| {
+        let bin = network.host.scratch();
+        let holder = bin.join("holder");
+        let script = format!(
+            "#!/bin/sh\ncase $CNI_COMMAND in\nADD) echo >>{0}; echo '{1}' ;;\nDEL) sleep 1; rm -f {0} ;;\nesac\n",
+            holder.display(),
+            json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.99.0.5/24" }] })
+        );
+        write_executable(&bin.join("slow-ipam"), &script);
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        config["ipam"] = json!({ "type": "slow-ipam" });
+        let pod = network.host.pod();
+        let call = |verb: &str| network.plugin.on(verb, &config, "one", &pod).env("CNI_PATH", &bin).run();
+        call("ADD").result();
+        std::thread::scope(|scope| {
+            let del = scope.spawn(|| call("DEL"));
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            call("ADD").result();
+            del.join().expect("the thread ends").silent();
+        });
+        assert!(holder.exists(), "the address is held");
+        call("DEL").silent();
+    });
+}
+
+/// From the moment that the pod can send, which may be long before it has an address.
+#[test]
+fn the_port_is_guarded_while_the_delegate_works() {
+    on_host(|network| {
+        let (bin, seen) = (network.host.scratch(), network.host.scratch().join("seen"));
+        let script = format!(
+            "#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exit 0\nbpftool map dump pinned {} >{}\necho '{}'\n",
+            "/sys/fs/bpf/simple-ebpf-cni/blackbox/v2/port_config",
+            seen.display(),
+            json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.99.0.5/24" }] })
+        );
+        write_executable(&bin.join("looking-ipam"), &script);
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        config["ipam"] = json!({ "type": "looking-ipam" });
+        let pod = network.host.pod();
+        let call = |verb: &str| network.plugin.on(verb, &config, "one", &pod).env("CNI_PATH", &bin).run();
+        call("ADD").result();
+        call("DEL").silent();
+        let seen = fs::read_to_string(seen).expect("it looked");
+        assert!(seen.contains("\"mac\""), "{seen}");
+    });
+}
+
+#[test]
+fn static_addresses_without_a_gateway_get_the_subnets_first() {
     on_host(|network| {
         let mut config = network.config.clone();
         config.as_object_mut().expect("an object").remove("subnet");

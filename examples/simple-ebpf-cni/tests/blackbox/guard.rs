@@ -127,3 +127,42 @@ fn bystanders_hear_no_requests_for_known_addresses() {
         }
     });
 }
+
+/// A MAC can be computed by whoever knows network and address: that others have sent from it must not matter.
+#[test]
+fn a_mac_that_the_bridge_has_learnt_elsewhere_is_the_pods_from_its_add_on() {
+    on_host(|network| {
+        let first = network.attach("one");
+        let mac = first.mac().to_owned();
+        network.detach(&first);
+        network.host.ip("link add vm0 type veth peer name vm1");
+        for line in ["link set vm0 master cbr0 up", "link set vm1 up"] {
+            network.host.ip(line);
+        }
+        network.host.command("bridge").words(&format!("fdb replace {mac} dev vm0 master static")).run();
+        let config = network.with("runtimeConfig", serde_json::json!({ "mac": mac }));
+        let pod = network.host.pod();
+        let result = network.plugin.on("ADD", &config, "two", &pod).run().result();
+        let address = result["ips"][0]["address"].as_str().expect("an address").replace("/24", "");
+        assert!(network.host.ping(&address, 3).status.success());
+        network.plugin.on("DEL", &config, "two", &pod).run().silent();
+        network.host.ip("link delete vm0");
+    });
+}
+
+#[test]
+fn a_mac_that_is_in_use_is_refused() {
+    with_three_pods(|network, [one, ..]| {
+        let bridge = network.host.link("cbr0").expect("there")["address"].as_str().expect("a MAC").to_owned();
+        for taken in [one.mac(), &bridge] {
+            let config = network.with("runtimeConfig", serde_json::json!({ "mac": taken }));
+            let pod = network.host.pod();
+            let before = network.footprint();
+            let error = network.plugin.on("ADD", &config, "four", &pod).run().error(103);
+            assert!(error.contains(taken) && error.contains("in use"), "{error}");
+            network.plugin.on("DEL", &config, "four", &pod).run().silent();
+            assert_eq!(network.footprint(), before);
+        }
+        network.check(one).silent();
+    });
+}

@@ -135,7 +135,12 @@ fn a_dry_pool_takes_back_what_pods_hold_that_are_provably_gone() {
             .links()
             .into_iter()
             .find_map(|link| link["ifname"].as_str().filter(|name| name.starts_with("veth")).map(String::from));
+        let status =
+            |network: &Network| network.plugin.invocation("STATUS").config(&with_version(&config, "1.1.0")).run();
+        let full = status(network).error(50);
+        assert!(full.contains("10.99.0.0/29"), "{full}");
         network.host.ip(&format!("link delete {}", gone.expect("there are pods")));
+        status(network).silent();
         let late = add("late", &pods[5]).result();
         let held = late["ips"][0]["address"].as_str().expect("an address").replace("/29", "");
         assert_eq!(network.taken().len(), 5);
@@ -147,5 +152,33 @@ fn a_dry_pool_takes_back_what_pods_hold_that_are_provably_gone() {
         assert_eq!(network.taken(), [held].into());
         assert!(pods[5].ping("10.99.0.1", 1).status.success());
         network.plugin.on("DEL", &config, "late", &pods[5]).run().silent();
+    });
+}
+
+fn with_version(config: &Value, version: &str) -> Value {
+    let mut config = config.clone();
+    config["cniVersion"] = version.into();
+    config
+}
+
+/// What a killed ADD left is taken over, unless the runtime asks for something else by now.
+#[test]
+fn a_lease_that_is_left_is_taken_over_if_it_fits() {
+    on_host(|network| {
+        let pods = [network.host.pod(), network.host.pod()];
+        let add = |address: &str, pod: &Pod| {
+            network
+                .plugin
+                .on("ADD", &network.config, "one", pod)
+                .env("CNI_ARGS", format!("IP={address}"))
+                .run()
+                .result()
+        };
+        let killed = add("10.99.0.5", &pods[0]);
+        let host_end = killed["interfaces"][1]["name"].as_str().expect("a name");
+        network.host.ip(&format!("link delete {host_end}"));
+        assert_eq!(add("10.99.0.77", &pods[1])["ips"][0]["address"], "10.99.0.77/24");
+        assert_eq!(network.taken(), ["10.99.0.77".to_owned()].into());
+        network.call("DEL", "one", &pods[1]).silent();
     });
 }
