@@ -14,8 +14,8 @@
  * refused, by TCP with a reset. So the table is to be larger than the number of
  * translated connections between pods of one node: CNI_TC_MAX_FLOWS.
  *
- * All of this happens whether or not DIRECT is set, because it may be set while
- * flows are running.
+ * Flows are remembered whether or not DIRECT is set, because it may be set while
+ * they are running.
  */
 #ifndef CNI_TC_FLOW_H
 #define CNI_TC_FLOW_H
@@ -48,7 +48,8 @@ static __always_inline void remember_flow(const struct hook *hook, const struct 
 	const struct pod_port *sender;
 	__u8 *known, way;
 
-	if (!packet->flow.protocol)
+	/* An error begins no conversation, and its sender need not be one of the two that have it. */
+	if (!packet->flow.protocol || packet->is_error)
 		return;
 	sender = owner_of(packet->v4, &packet->ip.source);
 	if (!sender || !is_other_pod(hook, sender))

@@ -33,6 +33,7 @@
 /* Options of a neighbour message that are looked through: RFC 4861 and 3971 define five for one. */
 #define MAX_ND_OPTIONS 6
 
+#define IPV4_BROADCAST 0xffffffff
 #define DHCP_CLIENT 68
 #define DHCP_SERVER 67
 
@@ -83,7 +84,8 @@ static __always_inline enum drop_reason check_arp(const struct hook *hook,
 static __always_inline bool may_be_unspecified(const struct packet *packet)
 {
 	if (packet->v4)
-		return packet->flow.protocol == IPPROTO_UDP &&
+		return *(const __u32 *)packet->ip.destination.octet == bpf_htonl(IPV4_BROADCAST) &&
+		       packet->flow.protocol == IPPROTO_UDP &&
 		       packet->flow.source_port == bpf_htons(DHCP_CLIENT) &&
 		       packet->flow.destination_port == bpf_htons(DHCP_SERVER);
 	return packet->ip.protocol == IPPROTO_ICMPV6 && packet->ip.destination.octet[0] == 0xff &&

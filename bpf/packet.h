@@ -94,6 +94,7 @@ struct packet {
 	bool v4;
 	/* Of an IP packet. */
 	bool opens;	/* may be the first packet of a conversation */
+	bool is_error;	/* of ICMP or ICMPv6 */
 	__u8 icmp_type; /* of ICMP and ICMPv6 with a whole header, else ICMP_NONE */
 	__u32 end;	/* where in the frame the packet ends */
 	struct network ip;
@@ -158,9 +159,17 @@ static __always_inline void widen(struct ipv6_key *to, const void *ipv4)
 	__builtin_memcpy(to, ipv4, sizeof(struct ipv4_key));
 }
 
-static __always_inline bool is_icmp(__u8 protocol)
+/* The other family's is no message that anybody would take for one. */
+static __always_inline bool is_icmp(const struct packet *packet)
 {
-	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+	return packet->ip.protocol == (packet->v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+}
+
+static __always_inline bool address_equal(const struct ipv6_key *a, const struct ipv6_key *b)
+{
+	const __u32 *x = (const __u32 *)a->octet, *y = (const __u32 *)b->octet;
+
+	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3])) == 0;
 }
 
 static __always_inline bool is_icmp_error(__u8 protocol, __u8 type)
@@ -284,7 +293,11 @@ static __always_inline void reverse(const struct flow_key *flow, struct flow_key
 	reversed->destination_port = flow->source_port;
 }
 
-/* An error belongs to the conversation of the packet that it quotes, against its direction. */
+/*
+ * An error belongs to the conversation of the packet that it quotes, against its
+ * direction. Only who got that packet may complain of it, and to whom it came
+ * from: else a pod could speak in the name of conversations of others.
+ */
 static __always_inline void read_quote(struct __sk_buff *skb, struct packet *packet)
 {
 	__u32 offset = packet->ip.upper + sizeof(union upper);
@@ -294,6 +307,8 @@ static __always_inline void read_quote(struct __sk_buff *skb, struct packet *pac
 
 	readable = packet->v4 ? read_ipv4(skb, offset, quoted) : read_ipv6(skb, offset, quoted);
 	if (readable && !quoted->later &&
+	    address_equal(&quoted->source, &packet->ip.destination) &&
+	    address_equal(&quoted->destination, &packet->ip.source) &&
 	    !bpf_skb_load_bytes(skb, quoted->upper, &upper, sizeof(upper)) &&
 	    name_flow(quoted, &upper, &packet->quoted_flow))
 		reverse(&packet->quoted_flow, &packet->flow);
@@ -307,16 +322,18 @@ static __always_inline void read_upper(struct __sk_buff *skb, struct packet *pac
 	union upper upper;
 
 	packet->icmp_type = ICMP_NONE;
+	packet->is_error = false;
 	packet->opens = true;
 	if (packet->ip.later || offset + sizeof(upper) > packet->end ||
 	    bpf_skb_load_bytes(skb, offset, &upper, sizeof(upper)))
 		return;
 
-	if (is_icmp(protocol)) {
+	if (is_icmp(packet)) {
 		packet->icmp_type = upper.icmp.type;
-		packet->opens =
-			upper.icmp.type == ICMP_ECHO || upper.icmp.type == ICMPV6_ECHO_REQUEST;
-		if (is_icmp_error(protocol, upper.icmp.type)) {
+		packet->opens = upper.icmp.type ==
+				(packet->v4 ? ICMP_ECHO : ICMPV6_ECHO_REQUEST);
+		packet->is_error = is_icmp_error(protocol, upper.icmp.type);
+		if (packet->is_error) {
 			read_quote(skb, packet);
 			return;
 		}

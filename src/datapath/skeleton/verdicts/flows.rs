@@ -109,6 +109,41 @@ fn only_flows_between_pods_are_remembered() {
     });
 }
 
+/// A third pod's packets meet a conversation of two others: they neither forget it, nor turn it, nor begin one.
+#[test]
+fn a_stranger_has_no_say_in_a_flow() {
+    const THIRD: [&str; 2] = ["10.244.1.4", "fd00:244::4"];
+    loaded(|loaded| {
+        for (family, [a, b]) in PODS.into_iter().enumerate() {
+            let third: IpAddr = THIRD[family].parse().unwrap();
+            let kind = if a.is_ipv4() { IPV4 } else { IPV6 };
+            let flows = loaded.flows() + 1;
+            loaded.egress(&delivered(b, a, TCP, &tcp(1000, 80, ACK)));
+            assert_eq!(loaded.flows(), flows);
+
+            // It quotes what A sent, in messages of every kind, of its own family and of the other.
+            let quote = ip(a, b, 64, TCP, &tcp(80, 1000, ACK));
+            let quoted = |kind: u8| [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &quote].concat();
+            loaded.place(a, OTHER_PORT, MAC_B);
+            loaded.place(third, PORT, MAC_A);
+            for protocol in [1, 58] {
+                for message in 0..=255 {
+                    loaded.ingress(&frame(MAC_B, &ip(third, b, 64, protocol, &quoted(message))));
+                    assert_eq!(loaded.flows(), flows, "{third}: protocol {protocol}, type {message}");
+                }
+            }
+            loaded.place(a, PORT, MAC_A);
+            loaded.place(third, OTHER_PORT, MAC_THIRD);
+            for about in [quote, ip(STRANGERS[family], a, 64, TCP, &tcp(80, 1000, ACK))] {
+                let error = ip(third, a, 64, icmp_of(a), &unreachable(&about));
+                loaded.egress(&ethernet(MAC_A, MAC_THIRD, kind, &error));
+                assert_eq!(loaded.flows(), flows, "{third}");
+            }
+            loaded.assert_led_back(&sent(a, b, TCP, &tcp(80, 1000, ACK)), "as it was");
+        }
+    });
+}
+
 #[test]
 fn flows_are_remembered_while_nothing_is_direct() {
     loaded(|loaded| {
