@@ -132,7 +132,8 @@ impl TcxLink {
                     }
                     return Ok(link);
                 }
-                Self::remove(path)?;
+                link.detach()?;
+                fs::remove_file(path).map_err(|error| Error::pin("remove the pin", path, error))?;
             }
             Err(error) if error.is_missing_pin() => {}
             Err(error) => return Err(error),
@@ -192,14 +193,36 @@ impl TcxLink {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open) for what is no TCX link, as [`detach`](Self::detach), and [`Error::Pin`].
+    /// As [`open`](Self::open) for what is no TCX link, as [`detach`](Self::detach), and [`Error::Pin`];
+    /// [`Error::Locked`] where another caller hangs.
     pub fn remove(path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        match Self::open(path) {
-            Ok(link) => link.detach()?,
-            Err(error) if error.is_missing_pin() => return Ok(()),
-            Err(error) => return Err(error),
+        Self::remove_if(path.as_ref(), |_| true)
+    }
+
+    /// Removes the pin at `path` if it is one of a dead link, whose interface is gone. One that an
+    /// [`ensure`](Self::ensure) has replaced meanwhile stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Self::remove).
+    pub fn remove_dead(path: impl AsRef<Path>) -> Result<()> {
+        Self::remove_if(path.as_ref(), |info| info.ifindex.is_none())
+    }
+
+    fn remove_if(path: &Path, is_meant: impl Fn(&TcxInfo) -> bool) -> Result<()> {
+        let directory = path.parent().unwrap_or(path);
+        if !path.exists() {
+            return Ok(());
         }
+        let _lock = bpffs::lock(directory, bpffs::PATIENCE)?;
+        let link = match Self::open(path) {
+            Err(error) if error.is_missing_pin() => return Ok(()),
+            link => link?,
+        };
+        if !is_meant(&link.info()?) {
+            return Ok(());
+        }
+        link.detach()?;
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::pin("remove the pin", path, error)),
             _ => Ok(()),

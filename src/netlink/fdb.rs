@@ -41,8 +41,8 @@ pub enum FdbState {
 }
 
 impl Socket {
-    /// Has a bridge forward frames to `mac` by the port of this index: a static entry, which neither ages nor moves to
-    /// another port that sends from the address. It takes the place of an entry that is there, learnt or not, at whichever
+    /// Has a bridge forward frames to `mac` by the port of this index: a static, sticky entry, which neither ages nor moves
+    /// to another port that sends from the address. It takes the place of an entry that is there, learnt or not, at whichever
     /// port.
     ///
     /// With it a port needs neither learning nor flooding; see [`BridgePort`](super::BridgePort). The entry goes with
@@ -52,6 +52,10 @@ impl Socket {
     ///
     /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` where the link is gone, `EOPNOTSUPP` where it is no port, `EPERM`
     /// without `CAP_NET_ADMIN`.
+    ///
+    /// # Kernel
+    ///
+    /// Linux 4.20.
     #[doc(alias = "RTM_NEWNEIGH")]
     pub fn set_fdb(&self, port: u32, mac: MacAddr) -> Result<()> {
         let operation = Operation::new("set FDB entry", format_args!("{mac} at link {port}"));
@@ -114,8 +118,10 @@ impl FdbEntry {
 
 /// A static entry of the port's bridge.
 fn entry(port: u32, mac: MacAddr) -> Result<Ndmsg, Fault> {
+    /// Without it even a static entry moves to a port that learns the address.
+    const NTF_STICKY: Ntf = Ntf::from_bits_retain(1 << 6);
     let attrs = Attrs::new().put(Nda::Lladdr, mac.octets())?;
-    let header = header(port).ndm_state(Nud::NOARP).ndm_flags(Ntf::MASTER);
+    let header = header(port).ndm_state(Nud::NOARP).ndm_flags(Ntf::MASTER | NTF_STICKY);
     Ok(header.rtattrs(attrs.into_buffer()).build()?)
 }
 

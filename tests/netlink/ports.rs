@@ -94,8 +94,8 @@ fn entries_of_the_forwarding_database() {
     assert_eq!(entries(&bed, veth), [(host_mac(1), FdbState::Permanent)], "the port's own");
 
     bed.on_host.set_fdb(veth, peer_mac(1)).expect("add before the port forwards");
-    let entry = entry(&bed, "veth1", peer_mac(1)).expect("entry");
-    assert_eq!((&entry["state"], &entry["master"]), (&"static".into(), &"cbr0".into()));
+    let own = entry(&bed, "veth1", peer_mac(1)).expect("entry");
+    assert_eq!((&own["state"], &own["master"]), (&"static".into(), &"cbr0".into()));
     // Else what the peer sends of itself would be learnt.
     bed.on_host.set_bridge_port(veth, BridgePort::default().learning(false)).expect("set");
     // One that ages is taken at a port that forwards, which it does some time after its peer comes up.
@@ -115,6 +115,8 @@ fn entries_of_the_forwarding_database() {
     bed.on_host.set_fdb(other, learnt).expect("in the place of one at another port");
     assert!(entries(&bed, other).contains(&(learnt, FdbState::Static)));
     assert!(!entries(&bed, veth).contains(&(learnt, FdbState::Static)));
+    let sticky = entry(&bed, "veth2", learnt).expect("entry")["flags"].to_string();
+    assert!(sticky.contains("sticky"), "an entry that moves could be stolen: {sticky}");
     let error = bed.on_host.set_fdb(4_711, peer_mac(1)).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{error}");
     let alone = bed.veth(3, None).host;
@@ -124,7 +126,7 @@ fn entries_of_the_forwarding_database() {
 
     for _ in 0..2 {
         bed.on_host.delete_fdb(veth, peer_mac(1)).expect("delete");
-        assert_eq!(self::entry(&bed, "veth1", peer_mac(1)), None);
+        assert_eq!(entry(&bed, "veth1", peer_mac(1)), None);
     }
     bed.on_host.delete_fdb(4_711, peer_mac(1)).expect("no such link");
     bed.on_host.delete_fdb(alone, peer_mac(1)).expect("no port");

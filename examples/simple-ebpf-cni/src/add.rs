@@ -59,13 +59,15 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
         let deleted = host.delete_link(veth.host);
         pair_is_left.set(deleted.is_err());
         undo("delete the veth pair", deleted);
-        undo("forget the veth pair", del::forget_pair(attachment, &datapath, veth.host, None));
+        undo("forget the veth pair", del::forget_pair(attachment, &datapath, Some(veth.host), None));
     });
     // Shaping works on queues of the host's end, which direct packets do not pass.
     let stack_only = request.net_conf.runtime_config.bandwidth.is_some();
     rows.guard(port, stack_only).step("put the map rows")?;
     join(request, &host, &programs, veth.host).step("have the eBPF programs run on the veth pair")?;
     bridge::prepare_port(&host, port, config).step("set up the bridge's port")?;
+    // Not before: from here on the pod is heard.
+    host.set_up(veth.host)?;
 
     addresses.delegate().step("ask for an address")?;
     let networks = addresses.networks();
@@ -108,7 +110,7 @@ fn create_veth(
 ) -> Result<VethIndexes, Failure> {
     let outside = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
     let inside = VethEnd { name: attachment.ifname.clone(), mac };
-    let pair = VethPair::new(outside, inside, netns).mtu(mtu).master(bridge.index).host_up();
+    let pair = VethPair::new(outside, inside, netns).mtu(mtu).master(bridge.index);
     // A map row that outlives its pair must not lead to a link that the kernel numbers next.
     let made = host.create_veth(&pair.clone().host_index(attachment.host_ifindex()));
     let made = match made {

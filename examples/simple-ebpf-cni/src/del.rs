@@ -1,7 +1,5 @@
 //! DEL: detaches a pod.
 
-use std::collections::HashSet;
-
 use cnikit::datapath::Datapath;
 use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, OwnerLock, Store};
 use cnikit::netlink::{self, Link, Socket};
@@ -65,8 +63,12 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store, tur
         host.delete_link_nowait(pair).step("delete the veth pair")?;
     }
     let mut failures = Failures::default();
-    // A pair that is gone had most likely the index that is the attachment's own.
-    let port = pair.unwrap_or_else(|| attachment.host_ifindex());
+    // A pair that is gone had the index that is the attachment's own, unless a link has that now.
+    let own = attachment.host_ifindex();
+    let port = match pair {
+        None => host.link_by_index(own)?.is_none().then_some(own),
+        pair => pair,
+    };
     failures.note(forget_pair(attachment, &datapath, port, lease.as_ref()));
     if turn.lock.is_some() {
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner));
@@ -80,7 +82,7 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store, tur
 pub(crate) fn forget_pair(
     attachment: &Attachment,
     datapath: &Datapath,
-    port: u32,
+    port: Option<u32>,
     lease: Option<&Lease>,
 ) -> Result<(), Failure> {
     let mut failures = Failures::default();
@@ -99,14 +101,14 @@ pub(crate) fn host_end(attachment: &Attachment, host: &Socket) -> netlink::Resul
 }
 
 /// As long as a lease is held, its addresses are nobody else's. Where there is none, the port tells which they are.
-fn remove_rows(lease: Option<&Lease>, port: u32, datapath: &Datapath) -> Result<(), Failure> {
+fn remove_rows(lease: Option<&Lease>, port: Option<u32>, datapath: &Datapath) -> Result<(), Failure> {
     if !datapath.is_complete() {
         return Ok(());
     }
     let rows = Rows::open(datapath)?;
     match lease {
         Some(lease) => rows.remove(&lease.addresses, port)?,
-        None => rows.remove_ports(&HashSet::from([port]))?,
+        None => rows.remove_ports(&port.into_iter().collect())?,
     }
     Ok(())
 }

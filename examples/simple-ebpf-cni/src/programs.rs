@@ -121,8 +121,12 @@ impl Programs {
         for (_, link) in TcxLink::pinned(&self.links)? {
             let info = link.info()?;
             let placed = self.placed.iter().find(|placed| placed.direction == info.direction);
-            if let (Some(_), Some(placed)) = (info.ifindex, placed) {
-                link.update(&placed.program)?;
+            if let (Some(_), Some(placed)) = (info.ifindex, placed)
+                && let Err(error) = link.update(&placed.program)
+                // A port that went meanwhile needs no program.
+                && link.info()?.ifindex.is_some()
+            {
+                return Err(error);
             }
         }
         Ok(())
@@ -150,12 +154,7 @@ pub(crate) fn forget_links(datapath: &Datapath, attachment: &Attachment) -> data
 
 /// Removes the pins of TCX links whose ports are gone.
 pub(crate) fn sweep_links(datapath: &Datapath) -> datapath::Result<()> {
-    for (pin, link) in TcxLink::pinned(datapath.link_pins())? {
-        if link.info()?.ifindex.is_none() {
-            TcxLink::remove(&pin)?;
-        }
-    }
-    Ok(())
+    TcxLink::pinned(datapath.link_pins())?.iter().try_for_each(|(pin, _)| TcxLink::remove_dead(pin))
 }
 
 fn link_pin(links: &Path, attachment: &Attachment, direction: Direction) -> PathBuf {

@@ -69,15 +69,24 @@ impl Rows {
         Ok(())
     }
 
-    /// Removes the rows of a port and of those of the addresses that lead to it; absent is success.
-    pub(crate) fn remove(&self, addresses: &[IpNetwork], ifindex: u32) -> datapath::Result<()> {
-        let link_local = self.links.read(ifindex)?.map(|link| link.mac.link_local().into());
-        for address in addresses.iter().map(IpNetwork::ip).chain(link_local) {
-            if self.ports.read(address)?.is_none_or(|port| port.ifindex == ifindex) {
-                self.remove_address(address)?;
-            }
+    /// Removes the rows of addresses that nobody else can have, and those of the ports that they lead to; absent is
+    /// success.
+    pub(crate) fn remove(&self, addresses: &[IpNetwork], port: Option<u32>) -> datapath::Result<()> {
+        let mut ports: HashSet<u32> = port.into_iter().collect();
+        for address in addresses {
+            ports.extend(self.ports.read(address.ip())?.map(|port| port.ifindex));
+            self.remove_address(address.ip())?;
         }
-        self.links.remove(ifindex)
+        for port in ports {
+            if let Some(link) = self.links.read(port)? {
+                let link_local = link.mac.link_local().into();
+                if self.ports.read(link_local)?.is_some_and(|owner| owner.ifindex == port) {
+                    self.ports.remove(link_local)?;
+                }
+            }
+            self.links.remove(port)?;
+        }
+        Ok(())
     }
 
     /// Removes the rows of ports, and of all addresses that lead to them; absent is success.

@@ -145,6 +145,12 @@ fn a_mac_that_the_bridge_has_learnt_elsewhere_is_the_pods_from_its_add_on() {
         let result = network.plugin.on("ADD", &config, "two", &pod).run().result();
         let address = result["ips"][0]["address"].as_str().expect("an address").replace("/24", "");
         assert!(network.host.ping(&address, 3).status.success());
+        // A frame of the same MAC from there does not move it.
+        network.host.ip(&format!("link set vm1 address {mac}"));
+        let shout = ["arping", "-c", "2", "-w", "1", "-U", "-I", "vm1", "192.0.2.1"];
+        network.host.ip("address add 192.0.2.1/32 dev vm1");
+        let _ = network.host.command("busybox").args(shout).output();
+        assert!(network.host.ping(&address, 3).status.success());
         network.plugin.on("DEL", &config, "two", &pod).run().silent();
         network.host.ip("link delete vm0");
     });
