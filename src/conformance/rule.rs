@@ -3,6 +3,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::bench::Bench;
+use super::pattern;
 use super::rules::Misuse;
 use super::verdict::Verdict;
 use crate::spec::{Command, Version};
@@ -102,6 +103,11 @@ pub(super) enum Applies {
 }
 
 impl Rule {
+    /// Whether the rule's id is what `pattern` says, in which `*` stands for any run of characters.
+    pub fn matches(&self, pattern: &str) -> bool {
+        pattern::matches(pattern, self.id)
+    }
+
     pub(super) const fn must(
         verb: Command,
         id: &'static str,

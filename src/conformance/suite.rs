@@ -7,7 +7,6 @@ use super::bench::Bench;
 use super::call::Call;
 use super::config::Config;
 use super::host::Host;
-use super::pattern;
 use super::probe::Probe;
 use super::report::{Finding, Outcome, Report};
 use super::rule::{Level, Rule};
@@ -125,7 +124,7 @@ impl Suite {
 
     /// The rules that [`only`](Self::only) and [`skip`](Self::skip) leave.
     pub fn selected(&self) -> impl Iterator<Item = &'static Rule> {
-        let any = |patterns: &[String], rule: &Rule| patterns.iter().any(|pattern| pattern::matches(pattern, rule.id));
+        let any = |patterns: &[String], rule: &Rule| patterns.iter().any(|pattern| rule.matches(pattern));
         rules::all()
             .filter(move |rule| self.only.is_empty() || any(&self.only, rule))
             .filter(move |rule| !any(&self.skip, rule))

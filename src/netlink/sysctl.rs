@@ -106,6 +106,8 @@ pub enum Ipv6Conf {
     DisableIpv6,
     /// `forwarding`: the link behaves as a router's (0 or 1).
     Forwarding,
+    /// `ndisc_notify`: the neighbours are told when the link comes up or gets another address (0 or 1).
+    NdiscNotify,
     /// `proxy_ndp`: neighbours are answered for proxy entries (0 or 1).
     ProxyNdp,
 }
@@ -205,6 +207,7 @@ impl Ipv6Conf {
             Self::Autoconf => "autoconf",
             Self::DisableIpv6 => "disable_ipv6",
             Self::Forwarding => "forwarding",
+            Self::NdiscNotify => "ndisc_notify",
             Self::ProxyNdp => "proxy_ndp",
         }
     }

@@ -108,7 +108,12 @@ impl Call {
         let version = raw_config.cni_version();
         *known = version.as_ref().ok().copied();
         let network = raw_config.name()?;
-        let version = version?;
+        let version = version.map_err(|error| match error {
+            spec::Error::UnknownVersion { value, .. } => {
+                spec::Error::UnknownVersion { value, usable: supported.to_vec() }
+            }
+            error => error,
+        })?;
         require_version(environment.command, version, supported)?;
         Ok(Self { environment, network, version, raw_config })
     }

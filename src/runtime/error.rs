@@ -207,10 +207,10 @@ pub enum Error {
         attachment: Attachment,
     },
     /// An `ADD` failed, and so did the `DEL` that should undo it.
-    #[error("the ADD failed, and undoing it did as well: {}", list(left))]
+    #[error("{}; undoing it failed as well: {}", with_sources(cause), list(left))]
     NotUndone {
         /// Why the `ADD` failed.
-        source: Box<Error>,
+        cause: Box<Error>,
         /// Why something may be left.
         left: Vec<Error>,
     },
@@ -230,7 +230,7 @@ impl Error {
 
     /// The failed `ADD`, with what could not be undone.
     pub(super) fn undone(self, left: Vec<Error>) -> Self {
-        if left.is_empty() { self } else { Self::NotUndone { source: Box::new(self), left } }
+        if left.is_empty() { self } else { Self::NotUndone { cause: Box::new(self), left } }
     }
 
     /// All failures as one, if there are any.
@@ -259,7 +259,8 @@ impl Coded for Error {
             Self::Spec(source) | Self::InvalidPlugin { source, .. } | Self::InvalidAnswer { source, .. } => {
                 source.code()
             }
-            Self::File { source, .. } | Self::NotUndone { source, .. } => source.code(),
+            Self::File { source, .. } => source.code(),
+            Self::NotUndone { cause, .. } => cause.code(),
             Self::Several { errors } => errors.first().map_or(ErrorCode::INTERNAL, Coded::code),
         }
     }

@@ -214,9 +214,8 @@ impl RawConfig {
     ///
     /// [`Error::InvalidConfig`], which names the key, and whose source names line and column.
     pub fn decode<C: DeserializeOwned>(&self) -> Result<C, Error> {
-        // From the bytes and not from the object, for the line and the column.
-        let mut json = serde_json::Deserializer::from_slice(&self.bytes);
-        serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        // Not from the bytes: a line and a column of what the runtime has put together are of no use to anybody.
+        serde_path_to_error::deserialize(&self.object).map_err(|error| {
             let path = error.path();
             let path = if path.iter().next().is_some() { path.to_string() } else { String::new() };
             Error::InvalidConfig { path, source: error.into_inner() }

@@ -73,10 +73,12 @@ pub enum Error {
         value: String,
     },
     /// A `cniVersion` that this library has never heard of.
-    #[error("cniVersion {value:?} is not known: use one of {}", Version::list(&Version::ALL))]
+    #[error("cniVersion {value:?} is not known: use one of {}", Version::list(usable))]
     UnknownVersion {
         /// The text.
         value: String,
+        /// Versions to use instead.
+        usable: Vec<Version>,
     },
     /// A `cniVersion` that the plugin does not speak.
     #[error("cniVersion {version} is not supported by this plugin: use one of {}", Version::list(supported))]

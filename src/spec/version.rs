@@ -89,7 +89,7 @@ impl FromStr for Version {
         Version::ALL
             .into_iter()
             .find(|version| version.as_str() == text)
-            .ok_or_else(|| Error::UnknownVersion { value: text.to_owned() })
+            .ok_or_else(|| Error::UnknownVersion { value: text.to_owned(), usable: Self::ALL.to_vec() })
     }
 }
 

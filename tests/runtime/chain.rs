@@ -90,8 +90,9 @@ fn a_failed_add_is_undone_in_reverse_past_failures() {
     bin.failing("two", "ADD|DEL", 101);
     let error = bin.runtime().add(&chain("1.0.0"), &parameters("c1")).unwrap_err();
     assert_eq!(error.code().value(), 101);
-    let Error::NotUndone { source, left } = error else { panic!("{error:?}") };
-    assert!(matches!(*source, Error::Plugin { .. }), "{source:?}");
+    assert!(error.to_string().contains("failed ADD with code 101"), "{error}");
+    let Error::NotUndone { cause, left } = error else { panic!("{error:?}") };
+    assert!(matches!(*cause, Error::Plugin { .. }), "{cause:?}");
     assert_eq!(left.len(), 1);
     assert_eq!(bin.calls(), ["one ADD", "two ADD", "two DEL", "one DEL"]);
     assert_eq!(bin.stdin("one", "DEL")["prevResult"]["ips"][0]["address"], "10.1.0.5/16");

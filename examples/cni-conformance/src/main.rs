@@ -79,7 +79,9 @@ fn suite(options: &Options) -> Result<Suite, Box<dyn std::error::Error>> {
 
 fn list(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let mut text = String::new();
-    for rule in conformance::rules() {
+    let any = |patterns: &[String], rule: &Rule| patterns.iter().any(|pattern| rule.matches(pattern));
+    let wanted = |rule: &&Rule| (options.only.is_empty() || any(&options.only, rule)) && !any(&options.skip, rule);
+    for rule in conformance::rules().filter(wanted) {
         let (title, since) = (rule.section.title(), rule.since);
         text += &format!("{:<7} {:<32} {since:<6} {title:<38} {}\n", rule.level, rule.id, rule.says);
     }

@@ -12,7 +12,7 @@ use scopeguard::{ScopeGuard, guard};
 
 use crate::addresses::{self, Addresses, already_attached};
 use crate::bridge;
-use crate::config::{Attach, Config};
+use crate::config::{Addressing, Attach, Config};
 use crate::network::{self, undo};
 use crate::programs::Programs;
 use crate::rows::Rows;
@@ -82,6 +82,9 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     if !host.wait_running(veth.host, PATIENCE)? {
         let msg = format!("the bridge does not serve {} after {PATIENCE:?}: try again", attachment.host_ifname());
         return Err(Failure::new(ErrorCode::TRY_AGAIN, msg));
+    }
+    if wish.is_some() || matches!(config.addressing, Addressing::Delegated) {
+        pod::announce(&netns, &pod, &attachment.ifname, veth.peer, mac).step("announce the pod")?;
     }
 
     ScopeGuard::into_inner(pair);

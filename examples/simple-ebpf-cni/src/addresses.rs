@@ -187,7 +187,7 @@ pub(crate) fn is_gone(network: &NetworkName, lease: &Lease, leases: &Store, host
 }
 
 fn of_lease(lease: &Lease, ipam: &IpamConfig) -> Result<AddResult, Failure> {
-    let mut given = AddResult::default().with_dns(ipam.dns()?.unwrap_or_default());
+    let mut given = AddResult::default().with_dns(ipam.dns().step("read \"resolvConf\"")?.unwrap_or_default());
     for address in &lease.addresses {
         let mut ip = IpConfig::new(*address);
         ip.gateway = ipam.gateway_of(address.ip());

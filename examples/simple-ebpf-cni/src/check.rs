@@ -130,8 +130,8 @@ impl Check<'_> {
 
         if request.config.spoof_check && link.mac != Some(mac) {
             self.differs(format!(
-                "{ifname} has not the MAC {mac}, so that all it sends is dropped: ask for the other MAC by \"runtimeConfig\" \
-                 or set \"spoofCheck\" to false"
+                "all that {ifname} sends is dropped, as it must have the MAC {mac}: ask for another by \"runtimeConfig\", or \
+                 set \"spoofCheck\" to false"
             ));
         }
         let addresses = pod.addresses(link.index)?;

@@ -142,10 +142,10 @@ enum KeyError {
     NoSubnetFor(IpAddr),
 
     #[error(
-        "\"subnet\" and the plugin {0} in \"ipam\" would both give pods their addresses; remove one of the two \
-         (\"ipam\" without \"type\" is this plugin's own)"
+        "{0:?} is for addresses that this plugin gives, and {1} in \"ipam\" gives them; remove the key, or \"type\" from \
+         \"ipam\""
     )]
-    TwoSources(PluginType),
+    NotDelegated(&'static str, PluginType),
 
     #[error("subnet {0} holds addresses that no pod can have, such as {1}; write a private one, such as {2}")]
     Unusable(IpNetwork, &'static str, &'static str),
@@ -200,6 +200,21 @@ impl Config {
 
 /// One pool for each subnet, wherever it stands; those of the runtime come first, as with `host-local`.
 fn addressing(keys: Keys) -> Result<Addressing, KeyError> {
+    let mut ipam = match keys.ipam {
+        Ipam::Own(ipam) => *ipam,
+        Ipam::Delegated(plugin) => {
+            let own = [
+                ("subnet", keys.subnet.is_some()),
+                ("gateway", keys.gateway.is_some()),
+                ("subnets", !keys.subnets.is_empty()),
+                ("exclude", !keys.exclude.is_empty()),
+            ];
+            return match own.into_iter().find(|(_, is_there)| *is_there) {
+                Some((key, _)) => Err(KeyError::NotDelegated(key, plugin)),
+                None => Ok(Addressing::Delegated),
+            };
+        }
+    };
     let short = match (keys.subnet, keys.gateway) {
         (Some(subnet), gateway) => Some(RangeKeys { gateway, ..subnet.into() }),
         (None, Some(gateway)) => return Err(KeyError::NoSubnetFor(gateway)),
@@ -211,11 +226,6 @@ fn addressing(keys: Keys) -> Result<Addressing, KeyError> {
     });
     let beside: Vec<Vec<RangeKeys>> = short.into_iter().chain(subnets).map(|range| vec![range]).collect();
 
-    let mut ipam = match keys.ipam {
-        Ipam::Delegated(_) if beside.is_empty() => return Ok(Addressing::Delegated),
-        Ipam::Delegated(plugin) => return Err(KeyError::TwoSources(plugin)),
-        Ipam::Own(ipam) => *ipam,
-    };
     let asked = keys.runtime_config.ip_ranges.into_iter().map(|set| set.into_iter().map(RangeKeys::from).collect());
     ipam.ranges = asked.chain(beside).chain(ipam.ranges).collect();
     ipam.exclude.extend(keys.exclude);

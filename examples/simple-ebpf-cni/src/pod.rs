@@ -1,7 +1,7 @@
 //! The inside of a pod.
 
-use cnikit::netlink::{self, Ipv6Conf, LOOPBACK_INDEX, Netns, Socket, Sysctl};
-use cnikit::spec::{AddResult, IfName, Route};
+use cnikit::netlink::{self, Ipv4Conf, Ipv6Conf, LOOPBACK_INDEX, Netns, Socket, Sysctl};
+use cnikit::spec::{AddResult, IfName, MacAddr, Route};
 
 /// Gives the pod's end of the pair its addresses, and the routes. Returns the routes that it has.
 pub(crate) fn configure(
@@ -30,6 +30,20 @@ pub(crate) fn configure(
         }
     }
     Ok(routes)
+}
+
+/// Tells the neighbours a MAC that they cannot have kept from the last pod with the address: they would send to that
+/// pod's for a minute.
+pub(crate) fn announce(netns: &Netns, pod: &Socket, ifname: &IfName, index: u32, mac: MacAddr) -> netlink::Result<()> {
+    netns.run(|| {
+        Sysctl::Ipv4Conf(ifname, Ipv4Conf::ArpNotify).ensure(1)?;
+        match Sysctl::Ipv6Conf(ifname, Ipv6Conf::NdiscNotify).ensure(1) {
+            Err(netlink::Error::SysctlMissing { .. }) => Ok(false),
+            set => set,
+        }
+    })??;
+    // The kernel announces what it is told to be new.
+    pod.set_mac(index, mac)
 }
 
 /// What the pod needs of IPv6 before the interface is up: the addresses are the runtime's to give and nobody's on the

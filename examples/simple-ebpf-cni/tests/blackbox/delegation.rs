@@ -150,6 +150,33 @@ fn an_address_that_is_in_use_is_refused_and_its_pod_left_alone() {
     });
 }
 
+/// The MAC cannot derive from an address that is not known yet, so the neighbours are told.
+#[test]
+fn the_next_pod_with_an_address_is_reached_at_once() {
+    on_host(|network| {
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        let with = |address: &str| {
+            let mut config = config.clone();
+            config["ipam"] = json!({ "type": "static", "addresses": [{ "address": address }] });
+            config
+        };
+        let call = |verb: &str, address: &str, container: &str, pod: &Pod| {
+            network.plugin.on(verb, &with(address), container, pod).env("CNI_PATH", PEERS).run()
+        };
+        let pods = [network.host.pod(), network.host.pod(), network.host.pod()];
+        call("ADD", "10.99.0.5/24", "first", &pods[0]).result();
+        call("ADD", "10.99.0.6/24", "other", &pods[1]).result();
+        assert!(pods[1].ping("10.99.0.5", 2).status.success() && network.host.ping("10.99.0.5", 2).status.success());
+        call("DEL", "10.99.0.5/24", "first", &pods[0]).silent();
+        call("ADD", "10.99.0.5/24", "second", &pods[2]).result();
+        assert!(pods[1].ping("10.99.0.5", 2).status.success(), "from a pod");
+        assert!(network.host.ping("10.99.0.5", 2).status.success(), "from the host");
+        call("DEL", "10.99.0.5/24", "second", &pods[2]).silent();
+        call("DEL", "10.99.0.6/24", "other", &pods[1]).silent();
+    });
+}
+
 /// A runtime that was restarted may send ADD while a DEL that it has forgotten still works.
 #[test]
 fn an_add_waits_for_a_del_that_waits_for_its_delegate() {
