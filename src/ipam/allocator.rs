@@ -21,8 +21,10 @@ const LOOKS: usize = if cfg!(test) { 2 } else { 64 };
 pub(super) trait Table {
     fn lease_of(&mut self, owner: &Owner) -> Result<Option<Lease>>;
 
+    /// The lease that holds an address. What holds it without being a lease is removed here.
     fn holder_of(&mut self, address: IpAddr) -> Result<Option<Lease>>;
 
+    /// Whether anything holds an address, at a look.
     fn is_taken(&mut self, address: IpAddr) -> Result<bool>;
 
     /// Every address that is taken.
@@ -42,7 +44,8 @@ pub(super) trait Table {
 /// Gives `owner` one address of each pool, those of `requested` where it names any: of all pools or, on an error, of
 /// none.
 ///
-/// `reclaim` is asked about the leases that stand in the way; those that it gives up are removed.
+/// `reclaim` is asked about the leases that stand in the way, but for those that were imported; those that it gives up
+/// are removed.
 pub(super) fn allocate(
     table: &mut impl Table,
     owner: &Owner,
@@ -53,6 +56,7 @@ pub(super) fn allocate(
     if let Some(lease) = table.lease_of(owner)? {
         return Err(Error::AlreadyLeased { lease: Box::new(lease) });
     }
+    let reclaim = &mut |lease: &Lease| !lease.imported && reclaim(lease);
     let wishes = wishes(pools, requested)?;
     // Wishes come first, lest one is taken for another pool that has the address too.
     for wish in wishes.iter().flatten() {
@@ -107,6 +111,7 @@ fn claim(table: &mut impl Table, address: IpAddr, reclaim: &mut dyn FnMut(&Lease
     }
     match table.holder_of(address)? {
         Some(lease) if reclaim(&lease) => table.remove(&lease.owner),
+        None if !table.is_taken(address)? => Ok(()),
         holder => Err(Error::AddressTaken { address, holder: holder.map(|lease| Box::new(lease.owner)) }),
     }
 }

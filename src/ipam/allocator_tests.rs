@@ -189,3 +189,51 @@ fn an_address_whose_lease_was_removed_by_hand_is_free_when_the_pool_is_empty() {
     fs::remove_file(dir.path().join("leases/200@eth0.json")).unwrap();
     assert_eq!(lease(&store, "new", &pool), ip("10.0.0.202"));
 }
+
+/// A store of two small pools, one lease of both families of them, and the file of that.
+fn dual_stack(dir: &std::path::Path) -> (Store, [Pool; 2], std::path::PathBuf) {
+    let store = Store::open(dir).unwrap();
+    let pools = [pool("10.0.0.0/30"), pool("fd00::/126")];
+    let lease = store.lock(NOW).unwrap().allocate(&owner("a"), &pools, &[]).unwrap();
+    assert_eq!(lease.addresses, ["10.0.0.2/30".parse().unwrap(), "fd00::2/126".parse().unwrap()]);
+    (store, pools, dir.join("leases/a@eth0.json"))
+}
+
+#[test]
+fn both_addresses_of_a_lease_that_was_removed_by_hand_are_free_when_the_pool_is_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, pools, file) = dual_stack(dir.path());
+    fs::remove_file(file).unwrap();
+    let lease = store.lock(NOW).unwrap().allocate(&owner("new"), &pools, &[ip("fd00::3")]).unwrap();
+    assert_eq!(lease.addresses, ["10.0.0.2/30".parse().unwrap(), "fd00::3/126".parse().unwrap()]);
+    assert_eq!(usage(&store, &pools[1]).used, 1);
+}
+
+#[test]
+fn both_addresses_of_a_lease_that_was_removed_by_hand_are_free_when_one_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, pools, file) = dual_stack(dir.path());
+    fs::remove_file(file).unwrap();
+    let lease = store.lock(NOW).unwrap().allocate(&owner("new"), &pools, &[ip("fd00::2")]).unwrap();
+    assert_eq!(lease.addresses, ["10.0.0.2/30".parse().unwrap(), "fd00::2/126".parse().unwrap()]);
+    assert_eq!(store.lease_at(ip("10.0.0.2")).unwrap().map(|lease| lease.owner), Some(owner("new")));
+}
+
+#[test]
+fn both_addresses_of_a_damaged_lease_stay_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, pools, file) = dual_stack(dir.path());
+    let whole = fs::read_to_string(&file).unwrap();
+    // Torn, or changed by hand to be somebody else's.
+    for content in [whole[..40].to_owned(), whole.replace("\"a\"", "\"b\"")] {
+        fs::write(&file, content).unwrap();
+        let mut locked = store.lock(NOW).unwrap();
+        for requested in ["10.0.0.2", "fd00::2"] {
+            let error = locked.allocate(&owner("new"), &pools, &[ip(requested)]).unwrap_err();
+            assert_eq!(error.code(), ADDRESS_TAKEN);
+        }
+        let error = locked.allocate(&owner("new"), &pools[..1], &[]).unwrap_err();
+        assert_eq!(error.code(), POOL_EXHAUSTED);
+        assert_eq!(pools.each_ref().map(|pool| usage(&store, pool).used), [1, 1]);
+    }
+}

@@ -9,7 +9,6 @@ use std::path::Path;
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
-use super::allocator::Table;
 use super::error::{Error, Result};
 use super::lease::{Lease, Owner};
 use super::locked::{Locked, name_too_long};
@@ -21,8 +20,8 @@ use crate::spec::{self, IfName};
 
 /// Leases as another plugin keeps them: read, and not taken over yet.
 ///
-/// Neither kind tells whether the attachment is alive; those that are not are for a garbage collection, or for
-/// [`Locked::allocate_with`]. The plugin must not run any more: what it hands out later is not seen.
+/// Neither kind tells whether the attachment is alive; those that are not are for a garbage collection. The plugin must
+/// not run any more: what it hands out later is not seen.
 #[derive(Debug, Default)]
 pub struct ForeignLeases {
     held: BTreeMap<Owner, Vec<IpAddr>>,
@@ -180,9 +179,8 @@ impl Store {
         for (owner, mut addresses) in held {
             // A directory is listed in no order.
             addresses.sort_unstable();
-            let names = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
             if let Some(reason) = self.refusal(&owner)? {
-                skipped.push(Skipped { name: names.join(", "), reason });
+                skipped.push(Skipped { name: names(addresses), reason });
                 continue;
             }
             let mut free = Vec::new();
@@ -197,7 +195,7 @@ impl Store {
             }
             if !free.is_empty() {
                 let (boot_id, created) = (self.boot_id.clone(), timestamp::now());
-                leases.push(Lease { owner, addresses: free, boot_id, created });
+                leases.push(Lease { owner, addresses: free, boot_id, created, imported: true });
             }
         }
         Ok(Import { leases, skipped })
@@ -236,7 +234,8 @@ impl Store {
 impl Locked<'_> {
     /// Makes leases of those that another plugin keeps, each with the same addresses, and tells which were left out.
     ///
-    /// Where they were read from is not changed. A second import of the same finds all of them made already.
+    /// Where they were read from is not changed. A second import of the same finds all of them made already. Nothing but
+    /// a [release](Self::release) frees them: they are marked as [imported](Lease::imported).
     ///
     /// # Errors
     ///
@@ -244,15 +243,31 @@ impl Locked<'_> {
     pub fn import(&mut self, mut foreign: ForeignLeases, pools: &[Pool]) -> Result<Import> {
         self.remove_orphans()?;
         let last = mem::take(&mut foreign.last);
-        let mut import = self.preview_import(foreign, pools)?;
+        let Import { leases, mut skipped } = self.preview_import(foreign, pools)?;
         if !last.is_empty() {
             self.hints.last = last;
         }
-        for lease in &mut import.leases {
-            *lease = self.insert(&lease.owner, mem::take(&mut lease.addresses), self.hints())?;
+        self.mark()?;
+        let mut made = Vec::with_capacity(leases.len());
+        for lease in leases {
+            match self.commit(&lease) {
+                Ok(()) => made.push(lease),
+                // A file that somebody changed by hand may hold an address without being readable as its lease.
+                Err(Error::AddressTaken { .. }) => {
+                    let name = names(lease.addresses.iter().map(IpNetwork::ip));
+                    skipped.push(Skipped { name, reason: SkipReason::Taken(None) });
+                    self.settle()?;
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(import)
+        Ok(Import { leases: made, skipped })
     }
+}
+
+/// The name of what holds several addresses.
+fn names(addresses: impl IntoIterator<Item = IpAddr>) -> String {
+    addresses.into_iter().map(|address| address.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// The owner in the words of `host-local`; nobody where there are none.

@@ -136,3 +136,90 @@ fn what_is_no_table_or_no_directory_is_an_error() {
     assert_eq!(ForeignLeases::from_host_local(&file, &eth0()).unwrap_err().code(), ErrorCode::IO);
     assert_eq!(ForeignLeases::from_table(&dir.path().join("none"), &eth0()).unwrap_err().code(), ErrorCode::IO);
 }
+
+#[test]
+fn what_was_imported_is_freed_by_a_release_and_by_nothing_else() {
+    let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write(theirs.path(), &[("10.0.0.2", "aaa\r\neth0"), ("10.0.0.3", "bbb\r\neth0"), ("10.0.0.4", "ccc\r\neth0")]);
+    let store = Store::open(ours.path()).unwrap();
+    let pools = [pool("10.0.0.0/29")];
+    let mut locked = store.lock(NOW).unwrap();
+    let import = locked.import(ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap(), &pools).unwrap();
+    assert_eq!(import.leases.len(), 3);
+    // The mark is in the file, and not in that of a lease of our own.
+    let own = locked.allocate(&owner("own"), &pools, &[]).unwrap();
+    assert_eq!((own.imported, own.addresses[0].ip()), (false, ip("10.0.0.5")));
+    let text = |id: &str| fs::read_to_string(ours.path().join(format!("leases/{id}@eth0.json"))).unwrap();
+    assert!(text("aaa").contains("\"imported\": true") && !text("own").contains("imported"));
+    let read: Vec<_> = ["aaa", "own"].map(|id| store.lease(&owner(id)).unwrap().unwrap().imported).into();
+    assert_eq!(read, [true, false]);
+
+    let mut asked = Vec::new();
+    let mut gone = |lease: &Lease| {
+        asked.push(lease.owner.clone());
+        true
+    };
+    let error = locked.allocate_with(&owner("new"), &pools, &[ip("10.0.0.3")], &mut gone).unwrap_err();
+    assert_eq!(error.code(), ADDRESS_TAKEN);
+    assert!(matches!(error, Error::AddressTaken { holder: Some(holder), .. } if *holder == owner("bbb")));
+    // One address is free; then the pool is dry, and two leases are given up.
+    for (id, expected) in [("new", "10.0.0.6"), ("next", "10.0.0.5"), ("more", "10.0.0.6")] {
+        let lease = locked.allocate_with(&owner(id), &pools, &[], &mut gone).unwrap();
+        assert_eq!(lease.addresses[0].ip(), ip(expected));
+    }
+    let error = locked.allocate_with(&owner("last"), &pools, &[], |lease| lease.imported).unwrap_err();
+    assert_eq!(error.code(), POOL_EXHAUSTED);
+    asked.sort();
+    assert_eq!(asked, [owner("new"), owner("own")]);
+    for lease in &import.leases {
+        assert_eq!(locked.release(&lease.owner).unwrap().as_ref(), Some(lease));
+    }
+    assert_eq!(locked.allocate(&owner("last"), &pools, &[]).unwrap().addresses[0].ip(), ip("10.0.0.2"));
+}
+
+#[test]
+fn addresses_whose_lease_was_removed_by_hand_are_imported() {
+    let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write(theirs.path(), &[("10.0.0.2", "aaa\r\neth0"), ("fd00::2", "aaa\r\neth0"), ("10.0.0.3", "bbb\r\neth0")]);
+    let store = Store::open(ours.path()).unwrap();
+    let pools = [pool("10.0.0.0/24"), pool("fd00::/64")];
+    store.lock(NOW).unwrap().allocate(&owner("lost"), &pools, &[]).unwrap();
+    fs::remove_file(ours.path().join("leases/lost@eth0.json")).unwrap();
+
+    let foreign = || ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap();
+    let expected = ["eth0 of container aaa: 10.0.0.2/24 fd00::2/64", "eth0 of container bbb: 10.0.0.3/24"];
+    assert_eq!(made(&store.preview_import(foreign(), &pools).unwrap()), expected);
+    let import = store.lock(NOW).unwrap().import(foreign(), &pools).unwrap();
+    assert_eq!((made(&import), skipped(&import)), (expected.map(str::to_owned).into(), vec![]));
+    assert_eq!(store.lease_at(ip("fd00::2")).unwrap().map(|lease| lease.owner), Some(owner("aaa")));
+}
+
+#[test]
+fn a_lease_that_a_file_is_in_the_way_of_is_skipped_and_the_others_are_imported() {
+    let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    write(
+        theirs.path(),
+        &[
+            ("10.0.0.2", "aaa\r\neth0"),
+            ("10.0.0.3", "bbb\r\neth0"),
+            ("fd00::3", "bbb\r\neth0"),
+            ("fd00::4", "ccc\r\neth0"),
+        ],
+    );
+    let store = Store::open(ours.path()).unwrap();
+    let pools = [pool("10.0.0.0/24"), pool("fd00::/64")];
+    store.lock(NOW).unwrap().allocate(&owner("here"), &pools, &[ip("10.0.0.9"), ip("fd00::3")]).unwrap();
+    // By its content it is nobody's lease; by its name it is that of a pod, which may be alive.
+    let file = ours.path().join("leases/here@eth0.json");
+    fs::write(&file, fs::read_to_string(&file).unwrap().replace("\"here\"", "\"elsewhere\"")).unwrap();
+
+    let mut locked = store.lock(NOW).unwrap();
+    let import = locked.import(ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap(), &pools).unwrap();
+    assert_eq!(made(&import), ["eth0 of container aaa: 10.0.0.2/24", "eth0 of container ccc: fd00::4/64"]);
+    assert_eq!(skipped(&import), ["10.0.0.3, fd00::3: it is held by a lease already"]);
+    drop(locked);
+    let mut names: Vec<_> = state(&ours.path().join("addresses")).into_keys().collect();
+    names.sort();
+    assert_eq!(names, ["10.0.0.2", "10.0.0.9", "fd00::3", "fd00::4"]);
+    assert!(!ours.path().join("pending").exists());
+}

@@ -43,9 +43,16 @@ pub struct Lease {
     pub addresses: Vec<IpNetwork>,
     /// The boot that the lease is good for.
     pub boot_id: BootId,
-    /// When the addresses were handed out, to the second.
+    /// When the addresses were handed out, to the second; of an [imported](Self::imported) lease, when that was made.
     #[serde(with = "timestamp")]
     pub created: SystemTime,
+    /// Whether another plugin handed the addresses out and [`Locked::import`](super::Locked::import) took them over; in
+    /// the JSON only where it is so.
+    ///
+    /// The attachment was made by that plugin, with links of other names: that none of the names expected is there does not
+    /// prove it gone. It holds its addresses until they are [released](super::Locked::release).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub imported: bool,
 }
 
 /// Which boot of the machine something belongs to, as told by [`/proc/sys/kernel/random/boot_id`].

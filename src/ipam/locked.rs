@@ -1,8 +1,8 @@
 use std::collections::HashSet;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::os::unix::fs::MetadataExt;
 
 use ipnetwork::IpNetwork;
 
@@ -73,8 +73,13 @@ impl<'a> Locked<'a> {
     /// As [`allocate`](Self::allocate), and frees the leases that `reclaim` gives up.
     ///
     /// It is asked when no address of a pool is free, about each lease with an address of that pool, and about the
-    /// lease that holds a requested address. It must answer `true` only for an attachment that is provably gone: its
-    /// interface does not exist, and no ADD can be about to make it, which the lease's age may tell.
+    /// lease that holds a requested address. It must answer `true` only for an attachment that is provably gone: nobody
+    /// works on it, and its interface does not exist. The first is so while [`Store::lock_owner`] is held: take it without
+    /// waiting, because who has it may wait for this store, and look for the interface before it is given back. A lease's
+    /// age proves nothing, for an ADD that was stopped may go on at any time.
+    ///
+    /// It is never asked about a lease that was [imported](Lease::imported). Whether a damaged one was is not known: it is
+    /// asked about those.
     ///
     /// # Errors
     ///
@@ -133,6 +138,29 @@ impl<'a> Locked<'a> {
         &self.set_aside
     }
 
+    /// Makes a lease, all of it or nothing, of an owner that has none. Where a file is in the way of an address, that is
+    /// [`Error::AddressTaken`].
+    pub(super) fn commit(&mut self, lease: &Lease) -> Result<()> {
+        self.settle()?;
+        let file = self.owner_path(&lease.owner).ok_or_else(|| name_too_long(&lease.owner))?;
+        let pending = self.pending_path();
+        let mut text = serde_json::to_vec_pretty(lease).map_err(|error| Error::io("encode", &pending)(error.into()))?;
+        text.push(b'\n');
+        self.settled = false;
+        files::create(&pending, &text)?;
+        for address in lease.addresses.iter().map(IpNetwork::ip) {
+            match files::link(&pending, &self.address_path(address)) {
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
+                    return Err(Error::AddressTaken { address, holder: None });
+                }
+                linked => linked?,
+            }
+        }
+        files::rename(&pending, &file)?;
+        self.settled = true;
+        Ok(())
+    }
+
     /// Writes the boot and the hints into the lock file.
     pub(super) fn mark(&mut self) -> Result<()> {
         let text = format!("{}\n{}", self.boot_id.as_str(), self.hints);
@@ -176,20 +204,14 @@ impl Table for Locked<'_> {
 
     fn holder_of(&mut self, address: IpAddr) -> Result<Option<Lease>> {
         match self.lease_at(address) {
-            Err(error) if error.is_damage() => Ok(None),
-            read => read,
+            Err(error) if !error.is_damage() => Err(error),
+            Ok(Some(lease)) => Ok(Some(lease)),
+            _ => self.remove_orphans().map(|()| None),
         }
     }
 
-    /// A file with no name but that of the address lost its lease: somebody removed that by hand. It is taken out of
-    /// the way.
     fn is_taken(&mut self, address: IpAddr) -> Result<bool> {
-        let path = self.address_path(address);
-        match files::stat(&path)? {
-            None => Ok(false),
-            Some(file) if file.nlink() == 1 => files::remove(&path).map(|()| false),
-            Some(_) => Ok(true),
-        }
+        Ok(files::stat(&self.address_path(address))?.is_some())
     }
 
     fn taken(&mut self) -> Result<HashSet<IpAddr>> {
@@ -218,23 +240,12 @@ impl Table for Locked<'_> {
     }
 
     fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
-        let file = self.owner_path(owner).ok_or_else(|| name_too_long(owner))?;
+        let (boot_id, created) = (self.boot_id.clone(), timestamp::now());
+        let lease = Lease { owner: owner.clone(), addresses, boot_id, created, imported: false };
         // Before the lease and not after it: a disk that is full is then told of while nothing is committed.
         self.hints = hints;
         self.mark()?;
-
-        let lease = Lease { owner: owner.clone(), addresses, boot_id: self.boot_id.clone(), created: timestamp::now() };
-        let pending = self.pending_path();
-        let mut text =
-            serde_json::to_vec_pretty(&lease).map_err(|error| Error::io("encode", &pending)(error.into()))?;
-        text.push(b'\n');
-        self.settled = false;
-        files::create(&pending, &text)?;
-        for address in &lease.addresses {
-            files::link(&pending, &self.address_path(address.ip()))?;
-        }
-        files::rename(&pending, &file)?;
-        self.settled = true;
+        self.commit(&lease)?;
         Ok(lease)
     }
 

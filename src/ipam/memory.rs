@@ -125,8 +125,13 @@ impl Table for MemoryStore {
     }
 
     fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
-        let lease =
-            Lease { owner: owner.clone(), addresses, boot_id: BootId::new("memory"), created: timestamp::now() };
+        let lease = Lease {
+            owner: owner.clone(),
+            addresses,
+            boot_id: BootId::new("memory"),
+            created: timestamp::now(),
+            imported: false,
+        };
         self.hints = hints;
         self.holders.extend(lease.addresses.iter().map(|address| (address.ip(), owner.clone())));
         self.leases.insert(owner.clone(), lease.clone());

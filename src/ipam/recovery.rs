@@ -111,15 +111,36 @@ impl Locked<'_> {
         Ok(())
     }
 
-    /// Removes the files of addresses whose lease somebody removed by hand.
-    pub(super) fn remove_orphans(&self) -> Result<()> {
-        remove_links(self.address_files()?, |found| found.nlink() == 1).map(drop)
+    /// Removes the files of addresses whose lease somebody removed by hand: those whose inode is no owner's.
+    ///
+    /// The count of links does not tell, because two addresses of one lease keep each other's; nor does the content,
+    /// which may be damaged while its owner is alive.
+    pub(super) fn remove_orphans(&mut self) -> Result<()> {
+        self.settle()?;
+        let owned = self.owned()?;
+        remove_links(self.address_files()?, |found| !found.is_dir() && !owned.contains(&found.ino())).map(drop)
+    }
+
+    /// The inodes that have the name of an owner: those of leases, damaged ones among them.
+    fn owned(&self) -> Result<HashSet<u64>> {
+        let dir = self.leases_dir();
+        let mut names = Vec::new();
+        files::visit_names(&dir, |name| {
+            if Owner::of_file_name(name).is_some() {
+                names.push(dir.join(name));
+            }
+        })?;
+        let mut owned = HashSet::with_capacity(names.len());
+        for path in names {
+            owned.extend(files::stat(&path)?.map(|file| file.ino()));
+        }
+        Ok(owned)
     }
 }
 
 impl Store {
     /// What can be told of a lease that cannot be read, by the error that said so: its owner by the file's name, its
-    /// addresses by their links. Nothing is told of a file that never was a lease.
+    /// addresses by their links. Whether it was imported is not known. Nothing is told of a file that never was a lease.
     ///
     /// # Errors
     ///
@@ -140,7 +161,7 @@ impl Store {
             }
         }
         let created = file.modified().map_err(Error::io("look at", path))?;
-        Ok(Some(Lease { owner, addresses, boot_id: self.boot_id.clone(), created }))
+        Ok(Some(Lease { owner, addresses, boot_id: self.boot_id.clone(), created, imported: false }))
     }
 
     /// Every file under `addresses`.
