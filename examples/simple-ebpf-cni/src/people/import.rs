@@ -18,7 +18,7 @@ use crate::NAME;
 /// Take over the leases of another plugin, which must not run any more.
 ///
 /// Each attachment keeps its addresses. The source is only read, and a second import finds everything taken over already.
-/// Leases of pods that are long gone are imported as well: they leave by the runtime's GC.
+/// Leases of pods that are long gone are imported as well: they leave by the runtime's DEL or GC, and by nothing else.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// host-local's directory of the network, such as /var/lib/cni/networks/podnet, or a file with the table
@@ -64,6 +64,9 @@ struct Skipped {
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let network = Network::read(&options.config)?;
+    if network.pools().is_empty() {
+        return Err(Error::NoRanges { path: options.config.clone() });
+    }
     let store = network.store(&network.data_dir(options.data_dir.as_ref()))?;
     let foreign = ForeignLeases::read(&options.source, &options.ifname)?;
     let import = if options.dry_run {

@@ -58,6 +58,13 @@ pub(crate) enum Error {
     #[error("{} cannot be used", .path.display())]
     Config { path: PathBuf, source: spec::Error },
 
+    #[error(
+        "{} gives {NAME} no ranges of its own to import into: write the ranges of the leases into it, such as \
+         \"subnet\": \"10.244.1.0/24\"; leases of the plugin in \"ipam.type\" are that plugin's to keep",
+        .path.display()
+    )]
+    NoRanges { path: PathBuf },
+
     #[error("{} keeps no leases of a network {network}; {}", .data_dir.display(), or_one_of(.present))]
     NoSuchNetwork { network: spec::NetworkName, data_dir: PathBuf, present: Vec<String> },
 

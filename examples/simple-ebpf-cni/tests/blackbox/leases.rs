@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use cnikit_testbed::{Command, Footprint, Output};
 use serde_json::{Value, json};
 
-use crate::support::{DATA_DIR, NAME, Network, config, on_host, plugin};
+use crate::support::{DATA_DIR, NAME, Network, code, config, on_host, plugin};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_simple-ebpf-cni");
 
@@ -33,8 +33,12 @@ fn refused(status: i32, line: &str) -> String {
 
 /// The network's configuration in a file, as one plugin of a list.
 fn conflist(network: &Network) -> PathBuf {
+    conflist_of(network, &network.config)
+}
+
+fn conflist_of(network: &Network, config: &Value) -> PathBuf {
     let file = network.host.scratch().join("10-blackbox.conflist");
-    let mut ours = network.config.clone();
+    let mut ours = config.clone();
     ours.as_object_mut().expect("an object").retain(|key, _| key != "cniVersion" && key != "name");
     let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": [{ "type": "tuning" }, ours] });
     fs::write(&file, list.to_string()).expect("room");
@@ -201,6 +205,52 @@ fn leases_of_host_local_are_taken_over_and_handed_out_to_nobody_else() {
             network.plugin.on("DEL", &network.config, container, &pod.pod).run().silent();
         }
         assert!(network.taken().is_empty());
+    });
+}
+
+#[test]
+fn what_was_taken_over_is_not_given_up_when_addresses_run_out() {
+    on_host(|network| {
+        // A network for one pod. That of the imported lease has no pair of ours, and is alive for all that is known.
+        let config = network.with("subnet", "10.99.0.0/30");
+        let theirs = network.host.scratch();
+        fs::write(theirs.join("10.99.0.2"), "aaa\r\neth0").expect("room");
+        let file = conflist_of(network, &config);
+        shown(&format!("leases import {} --config {}", theirs.display(), file.display()));
+
+        let pod = network.host.pod();
+        network.plugin.on("ADD", &config, "new", &pod).run().error(code::POOL_EXHAUSTED);
+        let mut wish = config.clone();
+        wish["args"] = json!({ "cni": { "ips": ["10.99.0.2"] } });
+        network.plugin.on("ADD", &wish, "new", &pod).run().error(code::ADDRESS_TAKEN);
+        let text = shown("leases");
+        assert_eq!(cells(&text)[1][1..4], ["10.99.0.2/30", "aaa", "eth0"]);
+        network.plugin.on("DEL", &config, "aaa", &pod).run().silent();
+        network.plugin.on("ADD", &config, "new", &pod).run().result();
+        network.plugin.on("DEL", &config, "new", &pod).run().silent();
+    });
+}
+
+#[test]
+fn leases_are_not_taken_over_where_the_network_has_no_ranges_of_its_own() {
+    on_host(|network| {
+        let theirs = network.host.scratch();
+        fs::write(theirs.join("10.99.0.2"), "aaa\r\neth0").expect("room");
+        let mut delegated = network.config.clone();
+        let keys = delegated.as_object_mut().expect("an object");
+        keys.retain(|key, _| key != "subnet");
+        let mut of_the_runtime = delegated.clone();
+        of_the_runtime["capabilities"] = json!({ "ipRanges": true });
+        delegated["ipam"] = json!({ "type": "host-local", "subnet": "10.99.0.0/24" });
+        for config in [delegated, of_the_runtime] {
+            let file = conflist_of(network, &config);
+            let line = format!("leases import {} --config {}", theirs.display(), file.display());
+            for options in ["", " --dry-run"] {
+                let message = refused(1, &format!("{line}{options}"));
+                assert!(message.contains("10-blackbox.conflist") && message.contains("\"subnet\""), "{message}");
+            }
+        }
+        assert!(!Path::new(DATA_DIR).join(NAME).exists());
     });
 }
 

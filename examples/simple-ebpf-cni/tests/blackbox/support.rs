@@ -20,6 +20,7 @@ pub(crate) const DATA_DIR: &str = "/var/lib/cni/simple-ebpf-cni";
 pub(crate) mod code {
     pub(crate) const POOL_EXHAUSTED: u64 = 100;
     pub(crate) const CORRUPT_LEASE: u64 = 102;
+    pub(crate) const ADDRESS_TAKEN: u64 = 103;
     pub(crate) const DIFFERS: u64 = 110;
 }
 
