@@ -219,10 +219,12 @@ fn what_was_taken_over_is_not_given_up_when_addresses_run_out() {
         shown(&format!("leases import {} --config {}", theirs.display(), file.display()));
 
         let pod = network.host.pod();
-        network.plugin.on("ADD", &config, "new", &pod).run().error(code::POOL_EXHAUSTED);
+        let message = network.plugin.on("ADD", &config, "new", &pod).run().error(code::POOL_EXHAUSTED);
+        assert!(message.contains("10.99.0.0/30"), "{message}");
         let mut wish = config.clone();
         wish["args"] = json!({ "cni": { "ips": ["10.99.0.2"] } });
-        network.plugin.on("ADD", &wish, "new", &pod).run().error(code::ADDRESS_TAKEN);
+        let message = network.plugin.on("ADD", &wish, "new", &pod).run().error(code::ADDRESS_TAKEN);
+        assert!(message.contains("aaa"), "{message}");
         let text = shown("leases");
         assert_eq!(cells(&text)[1][1..4], ["10.99.0.2/30", "aaa", "eth0"]);
         network.plugin.on("DEL", &config, "aaa", &pod).run().silent();
