@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use cnikit::conformance::{self, Report, Suite, Table};
+use cnikit::conformance::{self, Report, Rule, Suite, Table};
 
 use known::Known;
 use options::{Format, Options};

@@ -155,7 +155,8 @@ fn lease(request: &AddRequest<Config>, ipam: &IpamConfig, leases: &Store, host: 
     };
     let mut allocated = allocate(&mut locked);
     if let Err(ipam::Error::AlreadyLeased { lease }) = &allocated {
-        if del::host_end(attachment, host)?.is_some() {
+        // Of a pod that another plugin attached, nothing here tells whether it lives.
+        if lease.imported || del::host_end(attachment, host)?.is_some() {
             return Err(already_attached("it holds an address"));
         }
         if fits(lease, ipam, &requested) {
@@ -178,8 +179,7 @@ fn fits(lease: &Lease, ipam: &IpamConfig, requested: &[IpAddr]) -> bool {
         && requested.iter().all(|wish| holds(&|address| address == *wish))
 }
 
-/// Whether the attachment of a lease is provably gone: it has no pair, and nobody is about to make it one. An attachment
-/// of another plugin's, whose lease was imported, has no pair to be known by.
+/// Whether the attachment of a lease is provably gone: it has no pair, and nobody is about to make it one.
 pub(crate) fn is_gone(network: &NetworkName, lease: &Lease, leases: &Store, host: &Socket) -> bool {
     let attachment = network::attachment(network, lease.owner.clone());
     let turn = leases.lock_owner(&lease.owner, Duration::ZERO);

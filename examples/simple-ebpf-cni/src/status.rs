@@ -41,7 +41,8 @@ fn refuse_full_pool(network: &NetworkName, leases: &Store, config: &Config, host
         let (free, total) =
             usage.iter().fold((0, 0), |(free, total), range| (free + range.free(), total + range.total));
         let can_be_taken_back = |lease: &Lease| {
-            lease.addresses.iter().any(|address| pool.contains(address.ip()))
+            !lease.imported
+                && lease.addresses.iter().any(|address| pool.contains(address.ip()))
                 && addresses::is_gone(network, lease, leases, host)
         };
         if free == 0 && !leases.leases()?.flatten().any(|lease| can_be_taken_back(&lease)) {
