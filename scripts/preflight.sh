@@ -57,6 +57,11 @@ if [ "$stage" = test ]; then
     want containernetworking-plugins test -x /usr/lib/cni/portmap
     want iptables have iptables
 fi
+if [ "$stage" = test ] || [ "$stage" = kernels ]; then
+    want nftables have nft
+    want procps have sysctl
+    want bsdutils have script
+fi
 if [ "$stage" = kernels ]; then
     want qemu-system-x86 have qemu-system-x86_64
     want cpio have cpio

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{Read, Write as _};
+use std::num::NonZeroU32;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ use crate::require;
 
 /// How long a command may take unless it is given another limit.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Set to a number, this variable makes every time limit that many times as long.
+const PATIENCE: &str = "CNIKIT_PATIENCE";
 
 /// How long to sleep between two looks at a condition.
 const STEP: Duration = Duration::from_millis(2);
@@ -115,7 +119,8 @@ impl Command {
     #[must_use]
     pub fn output(mut self) -> Output {
         self.inner.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let deadline = Instant::now() + self.limit;
+        let limit = patience(self.limit);
+        let deadline = Instant::now() + limit;
         let mut running = self.start();
         let child = &mut running.child;
         if let Some(mut pipe) = child.stdin.take() {
@@ -126,7 +131,7 @@ impl Command {
         let outputs = (drain(child.stdout.take()), drain(child.stderr.take()));
         let left = || deadline.saturating_duration_since(Instant::now());
         let (Ok(stdout), Ok(stderr)) = (outputs.0.recv_timeout(left()), outputs.1.recv_timeout(left())) else {
-            panic!("{} was not through after {:?}", running.name, self.limit);
+            panic!("{} was not through after {limit:?}", running.name);
         };
         Output { status: running.wait(left()), stdout, stderr }
     }
@@ -231,6 +236,22 @@ impl Drop for Running {
     }
 }
 
+/// How long to wait for what must come: `limit`, or a multiple of it on a machine that is known to be slow, such as an
+/// emulated one. `CNIKIT_PATIENCE` says by how much.
+///
+/// [`Command`], [`Running::wait`] and [`eventually`] lengthen the limits that they are given; this is for those of
+/// sockets. What must *not* come needs no more time there.
+///
+/// # Panics
+///
+/// If `CNIKIT_PATIENCE` is no number, or 0.
+#[must_use]
+pub fn patience(limit: Duration) -> Duration {
+    let Some(factor) = std::env::var_os(PATIENCE) else { return limit };
+    let number = factor.to_str().and_then(|factor| factor.parse::<NonZeroU32>().ok());
+    limit * number.unwrap_or_else(|| panic!("{PATIENCE}={} is no number", factor.display())).get()
+}
+
 /// Looks at a condition again and again until it holds.
 ///
 /// # Panics
@@ -238,6 +259,7 @@ impl Drop for Running {
 /// If it does not hold when the time is over; `what` says what was waited for.
 #[track_caller]
 pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let limit = patience(limit);
     let deadline = Instant::now() + limit;
     while !condition() {
         assert!(Instant::now() < deadline, "waited {limit:?} for {what}");

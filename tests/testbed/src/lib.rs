@@ -23,7 +23,8 @@
 //! - [`host`], [`Host`] and [`Pod`]: the places; [`Namespace`] is what can be asked of both.
 //! - [`Plugin`], [`Invocation`] and [`Outcome`]: a CNI plugin run the way a runtime runs it.
 //! - [`Footprint`]: all that a plugin can leave on a host, as lines that compare and subtract.
-//! - [`Command`] and [`Running`]: processes with a time limit that do not outlive the test.
+//! - [`Command`] and [`Running`]: processes with a time limit that do not outlive the test; [`eventually`] and [`patience`]
+//!   for what else takes time.
 //! - [`classifier`]: a program for a TC hook.
 //! - [`privileged`], [`tool`], [`cnitool`] and [`kernel`]: the reasons for which a test may be skipped, and when it may not.
 //!
@@ -41,7 +42,7 @@ mod require;
 mod unshare;
 
 pub use classifier::classifier;
-pub use command::{Command, Output, Running, eventually};
+pub use command::{Command, Output, Running, eventually, patience};
 pub use footprint::Footprint;
 pub use host::{Host, host};
 pub use namespace::Namespace;

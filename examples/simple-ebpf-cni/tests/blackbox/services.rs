@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use cnikit_testbed::{Namespace, Pod, tool};
+use cnikit_testbed::{Namespace, Pod, patience, tool};
 use serde_json::{Value, json};
 
 use crate::support::{Network, on_host};
@@ -114,8 +114,8 @@ fn serve(pod: &Pod, address: &str) {
 /// How many of so many connections were answered.
 fn tcp_answers(client: &Pod, target: SocketAddr) -> usize {
     let talk = || {
-        let mut connection = TcpStream::connect_timeout(&target, PATIENCE)?;
-        connection.set_read_timeout(Some(PATIENCE))?;
+        let mut connection = TcpStream::connect_timeout(&target, patience(PATIENCE))?;
+        connection.set_read_timeout(Some(patience(PATIENCE)))?;
         connection.write_all(b"word")?;
         let mut word = [0; 4];
         connection.read_exact(&mut word)
@@ -129,7 +129,7 @@ fn udp_answers(client: &Pod, own: &str, target: SocketAddr) -> usize {
     let talk = || {
         let socket = UdpSocket::bind((own, 0))?;
         socket.connect(target)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(patience(PATIENCE)))?;
         socket.send(b"word")?;
         socket.recv(&mut [0; 4])
     };
@@ -177,7 +177,7 @@ fn ports_may_change_from_service_to_pod_and_back() {
         };
         client.enter(|| {
             let socket = UdpSocket::bind((IPV4.client, 4711)).expect("the port is free");
-            socket.set_read_timeout(Some(PATIENCE)).expect("a socket has a time limit");
+            socket.set_read_timeout(Some(patience(PATIENCE))).expect("a socket has a time limit");
             for _ in 0..3 {
                 for target in ["10.99.0.3:8080", "10.96.0.10:80"] {
                     talk(&socket, target).unwrap_or_else(|error| panic!("{target}: {error}"));
