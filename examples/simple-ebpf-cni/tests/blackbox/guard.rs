@@ -2,7 +2,7 @@
 
 use cnikit_testbed::{Namespace, Pod};
 
-use crate::support::{Attached, GATEWAY, Network, on_host};
+use crate::support::{Attached, GATEWAY, Network, heard, on_host, silence};
 
 /// What the network dropped for a reason, by its number in `bpf/cni_tc.h`.
 #[track_caller]
@@ -100,31 +100,22 @@ fn without_the_check_a_pod_may_send_from_any_address() {
 #[test]
 fn bystanders_hear_no_requests_for_known_addresses() {
     on_host(|network| {
-        // What IPv6 says to all when a link comes up would be heard too.
-        let quiet = ["-c", "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6"];
-        network.host.command("sh").args(quiet).run();
+        silence();
         let pods = ["one", "two", "three"].map(|container| {
             let pod = network.host.pod();
-            pod.command("sh").args(quiet).run();
-            network.call("ADD", container, &pod).result();
-            pod
+            pod.enter(silence);
+            network.attach_pod(container, pod)
         });
-        let [one, _, bystander] = &pods;
-        let heard = || {
-            let link = bystander.ip("-s link show eth0");
-            link[0]["stats64"]["rx"]["packets"].as_u64().expect("a counter")
-        };
-        assert_eq!(heard(), 0);
-        assert!(one.ping("10.99.0.3", 1).status.success());
-        assert!(one.ping(GATEWAY, 1).status.success());
-        assert!(network.host.ping("10.99.0.3", 1).status.success());
-        assert_eq!(heard(), 0);
+        let [one, two, bystander] = &pods;
+        assert_eq!(heard(&bystander.pod), 0);
+        assert!(one.pod.ping(two.address(), 1).status.success());
+        assert!(one.pod.ping(GATEWAY, 1).status.success());
+        assert!(network.host.ping(two.address(), 1).status.success());
+        assert_eq!(heard(&bystander.pod), 0);
         // Nobody has that address, so everybody is asked.
-        assert!(!one.ping("10.99.0.99", 1).status.success());
-        assert!(heard() >= 1);
-        for (container, pod) in ["one", "two", "three"].into_iter().zip(&pods) {
-            network.call("DEL", container, pod).silent();
-        }
+        assert!(!one.pod.ping("10.99.0.99", 1).status.success());
+        assert!(heard(&bystander.pod) >= 1);
+        pods.iter().for_each(|attached| network.detach(attached));
     });
 }
 

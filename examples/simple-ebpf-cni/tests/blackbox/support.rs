@@ -88,7 +88,12 @@ impl Network<'_> {
     /// Attaches a new pod.
     #[track_caller]
     pub(crate) fn attach(&self, container: &str) -> Attached {
-        let pod = self.host.pod();
+        self.attach_pod(container, self.host.pod())
+    }
+
+    /// Attaches a pod.
+    #[track_caller]
+    pub(crate) fn attach_pod(&self, container: &str, pod: Pod) -> Attached {
         let result = self.call("ADD", container, &pod).result();
         Attached { container: container.to_owned(), pod, result }
     }
@@ -104,6 +109,11 @@ impl Network<'_> {
     pub(crate) fn check(&self, attached: &Attached) -> Outcome {
         let config = self.with("prevResult", attached.result.clone());
         self.plugin.on("CHECK", &config, &attached.container, &attached.pod).run()
+    }
+
+    /// The same network, by another configuration.
+    pub(crate) fn by(&self, config: Value) -> Network<'_> {
+        Network { host: self.host, plugin: self.plugin.clone(), config }
     }
 
     /// The configuration with one key set.
@@ -256,6 +266,20 @@ impl Attached {
     pub(crate) fn mac(&self) -> &str {
         self.result["interfaces"][2]["mac"].as_str().expect("the result has the pod's MAC")
     }
+}
+
+/// Keeps the namespace of the calling thread from what IPv6 says to all when a link comes up.
+pub(crate) fn silence() {
+    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("a kernel with IPv6");
+}
+
+/// The frames of any kind that have come into a pod.
+#[track_caller]
+pub(crate) fn heard(pod: &Pod) -> u64 {
+    let links = pod.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev")).expect("/proc is mounted");
+    let counters = links.lines().find_map(|line| line.trim().strip_prefix("eth0:"));
+    let frames = counters.and_then(|counters| counters.split_whitespace().nth(1)?.parse().ok());
+    frames.unwrap_or_else(|| panic!("nothing is counted for eth0: {links}"))
 }
 
 /// The files that serve the leases of a network as a whole, as lines of a footprint begin.

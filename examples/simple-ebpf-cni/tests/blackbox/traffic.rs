@@ -59,46 +59,6 @@ fn packets_arrive_where_the_bridge_forwards_none() {
     });
 }
 
-/// A newer binary puts its programs in the place of the old ones, under pods that are talking.
-#[test]
-fn an_upgrade_loses_no_packet_and_no_count() {
-    on_host(|network| {
-        let (one, two) = (network.attach("one"), network.attach("two"));
-        for (from, to) in [(&one, &two), (&two, &one)] {
-            network.host.command("bridge").words(&format!("link set dev {} isolated on", from.host_veth())).run();
-            from.pod.ip(&format!("neighbour replace {} lladdr {} dev eth0 nud permanent", to.address(), to.mac()));
-        }
-        let output = std::thread::scope(|scope| {
-            let flood = scope.spawn(|| {
-                one.pod.command("ping").words(&format!("-n -q -i 0.002 -c 700 -W 1 {}", two.address())).output()
-            });
-            for round in 0..5 {
-                let before = network.program_id("cni_tc_main");
-                let directory = network.pin("");
-                let marks = std::fs::read_dir(&directory).expect("the pins").filter_map(Result::ok);
-                let marks: Vec<_> =
-                    marks.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"build-")).collect();
-                assert_eq!(marks.len(), 1, "{marks:?}");
-                std::fs::rename(marks[0].path(), directory.join("build-of-another")).expect("a mark can be renamed");
-                let newer = network.attach(&format!("newer-{round}"));
-                assert_ne!(network.program_id("cni_tc_main"), before, "the programs were replaced");
-                for attached in [&one, &two, &newer] {
-                    network.check(attached).silent();
-                }
-                network.detach(&newer);
-            }
-            flood.join().expect("ping ends")
-        });
-        assert!(output.stdout.contains(" 700 received, 0% packet loss"), "{output:?}");
-        for attached in [&one, &two] {
-            let Counters { tx_packets, tx_direct, .. } = counters(network, attached);
-            assert_eq!((tx_packets, tx_direct), (700, 700));
-        }
-        network.detach(&one);
-        network.detach(&two);
-    });
-}
-
 #[test]
 fn without_the_programs_packets_pass_over_the_bridge() {
     on_host(|network| {

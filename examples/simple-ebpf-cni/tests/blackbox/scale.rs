@@ -1,0 +1,110 @@
+//! A bridge with as many pods as a large node has: 200, or as many as `CNIKIT_TEST_PODS` says.
+//!
+//! ```sh
+//! CNIKIT_TEST_PODS=500 cargo test -p simple-ebpf-cni --test blackbox scale:: -- --nocapture
+//! ```
+
+use std::time::{Duration, Instant};
+
+use cnikit_testbed::Namespace;
+
+use crate::support::{Attached, GATEWAY, Network, heard, on_host, silence};
+
+/// How many pods talk to each other, to the gateway and with the host. The others are bystanders.
+const TALKERS: usize = 4;
+
+/// How many ADDs a time is the median of.
+const SAMPLE: usize = 9;
+
+/// What every bystander has heard, in frames of any kind.
+struct Heard {
+    /// After the talkers have found each other and the gateway, and the host the talkers.
+    of_others: Vec<u64>,
+    /// After the host has sent one packet to each bystander.
+    with_own: Vec<u64>,
+}
+
+/// Attaches the crowd, lets some of it talk, and listens.
+#[track_caller]
+fn listen(spoof_check: bool, judge: impl FnOnce(Heard) + Send) {
+    on_host(|network| {
+        let mut config = network.with("spoofCheck", spoof_check);
+        config["subnet"] = "10.99.0.0/22".into();
+        let network = network.by(config);
+        silence();
+        // One that follows multicast groups reports its own to all ports, some time in its first seconds.
+        network.host.ip("link add cbr0 type bridge mcast_snooping 0");
+        let mut times = Vec::new();
+        let crowd: Vec<Attached> = (0..size())
+            .map(|number| {
+                let (pod, container) = (network.host.pod(), format!("pod-{number}"));
+                pod.enter(silence);
+                let begun = Instant::now();
+                let attached = network.attach_pod(&container, pod);
+                times.push(begun.elapsed());
+                attached
+            })
+            .collect();
+        let (first, last) = (median(&times[1..=SAMPLE]), median(&times[times.len() - SAMPLE..]));
+        eprintln!(
+            "ADD with 1 to {SAMPLE} pods there: {first:.1?}; with the last of {} to come: {last:.1?}",
+            crowd.len()
+        );
+
+        let (talkers, bystanders) = crowd.split_at(TALKERS);
+        let all = || bystanders.iter().map(|attached| heard(&attached.pod)).collect::<Vec<_>>();
+        let before = all();
+        talk(&network, talkers);
+        let of_others = all().into_iter().zip(before).map(|(after, before)| after - before).collect();
+        for attached in bystanders {
+            assert!(network.host.ping(attached.address(), 1).status.success(), "{}", attached.address());
+        }
+        judge(Heard { of_others, with_own: all() });
+        crowd.iter().for_each(|attached| network.detach(attached));
+    });
+}
+
+#[test]
+fn bystanders_hear_nothing_of_what_others_ask() {
+    listen(true, |heard| {
+        assert!(heard.of_others.iter().all(|frames| *frames == 0), "{:?}", heard.of_others);
+        // The packet for the pod itself and, as it answers, where the gateway is; since it was attached no other.
+        assert!(heard.with_own.iter().all(|frames| *frames == 2), "{:?}", heard.with_own);
+    });
+}
+
+/// The control: pods that are not held to their addresses answer for themselves, so all are asked.
+#[test]
+fn without_the_check_bystanders_hear_every_question() {
+    listen(false, |heard| {
+        // Of two that talk, one asks at least; and each asks for the gateway.
+        let questions = (TALKERS * (TALKERS - 1) / 2 + TALKERS) as u64;
+        assert!(heard.of_others.iter().all(|frames| *frames >= questions), "{:?}", heard.of_others);
+        let questions = questions + heard.with_own.len() as u64;
+        assert!(heard.with_own.iter().all(|frames| *frames > questions), "{:?}", heard.with_own);
+    });
+}
+
+/// Each pod reaches each other one and the gateway, and the host reaches them all.
+#[track_caller]
+fn talk(network: &Network, talkers: &[Attached]) {
+    for from in talkers {
+        let others = talkers.iter().map(Attached::address).filter(|address| *address != from.address());
+        for to in others.chain([GATEWAY]) {
+            assert!(from.pod.ping(to, 1).status.success(), "{} to {to}", from.address());
+        }
+        assert!(network.host.ping(from.address(), 1).status.success(), "the host to {}", from.address());
+    }
+}
+
+fn median(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn size() -> usize {
+    let Some(wish) = std::env::var_os("CNIKIT_TEST_PODS") else { return 200 };
+    let number = wish.to_str().and_then(|wish| wish.parse().ok());
+    number.filter(|number| (20..=1000).contains(number)).expect("CNIKIT_TEST_PODS is a number from 20 to 1000")
+}

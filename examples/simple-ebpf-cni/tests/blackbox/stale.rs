@@ -1,0 +1,103 @@
+//! Rows that outlive their pod, because its namespace was deleted and nobody has called DEL yet.
+
+use std::thread;
+use std::time::Duration;
+
+use cnikit_testbed::{Namespace, Pod, eventually};
+
+use crate::support::{Attached, Network, heard, on_host, silence};
+
+/// How many links are made while those of a pod disappear.
+const STRANGERS: usize = 20;
+
+/// The kernel deletes the links of a namespace some time after it.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The kernel's own numbers are below, those that the plugin chooses above.
+const CHOSEN: u64 = 1 << 30;
+
+/// What was known of a pod that is gone.
+struct Lost {
+    address: String,
+    mac: String,
+    host_veth: String,
+    index: u64,
+}
+
+/// A pod that has nothing to do with the network, and looks as the lost one did to whoever sends it something. The host's
+/// end of its pair has the index that is wished for, or else that which the kernel gives it.
+#[track_caller]
+fn stranger(network: &Network, lost: &Lost, name: &str, index: Option<u64>) -> (Pod, u64) {
+    let pod = network.host.pod();
+    pod.enter(silence);
+    let wish = index.map(|index| format!("index {index}")).unwrap_or_default();
+    let (mac, netns) = (&lost.mac, pod.netns());
+    let inside = format!("name eth0 address {mac} netns {}", netns.display());
+    network.host.ip(&format!("link add {name} {wish} up type veth peer {inside}"));
+    pod.ip("link set eth0 up");
+    pod.ip(&format!("address add {}/24 dev eth0", lost.address));
+    (pod, index_of(network, name).expect("it was made"))
+}
+
+fn index_of(network: &Network, link: &str) -> Option<u64> {
+    network.host.link(link)?["ifindex"].as_u64()
+}
+
+/// Two pods that have reached each other, in namespaces that are silent otherwise.
+#[track_caller]
+fn attach_two(network: &Network) -> [Attached; 2] {
+    silence();
+    let [one, two] = ["one", "two"].map(|container| {
+        let pod = network.host.pod();
+        pod.enter(silence);
+        network.attach_pod(container, pod)
+    });
+    assert!(one.pod.ping(two.address(), 3).status.success());
+    one.pod.ip(&format!("neighbour replace {} lladdr {} dev eth0 nud permanent", two.address(), two.mac()));
+    [one, two]
+}
+
+/// Packets for the pod flow while it is deleted, while others are made, and afterwards.
+#[test]
+fn what_is_for_a_pod_that_is_gone_reaches_nobody_else() {
+    on_host(|network| {
+        let [one, two] = attach_two(network);
+        let index = index_of(network, two.host_veth()).expect("it is attached");
+        let [address, mac, host_veth] = [two.address(), two.mac(), two.host_veth()].map(str::to_owned);
+        let lost = Lost { address, mac, host_veth, index };
+        assert!(index >= CHOSEN, "{index}");
+        let sent_directly = || network.counters(one.address()).expect("a row").tx_direct;
+        let strangers: Vec<_> = thread::scope(|scope| {
+            let ping = one.pod.command("ping").args(["-n", "-q", "-i", "0.002", "-c", "300", "-W", "1", &lost.address]);
+            let flood = scope.spawn(|| ping.output());
+            drop(two.pod);
+            let make = |number| stranger(network, &lost, &format!("stranger{number}"), None);
+            let strangers = (0..STRANGERS).map(make).collect();
+            let _ = flood.join().expect("ping ends");
+            strangers
+        });
+        eventually("the end of the pod's link", LIMIT, || network.host.link(&lost.host_veth).is_none());
+        let row = format!("row pod_ifindex {}", lost.address);
+        assert!(network.rows().lines().any(|line| line == row), "{}", network.rows());
+        let before = sent_directly();
+        assert!(!one.pod.ping(&lost.address, 3).status.success());
+        assert!(!network.host.ping(&lost.address, 3).status.success());
+        assert_eq!(sent_directly(), before + 3, "they were sent where the row leads");
+        for (pod, index) in &strangers {
+            assert!(*index < CHOSEN, "{index}");
+            assert_eq!(heard(pod), 0, "link {index}");
+        }
+
+        // The control: somebody who asks for the pod's very number gets its packets.
+        let (pod, _) = stranger(network, &lost, "double", Some(lost.index));
+        let _ = one.pod.ping(&lost.address, 3);
+        assert!(heard(&pod) >= 3);
+
+        for (number, _) in strangers.iter().enumerate() {
+            network.host.ip(&format!("link del stranger{number}"));
+        }
+        network.host.ip("link del double");
+        network.plugin.on("DEL", &network.config, "two", &one.pod).without("CNI_NETNS").run().silent();
+        network.detach(&one);
+    });
+}
