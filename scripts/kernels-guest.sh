@@ -4,7 +4,7 @@
 # What the console shows between `BEGIN name` and `END name status` is the test's.
 export PATH=/usr/sbin:/usr/bin HOME=/root CNIKIT_REQUIRE_PRIVILEGED=1
 # An emulated processor is some ten times as slow as the one that the tests' time limits were made for.
-export CNIKIT_PATIENCE=10
+export CNIKIT_PATIENCE=10 CNIKIT_TEST_PODS=25
 
 mounted() { busybox mount -t "$1" "$1" "$2"; }
 mounted devtmpfs /dev
@@ -28,6 +28,10 @@ done
 set -- --skip chain:: --skip cnitool:: --skip delegation::
 # From the kernel's command line.
 if [ -n "$QUICK" ]; then set -- "$@" --skip bad_input:: --skip protocol::; fi
+IFS=,
+# shellcheck disable=SC2086  # a list, by commas
+set -- "$@" $FILTER
+unset IFS
 
 echo "RELEASE $(busybox uname -r)"
 for test in /tests/*; do

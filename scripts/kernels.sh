@@ -3,7 +3,9 @@
 # from an initramfs that holds the test binaries. Emulated, so slow but the same everywhere, and without root.
 #
 # usage: scripts/kernels.sh [--quick] [VERSION...]        such as 6.1; without, 5.10, 6.1 and 6.12
-#        LIMIT is the time in seconds after which a machine is stopped, 600 by default
+#        LIMIT is the time in seconds after which a machine is stopped, 900 by default
+#        TESTS are the test binaries, all that need a kernel by default, and FILTER has the tests that are run in them,
+#        by parts of their names with commas in between: TESTS=blackbox FILTER=upgrade::,services::
 #        --quick leaves out the black-box tests of bad input, which is refused before the kernel hears of it
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -18,12 +20,12 @@ fi
 [ $# -gt 0 ] || set -- 5.10 6.1 6.12
 
 # The test binaries that need a kernel, and what they call.
-tests=(cnikit netlink netlink_fds netlink_nowait datapath datapath_fds isolation blackbox)
+read -ra tests <<<"${TESTS:-cnikit netlink netlink_fds netlink_nowait datapath datapath_fds isolation blackbox}"
 programs=(sh bash script cat sleep timeout nsenter setpriv sysctl ip tc bridge ping nft bpftool)
 # The modules that the kernel needs for them, unless it is built in.
 modules=(veth bridge br_netfilter cls_bpf cls_u32 sch_ingress nf_tables nft_ct nft_chain_nat nft_nat nft_masq overlay)
 # How long a machine may run, in seconds: some four times what two idle processors take.
-limit=${LIMIT:-600}
+limit=${LIMIT:-900}
 
 started=$SECONDS
 skip() {
@@ -91,7 +93,7 @@ boot() {
     # slow to emulate.
     timeout --foreground "$limit" qemu-system-x86_64 -M pc -accel tcg,thread=multi -cpu max,la57=off,-avx -smp "$(nproc)" -m 1024 \
         -nodefaults -no-user-config -display none -serial stdio -no-reboot \
-        -kernel "$1/vmlinuz" -initrd "$2" -append "console=ttyS0 quiet panic=-1 mitigations=off QUICK=$quick" </dev/null | sed -u 's/\r$//'
+        -kernel "$1/vmlinuz" -initrd "$2" -append "console=ttyS0 quiet panic=-1 mitigations=off QUICK=$quick FILTER=${FILTER:-}" </dev/null | sed -u 's/\r$//'
 }
 
 # tally LOG: a line `binary passed failed skipped left-out` for each test binary; one that did not end has failed.

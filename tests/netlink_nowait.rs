@@ -6,6 +6,7 @@ use std::{
     fs,
     io::Read as _,
     os::fd::AsFd as _,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -79,11 +80,14 @@ fn a_caller() {
 /// What the descriptors of each process are open on that has the mark in its environment.
 fn descriptors_of_callers(mark: &str) -> Vec<Vec<String>> {
     let variable = format!("{CALLER}={mark}").into_bytes();
+    let is_marked = |process: &Path| {
+        let environment = fs::read(process.join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry == variable)
+    };
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").expect("/proc").flatten() {
         let path = process.path();
-        let Ok(environment) = fs::read(path.join("environ")) else { continue };
-        if !environment.split(|byte| *byte == 0).any(|entry| entry == variable) {
+        if !is_marked(&path) {
             continue;
         }
         let mut descriptors = Vec::new();
@@ -92,8 +96,8 @@ fn descriptors_of_callers(mark: &str) -> Vec<Vec<String>> {
                 descriptors.push(target.to_string_lossy().into_owned());
             }
         }
-        // One that has ended meanwhile has none.
-        if !descriptors.is_empty() {
+        // One that ends loses its environment first, and then one descriptor after the other.
+        if is_marked(&path) {
             found.push(descriptors);
         }
     }

@@ -21,7 +21,8 @@
 //! # Kernel
 //!
 //! 5.10 or newer with `CONFIG_BPF_SYSCALL` and `CONFIG_NET_CLS_BPF`; `CAP_BPF` and `CAP_NET_ADMIN`
-//! (or root) to load and to open pins, `CAP_SYS_ADMIN` to mount the BPF file system.
+//! (or root) to load and to open pins, `CAP_SYS_ADMIN` to mount the BPF file system. Before 6.12,
+//! loading can take `CAP_PERFMON` as well: 5.10 and 6.1 are known to ask for it.
 //!
 //! # Example
 //!

@@ -77,8 +77,8 @@ impl Datapath {
     ///
     /// # Kernel
     ///
-    /// 5.10; `CAP_BPF` and `CAP_NET_ADMIN`, and `CAP_SYS_ADMIN` where the BPF file system has to be
-    /// mounted.
+    /// 5.10; `CAP_BPF` and `CAP_NET_ADMIN`, before 6.12 with `CAP_PERFMON`, and `CAP_SYS_ADMIN` where
+    /// the BPF file system has to be mounted.
     pub fn ensure(&self) -> Result<()> {
         self.refuse_newer()?;
         if self.is_current() {

@@ -88,9 +88,15 @@ fn nobody_else_may_look_into_the_directories() {
     });
 }
 
-/// The BPF file systems on the usual place, as the kernel lists them for this thread.
+/// The BPF file systems on the usual place, as the kernel lists them for this thread. Those on a `/sys` that another one
+/// covers are listed as well, and meant by nobody.
 fn mounts() -> Vec<String> {
     let listed = fs::read_to_string("/proc/thread-self/mountinfo").expect("/proc is mounted");
-    let usual = |line: &&str| line.split(' ').nth(4) == Some("/sys/fs/bpf") && line.contains(" - bpf ");
+    // Number, number of the parent, device, root, place: proc_pid_mountinfo(5).
+    let field = |line: &str, number| line.split(' ').nth(number).map(str::to_owned);
+    let sys = listed.lines().rfind(|line| field(line, 4).as_deref() == Some("/sys")).expect("a /sys");
+    let usual = |line: &&str| {
+        field(line, 4).as_deref() == Some("/sys/fs/bpf") && field(line, 1) == field(sys, 0) && line.contains(" - bpf ")
+    };
     listed.lines().filter(usual).map(str::to_owned).collect()
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use cnikit_testbed::{Command, Footprint, Namespace, eventually, host, privileged};
+use cnikit_testbed::{Command, Footprint, Namespace, eventually, host, patience, privileged};
 
 #[test]
 fn a_host_starts_with_lo_alone_and_empty_folders() {
@@ -75,7 +75,8 @@ fn a_leftover_link_fails_the_test() {
 
 #[test]
 fn a_process_that_takes_too_long_is_killed() {
-    let late = std::panic::catch_unwind(|| Command::new("sleep").arg("60").limit(Duration::from_millis(50)).output());
+    let limit = Duration::from_millis(50);
+    let late = std::panic::catch_unwind(|| Command::new("sleep").arg("60").limit(limit).output());
     let message = *late.expect_err("it must be noticed").downcast::<String>().unwrap();
-    assert!(message.contains("was not through after 50ms"), "{message}");
+    assert!(message.contains(&format!("was not through after {:?}", patience(limit))), "{message}");
 }
