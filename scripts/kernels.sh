@@ -6,7 +6,8 @@
 #        LIMIT is the time in seconds after which a machine is stopped, 900 by default
 #        TESTS are the test binaries, all that need a kernel by default, and FILTER has the tests that are run in them,
 #        by parts of their names with commas in between: TESTS=blackbox FILTER=upgrade::,services::
-#        --quick leaves out the black-box tests of bad input, which is refused before the kernel hears of it
+#        --quick leaves out the black-box tests of bad input, which is refused before the kernel hears of it, and those
+#        of many pods and of a full memory of flows, which take long on an emulated processor
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
