@@ -25,9 +25,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// # Codes on the CNI wire
 ///
 /// Namespaces that are missing or are none give `INVALID_NETNS`; states that pass by themselves
-/// (memory or buffers short, a device busy, a dump that never settled) give `TRY_AGAIN`; all else,
-/// a missing capability included, is `IO`: the specification has no number for it and the message
-/// says which one is needed.
+/// (memory or buffers short, a device busy, a dump that never settled) give `TRY_AGAIN`; what the
+/// kernel lacks gives `PLUGIN_NOT_AVAILABLE`; all else, a missing capability included, is `IO`: the
+/// specification has no number for it and the message says which one is needed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -74,6 +74,19 @@ pub enum Error {
         object: String,
         /// The kind of the qdisc that is there: `ingress`, or `clsact` that names other shared blocks.
         kind: String,
+    },
+    /// The kernel lacks a feature, and found no module to load for it.
+    #[error(
+        "{operation} {object}: the kernel lacks {module}, or may not load it: load the module {module} on the host, or run \
+         a kernel that has it"
+    )]
+    Unsupported {
+        /// What was asked for, such as `append a rule to`.
+        operation: &'static str,
+        /// The object of the operation.
+        object: String,
+        /// The module that brings the feature.
+        module: &'static str,
     },
     /// The netlink socket could not be opened, written or read.
     #[error("{operation} {object}: the netlink socket failed")]
@@ -185,6 +198,7 @@ impl Coded for Error {
         match self {
             Self::NetnsMissing { .. } | Self::NotNetns { .. } => ErrorCode::INVALID_NETNS,
             Self::Unsettled { .. } => ErrorCode::TRY_AGAIN,
+            Self::Unsupported { .. } => ErrorCode::PLUGIN_NOT_AVAILABLE,
             _ if PASSING.iter().any(|errno| self.is(*errno)) => ErrorCode::TRY_AGAIN,
             _ => ErrorCode::IO,
         }
@@ -217,6 +231,11 @@ impl Operation {
         Error::Kernel { operation, object, errno, message }
     }
 
+    pub(super) fn exists(&self) -> Error {
+        let (operation, object) = self.parts();
+        Error::Exists { operation, object }
+    }
+
     pub(super) fn socket(&self, error: SocketError) -> Error {
         let (operation, object) = self.parts();
         match error {
@@ -242,6 +261,11 @@ impl Operation {
     pub(super) fn slot_taken(&self, kind: String) -> Error {
         let (operation, object) = self.parts();
         Error::SlotTaken { operation, object, kind }
+    }
+
+    pub(super) fn unsupported(&self, module: &'static str) -> Error {
+        let (operation, object) = self.parts();
+        Error::Unsupported { operation, object, module }
     }
 
     pub(super) fn no_answer(&self) -> Error {

@@ -67,6 +67,10 @@
 //! # }
 //! ```
 //!
+//! # Rules
+//!
+//! [`nftables`] makes tables, chains and rules of the packet filter and of address translation.
+//!
 //! # What it does not do
 //!
 //! It does not watch for events, and it never deletes a qdisc: the `clsact` qdisc of a link may
@@ -89,6 +93,7 @@ mod fdb;
 mod filter;
 mod link;
 mod netns;
+pub mod nftables;
 mod nowait;
 mod route;
 mod socket;

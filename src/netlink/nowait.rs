@@ -14,7 +14,7 @@ use super::{
     attrs::Attrs,
     error::{Operation, Result},
     link::message,
-    socket::Socket,
+    socket::{Socket, encode},
 };
 
 /// How long to wait for the kernel's word that the link is gone. Deletions take turns, so that of many each waits for
@@ -47,8 +47,9 @@ impl Socket {
     #[doc(alias = "RTM_DELLINK")]
     pub fn delete_link_nowait(&self, index: u32) -> Result<()> {
         let operation = Operation::on_link("delete", index);
-        let request = message(index, Attrs::new());
-        let (sequence, request) = self.encode(&operation, Rtm::Dellink, NlmF::ECHO, request)?;
+        let sequence = self.next_sequence();
+        let message = message(index, Attrs::new());
+        let request = encode(&operation, sequence, Rtm::Dellink, NlmF::ECHO | NlmF::ACK, message)?;
         if !leave_behind(self.fd().as_raw_fd(), &request) {
             return self.delete_link(index);
         }

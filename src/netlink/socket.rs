@@ -22,12 +22,12 @@ use neli::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
+    io::{Errno, retry_on_intr, write},
 };
 
 use super::{
     attrs,
-    error::{Fault, Operation, Result},
+    error::{Error, Fault, Operation, Result},
 };
 
 /// A route netlink socket; the verbs of this module are its methods.
@@ -48,9 +48,12 @@ impl Socket {
     ///
     /// [`Error::Socket`](super::Error::Socket) where the kernel gives none.
     pub fn open() -> Result<Self> {
-        let operation = Operation::new("open", "a route netlink socket");
-        let handle =
-            NlSocketHandle::connect(NlFamily::Route, None, Groups::empty()).map_err(|error| operation.socket(error))?;
+        Self::connect(&Operation::new("open", "a route netlink socket"), NlFamily::Route)
+    }
+
+    /// Opens a socket of whatever family; the exchanges are the same in all.
+    pub(super) fn connect(operation: &Operation, family: NlFamily) -> Result<Self> {
+        let handle = NlSocketHandle::connect(family, None, Groups::empty()).map_err(|error| operation.socket(error))?;
         // Both only make the kernel's answers better (explanations from 4.12, filtered dumps from
         // 4.20); without them the answers are filtered here.
         let _ = handle.enable_ext_ack(true);
@@ -96,7 +99,7 @@ impl Socket {
     pub(super) fn dump<P, R>(
         &self,
         operation: &Operation,
-        kind: Rtm,
+        kind: impl Into<u16>,
         message: impl Fn() -> Result<P, Fault>,
     ) -> Result<Vec<R>>
     where
@@ -104,6 +107,7 @@ impl Socket {
         R: FromBytesWithInput<Input = usize>,
     {
         const ATTEMPTS: u32 = 8;
+        let kind = kind.into();
         for _ in 0..ATTEMPTS {
             let message = message().map_err(|fault| operation.malformed(fault))?;
             let sequence = self.send(operation, kind, NlmF::DUMP, message)?;
@@ -115,31 +119,26 @@ impl Socket {
         Err(operation.unsettled(ATTEMPTS))
     }
 
-    fn send<P>(&self, operation: &Operation, kind: Rtm, flags: NlmF, payload: P) -> Result<u32>
+    fn send<P>(&self, operation: &Operation, kind: impl Into<u16>, flags: NlmF, payload: P) -> Result<u32>
     where
         P: Size + ToBytes + fmt::Debug,
     {
-        let (sequence, message) = self.number(operation, kind, flags, payload)?;
+        let sequence = self.next_sequence();
+        let message = request(sequence, kind.into(), flags, payload).map_err(|fault| operation.malformed(fault))?;
         self.handle.send(&message).map_err(|error| operation.socket(error))?;
         Ok(sequence)
     }
 
-    /// The bytes of a request that is to be sent by other means, and its number in the exchange.
-    pub(super) fn encode<P>(
-        &self,
-        operation: &Operation,
-        kind: Rtm,
-        flags: NlmF,
-        message: Result<P, Fault>,
-    ) -> Result<(u32, Vec<u8>)>
-    where
-        P: Size + ToBytes + fmt::Debug,
-    {
-        let payload = message.map_err(|fault| operation.malformed(fault))?;
-        let (sequence, message) = self.number(operation, kind, flags | NlmF::ACK, payload)?;
-        let mut bytes = Cursor::new(Vec::new());
-        message.to_bytes(&mut bytes).map_err(|error| operation.malformed(Fault::new(error)))?;
-        Ok((sequence, bytes.into_inner()))
+    /// The number of a new exchange.
+    pub(super) fn next_sequence(&self) -> u32 {
+        self.sequence.update(|last| last.wrapping_add(1));
+        self.sequence.get()
+    }
+
+    /// Sends the bytes of requests that were [encoded](encode) before: the kernel takes them one after another.
+    pub(super) fn send_encoded(&self, operation: &Operation, requests: &[u8]) -> Result<()> {
+        let sent = retry_on_intr(|| write(self.fd(), requests));
+        sent.map(drop).map_err(|errno| operation.socket(SocketError::from(io::Error::from(errno))))
     }
 
     /// Reads until the exchange `sequence` has brought its first object or is over; false where neither happens within
@@ -171,21 +170,24 @@ impl Socket {
         }
     }
 
-    /// Numbers a request.
-    fn number<P>(&self, operation: &Operation, kind: Rtm, flags: NlmF, payload: P) -> Result<(u32, Nlmsghdr<Rtm, P>)>
-    where
-        P: Size + ToBytes + fmt::Debug,
-    {
-        let sequence = self.sequence.get().wrapping_add(1);
-        self.sequence.set(sequence);
-        let message = NlmsghdrBuilder::default()
-            .nl_type(kind)
-            .nl_flags(flags | NlmF::REQUEST)
-            .nl_seq(sequence)
-            .nl_payload(NlPayload::Payload(payload))
-            .build()
-            .map_err(|error| operation.malformed(error.into()))?;
-        Ok((sequence, message))
+    /// Reads until the last of several requests is acknowledged, or one of them failed; which one, the error tells by its
+    /// place in the list.
+    pub(super) fn settle(&self, requests: &[(Operation, u32)]) -> Result<(), (usize, Error)> {
+        let mut answer = Answer::<Buffer>::new();
+        let Some(last) = requests.len().checked_sub(1) else {
+            return Ok(());
+        };
+        loop {
+            for message in self.messages(&requests[last].0).map_err(|error| (last, error))? {
+                let Some(place) = requests.iter().position(|(_, sequence)| sequence == message.nl_seq()) else {
+                    continue;
+                };
+                let is_over = answer.take(&requests[place].0, &message).map_err(|error| (place, error))?;
+                if is_over && place == last {
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Reads until the exchange `sequence` is over.
@@ -203,21 +205,56 @@ impl Socket {
     where
         R: FromBytesWithInput<Input = usize>,
     {
-        // Raw types: an error carries the request back, whose type differs from that of the answers.
-        let (messages, _) = match self.handle.recv::<u16, Buffer>() {
-            Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
-            other => other.map_err(|error| operation.socket(error))?,
-        };
-        for message in messages {
-            let message = message.map_err(|error| operation.socket(error))?;
+        for message in self.messages(operation)? {
             // What is left of an exchange that nobody read to its end has another number.
-            let is_of_exchange = *message.nl_seq() == sequence && *message.nl_pid() == self.handle.pid();
-            if is_of_exchange && answer.take(operation, &message)? {
+            if *message.nl_seq() == sequence && answer.take(operation, &message)? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
+
+    /// Reads once, what is for this socket.
+    fn messages(&self, operation: &Operation) -> Result<Vec<Nlmsghdr<u16, Buffer>>> {
+        // Raw types: an error carries the request back, whose type differs from that of the answers.
+        let (messages, _) = match self.handle.recv::<u16, Buffer>() {
+            Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => return Ok(Vec::new()),
+            other => other.map_err(|error| operation.socket(error))?,
+        };
+        let messages = messages.collect::<Result<Vec<_>, _>>().map_err(|error| operation.socket(error))?;
+        Ok(messages.into_iter().filter(|message| *message.nl_pid() == self.handle.pid()).collect())
+    }
+}
+
+/// The bytes of a request, to be sent later or by other means.
+pub(super) fn encode<P>(
+    operation: &Operation,
+    sequence: u32,
+    kind: impl Into<u16>,
+    flags: NlmF,
+    message: Result<P, Fault>,
+) -> Result<Vec<u8>>
+where
+    P: Size + ToBytes + fmt::Debug,
+{
+    let encode = || {
+        let mut bytes = Cursor::new(Vec::new());
+        request(sequence, kind.into(), flags, message?)?.to_bytes(&mut bytes).map_err(Fault::new)?;
+        Ok(bytes.into_inner())
+    };
+    encode().map_err(|fault| operation.malformed(fault))
+}
+
+fn request<P>(sequence: u32, kind: u16, flags: NlmF, payload: P) -> Result<Nlmsghdr<u16, P>, Fault>
+where
+    P: Size,
+{
+    Ok(NlmsghdrBuilder::default()
+        .nl_type(kind)
+        .nl_flags(flags | NlmF::REQUEST)
+        .nl_seq(sequence)
+        .nl_payload(NlPayload::Payload(payload))
+        .build()?)
 }
 
 impl fmt::Debug for Socket {

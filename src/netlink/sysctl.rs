@@ -154,6 +154,11 @@ impl Sysctl<'_> {
         Ok(differs)
     }
 
+    /// Whether the calling thread could set a value. Nothing is set to find out.
+    pub fn is_writable(self) -> bool {
+        OpenOptions::new().write(true).open(self.path()).is_ok()
+    }
+
     fn path(self) -> PathBuf {
         let net = Path::new("/proc/sys/net");
         match self {

@@ -5,6 +5,7 @@ mod addresses;
 mod cost;
 mod links;
 mod netns;
+mod nftables;
 mod nowait;
 mod ports;
 mod routes;

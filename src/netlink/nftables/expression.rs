@@ -1,0 +1,151 @@
+//! Rules in the kernel's own terms: small steps that load into a register, change it, and compare it.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::{
+    message::{bytes, nest, number},
+    rule::{Action, Field, Match, Ports},
+    table::Family,
+    uapi::*,
+};
+use crate::{
+    netlink::{
+        address::octets,
+        attrs::Attrs,
+        error::{Fault, Result},
+    },
+    spec::IfName,
+};
+
+/// What `oifname` and the like load, in bytes: a name, and zeros.
+const IFNAMSIZ: usize = 16;
+
+/// The expressions of a rule.
+pub(super) struct Expressions {
+    list: Attrs<u16>,
+    /// What all packets that get this far are of.
+    family: Family,
+}
+
+/// Where the addresses stand in an IP header, in bytes.
+struct Addresses {
+    source: u32,
+    destination: u32,
+    length: u32,
+}
+
+const IPV4: Addresses = Addresses { source: 12, destination: 16, length: 4 };
+const IPV6: Addresses = Addresses { source: 8, destination: 24, length: 16 };
+
+impl Expressions {
+    pub(super) fn new(table: Family) -> Self {
+        Self { list: Attrs::new(), family: table }
+    }
+
+    pub(super) fn condition(self, Match { field, is_negated }: &Match) -> Result<Self, Fault> {
+        let operator = if *is_negated { NFT_CMP_NEQ } else { NFT_CMP_EQ };
+        match field {
+            Field::Source(prefix) => self.address(*prefix, |header| header.source, operator),
+            Field::Destination(prefix) => self.address(*prefix, |header| header.destination, operator),
+            Field::InputLink(name) => self.meta(NFT_META_IIFNAME)?.compare(operator, &padded(name)),
+            Field::OutputLink(name) => self.meta(NFT_META_OIFNAME)?.compare(operator, &padded(name)),
+        }
+    }
+
+    pub(super) fn action(self, action: Action) -> Result<Self, Fault> {
+        let (verdict, ports) = match action {
+            Action::Accept => (NF_ACCEPT, None),
+            Action::Drop => (NF_DROP, None),
+            Action::Return => (NFT_RETURN, None),
+            Action::Masquerade(ports) => (NF_ACCEPT, Some(ports)),
+        };
+        match ports {
+            None => {
+                let code = number(Attrs::new(), NFTA_VERDICT_CODE, verdict.cast_unsigned())?;
+                let data = nest(Attrs::new(), NFTA_DATA_VERDICT, code)?;
+                let attrs = number(Attrs::new(), NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT)?;
+                self.push("immediate", nest(attrs, NFTA_IMMEDIATE_DATA, data)?)
+            }
+            Some(Ports::Kept) => self.push("masq", Attrs::new()),
+            Some(Ports::Random) => self.masquerade(NF_NAT_RANGE_PROTO_RANDOM),
+            Some(Ports::FullyRandom) => self.masquerade(NF_NAT_RANGE_PROTO_RANDOM_FULLY),
+        }
+    }
+
+    pub(super) fn into_attrs(self) -> Attrs<u16> {
+        self.list
+    }
+
+    pub(super) fn into_bytes(self) -> Result<Vec<u8>, Fault> {
+        bytes(self.list)
+    }
+
+    fn masquerade(self, flags: u32) -> Result<Self, Fault> {
+        self.push("masq", number(Attrs::new(), NFTA_MASQ_FLAGS, flags)?)
+    }
+
+    fn address(self, prefix: IpNetwork, offset: impl FnOnce(&Addresses) -> u32, operator: u32) -> Result<Self, Fault> {
+        let (family, header) = if prefix.is_ipv4() { (Family::Ip, IPV4) } else { (Family::Ip6, IPV6) };
+        let loaded = self.only(family)?.payload(offset(&header), header.length)?;
+        let is_host = prefix.prefix() == if prefix.is_ipv4() { 32 } else { 128 };
+        let masked = if is_host { loaded } else { loaded.mask(prefix.mask())? };
+        masked.compare(operator, &octets(prefix.network()))
+    }
+
+    /// Goes on for packets of this family.
+    fn only(self, family: Family) -> Result<Self, Fault> {
+        if self.family == family {
+            return Ok(self);
+        }
+        let mut only = self.meta(NFT_META_NFPROTO)?.compare(NFT_CMP_EQ, &[family.number()])?;
+        only.family = family;
+        Ok(only)
+    }
+
+    fn meta(self, key: u32) -> Result<Self, Fault> {
+        let attrs = number(Attrs::new(), NFTA_META_DREG, NFT_REG_1)?;
+        self.push("meta", number(attrs, NFTA_META_KEY, key)?)
+    }
+
+    fn payload(self, offset: u32, length: u32) -> Result<Self, Fault> {
+        let mut attrs = number(Attrs::new(), NFTA_PAYLOAD_DREG, NFT_REG_1)?;
+        attrs = number(attrs, NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER)?;
+        attrs = number(attrs, NFTA_PAYLOAD_OFFSET, offset)?;
+        self.push("payload", number(attrs, NFTA_PAYLOAD_LEN, length)?)
+    }
+
+    fn mask(self, mask: IpAddr) -> Result<Self, Fault> {
+        let mask = octets(mask);
+        let length = if mask.len() == 4 { IPV4.length } else { IPV6.length };
+        let mut attrs = number(Attrs::new(), NFTA_BITWISE_SREG, NFT_REG_1)?;
+        attrs = number(attrs, NFTA_BITWISE_DREG, NFT_REG_1)?;
+        attrs = number(attrs, NFTA_BITWISE_LEN, length)?;
+        attrs = nest(attrs, NFTA_BITWISE_MASK, value(&mask)?)?;
+        self.push("bitwise", nest(attrs, NFTA_BITWISE_XOR, value(&vec![0; mask.len()])?)?)
+    }
+
+    fn compare(self, operator: u32, with: &[u8]) -> Result<Self, Fault> {
+        let mut attrs = number(Attrs::new(), NFTA_CMP_SREG, NFT_REG_1)?;
+        attrs = number(attrs, NFTA_CMP_OP, operator)?;
+        self.push("cmp", nest(attrs, NFTA_CMP_DATA, value(with)?)?)
+    }
+
+    fn push(self, name: &str, data: Attrs<u16>) -> Result<Self, Fault> {
+        let expression = nest(Attrs::new().put(NFTA_EXPR_NAME, name)?, NFTA_EXPR_DATA, data)?;
+        Ok(Self { list: nest(self.list, NFTA_LIST_ELEM, expression)?, ..self })
+    }
+}
+
+fn value(bytes: &[u8]) -> Result<Attrs<u16>, Fault> {
+    Attrs::new().put(NFTA_DATA_VALUE, bytes)
+}
+
+/// The name as the kernel loads it.
+fn padded(name: &IfName) -> [u8; IFNAMSIZ] {
+    let mut padded = [0; IFNAMSIZ];
+    // A name is shorter by its NUL at the least.
+    padded.iter_mut().zip(name.as_str().bytes()).for_each(|(to, from)| *to = from);
+    padded
+}

@@ -1,0 +1,191 @@
+use neli::{
+    consts::{nl::NlmF, socket::NlFamily},
+    types::Buffer,
+};
+use rustix::io::Errno;
+
+use super::{
+    batch::{Batch, Step, rules_of},
+    message::{delimiter, message, rule},
+    rule::RuleInfo,
+    table::{Chain, Table},
+    uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFT_MSG_GETRULE},
+};
+use crate::netlink::{
+    self,
+    error::{Error, Operation, Result},
+    socket::encode,
+};
+
+/// The module without which there is nothing of this.
+const NF_TABLES: &str = "nf_tables";
+
+/// A netfilter netlink socket.
+///
+/// It works in the namespace in which it was opened: [`Netns::run`](crate::netlink::Netns::run) opens one elsewhere.
+#[doc(alias = "NETLINK_NETFILTER")]
+#[derive(Debug)]
+pub struct Socket {
+    netlink: netlink::Socket,
+}
+
+impl Socket {
+    /// Opens a socket in the namespace of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] where the kernel has no netfilter netlink, [`Error::Socket`] where it gives no socket.
+    pub fn open() -> Result<Self> {
+        let operation = Operation::new("open", "a netfilter netlink socket");
+        match netlink::Socket::connect(&operation, NlFamily::Netfilter) {
+            Err(error) if error.is(Errno::PROTONOSUPPORT) => Err(operation.unsupported(NF_TABLES)),
+            socket => Ok(Self { netlink: socket? }),
+        }
+    }
+
+    /// Makes all changes of the batch, or none.
+    ///
+    /// # Errors
+    ///
+    /// That of the first step which the kernel refused. [`Error::Unsupported`] where it has no nf_tables, or no module
+    /// for a chain's type or a rule's action: the answer is the same where a rule's chain or a chain's table is missing,
+    /// so have them [ensured](Batch::ensure_table) before. [`Error::Exists`] for a chain that is there and differs.
+    /// [`Error::Kernel`] else: `EPERM` without `CAP_NET_ADMIN`, `ERANGE` for a name that is too long, `EOPNOTSUPP` for
+    /// an action that has no place at the chain's hook.
+    pub fn commit(&self, batch: &Batch) -> Result<()> {
+        self.transact(batch, true)
+    }
+
+    /// Has the kernel check the batch as if it were to be committed, and changes nothing. It loads modules that the batch
+    /// needs. Whether an action has its place at a chain's hook, it looks at no earlier than [`Socket::commit`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::commit`].
+    pub fn check(&self, batch: &Batch) -> Result<()> {
+        // What does not end is taken back.
+        self.transact(batch, false)
+    }
+
+    /// The rules of a chain, in their order; none where there is no such chain.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] where the kernel has no nf_tables, [`Error::Kernel`] with `EPERM` without `CAP_NET_ADMIN`.
+    #[doc(alias = "NFT_MSG_GETRULE")]
+    pub fn rules(&self, chain: &Chain) -> Result<Vec<RuleInfo>> {
+        let operation = Operation::new("list the rules of the nftables chain", chain);
+        let request = || message(chain.table.family.number(), rules_of(chain)?);
+        match self.netlink.dump::<_, Buffer>(&operation, NFT_MSG_GETRULE, request) {
+            Err(error) if error.is(Errno::INVAL) => Err(operation.unsupported(NF_TABLES)),
+            rules => Ok(rules?.iter().map(|message| rule(message.as_ref())).collect()),
+        }
+    }
+
+    /// Deletes a table with all that is in it. An absent one is success.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::commit`].
+    #[doc(alias = "NFT_MSG_DELTABLE")]
+    pub fn delete_table(&self, table: &Table) -> Result<()> {
+        self.delete(Step::DeleteTable(table.clone()))
+    }
+
+    /// Deletes a chain with its rules. An absent one is success.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::commit`]; `EBUSY` where rules of other chains lead to it.
+    #[doc(alias = "NFT_MSG_DELCHAIN")]
+    pub fn delete_chain(&self, chain: &Chain) -> Result<()> {
+        self.delete(Step::DeleteChain(chain.clone()))
+    }
+
+    fn delete(&self, step: Step) -> Result<()> {
+        match self.commit(&Batch::new().then(step)) {
+            Err(error) if error.is(Errno::NOENT) => Ok(()),
+            deleted => deleted,
+        }
+    }
+
+    fn transact(&self, batch: &Batch, is_final: bool) -> Result<()> {
+        let numbered = |step: &Step| (step.operation(), self.netlink.next_sequence());
+        let exchanges: Vec<_> = batch.steps.iter().map(numbered).collect();
+        let Some(((first, begin), (last, end))) = exchanges.first().zip(exchanges.last()) else {
+            return Ok(());
+        };
+        // What is wrong with the batch as a whole, the kernel says of its beginning: under the first step's number, it is
+        // heard.
+        let mut requests = delimit(first, *begin, NFNL_MSG_BATCH_BEGIN)?;
+        for (step, (operation, sequence)) in batch.steps.iter().zip(&exchanges) {
+            // One for each would be more than the socket holds of large batches.
+            let ack = if sequence == end { NlmF::ACK } else { NlmF::empty() };
+            requests.extend(encode(operation, *sequence, step.kind(), step.flags() | ack, step.message())?);
+        }
+        if is_final {
+            requests.extend(delimit(last, self.netlink.next_sequence(), NFNL_MSG_BATCH_END)?);
+        }
+        self.netlink.send_encoded(first, &requests)?;
+        self.netlink
+            .settle(&exchanges)
+            .map_err(|(place, error)| explain(error, &batch.steps[place], &exchanges[place].0))
+    }
+}
+
+fn delimit(operation: &Operation, sequence: u32, kind: u16) -> Result<Vec<u8>> {
+    encode(operation, sequence, kind, NlmF::empty(), Ok(delimiter()))
+}
+
+/// Of a module that it lacks, the kernel says no more than that there is no such thing, or that it cannot do this.
+fn explain(error: Error, step: &Step, operation: &Operation) -> Error {
+    match (step, step.module()) {
+        (_, Some(module)) if error.is(Errno::NOENT) => operation.unsupported(module),
+        // What kernels say of late, instead of that it exists.
+        (Step::EnsureChain(_), _) if error.is(Errno::OPNOTSUPP) => operation.exists(),
+        (Step::EnsureTable(_) | Step::DeleteTable(_) | Step::DeleteChain(_), _) if error.is(Errno::OPNOTSUPP) => {
+            operation.unsupported(NF_TABLES)
+        }
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        netlink::nftables::{Action, ChainType, Family, Hook, Ports, Priority, Rule},
+        spec::{Coded as _, ErrorCode},
+    };
+
+    /// What becomes of the kernel's error for this step.
+    #[track_caller]
+    fn explained(step: Step, errno: Errno) -> Error {
+        let operation = step.operation();
+        explain(operation.refused(-errno.raw_os_error(), None), &step, &operation)
+    }
+
+    #[test]
+    fn modules_that_are_missing_are_named() {
+        let table = Table::new(Family::Inet, "mine");
+        let nat = table.chain("nat").on(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT);
+        let masquerade = Rule::new(Action::Masquerade(Ports::Kept));
+        for (step, errno, module) in [
+            (Step::EnsureTable(table.clone()), Errno::OPNOTSUPP, "nf_tables"),
+            (Step::EnsureChain(nat.clone()), Errno::NOENT, "nft_chain_nat"),
+            (Step::AppendRule(nat.clone(), masquerade.clone()), Errno::NOENT, "nft_masq"),
+        ] {
+            let error = explained(step, errno);
+            assert_eq!(error.code(), ErrorCode::PLUGIN_NOT_AVAILABLE);
+            assert!(error.to_string().contains(module), "{error}");
+        }
+        for (step, errno) in [
+            (Step::EnsureTable(table.clone()), Errno::PERM),
+            (Step::DeleteTable(table), Errno::NOENT),
+            (Step::AppendRule(nat.clone(), Rule::new(Action::Drop)), Errno::NOENT),
+            (Step::AppendRule(nat, masquerade), Errno::OPNOTSUPP),
+        ] {
+            assert!(explained(step, errno).is(errno), "an error that has nothing to do with modules");
+        }
+    }
+}
