@@ -13,6 +13,7 @@ use scopeguard::{ScopeGuard, guard};
 use crate::addresses::{self, Addresses, already_attached};
 use crate::bridge;
 use crate::config::{Addressing, Attach, Config};
+use crate::masquerade::Masquerade;
 use crate::network::{self, undo};
 use crate::programs::Programs;
 use crate::rows::Rows;
@@ -27,7 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// stays: the next ADD needs it too.
 pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let (attachment, config) = (&request.attachment, &request.config);
-    wishes::refuse_unsupported(&request.net_conf)?;
     let wish = wishes::mac(&request.net_conf, &request.args)?;
 
     let host = Socket::open()?;
@@ -73,6 +73,9 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let networks = addresses.networks();
     let gateways = addresses::gateways(&addresses.given().ips);
     bridge::ensure_gateways(&host, &bridge, &gateways)?;
+    if let Some(masquerade) = Masquerade::of(&attachment.network, &request.net_conf, config, &networks)? {
+        masquerade.ensure(&host, &leases).step("masquerade the pods")?;
+    }
     rows.ensure_gateway(&gateways, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
     rows.refuse_taken(&host, &networks, port)?;
     rows.put(&networks, port).step("put the map rows")?;

@@ -9,6 +9,7 @@ use cnikit::spec::{ErrorCode, Interface, IpConfig, MacAddr, Route};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Addressing, Config};
+use crate::masquerade::Masquerade;
 use crate::programs::Programs;
 use crate::rows::Rows;
 use crate::{addresses, network, wishes};
@@ -31,6 +32,11 @@ pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
     check.pod(mac)?;
     if let (Some(bridge), Some(host_end)) = (bridge, host_end) {
         check.datapath(&bridge, &host_end, mac)?;
+    }
+    if let Some(masquerade) =
+        Masquerade::of(&request.attachment.network, &request.net_conf, &request.config, &networks)?
+    {
+        check.differences.extend(masquerade.differences()?);
     }
     if check.differences.is_empty() {
         return Ok(());

@@ -12,6 +12,7 @@ use crate::addresses;
 use crate::bridge;
 use crate::config::Config;
 use crate::del::{Turn, detach};
+use crate::masquerade;
 use crate::network;
 use crate::programs;
 use crate::rows::Rows;
@@ -52,6 +53,9 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
         failures.note(host.delete_link_nowait(port).step("delete the veth pair"));
     }
     failures.note(remove_rows(&host, network, &leases).step("remove map rows"));
+    if !request.net_conf.ip_masq {
+        failures.note(masquerade::remove(network).step("remove the masquerade rules"));
+    }
     failures.note(programs::sweep_links(&network::datapath(network)).step("unpin TCX links"));
     if let Some(delegate) = failures.note(addresses::delegate(request)).flatten() {
         failures.note(delegate.gc());

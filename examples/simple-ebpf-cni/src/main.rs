@@ -11,6 +11,7 @@ mod check;
 mod config;
 mod del;
 mod gc;
+mod masquerade;
 mod network;
 mod people;
 mod pod;

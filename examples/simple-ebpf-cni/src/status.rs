@@ -8,12 +8,11 @@ use cnikit::spec::{ErrorCode, NetworkName};
 use crate::addresses;
 use crate::bridge;
 use crate::config::Config;
-use crate::{network, wishes};
+use crate::{masquerade, network};
 
 /// Looks at all that an ADD needs, and changes nothing. What an ADD would mend is no reason to fail.
 pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
     let (network, config) = (&request.net_conf.name, &request.config);
-    wishes::refuse_unsupported(&request.net_conf)?;
     let leases = network::leases(&config.data_dir, network)?;
     let unavailable = |mut failure: Failure| {
         failure.code = ErrorCode::PLUGIN_NOT_AVAILABLE;
@@ -22,6 +21,9 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
     network::datapath(network).probe().map_err(|error| unavailable(error.into()))?;
     let host = Socket::open()?;
     refuse_full_pool(network, &leases, config, &host)?;
+    if request.net_conf.ip_masq {
+        masquerade::probe(network, config).map_err(unavailable)?;
+    }
     if let Some(delegate) = addresses::delegate(request)? {
         delegate.status()?;
     }

@@ -39,14 +39,3 @@ fn by_args<T: FromStr<Err: Display>>(key: &str, text: &str) -> Result<T, Failure
         Failure::new(ErrorCode::INVALID_ENVIRONMENT, format!("CNI_ARGS: {key}={text} is not valid: {error}"))
     })
 }
-
-/// Refuses keys that ask for what this version does not do: to be silent about them would be to promise it.
-pub(crate) fn refuse_unsupported(net_conf: &NetConf) -> Result<(), Failure> {
-    let refused = |key: &str, instead: &str| {
-        Err(Failure::new(ErrorCode::UNSUPPORTED_FIELD, format!("{key:?} is not supported: {instead}")))
-    };
-    if net_conf.ip_masq {
-        return refused("ipMasq", "remove it, and masquerade the subnet by a rule of the host's");
-    }
-    Ok(())
-}

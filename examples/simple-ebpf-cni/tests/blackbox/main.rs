@@ -14,6 +14,7 @@ mod gc;
 mod guard;
 mod keys;
 mod leases;
+mod masquerade;
 mod pools;
 mod protocol;
 mod rollback;

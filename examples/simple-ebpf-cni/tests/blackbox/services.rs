@@ -36,7 +36,7 @@ const IPV6: Family = Family { table: "ip6", service: "fd00:96::10", client: "fd0
 
 /// A network of both families with a client and a server, on a host that translates the service's addresses.
 #[track_caller]
-fn with_service(bridge_netfilter: bool, test: impl FnOnce(&Network, [&Pod; 2]) + Send) {
+fn with_service(bridge_netfilter: bool, masquerade: bool, test: impl FnOnce(&Network, [&Pod; 2]) + Send) {
     if !tool("nft") {
         return;
     }
@@ -73,7 +73,8 @@ fn with_service(bridge_netfilter: bool, test: impl FnOnce(&Network, [&Pod; 2]) +
             );
             network.host.command("nft").args(["-f", "-"]).stdin(rules).run();
         }
-        let config = dual_stack(network);
+        let mut config = dual_stack(network);
+        config["ipMasq"] = masquerade.into();
         let pods = [network.host.pod(), network.host.pod()];
         for (container, pod) in [("client", &pods[0]), ("server", &pods[1])] {
             network.plugin.on("ADD", &config, container, pod).run().result();
@@ -157,18 +158,23 @@ fn assert_reached(network: &Network, [client, server]: [&Pod; 2]) {
 
 #[test]
 fn a_service_of_the_same_node_is_reached() {
-    with_service(false, assert_reached);
+    with_service(false, false, assert_reached);
 }
 
 #[test]
 fn a_service_of_the_same_node_is_reached_with_bridge_netfilter() {
-    with_service(true, assert_reached);
+    with_service(true, false, assert_reached);
+}
+
+#[test]
+fn a_service_of_the_same_node_is_reached_where_pods_are_masqueraded() {
+    with_service(true, true, assert_reached);
 }
 
 /// Ports of a client that were used for the service and then for the pod itself.
 #[test]
 fn ports_may_change_from_service_to_pod_and_back() {
-    with_service(true, |_, [client, server]| {
+    with_service(true, false, |_, [client, server]| {
         serve(server, IPV4.server);
         let talk = |socket: &UdpSocket, target: &str| {
             socket.connect(target)?;
