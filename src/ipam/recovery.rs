@@ -111,12 +111,16 @@ impl Locked<'_> {
         Ok(())
     }
 
-    /// Removes the files of addresses whose lease somebody removed by hand: those whose inode is no owner's.
+    /// Frees addresses whose lease somebody removed by hand: what a garbage collection does last. The allocator does so,
+    /// too, when no address is left or one of these is asked for.
     ///
-    /// The count of links does not tell, because two addresses of one lease keep each other's; nor does the content,
-    /// which may be damaged while its owner is alive.
-    pub(super) fn remove_orphans(&mut self) -> Result<()> {
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn remove_orphans(&mut self) -> Result<()> {
         self.settle()?;
+        // The count of links does not tell, because two addresses of one lease keep each other's; nor does the content,
+        // which may be damaged while its owner is alive.
         let owned = self.owned()?;
         remove_links(self.address_files()?, |found| !found.is_dir() && !owned.contains(&found.ino())).map(drop)
     }

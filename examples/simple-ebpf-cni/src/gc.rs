@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use cnikit::ipam::{self, Lease, Store};
+use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, Store};
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{Failure, Failures, GcRequest, Step as _};
 use cnikit::spec::{Attachment, IfName, NetworkName};
@@ -46,6 +46,10 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
             let name = format!("{} of {}", attachment.ifname, attachment.container_id);
             failures.note(collect(&attachment, &host, &leases).step(name));
         }
+    }
+    if leases.dir().exists() {
+        let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.remove_orphans());
+        failures.note(freed.step("free addresses without a lease"));
     }
     let stale = stale_ports(&host, network, &request.config.bridge, &valid).step("look up the bridge's ports");
     let stale = failures.note(stale).unwrap_or_default();
