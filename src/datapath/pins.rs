@@ -45,6 +45,18 @@ impl Datapath {
         Self { root: root.to_owned(), network, build: format!("{BUILD_MARK}{}", env!("CNI_TC_BUILD")) }
     }
 
+    /// The networks that have pins below `root`, of whichever layout. A directory that does not exist has none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pin`] when the directory cannot be listed.
+    pub fn networks(root: impl AsRef<Path>) -> Result<Vec<NetworkName>> {
+        let mut networks: Vec<NetworkName> =
+            names(root.as_ref())?.iter().filter_map(|name| name.to_str()?.replace(':', ".").parse().ok()).collect();
+        networks.sort_unstable();
+        Ok(networks)
+    }
+
     /// The directory that holds the pins.
     #[must_use]
     pub fn directory(&self) -> PathBuf {

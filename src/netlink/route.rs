@@ -255,6 +255,18 @@ impl Socket {
         Ok(routes)
     }
 
+    /// The unicast routes by all links in the main table, IPv4 first; the kernel's own are among them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
+    pub fn all_routes(&self) -> Result<Vec<Route>> {
+        let operation = Operation::new("list", "routes");
+        let mut routes = self.dump_routes(&operation, RtAddrFamily::Inet, 0)?;
+        routes.extend(self.dump_routes(&operation, RtAddrFamily::Inet6, 0)?);
+        Ok(routes)
+    }
+
     /// The unicast routes of the main table, those of one link where the kernel filters by it; of all links for index 0.
     fn dump_routes(&self, operation: &Operation, family: RtAddrFamily, oif: u32) -> Result<Vec<Route>> {
         let found: Vec<Rtmsg> = match self.dump(operation, Rtm::Getroute, || of_main_table(family, oif)) {

@@ -43,7 +43,16 @@ impl NetworkList {
     ///
     /// [`Error::Io`] when the directory cannot be listed; within the list, those of [`load_file`](Self::load_file).
     pub fn load_dir(dir: &Path) -> Result<Vec<Result<Self, Error>>, Error> {
-        Ok(files(dir, &NETWORKS)?.iter().map(|path| Self::load_file(path)).collect())
+        Ok(Self::files(dir)?.iter().map(|path| Self::load_file(path)).collect())
+    }
+
+    /// The files that [`load_dir`](Self::load_dir) reads, in its order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when the directory cannot be listed.
+    pub fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+        files(dir, &NETWORKS)
     }
 
     /// Reads the network of a name from a directory; where several have it, the first in the order of
