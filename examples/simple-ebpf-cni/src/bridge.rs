@@ -164,7 +164,7 @@ fn set_ipv6(bridge: &IfName) {
 }
 
 /// What [`mark`] writes on the bridge.
-fn alias(network: &NetworkName) -> String {
+pub(crate) fn alias(network: &NetworkName) -> String {
     // The kernel takes 255 bytes.
     format!("{ALIAS}{network}").chars().take(255).collect()
 }
@@ -233,7 +233,8 @@ fn refuse_overlap(host: &Socket, bridge: Option<&Link>, gateways: &[IpNetwork]) 
     ))
 }
 
-fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
+/// Whether two prefixes share an address.
+pub(crate) fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
     one.is_ipv4() == other.is_ipv4() && (one.contains(other.network()) || other.contains(one.network()))
 }
 

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::programs::Programs;
 
 /// Programs and maps are pinned below this directory, by network.
-const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
+pub(crate) const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
 
 /// The network's leases, below `data_dir`.
 pub(crate) fn leases(data_dir: &Path, network: &NetworkName) -> ipam::Result<Store> {

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::styling::Style;
 use clap::{Args, Subcommand};
-use cnikit::ipam::{self, Lease, Owner, Pool, Store, Usage};
+use cnikit::ipam::{self, Lease, Owner, Pool, Store};
 use cnikit::spec::NetworkName;
 use serde::Serialize;
 
-use super::network::Network;
+use super::network::{Network, Range};
 use super::output::{BAD, Output, VOID};
 use super::table::Table;
 use super::text::{count, list, short};
@@ -86,15 +86,6 @@ enum Entry {
     },
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Range {
-    range: String,
-    used: u128,
-    free: u128,
-    total: u128,
-}
-
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     if let Some(Action::Import(options)) = &options.action {
         return import::run(options, output);
@@ -130,8 +121,7 @@ impl Leases {
         leases.sort_by_cached_key(Entry::place);
         let mut ranges = Vec::new();
         for pool in pools {
-            let usages = store.usage(pool)?;
-            ranges.extend(pool.ranges().iter().zip(usages).map(|(range, usage)| Range::of(range, usage)));
+            ranges.extend(Range::of(pool, store)?);
         }
         let mut set_aside = store.damaged()?;
         set_aside.sort_unstable();
@@ -180,12 +170,6 @@ impl Entry {
     }
 }
 
-impl Range {
-    fn of(range: &ipam::Range, usage: Usage) -> Self {
-        Self { range: range.to_string(), used: usage.used, free: usage.free(), total: usage.total }
-    }
-}
-
 impl Report {
     fn write(&self, no_trunc: bool, output: &mut Output) -> Result<(), Error> {
         if self.networks.is_empty() {
@@ -219,8 +203,8 @@ impl Leases {
             }
         }
         output.line(format_args!("{}: {}, {}", self.name, count(held, "lease"), count(addresses, "address")))?;
-        for Range { range, used, free, total } in &self.ranges {
-            output.line(format_args!("  {range}: {used} used, {free} free, {total} in all"))?;
+        for range in &self.ranges {
+            output.line(format_args!("  {range}"))?;
         }
         if void > 0 {
             output

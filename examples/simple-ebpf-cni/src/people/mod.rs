@@ -2,12 +2,19 @@
 //!
 //! Each command has a file of its own: its options, and a function that runs it.
 
+mod attached;
+mod check;
+mod doctor;
 mod import;
 mod leases;
 mod network;
+mod node;
 mod output;
+mod pods;
+mod status;
 mod table;
 mod text;
+mod trial;
 
 use std::io;
 use std::path::PathBuf;
@@ -15,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
-use cnikit::{ipam, runtime, spec};
+use cnikit::{datapath, ipam, netlink, plugin, runtime, spec};
 
 use crate::NAME;
 use output::Output;
@@ -39,6 +46,10 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Pods(pods::Options),
+    Status(status::Options),
+    Doctor(doctor::Options),
+
     /// Show who holds which address, or take over the leases of another plugin
     Leases(leases::Options),
 }
@@ -68,6 +79,22 @@ pub(crate) enum Error {
     #[error("{} keeps no leases of a network {network}; {}", .data_dir.display(), or_one_of(.present))]
     NoSuchNetwork { network: spec::NetworkName, data_dir: PathBuf, present: Vec<String> },
 
+    #[error("there is no network {network} on this node; {}", or_one_of(.present))]
+    UnknownNetwork { network: spec::NetworkName, present: Vec<String> },
+
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+
+    #[error(transparent)]
+    Plugin(#[from] plugin::Failure),
+
+    /// What was looked at is not well. The command has shown what, and what to do.
+    #[error("{}", text::count(*.0, "problem"))]
+    Problems(usize),
+
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),
 
@@ -85,9 +112,13 @@ pub(crate) fn run() -> ExitCode {
     let options = Options::parse();
     let mut output = Output::to_stdout();
     let done = match &options.command {
+        Command::Pods(options) => pods::run(options, &mut output),
+        Command::Status(options) => status::run(options, &mut output),
+        Command::Doctor(options) => doctor::run(options, &mut output),
         Command::Leases(options) => leases::run(options, &mut output),
     };
-    match done.and_then(|()| output.finish()) {
+    let written = output.finish();
+    match done.and(written) {
         Ok(()) => ExitCode::SUCCESS,
         // A reader that has seen enough, such as head, is no failure.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -105,5 +136,5 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn or_one_of(present: &[String]) -> String {
-    if present.is_empty() { "it keeps none at all".into() } else { format!("there are {}", present.join(", ")) }
+    if present.is_empty() { "there is none at all".into() } else { format!("there are {}", present.join(", ")) }
 }

@@ -1,8 +1,10 @@
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use cnikit::ipam::{Pool, Store};
+use cnikit::ipam::{self, Pool, Store, Usage};
 use cnikit::runtime::NetworkList;
-use cnikit::spec::NetworkName;
+use cnikit::spec::{IfName, NetworkName};
+use serde::Serialize;
 
 use super::Error;
 use crate::NAME;
@@ -13,6 +15,15 @@ use crate::config::Config;
 pub(crate) struct Network {
     pub(crate) name: NetworkName,
     config: Config,
+}
+
+/// How full a configured range is.
+#[derive(Debug, Serialize)]
+pub(crate) struct Range {
+    range: String,
+    used: u128,
+    pub(crate) free: u128,
+    total: u128,
 }
 
 impl Network {
@@ -35,7 +46,38 @@ impl Network {
         Ok(crate::network::leases(data_dir, &self.name)?)
     }
 
+    /// The bridge that pods are ports of.
+    pub(crate) fn bridge(&self) -> &IfName {
+        &self.config.bridge
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
     pub(crate) fn pools(&self) -> &[Pool] {
         self.config.pools()
+    }
+}
+
+impl Range {
+    /// The ranges of a pool.
+    pub(crate) fn of(pool: &Pool, store: &Store) -> Result<Vec<Self>, Error> {
+        let usages = store.usage(pool)?;
+        let ranges = pool.ranges().iter().zip(usages);
+        let range = |(range, usage): (&ipam::Range, Usage)| Self {
+            range: range.to_string(),
+            used: usage.used,
+            free: usage.free(),
+            total: usage.total,
+        };
+        Ok(ranges.map(range).collect())
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { range, used, free, total } = self;
+        write!(f, "{range}: {used} used, {free} free, {total} in all")
     }
 }

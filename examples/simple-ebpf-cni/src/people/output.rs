@@ -8,6 +8,10 @@ use super::Error;
 
 /// How names of columns are set off.
 pub(crate) const HEADER: Style = AnsiColor::Green.on_default().bold();
+/// How is set off what is well.
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+/// How is set off what may need a look.
+pub(crate) const DOUBTFUL: Style = AnsiColor::Yellow.on_default().bold();
 /// How is set off what does not count any more.
 pub(crate) const VOID: Style = Style::new().dimmed();
 /// How is set off what needs a look.

@@ -1,5 +1,7 @@
 //! Small words for tables and what stands below them.
 
+use std::time::{Duration, SystemTime};
+
 /// As many characters of a container's id as `crictl` shows.
 const SHORT_ID: usize = 13;
 
@@ -22,4 +24,49 @@ pub(crate) fn count(number: usize, what: &str) -> String {
         _ => "s",
     };
     format!("{number} {what}{plural}")
+}
+
+/// A number of bytes with three digits at the most before its unit.
+pub(crate) fn bytes(number: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if number < 1000 {
+        return format!("{number} B");
+    }
+    // In tenths of the unit, which are cut off and not rounded: 999,999 bytes are no 1000.0 kB.
+    let (mut tenths, mut unit) = (number / 100, 0);
+    while tenths >= 10_000 && unit + 1 < UNITS.len() {
+        (tenths, unit) = (tenths / 1000, unit + 1);
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+/// How long ago something was, in its greatest unit. A clock that was set back makes it now.
+pub(crate) fn age(since: SystemTime) -> String {
+    duration(since.elapsed().unwrap_or_default())
+}
+
+fn duration(elapsed: Duration) -> String {
+    match elapsed.as_secs() {
+        seconds @ 0..120 => format!("{seconds}s"),
+        seconds @ 120..7_200 => format!("{}m", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_have_three_digits_and_a_unit() {
+        let shown = [0, 999, 1000, 999_999, 1_000_000, 123_456_789, u64::MAX].map(bytes);
+        assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "123.4 MB", "18.4 EB"]);
+    }
+
+    #[test]
+    fn durations_are_told_in_their_greatest_unit() {
+        let shown = [0, 119, 120, 7_199, 7_200, 172_799, 172_800].map(|secs| duration(Duration::from_secs(secs)));
+        assert_eq!(shown, ["0s", "119s", "2m", "119m", "2h", "47h", "2d"]);
+    }
 }

@@ -1,54 +1,13 @@
 //! The command `leases`: what a person sees of the leases, and how those of other plugins are taken over.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use cnikit_testbed::{Command, Footprint, Output};
+use cnikit_testbed::{Command, Footprint};
 use serde_json::{Value, json};
 
+use crate::people::{BINARY, cells, conflist, conflist_of, refused, shown};
 use crate::support::{DATA_DIR, NAME, Network, code, config, on_host, plugin};
-
-const BINARY: &str = env!("CARGO_BIN_EXE_simple-ebpf-cni");
-
-/// The binary with these arguments, run by a person.
-#[track_caller]
-fn command(line: &str) -> Output {
-    Command::new(BINARY).env_clear().words(line).output()
-}
-
-#[track_caller]
-fn shown(line: &str) -> String {
-    let output = command(line);
-    assert!(output.status.success(), "{output:#?}");
-    assert_eq!(output.stderr, "");
-    output.stdout
-}
-
-#[track_caller]
-fn refused(status: i32, line: &str) -> String {
-    let output = command(line);
-    assert_eq!((output.status.code(), output.stdout.as_str()), (Some(status), ""), "{output:#?}");
-    output.stderr
-}
-
-/// The network's configuration in a file, as one plugin of a list.
-fn conflist(network: &Network) -> PathBuf {
-    conflist_of(network, &network.config)
-}
-
-fn conflist_of(network: &Network, config: &Value) -> PathBuf {
-    let file = network.host.scratch().join("10-blackbox.conflist");
-    let mut ours = config.clone();
-    ours.as_object_mut().expect("an object").retain(|key, _| key != "cniVersion" && key != "name");
-    let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": [{ "type": "tuning" }, ours] });
-    fs::write(&file, list.to_string()).expect("room");
-    file
-}
-
-/// The cells of a table, header first.
-fn cells(text: &str) -> Vec<Vec<&str>> {
-    text.lines().map(|line| line.split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect()).collect()
-}
 
 #[test]
 fn leases_are_shown_with_their_owners_and_how_full_the_ranges_are() {

@@ -1,0 +1,212 @@
+//! The pods of a network, and what was counted for each.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::ops::AddAssign;
+use std::time::SystemTime;
+
+use cnikit::datapath::{CounterMap, Datapath, DropReason, Drops, LinkMap, PodCounters};
+use cnikit::ipam::Owner;
+use cnikit::netlink::Link;
+use cnikit::runtime::ResultCache;
+use cnikit::spec::{IfName, NetworkName};
+use serde::Serialize;
+
+use super::Error;
+use super::node::Known;
+use crate::network;
+
+/// A pod of a network.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Pod {
+    pub(crate) network: NetworkName,
+    /// Unknown where another plugin gave the addresses and the runtime keeps no results.
+    #[serde(flatten)]
+    pub(crate) owner: Option<Owner>,
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The host's end of the pair; none where it is gone, and the lease is all that is left.
+    pub(crate) host_interface: Option<IfName>,
+    /// None where the programs do not know the pod.
+    pub(crate) counters: Option<Counters>,
+    /// Packets that were dropped at its port.
+    pub(crate) drops: Reasons,
+    /// When it was attached, as RFC 3339 text.
+    pub(crate) since: Option<String>,
+    #[serde(skip)]
+    pub(crate) created: Option<SystemTime>,
+}
+
+/// Both ways of a pod's traffic.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Counters {
+    pub(crate) tx: Way,
+    pub(crate) rx: Way,
+}
+
+/// One way of a pod's traffic.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Way {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    /// Of the packets, those that went straight from pod to pod.
+    pub(crate) direct: u64,
+}
+
+/// Packets that were dropped, by the name of the reason; those without packets are left out.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Reasons {
+    pub(crate) total: u64,
+    #[serde(flatten)]
+    pub(crate) reasons: BTreeMap<&'static str, u64>,
+}
+
+/// The maps of a network, opened.
+struct Maps {
+    counters: CounterMap,
+    links: LinkMap,
+}
+
+/// The pods of a network: those that hold a lease, then those that only the programs know, as another plugin gave them
+/// their addresses. `links` are the host's.
+pub(crate) fn pods(known: &Known, links: &[Link]) -> Result<Vec<Pod>, Error> {
+    let Known { name, datapath, .. } = known;
+    let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
+    let by_name: HashMap<&IfName, &Link> = links.iter().map(|link| (&link.name, link)).collect();
+    let maps = Maps::open(datapath)?;
+
+    // What is damaged holds its address, but tells of no pod: `leases` and `doctor` show it.
+    let mut leased = HashSet::new();
+    let mut pods = Vec::new();
+    for lease in known.store.leases()?.filter_map(Result::ok) {
+        let attachment = network::attachment(name, lease.owner.clone());
+        let link = by_name.get(&attachment.host_ifname()).or_else(|| by_index.get(&attachment.host_ifindex()));
+        let addresses: Vec<IpAddr> = lease.addresses.iter().map(|address| address.ip()).collect();
+        leased.extend(addresses.iter().copied());
+        let (since, created) = (lease.since(), lease.created);
+        let pod = Pod::new(known, link.copied(), Some(lease.owner), addresses, maps.as_ref())?;
+        pods.push(Pod { since: Some(since), created: Some(created), ..pod });
+    }
+    let mut others = delivered(datapath)?;
+    others.retain(|index, addresses| {
+        by_index.contains_key(index) && !addresses.iter().any(|address| leased.contains(address))
+    });
+    let mut owners = if others.is_empty() { HashMap::new() } else { cached_owners(name) };
+    for (index, addresses) in others {
+        let link = by_index.get(&index).copied();
+        let owner = link.and_then(|link| owners.remove(&link.name));
+        pods.push(Pod::new(known, link, owner, addresses, maps.as_ref())?);
+    }
+    pods.sort_by(|one, other| (&one.addresses, &one.owner).cmp(&(&other.addresses, &other.owner)));
+    Ok(pods)
+}
+
+impl Pod {
+    fn new(
+        known: &Known,
+        link: Option<&Link>,
+        owner: Option<Owner>,
+        addresses: Vec<IpAddr>,
+        maps: Option<&Maps>,
+    ) -> Result<Self, Error> {
+        let mut counters: Option<Counters> = None;
+        let mut drops = Reasons::default();
+        if let Some(maps) = maps {
+            for address in &addresses {
+                if let Some(found) = maps.counters.read(*address)? {
+                    *counters.get_or_insert_default() += found;
+                }
+            }
+            let dropped = link.map(|link| maps.links.drops(link.index)).transpose()?;
+            drops = dropped.flatten().map(Reasons::from).unwrap_or_default();
+        }
+        Ok(Self {
+            network: known.name.clone(),
+            owner,
+            addresses,
+            host_interface: link.map(|link| link.name.clone()),
+            counters,
+            drops,
+            since: None,
+            created: None,
+        })
+    }
+}
+
+impl Counters {
+    /// Of all packets, how many went straight from pod to pod, in percent.
+    pub(crate) fn direct_percent(&self) -> Option<u64> {
+        let (direct, packets) = (self.tx.direct + self.rx.direct, self.tx.packets + self.rx.packets);
+        direct.saturating_mul(100).checked_div(packets)
+    }
+}
+
+impl AddAssign<PodCounters> for Counters {
+    fn add_assign(&mut self, more: PodCounters) {
+        for (way, packets, bytes, direct) in [
+            (&mut self.tx, more.tx_packets, more.tx_bytes, more.tx_direct),
+            (&mut self.rx, more.rx_packets, more.rx_bytes, more.rx_direct),
+        ] {
+            way.packets += packets;
+            way.bytes += bytes;
+            way.direct += direct;
+        }
+    }
+}
+
+impl Reasons {
+    /// The packets that were refused: all but those that only came back to their sender, as every pod has some.
+    pub(crate) fn refused(&self) -> u64 {
+        self.total - self.reasons.get(DropReason::Reflected.as_str()).unwrap_or(&0)
+    }
+}
+
+impl From<Drops> for Reasons {
+    fn from(drops: Drops) -> Self {
+        let reasons = drops.iter().filter(|(_, packets)| *packets > 0);
+        Self { total: drops.total(), reasons: reasons.map(|(reason, packets)| (reason.as_str(), packets)).collect() }
+    }
+}
+
+impl Maps {
+    /// None before the network's first pod.
+    fn open(datapath: &Datapath) -> Result<Option<Self>, Error> {
+        if !datapath.is_complete() {
+            return Ok(None);
+        }
+        Ok(Some(Self { counters: datapath.counters()?, links: datapath.links()? }))
+    }
+}
+
+/// The addresses that the programs deliver to each port, but for the gateway's and those that a port has by its MAC.
+fn delivered(datapath: &Datapath) -> Result<BTreeMap<u32, Vec<IpAddr>>, Error> {
+    let mut addresses: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
+    if !datapath.is_complete() {
+        return Ok(addresses);
+    }
+    let (ports, bridge) = (datapath.ports()?, datapath.config()?.bridge_ifindex);
+    for address in ports.addresses() {
+        match ports.read(address)? {
+            Some(port) if port.ifindex != bridge && address != IpAddr::from(port.mac.link_local()) => {
+                addresses.entry(port.ifindex).or_default().push(address);
+            }
+            _ => {}
+        }
+    }
+    for addresses in addresses.values_mut() {
+        addresses.sort_unstable();
+        addresses.dedup();
+    }
+    Ok(addresses)
+}
+
+/// The attachments of a network that the runtime keeps results of, by the name of the host's end.
+fn cached_owners(network: &NetworkName) -> HashMap<IfName, Owner> {
+    let attachments = ResultCache::new(ResultCache::DEFAULT_DIR).attachments().unwrap_or_default();
+    let ours = attachments.into_iter().filter(|cached| cached.network == *network);
+    let owners = ours.map(|cached| {
+        let attachment = cached.parameters.attachment(network);
+        (attachment.host_ifname(), network::owner(&attachment))
+    });
+    owners.collect()
+}

@@ -1,0 +1,99 @@
+//! The networks that there is something of on this node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use clap::Args;
+use cnikit::datapath::Datapath;
+use cnikit::ipam::Store;
+use cnikit::netlink::{Link, Socket};
+use cnikit::runtime::NetworkList;
+use cnikit::spec::NetworkName;
+
+use super::Error;
+use super::network::Network;
+use crate::config::DEFAULT_DATA_DIR;
+use crate::{bridge, network};
+
+/// Where runtimes look for network configurations.
+pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
+
+/// Where to look for networks, and for which.
+#[derive(Debug, Args)]
+pub(crate) struct Scope {
+    /// Look at this network alone
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Option<NetworkName>,
+
+    /// Where leases are kept, if not where the network's configuration says
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Where the runtime finds the configurations of networks
+    #[arg(long, value_name = "DIR", default_value = CONF_DIR)]
+    pub(crate) conf_dir: PathBuf,
+}
+
+/// What is known of a network before the kernel is asked.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) name: NetworkName,
+    /// What configures it, and in which file.
+    pub(crate) configured: Option<(PathBuf, Network)>,
+    pub(crate) store: Store,
+    pub(crate) datapath: Datapath,
+}
+
+impl Scope {
+    /// The networks that are configured, have leases, or have programs loaded, by their names. What cannot be read is
+    /// passed over here: `doctor` tells of it.
+    pub(crate) fn networks(&self) -> Result<Vec<Known>, Error> {
+        let mut configured: BTreeMap<NetworkName, (PathBuf, Network)> = BTreeMap::new();
+        for file in NetworkList::files(&self.conf_dir)? {
+            if let Ok(network) = Network::read(&file) {
+                // Of several files that name one network, a runtime takes the first.
+                configured.entry(network.name.clone()).or_insert((file, network));
+            }
+        }
+        let data_dir = self.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+        let mut names: BTreeSet<NetworkName> = configured.keys().cloned().collect();
+        names.extend(Store::open_all(&data_dir)?.into_keys());
+        names.extend(Datapath::networks(network::PINS)?);
+        if let Some(asked) = &self.network {
+            if !names.contains(asked) {
+                let present = names.iter().map(ToString::to_string).collect();
+                return Err(Error::UnknownNetwork { network: asked.clone(), present });
+            }
+            names.retain(|name| name == asked);
+        }
+        let known = names.into_iter().map(|name| {
+            let configured = configured.remove(&name);
+            let data_dir = match &configured {
+                Some((_, network)) => network.data_dir(self.data_dir.as_ref()),
+                None => data_dir.clone(),
+            };
+            let store = network::leases(&data_dir, &name)?;
+            Ok(Known { configured, store, datapath: network::datapath(&name), name })
+        });
+        known.collect()
+    }
+}
+
+impl Known {
+    /// The network's bridge: what is configured, what the programs were told or, should both be gone, what bears the
+    /// network's alias.
+    pub(crate) fn bridge<'l>(&self, links: &'l [Link]) -> Option<&'l Link> {
+        let named = self.configured.as_ref().map(|(_, network)| network.bridge());
+        let told = self.datapath.config().ok().map(|config| config.bridge_ifindex);
+        let alias = bridge::alias(&self.name);
+        let of = |is_it: &dyn Fn(&Link) -> bool| links.iter().find(|link| is_it(link));
+        of(&|link| link.alias.as_deref() == Some(&alias))
+            .or_else(|| of(&|link| Some(link.index) == told))
+            .or_else(|| of(&|link| Some(&link.name) == named))
+    }
+
+    /// Whether the network has claimed a bridge, and nobody else.
+    pub(crate) fn owns(&self, bridge: &Link, host: &Socket) -> bool {
+        bridge::is_claimed(host, &self.name, bridge).unwrap_or(false)
+    }
+}

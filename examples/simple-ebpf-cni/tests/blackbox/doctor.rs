@@ -1,0 +1,187 @@
+//! The command `doctor`: every fault that it is to find is made, and found.
+
+use std::fs;
+use std::path::Path;
+
+use cnikit_testbed::{Command, Footprint, Namespace as _};
+use serde_json::{Value, json};
+
+use crate::people::{BINARY, command, conflist};
+use crate::support::{Network, bin, on_host};
+
+/// What it says of the network, with its configuration alone in the directory, and the status that it ends with.
+#[track_caller]
+fn doctor(conf_dir: &Path) -> (Option<i32>, Vec<Value>) {
+    let (conf_dir, bin_dir) = (conf_dir.display(), bin().display());
+    let output = command(&format!("doctor --json --conf-dir {conf_dir} --bin-dir {bin_dir}"));
+    let report: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:#?}"));
+    (output.status.code(), report["checks"].as_array().expect("a list").clone())
+}
+
+/// What it found of this name and verdict, with the remedies.
+fn found(checks: &[Value], check: &str, verdict: &str) -> String {
+    let of = checks.iter().filter(|one| one["check"] == check && one["verdict"] == verdict);
+    of.map(|one| format!("{} -> {}\n", one["found"], one["remedy"])).collect()
+}
+
+/// A directory with the network's configuration in it, as one plugin alone.
+fn configured(network: &Network) -> std::path::PathBuf {
+    let dir = network.host.scratch();
+    fs::write(dir.join("10-blackbox.conf"), network.config.to_string()).expect("room");
+    dir
+}
+
+#[test]
+fn a_node_that_can_do_all_passes_and_is_left_as_it_was() {
+    on_host(|network| {
+        let dir = configured(network);
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(0), "{checks:#?}");
+        for check in ["kernel", "capabilities", "bpffs", "trial", "binary", "config"] {
+            assert!(!found(&checks, check, "ok").is_empty(), "{check}: {checks:#?}");
+        }
+        network.footprint().assert_unchanged(&Footprint::default(), "doctor");
+
+        let pod = network.attach("one");
+        let before = network.footprint();
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(0), "{checks:#?}");
+        assert!(found(&checks, "network", "ok").contains("1 pod"), "{checks:#?}");
+        network.footprint().assert_unchanged(&before, "doctor");
+        let text = command(&format!("doctor --conf-dir {} --bin-dir {}", dir.display(), bin().display()));
+        assert!(text.stdout.starts_with("ok    kernel "), "{text:?}");
+        network.detach(&pod);
+    });
+}
+
+#[test]
+fn a_process_that_lacks_privileges_is_told_so() {
+    on_host(|network| {
+        let dir = configured(network);
+        let nobody = Command::new("setpriv").args(["--bounding-set=-all", "--inh-caps=-all", "--reuid=65534", "--"]);
+        let arguments = ["doctor", "--json", "--conf-dir"];
+        let copy = network.host.scratch().join("simple-ebpf-cni");
+        fs::copy(BINARY, &copy).expect("room");
+        let output = nobody.arg(&copy).args(arguments).arg(&dir).output();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+        let checks = report["checks"].as_array().expect("a list");
+        let failed = found(checks, "capabilities", "fail");
+        assert!(
+            ["CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_BPF", "root"].iter().all(|word| failed.contains(word)),
+            "{failed}"
+        );
+    });
+}
+
+#[test]
+fn a_file_system_that_is_not_mounted_is_told_of() {
+    on_host(|network| {
+        let dir = configured(network);
+        network.host.command("umount").arg("/sys/fs/bpf").run();
+        let (_, checks) = doctor(&dir);
+        assert!(found(&checks, "bpffs", "warn").contains("mount -t bpf"), "{checks:#?}");
+    });
+}
+
+#[test]
+fn configurations_that_lead_elsewhere_are_told_of() {
+    on_host(|network| {
+        let dir = network.host.scratch();
+        let (_, checks) = doctor(&dir);
+        assert!(found(&checks, "config", "warn").contains("install"), "{checks:#?}");
+
+        fs::copy(conflist(network), dir.join("10-blackbox.conflist")).expect("room");
+        let (status, checks) = doctor(&dir);
+        // The list names the plugin tuning too, which is not beside ours.
+        assert_eq!(status, Some(1));
+        assert!(found(&checks, "plugins", "fail").contains("tuning"), "{checks:#?}");
+
+        let theirs = json!({ "cniVersion": "1.0.0", "name": "theirs", "type": "bridge" });
+        fs::write(dir.join("05-theirs.conf"), theirs.to_string()).expect("room");
+        fs::write(dir.join("06-broken.conf"), "{").expect("room");
+        let (_, checks) = doctor(&dir);
+        let warned = found(&checks, "config", "warn");
+        assert!(warned.contains("05-theirs.conf sorts first") && warned.contains("06-broken.conf"), "{warned}");
+
+        fs::write(dir.join("10-blackbox.conflist"), network.with("subnet", "10.99.0.7/24").to_string()).expect("room");
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(1));
+        assert!(found(&checks, "config", "fail").contains("10.99.0.0/24"), "{checks:#?}");
+    });
+}
+
+#[test]
+fn a_bridge_and_subnets_that_are_taken_are_told_of() {
+    on_host(|network| {
+        let dir = configured(network);
+        network.host.ip("link add cbr0 type veth peer name far");
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(1));
+        assert!(found(&checks, "bridge", "fail").contains("cbr0"), "{checks:#?}");
+        network.host.ip("link del cbr0");
+
+        network.host.ip("link add up0 type veth peer name far");
+        network.host.ip("link set far up");
+        network.host.ip("link set up0 up");
+        network.host.ip("route add 10.99.0.128/25 dev up0");
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(0));
+        let warned = found(&checks, "routes", "warn");
+        assert!(warned.contains("10.99.0.128/25") && warned.contains("up0"), "{checks:#?}");
+        network.host.ip("route add default dev up0");
+        network.host.ip("route del 10.99.0.128/25");
+        let (_, checks) = doctor(&dir);
+        assert_eq!(found(&checks, "routes", "warn"), "", "a default route is in nobody's way");
+        network.host.ip("link del up0");
+    });
+}
+
+#[test]
+fn forwarding_that_is_off_is_told_of() {
+    on_host(|network| {
+        let dir = configured(network);
+        for (value, verdict) in [("0", "warn"), ("1", "ok")] {
+            fs::write("/proc/sys/net/ipv4/ip_forward", value).expect("a private setting");
+            let (_, checks) = doctor(&dir);
+            assert!(!found(&checks, "ip_forward", verdict).is_empty(), "{checks:#?}");
+        }
+    });
+}
+
+#[test]
+fn what_is_left_over_is_told_of() {
+    on_host(|network| {
+        let dir = configured(network);
+        let pod = network.attach("one");
+        network.host.ip(&format!("link del {}", pod.host_veth()));
+        let (_, checks) = doctor(&dir);
+        assert!(found(&checks, "leases", "warn").contains("1 lease of blackbox"), "{checks:#?}");
+        assert!(found(&checks, "rows", "warn").contains("1 row"), "{checks:#?}");
+        network.detach(&pod);
+
+        fs::remove_file(dir.join("10-blackbox.conf")).expect("the file");
+        let (_, checks) = doctor(&dir);
+        assert!(found(&checks, "pins", "warn").contains("uninstall --purge --network blackbox"), "{checks:#?}");
+    });
+}
+
+#[test]
+fn a_binary_that_is_missing_or_another_is_told_of() {
+    on_host(|network| {
+        let (dir, bin_dir) = (configured(network), network.host.scratch());
+        let checks = || {
+            let output =
+                command(&format!("doctor --json --conf-dir {} --bin-dir {}", dir.display(), bin_dir.display()));
+            let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+            (output.status.code(), report["checks"].as_array().expect("a list").clone())
+        };
+        let (status, missing) = checks();
+        assert_eq!(status, Some(1));
+        assert!(found(&missing, "binary", "fail").contains("install"), "{missing:#?}");
+        fs::copy("/bin/true", bin_dir.join("simple-ebpf-cni")).expect("room");
+        let (status, other) = checks();
+        assert_eq!(status, Some(0), "{other:#?}");
+        assert!(found(&other, "binary", "warn").contains("another build"), "{other:#?}");
+    });
+}

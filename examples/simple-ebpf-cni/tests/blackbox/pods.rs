@@ -1,0 +1,154 @@
+//! The commands `pods` and `status`: what a person sees of the pods and of the networks that they are on.
+
+use std::fs;
+
+use cnikit_testbed::Namespace as _;
+use serde_json::{Value, json};
+
+use crate::people::{cells, command, conflist, json_of, refused, shown};
+use crate::support::{GATEWAY, NAME, Network, on_host};
+
+/// The command with the configuration of the network alone, whatever lies on the machine.
+fn looking(network: &Network, words: &str) -> String {
+    let file = conflist(network);
+    format!("{words} --conf-dir {}", file.parent().expect("a directory").display())
+}
+
+#[test]
+fn pods_are_shown_with_what_they_sent_and_received() {
+    on_host(|network| {
+        let line = looking(network, "pods");
+        assert_eq!(shown(&line), "No pod is attached.\n");
+        let long = "4fe2c9d1a87b4fe2c9d1a87b4fe2c9d1a87b4fe2c9d1a87b4fe2c9d1a87b0123";
+        let (one, two) = (network.attach(long), network.attach("two"));
+        assert!(one.pod.ping(two.address(), 5).status.success());
+
+        let text = shown(&line);
+        let cells = cells(&text);
+        let header = ["NETWORK", "CONTAINER", "IFNAME", "ADDRESSES", "VETH", "TX", "RX", "DIRECT", "DROPS", "AGE"];
+        assert_eq!(cells[0], header);
+        assert_eq!(cells[1][..5], [NAME, &long[..13], "eth0", one.address(), one.host_veth()]);
+        assert_eq!(cells[2][..5], [NAME, "two", "eth0", two.address(), two.host_veth()]);
+        assert_eq!(text.lines().last(), Some("2 pods"));
+        assert!(shown(&format!("{line} --no-trunc")).contains(long));
+
+        // The kernel's own account of the same rows, once nothing moves any more.
+        let all = json_of(&format!("{line} --json"));
+        for (pod, attached) in all["pods"].as_array().expect("a list").iter().zip([&one, &two]) {
+            let counted = network.counters(attached.address()).expect("a row");
+            let (tx, rx) = (&pod["counters"]["tx"], &pod["counters"]["rx"]);
+            assert_eq!(
+                tx,
+                &json!({"packets": counted.tx_packets, "bytes": counted.tx_bytes, "direct": counted.tx_direct})
+            );
+            assert_eq!(
+                rx,
+                &json!({"packets": counted.rx_packets, "bytes": counted.rx_bytes, "direct": counted.rx_direct})
+            );
+            assert!(counted.tx_direct >= 5, "{counted:?}");
+            assert_eq!(pod["containerId"], attached.container.as_str());
+            assert_eq!(pod["hostInterface"], attached.host_veth());
+        }
+        network.detach(&one);
+        network.detach(&two);
+    });
+}
+
+#[test]
+fn packets_in_the_name_of_another_are_shown_as_drops_with_their_reason() {
+    on_host(|network| {
+        let (one, two) = (network.attach("one"), network.attach("two"));
+        one.pod.ip("address add 10.99.0.200/24 dev eth0");
+        let spoofed = one.pod.command("ping").words("-c 3 -i 0.1 -W 1 -I 10.99.0.200").arg(two.address()).output();
+        assert!(!spoofed.status.success(), "{spoofed:?}");
+
+        let line = looking(network, "pods");
+        let all = json_of(&format!("{line} --json"));
+        let drops = |index: usize| &all["pods"][index]["drops"];
+        let refused = drops(0)["arp_sender"].as_u64().expect("a request for the address of the other pod was refused");
+        assert_eq!(drops(1)["arp_sender"], Value::Null, "{all:#}");
+        let status = json_of(&format!("{} --json", looking(network, "status")));
+        assert_eq!(status["networks"][0]["datapath"]["drops"]["arp_sender"], refused);
+        // What comes back to its sender is in no table: every pod has some of that.
+        let text = shown(&line);
+        let in_table: Vec<&str> = cells(&text)[1..3].iter().map(|row| row[8]).collect();
+        assert_eq!(in_table, [refused.to_string().as_str(), "0"]);
+        network.detach(&one);
+        network.detach(&two);
+    });
+}
+
+#[test]
+fn pods_whose_addresses_come_from_another_plugin_are_shown_too() {
+    on_host(|network| {
+        for file in ["route 10.98.0.0/24", "file /var/lib/cni/networks/"] {
+            network.host.keep(file);
+        }
+        if !fs::exists("/usr/lib/cni/host-local").expect("an answer") {
+            panic!("no host-local in /usr/lib/cni: install containernetworking-plugins");
+        }
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        config["ipam"] = json!({ "type": "host-local", "subnet": "10.98.0.0/24" });
+        let pod = network.host.pod();
+        let call = |verb: &str| {
+            let invocation = network.plugin.on(verb, &config, "theirs", &pod);
+            invocation.env("CNI_PATH", "/usr/lib/cni").run()
+        };
+        let result = call("ADD").result();
+        let all = json_of(&format!("{} --json", looking(network, "pods")));
+        let shown = &all["pods"][0];
+        assert_eq!(shown["addresses"], json!(["10.98.0.2"]));
+        assert_eq!(shown["hostInterface"], result["interfaces"][1]["name"]);
+        assert_eq!((&shown["since"], &shown["containerId"]), (&Value::Null, &Value::Null));
+        assert!(shown["counters"].is_object(), "{shown}");
+        call("DEL").silent();
+    });
+}
+
+#[test]
+fn status_tells_a_network_that_is_well_from_one_that_is_not() {
+    on_host(|network| {
+        let line = looking(network, "status");
+        let idle = json_of(&format!("{line} --json"));
+        assert_eq!(idle["networks"][0]["problems"], json!([]), "a network without pods is well");
+        let pod = network.attach("one");
+        assert!(pod.pod.ping(GATEWAY, 3).status.success());
+
+        let all = json_of(&format!("{line} --json"));
+        let shown_network = &all["networks"][0];
+        assert_eq!((&shown_network["name"], &shown_network["pods"]), (&json!(NAME), &json!(1)));
+        assert_eq!(shown_network["bridge"]["name"], "cbr0");
+        assert!(shown_network["bridge"]["addresses"].as_array().expect("a list").contains(&json!(GATEWAY)));
+        let range = json!({ "range": "10.99.0.0/24", "used": 1, "free": 252, "total": 253 });
+        assert_eq!(shown_network["ranges"], json!([range]));
+        let datapath = &shown_network["datapath"];
+        for flag in ["attached", "direct", "guard"] {
+            assert_eq!(datapath[flag], true, "{flag}");
+        }
+        assert!(datapath["stats"]["toHost"].as_u64() >= Some(3), "{datapath}");
+        assert!(shown(&line).contains("  well\n"));
+
+        network.detach_programs();
+        let output = command(&line);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stdout.contains("cni_tc_main") && output.stderr.contains("1 problem"), "{output:?}");
+        network.host.ip("link set cbr0 down");
+        let output = command(&format!("{line} --json"));
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let all: Value = serde_json::from_str(&output.stdout).expect("JSON");
+        assert_eq!(all["networks"][0]["problems"].as_array().map(Vec::len), Some(2), "{all}");
+        network.detach(&pod);
+    });
+}
+
+#[test]
+fn a_network_that_does_not_exist_is_refused_by_its_name() {
+    on_host(|network| {
+        for words in ["pods --network none", "status --network none"] {
+            let message = refused(1, &looking(network, words));
+            assert!(message.contains("none") && message.contains(NAME), "{message}");
+        }
+        assert_eq!(shown(&looking(network, "pods --network blackbox")), "No pod is attached.\n");
+    });
+}
