@@ -169,9 +169,19 @@ pub(crate) fn alias(network: &NetworkName) -> String {
     format!("{ALIAS}{network}").chars().take(255).collect()
 }
 
+/// Whether [`create`] made a bridge for the network, rather than that it was found.
+pub(crate) fn is_made_for(network: &NetworkName, bridge: &Link) -> bool {
+    bridge.mac == Some(own_mac(network)) && bridge.alias.as_deref() == Some(&alias(network))
+}
+
+/// The MAC of a bridge that the network makes.
+fn own_mac(network: &NetworkName) -> MacAddr {
+    MacAddr::derived_from(&format!("{network}/bridge"))
+}
+
 /// Makes the bridge.
 fn create(host: &Socket, network: &NetworkName, config: &Config) -> Result<Found, Failure> {
-    let mac = MacAddr::derived_from(&format!("{network}/bridge"));
+    let mac = own_mac(network);
     let mtu = match config.mtu {
         Some(mtu) => mtu,
         None => host.uplink()?.map_or(DEFAULT_MTU, |uplink| uplink.mtu),

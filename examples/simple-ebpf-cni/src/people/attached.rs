@@ -17,7 +17,7 @@ use super::node::Known;
 use crate::network;
 
 /// A pod of a network.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Pod {
     pub(crate) network: NetworkName,

@@ -193,7 +193,11 @@ pub(crate) fn configurations(
     }
     match first {
         _ if ours == 0 => {
-            checks.push(Check::warn(CHECK, format!("no file in {dir} names {NAME}"), format!("{NAME} install")));
+            checks.push(Check::warn(
+                CHECK,
+                format!("no file in {dir} names {NAME}"),
+                format!("{NAME} install --subnet PREFIX"),
+            ));
         }
         Some((first, false)) => checks.push(Check::warn(
             CHECK,
@@ -256,7 +260,7 @@ pub(crate) fn binary(bin_dir: &Path) -> Check {
     if let Err(error) = runtime::find(&plugin, &[bin_dir.to_owned()]) {
         return Check::fail(CHECK, error.to_string(), install());
     }
-    let this = std::env::current_exe().and_then(fs::read).ok();
+    let this = fs::read("/proc/self/exe").ok();
     if this.is_some() && this == fs::read(&path).ok() {
         Check::ok(CHECK, format!("{} is this one", path.display()))
     } else {

@@ -6,15 +6,20 @@ mod attached;
 mod check;
 mod doctor;
 mod import;
+mod install;
 mod leases;
+mod manifest;
 mod network;
 mod node;
 mod output;
 mod pods;
 mod status;
 mod table;
+mod terminal;
 mod text;
+mod top;
 mod trial;
+mod uninstall;
 
 use std::io;
 use std::path::PathBuf;
@@ -47,8 +52,11 @@ struct Options {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pods(pods::Options),
+    Top(top::Options),
     Status(status::Options),
     Doctor(doctor::Options),
+    Install(install::Options),
+    Uninstall(uninstall::Options),
 
     /// Show who holds which address, or take over the leases of another plugin
     Leases(leases::Options),
@@ -91,9 +99,30 @@ pub(crate) enum Error {
     #[error(transparent)]
     Plugin(#[from] plugin::Failure),
 
+    #[error("cannot {operation} {}", .path.display())]
+    File { operation: &'static str, path: PathBuf, source: io::Error },
+
+    #[error("cannot read what was installed from {}; correct or remove the file", .path.display())]
+    Manifest { path: PathBuf, source: serde_json::Error },
+
+    #[error("{} is not as {NAME} wrote it, if it did; remove it, or overwrite it by --force", .path.display())]
+    Foreign { path: PathBuf },
+
+    #[error("the network {network} is configured by {} already; remove that, or add to it by --force", .path.display())]
+    Configured { network: spec::NetworkName, path: PathBuf },
+
+    #[error("{} sorts before any name there could be; remove it, or be content with a place after it by --order", .first.display())]
+    NotFirst { first: PathBuf },
+
+    #[error("{} attached; remove them first, or leave them without a plugin by --force", are(*.pods))]
+    Attached { pods: usize },
+
     /// What was looked at is not well. The command has shown what, and what to do.
     #[error("{}", text::count(*.0, "problem"))]
     Problems(usize),
+
+    #[error("cannot use the terminal")]
+    Terminal(#[source] io::Error),
 
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),
@@ -113,11 +142,14 @@ pub(crate) fn run() -> ExitCode {
     let mut output = Output::to_stdout();
     let done = match &options.command {
         Command::Pods(options) => pods::run(options, &mut output),
+        Command::Top(options) => top::run(options, &mut output),
         Command::Status(options) => status::run(options, &mut output),
         Command::Doctor(options) => doctor::run(options, &mut output),
+        Command::Install(options) => install::run(options, &mut output),
+        Command::Uninstall(options) => uninstall::run(options, &mut output),
         Command::Leases(options) => leases::run(options, &mut output),
     };
-    let written = output.finish();
+    let written = output.flush();
     match done.and(written) {
         Ok(()) => ExitCode::SUCCESS,
         // A reader that has seen enough, such as head, is no failure.
@@ -137,4 +169,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 fn or_one_of(present: &[String]) -> String {
     if present.is_empty() { "there is none at all".into() } else { format!("there are {}", present.join(", ")) }
+}
+
+fn are(pods: usize) -> String {
+    format!("{} {}", text::count(pods, "pod"), if pods == 1 { "is" } else { "are" })
 }

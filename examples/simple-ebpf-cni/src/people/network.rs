@@ -29,12 +29,16 @@ pub(crate) struct Range {
 impl Network {
     /// Reads a file that configures one plugin, or a list of them with ours among them.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let NetworkList { name, plugins, .. } = NetworkList::load_file(path)?;
-        let Some(plugin) = plugins.iter().find(|plugin| plugin.plugin_type.as_str() == NAME) else {
+        Self::of(&NetworkList::load_file(path)?, path)
+    }
+
+    /// A network by a list that was read already; `path` is what errors call it.
+    pub(crate) fn of(list: &NetworkList, path: &Path) -> Result<Self, Error> {
+        let Some(plugin) = list.plugins.iter().find(|plugin| plugin.plugin_type.as_str() == NAME) else {
             return Err(Error::NotOurs { path: path.to_owned() });
         };
         let config = plugin.decode().map_err(|source| Error::Config { path: path.to_owned(), source })?;
-        Ok(Self { name, config })
+        Ok(Self { name: list.name.clone(), config })
     }
 
     /// Where leases are kept, unless the command line says otherwise.

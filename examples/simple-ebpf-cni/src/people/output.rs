@@ -53,8 +53,14 @@ impl Output {
         self.line("")
     }
 
+    /// Clears the terminal.
+    pub(crate) fn clear(&mut self) -> Result<(), Error> {
+        const HOME_AND_CLEAR: &str = "\x1b[H\x1b[2J";
+        Ok(write!(self.stdout, "{HOME_AND_CLEAR}")?)
+    }
+
     /// Writes what is not written yet.
-    pub(crate) fn finish(mut self) -> Result<(), Error> {
+    pub(crate) fn flush(&mut self) -> Result<(), Error> {
         Ok(self.stdout.flush()?)
     }
 }

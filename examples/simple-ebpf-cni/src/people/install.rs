@@ -1,0 +1,243 @@
+//! `install`: puts this binary where runtimes look for it, and a configuration beside others.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use cnikit::netlink::Socket;
+use cnikit::runtime::NetworkList;
+use cnikit::spec::{IfName, NetworkName};
+use ipnetwork::IpNetwork;
+use serde::Serialize;
+use serde_json::json;
+
+use super::Error;
+use super::check::{self, Check, Verdict};
+use super::doctor::{self, BIN_DIR};
+use super::manifest::{Found, Manifest};
+use super::network::Network;
+use super::node::CONF_DIR;
+use super::output::{Output, VOID};
+use crate::NAME;
+use crate::config::DEFAULT_DATA_DIR;
+
+/// Install this binary as a plugin and, with --subnet or --config, the configuration of a network.
+///
+/// Files appear whole or not at all. What this command has not written itself, or what somebody has changed since, it leaves alone. A
+/// node on which `doctor` finds a failure is left as it is.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Where the runtime finds plugins
+    #[arg(long, value_name = "DIR", default_value = BIN_DIR)]
+    bin_dir: PathBuf,
+
+    /// Where the runtime finds the configurations of networks
+    #[arg(long, value_name = "DIR", default_value = CONF_DIR)]
+    conf_dir: PathBuf,
+
+    /// Where it is kept what was installed
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
+    data_dir: PathBuf,
+
+    /// The name of the network
+    #[arg(long, value_name = "NAME", default_value = "podnet", conflicts_with = "config")]
+    network: NetworkName,
+
+    /// A subnet that pods get an address of each; can be given several times
+    #[arg(long, value_name = "PREFIX", conflicts_with = "config")]
+    subnet: Vec<IpNetwork>,
+
+    /// The bridge, which serves one network
+    #[arg(long, value_name = "NAME", default_value = "cbr0", conflicts_with = "config")]
+    bridge: IfName,
+
+    /// Install this configuration, with this plugin in it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// The number that the file of the configuration begins with, from 0 to 99: runtimes take the file that sorts first
+    /// [default: 10 or, where that would not be first, less]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(..100))]
+    order: Option<u8>,
+
+    /// Install in spite of failed checks, and over files of others
+    #[arg(long)]
+    force: bool,
+
+    /// Say what would be done, and change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+
+    /// Print all there is as JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    dry_run: bool,
+    /// Those that have not passed.
+    checks: Vec<Check>,
+    files: Vec<File>,
+}
+
+/// A file to be, and what it takes the place of.
+#[derive(Debug, Serialize)]
+struct File {
+    path: PathBuf,
+    action: Action,
+    #[serde(skip)]
+    content: Vec<u8>,
+    #[serde(skip)]
+    mode: u32,
+    #[serde(skip)]
+    network: Option<NetworkName>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Action {
+    Create,
+    Replace,
+    Keep,
+}
+
+pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
+    let mut manifest = Manifest::read(&options.data_dir)?;
+    let network = options.configuration()?;
+    let mut files = vec![options.binary(&manifest)?];
+    if let Some((network, content)) = &network {
+        files.push(options.conflist(network, content, &manifest)?);
+    }
+    let checks = checks(network.as_ref().map(|(network, _)| network))?;
+    let failures = doctor::failures(&checks);
+    let report = Report { dry_run: options.dry_run, checks, files };
+    let stopped = failures > 0 && !options.force;
+    if !stopped && !options.dry_run {
+        for File { path, content, mode, network, .. } in &report.files {
+            manifest.write(path, content, *mode, network.as_ref())?;
+        }
+    }
+    if options.json {
+        output.json(&report)?
+    } else {
+        report.write(stopped, output)?
+    }
+    if stopped { Err(Error::Problems(failures)) } else { Ok(()) }
+}
+
+/// What is wrong with the node, or with what is wished for.
+fn checks(network: Option<&Network>) -> Result<Vec<Check>, Error> {
+    let mut checks = check::node();
+    if let Some(network) = network
+        && doctor::failures(&checks) == 0
+    {
+        let host = Socket::open()?;
+        checks.extend(check::subnets(network, &host, &host.links()?)?);
+    }
+    checks.retain(|check| check.verdict != Verdict::Ok);
+    Ok(checks)
+}
+
+impl Options {
+    /// The network to configure and the text that does, if one is wished for.
+    fn configuration(&self) -> Result<Option<(Network, Vec<u8>)>, Error> {
+        if let Some(path) = &self.config {
+            let text =
+                fs::read(path).map_err(|source| Error::File { operation: "read", path: path.clone(), source })?;
+            let list = NetworkList::parse(text)?;
+            return Ok(Some((Network::of(&list, path)?, list.as_bytes().to_owned())));
+        }
+        let subnets = match self.subnet.as_slice() {
+            [] => return Ok(None),
+            [subnet] => json!({ "subnet": subnet }),
+            subnets => json!({ "subnets": subnets }),
+        };
+        let mut plugin = json!({ "type": NAME, "bridge": self.bridge });
+        if let (Some(plugin), Some(subnets)) = (plugin.as_object_mut(), subnets.as_object()) {
+            plugin.extend(subnets.clone());
+        }
+        let list = json!({ "cniVersion": "1.0.0", "name": self.network, "plugins": [plugin] });
+        let mut text = serde_json::to_vec_pretty(&list)?;
+        text.push(b'\n');
+        let network = Network::of(&NetworkList::parse(text.clone())?, Path::new("the configuration to be"))?;
+        Ok(Some((network, text)))
+    }
+
+    fn binary(&self, manifest: &Manifest) -> Result<File, Error> {
+        // Not by its path, under which another may lie since it was started.
+        let this = Path::new("/proc/self/exe");
+        let content = fs::read(this).map_err(|source| Error::File { operation: "read", path: this.into(), source })?;
+        self.file(manifest, self.bin_dir.join(NAME), content, 0o755, None)
+    }
+
+    fn conflist(&self, network: &Network, content: &[u8], manifest: &Manifest) -> Result<File, Error> {
+        let name = &network.name;
+        let known = manifest.files().find(|(path, of)| *of == Some(name) && path.parent() == Some(&self.conf_dir));
+        let mut others = NetworkList::files(&self.conf_dir)?;
+        let path = match known {
+            Some((path, _)) if self.order.is_none() => path.to_owned(),
+            _ => self.place(name, &others)?,
+        };
+        others.retain(|other| *other != path);
+        let same = others.into_iter().find(|other| NetworkList::load_file(other).is_ok_and(|list| list.name == *name));
+        if let Some(other) = same.filter(|_| !self.force) {
+            return Err(Error::Configured { network: name.clone(), path: other });
+        }
+        self.file(manifest, path, content.to_owned(), 0o644, Some(name))
+    }
+
+    /// Where a new configuration goes among others: where it is wished or, else, where it sorts first.
+    fn place(&self, network: &NetworkName, others: &[PathBuf]) -> Result<PathBuf, Error> {
+        const USUAL: u8 = 10;
+        let numbered = |number: u8| self.conf_dir.join(format!("{number:02}-{network}.conflist"));
+        if let Some(order) = self.order {
+            return Ok(numbered(order));
+        }
+        let is_first = |path: &PathBuf| others.iter().all(|other| path <= other);
+        let place = (0..=USUAL).rev().map(numbered).find(is_first);
+        place.ok_or_else(|| Error::NotFirst { first: others.first().cloned().unwrap_or_default() })
+    }
+
+    fn file(
+        &self,
+        manifest: &Manifest,
+        path: PathBuf,
+        content: Vec<u8>,
+        mode: u32,
+        network: Option<&NetworkName>,
+    ) -> Result<File, Error> {
+        let action = if fs::read(&path).is_ok_and(|there| there == content) {
+            Action::Keep
+        } else {
+            match manifest.look(&path)? {
+                Found::Nothing => Action::Create,
+                Found::Foreign if !self.force => return Err(Error::Foreign { path }),
+                Found::Ours | Found::Foreign => Action::Replace,
+            }
+        };
+        Ok(File { path, action, content, mode, network: network.cloned() })
+    }
+}
+
+impl Report {
+    fn write(&self, stopped: bool, output: &mut Output) -> Result<(), Error> {
+        doctor::write(&self.checks, output)?;
+        if stopped {
+            return output.line("Nothing was installed: see what to do above, or --force.");
+        }
+        for File { path, action, .. } in &self.files {
+            let (is, would) = match action {
+                Action::Create => ("wrote", "would write"),
+                Action::Replace => ("replaced", "would replace"),
+                Action::Keep => ("there already:", "there already:"),
+            };
+            output.line(format_args!("{} {}", if self.dry_run { would } else { is }, path.display()))?;
+        }
+        if self.files.iter().all(|file| file.network.is_none()) {
+            output.styled(VOID, "no configuration: --subnet or --config writes one")?;
+        }
+        Ok(())
+    }
+}

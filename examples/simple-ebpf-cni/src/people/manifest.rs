@@ -1,0 +1,141 @@
+//! What `install` has written, so that nothing else is ever overwritten or removed.
+//!
+//! A file is known by its digest: one that somebody has changed since is theirs.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use cnikit::spec::NetworkName;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::Error;
+
+/// The files that were written and are not removed yet.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    #[serde(skip)]
+    path: PathBuf,
+    files: BTreeMap<PathBuf, Written>,
+}
+
+/// A file as it was written.
+#[derive(Debug, Serialize, Deserialize)]
+struct Written {
+    sha256: String,
+    /// The network that it configures; none for the binary.
+    network: Option<NetworkName>,
+}
+
+/// What there is where a file is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    /// What was written there, and nobody has changed.
+    Ours,
+    /// Somebody else's, or changed by somebody.
+    Foreign,
+}
+
+impl Manifest {
+    /// The manifest in a directory for state, which need not exist yet.
+    pub(crate) fn read(data_dir: &Path) -> Result<Self, Error> {
+        let path = data_dir.join("installed.json");
+        match fs::read(&path) {
+            Ok(text) => {
+                let manifest: Self =
+                    serde_json::from_slice(&text).map_err(|source| Error::Manifest { path: path.clone(), source })?;
+                Ok(Self { path, ..manifest })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self { path, files: BTreeMap::new() }),
+            Err(source) => Err(Error::File { operation: "read", path, source }),
+        }
+    }
+
+    /// The files, and the networks that they configure.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, Option<&NetworkName>)> {
+        self.files.iter().map(|(path, written)| (path.as_path(), written.network.as_ref()))
+    }
+
+    /// What there is in the place of a file.
+    pub(crate) fn look(&self, path: &Path) -> Result<Found, Error> {
+        match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+            Err(source) => Err(Error::File { operation: "read", path: path.to_owned(), source }),
+            Ok(content) if self.files.get(path).is_some_and(|ours| ours.sha256 == digest(&content)) => Ok(Found::Ours),
+            Ok(_) => Ok(Found::Foreign),
+        }
+    }
+
+    /// Writes a file, whole or not at all, and remembers it.
+    pub(crate) fn write(
+        &mut self,
+        path: &Path,
+        content: &[u8],
+        mode: u32,
+        network: Option<&NetworkName>,
+    ) -> Result<(), Error> {
+        replace(path, content, mode)?;
+        let written = Written { sha256: digest(content), network: network.cloned() };
+        self.files.insert(path.to_owned(), written);
+        self.save()
+    }
+
+    /// Removes a file, and forgets it. Absent is success.
+    pub(crate) fn remove(&mut self, path: &Path) -> Result<(), Error> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::File { operation: "remove", path: path.to_owned(), source: error });
+            }
+            _ => self.files.remove(path),
+        };
+        self.save()
+    }
+
+    fn save(&self) -> Result<(), Error> {
+        if !self.files.is_empty() {
+            let mut text = serde_json::to_vec_pretty(self)?;
+            text.push(b'\n');
+            return replace(&self.path, &text, 0o644);
+        }
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::File { operation: "remove", path: self.path.clone(), source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Puts a file in its place by a rename: a runtime may be executing or reading the one that is there.
+fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
+    let failed = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::File { operation, path, source }
+    };
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(failed("write", path)(io::ErrorKind::InvalidInput.into()));
+    };
+    fs::create_dir_all(dir).map_err(failed("make the directory", dir))?;
+    // Runtimes take no notice of what ends like this.
+    let new = dir.join(format!(".{}.{}", name.to_string_lossy(), process::id()));
+    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new);
+    let written = written.and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    let replaced = written.and_then(|()| fs::rename(&new, path));
+    if replaced.is_err() {
+        // The error to report is the other one.
+        let _ = fs::remove_file(&new);
+    }
+    replaced.map_err(failed("write", path))
+}
+
+fn digest(content: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(content))
+}

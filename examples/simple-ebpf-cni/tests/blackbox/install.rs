@@ -1,0 +1,282 @@
+//! The commands `install` and `uninstall`: what they write and remove, and what they keep their hands off.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use cnikit_testbed::{Footprint, Namespace as _, Plugin};
+use serde_json::{Value, json};
+
+use crate::people::{BINARY, command, conflist, json_of, refused, shown};
+use crate::support::{DATA_DIR, NAME, Network, on_host};
+
+/// A node's two directories, empty.
+struct Node<'h> {
+    network: &'h Network<'h>,
+    conf_dir: PathBuf,
+    bin_dir: PathBuf,
+}
+
+impl<'h> Node<'h> {
+    fn new(network: &'h Network<'h>) -> Self {
+        let [conf_dir, bin_dir] = [(); 2].map(|()| network.host.scratch());
+        Self { network, conf_dir, bin_dir }
+    }
+
+    fn install(&self, options: &str) -> String {
+        format!("install --conf-dir {} --bin-dir {} {options}", self.conf_dir.display(), self.bin_dir.display())
+    }
+
+    fn uninstall(&self, options: &str) -> String {
+        format!("uninstall --conf-dir {} {options}", self.conf_dir.display())
+    }
+
+    fn conf(&self, name: &str) -> PathBuf {
+        self.conf_dir.join(name)
+    }
+
+    fn binary(&self) -> PathBuf {
+        self.bin_dir.join("simple-ebpf-cni")
+    }
+
+    /// What lies in both directories.
+    fn files(&self) -> Footprint {
+        Footprint::of_files(&self.conf_dir).and(Footprint::of_files(&self.bin_dir))
+    }
+
+    /// The plugin as it was installed, with the network as it was configured.
+    fn network(&self, file: &str) -> Network<'h> {
+        let list: Value = serde_json::from_slice(&fs::read(self.conf(file)).expect("a file")).expect("JSON");
+        let mut config = list["plugins"][0].clone();
+        (config["cniVersion"], config["name"]) = (list["cniVersion"].clone(), list["name"].clone());
+        Network { host: self.network.host, plugin: Plugin::new(self.binary().to_str().expect("a text")), config }
+    }
+}
+
+const BLACKBOX: &str = "--network blackbox --subnet 10.99.0.0/24";
+
+#[test]
+fn what_is_installed_works_and_goes_again() {
+    on_host(|network| {
+        let node = Node::new(network);
+        let text = shown(&node.install(BLACKBOX));
+        let file = "10-blackbox.conflist";
+        for path in [node.binary(), node.conf(file)] {
+            assert!(text.contains(&format!("wrote {}\n", path.display())), "{text}");
+        }
+        assert_eq!(fs::read(node.binary()).expect("a file"), fs::read(BINARY).expect("a file"));
+        let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
+        assert_eq!((mode(&node.binary()), mode(&node.conf(file))), (0o755, 0o644));
+
+        let pod = node.network(file).attach("one");
+        assert_eq!(pod.address(), "10.99.0.2");
+        let message = refused(1, &node.uninstall(""));
+        assert!(message.contains("1 pod is attached"), "{message}");
+        network.detach(&pod);
+
+        let before = node.files();
+        assert_eq!(shown(&node.install(BLACKBOX)).matches("there already").count(), 2);
+        node.files().assert_unchanged(&before, "a second install");
+        let text = shown(&node.uninstall(""));
+        assert_eq!(text.matches("removed ").count(), 2, "{text}");
+        node.files().assert_unchanged(&Footprint::default(), "uninstall");
+        assert!(shown(&node.uninstall("")).contains("nothing to remove"));
+    });
+}
+
+#[test]
+fn several_subnets_and_configurations_of_ones_own_are_installed() {
+    on_host(|network| {
+        let node = Node::new(network);
+        shown(&node.install("--network two --bridge br7 --subnet 10.97.0.0/24 --subnet fd00:97::/64"));
+        let config = node.network("10-two.conflist").config;
+        assert_eq!((&config["bridge"], &config["subnets"]), (&json!("br7"), &json!(["10.97.0.0/24", "fd00:97::/64"])));
+
+        let source = conflist(network);
+        shown(&node.install(&format!("--order 30 --config {}", source.display())));
+        let written = fs::read(node.conf("30-blackbox.conflist")).expect("a file");
+        assert_eq!(written, fs::read(&source).expect("a file"));
+
+        // One network's is removed without the binary, which serves the other.
+        shown(&node.uninstall("--network two"));
+        assert!(node.binary().exists() && !node.conf("10-two.conflist").exists());
+        assert!(node.conf("30-blackbox.conflist").exists());
+        shown(&node.uninstall(""));
+        node.files().assert_unchanged(&Footprint::default(), "uninstall");
+    });
+}
+
+#[test]
+fn what_cannot_be_a_network_is_refused_before_anything_is_written() {
+    on_host(|network| {
+        let node = Node::new(network);
+        for (options, word) in [
+            ("--subnet 10.99.0.7/24", "10.99.0.0/24"),
+            ("--subnet 127.0.0.0/8", "127.0.0.0/8"),
+            ("--config /dev/null", "JSON"),
+        ] {
+            let message = refused(1, &node.install(options));
+            assert!(message.contains(word), "{options}: {message}");
+        }
+        node.files().assert_unchanged(&Footprint::default(), "a refused install");
+        assert!(!Path::new(DATA_DIR).exists());
+    });
+}
+
+#[test]
+fn a_failed_check_stops_an_install() {
+    on_host(|network| {
+        let node = Node::new(network);
+        network.host.ip("link add cbr0 type veth peer name far");
+        let output = command(&node.install(BLACKBOX));
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stdout.contains("FAIL") && output.stdout.contains("cbr0"), "{output:?}");
+        node.files().assert_unchanged(&Footprint::default(), "a stopped install");
+        shown(&node.install(&format!("{BLACKBOX} --force")));
+        assert!(node.binary().exists());
+        shown(&node.uninstall(""));
+        network.host.ip("link del cbr0");
+    });
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    on_host(|network| {
+        let node = Node::new(network);
+        let report = json_of(&node.install(&format!("{BLACKBOX} --dry-run --json")));
+        let actions: Vec<_> = report["files"].as_array().expect("a list").iter().map(|file| &file["action"]).collect();
+        assert_eq!(report["dryRun"], true);
+        assert_eq!(actions, ["create", "create"]);
+        node.files().assert_unchanged(&Footprint::default(), "a dry run");
+        network.footprint().assert_unchanged(&Footprint::default(), "a dry run");
+
+        shown(&node.install(BLACKBOX));
+        let (files, before) = (node.files(), network.footprint());
+        assert_eq!(shown(&node.uninstall("--purge -n")).matches("would remove").count(), 2);
+        node.files().assert_unchanged(&files, "a dry run");
+        network.footprint().assert_unchanged(&before, "a dry run");
+        shown(&node.uninstall(""));
+    });
+}
+
+#[test]
+fn files_of_others_and_changed_ones_are_left_alone() {
+    on_host(|network| {
+        let node = Node::new(network);
+        let file = node.conf("10-blackbox.conflist");
+        for path in [node.binary(), file.clone()] {
+            fs::write(&path, "theirs").expect("room");
+            let message = refused(1, &node.install(BLACKBOX));
+            assert!(message.contains(path.to_str().expect("a text")) && message.contains("--force"), "{message}");
+            assert_eq!(fs::read(&path).expect("a file"), b"theirs");
+            fs::remove_file(&path).expect("the file");
+        }
+
+        shown(&node.install(BLACKBOX));
+        let changed = fs::read_to_string(&file).expect("a file").replace("10.99.0.0/24", "10.99.0.0/25");
+        fs::write(&file, &changed).expect("room");
+        let message = refused(1, &node.install(BLACKBOX));
+        assert!(message.contains("10-blackbox.conflist"), "{message}");
+        let text = shown(&node.uninstall(""));
+        assert!(text.contains(&format!("left {}", file.display())), "{text}");
+        assert_eq!(fs::read_to_string(&file).expect("a file"), changed);
+        assert!(!node.binary().exists());
+        shown(&node.uninstall("--force"));
+        assert!(!file.exists());
+    });
+}
+
+#[test]
+fn an_upgrade_replaces_the_binary_of_another_build() {
+    on_host(|network| {
+        let node = Node::new(network);
+        shown(&node.install(BLACKBOX));
+        // An older build would have left its own digest.
+        let older = b"an older build";
+        fs::write(node.binary(), older).expect("room");
+        let manifest = Path::new(DATA_DIR).join("installed.json");
+        let digest = |path: &Path| {
+            let sum = network.host.command("sha256sum").arg(path).run();
+            sum.split(' ').next().expect("a digest").to_owned()
+        };
+        let (was, new) = (fs::read_to_string(&manifest).expect("a file"), digest(&node.binary()));
+        fs::write(&manifest, was.replace(&digest(Path::new(BINARY)), &new)).expect("room");
+        let text = shown(&node.install(BLACKBOX));
+        assert!(text.contains(&format!("replaced {}", node.binary().display())), "{text}");
+        assert_eq!(fs::read(node.binary()).expect("a file"), fs::read(BINARY).expect("a file"));
+        shown(&node.uninstall(""));
+    });
+}
+
+#[test]
+fn the_configuration_sorts_first_unless_it_cannot() {
+    on_host(|network| {
+        let node = Node::new(network);
+        let put = |name: &str, network: &str| {
+            let theirs = json!({ "cniVersion": "1.0.0", "name": network, "type": "bridge" });
+            fs::write(node.conf(name), theirs.to_string()).expect("room");
+        };
+        put("10-bb.conf", "bb");
+        shown(&node.install(BLACKBOX));
+        assert!(node.conf("09-blackbox.conflist").exists());
+        shown(&node.uninstall(""));
+
+        put("00-aa.conf", "aa");
+        let message = refused(1, &node.install(BLACKBOX));
+        assert!(message.contains("00-aa.conf") && message.contains("--order"), "{message}");
+        shown(&node.install(&format!("{BLACKBOX} --order 7")));
+        assert!(node.conf("07-blackbox.conflist").exists());
+        shown(&node.uninstall(""));
+
+        put("20-mine.conf", NAME);
+        let message = refused(1, &node.install(&format!("{BLACKBOX} --order 7")));
+        assert!(message.contains("20-mine.conf"), "{message}");
+    });
+}
+
+#[test]
+fn a_purge_leaves_nothing_of_the_network() {
+    on_host(|network| {
+        let node = Node::new(network);
+        let before = network.footprint();
+        shown(&node.install(BLACKBOX));
+        let installed = node.network("10-blackbox.conflist");
+        let pods = ["one", "two"].map(|name| installed.attach(name));
+        let text = shown(&node.uninstall("--purge --force"));
+        for what in [
+            format!("removed {}", node.binary().display()),
+            format!("removed {}", node.conf("10-blackbox.conflist").display()),
+            format!("removed veth {}", pods[0].host_veth()),
+            format!("removed veth {}", pods[1].host_veth()),
+            "removed bridge cbr0".into(),
+            "removed programs and maps pinned in /sys/fs/bpf/simple-ebpf-cni/blackbox".into(),
+            format!("removed leases in {DATA_DIR}/blackbox"),
+        ] {
+            assert!(text.contains(&what), "{what}: {text}");
+        }
+        network.footprint().assert_unchanged(&before, "install and purge");
+        node.files().assert_unchanged(&Footprint::default(), "install and purge");
+        assert!(!Path::new(DATA_DIR).exists() && !Path::new("/sys/fs/bpf/simple-ebpf-cni").exists());
+        for pod in &pods {
+            assert!(pod.pod.link("eth0").is_none());
+            network.detach(pod);
+        }
+    });
+}
+
+#[test]
+fn a_purge_leaves_a_bridge_that_was_there_before_and_links_of_others() {
+    on_host(|network| {
+        network.host.ip("link add cbr0 type bridge");
+        network.host.ip("link add other0 type veth peer name other1");
+        network.host.ip("link set other0 master cbr0");
+        let pod = network.attach("one");
+        let node = Node::new(network);
+        let text = shown(&node.uninstall("--purge --force"));
+        assert!(text.contains("left bridge cbr0"), "{text}");
+        assert!(network.host.link("cbr0").is_some() && network.host.link("other0").is_some());
+        assert!(network.host.link(pod.host_veth()).is_none());
+        network.host.ip("link del other0");
+        network.detach(&pod);
+    });
+}

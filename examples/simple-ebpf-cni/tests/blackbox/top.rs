@@ -1,0 +1,56 @@
+//! The command `top`: rates, and an end that leaves the terminal as it was.
+
+use cnikit_testbed::{Command, Namespace as _};
+
+use crate::people::{BINARY, cells, conflist, json_of, refused, shown};
+use crate::support::{GATEWAY, on_host};
+
+#[test]
+fn rates_are_those_of_the_interval_and_the_busiest_pod_comes_first() {
+    on_host(|network| {
+        let (one, two) = (network.attach("one"), network.attach("two"));
+        let dir = conflist(network);
+        let line = format!("top --interval 1 --conf-dir {}", dir.parent().expect("a directory").display());
+        // 20 a second, over a second and more on either side.
+        let pings = two.pod.command("ping").words("-q -i 0.05 -c 60").arg(GATEWAY).spawn();
+        let all = json_of(&format!("{line} --json"));
+        let rates = &all["pods"];
+        assert_eq!((&rates[0]["pod"]["containerId"], &rates[1]["pod"]["containerId"]), (&"two".into(), &"one".into()));
+        let packets = rates[0]["perSecond"]["tx"]["packets"].as_u64().expect("a rate");
+        assert!((10..=25).contains(&packets), "{all:#}");
+        assert!(rates[1]["perSecond"]["tx"]["packets"].as_u64() < Some(5), "{all:#}");
+        drop(pings);
+
+        // Not on a terminal, so it looks once and ends.
+        let text = shown(&line);
+        assert_eq!(cells(&text)[0][..5], ["NETWORK", "CONTAINER", "IFNAME", "ADDRESSES", "TX/s"]);
+        assert!(text.ends_with("2 pods\n"), "{text}");
+        network.detach(&one);
+        network.detach(&two);
+    });
+}
+
+#[test]
+fn a_key_ends_it_and_the_terminal_is_as_before() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        for key in ["q", "\\003"] {
+            // `script` gives a terminal; stty shows its mode before and after.
+            let line = format!("stty -g; '{BINARY}' top --interval 0.1; echo status $?; stty -g");
+            let keys = format!("(sleep 1; printf '{key}'; sleep 1) | script -qec \"{line}\" /dev/null");
+            let text = Command::new("bash").args(["-c", &keys]).run();
+            let lines: Vec<&str> = text.lines().map(str::trim).collect();
+            assert!(lines.iter().any(|line| line.ends_with("status 0")), "{text:?}");
+            assert_eq!(lines.first(), lines.last(), "{text:?}");
+            assert!(text.matches("\x1b[2J").count() >= 3 && text.contains(pod.address()), "{text:?}");
+        }
+        network.detach(&pod);
+    });
+}
+
+#[test]
+fn intervals_that_make_no_sense_are_refused() {
+    for interval in ["0", "-1", "NaN", "1e9", "soon"] {
+        assert!(refused(2, &format!("top --interval={interval}")).contains("interval"));
+    }
+}
