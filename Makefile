@@ -3,6 +3,8 @@
 .PHONY: help build demo test test-kernels bench conformance fmt lint doc install
 
 BIN_DIR ?= /opt/cni/bin
+# More options of `simple-ebpf-cni install`, such as --subnet 10.244.1.0/24
+INSTALL ?=
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,5 +36,5 @@ lint: ## clippy, warnings are errors
 doc: ## documentation of the library
 	cargo doc --locked --workspace --no-deps
 
-install: ## install the plugin into BIN_DIR (/opt/cni/bin)
-	@BIN_DIR="$(BIN_DIR)" scripts/install.sh
+install: ## install the plugin into BIN_DIR (/opt/cni/bin), with more options in INSTALL
+	@scripts/install.sh --bin-dir "$(BIN_DIR)" $(INSTALL)
