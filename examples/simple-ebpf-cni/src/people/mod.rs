@@ -12,6 +12,8 @@ mod manifest;
 mod network;
 mod node;
 mod output;
+#[cfg(feature = "pages")]
+mod pages;
 mod pods;
 mod status;
 mod table;
@@ -25,6 +27,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+#[cfg(feature = "pages")]
+use clap::CommandFactory as _;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 use cnikit::{datapath, ipam, netlink, plugin, runtime, spec};
@@ -60,6 +64,11 @@ enum Command {
 
     /// Show who holds which address, or take over the leases of another plugin
     Leases(leases::Options),
+
+    #[cfg(feature = "pages")]
+    Completions(pages::Completions),
+    #[cfg(feature = "pages")]
+    Man(pages::Man),
 }
 
 /// Why a command could not be carried out.
@@ -148,6 +157,10 @@ pub(crate) fn run() -> ExitCode {
         Command::Install(options) => install::run(options, &mut output),
         Command::Uninstall(options) => uninstall::run(options, &mut output),
         Command::Leases(options) => leases::run(options, &mut output),
+        #[cfg(feature = "pages")]
+        Command::Completions(options) => pages::completions(options, Options::command(), &mut output),
+        #[cfg(feature = "pages")]
+        Command::Man(options) => pages::man(options, Options::command()),
     };
     let written = output.flush();
     match done.and(written) {
@@ -173,4 +186,14 @@ fn or_one_of(present: &[String]) -> String {
 
 fn are(pods: usize) -> String {
     format!("{} {}", text::count(pods, "pod"), if pods == 1 { "is" } else { "are" })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Options::command().debug_assert();
+    }
 }

@@ -53,6 +53,12 @@ impl Output {
         self.line("")
     }
 
+    /// Where text goes that is to stay as it is.
+    #[cfg(feature = "pages")]
+    pub(crate) fn raw(&mut self) -> &mut impl Write {
+        &mut self.stdout
+    }
+
     /// Clears the terminal.
     pub(crate) fn clear(&mut self) -> Result<(), Error> {
         const HOME_AND_CLEAR: &str = "\x1b[H\x1b[2J";
