@@ -81,6 +81,9 @@ fn a_file_system_that_is_not_mounted_is_told_of() {
         network.host.command("umount").arg("/sys/fs/bpf").run();
         let (_, checks) = doctor(&dir);
         assert!(found(&checks, "bpffs", "warn").contains("mount -t bpf"), "{checks:#?}");
+        assert!(found(&checks, "trial", "warn").contains("not made"), "{checks:#?}");
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc");
+        assert!(!mounts.contains(" /sys/fs/bpf bpf "), "doctor has mounted it");
     });
 }
 
