@@ -134,6 +134,12 @@ pub(crate) fn probe(network: &NetworkName, config: &Config) -> Result<(), Failur
     Ok(())
 }
 
+/// Whether the network has rules.
+pub(crate) fn is_there(network: &NetworkName) -> bool {
+    let rules = nftables::Socket::open().and_then(|nftables| nftables.rules(&chain(network)));
+    rules.is_ok_and(|rules| !rules.is_empty())
+}
+
 /// Removes the rules of a network. Where it has none, this is success.
 pub(crate) fn remove(network: &NetworkName) -> netlink::Result<()> {
     let removed = nftables::Socket::open().and_then(|nftables| nftables.delete_chain(&chain(network)));

@@ -16,7 +16,7 @@ use super::manifest::{Found, Manifest};
 use super::node::{Known, Scope};
 use super::output::Output;
 use crate::config::DEFAULT_DATA_DIR;
-use crate::{bridge, network};
+use crate::{bridge, masquerade, network};
 
 /// Remove what install has written: the configuration and, unless one network is named, the binary.
 ///
@@ -127,6 +127,9 @@ impl Report {
         };
         for link in links.iter().filter(|link| is_ours(link)) {
             self.remove(format!("veth {}", link.name), || Ok(host.delete_link(link.index)?));
+        }
+        if masquerade::is_there(&known.name) {
+            self.remove(format!("masquerade rules of {}", known.name), || Ok(masquerade::remove(&known.name)?));
         }
         if let Some(bridge) = bridge {
             if bridge::is_made_for(&known.name, bridge) {
