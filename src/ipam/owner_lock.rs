@@ -44,6 +44,24 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The owners whose locks are held now: somebody makes or removes their attachments.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn owners_at_work(&self) -> Result<Vec<Owner>> {
+        let mut owners = Vec::new();
+        files::visit_names(&self.dir.join("owners"), |name| owners.extend(Owner::of_file_name(name)))?;
+        // The lock of one who was killed is free, and its file goes as it is looked at.
+        let is_held = |owner: &Owner| match self.lock_owner(owner, Duration::ZERO) {
+            Err(Error::LockTimeout { .. }) => Ok(true),
+            free => free.map(|_| false),
+        };
+        owners.into_iter().filter_map(|owner| is_held(&owner).map(|held| held.then_some(owner)).transpose()).collect()
+    }
+}
+
 impl Drop for OwnerLock {
     /// Removes the file while it is still locked. One that stays, of a process that was killed, is as good as another.
     fn drop(&mut self) {
@@ -72,7 +90,10 @@ mod tests {
         let held = store.lock_owner(&one, PATIENCE).unwrap();
         assert!(matches!(store.lock_owner(&one, PATIENCE), Err(Error::LockTimeout { .. })));
         drop(store.lock_owner(&two, PATIENCE).unwrap());
+        std::fs::write(store.dir().join("owners").join(two.file_name()), "left by a kill").unwrap();
+        assert_eq!(store.owners_at_work().unwrap(), [one.clone()]);
         drop(held);
+        assert_eq!(store.owners_at_work().unwrap(), []);
         drop(store.lock_owner(&one, PATIENCE).unwrap());
         assert_eq!(std::fs::read_dir(store.dir().join("owners")).unwrap().count(), 0);
     }

@@ -31,6 +31,11 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     let host = Socket::open()?;
     let leases = network::leases(&request.config.data_dir, network)?;
     let mut failures = Failures::default();
+    let ports = ports(&host, network, &request.config.bridge).step("look up the bridge's ports");
+    let ports = failures.note(ports).unwrap_or_default();
+    // The runtime knows nothing yet of what is being attached. Whoever has a port by now, and no result, is among these.
+    let at_work = leases.owners_at_work()?.into_iter().map(|owner| network::attachment(network, owner));
+    let spared: HashSet<Attachment> = valid.into_iter().chain(at_work).collect();
     for lease in leases.leases()? {
         let owner = match lease {
             Ok(lease) => lease.owner,
@@ -42,7 +47,7 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
             }
         };
         let attachment = network::attachment(network, owner);
-        if !valid.contains(&attachment) {
+        if !spared.contains(&attachment) {
             let name = format!("{} of {}", attachment.ifname, attachment.container_id);
             failures.note(collect(&attachment, &host, &leases).step(name));
         }
@@ -51,10 +56,9 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.remove_orphans());
         failures.note(freed.step("free addresses without a lease"));
     }
-    let stale = stale_ports(&host, network, &request.config.bridge, &valid).step("look up the bridge's ports");
-    let stale = failures.note(stale).unwrap_or_default();
-    for port in stale {
-        failures.note(host.delete_link_nowait(port).step("delete the veth pair"));
+    let host_ends: HashSet<IfName> = spared.iter().map(Attachment::host_ifname).collect();
+    for port in ports.iter().filter(|port| !host_ends.contains(&port.name)) {
+        failures.note(host.delete_link_nowait(port.index).step("delete the veth pair"));
     }
     failures.note(remove_rows(&host, network, &leases).step("remove map rows"));
     if !request.net_conf.ip_masq {
@@ -67,26 +71,17 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     failures.into_result()
 }
 
-/// The ports of the network's bridge that bear a name of ours and are no valid attachment's. A bridge that the network has
-/// not claimed is not its own, and what the configuration says of it does not count.
-fn stale_ports(
-    host: &Socket,
-    network: &NetworkName,
-    bridge: &IfName,
-    valid: &HashSet<Attachment>,
-) -> Result<HashSet<u32>, Failure> {
+/// The ports of the network's bridge that bear a name of ours. A bridge that the network has not claimed is not its own,
+/// and what the configuration says of it does not count.
+fn ports(host: &Socket, network: &NetworkName, bridge: &IfName) -> Result<Vec<Link>, Failure> {
     let Some(bridge) = host.link_by_name(bridge)? else {
-        return Ok(HashSet::new());
+        return Ok(Vec::new());
     };
     if !bridge::is_claimed(host, network, &bridge).unwrap_or(false) {
-        return Ok(HashSet::new());
+        return Ok(Vec::new());
     }
-    let host_ends: HashSet<IfName> = valid.iter().map(Attachment::host_ifname).collect();
-    let is_stale = |link: &Link| {
-        let is_ours = link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
-        is_ours && !host_ends.contains(&link.name)
-    };
-    Ok(host.links()?.into_iter().filter(is_stale).map(|link| link.index).collect())
+    let ours = |link: &Link| link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
+    Ok(host.links()?.into_iter().filter(ours).collect())
 }
 
 /// Detaches what a lease is of.

@@ -206,6 +206,31 @@ fn an_add_waits_for_a_del_that_waits_for_its_delegate() {
     });
 }
 
+#[test]
+fn gc_spares_an_add_that_waits_for_its_delegate() {
+    on_host(|network| {
+        let bin = network.host.scratch();
+        let answer = json!({ "cniVersion": "1.1.0", "ips": [{ "address": "10.99.0.5/24" }] });
+        let script = format!("#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exit 0\nsleep 1\necho '{answer}'\n");
+        write_executable(&bin.join("slow-ipam"), &script);
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "slow-ipam" }));
+        let pod = network.host.pod();
+        let call = |verb: &str| network.plugin.on(verb, &config, "one", &pod).env("CNI_PATH", &bin).run();
+        std::thread::scope(|scope| {
+            let add = scope.spawn(|| call("ADD"));
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            let mut config = config.clone();
+            config["cni.dev/valid-attachments"] = json!([]);
+            network.plugin.invocation("GC").env("CNI_PATH", &bin).config(&config).run().silent();
+            add.join().expect("the thread ends").result();
+        });
+        assert!(pod.ping("10.99.0.1", 1).status.success());
+        call("DEL").silent();
+    });
+}
+
 /// From the moment that the pod can send, which may be long before it has an address.
 #[test]
 fn the_port_is_guarded_while_the_delegate_works() {
