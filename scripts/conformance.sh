@@ -21,7 +21,7 @@ known=examples/cni-conformance/known.json
 target=${CARGO_TARGET_DIR:-target}
 reports=$target/conformance
 names=("$@")
-[ ${#names[@]} -gt 0 ] || names=(simple-ebpf-cni bridge ptp macvlan host-local)
+[ ${#names[@]} -gt 0 ] || names=(simple-ebpf-cni simple-ebpf-cni-delegating bridge ptp macvlan host-local)
 
 step "Build"
 as_caller cargo build --locked --quiet -p cni-conformance -p simple-ebpf-cni
@@ -31,6 +31,8 @@ mkdir -p "$reports"
 try() {
     local name=$1 plugin=$2 column=$3 status=0 options=(--known "$known" --name "$3")
     if [ -x "$configs/$name.prepare" ]; then options+=(--prepare "$configs/$name.prepare"); fi
+    # Debian's plugins, which it delegates to, know no newer version.
+    if [ "$name" = simple-ebpf-cni-delegating ]; then options+=(--cni-path /usr/lib/cni --version 1.0.0); fi
     as_root "$target/debug/cni-conformance" --plugin "$plugin" --config "$configs/$name.conf" "${options[@]}" \
         --format json --output "$reports/$column.json" >"$reports/$column.log" 2>&1 || status=$?
     echo "$status" >"$reports/$column.status"
@@ -39,13 +41,13 @@ try() {
 step "Run"
 columns=() running=0
 for name in "${names[@]}"; do
-    if [ "$name" = simple-ebpf-cni ]; then
-        places=("$target/debug")
-    else
-        places=(/usr/lib/cni "$target"/peers/v*)
-    fi
+    executable=$name
+    case $name in
+    simple-ebpf-cni*) executable=simple-ebpf-cni places=("$target/debug") ;;
+    *) places=(/usr/lib/cni "$target"/peers/v*) ;;
+    esac
     for place in "${places[@]}"; do
-        [ -x "$place/$name" ] || continue
+        [ -x "$place/$executable" ] || continue
         case $place in
         */debug) column=$name ;;
         /usr/lib/cni) column=$name-Debian ;;
@@ -53,7 +55,7 @@ for name in "${names[@]}"; do
         esac
         # A run mostly waits, so there may be one more than processors.
         if [ "$running" -gt "$(nproc)" ]; then wait -n && running=$((running - 1)); fi
-        try "$name" "$place/$name" "$column" &
+        try "$name" "$place/$executable" "$column" &
         columns+=("$column") running=$((running + 1))
     done
 done
