@@ -142,7 +142,12 @@ pub(crate) fn is_there(network: &NetworkName) -> bool {
 
 /// Removes the rules of a network. Where it has none, this is success.
 pub(crate) fn remove(network: &NetworkName) -> netlink::Result<()> {
-    let removed = nftables::Socket::open().and_then(|nftables| nftables.delete_chain(&chain(network)));
+    let chain = chain(network);
+    // The table is all networks' of the plugin, and goes with the last.
+    let removed = nftables::Socket::open().and_then(|nftables| {
+        nftables.delete_chain(&chain)?;
+        nftables.delete_empty_table(&chain.table()).map(drop)
+    });
     match removed {
         Err(netlink::Error::Unsupported { .. }) => Ok(()),
         removed => removed,

@@ -27,8 +27,12 @@ pub(super) enum Step {
     FlushChain(Chain),
     AppendRule(Chain, Rule),
     DeleteTable(Table),
+    DeleteEmptyTable(Table),
     DeleteChain(Chain),
 }
+
+/// `NLM_F_NONREC`: what is in it is not deleted with it.
+const NONREC: NlmF = NlmF::from_bits_retain(0x100);
 
 impl Batch {
     /// A batch of no changes.
@@ -75,7 +79,9 @@ impl Step {
             Self::EnsureChain(chain) => Operation::new("ensure the nftables chain", chain),
             Self::FlushChain(chain) => Operation::new("flush the nftables chain", chain),
             Self::AppendRule(chain, _) => Operation::new("append a rule to the nftables chain", chain),
-            Self::DeleteTable(table) => Operation::new("delete the nftables table", table),
+            Self::DeleteTable(table) | Self::DeleteEmptyTable(table) => {
+                Operation::new("delete the nftables table", table)
+            }
             Self::DeleteChain(chain) => Operation::new("delete the nftables chain", chain),
         }
     }
@@ -86,7 +92,7 @@ impl Step {
             Self::EnsureChain(_) => NFT_MSG_NEWCHAIN,
             Self::FlushChain(_) => NFT_MSG_DELRULE,
             Self::AppendRule(..) => NFT_MSG_NEWRULE,
-            Self::DeleteTable(_) => NFT_MSG_DELTABLE,
+            Self::DeleteTable(_) | Self::DeleteEmptyTable(_) => NFT_MSG_DELTABLE,
             Self::DeleteChain(_) => NFT_MSG_DELCHAIN,
         }
     }
@@ -95,6 +101,7 @@ impl Step {
         match self {
             Self::EnsureTable(_) | Self::EnsureChain(_) => NlmF::CREATE,
             Self::AppendRule(..) => NlmF::CREATE | NlmF::APPEND,
+            Self::DeleteEmptyTable(_) => NONREC,
             Self::FlushChain(_) | Self::DeleteTable(_) | Self::DeleteChain(_) => NlmF::empty(),
         }
     }
@@ -110,7 +117,7 @@ impl Step {
 
     pub(super) fn message(&self) -> Result<Buffer, Fault> {
         match self {
-            Self::EnsureTable(table) | Self::DeleteTable(table) => {
+            Self::EnsureTable(table) | Self::DeleteTable(table) | Self::DeleteEmptyTable(table) => {
                 message(table.family.number(), Attrs::new().put(NFTA_TABLE_NAME, table.name.as_str())?)
             }
             Self::EnsureChain(chain) => message(chain.table.family.number(), whole_chain(chain)?),

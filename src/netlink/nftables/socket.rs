@@ -92,6 +92,18 @@ impl Socket {
         self.delete(Step::DeleteTable(table.clone()))
     }
 
+    /// Deletes a table if nothing is in it, and tells whether it is gone.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::commit`].
+    pub fn delete_empty_table(&self, table: &Table) -> Result<bool> {
+        match self.delete(Step::DeleteEmptyTable(table.clone())) {
+            Err(error) if error.is(Errno::BUSY) => Ok(false),
+            deleted => deleted.map(|()| true),
+        }
+    }
+
     /// Deletes a chain with its rules. An absent one is success.
     ///
     /// # Errors
@@ -143,7 +155,9 @@ fn explain(error: Error, step: &Step, operation: &Operation) -> Error {
         (_, Some(module)) if error.is(Errno::NOENT) => operation.unsupported(module),
         // What kernels say of late, instead of that it exists.
         (Step::EnsureChain(_), _) if error.is(Errno::OPNOTSUPP) => operation.exists(),
-        (Step::EnsureTable(_) | Step::DeleteTable(_) | Step::DeleteChain(_), _) if error.is(Errno::OPNOTSUPP) => {
+        (Step::EnsureTable(_) | Step::DeleteTable(_) | Step::DeleteEmptyTable(_) | Step::DeleteChain(_), _)
+            if error.is(Errno::OPNOTSUPP) =>
+        {
             operation.unsupported(NF_TABLES)
         }
         _ => error,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use cnikit_testbed::{Namespace, Pod, tool};
 use serde_json::{Value, json};
 
+use crate::people::shown;
 use crate::support::{DATA_DIR, GATEWAY, NAME, Network, code, on_host};
 
 const IPV4_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -391,5 +392,29 @@ fn where_settings_cannot_be_written_that_is_said() {
             network.host.command("umount").arg(setting).run();
         }
         status().silent();
+    });
+}
+
+/// The table is shared by the plugin's networks, and goes with the last of them.
+#[test]
+fn a_purge_leaves_no_rule_and_no_table() {
+    with_outsider(|network, _| {
+        let tables = || network.host.command("nft").words("-j list tables").json()["nftables"].to_string();
+        let before = tables();
+        let mut other = network.config.clone();
+        (other["name"], other["bridge"]) = ("other".into(), "cbr1".into());
+        other["subnets"] = json!(["10.98.0.0/24"]);
+        let pods = [network.host.pod(), network.host.pod()];
+        let call = |verb: &str, config: &Value, pod: &Pod| network.plugin.on(verb, config, "one", pod).run();
+        call("ADD", &network.config, &pods[0]).result();
+        call("ADD", &other, &pods[1]).result();
+        let purge = |network: &str| shown(&format!("uninstall --purge --force --network {network}"));
+        purge(NAME);
+        assert_eq!(sources(network, "other"), prefixes(["10.98.0.0/24"]), "another's is spared");
+        assert!(sources(network, NAME).is_empty());
+        purge("other");
+        assert_eq!(tables(), before);
+        call("DEL", &network.config, &pods[0]).silent();
+        call("DEL", &other, &pods[1]).silent();
     });
 }
