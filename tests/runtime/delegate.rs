@@ -171,7 +171,8 @@ fn a_failure_is_rolled_back_where_nothing_was_there_before() {
     bin.failing("fake", "ADD|DEL", 11);
     let error = json_of(&on(&bin, &Delegating::new(Prior::Absent), "ADD", &config()));
     assert_eq!(error["code"], 11);
-    assert!(error["msg"].as_str().unwrap().starts_with("the ADD failed, and undoing it did as well: "), "{error}");
+    let (cause, undoing) = error["msg"].as_str().unwrap().split_once("; undoing it failed as well: ").unwrap();
+    assert!(cause.contains("failed ADD with code 11") && undoing.contains("failed DEL with code 11"), "{error}");
 }
 
 #[test]
