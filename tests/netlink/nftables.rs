@@ -1,6 +1,6 @@
 //! Tables, chains and rules, as nft(8) reads them.
 
-use std::process::Command;
+use std::{process::Command, time::Instant};
 
 use cnikit::{
     netlink::{
@@ -253,4 +253,25 @@ fn names_that_are_too_long_are_refused() {
     let table = Table::new(Family::Inet, "x".repeat(256));
     let error = nftables.commit(&Batch::new().ensure_table(&table)).expect_err("a name of 256 bytes");
     assert_eq!((error.raw_os_error(), error.code()), (Some(libc::ERANGE), ErrorCode::IO));
+}
+
+/// What a plugin does with each ADD: a socket, and a look at the rules of a network.
+#[test]
+#[ignore = "a measurement: --ignored --nocapture, in release mode, on a machine that is idle"]
+fn cost_of_a_look() {
+    const ROUNDS: usize = 1000;
+    let Some(bed) = Bed::new() else { return };
+    let chain = nat(&table(Family::Inet));
+    let rule = |number: i32| Rule::new(Action::Masquerade(Ports::FullyRandom)).comment(format!("number {number}"));
+    let batch = with_chain(&chain).append_rule(&chain, rule(4)).append_rule(&chain, rule(6));
+    socket(&bed.host).commit(&batch).expect("commit");
+    let look = || {
+        let start = Instant::now();
+        let rules = Socket::open().and_then(|nftables| nftables.rules(&chain)).expect("rules");
+        assert_eq!(rules.len(), 2);
+        start.elapsed()
+    };
+    let mut times = bed.host.run(|| (0..ROUNDS).map(|_| look()).collect::<Vec<_>>()).expect("enter the namespace");
+    times.sort_unstable();
+    eprintln!("{:?} at the median of {ROUNDS}", times[ROUNDS / 2]);
 }

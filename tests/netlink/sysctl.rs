@@ -105,6 +105,16 @@ fn a_setting_that_is_missing_is_told_apart_from_one_that_fails() {
     assert_eq!(error.to_string(), "cannot write /proc/sys/net/ipv6/conf/lo/addr_gen_mode");
 }
 
+#[test]
+fn what_can_be_written_is_told_without_writing() {
+    let Some(bed) = Bed::new() else { return };
+    inside(&bed.host, || Sysctl::Ipv4Forward.write(0)).expect("write");
+    let is_writable = |setting: Sysctl<'_>| bed.host.run(|| setting.is_writable()).expect("enter");
+    assert!(is_writable(Sysctl::Ipv4Forward));
+    assert_eq!(shown(&bed.host, "ipv4/ip_forward"), "0");
+    assert!(!is_writable(Sysctl::Ipv4Conf(&name("nolink"), Ipv4Conf::Forwarding)));
+}
+
 fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     netns.run(work).expect("enter")
 }
