@@ -91,7 +91,7 @@ mod tests {
         assert!(matches!(store.lock_owner(&one, PATIENCE), Err(Error::LockTimeout { .. })));
         drop(store.lock_owner(&two, PATIENCE).unwrap());
         std::fs::write(store.dir().join("owners").join(two.file_name()), "left by a kill").unwrap();
-        assert_eq!(store.owners_at_work().unwrap(), [one.clone()]);
+        assert_eq!(store.owners_at_work().unwrap(), std::slice::from_ref(&one));
         drop(held);
         assert_eq!(store.owners_at_work().unwrap(), []);
         drop(store.lock_owner(&one, PATIENCE).unwrap());
