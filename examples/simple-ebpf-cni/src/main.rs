@@ -30,18 +30,16 @@ use crate::config::Config;
 /// The name under which the plugin is installed and keeps its state and pins.
 const NAME: &str = "simple-ebpf-cni";
 
+/// The version, and the state of the sources where that is known.
+const VERSION: &str = env!("SIMPLE_EBPF_CNI_VERSION");
+
 struct SimpleEbpfCni;
 
 impl Plugin for SimpleEbpfCni {
     type Config = Config;
 
     fn about(&self) -> About {
-        About {
-            name: NAME,
-            version: env!("CARGO_PKG_VERSION"),
-            summary: env!("CARGO_PKG_DESCRIPTION"),
-            docs: "README.md of the project",
-        }
+        About { name: NAME, version: VERSION, summary: env!("CARGO_PKG_DESCRIPTION"), docs: "README.md of the project" }
     }
 
     fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, Failure> {

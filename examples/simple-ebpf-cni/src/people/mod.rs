@@ -33,7 +33,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 use cnikit::{datapath, ipam, netlink, plugin, runtime, spec};
 
-use crate::NAME;
+use crate::{NAME, VERSION};
 use output::Output;
 
 const STYLES: Styles =
@@ -47,7 +47,7 @@ Exit status:
 
 /// A CNI plugin: container runtimes call it with CNI_COMMAND in the environment. These commands are for people.
 #[derive(Debug, Parser)]
-#[command(name = NAME, version, styles = STYLES, max_term_width = 110, after_help = EXIT_STATUS)]
+#[command(name = NAME, version = VERSION, styles = STYLES, max_term_width = 110, after_help = EXIT_STATUS)]
 struct Options {
     #[command(subcommand)]
     command: Command,
