@@ -1,6 +1,6 @@
 # Thin names for the scripts, which CI calls as well.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-kernels bench conformance fmt lint doc install
+.PHONY: help build dist demo test test-kernels bench conformance fmt lint doc install
 
 BIN_DIR ?= /opt/cni/bin
 # More options of `simple-ebpf-cni install`, such as --subnet 10.244.1.0/24
@@ -11,6 +11,9 @@ help: ## show this
 
 build: ## build the plugin in release
 	@scripts/build.sh
+
+dist: ## what a release consists of: static binaries in archives, and their digests (ARCH="x86_64 aarch64")
+	@scripts/dist.sh $(ARCH)
 
 demo: ## two pods talk through eBPF, on a private host that vanishes
 	@scripts/demo.sh

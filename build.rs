@@ -53,15 +53,17 @@ mod skeleton {
         }
     }
 
-    /// Debian and its descendants keep `asm/types.h` in a directory of the target's own, which
-    /// clang does not search when it compiles for bpf.
     fn clang_args() -> Vec<String> {
         let mut args = vec!["-Wall".into(), "-Wextra".into(), "-Werror".into()];
+        // Else the object would tell where it was built, and be another one in another folder.
+        let folder = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+        args.push(format!("-ffile-prefix-map={folder}=."));
+        // Debian and its descendants keep `asm/types.h` in a directory of the target's own, which clang does not
+        // search when it compiles for bpf. The second is that of a cross compiler.
         let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
-        let multiarch = format!("/usr/include/{arch}-linux-gnu");
-        if Path::new(&multiarch).is_dir() {
-            args.push(format!("-I{multiarch}"));
-        }
+        let candidates = [format!("/usr/include/{arch}-linux-gnu"), format!("/usr/{arch}-linux-gnu/include")];
+        let headers = candidates.iter().find(|folder| Path::new(folder).join("asm/types.h").exists());
+        args.extend(headers.map(|folder| format!("-I{folder}")));
         args
     }
 }

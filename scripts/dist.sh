@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Builds what a release consists of: for each architecture one static binary, in an archive, and SHA256SUMS.
+#
+# usage: scripts/dist.sh [x86_64 | aarch64]...        this machine's architecture by default
+#
+# The same sources, compilers and system libraries give the same bytes, whatever the folder.
+set -euo pipefail
+shopt -s inherit_errexit
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+name=simple-ebpf-cni
+limit=$((3 << 20))
+host=$(uname -m)
+architectures=("$@")
+[ $# -gt 0 ] || architectures=("$host")
+for arch in "${architectures[@]}"; do
+    case $arch in x86_64 | aarch64) ;; *) fail "usage: scripts/dist.sh [x86_64 | aarch64]..." ;; esac
+done
+
+"$root/scripts/preflight.sh" build
+cd "$root"
+target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+dist=$(realpath -m "${DIST_DIR:-dist}")
+version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+
+# Sources without git bring their own words for what they are, or do without.
+if git rev-parse --git-dir >/dev/null 2>&1; then
+    SIMPLE_EBPF_CNI_REVISION=${SIMPLE_EBPF_CNI_REVISION-$(git describe --tags --always --abbrev=12 --dirty)}
+    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+fi
+export SIMPLE_EBPF_CNI_REVISION=${SIMPLE_EBPF_CNI_REVISION-} SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
+
+# Where the static libelf and zlib of an architecture and their headers are. Those of another than this machine's are
+# fetched and unpacked, not installed: Debian's packages of two architectures do not always go together.
+system_root() {
+    local arch=$1 debian=$2 unpacked=$target_dir/dist/$1/system
+    [ "$arch" != "$host" ] || return 0
+    if [ ! -d "$unpacked" ]; then
+        local apt=$target_dir/dist/$arch/apt mirror
+        mirror=$(debian_mirror) || fail "$no_debian_mirror"
+        mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$apt/unpacked"
+        : >"$apt/status"
+        # shellcheck source=/dev/null
+        printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
+            "$mirror" "$(. /etc/os-release && printf %s "$VERSION_CODENAME")" >"$apt/sources.list"
+        cat >"$apt/apt.conf" <<END
+Dir::Etc::SourceList "$apt/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::State "$apt";
+Dir::State::Status "$apt/status";
+Dir::Cache "$apt";
+APT::Architecture "$debian";
+APT::Architectures { "$debian"; };
+APT::Sandbox::User "$(id -un)";
+Acquire::Languages "none";
+#clear APT::Update;
+END
+        apt-get -q -c "$apt/apt.conf" update >&2 || fail "apt-get update failed: see above"
+        (cd "$apt" && apt-get -q -c apt.conf download libelf-dev zlib1g-dev) >&2 || fail "no libelf-dev or zlib1g-dev for $debian"
+        for package in "$apt"/*.deb; do dpkg -x "$package" "$apt/unpacked"; done
+        mv "$apt/unpacked" "$unpacked"
+    fi
+    printf '%s\n' "$unpacked"
+}
+
+# Makes a folder of an architecture's static libraries and of nothing else: beside them a distribution may keep a
+# libbpf.a, and that one would be linked.
+libraries() {
+    local arch=$1 system=$2 folder=$target_dir/dist/$1/lib library
+    as_caller mkdir -p "$folder"
+    for library in libelf.a libz.a; do
+        as_caller cp "$system/usr/lib/$arch-linux-gnu/$library" "$folder/"
+    done
+    printf '%s\n' "$folder"
+}
+
+# Builds the binary of an architecture. Its path is the last line.
+build() {
+    local arch=$1 debian=$2 target=$1-unknown-linux-gnu multiarch=$1-linux-gnu system
+    as_caller rustc --print target-libdir --target "$target" | xargs test -d ||
+        fail "Rust has no library for $target: rustup target add $target"
+    system=$(system_root "$arch" "$debian")
+    # The generator of the skeleton is built for this machine, and shares libbpf-sys with its feature.
+    local settings=(
+        "LIBBPF_SYS_LIBRARY_PATH_${host}_unknown_linux_gnu=$(libraries "$host" "")"
+        "LIBBPF_SYS_LIBRARY_PATH_${target//-/_}=$(libraries "$arch" "$system")"
+        "SIMPLE_EBPF_CNI_REVISION=$SIMPLE_EBPF_CNI_REVISION"
+    )
+    if [ -n "$system" ]; then
+        { have "$multiarch-gcc" && [ -e "/usr/$multiarch/include/stdio.h" ]; } ||
+            fail "the cross compiler or its C library is missing: apt-get install gcc-${arch/_/-}-linux-gnu libc6-dev-$debian-cross"
+        local upper=${target^^}
+        settings+=(
+            "CARGO_TARGET_${upper//-/_}_LINKER=$multiarch-gcc"
+            "CC_${target//-/_}=$multiarch-gcc"
+            "CFLAGS_${target//-/_}=-I$system/usr/include -I$system/usr/include/$multiarch"
+        )
+    fi
+    # Addresses that the start-up code has to relocate take a bit each instead of 24 bytes, where the linker knows how.
+    local flags=(-Ctarget-feature=+crt-static "-Clink-arg=-Wl,-z,pack-relative-relocs") registry
+    # What panics and debug information call a file must not tell where it was.
+    flags+=("--remap-path-prefix=$root=." "--remap-path-prefix=$target_dir=target")
+    # shellcheck disable=SC2016  # the caller's shell expands it
+    for registry in "$(as_caller sh -c 'echo "${CARGO_HOME:-$HOME/.cargo}"')"/registry/src/*; do
+        flags+=("--remap-path-prefix=$registry=registry")
+    done
+    as_caller env "${settings[@]}" "CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && printf %s "${flags[*]}")" \
+        cargo build --profile dist --locked --target "$target" -p "$name" --features static >&2
+    printf '%s\n' "$target_dir/$target/dist/$name"
+}
+
+as_caller mkdir -p "$dist"
+for arch in "${architectures[@]}"; do
+    case $arch in x86_64) debian=amd64 ;; aarch64) debian=arm64 ;; esac
+    step "Building for $arch"
+    binary=$(build "$arch" "$debian" | tail -n 1)
+    size=$(stat -c %s "$binary")
+    [ "$size" -le "$limit" ] || fail "the binary has $size bytes, more than $limit"
+    ! readelf -d "$binary" | grep NEEDED || fail "the binary needs the libraries above"
+
+    # `dist/amd64/` is what deploy/Dockerfile takes from: container builders call the architecture so.
+    package=$name-$version-$arch
+    staged=$dist/$debian
+    as_caller rm -rf "$staged"
+    as_caller install -D -m 0755 "$binary" "$staged/$name"
+    as_caller install -m 0644 LICENSE-APACHE LICENSE-MIT README.md deploy/NOTICE deploy/10-podnet.conflist "$staged/"
+    as_caller tar -C "$dist" --transform "s,^$debian,$package," --sort=name --format=ustar --owner=0 --group=0 --numeric-owner \
+        --mode='u=rwX,go=rX' --mtime="@$SOURCE_DATE_EPOCH" -cf "$dist/$package.tar" "$debian"
+    as_caller gzip -n -9 -f "$dist/$package.tar"
+    note "$binary: $size bytes"
+done
+cd "$dist"
+as_caller sh -c "sha256sum -- $name-$version-*.tar.gz >SHA256SUMS"
+step "In $dist"
+cat SHA256SUMS
