@@ -22,6 +22,7 @@ mod text;
 mod top;
 mod trial;
 mod uninstall;
+mod wait;
 
 use std::io;
 use std::path::PathBuf;
@@ -64,6 +65,9 @@ enum Command {
 
     /// Show who holds which address, or take over the leases of another plugin
     Leases(leases::Options),
+
+    /// Do nothing until a signal ends it: the main container of a DaemonSet that has installed the plugin
+    Wait,
 
     #[cfg(feature = "pages")]
     Completions(pages::Completions),
@@ -157,6 +161,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Install(options) => install::run(options, &mut output),
         Command::Uninstall(options) => uninstall::run(options, &mut output),
         Command::Leases(options) => leases::run(options, &mut output),
+        Command::Wait => wait::run(),
         #[cfg(feature = "pages")]
         Command::Completions(options) => pages::completions(options, Options::command(), &mut output),
         #[cfg(feature = "pages")]

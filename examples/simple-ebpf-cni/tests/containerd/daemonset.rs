@@ -1,0 +1,143 @@
+//! The DaemonSet's containers, run by containerd as its manifest says, and a pod with what they installed.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cnikit_testbed::{Command, Host, Namespace, host, privileged, tool};
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+
+use crate::containerd::{Containerd, PATIENCE};
+use crate::image::{archive, busybox, tiny};
+use crate::manifests;
+
+const IMAGE: &str = "docker.io/library/simple-ebpf-cni:test";
+const NODE: &str = "node-1";
+
+/// What the image starts, which `ctr` has to be told. Once there is a command `install`, it is `&["/simple-ebpf-cni"]` as in the Dockerfile.
+const ENTRYPOINT: &[&str] = &["/bin/sh", "-c", STAND_IN];
+const STAND_IN: &str = r#"[ "$0 $1" = "install --config" ] || exit 2
+cp /simple-ebpf-cni /opt/cni/bin/ && cp "$2" /etc/cni/net.d/10-podnet.conflist"#;
+
+#[test]
+fn the_init_container_installs_what_gives_a_pod_its_network() {
+    if !privileged() || !["containerd", "ctr", "runc", "busybox"].into_iter().all(tool) {
+        return;
+    }
+    host(|host| {
+        for line in ["link cbr0 ", "address cbr0 ", "route 10.244.1.0/24 ", "pin /sys/fs/bpf/simple-ebpf-cni/"] {
+            host.keep(line);
+        }
+        for file in ["installed.json", "podnet/lock", "podnet/last"] {
+            host.keep(&format!("file /var/lib/cni/simple-ebpf-cni/{file}"));
+        }
+        // The paths of the manifest are a node's; this host alone sees what is put there.
+        for folder in ["/opt/cni/bin", "/etc/cni/net.d"] {
+            host.empty_dir(folder);
+        }
+        // As the manifest asks the kubelet to.
+        fs::create_dir("/var/lib/cni/simple-ebpf-cni").expect("the host has it empty");
+        let containerd = Containerd::start(host);
+        containerd.import(&image(host));
+        containerd.import(&tiny(host));
+
+        let pod = manifests::pod();
+        let [install] = pod.init_containers.as_deref().expect("an init container") else { panic!("more than one") };
+        run(&containerd, &pod, install, &node_files(host)).run();
+
+        let installed = Path::new("/opt/cni/bin/simple-ebpf-cni");
+        assert_eq!(fs::read(installed).expect("the plugin"), fs::read(plugin()).expect("the build"));
+        assert_eq!(fs::metadata(installed).expect("the plugin").permissions().mode() & 0o777, 0o755);
+        let one = containerd.run("one");
+        assert!(one.address().starts_with("10.244.1."), "{}", one.address());
+        one.remove();
+    });
+}
+
+#[test]
+fn the_main_container_stays_until_it_is_told_to_end() {
+    if !privileged() {
+        return;
+    }
+    host(|host| {
+        let pod = manifests::pod();
+        let [main] = &pod.containers[..] else { panic!("more than one container") };
+        let mut waiting = host.command(plugin()).args(main.args.iter().flatten()).spawn();
+        // Had it ended by itself, its status would say so.
+        std::thread::sleep(Duration::from_millis(300));
+        host.command("kill").args(["-TERM", &waiting.pid().to_string()]).run();
+        let status = waiting.wait(PATIENCE);
+        assert_eq!(status.signal(), Some(15), "{status}");
+    });
+}
+
+/// The plugin to put into the image: that of a release if `SIMPLE_EBPF_CNI_BINARY` names it.
+fn plugin() -> PathBuf {
+    std::env::var_os("SIMPLE_EBPF_CNI_BINARY").map_or(env!("CARGO_BIN_EXE_simple-ebpf-cni").into(), PathBuf::from)
+}
+
+/// The image of `deploy/Dockerfile`, with the libraries that a build for tests needs and one for a release does not.
+fn image(host: &Host) -> PathBuf {
+    archive(host, IMAGE, |layer| {
+        fs::copy(plugin(), layer.join("simple-ebpf-cni")).expect("the plugin is copied");
+        let needed = host.command("ldd").arg(plugin()).output().stdout;
+        for library in needed.split_whitespace().filter(|word| word.starts_with('/')) {
+            let inside = layer.join(library.trim_start_matches('/'));
+            fs::create_dir_all(inside.parent().expect("a folder")).expect("the layer is writable");
+            fs::copy(library, inside).expect("the library is copied");
+        }
+        busybox(host, layer, &["sh", "cp"]);
+    })
+}
+
+/// What the kubelet makes of the ConfigMap: a folder with a file for the node, here the sample that releases carry.
+fn node_files(host: &Host) -> PathBuf {
+    let folder = host.scratch();
+    let sample = manifests::folder().join("10-podnet.conflist");
+    fs::copy(sample, folder.join(format!("{NODE}.conflist"))).expect("the sample is copied");
+    folder
+}
+
+/// Starts a container in the way that the kubelet asks for. Every volume that is no path of the host's is `files`.
+fn run(containerd: &Containerd<'_>, pod: &PodSpec, container: &Container, files: &Path) -> Command {
+    let context = container.security_context.as_ref().expect("a security context");
+    let mut options = vec!["--rm".to_owned(), "--snapshotter=native".into(), "--seccomp".into()];
+    options.extend(["--cgroup".into(), containerd.cgroup(&container.name)]);
+    options.extend((context.read_only_root_filesystem == Some(true)).then(|| "--read-only".into()));
+    options.extend((pod.host_network == Some(true)).then(|| "--net-host".into()));
+    let capabilities = context.capabilities.as_ref().expect("capabilities");
+    assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]), "no other name is understood here");
+    options.extend(DEFAULT_CAPABILITIES.map(|capability| format!("--cap-drop=CAP_{capability}")));
+    options.extend(capabilities.add.iter().flatten().map(|capability| format!("--cap-add=CAP_{capability}")));
+    for variable in container.env.iter().flatten() {
+        options.push(format!("--env={}={NODE}", variable.name));
+    }
+    for mount in container.volume_mounts.iter().flatten() {
+        let volume = pod.volumes.iter().flatten().find(|volume| volume.name == mount.name).expect("a volume");
+        let source = volume.host_path.as_ref().map_or(files, |path| Path::new(&path.path)).display();
+        let access = if mount.read_only == Some(true) { "ro" } else { "rw" };
+        options.push(format!("--mount=type=bind,src={source},dst={},options=rbind:{access}", mount.mount_path));
+    }
+    let arguments = container.args.iter().flatten().map(|argument| argument.replace("$(NODE_NAME)", NODE));
+    containerd.ctr(&["run"]).args(options).args([IMAGE, &container.name]).args(ENTRYPOINT).args(arguments)
+}
+
+/// What containerd gives to a container that asks for nothing.
+const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];

@@ -1,0 +1,62 @@
+//! Images made by hand, for want of a registry.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use cnikit_testbed::{Host, Namespace};
+use serde_json::json;
+
+/// The image of the containers that talk to each other.
+pub(crate) const TINY: &str = "docker.io/library/tiny:1";
+
+/// What the web server in [`TINY`] serves.
+pub(crate) const PAGE: &str = "served by a container\n";
+
+/// Builds [`TINY`], around the machine's static busybox.
+pub(crate) fn tiny(host: &Host) -> PathBuf {
+    archive(host, TINY, |layer| {
+        busybox(host, layer, &["httpd", "ip", "ping", "wget"]);
+        fs::write(layer.join("page"), PAGE).expect("the page is written");
+    })
+}
+
+/// Puts busybox into a layer, under the names of some of its applets.
+pub(crate) fn busybox(host: &Host, layer: &Path, applets: &[&str]) {
+    let busybox = host.command("sh").args(["-c", "command -v busybox"]).run();
+    fs::create_dir(layer.join("bin")).expect("the layer is writable");
+    fs::copy(busybox.trim(), layer.join("bin/busybox")).expect("busybox is copied");
+    for applet in applets {
+        symlink("busybox", layer.join("bin").join(applet)).expect("the applet is linked");
+    }
+}
+
+/// Builds an image of one layer, which `fill` puts its files into, and returns its archive.
+pub(crate) fn archive(host: &Host, name: &str, fill: impl FnOnce(&Path)) -> PathBuf {
+    let folder = host.scratch();
+    let layer = folder.join("layer");
+    fs::create_dir(&layer).expect("the scratch space is writable");
+    fill(&layer);
+
+    let tar = |name: &str, from: &Path, what: &[&str]| {
+        host.command("tar").arg("-C").arg(from).arg("-cf").arg(folder.join(name)).args(what).run()
+    };
+    tar("layer.tar", &layer, &["."]);
+    let sum = host.command("sha256sum").arg(folder.join("layer.tar")).run();
+    let digest = sum.split_whitespace().next().expect("a digest").to_owned();
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let config = json!({
+        "architecture": architecture, "os": "linux", "config": { "Env": ["PATH=/bin"] },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
+    });
+    let manifest = json!([{ "Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"] }]);
+    for (name, document) in [("config.json", config), ("manifest.json", manifest)] {
+        fs::write(folder.join(name), document.to_string()).expect("the scratch space is writable");
+    }
+    tar("image.tar", &folder, &["manifest.json", "config.json", "layer.tar"]);
+    folder.join("image.tar")
+}
