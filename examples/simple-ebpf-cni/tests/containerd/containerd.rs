@@ -109,9 +109,16 @@ impl Container<'_> {
     /// The address that the container was given.
     #[track_caller]
     pub(crate) fn address(&self) -> String {
-        let shown = self.exec(&["ip", "-4", "-o", "address", "show", "dev", "eth0"]);
-        let address = shown.split_whitespace().find_map(|word| word.split_once("/24"));
-        address.unwrap_or_else(|| panic!("no address in {shown:?}")).0.to_owned()
+        let mut address = None;
+        // A task is there before its network is.
+        eventually("the container to have an address", PATIENCE, || {
+            let shown = self.exec(&["ip", "-4", "-o", "address", "show"]);
+            let eth0 = shown.lines().find(|line| line.contains(" eth0 ")).unwrap_or_default();
+            address =
+                eth0.split_whitespace().find_map(|word| word.split_once("/24")).map(|(address, _)| address.to_owned());
+            address.is_some()
+        });
+        address.expect("it has come to have one")
     }
 
     /// Kills the task, which has `ctr` call DEL and remove the container.

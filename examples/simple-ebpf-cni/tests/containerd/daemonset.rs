@@ -16,10 +16,8 @@ use crate::manifests;
 const IMAGE: &str = "docker.io/library/simple-ebpf-cni:test";
 const NODE: &str = "node-1";
 
-/// What the image starts, which `ctr` has to be told. Once there is a command `install`, it is `&["/simple-ebpf-cni"]` as in the Dockerfile.
-const ENTRYPOINT: &[&str] = &["/bin/sh", "-c", STAND_IN];
-const STAND_IN: &str = r#"[ "$0 $1" = "install --config" ] || exit 2
-cp /simple-ebpf-cni /opt/cni/bin/ && cp "$2" /etc/cni/net.d/10-podnet.conflist"#;
+/// What the image starts, which `ctr` has to be told.
+const ENTRYPOINT: &str = "/simple-ebpf-cni";
 
 #[test]
 fn the_init_container_installs_what_gives_a_pod_its_network() {
@@ -121,7 +119,7 @@ fn run(containerd: &Containerd<'_>, pod: &PodSpec, container: &Container, files:
         options.push(format!("--mount=type=bind,src={source},dst={},options=rbind:{access}", mount.mount_path));
     }
     let arguments = container.args.iter().flatten().map(|argument| argument.replace("$(NODE_NAME)", NODE));
-    containerd.ctr(&["run"]).args(options).args([IMAGE, &container.name]).args(ENTRYPOINT).args(arguments)
+    containerd.ctr(&["run"]).args(options).args([IMAGE, &container.name]).arg(ENTRYPOINT).args(arguments)
 }
 
 /// What containerd gives to a container that asks for nothing.
