@@ -145,6 +145,8 @@ fn assert_reached(network: &Network, [client, server]: [&Pod; 2]) {
         let direct = SocketAddr::new(address.parse().expect("an address"), POD_PORT);
         assert_eq!(tcp_answers(client, service), FLOWS, "TCP by {service}");
         assert_eq!(udp_answers(client, own, service), FLOWS, "UDP by {service}");
+        // The ends of the last connections are counted late.
+        thread::sleep(Duration::from_millis(500));
         let before = network.counters(own).expect("a row");
         assert_eq!(tcp_answers(client, direct), FLOWS, "TCP to {direct}");
         assert_eq!(udp_answers(client, own, direct), FLOWS, "UDP to {direct}");
