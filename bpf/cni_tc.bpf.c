@@ -105,10 +105,10 @@ static __always_inline bool deliverable(const struct hook *hook, const struct pa
 }
 
 /*
- * Leads the answer to what the host has routed back to the host: a bridge without
+ * Leads to the host what belongs to a flow that the host routed: a bridge without
  * br_netfilter shows the stack no frame that is addressed to another pod.
  */
-static __always_inline void lead_back(const struct hook *hook)
+static __always_inline void lead_to_host(const struct hook *hook)
 {
 	__u8 mac[ETH_ALEN];
 
@@ -124,21 +124,20 @@ static __always_inline int forward(const struct hook *hook, const struct packet 
 	const struct pod_port *target = owner_of(packet->v4, &packet->ip.destination);
 	struct pod_counters *received;
 	__u32 len = hook->skb->len;
-	const __u8 *way;
+	const __u8 *flow;
 
 	sent->tx_packets++;
 	sent->tx_bytes += len;
-	way = target && is_other_pod(hook, target) ? way_back(packet) : NULL;
-	if (way && *way == WAY_ROUTED)
-		lead_back(hook);
-	if (way)
+	flow = target && is_other_pod(hook, target) ? followed_flow(hook, packet) : NULL;
+	if (flow && *flow & FLOW_ROUTED)
+		lead_to_host(hook);
+	if (flow)
 		target = NULL;
 	if (!target || !deliverable(hook, packet, target)) {
 		hook->stats->to_stack++;
 		return TC_ACT_UNSPEC;
 	}
 
-	forget_flow(hook, packet);
 	received = counters_of(hook, packet->v4, &packet->ip.destination);
 	received->rx_packets++;
 	received->rx_bytes += len;

@@ -93,7 +93,7 @@ struct net_stats {
 	__u64 arp_answers;     /* ARP requests that were answered here */
 	__u64 nd_answers;      /* neighbour solicitations that were answered here */
 	__u64 flows_added;     /* flows of the stack's that were remembered */
-	__u64 flows_forgotten; /* of these: whose ports were used again, for a direct one */
+	__u64 flows_forgotten; /* of these: that were closed, and whose ports were used again */
 	struct pod_counters unknown; /* of all addresses without a row in pkt_count */
 };
 
@@ -116,7 +116,7 @@ struct drops {
 	__u64 packets[CNI_TC_MAX_DROP_REASONS]; /* by enum drop_reason */
 };
 
-/* A conversation has one row: that of the direction which the stack delivered. */
+/* The row of a conversation is that of the direction with the lower source. */
 struct flow_key {
 	struct ipv6_key source; /* of an IPv4 address the first four octets */
 	struct ipv6_key destination;

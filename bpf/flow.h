@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * The memory of flows that the stack delivers from one pod to another.
+ * The memory of conversations that the stack delivers from one pod to another.
  *
- * Such a flow may have been translated on its way: pod A sent to a service's
- * address, the stack made pod B of it. B's answer is addressed to A; delivered
- * directly it would miss the translation back, and A would refuse it. So the
- * egress hook of B's port remembers the flow, and the ingress hook leads what
- * answers it to the stack.
+ * Such a conversation may have been translated on its way: pod A sent to a
+ * service's address, the stack made pod B of it. B's answer is addressed to A;
+ * delivered directly it would miss the translation back, and A would refuse it.
+ * So the egress hook of B's port remembers the two ends, and the ingress hooks
+ * leave to the stack what goes between them, either way: A may talk to B itself
+ * from the port that it talks to the service from. For B that is one and the same
+ * pair of ends, and only conntrack, which has to see both, can tell them apart.
  *
  * When the table is full, the flow that has been unused for longest is forgotten
  * (roughly: the kernel looks at a few candidates). Its next packet from the
@@ -33,20 +35,52 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, CNI_TC_MAX_FLOWS);
 	__type(key, struct flow_key);
-	__type(value, __u8); /* enum way */
+	__type(value, __u8); /* of enum flow_state */
 } flows SEC(".maps");
 
-/* How a flow came: an answer must go back by the same way to be translated. */
-enum way {
-	WAY_BRIDGED = 1, /* with br_netfilter, which translates what the bridge forwards */
-	WAY_ROUTED,	 /* by the host */
+enum flow_state {
+	FLOW_ROUTED = 1, /* by the host; else bridged, where br_netfilter may have translated it */
+	/* Once both ends have closed it, or one has reset it, their ports may be used again. */
+	FLOW_LOWER_CLOSED = 2,
+	FLOW_HIGHER_CLOSED = 4,
+	FLOW_CLOSED = FLOW_LOWER_CLOSED | FLOW_HIGHER_CLOSED,
 };
 
-/* At a pod's egress: writes for the first packet of a flow, and only looks up for the others. */
+static __always_inline bool is_lower(const struct ipv6_key *a, const struct ipv6_key *b)
+{
+	const __u32 *x = (const __u32 *)a->octet, *y = (const __u32 *)b->octet;
+	__u64 high_x = (__u64)x[0] << 32 | x[1], high_y = (__u64)y[0] << 32 | y[1];
+	__u64 low_x = (__u64)x[2] << 32 | x[3], low_y = (__u64)y[2] << 32 | y[3];
+
+	return high_x != high_y ? high_x < high_y : low_x < low_y;
+}
+
+/* Both directions of a conversation have one name. Returns what the packet closes of it. */
+static __always_inline __u8 name_conversation(const struct packet *packet, struct flow_key *name)
+{
+	const struct flow_key *flow = &packet->flow;
+	bool lower = is_lower(&flow->source, &flow->destination);
+
+	*name = *flow;
+	if (!lower) {
+		name->source = flow->destination;
+		name->destination = flow->source;
+		name->source_port = flow->destination_port;
+		name->destination_port = flow->source_port;
+	}
+	if (packet->resets)
+		return FLOW_CLOSED;
+	if (packet->closes)
+		return lower ? FLOW_LOWER_CLOSED : FLOW_HIGHER_CLOSED;
+	return 0;
+}
+
+/* At a pod's egress: writes for the first packet of a flow, and when its state changes. */
 static __always_inline void remember_flow(const struct hook *hook, const struct packet *packet)
 {
 	const struct pod_port *sender;
-	__u8 *known, way;
+	struct flow_key name;
+	__u8 *known, state;
 
 	/* An error begins no conversation, and its sender need not be one of the two that have it. */
 	if (!packet->flow.protocol || packet->is_error)
@@ -54,38 +88,48 @@ static __always_inline void remember_flow(const struct hook *hook, const struct 
 	sender = owner_of(packet->v4, &packet->ip.source);
 	if (!sender || !is_other_pod(hook, sender))
 		return;
-	way = mac_equal(packet->ethernet.h_source, hook->config->gateway_mac) ? WAY_ROUTED
-									       : WAY_BRIDGED;
-	known = bpf_map_lookup_elem(&flows, &packet->flow);
+	state = name_conversation(packet, &name);
+	if (mac_equal(packet->ethernet.h_source, hook->config->gateway_mac))
+		state |= FLOW_ROUTED;
+	known = bpf_map_lookup_elem(&flows, &name);
 	if (known) {
-		if (*known != way)
-			*known = way;
+		if (!packet->opens)
+			state |= *known & FLOW_CLOSED;
+		if (*known != state)
+			*known = state;
 		return;
 	}
 	/* May fail for want of a free row on this CPU; the flow's next packet tries again. */
-	if (!bpf_map_update_elem(&flows, &packet->flow, &way, BPF_NOEXIST))
+	if (!bpf_map_update_elem(&flows, &name, &state, BPF_NOEXIST))
 		hook->stats->flows_added++;
 }
 
-/* How the flow came that the packet answers; NULL if the stack delivered none such. */
-static __always_inline const __u8 *way_back(const struct packet *packet)
-{
-	struct flow_key answered;
-
-	reverse(&packet->flow, &answered);
-	return bpf_map_lookup_elem(&flows, &answered);
-}
-
 /*
- * A conversation that begins directly has taken over the ports of one that went
- * through the stack: were that still remembered, the answers would pass by a
- * conntrack that has not seen the questions.
+ * At a pod's ingress: the state of the flow that the packet has to follow to the
+ * stack, NULL if there is none. A closed one is forgotten when its ports are used
+ * again: by a conversation that the stack has not delivered.
  */
-static __always_inline void forget_flow(const struct hook *hook, const struct packet *packet)
+static __always_inline const __u8 *followed_flow(const struct hook *hook,
+						 const struct packet *packet)
 {
-	if (packet->opens && bpf_map_lookup_elem(&flows, &packet->flow) &&
-	    !bpf_map_delete_elem(&flows, &packet->flow))
-		hook->stats->flows_forgotten++;
+	struct flow_key name;
+	__u8 *known, state;
+
+	if (!packet->flow.protocol)
+		return NULL;
+	state = name_conversation(packet, &name);
+	known = bpf_map_lookup_elem(&flows, &name);
+	if (!known)
+		return NULL;
+	if (packet->opens && (*known & FLOW_CLOSED) == FLOW_CLOSED) {
+		if (!bpf_map_delete_elem(&flows, &name))
+			hook->stats->flows_forgotten++;
+		return NULL;
+	}
+	state |= *known;
+	if (*known != state)
+		*known = state;
+	return known;
 }
 
 #endif /* CNI_TC_FLOW_H */

@@ -50,7 +50,9 @@
 #define ICMP_NONE 0xff /* assigned to nothing, in either family */
 
 #define TCP_FLAGS_AT 13
+#define TCP_FIN 0x01
 #define TCP_SYN 0x02
+#define TCP_RST 0x04
 #define TCP_ACK 0x10
 
 #define ARP_REQUEST 1
@@ -94,16 +96,17 @@ struct packet {
 	bool v4;
 	/* Of an IP packet. */
 	bool opens;	/* may be the first packet of a conversation */
+	bool closes;	/* its sender's side of one */
+	bool resets;	/* one */
 	bool is_error;	/* of ICMP or ICMPv6 */
 	__u8 icmp_type; /* of ICMP and ICMPv6 with a whole header, else ICMP_NONE */
 	__u32 end;	/* where in the frame the packet ends */
 	struct network ip;
-	struct flow_key flow; /* protocol 0: of none that is known */
+	struct flow_key flow; /* of an error that of what it quotes; protocol 0: of none that is known */
 	/* Of an ARP message. */
 	struct arp_message arp;
-	/* Of an ICMP error: the packet that it is about, and its flow. */
+	/* Of an ICMP error: the packet that it is about. */
 	struct network quoted;
-	struct flow_key quoted_flow;
 	/* Of a frame that is dropped. */
 	volatile __u8 drop_reason;
 };
@@ -250,8 +253,8 @@ static __always_inline bool read_ipv6(struct __sk_buff *skb, __u32 offset, struc
 	return true;
 }
 
-/* Names the flow that a packet belongs to. False if it is of none that is known. */
-static __always_inline bool name_flow(const struct network *network, const union upper *upper,
+/* Names the flow that a packet belongs to, if it is of one that is known. */
+static __always_inline void name_flow(const struct network *network, const union upper *upper,
 				      struct flow_key *flow)
 {
 	flow->source = network->source;
@@ -266,37 +269,26 @@ static __always_inline bool name_flow(const struct network *network, const union
 		break;
 	case IPPROTO_ICMP:
 		if (upper->icmp.type != ICMP_ECHO && upper->icmp.type != ICMP_ECHOREPLY)
-			return false;
+			return;
 		flow->source_port = flow->destination_port = upper->icmp.echo_id;
 		break;
 	case IPPROTO_ICMPV6:
 		if (upper->icmp.type != ICMPV6_ECHO_REQUEST &&
 		    upper->icmp.type != ICMPV6_ECHO_REPLY)
-			return false;
+			return;
 		flow->source_port = flow->destination_port = upper->icmp.echo_id;
 		break;
 	default:
-		return false;
+		return;
 	}
 	flow->protocol = network->protocol;
 	flow->version = network->version;
-	return true;
-}
-
-/* The same conversation as the other side sends it. */
-static __always_inline void reverse(const struct flow_key *flow, struct flow_key *reversed)
-{
-	*reversed = *flow;
-	reversed->source = flow->destination;
-	reversed->destination = flow->source;
-	reversed->source_port = flow->destination_port;
-	reversed->destination_port = flow->source_port;
 }
 
 /*
- * An error belongs to the conversation of the packet that it quotes, against its
- * direction. Only who got that packet may complain of it, and to whom it came
- * from: else a pod could speak in the name of conversations of others.
+ * An error belongs to the conversation of the packet that it quotes. Only who got
+ * that packet may complain of it, and to whom it came from: else a pod could speak
+ * in the name of conversations of others.
  */
 static __always_inline void read_quote(struct __sk_buff *skb, struct packet *packet)
 {
@@ -309,9 +301,8 @@ static __always_inline void read_quote(struct __sk_buff *skb, struct packet *pac
 	if (readable && !quoted->later &&
 	    address_equal(&quoted->source, &packet->ip.destination) &&
 	    address_equal(&quoted->destination, &packet->ip.source) &&
-	    !bpf_skb_load_bytes(skb, quoted->upper, &upper, sizeof(upper)) &&
-	    name_flow(quoted, &upper, &packet->quoted_flow))
-		reverse(&packet->quoted_flow, &packet->flow);
+	    !bpf_skb_load_bytes(skb, quoted->upper, &upper, sizeof(upper)))
+		name_flow(quoted, &upper, &packet->flow);
 }
 
 static __always_inline void read_upper(struct __sk_buff *skb, struct packet *packet)
@@ -324,6 +315,8 @@ static __always_inline void read_upper(struct __sk_buff *skb, struct packet *pac
 	packet->icmp_type = ICMP_NONE;
 	packet->is_error = false;
 	packet->opens = true;
+	packet->closes = false;
+	packet->resets = false;
 	if (packet->ip.later || offset + sizeof(upper) > packet->end ||
 	    bpf_skb_load_bytes(skb, offset, &upper, sizeof(upper)))
 		return;
@@ -341,6 +334,8 @@ static __always_inline void read_upper(struct __sk_buff *skb, struct packet *pac
 		/* Beyond the first eight octets, which is all that the shortest fragment has. */
 		bpf_skb_load_bytes(skb, offset + TCP_FLAGS_AT, &flags, sizeof(flags));
 		packet->opens = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+		packet->closes = flags & TCP_FIN;
+		packet->resets = flags & TCP_RST;
 	}
 	name_flow(&packet->ip, &upper, &packet->flow);
 }

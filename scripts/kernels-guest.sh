@@ -28,9 +28,9 @@ done
 set -- --skip chain:: --skip cnitool:: --skip delegation:: --skip another_plugin --skip adds_that_race_make
 # The commands for people ask the kernel nothing that the other tests do not, and want tools that are not in here.
 set -- "$@" --skip doctor:: --skip install:: --skip pods:: --skip top::
-# From the kernel's command line. The last counts packets between two moments, and an emulated processor sends some late.
+# From the kernel's command line.
 if [ -n "$QUICK" ]; then
-    set -- "$@" --skip bad_input:: --skip protocol:: --skip scale:: --skip a_full_table --skip direct_conversations_stay
+    set -- "$@" --skip bad_input:: --skip protocol:: --skip scale:: --skip a_full_table
 fi
 IFS=,
 # shellcheck disable=SC2086  # a list, by commas

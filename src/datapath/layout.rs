@@ -43,10 +43,10 @@ pub struct NetStats {
     pub arp_answers: u64,
     /// Neighbour solicitations that the programs answered.
     pub nd_answers: u64,
-    /// Flows from pod to pod that the stack delivered, and whose answers it therefore gets.
+    /// Flows from pod to pod that the stack delivered, and which it therefore gets both ways.
     pub flows_added: u64,
-    /// Of [`flows_added`](Self::flows_added), those whose ports were used again for a direct conversation. What was
-    /// forgotten for want of room is in neither.
+    /// Of [`flows_added`](Self::flows_added), those that were closed, and whose ports were used again for a direct
+    /// conversation. What was displaced for want of room is in neither.
     pub flows_forgotten: u64,
     /// What all addresses together sent and received that nobody [tracks](super::CounterMap::track), groups among them.
     pub unknown: PodCounters,

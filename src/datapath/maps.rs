@@ -16,7 +16,7 @@ pub(super) const PORT_DROPS: Shape = Shape::of::<u32, Drops>("port_drops");
 pub(super) const NET_CONFIG: Shape = Shape::of::<u32, RawNetConfig>("net_config");
 pub(super) const NET_STATS: Shape = Shape::of::<u32, NetStats>("net_stats");
 pub(super) const NET_DROPS: Shape = Shape::of::<u32, Drops>("net_drops");
-/// The memory of flows is the programs' own: a `struct flow_key` and an octet that says nothing.
+/// The memory of flows is the programs' own: a `struct flow_key` and an octet of `enum flow_state`.
 pub(super) const FLOWS: Shape = Shape::of::<[u8; 40], u8>("flows");
 
 /// All maps of a set.

@@ -14,7 +14,7 @@
 //! | program | hook | does |
 //! |---|---|---|
 //! | [`ProgramName::Main`] | ingress of each host veth and of the bridge | drops what is sent in another's name, counts, redirects packets for local pods into the pod, answers ARP requests and neighbour solicitations |
-//! | [`ProgramName::Egress`] | egress of the same devices | counts what the bridge delivers to pods, remembers flows whose answers need the stack, answers the host's neighbour questions |
+//! | [`ProgramName::Egress`] | egress of the same devices | counts what the bridge delivers to pods, remembers flows that stay with the stack, answers the host's neighbour questions |
 //!
 //! Whatever they do not redirect or drop goes on to the bridge, as if they were not there.
 //!

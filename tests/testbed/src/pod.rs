@@ -1,6 +1,8 @@
 //! A pod: a network namespace that nothing but a file descriptor holds.
 
 use std::ffi::OsStr;
+use std::fs;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -43,6 +45,16 @@ impl Pod {
         };
         let ended = std::thread::scope(|scope| scope.spawn(enter).join());
         ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Has the kernel choose the ports of the pod's conversations from these.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel does not take them.
+    pub fn use_ports(&self, ports: RangeInclusive<u16>) {
+        let range = format!("{} {}", ports.start(), ports.end());
+        self.enter(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", range)).expect("the range is set");
     }
 }
 

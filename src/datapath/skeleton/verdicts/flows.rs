@@ -158,50 +158,69 @@ fn flows_are_remembered_while_nothing_is_direct() {
     });
 }
 
-/// A flow of A's to B by the stack, then a direct one with the same ports: seen here from A's side.
+/// The kernel of pod A may give one port to a conversation with B's service and to one with B itself.
 #[test]
-fn a_direct_conversation_on_the_same_ports_is_direct_both_ways() {
+fn what_goes_between_the_ends_of_a_flow_follows_it_both_ways() {
     loaded(|loaded| {
         for [a, b] in PODS {
             let icmp = icmp_of(a);
             let cases = [
-                (TCP, tcp(1000, 80, ACK), tcp(1000, 80, SYN), tcp(80, 1000, SYN | ACK)),
-                (UDP, udp(1000, 53), udp(1000, 53), udp(53, 1000)),
-                (icmp, echo(a, false, 7), echo(a, true, 7), echo(a, false, 7)),
+                (TCP, tcp(1000, 80, ACK), vec![tcp(80, 1000, SYN), tcp(80, 1000, ACK), tcp(80, 1000, FIN | ACK)]),
+                (UDP, udp(1000, 53), vec![udp(53, 1000)]),
+                (icmp, echo(a, true, 7), vec![echo(a, false, 7), echo(a, true, 7)]),
             ];
-            for (protocol, old, opening, answer) in cases {
-                let what = format!("{a}, protocol {protocol}");
-                // The hooks of B's port, where A is the other one.
-                let swap = |[at_a, at_b]: [u32; 2]| {
-                    loaded.place(a, at_a, MAC_A);
-                    loaded.place(b, at_b, MAC_B);
-                };
-                let question = if protocol == icmp { echo(a, true, 7) } else { old.clone() };
-                loaded.configure(|config| config.guard = false);
-                swap([OTHER_PORT, PORT]);
-                loaded.egress(&ethernet(
-                    MAC_B,
-                    MAC_GATEWAY,
-                    if a.is_ipv4() { IPV4 } else { IPV6 },
-                    &ip(a, b, 63, protocol, &question),
-                ));
-                assert_eq!(loaded.flows(), 1, "{what}");
-                let answered = frame(MAC_A, &ip(b, a, 64, protocol, &answer));
-                loaded.assert_led_back(&answered, &what);
-
-                swap([PORT, OTHER_PORT]);
-                if protocol == TCP {
-                    loaded.assert_direct(&sent(a, b, protocol, &tcp(1000, 80, ACK)), "no beginning");
-                    assert_eq!(loaded.flows(), 1, "{what}");
+            for (protocol, flow, others) in cases {
+                loaded.egress(&delivered(b, a, protocol, &flow));
+                for other in others {
+                    loaded.assert_led_back(&sent(a, b, protocol, &other), &format!("{a}, protocol {protocol}"));
                 }
-                loaded.assert_direct(&sent(a, b, protocol, &opening), &what);
-                assert_eq!(loaded.flows(), 0, "{what}");
-                swap([OTHER_PORT, PORT]);
-                loaded.assert_direct(&answered, &what);
-                swap([PORT, OTHER_PORT]);
             }
         }
-        assert_eq!((loaded.stats().flows_added, loaded.stats().flows_forgotten), (6, 6));
+        assert_eq!((loaded.stats().flows_added, loaded.stats().flows_forgotten), (6, 0));
+    });
+}
+
+#[test]
+fn a_flow_that_was_closed_leaves_its_ports_to_the_next() {
+    loaded(|loaded| {
+        for (family, [a, b]) in PODS.into_iter().enumerate() {
+            let client = |flags| drop(loaded.egress(&delivered(b, a, TCP, &tcp(1000, 80, flags))));
+            let answer = |flags| sent(a, b, TCP, &tcp(80, 1000, flags));
+            let server = |flags| loaded.assert_led_back(&answer(flags), "an answer");
+            let ends: [(&str, &dyn Fn()); 4] = [
+                ("closed by the client first", &|| {
+                    client(FIN | ACK);
+                    server(FIN | ACK);
+                }),
+                ("closed by the server first", &|| {
+                    server(FIN | ACK);
+                    client(FIN | ACK);
+                }),
+                ("reset by the client", &|| client(RST)),
+                ("reset by the server", &|| server(RST)),
+            ];
+            for (number, (what, end)) in ends.into_iter().enumerate() {
+                let forgotten = u64::try_from(ends.len() * family + number).unwrap();
+                client(SYN);
+                end();
+                client(ACK);
+                server(ACK);
+                // The stack's own next conversation is as alive as the first, and one side alone does not end it.
+                client(SYN);
+                server(SYN);
+                client(FIN | ACK);
+                server(SYN);
+                client(SYN);
+                server(FIN | ACK);
+                server(SYN);
+                assert_eq!((loaded.flows(), loaded.stats().flows_forgotten), (1, forgotten), "{what}");
+
+                end();
+                loaded.assert_direct(&answer(SYN), what);
+                assert_eq!((loaded.flows(), loaded.stats().flows_forgotten), (0, forgotten + 1), "{what}");
+                loaded.assert_direct(&answer(ACK), what);
+            }
+        }
     });
 }
 

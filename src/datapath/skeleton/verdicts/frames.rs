@@ -38,7 +38,9 @@ pub(super) const AH: u8 = 51;
 pub(super) const DESTINATION: u8 = 60;
 
 /// Flags of TCP.
+pub(super) const FIN: u8 = 0x01;
 pub(super) const SYN: u8 = 0x02;
+pub(super) const RST: u8 = 0x04;
 pub(super) const ACK: u8 = 0x10;
 
 pub(super) const ETHERNET: usize = 14;
