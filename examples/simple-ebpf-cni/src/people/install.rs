@@ -14,7 +14,7 @@ use serde_json::json;
 use super::Error;
 use super::check::{self, Check, Verdict};
 use super::doctor::{self, BIN_DIR};
-use super::manifest::{Found, Manifest};
+use super::manifest::{Found, Manifest, Turn};
 use super::network::Network;
 use super::node::CONF_DIR;
 use super::output::{Output, VOID};
@@ -60,7 +60,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(..100))]
     order: Option<u8>,
 
-    /// Install in spite of failed checks, and over files of others
+    /// Install although checks fail
+    #[arg(long)]
+    ignore_checks: bool,
+
+    /// Overwrite files of others and changed ones, and configure a network that another file configures
     #[arg(long)]
     force: bool,
 
@@ -104,8 +108,9 @@ enum Action {
 }
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
-    let mut manifest = Manifest::read(&options.data_dir)?;
     let network = options.configuration()?;
+    let _turn = if options.dry_run { None } else { Some(Turn::take(&options.data_dir)?) };
+    let mut manifest = Manifest::read(&options.data_dir)?;
     let mut files = vec![options.binary(&manifest)?];
     if let Some((network, content)) = &network {
         files.push(options.conflist(network, content, &manifest)?);
@@ -113,7 +118,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let checks = checks(network.as_ref().map(|(network, _)| network))?;
     let failures = doctor::failures(&checks);
     let report = Report { dry_run: options.dry_run, checks, files };
-    let stopped = failures > 0 && !options.force;
+    let stopped = failures > 0 && !options.ignore_checks;
     if !stopped && !options.dry_run {
         for File { path, content, mode, network, .. } in &report.files {
             manifest.write(path, content, *mode, network.as_ref())?;
@@ -225,7 +230,7 @@ impl Report {
     fn write(&self, stopped: bool, output: &mut Output) -> Result<(), Error> {
         doctor::write(&self.checks, output)?;
         if stopped {
-            return output.line("Nothing was installed: see what to do above, or --force.");
+            return output.line("Nothing was installed: see above what to do; --ignore-checks installs all the same.");
         }
         for File { path, action, .. } in &self.files {
             let (is, would) = match action {

@@ -3,13 +3,15 @@
 //! A file is known by its digest: one that somebody has changed since is theirs.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process;
 
 use cnikit::spec::NetworkName;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -29,6 +31,14 @@ struct Written {
     sha256: String,
     /// The network that it configures; none for the binary.
     network: Option<NetworkName>,
+}
+
+/// The turn of one command: two that install or uninstall at once would forget what the other wrote.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    data_dir: PathBuf,
+    /// Holds the lock on the directory itself, so that no file of it is left.
+    _dir: File,
 }
 
 /// What there is where a file is to be.
@@ -108,6 +118,32 @@ impl Manifest {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Turn {
+    /// Takes the turn, for which the directory is made if it is missing.
+    pub(crate) fn take(data_dir: &Path) -> Result<Self, Error> {
+        let failed = |operation| move |source| Error::File { operation, path: data_dir.to_owned(), source };
+        fs::create_dir_all(data_dir).map_err(failed("make the directory"))?;
+        let dir = File::open(data_dir).map_err(failed("open"))?;
+        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => return Err(Error::Busy { data_dir: data_dir.to_owned() }),
+            locked => locked.map_err(io::Error::from).map_err(failed("lock"))?,
+        }
+        // Whoever had it before may have removed the directory meanwhile.
+        let is_there = dir.metadata().and_then(|locked| Ok(fs::metadata(data_dir)?.ino() == locked.ino()));
+        if !is_there.unwrap_or(false) {
+            return Err(Error::Busy { data_dir: data_dir.to_owned() });
+        }
+        Ok(Self { data_dir: data_dir.to_owned(), _dir: dir })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Fails, rightly, where something lies in it.
+        let _ = fs::remove_dir(&self.data_dir);
     }
 }
 

@@ -118,6 +118,9 @@ pub(crate) enum Error {
     #[error("cannot read what was installed from {}; correct or remove the file", .path.display())]
     Manifest { path: PathBuf, source: serde_json::Error },
 
+    #[error("another install or uninstall works on {} just now; wait until it has ended", .data_dir.display())]
+    Busy { data_dir: PathBuf },
+
     #[error("{} is not as {NAME} wrote it, if it did; remove it, or overwrite it by --force", .path.display())]
     Foreign { path: PathBuf },
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::Error;
 use super::attached::pods;
-use super::manifest::{Found, Manifest};
+use super::manifest::{Found, Manifest, Turn};
 use super::node::{Known, Scope};
 use super::output::Output;
 use crate::config::DEFAULT_DATA_DIR;
@@ -58,6 +58,7 @@ struct Report {
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let Options { scope, .. } = options;
     let data_dir = scope.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+    let _turn = if options.dry_run || !data_dir.exists() { None } else { Some(Turn::take(&data_dir)?) };
     let mut manifest = Manifest::read(&data_dir)?;
     let networks = scope.networks()?;
     let host = Socket::open()?;
@@ -135,7 +136,7 @@ impl Report {
             if bridge::is_made_for(&known.name, bridge) {
                 self.remove(format!("bridge {}", bridge.name), || Ok(host.delete_link(bridge.index)?));
             } else {
-                self.kept.push(format!("bridge {}: it was there before the network", bridge.name));
+                self.kept.push(format!("bridge {}: the network has not made it, or its MAC was changed since", bridge.name));
             }
         }
         let pins = known.datapath.directory();

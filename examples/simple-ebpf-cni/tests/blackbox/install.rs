@@ -132,10 +132,31 @@ fn a_failed_check_stops_an_install() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(output.stdout.contains("FAIL") && output.stdout.contains("cbr0"), "{output:?}");
         node.files().assert_unchanged(&Footprint::default(), "a stopped install");
-        shown(&node.install(&format!("{BLACKBOX} --force")));
+        assert_eq!(command(&node.install(&format!("{BLACKBOX} --force"))).status.code(), Some(1));
+        assert!(!node.binary().exists());
+        shown(&node.install(&format!("{BLACKBOX} --ignore-checks")));
         assert!(node.binary().exists());
         shown(&node.uninstall(""));
         network.host.ip("link del cbr0");
+    });
+}
+
+/// Of two at once, the one that is late would forget what the other wrote.
+#[test]
+fn one_install_works_at_a_time() {
+    on_host(|network| {
+        let node = Node::new(network);
+        fs::create_dir_all(DATA_DIR).expect("room");
+        let other = fs::File::open(DATA_DIR).expect("a directory");
+        rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).expect("nobody has it");
+        for line in [node.install(BLACKBOX), node.uninstall("")] {
+            assert!(refused(1, &line).contains(DATA_DIR), "{line}");
+        }
+        node.files().assert_unchanged(&Footprint::default(), "a refused install");
+        drop(other);
+        shown(&node.install(BLACKBOX));
+        shown(&node.uninstall(""));
+        assert!(!Path::new(DATA_DIR).exists());
     });
 }
 

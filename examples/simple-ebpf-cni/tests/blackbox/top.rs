@@ -31,16 +31,24 @@ fn rates_are_those_of_the_interval_and_the_busiest_pod_comes_first() {
 }
 
 #[test]
-fn a_key_ends_it_and_the_terminal_is_as_before() {
+fn a_key_or_a_signal_ends_it_and_the_terminal_is_as_before() {
     on_host(|network| {
         let pod = network.attach("one");
-        for key in ["q", "\\003"] {
+        // A timeout tells by its status that it was one.
+        let timeout = |signal| format!("timeout --foreground -s {signal} 1");
+        for (by, key, status) in [
+            (String::new(), "q", 0),
+            (String::new(), "\\003", 0),
+            (timeout("TERM"), "", 124),
+            (timeout("HUP"), "", 124),
+            (timeout("INT"), "", 124),
+        ] {
             // `script` gives a terminal; stty shows its mode before and after.
-            let line = format!("stty -g; '{BINARY}' top --interval 0.1; echo status $?; stty -g");
+            let line = format!("stty -g; {by} '{BINARY}' top --interval 0.1; echo status \\$?; stty -g");
             let keys = format!("(sleep 1; printf '{key}'; sleep 1) | script -qec \"{line}\" /dev/null");
             let text = Command::new("bash").args(["-c", &keys]).run();
             let lines: Vec<&str> = text.lines().map(str::trim).collect();
-            assert!(lines.iter().any(|line| line.ends_with("status 0")), "{text:?}");
+            assert!(lines.iter().any(|line| line.ends_with(&format!("status {status}"))), "{by} {text:?}");
             assert_eq!(lines.first(), lines.last(), "{text:?}");
             assert!(text.matches("\x1b[2J").count() >= 3 && text.contains(pod.address()), "{text:?}");
         }
