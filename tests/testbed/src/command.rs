@@ -1,7 +1,7 @@
 //! Processes with a time limit that do not outlive the test.
 
 use std::ffi::OsStr;
-use std::io::{Read, Write as _};
+use std::io::{self, Read, Write as _};
 use std::num::NonZeroU32;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::require;
+use crate::supervise::{self, Ruling};
+use crate::{Call, require};
 
 /// How long a command may take unless it is given another limit.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -117,11 +118,35 @@ impl Command {
     /// If the program cannot be started or is not through when its time is over.
     #[track_caller]
     #[must_use]
-    pub fn output(mut self) -> Output {
+    pub fn output(self) -> Output {
+        self.output_of(std::process::Command::spawn)
+    }
+
+    /// As [`output`](Self::output), with `judge` asked before each call of the process, and of those that it starts, that
+    /// is [watched](Call): what that says becomes of the call. Returns when they all have ended.
+    ///
+    /// The judge is asked for one call at a time, and all others wait for it.
+    ///
+    /// # Panics
+    ///
+    /// As [`output`](Self::output), and if the kernel does not take the filter.
+    ///
+    /// # Kernel
+    ///
+    /// 5.19, for filters whose decisions no signal interrupts.
+    #[track_caller]
+    #[must_use]
+    pub fn supervised(self, judge: impl FnMut(&Call) -> Ruling + Send) -> Output {
+        let limit = patience(self.limit);
+        std::thread::scope(|scope| self.output_of(|command| supervise::spawn(scope, command, judge, limit)))
+    }
+
+    #[track_caller]
+    fn output_of(mut self, spawn: impl FnOnce(&mut std::process::Command) -> io::Result<Child>) -> Output {
         self.inner.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let limit = patience(self.limit);
         let deadline = Instant::now() + limit;
-        let mut running = self.start();
+        let mut running = self.start(spawn);
         let child = &mut running.child;
         if let Some(mut pipe) = child.stdin.take() {
             let input = std::mem::take(&mut self.stdin);
@@ -173,7 +198,24 @@ impl Command {
     #[must_use]
     pub fn spawn(mut self) -> Running {
         self.inner.stdin(Stdio::null()).stdout(std::io::stderr());
-        self.start()
+        self.start(std::process::Command::spawn)
+    }
+
+    /// Starts the process in the background with its input, and with nobody to hear what it says.
+    ///
+    /// # Panics
+    ///
+    /// If the program cannot be started.
+    #[track_caller]
+    #[must_use]
+    pub fn spawn_unheard(mut self) -> Running {
+        self.inner.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut running = self.start(std::process::Command::spawn);
+        if let Some(mut pipe) = running.child.stdin.take() {
+            // One that is killed does not read it. A configuration is less than what a pipe holds.
+            let _ = pipe.write_all(&self.stdin);
+        }
+        running
     }
 
     /// Starts the process in the background with both outputs in a file.
@@ -187,13 +229,13 @@ impl Command {
         let open = || std::fs::File::create(log).and_then(|file| Ok((file.try_clone()?, file)));
         let (stdout, stderr) = open().unwrap_or_else(|error| panic!("cannot write {}: {error}", log.display()));
         self.inner.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-        self.start()
+        self.start(std::process::Command::spawn)
     }
 
     #[track_caller]
-    fn start(&mut self) -> Running {
+    fn start(&mut self, spawn: impl FnOnce(&mut std::process::Command) -> io::Result<Child>) -> Running {
         let name = self.inner.get_program().to_string_lossy().into_owned();
-        match self.inner.spawn() {
+        match spawn(&mut self.inner) {
             Ok(child) => Running { child, name },
             Err(error) => panic!("cannot start {name}: {error}"),
         }

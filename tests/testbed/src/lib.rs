@@ -25,12 +25,14 @@
 //! - [`Footprint`]: all that a plugin can leave on a host, as lines that compare and subtract.
 //! - [`Command`] and [`Running`]: processes with a time limit that do not outlive the test; [`eventually`] and [`patience`]
 //!   for what else takes time.
+//! - [`Call`] and [`Ruling`]: a process that is killed, or whose call is made to fail, at any of its system calls.
 //! - [`classifier`]: a program for a TC hook.
 //! - [`privileged`], [`tool`], [`cnitool`] and [`kernel`]: the reasons for which a test may be skipped, and when it may not.
 //!
 //! Everything here panics with the facts when something goes wrong: a test has no use for an error value.
 #![cfg(target_os = "linux")]
 
+mod call;
 mod classifier;
 mod command;
 mod footprint;
@@ -39,8 +41,10 @@ mod namespace;
 mod plugin;
 mod pod;
 mod require;
+mod supervise;
 mod unshare;
 
+pub use call::Call;
 pub use classifier::classifier;
 pub use command::{Command, Output, Running, eventually, patience};
 pub use footprint::Footprint;
@@ -49,3 +53,4 @@ pub use namespace::Namespace;
 pub use plugin::{Invocation, Outcome, Plugin};
 pub use pod::Pod;
 pub use require::{cnitool, kernel, privileged, tool};
+pub use supervise::Ruling;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Command, Output, Pod};
+use crate::{Call, Command, Output, Pod, Ruling, Running};
 
 /// How long a verb may take. Runtimes wait longer, but a plugin that needs this much has gone wrong.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -105,13 +105,46 @@ impl Invocation {
     #[track_caller]
     #[must_use]
     pub fn run(&self) -> Outcome {
+        self.command().output().into()
+    }
+
+    /// As [`run`](Self::run), with a judge over its calls: see [`Command::supervised`].
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run), and if the kernel does not take the filter.
+    #[track_caller]
+    #[must_use]
+    pub fn supervised(&self, judge: impl FnMut(&Call) -> Ruling + Send) -> Outcome {
+        self.command().supervised(judge).into()
+    }
+
+    /// Starts the call in the background, for a test that kills it. Its output is lost.
+    ///
+    /// # Panics
+    ///
+    /// If the plugin cannot be started.
+    #[track_caller]
+    #[must_use]
+    pub fn spawn(&self) -> Running {
+        self.command().spawn_unheard()
+    }
+
+    #[track_caller]
+    fn command(&self) -> Command {
         let mut command = Command::new(&self.program).env_clear().stdin(self.stdin.clone()).limit(LIMIT);
         for (name, value) in &self.env {
             command = command.env(name, value);
         }
-        let Output { status, stdout, stderr } = command.output();
+        command
+    }
+}
+
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        let Output { status, stdout, stderr } = output;
         let json = serde_json::from_str(&stdout).unwrap_or_default();
-        Outcome { status, stdout, stderr, json }
+        Self { status, stdout, stderr, json }
     }
 }
 

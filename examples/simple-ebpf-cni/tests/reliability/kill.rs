@@ -1,0 +1,88 @@
+//! The plugin is killed before each call that changes something: what is left, DEL removes, and it is in nobody's way.
+
+use crate::attachment::{Scene, VICTIM};
+use crate::support::Network;
+use crate::sweep::{Points, Sweep};
+use crate::{faults, stride};
+
+#[track_caller]
+fn kill(name: &'static str, often: usize, body: impl Fn(&Network, &mut Points) + Sync) {
+    Sweep { name, ways: faults::kill, stride: stride(often) }.run(body);
+}
+
+fn add(network: &Network, points: &mut Points) {
+    let scene = Scene::set(network);
+    loop {
+        let pod = network.host.pod();
+        let Some(struck) = points.strike(&scene.victim("ADD", &pod)) else {
+            scene.victim("DEL", &pod).run().silent();
+            break;
+        };
+        struck.killed();
+        scene.others_are_served();
+        // Some runtimes come again without a DEL: that works, or they are told to send one.
+        if points.number() % 2 == 0 {
+            let again = scene.victim("ADD", &pod).run();
+            if again.status.success() {
+                scene.victim_is_whole(&pod, &again.result());
+            } else {
+                let message = again.error(4);
+                assert!(message.contains("already"), "{message}");
+            }
+        }
+        scene.victim("DEL", &pod).run().silent();
+        scene.is_clean(&pod, "a killed ADD and DEL");
+    }
+    scene.strike();
+}
+
+fn del(network: &Network, points: &mut Points) {
+    let scene = Scene::set(network);
+    loop {
+        let pod = network.attach(VICTIM).pod;
+        let struck = points.strike(&scene.victim("DEL", &pod));
+        if let Some(struck) = &struck {
+            struck.killed();
+            scene.others_are_served();
+        }
+        scene.victim("DEL", &pod).run().silent();
+        scene.is_clean(&pod, "a killed DEL and another");
+        if struck.is_none() {
+            break;
+        }
+    }
+    scene.strike();
+}
+
+fn gc(network: &Network, points: &mut Points) {
+    let scene = Scene::set(network);
+    loop {
+        let pod = network.attach(VICTIM).pod;
+        let struck = points.strike(&scene.gc());
+        if let Some(struck) = &struck {
+            struck.killed();
+            scene.others_are_served();
+        }
+        scene.gc().run().silent();
+        scene.is_clean(&pod, "a killed GC and another");
+        if struck.is_none() {
+            break;
+        }
+    }
+    scene.strike();
+}
+
+#[test]
+fn a_killed_add_is_removed_by_del() {
+    kill("kill ADD", 1, add);
+}
+
+#[test]
+fn a_killed_del_is_finished_by_the_next() {
+    kill("kill DEL", 1, del);
+}
+
+#[test]
+fn a_killed_gc_is_finished_by_the_next() {
+    kill("kill GC", 1, gc);
+}

@@ -1,0 +1,24 @@
+//! What the plugin leaves when it is killed, when the kernel refuses it something, when calls race and after many of
+//! them: nothing. See docs/reliability.md.
+//!
+//! The short forms run with all tests. `CNIKIT_LONG_TESTS=1`, or `make soak`, makes them try every point, and go on for
+//! longer.
+
+mod attachment;
+mod fail;
+mod faults;
+mod kill;
+#[path = "../blackbox/support.rs"]
+#[expect(dead_code, reason = "what is not needed here is needed by the other test binary")]
+mod support;
+mod sweep;
+
+/// Whether there is time for the long forms.
+fn is_long() -> bool {
+    std::env::var("CNIKIT_LONG_TESTS").as_deref() == Ok("1")
+}
+
+/// Every so-manieth point where there is little time, else each.
+fn stride(often: usize) -> usize {
+    if is_long() { 1 } else { often }
+}

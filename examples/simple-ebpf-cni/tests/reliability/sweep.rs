@@ -1,0 +1,137 @@
+//! Trying every point at which a call of the plugin can be hit.
+//!
+//! There is no hook in the plugin: its system calls are supervised, and the n-th is where it is killed, or where the
+//! kernel tells it no. So the points are those of the binary that ships, and a step that is new is tried without a word.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use cnikit_testbed::{Call, Invocation, Outcome, Ruling};
+
+use crate::support::{Network, on_host};
+
+/// The ways in which a call can be hit, in the order in which they are tried.
+pub(crate) type Ways = fn(&Call) -> Vec<Ruling>;
+
+/// A sweep over the points of one verb.
+pub(crate) struct Sweep {
+    /// What it is, for people.
+    pub(crate) name: &'static str,
+    /// How a call can be hit.
+    pub(crate) ways: Ways,
+    /// Every so-manieth point is tried.
+    pub(crate) stride: usize,
+}
+
+/// The points, as they are tried one after the other.
+pub(crate) struct Points {
+    ways: Ways,
+    stride: usize,
+    next: usize,
+    tried: usize,
+    over: bool,
+    /// The one that was hit last.
+    last: String,
+}
+
+/// A call of the plugin that was hit.
+pub(crate) struct Struck {
+    pub(crate) outcome: Outcome,
+    pub(crate) ruling: Ruling,
+}
+
+/// After so many points that did not hold, the others will not either.
+const ENOUGH: usize = 60;
+
+impl Sweep {
+    /// Tries the points on private hosts: a new one after each point that did not hold. `body` is to go on as long as
+    /// there are [points](Points::strike).
+    #[track_caller]
+    pub(crate) fn run(&self, body: impl Fn(&Network, &mut Points) + Sync) {
+        let begun = Instant::now();
+        let mut points =
+            Points { ways: self.ways, stride: self.stride, next: 0, tried: 0, over: false, last: String::new() };
+        let mut broken = Vec::new();
+        while !points.over && broken.len() < ENOUGH {
+            let next = points.next;
+            let run = catch_unwind(AssertUnwindSafe(|| on_host(|network| body(network, &mut points))));
+            if let Err(panic) = run {
+                let why = panic.downcast_ref::<String>().map_or("panicked", String::as_str);
+                broken.push(format!("{}\n{why}\n", points.last));
+                assert_ne!(points.next, next, "{}: nothing was tried: {why}", self.name);
+            } else if points.tried == 0 {
+                // Without the privileges.
+                return;
+            }
+        }
+        eprintln!("{}: {} of {} points in {:.1?}", self.name, points.tried, points.next, begun.elapsed());
+        assert!(broken.is_empty(), "{}: {} points broke:\n\n{}", self.name, broken.len(), broken.join("\n"));
+    }
+}
+
+impl Points {
+    /// Makes the call and hits it at the next point; none when it came to its end without being hit.
+    pub(crate) fn strike(&mut self, invocation: &Invocation) -> Option<Struck> {
+        let (mut left, mut hit, mut begun) = (self.next, None, false);
+        let ways = self.ways;
+        let outcome = invocation.supervised(|call| {
+            // What comes before is the dynamic linker's, and the same in every program.
+            begun = begun || (call.name() == "read" && call.argument(0) == 0);
+            if !begun || hit.is_some() {
+                return Ruling::Continue;
+            }
+            let ways = ways(call);
+            match ways.get(left) {
+                Some(way) => {
+                    hit = Some((format!("{call}: {way:?}"), *way));
+                    *way
+                }
+                None => {
+                    left -= ways.len();
+                    Ruling::Continue
+                }
+            }
+        });
+        let Some((what, ruling)) = hit else {
+            self.over = true;
+            return None;
+        };
+        self.last = format!("point {}: {what}", self.next);
+        self.next += self.stride;
+        self.tried += 1;
+        Some(Struck { outcome, ruling })
+    }
+
+    /// Which of the points it is that was hit last.
+    pub(crate) fn number(&self) -> usize {
+        self.next / self.stride
+    }
+}
+
+impl Struck {
+    /// Checks what a call said that the kernel told no: a whole error document with the cause, and no panic. None if it
+    /// succeeded all the same.
+    #[track_caller]
+    pub(crate) fn refused(&self) -> Option<String> {
+        let (outcome, Ruling::Fail(errno)) = (&self.outcome, self.ruling) else {
+            panic!("it was not told no: {:?}", self.ruling)
+        };
+        assert!(!outcome.stderr.contains("panicked"), "{outcome:#?}");
+        if outcome.status.success() {
+            return None;
+        }
+        let code = outcome.json["code"].as_u64().unwrap_or_else(|| panic!("no code: {outcome:#?}"));
+        let message = outcome.clone().error(code);
+        let text = std::io::Error::from_raw_os_error(errno).to_string();
+        let text = text.split(" (os error").next().unwrap_or_default();
+        assert!(message.contains(text), "the cause is not told: {text}: {outcome:#?}");
+        Some(message)
+    }
+
+    /// Checks what a call said that was killed: one document, or nothing.
+    #[track_caller]
+    pub(crate) fn killed(&self) {
+        let outcome = &self.outcome;
+        assert!(outcome.stdout.is_empty() || outcome.json.is_object(), "half a document: {outcome:#?}");
+    }
+}
