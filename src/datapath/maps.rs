@@ -205,8 +205,9 @@ impl LinkMap {
     ///
     /// [`Error::Map`](super::Error::Map).
     pub fn remove(&self, ifindex: u32) -> Result<()> {
-        self.config.delete(&ifindex.to_ne_bytes(), port(ifindex))?;
-        self.drops.delete(&ifindex.to_ne_bytes(), port(ifindex))
+        // This order: a port that is forgotten by half is still listed.
+        self.drops.delete(&ifindex.to_ne_bytes(), port(ifindex))?;
+        self.config.delete(&ifindex.to_ne_bytes(), port(ifindex))
     }
 
     /// The ports of which something was said. Rows that come or go meanwhile may be seen or not, and others twice.

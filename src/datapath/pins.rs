@@ -93,13 +93,13 @@ impl Datapath {
     /// the BPF file system has to be mounted.
     pub fn ensure(&self) -> Result<()> {
         self.refuse_newer()?;
-        if self.is_current() {
+        if self.is_current()? {
             return Ok(());
         }
         bpffs::ensure_directory(&self.root)?;
         let _lock = self.lock()?;
         self.refuse_newer()?;
-        if self.is_current() {
+        if self.is_current()? {
             return Ok(());
         }
 
@@ -108,7 +108,7 @@ impl Datapath {
         let loading = self.network.join("loading");
         remove_tree(&loading)?;
         bpffs::create_directories(&loading)?;
-        let published = if self.is_complete() { self.replace_programs(&loading) } else { self.publish_new(&loading) };
+        let published = if self.is_complete()? { self.replace_programs(&loading) } else { self.publish_new(&loading) };
         if published.is_err() {
             // The error to report is the load's. The network's directory goes only if it is empty.
             let _ = remove_tree(&loading);
@@ -118,22 +118,25 @@ impl Datapath {
     }
 
     /// Whether all pins are there, of whichever build.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pin`] when the directory cannot be listed, and nothing is known of what is in there.
+    pub fn is_complete(&self) -> Result<bool> {
         self.has([])
     }
 
     /// Whether all pins are there, and the programs are this build's.
-    fn is_current(&self) -> bool {
+    fn is_current(&self) -> Result<bool> {
         self.has([self.build.as_str()])
     }
 
     /// Whether all pins are there, and `more` beside them. One list costs less than a look for each.
-    fn has<const N: usize>(&self, more: [&str; N]) -> bool {
-        let found = names(&self.directory()).unwrap_or_default();
+    fn has<const N: usize>(&self, more: [&str; N]) -> Result<bool> {
+        let found = names(&self.directory())?;
         let maps = MAPS.iter().map(|shape| shape.name);
         let programs = ProgramName::ALL.map(ProgramName::as_str);
-        maps.chain(programs).chain(more).all(|pin| found.iter().any(|name| name == pin))
+        Ok(maps.chain(programs).chain(more).all(|pin| found.iter().any(|name| name == pin)))
     }
 
     /// Whether [`ensure`](Self::ensure) could be expected to succeed: the BPF file system is there or has a place to be

@@ -3,6 +3,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::ops::Deref;
+use std::path::Path;
 
 use ipnetwork::IpNetwork;
 
@@ -143,6 +144,12 @@ impl<'a> Locked<'a> {
     pub(super) fn commit(&mut self, lease: &Lease) -> Result<()> {
         self.settle()?;
         let file = self.owner_path(&lease.owner).ok_or_else(|| name_too_long(&lease.owner))?;
+        // What is half done is not left to the next caller, if it need not be.
+        self.write(lease, &file).inspect_err(|_| drop(self.settle()))
+    }
+
+    /// Makes a lease under the name `pending`, links its addresses to it, and gives it the name of its owner.
+    fn write(&mut self, lease: &Lease, file: &Path) -> Result<()> {
         let pending = self.pending_path();
         let mut text = serde_json::to_vec_pretty(lease).map_err(|error| Error::io("encode", &pending)(error.into()))?;
         text.push(b'\n');
@@ -156,7 +163,7 @@ impl<'a> Locked<'a> {
                 linked => linked?,
             }
         }
-        files::rename(&pending, &file)?;
+        files::rename(&pending, file)?;
         self.settled = true;
         Ok(())
     }

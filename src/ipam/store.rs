@@ -84,6 +84,15 @@ impl Store {
         &self.boot_id
     }
 
+    /// Whether there is a directory: where there is none, nothing was ever written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when that cannot be told.
+    pub fn exists(&self) -> Result<bool> {
+        self.dir.try_exists().map_err(Error::io("look for", &self.dir))
+    }
+
     /// The directory that holds the leases.
     pub fn dir(&self) -> &Path {
         &self.dir

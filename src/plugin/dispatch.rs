@@ -1,12 +1,14 @@
 use std::any::Any;
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{About, AddRequest, CheckRequest, DelRequest, Error, Failure, GcRequest, Plugin, StatusRequest, netns};
+use super::{
+    About, AddRequest, CheckRequest, DelRequest, Error, Failure, GcRequest, Plugin, Step as _, StatusRequest, netns,
+};
 use crate::spec::{self, Command, Environment, ErrorCode, NetworkName, RawConfig, Version};
 
 /// What a call leaves: the process writes the one and ends with the other.
@@ -42,17 +44,53 @@ pub struct Output {
 /// assert_eq!((output.stdout, output.exit_code), (Vec::new(), 0));
 /// ```
 pub fn dispatch<P: Plugin>(plugin: &P, variable: &dyn Fn(&str) -> Option<OsString>, stdin: &mut dyn Read) -> Output {
+    let mut written = Vec::new();
+    // Writing to memory does not fail.
+    let exit_code = dispatch_to(&mut written, plugin, variable, stdin).unwrap_or(1);
+    Output { stdout: written, exit_code }
+}
+
+/// As [`dispatch`], with the document written where the caller reads it. Returns the exit code.
+///
+/// # Errors
+///
+/// What failed when the document could not be written. An `ADD` is undone then: the caller has not got the result, so it
+/// may not believe in one.
+pub(super) fn dispatch_to<P: Plugin>(
+    wire: &mut dyn Write,
+    plugin: &P,
+    variable: &dyn Fn(&str) -> Option<OsString>,
+    stdin: &mut dyn Read,
+) -> Result<u8, Failure> {
     let mut version = None;
-    // Nothing of what a panic leaves half done is looked at again, but for the version.
-    let answer = catch_unwind(AssertUnwindSafe(|| answer(plugin, variable, stdin, &mut version)))
+    let mut wire = Wire { wire, failed: false };
+    // Nothing of what a panic leaves half done is looked at again, but for the version, and whether the wire is spoilt.
+    let answer = catch_unwind(AssertUnwindSafe(|| answer(&mut wire, plugin, variable, stdin, &mut version)))
         .unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
     match answer {
-        Ok(stdout) => Output { stdout, exit_code: 0 },
+        Ok(()) => Ok(0),
+        Err(failure) if wire.failed => Err(failure),
         Err(failure) => {
             let document = failure.into_document(version.unwrap_or(Version::NEWEST));
             // Numbers and texts always become JSON.
-            Output { stdout: json_line(&document).unwrap_or_default(), exit_code: 1 }
+            wire.write(&json_line(&document).unwrap_or_default())?;
+            Ok(1)
         }
+    }
+}
+
+/// Where the one document goes.
+struct Wire<'a> {
+    wire: &'a mut dyn Write,
+    /// Whether a part of a document may have been written.
+    failed: bool,
+}
+
+impl Wire<'_> {
+    fn write(&mut self, document: &[u8]) -> Result<(), Failure> {
+        let written = self.wire.write_all(document);
+        self.failed |= written.is_err();
+        written.step("write to standard output")
     }
 }
 
@@ -65,13 +103,14 @@ struct Versions<'a> {
 }
 
 fn answer<P: Plugin>(
+    wire: &mut Wire<'_>,
     plugin: &P,
     variable: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn Read,
     version: &mut Option<Version>,
-) -> Result<Vec<u8>, Failure> {
+) -> Result<(), Failure> {
     let Some(command) = Environment::command(variable)? else {
-        return Ok(about(plugin.about(), plugin.versions()).into_bytes());
+        return wire.write(about(plugin.about(), plugin.versions()).as_bytes());
     };
     let environment = Environment::read(command, variable)?;
 
@@ -79,12 +118,12 @@ fn answer<P: Plugin>(
     stdin.read_to_end(&mut bytes).map_err(|source| Error::Stdin { source })?;
     let mut call = |environment, bytes| Call::read(environment, bytes, plugin.versions(), version);
     match command {
-        Command::Add => add(plugin, call(environment, bytes)?),
+        Command::Add => add(wire, plugin, call(environment, bytes)?),
         Command::Del => del(plugin, call(environment, bytes)?),
         Command::Check => check(plugin, call(environment, bytes)?),
         Command::Gc => gc(plugin, call(environment, bytes)?),
         Command::Status => status(plugin, call(environment, bytes)?),
-        Command::Version => versions(plugin.versions(), bytes),
+        Command::Version => wire.write(&versions(plugin.versions(), bytes)?),
     }
 }
 
@@ -119,7 +158,7 @@ impl Call {
     }
 }
 
-fn add<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
+fn add<P: Plugin>(wire: &mut Wire<'_>, plugin: &P, call: Call) -> Result<(), Failure> {
     let Call { environment, network, version, raw_config } = call;
     let request = AddRequest {
         attachment: environment.attachment(network)?,
@@ -132,23 +171,21 @@ fn add<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
         raw_config,
     };
     netns::require(&request.netns, environment.netns_override)?;
-    match plugin.add(&request)?.to_json(version) {
-        Ok(json) => Ok(format!("{json}\n").into_bytes()),
-        Err(error) => Err(undone(plugin, request, error)),
-    }
+    let result = plugin.add(&request)?.to_json(version).map_err(Failure::from);
+    let written = result.and_then(|json| wire.write(format!("{json}\n").as_bytes()));
+    written.map_err(|failure| undone(plugin, request, failure))
 }
 
 /// Detaches what was attached without a result to tell of it: the caller will see a failed `ADD`,
 /// and that must leave nothing.
-fn undone<P: Plugin>(plugin: &P, request: AddRequest<P::Config>, error: spec::Error) -> Failure {
-    let failure = Failure::from(error);
+fn undone<P: Plugin>(plugin: &P, request: AddRequest<P::Config>, failure: Failure) -> Failure {
     match plugin.del(&request.into()) {
         Ok(()) => failure,
         Err(left) => failure.with_details(format!("and undoing the ADD failed: {left}")),
     }
 }
 
-fn del<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
+fn del<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
     let Call { environment, network, raw_config, .. } = call;
     let request = DelRequest {
         attachment: environment.attachment(network)?,
@@ -160,10 +197,10 @@ fn del<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
         path: environment.path,
         raw_config,
     };
-    plugin.del(&request).map(|()| Vec::new())
+    plugin.del(&request)
 }
 
-fn check<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
+fn check<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
     let Call { environment, network, raw_config, .. } = call;
     let missing = spec::Error::MissingPrevResult { command: Command::Check };
     let request = CheckRequest {
@@ -177,10 +214,10 @@ fn check<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
         raw_config,
     };
     netns::require(&request.netns, environment.netns_override)?;
-    plugin.check(&request).map(|()| Vec::new())
+    plugin.check(&request)
 }
 
-fn gc<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
+fn gc<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
     let Call { environment, raw_config, .. } = call;
     let request = GcRequest {
         net_conf: raw_config.net_conf()?,
@@ -189,10 +226,10 @@ fn gc<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
         path: environment.path,
         raw_config,
     };
-    plugin.gc(&request).map(|()| Vec::new())
+    plugin.gc(&request)
 }
 
-fn status<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
+fn status<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
     let Call { environment, raw_config, .. } = call;
     let request = StatusRequest {
         net_conf: raw_config.net_conf()?,
@@ -200,7 +237,7 @@ fn status<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
         path: environment.path,
         raw_config,
     };
-    plugin.status(&request).map(|()| Vec::new())
+    plugin.status(&request)
 }
 
 fn require_version(command: Command, version: Version, supported: &[Version]) -> Result<(), spec::Error> {

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::dup2_stdout;
 
-use super::{Plugin, dispatch};
+use super::dispatch::dispatch_to;
+use super::{Failure, Plugin, Step as _};
 
 /// Runs a plugin as a program: the last expression of its `main`.
 ///
@@ -18,23 +19,21 @@ use super::{Plugin, dispatch};
 pub fn run(plugin: &impl Plugin) -> ExitCode {
     match serve(plugin) {
         Ok(exit_code) => ExitCode::from(exit_code),
-        // The caller has not got the result, so it may not believe in one.
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "cannot write to standard output: {error}");
+        Err(failure) => {
+            // A document after a part of one would be none.
+            let _ = writeln!(io::stderr(), "{failure}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn serve(plugin: &impl Plugin) -> io::Result<u8> {
-    let mut wire = take_stdout()?;
+fn serve(plugin: &impl Plugin) -> Result<u8, Failure> {
+    let mut wire = take_stdout().step("take standard output")?;
     // A terminal has no configuration: a person who tries `CNI_COMMAND=VERSION` by hand gets an
     // answer.
     let stdin = io::stdin();
     let stdin: &mut dyn Read = if stdin.is_terminal() { &mut io::empty() } else { &mut stdin.lock() };
-    let output = dispatch(plugin, &|name| std::env::var_os(name), stdin);
-    wire.write_all(&output.stdout)?;
-    Ok(output.exit_code)
+    dispatch_to(&mut wire, plugin, &|name| std::env::var_os(name), stdin)
 }
 
 /// Moves standard output to where nobody else writes, and leaves standard error in its place.

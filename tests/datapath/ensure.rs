@@ -16,9 +16,9 @@ fn the_first_ensure_pins_the_set_and_the_second_keeps_it() {
     }
     host(|_| {
         let datapath = datapath("one");
-        assert!(!datapath.is_complete());
+        assert!(!datapath.is_complete().unwrap());
         datapath.ensure().unwrap();
-        assert!(datapath.is_complete());
+        assert!(datapath.is_complete().unwrap());
 
         let directory = datapath.directory();
         assert_eq!(directory, Path::new(ROOT).join("one/v2"));
@@ -69,7 +69,7 @@ fn what_a_killed_loader_left_is_swept() {
         for pin in ["net_stats", "cni_tc_main", "cni_tc_egress"] {
             fs::remove_file(network.join("loading").join(pin)).unwrap();
         }
-        assert!(!datapath.is_complete());
+        assert!(!datapath.is_complete().unwrap());
 
         datapath.ensure().unwrap();
         assert_eq!(names(&network), ["v2"]);
@@ -92,7 +92,7 @@ fn an_incomplete_set_is_replaced_whole() {
         for pin in loaded.clone().keys() {
             datapath.ports().unwrap().insert(ip("10.244.1.2"), port(7, 2)).unwrap();
             fs::remove_file(directory.join(pin)).unwrap();
-            assert!(!datapath.is_complete(), "without {pin}");
+            assert!(!datapath.is_complete().unwrap(), "without {pin}");
 
             datapath.ensure().unwrap();
             let reloaded = ids(&directory);
@@ -159,7 +159,7 @@ fn a_dot_in_a_networks_name_is_no_dot_in_the_pins() {
         dotted.counters().unwrap().track(ip("10.244.1.2")).unwrap();
         assert_eq!(plain.counters().unwrap().read(ip("10.244.1.2")).unwrap(), None);
         plain.remove().unwrap();
-        assert!(dotted.is_complete());
+        assert!(dotted.is_complete().unwrap());
         dotted.remove().unwrap();
     });
 }

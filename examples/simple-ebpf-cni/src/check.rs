@@ -161,7 +161,7 @@ impl Check<'_> {
     fn datapath(&mut self, bridge: &Link, host_end: &Link, mac: MacAddr) -> Result<(), Failure> {
         let network = &self.request.attachment.network;
         let datapath = network::datapath(network);
-        if !datapath.is_complete() {
+        if !datapath.is_complete()? {
             self.differs(format!("eBPF programs or maps are missing in {}", datapath.directory().display()));
             return Ok(());
         }

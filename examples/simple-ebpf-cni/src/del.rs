@@ -40,7 +40,7 @@ pub(crate) struct Turn {
 impl Turn {
     /// None for an attachment that cannot have been made, as no lease can have its name.
     pub(crate) fn take(attachment: &Attachment, leases: &Store) -> ipam::Result<Option<Self>> {
-        let has_leases = leases.dir().exists();
+        let has_leases = leases.exists()?;
         let owner = network::owner(attachment);
         match has_leases.then(|| leases.lock_owner(&owner, LOCK_TIMEOUT)).transpose() {
             Err(ipam::Error::NameTooLong { .. }) => Ok(None),
@@ -53,6 +53,7 @@ impl Turn {
 ///
 /// Nothing here needs the pod's namespace: the pair goes with its host end, whose name derives from the attachment.
 /// The addresses are given back last, and only when the pair is gone: a pod that still has them must not meet another.
+/// What fails is left for the next DEL to find, by what leads to it: the lease to the rows, a row to its port.
 pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store, turn: &Turn) -> Result<(), Failure> {
     let owner = network::owner(attachment);
     let datapath = network::datapath(&attachment.network);
@@ -69,8 +70,9 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store, tur
         None => host.link_by_index(own)?.is_none().then_some(own),
         pair => pair,
     };
-    failures.note(forget_pair(attachment, &datapath, port, lease.as_ref()));
-    if turn.lock.is_some() {
+    let forgotten = failures.note(forget_pair(attachment, &datapath, port, lease.as_ref()));
+    // The lease leads the next DEL to the rows that are left.
+    if turn.lock.is_some() && forgotten.is_some() {
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner));
         failures.note(freed.step("free the addresses"));
     }
@@ -102,7 +104,7 @@ pub(crate) fn host_end(attachment: &Attachment, host: &Socket) -> netlink::Resul
 
 /// As long as a lease is held, its addresses are nobody else's. Where there is none, the port tells which they are.
 fn remove_rows(lease: Option<&Lease>, port: Option<u32>, datapath: &Datapath) -> Result<(), Failure> {
-    if !datapath.is_complete() {
+    if !datapath.is_complete()? {
         return Ok(());
     }
     let rows = Rows::open(datapath)?;

@@ -52,7 +52,7 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
             failures.note(collect(&attachment, &host, &leases).step(name));
         }
     }
-    if leases.dir().exists() {
+    if leases.exists()? {
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.remove_orphans());
         failures.note(freed.step("free addresses without a lease"));
     }
@@ -95,7 +95,7 @@ fn collect(attachment: &Attachment, host: &Socket, leases: &Store) -> Result<(),
 /// Removes the rows of ports that do not exist, and counters of addresses that nobody has.
 fn remove_rows(host: &Socket, network: &NetworkName, leases: &Store) -> Result<(), Failure> {
     let datapath = network::datapath(network);
-    if !datapath.is_complete() {
+    if !datapath.is_complete()? {
         return Ok(());
     }
     let rows = Rows::open(&datapath)?;

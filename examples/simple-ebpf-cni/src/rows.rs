@@ -45,8 +45,9 @@ impl Rows {
         if self.links.read(port.ifindex)?.is_some() {
             self.remove_ports(&HashSet::from([port.ifindex]))?;
         }
-        self.ports.insert(port.mac.link_local().into(), port)?;
-        self.links.insert(port.ifindex, PodLink { mac: port.mac, stack_only })
+        // This order: the row of the port leads to its link-local address, for who removes what a kill has left.
+        self.links.insert(port.ifindex, PodLink { mac: port.mac, stack_only })?;
+        self.ports.insert(port.mac.link_local().into(), port)
     }
 
     /// Has packets for the addresses delivered to the port, lets it send from them, and counts for them from zero.
@@ -75,7 +76,6 @@ impl Rows {
         let mut ports: HashSet<u32> = port.into_iter().collect();
         for address in addresses {
             ports.extend(self.ports.read(address.ip())?.map(|port| port.ifindex));
-            self.remove_address(address.ip())?;
         }
         for port in ports {
             if let Some(link) = self.links.read(port)? {
@@ -86,7 +86,8 @@ impl Rows {
             }
             self.links.remove(port)?;
         }
-        Ok(())
+        // Last, as they lead to the ports.
+        addresses.iter().try_for_each(|address| self.remove_address(address.ip()))
     }
 
     /// Removes the rows of ports, and of all addresses that lead to them; absent is success.

@@ -8,8 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// A system call of a [supervised](crate::Command::supervised) process, which waits for what becomes of it.
 ///
-/// Watched are the calls that change something or may fail for want of something, but not those for memory, and not
-/// those that only wait. It is displayed with what it is about: `sendto type 16`, `unlink /var/lib/...`.
+/// Watched are the calls that change something or may fail for want of something, but not those for memory, those that
+/// only wait, and those that cannot fail on a descriptor that is open. It is displayed with what it is about: `sendto type 16`, `unlink /var/lib/...`.
 #[derive(Debug)]
 pub struct Call {
     thread: u32,
@@ -45,17 +45,13 @@ const WATCHED: &[(i64, &str, bool, About)] = &[
     (libc::SYS_faccessat, "faccessat", false, Path(1)),
     (libc::SYS_fallocate, "fallocate", true, Number(0)),
     (libc::SYS_fchmod, "fchmod", true, Number(0)),
-    (libc::SYS_fcntl, "fcntl", false, Number(1)),
     (libc::SYS_fdatasync, "fdatasync", true, Number(0)),
     (libc::SYS_flock, "flock", true, Number(1)),
-    (libc::SYS_fstatfs, "fstatfs", false, Number(0)),
     (libc::SYS_fsync, "fsync", true, Number(0)),
     (libc::SYS_ftruncate, "ftruncate", true, Number(0)),
     (libc::SYS_getdents64, "getdents64", false, Number(0)),
     (libc::SYS_getsockname, "getsockname", false, Nothing),
-    (libc::SYS_ioctl, "ioctl", true, Number(1)),
     (libc::SYS_linkat, "linkat", true, Path(3)),
-    (libc::SYS_lseek, "lseek", false, Number(0)),
     (libc::SYS_mkdirat, "mkdirat", true, Path(1)),
     (libc::SYS_mount, "mount", true, Path(1)),
     (libc::SYS_newfstatat, "newfstatat", false, Path(1)),
@@ -146,7 +142,7 @@ impl Call {
     /// Whether it changes something that others see, or would if it succeeded.
     #[must_use]
     pub fn changes(&self) -> bool {
-        let writes = |flags: u64| flags & (libc::O_CREAT | libc::O_TRUNC | libc::O_TMPFILE) as u64 != 0;
+        let writes = |flags: u64| flags & (libc::O_CREAT | libc::O_TRUNC) as u64 != 0;
         match self.name() {
             "openat" => writes(self.argument(2)),
             "open" => writes(self.argument(1)),

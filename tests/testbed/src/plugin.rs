@@ -17,6 +17,8 @@ const LIMIT: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone)]
 pub struct Plugin {
     path: PathBuf,
+    /// The value of `CNI_PATH`.
+    folders: OsString,
 }
 
 /// One call of a plugin: a verb, its variables and what goes to its standard input.
@@ -44,16 +46,25 @@ impl Plugin {
     /// A binary by its path.
     #[must_use]
     pub fn new(path: impl AsRef<Path>) -> Self {
-        Self { path: path.as_ref().to_owned() }
+        let path = path.as_ref().to_owned();
+        let folders = path.parent().unwrap_or(Path::new("/")).into();
+        Self { path, folders }
+    }
+
+    /// The same plugin, with one more folder to find other plugins in.
+    #[must_use]
+    pub fn beside(mut self, folder: &str) -> Self {
+        self.folders.push(":");
+        self.folders.push(folder);
+        self
     }
 
     /// A call of any verb, with nothing set but `CNI_COMMAND` and `CNI_PATH`.
     #[must_use]
     pub fn invocation(&self, verb: &str) -> Invocation {
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
         Invocation { program: self.path.clone(), env: BTreeMap::new(), stdin: Vec::new() }
             .env("CNI_COMMAND", verb)
-            .env("CNI_PATH", folder)
+            .env("CNI_PATH", &self.folders)
             // Reference plugins call iptables by its name.
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
     }

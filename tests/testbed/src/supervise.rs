@@ -25,7 +25,7 @@ pub enum Ruling {
 }
 
 /// How long to wait for a call before the next look at the clock.
-const STEP: Duration = Duration::from_millis(500);
+const STEP: Duration = Duration::from_millis(5);
 
 /// Starts a process whose watched calls are judged on a thread of the scope, until it and all that it started have
 /// ended or the time is over.

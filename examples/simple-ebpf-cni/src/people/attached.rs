@@ -171,7 +171,7 @@ impl From<Drops> for Reasons {
 impl Maps {
     /// None before the network's first pod.
     fn open(datapath: &Datapath) -> Result<Option<Self>, Error> {
-        if !datapath.is_complete() {
+        if !datapath.is_complete()? {
             return Ok(None);
         }
         Ok(Some(Self { counters: datapath.counters()?, links: datapath.links()? }))
@@ -181,7 +181,7 @@ impl Maps {
 /// The addresses that the programs deliver to each port, but for the gateway's and those that a port has by its MAC.
 fn delivered(datapath: &Datapath) -> Result<BTreeMap<u32, Vec<IpAddr>>, Error> {
     let mut addresses: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
-    if !datapath.is_complete() {
+    if !datapath.is_complete()? {
         return Ok(addresses);
     }
     let (ports, bridge) = (datapath.ports()?, datapath.config()?.bridge_ifindex);

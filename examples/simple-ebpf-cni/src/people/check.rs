@@ -283,7 +283,7 @@ pub(crate) fn network(known: &Known, links: &[Link]) -> Result<Vec<Check>, Error
         let found = format!("{} of {name} have no interface any more", count(gone, "lease"));
         checks.push(Check::warn("leases", found, "the runtime's GC frees them, or an ADD that finds the pool dry"));
     }
-    if datapath.is_complete() {
+    if datapath.is_complete()? {
         let rows = Rows::open(datapath)?.indexes()?;
         let lost = rows.iter().filter(|row| links.iter().all(|link| link.index != **row)).count();
         if lost > 0 {
@@ -294,7 +294,7 @@ pub(crate) fn network(known: &Known, links: &[Link]) -> Result<Vec<Check>, Error
         let found = format!("the pins of {name} are not whole: {}", datapath.directory().display());
         checks.push(Check::warn("pins", found, "the next ADD loads the programs again"));
     }
-    if configured.is_none() && pods.is_empty() && datapath.is_complete() {
+    if configured.is_none() && pods.is_empty() && datapath.is_complete()? {
         let found = format!("{name} has no pods and no configuration, and its programs are pinned");
         checks.push(Check::warn("pins", found, format!("{NAME} uninstall --purge --network {name}")));
     }

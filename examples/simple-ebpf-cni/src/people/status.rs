@@ -125,12 +125,12 @@ impl Network {
                 }
                 Some(_) => {}
             }
-            if !known.datapath.is_complete() {
+            if !known.datapath.is_complete()? {
                 problems.push("its eBPF programs are not pinned: the next ADD loads them".to_owned());
             }
         }
         let datapath =
-            if known.datapath.is_complete() { Some(Datapath::look(known, host, &mut problems)?) } else { None };
+            if known.datapath.is_complete()? { Some(Datapath::look(known, host, &mut problems)?) } else { None };
         let bridge = bridge.map(|bridge| Bridge::look(bridge, host)).transpose()?;
         let ranges = ranges(known, &mut problems)?;
         let damaged = known.store.leases()?.filter_map(Result::err);

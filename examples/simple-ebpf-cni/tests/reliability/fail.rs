@@ -1,19 +1,20 @@
 //! The kernel refuses a call once: the plugin says so and leaves nothing, or does without.
 
-use crate::attachment::{Scene, VICTIM};
+use crate::attachment::Scene;
+use crate::faults;
+use crate::networks::{self, Kind};
 use crate::support::Network;
 use crate::sweep::{Points, Sweep};
-use crate::{faults, stride};
 
 #[track_caller]
-fn fail(name: &'static str, often: usize, body: impl Fn(&Network, &mut Points) + Sync) {
-    Sweep { name, ways: faults::fail, stride: stride(often) }.run(body);
+fn fail(name: &'static str, kind: Kind, often: usize, body: impl Fn(&Network, &mut Points) + Sync) {
+    Sweep { name, kind, ways: faults::fail, often }.run(body);
 }
 
 fn add(network: &Network, points: &mut Points) {
     let scene = Scene::set(network);
     loop {
-        let pod = network.host.pod();
+        let pod = scene.pod();
         let Some(struck) = points.strike(&scene.victim("ADD", &pod)) else {
             scene.victim("DEL", &pod).run().silent();
             break;
@@ -22,7 +23,7 @@ fn add(network: &Network, points: &mut Points) {
             scene.victim_is_whole(&pod, &struck.outcome.result());
             scene.victim("DEL", &pod).run().silent();
         } else {
-            scene.is_clean(&pod, "a failed ADD");
+            scene.is_clean_but_for_a_lock(&pod, "a failed ADD");
             scene.victim_is_served(&pod);
         }
         scene.is_clean(&pod, "DEL");
@@ -33,12 +34,13 @@ fn add(network: &Network, points: &mut Points) {
 fn del(network: &Network, points: &mut Points) {
     let scene = Scene::set(network);
     loop {
-        let pod = network.attach(VICTIM).pod;
+        let pod = scene.attached();
         let struck = points.strike(&scene.victim("DEL", &pod));
-        if struck.as_ref().is_some_and(|struck| struck.refused().is_some()) {
-            scene.victim("DEL", &pod).run().silent();
+        if struck.as_ref().is_none_or(|struck| struck.refused().is_none()) {
+            scene.is_clean_but_for_a_lock(&pod, "DEL");
         }
-        scene.is_clean(&pod, "DEL");
+        scene.victim("DEL", &pod).run().silent();
+        scene.is_clean(&pod, "DEL and another");
         if struck.is_none() {
             break;
         }
@@ -49,12 +51,13 @@ fn del(network: &Network, points: &mut Points) {
 fn gc(network: &Network, points: &mut Points) {
     let scene = Scene::set(network);
     loop {
-        let pod = network.attach(VICTIM).pod;
+        let pod = scene.attached();
         let struck = points.strike(&scene.gc());
-        if struck.as_ref().is_some_and(|struck| struck.refused().is_some()) {
-            scene.gc().run().silent();
+        if struck.as_ref().is_none_or(|struck| struck.refused().is_none()) {
+            scene.is_clean_but_for_a_lock(&pod, "GC");
         }
-        scene.is_clean(&pod, "GC");
+        scene.gc().run().silent();
+        scene.is_clean(&pod, "GC and another");
         if struck.is_none() {
             break;
         }
@@ -64,15 +67,45 @@ fn gc(network: &Network, points: &mut Points) {
 
 #[test]
 fn a_failed_add_leaves_nothing() {
-    fail("fail ADD", 3, add);
+    fail("fail ADD", networks::basic, 3, add);
+}
+
+#[test]
+fn a_failed_add_of_both_families_masqueraded_leaves_nothing() {
+    fail("fail ADD, masqueraded", networks::masqueraded, 23, add);
+}
+
+#[test]
+fn a_failed_add_with_tcx_links_leaves_nothing() {
+    fail("fail ADD, TCX", networks::tcx, 23, add);
+}
+
+#[test]
+fn a_failed_add_with_a_delegate_leaves_nothing() {
+    fail("fail ADD, delegated", networks::delegated, 23, add);
 }
 
 #[test]
 fn a_failed_del_says_so() {
-    fail("fail DEL", 3, del);
+    fail("fail DEL", networks::basic, 3, del);
+}
+
+#[test]
+fn a_failed_del_with_tcx_links_says_so() {
+    fail("fail DEL, TCX", networks::tcx, 13, del);
+}
+
+#[test]
+fn a_failed_del_with_a_delegate_says_so() {
+    fail("fail DEL, delegated", networks::delegated, 13, del);
 }
 
 #[test]
 fn a_failed_gc_says_so() {
-    fail("fail GC", 3, gc);
+    fail("fail GC", networks::basic, 11, gc);
+}
+
+#[test]
+fn a_failed_gc_with_tcx_links_says_so() {
+    fail("fail GC, TCX", networks::tcx, 23, gc);
 }

@@ -1,19 +1,20 @@
 //! The plugin is killed before each call that changes something: what is left, DEL removes, and it is in nobody's way.
 
-use crate::attachment::{Scene, VICTIM};
+use crate::attachment::Scene;
+use crate::faults;
+use crate::networks::{self, Kind};
 use crate::support::Network;
 use crate::sweep::{Points, Sweep};
-use crate::{faults, stride};
 
 #[track_caller]
-fn kill(name: &'static str, often: usize, body: impl Fn(&Network, &mut Points) + Sync) {
-    Sweep { name, ways: faults::kill, stride: stride(often) }.run(body);
+fn kill(name: &'static str, kind: Kind, often: usize, body: impl Fn(&Network, &mut Points) + Sync) {
+    Sweep { name, kind, ways: faults::kill, often }.run(body);
 }
 
 fn add(network: &Network, points: &mut Points) {
     let scene = Scene::set(network);
     loop {
-        let pod = network.host.pod();
+        let pod = scene.pod();
         let Some(struck) = points.strike(&scene.victim("ADD", &pod)) else {
             scene.victim("DEL", &pod).run().silent();
             break;
@@ -21,7 +22,7 @@ fn add(network: &Network, points: &mut Points) {
         struck.killed();
         scene.others_are_served();
         // Some runtimes come again without a DEL: that works, or they are told to send one.
-        if points.number() % 2 == 0 {
+        if points.tried() % 2 == 0 {
             let again = scene.victim("ADD", &pod).run();
             if again.status.success() {
                 scene.victim_is_whole(&pod, &again.result());
@@ -39,7 +40,7 @@ fn add(network: &Network, points: &mut Points) {
 fn del(network: &Network, points: &mut Points) {
     let scene = Scene::set(network);
     loop {
-        let pod = network.attach(VICTIM).pod;
+        let pod = scene.attached();
         let struck = points.strike(&scene.victim("DEL", &pod));
         if let Some(struck) = &struck {
             struck.killed();
@@ -57,7 +58,7 @@ fn del(network: &Network, points: &mut Points) {
 fn gc(network: &Network, points: &mut Points) {
     let scene = Scene::set(network);
     loop {
-        let pod = network.attach(VICTIM).pod;
+        let pod = scene.attached();
         let struck = points.strike(&scene.gc());
         if let Some(struck) = &struck {
             struck.killed();
@@ -74,15 +75,45 @@ fn gc(network: &Network, points: &mut Points) {
 
 #[test]
 fn a_killed_add_is_removed_by_del() {
-    kill("kill ADD", 1, add);
+    kill("kill ADD", networks::basic, 1, add);
+}
+
+#[test]
+fn a_killed_add_of_both_families_masqueraded_is_removed_by_del() {
+    kill("kill ADD, masqueraded", networks::masqueraded, 5, add);
+}
+
+#[test]
+fn a_killed_add_with_tcx_links_is_removed_by_del() {
+    kill("kill ADD, TCX", networks::tcx, 5, add);
+}
+
+#[test]
+fn a_killed_add_with_a_delegate_is_removed_by_del() {
+    kill("kill ADD, delegated", networks::delegated, 5, add);
 }
 
 #[test]
 fn a_killed_del_is_finished_by_the_next() {
-    kill("kill DEL", 1, del);
+    kill("kill DEL", networks::basic, 1, del);
+}
+
+#[test]
+fn a_killed_del_with_tcx_links_is_finished_by_the_next() {
+    kill("kill DEL, TCX", networks::tcx, 5, del);
+}
+
+#[test]
+fn a_killed_del_with_a_delegate_is_finished_by_the_next() {
+    kill("kill DEL, delegated", networks::delegated, 5, del);
 }
 
 #[test]
 fn a_killed_gc_is_finished_by_the_next() {
-    kill("kill GC", 1, gc);
+    kill("kill GC", networks::basic, 2, gc);
+}
+
+#[test]
+fn a_killed_gc_with_tcx_links_is_finished_by_the_next() {
+    kill("kill GC, TCX", networks::tcx, 7, gc);
 }

@@ -7,7 +7,9 @@
 mod attachment;
 mod fail;
 mod faults;
+mod first;
 mod kill;
+mod networks;
 #[path = "../blackbox/support.rs"]
 #[expect(dead_code, reason = "what is not needed here is needed by the other test binary")]
 mod support;
@@ -16,9 +18,4 @@ mod sweep;
 /// Whether there is time for the long forms.
 fn is_long() -> bool {
     std::env::var("CNIKIT_LONG_TESTS").as_deref() == Ok("1")
-}
-
-/// Every so-manieth point where there is little time, else each.
-fn stride(often: usize) -> usize {
-    if is_long() { 1 } else { often }
 }

@@ -3,12 +3,15 @@
 //! There is no hook in the plugin: its system calls are supervised, and the n-th is where it is killed, or where the
 //! kernel tells it no. So the points are those of the binary that ships, and a step that is new is tried without a word.
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use cnikit_testbed::{Call, Invocation, Outcome, Ruling};
 
-use crate::support::{Network, on_host};
+use crate::is_long;
+use crate::networks::{Kind, on_host_with};
+use crate::support::Network;
 
 /// The ways in which a call can be hit, in the order in which they are tried.
 pub(crate) type Ways = fn(&Call) -> Vec<Ruling>;
@@ -17,10 +20,12 @@ pub(crate) type Ways = fn(&Call) -> Vec<Ruling>;
 pub(crate) struct Sweep {
     /// What it is, for people.
     pub(crate) name: &'static str,
+    /// The network that it is done to.
+    pub(crate) kind: Kind,
     /// How a call can be hit.
     pub(crate) ways: Ways,
-    /// Every so-manieth point is tried.
-    pub(crate) stride: usize,
+    /// Where there is little time, every so-manieth point is tried.
+    pub(crate) often: usize,
 }
 
 /// The points, as they are tried one after the other.
@@ -49,17 +54,23 @@ impl Sweep {
     #[track_caller]
     pub(crate) fn run(&self, body: impl Fn(&Network, &mut Points) + Sync) {
         let begun = Instant::now();
-        let mut points =
-            Points { ways: self.ways, stride: self.stride, next: 0, tried: 0, over: false, last: String::new() };
+        let stride = if is_long() { 1 } else { self.often };
+        let mut points = Points { ways: self.ways, stride, next: 0, tried: 0, over: false, last: String::new() };
         let mut broken = Vec::new();
         while !points.over && broken.len() < ENOUGH {
             let next = points.next;
-            let run = catch_unwind(AssertUnwindSafe(|| on_host(|network| body(network, &mut points))));
-            if let Err(panic) = run {
+            let mut ran = false;
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                on_host_with(self.kind, |network| {
+                    ran = true;
+                    body(network, &mut points);
+                });
+            }));
+            if let Err(panic) = ended {
                 let why = panic.downcast_ref::<String>().map_or("panicked", String::as_str);
                 broken.push(format!("{}\n{why}\n", points.last));
                 assert_ne!(points.next, next, "{}: nothing was tried: {why}", self.name);
-            } else if points.tried == 0 {
+            } else if !ran {
                 // Without the privileges.
                 return;
             }
@@ -73,11 +84,19 @@ impl Points {
     /// Makes the call and hits it at the next point; none when it came to its end without being hit.
     pub(crate) fn strike(&mut self, invocation: &Invocation) -> Option<Struck> {
         let (mut left, mut hit, mut begun) = (self.next, None, false);
+        let mut strangers = HashSet::new();
         let ways = self.ways;
+        let t = Instant::now();
         let outcome = invocation.supervised(|call| {
+            if std::env::var_os("DBG").is_some() { eprintln!("{:?} {} {call}", t.elapsed(), call.process()); }
             // What comes before is the dynamic linker's, and the same in every program.
             begun = begun || (call.name() == "read" && call.argument(0) == 0);
-            if !begun || hit.is_some() {
+            // The calls of a delegate are not the plugin's.
+            let is_strangers = strangers.contains(&call.process());
+            if begun && call.name() == "execve" {
+                strangers.insert(call.process());
+            }
+            if !begun || hit.is_some() || is_strangers {
                 return Ruling::Continue;
             }
             let ways = ways(call);
@@ -92,6 +111,7 @@ impl Points {
                 }
             }
         });
+        if std::env::var_os("DBG").is_some() { eprintln!("over {:?}", t.elapsed()); }
         let Some((what, ruling)) = hit else {
             self.over = true;
             return None;
@@ -102,9 +122,9 @@ impl Points {
         Some(Struck { outcome, ruling })
     }
 
-    /// Which of the points it is that was hit last.
-    pub(crate) fn number(&self) -> usize {
-        self.next / self.stride
+    /// How many points were tried.
+    pub(crate) fn tried(&self) -> usize {
+        self.tried
     }
 }
 
@@ -120,8 +140,14 @@ impl Struck {
         if outcome.status.success() {
             return None;
         }
-        let code = outcome.json["code"].as_u64().unwrap_or_else(|| panic!("no code: {outcome:#?}"));
-        let message = outcome.clone().error(code);
+        let message = match outcome.json["code"].as_u64() {
+            Some(code) => outcome.clone().error(code),
+            // Where standard output cannot be written to, there is another.
+            None => {
+                assert!(outcome.stdout.is_empty() && outcome.stderr.contains("standard output"), "{outcome:#?}");
+                outcome.stderr.clone()
+            }
+        };
         let text = std::io::Error::from_raw_os_error(errno).to_string();
         let text = text.split(" (os error").next().unwrap_or_default();
         assert!(message.contains(text), "the cause is not told: {text}: {outcome:#?}");
