@@ -48,9 +48,10 @@ fn a_caller_that_ends_leaves_nothing_open() {
         assert!(closed, "somebody still holds the output of the caller");
         for descriptors in remaining {
             left_behind += 1;
-            assert_eq!(descriptors.len(), 4, "{descriptors:?}");
+            assert_eq!(descriptors.len(), 5, "{descriptors:?}");
             assert!(descriptors[..3].iter().all(|target| target == "/dev/null"), "{descriptors:?}");
             assert!(descriptors[3].starts_with("socket:"), "{descriptors:?}");
+            assert!(descriptors[4].starts_with("pipe:"), "{descriptors:?}");
         }
     }
     // Before, the kernel sends no echo, and the caller waits until the other is through.

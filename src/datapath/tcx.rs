@@ -159,10 +159,15 @@ impl TcxLink {
         let link = Self(unsafe { OwnedFd::from_raw_fd(fd) });
         // A map or a program opens by the same call, and its number of kind may be that of TCX links.
         let kind = fs::read_link(format!("/proc/self/fd/{fd}")).map_err(failed)?;
-        if kind != Path::new("anon_inode:bpf-link") || link.info().is_err() {
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "the pin is not one of a TCX link")));
+        let other = || failed(io::Error::new(io::ErrorKind::InvalidData, "the pin is not one of a TCX link"));
+        if kind != Path::new("anon_inode:bpf-link") {
+            return Err(other());
         }
-        Ok(link)
+        match link.info() {
+            Ok(_) => Ok(link),
+            Err(Error::Tcx { source, .. }) if source.kind() == io::ErrorKind::InvalidData => Err(other()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The links that are pinned in a directory, with the paths of their pins. There being no directory is success, and
@@ -211,7 +216,7 @@ impl TcxLink {
 
     fn remove_if(path: &Path, is_meant: impl Fn(&TcxInfo) -> bool) -> Result<()> {
         let directory = path.parent().unwrap_or(path);
-        if !path.exists() {
+        if !path.try_exists().map_err(|error| Error::pin("look for the pin", path, error))? {
             return Ok(());
         }
         let _lock = bpffs::lock(directory, bpffs::PATIENCE)?;

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "fork(2), and the few calls that are allowed after it, have no safe binding")]
 
 use std::{
+    io::PipeReader,
     os::fd::{AsRawFd, RawFd},
     time::Duration,
 };
@@ -28,8 +29,8 @@ impl Socket {
     /// The kernel holds whoever deletes a link until all its readers have let go, some 16 ms in which nobody needs the
     /// plugin any more but its runtime waits for it. No thread can stay behind for that, because a process ends with the
     /// last of its threads. So a process is left behind: a child of a child, in a session of its own, adopted by init
-    /// (or the subreaper) and never a zombie of the caller's. It holds this socket and `/dev/null`, no other
-    /// descriptor, and ends by itself.
+    /// (or the subreaper) and never a zombie of the caller's. It holds this socket, `/dev/null` and a
+    /// pipe by which its end is noticed, no other descriptor, and ends by itself.
     ///
     /// Where such a process cannot be made, this is [`Socket::delete_link`].
     ///
@@ -50,10 +51,10 @@ impl Socket {
         let sequence = self.next_sequence();
         let message = message(index, Attrs::new());
         let request = encode(&operation, sequence, Rtm::Dellink, NlmF::ECHO | NlmF::ACK, message)?;
-        if !leave_behind(self.fd().as_raw_fd(), &request) {
+        let Some(left) = leave_behind(self.fd().as_raw_fd(), &request) else {
             return self.delete_link(index);
-        }
-        match self.first_answer(&operation, sequence, PATIENCE) {
+        };
+        match self.first_answer(&operation, sequence, &left, PATIENCE) {
             Ok(true) => Ok(()),
             // The process may have been killed before it got to it; to ask for a deletion again does no harm.
             Ok(false) => self.delete_link(index),
@@ -63,14 +64,16 @@ impl Socket {
     }
 }
 
-/// Has a process of its own send `request`; true once there is one, and no other process holds a descriptor.
-fn leave_behind(socket: RawFd, request: &[u8]) -> bool {
+/// Has a process of its own send `request`. Once there is one, and no other process holds a descriptor, this is the end
+/// of a pipe whose other end goes with that process.
+fn leave_behind(socket: RawFd, request: &[u8]) -> Option<PipeReader> {
+    let (reader, writer) = std::io::pipe().ok()?;
     // SAFETY: the child calls nothing but what signal-safety(7) allows, and system calls: another thread of the caller
     // may hold any lock, that of the allocator for example.
     match unsafe { libc::fork() } {
-        -1 => false,
-        0 => prepare_and_fork(socket, request),
-        child => succeeded(child),
+        -1 => None,
+        0 => prepare_and_fork(socket, writer.as_raw_fd(), request),
+        child => succeeded(child).then_some(reader),
     }
 }
 
@@ -88,22 +91,24 @@ fn succeeded(child: pid_t) -> bool {
 
 /// The child: lets go of all that it has from the caller before it forks the process that stays, so that the caller
 /// need not wait for anything but its own end.
-fn prepare_and_fork(socket: RawFd, request: &[u8]) -> ! {
+fn prepare_and_fork(socket: RawFd, alive: RawFd, request: &[u8]) -> ! {
     /// The first number after the standard descriptors.
     const SOCKET: RawFd = 3;
+    const ALIVE: RawFd = SOCKET + 1;
     // SAFETY: all of these are system calls on numbers and constant strings. Descriptors that are closed belong to
     // values of the caller's memory, of which this is a copy that nobody uses any more.
     let ready = unsafe {
         // Out of the way first: a runtime may have started the caller without standard descriptors.
-        let aside = libc::fcntl(socket, libc::F_DUPFD, SOCKET + 1);
+        let aside = [socket, alive].map(|fd| libc::fcntl(fd, libc::F_DUPFD, ALIVE + 1));
         let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
         libc::setsid() != -1
             && libc::chdir(c"/".as_ptr()) == 0
-            && aside != -1
+            && !aside.contains(&-1)
             && null != -1
             && (0..SOCKET).all(|standard| libc::dup2(null, standard) == standard)
-            && libc::dup2(aside, SOCKET) == SOCKET
-            && libc::syscall(libc::SYS_close_range, SOCKET + 1, c_uint::MAX, 0) == 0
+            && libc::dup2(aside[0], SOCKET) == SOCKET
+            && libc::dup2(aside[1], ALIVE) == ALIVE
+            && libc::syscall(libc::SYS_close_range, ALIVE + 1, c_uint::MAX, 0) == 0
     };
     // SAFETY: as above; `_exit` leaves without the caller's exit handlers.
     unsafe {

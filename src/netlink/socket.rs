@@ -2,7 +2,7 @@ use std::{
     cell::Cell,
     fmt, io,
     io::Cursor,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     time::{Duration, Instant},
 };
 
@@ -142,8 +142,14 @@ impl Socket {
     }
 
     /// Reads until the exchange `sequence` has brought its first object or is over; false where neither happens within
-    /// `patience`.
-    pub(super) fn first_answer(&self, operation: &Operation, sequence: u32, patience: Duration) -> Result<bool> {
+    /// `patience`, or `sender` hangs up before.
+    pub(super) fn first_answer(
+        &self,
+        operation: &Operation,
+        sequence: u32,
+        sender: &impl AsFd,
+        patience: Duration,
+    ) -> Result<bool> {
         let deadline = Instant::now() + patience;
         let mut answer = Answer::<Buffer>::new();
         loop {
@@ -151,11 +157,17 @@ impl Socket {
             if left.is_zero() {
                 return Ok(false);
             }
-            let mut socket = [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
-            match poll(&mut socket, Timespec::try_from(left).ok().as_ref()) {
+            let mut both = [
+                PollFd::from_borrowed_fd(self.fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(sender.as_fd(), PollFlags::empty()),
+            ];
+            match poll(&mut both, Timespec::try_from(left).ok().as_ref()) {
                 Ok(0) | Err(Errno::INTR) => continue,
                 ready => ready.map_err(|errno| operation.socket(SocketError::from(io::Error::from(errno))))?,
             };
+            if both[0].revents().is_empty() {
+                return Ok(false);
+            }
             if self.receive_some(operation, sequence, &mut answer)? || !answer.objects.is_empty() {
                 return Ok(true);
             }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    About, AddRequest, CheckRequest, DelRequest, Error, Failure, GcRequest, Plugin, Step as _, StatusRequest, netns,
+    About, AddRequest, CheckRequest, DelRequest, Error, Failure, GcRequest, Plugin, StatusRequest, Step as _, netns,
 };
 use crate::spec::{self, Command, Environment, ErrorCode, NetworkName, RawConfig, Version};
 

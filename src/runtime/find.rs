@@ -1,3 +1,4 @@
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -24,23 +25,30 @@ use crate::spec::PluginType;
 ///
 /// # Errors
 ///
-/// [`Error::NotFound`].
+/// [`Error::NotFound`]; [`Error::Io`] where it may be in a directory that cannot be looked into, and is in no other.
 pub fn find(plugin_type: &PluginType, path: &[PathBuf]) -> Result<PathBuf, Error> {
     let searched: Vec<PathBuf> = path.iter().filter(|dir| !dir.as_os_str().is_empty()).cloned().collect();
-    let mut not_executable = Vec::new();
+    let (mut not_executable, mut unknown) = (Vec::new(), None);
     for dir in &searched {
         let candidate = dir.join(plugin_type.as_str());
         match executable(&candidate) {
-            Some(true) => return Ok(candidate),
-            Some(false) => not_executable.push(candidate),
-            None => {}
+            Ok(Some(true)) => return Ok(candidate),
+            Ok(Some(false)) => not_executable.push(candidate),
+            Ok(None) => {}
+            Err(source) => {
+                unknown.get_or_insert(Error::Io { operation: "look for", path: candidate, source });
+            }
         }
     }
-    Err(Error::NotFound { plugin_type: plugin_type.clone(), searched, not_executable })
+    Err(unknown.unwrap_or(Error::NotFound { plugin_type: plugin_type.clone(), searched, not_executable }))
 }
 
 /// Whether a regular file may be executed by anyone; `None` where there is no such file.
-fn executable(path: &Path) -> Option<bool> {
-    let metadata = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    Some(metadata.permissions().mode() & 0o111 != 0)
+fn executable(path: &Path) -> io::Result<Option<bool>> {
+    match path.metadata() {
+        Ok(file) if file.is_file() => Ok(Some(file.permissions().mode() & 0o111 != 0)),
+        Ok(_) => Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -137,7 +137,7 @@ impl<'a> Conversation<'a> {
             }
             // The order matters: what it wrote before it ended is in the pipes by the time that they are read.
             let has_ended = self.wait(deadline).map_err(Trouble::Talk)?;
-            self.write();
+            self.write().map_err(Trouble::Talk)?;
             self.read().map_err(Trouble::Talk)?;
             if self.out.len() > STDOUT_LIMIT {
                 return Err(Trouble::TooLong);
@@ -160,18 +160,20 @@ impl<'a> Conversation<'a> {
     }
 
     /// Passes on of the input what the pipe takes; closes it at the end, which is what the plugin waits for.
-    fn write(&mut self) {
-        let Some(pipe) = &mut self.stdin else { return };
+    fn write(&mut self) -> io::Result<()> {
+        let Some(pipe) = &mut self.stdin else { return Ok(()) };
         while !self.input.is_empty() {
             match pipe.write(self.input) {
                 Ok(written) => self.input = &self.input[written..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A plugin need not read what it does not want to know.
-                Err(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                Err(error) => return Err(error),
             }
         }
         self.stdin = None;
+        Ok(())
     }
 
     fn read(&mut self) -> io::Result<()> {

@@ -153,7 +153,8 @@ impl Rows {
     }
 
     fn remove_address(&self, address: IpAddr) -> datapath::Result<()> {
-        self.ports.remove(address)?;
-        self.counters.forget(address)
+        // This order: where there is no lease, the port's row tells that the address is to be removed.
+        self.counters.forget(address)?;
+        self.ports.remove(address)
     }
 }

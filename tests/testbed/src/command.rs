@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{self, Read, Write as _};
 use std::num::NonZeroU32;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -249,11 +250,11 @@ impl Running {
         self.child.id()
     }
 
-    /// Kills the process, unless it has ended, and waits for it.
-    pub fn kill(&mut self) {
+    /// Kills the process, unless it has ended, and waits for it. Whether that is what it died of.
+    pub fn kill(&mut self) -> bool {
         // An error means that it has ended and was waited for.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.wait().is_ok_and(|status| status.signal() == Some(libc::SIGKILL))
     }
 
     /// Waits for the end of the process.

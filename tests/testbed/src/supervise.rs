@@ -110,8 +110,7 @@ fn receive(listener: &OwnedFd) -> Option<(u64, Call)> {
     // SAFETY: it consists of numbers, and the kernel demands zeros.
     let mut notification: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes a notification to a value that lives through the call.
-    let received =
-        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut notification) };
+    let received = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut notification) };
     (received == 0).then(|| {
         let libc::seccomp_notif { id, pid, data, .. } = notification;
         (id, Call::new(pid, data.nr.into(), data.args))

@@ -5,11 +5,15 @@
 //! longer.
 
 mod attachment;
+mod chance;
 mod fail;
 mod faults;
 mod first;
 mod kill;
 mod networks;
+mod race;
+mod soak;
+mod storm;
 #[path = "../blackbox/support.rs"]
 #[expect(dead_code, reason = "what is not needed here is needed by the other test binary")]
 mod support;

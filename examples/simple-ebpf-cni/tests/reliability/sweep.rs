@@ -5,7 +5,8 @@
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use cnikit_testbed::{Call, Invocation, Outcome, Ruling};
 
@@ -42,8 +43,13 @@ pub(crate) struct Points {
 /// A call of the plugin that was hit.
 pub(crate) struct Struck {
     pub(crate) outcome: Outcome,
-    pub(crate) ruling: Ruling,
+    /// The point, for people.
+    pub(crate) at: String,
+    ruling: Ruling,
 }
+
+/// How long a call is held. What comes in between takes some tens of milliseconds.
+const HOLD: Duration = Duration::from_millis(200);
 
 /// After so many points that did not hold, the others will not either.
 const ENOUGH: usize = 60;
@@ -83,12 +89,33 @@ impl Sweep {
 impl Points {
     /// Makes the call and hits it at the next point; none when it came to its end without being hit.
     pub(crate) fn strike(&mut self, invocation: &Invocation) -> Option<Struck> {
+        self.hit(invocation, |way| way)
+    }
+
+    /// Makes the call and holds it at the next point while `meanwhile` works, but not for long, as that may wait for the
+    /// call. Afterwards the call goes on.
+    pub(crate) fn hold(&mut self, invocation: &Invocation, meanwhile: impl FnOnce() + Send) -> Option<Struck> {
+        std::thread::scope(|scope| {
+            let mut meanwhile = Some(meanwhile);
+            self.hit(invocation, |_| {
+                let (over, is_over) = mpsc::channel::<()>();
+                if let Some(meanwhile) = meanwhile.take() {
+                    scope.spawn(move || {
+                        meanwhile();
+                        drop(over);
+                    });
+                }
+                let _ = is_over.recv_timeout(HOLD);
+                Ruling::Continue
+            })
+        })
+    }
+
+    fn hit(&mut self, invocation: &Invocation, mut rule: impl FnMut(Ruling) -> Ruling + Send) -> Option<Struck> {
         let (mut left, mut hit, mut begun) = (self.next, None, false);
         let mut strangers = HashSet::new();
         let ways = self.ways;
-        let t = Instant::now();
         let outcome = invocation.supervised(|call| {
-            if std::env::var_os("DBG").is_some() { eprintln!("{:?} {} {call}", t.elapsed(), call.process()); }
             // What comes before is the dynamic linker's, and the same in every program.
             begun = begun || (call.name() == "read" && call.argument(0) == 0);
             // The calls of a delegate are not the plugin's.
@@ -103,7 +130,7 @@ impl Points {
             match ways.get(left) {
                 Some(way) => {
                     hit = Some((format!("{call}: {way:?}"), *way));
-                    *way
+                    rule(*way)
                 }
                 None => {
                     left -= ways.len();
@@ -111,7 +138,6 @@ impl Points {
                 }
             }
         });
-        if std::env::var_os("DBG").is_some() { eprintln!("over {:?}", t.elapsed()); }
         let Some((what, ruling)) = hit else {
             self.over = true;
             return None;
@@ -119,7 +145,7 @@ impl Points {
         self.last = format!("point {}: {what}", self.next);
         self.next += self.stride;
         self.tried += 1;
-        Some(Struck { outcome, ruling })
+        Some(Struck { outcome, at: self.last.clone(), ruling })
     }
 
     /// How many points were tried.
@@ -150,7 +176,9 @@ impl Struck {
         };
         let text = std::io::Error::from_raw_os_error(errno).to_string();
         let text = text.split(" (os error").next().unwrap_or_default();
-        assert!(message.contains(text), "the cause is not told: {text}: {outcome:#?}");
+        // Not always is it this error that comes through, but then what it was about is told.
+        let about = self.at.split(&[' ', ':']).find(|word| word.starts_with('/')).unwrap_or(text);
+        assert!(message.contains(text) || message.contains(about), "the cause is not told: {text}: {outcome:#?}");
         Some(message)
     }
 

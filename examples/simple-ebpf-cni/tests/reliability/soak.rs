@@ -1,0 +1,94 @@
+//! Many attachments after another: what is not given back adds up.
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use cnikit_testbed::{Footprint, Namespace};
+
+use crate::is_long;
+use crate::support::{Network, on_host};
+
+/// How many loops attach and detach.
+const LOOPS: usize = 4;
+
+/// After so many cycles the kernel has made what it keeps for the next ones.
+const WARM: usize = 100;
+
+/// What a cycle that leaks nothing may add to the kernel's memory, in bytes, on a machine that does other things too. A
+/// link is of several thousand, a namespace of tens of thousands.
+const NOISE: u64 = 2_000;
+
+/// What must not grow.
+struct Level {
+    footprint: Footprint,
+    descriptors: usize,
+    /// Of the pinned maps, in bytes.
+    maps: u64,
+    /// Memory of the whole machine that the kernel cannot take back at will, in bytes.
+    slab: u64,
+}
+
+impl Level {
+    fn of(network: &Network) -> Self {
+        let descriptors = fs::read_dir("/proc/self/fd").expect("/proc is mounted").count();
+        let maps = ["pkt_count", "pod_ifindex", "pod_ifindex_v6", "port_config", "port_drops"].map(|name| {
+            let pin = network.pin(name);
+            let shown = network.host.command("bpftool").args(["-j", "map", "show", "pinned"]).arg(pin).json();
+            shown["bytes_memlock"].as_u64().unwrap_or_else(|| panic!("no size: {shown}"))
+        });
+        let memory = fs::read_to_string("/proc/meminfo").expect("/proc is mounted");
+        let slab = memory.lines().find_map(|line| line.strip_prefix("SUnreclaim:")?.trim().strip_suffix(" kB"));
+        let slab = slab.and_then(|number| number.parse::<u64>().ok()).expect("the kernel tells") * 1024;
+        Self { footprint: network.footprint(), descriptors, maps: maps.iter().sum(), slab }
+    }
+}
+
+/// Runs cycles of ADD and DEL until there are so many, or the time is over. Returns how many there were.
+fn cycle(network: &Network, wanted: usize, limit: Duration) -> usize {
+    let (done, begun) = (AtomicUsize::new(0), Instant::now());
+    std::thread::scope(|scope| {
+        for place in 0..LOOPS {
+            let done = &done;
+            scope.spawn(move || {
+                let (pod, name) = (network.host.pod(), format!("soak-{place}"));
+                while done.load(Ordering::Relaxed) < wanted && begun.elapsed() < limit {
+                    network.call("ADD", &name, &pod).result();
+                    network.call("DEL", &name, &pod).silent();
+                    let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                    if done % 1_000 == 0 {
+                        eprintln!("soak: {done} of {wanted} cycles after {:.0?}", begun.elapsed());
+                    }
+                }
+            });
+        }
+    });
+    done.into_inner()
+}
+
+#[test]
+fn cycles_of_add_and_del_add_nothing_up() {
+    on_host(|network| {
+        let (wanted, limit) = if is_long() { (10_000, 1_200) } else { (500, 6) };
+        cycle(network, WARM, Duration::from_secs(3));
+        let before = Level::of(network);
+        let begun = Instant::now();
+        let cycles = cycle(network, wanted, Duration::from_secs(limit));
+        let after = Level::of(network);
+        let slab = after.slab.saturating_sub(before.slab);
+        eprintln!(
+            "soak: {cycles} cycles in {:.1?}; descriptors {} and {}, maps {} and {} bytes, slab {slab} bytes more",
+            begun.elapsed(),
+            before.descriptors,
+            after.descriptors,
+            before.maps,
+            after.maps
+        );
+        assert!(cycles > LOOPS, "hardly any cycle was made: {cycles}");
+        after.footprint.assert_unchanged(&before.footprint, "soaking");
+        assert_eq!((after.descriptors, after.maps), (before.descriptors, before.maps), "descriptors and maps");
+        if is_long() {
+            assert!(slab < NOISE * cycles as u64, "the kernel holds {slab} bytes more after {cycles} cycles");
+        }
+    });
+}

@@ -1,0 +1,76 @@
+//! SIGKILL at any moment, under load: what the sweeps cannot try, because there the call is alone on its host.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use cnikit_testbed::{Namespace, Pod};
+use serde_json::json;
+
+use crate::chance::Chance;
+use crate::is_long;
+use crate::support::{Network, on_host};
+
+/// How many nodes' worth of runtimes there are.
+const LOOPS: usize = 6;
+
+/// How long a call may go on before it is killed, in microseconds: longer than it takes under this load.
+const LIFE: usize = 40_000;
+
+/// Kills one ADD, DEL or GC of an attachment, and then has the DEL succeed. Whether it was alive when it was killed.
+fn kill_one(network: &Network, container: &str, pod: &Pod, chance: &mut Chance) -> bool {
+    let mut call = match chance.below(4) {
+        // GC that knows of no valid attachment would detach those of the other loops.
+        0 => {
+            network.call("ADD", container, pod).result();
+            network.plugin.on("DEL", &network.config, container, pod)
+        }
+        _ => network.plugin.on("ADD", &network.config, container, pod),
+    }
+    .spawn();
+    std::thread::sleep(Duration::from_micros(chance.below(LIFE) as u64));
+    let was_alive = call.kill();
+    if chance.below(2) == 0 {
+        let another = format!("{container}-another");
+        let pod = network.host.pod();
+        network.call("ADD", &another, &pod).result();
+        network.call("DEL", &another, &pod).silent();
+    }
+    network.call("DEL", container, pod).silent();
+    was_alive
+}
+
+#[test]
+fn random_kills_under_load_leave_nothing() {
+    on_host(|network| {
+        let stays = network.attach("stays");
+        let first = network.attach("first");
+        network.detach(&first);
+        let before = network.footprint();
+        let wanted = if is_long() { 1_000 } else { 100 };
+        let end = Instant::now() + Duration::from_secs(if is_long() { 600 } else { 8 });
+        let (killed, missed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for seed in 0..LOOPS {
+                let (killed, missed) = (&killed, &missed);
+                scope.spawn(move || {
+                    let (mut chance, pod) = (Chance::new(seed), network.host.pod());
+                    while killed.load(Ordering::Relaxed) < wanted && Instant::now() < end {
+                        let hit = kill_one(network, &format!("storm-{seed}"), &pod, &mut chance);
+                        if hit { killed } else { missed }.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        let (killed, missed) = (killed.into_inner(), missed.into_inner());
+        eprintln!("random kills: {killed} calls killed, {missed} were over before");
+        assert!(killed > LOOPS, "hardly any call was killed: {killed}, and {missed} were over before");
+        network.footprint().assert_unchanged(&before, "random kills, each with its DEL");
+        assert!(network.host.ping(stays.address(), 1).status.success());
+        // The locks of those that were killed are there for GC.
+        let mut config = network.with("cniVersion", "1.1.0");
+        config["cni.dev/valid-attachments"] = json!([{ "containerID": "stays", "ifname": "eth0" }]);
+        network.plugin.invocation("GC").config(&config).run().silent();
+        network.check(&stays).silent();
+        network.detach(&stays);
+    });
+}
