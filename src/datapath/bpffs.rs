@@ -66,8 +66,9 @@ pub(super) fn lock(directory: &Path, patience: Duration) -> Result<File> {
 }
 
 fn refuse_elsewhere(path: &Path) -> Result<()> {
-    // The last of a relative path's ancestors is empty.
-    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("."));
+    // Whether one exists that cannot be looked at, the file system is asked. The last of a relative path's is empty.
+    let is_there = |ancestor: &&Path| !matches!(ancestor.try_exists(), Ok(false));
+    let existing = path.ancestors().find(is_there).unwrap_or(Path::new("."));
     if is_bpffs(existing)? { Ok(()) } else { Err(Error::NotBpffs { path: path.to_owned() }) }
 }
 

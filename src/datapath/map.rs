@@ -1,10 +1,14 @@
 //! One map: what it is called, how its rows look, and calls that name the row when they fail.
+#![expect(unsafe_code, reason = "libbpf-rs has no listing of keys that tells an error from the end")]
 
 use std::fmt::Display;
+use std::io;
 use std::mem::size_of;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
+use std::ptr;
 
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, libbpf_sys};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::error::io_error;
@@ -93,8 +97,27 @@ impl Map {
     }
 
     /// The keys. Rows that come or go meanwhile may be seen or not, and others twice.
-    pub(super) fn keys<const N: usize>(&self) -> impl Iterator<Item = [u8; N]> + '_ {
-        self.handle.keys().filter_map(|key| key.try_into().ok())
+    pub(super) fn keys<const N: usize>(&self) -> Result<Vec<[u8; N]>> {
+        let (mut keys, mut last) = (Vec::new(), None::<Vec<u8>>);
+        loop {
+            let mut next = vec![0; self.handle.key_size() as usize];
+            let after = last.as_ref().map_or(ptr::null(), |key| key.as_ptr().cast());
+            // The iterator of libbpf-rs takes an error for the end.
+            // SAFETY: the descriptor is open, and both keys are as long as those of the map.
+            let found = unsafe {
+                libbpf_sys::bpf_map_get_next_key(self.handle.as_fd().as_raw_fd(), after, next.as_mut_ptr().cast())
+            };
+            if found == 0 {
+                keys.extend(<[u8; N]>::try_from(next.as_slice()));
+                last = Some(next);
+                continue;
+            }
+            let source = io::Error::from_raw_os_error(-found);
+            return match source.kind() {
+                io::ErrorKind::NotFound => Ok(keys),
+                _ => Err(Error::Map { operation: "list the rows".to_owned(), map: self.name, source }),
+            };
+        }
     }
 
     fn error(&self, verb: &str, row: impl Display, error: libbpf_rs::Error) -> Error {

@@ -108,7 +108,11 @@ impl CounterMap {
     }
 
     /// The tracked addresses of both families. Rows that come or go meanwhile may be seen or not, and others twice.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map).
+    pub fn addresses(&self) -> Result<Vec<IpAddr>> {
         self.0.addresses()
     }
 }
@@ -151,7 +155,11 @@ impl PortMap {
     }
 
     /// The addresses of both families. Rows that come or go meanwhile may be seen or not, and others twice.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map).
+    pub fn addresses(&self) -> Result<Vec<IpAddr>> {
         self.0.addresses()
     }
 }
@@ -211,8 +219,12 @@ impl LinkMap {
     }
 
     /// The ports of which something was said. Rows that come or go meanwhile may be seen or not, and others twice.
-    pub fn indexes(&self) -> impl Iterator<Item = u32> + '_ {
-        self.config.keys().map(u32::from_ne_bytes)
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map).
+    pub fn indexes(&self) -> Result<Vec<u32>> {
+        Ok(self.config.keys()?.into_iter().map(u32::from_ne_bytes).collect())
     }
 }
 
@@ -229,10 +241,10 @@ impl Families {
         }
     }
 
-    fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let v4 = self.v4.keys::<4>().map(|octets| Ipv4Addr::from(octets).into());
-        let v6 = self.v6.keys::<16>().map(|octets| Ipv6Addr::from(octets).into());
-        v4.chain(v6)
+    fn addresses(&self) -> Result<Vec<IpAddr>> {
+        let v4 = self.v4.keys::<4>()?.into_iter().map(|octets| Ipv4Addr::from(octets).into());
+        let v6 = self.v6.keys::<16>()?.into_iter().map(|octets| Ipv6Addr::from(octets).into());
+        Ok(v4.chain(v6).collect())
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) fn is_layout_1(directory: &Path) -> bool {
 /// Its programs go on counting in their own maps until they are replaced: what they count in this while is lost.
 pub(super) fn from_layout_1(old: &Path, new: &Path) -> Result<()> {
     let (old_ports, ports, links) = (Map::open(old, &POD_IFINDEX)?, PortMap::open(new)?, LinkMap::open(new)?);
-    for address in old_ports.keys::<4>().map(Ipv4Addr::from) {
+    for address in old_ports.keys::<4>()?.into_iter().map(Ipv4Addr::from) {
         let Some(raw) = old_ports.read::<RawPodPort>(&address.octets(), address)? else { continue };
         let port = PodPort::from(raw);
         ports.insert(address.into(), port)?;
@@ -54,7 +54,7 @@ pub(super) fn from_layout_1(old: &Path, new: &Path) -> Result<()> {
     }
 
     let (old_counters, counters) = (Map::open(old, &PKT_COUNT_1)?, CounterMap::open(new)?);
-    for address in old_counters.keys::<4>().map(Ipv4Addr::from) {
+    for address in old_counters.keys::<4>()?.into_iter().map(Ipv4Addr::from) {
         let Some(counted) = old_counters.sum::<PodCounters1>(&address.octets(), address)? else { continue };
         counters.put(address.into(), &counted.into())?;
     }

@@ -107,8 +107,7 @@ impl Datapath {
         // what a killed loader left is swept by the next one.
         let loading = self.network.join("loading");
         remove_tree(&loading)?;
-        bpffs::create_directories(&loading)?;
-        let published = if self.is_complete()? { self.replace_programs(&loading) } else { self.publish_new(&loading) };
+        let published = self.publish(&loading);
         if published.is_err() {
             // The error to report is the load's. The network's directory goes only if it is empty.
             let _ = remove_tree(&loading);
@@ -282,6 +281,12 @@ impl Datapath {
     /// and goes: a lock on one that was removed would keep nobody out.
     fn lock(&self) -> Result<File> {
         bpffs::lock(&self.root, bpffs::PATIENCE)
+    }
+
+    /// Loads into a directory of its own and publishes that.
+    fn publish(&self, loading: &Path) -> Result<()> {
+        bpffs::create_directories(loading)?;
+        if self.is_complete()? { self.replace_programs(loading) } else { self.publish_new(loading) }
     }
 
     fn publish_new(&self, loading: &Path) -> Result<()> {

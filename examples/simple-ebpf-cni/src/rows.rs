@@ -92,9 +92,7 @@ impl Rows {
 
     /// Removes the rows of ports, and of all addresses that lead to them; absent is success.
     pub(crate) fn remove_ports(&self, ports: &HashSet<u32>) -> datapath::Result<()> {
-        // Collected first: an iteration whose current row is removed starts over.
-        let all: Vec<IpAddr> = self.ports.addresses().collect();
-        for address in all {
+        for address in self.ports.addresses()? {
             if self.ports.read(address)?.is_some_and(|port| ports.contains(&port.ifindex)) {
                 self.remove_address(address)?;
             }
@@ -104,8 +102,7 @@ impl Rows {
 
     /// Stops to count for addresses that lead to no port, but for those that are to stay.
     pub(crate) fn forget_lost(&self, stays: impl Fn(IpAddr) -> bool) -> datapath::Result<()> {
-        let lost: Vec<IpAddr> = self.counters.addresses().filter(|address| !stays(*address)).collect();
-        for address in lost {
+        for address in self.counters.addresses()?.into_iter().filter(|address| !stays(*address)) {
             if self.ports.read(address)?.is_none() {
                 self.counters.forget(address)?;
             }
@@ -115,8 +112,8 @@ impl Rows {
 
     /// The ports that any row is about.
     pub(crate) fn indexes(&self) -> datapath::Result<HashSet<u32>> {
-        let mut indexes: HashSet<u32> = self.links.indexes().collect();
-        for address in self.ports.addresses() {
+        let mut indexes: HashSet<u32> = self.links.indexes()?.into_iter().collect();
+        for address in self.ports.addresses()? {
             indexes.extend(self.ports.read(address)?.map(|port| port.ifindex));
         }
         Ok(indexes)

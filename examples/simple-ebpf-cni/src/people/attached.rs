@@ -185,7 +185,7 @@ fn delivered(datapath: &Datapath) -> Result<BTreeMap<u32, Vec<IpAddr>>, Error> {
         return Ok(addresses);
     }
     let (ports, bridge) = (datapath.ports()?, datapath.config()?.bridge_ifindex);
-    for address in ports.addresses() {
+    for address in ports.addresses()? {
         match ports.read(address)? {
             Some(port) if port.ifindex != bridge && address != IpAddr::from(port.mac.link_local()) => {
                 addresses.entry(port.ifindex).or_default().push(address);

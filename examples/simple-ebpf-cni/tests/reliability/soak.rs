@@ -22,7 +22,6 @@ const NOISE: u64 = 2_000;
 /// What must not grow.
 struct Level {
     footprint: Footprint,
-    descriptors: usize,
     /// Of the pinned maps, in bytes.
     maps: u64,
     /// Memory of the whole machine that the kernel cannot take back at will, in bytes.
@@ -31,7 +30,6 @@ struct Level {
 
 impl Level {
     fn of(network: &Network) -> Self {
-        let descriptors = fs::read_dir("/proc/self/fd").expect("/proc is mounted").count();
         let maps = ["pkt_count", "pod_ifindex", "pod_ifindex_v6", "port_config", "port_drops"].map(|name| {
             let pin = network.pin(name);
             let shown = network.host.command("bpftool").args(["-j", "map", "show", "pinned"]).arg(pin).json();
@@ -40,7 +38,7 @@ impl Level {
         let memory = fs::read_to_string("/proc/meminfo").expect("/proc is mounted");
         let slab = memory.lines().find_map(|line| line.strip_prefix("SUnreclaim:")?.trim().strip_suffix(" kB"));
         let slab = slab.and_then(|number| number.parse::<u64>().ok()).expect("the kernel tells") * 1024;
-        Self { footprint: network.footprint(), descriptors, maps: maps.iter().sum(), slab }
+        Self { footprint: network.footprint(), maps: maps.iter().sum(), slab }
     }
 }
 
@@ -77,16 +75,14 @@ fn cycles_of_add_and_del_add_nothing_up() {
         let after = Level::of(network);
         let slab = after.slab.saturating_sub(before.slab);
         eprintln!(
-            "soak: {cycles} cycles in {:.1?}; descriptors {} and {}, maps {} and {} bytes, slab {slab} bytes more",
+            "soak: {cycles} cycles in {:.1?}; maps {} and {} bytes, slab {slab} bytes more",
             begun.elapsed(),
-            before.descriptors,
-            after.descriptors,
             before.maps,
             after.maps
         );
         assert!(cycles > LOOPS, "hardly any cycle was made: {cycles}");
         after.footprint.assert_unchanged(&before.footprint, "soaking");
-        assert_eq!((after.descriptors, after.maps), (before.descriptors, before.maps), "descriptors and maps");
+        assert_eq!(after.maps, before.maps, "the memory of the maps");
         if is_long() {
             assert!(slab < NOISE * cycles as u64, "the kernel holds {slab} bytes more after {cycles} cycles");
         }
