@@ -1,6 +1,6 @@
 # Thin names for the scripts, which CI calls as well.
 .DEFAULT_GOAL := help
-.PHONY: help build dist demo test test-kernels bench conformance fmt lint doc install
+.PHONY: help build dist demo test soak test-kernels bench conformance fmt lint doc install
 
 BIN_DIR ?= /opt/cni/bin
 # More options of `simple-ebpf-cni install`, such as --subnet 10.244.1.0/24
@@ -20,6 +20,9 @@ demo: ## two pods talk through eBPF, on a private host that vanishes
 
 test: ## format, lints and every test
 	@scripts/test.sh
+
+soak: ## kill, refuse and race the plugin at every step, and attach 10,000 pods (ONLY="soak:: storm::")
+	@scripts/soak.sh $(ONLY)
 
 test-kernels: ## the tests that need a kernel, on other kernels in QEMU (VERSIONS="6.1 6.12")
 	@scripts/kernels.sh $(VERSIONS)

@@ -37,8 +37,8 @@ fn use_all(datapath: &Datapath) {
     ports.insert(address, PodPort { ifindex: 7, mac }).expect("insert");
     let links = datapath.links().expect("open");
     links.insert(7, PodLink { mac, stack_only: false }).expect("insert");
-    assert_eq!(links.indexes().count(), 1);
-    assert_eq!((counters.addresses().count(), ports.addresses().count()), (1, 1));
+    assert_eq!(links.indexes().unwrap().len(), 1);
+    assert_eq!((counters.addresses().unwrap().len(), ports.addresses().unwrap().len()), (1, 1));
     datapath.remove_outdated().expect("look");
     datapath.remove().expect("remove");
     let elsewhere = Datapath::new("/proc", &"one".parse().expect("a name"));

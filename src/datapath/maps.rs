@@ -177,7 +177,7 @@ impl LinkMap {
     /// Says what the port `ifindex`, the host end of a pod's veth pair, may do, in place of what was said earlier. What
     /// has been dropped there so far stays counted.
     ///
-    /// From here on the port is guarded, so the rows of its addresses are to be in the [`PortMap`] before.
+    /// From here on the port is guarded: it may send from the addresses alone that are its own in the [`PortMap`].
     ///
     /// # Errors
     ///

@@ -9,7 +9,8 @@ use rustix::process::{Pid, Signal, kill_process};
 /// A system call of a [supervised](crate::Command::supervised) process, which waits for what becomes of it.
 ///
 /// Watched are the calls that change something or may fail for want of something, but not those for memory, those that
-/// only wait, and those that cannot fail on a descriptor that is open. It is displayed with what it is about: `sendto type 16`, `unlink /var/lib/...`.
+/// only wait, and those that cannot fail on a descriptor that is open. It is displayed with what it is about: `sendto type 16`, `unlink /var/lib/...`,
+/// `write pipe:[4026]`.
 #[derive(Debug)]
 pub struct Call {
     thread: u32,
@@ -26,11 +27,13 @@ enum About {
     Path(usize),
     /// The type of the netlink message that this argument points to.
     Message(usize),
+    /// What the descriptor in this argument is open on.
+    Descriptor(usize),
     /// This argument.
     Number(usize),
 }
 
-use About::{Message, Nothing, Number, Path};
+use About::{Descriptor, Message, Nothing, Number, Path};
 
 /// The calls that are watched: number, name, and whether it changes something outside of the process.
 const WATCHED: &[(i64, &str, bool, About)] = &[
@@ -43,13 +46,13 @@ const WATCHED: &[(i64, &str, bool, About)] = &[
     (libc::SYS_connect, "connect", false, Nothing),
     (libc::SYS_execve, "execve", true, Path(0)),
     (libc::SYS_faccessat, "faccessat", false, Path(1)),
-    (libc::SYS_fallocate, "fallocate", true, Number(0)),
-    (libc::SYS_fchmod, "fchmod", true, Number(0)),
-    (libc::SYS_fdatasync, "fdatasync", true, Number(0)),
-    (libc::SYS_flock, "flock", true, Number(1)),
-    (libc::SYS_fsync, "fsync", true, Number(0)),
-    (libc::SYS_ftruncate, "ftruncate", true, Number(0)),
-    (libc::SYS_getdents64, "getdents64", false, Number(0)),
+    (libc::SYS_fallocate, "fallocate", true, Descriptor(0)),
+    (libc::SYS_fchmod, "fchmod", true, Descriptor(0)),
+    (libc::SYS_fdatasync, "fdatasync", true, Descriptor(0)),
+    (libc::SYS_flock, "flock", true, Descriptor(0)),
+    (libc::SYS_fsync, "fsync", true, Descriptor(0)),
+    (libc::SYS_ftruncate, "ftruncate", true, Descriptor(0)),
+    (libc::SYS_getdents64, "getdents64", false, Descriptor(0)),
     (libc::SYS_getsockname, "getsockname", false, Nothing),
     (libc::SYS_linkat, "linkat", true, Path(3)),
     (libc::SYS_mkdirat, "mkdirat", true, Path(1)),
@@ -57,9 +60,9 @@ const WATCHED: &[(i64, &str, bool, About)] = &[
     (libc::SYS_newfstatat, "newfstatat", false, Path(1)),
     (libc::SYS_openat, "openat", true, Path(1)),
     (libc::SYS_pipe2, "pipe2", false, Nothing),
-    (libc::SYS_pread64, "pread64", false, Number(0)),
-    (libc::SYS_pwrite64, "pwrite64", true, Number(0)),
-    (libc::SYS_read, "read", false, Number(0)),
+    (libc::SYS_pread64, "pread64", false, Descriptor(0)),
+    (libc::SYS_pwrite64, "pwrite64", true, Descriptor(0)),
+    (libc::SYS_read, "read", false, Descriptor(0)),
     (libc::SYS_readlinkat, "readlinkat", false, Path(1)),
     (libc::SYS_recvfrom, "recvfrom", false, Nothing),
     (libc::SYS_recvmsg, "recvmsg", false, Nothing),
@@ -75,8 +78,8 @@ const WATCHED: &[(i64, &str, bool, About)] = &[
     (libc::SYS_statx, "statx", false, Path(1)),
     (libc::SYS_unlinkat, "unlinkat", true, Path(1)),
     (libc::SYS_wait4, "wait4", false, Nothing),
-    (libc::SYS_write, "write", true, Number(0)),
-    (libc::SYS_writev, "writev", true, Number(0)),
+    (libc::SYS_write, "write", true, Descriptor(0)),
+    (libc::SYS_writev, "writev", true, Descriptor(0)),
     // Calls that younger architectures do not have any more.
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_access, "access", false, Path(0)),
@@ -180,6 +183,10 @@ impl Display for Call {
         match self.row().map_or(Nothing, |(.., about)| *about) {
             Nothing => Ok(()),
             Number(place) => write!(formatter, " {}", self.arguments[place]),
+            Descriptor(place) => {
+                let link = format!("/proc/{}/fd/{}", self.thread, self.arguments[place]);
+                fs::read_link(link).map_or(Ok(()), |target| write!(formatter, " {}", target.display()))
+            }
             Path(place) => {
                 let bytes = self.memory(place, PATH_MAX);
                 let path = bytes.split(|byte| *byte == 0).next().unwrap_or_default();

@@ -146,40 +146,6 @@ fn a_corrupt_lease_of_another_attachment_is_not_in_the_way() {
     });
 }
 
-/// A runtime that kills an ADD at any moment sends a DEL, or comes again with another container.
-#[test]
-fn a_killed_add_leaves_nothing_that_blocks() {
-    on_host(|network| {
-        made_before(network);
-        for delay in 0..12 {
-            let pod = network.host.pod();
-            let config = network.config.to_string();
-            let folder = network.host.scratch();
-            fs::write(folder.join("config"), config).unwrap();
-            // The shell is replaced by the plugin, which `timeout` then kills at the given time.
-            let script = format!("exec {} <{}/config", env!("CARGO_BIN_EXE_simple-ebpf-cni"), folder.display());
-            let command = network.host.command("timeout").args([
-                "--signal=KILL",
-                &format!("0.{:04}", 5 * delay),
-                "sh",
-                "-c",
-                &script,
-            ]);
-            let _ = command
-                .env("CNI_COMMAND", "ADD")
-                .env("CNI_CONTAINERID", "killed")
-                .env("CNI_NETNS", pod.netns())
-                .env("CNI_IFNAME", "eth0")
-                .env("CNI_PATH", "/")
-                .output();
-            network.attach("other").pod.ping("10.99.0.1", 1);
-            network.call("DEL", "other", &pod).silent();
-            network.call("DEL", "killed", &pod).silent();
-            assert!(network.taken().is_empty(), "killed after {delay} half milliseconds: {:?}", network.taken());
-        }
-    });
-}
-
 /// A crash between two steps of the store leaves an address without an owner: garbage, not a lease.
 #[test]
 fn an_address_without_an_owner_is_free() {

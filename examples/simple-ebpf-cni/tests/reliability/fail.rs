@@ -8,7 +8,7 @@ use crate::sweep::{Points, Sweep};
 
 #[track_caller]
 fn fail(name: &'static str, kind: Kind, often: usize, body: impl Fn(&Network, &mut Points) + Sync) {
-    Sweep { name, kind, ways: faults::fail, often }.run(body);
+    Sweep { name, kind, ways: faults::fail, lasting: false, often }.run(body);
 }
 
 fn add(network: &Network, points: &mut Points) {
@@ -63,6 +63,44 @@ fn gc(network: &Network, points: &mut Points) {
         }
     }
     scene.strike();
+}
+
+/// Nothing can be expected of the call itself. When things are as they should be again, DEL finds all that is left.
+fn add_on(network: &Network, points: &mut Points) {
+    let scene = Scene::set(network);
+    loop {
+        let pod = scene.pod();
+        let struck = points.strike(&scene.victim("ADD", &pod));
+        if let Some(struck) = &struck {
+            struck.refused();
+        }
+        scene.victim("DEL", &pod).run().silent();
+        scene.is_clean(&pod, "an ADD under lasting trouble, and DEL");
+        if struck.is_none() {
+            break;
+        }
+    }
+    scene.strike();
+}
+
+#[track_caller]
+fn fail_on(name: &'static str, kind: Kind, often: usize, body: impl Fn(&Network, &mut Points) + Sync) {
+    Sweep { name, kind, ways: faults::fail_on, lasting: true, often }.run(body);
+}
+
+#[test]
+fn what_an_add_leaves_under_lasting_trouble_is_removed_by_del() {
+    fail_on("fail ADD on and on", networks::basic, 13, add_on);
+}
+
+#[test]
+fn what_an_add_with_tcx_links_leaves_under_lasting_trouble_is_removed_by_del() {
+    fail_on("fail ADD on and on, TCX", networks::tcx, 29, add_on);
+}
+
+#[test]
+fn a_del_under_lasting_trouble_says_so() {
+    fail_on("fail DEL on and on", networks::basic, 13, del);
 }
 
 #[test]

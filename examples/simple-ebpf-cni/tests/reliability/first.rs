@@ -23,7 +23,7 @@ const NETWORK: [&str; 6] = [
 #[track_caller]
 fn first(name: &'static str, ways: Ways, often: usize, judge: impl Fn(&Network, &mut Points) -> bool + Sync) {
     let clean = std::sync::OnceLock::new();
-    Sweep { name, kind: networks::basic, ways, often }.run(|network, points| {
+    Sweep { name, kind: networks::basic, ways, lasting: false, often }.run(|network, points| {
         if clean.get().is_none() {
             let one = network.attach("one");
             network.detach(&one);

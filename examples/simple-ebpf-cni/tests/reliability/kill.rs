@@ -8,7 +8,7 @@ use crate::sweep::{Points, Sweep};
 
 #[track_caller]
 fn kill(name: &'static str, kind: Kind, often: usize, body: impl Fn(&Network, &mut Points) + Sync) {
-    Sweep { name, kind, ways: faults::kill, often }.run(body);
+    Sweep { name, kind, ways: faults::kill, lasting: false, often }.run(body);
 }
 
 fn add(network: &Network, points: &mut Points) {

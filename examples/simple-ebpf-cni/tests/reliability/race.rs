@@ -158,7 +158,7 @@ fn first_adds_of_two_networks_at_once_make_two() {
 /// The specification forbids it to runtimes, and one that was restarted does not know that it does it.
 #[test]
 fn a_gc_in_the_middle_of_an_add_frees_nothing_of_it() {
-    let sweep = Sweep { name: "GC within ADD", kind: networks::basic, ways: faults::kill, often: 4 };
+    let sweep = Sweep { name: "GC within ADD", kind: networks::basic, ways: faults::kill, lasting: false, often: 4 };
     sweep.run(|network, points| {
         let scene = Scene::set(network);
         loop {
@@ -168,7 +168,7 @@ fn a_gc_in_the_middle_of_an_add_frees_nothing_of_it() {
             if let Some(held) = &held {
                 let result = held.outcome.clone().result();
                 // What it makes is whole by then, and not in the runtime's list.
-                if !held.at.contains("write 3") {
+                if !held.at.contains("write pipe:") {
                     scene.victim_is_whole(&pod, &result);
                 }
             }
@@ -185,7 +185,7 @@ fn a_gc_in_the_middle_of_an_add_frees_nothing_of_it() {
 /// Whichever comes first, the last word is the DEL's.
 #[test]
 fn a_del_in_the_middle_of_an_add_comes_before_or_after_it() {
-    let sweep = Sweep { name: "DEL within ADD", kind: networks::basic, ways: faults::kill, often: 4 };
+    let sweep = Sweep { name: "DEL within ADD", kind: networks::basic, ways: faults::kill, lasting: false, often: 4 };
     sweep.run(|network, points| {
         let scene = Scene::set(network);
         loop {
@@ -207,7 +207,13 @@ fn a_del_in_the_middle_of_an_add_comes_before_or_after_it() {
 
 #[test]
 fn a_pod_that_ends_in_the_middle_of_an_add_leaves_nothing() {
-    let sweep = Sweep { name: "end of the pod within ADD", kind: networks::basic, ways: faults::kill, often: 4 };
+    let sweep = Sweep {
+        name: "end of the pod within ADD",
+        kind: networks::basic,
+        ways: faults::kill,
+        lasting: false,
+        often: 4,
+    };
     sweep.run(|network, points| {
         let scene = Scene::set(network);
         let bystander = scene.pod();

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use cnikit_testbed::{Call, Invocation, Outcome, Ruling};
+use cnikit_testbed::{Call, Invocation, Outcome, Ruling, kernel};
 
 use crate::is_long;
 use crate::networks::{Kind, on_host_with};
@@ -25,6 +25,8 @@ pub(crate) struct Sweep {
     pub(crate) kind: Kind,
     /// How a call can be hit.
     pub(crate) ways: Ways,
+    /// Whether all later calls that can be hit in the same way are: the disk stays full, the privilege is gone for good.
+    pub(crate) lasting: bool,
     /// Where there is little time, every so-manieth point is tried.
     pub(crate) often: usize,
 }
@@ -32,6 +34,7 @@ pub(crate) struct Sweep {
 /// The points, as they are tried one after the other.
 pub(crate) struct Points {
     ways: Ways,
+    lasting: bool,
     stride: usize,
     next: usize,
     tried: usize,
@@ -46,6 +49,7 @@ pub(crate) struct Struck {
     /// The point, for people.
     pub(crate) at: String,
     ruling: Ruling,
+    lasting: bool,
 }
 
 /// How long a call is held. What comes in between takes some tens of milliseconds.
@@ -59,9 +63,21 @@ impl Sweep {
     /// there are [points](Points::strike).
     #[track_caller]
     pub(crate) fn run(&self, body: impl Fn(&Network, &mut Points) + Sync) {
+        // Calls cannot be supervised there.
+        if kernel() < (5, 19) {
+            return;
+        }
         let begun = Instant::now();
         let stride = if is_long() { 1 } else { self.often };
-        let mut points = Points { ways: self.ways, stride, next: 0, tried: 0, over: false, last: String::new() };
+        let mut points = Points {
+            ways: self.ways,
+            lasting: self.lasting,
+            stride,
+            next: 0,
+            tried: 0,
+            over: false,
+            last: String::new(),
+        };
         let mut broken = Vec::new();
         while !points.over && broken.len() < ENOUGH {
             let next = points.next;
@@ -114,7 +130,7 @@ impl Points {
     fn hit(&mut self, invocation: &Invocation, mut rule: impl FnMut(Ruling) -> Ruling + Send) -> Option<Struck> {
         let (mut left, mut hit, mut begun) = (self.next, None, false);
         let mut strangers = HashSet::new();
-        let ways = self.ways;
+        let (ways, lasting) = (self.ways, self.lasting);
         let outcome = invocation.supervised(|call| {
             // What comes before is the dynamic linker's, and the same in every program.
             begun = begun || (call.name() == "read" && call.argument(0) == 0);
@@ -123,10 +139,13 @@ impl Points {
             if begun && call.name() == "execve" {
                 strangers.insert(call.process());
             }
-            if !begun || hit.is_some() || is_strangers {
+            if !begun || is_strangers {
                 return Ruling::Continue;
             }
             let ways = ways(call);
+            if let Some((_, way)) = &hit {
+                return if lasting && ways.contains(way) { *way } else { Ruling::Continue };
+            }
             match ways.get(left) {
                 Some(way) => {
                     hit = Some((format!("{call}: {way:?}"), *way));
@@ -145,7 +164,7 @@ impl Points {
         self.last = format!("point {}: {what}", self.next);
         self.next += self.stride;
         self.tried += 1;
-        Some(Struck { outcome, at: self.last.clone(), ruling })
+        Some(Struck { outcome, at: self.last.clone(), ruling, lasting })
     }
 
     /// How many points were tried.
@@ -176,9 +195,11 @@ impl Struck {
         };
         let text = std::io::Error::from_raw_os_error(errno).to_string();
         let text = text.split(" (os error").next().unwrap_or_default();
-        // Not always is it this error that comes through, but then what it was about is told.
-        let about = self.at.split(&[' ', ':']).find(|word| word.starts_with('/')).unwrap_or(text);
-        assert!(message.contains(text) || message.contains(about), "the cause is not told: {text}: {outcome:#?}");
+        // Not always is it this error that comes through, but then what it was about is told. What lasts may be passed over
+        // at first, and told of another thing.
+        let about = self.at.split(&[' ', ':']).find(|word| word.starts_with('/') && word.len() > 1).unwrap_or(text);
+        let is_told = message.contains(text) || message.contains(about) || self.lasting;
+        assert!(is_told, "the cause is not told: {text}: {outcome:#?}");
         Some(message)
     }
 
