@@ -38,7 +38,7 @@ pub(crate) fn look(host: &Socket, network: &NetworkName, config: &Config) -> Res
         }
     }
     let missing: Vec<IpNetwork> = gateways(config).filter(|gateway| !addresses.contains(gateway)).collect();
-    refuse_overlap(host, bridge, &missing)?;
+    refuse_overlap(host, &config.bridge, &missing)?;
     Ok(found)
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn ensure(
 pub(crate) fn ensure_gateways(host: &Socket, bridge: &Link, gateways: &[IpNetwork]) -> Result<(), Failure> {
     let addresses = host.addresses(bridge.index)?;
     let missing: Vec<IpNetwork> = gateways.iter().copied().filter(|gateway| !addresses.contains(gateway)).collect();
-    refuse_overlap(host, Some(bridge), &missing)?;
+    refuse_overlap(host, &bridge.name, &missing)?;
     for gateway in missing {
         unless_exists(host.add_address(bridge.index, gateway))?;
     }
@@ -225,22 +225,25 @@ fn gives_away(bridge: &Link, address: IpNetwork, range: &Range) -> Failure {
 }
 
 /// Refuses subnets that the host reaches by another link: one of the two would be cut off.
-fn refuse_overlap(host: &Socket, bridge: Option<&Link>, gateways: &[IpNetwork]) -> Result<(), Failure> {
+fn refuse_overlap(host: &Socket, bridge: &IfName, gateways: &[IpNetwork]) -> Result<(), Failure> {
     if gateways.is_empty() {
         return Ok(());
     }
-    let is_other = |link: u32| bridge.is_none_or(|bridge| bridge.index != link);
-    let others = host.all_addresses()?.into_iter().filter(|(link, _)| is_other(*link));
-    let mut overlaps = others.flat_map(|(link, other)| gateways.iter().map(move |gateway| (link, other, *gateway)));
-    let Some((index, other, gateway)) = overlaps.find(|(_, other, gateway)| overlap(*other, *gateway)) else {
-        return Ok(());
-    };
-    let name = host.link_by_index(index)?.map_or_else(|| format!("link {index}"), |link| link.name.to_string());
-    let subnet = network::subnet(gateway);
-    Err(Failure::new(
-        ErrorCode::INVALID_CONFIG,
-        format!("subnet {subnet} overlaps with the address {other} of {name}: choose another subnet"),
-    ))
+    for (index, other) in host.all_addresses()? {
+        let Some(gateway) = gateways.iter().find(|gateway| overlap(other, **gateway)) else { continue };
+        let link = host.link_by_index(index)?;
+        // By its name, as another ADD may have made the bridge since it was looked for.
+        if link.as_ref().is_some_and(|link| link.name == *bridge) {
+            continue;
+        }
+        let name = link.map_or_else(|| format!("link {index}"), |link| link.name.to_string());
+        let subnet = network::subnet(*gateway);
+        return Err(Failure::new(
+            ErrorCode::INVALID_CONFIG,
+            format!("subnet {subnet} overlaps with the address {other} of {name}: choose another subnet"),
+        ));
+    }
+    Ok(())
 }
 
 /// Whether two prefixes share an address.

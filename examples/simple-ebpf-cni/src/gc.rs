@@ -60,7 +60,7 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     for port in ports.iter().filter(|port| !host_ends.contains(&port.name)) {
         failures.note(host.delete_link_nowait(port.index).step("delete the veth pair"));
     }
-    failures.note(remove_rows(&host, network, &leases).step("remove map rows"));
+    failures.note(remove_rows(&host, network, &leases, &spared).step("remove map rows"));
     if !request.net_conf.ip_masq {
         failures.note(masquerade::remove(network).step("remove the masquerade rules"));
     }
@@ -92,8 +92,14 @@ fn collect(attachment: &Attachment, host: &Socket, leases: &Store) -> Result<(),
     }
 }
 
-/// Removes the rows of ports that do not exist, and counters of addresses that nobody has.
-fn remove_rows(host: &Socket, network: &NetworkName, leases: &Store) -> Result<(), Failure> {
+/// Removes the rows of ports that do not exist, and counters of addresses that nobody has. Rows of an attachment that is
+/// spared may be those of a pair that was made anew meanwhile, with the same index.
+fn remove_rows(
+    host: &Socket,
+    network: &NetworkName,
+    leases: &Store,
+    spared: &HashSet<Attachment>,
+) -> Result<(), Failure> {
     let datapath = network::datapath(network);
     if !datapath.is_complete()? {
         return Ok(());
@@ -101,8 +107,9 @@ fn remove_rows(host: &Socket, network: &NetworkName, leases: &Store) -> Result<(
     let rows = Rows::open(&datapath)?;
     // In this order: a pair is made before its rows, so a port that has rows now and no link later is gone.
     let known = rows.indexes()?;
-    let links: HashSet<u32> = host.links()?.into_iter().map(|link| link.index).collect();
-    rows.remove_ports(&known.into_iter().filter(|port| !links.contains(port)).collect())?;
+    let links = host.links()?.into_iter().map(|link| link.index);
+    let stays: HashSet<u32> = links.chain(spared.iter().map(Attachment::host_ifindex)).collect();
+    rows.remove_ports(&known.into_iter().filter(|port| !stays.contains(port)).collect())?;
 
     // One lease that cannot be read, and nothing is known of any address.
     let leased: Vec<Lease> = leases.leases()?.collect::<Result<_, _>>()?;

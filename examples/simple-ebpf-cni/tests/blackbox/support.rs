@@ -194,8 +194,10 @@ impl Network<'_> {
         if !Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME).exists() {
             return Footprint::default();
         }
-        // The gateway's rows lead to the bridge, whose index is the kernel's choice: they count up from 1.
-        let is_pods = |row: &Value| row["value"]["ifindex"].as_u64().is_none_or(|index| index >= 1 << 30);
+        // The gateway's rows lead to the bridge, whose index is the kernel's choice: they count up from 1. Rows of a map
+        // whose types the kernel refused, which libbpf does without, say nothing.
+        let is_pods =
+            |row: &Value| !row.is_null() && row["value"]["ifindex"].as_u64().is_none_or(|index| index >= 1 << 30);
         ["pkt_count", "pkt_count_v6", "pod_ifindex", "pod_ifindex_v6", "port_config", "port_drops"]
             .into_iter()
             .flat_map(|map| self.map(map).into_iter().map(move |row| (map, row)))

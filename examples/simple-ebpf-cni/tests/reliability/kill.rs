@@ -22,7 +22,7 @@ fn add(network: &Network, points: &mut Points) {
         struck.killed();
         scene.others_are_served();
         // Some runtimes come again without a DEL: that works, or they are told to send one.
-        if points.tried() % 2 == 0 {
+        if points.tried().is_multiple_of(2) {
             let again = scene.victim("ADD", &pod).run();
             if again.status.success() {
                 scene.victim_is_whole(&pod, &again.result());

@@ -125,7 +125,7 @@ impl Loaded {
 
     /// How many flows are remembered.
     fn flows(&self) -> usize {
-        self.flows.keys::<40>().count()
+        self.flows.keys::<40>().unwrap().len()
     }
 
     /// The frame is redirected as it is.
