@@ -37,8 +37,10 @@ fn use_all(datapath: &Datapath) {
     ports.insert(address, PodPort { ifindex: 7, mac }).expect("insert");
     let links = datapath.links().expect("open");
     links.insert(7, PodLink { mac, stack_only: false }).expect("insert");
-    assert_eq!(links.indexes().unwrap().len(), 1);
-    assert_eq!((counters.addresses().unwrap().len(), ports.addresses().unwrap().len()), (1, 1));
+    assert_eq!(links.indexes().expect("the map can be listed").len(), 1);
+    let [counted, owned] =
+        [counters.addresses(), ports.addresses()].map(|listed| listed.expect("the map can be listed"));
+    assert_eq!((counted.len(), owned.len()), (1, 1));
     datapath.remove_outdated().expect("look");
     datapath.remove().expect("remove");
     let elsewhere = Datapath::new("/proc", &"one".parse().expect("a name"));

@@ -97,7 +97,7 @@ fn an_incomplete_set_is_replaced_whole() {
             datapath.ensure().unwrap();
             let reloaded = ids(&directory);
             assert!(loaded.iter().all(|(name, id)| reloaded[name] != *id), "{loaded:?} {reloaded:?}");
-            assert_eq!(datapath.ports().unwrap().addresses().unwrap(), []);
+            assert!(datapath.ports().unwrap().addresses().unwrap().is_empty());
             loaded = reloaded;
         }
         datapath.remove().unwrap();

@@ -107,7 +107,7 @@ fn an_incomplete_set_of_layout_1_has_nothing_to_bring_along() {
         fs::remove_file(Path::new(OLD).join("net_stats")).unwrap();
         let datapath = datapath("one");
         datapath.ensure().unwrap();
-        assert_eq!(datapath.ports().unwrap().addresses().unwrap(), []);
+        assert!(datapath.ports().unwrap().addresses().unwrap().is_empty());
         datapath.remove_outdated().unwrap();
         datapath.remove().unwrap();
     });

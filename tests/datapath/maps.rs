@@ -244,8 +244,8 @@ fn address(number: u32) -> IpAddr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 244, 0, 0).to_bits() + number).into()
 }
 
-fn sorted(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
-    let mut addresses: Vec<_> = addresses.collect();
+fn sorted(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut addresses: Vec<_> = addresses.into_iter().collect();
     addresses.sort();
     addresses
 }
