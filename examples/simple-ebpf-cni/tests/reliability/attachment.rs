@@ -37,7 +37,7 @@ impl<'n> Scene<'n> {
 
     /// Detaches the pod that stays.
     #[track_caller]
-    pub(crate) fn strike(self) {
+    pub(crate) fn clear(self) {
         self.network.detach(&self.stays);
     }
 

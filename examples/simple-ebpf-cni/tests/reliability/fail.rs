@@ -28,7 +28,7 @@ fn add(network: &Network, points: &mut Points) {
         }
         scene.is_clean(&pod, "DEL");
     }
-    scene.strike();
+    scene.clear();
 }
 
 fn del(network: &Network, points: &mut Points) {
@@ -45,7 +45,7 @@ fn del(network: &Network, points: &mut Points) {
             break;
         }
     }
-    scene.strike();
+    scene.clear();
 }
 
 fn gc(network: &Network, points: &mut Points) {
@@ -62,7 +62,7 @@ fn gc(network: &Network, points: &mut Points) {
             break;
         }
     }
-    scene.strike();
+    scene.clear();
 }
 
 /// Nothing can be expected of the call itself. When things are as they should be again, DEL finds all that is left.
@@ -80,7 +80,7 @@ fn add_on(network: &Network, points: &mut Points) {
             break;
         }
     }
-    scene.strike();
+    scene.clear();
 }
 
 #[track_caller]

@@ -34,7 +34,7 @@ fn add(network: &Network, points: &mut Points) {
         scene.victim("DEL", &pod).run().silent();
         scene.is_clean(&pod, "a killed ADD and DEL");
     }
-    scene.strike();
+    scene.clear();
 }
 
 fn del(network: &Network, points: &mut Points) {
@@ -52,7 +52,7 @@ fn del(network: &Network, points: &mut Points) {
             break;
         }
     }
-    scene.strike();
+    scene.clear();
 }
 
 fn gc(network: &Network, points: &mut Points) {
@@ -70,7 +70,7 @@ fn gc(network: &Network, points: &mut Points) {
             break;
         }
     }
-    scene.strike();
+    scene.clear();
 }
 
 #[test]

@@ -178,7 +178,7 @@ fn a_gc_in_the_middle_of_an_add_frees_nothing_of_it() {
                 break;
             }
         }
-        scene.strike();
+        scene.clear();
     });
 }
 
@@ -201,7 +201,7 @@ fn a_del_in_the_middle_of_an_add_comes_before_or_after_it() {
                 break;
             }
         }
-        scene.strike();
+        scene.clear();
     });
 }
 
@@ -234,7 +234,7 @@ fn a_pod_that_ends_in_the_middle_of_an_add_leaves_nothing() {
                 break;
             }
         }
-        scene.strike();
+        scene.clear();
     });
 }
 
@@ -274,6 +274,6 @@ fn gc_beside_adds_frees_nothing_that_is_valid() {
         });
         eprintln!("GC beside ADDs: {} rounds of ADD, CHECK, DEL", rounds.into_inner());
         scene.is_clean(&pods[0], "GC beside ADDs");
-        scene.strike();
+        scene.clear();
     });
 }

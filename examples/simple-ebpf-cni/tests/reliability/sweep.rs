@@ -55,6 +55,9 @@ pub(crate) struct Struck {
 /// How long a call is held. What comes in between takes some tens of milliseconds.
 const HOLD: Duration = Duration::from_millis(200);
 
+/// A sweep over no more points than these does not see the calls.
+const FEW: usize = 4;
+
 /// After so many points that did not hold, the others will not either.
 const ENOUGH: usize = 60;
 
@@ -98,6 +101,7 @@ impl Sweep {
             }
         }
         eprintln!("{}: {} of {} points in {:.1?}", self.name, points.tried, points.next, begun.elapsed());
+        assert!(points.tried > FEW, "{}: hardly any point was found", self.name);
         assert!(broken.is_empty(), "{}: {} points broke:\n\n{}", self.name, broken.len(), broken.join("\n"));
     }
 }

@@ -1,0 +1,60 @@
+//! Calls become what their judge says.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+
+use cnikit_testbed::{Call, Command, Namespace, Ruling, host, kernel};
+
+/// The way of `touch` to make a file.
+fn makes(call: &Call, file: &Path) -> bool {
+    call.changes() && call.name().starts_with("open") && call.to_string().ends_with(&format!(" {}", file.display()))
+}
+
+/// Runs a test with a command that makes the file through a shell, as the judge decides.
+#[track_caller]
+fn touching(test: impl FnOnce(Command, &Path) + Send) {
+    // Before, signals interrupt what is being judged.
+    if kernel() < (5, 19) {
+        return;
+    }
+    host(|host| {
+        let file = host.scratch().join("file");
+        let script = format!("touch {}; exit $?", file.display());
+        test(host.command("sh").env("LC_ALL", "C").args(["-c", &script]), &file);
+    });
+}
+
+#[test]
+fn a_call_that_may_go_on_does() {
+    touching(|touch, file| {
+        let mut seen = 0;
+        let output = touch.supervised(|call| {
+            seen += usize::from(makes(call, file));
+            Ruling::Continue
+        });
+        assert!(output.status.success(), "{output:?}");
+        assert!(file.exists());
+        assert_eq!(seen, 1);
+    });
+}
+
+#[test]
+fn a_call_that_is_to_fail_does_and_changes_nothing() {
+    touching(|touch, file| {
+        let output =
+            touch.supervised(|call| if makes(call, file) { Ruling::Fail(libc::ENOSPC) } else { Ruling::Continue });
+        assert!(!output.status.success());
+        assert!(output.stderr.contains("No space left on device"), "{output:?}");
+        assert!(!file.exists());
+    });
+}
+
+#[test]
+fn a_process_that_is_to_die_does_before_its_call() {
+    touching(|touch, file| {
+        let output = touch.supervised(|call| if makes(call, file) { Ruling::Kill } else { Ruling::Continue });
+        // The shell tells of its child.
+        assert_eq!((output.status.code(), output.status.signal()), (Some(128 + libc::SIGKILL), None), "{output:?}");
+        assert!(!file.exists());
+    });
+}
