@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic,
     path::Path,
-    ptr, thread,
+    process, ptr, thread,
 };
 
 use rustix::{
@@ -133,10 +133,12 @@ impl Netns {
         self.run(Socket::open)?
     }
 
-    /// Runs `work` inside, on a thread that ends afterwards: the caller's thread never changes its
-    /// namespace.
+    /// Runs `work` inside. The calling thread is back where it was when this returns, also by a panic of `work`.
     ///
     /// A child process that `work` starts is born inside. Threads that it starts are too.
+    ///
+    /// A thread that may not enter its own namespace again, because that belongs to a user namespace above, lets a
+    /// thread that ends afterwards do the work.
     ///
     /// # Errors
     ///
@@ -144,7 +146,8 @@ impl Netns {
     ///
     /// # Panics
     ///
-    /// With the panic of `work`.
+    /// With the panic of `work`. Should the way back be barred in spite of the trial, the process is aborted: in a
+    /// pod's namespace it would do to the pod what is meant for the host.
     ///
     /// # Kernel
     ///
@@ -155,11 +158,35 @@ impl Netns {
         T: Send,
         F: FnOnce() -> T + Send,
     {
-        on_own_thread("enter", || {
-            move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
-                .map_err(|errno| Error::Netns { operation: "enter", source: errno.into() })?;
-            Ok(work())
-        })?
+        let home = Self::current()?;
+        if home.enter().is_err() {
+            return on_own_thread("enter", || {
+                self.enter()?;
+                Ok(work())
+            })?;
+        }
+        self.enter()?;
+        let _visit = Visit { home };
+        Ok(work())
+    }
+
+    /// Moves the calling thread inside.
+    fn enter(&self) -> Result<()> {
+        move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| Error::Netns { operation: "enter", source: errno.into() })
+    }
+}
+
+/// The stay of a thread in another namespace than its own.
+struct Visit {
+    home: Netns,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        if self.home.enter().is_err() {
+            process::abort();
+        }
     }
 }
 

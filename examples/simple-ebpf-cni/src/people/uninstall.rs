@@ -136,7 +136,8 @@ impl Report {
             if bridge::is_made_for(&known.name, bridge) {
                 self.remove(format!("bridge {}", bridge.name), || Ok(host.delete_link(bridge.index)?));
             } else {
-                self.kept.push(format!("bridge {}: the network has not made it, or its MAC was changed since", bridge.name));
+                self.kept
+                    .push(format!("bridge {}: the network has not made it, or its MAC was changed since", bridge.name));
             }
         }
         let pins = known.datapath.directory();
