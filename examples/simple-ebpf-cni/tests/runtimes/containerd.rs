@@ -1,0 +1,142 @@
+//! containerd, and containers that its own client runs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cnikit_testbed::{Command, Host, Namespace, Running, eventually};
+
+use crate::image::TINY;
+use crate::network::Attached;
+use crate::processes::{PATIENCE, Processes};
+
+/// A containerd of the test's own, with the interface of the kubelet's.
+pub(crate) struct Containerd<'h> {
+    host: &'h Host,
+    processes: Processes<'h>,
+    folder: PathBuf,
+}
+
+/// A running container. Its `ctr` stays attached: it is `ctr` that calls DEL, when the task ends.
+pub(crate) struct Container<'c> {
+    containerd: &'c Containerd<'c>,
+    name: &'static str,
+    ctr: Running,
+}
+
+impl<'h> Containerd<'h> {
+    #[track_caller]
+    pub(crate) fn start(host: &'h Host) -> Self {
+        let folder = host.scratch();
+        let [root, state] = ["root", "state"].map(|name| folder.join(name));
+        let socket = folder.join("socket");
+        // No image comes from a registry: the one that holds a pod's namespace is a web server here.
+        let text = format!(
+            "version = 2\nroot = {root:?}\nstate = {state:?}\n\
+             [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = \"{}.ttrpc\"\n\
+             [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = {TINY:?}\n\
+             disable_apparmor = true\nrestrict_oom_score_adj = true\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n",
+            socket.display()
+        );
+        fs::write(folder.join("config"), text).expect("the scratch space is writable");
+        let containerd = Self { host, processes: Processes::start(host), folder };
+        containerd.launch();
+        containerd
+    }
+
+    /// Kills containerd, and starts another in its place. Containers go on.
+    #[track_caller]
+    pub(crate) fn restart(&self) {
+        let is_there = || self.processes.running().into_iter().find(|(_, name)| name == "containerd");
+        let (pid, _) = is_there().expect("containerd runs");
+        self.host.command("kill").args(["-KILL", &pid.to_string()]).run();
+        eventually("the end of containerd", PATIENCE, || is_there().is_none());
+        self.launch();
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join("socket")
+    }
+
+    /// A command of `ctr`, which has to share containerd's view of processes: it calls the plugin with a path in `/proc`.
+    #[track_caller]
+    pub(crate) fn ctr(&self, arguments: &[&str]) -> Command {
+        self.processes.command("ctr").arg("--address").arg(self.socket()).args(arguments)
+    }
+
+    /// Takes in an image. Pods are in the namespace `k8s.io`, what `ctr` runs is in `default`.
+    #[track_caller]
+    pub(crate) fn import(&self, namespace: &str, archive: &Path) {
+        let import = ["--namespace", namespace, "images", "import", "--snapshotter", "native"];
+        self.ctr(&import).arg(archive).run();
+    }
+
+    /// Where its containers run.
+    pub(crate) fn processes(&self) -> &Processes<'h> {
+        &self.processes
+    }
+
+    /// Starts a container of [`TINY`].
+    #[track_caller]
+    pub(crate) fn run(&'h self, name: &'static str) -> Container<'h> {
+        let cgroup = self.processes.cgroup(name);
+        let ctr =
+            self.ctr(&["run", "--rm", "--cni", "--snapshotter", "native", "--cgroup", &cgroup, TINY, name]).spawn();
+        let container = Container { containerd: self, name, ctr };
+        eventually(&format!("container {name}"), PATIENCE, || {
+            let tasks = self.ctr(&["tasks", "list"]).run();
+            tasks.lines().any(|line| line.starts_with(name) && line.contains("RUNNING"))
+        });
+        container
+    }
+
+    /// Waits until no container has left a process or a mount.
+    #[track_caller]
+    pub(crate) fn assert_idle(&self) {
+        self.processes.assert_only(&["containerd"], &[]);
+    }
+
+    #[track_caller]
+    fn launch(&self) {
+        let log = self.folder.join("log");
+        // It is a daemon: the value that stands for it is that of the namespace which it runs in.
+        let command = self.processes.command("setsid").args(["--fork", "containerd", "--config"]);
+        command.arg(self.folder.join("config")).spawn_logged(&log).wait(PATIENCE);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !self.ctr(&["version"]).output().status.success() {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            assert!(std::time::Instant::now() < deadline, "containerd does not answer:\n{said}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}
+
+impl Container<'_> {
+    /// Kills the task, which has `ctr` call DEL and remove the container.
+    #[track_caller]
+    pub(crate) fn remove(mut self) {
+        self.containerd.ctr(&["tasks", "kill", "--signal", "SIGKILL", self.name]).run();
+        self.ctr.wait(PATIENCE);
+    }
+}
+
+impl Attached for Container<'_> {
+    /// `ctr` tells of none, so that the container is asked.
+    fn address(&self) -> String {
+        let mut address = None;
+        // A task is there before its network is.
+        eventually("the container to have an address", PATIENCE, || {
+            let shown = self.exec(&["ip", "-4", "-o", "address", "show"]);
+            let eth0 = shown.lines().find(|line| line.contains(" eth0 ")).unwrap_or_default();
+            address =
+                eth0.split_whitespace().find_map(|word| word.split_once("/24")).map(|(address, _)| address.to_owned());
+            address.is_some()
+        });
+        address.expect("it has come to have one")
+    }
+
+    fn exec(&self, command: &[&str]) -> String {
+        self.containerd.ctr(&["tasks", "exec", "--exec-id", "test", self.name]).args(command).run()
+    }
+}

@@ -1,0 +1,13 @@
+//! Real runtimes as the callers, with the plugin installed as on a node: containerd under its own client and under the
+//! interface that the kubelet speaks, and podman.
+
+mod containerd;
+mod containers;
+mod cri;
+mod daemonset;
+mod image;
+mod manifests;
+mod network;
+mod pods;
+mod processes;
+mod protobuf;
