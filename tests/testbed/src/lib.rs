@@ -26,7 +26,8 @@
 //! - [`Command`] and [`Running`]: processes with a time limit that do not outlive the test; [`eventually`] and [`patience`]
 //!   for what else takes time.
 //! - [`classifier`]: a program for a TC hook.
-//! - [`privileged`], [`tool`], [`cnitool`] and [`kernel`]: the reasons for which a test may be skipped, and when it may not.
+//! - [`privileged`], [`tool`], [`cnitool`] and [`kernel`]: the reasons for which a test may be skipped, and when it may not;
+//!   [`skipped`] says so.
 //!
 //! Everything here panics with the facts when something goes wrong: a test has no use for an error value.
 #![cfg(target_os = "linux")]
@@ -48,4 +49,4 @@ pub use host::{Host, host};
 pub use namespace::Namespace;
 pub use plugin::{Invocation, Outcome, Plugin};
 pub use pod::Pod;
-pub use require::{cnitool, kernel, privileged, tool};
+pub use require::{cnitool, kernel, privileged, skipped, tool};

@@ -78,12 +78,18 @@ pub(crate) fn plugin() -> PathBuf {
     std::env::var_os("SIMPLE_EBPF_CNI_BINARY").map_or(env!("CARGO_BIN_EXE_simple-ebpf-cni").into(), PathBuf::from)
 }
 
-/// The image of `deploy/Dockerfile`, with the libraries that a build for tests needs and one for a release does not.
+/// The paths of the libraries that it needs: none, if it is that of a release.
+pub(crate) fn libraries(host: &Host) -> Vec<String> {
+    let needed = host.command("ldd").arg(plugin()).output().stdout;
+    needed.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect()
+}
+
+/// The image of `deploy/Dockerfile`, which [`dockerfile`](crate::dockerfile) builds in earnest, with the libraries that a
+/// build for tests needs.
 fn image(host: &Host) -> PathBuf {
     archive(host, IMAGE, &[ENTRYPOINT], |layer| {
         fs::copy(plugin(), layer.join("simple-ebpf-cni")).expect("the plugin is copied");
-        let needed = host.command("ldd").arg(plugin()).output().stdout;
-        for library in needed.split_whitespace().filter(|word| word.starts_with('/')) {
+        for library in libraries(host) {
             let inside = layer.join(library.trim_start_matches('/'));
             fs::create_dir_all(inside.parent().expect("a folder")).expect("the layer is writable");
             fs::copy(library, inside).expect("the library is copied");

@@ -47,13 +47,8 @@ pub(crate) fn archive(host: &Host, name: &str, entrypoint: &[&str], fill: impl F
     tar("layer.tar", &layer, &["."]);
     let sum = host.command("sha256sum").arg(folder.join("layer.tar")).run();
     let digest = sum.split_whitespace().next().expect("a digest").to_owned();
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
     let config = json!({
-        "architecture": architecture, "os": "linux", "config": { "Env": ["PATH=/bin"], "Entrypoint": entrypoint },
+        "architecture": architecture(), "os": "linux", "config": { "Env": ["PATH=/bin"], "Entrypoint": entrypoint },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
     });
     let manifest = json!([{ "Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"] }]);
@@ -62,4 +57,13 @@ pub(crate) fn archive(host: &Host, name: &str, entrypoint: &[&str], fill: impl F
     }
     tar("image.tar", &folder, &["manifest.json", "config.json", "layer.tar"]);
     folder.join("image.tar")
+}
+
+/// This machine's architecture, by the name that it has in images.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }

@@ -87,7 +87,7 @@ pub(crate) fn forward() {
 pub(crate) fn assert_reach_each_other(one: &dyn Attached, two: &dyn Attached) {
     assert_ne!(one.address(), two.address());
     for (from, to) in [(one, two.address()), (two, one.address())] {
-        let pinged = from.exec(&["ping", "-c", "3", "-W", "2", &to]);
+        let pinged = from.exec(&["ping", "-c", "3", "-i", "0.1", "-W", "2", &to]);
         assert!(pinged.contains(" 0% packet loss"), "{pinged}");
         assert_eq!(from.wget(&to, SERVED, "page"), PAGE);
     }
