@@ -84,17 +84,33 @@ impl<'h> Containerd<'h> {
         let ctr =
             self.ctr(&["run", "--rm", "--cni", "--snapshotter", "native", "--cgroup", &cgroup, TINY, name]).spawn();
         let container = Container { containerd: self, name, ctr };
-        eventually(&format!("container {name}"), PATIENCE, || {
-            let tasks = self.ctr(&["tasks", "list"]).run();
-            tasks.lines().any(|line| line.starts_with(name) && line.contains("RUNNING"))
-        });
+        eventually(&format!("container {name}"), PATIENCE, || self.task("default", name).is_some());
+        container.await_server();
         container
+    }
+
+    /// A command in the namespaces of a running task, `ctr tasks exec` without its habit of losing what is printed last.
+    #[track_caller]
+    pub(crate) fn exec(&self, namespace: &str, task: &str, words: &[&str]) -> Command {
+        let pid = self.task(namespace, task).unwrap_or_else(|| panic!("{task} does not run"));
+        let enter = ["--target", &pid, "--mount", "--net", "--pid", "--root", "--"];
+        self.processes.command("nsenter").args(enter).args(words)
     }
 
     /// Waits until no container has left a process or a mount.
     #[track_caller]
     pub(crate) fn assert_idle(&self) {
         self.processes.assert_only(&["containerd"], &[]);
+    }
+
+    /// The process id of a running task, as containerd sees it.
+    #[track_caller]
+    fn task(&self, namespace: &str, task: &str) -> Option<String> {
+        let tasks = self.ctr(&["--namespace", namespace, "tasks", "list"]).run();
+        tasks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [name, pid, "RUNNING"] if name == task => Some(pid.to_owned()),
+            _ => None,
+        })
     }
 
     #[track_caller]
@@ -136,7 +152,7 @@ impl Attached for Container<'_> {
         address.expect("it has come to have one")
     }
 
-    fn exec(&self, command: &[&str]) -> String {
-        self.containerd.ctr(&["tasks", "exec", "--exec-id", "test", self.name]).args(command).run()
+    fn command(&self, words: &[&str]) -> Command {
+        self.containerd.exec("default", self.name, words)
     }
 }

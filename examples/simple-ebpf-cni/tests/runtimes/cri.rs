@@ -4,12 +4,15 @@
 use std::fs;
 use std::path::PathBuf;
 
-use cnikit_testbed::{Host, Namespace};
+use cnikit_testbed::{Command, Host, Namespace};
 
 use crate::containerd::Containerd;
 use crate::network::Attached;
 use crate::processes::PATIENCE;
 use crate::protobuf::Message;
+
+/// The namespace that containerd keeps pods and their images in.
+pub(crate) const NAMESPACE: &str = "k8s.io";
 
 /// What a pod asks for, beside its name.
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,7 +55,9 @@ impl<'c> Cri<'c> {
         let linux = Message::new().text(1, &self.containerd.processes().cgroup(name));
         let config = config.message(8, &linux);
         let made = self.call("RunPodSandbox", &Message::new().message(1, &config));
-        Sandbox { cri: self, id: made.string(1) }
+        let sandbox = Sandbox { cri: self, id: made.string(1) };
+        sandbox.await_server();
+        sandbox
     }
 
     /// Calls a procedure, which must succeed.
@@ -91,7 +96,7 @@ impl Sandbox<'_> {
         let network = namespaces.iter().find(|namespace| namespace["type"] == "network").expect("one of the network");
         let path = network["path"].as_str().expect("it has a name");
         let processes = self.cri.containerd.processes();
-        let kill = ["--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", &self.id];
+        let kill = ["--namespace", NAMESPACE, "tasks", "kill", "--signal", "SIGKILL", &self.id];
         self.cri.containerd.ctr(&kill).run();
         processes.command("umount").arg(path).run();
         processes.command("rm").arg(path).run();
@@ -116,8 +121,7 @@ impl Attached for Sandbox<'_> {
         status.inner(5).string(1)
     }
 
-    fn exec(&self, command: &[&str]) -> String {
-        let exec = ["--namespace", "k8s.io", "tasks", "exec", "--exec-id", "test", &self.id];
-        self.cri.containerd.ctr(&exec).args(command).run()
+    fn command(&self, words: &[&str]) -> Command {
+        self.cri.containerd.exec(NAMESPACE, &self.id, words)
     }
 }

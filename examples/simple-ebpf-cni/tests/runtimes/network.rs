@@ -5,10 +5,11 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cnikit_testbed::{Host, Namespace, tool};
+use cnikit_testbed::{Command, Host, Namespace, eventually, tool};
 use serde_json::{Value, json};
 
 use crate::image::{BLOB, BLOB_SIZE, PAGE, SERVED};
+use crate::processes::PATIENCE;
 
 /// The network's name.
 pub(crate) const NAME: &str = "containers";
@@ -23,20 +24,33 @@ pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
 /// Where Debian has the reference plugins.
 const PEERS: &str = "/usr/lib/cni";
 
-/// A container that is in the network, whoever runs it.
+/// A container of [`TINY`](crate::image::TINY) that is in the network, whoever runs it.
 pub(crate) trait Attached {
     /// The address that it was given.
     #[track_caller]
     fn address(&self) -> String;
 
+    /// A command that will run in it.
+    #[track_caller]
+    fn command(&self, words: &[&str]) -> Command;
+
     /// Runs a command in it and returns what that printed.
     #[track_caller]
-    fn exec(&self, command: &[&str]) -> String;
+    fn exec(&self, words: &[&str]) -> String {
+        self.command(words).run()
+    }
 
     /// Gets a page from another one, or from a published port.
     #[track_caller]
     fn wget(&self, address: &str, port: u16, page: &str) -> String {
         self.exec(&wget(&url(address, port, page)))
+    }
+
+    /// Waits until it serves its pages. A runtime is through when the process has begun, and that is not there yet.
+    #[track_caller]
+    fn await_server(&self) {
+        let url = url("127.0.0.1", SERVED, "page");
+        eventually("the web server", PATIENCE, || self.command(&wget(&url)).output().status.success());
     }
 }
 

@@ -64,7 +64,9 @@ impl<'h> Podman<'h> {
     pub(crate) fn run(&self, name: &'static str, options: &[&str]) -> Container<'_> {
         let run = self.command("run").args(["--detach", "--name", name, "--cgroup-parent", &self.cgroup()]);
         run.args(options).arg(TINY).run();
-        Container { podman: self, name }
+        let container = Container { podman: self, name };
+        container.await_server();
+        container
     }
 
     /// Waits until no container has left a process or a mount.
@@ -111,6 +113,7 @@ impl Container<'_> {
     #[track_caller]
     pub(crate) fn restart(&self) {
         self.podman.command("restart").args(["--time", "0", self.name]).run();
+        self.await_server();
     }
 
     /// Has its network made anew while it runs.
@@ -131,7 +134,7 @@ impl Attached for Container<'_> {
         self.inspect(&format!("{{{{.NetworkSettings.Networks.{NAME}.IPAddress}}}}"))
     }
 
-    fn exec(&self, command: &[&str]) -> String {
-        self.podman.command("exec").arg(self.name).args(command).run()
+    fn command(&self, words: &[&str]) -> Command {
+        self.podman.command("exec").arg(self.name).args(words)
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use cnikit_testbed::{Host, host, privileged, tool};
 use serde_json::Value;
 
+use crate::image::SERVED;
 use crate::network::{
     Attached as _, CONF_DIR, NAME, assert_deserted, assert_not_published, assert_published, assert_reach_each_other,
     install, ours, peers, portmap, rows,
@@ -42,7 +43,7 @@ fn a_published_port_answers_until_its_container_is_removed() {
     let mut first = ours();
     first["ipMasq"] = true.into();
     on_podman(&[first, portmap()], |host, podman| {
-        let publish = format!("{HOST_PORT}:8080");
+        let publish = format!("{HOST_PORT}:{SERVED}");
         let one = podman.run("one", &["--network", NAME, "--publish", &publish]);
         let two = podman.run("two", &["--network", NAME]);
         assert_published(host, &two, HOST_PORT);
@@ -66,7 +67,10 @@ fn a_published_port_answers_until_its_container_is_removed() {
 #[test]
 fn a_container_gets_the_address_and_the_mac_that_it_asks_for() {
     const MAC: &str = "02:00:5e:00:53:17";
-    on_podman(&[ours()], |_, podman| {
+    let mut first = ours();
+    // The address and the MAC come without, as arguments. Aliases come as an object, unlike the conventions have them.
+    first["capabilities"] = serde_json::json!({ "ips": true, "mac": true, "aliases": true });
+    on_podman(&[first], |_, podman| {
         let wishes = ["--network", NAME, "--ip", "10.99.0.77", "--mac-address", MAC, "--network-alias", "first"];
         let one = podman.run("one", &wishes);
         let two = podman.run("two", &["--network", &format!("{NAME}:ip=10.99.0.78")]);
@@ -101,7 +105,7 @@ fn a_network_that_podman_wrote_is_understood() {
             host.keep(&line);
         }
 
-        let publish = format!("{HOST_PORT}:8080");
+        let publish = format!("{HOST_PORT}:{SERVED}");
         let one = podman.run("one", &["--network", NAME, "--publish", &publish, "--ip", "10.99.0.77"]);
         let two = podman.run("two", &["--network", NAME]);
         assert_eq!(one.address(), "10.99.0.77");

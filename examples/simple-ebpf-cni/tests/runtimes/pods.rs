@@ -4,7 +4,7 @@ use cnikit_testbed::{Host, Namespace, eventually, host, privileged, tool};
 use serde_json::{Value, json};
 
 use crate::containerd::Containerd;
-use crate::cri::{Cri, Wishes};
+use crate::cri::{Cri, NAMESPACE, Wishes};
 use crate::image::{SERVED, tiny};
 use crate::network::{
     Attached as _, assert_deserted, assert_not_published, assert_published, assert_reach_each_other, forward, install,
@@ -99,7 +99,7 @@ fn on_cri(list: &[Value], test: impl FnOnce(&Host, &Containerd<'_>, &Cri<'_>) + 
     host(|host| {
         install(host, list);
         let containerd = Containerd::start(host);
-        containerd.import("k8s.io", &tiny(host));
+        containerd.import(NAMESPACE, &tiny(host));
         test(host, &containerd, &Cri::new(host, &containerd));
         assert_deserted(host);
         containerd.assert_idle();
