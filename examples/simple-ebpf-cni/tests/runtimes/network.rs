@@ -145,11 +145,17 @@ pub(crate) fn rows(host: &Host) -> usize {
 /// [`host`](cnikit_testbed::host) looks for.
 #[track_caller]
 pub(crate) fn assert_deserted(host: &Host) {
-    let veths: Vec<_> = host.links().into_iter().filter(|link| link["linkinfo"]["info_kind"] == "veth").collect();
-    assert!(veths.is_empty(), "{veths:?}");
+    assert_eq!(pairs(host), [""; 0]);
     assert_eq!(rows(host), 0);
     let named: Vec<_> = fs::read_dir("/run/netns").into_iter().flatten().collect();
     assert!(named.is_empty(), "{named:?}");
+}
+
+/// The host's ends of the pairs that there are.
+#[track_caller]
+pub(crate) fn pairs(host: &Host) -> Vec<String> {
+    let veths = host.links().into_iter().filter(|link| link["linkinfo"]["info_kind"] == "veth");
+    veths.map(|link| link["ifname"].as_str().expect("a link has a name").to_owned()).collect()
 }
 
 fn url(address: &str, port: u16, page: &str) -> String {

@@ -8,7 +8,7 @@ use crate::cri::{Cri, NAMESPACE, Wishes};
 use crate::image::{SERVED, tiny};
 use crate::network::{
     Attached as _, assert_deserted, assert_not_published, assert_published, assert_reach_each_other, forward, install,
-    ours, peers, portmap, rows,
+    ours, pairs, peers, portmap, rows,
 };
 use crate::processes::PATIENCE;
 
@@ -69,9 +69,7 @@ fn a_pod_whose_namespace_is_gone_is_removed() {
     on_cri(&[ours()], |host, _, cri| {
         let one = cri.run("one", Wishes::default());
         one.destroy();
-        eventually("the end of the pair", PATIENCE, || {
-            host.links().iter().all(|link| link["linkinfo"]["info_kind"] != "veth")
-        });
+        eventually("the end of the pair", PATIENCE, || pairs(host).is_empty());
         assert_eq!(rows(host), 1);
 
         one.remove();
