@@ -84,6 +84,7 @@ impl<'h> Containerd<'h> {
         let ctr =
             self.ctr(&["run", "--rm", "--cni", "--snapshotter", "native", "--cgroup", &cgroup, TINY, name]).spawn();
         let container = Container { containerd: self, name, ctr };
+        // It is there before its network, but does not run before.
         eventually(&format!("container {name}"), PATIENCE, || self.task("default", name).is_some());
         container.await_server();
         container
@@ -140,16 +141,9 @@ impl Container<'_> {
 impl Attached for Container<'_> {
     /// `ctr` tells of none, so that the container is asked.
     fn address(&self) -> String {
-        let mut address = None;
-        // A task is there before its network is.
-        eventually("the container to have an address", PATIENCE, || {
-            let shown = self.exec(&["ip", "-4", "-o", "address", "show"]);
-            let eth0 = shown.lines().find(|line| line.contains(" eth0 ")).unwrap_or_default();
-            address =
-                eth0.split_whitespace().find_map(|word| word.split_once("/24")).map(|(address, _)| address.to_owned());
-            address.is_some()
-        });
-        address.expect("it has come to have one")
+        let shown = self.exec(&["ip", "-4", "-o", "address", "show", "dev", "eth0"]);
+        let address = shown.split_whitespace().find_map(|word| word.strip_suffix("/24"));
+        address.unwrap_or_else(|| panic!("no address: {shown}")).to_owned()
     }
 
     fn command(&self, words: &[&str]) -> Command {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use cnikit_testbed::{Command, Host, Namespace};
+use cnikit_testbed::{Command, Host, Namespace, eventually};
 
 use crate::containerd::Containerd;
 use crate::network::Attached;
@@ -13,6 +13,9 @@ use crate::protobuf::Message;
 
 /// The namespace that containerd keeps pods and their images in.
 pub(crate) const NAMESPACE: &str = "k8s.io";
+
+/// The length of what stands before each message: whether it is compressed, and its own length.
+const FRAME_HEADER: usize = 1 + size_of::<u32>();
 
 /// What a pod asks for, beside its name.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,8 +40,18 @@ pub(crate) struct Sandbox<'c> {
 }
 
 impl<'c> Cri<'c> {
-    pub(crate) fn new(host: &'c Host, containerd: &'c Containerd<'c>) -> Self {
-        Self { host, containerd, folder: host.scratch() }
+    #[track_caller]
+    pub(crate) fn connect(host: &'c Host, containerd: &'c Containerd<'c>) -> Self {
+        let cri = Self { host, containerd, folder: host.scratch() };
+        cri.await_ready();
+        cri
+    }
+
+    /// Kills containerd, and starts another in its place. Pods go on.
+    #[track_caller]
+    pub(crate) fn restart(&self) {
+        self.containerd.restart();
+        self.await_ready();
     }
 
     /// Makes a pod, as `crictl runp` does.
@@ -60,9 +73,21 @@ impl<'c> Cri<'c> {
         sandbox
     }
 
+    /// containerd answers `ctr` before it has looked through the pods that there are, and the kubelet after that.
+    #[track_caller]
+    fn await_ready(&self) {
+        eventually("the container runtime interface", PATIENCE, || self.try_call("Status", &Message::new()).is_ok());
+    }
+
     /// Calls a procedure, which must succeed.
     #[track_caller]
     fn call(&self, procedure: &str, request: &Message) -> Message {
+        self.try_call(procedure, request).unwrap_or_else(|headers| panic!("{procedure}: {headers}"))
+    }
+
+    /// Calls a procedure. Where it fails, the headers tell why.
+    #[track_caller]
+    fn try_call(&self, procedure: &str, request: &Message) -> Result<Message, String> {
         let [headers, response] = ["headers", "response"].map(|name| self.folder.join(name));
         // A frame of gRPC: not compressed, of this length.
         let length = u32::try_from(request.bytes().len()).expect("a short message").to_be_bytes();
@@ -75,14 +100,11 @@ impl<'c> Cri<'c> {
         curl.arg(url).stdin(frame).limit(PATIENCE).run();
 
         let headers = fs::read_to_string(headers).expect("curl wrote it");
-        assert!(headers.lines().any(|line| line == "grpc-status: 0"), "{procedure}: {headers}");
-        Message::received(&fs::read(response).expect("curl wrote it")[frame_header()..])
+        if !headers.lines().any(|line| line == "grpc-status: 0") {
+            return Err(headers);
+        }
+        Ok(Message::received(&fs::read(response).expect("curl wrote it")[FRAME_HEADER..]))
     }
-}
-
-/// The length of what stands before each message.
-const fn frame_header() -> usize {
-    1 + size_of::<u32>()
 }
 
 impl Sandbox<'_> {

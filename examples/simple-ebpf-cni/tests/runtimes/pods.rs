@@ -16,7 +16,7 @@ const HOST_PORT: u16 = 30_080;
 
 #[test]
 fn two_pods_reach_each_other_and_leave_nothing() {
-    on_cri(&[ours()], |host, _, cri| {
+    on_cri(&[ours()], |host, cri| {
         let (one, two) = (cri.run("one", Wishes::default()), cri.run("two", Wishes::default()));
         assert_reach_each_other(&one, &two);
         assert_eq!(rows(host), 2);
@@ -32,7 +32,7 @@ fn a_pod_gets_the_port_and_the_limits_that_it_asks_for() {
     let mut first = ours();
     first["capabilities"] = json!({ "bandwidth": true });
     let bandwidth = json!({ "type": "bandwidth", "capabilities": { "bandwidth": true } });
-    on_cri(&[first, portmap(), bandwidth], |host, _, cri| {
+    on_cri(&[first, portmap(), bandwidth], |host, cri| {
         forward();
         let annotations = [("kubernetes.io/ingress-bandwidth", "8M"), ("kubernetes.io/egress-bandwidth", "16M")];
         let one = cri.run("one", Wishes { published: Some((HOST_PORT, SERVED)), annotations: &annotations });
@@ -50,10 +50,10 @@ fn a_pod_gets_the_port_and_the_limits_that_it_asks_for() {
 
 #[test]
 fn a_pod_outlives_containerd() {
-    on_cri(&[ours()], |_, containerd, cri| {
+    on_cri(&[ours()], |_, cri| {
         let one = cri.run("one", Wishes::default());
         let first = one.address();
-        containerd.restart();
+        cri.restart();
         assert_eq!(one.address(), first);
         let two = cri.run("two", Wishes::default());
         assert_reach_each_other(&one, &two);
@@ -66,7 +66,7 @@ fn a_pod_outlives_containerd() {
 /// containerd then says DEL without a namespace.
 #[test]
 fn a_pod_whose_namespace_is_gone_is_removed() {
-    on_cri(&[ours()], |host, _, cri| {
+    on_cri(&[ours()], |host, cri| {
         let one = cri.run("one", Wishes::default());
         one.destroy();
         eventually("the end of the pair", PATIENCE, || pairs(host).is_empty());
@@ -88,7 +88,7 @@ fn rates(host: &Host) -> Vec<u64> {
 
 /// Runs a test on a host with containerd and a network of this list, and has it leave nothing of its pods.
 #[track_caller]
-fn on_cri(list: &[Value], test: impl FnOnce(&Host, &Containerd<'_>, &Cri<'_>) + Send) {
+fn on_cri(list: &[Value], test: impl FnOnce(&Host, &Cri<'_>) + Send) {
     // containerd has `loopback` bring up each pod's own.
     let needed = ["loopback", "portmap", "bandwidth"];
     if !privileged() || !["containerd", "ctr", "runc", "busybox", "curl"].into_iter().all(tool) || !peers(&needed) {
@@ -98,7 +98,7 @@ fn on_cri(list: &[Value], test: impl FnOnce(&Host, &Containerd<'_>, &Cri<'_>) + 
         install(host, list);
         let containerd = Containerd::start(host);
         containerd.import(NAMESPACE, &tiny(host));
-        test(host, &containerd, &Cri::new(host, &containerd));
+        test(host, &Cri::connect(host, &containerd));
         assert_deserted(host);
         containerd.assert_idle();
     });
