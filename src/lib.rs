@@ -35,6 +35,7 @@ pub mod netlink;
 pub mod plugin;
 pub mod runtime;
 pub mod spec;
+mod utc;
 
 pub use self::error::Error;
 

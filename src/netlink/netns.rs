@@ -16,6 +16,11 @@ use rustix::{
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
+use tracing::{
+    Span,
+    dispatcher::{self, Dispatch},
+};
+
 use super::{
     error::{Error, Result},
     socket::Socket,
@@ -201,6 +206,9 @@ where
     T: Send,
     F: FnOnce() -> T + Send,
 {
+    // Who listens to the caller hears of this thread, too, as of a part of what the caller does.
+    let (subscriber, span) = (dispatcher::get_default(Dispatch::clone), Span::current());
+    let work = || dispatcher::with_default(&subscriber, || span.in_scope(work));
     thread::scope(|scope| {
         let thread =
             thread::Builder::new().spawn_scoped(scope, work).map_err(|source| Error::Netns { operation, source })?;

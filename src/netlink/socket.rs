@@ -25,6 +25,8 @@ use rustix::{
     io::{Errno, retry_on_intr, write},
 };
 
+use tracing::trace;
+
 use super::{
     attrs,
     error::{Error, Fault, Operation, Result},
@@ -123,6 +125,7 @@ impl Socket {
     where
         P: Size + ToBytes + fmt::Debug,
     {
+        trace!(%operation, "request");
         let sequence = self.next_sequence();
         let message = request(sequence, kind.into(), flags, payload).map_err(|fault| operation.malformed(fault))?;
         self.handle.send(&message).map_err(|error| operation.socket(error))?;
@@ -137,6 +140,7 @@ impl Socket {
 
     /// Sends the bytes of requests that were [encoded](encode) before: the kernel takes them one after another.
     pub(super) fn send_encoded(&self, operation: &Operation, requests: &[u8]) -> Result<()> {
+        trace!(%operation, "requests");
         let sent = retry_on_intr(|| write(self.fd(), requests));
         sent.map(drop).map_err(|errno| operation.socket(SocketError::from(io::Error::from(errno))))
     }

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::trace::{Trace, record_addresses};
 use super::{About, AddRequest, CheckRequest, DelRequest, Error, Failure, GcRequest, Plugin, StatusRequest, netns};
 use crate::spec::{self, Command, Environment, ErrorCode, NetworkName, RawConfig, Version};
 
@@ -42,10 +43,11 @@ pub struct Output {
 /// assert_eq!((output.stdout, output.exit_code), (Vec::new(), 0));
 /// ```
 pub fn dispatch<P: Plugin>(plugin: &P, variable: &dyn Fn(&str) -> Option<OsString>, stdin: &mut dyn Read) -> Output {
-    let mut version = None;
-    // Nothing of what a panic leaves half done is looked at again, but for the version.
-    let answer = catch_unwind(AssertUnwindSafe(|| answer(plugin, variable, stdin, &mut version)))
+    let (mut version, mut trace) = (None, Trace::unknown());
+    // Nothing of what a panic leaves half done is looked at again, but for what is known of the call.
+    let answer = catch_unwind(AssertUnwindSafe(|| answer(plugin, variable, stdin, &mut version, &mut trace)))
         .unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
+    trace.end(&answer);
     match answer {
         Ok(stdout) => Output { stdout, exit_code: 0 },
         Err(failure) => {
@@ -69,6 +71,7 @@ fn answer<P: Plugin>(
     variable: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn Read,
     version: &mut Option<Version>,
+    trace: &mut Trace,
 ) -> Result<Vec<u8>, Failure> {
     let Some(command) = Environment::command(variable)? else {
         return Ok(about(plugin.about(), plugin.versions()).into_bytes());
@@ -77,15 +80,23 @@ fn answer<P: Plugin>(
 
     let mut bytes = Vec::new();
     stdin.read_to_end(&mut bytes).map_err(|source| Error::Stdin { source })?;
-    let mut call = |environment, bytes| Call::read(environment, bytes, plugin.versions(), version);
-    match command {
-        Command::Add => add(plugin, call(environment, bytes)?),
-        Command::Del => del(plugin, call(environment, bytes)?),
-        Command::Check => check(plugin, call(environment, bytes)?),
-        Command::Gc => gc(plugin, call(environment, bytes)?),
-        Command::Status => status(plugin, call(environment, bytes)?),
-        Command::Version => versions(plugin.versions(), bytes),
+    // Whoever asks for versions need not know of configurations.
+    if command == Command::Version && bytes.trim_ascii().is_empty() {
+        bytes = b"{}".into();
     }
+    let raw_config = RawConfig::parse(bytes)?;
+    trace.begin(plugin.subscriber(&raw_config), &environment, &raw_config);
+    trace.run(|| {
+        let mut call = |environment, raw_config| Call::read(environment, raw_config, plugin.versions(), version);
+        match command {
+            Command::Add => add(plugin, call(environment, raw_config)?),
+            Command::Del => del(plugin, call(environment, raw_config)?),
+            Command::Check => check(plugin, call(environment, raw_config)?),
+            Command::Gc => gc(plugin, call(environment, raw_config)?),
+            Command::Status => status(plugin, call(environment, raw_config)?),
+            Command::Version => versions(plugin.versions(), &raw_config),
+        }
+    })
 }
 
 /// A call that is valid as far as every verb but `VERSION` needs it.
@@ -99,11 +110,10 @@ struct Call {
 impl Call {
     fn read(
         environment: Environment,
-        stdin: Vec<u8>,
+        raw_config: RawConfig,
         supported: &[Version],
         known: &mut Option<Version>,
     ) -> Result<Self, spec::Error> {
-        let raw_config = RawConfig::parse(stdin)?;
         // Known before anything else is judged, so that every error document can carry it.
         let version = raw_config.cni_version();
         *known = version.as_ref().ok().copied();
@@ -132,7 +142,9 @@ fn add<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
         raw_config,
     };
     netns::require(&request.netns, environment.netns_override)?;
-    match plugin.add(&request)?.to_json(version) {
+    let result = plugin.add(&request)?;
+    record_addresses(&result);
+    match result.to_json(version) {
         Ok(json) => Ok(format!("{json}\n").into_bytes()),
         Err(error) => Err(undone(plugin, request, error)),
     }
@@ -160,6 +172,7 @@ fn del<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
         path: environment.path,
         raw_config,
     };
+    request.prev_result.iter().flatten().for_each(record_addresses);
     plugin.del(&request).map(|()| Vec::new())
 }
 
@@ -177,6 +190,7 @@ fn check<P: Plugin>(plugin: &P, call: Call) -> Result<Vec<u8>, Failure> {
         raw_config,
     };
     netns::require(&request.netns, environment.netns_override)?;
+    record_addresses(&request.prev_result);
     plugin.check(&request).map(|()| Vec::new())
 }
 
@@ -213,13 +227,9 @@ fn require_version(command: Command, version: Version, supported: &[Version]) ->
     }
 }
 
-fn versions(supported: &[Version], stdin: Vec<u8>) -> Result<Vec<u8>, Failure> {
+fn versions(supported: &[Version], raw_config: &RawConfig) -> Result<Vec<u8>, Failure> {
     // What the caller speaks now is given back, known or not: it asks what it may speak.
-    let stated = if stdin.trim_ascii().is_empty() {
-        None
-    } else {
-        RawConfig::parse(stdin)?.value("cniVersion").and_then(Value::as_str).map(str::to_owned)
-    };
+    let stated = raw_config.value("cniVersion").and_then(Value::as_str).map(str::to_owned);
     let newest = || supported.iter().max().unwrap_or(&Version::NEWEST).to_string();
     let cni_version = stated.filter(|text| !text.is_empty()).unwrap_or_else(newest);
     Ok(json_line(&Versions { cni_version, supported_versions: supported })?)

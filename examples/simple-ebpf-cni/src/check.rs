@@ -7,6 +7,7 @@ use cnikit::netlink::{FdbEntry, FdbState, LOOPBACK_INDEX, Link, Netns, Socket};
 use cnikit::plugin::{CheckRequest, Failure};
 use cnikit::spec::{ErrorCode, Interface, IpConfig, MacAddr, Route};
 use ipnetwork::IpNetwork;
+use tracing::info_span;
 
 use crate::config::{Addressing, Config};
 use crate::masquerade::Masquerade;
@@ -68,6 +69,7 @@ impl Check<'_> {
 
     /// The lease, that its addresses lead to it, and that the result tells them.
     fn lease(&mut self) -> Result<(), Failure> {
+        let _span = info_span!("lease").entered();
         let (attachment, config) = (&self.request.attachment, &self.request.config);
         let leases = network::leases(&config.data_dir, &attachment.network)?;
         let Some(lease) = leases.lease(&network::owner(attachment))? else {
@@ -88,6 +90,7 @@ impl Check<'_> {
     }
 
     fn bridge(&mut self) -> Result<Option<Link>, Failure> {
+        let _span = info_span!("bridge").entered();
         let name = &self.request.config.bridge;
         let Some(bridge) = self.host.link_by_name(name)? else {
             self.differs(format!("the bridge {name} is missing"));
@@ -105,6 +108,7 @@ impl Check<'_> {
     }
 
     fn host_end(&mut self, bridge: Option<&Link>) -> Result<Option<Link>, Failure> {
+        let _span = info_span!("pair").entered();
         let attachment = &self.request.attachment;
         let name = attachment.host_ifname();
         let Some(link) = self.host.link_by_name(&name)? else {
@@ -122,6 +126,7 @@ impl Check<'_> {
 
     /// Inside the pod: `lo`, the interface, its addresses, and those of its routes that the result tells.
     fn pod(&mut self, mac: MacAddr) -> Result<(), Failure> {
+        let _span = info_span!("pod").entered();
         let request = self.request;
         let ifname = &request.attachment.ifname;
         let pod = Netns::open(&request.netns)?.socket()?;
@@ -159,6 +164,7 @@ impl Check<'_> {
 
     /// The programs on the host's end, and what their maps know of the network and the pod.
     fn datapath(&mut self, bridge: &Link, host_end: &Link, mac: MacAddr) -> Result<(), Failure> {
+        let _span = info_span!("rows").entered();
         let network = &self.request.attachment.network;
         let datapath = network::datapath(network);
         if !datapath.is_complete() {
