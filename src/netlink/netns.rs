@@ -208,7 +208,11 @@ where
 {
     // Who listens to the caller hears of this thread, too, as of a part of what the caller does.
     let (subscriber, span) = (dispatcher::get_default(Dispatch::clone), Span::current());
-    let work = || dispatcher::with_default(&subscriber, || span.in_scope(work));
+    let work = || {
+        let _told = dispatcher::set_default(&subscriber);
+        let _inside = span.enter();
+        work()
+    };
     thread::scope(|scope| {
         let thread =
             thread::Builder::new().spawn_scoped(scope, work).map_err(|source| Error::Netns { operation, source })?;

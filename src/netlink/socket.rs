@@ -125,8 +125,8 @@ impl Socket {
     where
         P: Size + ToBytes + fmt::Debug,
     {
-        trace!(%operation, "request");
         let sequence = self.next_sequence();
+        tell(operation);
         let message = request(sequence, kind.into(), flags, payload).map_err(|fault| operation.malformed(fault))?;
         self.handle.send(&message).map_err(|error| operation.socket(error))?;
         Ok(sequence)
@@ -140,7 +140,7 @@ impl Socket {
 
     /// Sends the bytes of requests that were [encoded](encode) before: the kernel takes them one after another.
     pub(super) fn send_encoded(&self, operation: &Operation, requests: &[u8]) -> Result<()> {
-        trace!(%operation, "requests");
+        tell(operation);
         let sent = retry_on_intr(|| write(self.fd(), requests));
         sent.map(drop).map_err(|errno| operation.socket(SocketError::from(io::Error::from(errno))))
     }
@@ -305,6 +305,11 @@ fn explanation<M>(error: &Nlmsgerr<M>) -> Option<String> {
         .iter()
         .find(|attr| *attr.nla_type().nla_type() == NlmsgerrAttr::Msg)
         .map(|attr| attrs::text(attr.nla_payload().as_ref()))
+}
+
+/// Once, and not in each of the functions that the compiler makes for a type of message.
+fn tell(operation: &Operation) {
+    trace!("{operation}");
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ pub fn dispatch<P: Plugin>(plugin: &P, variable: &dyn Fn(&str) -> Option<OsStrin
     // Nothing of what a panic leaves half done is looked at again, but for what is known of the call.
     let answer = catch_unwind(AssertUnwindSafe(|| answer(plugin, variable, stdin, &mut version, &mut trace)))
         .unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
-    trace.end(&answer);
+    trace.end(answer.as_ref().err());
     match answer {
         Ok(stdout) => Output { stdout, exit_code: 0 },
         Err(failure) => {

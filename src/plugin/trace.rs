@@ -51,19 +51,18 @@ impl Trace {
 
     /// Does a part of the call in its span.
     pub(super) fn run<T>(&self, part: impl FnOnce() -> T) -> T {
-        dispatcher::with_default(&self.subscriber, || match &self.span {
-            Some(span) => span.in_scope(part),
-            None => part(),
-        })
+        let _told = dispatcher::set_default(&self.subscriber);
+        let _inside = self.span.as_ref().map(Span::enter);
+        part()
     }
 
     /// Tells what the call came to.
-    pub(super) fn end<T>(&self, answer: &Result<T, Failure>) {
-        self.run(|| match answer {
-            Ok(_) if self.span.is_some() => info!(result = "ok"),
+    pub(super) fn end(&self, failure: Option<&Failure>) {
+        self.run(|| match failure {
+            None if self.span.is_some() => info!(result = "ok"),
             // A person was told what this program is.
-            Ok(_) => {}
-            Err(failure) => error!(result = "error", code = failure.code.value(), "{failure}"),
+            None => {}
+            Some(failure) => error!(result = "error", code = failure.code.value(), "{failure}"),
         });
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
-use tracing::debug_span;
 
 use super::process::{self, Ended, STDOUT_LIMIT, Trouble};
 use super::{Error, Parameters};
@@ -181,7 +180,6 @@ impl Invocation {
     pub fn run(&self, config: &RawConfig) -> Result<Vec<u8>, Error> {
         let mut process = std::process::Command::new(&self.plugin);
         process.envs(self.variables());
-        let _span = debug_span!("invoke", plugin = %self.plugin.display(), verb = %self.command).entered();
         let ended = process::run(&mut process, config.as_bytes(), self.time_limit, self.forwards_stderr)
             .map_err(|trouble| self.trouble(trouble))?;
         if ended.status.success() { Ok(ended.stdout) } else { Err(self.failed(ended)) }

@@ -69,7 +69,6 @@ impl Check<'_> {
 
     /// The lease, that its addresses lead to it, and that the result tells them.
     fn lease(&mut self) -> Result<(), Failure> {
-        let _span = info_span!("lease").entered();
         let (attachment, config) = (&self.request.attachment, &self.request.config);
         let leases = network::leases(&config.data_dir, &attachment.network)?;
         let Some(lease) = leases.lease(&network::owner(attachment))? else {
@@ -90,7 +89,6 @@ impl Check<'_> {
     }
 
     fn bridge(&mut self) -> Result<Option<Link>, Failure> {
-        let _span = info_span!("bridge").entered();
         let name = &self.request.config.bridge;
         let Some(bridge) = self.host.link_by_name(name)? else {
             self.differs(format!("the bridge {name} is missing"));
@@ -108,7 +106,6 @@ impl Check<'_> {
     }
 
     fn host_end(&mut self, bridge: Option<&Link>) -> Result<Option<Link>, Failure> {
-        let _span = info_span!("pair").entered();
         let attachment = &self.request.attachment;
         let name = attachment.host_ifname();
         let Some(link) = self.host.link_by_name(&name)? else {

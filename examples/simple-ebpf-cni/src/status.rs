@@ -19,8 +19,7 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
         failure.code = ErrorCode::PLUGIN_NOT_AVAILABLE;
         failure
     };
-    let probed = info_span!("programs").in_scope(|| network::datapath(network).probe());
-    probed.map_err(|error| unavailable(error.into()))?;
+    network::datapath(network).probe().map_err(|error| unavailable(error.into()))?;
     let host = Socket::open()?;
     refuse_full_pool(network, &leases, config, &host)?;
     if request.net_conf.ip_masq {

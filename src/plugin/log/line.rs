@@ -44,8 +44,9 @@ impl Line {
 
     /// A time in milliseconds.
     pub(super) fn time(&mut self, key: &str, time: Duration) {
+        let micros = time.as_secs() * 1_000_000 + u64::from(time.subsec_micros());
         // Writing to a String cannot fail.
-        let _ = write!(self.0, " {key}_ms={:.3}", time.as_secs_f64() * 1e3);
+        let _ = write!(self.0, " {key}_ms={}.{:03}", micros / 1_000, micros % 1_000);
     }
 }
 

@@ -103,8 +103,9 @@ impl Spans {
     pub(super) fn tell(&self, place: Option<&Id>, line: &mut Line) {
         let path: Vec<&Span> = self.path(place).collect();
         path.iter().rev().for_each(|span| line.fields(&span.fields));
-        if let [innermost, _, ..] = path[..] {
-            line.field("step", innermost.metadata.name());
+        let steps: Vec<&str> = path.iter().rev().skip(1).map(|span| span.metadata.name()).collect();
+        if !steps.is_empty() {
+            line.field("step", &steps.join("/"));
         }
     }
 

@@ -16,6 +16,7 @@ mod guard;
 mod install;
 mod keys;
 mod leases;
+mod logs;
 mod masquerade;
 mod people;
 mod pods;
