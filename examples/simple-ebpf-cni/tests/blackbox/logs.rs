@@ -159,6 +159,26 @@ fn each_verb_is_one_line() {
     });
 }
 
+/// Another plugin's time is a step as well, and what it says is nobody's line.
+#[test]
+fn a_delegate_is_a_step() {
+    with_log(None, |network| {
+        let mut config = network.with("ipam", json!({ "type": "host-local", "subnet": "10.99.0.0/24" }));
+        config["cniVersion"] = json!("1.0.0");
+        config.as_object_mut().expect("an object").remove("subnet");
+        let pod = network.host.pod();
+        for verb in ["ADD", "DEL"] {
+            let call = network.plugin.on(verb, &config, "one", &pod).env("CNI_PATH", "/usr/lib/cni").run();
+            assert!(call.status.success(), "{call:#?}");
+            let line = only_line();
+            assert_fields(&line, &[("command", verb), ("result", "ok")]);
+            let delegate = time(&line, "delegate_ms");
+            assert!(delegate > 0.0 && delegate < time(&line, "total_ms"), "{line:#?}");
+        }
+        network.host.keep("file /var/lib/cni/networks/");
+    });
+}
+
 #[test]
 fn a_failure_is_a_line_here_and_on_standard_error() {
     with_log(None, |network| {
