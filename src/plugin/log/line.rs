@@ -75,7 +75,7 @@ impl Visit for Fields {
 /// Appends a text of which every character can be seen.
 pub(super) fn push_visible(line: &mut String, text: &str) {
     for c in text.chars() {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+        if matches!(c, '"' | '\'' | '\\') { line.push(c) } else { line.extend(c.escape_debug()) }
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn what_people_read_is_one_line() {
         let mut line = String::new();
-        push_visible(&mut line, "one\ntwo \u{1b}[2J \u{9b}");
-        assert_eq!(line, r"one\ntwo \u{1b}[2J \u{9b}");
+        push_visible(&mut line, "one\ntwo \u{1b}[2J \u{9b} \u{202e} \"é\" it's \\");
+        assert_eq!(line, r#"one\ntwo \u{1b}[2J \u{9b} \u{202e} "é" it's \"#);
     }
 }

@@ -35,7 +35,7 @@ use crate::spec::RawConfig;
 /// [`LogLevel::Debug`] every span, and every event up to [`DEBUG`](Level::DEBUG), is a line of its own as well.
 ///
 /// A value that is more than letters, digits and marks stands in quotes, with escapes for quotes and for all that does
-/// not print: no name can end a line, or look like another key.
+/// not print: no name can end a line, or look like another key. After 4096 characters it is cut.
 ///
 /// # The file
 ///

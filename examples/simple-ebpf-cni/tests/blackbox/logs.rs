@@ -420,6 +420,16 @@ fn a_log_that_cannot_be_written_is_one_warning() {
         full.call("DEL", "one", &pod).silent();
         fs::remove_file(elsewhere).expect("it is there");
 
+        fs::create_dir("/run/full").expect("root may");
+        network.host.command("mount").words("-t tmpfs -o size=4k tmpfs /run/full").run();
+        fs::write("/run/full/cni.log", [b'\n'; 4096]).expect("there is place for just that");
+        let outcome = network.by(network.with("logFile", "/run/full/cni.log")).call("ADD", "one", &pod);
+        assert_eq!(outcome.stderr.matches("No space left on device").count(), 1, "{outcome:#?}");
+        outcome.result();
+        full.call("DEL", "one", &pod).silent();
+        network.host.command("umount").arg("/run/full").run();
+        fs::remove_dir("/run/full").expect("it is empty");
+
         let nowhere = network.by(network.with("logFile", "/run/nowhere/cni.log"));
         let outcome = nowhere.call("ADD", "one", &pod);
         assert!(outcome.stderr.contains("No such file or directory"), "{outcome:#?}");
