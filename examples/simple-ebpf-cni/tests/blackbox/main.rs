@@ -16,6 +16,7 @@ mod guard;
 mod install;
 mod keys;
 mod leases;
+mod log_file;
 mod logs;
 mod masquerade;
 mod people;
