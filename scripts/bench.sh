@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Builds what is measured and what measures it, and runs that: `cnikit-bench add`, `net` or `plot` with more options.
+#
+#   scripts/bench.sh add [OPTION...]        the verbs, beside the reference plugins
+#   scripts/bench.sh net [OPTION...]        packets from pod to pod
+#   scripts/bench.sh plot                   tables and pictures of docs/benchmarks.md, from docs/benchmarks/*.json
+#
+# The static binary is measured where `make dist` has made one of this commit, the release build else.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+[ $# -gt 0 ] || fail "usage: scripts/bench.sh add | net | plot [OPTION...]"
+cd "$root"
+target=${CARGO_TARGET_DIR:-target}
+what=$1
+shift
+
+"$root/scripts/preflight.sh" build >&2
+as_caller cargo build --release --locked --quiet -p cnikit-bench >&2
+if [ "$what" = plot ]; then exec "$target/release/cnikit-bench" plot "$@"; fi
+can_be_root || fail "it makes namespaces: run it as root, or with sudo at hand"
+
+# The binary of `make dist` tells which commit it is of.
+plugin=dist/$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')/simple-ebpf-cni
+revision=$(git describe --tags --always --abbrev=12 --dirty 2>/dev/null || true)
+if [ -n "$revision" ] && "$plugin" --version 2>/dev/null | grep -qF "($revision)"; then
+    note "measuring the static binary of $revision" >&2
+else
+    plugin=$(scripts/build.sh)
+fi
+scripts/peers.sh >&2
+peers=/usr/lib/cni
+for place in "$target"/peers/v*; do
+    if [ -x "$place/bridge" ]; then peers=$place; fi
+done
+as_root "$target/release/cnikit-bench" "$what" --plugin "$plugin" --peers "$peers" "$@"

@@ -1,0 +1,145 @@
+//! Results as Markdown tables, for the terminal and for the documentation.
+
+use std::fmt::Write as _;
+
+use crate::report::{Figure, Report};
+
+/// A table, and the name of the place where documentation has it.
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    pub(crate) text: String,
+}
+
+/// How a table is made of figures: measures, the head of its first columns, what a cell holds.
+struct Form {
+    name: &'static str,
+    /// What is measured, and what a row of it is called.
+    measures: &'static [&'static str],
+    load: &'static str,
+    cell: Cell,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Cell {
+    Percentiles,
+    Median,
+    /// A median of which more is better.
+    Rate,
+}
+
+/// Every table there is; a report has those of which it has figures.
+const FORMS: &[Form] = &[
+    Form { name: "add", measures: &["ADD"], load: "pods", cell: Cell::Percentiles },
+    Form { name: "del", measures: &["DEL"], load: "pods", cell: Cell::Percentiles },
+    Form { name: "check", measures: &["CHECK"], load: "pods", cell: Cell::Percentiles },
+    Form { name: "first-add", measures: &["first ADD"], load: "", cell: Cell::Median },
+    Form { name: "rates", measures: &["ADD rate", "DEL rate"], load: "at once", cell: Cell::Rate },
+    Form {
+        name: "memory",
+        measures: &["memory, first ADD", "memory, ADD", "memory, DEL"],
+        load: "",
+        cell: Cell::Median,
+    },
+    Form { name: "floor", measures: &["floor"], load: "pods", cell: Cell::Percentiles },
+    Form { name: "steps", measures: &["steps"], load: "", cell: Cell::Percentiles },
+];
+
+/// Writes all tables of a report to standard output.
+#[expect(clippy::print_stdout, reason = "it is what the program was run for")]
+pub(crate) fn print(report: &Report) {
+    println!("{}", conditions(report));
+    for table in of(report) {
+        println!("### {}\n\n{}", table.name, table.text);
+    }
+}
+
+/// All tables of a report.
+pub(crate) fn of(report: &Report) -> Vec<Table> {
+    FORMS.iter().filter_map(|form| form.table(report)).collect()
+}
+
+/// With what it was measured, in a few lines.
+pub(crate) fn conditions(report: &Report) -> String {
+    let machine = &report.machine;
+    let mut text = format!(
+        "`{}` on {}: {}, {} CPUs, Linux {}; load {} when it began.\n\n",
+        report.command, machine.date, machine.cpu, machine.cpus, machine.kernel, machine.load
+    );
+    for (name, version) in &machine.versions {
+        writeln!(text, "* {name}: {version}").expect("a string takes all");
+    }
+    text
+}
+
+impl Form {
+    fn table(&self, report: &Report) -> Option<Table> {
+        let figures: Vec<_> =
+            report.figures.iter().filter(|figure| self.measures.contains(&figure.measure.as_str())).collect();
+        let contestants = distinct(figures.iter().map(|figure| figure.implementation.as_str()));
+        let rows = distinct(figures.iter().map(|figure| (figure.measure.as_str(), figure.case.as_str(), figure.load)));
+        let unit = figures.first()?.unit.as_str();
+        let is_compared = contestants.contains(&"bridge");
+        let what = match self.cell {
+            Cell::Percentiles => "p50 / p90 / p99",
+            Cell::Median | Cell::Rate => "p50",
+        };
+        let mut text = format!("| {unit}, {what} | {} | {} |", self.load, contestants.join(" | "));
+        text += if is_compared { " to bridge |\n" } else { "\n" };
+        text += &"|---".repeat(2 + contestants.len() + usize::from(is_compared));
+        text += "|\n";
+        for (measure, case, load) in rows {
+            let row = if self.measures.len() > 1 { format!("{measure}, {case}") } else { case.to_owned() };
+            let shown = if self.load.is_empty() { String::new() } else { load.to_string() };
+            write!(text, "| {row} | {shown} |").expect("a string takes all");
+            let p50 = |name| report.figure(measure, case, load, name).map(|figure| figure.summary.p50);
+            for name in &contestants {
+                let cell = report.figure(measure, case, load, name).map(|figure| self.cell(figure));
+                write!(text, " {} |", cell.unwrap_or_default()).expect("a string takes all");
+            }
+            if is_compared {
+                let ratio = p50("cnikit").zip(p50("bridge")).map(|(ours, peer)| self.ratio(ours, peer));
+                write!(text, " {} |", ratio.unwrap_or_default()).expect("a string takes all");
+            }
+            text.push('\n');
+        }
+        Some(Table { name: self.name, text })
+    }
+
+    /// How ours compares: `1/4.2`, or `3.1 x` of what more is better of.
+    fn ratio(&self, ours: f64, peer: f64) -> String {
+        match self.cell {
+            Cell::Rate => format!("{:.2} x", ours / peer),
+            _ if ours < peer => format!("1/{:.1}", peer / ours),
+            _ => format!("{:.2} x", ours / peer),
+        }
+    }
+
+    fn cell(&self, figure: &Figure) -> String {
+        let summary = &figure.summary;
+        match self.cell {
+            Cell::Percentiles => [summary.p50, summary.p90, summary.p99].map(number).join(" / "),
+            Cell::Median | Cell::Rate => number(summary.p50),
+        }
+    }
+}
+
+/// A number with as many digits as mean something.
+pub(crate) fn number(value: f64) -> String {
+    match value.abs() {
+        100.0.. => format!("{value:.0}"),
+        10.0..100.0 => format!("{value:.1}"),
+        1.0..10.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// Each once, in the order in which they come.
+pub(crate) fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for one in all {
+        if !found.contains(&one) {
+            found.push(one);
+        }
+    }
+    found
+}
