@@ -7,6 +7,8 @@
 //! |---|---|
 //! | [`add`] | the verbs of plugins: how long they take, how many at once, what an ADD is made of |
 //! | [`tables`] | the results for people |
+//! | [`net`] | packets from pod to pod, by each way that leads there |
+//! | [`network`], [`call`] | plugins and their pods, and a call under the clock |
 //! | [`plot`] | the documentation's tables and pictures |
 //! | [`report`] | the results as they are kept, and the statistics in them |
 //! | [`site`] | a private host for each contestant, which works when it is told to |
@@ -15,9 +17,12 @@
 //! result worth having then. Namespaces, mounts and pins belong to threads of this process and go with it.
 
 mod add;
+mod call;
 mod interrupt;
 mod launcher;
 mod machine;
+mod net;
+mod network;
 mod options;
 mod plot;
 mod report;
@@ -44,6 +49,7 @@ fn main() -> ExitCode {
     machine::allow_many_descriptors();
     let outcome = interrupt::run(|| match &options.command {
         Command::Add(options) => add::run(options),
+        Command::Net(options) => net::run(options),
         Command::Plot(options) => plot::run(options),
     });
     match outcome {

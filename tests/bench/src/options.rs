@@ -20,6 +20,9 @@ pub(crate) enum Command {
     /// ADD, CHECK and DEL: how long they take, how many at once, and what an ADD is made of
     Add(AddOptions),
 
+    /// Packets from pod to pod: latency, throughput, connections and CPU time, by each way that leads there
+    Net(NetOptions),
+
     /// Writes the tables and pictures of the documentation from results
     Plot(PlotOptions),
 }
@@ -63,6 +66,16 @@ pub(crate) struct AddOptions {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct NetOptions {
+    #[command(flatten)]
+    pub(crate) common: Common,
+
+    /// With how many pods on the node, in ascending order [default: 2,200; quick: 2]
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    pub(crate) pods: Vec<usize>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PlotOptions {
     /// Where add.json and net.json are, and the pictures go
     #[arg(long, value_name = "DIR", default_value = "docs/benchmarks")]
@@ -83,6 +96,33 @@ impl Common {
     /// The number of rounds: as told, else by how quick it is to be.
     pub(crate) fn rounds(&self, quick: usize, full: usize) -> usize {
         self.rounds.unwrap_or(if self.quick { quick } else { full }).max(1)
+    }
+}
+
+/// What to type to measure the same again: `make` chooses by itself what is measured, and where results go.
+pub(crate) fn as_typed() -> String {
+    let mut words = std::env::args().skip(1);
+    let what = words.next().unwrap_or_default();
+    let mut options = Vec::new();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--plugin" | "--peers" | "--json" => drop(words.next()),
+            _ => options.push(word),
+        }
+    }
+    match options.join(" ") {
+        none if none.is_empty() => format!("make bench-{what}"),
+        options => format!("make bench-{what} BENCH=\"{options}\""),
+    }
+}
+
+impl NetOptions {
+    pub(crate) fn pods(&self) -> Vec<usize> {
+        match self.pods.as_slice() {
+            [] if self.common.quick => vec![2],
+            [] => vec![2, 200],
+            pods => pods.to_vec(),
+        }
     }
 }
 

@@ -64,6 +64,21 @@ impl Report {
     }
 }
 
+impl Figure {
+    /// A figure of samples, of which there is at least one.
+    pub(crate) fn of(
+        measure: &str,
+        case: &str,
+        load: usize,
+        implementation: &str,
+        unit: &str,
+        samples: &[f64],
+    ) -> Self {
+        let [measure, case, implementation, unit] = [measure, case, implementation, unit].map(str::to_owned);
+        Self { measure, case, load, implementation, unit, summary: Summary::of(samples) }
+    }
+}
+
 impl Summary {
     /// The statistics of samples, of which there is at least one. A percentile is a sample, the next one up.
     pub(crate) fn of(samples: &[f64]) -> Self {

@@ -55,7 +55,7 @@ pub(crate) fn print(report: &Report) {
 
 /// All tables of a report.
 pub(crate) fn of(report: &Report) -> Vec<Table> {
-    FORMS.iter().filter_map(|form| form.table(report)).collect()
+    FORMS.iter().filter_map(|form| form.table(report)).chain(ways(report)).collect()
 }
 
 /// With what it was measured, in a few lines.
@@ -69,6 +69,32 @@ pub(crate) fn conditions(report: &Report) -> String {
         writeln!(text, "* {name}: {version}").expect("a string takes all");
     }
     text
+}
+
+/// A row for each way from pod to pod, a column for each measure; behind each number, how often that of a bare veth pair.
+fn ways(report: &Report) -> Option<Table> {
+    const FLOOR: &str = "veth pair";
+    // Nothing else is compared with it.
+    report.figures.iter().find(|figure| figure.implementation == FLOOR)?;
+    let measures = distinct(report.figures.iter().map(|figure| (figure.measure.as_str(), figure.unit.as_str())));
+    let rows = distinct(report.figures.iter().map(|figure| (figure.load, figure.implementation.as_str())));
+    let heads: Vec<String> = measures.iter().map(|(measure, unit)| format!("{measure}, {unit}")).collect();
+    let mut text = format!("| pods | way | {} |\n{}|\n", heads.join(" | "), "|---".repeat(2 + heads.len()));
+    let floor = rows.iter().find(|(_, name)| *name == FLOOR)?.0;
+    for (load, name) in rows {
+        write!(text, "| {load} | {name} |").expect("a string takes all");
+        for (measure, _) in &measures {
+            let p50 = |load, name| report.figure(measure, "IPv4", load, name).map(|figure| figure.summary.p50);
+            let cell = p50(load, name).map_or_else(String::new, number);
+            let least = p50(load, FLOOR).or_else(|| p50(floor, FLOOR)).filter(|least| *least > 0.0 && name != FLOOR);
+            // A share of lost packets is a number of its own.
+            let least = least.filter(|_| !measure.ends_with("lost"));
+            let ratio = least.zip(p50(load, name)).map(|(least, value)| format!(" ({:.2})", value / least));
+            write!(text, " {cell}{} |", ratio.unwrap_or_default()).expect("a string takes all");
+        }
+        text.push('\n');
+    }
+    Some(Table { name: "net", text })
 }
 
 impl Form {

@@ -24,9 +24,21 @@ fn measure(what: &str, options: &[&str]) -> Option<Vec<Value>> {
     }
     let plugin = plugin()?;
     let folder = tempfile::tempdir().expect("a folder");
+    // One rival is enough here, where it is installed.
+    let peers = folder.path().join("peers");
+    std::fs::create_dir(&peers).expect("a folder");
+    for name in ["bridge", "host-local"] {
+        std::os::unix::fs::symlink(Path::new("/usr/lib/cni").join(name), peers.join(name)).expect("a link");
+    }
     let json = folder.path().join("results.json");
     let mut command = Command::new(COMMAND);
-    command.args([what, "--quick", "--rounds", "1"]).args(options).arg("--plugin").arg(plugin);
+    command
+        .args([what, "--quick", "--rounds", "1"])
+        .args(options)
+        .arg("--plugin")
+        .arg(plugin)
+        .arg("--peers")
+        .arg(peers);
     let output = command.arg("--json").arg(&json).output().expect("the command starts");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {said}", output.status);
@@ -77,4 +89,15 @@ fn verbs_are_measured() {
 fn the_command_line_is_refused_politely() {
     let output = Command::new(COMMAND).args(["add", "--rounds", "many"]).output().expect("the command starts");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn packets_are_measured_by_each_way() {
+    let Some(figures) = measure("net", &["--pods", "2"]) else { return };
+    for measure in ["TCP_RR p50", "TCP_RR p99", "TCP_STREAM", "UDP", "connections"] {
+        assert_measured(&figures, measure, "IPv4", 2);
+    }
+    for way in ["cnikit", "cnikit, direct off", "veth pair", "loopback"] {
+        assert!(figures.iter().any(|figure| figure["implementation"] == way), "{way} was not measured");
+    }
 }

@@ -10,7 +10,7 @@ use cnikit::netlink::{BridgeSpec, LOOPBACK_INDEX, Netns, Route, Socket, VethEnd,
 use cnikit::spec::MacAddr;
 use cnikit_testbed::{Host, Namespace as _, Pod};
 
-use crate::add::call;
+use crate::call;
 
 /// Made by build.rs.
 const EMPTY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/empty"));

@@ -5,10 +5,11 @@ use std::thread;
 
 use cnikit_testbed::{Host, Invocation};
 
+use crate::add::Field;
 use crate::add::floor::Floor;
-use crate::add::network::{Case, Network};
-use crate::add::{Field, call, figure};
+use crate::call;
 use crate::launcher::PEAK_FILE;
+use crate::network::{Case, Network};
 use crate::options::AddOptions;
 use crate::report::Figure;
 use crate::site::Site;
@@ -24,15 +25,15 @@ pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
             let site = Site::start(scope, contestant.name, |_| network);
             let peaks: Vec<[f64; 2]> = (0..=rounds).map(|_| site.run(peaks)).collect();
             let case = Case::Ipv4.name();
-            figures.push(figure("memory, first ADD", case, 0, contestant.name, "MiB", &[peaks[0][0]]));
+            figures.push(Figure::of("memory, first ADD", case, 0, contestant.name, "MiB", &[peaks[0][0]]));
             for (at, measure) in ["memory, ADD", "memory, DEL"].into_iter().enumerate() {
                 let peaks: Vec<f64> = peaks[1..].iter().map(|peaks| peaks[at]).collect();
-                figures.push(figure(measure, case, 0, contestant.name, "MiB", &peaks));
+                figures.push(Figure::of(measure, case, 0, contestant.name, "MiB", &peaks));
             }
         }
         let site = Site::start(scope, "floor", Floor::new);
         let least = site.run(|host, floor| peak(host, &Command::new(floor.empty()), b""));
-        figures.push(figure("memory, ADD", Case::Ipv4.name(), 0, "least that is seen", "MiB", &[least]));
+        figures.push(Figure::of("memory, ADD", Case::Ipv4.name(), 0, "least that is seen", "MiB", &[least]));
         figures
     })
 }

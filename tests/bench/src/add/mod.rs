@@ -1,9 +1,7 @@
 //! ADD, CHECK and DEL of each contestant, as a runtime sees them: a process each.
 
-mod call;
 mod floor;
 mod memory;
-mod network;
 mod rates;
 mod steps;
 mod turns;
@@ -11,11 +9,10 @@ mod turns;
 use tempfile::TempDir;
 
 use crate::machine::{Machine, file_system};
-use crate::options::AddOptions;
-use crate::report::{Figure, Report, Summary};
+use crate::network::{Case, Contestant};
+use crate::options::{AddOptions, as_typed};
+use crate::report::Report;
 use crate::tables;
-
-use self::network::{Case, Contestant};
 
 /// The plugins that are there.
 #[derive(Debug, Clone)]
@@ -43,15 +40,9 @@ pub(crate) fn run(options: &AddOptions) {
     figures.extend(rates::measure(options, &field));
     figures.extend(memory::measure(options, &field));
     figures.extend(steps::measure(options, &field));
-    let report = Report { machine, command: "make bench-add".to_owned(), figures };
+    let report = Report { machine, command: as_typed(), figures };
     if let Some(path) = &options.common.json {
         report.write(path);
     }
     tables::print(&report);
-}
-
-/// A figure of the samples, of which there is at least one.
-fn figure(measure: &str, case: &str, load: usize, implementation: &str, unit: &str, samples: &[f64]) -> Figure {
-    let [measure, case, implementation, unit] = [measure, case, implementation, unit].map(str::to_owned);
-    Figure { measure, case, load, implementation, unit, summary: Summary::of(samples) }
 }

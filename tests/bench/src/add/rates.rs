@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 use std::thread;
 
-use crate::add::network::{Case, Network};
-use crate::add::{Field, figure};
+use crate::add::Field;
+use crate::network::{Case, Network};
 use crate::options::AddOptions;
 use crate::report::Figure;
 use crate::site::Site;
@@ -48,7 +48,7 @@ pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
             }
             for ((name, _), rates) in sites.iter().zip(&rates) {
                 for (verb, rates) in ["ADD rate", "DEL rate"].into_iter().zip(rates) {
-                    figures.push(figure(verb, Case::Ipv4.name(), width.get(), name, "per second", rates));
+                    figures.push(Figure::of(verb, Case::Ipv4.name(), width.get(), name, "per second", rates));
                 }
             }
         }

@@ -12,8 +12,9 @@ use std::thread;
 
 use cnikit_testbed::{Host, Namespace as _};
 
-use crate::add::network::{Case, Network};
-use crate::add::{Field, call, figure};
+use crate::add::Field;
+use crate::call;
+use crate::network::{Case, Network};
 use crate::options::AddOptions;
 use crate::report::Figure;
 use crate::site::Site;
@@ -62,12 +63,12 @@ pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
             .iter()
             .map(|step| {
                 let times: Vec<f64> = traced.iter().map(|steps| steps.get(step).copied().unwrap_or(0.0)).collect();
-                figure("steps", step, PODS, ours.name, "ms", &times)
+                Figure::of("steps", step, PODS, ours.name, "ms", &times)
             })
             .collect();
         let sums: Vec<f64> = traced.iter().map(|steps| steps.values().sum()).collect();
-        figures.push(figure("steps", "all of these", PODS, ours.name, "ms", &sums));
-        figures.push(figure("steps", "an ADD that is not traced", PODS, ours.name, "ms", &whole));
+        figures.push(Figure::of("steps", "all of these", PODS, ours.name, "ms", &sums));
+        figures.push(Figure::of("steps", "an ADD that is not traced", PODS, ours.name, "ms", &whole));
         figures
     })
 }

@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
+use crate::add::Field;
 use crate::add::floor::{Floor, Least};
-use crate::add::network::{Case, Network, Turn};
-use crate::add::{Field, figure};
+use crate::network::{Case, Network, Turn};
 use crate::options::AddOptions;
 use crate::report::Figure;
 use crate::site::Site;
@@ -33,7 +33,7 @@ pub(crate) fn measure(options: &AddOptions, field: &Field, case: Case) -> Vec<Fi
         let mut figures = Vec::new();
         for (name, site) in &sites {
             let first = site.run(|host, network: &mut Network| network.turn(host)).add;
-            figures.push(figure("first ADD", case.name(), 0, name, "ms", &[millis(first)]));
+            figures.push(Figure::of("first ADD", case.name(), 0, name, "ms", &[millis(first)]));
         }
         for pods in options.pods() {
             eprintln!("{}, beside {pods} pods", case.name());
@@ -51,7 +51,7 @@ pub(crate) fn measure(options: &AddOptions, field: &Field, case: Case) -> Vec<Fi
                     [("ADD", |turn| turn.add), ("CHECK", |turn| turn.check), ("DEL", |turn| turn.del)];
                 figures.extend(verbs.map(|(verb, time)| {
                     let times: Vec<f64> = turns.iter().map(|turn| millis(time(turn))).collect();
-                    figure(verb, case.name(), pods, name, "ms", &times)
+                    Figure::of(verb, case.name(), pods, name, "ms", &times)
                 }));
             }
             if case == Case::Ipv4 {
@@ -91,7 +91,7 @@ fn floors(least: &[Least], case: Case, pods: usize) -> [Figure; 4] {
     ];
     parts.map(|(measure, name, part)| {
         let times: Vec<f64> = least.iter().map(|least| millis(part(least))).collect();
-        figure(measure, case.name(), pods, name, "ms", &times)
+        Figure::of(measure, case.name(), pods, name, "ms", &times)
     })
 }
 

@@ -21,8 +21,10 @@ enum Kind {
     Loads,
     /// Curves over the load, of the first case.
     Growth,
-    /// One bar for each case, or for each implementation where there is one case.
-    Single,
+    /// One bar for each case.
+    Steps,
+    /// One bar for each way from pod to pod, of the fewest pods.
+    Ways,
 }
 
 pub(super) const PICTURES: &[Picture] = &[
@@ -40,7 +42,22 @@ pub(super) const PICTURES: &[Picture] = &[
         measures: &["ADD rate"],
         kind: Kind::Loads,
     },
-    Picture { file: "steps.svg", title: "Where our ADD spends its time", measures: &["steps"], kind: Kind::Single },
+    Picture { file: "steps.svg", title: "Where our ADD spends its time", measures: &["steps"], kind: Kind::Steps },
+    Picture {
+        file: "round-trip.svg",
+        title: "TCP round trip of one byte",
+        measures: &["TCP_RR p50", "TCP_RR p99"],
+        kind: Kind::Ways,
+    },
+    Picture { file: "stream.svg", title: "One TCP stream", measures: &["TCP_STREAM"], kind: Kind::Ways },
+    Picture {
+        file: "stream-cpu.svg",
+        title: "CPU time for a TCP stream",
+        measures: &["TCP_STREAM, CPU"],
+        kind: Kind::Ways,
+    },
+    Picture { file: "datagrams.svg", title: "UDP datagrams of 64 bytes", measures: &["UDP"], kind: Kind::Ways },
+    Picture { file: "connections.svg", title: "TCP connections", measures: &["connections"], kind: Kind::Ways },
 ];
 
 impl Picture {
@@ -53,7 +70,8 @@ impl Picture {
         let has_part = |figure: &&&Figure| match self.kind {
             Kind::Cases => figure.load == near,
             Kind::Loads | Kind::Growth => figure.case == first.case,
-            Kind::Single => true,
+            Kind::Steps => true,
+            Kind::Ways => figure.load == first.load,
         };
         let points = all.iter().filter(has_part).map(|figure| self.point(figure)).collect();
         let (mut title, mut unit) = (self.title.to_owned(), first.unit.clone());
@@ -71,7 +89,8 @@ impl Picture {
         let (group, series) = match self.kind {
             Kind::Cases => (figure.case.clone(), figure.implementation.clone()),
             Kind::Loads | Kind::Growth => (figure.load.to_string(), figure.implementation.clone()),
-            Kind::Single => (figure.case.clone(), figure.measure.clone()),
+            Kind::Steps => (figure.case.clone(), figure.measure.clone()),
+            Kind::Ways => (figure.implementation.clone(), figure.measure.clone()),
         };
         let mark = (self.kind == Kind::Cases).then_some(figure.summary.p99);
         Point { group, series, value: figure.summary.p50, mark }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use cnikit_testbed::{Host, Invocation, Namespace as _, Plugin, Pod};
 use serde_json::{Value, json};
 
-use crate::add::call::timed;
+use crate::call::timed;
 use crate::options::Common;
 
 /// The kernel goes on for some 20 ms after a pair is deleted, and what is measured next is to have none of it.
@@ -170,6 +170,12 @@ impl Network {
         let address = addresses[0].split('/').next().expect("a first part");
         let pinged = one.ping(address, 3);
         assert!(pinged.status.success(), "no answer from {address}: {}", pinged.stdout);
+    }
+
+    /// Gives out the last two of the pods that stay.
+    pub(crate) fn take_last_two(&mut self) -> (Pod, Pod) {
+        let mut take = || self.pods.pop().expect("there are two pods");
+        (take(), take())
     }
 
     /// Attaches and detaches as many pods, `width` calls at once; the times of all ADDs and of all DELs.
