@@ -26,8 +26,8 @@ test: ## format, lints and every test
 test-kernels: ## the tests that need a kernel, on other kernels in QEMU (VERSIONS="6.1 6.12")
 	@scripts/kernels.sh $(VERSIONS)
 
-bench: ## criterion's benchmarks of the library
-	cargo bench --locked
+bench: ## criterion's benchmarks of the library (BENCH="--quick maps")
+	@scripts/bench.sh library $(BENCH)
 
 bench-add: ## the plugin's verbs beside the reference plugins (BENCH="--quick --pods 1,10")
 	@scripts/bench.sh add --json docs/benchmarks/add.json $(BENCH)
@@ -38,7 +38,7 @@ bench-net: ## packets from pod to pod, by each way (BENCH="--quick")
 bench-plots: ## the tables and pictures of docs/benchmarks.md, from what both have left
 	@scripts/bench.sh plot
 
-benchmarks: bench-add bench-net bench-plots ## measure all of docs/benchmarks.md again: half an hour on an idle machine
+benchmarks: bench bench-add bench-net bench-plots ## measure all of docs/benchmarks.md again: an hour on an idle machine
 
 conformance: ## hold our plugin and installed reference plugins to the specification
 	@scripts/conformance.sh

@@ -3,6 +3,7 @@
 #
 #   scripts/bench.sh add [OPTION...]        the verbs, beside the reference plugins
 #   scripts/bench.sh net [OPTION...]        packets from pod to pod
+#   scripts/bench.sh library [OPTION...]    criterion's benchmarks of the library, collected in docs/benchmarks
 #   scripts/bench.sh plot                   tables and pictures of docs/benchmarks.md, from docs/benchmarks/*.json
 #
 # The static binary is measured where `make dist` has made one of this commit, the release build else.
@@ -10,7 +11,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-[ $# -gt 0 ] || fail "usage: scripts/bench.sh add | net | plot [OPTION...]"
+[ $# -gt 0 ] || fail "usage: scripts/bench.sh add | net | library | plot [OPTION...]"
 cd "$root"
 target=${CARGO_TARGET_DIR:-target}
 what=$1
@@ -20,6 +21,17 @@ shift
 as_caller cargo build --release --locked --quiet -p cnikit-bench >&2
 if [ "$what" = plot ]; then exec "$target/release/cnikit-bench" plot "$@"; fi
 can_be_root || fail "it makes namespaces: run it as root, or with sudo at hand"
+
+if [ "$what" = library ]; then
+    json=docs/benchmarks/library.json
+    # Built by the caller and run by root, which the maps and netlink need.
+    executables=$(as_caller cargo bench --locked --quiet --no-run --message-format=json |
+        jq -r 'select(.target.kind == ["bench"] and .executable != null) | .executable')
+    for executable in $executables; do
+        as_root env "CRITERION_HOME=$(realpath -m "$target/criterion")" "$executable" --bench --noplot "$@"
+    done
+    exec "$target/release/cnikit-bench" library --criterion "$target/criterion" --json "$json"
+fi
 
 # The binary of `make dist` tells which commit it is of.
 plugin=dist/$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')/simple-ebpf-cni

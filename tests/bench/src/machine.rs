@@ -40,6 +40,11 @@ impl Machine {
                 versions.insert(name.to_owned(), peer_version(&path));
             }
         }
+        Self { versions, ..Self::look_without_plugins() }
+    }
+
+    /// Looks at this machine alone.
+    pub(crate) fn look_without_plugins() -> Self {
         let load = fs::read_to_string("/proc/loadavg").expect("/proc is mounted");
         Self {
             date: Command::new("date").words("-u +%Y-%m-%d").run().trim().to_owned(),
@@ -47,7 +52,7 @@ impl Machine {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: uname().release().to_string_lossy().into_owned(),
             load: load.split(' ').next().unwrap_or_default().to_owned(),
-            versions,
+            versions: BTreeMap::new(),
         }
     }
 }

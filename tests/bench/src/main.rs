@@ -8,6 +8,7 @@
 //! | [`add`] | the verbs of plugins: how long they take, how many at once, what an ADD is made of |
 //! | [`tables`] | the results for people |
 //! | [`net`] | packets from pod to pod, by each way that leads there |
+//! | [`library`] | what criterion measured of the library |
 //! | [`network`], [`call`] | plugins and their pods, and a call under the clock |
 //! | [`plot`] | the documentation's tables and pictures |
 //! | [`report`] | the results as they are kept, and the statistics in them |
@@ -20,6 +21,7 @@ mod add;
 mod call;
 mod interrupt;
 mod launcher;
+mod library;
 mod machine;
 mod net;
 mod network;
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
     let outcome = interrupt::run(|| match &options.command {
         Command::Add(options) => add::run(options),
         Command::Net(options) => net::run(options),
+        Command::Library(options) => library::run(options),
         Command::Plot(options) => plot::run(options),
     });
     match outcome {

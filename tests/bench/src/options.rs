@@ -23,6 +23,9 @@ pub(crate) enum Command {
     /// Packets from pod to pod: latency, throughput, connections and CPU time, by each way that leads there
     Net(NetOptions),
 
+    /// Collects what `cargo bench` has measured of the library
+    Library(LibraryOptions),
+
     /// Writes the tables and pictures of the documentation from results
     Plot(PlotOptions),
 }
@@ -76,8 +79,19 @@ pub(crate) struct NetOptions {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct LibraryOptions {
+    /// Where criterion keeps its results
+    #[arg(long, value_name = "DIR", default_value = "target/criterion")]
+    pub(crate) criterion: PathBuf,
+
+    /// Where the results go, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PlotOptions {
-    /// Where add.json and net.json are, and the pictures go
+    /// Where add.json, net.json and library.json are, and the pictures go
     #[arg(long, value_name = "DIR", default_value = "docs/benchmarks")]
     pub(crate) data: PathBuf,
 
@@ -88,7 +102,7 @@ pub(crate) struct PlotOptions {
 
 impl Command {
     pub(crate) fn needs_root(&self) -> bool {
-        !matches!(self, Self::Plot(_))
+        matches!(self, Self::Add(_) | Self::Net(_))
     }
 }
 

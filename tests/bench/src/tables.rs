@@ -55,7 +55,7 @@ pub(crate) fn print(report: &Report) {
 
 /// All tables of a report.
 pub(crate) fn of(report: &Report) -> Vec<Table> {
-    FORMS.iter().filter_map(|form| form.table(report)).chain(ways(report)).collect()
+    FORMS.iter().filter_map(|form| form.table(report)).chain(ways(report)).chain(library(report)).collect()
 }
 
 /// With what it was measured, in a few lines.
@@ -95,6 +95,34 @@ fn ways(report: &Report) -> Option<Table> {
         text.push('\n');
     }
     Some(Table { name: "net", text })
+}
+
+/// A row for each case of the library's benchmarks: ours, and the others with how often ours takes theirs.
+fn library(report: &Report) -> Option<Table> {
+    let figures: Vec<_> = report.figures.iter().filter(|figure| figure.unit == "ns").collect();
+    figures.first()?;
+    let mut text = "| case | cnikit | others, and ours to theirs |\n|---|---|---|\n".to_owned();
+    for (area, case) in distinct(figures.iter().map(|figure| (figure.measure.as_str(), figure.case.as_str()))) {
+        let group: Vec<_> =
+            figures.iter().filter(|figure| (figure.measure.as_str(), figure.case.as_str()) == (area, case)).collect();
+        let ours = group.iter().find(|figure| figure.implementation == "cnikit").map(|figure| figure.summary.p50);
+        let others = group.iter().filter(|figure| figure.implementation != "cnikit").map(|figure| {
+            let ratio = ours.map_or_else(String::new, |ours| format!(" ({:.2} x)", ours / figure.summary.p50));
+            format!("`{}` {}{ratio}", figure.implementation, duration(figure.summary.p50))
+        });
+        let (ours, others) = (ours.map_or_else(String::new, duration), others.collect::<Vec<_>>().join(", "));
+        writeln!(text, "| `{area}/{case}` | {ours} | {others} |").expect("a string takes all");
+    }
+    Some(Table { name: "library", text })
+}
+
+/// Nanoseconds in the unit that people would use.
+fn duration(nanoseconds: f64) -> String {
+    match nanoseconds {
+        1e6.. => format!("{} ms", number(nanoseconds / 1e6)),
+        1e3..1e6 => format!("{} us", number(nanoseconds / 1e3)),
+        _ => format!("{} ns", number(nanoseconds)),
+    }
 }
 
 impl Form {
@@ -159,6 +187,13 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
+/// A text in which numbers are of one width, so that it sorts as people would.
+pub(crate) fn natural(text: &str) -> String {
+    let is_number = |word: &str| word.starts_with(|digit: char| digit.is_ascii_digit());
+    let padded = |word: &str| if is_number(word) { format!("{word:0>9}") } else { word.to_owned() };
+    text.split('-').map(padded).collect::<Vec<_>>().join("-")
+}
+
 /// Each once, in the order in which they come.
 pub(crate) fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     let mut found = Vec::new();
@@ -168,4 +203,30 @@ pub(crate) fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cell, Form, duration, natural, number};
+
+    #[test]
+    fn numbers_have_three_digits_that_mean_something() {
+        assert_eq!([1234.5, 23.45, 2.345, 0.2345].map(number), ["1234", "23.4", "2.35", "0.234"].map(str::to_owned));
+        assert_eq!([2.5e6, 2.5e3, 250.0].map(duration), ["2.50 ms", "2.50 us", "250 ns"].map(str::to_owned));
+    }
+
+    #[test]
+    fn a_ratio_says_which_way_is_better() {
+        let form = |cell| Form { name: "", measures: &[], load: "", cell };
+        assert_eq!(form(Cell::Median).ratio(2.5, 10.0), "1/4.0");
+        assert_eq!(form(Cell::Median).ratio(10.0, 2.5), "4.00 x");
+        assert_eq!(form(Cell::Rate).ratio(300.0, 100.0), "3.00 x");
+    }
+
+    #[test]
+    fn numbers_in_names_sort_as_numbers() {
+        let mut names = ["add-beside-1000", "add-beside-250", "add-beside-1"];
+        names.sort_by_key(|name| natural(name));
+        assert_eq!(names, ["add-beside-1", "add-beside-250", "add-beside-1000"]);
+    }
 }

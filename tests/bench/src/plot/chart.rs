@@ -37,15 +37,13 @@ impl Chart {
     pub(super) fn bars(&self) -> String {
         let mut svg = Svg::new(WIDTH);
         let series = self.series();
-        // Outliers would make all else small.
-        let longest = self.points.iter().map(|point| point.value).fold(f64::MIN_POSITIVE, f64::max);
-        let scale = (WIDTH - LEFT - RIGHT) / (longest * 1.15);
+        let scale = (WIDTH - LEFT - RIGHT) / (self.longest() * 1.15);
         let mut y = self.head(&mut svg, &series);
         for group in distinct(self.points.iter().map(|point| &point.group)) {
             let points = self.points.iter().filter(|point| point.group == *group);
             let top = y;
             for point in points {
-                let length = point.value * scale;
+                let length = (point.value * scale).min(WIDTH - LEFT - RIGHT);
                 let colour = series.iter().position(|name| *name == point.series).unwrap_or_default();
                 svg.bar(LEFT, y, length.max(1.0), BAR - 3.0, colour);
                 let (middle, mut end) = (y + BAR / 2.0 - 1.5, LEFT + length);
@@ -90,6 +88,14 @@ impl Chart {
             svg.curve(&points, colour);
         }
         svg.finish(bottom + 30.0, &self.title)
+    }
+
+    /// What the longest bar stands for. Bars of far more are cut, or they would make all others too small to see.
+    fn longest(&self) -> f64 {
+        let mut values: Vec<f64> = self.points.iter().map(|point| point.value).collect();
+        values.sort_by(f64::total_cmp);
+        let far = 10.0 * values.get(values.len() / 2).copied().unwrap_or_default();
+        values.into_iter().rfind(|value| *value <= far).unwrap_or(1.0)
     }
 
     /// Names of series, in the order of their colours.

@@ -16,7 +16,7 @@ use self::picture::PICTURES;
 /// Writes the tables between their marks, and the pictures beside the JSON files.
 pub(crate) fn run(options: &PlotOptions) {
     let mut docs = read(&options.docs);
-    for name in ["add", "net"] {
+    for name in ["add", "net", "library"] {
         let path = options.data.join(name).with_extension("json");
         if !path.exists() {
             eprintln!("{}: not there, so its tables stay as they are", path.display());
