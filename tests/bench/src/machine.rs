@@ -33,7 +33,7 @@ impl Machine {
         let said = Command::new(ours).arg("--version").run();
         let linked = if is_static(ours) { "static" } else { "dynamic" };
         let said = format!("{}, {linked}, {size} bytes", said.lines().next().unwrap_or_default());
-        let mut versions = BTreeMap::from([("simple-ebpf-cni".to_owned(), said)]);
+        let mut versions = BTreeMap::from([("simple-ebpf-cni".to_owned(), said), ("priority".to_owned(), priority())]);
         for name in ["bridge", "ptp", "host-local"] {
             let path = options.peers.join(name);
             if path.exists() {
@@ -81,6 +81,19 @@ fn cpu() -> String {
     let name = line.and_then(|line| line.split(": ").nth(1)).unwrap_or(std::env::consts::ARCH);
     let kind = if text.contains("hypervisor") { ", virtual" } else { "" };
     format!("{name}{kind}")
+}
+
+/// How much the scheduler prefers this process, and all that it starts, to others.
+fn priority() -> String {
+    let stat = fs::read_to_string("/proc/self/stat").expect("/proc is mounted");
+    // The name, in parentheses, may hold spaces; after it comes the third field of proc_pid_stat(5).
+    let (_, fields) = stat.rsplit_once(')').expect("a name");
+    let field = |number: usize| fields.split_whitespace().nth(number - 3).unwrap_or_default();
+    match (field(41), field(19)) {
+        ("0", "0") => "as all others".to_owned(),
+        ("0", nice) => format!("nice {nice}"),
+        _ => "real time".to_owned(),
+    }
 }
 
 /// What a reference plugin says of itself when no verb is given, such as `CNI bridge plugin v1.9.1`; those that were built

@@ -30,6 +30,8 @@ pub(crate) enum Case {
     Disk,
     DualStack,
     Masquerade,
+    /// With nftables, where a peer can be told so; ours knows nothing else.
+    MasqueradeNft,
 }
 
 /// A plugin that takes part.
@@ -58,7 +60,7 @@ pub(crate) struct Turn {
 }
 
 impl Case {
-    pub(crate) const ALL: [Self; 4] = [Self::Ipv4, Self::Disk, Self::DualStack, Self::Masquerade];
+    pub(crate) const ALL: [Self; 5] = [Self::Ipv4, Self::Disk, Self::DualStack, Self::Masquerade, Self::MasqueradeNft];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -66,6 +68,7 @@ impl Case {
             Self::Disk => "IPv4, disk",
             Self::DualStack => "dual stack",
             Self::Masquerade => "IPv4, masquerade",
+            Self::MasqueradeNft => "IPv4, masquerade, nftables",
         }
     }
 }
@@ -91,7 +94,8 @@ impl Contestant {
         let (v4, v6) = ("10.50.0.0/16", "fd00:50::/64");
         let dual = case == Case::DualStack;
         let ranges: Vec<Value> = [v4, v6][..1 + usize::from(dual)].iter().map(|net| json!({ "subnet": net })).collect();
-        let mut config = json!({ "cniVersion": "1.0.0", "name": "bench", "ipMasq": case == Case::Masquerade });
+        let masquerade = matches!(case, Case::Masquerade | Case::MasqueradeNft);
+        let mut config = json!({ "cniVersion": "1.0.0", "name": "bench", "ipMasq": masquerade });
         match self.name {
             "cnikit" => {
                 config["type"] = "simple-ebpf-cni".into();
@@ -108,6 +112,9 @@ impl Contestant {
                     config["ipam"]["routes"] = json!([{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }]);
                 }
             }
+        }
+        if case == Case::MasqueradeNft && self.name != "cnikit" {
+            config["ipMasqBackend"] = "nftables".into();
         }
         if case == Case::Disk {
             let folder = disk.join(self.name).display().to_string();
@@ -153,6 +160,12 @@ impl Network {
         self.populate(host, count);
         self.assert_connected();
         true
+    }
+
+    /// Whether what the configuration asks for is what the plugin has done: old ones pass over words that they do not know.
+    pub(crate) fn understood(&self, host: &Host) -> bool {
+        self.config["ipMasqBackend"] != "nftables"
+            || host.command("nft").words("list tables").run().contains("cni_plugins_masquerade")
     }
 
     /// Attaches pods that stay until there are so many.

@@ -107,13 +107,19 @@ fn library(report: &Report) -> Option<Table> {
             figures.iter().filter(|figure| (figure.measure.as_str(), figure.case.as_str()) == (area, case)).collect();
         let ours = group.iter().find(|figure| figure.implementation == "cnikit").map(|figure| figure.summary.p50);
         let others = group.iter().filter(|figure| figure.implementation != "cnikit").map(|figure| {
-            let ratio = ours.map_or_else(String::new, |ours| format!(" ({:.2} x)", ours / figure.summary.p50));
+            let ratio = ours.map_or_else(String::new, |ours| format!(" ({})", ratio(ours, figure.summary.p50)));
             format!("`{}` {}{ratio}", figure.implementation, duration(figure.summary.p50))
         });
         let (ours, others) = (ours.map_or_else(String::new, duration), others.collect::<Vec<_>>().join(", "));
         writeln!(text, "| `{area}/{case}` | {ours} | {others} |").expect("a string takes all");
     }
     Some(Table { name: "library", text })
+}
+
+/// How ours compares with a peer of which less is better: `1/4.2`, or `1.20 x`.
+fn ratio(ours: f64, peer: f64) -> String {
+    let times = ours / peer;
+    if times < 0.67 { format!("1/{:.1}", times.recip()) } else { format!("{times:.2} x") }
 }
 
 /// Nanoseconds in the unit that people would use.
@@ -159,12 +165,11 @@ impl Form {
         Some(Table { name: self.name, text })
     }
 
-    /// How ours compares: `1/4.2`, or `3.1 x` of what more is better of.
+    /// How ours compares with a peer.
     fn ratio(&self, ours: f64, peer: f64) -> String {
         match self.cell {
             Cell::Rate => format!("{:.2} x", ours / peer),
-            _ if ours < peer => format!("1/{:.1}", peer / ours),
-            _ => format!("{:.2} x", ours / peer),
+            Cell::Percentiles | Cell::Median => ratio(ours, peer),
         }
     }
 

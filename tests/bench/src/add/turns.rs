@@ -22,7 +22,8 @@ pub(crate) fn measure(options: &AddOptions, field: &Field, case: Case) -> Vec<Fi
         let mut sites: Vec<_> = field
             .contestants
             .iter()
-            .filter(|contestant| case != Case::Disk || contestant.name != "ptp")
+            // It would tell nothing that `bridge` does not.
+            .filter(|contestant| !matches!(case, Case::Disk | Case::MasqueradeNft) || contestant.name != "ptp")
             .map(|contestant| {
                 let network = contestant.network(case, &field.disk.0);
                 (contestant.name, Site::start(scope, contestant.name, |_| network))
@@ -42,7 +43,11 @@ pub(crate) fn measure(options: &AddOptions, field: &Field, case: Case) -> Vec<Fi
                 if !populated {
                     eprintln!("NOT MEASURED: {name} beside {pods} pods or more: to attach them takes too long");
                 }
-                populated
+                let understood = site.run(|host, network| network.understood(host));
+                if !understood {
+                    eprintln!("NOT MEASURED: {name}, {}: it does not know that", case.name());
+                }
+                populated && understood
             });
             let (samples, least) = rounds(&sites, &floor, options.common.rounds(5, 100));
             for Samples { name, turns } in &samples {
