@@ -46,11 +46,9 @@ impl Svg {
             Anchor::Middle => "middle",
             Anchor::End => "end",
         };
-        let text = escaped(text);
-        self.put(&format!(
-            r#"<text x="{x:.1}" y="{:.1}" text-anchor="{anchor}" class="{class}">{text}</text>"#,
-            y + 4.5
-        ));
+        let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
+        let (y, text) = (y + 4.5, escaped(text));
+        self.put(&format!(r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}"{class}>{text}</text>"#));
     }
 
     pub(super) fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, colour: usize) {
