@@ -40,6 +40,7 @@ const FORMS: &[Form] = &[
         load: "",
         cell: Cell::Median,
     },
+    Form { name: "cpu", measures: &["CPU, first ADD", "CPU, ADD", "CPU, DEL"], load: "", cell: Cell::Median },
     Form { name: "floor", measures: &["floor"], load: "pods", cell: Cell::Percentiles },
     Form { name: "steps", measures: &["steps"], load: "", cell: Cell::Percentiles },
 ];

@@ -72,7 +72,7 @@ fn assert_measured(figures: &[Value], measure: &str, case: &str, load: u64) {
 #[test]
 fn verbs_are_measured() {
     let Some(figures) = measure("add", &["--pods", "2"]) else { return };
-    for case in ["IPv4", "IPv4, disk", "dual stack", "IPv4, masquerade"] {
+    for case in ["IPv4", "IPv4, disk", "dual stack", "IPv4, masquerade", "IPv4, masquerade, nftables"] {
         for verb in ["ADD", "CHECK", "DEL"] {
             assert_measured(&figures, verb, case, 2);
         }
@@ -81,7 +81,9 @@ fn verbs_are_measured() {
         assert_measured(&figures, "ADD rate", "IPv4", width);
         assert_measured(&figures, "DEL rate", "IPv4", width);
     }
-    assert_measured(&figures, "memory, ADD", "IPv4", 0);
+    for measure in ["memory, ADD", "CPU, ADD", "CPU, DEL", "first ADD"] {
+        assert_measured(&figures, measure, "IPv4", 0);
+    }
     assert!(figures.iter().any(|figure| figure["measure"] == "ADD" && figure["implementation"] == "floor"));
 }
 

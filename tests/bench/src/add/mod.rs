@@ -1,8 +1,8 @@
 //! ADD, CHECK and DEL of each contestant, as a runtime sees them: a process each.
 
 mod floor;
-mod memory;
 mod rates;
+mod resources;
 mod steps;
 mod turns;
 
@@ -38,7 +38,7 @@ pub(crate) fn run(options: &AddOptions) {
         figures.extend(turns::measure(options, &field, case));
     }
     figures.extend(rates::measure(options, &field));
-    figures.extend(memory::measure(options, &field));
+    figures.extend(resources::measure(options, &field));
     figures.extend(steps::measure(options, &field));
     let report = Report { machine, command: as_typed(), figures };
     if let Some(path) = &options.common.json {
