@@ -33,10 +33,14 @@ if [ "$what" = library ]; then
     exec "$target/release/cnikit-bench" library --criterion "$target/criterion" --json "$json"
 fi
 
-# The binary of `make dist` tells which commit it is of.
+# The binary of `make dist` tells which commit it is of. Results that were written since are no change of it.
 plugin=dist/$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')/simple-ebpf-cni
-revision=$(git describe --tags --always --abbrev=12 --dirty 2>/dev/null || true)
-if [ -n "$revision" ] && "$plugin" --version 2>/dev/null | grep -qF "($revision)"; then
+revision=$(git describe --tags --always --abbrev=12 2>/dev/null || true)
+is_current() {
+    [ -n "$revision" ] && "$plugin" --version 2>/dev/null | grep -qF "($revision)" &&
+        git diff --quiet HEAD -- Cargo.toml Cargo.lock build.rs src bpf examples
+}
+if is_current; then
     note "measuring the static binary of $revision" >&2
 else
     plugin=$(scripts/build.sh)

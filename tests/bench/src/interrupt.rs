@@ -28,9 +28,14 @@ pub(crate) fn run<T>(work: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
+/// Whether the run is to end.
+pub(crate) fn is_wanted() -> bool {
+    WANTED.get().is_some_and(|wanted| wanted.load(Ordering::Relaxed))
+}
+
 /// Unwinds if the run is to end.
 pub(crate) fn check() {
-    if WANTED.get().is_some_and(|wanted| wanted.load(Ordering::Relaxed)) {
+    if is_wanted() {
         // Past the hook that would tell of a panic.
         resume_unwind(Box::new(Interrupted));
     }

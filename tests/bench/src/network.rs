@@ -12,13 +12,14 @@ use cnikit_testbed::{Host, Invocation, Namespace as _, Plugin, Pod};
 use serde_json::{Value, json};
 
 use crate::call::timed;
+use crate::interrupt;
 use crate::options::Common;
 
 /// The kernel goes on for some 20 ms after a pair is deleted, and what is measured next is to have none of it.
 const SETTLE: Duration = Duration::from_millis(40);
 
 /// How many calls at once attach the pods that stay.
-const POPULATING: usize = 4;
+const POPULATING: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
 
 /// How long attaching those may take.
 const TOO_LONG: Duration = Duration::from_secs(240);
@@ -153,7 +154,7 @@ impl Network {
     pub(crate) fn populate_in_time(&mut self, host: &Host, count: usize) -> bool {
         let missing = count.saturating_sub(self.pods.len());
         let one = self.turn(host).add;
-        let expected = one * u32::try_from(missing).unwrap_or(u32::MAX) / POPULATING as u32;
+        let expected = one * u32::try_from(missing.div_ceil(POPULATING.get())).unwrap_or(u32::MAX);
         if expected > TOO_LONG {
             return false;
         }
@@ -172,7 +173,7 @@ impl Network {
     pub(crate) fn populate(&mut self, host: &Host, count: usize) {
         let new: Vec<Pod> = (self.pods.len()..count).map(|_| host.pod()).collect();
         let first = self.pods.len();
-        self.at_once("ADD", NonZeroUsize::new(POPULATING).expect("not zero"), first, &new);
+        self.at_once("ADD", POPULATING, first, &new);
         self.pods.extend(new);
     }
 
@@ -219,7 +220,9 @@ impl Network {
             numbered.iter().map(|(number, pod)| self.call(verb, &format!("{number:064x}"), pod)).collect();
         let (next, addresses) = (AtomicUsize::new(0), Mutex::new(BTreeSet::new()));
         let work = || {
-            while let Some(call) = calls.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while !interrupt::is_wanted()
+                && let Some(call) = calls.get(next.fetch_add(1, Ordering::Relaxed))
+            {
                 let (_, result) = timed(call);
                 if verb == "ADD" {
                     addresses.lock().expect("no thread panicked").extend(self.addresses_of(&result));
@@ -233,6 +236,8 @@ impl Network {
             }
         });
         let taken = start.elapsed();
+        // Not on the threads above, whose end in a panic would be told of.
+        interrupt::check();
         let given = addresses.into_inner().expect("no thread panicked").len();
         let expected = if verb == "ADD" { calls.len() * self.addresses } else { 0 };
         assert_eq!(given, expected, "two pods got one address");

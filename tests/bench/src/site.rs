@@ -46,7 +46,10 @@ impl<B: 'static> Site<B> {
             let _ = answer.send(job(host, bed));
         });
         let sent = self.jobs.send(job).ok().and_then(|()| result.recv().ok());
-        sent.unwrap_or_else(|| panic!("a host has failed: see above"))
+        sent.unwrap_or_else(|| {
+            interrupt::check();
+            panic!("a host has failed: see above")
+        })
     }
 }
 
