@@ -197,7 +197,7 @@ impl Network {
         let new: Vec<Pod> = (0..count).map(|_| host.pod()).collect();
         let times = ["ADD", "DEL"].map(|verb| {
             let taken = self.at_once(verb, width, self.pods.len(), &new);
-            thread::sleep(5 * SETTLE);
+            thread::sleep(3 * SETTLE);
             taken
         });
         self.spent.extend(new);
@@ -209,7 +209,7 @@ impl Network {
         let ended = !self.spent.is_empty();
         self.spent.clear();
         if ended {
-            thread::sleep(10 * SETTLE);
+            thread::sleep(5 * SETTLE);
         }
     }
 
