@@ -1,10 +1,12 @@
 # Thin names for the scripts, which CI calls as well.
 .DEFAULT_GOAL := help
-.PHONY: help build dist demo test soak test-kernels bench conformance fmt lint doc install
+.PHONY: help build dist demo test soak test-kernels bench bench-add bench-net bench-plots benchmarks conformance fmt lint doc install
 
 BIN_DIR ?= /opt/cni/bin
 # More options of `simple-ebpf-cni install`, such as --subnet 10.244.1.0/24
 INSTALL ?=
+# Options of the measurements, such as --quick
+BENCH ?=
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,8 +29,19 @@ soak: ## kill, refuse and race the plugin at every step, and attach 10,000 pods 
 test-kernels: ## the tests that need a kernel, on other kernels in QEMU (VERSIONS="6.1 6.12")
 	@scripts/kernels.sh $(VERSIONS)
 
-bench: ## benchmarks of address management and map updates
-	cargo bench --locked
+bench: ## criterion's benchmarks of the library (BENCH="--quick maps")
+	@scripts/bench.sh library $(BENCH)
+
+bench-add: ## the plugin's verbs beside the reference plugins (BENCH="--quick --pods 1,10")
+	@scripts/bench.sh add --json docs/benchmarks/add.json $(BENCH)
+
+bench-net: ## packets from pod to pod, by each way (BENCH="--quick")
+	@scripts/bench.sh net --json docs/benchmarks/net.json $(BENCH)
+
+bench-plots: ## the tables and pictures of docs/benchmarks.md, from what both have left
+	@scripts/bench.sh plot
+
+benchmarks: bench bench-add bench-net bench-plots ## measure all of docs/benchmarks.md again: an hour on an idle machine
 
 conformance: ## hold our plugin and installed reference plugins to the specification
 	@scripts/conformance.sh

@@ -54,6 +54,8 @@ fi
 if [ "$stage" = test ]; then
     want containerd have containerd
     want runc have runc
+    want curl have curl
+    want podman have podman
     want containernetworking-plugins test -x /usr/lib/cni/portmap
     want iptables have iptables
 fi

@@ -56,6 +56,6 @@ elif can_be_root; then
 else
     step "Tests, without privileges"
     cargo test --locked --workspace --no-fail-fast
-    note "NOT RUN: namespaces (tier 1), BPF (tier 2), the binary (tier 3), containerd (tier 4): they need root or sudo"
+    note "NOT RUN: namespaces (tier 1), BPF (tier 2), the binary (tier 3), runtimes (tier 4): they need root or sudo"
 fi
 printf '%stest: OK (%d s)%s\n' "$green" $((SECONDS - started)) "$plain"

@@ -18,6 +18,9 @@
 //! It brings no daemon and keeps no state but the files and pins that its modules describe. It has no opinion on how
 //! a network should look: that is the plugin's, and the repository's `simple-ebpf-cni` is one.
 //!
+//! It does not print: what takes time and what goes wrong are spans and events of [`tracing`], and who hears of them is
+//! the program's choice. [`plugin::run`] makes one, see [there](plugin#what-is-told-of-a-call).
+//!
 //! # Where to start
 //!
 //! A whole plugin stands in the documentation of [`plugin`]. Errors of every module go through `?` in a verb
@@ -35,6 +38,7 @@ pub mod netlink;
 pub mod plugin;
 pub mod runtime;
 pub mod spec;
+mod utc;
 
 pub use self::error::Error;
 

@@ -252,6 +252,20 @@ fn the_verb_is_known_or_nobody_asked() {
     }
 }
 
+/// The conventions have a list. Podman 4 sends an object of one list, by the network's name.
+#[test]
+fn aliases_are_understood_in_both_forms() {
+    let asked = |aliases: Value| with("runtimeConfig", json!({ "aliases": aliases })).net_conf();
+    for aliases in [json!(["db", "0123456789ab"]), json!({ "dbnet": ["db", "0123456789ab"] })] {
+        assert_eq!(asked(aliases).unwrap().runtime_config.aliases, ["db", "0123456789ab"]);
+    }
+    assert!(asked(json!({})).unwrap().runtime_config.aliases.is_empty());
+    for wrong in [json!("db"), json!([["db"]]), json!({ "dbnet": "db" })] {
+        let message = asked(wrong).unwrap_err().to_string();
+        assert!(message.contains("runtimeConfig"), "{message}");
+    }
+}
+
 #[test]
 fn every_capability_of_the_conventions_is_typed() {
     let runtime_config = json!({

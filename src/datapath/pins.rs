@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tracing::info_span;
 use zerocopy::FromZeros as _;
 
 use super::layout::RawNetConfig;
@@ -96,6 +97,7 @@ impl Datapath {
         if self.is_current()? {
             return Ok(());
         }
+        let _span = info_span!("load", pins = %self.network.display()).entered();
         bpffs::ensure_directory(&self.root)?;
         let _lock = self.lock()?;
         self.refuse_newer()?;

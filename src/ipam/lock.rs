@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fs2::FileExt;
+use tracing::info_span;
 
 use super::error::{Error, Result};
 use super::files;
@@ -22,6 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 /// Locks the file at `path`, which is made if it is missing, as is its directory. The lock ends with the file, and
 /// with the process: the kernel closes the file of who is killed, and no child inherits it.
 pub(super) fn acquire(path: &Path, timeout: Duration) -> Result<File> {
+    let _span = info_span!("lock", path = %path.display()).entered();
     let start = Instant::now();
     let file = open(path)?;
     let mut pause = FIRST_PAUSE;

@@ -6,11 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer, Serializer, de};
 
-const DAY: u64 = 86_400;
-/// The Gregorian calendar repeats itself after 400 years, which have this many days.
-const ERA: u64 = 146_097;
-/// From 0000-03-01, where the arithmetic starts so that a leap day ends its year, to 1970-01-01.
-const EPOCH: u64 = 719_468;
+use crate::utc::{self, DAY, EPOCH, ERA};
 
 /// The present, cut to what the text can tell.
 pub(super) fn now() -> SystemTime {
@@ -39,17 +35,7 @@ fn seconds_of(time: SystemTime) -> u64 {
 
 /// The text of so many seconds after the start of 1970.
 fn format(seconds: u64) -> String {
-    let days = seconds / DAY + EPOCH;
-    let of_era = days % ERA;
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (year * 365 + year / 4 - year / 100);
-    // Counted from March, 5 months have 153 days.
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let year = days / ERA * 400 + year + carry;
-    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    format!("{}Z", utc::date_time(seconds))
 }
 
 /// The seconds after the start of 1970 that [`format`] made `text` of; nothing for any other text.

@@ -283,6 +283,12 @@ impl Operation {
     }
 }
 
+impl Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.object)
+    }
+}
+
 /// A message that cannot be written or understood. It keeps the types of the netlink library out of
 /// [`Error`].
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic,
     path::Path,
-    ptr, thread,
+    process, ptr, thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -14,6 +15,11 @@ use rustix::{
     io::Errno,
     ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
+};
+
+use tracing::{
+    Span,
+    dispatcher::{self, Dispatch},
 };
 
 use super::{
@@ -133,10 +139,12 @@ impl Netns {
         self.run(Socket::open)?
     }
 
-    /// Runs `work` inside, on a thread that ends afterwards: the caller's thread never changes its
-    /// namespace.
+    /// Runs `work` inside. The calling thread is back where it was when this returns, also by a panic of `work`.
     ///
     /// A child process that `work` starts is born inside. Threads that it starts are too.
+    ///
+    /// A thread that may not enter its own namespace again, because that belongs to a user namespace above, lets a
+    /// thread that ends afterwards do the work.
     ///
     /// # Errors
     ///
@@ -144,7 +152,8 @@ impl Netns {
     ///
     /// # Panics
     ///
-    /// With the panic of `work`.
+    /// With the panic of `work`. Should the way back be barred in spite of the trial, the process is aborted: in a
+    /// pod's namespace it would do to the pod what is meant for the host.
     ///
     /// # Kernel
     ///
@@ -155,11 +164,44 @@ impl Netns {
         T: Send,
         F: FnOnce() -> T + Send,
     {
-        on_own_thread("enter", || {
-            move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
-                .map_err(|errno| Error::Netns { operation: "enter", source: errno.into() })?;
-            Ok(work())
-        })?
+        let home = Self::current()?;
+        if home.enter().is_err() {
+            return on_own_thread("enter", || {
+                self.enter()?;
+                Ok(work())
+            })?;
+        }
+        self.enter()?;
+        let _visit = Visit { home };
+        Ok(work())
+    }
+
+    /// Moves the calling thread inside.
+    fn enter(&self) -> Result<()> {
+        move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| Error::Netns { operation: "enter", source: errno.into() })
+    }
+}
+
+/// How often the way back is tried, and the pause between two attempts.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The stay of a thread in another namespace than its own.
+struct Visit {
+    home: Netns,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        // The trial went well, so what is in the way now may pass, as a lack of memory does.
+        for _ in 0..TRIES {
+            if self.home.enter().is_ok() {
+                return;
+            }
+            thread::sleep(PAUSE);
+        }
+        process::abort();
     }
 }
 
@@ -174,6 +216,13 @@ where
     T: Send,
     F: FnOnce() -> T + Send,
 {
+    // Who listens to the caller hears of this thread, too, as of a part of what the caller does.
+    let (subscriber, span) = (dispatcher::get_default(Dispatch::clone), Span::current());
+    let work = || {
+        let _told = dispatcher::set_default(&subscriber);
+        let _inside = span.enter();
+        work()
+    };
     thread::scope(|scope| {
         let thread =
             thread::Builder::new().spawn_scoped(scope, work).map_err(|source| Error::Netns { operation, source })?;

@@ -25,6 +25,8 @@ use rustix::{
     io::{Errno, retry_on_intr, write},
 };
 
+use tracing::trace;
+
 use super::{
     attrs,
     error::{Error, Fault, Operation, Result},
@@ -124,6 +126,7 @@ impl Socket {
         P: Size + ToBytes + fmt::Debug,
     {
         let sequence = self.next_sequence();
+        tell(operation);
         let message = request(sequence, kind.into(), flags, payload).map_err(|fault| operation.malformed(fault))?;
         self.handle.send(&message).map_err(|error| operation.socket(error))?;
         Ok(sequence)
@@ -137,6 +140,7 @@ impl Socket {
 
     /// Sends the bytes of requests that were [encoded](encode) before: the kernel takes them one after another.
     pub(super) fn send_encoded(&self, operation: &Operation, requests: &[u8]) -> Result<()> {
+        tell(operation);
         let sent = retry_on_intr(|| write(self.fd(), requests));
         sent.map(drop).map_err(|errno| operation.socket(SocketError::from(io::Error::from(errno))))
     }
@@ -313,6 +317,11 @@ fn explanation<M>(error: &Nlmsgerr<M>) -> Option<String> {
         .iter()
         .find(|attr| *attr.nla_type().nla_type() == NlmsgerrAttr::Msg)
         .map(|attr| attrs::text(attr.nla_payload().as_ref()))
+}
+
+/// Once, and not in each of the functions that the compiler makes for a type of message.
+fn tell(operation: &Operation) {
+    trace!("{operation}");
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tracing::debug;
+
 use super::error::{Error, Result};
 use crate::spec::IfName;
 
@@ -134,6 +136,7 @@ impl Sysctl<'_> {
     pub fn write(self, value: i32) -> Result<()> {
         // A file that is absent must not be created: procfs would call that a want of permission.
         let opened = OpenOptions::new().write(true).open(self.path());
+        debug!(setting = %self, value, "set");
         // One write(2): the kernel takes each for a value of its own.
         let written = opened.and_then(|mut file| file.write_all(value.to_string().as_bytes()));
         written.map_err(|error| self.failed("write", error))

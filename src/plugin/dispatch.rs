@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::trace::{Trace, record_addresses};
 use super::{
     About, AddRequest, CheckRequest, DelRequest, Error, Failure, GcRequest, Plugin, StatusRequest, Step as _, netns,
 };
@@ -62,11 +63,14 @@ pub(super) fn dispatch_to<P: Plugin>(
     variable: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn Read,
 ) -> Result<u8, Failure> {
-    let mut version = None;
+    let (mut version, mut trace) = (None, Trace::unknown());
     let mut wire = Wire { wire, failed: false };
-    // Nothing of what a panic leaves half done is looked at again, but for the version, and whether the wire is spoilt.
-    let answer = catch_unwind(AssertUnwindSafe(|| answer(&mut wire, plugin, variable, stdin, &mut version)))
-        .unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
+    // Nothing of what a panic leaves half done is looked at again, but for what is known of the call, and whether the
+    // wire is spoilt.
+    let answer =
+        catch_unwind(AssertUnwindSafe(|| answer(&mut wire, plugin, variable, stdin, &mut version, &mut trace)))
+            .unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
+    trace.end(answer.as_ref().err());
     match answer {
         Ok(()) => Ok(0),
         Err(failure) if wire.failed => Err(failure),
@@ -108,6 +112,7 @@ fn answer<P: Plugin>(
     variable: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn Read,
     version: &mut Option<Version>,
+    trace: &mut Trace,
 ) -> Result<(), Failure> {
     let Some(command) = Environment::command(variable)? else {
         return wire.write(about(plugin.about(), plugin.versions()).as_bytes());
@@ -116,15 +121,23 @@ fn answer<P: Plugin>(
 
     let mut bytes = Vec::new();
     stdin.read_to_end(&mut bytes).map_err(|source| Error::Stdin { source })?;
-    let mut call = |environment, bytes| Call::read(environment, bytes, plugin.versions(), version);
-    match command {
-        Command::Add => add(wire, plugin, call(environment, bytes)?),
-        Command::Del => del(plugin, call(environment, bytes)?),
-        Command::Check => check(plugin, call(environment, bytes)?),
-        Command::Gc => gc(plugin, call(environment, bytes)?),
-        Command::Status => status(plugin, call(environment, bytes)?),
-        Command::Version => wire.write(&versions(plugin.versions(), bytes)?),
+    // Whoever asks for versions need not know of configurations.
+    if command == Command::Version && bytes.trim_ascii().is_empty() {
+        bytes = b"{}".into();
     }
+    let raw_config = RawConfig::parse(bytes)?;
+    trace.begin(plugin.subscriber(&raw_config), &environment, &raw_config);
+    trace.run(|| {
+        let mut call = |environment, raw_config| Call::read(environment, raw_config, plugin.versions(), version);
+        match command {
+            Command::Add => add(wire, plugin, call(environment, raw_config)?),
+            Command::Del => del(plugin, call(environment, raw_config)?),
+            Command::Check => check(plugin, call(environment, raw_config)?),
+            Command::Gc => gc(plugin, call(environment, raw_config)?),
+            Command::Status => status(plugin, call(environment, raw_config)?),
+            Command::Version => wire.write(&versions(plugin.versions(), &raw_config)?),
+        }
+    })
 }
 
 /// A call that is valid as far as every verb but `VERSION` needs it.
@@ -138,11 +151,10 @@ struct Call {
 impl Call {
     fn read(
         environment: Environment,
-        stdin: Vec<u8>,
+        raw_config: RawConfig,
         supported: &[Version],
         known: &mut Option<Version>,
     ) -> Result<Self, spec::Error> {
-        let raw_config = RawConfig::parse(stdin)?;
         // Known before anything else is judged, so that every error document can carry it.
         let version = raw_config.cni_version();
         *known = version.as_ref().ok().copied();
@@ -171,8 +183,10 @@ fn add<P: Plugin>(wire: &mut Wire<'_>, plugin: &P, call: Call) -> Result<(), Fai
         raw_config,
     };
     netns::require(&request.netns, environment.netns_override)?;
-    let result = plugin.add(&request)?.to_json(version).map_err(Failure::from);
-    let written = result.and_then(|json| wire.write(format!("{json}\n").as_bytes()));
+    let result = plugin.add(&request)?;
+    record_addresses(&result);
+    let json = result.to_json(version).map_err(Failure::from);
+    let written = json.and_then(|json| wire.write(format!("{json}\n").as_bytes()));
     written.map_err(|failure| undone(plugin, request, failure))
 }
 
@@ -197,6 +211,7 @@ fn del<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
         path: environment.path,
         raw_config,
     };
+    request.prev_result.iter().flatten().for_each(record_addresses);
     plugin.del(&request)
 }
 
@@ -214,6 +229,7 @@ fn check<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
         raw_config,
     };
     netns::require(&request.netns, environment.netns_override)?;
+    record_addresses(&request.prev_result);
     plugin.check(&request)
 }
 
@@ -250,13 +266,9 @@ fn require_version(command: Command, version: Version, supported: &[Version]) ->
     }
 }
 
-fn versions(supported: &[Version], stdin: Vec<u8>) -> Result<Vec<u8>, Failure> {
+fn versions(supported: &[Version], raw_config: &RawConfig) -> Result<Vec<u8>, Failure> {
     // What the caller speaks now is given back, known or not: it asks what it may speak.
-    let stated = if stdin.trim_ascii().is_empty() {
-        None
-    } else {
-        RawConfig::parse(stdin)?.value("cniVersion").and_then(Value::as_str).map(str::to_owned)
-    };
+    let stated = raw_config.value("cniVersion").and_then(Value::as_str).map(str::to_owned);
     let newest = || supported.iter().max().unwrap_or(&Version::NEWEST).to_string();
     let cni_version = stated.filter(|text| !text.is_empty()).unwrap_or_else(newest);
     Ok(json_line(&Versions { cni_version, supported_versions: supported })?)

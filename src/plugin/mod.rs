@@ -51,23 +51,83 @@
 //!
 //! A result that the configuration's version cannot hold is error 1 as well, and the `ADD` is undone.
 //!
+//! # What is told of a call
+//!
+//! Each call is a [`tracing`] span `cni` with the fields `command`, `network`, `container`, `ifname` and `addresses`, which
+//! ends with an event with the field `result`: `ok` at level `INFO`, or `error` at level `ERROR`, with the `code` and the
+//! failure as its message. Steps of a plugin are spans of level `INFO` inside. Where nobody listens, that costs nothing;
+//! [`run`] has a [`Log`] listen for warnings and errors, unless the program has set a subscriber of its own before:
+//!
+//! ```
+//! use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+//!
+//! use cnikit::plugin::{About, AddRequest, CheckRequest, DelRequest, Failure, Plugin, dispatch};
+//! use cnikit::spec::AddResult;
+//! use tracing::span::{Attributes, Id, Record};
+//! use tracing::{Event, Metadata, Subscriber, subscriber::with_default, warn};
+//!
+//! /// Counts what goes wrong. Most programs take a subscriber of the crate `tracing-subscriber`.
+//! struct Troubles(&'static AtomicUsize);
+//!
+//! impl Subscriber for Troubles {
+//!     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+//!         metadata.is_event() && *metadata.level() <= tracing::Level::WARN
+//!     }
+//!     fn event(&self, _: &Event<'_>) {
+//!         self.0.fetch_add(1, Relaxed);
+//!     }
+//! #   fn new_span(&self, _: &Attributes<'_>) -> Id { Id::from_u64(1) }
+//! #   fn record(&self, _: &Id, _: &Record<'_>) {}
+//! #   fn record_follows_from(&self, _: &Id, _: &Id) {}
+//! #   fn enter(&self, _: &Id) {}
+//! #   fn exit(&self, _: &Id) {}
+//!     // ...
+//! }
+//!
+//! # struct Passthrough;
+//! # impl Plugin for Passthrough {
+//! #     type Config = serde::de::IgnoredAny;
+//! #     fn about(&self) -> About { About { name: "p", version: "1", summary: "s", docs: "d" } }
+//! #     fn add(&self, _: &AddRequest<Self::Config>) -> Result<AddResult, Failure> { Ok(AddResult::default()) }
+//! #     fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), Failure> { Ok(()) }
+//! fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), Failure> {
+//!     warn!("the lease was gone already");
+//!     Ok(())
+//! }
+//! # }
+//! static TROUBLES: AtomicUsize = AtomicUsize::new(0);
+//! # let variable = |name: &str| match name {
+//! #     "CNI_COMMAND" => Some("DEL".into()),
+//! #     "CNI_CONTAINERID" => Some("c1".into()),
+//! #     "CNI_IFNAME" => Some("eth0".into()),
+//! #     _ => None,
+//! # };
+//! let mut stdin: &[u8] = br#"{"cniVersion": "1.1.0", "name": "dbnet", "type": "passthrough"}"#;
+//! with_default(Troubles(&TROUBLES), || dispatch(&Passthrough, &variable, &mut stdin));
+//! assert_eq!(TROUBLES.load(Relaxed), 1);
+//! ```
+//!
 //! [`run`] is the one function that touches the process. [`dispatch`] takes and returns values, and
 //! is what tests call.
 
 mod dispatch;
 mod error;
 mod failure;
+mod log;
 mod netns;
 mod process;
 mod request;
+mod trace;
 
 use serde::de::DeserializeOwned;
+use tracing::Dispatch;
 
-use crate::spec::{AddResult, Version};
+use crate::spec::{AddResult, RawConfig, Version};
 
 pub use dispatch::{Output, dispatch};
 pub use error::Error;
 pub use failure::{Failure, Failures, Step};
+pub use log::{Log, LogLevel};
 pub use process::run;
 pub use request::{AddRequest, CheckRequest, DelRequest, GcRequest, StatusRequest};
 
@@ -93,6 +153,14 @@ pub trait Plugin {
     fn versions(&self) -> &[Version] {
         const SINCE_CHAINS: [Version; 4] = [Version::V0_3_1, Version::V0_4_0, Version::V1_0_0, Version::V1_1_0];
         &SINCE_CHAINS
+    }
+
+    /// Who is told of a call, by its configuration, of which nothing is judged yet. By default it is whoever the program
+    /// has set.
+    ///
+    /// [`Log::by_config`] writes the file that the configuration names.
+    fn subscriber(&self, _config: &RawConfig) -> Option<Dispatch> {
+        None
     }
 
     /// Attaches the container. Fails if the interface exists; undoes what it made itself when it

@@ -1,27 +1,30 @@
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
 
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::dup2_stdout;
 
 use super::dispatch::dispatch_to;
-use super::{Failure, Plugin, Step as _};
+use super::{Failure, Log, Plugin, Step as _};
 
 /// Runs a plugin as a program: the last expression of its `main`.
 ///
 /// The only function of the library that reads the process's environment and standard input, and
-/// writes to standard output. Standard error is the plugin's, for logs, and gets from here on what
-/// anybody prints to standard output: a `println!` that was forgotten, or a program that the plugin
+/// writes to standard output. Standard error is the plugin's: a [`Log`] writes warnings and errors
+/// there, unless the program has set another subscriber. It gets from here on what anybody prints to
+/// standard output: a `println!` that was forgotten, or a program that the plugin
 /// calls, cannot spoil the document. Nor does such a program keep the caller waiting for its end.
 ///
 /// A panic becomes an error document, unless the program is built with `panic = "abort"`.
 pub fn run(plugin: &impl Plugin) -> ExitCode {
+    // One that is set already is the program's choice.
+    let _ = tracing::subscriber::set_global_default(Log::to_stderr(plugin.about().name));
     match serve(plugin) {
         Ok(exit_code) => ExitCode::from(exit_code),
         Err(failure) => {
             // A document after a part of one would be none.
-            let _ = writeln!(io::stderr(), "{failure}");
+            tracing::error!("{failure}");
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,8 @@
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use tracing::span::EnteredSpan;
+use tracing::{info_span, warn};
 
 use super::error::with_sources;
 use super::{Error, Invocation, find};
@@ -120,6 +122,10 @@ impl<'r, R: Delegable> Delegate<'r, R> {
         find(&self.plugin_type, self.request.path())
     }
 
+    fn span(&self) -> EnteredSpan {
+        info_span!("delegate", plugin = %self.plugin_type).entered()
+    }
+
     fn invocation(&self, command: Command) -> Result<Invocation, Error> {
         let invocation = Invocation::delegated(self.executable()?, command).with_path(self.request.path())?;
         let invocation = self.request.with_parameters(invocation);
@@ -130,6 +136,7 @@ impl<'r, R: Delegable> Delegate<'r, R> {
     }
 
     fn run(&self, command: Command) -> Result<(), Error> {
+        let _span = self.span();
         self.invocation(command)?.run(self.request.raw_config()).map(drop)
     }
 }
@@ -142,6 +149,7 @@ impl<C> Delegate<'_, AddRequest<C>> {
     /// Those of [`Invocation::add`] and [`Error::NotFound`]. [`Error::NotUndone`] when the `DEL` failed that had to follow
     /// the failure.
     pub fn add(&self, prior: Prior) -> Result<Delegated, Error> {
+        let _span = self.span();
         let add = self.invocation(Command::Add)?;
         let config = &self.request.raw_config;
         let undo = match prior {
@@ -228,7 +236,7 @@ impl Drop for Delegated {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.undo.take().map(|undo| undo.run()) {
             // The caller is busy with another failure; this one is for the log.
-            let _ = writeln!(std::io::stderr(), "cannot undo what a delegate made: {}", with_sources(&error));
+            warn!("cannot undo what a delegate made: {}", with_sources(&error));
         }
     }
 }

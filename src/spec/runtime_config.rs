@@ -1,8 +1,9 @@
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::MacAddr;
@@ -53,8 +54,9 @@ pub struct RuntimeConfig {
     /// `deviceID`: the device that the container is to have, such as a PCI address.
     #[serde(rename = "deviceID", skip_serializing_if = "Option::is_none")]
     pub device_id: Option<String>,
-    /// `aliases`: further names by which others on the network may look for the container.
-    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    /// `aliases`: further names by which others on the network may look for the container. Podman sends them by network,
+    /// that is as an object with one list; they are here as the conventions have them.
+    #[serde(deserialize_with = "names_of_all", skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
     /// `cgroupPath`: the container's control group.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,4 +127,19 @@ pub struct RuntimeDns {
     /// Addresses of servers.
     #[serde(deserialize_with = "null_as_default")]
     pub servers: Vec<String>,
+}
+
+/// A list of names, or an object of such lists, which are taken together.
+fn names_of_all<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a list of names, or an object of such lists")]
+    enum Names {
+        List(Vec<String>),
+        ByNetwork(BTreeMap<String, Vec<String>>),
+    }
+    Ok(match Option::deserialize(deserializer)? {
+        Some(Names::List(names)) => names,
+        Some(Names::ByNetwork(lists)) => lists.into_values().flatten().collect(),
+        None => Vec::new(),
+    })
 }

@@ -1,9 +1,11 @@
-use std::{fs, panic};
+use std::{env, fs, panic, process::Command};
 
 use cnikit::{
     netlink::{Error, Netns},
     spec::{Coded, ErrorCode},
 };
+
+use cnikit_testbed::tool;
 
 use crate::support::Bed;
 
@@ -62,4 +64,27 @@ fn the_caller_stays_where_it_was() {
     let message = panicked.expect_err("the panic comes through");
     assert_eq!(message.downcast_ref::<&str>(), Some(&"inside"));
     assert_eq!(Netns::current().expect("own namespace").id(), before);
+}
+
+/// Who is root of a user namespace alone may enter the network namespaces of that, and not its own again.
+#[test]
+fn a_caller_that_could_not_return_stays_too() {
+    if !tool("unshare") {
+        return;
+    }
+    let tests = env::current_exe().expect("the tests");
+    let visitor = ["--exact", "netns::visitor", "--ignored", "--nocapture"];
+    let output = Command::new("unshare").args(["--user", "--map-root-user"]).arg(tests).args(visitor).output();
+    let output = output.expect("run unshare");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+}
+
+#[test]
+#[ignore = "the process that a_caller_that_could_not_return_stays_too starts"]
+fn visitor() {
+    let home = Netns::current().expect("own namespace").id();
+    let pod = Netns::create().expect("create a pod's namespace");
+    assert_eq!(pod.run(Netns::current).expect("enter").expect("look").id(), pod.id());
+    assert_eq!(Netns::current().expect("own namespace").id(), home);
 }

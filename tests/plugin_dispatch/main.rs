@@ -4,6 +4,7 @@
 
 mod refusals;
 mod scripted;
+mod traces;
 
 use cnikit::plugin::{About, AddRequest, CheckRequest, DelRequest, Failure, Plugin};
 use cnikit::spec::{AddResult, Version};

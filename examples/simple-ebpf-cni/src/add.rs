@@ -9,6 +9,7 @@ use cnikit::netlink::{self, Link, Netns, Socket, VethEnd, VethIndexes, VethPair}
 use cnikit::plugin::{AddRequest, Failure, Step as _};
 use cnikit::spec::{AddResult, Attachment, ErrorCode, Interface, IpConfig, MacAddr, Route};
 use scopeguard::{ScopeGuard, guard};
+use tracing::info_span;
 
 use crate::addresses::{self, Addresses, already_attached};
 use crate::bridge;
@@ -56,6 +57,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let veth = create_veth(&host, attachment, mac, &bridge, mtu, &netns)?;
     let port = PodPort { ifindex: veth.host, mac };
     let pair = guard(veth, |veth| {
+        let _span = info_span!("undo").entered();
         let deleted = host.delete_link(veth.host);
         pair_is_left.set(deleted.is_err());
         undo("delete the veth pair", deleted);
@@ -82,7 +84,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
 
     let routes = pod::configure(&netns, &pod, &attachment.ifname, veth.peer, addresses.given());
     let routes = routes.step("configure the pod")?;
-    if !host.wait_running(veth.host, PATIENCE)? {
+    if !info_span!("port").in_scope(|| host.wait_running(veth.host, PATIENCE))? {
         let msg = format!("the bridge does not serve {} after {PATIENCE:?}: try again", attachment.host_ifname());
         return Err(Failure::new(ErrorCode::TRY_AGAIN, msg));
     }
@@ -114,6 +116,7 @@ fn create_veth(
     mtu: u32,
     netns: &Netns,
 ) -> Result<VethIndexes, Failure> {
+    let _span = info_span!("pair").entered();
     let outside = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
     let inside = VethEnd { name: attachment.ifname.clone(), mac };
     let pair = VethPair::new(outside, inside, netns).mtu(mtu).master(bridge.index);
@@ -139,6 +142,7 @@ fn create_veth(
 
 /// A pod whose traffic is shaped keeps its clsact slot free for that, where the kernel knows another way.
 fn join(request: &AddRequest<Config>, host: &Socket, programs: &Programs, port: u32) -> Result<(), Failure> {
+    let _span = info_span!("join").entered();
     let (attachment, config) = (&request.attachment, &request.config);
     let is_shaped = request.net_conf.runtime_config.bandwidth.is_some();
     let has_tcx = || !matches!(TcxLink::attached(port, Direction::Ingress), Err(datapath::Error::TcxUnsupported));

@@ -10,6 +10,7 @@ use cnikit::plugin::{AddRequest, Failure, Step as _};
 use cnikit::runtime::{self, Delegable, Delegate, Delegated, Prior};
 use cnikit::spec::{AddResult, Attachment, ErrorCode, IpConfig, MacAddr, NetworkName, Route};
 use ipnetwork::IpNetwork;
+use tracing::{info_span, warn};
 
 use crate::config::{Addressing, Config};
 use crate::{del, network, wishes};
@@ -41,6 +42,7 @@ impl<'a> Addresses<'a> {
         let mut addresses = Self { request, given, leases, leased: None, delegated: None, pair_is_left };
         match &request.config.addressing {
             Addressing::Own(ipam) => {
+                let _span = info_span!("lease").entered();
                 let lease = lease(request, ipam, leases, host).step("lease an address")?;
                 addresses.leased = Some(lease.owner.clone());
                 addresses.given = of_lease(&lease, ipam)?;
@@ -105,6 +107,7 @@ impl Drop for Addresses<'_> {
             // The pod still has them: the runtime's DEL gives them back.
             delegated.map(Delegated::keep);
         } else if let Some(owner) = leased {
+            let _span = info_span!("undo").entered();
             let freed = self.leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner));
             network::undo("free the address", freed);
         }
@@ -166,7 +169,7 @@ fn lease(request: &AddRequest<Config>, ipam: &IpamConfig, leases: &Store, host: 
         allocated = allocate(&mut locked);
     }
     for damaged in locked.set_aside() {
-        eprintln!("{}: {damaged}", crate::NAME);
+        warn!("{damaged}");
     }
     Ok(allocated?)
 }

@@ -6,6 +6,7 @@ use cnikit::netlink::{self, Blocks, BridgePort, BridgeSpec, Ipv6Conf, Link, Sock
 use cnikit::plugin::Failure;
 use cnikit::spec::{Attachment, ErrorCode, IfName, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
+use tracing::{info_span, warn};
 
 use crate::config::Config;
 use crate::network;
@@ -22,6 +23,7 @@ pub(crate) struct Found {
 
 /// Looks at what has the bridge's name, and refuses what the network cannot use. Changes nothing.
 pub(crate) fn look(host: &Socket, network: &NetworkName, config: &Config) -> Result<Option<Found>, Failure> {
+    let _span = info_span!("look").entered();
     let bridge = host.link_by_name(&config.bridge)?;
     let found = match bridge {
         Some(bridge) => {
@@ -72,6 +74,7 @@ pub(crate) fn ensure(
 
 /// Gives the bridge the addresses of its subnets that it lacks.
 pub(crate) fn ensure_gateways(host: &Socket, bridge: &Link, gateways: &[IpNetwork]) -> Result<(), Failure> {
+    let _span = info_span!("gateway").entered();
     let addresses = host.addresses(bridge.index)?;
     let missing: Vec<IpNetwork> = gateways.iter().copied().filter(|gateway| !addresses.contains(gateway)).collect();
     refuse_overlap(host, &bridge.name, &missing)?;
@@ -84,6 +87,7 @@ pub(crate) fn ensure_gateways(host: &Socket, bridge: &Link, gateways: &[IpNetwor
 /// Sets how the bridge treats a pod's port. Where pods are held to their MACs, the bridge is told these instead of
 /// learning them, and floods nothing to look for others.
 pub(crate) fn prepare_port(host: &Socket, port: PodPort, config: &Config) -> netlink::Result<()> {
+    let _span = info_span!("port").entered();
     let learns = !config.spoof_check;
     let flags = BridgePort::default().hairpin(config.hairpin_mode).learning(learns).flood(learns);
     host.set_bridge_port(port.ifindex, flags)?;
@@ -158,7 +162,7 @@ fn set_ipv6(bridge: &IfName) {
         match Sysctl::Ipv6Conf(bridge, setting).ensure(value) {
             // A kernel without IPv6.
             Ok(_) | Err(netlink::Error::SysctlMissing { .. }) => {}
-            Err(error) => eprintln!("{}: {error}: set it to {value} by hand", crate::NAME),
+            Err(error) => warn!("{error}: set it to {value} by hand"),
         }
     }
 }

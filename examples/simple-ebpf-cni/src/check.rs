@@ -7,6 +7,7 @@ use cnikit::netlink::{FdbEntry, FdbState, LOOPBACK_INDEX, Link, Netns, Socket};
 use cnikit::plugin::{CheckRequest, Failure};
 use cnikit::spec::{ErrorCode, Interface, IpConfig, MacAddr, Route};
 use ipnetwork::IpNetwork;
+use tracing::info_span;
 
 use crate::config::{Addressing, Config};
 use crate::masquerade::Masquerade;
@@ -122,6 +123,7 @@ impl Check<'_> {
 
     /// Inside the pod: `lo`, the interface, its addresses, and those of its routes that the result tells.
     fn pod(&mut self, mac: MacAddr) -> Result<(), Failure> {
+        let _span = info_span!("pod").entered();
         let request = self.request;
         let ifname = &request.attachment.ifname;
         let pod = Netns::open(&request.netns)?.socket()?;
@@ -159,6 +161,7 @@ impl Check<'_> {
 
     /// The programs on the host's end, and what their maps know of the network and the pod.
     fn datapath(&mut self, bridge: &Link, host_end: &Link, mac: MacAddr) -> Result<(), Failure> {
+        let _span = info_span!("rows").entered();
         let network = &self.request.attachment.network;
         let datapath = network::datapath(network);
         if !datapath.is_complete()? {

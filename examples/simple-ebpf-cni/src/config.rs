@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use cnikit::ipam::{self, IpamConfig, IpamKeys, Pool, Range, RangeKeys};
+use cnikit::plugin::LogLevel;
 use cnikit::spec::{IfName, PluginType, RawConfig, RuntimeConfig};
 use ipnetwork::IpNetwork;
 use serde::de::Error as _;
@@ -105,6 +106,10 @@ struct Keys {
     spoof_check: Option<bool>,
     hairpin_mode: Option<bool>,
     attach: Attach,
+    log_file: Option<PathBuf>,
+    /// It is read to refuse what is no level: the log has begun by now.
+    #[serde(rename = "logLevel")]
+    _log_level: Option<LogLevel>,
     capabilities: Capabilities,
     runtime_config: RuntimeConfig,
 }
@@ -156,14 +161,17 @@ enum KeyError {
     #[error("mtu {0} is too small for IPv6 ({1}), which needs {LEAST_IPV6_MTU} bytes")]
     MtuForIpv6(u32, IpNetwork),
 
-    #[error("dataDir {} is relative; write an absolute path", .0.display())]
-    RelativeDataDir(PathBuf),
+    #[error("{0} {path} is relative; write an absolute path", path = .1.display())]
+    Relative(&'static str, PathBuf),
 }
 
 impl TryFrom<Keys> for Config {
     type Error = KeyError;
 
     fn try_from(mut keys: Keys) -> Result<Self, KeyError> {
+        if let Some(log_file) = keys.log_file.take().filter(|path| path.is_relative()) {
+            return Err(KeyError::Relative("logFile", log_file));
+        }
         let data_dir = keys.data_dir.take();
         let (bridge, mtu) = (keys.bridge.take().unwrap_or_else(default_bridge), keys.mtu);
         let (direct_forwarding, spoof_check) =
@@ -194,7 +202,7 @@ impl Config {
             (Some(mtu), Some(subnet)) if mtu < LEAST_IPV6_MTU => return Err(KeyError::MtuForIpv6(mtu, subnet)),
             _ => {}
         }
-        if self.data_dir.is_relative() { Err(KeyError::RelativeDataDir(self.data_dir.clone())) } else { Ok(()) }
+        if self.data_dir.is_relative() { Err(KeyError::Relative("dataDir", self.data_dir.clone())) } else { Ok(()) }
     }
 }
 

@@ -5,6 +5,7 @@ use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, OwnerLock, Store};
 use cnikit::netlink::{self, Link, Socket};
 use cnikit::plugin::{DelRequest, Failure, Failures, Step as _};
 use cnikit::spec::Attachment;
+use tracing::info_span;
 
 use crate::config::{self, Config};
 use crate::rows::Rows;
@@ -61,6 +62,7 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store, tur
     let lease = leases.lease(&owner).ok().flatten();
     let pair = host_end(attachment, host).step("look up the veth pair")?.map(|pair| pair.index);
     if let Some(pair) = pair {
+        let _span = info_span!("pair").entered();
         host.delete_link_nowait(pair).step("delete the veth pair")?;
     }
     let mut failures = Failures::default();
@@ -73,6 +75,7 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store, tur
     let forgotten = failures.note(forget_pair(attachment, &datapath, port, lease.as_ref()));
     // The lease leads the next DEL to the rows that are left.
     if turn.lock.is_some() && forgotten.is_some() {
+        let _span = info_span!("lease").entered();
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner));
         failures.note(freed.step("free the addresses"));
     }

@@ -7,6 +7,7 @@ use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, Store};
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{Failure, Failures, GcRequest, Step as _};
 use cnikit::spec::{Attachment, IfName, NetworkName};
+use tracing::info_span;
 
 use crate::addresses;
 use crate::bridge;
@@ -86,6 +87,8 @@ fn ports(host: &Socket, network: &NetworkName, bridge: &IfName) -> Result<Vec<Li
 
 /// Detaches what a lease is of.
 fn collect(attachment: &Attachment, host: &Socket, leases: &Store) -> Result<(), Failure> {
+    let Attachment { container_id, ifname, .. } = attachment;
+    let _span = info_span!("collect", container = %container_id, %ifname).entered();
     match Turn::take(attachment, leases)? {
         Some(turn) => detach(attachment, host, leases, &turn),
         None => Ok(()),
@@ -100,6 +103,7 @@ fn remove_rows(
     leases: &Store,
     spared: &HashSet<Attachment>,
 ) -> Result<(), Failure> {
+    let _span = info_span!("rows").entered();
     let datapath = network::datapath(network);
     if !datapath.is_complete()? {
         return Ok(());

@@ -22,8 +22,9 @@ mod wishes;
 
 use std::process::ExitCode;
 
-use cnikit::plugin::{About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Plugin, StatusRequest};
-use cnikit::spec::AddResult;
+use cnikit::plugin::{About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Log, Plugin, StatusRequest};
+use cnikit::spec::{AddResult, RawConfig};
+use tracing::Dispatch;
 
 use crate::config::Config;
 
@@ -40,6 +41,10 @@ impl Plugin for SimpleEbpfCni {
 
     fn about(&self) -> About {
         About { name: NAME, version: VERSION, summary: env!("CARGO_PKG_DESCRIPTION"), docs: "README.md of the project" }
+    }
+
+    fn subscriber(&self, config: &RawConfig) -> Option<Dispatch> {
+        Log::by_config(NAME, config).map(Dispatch::new)
     }
 
     fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, Failure> {

@@ -14,6 +14,7 @@ use cnikit::netlink::{self, Ipv6Conf, Link, Socket, Sysctl};
 use cnikit::plugin::Failure;
 use cnikit::spec::{ErrorCode, IfName, NetConf, NetworkName};
 use ipnetwork::IpNetwork;
+use tracing::{info_span, warn};
 
 use crate::config::{Addressing, Config};
 use crate::network;
@@ -59,6 +60,7 @@ impl Masquerade {
     ///
     /// Where the settings cannot be written, pods reach each other and the host all the same, and that is said.
     pub(crate) fn ensure(&self, host: &Socket, leases: &Store) -> Result<(), Failure> {
+        let _span = info_span!("masquerade").entered();
         let nftables = nftables::Socket::open()?;
         if !self.is_in(&nftables.rules(&self.chain)?) {
             // Two that see the same rule missing must not both append it.
@@ -67,8 +69,7 @@ impl Masquerade {
         }
         for family in self.forwarding() {
             if let Err(error) = family.forward(host) {
-                let name = crate::NAME;
-                eprintln!("{name}: pods do not reach the world: {error}: set {} to 1 by hand", family.setting());
+                warn!("pods do not reach the world: {error}: set {} to 1 by hand", family.setting());
             }
         }
         Ok(())
@@ -116,6 +117,7 @@ impl Commented {
 
 /// Whether the host could masquerade, and route what it masquerades. Changes nothing.
 pub(crate) fn probe(network: &NetworkName, config: &Config) -> Result<(), Failure> {
+    let _span = info_span!("masquerade").entered();
     let (nftables, chain) = (nftables::Socket::open()?, chain(network));
     if nftables.rules(&chain)?.is_empty() {
         let batch = Batch::new().ensure_table(&chain.table()).ensure_chain(&chain);
@@ -142,6 +144,7 @@ pub(crate) fn is_there(network: &NetworkName) -> bool {
 
 /// Removes the rules of a network. Where it has none, this is success.
 pub(crate) fn remove(network: &NetworkName) -> netlink::Result<()> {
+    let _span = info_span!("masquerade").entered();
     let chain = chain(network);
     // The table is all networks' of the plugin, and goes with the last.
     let removed = nftables::Socket::open().and_then(|nftables| {

@@ -8,6 +8,7 @@ use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{Failure, Step as _};
 use cnikit::spec::{Attachment, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
+use tracing::{info_span, warn};
 
 use crate::bridge::{self, Found};
 use crate::config::Config;
@@ -53,6 +54,7 @@ pub(crate) fn ensure(
     programs: &Programs,
     found: Option<Found>,
 ) -> Result<Link, Failure> {
+    let _span = info_span!("bridge").entered();
     let bridge = bridge::ensure(host, network, config, datapath, found).step("set up the bridge")?;
     datapath.configure(net_config(&bridge, config)).step("configure the eBPF programs")?;
     programs.ensure_attached(host).step("attach the eBPF programs")?;
@@ -76,6 +78,6 @@ pub(crate) fn gateway_port(bridge: &Link) -> PodPort {
 /// A step back that fails does not stop the others; what it leaves, the runtime's DEL removes.
 pub(crate) fn undo<T, E: std::error::Error>(step: &str, undone: Result<T, E>) {
     if let Err(error) = undone {
-        eprintln!("{}: cannot undo the failed ADD: {step}: {error}", crate::NAME);
+        warn!("cannot undo the failed ADD: {step}: {error}");
     }
 }

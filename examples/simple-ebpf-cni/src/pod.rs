@@ -2,6 +2,7 @@
 
 use cnikit::netlink::{self, Ipv4Conf, Ipv6Conf, LOOPBACK_INDEX, Netns, Socket, Sysctl};
 use cnikit::spec::{AddResult, IfName, MacAddr, Route};
+use tracing::{info_span, warn};
 
 /// Gives the pod's end of the pair its addresses, and the routes. Returns the routes that it has.
 pub(crate) fn configure(
@@ -11,6 +12,7 @@ pub(crate) fn configure(
     index: u32,
     given: &AddResult,
 ) -> netlink::Result<Vec<Route>> {
+    let _span = info_span!("pod").entered();
     let has_ipv6 = given.ips.iter().any(|ip| ip.address.is_ipv6());
     netns.run(|| set_ipv6(ifname, has_ipv6))??;
     pod.set_up(LOOPBACK_INDEX)?;
@@ -55,7 +57,7 @@ fn set_ipv6(ifname: &IfName, has_addresses: bool) -> netlink::Result<()> {
     for (setting, value) in settings.into_iter().chain(wanted) {
         match Sysctl::Ipv6Conf(ifname, setting).ensure(value) {
             Err(netlink::Error::SysctlMissing { .. }) if !has_addresses => return Ok(()),
-            Err(error) if !has_addresses => eprintln!("{}: {error}: set it to {value} by hand", crate::NAME),
+            Err(error) if !has_addresses => warn!("{error}: set it to {value} by hand"),
             set => drop(set?),
         }
     }

@@ -6,6 +6,7 @@ use cnikit::datapath::{self, Datapath, Direction, Program, ProgramName, TcxLink}
 use cnikit::netlink::{self, BpfFilter, FilterTarget, Socket};
 use cnikit::plugin::Failure;
 use cnikit::spec::{Attachment, NetworkName};
+use tracing::info_span;
 
 use crate::bridge;
 use crate::config::Attach;
@@ -32,6 +33,7 @@ struct Placed {
 
 impl Programs {
     pub(crate) fn open(datapath: &Datapath, network: &NetworkName) -> datapath::Result<Self> {
+        let _span = info_span!("programs").entered();
         let blocks = bridge::blocks(network);
         let places = [
             (ProgramName::Main, Direction::Ingress, blocks.ingress),

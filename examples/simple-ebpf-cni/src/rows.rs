@@ -8,6 +8,7 @@ use cnikit::ipam;
 use cnikit::netlink::Socket;
 use cnikit::plugin::Failure;
 use ipnetwork::IpNetwork;
+use tracing::info_span;
 
 /// The maps with rows for each pod.
 pub(crate) struct Rows {
@@ -18,6 +19,7 @@ pub(crate) struct Rows {
 
 impl Rows {
     pub(crate) fn open(datapath: &Datapath) -> datapath::Result<Self> {
+        let _span = info_span!("rows").entered();
         Ok(Self { counters: datapath.counters()?, ports: datapath.ports()?, links: datapath.links()? })
     }
 
@@ -41,6 +43,7 @@ impl Rows {
     /// Holds a new port to its MAC, to the link-local address that derives from it, and to the addresses that are
     /// [put](Self::put) from now on.
     pub(crate) fn guard(&self, port: PodPort, stack_only: bool) -> datapath::Result<()> {
+        let _span = info_span!("rows").entered();
         // The attachment had a pair before, which went without a DEL.
         if self.links.read(port.ifindex)?.is_some() {
             self.remove_ports(&HashSet::from([port.ifindex]))?;
@@ -52,6 +55,7 @@ impl Rows {
 
     /// Has packets for the addresses delivered to the port, lets it send from them, and counts for them from zero.
     pub(crate) fn put(&self, addresses: &[IpNetwork], port: PodPort) -> datapath::Result<()> {
+        let _span = info_span!("rows").entered();
         for address in addresses {
             self.ports.insert(address.ip(), port)?;
             self.counters.track(address.ip())?;
@@ -73,6 +77,7 @@ impl Rows {
     /// Removes the rows of addresses that nobody else can have, and those of the ports that they lead to; absent is
     /// success.
     pub(crate) fn remove(&self, addresses: &[IpNetwork], port: Option<u32>) -> datapath::Result<()> {
+        let _span = info_span!("rows").entered();
         let mut ports: HashSet<u32> = port.into_iter().collect();
         for address in addresses {
             ports.extend(self.ports.read(address.ip())?.map(|port| port.ifindex));
@@ -92,6 +97,7 @@ impl Rows {
 
     /// Removes the rows of ports, and of all addresses that lead to them; absent is success.
     pub(crate) fn remove_ports(&self, ports: &HashSet<u32>) -> datapath::Result<()> {
+        let _span = info_span!("rows").entered();
         for address in self.ports.addresses()? {
             if self.ports.read(address)?.is_some_and(|port| ports.contains(&port.ifindex)) {
                 self.remove_address(address)?;

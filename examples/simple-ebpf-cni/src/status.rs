@@ -4,6 +4,7 @@ use cnikit::ipam::{Lease, Store};
 use cnikit::netlink::Socket;
 use cnikit::plugin::{Failure, StatusRequest};
 use cnikit::spec::{ErrorCode, NetworkName};
+use tracing::info_span;
 
 use crate::addresses;
 use crate::bridge;
@@ -38,6 +39,7 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
 
 /// A lease that an ADD would take back is as good as a free address.
 fn refuse_full_pool(network: &NetworkName, leases: &Store, config: &Config, host: &Socket) -> Result<(), Failure> {
+    let _span = info_span!("pool").entered();
     for pool in config.pools() {
         let usage = leases.usage(pool)?;
         let (free, total) =

@@ -27,7 +27,8 @@
 //!   for what else takes time.
 //! - [`Call`] and [`Ruling`]: a process that is killed, or whose call is made to fail, at any of its system calls.
 //! - [`classifier`]: a program for a TC hook.
-//! - [`privileged`], [`tool`], [`cnitool`] and [`kernel`]: the reasons for which a test may be skipped, and when it may not.
+//! - [`privileged`], [`tool`], [`cnitool`] and [`kernel`]: the reasons for which a test may be skipped, and when it may not;
+//!   [`skipped`] says so.
 //!
 //! Everything here panics with the facts when something goes wrong: a test has no use for an error value.
 #![cfg(target_os = "linux")]
@@ -52,5 +53,5 @@ pub use host::{Host, host};
 pub use namespace::Namespace;
 pub use plugin::{Invocation, Outcome, Plugin};
 pub use pod::Pod;
-pub use require::{cnitool, kernel, privileged, tool};
+pub use require::{cnitool, kernel, privileged, skipped, tool};
 pub use supervise::Ruling;

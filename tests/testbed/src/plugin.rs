@@ -108,6 +108,20 @@ impl Invocation {
         self
     }
 
+    /// The process of the call, not started, for those who watch it themselves; [`input`](Self::input) is theirs to write.
+    #[must_use]
+    pub fn process(&self) -> std::process::Command {
+        let mut process = std::process::Command::new(&self.program);
+        process.env_clear().envs(&self.env);
+        process
+    }
+
+    /// What goes to standard input.
+    #[must_use]
+    pub fn input(&self) -> &[u8] {
+        &self.stdin
+    }
+
     /// Calls the plugin in the namespaces of the calling thread.
     ///
     /// # Panics

@@ -50,7 +50,7 @@ pub fn cnitool() -> Option<PathBuf> {
     let go = std::env::home_dir().map(|home| home.join("go/bin/cnitool")).filter(|path| path.is_file());
     let found = find("cnitool").or(go);
     if found.is_none() {
-        announce("needs cnitool: install it with Go, or name it in CNITOOL");
+        skipped("needs cnitool: install it with Go, or name it in CNITOOL");
     }
     found
 }
@@ -69,6 +69,14 @@ pub fn kernel() -> (u32, u32) {
     version.unwrap_or_else(|| panic!("{release} does not begin with two numbers"))
 }
 
+/// Announces that a test is skipped for what no installation would mend, such as how a package was built. Unlike
+/// [`privileged`] and [`tool`], it fails nowhere: `CNIKIT_REQUIRE_PRIVILEGED=1` cannot promise it.
+pub fn skipped(reason: &str) {
+    let test = std::thread::current().name().unwrap_or("test").to_owned();
+    // The runner captures what the print macros write; a skip must be seen. One write, or parallel tests mix lines.
+    let _ = std::io::stderr().write_all(format!("SKIP {test}: {reason}\n").as_bytes());
+}
+
 /// The path of a program. Looks where system programs live as well, which an ordinary user's `PATH` may leave out.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     if program.contains('/') {
@@ -84,12 +92,6 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 /// Announces that a test is skipped; `false`, so that it ends the condition it stands in.
 fn skip(reason: &str) -> bool {
     assert!(std::env::var(REQUIRED).as_deref() != Ok("1"), "{REQUIRED}=1 forbids a skip, but the test {reason}");
-    announce(reason);
+    skipped(reason);
     false
-}
-
-fn announce(reason: &str) {
-    let test = std::thread::current().name().unwrap_or("test").to_owned();
-    // The runner captures what the print macros write; a skip must be seen. One write, or parallel tests mix lines.
-    let _ = std::io::stderr().write_all(format!("SKIP {test}: {reason}\n").as_bytes());
 }

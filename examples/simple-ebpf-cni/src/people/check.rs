@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use cnikit::netlink::{Link, Socket, Sysctl};
-use cnikit::runtime::{self, NetworkList};
+use cnikit::runtime::{self, NetworkList, PluginConf};
 use cnikit::spec::PluginType;
 use serde::Serialize;
 use serde_json::Value;
@@ -188,6 +188,7 @@ pub(crate) fn configurations(
             Ok(network) => {
                 checks.push(Check::ok(CHECK, format!("{shown} configures {}", network.name)));
                 checks.extend(subnets(&network, host, links)?);
+                checks.extend(bypassed(&network, &list));
             }
             Err(error) => checks.push(Check::fail(CHECK, chain(&error), "correct the file")),
         }
@@ -237,6 +238,23 @@ pub(crate) fn subnets(network: &Network, host: &Socket, links: &[Link]) -> Resul
         ));
     }
     Ok(checks)
+}
+
+/// Whether packets that are delivered directly pass a limit by that stands in the list, of which our part is not told.
+fn bypassed(network: &Network, list: &NetworkList) -> Option<Check> {
+    let has_rates = |plugin: &PluginConf| {
+        let keys: Value = plugin.decode().unwrap_or_default();
+        ["ingressRate", "egressRate"].iter().any(|rate| keys[rate].as_u64().is_some_and(|rate| rate > 0))
+    };
+    let mut shapers = list.plugins.iter().filter(|plugin| plugin.plugin_type.as_str() == "bandwidth");
+    if !network.config().direct_forwarding || !shapers.any(has_rates) {
+        return None;
+    }
+    Some(Check::warn(
+        "bandwidth",
+        format!("packets between pods of {} are delivered directly, past the limits of bandwidth", network.name),
+        "set \"directForwarding\": false and \"attach\": \"tcx\", or have the runtime ask for limits",
+    ))
 }
 
 /// Whether the other plugins that a configuration names can be run.

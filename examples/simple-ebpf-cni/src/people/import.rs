@@ -7,13 +7,13 @@ use clap::builder::styling::Style;
 use cnikit::ipam::{ForeignLeases, Import, LOCK_TIMEOUT, Lease};
 use cnikit::spec::IfName;
 use serde::Serialize;
+use tracing::warn;
 
 use super::network::Network;
 use super::output::{Output, VOID};
 use super::table::Table;
 use super::text::{count, list, short};
 use super::{Error, chain};
-use crate::NAME;
 
 /// Take over the leases of another plugin, which must not run any more.
 ///
@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     } else {
         let mut store = store.lock(LOCK_TIMEOUT)?;
         for damaged in store.set_aside() {
-            eprintln!("{NAME}: {damaged}");
+            warn!("{damaged}");
         }
         store.import(foreign, network.pools())?
     };

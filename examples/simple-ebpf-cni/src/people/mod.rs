@@ -32,7 +32,9 @@ use std::process::ExitCode;
 use clap::CommandFactory as _;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
+use cnikit::plugin::Log;
 use cnikit::{datapath, ipam, netlink, plugin, runtime, spec};
+use tracing::error;
 
 use crate::{NAME, VERSION};
 use output::Output;
@@ -155,6 +157,8 @@ pub(crate) fn are_calling() -> bool {
 /// Does what the arguments say.
 pub(crate) fn run() -> ExitCode {
     let options = Options::parse();
+    // Nobody else has set one.
+    let _ = tracing::subscriber::set_global_default(Log::to_stderr(NAME));
     let mut output = Output::to_stdout();
     let done = match &options.command {
         Command::Pods(options) => pods::run(options, &mut output),
@@ -176,7 +180,7 @@ pub(crate) fn run() -> ExitCode {
         // A reader that has seen enough, such as head, is no failure.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{NAME}: {}", chain(&error));
+            error!("{}", chain(&error));
             ExitCode::FAILURE
         }
     }

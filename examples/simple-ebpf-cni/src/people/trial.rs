@@ -9,10 +9,11 @@ use cnikit::datapath::Datapath;
 use cnikit::netlink::{BridgeSpec, Netns, VethEnd, VethPair};
 use cnikit::plugin::{Failure, Step as _};
 use cnikit::spec::Attachment;
+use tracing::warn;
 
 use crate::config::Attach;
 use crate::programs::Programs;
-use crate::{NAME, bridge, network};
+use crate::{bridge, network};
 
 /// Makes a bridge, a pair, the programs and the filters, and lets them go again.
 pub(crate) fn run() -> Result<(), Failure> {
@@ -47,7 +48,7 @@ impl Drop for Pins {
         if let Err(error) = fs::remove_dir_all(&self.0)
             && self.0.exists()
         {
-            eprintln!("{NAME}: cannot remove {}: {error}", self.0.display());
+            warn!("cannot remove {}: {error}", self.0.display());
         }
     }
 }

@@ -188,3 +188,27 @@ fn a_binary_that_is_missing_or_another_is_told_of() {
         assert!(found(&other, "binary", "warn").contains("another build"), "{other:#?}");
     });
 }
+
+/// Limits in bandwidth's own part of the list hold at a queue that direct packets do not pass.
+#[test]
+fn limits_that_direct_packets_would_bypass_are_told_of() {
+    on_host(|network| {
+        let dir = network.host.scratch();
+        for (direct, limit, warns) in [
+            (true, json!({ "ingressRate": 1_000_000, "ingressBurst": 1_000_000 }), true),
+            (true, json!({ "egressRate": 1_000_000, "egressBurst": 1_000_000 }), true),
+            (true, json!({ "capabilities": { "bandwidth": true } }), false),
+            (false, json!({ "ingressRate": 1_000_000, "ingressBurst": 1_000_000 }), false),
+        ] {
+            let mut ours = network.config.clone();
+            ours["directForwarding"] = direct.into();
+            let mut bandwidth = limit.clone();
+            bandwidth["type"] = "bandwidth".into();
+            let list = json!({ "cniVersion": "1.0.0", "name": "blackbox", "plugins": [ours, bandwidth] });
+            fs::write(dir.join("10-blackbox.conflist"), list.to_string()).expect("room");
+            let (_, checks) = doctor(&dir);
+            let warned = found(&checks, "bandwidth", "warn");
+            assert_eq!(warned.contains("directForwarding"), warns, "{direct} {limit}: {checks:#?}");
+        }
+    });
+}

@@ -16,6 +16,8 @@ mod guard;
 mod install;
 mod keys;
 mod leases;
+mod log_file;
+mod logs;
 mod masquerade;
 mod people;
 mod pods;

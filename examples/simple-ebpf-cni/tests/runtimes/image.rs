@@ -10,29 +10,32 @@ use serde_json::json;
 /// The image of the containers that talk to each other.
 pub(crate) const TINY: &str = "docker.io/library/tiny:1";
 
-/// What the web server in [`TINY`] serves.
+/// What the web server in [`TINY`] serves as `/page`.
 pub(crate) const PAGE: &str = "served by a container\n";
+
+/// A page of [`BLOB_SIZE`] bytes, for who measures how long it takes.
+pub(crate) const BLOB: &str = "blob";
+pub(crate) const BLOB_SIZE: usize = 4 << 20;
+
+/// The port at which it serves them, unless it is told otherwise.
+pub(crate) const SERVED: u16 = 8080;
 
 /// Builds [`TINY`], around the machine's static busybox.
 pub(crate) fn tiny(host: &Host) -> PathBuf {
-    archive(host, TINY, |layer| {
-        busybox(host, layer, &["httpd", "ip", "ping", "wget"]);
+    archive(host, TINY, &["/bin/httpd", "-f", "-p", &SERVED.to_string(), "-h", "/"], |layer| {
+        let busybox = host.command("sh").args(["-c", "command -v busybox"]).run();
+        fs::create_dir(layer.join("bin")).expect("the layer is writable");
+        fs::copy(busybox.trim(), layer.join("bin/busybox")).expect("busybox is copied");
+        for applet in ["cat", "httpd", "ip", "ping", "wget"] {
+            symlink("busybox", layer.join("bin").join(applet)).expect("the applet is linked");
+        }
         fs::write(layer.join("page"), PAGE).expect("the page is written");
+        fs::write(layer.join(BLOB), vec![b'0'; BLOB_SIZE]).expect("the page is written");
     })
 }
 
-/// Puts busybox into a layer, under the names of some of its applets.
-pub(crate) fn busybox(host: &Host, layer: &Path, applets: &[&str]) {
-    let busybox = host.command("sh").args(["-c", "command -v busybox"]).run();
-    fs::create_dir(layer.join("bin")).expect("the layer is writable");
-    fs::copy(busybox.trim(), layer.join("bin/busybox")).expect("busybox is copied");
-    for applet in applets {
-        symlink("busybox", layer.join("bin").join(applet)).expect("the applet is linked");
-    }
-}
-
 /// Builds an image of one layer, which `fill` puts its files into, and returns its archive.
-pub(crate) fn archive(host: &Host, name: &str, fill: impl FnOnce(&Path)) -> PathBuf {
+pub(crate) fn archive(host: &Host, name: &str, entrypoint: &[&str], fill: impl FnOnce(&Path)) -> PathBuf {
     let folder = host.scratch();
     let layer = folder.join("layer");
     fs::create_dir(&layer).expect("the scratch space is writable");
@@ -44,13 +47,8 @@ pub(crate) fn archive(host: &Host, name: &str, fill: impl FnOnce(&Path)) -> Path
     tar("layer.tar", &layer, &["."]);
     let sum = host.command("sha256sum").arg(folder.join("layer.tar")).run();
     let digest = sum.split_whitespace().next().expect("a digest").to_owned();
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
     let config = json!({
-        "architecture": architecture, "os": "linux", "config": { "Env": ["PATH=/bin"] },
+        "architecture": architecture(), "os": "linux", "config": { "Env": ["PATH=/bin"], "Entrypoint": entrypoint },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
     });
     let manifest = json!([{ "Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"] }]);
@@ -59,4 +57,13 @@ pub(crate) fn archive(host: &Host, name: &str, fill: impl FnOnce(&Path)) -> Path
     }
     tar("image.tar", &folder, &["manifest.json", "config.json", "layer.tar"]);
     folder.join("image.tar")
+}
+
+/// This machine's architecture, by the name that it has in images.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }

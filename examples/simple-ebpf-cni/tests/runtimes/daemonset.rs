@@ -9,15 +9,17 @@ use std::time::Duration;
 use cnikit_testbed::{Command, Host, Namespace, host, privileged, tool};
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use crate::containerd::{Containerd, PATIENCE};
-use crate::image::{archive, busybox, tiny};
+use crate::containerd::Containerd;
+use crate::image::{archive, tiny};
 use crate::manifests;
+use crate::network::Attached as _;
+use crate::processes::PATIENCE;
 
 const IMAGE: &str = "docker.io/library/simple-ebpf-cni:test";
 const NODE: &str = "node-1";
 
-/// What the image starts, which `ctr` has to be told.
-const ENTRYPOINT: &str = "/simple-ebpf-cni";
+/// What the image starts, which `ctr` has to be told where there are arguments.
+pub(crate) const ENTRYPOINT: &str = "/simple-ebpf-cni";
 
 #[test]
 fn the_init_container_installs_what_gives_a_pod_its_network() {
@@ -38,8 +40,8 @@ fn the_init_container_installs_what_gives_a_pod_its_network() {
         // As the manifest asks the kubelet to.
         fs::create_dir("/var/lib/cni/simple-ebpf-cni").expect("the host has it empty");
         let containerd = Containerd::start(host);
-        containerd.import(&image(host));
-        containerd.import(&tiny(host));
+        containerd.import("default", &image(host));
+        containerd.import("default", &tiny(host));
 
         let pod = manifests::pod();
         let [install] = pod.init_containers.as_deref().expect("an init container") else { panic!("more than one") };
@@ -72,21 +74,26 @@ fn the_main_container_stays_until_it_is_told_to_end() {
 }
 
 /// The plugin to put into the image: that of a release if `SIMPLE_EBPF_CNI_BINARY` names it.
-fn plugin() -> PathBuf {
+pub(crate) fn plugin() -> PathBuf {
     std::env::var_os("SIMPLE_EBPF_CNI_BINARY").map_or(env!("CARGO_BIN_EXE_simple-ebpf-cni").into(), PathBuf::from)
 }
 
-/// The image of `deploy/Dockerfile`, with the libraries that a build for tests needs and one for a release does not.
+/// The paths of the libraries that it needs: none, if it is that of a release.
+pub(crate) fn libraries(host: &Host) -> Vec<String> {
+    let needed = host.command("ldd").arg(plugin()).output().stdout;
+    needed.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect()
+}
+
+/// The image of `deploy/Dockerfile`, which [`dockerfile`](crate::dockerfile) builds in earnest, with the libraries that a
+/// build for tests needs.
 fn image(host: &Host) -> PathBuf {
-    archive(host, IMAGE, |layer| {
+    archive(host, IMAGE, &[ENTRYPOINT], |layer| {
         fs::copy(plugin(), layer.join("simple-ebpf-cni")).expect("the plugin is copied");
-        let needed = host.command("ldd").arg(plugin()).output().stdout;
-        for library in needed.split_whitespace().filter(|word| word.starts_with('/')) {
+        for library in libraries(host) {
             let inside = layer.join(library.trim_start_matches('/'));
             fs::create_dir_all(inside.parent().expect("a folder")).expect("the layer is writable");
             fs::copy(library, inside).expect("the library is copied");
         }
-        busybox(host, layer, &["sh", "cp"]);
     })
 }
 
@@ -102,7 +109,7 @@ fn node_files(host: &Host) -> PathBuf {
 fn run(containerd: &Containerd<'_>, pod: &PodSpec, container: &Container, files: &Path) -> Command {
     let context = container.security_context.as_ref().expect("a security context");
     let mut options = vec!["--rm".to_owned(), "--snapshotter=native".into(), "--seccomp".into()];
-    options.extend(["--cgroup".into(), containerd.cgroup(&container.name)]);
+    options.extend(["--cgroup".into(), containerd.processes().cgroup(&container.name)]);
     options.extend((context.read_only_root_filesystem == Some(true)).then(|| "--read-only".into()));
     options.extend((pod.host_network == Some(true)).then(|| "--net-host".into()));
     let capabilities = context.capabilities.as_ref().expect("capabilities");

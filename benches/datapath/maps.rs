@@ -1,28 +1,18 @@
-//! What a row of the maps costs through the library, and through bare [bpf(2)] calls.
-//!
-//! ```sh
-//! cargo bench --bench maps
-//! ```
-//!
-//! It needs root, and runs on a private host: the machine's own BPF file system is not touched. An iteration is one call
-//! for one row; the rows around it are put in and taken out outside the clock.
-//!
-//! [bpf(2)]: https://man7.org/linux/man-pages/man2/bpf.2.html
+//! Rows of the maps, one by one and all at once.
 
 use std::cell::RefCell;
-use std::ffi::CString;
 use std::fs;
-use std::io;
-use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cnikit::datapath::{CounterMap, Datapath, PodPort, PortMap};
 use cnikit::spec::MacAddr;
 use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, criterion_group};
+use criterion::{BenchmarkGroup, Criterion};
+
+use crate::raw::{self, Row};
 
 /// How many rows are worked through between two looks at the clock.
 const ROWS: u64 = 1_024;
@@ -63,30 +53,6 @@ struct Port {
     reserved: [u8; 2],
 }
 
-/// What `bpf(2)` takes to open a pin.
-#[repr(C)]
-struct Pin {
-    path: u64,
-    fd: u32,
-    flags: u32,
-}
-
-/// What `bpf(2)` takes to work on a row.
-#[repr(C)]
-struct Row {
-    map: u32,
-    hole: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-/// The commands of `bpf(2)`.
-const LOOKUP: libc::c_int = 1;
-const UPDATE: libc::c_int = 2;
-const DELETE: libc::c_int = 3;
-const OPEN: libc::c_int = 7;
-
 impl Access for Cnikit {
     const NAME: &'static str = "cnikit";
 
@@ -121,8 +87,14 @@ impl Raw {
         let cpus = fs::read_to_string("/sys/devices/system/cpu/possible").expect("the CPUs");
         let last = cpus.trim().rsplit(['-', ',']).next().expect("a number");
         let cpus = last.parse::<usize>().expect("a number") + 1;
-        let [ports, counters] = ["pod_ifindex", "pkt_count"].map(|map| open(&directory.join(map)));
+        let [ports, counters] = ["pod_ifindex", "pkt_count"].map(|map| raw::open(&directory.join(map)));
         Self { ports, counters, per_cpu: RefCell::new(vec![[0; 6]; cpus]) }
+    }
+}
+
+impl From<PodPort> for Port {
+    fn from(port: PodPort) -> Self {
+        Self { ifindex: port.ifindex, mac: port.mac.octets(), reserved: [0; 2] }
     }
 }
 
@@ -130,63 +102,40 @@ impl Access for Raw {
     const NAME: &'static str = "raw";
 
     fn insert(&self, address: IpAddr, port: PodPort) {
-        let mut value = Port { ifindex: port.ifindex, mac: port.mac.octets(), reserved: [0; 2] };
-        assert!(call(UPDATE, &self.ports, address, (&raw mut value).cast()));
+        let mut value = Port::from(port);
+        assert!(raw::row(Row::Update, &self.ports, &key(address), (&raw mut value).cast()));
     }
 
     fn port(&self, address: IpAddr) -> Option<PodPort> {
         let mut value = Port { ifindex: 0, mac: [0; 6], reserved: [0; 2] };
-        call(LOOKUP, &self.ports, address, (&raw mut value).cast())
+        raw::row(Row::LookUp, &self.ports, &key(address), (&raw mut value).cast())
             .then(|| PodPort { ifindex: value.ifindex, mac: MacAddr::new(value.mac) })
     }
 
     fn remove(&self, address: IpAddr) {
-        assert!(call(DELETE, &self.ports, address, std::ptr::null_mut()));
+        assert!(raw::row(Row::Delete, &self.ports, &key(address), std::ptr::null_mut()));
     }
 
     fn track(&self, address: IpAddr) {
         let mut per_cpu = self.per_cpu.borrow_mut();
         per_cpu.fill([0; 6]);
-        assert!(call(UPDATE, &self.counters, address, per_cpu.as_mut_ptr().cast()));
+        assert!(raw::row(Row::Update, &self.counters, &key(address), per_cpu.as_mut_ptr().cast()));
     }
 
     fn sent(&self, address: IpAddr) -> Option<(u64, u64)> {
         let mut per_cpu = self.per_cpu.borrow_mut();
-        call(LOOKUP, &self.counters, address, per_cpu.as_mut_ptr().cast())
+        raw::row(Row::LookUp, &self.counters, &key(address), per_cpu.as_mut_ptr().cast())
             .then(|| per_cpu.iter().fold((0, 0), |(packets, bytes), value| (packets + value[0], bytes + value[1])))
     }
 
     fn forget(&self, address: IpAddr) {
-        assert!(call(DELETE, &self.counters, address, std::ptr::null_mut()));
+        assert!(raw::row(Row::Delete, &self.counters, &key(address), std::ptr::null_mut()));
     }
 }
 
-/// Opens a pinned map.
-#[expect(unsafe_code, reason = "bpf(2) has no safe binding without libbpf")]
-fn open(pin: &Path) -> OwnedFd {
-    let path = CString::new(pin.as_os_str().as_encoded_bytes()).expect("no NUL");
-    let pin = Pin { path: path.as_ptr() as u64, fd: 0, flags: 0 };
-    // SAFETY: the path outlives the call, which is told the size of what else it reads.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, OPEN, &raw const pin, size_of::<Pin>()) };
-    assert!(fd >= 0, "{path:?}: {}", io::Error::last_os_error());
-    // SAFETY: the kernel has just given out this descriptor and nobody else has it.
-    unsafe { OwnedFd::from_raw_fd(fd as i32) }
-}
-
-/// Works on the row of an address; false if there is none. `value` has room for all CPUs, or is null where none is used.
-#[expect(unsafe_code, reason = "bpf(2) has no safe binding without libbpf")]
-fn call(command: libc::c_int, map: &OwnedFd, address: IpAddr, value: *mut u8) -> bool {
+fn key(address: IpAddr) -> [u8; 4] {
     let IpAddr::V4(address) = address else { panic!("{address} is not of IPv4") };
-    let key = address.octets();
-    let row = Row { map: map.as_raw_fd() as u32, hole: 0, key: key.as_ptr() as u64, value: value as u64, flags: 0 };
-    // SAFETY: key and value outlive the call and have the sizes that the map was made with.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const row, size_of::<Row>()) };
-    if done == 0 {
-        return true;
-    }
-    let error = io::Error::last_os_error();
-    assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "{error}");
-    false
+    address.octets()
 }
 
 fn address(number: u64) -> IpAddr {
@@ -233,14 +182,19 @@ macro_rules! both {
     };
 }
 
-fn maps(criterion: &mut Criterion) {
-    let datapath = Datapath::new("/sys/fs/bpf/bench", &"bench".parse().expect("a name"));
-    datapath.ensure().expect("the programs are loaded");
+/// Runs the benchmarks on the maps of a datapath, which have no rows.
+pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
     let (ports, counters) = (datapath.ports().expect("a pin"), datapath.counters().expect("a pin"));
     let (cnikit, raw) = (Cnikit { ports, counters }, Raw::open(&datapath.directory()));
 
     let mut group = criterion.benchmark_group("maps/port-insert");
-    both!(group, &cnikit, &raw, insert);
+    insert(&mut group, &cnikit, &raw);
+    insert(&mut group, &raw, &cnikit);
+    insert_batch(&mut group, &raw);
+    group.finish();
+    let mut group = criterion.benchmark_group("maps/port-list");
+    list(&mut group, &cnikit, &raw);
+    group.finish();
     let mut group = criterion.benchmark_group("maps/port-read");
     both!(group, &cnikit, &raw, read);
     let mut group = criterion.benchmark_group("maps/port-remove");
@@ -251,7 +205,62 @@ fn maps(criterion: &mut Criterion) {
     both!(group, &cnikit, &raw, sent);
     let mut group = criterion.benchmark_group("maps/counters-forget");
     both!(group, &cnikit, &raw, forget);
-    datapath.remove().expect("the pins are removed");
+}
+
+/// Time is of one row, though all of them go by one call.
+fn insert_batch(group: &mut BenchmarkGroup<'_, WallTime>, raw: &Raw) {
+    let keys: Vec<[u8; 4]> = (0..ROWS).map(|number| key(address(number))).collect();
+    let values: Vec<Port> = (0..ROWS).map(|number| Port::from(port(number))).collect();
+    group.bench_function("raw-batch", |bencher| {
+        bencher.iter_custom(|iterations| {
+            let batches = iterations.div_ceil(ROWS);
+            let taken: Duration = (0..batches).map(|_| time(|| raw::update_batch(&raw.ports, &keys, &values))).sum();
+            for number in 0..ROWS {
+                assert_eq!(raw.port(address(number)), Some(port(number)));
+                raw.remove(address(number));
+            }
+            per_row(taken, batches, iterations)
+        });
+    });
+}
+
+/// All addresses and whose they are. Time is of one row.
+fn list(group: &mut BenchmarkGroup<'_, WallTime>, cnikit: &Cnikit, raw: &Raw) {
+    (0..ROWS).for_each(|number| raw.insert(address(number), port(number)));
+    let one_by_one = || {
+        let rows: Vec<_> = {
+            let listed = cnikit.ports.addresses().expect("the map can be listed");
+            listed.into_iter().map(|address| (address, cnikit.port(address))).collect()
+        };
+        assert_eq!(rows.len() as u64, ROWS);
+    };
+    let batch = || {
+        // A bucket that does not fit into what is left ends the call, so there is room to spare.
+        let mut rows = vec![([0; 4], Port::from(port(0))); 2 * ROWS as usize];
+        assert_eq!(raw::look_up_batch(&raw.ports, &mut rows), ROWS as usize);
+    };
+    let mut measure = |name: &str, all: &dyn Fn()| {
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|iterations| {
+                let times = iterations.div_ceil(ROWS);
+                per_row((0..times).map(|_| time(all)).sum(), times, iterations)
+            });
+        });
+    };
+    measure("cnikit", &one_by_one);
+    measure("raw-batch", &batch);
+    (0..ROWS).for_each(|number| raw.remove(address(number)));
+}
+
+fn time(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+/// What `iterations` rows take where whole batches were measured.
+fn per_row(taken: Duration, batches: u64, iterations: u64) -> Duration {
+    taken.mul_f64(iterations as f64 / (batches * ROWS) as f64)
 }
 
 fn insert<A: Access>(group: &mut BenchmarkGroup<'_, WallTime>, access: &A, other: &impl Access) {
@@ -290,14 +299,4 @@ fn sent<A: Access>(group: &mut BenchmarkGroup<'_, WallTime>, access: &A, other: 
 fn forget<A: Access>(group: &mut BenchmarkGroup<'_, WallTime>, access: &A, other: &impl Access) {
     let check = |number| assert_eq!(other.sent(address(number)), None);
     rows(group, A::NAME, |number| other.track(address(number)), |number| access.forget(address(number)), check);
-}
-
-criterion_group!(benches, maps);
-
-fn main() {
-    // Without privileges this says so and ends.
-    cnikit_testbed::host(|_| {
-        benches();
-        Criterion::default().configure_from_args().final_summary();
-    });
 }

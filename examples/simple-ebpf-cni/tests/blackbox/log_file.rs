@@ -1,0 +1,111 @@
+//! The file behind the log: who else writes to it, what stands in its place, who takes it away.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Barrier;
+
+use cnikit_testbed::{Namespace as _, Pod};
+
+use crate::logs::{LOG, assert_fields, lines, only_line, with_log};
+
+#[test]
+fn parallel_calls_write_whole_lines() {
+    const PODS: usize = 16;
+    with_log(None, |network| {
+        let pods: Vec<Pod> = (0..PODS).map(|_| network.host.pod()).collect();
+        for verb in ["ADD", "DEL"] {
+            let calls: Vec<_> = pods.iter().enumerate().collect();
+            let start = Barrier::new(PODS);
+            std::thread::scope(|scope| {
+                for (number, pod) in calls {
+                    let call = network.plugin.on(verb, &network.config, &format!("pod-{number}"), pod);
+                    let start = &start;
+                    scope.spawn(move || {
+                        start.wait();
+                        call.run().result()
+                    });
+                }
+            });
+            let lines = lines();
+            let containers: BTreeSet<_> = lines.iter().map(|line| line["container"].clone()).collect();
+            assert_eq!((lines.len(), containers.len()), (PODS, PODS), "{lines:#?}");
+            assert!(lines.iter().all(|line| line["result"] == "ok" && line["command"] == verb), "{lines:#?}");
+            fs::write(LOG, "").expect("root may write");
+        }
+    });
+}
+
+/// What stands in the log's place is left as it is, and costs no call.
+#[test]
+fn a_log_that_cannot_be_written_is_one_warning() {
+    with_log(Some("debug"), |network| {
+        let elsewhere = Path::new("/run/elsewhere");
+        let refused = |what: &str, reason: &str| {
+            let pod = network.host.pod();
+            for verb in ["ADD", "DEL"] {
+                let outcome = network.call(verb, "one", &pod);
+                assert_eq!(outcome.stderr.lines().count(), 1, "{what}: {outcome:#?}");
+                let said = outcome.stderr.trim_end();
+                let begins = said.starts_with("simple-ebpf-cni: cannot write the log /run/cni.log: ");
+                assert!(begins && said.contains(reason), "{what}: {said}");
+                outcome.result();
+            }
+        };
+        symlink(elsewhere, LOG).expect("root may link");
+        refused("a symbolic link", "symbolic link");
+        assert!(!elsewhere.exists());
+        fs::remove_file(LOG).expect("it is there");
+
+        network.host.command("mkfifo").arg(LOG).run();
+        refused("a FIFO that nobody reads", "No such device or address");
+        fs::remove_file(LOG).expect("it is there");
+
+        fs::create_dir(LOG).expect("root may");
+        refused("a directory", "directory");
+        fs::remove_dir(LOG).expect("it is empty");
+
+        symlink("/dev/full", elsewhere).expect("root may link");
+        let full = network.by(network.with("logFile", "/dev/full"));
+        let pod = network.host.pod();
+        let outcome = full.call("ADD", "one", &pod);
+        assert!(outcome.stderr.contains("no regular file"), "{outcome:#?}");
+        outcome.result();
+        full.call("DEL", "one", &pod).silent();
+        fs::remove_file(elsewhere).expect("it is there");
+
+        fs::create_dir("/run/full").expect("root may");
+        network.host.command("mount").words("-t tmpfs -o size=4k tmpfs /run/full").run();
+        fs::write("/run/full/cni.log", [b'\n'; 4096]).expect("there is place for just that");
+        let outcome = network.by(network.with("logFile", "/run/full/cni.log")).call("ADD", "one", &pod);
+        assert_eq!(outcome.stderr.matches("No space left on device").count(), 1, "{outcome:#?}");
+        outcome.result();
+        full.call("DEL", "one", &pod).silent();
+        network.host.command("umount").arg("/run/full").run();
+        fs::remove_dir("/run/full").expect("it is empty");
+
+        let nowhere = network.by(network.with("logFile", "/run/nowhere/cni.log"));
+        let outcome = nowhere.call("ADD", "one", &pod);
+        assert!(outcome.stderr.contains("No such file or directory"), "{outcome:#?}");
+        outcome.result();
+        nowhere.call("DEL", "one", &pod).silent();
+        assert!(!Path::new("/run/nowhere").exists());
+    });
+}
+
+/// Both ways of logrotate: the file is renamed and the next call makes it anew, or it is cut under its writers.
+#[test]
+fn a_log_can_be_rotated() {
+    with_log(None, |network| {
+        let pod = network.attach("one");
+        fs::rename(LOG, "/run/cni.log.1").expect("root may rename");
+        network.detach(&pod);
+        assert_fields(&only_line(), &[("command", "DEL")]);
+        let pod = network.attach("one");
+        fs::File::options().write(true).truncate(true).open(LOG).expect("root may cut");
+        network.detach(&pod);
+        assert_fields(&only_line(), &[("command", "DEL")]);
+        fs::remove_file("/run/cni.log.1").expect("it is there");
+    });
+}

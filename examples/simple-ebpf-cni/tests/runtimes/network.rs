@@ -1,0 +1,168 @@
+//! The network of all containers here, and what it has of them.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cnikit_testbed::{Command, Host, Namespace, eventually, tool};
+use serde_json::{Value, json};
+
+use crate::image::{BLOB, BLOB_SIZE, PAGE, SERVED};
+use crate::processes::PATIENCE;
+
+/// The network's name.
+pub(crate) const NAME: &str = "containers";
+
+/// The first address of its subnet, which the bridge has.
+const GATEWAY: &str = "10.99.0.1";
+
+/// Where runtimes look for plugins, and for networks.
+pub(crate) const BIN_DIR: &str = "/opt/cni/bin";
+pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
+
+/// Where Debian has the reference plugins.
+const PEERS: &str = "/usr/lib/cni";
+
+/// A container of [`TINY`](crate::image::TINY) that is in the network, whoever runs it.
+pub(crate) trait Attached {
+    /// The address that it was given.
+    #[track_caller]
+    fn address(&self) -> String;
+
+    /// A command that will run in it.
+    #[track_caller]
+    fn command(&self, words: &[&str]) -> Command;
+
+    /// Runs a command in it and returns what that printed.
+    #[track_caller]
+    fn exec(&self, words: &[&str]) -> String {
+        self.command(words).run()
+    }
+
+    /// Gets a page from another one, or from a published port.
+    #[track_caller]
+    fn wget(&self, address: &str, port: u16, page: &str) -> String {
+        self.exec(&wget(&url(address, port, page)))
+    }
+
+    /// Waits until it serves its pages. A runtime is through when the process has begun, and that is not there yet.
+    #[track_caller]
+    fn await_server(&self) {
+        let url = url("127.0.0.1", SERVED, "page");
+        eventually("the web server", PATIENCE, || self.command(&wget(&url)).output().status.success());
+    }
+}
+
+/// Our part of a list.
+pub(crate) fn ours() -> Value {
+    json!({ "type": "simple-ebpf-cni", "bridge": "cbr0", "subnet": "10.99.0.0/24" })
+}
+
+/// `portmap`, with the ports that the runtime names.
+pub(crate) fn portmap() -> Value {
+    json!({ "type": "portmap", "capabilities": { "portMappings": true }, "snat": true })
+}
+
+/// Whether the reference plugins are there; otherwise as [`tool`].
+pub(crate) fn peers(names: &[&str]) -> bool {
+    names.iter().all(|name| tool(&format!("{PEERS}/{name}")))
+}
+
+/// Puts the plugins where runtimes look for them, and a network of this list.
+#[track_caller]
+pub(crate) fn install(host: &Host, plugins: &[Value]) {
+    host.empty_dir(BIN_DIR);
+    let bin = Path::new(BIN_DIR);
+    fs::copy(env!("CARGO_BIN_EXE_simple-ebpf-cni"), bin.join("simple-ebpf-cni")).expect("the plugin is installed");
+    for peer in fs::read_dir(PEERS).into_iter().flatten() {
+        let peer = peer.expect("the folder can be listed");
+        symlink(peer.path(), bin.join(peer.file_name())).expect("the plugin is linked");
+    }
+    host.empty_dir(CONF_DIR);
+    let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": plugins });
+    fs::write(Path::new(CONF_DIR).join("10-containers.conflist"), list.to_string()).expect("the network is installed");
+    for line in ["link cbr0 ", "address cbr0 ", "route 10.99.0.0/24 ", "pin /sys/fs/bpf/simple-ebpf-cni/"] {
+        host.keep(line);
+    }
+    for file in ["lock", "last"] {
+        host.keep(&format!("file /var/lib/cni/simple-ebpf-cni/{NAME}/{file}"));
+    }
+}
+
+/// Has the host route, as one that publishes ports must.
+pub(crate) fn forward() {
+    // Of this thread's network namespace, which is the test's.
+    fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("the host is the test's");
+}
+
+/// Both ping each other and get each other's page.
+#[track_caller]
+pub(crate) fn assert_reach_each_other(one: &dyn Attached, two: &dyn Attached) {
+    assert_ne!(one.address(), two.address());
+    for (from, to) in [(one, two.address()), (two, one.address())] {
+        let pinged = from.exec(&["ping", "-c", "3", "-i", "0.1", "-W", "2", &to]);
+        assert!(pinged.contains(" 0% packet loss"), "{pinged}");
+        assert_eq!(from.wget(&to, SERVED, "page"), PAGE);
+    }
+}
+
+/// The host and another container get the page at a published port.
+#[track_caller]
+pub(crate) fn assert_published(host: &Host, other: &dyn Attached, port: u16) {
+    assert_eq!(host.command("busybox").args(wget(&url(GATEWAY, port, "page"))).run(), PAGE, "from the host");
+    assert_eq!(other.wget(GATEWAY, port, "page"), PAGE, "from another container");
+}
+
+/// Nobody answers the host at the port, and nothing leads it to where nobody is.
+#[track_caller]
+pub(crate) fn assert_not_published(host: &Host, port: u16) {
+    let output = host.command("busybox").args(wget(&url(GATEWAY, port, "page"))).output();
+    assert!(!output.status.success() && output.stderr.contains("refused"), "{output:?}");
+}
+
+/// How long [`BLOB`] takes from one container to the other.
+#[track_caller]
+pub(crate) fn fetch(from: &dyn Attached, to: &dyn Attached) -> Duration {
+    let address = from.address();
+    let start = Instant::now();
+    let received = to.wget(&address, SERVED, BLOB);
+    let took = start.elapsed();
+    assert_eq!(received.len(), BLOB_SIZE);
+    took
+}
+
+/// How many pods the maps know of.
+#[track_caller]
+pub(crate) fn rows(host: &Host) -> usize {
+    let pins = format!("/sys/fs/bpf/simple-ebpf-cni/{NAME}");
+    let found = host.command("find").args([&pins, "-name", "pkt_count"]).run();
+    let dump = host.command("bpftool").args(["-j", "map", "dump", "pinned", found.trim()]).json();
+    dump.as_array().map_or_else(|| panic!("no list: {dump}"), Vec::len)
+}
+
+/// The network has no pod any more: no pair, no row, no network namespace with a name. Leases are files, which
+/// [`host`](cnikit_testbed::host) looks for.
+#[track_caller]
+pub(crate) fn assert_deserted(host: &Host) {
+    assert_eq!(pairs(host), [""; 0]);
+    assert_eq!(rows(host), 0);
+    let named: Vec<_> = fs::read_dir("/run/netns").into_iter().flatten().collect();
+    assert!(named.is_empty(), "{named:?}");
+}
+
+/// The host's ends of the pairs that there are.
+#[track_caller]
+pub(crate) fn pairs(host: &Host) -> Vec<String> {
+    let veths = host.links().into_iter().filter(|link| link["linkinfo"]["info_kind"] == "veth");
+    veths.map(|link| link["ifname"].as_str().expect("a link has a name").to_owned()).collect()
+}
+
+fn url(address: &str, port: u16, page: &str) -> String {
+    format!("http://{address}:{port}/{page}")
+}
+
+/// Without a time limit of its own: wget's `-T` crashes in Debian's static busybox.
+fn wget(url: &str) -> [&str; 5] {
+    ["wget", "-q", "-O", "-", url]
+}

@@ -1,0 +1,105 @@
+//! Pods as the kubelet has containerd make them.
+
+use cnikit_testbed::{Host, Namespace, eventually, host, privileged, tool};
+use serde_json::{Value, json};
+
+use crate::containerd::Containerd;
+use crate::cri::{Cri, NAMESPACE, Wishes};
+use crate::image::{SERVED, tiny};
+use crate::network::{
+    Attached as _, assert_deserted, assert_not_published, assert_published, assert_reach_each_other, forward, install,
+    ours, pairs, peers, portmap, rows,
+};
+use crate::processes::PATIENCE;
+
+const HOST_PORT: u16 = 30_080;
+
+#[test]
+fn two_pods_reach_each_other_and_leave_nothing() {
+    on_cri(&[ours()], |host, cri| {
+        let (one, two) = (cri.run("one", Wishes::default()), cri.run("two", Wishes::default()));
+        assert_reach_each_other(&one, &two);
+        assert_eq!(rows(host), 2);
+
+        one.remove();
+        two.remove();
+    });
+}
+
+/// `hostPort` and the annotations reach the plugins that they are for, by way of the capabilities.
+#[test]
+fn a_pod_gets_the_port_and_the_limits_that_it_asks_for() {
+    let mut first = ours();
+    first["capabilities"] = json!({ "bandwidth": true });
+    let bandwidth = json!({ "type": "bandwidth", "capabilities": { "bandwidth": true } });
+    on_cri(&[first, portmap(), bandwidth], |host, cri| {
+        forward();
+        let annotations = [("kubernetes.io/ingress-bandwidth", "8M"), ("kubernetes.io/egress-bandwidth", "16M")];
+        let one = cri.run("one", Wishes { published: Some((HOST_PORT, SERVED)), annotations: &annotations });
+        let two = cri.run("two", Wishes::default());
+        assert_published(host, &two, HOST_PORT);
+        // The kernel says bytes. containerd asks for a burst that no test waits for.
+        assert_eq!(rates(host), [1_000_000, 2_000_000]);
+
+        one.remove();
+        assert_eq!(rates(host), [0; 0]);
+        assert_not_published(host, HOST_PORT);
+        two.remove();
+    });
+}
+
+#[test]
+fn a_pod_outlives_containerd() {
+    on_cri(&[ours()], |_, cri| {
+        let one = cri.run("one", Wishes::default());
+        let first = one.address();
+        cri.restart();
+        assert_eq!(one.address(), first);
+        let two = cri.run("two", Wishes::default());
+        assert_reach_each_other(&one, &two);
+
+        one.remove();
+        two.remove();
+    });
+}
+
+/// containerd then says DEL without a namespace.
+#[test]
+fn a_pod_whose_namespace_is_gone_is_removed() {
+    on_cri(&[ours()], |host, cri| {
+        let one = cri.run("one", Wishes::default());
+        one.destroy();
+        eventually("the end of the pair", PATIENCE, || pairs(host).is_empty());
+        assert_eq!(rows(host), 1);
+
+        one.remove();
+    });
+}
+
+/// What the host's token buckets let through, in bytes a second.
+#[track_caller]
+fn rates(host: &Host) -> Vec<u64> {
+    let qdiscs = host.tc("qdisc show");
+    let buckets = qdiscs.as_array().into_iter().flatten().filter(|qdisc| qdisc["kind"] == "tbf");
+    let mut rates: Vec<u64> = buckets.map(|qdisc| qdisc["options"]["rate"].as_u64().expect("a rate")).collect();
+    rates.sort_unstable();
+    rates
+}
+
+/// Runs a test on a host with containerd and a network of this list, and has it leave nothing of its pods.
+#[track_caller]
+fn on_cri(list: &[Value], test: impl FnOnce(&Host, &Cri<'_>) + Send) {
+    // containerd has `loopback` bring up each pod's own.
+    let needed = ["loopback", "portmap", "bandwidth"];
+    if !privileged() || !["containerd", "ctr", "runc", "busybox", "curl"].into_iter().all(tool) || !peers(&needed) {
+        return;
+    }
+    host(|host| {
+        install(host, list);
+        let containerd = Containerd::start(host);
+        containerd.import(NAMESPACE, &tiny(host));
+        test(host, &Cri::connect(host, &containerd));
+        assert_deserted(host);
+        containerd.assert_idle();
+    });
+}

@@ -1,0 +1,92 @@
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::OFlags;
+
+use super::LogLevel;
+
+/// A file that lines are appended to.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    path: PathBuf,
+    pub(super) level: LogLevel,
+    state: Mutex<State>,
+}
+
+/// Why a log is not written. It is told once.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unwritable {
+    #[error("cannot write the log {}: {source}", .path.display())]
+    Io { path: PathBuf, source: io::Error },
+
+    #[error("cannot write the log {}: it is a symbolic link: name the file itself", .path.display())]
+    Link { path: PathBuf },
+
+    #[error("cannot write the log {}: it is no regular file", .path.display())]
+    NotRegular { path: PathBuf },
+}
+
+#[derive(Debug)]
+enum State {
+    Unopened,
+    Open(File),
+    Failed,
+}
+
+impl LogFile {
+    pub(super) fn new(path: PathBuf, level: LogLevel) -> Self {
+        Self { path, level, state: Mutex::new(State::Unopened) }
+    }
+
+    /// Appends a line. After a failure it does nothing, and succeeds.
+    pub(super) fn append(&self, line: &str) -> Result<(), Unwritable> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let appended = state.open(&self.path).and_then(|file| match file {
+            // One write(2), unless the disk is full: that is what keeps the lines of others out of this one.
+            Some(mut file) => file.write_all(line.as_bytes()).map_err(io_error(&self.path)),
+            None => Ok(()),
+        });
+        if appended.is_err() {
+            *state = State::Failed;
+        }
+        appended
+    }
+}
+
+impl State {
+    fn open(&mut self, path: &Path) -> Result<Option<&File>, Unwritable> {
+        if matches!(self, Self::Unopened) {
+            *self = Self::Open(open(path)?);
+        }
+        match self {
+            Self::Open(file) => Ok(Some(file)),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File, Unwritable> {
+    // Whoever may write to the directory must not lead root's lines elsewhere by a link, nor hold the call by a FIFO.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(flags.bits().cast_signed());
+    let file = options.open(path).map_err(|source| {
+        if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+            Unwritable::Link { path: path.to_owned() }
+        } else {
+            io_error(path)(source)
+        }
+    })?;
+    if file.metadata().map_err(io_error(path))?.is_file() {
+        Ok(file)
+    } else {
+        Err(Unwritable::NotRegular { path: path.to_owned() })
+    }
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Unwritable {
+    |source| Unwritable::Io { path: path.to_owned(), source }
+}

@@ -1,0 +1,149 @@
+use std::fmt::{self, Write as _};
+use std::time::{Duration, SystemTime};
+
+use tracing::Level;
+use tracing::field::{Field, Visit};
+
+use crate::utc;
+
+/// What is written of one value at the most, in characters: an error may hold all that another program has said.
+const LONGEST: usize = 4096;
+
+/// A line in the making: `key=value` by `key=value`.
+#[derive(Debug)]
+pub(super) struct Line(String);
+
+/// The fields of a span or an event, as text of a line.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    text: String,
+    /// The text of an event, which is not among the fields.
+    pub(super) message: String,
+    /// Whether the event tells the result of a call.
+    pub(super) have_result: bool,
+}
+
+impl Line {
+    /// A whole line, which begins with the time and the level.
+    pub(super) fn with(level: Level, fill: impl FnOnce(&mut Self)) -> String {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut line = Self(format!("time={}.{:03}Z", utc::date_time(now.as_secs()), now.subsec_millis()));
+        line.field("level", word(level));
+        fill(&mut line);
+        line.0.push('\n');
+        line.0
+    }
+
+    pub(super) fn field(&mut self, key: &str, value: &str) {
+        push(&mut self.0, key, value);
+    }
+
+    pub(super) fn fields(&mut self, fields: &Fields) {
+        self.0.push_str(&fields.text);
+    }
+
+    /// A time in milliseconds.
+    pub(super) fn time(&mut self, key: &str, time: Duration) {
+        let micros = time.as_secs() * 1_000_000 + u64::from(time.subsec_micros());
+        // Writing to a String cannot fail.
+        let _ = write!(self.0, " {key}_ms={}.{:03}", micros / 1_000, micros % 1_000);
+    }
+}
+
+impl Fields {
+    pub(super) fn append(&mut self, more: &Self) {
+        self.text.push_str(&more.text);
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.message = value.to_owned(),
+            name => {
+                self.have_result |= name == "result";
+                push(&mut self.text, name, value);
+            }
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+/// Appends a text of which every character can be seen.
+pub(super) fn push_visible(line: &mut String, text: &str) {
+    for c in text.chars() {
+        if matches!(c, '"' | '\'' | '\\') { line.push(c) } else { line.extend(c.escape_debug()) }
+    }
+}
+
+fn push(line: &mut String, key: &str, value: &str) {
+    let end = value.char_indices().nth(LONGEST).map_or(value.len(), |(end, _)| end);
+    let value = &value[..end];
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
+    // Writing to a String cannot fail.
+    let _ = if !value.is_empty() && value.bytes().all(is_plain) {
+        write!(line, " {key}={value}")
+    } else {
+        write!(line, " {key}={value:?}")
+    };
+}
+
+fn word(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warning",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pushed(value: &str) -> String {
+        let mut line = String::new();
+        push(&mut line, "key", value);
+        line
+    }
+
+    #[test]
+    fn plain_values_stand_as_they_are() {
+        for value in ["podnet", "10.244.1.2/24,fd00::2/64", "a-b_c.d", "7", "eth0@if2"] {
+            assert_eq!(pushed(value), format!(" key={value}"));
+        }
+    }
+
+    #[test]
+    fn no_value_ends_a_line_or_its_quotes() {
+        let known = [
+            ("", r#" key="""#),
+            ("two words", r#" key="two words""#),
+            ("a\nlevel=error", r#" key="a\nlevel=error""#),
+            (r#"say "no""#, r#" key="say \"no\"""#),
+            (r"a\", r#" key="a\\""#),
+            ("a\u{1b}[2J", r#" key="a\u{1b}[2J""#),
+            ("a\u{85}b\u{2028}c\u{202e}d", r#" key="a\u{85}b\u{2028}c\u{202e}d""#),
+        ];
+        for (value, line) in known {
+            assert_eq!(pushed(value), line);
+        }
+    }
+
+    #[test]
+    fn a_long_value_is_cut_between_characters() {
+        let cut = pushed(&"é".repeat(LONGEST + 1));
+        assert_eq!(cut.chars().filter(|c| *c == 'é').count(), LONGEST);
+    }
+
+    #[test]
+    fn what_people_read_is_one_line() {
+        let mut line = String::new();
+        push_visible(&mut line, "one\ntwo \u{1b}[2J \u{9b} \u{202e} \"é\" it's \\");
+        assert_eq!(line, r#"one\ntwo \u{1b}[2J \u{9b} \u{202e} "é" it's \"#);
+    }
+}

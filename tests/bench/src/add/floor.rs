@@ -1,0 +1,90 @@
+//! What no plugin can be faster than: a process that does nothing, and the messages to the kernel that make a pair.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use cnikit::netlink::{BridgeSpec, LOOPBACK_INDEX, Netns, Route, Socket, VethEnd, VethPair};
+use cnikit::spec::MacAddr;
+use cnikit_testbed::{Host, Namespace as _, Pod};
+
+use crate::call;
+
+/// Made by build.rs.
+const EMPTY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/empty"));
+
+/// A bridge, and the program that does nothing.
+pub(crate) struct Floor {
+    empty: PathBuf,
+    bridge: u32,
+    spent: Vec<Pod>,
+}
+
+/// What it takes at least.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Least {
+    /// To start a static program, write to it, read what it says and wait for it.
+    pub(crate) exec: Duration,
+    /// To make and address a pair of which one end is on a bridge, the other in a pod.
+    pub(crate) messages: Duration,
+    /// To start `ip link del`, which waits for the kernel.
+    pub(crate) link_del: Duration,
+}
+
+impl Floor {
+    pub(crate) fn new(host: &Host) -> Self {
+        let empty = host.scratch().join("empty");
+        fs::write(&empty, EMPTY).expect("room");
+        fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)).expect("a file of ours");
+        let mac = MacAddr::new([0x02, 0, 0, 0, 0, 1]);
+        let spec = BridgeSpec::new("floor0".parse().expect("a name")).mac(mac);
+        let socket = Socket::open().expect("a socket");
+        let bridge = socket.create_bridge(&spec).expect("a bridge");
+        socket.set_up(bridge).expect("a bridge");
+        Self { empty, bridge, spent: Vec::new() }
+    }
+
+    /// The program that does nothing.
+    pub(crate) fn empty(&self) -> &Path {
+        &self.empty
+    }
+
+    pub(crate) fn turn(&mut self, host: &Host) -> Least {
+        let (exec, _) = call::run(Command::new(&self.empty), b"{}");
+        let pod = host.pod();
+        let start = Instant::now();
+        self.attach(&pod);
+        let messages = start.elapsed();
+        assert_eq!(pod.addresses("eth0"), ["10.50.0.2/16"]);
+        let mut delete = Command::new("ip");
+        delete.args(["link", "del", "floor1"]);
+        let (link_del, _) = call::run(delete, b"");
+        assert!(host.link("floor1").is_none());
+        self.spent.push(pod);
+        Least { exec, messages, link_del }
+    }
+
+    pub(crate) fn settle(&mut self) {
+        self.spent.clear();
+    }
+
+    /// No look, no check, no lease, no program: the messages alone, and the sockets that carry them.
+    fn attach(&self, pod: &Pod) {
+        let host = Socket::open().expect("a socket");
+        let netns = Netns::open(pod.netns()).expect("a namespace");
+        let inside = netns.socket().expect("a socket in the pod");
+        let [outer, inner] = [("floor1", 2), ("eth0", 3)].map(|(name, last)| VethEnd {
+            name: name.parse().expect("a name"),
+            mac: MacAddr::new([0x02, 0, 0, 0, 0, last]),
+        });
+        let pair = VethPair::new(outer, inner, &netns).mtu(1_500).master(self.bridge).host_up();
+        let eth0 = host.create_veth(&pair).expect("a pair").peer;
+        inside.set_up(LOOPBACK_INDEX).expect("lo");
+        inside.add_address(eth0, "10.50.0.2/16".parse().expect("an address")).expect("an address");
+        inside.set_up(eth0).expect("eth0");
+        let gateway = "10.50.0.1".parse().expect("an address");
+        inside.add_route(&Route::default_via(gateway, eth0)).expect("a route");
+    }
+}

@@ -1,0 +1,48 @@
+//! ADD, CHECK and DEL of each contestant, as a runtime sees them: a process each.
+
+mod floor;
+mod rates;
+mod resources;
+mod steps;
+mod turns;
+
+use tempfile::TempDir;
+
+use crate::machine::{Machine, file_system};
+use crate::network::{Case, Contestant};
+use crate::options::{AddOptions, as_typed};
+use crate::report::Report;
+use crate::tables;
+
+/// The plugins that are there.
+#[derive(Debug, Clone)]
+pub(crate) struct Field {
+    contestants: Vec<Contestant>,
+    /// A folder on a disk, and its file system's kind.
+    disk: (std::path::PathBuf, String),
+}
+
+/// Measures everything, writes the JSON file and prints the tables.
+pub(crate) fn run(options: &AddOptions) {
+    let mut machine = Machine::look(&options.common);
+    let disk = TempDir::with_prefix_in("cnikit-bench-", &options.disk)
+        .unwrap_or_else(|error| panic!("{}: {error}", options.disk.display()));
+    let field = Field {
+        contestants: Contestant::find(&options.common),
+        disk: (disk.path().to_owned(), file_system(disk.path())),
+    };
+    machine.versions.insert("state".to_owned(), format!("tmpfs, or {} where disk is said", field.disk.1));
+
+    let mut figures = Vec::new();
+    for case in Case::ALL {
+        figures.extend(turns::measure(options, &field, case));
+    }
+    figures.extend(rates::measure(options, &field));
+    figures.extend(resources::measure(options, &field));
+    figures.extend(steps::measure(options, &field));
+    let report = Report { machine, command: as_typed(), figures };
+    if let Some(path) = &options.common.json {
+        report.write(path);
+    }
+    tables::print(&report);
+}

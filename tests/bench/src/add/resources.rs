@@ -1,0 +1,89 @@
+//! How much memory a call takes at its peak, and how much CPU time in all.
+
+use std::process::Command;
+use std::thread;
+
+use cnikit_testbed::Host;
+
+use crate::add::Field;
+use crate::add::floor::Floor;
+use crate::call;
+use crate::launcher::USAGE_FILE;
+use crate::network::{Case, Network};
+use crate::options::AddOptions;
+use crate::report::Figure;
+use crate::site::Site;
+
+/// What a call took.
+#[derive(Debug, Clone, Copy)]
+struct Usage {
+    /// The resident set of its largest process, in MiB.
+    peak: f64,
+    /// Of all its processes, in milliseconds.
+    cpu: f64,
+}
+
+/// Of ADD and DEL by turns, and of the first ADD of a network.
+pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
+    eprintln!("memory and CPU time");
+    let rounds = options.common.rounds(5, 50);
+    let case = Case::Ipv4.name();
+    let (memory, cpu) = ("MiB", "ms");
+    thread::scope(|scope| {
+        let mut figures = Vec::new();
+        let sites: Vec<_> = field
+            .contestants
+            .iter()
+            .map(|contestant| {
+                let network = contestant.network(Case::Ipv4, &field.disk.0);
+                (contestant.name, Site::start(scope, contestant.name, |_| network))
+            })
+            .collect();
+        for (name, site) in &sites {
+            let [first, _] = site.run(usages);
+            figures.push(Figure::of("memory, first ADD", case, 0, name, memory, &[first.peak]));
+            figures.push(Figure::of("CPU, first ADD", case, 0, name, cpu, &[first.cpu]));
+        }
+        let mut taken: Vec<Vec<[Usage; 2]>> = vec![Vec::new(); sites.len()];
+        for _ in 0..rounds {
+            for ((_, site), taken) in sites.iter().zip(&mut taken) {
+                taken.push(site.run(usages));
+            }
+        }
+        for ((name, _), taken) in sites.iter().zip(&taken) {
+            for (at, verb) in ["ADD", "DEL"].into_iter().enumerate() {
+                let peaks: Vec<f64> = taken.iter().map(|usages| usages[at].peak).collect();
+                let times: Vec<f64> = taken.iter().map(|usages| usages[at].cpu).collect();
+                figures.push(Figure::of(&format!("memory, {verb}"), case, 0, name, memory, &peaks));
+                figures.push(Figure::of(&format!("CPU, {verb}"), case, 0, name, cpu, &times));
+            }
+        }
+        let site = Site::start(scope, "floor", Floor::new);
+        let least = site.run(|host, floor| usage(host, &Command::new(floor.empty()), b""));
+        figures.push(Figure::of("memory, ADD", case, 0, "empty program", memory, &[least.peak]));
+        figures.push(Figure::of("CPU, ADD", case, 0, "empty program", cpu, &[least.cpu]));
+        figures
+    })
+}
+
+/// What an ADD and its DEL took.
+fn usages(host: &Host, network: &mut Network) -> [Usage; 2] {
+    let pod = host.pod();
+    ["ADD", "DEL"].map(|verb| {
+        let call = network.call(verb, "usage", &pod);
+        usage(host, &call.process(), call.input())
+    })
+}
+
+/// Has a small process of this program start another, and tell what that took.
+fn usage(host: &Host, command: &Command, input: &[u8]) -> Usage {
+    let file = host.scratch().join("usage");
+    let mut launcher = Command::new("/proc/self/exe");
+    launcher.env_clear().arg(command.get_program()).env(USAGE_FILE, &file);
+    launcher.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    call::run(launcher, input);
+    let answer = std::fs::read_to_string(file).expect("a file that the launcher wrote");
+    let mut numbers = answer.split(' ').map(|word| word.parse::<f64>().expect("a number"));
+    let mut next = || numbers.next().expect("two numbers");
+    Usage { peak: next() / 1024.0, cpu: next() / 1e3 }
+}

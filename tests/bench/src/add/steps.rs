@@ -1,0 +1,193 @@
+//! What our ADD spends its time on: the system calls of its thread, by what they are for.
+//!
+//! `perf` notes each call's beginning and end, at a fraction of a microsecond each; a tracer by ptrace would take longer than
+//! what it watches. The namespace of a pod is entered on a thread of its own, and what is done there is the wait for it.
+//! Starting and reaping the process, before `execve` returns and after `exit_group`, are no steps here.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use cnikit_testbed::{Host, Namespace as _};
+
+use crate::add::Field;
+use crate::call;
+use crate::network::{Case, Network};
+use crate::options::AddOptions;
+use crate::report::Figure;
+use crate::site::Site;
+
+/// Beside how many pods.
+const PODS: usize = 10;
+
+/// A traced ADD: milliseconds by step.
+type Steps = BTreeMap<&'static str, f64>;
+
+/// The steps in the order in which they are told.
+const STEPS: [&str; 7] = [
+    "netlink, the longest message",
+    "netlink, all others",
+    "inside the pod, by a thread",
+    "bpf(2)",
+    "files and pins",
+    "memory and start-up",
+    "its own code",
+];
+
+/// Nothing where `perf` cannot be used.
+pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
+    eprintln!("steps");
+    let rounds = options.common.rounds(3, 50);
+    let ours = &field.contestants[0];
+    thread::scope(|scope| {
+        let network = ours.network(Case::Ipv4, &field.disk.0);
+        let site = Site::start(scope, ours.name, |_| network);
+        let can_trace = site.run(|host, network: &mut Network| {
+            network.populate(host, PODS);
+            prepare(host)
+        });
+        if !can_trace {
+            eprintln!("NOT MEASURED: the steps of an ADD: perf is not installed, or may not trace");
+            return Vec::new();
+        }
+        let mut traced: Vec<Steps> = Vec::new();
+        let mut whole = Vec::new();
+        for _ in 0..rounds {
+            whole.push(site.run(|host, network| network.turn(host).add.as_secs_f64() * 1e3));
+            traced.push(site.run(trace));
+        }
+        // Medians, so that they do not quite add up.
+        let mut figures: Vec<_> = STEPS
+            .iter()
+            .map(|step| {
+                let times: Vec<f64> = traced.iter().map(|steps| steps.get(step).copied().unwrap_or(0.0)).collect();
+                Figure::of("steps", step, PODS, ours.name, "ms", &times)
+            })
+            .collect();
+        let sums: Vec<f64> = traced.iter().map(|steps| steps.values().sum()).collect();
+        figures.push(Figure::of("steps", "all of these", PODS, ours.name, "ms", &sums));
+        figures.push(Figure::of("steps", "an ADD that is not traced", PODS, ours.name, "ms", &whole));
+        figures
+    })
+}
+
+/// Shows this host what is traced, and tries.
+fn prepare(host: &Host) -> bool {
+    if !Command::new("perf").arg("--version").output().is_ok_and(|said| said.status.success()) {
+        return false;
+    }
+    let mounted = host.command("mount").words("-t tracefs tracefs /sys/kernel/tracing").output();
+    let file = host.scratch().join("trial");
+    let tried = Command::new("perf").args(perf(&file)).arg("/bin/true").output();
+    mounted.status.success() && tried.is_ok_and(|said| said.status.success())
+}
+
+/// The arguments that have `perf` note each system call of what follows them.
+fn perf(file: &Path) -> Vec<OsString> {
+    let events = "raw_syscalls:sys_enter,raw_syscalls:sys_exit";
+    ["record".into(), "-q".into(), "-e".into(), events.into(), "-o".into(), file.into(), "--".into()].into()
+}
+
+/// Attaches a pod under `perf`, and detaches it.
+fn trace(host: &Host, network: &mut Network) -> Steps {
+    let (pod, file) = (host.pod(), host.scratch().join("trace"));
+    let add = network.call("ADD", "traced", &pod);
+    let process = add.process();
+    let mut traced = Command::new("perf");
+    traced.args(perf(&file)).arg(process.get_program()).env_clear();
+    traced.envs(process.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let (_, result) = call::run(traced, add.input());
+    assert!(result["ips"].is_array(), "no addresses in {result}");
+    call::timed(&network.call("DEL", "traced", &pod));
+    let script = host.command("perf").words("script --ns -F pid,tid,time,event,trace -i").arg(&file).run();
+    steps(&script)
+}
+
+/// Adds up what `perf script` tells, of the first thread that is in it.
+fn steps(script: &str) -> Steps {
+    let mut steps = Steps::new();
+    let mut main = None;
+    // When it went to or came from the kernel last.
+    let mut last = None;
+    let mut longest: f64 = 0.0;
+    for event in script.lines().filter_map(Event::parse) {
+        if *main.get_or_insert(event.thread) != event.thread {
+            continue;
+        }
+        let taken = last.map_or(0.0, |last| (event.time - last) * 1e3);
+        last = Some(event.time);
+        let step = if event.is_exit { kind(event.number) } else { STEPS[6] };
+        if step == STEPS[1] {
+            longest = longest.max(taken);
+        }
+        *steps.entry(step).or_default() += taken;
+    }
+    *steps.entry(STEPS[1]).or_default() -= longest;
+    steps.insert(STEPS[0], longest);
+    steps
+}
+
+/// The beginning or the end of a system call.
+struct Event<'s> {
+    thread: &'s str,
+    /// In seconds.
+    time: f64,
+    is_exit: bool,
+    number: i64,
+}
+
+impl<'s> Event<'s> {
+    /// Of a line such as `27438/27438 22992.837445145:  raw_syscalls:sys_exit: NR 59 = 0`.
+    fn parse(line: &'s str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let thread = words.next()?;
+        let time = words.next()?.trim_end_matches(':').parse().ok()?;
+        let is_exit = words.next()?.contains("sys_exit");
+        let number = words.nth(1)?.parse().ok()?;
+        Some(Self { thread, time, is_exit, number })
+    }
+}
+
+/// What a system call is for.
+fn kind(number: i64) -> &'static str {
+    match number {
+        libc::SYS_socket | libc::SYS_bind | libc::SYS_setsockopt | libc::SYS_getsockname => STEPS[1],
+        libc::SYS_sendto | libc::SYS_recvfrom | libc::SYS_sendmsg | libc::SYS_recvmsg => STEPS[1],
+        libc::SYS_clone3 | libc::SYS_clone | libc::SYS_futex | libc::SYS_rt_sigprocmask => STEPS[2],
+        libc::SYS_bpf => STEPS[3],
+        libc::SYS_execve | libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_munmap | libc::SYS_brk => STEPS[5],
+        libc::SYS_prlimit64 | libc::SYS_rt_sigaction | libc::SYS_sigaltstack | libc::SYS_getrandom => STEPS[5],
+        libc::SYS_set_tid_address | libc::SYS_set_robust_list | libc::SYS_rseq | libc::SYS_sched_getaffinity => {
+            STEPS[5]
+        }
+        _ => STEPS[4],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{STEPS, steps};
+
+    #[test]
+    fn time_is_of_the_call_that_ends_or_of_the_program() {
+        let send = libc::SYS_sendto;
+        let script = format!(
+            "7/7 10.000000000: raw_syscalls:sys_exit: NR {} = 0\n\
+             7/7 10.001000000: raw_syscalls:sys_enter: NR {send} (0, 0)\n\
+             7/8 10.001500000: raw_syscalls:sys_enter: NR {} (0, 0)\n\
+             7/7 10.003000000: raw_syscalls:sys_exit: NR {send} = 36\n\
+             7/7 10.003000000: raw_syscalls:sys_enter: NR {send} (0, 0)\n\
+             7/7 10.007000000: raw_syscalls:sys_exit: NR {send} = 36\n",
+            libc::SYS_execve,
+            libc::SYS_bpf,
+        );
+        let steps = steps(&script);
+        let rounded = |step: &str| (steps.get(step).copied().unwrap_or(0.0) * 1e3).round();
+        assert_eq!(rounded(STEPS[0]), 4_000.0);
+        assert_eq!(rounded(STEPS[1]), 2_000.0);
+        assert_eq!(rounded(STEPS[6]), 1_000.0);
+        assert_eq!(rounded(STEPS[3]), 0.0);
+    }
+}

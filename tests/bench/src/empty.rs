@@ -1,0 +1,3 @@
+//! Does nothing. build.rs links it statically.
+
+fn main() {}

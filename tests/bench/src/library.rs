@@ -1,0 +1,84 @@
+//! What criterion has measured of the library, brought into the form of the other results.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::machine::Machine;
+use crate::options::LibraryOptions;
+use crate::report::{Figure, Report, Summary};
+use crate::tables;
+
+/// As much as is of use of criterion's `benchmark.json`.
+#[derive(Debug, Deserialize)]
+struct Benchmark {
+    /// `area/case`.
+    group_id: String,
+    function_id: Option<String>,
+}
+
+/// The same of its `estimates.json`.
+#[derive(Debug, Deserialize)]
+struct Estimates {
+    median: Estimate,
+}
+
+#[derive(Debug, Deserialize)]
+struct Estimate {
+    /// In nanoseconds.
+    point_estimate: f64,
+    confidence_interval: Interval,
+}
+
+#[derive(Debug, Deserialize)]
+struct Interval {
+    lower_bound: f64,
+    upper_bound: f64,
+}
+
+/// Collects the medians of the last `cargo bench`, writes the JSON file and prints the table.
+pub(crate) fn run(options: &LibraryOptions) {
+    let mut figures: Vec<Figure> = folders(&options.criterion).iter().filter_map(|folder| figure(folder)).collect();
+    assert!(!figures.is_empty(), "{}: nothing of criterion's; run `cargo bench`", options.criterion.display());
+    // Ours first, the others after it.
+    let key = |figure: &Figure| {
+        let Figure { measure, case, implementation, .. } = figure;
+        (measure.clone(), tables::natural(case), implementation != "cnikit", implementation.clone())
+    };
+    figures.sort_by_key(key);
+    let report = Report { machine: Machine::look_without_plugins(), command: "cargo bench".to_owned(), figures };
+    if let Some(path) = &options.json {
+        report.write(path);
+    }
+    tables::print(&report);
+}
+
+/// The folders of the newest results, at whatever depth.
+fn folders(root: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root).into_iter().flatten().filter_map(Result::ok);
+    let below = entries.map(|entry| entry.path()).filter(|path| path.is_dir());
+    below.flat_map(|path| if path.ends_with("new") { vec![path] } else { folders(&path) }).collect()
+}
+
+fn figure(folder: &Path) -> Option<Figure> {
+    let benchmark: Benchmark = read(&folder.join("benchmark.json"))?;
+    let Estimates { median } = read(&folder.join("estimates.json"))?;
+    let (measure, case) = benchmark.group_id.split_once('/')?;
+    let interval = median.confidence_interval;
+    // Criterion keeps the samples for itself: what is told of the spread is how sure the median is.
+    let summary = Summary {
+        samples: 1,
+        min: interval.lower_bound,
+        p50: median.point_estimate,
+        p90: interval.upper_bound,
+        p99: interval.upper_bound,
+        max: interval.upper_bound,
+    };
+    let [measure, case, unit] = [measure, case, "ns"].map(str::to_owned);
+    Some(Figure { measure, case, load: 0, implementation: benchmark.function_id?, unit, summary })
+}
+
+fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}

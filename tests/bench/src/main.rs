@@ -1,0 +1,65 @@
+//! Measures `simple-ebpf-cni` beside the reference plugins, on private hosts that vanish with the process, and draws what it
+//! measured.
+//!
+//! `make bench-add`, `make bench-net` and `make bench-plots` run it; docs/benchmarks.md tells what came out.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`add`] | the verbs of plugins: how long they take, how many at once, what an ADD is made of |
+//! | [`tables`] | the results for people |
+//! | [`net`] | packets from pod to pod, by each way that leads there |
+//! | [`library`] | what criterion measured of the library |
+//! | [`network`], [`call`] | plugins and their pods, and a call under the clock |
+//! | [`plot`] | the documentation's tables and pictures |
+//! | [`report`] | the results as they are kept, and the statistics in them |
+//! | [`site`] | a private host for each contestant, which works when it is told to |
+//!
+//! Whatever is measured is also checked, and a check that fails ends the run by a panic that tells the facts: there is no
+//! result worth having then. Namespaces, mounts and pins belong to threads of this process and go with it.
+
+mod add;
+mod call;
+mod interrupt;
+mod launcher;
+mod library;
+mod machine;
+mod net;
+mod network;
+mod options;
+mod plot;
+mod report;
+mod site;
+mod tables;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::options::{Command, Options};
+
+fn main() -> ExitCode {
+    // Not by the command line's parser: whoever starts a process passes on how much memory it had itself.
+    if let Some(status) = launcher::run_if_asked() {
+        return status;
+    }
+    let options = Options::parse();
+    if options.command.needs_root() && !machine::is_privileged() {
+        eprintln!("cnikit-bench: namespaces take CAP_SYS_ADMIN and CAP_NET_ADMIN: run it as root, or by `make`");
+        return ExitCode::from(2);
+    }
+    interrupt::catch();
+    machine::allow_many_descriptors();
+    let outcome = interrupt::run(|| match &options.command {
+        Command::Add(options) => add::run(options),
+        Command::Net(options) => net::run(options),
+        Command::Library(options) => library::run(options),
+        Command::Plot(options) => plot::run(options),
+    });
+    match outcome {
+        Some(()) => ExitCode::SUCCESS,
+        None => {
+            eprintln!("cnikit-bench: interrupted; nothing is left behind");
+            ExitCode::from(130)
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Load between two pods, and what was seen of it at both ends.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cnikit_testbed::Pod;
+use rustix::net::sockopt::{Timeout, set_socket_linger, set_socket_timeout};
+
+use super::cpu::{busy, pin};
+
+/// How long an answer may take: more means that nothing comes.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The quiet after which a receiver believes that all has come.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// Two places with sockets.
+#[derive(Debug)]
+pub(super) struct Ends {
+    /// Who begins.
+    pub(super) client: Arc<Pod>,
+    /// The same pod, where packets go by loopback.
+    pub(super) server: Arc<Pod>,
+    /// The address of the server, as the client knows it.
+    pub(super) address: IpAddr,
+}
+
+/// Something that was measured once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Measured {
+    pub(super) measure: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) value: f64,
+}
+
+impl Ends {
+    /// Sockets are of the namespace in which they are made, whoever uses them.
+    fn listen(&self) -> TcpListener {
+        let listener = self.server.enter(|| TcpListener::bind((self.address, 0))).expect("an address of the server's");
+        // Of accept(2) as well: a client that fails must not leave the server waiting.
+        set_socket_timeout(&listener, Timeout::Recv, Some(LIMIT)).expect("a limit");
+        listener
+    }
+
+    fn connect(&self, to: SocketAddr) -> TcpStream {
+        let stream = self.client.enter(|| TcpStream::connect_timeout(&to, LIMIT)).expect("the server is reached");
+        prepare(&stream);
+        stream
+    }
+
+    /// A connection, both ends of it.
+    fn connection(&self) -> (TcpStream, TcpStream) {
+        let listener = self.listen();
+        let client = self.connect(listener.local_addr().expect("an address"));
+        let (server, _) = listener.accept().expect("a connection");
+        prepare(&server);
+        (client, server)
+    }
+}
+
+/// One octet there and back over TCP, both ends on one CPU: else it is the time of waking another.
+pub(super) fn round_trips(ends: &Ends, time: Duration) -> Vec<Measured> {
+    let (mut client, mut server) = ends.connection();
+    let mut times = thread::scope(|scope| {
+        scope.spawn(move || {
+            pin(0);
+            let mut octet = [0];
+            while server.read_exact(&mut octet).is_ok() {
+                server.write_all(&octet).expect("a client that listens");
+            }
+        });
+        scope
+            .spawn(move || {
+                pin(0);
+                let begin = Instant::now();
+                let mut times = Vec::new();
+                while begin.elapsed() < time {
+                    let octet = [times.len() as u8];
+                    let mut answer = [0];
+                    let start = Instant::now();
+                    client.write_all(&octet).expect("a server that listens");
+                    client.read_exact(&mut answer).expect("an answer");
+                    times.push(start.elapsed().as_secs_f64() * 1e6);
+                    assert_eq!(answer, octet, "another answer than what was sent");
+                }
+                times
+            })
+            .join()
+            .expect("the client ends")
+    });
+    times.sort_by(f64::total_cmp);
+    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
+    let unit = "us";
+    vec![
+        Measured { measure: "TCP_RR p50", unit, value: at(0.5) },
+        Measured { measure: "TCP_RR p99", unit, value: at(0.99) },
+    ]
+}
+
+/// As much as goes through one TCP connection, the ends on two CPUs.
+pub(super) fn stream(ends: &Ends, time: Duration) -> Vec<Measured> {
+    let (mut client, mut server) = ends.connection();
+    let before = busy();
+    let (sent, received, taken) = thread::scope(|scope| {
+        let receiver = scope.spawn(move || {
+            pin(1);
+            let mut buffer = vec![0; 256 << 10];
+            let mut received = server.read(&mut buffer).expect("something to read");
+            let begin = Instant::now();
+            loop {
+                match server.read(&mut buffer).expect("something to read") {
+                    0 => return (received, begin.elapsed()),
+                    count => received += count,
+                }
+            }
+        });
+        let sender = scope.spawn(move || {
+            pin(0);
+            let (buffer, begin) = (vec![0x55; 128 << 10], Instant::now());
+            let mut sent = 0;
+            while begin.elapsed() < time {
+                client.write_all(&buffer).expect("a server that listens");
+                sent += buffer.len();
+            }
+            sent
+        });
+        let (received, taken) = receiver.join().expect("the receiver ends");
+        (sender.join().expect("the sender ends"), received, taken)
+    });
+    assert_eq!(sent, received, "octets were lost on the way");
+    let kib = received as f64 / 1024.0;
+    vec![
+        Measured { measure: "TCP_STREAM", unit: "Gbit/s", value: received as f64 * 8e-9 / taken.as_secs_f64() },
+        Measured { measure: "TCP_STREAM, CPU", unit: "ns per KiB", value: (busy() - before) * 1e9 / kib },
+    ]
+}
+
+/// Datagrams of 64 octets, as many as one thread can send, the ends on two CPUs; those count that arrive.
+pub(super) fn datagrams(ends: &Ends, time: Duration) -> Vec<Measured> {
+    let server = ends.server.enter(|| UdpSocket::bind((ends.address, 0))).expect("an address of the server's");
+    let any: SocketAddr = ([0, 0, 0, 0], 0).into();
+    let client = ends.client.enter(|| UdpSocket::bind(any)).expect("a socket");
+    client.connect(server.local_addr().expect("an address")).expect("an address that is routed");
+    let before = busy();
+    let (sent, arrived, taken) = thread::scope(|scope| {
+        let receiver = scope.spawn(move || {
+            pin(1);
+            server.set_read_timeout(Some(LIMIT)).expect("a limit");
+            let mut buffer = [0; 128];
+            assert_eq!(server.recv(&mut buffer).expect("a datagram"), 64);
+            server.set_read_timeout(Some(QUIET)).expect("a limit");
+            let (begin, mut last, mut arrived) = (Instant::now(), Instant::now(), 1_u64);
+            while server.recv(&mut buffer).is_ok() {
+                arrived += 1;
+                // The clock is not asked for each of them.
+                if arrived.is_multiple_of(64) {
+                    last = Instant::now();
+                }
+            }
+            (arrived, last - begin)
+        });
+        let sender = scope.spawn(move || {
+            pin(0);
+            let (begin, mut sent) = (Instant::now(), 0_u64);
+            while begin.elapsed() < time {
+                for _ in 0..16 {
+                    sent += u64::from(client.send(&[0x55; 64]).is_ok());
+                }
+            }
+            sent
+        });
+        let sent = sender.join().expect("the sender ends");
+        let (arrived, taken) = receiver.join().expect("the receiver ends");
+        (sent, arrived, taken)
+    });
+    assert!(arrived > 64 && arrived <= sent, "{arrived} of {sent} datagrams arrived");
+    let per_second = arrived as f64 / taken.as_secs_f64();
+    let (lost, each) = (100.0 * (1.0 - arrived as f64 / sent as f64), (busy() - before) * 1e6 / sent as f64);
+    vec![
+        Measured { measure: "UDP", unit: "packets per second", value: per_second },
+        Measured { measure: "UDP, lost", unit: "%", value: lost },
+        Measured { measure: "UDP, CPU", unit: "us per packet", value: each },
+    ]
+}
+
+/// Connections that are opened, used for one octet each way, and reset: so no port waits for a minute to be used again.
+/// Both ends are on one CPU.
+pub(super) fn connections(ends: &Ends, time: Duration) -> Vec<Measured> {
+    let listener = ends.listen();
+    let address = listener.local_addr().expect("an address");
+    let is_over = AtomicBool::new(false);
+    let (opened, accepted, taken) = thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            pin(0);
+            let mut accepted = 0_u64;
+            loop {
+                let (mut stream, _) = listener.accept().expect("a connection");
+                if is_over.load(Ordering::Acquire) {
+                    return accepted;
+                }
+                prepare(&stream);
+                let mut octet = [0];
+                stream.read_exact(&mut octet).expect("an octet");
+                stream.write_all(&octet).expect("a client that listens");
+                // The client resets it.
+                let ended = stream.read(&mut octet);
+                assert!(matches!(&ended, Err(error) if error.kind() == ErrorKind::ConnectionReset), "{ended:?}");
+                accepted += 1;
+            }
+        });
+        // The thread stays in the namespace, or entering it would be part of it.
+        let (opened, taken) = ends.client.enter(|| {
+            pin(0);
+            let (begin, mut opened) = (Instant::now(), 0_u64);
+            while begin.elapsed() < time {
+                let mut stream = TcpStream::connect_timeout(&address, LIMIT).expect("the server is reached");
+                prepare(&stream);
+                stream.write_all(&[7]).expect("a server that listens");
+                stream.read_exact(&mut [0]).expect("an answer");
+                set_socket_linger(&stream, Some(Duration::ZERO)).expect("a socket of TCP");
+                opened += 1;
+            }
+            let taken = begin.elapsed();
+            is_over.store(true, Ordering::Release);
+            drop(TcpStream::connect_timeout(&address, LIMIT));
+            (opened, taken)
+        });
+        (opened, server.join().expect("the server ends"), taken)
+    });
+    assert_eq!(opened, accepted, "connections were lost on the way");
+    let value = opened as f64 / taken.as_secs_f64();
+    vec![Measured { measure: "connections", unit: "per second", value }]
+}
+
+/// What is written goes at once, and nothing is waited for for ever.
+fn prepare(stream: &TcpStream) {
+    stream.set_nodelay(true).expect("a socket of TCP");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    stream.set_write_timeout(Some(LIMIT)).expect("a limit");
+}

@@ -1,0 +1,184 @@
+//! The ways from pod to pod, and the proof that packets take the one that is meant.
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cnikit::datapath::Datapath;
+use cnikit_testbed::{Host, Namespace, Pod};
+
+use crate::network::{Case, Contestant, Network};
+
+use super::load::Ends;
+
+/// How many packets the proof sends.
+const PROBES: u64 = 50;
+
+/// A way that packets can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Path {
+    Direct,
+    DirectOff,
+    BridgeNetfilter,
+    Bridge,
+    Ptp,
+    Veth,
+    Loopback,
+}
+
+/// A way with both its ends.
+pub(super) struct Bed {
+    path: Path,
+    /// Holds the other pods.
+    _network: Option<Network>,
+    ends: Ends,
+}
+
+impl Path {
+    pub(super) const ALL: [Self; 7] =
+        [Self::Direct, Self::DirectOff, Self::BridgeNetfilter, Self::Bridge, Self::Ptp, Self::Veth, Self::Loopback];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "cnikit",
+            Self::DirectOff => "cnikit, direct off",
+            Self::BridgeNetfilter => "bridge, br_netfilter",
+            Self::Bridge => "bridge",
+            Self::Ptp => "ptp",
+            Self::Veth => "veth pair",
+            Self::Loopback => "loopback",
+        }
+    }
+
+    /// Whose plugin makes it, if one does.
+    pub(super) fn contestant(self) -> Option<&'static str> {
+        match self {
+            Self::Direct | Self::DirectOff => Some("cnikit"),
+            Self::BridgeNetfilter | Self::Bridge => Some("bridge"),
+            Self::Ptp => Some("ptp"),
+            Self::Veth | Self::Loopback => None,
+        }
+    }
+
+    /// The network of such a contestant that packets go this way in.
+    pub(super) fn network(self, contestant: &Contestant) -> Network {
+        let mut network = contestant.network(Case::Ipv4, std::path::Path::new(""));
+        if self.contestant() == Some("cnikit") {
+            network.config["directForwarding"] = (self == Self::Direct).into();
+        }
+        network
+    }
+
+    /// Whether bridged packets are shown to iptables. Ours comes by the bridge as most nodes have it.
+    fn has_br_netfilter(self) -> bool {
+        matches!(self, Self::Direct | Self::DirectOff | Self::BridgeNetfilter)
+    }
+
+    /// Whether packets pass the host's hook for what is forwarded.
+    fn is_forwarded(self) -> bool {
+        matches!(self, Self::DirectOff | Self::BridgeNetfilter | Self::Ptp)
+    }
+}
+
+impl Bed {
+    /// Makes, on a fresh host, the pods and the way between the last two of them.
+    pub(super) fn new(host: &Host, path: Path, mut network: Option<Network>, pods: usize) -> Self {
+        let setting = u8::from(path.has_br_netfilter());
+        host.command("sysctl").arg("-q").arg(format!("net.bridge.bridge-nf-call-iptables={setting}")).run();
+        let ends = match (&mut network, path) {
+            (Some(network), _) => {
+                network.populate(host, pods);
+                network.assert_connected();
+                let (client, server) = network.take_last_two();
+                ends(client, server)
+            }
+            (None, Path::Loopback) => {
+                let pod = Arc::new(host.pod());
+                pod.ip("link set lo up");
+                Ends { client: Arc::clone(&pod), server: pod, address: Ipv4Addr::LOCALHOST.into() }
+            }
+            (None, _) => pair(host),
+        };
+        Self { path, _network: network, ends }
+    }
+
+    pub(super) fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
+    /// Sends some packets and looks who saw them: the host's packet filter, and our programs' counters.
+    ///
+    /// # Panics
+    ///
+    /// If they do not go the way that is meant.
+    pub(super) fn assert_way(&mut self, host: &Host) {
+        let name = self.path.name();
+        host.command("nft").stdin(PROBE).words("-f -").run();
+        let before = self.counted();
+        self.probe();
+        let forwarded = host.command("nft").words("list chain inet probe seen").run();
+        host.command("nft").words("delete table inet probe").run();
+
+        let seen = forwarded.split_whitespace().skip_while(|word| *word != "packets").nth(1);
+        let seen: u64 = seen.and_then(|count| count.parse().ok()).expect("a count of packets");
+        let expected = if self.path.is_forwarded() { PROBES } else { 0 };
+        assert_eq!(seen, expected, "{name}: of {PROBES} packets the host's packet filter saw {seen}");
+        if let Some(((packets, direct), (packets_after, direct_after))) = before.zip(self.counted()) {
+            let expected = if self.path == Path::Direct { PROBES } else { 0 };
+            assert!(packets_after - packets >= PROBES, "{name}: the programs have not seen all packets");
+            assert_eq!(direct_after - direct, expected, "{name}: delivered directly");
+        }
+    }
+
+    /// What the client has sent so far, and what of it was delivered directly.
+    fn counted(&self) -> Option<(u64, u64)> {
+        let is_ours = self.path.contestant() == Some("cnikit");
+        is_ours.then(|| {
+            let network = "bench".parse().expect("a name");
+            let counters = Datapath::new("/sys/fs/bpf/simple-ebpf-cni", &network).counters().expect("a pinned map");
+            let sent = counters.read(address(&self.ends.client)).expect("a look-up").expect("a row");
+            (sent.tx_packets, sent.tx_direct)
+        })
+    }
+
+    fn probe(&self) {
+        let Ends { client, server, address } = &self.ends;
+        let server = server.enter(|| UdpSocket::bind((*address, 0))).expect("an address of the server's");
+        let any = (Ipv4Addr::UNSPECIFIED, 0);
+        let client = client.enter(|| UdpSocket::bind(any)).expect("a socket");
+        client.connect(server.local_addr().expect("an address")).expect("an address that is routed");
+        server.set_read_timeout(Some(Duration::from_secs(2))).expect("a limit");
+        for _ in 0..PROBES {
+            client.send(b"probe").expect("a route");
+            assert_eq!(server.recv(&mut [0; 16]).expect("a datagram"), 5);
+        }
+    }
+}
+
+/// Counts what is forwarded. It is there for the proof alone: what is measured has no rules.
+const PROBE: &str =
+    "table inet probe { chain seen { type filter hook forward priority 0; udp length 13 counter; }; }\n";
+
+/// The IPv4 address of a pod.
+fn address(pod: &Pod) -> IpAddr {
+    let addresses = pod.addresses("eth0");
+    let address = addresses.iter().find_map(|address| address.split('/').next()?.parse().ok());
+    address.unwrap_or_else(|| panic!("no address in {addresses:?}"))
+}
+
+/// Two pods that a veth pair connects, and nothing else.
+fn pair(host: &Host) -> Ends {
+    let (client, server) = (host.pod(), host.pod());
+    let [one, other] = [&client, &server].map(|pod| pod.netns().display().to_string());
+    host.ip(&format!("link add eth0 netns {one} type veth peer name eth0 netns {other}"));
+    for (pod, address) in [(&client, "10.50.0.2/24"), (&server, "10.50.0.3/24")] {
+        pod.ip(&format!("address add {address} dev eth0"));
+        pod.ip("link set eth0 up");
+    }
+    ends(client, server)
+}
+
+fn ends(client: Pod, server: Pod) -> Ends {
+    let address = address(&server);
+    Ends { client: Arc::new(client), server: Arc::new(server), address }
+}

@@ -1,0 +1,239 @@
+//! Results as Markdown tables, for the terminal and for the documentation.
+
+use std::fmt::Write as _;
+
+use crate::report::{Figure, Report};
+
+/// A table, and the name of the place where documentation has it.
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    pub(crate) text: String,
+}
+
+/// How a table is made of figures: measures, the head of its first columns, what a cell holds.
+struct Form {
+    name: &'static str,
+    /// What is measured, and what a row of it is called.
+    measures: &'static [&'static str],
+    load: &'static str,
+    cell: Cell,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Cell {
+    Percentiles,
+    Median,
+    /// A median of which more is better.
+    Rate,
+}
+
+/// Every table there is; a report has those of which it has figures.
+const FORMS: &[Form] = &[
+    Form { name: "add", measures: &["ADD"], load: "pods", cell: Cell::Percentiles },
+    Form { name: "del", measures: &["DEL"], load: "pods", cell: Cell::Percentiles },
+    Form { name: "check", measures: &["CHECK"], load: "pods", cell: Cell::Percentiles },
+    Form { name: "first-add", measures: &["first ADD"], load: "", cell: Cell::Median },
+    Form { name: "rates", measures: &["ADD rate", "DEL rate"], load: "at once", cell: Cell::Rate },
+    Form {
+        name: "memory",
+        measures: &["memory, first ADD", "memory, ADD", "memory, DEL"],
+        load: "",
+        cell: Cell::Median,
+    },
+    Form { name: "cpu", measures: &["CPU, first ADD", "CPU, ADD", "CPU, DEL"], load: "", cell: Cell::Median },
+    Form { name: "floor", measures: &["floor"], load: "pods", cell: Cell::Percentiles },
+    Form { name: "steps", measures: &["steps"], load: "", cell: Cell::Percentiles },
+];
+
+/// Writes all tables of a report to standard output.
+#[expect(clippy::print_stdout, reason = "it is what the program was run for")]
+pub(crate) fn print(report: &Report) {
+    println!("{}", conditions(report));
+    for table in of(report) {
+        println!("### {}\n\n{}", table.name, table.text);
+    }
+}
+
+/// All tables of a report.
+pub(crate) fn of(report: &Report) -> Vec<Table> {
+    FORMS.iter().filter_map(|form| form.table(report)).chain(ways(report)).chain(library(report)).collect()
+}
+
+/// With what it was measured, in a few lines.
+pub(crate) fn conditions(report: &Report) -> String {
+    let machine = &report.machine;
+    let mut text = format!(
+        "`{}` on {}: {}, {} CPUs, Linux {}; load {} when it began.\n\n",
+        report.command, machine.date, machine.cpu, machine.cpus, machine.kernel, machine.load
+    );
+    for (name, version) in &machine.versions {
+        writeln!(text, "* {name}: {version}").expect("a string takes all");
+    }
+    text
+}
+
+/// A row for each way from pod to pod, a column for each measure; behind each number, how often that of a bare veth pair.
+fn ways(report: &Report) -> Option<Table> {
+    const FLOOR: &str = "veth pair";
+    // Nothing else is compared with it.
+    report.figures.iter().find(|figure| figure.implementation == FLOOR)?;
+    let measures = distinct(report.figures.iter().map(|figure| (figure.measure.as_str(), figure.unit.as_str())));
+    let rows = distinct(report.figures.iter().map(|figure| (figure.load, figure.implementation.as_str())));
+    let heads: Vec<String> = measures.iter().map(|(measure, unit)| format!("{measure}, {unit}")).collect();
+    let mut text = format!("| pods | way | {} |\n{}|\n", heads.join(" | "), "|---".repeat(2 + heads.len()));
+    let floor = rows.iter().find(|(_, name)| *name == FLOOR)?.0;
+    for (load, name) in rows {
+        write!(text, "| {load} | {name} |").expect("a string takes all");
+        for (measure, _) in &measures {
+            let p50 = |load, name| report.figure(measure, "IPv4", load, name).map(|figure| figure.summary.p50);
+            let cell = p50(load, name).map_or_else(String::new, number);
+            let least = p50(load, FLOOR).or_else(|| p50(floor, FLOOR)).filter(|least| *least > 0.0 && name != FLOOR);
+            // A share of lost packets is a number of its own.
+            let least = least.filter(|_| !measure.ends_with("lost"));
+            let ratio = least.zip(p50(load, name)).map(|(least, value)| format!(" ({:.2})", value / least));
+            write!(text, " {cell}{} |", ratio.unwrap_or_default()).expect("a string takes all");
+        }
+        text.push('\n');
+    }
+    Some(Table { name: "net", text })
+}
+
+/// A row for each case of the library's benchmarks: ours, and the others with how often ours takes theirs.
+fn library(report: &Report) -> Option<Table> {
+    let figures: Vec<_> = report.figures.iter().filter(|figure| figure.unit == "ns").collect();
+    figures.first()?;
+    let mut text = "| case | cnikit | others, and ours to theirs |\n|---|---|---|\n".to_owned();
+    for (area, case) in distinct(figures.iter().map(|figure| (figure.measure.as_str(), figure.case.as_str()))) {
+        let group: Vec<_> =
+            figures.iter().filter(|figure| (figure.measure.as_str(), figure.case.as_str()) == (area, case)).collect();
+        let ours = group.iter().find(|figure| figure.implementation == "cnikit").map(|figure| figure.summary.p50);
+        let others = group.iter().filter(|figure| figure.implementation != "cnikit").map(|figure| {
+            let ratio = ours.map_or_else(String::new, |ours| format!(" ({})", ratio(ours, figure.summary.p50)));
+            format!("`{}` {}{ratio}", figure.implementation, duration(figure.summary.p50))
+        });
+        let (ours, others) = (ours.map_or_else(String::new, duration), others.collect::<Vec<_>>().join(", "));
+        writeln!(text, "| `{area}/{case}` | {ours} | {others} |").expect("a string takes all");
+    }
+    Some(Table { name: "library", text })
+}
+
+/// How ours compares with a peer of which less is better: `1/4.2`, or `1.20 x`.
+fn ratio(ours: f64, peer: f64) -> String {
+    let times = ours / peer;
+    if times < 0.67 { format!("1/{:.1}", times.recip()) } else { format!("{times:.2} x") }
+}
+
+/// Nanoseconds in the unit that people would use.
+fn duration(nanoseconds: f64) -> String {
+    match nanoseconds {
+        1e6.. => format!("{} ms", number(nanoseconds / 1e6)),
+        1e3..1e6 => format!("{} us", number(nanoseconds / 1e3)),
+        _ => format!("{} ns", number(nanoseconds)),
+    }
+}
+
+impl Form {
+    fn table(&self, report: &Report) -> Option<Table> {
+        let figures: Vec<_> =
+            report.figures.iter().filter(|figure| self.measures.contains(&figure.measure.as_str())).collect();
+        let contestants = distinct(figures.iter().map(|figure| figure.implementation.as_str()));
+        let rows = distinct(figures.iter().map(|figure| (figure.measure.as_str(), figure.case.as_str(), figure.load)));
+        let unit = figures.first()?.unit.as_str();
+        let is_compared = contestants.contains(&"bridge");
+        let what = match self.cell {
+            Cell::Percentiles => "p50 / p90 / p99",
+            Cell::Median | Cell::Rate => "p50",
+        };
+        let mut text = format!("| {unit}, {what} | {} | {} |", self.load, contestants.join(" | "));
+        text += if is_compared { " to bridge |\n" } else { "\n" };
+        text += &"|---".repeat(2 + contestants.len() + usize::from(is_compared));
+        text += "|\n";
+        for (measure, case, load) in rows {
+            let row = if self.measures.len() > 1 { format!("{measure}, {case}") } else { case.to_owned() };
+            let shown = if self.load.is_empty() { String::new() } else { load.to_string() };
+            write!(text, "| {row} | {shown} |").expect("a string takes all");
+            let p50 = |name| report.figure(measure, case, load, name).map(|figure| figure.summary.p50);
+            for name in &contestants {
+                let cell = report.figure(measure, case, load, name).map(|figure| self.cell(figure));
+                write!(text, " {} |", cell.unwrap_or_default()).expect("a string takes all");
+            }
+            if is_compared {
+                let ratio = p50("cnikit").zip(p50("bridge")).map(|(ours, peer)| self.ratio(ours, peer));
+                write!(text, " {} |", ratio.unwrap_or_default()).expect("a string takes all");
+            }
+            text.push('\n');
+        }
+        Some(Table { name: self.name, text })
+    }
+
+    /// How ours compares with a peer.
+    fn ratio(&self, ours: f64, peer: f64) -> String {
+        match self.cell {
+            Cell::Rate => format!("{:.2} x", ours / peer),
+            Cell::Percentiles | Cell::Median => ratio(ours, peer),
+        }
+    }
+
+    fn cell(&self, figure: &Figure) -> String {
+        let summary = &figure.summary;
+        match self.cell {
+            Cell::Percentiles => [summary.p50, summary.p90, summary.p99].map(number).join(" / "),
+            Cell::Median | Cell::Rate => number(summary.p50),
+        }
+    }
+}
+
+/// A number with as many digits as mean something.
+pub(crate) fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        100.0.. => format!("{value:.0}"),
+        10.0..100.0 => format!("{value:.1}"),
+        1.0..10.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// A text in which numbers are of one width, so that it sorts as people would.
+pub(crate) fn natural(text: &str) -> String {
+    let is_number = |word: &str| word.starts_with(|digit: char| digit.is_ascii_digit());
+    let padded = |word: &str| if is_number(word) { format!("{word:0>9}") } else { word.to_owned() };
+    text.split('-').map(padded).collect::<Vec<_>>().join("-")
+}
+
+/// Each once, in the order in which they come.
+pub(crate) fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for one in all {
+        if !found.contains(&one) {
+            found.push(one);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cell, Form, duration, natural, number};
+
+    #[test]
+    fn numbers_have_three_digits_that_mean_something() {
+        assert_eq!([1234.5, 23.45, 2.345, 0.2345].map(number), ["1234", "23.4", "2.35", "0.234"].map(str::to_owned));
+        assert_eq!([2.5e6, 2.5e3, 250.0].map(duration), ["2.50 ms", "2.50 us", "250 ns"].map(str::to_owned));
+    }
+
+    #[test]
+    fn a_ratio_says_which_way_is_better() {
+        let form = |cell| Form { name: "", measures: &[], load: "", cell };
+        assert_eq!(form(Cell::Median).ratio(2.5, 10.0), "1/4.0");
+        assert_eq!(form(Cell::Median).ratio(10.0, 2.5), "4.00 x");
+        assert_eq!(form(Cell::Rate).ratio(300.0, 100.0), "3.00 x");
+    }
+
+    #[test]
+    fn numbers_in_names_sort_as_numbers() {
+        let mut names = ["add-beside-1000", "add-beside-250", "add-beside-1"];
+        names.sort_by_key(|name| natural(name));
+        assert_eq!(names, ["add-beside-1", "add-beside-250", "add-beside-1000"]);
+    }
+}

@@ -1,0 +1,105 @@
+//! The measuring command works and what it leaves is whole. No time is held to anything: machines differ, and are busy.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+const COMMAND: &str = env!("CARGO_BIN_EXE_cnikit-bench");
+
+/// The plugin of the same build; `cargo test --workspace` makes it for its own tests.
+fn plugin() -> Option<PathBuf> {
+    let plugin = Path::new(COMMAND).with_file_name("simple-ebpf-cni");
+    let found = plugin.exists();
+    if !found {
+        eprintln!("SKIP: {} was not built", plugin.display());
+    }
+    found.then_some(plugin)
+}
+
+/// Runs a measurement with the fewest rounds, and returns its figures.
+fn measure(what: &str, options: &[&str]) -> Option<Vec<Value>> {
+    if !cnikit_testbed::privileged() {
+        return None;
+    }
+    let plugin = plugin()?;
+    let folder = tempfile::tempdir().expect("a folder");
+    // One rival is enough here, where it is installed.
+    let peers = folder.path().join("peers");
+    std::fs::create_dir(&peers).expect("a folder");
+    for name in ["bridge", "host-local"] {
+        std::os::unix::fs::symlink(Path::new("/usr/lib/cni").join(name), peers.join(name)).expect("a link");
+    }
+    let json = folder.path().join("results.json");
+    let mut command = Command::new(COMMAND);
+    command
+        .args([what, "--quick", "--rounds", "1"])
+        .args(options)
+        .arg("--plugin")
+        .arg(plugin)
+        .arg("--peers")
+        .arg(peers);
+    let output = command.arg("--json").arg(&json).output().expect("the command starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("| cnikit |"), "no table: {output:?}");
+
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).expect("results")).expect("JSON");
+    for key in ["date", "cpu", "cpus", "kernel", "load", "versions"] {
+        assert!(!report["machine"][key].is_null(), "nothing is said of {key}");
+    }
+    let figures = report["figures"].as_array().expect("figures").clone();
+    for figure in &figures {
+        let [min, p50, p90, p99, max] = ["min", "p50", "p90", "p99", "max"].map(|key| figure[key].as_f64());
+        assert!(min.is_some() && min <= p50 && p50 <= p90 && p90 <= p99 && p99 <= max, "{figure}");
+    }
+    Some(figures)
+}
+
+/// Whether a figure is there, of this plugin and more than zero.
+#[track_caller]
+fn assert_measured(figures: &[Value], measure: &str, case: &str, load: u64) {
+    let is_it = |figure: &&Value| {
+        figure["measure"] == measure
+            && figure["case"] == case
+            && figure["load"] == load
+            && figure["implementation"] == "cnikit"
+    };
+    let figure = figures.iter().find(is_it).unwrap_or_else(|| panic!("no {measure}, {case}, {load} in {figures:#?}"));
+    assert!(figure["p50"].as_f64() > Some(0.0), "{figure}");
+}
+
+#[test]
+fn verbs_are_measured() {
+    let Some(figures) = measure("add", &["--pods", "2"]) else { return };
+    for case in ["IPv4", "IPv4, disk", "dual stack", "IPv4, masquerade", "IPv4, masquerade, nftables"] {
+        for verb in ["ADD", "CHECK", "DEL"] {
+            assert_measured(&figures, verb, case, 2);
+        }
+    }
+    for width in [1, 4, 16] {
+        assert_measured(&figures, "ADD rate", "IPv4", width);
+        assert_measured(&figures, "DEL rate", "IPv4", width);
+    }
+    for measure in ["memory, ADD", "CPU, ADD", "CPU, DEL", "first ADD"] {
+        assert_measured(&figures, measure, "IPv4", 0);
+    }
+    assert!(figures.iter().any(|figure| figure["measure"] == "ADD" && figure["implementation"] == "floor"));
+}
+
+#[test]
+fn the_command_line_is_refused_politely() {
+    let output = Command::new(COMMAND).args(["add", "--rounds", "many"]).output().expect("the command starts");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn packets_are_measured_by_each_way() {
+    let Some(figures) = measure("net", &["--pods", "2"]) else { return };
+    for measure in ["TCP_RR p50", "TCP_RR p99", "TCP_STREAM", "UDP", "connections"] {
+        assert_measured(&figures, measure, "IPv4", 2);
+    }
+    for way in ["cnikit", "cnikit, direct off", "veth pair", "loopback"] {
+        assert!(figures.iter().any(|figure| figure["implementation"] == way), "{way} was not measured");
+    }
+}
