@@ -4,9 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cnikit::datapath::{Datapath, NetConfig, PodCounters, PodLink, PodPort};
 use cnikit::spec::MacAddr;
-use cnikit_testbed::{Host, Namespace, Pod};
+use cnikit_testbed::{Host, Namespace, Pod, raw};
 
-use crate::raw;
 use crate::support::datapath;
 
 pub(crate) const GATEWAY_MAC: MacAddr = MacAddr::new([0x02, 0, 0, 0, 0, 0xfe]);

@@ -11,7 +11,6 @@ mod neighbours;
 mod packets;
 mod privileges;
 mod race;
-mod raw;
 mod services;
 mod support;
 mod tcx;

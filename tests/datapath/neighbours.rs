@@ -5,7 +5,7 @@ use std::time::Duration;
 use cnikit_testbed::{Namespace, eventually, host};
 
 use crate::bed::{Bed, GATEWAY, GATEWAY_MAC, addresses, mac};
-use crate::raw::Ear;
+use cnikit_testbed::raw::Ear;
 
 const LIMIT: Duration = Duration::from_secs(5);
 

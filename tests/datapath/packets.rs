@@ -131,7 +131,7 @@ fn a_hairpin_port_does_not_hear_itself() {
     host(|host| {
         let bed = Bed::new(host);
         host.ip("link set veth0 type bridge_slave hairpin on");
-        let ear = bed.pods[0].enter(|| crate::raw::Ear::open().unwrap());
+        let ear = bed.pods[0].enter(|| cnikit_testbed::raw::Ear::open().unwrap());
         let mut broadcast = frame(addresses(0)[0], addresses(1)[0], b"to all");
         broadcast[..6].fill(0xff);
         let heard = || ear.frames().iter().filter(|frame| frame.ends_with(b"to all") && frame[0] == 0xff).count();

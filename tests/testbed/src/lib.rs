@@ -26,6 +26,7 @@
 //! - [`Command`] and [`Running`]: processes with a time limit that do not outlive the test; [`eventually`] and [`patience`]
 //!   for what else takes time.
 //! - [`Call`] and [`Ruling`]: a process that is killed, or whose call is made to fail, at any of its system calls.
+//! - [`raw`]: frames past the stack.
 //! - [`classifier`]: a program for a TC hook.
 //! - [`privileged`], [`tool`], [`cnitool`] and [`kernel`]: the reasons for which a test may be skipped, and when it may not;
 //!   [`skipped`] says so.
@@ -41,6 +42,7 @@ mod host;
 mod namespace;
 mod plugin;
 mod pod;
+pub mod raw;
 mod require;
 mod supervise;
 mod unshare;

@@ -10,7 +10,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 const ALL: u16 = 0x0003;
 
 /// Sends a frame by `eth0` of the thread's namespace.
-pub(crate) fn send(frame: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+///
+/// Those of the kernel: `EMSGSIZE` for more than the link carries.
+pub fn send(frame: &[u8]) -> io::Result<()> {
     let socket = open(0)?;
     let (address, length) = eth0(u16::from_be_bytes([frame[12], frame[13]]));
     // SAFETY: frame and address outlive the call, which is told their sizes.
@@ -21,10 +25,16 @@ pub(crate) fn send(frame: &[u8]) -> io::Result<()> {
 }
 
 /// Hears all frames that come in by `eth0` of the thread's namespace.
-pub(crate) struct Ear(OwnedFd);
+#[derive(Debug)]
+pub struct Ear(OwnedFd);
 
 impl Ear {
-    pub(crate) fn open() -> io::Result<Self> {
+    /// Begins to hear.
+    ///
+    /// # Errors
+    ///
+    /// Those of the kernel.
+    pub fn open() -> io::Result<Self> {
         let socket = open(ALL)?;
         let (address, length) = eth0(ALL);
         // SAFETY: the address outlives the call, which is told its size.
@@ -33,7 +43,8 @@ impl Ear {
     }
 
     /// The frames since the last time.
-    pub(crate) fn frames(&self) -> Vec<Vec<u8>> {
+    #[must_use]
+    pub fn frames(&self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut buffer = vec![0_u8; 1 << 16];
         loop {
