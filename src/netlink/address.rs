@@ -124,7 +124,7 @@ fn header(family: RtAddrFamily, index: u32, prefix: u8) -> IfaddrmsgBuilder {
     IfaddrmsgBuilder::default().ifa_family(family).ifa_prefixlen(prefix).ifa_scope(RtScope::Universe).ifa_index(index)
 }
 
-fn decode(message: &Ifaddrmsg) -> Option<IpNetwork> {
+pub(super) fn decode(message: &Ifaddrmsg) -> Option<IpNetwork> {
     let payload = |wanted: Ifa| {
         let mut attrs = message.rtattrs().iter();
         let attr = attrs.find(|attr| *attr.rta_type() == wanted)?;

@@ -154,7 +154,7 @@ impl Socket {
 }
 
 impl IngressQdisc {
-    fn decode(message: &Tcmsg) -> Self {
+    pub(super) fn decode(message: &Tcmsg) -> Self {
         let mut qdisc = Self { kind: String::new(), blocks: Blocks::default() };
         for attr in message.rtattrs().iter() {
             let bytes: &[u8] = attr.rta_payload().as_ref();

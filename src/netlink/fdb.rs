@@ -93,7 +93,7 @@ impl Socket {
 
 impl FdbEntry {
     /// None for an entry of the link itself (`self`), such as a multicast group that it listens to.
-    fn decode(message: &Ndmsg) -> Option<Self> {
+    pub(super) fn decode(message: &Ndmsg) -> Option<Self> {
         const NDA_MASTER: u16 = 9;
         let mut mac = None;
         let mut vlan = None;

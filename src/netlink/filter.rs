@@ -181,7 +181,7 @@ impl Display for FilterTarget {
 
 impl FilterInfo {
     /// None for the head of a priority, which the kernel lists beside its filters with handle 0.
-    fn decode(message: &Tcmsg) -> Option<Self> {
+    pub(super) fn decode(message: &Tcmsg) -> Option<Self> {
         let handle = *message.tcm_handle();
         if handle == 0 {
             return None;

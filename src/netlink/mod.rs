@@ -91,10 +91,13 @@ mod clsact;
 mod error;
 mod fdb;
 mod filter;
+#[cfg(any(test, fuzzing))]
+mod fuzzed;
 mod link;
 mod netns;
 pub mod nftables;
 mod nowait;
+mod reply;
 mod route;
 mod socket;
 mod sysctl;
@@ -105,6 +108,9 @@ pub use clsact::{Block, Blocks, IngressQdisc};
 pub use error::{Error, Result};
 pub use fdb::{FdbEntry, FdbState};
 pub use filter::{BpfFilter, FilterInfo, FilterTarget};
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub use fuzzed::read_replies;
 pub use link::{LOOPBACK_INDEX, Link};
 pub use netns::{Netns, NetnsId};
 pub use route::Route;

@@ -143,7 +143,7 @@ impl Route {
             .build()?)
     }
 
-    fn decode(message: &Rtmsg) -> Option<Self> {
+    pub(super) fn decode(message: &Rtmsg) -> Option<Self> {
         let mut dst = everything(message.rtm_family());
         let mut route = Self::new(dst, 0).scope((*message.rtm_scope()).into());
         route.table = Some(u8::from(*message.rtm_table()).into());

@@ -8,12 +8,8 @@ use std::{
 
 use neli::{
     FromBytesWithInput, Size, ToBytes,
-    consts::{
-        nl::{NlmF, NlmsgerrAttr},
-        rtnl::Rtm,
-        socket::NlFamily,
-    },
-    err::{Nlmsgerr, SocketError},
+    consts::{nl::NlmF, rtnl::Rtm, socket::NlFamily},
+    err::SocketError,
     nl::{NlPayload, Nlmsghdr, NlmsghdrBuilder},
     socket::synchronous::NlSocketHandle,
     types::Buffer,
@@ -21,16 +17,25 @@ use neli::{
 };
 
 use rustix::{
+    buffer::spare_capacity,
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, retry_on_intr, write},
+    net::{RecvFlags, netlink::SocketAddrNetlink, recvfrom},
 };
 
 use tracing::trace;
 
 use super::{
-    attrs,
     error::{Error, Fault, Operation, Result},
+    reply::{Body, Reply, replies},
 };
+
+/// What one read takes, in bytes. Of a list the kernel writes as much at once.
+const LONGEST_READ: usize = 32 * 1024;
+
+/// The port of the kernel itself. Whoever has `CAP_NET_ADMIN` in a namespace, a pod in its own for example, can send to
+/// the sockets there, and guess the number of an exchange.
+const KERNEL: u32 = 0;
 
 /// A route netlink socket; the verbs of this module are its methods.
 ///
@@ -194,11 +199,13 @@ impl Socket {
             return Ok(());
         };
         loop {
-            for message in self.messages(&requests[last].0).map_err(|error| (last, error))? {
-                let Some(place) = requests.iter().position(|(_, sequence)| sequence == message.nl_seq()) else {
+            let bytes = self.read(&requests[last].0).map_err(|error| (last, error))?;
+            for reply in self.replies(&bytes) {
+                let reply = reply.map_err(|fault| (last, requests[last].0.malformed(fault)))?;
+                let Some(place) = requests.iter().position(|(_, sequence)| *sequence == reply.sequence) else {
                     continue;
                 };
-                let is_over = answer.take(&requests[place].0, &message).map_err(|error| (place, error))?;
+                let is_over = answer.take(&requests[place].0, reply).map_err(|error| (place, error))?;
                 if is_over && place == last {
                     return Ok(());
                 }
@@ -221,25 +228,46 @@ impl Socket {
     where
         R: FromBytesWithInput<Input = usize>,
     {
-        for message in self.messages(operation)? {
+        let bytes = self.read(operation)?;
+        for reply in self.replies(&bytes) {
+            let reply = reply.map_err(|fault| operation.malformed(fault))?;
             // What is left of an exchange that nobody read to its end has another number.
-            if *message.nl_seq() == sequence && answer.take(operation, &message)? {
+            if reply.sequence == sequence && answer.take(operation, reply)? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Reads once, what is for this socket.
-    fn messages(&self, operation: &Operation) -> Result<Vec<Nlmsghdr<u16, Buffer>>> {
-        // Raw types: an error carries the request back, whose type differs from that of the answers.
-        let (messages, _) = match self.handle.recv::<u16, Buffer>() {
-            Err(SocketError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => return Ok(Vec::new()),
-            other => other.map_err(|error| operation.socket(error))?,
-        };
-        let messages = messages.collect::<Result<Vec<_>, _>>().map_err(|error| operation.socket(error))?;
-        Ok(messages.into_iter().filter(|message| *message.nl_pid() == self.handle.pid()).collect())
+    /// The messages that are for this socket.
+    fn replies<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = Result<Reply<'a>, Fault>> {
+        let port = self.handle.pid();
+        replies(bytes).filter(move |reply| reply.as_ref().map_or(true, |reply| reply.port == port))
     }
+
+    /// Reads once, what the kernel has sent; nothing where a signal came, or somebody else wrote.
+    fn read(&self, operation: &Operation) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(LONGEST_READ);
+        let (_, length, sender) = match recvfrom(self.fd(), spare_capacity(&mut bytes), RecvFlags::TRUNC) {
+            Err(Errno::INTR) => return Ok(Vec::new()),
+            received => received.map_err(|errno| operation.socket(SocketError::from(io::Error::from(errno))))?,
+        };
+        if sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok()).is_none_or(|from| from.pid() != KERNEL) {
+            return Ok(Vec::new());
+        }
+        if length > bytes.len() {
+            return Err(operation.malformed(Fault::new(Truncated { length, read: bytes.len() })));
+        }
+        Ok(bytes)
+    }
+}
+
+/// More than one read takes.
+#[derive(Debug, thiserror::Error)]
+#[error("a message of {length} bytes, of which {read} were read")]
+struct Truncated {
+    length: usize,
+    read: usize,
 }
 
 /// The bytes of a request, to be sent later or by other means.
@@ -292,15 +320,12 @@ impl<R: FromBytesWithInput<Input = usize>> Answer<R> {
     }
 
     /// Adds one message; true when it was the last of the exchange.
-    fn take(&mut self, operation: &Operation, message: &Nlmsghdr<u16, Buffer>) -> Result<bool> {
-        self.interrupted |= message.nl_flags().contains(NlmF::DUMP_INTR);
-        match message.nl_payload() {
-            NlPayload::Ack(_) | NlPayload::Empty => Ok(true),
-            // A dump ends with a code of its own, which is zero or an error that came up on the way.
-            NlPayload::DumpExtAck(end) if *end.error() == 0 => Ok(true),
-            NlPayload::DumpExtAck(end) => Err(operation.refused(*end.error(), explanation(end))),
-            NlPayload::Err(error) => Err(operation.refused(*error.error(), explanation(error))),
-            NlPayload::Payload(bytes) => {
+    fn take(&mut self, operation: &Operation, reply: Reply<'_>) -> Result<bool> {
+        self.interrupted |= reply.interrupted;
+        match reply.body {
+            Body::Done => Ok(true),
+            Body::Refused(code, words) => Err(operation.refused(code, words)),
+            Body::Object(bytes) => {
                 let object = R::from_bytes_with_input(&mut Cursor::new(bytes), bytes.len())
                     .map_err(|error| operation.malformed(error.into()))?;
                 self.objects.push(object);
@@ -310,53 +335,7 @@ impl<R: FromBytesWithInput<Input = usize>> Answer<R> {
     }
 }
 
-/// The kernel's words in an extended acknowledgement.
-fn explanation<M>(error: &Nlmsgerr<M>) -> Option<String> {
-    error
-        .ext_ack()
-        .iter()
-        .find(|attr| *attr.nla_type().nla_type() == NlmsgerrAttr::Msg)
-        .map(|attr| attrs::text(attr.nla_payload().as_ref()))
-}
-
 /// Once, and not in each of the functions that the compiler makes for a type of message.
 fn tell(operation: &Operation) {
     trace!("{operation}");
-}
-
-#[cfg(test)]
-mod tests {
-    use neli::err::NlmsgerrBuilder;
-
-    use super::*;
-
-    #[test]
-    fn a_dump_that_was_interrupted_is_marked() {
-        let mut answer = Answer::<Buffer>::new();
-        let operation = Operation::new("list", "links");
-        for (flags, interrupted) in [(NlmF::MULTI, false), (NlmF::MULTI | NlmF::DUMP_INTR, true)] {
-            let payload = NlPayload::Payload(Buffer::from(vec![0]));
-            let last = answer.take(&operation, &message(flags, payload)).expect("a part");
-            assert!(!last);
-            assert_eq!(answer.interrupted, interrupted);
-        }
-        let end = NlmsgerrBuilder::default().nlmsg(()).build().expect("an end");
-        let end = message(NlmF::MULTI, NlPayload::DumpExtAck(end));
-        assert!(answer.take(&operation, &end).expect("the end"));
-        assert_eq!((answer.objects.len(), answer.interrupted), (2, true));
-    }
-
-    #[test]
-    fn an_error_at_the_end_of_a_dump_is_an_error() {
-        let end = NlmsgerrBuilder::default().error(-19).nlmsg(()).build().expect("an end");
-        let end = message(NlmF::MULTI, NlPayload::DumpExtAck(end));
-        let operation = Operation::on_link("list the addresses of", 9);
-        let error = Answer::<Buffer>::new().take(&operation, &end).expect_err("ENODEV");
-        assert_eq!(error.raw_os_error(), Some(19));
-    }
-
-    fn message(flags: NlmF, payload: NlPayload<u16, Buffer>) -> Nlmsghdr<u16, Buffer> {
-        let message = NlmsghdrBuilder::default().nl_type(16u16).nl_flags(flags);
-        message.nl_payload(payload).build().expect("a message")
-    }
 }

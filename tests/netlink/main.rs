@@ -3,6 +3,7 @@
 
 mod addresses;
 mod cost;
+mod forged;
 mod links;
 mod netns;
 mod nftables;

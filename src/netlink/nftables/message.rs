@@ -28,7 +28,7 @@ pub(super) fn delimiter() -> Buffer {
 }
 
 /// The rule in a message of the kernel's.
-pub(super) fn rule(message: &[u8]) -> RuleInfo {
+pub(in crate::netlink) fn rule(message: &[u8]) -> RuleInfo {
     let (mut handle, mut user_data) = (0, &[][..]);
     for (kind, payload) in nested(message.get(HEADER..).unwrap_or_default()) {
         match kind {

@@ -49,6 +49,9 @@ mod socket;
 mod table;
 mod uapi;
 
+#[cfg(any(test, fuzzing))]
+pub(in crate::netlink) use message::rule as read_rule;
+
 pub use batch::Batch;
 pub use rule::{Action, Match, Ports, Rule, RuleInfo};
 pub use socket::Socket;

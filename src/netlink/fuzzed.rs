@@ -1,0 +1,67 @@
+//! The way in for a fuzzer: whatever bytes a socket may receive, as whatever they may be taken for.
+
+use std::io::Cursor;
+
+use neli::{
+    FromBytesWithInput,
+    rtnl::{Ifaddrmsg, Ifinfomsg, Ndmsg, Rtmsg, Tcmsg},
+};
+
+use super::{
+    address,
+    clsact::IngressQdisc,
+    fdb::FdbEntry,
+    filter::FilterInfo,
+    link::Link,
+    nftables,
+    reply::{Body, replies},
+    route::Route,
+};
+
+/// Reads the bytes of one read, and each object in them as one of every kind.
+pub fn read_replies(bytes: &[u8]) {
+    for reply in replies(bytes).flatten() {
+        let Body::Object(object) = reply.body else { continue };
+        as_message(object, |message: &Ifinfomsg| _ = Link::decode(message));
+        as_message(object, |message: &Ifaddrmsg| _ = address::decode(message));
+        as_message(object, |message: &Rtmsg| _ = Route::decode(message));
+        as_message(object, |message: &Ndmsg| _ = FdbEntry::decode(message));
+        as_message(object, |message: &Tcmsg| {
+            _ = FilterInfo::decode(message);
+            _ = IngressQdisc::decode(message);
+        });
+        _ = nftables::read_rule(object);
+    }
+}
+
+fn as_message<M: FromBytesWithInput<Input = usize>>(bytes: &[u8], read: impl FnOnce(&M)) {
+    if let Ok(message) = M::from_bytes_with_input(&mut Cursor::new(bytes), bytes.len()) {
+        read(&message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::read_replies;
+
+    #[test]
+    fn the_corpus_is_read() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/netlink");
+        let seeds: Vec<_> = fs::read_dir(corpus).unwrap().map(|seed| seed.unwrap().path()).collect();
+        assert!(!seeds.is_empty());
+        seeds.iter().for_each(|seed| read_replies(&fs::read(seed).unwrap()));
+    }
+
+    proptest! {
+        /// A message of a length that holds, so that what is in it is looked at.
+        #[test]
+        fn any_object_is_read(object in vec(prop_oneof![0..32_u8, any::<u8>()], 0..200)) {
+            let length = u32::try_from(16 + object.len()).unwrap().to_ne_bytes();
+            read_replies(&[&length[..], &[16, 0, 0, 0], &[0; 8], &object].concat());
+        }
+    }
+}

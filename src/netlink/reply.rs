@@ -1,0 +1,203 @@
+//! What the kernel sends: messages one after another, each with a header that says what it is. See [netlink(7)].
+//!
+//! [netlink(7)]: https://man7.org/linux/man-pages/man7/netlink.7.html
+
+use super::{
+    attrs::{self, nested},
+    error::{Fault, Result},
+};
+
+/// `struct nlmsghdr`, in bytes.
+const HEADER: usize = 16;
+/// Messages, attributes and what follows a header begin at multiples of this.
+const ALIGNMENT: usize = 4;
+
+/// Types of messages that every family has.
+const NLMSG_NOOP: u16 = 1;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+
+/// Flags in the header.
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+
+/// The kernel's words, in an extended acknowledgement.
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// One message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Reply<'a> {
+    /// The number of the exchange.
+    pub(super) sequence: u32,
+    /// The socket that it is for.
+    pub(super) port: u32,
+    /// The list changed while it was being written.
+    pub(super) interrupted: bool,
+    pub(super) body: Body<'a>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Body<'a> {
+    /// All is done, or the list is at its end.
+    Done,
+    /// The kernel's negative error number, and its words where it has some.
+    Refused(i32, Option<String>),
+    Object(&'a [u8]),
+}
+
+/// A length that leads out of what was received.
+#[derive(Debug, thiserror::Error)]
+#[error("a message of {length} bytes in {left}")]
+struct BadLength {
+    length: usize,
+    left: usize,
+}
+
+/// The messages of one read; the first that cannot be one is the last.
+pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Result<Reply<'_>, Fault>> {
+    std::iter::from_fn(move || {
+        while !bytes.is_empty() {
+            let reply = next(&mut bytes).transpose();
+            if reply.is_some() {
+                return reply;
+            }
+        }
+        None
+    })
+}
+
+/// Takes the next message; nothing for one that says nothing.
+fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Reply<'a>>, Fault> {
+    let all = std::mem::take(bytes);
+    let (header, _) = all.split_at_checked(HEADER).ok_or_else(|| bad_length(HEADER, all))?;
+    let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|index| header[at + index]));
+    let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+    let length = word(0) as usize;
+    let payload = all.get(HEADER..length).ok_or_else(|| bad_length(length, all))?;
+    *bytes = all.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+    let flags = half(6);
+    let body = match half(4) {
+        NLMSG_NOOP => return Ok(None),
+        NLMSG_ERROR => outcome(payload, flags, true).ok_or_else(|| bad_length(length, all))?,
+        // A list ends with a code of its own, which is zero or an error that came up on the way.
+        NLMSG_DONE => outcome(payload, flags, false).unwrap_or(Body::Done),
+        _ => Body::Object(payload),
+    };
+    Ok(Some(Reply { sequence: word(8), port: word(12), interrupted: flags & NLM_F_DUMP_INTR != 0, body }))
+}
+
+/// An error number, which is 0 where there is no error; then, in an acknowledgement, the header of the request and the
+/// rest of it unless that was left out; then attributes.
+fn outcome(payload: &[u8], flags: u16, has_request: bool) -> Option<Body<'static>> {
+    let (code, rest) = payload.split_first_chunk()?;
+    let code = i32::from_ne_bytes(*code);
+    if code == 0 {
+        return Some(Body::Done);
+    }
+    let request = match rest.first_chunk().copied().map(u32::from_ne_bytes) {
+        _ if !has_request => 0,
+        Some(length) if flags & NLM_F_CAPPED == 0 => (length as usize).checked_next_multiple_of(ALIGNMENT)?,
+        _ => HEADER,
+    };
+    let attributes = rest.get(request..).filter(|_| flags & NLM_F_ACK_TLVS != 0).unwrap_or_default();
+    let words = nested(attributes).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG);
+    Some(Body::Refused(code, words.map(|(_, words)| attrs::text(words))))
+}
+
+fn bad_length(length: usize, left: &[u8]) -> Fault {
+    Fault::new(BadLength { length, left: left.len() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: u32 = 7;
+
+    /// A message of exchange 3.
+    fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(HEADER + payload.len()).expect("a short message");
+        let mut message = length.to_ne_bytes().to_vec();
+        message.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
+        message.extend([3_u32.to_ne_bytes(), OURS.to_ne_bytes()].concat());
+        message.extend(payload);
+        message.resize(message.len().next_multiple_of(ALIGNMENT), 0);
+        message
+    }
+
+    fn read(bytes: &[u8]) -> Vec<Reply<'_>> {
+        replies(bytes).collect::<Result<_, _>>().expect("messages")
+    }
+
+    fn reply(body: Body<'_>) -> Reply<'_> {
+        Reply { sequence: 3, port: OURS, interrupted: false, body }
+    }
+
+    /// `struct nlmsgerr`, and the attribute with the kernel's words.
+    fn refusal(code: i32, request: &[u8], words: &str) -> Vec<u8> {
+        let length = u16::try_from(4 + words.len()).expect("a few words");
+        let attribute = [&length.to_ne_bytes()[..], &NLMSGERR_ATTR_MSG.to_ne_bytes(), words.as_bytes()].concat();
+        [&code.to_ne_bytes()[..], request, &attribute].concat()
+    }
+
+    #[test]
+    fn messages_are_told_apart() {
+        let list = [
+            message(16, 2, b"a link"),
+            message(NLMSG_NOOP, 0, &[]),
+            message(NLMSG_DONE, 2, &[0; 4]),
+            message(NLMSG_DONE, 2, &[]),
+            message(NLMSG_ERROR, NLM_F_CAPPED, &[0; 20]),
+        ];
+        let expected = [Body::Object(b"a link"), Body::Done, Body::Done, Body::Done].map(reply);
+        assert_eq!(read(&list.concat()), expected);
+    }
+
+    #[test]
+    fn a_list_that_changed_meanwhile_is_marked() {
+        let bytes = message(16, NLM_F_DUMP_INTR, &[]);
+        assert_eq!(read(&bytes), [Reply { interrupted: true, ..reply(Body::Object(&[])) }]);
+    }
+
+    #[test]
+    fn the_kernels_words_are_behind_the_request() {
+        let words = || Some("Device does not exist".to_owned());
+        let request = message(16, 0, &[0; 30]);
+        let cases = [
+            (message(NLMSG_ERROR, NLM_F_ACK_TLVS, &refusal(-19, &request, "Device does not exist\0")), words()),
+            (
+                message(
+                    NLMSG_ERROR,
+                    NLM_F_ACK_TLVS | NLM_F_CAPPED,
+                    &refusal(-19, &request[..HEADER], "Device does not exist\0"),
+                ),
+                words(),
+            ),
+            (message(NLMSG_DONE, NLM_F_ACK_TLVS, &refusal(-19, &[], "Device does not exist\0")), words()),
+            (message(NLMSG_ERROR, 0, &refusal(-19, &request, "")), None),
+            (message(NLMSG_DONE, 0, &refusal(-19, &[], "")), None),
+        ];
+        for (bytes, words) in cases {
+            assert_eq!(read(&bytes), [reply(Body::Refused(-19, words))]);
+        }
+    }
+
+    #[test]
+    fn a_length_that_leads_elsewhere_ends_the_reading() {
+        let good = message(16, 0, b"a link");
+        for length in [0, 15, 25, 1 << 20, u32::MAX] {
+            let mut bad = message(16, 0, b"a link");
+            bad[..4].copy_from_slice(&u32::to_ne_bytes(length));
+            let bytes = [&good[..], &bad].concat();
+            let read: Vec<_> = replies(&bytes).collect();
+            assert_eq!(read.len(), 2);
+            assert_eq!(read[0].as_ref().expect("good"), &reply(Body::Object(b"a link")));
+            read[1].as_ref().expect_err("bad");
+        }
+        for length in 1..HEADER {
+            assert!(replies(&good[..length]).all(|reply| reply.is_err()));
+        }
+        read(&[]);
+    }
+}
