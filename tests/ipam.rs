@@ -200,7 +200,7 @@ fn a_disk_that_is_full_or_read_only_is_told_of_and_releases_go_on() {
     // The mount is in a namespace of its own and ends with it.
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "--propagation", "private", "sh", "-ec"]);
-    unshare.arg("mount -t tmpfs -o size=64k none \"$0\"; exec \"$@\"").arg(dir.path());
+    unshare.arg("mount -t tmpfs -o size=64k,mode=700 none \"$0\"; exec \"$@\"").arg(dir.path());
     let child = child_command("use_a_small_disk", dir.path(), 0);
     unshare.arg(child.get_program()).args(child.get_args()).stdout(Stdio::null());
     unshare.envs(child.get_envs().filter_map(|(key, value)| Some((key, value?))));

@@ -228,6 +228,15 @@ pub enum Error {
         source: serde_json::Error,
     },
 
+    /// Somebody else could change what is kept there, or holds it.
+    #[error("{} {}: make it root's alone, by chown root and chmod go-w", .path.display(), shared_by(*.uid))]
+    Shared {
+        /// The directory, or the file.
+        path: PathBuf,
+        /// Whose it is, if that is what is wrong.
+        uid: Option<u32>,
+    },
+
     /// A file to be imported is no table of leases.
     #[error("{} is no table of leases; it needs the key \"allocated\", with the container id of each address", .path.display())]
     NotATable {
@@ -276,7 +285,7 @@ impl Coded for Error {
             Self::NameTooLong { .. } => ErrorCode::INVALID_ENVIRONMENT,
             Self::CorruptLease { .. } => CORRUPT_LEASE,
             Self::NotATable { .. } => ErrorCode::DECODE,
-            Self::Io { .. } => ErrorCode::IO,
+            Self::Io { .. } | Self::Shared { .. } => ErrorCode::IO,
         }
     }
 }
@@ -302,6 +311,10 @@ impl Error {
     pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { operation, path: path.to_owned(), source }
     }
+}
+
+fn shared_by(uid: Option<u32>) -> String {
+    uid.map_or_else(|| "can be changed by others".to_owned(), |uid| format!("belongs to user {uid}"))
 }
 
 fn by_process(holder: Option<u32>) -> String {

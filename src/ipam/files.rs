@@ -3,10 +3,11 @@
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::RawDir;
+use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::process::geteuid;
 
 use super::error::{Error, Result};
 
@@ -21,6 +22,8 @@ const DIR_MODE: u32 = 0o700;
 const LONGEST: u64 = 64 * 1024;
 /// The lock file is no longer, in bytes: it has no more hints than fit.
 const SHORT: usize = 4 * 1024;
+/// Fails with `ELOOP` at a symbolic link.
+pub(super) const NO_DETOUR: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 /// How many bytes of names one system call lists.
 const LISTING: usize = 32 * 1024;
 
@@ -80,8 +83,39 @@ pub(super) fn stat(path: &Path) -> Result<Option<Metadata>> {
     present(fs::symlink_metadata(path)).map_err(Error::io("look at", path))
 }
 
+/// Opens what is there to be read, and nothing that a link leads to. A pipe that nobody writes to is opened at once.
 fn open(path: &Path) -> Result<Option<File>> {
-    present(File::open(path)).map_err(Error::io("open", path))
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(NO_DETOUR | OFlags::NONBLOCK.bits().cast_signed());
+    present(options.open(path)).map_err(Error::io("open", path))
+}
+
+/// Refuses a directory of a store that somebody else could change, as far as it is there: files would be put in the
+/// place of others, or all of it be moved away.
+pub(super) fn refuse_shared(dir: &Path) -> Result<()> {
+    let others = Mode::WGRP | Mode::WOTH;
+    for (path, is_own) in [(dir, true), (dir.parent().unwrap_or(dir), false)] {
+        // It is not there, or whoever opens it next says what is wrong.
+        let Ok(found) = fs::metadata(path) else { continue };
+        let mode = Mode::from_raw_mode(found.mode());
+        // In a directory such as /tmp, who may write cannot move away what is another's.
+        if mode.intersects(others) && (is_own || !mode.contains(Mode::SVTX)) {
+            return Err(Error::Shared { path: path.to_owned(), uid: None });
+        }
+        if is_own {
+            refuse_foreign(&found, path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what belongs neither to root nor to this process's user.
+pub(super) fn refuse_foreign(found: &Metadata, path: &Path) -> Result<()> {
+    let uid = found.uid();
+    if uid == 0 || uid == geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(Error::Shared { path: path.to_owned(), uid: Some(uid) })
 }
 
 /// A whole file and what the kernel knows of it, of the same moment; or nothing where there is none.

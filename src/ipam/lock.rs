@@ -26,6 +26,8 @@ pub(super) fn acquire(path: &Path, timeout: Duration) -> Result<File> {
     let _span = info_span!("lock", path = %path.display()).entered();
     let start = Instant::now();
     let file = open(path)?;
+    // Its owner could hold it for ever.
+    files::refuse_foreign(&file.metadata().map_err(Error::io("look at", path))?, path)?;
     let mut pause = FIRST_PAUSE;
     loop {
         match file.try_lock_exclusive() {
@@ -44,7 +46,7 @@ pub(super) fn acquire(path: &Path, timeout: Duration) -> Result<File> {
 
 fn open(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(files::FILE_MODE);
+    options.read(true).write(true).create(true).truncate(false).mode(files::FILE_MODE).custom_flags(files::NO_DETOUR);
     match options.open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             path.parent().map_or(Ok(()), files::create_dir)?;

@@ -88,6 +88,8 @@ mod crash_tests;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod import_tests;
 #[cfg(test)]
 mod model_tests;

@@ -31,6 +31,7 @@ impl Store {
         if name.len() > NAME_MAX {
             return Err(Error::NameTooLong { owner: Box::new(owner.clone()), length: name.len(), limit: NAME_MAX });
         }
+        files::refuse_shared(&self.dir)?;
         let path = self.dir.join("owners").join(name);
         let start = Instant::now();
         loop {

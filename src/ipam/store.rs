@@ -106,8 +106,9 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::LockTimeout`], which is [`TRY_AGAIN`](crate::spec::ErrorCode::TRY_AGAIN) to a runtime;
-    /// [`Error::Io`] when the directory cannot be made or changed.
+    /// [`Error::Shared`] when somebody else could change the directory; [`Error::Io`] when it cannot be made or changed.
     pub fn lock(&self, timeout: Duration) -> Result<Locked<'_>> {
+        files::refuse_shared(&self.dir)?;
         Locked::new(self, lock::acquire(&self.lock_path(), timeout)?)
     }
 
