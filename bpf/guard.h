@@ -100,7 +100,7 @@ static __always_inline enum drop_reason check_nd_options(const struct hook *hook
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_ND_OPTIONS; i++) {
-		if (offset >= packet->end)
+		if (offset == packet->end)
 			return PASS;
 		if (offset + sizeof(option) > packet->end ||
 		    bpf_skb_load_bytes(hook->skb, offset, &option, sizeof(option)) ||
@@ -110,8 +110,10 @@ static __always_inline enum drop_reason check_nd_options(const struct hook *hook
 		    !mac_equal(option.mac, hook->port->mac))
 			return CNI_DROP_ND_OWNER;
 		offset += option.length * sizeof(option);
+		if (offset > packet->end)
+			return CNI_DROP_MALFORMED;
 	}
-	return offset >= packet->end ? PASS : CNI_DROP_EXTENSIONS;
+	return offset == packet->end ? PASS : CNI_DROP_EXTENSIONS;
 }
 
 static __always_inline enum drop_reason check_icmpv6(const struct hook *hook,

@@ -47,7 +47,7 @@
 #define ICMP_ECHO 8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
-#define ICMP_NONE 0xff /* assigned to nothing, in either family */
+#define ICMP_NONE 0x100 /* beyond all types */
 
 #define TCP_FLAGS_AT 13
 #define TCP_FIN 0x01
@@ -99,7 +99,7 @@ struct packet {
 	bool closes;	/* its sender's side of one */
 	bool resets;	/* one */
 	bool is_error;	/* of ICMP or ICMPv6 */
-	__u8 icmp_type; /* of ICMP and ICMPv6 with a whole header, else ICMP_NONE */
+	__u16 icmp_type; /* of ICMP and ICMPv6 with a whole header, else ICMP_NONE */
 	__u32 end;	/* where in the frame the packet ends */
 	struct network ip;
 	struct flow_key flow; /* of an error that of what it quotes; protocol 0: of none that is known */
@@ -268,13 +268,14 @@ static __always_inline void name_flow(const struct network *network, const union
 		flow->destination_port = upper->port.destination;
 		break;
 	case IPPROTO_ICMP:
-		if (upper->icmp.type != ICMP_ECHO && upper->icmp.type != ICMP_ECHOREPLY)
+		if (network->version != 4 ||
+		    (upper->icmp.type != ICMP_ECHO && upper->icmp.type != ICMP_ECHOREPLY))
 			return;
 		flow->source_port = flow->destination_port = upper->icmp.echo_id;
 		break;
 	case IPPROTO_ICMPV6:
-		if (upper->icmp.type != ICMPV6_ECHO_REQUEST &&
-		    upper->icmp.type != ICMPV6_ECHO_REPLY)
+		if (network->version != 6 || (upper->icmp.type != ICMPV6_ECHO_REQUEST &&
+					      upper->icmp.type != ICMPV6_ECHO_REPLY))
 			return;
 		flow->source_port = flow->destination_port = upper->icmp.echo_id;
 		break;
@@ -298,7 +299,8 @@ static __always_inline void read_quote(struct __sk_buff *skb, struct packet *pac
 	bool readable;
 
 	readable = packet->v4 ? read_ipv4(skb, offset, quoted) : read_ipv6(skb, offset, quoted);
-	if (readable && !quoted->later &&
+	/* The frame may go on behind the packet, with padding. */
+	if (readable && !quoted->later && quoted->upper + sizeof(upper) <= packet->end &&
 	    address_equal(&quoted->source, &packet->ip.destination) &&
 	    address_equal(&quoted->destination, &packet->ip.source) &&
 	    !bpf_skb_load_bytes(skb, quoted->upper, &upper, sizeof(upper)))
@@ -332,7 +334,8 @@ static __always_inline void read_upper(struct __sk_buff *skb, struct packet *pac
 		}
 	} else if (protocol == IPPROTO_TCP) {
 		/* Beyond the first eight octets, which is all that the shortest fragment has. */
-		bpf_skb_load_bytes(skb, offset + TCP_FLAGS_AT, &flags, sizeof(flags));
+		if (offset + TCP_FLAGS_AT < packet->end)
+			bpf_skb_load_bytes(skb, offset + TCP_FLAGS_AT, &flags, sizeof(flags));
 		packet->opens = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 		packet->closes = flags & TCP_FIN;
 		packet->resets = flags & TCP_RST;

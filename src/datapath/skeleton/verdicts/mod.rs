@@ -22,7 +22,9 @@ mod delivery;
 mod flows;
 mod frames;
 mod guard;
+mod model;
 mod neighbours;
+mod scenarios;
 
 /// Verdicts of `linux/pkt_cls.h`.
 const UNSPEC: i32 = -1;
@@ -167,11 +169,16 @@ impl Loaded {
 
 /// The verdict of a program on a frame, and the frame as it left it.
 fn run(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8]) -> (i32, Vec<u8>) {
+    try_run(program, frame).unwrap()
+}
+
+/// The same; an error where the kernel tries no program on such a frame.
+fn try_run(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8]) -> libbpf_rs::Result<(i32, Vec<u8>)> {
     let mut out = vec![0; frame.len() + 64];
     let input = ProgramInput { data_in: Some(frame), data_out: Some(&mut out), ..ProgramInput::default() };
-    let output = program.test_run(input).unwrap();
+    let output = program.test_run(input)?;
     let left = output.data.map(|data| data.to_vec()).unwrap();
-    (output.return_value.cast_signed(), left)
+    Ok((output.return_value.cast_signed(), left))
 }
 
 /// The verdict of a program on a frame that is segmented later, into segments of this size.

@@ -1,0 +1,251 @@
+//! The programs against the model that is written from their documentation, frame by frame.
+//!
+//! ```sh
+//! CNIKIT_LONG_TESTS=1 cargo test --release --lib programs_and_model_agree -- --nocapture
+//! ```
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use cnikit_model::{Counts, Hook, Network, Port, Reason, Scenario, Step, Verdict};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+
+use super::frames::*;
+use super::scenarios::scenario;
+use super::{BRIDGE, Loaded, OTHER_PORT, PORT, REDIRECT, SHOT, UNSPEC, loaded};
+use crate::datapath::{Drops, PodLink};
+use crate::spec::MacAddr;
+
+/// Frames that are tried, and where `CNIKIT_LONG_TESTS=1`.
+const FRAMES: u32 = 20_000;
+const FRAMES_OF_LONG_TESTS: u32 = 1_000_000;
+/// A scenario has 1 to 23 of them.
+const FRAMES_OF_A_SCENARIO: u32 = 12;
+
+#[test]
+fn programs_and_model_agree() {
+    loaded(|loaded| {
+        let is_long = std::env::var_os("CNIKIT_LONG_TESTS").is_some_and(|value| value == "1");
+        let frames = if is_long { FRAMES_OF_LONG_TESTS } else { FRAMES };
+        let config = Config { cases: frames / FRAMES_OF_A_SCENARIO, failure_persistence: None, ..Config::default() };
+        let tried = std::cell::Cell::new(Tried::default());
+        let start = Instant::now();
+        TestRunner::new(config)
+            .run(&scenario(), |scenario| {
+                let agreed = loaded.agree(&scenario).map_err(TestCaseError::fail)?;
+                tried.update(|tried| tried.and(agreed));
+                Ok(())
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
+        let tried = tried.get();
+        eprintln!("{tried:?} in {:?}", start.elapsed());
+        // What cannot be told apart from a test of nothing.
+        assert!(tried.frames >= frames * 9 / 10, "{tried:?}");
+        for kind in [tried.dropped, tried.redirected, tried.to_stack] {
+            assert!(kind > frames / 20, "{tried:?}");
+        }
+        assert!(tried.refused < frames / 10, "{tried:?}");
+    });
+}
+
+/// What libFuzzer has found interesting: see fuzz/fuzz_targets/packet.rs.
+#[test]
+fn programs_and_model_agree_on_the_corpus() {
+    loaded(|loaded| {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/packet");
+        let mut count = 0;
+        for entry in fs::read_dir(&corpus).unwrap() {
+            let path = entry.unwrap().path();
+            let scenario = Scenario::of(&fs::read(&path).unwrap());
+            loaded.agree(&scenario).unwrap_or_else(|difference| panic!("{}: {difference}", path.display()));
+            count += scenario.steps.len();
+        }
+        assert!(count > 0, "{} is empty", corpus.display());
+    });
+}
+
+/// How often what became of a frame.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tried {
+    frames: u32,
+    dropped: u32,
+    redirected: u32,
+    to_stack: u32,
+    /// The kernel tries no program on it, because it is too short for what it says it is.
+    refused: u32,
+}
+
+impl Tried {
+    fn and(self, other: Self) -> Self {
+        Self {
+            frames: self.frames + other.frames,
+            dropped: self.dropped + other.dropped,
+            redirected: self.redirected + other.redirected,
+            to_stack: self.to_stack + other.to_stack,
+            refused: self.refused + other.refused,
+        }
+    }
+}
+
+impl Loaded {
+    /// Tries a scenario on both; the difference, if there is one.
+    fn agree(&self, scenario: &Scenario) -> Result<Tried, String> {
+        let mut network = self.set_up(scenario);
+        let mut tried = Tried::default();
+        let before = self.counts();
+        let mut drops = self.drops();
+        for (number, Step { hook, frame }) in scenario.steps.iter().enumerate() {
+            tried.frames += 1;
+            let Some(verdict) = self.verdict(*hook, frame, &mut drops) else {
+                assert!(frame.len() < ETHERNET + 40, "{} bytes were refused: {frame:02x?}", frame.len());
+                tried.refused += 1;
+                continue;
+            };
+            match verdict {
+                Verdict::Drop(_) => tried.dropped += 1,
+                Verdict::Redirect(_) => tried.redirected += 1,
+                Verdict::Stack(_) => tried.to_stack += 1,
+            }
+            let expected = network.judge(*hook, PORT, frame);
+            if verdict != expected {
+                let (verdict, expected) = (told(&verdict), told(&expected));
+                return Err(report(scenario, &format!("step {number}:\nprogram {verdict}\nmodel   {expected}")));
+            }
+        }
+        assert_eq!(self.drops(), drops, "what was not dropped was not counted");
+        let counts = difference(self.counts(), before);
+        let (found, expected) = ((counts, self.remembered()), (network.counts, network.flows()));
+        if found == expected {
+            return Ok(tried);
+        }
+        Err(report(scenario, &format!("program {found:?}\nmodel   {expected:?}")))
+    }
+
+    /// Makes the network what the scenario says, and forgets all flows; the same for the model.
+    fn set_up(&self, scenario: &Scenario) -> Network {
+        let bridge = if scenario.at_bridge { PORT } else { BRIDGE };
+        self.configure(|config| {
+            config.bridge_ifindex = bridge;
+            config.guard = scenario.guard;
+            config.direct = scenario.direct;
+        });
+        let mut network = Network::new(bridge, MAC_GATEWAY);
+        network.guard = scenario.guard;
+        network.direct = scenario.direct;
+        for ([a, b], gateway) in PODS.into_iter().zip(GATEWAY) {
+            network.own(a, PORT, MAC_A);
+            network.own(b, OTHER_PORT, MAC_B);
+            network.own(gateway, BRIDGE, MAC_GATEWAY);
+        }
+        for (port, mac, stack_only) in
+            [(PORT, MAC_A, scenario.stack_only), (OTHER_PORT, MAC_B, scenario.other_stack_only)]
+        {
+            network.own(MacAddr::new(mac).link_local().into(), port, mac);
+            if port == PORT && scenario.is_nobodys {
+                self.links.remove(port).unwrap();
+            } else {
+                network.ports.insert(port, Port { mac, stack_only });
+                self.links.insert(port, PodLink { mac: MacAddr::new(mac), stack_only }).unwrap();
+            }
+        }
+        for key in self.flows.keys::<40>().collect::<Vec<_>>() {
+            self.flows.delete(&key, "a flow").unwrap();
+        }
+        network
+    }
+
+    /// What the program does; nothing where the kernel does not try it.
+    fn verdict(&self, hook: Hook, frame: &[u8], drops: &mut Drops) -> Option<Verdict> {
+        let program = match hook {
+            Hook::Ingress => &self.skeleton.progs.cni_tc_main,
+            Hook::Egress => &self.skeleton.progs.cni_tc_egress,
+        };
+        let (verdict, left) = super::try_run(program, frame).ok()?;
+        match verdict {
+            SHOT => {
+                let before = std::mem::replace(drops, self.drops());
+                let counted = drops.iter().zip(before.iter()).filter(|(after, before)| after != before);
+                let counted: Vec<_> = counted.map(|((reason, count), (_, before))| (reason, count - before)).collect();
+                let [(reason, 1)] = counted[..] else { panic!("a drop counted as {counted:?}") };
+                Some(Verdict::Drop(REASONS[reason.number()]))
+            }
+            REDIRECT => Some(Verdict::Redirect(left)),
+            UNSPEC => Some(Verdict::Stack(left)),
+            other => panic!("a verdict of {other} on {}", hexadecimal(frame)),
+        }
+    }
+
+    /// How many flows there are, how many of them routed, and how many of their sides are closed.
+    fn remembered(&self) -> [usize; 3] {
+        let states = self.flows.keys::<40>().map(|key| self.flows.read::<u8>(&key, "a flow").unwrap().unwrap());
+        states.fold([0; 3], |[all, routed, closed], state| {
+            [all + 1, routed + usize::from(state & 1), closed + (state >> 1).count_ones() as usize]
+        })
+    }
+
+    /// What the programs have counted, in the model's terms.
+    fn counts(&self) -> Counts {
+        let stats = self.stats();
+        let pods = PODS.into_iter().flatten().map(|address| self.counters(address)).chain([stats.unknown]);
+        let (sent, received) = pods
+            .fold((0, 0), |(sent, received), counters| (sent + counters.tx_packets, received + counters.rx_packets));
+        Counts {
+            direct: stats.direct,
+            to_stack: stats.to_stack,
+            to_host: stats.to_host,
+            from_stack: stats.from_stack,
+            arp_answers: stats.arp_answers,
+            nd_answers: stats.nd_answers,
+            flows_added: stats.flows_added,
+            flows_forgotten: stats.flows_forgotten,
+            sent,
+            received,
+        }
+    }
+}
+
+/// By their numbers.
+const REASONS: [Reason; 9] = [
+    Reason::Malformed,
+    Reason::Vlan,
+    Reason::MacSource,
+    Reason::IpSource,
+    Reason::ArpSender,
+    Reason::NdOwner,
+    Reason::Router,
+    Reason::Extensions,
+    Reason::Reflected,
+];
+
+fn difference(after: Counts, before: Counts) -> Counts {
+    Counts {
+        direct: after.direct - before.direct,
+        to_stack: after.to_stack - before.to_stack,
+        to_host: after.to_host - before.to_host,
+        from_stack: after.from_stack - before.from_stack,
+        arp_answers: after.arp_answers - before.arp_answers,
+        nd_answers: after.nd_answers - before.nd_answers,
+        flows_added: after.flows_added - before.flows_added,
+        flows_forgotten: after.flows_forgotten - before.flows_forgotten,
+        sent: after.sent - before.sent,
+        received: after.received - before.received,
+    }
+}
+
+/// The difference, and the scenario as `xxd -r -p` makes a file of it for fuzz/corpus/packet.
+fn report(scenario: &Scenario, difference: &str) -> String {
+    format!("{difference}\n{scenario:#?}\nseed {}", hexadecimal(&scenario.bytes()))
+}
+
+fn told(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Drop(reason) => format!("drops it: {reason:?}"),
+        Verdict::Redirect(frame) => format!("redirects {}", hexadecimal(frame)),
+        Verdict::Stack(frame) => format!("leaves to the stack {}", hexadecimal(frame)),
+    }
+}
+
+fn hexadecimal(frame: &[u8]) -> String {
+    frame.iter().map(|byte| format!("{byte:02x}")).collect()
+}

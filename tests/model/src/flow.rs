@@ -1,0 +1,130 @@
+//! Conversations: what belongs together, and when it is over.
+
+use std::net::IpAddr;
+
+use crate::read::{Header, Packet, Ports, Upper, quoted};
+
+/// Two ends and a protocol, whichever of them speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Conversation {
+    protocol: u8,
+    lower: End,
+    higher: End,
+}
+
+type End = (IpAddr, u16);
+
+/// What is remembered of a conversation that the stack delivers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Flow {
+    /// The host routed the last packet of it, so the answers go by way of the host.
+    pub(crate) is_routed: bool,
+    lower_closed: bool,
+    higher_closed: bool,
+}
+
+/// What a packet does to its conversation.
+pub(crate) struct Part {
+    /// It may be the first.
+    pub(crate) opens: bool,
+    pub(crate) closes: Closes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closes {
+    Nothing,
+    LowerSide,
+    HigherSide,
+    Both,
+    /// The packet is an error about the conversation, and no part of it.
+    Elsewhere,
+}
+
+impl Flow {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed_sides() == 2
+    }
+
+    pub(crate) fn closed_sides(&self) -> usize {
+        usize::from(self.lower_closed) + usize::from(self.higher_closed)
+    }
+
+    pub(crate) fn close(&mut self, closes: Closes) {
+        self.lower_closed |= matches!(closes, Closes::LowerSide | Closes::Both);
+        self.higher_closed |= matches!(closes, Closes::HigherSide | Closes::Both);
+    }
+}
+
+impl Part {
+    /// Of TCP, UDP, UDP-Lite, SCTP, ICMP echoes and errors; nothing else has a conversation that is known.
+    pub(crate) fn of(packet: &Packet<'_>) -> Option<(Conversation, Self)> {
+        let upper = packet.upper();
+        let conversation = Conversation::of(&packet.header, upper);
+        let is_v4 = packet.is_v4();
+        match upper {
+            Upper::Icmp(kind, message) if is_error(kind, is_v4) => {
+                let (header, upper) = quoted(message, is_v4)?;
+                // Only who was sent that packet may complain of it, and to its sender.
+                let is_answer =
+                    header.source == packet.header.destination && header.destination == packet.header.source;
+                let quoted = Conversation::of(&header, upper).filter(|_| is_answer)?;
+                Some((quoted, Self { opens: false, closes: Closes::Elsewhere }))
+            }
+            Upper::Icmp(kind, _) => {
+                Some((conversation?, Self { opens: kind == echo_request(is_v4), closes: Closes::Nothing }))
+            }
+            // RFC 9293, section 3.1. Of flags that a fragment leaves out nothing is known.
+            Upper::Tcp(_, flags) => {
+                let flags = flags.unwrap_or(ACK);
+                let side = if is_lower(&packet.header) { Closes::LowerSide } else { Closes::HigherSide };
+                let closes = match flags {
+                    flags if flags & RST != 0 => Closes::Both,
+                    flags if flags & FIN != 0 => side,
+                    _ => Closes::Nothing,
+                };
+                Some((conversation?, Self { opens: flags & (SYN | ACK) == SYN, closes }))
+            }
+            Upper::Datagram(_) => Some((conversation?, Self { opens: true, closes: Closes::Nothing })),
+            Upper::Unknown => None,
+        }
+    }
+}
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+impl Conversation {
+    fn of(header: &Header, upper: Upper<'_>) -> Option<Self> {
+        let Ports(from, to) = match upper {
+            Upper::Tcp(ports, _) | Upper::Datagram(ports) => ports,
+            Upper::Icmp(kind, message) if is_echo(kind, header.source.is_ipv4()) => {
+                let id = crate::read::number(&message[4..]);
+                Ports(id, id)
+            }
+            Upper::Icmp(..) | Upper::Unknown => return None,
+        };
+        let (source, destination) = ((header.source, from), (header.destination, to));
+        let (lower, higher) = if is_lower(header) { (source, destination) } else { (destination, source) };
+        Some(Self { protocol: header.protocol, lower, higher })
+    }
+}
+
+/// Whether it is the lower of the two ends that speaks: by address, as no two pods share one.
+fn is_lower(header: &Header) -> bool {
+    header.source < header.destination
+}
+
+/// RFC 792; RFC 4443, section 2.1.
+fn is_error(kind: u8, is_v4: bool) -> bool {
+    if is_v4 { matches!(kind, 3 | 4 | 5 | 11 | 12) } else { kind < 128 }
+}
+
+fn is_echo(kind: u8, is_v4: bool) -> bool {
+    if is_v4 { matches!(kind, 0 | 8) } else { matches!(kind, 128 | 129) }
+}
+
+fn echo_request(is_v4: bool) -> u8 {
+    if is_v4 { 8 } else { 128 }
+}

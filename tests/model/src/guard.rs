@@ -1,0 +1,106 @@
+//! What a guarded port may send: the table of docs/datapath.md, from its first line to its last.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::read::{Arp, Content, Packet, Ports, Upper, mac, protocol, v6};
+use crate::{Mac, Network, Reason};
+
+/// Neighbour discovery options that the programs look through: docs/datapath.md.
+const MOST_OPTIONS: usize = 6;
+
+impl Network {
+    /// Why a port may not send a frame.
+    pub(crate) fn objection(&self, port: u32, frame: &[u8]) -> Option<Reason> {
+        let own = self.guarded(port)?.mac;
+        let content = Content::of(frame);
+        match &content {
+            Content::Malformed => return Some(Reason::Malformed),
+            Content::Tagged => return Some(Reason::Vlan),
+            _ if mac(&frame[6..]) != own => return Some(Reason::MacSource),
+            _ => {}
+        }
+        match content {
+            Content::Arp(arp) => (!self.may_say(port, own, &arp)).then_some(Reason::ArpSender),
+            Content::Ip(packet) => self.objection_to_packet(port, own, &packet),
+            _ => None,
+        }
+    }
+
+    /// The sender is the port's; of a probe, nobody: RFC 5227, section 2.1.1.
+    fn may_say(&self, port: u32, own: Mac, arp: &Arp) -> bool {
+        let (mac, address) = arp.sender;
+        let is_probe = arp.is_request && address == Ipv4Addr::UNSPECIFIED;
+        mac == own && (is_probe || self.is_own(port, address.into()))
+    }
+
+    fn objection_to_packet(&self, port: u32, own: Mac, packet: &Packet<'_>) -> Option<Reason> {
+        if !self.is_own(port, packet.header.source) && !may_be_nobodys(packet) {
+            return Some(Reason::IpSource);
+        }
+        match packet.upper() {
+            // A redirect, and an advertisement of RFC 1256.
+            Upper::Icmp(5 | 9, _) if packet.is_v4() => Some(Reason::Router),
+            Upper::Icmp(kind, message) if packet.is_icmpv6() => self.objection_to_icmpv6(port, own, kind, message),
+            _ if packet.header.is_later => None,
+            // What the headers lead to could be anything.
+            _ if packet.header.has_extension() => Some(Reason::Extensions),
+            // RFC 7112: all headers are in the first fragment.
+            Upper::Unknown if packet.is_icmpv6() => Some(Reason::Malformed),
+            _ => None,
+        }
+    }
+
+    /// Neighbour discovery: RFC 4861, section 4.
+    fn objection_to_icmpv6(&self, port: u32, own: Mac, kind: u8, message: &[u8]) -> Option<Reason> {
+        match kind {
+            // Router advertisement, redirect.
+            134 | 137 => Some(Reason::Router),
+            // Router solicitation.
+            133 => objection_to_options(own, &message[8..]),
+            // Neighbour solicitation and advertisement.
+            135 | 136 => {
+                let Some((fixed, options)) = message.split_at_checked(24) else { return Some(Reason::Malformed) };
+                if kind == 136 && !self.is_own(port, v6(&fixed[8..]).into()) {
+                    return Some(Reason::NdOwner);
+                }
+                objection_to_options(own, options)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// RFC 4861, section 4.6: type, length in units of eight bytes, and in types 1 and 2 a MAC.
+fn objection_to_options(own: Mac, mut options: &[u8]) -> Option<Reason> {
+    for _ in 0..MOST_OPTIONS {
+        if options.is_empty() {
+            return None;
+        }
+        let length = options.get(1).map_or(0, |length| usize::from(*length) * 8);
+        if options.len() < 8 || length == 0 {
+            return Some(Reason::Malformed);
+        }
+        if matches!(options[0], 1 | 2) && mac(&options[2..]) != own {
+            return Some(Reason::NdOwner);
+        }
+        let Some(rest) = options.get(length..) else { return Some(Reason::Malformed) };
+        options = rest;
+    }
+    (!options.is_empty()).then_some(Reason::Extensions)
+}
+
+/// Whether the packet may come from who has no address yet: DHCP (RFC 2131), duplicate address detection (RFC 4862),
+/// listener reports (RFC 2710 and 3810).
+fn may_be_nobodys(packet: &Packet<'_>) -> bool {
+    let (source, destination) = (packet.header.source, packet.header.destination);
+    let is_discovery = |ports| packet.header.protocol == protocol::UDP && ports == Ports(68, 67);
+    match (packet.upper(), destination) {
+        (Upper::Datagram(ports), IpAddr::V4(Ipv4Addr::BROADCAST)) => {
+            source == Ipv4Addr::UNSPECIFIED && is_discovery(ports)
+        }
+        (Upper::Icmp(135 | 131 | 132 | 143, _), IpAddr::V6(group)) => {
+            source == Ipv6Addr::UNSPECIFIED && group.is_multicast()
+        }
+        _ => false,
+    }
+}

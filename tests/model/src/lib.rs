@@ -1,0 +1,324 @@
+//! What the TC programs are to do with a frame: the other opinion, for tests that compare.
+//!
+//! It is written from docs/datapath.md and the RFCs, and not from the C sources: where both differ, one of the three is
+//! wrong. It is meant to be read beside the documentation, so it is plain and slow.
+//!
+//! ```
+//! use cnikit_model::{Hook, Network, Port, Reason, Verdict};
+//!
+//! let [gateway_mac, mac] = [[2, 0, 0, 0, 0, 0xfe], [2, 0, 0, 0, 0, 0x0a]];
+//! let mut network = Network::new(99, gateway_mac);
+//! network.own("10.244.1.2".parse().unwrap(), 1, mac);
+//! network.ports.insert(1, Port { mac, stack_only: false });
+//!
+//! // A frame without any content, from a MAC that is not the port's.
+//! let frame = [&gateway_mac[..], &gateway_mac, &[0x88, 0xb5]].concat();
+//! assert_eq!(network.judge(Hook::Ingress, 1, &frame), Verdict::Drop(Reason::MacSource));
+//! ```
+
+mod flow;
+mod guard;
+mod neighbour;
+mod read;
+mod scenario;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use flow::{Closes, Conversation, Flow, Part};
+use read::{Content, Header, Packet, Upper, protocol};
+pub use scenario::{Scenario, Step};
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// What the maps say, and what the programs remember and count.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// The index of the bridge.
+    pub bridge: u32,
+    /// The bridge's MAC.
+    pub gateway_mac: Mac,
+    /// Whether packets between pods are delivered directly.
+    pub direct: bool,
+    /// Whether ports are guarded.
+    pub guard: bool,
+    /// Who has an address: `pod_ifindex`.
+    pub owners: HashMap<IpAddr, Owner>,
+    /// The ports that are guarded or restricted: `port_config`.
+    pub ports: HashMap<u32, Port>,
+    /// What was counted.
+    pub counts: Counts,
+    flows: HashMap<Conversation, Flow>,
+}
+
+/// Who has an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The index of the port, or of the bridge.
+    pub port: u32,
+    /// Where frames for the address go.
+    pub mac: Mac,
+}
+
+/// What is known of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port {
+    /// The pod's MAC.
+    pub mac: Mac,
+    /// Whether the port takes no part in direct delivery.
+    pub stack_only: bool,
+}
+
+/// Where a program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// What comes from the pod, or up to the host.
+    Ingress,
+    /// What goes to the pod, or comes down from the host.
+    Egress,
+}
+
+/// What becomes of a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is dropped.
+    Drop(Reason),
+    /// It goes into another pod, or back as the answer to a question: with these bytes.
+    Redirect(Vec<u8>),
+    /// The stack goes on with it: with these bytes.
+    Stack(Vec<u8>),
+}
+
+/// Why a frame is dropped, by the numbers in docs/datapath.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "docs/datapath.md has the words")]
+pub enum Reason {
+    Malformed,
+    Vlan,
+    MacSource,
+    IpSource,
+    ArpSender,
+    NdOwner,
+    Router,
+    Extensions,
+    Reflected,
+}
+
+/// The counters of a network, those of all addresses added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "`net_stats` and `pkt_count` have the words")]
+pub struct Counts {
+    pub direct: u64,
+    pub to_stack: u64,
+    pub to_host: u64,
+    pub from_stack: u64,
+    pub arp_answers: u64,
+    pub nd_answers: u64,
+    pub flows_added: u64,
+    pub flows_forgotten: u64,
+    pub sent: u64,
+    pub received: u64,
+}
+
+impl Network {
+    /// A network without pods, whose packets are guarded and delivered directly.
+    #[must_use]
+    pub fn new(bridge: u32, gateway_mac: Mac) -> Self {
+        Self {
+            bridge,
+            gateway_mac,
+            direct: true,
+            guard: true,
+            owners: HashMap::new(),
+            ports: HashMap::new(),
+            counts: Counts::default(),
+            flows: HashMap::new(),
+        }
+    }
+
+    /// Gives an address to a port.
+    pub fn own(&mut self, address: IpAddr, port: u32, mac: Mac) {
+        self.owners.insert(address, Owner { port, mac });
+    }
+
+    /// How many flows are remembered, how many of them routed, and how many of their sides are closed.
+    #[must_use]
+    pub fn flows(&self) -> [usize; 3] {
+        let flows = || self.flows.values();
+        let closed = flows().map(|flow| flow.closed_sides()).sum();
+        [flows().count(), flows().filter(|flow| flow.is_routed).count(), closed]
+    }
+
+    /// What becomes of a frame of at least 14 bytes at a hook of a port, or of the bridge.
+    pub fn judge(&mut self, hook: Hook, port: u32, frame: &[u8]) -> Verdict {
+        match hook {
+            Hook::Ingress if port == self.bridge => {
+                // Not read: what came by a port was judged there.
+                self.counts.to_host += u64::from(matches!(frame[12..14], [0x08, 0x00] | [0x86, 0xdd]));
+                stack(frame)
+            }
+            Hook::Ingress => self.sent_by_pod(port, frame),
+            Hook::Egress if port == self.bridge => self.answer(port, frame).unwrap_or_else(|| stack(frame)),
+            Hook::Egress => self.delivered_to_pod(port, frame),
+        }
+    }
+
+    fn sent_by_pod(&mut self, port: u32, frame: &[u8]) -> Verdict {
+        if let Some(reason) = self.objection(port, frame) {
+            return Verdict::Drop(reason);
+        }
+        if let Some(answer) = self.answer(port, frame) {
+            return answer;
+        }
+        match Content::of(frame) {
+            Content::Ip(packet) => self.forward(port, frame, &packet),
+            _ => stack(frame),
+        }
+    }
+
+    /// The way of a packet of a pod.
+    fn forward(&mut self, port: u32, frame: &[u8], packet: &Packet<'_>) -> Verdict {
+        self.counts.sent += 1;
+        if let Some(target) = self.other_pod(port, packet.header.destination) {
+            match self.follow(packet) {
+                // The host routed the packets that this one answers: it is to have the answer.
+                Some(flow) if flow.is_routed => {
+                    self.counts.to_stack += 1;
+                    return Verdict::Stack([&self.gateway_mac[..], &frame[6..]].concat());
+                }
+                Some(_) => {}
+                None => {
+                    if let Some(delivered) = self.direct(port, target, frame, packet) {
+                        self.counts.direct += 1;
+                        self.counts.received += 1;
+                        return Verdict::Redirect(delivered);
+                    }
+                }
+            }
+        }
+        self.counts.to_stack += 1;
+        stack(frame)
+    }
+
+    /// The frame as the target gets it, if nothing is in the way.
+    fn direct(&self, port: u32, target: Owner, frame: &[u8], packet: &Packet<'_>) -> Option<Vec<u8>> {
+        let is_stack_only = |port: u32| self.ports.get(&port).is_some_and(|port| port.stack_only);
+        let is_free = self.direct && !is_stack_only(port) && !is_stack_only(target.port);
+        if !is_free || packet.header.is_special || packet.conversation().is_none() {
+            return None;
+        }
+        match read::mac(frame) {
+            mac if mac == target.mac => Some(frame.to_vec()),
+            mac if mac == self.gateway_mac => self.routed(target, frame, &packet.header),
+            _ => None,
+        }
+    }
+
+    /// What a router makes of a frame: RFC 1812, section 5.2.3 and 5.3.1; RFC 8200, section 3.
+    fn routed(&self, target: Owner, frame: &[u8], header: &Header) -> Option<Vec<u8>> {
+        if header.hops <= 1 {
+            return None;
+        }
+        let mut routed = [&target.mac[..], &self.gateway_mac, &frame[12..]].concat();
+        if header.source.is_ipv4() {
+            // RFC 1624, equation 3.
+            let (old, sum) = (read::number(&frame[22..]), read::number(&frame[24..]));
+            routed[22] -= 1;
+            let new = read::number(&routed[22..]);
+            let sum = !add(add(!sum, !old), new);
+            routed[24..26].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            routed[21] -= 1;
+        }
+        Some(routed)
+    }
+
+    fn delivered_to_pod(&mut self, port: u32, frame: &[u8]) -> Verdict {
+        let content = Content::of(frame);
+        let is_to_many = frame[0] & 1 == 1;
+        let own = self.guarded(port).is_some_and(|port| port.mac == read::mac(&frame[6..]));
+        if is_to_many && own && !matches!(content, Content::Malformed) {
+            return Verdict::Drop(Reason::Reflected);
+        }
+        let Content::Ip(packet) = content else {
+            return stack(frame);
+        };
+        if packet.is_redirect() {
+            return Verdict::Drop(Reason::Router);
+        }
+        self.counts.from_stack += 1;
+        self.counts.received += 1;
+        if self.other_pod(port, packet.header.source).is_some() {
+            self.remember(&packet, read::mac(&frame[6..]) == self.gateway_mac);
+        }
+        stack(frame)
+    }
+
+    /// The pod at another port that has an address.
+    fn other_pod(&self, port: u32, address: IpAddr) -> Option<Owner> {
+        self.owners.get(&address).copied().filter(|owner| owner.port != self.bridge && owner.port != port)
+    }
+
+    /// A flow that the stack delivered, which the packet belongs to and has to follow.
+    fn follow(&mut self, packet: &Packet<'_>) -> Option<Flow> {
+        let (conversation, part) = packet.conversation()?;
+        let flow = self.flows.get_mut(&conversation)?;
+        if part.opens && flow.is_closed() {
+            self.flows.remove(&conversation);
+            self.counts.flows_forgotten += 1;
+            return None;
+        }
+        flow.close(part.closes);
+        Some(*flow)
+    }
+
+    fn remember(&mut self, packet: &Packet<'_>, is_routed: bool) {
+        let Some((conversation, part)) = packet.conversation() else { return };
+        if part.closes == Closes::Elsewhere {
+            return;
+        }
+        let known = self.flows.get(&conversation).copied();
+        self.counts.flows_added += u64::from(known.is_none());
+        let mut flow = known.filter(|_| !part.opens).unwrap_or_default();
+        flow.is_routed = is_routed;
+        flow.close(part.closes);
+        self.flows.insert(conversation, flow);
+    }
+
+    /// A port that is guarded.
+    fn guarded(&self, port: u32) -> Option<Port> {
+        self.ports.get(&port).copied().filter(|_| self.guard)
+    }
+
+    fn is_own(&self, port: u32, address: IpAddr) -> bool {
+        self.owners.get(&address).is_some_and(|owner| owner.port == port)
+    }
+}
+
+impl Packet<'_> {
+    /// Which conversation the packet belongs to, and what it does to that.
+    fn conversation(&self) -> Option<(Conversation, Part)> {
+        Part::of(self)
+    }
+
+    /// RFC 792 and RFC 4861, section 4.5.
+    fn is_redirect(&self) -> bool {
+        let kind = if self.is_v4() { 5 } else { 137 };
+        matches!(self.upper(), Upper::Icmp(found, _) if found == kind)
+    }
+
+    fn is_icmpv6(&self) -> bool {
+        !self.is_v4() && self.header.protocol == protocol::ICMPV6
+    }
+}
+
+fn stack(frame: &[u8]) -> Verdict {
+    Verdict::Stack(frame.to_vec())
+}
+
+/// RFC 1071: ones' complement.
+fn add(a: u16, b: u16) -> u16 {
+    let (sum, carried) = a.overflowing_add(b);
+    sum + u16::from(carried)
+}

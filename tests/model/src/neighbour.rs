@@ -1,0 +1,73 @@
+//! Questions that are answered where they are asked.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::read::{Arp, Content, Packet, Upper, mac, v6};
+use crate::{Mac, Network, Owner, Verdict};
+
+impl Network {
+    /// The answer to a neighbour question at a port or at the bridge, if it is given here.
+    pub(crate) fn answer(&mut self, port: u32, frame: &[u8]) -> Option<Verdict> {
+        if !self.guard {
+            return None;
+        }
+        match Content::of(frame) {
+            Content::Arp(arp) => {
+                let owner = self.asked(port, arp.target.into()).filter(|_| is_answered(&arp))?;
+                self.counts.arp_answers += 1;
+                Some(Verdict::Redirect(reply(frame, &arp, owner)))
+            }
+            Content::Ip(packet) => {
+                let (target, asker) = question(&packet)?;
+                let owner = self.asked(port, target)?;
+                self.counts.nd_answers += 1;
+                Some(Verdict::Redirect(self.advertisement(frame, asker, owner)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Who is asked about: not the asker's own port.
+    fn asked(&self, port: u32, address: IpAddr) -> Option<Owner> {
+        self.owners.get(&address).copied().filter(|owner| owner.port != port)
+    }
+
+    /// RFC 4861, section 7.2.4.
+    fn advertisement(&self, frame: &[u8], asker: Mac, owner: Owner) -> Vec<u8> {
+        let (source, target) = (&frame[22..38], &frame[62..78]);
+        // Solicited and override; of the gateway also router.
+        let flags = if owner.port == self.bridge { 0xe0 } else { 0x60 };
+        let mut message = [&[136, 0, 0, 0, flags, 0, 0, 0][..], target, &[2, 1], &owner.mac].concat();
+        // RFC 8200, section 8.1: the pseudo-header.
+        let covered = [target, source, &[0, 0, 0, 32, 0, 0, 0, 58], &message].concat();
+        let sum = covered.chunks(2).fold(0, |sum, word| crate::add(sum, crate::read::number(word)));
+        message[2..4].copy_from_slice(&(!sum).to_be_bytes());
+        // The traffic class and the flow label are the question's.
+        let header = [&frame[14..18], &[0, 32, 58, 255], target, source].concat();
+        [&asker[..], &owner.mac, &[0x86, 0xdd], &header, &message].concat()
+    }
+}
+
+/// A request of somebody who has an address.
+fn is_answered(arp: &Arp) -> bool {
+    arp.is_request && arp.sender.1 != Ipv4Addr::UNSPECIFIED
+}
+
+/// RFC 826. The padding behind the message stays.
+fn reply(frame: &[u8], arp: &Arp, owner: Owner) -> Vec<u8> {
+    let (asker, address) = arp.sender;
+    let head = [&asker[..], &owner.mac, &frame[12..20], &[0, 2]].concat();
+    [&head[..], &owner.mac, &arp.target.octets(), &asker, &address.octets(), &frame[42..]].concat()
+}
+
+/// What a neighbour solicitation asks about, and the MAC of who asks: where it is whole, from the link (hop limit 255),
+/// by somebody with an address, with nothing between the headers, and with the MAC as its first option.
+fn question(packet: &Packet<'_>) -> Option<(IpAddr, Mac)> {
+    let header = &packet.header;
+    let Upper::Icmp(135, message) = packet.upper() else { return None };
+    let is_plain = !packet.is_v4() && header.extensions == 0 && header.hops == 255 && message.len() >= 32;
+    if !is_plain || header.source.is_unspecified() || message[1] != 0 || message[24..26] != [1, 1] {
+        return None;
+    }
+    Some((v6(&message[8..]).into(), mac(&message[26..])))
+}

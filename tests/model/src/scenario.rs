@@ -1,0 +1,106 @@
+//! What a test tries, as bytes that a fuzzer can change and a repository can keep.
+
+use std::fmt;
+
+use crate::Hook;
+
+/// How the network is set up, and the frames that come one after another.
+///
+/// ```
+/// use cnikit_model::{Hook, Scenario, Step};
+///
+/// let step = Step { hook: Hook::Egress, frame: vec![7; 60] };
+/// let scenario = Scenario { guard: true, direct: false, steps: vec![step], ..Scenario::default() };
+/// assert_eq!(Scenario::of(&scenario.bytes()), scenario);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scenario {
+    /// Whether ports are guarded.
+    pub guard: bool,
+    /// Whether packets between pods are delivered directly.
+    pub direct: bool,
+    /// Whether the frames' port is nobody's: it has no row.
+    pub is_nobodys: bool,
+    /// Whether the frames' port takes no part in direct delivery.
+    pub stack_only: bool,
+    /// Whether the other pod's port takes no part in direct delivery.
+    pub other_stack_only: bool,
+    /// Whether the frames' port is the bridge.
+    pub at_bridge: bool,
+    /// The frames.
+    pub steps: Vec<Step>,
+}
+
+/// A frame at a hook.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Where it comes by.
+    pub hook: Hook,
+    /// The frame, of [`Step::SHORTEST`] to [`Step::LONGEST`] bytes.
+    pub frame: Vec<u8>,
+}
+
+impl Step {
+    /// Less than an Ethernet header is no frame.
+    pub const SHORTEST: usize = 14;
+    /// What the kernel tries a program on lies in one page.
+    pub const LONGEST: usize = 2047;
+    /// Steps of a scenario that are read.
+    const MOST: usize = 64;
+}
+
+impl Scenario {
+    /// The scenario that any bytes stand for: a byte of flags, then for each step a byte for the hook, two for the
+    /// frame's length, and the frame.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let (flags, mut rest) = bytes.split_first().unwrap_or((&0, &[]));
+        let is_set = |bit: u8| flags & 1 << bit != 0;
+        let mut scenario = Self {
+            guard: is_set(0),
+            direct: is_set(1),
+            is_nobodys: is_set(2),
+            stack_only: is_set(3),
+            other_stack_only: is_set(4),
+            at_bridge: is_set(5),
+            steps: Vec::new(),
+        };
+        while let Some((&[hook, low, high], behind)) = rest.split_first_chunk()
+            && scenario.steps.len() < Step::MOST
+        {
+            let length = usize::from(u16::from_le_bytes([low, high])) % (Step::LONGEST + 1);
+            let (frame, behind) = behind.split_at(length.min(behind.len()));
+            let mut frame = frame.to_vec();
+            frame.resize(frame.len().max(Step::SHORTEST), 0);
+            scenario.steps.push(Step { hook: if hook & 1 == 0 { Hook::Ingress } else { Hook::Egress }, frame });
+            rest = behind;
+        }
+        scenario
+    }
+
+    /// The bytes that stand for the scenario.
+    ///
+    /// # Panics
+    ///
+    /// If a frame is longer than [`Step::LONGEST`].
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let flags = [self.guard, self.direct, self.is_nobodys, self.stack_only, self.other_stack_only, self.at_bridge];
+        let flags = flags.iter().enumerate().fold(0, |byte, (bit, set)| byte | u8::from(*set) << bit);
+        let mut bytes = vec![flags];
+        for step in &self.steps {
+            assert!(step.frame.len() <= Step::LONGEST, "{} bytes are too many", step.frame.len());
+            bytes.push((step.hook == Hook::Egress).into());
+            bytes.extend((step.frame.len() as u16).to_le_bytes());
+            bytes.extend(&step.frame);
+        }
+        bytes
+    }
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} ", self.hook)?;
+        self.frame.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
