@@ -1,6 +1,6 @@
 # Thin names for the scripts, which CI calls as well.
 .DEFAULT_GOAL := help
-.PHONY: help build dist demo test soak test-kernels bench bench-add bench-net bench-plots benchmarks conformance fmt lint doc install
+.PHONY: help build dist demo test soak test-kernels fuzz bench bench-add bench-net bench-plots benchmarks conformance fmt lint doc install
 
 BIN_DIR ?= /opt/cni/bin
 # More options of `simple-ebpf-cni install`, such as --subnet 10.244.1.0/24
@@ -28,6 +28,9 @@ soak: ## kill, refuse and race the plugin at every step, and attach 10,000 pods 
 
 test-kernels: ## the tests that need a kernel, on other kernels in QEMU (VERSIONS="6.1 6.12")
 	@scripts/kernels.sh $(VERSIONS)
+
+fuzz: ## every fuzz target for ten seconds (FUZZ_SECONDS=600); needs a nightly compiler and cargo-fuzz
+	@scripts/fuzz.sh
 
 bench: ## criterion's benchmarks of the library (BENCH="--quick maps")
 	@scripts/bench.sh library $(BENCH)

@@ -1,28 +1,6 @@
-//! Any text in the environment: read, or an error.
-
 #![no_main]
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt as _;
+#[path = "../cases/args.rs"]
+mod case;
 
-use cnikit::spec::{Command, Environment};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|input: &[u8]| {
-    let mut values = input.split(|byte| *byte == b'\n').map(|value| OsString::from_vec(value.to_vec()));
-    let [id, netns, ifname, path, args] = std::array::from_fn(|_| values.next());
-    let variable = |name: &str| match name {
-        "CNI_CONTAINERID" => id.clone(),
-        "CNI_NETNS" => netns.clone(),
-        "CNI_IFNAME" => ifname.clone(),
-        "CNI_PATH" => path.clone(),
-        "CNI_ARGS" => args.clone(),
-        _ => None,
-    };
-    if let Ok(environment) = Environment::read(Command::Add, &variable)
-        && let Ok(args) = &environment.args
-    {
-        let _ = args.require_known(&["IP", "MAC"]);
-        assert!(args.iter().all(|(key, _)| args.value(key).is_some()));
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| case::run(input));

@@ -1,20 +1,6 @@
-//! A result that can be read can be written in its version, and then reads as the same.
-
 #![no_main]
 
-use cnikit::spec::{AddResult, Version};
-use libfuzzer_sys::fuzz_target;
+#[path = "../cases/result.rs"]
+mod case;
 
-fuzz_target!(|input: &[u8]| {
-    let Ok(json) = serde_json::from_slice::<serde_json::Value>(input) else { return };
-    for version in Version::ALL {
-        let Ok(result) = AddResult::from_json(&json, version) else { continue };
-        for target in Version::ALL {
-            let Ok(written) = result.to_json(target) else { continue };
-            let written = serde_json::from_str(&written).expect("what is written is JSON");
-            let again = AddResult::from_json(&written, target).expect("what is written can be read");
-            let twice = again.to_json(target).expect("what was read can be written");
-            assert_eq!(serde_json::from_str::<serde_json::Value>(&twice).expect("JSON"), written);
-        }
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| case::run(input));

@@ -1,0 +1,25 @@
+//! Any text in the environment: read, or an error.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+
+use cnikit::spec::{Command, Environment};
+
+pub(crate) fn run(input: &[u8]) {
+    let mut values = input.split(|byte| *byte == b'\n').map(|value| OsString::from_vec(value.to_vec()));
+    let [id, netns, ifname, path, args] = std::array::from_fn(|_| values.next());
+    let variable = |name: &str| match name {
+        "CNI_CONTAINERID" => id.clone(),
+        "CNI_NETNS" => netns.clone(),
+        "CNI_IFNAME" => ifname.clone(),
+        "CNI_PATH" => path.clone(),
+        "CNI_ARGS" => args.clone(),
+        _ => None,
+    };
+    if let Ok(environment) = Environment::read(Command::Add, &variable)
+        && let Ok(args) = &environment.args
+    {
+        let _ = args.require_known(&["IP", "MAC"]);
+        assert!(args.iter().all(|(key, _)| args.value(key).is_some()));
+    }
+}

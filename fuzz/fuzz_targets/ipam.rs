@@ -1,0 +1,6 @@
+#![no_main]
+
+#[path = "../cases/ipam.rs"]
+mod case;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| case::run(input));

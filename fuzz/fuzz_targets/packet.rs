@@ -1,0 +1,133 @@
+//! Any frames: the programs, run by the kernel, do what the model says.
+//!
+//! Needs root. The process has namespaces of its own, with a BPF file system that is gone with it.
+
+#![no_main]
+
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use cnikit::datapath::{CounterMap, Datapath, LinkMap, NetConfig, PodLink, PodPort, PortMap, Program, ProgramName};
+use cnikit::spec::MacAddr;
+use cnikit_model::{Hook, Mac, Network, Port, Scenario, Step, Verdict};
+use libbpf_rs::{MapCore as _, MapHandle, libbpf_sys};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+const ROOT: &str = "/sys/fs/bpf";
+/// The kernel has frames come in by `lo`.
+const PORT: u32 = 1;
+const OTHER_PORT: u32 = 77;
+const BRIDGE: u32 = 99;
+const MAC_A: Mac = [0x02, 0, 0, 0, 0, 0x0a];
+const MAC_B: Mac = [0x02, 0, 0, 0, 0, 0x0b];
+const MAC_GATEWAY: Mac = [0x02, 0, 0, 0, 0, 0xfe];
+/// Those of the tests in src/datapath/skeleton/verdicts.
+const ADDRESSES: [(&str, u32, Mac); 6] = [
+    ("10.244.1.2", PORT, MAC_A),
+    ("fd00:244::2", PORT, MAC_A),
+    ("10.244.1.3", OTHER_PORT, MAC_B),
+    ("fd00:244::3", OTHER_PORT, MAC_B),
+    ("10.244.1.1", BRIDGE, MAC_GATEWAY),
+    ("fd00:244::1", BRIDGE, MAC_GATEWAY),
+];
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    static BED: OnceLock<Bed> = OnceLock::new();
+    let bed = BED.get_or_init(Bed::new);
+    let scenario = Scenario::of(input);
+    let mut network = bed.set_up(&scenario);
+    for Step { hook, frame } in &scenario.steps {
+        let Some(verdict) = bed.verdict(*hook, frame) else { continue };
+        let expected = match network.judge(*hook, PORT, frame) {
+            Verdict::Drop(_) => (2, None),
+            Verdict::Redirect(left) => (7, Some(left)),
+            Verdict::Stack(left) => (-1, Some(left)),
+        };
+        assert_eq!(verdict.0, expected.0, "{hook:?}, {frame:02x?}, {scenario:?}");
+        assert!(expected.1.is_none_or(|left| left == verdict.1), "{:02x?}, {scenario:?}", verdict.1);
+    }
+});
+
+struct Bed {
+    datapath: Datapath,
+    programs: [Program; 2],
+    links: LinkMap,
+    flows: MapHandle,
+}
+
+impl Bed {
+    fn new() -> Self {
+        // SAFETY: descriptors stay shared, as CLONE_FILES is not among the flags.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.expect("root");
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("private mounts");
+        mount("bpf", ROOT, "bpf", MountFlags::empty(), None).expect("a BPF file system");
+        let datapath = Datapath::new(Path::new(ROOT).join("fuzz"), &"packet".parse().expect("a name"));
+        datapath.ensure().expect("programs");
+        let (ports, counters): (PortMap, CounterMap) =
+            (datapath.ports().expect("a map"), datapath.counters().expect("a map"));
+        for (address, ifindex, mac) in addresses() {
+            ports.insert(address, PodPort { ifindex, mac: MacAddr::new(mac) }).expect("room");
+            counters.track(address).expect("room");
+        }
+        Self {
+            programs: [ProgramName::Main, ProgramName::Egress].map(|name| datapath.program(name).expect("a program")),
+            links: datapath.links().expect("a map"),
+            flows: MapHandle::from_pinned_path(datapath.directory().join("flows")).expect("a map"),
+            datapath,
+        }
+    }
+
+    fn set_up(&self, scenario: &Scenario) -> Network {
+        let bridge = if scenario.at_bridge { PORT } else { BRIDGE };
+        let mut config = NetConfig::new(bridge, MacAddr::new(MAC_GATEWAY));
+        (config.guard, config.direct) = (scenario.guard, scenario.direct);
+        self.datapath.configure(config).expect("a row");
+        let mut network = Network::new(bridge, MAC_GATEWAY);
+        (network.guard, network.direct) = (scenario.guard, scenario.direct);
+        for (address, port, mac) in addresses() {
+            network.own(address, port, mac);
+        }
+        let ports = [(PORT, MAC_A, scenario.stack_only), (OTHER_PORT, MAC_B, scenario.other_stack_only)];
+        for (port, mac, stack_only) in ports {
+            if port == PORT && scenario.is_nobodys {
+                self.links.remove(port).expect("a row");
+            } else {
+                network.ports.insert(port, Port { mac, stack_only });
+                self.links.insert(port, PodLink { mac: MacAddr::new(mac), stack_only }).expect("room");
+            }
+        }
+        for flow in self.flows.keys().collect::<Vec<_>>() {
+            self.flows.delete(&flow).expect("a flow");
+        }
+        network
+    }
+
+    /// What a program returns, and the frame as it left it; nothing where the kernel does not try it.
+    fn verdict(&self, hook: Hook, frame: &[u8]) -> Option<(i32, Vec<u8>)> {
+        let mut left = vec![0; frame.len() + 64];
+        let mut run = libbpf_sys::bpf_test_run_opts {
+            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
+            data_in: frame.as_ptr().cast(),
+            data_size_in: frame.len() as _,
+            data_out: left.as_mut_ptr().cast(),
+            data_size_out: left.len() as _,
+            ..Default::default()
+        };
+        let program = self.programs[hook as usize].as_fd().as_raw_fd();
+        // SAFETY: both buffers outlive the call, which is told their sizes.
+        let tried = unsafe { libbpf_sys::bpf_prog_test_run_opts(program, &raw mut run) };
+        left.truncate(run.data_size_out as usize);
+        (tried == 0).then(|| (run.retval.cast_signed(), left))
+    }
+}
+
+fn addresses() -> impl Iterator<Item = (std::net::IpAddr, u32, Mac)> {
+    let link_local = [(PORT, MAC_A), (OTHER_PORT, MAC_B)];
+    let link_local = link_local.map(|(port, mac)| (MacAddr::new(mac).link_local().into(), port, mac));
+    ADDRESSES
+        .map(|(address, port, mac)| (address.parse().expect("an address"), port, mac))
+        .into_iter()
+        .chain(link_local)
+}
