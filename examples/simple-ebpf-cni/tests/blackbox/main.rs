@@ -13,6 +13,8 @@ mod doctor;
 mod dual_stack;
 mod gc;
 mod guard;
+mod hostile_input;
+mod hostile_pods;
 mod install;
 mod keys;
 mod leases;

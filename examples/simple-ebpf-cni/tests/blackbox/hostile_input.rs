@@ -1,0 +1,179 @@
+//! Names that would lead elsewhere, files that somebody else has planted, and a runtime that lacks privileges.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use cnikit_testbed::{Footprint, Namespace, Output, kernel};
+use serde_json::Value;
+
+use crate::support::{DATA_DIR, GATEWAY, NAME, Network, on_host};
+
+/// A user who is nobody here.
+const STRANGER: u32 = 4321;
+
+/// Everything below the folders in which the plugin works, by name.
+fn written() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from("/var/lib/cni"), PathBuf::from("/run")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder").flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(entry.path());
+            }
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_name_that_leads_elsewhere_makes_no_file_anywhere() {
+    on_host(|network| {
+        let pod = network.host.pod();
+        let long = "n".repeat(4096);
+        // Longer than files can be called, and else a good name: it was never added, so there is nothing to delete.
+        let is_nothing = |verb: &str, name: &str| verb == "DEL" && name == long;
+        let before = written();
+        for name in ["..", "../up", "/etc", "a/b", "a\0b", ".hidden", "-rf", &long] {
+            let config = network.with("name", name);
+            for verb in ["ADD", "CHECK", "DEL"] {
+                let outcome = network.plugin.on(verb, &config, "one", &pod).run();
+                assert!(is_nothing(verb, name) || !outcome.status.success(), "{verb} of {name:.9}: {outcome:?}");
+            }
+        }
+        for variable in ["CNI_CONTAINERID", "CNI_IFNAME"] {
+            for value in ["..", "../up", "/etc", "a/b", &long] {
+                for verb in ["ADD", "CHECK", "DEL"] {
+                    let outcome = network.plugin.on(verb, &network.config, "one", &pod).env(variable, value).run();
+                    let is_nothing = variable == "CNI_CONTAINERID" && is_nothing(verb, value);
+                    assert!(is_nothing || !outcome.status.success(), "{verb}, {value:.9}: {outcome:?}");
+                }
+            }
+        }
+        assert_eq!(written(), before);
+        Footprint::of_network(&pod).assert_unchanged(&Footprint::default(), "a refused call");
+    });
+}
+
+#[test]
+fn what_is_kept_is_roots_alone() {
+    on_host(|network| {
+        let attached = network.attach("one");
+        let pins = Path::new("/sys/fs/bpf/simple-ebpf-cni");
+        let mut paths = vec![Path::new(DATA_DIR).to_owned(), pins.to_owned()];
+        let mut seen = 0;
+        while let Some(path) = paths.pop() {
+            let found = fs::symlink_metadata(&path).unwrap();
+            let expected = if found.is_dir() { 0o700 } else { 0o600 };
+            assert_eq!((found.mode() & 0o7777, found.uid()), (expected, 0), "{}", path.display());
+            if found.is_dir() {
+                paths.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+            seen += 1;
+        }
+        assert!(seen > 15, "lease, lock and pins: {seen}");
+        network.detach(&attached);
+    });
+}
+
+#[test]
+fn a_state_directory_that_others_can_change_is_refused() {
+    on_host(|network| {
+        let pod = network.host.pod();
+        let folder = Path::new(DATA_DIR).join(NAME);
+        fs::create_dir_all(&folder).unwrap();
+        let before = network.footprint();
+        let refused = |words: &str| {
+            let error = network.call("ADD", "one", &pod).error(5);
+            assert!(error.contains(words) && error.contains("chmod go-w"), "{error}");
+            network.footprint().assert_unchanged(&before, "the refused ADD");
+        };
+        for path in [&folder, Path::new(DATA_DIR)] {
+            fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+            refused(&format!("{} can be changed by others", path.display()));
+            fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+        }
+        chown(&folder, Some(STRANGER), None).unwrap();
+        refused(&format!("{} belongs to user {STRANGER}", folder.display()));
+        chown(&folder, Some(0), None).unwrap();
+        let attached = network.attach_pod("one", pod);
+        network.detach(&attached);
+    });
+}
+
+#[test]
+fn a_planted_lock_is_neither_followed_nor_waited_for() {
+    on_host(|network| {
+        let pod = network.host.pod();
+        let folder = Path::new(DATA_DIR).join(NAME);
+        fs::create_dir_all(&folder).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+        let (lock, secret) = (folder.join("lock"), Path::new("/run/secret"));
+        fs::write(secret, "not to be touched").unwrap();
+        symlink(secret, &lock).unwrap();
+        let error = network.call("ADD", "one", &pod).error(5);
+        assert!(error.contains(lock.to_str().unwrap()), "{error}");
+        fs::remove_file(&lock).unwrap();
+
+        fs::write(&lock, "").unwrap();
+        chown(&lock, Some(STRANGER), None).unwrap();
+        let error = network.call("ADD", "one", &pod).error(5);
+        assert!(error.contains(&format!("{} belongs to user {STRANGER}", lock.display())), "{error}");
+        fs::remove_file(&lock).unwrap();
+        assert_eq!(fs::read_to_string(secret).unwrap(), "not to be touched");
+        Footprint::of_network(&pod).assert_unchanged(&Footprint::default(), "the refused ADD");
+    });
+}
+
+/// Calls a verb as root by number, with these capabilities and no others.
+fn with_capabilities(network: &Network, verb: &str, capabilities: &[&str]) -> Output {
+    let bounds: String = capabilities.iter().map(|capability| format!(",+{capability}")).collect();
+    let command = network.host.command("setpriv").arg(format!("--bounding-set=-all{bounds}"));
+    command
+        .arg("--inh-caps=-all")
+        .arg(env!("CARGO_BIN_EXE_simple-ebpf-cni"))
+        .env("CNI_COMMAND", verb)
+        .env("CNI_CONTAINERID", "one")
+        .env("CNI_NETNS", NETNS)
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", "/")
+        .stdin(network.config.to_string())
+        .output()
+}
+
+/// A pod's namespace where runtimes have it: a process with few capabilities cannot look into the folders of another.
+const NETNS: &str = "/run/pod";
+
+#[test]
+fn three_capabilities_are_enough_and_a_missing_one_is_named() {
+    // Linux before 6.12 wants a fourth to verify the programs.
+    let mut needed = vec!["net_admin", "sys_admin", "bpf"];
+    if kernel() < (6, 12) {
+        needed.push("perfmon");
+    }
+    on_host(|network| {
+        let pod = network.host.pod();
+        fs::write(NETNS, "").unwrap();
+        network.host.command("mount").arg("--bind").arg(pod.netns()).arg(NETNS).run();
+        // In the kernel's words, SYS_ADMIN stands for BPF.
+        for missing in ["net_admin", "sys_admin"] {
+            let held: Vec<_> = needed.iter().copied().filter(|capability| *capability != missing).collect();
+            let before = network.footprint();
+            let output = with_capabilities(network, "ADD", &held);
+            let error: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+            let message = format!("{} {}", error["msg"], error["details"]);
+            assert!(message.contains(&format!("CAP_{}", missing.to_uppercase())), "without {missing}: {error}");
+            // The kernel lets who has SYS_ADMIN load the programs, which serve the network and stay.
+            let left = network.footprint().beyond(&before, &["pin ".to_owned()]);
+            assert!(left.is_empty(), "without {missing}: {left}");
+        }
+        let output = with_capabilities(network, "ADD", &needed);
+        assert!(output.status.success(), "{output:?}");
+        assert!(pod.ping(GATEWAY, 1).status.success());
+        let output = with_capabilities(network, "DEL", &needed);
+        assert!(output.status.success(), "{output:?}");
+        network.host.command("umount").arg(NETNS).run();
+    });
+}

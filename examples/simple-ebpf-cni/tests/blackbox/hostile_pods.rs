@@ -1,0 +1,225 @@
+//! What a pod may try with the tools of a raw socket: each frame is dropped and counted, or harmless.
+//!
+//! tests/datapath and the verdict tests of the library have the frames one by one; here is what is around the programs:
+//! the bridge, the kernel of the host, and the other pods.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use cnikit_testbed::{Namespace, Pod, eventually, raw};
+use serde_json::{Value, json};
+
+use crate::support::{Attached, GATEWAY, Network, on_host};
+
+/// Reasons in `net_drops`: docs/datapath.md.
+const MALFORMED: usize = 0;
+const VLAN: usize = 1;
+const MAC_SOURCE: usize = 2;
+const ROUTER: usize = 6;
+
+const ALL: &str = "ff:ff:ff:ff:ff:ff";
+
+/// What the network dropped for a reason.
+#[track_caller]
+fn drops(network: &Network, reason: usize) -> u64 {
+    let rows = network.map("net_drops");
+    let values = rows[0]["values"].as_array().expect("a value for each CPU").iter();
+    values.map(|value| value["value"]["packets"][reason].as_u64().expect("a counter")).sum()
+}
+
+/// Sends frames by the pod's interface as they are.
+#[track_caller]
+fn send(pod: &Pod, frames: &[Vec<u8>]) {
+    pod.enter(|| frames.iter().try_for_each(|frame| raw::send(frame))).expect("the link takes them");
+}
+
+/// Has the network's ports guarded, or not: by the next ADD, as it is the network's.
+#[track_caller]
+fn guard(network: &Network, is_on: bool) {
+    let network = network.by(network.with("spoofCheck", is_on));
+    network.detach(&network.attach("switch"));
+}
+
+fn mac(text: &str) -> Vec<u8> {
+    text.split(':').map(|octet| u8::from_str_radix(octet, 16).expect("hexadecimal")).collect()
+}
+
+fn frame(to: &str, from: &str, ethertype: &[u8], payload: &[u8]) -> Vec<u8> {
+    [&mac(to), &mac(from), ethertype, payload].concat()
+}
+
+/// An IPv4 datagram of UDP to the discard port, with flags and offset of a fragment.
+fn datagram(from: &str, to: &str, fragment: u16, payload: &[u8]) -> Vec<u8> {
+    let [from, to]: [Ipv4Addr; 2] = [from, to].map(|address| address.parse().expect("an address"));
+    let length = u16::try_from(20 + payload.len()).expect("a short packet");
+    let [[high, low], [flags, offset]] = [length.to_be_bytes(), fragment.to_be_bytes()];
+    let mut packet = vec![0x45, 0, high, low, 0, 1, flags, offset, 64, 17, 0, 0];
+    packet.extend([from.octets(), to.octets()].concat());
+    let sum: u32 = packet.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend(payload);
+    packet
+}
+
+/// The entries of the bridge's table, but those that the kernel has for itself.
+fn table(network: &Network) -> Vec<String> {
+    let entries = network.host.command("bridge").words("-j fdb show br cbr0").json();
+    let of_others = |entry: &&Value| !entry["flags"].as_array().is_some_and(|flags| flags.contains(&json!("self")));
+    let mut found: Vec<_> =
+        entries.as_array().into_iter().flatten().filter(of_others).map(|entry| entry.to_string()).collect();
+    found.sort();
+    found
+}
+
+#[track_caller]
+fn with_pods(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {
+    on_host(|network| {
+        let pods = ["one", "two"].map(|container| network.attach(container));
+        test(network, [&pods[0], &pods[1]]);
+        // Whatever was tried, both go on.
+        assert!(pods[0].pod.ping(pods[1].address(), 1).status.success());
+        assert!(pods[1].pod.ping(GATEWAY, 1).status.success());
+        pods.iter().for_each(|attached| network.detach(attached));
+    });
+}
+
+#[test]
+fn a_flood_of_macs_teaches_the_bridge_nothing() {
+    with_pods(|network, [one, two]| {
+        for spoof_check in [true, false] {
+            guard(network, spoof_check);
+            let (before, dropped) = (table(network), drops(network, MAC_SOURCE));
+            let frames: Vec<_> = (0..2000_u16)
+                .map(|number| {
+                    let [high, low] = number.to_be_bytes();
+                    let stranger = format!("02:00:5e:00:{high:02x}:{low:02x}");
+                    frame(ALL, &stranger, &[0x88, 0xb5], &[0; 46])
+                })
+                .collect();
+            send(&one.pod, &frames);
+            // Neither of strangers, nor of the other pod's by its name.
+            send(&one.pod, &[frame(ALL, two.mac(), &[0x88, 0xb5], &[0; 46])]);
+            assert_eq!(table(network), before, "spoofCheck {spoof_check}");
+            assert_eq!(drops(network, MAC_SOURCE) - dropped, if spoof_check { 2001 } else { 0 });
+            assert!(network.host.ping(two.address(), 1).status.success());
+        }
+        guard(network, true);
+    });
+}
+
+#[test]
+fn tags_do_not_lead_to_another_network() {
+    with_pods(|network, [one, two]| {
+        let payload = datagram(one.address(), two.address(), 0, &[0, 9, 0, 9, 0, 8, 0, 0]);
+        let tags: [&[u8]; 4] = [
+            &[0x81, 0, 0, 5],
+            &[0x88, 0xa8, 0, 5],
+            &[0x81, 0, 0, 1, 0x81, 0, 0, 5],
+            &[0x88, 0xa8, 0, 1, 0x81, 0, 0, 5],
+        ];
+        let received = network.counters(two.address()).expect("a row").rx_packets;
+        for tag in tags {
+            send(&one.pod, &[frame(two.mac(), one.mac(), tag, &[&[0x08, 0x00], &payload[..]].concat())]);
+        }
+        assert_eq!(drops(network, VLAN), 4);
+        assert_eq!(network.counters(two.address()).expect("a row").rx_packets, received);
+    });
+}
+
+#[test]
+fn fragments_that_overlap_or_never_end_are_the_stacks() {
+    with_pods(|network, [one, two]| {
+        let to = |fragment, payload: &[u8]| {
+            frame(two.mac(), one.mac(), &[0x08, 0x00], &datagram(one.address(), two.address(), fragment, payload))
+        };
+        let direct = network.counters(one.address()).expect("a row").tx_direct;
+        // First, the same again, overlapping it, far behind it, and one that would be longer than a packet can be.
+        let frames = [
+            to(0x2000, &[7; 64]),
+            to(0x2000, &[8; 64]),
+            to(0x2004, &[9; 64]),
+            to(0x2fff, &[1; 8]),
+            to(0x1fff, &[2; 64]),
+        ];
+        send(&one.pod, &frames);
+        assert_eq!(network.counters(one.address()).expect("a row").tx_direct, direct);
+        // Without an end, a thousand times.
+        let endless: Vec<_> = (0..1000).map(|number| to(0x2000 | number, &[3; 8])).collect();
+        send(&one.pod, &endless);
+    });
+}
+
+#[test]
+fn a_header_that_claims_more_than_the_frame_has_is_dropped() {
+    with_pods(|network, [one, two]| {
+        let mut packet = datagram(one.address(), two.address(), 0, &[0; 8]);
+        packet[2..4].copy_from_slice(&60_000_u16.to_be_bytes());
+        send(&one.pod, &[frame(two.mac(), one.mac(), &[0x08, 0x00], &packet)]);
+        assert_eq!(drops(network, MALFORMED), 1);
+        // More than the link carries does not leave the pod.
+        let mtu = one.pod.link("eth0").expect("there")["mtu"].as_u64().expect("a number");
+        let oversize = usize::try_from(mtu).expect("small") + 200;
+        let sent = network.counters(one.address()).expect("a row").tx_packets;
+        let big =
+            frame(two.mac(), one.mac(), &[0x08, 0x00], &datagram(one.address(), two.address(), 0, &vec![0; oversize]));
+        one.pod.enter(|| raw::send(&big)).expect_err("EMSGSIZE");
+        assert_eq!(network.counters(one.address()).expect("a row").tx_packets, sent);
+    });
+}
+
+/// RFC 4861: with the default route and an address of its choice in all other pods, had it been heard.
+#[test]
+fn a_router_advertisement_makes_no_routes() {
+    with_pods(|network, [one, two]| {
+        let routes = |pod: &Pod| pod.ip("-6 route show").to_string();
+        let before = routes(&two.pod);
+        // From no address: what a pod without IPv6 could send at all. And from the link-local address of its MAC.
+        let octets = mac(one.mac());
+        let mut link_local = vec![0xfe, 0x80, 0, 0, 0, 0, 0, 0];
+        link_local.extend([octets[0] ^ 2, octets[1], octets[2], 0xff, 0xfe, octets[3], octets[4], octets[5]]);
+        let all_nodes = [&[0xff, 2][..], &[0; 13], &[1]].concat();
+        let message = [&[134, 0, 0, 0, 64, 0, 7, 8][..], &[0; 8]].concat();
+        for (source, behind) in [(&link_local, &[][..]), (&link_local, &[58, 0, 1, 4, 0, 0, 0, 0]), (&vec![0; 16], &[])]
+        {
+            let next = if behind.is_empty() { 58 } else { 60 };
+            let length = u8::try_from(behind.len() + message.len()).expect("short");
+            let packet = [&[0x60, 0, 0, 0, 0, length, next, 255][..], source, &all_nodes, behind, &message].concat();
+            send(&one.pod, &[frame("33:33:00:00:00:01", one.mac(), &[0x86, 0xdd], &packet)]);
+        }
+        assert!(drops(network, ROUTER) + drops(network, 3) >= 3);
+        assert_eq!(routes(&two.pod), before);
+    });
+}
+
+/// A pod of another network has another bridge and another set of maps: no row leads there.
+#[test]
+fn pods_of_another_network_are_not_reached_by_their_macs() {
+    with_pods(|network, [one, _]| {
+        let mut config = network.with("name", "another");
+        config["bridge"] = json!("cbr1");
+        config["subnet"] = json!("10.98.0.0/24");
+        network.host.keep("link cbr1 ");
+        network.host.keep("address cbr1 ");
+        network.host.keep("route 10.98.0.");
+        network.host.keep("file /var/lib/cni/simple-ebpf-cni/another/lock");
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a host that routes");
+        let other = network.by(config);
+        let far = other.attach("far");
+        let ear = far.pod.enter(|| raw::Ear::open().expect("a packet socket"));
+        let payload = datagram(one.address(), far.address(), 0, &[0, 9, 0, 9, 0, 8, 0, 0]);
+        send(&one.pod, &vec![frame(far.mac(), one.mac(), &[0x08, 0x00], &payload); 10]);
+        assert_eq!(network.counters(one.address()).expect("a row").tx_direct, 0);
+        // The host routes what is for its own MAC: that way the frame is heard, so it would be the other.
+        let gateway = network.host.link("cbr0").expect("there")["address"].as_str().expect("a MAC").to_owned();
+        send(&one.pod, &[frame(&gateway, one.mac(), &[0x08, 0x00], &payload)]);
+        let mut heard = 0;
+        eventually("the frame that was routed", Duration::from_secs(5), || {
+            heard += ear.frames().iter().filter(|frame| frame.len() >= 34 && frame[26..34] == payload[12..20]).count();
+            heard > 0
+        });
+        assert_eq!(heard, 1, "by the MAC of a pod on another bridge");
+        other.detach(&far);
+    });
+}
