@@ -27,6 +27,18 @@ else
     note "shellcheck is not installed: the scripts were not linted"
 fi
 
+step "Dependencies"
+if cargo deny --version >/dev/null 2>&1; then
+    cargo deny --locked check licenses bans sources
+    if cargo deny fetch db >/dev/null 2>&1; then
+        cargo deny --locked check advisories
+    else
+        note "NOT RUN: the advisories on dependencies: their database cannot be fetched"
+    fi
+else
+    note "NOT RUN: licences, sources and advisories of dependencies: cargo install --locked cargo-deny"
+fi
+
 step "Every combination of features"
 for features in '' ipam netlink bpf ipam,netlink ipam,bpf netlink,bpf conformance; do
     note "cnikit with: ${features:-nothing}"
