@@ -28,9 +28,12 @@ done
 set -- --skip chain:: --skip cnitool:: --skip delegation:: --skip another_plugin --skip adds_that_race_make
 # The commands for people ask the kernel nothing that the other tests do not, and want tools that are not in here.
 set -- "$@" --skip doctor:: --skip install:: --skip pods:: --skip top::
+# The fuzzer's seeds are not in here.
+set -- "$@" --skip on_the_corpus --skip the_corpus_is_read
 # From the kernel's command line.
 if [ -n "$QUICK" ]; then
     set -- "$@" --skip bad_input:: --skip protocol:: --skip scale:: --skip a_full_table
+    set -- "$@" --skip programs_and_model_agree
 fi
 IFS=,
 # shellcheck disable=SC2086  # a list, by commas
