@@ -49,7 +49,7 @@ fn a_directory_that_others_can_change_is_refused_and_nothing_made() {
 
 #[test]
 fn what_belongs_to_somebody_else_is_refused() {
-    if !rustix::process::geteuid().is_root() {
+    if !cnikit_testbed::privileged() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

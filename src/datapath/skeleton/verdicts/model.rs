@@ -149,7 +149,7 @@ impl Loaded {
                 self.links.insert(port, PodLink { mac: MacAddr::new(mac), stack_only }).unwrap();
             }
         }
-        for key in self.flows.keys::<40>().collect::<Vec<_>>() {
+        for key in self.flows.keys::<40>().unwrap() {
             self.flows.delete(&key, "a flow").unwrap();
         }
         network
@@ -178,7 +178,12 @@ impl Loaded {
 
     /// How many flows there are, how many of them routed, and how many of their sides are closed.
     fn remembered(&self) -> [usize; 3] {
-        let states = self.flows.keys::<40>().map(|key| self.flows.read::<u8>(&key, "a flow").unwrap().unwrap());
+        let states = self
+            .flows
+            .keys::<40>()
+            .unwrap()
+            .into_iter()
+            .map(|key| self.flows.read::<u8>(&key, "a flow").unwrap().unwrap());
         states.fold([0; 3], |[all, routed, closed], state| {
             [all + 1, routed + usize::from(state & 1), closed + (state >> 1).count_ones() as usize]
         })
