@@ -6,7 +6,7 @@ use std::{
 };
 
 use neli::{
-    err::{DeError, SocketError},
+    err::DeError,
     nl::NlmsghdrBuilderError,
     rtnl::{
         IfaddrmsgBuilderError, IfinfomsgBuilderError, NdmsgBuilderError, RtattrBuilderError, RtmsgBuilderError,
@@ -236,16 +236,9 @@ impl Operation {
         Error::Exists { operation, object }
     }
 
-    pub(super) fn socket(&self, error: SocketError) -> Error {
+    pub(super) fn socket(&self, source: impl Into<io::Error>) -> Error {
         let (operation, object) = self.parts();
-        match error {
-            SocketError::Io(source) => Error::Socket {
-                operation,
-                object,
-                source: source.raw_os_error().map_or_else(|| source.kind().into(), io::Error::from_raw_os_error),
-            },
-            other => Error::Message { operation, object, source: other.into() },
-        }
+        Error::Socket { operation, object, source: source.into() }
     }
 
     pub(super) fn malformed(&self, fault: Fault) -> Error {

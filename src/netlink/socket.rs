@@ -1,6 +1,6 @@
 use std::{
     cell::Cell,
-    fmt, io,
+    fmt,
     io::Cursor,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     time::{Duration, Instant},
@@ -9,9 +9,8 @@ use std::{
 use neli::{
     FromBytesWithInput, Size, ToBytes,
     consts::{nl::NlmF, rtnl::Rtm, socket::NlFamily},
-    err::SocketError,
     nl::{NlPayload, Nlmsghdr, NlmsghdrBuilder},
-    socket::synchronous::NlSocketHandle,
+    socket::NlSocket,
     types::Buffer,
     utils::Groups,
 };
@@ -43,7 +42,9 @@ const KERNEL: u32 = 0;
 /// One exchange runs at a time, so a socket can be sent to another thread but not shared.
 #[doc(alias = "NETLINK_ROUTE")]
 pub struct Socket {
-    handle: NlSocketHandle,
+    /// Not neli's handle, which sets aside 96 KiB of zeros to read into: an ADD would touch each page of them, for nothing.
+    socket: NlSocket,
+    port: u32,
     sequence: Cell<u32>,
 }
 
@@ -60,12 +61,13 @@ impl Socket {
 
     /// Opens a socket of whatever family; the exchanges are the same in all.
     pub(super) fn connect(operation: &Operation, family: NlFamily) -> Result<Self> {
-        let handle = NlSocketHandle::connect(family, None, Groups::empty()).map_err(|error| operation.socket(error))?;
+        let failed = |error| operation.socket(error);
+        let socket = NlSocket::connect(family, None, Groups::empty()).map_err(failed)?;
         // Both only make the kernel's answers better (explanations from 4.12, filtered dumps from
         // 4.20); without them the answers are filtered here.
-        let _ = handle.enable_ext_ack(true);
-        let _ = handle.enable_strict_checking(true);
-        Ok(Self { handle, sequence: Cell::new(0) })
+        let _ = socket.enable_ext_ack(true);
+        let _ = socket.enable_strict_checking(true);
+        Ok(Self { port: socket.pid().map_err(failed)?, socket, sequence: Cell::new(0) })
     }
 
     /// Sends one request and waits for its acknowledgement.
@@ -131,9 +133,7 @@ impl Socket {
         P: Size + ToBytes + fmt::Debug,
     {
         let sequence = self.next_sequence();
-        tell(operation);
-        let message = request(sequence, kind.into(), flags, payload).map_err(|fault| operation.malformed(fault))?;
-        self.handle.send(&message).map_err(|error| operation.socket(error))?;
+        self.send_encoded(operation, &encode(operation, sequence, kind, flags, Ok(payload))?)?;
         Ok(sequence)
     }
 
@@ -147,7 +147,7 @@ impl Socket {
     pub(super) fn send_encoded(&self, operation: &Operation, requests: &[u8]) -> Result<()> {
         tell(operation);
         let sent = retry_on_intr(|| write(self.fd(), requests));
-        sent.map(drop).map_err(|errno| operation.socket(SocketError::from(io::Error::from(errno))))
+        sent.map(drop).map_err(|errno| operation.socket(errno))
     }
 
     /// Reads until the exchange `sequence` has brought its first object or is over; false where neither happens within
@@ -172,7 +172,7 @@ impl Socket {
             ];
             match poll(&mut both, Timespec::try_from(left).ok().as_ref()) {
                 Ok(0) | Err(Errno::INTR) => continue,
-                ready => ready.map_err(|errno| operation.socket(SocketError::from(io::Error::from(errno))))?,
+                ready => ready.map_err(|errno| operation.socket(errno))?,
             };
             if both[0].revents().is_empty() {
                 return Ok(false);
@@ -184,10 +184,10 @@ impl Socket {
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is the handle's, which lives as long as this borrow of it.
+        // SAFETY: the descriptor is that of neli's socket, which lives as long as this borrow of it.
         #[expect(unsafe_code, reason = "neli lends its descriptor as a number only")]
         unsafe {
-            BorrowedFd::borrow_raw(self.handle.as_raw_fd())
+            BorrowedFd::borrow_raw(self.socket.as_raw_fd())
         }
     }
 
@@ -241,8 +241,7 @@ impl Socket {
 
     /// The messages that are for this socket.
     fn replies<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = Result<Reply<'a>, Fault>> {
-        let port = self.handle.pid();
-        replies(bytes).filter(move |reply| reply.as_ref().map_or(true, |reply| reply.port == port))
+        replies(bytes).filter(|reply| reply.as_ref().map_or(true, |reply| reply.port == self.port))
     }
 
     /// Reads once, what the kernel has sent; nothing where a signal came, or somebody else wrote.
@@ -250,7 +249,7 @@ impl Socket {
         let mut bytes = Vec::with_capacity(LONGEST_READ);
         let (_, length, sender) = match recvfrom(self.fd(), spare_capacity(&mut bytes), RecvFlags::TRUNC) {
             Err(Errno::INTR) => return Ok(Vec::new()),
-            received => received.map_err(|errno| operation.socket(SocketError::from(io::Error::from(errno))))?,
+            received => received.map_err(|errno| operation.socket(errno))?,
         };
         if sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok()).is_none_or(|from| from.pid() != KERNEL) {
             return Ok(Vec::new());
@@ -303,7 +302,7 @@ where
 
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket").field("port", &self.handle.pid()).finish_non_exhaustive()
+        f.debug_struct("Socket").field("port", &self.port).finish_non_exhaustive()
     }
 }
 
