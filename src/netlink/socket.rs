@@ -18,8 +18,8 @@ use neli::{
 use rustix::{
     buffer::spare_capacity,
     event::{PollFd, PollFlags, Timespec, poll},
-    io::{Errno, retry_on_intr, write},
-    net::{RecvFlags, netlink::SocketAddrNetlink, recvfrom},
+    io::{Errno, retry_on_intr},
+    net::{RecvFlags, SendFlags, netlink::SocketAddrNetlink, recvfrom, send},
 };
 
 use tracing::trace;
@@ -146,7 +146,7 @@ impl Socket {
     /// Sends the bytes of requests that were [encoded](encode) before: the kernel takes them one after another.
     pub(super) fn send_encoded(&self, operation: &Operation, requests: &[u8]) -> Result<()> {
         tell(operation);
-        let sent = retry_on_intr(|| write(self.fd(), requests));
+        let sent = retry_on_intr(|| send(self.fd(), requests, SendFlags::empty()));
         sent.map(drop).map_err(|errno| operation.socket(errno))
     }
 

@@ -1,7 +1,7 @@
 //! What our ADD spends its time on: the system calls of its thread, by what they are for.
 //!
 //! `perf` notes each call's beginning and end, at a fraction of a microsecond each; a tracer by ptrace would take longer than
-//! what it watches. The namespace of a pod is entered on a thread of its own, and what is done there is the wait for it.
+//! what it watches.
 //! Starting and reaping the process, before `execve` returns and after `exit_group`, are no steps here.
 
 use std::collections::BTreeMap;
@@ -26,10 +26,9 @@ const PODS: usize = 10;
 type Steps = BTreeMap<&'static str, f64>;
 
 /// The steps in the order in which they are told.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 6] = [
     "netlink, the longest message",
     "netlink, all others",
-    "inside the pod, by a thread",
     "bpf(2)",
     "files and pins",
     "memory and start-up",
@@ -118,7 +117,7 @@ fn steps(script: &str) -> Steps {
         }
         let taken = last.map_or(0.0, |last| (event.time - last) * 1e3);
         last = Some(event.time);
-        let step = if event.is_exit { kind(event.number) } else { STEPS[6] };
+        let step = if event.is_exit { kind(event.number) } else { STEPS[5] };
         if step == STEPS[1] {
             longest = longest.max(taken);
         }
@@ -155,14 +154,13 @@ fn kind(number: i64) -> &'static str {
     match number {
         libc::SYS_socket | libc::SYS_bind | libc::SYS_setsockopt | libc::SYS_getsockname => STEPS[1],
         libc::SYS_sendto | libc::SYS_recvfrom | libc::SYS_sendmsg | libc::SYS_recvmsg => STEPS[1],
-        libc::SYS_clone3 | libc::SYS_clone | libc::SYS_futex | libc::SYS_rt_sigprocmask => STEPS[2],
-        libc::SYS_bpf => STEPS[3],
-        libc::SYS_execve | libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_munmap | libc::SYS_brk => STEPS[5],
-        libc::SYS_prlimit64 | libc::SYS_rt_sigaction | libc::SYS_sigaltstack | libc::SYS_getrandom => STEPS[5],
+        libc::SYS_bpf => STEPS[2],
+        libc::SYS_execve | libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_munmap | libc::SYS_brk => STEPS[4],
+        libc::SYS_prlimit64 | libc::SYS_rt_sigaction | libc::SYS_sigaltstack | libc::SYS_getrandom => STEPS[4],
         libc::SYS_set_tid_address | libc::SYS_set_robust_list | libc::SYS_rseq | libc::SYS_sched_getaffinity => {
-            STEPS[5]
+            STEPS[4]
         }
-        _ => STEPS[4],
+        _ => STEPS[3],
     }
 }
 
@@ -187,7 +185,7 @@ mod tests {
         let rounded = |step: &str| (steps.get(step).copied().unwrap_or(0.0) * 1e3).round();
         assert_eq!(rounded(STEPS[0]), 4_000.0);
         assert_eq!(rounded(STEPS[1]), 2_000.0);
-        assert_eq!(rounded(STEPS[6]), 1_000.0);
-        assert_eq!(rounded(STEPS[3]), 0.0);
+        assert_eq!(rounded(STEPS[5]), 1_000.0);
+        assert_eq!(rounded(STEPS[2]), 0.0);
     }
 }
