@@ -39,10 +39,10 @@ struct {
 } flows SEC(".maps");
 
 enum flow_state {
-	FLOW_ROUTED = 1, /* by the host; else bridged, where br_netfilter may have translated it */
+	FLOW_ROUTED = 2, /* by the host; else bridged, where br_netfilter may have translated it */
 	/* Once both ends have closed it, or one has reset it, their ports may be used again. */
-	FLOW_LOWER_CLOSED = 2,
-	FLOW_HIGHER_CLOSED = 4,
+	FLOW_LOWER_CLOSED = 4,
+	FLOW_HIGHER_CLOSED = 8,
 	FLOW_CLOSED = FLOW_LOWER_CLOSED | FLOW_HIGHER_CLOSED,
 };
 

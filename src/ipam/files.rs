@@ -97,14 +97,16 @@ pub(super) fn refuse_shared(dir: &Path) -> Result<()> {
     for (path, is_own) in [(dir, true), (dir.parent().unwrap_or(dir), false)] {
         // It is not there, or whoever opens it next says what is wrong.
         let Ok(found) = fs::metadata(path) else { continue };
+        // Whoever may write beside it could have put a link there, to a directory that is nobody else's.
+        if is_own && fs::symlink_metadata(path).is_ok_and(|link| link.is_symlink()) {
+            return Err(Error::Shared { path: path.to_owned(), uid: None });
+        }
         let mode = Mode::from_raw_mode(found.mode());
         // In a directory such as /tmp, who may write cannot move away what is another's.
         if mode.intersects(others) && (is_own || !mode.contains(Mode::SVTX)) {
             return Err(Error::Shared { path: path.to_owned(), uid: None });
         }
-        if is_own {
-            refuse_foreign(&found, path)?;
-        }
+        refuse_foreign(&found, path)?;
     }
     Ok(())
 }

@@ -53,6 +53,10 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let rows = Rows::open(&datapath).step("open the eBPF maps")?;
     rows.refuse_taken(&host, &addresses.networks(), PodPort { ifindex: attachment.host_ifindex(), mac })?;
 
+    // A pair that is made in vain is undone by this name.
+    if let Some(link) = host.link_by_name(&attachment.host_ifname())? {
+        return Err(already_attached(&format!("there is a link {}", link.name)));
+    }
     let mtu = config.mtu.unwrap_or(bridge.mtu);
     let veth = create_veth(&host, attachment, mac, &bridge, mtu, &netns)?;
     let port = PodPort { ifindex: veth.host, mac };
@@ -60,8 +64,11 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
         let _span = info_span!("undo").entered();
         let deleted = host.delete_link(veth.host);
         pair_is_left.set(deleted.is_err());
+        // A pod that can still send is held to its addresses.
+        if deleted.is_ok() {
+            undo("forget the veth pair", del::forget_pair(attachment, &datapath, Some(veth.host), None));
+        }
         undo("delete the veth pair", deleted);
-        undo("forget the veth pair", del::forget_pair(attachment, &datapath, Some(veth.host), None));
     });
     // Shaping works on queues of the host's end, which direct packets do not pass.
     let stack_only = request.net_conf.runtime_config.bandwidth.is_some();

@@ -35,9 +35,13 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     let ports = ports(&host, network, &request.config.bridge).step("look up the bridge's ports");
     let ports = failures.note(ports).unwrap_or_default();
     // The runtime knows nothing yet of what is being attached. Whoever has a port by now, and no result, is among these.
-    let at_work = leases.owners_at_work()?.into_iter().map(|owner| network::attachment(network, owner));
+    let mut at_work = leases.owners_at_work()?;
+    let held: Vec<_> = leases.leases()?.collect();
+    // Of those that hold a lease by now, one that began after the first look has not come to its end.
+    at_work.extend(leases.owners_at_work()?);
+    let at_work = at_work.into_iter().map(|owner| network::attachment(network, owner));
     let spared: HashSet<Attachment> = valid.into_iter().chain(at_work).collect();
-    for lease in leases.leases()? {
+    for lease in held {
         let owner = match lease {
             Ok(lease) => lease.owner,
             // The file's name tells the owner when the file itself does not.

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use cnikit::ipam::Range;
 use cnikit::netlink::{Link, Socket, Sysctl};
+use cnikit::plugin::Plugin as _;
 use cnikit::runtime::{self, NetworkList, PluginConf};
 use cnikit::spec::PluginType;
 use serde::Serialize;
@@ -15,7 +17,7 @@ use super::node::{Known, Scope};
 use super::text::count;
 use super::{Error, chain, trial};
 use crate::rows::Rows;
-use crate::{NAME, bridge};
+use crate::{NAME, SimpleEbpfCni, bridge};
 
 /// What was looked at, and what came of it.
 #[derive(Debug, Serialize)]
@@ -169,6 +171,7 @@ pub(crate) fn configurations(
     let mut checks = Vec::new();
     let mut first = None;
     let mut ours = 0;
+    let mut known: Vec<Network> = Vec::new();
     for file in NetworkList::files(&scope.conf_dir)? {
         let shown = file.display();
         let list = match NetworkList::load_file(&file) {
@@ -188,11 +191,12 @@ pub(crate) fn configurations(
             Ok(network) => {
                 checks.push(Check::ok(CHECK, format!("{shown} configures {}", network.name)));
                 checks.extend(subnets(&network, host, links)?);
-                checks.extend(bypassed(&network, &list));
+                checks.extend(self::list(&network, &list, bin_dir));
+                checks.extend(known.iter().filter_map(|other| rivals(other, &network)));
+                known.push(network);
             }
             Err(error) => checks.push(Check::fail(CHECK, chain(&error), "correct the file")),
         }
-        checks.extend(chained(&list, bin_dir));
     }
     match first {
         _ if ours == 0 => {
@@ -238,6 +242,32 @@ pub(crate) fn subnets(network: &Network, host: &Socket, links: &[Link]) -> Resul
         ));
     }
     Ok(checks)
+}
+
+/// Whether a list of plugins can do what it says.
+pub(crate) fn list(network: &Network, list: &NetworkList, bin_dir: &Path) -> Vec<Check> {
+    let mut checks = chained(list, bin_dir);
+    checks.extend(bypassed(network, list));
+    let versions = SimpleEbpfCni.versions();
+    if !versions.contains(&list.cni_version) {
+        let found = format!("{} is of CNI {}, which {NAME} does not speak", network.name, list.cni_version);
+        let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
+        checks.push(Check::fail("config", found, format!("set \"cniVersion\" to one of {}", versions.join(", "))));
+    }
+    checks
+}
+
+/// Whether two networks want the same bridge, or the same addresses.
+fn rivals(one: &Network, other: &Network) -> Option<Check> {
+    let (ours, theirs) = (one.config(), other.config());
+    let common = |range: &Range| theirs.ranges().find(|other| bridge::overlap(range.subnet(), other.subnet()));
+    let found = if ours.bridge == theirs.bridge {
+        format!("{} and {} both have the bridge {}, which serves one network", one.name, other.name, ours.bridge)
+    } else {
+        let (mine, others) = ours.ranges().find_map(|range| Some((range, common(range)?)))?;
+        format!("{} of {} overlaps with {} of {}", mine.subnet(), one.name, others.subnet(), other.name)
+    };
+    Some(Check::fail("config", found, "change one of the two configurations"))
 }
 
 /// Whether packets that are delivered directly pass a limit by that stands in the list, of which our part is not told.

@@ -1,7 +1,7 @@
 //! `install`: puts this binary where runtimes look for it, and a configuration beside others.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use clap::Args;
 use cnikit::netlink::Socket;
@@ -25,7 +25,7 @@ use crate::config::DEFAULT_DATA_DIR;
 ///
 /// Files appear whole or not at all. What this command has not written itself, or what somebody has changed since, it leaves alone. A
 /// node on which `doctor` finds a failure is left as it is.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
     /// Where the runtime finds plugins
     #[arg(long, value_name = "DIR", default_value = BIN_DIR)]
@@ -108,6 +108,7 @@ enum Action {
 }
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
+    let options = &options.clone().absolute()?;
     let network = options.configuration()?;
     let _turn = if options.dry_run { None } else { Some(Turn::take(&options.data_dir)?) };
     let mut manifest = Manifest::read(&options.data_dir)?;
@@ -115,7 +116,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     if let Some((network, content)) = &network {
         files.push(options.conflist(network, content, &manifest)?);
     }
-    let checks = checks(network.as_ref().map(|(network, _)| network))?;
+    let checks = options.checks(network.as_ref())?;
     let failures = doctor::failures(&checks);
     let report = Report { dry_run: options.dry_run, checks, files };
     let stopped = failures > 0 && !options.ignore_checks;
@@ -132,20 +133,30 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     if stopped { Err(Error::Problems(failures)) } else { Ok(()) }
 }
 
-/// What is wrong with the node, or with what is wished for.
-fn checks(network: Option<&Network>) -> Result<Vec<Check>, Error> {
-    let mut checks = check::node();
-    if let Some(network) = network
-        && doctor::failures(&checks) == 0
-    {
-        let host = Socket::open()?;
-        checks.extend(check::subnets(network, &host, &host.links()?)?);
-    }
-    checks.retain(|check| check.verdict != Verdict::Ok);
-    Ok(checks)
-}
-
 impl Options {
+    /// What is wrong with the node, or with what is wished for.
+    fn checks(&self, network: Option<&(Network, Vec<u8>)>) -> Result<Vec<Check>, Error> {
+        let mut checks = check::node();
+        if let Some((network, content)) = network
+            && doctor::failures(&checks) == 0
+        {
+            let host = Socket::open()?;
+            checks.extend(check::subnets(network, &host, &host.links()?)?);
+            checks.extend(check::list(network, &NetworkList::parse(content.clone())?, &self.bin_dir));
+        }
+        checks.retain(|check| check.verdict != Verdict::Ok);
+        Ok(checks)
+    }
+
+    /// The same from whatever directory it is looked at: `uninstall` may run in another.
+    fn absolute(mut self) -> Result<Self, Error> {
+        for dir in [&mut self.bin_dir, &mut self.conf_dir, &mut self.data_dir] {
+            let absolute = path::absolute(&*dir);
+            *dir = absolute.map_err(|source| Error::File { operation: "find", path: dir.clone(), source })?;
+        }
+        Ok(self)
+    }
+
     /// The network to configure and the text that does, if one is wished for.
     fn configuration(&self) -> Result<Option<(Network, Vec<u8>)>, Error> {
         if let Some(path) = &self.config {

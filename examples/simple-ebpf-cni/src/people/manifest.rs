@@ -3,9 +3,9 @@
 //! A file is known by its digest: one that somebody has changed since is theirs.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -125,7 +125,9 @@ impl Turn {
     /// Takes the turn, for which the directory is made if it is missing.
     pub(crate) fn take(data_dir: &Path) -> Result<Self, Error> {
         let failed = |operation| move |source| Error::File { operation, path: data_dir.to_owned(), source };
-        fs::create_dir_all(data_dir).map_err(failed("make the directory"))?;
+        // Leases will lie in it, which are refused in one that others could change.
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(data_dir);
+        made.map_err(failed("make the directory"))?;
         let dir = File::open(data_dir).map_err(failed("open"))?;
         match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => return Err(Error::Busy { data_dir: data_dir.to_owned() }),

@@ -92,8 +92,9 @@ impl Known {
             .or_else(|| of(&|link| Some(&link.name) == named))
     }
 
-    /// Whether the network has claimed a bridge, and nobody else.
+    /// Whether the network has claimed a bridge, or made it and lost its claim, and nobody else has one.
     pub(crate) fn owns(&self, bridge: &Link, host: &Socket) -> bool {
-        bridge::is_claimed(host, &self.name, bridge).unwrap_or(false)
+        let is_claimed = bridge::is_claimed(host, &self.name, bridge);
+        is_claimed.is_ok_and(|is_claimed| is_claimed || bridge::is_made_for(&self.name, bridge))
     }
 }

@@ -212,3 +212,24 @@ fn limits_that_direct_packets_would_bypass_are_told_of() {
         }
     });
 }
+
+#[test]
+fn networks_that_want_the_same_are_told_of() {
+    on_host(|network| {
+        let dir = network.host.scratch();
+        for (bridge, subnet, word) in [
+            ("cbr0", "10.98.0.0/24", "both have the bridge cbr0"),
+            ("other0", "10.99.0.0/25", "overlaps with 10.99.0.0/25 of other"),
+            ("other0", "10.98.0.0/24", ""),
+        ] {
+            let mut other = network.config.clone();
+            (other["name"], other["bridge"], other["subnet"]) = ("other".into(), bridge.into(), subnet.into());
+            fs::write(dir.join("10-blackbox.conf"), network.config.to_string()).expect("room");
+            fs::write(dir.join("20-other.conf"), other.to_string()).expect("room");
+            let (status, checks) = doctor(&dir);
+            let failed = found(&checks, "config", "fail");
+            assert!(failed.contains(word) && failed.is_empty() == word.is_empty(), "{bridge} {subnet}: {checks:#?}");
+            assert_eq!(status, Some(i32::from(!word.is_empty())), "{checks:#?}");
+        }
+    });
+}

@@ -93,7 +93,8 @@ fn several_subnets_and_configurations_of_ones_own_are_installed() {
         assert_eq!((&config["bridge"], &config["subnets"]), (&json!("br7"), &json!(["10.97.0.0/24", "fd00:97::/64"])));
 
         let source = conflist(network);
-        shown(&node.install(&format!("--order 30 --config {}", source.display())));
+        // The other plugin of the list is not here.
+        shown(&node.install(&format!("--order 30 --ignore-checks --config {}", source.display())));
         let written = fs::read(node.conf("30-blackbox.conflist")).expect("a file");
         assert_eq!(written, fs::read(&source).expect("a file"));
 
@@ -138,6 +139,26 @@ fn a_failed_check_stops_an_install() {
         assert!(node.binary().exists());
         shown(&node.uninstall(""));
         network.host.ip("link del cbr0");
+    });
+}
+
+#[test]
+fn a_list_that_cannot_work_is_not_installed() {
+    on_host(|network| {
+        let node = Node::new(network);
+        let file = network.host.scratch().join("list.conflist");
+        for (version, second, word) in [("1.0.0", "no-such-plugin", "no-such-plugin"), ("0.2.0", "", "cniVersion")] {
+            let mut plugins = vec![network.config.clone()];
+            if !second.is_empty() {
+                plugins.push(json!({ "type": second }));
+            }
+            let list = json!({ "cniVersion": version, "name": "blackbox", "plugins": plugins });
+            fs::write(&file, list.to_string()).expect("room");
+            let output = command(&node.install(&format!("--config {}", file.display())));
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            assert!(output.stdout.contains("FAIL") && output.stdout.contains(word), "{output:?}");
+            node.files().assert_unchanged(&Footprint::default(), "a stopped install");
+        }
     });
 }
 

@@ -35,7 +35,7 @@ fn a_key_or_a_signal_ends_it_and_the_terminal_is_as_before() {
     on_host(|network| {
         let pod = network.attach("one");
         // A timeout tells by its status that it was one.
-        let timeout = |signal| format!("timeout --foreground -s {signal} 1");
+        let timeout = |signal| format!("timeout --foreground -s {signal} 2");
         for (by, key, status) in [
             (String::new(), "q", 0),
             (String::new(), "\\003", 0),
@@ -45,7 +45,7 @@ fn a_key_or_a_signal_ends_it_and_the_terminal_is_as_before() {
         ] {
             // `script` gives a terminal; stty shows its mode before and after.
             let line = format!("stty -g; {by} '{BINARY}' top --interval 0.1; echo status \\$?; stty -g");
-            let keys = format!("(sleep 1; printf '{key}'; sleep 1) | script -qec \"{line}\" /dev/null");
+            let keys = format!("(sleep 2; printf '{key}'; sleep 1) | script -qec \"{line}\" /dev/null");
             let text = Command::new("bash").args(["-c", &keys]).run();
             let lines: Vec<&str> = text.lines().map(str::trim).collect();
             assert!(lines.iter().any(|line| line.ends_with(&format!("status {status}"))), "{by} {text:?}");

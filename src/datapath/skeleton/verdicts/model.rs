@@ -185,7 +185,7 @@ impl Loaded {
             .into_iter()
             .map(|key| self.flows.read::<u8>(&key, "a flow").unwrap().unwrap());
         states.fold([0; 3], |[all, routed, closed], state| {
-            [all + 1, routed + usize::from(state & 1), closed + (state >> 1).count_ones() as usize]
+            [all + 1, routed + usize::from(state >> 1 & 1), closed + (state >> 2).count_ones() as usize]
         })
     }
 
