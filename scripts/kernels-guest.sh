@@ -25,7 +25,9 @@ busybox find /lib/modules -name '*.ko' | while read -r module; do
 done
 
 # What other projects' programs do is tried on the machine's own kernel: they are not in here.
-set -- --skip chain:: --skip cnitool:: --skip delegation:: --skip another_plugin --skip adds_that_race_make
+set -- --skip chain:: --skip cnitool:: --skip delegation:: --skip a_delegate_is_a_step --skip another_plugin --skip adds_that_race_make
+# There is no repository in here to compare the version with.
+set -- "$@" --skip help_and_version
 # The commands for people ask the kernel nothing that the other tests do not, and want tools that are not in here.
 set -- "$@" --skip doctor:: --skip install:: --skip pods:: --skip top::
 # The fuzzer's seeds are not in here.
