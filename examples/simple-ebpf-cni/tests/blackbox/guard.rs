@@ -3,7 +3,7 @@
 use cnikit_testbed::raw::Ear;
 use cnikit_testbed::{Namespace, Pod};
 
-use crate::support::{Attached, GATEWAY, Network, heard, on_host, silence};
+use crate::support::{Attached, GATEWAY, Network, on_host, silence};
 
 /// What the network dropped for a reason, by its number in `bpf/cni_tc.h`.
 #[track_caller]
@@ -108,15 +108,16 @@ fn bystanders_hear_no_requests_for_known_addresses() {
             network.attach_pod(container, pod)
         });
         let [one, two, bystander] = &pods;
-        assert_eq!(heard(&bystander.pod), 0);
+        // Whatever else a kernel may have to say when links come up is none of this.
         let ear = bystander.pod.enter(Ear::open).expect("open");
+        let requests = || ear.frames().into_iter().filter(|frame| frame[12..14] == [0x08, 0x06]).collect::<Vec<_>>();
         assert!(one.pod.ping(two.address(), 1).status.success());
         assert!(one.pod.ping(GATEWAY, 1).status.success());
         assert!(network.host.ping(two.address(), 1).status.success());
-        assert_eq!(heard(&bystander.pod), 0, "{:02x?}", ear.frames());
+        assert_eq!(requests(), [[0_u8; 0]; 0], "of ARP");
         // Nobody has that address, so everybody is asked.
         assert!(!one.pod.ping("10.99.0.99", 1).status.success());
-        assert!(heard(&bystander.pod) >= 1);
+        assert!(!requests().is_empty());
         pods.iter().for_each(|attached| network.detach(attached));
     });
 }
