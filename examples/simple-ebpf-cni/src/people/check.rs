@@ -187,7 +187,7 @@ pub(crate) fn configurations(
             continue;
         }
         ours += 1;
-        match Network::read(&file) {
+        match Network::of(&list, &file) {
             Ok(network) => {
                 checks.push(Check::ok(CHECK, format!("{shown} configures {}", network.name)));
                 checks.extend(subnets(&network, host, links)?);

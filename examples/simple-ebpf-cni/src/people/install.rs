@@ -113,8 +113,8 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let _turn = if options.dry_run { None } else { Some(Turn::take(&options.data_dir)?) };
     let mut manifest = Manifest::read(&options.data_dir)?;
     let mut files = vec![options.binary(&manifest)?];
-    if let Some((network, content)) = &network {
-        files.push(options.conflist(network, content, &manifest)?);
+    if let Some((network, list)) = &network {
+        files.push(options.conflist(network, list.as_bytes(), &manifest)?);
     }
     let checks = options.checks(network.as_ref())?;
     let failures = doctor::failures(&checks);
@@ -135,14 +135,14 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
 
 impl Options {
     /// What is wrong with the node, or with what is wished for.
-    fn checks(&self, network: Option<&(Network, Vec<u8>)>) -> Result<Vec<Check>, Error> {
+    fn checks(&self, network: Option<&(Network, NetworkList)>) -> Result<Vec<Check>, Error> {
         let mut checks = check::node();
-        if let Some((network, content)) = network
+        if let Some((network, list)) = network
             && doctor::failures(&checks) == 0
         {
             let host = Socket::open()?;
             checks.extend(check::subnets(network, &host, &host.links()?)?);
-            checks.extend(check::list(network, &NetworkList::parse(content.clone())?, &self.bin_dir));
+            checks.extend(check::list(network, list, &self.bin_dir));
         }
         checks.retain(|check| check.verdict != Verdict::Ok);
         Ok(checks)
@@ -157,13 +157,13 @@ impl Options {
         Ok(self)
     }
 
-    /// The network to configure and the text that does, if one is wished for.
-    fn configuration(&self) -> Result<Option<(Network, Vec<u8>)>, Error> {
+    /// The network to configure and the list that does, if one is wished for.
+    fn configuration(&self) -> Result<Option<(Network, NetworkList)>, Error> {
         if let Some(path) = &self.config {
             let text =
                 fs::read(path).map_err(|source| Error::File { operation: "read", path: path.clone(), source })?;
             let list = NetworkList::parse(text)?;
-            return Ok(Some((Network::of(&list, path)?, list.as_bytes().to_owned())));
+            return Ok(Some((Network::of(&list, path)?, list)));
         }
         let subnets = match self.subnet.as_slice() {
             [] => return Ok(None),
@@ -177,8 +177,8 @@ impl Options {
         let list = json!({ "cniVersion": "1.0.0", "name": self.network, "plugins": [plugin] });
         let mut text = serde_json::to_vec_pretty(&list)?;
         text.push(b'\n');
-        let network = Network::of(&NetworkList::parse(text.clone())?, Path::new("the configuration to be"))?;
-        Ok(Some((network, text)))
+        let list = NetworkList::parse(text)?;
+        Ok(Some((Network::of(&list, Path::new("the configuration to be"))?, list)))
     }
 
     fn binary(&self, manifest: &Manifest) -> Result<File, Error> {
