@@ -1,5 +1,7 @@
 //! The kernel refuses a call once: the plugin says so and leaves nothing, or does without.
 
+use cnikit_testbed::{Invocation, Pod};
+
 use crate::attachment::Scene;
 use crate::faults;
 use crate::networks::{self, Kind};
@@ -32,32 +34,24 @@ fn add(network: &Network, points: &mut Points) {
 }
 
 fn del(network: &Network, points: &mut Points) {
-    let scene = Scene::set(network);
-    loop {
-        let pod = scene.attached();
-        let struck = points.strike(&scene.victim("DEL", &pod));
-        if struck.as_ref().is_none_or(|struck| struck.refused().is_none()) {
-            scene.is_clean_but_for_a_lock(&pod, "DEL");
-        }
-        scene.victim("DEL", &pod).run().silent();
-        scene.is_clean(&pod, "DEL and another");
-        if struck.is_none() {
-            break;
-        }
-    }
-    scene.clear();
+    removal(network, points, "DEL", |scene, pod| scene.victim("DEL", pod));
 }
 
 fn gc(network: &Network, points: &mut Points) {
+    removal(network, points, "GC", |scene, _| scene.gc());
+}
+
+/// A call that removes the victim either says that it failed or has done so; another one finds nothing in its way.
+fn removal(network: &Network, points: &mut Points, verb: &str, call: impl Fn(&Scene<'_>, &Pod) -> Invocation) {
     let scene = Scene::set(network);
     loop {
         let pod = scene.attached();
-        let struck = points.strike(&scene.gc());
+        let struck = points.strike(&call(&scene, &pod));
         if struck.as_ref().is_none_or(|struck| struck.refused().is_none()) {
-            scene.is_clean_but_for_a_lock(&pod, "GC");
+            scene.is_clean_but_for_a_lock(&pod, verb);
         }
-        scene.gc().run().silent();
-        scene.is_clean(&pod, "GC and another");
+        call(&scene, &pod).run().silent();
+        scene.is_clean(&pod, &format!("{verb} and another"));
         if struck.is_none() {
             break;
         }

@@ -1,5 +1,7 @@
 //! The plugin is killed before each call that changes something: what is left, DEL removes, and it is in nobody's way.
 
+use cnikit_testbed::{Invocation, Pod};
+
 use crate::attachment::Scene;
 use crate::faults;
 use crate::networks::{self, Kind};
@@ -38,34 +40,25 @@ fn add(network: &Network, points: &mut Points) {
 }
 
 fn del(network: &Network, points: &mut Points) {
-    let scene = Scene::set(network);
-    loop {
-        let pod = scene.attached();
-        let struck = points.strike(&scene.victim("DEL", &pod));
-        if let Some(struck) = &struck {
-            struck.killed();
-            scene.others_are_served();
-        }
-        scene.victim("DEL", &pod).run().silent();
-        scene.is_clean(&pod, "a killed DEL and another");
-        if struck.is_none() {
-            break;
-        }
-    }
-    scene.clear();
+    removal(network, points, "DEL", |scene, pod| scene.victim("DEL", pod));
 }
 
 fn gc(network: &Network, points: &mut Points) {
+    removal(network, points, "GC", |scene, _| scene.gc());
+}
+
+/// What a call that removes the victim leaves when it is killed, another one removes.
+fn removal(network: &Network, points: &mut Points, verb: &str, call: impl Fn(&Scene<'_>, &Pod) -> Invocation) {
     let scene = Scene::set(network);
     loop {
         let pod = scene.attached();
-        let struck = points.strike(&scene.gc());
+        let struck = points.strike(&call(&scene, &pod));
         if let Some(struck) = &struck {
             struck.killed();
             scene.others_are_served();
         }
-        scene.gc().run().silent();
-        scene.is_clean(&pod, "a killed GC and another");
+        call(&scene, &pod).run().silent();
+        scene.is_clean(&pod, &format!("a killed {verb} and another"));
         if struck.is_none() {
             break;
         }
