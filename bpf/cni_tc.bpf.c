@@ -202,8 +202,8 @@ int cni_tc_egress(struct __sk_buff *skb)
 		return drop(&hook, packet, CNI_DROP_REFLECTED);
 	if (frame != FRAME_IP)
 		return TC_ACT_UNSPEC;
-	/* The way that a router tells of would lead past the translation. */
-	if (is_redirect(packet))
+	/* Pods have the routes that they were given; another way could lead past the translation. */
+	if (is_from_router(packet))
 		return drop(&hook, packet, CNI_DROP_ROUTER);
 
 	hook.stats->from_stack++;

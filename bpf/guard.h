@@ -164,11 +164,13 @@ static __always_inline enum drop_reason check_ip(const struct hook *hook,
 	return packet->ip.protocol == IPPROTO_ICMPV6 ? check_icmpv6(hook, packet) : PASS;
 }
 
-/* Whether a router says that there is a shorter way. */
-static __always_inline bool is_redirect(const struct packet *packet)
+/* Whether a router says where to send packets: to itself, or a shorter way. */
+static __always_inline bool is_from_router(const struct packet *packet)
 {
-	return packet->v4 ? packet->ip.protocol == IPPROTO_ICMP && packet->icmp_type == ICMP_REDIRECT
-			  : packet->ip.protocol == IPPROTO_ICMPV6 && packet->icmp_type == ND_REDIRECT;
+	if (packet->v4)
+		return packet->ip.protocol == IPPROTO_ICMP && packet->icmp_type == ICMP_REDIRECT;
+	return packet->ip.protocol == IPPROTO_ICMPV6 &&
+	       (packet->icmp_type == ND_REDIRECT || packet->icmp_type == ND_ROUTER_ADVERTISEMENT);
 }
 
 /* PASS, or why the frame may not come in by this port. */

@@ -93,6 +93,7 @@ mod fdb;
 mod filter;
 #[cfg(any(test, fuzzing))]
 mod fuzzed;
+mod ipv6;
 mod link;
 mod netns;
 pub mod nftables;
@@ -111,9 +112,10 @@ pub use filter::{BpfFilter, FilterInfo, FilterTarget};
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub use fuzzed::read_replies;
+pub use ipv6::{AddrGenMode, Ipv6Conf};
 pub use link::{LOOPBACK_INDEX, Link};
 pub use netns::{Netns, NetnsId};
 pub use route::Route;
 pub use socket::Socket;
-pub use sysctl::{Ipv4Conf, Ipv6Conf, Sysctl};
+pub use sysctl::{Ipv4Conf, Sysctl};
 pub use veth::{VethEnd, VethIndexes, VethPair};

@@ -1,5 +1,5 @@
 use std::{
-    cell::Cell,
+    cell::{Cell, Ref, RefCell},
     fmt,
     io::Cursor,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
@@ -19,7 +19,7 @@ use rustix::{
     buffer::spare_capacity,
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, retry_on_intr},
-    net::{RecvFlags, SendFlags, netlink::SocketAddrNetlink, recvfrom, send},
+    net::{RecvFlags, SendFlags, SocketAddrAny, netlink::SocketAddrNetlink, recvfrom, send},
 };
 
 use tracing::trace;
@@ -46,6 +46,8 @@ pub struct Socket {
     socket: NlSocket,
     port: u32,
     sequence: Cell<u32>,
+    /// What was read last. Kept, as an allocator may give so much back to the kernel each time.
+    bytes: RefCell<Vec<u8>>,
 }
 
 impl Socket {
@@ -67,7 +69,8 @@ impl Socket {
         // 4.20); without them the answers are filtered here.
         let _ = socket.enable_ext_ack(true);
         let _ = socket.enable_strict_checking(true);
-        Ok(Self { port: socket.pid().map_err(failed)?, socket, sequence: Cell::new(0) })
+        let port = socket.pid().map_err(failed)?;
+        Ok(Self { socket, port, sequence: Cell::new(0), bytes: RefCell::new(Vec::with_capacity(LONGEST_READ)) })
     }
 
     /// Sends one request and waits for its acknowledgement.
@@ -245,20 +248,26 @@ impl Socket {
     }
 
     /// Reads once, what the kernel has sent; nothing where a signal came, or somebody else wrote.
-    fn read(&self, operation: &Operation) -> Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(LONGEST_READ);
-        let (_, length, sender) = match recvfrom(self.fd(), spare_capacity(&mut bytes), RecvFlags::TRUNC) {
-            Err(Errno::INTR) => return Ok(Vec::new()),
-            received => received.map_err(|errno| operation.socket(errno))?,
+    fn read(&self, operation: &Operation) -> Result<Ref<'_, [u8]>> {
+        let mut bytes = self.bytes.borrow_mut();
+        bytes.clear();
+        let (length, is_kernel) = match recvfrom(self.fd(), spare_capacity(&mut bytes), RecvFlags::TRUNC) {
+            Ok((_, length, sender)) => (length, sender.is_some_and(is_kernel)),
+            Err(Errno::INTR) => (0, false),
+            Err(errno) => return Err(operation.socket(errno)),
         };
-        if sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok()).is_none_or(|from| from.pid() != KERNEL) {
-            return Ok(Vec::new());
-        }
-        if length > bytes.len() {
+        if !is_kernel {
+            bytes.clear();
+        } else if length > bytes.len() {
             return Err(operation.malformed(Fault::new(Truncated { length, read: bytes.len() })));
         }
-        Ok(bytes)
+        drop(bytes);
+        Ok(Ref::map(self.bytes.borrow(), Vec::as_slice))
     }
+}
+
+fn is_kernel(sender: SocketAddrAny) -> bool {
+    SocketAddrNetlink::try_from(sender).is_ok_and(|sender| sender.pid() == KERNEL)
 }
 
 /// More than one read takes.

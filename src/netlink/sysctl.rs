@@ -7,7 +7,10 @@ use std::{
 
 use tracing::debug;
 
-use super::error::{Error, Result};
+use super::{
+    error::{Error, Result},
+    ipv6::Ipv6Conf,
+};
 use crate::spec::IfName;
 
 /// A setting of a network namespace, below `/proc/sys/net`.
@@ -87,31 +90,6 @@ pub enum Ipv4Conf {
     RpFilter,
     /// `send_redirects`: senders are told of a shorter way (0 or 1).
     SendRedirects,
-}
-
-/// The IPv6 settings of a link, by their names below `/proc/sys/net/ipv6/conf/<link>`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Ipv6Conf {
-    /// `accept_dad`: addresses are checked for duplicates (0 to 2).
-    AcceptDad,
-    /// `accept_ra`: router advertisements are heeded: not (0), unless forwarding (1), always (2).
-    AcceptRa,
-    /// `accept_redirects`: redirects are heeded (0 or 1).
-    AcceptRedirects,
-    /// `addr_gen_mode`: the link-local address comes from the MAC (0), is not made (1), is stable and private (2),
-    /// random (3). To be set before the link comes up.
-    AddrGenMode,
-    /// `autoconf`: addresses are made from advertised prefixes (0 or 1).
-    Autoconf,
-    /// `disable_ipv6`: the link does without IPv6 (0 or 1).
-    DisableIpv6,
-    /// `forwarding`: the link behaves as a router's (0 or 1).
-    Forwarding,
-    /// `ndisc_notify`: the neighbours are told when the link comes up or gets another address (0 or 1).
-    NdiscNotify,
-    /// `proxy_ndp`: neighbours are answered for proxy entries (0 or 1).
-    ProxyNdp,
 }
 
 impl Sysctl<'_> {
@@ -201,22 +179,6 @@ impl Ipv4Conf {
             Self::RouteLocalnet => "route_localnet",
             Self::RpFilter => "rp_filter",
             Self::SendRedirects => "send_redirects",
-        }
-    }
-}
-
-impl Ipv6Conf {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::AcceptDad => "accept_dad",
-            Self::AcceptRa => "accept_ra",
-            Self::AcceptRedirects => "accept_redirects",
-            Self::AddrGenMode => "addr_gen_mode",
-            Self::Autoconf => "autoconf",
-            Self::DisableIpv6 => "disable_ipv6",
-            Self::Forwarding => "forwarding",
-            Self::NdiscNotify => "ndisc_notify",
-            Self::ProxyNdp => "proxy_ndp",
         }
     }
 }

@@ -1,9 +1,21 @@
 use cnikit::{
-    netlink::{Error, Ipv4Conf, Ipv6Conf, Netns, Result, Sysctl},
+    netlink::{AddrGenMode, Error, Ipv4Conf, Ipv6Conf, Netns, Result, Sysctl},
     spec::{Coded, ErrorCode, IfName},
 };
 
 use crate::support::{Bed, name, run};
+
+const IPV6: [Ipv6Conf; 9] = [
+    Ipv6Conf::AcceptDad,
+    Ipv6Conf::AcceptRa,
+    Ipv6Conf::AcceptRedirects,
+    Ipv6Conf::AddrGenMode,
+    Ipv6Conf::Autoconf,
+    Ipv6Conf::DisableIpv6,
+    Ipv6Conf::Forwarding,
+    Ipv6Conf::NdiscNotify,
+    Ipv6Conf::ProxyNdp,
+];
 
 #[test]
 fn a_setting_is_written_in_the_namespace_of_the_thread() {
@@ -41,22 +53,29 @@ fn every_setting_exists() {
         Ipv4Conf::RpFilter,
         Ipv4Conf::SendRedirects,
     ];
-    let v6 = [
-        Ipv6Conf::AcceptDad,
-        Ipv6Conf::AcceptRa,
-        Ipv6Conf::AcceptRedirects,
-        Ipv6Conf::AddrGenMode,
-        Ipv6Conf::Autoconf,
-        Ipv6Conf::DisableIpv6,
-        Ipv6Conf::Forwarding,
-        Ipv6Conf::ProxyNdp,
-    ];
     let v4 = v4.map(|setting| Sysctl::Ipv4Conf(&eth1, setting));
-    let v6 = v6.map(|setting| Sysctl::Ipv6Conf(&eth1, setting));
+    let v6 = IPV6.map(|setting| Sysctl::Ipv6Conf(&eth1, setting));
     for setting in v4.into_iter().chain(v6) {
         inside(&bed.pod, || setting.read().and_then(|value| setting.write(value)))
             .unwrap_or_else(|error| panic!("{error}"));
     }
+}
+
+#[test]
+fn a_link_tells_its_ipv6_settings() {
+    let Some(bed) = Bed::new() else { return };
+    bed.veth(1, None);
+    let eth1 = name("eth1");
+    let told = |setting| bed.in_pod.link_by_name(&eth1).expect("look up").expect("there").ipv6_conf(setting);
+    for setting in IPV6 {
+        for value in [1, 0] {
+            inside(&bed.pod, || Sysctl::Ipv6Conf(&eth1, setting).write(value)).expect("write");
+            assert_eq!(told(setting), Some(value), "{setting:?}");
+        }
+    }
+    // The least packet of IPv6 has 1280 bytes.
+    run(&bed.pod, "ip link set eth1 mtu 1200");
+    assert_eq!(told(Ipv6Conf::AcceptRa), None);
 }
 
 #[test]
@@ -73,15 +92,26 @@ fn a_dot_in_a_name_is_part_of_the_name() {
 #[test]
 fn a_link_local_address_is_not_made_where_the_mode_says_so() {
     let Some(bed) = Bed::new() else { return };
-    let ends = [bed.veth(1, None).peer, bed.veth(2, None).peer];
+    let ends = [bed.veth(1, None).peer, bed.veth(2, None).peer, bed.veth(3, None).peer];
     let eth2 = name("eth2");
     inside(&bed.pod, || Sysctl::Ipv6Conf(&eth2, Ipv6Conf::AddrGenMode).write(1)).expect("write");
+    bed.in_pod.set_addr_gen_mode(ends[2], AddrGenMode::None).expect("set");
     for end in ends {
         bed.in_pod.set_up(end).expect("bring it up");
     }
     let link_local = |link: &str| run(&bed.pod, &format!("ip -6 -o addr show dev {link} scope link"));
     assert!(link_local("eth1").contains("fe80::"), "the kernel makes one");
-    assert_eq!(link_local("eth2"), "");
+    assert_eq!((link_local("eth2"), link_local("eth3")), Default::default());
+}
+
+#[test]
+fn a_link_without_ipv6_makes_no_address_in_any_case() {
+    let Some(bed) = Bed::new() else { return };
+    let end = bed.veth(1, None).peer;
+    run(&bed.pod, "ip link set eth1 mtu 1200");
+    bed.in_pod.set_addr_gen_mode(end, AddrGenMode::None).expect("it is so");
+    let error = bed.in_pod.set_addr_gen_mode(end, AddrGenMode::Eui64).expect_err("it cannot");
+    assert_eq!(error.raw_os_error(), Some(libc::EAFNOSUPPORT), "{error}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use cnikit::datapath::{Datapath, PodLink, PodPort};
 use cnikit::ipam::Range;
-use cnikit::netlink::{self, Blocks, BridgePort, BridgeSpec, Ipv6Conf, Link, Socket, Sysctl};
+use cnikit::netlink::{self, AddrGenMode, Blocks, BridgePort, BridgeSpec, Ipv6Conf, Link, Socket, Sysctl};
 use cnikit::plugin::Failure;
 use cnikit::spec::{Attachment, ErrorCode, IfName, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
@@ -65,7 +65,7 @@ pub(crate) fn ensure(
     if !is_claimed || bridge.alias.is_none() {
         mark(host, network, &bridge)?;
     }
-    set_ipv6(&bridge.name);
+    set_ipv6(&bridge);
     if !bridge.up {
         host.set_up(bridge.index)?;
     }
@@ -91,6 +91,9 @@ pub(crate) fn prepare_port(host: &Socket, port: PodPort, config: &Config) -> net
     let learns = !config.spoof_check;
     let flags = BridgePort::default().hairpin(config.hairpin_mode).learning(learns).flood(learns);
     host.set_bridge_port(port.ifindex, flags)?;
+    // The host has addresses on the bridge, and none on its ports. A link-local one on each would be a route for each,
+    // announced to the pod: beside a thousand pods, more work than all else of an ADD.
+    host.set_addr_gen_mode(port.ifindex, AddrGenMode::None)?;
     if learns { Ok(()) } else { host.set_fdb(port.ifindex, port.mac) }
 }
 
@@ -157,9 +160,10 @@ fn mark(host: &Socket, network: &NetworkName, bridge: &Link) -> netlink::Result<
 
 /// Makes the host deaf to routers among the pods (CVE-2020-10749), and able to ask for neighbours as soon as the bridge
 /// is up. Where the settings cannot be written, the network works all the same, and that is said.
-fn set_ipv6(bridge: &IfName) {
-    for (setting, value) in [(Ipv6Conf::AcceptRa, 0), (Ipv6Conf::AcceptDad, 0)] {
-        match Sysctl::Ipv6Conf(bridge, setting).ensure(value) {
+fn set_ipv6(bridge: &Link) {
+    let differs = |(setting, value): &(Ipv6Conf, i32)| bridge.ipv6_conf(*setting) != Some(*value);
+    for (setting, value) in [(Ipv6Conf::AcceptRa, 0), (Ipv6Conf::AcceptDad, 0)].into_iter().filter(differs) {
+        match Sysctl::Ipv6Conf(&bridge.name, setting).ensure(value) {
             // A kernel without IPv6.
             Ok(_) | Err(netlink::Error::SysctlMissing { .. }) => {}
             Err(error) => warn!("{error}: set it to {value} by hand"),

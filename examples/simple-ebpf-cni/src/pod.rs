@@ -1,8 +1,8 @@
 //! The inside of a pod.
 
-use cnikit::netlink::{self, Ipv4Conf, Ipv6Conf, LOOPBACK_INDEX, Netns, Socket, Sysctl};
+use cnikit::netlink::{self, AddrGenMode, Ipv4Conf, Ipv6Conf, LOOPBACK_INDEX, Netns, Socket, Sysctl};
 use cnikit::spec::{AddResult, IfName, MacAddr, Route};
-use tracing::{info_span, warn};
+use tracing::info_span;
 
 /// Gives the pod's end of the pair its addresses, and the routes. Returns the routes that it has.
 pub(crate) fn configure(
@@ -13,8 +13,12 @@ pub(crate) fn configure(
     given: &AddResult,
 ) -> netlink::Result<Vec<Route>> {
     let _span = info_span!("pod").entered();
-    let has_ipv6 = given.ips.iter().any(|ip| ip.address.is_ipv6());
-    netns.run(|| set_ipv6(ifname, has_ipv6))??;
+    if given.ips.iter().any(|ip| ip.address.is_ipv6()) {
+        netns.run(|| set_ipv6(ifname))??;
+    } else {
+        // All pods would hear of its link-local address, which nobody asked for.
+        pod.set_addr_gen_mode(index, AddrGenMode::None)?;
+    }
     pod.set_up(LOOPBACK_INDEX)?;
     for ip in &given.ips {
         pod.add_address(index, ip.address)?;
@@ -48,18 +52,11 @@ pub(crate) fn announce(netns: &Netns, pod: &Socket, ifname: &IfName, index: u32,
     pod.set_mac(index, mac)
 }
 
-/// What the pod needs of IPv6 before the interface is up: the addresses are the runtime's to give and nobody's on the
-/// link to advertise, and nobody else can have them.
-fn set_ipv6(ifname: &IfName, has_addresses: bool) -> netlink::Result<()> {
-    let settings = [(Ipv6Conf::AcceptRa, 0), (Ipv6Conf::AcceptDad, 0)];
-    // Runtimes switch IPv6 off in pods which they think have none.
-    let wanted = has_addresses.then_some((Ipv6Conf::DisableIpv6, 0));
-    for (setting, value) in settings.into_iter().chain(wanted) {
-        match Sysctl::Ipv6Conf(ifname, setting).ensure(value) {
-            Err(netlink::Error::SysctlMissing { .. }) if !has_addresses => return Ok(()),
-            Err(error) if !has_addresses => warn!("{error}: set it to {value} by hand"),
-            set => drop(set?),
-        }
+/// What the pod needs of IPv6 before the interface is up: runtimes switch it off in pods which they think have none, the
+/// addresses are the runtime's to give and nobody's on the link to advertise, and nobody else can have them.
+fn set_ipv6(ifname: &IfName) -> netlink::Result<()> {
+    for (setting, value) in [(Ipv6Conf::DisableIpv6, 0), (Ipv6Conf::AcceptRa, 0), (Ipv6Conf::AcceptDad, 0)] {
+        Sysctl::Ipv6Conf(ifname, setting).ensure(value)?;
     }
     Ok(())
 }

@@ -244,7 +244,7 @@ impl Network {
         let Content::Ip(packet) = content else {
             return stack(frame);
         };
-        if packet.is_redirect() {
+        if packet.is_from_router() {
             return Verdict::Drop(Reason::Router);
         }
         self.counts.from_stack += 1;
@@ -302,10 +302,10 @@ impl Packet<'_> {
         Part::of(self)
     }
 
-    /// RFC 792 and RFC 4861, section 4.5.
-    fn is_redirect(&self) -> bool {
-        let kind = if self.is_v4() { 5 } else { 137 };
-        matches!(self.upper(), Upper::Icmp(found, _) if found == kind)
+    /// Redirects, of RFC 792 and RFC 4861, section 4.5; router advertisements, section 4.2.
+    fn is_from_router(&self) -> bool {
+        let kinds: &[u8] = if self.is_v4() { &[5] } else { &[137, 134] };
+        matches!(self.upper(), Upper::Icmp(kind, _) if kinds.contains(&kind))
     }
 
     fn is_icmpv6(&self) -> bool {

@@ -66,10 +66,21 @@ fn a_pod_of_both_families_reaches_others_by_both() {
 }
 
 #[test]
-fn a_pod_heeds_no_router_advertisements() {
-    with_two_pods(json!(["10.99.0.0/24"]), |_, _, [(one, _), _]| {
+fn a_pod_with_ipv6_looks_for_no_routers() {
+    with_two_pods(json!(["10.99.0.0/24", "fd00:99::/64"]), |_, _, [(one, _), _]| {
         let read = |setting: &str| one.command("cat").arg(format!("/proc/sys/net/ipv6/conf/eth0/{setting}")).run();
         assert_eq!((read("accept_ra").trim(), read("accept_dad").trim()), ("0", "0"));
+    });
+}
+
+/// What nobody asked for nobody guards: no policy, no address plan knows of it.
+#[test]
+fn a_pod_without_ipv6_subnets_has_no_ipv6_address() {
+    on_host(|network| {
+        let one = network.attach("one");
+        assert_eq!(one.pod.ip("-6 address show dev eth0"), json!([]));
+        assert_eq!(network.host.ip(&format!("-6 address show dev {}", one.host_veth())), json!([]));
+        network.detach(&one);
     });
 }
 

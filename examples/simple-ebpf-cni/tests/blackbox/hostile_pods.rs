@@ -16,6 +16,7 @@ use crate::support::{Attached, GATEWAY, Network, on_host};
 const MALFORMED: usize = 0;
 const VLAN: usize = 1;
 const MAC_SOURCE: usize = 2;
+const IP_SOURCE: usize = 3;
 const ROUTER: usize = 6;
 
 const ALL: &str = "ff:ff:ff:ff:ff:ff";
@@ -169,7 +170,8 @@ fn a_header_that_claims_more_than_the_frame_has_is_dropped() {
     });
 }
 
-/// RFC 4861: with the default route and an address of its choice in all other pods, had it been heard.
+/// RFC 4861: with the default route and an address of its choice in all other pods, had it been heard. A port that is
+/// not guarded lets it out, and the others do not let it in.
 #[test]
 fn a_router_advertisement_makes_no_routes() {
     with_pods(|network, [one, two]| {
@@ -181,15 +183,21 @@ fn a_router_advertisement_makes_no_routes() {
         link_local.extend([octets[0] ^ 2, octets[1], octets[2], 0xff, 0xfe, octets[3], octets[4], octets[5]]);
         let all_nodes = [&[0xff, 2][..], &[0; 13], &[1]].concat();
         let message = [&[134, 0, 0, 0, 64, 0, 7, 8][..], &[0; 8]].concat();
-        for (source, behind) in [(&link_local, &[][..]), (&link_local, &[58, 0, 1, 4, 0, 0, 0, 0]), (&vec![0; 16], &[])]
-        {
+        let forms = [(&link_local, &[][..]), (&link_local, &[58, 0, 1, 4, 0, 0, 0, 0]), (&vec![0; 16], &[])];
+        let frames = forms.map(|(source, behind)| {
             let next = if behind.is_empty() { 58 } else { 60 };
             let length = u8::try_from(behind.len() + message.len()).expect("short");
             let packet = [&[0x60, 0, 0, 0, 0, length, next, 255][..], source, &all_nodes, behind, &message].concat();
-            send(&one.pod, &[frame("33:33:00:00:00:01", one.mac(), &[0x86, 0xdd], &packet)]);
+            frame("33:33:00:00:00:01", one.mac(), &[0x86, 0xdd], &packet)
+        });
+        for is_guarded in [true, false] {
+            guard(network, is_guarded);
+            let dropped = || drops(network, ROUTER) + drops(network, IP_SOURCE);
+            let already = dropped();
+            send(&one.pod, &frames);
+            eventually("three drops", Duration::from_secs(5), || dropped() >= already + 3);
+            assert_eq!(routes(&two.pod), before, "guarded: {is_guarded}");
         }
-        assert!(drops(network, ROUTER) + drops(network, 3) >= 3);
-        assert_eq!(routes(&two.pod), before);
     });
 }
 

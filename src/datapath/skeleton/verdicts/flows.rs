@@ -87,6 +87,17 @@ fn redirects_do_not_reach_a_pod() {
     });
 }
 
+/// It has the routes that it was given, whether or not its kernel would heed others.
+#[test]
+fn router_advertisements_do_not_reach_a_pod() {
+    loaded(|loaded| {
+        let [a, _] = PODS[1];
+        let advertisement = [&[134, 0, 0, 0, 64, 0, 7, 8][..], &[0; 8]].concat();
+        assert_eq!(loaded.egress(&delivered(GATEWAY[1], a, ICMPV6, &advertisement)).0, SHOT);
+        assert_eq!(loaded.drops().of(DropReason::Router), 1);
+    });
+}
+
 #[test]
 fn only_flows_between_pods_are_remembered() {
     loaded(|loaded| {
