@@ -1,0 +1,8 @@
+/* What configure of elfutils would find, as far as libelf asks. */
+#define PACKAGE_NAME "elfutils"
+#define HAVE_ERR_H 1
+#define HAVE_DECL_MEMPCPY 1
+#define HAVE_DECL_REALLOCARRAY 1
+#define HAVE_VISIBILITY 1
+
+#include <eu-config.h>
