@@ -85,6 +85,7 @@ sources() {
 # may keep a libbpf.a, and that one would be linked.
 libraries() {
     local folder=$target_dir/dist/$1/lib compiler=$2 flags=$3 sources=$4
+    as_caller rm -rf "$folder"
     as_caller make -s -j"$(nproc)" -f scripts/static/Makefile "OUT=$folder" "SOURCES=$sources" "CC=$compiler" \
         "CFLAGS=-Os -fPIC -ffunction-sections -fdata-sections -w -ffile-prefix-map=$sources=. $flags" >&2
     printf '%s\n' "$folder"
@@ -93,6 +94,8 @@ libraries() {
 # The flags by which a compiler for glibc finds the headers of musl, and no other.
 for_musl() {
     local arch=$1 compiler=$2 system=$3 folder=$target_dir/dist/$1/include header
+    # Else gcc calls functions of a library that is linked with glibc alone.
+    [ "$arch" != aarch64 ] || printf '%s' '-mno-outline-atomics '
     as_caller mkdir -p "$folder"
     for header in linux asm-generic; do as_caller ln -sfn "$system/usr/include/$header" "$folder/$header"; done
     as_caller ln -sfn "$system/usr/include/$arch-linux-gnu/asm" "$folder/asm"

@@ -1,4 +1,4 @@
-//! Makes the smallest program that the compiler links statically: what starting any process costs.
+//! Makes the smallest program there can be: what starting any process costs.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,7 +13,8 @@ fn main() {
             "-O",
             "-Cpanic=abort",
             "-Cstrip=symbols",
-            "-Ctarget-feature=+crt-static",
+            "-Crelocation-model=static",
+            "-Clink-args=-nostartfiles -nostdlib -static",
             "--edition=2024",
         ])
         .arg("-o")

@@ -8,6 +8,7 @@ use cnikit::ipam::LOCK_TIMEOUT;
 use cnikit::netlink::{self, Link, Netns, Socket, VethEnd, VethIndexes, VethPair};
 use cnikit::plugin::{AddRequest, Failure, Step as _};
 use cnikit::spec::{AddResult, Attachment, ErrorCode, Interface, IpConfig, MacAddr, Route};
+use rustix::io::Errno;
 use scopeguard::{ScopeGuard, guard};
 use tracing::info_span;
 
@@ -137,6 +138,13 @@ fn create_veth(
         Err(netlink::Error::Exists { .. }) => {
             let (outside, inside) = (attachment.host_ifname(), &attachment.ifname);
             Err(already_attached(&format!("there is a link {outside}, or {inside} in the pod")))
+        }
+        Err(error) if error.raw_os_error() == Some(Errno::XFULL.raw_os_error()) => {
+            let msg = format!(
+                "{} has 1,023 ports, as many as a bridge can: delete pods, or use another network",
+                bridge.name
+            );
+            Err(Failure::new(ErrorCode::TRY_AGAIN, msg))
         }
         Err(error) => {
             // The kernel may have made the pair and its answer been lost. Nobody else makes one of this name meanwhile.

@@ -85,6 +85,25 @@ fn without_the_check_bystanders_hear_every_question() {
     });
 }
 
+/// `BR_MAX_PORTS` of the kernel.
+#[test]
+fn a_bridge_that_is_full_is_called_that() {
+    on_host(|network| {
+        let first = network.attach("first");
+        let before = network.footprint();
+        // Pairs, as not every kernel has anything simpler, with both ends on it.
+        let pair =
+            |n| format!("link add a{n} group 42 master cbr0 type veth peer name b{n}\nlink set b{n} master cbr0\n");
+        network.host.command("ip").words("-batch -").stdin((0..511).map(pair).collect::<String>()).run();
+        let pod = network.host.pod();
+        let error = network.call("ADD", "second", &pod).error(11);
+        assert!(error.contains("cbr0 has 1,023 ports"), "{error}");
+        network.host.command("ip").words("link delete group 42").run();
+        assert_eq!(network.footprint(), before, "nothing is left of the attempt");
+        network.detach(&first);
+    });
+}
+
 /// Each pod reaches each other one and the gateway, and the host reaches them all.
 #[track_caller]
 fn talk(network: &Network, talkers: &[Attached]) {
