@@ -35,6 +35,7 @@ mod error;
 pub mod ipam;
 #[cfg(feature = "netlink")]
 pub mod netlink;
+mod nsfs;
 pub mod plugin;
 pub mod runtime;
 pub mod spec;

@@ -1,19 +1,17 @@
 #![expect(clippy::disallowed_methods, reason = "the one place where a thread changes its namespace")]
 
 use std::{
-    ffi::c_void,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic,
     path::Path,
-    process, ptr, thread,
+    process, thread,
     time::Duration,
 };
 
 use rustix::{
-    fs::{Mode, OFlags},
+    fs::{Mode, OFlags, Stat},
     io::Errno,
-    ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
@@ -26,6 +24,7 @@ use super::{
     error::{Error, Result},
     socket::Socket,
 };
+use crate::nsfs;
 
 /// A network namespace, held open by a descriptor.
 ///
@@ -58,19 +57,12 @@ impl Netns {
     /// [`Error::NetnsOpen`] where opening fails, for want of permission for example.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        // Without NONBLOCK a FIFO at this path would hold the plugin until somebody writes to it.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let failed = |errno: Errno| Error::NetnsOpen { path: path.to_owned(), source: errno.into() };
-        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
-            Errno::NOENT | Errno::NOTDIR => Error::NetnsMissing { path: path.to_owned() },
-            errno => failed(errno),
-        })?;
-        if !is_network_namespace(fd.as_fd()) {
+        let fd = open(path)?;
+        if !nsfs::is_network_namespace(fd.as_fd()) {
             return Err(Error::NotNetns { path: path.to_owned() });
         }
-        let stat = rustix::fs::fstat(&fd).map_err(failed)?;
-        let id = NetnsId { dev: stat.st_dev, inode: stat.st_ino };
-        Ok(Self { fd, id })
+        let stat = rustix::fs::fstat(&fd).map_err(not_opened(path))?;
+        Ok(Self { fd, id: NetnsId::from(stat) })
     }
 
     /// The namespace of the calling thread.
@@ -79,7 +71,18 @@ impl Netns {
     ///
     /// Those of [`Netns::open`]; `/proc` must be mounted.
     pub fn current() -> Result<Self> {
-        Self::open("/proc/thread-self/ns/net")
+        Self::open(nsfs::OWN)
+    }
+
+    /// Whether it is the namespace of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NetnsOpen`] where that cannot be found out; `/proc` must be mounted.
+    pub fn is_current(&self) -> Result<bool> {
+        let own = Path::new(nsfs::OWN);
+        let stat = rustix::fs::stat(own).map_err(not_opened(own))?;
+        Ok(self.id == NetnsId::from(stat))
     }
 
     /// Makes a new namespace that has no path: it is gone when the value, its sockets and the
@@ -164,22 +167,22 @@ impl Netns {
         T: Send,
         F: FnOnce() -> T + Send,
     {
-        let home = Self::current()?;
-        if home.enter().is_err() {
+        let home = open(Path::new(nsfs::OWN))?;
+        if enter(home.as_fd()).is_err() {
             return on_own_thread("enter", || {
-                self.enter()?;
+                enter(self.as_fd())?;
                 Ok(work())
             })?;
         }
-        self.enter()?;
+        enter(self.as_fd())?;
         let _visit = Visit { home };
         Ok(work())
     }
+}
 
-    /// Moves the calling thread inside.
-    fn enter(&self) -> Result<()> {
-        move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
-            .map_err(|errno| Error::Netns { operation: "enter", source: errno.into() })
+impl From<Stat> for NetnsId {
+    fn from(stat: Stat) -> Self {
+        Self { dev: stat.st_dev, inode: stat.st_ino }
     }
 }
 
@@ -189,14 +192,14 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// The stay of a thread in another namespace than its own.
 struct Visit {
-    home: Netns,
+    home: OwnedFd,
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
         // The trial went well, so what is in the way now may pass, as a lack of memory does.
         for _ in 0..TRIES {
-            if self.home.enter().is_ok() {
+            if enter(self.home.as_fd()).is_ok() {
                 return;
             }
             thread::sleep(PAUSE);
@@ -209,6 +212,25 @@ impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn open(path: &Path) -> Result<OwnedFd> {
+    // Without NONBLOCK a FIFO at this path would hold the plugin until somebody writes to it.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOENT | Errno::NOTDIR => Error::NetnsMissing { path: path.to_owned() },
+        errno => not_opened(path)(errno),
+    })
+}
+
+fn not_opened(path: &Path) -> impl Fn(Errno) -> Error {
+    |errno| Error::NetnsOpen { path: path.to_owned(), source: errno.into() }
+}
+
+/// Moves the calling thread into a namespace.
+fn enter(netns: BorrowedFd<'_>) -> Result<()> {
+    move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+        .map_err(|errno| Error::Netns { operation: "enter", source: errno.into() })
 }
 
 fn on_own_thread<T, F>(operation: &'static str, work: F) -> Result<T>
@@ -234,41 +256,4 @@ where
 fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
     // SAFETY: only CLONE_FILES can make descriptors of other threads invalid, and no caller in this file names it.
     unsafe { unshare_unsafe(namespaces) }.map_err(io::Error::from)
-}
-
-/// Whether a descriptor is one of a network namespace. Only the kernel can tell: what `readlink` shows of a namespace
-/// that a mount holds, as those below `/run/netns` are, is the path of the mount.
-fn is_network_namespace(fd: BorrowedFd<'_>) -> bool {
-    /// `NSFS_MAGIC` of `linux/magic.h`.
-    const NSFS: u32 = 0x6e73_6673;
-
-    /// `NS_GET_NSTYPE` of [ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html).
-    struct TypeOfNamespace;
-
-    // SAFETY: the request takes no argument, and what it returns is a number.
-    #[expect(unsafe_code, reason = "rustix has no wrapper of this request")]
-    unsafe impl Ioctl for TypeOfNamespace {
-        type Output = IoctlOutput;
-
-        const IS_MUTATING: bool = false;
-
-        fn opcode(&self) -> Opcode {
-            opcode::none(0xb7, 0x3)
-        }
-
-        fn as_ptr(&mut self) -> *mut c_void {
-            ptr::null_mut()
-        }
-
-        unsafe fn output_from_ptr(found: IoctlOutput, _: *mut c_void) -> rustix::io::Result<IoctlOutput> {
-            Ok(found)
-        }
-    }
-
-    #[allow(clippy::unnecessary_cast, reason = "the member's type differs between architectures")]
-    let is_namespace = rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type as u32 == NSFS);
-    // SAFETY: on a file of this file system the request is what it says it is.
-    #[expect(unsafe_code, reason = "rustix has no wrapper of this request")]
-    let kind = || unsafe { ioctl(fd, TypeOfNamespace) };
-    is_namespace && kind().is_ok_and(|kind| kind.cast_unsigned() == LinkNameSpaceType::Network as u32)
 }

@@ -119,7 +119,8 @@ fn answer<P: Plugin>(
     };
     let environment = Environment::read(command, variable)?;
 
-    let mut bytes = Vec::new();
+    // What most configurations fit in, so that they are read at once.
+    let mut bytes = Vec::with_capacity(4096);
     stdin.read_to_end(&mut bytes).map_err(|source| Error::Stdin { source })?;
     // Whoever asks for versions need not know of configurations.
     if command == Command::Version && bytes.trim_ascii().is_empty() {

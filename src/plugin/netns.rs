@@ -1,45 +1,40 @@
 //! What `CNI_NETNS` points at.
 
-use std::fs::{self, File};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::linux::fs::MetadataExt;
+use std::os::fd::AsFd as _;
+use std::os::linux::fs::MetadataExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use super::Error;
+use rustix::fs::OFlags;
 
-const OWN: &str = "/proc/thread-self/ns/net";
+use super::Error;
+use crate::nsfs::{self, OWN};
 
 /// Makes sure that a path is a network namespace and, unless `own_is_meant`, not the plugin's own.
 pub(super) fn require(path: &Path, own_is_meant: bool) -> Result<(), Error> {
-    require_netns(path)?;
-    if !own_is_meant && is_own(path) { Err(Error::OwnNetns { path: path.to_owned() }) } else { Ok(()) }
-}
-
-/// Makes sure that a path is a network namespace. One that is bound to a path by a mount, as
-/// runtimes do, shows only that it is some namespace.
-fn require_netns(path: &Path) -> Result<(), Error> {
     let unreadable = |source| Error::NetnsUnreadable { path: path.to_owned(), source };
-    let not_netns = || Error::NotNetns { path: path.to_owned() };
-
-    // Before anything is opened: opening a FIFO would wait. All namespaces live on one device.
-    let device = fs::metadata(OWN).map_err(unreadable)?.st_dev();
-    if fs::metadata(path).map_err(unreadable)?.st_dev() != device {
-        return Err(not_netns());
+    // Without the flag, to open a FIFO would be to wait.
+    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(without_waiting).open(path).map_err(unreadable)?;
+    if !nsfs::is_network_namespace(file.as_fd()) {
+        return Err(Error::NotNetns { path: path.to_owned() });
     }
-    // A namespace under /proc tells its kind, a mounted one the path of the mount.
-    let namespace = File::open(path).map_err(unreadable)?;
-    let target = fs::read_link(format!("/proc/thread-self/fd/{}", namespace.as_raw_fd())).map_err(unreadable)?;
-    if target.is_absolute() || target.to_string_lossy().starts_with("net:[") { Ok(()) } else { Err(not_netns()) }
+    if !own_is_meant && is_own_by(file.metadata()).map_err(unreadable)? {
+        return Err(Error::OwnNetns { path: path.to_owned() });
+    }
+    Ok(())
 }
 
 /// Whether a path is the network namespace of the calling thread. What cannot be looked at is not it.
 pub(super) fn is_own(path: &Path) -> bool {
-    let identity = |path: &Path| -> io::Result<(u64, u64)> {
-        let metadata = fs::metadata(path)?;
-        Ok((metadata.st_dev(), metadata.st_ino()))
-    };
-    matches!((identity(path), identity(Path::new(OWN))), (Ok(named), Ok(own)) if named == own)
+    is_own_by(fs::metadata(path)).unwrap_or(false)
+}
+
+fn is_own_by(metadata: io::Result<Metadata>) -> io::Result<bool> {
+    let identity = |metadata: Metadata| (metadata.st_dev(), metadata.st_ino());
+    Ok(identity(metadata?) == identity(fs::metadata(OWN)?))
 }
 
 #[cfg(test)]
@@ -48,12 +43,13 @@ mod tests {
 
     #[test]
     fn a_network_namespace_is_told_from_other_things() {
-        require_netns(Path::new(OWN)).unwrap();
-        require_netns(Path::new("/proc/self/ns/net")).unwrap();
-        for other in ["/proc/self/ns/mnt", "/proc/self/ns/uts", "/dev/null", "/"] {
-            assert!(matches!(require_netns(Path::new(other)), Err(Error::NotNetns { .. })), "{other}");
+        for own in [OWN, "/proc/self/ns/net"] {
+            require(Path::new(own), true).unwrap();
         }
-        assert!(matches!(require_netns(Path::new("/nonexistent")), Err(Error::NetnsUnreadable { .. })));
+        for other in ["/proc/self/ns/mnt", "/proc/self/ns/uts", "/dev/null", "/"] {
+            assert!(matches!(require(Path::new(other), false), Err(Error::NotNetns { .. })), "{other}");
+        }
+        assert!(matches!(require(Path::new("/nonexistent"), false), Err(Error::NetnsUnreadable { .. })));
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
 /// A packet that is redirected into the namespace that it comes from is lost: a pod must have one of its own, even where
 /// the caller overrides the check.
 fn refuse_own(netns: &Netns) -> Result<(), Failure> {
-    if netns.id() != Netns::current()?.id() {
+    if !netns.is_current()? {
         return Ok(());
     }
     let msg = "CNI_NETNS is the host's own namespace, in which no pod can be reached: pass the pod's";
