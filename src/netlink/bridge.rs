@@ -13,6 +13,7 @@ use crate::spec::{IfName, MacAddr};
 
 /// The kind of a bridge, and of its ports.
 const BRIDGE: &str = "bridge";
+const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
@@ -44,6 +45,11 @@ pub struct BridgeSpec {
     /// The greatest packet in bytes; the kernel follows the ports' least MTU until
     /// [`Socket::set_mtu`] changes it.
     pub mtu: Option<u32>,
+    /// It keeps account of who listens to which multicast group. The kernel's default is that it does.
+    ///
+    /// Without a querier on the bridge that is of no use, as all multicast goes to all ports then, and has its price: each
+    /// port that comes up starts two timers of *every* port. One that does not has none of it.
+    pub mcast_snooping: Option<bool>,
     /// Brought up at once.
     pub up: bool,
 }
@@ -76,7 +82,7 @@ impl BridgeSpec {
     /// A bridge of this name with all else left to the kernel.
     #[must_use]
     pub const fn new(name: IfName) -> Self {
-        Self { name, mac: None, mtu: None, up: false }
+        Self { name, mac: None, mtu: None, mcast_snooping: None, up: false }
     }
 
     /// Pins the Ethernet address.
@@ -93,6 +99,13 @@ impl BridgeSpec {
         self
     }
 
+    /// Sets whether it keeps account of listeners to multicast.
+    #[must_use]
+    pub const fn mcast_snooping(mut self, on: bool) -> Self {
+        self.mcast_snooping = Some(on);
+        self
+    }
+
     /// Brings it up in the same message.
     #[must_use]
     pub const fn up(mut self) -> Self {
@@ -101,7 +114,8 @@ impl BridgeSpec {
     }
 
     fn message(&self) -> Result<Ifinfomsg, Fault> {
-        let info = Attrs::new().put(IflaInfo::Kind, BRIDGE)?;
+        let data = Attrs::new().put_some(IFLA_BR_MCAST_SNOOPING, self.mcast_snooping.map(u8::from))?;
+        let info = Attrs::new().put(IflaInfo::Kind, BRIDGE)?.nest(IflaInfo::Data, data)?;
         let attrs = Attrs::new()
             .put(Ifla::Ifname, self.name.as_str())?
             .put_some(Ifla::Address, self.mac.map(MacAddr::octets))?

@@ -194,7 +194,8 @@ fn create(host: &Socket, network: &NetworkName, config: &Config) -> Result<Found
         Some(mtu) => mtu,
         None => host.uplink()?.map_or(DEFAULT_MTU, |uplink| uplink.mtu),
     };
-    let spec = BridgeSpec::new(config.bridge.clone()).mac(mac).mtu(mtu).up();
+    // Nobody asks who listens to multicast, so all of it goes to all ports in any case.
+    let spec = BridgeSpec::new(config.bridge.clone()).mac(mac).mtu(mtu).mcast_snooping(false).up();
     unless_exists(host.create_bridge(&spec).map(drop))?;
     look(host, network, config)?.ok_or_else(|| {
         Failure::new(ErrorCode::TRY_AGAIN, format!("{} went away as soon as it was made: try again", config.bridge))

@@ -83,6 +83,7 @@ fn the_kernel_shows_what_the_result_says() {
         let one = network.attach("one");
         let bridge = network.host.link("cbr0").expect("the bridge is there");
         assert_eq!(bridge["linkinfo"]["info_kind"], "bridge");
+        assert_eq!(bridge["linkinfo"]["info_data"]["mcast_snooping"], 0);
         assert_eq!(bridge["address"], one.result["interfaces"][0]["mac"]);
         assert_eq!(network.host.addresses("cbr0"), [format!("{GATEWAY}/24")]);
 
