@@ -109,11 +109,23 @@ static __always_inline bool at_bridge(const struct hook *hook)
 	return hook->skb->ifindex == hook->config->bridge_ifindex;
 }
 
+/*
+ * Between two calls that are alike keeps the compiler from making one of them, with
+ * the map as a variable. Of a map that it knows the kernel makes the look-up a part
+ * of the program; any other is an indirect call.
+ */
+#define keep_apart() asm volatile("" ::: "memory")
+
 /* The families part here and in the counters below; the key of the first is the beginning. */
 static __always_inline const struct pod_port *owner_of(bool v4, const struct ipv6_key *address)
 {
-	return v4 ? bpf_map_lookup_elem(&pod_ifindex, address)
-		  : bpf_map_lookup_elem(&pod_ifindex_v6, address);
+	const struct pod_port *owner;
+
+	if (!v4)
+		return bpf_map_lookup_elem(&pod_ifindex_v6, address);
+	owner = bpf_map_lookup_elem(&pod_ifindex, address);
+	keep_apart();
+	return owner;
 }
 
 /* Not the host, and not the pod whose port this is: it reaches itself by way of the host. */
@@ -126,9 +138,14 @@ static __always_inline bool is_other_pod(const struct hook *hook, const struct p
 static __always_inline struct pod_counters *counters_of(const struct hook *hook, bool v4,
 							const struct ipv6_key *address)
 {
-	struct pod_counters *counters = v4 ? bpf_map_lookup_elem(&pkt_count, address)
-					   : bpf_map_lookup_elem(&pkt_count_v6, address);
+	struct pod_counters *counters;
 
+	if (v4) {
+		counters = bpf_map_lookup_elem(&pkt_count, address);
+		keep_apart();
+	} else {
+		counters = bpf_map_lookup_elem(&pkt_count_v6, address);
+	}
 	return counters ? counters : &hook->stats->unknown;
 }
 

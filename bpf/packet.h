@@ -92,7 +92,12 @@ struct arp_message {
 } __attribute__((packed));
 
 struct packet {
+	__u8 align[2]; /* has what follows the Ethernet header begin at a multiple of four */
 	struct ethhdr ethernet;
+	union {
+		struct iphdr v4;
+		struct ipv6hdr v6;
+	} header; /* of an IP packet */
 	bool v4;
 	/* Of an IP packet. */
 	bool opens;	/* may be the first packet of a conversation */
@@ -119,12 +124,18 @@ struct {
 	__type(value, struct packet);
 } scratch SEC(".maps");
 
-/* The beginning of every upper-layer header that is known here. */
+/* What every upper-layer header has at least: all of UDP, and of an ICMP error what is no quote. */
+#define UPPER_LEN 8
+
 union upper {
 	struct {
 		__be16 source;
 		__be16 destination;
 	} port;
+	struct {
+		__u8 before_flags[TCP_FLAGS_AT];
+		__u8 flags;
+	} tcp;
 	struct {
 		__u8 type;
 		__u8 code;
@@ -190,44 +201,44 @@ static __always_inline bool is_extension(__u8 protocol)
 	       protocol == IPPROTO_DSTOPTS;
 }
 
-static __always_inline bool read_ipv4(struct __sk_buff *skb, __u32 offset, struct network *network)
+/* Takes in a header that begins at `offset`. */
+static __always_inline bool take_ipv4(const struct iphdr *ip, __u32 offset, struct network *network)
 {
-	struct iphdr ip;
-	__u16 fragment;
+	__u16 fragment = bpf_ntohs(ip->frag_off);
 
-	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+	if (ip->version != 4 || ip->ihl < 5)
 		return false;
-	fragment = bpf_ntohs(ip.frag_off);
-	widen(&network->source, &ip.saddr);
-	widen(&network->destination, &ip.daddr);
+	widen(&network->source, &ip->saddr);
+	widen(&network->destination, &ip->daddr);
 	network->version = 4;
-	network->length = bpf_ntohs(ip.tot_len);
-	network->upper = offset + ip.ihl * 4;
-	network->protocol = ip.protocol;
-	network->hop_limit = ip.ttl;
-	network->detour = ip.ihl > 5 || fragment & (IPV4_MORE_FRAGMENTS | IPV4_OFFSET);
+	network->length = bpf_ntohs(ip->tot_len);
+	network->upper = offset + ip->ihl * 4;
+	network->protocol = ip->protocol;
+	network->hop_limit = ip->ttl;
+	network->detour = ip->ihl > 5 || fragment & (IPV4_MORE_FRAGMENTS | IPV4_OFFSET);
 	network->later = fragment & IPV4_OFFSET;
 	return true;
 }
 
-static __always_inline bool read_ipv6(struct __sk_buff *skb, __u32 offset, struct network *network)
+/* The same, and the extensions behind it. */
+static __always_inline bool take_ipv6(struct __sk_buff *skb, const struct ipv6hdr *ip, __u32 offset,
+				      struct network *network)
 {
 	struct {
 		__u8 next;
 		__u8 length;
 		__be16 fragment;
 	} extension;
-	struct ipv6hdr ip;
 
-	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.version != 6)
+	if (ip->version != 6)
 		return false;
-	__builtin_memcpy(&network->source, &ip.saddr, sizeof(ip.saddr));
-	__builtin_memcpy(&network->destination, &ip.daddr, sizeof(ip.daddr));
+	__builtin_memcpy(&network->source, &ip->saddr, sizeof(ip->saddr));
+	__builtin_memcpy(&network->destination, &ip->daddr, sizeof(ip->daddr));
 	network->version = 6;
-	network->length = sizeof(ip) + bpf_ntohs(ip.payload_len);
-	network->upper = offset + sizeof(ip);
-	network->protocol = ip.nexthdr;
-	network->hop_limit = ip.hop_limit;
+	network->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	network->upper = offset + sizeof(*ip);
+	network->protocol = ip->nexthdr;
+	network->hop_limit = ip->hop_limit;
 	network->detour = false;
 	network->later = false;
 
@@ -286,6 +297,19 @@ static __always_inline void name_flow(const struct network *network, const union
 	flow->version = network->version;
 }
 
+static __always_inline bool read_quoted_ip(struct __sk_buff *skb, const struct packet *packet,
+					   __u32 offset, struct network *quoted)
+{
+	struct ipv6hdr v6;
+	struct iphdr v4;
+
+	if (packet->v4)
+		return !bpf_skb_load_bytes(skb, offset, &v4, sizeof(v4)) &&
+		       take_ipv4(&v4, offset, quoted);
+	return !bpf_skb_load_bytes(skb, offset, &v6, sizeof(v6)) &&
+	       take_ipv6(skb, &v6, offset, quoted);
+}
+
 /*
  * An error belongs to the conversation of the packet that it quotes. Only who got
  * that packet may complain of it, and to whom it came from: else a pod could speak
@@ -293,17 +317,15 @@ static __always_inline void name_flow(const struct network *network, const union
  */
 static __always_inline void read_quote(struct __sk_buff *skb, struct packet *packet)
 {
-	__u32 offset = packet->ip.upper + sizeof(union upper);
 	struct network *quoted = &packet->quoted;
 	union upper upper;
-	bool readable;
 
-	readable = packet->v4 ? read_ipv4(skb, offset, quoted) : read_ipv6(skb, offset, quoted);
 	/* The frame may go on behind the packet, with padding. */
-	if (readable && !quoted->later && quoted->upper + sizeof(upper) <= packet->end &&
+	if (read_quoted_ip(skb, packet, packet->ip.upper + UPPER_LEN, quoted) && !quoted->later &&
+	    quoted->upper + UPPER_LEN <= packet->end &&
 	    address_equal(&quoted->source, &packet->ip.destination) &&
 	    address_equal(&quoted->destination, &packet->ip.source) &&
-	    !bpf_skb_load_bytes(skb, quoted->upper, &upper, sizeof(upper)))
+	    !bpf_skb_load_bytes(skb, quoted->upper, &upper, UPPER_LEN))
 		name_flow(quoted, &upper, &packet->flow);
 }
 
@@ -311,7 +333,6 @@ static __always_inline void read_upper(struct __sk_buff *skb, struct packet *pac
 {
 	__u32 offset = packet->ip.upper;
 	__u8 protocol = packet->ip.protocol;
-	__u8 flags = TCP_ACK;
 	union upper upper;
 
 	packet->icmp_type = ICMP_NONE;
@@ -319,9 +340,16 @@ static __always_inline void read_upper(struct __sk_buff *skb, struct packet *pac
 	packet->opens = true;
 	packet->closes = false;
 	packet->resets = false;
-	if (packet->ip.later || offset + sizeof(upper) > packet->end ||
-	    bpf_skb_load_bytes(skb, offset, &upper, sizeof(upper)))
+	if (packet->ip.later || offset + UPPER_LEN > packet->end)
 		return;
+	/* The shortest fragment has no more than that, and then what TCP's flags say is not known. */
+	upper.tcp.flags = TCP_ACK;
+	if (protocol == IPPROTO_TCP && offset + sizeof(upper.tcp) <= packet->end) {
+		if (bpf_skb_load_bytes(skb, offset, &upper, sizeof(upper.tcp)))
+			return;
+	} else if (bpf_skb_load_bytes(skb, offset, &upper, UPPER_LEN)) {
+		return;
+	}
 
 	if (is_icmp(packet)) {
 		packet->icmp_type = upper.icmp.type;
@@ -333,25 +361,33 @@ static __always_inline void read_upper(struct __sk_buff *skb, struct packet *pac
 			return;
 		}
 	} else if (protocol == IPPROTO_TCP) {
-		/* Beyond the first eight octets, which is all that the shortest fragment has. */
-		if (offset + TCP_FLAGS_AT < packet->end)
-			bpf_skb_load_bytes(skb, offset + TCP_FLAGS_AT, &flags, sizeof(flags));
-		packet->opens = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-		packet->closes = flags & TCP_FIN;
-		packet->resets = flags & TCP_RST;
+		packet->opens = (upper.tcp.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+		packet->closes = upper.tcp.flags & TCP_FIN;
+		packet->resets = upper.tcp.flags & TCP_RST;
 	}
 	name_flow(&packet->ip, &upper, &packet->flow);
 }
 
+/* Of both headers, Ethernet's and IP's, at once: each call costs more than what it copies. */
 static __always_inline enum frame read_ip(struct __sk_buff *skb, struct packet *packet)
 {
 	__u32 received = skb->len - ETH_HLEN;
 	struct network *ip = &packet->ip;
 	__u32 fixed;
 
-	fixed = packet->v4 ? 0 : sizeof(struct ipv6hdr);
-	if (packet->v4 ? !read_ipv4(skb, ETH_HLEN, ip) : !read_ipv6(skb, ETH_HLEN, ip))
-		return FRAME_MALFORMED;
+	if (packet->v4) {
+		fixed = 0;
+		if (bpf_skb_load_bytes(skb, 0, &packet->ethernet,
+				       ETH_HLEN + sizeof(packet->header.v4)) ||
+		    !take_ipv4(&packet->header.v4, ETH_HLEN, ip))
+			return FRAME_MALFORMED;
+	} else {
+		fixed = sizeof(packet->header.v6);
+		if (bpf_skb_load_bytes(skb, 0, &packet->ethernet,
+				       ETH_HLEN + sizeof(packet->header.v6)) ||
+		    !take_ipv6(skb, &packet->header.v6, ETH_HLEN, ip))
+			return FRAME_MALFORMED;
+	}
 	/* A GSO super-frame of more than 64 KiB has no room for its length: BIG TCP leaves it 0. */
 	if (ip->length == fixed && skb->gso_size)
 		ip->length = received;
@@ -382,14 +418,12 @@ static __always_inline bool is_tagged(const struct __sk_buff *skb)
 static __always_inline enum frame read_frame(struct __sk_buff *skb, struct packet *packet)
 {
 	packet->flow.protocol = 0;
+	packet->v4 = skb->protocol == bpf_htons(ETH_P_IP);
+	if (!is_tagged(skb) && (packet->v4 || skb->protocol == bpf_htons(ETH_P_IPV6)))
+		return read_ip(skb, packet);
 	if (bpf_skb_load_bytes(skb, 0, &packet->ethernet, sizeof(packet->ethernet)))
 		return FRAME_MALFORMED;
-	packet->v4 = skb->protocol == bpf_htons(ETH_P_IP);
-	if (is_tagged(skb))
-		return FRAME_OTHER;
-	if (packet->v4 || skb->protocol == bpf_htons(ETH_P_IPV6))
-		return read_ip(skb, packet);
-	if (skb->protocol == bpf_htons(ETH_P_ARP))
+	if (!is_tagged(skb) && skb->protocol == bpf_htons(ETH_P_ARP))
 		return read_arp(skb, packet);
 	return FRAME_OTHER;
 }
