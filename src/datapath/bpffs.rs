@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fs2::FileExt;
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, access};
 use rustix::mount::{MountFlags, mount};
 
 use super::{Error, Result};
@@ -43,7 +43,7 @@ pub(super) fn probe(path: &Path) -> Result<()> {
     }
     refuse_elsewhere(path)?;
     let existing = existing(path);
-    let writable = accessat(CWD, existing, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
+    let writable = access(existing, Access::WRITE_OK | Access::EXEC_OK);
     writable.map_err(|errno| Error::pin("write in", existing, errno))
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, StatVfs, accessat, statvfs};
+use rustix::fs::{Access, StatVfs, access, statvfs};
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
@@ -47,7 +47,7 @@ fn refuse_unwritable(dir: &Path) -> io::Result<()> {
     if !dir.metadata()?.is_dir() {
         return Err(Errno::NOTDIR.into());
     }
-    accessat(CWD, dir, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
+    access(dir, Access::WRITE_OK | Access::EXEC_OK)?;
     if has_room(&statvfs(dir)?) { Ok(()) } else { Err(Errno::NOSPC.into()) }
 }
 

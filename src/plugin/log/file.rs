@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
+use rustix::fs::{Access, OFlags, access};
 
 use super::LogLevel;
 
@@ -63,7 +63,7 @@ impl LogFile {
         match open_with(&mut OpenOptions::new(), &self.path) {
             Err(Unwritable::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 let dir = self.path.parent().unwrap_or(Path::new("/"));
-                let writable = accessat(CWD, dir, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
+                let writable = access(dir, Access::WRITE_OK | Access::EXEC_OK);
                 writable.map_err(|errno| io_error(&self.path)(errno.into()))
             }
             opened => opened.map(drop),
