@@ -33,5 +33,6 @@ mod status;
 mod support;
 mod top;
 mod traffic;
+mod uninstall;
 mod upgrade;
 mod wishes;
