@@ -162,7 +162,7 @@ fn join(request: &AddRequest<Config>, host: &Socket, programs: &Programs, port: 
     let is_shaped = request.net_conf.runtime_config.bandwidth.is_some();
     let has_tcx = || !matches!(TcxLink::attached(port, Direction::Ingress), Err(datapath::Error::TcxUnsupported));
     let attach = if is_shaped && has_tcx() { Attach::Tcx } else { config.attach };
-    programs.join(host, attachment, port, attach)
+    Ok(programs.join(host, attachment, port, attach)?)
 }
 
 /// What the plugins before this one reported, if any, and what this one made: interfaces in the order that tools expect

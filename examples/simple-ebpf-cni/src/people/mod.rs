@@ -15,6 +15,7 @@ mod output;
 #[cfg(feature = "pages")]
 mod pages;
 mod pods;
+mod remedy;
 mod status;
 mod table;
 mod terminal;
@@ -114,7 +115,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Plugin(#[from] plugin::Failure),
 
-    #[error("cannot {operation} {}", .path.display())]
+    #[error("cannot {operation} {}{}", .path.display(), remedy::of_file(.source))]
     File { operation: &'static str, path: PathBuf, source: io::Error },
 
     #[error("cannot read what was installed from {}; correct or remove the file", .path.display())]
@@ -134,6 +135,9 @@ pub(crate) enum Error {
 
     #[error("{} attached; remove them first, or leave them without a plugin by --force", are(*.pods))]
     Attached { pods: usize },
+
+    #[error("this process lacks {missing}: run it as root")]
+    Unprivileged { missing: String },
 
     /// What was looked at is not well. The command has shown what, and what to do.
     #[error("{}", text::count(*.0, "problem"))]

@@ -3,6 +3,7 @@
 
 mod add;
 mod bad_input;
+mod broken_node;
 mod chain;
 mod check;
 mod cnitool;
