@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use cnikit_testbed::{Footprint, Namespace as _};
+use cnikit_testbed::{Call, Command, Footprint, Namespace as _, Ruling};
 
 use crate::install::{BLACKBOX, Node};
-use crate::people::shown;
+use crate::people::{BINARY, command, refused, shown};
 use crate::support::{DATA_DIR, on_host};
 
 const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
@@ -54,5 +54,77 @@ fn a_purge_leaves_a_bridge_that_was_there_before_and_links_of_others() {
         assert!(network.host.link(pod.host_veth()).is_none());
         network.host.ip("link del other0");
         network.detach(&pod);
+    });
+}
+
+/// Leases lead to pairs, and pins to the bridge: while one of these is there, so is what leads to it.
+#[test]
+fn what_cannot_be_removed_is_found_by_the_next_run() {
+    on_host(|network| {
+        // Both pairs and the bridge, in this order.
+        for (fails, object) in [(1, "veth"), (2, "veth"), (3, "bridge cbr0")] {
+            let node = Node::new(network);
+            let before = network.footprint();
+            shown(&node.install(BLACKBOX));
+            let installed = node.network("10-blackbox.conflist");
+            let pods = ["one", "two"].map(|name| installed.attach(name));
+            let line = node.uninstall("--purge --force");
+            let mut deletions = 0;
+            let output = Command::new(BINARY).env_clear().words(&line).supervised(|call: &Call| {
+                let is_deletion = call.to_string().starts_with("sendto type 17");
+                deletions += usize::from(is_deletion);
+                if is_deletion && deletions == fails { Ruling::Fail(libc::ENOBUFS) } else { Ruling::Continue }
+            });
+            assert_eq!(output.status.code(), Some(1), "{output:#?}");
+            assert!(output.stderr.contains(&format!("remove {object}")), "{output:#?}");
+            assert!(output.stdout.contains("lead") && output.stdout.contains("run it again"), "{output:#?}");
+            assert!(Path::new(DATA_DIR).join("blackbox/leases/one@eth0.json").exists(), "{output:#?}");
+            assert!(Path::new(PINS).join("blackbox").exists() && node.binary().exists(), "{output:#?}");
+            assert!(!node.conf("10-blackbox.conflist").exists(), "no new pod comes");
+
+            shown(&line);
+            network.footprint().assert_unchanged(&before, "two purges");
+            node.files().assert_unchanged(&Footprint::default(), "two purges");
+            assert!(!Path::new(DATA_DIR).exists() && !Path::new(PINS).exists());
+            for pod in &pods {
+                network.detach(pod);
+            }
+        }
+    });
+}
+
+#[test]
+fn of_several_directories_one_can_be_named() {
+    on_host(|network| {
+        let before = network.footprint();
+        let (one, other) = (Node::new(network), Node::new(network));
+        let other = Node { bin_dir: one.bin_dir.clone(), ..other };
+        shown(&one.install(BLACKBOX));
+        shown(&other.install("--network other --bridge br7 --subnet 10.97.0.0/24"));
+        let theirs = other.network("10-other.conflist");
+        let (pod, their_pod) = (one.network("10-blackbox.conflist").attach("one"), theirs.attach("two"));
+
+        // Those of the other network are in nobody's way, and stay.
+        assert!(refused(1, &one.uninstall("--purge")).contains("1 pod is"));
+        network.detach(&pod);
+        let text = shown(&one.uninstall("--purge"));
+        assert!(text.contains(&format!("left {}: it serves other", one.binary().display())), "{text}");
+        assert!(!one.conf("10-blackbox.conflist").exists() && other.conf("10-other.conflist").exists());
+        assert!(network.host.link("cbr0").is_none() && network.host.link("br7").is_some());
+        assert!(!Path::new(PINS).join("blackbox").exists() && Path::new(PINS).join("other").exists());
+        theirs.check(&their_pod).silent();
+
+        // Without a directory it is all that was installed, wherever.
+        shown(&one.install(BLACKBOX));
+        assert!(refused(1, "uninstall --purge").contains("1 pod is"));
+        theirs.detach(&their_pod);
+        shown(&one.uninstall(""));
+        assert!(one.binary().exists());
+        shown(&one.install(BLACKBOX));
+        shown("uninstall --purge");
+        one.files().and(other.files()).assert_unchanged(&Footprint::default(), "uninstall");
+        network.footprint().assert_unchanged(&before, "uninstall");
+        assert!(!Path::new(DATA_DIR).exists() && !Path::new(PINS).exists());
+        assert_eq!(command("uninstall --purge").stdout, "There is nothing to remove.\n");
     });
 }
