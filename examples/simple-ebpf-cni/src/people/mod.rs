@@ -133,7 +133,7 @@ pub(crate) enum Error {
     #[error("{} sorts before any name there could be; remove it, or be content with a place after it by --order", .first.display())]
     NotFirst { first: PathBuf },
 
-    #[error("{} attached; remove them first, or leave them without a plugin by --force", are(*.pods))]
+    #[error("{} attached; remove {1} first, or leave {1} without a plugin by --force", are(*.pods), them(*.pods))]
     Attached { pods: usize },
 
     #[error("this process lacks {missing}: run it as root")]
@@ -198,6 +198,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 fn or_one_of(present: &[String]) -> String {
     if present.is_empty() { "there is none at all".into() } else { format!("there are {}", present.join(", ")) }
+}
+
+fn them(pods: usize) -> &'static str {
+    if pods == 1 { "it" } else { "them" }
 }
 
 fn are(pods: usize) -> String {
