@@ -139,13 +139,7 @@ fn create_veth(
             let (outside, inside) = (attachment.host_ifname(), &attachment.ifname);
             Err(already_attached(&format!("there is a link {outside}, or {inside} in the pod")))
         }
-        Err(error) if error.raw_os_error() == Some(Errno::XFULL.raw_os_error()) => {
-            let msg = format!(
-                "{} has 1,023 ports, as many as a bridge can: delete pods, or use another network",
-                bridge.name
-            );
-            Err(Failure::new(ErrorCode::TRY_AGAIN, msg))
-        }
+        Err(error) if error.raw_os_error() == Some(Errno::XFULL.raw_os_error()) => Err(bridge::full(&bridge.name)),
         Err(error) => {
             // The kernel may have made the pair and its answer been lost. Nobody else makes one of this name meanwhile.
             undo("delete the veth pair", host.delete_link_by_name(&attachment.host_ifname()));

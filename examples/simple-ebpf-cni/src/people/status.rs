@@ -15,6 +15,7 @@ use super::node::{Known, Scope};
 use super::output::{BAD, GOOD, HEADER, Output, VOID};
 use super::text::{count, list};
 use super::{Error, chain};
+use crate::bridge;
 use crate::programs::Programs;
 
 const EXIT_STATUS: &str = "\
@@ -129,6 +130,7 @@ impl Network {
                 Some(bridge) if !known.owns(bridge, host) => {
                     problems.push(format!("{} is not the network's: name another as \"bridge\"", bridge.name));
                 }
+                Some(found) if bridge::is_full(found, links) => problems.push(bridge::full(&found.name).to_string()),
                 Some(_) => {}
             }
             if !known.datapath.is_complete()? {

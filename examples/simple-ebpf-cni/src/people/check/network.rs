@@ -9,7 +9,7 @@ use crate::people::node::Known;
 use crate::people::text::count;
 use crate::people::{Error, chain, remedy};
 use crate::rows::Rows;
-use crate::{NAME, status};
+use crate::{NAME, bridge, status};
 
 /// Whether the network has what its pods and the next ADD need, and nothing more.
 pub(crate) fn network(known: &Known, host: &Socket, links: &[Link]) -> Vec<Check> {
@@ -47,6 +47,13 @@ fn look(known: &Known, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Erro
         && let Err(failure) = status::refuse_full_pool(name, store, network.config(), host)
     {
         checks.push(Check::fail("pool", format!("{name}: {failure}"), format!("{NAME} leases, for who has them")));
+    }
+    if let Some(full) = known.bridge(links).filter(|found| bridge::is_full(found, links)) {
+        checks.push(Check::fail(
+            "bridge",
+            bridge::full(&full.name).to_string(),
+            format!("ip link show master {}", full.name),
+        ));
     }
     for error in store.leases()?.filter_map(Result::err) {
         checks.push(Check::warn("leases", chain(&error), "the next DEL or GC puts the file out of the way"));
