@@ -148,9 +148,12 @@ pub(crate) fn forwarding(config: &Config) -> impl Iterator<Item = Sysctl<'static
 }
 
 /// Whether the network has rules.
-pub(crate) fn is_there(network: &NetworkName) -> bool {
+pub(crate) fn is_there(network: &NetworkName) -> netlink::Result<bool> {
     let rules = nftables::Socket::open().and_then(|nftables| nftables.rules(&chain(network)));
-    rules.is_ok_and(|rules| !rules.is_empty())
+    match rules {
+        Err(netlink::Error::Unsupported { .. }) => Ok(false),
+        rules => Ok(!rules?.is_empty()),
+    }
 }
 
 /// Removes the rules of a network. Where it has none, this is success.

@@ -8,6 +8,9 @@ use crate::install::{BLACKBOX, Node};
 use crate::people::{BINARY, command, refused, shown};
 use crate::support::{DATA_DIR, on_host};
 
+/// The protocol of a socket for nftables.
+const NETLINK_NETFILTER: u64 = 12;
+
 const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
 
 #[test]
@@ -61,19 +64,27 @@ fn a_purge_leaves_a_bridge_that_was_there_before_and_links_of_others() {
 #[test]
 fn what_cannot_be_removed_is_found_by_the_next_run() {
     on_host(|network| {
-        // Both pairs and the bridge, in this order.
-        for (fails, object) in [(1, "veth"), (2, "veth"), (3, "bridge cbr0")] {
+        // Both pairs and the bridge, in this order; and what nobody can tell whether it is there.
+        let deletion: fn(&Call) -> bool = |call| call.to_string().starts_with("sendto type 17");
+        let netfilter: fn(&Call) -> bool = |call| call.name() == "socket" && call.argument(2) == NETLINK_NETFILTER;
+        let cases = [
+            (1, deletion, "veth"),
+            (2, deletion, "veth"),
+            (3, deletion, "bridge cbr0"),
+            (0, netfilter, "masquerade rules"),
+        ];
+        for (moment, is_it, object) in cases {
             let node = Node::new(network);
             let before = network.footprint();
             shown(&node.install(BLACKBOX));
             let installed = node.network("10-blackbox.conflist");
             let pods = ["one", "two"].map(|name| installed.attach(name));
             let line = node.uninstall("--purge --force");
-            let mut deletions = 0;
-            let output = Command::new(BINARY).env_clear().words(&line).supervised(|call: &Call| {
-                let is_deletion = call.to_string().starts_with("sendto type 17");
-                deletions += usize::from(is_deletion);
-                if is_deletion && deletions == fails { Ruling::Fail(libc::ENOBUFS) } else { Ruling::Continue }
+            let mut calls = 0;
+            let output = Command::new(BINARY).env_clear().words(&line).supervised(|call| {
+                calls += u32::from(is_it(call));
+                let fails = is_it(call) && (moment == 0 || calls == moment);
+                if fails { Ruling::Fail(libc::ENOBUFS) } else { Ruling::Continue }
             });
             assert_eq!(output.status.code(), Some(1), "{output:#?}");
             assert!(output.stderr.contains(&format!("remove {object}")), "{output:#?}");
