@@ -22,6 +22,9 @@ pub(crate) struct Manifest {
     #[serde(skip)]
     path: PathBuf,
     files: BTreeMap<PathBuf, Written>,
+    /// Where the leases of networks lie that are to be purged, and whose configurations no longer say so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    leases: BTreeMap<NetworkName, PathBuf>,
 }
 
 /// A file as it was written, or is about to be.
@@ -66,7 +69,9 @@ impl Manifest {
                     serde_json::from_slice(&text).map_err(|source| Error::Manifest { path: path.clone(), source })?;
                 Ok(Self { path, ..manifest })
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self { path, files: BTreeMap::new() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self { path, files: BTreeMap::new(), leases: BTreeMap::new() })
+            }
             Err(source) => Err(Error::File { operation: "read", path, source }),
         }
     }
@@ -74,6 +79,22 @@ impl Manifest {
     /// The files, and the networks that they configure.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, Option<&NetworkName>)> {
         self.files.iter().map(|(path, written)| (path.as_path(), written.network.as_ref()))
+    }
+
+    /// Where leases lie that [`remember_leases`](Self::remember_leases) was told of.
+    pub(crate) fn leases(&self) -> &BTreeMap<NetworkName, PathBuf> {
+        &self.leases
+    }
+
+    /// Remembers the directory for the leases of a network whose configuration is about to be removed.
+    pub(crate) fn remember_leases(&mut self, network: &NetworkName, data_dir: &Path) -> Result<(), Error> {
+        self.leases.insert(network.clone(), data_dir.to_owned());
+        self.save()
+    }
+
+    /// Forgets what was remembered of a network that is gone.
+    pub(crate) fn forget_leases(&mut self, network: &NetworkName) -> Result<(), Error> {
+        if self.leases.remove(network).is_some() { self.save() } else { Ok(()) }
     }
 
     /// What there is in the place of a file.
@@ -125,7 +146,7 @@ impl Manifest {
     }
 
     fn save(&self) -> Result<(), Error> {
-        if !self.files.is_empty() {
+        if !self.files.is_empty() || !self.leases.is_empty() {
             let mut text = serde_json::to_vec_pretty(self)?;
             text.push(b'\n');
             return replace(&self.path, &text, 0o644);

@@ -47,15 +47,17 @@ pub(crate) struct Known {
 impl Scope {
     /// The networks that there is something of, as far as the scope goes.
     pub(crate) fn networks(&self) -> Result<Vec<Known>, Error> {
-        networks(std::slice::from_ref(&self.conf_dir), self.data_dir.as_deref(), self.network.as_ref())
+        let conf_dir = std::slice::from_ref(&self.conf_dir);
+        networks(conf_dir, self.data_dir.as_deref(), &BTreeMap::new(), self.network.as_ref())
     }
 }
 
 /// The networks that are configured in one of the directories, have leases, or have programs loaded, by their names; or the
-/// one that is asked for. What cannot be read is passed over here: `doctor` tells of it.
+/// one that is asked for. Of some that are configured no more it may be known where their leases are. What cannot be read is passed over here: `doctor` tells of it.
 pub(crate) fn networks(
     conf_dirs: &[PathBuf],
     data_dir: Option<&Path>,
+    leases: &BTreeMap<NetworkName, PathBuf>,
     asked: Option<&NetworkName>,
 ) -> Result<Vec<Known>, Error> {
     check::refuse_unprivileged()?;
@@ -72,6 +74,7 @@ pub(crate) fn networks(
     let mut names: BTreeSet<NetworkName> = configured.keys().cloned().collect();
     names.extend(Store::open_all(default)?.into_keys());
     names.extend(Datapath::networks(network::PINS)?);
+    names.extend(leases.keys().cloned());
     if let Some(asked) = asked {
         if !names.contains(asked) {
             let present = names.iter().map(ToString::to_string).collect();
@@ -83,7 +86,7 @@ pub(crate) fn networks(
         let configured = configured.remove(&name);
         let data_dir = match &configured {
             Some((_, network)) => network.data_dir(data_dir),
-            None => default.to_owned(),
+            None => leases.get(&name).map_or(default, PathBuf::as_path).to_owned(),
         };
         let store = network::leases(&data_dir, &name)?;
         Ok(Known { configured, store, datapath: network::datapath(&name), name })

@@ -44,9 +44,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR")]
     conf_dir: Option<PathBuf>,
 
-    /// Where it is kept what was installed and, unless the network's configuration says otherwise, leases
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
-    data_dir: PathBuf,
+    /// Where it is kept what was installed, and leases
+    /// [default: /var/lib/cni/simple-ebpf-cni, and for leases where the network's configuration says]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
 
     /// Remove what the networks have left on the node as well
     #[arg(long)]
@@ -81,7 +82,7 @@ struct Report {
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let options = &options.clone().absolute()?;
-    let data_dir = &options.data_dir;
+    let data_dir = options.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DATA_DIR));
     let _turn = if options.dry_run || !data_dir.exists() { None } else { Some(Turn::take(data_dir)?) };
     let mut manifest = Manifest::read(data_dir)?;
     let (networks, others) = options.networks(&manifest)?;
@@ -90,11 +91,17 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
         refuse_pods(&networks, &host.links()?)?;
     }
     let mut report = Report { dry_run: options.dry_run, ..Report::default() };
+    if options.purge && !options.dry_run {
+        remember_leases(&networks, data_dir, &mut manifest)?;
+    }
     // Configurations go first: no runtime is to begin an ADD of what is about to vanish.
     report.remove_configurations(&mut manifest, options)?;
     if options.purge {
         for known in &networks {
             report.purge(known, &host)?;
+            if !options.dry_run && !known.store.dir().exists() {
+                manifest.forget_leases(&known.name)?;
+            }
         }
         report.remove_empty(Path::new(network::PINS));
     }
@@ -114,7 +121,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
 impl Options {
     /// The same from whatever directory it is looked at.
     fn absolute(mut self) -> Result<Self, Error> {
-        self.data_dir = absolute(&self.data_dir)?;
+        self.data_dir = self.data_dir.as_deref().map(absolute).transpose()?;
         self.conf_dir = self.conf_dir.as_deref().map(absolute).transpose()?;
         Ok(self)
     }
@@ -132,7 +139,7 @@ impl Options {
         dirs.insert(CONF_DIR.into());
         let Some(dir) = &self.conf_dir else {
             let dirs: Vec<PathBuf> = dirs.into_iter().collect();
-            return Ok((node::networks(&dirs, Some(&self.data_dir), self.network.as_ref())?, BTreeSet::new()));
+            return Ok((self.known(&dirs, manifest)?, BTreeSet::new()));
         };
         dirs.remove(dir);
         let mut others = BTreeSet::new();
@@ -140,14 +147,29 @@ impl Options {
         {
             others.extend(Network::read(&file).ok().map(|network| network.name));
         }
-        let mut networks = node::networks(std::slice::from_ref(dir), Some(&self.data_dir), self.network.as_ref())?;
+        let mut networks = self.known(std::slice::from_ref(dir), manifest)?;
         networks.retain(|known| known.configured.is_some() || !others.contains(&known.name));
         Ok((networks, others))
+    }
+
+    fn known(&self, conf_dirs: &[PathBuf], manifest: &Manifest) -> Result<Vec<Known>, Error> {
+        node::networks(conf_dirs, self.data_dir.as_deref(), manifest.leases(), self.network.as_ref())
     }
 }
 
 fn absolute(dir: &Path) -> Result<PathBuf, Error> {
     path::absolute(dir).map_err(|source| Error::File { operation: "find", path: dir.to_owned(), source })
+}
+
+/// Has the next run find leases that lie where only the configuration says, should this one not come to its end.
+fn remember_leases(networks: &[Known], data_dir: &Path, manifest: &mut Manifest) -> Result<(), Error> {
+    for known in networks {
+        let dir = known.store.dir().parent().filter(|dir| *dir != data_dir && known.store.dir().exists());
+        if let Some(dir) = dir {
+            manifest.remember_leases(&known.name, dir)?;
+        }
+    }
+    Ok(())
 }
 
 fn refuse_pods(networks: &[Known], links: &[Link]) -> Result<(), Error> {

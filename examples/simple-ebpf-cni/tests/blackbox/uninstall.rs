@@ -5,7 +5,7 @@ use std::path::Path;
 use cnikit_testbed::{Call, Command, Footprint, Namespace as _, Ruling};
 
 use crate::install::{BLACKBOX, Node};
-use crate::people::{BINARY, command, refused, shown};
+use crate::people::{BINARY, command, conflist_of, refused, shown};
 use crate::support::{DATA_DIR, on_host};
 
 /// The protocol of a socket for nftables.
@@ -101,6 +101,35 @@ fn what_cannot_be_removed_is_found_by_the_next_run() {
                 network.detach(pod);
             }
         }
+    });
+}
+
+/// Where only the configuration says, which goes first.
+#[test]
+fn leases_in_a_directory_of_their_own_are_found_by_the_next_run() {
+    on_host(|network| {
+        let node = Node::new(network);
+        let elsewhere = network.host.scratch().join("leases");
+        let before = network.footprint();
+        let list = conflist_of(network, &network.with("dataDir", elsewhere.to_str().expect("a text")));
+        // The other plugin of the list is not here.
+        shown(&node.install(&format!("--ignore-checks --config {}", list.display())));
+        let mut installed = node.network("10-blackbox.conflist");
+        installed.config = network.with("dataDir", elsewhere.to_str().expect("a text"));
+        let pod = installed.attach("one");
+        assert!(refused(1, &node.uninstall("--purge")).contains("1 pod is"));
+        let line = node.uninstall("--purge --force");
+        let output = Command::new(BINARY).env_clear().words(&line).supervised(|call| {
+            if call.to_string().starts_with("sendto type 17") { Ruling::Fail(libc::ENOBUFS) } else { Ruling::Continue }
+        });
+        assert_eq!(output.status.code(), Some(1), "{output:#?}");
+        assert!(elsewhere.join("blackbox/leases/one@eth0.json").exists(), "{output:#?}");
+        // Without their directory, the lease would lead to nothing any more.
+        let text = shown(&line);
+        assert!(text.contains(&format!("removed veth {}", pod.host_veth())), "{text}");
+        assert!(!elsewhere.join("blackbox").exists() && !Path::new(DATA_DIR).exists(), "{text}");
+        network.footprint().assert_unchanged(&before, "two purges");
+        node.files().assert_unchanged(&Footprint::default(), "two purges");
     });
 }
 
