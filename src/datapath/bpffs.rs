@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fs2::FileExt;
+use rustix::fs::{Access, access};
 use rustix::mount::{MountFlags, mount};
 
 use super::{Error, Result};
@@ -34,10 +35,16 @@ pub(super) fn ensure_directory(path: &Path) -> Result<()> {
     create_directories(path)
 }
 
-/// Whether [`ensure_directory`] has a file system to work on, or a place to mount one.
+/// Whether [`ensure_directory`] has a file system that it can write to, or a place to mount one.
 pub(super) fn probe(path: &Path) -> Result<()> {
     let mount_point = Path::new(MOUNT_POINT);
-    if path.starts_with(mount_point) { is_bpffs(mount_point).map(drop) } else { refuse_elsewhere(path) }
+    if path.starts_with(mount_point) && !is_bpffs(mount_point)? {
+        return Ok(());
+    }
+    refuse_elsewhere(path)?;
+    let existing = existing(path);
+    let writable = access(existing, Access::WRITE_OK | Access::EXEC_OK);
+    writable.map_err(|errno| Error::pin("write in", existing, errno))
 }
 
 /// Makes directories that nobody but their owner can open: whoever can open one can lock it.
@@ -66,10 +73,14 @@ pub(super) fn lock(directory: &Path, patience: Duration) -> Result<File> {
 }
 
 fn refuse_elsewhere(path: &Path) -> Result<()> {
+    if is_bpffs(existing(path))? { Ok(()) } else { Err(Error::NotBpffs { path: path.to_owned() }) }
+}
+
+/// What there is of a path already.
+fn existing(path: &Path) -> &Path {
     // Whether one exists that cannot be looked at, the file system is asked. The last of a relative path's is empty.
     let is_there = |ancestor: &&Path| !matches!(ancestor.try_exists(), Ok(false));
-    let existing = path.ancestors().find(is_there).unwrap_or(Path::new("."));
-    if is_bpffs(existing)? { Ok(()) } else { Err(Error::NotBpffs { path: path.to_owned() }) }
+    path.ancestors().find(is_there).unwrap_or(Path::new("."))
 }
 
 fn ensure_mounted(mount_point: &Path) -> Result<()> {

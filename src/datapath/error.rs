@@ -182,6 +182,7 @@ fn remedy(source: &io::Error) -> &'static str {
             " (CAP_BPF and CAP_NET_ADMIN, or root, are needed; a kernel in lockdown refuses them too)"
         }
         io::ErrorKind::Unsupported => " (the kernel lacks CONFIG_BPF_SYSCALL)",
+        io::ErrorKind::ReadOnlyFilesystem => " (mount the file system for writing: mount -o remount,rw /sys/fs/bpf)",
         _ => "",
     }
 }

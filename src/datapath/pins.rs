@@ -144,14 +144,22 @@ impl Datapath {
         Ok(maps.chain(programs).chain(more).all(|pin| found.iter().any(|name| name == pin)))
     }
 
-    /// Whether [`ensure`](Self::ensure) could be expected to succeed: the BPF file system is there or has a place to be
-    /// mounted, and this process may use bpf(2). Changes nothing.
+    /// Whether [`ensure`](Self::ensure) could be expected to succeed, and the maps to be opened: what is pinned fits this
+    /// build, or the BPF file system can be written, or has a place to be mounted; and this process may use bpf(2).
+    /// Changes nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::Mount`], or [`Error::Load`] when the kernel refuses to make a map.
+    /// [`Error::Mount`]; [`Error::Load`] when the kernel refuses to make a map; [`Error::NewerLayout`], [`Error::Layout`]
+    /// or [`Error::Pin`] for what is pinned, and for a file system that cannot be written.
     pub fn probe(&self) -> Result<()> {
-        bpffs::probe(&self.network)?;
+        self.refuse_newer()?;
+        if self.is_complete()? {
+            MAPS.iter().try_for_each(|shape| Map::open(&self.directory(), shape).map(drop))?;
+        }
+        if !self.is_current()? {
+            bpffs::probe(&self.network)?;
+        }
         skeleton::probe()
     }
 

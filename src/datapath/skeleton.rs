@@ -100,7 +100,10 @@ fn with_messages<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T> {
     let messages = std::mem::take(&mut *MESSAGES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     loaded.map_err(|error| {
         let source = io_error(error);
-        let source = io::Error::new(source.kind(), format!("{source} [{}]", tail(&messages)));
+        let source = match tail(&messages) {
+            said if said.is_empty() => source,
+            said => io::Error::new(source.kind(), format!("{source} [{said}]")),
+        };
         // The verifier and a lack of privilege give the same kinds of errors; only the former logs.
         if messages.iter().any(|message| message.contains(VERIFIER_LOG)) {
             Error::Rejected { source }

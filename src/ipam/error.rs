@@ -237,6 +237,13 @@ pub enum Error {
         uid: Option<u32>,
     },
 
+    /// The directory of the store is a symbolic link, and somebody else's to put there.
+    #[error("{} is a symbolic link, which may lead anywhere: put a directory there that is root's alone", .path.display())]
+    Linked {
+        /// The link.
+        path: PathBuf,
+    },
+
     /// A file to be imported is no table of leases.
     #[error("{} is no table of leases; it needs the key \"allocated\", with the container id of each address", .path.display())]
     NotATable {
@@ -285,7 +292,7 @@ impl Coded for Error {
             Self::NameTooLong { .. } => ErrorCode::INVALID_ENVIRONMENT,
             Self::CorruptLease { .. } => CORRUPT_LEASE,
             Self::NotATable { .. } => ErrorCode::DECODE,
-            Self::Io { .. } | Self::Shared { .. } => ErrorCode::IO,
+            Self::Io { .. } | Self::Shared { .. } | Self::Linked { .. } => ErrorCode::IO,
         }
     }
 }
@@ -340,6 +347,7 @@ fn remedy(source: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => " (it is for root alone, as whom runtimes run plugins)",
         io::ErrorKind::NotADirectory => " (a file is in the way of the directory)",
         io::ErrorKind::ReadOnlyFilesystem => " (choose a directory on a file system that can be written)",
+        io::ErrorKind::StorageFull => " (free space or inodes on that file system, or choose another directory)",
         _ => "",
     }
 }

@@ -99,7 +99,7 @@ pub(super) fn refuse_shared(dir: &Path) -> Result<()> {
         let Ok(found) = fs::metadata(path) else { continue };
         // Whoever may write beside it could have put a link there, to a directory that is nobody else's.
         if is_own && fs::symlink_metadata(path).is_ok_and(|link| link.is_symlink()) {
-            return Err(Error::Shared { path: path.to_owned(), uid: None });
+            return Err(Error::Linked { path: path.to_owned() });
         }
         let mode = Mode::from_raw_mode(found.mode());
         // In a directory such as /tmp, who may write cannot move away what is another's.

@@ -26,8 +26,7 @@ pub(super) fn acquire(path: &Path, timeout: Duration) -> Result<File> {
     let _span = info_span!("lock", path = %path.display()).entered();
     let start = Instant::now();
     let file = open(path)?;
-    // Its owner could hold it for ever.
-    files::refuse_foreign(&file.metadata().map_err(Error::io("look at", path))?, path)?;
+    refuse_foreign(&file, path)?;
     let mut pause = FIRST_PAUSE;
     loop {
         match file.try_lock_exclusive() {
@@ -44,9 +43,28 @@ pub(super) fn acquire(path: &Path, timeout: Duration) -> Result<File> {
     }
 }
 
-fn open(path: &Path) -> Result<File> {
+/// Refuses a file at `path` that [`acquire`] would refuse, without a lock on it. One that is absent is made by that.
+pub(super) fn refuse_unusable(path: &Path) -> Result<()> {
+    match options().open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        opened => refuse_foreign(&opened.map_err(Error::io("open", path))?, path),
+    }
+}
+
+/// Whoever else owns the file could hold the lock for ever.
+fn refuse_foreign(file: &File, path: &Path) -> Result<()> {
+    files::refuse_foreign(&file.metadata().map_err(Error::io("look at", path))?, path)
+}
+
+fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(files::FILE_MODE).custom_flags(files::NO_DETOUR);
+    options.read(true).write(true).custom_flags(files::NO_DETOUR);
+    options
+}
+
+fn open(path: &Path) -> Result<File> {
+    let mut options = options();
+    options.create(true).truncate(false).mode(files::FILE_MODE);
     match options.open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             path.parent().map_or(Ok(()), files::create_dir)?;

@@ -72,6 +72,7 @@ mod locked;
 mod memory;
 mod owner_lock;
 mod pool;
+mod probe;
 mod range;
 mod recovery;
 mod resolv_conf;
@@ -93,6 +94,8 @@ mod hostile_tests;
 mod import_tests;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod probe_tests;
 #[cfg(test)]
 mod range_tests;
 #[cfg(test)]

@@ -32,7 +32,7 @@ impl Store {
             return Err(Error::NameTooLong { owner: Box::new(owner.clone()), length: name.len(), limit: NAME_MAX });
         }
         files::refuse_shared(&self.dir)?;
-        let path = self.dir.join("owners").join(name);
+        let path = self.owners_dir().join(name);
         let start = Instant::now();
         loop {
             let file = lock::acquire(&path, timeout.saturating_sub(start.elapsed()))?;
@@ -53,7 +53,7 @@ impl Store {
     /// [`Error::Io`].
     pub fn owners_at_work(&self) -> Result<Vec<Owner>> {
         let mut owners = Vec::new();
-        files::visit_names(&self.dir.join("owners"), |name| owners.extend(Owner::of_file_name(name)))?;
+        files::visit_names(&self.owners_dir(), |name| owners.extend(Owner::of_file_name(name)))?;
         // The lock of one who was killed is free, and its file goes as it is looked at.
         let is_held = |owner: &Owner| match self.lock_owner(owner, Duration::ZERO) {
             Err(Error::LockTimeout { .. }) => Ok(true),

@@ -106,7 +106,7 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::LockTimeout`], which is [`TRY_AGAIN`](crate::spec::ErrorCode::TRY_AGAIN) to a runtime;
-    /// [`Error::Shared`] when somebody else could change the directory; [`Error::Io`] when it cannot be made or changed.
+    /// [`Error::Shared`] and [`Error::Linked`] when somebody else could change the directory; [`Error::Io`] when it cannot be made or changed.
     pub fn lock(&self, timeout: Duration) -> Result<Locked<'_>> {
         files::refuse_shared(&self.dir)?;
         Locked::new(self, lock::acquire(&self.lock_path(), timeout)?)
@@ -251,6 +251,10 @@ impl Store {
 
     pub(super) fn addresses_dir(&self) -> PathBuf {
         self.dir.join("addresses")
+    }
+
+    pub(super) fn owners_dir(&self) -> PathBuf {
+        self.dir.join("owners")
     }
 
     pub(super) fn damaged_dir(&self) -> PathBuf {

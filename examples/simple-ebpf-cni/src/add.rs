@@ -139,13 +139,7 @@ fn create_veth(
             let (outside, inside) = (attachment.host_ifname(), &attachment.ifname);
             Err(already_attached(&format!("there is a link {outside}, or {inside} in the pod")))
         }
-        Err(error) if error.raw_os_error() == Some(Errno::XFULL.raw_os_error()) => {
-            let msg = format!(
-                "{} has 1,023 ports, as many as a bridge can: delete pods, or use another network",
-                bridge.name
-            );
-            Err(Failure::new(ErrorCode::TRY_AGAIN, msg))
-        }
+        Err(error) if error.raw_os_error() == Some(Errno::XFULL.raw_os_error()) => Err(bridge::full(&bridge.name)),
         Err(error) => {
             // The kernel may have made the pair and its answer been lost. Nobody else makes one of this name meanwhile.
             undo("delete the veth pair", host.delete_link_by_name(&attachment.host_ifname()));
@@ -162,7 +156,7 @@ fn join(request: &AddRequest<Config>, host: &Socket, programs: &Programs, port: 
     let is_shaped = request.net_conf.runtime_config.bandwidth.is_some();
     let has_tcx = || !matches!(TcxLink::attached(port, Direction::Ingress), Err(datapath::Error::TcxUnsupported));
     let attach = if is_shaped && has_tcx() { Attach::Tcx } else { config.attach };
-    programs.join(host, attachment, port, attach)
+    Ok(programs.join(host, attachment, port, attach)?)
 }
 
 /// What the plugins before this one reported, if any, and what this one made: interfaces in the order that tools expect

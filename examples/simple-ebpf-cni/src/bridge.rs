@@ -15,6 +15,9 @@ use crate::rows::Rows;
 /// Of a node without a default route, in bytes.
 const DEFAULT_MTU: u32 = 1500;
 
+/// As many as a bridge can have: it numbers them with 10 bits, from 1 (`BR_MAX_PORTS` of the kernel).
+const MOST_PORTS: usize = 1023;
+
 /// What there is under the bridge's name.
 pub(crate) struct Found {
     bridge: Link,
@@ -106,6 +109,17 @@ pub(crate) fn gateways(config: &Config) -> impl Iterator<Item = IpNetwork> {
 /// alone, so that ports outlive their bridge in them.
 pub(crate) fn blocks(network: &NetworkName) -> Blocks {
     Blocks::derived_from(&format!("simple-ebpf-cni/{network}"))
+}
+
+/// Whether the bridge takes no other port. `links` are the host's.
+pub(crate) fn is_full(bridge: &Link, links: &[Link]) -> bool {
+    links.iter().filter(|link| link.master == Some(bridge.index)).count() >= MOST_PORTS
+}
+
+/// Refuses one more port than the bridge takes.
+pub(crate) fn full(bridge: &IfName) -> Failure {
+    let msg = format!("{bridge} has 1,023 ports, as many as a bridge can: delete pods, or use another network");
+    Failure::new(ErrorCode::TRY_AGAIN, msg)
 }
 
 /// Refuses a link that has the bridge's name and is none.

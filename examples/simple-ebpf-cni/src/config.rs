@@ -283,6 +283,7 @@ fn reserved(subnet: IpNetwork) -> Option<&'static str> {
     })
 }
 
-fn default_bridge() -> IfName {
+/// The bridge of a network that names none.
+pub(crate) fn default_bridge() -> IfName {
     DEFAULT_BRIDGE.parse().expect("a constant that is a valid name")
 }

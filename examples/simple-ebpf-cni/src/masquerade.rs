@@ -118,17 +118,9 @@ impl Commented {
 /// Whether the host could masquerade, and route what it masquerades. Changes nothing.
 pub(crate) fn probe(network: &NetworkName, config: &Config) -> Result<(), Failure> {
     let _span = info_span!("masquerade").entered();
-    let (nftables, chain) = (nftables::Socket::open()?, chain(network));
-    if nftables.rules(&chain)?.is_empty() {
-        let batch = Batch::new().ensure_table(&chain.table()).ensure_chain(&chain);
-        nftables.check(&batch.append_rule(&chain, Rule::new(MASQUERADE)))?;
-    }
-    let has_ipv6 = config.ranges().any(|range| range.subnet().is_ipv6());
-    // Of subnets that are not known, IPv4 is taken to be among them.
-    let has_ipv4 = !has_ipv6 || config.ranges().any(|range| range.subnet().is_ipv4());
-    for (family, is_needed) in [(Forwarding::Ipv4, has_ipv4), (Forwarding::Ipv6, has_ipv6)] {
-        let setting = family.setting();
-        if is_needed && setting.read()? == 0 && !setting.is_writable() {
+    probe_rules(network)?;
+    for setting in forwarding(config) {
+        if setting.read()? == 0 && !setting.is_writable() {
             let msg = format!("pods would not reach the world: {setting} is 0 and cannot be written: set it to 1");
             return Err(Failure::new(ErrorCode::PLUGIN_NOT_AVAILABLE, msg));
         }
@@ -136,10 +128,32 @@ pub(crate) fn probe(network: &NetworkName, config: &Config) -> Result<(), Failur
     Ok(())
 }
 
+/// Whether the kernel takes the network's rules, or has taken them. Changes nothing.
+pub(crate) fn probe_rules(network: &NetworkName) -> netlink::Result<()> {
+    let (nftables, chain) = (nftables::Socket::open()?, chain(network));
+    if nftables.rules(&chain)?.is_empty() {
+        let batch = Batch::new().ensure_table(&chain.table()).ensure_chain(&chain);
+        nftables.check(&batch.append_rule(&chain, Rule::new(MASQUERADE)))?;
+    }
+    Ok(())
+}
+
+/// The settings by which the host routes what pods of the network send.
+pub(crate) fn forwarding(config: &Config) -> impl Iterator<Item = Sysctl<'static>> {
+    let has_ipv6 = config.ranges().any(|range| range.subnet().is_ipv6());
+    // Of subnets that are not known, IPv4 is taken to be among them.
+    let has_ipv4 = !has_ipv6 || config.ranges().any(|range| range.subnet().is_ipv4());
+    let families = [(Forwarding::Ipv4, has_ipv4), (Forwarding::Ipv6, has_ipv6)].into_iter();
+    families.filter_map(|(family, is_needed)| is_needed.then_some(family.setting()))
+}
+
 /// Whether the network has rules.
-pub(crate) fn is_there(network: &NetworkName) -> bool {
+pub(crate) fn is_there(network: &NetworkName) -> netlink::Result<bool> {
     let rules = nftables::Socket::open().and_then(|nftables| nftables.rules(&chain(network)));
-    rules.is_ok_and(|rules| !rules.is_empty())
+    match rules {
+        Err(netlink::Error::Unsupported { .. }) => Ok(false),
+        rules => Ok(!rules?.is_empty()),
+    }
 }
 
 /// Removes the rules of a network. Where it has none, this is success.

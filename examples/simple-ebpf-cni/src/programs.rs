@@ -53,7 +53,7 @@ impl Programs {
     ///
     /// Those of another build are replaced everywhere. The blocks come last: as long as they hold the old ones, the next
     /// ADD finishes what a killed one has left.
-    pub(crate) fn ensure_attached(&self, host: &Socket) -> Result<(), Failure> {
+    pub(crate) fn ensure_attached(&self, host: &Socket) -> Result<(), cnikit::Error> {
         let mut missing = Vec::new();
         for placed in &self.placed {
             if !placed.is_in_block(host)? {
@@ -88,7 +88,7 @@ impl Programs {
         attachment: &Attachment,
         port: u32,
         attach: Attach,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), cnikit::Error> {
         if attach == Attach::Clsact {
             return Ok(host.create_clsact(port, bridge::blocks(&self.network))?);
         }

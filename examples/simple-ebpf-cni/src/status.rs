@@ -20,6 +20,7 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
         failure
     };
     network::datapath(network).probe().map_err(|error| unavailable(error.into()))?;
+    leases.probe().map_err(|error| unavailable(error.into()))?;
     let host = Socket::open()?;
     refuse_full_pool(network, &leases, config, &host)?;
     if request.net_conf.ip_masq {
@@ -38,7 +39,12 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
 }
 
 /// A lease that an ADD would take back is as good as a free address.
-fn refuse_full_pool(network: &NetworkName, leases: &Store, config: &Config, host: &Socket) -> Result<(), Failure> {
+pub(crate) fn refuse_full_pool(
+    network: &NetworkName,
+    leases: &Store,
+    config: &Config,
+    host: &Socket,
+) -> Result<(), Failure> {
     let _span = info_span!("pool").entered();
     for pool in config.pools() {
         let usage = leases.usage(pool)?;

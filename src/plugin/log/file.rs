@@ -1,10 +1,10 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Access, OFlags, access};
 
 use super::LogLevel;
 
@@ -27,6 +27,9 @@ pub(super) enum Unwritable {
 
     #[error("cannot write the log {}: it is no regular file", .path.display())]
     NotRegular { path: PathBuf },
+
+    #[error("cannot write the log {}: the file has other names, one of which may be meant for something else", .path.display())]
+    OtherNames { path: PathBuf },
 }
 
 #[derive(Debug)]
@@ -54,6 +57,18 @@ impl LogFile {
         }
         appended
     }
+
+    /// Whether the file could be written, or made. Makes none.
+    pub(super) fn probe(&self) -> Result<(), Unwritable> {
+        match open_with(&mut OpenOptions::new(), &self.path) {
+            Err(Unwritable::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let dir = self.path.parent().unwrap_or(Path::new("/"));
+                let writable = access(dir, Access::WRITE_OK | Access::EXEC_OK);
+                writable.map_err(|errno| io_error(&self.path)(errno.into()))
+            }
+            opened => opened.map(drop),
+        }
+    }
 }
 
 impl State {
@@ -69,21 +84,26 @@ impl State {
 }
 
 fn open(path: &Path) -> Result<File, Unwritable> {
+    open_with(OpenOptions::new().create(true).mode(0o600), path)
+}
+
+fn open_with(options: &mut OpenOptions, path: &Path) -> Result<File, Unwritable> {
     // Whoever may write to the directory must not lead root's lines elsewhere by a link, nor hold the call by a FIFO.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600).custom_flags(flags.bits().cast_signed());
-    let file = options.open(path).map_err(|source| {
+    let file = options.append(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(|source| {
         if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
             Unwritable::Link { path: path.to_owned() }
         } else {
             io_error(path)(source)
         }
     })?;
-    if file.metadata().map_err(io_error(path))?.is_file() {
-        Ok(file)
-    } else {
-        Err(Unwritable::NotRegular { path: path.to_owned() })
+    let found = file.metadata().map_err(io_error(path))?;
+    match (found.is_file(), found.nlink()) {
+        // None: it was renamed over or removed since it was opened.
+        (true, 0 | 1) => Ok(file),
+        // With fs.protected_hardlinks=0 anybody can give a file of root's a name in a directory of their own.
+        (true, _) => Err(Unwritable::OtherNames { path: path.to_owned() }),
+        (false, _) => Err(Unwritable::NotRegular { path: path.to_owned() }),
     }
 }
 

@@ -41,8 +41,8 @@ use crate::spec::RawConfig;
 ///
 /// It is opened with the first line, to append, and made with mode 0600 where it is missing; its directory is not made.
 /// Each line is one [write(2)], so that calls which run at once do not mix theirs, on local file systems. It must be a
-/// regular file: a symbolic link, a FIFO or a device in its place is refused and not waited for. A file that was renamed
-/// is made again by the next call.
+/// regular file of one name: a symbolic link, a FIFO or a device in its place is refused and not waited for, and so is a
+/// hard link to a file elsewhere. A file that was renamed is made again by the next call.
 ///
 /// What cannot be written is lost, and that is said once on standard error. No call fails for its log.
 ///
@@ -92,6 +92,15 @@ impl Log {
     #[must_use]
     pub fn with_file(self, path: impl Into<PathBuf>, level: LogLevel) -> Self {
         Self { file: Some(LogFile::new(path.into(), level)), ..self }
+    }
+
+    /// Whether the file could be written, or made, as far as can be told without a line. Makes and writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`], with the words that would be on standard error.
+    pub fn probe(&self) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| file.probe().map_err(io::Error::other))
     }
 
     fn most(&self) -> Level {

@@ -6,10 +6,10 @@ use clap::Args;
 use cnikit::netlink::Socket;
 use serde::Serialize;
 
-use super::Error;
 use super::check::{self, Check, Verdict};
 use super::node::Scope;
 use super::output::{BAD, DOUBTFUL, GOOD, Output};
+use super::{Error, chain, remedy};
 
 /// Where runtimes look for plugins.
 pub(crate) const BIN_DIR: &str = "/opt/cni/bin";
@@ -46,15 +46,25 @@ struct Report {
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let Options { scope, bin_dir, .. } = options;
     let mut checks = check::node();
-    // A process that may not look at networks has been told so.
-    let may_look = failures(&checks) == 0;
+    let is_able = failures(&checks) == 0;
     checks.push(check::binary(bin_dir));
-    if may_look {
+    // A process that may not look at networks has been told so.
+    if check::refuse_unprivileged().is_ok() {
         let host = Socket::open()?;
         let links = host.links()?;
         checks.extend(check::configurations(scope, bin_dir, &host, &links)?);
-        for known in scope.networks()? {
-            checks.extend(check::network(&known, &links)?);
+        match scope.networks() {
+            // What the node lacks is said, and would be found again in each network.
+            Ok(networks) if is_able => {
+                checks.extend(networks.iter().flat_map(|known| check::network(known, &host, &links)))
+            }
+            Ok(_) => {}
+            Err(error @ Error::UnknownNetwork { .. }) => return Err(error),
+            Err(error) if failures(&checks) == 0 => {
+                checks.push(Check::fail("network", chain(&error), remedy::of(&error)))
+            }
+            // It is one of the failures that were found.
+            Err(_) => {}
         }
     }
     let report = Report { checks };

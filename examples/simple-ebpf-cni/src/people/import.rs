@@ -13,13 +13,14 @@ use super::network::Network;
 use super::output::{Output, VOID};
 use super::table::Table;
 use super::text::{count, list, short};
-use super::{Error, chain};
+use super::{EXIT_STATUS, Error, chain};
 
 /// Take over the leases of another plugin, which must not run any more.
 ///
 /// Each attachment keeps its addresses. The source is only read, and a second import finds everything taken over already.
 /// Leases of pods that are long gone are imported as well: they leave by the runtime's DEL or GC, and by nothing else.
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
     /// host-local's directory of the network, such as /var/lib/cni/networks/podnet, or a file with the table
     /// {"allocated": {"10.244.1.2": "4fe2c9"}}, of addresses and container ids
@@ -67,7 +68,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     if network.pools().is_empty() {
         return Err(Error::NoRanges { path: options.config.clone() });
     }
-    let store = network.store(&network.data_dir(options.data_dir.as_ref()))?;
+    let store = network.store(&network.data_dir(options.data_dir.as_deref()))?;
     let foreign = ForeignLeases::read(&options.source, &options.ifname)?;
     let import = if options.dry_run {
         store.preview_import(foreign, network.pools())?

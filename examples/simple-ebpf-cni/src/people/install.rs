@@ -21,11 +21,18 @@ use super::output::{Output, VOID};
 use crate::NAME;
 use crate::config::DEFAULT_DATA_DIR;
 
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  all is installed, or would be; checks may have warned
+  1  a check has failed and nothing was installed, or a file could not be written; it is told which
+  2  the command line is wrong";
+
 /// Install this binary as a plugin and, with --subnet or --config, the configuration of a network.
 ///
 /// Files appear whole or not at all. What this command has not written itself, or what somebody has changed since, it leaves alone. A
 /// node on which `doctor` finds a failure is left as it is.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
     /// Where the runtime finds plugins
     #[arg(long, value_name = "DIR", default_value = BIN_DIR)]
@@ -141,8 +148,14 @@ impl Options {
             && doctor::failures(&checks) == 0
         {
             let host = Socket::open()?;
-            checks.extend(check::subnets(network, &host, &host.links()?)?);
-            checks.extend(check::list(network, list, &self.bin_dir));
+            checks.extend(check::wished(network, list, &self.bin_dir, &host, &host.links()?)?);
+            // An image installs from a container. What that may not write, or was not given of the node, says nothing of
+            // the runtime's plugins.
+            checks.extend(check::forwarding(network).filter(|check| check.verdict != Verdict::Fail));
+            let data_dir = network.data_dir(None);
+            if data_dir == self.data_dir || data_dir.exists() {
+                checks.extend(check::state(&network.name, &network.store(&data_dir)?));
+            }
         }
         checks.retain(|check| check.verdict != Verdict::Ok);
         Ok(checks)

@@ -13,11 +13,11 @@ use super::network::{Network, Range};
 use super::output::{BAD, Output, VOID};
 use super::table::Table;
 use super::text::{count, list, short};
-use super::{Error, chain, import};
+use super::{EXIT_STATUS, Error, chain, import};
 use crate::config::DEFAULT_DATA_DIR;
 
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, after_help = EXIT_STATUS)]
 pub(crate) struct Options {
     #[command(subcommand)]
     action: Option<Action>,
@@ -97,7 +97,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
 fn report(options: &Options) -> Result<Report, Error> {
     if let Some(file) = &options.config {
         let network = Network::read(file)?;
-        let data_dir = network.data_dir(options.data_dir.as_ref());
+        let data_dir = network.data_dir(options.data_dir.as_deref());
         let store = network.store(&data_dir)?;
         return Ok(Report { networks: vec![Leases::of(network.name.clone(), &store, network.pools())?], data_dir });
     }

@@ -15,6 +15,7 @@ mod output;
 #[cfg(feature = "pages")]
 mod pages;
 mod pods;
+mod remedy;
 mod status;
 mod table;
 mod terminal;
@@ -114,7 +115,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Plugin(#[from] plugin::Failure),
 
-    #[error("cannot {operation} {}", .path.display())]
+    #[error("cannot {operation} {}{}", .path.display(), remedy::of_file(.source))]
     File { operation: &'static str, path: PathBuf, source: io::Error },
 
     #[error("cannot read what was installed from {}; correct or remove the file", .path.display())]
@@ -132,8 +133,11 @@ pub(crate) enum Error {
     #[error("{} sorts before any name there could be; remove it, or be content with a place after it by --order", .first.display())]
     NotFirst { first: PathBuf },
 
-    #[error("{} attached; remove them first, or leave them without a plugin by --force", are(*.pods))]
+    #[error("{} attached; remove {1} first, or leave {1} without a plugin by --force", are(*.pods), them(*.pods))]
     Attached { pods: usize },
+
+    #[error("this process lacks {missing}: run it as root")]
+    Unprivileged { missing: String },
 
     /// What was looked at is not well. The command has shown what, and what to do.
     #[error("{}", text::count(*.0, "problem"))]
@@ -194,6 +198,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 fn or_one_of(present: &[String]) -> String {
     if present.is_empty() { "there is none at all".into() } else { format!("there are {}", present.join(", ")) }
+}
+
+fn them(pods: usize) -> &'static str {
+    if pods == 1 { "it" } else { "them" }
 }
 
 fn are(pods: usize) -> String {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use cnikit::ipam::{self, Pool, Store, Usage};
 use cnikit::runtime::NetworkList;
 use cnikit::spec::{IfName, NetworkName};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::NAME;
@@ -15,6 +15,15 @@ use crate::config::Config;
 pub(crate) struct Network {
     pub(crate) name: NetworkName,
     config: Config,
+    beside: Beside,
+}
+
+/// Keys that are not the plugin's own part of its configuration.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Beside {
+    ip_masq: Option<bool>,
+    log_file: Option<PathBuf>,
 }
 
 /// How full a configured range is.
@@ -37,13 +46,14 @@ impl Network {
         let Some(plugin) = list.plugins.iter().find(|plugin| plugin.plugin_type.as_str() == NAME) else {
             return Err(Error::NotOurs { path: path.to_owned() });
         };
-        let config = plugin.decode().map_err(|source| Error::Config { path: path.to_owned(), source })?;
-        Ok(Self { name: list.name.clone(), config })
+        let unusable = |source| Error::Config { path: path.to_owned(), source };
+        let (config, beside) = (plugin.decode().map_err(unusable)?, plugin.decode().map_err(unusable)?);
+        Ok(Self { name: list.name.clone(), config, beside })
     }
 
     /// Where leases are kept, unless the command line says otherwise.
-    pub(crate) fn data_dir(&self, instead: Option<&PathBuf>) -> PathBuf {
-        instead.unwrap_or(&self.config.data_dir).clone()
+    pub(crate) fn data_dir(&self, instead: Option<&Path>) -> PathBuf {
+        instead.unwrap_or(&self.config.data_dir).to_owned()
     }
 
     pub(crate) fn store(&self, data_dir: &Path) -> Result<Store, Error> {
@@ -57,6 +67,16 @@ impl Network {
 
     pub(crate) fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Whether pods are to reach the world by the host's address.
+    pub(crate) fn masquerades(&self) -> bool {
+        self.beside.ip_masq.unwrap_or_default()
+    }
+
+    /// Where its calls are logged.
+    pub(crate) fn log_file(&self) -> Option<&Path> {
+        self.beside.log_file.as_deref()
     }
 
     pub(crate) fn pools(&self) -> &[Pool] {

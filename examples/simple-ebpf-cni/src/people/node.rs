@@ -1,7 +1,7 @@
 //! The networks that there is something of on this node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cnikit::datapath::Datapath;
@@ -10,8 +10,8 @@ use cnikit::netlink::{Link, Socket};
 use cnikit::runtime::NetworkList;
 use cnikit::spec::NetworkName;
 
-use super::Error;
 use super::network::Network;
+use super::{Error, check};
 use crate::config::DEFAULT_DATA_DIR;
 use crate::{bridge, network};
 
@@ -45,38 +45,53 @@ pub(crate) struct Known {
 }
 
 impl Scope {
-    /// The networks that are configured, have leases, or have programs loaded, by their names. What cannot be read is
-    /// passed over here: `doctor` tells of it.
+    /// The networks that there is something of, as far as the scope goes.
     pub(crate) fn networks(&self) -> Result<Vec<Known>, Error> {
-        let mut configured: BTreeMap<NetworkName, (PathBuf, Network)> = BTreeMap::new();
-        for file in NetworkList::files(&self.conf_dir)? {
+        let conf_dir = std::slice::from_ref(&self.conf_dir);
+        networks(conf_dir, self.data_dir.as_deref(), &BTreeMap::new(), self.network.as_ref())
+    }
+}
+
+/// The networks that are configured in one of the directories, have leases, or have programs loaded, by their names; or the
+/// one that is asked for. Of some that are configured no more it may be known where their leases are. What cannot be read is passed over here: `doctor` tells of it.
+pub(crate) fn networks(
+    conf_dirs: &[PathBuf],
+    data_dir: Option<&Path>,
+    leases: &BTreeMap<NetworkName, PathBuf>,
+    asked: Option<&NetworkName>,
+) -> Result<Vec<Known>, Error> {
+    check::refuse_unprivileged()?;
+    let mut configured: BTreeMap<NetworkName, (PathBuf, Network)> = BTreeMap::new();
+    for dir in conf_dirs {
+        for file in NetworkList::files(dir)? {
             if let Ok(network) = Network::read(&file) {
                 // Of several files that name one network, a runtime takes the first.
                 configured.entry(network.name.clone()).or_insert((file, network));
             }
         }
-        let data_dir = self.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
-        let mut names: BTreeSet<NetworkName> = configured.keys().cloned().collect();
-        names.extend(Store::open_all(&data_dir)?.into_keys());
-        names.extend(Datapath::networks(network::PINS)?);
-        if let Some(asked) = &self.network {
-            if !names.contains(asked) {
-                let present = names.iter().map(ToString::to_string).collect();
-                return Err(Error::UnknownNetwork { network: asked.clone(), present });
-            }
-            names.retain(|name| name == asked);
-        }
-        let known = names.into_iter().map(|name| {
-            let configured = configured.remove(&name);
-            let data_dir = match &configured {
-                Some((_, network)) => network.data_dir(self.data_dir.as_ref()),
-                None => data_dir.clone(),
-            };
-            let store = network::leases(&data_dir, &name)?;
-            Ok(Known { configured, store, datapath: network::datapath(&name), name })
-        });
-        known.collect()
     }
+    let default = data_dir.unwrap_or(Path::new(DEFAULT_DATA_DIR));
+    let mut names: BTreeSet<NetworkName> = configured.keys().cloned().collect();
+    names.extend(Store::open_all(default)?.into_keys());
+    names.extend(Datapath::networks(network::PINS)?);
+    names.extend(leases.keys().cloned());
+    if let Some(asked) = asked {
+        if !names.contains(asked) {
+            let present = names.iter().map(ToString::to_string).collect();
+            return Err(Error::UnknownNetwork { network: asked.clone(), present });
+        }
+        names.retain(|name| name == asked);
+    }
+    let known = names.into_iter().map(|name| {
+        let configured = configured.remove(&name);
+        let data_dir = match &configured {
+            Some((_, network)) => network.data_dir(data_dir),
+            None => leases.get(&name).map_or(default, PathBuf::as_path).to_owned(),
+        };
+        let store = network::leases(&data_dir, &name)?;
+        Ok(Known { configured, store, datapath: network::datapath(&name), name })
+    });
+    known.collect()
 }
 
 impl Known {

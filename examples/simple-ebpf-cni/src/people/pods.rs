@@ -5,18 +5,19 @@ use clap::builder::styling::Style;
 use cnikit::netlink::Socket;
 use serde::Serialize;
 
-use super::Error;
 use super::attached::{self, Pod};
 use super::node::Scope;
 use super::output::{BAD, Output};
 use super::table::Table;
 use super::text::{age, bytes, count, list, short};
+use super::{EXIT_STATUS, Error};
 
 /// Show the pods, with what each has sent and received.
 ///
 /// TX is what a pod sent, RX what was delivered to it. DIRECT is the share of its packets that went straight from pod to pod, past the
 /// bridge. DROPS are packets that it was not let send, most often in the name of another; --json tells the reasons.
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
     #[command(flatten)]
     scope: Scope,

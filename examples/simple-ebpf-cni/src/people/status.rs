@@ -15,6 +15,7 @@ use super::node::{Known, Scope};
 use super::output::{BAD, GOOD, HEADER, Output, VOID};
 use super::text::{count, list};
 use super::{Error, chain};
+use crate::bridge;
 use crate::programs::Programs;
 
 const EXIT_STATUS: &str = "\
@@ -49,7 +50,8 @@ struct Network {
     problems: Vec<String>,
     /// The file that configures it.
     config: Option<PathBuf>,
-    pods: usize,
+    /// None where it cannot be told.
+    pods: Option<usize>,
     bridge: Option<Bridge>,
     datapath: Option<Datapath>,
     /// How full the configured ranges are.
@@ -107,8 +109,13 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
 
 impl Network {
     fn look(known: &Known, host: &Socket, links: &[Link]) -> Result<Self, Error> {
-        let mut problems = Vec::new();
-        let pods = pods(known, links)?;
+        let mut problems: Vec<String> = known.store.probe().err().iter().map(|error| chain(error)).collect();
+        problems.extend(known.datapath.probe().err().iter().map(|error| chain(error)));
+        let pods = match pods(known, links) {
+            // What keeps them from being found is among the problems.
+            Err(_) if !problems.is_empty() => return Ok(Self::unknown(known, problems)),
+            pods => pods?,
+        };
         let gone = pods.iter().filter(|pod| pod.host_interface.is_none()).count();
         if gone > 0 {
             let pods = count(gone, "pod");
@@ -123,6 +130,7 @@ impl Network {
                 Some(bridge) if !known.owns(bridge, host) => {
                     problems.push(format!("{} is not the network's: name another as \"bridge\"", bridge.name));
                 }
+                Some(found) if bridge::is_full(found, links) => problems.push(bridge::full(&found.name).to_string()),
                 Some(_) => {}
             }
             if !known.datapath.is_complete()? {
@@ -136,7 +144,21 @@ impl Network {
         let damaged = known.store.leases()?.filter_map(Result::err);
         problems.extend(damaged.map(|error| chain(&error)));
         let config = known.configured.as_ref().map(|(file, _)| file.clone());
-        Ok(Self { name: known.name.clone(), problems, config, pods: pods.len(), bridge, datapath, ranges })
+        Ok(Self { name: known.name.clone(), problems, config, pods: Some(pods.len()), bridge, datapath, ranges })
+    }
+
+    /// A network of which no more can be said than what is wrong.
+    fn unknown(known: &Known, problems: Vec<String>) -> Self {
+        let config = known.configured.as_ref().map(|(file, _)| file.clone());
+        Self {
+            name: known.name.clone(),
+            problems,
+            config,
+            pods: None,
+            bridge: None,
+            datapath: None,
+            ranges: Vec::new(),
+        }
     }
 }
 
@@ -203,7 +225,10 @@ impl Network {
             Some(file) => output.line(format_args!("  config   {}", file.display()))?,
             None => output.styled(VOID, "  config   none")?,
         }
-        output.line(format_args!("  pods     {}", self.pods))?;
+        let Some(pods) = self.pods else {
+            return output.styled(VOID, "  nothing more can be told before that is mended");
+        };
+        output.line(format_args!("  pods     {pods}"))?;
         for range in &self.ranges {
             output.line(format_args!("  pool     {range}"))?;
         }

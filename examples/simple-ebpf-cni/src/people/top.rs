@@ -12,7 +12,6 @@ use clap::{Args, ValueEnum};
 use cnikit::ipam::Owner;
 use serde::Serialize;
 
-use super::Error;
 use super::attached::{Counters, Pod, Way};
 use super::node::Scope;
 use super::output::{Output, VOID};
@@ -20,11 +19,13 @@ use super::pods::{self, UNKNOWN, names};
 use super::table::Table;
 use super::terminal::Keys;
 use super::text::{bytes, count};
+use super::{EXIT_STATUS, Error};
 
 /// Show the pods with the most traffic, again and again; q ends it.
 ///
 /// TX and RX are rates over the interval. Without a terminal it is as with --once.
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
     #[command(flatten)]
     scope: Scope,

@@ -7,36 +7,78 @@ use std::process;
 
 use cnikit::datapath::Datapath;
 use cnikit::netlink::{BridgeSpec, Netns, VethEnd, VethPair};
-use cnikit::plugin::{Failure, Step as _};
-use cnikit::spec::Attachment;
+use cnikit::spec::{self, Attachment};
 use tracing::warn;
 
+use super::{chain, remedy};
 use crate::config::Attach;
 use crate::programs::Programs;
 use crate::{bridge, network};
 
-/// Makes a bridge, a pair, the programs and the filters, and lets them go again.
-pub(crate) fn run() -> Result<(), Failure> {
-    let attachment = Attachment::new("trial".parse()?, "trial".parse()?, "eth0".parse()?);
-    network::datapath(&attachment.network).probe().step("call bpf(2)")?;
+/// What could not be done, and what to do about it.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    pub(crate) found: String,
+    pub(crate) remedy: String,
+}
 
-    let namespaces = "make a network namespace (CONFIG_NET_NS)";
-    let (node, pod) = (Netns::create().step(namespaces)?, Netns::create().step(namespaces)?);
-    let host = node.socket().step(namespaces)?;
-    let bridge = host.create_bridge(&BridgeSpec::new("cbr0".parse()?).up()).step("make a bridge (CONFIG_BRIDGE)")?;
+/// Something that is asked of the kernel, and what it needs for that.
+struct Need {
+    what: &'static str,
+    option: &'static str,
+    module: &'static str,
+}
+
+const NAMESPACE: Need = Need::of("make a network namespace", "CONFIG_NET_NS", "");
+const BRIDGE: Need = Need::of("make a bridge", "CONFIG_BRIDGE", "bridge");
+const PAIR: Need = Need::of("make a veth pair", "CONFIG_VETH", "veth");
+const QDISC: Need = Need::of("add a clsact qdisc with shared blocks", "CONFIG_NET_SCH_INGRESS", "sch_ingress");
+const PROGRAMS: Need = Need::of("load the eBPF programs", "CONFIG_BPF_SYSCALL", "");
+const FILTER: Need = Need::of("attach the eBPF programs", "CONFIG_NET_CLS_BPF", "cls_bpf");
+
+/// Makes a bridge, a pair, the programs and the filters, and lets them go again.
+pub(crate) fn run() -> Result<(), Trouble> {
+    let attachment = attachment().map_err(|error| NAMESPACE.trouble(error.into()))?;
+    PROGRAMS.meet(network::datapath(&attachment.network).probe())?;
+
+    let (node, pod) = (NAMESPACE.meet(Netns::create())?, NAMESPACE.meet(Netns::create())?);
+    let host = NAMESPACE.meet(node.socket())?;
+    let bridge = BRIDGE.meet(host.create_bridge(&BridgeSpec::new(crate::config::default_bridge()).up()))?;
     let outside = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
     let inside = VethEnd { name: attachment.ifname.clone(), mac: attachment.container_mac() };
     let pair = VethPair::new(outside, inside, &pod).master(bridge).host_index(attachment.host_ifindex()).host_up();
-    let port = host.create_veth(&pair).step("make a veth pair (CONFIG_VETH)")?.host;
-    let blocks = bridge::blocks(&attachment.network);
-    host.create_clsact(bridge, blocks).step("add a clsact qdisc with shared blocks (CONFIG_NET_SCH_INGRESS)")?;
+    let port = PAIR.meet(host.create_veth(&pair))?.host;
+    QDISC.meet(host.create_clsact(bridge, bridge::blocks(&attachment.network)))?;
 
     let pins = Pins(PathBuf::from(format!("{}-trial-{}", network::PINS, process::id())));
     let datapath = Datapath::new(&pins.0, &attachment.network);
-    datapath.ensure().step("load the eBPF programs (CONFIG_BPF_SYSCALL)")?;
-    let programs = Programs::open(&datapath, &attachment.network)?;
-    programs.ensure_attached(&host).step("attach the eBPF programs (CONFIG_NET_CLS_BPF)")?;
-    programs.join(&host, &attachment, port, Attach::Clsact).step("have a port share them")
+    PROGRAMS.meet(datapath.ensure())?;
+    let programs = PROGRAMS.meet(Programs::open(&datapath, &attachment.network))?;
+    FILTER.meet(programs.ensure_attached(&host))?;
+    QDISC.meet(programs.join(&host, &attachment, port, Attach::Clsact))
+}
+
+fn attachment() -> Result<Attachment, spec::Error> {
+    Ok(Attachment::new("trial".parse()?, "trial".parse()?, "eth0".parse()?))
+}
+
+impl Need {
+    const fn of(what: &'static str, option: &'static str, module: &'static str) -> Self {
+        Self { what, option, module }
+    }
+
+    fn meet<T>(&self, outcome: Result<T, impl Into<cnikit::Error>>) -> Result<T, Trouble> {
+        outcome.map_err(|error| self.trouble(error.into()))
+    }
+
+    fn trouble(&self, error: cnikit::Error) -> Trouble {
+        let remedy = match &error {
+            cnikit::Error::Datapath(error) => remedy::of_datapath(error),
+            cnikit::Error::Netlink(error) => remedy::of_netlink_by(error, self.option, self.module),
+            _ => remedy::REPORT.to_owned(),
+        };
+        Trouble { found: format!("{}: {}", self.what, chain(&error)), remedy }
+    }
 }
 
 /// Where the programs are pinned meanwhile: beside the pins of networks, where none of their owners looks.

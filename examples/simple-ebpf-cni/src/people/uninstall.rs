@@ -1,31 +1,53 @@
 //! `uninstall`: removes what `install` has written and, where it is wished, all that pods and networks have left.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use clap::Args;
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{Failure, Failures, Step as _};
-use cnikit::spec::Attachment;
+use cnikit::runtime::NetworkList;
+use cnikit::spec::{Attachment, NetworkName};
 use serde::Serialize;
 
 use super::Error;
 use super::attached::pods;
 use super::manifest::{Found, Manifest, Turn};
-use super::node::{Known, Scope};
+use super::network::Network;
+use super::node::{self, CONF_DIR, Known};
 use super::output::Output;
 use crate::config::DEFAULT_DATA_DIR;
 use crate::{bridge, masquerade, network};
 
-/// Remove what install has written: the configuration and, unless one network is named, the binary.
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  all that was to go is gone, or there was nothing; what was left on purpose is told
+  1  pods are attached and nothing was removed, or something could not be; it is told what
+  2  the command line is wrong";
+
+/// Remove what install has written: the configurations and, with the last of them, the binary.
 ///
 /// Refused while pods are attached. Files that somebody has changed since are left. --purge removes what the networks have left on
-/// the node as well: veth pairs, pinned programs and maps, the bridges that the plugin made, leases.
-#[derive(Debug, Args)]
+/// the node as well: veth pairs, masquerade rules, the bridges that the plugin made, pinned programs and maps, leases. Where some of
+/// that cannot be removed, what leads to it stays, and the binary too: run it again.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
-    #[command(flatten)]
-    scope: Scope,
+    /// Remove this network alone, and leave the binary
+    #[arg(long, value_name = "NAME")]
+    network: Option<NetworkName>,
+
+    /// Remove what is configured in this directory alone, and leave the binary to what is configured in others
+    /// [default: every directory that install has written to, and /etc/cni/net.d]
+    #[arg(long, value_name = "DIR")]
+    conf_dir: Option<PathBuf>,
+
+    /// Where it is kept what was installed, and leases
+    /// [default: /var/lib/cni/simple-ebpf-cni, and for leases where the network's configuration says]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
 
     /// Remove what the networks have left on the node as well
     #[arg(long)]
@@ -53,28 +75,40 @@ struct Report {
     kept: Vec<String>,
     #[serde(skip)]
     failures: Failures,
+    /// Whether something could not be removed.
+    #[serde(skip)]
+    has_failed: bool,
 }
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
-    let Options { scope, .. } = options;
-    let data_dir = scope.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
-    let _turn = if options.dry_run || !data_dir.exists() { None } else { Some(Turn::take(&data_dir)?) };
-    let mut manifest = Manifest::read(&data_dir)?;
-    let networks = scope.networks()?;
+    let options = &options.clone().absolute()?;
+    let data_dir = options.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DATA_DIR));
+    let _turn = if options.dry_run || !data_dir.exists() { None } else { Some(Turn::take(data_dir)?) };
+    let mut manifest = Manifest::read(data_dir)?;
+    let (networks, others) = options.networks(&manifest)?;
     let host = Socket::open()?;
     if !options.force {
         refuse_pods(&networks, &host.links()?)?;
     }
     let mut report = Report { dry_run: options.dry_run, ..Report::default() };
+    if options.purge && !options.dry_run {
+        remember_leases(&networks, data_dir, &mut manifest)?;
+    }
     // Configurations go first: no runtime is to begin an ADD of what is about to vanish.
-    report.remove_files(&mut manifest, options)?;
+    report.remove_configurations(&mut manifest, options)?;
     if options.purge {
         for known in &networks {
             report.purge(known, &host)?;
+            if !options.dry_run && !known.store.dir().exists() {
+                manifest.forget_leases(&known.name)?;
+            }
         }
-        for dir in [Path::new(network::PINS), &data_dir] {
-            report.remove_empty(dir);
-        }
+        report.remove_empty(Path::new(network::PINS));
+    }
+    // Last, as it is what does all this.
+    report.remove_binaries(&mut manifest, options, &others)?;
+    if options.purge {
+        report.remove_empty(data_dir);
     }
     if options.json {
         output.json(&report)?
@@ -82,6 +116,60 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
         report.write(output)?
     }
     Ok(report.failures.into_result()?)
+}
+
+impl Options {
+    /// The same from whatever directory it is looked at.
+    fn absolute(mut self) -> Result<Self, Error> {
+        self.data_dir = self.data_dir.as_deref().map(absolute).transpose()?;
+        self.conf_dir = self.conf_dir.as_deref().map(absolute).transpose()?;
+        Ok(self)
+    }
+
+    /// Whether a file of a network is to be removed.
+    fn asks_for(&self, path: &Path, network: &NetworkName) -> bool {
+        self.network.as_ref().is_none_or(|asked| asked == network)
+            && self.conf_dir.as_ref().is_none_or(|dir| path.parent() == Some(dir))
+    }
+
+    /// The networks that are asked for, and those that are configured elsewhere than where is asked for.
+    fn networks(&self, manifest: &Manifest) -> Result<(Vec<Known>, BTreeSet<NetworkName>), Error> {
+        let written = manifest.files().filter(|(_, network)| network.is_some()).filter_map(|(path, _)| path.parent());
+        let mut dirs: BTreeSet<PathBuf> = written.map(Path::to_owned).collect();
+        dirs.insert(CONF_DIR.into());
+        let Some(dir) = &self.conf_dir else {
+            let dirs: Vec<PathBuf> = dirs.into_iter().collect();
+            return Ok((self.known(&dirs, manifest)?, BTreeSet::new()));
+        };
+        dirs.remove(dir);
+        let mut others = BTreeSet::new();
+        for file in dirs.iter().map(|dir| NetworkList::files(dir)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()
+        {
+            others.extend(Network::read(&file).ok().map(|network| network.name));
+        }
+        let mut networks = self.known(std::slice::from_ref(dir), manifest)?;
+        networks.retain(|known| known.configured.is_some() || !others.contains(&known.name));
+        Ok((networks, others))
+    }
+
+    fn known(&self, conf_dirs: &[PathBuf], manifest: &Manifest) -> Result<Vec<Known>, Error> {
+        node::networks(conf_dirs, self.data_dir.as_deref(), manifest.leases(), self.network.as_ref())
+    }
+}
+
+fn absolute(dir: &Path) -> Result<PathBuf, Error> {
+    path::absolute(dir).map_err(|source| Error::File { operation: "find", path: dir.to_owned(), source })
+}
+
+/// Has the next run find leases that lie where only the configuration says, should this one not come to its end.
+fn remember_leases(networks: &[Known], data_dir: &Path, manifest: &mut Manifest) -> Result<(), Error> {
+    for known in networks {
+        let dir = known.store.dir().parent().filter(|dir| *dir != data_dir && known.store.dir().exists());
+        if let Some(dir) = dir {
+            manifest.remember_leases(&known.name, dir)?;
+        }
+    }
+    Ok(())
 }
 
 fn refuse_pods(networks: &[Known], links: &[Link]) -> Result<(), Error> {
@@ -93,29 +181,54 @@ fn refuse_pods(networks: &[Known], links: &[Link]) -> Result<(), Error> {
 }
 
 impl Report {
-    fn remove_files(&mut self, manifest: &mut Manifest, options: &Options) -> Result<(), Error> {
-        let asked = |network| options.scope.network.is_none() || options.scope.network.as_ref() == network;
-        let files = manifest.files().filter(|(_, network)| asked(*network));
-        let mut files: Vec<(PathBuf, bool)> =
-            files.map(|(path, network)| (path.to_owned(), network.is_none())).collect();
-        files.sort_by_key(|(_, is_binary)| *is_binary);
-        for (path, _) in files {
-            match manifest.look(&path)? {
-                Found::Foreign if !options.force => {
-                    self.kept.push(format!("{}: changed since it was installed", path.display()));
-                    continue;
-                }
-                Found::Nothing => {}
-                Found::Ours | Found::Foreign => self.removed.push(path.display().to_string()),
-            }
-            if !self.dry_run {
-                manifest.remove(&path)?;
-            }
+    fn remove_configurations(&mut self, manifest: &mut Manifest, options: &Options) -> Result<(), Error> {
+        let files = manifest.files().filter(|(path, network)| network.is_some_and(|of| options.asks_for(path, of)));
+        let files: Vec<PathBuf> = files.map(|(path, _)| path.to_owned()).collect();
+        files.iter().try_for_each(|path| self.remove_file(path, manifest, options))
+    }
+
+    /// Removes the binary, unless somebody needs it: `others` are networks that were not asked for.
+    fn remove_binaries(
+        &mut self,
+        manifest: &mut Manifest,
+        options: &Options,
+        others: &BTreeSet<NetworkName>,
+    ) -> Result<(), Error> {
+        let left = manifest.files().filter_map(|(path, network)| network.filter(|of| !options.asks_for(path, of)));
+        let served: BTreeSet<&NetworkName> = left.chain(others).collect();
+        let served: Vec<String> = served.into_iter().map(ToString::to_string).collect();
+        let binaries = manifest.files().filter(|(_, network)| network.is_none());
+        let binaries: Vec<PathBuf> = binaries.map(|(path, _)| path.to_owned()).collect();
+        for path in &binaries {
+            let reason = if self.has_failed {
+                "what could not be removed needs it: run it again".to_owned()
+            } else if let Some(asked) = &options.network {
+                format!("{asked} alone was to be removed")
+            } else if !served.is_empty() {
+                format!("it serves {}", served.join(", "))
+            } else {
+                self.remove_file(path, manifest, options)?;
+                continue;
+            };
+            self.kept.push(format!("{}: {reason}", path.display()));
         }
         Ok(())
     }
 
-    /// Removes what a network has left, from what pods use to what they leave, past whatever fails.
+    fn remove_file(&mut self, path: &Path, manifest: &mut Manifest, options: &Options) -> Result<(), Error> {
+        match manifest.look(path)? {
+            Found::Foreign if !options.force => {
+                self.kept.push(format!("{}: changed since it was installed", path.display()));
+                return Ok(());
+            }
+            Found::Nothing => {}
+            Found::Ours | Found::Foreign => self.removed.push(path.display().to_string()),
+        }
+        if self.dry_run { Ok(()) } else { manifest.remove(path) }
+    }
+
+    /// Removes what a network has left, from what pods use to what they leave, past whatever fails; but nothing that leads
+    /// to what is still there, so that the next run finds it.
     fn purge(&mut self, known: &Known, host: &Socket) -> Result<(), Error> {
         let links = host.links()?;
         // A bridge that another network has claimed by now is not to lose its ports.
@@ -126,15 +239,23 @@ impl Report {
             let has_pod = attached.iter().any(|pod| pod.host_interface.as_ref() == Some(&link.name));
             has_pod || is_port && Attachment::is_host_ifname(&link.name)
         };
+        let mut is_whole = true;
         for link in links.iter().filter(|link| is_ours(link)) {
-            self.remove(format!("veth {}", link.name), || Ok(host.delete_link(link.index)?));
+            is_whole &= self.remove(format!("veth {}", link.name), || Ok(host.delete_link(link.index)?));
         }
-        if masquerade::is_there(&known.name) {
-            self.remove(format!("masquerade rules of {}", known.name), || Ok(masquerade::remove(&known.name)?));
+        if !is_whole {
+            // The bridge knows its ports, the programs hold pods to their addresses, and the leases name both.
+            self.kept.push(format!("all else of {}: it leads to the pairs that are left", known.name));
+            return Ok(());
+        }
+        // That it cannot be told whether there are rules is no reason to leave them.
+        if masquerade::is_there(&known.name).unwrap_or(true) {
+            is_whole &=
+                self.remove(format!("masquerade rules of {}", known.name), || Ok(masquerade::remove(&known.name)?));
         }
         if let Some(bridge) = bridge {
             if bridge::is_made_for(&known.name, bridge) {
-                self.remove(format!("bridge {}", bridge.name), || Ok(host.delete_link(bridge.index)?));
+                is_whole &= self.remove(format!("bridge {}", bridge.name), || Ok(host.delete_link(bridge.index)?));
             } else {
                 self.kept
                     .push(format!("bridge {}: the network has not made it, or its MAC was changed since", bridge.name));
@@ -142,21 +263,28 @@ impl Report {
         }
         let pins = known.datapath.directory();
         let pins = pins.parent().unwrap_or(&pins);
-        if pins.exists() {
-            self.remove(format!("programs and maps pinned in {}", pins.display()), || Ok(known.datapath.remove()?));
+        if is_whole && pins.exists() {
+            is_whole = self
+                .remove(format!("programs and maps pinned in {}", pins.display()), || Ok(known.datapath.remove()?));
         }
         let leases = known.store.dir();
-        if leases.exists() {
+        if !is_whole {
+            self.kept.push(format!("pins and leases of {}: they lead to what is left", known.name));
+        } else if leases.exists() {
             self.remove(format!("leases in {}", leases.display()), || Ok(fs::remove_dir_all(leases)?));
         }
         Ok(())
     }
 
-    fn remove(&mut self, what: String, remove: impl FnOnce() -> Result<(), Failure>) {
+    /// Removes something, or keeps the reason why it is left. Tells whether it is gone.
+    fn remove(&mut self, what: String, remove: impl FnOnce() -> Result<(), Failure>) -> bool {
         let removed = if self.dry_run { Ok(()) } else { remove() };
-        if self.failures.note(removed.step(format_args!("remove {what}"))).is_some() {
+        let is_gone = self.failures.note(removed.step(format_args!("remove {what}"))).is_some();
+        if is_gone {
             self.removed.push(what);
         }
+        self.has_failed |= !is_gone;
+        is_gone
     }
 
     /// Removes a directory that nothing lies in any more.

@@ -11,7 +11,7 @@ use crate::support::{Network, bin, on_host};
 
 /// What it says of the network, with its configuration alone in the directory, and the status that it ends with.
 #[track_caller]
-fn doctor(conf_dir: &Path) -> (Option<i32>, Vec<Value>) {
+pub(crate) fn doctor(conf_dir: &Path) -> (Option<i32>, Vec<Value>) {
     let (conf_dir, bin_dir) = (conf_dir.display(), bin().display());
     let output = command(&format!("doctor --json --conf-dir {conf_dir} --bin-dir {bin_dir}"));
     let report: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:#?}"));
@@ -19,13 +19,13 @@ fn doctor(conf_dir: &Path) -> (Option<i32>, Vec<Value>) {
 }
 
 /// What it found of this name and verdict, with the remedies.
-fn found(checks: &[Value], check: &str, verdict: &str) -> String {
+pub(crate) fn found(checks: &[Value], check: &str, verdict: &str) -> String {
     let of = checks.iter().filter(|one| one["check"] == check && one["verdict"] == verdict);
     of.map(|one| format!("{} -> {}\n", one["found"], one["remedy"])).collect()
 }
 
 /// A directory with the network's configuration in it, as one plugin alone.
-fn configured(network: &Network) -> std::path::PathBuf {
+pub(crate) fn configured(network: &Network) -> std::path::PathBuf {
     let dir = network.host.scratch();
     fs::write(dir.join("10-blackbox.conf"), network.config.to_string()).expect("room");
     dir
@@ -58,11 +58,21 @@ fn a_node_that_can_do_all_passes_and_is_left_as_it_was() {
 fn a_process_that_lacks_privileges_is_told_so() {
     on_host(|network| {
         let dir = configured(network);
-        let nobody = Command::new("setpriv").args(["--bounding-set=-all", "--inh-caps=-all", "--reuid=65534", "--"]);
-        let arguments = ["doctor", "--json", "--conf-dir"];
         let copy = network.host.scratch().join("simple-ebpf-cni");
         fs::copy(BINARY, &copy).expect("room");
-        let output = nobody.arg(&copy).args(arguments).arg(&dir).output();
+        let by_nobody = |words: &str| {
+            let nobody =
+                Command::new("setpriv").args(["--bounding-set=-all", "--inh-caps=-all", "--reuid=65534", "--"]);
+            nobody.arg(&copy).words(words).arg("--conf-dir").arg(&dir).output()
+        };
+        // Who cannot see the pods is not told that there are none.
+        for words in ["pods", "top --once", "status", "uninstall"] {
+            let output = by_nobody(words);
+            assert_eq!((output.status.code(), output.stdout.as_str()), (Some(1), ""), "{output:?}");
+            let said = output.stderr.trim_end();
+            assert!(said.ends_with("run it as root") && !said.contains('\n'), "{said}");
+        }
+        let output = by_nobody("doctor --json");
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
         let checks = report["checks"].as_array().expect("a list");

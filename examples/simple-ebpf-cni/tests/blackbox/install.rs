@@ -1,51 +1,51 @@
-//! The commands `install` and `uninstall`: what they write and remove, and what they keep their hands off.
+//! The command `install`, and `uninstall` after it: what they write and remove, and what they keep their hands off.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use cnikit_testbed::{Footprint, Namespace as _, Plugin};
+use cnikit_testbed::{Call, Command, Footprint, Namespace as _, Plugin, Ruling};
 use serde_json::{Value, json};
 
 use crate::people::{BINARY, command, conflist, json_of, refused, shown};
 use crate::support::{DATA_DIR, NAME, Network, on_host};
 
 /// A node's two directories, empty.
-struct Node<'h> {
-    network: &'h Network<'h>,
-    conf_dir: PathBuf,
-    bin_dir: PathBuf,
+pub(crate) struct Node<'h> {
+    pub(crate) network: &'h Network<'h>,
+    pub(crate) conf_dir: PathBuf,
+    pub(crate) bin_dir: PathBuf,
 }
 
 impl<'h> Node<'h> {
-    fn new(network: &'h Network<'h>) -> Self {
+    pub(crate) fn new(network: &'h Network<'h>) -> Self {
         let [conf_dir, bin_dir] = [(); 2].map(|()| network.host.scratch());
         Self { network, conf_dir, bin_dir }
     }
 
-    fn install(&self, options: &str) -> String {
+    pub(crate) fn install(&self, options: &str) -> String {
         format!("install --conf-dir {} --bin-dir {} {options}", self.conf_dir.display(), self.bin_dir.display())
     }
 
-    fn uninstall(&self, options: &str) -> String {
+    pub(crate) fn uninstall(&self, options: &str) -> String {
         format!("uninstall --conf-dir {} {options}", self.conf_dir.display())
     }
 
-    fn conf(&self, name: &str) -> PathBuf {
+    pub(crate) fn conf(&self, name: &str) -> PathBuf {
         self.conf_dir.join(name)
     }
 
-    fn binary(&self) -> PathBuf {
+    pub(crate) fn binary(&self) -> PathBuf {
         self.bin_dir.join("simple-ebpf-cni")
     }
 
     /// What lies in both directories.
-    fn files(&self) -> Footprint {
+    pub(crate) fn files(&self) -> Footprint {
         Footprint::of_files(&self.conf_dir).and(Footprint::of_files(&self.bin_dir))
     }
 
     /// The plugin as it was installed, with the network as it was configured.
-    fn network(&self, file: &str) -> Network<'h> {
+    pub(crate) fn network(&self, file: &str) -> Network<'h> {
         let list: Value = serde_json::from_slice(&fs::read(self.conf(file)).expect("a file")).expect("JSON");
         let mut config = list["plugins"][0].clone();
         (config["cniVersion"], config["name"]) = (list["cniVersion"].clone(), list["name"].clone());
@@ -53,7 +53,7 @@ impl<'h> Node<'h> {
     }
 }
 
-const BLACKBOX: &str = "--network blackbox --subnet 10.99.0.0/24";
+pub(crate) const BLACKBOX: &str = "--network blackbox --subnet 10.99.0.0/24";
 
 #[test]
 fn what_is_installed_works_and_goes_again() {
@@ -228,21 +228,24 @@ fn files_of_others_and_changed_ones_are_left_alone() {
     });
 }
 
+/// Has an older build be installed, which would have left its own digest.
+fn pretend_older(node: &Node) {
+    fs::write(node.binary(), b"an older build").expect("room");
+    let manifest = Path::new(DATA_DIR).join("installed.json");
+    let digest = |path: &Path| {
+        let sum = node.network.host.command("sha256sum").arg(path).run();
+        sum.split(' ').next().expect("a digest").to_owned()
+    };
+    let (was, new) = (fs::read_to_string(&manifest).expect("a file"), digest(&node.binary()));
+    fs::write(&manifest, was.replace(&digest(Path::new(BINARY)), &new)).expect("room");
+}
+
 #[test]
 fn an_upgrade_replaces_the_binary_of_another_build() {
     on_host(|network| {
         let node = Node::new(network);
         shown(&node.install(BLACKBOX));
-        // An older build would have left its own digest.
-        let older = b"an older build";
-        fs::write(node.binary(), older).expect("room");
-        let manifest = Path::new(DATA_DIR).join("installed.json");
-        let digest = |path: &Path| {
-            let sum = network.host.command("sha256sum").arg(path).run();
-            sum.split(' ').next().expect("a digest").to_owned()
-        };
-        let (was, new) = (fs::read_to_string(&manifest).expect("a file"), digest(&node.binary()));
-        fs::write(&manifest, was.replace(&digest(Path::new(BINARY)), &new)).expect("room");
+        pretend_older(&node);
         let text = shown(&node.install(BLACKBOX));
         assert!(text.contains(&format!("replaced {}", node.binary().display())), "{text}");
         assert_eq!(fs::read(node.binary()).expect("a file"), fs::read(BINARY).expect("a file"));
@@ -276,49 +279,56 @@ fn the_configuration_sorts_first_unless_it_cannot() {
     });
 }
 
+/// Whatever comes next takes no file of the killed one for somebody else's, wherever it was.
 #[test]
-fn a_purge_leaves_nothing_of_the_network() {
+fn a_killed_install_is_finished_or_taken_back() {
     on_host(|network| {
-        let node = Node::new(network);
-        let before = network.footprint();
-        shown(&node.install(BLACKBOX));
-        let installed = node.network("10-blackbox.conflist");
-        let pods = ["one", "two"].map(|name| installed.attach(name));
-        let text = shown(&node.uninstall("--purge --force"));
-        for what in [
-            format!("removed {}", node.binary().display()),
-            format!("removed {}", node.conf("10-blackbox.conflist").display()),
-            format!("removed veth {}", pods[0].host_veth()),
-            format!("removed veth {}", pods[1].host_veth()),
-            "removed bridge cbr0".into(),
-            "removed programs and maps pinned in /sys/fs/bpf/simple-ebpf-cni/blackbox".into(),
-            format!("removed leases in {DATA_DIR}/blackbox"),
-        ] {
-            assert!(text.contains(&what), "{what}: {text}");
-        }
-        network.footprint().assert_unchanged(&before, "install and purge");
-        node.files().assert_unchanged(&Footprint::default(), "install and purge");
-        assert!(!Path::new(DATA_DIR).exists() && !Path::new("/sys/fs/bpf/simple-ebpf-cni").exists());
-        for pod in &pods {
-            assert!(pod.pod.link("eth0").is_none());
-            network.detach(pod);
+        for (is_upgrade, is_finished) in [(false, false), (true, false), (true, true)] {
+            for moment in 0.. {
+                let node = Node::new(network);
+                let line = node.install(BLACKBOX);
+                if is_upgrade {
+                    shown(&line);
+                    pretend_older(&node);
+                }
+                let mut renames = 0;
+                // What is renamed in there are the programs of the trial.
+                let is_rename =
+                    |call: &Call| call.name().starts_with("rename") && !call.to_string().contains("/sys/fs/bpf");
+                let killed = Command::new(BINARY).env_clear().words(&line).supervised(|call| {
+                    renames += usize::from(is_rename(call));
+                    if is_rename(call) && renames > moment { Ruling::Kill } else { Ruling::Continue }
+                });
+                assert_eq!(killed.status.code().is_none(), renames > moment, "{killed:#?}");
+                if is_finished {
+                    shown(&line);
+                    assert_eq!(fs::read(node.binary()).expect("a file"), fs::read(BINARY).expect("a file"));
+                }
+                shown(&node.uninstall(""));
+                node.files().assert_unchanged(&Footprint::default(), "an install that was killed, and uninstall");
+                assert!(!Path::new(DATA_DIR).exists());
+                if killed.status.success() {
+                    assert!(moment >= 4, "both files and what is remembered of them: {moment}");
+                    break;
+                }
+            }
         }
     });
 }
 
 #[test]
-fn a_purge_leaves_a_bridge_that_was_there_before_and_links_of_others() {
+fn what_cannot_be_remembered_is_not_written() {
     on_host(|network| {
-        network.host.ip("link add cbr0 type bridge");
-        network.host.ip("link add other0 type veth peer name other1");
-        network.host.ip("link set other0 master cbr0");
-        let pod = network.attach("one");
         let node = Node::new(network);
-        let text = shown(&node.uninstall("--purge --force"));
-        assert!(text.contains("left bridge cbr0"), "{text}");
-        assert!(network.host.link("cbr0").is_some() && network.host.link("other0").is_some());
-        assert!(network.host.link(pod.host_veth()).is_none());
-        network.host.ip("link del other0");
-        network.detach(&pod);
+        fs::create_dir_all(DATA_DIR).expect("room");
+        network.host.command("mount").words("-t tmpfs -o ro,mode=755 tmpfs").arg(DATA_DIR).run();
+        for (options, word) in [("", "1 problem"), ("--ignore-checks", "installed.json")] {
+            let output = command(&node.install(&format!("{BLACKBOX} {options}")));
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            assert!(output.stderr.contains(word) && !output.stderr.contains(".new"), "{output:?}");
+        }
+        node.files().assert_unchanged(&Footprint::default(), "an install that failed");
+        network.host.command("umount").arg(DATA_DIR).run();
+        fs::remove_dir(DATA_DIR).expect("it is empty");
     });
 }

@@ -262,6 +262,10 @@ fn help_and_version_are_there() {
     }
     let help = shown("--help");
     assert!(help.contains("leases") && help.contains("Exit status"), "{help}");
+    for command in ["pods", "top", "status", "doctor", "install", "uninstall", "leases", "leases import"] {
+        let help = shown(&format!("{command} --help"));
+        assert!(["Exit status", "--json"].iter().all(|word| help.contains(word)), "{help}");
+    }
 }
 
 #[test]

@@ -58,6 +58,14 @@ fn a_log_that_cannot_be_written_is_one_warning() {
         assert!(!elsewhere.exists());
         fs::remove_file(LOG).expect("it is there");
 
+        // Where fs.protected_hardlinks is off, whoever may write in the directory can do that.
+        let secret = network.host.scratch().join("secret");
+        fs::write(&secret, "root's").expect("room");
+        fs::hard_link(&secret, LOG).expect("both are on one file system");
+        refused("a hard link", "has other names");
+        assert_eq!(fs::read_to_string(&secret).expect("a file"), "root's");
+        fs::remove_file(LOG).expect("it is there");
+
         network.host.command("mkfifo").arg(LOG).run();
         refused("a FIFO that nobody reads", "No such device or address");
         fs::remove_file(LOG).expect("it is there");

@@ -3,6 +3,7 @@
 
 mod add;
 mod bad_input;
+mod broken_node;
 mod chain;
 mod check;
 mod cnitool;
@@ -33,5 +34,6 @@ mod status;
 mod support;
 mod top;
 mod traffic;
+mod uninstall;
 mod upgrade;
 mod wishes;

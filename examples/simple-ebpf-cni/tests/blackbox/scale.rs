@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use cnikit_testbed::Namespace;
 
-use crate::support::{Attached, GATEWAY, Network, heard, on_host, silence};
+use crate::doctor::configured;
+use crate::people::command;
+use crate::support::{Attached, GATEWAY, Network, bin, heard, on_host, silence};
 
 /// How many pods talk to each other, to the gateway and with the host. The others are bystanders.
 const TALKERS: usize = 4;
@@ -98,6 +100,11 @@ fn a_bridge_that_is_full_is_called_that() {
         let pod = network.host.pod();
         let error = network.call("ADD", "second", &pod).error(11);
         assert!(error.contains("cbr0 has 1,023 ports"), "{error}");
+        let (dir, bin) = (configured(network), bin().display());
+        for words in ["status", &format!("doctor --bin-dir {bin}")] {
+            let output = command(&format!("{words} --conf-dir {}", dir.display()));
+            assert!(output.status.code() == Some(1) && output.stdout.contains("cbr0 has 1,023 ports"), "{output:#?}");
+        }
         network.host.command("ip").words("link delete group 42").run();
         assert_eq!(network.footprint(), before, "nothing is left of the attempt");
         network.detach(&first);

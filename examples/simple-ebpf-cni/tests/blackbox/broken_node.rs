@@ -1,0 +1,371 @@
+//! Nodes on which an ADD fails: the command `doctor` names the cause that there is, and what does away with it.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+
+use cnikit_testbed::{Command, Footprint, Namespace as _, Ruling};
+use serde_json::Value;
+
+use crate::doctor::{configured, doctor, found};
+use crate::people::{BINARY, command, conflist, refused};
+use crate::support::{DATA_DIR, NAME, Network, bin, on_host};
+
+/// "The plugin is not available".
+const UNAVAILABLE: u64 = 50;
+
+/// What STATUS says.
+#[track_caller]
+fn unavailable(network: &Network) -> String {
+    network.plugin.invocation("STATUS").config(&network.with("cniVersion", "1.1.0")).run().error(UNAVAILABLE)
+}
+
+/// What `doctor` finds, with system calls judged.
+#[track_caller]
+fn supervised(conf_dir: &Path, mut fails: impl FnMut(&str, &cnikit_testbed::Call) -> Option<i32> + Send) -> Vec<Value> {
+    let line = format!("doctor --json --conf-dir {} --bin-dir {}", conf_dir.display(), bin().display());
+    let judge = |call: &cnikit_testbed::Call| fails(call.name(), call).map_or(Ruling::Continue, Ruling::Fail);
+    let output = Command::new(BINARY).env_clear().words(&line).supervised(judge);
+    assert_eq!(output.status.code(), Some(1), "{output:#?}");
+    let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    report["checks"].as_array().expect("a list").clone()
+}
+
+#[test]
+fn a_file_system_for_pins_that_is_read_only() {
+    on_host(|network| {
+        let dir = configured(network);
+        network.host.command("mount").words("-o remount,ro /sys/fs/bpf").run();
+        let (status, checks) = doctor(&dir);
+        let failed = found(&checks, "bpffs", "fail");
+        assert_eq!(status, Some(1));
+        assert!(failed.contains("read-only") && failed.contains("mount -o remount,rw /sys/fs/bpf"), "{checks:#?}");
+        assert!(found(&checks, "trial", "warn").contains("not made"), "{checks:#?}");
+        assert!(unavailable(network).contains("remount,rw"));
+        let pod = network.host.pod();
+        assert!(network.call("ADD", "one", &pod).error(5).contains("remount,rw"));
+        network.host.command("mount").words("-o remount,rw /sys/fs/bpf").run();
+        assert_eq!(doctor(&dir).0, Some(0));
+    });
+}
+
+#[test]
+fn a_kernel_that_refuses_what_an_add_asks() {
+    on_host(|network| {
+        let dir = configured(network);
+        for (error, remedies) in [
+            (libc::EPERM, ["seccomp", "outside of the container"]),
+            (libc::ENOSYS, ["CONFIG_BPF_SYSCALL", "boot a kernel"]),
+            (libc::ENOMEM, ["memory.max", "ulimit -l"]),
+        ] {
+            let checks = supervised(&dir, |name, _| (name == "bpf").then_some(error));
+            let failed = found(&checks, "trial", "fail");
+            assert!(remedies.iter().all(|remedy| failed.contains(remedy)), "{error}: {checks:#?}");
+        }
+        // As the kernel answers who asks for a kind of link that it does not know.
+        let checks =
+            supervised(&dir, |_, call| call.to_string().starts_with("sendto type 16").then_some(libc::EOPNOTSUPP));
+        let failed = found(&checks, "trial", "fail");
+        assert!(failed.contains("modprobe bridge") && failed.contains("CONFIG_BRIDGE"), "{checks:#?}");
+    });
+}
+
+/// Makes something of the state directory that no lease can be written to, and unmakes it.
+struct Fault {
+    make: fn(&Network, &Path),
+    words: [&'static str; 2],
+    remedy: &'static str,
+}
+
+fn net() -> std::path::PathBuf {
+    Path::new(DATA_DIR).join(NAME)
+}
+
+fn made(mode: u32) {
+    fs::create_dir_all(net()).expect("room");
+    for dir in [Path::new(DATA_DIR), &net()] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode)).expect("root may");
+    }
+}
+
+fn mounted(network: &Network, options: &str) {
+    made(0o755);
+    network.host.command("mount").words(&format!("-t tmpfs -o mode=755,{options} tmpfs {DATA_DIR}")).run();
+}
+
+const FAULTS: [Fault; 8] = [
+    Fault {
+        make: |_, _| {
+            made(0o755);
+            fs::set_permissions(net(), fs::Permissions::from_mode(0o777)).expect("root may");
+        },
+        words: ["/simple-ebpf-cni/blackbox", "can be changed by others"],
+        remedy: "chmod go-w /var/lib/cni/simple-ebpf-cni/blackbox",
+    },
+    Fault {
+        make: |_, _| made(0o775),
+        words: ["/simple-ebpf-cni/blackbox", "can be changed by others"],
+        remedy: "chmod go-w /var/lib/cni/simple-ebpf-cni/blackbox",
+    },
+    Fault {
+        make: |_, _| {
+            made(0o755);
+            chown(DATA_DIR, Some(4321), None).expect("root may");
+        },
+        words: [DATA_DIR, "user 4321"],
+        remedy: "chown root /var/lib/cni/simple-ebpf-cni\"",
+    },
+    Fault {
+        make: |_, _| fs::write(DATA_DIR, "in the way").expect("room"),
+        words: [DATA_DIR, "Not a directory"],
+        remedy: "move the file away",
+    },
+    Fault {
+        make: |_, scratch| {
+            made(0o755);
+            fs::remove_dir(net()).expect("it is empty");
+            symlink(scratch, net()).expect("room");
+        },
+        words: ["/simple-ebpf-cni/blackbox", "symbolic link"],
+        remedy: "install -d -m 755 /var/lib/cni/simple-ebpf-cni/blackbox",
+    },
+    Fault {
+        make: |_, _| {
+            made(0o755);
+            fs::write(net().join("leases"), "in the way").expect("room");
+        },
+        words: ["/simple-ebpf-cni/blackbox/leases", "Not a directory"],
+        remedy: "move the file away",
+    },
+    Fault {
+        make: |network, _| mounted(network, "ro"),
+        words: [DATA_DIR, "Read-only file system"],
+        remedy: "mount -o remount,rw",
+    },
+    Fault {
+        make: |network, _| mounted(network, "nr_inodes=1"),
+        words: [DATA_DIR, "No space left on device"],
+        remedy: "df -i",
+    },
+];
+
+#[test]
+fn a_directory_for_leases_that_none_can_be_written_to() {
+    on_host(|network| {
+        let dir = configured(network);
+        for Fault { make, words, remedy } in FAULTS {
+            make(network, &network.host.scratch());
+            let before = Footprint::of_files("/var/lib/cni");
+            let modes = network.host.command("find").words("/var/lib/cni -printf %p%m%u%T@").run();
+
+            let (status, checks) = doctor(&dir);
+            let failed = found(&checks, "state", "fail");
+            assert_eq!(status, Some(1), "{words:?}: {checks:#?}");
+            assert!(words.iter().all(|word| failed.contains(word)) && failed.contains(remedy), "{words:?}: {failed}");
+            let output = command(&format!("status --json --conf-dir {}", dir.display()));
+            let said = output.stdout + &output.stderr;
+            assert_eq!(output.status.code(), Some(1));
+            assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+            let message = unavailable(network);
+            assert!(message.contains(words[0]), "{message}");
+
+            Footprint::of_files("/var/lib/cni").assert_unchanged(&before, "doctor, status and STATUS");
+            assert_eq!(network.host.command("find").words("/var/lib/cni -printf %p%m%u%T@").run(), modes);
+            let pod = network.host.pod();
+            let message = network.call("ADD", "one", &pod).error(5);
+            assert!(message.contains(words[0]), "{message}");
+
+            let _ = network.host.command("umount").arg(DATA_DIR).output();
+            network.host.command("rm").words("-rf").arg(DATA_DIR).run();
+        }
+        assert_eq!(doctor(&dir).0, Some(0));
+    });
+}
+
+#[test]
+fn an_install_stops_where_no_lease_could_be_written() {
+    on_host(|network| {
+        let [conf_dir, bin_dir] = [(); 2].map(|()| network.host.scratch());
+        made(0o777);
+        let line = format!(
+            "install --network {NAME} --subnet 10.99.0.0/24 --conf-dir {} --bin-dir {}",
+            conf_dir.display(),
+            bin_dir.display()
+        );
+        let output = command(&line);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stdout.contains("chmod go-w") && output.stdout.contains("Nothing was installed"), "{output:?}");
+        assert_eq!(fs::read_dir(bin_dir).expect("a directory").count(), 0);
+        fs::remove_dir_all(DATA_DIR).expect("it is there");
+    });
+}
+
+#[test]
+fn a_host_that_cannot_masquerade() {
+    on_host(|network| {
+        let network = &network.by(network.with("ipMasq", true));
+        let dir = configured(network);
+        fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a private setting");
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(0), "{checks:#?}");
+        assert!(found(&checks, "ip_forward", "ok").contains("the first ADD"), "the ADD turns it on: {checks:#?}");
+
+        network.host.command("mount").words("--bind /proc/sys /proc/sys").run();
+        network.host.command("mount").words("-o remount,bind,ro /proc/sys").run();
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(1));
+        let failed = found(&checks, "ip_forward", "fail");
+        assert!(failed.contains("cannot be written") && failed.contains("net.ipv4.ip_forward=1"), "{checks:#?}");
+        // As in the container of a DaemonSet, while the runtime's plugins may write.
+        let list = conflist(network);
+        let words = format!("install -n --conf-dir {0} --bin-dir {0} --config", network.host.scratch().display());
+        let output = command(&format!("{words} {} --ignore-checks", list.display()));
+        assert!(!output.stdout.contains("cannot be written"), "{output:#?}");
+        network.host.command("umount").arg("/proc/sys").run();
+
+        const NETLINK_NETFILTER: u64 = 12;
+        let checks = supervised(&dir, |name, call| {
+            (name == "socket" && call.argument(2) == NETLINK_NETFILTER).then_some(libc::EPROTONOSUPPORT)
+        });
+        let failed = found(&checks, "masquerade", "fail");
+        assert!(failed.contains("ipMasq") && failed.contains("modprobe"), "{checks:#?}");
+    });
+}
+
+#[test]
+fn directories_and_files_of_others_that_are_not_as_they_should_be() {
+    on_host(|network| {
+        let scratch = network.host.scratch();
+        let (_, checks) = doctor(&scratch.join("missing"));
+        assert!(found(&checks, "config", "warn").contains("there is no "), "{checks:#?}");
+        fs::write(scratch.join("file"), "").expect("room");
+        let (status, checks) = doctor(&scratch.join("file"));
+        assert_eq!(status, Some(1), "{checks:#?}");
+        assert!(found(&checks, "config", "fail").contains("a directory"), "{checks:#?}");
+
+        let dir = configured(network);
+        fs::write(dir.join("20-again.conf"), network.config.to_string()).expect("room");
+        let (_, checks) = doctor(&dir);
+        let warned = found(&checks, "config", "warn");
+        assert!(warned.contains("20-again.conf") && warned.contains("10-blackbox.conf"), "{checks:#?}");
+        assert_eq!(found(&checks, "config", "fail"), "", "a network is no rival of its own");
+        fs::remove_file(dir.join("20-again.conf")).expect("it is there");
+
+        let config = network.with("logFile", "/run/nowhere/cni.log");
+        fs::write(dir.join("10-blackbox.conf"), config.to_string()).expect("room");
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(0), "{checks:#?}");
+        let warned = found(&checks, "log", "warn");
+        assert!(warned.contains("/run/nowhere/cni.log") && warned.contains("No such file"), "{checks:#?}");
+    });
+}
+
+#[test]
+fn a_binary_that_cannot_be_executed() {
+    on_host(|network| {
+        let dir = configured(network);
+        let bin_dir = network.host.scratch();
+        let checks = || {
+            let output =
+                command(&format!("doctor --json --conf-dir {} --bin-dir {}", dir.display(), bin_dir.display()));
+            assert_eq!(output.status.code(), Some(1), "{output:#?}");
+            let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+            found(report["checks"].as_array().expect("a list"), "binary", "fail")
+        };
+        network.host.command("mount").words("-t tmpfs -o noexec tmpfs").arg(&bin_dir).run();
+        fs::copy(BINARY, bin_dir.join("simple-ebpf-cni")).expect("room");
+        assert!(checks().contains("noexec"));
+        network.host.command("mount").words("-o remount,exec").arg(&bin_dir).run();
+        fs::set_permissions(bin_dir.join("simple-ebpf-cni"), fs::Permissions::from_mode(0o644)).expect("root may");
+        assert!(checks().contains("chmod +x"));
+        network.host.command("umount").arg(&bin_dir).run();
+    });
+}
+
+#[test]
+fn a_pool_that_is_full_and_a_bridge_that_is_somebody_elses() {
+    on_host(|network| {
+        network.host.keep("route 10.99.0.0/30 ");
+        let network = &network.by(network.with("subnet", "10.99.0.0/30"));
+        let dir = configured(network);
+        let only = network.attach("only");
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(1));
+        let failed = found(&checks, "pool", "fail");
+        assert!(failed.contains("10.99.0.0/30") && failed.contains("leases"), "{checks:#?}");
+        network.detach(&only);
+        network.host.ip("link del cbr0");
+
+        network.host.ip("link add cbr0 type bridge");
+        network.host.command("tc").words("qdisc add dev cbr0 ingress").run();
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(1));
+        assert!(found(&checks, "bridge", "fail").contains("ingress qdisc"), "{checks:#?}");
+        network.host.ip("link del cbr0");
+    });
+}
+
+#[test]
+fn pins_of_a_newer_build() {
+    on_host(|network| {
+        let dir = configured(network);
+        let pins = Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME);
+        fs::create_dir_all(pins.join("v99")).expect("a BPF file system");
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(1), "{checks:#?}");
+        assert!(found(&checks, "pins", "fail").contains("install the newer build"), "{checks:#?}");
+        assert!(unavailable(network).contains("layout 99"));
+        let output = command(&format!("status --conf-dir {}", dir.display()));
+        assert!(output.status.code() == Some(1) && output.stdout.contains("layout 99"), "{output:#?}");
+        fs::remove_dir_all(pins.parent().expect("a directory")).expect("root may");
+    });
+}
+
+#[test]
+fn a_network_that_does_not_exist() {
+    on_host(|network| {
+        let dir = configured(network);
+        let message =
+            refused(1, &format!("doctor --network none --conf-dir {} --bin-dir {}", dir.display(), bin().display()));
+        assert!(message.contains("no network none") && message.contains(NAME), "{message}");
+    });
+}
+
+#[test]
+fn a_lock_that_is_not_given_back() {
+    on_host(|network| {
+        let dir = configured(network);
+        let pod = network.attach("one");
+        let pins = "/sys/fs/bpf/simple-ebpf-cni";
+        for path in [net().join("lock").as_path(), Path::new(pins)] {
+            let lock = fs::File::open(path).expect("an ADD has made it");
+            rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("nobody has it");
+            let (status, checks) = doctor(&dir);
+            assert_eq!(status, Some(1), "{checks:#?}");
+            let failed = found(&checks, "lock", "fail");
+            assert!(failed.contains(&format!("fuser -v {}", path.display())), "{checks:#?}");
+            drop(lock);
+            assert_eq!(doctor(&dir).0, Some(0));
+        }
+        network.detach(&pod);
+    });
+}
+
+/// What is wrong with another network is none of the one that is asked for.
+#[test]
+fn one_network_of_several() {
+    on_host(|network| {
+        let dir = configured(network);
+        network.host.ip("link add br7 type veth peer name far");
+        let mut other = network.with("bridge", "br7");
+        (other["name"], other["subnet"]) = ("other".into(), "10.97.0.0/24".into());
+        fs::write(dir.join("20-other.conf"), other.to_string()).expect("room");
+        for (asked, status) in [("other", 1), (NAME, 0)] {
+            let line = format!("doctor --network {asked} --conf-dir {} --bin-dir {}", dir.display(), bin().display());
+            let output = command(&line);
+            assert_eq!(output.status.code(), Some(status), "{output:#?}");
+            assert_eq!(output.stdout.contains("br7"), status == 1, "{output:#?}");
+        }
+        network.host.ip("link del br7");
+    });
+}

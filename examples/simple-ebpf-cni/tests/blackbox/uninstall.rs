@@ -1,0 +1,170 @@
+//! The command `uninstall`: what it leaves of a node, and of what it was not asked for.
+
+use std::path::Path;
+
+use cnikit_testbed::{Call, Command, Footprint, Namespace as _, Ruling};
+
+use crate::install::{BLACKBOX, Node};
+use crate::people::{BINARY, command, conflist_of, refused, shown};
+use crate::support::{DATA_DIR, on_host};
+
+/// The protocol of a socket for nftables.
+const NETLINK_NETFILTER: u64 = 12;
+
+const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
+
+#[test]
+fn a_purge_leaves_nothing_of_the_network() {
+    on_host(|network| {
+        let node = Node::new(network);
+        let before = network.footprint();
+        shown(&node.install(BLACKBOX));
+        let installed = node.network("10-blackbox.conflist");
+        let pods = ["one", "two"].map(|name| installed.attach(name));
+        let text = shown(&node.uninstall("--purge --force"));
+        for what in [
+            format!("removed {}", node.binary().display()),
+            format!("removed {}", node.conf("10-blackbox.conflist").display()),
+            format!("removed veth {}", pods[0].host_veth()),
+            format!("removed veth {}", pods[1].host_veth()),
+            "removed bridge cbr0".into(),
+            "removed programs and maps pinned in /sys/fs/bpf/simple-ebpf-cni/blackbox".into(),
+            format!("removed leases in {DATA_DIR}/blackbox"),
+        ] {
+            assert!(text.contains(&what), "{what}: {text}");
+        }
+        network.footprint().assert_unchanged(&before, "install and purge");
+        node.files().assert_unchanged(&Footprint::default(), "install and purge");
+        assert!(!Path::new(DATA_DIR).exists() && !Path::new("/sys/fs/bpf/simple-ebpf-cni").exists());
+        for pod in &pods {
+            assert!(pod.pod.link("eth0").is_none());
+            network.detach(pod);
+        }
+    });
+}
+
+#[test]
+fn a_purge_leaves_a_bridge_that_was_there_before_and_links_of_others() {
+    on_host(|network| {
+        network.host.ip("link add cbr0 type bridge");
+        network.host.ip("link add other0 type veth peer name other1");
+        network.host.ip("link set other0 master cbr0");
+        let pod = network.attach("one");
+        let node = Node::new(network);
+        let text = shown(&node.uninstall("--purge --force"));
+        assert!(text.contains("left bridge cbr0"), "{text}");
+        assert!(network.host.link("cbr0").is_some() && network.host.link("other0").is_some());
+        assert!(network.host.link(pod.host_veth()).is_none());
+        network.host.ip("link del other0");
+        network.detach(&pod);
+    });
+}
+
+/// Leases lead to pairs, and pins to the bridge: while one of these is there, so is what leads to it.
+#[test]
+fn what_cannot_be_removed_is_found_by_the_next_run() {
+    on_host(|network| {
+        // Both pairs and the bridge, in this order; and what nobody can tell whether it is there.
+        let deletion: fn(&Call) -> bool = |call| call.to_string().starts_with("sendto type 17");
+        let netfilter: fn(&Call) -> bool = |call| call.name() == "socket" && call.argument(2) == NETLINK_NETFILTER;
+        let cases = [
+            (1, deletion, "veth"),
+            (2, deletion, "veth"),
+            (3, deletion, "bridge cbr0"),
+            (0, netfilter, "masquerade rules"),
+        ];
+        for (moment, is_it, object) in cases {
+            let node = Node::new(network);
+            let before = network.footprint();
+            shown(&node.install(BLACKBOX));
+            let installed = node.network("10-blackbox.conflist");
+            let pods = ["one", "two"].map(|name| installed.attach(name));
+            let line = node.uninstall("--purge --force");
+            let mut calls = 0;
+            let output = Command::new(BINARY).env_clear().words(&line).supervised(|call| {
+                calls += u32::from(is_it(call));
+                let fails = is_it(call) && (moment == 0 || calls == moment);
+                if fails { Ruling::Fail(libc::ENOBUFS) } else { Ruling::Continue }
+            });
+            assert_eq!(output.status.code(), Some(1), "{output:#?}");
+            assert!(output.stderr.contains(&format!("remove {object}")), "{output:#?}");
+            assert!(output.stdout.contains("lead") && output.stdout.contains("run it again"), "{output:#?}");
+            assert!(Path::new(DATA_DIR).join("blackbox/leases/one@eth0.json").exists(), "{output:#?}");
+            assert!(Path::new(PINS).join("blackbox").exists() && node.binary().exists(), "{output:#?}");
+            assert!(!node.conf("10-blackbox.conflist").exists(), "no new pod comes");
+
+            shown(&line);
+            network.footprint().assert_unchanged(&before, "two purges");
+            node.files().assert_unchanged(&Footprint::default(), "two purges");
+            assert!(!Path::new(DATA_DIR).exists() && !Path::new(PINS).exists());
+            for pod in &pods {
+                network.detach(pod);
+            }
+        }
+    });
+}
+
+/// Where only the configuration says, which goes first.
+#[test]
+fn leases_in_a_directory_of_their_own_are_found_by_the_next_run() {
+    on_host(|network| {
+        let node = Node::new(network);
+        let elsewhere = network.host.scratch().join("leases");
+        let before = network.footprint();
+        let list = conflist_of(network, &network.with("dataDir", elsewhere.to_str().expect("a text")));
+        // The other plugin of the list is not here.
+        shown(&node.install(&format!("--ignore-checks --config {}", list.display())));
+        let mut installed = node.network("10-blackbox.conflist");
+        installed.config = network.with("dataDir", elsewhere.to_str().expect("a text"));
+        let pod = installed.attach("one");
+        assert!(refused(1, &node.uninstall("--purge")).contains("1 pod is"));
+        let line = node.uninstall("--purge --force");
+        let output = Command::new(BINARY).env_clear().words(&line).supervised(|call| {
+            if call.to_string().starts_with("sendto type 17") { Ruling::Fail(libc::ENOBUFS) } else { Ruling::Continue }
+        });
+        assert_eq!(output.status.code(), Some(1), "{output:#?}");
+        assert!(elsewhere.join("blackbox/leases/one@eth0.json").exists(), "{output:#?}");
+        // Without their directory, the lease would lead to nothing any more.
+        let text = shown(&line);
+        assert!(text.contains(&format!("removed veth {}", pod.host_veth())), "{text}");
+        assert!(!elsewhere.join("blackbox").exists() && !Path::new(DATA_DIR).exists(), "{text}");
+        network.footprint().assert_unchanged(&before, "two purges");
+        node.files().assert_unchanged(&Footprint::default(), "two purges");
+    });
+}
+
+#[test]
+fn of_several_directories_one_can_be_named() {
+    on_host(|network| {
+        let before = network.footprint();
+        let (one, other) = (Node::new(network), Node::new(network));
+        let other = Node { bin_dir: one.bin_dir.clone(), ..other };
+        shown(&one.install(BLACKBOX));
+        shown(&other.install("--network other --bridge br7 --subnet 10.97.0.0/24"));
+        let theirs = other.network("10-other.conflist");
+        let (pod, their_pod) = (one.network("10-blackbox.conflist").attach("one"), theirs.attach("two"));
+
+        // Those of the other network are in nobody's way, and stay.
+        assert!(refused(1, &one.uninstall("--purge")).contains("1 pod is"));
+        network.detach(&pod);
+        let text = shown(&one.uninstall("--purge"));
+        assert!(text.contains(&format!("left {}: it serves other", one.binary().display())), "{text}");
+        assert!(!one.conf("10-blackbox.conflist").exists() && other.conf("10-other.conflist").exists());
+        assert!(network.host.link("cbr0").is_none() && network.host.link("br7").is_some());
+        assert!(!Path::new(PINS).join("blackbox").exists() && Path::new(PINS).join("other").exists());
+        theirs.check(&their_pod).silent();
+
+        // Without a directory it is all that was installed, wherever.
+        shown(&one.install(BLACKBOX));
+        assert!(refused(1, "uninstall --purge").contains("1 pod is"));
+        theirs.detach(&their_pod);
+        shown(&one.uninstall(""));
+        assert!(one.binary().exists());
+        shown(&one.install(BLACKBOX));
+        shown("uninstall --purge");
+        one.files().and(other.files()).assert_unchanged(&Footprint::default(), "uninstall");
+        network.footprint().assert_unchanged(&before, "uninstall");
+        assert!(!Path::new(DATA_DIR).exists() && !Path::new(PINS).exists());
+        assert_eq!(command("uninstall --purge").stdout, "There is nothing to remove.\n");
+    });
+}
