@@ -29,7 +29,8 @@ fn a_bridge_keeps_its_address_when_ports_come() {
 fn a_bridge_asks_who_listens_to_multicast_unless_it_is_told_not_to() {
     let Some(bed) = Bed::new() else { return };
     let plain = BridgeSpec::new(name("plain"));
-    for (spec, asks) in [(plain.clone(), 1), (plain.clone().mcast_snooping(true), 1), (plain.mcast_snooping(false), 0)] {
+    for (spec, asks) in [(plain.clone(), 1), (plain.clone().mcast_snooping(true), 1), (plain.mcast_snooping(false), 0)]
+    {
         let bridge = bed.on_host.create_bridge(&spec).expect("create a bridge");
         let seen = link(&bed.host, "plain");
         assert_eq!(seen["linkinfo"]["info_data"]["mcast_snooping"], asks, "{spec:?}");

@@ -19,6 +19,8 @@ const EMPTY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/empty"));
 pub(crate) struct Floor {
     empty: PathBuf,
     bridge: u32,
+    /// Those that stay: what the kernel does for a port depends on how many there are.
+    pods: Vec<Pod>,
     spent: Vec<Pod>,
 }
 
@@ -39,11 +41,11 @@ impl Floor {
         fs::write(&empty, EMPTY).expect("room");
         fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)).expect("a file of ours");
         let mac = MacAddr::new([0x02, 0, 0, 0, 0, 1]);
-        let spec = BridgeSpec::new("floor0".parse().expect("a name")).mac(mac);
+        let spec = BridgeSpec::new("bridge0".parse().expect("a name")).mac(mac).mcast_snooping(false);
         let socket = Socket::open().expect("a socket");
         let bridge = socket.create_bridge(&spec).expect("a bridge");
         socket.set_up(bridge).expect("a bridge");
-        Self { empty, bridge, spent: Vec::new() }
+        Self { empty, bridge, pods: Vec::new(), spent: Vec::new() }
     }
 
     /// The program that does nothing.
@@ -51,17 +53,26 @@ impl Floor {
         &self.empty
     }
 
+    /// Makes pods that stay until there are so many.
+    pub(crate) fn populate(&mut self, host: &Host, count: usize) {
+        for number in self.pods.len()..count {
+            let pod = host.pod();
+            self.attach(&pod, number + 1);
+            self.pods.push(pod);
+        }
+    }
+
     pub(crate) fn turn(&mut self, host: &Host) -> Least {
         let (exec, _) = call::run(Command::new(&self.empty), b"{}");
         let pod = host.pod();
         let start = Instant::now();
-        self.attach(&pod);
+        self.attach(&pod, 0);
         let messages = start.elapsed();
         assert_eq!(pod.addresses("eth0"), ["10.50.0.2/16"]);
         let mut delete = Command::new("ip");
-        delete.args(["link", "del", "floor1"]);
+        delete.args(["link", "del", "floor0"]);
         let (link_del, _) = call::run(delete, b"");
-        assert!(host.link("floor1").is_none());
+        assert!(host.link("floor0").is_none());
         self.spent.push(pod);
         Least { exec, messages, link_del }
     }
@@ -71,14 +82,16 @@ impl Floor {
     }
 
     /// No look, no check, no lease, no program: the messages alone, and the sockets that carry them.
-    fn attach(&self, pod: &Pod) {
+    fn attach(&self, pod: &Pod, number: usize) {
         let host = Socket::open().expect("a socket");
         let netns = Netns::open(pod.netns()).expect("a namespace");
         let inside = netns.socket().expect("a socket in the pod");
-        let [outer, inner] = [("floor1", 2), ("eth0", 3)].map(|(name, last)| VethEnd {
+        let [.., high, low] = number.to_be_bytes();
+        let end = |name: &str, side| VethEnd {
             name: name.parse().expect("a name"),
-            mac: MacAddr::new([0x02, 0, 0, 0, 0, last]),
-        });
+            mac: MacAddr::new([0x02, 0, 0, side, high, low]),
+        };
+        let (outer, inner) = (end(&format!("floor{number}"), 2), end("eth0", 3));
         let pair = VethPair::new(outer, inner, &netns).mtu(1_500).master(self.bridge).host_up();
         let eth0 = host.create_veth(&pair).expect("a pair").peer;
         inside.set_up(LOOPBACK_INDEX).expect("lo");
