@@ -34,11 +34,14 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     let mut failures = Failures::default();
     let ports = ports(&host, network, &request.config.bridge).step("look up the bridge's ports");
     let ports = failures.note(ports).unwrap_or_default();
-    // The runtime knows nothing yet of what is being attached. Whoever has a port by now, and no result, is among these.
-    let mut at_work = leases.owners_at_work()?;
-    let held: Vec<_> = leases.leases()?.collect();
-    // Of those that hold a lease by now, one that began after the first look has not come to its end.
-    at_work.extend(leases.owners_at_work()?);
+    // The runtime knows nothing yet of what is being attached. Whoever has a port or a lease by now, and no result, is among
+    // these: while leases are listed, nobody is given one.
+    let (at_work, held) = if leases.exists()? {
+        let leases = leases.lock(LOCK_TIMEOUT)?;
+        (leases.owners_at_work()?, leases.leases()?.collect::<Vec<_>>())
+    } else {
+        Default::default()
+    };
     let at_work = at_work.into_iter().map(|owner| network::attachment(network, owner));
     let spared: HashSet<Attachment> = valid.into_iter().chain(at_work).collect();
     for lease in held {
