@@ -34,14 +34,16 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     let mut failures = Failures::default();
     let ports = ports(&host, network, &request.config.bridge).step("look up the bridge's ports");
     let ports = failures.note(ports).unwrap_or_default();
-    // The runtime knows nothing yet of what is being attached. Whoever has a port or a lease by now, and no result, is among
-    // these: while leases are listed, nobody is given one.
-    let (at_work, held) = if leases.exists()? {
+    // The runtime knows nothing yet of what is being attached. Whoever has a port by now, and no result, is among these.
+    let mut at_work = leases.owners_at_work()?;
+    let mut held = Vec::new();
+    if leases.exists()? {
+        // Nobody is given a lease while they are listed: who holds one, and began after the first look, is at work still, or
+        // was through before the lock was free.
         let leases = leases.lock(LOCK_TIMEOUT)?;
-        (leases.owners_at_work()?, leases.leases()?.collect::<Vec<_>>())
-    } else {
-        Default::default()
-    };
+        at_work.extend(leases.owners_at_work()?);
+        held.extend(leases.leases()?);
+    }
     let at_work = at_work.into_iter().map(|owner| network::attachment(network, owner));
     let spared: HashSet<Attachment> = valid.into_iter().chain(at_work).collect();
     for lease in held {
