@@ -29,7 +29,7 @@ soak: ## kill, refuse and race the plugin at every step, and attach 10,000 pods 
 test-kernels: ## the tests that need a kernel, on other kernels in QEMU (VERSIONS="6.1 6.12")
 	@scripts/kernels.sh $(VERSIONS)
 
-fuzz: ## every fuzz target for ten seconds (FUZZ_SECONDS=600); needs a nightly compiler and cargo-fuzz
+fuzz: ## every fuzz target for ten seconds (FUZZ_SECONDS=600); FUZZ_ASAN=1 adds AddressSanitizer, of a nightly compiler
 	@scripts/fuzz.sh
 
 bench: ## criterion's benchmarks of the library (BENCH="--quick maps")

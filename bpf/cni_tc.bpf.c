@@ -89,6 +89,9 @@ static __always_inline bool deliverable(const struct hook *hook, const struct pa
 		return false;
 	if (!(hook->config->flags & CNI_NET_DIRECT) || packet->ip.detour || !packet->flow.protocol)
 		return false;
+	/* To be dropped at the other port. */
+	if (is_from_router(packet))
+		return false;
 	if (is_stack_only(hook->port) || is_stack_only(bpf_map_lookup_elem(&port_config, &ifindex)))
 		return false;
 	/* Addressed to a third party, a pod that routes for instance: it is to have the packet. */

@@ -105,7 +105,7 @@ enum drop_reason {
 	CNI_DROP_IP_SOURCE,  /* an IP source that is not the port's */
 	CNI_DROP_ARP_SENDER, /* an ARP sender that is not the port's */
 	CNI_DROP_ND_OWNER,   /* an advertised address or MAC that is not the port's */
-	CNI_DROP_ROUTER,     /* a router advertisement or a redirect */
+	CNI_DROP_ROUTER,     /* what only a router says: an advertisement, a redirect, an error about a packet for others */
 	CNI_DROP_EXTENSIONS, /* more headers or options in a row than can be looked through */
 	CNI_DROP_REFLECTED,  /* what the port itself sent to all, come back by its hairpin */
 	CNI_DROP_REASONS

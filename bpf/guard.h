@@ -152,6 +152,9 @@ static __always_inline enum drop_reason check_ip(const struct hook *hook,
 	if (!is_own(hook, packet->v4, &packet->ip.source) &&
 	    !(is_unspecified(&packet->ip.source) && may_be_unspecified(packet)))
 		return CNI_DROP_IP_SOURCE;
+	/* It would shorten the packets that others send each other, or end what they say. */
+	if (packet->quotes && !is_own(hook, packet->v4, &packet->quoted.destination))
+		return CNI_DROP_ROUTER;
 	if (packet->v4)
 		return packet->ip.protocol == IPPROTO_ICMP &&
 				       (packet->icmp_type == ICMP_REDIRECT ||

@@ -104,6 +104,7 @@ struct packet {
 	bool closes;	/* its sender's side of one */
 	bool resets;	/* one */
 	bool is_error;	/* of ICMP or ICMPv6 */
+	bool quotes;	/* and it can be read what packet it is about */
 	__u16 icmp_type; /* of ICMP and ICMPv6 with a whole header, else ICMP_NONE */
 	__u32 end;	/* where in the frame the packet ends */
 	struct network ip;
@@ -321,8 +322,9 @@ static __always_inline void read_quote(struct __sk_buff *skb, struct packet *pac
 	union upper upper;
 
 	/* The frame may go on behind the packet, with padding. */
-	if (read_quoted_ip(skb, packet, packet->ip.upper + UPPER_LEN, quoted) && !quoted->later &&
-	    quoted->upper + UPPER_LEN <= packet->end &&
+	packet->quotes = read_quoted_ip(skb, packet, packet->ip.upper + UPPER_LEN, quoted) &&
+			 quoted->upper <= packet->end;
+	if (packet->quotes && !quoted->later && quoted->upper + UPPER_LEN <= packet->end &&
 	    address_equal(&quoted->source, &packet->ip.destination) &&
 	    address_equal(&quoted->destination, &packet->ip.source) &&
 	    !bpf_skb_load_bytes(skb, quoted->upper, &upper, UPPER_LEN))
@@ -337,6 +339,7 @@ static __always_inline void read_upper(struct __sk_buff *skb, struct packet *pac
 
 	packet->icmp_type = ICMP_NONE;
 	packet->is_error = false;
+	packet->quotes = false;
 	packet->opens = true;
 	packet->closes = false;
 	packet->resets = false;

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Checks for Rust and installs the system packages that are missing.
 #
-# usage: scripts/preflight.sh build | demo | test | kernels
+# usage: scripts/preflight.sh build | demo | test | fuzz | kernels
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 stage=${1:-build}
-case $stage in build | demo | test | kernels) ;; *) fail "usage: scripts/preflight.sh build | demo | test | kernels" ;; esac
+case $stage in build | demo | test | fuzz | kernels) ;; *) fail "usage: scripts/preflight.sh build | demo | test | fuzz | kernels" ;; esac
 
 least=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
 found=$(as_caller rustc --version 2>/dev/null | cut -d' ' -f2) || found=''
@@ -43,7 +43,9 @@ want pkg-config have pkg-config
 want make have make
 want gcc have cc
 want libc6-dev test -e /usr/include/stdio.h
-if [ "$stage" != build ]; then
+if [ "$stage" = fuzz ]; then
+    want g++ have c++
+elif [ "$stage" != build ]; then
     want iproute2 have tc
     want util-linux have nsenter
     want iputils-ping have ping

@@ -23,7 +23,7 @@ pub enum DropReason {
     ArpSender,
     /// An address or a MAC in a neighbour discovery message that is not the port's.
     NdOwner,
-    /// A router advertisement or a redirect.
+    /// What only a router says: an advertisement, a redirect, an ICMP error about a packet that was for somebody else.
     Router,
     /// More extension headers or neighbour discovery options in a row than can be looked through.
     Extensions,

@@ -61,8 +61,9 @@ fn is_ifname(text: &str) -> bool {
     // It takes a `%` for a pattern, and makes up another name than the one that was asked for.
     let refused = |b: u8| matches!(b, b'/' | b':' | b'%' | b'\0' | 0x0b | 0xa0) || b.is_ascii_whitespace();
     (1..=IfName::MAX_LEN).contains(&text.len())
-        && text != "."
-        && text != ".."
+        && ![".", ".."].contains(&text)
+        // Below /proc/sys/net these are the settings of all links: the kernel has no link of such a name.
+        && !["all", "default"].contains(&text)
         && !text.bytes().any(refused)
         && !text.contains(char::is_whitespace)
 }
@@ -135,7 +136,7 @@ name!(
     IfName,
     "interface name",
     is_ifname,
-    "it must have 1 to 15 bytes, not be '.' or '..', and hold no '/', ':', '%' or white space"
+    "it must have 1 to 15 bytes, not be '.', '..', 'all' or 'default', and hold no '/', ':', '%' or white space"
 );
 name!(PluginType, "plugin type", is_file_name, "it must be the name of an executable, without '/' or '\\'");
 
@@ -157,13 +158,15 @@ mod tests {
 
     #[test]
     fn interface_names_follow_the_kernel() {
-        for good in ["e", "eth0", "123456789012345", "...", "a.b", "a@b", "-"] {
+        for good in ["e", "eth0", "123456789012345", "...", "a.b", "a@b", "-", "all0"] {
             good.parse::<IfName>().unwrap();
         }
         let bad = [
             "",
             ".",
             "..",
+            "all",
+            "default",
             "net%d",
             "%",
             "1234567890123456",

@@ -36,9 +36,14 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     let ports = failures.note(ports).unwrap_or_default();
     // The runtime knows nothing yet of what is being attached. Whoever has a port by now, and no result, is among these.
     let mut at_work = leases.owners_at_work()?;
-    let held: Vec<_> = leases.leases()?.collect();
-    // Of those that hold a lease by now, one that began after the first look has not come to its end.
-    at_work.extend(leases.owners_at_work()?);
+    let mut held = Vec::new();
+    if leases.exists()? {
+        // Nobody is given a lease while they are listed: who holds one, and began after the first look, is at work still, or
+        // was through before the lock was free.
+        let leases = leases.lock(LOCK_TIMEOUT)?;
+        at_work.extend(leases.owners_at_work()?);
+        held.extend(leases.leases()?);
+    }
     let at_work = at_work.into_iter().map(|owner| network::attachment(network, owner));
     let spared: HashSet<Attachment> = valid.into_iter().chain(at_work).collect();
     for lease in held {

@@ -117,7 +117,7 @@ fn is_lower(header: &Header) -> bool {
 }
 
 /// RFC 792; RFC 4443, section 2.1.
-fn is_error(kind: u8, is_v4: bool) -> bool {
+pub(crate) fn is_error(kind: u8, is_v4: bool) -> bool {
     if is_v4 { matches!(kind, 3 | 4 | 5 | 11 | 12) } else { kind < 128 }
 }
 

@@ -37,6 +37,9 @@ impl Network {
         if !self.is_own(port, packet.header.source) && !may_be_nobodys(packet) {
             return Some(Reason::IpSource);
         }
+        if packet.is_about().is_some_and(|destination| !self.is_own(port, destination)) {
+            return Some(Reason::Router);
+        }
         match packet.upper() {
             // A redirect, and an advertisement of RFC 1256.
             Upper::Icmp(5 | 9, _) if packet.is_v4() => Some(Reason::Router),

@@ -205,7 +205,7 @@ impl Network {
     fn direct(&self, port: u32, target: Owner, frame: &[u8], packet: &Packet<'_>) -> Option<Vec<u8>> {
         let is_stack_only = |port: u32| self.ports.get(&port).is_some_and(|port| port.stack_only);
         let is_free = self.direct && !is_stack_only(port) && !is_stack_only(target.port);
-        if !is_free || packet.header.is_special || packet.conversation().is_none() {
+        if !is_free || packet.header.is_special || packet.conversation().is_none() || packet.is_from_router() {
             return None;
         }
         match read::mac(frame) {
@@ -306,6 +306,17 @@ impl Packet<'_> {
     fn is_from_router(&self) -> bool {
         let kinds: &[u8] = if self.is_v4() { &[5] } else { &[137, 134] };
         matches!(self.upper(), Upper::Icmp(kind, _) if kinds.contains(&kind))
+    }
+
+    /// Of an error: for whom the packet was that it is about, as far as that can be read.
+    fn is_about(&self) -> Option<IpAddr> {
+        let is_v4 = self.is_v4();
+        match self.upper() {
+            Upper::Icmp(kind, message) if flow::is_error(kind, is_v4) => {
+                Some(read::quoted(message, is_v4)?.0.destination)
+            }
+            _ => None,
+        }
     }
 
     fn is_icmpv6(&self) -> bool {

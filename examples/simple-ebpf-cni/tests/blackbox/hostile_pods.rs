@@ -4,7 +4,7 @@
 //! the bridge, the kernel of the host, and the other pods.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use cnikit_testbed::{Namespace, Pod, eventually, raw};
@@ -17,6 +17,7 @@ const MALFORMED: usize = 0;
 const VLAN: usize = 1;
 const MAC_SOURCE: usize = 2;
 const IP_SOURCE: usize = 3;
+const ND_OWNER: usize = 5;
 const ROUTER: usize = 6;
 
 const ALL: &str = "ff:ff:ff:ff:ff:ff";
@@ -50,18 +51,50 @@ fn frame(to: &str, from: &str, ethertype: &[u8], payload: &[u8]) -> Vec<u8> {
     [&mac(to), &mac(from), ethertype, payload].concat()
 }
 
-/// An IPv4 datagram of UDP to the discard port, with flags and offset of a fragment.
-fn datagram(from: &str, to: &str, fragment: u16, payload: &[u8]) -> Vec<u8> {
+/// RFC 1071, of an even number of bytes.
+fn checksum(words: &[u8]) -> [u8; 2] {
+    let sum: u32 = words.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
+    (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
+}
+
+/// An IPv4 packet, with flags and offset of a fragment.
+fn ipv4(from: &str, to: &str, protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
     let [from, to]: [Ipv4Addr; 2] = [from, to].map(|address| address.parse().expect("an address"));
     let length = u16::try_from(20 + payload.len()).expect("a short packet");
     let [[high, low], [flags, offset]] = [length.to_be_bytes(), fragment.to_be_bytes()];
-    let mut packet = vec![0x45, 0, high, low, 0, 1, flags, offset, 64, 17, 0, 0];
+    let mut packet = vec![0x45, 0, high, low, 0, 1, flags, offset, 64, protocol, 0, 0];
     packet.extend([from.octets(), to.octets()].concat());
-    let sum: u32 = packet.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
-    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    let sum = checksum(&packet);
+    packet[10..12].copy_from_slice(&sum);
     packet.extend(payload);
     packet
+}
+
+/// An IPv4 datagram of UDP to the discard port, with flags and offset of a fragment.
+fn datagram(from: &str, to: &str, fragment: u16, payload: &[u8]) -> Vec<u8> {
+    ipv4(from, to, 17, fragment, payload)
+}
+
+/// An IPv6 packet of ICMPv6, with the checksum that a victim would look at.
+fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> Vec<u8> {
+    let (addresses, length) = ([from.octets(), to.octets()].concat(), message.len() as u8);
+    let sum = checksum(&[&addresses, &[0, length, 0, 58][..], message].concat());
+    let mut packet = [&[0x60, 0, 0, 0, 0, length, 58, 255], &addresses[..], message].concat();
+    packet[42..44].copy_from_slice(&sum);
+    packet
+}
+
+/// RFC 4861, section 4.4: whoever has the target in their table are to replace its MAC.
+fn advertisement(target: Ipv6Addr, mac_of_target: &str) -> Vec<u8> {
+    /// A router, not solicited, override.
+    const FLAGS: u8 = 0xa0;
+    [&[136, 0, 0, 0, FLAGS, 0, 0, 0], &target.octets()[..], &[2, 1], &mac(mac_of_target)].concat()
+}
+
+/// RFC 4291, appendix A.
+fn link_local(of: &str) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = <[u8; 6]>::try_from(mac(of)).expect("a MAC");
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
 /// The entries of the bridge's table, but those that the kernel has for itself.
@@ -178,12 +211,10 @@ fn a_router_advertisement_makes_no_routes() {
         let routes = |pod: &Pod| pod.ip("-6 route show").to_string();
         let before = routes(&two.pod);
         // From no address: what a pod without IPv6 could send at all. And from the link-local address of its MAC.
-        let octets = mac(one.mac());
-        let mut link_local = vec![0xfe, 0x80, 0, 0, 0, 0, 0, 0];
-        link_local.extend([octets[0] ^ 2, octets[1], octets[2], 0xff, 0xfe, octets[3], octets[4], octets[5]]);
+        let link_local = link_local(one.mac()).octets();
         let all_nodes = [&[0xff, 2][..], &[0; 13], &[1]].concat();
         let message = [&[134, 0, 0, 0, 64, 0, 7, 8][..], &[0; 8]].concat();
-        let forms = [(&link_local, &[][..]), (&link_local, &[58, 0, 1, 4, 0, 0, 0, 0]), (&vec![0; 16], &[])];
+        let forms = [(&link_local, &[][..]), (&link_local, &[58, 0, 1, 4, 0, 0, 0, 0]), (&[0; 16], &[])];
         let frames = forms.map(|(source, behind)| {
             let next = if behind.is_empty() { 58 } else { 60 };
             let length = u8::try_from(behind.len() + message.len()).expect("short");
@@ -229,5 +260,109 @@ fn pods_of_another_network_are_not_reached_by_their_macs() {
         });
         assert_eq!(heard, 1, "by the MAC of a pod on another bridge");
         other.detach(&far);
+    });
+}
+
+/// Lets the test have three pods of both families, with their addresses of IPv6.
+#[track_caller]
+fn with_three_pods_of_both_families(test: impl FnOnce(&Network, [&Attached; 3], [Ipv6Addr; 3]) + Send) {
+    on_host(|network| {
+        ["route fd00:99::/64", "route fe80::/64"].iter().for_each(|line| network.host.keep(line));
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        config["subnets"] = json!(["10.99.0.0/24", "fd00:99::/64"]);
+        let network = &network.by(config);
+        let pods = ["one", "victim", "other"].map(|container| network.attach(container));
+        let addresses = pods.each_ref().map(|attached| {
+            let address = attached.result["ips"][1]["address"].as_str().expect("of IPv6").replace("/64", "");
+            address.parse().expect("an address")
+        });
+        test(network, pods.each_ref(), addresses);
+        pods.iter().for_each(|attached| network.detach(attached));
+    });
+}
+
+/// What makes a man in the middle of a pod: that others take its MAC for the gateway's, or for another pod's. Sent to all
+/// and to the victim alone, in its own name and in that of whom it is about. Where nobody is held to their own, it works:
+/// so what the victim sees is not by chance.
+#[test]
+fn neighbours_cannot_be_poisoned_by_ipv6_either() {
+    with_three_pods_of_both_families(|network, [one, victim, other], [own, of_victim, of_other]| {
+        let gateway = network.host.link("cbr0").expect("there")["address"].as_str().expect("a MAC").to_owned();
+        let known = [("fd00:99::1".parse().expect("an address"), &gateway[..]), (of_other, other.mac())];
+        let is_known = |target: Ipv6Addr, mac: &str| {
+            let neighbours = victim.pod.ip("-6 neighbour show dev eth0");
+            let mut neighbours = neighbours.as_array().into_iter().flatten();
+            neighbours.any(|neighbour| neighbour["dst"] == target.to_string() && neighbour["lladdr"] == mac)
+        };
+        for is_guarded in [false, true] {
+            guard(network, is_guarded);
+            victim.pod.ip("-6 neighbour flush dev eth0");
+            for (target, mac) in known {
+                assert!(victim.pod.ping(&target.to_string(), 1).status.success(), "{target}");
+                assert!(is_known(target, mac), "{target}");
+                let message = advertisement(target, one.mac());
+                let all = frame("33:33:00:00:00:01", one.mac(), &[0x86, 0xdd], &[]);
+                let alone = frame(victim.mac(), one.mac(), &[0x86, 0xdd], &[]);
+                let to_all = |from| [&all[..], &icmpv6(from, "ff02::1".parse().expect("a group"), &message)].concat();
+                let to_victim = |from| [&alone[..], &icmpv6(from, of_victim, &message)].concat();
+                let (owner, source) = (drops(network, ND_OWNER), drops(network, IP_SOURCE));
+                let link_local = link_local(one.mac());
+                send(
+                    &one.pod,
+                    &[to_all(own), to_victim(own), to_all(link_local), to_victim(link_local), to_all(target)],
+                );
+                let dropped = (drops(network, ND_OWNER) - owner, drops(network, IP_SOURCE) - source);
+                assert_eq!(dropped, if is_guarded { (4, 1) } else { (0, 0) }, "{target}, guarded: {is_guarded}");
+                if is_guarded {
+                    assert!(is_known(target, mac), "{target}: {}", victim.pod.ip("-6 neighbour show"));
+                } else {
+                    eventually("the victim is deceived", Duration::from_secs(5), || is_known(target, one.mac()));
+                }
+            }
+        }
+        for (target, _) in known {
+            assert!(victim.pod.ping(&target.to_string(), 1).status.success(), "{target}");
+        }
+    });
+}
+
+/// That a packet was too big only a router says who had it to pass on: here nobody but the host. Heard from a pod, it would
+/// have the victim cut in pieces all that it sends to another.
+#[test]
+fn an_error_about_a_packet_that_was_for_others_is_dropped() {
+    with_three_pods_of_both_families(|network, [one, victim, other], [own, of_victim, of_other]| {
+        /// Too big (RFC 1191, RFC 4443), in as few bytes as both families allow.
+        const MTU: u64 = 1300;
+        let [high, low] = (MTU as u16).to_be_bytes();
+        // Answers are the kernel's own: no socket is asked whether it has sent them.
+        let echo = [0, 0, 0, 0, 0, 7, 0, 1];
+        let mut error =
+            [&[3, 4, 0, 0, 0, 0, high, low], &ipv4(victim.address(), other.address(), 1, 0, &echo)[..]].concat();
+        let sum = checksum(&error);
+        error[2..4].copy_from_slice(&sum);
+        let error = ipv4(one.address(), victim.address(), 1, 0, &error);
+        let echo = [129, 0, 0, 0, 0, 7, 0, 1];
+        let error6 = [&[2, 0, 0, 0, 0, 0, high, low], &icmpv6(of_victim, of_other, &echo)[..]].concat();
+        let frames = [
+            frame(victim.mac(), one.mac(), &[0x08, 0x00], &error),
+            frame(victim.mac(), one.mac(), &[0x86, 0xdd], &icmpv6(own, of_victim, &error6)),
+        ];
+        let target = of_other.to_string();
+        for is_guarded in [true, false] {
+            guard(network, is_guarded);
+            for (frame, target) in frames.iter().zip([other.address(), &target]) {
+                let dropped = drops(network, ROUTER);
+                let is_deceived = || victim.pod.ip(&format!("route get {target}")).to_string().contains("\"mtu\":1300");
+                send(&one.pod, std::slice::from_ref(frame));
+                if is_guarded {
+                    assert!(!is_deceived(), "{target}: {}", victim.pod.ip(&format!("route get {target}")));
+                    assert_eq!(drops(network, ROUTER) - dropped, 1, "{target}");
+                } else {
+                    eventually("the victim is deceived", Duration::from_secs(5), is_deceived);
+                }
+            }
+        }
+        guard(network, true);
     });
 }

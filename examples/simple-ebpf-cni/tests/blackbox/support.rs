@@ -223,8 +223,31 @@ impl Network<'_> {
                 attached.push(format!("filter block {block} {} {}", filter["pref"], filter["options"]));
             }
         }
+        attached.extend(self.rules());
         let host = self.host.footprint().and(self.rows()).and(attached.into_iter().collect());
         host.beyond(&Footprint::default(), &bookkeeping())
+    }
+
+    /// The tables, chains and rules of nftables, in their order, where the network masquerades.
+    #[track_caller]
+    fn rules(&self) -> Vec<String> {
+        if self.config["ipMasq"] != true {
+            return Vec::new();
+        }
+        let listed = self.host.command("nft").words("-j list ruleset").json();
+        let objects = listed["nftables"].as_array().into_iter().flatten();
+        let mut rules = Vec::new();
+        for object in objects.filter(|object| object.get("metainfo").is_none()) {
+            let mut object = object.clone();
+            // Numbered anew whenever one is made.
+            for kind in ["table", "chain", "rule"] {
+                if let Some(fields) = object[kind].as_object_mut() {
+                    fields.remove("handle");
+                }
+            }
+            rules.push(format!("nftables {} {object}", rules.len()));
+        }
+        rules
     }
 
     /// The filter blocks that the bridge anchors.

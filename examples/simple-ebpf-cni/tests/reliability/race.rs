@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use cnikit_testbed::{Footprint, Outcome, Pod};
+use cnikit_testbed::{Call, Footprint, Outcome, Pod, Ruling};
 use serde_json::{Value, json};
 
 use crate::attachment::{Scene, VICTIM};
 use crate::chance::Chance;
-use crate::support::{DATA_DIR, Network, on_host};
+use crate::support::{DATA_DIR, NAME, Network, on_host};
 use crate::sweep::Sweep;
 use crate::{faults, is_long, networks};
 
@@ -174,6 +174,35 @@ fn a_gc_in_the_middle_of_an_add_frees_nothing_of_it() {
             }
             scene.victim("DEL", &pod).run().silent();
             scene.is_clean(&pod, "ADD, GC and DEL");
+            if held.is_none() {
+                break;
+            }
+        }
+        scene.clear();
+    });
+}
+
+/// The other way round: what is attached while GC looks at the leases began after GC did.
+#[test]
+fn an_add_while_gc_lists_the_leases_is_not_collected() {
+    fn listing(call: &Call) -> Vec<Ruling> {
+        let is_listing = ["openat", "getdents64"].contains(&call.name());
+        let is_of_leases = call.to_string().contains(&format!("{DATA_DIR}/{NAME}/leases"));
+        if is_listing && is_of_leases { vec![Ruling::Continue] } else { Vec::new() }
+    }
+    let sweep = Sweep { name: "ADD within GC", kind: networks::basic, ways: listing, lasting: false, often: 1 };
+    sweep.run(|network, points| {
+        let scene = Scene::set(network);
+        loop {
+            let (pod, mut result) = (scene.pod(), None);
+            let add = scene.victim("ADD", &pod);
+            let held = points.hold(&scene.gc(), || result = Some(add.run().result()));
+            if let Some(held) = &held {
+                held.outcome.clone().silent();
+                scene.victim_is_whole(&pod, &result.expect("the ADD came to its end"));
+            }
+            scene.victim("DEL", &pod).run().silent();
+            scene.is_clean(&pod, "GC, ADD and DEL");
             if held.is_none() {
                 break;
             }

@@ -1,10 +1,11 @@
 //! Many attachments after another: what is not given back adds up.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cnikit_testbed::{Footprint, Namespace};
+use cnikit_testbed::{Footprint, Namespace, eventually};
 
 use crate::is_long;
 use crate::support::{Network, on_host};
@@ -29,6 +30,8 @@ struct Level {
     maps: u64,
     /// Memory of the whole machine that the kernel cannot take back at will, in bytes.
     slab: u64,
+    /// Open files of the whole machine.
+    files: u64,
 }
 
 impl Level {
@@ -41,8 +44,21 @@ impl Level {
         let memory = fs::read_to_string("/proc/meminfo").expect("/proc is mounted");
         let slab = memory.lines().find_map(|line| line.strip_prefix("SUnreclaim:")?.trim().strip_suffix(" kB"));
         let slab = slab.and_then(|number| number.parse::<u64>().ok()).expect("the kernel tells") * 1024;
-        Self { footprint: network.footprint(), maps: maps.iter().sum(), slab }
+        let files = fs::read_to_string("/proc/sys/fs/file-nr").expect("/proc is mounted");
+        let files = files.split_whitespace().next().and_then(|number| number.parse().ok()).expect("the kernel tells");
+        Self { footprint: network.footprint(), maps: maps.iter().sum(), slab, files }
     }
+}
+
+/// Whether a process of the plugin's still works on this host: one that deletes a link is left behind, for some milliseconds.
+fn is_at_work() -> bool {
+    let link = |path: PathBuf| fs::read_link(path).ok();
+    let host = link("/proc/thread-self/ns/net".into());
+    let processes = fs::read_dir("/proc").expect("/proc is mounted").flatten().map(|entry| entry.path());
+    processes.filter(|process| link(process.join("ns/net")) == host).any(|process| {
+        let program = link(process.join("exe"));
+        program.is_some_and(|program| program == Path::new(env!("CARGO_BIN_EXE_simple-ebpf-cni")))
+    })
 }
 
 /// Runs cycles of ADD and DEL until there are so many, or the time is over. Returns how many there were.
@@ -76,6 +92,7 @@ fn cycles_of_add_and_del_add_nothing_up() {
         let begun = Instant::now();
         let cycles = cycle(network, wanted, Duration::from_secs(limit));
         let took = begun.elapsed();
+        eventually("all processes have ended", Duration::from_secs(5), || !is_at_work());
         let mut after = Level::of(network);
         // What else the machine does takes memory, and gives it back; a leak stays.
         let deadline = Instant::now() + if is_long() { PATIENCE } else { Duration::ZERO };
@@ -85,13 +102,15 @@ fn cycles_of_add_and_del_add_nothing_up() {
         }
         let slab = after.slab.saturating_sub(before.slab);
         eprintln!(
-            "soak: {cycles} cycles in {:.1?}; maps {} and {} bytes, slab {slab} bytes more",
-            took, before.maps, after.maps
+            "soak: {cycles} cycles in {:.1?}; maps {} and {} bytes, slab {slab} bytes more, open files {} and {}",
+            took, before.maps, after.maps, before.files, after.files
         );
         assert!(cycles > LOOPS, "hardly any cycle was made: {cycles}");
         after.footprint.assert_unchanged(&before.footprint, "soaking");
         assert_eq!(after.maps, before.maps, "the memory of the maps");
         if is_long() {
+            let files = after.files.saturating_sub(before.files);
+            assert!(files < cycles as u64 / 2, "{files} files more are open after {cycles} cycles");
             assert!(slab < NOISE * cycles as u64, "the kernel holds {slab} bytes more after {cycles} cycles");
         }
     });

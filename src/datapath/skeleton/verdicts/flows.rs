@@ -84,6 +84,13 @@ fn redirects_do_not_reach_a_pod() {
             assert_eq!(verdict, SHOT, "{a}");
         }
         assert_eq!(loaded.drops().of(DropReason::Router), 2);
+        // Nor directly, where nothing is said against one at the port of who sends it.
+        loaded.configure(|config| config.guard = false);
+        for ([a, b], kind) in PODS.into_iter().zip([5, 137]) {
+            let mut redirect = unreachable(&ip(b, a, 64, UDP, &udp(1, 2)));
+            redirect[0] = kind;
+            loaded.assert_stack(&sent(a, b, icmp_of(a), &redirect), "to the hook that drops it");
+        }
     });
 }
 

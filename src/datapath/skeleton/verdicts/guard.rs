@@ -234,6 +234,30 @@ fn a_pod_is_no_router() {
     });
 }
 
+/// RFC 1191, 4443, 8201: who is told that a packet was too big, believes it of all that it sends there.
+#[test]
+fn a_pod_complains_of_no_packet_that_was_for_others() {
+    loaded(|loaded| {
+        for (family, [a, b]) in PODS.into_iter().enumerate() {
+            for kind in if a.is_ipv4() { [3, 11, 12] } else { [1, 2, 3] } {
+                let error = |about: &[u8]| {
+                    let message = [&[kind, 4, 0, 0, 0, 0, 5, 0][..], about].concat();
+                    frame(MAC_B, &ip(a, b, 64, icmp_of(a), &message))
+                };
+                for other in [b, GATEWAY[family], STRANGERS[family]] {
+                    let question = udp(1000, 53);
+                    let about = ip(b, other, 64, UDP, &question);
+                    let header = &about[..about.len() - question.len()];
+                    loaded.assert_dropped(&error(&about), DropReason::Router, &format!("type {kind}, for {other}"));
+                    loaded.assert_dropped(&error(header), DropReason::Router, "the header alone");
+                    loaded.assert_stack(&error(&header[..header.len() - 1]), "cut: it says nothing");
+                }
+                loaded.assert_direct(&error(&ip(b, a, 64, UDP, &udp(1000, 53))), "for itself");
+            }
+        }
+    });
+}
+
 /// RFC 7112: the first fragment must hold all headers; RFC 6980: no neighbour discovery in fragments.
 #[test]
 fn a_message_that_begins_in_the_second_fragment_is_dropped_with_the_first() {
