@@ -50,7 +50,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let mut addresses = Addresses::lease(request, &leases, &host, &pair_is_left)?;
     let mac = wish.unwrap_or_else(|| addresses.mac());
     let programs = Programs::open(&datapath, &attachment.network).step("open the eBPF programs")?;
-    let bridge = network::ensure(&host, &attachment.network, config, &datapath, &programs, found)?;
+    let bridge = network::ensure(&host, &attachment.network, config, &leases, &datapath, &programs, found)?;
     let rows = Rows::open(&datapath).step("open the eBPF maps")?;
     rows.refuse_taken(&host, &addresses.networks(), PodPort { ifindex: attachment.host_ifindex(), mac })?;
 

@@ -16,6 +16,7 @@ mod network;
 mod people;
 mod pod;
 mod programs;
+mod restore;
 mod rows;
 mod status;
 mod wishes;

@@ -13,6 +13,8 @@ use tracing::{info_span, warn};
 use crate::bridge::{self, Found};
 use crate::config::Config;
 use crate::programs::Programs;
+use crate::restore;
+use crate::rows::Rows;
 
 /// Programs and maps are pinned below this directory, by network.
 pub(crate) const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
@@ -50,13 +52,23 @@ pub(crate) fn ensure(
     host: &Socket,
     network: &NetworkName,
     config: &Config,
+    leases: &Store,
     datapath: &Datapath,
     programs: &Programs,
     found: Option<Found>,
 ) -> Result<Link, Failure> {
     let _span = info_span!("bridge").entered();
     let bridge = bridge::ensure(host, network, config, datapath, found).step("set up the bridge")?;
-    datapath.configure(net_config(&bridge, config)).step("configure the eBPF programs")?;
+    let (told, wanted) = (datapath.config()?, net_config(&bridge, config));
+    // Maps that were never told of their network are new, which the pods need not be.
+    if told.bridge_ifindex == 0 {
+        let rows = Rows::open(datapath)?;
+        let restored = restore::restore(host, network, config, leases, programs, &rows, &bridge);
+        restored.step("put the map rows of pods that are attached")?;
+    }
+    if told != wanted {
+        datapath.configure(wanted).step("configure the eBPF programs")?;
+    }
     programs.ensure_attached(host).step("attach the eBPF programs")?;
     datapath.remove_outdated().step("remove the eBPF programs of an older version")?;
     Ok(bridge)

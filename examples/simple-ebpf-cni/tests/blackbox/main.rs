@@ -26,6 +26,7 @@ mod people;
 mod pods;
 mod pools;
 mod protocol;
+mod restore;
 mod rollback;
 mod scale;
 mod services;
