@@ -92,7 +92,7 @@ struct arp_message {
 } __attribute__((packed));
 
 struct packet {
-	__u8 align[2]; /* has what follows the Ethernet header begin at a multiple of four */
+	__u8 align[2]; /* has what follows the Ethernet header lie at a multiple of four */
 	struct ethhdr ethernet;
 	union {
 		struct iphdr v4;
@@ -116,6 +116,11 @@ struct packet {
 	/* Of a frame that is dropped. */
 	volatile __u8 drop_reason;
 };
+
+/* Not offsetof(), which libbpf's helpers make an expression that is no constant. */
+_Static_assert(__builtin_offsetof(struct packet, header) ==
+		       __builtin_offsetof(struct packet, ethernet) + ETH_HLEN,
+	       "both headers are read at once");
 
 /* A place to work at, not state: a build has its own. */
 struct {

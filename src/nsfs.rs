@@ -3,9 +3,12 @@
 #![expect(unsafe_code, reason = "rustix has no wrapper of the requests of ioctl_nsfs(2)")]
 
 use std::ffi::c_void;
+use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::ptr;
 
+use rustix::fs::{StatFs, fstatfs, statfs};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 
 /// The namespace of the calling thread.
@@ -17,13 +20,22 @@ const NSFS: u32 = 0x6e73_6673;
 /// `CLONE_NEWNET` of [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html), which `NS_GET_NSTYPE` answers with.
 const NETWORK: i32 = 0x4000_0000;
 
+/// Whether a path leads to a namespace, of whichever kind. Opens nothing.
+pub(crate) fn leads_to_namespace(path: &Path) -> io::Result<bool> {
+    Ok(is_nsfs(statfs(path)?))
+}
+
 /// Whether a descriptor is one of a network namespace.
 pub(crate) fn is_network_namespace(fd: BorrowedFd<'_>) -> bool {
-    #[allow(clippy::unnecessary_cast, reason = "the member's type differs between architectures")]
-    let is_namespace = rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type as u32 == NSFS);
     // SAFETY: on a file of this file system the request is what it says it is.
     let kind = || unsafe { ioctl(fd, TypeOfNamespace) };
-    is_namespace && kind().is_ok_and(|kind| kind == NETWORK)
+    fstatfs(fd).is_ok_and(is_nsfs) && kind().is_ok_and(|kind| kind == NETWORK)
+}
+
+fn is_nsfs(found: StatFs) -> bool {
+    #[allow(clippy::unnecessary_cast, reason = "the member's type differs between architectures")]
+    let kind = found.f_type as u32;
+    kind == NSFS
 }
 
 /// `NS_GET_NSTYPE` of [ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html).

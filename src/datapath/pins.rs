@@ -339,8 +339,8 @@ fn read_config(map: &Map) -> Result<NetConfig> {
     Ok(map.read(&ONLY, "the row")?.unwrap_or_else(RawNetConfig::new_zeroed).into())
 }
 
-/// The names in a directory; none if there is no such directory.
-/// The names of what is in a directory. An ADD lists three: the C library would map memory for each, and unmap it.
+/// The names in a directory; none if there is no such directory. An ADD lists three: the C library would map memory for
+/// each, and unmap it.
 fn names(directory: &Path) -> Result<Vec<OsString>> {
     let failed = |errno: Errno| Error::pin("list the pins in", directory, errno);
     let opened = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -351,7 +351,11 @@ fn names(directory: &Path) -> Result<Vec<OsString>> {
     let (mut names, mut space) = (Vec::new(), [MaybeUninit::uninit(); 2048]);
     let mut entries = RawDir::new(directory, &mut space);
     while let Some(entry) = entries.next() {
-        let entry = entry.map_err(failed)?;
+        let entry = match entry {
+            // The directory was removed meanwhile, so nothing is in it.
+            Err(Errno::NOENT) => break,
+            entry => entry.map_err(failed)?,
+        };
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         if name != "." && name != ".." {
             names.push(name.to_owned());

@@ -3,13 +3,14 @@
 //! [flock(2)]: https://man7.org/linux/man-pages/man2/flock.2.html
 
 use std::fs::{self, File, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fs2::FileExt;
+use rustix::fs::OFlags;
 use tracing::info_span;
 
 use super::error::{Error, Result};
@@ -51,14 +52,18 @@ pub(super) fn refuse_unusable(path: &Path) -> Result<()> {
     }
 }
 
-/// Whoever else owns the file could hold the lock for ever.
+/// Whoever else owns the file could hold the lock for ever. A pipe cannot be written in place, as what is locked is.
 fn refuse_foreign(file: &File, path: &Path) -> Result<()> {
-    files::refuse_foreign(&file.metadata().map_err(Error::io("look at", path))?, path)
+    let found = file.metadata().map_err(Error::io("look at", path))?;
+    if !found.is_file() {
+        return Err(Error::io("lock", path)(io::Error::new(ErrorKind::InvalidInput, "it is no regular file")));
+    }
+    files::refuse_foreign(&found, path)
 }
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(files::NO_DETOUR);
+    options.read(true).write(true).custom_flags(files::NO_DETOUR | OFlags::NONBLOCK.bits().cast_signed());
     options
 }
 

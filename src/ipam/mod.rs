@@ -75,6 +75,7 @@ mod pool;
 mod probe;
 mod range;
 mod recovery;
+mod remove;
 mod resolv_conf;
 mod store;
 mod timestamp;
@@ -100,6 +101,8 @@ mod probe_tests;
 mod range_tests;
 #[cfg(test)]
 mod recovery_tests;
+#[cfg(test)]
+mod remove_tests;
 #[cfg(test)]
 mod store_tests;
 

@@ -51,8 +51,8 @@ fn refuse_unwritable(dir: &Path) -> io::Result<()> {
     if has_room(&statvfs(dir)?) { Ok(()) } else { Err(Errno::NOSPC.into()) }
 }
 
-/// Whether a file could be made. Some file systems do not count files, and say that they have none.
+/// Whether a file could be made. Some file systems do not count files, or blocks, and say that they have none.
 fn has_room(found: &StatVfs) -> bool {
     // What is kept for root is for runtimes, too.
-    found.f_bfree > 0 && (found.f_files == 0 || found.f_ffree > 0)
+    (found.f_blocks == 0 || found.f_bfree > 0) && (found.f_files == 0 || found.f_ffree > 0)
 }

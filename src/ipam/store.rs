@@ -59,8 +59,8 @@ impl Store {
         Self { dir: dir.into(), boot_id }
     }
 
-    /// The stores of all networks whose directories are in `data_dir`, in the order of their names. A directory that
-    /// does not exist has none.
+    /// The stores in `data_dir` in which [something was written](Self::is_written), in the order of their names. A directory
+    /// that does not exist has none.
     ///
     /// # Errors
     ///
@@ -70,10 +70,12 @@ impl Store {
         let mut stores = BTreeMap::new();
         for entry in files::list(data_dir)?.into_iter().flatten() {
             let path = entry.map_err(Error::io("list", data_dir))?.path();
-            // What is called otherwise than a network can be, or is a file, is not the store of one.
-            let name = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-            if let Some(name) = name.filter(|_: &NetworkName| path.is_dir()) {
-                stores.insert(name, Self::for_boot(path, boot_id.clone()));
+            // What is called otherwise than a network can be is not the store of one.
+            let Some(name) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
+            let store = Self::for_boot(path, boot_id.clone());
+            // Nor is what others keep in the same place.
+            if store.is_written()? {
+                stores.insert(name, store);
             }
         }
         Ok(stores)

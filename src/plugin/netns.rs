@@ -1,13 +1,10 @@
 //! What `CNI_NETNS` points at.
 
-use std::fs::{self, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::linux::fs::MetadataExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-
-use rustix::fs::OFlags;
 
 use super::Error;
 use crate::nsfs::{self, OWN};
@@ -15,11 +12,14 @@ use crate::nsfs::{self, OWN};
 /// Makes sure that a path is a network namespace and, unless `own_is_meant`, not the plugin's own.
 pub(super) fn require(path: &Path, own_is_meant: bool) -> Result<(), Error> {
     let unreadable = |source| Error::NetnsUnreadable { path: path.to_owned(), source };
-    // Without the flag, to open a FIFO would be to wait.
-    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(without_waiting).open(path).map_err(unreadable)?;
+    let not_netns = || Error::NotNetns { path: path.to_owned() };
+    // Nothing else is opened: that is noticed at the other end of a FIFO, and by some devices.
+    if !nsfs::leads_to_namespace(path).map_err(unreadable)? {
+        return Err(not_netns());
+    }
+    let file = File::open(path).map_err(unreadable)?;
     if !nsfs::is_network_namespace(file.as_fd()) {
-        return Err(Error::NotNetns { path: path.to_owned() });
+        return Err(not_netns());
     }
     if !own_is_meant && is_own_by(file.metadata()).map_err(unreadable)? {
         return Err(Error::OwnNetns { path: path.to_owned() });
@@ -49,6 +49,10 @@ mod tests {
         for other in ["/proc/self/ns/mnt", "/proc/self/ns/uts", "/dev/null", "/"] {
             assert!(matches!(require(Path::new(other), false), Err(Error::NotNetns { .. })), "{other}");
         }
+        let pipe = tempfile::tempdir().unwrap();
+        let path = pipe.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(matches!(require(&path, false), Err(Error::NotNetns { .. })));
         assert!(matches!(require(Path::new("/nonexistent"), false), Err(Error::NetnsUnreadable { .. })));
     }
 

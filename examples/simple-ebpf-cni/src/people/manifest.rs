@@ -201,7 +201,12 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(dir).map_err(failed("make the directory", dir))?;
     let new = beside(path);
-    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new);
+    let open = || OpenOptions::new().write(true).create_new(true).mode(mode).open(&new);
+    let written = match open() {
+        // What another has left there may have another mode, or lead elsewhere.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::remove_file(&new).and_then(|()| open()),
+        opened => opened,
+    };
     let written = written.and_then(|mut file| {
         file.write_all(content)?;
         file.sync_all()
@@ -216,15 +221,18 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
 
 /// Removes a file, and what a killed command has left beside it. Absent is success.
 fn remove(path: &Path) -> Result<(), Error> {
-    for path in [&beside(path), path] {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::File { operation: "remove", path: path.to_owned(), source: error });
-            }
-            _ => {}
+    remove_file(path)?;
+    remove_file(&beside(path))
+}
+
+/// Absent is success.
+fn remove_file(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::File { operation: "remove", path: path.to_owned(), source: error })
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Where a file is written before it gets its place. Whoever writes has the turn, and takes over what another left.

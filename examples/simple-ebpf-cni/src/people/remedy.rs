@@ -47,6 +47,7 @@ pub(crate) fn of_ipam(error: &ipam::Error) -> String {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                     format!("free space or inodes there (df {shown}; df -i {shown}), or name another \"dataDir\"")
                 }
+                ErrorKind::InvalidInput => format!("rm {shown}: the plugin makes its own"),
                 ErrorKind::NotADirectory => format!("move the file away that has the place of {shown}"),
                 // Root is refused by an attribute of the directory, or by what is told of there.
                 ErrorKind::PermissionDenied => {

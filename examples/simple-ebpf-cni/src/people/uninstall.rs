@@ -270,8 +270,8 @@ impl Report {
         let leases = known.store.dir();
         if !is_whole {
             self.kept.push(format!("pins and leases of {}: they lead to what is left", known.name));
-        } else if leases.exists() {
-            self.remove(format!("leases in {}", leases.display()), || Ok(fs::remove_dir_all(leases)?));
+        } else if known.store.is_written()? {
+            self.remove(format!("leases in {}", leases.display()), || Ok(known.store.remove()?));
         }
         Ok(())
     }

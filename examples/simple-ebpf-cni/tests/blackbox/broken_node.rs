@@ -93,7 +93,7 @@ fn mounted(network: &Network, options: &str) {
     network.host.command("mount").words(&format!("-t tmpfs -o mode=755,{options} tmpfs {DATA_DIR}")).run();
 }
 
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 9] = [
     Fault {
         make: |_, _| {
             made(0o755);
@@ -119,6 +119,15 @@ const FAULTS: [Fault; 8] = [
         make: |_, _| fs::write(DATA_DIR, "in the way").expect("room"),
         words: [DATA_DIR, "Not a directory"],
         remedy: "move the file away",
+    },
+    Fault {
+        make: |_, _| {
+            made(0o755);
+            let pipe = std::process::Command::new("mkfifo").arg(net().join("lock")).status();
+            assert!(pipe.expect("coreutils").success());
+        },
+        words: ["/simple-ebpf-cni/blackbox/lock", "no regular file"],
+        remedy: "rm /var/lib/cni/simple-ebpf-cni/blackbox/lock",
     },
     Fault {
         make: |_, scratch| {
@@ -179,6 +188,22 @@ fn a_directory_for_leases_that_none_can_be_written_to() {
             network.host.command("rm").words("-rf").arg(DATA_DIR).run();
         }
         assert_eq!(doctor(&dir).0, Some(0));
+    });
+}
+
+/// Such as the root of a node that booted into memory.
+#[test]
+fn a_state_directory_on_a_file_system_that_counts_nothing_is_well() {
+    on_host(|network| {
+        let dir = configured(network);
+        fs::create_dir_all(DATA_DIR).expect("room");
+        network.host.command("mount").words("-t ramfs ramfs").arg(DATA_DIR).run();
+        fs::set_permissions(DATA_DIR, fs::Permissions::from_mode(0o755)).expect("root may");
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(0), "{checks:#?}");
+        let pod = network.attach("one");
+        network.detach(&pod);
+        network.host.command("umount").arg(DATA_DIR).run();
     });
 }
 

@@ -43,6 +43,28 @@ fn a_purge_leaves_nothing_of_the_network() {
     });
 }
 
+/// The directory of one plugin's state may be another's, too.
+#[test]
+fn a_purge_leaves_what_others_keep_beside_its_leases() {
+    on_host(|network| {
+        let data_dir = network.host.scratch();
+        let theirs = data_dir.join("theirs");
+        std::fs::create_dir(&theirs).expect("room");
+        // As host-local keeps its leases.
+        for file in ["10.88.0.2", "last_reserved_ip.0", "lock"] {
+            std::fs::write(theirs.join(file), "theirs").expect("room");
+        }
+        let config = network.with("dataDir", data_dir.to_str().expect("a name"));
+        let pod = network.by(config).attach("one");
+        assert!(data_dir.join("blackbox/leases").exists());
+        let text = shown(&format!("uninstall --purge --force --data-dir {}", data_dir.display()));
+        assert!(text.contains("blackbox") && !text.contains("theirs"), "{text}");
+        assert_eq!(std::fs::read_dir(&theirs).expect("it stays").count(), 3);
+        assert!(!data_dir.join("blackbox").exists());
+        network.detach(&pod);
+    });
+}
+
 #[test]
 fn a_purge_leaves_a_bridge_that_was_there_before_and_links_of_others() {
     on_host(|network| {

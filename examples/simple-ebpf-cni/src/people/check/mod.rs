@@ -4,12 +4,11 @@ mod configuration;
 mod network;
 mod node;
 
-use std::fs::File;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -57,7 +56,8 @@ impl Check {
 /// A process that does not give back the lock on a file or directory, for which calls of the plugin wait until they give
 /// up. A lock that is free is held for a moment, together with whoever else only looks.
 fn held(path: &Path) -> Option<Check> {
-    let file = File::open(path).ok()?;
+    // What is no file, as a pipe, is said of it elsewhere, and must not be waited for here.
+    let file = rustix::fs::open(path, OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let start = Instant::now();
     while flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK) {
         if start.elapsed() > PATIENCE {
