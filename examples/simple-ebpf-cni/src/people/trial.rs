@@ -2,8 +2,9 @@
 //! that cannot be loaded, a security policy: whatever stands in the way shows here, by what it is in the way of.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
+use std::time::Duration;
 
 use cnikit::datapath::Datapath;
 use cnikit::netlink::{BridgeSpec, Netns, VethEnd, VethPair};
@@ -50,7 +51,8 @@ pub(crate) fn run() -> Result<(), Trouble> {
     let port = PAIR.meet(host.create_veth(&pair))?.host;
     QDISC.meet(host.create_clsact(bridge, bridge::blocks(&attachment.network)))?;
 
-    let pins = Pins(PathBuf::from(format!("{}-trial-{}", network::PINS, process::id())));
+    sweep();
+    let pins = Pins(PathBuf::from(format!("{}{}", prefix(), process::id())));
     let datapath = Datapath::new(&pins.0, &attachment.network);
     PROGRAMS.meet(datapath.ensure())?;
     let programs = PROGRAMS.meet(Programs::open(&datapath, &attachment.network))?;
@@ -78,6 +80,25 @@ impl Need {
             _ => remedy::REPORT.to_owned(),
         };
         Trouble { found: format!("{}: {}", self.what, chain(&error)), remedy }
+    }
+}
+
+/// What the pins of every trial begin with, before the number of its process.
+fn prefix() -> String {
+    format!("{}-trial-", network::PINS)
+}
+
+/// Removes the pins of trials that were ended before they came to that. No trial takes as long.
+fn sweep() {
+    const STALE: Duration = Duration::from_secs(600);
+    let root = Path::new(network::PINS).parent();
+    let entries = root.and_then(|root| fs::read_dir(root).ok()).into_iter().flatten();
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let is_trial = path.to_str().is_some_and(|path| path.starts_with(&prefix()));
+        let age = || fs::metadata(&path).ok()?.modified().ok()?.elapsed().ok();
+        if is_trial && age().is_some_and(|age| age > STALE) {
+            drop(Pins(path));
+        }
     }
 }
 

@@ -191,6 +191,20 @@ fn a_directory_for_leases_that_none_can_be_written_to() {
     });
 }
 
+#[test]
+fn what_a_trial_that_was_ended_has_left_goes_with_a_later_one() {
+    on_host(|network| {
+        let dir = configured(network);
+        let [left, running] = ["1", "2"].map(|pid| format!("/sys/fs/bpf/simple-ebpf-cni-trial-{pid}"));
+        fs::create_dir_all(format!("{left}/trial/v1")).expect("room");
+        fs::create_dir(&running).expect("room");
+        network.host.command("touch").words("-d -1hour").arg(&left).run();
+        assert_eq!(doctor(&dir).0, Some(0));
+        assert!(!Path::new(&left).exists() && Path::new(&running).exists());
+        fs::remove_dir(&running).expect("it is empty");
+    });
+}
+
 /// Such as the root of a node that booted into memory.
 #[test]
 fn a_state_directory_on_a_file_system_that_counts_nothing_is_well() {
