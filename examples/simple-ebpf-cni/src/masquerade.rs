@@ -147,6 +147,17 @@ pub(crate) fn forwarding(config: &Config) -> impl Iterator<Item = Sysctl<'static
     families.filter_map(|(family, is_needed)| is_needed.then_some(family.setting()))
 }
 
+/// Whether pods that are attached go without rules that the next ADD makes, as far as the configuration names the subnets.
+pub(crate) fn is_lost(network: &NetworkName, config: &Config) -> netlink::Result<bool> {
+    let found = nftables::Socket::open()?.rules(&chain(network))?;
+    for range in config.ranges() {
+        if !rule(range.subnet(), &config.bridge)?.is_in(&found) {
+            return Ok(true);
+        }
+    }
+    Ok(found.is_empty())
+}
+
 /// Whether the network has rules.
 pub(crate) fn is_there(network: &NetworkName) -> netlink::Result<bool> {
     let rules = nftables::Socket::open().and_then(|nftables| nftables.rules(&chain(network)));

@@ -157,7 +157,13 @@ impl AddAssign<PodCounters> for Counters {
 impl Reasons {
     /// The packets that were refused: all but those that only came back to their sender, as every pod has some.
     pub(crate) fn refused(&self) -> u64 {
-        self.total - self.reasons.get(DropReason::Reflected.as_str()).unwrap_or(&0)
+        self.refusals().map(|(_, packets)| packets).sum()
+    }
+
+    /// The same by their reasons.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let reasons = self.reasons.iter().map(|(reason, packets)| (*reason, *packets));
+        reasons.filter(|(reason, _)| *reason != DropReason::Reflected.as_str())
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let Options { scope, bin_dir, .. } = options;
     let mut checks = check::node();
     let is_able = failures(&checks) == 0;
-    checks.push(check::binary(bin_dir));
+    checks.push(check::binary(bin_dir, scope));
     // A process that may not look at networks has been told so.
     if check::refuse_unprivileged().is_ok() {
         let host = Socket::open()?;

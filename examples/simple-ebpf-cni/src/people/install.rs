@@ -1,6 +1,8 @@
 //! `install`: puts this binary where runtimes look for it, and a configuration beside others.
 
-use std::fs;
+use std::fs::{self, Metadata};
+use std::ops::RangeInclusive;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{self, Path, PathBuf};
 
 use clap::Args;
@@ -51,7 +53,7 @@ pub(crate) struct Options {
     network: NetworkName,
 
     /// A subnet that pods get an address of each; can be given several times
-    #[arg(long, value_name = "PREFIX", conflicts_with = "config")]
+    #[arg(long, value_name = "PREFIX", value_parser = prefix, conflicts_with = "config")]
     subnet: Vec<IpNetwork>,
 
     /// The bridge, which serves one network
@@ -64,7 +66,7 @@ pub(crate) struct Options {
 
     /// The number that the file of the configuration begins with, from 0 to 99: runtimes take the file that sorts first
     /// [default: 10 or, where that would not be first, less]
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(..100))]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(i64::from(*ORDERS.start())..=i64::from(*ORDERS.end())))]
     order: Option<u8>,
 
     /// Install although checks fail
@@ -84,6 +86,14 @@ pub(crate) struct Options {
     json: bool,
 }
 
+/// The numbers that the file of a configuration can begin with.
+pub(crate) const ORDERS: RangeInclusive<u8> = 0..=99;
+
+/// The file of a network's configuration with a number before its name.
+pub(crate) fn numbered(conf_dir: &Path, number: u8, network: &NetworkName) -> PathBuf {
+    conf_dir.join(format!("{number:02}-{network}.conflist"))
+}
+
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
@@ -91,6 +101,9 @@ struct Report {
     /// Those that have not passed.
     checks: Vec<Check>,
     files: Vec<File>,
+    /// Whether a network has been configured by this command, now or before.
+    #[serde(skip)]
+    is_configured: bool,
 }
 
 /// A file to be, and what it takes the place of.
@@ -112,6 +125,8 @@ enum Action {
     Create,
     Replace,
     Keep,
+    /// Its content lies in another file of the report.
+    Remove,
 }
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
@@ -121,15 +136,19 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let mut manifest = Manifest::read(&options.data_dir)?;
     let mut files = vec![options.binary(&manifest)?];
     if let Some((network, list)) = &network {
-        files.push(options.conflist(network, list.as_bytes(), &manifest)?);
+        files.extend(options.conflist(network, list.as_bytes(), &manifest)?);
     }
     let checks = options.checks(network.as_ref())?;
     let failures = doctor::failures(&checks);
-    let report = Report { dry_run: options.dry_run, checks, files };
+    let is_configured = network.is_some() || manifest.files().any(|(path, network)| network.is_some() && path.exists());
+    let report = Report { dry_run: options.dry_run, checks, files, is_configured };
     let stopped = failures > 0 && !options.ignore_checks;
     if !stopped && !options.dry_run {
-        for File { path, content, mode, network, .. } in &report.files {
-            manifest.write(path, content, *mode, network.as_ref())?;
+        for File { path, action, content, mode, network } in &report.files {
+            match action {
+                Action::Remove => manifest.remove(path)?,
+                _ => manifest.write(path, content, *mode, network.as_ref())?,
+            }
         }
     }
     if options.json {
@@ -148,10 +167,11 @@ impl Options {
             && doctor::failures(&checks) == 0
         {
             let host = Socket::open()?;
-            checks.extend(check::wished(network, list, &self.bin_dir, &host, &host.links()?)?);
+            let links = host.links()?;
+            checks.extend(check::wished(network, list, &self.bin_dir, &host, &links)?);
             // An image installs from a container. What that may not write, or was not given of the node, says nothing of
             // the runtime's plugins.
-            checks.extend(check::forwarding(network).filter(|check| check.verdict != Verdict::Fail));
+            checks.extend(check::forwarding(network, &links).filter(|check| check.verdict != Verdict::Fail));
             let data_dir = network.data_dir(None);
             if data_dir == self.data_dir || data_dir.exists() {
                 checks.extend(check::state(&network.name, &network.store(&data_dir)?));
@@ -175,7 +195,8 @@ impl Options {
         if let Some(path) = &self.config {
             let text =
                 fs::read(path).map_err(|source| Error::File { operation: "read", path: path.clone(), source })?;
-            let list = NetworkList::parse(text)?;
+            let unusable = |source| Error::NoList { path: path.clone(), source };
+            let list = NetworkList::parse(text).map_err(unusable)?;
             return Ok(Some((Network::of(&list, path)?, list)));
         }
         let subnets = match self.subnet.as_slice() {
@@ -201,7 +222,7 @@ impl Options {
         self.file(manifest, self.bin_dir.join(NAME), content, 0o755, None)
     }
 
-    fn conflist(&self, network: &Network, content: &[u8], manifest: &Manifest) -> Result<File, Error> {
+    fn conflist(&self, network: &Network, content: &[u8], manifest: &Manifest) -> Result<Vec<File>, Error> {
         let name = &network.name;
         let known = manifest.files().find(|(path, of)| *of == Some(name) && path.parent() == Some(&self.conf_dir));
         let mut others = NetworkList::files(&self.conf_dir)?;
@@ -209,18 +230,27 @@ impl Options {
             Some((path, _)) if self.order.is_none() => path.to_owned(),
             _ => self.place(name, &others)?,
         };
-        others.retain(|other| *other != path);
+        // A file of ours gives up its place for another. What somebody has changed is not ours to move.
+        let moved = known.map(|(known, _)| known.to_owned()).filter(|known| *known != path);
+        let moved = match moved {
+            Some(known) if manifest.look(&known)? == Found::Ours => Some(known),
+            _ => None,
+        };
+        others.retain(|other| *other != path && Some(other) != moved.as_ref());
         let same = others.into_iter().find(|other| NetworkList::load_file(other).is_ok_and(|list| list.name == *name));
         if let Some(other) = same.filter(|_| !self.force) {
             return Err(Error::Configured { network: name.clone(), path: other });
         }
-        self.file(manifest, path, content.to_owned(), 0o644, Some(name))
+        let mut files = vec![self.file(manifest, path, content.to_owned(), 0o644, Some(name))?];
+        let network = Some(name.clone());
+        files.extend(moved.map(|path| File { path, action: Action::Remove, content: Vec::new(), mode: 0, network }));
+        Ok(files)
     }
 
     /// Where a new configuration goes among others: where it is wished or, else, where it sorts first.
     fn place(&self, network: &NetworkName, others: &[PathBuf]) -> Result<PathBuf, Error> {
         const USUAL: u8 = 10;
-        let numbered = |number: u8| self.conf_dir.join(format!("{number:02}-{network}.conflist"));
+        let numbered = |number| numbered(&self.conf_dir, number, network);
         if let Some(order) = self.order {
             return Ok(numbered(order));
         }
@@ -237,8 +267,12 @@ impl Options {
         mode: u32,
         network: Option<&NetworkName>,
     ) -> Result<File, Error> {
-        let action = if fs::read(&path).is_ok_and(|there| there == content) {
+        let is_same = fs::read(&path).is_ok_and(|there| there == content);
+        let has_mode = |there: Metadata| there.permissions().mode() & 0o7777 == mode;
+        let action = if is_same && fs::metadata(&path).is_ok_and(has_mode) {
             Action::Keep
+        } else if is_same {
+            Action::Replace
         } else {
             match manifest.look(&path)? {
                 Found::Nothing => Action::Create,
@@ -261,12 +295,17 @@ impl Report {
                 Action::Create => ("wrote", "would write"),
                 Action::Replace => ("replaced", "would replace"),
                 Action::Keep => ("there already:", "there already:"),
+                Action::Remove => ("removed", "would remove"),
             };
             output.line(format_args!("{} {}", if self.dry_run { would } else { is }, path.display()))?;
         }
-        if self.files.iter().all(|file| file.network.is_none()) {
+        if !self.is_configured {
             output.styled(VOID, "no configuration: --subnet or --config writes one")?;
         }
         Ok(())
     }
+}
+
+fn prefix(text: &str) -> Result<IpNetwork, String> {
+    text.parse().map_err(|error| format!("{error}; write a subnet, such as 10.244.1.0/24"))
 }

@@ -93,6 +93,9 @@ pub(crate) enum Error {
     #[error("{} cannot be used", .path.display())]
     Config { path: PathBuf, source: spec::Error },
 
+    #[error("{} cannot be used", .path.display())]
+    NoList { path: PathBuf, source: runtime::Error },
+
     #[error(
         "{} gives {NAME} no ranges of its own to import into: write the ranges of the leases into it, such as \
          \"subnet\": \"10.244.1.0/24\"; leases of the plugin in \"ipam.type\" are that plugin's to keep",

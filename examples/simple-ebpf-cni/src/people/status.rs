@@ -1,7 +1,7 @@
 //! `status`: whether each network is well, and what it has done.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cnikit::datapath::NetStats;
@@ -10,13 +10,14 @@ use cnikit::spec::{IfName, NetworkName};
 use serde::Serialize;
 
 use super::attached::{Reasons, pods};
+use super::check::{self, Check};
 use super::network::Range;
 use super::node::{Known, Scope};
-use super::output::{BAD, GOOD, HEADER, Output, VOID};
-use super::text::{count, list};
-use super::{Error, chain};
-use crate::bridge;
+use super::output::{BAD, DOUBTFUL, GOOD, HEADER, Output, VOID};
+use super::text::{count, have, list, verb};
+use super::{Error, chain, remedy};
 use crate::programs::Programs;
+use crate::{bridge, status};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -38,6 +39,8 @@ pub(crate) struct Options {
 
 #[derive(Debug, Serialize)]
 struct Report {
+    /// Configurations of the plugin that cannot be used: of which network they are, they may not tell.
+    problems: Vec<String>,
     networks: Vec<Network>,
 }
 
@@ -48,6 +51,8 @@ struct Network {
     name: NetworkName,
     /// What is wrong; nothing where the network is well.
     problems: Vec<String>,
+    /// What need not be mended, as an ADD does it where it has to.
+    notes: Vec<String>,
     /// The file that configures it.
     config: Option<PathBuf>,
     /// None where it cannot be told.
@@ -94,32 +99,44 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let host = Socket::open()?;
     let links = host.links()?;
     let networks = options.scope.networks()?;
-    let networks = networks.iter().map(|known| Network::look(known, &host, &links)).collect::<Result<_, _>>()?;
-    let report = Report { networks };
+    let look = |known| Network::look(known, &options.scope.conf_dir, &host, &links);
+    let networks = networks.iter().map(look).collect::<Result<_, _>>()?;
+    let problems = check::unusable_ones(&options.scope)?.iter().map(problem).collect();
+    let report = Report { problems, networks };
     if options.json {
         output.json(&report)?
     } else {
         report.write(output)?
     }
-    match report.networks.iter().map(|network| network.problems.len()).sum() {
+    match report.problems.len() + report.networks.iter().map(|network| network.problems.len()).sum::<usize>() {
         0 => Ok(()),
         problems => Err(Error::Problems(problems)),
     }
 }
 
 impl Network {
-    fn look(known: &Known, host: &Socket, links: &[Link]) -> Result<Self, Error> {
-        let mut problems: Vec<String> = known.store.probe().err().iter().map(|error| chain(error)).collect();
-        problems.extend(known.datapath.probe().err().iter().map(|error| chain(error)));
+    fn look(known: &Known, conf_dir: &Path, host: &Socket, links: &[Link]) -> Result<Self, Error> {
+        let with_remedy = |error: &dyn std::error::Error, remedy| format!("{}: {remedy}", chain(error));
+        let mut problems = Vec::new();
+        problems.extend(known.store.probe().err().map(|error| with_remedy(&error, remedy::of_ipam(&error))));
+        problems.extend(known.datapath.probe().err().map(|error| with_remedy(&error, remedy::of_datapath(&error))));
         let pods = match pods(known, links) {
             // What keeps them from being found is among the problems.
             Err(_) if !problems.is_empty() => return Ok(Self::unknown(known, problems)),
             pods => pods?,
         };
+        if known.configured.is_none() && !pods.is_empty() {
+            problems.push(format!("no file in {} configures it, and pods are attached", conf_dir.display()));
+        }
+        problems.extend(check::attached(known, &pods, host, links)?.iter().map(problem));
+        problems.extend(check::not_forwarded(known, links).iter().map(problem));
+        let mut notes = Vec::new();
         let gone = pods.iter().filter(|pod| pod.host_interface.is_none()).count();
         if gone > 0 {
-            let pods = count(gone, "pod");
-            problems.push(format!("{pods} hold addresses and have no interface: the runtime's GC or DEL frees them"));
+            let (pods, hold, have) = (count(gone, "pod"), verb(gone, "hold"), have(gone));
+            notes.push(format!(
+                "{pods} {hold} addresses and {have} no interface: GC or DEL frees them, or an ADD that finds the pool dry"
+            ));
         }
         let bridge = known.bridge(links);
         // What serves the network is made by the ADD of its first pod, and mended by that of each.
@@ -140,11 +157,11 @@ impl Network {
         let datapath =
             if known.datapath.is_complete()? { Some(Datapath::look(known, host, &mut problems)?) } else { None };
         let bridge = bridge.map(|bridge| Bridge::look(bridge, host)).transpose()?;
-        let ranges = ranges(known, &mut problems)?;
+        let ranges = ranges(known, host, &mut problems)?;
         let damaged = known.store.leases()?.filter_map(Result::err);
         problems.extend(damaged.map(|error| chain(&error)));
         let config = known.configured.as_ref().map(|(file, _)| file.clone());
-        Ok(Self { name: known.name.clone(), problems, config, pods: Some(pods.len()), bridge, datapath, ranges })
+        Ok(Self { name: known.name.clone(), problems, notes, config, pods: Some(pods.len()), bridge, datapath, ranges })
     }
 
     /// A network of which no more can be said than what is wrong.
@@ -153,6 +170,7 @@ impl Network {
         Self {
             name: known.name.clone(),
             problems,
+            notes: Vec::new(),
             config,
             pods: None,
             bridge: None,
@@ -199,6 +217,12 @@ impl From<NetStats> for Stats {
 
 impl Report {
     fn write(&self, output: &mut Output) -> Result<(), Error> {
+        for problem in &self.problems {
+            output.styled(BAD, problem)?;
+        }
+        if self.networks.is_empty() && !self.problems.is_empty() {
+            return Ok(());
+        }
         if self.networks.is_empty() {
             return output.line("There is no network on this node: install lays down a configuration.");
         }
@@ -220,6 +244,9 @@ impl Network {
         }
         for problem in &self.problems {
             output.styled(BAD, format_args!("  {problem}"))?;
+        }
+        for note in &self.notes {
+            output.styled(DOUBTFUL, format_args!("  {note}"))?;
         }
         match &self.config {
             Some(file) => output.line(format_args!("  config   {}", file.display()))?,
@@ -264,19 +291,25 @@ impl Datapath {
             "  flows    {} delivered by the stack, {} forgotten",
             stats.flows_added, stats.flows_forgotten
         ))?;
-        let reasons = self.drops.reasons.iter().map(|(reason, packets)| format!(" {reason} {packets}"));
-        output.line(format_args!("  drops    {}{}", self.drops.total, reasons.collect::<String>()))
+        let reasons = self.drops.refusals().map(|(reason, packets)| format!(" {reason} {packets}"));
+        let refused = self.drops.refused();
+        output.line(format_args!("  drops    {refused}{}", reasons.collect::<String>()))
     }
 }
 
-fn ranges(known: &Known, problems: &mut Vec<String>) -> Result<Vec<Range>, Error> {
-    let mut all = Vec::new();
-    for pool in known.configured.iter().flat_map(|(_, network)| network.pools()) {
-        let ranges = Range::of(pool, &known.store)?;
-        if ranges.iter().all(|range| range.free == 0) {
-            problems.push(format!("all addresses of {pool} are leased: remove pods, or configure a larger subnet"));
-        }
-        all.extend(ranges);
-    }
-    Ok(all)
+fn ranges(known: &Known, host: &Socket, problems: &mut Vec<String>) -> Result<Vec<Range>, Error> {
+    let Some((_, network)) = &known.configured else {
+        return Ok(Vec::new());
+    };
+    // As the STATUS of runtimes says it: an address that an ADD would take back is as good as a free one.
+    let full = status::refuse_full_pool(&known.name, &known.store, network.config(), host);
+    problems.extend(full.err().map(|failure| failure.to_string()));
+    let ranges = network.pools().iter().map(|pool| Range::of(pool, &known.store));
+    Ok(ranges.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// A check that has failed, in one line.
+fn problem(check: &Check) -> String {
+    let remedy = check.remedy.as_ref().map(|remedy| format!(": {remedy}"));
+    format!("{}{}", check.found, remedy.unwrap_or_default())
 }

@@ -5,10 +5,13 @@ use std::time::{Duration, SystemTime};
 /// As many characters of a container's id as `crictl` shows.
 const SHORT_ID: usize = 13;
 
-/// A container's id as tables show it.
+/// How many digits an id has that a runtime has drawn.
+const DRAWN_ID: usize = 64;
+
+/// A container's id as tables show it. Names that people and clients give begin alike, and are shown in full.
 pub(crate) fn short(id: &str) -> &str {
-    // Ids are of ASCII characters.
-    id.get(..SHORT_ID).unwrap_or(id)
+    let is_drawn = id.len() == DRAWN_ID && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_drawn { &id[..SHORT_ID] } else { id }
 }
 
 /// Values in one cell.
@@ -24,6 +27,16 @@ pub(crate) fn count(number: usize, what: &str) -> String {
         _ => "s",
     };
     format!("{number} {what}{plural}")
+}
+
+/// The verb for a number of things: "1 pod has", "2 pods have".
+pub(crate) fn have(number: usize) -> &'static str {
+    if number == 1 { "has" } else { "have" }
+}
+
+/// The same of a regular verb: "1 row leads", "2 rows lead".
+pub(crate) fn verb(number: usize, verb: &str) -> String {
+    format!("{verb}{}", if number == 1 { "s" } else { "" })
 }
 
 /// A number of bytes with three digits at the most before its unit.

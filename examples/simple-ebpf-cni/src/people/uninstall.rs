@@ -29,7 +29,8 @@ Exit status:
 
 /// Remove what install has written: the configurations and, with the last of them, the binary.
 ///
-/// Refused while pods are attached. Files that somebody has changed since are left. --purge removes what the networks have left on
+/// Refused while pods are attached. Files that somebody has changed, renamed or written since are left, and the binary with
+/// configurations among them. --purge removes what the networks have left on
 /// the node as well: veth pairs, masquerade rules, the bridges that the plugin made, pinned programs and maps, leases. Where some of
 /// that cannot be removed, what leads to it stays, and the binary too: run it again.
 #[derive(Clone, Debug, Args)]
@@ -85,7 +86,8 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let data_dir = options.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DATA_DIR));
     let _turn = if options.dry_run || !data_dir.exists() { None } else { Some(Turn::take(data_dir)?) };
     let mut manifest = Manifest::read(data_dir)?;
-    let (networks, others) = options.networks(&manifest)?;
+    let (networks, mut others) = options.networks(&manifest)?;
+    let dirs = options.dirs(&manifest);
     let host = Socket::open()?;
     if !options.force {
         refuse_pods(&networks, &host.links()?)?;
@@ -96,6 +98,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     }
     // Configurations go first: no runtime is to begin an ADD of what is about to vanish.
     report.remove_configurations(&mut manifest, options)?;
+    others.extend(report.left(&dirs, &manifest, options)?);
     if options.purge {
         for known in &networks {
             report.purge(known, &host)?;
@@ -132,11 +135,14 @@ impl Options {
             && self.conf_dir.as_ref().is_none_or(|dir| path.parent() == Some(dir))
     }
 
+    /// The directories of configurations that are asked for.
+    fn dirs(&self, manifest: &Manifest) -> BTreeSet<PathBuf> {
+        self.conf_dir.clone().map_or_else(|| written_dirs(manifest), |dir| BTreeSet::from([dir]))
+    }
+
     /// The networks that are asked for, and those that are configured elsewhere than where is asked for.
     fn networks(&self, manifest: &Manifest) -> Result<(Vec<Known>, BTreeSet<NetworkName>), Error> {
-        let written = manifest.files().filter(|(_, network)| network.is_some()).filter_map(|(path, _)| path.parent());
-        let mut dirs: BTreeSet<PathBuf> = written.map(Path::to_owned).collect();
-        dirs.insert(CONF_DIR.into());
+        let mut dirs = written_dirs(manifest);
         let Some(dir) = &self.conf_dir else {
             let dirs: Vec<PathBuf> = dirs.into_iter().collect();
             return Ok((self.known(&dirs, manifest)?, BTreeSet::new()));
@@ -155,6 +161,14 @@ impl Options {
     fn known(&self, conf_dirs: &[PathBuf], manifest: &Manifest) -> Result<Vec<Known>, Error> {
         node::networks(conf_dirs, self.data_dir.as_deref(), manifest.leases(), self.network.as_ref())
     }
+}
+
+/// The directories that `install` has written configurations to, and the usual one.
+fn written_dirs(manifest: &Manifest) -> BTreeSet<PathBuf> {
+    let written = manifest.files().filter(|(_, network)| network.is_some()).filter_map(|(path, _)| path.parent());
+    let mut dirs: BTreeSet<PathBuf> = written.map(Path::to_owned).collect();
+    dirs.insert(CONF_DIR.into());
+    dirs
 }
 
 fn absolute(dir: &Path) -> Result<PathBuf, Error> {
@@ -187,7 +201,34 @@ impl Report {
         files.iter().try_for_each(|path| self.remove_file(path, manifest, options))
     }
 
-    /// Removes the binary, unless somebody needs it: `others` are networks that were not asked for.
+    /// Tells of configurations with the plugin that stay, as of one that was renamed, and which networks they are of.
+    fn left(
+        &mut self,
+        dirs: &BTreeSet<PathBuf>,
+        manifest: &Manifest,
+        options: &Options,
+    ) -> Result<BTreeSet<NetworkName>, Error> {
+        let mut networks = BTreeSet::new();
+        for file in dirs.iter().map(|dir| NetworkList::files(dir)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()
+        {
+            let Ok(Network { name, .. }) = Network::read(&file) else {
+                continue;
+            };
+            let is_written = manifest.files().any(|(path, _)| path == file);
+            let is_spared = || Ok::<_, Error>(!options.force && manifest.look(&file)? == Found::Foreign);
+            // What a dry run would remove is there still.
+            if is_written && self.dry_run && options.asks_for(&file, &name) && !is_spared()? {
+                continue;
+            }
+            if !is_written {
+                self.kept.push(format!("{}: not written by install, which uninstall goes by", file.display()));
+            }
+            networks.insert(name);
+        }
+        Ok(networks)
+    }
+
+    /// Removes the binary, unless somebody needs it: `others` are networks that are configured still.
     fn remove_binaries(
         &mut self,
         manifest: &mut Manifest,

@@ -8,7 +8,8 @@ use cnikit_testbed::{Command, Footprint, Namespace as _, Ruling};
 use serde_json::Value;
 
 use crate::doctor::{configured, doctor, found};
-use crate::people::{BINARY, command, conflist, refused};
+use crate::install::{BLACKBOX, Node};
+use crate::people::{BINARY, command, conflist, refused, shown};
 use crate::support::{DATA_DIR, NAME, Network, bin, on_host};
 
 /// "The plugin is not available".
@@ -406,5 +407,40 @@ fn one_network_of_several() {
             assert_eq!(output.stdout.contains("br7"), status == 1, "{output:#?}");
         }
         network.host.ip("link del br7");
+    });
+}
+
+/// No runtime can take it, and nothing but its text or what `install` remembers tells whose it is.
+#[test]
+fn a_configuration_of_ours_that_cannot_be_read() {
+    on_host(|network| {
+        let node = Node::new(network);
+        shown(&node.install(BLACKBOX));
+        let pod = node.network("10-blackbox.conflist").attach("one");
+        let file = node.conf("10-blackbox.conflist");
+        let looking = |what: &str| {
+            let bin_dir =
+                if what == "doctor" { format!("--bin-dir {}", node.bin_dir.display()) } else { String::new() };
+            command(&format!("{what} --json {bin_dir} --conf-dir {}", node.conf_dir.display()))
+        };
+        let whole = fs::read_to_string(&file).expect("a file");
+        for damaged in ["".to_owned(), whole.replace('{', ""), whole.replace("10.99.0.0/24", "banana")] {
+            fs::write(&file, &damaged).expect("room");
+            let output = looking("doctor");
+            let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+            let checks = report["checks"].as_array().expect("a list");
+            let failed = found(checks, "config", "fail");
+            assert_eq!(output.status.code(), Some(1), "{output:#?}");
+            assert!(failed.contains("10-blackbox.conflist") && failed.contains("--force"), "{checks:#?}");
+            assert_eq!(found(checks, "config", "warn"), "", "{damaged}");
+            let output = looking("status");
+            assert!(output.status.code() == Some(1) && output.stdout.contains("10-blackbox.conflist"), "{output:#?}");
+        }
+        // The remedy that it names.
+        shown(&node.install(&format!("{BLACKBOX} --force")));
+        assert_eq!(looking("doctor").status.code(), Some(0));
+        assert!(looking("status").status.success());
+        node.network("10-blackbox.conflist").detach(&pod);
+        shown(&node.uninstall("--purge"));
     });
 }

@@ -7,7 +7,7 @@ use cnikit_testbed::{Command, Footprint, Namespace as _};
 use serde_json::{Value, json};
 
 use crate::people::{BINARY, command, conflist};
-use crate::support::{Network, bin, on_host};
+use crate::support::{DATA_DIR, Network, bin, on_host};
 
 /// What it says of the network, with its configuration alone in the directory, and the status that it ends with.
 #[track_caller]
@@ -241,5 +241,68 @@ fn networks_that_want_the_same_are_told_of() {
             assert!(failed.contains(word) && failed.is_empty() == word.is_empty(), "{bridge} {subnet}: {checks:#?}");
             assert_eq!(status, Some(i32::from(!word.is_empty())), "{checks:#?}");
         }
+    });
+}
+
+/// What is well before the first pod cuts off those that are there.
+#[test]
+fn pods_that_have_lost_their_way_out_are_told_of() {
+    on_host(|network| {
+        let network = &network.by(network.with("ipMasq", true));
+        let dir = configured(network);
+        let pod = network.attach("one");
+        let status = || command(&format!("status --conf-dir {}", dir.display()));
+        assert!(doctor(&dir).0 == Some(0) && status().status.success(), "{:?}", status());
+
+        network.host.command("nft").words("flush ruleset").run();
+        let (ended, checks) = doctor(&dir);
+        let failed = found(&checks, "masquerade", "fail");
+        assert!(ended == Some(1) && failed.contains("blackbox") && failed.contains("next ADD"), "{checks:#?}");
+        let said = status();
+        assert!(said.status.code() == Some(1) && said.stdout.contains("masquerade"), "{said:?}");
+        let other = network.attach("two");
+        assert!(doctor(&dir).0 == Some(0) && status().status.success(), "the next ADD heals: {:?}", status());
+
+        fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a private setting");
+        let (ended, checks) = doctor(&dir);
+        let failed = found(&checks, "ip_forward", "fail");
+        assert!(ended == Some(1) && failed.contains("sysctl -w net.ipv4.ip_forward=1"), "{checks:#?}");
+        let said = status();
+        assert!(said.status.code() == Some(1) && said.stdout.contains("net.ipv4.ip_forward=1"), "{said:?}");
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a private setting");
+        [pod, other].iter().for_each(|pod| network.detach(pod));
+        let chain = "nft delete table inet simple-ebpf-cni";
+        network.host.command("sh").args(["-c", chain]).run();
+    });
+}
+
+#[test]
+fn pods_whose_leases_were_lost_are_told_of() {
+    on_host(|network| {
+        let dir = configured(network);
+        let pods = ["one", "two"].map(|name| network.attach(name));
+        let kept = network.host.scratch().join("state");
+        network.host.command("mv").arg(DATA_DIR).arg(&kept).run();
+        let (ended, checks) = doctor(&dir);
+        let failed = found(&checks, "leases", "fail");
+        assert!(ended == Some(1) && failed.contains("2 pods of blackbox have no lease"), "{checks:#?}");
+        let said = command(&format!("status --conf-dir {}", dir.display()));
+        assert!(said.status.code() == Some(1) && said.stdout.contains("2 pods of blackbox have no lease"), "{said:?}");
+        network.host.command("mv").arg(&kept).arg(DATA_DIR).run();
+        assert_eq!(doctor(&dir).0, Some(0));
+        pods.iter().for_each(|pod| network.detach(pod));
+    });
+}
+
+#[test]
+fn a_node_on_which_nothing_is_installed_yet_is_able_to() {
+    on_host(|network| {
+        let [conf_dir, bin_dir] = [(); 2].map(|()| network.host.scratch());
+        let output =
+            command(&format!("doctor --json --conf-dir {} --bin-dir {}", conf_dir.display(), bin_dir.display()));
+        let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
+        let warned = found(report["checks"].as_array().expect("a list"), "binary", "warn");
+        assert_eq!(output.status.code(), Some(0), "{output:#?}");
+        assert!(warned.contains("install") && !warned.contains("CNI_PATH"), "{warned}");
     });
 }

@@ -279,7 +279,9 @@ fn a_runtime_is_never_taken_for_a_person() {
 fn a_reader_that_has_gone_is_no_failure() {
     on_host(|network| {
         let pod = network.attach("one");
-        for arguments in ["leases", "leases --json", "pods", "status", "top --json --interval 0.1"] {
+        let file = conflist(network);
+        let status = format!("status --conf-dir {}", file.parent().expect("a directory").display());
+        for arguments in ["leases", "leases --json", "pods", &status, "top --json --interval 0.1"] {
             let script = format!("{{ sleep 0.2; '{BINARY}' {arguments}; }} | true; exit ${{PIPESTATUS[0]}}");
             let output = Command::new("bash").args(["-c", &script]).output();
             assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");

@@ -152,3 +152,33 @@ fn a_network_that_does_not_exist_is_refused_by_its_name() {
         assert_eq!(shown(&looking(network, "pods --network blackbox")), "No pod is attached.\n");
     });
 }
+
+/// Clients give containers names of their own that begin alike. Only ids of a runtime's making are told apart by their beginning.
+#[test]
+fn names_of_containers_are_shown_in_full() {
+    on_host(|network| {
+        let pods = ["default-small-1", "default-small-2"].map(|name| network.attach(name));
+        let text = shown(&looking(network, "pods"));
+        let containers: Vec<&str> = cells(&text)[1..3].iter().map(|row| row[1]).collect();
+        assert_eq!(containers, ["default-small-1", "default-small-2"]);
+        pods.iter().for_each(|pod| network.detach(pod));
+    });
+}
+
+#[test]
+fn a_full_pool_that_the_next_add_finds_an_address_in_is_well() {
+    on_host(|network| {
+        network.host.keep("route 10.99.0.0/30 ");
+        let network = &network.by(network.with("subnet", "10.99.0.0/30"));
+        let only = network.attach("only");
+        let line = looking(network, "status");
+        let output = command(&line);
+        assert!(output.status.code() == Some(1) && output.stdout.contains("addresses of 10.99.0.0/30"), "{output:?}");
+        network.host.ip(&format!("link del {}", only.host_veth()));
+        let text = shown(&line);
+        assert!(text.contains("1 pod holds addresses and has no interface"), "{text}");
+        network.attach("next");
+        network.detach(&only);
+        network.call("DEL", "next", &network.host.pod()).silent();
+    });
+}

@@ -1,5 +1,6 @@
 //! The command `uninstall`: what it leaves of a node, and of what it was not asked for.
 
+use std::fs;
 use std::path::Path;
 
 use cnikit_testbed::{Call, Command, Footprint, Namespace as _, Ruling};
@@ -188,5 +189,44 @@ fn of_several_directories_one_can_be_named() {
         network.footprint().assert_unchanged(&before, "uninstall");
         assert!(!Path::new(DATA_DIR).exists() && !Path::new(PINS).exists());
         assert_eq!(command("uninstall --purge").stdout, "There is nothing to remove.\n");
+    });
+}
+
+/// It is somebody's by its new name, and pods that it has yet to attach need the binary.
+#[test]
+fn a_configuration_that_was_renamed_is_left_with_the_binary() {
+    on_host(|network| {
+        let node = Node::new(network);
+        shown(&node.install(BLACKBOX));
+        let renamed = node.conf("07-blackbox.conflist");
+        fs::rename(node.conf("10-blackbox.conflist"), &renamed).expect("the file");
+        let text = shown(&node.uninstall("--purge"));
+        assert!(text.contains(&format!("left {}: not written by install", renamed.display())), "{text}");
+        assert!(text.contains(&format!("left {}: it serves blackbox", node.binary().display())), "{text}");
+        assert!(renamed.exists() && node.binary().exists());
+        fs::remove_file(&renamed).expect("the file");
+        shown(&node.uninstall("--purge"));
+        node.files().assert_unchanged(&Footprint::default(), "uninstall");
+    });
+}
+
+#[test]
+fn a_configuration_is_moved_before_that_of_another_as_doctor_says() {
+    on_host(|network| {
+        let node = Node::new(network);
+        shown(&node.install(BLACKBOX));
+        let theirs = node.conf("05-theirs.conf");
+        fs::write(&theirs, r#"{ "cniVersion": "1.0.0", "name": "theirs", "type": "bridge" }"#).expect("room");
+        let line = format!("doctor --conf-dir {} --bin-dir {}", node.conf_dir.display(), node.bin_dir.display());
+        let said = command(&line).stdout;
+        let (_, advice) = said.split_once("simple-ebpf-cni install ").expect("a command that does it");
+        let advised = advice.lines().next().expect("a line");
+        let text = shown(&format!("install {advised}"));
+        let (old, new) = (node.conf("10-blackbox.conflist"), node.conf("05-blackbox.conflist"));
+        assert!(text.contains(&format!("removed {}", old.display())), "{text}");
+        assert!(!old.exists() && new.exists());
+        assert!(!command(&line).stdout.contains("sorts first"));
+        shown(&node.uninstall("--purge"));
+        assert!(!new.exists() && !node.binary().exists() && theirs.exists());
     });
 }

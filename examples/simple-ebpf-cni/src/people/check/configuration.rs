@@ -11,9 +11,14 @@ use cnikit::spec::{NetworkName, PluginType};
 use rustix::fs::{Access, access};
 use serde_json::Value;
 
-use super::Check;
+use super::attached::has_ports;
+use super::{Check, Verdict};
+use crate::config::DEFAULT_DATA_DIR;
+use crate::people::doctor::BIN_DIR;
+use crate::people::install::{ORDERS, numbered};
+use crate::people::manifest::{Found, Manifest};
 use crate::people::network::Network;
-use crate::people::node::Scope;
+use crate::people::node::{CONF_DIR, Scope};
 use crate::people::{Error, chain, remedy};
 use crate::{NAME, SimpleEbpfCni, bridge, masquerade};
 
@@ -26,19 +31,23 @@ pub(crate) fn configurations(
 ) -> Result<Vec<Check>, Error> {
     const CHECK: &str = "config";
     let dir = scope.conf_dir.display();
+    let manifest = manifest(scope);
     let files = match NetworkList::files(&scope.conf_dir) {
         Ok(files) => files,
         Err(error) => return Ok(vec![Check::fail(CHECK, chain(&error), format!("make {dir} a directory of files"))]),
     };
     let mut checks = Vec::new();
     let mut first = None;
+    let mut has_unusable = false;
     let mut known: Vec<(&Path, Network)> = Vec::new();
     for file in &files {
         let shown = file.display();
         let list = match NetworkList::load_file(file) {
             Ok(list) => list,
             Err(error) => {
-                checks.push(Check::warn(CHECK, chain(&error), "correct or remove the file"));
+                let check = unusable(file, &error.into(), manifest.as_ref(), scope);
+                has_unusable |= check.verdict == Verdict::Fail;
+                checks.push(check);
                 continue;
             }
         };
@@ -50,7 +59,8 @@ pub(crate) fn configurations(
         let network = match Network::of(&list, file) {
             Ok(network) => network,
             Err(error) => {
-                checks.push(Check::fail(CHECK, chain(&error), "correct the file"));
+                checks.push(unusable(file, &error, manifest.as_ref(), scope));
+                has_unusable = true;
                 continue;
             }
         };
@@ -67,7 +77,7 @@ pub(crate) fn configurations(
             let store = network.store(&network.data_dir(scope.data_dir.as_deref()))?;
             let mut found = wished(&network, &list, bin_dir, host, links)?;
             found.extend(state(&network.name, &store));
-            found.extend(forwarding(&network));
+            found.extend(forwarding(&network, links));
             found.extend(log(&network));
             for check in found {
                 // Of what several networks need, one line is enough.
@@ -80,6 +90,7 @@ pub(crate) fn configurations(
         known.push((file, network));
     }
     match first {
+        _ if known.is_empty() && has_unusable => {}
         _ if known.is_empty() => {
             let none = if scope.conf_dir.exists() {
                 format!("no file in {dir} names {NAME}")
@@ -91,11 +102,77 @@ pub(crate) fn configurations(
         Some((first, false)) => checks.push(Check::warn(
             CHECK,
             format!("{} sorts first, so a runtime that takes one network takes that", first.display()),
-            "remove it, or rename one of the two",
+            known.iter().find_map(|ours| moved(first, ours, manifest.as_ref()?, scope, bin_dir)).map_or_else(
+                || "remove it, or rename one of the two".to_owned(),
+                |command| format!("remove it, or have ours sort before it: {command}"),
+            ),
         )),
         _ => {}
     }
     Ok(checks)
+}
+
+/// What `install` has written, where that can be read.
+fn manifest(scope: &Scope) -> Option<Manifest> {
+    Manifest::read(scope.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DATA_DIR))).ok()
+}
+
+/// The configurations of ours that no runtime can take.
+pub(crate) fn unusable_ones(scope: &Scope) -> Result<Vec<Check>, Error> {
+    let manifest = manifest(scope);
+    let files = NetworkList::files(&scope.conf_dir)?;
+    let checks = files.iter().filter_map(|file| match Network::read(file) {
+        Ok(_) | Err(Error::NotOurs { .. }) => None,
+        Err(error) => Some(unusable(file, &error, manifest.as_ref(), scope)),
+    });
+    Ok(checks.filter(|check| check.verdict == Verdict::Fail).collect())
+}
+
+/// A file that cannot be used: whose it is shows by what `install` remembers or, else, by its text.
+fn unusable(file: &Path, error: &Error, manifest: Option<&Manifest>, scope: &Scope) -> Check {
+    const CHECK: &str = "config";
+    let written = manifest.and_then(|manifest| manifest.files().find(|(path, _)| *path == file)?.1);
+    if let Some(network) = written {
+        let command = format!("{NAME} install --network {network} --subnet PREFIX --force{}", elsewhere(scope, None));
+        return Check::fail(CHECK, chain(error), format!("correct the file, or write it anew: {command}"));
+    }
+    if names_us(file) {
+        Check::fail(CHECK, chain(error), "correct the file")
+    } else {
+        Check::warn(CHECK, chain(error), "correct or remove the file")
+    }
+}
+
+/// Whether the text of a file has the plugin's name in quotes, be it JSON or not.
+fn names_us(file: &Path) -> bool {
+    fs::read(file).is_ok_and(|text| String::from_utf8_lossy(&text).contains(&format!("\"{NAME}\"")))
+}
+
+/// The command that has a configuration sort before another file, where `install` wrote it and nobody has changed it.
+fn moved(
+    before: &Path,
+    (file, network): &(&Path, Network),
+    manifest: &Manifest,
+    scope: &Scope,
+    bin_dir: &Path,
+) -> Option<String> {
+    let is_written = manifest.files().any(|(path, _)| path == *file) && manifest.look(file).ok()? == Found::Ours;
+    let sorts_before = |order: &u8| numbered(&scope.conf_dir, *order, &network.name).as_path() < before;
+    let order = ORDERS.rev().find(sorts_before).filter(|_| is_written)?;
+    let elsewhere = elsewhere(scope, Some(bin_dir));
+    Some(format!("{NAME} install --order {order} --config {}{elsewhere}", file.display()))
+}
+
+/// The options of `install` for directories that are not the usual ones.
+fn elsewhere(scope: &Scope, bin_dir: Option<&Path>) -> String {
+    let dirs = [
+        ("conf-dir", Some(scope.conf_dir.as_path()), CONF_DIR),
+        ("data-dir", scope.data_dir.as_deref(), DEFAULT_DATA_DIR),
+        ("bin-dir", bin_dir, BIN_DIR),
+    ];
+    let unusual =
+        dirs.into_iter().filter_map(|(option, dir, usual)| Some((option, dir.filter(|dir| *dir != Path::new(usual))?)));
+    unusual.map(|(option, dir)| format!(" --{option} {}", dir.display())).collect()
 }
 
 /// Whether a network can be had on this node as it is configured.
@@ -125,11 +202,12 @@ pub(crate) fn state(network: &NetworkName, store: &Store) -> Option<Check> {
 }
 
 /// Whether the host routes what pods send to the world, or will.
-pub(crate) fn forwarding(network: &Network) -> impl Iterator<Item = Check> {
-    masquerade::forwarding(network.config()).map(|setting| forwards(network, setting))
+pub(crate) fn forwarding(network: &Network, links: &[Link]) -> impl Iterator<Item = Check> {
+    let has_pods = has_ports(network, links);
+    masquerade::forwarding(network.config()).map(move |setting| forwards(network, setting, has_pods))
 }
 
-fn forwards(network: &Network, setting: Sysctl) -> Check {
+fn forwards(network: &Network, setting: Sysctl, has_pods: bool) -> Check {
     const CHECK: &str = "ip_forward";
     let (family, name) = match setting {
         Sysctl::Ipv4Forward => ("IPv4", "net.ipv4.ip_forward"),
@@ -137,6 +215,11 @@ fn forwards(network: &Network, setting: Sysctl) -> Check {
     };
     let by_hand = format!("sysctl -w {name}=1, and in /etc/sysctl.d");
     match setting.read() {
+        Ok(0) if network.masquerades() && setting.is_writable() && has_pods => Check::fail(
+            CHECK,
+            format!("off for {family}, and {} has pods: they do not reach the world", network.name),
+            by_hand + ", or attach a pod, as the next ADD turns it on; look for what has turned it off",
+        ),
         Ok(0) if network.masquerades() && setting.is_writable() => {
             Check::ok(CHECK, format!("off for {family}: the first ADD of {} turns it on, by \"ipMasq\"", network.name))
         }
@@ -245,8 +328,8 @@ fn chained(list: &NetworkList, bin_dir: &Path) -> Vec<Check> {
     missing.map(|error| Check::fail("plugins", error.to_string(), format!("{} needs it", list.name))).collect()
 }
 
-/// Whether the binary lies where runtimes look, and is this one.
-pub(crate) fn binary(bin_dir: &Path) -> Check {
+/// Whether the binary lies where runtimes look, and is this one. Before there is a configuration, nobody needs it.
+pub(crate) fn binary(bin_dir: &Path, scope: &Scope) -> Check {
     const CHECK: &str = "binary";
     let path = bin_dir.join(NAME);
     let install = || format!("{NAME} install");
@@ -254,10 +337,20 @@ pub(crate) fn binary(bin_dir: &Path) -> Check {
         unreachable!("the plugin's own name is a type");
     };
     match runtime::find(&plugin, &[bin_dir.to_owned()]) {
-        Err(error) if path.is_file() => {
-            return Check::fail(CHECK, error.to_string(), format!("chmod +x {}", path.display()));
+        Err(_) if path.is_file() => {
+            let found = format!("{} is not executable", path.display());
+            return Check::fail(CHECK, found, format!("chmod +x {}", path.display()));
         }
-        Err(error) => return Check::fail(CHECK, error.to_string(), install()),
+        Err(_) => {
+            let files = NetworkList::files(&scope.conf_dir).unwrap_or_default();
+            let is_named = files.iter().any(|file| names_us(file));
+            let found = format!("there is no {}", path.display());
+            return if is_named {
+                Check::fail(CHECK, format!("{found}, which every call of a runtime needs"), install())
+            } else {
+                Check::warn(CHECK, format!("{found}: it is not installed yet"), install())
+            };
+        }
         Ok(_) => {}
     }
     // The kernel answers for the mount as well.

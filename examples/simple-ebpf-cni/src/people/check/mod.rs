@@ -1,5 +1,6 @@
 //! What a node, its configurations and its networks are checked for.
 
+mod attached;
 mod configuration;
 mod network;
 mod node;
@@ -12,7 +13,8 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use serde::Serialize;
 
-pub(crate) use configuration::{binary, configurations, forwarding, state, wished};
+pub(crate) use attached::{attached, not_forwarded};
+pub(crate) use configuration::{binary, configurations, forwarding, state, unusable_ones, wished};
 pub(crate) use network::network;
 pub(crate) use node::{node, refuse_unprivileged};
 

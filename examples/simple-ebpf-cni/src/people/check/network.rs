@@ -6,7 +6,7 @@ use super::configuration::state;
 use super::{Check, held};
 use crate::people::attached::pods;
 use crate::people::node::Known;
-use crate::people::text::count;
+use crate::people::text::{count, have, verb};
 use crate::people::{Error, chain, remedy};
 use crate::rows::Rows;
 use crate::{NAME, bridge, status};
@@ -61,14 +61,15 @@ fn look(known: &Known, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Erro
     let pods = pods(known, links)?;
     let gone = pods.iter().filter(|pod| pod.host_interface.is_none()).count();
     if gone > 0 {
-        let found = format!("{} of {name} have no interface any more", count(gone, "lease"));
+        let found = format!("{} of {name} {} no interface any more", count(gone, "lease"), have(gone));
         checks.push(Check::warn("leases", found, "the runtime's GC frees them, or an ADD that finds the pool dry"));
     }
+    checks.extend(super::attached(known, &pods, host, links)?);
     if datapath.is_complete()? {
         let rows = Rows::open(datapath)?.indexes()?;
         let lost = rows.iter().filter(|row| links.iter().all(|link| link.index != **row)).count();
         if lost > 0 {
-            let found = format!("{} in the maps of {name} lead to no interface", count(lost, "row"));
+            let found = format!("{} in the maps of {name} {} to no interface", count(lost, "row"), verb(lost, "lead"));
             checks.push(Check::warn("rows", found, "the runtime's GC removes them"));
         }
     } else if !pods.is_empty() {
