@@ -53,11 +53,11 @@ impl Store {
             return Ok(());
         }
         // What tells a store goes last, so that a removal that is cut short can be repeated.
-        for dir in [self.damaged_dir(), self.addresses_dir(), self.owners_dir(), self.leases_dir()] {
+        for dir in [self.damaged_dir(), self.addresses_dir(), self.leases_dir(), self.owners_dir()] {
             for entry in files::list(&dir)?.into_iter().flatten() {
                 files::remove(&entry.map_err(Error::io("list", &dir))?.path())?;
             }
-            if dir == self.leases_dir() {
+            if dir == self.owners_dir() {
                 files::remove(&self.pending_path())?;
                 files::remove(&self.lock_path())?;
             }

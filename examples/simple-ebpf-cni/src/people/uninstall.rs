@@ -9,15 +9,15 @@ use clap::Args;
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{Failure, Failures, Step as _};
 use cnikit::runtime::NetworkList;
-use cnikit::spec::{Attachment, NetworkName};
+use cnikit::spec::{Attachment, ErrorCode, NetworkName};
 use serde::Serialize;
 
-use super::Error;
 use super::attached::pods;
 use super::manifest::{Found, Manifest, Turn};
 use super::network::Network;
 use super::node::{self, CONF_DIR, Known};
 use super::output::Output;
+use super::{Error, chain};
 use crate::config::DEFAULT_DATA_DIR;
 use crate::{bridge, masquerade, network};
 
@@ -84,7 +84,8 @@ struct Report {
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let options = &options.clone().absolute()?;
     let data_dir = options.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DATA_DIR));
-    let _turn = if options.dry_run || !data_dir.exists() { None } else { Some(Turn::take(data_dir)?) };
+    let had_data_dir = data_dir.exists();
+    let _turn = if options.dry_run { None } else { Some(Turn::take(data_dir)?) };
     let mut manifest = Manifest::read(data_dir)?;
     let (networks, mut others) = options.networks(&manifest)?;
     let dirs = options.dirs(&manifest);
@@ -93,7 +94,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
         refuse_pods(&networks, &host.links()?)?;
     }
     let mut report = Report { dry_run: options.dry_run, ..Report::default() };
-    if options.purge && !options.dry_run {
+    if !options.dry_run {
         remember_leases(&networks, data_dir, &mut manifest)?;
     }
     // Configurations go first: no runtime is to begin an ADD of what is about to vanish.
@@ -101,16 +102,15 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     others.extend(report.left(&dirs, &manifest, options)?);
     if options.purge {
         for known in &networks {
-            report.purge(known, &host)?;
-            if !options.dry_run && !known.store.dir().exists() {
-                manifest.forget_leases(&known.name)?;
-            }
+            let purged = report.purge(known, &host, options.force);
+            report.note(&known.name, purged);
+            report.purge_remembered(known, &mut manifest)?;
         }
         report.remove_empty(Path::new(network::PINS));
     }
     // Last, as it is what does all this.
     report.remove_binaries(&mut manifest, options, &others)?;
-    if options.purge {
+    if options.purge && had_data_dir {
         report.remove_empty(data_dir);
     }
     if options.json {
@@ -179,7 +179,8 @@ fn absolute(dir: &Path) -> Result<PathBuf, Error> {
 fn remember_leases(networks: &[Known], data_dir: &Path, manifest: &mut Manifest) -> Result<(), Error> {
     for known in networks {
         let dir = known.store.dir().parent().filter(|dir| *dir != data_dir && known.store.dir().exists());
-        if let Some(dir) = dir {
+        let is_new = !manifest.leases().contains_key(&known.name);
+        if let Some(dir) = dir.filter(|_| is_new) {
             manifest.remember_leases(&known.name, dir)?;
         }
     }
@@ -270,11 +271,18 @@ impl Report {
 
     /// Removes what a network has left, from what pods use to what they leave, past whatever fails; but nothing that leads
     /// to what is still there, so that the next run finds it.
-    fn purge(&mut self, known: &Known, host: &Socket) -> Result<(), Error> {
+    fn purge(&mut self, known: &Known, host: &Socket, is_forced: bool) -> Result<(), Error> {
         let links = host.links()?;
         // A bridge that another network has claimed by now is not to lose its ports.
         let bridge = known.bridge(&links).filter(|bridge| known.owns(bridge, host));
-        let attached = pods(known, &links)?;
+        let attached = match pods(known, &links) {
+            // The ports of the bridge are known all the same.
+            Err(error) if is_forced => {
+                self.note(&known.name, Err(error));
+                Vec::new()
+            }
+            attached => attached?,
+        };
         let is_ours = |link: &Link| {
             let is_port = bridge.is_some_and(|bridge| link.master == Some(bridge.index));
             let has_pod = attached.iter().any(|pod| pod.host_interface.as_ref() == Some(&link.name));
@@ -315,6 +323,29 @@ impl Report {
             self.remove(format!("leases in {}", leases.display()), || Ok(known.store.remove()?));
         }
         Ok(())
+    }
+
+    /// Removes the leases that the network had in another place than its configuration names now, and forgets the place when
+    /// nothing is left there.
+    fn purge_remembered(&mut self, known: &Known, manifest: &mut Manifest) -> Result<(), Error> {
+        let Some(data_dir) = manifest.leases().get(&known.name) else { return Ok(()) };
+        let store = network::leases(data_dir, &known.name)?;
+        if store.dir() != known.store.dir() && store.is_written()? {
+            self.remove(format!("leases in {}", store.dir().display()), || Ok(store.remove()?));
+        }
+        if !self.dry_run && !store.is_written()? {
+            manifest.forget_leases(&known.name)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what went wrong with a network, and goes on.
+    fn note(&mut self, network: &NetworkName, outcome: Result<(), Error>) {
+        if let Err(error) = outcome {
+            self.has_failed = true;
+            let failure = Failure::new(ErrorCode::IO, chain(&error));
+            self.failures.note::<()>(Err(failure).step(format_args!("remove all of {network}")));
+        }
     }
 
     /// Removes something, or keeps the reason why it is left. Tells whether it is gone.

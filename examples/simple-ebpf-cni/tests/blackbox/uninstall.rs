@@ -44,6 +44,52 @@ fn a_purge_leaves_nothing_of_the_network() {
     });
 }
 
+/// What is in the way of one network is not in the way of another, and a purge that is forced goes by what the bridge knows.
+#[test]
+fn a_purge_goes_on_past_leases_that_cannot_be_read() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        let leases = Path::new(DATA_DIR).join("blackbox/leases");
+        std::fs::remove_dir_all(&leases).expect("the leases");
+        std::fs::write(&leases, "in the way").expect("room");
+        let output = command("uninstall --purge --force");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stderr.contains("leases"), "{output:?}");
+        assert!(output.stdout.contains(&format!("removed veth {}", pod.host_veth())), "{output:?}");
+        assert!(network.host.link("cbr0").is_none() && !Path::new(PINS).exists(), "{output:?}");
+        std::fs::remove_file(&leases).expect("the file");
+        shown("uninstall --purge --force");
+        assert!(!Path::new(DATA_DIR).exists());
+        network.detach(&pod);
+    });
+}
+
+/// Two runs, or two configurations, and leases where only the first one says.
+#[test]
+fn leases_are_not_lost_sight_of_between_two_runs() {
+    on_host(|network| {
+        let node = Node::new(network);
+        let data_dir = network.host.scratch();
+        let own = network.with("dataDir", data_dir.to_str().expect("a name"));
+        for is_installed_anew in [false, true] {
+            let file = network.host.scratch().join("own.conflist");
+            let list = serde_json::json!({ "cniVersion": "1.0.0", "name": "blackbox", "plugins": [own] });
+            std::fs::write(&file, list.to_string()).expect("room");
+            shown(&node.install(&format!("--config {}", file.display())));
+            let pod = network.by(own.clone()).attach("one");
+            shown(&node.uninstall("--force"));
+            assert!(data_dir.join("blackbox/leases").exists(), "without --purge they stay");
+            if is_installed_anew {
+                shown(&node.install(BLACKBOX));
+            }
+            shown(&node.uninstall("--purge --force"));
+            assert!(!data_dir.join("blackbox").exists(), "{is_installed_anew}");
+            assert!(!Path::new(DATA_DIR).exists(), "{is_installed_anew}");
+            network.detach(&pod);
+        }
+    });
+}
+
 /// The directory of one plugin's state may be another's, too.
 #[test]
 fn a_purge_leaves_what_others_keep_beside_its_leases() {
