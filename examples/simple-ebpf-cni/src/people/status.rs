@@ -142,13 +142,8 @@ impl Network {
         // What serves the network is made by the ADD of its first pod, and mended by that of each.
         if !pods.is_empty() {
             match bridge {
-                None => problems.push("its bridge is gone: the next ADD makes it again".to_owned()),
-                Some(bridge) if !bridge.up => problems.push(format!("{0} is down: ip link set {0} up", bridge.name)),
-                Some(bridge) if !known.owns(bridge, host) => {
-                    problems.push(format!("{} is not the network's: name another as \"bridge\"", bridge.name));
-                }
                 Some(found) if bridge::is_full(found, links) => problems.push(bridge::full(&found.name).to_string()),
-                Some(_) => {}
+                _ => {}
             }
             if !known.datapath.is_complete()? {
                 problems.push("its eBPF programs are not pinned: the next ADD loads them".to_owned());
