@@ -11,6 +11,8 @@ use ipnetwork::IpNetwork;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::masquerade::LONGEST_NAME;
+
 /// Leases lie below this directory unless the configuration names another.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/cni/simple-ebpf-cni";
 
@@ -94,6 +96,8 @@ pub(crate) fn data_dir(config: &RawConfig) -> &Path {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Keys {
+    name: Option<String>,
+    ip_masq: Option<bool>,
     bridge: Option<IfName>,
     subnet: Option<IpNetwork>,
     gateway: Option<IpAddr>,
@@ -155,6 +159,9 @@ enum KeyError {
     #[error("subnet {0} holds addresses that no pod can have, such as {1}; write a private one, such as {2}")]
     Unusable(IpNetwork, &'static str, &'static str),
 
+    #[error("\"name\" has {0} bytes, of which \"ipMasq\" allows {LONGEST_NAME}; write a shorter one")]
+    LongName(usize),
+
     #[error("mtu {0} is out of range; choose one from {first} to {last} bytes", first = MTUS.start(), last = MTUS.end())]
     Mtu(u32),
 
@@ -171,6 +178,10 @@ impl TryFrom<Keys> for Config {
     fn try_from(mut keys: Keys) -> Result<Self, KeyError> {
         if let Some(log_file) = keys.log_file.take().filter(|path| path.is_relative()) {
             return Err(KeyError::Relative("logFile", log_file));
+        }
+        let length = keys.name.as_ref().map_or(0, String::len);
+        if keys.ip_masq == Some(true) && length > LONGEST_NAME {
+            return Err(KeyError::LongName(length));
         }
         let data_dir = keys.data_dir.take();
         let (bridge, mtu) = (keys.bridge.take().unwrap_or_else(default_bridge), keys.mtu);

@@ -47,7 +47,8 @@ impl Plugin for SimpleEbpfCni {
     type Config = Config;
 
     fn about(&self) -> About {
-        About { name: NAME, version: VERSION, summary: env!("CARGO_PKG_DESCRIPTION"), docs: "README.md of the project" }
+        let docs = "README.md of the project; simple-ebpf-cni --help lists the commands";
+        About { name: NAME, version: VERSION, summary: env!("CARGO_PKG_DESCRIPTION"), docs }
     }
 
     fn subscriber(&self, config: &RawConfig) -> Option<Dispatch> {

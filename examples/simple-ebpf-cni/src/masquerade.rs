@@ -185,11 +185,16 @@ pub(crate) fn remove(network: &NetworkName) -> netlink::Result<()> {
 /// Connections of several pods that begin at the same moment must not meet on one port of the host's.
 const MASQUERADE: Action = Action::Masquerade(Ports::FullyRandom);
 
+/// Behind it, no name of a network is a word that nft(8) keeps for itself.
+const PREFIX: &str = "masquerade-";
+
+/// How many bytes the name of a network can have whose pods are masqueraded: that of a chain has 255 at the most.
+pub(crate) const LONGEST_NAME: usize = 255 - PREFIX.len();
+
 /// Where the network's rules are. The table is the plugin's own, and all its networks'.
 fn chain(network: &NetworkName) -> Chain {
     let table = Table::new(Family::Inet, crate::NAME);
-    // Behind a prefix, no name of a network is a word that nft(8) keeps for itself.
-    table.chain(format!("masquerade-{network}")).on(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT)
+    table.chain(format!("{PREFIX}{network}")).on(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT)
 }
 
 /// The rule for what pods of a subnet send. What they send to the host itself does not get there.

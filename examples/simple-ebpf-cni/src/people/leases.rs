@@ -1,11 +1,13 @@
 //! `leases`: who holds which address.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::builder::styling::Style;
 use clap::{Args, Subcommand};
 use cnikit::ipam::{self, Lease, Owner, Pool, Store};
+use cnikit::runtime::NetworkList;
 use cnikit::spec::NetworkName;
 use serde::Serialize;
 
@@ -37,6 +39,10 @@ pub(crate) struct Options {
     /// The configuration of a network with this plugin: show that network, and how full its ranges are
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Where the runtime finds the configurations of networks: show how full the ranges of those are as well
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    conf_dir: Option<PathBuf>,
 
     /// Show the ids of containers in full
     #[arg(long)]
@@ -103,6 +109,16 @@ fn report(options: &Options) -> Result<Report, Error> {
     }
     let data_dir = options.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
     let mut stores = Store::open_all(&data_dir)?;
+    let mut configured: BTreeMap<NetworkName, Network> = BTreeMap::new();
+    for file in options.conf_dir.iter().map(|dir| NetworkList::files(dir)).collect::<Result<Vec<_>, _>>()?.concat() {
+        if let Ok(network) = Network::read(&file) {
+            // Of several files that name one network, a runtime takes the first.
+            configured.entry(network.name.clone()).or_insert(network);
+        }
+    }
+    for (name, network) in &configured {
+        stores.insert(name.clone(), network.store(&network.data_dir(options.data_dir.as_deref()))?);
+    }
     if let Some(network) = &options.network {
         if !stores.contains_key(network) {
             let present = stores.keys().map(ToString::to_string).collect();
@@ -110,7 +126,11 @@ fn report(options: &Options) -> Result<Report, Error> {
         }
         stores.retain(|name, _| name == network);
     }
-    let networks = stores.into_iter().map(|(name, store)| Leases::of(name, &store, &[])).collect::<Result<_, _>>()?;
+    let leases = |(name, store): (NetworkName, Store)| {
+        let pools = configured.get(&name).map_or(&[][..], Network::pools);
+        Leases::of(name, &store, pools)
+    };
+    let networks = stores.into_iter().map(leases).collect::<Result<_, _>>()?;
     Ok(Report { networks, data_dir })
 }
 
@@ -185,14 +205,14 @@ impl Report {
         table.write(output)?;
         for network in &self.networks {
             output.line("")?;
-            network.write_totals(&self.data_dir, output)?;
+            network.write_totals(output)?;
         }
         Ok(())
     }
 }
 
 impl Leases {
-    fn write_totals(&self, data_dir: &Path, output: &mut Output) -> Result<(), Error> {
+    fn write_totals(&self, output: &mut Output) -> Result<(), Error> {
         let (mut held, mut addresses, mut void) = (0, 0, 0);
         let mut problems = Vec::new();
         for entry in &self.leases {
@@ -213,8 +233,8 @@ impl Leases {
         for problem in problems {
             output.styled(BAD, format_args!("  {problem}"))?;
         }
-        if !self.set_aside.is_empty() {
-            let dir = data_dir.join(self.name.as_str()).join("damaged");
+        if let Some(first) = self.set_aside.first() {
+            let dir = first.parent().unwrap_or(first);
             let files = count(self.set_aside.len(), "damaged file");
             output.styled(BAD, format_args!("  {files} put out of the way, for a look: {}", dir.display()))?;
         }

@@ -136,7 +136,7 @@ pub(crate) enum Error {
     #[error("{} sorts before any name there could be; remove it, or be content with a place after it by --order", .first.display())]
     NotFirst { first: PathBuf },
 
-    #[error("{} attached; remove {1} first, or leave {1} without a plugin by --force", are(*.pods), them(*.pods))]
+    #[error("{} attached, as {NAME} pods shows; remove {1} first, or leave {1} without a plugin by --force", are(*.pods), them(*.pods))]
     Attached { pods: usize },
 
     #[error("this process lacks {missing}: run it as root")]

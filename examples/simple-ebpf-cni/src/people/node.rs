@@ -48,7 +48,9 @@ impl Scope {
     /// The networks that there is something of, as far as the scope goes.
     pub(crate) fn networks(&self) -> Result<Vec<Known>, Error> {
         let conf_dir = std::slice::from_ref(&self.conf_dir);
-        networks(conf_dir, self.data_dir.as_deref(), &BTreeMap::new(), self.network.as_ref())
+        let mut known = networks(conf_dir, self.data_dir.as_deref(), &BTreeMap::new(), self.network.as_ref())?;
+        known.retain(|known| self.network.is_some() || !known.is_void());
+        Ok(known)
     }
 }
 
@@ -95,6 +97,13 @@ pub(crate) fn networks(
 }
 
 impl Known {
+    /// Whether nothing is left of the network but a directory for its leases, as a refused ADD leaves it.
+    fn is_void(&self) -> bool {
+        let pins = self.datapath.directory();
+        let has_pins = pins.parent().is_some_and(Path::exists);
+        self.configured.is_none() && !has_pins && self.store.leases().is_ok_and(|mut leases| leases.next().is_none())
+    }
+
     /// The network's bridge: what is configured, what the programs were told or, should both be gone, what bears the
     /// network's alias.
     pub(crate) fn bridge<'l>(&self, links: &'l [Link]) -> Option<&'l Link> {

@@ -10,7 +10,7 @@ use cnikit::spec::{IfName, NetworkName};
 use serde::Serialize;
 
 use super::attached::{Reasons, pods};
-use super::check::{self, Check};
+use super::check::{self, Check, Verdict};
 use super::network::Range;
 use super::node::{Known, Scope};
 use super::output::{BAD, DOUBTFUL, GOOD, HEADER, Output, VOID};
@@ -116,13 +116,17 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
 
 impl Network {
     fn look(known: &Known, conf_dir: &Path, host: &Socket, links: &[Link]) -> Result<Self, Error> {
-        let with_remedy = |error: &dyn std::error::Error, remedy| format!("{}: {remedy}", chain(error));
         let mut problems = Vec::new();
-        problems.extend(known.store.probe().err().map(|error| with_remedy(&error, remedy::of_ipam(&error))));
-        problems.extend(known.datapath.probe().err().map(|error| with_remedy(&error, remedy::of_datapath(&error))));
+        problems.extend(known.store.probe().err().map(|error| with_remedy(&error, &remedy::of_ipam(&error))));
+        problems.extend(known.datapath.probe().err().map(|error| with_remedy(&error, &remedy::of_datapath(&error))));
         let pods = match pods(known, links) {
             // What keeps them from being found is among the problems.
-            Err(_) if !problems.is_empty() => return Ok(Self::unknown(known, problems)),
+            Err(_) if !problems.is_empty() => {
+                // What libbpf says of a file system that is read-only does not tell what to do.
+                problems
+                    .extend(Some(check::bpffs()).filter(|check| check.verdict == Verdict::Fail).iter().map(problem));
+                return Ok(Self::unknown(known, problems));
+            }
             pods => pods?,
         };
         if known.configured.is_none() && !pods.is_empty() {
@@ -142,13 +146,8 @@ impl Network {
         // What serves the network is made by the ADD of its first pod, and mended by that of each.
         if !pods.is_empty() {
             match bridge {
-                None => problems.push("its bridge is gone: the next ADD makes it again".to_owned()),
-                Some(bridge) if !bridge.up => problems.push(format!("{0} is down: ip link set {0} up", bridge.name)),
-                Some(bridge) if !known.owns(bridge, host) => {
-                    problems.push(format!("{} is not the network's: name another as \"bridge\"", bridge.name));
-                }
                 Some(found) if bridge::is_full(found, links) => problems.push(bridge::full(&found.name).to_string()),
-                Some(_) => {}
+                _ => {}
             }
             if !known.datapath.is_complete()? {
                 problems.push("its eBPF programs are not pinned: the next ADD loads them".to_owned());
@@ -312,4 +311,10 @@ fn ranges(known: &Known, host: &Socket, problems: &mut Vec<String>) -> Result<Ve
 fn problem(check: &Check) -> String {
     let remedy = check.remedy.as_ref().map(|remedy| format!(": {remedy}"));
     format!("{}{}", check.found, remedy.unwrap_or_default())
+}
+
+/// An error with what to do about it, where that is known.
+fn with_remedy(error: &dyn std::error::Error, remedy: &str) -> String {
+    let error = chain(error);
+    if remedy == remedy::REPORT { error } else { format!("{error}: {remedy}") }
 }

@@ -11,11 +11,18 @@ const GAP: &str = "  ";
 pub(crate) struct Table<const COLUMNS: usize> {
     columns: [&'static str; COLUMNS],
     rows: Vec<(Style, [String; COLUMNS])>,
+    /// How many characters of a line are written.
+    width: usize,
 }
 
 impl<const COLUMNS: usize> Table<COLUMNS> {
     pub(crate) fn new(columns: [&'static str; COLUMNS]) -> Self {
-        Self { columns, rows: Vec::new() }
+        Self { columns, rows: Vec::new(), width: usize::MAX }
+    }
+
+    /// The same for a terminal that would go on in another row.
+    pub(crate) fn within(self, width: usize) -> Self {
+        Self { width, ..self }
     }
 
     pub(crate) fn row(&mut self, style: Style, cells: [String; COLUMNS]) {
@@ -32,8 +39,9 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
             cells.chain([self.columns[column]]).map(|cell| cell.chars().count()).max().unwrap_or_default()
         };
         let widths: [usize; COLUMNS] = std::array::from_fn(width);
-        output.styled(HEADER, line(&self.columns, &widths))?;
-        self.rows.iter().try_for_each(|(style, cells)| output.styled(*style, line(cells, &widths)))
+        let cut = |line: String| line.chars().take(self.width).collect::<String>();
+        output.styled(HEADER, cut(line(&self.columns, &widths)))?;
+        self.rows.iter().try_for_each(|(style, cells)| output.styled(*style, cut(line(cells, &widths))))
     }
 }
 

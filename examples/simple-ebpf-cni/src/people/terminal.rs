@@ -40,10 +40,10 @@ impl Keys {
         Ok(Self { stdin, before, signals })
     }
 
-    /// How many rows the terminal has; as many as it likes where it does not tell.
-    pub(crate) fn rows(&self) -> usize {
-        let size = tcgetwinsize(&self.stdin).ok().filter(|size| size.ws_row > 0);
-        size.map_or(usize::MAX, |size| size.ws_row.into())
+    /// How many rows and columns the terminal has; as many as it likes where it does not tell.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let size = tcgetwinsize(&self.stdin).ok().filter(|size| size.ws_row > 0 && size.ws_col > 0);
+        size.map_or((usize::MAX, usize::MAX), |size| (size.ws_row.into(), size.ws_col.into()))
     }
 
     /// Waits for a key or a signal that ends the program, and tells whether it came within `timeout`. Other keys end

@@ -91,7 +91,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let before = Sample::take(&options.scope)?;
     thread::sleep(options.interval);
     let report = Report { pods: Sample::take(&options.scope)?.rates(&before, options.sort) };
-    if options.json { output.json(&report) } else { report.write(usize::MAX, output) }
+    if options.json { output.json(&report) } else { report.write(usize::MAX, usize::MAX, output) }
 }
 
 fn watch(options: &Options, output: &mut Output) -> Result<(), Error> {
@@ -104,7 +104,8 @@ fn watch(options: &Options, output: &mut Output) -> Result<(), Error> {
         let now = Sample::take(&options.scope)?;
         let report = Report { pods: now.rates(&before, options.sort) };
         output.clear()?;
-        report.write(keys.rows().saturating_sub(OTHER_ROWS), output)?;
+        let (rows, columns) = keys.size();
+        report.write(rows.saturating_sub(OTHER_ROWS), columns, output)?;
         output.styled(VOID, format_args!("every {} s; q ends", options.interval.as_secs_f32()))?;
         output.flush()?;
         before = now;
@@ -171,7 +172,7 @@ impl Rate {
 }
 
 impl Report {
-    fn write(&self, at_most: usize, output: &mut Output) -> Result<(), Error> {
+    fn write(&self, at_most: usize, width: usize, output: &mut Output) -> Result<(), Error> {
         let mut table = Table::new([
             "NETWORK",
             "CONTAINER",
@@ -183,10 +184,12 @@ impl Report {
             "RX PKTS/s",
             "DIRECT",
             "DROPS/s",
-        ]);
+        ])
+        .within(width);
         for Rate { pod, per_second, drops_per_second } in self.pods.iter().take(at_most) {
             let [network, container, ifname, addresses] = names(pod, false);
             let Counters { tx, rx } = per_second;
+            let known = |text: String| if pod.counters.is_some() { text } else { UNKNOWN.to_owned() };
             let direct =
                 per_second.direct_percent().map_or_else(|| UNKNOWN.to_owned(), |percent| format!("{percent} %"));
             table.row(
@@ -196,17 +199,22 @@ impl Report {
                     container,
                     ifname,
                     addresses,
-                    bytes(tx.bytes),
-                    tx.packets.to_string(),
-                    bytes(rx.bytes),
-                    rx.packets.to_string(),
+                    known(bytes(tx.bytes)),
+                    known(tx.packets.to_string()),
+                    known(bytes(rx.bytes)),
+                    known(rx.packets.to_string()),
                     direct,
                     drops_per_second.to_string(),
                 ],
             );
         }
         table.write(output)?;
-        output.line(count(self.pods.len(), "pod"))
+        let pods = count(self.pods.len(), "pod");
+        if at_most < self.pods.len() {
+            output.line(format_args!("{pods}, of which {at_most} fit here"))
+        } else {
+            output.line(pods)
+        }
     }
 }
 

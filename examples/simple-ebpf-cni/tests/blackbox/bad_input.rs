@@ -245,3 +245,20 @@ fn a_subnet_of_which_the_bridge_has_a_pods_address() {
         network.host.ip("link del cbr0");
     });
 }
+
+/// The name of a chain has 255 bytes at the most, a part of which is the plugin's own.
+#[test]
+fn a_name_that_no_chain_can_bear_is_refused_with_the_configuration() {
+    on_host(|network| {
+        let network = network.by(network.with("ipMasq", true));
+        let named = |length: usize| network.with("name", "n".repeat(length));
+        let pod = network.host.pod();
+        let before = network.footprint();
+        let message = network.by(named(245)).call("ADD", "one", &pod).error(7);
+        assert!(message.contains("245") && message.contains("shorter"), "{message}");
+        network.footprint().assert_unchanged(&before, "a refused ADD");
+        let mut longest = named(244);
+        longest["cniVersion"] = "1.1.0".into();
+        network.plugin.invocation("STATUS").config(&longest).run().silent();
+    });
+}

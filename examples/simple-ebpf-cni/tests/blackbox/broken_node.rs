@@ -45,6 +45,8 @@ fn a_file_system_for_pins_that_is_read_only() {
         assert!(unavailable(network).contains("remount,rw"));
         let pod = network.host.pod();
         assert!(network.call("ADD", "one", &pod).error(5).contains("remount,rw"));
+        let said = command(&format!("status --conf-dir {}", dir.display())).stdout;
+        assert!(said.contains("mount -o remount,rw /sys/fs/bpf"), "{said}");
         network.host.command("mount").words("-o remount,rw /sys/fs/bpf").run();
         assert_eq!(doctor(&dir).0, Some(0));
     });

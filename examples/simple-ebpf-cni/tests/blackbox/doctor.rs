@@ -295,6 +295,21 @@ fn pods_whose_leases_were_lost_are_told_of() {
 }
 
 #[test]
+fn a_bridge_that_is_down_or_gone_under_pods_is_told_of() {
+    on_host(|network| {
+        let dir = configured(network);
+        let pod = network.attach("one");
+        network.host.ip("link set cbr0 down");
+        let (ended, checks) = doctor(&dir);
+        assert!(ended == Some(1) && found(&checks, "bridge", "fail").contains("ip link set cbr0 up"), "{checks:#?}");
+        network.host.ip("link del cbr0");
+        let (ended, checks) = doctor(&dir);
+        assert!(ended == Some(1) && found(&checks, "bridge", "fail").contains("is gone"), "{checks:#?}");
+        network.detach(&pod);
+    });
+}
+
+#[test]
 fn a_node_on_which_nothing_is_installed_yet_is_able_to() {
     on_host(|network| {
         let [conf_dir, bin_dir] = [(); 2].map(|()| network.host.scratch());

@@ -1,6 +1,7 @@
 //! The command `leases`: what a person sees of the leases, and how those of other plugins are taken over.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use cnikit_testbed::{Command, Footprint};
@@ -266,6 +267,31 @@ fn help_and_version_are_there() {
         let help = shown(&format!("{command} --help"));
         assert!(["Exit status", "--json"].iter().all(|word| help.contains(word)), "{help}");
     }
+}
+
+#[test]
+fn ranges_are_shown_of_all_that_a_directory_configures() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        let file = conflist(network);
+        let line = format!("leases --conf-dir {}", file.parent().expect("a directory").display());
+        assert!(shown(&line).contains("10.99.0.0/24: 1 used, 252 free"));
+        network.detach(&pod);
+    });
+}
+
+/// A refused ADD leaves no more of a network than a directory.
+#[test]
+fn a_network_of_which_nothing_is_left_is_not_looked_at() {
+    on_host(|network| {
+        let empty = Path::new(DATA_DIR).join("two");
+        fs::create_dir_all(&empty).expect("room");
+        fs::set_permissions(DATA_DIR, fs::Permissions::from_mode(0o755)).expect("root may");
+        let file = conflist(network);
+        let shown = shown(&format!("status --conf-dir {}", file.parent().expect("a directory").display()));
+        assert!(shown.contains("blackbox") && !shown.contains("two"), "{shown}");
+        fs::remove_dir_all(DATA_DIR).expect("it is there");
+    });
 }
 
 #[test]

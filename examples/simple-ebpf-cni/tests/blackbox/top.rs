@@ -56,6 +56,24 @@ fn a_key_or_a_signal_ends_it_and_the_terminal_is_as_before() {
     });
 }
 
+/// On a terminal that is too small for all of them, rows are cut and counted, and none goes on in the next.
+#[test]
+fn rows_fit_the_terminal() {
+    on_host(|network| {
+        let pods = ["one", "two", "three"].map(|name| network.attach(name));
+        let line = format!("stty rows 6 cols 40; '{BINARY}' top --interval 0.1");
+        let keys = format!("(sleep 1; printf q) | script -qec \"{line}\" /dev/null");
+        let text = Command::new("bash").args(["-c", &keys]).run();
+        let last = text.rsplit("\x1b[2J").next().expect("a screen");
+        assert!(last.contains("3 pods, of which 2 fit here"), "{text:?}");
+        assert_eq!(last.lines().filter(|row| row.contains("eth0")).count(), 2, "{text:?}");
+        for row in last.lines().filter(|row| row.contains("eth0")) {
+            assert!(row.trim().chars().count() <= 40, "{row:?}");
+        }
+        pods.iter().for_each(|pod| network.detach(pod));
+    });
+}
+
 #[test]
 fn intervals_that_make_no_sense_are_refused() {
     for interval in ["0", "-1", "NaN", "1e9", "soon"] {

@@ -24,6 +24,10 @@ pub(super) fn has_ports(network: &Network, links: &[Link]) -> bool {
 /// What pods of the network lack, which the next ADD of another one would not always mend.
 pub(crate) fn attached(known: &Known, pods: &[Pod], host: &Socket, links: &[Link]) -> Result<Vec<Check>, Error> {
     let mut checks = Vec::new();
+    // What serves the network is made by the ADD of its first pod, and mended by that of each.
+    if !pods.is_empty() {
+        checks.extend(bridge(known, host, links));
+    }
     let Some((_, network)) = &known.configured else {
         return Ok(checks);
     };
@@ -42,6 +46,26 @@ pub(crate) fn not_forwarded(known: &Known, links: &[Link]) -> Vec<Check> {
         return Vec::new();
     };
     forwarding(network, links).filter(|check| check.verdict == Verdict::Fail).collect()
+}
+
+fn bridge(known: &Known, host: &Socket, links: &[Link]) -> Option<Check> {
+    const CHECK: &str = "bridge";
+    let name = &known.name;
+    match known.bridge(links) {
+        None => Some(Check::fail(
+            CHECK,
+            format!("the bridge of {name} is gone"),
+            "attach a pod, as the next ADD makes it again",
+        )),
+        Some(bridge) if !bridge.up => {
+            Some(Check::fail(CHECK, format!("{} is down", bridge.name), format!("ip link set {} up", bridge.name)))
+        }
+        Some(bridge) if !known.owns(bridge, host) => {
+            let found = format!("{} is not {name}'s", bridge.name);
+            Some(Check::fail(CHECK, found, "name another as \"bridge\""))
+        }
+        Some(_) => None,
+    }
 }
 
 fn masquerade(network: &Network) -> Option<Check> {

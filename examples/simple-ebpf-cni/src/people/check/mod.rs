@@ -16,7 +16,7 @@ use serde::Serialize;
 pub(crate) use attached::{attached, not_forwarded};
 pub(crate) use configuration::{binary, configurations, forwarding, state, unusable_ones, wished};
 pub(crate) use network::network;
-pub(crate) use node::{node, refuse_unprivileged};
+pub(crate) use node::{bpffs, node, refuse_unprivileged};
 
 /// What was looked at, and what came of it.
 #[derive(Debug, PartialEq, Eq, Serialize)]

@@ -66,7 +66,7 @@ fn missing_capabilities() -> Option<String> {
     (!missing.is_empty()).then(|| missing.join(", "))
 }
 
-fn bpffs() -> Check {
+pub(crate) fn bpffs() -> Check {
     const CHECK: &str = "bpffs";
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
