@@ -31,6 +31,7 @@ mod rollback;
 mod scale;
 mod services;
 mod stale;
+mod state_dir;
 mod status;
 mod support;
 mod top;
