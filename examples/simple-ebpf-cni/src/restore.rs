@@ -3,11 +3,14 @@
 //! Somebody has removed the pins, or the BPF file system was unmounted with them: the programs are loaded anew, with empty maps. A port
 //! without a row is served by the bridge, but nobody holds its pod to its addresses. What the rows said is known otherwise.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use cnikit::datapath::PodPort;
 use cnikit::ipam::{Lease, Store};
 use cnikit::netlink::{FdbEntry, FdbState, Link, Socket};
-use cnikit::plugin::{Failure, Step as _};
-use cnikit::spec::{Attachment, NetworkName};
+use cnikit::plugin::Failure;
+use cnikit::spec::{Attachment, IfName, NetworkName};
 use tracing::{info_span, warn};
 
 use crate::config::{Attach, Config};
@@ -28,16 +31,23 @@ pub(crate) fn restore(
 ) -> Result<(), Failure> {
     let _span = info_span!("restore").entered();
     for lease in leases.leases()?.filter_map(Result::ok) {
+        // Whoever is at work on it puts its rows, or removes them.
+        let Ok(_turn) = leases.lock_owner(&lease.owner, Duration::ZERO) else { continue };
         let attachment = network::attachment(network, lease.owner.clone());
-        match host.link_by_name(&attachment.host_ifname())? {
-            Some(port) if port.master == Some(bridge.index) => {
-                restore_pod(host, config, programs, rows, &attachment, &lease, &port)?;
-            }
-            _ => {}
+        let port = host.link_by_name(&attachment.host_ifname())?;
+        let Some(port) = port.filter(|port| port.master == Some(bridge.index)) else { continue };
+        let restored = restore_pod(host, config, programs, rows, &attachment, &lease, &port);
+        // A pod whose namespace has ended meanwhile needs none.
+        if restored.is_err() && host.link_by_index(port.index)?.is_none() {
+            rows.remove(&lease.addresses, Some(port.index))?;
+            continue;
         }
+        restored?;
     }
-    let is_lost = |link: &&Link| link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
-    for port in host.links()?.iter().filter(is_lost) {
+    let at_work: HashSet<IfName> =
+        leases.owners_at_work()?.into_iter().map(|owner| network::attachment(network, owner).host_ifname()).collect();
+    let is_pod = |link: &&Link| link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
+    for port in host.links()?.iter().filter(is_pod).filter(|port| !at_work.contains(&port.name)) {
         if rows.link(port.index)?.is_none() {
             // Another plugin gave it the address, or its lease is lost, too.
             warn!("nothing is known of the pod at {}, which is not guarded: attach it anew", port.name);
@@ -60,17 +70,13 @@ fn restore_pod(
     let known = host.fdb(port.index)?.iter().find_map(of_bridge);
     let mac = known.unwrap_or_else(|| addresses::mac(attachment, config, &lease.addresses));
     // Links of TCX went with their pins. Whether limits were the reason to have them is not known: they are kept to.
-    let has_clsact =
-        host.ingress_qdisc(port.index)?.is_some_and(|qdisc| qdisc.blocks == bridge::blocks(&attachment.network));
+    let qdisc = host.ingress_qdisc(port.index)?;
+    let has_clsact = qdisc.is_some_and(|qdisc| qdisc.blocks == bridge::blocks(&attachment.network));
     let pod = PodPort { ifindex: port.index, mac };
     rows.guard(pod, !has_clsact)?;
     rows.put(&lease.addresses, pod)?;
     if !has_clsact && let Err(failure) = programs.join(host, attachment, port.index, Attach::Tcx) {
         warn!("the eBPF programs do not run at {}: {failure}", port.name);
-    }
-    // A DEL that has come meanwhile may have removed them before they were put.
-    if host.link_by_index(port.index)?.is_none() {
-        rows.remove(&lease.addresses, Some(port.index)).step("remove the map rows")?;
     }
     Ok(())
 }
