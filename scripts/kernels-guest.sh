@@ -36,6 +36,8 @@ set -- "$@" --skip on_the_corpus --skip the_corpus_is_read
 if [ -n "$QUICK" ]; then
     set -- "$@" --skip bad_input:: --skip protocol:: --skip scale:: --skip a_full_table
     set -- "$@" --skip programs_and_model_agree
+    # Files and words, in which kernels do not differ.
+    set -- "$@" --skip leases:: --skip status:: --skip logs:: --skip log_file:: --skip pools:: --skip wishes::
 fi
 IFS=,
 # shellcheck disable=SC2086  # a list, by commas
