@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::machine::{Machine, file_system};
 use crate::network::{Case, Contestant};
 use crate::options::{AddOptions, as_typed};
-use crate::report::Report;
+use crate::report::{Figure, Report};
 use crate::tables;
 
 /// The plugins that are there.
@@ -33,16 +33,19 @@ pub(crate) fn run(options: &AddOptions) {
     };
     machine.versions.insert("state".to_owned(), format!("tmpfs, or {} where disk is said", field.disk.1));
 
-    let mut figures = Vec::new();
+    let mut report = Report { machine, command: as_typed(), figures: Vec::new() };
+    // After each part: a peer that fails in a later one ends the run, and is not to take with it what took minutes.
+    let mut keep = |figures: Vec<Figure>| {
+        report.figures.extend(figures);
+        if let Some(path) = &options.common.json {
+            report.write(path);
+        }
+    };
+    keep(rates::measure(options, &field));
+    keep(resources::measure(options, &field));
+    keep(steps::measure(options, &field));
     for case in Case::ALL {
-        figures.extend(turns::measure(options, &field, case));
-    }
-    figures.extend(rates::measure(options, &field));
-    figures.extend(resources::measure(options, &field));
-    figures.extend(steps::measure(options, &field));
-    let report = Report { machine, command: as_typed(), figures };
-    if let Some(path) = &options.common.json {
-        report.write(path);
+        keep(turns::measure(options, &field, case));
     }
     tables::print(&report);
 }
