@@ -328,7 +328,9 @@ impl Report {
     /// Removes the leases that the network had in another place than its configuration names now, and forgets the place when
     /// nothing is left there.
     fn purge_remembered(&mut self, known: &Known, manifest: &mut Manifest) -> Result<(), Error> {
-        let Some(data_dir) = manifest.leases().get(&known.name) else { return Ok(()) };
+        // They may lead to what is left.
+        let remembered = manifest.leases().get(&known.name).filter(|_| !self.has_failed);
+        let Some(data_dir) = remembered else { return Ok(()) };
         let store = network::leases(data_dir, &known.name)?;
         if store.dir() != known.store.dir() && store.is_written()? {
             self.remove(format!("leases in {}", store.dir().display()), || Ok(store.remove()?));
