@@ -103,9 +103,14 @@ impl Programs {
         Ok(())
     }
 
+    /// Whether a port's clsact qdisc names the network's blocks.
+    pub(crate) fn share_blocks_with(&self, host: &Socket, port: u32) -> netlink::Result<bool> {
+        Ok(host.ingress_qdisc(port)?.is_some_and(|qdisc| qdisc.blocks == bridge::blocks(&self.network)))
+    }
+
     /// Whether the programs run on a port, in either way.
     pub(crate) fn run_on(&self, host: &Socket, port: u32) -> Result<bool, Failure> {
-        if host.ingress_qdisc(port)?.is_some_and(|qdisc| qdisc.blocks == bridge::blocks(&self.network)) {
+        if self.share_blocks_with(host, port)? {
             return Ok(true);
         }
         for placed in &self.placed {

@@ -16,7 +16,7 @@ use tracing::{info_span, warn};
 use crate::config::{Attach, Config};
 use crate::programs::Programs;
 use crate::rows::Rows;
-use crate::{addresses, bridge, network};
+use crate::{addresses, network};
 
 /// Puts the rows of all pods that hold a lease and are ports of the bridge. It is to be done before the programs are told
 /// of their network, as that is what tells whether it was.
@@ -70,8 +70,7 @@ fn restore_pod(
     let known = host.fdb(port.index)?.iter().find_map(of_bridge);
     let mac = known.unwrap_or_else(|| addresses::mac(attachment, config, &lease.addresses));
     // Links of TCX went with their pins. Whether limits were the reason to have them is not known: they are kept to.
-    let qdisc = host.ingress_qdisc(port.index)?;
-    let has_clsact = qdisc.is_some_and(|qdisc| qdisc.blocks == bridge::blocks(&attachment.network));
+    let has_clsact = programs.share_blocks_with(host, port.index)?;
     let pod = PodPort { ifindex: port.index, mac };
     rows.guard(pod, !has_clsact)?;
     rows.put(&lease.addresses, pod)?;
