@@ -78,16 +78,41 @@ static __always_inline bool is_stack_only(const struct port_config *port)
 	return port && port->flags & CNI_PORT_STACK_ONLY;
 }
 
+/*
+ * Whether the answer to the packet can be delivered directly, too. conntrack calls a
+ * conversation invalid of which it sees one direction alone.
+ *
+ * The source must be a pod's address, and the frame must come from the pod's MAC: a
+ * virtual machine in the pod may have another one, and answers to that are bridged.
+ * The address may be one of another port of the pod, because Linux answers from any
+ * port. Only pods' addresses have counters, which spares the look-up of the owner.
+ */
+static __always_inline bool is_answerable(const struct hook *hook, const struct packet *packet,
+					  bool counts_source)
+{
+	const __u8 *mac = packet->ethernet.h_source;
+	const struct pod_port *owner;
+
+	if (is_guarded(hook) && packet->own_source)
+		return true;
+	if (hook->port && !mac_equal(mac, hook->port->mac))
+		return false;
+	if (hook->port && counts_source)
+		return true;
+	owner = owner_of(packet->v4, &packet->ip.source);
+	return owner && owner->ifindex != hook->config->bridge_ifindex &&
+	       (hook->port || mac_equal(mac, owner->mac));
+}
+
 /* Whether the packet may go straight to `target`, and made ready for it. */
 static __always_inline bool deliverable(const struct hook *hook, const struct packet *packet,
-					const struct pod_port *target)
+					bool counts_source, const struct pod_port *target)
 {
 	__u32 ifindex = target->ifindex;
 
-	/* For the host, or of a pod that talks to itself by way of it. */
-	if (ifindex == hook->config->bridge_ifindex || ifindex == hook->skb->ifindex)
-		return false;
 	if (!(hook->config->flags & CNI_NET_DIRECT) || packet->ip.detour || !packet->flow.protocol)
+		return false;
+	if (!is_answerable(hook, packet, counts_source))
 		return false;
 	/* To be dropped at the other port. */
 	if (is_from_router(packet))
@@ -123,20 +148,26 @@ static __always_inline void lead_to_host(const struct hook *hook)
 /* Counts a packet of a pod, and finds its way. */
 static __always_inline int forward(const struct hook *hook, const struct packet *packet)
 {
-	struct pod_counters *sent = counters_of(hook, packet->v4, &packet->ip.source);
+	struct pod_counters *sent = find_counters(packet->v4, &packet->ip.source);
 	const struct pod_port *target = owner_of(packet->v4, &packet->ip.destination);
+	bool counts_source = sent;
 	struct pod_counters *received;
 	__u32 len = hook->skb->len;
 	const __u8 *flow;
 
+	if (!sent)
+		sent = &hook->stats->unknown;
 	sent->tx_packets++;
 	sent->tx_bytes += len;
-	flow = target && is_other_pod(hook, target) ? followed_flow(hook, packet) : NULL;
+	/* For the host, or of a pod that talks to itself by way of the host. */
+	if (target && !is_other_pod(hook, target))
+		target = NULL;
+	flow = target ? followed_flow(hook, packet) : NULL;
 	if (flow && *flow & FLOW_ROUTED)
 		lead_to_host(hook);
 	if (flow)
 		target = NULL;
-	if (!target || !deliverable(hook, packet, target)) {
+	if (!target || !deliverable(hook, packet, counts_source, target)) {
 		hook->stats->to_stack++;
 		return TC_ACT_UNSPEC;
 	}
@@ -182,6 +213,18 @@ int cni_tc_main(struct __sk_buff *skb)
 	return forward(&hook, packet);
 }
 
+/*
+ * Whether the bridge sends a broadcast or multicast frame back to the port that it
+ * came in by, which a bridge does at a hairpin port. A bridge inside the pod would
+ * learn its own machines at the wrong port, and a probe for duplicate addresses
+ * would find itself.
+ */
+static __always_inline bool is_reflected(const struct __sk_buff *skb)
+{
+	return skb->ingress_ifindex == skb->ifindex &&
+	       (skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST);
+}
+
 SEC("tc")
 int cni_tc_egress(struct __sk_buff *skb)
 {
@@ -194,15 +237,11 @@ int cni_tc_egress(struct __sk_buff *skb)
 	packet = bpf_map_lookup_elem(&scratch, &only);
 	if (!packet || !open_hook(skb, &hook))
 		return TC_ACT_UNSPEC;
+	if (!at_bridge(&hook) && is_reflected(skb))
+		return drop(&hook, packet, CNI_DROP_REFLECTED);
 	frame = read_frame(skb, packet);
 	if (at_bridge(&hook))
 		return answer_neighbour(&hook, frame, packet);
-
-	/* A hairpin port is sent its own broadcasts, a probe for duplicates among them. */
-	if (is_guarded(&hook) && frame != FRAME_MALFORMED &&
-	    is_multicast_mac(packet->ethernet.h_dest) &&
-	    mac_equal(packet->ethernet.h_source, hook.port->mac))
-		return drop(&hook, packet, CNI_DROP_REFLECTED);
 	if (frame != FRAME_IP)
 		return TC_ACT_UNSPEC;
 	/* Pods have the routes that they were given; another way could lead past the translation. */

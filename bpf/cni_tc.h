@@ -79,7 +79,11 @@ struct port_config {
 /* What the programs must know of their network. One row. */
 struct net_config {
 	__u32 bridge_ifindex;
-	__u8 gateway_mac[6]; /* the bridge's own: frames to it are to be routed */
+	/*
+	 * The bridge's own: frames to it are routed. Userspace writes it, and
+	 * cni_tc_egress when a routed packet shows that the bridge has another.
+	 */
+	__u8 gateway_mac[6];
 	__u8 flags;	     /* CNI_NET_* */
 	__u8 reserved;
 };
@@ -90,11 +94,20 @@ struct net_stats {
 	__u64 to_stack;	       /* from a pod, left to the bridge */
 	__u64 to_host;	       /* came up to the bridge device: for the host, or to be routed */
 	__u64 from_stack;      /* delivered to a pod by the bridge */
-	__u64 arp_answers;     /* ARP requests that were answered here */
-	__u64 nd_answers;      /* neighbour solicitations that were answered here */
+	__u64 arp_answers;     /* ARP requests about pods, answered here */
+	__u64 nd_answers;      /* neighbour solicitations about pods, answered here */
 	__u64 flows_added;     /* flows of the stack's that were remembered */
 	__u64 flows_forgotten; /* of these: that were closed, and whose ports were used again */
 	struct pod_counters unknown; /* of all addresses without a row in pkt_count */
+};
+
+/*
+ * An address that the pod at a port has at another of its ports, of this network or of
+ * another one. Linux answers from any port of a host for any of its addresses.
+ */
+struct port_address {
+	__u32 ifindex;		 /* the port, whose pod may send from the address */
+	struct ipv6_key address; /* of IPv4: IPv4-mapped, RFC 4291, section 2.5.5.2 */
 };
 
 /* Why a packet was dropped: the index into struct drops. */
@@ -102,12 +115,12 @@ enum drop_reason {
 	CNI_DROP_MALFORMED,  /* a header cut short, or at odds with the frame */
 	CNI_DROP_VLAN,	     /* a VLAN tag, behind which anything could hide */
 	CNI_DROP_MAC_SOURCE, /* an Ethernet source other than the port's */
-	CNI_DROP_IP_SOURCE,  /* an IP source that is not the port's */
-	CNI_DROP_ARP_SENDER, /* an ARP sender that is not the port's */
-	CNI_DROP_ND_OWNER,   /* an advertised address or MAC that is not the port's */
+	CNI_DROP_IP_SOURCE,  /* an IP source that is not the pod's */
+	CNI_DROP_ARP_SENDER, /* an ARP sender that is not the pod's */
+	CNI_DROP_ND_OWNER,   /* an advertised address that is not the pod's, or MAC that is not the port's */
 	CNI_DROP_ROUTER,     /* what only a router says: an advertisement, a redirect, an error about a packet for others */
 	CNI_DROP_EXTENSIONS, /* more headers or options in a row than can be looked through */
-	CNI_DROP_REFLECTED,  /* what the port itself sent to all, come back by its hairpin */
+	CNI_DROP_REFLECTED,  /* a broadcast or multicast frame that the port itself sent */
 	CNI_DROP_REASONS
 };
 
@@ -135,6 +148,7 @@ _Static_assert(sizeof(struct port_config) == 8, "value of port_config");
 _Static_assert(sizeof(struct net_config) == 12, "value of net_config");
 _Static_assert(sizeof(struct net_stats) == 112, "value of net_stats");
 _Static_assert(sizeof(struct drops) == 128, "value of port_drops and net_drops");
+_Static_assert(sizeof(struct port_address) == 20, "key of port_addresses");
 _Static_assert(sizeof(struct flow_key) == 40, "key of flows");
 _Static_assert(CNI_DROP_REASONS <= CNI_TC_MAX_DROP_REASONS, "every reason has its count");
 

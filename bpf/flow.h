@@ -46,40 +46,39 @@ enum flow_state {
 	FLOW_CLOSED = FLOW_LOWER_CLOSED | FLOW_HIGHER_CLOSED,
 };
 
-static __always_inline bool is_lower(const struct ipv6_key *a, const struct ipv6_key *b)
+/* What the packet closes of its conversation. */
+static __always_inline __u8 closed_by(const struct packet *packet)
 {
-	const __u32 *x = (const __u32 *)a->octet, *y = (const __u32 *)b->octet;
-	__u64 high_x = (__u64)x[0] << 32 | x[1], high_y = (__u64)y[0] << 32 | y[1];
-	__u64 low_x = (__u64)x[2] << 32 | x[3], low_y = (__u64)y[2] << 32 | y[3];
-
-	return high_x != high_y ? high_x < high_y : low_x < low_y;
-}
-
-/* Both directions of a conversation have one name. Returns what the packet closes of it. */
-static __always_inline __u8 name_conversation(const struct packet *packet, struct flow_key *name)
-{
-	const struct flow_key *flow = &packet->flow;
-	bool lower = is_lower(&flow->source, &flow->destination);
-
-	*name = *flow;
-	if (!lower) {
-		name->source = flow->destination;
-		name->destination = flow->source;
-		name->source_port = flow->destination_port;
-		name->destination_port = flow->source_port;
-	}
 	if (packet->resets)
 		return FLOW_CLOSED;
 	if (packet->closes)
-		return lower ? FLOW_LOWER_CLOSED : FLOW_HIGHER_CLOSED;
+		return packet->from_lower ? FLOW_LOWER_CLOSED : FLOW_HIGHER_CLOSED;
 	return 0;
+}
+
+/*
+ * At a pod's egress: whether the host sent the frame, and not another pod by the bridge.
+ *
+ * A packet that came up to the bridge device and leaves by it again has the bridge's
+ * MAC as its source, which the kernel wrote: if that differs from the copy here,
+ * somebody has changed the bridge's.
+ */
+static __always_inline bool is_from_host(const struct hook *hook, const struct packet *packet)
+{
+	const __u8 *source = packet->ethernet.h_source;
+
+	if (mac_equal(source, hook->config->gateway_mac))
+		return true;
+	if (hook->skb->ingress_ifindex != hook->config->bridge_ifindex)
+		return false;
+	__builtin_memcpy(hook->config->gateway_mac, source, ETH_ALEN);
+	return true;
 }
 
 /* At a pod's egress: writes for the first packet of a flow, and when its state changes. */
 static __always_inline void remember_flow(const struct hook *hook, const struct packet *packet)
 {
 	const struct pod_port *sender;
-	struct flow_key name;
 	__u8 *known, state;
 
 	/* An error begins no conversation, and its sender need not be one of the two that have it. */
@@ -88,10 +87,10 @@ static __always_inline void remember_flow(const struct hook *hook, const struct 
 	sender = owner_of(packet->v4, &packet->ip.source);
 	if (!sender || !is_other_pod(hook, sender))
 		return;
-	state = name_conversation(packet, &name);
-	if (mac_equal(packet->ethernet.h_source, hook->config->gateway_mac))
+	state = closed_by(packet);
+	if (is_from_host(hook, packet))
 		state |= FLOW_ROUTED;
-	known = bpf_map_lookup_elem(&flows, &name);
+	known = bpf_map_lookup_elem(&flows, &packet->flow);
 	if (known) {
 		if (!packet->opens)
 			state |= *known & FLOW_CLOSED;
@@ -100,7 +99,7 @@ static __always_inline void remember_flow(const struct hook *hook, const struct 
 		return;
 	}
 	/* May fail for want of a free row on this CPU; the flow's next packet tries again. */
-	if (!bpf_map_update_elem(&flows, &name, &state, BPF_NOEXIST))
+	if (!bpf_map_update_elem(&flows, &packet->flow, &state, BPF_NOEXIST))
 		hook->stats->flows_added++;
 }
 
@@ -112,21 +111,19 @@ static __always_inline void remember_flow(const struct hook *hook, const struct 
 static __always_inline const __u8 *followed_flow(const struct hook *hook,
 						 const struct packet *packet)
 {
-	struct flow_key name;
 	__u8 *known, state;
 
 	if (!packet->flow.protocol)
 		return NULL;
-	state = name_conversation(packet, &name);
-	known = bpf_map_lookup_elem(&flows, &name);
+	known = bpf_map_lookup_elem(&flows, &packet->flow);
 	if (!known)
 		return NULL;
 	if (packet->opens && (*known & FLOW_CLOSED) == FLOW_CLOSED) {
-		if (!bpf_map_delete_elem(&flows, &name))
+		if (!bpf_map_delete_elem(&flows, &packet->flow))
 			hook->stats->flows_forgotten++;
 		return NULL;
 	}
-	state |= *known;
+	state = *known | closed_by(packet);
 	if (*known != state)
 		*known = state;
 	return known;

@@ -49,7 +49,7 @@ struct nd_option {
 	__u8 type;
 	__u8 length; /* in units of eight octets */
 	__u8 mac[ETH_ALEN];
-};
+} __attribute__((aligned(2))); /* for mac_equal() */
 
 /* Whether the frame's port is to be guarded. A port without a row is nobody's yet. */
 static __always_inline bool is_guarded(const struct hook *hook)
@@ -58,29 +58,49 @@ static __always_inline bool is_guarded(const struct hook *hook)
 }
 
 /* Whether the address belongs to the port that the frame came in by. */
-static __always_inline bool is_own(const struct hook *hook, bool v4, const struct ipv6_key *address)
+static __always_inline bool is_of_port(const struct hook *hook, bool v4,
+				       const struct ipv6_key *address)
 {
 	const struct pod_port *owner = owner_of(v4, address);
 
 	return owner && owner->ifindex == hook->skb->ifindex;
 }
 
-static __always_inline enum drop_reason check_arp(const struct hook *hook,
-						  const struct packet *packet)
+/* Whether the address belongs to the pod at this port. */
+static __always_inline bool is_own(const struct hook *hook, bool v4, const struct ipv6_key *address)
+{
+	return is_of_port(hook, v4, address) || is_at_another_port(hook, v4, address);
+}
+
+/*
+ * Linux asks in the name of the address that a packet is sent from, which may be one
+ * that the pod gave itself (a bridge for containers inside it, for instance). Such a
+ * request passes, but its sender address reaches nobody: see answer_arp(). A reply or
+ * an announcement would put the address into the neighbours' tables.
+ */
+static __always_inline enum drop_reason check_arp(const struct hook *hook, struct packet *packet)
 {
 	const struct arp_message *arp = &packet->arp;
-	struct ipv6_key sender;
+	bool is_request = arp->operation == bpf_htons(ARP_REQUEST);
+	struct ipv6_key sender, target;
 
 	if (!mac_equal(arp->sender_mac, hook->port->mac))
 		return CNI_DROP_ARP_SENDER;
 	widen(&sender, &arp->sender);
 	/* A probe names no sender: RFC 5227, section 1.1. */
-	if (is_unspecified(&sender) && arp->operation == bpf_htons(ARP_REQUEST))
+	if ((is_request && is_unspecified(&sender)) || is_own(hook, true, &sender))
 		return PASS;
-	return is_own(hook, true, &sender) ? PASS : CNI_DROP_ARP_SENDER;
+	widen(&target, &arp->target);
+	if (!is_request || address_equal(&sender, &target) || owner_of(true, &sender))
+		return CNI_DROP_ARP_SENDER;
+	packet->in_foreign_name = true;
+	return PASS;
 }
 
-/* Who has no address yet may ask for one, or whether one is taken, and listen to groups. */
+/*
+ * A pod without an address may ask for one, or whether one is taken, and listen to
+ * groups. No address is lower than the unspecified one, so `flow` has its direction.
+ */
 static __always_inline bool may_be_unspecified(const struct packet *packet)
 {
 	if (packet->v4)
@@ -146,11 +166,12 @@ static __always_inline enum drop_reason check_icmpv6(const struct hook *hook,
 	}
 }
 
-static __always_inline enum drop_reason check_ip(const struct hook *hook,
-						 const struct packet *packet)
+static __always_inline enum drop_reason check_ip(const struct hook *hook, struct packet *packet)
 {
-	if (!is_own(hook, packet->v4, &packet->ip.source) &&
-	    !(is_unspecified(&packet->ip.source) && may_be_unspecified(packet)))
+	packet->own_source = is_of_port(hook, packet->v4, &packet->ip.source);
+	if (!packet->own_source &&
+	    !(is_unspecified(&packet->ip.source) && may_be_unspecified(packet)) &&
+	    !is_at_another_port(hook, packet->v4, &packet->ip.source))
 		return CNI_DROP_IP_SOURCE;
 	/* It would shorten the packets that others send each other, or end what they say. */
 	if (packet->quotes && !is_own(hook, packet->v4, &packet->quoted.destination))
@@ -178,9 +199,9 @@ static __always_inline bool is_from_router(const struct packet *packet)
 
 /* PASS, or why the frame may not come in by this port. */
 static __always_inline enum drop_reason check_frame(const struct hook *hook, enum frame frame,
-						    const struct packet *packet)
+						    struct packet *packet)
 {
-	if (is_tagged(hook->skb))
+	if (frame == FRAME_TAGGED)
 		return CNI_DROP_VLAN;
 	if (frame == FRAME_MALFORMED)
 		return CNI_DROP_MALFORMED;

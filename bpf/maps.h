@@ -54,6 +54,15 @@ struct {
 	__type(value, struct port_config);
 } port_config SEC(".maps");
 
+/* The addresses that the pod at a port has at its other ports. Empty as long as each pod has one port. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CNI_TC_MAX_ROWS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct port_address);
+	__type(value, __u8);
+} port_addresses SEC(".maps");
+
 /* What was dropped at a port, by its ifindex. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
@@ -87,7 +96,7 @@ struct {
 /* What every hook needs: its port, and the rows that it works with. */
 struct hook {
 	struct __sk_buff *skb;
-	const struct net_config *config;
+	struct net_config *config;
 	struct net_stats *stats;
 	const struct port_config *port; /* of a port that is guarded or restricted, else NULL */
 };
@@ -128,6 +137,21 @@ static __always_inline const struct pod_port *owner_of(bool v4, const struct ipv
 	return owner;
 }
 
+/* Whether the address is one that the pod at this port has at another port. */
+static __always_inline bool is_at_another_port(const struct hook *hook, bool v4,
+					       const struct ipv6_key *address)
+{
+	struct port_address key = { .ifindex = hook->skb->ifindex };
+
+	if (v4) {
+		key.address.octet[10] = key.address.octet[11] = 0xff;
+		__builtin_memcpy(key.address.octet + 12, address, sizeof(struct ipv4_key));
+	} else {
+		key.address = *address;
+	}
+	return bpf_map_lookup_elem(&port_addresses, &key);
+}
+
 /* Not the host, and not the pod whose port this is: it reaches itself by way of the host. */
 static __always_inline bool is_other_pod(const struct hook *hook, const struct pod_port *owner)
 {
@@ -135,17 +159,22 @@ static __always_inline bool is_other_pod(const struct hook *hook, const struct p
 	       owner->ifindex != hook->skb->ifindex;
 }
 
-static __always_inline struct pod_counters *counters_of(const struct hook *hook, bool v4,
-							const struct ipv6_key *address)
+static __always_inline struct pod_counters *find_counters(bool v4, const struct ipv6_key *address)
 {
 	struct pod_counters *counters;
 
-	if (v4) {
-		counters = bpf_map_lookup_elem(&pkt_count, address);
-		keep_apart();
-	} else {
-		counters = bpf_map_lookup_elem(&pkt_count_v6, address);
-	}
+	if (!v4)
+		return bpf_map_lookup_elem(&pkt_count_v6, address);
+	counters = bpf_map_lookup_elem(&pkt_count, address);
+	keep_apart();
+	return counters;
+}
+
+static __always_inline struct pod_counters *counters_of(const struct hook *hook, bool v4,
+							const struct ipv6_key *address)
+{
+	struct pod_counters *counters = find_counters(v4, address);
+
 	return counters ? counters : &hook->stats->unknown;
 }
 

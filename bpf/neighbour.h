@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * Answers to ARP requests and neighbour solicitations about addresses that have
- * a row: nobody else on the bridge need hear the question.
+ * Answers to ARP requests and neighbour solicitations about the addresses of pods:
+ * no other pod on the bridge needs to hear the question. The port that is asked
+ * about is guarded, so its map entry is the truth.
  *
- * Left to their way are questions about an address of the asker's own port, which
- * are announcements or probes for duplicates, those by a sender without an
- * address, and those about addresses without a row.
+ * A question about the gateway goes to the host and to no pod. The host answers
+ * itself, because its addresses and its MAC can change at any time.
+ *
+ * These questions go their usual way: about an address of the asker's own port
+ * (announcements, probes for duplicates), by a sender without an address, and
+ * about addresses without a map entry.
  */
 #ifndef CNI_TC_NEIGHBOUR_H
 #define CNI_TC_NEIGHBOUR_H
@@ -25,7 +29,6 @@
 #include "packet.h"
 
 #define ND_HOP_LIMIT 255 /* RFC 4861: no router has forwarded it */
-#define ND_ROUTER 0x80
 #define ND_SOLICITED 0x40
 #define ND_OVERRIDE 0x20
 
@@ -47,6 +50,17 @@ static __always_inline int send_back(const struct hook *hook)
 	return bpf_redirect(hook->skb->ifindex, at_bridge(hook) ? BPF_F_INGRESS : 0);
 }
 
+/* Up into the host by the bridge device, as if the bridge had flooded it. */
+static __always_inline int ask_host(const struct hook *hook)
+{
+	return bpf_redirect(hook->config->bridge_ifindex, BPF_F_INGRESS);
+}
+
+static __always_inline bool is_host(const struct hook *hook, const struct pod_port *owner)
+{
+	return owner->ifindex == hook->config->bridge_ifindex;
+}
+
 /* The owner of an address that the asker may be told of. */
 static __always_inline const struct pod_port *other_owner(const struct hook *hook, bool v4,
 							  const struct ipv6_key *target)
@@ -62,14 +76,26 @@ static __always_inline int answer_arp(const struct hook *hook, const struct pack
 	const struct pod_port *owner;
 	struct ipv6_key sender, target;
 	struct arp_frame answer;
+	__u32 nobody = 0;
 
 	widen(&sender, &asked->sender);
 	widen(&target, &asked->target);
 	if (asked->operation != bpf_htons(ARP_REQUEST) || is_unspecified(&sender))
 		return TC_ACT_UNSPEC;
 	owner = other_owner(hook, true, &target);
+	/*
+	 * Whoever hears a request notes its sender: RFC 826. A foreign one becomes that
+	 * of a probe, which is answered and not noted: RFC 5227, section 1.1.
+	 */
+	if (packet->in_foreign_name && (!owner || is_host(hook, owner)) &&
+	    bpf_skb_store_bytes(hook->skb,
+				ETH_HLEN + __builtin_offsetof(struct arp_message, sender),
+				&nobody, sizeof(asked->sender), 0))
+		return TC_ACT_SHOT;
 	if (!owner)
 		return TC_ACT_UNSPEC;
+	if (is_host(hook, owner))
+		return ask_host(hook);
 
 	__builtin_memcpy(answer.ethernet.h_dest, asked->sender_mac, ETH_ALEN);
 	__builtin_memcpy(answer.ethernet.h_source, owner->mac, ETH_ALEN);
@@ -104,7 +130,6 @@ static __always_inline int answer_nd(const struct hook *hook, const struct packe
 	struct ethhdr ethernet = packet->ethernet;
 	const struct pod_port *owner;
 	struct nd_packet nd;
-	__u8 flags;
 
 	if (packet->icmp_type != ND_SOLICITATION || packet->ip.protocol != IPPROTO_ICMPV6 ||
 	    packet->ip.hop_limit != ND_HOP_LIMIT || packet->ip.detour ||
@@ -116,10 +141,9 @@ static __always_inline int answer_nd(const struct hook *hook, const struct packe
 	owner = other_owner(hook, false, &nd.nd.target);
 	if (!owner)
 		return TC_ACT_UNSPEC;
+	if (is_host(hook, owner))
+		return ask_host(hook);
 
-	flags = ND_SOLICITED | ND_OVERRIDE;
-	if (owner->ifindex == hook->config->bridge_ifindex)
-		flags |= ND_ROUTER;
 	__builtin_memcpy(ethernet.h_dest, nd.option.mac, ETH_ALEN);
 	__builtin_memcpy(ethernet.h_source, owner->mac, ETH_ALEN);
 	nd.ip.payload_len = bpf_htons(sizeof(nd) - sizeof(nd.ip));
@@ -127,7 +151,7 @@ static __always_inline int answer_nd(const struct hook *hook, const struct packe
 	__builtin_memcpy(&nd.ip.saddr, &nd.nd.target, sizeof(nd.ip.saddr));
 	nd.nd.icmp.icmp6_type = ND_ADVERTISEMENT;
 	nd.nd.icmp.icmp6_cksum = 0;
-	nd.nd.icmp.icmp6_dataun.un_data32[0] = bpf_htonl(flags << 24);
+	nd.nd.icmp.icmp6_dataun.un_data32[0] = bpf_htonl((ND_SOLICITED | ND_OVERRIDE) << 24);
 	nd.option.type = ND_TARGET_MAC;
 	__builtin_memcpy(nd.option.mac, owner->mac, ETH_ALEN);
 	nd.nd.icmp.icmp6_cksum = nd_checksum(&nd);

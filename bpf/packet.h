@@ -59,7 +59,8 @@
 #define ARP_REPLY 2
 
 enum frame {
-	FRAME_OTHER, /* neither IP nor ARP */
+	FRAME_OTHER,  /* neither IP nor ARP */
+	FRAME_TAGGED, /* with a VLAN tag, whatever is behind it */
 	FRAME_MALFORMED,
 	FRAME_ARP,
 	FRAME_IP,
@@ -108,9 +109,12 @@ struct packet {
 	__u16 icmp_type; /* of ICMP and ICMPv6 with a whole header, else ICMP_NONE */
 	__u32 end;	/* where in the frame the packet ends */
 	struct network ip;
+	bool own_source; /* the address is this port's; set at a guarded port alone */
+	bool from_lower; /* the packet goes from the source of `flow` to its destination */
 	struct flow_key flow; /* of an error that of what it quotes; protocol 0: of none that is known */
 	/* Of an ARP message. */
 	struct arp_message arp;
+	bool in_foreign_name; /* a request whose sender address is not known to be the pod's */
 	/* Of an ICMP error: the packet that it is about. */
 	struct network quoted;
 	/* Of a frame that is dropped. */
@@ -151,19 +155,12 @@ union upper {
 	} icmp; /* an error's quote begins behind it, in both families */
 };
 
+/* Every MAC here begins at an even offset, so that two octets are compared at once. */
 static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)
 {
-	__u8 difference = 0;
+	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
 
-#pragma unroll
-	for (int i = 0; i < ETH_ALEN; i++)
-		difference |= a[i] ^ b[i];
-	return difference == 0;
-}
-
-static __always_inline bool is_multicast_mac(const __u8 *mac)
-{
-	return mac[0] & 0x01;
+	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2])) == 0;
 }
 
 static __always_inline bool is_unspecified(const struct ipv6_key *address)
@@ -270,19 +267,35 @@ static __always_inline bool take_ipv6(struct __sk_buff *skb, const struct ipv6hd
 	return true;
 }
 
-/* Names the flow that a packet belongs to, if it is of one that is known. */
-static __always_inline void name_flow(const struct network *network, const union upper *upper,
-				      struct flow_key *flow)
+static __always_inline bool is_lower(const struct ipv6_key *a, const struct ipv6_key *b)
 {
-	flow->source = network->source;
-	flow->destination = network->destination;
+	const __u32 *x = (const __u32 *)a->octet, *y = (const __u32 *)b->octet;
+	__u64 high_x = (__u64)x[0] << 32 | x[1], high_y = (__u64)y[0] << 32 | y[1];
+	__u64 low_x = (__u64)x[2] << 32 | x[3], low_y = (__u64)y[2] << 32 | y[3];
+
+	return high_x != high_y ? high_x < high_y : low_x < low_y;
+}
+
+/*
+ * Names the conversation that a packet belongs to, if its protocol is known. Both
+ * directions have one name: that of the direction with the lower source.
+ */
+static __always_inline void name_flow(const struct network *network, const union upper *upper,
+				      struct packet *packet)
+{
+	struct flow_key *flow = &packet->flow;
+	bool lower = is_lower(&network->source, &network->destination);
+
+	packet->from_lower = lower;
+	flow->source = lower ? network->source : network->destination;
+	flow->destination = lower ? network->destination : network->source;
 	switch (network->protocol) {
 	case IPPROTO_TCP:
 	case IPPROTO_UDP:
 	case IPPROTO_UDPLITE:
 	case IPPROTO_SCTP:
-		flow->source_port = upper->port.source;
-		flow->destination_port = upper->port.destination;
+		flow->source_port = lower ? upper->port.source : upper->port.destination;
+		flow->destination_port = lower ? upper->port.destination : upper->port.source;
 		break;
 	case IPPROTO_ICMP:
 		if (network->version != 4 ||
@@ -333,7 +346,7 @@ static __always_inline void read_quote(struct __sk_buff *skb, struct packet *pac
 	    address_equal(&quoted->source, &packet->ip.destination) &&
 	    address_equal(&quoted->destination, &packet->ip.source) &&
 	    !bpf_skb_load_bytes(skb, quoted->upper, &upper, UPPER_LEN))
-		name_flow(quoted, &upper, &packet->flow);
+		name_flow(quoted, &upper, packet);
 }
 
 static __always_inline void read_upper(struct __sk_buff *skb, struct packet *packet)
@@ -373,7 +386,7 @@ static __always_inline void read_upper(struct __sk_buff *skb, struct packet *pac
 		packet->closes = upper.tcp.flags & TCP_FIN;
 		packet->resets = upper.tcp.flags & TCP_RST;
 	}
-	name_flow(&packet->ip, &upper, &packet->flow);
+	name_flow(&packet->ip, &upper, packet);
 }
 
 /* Of both headers, Ethernet's and IP's, at once: each call costs more than what it copies. */
@@ -410,6 +423,7 @@ static __always_inline enum frame read_arp(struct __sk_buff *skb, struct packet 
 {
 	struct arp_message *arp = &packet->arp;
 
+	packet->in_foreign_name = false;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, arp, sizeof(*arp)) || arp->hardware != bpf_htons(1) ||
 	    arp->protocol != bpf_htons(ETH_P_IP) || arp->hardware_len != ETH_ALEN ||
 	    arp->protocol_len != sizeof(arp->sender))
@@ -425,15 +439,15 @@ static __always_inline bool is_tagged(const struct __sk_buff *skb)
 
 static __always_inline enum frame read_frame(struct __sk_buff *skb, struct packet *packet)
 {
+	if (is_tagged(skb))
+		return FRAME_TAGGED;
 	packet->flow.protocol = 0;
 	packet->v4 = skb->protocol == bpf_htons(ETH_P_IP);
-	if (!is_tagged(skb) && (packet->v4 || skb->protocol == bpf_htons(ETH_P_IPV6)))
+	if (packet->v4 || skb->protocol == bpf_htons(ETH_P_IPV6))
 		return read_ip(skb, packet);
 	if (bpf_skb_load_bytes(skb, 0, &packet->ethernet, sizeof(packet->ethernet)))
 		return FRAME_MALFORMED;
-	if (!is_tagged(skb) && skb->protocol == bpf_htons(ETH_P_ARP))
-		return read_arp(skb, packet);
-	return FRAME_OTHER;
+	return skb->protocol == bpf_htons(ETH_P_ARP) ? read_arp(skb, packet) : FRAME_OTHER;
 }
 
 #endif /* CNI_TC_PACKET_H */

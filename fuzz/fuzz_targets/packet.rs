@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use cnikit::datapath::{CounterMap, Datapath, LinkMap, NetConfig, PodLink, PodPort, PortMap, Program, ProgramName};
 use cnikit::spec::MacAddr;
-use cnikit_model::{Hook, Mac, Network, Port, Scenario, Step, Verdict};
+use cnikit_model::{Hook, Mac, Network, Origin, Port, Scenario, Step, Verdict};
 use libbpf_rs::{MapCore as _, MapHandle, libbpf_sys};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -19,28 +19,40 @@ const ROOT: &str = "/sys/fs/bpf";
 /// The kernel has frames come in by `lo`.
 const PORT: u32 = 1;
 const OTHER_PORT: u32 = 77;
+const SECOND_PORT: u32 = 78;
 const BRIDGE: u32 = 99;
 const MAC_A: Mac = [0x02, 0, 0, 0, 0, 0x0a];
 const MAC_B: Mac = [0x02, 0, 0, 0, 0, 0x0b];
+const MAC_SECOND: Mac = [0x02, 0, 0, 0, 0, 0x0c];
 const MAC_GATEWAY: Mac = [0x02, 0, 0, 0, 0, 0xfe];
 /// Those of the tests in src/datapath/skeleton/verdicts.
-const ADDRESSES: [(&str, u32, Mac); 6] = [
+const ADDRESSES: [(&str, u32, Mac); 8] = [
     ("10.244.1.2", PORT, MAC_A),
     ("fd00:244::2", PORT, MAC_A),
     ("10.244.1.3", OTHER_PORT, MAC_B),
     ("fd00:244::3", OTHER_PORT, MAC_B),
+    ("10.244.1.5", SECOND_PORT, MAC_SECOND),
+    ("fd00:244::5", SECOND_PORT, MAC_SECOND),
     ("10.244.1.1", BRIDGE, MAC_GATEWAY),
     ("fd00:244::1", BRIDGE, MAC_GATEWAY),
 ];
+
+/// Addresses of the pod at `PORT` that it has at other ports.
+const SHARED: [&str; 4] = ["10.244.1.5", "fd00:244::5", "10.245.1.2", "fd00:245::2"];
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     static BED: OnceLock<Bed> = OnceLock::new();
     let bed = BED.get_or_init(Bed::new);
     let scenario = Scenario::of(input);
     let mut network = bed.set_up(&scenario);
-    for Step { hook, frame } in &scenario.steps {
-        let Some(verdict) = bed.verdict(*hook, frame) else { continue };
-        let expected = match network.judge(*hook, PORT, frame) {
+    for Step { hook, origin, frame } in &scenario.steps {
+        let device = match origin {
+            Origin::Elsewhere => 0,
+            Origin::ThisPort => PORT,
+            Origin::Bridge => network.bridge,
+        };
+        let Some(verdict) = bed.verdict(*hook, device, frame) else { continue };
+        let expected = match network.judge(*hook, PORT, *origin, frame) {
             Verdict::Drop(_) => (2, None),
             Verdict::Redirect(left) => (7, Some(left)),
             Verdict::Stack(left) => (-1, Some(left)),
@@ -71,6 +83,10 @@ impl Bed {
             ports.insert(address, PodPort { ifindex, mac: MacAddr::new(mac) }).expect("room");
             counters.track(address).expect("room");
         }
+        let shared = datapath.shared_addresses().expect("a map");
+        for address in shared_addresses() {
+            shared.insert(PORT, address).expect("room");
+        }
         Self {
             programs: [ProgramName::Main, ProgramName::Egress].map(|name| datapath.program(name).expect("a program")),
             links: datapath.links().expect("a map"),
@@ -89,6 +105,7 @@ impl Bed {
         for (address, port, mac) in addresses() {
             network.own(address, port, mac);
         }
+        network.shared.extend(shared_addresses().map(|address| (PORT, address)));
         let ports = [(PORT, MAC_A, scenario.stack_only), (OTHER_PORT, MAC_B, scenario.other_stack_only)];
         for (port, mac, stack_only) in ports {
             if port == PORT && scenario.is_nobodys {
@@ -105,22 +122,29 @@ impl Bed {
     }
 
     /// What a program returns, and the frame as it left it; nothing where the kernel does not try it.
-    fn verdict(&self, hook: Hook, frame: &[u8]) -> Option<(i32, Vec<u8>)> {
+    fn verdict(&self, hook: Hook, origin: u32, frame: &[u8]) -> Option<(i32, Vec<u8>)> {
         let mut left = vec![0; frame.len() + 64];
+        let context = libbpf_sys::__sk_buff { ingress_ifindex: origin, ..Default::default() };
         let mut run = libbpf_sys::bpf_test_run_opts {
             sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
             data_in: frame.as_ptr().cast(),
             data_size_in: frame.len() as _,
             data_out: left.as_mut_ptr().cast(),
             data_size_out: left.len() as _,
+            ctx_in: (&raw const context).cast(),
+            ctx_size_in: size_of_val(&context) as _,
             ..Default::default()
         };
         let program = self.programs[hook as usize].as_fd().as_raw_fd();
-        // SAFETY: both buffers outlive the call, which is told their sizes.
+        // SAFETY: the buffers and the context outlive the call, which is told their sizes.
         let tried = unsafe { libbpf_sys::bpf_prog_test_run_opts(program, &raw mut run) };
         left.truncate(run.data_size_out as usize);
         (tried == 0).then(|| (run.retval.cast_signed(), left))
     }
+}
+
+fn shared_addresses() -> impl Iterator<Item = std::net::IpAddr> {
+    SHARED.into_iter().map(|address| address.parse().expect("an address"))
 }
 
 fn addresses() -> impl Iterator<Item = (std::net::IpAddr, u32, Mac)> {

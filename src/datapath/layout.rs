@@ -1,5 +1,7 @@
 //! Keys and values of the maps, as `bpf/cni_tc.h` lays them out.
 
+use std::net::IpAddr;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::map::PerCpu;
@@ -103,6 +105,14 @@ pub(super) struct RawPortConfig {
     reserved: u8,
 }
 
+/// `struct port_address`
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct RawPortAddress {
+    ifindex: u32,
+    address: [u8; 16],
+}
+
 /// `struct net_config`
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
@@ -149,6 +159,20 @@ impl From<PodLink> for RawPortConfig {
 impl From<RawPortConfig> for PodLink {
     fn from(raw: RawPortConfig) -> Self {
         Self { mac: MacAddr::new(raw.mac), stack_only: raw.flags & STACK_ONLY != 0 }
+    }
+}
+
+impl RawPortAddress {
+    pub(super) fn new(ifindex: u32, address: IpAddr) -> Self {
+        let address = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        Self { ifindex, address: address.octets() }
+    }
+
+    pub(super) fn parts(self) -> (u32, IpAddr) {
+        (self.ifindex, IpAddr::from(self.address).to_canonical())
     }
 }
 

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use super::layout::{RawNetConfig, RawPodPort, RawPortConfig};
+use zerocopy::IntoBytes as _;
+
+use super::layout::{RawNetConfig, RawPodPort, RawPortAddress, RawPortConfig};
 use super::map::{Map, Shape};
 use super::{Drops, NetStats, PodCounters, PodLink, PodPort, Result};
 
@@ -12,6 +14,7 @@ pub(super) const PKT_COUNT_V6: Shape = Shape::of::<[u8; 16], PodCounters>("pkt_c
 pub(super) const POD_IFINDEX: Shape = Shape::of::<[u8; 4], RawPodPort>("pod_ifindex");
 pub(super) const POD_IFINDEX_V6: Shape = Shape::of::<[u8; 16], RawPodPort>("pod_ifindex_v6");
 pub(super) const PORT_CONFIG: Shape = Shape::of::<u32, RawPortConfig>("port_config");
+pub(super) const PORT_ADDRESSES: Shape = Shape::of::<RawPortAddress, u8>("port_addresses");
 pub(super) const PORT_DROPS: Shape = Shape::of::<u32, Drops>("port_drops");
 pub(super) const NET_CONFIG: Shape = Shape::of::<u32, RawNetConfig>("net_config");
 pub(super) const NET_STATS: Shape = Shape::of::<u32, NetStats>("net_stats");
@@ -20,12 +23,13 @@ pub(super) const NET_DROPS: Shape = Shape::of::<u32, Drops>("net_drops");
 pub(super) const FLOWS: Shape = Shape::of::<[u8; 40], u8>("flows");
 
 /// All maps of a set.
-pub(super) const MAPS: [Shape; 10] = [
+pub(super) const MAPS: [Shape; 11] = [
     PKT_COUNT,
     PKT_COUNT_V6,
     POD_IFINDEX,
     POD_IFINDEX_V6,
     PORT_CONFIG,
+    PORT_ADDRESSES,
     PORT_DROPS,
     NET_CONFIG,
     NET_STATS,
@@ -57,6 +61,13 @@ pub struct LinkMap {
     config: Map,
     drops: Map,
 }
+
+/// `port_addresses`: the addresses that the pod at a port has at its other ports, of this network or of another one.
+///
+/// A guarded port may send from them. Delivery does not read this map: a packet for such an address goes to the port
+/// that the [`PortMap`] of the address's own network names.
+#[derive(Debug)]
+pub struct SharedAddressMap(Map);
 
 /// A map for each address family.
 #[derive(Debug)]
@@ -228,6 +239,56 @@ impl LinkMap {
     }
 }
 
+impl SharedAddressMap {
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        Map::open(directory, &PORT_ADDRESSES).map(Self)
+    }
+
+    #[cfg(test)]
+    pub(super) fn new(map: Map) -> Self {
+        Self(map)
+    }
+
+    /// Lets the pod at the port `ifindex` send from `address`. An entry that exists is success.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map), for a full map among others.
+    pub fn insert(&self, ifindex: u32, address: IpAddr) -> Result<()> {
+        self.0.put(RawPortAddress::new(ifindex, address).as_bytes(), &1_u8, entry(ifindex, address))
+    }
+
+    /// Whether the pod at the port `ifindex` may send from `address` because of an entry here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map).
+    pub fn contains(&self, ifindex: u32, address: IpAddr) -> Result<bool> {
+        let key = RawPortAddress::new(ifindex, address);
+        Ok(self.0.read::<u8>(key.as_bytes(), entry(ifindex, address))?.is_some())
+    }
+
+    /// Deletes an entry. Absent is success.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map).
+    pub fn remove(&self, ifindex: u32, address: IpAddr) -> Result<()> {
+        self.0.delete(RawPortAddress::new(ifindex, address).as_bytes(), entry(ifindex, address))
+    }
+
+    /// All entries: the index of a port, and an address. Entries that come or go meanwhile may be missing, and others
+    /// may be there twice.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map).
+    pub fn entries(&self) -> Result<Vec<(u32, IpAddr)>> {
+        let keys = self.0.keys::<{ size_of::<RawPortAddress>() }>()?;
+        Ok(keys.into_iter().map(|key| zerocopy::transmute!(key)).map(RawPortAddress::parts).collect())
+    }
+}
+
 impl Families {
     fn open(directory: &Path, v4: &Shape, v6: &Shape) -> Result<Self> {
         Ok(Self { v4: Map::open(directory, v4)?, v6: Map::open(directory, v6)? })
@@ -246,6 +307,11 @@ impl Families {
         let v6 = self.v6.keys::<16>()?.into_iter().map(|octets| Ipv6Addr::from(octets).into());
         Ok(v4.chain(v6).collect())
     }
+}
+
+/// What errors call the entry of an address at a port.
+fn entry(ifindex: u32, address: IpAddr) -> String {
+    format!("the address {address} at the port {ifindex}")
 }
 
 /// What errors call the row of a port.

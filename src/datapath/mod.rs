@@ -67,7 +67,7 @@ mod tcx;
 pub use self::drops::{DropReason, Drops};
 pub use self::error::Error;
 pub use self::layout::{NetConfig, NetStats, PodCounters, PodLink, PodPort};
-pub use self::maps::{CounterMap, LinkMap, PortMap};
+pub use self::maps::{CounterMap, LinkMap, PortMap, SharedAddressMap};
 pub use self::pins::Datapath;
 pub use self::program::{Program, ProgramName};
 pub use self::tcx::{Direction, TcxInfo, TcxLink, TcxProgram};

@@ -14,7 +14,7 @@ use zerocopy::FromZeros as _;
 
 use super::layout::RawNetConfig;
 use super::map::Map;
-use super::maps::{CounterMap, LinkMap, MAPS, NET_CONFIG, NET_DROPS, NET_STATS, ONLY, PortMap};
+use super::maps::{CounterMap, LinkMap, MAPS, NET_CONFIG, NET_DROPS, NET_STATS, ONLY, PortMap, SharedAddressMap};
 use super::program::{Program, ProgramName};
 use super::{Drops, Error, NetConfig, NetStats, Result, bpffs, migrate, skeleton};
 use crate::spec::NetworkName;
@@ -232,6 +232,15 @@ impl Datapath {
     /// As [`counters`](Self::counters).
     pub fn links(&self) -> Result<LinkMap> {
         LinkMap::open(&self.directory())
+    }
+
+    /// Opens `port_addresses`: the addresses that pods have at other ports of theirs.
+    ///
+    /// # Errors
+    ///
+    /// As [`counters`](Self::counters).
+    pub fn shared_addresses(&self) -> Result<SharedAddressMap> {
+        SharedAddressMap::open(&self.directory())
     }
 
     /// Tells the programs of their network; cheap when it says nothing new.

@@ -26,11 +26,19 @@ impl Network {
         }
     }
 
-    /// The sender is the port's; of a probe, nobody: RFC 5227, section 2.1.1.
+    /// The sender is the pod's; of a probe, nobody: RFC 5227, section 2.1.1. A request by an address that belongs to
+    /// no pod and not to the gateway becomes a probe, unless it announces that address.
     fn may_say(&self, port: u32, own: Mac, arp: &Arp) -> bool {
         let (mac, address) = arp.sender;
         let is_probe = arp.is_request && address == Ipv4Addr::UNSPECIFIED;
-        mac == own && (is_probe || self.is_own(port, address.into()))
+        mac == own && (is_probe || self.is_own(port, address.into()) || self.is_in_foreign_name(port, arp))
+    }
+
+    /// Whether an ARP request that passes is by an address that is not known to be the pod's.
+    pub(crate) fn is_in_foreign_name(&self, port: u32, arp: &Arp) -> bool {
+        let address = arp.sender.1;
+        let is_known = self.owners.contains_key(&address.into()) || self.is_own(port, address.into());
+        arp.is_request && address != Ipv4Addr::UNSPECIFIED && address != arp.target && !is_known
     }
 
     fn objection_to_packet(&self, port: u32, own: Mac, packet: &Packet<'_>) -> Option<Reason> {

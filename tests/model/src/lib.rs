@@ -4,7 +4,7 @@
 //! wrong. It is meant to be read beside the documentation, so it is plain and slow.
 //!
 //! ```
-//! use cnikit_model::{Hook, Network, Port, Reason, Verdict};
+//! use cnikit_model::{Hook, Network, Origin, Port, Reason, Verdict};
 //!
 //! let [gateway_mac, mac] = [[2, 0, 0, 0, 0, 0xfe], [2, 0, 0, 0, 0, 0x0a]];
 //! let mut network = Network::new(99, gateway_mac);
@@ -13,7 +13,7 @@
 //!
 //! // A frame without any content, from a MAC that is not the port's.
 //! let frame = [&gateway_mac[..], &gateway_mac, &[0x88, 0xb5]].concat();
-//! assert_eq!(network.judge(Hook::Ingress, 1, &frame), Verdict::Drop(Reason::MacSource));
+//! assert_eq!(network.judge(Hook::Ingress, 1, Origin::Elsewhere, &frame), Verdict::Drop(Reason::MacSource));
 //! ```
 
 mod flow;
@@ -22,7 +22,7 @@ mod neighbour;
 mod read;
 mod scenario;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use flow::{Closes, Conversation, Flow, Part};
@@ -47,6 +47,8 @@ pub struct Network {
     pub owners: HashMap<IpAddr, Owner>,
     /// The ports that are guarded or restricted: `port_config`.
     pub ports: HashMap<u32, Port>,
+    /// Addresses that the pod at a port has at another port: `port_addresses`.
+    pub shared: HashSet<(u32, IpAddr)>,
     /// What was counted.
     pub counts: Counts,
     flows: HashMap<Conversation, Flow>,
@@ -68,6 +70,18 @@ pub struct Port {
     pub mac: Mac,
     /// Whether the port takes no part in direct delivery.
     pub stack_only: bool,
+}
+
+/// By which device a frame came into the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// By another one, or the host made it.
+    #[default]
+    Elsewhere,
+    /// By the port that it is at.
+    ThisPort,
+    /// By the bridge device: the host routes it.
+    Bridge,
 }
 
 /// Where a program runs.
@@ -132,6 +146,7 @@ impl Network {
             guard: true,
             owners: HashMap::new(),
             ports: HashMap::new(),
+            shared: HashSet::new(),
             counts: Counts::default(),
             flows: HashMap::new(),
         }
@@ -151,7 +166,7 @@ impl Network {
     }
 
     /// What becomes of a frame of at least 14 bytes at a hook of a port, or of the bridge.
-    pub fn judge(&mut self, hook: Hook, port: u32, frame: &[u8]) -> Verdict {
+    pub fn judge(&mut self, hook: Hook, port: u32, origin: Origin, frame: &[u8]) -> Verdict {
         match hook {
             Hook::Ingress if port == self.bridge => {
                 // Not read: what came by a port was judged there.
@@ -160,7 +175,7 @@ impl Network {
             }
             Hook::Ingress => self.sent_by_pod(port, frame),
             Hook::Egress if port == self.bridge => self.answer(port, frame).unwrap_or_else(|| stack(frame)),
-            Hook::Egress => self.delivered_to_pod(port, frame),
+            Hook::Egress => self.delivered_to_pod(port, origin, frame),
         }
     }
 
@@ -205,7 +220,13 @@ impl Network {
     fn direct(&self, port: u32, target: Owner, frame: &[u8], packet: &Packet<'_>) -> Option<Vec<u8>> {
         let is_stack_only = |port: u32| self.ports.get(&port).is_some_and(|port| port.stack_only);
         let is_free = self.direct && !is_stack_only(port) && !is_stack_only(target.port);
-        if !is_free || packet.header.is_special || packet.conversation().is_none() || packet.is_from_router() {
+        let can_be_answered = self.can_be_answered(port, read::mac(&frame[6..]), packet.header.source);
+        if !is_free
+            || !can_be_answered
+            || packet.header.is_special
+            || packet.conversation().is_none()
+            || packet.is_from_router()
+        {
             return None;
         }
         match read::mac(frame) {
@@ -213,6 +234,13 @@ impl Network {
             mac if mac == self.gateway_mac => self.routed(target, frame, &packet.header),
             _ => None,
         }
+    }
+
+    /// Whether the answer to a packet can be delivered directly, too: its source is the address of a pod, and the frame
+    /// comes from the MAC that the pod has.
+    fn can_be_answered(&self, port: u32, mac: Mac, source: IpAddr) -> bool {
+        let Some(owner) = self.owners.get(&source).filter(|owner| owner.port != self.bridge) else { return false };
+        mac == self.ports.get(&port).map_or(owner.mac, |port| port.mac)
     }
 
     /// What a router makes of a frame: RFC 1812, section 5.2.3 and 5.3.1; RFC 8200, section 3.
@@ -234,14 +262,12 @@ impl Network {
         Some(routed)
     }
 
-    fn delivered_to_pod(&mut self, port: u32, frame: &[u8]) -> Verdict {
-        let content = Content::of(frame);
+    fn delivered_to_pod(&mut self, port: u32, origin: Origin, frame: &[u8]) -> Verdict {
         let is_to_many = frame[0] & 1 == 1;
-        let own = self.guarded(port).is_some_and(|port| port.mac == read::mac(&frame[6..]));
-        if is_to_many && own && !matches!(content, Content::Malformed) {
+        if is_to_many && origin == Origin::ThisPort {
             return Verdict::Drop(Reason::Reflected);
         }
-        let Content::Ip(packet) = content else {
+        let Content::Ip(packet) = Content::of(frame) else {
             return stack(frame);
         };
         if packet.is_from_router() {
@@ -249,8 +275,14 @@ impl Network {
         }
         self.counts.from_stack += 1;
         self.counts.received += 1;
-        if self.other_pod(port, packet.header.source).is_some() {
-            self.remember(&packet, read::mac(&frame[6..]) == self.gateway_mac);
+        let begins_or_continues = packet.conversation().is_some_and(|(_, part)| part.closes != Closes::Elsewhere);
+        if begins_or_continues && self.other_pod(port, packet.header.source).is_some() {
+            let source = read::mac(&frame[6..]);
+            // The kernel wrote the bridge's MAC into what it routes: that is the gateway's now.
+            if origin == Origin::Bridge {
+                self.gateway_mac = source;
+            }
+            self.remember(&packet, source == self.gateway_mac);
         }
         stack(frame)
     }
@@ -275,9 +307,6 @@ impl Network {
 
     fn remember(&mut self, packet: &Packet<'_>, is_routed: bool) {
         let Some((conversation, part)) = packet.conversation() else { return };
-        if part.closes == Closes::Elsewhere {
-            return;
-        }
         let known = self.flows.get(&conversation).copied();
         self.counts.flows_added += u64::from(known.is_none());
         let mut flow = known.filter(|_| !part.opens).unwrap_or_default();
@@ -291,8 +320,9 @@ impl Network {
         self.ports.get(&port).copied().filter(|_| self.guard)
     }
 
+    /// Whether an address belongs to the pod at a port.
     fn is_own(&self, port: u32, address: IpAddr) -> bool {
-        self.owners.get(&address).is_some_and(|owner| owner.port == port)
+        self.owners.get(&address).is_some_and(|owner| owner.port == port) || self.shared.contains(&(port, address))
     }
 }
 

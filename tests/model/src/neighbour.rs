@@ -6,22 +6,37 @@ use crate::read::{Arp, Content, Packet, Upper, mac, v6};
 use crate::{Mac, Network, Owner, Verdict};
 
 impl Network {
-    /// The answer to a neighbour question at a port or at the bridge, if it is given here.
+    /// What becomes of a neighbor question at a port or at the bridge, if it does not go its usual way.
     pub(crate) fn answer(&mut self, port: u32, frame: &[u8]) -> Option<Verdict> {
         if !self.guard {
             return None;
         }
         match Content::of(frame) {
-            Content::Arp(arp) => {
-                let owner = self.asked(port, arp.target.into()).filter(|_| is_answered(&arp))?;
-                self.counts.arp_answers += 1;
-                Some(Verdict::Redirect(reply(frame, &arp, owner)))
+            Content::Arp(arp) if is_answered(&arp) => {
+                let owner = self.asked(port, arp.target.into());
+                if let Some(pod) = owner.filter(|owner| owner.port != self.bridge) {
+                    self.counts.arp_answers += 1;
+                    return Some(Verdict::Redirect(reply(frame, &arp, pod)));
+                }
+                // RFC 5227, section 1.1: of a probe nobody notes the sender.
+                let is_foreign =
+                    port != self.bridge && self.guarded(port).is_some() && self.is_in_foreign_name(port, &arp);
+                let question = if is_foreign { [&frame[..28], &[0; 4], &frame[32..]].concat() } else { frame.to_vec() };
+                match owner {
+                    Some(_) => Some(Verdict::Redirect(question)),
+                    None if is_foreign => Some(Verdict::Stack(question)),
+                    None => None,
+                }
             }
             Content::Ip(packet) => {
                 let (target, asker) = question(&packet)?;
                 let owner = self.asked(port, target)?;
+                // The host answers for its own addresses.
+                if owner.port == self.bridge {
+                    return Some(Verdict::Redirect(frame.to_vec()));
+                }
                 self.counts.nd_answers += 1;
-                Some(Verdict::Redirect(self.advertisement(frame, asker, owner)))
+                Some(Verdict::Redirect(advertisement(frame, asker, owner)))
             }
             _ => None,
         }
@@ -31,21 +46,20 @@ impl Network {
     fn asked(&self, port: u32, address: IpAddr) -> Option<Owner> {
         self.owners.get(&address).copied().filter(|owner| owner.port != port)
     }
+}
 
-    /// RFC 4861, section 7.2.4.
-    fn advertisement(&self, frame: &[u8], asker: Mac, owner: Owner) -> Vec<u8> {
-        let (source, target) = (&frame[22..38], &frame[62..78]);
-        // Solicited and override; of the gateway also router.
-        let flags = if owner.port == self.bridge { 0xe0 } else { 0x60 };
-        let mut message = [&[136, 0, 0, 0, flags, 0, 0, 0][..], target, &[2, 1], &owner.mac].concat();
-        // RFC 8200, section 8.1: the pseudo-header.
-        let covered = [target, source, &[0, 0, 0, 32, 0, 0, 0, 58], &message].concat();
-        let sum = covered.chunks(2).fold(0, |sum, word| crate::add(sum, crate::read::number(word)));
-        message[2..4].copy_from_slice(&(!sum).to_be_bytes());
-        // The traffic class and the flow label are the question's.
-        let header = [&frame[14..18], &[0, 32, 58, 255], target, source].concat();
-        [&asker[..], &owner.mac, &[0x86, 0xdd], &header, &message].concat()
-    }
+/// RFC 4861, section 7.2.4.
+fn advertisement(frame: &[u8], asker: Mac, owner: Owner) -> Vec<u8> {
+    let (source, target) = (&frame[22..38], &frame[62..78]);
+    // Solicited and override.
+    let message = [&[136, 0, 0, 0, 0x60, 0, 0, 0][..], target, &[2, 1], &owner.mac].concat();
+    // RFC 8200, section 8.1: the pseudo-header.
+    let covered = [target, source, &[0, 0, 0, 32, 0, 0, 0, 58], &message].concat();
+    let sum = covered.chunks(2).fold(0, |sum, word| crate::add(sum, crate::read::number(word)));
+    let message = [&message[..2], &(!sum).to_be_bytes(), &message[4..]].concat();
+    // The traffic class and the flow label are the question's.
+    let header = [&frame[14..18], &[0, 32, 58, 255], target, source].concat();
+    [&asker[..], &owner.mac, &[0x86, 0xdd], &header, &message].concat()
 }
 
 /// A request of somebody who has an address.

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use crate::Hook;
+use crate::{Hook, Origin};
 
 /// How the network is set up, and the frames that come one after another.
 ///
 /// ```
-/// use cnikit_model::{Hook, Scenario, Step};
+/// use cnikit_model::{Hook, Origin, Scenario, Step};
 ///
-/// let step = Step { hook: Hook::Egress, frame: vec![7; 60] };
+/// let step = Step { hook: Hook::Egress, origin: Origin::ThisPort, frame: vec![7; 60] };
 /// let scenario = Scenario { guard: true, direct: false, steps: vec![step], ..Scenario::default() };
 /// assert_eq!(Scenario::of(&scenario.bytes()), scenario);
 /// ```
@@ -36,6 +36,8 @@ pub struct Scenario {
 pub struct Step {
     /// Where it comes by.
     pub hook: Hook,
+    /// By which device it came into the host.
+    pub origin: Origin,
     /// The frame, of [`Step::SHORTEST`] to [`Step::LONGEST`] bytes.
     pub frame: Vec<u8>,
 }
@@ -50,7 +52,7 @@ impl Step {
 }
 
 impl Scenario {
-    /// The scenario that any bytes stand for: a byte of flags, then for each step a byte for the hook, two for the
+    /// The scenario that any bytes stand for: a byte of flags, then for each step a byte for hook and origin, two for the
     /// frame's length, and the frame.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
@@ -72,7 +74,13 @@ impl Scenario {
             let (frame, behind) = behind.split_at(length.min(behind.len()));
             let mut frame = frame.to_vec();
             frame.resize(frame.len().max(Step::SHORTEST), 0);
-            scenario.steps.push(Step { hook: if hook & 1 == 0 { Hook::Ingress } else { Hook::Egress }, frame });
+            let origin = match hook >> 1 & 3 {
+                1 => Origin::ThisPort,
+                2 => Origin::Bridge,
+                _ => Origin::Elsewhere,
+            };
+            let hook = if hook & 1 == 0 { Hook::Ingress } else { Hook::Egress };
+            scenario.steps.push(Step { hook, origin, frame });
             rest = behind;
         }
         scenario
@@ -90,7 +98,7 @@ impl Scenario {
         let mut bytes = vec![flags];
         for step in &self.steps {
             assert!(step.frame.len() <= Step::LONGEST, "{} bytes are too many", step.frame.len());
-            bytes.push((step.hook == Hook::Egress).into());
+            bytes.push(u8::from(step.hook == Hook::Egress) | (step.origin as u8) << 1);
             bytes.extend((step.frame.len() as u16).to_le_bytes());
             bytes.extend(&step.frame);
         }
@@ -100,7 +108,7 @@ impl Scenario {
 
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} ", self.hook)?;
+        write!(f, "{:?} {:?} ", self.hook, self.origin)?;
         self.frame.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::frames::*;
 use super::{OTHER_PORT, PORT, REDIRECT, SHOT, UNSPEC, loaded, run_super_frame};
-use crate::datapath::{NetStats, PodCounters};
+use crate::datapath::{NetStats, PodCounters, PodLink};
+use crate::spec::MacAddr;
 
 #[test]
 fn a_packet_for_a_pod_is_redirected_untouched_and_counted_at_both_ends() {
@@ -232,22 +233,56 @@ fn addresses_that_nobody_tracks_share_one_row() {
         loaded.configure(|config| config.guard = false);
         for (family, [a, b]) in PODS.into_iter().enumerate() {
             let before = loaded.stats().unknown;
-            let sent = datagram(MAC_B, STRANGERS[family], b, 64);
+            let sent = datagram(MAC_B, a, b, 64);
             let bytes = sent.len() as u64;
-            loaded.assert_direct(&sent, "a stranger");
+            loaded.assert_stack(&datagram(MAC_B, STRANGERS[family], b, 64), "by a stranger");
+            loaded.counters.forget(a).unwrap();
+            loaded.assert_direct(&sent, "by a pod without counters");
             assert_eq!(loaded.counters(b).rx_direct, 1);
             loaded.counters.forget(b).unwrap();
-            loaded.assert_direct(&datagram(MAC_B, a, b, 64), "to a stranger");
+            loaded.assert_direct(&sent, "to a pod without counters");
 
             let expected = PodCounters {
-                tx_packets: before.tx_packets + 1,
-                tx_bytes: before.tx_bytes + bytes,
-                tx_direct: before.tx_direct + 1,
+                tx_packets: before.tx_packets + 3,
+                tx_bytes: before.tx_bytes + 3 * bytes,
+                tx_direct: before.tx_direct + 2,
                 rx_packets: before.rx_packets + 1,
                 rx_bytes: before.rx_bytes + bytes,
                 rx_direct: before.rx_direct + 1,
             };
             assert_eq!(loaded.stats().unknown, expected);
+        }
+    });
+}
+
+/// netfilter calls a conversation invalid of which it sees one direction alone: so what would be answered by the stack is
+/// not delivered directly.
+#[test]
+fn a_packet_whose_answer_would_go_by_the_stack_goes_by_the_stack() {
+    loaded(|loaded| {
+        loaded.configure(|config| config.guard = false);
+        for (family, [a, b]) in PODS.into_iter().enumerate() {
+            let from = |mac: [u8; 6], source| {
+                let packet = ip(source, b, 64, TCP, &tcp(1000, 80, SYN));
+                ethernet(MAC_B, mac, if b.is_ipv4() { IPV4 } else { IPV6 }, &packet)
+            };
+            loaded.assert_direct(&from(MAC_A, a), "the pod's own address and MAC");
+            loaded.assert_direct(&from(MAC_A, SECOND[family]), "its address at another port");
+            for (what, frame) in [
+                ("an address that the pod gave itself", from(MAC_A, STRANGERS[family])),
+                ("the gateway's address", from(MAC_A, GATEWAY[family])),
+                ("a machine in the pod with the pod's address", from(MAC_THIRD, a)),
+                ("a machine in the pod with an address of its own", from(MAC_THIRD, STRANGERS[family])),
+            ] {
+                loaded.assert_stack(&frame, what);
+            }
+            // A port without an entry: the MAC is that of the address's entry.
+            loaded.links.remove(PORT).unwrap();
+            loaded.assert_direct(&from(MAC_A, a), "a port that nobody guards");
+            loaded.assert_stack(&from(MAC_THIRD, a), "a port that nobody guards, by another MAC");
+            loaded.restrict(PORT, MAC_A);
+            loaded.assert_stack(&from(MAC_A, a), "a restricted port");
+            loaded.links.insert(PORT, PodLink { mac: MacAddr::new(MAC_A), stack_only: false }).unwrap();
         }
     });
 }

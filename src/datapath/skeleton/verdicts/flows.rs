@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::frames::*;
-use super::{BRIDGE, OTHER_PORT, PORT, SHOT, UNSPEC, loaded};
+use super::{BRIDGE, OTHER_PORT, PORT, REDIRECT, SHOT, UNSPEC, loaded};
 use crate::datapath::DropReason;
 
 /// A packet that the stack delivers to pod A.
@@ -250,6 +250,30 @@ fn what_the_gateway_sends_for_a_pod_is_no_flow_of_a_pods() {
             loaded.egress(&delivered(STRANGERS[family], a, UDP, &udp(1, 2)));
             assert_eq!(loaded.flows(), 0);
             loaded.assert_direct(&sent(a, b, UDP, &udp(2, 1)), "and no answer to one");
+        }
+    });
+}
+
+/// The kernel writes the bridge's MAC into what it routes from the bridge to the bridge: RFC 894.
+#[test]
+fn a_routed_packet_shows_the_bridges_new_mac() {
+    loaded(|loaded| {
+        if !loaded.takes_origins() {
+            return cnikit_testbed::skipped("the kernel takes no ingress_ifindex for BPF_PROG_TEST_RUN");
+        }
+        for [a, b] in PODS {
+            loaded.configure(|_| ());
+            let kind = if a.is_ipv4() { IPV4 } else { IPV6 };
+            let by = |mac, question: &[u8]| ethernet(MAC_A, mac, kind, &ip(b, a, 63, TCP, question));
+            let answer = |port| sent(a, b, TCP, &tcp(80, port, SYN | ACK));
+            // From a pod that routes: by its MAC nobody learns the bridge's.
+            assert_eq!(loaded.egress_from(OTHER_PORT, &by(MAC_THIRD, &tcp(1000, 80, SYN))).0, UNSPEC);
+            loaded.assert_stack(&answer(1000), "bridged");
+            assert_eq!(loaded.egress_from(BRIDGE, &by(MAC_THIRD, &tcp(1001, 80, SYN))).0, UNSPEC);
+            let led_back = [&MAC_THIRD[..], &answer(1001)[6..]].concat();
+            assert_eq!(loaded.ingress(&answer(1001)), (UNSPEC, led_back), "to the bridge's new MAC");
+            let routed = ethernet(MAC_THIRD, MAC_A, kind, &ip(a, b, 64, UDP, &udp(1, 2)));
+            assert_eq!(loaded.ingress(&routed).0, REDIRECT, "direct, by way of the new MAC");
         }
     });
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub(super) const MAC_A: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0a];
 pub(super) const MAC_B: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0b];
+pub(super) const MAC_SECOND: [u8; 6] = [0x02, 0, 0, 0, 0, 0x0c];
 pub(super) const MAC_GATEWAY: [u8; 6] = [0x02, 0, 0, 0, 0, 0xfe];
 pub(super) const MAC_THIRD: [u8; 6] = [0x02, 0, 0, 0, 0, 0x33];
 pub(super) const MAC_ALL: [u8; 6] = [0xff; 6];
@@ -16,6 +17,12 @@ pub(super) const PODS: [[IpAddr; 2]; 2] = [
         IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 3)),
     ],
 ];
+/// An address of pod A at a second port on the same bridge, by family.
+pub(super) const SECOND: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 244, 1, 5)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 5))];
+/// An address of pod A at a port of another network, by family.
+pub(super) const ELSEWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 245, 1, 2)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x245, 0, 0, 0, 0, 0, 2))];
 pub(super) const GATEWAY: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 244, 1, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 1))];
 pub(super) const STRANGERS: [IpAddr; 2] =

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::frames::*;
-use super::{OTHER_PORT, PORT, SHOT, UNSPEC, loaded};
+use super::{BRIDGE, OTHER_PORT, PORT, REDIRECT, SHOT, UNSPEC, loaded};
 use crate::datapath::{DropReason, Drops, PodCounters};
 use crate::spec::MacAddr;
 
@@ -159,7 +159,9 @@ fn arp_is_the_senders_own() {
             ("another's address", say(1, MAC_A, b, STRANGERS[0])),
             ("another's address, announced", say(2, MAC_A, b, b)),
             ("the gateway's address", say(2, MAC_A, GATEWAY[0], a)),
-            ("a stranger's address", say(1, MAC_A, STRANGERS[0], b)),
+            ("another's address, in a request that is answered here", say(1, MAC_A, b, GATEWAY[0])),
+            ("a stranger's address, in a reply", say(2, MAC_A, STRANGERS[0], b)),
+            ("a stranger's address, announced", say(1, MAC_A, STRANGERS[0], STRANGERS[0])),
             ("another's MAC", say(2, MAC_B, a, b)),
             ("nobody's address, in a reply", say(2, MAC_A, NOBODY[0], b)),
         ] {
@@ -280,25 +282,100 @@ fn a_message_that_begins_in_the_second_fragment_is_dropped_with_the_first() {
     });
 }
 
+/// Linux asks in the name of the address that it sends from: one that the pod gave itself, say, for containers inside. RFC
+/// 826 has all who hear a request note its sender, and RFC 5227 has nobody note that of a probe.
+#[test]
+fn a_request_in_a_foreign_name_is_answered_and_tells_nobody_that_name() {
+    loaded(|loaded| {
+        let b = PODS[0][1];
+        let inner: IpAddr = Ipv4Addr::new(172, 17, 0, 1).into();
+        let other: IpAddr = Ipv4Addr::new(192, 0, 2, 7).into();
+        let ask = |sender, target| ethernet(MAC_ALL, MAC_A, ARP, &arp(1, (MAC_A, sender), ([0; 6], target)));
+        let before = loaded.drops();
+        let answer = ethernet(MAC_A, MAC_B, ARP, &arp(2, (MAC_B, b), (MAC_A, inner)));
+        assert_eq!(loaded.ingress(&ask(inner, b)), (REDIRECT, answer), "about a pod: the asker alone is answered");
+        assert_eq!(loaded.ingress(&ask(inner, GATEWAY[0])), (REDIRECT, ask(NOBODY[0], GATEWAY[0])), "the gateway");
+        assert_eq!(loaded.ingress(&ask(inner, other)), (UNSPEC, ask(NOBODY[0], other)), "a machine beyond the bridge");
+        assert_eq!(loaded.drops(), before);
+        let with_others_mac = ethernet(MAC_ALL, MAC_A, ARP, &arp(1, (MAC_B, inner), ([0; 6], other)));
+        loaded.assert_dropped(&with_others_mac, DropReason::ArpSender, "another's MAC");
+    });
+}
+
+/// IEEE 802.1D, 7.7.1: a bridge forwards a frame by every port but the one that it came in by. A hairpin port gives that up
+/// for unicast alone.
 #[test]
 fn a_port_is_not_sent_its_own_broadcasts() {
     loaded(|loaded| {
+        if !loaded.takes_origins() {
+            return cnikit_testbed::skipped("the kernel takes no ingress_ifindex for BPF_PROG_TEST_RUN");
+        }
         let probe = nd(NOBODY[1], SOLICITED_A, [135, 0, 0, 0, 0, 0, 0, 0], &octets(PODS[1][0]));
         let group = [0x33, 0x33, 0xff, 0, 0, 2];
-        let own = ethernet(group, MAC_A, IPV6, &probe);
-        assert_eq!(loaded.egress(&own).0, SHOT);
-        assert_eq!(loaded.drops().of(DropReason::Reflected), 1);
-        assert_eq!(loaded.links.drops(PORT).unwrap().unwrap(), loaded.drops());
-
-        for (what, frame) in [
-            ("another's", ethernet(group, MAC_B, IPV6, &probe)),
-            ("to itself alone", ethernet(MAC_A, MAC_A, IPV6, &probe)),
-        ] {
-            assert_eq!(loaded.egress(&frame), (UNSPEC, frame.clone()), "{what}");
+        let question = arp(1, (MAC_THIRD, PODS[0][0]), ([0; 6], STRANGERS[0]));
+        let mut dropped = 0;
+        for guard in [true, false] {
+            loaded.configure(|config| config.guard = guard);
+            for (what, own) in [
+                ("of its own MAC", ethernet(group, MAC_A, IPV6, &probe)),
+                ("of a machine behind a bridge in the pod", ethernet(MAC_ALL, MAC_THIRD, ARP, &question)),
+                ("with an ethertype that nobody knows", ethernet(MAC_ALL, MAC_A, 0x88b5, &[0; 46])),
+                ("malformed", ethernet(MAC_ALL, MAC_A, IPV4, &[0; 46])),
+            ] {
+                assert_eq!(loaded.egress_from(PORT, &own).0, SHOT, "{what}, guard {guard}");
+                dropped += 1;
+                assert_eq!(loaded.drops().of(DropReason::Reflected), dropped, "{what}");
+                for origin in [0, OTHER_PORT, BRIDGE] {
+                    assert_eq!(loaded.egress_from(origin, &own), (UNSPEC, own.clone()), "{what}, from {origin}");
+                }
+            }
+            let [a, _] = PODS[0];
+            for to in [MAC_A, MAC_THIRD] {
+                let hairpin = ethernet(to, MAC_A, IPV4, &ip(a, a, 64, UDP, &udp(1, 2)));
+                assert_eq!(loaded.egress_from(PORT, &hairpin), (UNSPEC, hairpin.clone()), "unicast to {to:?}");
+            }
         }
-        loaded.configure(|config| config.guard = false);
-        assert_eq!(loaded.egress(&own), (UNSPEC, own.clone()), "without the guard");
-        assert_eq!(loaded.drops().total(), 1);
+        assert_eq!(loaded.links.drops(PORT).unwrap().unwrap(), loaded.drops());
+    });
+}
+
+/// RFC 1122, section 3.3.4.2: a host of the weak model sends from any of its addresses by any of its interfaces.
+#[test]
+fn a_port_may_send_from_the_addresses_of_the_pods_other_ports() {
+    loaded(|loaded| {
+        for (family, [a, b]) in PODS.into_iter().enumerate() {
+            let (second, elsewhere) = (SECOND[family], ELSEWHERE[family]);
+            loaded.assert_direct(&datagram(MAC_B, second, b, 64), "of a port of the network");
+            // The answer is routed by the host, which sees both directions then.
+            loaded.assert_stack(&datagram(MAC_B, elsewhere, b, 64), "of a port of another network");
+            let error = |about: IpAddr| {
+                let quote = ip(b, about, 64, UDP, &udp(1000, 53));
+                frame(MAC_B, &ip(a, b, 64, icmp_of(a), &unreachable(&quote)))
+            };
+            for about in [second, elsewhere] {
+                assert_ne!(loaded.ingress(&error(about)).0, SHOT, "an error about a packet for {about}");
+            }
+            loaded.shared.remove(PORT, second).unwrap();
+            loaded.shared.remove(PORT, elsewhere).unwrap();
+            for source in [second, elsewhere] {
+                loaded.assert_dropped(&datagram(MAC_B, source, b, 64), DropReason::IpSource, &source.to_string());
+                loaded.assert_dropped(&error(source), DropReason::Router, &source.to_string());
+            }
+            // Entries of another port, and of the other family's address with the same octets, are of no use here.
+            loaded.shared.insert(OTHER_PORT, elsewhere).unwrap();
+            if let IpAddr::V4(v4) = elsewhere {
+                let [w, x, y, z] = v4.octets().map(u16::from);
+                loaded.shared.insert(PORT, Ipv6Addr::new(w << 8 | x, y << 8 | z, 0, 0, 0, 0, 0, 0).into()).unwrap();
+            }
+            loaded.assert_dropped(&datagram(MAC_B, elsewhere, b, 64), DropReason::IpSource, "of another pod");
+        }
+        let say =
+            |operation, sender| ethernet(MAC_ALL, MAC_A, ARP, &arp(operation, (MAC_A, sender), ([0; 6], STRANGERS[0])));
+        loaded.assert_dropped(&say(2, SECOND[0]), DropReason::ArpSender, "a reply");
+        loaded.shared.insert(PORT, SECOND[0]).unwrap();
+        for operation in [1, 2] {
+            loaded.assert_stack(&say(operation, SECOND[0]), "ARP in the name of another address of the pod");
+        }
     });
 }
 
@@ -318,7 +395,8 @@ fn nothing_is_dropped_without_the_guard_or_at_a_port_that_is_nobodys() {
     loaded(|loaded| {
         loaded.configure(|config| config.guard = false);
         frames.iter().for_each(|(what, frame)| loaded.assert_stack(frame, what));
-        loaded.assert_direct(&v4, "a stranger's");
+        // Its answer could not be direct.
+        loaded.assert_stack(&v4, "a stranger's");
         assert_eq!(loaded.drops(), Drops::default());
 
         loaded.configure(|_| ());

@@ -4,12 +4,13 @@
 
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, ProgramInput};
 
-use self::frames::{GATEWAY, MAC_A, MAC_B, MAC_GATEWAY, PODS};
+use self::frames::{ELSEWHERE, GATEWAY, MAC_A, MAC_B, MAC_GATEWAY, MAC_SECOND, PODS, SECOND};
 use super::generated::{CniTcSkel, CniTcSkelBuilder, types};
 use crate::datapath::layout::RawNetConfig;
 use crate::datapath::map::{Map, Shape};
@@ -33,14 +34,17 @@ const REDIRECT: i32 = 7;
 
 const PORT: u32 = 1;
 const OTHER_PORT: u32 = 77;
+const SECOND_PORT: u32 = 78;
 const BRIDGE: u32 = 99;
 
-/// A set of its own for each test: pod A on the port that packets come in by, pod B on another, both guarded.
+/// A set of its own for each test: pod A on the port that packets come in by and on a second one, pod B on another, all
+/// guarded.
 struct Loaded {
     skeleton: CniTcSkel<'static>,
     counters: CounterMap,
     ports: PortMap,
     links: LinkMap,
+    shared: SharedAddressMap,
     config: Map,
     stats: Map,
     drops: Map,
@@ -66,6 +70,7 @@ impl Loaded {
             counters: CounterMap::new(map(&PKT_COUNT), map(&PKT_COUNT_V6)),
             ports: PortMap::new(map(&POD_IFINDEX), map(&POD_IFINDEX_V6)),
             links: LinkMap::new(map(&PORT_CONFIG), map(&PORT_DROPS)),
+            shared: SharedAddressMap::new(map(&PORT_ADDRESSES)),
             config: map(&NET_CONFIG),
             stats: map(&NET_STATS),
             drops: map(&NET_DROPS),
@@ -78,6 +83,13 @@ impl Loaded {
             loaded.place(b, OTHER_PORT, MAC_B);
             loaded.counters.track(a).unwrap();
             loaded.counters.track(b).unwrap();
+        }
+        for (second, elsewhere) in SECOND.into_iter().zip(ELSEWHERE) {
+            loaded.place(second, SECOND_PORT, MAC_SECOND);
+            loaded.counters.track(second).unwrap();
+            for address in [second, elsewhere] {
+                loaded.shared.insert(PORT, address).unwrap();
+            }
         }
         for gateway in GATEWAY {
             loaded.place(gateway, BRIDGE, MAC_GATEWAY);
@@ -102,6 +114,21 @@ impl Loaded {
 
     fn restrict(&self, ifindex: u32, mac: [u8; 6]) {
         self.links.insert(ifindex, PodLink { mac: MacAddr::new(mac), stack_only: true }).unwrap();
+    }
+
+    /// The same for a frame that came into the host by a device.
+    fn egress_from(&self, origin: u32, frame: &[u8]) -> (i32, Vec<u8>) {
+        try_run(&self.skeleton.progs.cni_tc_egress, origin, frame).unwrap()
+    }
+
+    /// Whether the kernel can be told by which device a frame came into the host. Where it cannot, tests with real
+    /// bridges stand for these: tests/datapath.
+    fn takes_origins(&self) -> bool {
+        static TAKES: OnceLock<bool> = OnceLock::new();
+        *TAKES.get_or_init(|| {
+            let [a, b] = PODS[0];
+            try_run(&self.skeleton.progs.cni_tc_egress, BRIDGE, &frames::datagram(MAC_A, b, a, 64)).is_ok()
+        })
     }
 
     /// The verdict on a frame, and the frame as the program left it.
@@ -169,13 +196,16 @@ impl Loaded {
 
 /// The verdict of a program on a frame, and the frame as it left it.
 fn run(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8]) -> (i32, Vec<u8>) {
-    try_run(program, frame).unwrap()
+    try_run(program, 0, frame).unwrap()
 }
 
-/// The same; an error where the kernel tries no program on such a frame.
-fn try_run(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8]) -> libbpf_rs::Result<(i32, Vec<u8>)> {
+/// The same for a frame that came into the host by the device `origin`, 0 for none. An error if the kernel tries no program
+/// on such a frame.
+fn try_run(program: &libbpf_rs::ProgramMut<'_>, origin: u32, frame: &[u8]) -> libbpf_rs::Result<(i32, Vec<u8>)> {
     let mut out = vec![0; frame.len() + 64];
-    let input = ProgramInput { data_in: Some(frame), data_out: Some(&mut out), ..ProgramInput::default() };
+    let mut context = context(std::mem::offset_of!(types::__sk_buff, ingress_ifindex), origin);
+    let context_in = (origin != 0).then_some(&mut context[..]);
+    let input = ProgramInput { data_in: Some(frame), data_out: Some(&mut out), context_in, ..ProgramInput::default() };
     let output = program.test_run(input)?;
     let left = output.data.map(|data| data.to_vec()).unwrap();
     Ok((output.return_value.cast_signed(), left))
@@ -183,11 +213,16 @@ fn try_run(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8]) -> libbpf_rs::Resu
 
 /// The verdict of a program on a frame that is segmented later, into segments of this size.
 fn run_super_frame(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8], segment: u32) -> i32 {
-    let at = std::mem::offset_of!(types::__sk_buff, gso_size);
-    let mut context = vec![0; size_of::<types::__sk_buff>()];
-    context[at..at + 4].copy_from_slice(&segment.to_ne_bytes());
+    let mut context = context(std::mem::offset_of!(types::__sk_buff, gso_size), segment);
     let input = ProgramInput { data_in: Some(frame), context_in: Some(&mut context), ..ProgramInput::default() };
     program.test_run(input).unwrap().return_value.cast_signed()
+}
+
+/// A `struct __sk_buff` with one member set, of which the kernel takes a few.
+fn context(at: usize, value: u32) -> Vec<u8> {
+    let mut context = vec![0; size_of::<types::__sk_buff>()];
+    context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    context
 }
 
 /// The mean time of a program on a frame.

@@ -8,12 +8,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use cnikit_model::{Counts, Hook, Network, Port, Reason, Scenario, Step, Verdict};
+use cnikit_model::{Counts, Hook, Network, Origin, Port, Reason, Scenario, Step, Verdict};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::frames::*;
 use super::scenarios::scenario;
-use super::{BRIDGE, Loaded, OTHER_PORT, PORT, REDIRECT, SHOT, UNSPEC, loaded};
+use super::{BRIDGE, Loaded, OTHER_PORT, PORT, REDIRECT, SECOND_PORT, SHOT, UNSPEC, loaded};
 use crate::datapath::{Drops, PodLink};
 use crate::spec::MacAddr;
 
@@ -95,9 +95,15 @@ impl Loaded {
         let mut tried = Tried::default();
         let before = self.counts();
         let mut drops = self.drops();
-        for (number, Step { hook, frame }) in scenario.steps.iter().enumerate() {
+        for (number, Step { hook, origin, frame }) in scenario.steps.iter().enumerate() {
             tried.frames += 1;
-            let Some(verdict) = self.verdict(*hook, frame, &mut drops) else {
+            let origin = if self.takes_origins() { *origin } else { Origin::Elsewhere };
+            let device = match origin {
+                Origin::Elsewhere => 0,
+                Origin::ThisPort => PORT,
+                Origin::Bridge => network.bridge,
+            };
+            let Some(verdict) = self.verdict(*hook, device, frame, &mut drops) else {
                 assert!(frame.len() < ETHERNET + 40, "{} bytes were refused: {frame:02x?}", frame.len());
                 tried.refused += 1;
                 continue;
@@ -107,7 +113,7 @@ impl Loaded {
                 Verdict::Redirect(_) => tried.redirected += 1,
                 Verdict::Stack(_) => tried.to_stack += 1,
             }
-            let expected = network.judge(*hook, PORT, frame);
+            let expected = network.judge(*hook, PORT, origin, frame);
             if verdict != expected {
                 let (verdict, expected) = (told(&verdict), told(&expected));
                 return Err(report(scenario, &format!("step {number}:\nprogram {verdict}\nmodel   {expected}")));
@@ -138,6 +144,10 @@ impl Loaded {
             network.own(b, OTHER_PORT, MAC_B);
             network.own(gateway, BRIDGE, MAC_GATEWAY);
         }
+        for (second, elsewhere) in SECOND.into_iter().zip(ELSEWHERE) {
+            network.own(second, SECOND_PORT, MAC_SECOND);
+            network.shared.extend([(PORT, second), (PORT, elsewhere)]);
+        }
         for (port, mac, stack_only) in
             [(PORT, MAC_A, scenario.stack_only), (OTHER_PORT, MAC_B, scenario.other_stack_only)]
         {
@@ -156,12 +166,12 @@ impl Loaded {
     }
 
     /// What the program does; nothing where the kernel does not try it.
-    fn verdict(&self, hook: Hook, frame: &[u8], drops: &mut Drops) -> Option<Verdict> {
+    fn verdict(&self, hook: Hook, origin: u32, frame: &[u8], drops: &mut Drops) -> Option<Verdict> {
         let program = match hook {
             Hook::Ingress => &self.skeleton.progs.cni_tc_main,
             Hook::Egress => &self.skeleton.progs.cni_tc_egress,
         };
-        let (verdict, left) = super::try_run(program, frame).ok()?;
+        let (verdict, left) = super::try_run(program, origin, frame).ok()?;
         match verdict {
             SHOT => {
                 let before = std::mem::replace(drops, self.drops());
@@ -192,7 +202,8 @@ impl Loaded {
     /// What the programs have counted, in the model's terms.
     fn counts(&self) -> Counts {
         let stats = self.stats();
-        let pods = PODS.into_iter().flatten().map(|address| self.counters(address)).chain([stats.unknown]);
+        let pods =
+            PODS.into_iter().flatten().chain(SECOND).map(|address| self.counters(address)).chain([stats.unknown]);
         let (sent, received) = pods
             .fold((0, 0), |(sent, received), counters| (sent + counters.tx_packets, received + counters.rx_packets));
         Counts {

@@ -27,15 +27,28 @@ fn advertisement(target: IpAddr, mac: [u8; 6], flags: u8) -> Vec<u8> {
 }
 
 #[test]
-fn arp_requests_about_pods_and_the_gateway_are_answered() {
+fn arp_requests_about_pods_are_answered() {
     loaded(|loaded| {
-        for (target, mac) in [(PODS[0][1], MAC_B), (GATEWAY[0], MAC_GATEWAY)] {
-            for to in [MAC_ALL, mac] {
-                let reply = ethernet(MAC_A, mac, ARP, &arp(2, (mac, target), (MAC_A, PODS[0][0])));
-                assert_eq!(loaded.ingress(&who_has(to, target)), (REDIRECT, reply), "{target}");
-            }
+        let target = PODS[0][1];
+        for to in [MAC_ALL, MAC_B] {
+            let reply = ethernet(MAC_A, MAC_B, ARP, &arp(2, (MAC_B, target), (MAC_A, PODS[0][0])));
+            assert_eq!(loaded.ingress(&who_has(to, target)), (REDIRECT, reply), "{target}");
         }
-        assert_eq!((loaded.stats().arp_answers, loaded.stats().nd_answers), (4, 0));
+        assert_eq!((loaded.stats().arp_answers, loaded.stats().nd_answers), (2, 0));
+    });
+}
+
+/// The host's addresses and its MAC can change at any time, so that the host answers itself. tests/datapath hears it.
+#[test]
+fn the_host_is_asked_about_the_gateway() {
+    loaded(|loaded| {
+        for to in [MAC_ALL, MAC_GATEWAY] {
+            let asked = who_has(to, GATEWAY[0]);
+            assert_eq!(loaded.ingress(&asked), (REDIRECT, asked.clone()));
+        }
+        let asked = solicitation(GATEWAY[1], &mac_option(1, MAC_A));
+        assert_eq!(loaded.ingress(&asked), (REDIRECT, asked.clone()));
+        assert_eq!((loaded.stats().arp_answers, loaded.stats().nd_answers), (0, 0));
     });
 }
 
@@ -56,21 +69,20 @@ fn other_arp_goes_its_way() {
 }
 
 #[test]
-fn solicitations_about_pods_and_the_gateway_are_answered() {
+fn solicitations_about_pods_are_answered() {
     loaded(|loaded| {
-        // Solicited and override; the gateway is a router.
-        for (target, mac, flags) in [(PODS[1][1], MAC_B, 0x60), (GATEWAY[1], MAC_GATEWAY, 0xe0)] {
-            let nonce = [14, 1, 1, 2, 3, 4, 5, 6];
-            for options in [mac_option(1, MAC_A), [&mac_option(1, MAC_A)[..], &nonce].concat()] {
-                let (verdict, answer) = loaded.ingress(&solicitation(target, &options));
-                assert_eq!((verdict, &answer), (REDIRECT, &advertisement(target, mac, flags)), "{target}");
-                assert_eq!(icmpv6_checksum(target, PODS[1][0], &answer[ETHERNET + 40..]), 0, "a valid checksum");
-            }
-            let body = [&octets(target)[..], &mac_option(1, MAC_A)].concat();
-            let unicast = frame(mac, &nd(PODS[1][0], target, [135, 0, 0, 0, 0, 0, 0, 0], &body));
-            assert_eq!(loaded.ingress(&unicast), (REDIRECT, advertisement(target, mac, flags)), "is it there still?");
+        // Solicited and override.
+        let (target, mac, flags) = (PODS[1][1], MAC_B, 0x60);
+        let nonce = [14, 1, 1, 2, 3, 4, 5, 6];
+        for options in [mac_option(1, MAC_A), [&mac_option(1, MAC_A)[..], &nonce].concat()] {
+            let (verdict, answer) = loaded.ingress(&solicitation(target, &options));
+            assert_eq!((verdict, &answer), (REDIRECT, &advertisement(target, mac, flags)), "{target}");
+            assert_eq!(icmpv6_checksum(target, PODS[1][0], &answer[ETHERNET + 40..]), 0, "a valid checksum");
         }
-        assert_eq!((loaded.stats().arp_answers, loaded.stats().nd_answers), (0, 6));
+        let body = [&octets(target)[..], &mac_option(1, MAC_A)].concat();
+        let unicast = frame(mac, &nd(PODS[1][0], target, [135, 0, 0, 0, 0, 0, 0, 0], &body));
+        assert_eq!(loaded.ingress(&unicast), (REDIRECT, advertisement(target, mac, flags)), "is it there still?");
+        assert_eq!((loaded.stats().arp_answers, loaded.stats().nd_answers), (0, 3));
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cnikit_model::{Hook, Scenario, Step};
+use cnikit_model::{Hook, Origin, Scenario, Step};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -20,7 +20,10 @@ pub(super) fn scenario() -> impl Strategy<Value = Scenario> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let at = |hook| changed(any_frame(hook)).prop_map(move |frame| Step { hook, frame });
+    let at = |hook| {
+        let origin = prop_oneof![4 => Just(Origin::Elsewhere), 1 => Just(Origin::ThisPort), 1 => Just(Origin::Bridge)];
+        (changed(any_frame(hook)), origin).prop_map(move |(frame, origin)| Step { hook, origin, frame })
+    };
     prop_oneof![3 => at(Hook::Ingress), 2 => at(Hook::Egress)]
 }
 
@@ -64,7 +67,8 @@ fn any_frame(hook: Hook) -> BoxedStrategy<Vec<u8>> {
 }
 
 fn packet_v4(hook: Hook) -> BoxedStrategy<Vec<u8>> {
-    let others = [GATEWAY[0], STRANGERS[0], Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into()];
+    let others =
+        [GATEWAY[0], STRANGERS[0], SECOND[0], ELSEWHERE[0], Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into()];
     let fragment = prop_oneof![6 => Just(0x4000_u16), 1 => select(vec![0x2000, 0x2001, 0x0001, 0x1fff, 0x8000])];
     let options = prop_oneof![6 => Just(0), 1 => 1..=10_usize];
     (between(hook, PODS[0], others.to_vec()), hops(), fragment, options, any::<u8>(), end())
@@ -127,7 +131,7 @@ fn discovery(hook: Hook) -> BoxedStrategy<Vec<u8>> {
 
 fn any_arp() -> BoxedStrategy<Vec<u8>> {
     let [[a, b], _] = PODS;
-    let others = vec![a, b, a, b, GATEWAY[0], STRANGERS[0], Ipv4Addr::UNSPECIFIED.into()];
+    let others = vec![a, b, a, b, GATEWAY[0], STRANGERS[0], SECOND[0], ELSEWHERE[0], Ipv4Addr::UNSPECIFIED.into()];
     let operation = prop_oneof![3 => Just(1), 2 => Just(2), 1 => any::<u16>()];
     let sender = (prop_oneof![4 => Just(MAC_A), 1 => mac()], select(others.clone()));
     (operation, sender, (mac(), select(others)))
@@ -213,11 +217,21 @@ fn others_v6() -> Vec<IpAddr> {
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 3);
     let [own, other] = [MAC_A, MAC_B].map(|mac| MacAddr::new(mac).link_local());
     let others = [Ipv6Addr::UNSPECIFIED, group, own, other].map(IpAddr::from);
-    [&others[..], &[GATEWAY[1], STRANGERS[1]]].concat()
+    [&others[..], &[GATEWAY[1], STRANGERS[1], SECOND[1], ELSEWHERE[1]]].concat()
 }
 
 fn mac() -> impl Strategy<Value = [u8; 6]> {
-    select(vec![MAC_A, MAC_B, MAC_B, MAC_GATEWAY, MAC_GATEWAY, MAC_THIRD, MAC_ALL, [0x33, 0x33, 0xff, 0, 0, 3]])
+    select(vec![
+        MAC_A,
+        MAC_B,
+        MAC_B,
+        MAC_GATEWAY,
+        MAC_GATEWAY,
+        MAC_SECOND,
+        MAC_THIRD,
+        MAC_ALL,
+        [0x33, 0x33, 0xff, 0, 0, 3],
+    ])
 }
 
 fn hops() -> impl Strategy<Value = u8> {
