@@ -219,10 +219,12 @@ int cni_tc_main(struct __sk_buff *skb)
  * learn its own machines at the wrong port, and a probe for duplicate addresses
  * would find itself.
  */
-static __always_inline bool is_reflected(const struct __sk_buff *skb)
+static __always_inline bool is_reflected(struct __sk_buff *skb)
 {
-	return skb->ingress_ifindex == skb->ifindex &&
-	       (skb->pkt_type == PACKET_BROADCAST || skb->pkt_type == PACKET_MULTICAST);
+	__u8 first;
+
+	return skb->ingress_ifindex == skb->ifindex && !bpf_skb_load_bytes(skb, 0, &first, 1) &&
+	       first & 0x01; /* of a group's MAC */
 }
 
 SEC("tc")

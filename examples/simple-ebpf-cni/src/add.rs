@@ -19,7 +19,7 @@ use crate::masquerade::Masquerade;
 use crate::network::{self, undo};
 use crate::programs::Programs;
 use crate::rows::Rows;
-use crate::{del, pod, wishes};
+use crate::{del, pod, siblings, wishes};
 
 /// How long the bridge may take to serve a new port.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -89,6 +89,8 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     rows.ensure_gateway(&gateways, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
     rows.refuse_taken(&host, &networks, port)?;
     rows.put(&networks, port).step("put the map rows")?;
+    siblings::share(&host, &pod, &attachment.network, veth.host)
+        .step("share addresses with the pod's other interfaces")?;
 
     let routes = pod::configure(&netns, &pod, &attachment.ifname, veth.peer, addresses.given());
     let routes = routes.step("configure the pod")?;

@@ -13,7 +13,7 @@ use crate::config::{Addressing, Config};
 use crate::masquerade::Masquerade;
 use crate::programs::Programs;
 use crate::rows::Rows;
-use crate::{addresses, network, wishes};
+use crate::{addresses, network, siblings, wishes};
 
 /// The code of a CHECK that found a difference.
 const DIFFERS: ErrorCode = ErrorCode::plugin_specific(110);
@@ -126,7 +126,7 @@ impl Check<'_> {
         let _span = info_span!("pod").entered();
         let request = self.request;
         let ifname = &request.attachment.ifname;
-        let pod = Netns::open(&request.netns)?.socket()?;
+        let pod = self.inside()?;
         if pod.link_by_index(LOOPBACK_INDEX)?.is_some_and(|lo| !lo.up) {
             self.differs("lo is down in the pod".into());
         }
@@ -187,7 +187,13 @@ impl Check<'_> {
         let rows = Rows::open(&datapath)?;
         let networks: Vec<IpNetwork> = self.ips.iter().map(|ip| ip.address).collect();
         self.differences.extend(rows.differences(&networks, PodPort { ifindex: host_end.index, mac })?);
+        self.differences.extend(siblings::differences(&self.host, &self.inside()?, network, host_end.index)?);
         Ok(())
+    }
+
+    /// A socket in the pod's namespace.
+    fn inside(&self) -> Result<Socket, Failure> {
+        Ok(Netns::open(&self.request.netns)?.socket()?)
     }
 
     /// A link is up, and as the result tells it; where that does not tell a MAC, it is `mac`.

@@ -18,6 +18,7 @@ mod pod;
 mod programs;
 mod restore;
 mod rows;
+mod siblings;
 mod status;
 mod wishes;
 

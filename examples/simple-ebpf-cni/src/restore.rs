@@ -16,7 +16,7 @@ use tracing::{info_span, warn};
 use crate::config::{Attach, Config};
 use crate::programs::Programs;
 use crate::rows::Rows;
-use crate::{addresses, network};
+use crate::{addresses, network, siblings};
 
 /// Puts the rows of all pods that hold a lease and are ports of the bridge. It is to be done before the programs are told
 /// of their network, as that is what tells whether it was.
@@ -47,7 +47,9 @@ pub(crate) fn restore(
     let at_work: HashSet<IfName> =
         leases.owners_at_work()?.into_iter().map(|owner| network::attachment(network, owner).host_ifname()).collect();
     let is_pod = |link: &&Link| link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
-    for port in host.links()?.iter().filter(is_pod).filter(|port| !at_work.contains(&port.name)) {
+    let links = host.links()?;
+    siblings::share_all(network, &links, bridge)?;
+    for port in links.iter().filter(is_pod).filter(|port| !at_work.contains(&port.name)) {
         if rows.link(port.index)?.is_none() {
             // Another plugin gave it the address, or its lease is lost, too.
             warn!("nothing is known of the pod at {}, which is not guarded: attach it anew", port.name);

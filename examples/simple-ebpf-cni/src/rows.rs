@@ -3,24 +3,28 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use cnikit::datapath::{self, CounterMap, Datapath, LinkMap, PodLink, PodPort, PortMap};
+use cnikit::datapath::{self, CounterMap, Datapath, LinkMap, PodLink, PodPort, PortMap, SharedAddressMap};
 use cnikit::ipam;
 use cnikit::netlink::Socket;
 use cnikit::plugin::Failure;
 use ipnetwork::IpNetwork;
 use tracing::info_span;
 
+use crate::siblings;
+
 /// The maps with rows for each pod.
 pub(crate) struct Rows {
     counters: CounterMap,
     ports: PortMap,
     links: LinkMap,
+    shared: SharedAddressMap,
 }
 
 impl Rows {
     pub(crate) fn open(datapath: &Datapath) -> datapath::Result<Self> {
         let _span = info_span!("rows").entered();
-        Ok(Self { counters: datapath.counters()?, ports: datapath.ports()?, links: datapath.links()? })
+        let (counters, ports, links) = (datapath.counters()?, datapath.ports()?, datapath.links()?);
+        Ok(Self { counters, ports, links, shared: datapath.shared_addresses()? })
     }
 
     /// Refuses addresses, and a MAC, that are the gateway's or those of another pod that is there.
@@ -83,6 +87,7 @@ impl Rows {
             ports.extend(self.ports.read(address.ip())?.map(|port| port.ifindex));
         }
         for port in ports {
+            siblings::unshare(self, port)?;
             if let Some(link) = self.links.read(port)? {
                 let link_local = link.mac.link_local().into();
                 if self.ports.read(link_local)?.is_some_and(|owner| owner.ifindex == port) {
@@ -98,6 +103,7 @@ impl Rows {
     /// Removes the rows of ports, and of all addresses that lead to them; absent is success.
     pub(crate) fn remove_ports(&self, ports: &HashSet<u32>) -> datapath::Result<()> {
         let _span = info_span!("rows").entered();
+        ports.iter().try_for_each(|port| siblings::unshare(self, *port))?;
         for address in self.ports.addresses()? {
             if self.ports.read(address)?.is_some_and(|port| ports.contains(&port.ifindex)) {
                 self.remove_address(address)?;
@@ -122,7 +128,30 @@ impl Rows {
         for address in self.ports.addresses()? {
             indexes.extend(self.ports.read(address)?.map(|port| port.ifindex));
         }
+        indexes.extend(self.shared.entries()?.into_iter().map(|(port, _)| port));
         Ok(indexes)
+    }
+
+    /// Who owns an address.
+    pub(crate) fn owner(&self, address: IpAddr) -> datapath::Result<Option<PodPort>> {
+        self.ports.read(address)
+    }
+
+    /// The addresses of a port that are good beyond its link.
+    pub(crate) fn addresses_of(&self, port: u32) -> datapath::Result<Vec<IpAddr>> {
+        let mut addresses = Vec::new();
+        for address in self.ports.addresses()? {
+            let is_link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            if !is_link_local && self.ports.read(address)?.is_some_and(|owner| owner.ifindex == port) {
+                addresses.push(address);
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// The addresses that pods have at other ports of theirs.
+    pub(crate) fn shared(&self) -> &SharedAddressMap {
+        &self.shared
     }
 
     /// What a port may do, if anything is known of it.
