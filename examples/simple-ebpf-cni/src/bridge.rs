@@ -2,7 +2,7 @@
 
 use cnikit::datapath::{Datapath, PodLink, PodPort};
 use cnikit::ipam::Range;
-use cnikit::netlink::{self, AddrGenMode, Blocks, BridgePort, BridgeSpec, Ipv6Conf, Link, Socket, Sysctl};
+use cnikit::netlink::{self, AddrGenMode, Blocks, BridgePort, BridgeSpec, Ipv4Conf, Ipv6Conf, Link, Socket, Sysctl};
 use cnikit::plugin::Failure;
 use cnikit::spec::{Attachment, ErrorCode, IfName, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
@@ -211,9 +211,22 @@ fn create(host: &Socket, network: &NetworkName, config: &Config) -> Result<Found
     // Nobody asks who listens to multicast, so all of it goes to all ports in any case.
     let spec = BridgeSpec::new(config.bridge.clone()).mac(mac).mtu(mtu).mcast_snooping(false).up();
     unless_exists(host.create_bridge(&spec).map(drop))?;
+    announce_macs(&config.bridge);
     look(host, network, config)?.ok_or_else(|| {
         Failure::new(ErrorCode::TRY_AGAIN, format!("{} went away as soon as it was made: try again", config.bridge))
     })
+}
+
+/// Has the kernel tell the pods of another MAC, should somebody give the bridge one: they would send to the old one for half a
+/// minute. A bridge works without, so that a setting that cannot be written is no failure.
+fn announce_macs(bridge: &IfName) {
+    for setting in [Sysctl::Ipv4Conf(bridge, Ipv4Conf::ArpNotify), Sysctl::Ipv6Conf(bridge, Ipv6Conf::NdiscNotify)] {
+        match setting.ensure(1) {
+            // A kernel without IPv6.
+            Ok(_) | Err(netlink::Error::SysctlMissing { .. }) => {}
+            Err(error) => warn!("{error}: set it to 1 by hand"),
+        }
+    }
 }
 
 /// Makes the network's pods that lost their bridge ports of this one. A link that has a row is a pod's of this network,

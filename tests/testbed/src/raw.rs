@@ -36,6 +36,14 @@ impl Ear {
     /// Those of the kernel.
     pub fn open() -> io::Result<Self> {
         let socket = open(ALL)?;
+        let ignore_own: libc::c_int = 1;
+        let size = size_of_val(&ignore_own) as libc::socklen_t;
+        let (level, option) = (libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING);
+        // SAFETY: the value outlives the call, which is told its size.
+        let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const ignore_own).cast(), size) };
+        if set < 0 {
+            return Err(io::Error::last_os_error());
+        }
         let (address, length) = eth0(ALL);
         // SAFETY: the address outlives the call, which is told its size.
         let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };

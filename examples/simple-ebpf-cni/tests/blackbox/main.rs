@@ -3,6 +3,7 @@
 
 mod add;
 mod bad_input;
+mod bridge_mac;
 mod broken_node;
 mod chain;
 mod check;
@@ -14,6 +15,7 @@ mod doctor;
 mod dual_stack;
 mod gc;
 mod guard;
+mod hairpin;
 mod hostile_input;
 mod hostile_pods;
 mod install;
@@ -30,10 +32,12 @@ mod restore;
 mod rollback;
 mod scale;
 mod services;
+mod siblings;
 mod stale;
 mod state_dir;
 mod status;
 mod support;
+mod symmetry;
 mod top;
 mod traffic;
 mod uninstall;

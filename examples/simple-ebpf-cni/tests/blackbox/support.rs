@@ -198,7 +198,7 @@ impl Network<'_> {
         // whose types the kernel refused, which libbpf does without, say nothing.
         let is_pods =
             |row: &Value| !row.is_null() && row["value"]["ifindex"].as_u64().is_none_or(|index| index >= 1 << 30);
-        ["pkt_count", "pkt_count_v6", "pod_ifindex", "pod_ifindex_v6", "port_config", "port_drops"]
+        ["pkt_count", "pkt_count_v6", "pod_ifindex", "pod_ifindex_v6", "port_config", "port_drops", "port_addresses"]
             .into_iter()
             .flat_map(|map| self.map(map).into_iter().map(move |row| (map, row)))
             .filter(|(_, row)| is_pods(row))

@@ -1,0 +1,287 @@
+//! Pods with several interfaces. Linux answers from any interface for any of its addresses (the weak host model: RFC 1122,
+//! section 3.3.4.2), so each port may send from all addresses of its pod, and from no address of another pod.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use cnikit_testbed::{Namespace, Pod, patience, tool};
+use serde_json::{Value, json};
+
+use crate::support::{Attached, GATEWAY, Network, code, on_host};
+
+const OTHER_NETWORK: &str = "other";
+
+/// A second network, on a bridge of its own.
+fn other_network(network: &Network) -> Value {
+    for line in [
+        "link cbr1 ",
+        "address cbr1 ",
+        "route 10.98.0.",
+        "file /var/lib/cni/simple-ebpf-cni/other/lock",
+        "file /var/lib/cni/simple-ebpf-cni/other/damaged/",
+    ] {
+        network.host.keep(line);
+    }
+    json!({
+        "cniVersion": "1.0.0", "name": OTHER_NETWORK, "type": "simple-ebpf-cni", "bridge": "cbr1", "subnet": "10.98.0.0/24"
+    })
+}
+
+/// Attaches a second interface, and returns its address.
+#[track_caller]
+fn attach_net1(network: &Network, config: &Value, attached: &Attached) -> String {
+    let add = network.plugin.on("ADD", config, &attached.container, &attached.pod).env("CNI_IFNAME", "net1");
+    let result = add.run().result();
+    let address = result["ips"][0]["address"].as_str().expect("an address");
+    address.split_once('/').expect("a prefix length").0.to_owned()
+}
+
+#[track_caller]
+fn detach_net1(network: &Network, config: &Value, attached: &Attached) {
+    network.plugin.on("DEL", config, &attached.container, &attached.pod).env("CNI_IFNAME", "net1").run().silent();
+}
+
+#[track_caller]
+fn pings_from(pod: &Pod, source: &str, target: &str) -> bool {
+    pod.command("ping").words(&format!("-n -q -c 3 -i 0.01 -W 1 -I {source} {target}")).output().status.success()
+}
+
+/// The entries of `port_addresses`, of a network.
+#[track_caller]
+fn shared(network: &Network, name: &str) -> usize {
+    let pin = format!("/sys/fs/bpf/simple-ebpf-cni/{name}/v2/port_addresses");
+    let dump = network.host.command("bpftool").args(["-j", "map", "dump", "pinned", &pin]).json();
+    dump.as_array().map_or(0, Vec::len)
+}
+
+/// Has the host route, as every node of a cluster does.
+fn route() {
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a writable /proc");
+}
+
+/// What the guard dropped at all ports of the network.
+#[track_caller]
+fn drops(network: &Network) -> u64 {
+    let rows = network.map("net_drops");
+    let values = rows[0]["values"].as_array().expect("a value for each CPU").iter();
+    let of_cpu = |value: &Value| {
+        value["value"]["packets"].as_array().expect("counters").iter().filter_map(Value::as_u64).sum::<u64>()
+    };
+    values.map(of_cpu).sum()
+}
+
+#[test]
+fn every_address_of_a_pod_with_two_interfaces_of_one_network_is_of_use() {
+    on_host(|network| {
+        let [one, two] = ["one", "two"].map(|container| network.attach(container));
+        let second = attach_net1(network, &network.config, &one);
+        for target in [one.address(), &second] {
+            assert!(two.pod.ping(target, 3).status.success(), "pod to {target}");
+            assert!(network.host.ping(target, 3).status.success(), "node to {target}");
+            assert!(pings_from(&one.pod, target, two.address()), "{target} to pod");
+            assert!(pings_from(&one.pod, target, GATEWAY), "{target} to node");
+        }
+        assert_eq!(drops(network), 0);
+        // Both directions are direct, whichever interface the pod answers by.
+        let counters = network.counters(&second).expect("an entry");
+        assert!(counters.rx_direct >= 6 && counters.tx_direct >= 6, "{counters:?}");
+        network.check(&one).silent();
+
+        detach_net1(network, &network.config, &one);
+        assert_eq!(shared(network, crate::support::NAME), 0);
+        one.pod.ip(&format!("address add {second}/32 dev eth0"));
+        assert!(!pings_from(&one.pod, &second, two.address()), "the address is the pod's no more");
+        assert!(drops(network) > 0);
+        one.pod.ip(&format!("address delete {second}/32 dev eth0"));
+        [one, two].iter().for_each(|attached| network.detach(attached));
+    });
+}
+
+#[test]
+fn every_address_of_a_pod_in_two_networks_is_of_use() {
+    on_host(|network| {
+        route();
+        let other = other_network(network);
+        let [one, two] = ["one", "two"].map(|container| network.attach(container));
+        let second = attach_net1(network, &other, &one);
+        assert!(two.pod.ping(&second, 3).status.success(), "a pod of the first network, routed by the node");
+        assert!(network.host.ping(&second, 3).status.success(), "the node");
+        assert!(pings_from(&one.pod, &second, two.address()), "to a pod of the first network");
+        assert_eq!(drops(network), 0);
+        assert_eq!((shared(network, crate::support::NAME), shared(network, OTHER_NETWORK)), (1, 1));
+
+        // In either order: the first interface may go first.
+        network.detach(&one);
+        assert_eq!((shared(network, crate::support::NAME), shared(network, OTHER_NETWORK)), (0, 0));
+        assert!(network.host.ping(&second, 3).status.success(), "the other interface still works");
+        detach_net1(network, &other, &one);
+        network.detach(&two);
+    });
+}
+
+/// TCP to an address of another network, where the node drops what conntrack calls invalid.
+#[test]
+fn a_connection_to_the_second_network_is_whole_for_conntrack() {
+    if !tool("nft") {
+        return;
+    }
+    on_host(|network| {
+        route();
+        if std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1").is_err() {
+            return cnikit_testbed::skipped("the kernel has no br_netfilter");
+        }
+        let rules = "table ip test {
+            chain forward {
+                type filter hook forward priority filter
+                ct state invalid counter drop
+            }
+        }";
+        network.host.command("nft").args(["-f", "-"]).stdin(rules).run();
+        let other = other_network(network);
+        let [one, two] = ["one", "two"].map(|container| network.attach(container));
+        let second = attach_net1(network, &other, &one);
+        for (target, client) in [(&*second, &two), (one.address(), &two)] {
+            let at = SocketAddr::new(target.parse().expect("an address"), 8080);
+            let listener = one.pod.enter(|| TcpListener::bind(at).expect("the port is free"));
+            let connected = client.pod.enter(|| TcpStream::connect_timeout(&at, patience(Duration::from_secs(3))));
+            assert!(connected.is_ok(), "{target}: {connected:?}");
+            drop(listener);
+        }
+        let listed = network.host.command("nft").words("-j list ruleset").json().to_string();
+        assert!(listed.contains("\"packets\": 0") || listed.contains("\"packets\":0"), "{listed}");
+        detach_net1(network, &other, &one);
+        [one, two].iter().for_each(|attached| network.detach(attached));
+    });
+}
+
+#[test]
+fn two_interfaces_share_addresses_of_both_families() {
+    on_host(|network| {
+        network.host.keep("route fd00:99::/64");
+        let mut config = network.with("subnets", json!(["10.99.0.0/24", "fd00:99::/64"]));
+        config.as_object_mut().expect("an object").remove("subnet");
+        let network = network.by(config);
+        let [one, two] = ["one", "two"].map(|container| network.attach(container));
+        attach_net1(&network, &network.config, &one);
+        // An address of each family for each of two ports.
+        assert_eq!(shared(&network, crate::support::NAME), 4);
+        let addresses = one.pod.addresses("net1");
+        let second = addresses.iter().find_map(|address| address.strip_suffix("/64")).expect("an IPv6 address");
+        one.pod.ip("-6 route replace fd00:99::/64 dev eth0 metric 1");
+        assert!(two.pod.ping(second, 3).status.success(), "by eth0, where the route leads");
+        detach_net1(&network, &network.config, &one);
+        [one, two].iter().for_each(|attached| network.detach(attached));
+    });
+}
+
+/// A pod with CAP_NET_ADMIN makes a pair of its own whose other end has the index of a victim's port.
+#[test]
+fn a_pod_cannot_forge_its_way_to_the_addresses_of_another() {
+    on_host(|network| {
+        let [attacker, victim] = ["attacker", "victim"].map(|container| network.attach(container));
+        let index = network.host.link(victim.host_veth()).expect("there")["ifindex"].clone();
+        let accomplice = network.host.pod();
+        let netns = accomplice.netns();
+        attacker.pod.ip(&format!("link add forged type veth peer name x index {index} netns {}", netns.display()));
+        attach_net1(network, &network.config, &attacker);
+        // Two entries, for the two ports of the attacker, and none of the victim's.
+        let entries = network.map("port_addresses");
+        assert_eq!(entries.len(), 2, "{entries:?}");
+        assert!(entries.iter().all(|entry| entry["key"]["ifindex"] != index), "{entries:?}");
+        attacker.pod.ip(&format!("address add {}/32 dev eth0", victim.address()));
+        assert!(!pings_from(&attacker.pod, victim.address(), GATEWAY));
+        attacker.pod.ip("link delete forged");
+        detach_net1(network, &network.config, &attacker);
+        [attacker, victim].iter().for_each(|attached| network.detach(attached));
+    });
+}
+
+#[test]
+fn two_interfaces_that_are_attached_at_once_share_their_addresses() {
+    on_host(|network| {
+        let other = other_network(network);
+        let [_, two] = ["warm", "two"].map(|container| network.attach(container));
+        for round in 0..10 {
+            let container = format!("pod{round}");
+            let pod = network.host.pod();
+            let adds = [(&network.config, "eth0"), (&other, "net1")].map(|(config, name)| {
+                network.plugin.on("ADD", config, &container, &pod).env("CNI_IFNAME", name).spawn()
+            });
+            for mut add in adds {
+                assert!(add.wait(patience(Duration::from_secs(20))).success());
+            }
+            assert_eq!(
+                (shared(network, crate::support::NAME), shared(network, OTHER_NETWORK)),
+                (1, 1),
+                "round {round}"
+            );
+            for (config, name) in [(&network.config, "eth0"), (&other, "net1")] {
+                network.plugin.on("DEL", config, &container, &pod).env("CNI_IFNAME", name).run().silent();
+            }
+        }
+        network.detach(&two);
+        network
+            .plugin
+            .invocation("DEL")
+            .env("CNI_CONTAINERID", "warm")
+            .env("CNI_IFNAME", "eth0")
+            .config(&network.config)
+            .run()
+            .silent();
+    });
+}
+
+#[test]
+fn check_and_the_next_add_know_the_entries() {
+    on_host(|network| {
+        let [one, two] = ["one", "two"].map(|container| network.attach(container));
+        let second = attach_net1(network, &network.config, &one);
+        let map = network.pin("port_addresses");
+        let keys = network.host.command("bpftool").args(["-j", "map", "dump", "pinned"]).arg(&map).json();
+        for entry in keys.as_array().expect("entries") {
+            let key = entry["key"].as_array().expect("bytes").iter().map(|byte| byte.as_str().expect("hexadecimal"));
+            let key: Vec<String> = key.map(|byte| byte.replace("0x", "")).collect();
+            network
+                .host
+                .command("bpftool")
+                .args(["map", "delete", "pinned"])
+                .arg(&map)
+                .args(["key", "hex"])
+                .args(key)
+                .run();
+        }
+        let error = network.check(&one).error(code::DIFFERS);
+        assert!(error.contains("port_addresses") && error.contains(&second), "{error}");
+
+        // Somebody removed the pins: the next ADD puts back what it knows.
+        std::fs::remove_dir_all("/sys/fs/bpf/simple-ebpf-cni/blackbox").expect("a writable bpffs");
+        let three = network.attach("three");
+        network.check(&one).silent();
+        assert!(two.pod.ping(&second, 3).status.success());
+        detach_net1(network, &network.config, &one);
+        [one, two, three].iter().for_each(|attached| network.detach(attached));
+    });
+}
+
+/// Linux asks in the name of the address that a packet is sent from (`arp_announce` 0).
+#[test]
+fn a_question_in_the_name_of_an_inner_address_holds_nothing_up() {
+    on_host(|network| {
+        let [one, two] = ["one", "two"].map(|container| network.attach(container));
+        one.pod.ip("link add docker0 type bridge");
+        one.pod.ip("address add 172.17.0.1/16 dev docker0");
+        one.pod.ip("link set docker0 up");
+        for target in [GATEWAY, two.address()] {
+            // The packet itself is dropped: nobody gave the pod that address.
+            assert!(!pings_from(&one.pod, "172.17.0.1", target), "{target}");
+            let neighbor = one.pod.ip(&format!("neighbour show {target}"));
+            assert!(neighbor[0]["lladdr"].is_string(), "{target} was answered: {neighbor}");
+        }
+        // The node and the other pod were told nothing of the address.
+        for neighbors in [network.host.ip("neighbour show"), two.pod.ip("neighbour show")] {
+            let has = |address: &str| neighbors.as_array().into_iter().flatten().any(|entry| entry["dst"] == address);
+            assert!(!has("172.17.0.1"), "{neighbors}");
+        }
+        [one, two].iter().for_each(|attached| network.detach(attached));
+    });
+}
