@@ -37,7 +37,8 @@ fn questions_of_pods_and_of_the_host_reach_nobody_else() {
                 assert!(pod.ping(&asked.to_string(), 2).status.success(), "{asked}");
                 assert_eq!(neighbour(pod, &asked.to_string()), Some(address.to_string()));
             }
-            assert!(answers(&bed) >= before + 3);
+            // About the gateway the host is asked, which answers itself.
+            assert!(answers(&bed) > before);
             host.ip("neighbour flush dev cbr0");
             let before = answers(&bed);
             assert!(host.ping(&one.to_string(), 2).status.success(), "the host");

@@ -15,7 +15,7 @@ use serde_json::Value;
 /// A directory for pins as a plugin would choose it.
 pub(crate) const ROOT: &str = "/sys/fs/bpf/example";
 
-pub(crate) const MAPS: [&str; 10] = [
+pub(crate) const MAPS: [&str; 11] = [
     "flows",
     "net_config",
     "net_drops",
@@ -24,6 +24,7 @@ pub(crate) const MAPS: [&str; 10] = [
     "pkt_count_v6",
     "pod_ifindex",
     "pod_ifindex_v6",
+    "port_addresses",
     "port_config",
     "port_drops",
 ];

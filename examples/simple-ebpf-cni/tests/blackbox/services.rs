@@ -176,6 +176,19 @@ fn a_service_of_the_same_node_is_reached_where_pods_are_masqueraded() {
     with_service(true, true, assert_reached);
 }
 
+/// The answers are led to the host by the bridge's MAC, which somebody may change.
+#[test]
+fn a_service_is_reached_after_the_bridge_got_another_mac() {
+    with_service(false, false, |network, [client, server]| {
+        serve(server, IPV4.server);
+        let service = SocketAddr::new(IPV4.service.parse().expect("an address"), SERVICE_PORT);
+        assert_eq!(tcp_answers(client, service), FLOWS);
+        network.host.ip("link set cbr0 address 02:00:00:00:11:22");
+        client.ip("neighbour flush all");
+        assert_eq!(tcp_answers(client, service), FLOWS, "with the new MAC");
+    });
+}
+
 /// Ports of a client that were used for the service and then for the pod itself.
 #[test]
 fn ports_may_change_from_service_to_pod_and_back() {
