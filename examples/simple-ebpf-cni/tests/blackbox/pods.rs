@@ -65,10 +65,10 @@ fn packets_in_the_name_of_another_are_shown_as_drops_with_their_reason() {
         let line = looking(network, "pods");
         let all = json_of(&format!("{line} --json"));
         let drops = |index: usize| &all["pods"][index]["drops"];
-        let refused = drops(0)["arp_sender"].as_u64().expect("a request for the address of the other pod was refused");
-        assert_eq!(drops(1)["arp_sender"], Value::Null, "{all:#}");
+        let refused = drops(0)["ip_source"].as_u64().expect("the packets were refused");
+        assert_eq!(drops(1)["ip_source"], Value::Null, "{all:#}");
         let status = json_of(&format!("{} --json", looking(network, "status")));
-        assert_eq!(status["networks"][0]["datapath"]["drops"]["arp_sender"], refused);
+        assert_eq!(status["networks"][0]["datapath"]["drops"]["ip_source"], refused);
         // What comes back to its sender is in no table: every pod has some of that.
         let text = shown(&line);
         let in_table: Vec<&str> = cells(&text)[1..3].iter().map(|row| row[8]).collect();
