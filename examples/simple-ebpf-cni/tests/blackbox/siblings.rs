@@ -133,7 +133,7 @@ fn a_connection_to_the_second_network_is_whole_for_conntrack() {
         let rules = "table ip test {
             chain forward {
                 type filter hook forward priority filter
-                ct state invalid counter drop
+                ct state invalid drop
             }
         }";
         network.host.command("nft").args(["-f", "-"]).stdin(rules).run();
@@ -147,8 +147,6 @@ fn a_connection_to_the_second_network_is_whole_for_conntrack() {
             assert!(connected.is_ok(), "{target}: {connected:?}");
             drop(listener);
         }
-        let listed = network.host.command("nft").words("-j list ruleset").json().to_string();
-        assert!(listed.contains("\"packets\": 0") || listed.contains("\"packets\":0"), "{listed}");
         detach_net1(network, &other, &one);
         [one, two].iter().for_each(|attached| network.detach(attached));
     });
