@@ -1,11 +1,10 @@
 //! Typed access to the maps that hold a row for each address or port.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 
 use super::layout::{RawNetConfig, RawPodPort, RawPortConfig};
 use super::map::{Map, Shape};
-use super::{Drops, NetStats, PodCounters, PodLink, PodPort, Result};
+use super::{Drops, MapSet, NetStats, PodCounters, PodLink, PodPort, Result};
 
 pub(super) const PKT_COUNT: Shape = Shape::of::<[u8; 4], PodCounters>("pkt_count");
 pub(super) const PKT_COUNT_V6: Shape = Shape::of::<[u8; 16], PodCounters>("pkt_count_v6");
@@ -66,8 +65,8 @@ struct Families {
 }
 
 impl CounterMap {
-    pub(super) fn open(directory: &Path) -> Result<Self> {
-        Families::open(directory, &PKT_COUNT, &PKT_COUNT_V6).map(Self)
+    pub(super) fn open(maps: &MapSet) -> Result<Self> {
+        Families::open(maps, &PKT_COUNT, &PKT_COUNT_V6).map(Self)
     }
 
     #[cfg(test)]
@@ -118,8 +117,8 @@ impl CounterMap {
 }
 
 impl PortMap {
-    pub(super) fn open(directory: &Path) -> Result<Self> {
-        Families::open(directory, &POD_IFINDEX, &POD_IFINDEX_V6).map(Self)
+    pub(super) fn open(maps: &MapSet) -> Result<Self> {
+        Families::open(maps, &POD_IFINDEX, &POD_IFINDEX_V6).map(Self)
     }
 
     #[cfg(test)]
@@ -165,8 +164,8 @@ impl PortMap {
 }
 
 impl LinkMap {
-    pub(super) fn open(directory: &Path) -> Result<Self> {
-        Ok(Self { config: Map::open(directory, &PORT_CONFIG)?, drops: Map::open(directory, &PORT_DROPS)? })
+    pub(super) fn open(maps: &MapSet) -> Result<Self> {
+        Ok(Self { config: maps.open(&PORT_CONFIG)?, drops: maps.open(&PORT_DROPS)? })
     }
 
     #[cfg(test)]
@@ -229,8 +228,8 @@ impl LinkMap {
 }
 
 impl Families {
-    fn open(directory: &Path, v4: &Shape, v6: &Shape) -> Result<Self> {
-        Ok(Self { v4: Map::open(directory, v4)?, v6: Map::open(directory, v6)? })
+    fn open(maps: &MapSet, v4: &Shape, v6: &Shape) -> Result<Self> {
+        Ok(Self { v4: maps.open(v4)?, v6: maps.open(v6)? })
     }
 
     /// Calls `work` with the map for an address, and the key in there.

@@ -11,7 +11,7 @@ use tracing::info_span;
 
 use crate::config::{Addressing, Config};
 use crate::masquerade::Masquerade;
-use crate::programs::Programs;
+use crate::programs::{self, Programs};
 use crate::rows::Rows;
 use crate::{addresses, network, wishes};
 
@@ -44,6 +44,9 @@ pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
     }
     Err(Failure::new(DIFFERS, check.differences.join("; ")))
 }
+
+/// What puts pins right.
+const NEXT_ADD: &str = "the next ADD of a pod of this network pins them";
 
 struct Check<'a> {
     request: &'a CheckRequest<Config>,
@@ -164,29 +167,44 @@ impl Check<'_> {
         let _span = info_span!("rows").entered();
         let network = &self.request.attachment.network;
         let datapath = network::datapath(network);
-        if !datapath.is_complete()? {
-            self.differs(format!("eBPF programs or maps are missing in {}", datapath.directory().display()));
-            return Ok(());
-        }
-        let programs = Programs::open(&datapath, network)?;
-        for link in [bridge, host_end] {
-            if !programs.run_on(&self.host, link.index)? {
-                self.differs(format!("the eBPF programs do not run on {}", link.name));
+        let directory = datapath.directory();
+        let maps = match programs::unpinned_maps(&self.host, &datapath, network)? {
+            Some(maps) => {
+                self.differs(format!("{}: {NEXT_ADD}", programs::unpinned(&directory)));
+                maps
             }
-        }
-        for program in programs.missing(&self.host)? {
-            self.differs(format!("the eBPF program {program} is not attached"));
-        }
+            None if !datapath.is_complete()? => {
+                self.differs(format!("eBPF programs or maps are missing in {}: {NEXT_ADD}", directory.display()));
+                return Ok(());
+            }
+            None => {
+                self.programs(&Programs::open(&self.host, &datapath, network)?, [bridge, host_end])?;
+                datapath.maps()
+            }
+        };
         let is_told = |entry: &FdbEntry| entry.mac == mac && entry.state == FdbState::Static;
         if self.request.config.spoof_check && !self.host.fdb(host_end.index)?.iter().any(is_told) {
             self.differs(format!("the bridge {} does not know {mac} at {}", bridge.name, host_end.name));
         }
-        if datapath.config()? != network::net_config(bridge, &self.request.config) {
+        if maps.config()? != network::net_config(bridge, &self.request.config) {
             self.differs(format!("the eBPF programs do not know the bridge {} as it is", bridge.name));
         }
-        let rows = Rows::open(&datapath)?;
+        let rows = Rows::of(&maps)?;
         let networks: Vec<IpNetwork> = self.ips.iter().map(|ip| ip.address).collect();
         self.differences.extend(rows.differences(&networks, PodPort { ifindex: host_end.index, mac })?);
+        Ok(())
+    }
+
+    /// The pinned programs run in the blocks and on the links.
+    fn programs(&mut self, programs: &Programs, links: [&Link; 2]) -> Result<(), Failure> {
+        for link in links {
+            if !programs.run_on(&self.host, link.index)? {
+                self.differs(format!("the eBPF programs do not run on {}", link.name));
+            }
+        }
+        for program in programs.missing() {
+            self.differs(format!("the eBPF program {program} is not attached"));
+        }
         Ok(())
     }
 
