@@ -61,7 +61,8 @@ impl InUse {
     pub(super) fn open(&self) -> Result<Maps> {
         let open = |(name, id): (&&'static str, &u32)| {
             let opened = MapHandle::from_map_id(*id);
-            let failed = |error| Error::Map { operation: format!("open the id {id}"), map: name, source: io_error(error) };
+            let failed =
+                |error| Error::Map { operation: format!("open the id {id}"), map: name, source: io_error(error) };
             opened.map(|map| (*name, map)).map_err(failed)
         };
         self.maps.iter().map(open).collect()
@@ -105,11 +106,8 @@ pub(super) fn map_id(map: &MapHandle) -> Result<u32> {
 /// The ids of the maps that a program uses.
 fn map_ids(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut ids = vec![0_u32; MOST_MAPS];
-    let mut info = sys::bpf_prog_info {
-        nr_map_ids: MOST_MAPS as u32,
-        map_ids: ids.as_mut_ptr() as u64,
-        ..Default::default()
-    };
+    let mut info =
+        sys::bpf_prog_info { nr_map_ids: MOST_MAPS as u32, map_ids: ids.as_mut_ptr() as u64, ..Default::default() };
     let mut size = size_of::<sys::bpf_prog_info>() as u32;
     // SAFETY: the descriptor is open; the kernel writes `size` bytes to `info` and `nr_map_ids` numbers to `ids` at most.
     let asked = unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut size) };

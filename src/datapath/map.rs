@@ -57,7 +57,8 @@ impl Map {
 
     /// Opens a map that running programs use, by the kernel's id for it; `None` when they use no map of this name.
     pub(super) fn open_by_id(id: Option<u32>, shape: &Shape) -> Result<Self> {
-        let failed = |source| Error::Map { operation: "open the map of running programs".to_owned(), map: shape.name, source };
+        let failed =
+            |source| Error::Map { operation: "open the map of running programs".to_owned(), map: shape.name, source };
         let id = id.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         let handle = MapHandle::from_map_id(id).map_err(|error| failed(io_error(error)))?;
         Ok(Self { handle, name: shape.name })

@@ -190,7 +190,8 @@ impl Datapath {
         let published = self.directory();
         let replaced = |path: &Path, error| Error::pin("replace the pin", path, error);
         if !published.try_exists().map_err(|error| Error::pin("look for the pins in", &published, error))? {
-            return fs::rename(loading, &published).map_err(|error| Error::pin("publish the pins as", &published, error));
+            return fs::rename(loading, &published)
+                .map_err(|error| Error::pin("publish the pins as", &published, error));
         }
         // The mark goes first and comes last: meanwhile the set is outdated, and callers wait for the lock.
         let collected = names(loading)?;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cnikit::datapath::PodPort;
+use cnikit::datapath::{Datapath, PodPort};
 use cnikit::netlink::{FdbEntry, FdbState, LOOPBACK_INDEX, Link, Netns, Socket};
 use cnikit::plugin::{CheckRequest, Failure};
 use cnikit::spec::{ErrorCode, Interface, IpConfig, MacAddr, Route};
@@ -178,7 +178,7 @@ impl Check<'_> {
                 return Ok(());
             }
             None => {
-                self.programs(&Programs::open(&self.host, &datapath, network)?, [bridge, host_end])?;
+                self.programs(&datapath, [bridge, host_end])?;
                 datapath.maps()
             }
         };
@@ -196,9 +196,10 @@ impl Check<'_> {
     }
 
     /// The pinned programs run in the blocks and on the links.
-    fn programs(&mut self, programs: &Programs, links: [&Link; 2]) -> Result<(), Failure> {
+    fn programs(&mut self, datapath: &Datapath, links: [&Link; 2]) -> Result<(), Failure> {
+        let programs = Programs::open(&self.host, datapath, &self.request.attachment.network)?;
         for link in links {
-            if !programs.run_on(&self.host, link.index)? {
+            if !programs.run_on(&self.host, datapath, link.index)? {
                 self.differs(format!("the eBPF programs do not run on {}", link.name));
             }
         }

@@ -142,22 +142,19 @@ impl Programs {
     }
 
     /// Whether the programs run on a port, in either way.
-    pub(crate) fn run_on(&self, host: &Socket, port: u32) -> Result<bool, Failure> {
+    pub(crate) fn run_on(&self, host: &Socket, datapath: &Datapath, port: u32) -> Result<bool, Failure> {
         if self.share_blocks_with(host, port)? {
             return Ok(true);
         }
-        for placed in &self.placed {
-            match TcxLink::attached(port, placed.direction) {
-                Ok(programs) if programs.iter().any(|found| found.program_id == placed.program.id()) => {}
-                Ok(_) | Err(datapath::Error::TcxUnsupported) => return Ok(false),
-                Err(error) => return Err(error.into()),
-            }
+        match self.are_linked_to(datapath, port) {
+            Err(cnikit::Error::Datapath(datapath::Error::TcxUnsupported)) => Ok(false),
+            linked => Ok(linked?),
         }
-        Ok(true)
     }
 
-    /// Whether programs that use the pinned maps run on a port by TCX, of whichever build.
-    pub(crate) fn are_linked_to(&self, datapath: &Datapath, port: u32) -> Result<bool, Failure> {
+    /// Whether programs that use the pinned maps run on a port by TCX, of whichever build: calls that see another BPF
+    /// file system cannot replace them.
+    pub(crate) fn are_linked_to(&self, datapath: &Datapath, port: u32) -> Result<bool, cnikit::Error> {
         for placed in &self.placed {
             let mut is_linked = false;
             for found in TcxLink::attached(port, placed.direction)? {

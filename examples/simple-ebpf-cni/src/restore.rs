@@ -93,8 +93,7 @@ impl Restore<'_> {
         let has_clsact = self.programs.share_blocks_with(self.host, port.index)?;
         let pod = PodPort { ifindex: port.index, mac };
         rows.put_missing(&lease.addresses, pod, !has_clsact)?;
-        let stays: Vec<IpAddr> =
-            lease.addresses.iter().map(IpNetwork::ip).chain([mac.link_local().into()]).collect();
+        let stays: Vec<IpAddr> = lease.addresses.iter().map(IpNetwork::ip).chain([mac.link_local().into()]).collect();
         let known = known.get(&port.index).into_iter().flatten();
         rows.remove_addresses(known.filter(|address| !stays.contains(address)), port.index)?;
         if !has_clsact

@@ -8,12 +8,12 @@ use cnikit::spec::Attachment;
 use super::{Check, Verdict, forwarding};
 use crate::NAME;
 use crate::config::Addressing;
-use crate::{masquerade, programs};
 use crate::people::attached::Pod;
 use crate::people::network::Network;
 use crate::people::node::Known;
 use crate::people::text::{count, have};
 use crate::people::{Error, chain, remedy};
+use crate::{masquerade, programs};
 
 /// Whether a network has pods, by the ports of its bridge alone.
 pub(super) fn has_ports(network: &Network, links: &[Link]) -> bool {
