@@ -39,7 +39,7 @@ struct Placed {
 }
 
 impl Programs {
-    /// Opens the pinned programs, and first makes the pins those of the maps in use where they are not.
+    /// Opens the pinned programs, and first pins those of this build on the maps in use, unless they are.
     pub(crate) fn ensure(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Self, Failure> {
         let mut attempts = ATTEMPTS;
         loop {
@@ -47,9 +47,8 @@ impl Programs {
             let state = datapath.state()?;
             if state != PinState::Outdated {
                 let programs = Self::of(datapath, network, &running).step("open the eBPF programs")?;
-                let is_settled = state == PinState::Settled;
-                if programs.placed.iter().all(Placed::is_running) {
-                    return Ok(Self { is_settled, ..programs });
+                if programs.missing().is_empty() {
+                    return Ok(Self { is_settled: state == PinState::Settled, ..programs });
                 }
             }
             let ids: Vec<u32> = running.iter().filter_map(|block| block.running).collect();
@@ -57,7 +56,7 @@ impl Programs {
                 Err(datapath::Error::Program { .. }) if attempts > 0 => attempts -= 1,
                 ensured => {
                     ensured?;
-                    return Ok(Self::of(datapath, network, &running).step("open the eBPF programs")?);
+                    return Self::of(datapath, network, &running).step("open the eBPF programs");
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The plugin is killed before each call that changes something: what is left, DEL removes, and it is in nobody's way.
 
-use cnikit_testbed::{Invocation, Pod};
+use cnikit_testbed::{Invocation, Namespace as _, Pod};
 
 use crate::attachment::Scene;
 use crate::faults;
