@@ -137,6 +137,10 @@ impl Datapath {
     ///
     /// [`Error::Program`] when a program was replaced meanwhile, [`Error::Pin`] for the pins.
     pub fn unpinned_maps(&self, programs: &[u32]) -> Result<Option<MapSet>> {
+        // Pinned programs use the maps beside them, and need not be opened by id.
+        if self.is_complete()? && self.are_pinned(programs)? {
+            return Ok(None);
+        }
         let Some(in_use) = InUse::look(programs)? else { return Ok(None) };
         Ok((!self.pins_all(&in_use)?).then(|| MapSet::loaded(in_use.maps)))
     }

@@ -98,18 +98,16 @@ impl Datapath {
         Ok(in_use.maps.iter().all(|(name, id)| pinned.get(name) == Some(id)))
     }
 
+    /// Whether all of the running programs are pinned here.
+    pub(super) fn are_pinned(&self, running: &[u32]) -> Result<bool> {
+        let pinned = ProgramName::ALL.map(|name| self.program(name));
+        let pinned: Vec<u32> = pinned.into_iter().map(|program| Ok(program?.id())).collect::<Result<_>>()?;
+        Ok(running.iter().all(|id| pinned.contains(id)))
+    }
+
     /// Whether nothing is to be done.
     fn serves(&self, running: &[u32]) -> Result<bool> {
-        if self.state()? == PinState::Outdated {
-            return Ok(false);
-        }
-        let mut are_pinned = true;
-        if !running.is_empty() {
-            let pinned = ProgramName::ALL.map(|name| self.program(name));
-            let pinned: Vec<u32> = pinned.into_iter().map(|program| Ok(program?.id())).collect::<Result<_>>()?;
-            are_pinned = running.iter().all(|id| pinned.contains(id));
-        }
-        Ok(are_pinned)
+        Ok(self.state()? != PinState::Outdated && self.are_pinned(running)?)
     }
 
     /// The running programs. If none are known to run, the pinned ones lead to maps whose pins are missing.

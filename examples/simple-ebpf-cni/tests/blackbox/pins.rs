@@ -187,6 +187,26 @@ fn calls_by_turns_from_two_mount_namespaces_share_programs_and_maps() {
     });
 }
 
+/// A runtime whose mount namespace has no BPF file system, and is made anew for each call.
+#[test]
+fn calls_that_each_see_an_empty_file_system_share_programs_and_maps() {
+    with_two_pods(|network, [one, two], _| {
+        let fresh = || Elsewhere::new(network);
+        let map = map_id(network, "pod_ifindex");
+        let before = users(network, map);
+        for turn in 0..4 {
+            let elsewhere = fresh();
+            let next = elsewhere.enter(|| network.attach(&format!("next-{turn}")));
+            elsewhere.enter(|| {
+                assert_eq!(users(network, map_id(network, "pod_ifindex")), before);
+                assert_whole(network, &[one, two, &next]);
+            });
+            fresh().enter(|| network.detach(&next));
+            assert!(network.counters(next.address()).is_none(), "nothing is pinned where DEL looks");
+        }
+    });
+}
+
 #[test]
 fn an_entry_that_a_del_elsewhere_cannot_see_does_not_outlive_the_next_add() {
     with_two_pods(|network, [one, two], elsewhere| {
