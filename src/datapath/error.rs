@@ -106,6 +106,15 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A program that was attached a moment ago cannot be looked at. It may have been replaced meanwhile.
+    #[error("cannot look at the eBPF program {id}, which was attached: it may have been replaced meanwhile, try again")]
+    Program {
+        /// The kernel's id for the program.
+        id: u32,
+        /// What bpf(2) said.
+        source: io::Error,
+    },
+
     /// The kernel has no TCX hooks.
     #[error("this kernel has no TCX hooks (Linux 6.6 with CONFIG_NET_XGRESS): attach by a filter of a clsact qdisc")]
     TcxUnsupported,
@@ -139,7 +148,7 @@ impl Error {
 impl Coded for Error {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Locked { .. } => ErrorCode::TRY_AGAIN,
+            Self::Locked { .. } | Self::Program { .. } => ErrorCode::TRY_AGAIN,
             Self::Mount { .. } | Self::Load { .. } | Self::Rejected { .. } | Self::TcxUnsupported => {
                 ErrorCode::PLUGIN_NOT_AVAILABLE
             }

@@ -1,6 +1,7 @@
 //! One map: what it is called, how its rows look, and calls that name the row when they fail.
 #![expect(unsafe_code, reason = "libbpf-rs has no listing of keys that tells an error from the end")]
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
 use std::mem::size_of;
@@ -29,6 +30,9 @@ pub(super) struct Map {
     name: &'static str,
 }
 
+/// Open maps of a set, by name.
+pub(super) type Maps = BTreeMap<&'static str, MapHandle>;
+
 /// A value that consists of counters of 64 bits, which each CPU counts for itself.
 pub(super) trait PerCpu: FromBytes + IntoBytes + Immutable {}
 
@@ -49,6 +53,19 @@ impl Map {
             return Err(Error::Layout { path, expected: shape.sizes, found });
         }
         Ok(Self { handle, name: shape.name })
+    }
+
+    /// Opens a map that running programs use, by the kernel's id for it; `None` when they use no map of this name.
+    pub(super) fn open_by_id(id: Option<u32>, shape: &Shape) -> Result<Self> {
+        let failed =
+            |source| Error::Map { operation: "open the map of running programs".to_owned(), map: shape.name, source };
+        let id = id.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let handle = MapHandle::from_map_id(id).map_err(|error| failed(io_error(error)))?;
+        Ok(Self { handle, name: shape.name })
+    }
+
+    pub(super) fn into_handle(self) -> MapHandle {
+        self.handle
     }
 
     #[cfg(test)]

@@ -1,13 +1,12 @@
 //! Typed access to the maps that hold a row for each address or port.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 
 use zerocopy::IntoBytes as _;
 
 use super::layout::{RawNetConfig, RawPodPort, RawPortAddress, RawPortConfig};
 use super::map::{Map, Shape};
-use super::{Drops, NetStats, PodCounters, PodLink, PodPort, Result};
+use super::{Drops, MapSet, NetStats, PodCounters, PodLink, PodPort, Result};
 
 pub(super) const PKT_COUNT: Shape = Shape::of::<[u8; 4], PodCounters>("pkt_count");
 pub(super) const PKT_COUNT_V6: Shape = Shape::of::<[u8; 16], PodCounters>("pkt_count_v6");
@@ -77,8 +76,8 @@ struct Families {
 }
 
 impl CounterMap {
-    pub(super) fn open(directory: &Path) -> Result<Self> {
-        Families::open(directory, &PKT_COUNT, &PKT_COUNT_V6).map(Self)
+    pub(super) fn open(maps: &MapSet) -> Result<Self> {
+        Families::open(maps, &PKT_COUNT, &PKT_COUNT_V6).map(Self)
     }
 
     #[cfg(test)]
@@ -129,8 +128,8 @@ impl CounterMap {
 }
 
 impl PortMap {
-    pub(super) fn open(directory: &Path) -> Result<Self> {
-        Families::open(directory, &POD_IFINDEX, &POD_IFINDEX_V6).map(Self)
+    pub(super) fn open(maps: &MapSet) -> Result<Self> {
+        Families::open(maps, &POD_IFINDEX, &POD_IFINDEX_V6).map(Self)
     }
 
     #[cfg(test)]
@@ -176,8 +175,8 @@ impl PortMap {
 }
 
 impl LinkMap {
-    pub(super) fn open(directory: &Path) -> Result<Self> {
-        Ok(Self { config: Map::open(directory, &PORT_CONFIG)?, drops: Map::open(directory, &PORT_DROPS)? })
+    pub(super) fn open(maps: &MapSet) -> Result<Self> {
+        Ok(Self { config: maps.open(&PORT_CONFIG)?, drops: maps.open(&PORT_DROPS)? })
     }
 
     #[cfg(test)]
@@ -240,8 +239,8 @@ impl LinkMap {
 }
 
 impl SharedAddressMap {
-    pub(super) fn open(directory: &Path) -> Result<Self> {
-        Map::open(directory, &PORT_ADDRESSES).map(Self)
+    pub(super) fn open(maps: &MapSet) -> Result<Self> {
+        maps.open(&PORT_ADDRESSES).map(Self)
     }
 
     #[cfg(test)]
@@ -290,8 +289,8 @@ impl SharedAddressMap {
 }
 
 impl Families {
-    fn open(directory: &Path, v4: &Shape, v6: &Shape) -> Result<Self> {
-        Ok(Self { v4: Map::open(directory, v4)?, v6: Map::open(directory, v6)? })
+    fn open(maps: &MapSet, v4: &Shape, v6: &Shape) -> Result<Self> {
+        Ok(Self { v4: maps.open(v4)?, v6: maps.open(v6)? })
     }
 
     /// Calls `work` with the map for an address, and the key in there.

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::layout::{RawNetConfig, RawPodPort};
 use super::map::{Map, PerCpu, Shape};
 use super::maps::{CounterMap, LinkMap, NET_CONFIG, NET_STATS, ONLY, POD_IFINDEX, PortMap};
-use super::{NetConfig, NetStats, PodCounters, PodLink, PodPort, Result};
+use super::{MapSet, NetConfig, NetStats, PodCounters, PodLink, PodPort, Result};
 
 /// The maps of layout 1. It knew IPv4 alone; owners of addresses and the network's row look as they do now, but for the
 /// flags of the latter, which were a hole.
@@ -43,7 +43,7 @@ pub(super) fn is_layout_1(directory: &Path) -> bool {
 /// Copies the rows of layout 1 into the maps pinned in `new`.
 ///
 /// Its programs go on counting in their own maps until they are replaced: what they count in this while is lost.
-pub(super) fn from_layout_1(old: &Path, new: &Path) -> Result<()> {
+pub(super) fn from_layout_1(old: &Path, new: &MapSet) -> Result<()> {
     let (old_ports, ports, links) = (Map::open(old, &POD_IFINDEX)?, PortMap::open(new)?, LinkMap::open(new)?);
     for address in old_ports.keys::<4>()?.into_iter().map(Ipv4Addr::from) {
         let Some(raw) = old_ports.read::<RawPodPort>(&address.octets(), address)? else { continue };
@@ -62,10 +62,10 @@ pub(super) fn from_layout_1(old: &Path, new: &Path) -> Result<()> {
     if let Some(raw) = Map::open(old, &NET_CONFIG)?.read::<RawNetConfig>(&ONLY, "the row")? {
         let told = NetConfig::from(raw);
         let config = NetConfig::new(told.bridge_ifindex, told.gateway_mac);
-        Map::open(new, &NET_CONFIG)?.put(&ONLY, &RawNetConfig::from(config), "the row")?;
+        new.open(&NET_CONFIG)?.put(&ONLY, &RawNetConfig::from(config), "the row")?;
     }
     if let Some(counted) = Map::open(old, &NET_STATS_1)?.sum::<NetStats1>(&ONLY, "the row")? {
-        Map::open(new, &NET_STATS)?.put_sum(&ONLY, &NetStats::from(counted), "the row")?;
+        new.open(&NET_STATS)?.put_sum(&ONLY, &NetStats::from(counted), "the row")?;
     }
     Ok(())
 }

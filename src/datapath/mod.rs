@@ -55,12 +55,15 @@
 mod bpffs;
 mod drops;
 mod error;
+mod in_use;
 mod layout;
 mod map;
 mod maps;
 mod migrate;
 mod pins;
 mod program;
+mod publish;
+mod set;
 mod skeleton;
 mod tcx;
 
@@ -68,8 +71,9 @@ pub use self::drops::{DropReason, Drops};
 pub use self::error::Error;
 pub use self::layout::{NetConfig, NetStats, PodCounters, PodLink, PodPort};
 pub use self::maps::{CounterMap, LinkMap, PortMap, SharedAddressMap};
-pub use self::pins::Datapath;
+pub use self::pins::{Datapath, PinState};
 pub use self::program::{Program, ProgramName};
+pub use self::set::MapSet;
 pub use self::tcx::{Direction, TcxInfo, TcxLink, TcxProgram};
 
 /// What calls of this module return.

@@ -9,14 +9,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
-use tracing::info_span;
-use zerocopy::FromZeros as _;
 
-use super::layout::RawNetConfig;
+use super::in_use::InUse;
 use super::map::Map;
-use super::maps::{CounterMap, LinkMap, MAPS, NET_CONFIG, NET_DROPS, NET_STATS, ONLY, PortMap, SharedAddressMap};
+use super::maps::{CounterMap, LinkMap, MAPS, PortMap, SharedAddressMap};
 use super::program::{Program, ProgramName};
-use super::{Drops, Error, NetConfig, NetStats, Result, bpffs, migrate, skeleton};
+use super::{Drops, Error, MapSet, NetConfig, NetStats, Result, bpffs, skeleton};
 use crate::spec::NetworkName;
 
 /// Version of the maps' layout, the last part of the pins' path: a build whose maps differ keeps its
@@ -25,17 +23,33 @@ const LAYOUT: u32 = 2;
 
 /// What the name of the directory starts with that says which build the programs are of. The BPF file system holds pins
 /// and directories, and nothing else.
-const BUILD_MARK: &str = "build-";
+pub(super) const BUILD_MARK: &str = "build-";
+
+/// What follows the build's digest in that name as long as the set is [`PinState::Unsettled`].
+const UNSETTLED: &str = "-unsettled";
 
 /// One network's programs and maps, pinned in `<root>/<network>/v<layout>/`.
 ///
 /// This is the place, not its contents: nothing is opened before it is asked for.
 #[derive(Clone, Debug)]
 pub struct Datapath {
-    root: PathBuf,
-    network: PathBuf,
+    pub(super) root: PathBuf,
+    pub(super) network: PathBuf,
     /// The name of the directory beside the pins that says whose the programs are.
     build: String,
+}
+
+/// What the pins of a network are good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PinState {
+    /// A program or map is missing, or the programs are of another build: [`Datapath::ensure_for`] is needed.
+    Outdated,
+    /// All programs and maps of this build are pinned. The maps may lack entries of pods that are attached, and have
+    /// entries of pods that are gone: the set is new, or was in use elsewhere. The caller puts the entries right and
+    /// then calls [`Datapath::settle`].
+    Unsettled,
+    /// All programs and maps of this build are pinned, and [`Datapath::settle`] was called.
+    Settled,
 }
 
 impl Datapath {
@@ -75,73 +89,74 @@ impl Datapath {
         self.network.join("links")
     }
 
-    /// Loads the programs and pins them with their maps, unless that is done already.
-    ///
-    /// Costs some tens of microseconds when the pins are there, some 20 ms when they are not. Callers that race load once.
-    ///
-    /// Programs of another build are replaced by this build's, on the maps that are there: what is counted and known of
-    /// pods stays. Whoever attached the old ones is to attach the new ones in their place ([`Program::id`] tells them
-    /// apart). Where an older layout is pinned, its rows are copied, so that pods keep their counters and direct delivery;
-    /// [`remove_outdated`](Self::remove_outdated) is to follow when its programs are replaced. An incomplete set, which
-    /// only a hand that removed pins leaves, is replaced by a complete one with empty maps.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Mount`] and [`Error::NotBpffs`] for the file system, [`Error::Load`] and
-    /// [`Error::Rejected`] when the kernel refuses the programs, [`Error::Locked`] when another
-    /// loader hangs, [`Error::NewerLayout`] after a downgrade, [`Error::Layout`] for maps that do not
-    /// fit, [`Error::Pin`] for the rest.
-    ///
-    /// # Kernel
-    ///
-    /// 5.10; `CAP_BPF` and `CAP_NET_ADMIN`, before 6.12 with `CAP_PERFMON`, and `CAP_SYS_ADMIN` where
-    /// the BPF file system has to be mounted.
-    pub fn ensure(&self) -> Result<()> {
-        self.refuse_newer()?;
-        if self.is_current()? {
-            return Ok(());
-        }
-        let _span = info_span!("load", pins = %self.network.display()).entered();
-        bpffs::ensure_directory(&self.root)?;
-        let _lock = self.lock()?;
-        self.refuse_newer()?;
-        if self.is_current()? {
-            return Ok(());
-        }
-
-        // Pins are collected aside and published by renames: nobody ever opens half of anything, and
-        // what a killed loader left is swept by the next one.
-        let loading = self.network.join("loading");
-        remove_tree(&loading)?;
-        let published = self.publish(&loading);
-        if published.is_err() {
-            // The error to report is the load's. The network's directory goes only if it is empty.
-            let _ = remove_tree(&loading);
-            let _ = fs::remove_dir(&self.network);
-        }
-        published
-    }
-
     /// Whether all pins are there, of whichever build.
     ///
     /// # Errors
     ///
     /// [`Error::Pin`] when the directory cannot be listed, and nothing is known of what is in there.
     pub fn is_complete(&self) -> Result<bool> {
-        self.has([])
+        Ok(is_complete(&names(&self.directory())?))
     }
 
-    /// Whether all pins are there, and the programs are this build's.
-    fn is_current(&self) -> Result<bool> {
-        self.has([self.build.as_str()])
-    }
-
-    /// Whether all pins are there, and `more` beside them. One list costs less than a look for each.
-    fn has<const N: usize>(&self, more: [&str; N]) -> Result<bool> {
+    /// What the pins are good for. Costs two listings of directories.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NewerLayout`] after a downgrade, [`Error::Pin`] when a directory cannot be listed.
+    pub fn state(&self) -> Result<PinState> {
+        self.refuse_newer()?;
         let found = names(&self.directory())?;
-        let maps = MAPS.iter().map(|shape| shape.name);
-        let programs = ProgramName::ALL.map(ProgramName::as_str);
-        Ok(maps.chain(programs).chain(more).all(|pin| found.iter().any(|name| name == pin)))
+        let has = |mark: &str| found.iter().any(|name| name == mark);
+        Ok(match is_complete(&found) {
+            true if has(&self.build) => PinState::Settled,
+            true if has(&self.unsettled()) => PinState::Unsettled,
+            _ => PinState::Outdated,
+        })
+    }
+
+    /// Notes that the maps have the entries of all pods that are attached, and no others.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pin`].
+    pub fn settle(&self) -> Result<()> {
+        let (mark, settled) = (self.directory().join(self.unsettled()), self.directory().join(&self.build));
+        match fs::rename(&mark, &settled) {
+            // Another caller settles at the same time, or replaces the programs by those of another build.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed.map_err(|error| Error::pin("rename the mark", mark, error)),
+        }
+    }
+
+    /// The maps that the running programs with the ids `programs` use, if they are not those that are pinned here.
+    ///
+    /// `None` also when that cannot be found out: the programs are of another layout or another author, or this process
+    /// lacks `CAP_SYS_ADMIN`, which opening by id takes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Program`] when a program was replaced meanwhile, [`Error::Pin`] for the pins.
+    pub fn unpinned_maps(&self, programs: &[u32]) -> Result<Option<MapSet>> {
+        // Pinned programs use the maps beside them, and need not be opened by id.
+        if self.is_complete()? && self.are_pinned(programs)? {
+            return Ok(None);
+        }
+        let Some(in_use) = InUse::look(programs)? else { return Ok(None) };
+        Ok((!self.pins_all(&in_use)?).then(|| MapSet::loaded(in_use.maps)))
+    }
+
+    /// Whether a running program is one of this library's and uses the pinned maps.
+    ///
+    /// # Errors
+    ///
+    /// As [`unpinned_maps`](Self::unpinned_maps).
+    pub fn is_used_by(&self, program: u32) -> Result<bool> {
+        InUse::look(&[program])?.map_or(Ok(false), |in_use| self.pins_all(&in_use))
+    }
+
+    /// The name of the mark of a set that is not settled.
+    pub(super) fn unsettled(&self) -> String {
+        format!("{}{UNSETTLED}", self.build)
     }
 
     /// Whether [`ensure`](Self::ensure) could be expected to succeed, and the maps to be opened: what is pinned fits this
@@ -157,7 +172,7 @@ impl Datapath {
         if self.is_complete()? {
             MAPS.iter().try_for_each(|shape| Map::open(&self.directory(), shape).map(drop))?;
         }
-        if !self.is_current()? {
+        if self.state()? == PinState::Outdated {
             bpffs::probe(&self.network)?;
         }
         skeleton::probe()
@@ -206,32 +221,38 @@ impl Datapath {
         Program::open(&self.directory(), name)
     }
 
-    /// Opens `pkt_count` and `pkt_count_v6`: what each address sent and received.
+    /// The pinned maps.
+    #[must_use]
+    pub fn maps(&self) -> MapSet {
+        MapSet::pinned(&self.directory())
+    }
+
+    /// As [`MapSet::counters`], of the pinned maps.
     ///
     /// # Errors
     ///
     /// [`Error::Pin`] when one is not there or may not be opened, [`Error::Layout`] when it is not
     /// this build's.
     pub fn counters(&self) -> Result<CounterMap> {
-        CounterMap::open(&self.directory())
+        self.maps().counters()
     }
 
-    /// Opens `pod_ifindex` and `pod_ifindex_v6`: who owns each address.
+    /// As [`MapSet::ports`], of the pinned maps.
     ///
     /// # Errors
     ///
     /// As [`counters`](Self::counters).
     pub fn ports(&self) -> Result<PortMap> {
-        PortMap::open(&self.directory())
+        self.maps().ports()
     }
 
-    /// Opens `port_config` and `port_drops`: what each port may do, and what it was not let do.
+    /// As [`MapSet::links`], of the pinned maps.
     ///
     /// # Errors
     ///
     /// As [`counters`](Self::counters).
     pub fn links(&self) -> Result<LinkMap> {
-        LinkMap::open(&self.directory())
+        self.maps().links()
     }
 
     /// Opens `port_addresses`: the addresses that pods have at other ports of theirs.
@@ -240,48 +261,47 @@ impl Datapath {
     ///
     /// As [`counters`](Self::counters).
     pub fn shared_addresses(&self) -> Result<SharedAddressMap> {
-        SharedAddressMap::open(&self.directory())
+        self.maps().shared_addresses()
     }
 
-    /// Tells the programs of their network; cheap when it says nothing new.
+    /// As [`MapSet::configure`], of the pinned maps.
     ///
     /// # Errors
     ///
     /// As [`counters`](Self::counters), and [`Error::Map`].
     pub fn configure(&self, config: NetConfig) -> Result<()> {
-        let map = Map::open(&self.directory(), &NET_CONFIG)?;
-        if read_config(&map)? == config { Ok(()) } else { map.put(&ONLY, &RawNetConfig::from(config), "the row") }
+        self.maps().configure(config)
     }
 
-    /// What the programs were last told of their network; zeros, and nothing turned on, before the first time.
+    /// As [`MapSet::config`], of the pinned maps.
     ///
     /// # Errors
     ///
     /// As [`configure`](Self::configure).
     pub fn config(&self) -> Result<NetConfig> {
-        read_config(&Map::open(&self.directory(), &NET_CONFIG)?)
+        self.maps().config()
     }
 
-    /// The network's verdicts since its programs were loaded, added up over the CPUs.
+    /// As [`MapSet::stats`], of the pinned maps.
     ///
     /// # Errors
     ///
     /// As [`configure`](Self::configure).
     pub fn stats(&self) -> Result<NetStats> {
-        Ok(Map::open(&self.directory(), &NET_STATS)?.sum(&ONLY, "the row")?.unwrap_or_default())
+        self.maps().stats()
     }
 
-    /// What was dropped at all ports of the network since its programs were loaded, added up over the CPUs.
+    /// As [`MapSet::drops`], of the pinned maps.
     ///
     /// # Errors
     ///
     /// As [`configure`](Self::configure).
     pub fn drops(&self) -> Result<Drops> {
-        Ok(Map::open(&self.directory(), &NET_DROPS)?.sum(&ONLY, "the row")?.unwrap_or_default())
+        self.maps().drops()
     }
 
     /// The directory of one layout.
-    fn layout(&self, layout: u32) -> PathBuf {
+    pub(super) fn layout(&self, layout: u32) -> PathBuf {
         self.network.join(format!("v{layout}"))
     }
 
@@ -293,7 +313,7 @@ impl Datapath {
 
     /// A newer build works by maps that this one does not know. Were this one to load its own beside them, the pods that
     /// are there would have no rows, and the programs of both would take turns.
-    fn refuse_newer(&self) -> Result<()> {
+    pub(super) fn refuse_newer(&self) -> Result<()> {
         match self.layouts()?.into_iter().max() {
             Some(found) if found > LAYOUT => Err(Error::NewerLayout { path: self.layout(found), found, known: LAYOUT }),
             _ => Ok(()),
@@ -302,55 +322,21 @@ impl Datapath {
 
     /// Loads and removals take turns. The lock is the root's, as the network's directory itself comes
     /// and goes: a lock on one that was removed would keep nobody out.
-    fn lock(&self) -> Result<File> {
+    pub(super) fn lock(&self) -> Result<File> {
         bpffs::lock(&self.root, bpffs::PATIENCE)
-    }
-
-    /// Loads into a directory of its own and publishes that.
-    fn publish(&self, loading: &Path) -> Result<()> {
-        bpffs::create_directories(loading)?;
-        if self.is_complete()? { self.replace_programs(loading) } else { self.publish_new(loading) }
-    }
-
-    fn publish_new(&self, loading: &Path) -> Result<()> {
-        skeleton::load_and_pin(loading)?;
-        let older = self.layout(1);
-        if migrate::is_layout_1(&older) {
-            migrate::from_layout_1(&older, loading)?;
-        }
-        bpffs::create_directories(&loading.join(&self.build))?;
-        let published = self.directory();
-        remove_tree(&published)?;
-        fs::rename(loading, &published).map_err(|error| Error::pin("publish the pins as", &published, error))
-    }
-
-    /// Renames this build's programs over those of another, one by one: both work on the same maps. The mark comes last,
-    /// so that a kill in between leaves the work to the next caller.
-    fn replace_programs(&self, loading: &Path) -> Result<()> {
-        let published = self.directory();
-        MAPS.iter().try_for_each(|shape| Map::open(&published, shape).map(drop))?;
-        skeleton::load_onto(&published, loading)?;
-        for name in ProgramName::ALL {
-            let (new, old) = (loading.join(name.as_str()), published.join(name.as_str()));
-            fs::rename(&new, &old).map_err(|error| Error::pin("replace the pin", &old, error))?;
-        }
-        for name in names(&published)? {
-            if name.as_encoded_bytes().starts_with(BUILD_MARK.as_bytes()) {
-                remove_tree(&published.join(name))?;
-            }
-        }
-        bpffs::create_directories(&published.join(&self.build))?;
-        remove_tree(loading)
     }
 }
 
-fn read_config(map: &Map) -> Result<NetConfig> {
-    Ok(map.read(&ONLY, "the row")?.unwrap_or_else(RawNetConfig::new_zeroed).into())
+/// Whether all maps and programs are among the names of pins. One list costs less than a look for each.
+fn is_complete(names: &[OsString]) -> bool {
+    let maps = MAPS.iter().map(|shape| shape.name);
+    let programs = ProgramName::ALL.map(ProgramName::as_str);
+    maps.chain(programs).all(|pin| names.iter().any(|name| name == pin))
 }
 
 /// The names in a directory; none if there is no such directory. An ADD lists three: the C library would map memory for
 /// each, and unmap it.
-fn names(directory: &Path) -> Result<Vec<OsString>> {
+pub(super) fn names(directory: &Path) -> Result<Vec<OsString>> {
     let failed = |errno: Errno| Error::pin("list the pins in", directory, errno);
     let opened = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let directory = match opened {
@@ -373,7 +359,7 @@ fn names(directory: &Path) -> Result<Vec<OsString>> {
     Ok(names)
 }
 
-fn remove_tree(path: &Path) -> Result<()> {
+pub(super) fn remove_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::pin("remove the pins in", path, error)),
         _ => Ok(()),

@@ -3,14 +3,16 @@
 use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::path::Path;
+use std::os::fd::AsFd as _;
 use std::sync::Mutex;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{MapCore, MapHandle, MapType, PrintLevel, set_print};
+use libbpf_rs::{MapCore, MapHandle, MapType, OpenMap, PrintLevel, ProgramHandle, set_print};
 
 use super::error::io_error;
+use super::map::Maps;
 use super::maps::MAPS;
+use super::program::ProgramName;
 use super::{Error, Result};
 
 #[allow(
@@ -40,43 +42,57 @@ const TAIL_LINES: usize = 12;
 /// What libbpf writes above a verifier log.
 const VERIFIER_LOG: &str = "BEGIN PROG LOAD LOG";
 
-/// Loads programs and maps into the kernel and pins each under its name in `directory`.
-pub(super) fn load_and_pin(directory: &Path) -> Result<()> {
-    let mut storage = MaybeUninit::uninit();
-    let mut skeleton = with_messages(|| generated::CniTcSkelBuilder::default().open(&mut storage)?.load())?;
-
-    for mut map in skeleton.object_mut().maps_mut().filter(|map| is_pinned(MapCore::name(map))) {
-        let path = directory.join(MapCore::name(&map));
-        map.pin(&path).map_err(|error| Error::pin("pin the map", &path, io_error(error)))?;
-    }
-    pin_programs(&skeleton, directory)
+/// A set that was loaded, and is gone with these descriptors unless it is pinned.
+pub(super) struct Loaded {
+    pub(super) maps: Maps,
+    pub(super) programs: Vec<(ProgramName, ProgramHandle)>,
 }
 
-/// Loads the programs onto the maps that are pinned in `maps`, and pins them in `directory`.
-pub(super) fn load_onto(maps: &Path, directory: &Path) -> Result<()> {
+/// Loads the programs onto `maps`, and creates the maps of the set that are not among these.
+pub(super) fn load(maps: &Maps) -> Result<Loaded> {
     let mut storage = MaybeUninit::uninit();
-    let skeleton = with_messages(|| {
+    with_messages(|| {
         let mut open = generated::CniTcSkelBuilder::default().open(&mut storage)?;
-        for mut map in open.open_object_mut().maps_mut().filter(|map| is_pinned(map.name())) {
-            let path = maps.join(map.name());
-            map.reuse_pinned_map(path)?;
+        for mut map in open.open_object_mut().maps_mut() {
+            if let Some(found) = pinned_name(map.name()).and_then(|name| maps.get(name)) {
+                map.reuse_fd(found.as_fd())?;
+            }
         }
-        open.load()
-    })?;
-    pin_programs(&skeleton, directory)
+        let skeleton = open.load()?;
+        let mut loaded = Loaded { maps: Maps::new(), programs: Vec::new() };
+        for map in skeleton.object().maps() {
+            if let Some(name) = pinned_name(MapCore::name(&map)) {
+                loaded.maps.insert(name, MapHandle::try_from(&map)?);
+            }
+        }
+        for program in skeleton.object().progs_mut() {
+            if let Some(name) = ProgramName::ALL.into_iter().find(|name| name.as_str() == program.name()) {
+                loaded.programs.push((name, ProgramHandle::try_from(&program)?));
+            }
+        }
+        Ok(loaded)
+    })
 }
 
-/// Whether a map belongs to the set. The others are a build's own.
-fn is_pinned(name: &OsStr) -> bool {
-    MAPS.iter().any(|shape| name == shape.name)
-}
-
-fn pin_programs(skeleton: &generated::CniTcSkel<'_>, directory: &Path) -> Result<()> {
-    for mut program in skeleton.object().progs_mut() {
-        let path = directory.join(program.name());
-        program.pin(&path).map_err(|error| Error::pin("pin the program", &path, io_error(error)))?;
+/// Whether maps are of the types that the programs expect.
+pub(super) fn takes(maps: &Maps) -> Result<bool> {
+    if maps.is_empty() {
+        return Ok(true);
     }
-    Ok(())
+    let mut storage = MaybeUninit::uninit();
+    with_messages(|| {
+        let open = generated::CniTcSkelBuilder::default().open(&mut storage)?;
+        let fits = |map: OpenMap<'_>| {
+            let found = pinned_name(map.name()).and_then(|name| maps.get(name));
+            found.is_none_or(|found| found.map_type() == map.map_type())
+        };
+        Ok(open.open_object().maps().all(fits))
+    })
+}
+
+/// The name of a map that belongs to the set. The others are a build's own.
+fn pinned_name(name: &OsStr) -> Option<&'static str> {
+    MAPS.iter().map(|shape| shape.name).find(|pinned| name == *pinned)
 }
 
 /// Makes a small map and forgets it: whether the kernel has bpf(2) for this process.

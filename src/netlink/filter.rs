@@ -119,6 +119,22 @@ impl Socket {
         self.change(&operation, Rtm::Newtfilter, flags, filter.message(target))
     }
 
+    /// Puts a program in place. The kernel lets one caller create the filter of a priority and handle.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`](super::Error::Exists) when there is a filter of the same priority and handle; else as
+    /// [`replace_filter`](Self::replace_filter).
+    ///
+    /// # Kernel
+    ///
+    /// As [`replace_filter`](Self::replace_filter).
+    pub fn create_filter(&self, target: &FilterTarget, filter: &BpfFilter<'_>) -> Result<()> {
+        let operation = Operation::new("create filter", format_args!("{} on {target}", filter.name));
+        let flags = NlmF::CREATE | NlmF::EXCL;
+        self.change(&operation, Rtm::Newtfilter, flags, filter.message(target))
+    }
+
     /// The filters in place, those of other people among them. A place without qdisc has none.
     ///
     /// # Errors

@@ -3,11 +3,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use cnikit::datapath::{Error, ProgramName};
-use cnikit_testbed::{host, tool};
+use cnikit::datapath::{Error, PinState, ProgramName};
+use cnikit::spec::{Coded as _, ErrorCode};
+use cnikit_testbed::{classifier, host, tool};
 use rustix::thread::CapabilitySet;
 
-use crate::support::{ROOT, bpftool, datapath, header, ids, ip, make_foreign, map, names, port, program, without};
+use crate::support::{
+    PROGRAMS, ROOT, bpftool, datapath, header, ids, ip, make_foreign, map, names, port, program, without,
+};
 
 #[test]
 fn the_first_ensure_pins_the_set_and_the_second_keeps_it() {
@@ -81,7 +84,7 @@ fn what_a_killed_loader_left_is_swept() {
 }
 
 #[test]
-fn an_incomplete_set_is_replaced_whole() {
+fn a_missing_pin_is_put_back_and_nothing_is_lost() {
     if !tool("bpftool") {
         return;
     }
@@ -89,17 +92,56 @@ fn an_incomplete_set_is_replaced_whole() {
         let datapath = datapath("one");
         datapath.ensure().unwrap();
         let directory = datapath.directory();
-        let mut loaded = ids(&directory);
-        for pin in loaded.clone().keys() {
-            datapath.ports().unwrap().insert(ip("10.244.1.2"), port(7, 2)).unwrap();
+        let loaded = ids(&directory);
+        let pod = ip("10.244.1.2");
+        datapath.ports().unwrap().insert(pod, port(7, 2)).unwrap();
+        for (pin, id) in &loaded {
+            datapath.settle().unwrap();
+            assert_eq!(datapath.state().unwrap(), PinState::Settled);
             fs::remove_file(directory.join(pin)).unwrap();
             assert!(!datapath.is_complete().unwrap(), "without {pin}");
+            assert_eq!(datapath.state().unwrap(), PinState::Outdated);
 
             datapath.ensure().unwrap();
-            let reloaded = ids(&directory);
-            assert!(loaded.iter().all(|(name, id)| reloaded[name] != *id), "{loaded:?} {reloaded:?}");
-            assert!(datapath.ports().unwrap().addresses().unwrap().is_empty());
-            loaded = reloaded;
+            assert_eq!(datapath.state().unwrap(), PinState::Unsettled, "after {pin}");
+            let after = ids(&directory);
+            let is_program = pin.starts_with("cni_tc_");
+            // The programs that are pinned lead to the map.
+            assert_eq!(after[pin] == *id, !is_program, "{pin}: {id} became {}", after[pin]);
+            for map in loaded.keys().filter(|name| !name.starts_with("cni_tc_")) {
+                assert_eq!(after[map], loaded[map], "{map} after {pin}");
+            }
+            assert_eq!(datapath.ports().unwrap().read(pod).unwrap(), Some(port(7, 2)));
+        }
+        datapath.remove().unwrap();
+    });
+}
+
+/// An older build of the same layout knows fewer maps, and neither its pins nor its programs lead to the others.
+#[test]
+fn a_map_that_a_set_lacks_is_created_beside_the_others() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        let datapath = datapath("one");
+        datapath.ensure().unwrap();
+        let directory = datapath.directory();
+        let pod = ip("10.244.1.2");
+        datapath.counters().unwrap().track(pod).unwrap();
+        for map in ["flows", "port_drops"] {
+            let before = ids(&directory);
+            make_foreign(&directory);
+            for pin in [map, "cni_tc_main", "cni_tc_egress"] {
+                fs::remove_file(directory.join(pin)).unwrap();
+            }
+            datapath.ensure().unwrap();
+            let after = ids(&directory);
+            for (name, id) in &after {
+                let is_new = name == map || name.starts_with("cni_tc_");
+                assert_eq!(before[name] != *id, is_new, "{name}: {} became {id}", before[name]);
+            }
+            assert!(datapath.counters().unwrap().read(pod).unwrap().is_some());
         }
         datapath.remove().unwrap();
     });
@@ -249,5 +291,83 @@ fn programs_of_another_build_are_replaced_on_the_maps_that_are_there() {
         datapath.ensure().unwrap();
         assert_eq!(ids(&directory), after, "once is enough");
         datapath.remove().unwrap();
+    });
+}
+
+/// Two directories stand for two BPF file systems: pins in one of them say nothing of the other.
+#[test]
+fn the_maps_that_running_programs_use_are_pinned_in_the_place_of_others() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        let [here, there] = ["here", "there"].map(datapath);
+        here.ensure().unwrap();
+        let (pod, running) = (ip("10.244.1.2"), ids(&here.directory()));
+        here.ports().unwrap().insert(pod, port(7, 2)).unwrap();
+        let programs = PROGRAMS.map(|name| running[name]);
+        let programs = programs.map(|id| u32::try_from(id).unwrap());
+        assert!(there.unpinned_maps(&programs).unwrap().is_some());
+        assert!(here.unpinned_maps(&programs).unwrap().is_none());
+
+        for (is_pinned, is_foreign) in [(false, false), (true, false), (true, true)] {
+            there.remove().unwrap();
+            if is_pinned {
+                there.ensure().unwrap();
+                assert_ne!(ids(&there.directory())["flows"], running["flows"], "the control: another set");
+            }
+            if is_foreign {
+                make_foreign(&there.directory());
+            }
+            let seen = there.unpinned_maps(&programs).unwrap().expect("others than the pinned maps");
+            assert_eq!(seen.ports().unwrap().read(pod).unwrap(), Some(port(7, 2)));
+            assert!(!there.is_used_by(programs[0]).unwrap());
+
+            there.ensure_for(&programs).unwrap();
+            // The code is the same, so the very programs are.
+            assert_eq!(ids(&there.directory()), running);
+            assert_eq!(there.state().unwrap(), PinState::Unsettled);
+            assert!(there.is_used_by(programs[0]).unwrap());
+            assert!(there.unpinned_maps(&programs).unwrap().is_none());
+            there.settle().unwrap();
+            there.ensure_for(&programs).unwrap();
+            assert_eq!(there.state().unwrap(), PinState::Settled);
+        }
+        here.remove().unwrap();
+        there.remove().unwrap();
+    });
+}
+
+#[test]
+fn running_programs_that_cannot_be_opened_or_are_of_another_author_are_passed_over() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        let [here, there] = ["here", "there"].map(datapath);
+        here.ensure().unwrap();
+        let running = ids(&here.directory());
+        let (_foreign, foreign) = classifier(-1);
+        let own = u32::try_from(running["cni_tc_main"]).unwrap();
+        assert!(there.unpinned_maps(&[foreign]).unwrap().is_none());
+        // Opening by id takes this privilege, and loading does not where bpffs is mounted.
+        let unseen = without(CapabilitySet::SYS_ADMIN, || there.unpinned_maps(&[own]));
+        assert!(unseen.unwrap().is_none());
+        for refused in [
+            without(CapabilitySet::SYS_ADMIN, || there.ensure_for(&[own])),
+            there.remove().and_then(|()| there.ensure_for(&[foreign])),
+        ] {
+            refused.unwrap();
+            assert!(ids(&there.directory()).iter().all(|(name, id)| running[name] != *id));
+        }
+        // One of the two is known.
+        there.ensure_for(&[foreign, own]).unwrap();
+        assert_eq!(ids(&there.directory())["pod_ifindex"], running["pod_ifindex"]);
+
+        let error = here.ensure_for(&[u32::MAX - 1]).unwrap_err();
+        assert!(matches!(error, Error::Program { id, .. } if id == u32::MAX - 1), "{error:?}");
+        assert_eq!(error.code(), ErrorCode::TRY_AGAIN);
+        here.remove().unwrap();
+        there.remove().unwrap();
     });
 }

@@ -50,6 +50,13 @@ fn one_filter_serves_all_links_of_a_shared_block() {
     assert_eq!((own[0].priority, own[0].handle), (49, 1));
     assert_eq!(own[0].program_id, Some(other_id));
 
+    let error = bed.on_host.create_filter(&target, &filter.handle(1)).expect_err("the place is taken");
+    assert!(matches!(error, Error::Exists { .. }), "{error:?}");
+    assert_eq!(programs(&json(&bed.host, "tc -j filter show block 101")), [(49, 1, other_id)]);
+    let egress = FilterTarget::Block(EGRESS);
+    bed.on_host.create_filter(&egress, &filter).expect("create the filter");
+    assert_eq!(programs(&json(&bed.host, "tc -j filter show block 102")), [(49, 1, other_id)]);
+
     for port in ports {
         let qdisc = bed.on_host.ingress_qdisc(port).expect("look up").expect("clsact");
         assert_eq!((qdisc.kind.as_str(), qdisc.blocks), ("clsact", BOTH));

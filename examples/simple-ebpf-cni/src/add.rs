@@ -44,13 +44,12 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
 
     let found = bridge::look(&host, &attachment.network, config)?;
     let datapath = network::datapath(&attachment.network);
-    datapath.ensure()?;
+    let mut programs = Programs::ensure(&host, &datapath, &attachment.network)?;
     // A pod that still has its addresses must not meet another.
     let pair_is_left = Cell::new(false);
     let mut addresses = Addresses::lease(request, &leases, &host, &pair_is_left)?;
     let mac = wish.unwrap_or_else(|| addresses.mac());
-    let programs = Programs::open(&datapath, &attachment.network).step("open the eBPF programs")?;
-    let bridge = network::ensure(&host, &attachment.network, config, &leases, &datapath, &programs, found)?;
+    let bridge = network::ensure(&host, attachment, config, &leases, &datapath, &mut programs, found)?;
     let rows = Rows::open(&datapath).step("open the eBPF maps")?;
     rows.refuse_taken(&host, &addresses.networks(), PodPort { ifindex: attachment.host_ifindex(), mac })?;
 
@@ -67,7 +66,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
         pair_is_left.set(deleted.is_err());
         // A pod that can still send is held to its addresses.
         if deleted.is_ok() {
-            undo("forget the veth pair", del::forget_pair(attachment, &datapath, Some(veth.host), None));
+            undo("forget the veth pair", del::forget_pair(attachment, &host, Some(veth.host), None));
         }
         undo("delete the veth pair", deleted);
     });

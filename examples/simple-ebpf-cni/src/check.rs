@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cnikit::datapath::PodPort;
+use cnikit::datapath::{Datapath, PodPort};
 use cnikit::netlink::{FdbEntry, FdbState, LOOPBACK_INDEX, Link, Netns, Socket};
 use cnikit::plugin::{CheckRequest, Failure};
 use cnikit::spec::{ErrorCode, Interface, IpConfig, MacAddr, Route};
@@ -11,7 +11,7 @@ use tracing::info_span;
 
 use crate::config::{Addressing, Config};
 use crate::masquerade::Masquerade;
-use crate::programs::Programs;
+use crate::programs::{self, Programs};
 use crate::rows::Rows;
 use crate::{addresses, network, siblings, wishes};
 
@@ -44,6 +44,9 @@ pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
     }
     Err(Failure::new(DIFFERS, check.differences.join("; ")))
 }
+
+/// What puts pins right.
+const NEXT_ADD: &str = "the next ADD of a pod of this network pins them";
 
 struct Check<'a> {
     request: &'a CheckRequest<Config>,
@@ -164,27 +167,29 @@ impl Check<'_> {
         let _span = info_span!("rows").entered();
         let network = &self.request.attachment.network;
         let datapath = network::datapath(network);
-        if !datapath.is_complete()? {
-            self.differs(format!("eBPF programs or maps are missing in {}", datapath.directory().display()));
-            return Ok(());
-        }
-        let programs = Programs::open(&datapath, network)?;
-        for link in [bridge, host_end] {
-            if !programs.run_on(&self.host, link.index)? {
-                self.differs(format!("the eBPF programs do not run on {}", link.name));
+        let directory = datapath.directory();
+        let maps = match programs::unpinned_maps(&self.host, &datapath, network)? {
+            Some(maps) => {
+                self.differs(format!("{}: {NEXT_ADD}", programs::unpinned(&directory)));
+                maps
             }
-        }
-        for program in programs.missing(&self.host)? {
-            self.differs(format!("the eBPF program {program} is not attached"));
-        }
+            None if !datapath.is_complete()? => {
+                self.differs(format!("eBPF programs or maps are missing in {}: {NEXT_ADD}", directory.display()));
+                return Ok(());
+            }
+            None => {
+                self.programs(&datapath, [bridge, host_end])?;
+                datapath.maps()
+            }
+        };
         let is_told = |entry: &FdbEntry| entry.mac == mac && entry.state == FdbState::Static;
         if self.request.config.spoof_check && !self.host.fdb(host_end.index)?.iter().any(is_told) {
             self.differs(format!("the bridge {} does not know {mac} at {}", bridge.name, host_end.name));
         }
-        if datapath.config()? != network::net_config(bridge, &self.request.config) {
+        if maps.config()? != network::net_config(bridge, &self.request.config) {
             self.differs(format!("the eBPF programs do not know the bridge {} as it is", bridge.name));
         }
-        let rows = Rows::open(&datapath)?;
+        let rows = Rows::of(&maps)?;
         let networks: Vec<IpNetwork> = self.ips.iter().map(|ip| ip.address).collect();
         self.differences.extend(rows.differences(&networks, PodPort { ifindex: host_end.index, mac })?);
         self.differences.extend(siblings::differences(&self.host, &self.inside()?, network, host_end.index)?);
@@ -194,6 +199,20 @@ impl Check<'_> {
     /// A socket in the pod's namespace.
     fn inside(&self) -> Result<Socket, Failure> {
         Ok(Netns::open(&self.request.netns)?.socket()?)
+    }
+
+    /// The pinned programs run in the blocks and on the links.
+    fn programs(&mut self, datapath: &Datapath, links: [&Link; 2]) -> Result<(), Failure> {
+        let programs = Programs::open(&self.host, datapath, &self.request.attachment.network)?;
+        for link in links {
+            if !programs.run_on(&self.host, datapath, link.index)? {
+                self.differs(format!("the eBPF programs do not run on {}", link.name));
+            }
+        }
+        for program in programs.missing() {
+            self.differs(format!("the eBPF program {program} is not attached"));
+        }
+        Ok(())
     }
 
     /// A link is up, and as the result tells it; where that does not tell a MAC, it is `mac`.

@@ -5,7 +5,7 @@ use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, OwnerLock, Store};
 use cnikit::netlink::{self, Link, Socket};
 use cnikit::plugin::{DelRequest, Failure, Failures, Step as _};
 use cnikit::spec::Attachment;
-use tracing::info_span;
+use tracing::{debug, info_span};
 
 use crate::config::{self, Config};
 use crate::rows::Rows;
@@ -57,7 +57,6 @@ impl Turn {
 /// What fails is left for the next DEL to find, by what leads to it: the lease to the rows, a row to its port.
 pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store, turn: &Turn) -> Result<(), Failure> {
     let owner = network::owner(attachment);
-    let datapath = network::datapath(&attachment.network);
     // A lease that cannot be read does not say which rows are the attachment's; the port does.
     let lease = leases.lease(&owner).ok().flatten();
     let pair = host_end(attachment, host).step("look up the veth pair")?.map(|pair| pair.index);
@@ -72,7 +71,7 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store, tur
         None => host.link_by_index(own)?.is_none().then_some(own),
         pair => pair,
     };
-    let forgotten = failures.note(forget_pair(attachment, &datapath, port, lease.as_ref()));
+    let forgotten = failures.note(forget_pair(attachment, host, port, lease.as_ref()));
     // The lease leads the next DEL to the rows that are left.
     if turn.lock.is_some() && forgotten.is_some() {
         let _span = info_span!("lease").entered();
@@ -86,13 +85,21 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store, tur
 /// addresses.
 pub(crate) fn forget_pair(
     attachment: &Attachment,
-    datapath: &Datapath,
+    host: &Socket,
     port: Option<u32>,
     lease: Option<&Lease>,
 ) -> Result<(), Failure> {
     let mut failures = Failures::default();
-    failures.note(programs::forget_links(datapath, attachment).step("unpin the TCX links"));
-    failures.note(remove_rows(lease, port, datapath).step("remove the map rows"));
+    let datapath = network::datapath(&attachment.network);
+    failures.note(programs::forget_links(&datapath, attachment).step("unpin the TCX links"));
+    let removed = remove_rows(lease, port, &datapath).step("remove the map rows");
+    // Maps without entries of the pod are not those that the programs use.
+    if failures.note(removed) == Some(false)
+        && let Err(failure) = remove_unpinned_rows(attachment, host, port, lease)
+    {
+        // The next ADD that pins these maps removes entries that lead to no port.
+        debug!("cannot remove map entries that are not pinned here: {failure}");
+    }
     failures.into_result()
 }
 
@@ -106,14 +113,31 @@ pub(crate) fn host_end(attachment: &Attachment, host: &Socket) -> netlink::Resul
 }
 
 /// As long as a lease is held, its addresses are nobody else's. Where there is none, the port tells which they are.
-fn remove_rows(lease: Option<&Lease>, port: Option<u32>, datapath: &Datapath) -> Result<(), Failure> {
+fn remove_rows(lease: Option<&Lease>, port: Option<u32>, datapath: &Datapath) -> Result<bool, Failure> {
     if !datapath.is_complete()? {
-        return Ok(());
+        return Ok(false);
     }
-    let rows = Rows::open(datapath)?;
-    match lease {
+    remove_rows_of(lease, port, &Rows::open(datapath)?)
+}
+
+/// The same in maps that running programs use and that are not pinned here.
+fn remove_unpinned_rows(
+    attachment: &Attachment,
+    host: &Socket,
+    port: Option<u32>,
+    lease: Option<&Lease>,
+) -> Result<(), Failure> {
+    let datapath = network::datapath(&attachment.network);
+    match programs::unpinned_maps(host, &datapath, &attachment.network)? {
+        Some(maps) => remove_rows_of(lease, port, &Rows::of(&maps)?).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Whether there were entries.
+fn remove_rows_of(lease: Option<&Lease>, port: Option<u32>, rows: &Rows) -> Result<bool, Failure> {
+    Ok(match lease {
         Some(lease) => rows.remove(&lease.addresses, port)?,
         None => rows.remove_ports(&port.into_iter().collect())?,
-    }
-    Ok(())
+    })
 }

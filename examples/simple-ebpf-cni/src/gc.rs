@@ -114,19 +114,16 @@ fn remove_rows(
 ) -> Result<(), Failure> {
     let _span = info_span!("rows").entered();
     let datapath = network::datapath(network);
-    if !datapath.is_complete()? {
-        return Ok(());
+    let pinned = datapath.is_complete()?.then(|| datapath.maps());
+    let spared: HashSet<u32> = spared.iter().map(Attachment::host_ifindex).collect();
+    for maps in [pinned, programs::unpinned_maps(host, &datapath, network)?].into_iter().flatten() {
+        let rows = Rows::of(&maps)?;
+        rows.remove_lost(host, &spared)?;
+        // One lease that cannot be read, and nothing is known of any address.
+        let leased: Vec<Lease> = leases.leases()?.collect::<Result<_, _>>()?;
+        let leased: HashSet<IpAddr> =
+            leased.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip()).collect();
+        rows.forget_lost(|address| leased.contains(&address))?;
     }
-    let rows = Rows::open(&datapath)?;
-    // In this order: a pair is made before its rows, so a port that has rows now and no link later is gone.
-    let known = rows.indexes()?;
-    let links = host.links()?.into_iter().map(|link| link.index);
-    let stays: HashSet<u32> = links.chain(spared.iter().map(Attachment::host_ifindex)).collect();
-    rows.remove_ports(&known.into_iter().filter(|port| !stays.contains(port)).collect())?;
-
-    // One lease that cannot be read, and nothing is known of any address.
-    let leased: Vec<Lease> = leases.leases()?.collect::<Result<_, _>>()?;
-    let leased: HashSet<IpAddr> =
-        leased.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip()).collect();
-    Ok(rows.forget_lost(|address| leased.contains(&address))?)
+    Ok(())
 }

@@ -2,19 +2,18 @@
 
 use std::path::Path;
 
-use cnikit::datapath::{Datapath, NetConfig, PodPort};
+use cnikit::datapath::{Datapath, MapSet, NetConfig, PodPort};
 use cnikit::ipam::{self, Owner, Store};
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{Failure, Step as _};
-use cnikit::spec::{Attachment, MacAddr, NetworkName};
+use cnikit::spec::{Attachment, ErrorCode, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
 
 use crate::bridge::{self, Found};
 use crate::config::Config;
-use crate::programs::Programs;
+use crate::programs::{self, Programs};
 use crate::restore;
-use crate::rows::Rows;
 
 /// Programs and maps are pinned below this directory, by network.
 pub(crate) const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
@@ -39,9 +38,21 @@ pub(crate) fn subnet(address: IpNetwork) -> IpNetwork {
     IpNetwork::new(address.network(), address.prefix()).unwrap_or(address)
 }
 
+/// How often an ADD starts again because programs of another mount namespace have begun to run.
+const ATTEMPTS: usize = 5;
+
 /// The network's programs and maps.
 pub(crate) fn datapath(network: &NetworkName) -> Datapath {
     Datapath::new(PINS, network)
+}
+
+/// The maps of the network that count: those that the running programs use, else the pinned ones; none before the first
+/// pod.
+pub(crate) fn maps(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Option<MapSet>, cnikit::Error> {
+    if let Some(maps) = programs::unpinned_maps(host, datapath, network)? {
+        return Ok(Some(maps));
+    }
+    Ok(datapath.is_complete()?.then(|| datapath.maps()))
 }
 
 /// Makes the network, or mends what is missing of it: a few looks when all is there. Gives the bridge.
@@ -50,28 +61,33 @@ pub(crate) fn datapath(network: &NetworkName) -> Datapath {
 /// its own.
 pub(crate) fn ensure(
     host: &Socket,
-    network: &NetworkName,
+    attachment: &Attachment,
     config: &Config,
     leases: &Store,
     datapath: &Datapath,
-    programs: &Programs,
+    programs: &mut Programs,
     found: Option<Found>,
 ) -> Result<Link, Failure> {
     let _span = info_span!("bridge").entered();
+    let network = &attachment.network;
     let bridge = bridge::ensure(host, network, config, datapath, found).step("set up the bridge")?;
-    let (told, wanted) = (datapath.config()?, net_config(&bridge, config));
-    // Maps that were never told of their network are new, which the pods need not be.
-    if told.bridge_ifindex == 0 {
-        let rows = Rows::open(datapath)?;
-        let restored = restore::restore(host, network, config, leases, programs, &rows, &bridge);
-        restored.step("put the map rows of pods that are attached")?;
+    for _ in 0..ATTEMPTS {
+        if !programs.are_settled() {
+            let restore = restore::Restore { host, attachment, config, leases, datapath, programs, bridge: &bridge };
+            restore.run().step("put right the map entries of pods that are attached")?;
+        }
+        datapath.configure(net_config(&bridge, config)).step("configure the eBPF programs")?;
+        if programs.ensure_attached(host).step("attach the eBPF programs")? {
+            if !programs.are_settled() {
+                datapath.settle()?;
+            }
+            datapath.remove_outdated().step("remove the eBPF programs of an older version")?;
+            return Ok(bridge);
+        }
+        *programs = Programs::ensure(host, datapath, network)?;
     }
-    if told != wanted {
-        datapath.configure(wanted).step("configure the eBPF programs")?;
-    }
-    programs.ensure_attached(host).step("attach the eBPF programs")?;
-    datapath.remove_outdated().step("remove the eBPF programs of an older version")?;
-    Ok(bridge)
+    let msg = format!("the eBPF programs of {network} are replaced by other callers all the time: try again");
+    Err(Failure::new(ErrorCode::TRY_AGAIN, msg))
 }
 
 /// What the programs are to know of the network.

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use cnikit::datapath::{self, Datapath, Direction, Program, ProgramName, TcxLink};
+use cnikit::datapath::{self, Datapath, Direction, MapSet, PinState, Program, ProgramName, TcxLink};
 use cnikit::netlink::{self, BpfFilter, FilterTarget, Socket};
-use cnikit::plugin::Failure;
+use cnikit::plugin::{Failure, Step as _};
 use cnikit::spec::{Attachment, NetworkName};
 use tracing::info_span;
 
@@ -16,11 +16,16 @@ use crate::config::Attach;
 const PRIORITY: u16 = 0xc000;
 const HANDLE: u32 = 1;
 
+/// How often the running programs are looked at again when others replace them meanwhile.
+const ATTEMPTS: usize = 5;
+
 /// The programs of a network, opened.
 pub(crate) struct Programs {
     network: NetworkName,
     placed: Vec<Placed>,
     links: PathBuf,
+    /// Whether the pinned programs ran in the blocks, and the maps had all entries, when this was opened.
+    is_settled: bool,
 }
 
 /// A program, the direction of packets that it sees, and the block that it belongs in.
@@ -29,56 +34,83 @@ struct Placed {
     program: Program,
     direction: Direction,
     target: FilterTarget,
+    /// The id of the program that ran in the block when this was opened.
+    running: Option<u32>,
 }
 
 impl Programs {
-    pub(crate) fn open(datapath: &Datapath, network: &NetworkName) -> datapath::Result<Self> {
-        let _span = info_span!("programs").entered();
-        let blocks = bridge::blocks(network);
-        let places = [
-            (ProgramName::Main, Direction::Ingress, blocks.ingress),
-            (ProgramName::Egress, Direction::Egress, blocks.egress),
-        ];
-        let mut placed = Vec::new();
-        for (name, direction, block) in places {
-            if let Some(block) = block {
-                let (program, target) = (datapath.program(name)?, FilterTarget::Block(block));
-                placed.push(Placed { name: name.as_str(), program, direction, target });
+    /// Opens the pinned programs, and first pins those of this build on the maps in use, unless they are.
+    pub(crate) fn ensure(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Self, Failure> {
+        let mut attempts = ATTEMPTS;
+        loop {
+            let running = running(host, network)?;
+            let state = datapath.state()?;
+            if state != PinState::Outdated {
+                let programs = Self::of(datapath, network, &running).step("open the eBPF programs")?;
+                if programs.missing().is_empty() {
+                    return Ok(Self { is_settled: state == PinState::Settled, ..programs });
+                }
+            }
+            let ids: Vec<u32> = running.iter().filter_map(|block| block.running).collect();
+            match datapath.ensure_for(&ids) {
+                Err(datapath::Error::Program { .. }) if attempts > 0 => attempts -= 1,
+                ensured => {
+                    ensured?;
+                    return Self::of(datapath, network, &running).step("open the eBPF programs");
+                }
             }
         }
-        Ok(Self { network: network.clone(), placed, links: datapath.link_pins() })
     }
 
-    /// Has the programs run in the blocks, and so on all ports that joined them.
+    /// Opens the pinned programs as they are.
+    pub(crate) fn open(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Self, cnikit::Error> {
+        Ok(Self::of(datapath, network, &running(host, network)?)?)
+    }
+
+    fn of(datapath: &Datapath, network: &NetworkName, running: &[Block]) -> datapath::Result<Self> {
+        let _span = info_span!("programs").entered();
+        let mut placed = Vec::new();
+        for &Block { name, direction, target, running } in running {
+            placed.push(Placed { name: name.as_str(), program: datapath.program(name)?, direction, target, running });
+        }
+        Ok(Self { network: network.clone(), placed, links: datapath.link_pins(), is_settled: false })
+    }
+
+    /// Whether the pinned programs ran in the blocks, and the maps had all entries, when this was opened.
+    pub(crate) fn are_settled(&self) -> bool {
+        self.is_settled
+    }
+
+    /// Has the programs run in the blocks, and so on all ports that joined them. False when other programs have begun to
+    /// run in a block that was empty: they may use other maps.
     ///
     /// Those of another build are replaced everywhere. The blocks come last: as long as they hold the old ones, the next
     /// ADD finishes what a killed one has left.
-    pub(crate) fn ensure_attached(&self, host: &Socket) -> Result<(), cnikit::Error> {
-        let mut missing = Vec::new();
-        for placed in &self.placed {
-            if !placed.is_in_block(host)? {
-                missing.push(placed);
-            }
-        }
-        if !missing.is_empty() {
+    pub(crate) fn ensure_attached(&self, host: &Socket) -> Result<bool, cnikit::Error> {
+        if !self.is_settled {
             self.renew_links()?;
         }
-        for placed in missing {
+        for placed in self.placed.iter().filter(|placed| !placed.is_running()) {
             let filter = BpfFilter::new(&placed.program, placed.name).priority(PRIORITY).handle(HANDLE);
-            host.replace_filter(&placed.target, &filter)?;
-        }
-        Ok(())
-    }
-
-    /// The programs that are not in their blocks, by name.
-    pub(crate) fn missing(&self, host: &Socket) -> netlink::Result<Vec<&'static str>> {
-        let mut missing = Vec::new();
-        for placed in &self.placed {
-            if !placed.is_in_block(host)? {
-                missing.push(placed.name);
+            if placed.running.is_some() {
+                host.replace_filter(&placed.target, &filter)?;
+                continue;
+            }
+            match host.create_filter(&placed.target, &filter) {
+                Err(netlink::Error::Exists { .. }) => {
+                    if running_in(host, &placed.target)? != Some(placed.program.id()) {
+                        return Ok(false);
+                    }
+                }
+                created => created?,
             }
         }
-        Ok(missing)
+        Ok(true)
+    }
+
+    /// The programs that did not run in their blocks when this was opened, by name.
+    pub(crate) fn missing(&self) -> Vec<&'static str> {
+        self.placed.iter().filter(|placed| !placed.is_running()).map(|placed| placed.name).collect()
     }
 
     /// Has the programs run on a pod's port.
@@ -109,15 +141,26 @@ impl Programs {
     }
 
     /// Whether the programs run on a port, in either way.
-    pub(crate) fn run_on(&self, host: &Socket, port: u32) -> Result<bool, Failure> {
+    pub(crate) fn run_on(&self, host: &Socket, datapath: &Datapath, port: u32) -> Result<bool, Failure> {
         if self.share_blocks_with(host, port)? {
             return Ok(true);
         }
+        match self.are_linked_to(datapath, port) {
+            Err(cnikit::Error::Datapath(datapath::Error::TcxUnsupported)) => Ok(false),
+            linked => Ok(linked?),
+        }
+    }
+
+    /// Whether programs that use the pinned maps run on a port by TCX, of whichever build: calls that see another BPF
+    /// file system cannot replace them.
+    pub(crate) fn are_linked_to(&self, datapath: &Datapath, port: u32) -> Result<bool, cnikit::Error> {
         for placed in &self.placed {
-            match TcxLink::attached(port, placed.direction) {
-                Ok(programs) if programs.iter().any(|found| found.program_id == placed.program.id()) => {}
-                Ok(_) | Err(datapath::Error::TcxUnsupported) => return Ok(false),
-                Err(error) => return Err(error.into()),
+            let mut is_linked = false;
+            for found in TcxLink::attached(port, placed.direction)? {
+                is_linked |= found.program_id == placed.program.id() || datapath.is_used_by(found.program_id)?;
+            }
+            if !is_linked {
+                return Ok(false);
             }
         }
         Ok(true)
@@ -141,11 +184,73 @@ impl Programs {
 }
 
 impl Placed {
-    /// Whether the block holds the very program that is pinned.
-    fn is_in_block(&self, host: &Socket) -> netlink::Result<bool> {
-        Ok(host.filters(&self.target)?.iter().any(|filter| {
-            (filter.priority, filter.handle, filter.program_id) == (PRIORITY, HANDLE, Some(self.program.id()))
-        }))
+    /// Whether the block held the very program that is pinned.
+    fn is_running(&self) -> bool {
+        self.running == Some(self.program.id())
+    }
+}
+
+/// A block, what belongs in it, and what runs in it.
+#[derive(Clone, Copy)]
+struct Block {
+    name: ProgramName,
+    direction: Direction,
+    target: FilterTarget,
+    running: Option<u32>,
+}
+
+/// The blocks of a network, that of the guard first.
+fn running(host: &Socket, network: &NetworkName) -> netlink::Result<Vec<Block>> {
+    let blocks = bridge::blocks(network);
+    let places = [
+        (ProgramName::Main, Direction::Ingress, blocks.ingress),
+        (ProgramName::Egress, Direction::Egress, blocks.egress),
+    ];
+    let mut found = Vec::new();
+    for (name, direction, block) in places {
+        if let Some(target) = block.map(FilterTarget::Block) {
+            found.push(Block { name, direction, target, running: running_in(host, &target)? });
+        }
+    }
+    Ok(found)
+}
+
+/// The id of the program that runs in a block at the place of ours.
+fn running_in(host: &Socket, target: &FilterTarget) -> netlink::Result<Option<u32>> {
+    let filters = host.filters(target)?;
+    let ours = filters.iter().find(|filter| (filter.priority, filter.handle) == (PRIORITY, HANDLE));
+    Ok(ours.and_then(|filter| filter.program_id))
+}
+
+/// The programs that do not run in their blocks, by name. Whether those that run are pinned does not count.
+pub(crate) fn missing(
+    host: &Socket,
+    datapath: &Datapath,
+    network: &NetworkName,
+) -> Result<Vec<&'static str>, cnikit::Error> {
+    if unpinned_maps(host, datapath, network)?.is_none() {
+        return Ok(Programs::open(host, datapath, network)?.missing());
+    }
+    let idle = running(host, network)?.into_iter().filter(|block| block.running.is_none());
+    Ok(idle.map(|block| block.name.as_str()).collect())
+}
+
+/// What is wrong when programs run whose maps are not pinned in `directory`.
+pub(crate) fn unpinned(directory: &Path) -> String {
+    format!("the eBPF programs that run use other maps than those that are pinned in {}", directory.display())
+}
+
+/// The maps that the running programs use, if they are others than those that are pinned, or none are pinned.
+pub(crate) fn unpinned_maps(
+    host: &Socket,
+    datapath: &Datapath,
+    network: &NetworkName,
+) -> Result<Option<MapSet>, cnikit::Error> {
+    let running: Vec<u32> = running(host, network)?.into_iter().filter_map(|block| block.running).collect();
+    match datapath.unpinned_maps(&running) {
+        // The programs are being replaced, by a call that pins their maps.
+        Err(datapath::Error::Program { .. }) => Ok(None),
+        maps => Ok(maps?),
     }
 }
 

@@ -1,83 +1,112 @@
-//! Rows for pods that are attached, in maps that know nothing of them.
+//! Puts right the map entries of pods that are attached.
 //!
-//! Somebody has removed the pins, or the BPF file system was unmounted with them: the programs are loaded anew, with empty maps. A port
-//! without a row is served by the bridge, but nobody holds its pod to its addresses. What the rows said is known otherwise.
+//! The maps are new because the pins and programs are gone, or they were in use by calls that saw another BPF file system,
+//! or an older build kept fewer entries in them. A port without an entry is served by the bridge, but its pod is not held
+//! to its addresses. An entry that outlives its pod leads nowhere. Leases, ports and the bridge say what entries there
+//! must be.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use cnikit::datapath::PodPort;
-use cnikit::ipam::{Lease, Store};
+use cnikit::datapath::{Datapath, PodPort};
+use cnikit::ipam::{Lease, Owner, Store};
 use cnikit::netlink::{FdbEntry, FdbState, Link, Socket};
 use cnikit::plugin::Failure;
-use cnikit::spec::{Attachment, IfName, NetworkName};
+use cnikit::spec::{Attachment, IfName};
+use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
 
 use crate::config::{Attach, Config};
-use crate::programs::Programs;
+use crate::programs::{self, Programs};
 use crate::rows::Rows;
 use crate::{addresses, network, siblings};
 
-/// Puts the rows of all pods that hold a lease and are ports of the bridge. It is to be done before the programs are told
-/// of their network, as that is what tells whether it was.
-pub(crate) fn restore(
-    host: &Socket,
-    network: &NetworkName,
-    config: &Config,
-    leases: &Store,
-    programs: &Programs,
-    rows: &Rows,
-    bridge: &Link,
-) -> Result<(), Failure> {
-    let _span = info_span!("restore").entered();
-    for lease in leases.leases()?.filter_map(Result::ok) {
-        // Whoever is at work on it puts its rows, or removes them.
-        let Ok(_turn) = leases.lock_owner(&lease.owner, Duration::ZERO) else { continue };
-        let attachment = network::attachment(network, lease.owner.clone());
-        let port = host.link_by_name(&attachment.host_ifname())?;
-        let Some(port) = port.filter(|port| port.master == Some(bridge.index)) else { continue };
-        let restored = restore_pod(host, config, programs, rows, &attachment, &lease, &port);
-        // A pod whose namespace has ended meanwhile needs none.
-        if restored.is_err() && host.link_by_index(port.index)?.is_none() {
-            rows.remove(&lease.addresses, Some(port.index))?;
-            continue;
-        }
-        restored?;
-    }
-    let at_work: HashSet<IfName> =
-        leases.owners_at_work()?.into_iter().map(|owner| network::attachment(network, owner).host_ifname()).collect();
-    let is_pod = |link: &&Link| link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
-    let links = host.links()?;
-    siblings::share_all(network, &links, bridge)?;
-    for port in links.iter().filter(is_pod).filter(|port| !at_work.contains(&port.name)) {
-        if rows.link(port.index)?.is_none() {
-            // Another plugin gave it the address, or its lease is lost, too.
-            warn!("nothing is known of the pod at {}, which is not guarded: attach it anew", port.name);
-        }
-    }
-    Ok(())
+/// What an ADD needs to put the entries right, in the pinned maps.
+pub(crate) struct Restore<'a> {
+    pub(crate) host: &'a Socket,
+    /// The attachment that the ADD makes. It has no entries yet, or some that a killed ADD has left.
+    pub(crate) attachment: &'a Attachment,
+    pub(crate) config: &'a Config,
+    pub(crate) leases: &'a Store,
+    pub(crate) datapath: &'a Datapath,
+    pub(crate) programs: &'a Programs,
+    pub(crate) bridge: &'a Link,
 }
 
-fn restore_pod(
-    host: &Socket,
-    config: &Config,
-    programs: &Programs,
-    rows: &Rows,
-    attachment: &Attachment,
-    lease: &Lease,
-    port: &Link,
-) -> Result<(), Failure> {
-    // The MAC that the pod asked for stands with the bridge, unless that learns it.
-    let of_bridge = |entry: &FdbEntry| (entry.state == FdbState::Static).then_some(entry.mac);
-    let known = host.fdb(port.index)?.iter().find_map(of_bridge);
-    let mac = known.unwrap_or_else(|| addresses::mac(attachment, config, &lease.addresses));
-    // Links of TCX went with their pins. Whether limits were the reason to have them is not known: they are kept to.
-    let has_clsact = programs.share_blocks_with(host, port.index)?;
-    let pod = PodPort { ifindex: port.index, mac };
-    rows.guard(pod, !has_clsact)?;
-    rows.put(&lease.addresses, pod)?;
-    if !has_clsact && let Err(failure) = programs.join(host, attachment, port.index, Attach::Tcx) {
-        warn!("the eBPF programs do not run at {}: {failure}", port.name);
+impl Restore<'_> {
+    /// Puts the entries of all pods that hold a lease and are ports of the bridge, and removes entries of ports that do
+    /// not exist. The programs are attached afterwards: until then, the next ADD does this again.
+    pub(crate) fn run(&self) -> Result<(), Failure> {
+        let _span = info_span!("restore").entered();
+        let rows = Rows::open(self.datapath)?;
+        // Calls at work, such as this one, put the entries of their attachments, or remove them.
+        let at_work: HashSet<Attachment> =
+            self.leases.owners_at_work()?.into_iter().map(|owner| self.of(owner)).collect();
+        let links = rows.remove_lost(self.host, &at_work.iter().map(Attachment::host_ifindex).collect())?;
+        let is_pod = |link: &&Link| link.master == Some(self.bridge.index) && Attachment::is_host_ifname(&link.name);
+        let mut ports: HashMap<&IfName, &Link> = links.iter().filter(is_pod).map(|link| (&link.name, link)).collect();
+        for attachment in &at_work {
+            ports.remove(&attachment.host_ifname());
+        }
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let known = rows.addresses()?;
+        for lease in self.leases.leases()?.filter_map(Result::ok) {
+            let attachment = self.of(lease.owner.clone());
+            let Some(port) = ports.get(&attachment.host_ifname()) else { continue };
+            let Ok(_turn) = self.leases.lock_owner(&lease.owner, Duration::ZERO) else { continue };
+            let restored = self.pod(&rows, &attachment, &lease, port, &known);
+            // A pod whose namespace has ended meanwhile needs none.
+            if restored.is_err() && self.host.link_by_index(port.index)?.is_none() {
+                rows.remove(&lease.addresses, Some(port.index))?;
+                continue;
+            }
+            restored?;
+        }
+        siblings::share_all(&self.attachment.network, &links, self.bridge)?;
+        for port in ports.into_values() {
+            if rows.link(port.index)?.is_none() && self.host.link_by_index(port.index)?.is_some() {
+                // Another plugin gave it the address, or its lease is lost, too.
+                warn!("nothing is known of the pod at {}, which is not guarded: attach it anew", port.name);
+            }
+        }
+        programs::sweep_links(self.datapath)?;
+        Ok(())
     }
-    Ok(())
+
+    fn pod(
+        &self,
+        rows: &Rows,
+        attachment: &Attachment,
+        lease: &Lease,
+        port: &Link,
+        known: &HashMap<u32, Vec<IpAddr>>,
+    ) -> Result<(), Failure> {
+        // The MAC that the pod asked for stands with the bridge, unless that learns it.
+        let of_bridge = |entry: &FdbEntry| (entry.state == FdbState::Static).then_some(entry.mac);
+        let of_bridge = self.host.fdb(port.index)?.iter().find_map(of_bridge);
+        let of_entry = rows.link(port.index)?.map(|link| link.mac);
+        let derived = || addresses::mac(attachment, self.config, &lease.addresses);
+        let mac = of_bridge.or(of_entry).unwrap_or_else(derived);
+        // Links of TCX go with their pins. Whether limits were the reason to have them is not known: they are kept to.
+        let has_clsact = self.programs.share_blocks_with(self.host, port.index)?;
+        let pod = PodPort { ifindex: port.index, mac };
+        rows.put_missing(&lease.addresses, pod, !has_clsact)?;
+        let stays: Vec<IpAddr> = lease.addresses.iter().map(IpNetwork::ip).chain([mac.link_local().into()]).collect();
+        let known = known.get(&port.index).into_iter().flatten();
+        rows.remove_addresses(known.filter(|address| !stays.contains(address)), port.index)?;
+        if !has_clsact
+            && !self.programs.are_linked_to(self.datapath, port.index)?
+            && let Err(failure) = self.programs.join(self.host, attachment, port.index, Attach::Tcx)
+        {
+            warn!("the eBPF programs do not run at {}: {failure}", port.name);
+        }
+        Ok(())
+    }
+
+    fn of(&self, owner: Owner) -> Attachment {
+        network::attachment(&self.attachment.network, owner)
+    }
 }

@@ -1,11 +1,11 @@
 //! The rows that the maps hold of pods, and of the gateway.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use cnikit::datapath::{self, CounterMap, Datapath, LinkMap, PodLink, PodPort, PortMap, SharedAddressMap};
+use cnikit::datapath::{self, CounterMap, Datapath, LinkMap, MapSet, PodLink, PodPort, PortMap, SharedAddressMap};
 use cnikit::ipam;
-use cnikit::netlink::Socket;
+use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::Failure;
 use ipnetwork::IpNetwork;
 use tracing::info_span;
@@ -22,9 +22,14 @@ pub(crate) struct Rows {
 
 impl Rows {
     pub(crate) fn open(datapath: &Datapath) -> datapath::Result<Self> {
+        Self::of(&datapath.maps())
+    }
+
+    /// The entries of maps that need not be pinned.
+    pub(crate) fn of(maps: &MapSet) -> datapath::Result<Self> {
         let _span = info_span!("rows").entered();
-        let (counters, ports, links) = (datapath.counters()?, datapath.ports()?, datapath.links()?);
-        Ok(Self { counters, ports, links, shared: datapath.shared_addresses()? })
+        let (counters, ports, links) = (maps.counters()?, maps.ports()?, maps.links()?);
+        Ok(Self { counters, ports, links, shared: maps.shared_addresses()? })
     }
 
     /// Refuses addresses, and a MAC, that are the gateway's or those of another pod that is there.
@@ -67,6 +72,59 @@ impl Rows {
         Ok(())
     }
 
+    /// Puts what is missing of the entries of a pod that is attached, which may send meanwhile. What was counted stays.
+    pub(crate) fn put_missing(&self, addresses: &[IpNetwork], port: PodPort, stack_only: bool) -> datapath::Result<()> {
+        let link_local = IpAddr::from(port.mac.link_local());
+        for address in addresses.iter().map(IpNetwork::ip).chain([link_local]) {
+            if self.ports.read(address)? != Some(port) {
+                self.ports.insert(address, port)?;
+            }
+            if address != link_local && self.counters.read(address)?.is_none() {
+                self.counters.track(address)?;
+            }
+        }
+        // Last: from here on, the pod may send from these addresses alone.
+        match self.links.read(port.ifindex)? {
+            Some(link) if link.mac == port.mac => Ok(()),
+            _ => self.links.insert(port.ifindex, PodLink { mac: port.mac, stack_only }),
+        }
+    }
+
+    /// Removes entries of addresses, as far as they lead to a port.
+    pub(crate) fn remove_addresses<'a>(
+        &self,
+        addresses: impl Iterator<Item = &'a IpAddr>,
+        port: u32,
+    ) -> datapath::Result<()> {
+        for address in addresses {
+            if self.ports.read(*address)?.is_some_and(|owner| owner.ifindex == port) {
+                self.remove_address(*address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The addresses of all entries, by the ports that they lead to.
+    pub(crate) fn addresses(&self) -> datapath::Result<HashMap<u32, Vec<IpAddr>>> {
+        let mut found: HashMap<u32, Vec<IpAddr>> = HashMap::new();
+        for address in self.ports.addresses()? {
+            if let Some(port) = self.ports.read(address)? {
+                found.entry(port.ifindex).or_default().push(address);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes the entries of ports that do not exist, except those of `spared`, and returns the links of the host.
+    pub(crate) fn remove_lost(&self, host: &Socket, spared: &HashSet<u32>) -> Result<Vec<Link>, Failure> {
+        // In this order: a pair is made before its entries, so a port that has entries now and no link later is gone.
+        let known = self.indexes()?;
+        let links = host.links()?;
+        let stays: HashSet<u32> = links.iter().map(|link| link.index).chain(spared.iter().copied()).collect();
+        self.remove_ports(&known.difference(&stays).copied().collect())?;
+        Ok(links)
+    }
+
     /// Makes the gateway known under its addresses, unless it is.
     pub(crate) fn ensure_gateway(&self, addresses: &[IpNetwork], bridge: PodPort) -> datapath::Result<()> {
         let link_local = IpAddr::from(bridge.mac.link_local());
@@ -79,16 +137,20 @@ impl Rows {
     }
 
     /// Removes the rows of addresses that nobody else can have, and those of the ports that they lead to; absent is
-    /// success.
-    pub(crate) fn remove(&self, addresses: &[IpNetwork], port: Option<u32>) -> datapath::Result<()> {
+    /// success. Returns whether there were any.
+    pub(crate) fn remove(&self, addresses: &[IpNetwork], port: Option<u32>) -> datapath::Result<bool> {
         let _span = info_span!("rows").entered();
+        let mut was_known = false;
         let mut ports: HashSet<u32> = port.into_iter().collect();
         for address in addresses {
-            ports.extend(self.ports.read(address.ip())?.map(|port| port.ifindex));
+            let owner = self.ports.read(address.ip())?;
+            was_known |= owner.is_some();
+            ports.extend(owner.map(|port| port.ifindex));
         }
         for port in ports {
             siblings::unshare(self, port)?;
             if let Some(link) = self.links.read(port)? {
+                was_known = true;
                 let link_local = link.mac.link_local().into();
                 if self.ports.read(link_local)?.is_some_and(|owner| owner.ifindex == port) {
                     self.ports.remove(link_local)?;
@@ -97,19 +159,27 @@ impl Rows {
             self.links.remove(port)?;
         }
         // Last, as they lead to the ports.
-        addresses.iter().try_for_each(|address| self.remove_address(address.ip()))
+        addresses.iter().try_for_each(|address| self.remove_address(address.ip()))?;
+        Ok(was_known)
     }
 
-    /// Removes the rows of ports, and of all addresses that lead to them; absent is success.
-    pub(crate) fn remove_ports(&self, ports: &HashSet<u32>) -> datapath::Result<()> {
+    /// Removes the rows of ports, and of all addresses that lead to them; absent is success. Returns whether there were
+    /// any.
+    pub(crate) fn remove_ports(&self, ports: &HashSet<u32>) -> datapath::Result<bool> {
         let _span = info_span!("rows").entered();
         ports.iter().try_for_each(|port| siblings::unshare(self, *port))?;
+        let mut was_known = false;
         for address in self.ports.addresses()? {
             if self.ports.read(address)?.is_some_and(|port| ports.contains(&port.ifindex)) {
+                was_known = true;
                 self.remove_address(address)?;
             }
         }
-        ports.iter().try_for_each(|ifindex| self.links.remove(*ifindex))
+        for ifindex in ports {
+            was_known |= self.links.read(*ifindex)?.is_some();
+            self.links.remove(*ifindex)?;
+        }
+        Ok(was_known)
     }
 
     /// Stops to count for addresses that lead to no port, but for those that are to stay.

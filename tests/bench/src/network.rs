@@ -74,6 +74,14 @@ impl Case {
     }
 }
 
+/// The contestants of a case.
+pub(crate) fn peers_of(case: Case, contestants: &[Contestant]) -> impl Iterator<Item = &Contestant> {
+    // Here `ptp` would tell nothing that `bridge` does not.
+    let tells =
+        move |contestant: &&Contestant| !matches!(case, Case::Disk | Case::MasqueradeNft) || contestant.name != "ptp";
+    contestants.iter().filter(tells)
+}
+
 impl Contestant {
     /// Ours, and of the others those that are there.
     pub(crate) fn find(options: &Common) -> Vec<Self> {

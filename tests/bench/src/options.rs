@@ -59,6 +59,10 @@ pub(crate) struct AddOptions {
     #[command(flatten)]
     pub(crate) common: Common,
 
+    /// Measure the first ADDs of networks alone, which take a minute
+    #[arg(long)]
+    pub(crate) first: bool,
+
     /// Beside how many pods, in ascending order [default: 1,100,500,1000; quick: 1,10]
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     pub(crate) pods: Vec<usize>,

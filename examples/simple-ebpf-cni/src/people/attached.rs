@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::AddAssign;
 use std::time::SystemTime;
 
-use cnikit::datapath::{CounterMap, Datapath, DropReason, Drops, LinkMap, PodCounters};
+use cnikit::datapath::{CounterMap, DropReason, Drops, LinkMap, MapSet, PodCounters};
 use cnikit::ipam::Owner;
 use cnikit::netlink::Link;
 use cnikit::runtime::ResultCache;
@@ -70,10 +70,11 @@ struct Maps {
 /// The pods of a network: those that hold a lease, then those that only the programs know, as another plugin gave them
 /// their addresses. `links` are the host's.
 pub(crate) fn pods(known: &Known, links: &[Link]) -> Result<Vec<Pod>, Error> {
-    let Known { name, datapath, .. } = known;
+    let name = &known.name;
     let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
     let by_name: HashMap<&IfName, &Link> = links.iter().map(|link| (&link.name, link)).collect();
-    let maps = Maps::open(datapath)?;
+    let set = known.maps()?;
+    let maps = set.as_ref().map(Maps::open).transpose()?;
 
     // What is damaged holds its address, but tells of no pod: `leases` and `doctor` show it.
     let mut leased = HashSet::new();
@@ -87,7 +88,7 @@ pub(crate) fn pods(known: &Known, links: &[Link]) -> Result<Vec<Pod>, Error> {
         let pod = Pod::new(known, link.copied(), Some(lease.owner), addresses, maps.as_ref())?;
         pods.push(Pod { since: Some(since), created: Some(created), ..pod });
     }
-    let mut others = delivered(datapath)?;
+    let mut others = set.as_ref().map_or_else(|| Ok(BTreeMap::new()), delivered)?;
     others.retain(|index, addresses| {
         by_index.contains_key(index) && !addresses.iter().any(|address| leased.contains(address))
     });
@@ -175,22 +176,15 @@ impl From<Drops> for Reasons {
 }
 
 impl Maps {
-    /// None before the network's first pod.
-    fn open(datapath: &Datapath) -> Result<Option<Self>, Error> {
-        if !datapath.is_complete()? {
-            return Ok(None);
-        }
-        Ok(Some(Self { counters: datapath.counters()?, links: datapath.links()? }))
+    fn open(maps: &MapSet) -> Result<Self, Error> {
+        Ok(Self { counters: maps.counters()?, links: maps.links()? })
     }
 }
 
 /// The addresses that the programs deliver to each port, but for the gateway's and those that a port has by its MAC.
-fn delivered(datapath: &Datapath) -> Result<BTreeMap<u32, Vec<IpAddr>>, Error> {
+fn delivered(maps: &MapSet) -> Result<BTreeMap<u32, Vec<IpAddr>>, Error> {
     let mut addresses: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
-    if !datapath.is_complete()? {
-        return Ok(addresses);
-    }
-    let (ports, bridge) = (datapath.ports()?, datapath.config()?.bridge_ifindex);
+    let (ports, bridge) = (maps.ports()?, maps.config()?.bridge_ifindex);
     for address in ports.addresses()? {
         match ports.read(address)? {
             Some(port) if port.ifindex != bridge && address != IpAddr::from(port.mac.link_local()) => {

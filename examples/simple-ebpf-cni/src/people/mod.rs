@@ -116,6 +116,9 @@ pub(crate) enum Error {
     Netlink(#[from] netlink::Error),
 
     #[error(transparent)]
+    Library(#[from] cnikit::Error),
+
+    #[error(transparent)]
     Plugin(#[from] plugin::Failure),
 
     #[error("cannot {operation} {}{}", .path.display(), remedy::of_file(.source))]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use cnikit::datapath::Datapath;
+use cnikit::datapath::{Datapath, MapSet};
 use cnikit::ipam::Store;
 use cnikit::netlink::{Link, Socket};
 use cnikit::runtime::NetworkList;
@@ -104,11 +104,16 @@ impl Known {
         self.configured.is_none() && !has_pins && self.store.leases().is_ok_and(|mut leases| leases.next().is_none())
     }
 
+    /// The maps that count: those that the running programs use, else the pinned ones; none before the first pod.
+    pub(crate) fn maps(&self) -> Result<Option<MapSet>, Error> {
+        Ok(network::maps(&Socket::open()?, &self.datapath, &self.name)?)
+    }
+
     /// The network's bridge: what is configured, what the programs were told or, should both be gone, what bears the
     /// network's alias.
     pub(crate) fn bridge<'l>(&self, links: &'l [Link]) -> Option<&'l Link> {
         let named = self.configured.as_ref().map(|(_, network)| network.bridge());
-        let told = self.datapath.config().ok().map(|config| config.bridge_ifindex);
+        let told = self.maps().ok().flatten().and_then(|maps| Some(maps.config().ok()?.bridge_ifindex));
         let alias = bridge::alias(&self.name);
         let of = |is_it: &dyn Fn(&Link) -> bool| links.iter().find(|link| is_it(link));
         of(&|link| link.alias.as_deref() == Some(&alias))

@@ -19,6 +19,8 @@ pub(crate) fn of(error: &Error) -> String {
         Error::Leases(error) => of_ipam(error),
         Error::Datapath(error) => of_datapath(error),
         Error::Netlink(error) => of_netlink(error),
+        Error::Library(cnikit::Error::Datapath(error)) => of_datapath(error),
+        Error::Library(cnikit::Error::Netlink(error)) => of_netlink(error),
         _ => REPORT.into(),
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use cnikit::datapath::NetStats;
+use cnikit::datapath::{MapSet, NetStats};
 use cnikit::netlink::{Link, Socket};
 use cnikit::spec::{IfName, NetworkName};
 use serde::Serialize;
@@ -16,8 +16,7 @@ use super::node::{Known, Scope};
 use super::output::{BAD, DOUBTFUL, GOOD, HEADER, Output, VOID};
 use super::text::{count, have, list, verb};
 use super::{Error, chain, remedy};
-use crate::programs::Programs;
-use crate::{bridge, status};
+use crate::{bridge, programs, status};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -149,12 +148,11 @@ impl Network {
                 Some(found) if bridge::is_full(found, links) => problems.push(bridge::full(&found.name).to_string()),
                 _ => {}
             }
-            if !known.datapath.is_complete()? {
+            if known.maps()?.is_none() {
                 problems.push("its eBPF programs are not pinned: the next ADD loads them".to_owned());
             }
         }
-        let datapath =
-            if known.datapath.is_complete()? { Some(Datapath::look(known, host, &mut problems)?) } else { None };
+        let datapath = known.maps()?.map(|maps| Datapath::look(known, &maps, host, &mut problems)).transpose()?;
         let bridge = bridge.map(|bridge| Bridge::look(bridge, host)).transpose()?;
         let ranges = ranges(known, host, &mut problems)?;
         let damaged = known.store.leases()?.filter_map(Result::err);
@@ -187,14 +185,13 @@ impl Bridge {
 }
 
 impl Datapath {
-    fn look(known: &Known, host: &Socket, problems: &mut Vec<String>) -> Result<Self, Error> {
-        let missing = Programs::open(&known.datapath, &known.name)?.missing(host)?;
+    fn look(known: &Known, maps: &MapSet, host: &Socket, problems: &mut Vec<String>) -> Result<Self, Error> {
+        let missing = programs::missing(host, &known.datapath, &known.name)?;
         if !missing.is_empty() {
             problems.push(format!("{} not attached: the next ADD does it", list(&missing)));
         }
-        let config = known.datapath.config()?;
-        let stats = known.datapath.stats()?.into();
-        let drops = known.datapath.drops()?.into();
+        let config = maps.config()?;
+        let (stats, drops) = (maps.stats()?.into(), maps.drops()?.into());
         Ok(Self { attached: missing.is_empty(), direct: config.direct, guard: config.guard, stats, drops })
     }
 }

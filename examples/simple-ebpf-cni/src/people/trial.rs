@@ -55,7 +55,7 @@ pub(crate) fn run() -> Result<(), Trouble> {
     let pins = Pins(PathBuf::from(format!("{}{}", prefix(), process::id())));
     let datapath = Datapath::new(&pins.0, &attachment.network);
     PROGRAMS.meet(datapath.ensure())?;
-    let programs = PROGRAMS.meet(Programs::open(&datapath, &attachment.network))?;
+    let programs = PROGRAMS.meet(Programs::open(&host, &datapath, &attachment.network))?;
     FILTER.meet(programs.ensure_attached(&host))?;
     QDISC.meet(programs.join(&host, &attachment, port, Attach::Clsact))
 }

@@ -25,6 +25,7 @@ mod log_file;
 mod logs;
 mod masquerade;
 mod people;
+mod pins;
 mod pods;
 mod pools;
 mod protocol;

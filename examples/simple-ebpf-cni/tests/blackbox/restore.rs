@@ -34,9 +34,9 @@ fn with_pins_removed(keys: &Value, test: impl FnOnce(&Network, [&Attached; 3]) +
 
 /// Whether anything comes back for what a pod sends from an address that is not its own.
 #[track_caller]
-fn can_spoof(pod: &Attached, target: &Attached) -> bool {
+pub(crate) fn can_spoof(pod: &Attached, target: &Attached) -> bool {
     pod.pod.ip("address add 10.99.0.77/32 dev eth0");
-    let ping = pod.pod.command("ping").words("-n -q -c 3 -i 0.05 -W 1 -I 10.99.0.77").arg(target.address()).output();
+    let ping = pod.pod.command("ping").words("-n -q -c 3 -i 0.05 -W 0.5 -I 10.99.0.77").arg(target.address()).output();
     pod.pod.ip("address delete 10.99.0.77/32 dev eth0");
     ping.status.success()
 }

@@ -16,7 +16,7 @@ const PINGS: u32 = 700;
 const ROUNDS: usize = 5;
 
 /// The directions of packets, by the words of `tc`, and the program that is to see each.
-const HOOKS: [(&str, &str); 2] = [("ingress", "cni_tc_main"), ("egress", "cni_tc_egress")];
+pub(crate) const HOOKS: [(&str, &str); 2] = [("ingress", "cni_tc_main"), ("egress", "cni_tc_egress")];
 
 /// Two pods, the first with a clsact qdisc, the other with TCX links where the kernel has them. Between them nothing
 /// passes but what is delivered directly.
@@ -38,7 +38,7 @@ fn with_pods_of_both_ways(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {
 
 /// Makes the pinned programs those of another build, as far as the plugin can tell.
 #[track_caller]
-fn make_foreign(network: &Network) {
+pub(crate) fn make_foreign(network: &Network) {
     let directory = network.pin("");
     let entries = fs::read_dir(&directory).expect("the pins").filter_map(Result::ok);
     let is_mark = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"build-");
@@ -49,7 +49,7 @@ fn make_foreign(network: &Network) {
 
 /// The block that a direction's filter is in.
 #[track_caller]
-fn block(network: &Network, direction: &str) -> u64 {
+pub(crate) fn block(network: &Network, direction: &str) -> u64 {
     let qdiscs = network.host.tc("qdisc show dev cbr0");
     let blocks = qdiscs.as_array().into_iter().flatten().find_map(|qdisc| qdisc[format!("{direction}_block")].as_u64());
     blocks.unwrap_or_else(|| panic!("no {direction} block: {qdiscs}"))
@@ -57,7 +57,7 @@ fn block(network: &Network, direction: &str) -> u64 {
 
 /// The ids of the programs in a block.
 #[track_caller]
-fn in_block(network: &Network, direction: &str) -> Vec<u64> {
+pub(crate) fn in_block(network: &Network, direction: &str) -> Vec<u64> {
     let filters = network.host.tc(&format!("filter show block {}", block(network, direction)));
     filters.as_array().into_iter().flatten().filter_map(|filter| filter["options"]["prog"]["id"].as_u64()).collect()
 }
@@ -127,15 +127,16 @@ fn an_upgrade_loses_no_packet_and_no_count() {
 fn an_upgrade_that_was_killed_is_finished_by_the_next_add() {
     with_pods_of_both_ways(|network, pods| {
         fs::create_dir(OLD).expect("a bpffs is writable");
-        for (_, name) in HOOKS {
-            let pin = Path::new(OLD).join(name);
-            let id = network.program_id(name).to_string();
-            network.host.command("bpftool").args(["prog", "pin", "id", &id]).arg(pin).run();
-        }
-        make_foreign(network);
-        let newer = network.attach("newer");
-        assert_current(network);
         for (round, left) in [&HOOKS[..], &HOOKS[..1], &HOOKS[1..]].into_iter().enumerate() {
+            for (_, name) in HOOKS {
+                let pin = Path::new(OLD).join(name);
+                let _ = fs::remove_file(&pin);
+                let id = network.program_id(name).to_string();
+                network.host.command("bpftool").args(["prog", "pin", "id", &id]).arg(pin).run();
+            }
+            make_foreign(network);
+            let newer = network.attach(&format!("newer-{round}"));
+            assert_current(network);
             for (direction, name) in left {
                 let block = block(network, direction);
                 let filters = network.host.tc(&format!("filter show block {block}"));
@@ -165,9 +166,9 @@ fn an_upgrade_that_was_killed_is_finished_by_the_next_add() {
                 network.check(attached).silent();
             }
             network.detach(&next);
+            network.detach(&newer);
         }
         assert!(pods[0].pod.ping(pods[1].address(), 5).status.success());
-        network.detach(&newer);
         fs::remove_dir_all(OLD).expect("a bpffs is writable");
     });
 }

@@ -1,6 +1,6 @@
 //! The plugin is killed before each call that changes something: what is left, DEL removes, and it is in nobody's way.
 
-use cnikit_testbed::{Invocation, Pod};
+use cnikit_testbed::{Invocation, Namespace as _, Pod};
 
 use crate::attachment::Scene;
 use crate::faults;
@@ -35,6 +35,30 @@ fn add(network: &Network, points: &mut Points) {
         }
         scene.victim("DEL", &pod).run().silent();
         scene.is_clean(&pod, "a killed ADD and DEL");
+    }
+    scene.clear();
+}
+
+/// The victim's ADD sees another BPF file system than all calls before, and pins the maps in use there.
+fn adopt(network: &Network, points: &mut Points) {
+    let scene = Scene::set(network);
+    loop {
+        let (pod, elsewhere) = (scene.pod(), network.host.scratch());
+        network.host.command("mount").words("-t bpf bpf").arg(&elsewhere).run();
+        network.host.command("mount").arg("--bind").arg(&elsewhere).arg("/sys/fs/bpf").run();
+        let struck = points.strike(&scene.victim("ADD", &pod));
+        if let Some(struck) = &struck {
+            struck.killed();
+            scene.others_are_served();
+        }
+        network.host.command("umount").arg("/sys/fs/bpf").run();
+        network.host.command("umount").arg(&elsewhere).run();
+        scene.others_are_served();
+        scene.victim("DEL", &pod).run().silent();
+        scene.is_clean(&pod, "a killed ADD that pins the maps in use");
+        if struck.is_none() {
+            break;
+        }
     }
     scene.clear();
 }
@@ -84,6 +108,11 @@ fn a_killed_add_with_tcx_links_is_removed_by_del() {
 #[test]
 fn a_killed_add_with_a_delegate_is_removed_by_del() {
     kill("kill ADD, delegated", networks::delegated, 5, add);
+}
+
+#[test]
+fn a_killed_add_that_pins_the_maps_in_use_is_removed_by_del() {
+    kill("kill ADD, other pins", networks::basic, 3, adopt);
 }
 
 #[test]

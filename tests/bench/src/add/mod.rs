@@ -1,5 +1,6 @@
 //! ADD, CHECK and DEL of each contestant, as a runtime sees them: a process each.
 
+mod first;
 mod floor;
 mod rates;
 mod resources;
@@ -41,6 +42,11 @@ pub(crate) fn run(options: &AddOptions) {
             report.write(path);
         }
     };
+    keep(first::measure(options, &field));
+    if options.first {
+        tables::print(&report);
+        return;
+    }
     keep(rates::measure(options, &field));
     keep(resources::measure(options, &field));
     keep(steps::measure(options, &field));

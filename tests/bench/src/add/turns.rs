@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::add::Field;
 use crate::add::floor::{Floor, Least};
-use crate::network::{Case, Network, Turn};
+use crate::network::{Case, Network, Turn, peers_of};
 use crate::options::AddOptions;
 use crate::report::Figure;
 use crate::site::Site;
@@ -19,11 +19,7 @@ struct Samples {
 /// Measures one case.
 pub(crate) fn measure(options: &AddOptions, field: &Field, case: Case) -> Vec<Figure> {
     thread::scope(|scope| {
-        let mut sites: Vec<_> = field
-            .contestants
-            .iter()
-            // It would tell nothing that `bridge` does not.
-            .filter(|contestant| !matches!(case, Case::Disk | Case::MasqueradeNft) || contestant.name != "ptp")
+        let mut sites: Vec<_> = peers_of(case, &field.contestants)
             .map(|contestant| {
                 let network = contestant.network(case, &field.disk.0);
                 (contestant.name, Site::start(scope, contestant.name, |_| network))
@@ -32,10 +28,6 @@ pub(crate) fn measure(options: &AddOptions, field: &Field, case: Case) -> Vec<Fi
         let floor = Site::start(scope, "floor", Floor::new);
 
         let mut figures = Vec::new();
-        for (name, site) in &sites {
-            let first = site.run(|host, network: &mut Network| network.turn(host)).add;
-            figures.push(Figure::of("first ADD", case.name(), 0, name, "ms", &[millis(first)]));
-        }
         for pods in options.pods() {
             eprintln!("{}, beside {pods} pods", case.name());
             sites.retain(|(name, site)| {

@@ -8,12 +8,12 @@ use cnikit::spec::Attachment;
 use super::{Check, Verdict, forwarding};
 use crate::NAME;
 use crate::config::Addressing;
-use crate::masquerade;
 use crate::people::attached::Pod;
 use crate::people::network::Network;
 use crate::people::node::Known;
 use crate::people::text::{count, have};
 use crate::people::{Error, chain, remedy};
+use crate::{masquerade, programs};
 
 /// Whether a network has pods, by the ports of its bridge alone.
 pub(super) fn has_ports(network: &Network, links: &[Link]) -> bool {
@@ -28,6 +28,7 @@ pub(crate) fn attached(known: &Known, pods: &[Pod], host: &Socket, links: &[Link
     if !pods.is_empty() {
         checks.extend(bridge(known, host, links));
     }
+    checks.extend(unpinned(known, host)?);
     let Some((_, network)) = &known.configured else {
         return Ok(checks);
     };
@@ -66,6 +67,15 @@ fn bridge(known: &Known, host: &Socket, links: &[Link]) -> Option<Check> {
         }
         Some(_) => None,
     }
+}
+
+/// Whether the programs that run use other maps than those that are pinned where this process looks.
+fn unpinned(known: &Known, host: &Socket) -> Result<Option<Check>, Error> {
+    const REMEDY: &str = "attach a pod, as the next ADD pins the maps in use; findmnt --submounts /sys/fs/bpf shows \
+                          whether another file system lies over the pins";
+    let unpinned = programs::unpinned_maps(host, &known.datapath, &known.name)?;
+    let found = || format!("{}: {}", known.name, programs::unpinned(&known.datapath.directory()));
+    Ok(unpinned.map(|_| Check::warn("pins", found(), REMEDY)))
 }
 
 fn masquerade(network: &Network) -> Option<Check> {

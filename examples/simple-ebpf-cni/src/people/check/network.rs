@@ -65,8 +65,8 @@ fn look(known: &Known, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Erro
         checks.push(Check::warn("leases", found, "the runtime's GC frees them, or an ADD that finds the pool dry"));
     }
     checks.extend(super::attached(known, &pods, host, links)?);
-    if datapath.is_complete()? {
-        let rows = Rows::open(datapath)?.indexes()?;
+    if let Some(maps) = known.maps()? {
+        let rows = Rows::of(&maps)?.indexes()?;
         let lost = rows.iter().filter(|row| links.iter().all(|link| link.index != **row)).count();
         if lost > 0 {
             let found = format!("{} in the maps of {name} {} to no interface", count(lost, "row"), verb(lost, "lead"));

@@ -1,0 +1,478 @@
+//! Pins that are not those of the programs that run: a mount namespace has a BPF file system of its own, one is mounted
+//! over another, pins are removed, or pins of another set are there.
+//!
+//! Another file system over `/sys/fs/bpf` is what a call from a mount namespace with its own sees.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use cnikit::datapath::{Direction, TcxLink};
+use cnikit_testbed::{Command, Namespace, Plugin, classifier, kernel};
+use serde_json::{Value, json};
+
+use crate::restore::can_spoof;
+use crate::support::{Attached, NAME, Network, bin, code, on_host};
+use crate::upgrade::{HOOKS, block, in_block, make_foreign};
+
+const BPFFS: &str = "/sys/fs/bpf";
+const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
+
+/// A BPF file system of another mount namespace.
+struct Elsewhere(PathBuf);
+
+impl Elsewhere {
+    #[track_caller]
+    fn new(network: &Network) -> Self {
+        let path = network.host.scratch();
+        network.host.command("mount").words("-t bpf bpf").arg(&path).run();
+        Self(path)
+    }
+
+    /// Works as calls from there do.
+    #[track_caller]
+    fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
+        Command::new("mount").arg("--bind").arg(&self.0).arg(BPFFS).run();
+        let done = work();
+        Command::new("umount").arg(BPFFS).run();
+        done
+    }
+}
+
+impl Elsewhere {
+    /// The plugin in a mount namespace of its own, where this is `/sys/fs/bpf`: for calls at the same time as others.
+    #[track_caller]
+    fn plugin(&self, network: &Network) -> Plugin {
+        let script = network.host.scratch().join("simple-ebpf-cni");
+        let inside = r#"mount --bind "$0" /sys/fs/bpf && exec "$1""#;
+        let (bpffs, plugin) = (self.0.display(), bin().join("simple-ebpf-cni"));
+        let text = format!("#!/bin/sh\nexec unshare --mount sh -c '{inside}' {bpffs} {}\n", plugin.display());
+        fs::write(&script, text).expect("the scratch space is writable");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+        Plugin::new(script)
+    }
+}
+
+/// Two pods that have reached each other, and another BPF file system.
+#[track_caller]
+fn with_two_pods(test: impl FnOnce(&Network, [&Attached; 2], &Elsewhere) + Send) {
+    on_host(|network| {
+        let (one, two) = (network.attach("one"), network.attach("two"));
+        assert_direct(network, &one, &two);
+        assert!(!can_spoof(&one, &two), "the control: the guard is on");
+        let elsewhere = Elsewhere::new(network);
+        test(network, [&one, &two], &elsewhere);
+        for pod in [&one, &two] {
+            network.check(pod).silent();
+            network.detach(pod);
+        }
+    });
+}
+
+/// What one pod sends to another goes directly, and is counted in the maps that are pinned here.
+#[track_caller]
+fn assert_direct(network: &Network, from: &Attached, to: &Attached) {
+    let sent = || network.counters(from.address()).expect("an entry").tx_direct;
+    let before = sent();
+    assert!(from.pod.ping(to.address(), 3).status.success(), "{} to {}", from.address(), to.address());
+    assert!(sent() >= before + 3, "{} to {} goes by the bridge", from.address(), to.address());
+}
+
+/// The pinned programs run, and the guard holds pods to their addresses.
+#[track_caller]
+fn assert_whole(network: &Network, pods: &[&Attached]) {
+    for (direction, name) in HOOKS {
+        assert_eq!(in_block(network, direction), [network.program_id(name)], "{name}");
+    }
+    for (from, to) in pods.iter().zip(pods.iter().cycle().skip(1)) {
+        assert_direct(network, from, to);
+        assert!(!can_spoof(from, to), "{} is not held to its addresses", from.address());
+    }
+}
+
+/// The id of a pinned map.
+#[track_caller]
+fn map_id(network: &Network, map: &str) -> u64 {
+    let shown = network.host.command("bpftool").words("-j map show pinned").arg(network.pin(map)).json();
+    shown["id"].as_u64().expect("an id")
+}
+
+/// The programs of the machine that use a map, and the maps that these use.
+#[track_caller]
+fn users(network: &Network, map: u64) -> (BTreeSet<u64>, BTreeSet<u64>) {
+    let shown = network.host.command("bpftool").words("-j prog show").json();
+    let (mut programs, mut maps) = (BTreeSet::new(), BTreeSet::new());
+    for program in shown.as_array().into_iter().flatten() {
+        let ids: Vec<u64> = program["map_ids"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+        if ids.contains(&map) {
+            programs.extend(program["id"].as_u64());
+            maps.extend(ids);
+        }
+    }
+    (programs, maps)
+}
+
+/// Attaches pods until one has the address.
+#[track_caller]
+fn attach_at(network: &Network, address: &str) -> Attached {
+    for turn in 0..8 {
+        let pod = network.attach(&format!("again-{turn}"));
+        if pod.address() == address {
+            return pod;
+        }
+        network.detach(&pod);
+    }
+    panic!("nobody gets {address} again");
+}
+
+#[test]
+fn calls_under_another_file_system_work_on_the_maps_in_use() {
+    on_host(|network| {
+        let mut config = network.config.clone();
+        // So few addresses that the next pods get one that was given back.
+        config["subnet"] = "10.99.0.0/29".into();
+        let network = &network.by(config);
+        let (one, two) = (network.attach("one"), network.attach("two"));
+        assert_direct(network, &one, &two);
+        let counted = network.counters(one.address()).expect("an entry");
+        let (map, gone) = (map_id(network, "pod_ifindex"), two.address().to_owned());
+        let elsewhere = Elsewhere::new(network);
+        let three = elsewhere.enter(|| {
+            network.detach(&two);
+            let three = attach_at(network, &gone);
+            assert_eq!(map_id(network, "pod_ifindex"), map, "the maps are the same");
+            assert!(network.counters(one.address()).expect("an entry").tx_packets >= counted.tx_packets);
+            assert_whole(network, &[&one, &three]);
+            three
+        });
+        // The pins here were never changed.
+        assert_whole(network, &[&one, &three]);
+        let four = network.attach("four");
+        assert_whole(network, &[&one, &three, &four]);
+        for pod in [&one, &three, &four] {
+            network.check(pod).silent();
+            network.detach(pod);
+        }
+    });
+}
+
+#[test]
+fn calls_by_turns_from_two_mount_namespaces_share_programs_and_maps() {
+    with_two_pods(|network, [one, two], elsewhere| {
+        let map = map_id(network, "pod_ifindex");
+        let mut settled = None;
+        let mut last: Option<Attached> = None;
+        for turn in 0..20 {
+            let mut call = || {
+                // The pod of the other namespace is detached from here.
+                last.take().iter().for_each(|pod| network.detach(pod));
+                let pod = network.attach(&format!("turn-{turn}"));
+                assert_direct(network, one, &pod);
+                assert_direct(network, &pod, two);
+                network.check(&pod).silent();
+                network.check(one).silent();
+                if turn % 5 == 0 {
+                    assert!(!can_spoof(one, two) && !can_spoof(&pod, one), "turn {turn}");
+                }
+                pod
+            };
+            last = Some(if turn % 2 == 0 { elsewhere.enter(&mut call) } else { call() });
+            let users = users(network, map);
+            if turn > 1 {
+                assert_eq!(settled.get_or_insert_with(|| users.clone()), &users, "turn {turn}");
+            }
+        }
+        last.iter().for_each(|pod| network.detach(pod));
+    });
+}
+
+/// A runtime whose mount namespace has no BPF file system, and is made anew for each call.
+#[test]
+fn calls_that_each_see_an_empty_file_system_share_programs_and_maps() {
+    with_two_pods(|network, [one, two], _| {
+        let fresh = || Elsewhere::new(network);
+        let map = map_id(network, "pod_ifindex");
+        let before = users(network, map);
+        for turn in 0..4 {
+            let elsewhere = fresh();
+            let next = elsewhere.enter(|| network.attach(&format!("next-{turn}")));
+            elsewhere.enter(|| {
+                assert_eq!(users(network, map_id(network, "pod_ifindex")), before);
+                assert_whole(network, &[one, two, &next]);
+            });
+            fresh().enter(|| network.detach(&next));
+            assert!(network.counters(next.address()).is_none(), "nothing is pinned where DEL looks");
+        }
+    });
+}
+
+#[test]
+fn an_entry_that_a_del_elsewhere_cannot_see_does_not_outlive_the_next_add() {
+    with_two_pods(|network, [one, two], elsewhere| {
+        let gone = network.attach("gone");
+        let known = |address: &str| network.counters(address).is_some();
+        // Nothing is pinned there, and nothing is made.
+        elsewhere.enter(|| {
+            network.detach(&gone);
+            assert!(!Path::new(PINS).exists());
+        });
+        assert!(!known(gone.address()), "DEL finds the maps in use by the programs");
+
+        // The programs tell of no maps while they do not run.
+        let gone = network.attach("gone");
+        network.detach_programs();
+        elsewhere.enter(|| network.detach(&gone));
+        assert!(known(gone.address()));
+        let next = network.attach("next");
+        assert!(!known(gone.address()) || next.address() == gone.address(), "the entry leads nowhere, and is left");
+        assert_whole(network, &[one, two, &next]);
+        network.detach(&next);
+    });
+}
+
+#[test]
+fn pins_of_another_set_and_of_an_older_build_give_way_to_the_maps_in_use() {
+    on_host(|network| {
+        let elsewhere = Elsewhere::new(network);
+        elsewhere.enter(|| {
+            let before = network.attach("before");
+            network.detach(&before);
+            network.host.ip("link del cbr0");
+        });
+        let (one, two) = (network.attach("one"), network.attach("two"));
+        assert_direct(network, &one, &two);
+        let map = map_id(network, "pod_ifindex");
+        let counted = network.counters(one.address()).expect("an entry");
+        for is_older in [true, false] {
+            let next = elsewhere.enter(|| {
+                if is_older {
+                    assert_ne!(map_id(network, "pod_ifindex"), map, "the control: another set");
+                    make_foreign(network);
+                }
+                let next = network.attach("next");
+                assert_eq!(map_id(network, "pod_ifindex"), map);
+                assert!(network.counters(one.address()).expect("an entry").tx_packets >= counted.tx_packets);
+                assert_whole(network, &[&one, &two, &next]);
+                next
+            });
+            network.detach(&next);
+        }
+        let last = network.attach("last");
+        assert_whole(network, &[&one, &two, &last]);
+        [&one, &two, &last].into_iter().for_each(|pod| network.detach(pod));
+    });
+}
+
+#[test]
+fn a_pin_that_is_missing_is_put_back_under_running_pods() {
+    with_two_pods(|network, [one, two], _| {
+        for map in ["pod_ifindex", "port_config", "flows", "net_config"] {
+            for is_older in [false, true] {
+                let id = map_id(network, map);
+                fs::remove_file(network.pin(map)).expect("a bpffs is writable");
+                if is_older {
+                    make_foreign(network);
+                }
+                let next = network.attach("next");
+                assert_eq!(map_id(network, map), id, "{map} is in use");
+                assert_whole(network, &[one, two, &next]);
+                network.check(one).silent();
+                network.detach(&next);
+            }
+        }
+    });
+}
+
+/// Programs of another author, which use none of the maps, run in the place of ours: there is nothing to adopt.
+#[test]
+fn where_foreign_programs_run_the_entries_come_from_leases_and_ports() {
+    with_two_pods(|network, [one, two], elsewhere| {
+        let gone = network.attach("gone");
+        let own = HOOKS.map(|(_, name)| network.program_id(name));
+        let (_foreign, id) = classifier(-1);
+        let pin = Elsewhere::new(network).0.join("foreign");
+        network.host.command("bpftool").args(["prog", "pin", "id", &id.to_string()]).arg(&pin).run();
+        let put_foreign = || {
+            for (direction, _) in HOOKS {
+                let words = format!("filter replace {} bpf direct-action object-pinned", place(network, direction));
+                network.host.command("tc").words(&words).arg(&pin).run();
+            }
+        };
+        put_foreign();
+        assert!(can_spoof(one, two), "the control: the foreign programs do not guard");
+        elsewhere.enter(|| {
+            // What it leaves behind in the maps that are pinned elsewhere, nobody can see.
+            network.detach(&gone);
+            let next = network.attach("next");
+            assert_ne!(network.program_id(HOOKS[0].1), own[0]);
+            assert_whole(network, &[one, two, &next]);
+            network.detach(&next);
+        });
+        put_foreign();
+        let next = network.attach("next");
+        assert_whole(network, &[one, two, &next]);
+        assert!(network.counters(gone.address()).is_none() || gone.address() == next.address());
+        network.detach(&next);
+    });
+}
+
+#[test]
+fn what_looks_from_elsewhere_reports_the_maps_in_use_and_the_remedy() {
+    with_two_pods(|network, [one, two], elsewhere| {
+        let conf = network.host.scratch();
+        fs::write(
+            conf.join("10.conflist"),
+            json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": [network.config] }).to_string(),
+        )
+        .expect("the scratch space is writable");
+        let people = |verb: &str| {
+            let command = network.host.command(bin().join("simple-ebpf-cni"));
+            command.arg(verb).arg("--conf-dir").arg(&conf).output()
+        };
+        let counted = network.counters(one.address()).expect("an entry").tx_packets;
+        elsewhere.enter(|| {
+            let refused = network.check(one).error(code::DIFFERS);
+            assert!(
+                refused.contains("use other maps than those that are pinned in /sys/fs/bpf/simple-ebpf-cni/"),
+                "{refused}"
+            );
+            assert!(refused.contains("the next ADD"), "{refused}");
+            assert!(!refused.contains("has no row"), "the maps in use have them: {refused}");
+
+            let status = people("status");
+            assert!(!status.status.success());
+            assert!(status.stdout.contains("use other maps") && status.stdout.contains("findmnt"), "{status:?}");
+            assert!(status.stdout.contains("attached, direct delivery on, guard on"), "{status:?}");
+            let doctor = people("doctor");
+            assert!(doctor.stdout.contains("use other maps") && doctor.stdout.contains("findmnt"), "{doctor:?}");
+            let pods = network.host.command(bin().join("simple-ebpf-cni"));
+            let pods = pods.words("pods --json --conf-dir").arg(&conf).json();
+            let shown = pods["pods"].as_array().expect("pods").iter().find(|pod| pod["addresses"][0] == one.address());
+            assert!(shown.expect("it")["counters"]["tx"]["packets"].as_u64() >= Some(counted), "{pods}");
+            assert!(!Path::new(PINS).exists(), "looking changes nothing");
+        });
+        network.check(one).silent();
+        let status = people("status");
+        assert!(!status.stdout.contains("use other maps"), "{status:?}");
+
+        // GC removes what is in the maps in use.
+        let gone = network.attach("gone");
+        let (mut config, kept) = (network.with("cniVersion", "1.1.0"), [one, two]);
+        config["cni.dev/valid-attachments"] =
+            kept.map(|pod| json!({ "containerID": pod.container, "ifname": "eth0" })).to_vec().into();
+        elsewhere.enter(|| network.plugin.invocation("GC").config(&config).run().silent());
+        assert!(network.counters(gone.address()).is_none());
+    });
+}
+
+/// The place of our filter in a block, in the words of `tc`.
+#[track_caller]
+fn place(network: &Network, direction: &str) -> String {
+    let block = block(network, direction);
+    let filters = network.host.tc(&format!("filter show block {block}"));
+    let filter = filters.as_array().into_iter().flatten().find(|filter| !filter["options"].is_null());
+    let filter = filter.unwrap_or_else(|| panic!("no filter: {filters}"));
+    let handle = filter["options"]["handle"].as_str().expect("a handle");
+    format!("block {block} pref {} handle {handle}", filter["pref"])
+}
+
+/// The programs on the ports of pods with TCX links stay the only ones there.
+#[test]
+fn links_of_tcx_that_are_pinned_elsewhere_are_kept_to() {
+    if kernel() < (6, 6) {
+        return;
+    }
+    with_two_pods(|network, [one, two], elsewhere| {
+        let by_links = network.by(network.with("attach", "tcx"));
+        let linked = by_links.attach("linked");
+        let index = network.host.link(linked.host_veth()).expect("it")["ifindex"].as_u64().expect("an index");
+        let index = u32::try_from(index).expect("an index");
+        let attached = || {
+            [Direction::Ingress, Direction::Egress]
+                .map(|way| TcxLink::attached(index, way).expect("it can be asked").len())
+        };
+        assert_eq!(attached(), [1, 1]);
+        for is_older in [false, true, false] {
+            let next = elsewhere.enter(|| {
+                if is_older {
+                    make_foreign(network);
+                }
+                let next = network.attach("next");
+                assert_eq!(attached(), [1, 1]);
+                assert_whole(network, &[one, two, &linked, &next]);
+                by_links.check(&linked).silent();
+                next
+            });
+            network.detach(&next);
+            let last = network.attach("last");
+            assert_whole(network, &[one, two, &linked, &last]);
+            by_links.check(&linked).silent();
+            network.detach(&last);
+        }
+        elsewhere.enter(|| by_links.detach(&linked));
+        // The pins of its links are swept by GC where they are.
+        let (mut config, kept) = (network.with("cniVersion", "1.1.0"), [one, two]);
+        config["cni.dev/valid-attachments"] =
+            kept.map(|pod| json!({ "containerID": pod.container, "ifname": "eth0" })).to_vec().into();
+        network.plugin.invocation("GC").config(&config).run().silent();
+        assert!(fs::read_dir(network.pin("").with_file_name("links")).is_ok_and(|mut pins| pins.next().is_none()));
+    });
+}
+
+#[test]
+fn pods_with_addresses_of_another_plugin_are_served_from_elsewhere() {
+    on_host(|network| {
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        config["ipam"] = json!({ "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": network.host.scratch() });
+        let network = &Network { host: network.host, plugin: network.plugin.clone().beside("/usr/lib/cni"), config };
+        let elsewhere = Elsewhere::new(network);
+        let (one, two) = (network.attach("one"), network.attach("two"));
+        assert_direct(network, &one, &two);
+        let three = elsewhere.enter(|| {
+            let three = network.attach("three");
+            assert_whole(network, &[&one, &two, &three]);
+            network.detach(&two);
+            three
+        });
+        let four = network.attach("four");
+        assert_whole(network, &[&one, &three, &four]);
+        [&one, &three, &four].into_iter().for_each(|pod| network.detach(pod));
+    });
+}
+
+/// Each of two mount namespaces loads programs and maps of its own. One set comes to run, and all pods are in its maps.
+#[test]
+fn first_adds_from_two_mount_namespaces_at_once_make_one_network() {
+    on_host(|network| {
+        let elsewhere = Elsewhere::new(network);
+        let there = Network { host: network.host, plugin: elsewhere.plugin(network), config: network.config.clone() };
+        for round in 0..5 {
+            let attach = |(number, network): (usize, &Network)| {
+                let pod = network.host.pod();
+                let container = format!("pod-{round}-{number}");
+                let result = network.call("ADD", &container, &pod).result();
+                Attached { container, pod, result }
+            };
+            let pods: Vec<Attached> = std::thread::scope(|scope| {
+                let calls = [network, &there, network, &there].into_iter().enumerate();
+                let calls: Vec<_> = calls.map(|call| scope.spawn(move || attach(call))).collect();
+                calls.into_iter().map(|call| call.join().expect("ADD succeeds")).collect()
+            });
+            let (here, last) = (network.attach("here"), there.attach("there"));
+            let pods: Vec<&Attached> = pods.iter().chain([&here, &last]).collect();
+            assert_whole(network, &pods);
+            let map = map_id(network, "pod_ifindex");
+            elsewhere.enter(|| assert_eq!(map_id(network, "pod_ifindex"), map, "round {round}"));
+            for pod in pods {
+                network.check(pod).silent();
+                network.detach(pod);
+            }
+            network.host.ip("link del cbr0");
+            for pins in [Path::new(PINS), &elsewhere.0.join("simple-ebpf-cni")] {
+                fs::remove_dir_all(pins).expect("a bpffs is writable");
+            }
+        }
+    });
+}

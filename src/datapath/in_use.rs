@@ -1,0 +1,120 @@
+//! Programs that run somewhere, found by their ids, and the maps that they use.
+#![expect(unsafe_code, reason = "libbpf-rs has no way to ask for the maps of one program")]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+
+use libbpf_rs::{MapCore as _, MapHandle, ProgramHandle, libbpf_sys as sys};
+use tracing::debug;
+
+use super::error::io_error;
+use super::map::Maps;
+use super::maps::MAPS;
+use super::program::ProgramName;
+use super::{Error, Result};
+
+/// The most maps that are asked for of one program; this build's use a dozen.
+const MOST_MAPS: usize = 64;
+
+/// The programs of a set that run, and the maps that they use.
+pub(super) struct InUse {
+    programs: Vec<Running>,
+    /// The ids of the maps of [`MAPS`], by their names.
+    pub(super) maps: BTreeMap<&'static str, u32>,
+}
+
+/// One program.
+struct Running {
+    name: ProgramName,
+    handle: ProgramHandle,
+    maps: BTreeMap<&'static str, u32>,
+}
+
+impl InUse {
+    /// Looks at programs by their ids. `None` when none of them is one of this library's with maps of this layout, and
+    /// when the kernel refuses to open programs or maps by id, which takes `CAP_SYS_ADMIN`.
+    ///
+    /// Programs that use different maps of one name are not expected. The maps of the first of `ids` count.
+    pub(super) fn look(ids: &[u32]) -> Result<Option<Self>> {
+        let mut found = Self { programs: Vec::new(), maps: BTreeMap::new() };
+        for id in ids {
+            match Running::look(*id) {
+                Ok(Some(program)) => {
+                    for (name, map) in &program.maps {
+                        found.maps.entry(*name).or_insert(*map);
+                    }
+                    found.programs.push(program);
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    debug!("cannot look at the eBPF program {id}: {error}");
+                    return Ok(None);
+                }
+                Err(source) => return Err(Error::Program { id: *id, source }),
+            }
+        }
+        Ok((!found.maps.is_empty()).then_some(found))
+    }
+
+    /// Opens the maps.
+    pub(super) fn open(&self) -> Result<Maps> {
+        let open = |(name, id): (&&'static str, &u32)| {
+            let opened = MapHandle::from_map_id(*id);
+            let failed =
+                |error| Error::Map { operation: format!("open the id {id}"), map: name, source: io_error(error) };
+            opened.map(|map| (*name, map)).map_err(failed)
+        };
+        self.maps.iter().map(open).collect()
+    }
+
+    /// A running program with the code of `loaded`, which uses no other maps than `maps`.
+    pub(super) fn twin(&self, loaded: &ProgramHandle, maps: &BTreeMap<&'static str, u32>) -> Option<&ProgramHandle> {
+        let is_twin = |program: &&Running| {
+            program.name.as_str() == loaded.name()
+                && program.handle.tag() == loaded.tag()
+                && program.maps.iter().all(|(name, id)| maps.get(name) == Some(id))
+        };
+        self.programs.iter().find(is_twin).map(|program| &program.handle)
+    }
+}
+
+impl Running {
+    fn look(id: u32) -> io::Result<Option<Self>> {
+        let handle = ProgramHandle::from_prog_id(id).map_err(io_error)?;
+        let Some(name) = ProgramName::ALL.into_iter().find(|name| name.as_str() == handle.name()) else {
+            return Ok(None);
+        };
+        let mut maps = BTreeMap::new();
+        for id in map_ids(handle.as_fd())? {
+            let map = MapHandle::from_map_id(id).map_err(io_error)?;
+            let Some(shape) = MAPS.iter().find(|shape| map.name() == shape.name) else { continue };
+            if (map.key_size() as usize, map.value_size() as usize) != shape.sizes {
+                return Ok(None);
+            }
+            maps.insert(shape.name, id);
+        }
+        Ok(Some(Self { name, handle, maps }))
+    }
+}
+
+/// The id of an open map.
+pub(super) fn map_id(map: &MapHandle) -> Result<u32> {
+    map.info().map(|info| info.info.id).map_err(|error| Error::Load { source: io_error(error) })
+}
+
+/// The ids of the maps that a program uses.
+fn map_ids(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; MOST_MAPS];
+    let mut info =
+        sys::bpf_prog_info { nr_map_ids: MOST_MAPS as u32, map_ids: ids.as_mut_ptr() as u64, ..Default::default() };
+    let mut size = size_of::<sys::bpf_prog_info>() as u32;
+    // SAFETY: the descriptor is open; the kernel writes `size` bytes to `info` and `nr_map_ids` numbers to `ids` at most.
+    let asked = unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut size) };
+    if asked < 0 {
+        return Err(io::Error::from_raw_os_error(-asked));
+    }
+    // The kernel reports how many maps there are, and writes no more than there is room for.
+    ids.truncate(info.nr_map_ids as usize);
+    Ok(ids)
+}
