@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use super::allocator::{self, Table};
 use super::error::{Error, Result};
 use super::hints::{Hints, Rows};
-use super::lease::{Lease, Owner};
+use super::lease::{Lease, Owner, Tenant};
 use super::pool::Pool;
 use super::recovery::SetAside;
 use super::store::{NAME_MAX, Store};
@@ -56,7 +56,8 @@ impl<'a> Locked<'a> {
         Ok(locked)
     }
 
-    /// Gives `owner` one address of each pool: of all of them or, on an error, of none.
+    /// Gives `tenant` one address of each pool: of all of them or, on an error, of none. An [`Owner`] is a tenant without
+    /// a pod.
     ///
     /// Addresses of `requested` are taken for the pool that they are of, the others are chosen: the first that is free
     /// after the one handed out last. The time of that does not depend on the leases held, but where long rows of
@@ -64,11 +65,11 @@ impl<'a> Locked<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::AlreadyLeased`] with the lease that `owner` holds, [`Error::CorruptLease`] when it holds one that
+    /// [`Error::AlreadyLeased`] with the lease that the owner holds, [`Error::CorruptLease`] when it holds one that
     /// cannot be read, [`Error::PoolExhausted`]; [`Error::AddressTaken`], [`Error::NotInPools`] and
     /// [`Error::RequestedTwice`] of what was requested; [`Error::NameTooLong`], [`Error::Io`].
-    pub fn allocate(&mut self, owner: &Owner, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
-        self.allocate_with(owner, pools, requested, |_| false)
+    pub fn allocate(&mut self, tenant: impl Into<Tenant>, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
+        self.allocate_with(tenant, pools, requested, |_| false)
     }
 
     /// As [`allocate`](Self::allocate), and frees the leases that `reclaim` gives up.
@@ -87,12 +88,12 @@ impl<'a> Locked<'a> {
     /// Those of [`allocate`](Self::allocate).
     pub fn allocate_with(
         &mut self,
-        owner: &Owner,
+        tenant: impl Into<Tenant>,
         pools: &[Pool],
         requested: &[IpAddr],
         mut reclaim: impl FnMut(&Lease) -> bool,
     ) -> Result<Lease> {
-        allocator::allocate(self, owner, pools, requested, &mut reclaim)
+        allocator::allocate(self, &tenant.into(), pools, requested, &mut reclaim)
     }
 
     /// Frees the addresses of `owner` and returns its lease; there being none is a success.
@@ -246,9 +247,10 @@ impl Table for Locked<'_> {
         self.hints.clone()
     }
 
-    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
+    fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
+        let Tenant { owner, pod } = tenant.clone();
         let (boot_id, created) = (self.boot_id.clone(), timestamp::now());
-        let lease = Lease { owner: owner.clone(), addresses, boot_id, created, imported: false };
+        let lease = Lease { owner, addresses, boot_id, created, imported: false, pod };
         // Before the lease and not after it: a disk that is full is then told of while nothing is committed.
         self.hints = hints;
         self.mark()?;

@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use super::allocator::{self, Table};
 use super::error::Result;
 use super::hints::Hints;
-use super::lease::{BootId, Lease, Owner};
+use super::lease::{BootId, Lease, Owner, Tenant};
 use super::pool::Pool;
 use super::timestamp;
 use super::usage::Usage;
@@ -45,8 +45,8 @@ impl MemoryStore {
     /// # Errors
     ///
     /// Those of the same function that tell of the request; no [`Error::Io`](super::Error::Io).
-    pub fn allocate(&mut self, owner: &Owner, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
-        self.allocate_with(owner, pools, requested, |_| false)
+    pub fn allocate(&mut self, tenant: impl Into<Tenant>, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
+        self.allocate_with(tenant, pools, requested, |_| false)
     }
 
     /// As [`Locked::allocate_with`](super::Locked::allocate_with).
@@ -56,12 +56,12 @@ impl MemoryStore {
     /// Those of [`allocate`](Self::allocate).
     pub fn allocate_with(
         &mut self,
-        owner: &Owner,
+        tenant: impl Into<Tenant>,
         pools: &[Pool],
         requested: &[IpAddr],
         mut reclaim: impl FnMut(&Lease) -> bool,
     ) -> Result<Lease> {
-        allocator::allocate(self, owner, pools, requested, &mut reclaim)
+        allocator::allocate(self, &tenant.into(), pools, requested, &mut reclaim)
     }
 
     /// Frees the addresses of `owner` and returns its lease.
@@ -124,17 +124,19 @@ impl Table for MemoryStore {
         self.hints.clone()
     }
 
-    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
+    fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
+        let Tenant { owner, pod } = tenant.clone();
         let lease = Lease {
             owner: owner.clone(),
             addresses,
             boot_id: BootId::new("memory"),
             created: timestamp::now(),
             imported: false,
+            pod,
         };
         self.hints = hints;
         self.holders.extend(lease.addresses.iter().map(|address| (address.ip(), owner.clone())));
-        self.leases.insert(owner.clone(), lease.clone());
+        self.leases.insert(owner, lease.clone());
         Ok(lease)
     }
 
