@@ -1,6 +1,8 @@
 //! The names that Kubernetes has for a pod: from `CNI_ARGS` into the lease, the tables and the log.
 
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt as _;
 
 use cnikit_testbed::{Namespace as _, Outcome, Pod};
 use serde_json::{Value, json};
@@ -136,6 +138,14 @@ fn a_value_that_is_no_name_costs_a_warning_and_nothing_else() {
             assert!(lines.iter().all(|line| line["pod"] == "shop/-" && !line.contains_key("pod_uid")), "{lines:#?}");
             fs::write(LOG, "").expect("root may write");
         }
+        // Bytes that are no text at all.
+        let pod = network.host.pod();
+        let args = OsString::from_vec(b"K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web\xff".to_vec());
+        let outcome = network.plugin.on("ADD", &network.config, "one", &pod).env("CNI_ARGS", args).run();
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+        outcome.result();
+        assert_eq!(cells(&shown(&looking(network, "pods")))[1][0], "shop/-");
+        call(network, "DEL", "one", &pod, "").silent();
         // No value at all is no value to warn of: cri-o passes an empty UID.
         let pod = network.host.pod();
         let outcome = call(network, "ADD", "one", &pod, "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=");
