@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use cnikit::plugin::{self, About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Plugin, StatusRequest};
-use cnikit::runtime::{Delegate, Prior};
+use cnikit::runtime::{Delegable, Delegate, Prior};
 use cnikit::spec::{AddResult, Interface};
 use cnikit_testbed::Outcome;
 use serde_json::{Value, json};
@@ -145,15 +145,10 @@ enum Mistake {
     Delegate,
 }
 
-/// Delegates a verb, in a plugin that may be its own delegate: that one ends here.
-macro_rules! delegate {
-    ($request:expr, |$delegate:ident| $call:expr) => {{
-        assert!(!is_called_by_a_plugin(), "the plugin has called itself");
-        match Delegate::ipam($request)? {
-            Some($delegate) => $call,
-            None => panic!("the configuration names a delegate"),
-        }
-    }};
+/// The delegate of a plugin that may be its own: that one ends here.
+fn delegate<R: Delegable>(request: &R) -> Result<Delegate<'_, R>, Failure> {
+    assert!(!is_called_by_a_plugin(), "the plugin has called itself");
+    Ok(Delegate::ipam(request)?.expect("the configuration names a delegate"))
 }
 
 fn is_called_by_a_plugin() -> bool {
@@ -188,7 +183,7 @@ impl Plugin for Careless {
 
     fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, Failure> {
         if matches!(request.config.mistake, Mistake::Delegate) {
-            return Ok(delegate!(request, |delegate| delegate.add(Prior::Absent)?.keep()));
+            return Ok(delegate(request)?.add(Prior::Absent)?.keep());
         }
         request.config.mistake.make();
         Ok(AddResult::default().with_interface(Interface::new("eth0")))
@@ -197,21 +192,21 @@ impl Plugin for Careless {
     fn del(&self, request: &DelRequest<Config>) -> Result<(), Failure> {
         let mistake = request.config.as_ref().expect("the test's configuration is valid").mistake;
         if matches!(mistake, Mistake::Delegate) {
-            return Ok(delegate!(request, |delegate| delegate.del()?));
+            return Ok(delegate(request)?.del()?);
         }
         mistake.make();
         Ok(())
     }
 
     fn check(&self, request: &CheckRequest<Config>) -> Result<(), Failure> {
-        Ok(delegate!(request, |delegate| delegate.check()?))
+        Ok(delegate(request)?.check()?)
     }
 
     fn gc(&self, request: &GcRequest<Config>) -> Result<(), Failure> {
-        Ok(delegate!(request, |delegate| delegate.gc()?))
+        Ok(delegate(request)?.gc()?)
     }
 
     fn status(&self, request: &StatusRequest<Config>) -> Result<(), Failure> {
-        Ok(delegate!(request, |delegate| delegate.status()?))
+        Ok(delegate(request)?.status()?)
     }
 }

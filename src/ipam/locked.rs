@@ -56,8 +56,7 @@ impl<'a> Locked<'a> {
         Ok(locked)
     }
 
-    /// Gives `tenant` one address of each pool: of all of them or, on an error, of none. An [`Owner`] is a tenant without
-    /// a pod.
+    /// Gives `owner` one address of each pool: of all of them or, on an error, of none.
     ///
     /// Addresses of `requested` are taken for the pool that they are of, the others are chosen: the first that is free
     /// after the one handed out last. The time of that does not depend on the leases held, but where long rows of
@@ -65,11 +64,11 @@ impl<'a> Locked<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::AlreadyLeased`] with the lease that the owner holds, [`Error::CorruptLease`] when it holds one that
+    /// [`Error::AlreadyLeased`] with the lease that `owner` holds, [`Error::CorruptLease`] when it holds one that
     /// cannot be read, [`Error::PoolExhausted`]; [`Error::AddressTaken`], [`Error::NotInPools`] and
     /// [`Error::RequestedTwice`] of what was requested; [`Error::NameTooLong`], [`Error::Io`].
-    pub fn allocate(&mut self, tenant: impl Into<Tenant>, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
-        self.allocate_with(tenant, pools, requested, |_| false)
+    pub fn allocate(&mut self, owner: &Owner, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
+        self.allocate_with(owner, pools, requested, |_| false)
     }
 
     /// As [`allocate`](Self::allocate), and frees the leases that `reclaim` gives up.
@@ -88,12 +87,27 @@ impl<'a> Locked<'a> {
     /// Those of [`allocate`](Self::allocate).
     pub fn allocate_with(
         &mut self,
-        tenant: impl Into<Tenant>,
+        owner: &Owner,
+        pools: &[Pool],
+        requested: &[IpAddr],
+        reclaim: impl FnMut(&Lease) -> bool,
+    ) -> Result<Lease> {
+        self.allocate_for(&owner.into(), pools, requested, reclaim)
+    }
+
+    /// As [`allocate_with`](Self::allocate_with), and records the pod of the tenant in the lease.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`allocate`](Self::allocate).
+    pub fn allocate_for(
+        &mut self,
+        tenant: &Tenant,
         pools: &[Pool],
         requested: &[IpAddr],
         mut reclaim: impl FnMut(&Lease) -> bool,
     ) -> Result<Lease> {
-        allocator::allocate(self, &tenant.into(), pools, requested, &mut reclaim)
+        allocator::allocate(self, tenant, pools, requested, &mut reclaim)
     }
 
     /// Frees the addresses of `owner` and returns its lease; there being none is a success.

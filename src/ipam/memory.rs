@@ -45,8 +45,8 @@ impl MemoryStore {
     /// # Errors
     ///
     /// Those of the same function that tell of the request; no [`Error::Io`](super::Error::Io).
-    pub fn allocate(&mut self, tenant: impl Into<Tenant>, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
-        self.allocate_with(tenant, pools, requested, |_| false)
+    pub fn allocate(&mut self, owner: &Owner, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
+        self.allocate_with(owner, pools, requested, |_| false)
     }
 
     /// As [`Locked::allocate_with`](super::Locked::allocate_with).
@@ -56,12 +56,27 @@ impl MemoryStore {
     /// Those of [`allocate`](Self::allocate).
     pub fn allocate_with(
         &mut self,
-        tenant: impl Into<Tenant>,
+        owner: &Owner,
+        pools: &[Pool],
+        requested: &[IpAddr],
+        reclaim: impl FnMut(&Lease) -> bool,
+    ) -> Result<Lease> {
+        self.allocate_for(&owner.into(), pools, requested, reclaim)
+    }
+
+    /// As [`Locked::allocate_for`](super::Locked::allocate_for).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`allocate`](Self::allocate).
+    pub fn allocate_for(
+        &mut self,
+        tenant: &Tenant,
         pools: &[Pool],
         requested: &[IpAddr],
         mut reclaim: impl FnMut(&Lease) -> bool,
     ) -> Result<Lease> {
-        allocator::allocate(self, &tenant.into(), pools, requested, &mut reclaim)
+        allocator::allocate(self, tenant, pools, requested, &mut reclaim)
     }
 
     /// Frees the addresses of `owner` and returns its lease.

@@ -49,10 +49,10 @@ fn a_lease_tells_the_pod_that_it_was_made_for() {
     let store = Store::for_boot(dir.path(), BootId::new("this-boot"));
     let pod = KubernetesPod::from_args(&"K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u1".parse().unwrap());
     let tenant = Tenant { owner: owner("a"), pod: pod.clone() };
-    let given = store.lock(NOW).unwrap().allocate(tenant.clone(), &[pool("10.0.0.0/24")], &[]).unwrap();
+    let given = store.lock(NOW).unwrap().allocate_for(&tenant, &[pool("10.0.0.0/24")], &[], |_| false).unwrap();
     assert_eq!(given.pod, pod);
     assert_eq!(store.lease(&owner("a")).unwrap(), Some(given.clone()));
-    assert_eq!(MemoryStore::new().allocate(tenant, &[pool("10.0.0.0/24")], &[]).unwrap().pod, pod);
+    assert_eq!(MemoryStore::new().allocate_for(&tenant, &[pool("10.0.0.0/24")], &[], |_| false).unwrap().pod, pod);
 
     let path = dir.path().join("leases/a@eth0.json");
     let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();

@@ -155,7 +155,7 @@ fn lease(request: &AddRequest<Config>, ipam: &IpamConfig, leases: &Store, host: 
     let mut locked = leases.lock(LOCK_TIMEOUT)?;
     let allocate = |locked: &mut Locked, requested: &[IpAddr]| {
         let is_gone = |lease: &Lease| is_gone(network, lease, leases, host);
-        locked.allocate_with(tenant.clone(), ipam.pools(), requested, is_gone)
+        locked.allocate_for(&tenant, ipam.pools(), requested, is_gone)
     };
     let mut allocated = allocate(&mut locked, &requested);
     if let Err(ipam::Error::AlreadyLeased { lease }) = &allocated {

@@ -93,7 +93,7 @@ pub(crate) fn install(host: &Host, plugins: &[Value]) {
 /// The lines of `pods` for people, and the pods of `pods --json`.
 #[track_caller]
 pub(crate) fn shown_pods(host: &Host) -> (String, Vec<Value>) {
-    let command = || host.command(&format!("{BIN_DIR}/simple-ebpf-cni")).arg("pods");
+    let command = || host.command(format!("{BIN_DIR}/simple-ebpf-cni")).arg("pods");
     let all = command().arg("--json").json();
     (command().run(), all["pods"].as_array().expect("a list").clone())
 }
