@@ -66,10 +66,14 @@ want libc6-dev test -e /usr/include/stdio.h
 if [ "$stage" = fuzz ]; then
     want g++ have c++
 elif [ "$stage" = dist ]; then
-    # The headers for another architecture than this machine's are fetched by scripts/dist.sh.
     for arch in "${architectures[@]}"; do
-        want "gcc-${arch/_/-}-linux-gnu" have "$arch-linux-gnu-gcc"
-        if [ "$arch" = "$(uname -m)" ]; then want musl-dev test -e "/usr/include/$arch-linux-musl/stdio.h"; fi
+        if [ "$arch" = "$(uname -m)" ]; then
+            want gcc have "$arch-linux-gnu-gcc"
+            want musl-dev test -e "/usr/include/$arch-linux-musl/stdio.h"
+        else
+            # scripts/dist.sh fetches the headers.
+            want "gcc-${arch/_/-}-linux-gnu" have "$arch-linux-gnu-gcc"
+        fi
     done
 elif [ "$stage" != build ]; then
     want iproute2 have tc
