@@ -163,13 +163,12 @@ fn lease(request: &AddRequest<Config>, ipam: &IpamConfig, leases: &Store, host: 
         if lease.imported || del::host_end(attachment, host)?.is_some() {
             return Err(already_attached("it holds an address"));
         }
-        let fits = fits(lease, ipam, &requested);
-        if fits && lease.pod == tenant.pod {
-            return Ok((**lease).clone());
-        }
-        // A lease that fits but names another pod, or none because an older build wrote it, keeps its addresses.
-        let kept = lease.addresses.iter().filter(|_| fits).map(|address| address.ip());
-        let requested = if fits { kept.collect() } else { requested };
+        let requested = match fits(lease, ipam, &requested) {
+            true if tenant.pod.is_unnamed() || lease.pod == tenant.pod => return Ok((**lease).clone()),
+            // Made anew with the same addresses, because it names another pod, or none as an older build leaves it.
+            true => lease.addresses.iter().map(IpNetwork::ip).collect(),
+            false => requested,
+        };
         locked.release(&lease.owner)?;
         allocated = allocate(&mut locked, &requested);
     }

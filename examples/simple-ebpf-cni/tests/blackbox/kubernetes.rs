@@ -86,6 +86,11 @@ fn pods_are_shown_by_the_names_that_kubernetes_has_for_them() {
             (Some(address.as_str()), &json!("web-1"))
         );
 
+        // A caller that names no pod takes no name away.
+        network.host.ip(&format!("link del {veth}"));
+        call(network, "ADD", container, &pod, "").result();
+        assert_eq!(lease(network, container)["podName"], "web-1");
+
         call(network, "DEL", container, &pod, ARGS).silent();
         network.detach(&unnamed);
     });
