@@ -18,8 +18,8 @@ mod skeleton {
     const SOURCES: &str = "bpf";
     const SOURCE: &str = "bpf/cni_tc.bpf.c";
 
-    /// If this variable is `1`, warnings of clang are errors. The scripts that test this crate set it. A build for use goes on:
-    /// a newer clang or a newer header may warn of what is no fault.
+    /// If this variable is `1`, warnings of clang are errors. The scripts that test this crate set it. A dependent's build
+    /// must not fail because a newer clang or a newer header warns of more.
     const WERROR: &str = "CNIKIT_BPF_WERROR";
 
     pub(super) fn generate() {

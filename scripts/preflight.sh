@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks for Rust and installs what is missing: system packages and, by rustup, Rust's library for a release's target.
+# Checks for Rust. Installs missing system packages and, for a release, Rust's library for the musl target.
 #
 # usage: scripts/preflight.sh build | demo | test | fuzz | kernels | dist ARCHITECTURE...
 set -euo pipefail

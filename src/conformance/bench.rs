@@ -105,7 +105,7 @@ impl<'a> Bench<'a> {
         &self.probe.versions
     }
 
-    /// What the plugin does with the plugin in `ipam.type`. An IPAM plugin is that plugin itself.
+    /// Whether the plugin calls the plugin in `ipam.type`. An IPAM plugin is that plugin itself.
     pub(super) fn delegation(&self) -> &Delegation {
         if self.is_ipam() { &Delegation::Unnamed } else { &self.probe.delegation }
     }

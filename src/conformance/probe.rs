@@ -37,14 +37,14 @@ pub(super) struct Probe {
     pub(super) delegation: Delegation,
 }
 
-/// What the first `ADD` did with the plugin in `ipam.type`.
+/// Whether the first `ADD` called the plugin in `ipam.type`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Delegation {
     /// The configuration names none.
     Unnamed,
     /// It called that plugin.
     Called,
-    /// It succeeded without that plugin; how that was seen.
+    /// It succeeded without that plugin; the evidence.
     NotCalled(String),
 }
 

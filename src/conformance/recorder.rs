@@ -1,4 +1,4 @@
-//! An IPAM plugin that stands in front of the real one on `CNI_PATH`, and writes down what it is called with.
+//! A script that stands before the IPAM plugin on `CNI_PATH`, and records the calls.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -19,7 +19,7 @@ pub struct Owner {
     pub ifname: IfName,
 }
 
-/// Whom a lease is made for: its owner and, if known, the Kubernetes pod of the attachment.
+/// The owner of a lease and, if known, the Kubernetes pod of the attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
     /// The owner, which identifies the lease.

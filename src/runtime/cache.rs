@@ -209,11 +209,11 @@ impl ResultCache {
     }
 }
 
-/// What a file is to an attachment.
+/// The relation of a file to an attachment.
 enum Found {
     Nothing,
     Ours(Box<CachedAttachment>),
-    /// The result without a word of the attachment, as files were until 2019.
+    /// The result alone, without the attachment: the format of files until 2019.
     ResultAlone(Box<CachedAttachment>),
     /// Another attachment has the same file name.
     Others,

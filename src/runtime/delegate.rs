@@ -148,7 +148,7 @@ impl<'r, R: Delegable> Delegate<'r, R> {
     }
 }
 
-/// Whether a file is that of the running program. A symbolic link and a hard link have its inode; a copy has not.
+/// Whether a path leads to the file of the running program. Symbolic and hard links share its inode; a copy does not.
 fn is_running(path: &Path) -> bool {
     let inode = |path: &Path| path.metadata().ok().map(|file| (file.dev(), file.ino()));
     inode(path).is_some_and(|found| Some(found) == inode(Path::new("/proc/self/exe")))

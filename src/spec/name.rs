@@ -44,7 +44,7 @@ pub struct IfName(String);
 #[serde(try_from = "String", into = "String")]
 pub struct PodNamespace(String);
 
-/// The name of a pod: 1 to 253 letters, digits, `-`, `.` and `_`, of which the first and the last
+/// The name of a pod: 1 to 253 letters, digits, `-`, `.` and `_`. The first and the last character
 /// are letters or digits.
 ///
 /// Every name of a Kubernetes pod, an RFC 1123 subdomain, has this form. Upper-case letters and `_`
@@ -53,10 +53,10 @@ pub struct PodNamespace(String);
 #[serde(try_from = "String", into = "String")]
 pub struct PodName(String);
 
-/// The UID of a Kubernetes pod: 1 to 63 letters, digits, `-`, `.` and `_`, of which the first and the
-/// last are letters or digits.
+/// The UID of a Kubernetes pod: 1 to 63 letters, digits, `-`, `.` and `_`. The first and the last
+/// character are letters or digits.
 ///
-/// Most UIDs are UUIDs. That of a static pod is a digest, or whatever its manifest states.
+/// Most UIDs are UUIDs. The UID of a static pod is a digest, or any text in its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PodUid(String);

@@ -140,7 +140,7 @@ mod tests {
         assert!(KubernetesPod::invalid_args(&Args::default()).is_empty());
     }
 
-    /// The greatest lengths are those of RFC 1123 names in Kubernetes: 63 for a label, 253 for a subdomain.
+    /// Kubernetes limits a label of RFC 1123 to 63 characters, and a subdomain to 253.
     #[test]
     fn names_have_the_lengths_of_kubernetes() {
         "n".repeat(63).parse::<PodNamespace>().unwrap();

@@ -1,6 +1,6 @@
 //! How the build script compiles the C program.
 
-/// A dependent is not to lose its build to a newer clang that warns of more. The scripts that test this crate set the variable.
+/// A newer clang may warn of more, and must not break a dependent's build. The scripts that test this crate set the variable.
 #[test]
 fn warnings_of_clang_are_errors_on_demand_only() {
     let is_demanded = option_env!("CNIKIT_BPF_WERROR") == Some("1");

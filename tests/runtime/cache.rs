@@ -58,7 +58,7 @@ fn of(id: &str, ifname: &str) -> Parameters {
     Parameters::new(id.parse().unwrap(), ifname.parse().unwrap())
 }
 
-/// Three attachments whose parts, joined by hyphens as the reference library does, are one text.
+/// Three attachments with one file name: the reference library joins the parts by hyphens.
 fn alike() -> [(NetworkList, Parameters, AddResult); 3] {
     let result = |address: &str| AddResult::default().with_ip(IpConfig::new(address.parse().unwrap()));
     [
@@ -93,7 +93,7 @@ fn attachments_whose_names_run_together_are_all_remembered() {
     }
 }
 
-/// The one with the shared name goes, the other is stored anew: that one has it now, and one file.
+/// After the attachment with the shared name is removed, the next store of the other one takes that name.
 #[test]
 fn a_name_that_has_become_free_is_taken() {
     let bin = Bin::new();
@@ -104,7 +104,7 @@ fn a_name_that_has_become_free_is_taken() {
     bin.cache().store(&other, &others, &result).unwrap();
     let names = fs::read_dir(bin.scratch("cache/results")).unwrap().map(|one| one.unwrap().file_name());
     assert_eq!(Vec::from_iter(names), ["a-b-c-eth0"]);
-    // What a crash between the two steps leaves is one attachment, by the file that was written last.
+    // A crash between the two steps leaves both files. The file that was written last counts.
     let shared = bin.scratch("cache/results/a-b-c-eth0");
     let old = fs::read_to_string(&shared).unwrap().replace("10.1.0.1/16", "10.1.0.9/16");
     fs::write(bin.scratch("cache/results/a:-b-c-:eth0"), old).unwrap();

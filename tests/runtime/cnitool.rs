@@ -111,7 +111,7 @@ fn what_cnitool_remembers_is_not_overwritten() {
         let left = runtime.cache().attachments().unwrap();
         assert_eq!(left.iter().map(|cached| &cached.parameters).collect::<Vec<_>>(), [&ours]);
 
-        // It lists ours under that name, and deletes by its content what is in no list of valid attachments.
+        // gc of cnitool lists our file, and sends the DEL that its content describes.
         let output = Command::new(&cnitool)
             .args(["gc", "a-cnitool", "/run/netns/blue"])
             .env("CNI_PATH", bin.path())

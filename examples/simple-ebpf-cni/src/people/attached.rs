@@ -116,7 +116,7 @@ pub(crate) fn names_of_some(pods: &[&Pod]) -> String {
 }
 
 impl Pod {
-    /// What a message calls the pod: its name in Kubernetes or, without one, its container.
+    /// The pod's name in a message: its name in Kubernetes or, without one, its container id.
     fn name(&self) -> String {
         match &self.owner {
             Some(owner) if self.kubernetes.is_unnamed() => text::short(owner.container_id.as_str()).to_owned(),

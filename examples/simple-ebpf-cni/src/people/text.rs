@@ -7,7 +7,7 @@ use cnikit::spec::KubernetesPod;
 /// As many characters of a container's id as `docker ps` shows.
 const SHORT_ID: usize = 12;
 
-/// What stands for what is not known.
+/// The text of a cell whose value is unknown.
 pub(crate) const UNKNOWN: &str = "-";
 
 /// The longest pod that a table shows in full, in characters: most names are shorter, and one of 253 characters would push

@@ -11,7 +11,7 @@ use crate::logs::{LOG, assert_fields, lines, only_line, with_log};
 use crate::people::{cells, command, conflist, conflist_of, json_of, shown};
 use crate::support::{NAME, Network, on_host};
 
-/// As containerd passes them, but for `IgnoreUnknown=1`.
+/// The arguments of containerd, without `IgnoreUnknown=1`.
 const ARGS: &str = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=6f2a7a1e-1d4b-4a52-9b0c-2f1c5f1f4c11;\
                     K8S_POD_INFRA_CONTAINER_ID=4fe2c9";
 
@@ -110,7 +110,7 @@ fn only_the_keys_of_kubernetes_need_no_leave() {
     });
 }
 
-/// What a value of `CNI_ARGS` may hold is up to the caller; that of a table and of a log is not.
+/// The caller chooses the values of `CNI_ARGS`, and must not control a terminal or a log line by them.
 #[test]
 fn a_value_that_is_no_name_costs_a_warning_and_nothing_else() {
     with_log(None, |network| {
@@ -224,7 +224,7 @@ fn gc_names_the_pods_that_it_collects() {
     });
 }
 
-/// A lease from before the pod's keys, and one that somebody has changed, are leases all the same.
+/// A lease of a build from before these keys, and a lease with invalid values, are valid leases.
 #[test]
 fn a_lease_without_names_or_with_bad_ones_is_no_damage() {
     on_host(|network| {

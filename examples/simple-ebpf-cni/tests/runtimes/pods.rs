@@ -26,7 +26,7 @@ fn two_pods_reach_each_other_and_leave_nothing() {
     });
 }
 
-/// The names are those of the sandbox's metadata, which containerd passes in `CNI_ARGS`.
+/// containerd passes the metadata of the sandbox in `CNI_ARGS`.
 #[test]
 fn pods_are_shown_by_the_names_that_the_kubelet_gives_them() {
     on_cri(&[ours()], |host, cri| {
