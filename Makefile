@@ -53,7 +53,7 @@ fmt: ## format the Rust sources
 	cargo fmt --all
 
 lint: ## clippy, warnings are errors
-	cargo clippy --locked --workspace --all-targets --features cnikit/conformance,simple-ebpf-cni/pages -- -D warnings
+	CNIKIT_BPF_WERROR=1 cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 
 doc: ## documentation of the library
 	cargo doc --locked --workspace --no-deps

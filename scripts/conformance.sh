@@ -9,6 +9,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+# Warnings about the C program are errors here.
+export CNIKIT_BPF_WERROR=1
 
 docs=''
 if [ "${1:-}" = --docs ]; then docs=1 && shift; fi

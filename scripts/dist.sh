@@ -22,7 +22,7 @@ for arch in "${architectures[@]}"; do
     case $arch in x86_64 | aarch64) ;; *) fail "usage: scripts/dist.sh [x86_64 | aarch64]..." ;; esac
 done
 
-"$root/scripts/preflight.sh" build
+"$root/scripts/preflight.sh" dist "${architectures[@]}"
 cd "$root"
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 # shellcheck disable=SC2016  # the caller's shell expands it
@@ -106,15 +106,11 @@ for_musl() {
 # Builds the binary of an architecture. Its path is the last line.
 build() {
     local arch=$1 debian=$2 target=$1-unknown-linux-musl compiler=$1-linux-gnu-gcc system sources flags
-    as_caller rustc --print target-libdir --target "$target" | xargs test -d ||
-        fail "Rust has no library for $target: rustup target add $target"
-    have "$compiler" || fail "the compiler is missing: apt-get install gcc-${arch/_/-}-linux-gnu"
     system=$(system_root "$arch" "$debian")
-    [ -e "$system/usr/include/$arch-linux-musl/stdio.h" ] || fail "the headers of musl are missing: apt-get install musl-dev"
     sources=$(sources)
     flags=$(for_musl "$arch" "$compiler" "$system")
-    # The generator of the skeleton is built for this machine, and shares libbpf-sys with its feature.
     local upper=${target^^}
+    # libbpf-rs needs libbpf-sys to build as well as to run, with the same features: so static libraries for this machine, too.
     local settings=(
         "LIBBPF_SYS_LIBRARY_PATH_${host}_unknown_linux_gnu=$(libraries generator cc "" "$sources")"
         "LIBBPF_SYS_LIBRARY_PATH_${target//-/_}=$(libraries "$arch" "$compiler" "$flags" "$sources")"
@@ -124,12 +120,12 @@ build() {
         "SIMPLE_EBPF_CNI_REVISION=$SIMPLE_EBPF_CNI_REVISION"
     )
     # Addresses that the start-up code has to relocate take a bit each instead of 24 bytes, where the linker knows how.
-    local options=(-Ctarget-feature=+crt-static "-Clink-arg=-Wl,-z,pack-relative-relocs") registry
+    local options=(--cfg=cnikit_static -Ctarget-feature=+crt-static "-Clink-arg=-Wl,-z,pack-relative-relocs") registry
     # What panics and debug information call a file must not tell where it was.
     options+=("--remap-path-prefix=$root=." "--remap-path-prefix=$target_dir=target")
     for registry in "$registries"/*; do options+=("--remap-path-prefix=$registry=registry"); done
     as_caller env "${settings[@]}" "CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && printf %s "${options[*]}")" \
-        cargo build --profile dist --locked --target "$target" -p "$name" --features static >&2
+        cargo build --profile dist --locked --target "$target" -p "$name" >&2
     printf '%s\n' "$target_dir/$target/dist/$name"
 }
 

@@ -29,7 +29,7 @@ set -- --skip chain:: --skip cnitool:: --skip delegation:: --skip a_delegate_is_
 # There is no repository in here to compare the version with.
 set -- "$@" --skip help_and_version
 # The commands for people ask the kernel nothing that the other tests do not, and want tools that are not in here.
-set -- "$@" --skip broken_node:: --skip state_dir:: --skip doctor:: --skip install:: --skip pods:: --skip top::
+set -- "$@" --skip broken_node:: --skip state_dir:: --skip doctor:: --skip install:: --skip pods:: --skip top:: --skip kubernetes::
 # The fuzzer's seeds are not in here.
 set -- "$@" --skip on_the_corpus --skip the_corpus_is_read
 # From the kernel's command line.

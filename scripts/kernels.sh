@@ -11,6 +11,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+# Warnings about the C program are errors here.
+export CNIKIT_BPF_WERROR=1
 
 arguments=("$@")
 quick=''

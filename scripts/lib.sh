@@ -46,7 +46,8 @@ if caller_builds; then caller=$SUDO_USER; fi
 # Runs a command as whoever typed `sudo`, so that what is built belongs to them and their Rust is used.
 as_caller() {
     if [ -n "$caller" ]; then
-        sudo -u "$caller" -H env "PATH=$caller_path" ${CARGO_TARGET_DIR:+"CARGO_TARGET_DIR=$CARGO_TARGET_DIR"} "$@"
+        sudo -u "$caller" -H env "PATH=$caller_path" ${CARGO_TARGET_DIR:+"CARGO_TARGET_DIR=$CARGO_TARGET_DIR"} \
+            ${CNIKIT_BPF_WERROR:+"CNIKIT_BPF_WERROR=$CNIKIT_BPF_WERROR"} "$@"
     else
         env "PATH=${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:$PATH" "$@"
     fi

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# Checks for Rust and installs the system packages that are missing.
+# Checks for Rust. Installs missing system packages and, for a release, Rust's library for the musl target.
 #
-# usage: scripts/preflight.sh build | demo | test | fuzz | kernels
+# usage: scripts/preflight.sh build | demo | test | fuzz | kernels | dist ARCHITECTURE...
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 stage=${1:-build}
-case $stage in build | demo | test | fuzz | kernels) ;; *) fail "usage: scripts/preflight.sh build | demo | test | fuzz | kernels" ;; esac
+case $stage in
+build | demo | test | fuzz | kernels | dist) ;;
+*) fail "usage: scripts/preflight.sh build | demo | test | fuzz | kernels | dist ARCHITECTURE..." ;;
+esac
+architectures=("${@:2}")
 
 least=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
 found=$(as_caller rustc --version 2>/dev/null | cut -d' ' -f2) || found=''
@@ -25,6 +29,22 @@ if [ "$stage" = test ]; then
             fail "$component is missing: rustup component add $component"
     done
 fi
+
+# has_library TARGET: whether Rust can build for it.
+has_library() { as_caller rustc --print target-libdir --target "$1" | xargs -d '\n' test -d; }
+
+# In the project's directory, where rustup chooses the toolchain that builds.
+cd "$root"
+for arch in "${architectures[@]}"; do
+    target=$arch-unknown-linux-musl
+    if has_library "$target"; then continue; fi
+    as_caller rustup --version >/dev/null 2>&1 ||
+        fail "Rust $found has no library for $target, and rustup, which installs it, is missing: install this distribution's package of it, or Rust by rustup: https://rustup.rs"
+    step "Installing Rust's library for $target: rustup target add $target"
+    as_caller rustup target add "$target" || fail "rustup could not install the library for $target: see above"
+    has_library "$target" ||
+        fail "$(as_caller sh -c 'command -v rustc') is not rustup's and has no library for $target: remove it, or put rustup's before it in PATH"
+done
 
 missing=()
 # want PACKAGE TEST...: the package is missing if the test fails.
@@ -45,6 +65,16 @@ want gcc have cc
 want libc6-dev test -e /usr/include/stdio.h
 if [ "$stage" = fuzz ]; then
     want g++ have c++
+elif [ "$stage" = dist ]; then
+    for arch in "${architectures[@]}"; do
+        if [ "$arch" = "$(uname -m)" ]; then
+            want gcc have "$arch-linux-gnu-gcc"
+            want musl-dev test -e "/usr/include/$arch-linux-musl/stdio.h"
+        else
+            # scripts/dist.sh fetches the headers.
+            want "gcc-${arch/_/-}-linux-gnu" have "$arch-linux-gnu-gcc"
+        fi
+    done
 elif [ "$stage" != build ]; then
     want iproute2 have tc
     want util-linux have nsenter

@@ -8,6 +8,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+# Warnings about the C program are errors here.
+export CNIKIT_BPF_WERROR=1
 
 cd "$root"
 can_be_root || fail "the tests make namespaces: run it as root, or with sudo at hand"

@@ -5,6 +5,8 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+# Warnings about the C program are errors here.
+export CNIKIT_BPF_WERROR=1
 
 started=$SECONDS
 cd "$root"
@@ -19,8 +21,7 @@ step "Format"
 cargo fmt --all --check
 
 step "Lints"
-# Every feature but `static`, which wants the static libraries of scripts/dist.sh.
-cargo clippy --locked --workspace --all-targets --features cnikit/conformance,simple-ebpf-cni/pages -- -D warnings
+cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 if have shellcheck; then
     shellcheck -x scripts/*.sh .ci/run
 else
@@ -46,7 +47,11 @@ for features in '' ipam netlink bpf ipam,netlink ipam,bpf netlink,bpf conformanc
 done
 
 step "Documentation"
-as_caller env RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --workspace --no-deps
+document() { as_caller env RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps "$@"; }
+document --workspace
+for features in '' ipam netlink bpf conformance; do
+    document -p cnikit --no-default-features --features "$features"
+done
 
 if [ "$(id -u)" = 0 ] && [ -z "$caller" ]; then
     step "Tests, as root"

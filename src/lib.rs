@@ -26,6 +26,11 @@
 //! A whole plugin stands in the documentation of [`plugin`]. Errors of every module go through `?` in a verb
 //! ([`plugin::Failure`]); outside of one, [`Error`] holds any of them.
 
+#![cfg_attr(
+    not(all(feature = "ipam", feature = "netlink", feature = "bpf")),
+    allow(rustdoc::broken_intra_doc_links, reason = "the documentation links to modules of features that are off")
+)]
+
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "bpf")]

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use cnikit::plugin::{self, About, AddRequest, CheckRequest, DelRequest, Failure, Plugin};
+use cnikit::plugin::{self, About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Plugin, StatusRequest};
+use cnikit::runtime::{Delegable, Delegate, Prior};
 use cnikit::spec::{AddResult, Interface};
 use cnikit_testbed::Outcome;
 use serde_json::{Value, json};
@@ -20,11 +21,12 @@ fn main() -> ExitCode {
     if std::env::var_os("CNI_COMMAND").is_some() {
         return plugin::run(&Careless);
     }
-    let tests: [(&str, fn()); 4] = [
+    let tests: [(&str, fn()); 5] = [
         ("what_is_printed_lands_on_standard_error", what_is_printed_lands_on_standard_error),
         ("a_verb_without_result_stays_silent", a_verb_without_result_stays_silent),
         ("a_panic_is_an_error_document", a_panic_is_an_error_document),
         ("a_child_left_behind_does_not_hold_the_wire", a_child_left_behind_does_not_hold_the_wire),
+        ("a_plugin_does_not_delegate_to_itself", a_plugin_does_not_delegate_to_itself),
     ];
     for (name, test) in tests {
         test();
@@ -82,6 +84,29 @@ fn a_child_left_behind_does_not_hold_the_wire() {
     assert!(waited < LINGER - Duration::from_secs(1), "the wire was held for {waited:?}");
 }
 
+/// By whatever name: the executable's own, a symbolic link, a hard link.
+fn a_plugin_does_not_delegate_to_itself() {
+    let program = program();
+    let beside = program.parent().expect("an absolute path");
+    let links = tempfile::tempdir_in(beside).expect("a directory");
+    std::os::unix::fs::symlink(&program, links.path().join("symbolic")).expect("room");
+    std::fs::hard_link(&program, links.path().join("hard")).expect("one file system");
+    let own = program.file_name().and_then(|name| name.to_str()).expect("text");
+    for (directory, name) in [(beside, own), (links.path(), "symbolic"), (links.path(), "hard")] {
+        for verb in ["ADD", "DEL", "CHECK", "GC", "STATUS"] {
+            let mut config = config("delegate");
+            config["ipam"] = json!({ "type": name });
+            config["prevResult"] = json!({});
+            config["cni.dev/valid-attachments"] = json!([]);
+            let call =
+                cnikit_testbed::Plugin::new(&program).invocation(verb).config(&config).env("CNI_PATH", directory);
+            let outcome = VARIABLES.into_iter().fold(call, |call, (name, value)| call.env(name, value)).run();
+            let message = outcome.error(7);
+            assert!(message.contains(&format!("plugin {name} would delegate to itself")), "{verb}: {message}");
+        }
+    }
+}
+
 const VARIABLES: [(&str, &str); 4] = [
     ("CNI_CONTAINERID", "one"),
     ("CNI_IFNAME", "eth0"),
@@ -117,6 +142,18 @@ enum Mistake {
     Print,
     Panic,
     Linger,
+    Delegate,
+}
+
+/// The delegate of a plugin that may be its own: that one ends here.
+fn delegate<R: Delegable>(request: &R) -> Result<Delegate<'_, R>, Failure> {
+    assert!(!is_called_by_a_plugin(), "the plugin has called itself");
+    Ok(Delegate::ipam(request)?.expect("the configuration names a delegate"))
+}
+
+fn is_called_by_a_plugin() -> bool {
+    let environment = std::fs::read(format!("/proc/{}/environ", std::os::unix::process::parent_id()));
+    environment.is_ok_and(|text| text.split(|byte| *byte == 0).any(|variable| variable.starts_with(b"CNI_COMMAND=")))
 }
 
 #[expect(clippy::print_stdout, reason = "this is the mistake")]
@@ -131,6 +168,7 @@ impl Mistake {
                 print!("without end of line");
             }
             Mistake::Panic => panic!("the author was wrong"),
+            Mistake::Delegate => {}
             Mistake::Linger => drop(Command::new("sleep").arg(LINGER.as_secs().to_string()).spawn()),
         }
     }
@@ -144,16 +182,31 @@ impl Plugin for Careless {
     }
 
     fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, Failure> {
+        if matches!(request.config.mistake, Mistake::Delegate) {
+            return Ok(delegate(request)?.add(Prior::Absent)?.keep());
+        }
         request.config.mistake.make();
         Ok(AddResult::default().with_interface(Interface::new("eth0")))
     }
 
     fn del(&self, request: &DelRequest<Config>) -> Result<(), Failure> {
-        request.config.as_ref().expect("the test's configuration is valid").mistake.make();
+        let mistake = request.config.as_ref().expect("the test's configuration is valid").mistake;
+        if matches!(mistake, Mistake::Delegate) {
+            return Ok(delegate(request)?.del()?);
+        }
+        mistake.make();
         Ok(())
     }
 
-    fn check(&self, _: &CheckRequest<Config>) -> Result<(), Failure> {
-        Ok(())
+    fn check(&self, request: &CheckRequest<Config>) -> Result<(), Failure> {
+        Ok(delegate(request)?.check()?)
+    }
+
+    fn gc(&self, request: &GcRequest<Config>) -> Result<(), Failure> {
+        Ok(delegate(request)?.gc()?)
+    }
+
+    fn status(&self, request: &StatusRequest<Config>) -> Result<(), Failure> {
+        Ok(delegate(request)?.status()?)
     }
 }

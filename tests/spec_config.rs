@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use cnikit::spec::{
-    AttachmentKey, Coded, Command, Environment, Error, ErrorCode, Presence, RawConfig, RuntimeConfig, ValidAttachments,
-    Variable, Version,
+    AttachmentKey, Coded, Command, Environment, Error, ErrorCode, KubernetesPod, Presence, RawConfig, RuntimeConfig,
+    ValidAttachments, Variable, Version,
 };
 use serde_json::{Value, json};
 
@@ -239,6 +239,22 @@ fn only_paths_need_no_unicode() {
     };
     let text = Environment::read(Command::Add, &lookup).unwrap_err().to_string();
     assert_eq!(text, r#"CNI_IFNAME: "e\xFF" is not UTF-8"#);
+}
+
+#[test]
+fn bytes_that_are_no_text_spoil_one_value_of_the_arguments() {
+    let lookup = |name: &str| match name {
+        "CNI_CONTAINERID" => Some("c1".into()),
+        "CNI_IFNAME" => Some("eth0".into()),
+        "CNI_NETNS" => Some("/run/netns/c1".into()),
+        "CNI_ARGS" => Some(OsString::from_vec(b"K8S_POD_NAME=a\xffb;K8S_POD_NAMESPACE=shop".to_vec())),
+        _ => None,
+    };
+    for command in [Command::Add, Command::Check, Command::Del] {
+        let args = Environment::read(command, &lookup).unwrap().args.unwrap();
+        let pod = KubernetesPod::from_args(&args);
+        assert_eq!((pod.to_string().as_str(), KubernetesPod::invalid_args(&args).len()), ("shop/-", 1), "{command:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 
-use cnikit::spec::{Command, Environment};
+use cnikit::spec::{Command, Environment, KubernetesPod};
 
 pub(crate) fn run(input: &[u8]) {
     let mut values = input.split(|byte| *byte == b'\n').map(|value| OsString::from_vec(value.to_vec()));
@@ -21,5 +21,9 @@ pub(crate) fn run(input: &[u8]) {
     {
         let _ = args.require_known(&["IP", "MAC"]);
         assert!(args.iter().all(|(key, _)| args.value(key).is_some()));
+        // What tables and logs show of it.
+        let pod = KubernetesPod::from_args(args).to_string();
+        assert!(pod.len() <= 63 + 1 + 253 && pod.bytes().all(|byte| byte.is_ascii_graphic()));
+        assert!(KubernetesPod::invalid_args(args).iter().all(|error| error.to_string().len() < 1024));
     }
 }

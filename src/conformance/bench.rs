@@ -12,7 +12,7 @@ use super::call::{Call, Reply};
 use super::config::Config;
 use super::footprint::Footprint;
 use super::host::{Host, Pod, SCRATCH};
-use super::probe::{Kind, Probe};
+use super::probe::{Delegation, Kind, Probe};
 use super::rule::{Applies, Rule};
 use super::suite::Suite;
 use super::verdict::{Verdict, not_tried, unexpected};
@@ -76,12 +76,17 @@ impl<'a> Bench<'a> {
         if newest < since {
             return not_tried(format!("the rule is of {since}, and {newest} is the newest version tried"));
         }
-        let delegates = self.config().delegate().is_some();
+        let delegation = self.delegation();
         let reason = match rule.applies {
             Applies::Interfaces if self.is_ipam() => "the plugin makes no interfaces: its result has none",
             Applies::Ipam if !self.is_ipam() => "the plugin is no IPAM plugin: its result has interfaces",
-            Applies::Delegating if self.is_ipam() || !delegates => "the configuration names no plugin to delegate to",
-            Applies::Alone if !self.is_ipam() && delegates => "the plugin delegates and needs CNI_PATH for that",
+            Applies::Naming | Applies::Delegating if *delegation == Delegation::Unnamed => {
+                "the configuration names no plugin to delegate to"
+            }
+            Applies::Delegating if *delegation != Delegation::Called => {
+                "the plugin does not call the plugin in \"ipam.type\": see delegate.called"
+            }
+            Applies::Alone if *delegation == Delegation::Called => "the plugin delegates and needs CNI_PATH for that",
             _ => return Ok(()),
         };
         not_tried(reason)
@@ -98,6 +103,11 @@ impl<'a> Bench<'a> {
     /// The versions that the plugin speaks, as far as they are tried.
     pub(super) fn versions(&self) -> &[Version] {
         &self.probe.versions
+    }
+
+    /// Whether the plugin calls the plugin in `ipam.type`. An IPAM plugin is that plugin itself.
+    pub(super) fn delegation(&self) -> &Delegation {
+        if self.is_ipam() { &Delegation::Unnamed } else { &self.probe.delegation }
     }
 
     /// How long an `ADD` takes.

@@ -15,6 +15,17 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// A pattern matches no rule, so a rule that the caller means is not tried, or is not left out.
+    #[error("the pattern {pattern:?} of {filter} matches no rule; correct it, or remove it if the rule is gone")]
+    NoSuchRule {
+        /// `only` or `skip`.
+        filter: &'static str,
+        /// The pattern.
+        pattern: String,
+    },
+    /// The patterns of `only` and `skip` leave no rule to try.
+    #[error("the patterns of only and skip leave no rule to try; skip fewer rules")]
+    NoRules,
     /// There is no executable at the plugin's path.
     #[error("plugin {}: cannot be looked at", path.display())]
     Plugin {

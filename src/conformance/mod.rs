@@ -51,6 +51,7 @@ mod host;
 mod junit;
 mod pattern;
 mod probe;
+mod recorder;
 mod report;
 mod rule;
 mod rules;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Error;
 use super::call::Reply;
 use super::host::Host;
+use super::recorder::Recorder;
 use super::suite::Suite;
 use super::verdict::Stop;
 use crate::spec::Version;
@@ -33,6 +34,18 @@ pub(super) struct Probe {
     pub(super) newest: Version,
     /// How long an `ADD` takes that finds its network in place.
     pub(super) add_takes: Duration,
+    pub(super) delegation: Delegation,
+}
+
+/// Whether the first `ADD` called the plugin in `ipam.type`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Delegation {
+    /// The configuration names none.
+    Unnamed,
+    /// It called that plugin.
+    Called,
+    /// It succeeded without that plugin; the evidence.
+    NotCalled(String),
 }
 
 impl Probe {
@@ -47,13 +60,27 @@ impl Probe {
                 return Err(Error::Unsupported { version, supported });
             }
             let newest = versions.last().copied().unwrap_or(Version::UNSTATED);
-            let (first, _) = add(suite, host, newest, "first")?;
-            let (_, add_takes) = add(suite, host, newest, "second")?;
+            let delegate = suite.config.delegate();
+            let real = delegate.and_then(|delegate| suite.find(delegate));
+            let recorder = real.map(|real| Recorder::install(host, &real, "")).transpose()?;
+            let (first, _) = add(suite, host, newest, "first", recorder.as_ref())?;
+            let (_, add_takes) = add(suite, host, newest, "second", None)?;
             let made_none = first.get("interfaces").and_then(Value::as_array).is_none_or(Vec::is_empty);
             let names_interfaces = newest >= Version::V0_3_0;
             let kind = if names_interfaces && made_none { Kind::Ipam } else { Kind::Interface };
-            Ok(Self { kind, versions, newest, add_takes })
+            let delegation = delegate.map_or(Delegation::Unnamed, |name| Delegation::of(name, recorder.as_ref()));
+            Ok(Self { kind, versions, newest, add_takes, delegation })
         })?
+    }
+}
+
+impl Delegation {
+    fn of(name: &str, recorder: Option<&Recorder>) -> Self {
+        match recorder {
+            Some(recorder) if recorder.calls().lines().any(|call| call.starts_with("ADD ")) => Self::Called,
+            Some(_) => Self::NotCalled(format!("the first ADD succeeded and did not call {name}")),
+            None => Self::NotCalled(format!("the first ADD succeeded without {name}, which is not on CNI_PATH")),
+        }
     }
 }
 
@@ -75,9 +102,18 @@ fn published(answer: &Value) -> Vec<Version> {
     listed.into_iter().flatten().filter_map(|version| version.as_str()?.parse().ok()).collect()
 }
 
-fn add(suite: &Suite, host: &Host, version: Version, container: &str) -> Result<(Value, Duration), Error> {
+fn add(
+    suite: &Suite,
+    host: &Host,
+    version: Version,
+    container: &str,
+    recorder: Option<&Recorder>,
+) -> Result<(Value, Duration), Error> {
     let pod = host.pod()?;
-    let call = suite.call("ADD").config(suite.config.in_version(version)).env("CNI_CONTAINERID", container);
+    let mut call = suite.call("ADD").config(suite.config.in_version(version)).env("CNI_CONTAINERID", container);
+    if let Some(recorder) = recorder {
+        call = call.path_first(recorder.directory());
+    }
     let begun = Instant::now();
     let reply: Result<Reply, Stop> = call.env("CNI_NETNS", pod.path()).env("CNI_IFNAME", &suite.ifname).run();
     let refused = |seen: String| Err(Error::NoAdd { version, seen });

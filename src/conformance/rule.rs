@@ -97,8 +97,10 @@ pub(super) enum Applies {
     /// Those that only manage addresses.
     Ipam,
     /// Those whose configuration names an IPAM plugin.
+    Naming,
+    /// Those that call the IPAM plugin that the configuration names.
     Delegating,
-    /// Those whose configuration names none.
+    /// Those that call none.
     Alone,
 }
 

@@ -93,14 +93,15 @@ impl Suite {
         self
     }
 
-    /// Tries only rules whose id matches this pattern, or another one given so; `*` stands for anything.
+    /// Tries only rules whose id matches this pattern, or another one given so; `*` stands for anything. A pattern that
+    /// matches no rule is an error of [`run`](Self::run).
     #[must_use]
     pub fn only(mut self, pattern: impl Into<String>) -> Self {
         self.only.push(pattern.into());
         self
     }
 
-    /// Leaves out rules whose id matches this pattern.
+    /// Leaves out rules whose id matches this pattern. A pattern that matches no rule is an error of [`run`](Self::run).
     #[must_use]
     pub fn skip(mut self, pattern: impl Into<String>) -> Self {
         self.skip.push(pattern.into());
@@ -130,12 +131,27 @@ impl Suite {
             .filter(move |rule| !any(&self.skip, rule))
     }
 
+    /// Checks that the patterns of [`only`](Self::only) and [`skip`](Self::skip) select rules. [`run`](Self::run) begins
+    /// with this check.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchRule`] for a pattern that matches no rule, [`Error::NoRules`] if nothing is left to try.
+    pub fn validate(&self) -> Result<(), Error> {
+        for (filter, patterns) in [("only", &self.only), ("skip", &self.skip)] {
+            if let Some(pattern) = patterns.iter().find(|pattern| !rules::all().any(|rule| rule.matches(pattern))) {
+                return Err(Error::NoSuchRule { filter, pattern: pattern.clone() });
+            }
+        }
+        if self.selected().next().is_none() { Err(Error::NoRules) } else { Ok(()) }
+    }
+
     /// Tries the selected rules.
     ///
     /// # Errors
     ///
-    /// Where no verdict can be given: the plugin cannot be started or serve an `ADD` at all, or the suite has not the
-    /// privileges that it needs.
+    /// Where no verdict can be given: the plugin cannot be started or serve an `ADD` at all, the suite has not the
+    /// privileges that it needs, or [`validate`](Self::validate) fails.
     pub fn run(&self) -> Result<Report, Error> {
         self.run_with(&mut |_| {})
     }
@@ -147,6 +163,7 @@ impl Suite {
     /// As for [`run`](Self::run).
     pub fn run_with(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report, Error> {
         let begun = Instant::now();
+        self.validate()?;
         let probe = Probe::of(self)?;
         let trials: Vec<(&Rule, Version)> = self.selected().flat_map(|rule| trials_of(rule, &probe)).collect();
         let mut findings = Vec::with_capacity(trials.len());

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::error::{Error, Result};
 use super::hints::{Hints, Rows};
-use super::lease::{Lease, Owner};
+use super::lease::{Lease, Owner, Tenant};
 use super::pool::Pool;
 use super::range::Range;
 
@@ -36,24 +36,24 @@ pub(super) trait Table {
     /// What earlier searches have found out. Addresses that are removed since are not among the taken.
     fn hints(&self) -> Hints;
 
-    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease>;
+    fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease>;
 
     fn remove(&mut self, owner: &Owner) -> Result<()>;
 }
 
-/// Gives `owner` one address of each pool, those of `requested` where it names any: of all pools or, on an error, of
+/// Gives `tenant` one address of each pool, those of `requested` where it names any: of all pools or, on an error, of
 /// none.
 ///
 /// `reclaim` is asked about the leases that stand in the way, but for those that were imported; those that it gives up
 /// are removed.
 pub(super) fn allocate(
     table: &mut impl Table,
-    owner: &Owner,
+    tenant: &Tenant,
     pools: &[Pool],
     requested: &[IpAddr],
     reclaim: &mut dyn FnMut(&Lease) -> bool,
 ) -> Result<Lease> {
-    if let Some(lease) = table.lease_of(owner)? {
+    if let Some(lease) = table.lease_of(&tenant.owner)? {
         return Err(Error::AlreadyLeased { lease: Box::new(lease) });
     }
     let reclaim = &mut |lease: &Lease| !lease.imported && reclaim(lease);
@@ -82,7 +82,7 @@ pub(super) fn allocate(
         addresses.push(pool.range_of(address).map_or(address.into(), |range: &Range| range.with_prefix(address)));
     }
     hints.last = last;
-    table.insert(owner, addresses, hints)
+    table.insert(tenant, addresses, hints)
 }
 
 /// What is asked for of each pool.

@@ -16,7 +16,7 @@ use super::pool::Pool;
 use super::range::Range;
 use super::store::Store;
 use super::timestamp;
-use crate::spec::{self, IfName};
+use crate::spec::{self, IfName, KubernetesPod};
 
 /// Leases as another plugin keeps them: read, and not taken over yet.
 ///
@@ -195,7 +195,14 @@ impl Store {
             }
             if !free.is_empty() {
                 let (boot_id, created) = (self.boot_id.clone(), timestamp::now());
-                leases.push(Lease { owner, addresses: free, boot_id, created, imported: true });
+                leases.push(Lease {
+                    owner,
+                    addresses: free,
+                    boot_id,
+                    created,
+                    imported: true,
+                    pod: KubernetesPod::default(),
+                });
             }
         }
         Ok(Import { leases, skipped })

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::timestamp;
-use crate::spec::{ContainerId, IfName};
+use crate::spec::{ContainerId, IfName, KubernetesPod};
 
 /// Who holds a lease: one interface of one container, on the network that the store is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -17,6 +17,15 @@ pub struct Owner {
     pub container_id: ContainerId,
     /// The interface inside the container.
     pub ifname: IfName,
+}
+
+/// The owner of a lease and, if known, the Kubernetes pod of the attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// The owner, which identifies the lease.
+    pub owner: Owner,
+    /// The pod, which the lease records for people.
+    pub pod: KubernetesPod,
 }
 
 /// Addresses that an attachment holds until it gives them back or the machine restarts.
@@ -29,9 +38,15 @@ pub struct Owner {
 ///   "ifname": "eth0",
 ///   "addresses": ["10.244.1.2/24"],
 ///   "bootId": "0c6e3b6a-1f0e-4d0a-9c0b-3a3f5a1d7b52",
-///   "created": "2025-03-01T12:00:00Z"
+///   "created": "2025-03-01T12:00:00Z",
+///   "podNamespace": "default",
+///   "podName": "web-0",
+///   "podUid": "6f2a7a1e-1d4b-4a52-9b0c-2f1c5f1f4c11"
 /// }
 /// ```
+///
+/// The keys of the pod are optional. A reader ignores keys that it does not know, so builds from before
+/// these keys read such a lease, and free it, as any other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -53,6 +68,10 @@ pub struct Lease {
     /// prove it gone. It holds its addresses until they are [released](super::Locked::release).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub imported: bool,
+    /// The Kubernetes pod of the attachment, if the caller named one. In the JSON, a part that is unknown is absent, and
+    /// an invalid part reads as unknown.
+    #[serde(flatten)]
+    pub pod: KubernetesPod,
 }
 
 /// Which boot of the machine something belongs to, as told by [`/proc/sys/kernel/random/boot_id`].
@@ -104,6 +123,20 @@ impl Owner {
     pub(super) fn of_file_name(name: &str) -> Option<Self> {
         let (container_id, ifname) = name.strip_suffix(".json")?.split_once('@')?;
         Some(Self { container_id: container_id.parse().ok()?, ifname: ifname.parse().ok()? })
+    }
+}
+
+/// Without a pod.
+impl From<Owner> for Tenant {
+    fn from(owner: Owner) -> Self {
+        Self { owner, pod: KubernetesPod::default() }
+    }
+}
+
+/// Without a pod.
+impl From<&Owner> for Tenant {
+    fn from(owner: &Owner) -> Self {
+        owner.clone().into()
     }
 }
 

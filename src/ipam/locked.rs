@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use super::allocator::{self, Table};
 use super::error::{Error, Result};
 use super::hints::{Hints, Rows};
-use super::lease::{Lease, Owner};
+use super::lease::{Lease, Owner, Tenant};
 use super::pool::Pool;
 use super::recovery::SetAside;
 use super::store::{NAME_MAX, Store};
@@ -90,9 +90,24 @@ impl<'a> Locked<'a> {
         owner: &Owner,
         pools: &[Pool],
         requested: &[IpAddr],
+        reclaim: impl FnMut(&Lease) -> bool,
+    ) -> Result<Lease> {
+        self.allocate_for(&owner.into(), pools, requested, reclaim)
+    }
+
+    /// As [`allocate_with`](Self::allocate_with), and records the pod of the tenant in the lease.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`allocate`](Self::allocate).
+    pub fn allocate_for(
+        &mut self,
+        tenant: &Tenant,
+        pools: &[Pool],
+        requested: &[IpAddr],
         mut reclaim: impl FnMut(&Lease) -> bool,
     ) -> Result<Lease> {
-        allocator::allocate(self, owner, pools, requested, &mut reclaim)
+        allocator::allocate(self, tenant, pools, requested, &mut reclaim)
     }
 
     /// Frees the addresses of `owner` and returns its lease; there being none is a success.
@@ -246,9 +261,10 @@ impl Table for Locked<'_> {
         self.hints.clone()
     }
 
-    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
+    fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
+        let Tenant { owner, pod } = tenant.clone();
         let (boot_id, created) = (self.boot_id.clone(), timestamp::now());
-        let lease = Lease { owner: owner.clone(), addresses, boot_id, created, imported: false };
+        let lease = Lease { owner, addresses, boot_id, created, imported: false, pod };
         // Before the lease and not after it: a disk that is full is then told of while nothing is committed.
         self.hints = hints;
         self.mark()?;

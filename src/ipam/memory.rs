@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use super::allocator::{self, Table};
 use super::error::Result;
 use super::hints::Hints;
-use super::lease::{BootId, Lease, Owner};
+use super::lease::{BootId, Lease, Owner, Tenant};
 use super::pool::Pool;
 use super::timestamp;
 use super::usage::Usage;
@@ -59,9 +59,24 @@ impl MemoryStore {
         owner: &Owner,
         pools: &[Pool],
         requested: &[IpAddr],
+        reclaim: impl FnMut(&Lease) -> bool,
+    ) -> Result<Lease> {
+        self.allocate_for(&owner.into(), pools, requested, reclaim)
+    }
+
+    /// As [`Locked::allocate_for`](super::Locked::allocate_for).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`allocate`](Self::allocate).
+    pub fn allocate_for(
+        &mut self,
+        tenant: &Tenant,
+        pools: &[Pool],
+        requested: &[IpAddr],
         mut reclaim: impl FnMut(&Lease) -> bool,
     ) -> Result<Lease> {
-        allocator::allocate(self, owner, pools, requested, &mut reclaim)
+        allocator::allocate(self, tenant, pools, requested, &mut reclaim)
     }
 
     /// Frees the addresses of `owner` and returns its lease.
@@ -124,17 +139,19 @@ impl Table for MemoryStore {
         self.hints.clone()
     }
 
-    fn insert(&mut self, owner: &Owner, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
+    fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
+        let Tenant { owner, pod } = tenant.clone();
         let lease = Lease {
             owner: owner.clone(),
             addresses,
             boot_id: BootId::new("memory"),
             created: timestamp::now(),
             imported: false,
+            pod,
         };
         self.hints = hints;
         self.holders.extend(lease.addresses.iter().map(|address| (address.ip(), owner.clone())));
-        self.leases.insert(owner.clone(), lease.clone());
+        self.leases.insert(owner, lease.clone());
         Ok(lease)
     }
 

@@ -109,7 +109,7 @@ mod store_tests;
 pub use config::{IpamConfig, IpamKeys, RangeKeys};
 pub use error::{ADDRESS_TAKEN, ALREADY_LEASED, CORRUPT_LEASE, Error, POOL_EXHAUSTED, Result};
 pub use import::{ForeignLeases, Import, SkipReason, Skipped};
-pub use lease::{BootId, Lease, Owner};
+pub use lease::{BootId, Lease, Owner, Tenant};
 pub use locked::Locked;
 pub use memory::MemoryStore;
 pub use owner_lock::OwnerLock;

@@ -14,6 +14,7 @@ use super::files;
 use super::lease::{Lease, Owner};
 use super::locked::Locked;
 use super::store::{Store, parse};
+use crate::spec::KubernetesPod;
 
 /// A damaged file that stood in the place of a lease, and was put out of the way; see [`Locked::set_aside`].
 #[derive(Debug)]
@@ -165,7 +166,14 @@ impl Store {
             }
         }
         let created = file.modified().map_err(Error::io("look at", path))?;
-        Ok(Some(Lease { owner, addresses, boot_id: self.boot_id.clone(), created, imported: false }))
+        Ok(Some(Lease {
+            owner,
+            addresses,
+            boot_id: self.boot_id.clone(),
+            created,
+            imported: false,
+            pod: KubernetesPod::default(),
+        }))
     }
 
     /// Every file under `addresses`.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::fixture::{NOW, ip, lease, owner, pool, usage};
 use super::*;
-use crate::spec::{Coded, ErrorCode};
+use crate::spec::{Coded, ErrorCode, KubernetesPod};
 
 fn mode(path: impl AsRef<Path>) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -40,6 +40,31 @@ fn what_allocate_returns_is_what_is_read_later() {
     let given = store.lock(NOW).unwrap().allocate(&owner("a"), &[pool("10.0.0.0/24")], &[]).unwrap();
     assert_eq!(store.lease(&owner("a")).unwrap(), Some(given.clone()));
     assert_eq!(store.lock(NOW).unwrap().release(&owner("a")).unwrap(), Some(given));
+}
+
+/// The pod is no part of the owner: a release needs no name, and a file without one, or with a bad one, is whole.
+#[test]
+fn a_lease_tells_the_pod_that_it_was_made_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::for_boot(dir.path(), BootId::new("this-boot"));
+    let pod = KubernetesPod::from_args(&"K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u1".parse().unwrap());
+    let tenant = Tenant { owner: owner("a"), pod: pod.clone() };
+    let given = store.lock(NOW).unwrap().allocate_for(&tenant, &[pool("10.0.0.0/24")], &[], |_| false).unwrap();
+    assert_eq!(given.pod, pod);
+    assert_eq!(store.lease(&owner("a")).unwrap(), Some(given.clone()));
+    assert_eq!(MemoryStore::new().allocate_for(&tenant, &[pool("10.0.0.0/24")], &[], |_| false).unwrap().pod, pod);
+
+    let path = dir.path().join("leases/a@eth0.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!([&json["podNamespace"], &json["podName"], &json["podUid"]], ["shop", "web-0", "u1"]);
+    // As a build from before these keys writes it.
+    json.as_object_mut().unwrap().retain(|key, _| !key.starts_with("pod"));
+    for bad in [None, Some("a\u{1b}b"), Some(""), Some("a/b")] {
+        json["podName"] = bad.into();
+        fs::write(&path, json.to_string()).unwrap();
+        assert_eq!(store.lease(&owner("a")).unwrap().unwrap().pod, KubernetesPod::default(), "{bad:?}");
+    }
+    assert_eq!(store.lock(NOW).unwrap().release(&owner("a")).unwrap().unwrap().addresses, given.addresses);
 }
 
 #[test]

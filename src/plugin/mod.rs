@@ -53,8 +53,8 @@
 //!
 //! # What is told of a call
 //!
-//! Each call is a [`tracing`] span `cni` with the fields `command`, `network`, `container`, `ifname` and `addresses`, which
-//! ends with an event with the field `result`: `ok` at level `INFO`, or `error` at level `ERROR`, with the `code` and the
+//! Each call is a [`tracing`] span `cni` with the fields `command`, `network`, `container`, `ifname`, `addresses`, and
+//! `pod` and `pod_uid` where `CNI_ARGS` names a [Kubernetes pod](crate::spec::KubernetesPod). It ends with an event with the field `result`: `ok` at level `INFO`, or `error` at level `ERROR`, with the `code` and the
 //! failure as its message. Steps of a plugin are spans of level `INFO` inside. Where nobody listens, that costs nothing;
 //! [`run`] has a [`Log`] listen for warnings and errors, unless the program has set a subscriber of its own before:
 //!
@@ -130,6 +130,7 @@ pub use failure::{Failure, Failures, Step};
 pub use log::{Log, LogLevel};
 pub use process::run;
 pub use request::{AddRequest, CheckRequest, DelRequest, GcRequest, StatusRequest};
+pub use trace::record_pod;
 
 /// A CNI plugin: what it does for each verb of the protocol.
 ///

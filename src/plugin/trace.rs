@@ -5,7 +5,7 @@ use tracing::field::{Empty, display};
 use tracing::{Span, error, error_span, info};
 
 use super::Failure;
-use crate::spec::{AddResult, Environment, IpConfig, RawConfig};
+use crate::spec::{AddResult, Environment, IpConfig, KubernetesPod, RawConfig};
 
 /// A call as [`tracing`] is told of it.
 pub(super) struct Trace {
@@ -18,6 +18,20 @@ pub(super) struct Trace {
 pub(super) fn record_addresses(result: &AddResult) {
     if !result.ips.is_empty() {
         Span::current().record("addresses", display(Addresses(&result.ips)));
+    }
+}
+
+/// Records the pod of the call in the current span, which must have the fields `pod` and `pod_uid`.
+///
+/// The span of a call has both, and [`dispatch`](super::dispatch) records what `CNI_ARGS` holds. A plugin calls this if it
+/// knows the pod from elsewhere, such as from a lease.
+pub fn record_pod(pod: &KubernetesPod) {
+    let span = Span::current();
+    if !pod.is_unnamed() {
+        span.record("pod", display(pod));
+    }
+    if let Some(uid) = &pod.uid {
+        span.record("pod_uid", display(uid));
     }
 }
 
@@ -43,10 +57,15 @@ impl Trace {
                 network = config.name().ok().map(display),
                 container = container_id.as_ref().map(display),
                 ifname = ifname.as_ref().map(display),
+                pod = Empty,
+                pod_uid = Empty,
                 addresses = Empty
             )
         });
         self.span = Some(span);
+        if let Ok(args) = &environment.args {
+            self.run(|| record_pod(&KubernetesPod::from_args(args)));
+        }
     }
 
     /// Does a part of the call in its span.

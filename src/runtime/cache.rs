@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -15,6 +16,11 @@ use crate::spec::{AddResult, Args, Attachment, ContainerId, IfName, NetworkName,
 ///
 /// One file per attachment, `<directory>/results/<network>-<container id>-<ifname>`, in the format of the reference
 /// library: `cnitool`, containerd and this library find each other's attachments.
+///
+/// Two attachments can have the same file name: network `a-b` with container `c`, and network `a` with container `b-c`.
+/// The reference library overwrites the first with the second. This library stores the second as
+/// `<network>:-<container id>-:<ifname>`, which no other attachment can have, because none of the three parts holds a `:`.
+/// The reference library lists that file, and does not find it by the attachment.
 #[derive(Debug, Clone)]
 pub struct ResultCache {
     results: PathBuf,
@@ -88,14 +94,15 @@ impl ResultCache {
             capability_args: Some(parameters.capability_args.clone()).filter(|args| !args.is_empty()),
             result: result_value(result, network.cni_version)?,
         };
-        let path = self.path(&parameters.attachment(&network.name));
+        let attachment = parameters.attachment(&network.name);
+        let path = self.path(&attachment);
         let json = serde_json::to_vec(&record).map_err(io::Error::from).map_err(Error::io("write", &path))?;
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.results)
             .map_err(Error::io("make", &self.results))?;
-        self.write(&path, &json)
+        self.write(&attachment, &json)
     }
 
     /// What is remembered of an attachment.
@@ -105,19 +112,15 @@ impl ResultCache {
     /// [`Error::Io`], [`Error::CorruptCache`], or [`Error::File`] with what is wrong with the result.
     pub fn attachment(&self, attachment: &Attachment) -> Result<Option<CachedAttachment>, Error> {
         let path = self.path(attachment);
-        let Some(bytes) = read(&path)? else { return Ok(None) };
-        let json: Value = serde_json::from_slice(&bytes).map_err(corrupt(&path))?;
-        if json.get("kind").is_none() {
-            // Until 2019 a file held the result alone.
-            let result = AddResult::from_json(&json, Version::UNSTATED).map_err(in_file(&path))?;
-            let parameters = Parameters::new(attachment.container_id.clone(), attachment.ifname.clone());
-            let network = attachment.network.clone();
-            return Ok(Some(CachedAttachment { network, parameters, config: None, result }));
+        let found = Found::of(&path, attachment);
+        if let Ok(Found::Ours(cached)) = found {
+            return Ok(Some(*cached));
         }
-        let record = Record::deserialize(json).map_err(corrupt(&path))?;
-        let cached = record.into_attachment().map_err(in_file(&path))?;
-        // "a-b" and "c" make the same name of a file as "a" and "b-c".
-        Ok(Some(cached).filter(|cached| cached.parameters.attachment(&cached.network) == *attachment))
+        let own_path = self.own_path(attachment);
+        match (Found::of(&own_path, attachment)?, found?) {
+            (Found::Ours(cached), _) | (_, Found::ResultAlone(cached)) => Ok(Some(*cached)),
+            _ => Ok(None),
+        }
     }
 
     /// All attachments that are remembered, in the order of their files' names. Files that cannot be understood are
@@ -137,7 +140,10 @@ impl ResultCache {
             let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
             record.into_attachment().ok()
         };
-        Ok(paths.iter().filter_map(understood).collect())
+        // A crash of `store` can leave both files of an attachment. The name that is shared sorts first, and is the newer.
+        let mut seen = HashSet::new();
+        let mut is_first = |cached: &CachedAttachment| seen.insert(cached.parameters.attachment(&cached.network));
+        Ok(paths.iter().filter_map(understood).filter(|cached| is_first(cached)).collect())
     }
 
     /// Forgets an attachment. One that is not remembered is forgotten already.
@@ -146,22 +152,25 @@ impl ResultCache {
     ///
     /// [`Error::Io`].
     pub fn remove(&self, attachment: &Attachment) -> Result<(), Error> {
-        if matches!(self.attachment(attachment), Ok(None)) {
-            // There may be a file of that name, but then it is another attachment's.
-            return Ok(());
-        }
         let path = self.path(attachment);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            outcome => outcome.map_err(Error::io("remove", &path)),
+        if !matches!(Found::of(&path, attachment), Ok(Found::Nothing | Found::Others)) {
+            remove(&path)?;
         }
+        remove(&self.own_path(attachment))
     }
 
+    /// The path that the reference library uses, which other attachments may share.
     fn path(&self, Attachment { network, container_id, ifname }: &Attachment) -> PathBuf {
         self.results.join(format!("{network}-{container_id}-{ifname}"))
     }
 
-    fn write(&self, path: &Path, json: &[u8]) -> Result<(), Error> {
+    /// The path that no other attachment shares. The reference library looks for `-<container id>-` in the name when it lists
+    /// the attachments of a container.
+    fn own_path(&self, Attachment { network, container_id, ifname }: &Attachment) -> PathBuf {
+        self.results.join(format!("{network}:-{container_id}-:{ifname}"))
+    }
+
+    fn write(&self, attachment: &Attachment, json: &[u8]) -> Result<(), Error> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let temporary = self.results.join(format!(".{}-{number}.tmp", std::process::id()));
@@ -172,15 +181,67 @@ impl ResultCache {
             .mode(0o600)
             .open(&temporary)
             .and_then(|mut file| file.write_all(json))
-            .and_then(|()| fs::rename(&temporary, path));
+            .map_err(Error::io("write", &temporary))
+            .and_then(|()| self.place(&temporary, attachment));
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
         }
-        written.map_err(Error::io("write", path))
+        written
+    }
+
+    /// Gives a file the name of an attachment: the shared one unless another attachment has it.
+    fn place(&self, file: &Path, attachment: &Attachment) -> Result<(), Error> {
+        let (path, own_path) = (self.path(attachment), self.own_path(attachment));
+        // A link fails if the name exists, so of two attachments that are stored at once only one gets the shared name.
+        match fs::hard_link(file, &path) {
+            Ok(()) => remove(file)?,
+            // Or the file system has no links.
+            Err(error) => match Found::of(&path, attachment) {
+                Ok(Found::Others) => return fs::rename(file, &own_path).map_err(Error::io("write", &own_path)),
+                // Another attachment was just removed, and a third one may be about to take the name.
+                Ok(Found::Nothing) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return self.place(file, attachment);
+                }
+                _ => fs::rename(file, &path).map_err(Error::io("write", &path))?,
+            },
+        }
+        remove(&own_path)
+    }
+}
+
+/// The relation of a file to an attachment.
+enum Found {
+    Nothing,
+    Ours(Box<CachedAttachment>),
+    /// The result alone, without the attachment: the format of files until 2019.
+    ResultAlone(Box<CachedAttachment>),
+    /// Another attachment has the same file name.
+    Others,
+}
+
+impl Found {
+    fn of(path: &Path, attachment: &Attachment) -> Result<Self, Error> {
+        let Some(bytes) = read(path)? else { return Ok(Self::Nothing) };
+        let json: Value = serde_json::from_slice(&bytes).map_err(corrupt(path))?;
+        if json.get("kind").is_none() {
+            let result = AddResult::from_json(&json, Version::UNSTATED).map_err(in_file(path))?;
+            let parameters = Parameters::new(attachment.container_id.clone(), attachment.ifname.clone());
+            let network = attachment.network.clone();
+            return Ok(Self::ResultAlone(Box::new(CachedAttachment { network, parameters, config: None, result })));
+        }
+        let record = Record::deserialize(json).map_err(corrupt(path))?;
+        if record.attachment() != *attachment {
+            return Ok(Self::Others);
+        }
+        Ok(Self::Ours(Box::new(record.into_attachment().map_err(in_file(path))?)))
     }
 }
 
 impl Record {
+    fn attachment(&self) -> Attachment {
+        Attachment::new(self.network_name.clone(), self.container_id.clone(), self.if_name.clone())
+    }
+
     fn into_attachment(self) -> Result<CachedAttachment, crate::spec::Error> {
         let args = self.cni_args.unwrap_or_default().into_iter().map(|(key, value)| format!("{key}={value}"));
         let args: Args = args.collect::<Vec<_>>().join(";").parse()?;
@@ -200,6 +261,14 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         outcome => outcome.map(Some).map_err(Error::io("read", path)),
+    }
+}
+
+/// Removes a file; one that is absent is removed already.
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome.map_err(Error::io("remove", path)),
     }
 }
 

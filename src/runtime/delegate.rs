@@ -1,4 +1,5 @@
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::span::EnteredSpan;
@@ -12,7 +13,8 @@ use crate::spec::{AddResult, Command, PluginType, RawConfig};
 /// A plugin to which this plugin delegates the call that it serves, most often one that manages addresses.
 ///
 /// The delegate gets the same verb, the whole configuration as it arrived, and the same environment. A plugin that
-/// delegates an `ADD` delegates every other verb as well. See [Plugin
+/// delegates an `ADD` delegates every other verb as well. A configuration that names the plugin itself as its delegate is
+/// an error in every verb. See [Plugin
 /// Delegation](https://www.cni.dev/docs/spec/#section-4-plugin-delegation).
 ///
 /// ```
@@ -117,9 +119,14 @@ impl<'r, R: Delegable> Delegate<'r, R> {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`].
+    /// [`Error::NotFound`]; [`Error::DelegatesToItself`] if the executable is the file of the running program, by whatever
+    /// name. A program that is several plugins calls its own code instead.
     pub fn executable(&self) -> Result<PathBuf, Error> {
-        find(&self.plugin_type, self.request.path())
+        let path = find(&self.plugin_type, self.request.path())?;
+        if is_running(&path) {
+            return Err(Error::DelegatesToItself { plugin_type: self.plugin_type.clone(), path });
+        }
+        Ok(path)
     }
 
     fn span(&self) -> EnteredSpan {
@@ -141,12 +148,18 @@ impl<'r, R: Delegable> Delegate<'r, R> {
     }
 }
 
+/// Whether a path leads to the file of the running program. Symbolic and hard links share its inode; a copy does not.
+fn is_running(path: &Path) -> bool {
+    let inode = |path: &Path| path.metadata().ok().map(|file| (file.dev(), file.ino()));
+    inode(path).is_some_and(|found| Some(found) == inode(Path::new("/proc/self/exe")))
+}
+
 impl<C> Delegate<'_, AddRequest<C>> {
     /// Delegates the `ADD`.
     ///
     /// # Errors
     ///
-    /// Those of [`Invocation::add`] and [`Error::NotFound`]. [`Error::NotUndone`] when the `DEL` failed that had to follow
+    /// Those of [`Invocation::add`] and [`executable`](Self::executable). [`Error::NotUndone`] when the `DEL` failed that had to follow
     /// the failure.
     pub fn add(&self, prior: Prior) -> Result<Delegated, Error> {
         let _span = self.span();
@@ -170,7 +183,7 @@ impl<C> Delegate<'_, DelRequest<C>> {
     ///
     /// # Errors
     ///
-    /// Those of [`Invocation::run`] and [`Error::NotFound`].
+    /// Those of [`Invocation::run`] and [`executable`](Self::executable).
     pub fn del(&self) -> Result<(), Error> {
         self.run(Command::Del)
     }
@@ -181,7 +194,7 @@ impl<C> Delegate<'_, CheckRequest<C>> {
     ///
     /// # Errors
     ///
-    /// Those of [`Invocation::run`] and [`Error::NotFound`].
+    /// Those of [`Invocation::run`] and [`executable`](Self::executable).
     pub fn check(&self) -> Result<(), Error> {
         self.run(Command::Check)
     }
@@ -192,7 +205,7 @@ impl<C> Delegate<'_, GcRequest<C>> {
     ///
     /// # Errors
     ///
-    /// Those of [`Invocation::run`] and [`Error::NotFound`].
+    /// Those of [`Invocation::run`] and [`executable`](Self::executable).
     pub fn gc(&self) -> Result<(), Error> {
         self.run(Command::Gc)
     }
@@ -203,7 +216,7 @@ impl<C> Delegate<'_, StatusRequest<C>> {
     ///
     /// # Errors
     ///
-    /// Those of [`Invocation::run`] and [`Error::NotFound`].
+    /// Those of [`Invocation::run`] and [`executable`](Self::executable).
     pub fn status(&self) -> Result<(), Error> {
         self.run(Command::Status)
     }

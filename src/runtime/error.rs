@@ -21,6 +21,18 @@ pub enum Error {
         /// Files of that name that are not executable.
         not_executable: Vec<PathBuf>,
     },
+    /// The executable of the delegate is the program that is running: it would call itself without end.
+    #[error(
+        "plugin {plugin_type} would delegate to itself: {} is the program that is running; name another plugin as \
+         \"ipam.type\" in the network configuration",
+        path.display()
+    )]
+    DelegatesToItself {
+        /// The delegate.
+        plugin_type: PluginType,
+        /// Its executable.
+        path: PathBuf,
+    },
     /// A directory whose name holds the separator of `CNI_PATH`.
     #[error("the directories for CNI_PATH cannot be written as one list: name none with a ':'")]
     Path {
@@ -251,7 +263,10 @@ impl Coded for Error {
             Self::TimedOut { .. } => ErrorCode::TRY_AGAIN,
             Self::Start { .. } | Self::Talk { .. } | Self::Io { .. } => ErrorCode::IO,
             Self::Path { .. } => ErrorCode::INVALID_ENVIRONMENT,
-            Self::NotFound { .. } | Self::NoPlugins { .. } | Self::NoSuchNetwork { .. } => ErrorCode::INVALID_CONFIG,
+            Self::NotFound { .. }
+            | Self::DelegatesToItself { .. }
+            | Self::NoPlugins { .. }
+            | Self::NoSuchNetwork { .. } => ErrorCode::INVALID_CONFIG,
             Self::NotJson { .. } | Self::CorruptCache { .. } => ErrorCode::DECODE,
             Self::OutputTooLong { .. } | Self::NoDocument { .. } => ErrorCode::INTERNAL,
             Self::VersionNotSpoken { .. } => ErrorCode::INCOMPATIBLE_VERSION,

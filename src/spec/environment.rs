@@ -52,7 +52,8 @@ impl Environment {
     /// empty value counts as unset, as runtimes export empty variables.
     ///
     /// `DEL` passes a malformed `CNI_ARGS` on as an error value: no attachment may become
-    /// impossible to delete for it.
+    /// impossible to delete for it. In any verb, bytes of `CNI_ARGS` that are not UTF-8 become U+FFFD:
+    /// they spoil the value that they are in, and no other.
     ///
     /// ```
     /// use cnikit::spec::{Command, Environment};
@@ -78,11 +79,10 @@ impl Environment {
         let container_id = reader.parse(Variable::ContainerId);
         let netns = reader.value(Variable::Netns).map(PathBuf::from);
         let ifname = reader.parse(Variable::IfName);
-        let args = if command == Command::Del {
-            reader.value(Variable::Args).map_or(Ok(Args::default()), |args| args.to_string_lossy().parse())
-        } else {
-            Ok(reader.parse(Variable::Args).unwrap_or_default())
-        };
+        let mut args = reader.value(Variable::Args).map_or(Ok(Args::default()), |args| args.to_string_lossy().parse());
+        if command != Command::Del {
+            args = Ok(reader.valid(Variable::Args, args).unwrap_or_default());
+        }
         let path = reader.value(Variable::Path).map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
         let netns_override = value_of(lookup, "CNI_NETNS_OVERRIDE")
             .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
@@ -142,10 +142,14 @@ impl Reader<'_> {
             Ok(text) => text.parse().map_err(|error: Error| error.to_string()),
             Err(bytes) => Err(format!("{bytes:?} is not UTF-8")),
         };
+        self.valid(variable, parsed)
+    }
+
+    fn valid<T, E: ToString>(&mut self, variable: Variable, parsed: Result<T, E>) -> Option<T> {
         match parsed {
             Ok(value) => Some(value),
-            Err(reason) => {
-                self.invalid.push(InvalidVariable { variable, reason });
+            Err(error) => {
+                self.invalid.push(InvalidVariable { variable, reason: error.to_string() });
                 None
             }
         }

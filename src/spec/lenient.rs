@@ -29,3 +29,13 @@ where
         _ => Ok(None),
     }
 }
+
+/// Anything but valid text reads as absent.
+pub(crate) fn invalid_as_none<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr,
+{
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(value.as_str().and_then(|text| text.parse().ok()))
+}

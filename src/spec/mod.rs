@@ -3,6 +3,7 @@
 //! | What the runtime sends or expects | Here |
 //! |---|---|
 //! | `CNI_COMMAND` and what each verb needs | [`Command`], [`Rule`], [`Environment`], [`Args`] |
+//! | the Kubernetes pod in `CNI_ARGS` | [`KubernetesPod`] |
 //! | the configuration on standard input | [`RawConfig`], [`NetConf`], [`RuntimeConfig`], [`ValidAttachments`] |
 //! | the result of `ADD` | [`AddResult`] and its parts |
 //! | an error | [`ErrorCode`], [`ErrorDocument`] |
@@ -26,6 +27,7 @@ mod error;
 pub(crate) mod lenient;
 mod mac;
 mod name;
+mod pod;
 mod protocol;
 mod result;
 mod runtime_config;
@@ -38,7 +40,8 @@ pub use config::{CniArgs, IpamConf, Label, NetConf, RawConfig};
 pub use environment::{Environment, InvalidVariable};
 pub use error::{Coded, Error, ErrorCode, ErrorDocument, Lost};
 pub use mac::MacAddr;
-pub use name::{ContainerId, IfName, NetworkName, PluginType};
+pub use name::{ContainerId, IfName, NetworkName, PluginType, PodName, PodNamespace, PodUid};
+pub use pod::KubernetesPod;
 pub use protocol::{Command, Presence, Rule, Variable};
 pub use result::{AddResult, Dns, Interface, IpConfig, Route};
 pub use runtime_config::{Bandwidth, IpRange, PortMapping, RuntimeConfig, RuntimeDns};

@@ -21,6 +21,9 @@ pub struct ContainerId(String);
 /// The name of a network interface, as the kernel accepts it: 1 to 15 bytes, not `.` or `..`,
 /// without `/`, `:`, `%` or white space.
 ///
+/// `all` and `default` are refused as well: below `/proc/sys/net/ipv4/conf` these names mean the
+/// settings of all links and of new links, so the kernel creates no link of either name.
+///
 /// ```
 /// use cnikit::spec::IfName;
 ///
@@ -32,6 +35,31 @@ pub struct ContainerId(String);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct IfName(String);
+
+/// The namespace of a Kubernetes pod: an [RFC 1123] label, which is 1 to 63 lower-case letters,
+/// digits and `-`, and begins and ends with a letter or a digit.
+///
+/// [RFC 1123]: https://www.rfc-editor.org/rfc/rfc1123#section-2
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PodNamespace(String);
+
+/// The name of a pod: 1 to 253 letters, digits, `-`, `.` and `_`. The first and the last character
+/// are letters or digits.
+///
+/// Every name of a Kubernetes pod, an RFC 1123 subdomain, has this form. Upper-case letters and `_`
+/// are allowed because podman passes the names of its containers in the same key of `CNI_ARGS`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PodName(String);
+
+/// The UID of a Kubernetes pod: 1 to 63 letters, digits, `-`, `.` and `_`. The first and the last
+/// character are letters or digits.
+///
+/// Most UIDs are UUIDs. The UID of a static pod is a digest, or any text in its manifest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PodUid(String);
 
 /// The `type` of a plugin: the name of its executable, which is looked up in the directories of
 /// `CNI_PATH` and so may not lead out of them.
@@ -53,6 +81,18 @@ impl IfName {
 fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+fn is_pod_namespace(text: &str) -> bool {
+    is_pod_uid(text) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+fn is_pod_name(text: &str) -> bool {
+    text.len() <= 253 && is_identifier(text) && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+fn is_pod_uid(text: &str) -> bool {
+    text.len() <= 63 && is_pod_name(text)
 }
 
 fn is_ifname(text: &str) -> bool {
@@ -137,6 +177,24 @@ name!(
     "interface name",
     is_ifname,
     "it must have 1 to 15 bytes, not be '.', '..', 'all' or 'default', and hold no '/', ':', '%' or white space"
+);
+name!(
+    PodNamespace,
+    "pod namespace",
+    is_pod_namespace,
+    "it must have 1 to 63 lower-case letters, digits and '-', and begin and end with a letter or a digit"
+);
+name!(
+    PodName,
+    "pod name",
+    is_pod_name,
+    "it must have 1 to 253 letters, digits, '-', '.' and '_', and begin and end with a letter or a digit"
+);
+name!(
+    PodUid,
+    "pod UID",
+    is_pod_uid,
+    "it must have 1 to 63 letters, digits, '-', '.' and '_', and begin and end with a letter or a digit"
 );
 name!(PluginType, "plugin type", is_file_name, "it must be the name of an executable, without '/' or '\\'");
 

@@ -3,6 +3,7 @@
 
 mod bed;
 mod bpffs;
+mod build;
 mod ensure;
 mod latency;
 mod layouts;

@@ -50,13 +50,95 @@ fn a_file_has_the_form_of_the_reference_library() {
     assert!(bin.cache().attachment(&attachment("c1")).unwrap().is_none());
 }
 
+fn named(name: &str) -> NetworkList {
+    network(&json!({"cniVersion": "1.0.0", "name": name, "plugins": [{"type": "one"}]}))
+}
+
+fn of(id: &str, ifname: &str) -> Parameters {
+    Parameters::new(id.parse().unwrap(), ifname.parse().unwrap())
+}
+
+/// Three attachments with one file name: the reference library joins the parts by hyphens.
+fn alike() -> [(NetworkList, Parameters, AddResult); 3] {
+    let result = |address: &str| AddResult::default().with_ip(IpConfig::new(address.parse().unwrap()));
+    [
+        (named("a-b"), of("c", "eth0"), result("10.1.0.1/16")),
+        (named("a"), of("b-c", "eth0"), result("10.1.0.2/16")),
+        (named("a"), of("b", "c-eth0"), result("10.1.0.3/16")),
+    ]
+}
+
 #[test]
-fn names_that_run_together_are_told_apart() {
+fn attachments_whose_names_run_together_are_all_remembered() {
+    for turn in 0..3 {
+        let bin = Bin::new();
+        let mut alike = alike();
+        alike.rotate_left(turn);
+        // Twice: the second time, each finds its own file again.
+        for (network, parameters, result) in alike.iter().chain(&alike) {
+            bin.cache().store(network, parameters, result).unwrap();
+        }
+        // The first has the name that the reference library looks for.
+        let first: Value = serde_json::from_slice(&fs::read(bin.scratch("cache/results/a-b-c-eth0")).unwrap()).unwrap();
+        assert_eq!(first["networkName"], alike[0].0.name.as_str());
+        assert_eq!(bin.cache().attachments().unwrap().len(), 3);
+        for (index, (network, parameters, result)) in alike.iter().enumerate() {
+            let attachment = parameters.attachment(&network.name);
+            assert_eq!(bin.cache().attachment(&attachment).unwrap().unwrap().result, *result, "{turn} {attachment:?}");
+            bin.cache().remove(&attachment).unwrap();
+            assert!(bin.cache().attachment(&attachment).unwrap().is_none());
+            assert_eq!(bin.cache().attachments().unwrap().len(), 2 - index);
+        }
+        assert_eq!(fs::read_dir(bin.scratch("cache/results")).unwrap().count(), 0);
+    }
+}
+
+/// After the attachment with the shared name is removed, the next store of the other one takes that name.
+#[test]
+fn a_name_that_has_become_free_is_taken() {
     let bin = Bin::new();
-    let network = |name: &str| network(&json!({"cniVersion": "1.0.0", "name": name, "plugins": [{"type": "one"}]}));
-    let parameters = |id: &str| Parameters::new(id.parse().unwrap(), "eth0".parse().unwrap());
-    bin.cache().store(&network("a-b"), &parameters("c"), &result()).unwrap();
-    let other = parameters("b-c").attachment(&"a".parse().unwrap());
+    let [(network, parameters, result), (other, others, _), _] = alike();
+    bin.cache().store(&network, &parameters, &result).unwrap();
+    bin.cache().store(&other, &others, &result).unwrap();
+    bin.cache().remove(&parameters.attachment(&network.name)).unwrap();
+    bin.cache().store(&other, &others, &result).unwrap();
+    let names = fs::read_dir(bin.scratch("cache/results")).unwrap().map(|one| one.unwrap().file_name());
+    assert_eq!(Vec::from_iter(names), ["a-b-c-eth0"]);
+    // A crash between the two steps leaves both files. The file that was written last counts.
+    let shared = bin.scratch("cache/results/a-b-c-eth0");
+    let old = fs::read_to_string(&shared).unwrap().replace("10.1.0.1/16", "10.1.0.9/16");
+    fs::write(bin.scratch("cache/results/a:-b-c-:eth0"), old).unwrap();
+    assert_eq!(
+        bin.cache().attachments().unwrap().iter().map(|cached| cached.result.clone()).collect::<Vec<_>>(),
+        [result]
+    );
+}
+
+#[test]
+fn attachments_that_are_stored_at_once_do_not_overwrite_each_other() {
+    for _ in 0..50 {
+        let bin = Bin::new();
+        let alike = alike();
+        let start = std::sync::Barrier::new(alike.len());
+        std::thread::scope(|scope| {
+            for (network, parameters, result) in &alike {
+                let (bin, start) = (&bin, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    bin.cache().store(network, parameters, result).unwrap();
+                });
+            }
+        });
+        assert_eq!(bin.cache().attachments().unwrap().len(), 3);
+    }
+}
+
+#[test]
+fn of_attachments_that_are_alike_the_one_that_was_not_stored_is_unknown() {
+    let bin = Bin::new();
+    let [(network, parameters, result), (other, others, _), _] = alike();
+    bin.cache().store(&network, &parameters, &result).unwrap();
+    let other = others.attachment(&other.name);
     assert!(bin.cache().attachment(&other).unwrap().is_none());
     bin.cache().remove(&other).unwrap();
     assert_eq!(bin.cache().attachments().unwrap().len(), 1);

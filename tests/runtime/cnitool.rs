@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cnikit::runtime::{NetworkList, Runtime};
+use cnikit::runtime::{NetworkList, Parameters, Runtime};
 use cnikit_testbed::{Command, Host, cnitool, host};
 use serde_json::json;
 
@@ -69,5 +69,57 @@ fn cnitool_and_this_library_find_each_others_attachments() {
         let status = run(host, &cnitool, &bin, "status");
         assert!(status.status.success(), "{status:?}");
         runtime.status(&network).unwrap();
+    });
+}
+
+/// cnitool makes the container's id of the path of the namespace: `cnitool-` and hexadecimal digits. Network `a` with that
+/// container, and network `a-cnitool` with the digits for a container, have one name for a file.
+#[test]
+fn what_cnitool_remembers_is_not_overwritten() {
+    let Some(cnitool) = cnitool() else { return };
+    host(|_| {
+        let bin = Bin::new();
+        bin.answering("one", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.5/16"}]}"#);
+        std::fs::create_dir(bin.scratch("net.d")).unwrap();
+        for name in ["a", "a-cnitool"] {
+            let list = json!({"cniVersion": "1.1.0", "name": name, "plugins": [{"type": "one"}]});
+            std::fs::write(bin.scratch(&format!("net.d/{name}.conflist")), list.to_string()).unwrap();
+        }
+        let runtime = Runtime::new([bin.path()]);
+        let call = |verb: &str| {
+            let command = Command::new(&cnitool).args([verb, "a", "/run/netns/blue"]).env("CNI_PATH", bin.path());
+            let output = command.env("NETCONFPATH", bin.scratch("net.d")).output();
+            assert!(output.status.success(), "{verb}: {output:?}");
+        };
+        call("add");
+        let theirs = runtime.cache().attachments().unwrap().remove(0);
+        let digits = theirs.parameters.container_id.as_str().strip_prefix("cnitool-").unwrap().to_owned();
+        let network = NetworkList::load(&bin.scratch("net.d"), &"a-cnitool".parse().unwrap()).unwrap();
+        let ours =
+            Parameters::new(digits.parse().unwrap(), theirs.parameters.ifname.clone()).in_netns("/run/netns/red");
+
+        bin.answering("one", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.6/16"}]}"#);
+        runtime.add(&network, &ours).unwrap();
+        assert_eq!(runtime.cache().attachments().unwrap().len(), 2);
+        // Theirs is where cnitool looks for it, and ours is ours.
+        call("check");
+        assert_eq!(bin.stdin("one", "CHECK")["prevResult"]["ips"][0]["address"], "10.1.0.5/16");
+        runtime.check(&network, &ours).unwrap();
+        assert_eq!(bin.stdin("one", "CHECK")["prevResult"]["ips"][0]["address"], "10.1.0.6/16");
+        call("del");
+        assert_eq!(bin.stdin("one", "DEL")["prevResult"]["ips"][0]["address"], "10.1.0.5/16");
+        let left = runtime.cache().attachments().unwrap();
+        assert_eq!(left.iter().map(|cached| &cached.parameters).collect::<Vec<_>>(), [&ours]);
+
+        // gc of cnitool lists our file, and sends the DEL that its content describes.
+        let output = Command::new(&cnitool)
+            .args(["gc", "a-cnitool", "/run/netns/blue"])
+            .env("CNI_PATH", bin.path())
+            .env("NETCONFPATH", bin.scratch("net.d"))
+            .output();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(bin.stdin("one", "DEL")["prevResult"], serde_json::Value::Null);
+        runtime.del(&network, &ours).unwrap();
+        assert!(runtime.cache().attachments().unwrap().is_empty());
     });
 }

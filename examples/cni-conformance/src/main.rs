@@ -71,9 +71,7 @@ fn suite(options: &Options) -> Result<Suite, Box<dyn std::error::Error>> {
     if let Some(script) = &options.prepare {
         suite = suite.prepare_with(fs::canonicalize(script).map_err(|error| format!("{}: {error}", script.display()))?);
     }
-    if suite.selected().next().is_none() {
-        return Err("no rule is left by --only and --skip; see --list".into());
-    }
+    suite.validate().map_err(|error| format!("{error}; --list prints the rules"))?;
     Ok(suite)
 }
 

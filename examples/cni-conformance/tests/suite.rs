@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use cnikit::conformance::{Level, Outcome, Report, Suite};
+use cnikit::conformance::{Error, Level, Outcome, Report, Suite};
+use cnikit::spec::Version;
 use cnikit_testbed::privileged;
 use serde_json::{Value, json};
 
@@ -106,6 +107,68 @@ fn a_plugin_that_hangs_is_ended() {
     assert!(error.to_string().contains("after that time"), "{error}");
 }
 
+/// Needs no privileges: nothing is run.
+#[test]
+fn a_pattern_that_matches_no_rule_is_no_verdict() {
+    for (suite, told) in [
+        (flawed("").only("typo.*"), "\"typo.*\" of only"),
+        (flawed("").only("del.*").only("ad.twice"), "\"ad.twice\" of only"),
+        (flawed("").skip("del.twcie"), "\"del.twcie\" of skip"),
+        (flawed("").only(""), "\"\" of only"),
+    ] {
+        let error = suite.run().expect_err("it selects nothing");
+        assert!(matches!(error, Error::NoSuchRule { .. }) && error.to_string().contains(told), "{error}");
+    }
+    for suite in [flawed("").skip("*"), flawed("").only("del.*").skip("del.*")] {
+        assert!(matches!(suite.run(), Err(Error::NoRules)));
+    }
+}
+
+/// A plugin with addresses of its own may be configured with an `ipam.type` all the same, be that plugin there or not.
+#[test]
+fn a_plugin_that_does_not_call_its_delegate_is_told_so_once() {
+    if !privileged() {
+        return;
+    }
+    let path = tempfile::tempdir().expect("a directory");
+    let delegate = path.path().join("pool");
+    std::fs::write(&delegate, "#!/bin/sh\nexit 1\n").expect("room");
+    std::fs::set_permissions(&delegate, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
+    for name in ["pool", "absent"] {
+        let config = json!({
+            "name": "flawed", "type": "flawed-cni", "subnet": "10.77.0.0/28", "ipam": { "type": name },
+        });
+        let suite =
+            Suite::new(built("examples/flawed_cni"), config).expect("the plugin is there").cni_path(path.path());
+        let report = suite.only("delegate.*").only("*.without-path").run().expect("a verdict");
+        let outcomes = |outcome| -> Vec<&str> {
+            report.findings.iter().filter(|one| one.outcome == outcome).map(|one| one.rule.as_str()).collect()
+        };
+        assert_eq!(outcomes(Outcome::Failed), [""; 0], "{report}");
+        assert_eq!(outcomes(Outcome::Warned), ["delegate.called"], "{report}");
+        assert_eq!(outcomes(Outcome::Passed), ["add.without-path", "status.without-path"], "{report}");
+        for finding in report.findings.iter().filter(|finding| finding.outcome == Outcome::Skipped) {
+            assert!(finding.seen.as_deref().is_some_and(|seen| seen.contains("delegate.called")), "{finding:?}");
+        }
+    }
+}
+
+/// Debian's `host-local` gives the addresses.
+#[test]
+fn a_plugin_that_delegates_keeps_the_rules_about_it() {
+    if !privileged() {
+        return;
+    }
+    let ipam = json!({ "type": "host-local", "subnet": "10.79.0.0/28" });
+    let config = json!({ "name": "delegating", "type": "simple-ebpf-cni", "ipam": ipam });
+    let suite = Suite::new(built("simple-ebpf-cni"), config).expect("it is there").cni_path("/usr/lib/cni");
+    let report = suite.version(Version::V1_0_0).only("delegate.*").only("add.without-path").run().expect("a verdict");
+    assert_eq!(broken(&report), [""; 0]);
+    let of = |rule: &'static str| report.of(rule).next().expect("it was selected");
+    assert_eq!((of("delegate.called").outcome, of("delegate.add").outcome), (Outcome::Passed, Outcome::Passed));
+    assert_eq!(of("add.without-path").seen.as_deref(), Some("the plugin delegates and needs CNI_PATH for that"));
+}
+
 #[test]
 fn simple_ebpf_cni_conforms() {
     if !privileged() {
@@ -149,7 +212,14 @@ fn the_command_tells_by_its_status() {
     let junit = text(&warned);
     assert!(junit.contains(r#"<testcase classname="flawed_cni.del" name="del.silent@1.1.0""#), "{junit}");
 
-    for wrong in [&["--only", "no.such-rule"], &["--version", "7.0.0"], &["--prepare", "/bin/false"]] {
+    let wrong: [&[&str]; 5] = [
+        &["--only", "no.such-rule"],
+        &["--skip", "del.twcie"],
+        &["--only", "del.twice", "--skip", "del.*"],
+        &["--version", "7.0.0"],
+        &["--prepare", "/bin/false"],
+    ];
+    for wrong in wrong {
         let refused = run("", wrong);
         assert_eq!(refused.status.code(), Some(2), "{refused:?}");
         assert!(!refused.stderr.is_empty() && refused.stdout.is_empty(), "{refused:?}");

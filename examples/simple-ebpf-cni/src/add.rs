@@ -31,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let (attachment, config) = (&request.attachment, &request.config);
     let wish = wishes::mac(&request.net_conf, &request.args)?;
+    wishes::warn_of_invalid_pod(&request.args);
 
     let host = Socket::open()?;
     let netns = Netns::open(&request.netns)?;

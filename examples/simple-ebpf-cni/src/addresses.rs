@@ -4,11 +4,11 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use cnikit::ipam::{self, IpamConfig, LOCK_TIMEOUT, Lease, Locked, Owner, Range, Store};
+use cnikit::ipam::{self, IpamConfig, LOCK_TIMEOUT, Lease, Locked, Owner, Range, Store, Tenant};
 use cnikit::netlink::Socket;
 use cnikit::plugin::{AddRequest, Failure, Step as _};
 use cnikit::runtime::{self, Delegable, Delegate, Delegated, Prior};
-use cnikit::spec::{AddResult, Attachment, ErrorCode, IpConfig, MacAddr, NetworkName, Route};
+use cnikit::spec::{AddResult, Attachment, ErrorCode, IpConfig, KubernetesPod, MacAddr, NetworkName, Route};
 use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
 
@@ -150,23 +150,27 @@ pub(crate) fn already_attached(seen: &str) -> Failure {
 fn lease(request: &AddRequest<Config>, ipam: &IpamConfig, leases: &Store, host: &Socket) -> Result<Lease, Failure> {
     let attachment = &request.attachment;
     let requested = wishes::ips(&request.net_conf, &request.args)?;
+    let tenant = Tenant { owner: network::owner(attachment), pod: KubernetesPod::from_args(&request.args) };
     let network = &attachment.network;
     let mut locked = leases.lock(LOCK_TIMEOUT)?;
-    let allocate = |locked: &mut Locked| {
+    let allocate = |locked: &mut Locked, requested: &[IpAddr]| {
         let is_gone = |lease: &Lease| is_gone(network, lease, leases, host);
-        locked.allocate_with(&network::owner(attachment), ipam.pools(), &requested, is_gone)
+        locked.allocate_for(&tenant, ipam.pools(), requested, is_gone)
     };
-    let mut allocated = allocate(&mut locked);
+    let mut allocated = allocate(&mut locked, &requested);
     if let Err(ipam::Error::AlreadyLeased { lease }) = &allocated {
         // Of a pod that another plugin attached, nothing here tells whether it lives.
         if lease.imported || del::host_end(attachment, host)?.is_some() {
             return Err(already_attached("it holds an address"));
         }
-        if fits(lease, ipam, &requested) {
-            return Ok((**lease).clone());
-        }
+        let requested = match fits(lease, ipam, &requested) {
+            true if tenant.pod.is_unnamed() || lease.pod == tenant.pod => return Ok((**lease).clone()),
+            // Made anew with the same addresses, because it names another pod, or none as an older build leaves it.
+            true => lease.addresses.iter().map(IpNetwork::ip).collect(),
+            false => requested,
+        };
         locked.release(&lease.owner)?;
-        allocated = allocate(&mut locked);
+        allocated = allocate(&mut locked, &requested);
     }
     for damaged in locked.set_aside() {
         warn!("{damaged}");

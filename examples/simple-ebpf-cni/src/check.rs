@@ -13,7 +13,7 @@ use crate::config::{Addressing, Config};
 use crate::masquerade::Masquerade;
 use crate::programs::{self, Programs};
 use crate::rows::Rows;
-use crate::{addresses, network, siblings, wishes};
+use crate::{addresses, del, network, siblings, wishes};
 
 /// The code of a CHECK that found a difference.
 const DIFFERS: ErrorCode = ErrorCode::plugin_specific(110);
@@ -74,6 +74,7 @@ impl Check<'_> {
     fn lease(&mut self) -> Result<(), Failure> {
         let (attachment, config) = (&self.request.attachment, &self.request.config);
         let leases = network::leases(&config.data_dir, &attachment.network)?;
+        del::name_pod(Some(&self.request.args), attachment, &leases);
         let Some(lease) = leases.lease(&network::owner(attachment))? else {
             self.differs(format!("no address is leased in {}", leases.dir().display()));
             return Ok(());

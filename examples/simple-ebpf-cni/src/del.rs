@@ -3,8 +3,8 @@
 use cnikit::datapath::Datapath;
 use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, OwnerLock, Store};
 use cnikit::netlink::{self, Link, Socket};
-use cnikit::plugin::{DelRequest, Failure, Failures, Step as _};
-use cnikit::spec::Attachment;
+use cnikit::plugin::{self, DelRequest, Failure, Failures, Step as _};
+use cnikit::spec::{Args, Attachment, KubernetesPod};
 use tracing::{debug, info_span};
 
 use crate::config::{self, Config};
@@ -21,6 +21,7 @@ pub(crate) fn del(request: &DelRequest<Config>) -> Result<(), Failure> {
     let Some(turn) = Turn::take(attachment, &leases)? else {
         return Ok(());
     };
+    name_pod(request.args.as_ref().ok(), attachment, &leases);
     let mut failures = Failures::default();
     let detached = failures.note(detach(attachment, &Socket::open()?, &leases, &turn));
     // As with a lease: a pod that still has its addresses must not meet another.
@@ -30,6 +31,15 @@ pub(crate) fn del(request: &DelRequest<Config>) -> Result<(), Failure> {
         failures.note(delegate.del());
     }
     failures.into_result()
+}
+
+/// Has the log name the pod by its lease if `CNI_ARGS` does not name it.
+pub(crate) fn name_pod(args: Option<&Args>, attachment: &Attachment, leases: &Store) {
+    if args.is_none_or(|args| KubernetesPod::from_args(args).is_unnamed())
+        && let Ok(Some(lease)) = leases.lease(&network::owner(attachment))
+    {
+        plugin::record_pod(&lease.pod);
+    }
 }
 
 /// Keeps all else that would make or remove an attachment waiting.

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, Store};
+use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, Store, Tenant};
 use cnikit::netlink::{Link, Socket};
-use cnikit::plugin::{Failure, Failures, GcRequest, Step as _};
-use cnikit::spec::{Attachment, IfName, NetworkName};
+use cnikit::plugin::{self, Failure, Failures, GcRequest, Step as _};
+use cnikit::spec::{Attachment, IfName, KubernetesPod, NetworkName};
+use tracing::field::Empty;
 use tracing::info_span;
 
 use crate::addresses;
@@ -47,10 +48,10 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     let at_work = at_work.into_iter().map(|owner| network::attachment(network, owner));
     let spared: HashSet<Attachment> = valid.into_iter().chain(at_work).collect();
     for lease in held {
-        let owner = match lease {
-            Ok(lease) => lease.owner,
+        let Tenant { owner, pod } = match lease {
+            Ok(Lease { owner, pod, .. }) => Tenant { owner, pod },
             // The file's name tells the owner when the file itself does not.
-            Err(ipam::Error::CorruptLease { owner: Some(owner), .. }) => *owner,
+            Err(ipam::Error::CorruptLease { owner: Some(owner), .. }) => (*owner).into(),
             Err(error) => {
                 failures.note::<()>(Err(error));
                 continue;
@@ -58,8 +59,11 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
         };
         let attachment = network::attachment(network, owner);
         if !spared.contains(&attachment) {
-            let name = format!("{} of {}", attachment.ifname, attachment.container_id);
-            failures.note(collect(&attachment, &host, &leases).step(name));
+            let mut name = format!("{} of {}", attachment.ifname, attachment.container_id);
+            if !pod.is_unnamed() {
+                name += &format!(" ({pod})");
+            }
+            failures.note(collect(&attachment, &pod, &host, &leases).step(name));
         }
     }
     if leases.exists()? {
@@ -95,9 +99,10 @@ fn ports(host: &Socket, network: &NetworkName, bridge: &IfName) -> Result<Vec<Li
 }
 
 /// Detaches what a lease is of.
-fn collect(attachment: &Attachment, host: &Socket, leases: &Store) -> Result<(), Failure> {
+fn collect(attachment: &Attachment, pod: &KubernetesPod, host: &Socket, leases: &Store) -> Result<(), Failure> {
     let Attachment { container_id, ifname, .. } = attachment;
-    let _span = info_span!("collect", container = %container_id, %ifname).entered();
+    let _span = info_span!("collect", container = %container_id, %ifname, pod = Empty, pod_uid = Empty).entered();
+    plugin::record_pod(pod);
     match Turn::take(attachment, leases)? {
         Some(turn) => detach(attachment, host, leases, &turn),
         None => Ok(()),

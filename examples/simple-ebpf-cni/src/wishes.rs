@@ -5,14 +5,15 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use cnikit::plugin::Failure;
-use cnikit::spec::{Args, ErrorCode, MacAddr, NetConf};
+use cnikit::spec::{Args, ErrorCode, KubernetesPod, MacAddr, NetConf};
+use tracing::warn;
 
-/// The keys of `CNI_ARGS` that mean something here.
-const KNOWN_ARGS: [&str; 2] = ["IP", "MAC"];
+/// The keys of `CNI_ARGS` that ask for something, beside those that name the pod.
+const WISHES: [&str; 2] = ["IP", "MAC"];
 
 /// The addresses that were asked for by `runtimeConfig`, `args.cni` or `CNI_ARGS`, in this order.
 pub(crate) fn ips(net_conf: &NetConf, args: &Args) -> Result<Vec<IpAddr>, Failure> {
-    args.require_known(&KNOWN_ARGS)?;
+    require_known(args)?;
     let by_args: Vec<IpAddr> = match args.value("IP") {
         Some(texts) => texts.split(',').map(|text| by_args("IP", text)).collect::<Result<_, _>>()?,
         None => Vec::new(),
@@ -23,7 +24,7 @@ pub(crate) fn ips(net_conf: &NetConf, args: &Args) -> Result<Vec<IpAddr>, Failur
 
 /// The MAC that was asked for by `runtimeConfig`, `args.cni` or `CNI_ARGS`, in this order.
 pub(crate) fn mac(net_conf: &NetConf, args: &Args) -> Result<Option<MacAddr>, Failure> {
-    args.require_known(&KNOWN_ARGS)?;
+    require_known(args)?;
     let by_args = args.value("MAC").map(|text| by_args("MAC", text)).transpose()?;
     match net_conf.runtime_config.mac.or(net_conf.args.mac).or(by_args) {
         Some(mac) if !mac.is_unicast() => Err(Failure::new(
@@ -32,6 +33,17 @@ pub(crate) fn mac(net_conf: &NetConf, args: &Args) -> Result<Option<MacAddr>, Fa
         )),
         wish => Ok(wish),
     }
+}
+
+/// Warns about values in `CNI_ARGS` that cannot be part of a pod's name. They are no reason to fail an ADD.
+pub(crate) fn warn_of_invalid_pod(args: &Args) {
+    for error in KubernetesPod::invalid_args(args) {
+        warn!("CNI_ARGS: {error}; the pod is attached and shown without this value");
+    }
+}
+
+fn require_known(args: &Args) -> Result<(), Failure> {
+    Ok(args.require_known(&[&WISHES[..], &KubernetesPod::ARGS].concat())?)
 }
 
 fn by_args<T: FromStr<Err: Display>>(key: &str, text: &str) -> Result<T, Failure> {

@@ -1,18 +1,26 @@
 //! Delegation, seen by an IPAM plugin that stands in front of the real one and writes down what it is called with.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use serde_json::json;
 
-use serde_json::{Value, json};
-
-use crate::conformance::Error;
 use crate::conformance::bench::Bench;
+use crate::conformance::probe::Delegation;
+use crate::conformance::recorder::Recorder;
 use crate::conformance::rule::{Applies, Rule, Section};
-use crate::conformance::verdict::{Verdict, ensure, not_tried};
+use crate::conformance::verdict::{Verdict, broken, ensure, not_tried};
 use crate::spec::Command::{Add as ADD, Check as CHECK, Del as DEL, Gc as GC, Status as STATUS};
 
 pub(super) const RULES: &[Rule] = &[
+    Rule::should(
+        ADD,
+        "delegate.called",
+        Section::Delegation,
+        "ADD calls the plugin in \"ipam.type\"; all other rules about delegation build on that",
+        |bench| match bench.delegation() {
+            Delegation::NotCalled(seen) => broken(seen),
+            Delegation::Unnamed | Delegation::Called => Ok(()),
+        },
+    )
+    .only(Applies::Naming),
     Rule::must(ADD, "delegate.add", Section::Delegation, "ADD is passed on with its variables", |bench| {
         let (delegate, attached) = (Delegate::install(bench, "")?, bench.attach()?);
         let target = &attached.target;
@@ -105,44 +113,24 @@ pub(super) const RULES: &[Rule] = &[
     .only(Applies::Delegating),
 ];
 
-/// An IPAM plugin before the one that the configuration names.
-struct Delegate {
-    log: PathBuf,
-    stdin: PathBuf,
-}
+/// The plugin in `ipam.type`, with the recorder before it.
+struct Delegate(Recorder);
 
 impl Delegate {
-    /// Puts it before the real one on `CNI_PATH`. It fails for one verb, if there is one in `failing`, with a code of
-    /// its own.
+    /// Puts the recorder before the real delegate on `CNI_PATH`. It fails for the verb in `failing`, if there is one.
     fn install(bench: &Bench<'_>, failing: &str) -> Verdict<Self> {
         let name = bench.config().delegate().unwrap_or_default();
         let Some(real) = bench.find(name) else {
             return not_tried(format!("{name} is not on CNI_PATH"));
         };
-        let directory = bench.host().scratch("delegate")?;
-        let (log, stdin) = (directory.join("log"), directory.join("stdin"));
-        let script = format!(
-            "#!/bin/sh\n\
-             echo \"$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS\" >>'{log}'\n\
-             if [ \"$CNI_COMMAND\" = '{failing}' ]; then\n\
-             \techo '{{\"cniVersion\":\"1.0.0\",\"code\":100,\"msg\":\"told to fail\"}}'\n\
-             \texit 1\n\
-             fi\n\
-             cat >'{stdin}'\n\
-             exec '{real}' <'{stdin}'\n",
-            log = log.display(),
-            stdin = stdin.display(),
-            real = real.display(),
-        );
-        let path = directory.join(name);
-        write_executable(&path, &script)?;
-        bench.prefer(&directory);
-        Ok(Self { log, stdin })
+        let recorder = Recorder::install(bench.host(), &real, failing)?;
+        bench.prefer(recorder.directory());
+        Ok(Self(recorder))
     }
 
     /// The rule is kept if there was a call that begins so: verb, container, interface and namespace.
     fn was_called(&self, start: &str) -> Verdict {
-        let calls = fs::read_to_string(&self.log).unwrap_or_default();
+        let calls = self.0.calls();
         let found = calls.lines().any(|line| line.trim_end().starts_with(start));
         ensure(found, || format!("no {start}; the delegate was called with: {}", calls.trim_end().replace('\n', "; ")))
     }
@@ -151,16 +139,9 @@ impl Delegate {
 fn configuration(bench: &Bench<'_>) -> Verdict {
     let delegate = Delegate::install(bench, "")?;
     bench.attach()?;
-    let got: Value =
-        fs::read(&delegate.stdin).ok().and_then(|got| serde_json::from_slice(&got).ok()).unwrap_or_default();
+    let got = delegate.0.configuration();
     for (key, value) in bench.config().in_version(bench.version) {
         ensure(got[&key] == value, || format!("{key} was {value}, and {} for the delegate", got[&key]))?;
     }
     Ok(())
-}
-
-fn write_executable(path: &Path, text: &str) -> Result<(), Error> {
-    fs::write(path, text)
-        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
-        .map_err(|source| Error::Host { operation: "write", path: path.to_owned(), source })
 }

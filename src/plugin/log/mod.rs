@@ -28,7 +28,7 @@ use crate::spec::RawConfig;
 /// [logfmt](https://brandur.org/logfmt), with the time that each step took; warnings are lines as well:
 ///
 /// ```text
-/// time=2026-03-01T09:30:00.123Z level=info command=ADD network=podnet container=c1 ifname=eth0 addresses=10.244.1.2/24 result=ok total_ms=2.513 lease_ms=0.301 ...
+/// time=2026-03-01T09:30:00.123Z level=info command=ADD network=podnet container=c1 ifname=eth0 pod=default/web-0 addresses=10.244.1.2/24 result=ok total_ms=2.513 lease_ms=0.301 ...
 /// ```
 ///
 /// A step is a span of level [`INFO`](Level::INFO) right inside of that of the call; steps of one name are added up. With

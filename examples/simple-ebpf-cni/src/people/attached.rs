@@ -6,14 +6,14 @@ use std::ops::AddAssign;
 use std::time::SystemTime;
 
 use cnikit::datapath::{CounterMap, DropReason, Drops, LinkMap, MapSet, PodCounters};
-use cnikit::ipam::Owner;
+use cnikit::ipam::{Lease, Owner, Tenant};
 use cnikit::netlink::Link;
 use cnikit::runtime::ResultCache;
-use cnikit::spec::{IfName, NetworkName};
+use cnikit::spec::{IfName, KubernetesPod, NetworkName};
 use serde::Serialize;
 
-use super::Error;
 use super::node::Known;
+use super::{Error, text};
 use crate::network;
 
 /// A pod of a network.
@@ -24,6 +24,9 @@ pub(crate) struct Pod {
     /// Unknown where another plugin gave the addresses and the runtime keeps no results.
     #[serde(flatten)]
     pub(crate) owner: Option<Owner>,
+    /// The names that Kubernetes has for the pod, by the lease or by the runtime's cache of results.
+    #[serde(flatten)]
+    pub(crate) kubernetes: KubernetesPod,
     pub(crate) addresses: Vec<IpAddr>,
     /// The host's end of the pair; none where it is gone, and the lease is all that is left.
     pub(crate) host_interface: Option<IfName>,
@@ -79,34 +82,53 @@ pub(crate) fn pods(known: &Known, links: &[Link]) -> Result<Vec<Pod>, Error> {
     // What is damaged holds its address, but tells of no pod: `leases` and `doctor` show it.
     let mut leased = HashSet::new();
     let mut pods = Vec::new();
+    let mut cache = CachedTenants::new(name);
     for lease in known.store.leases()?.filter_map(Result::ok) {
         let attachment = network::attachment(name, lease.owner.clone());
         let link = by_name.get(&attachment.host_ifname()).or_else(|| by_index.get(&attachment.host_ifindex()));
         let addresses: Vec<IpAddr> = lease.addresses.iter().map(|address| address.ip()).collect();
         leased.extend(addresses.iter().copied());
         let (since, created) = (lease.since(), lease.created);
-        let pod = Pod::new(known, link.copied(), Some(lease.owner), addresses, maps.as_ref())?;
+        let tenant = Tenant { pod: cache.pod_of(&lease), owner: lease.owner };
+        let pod = Pod::new(known, link.copied(), Some(tenant), addresses, maps.as_ref())?;
         pods.push(Pod { since: Some(since), created: Some(created), ..pod });
     }
     let mut others = set.as_ref().map_or_else(|| Ok(BTreeMap::new()), delivered)?;
     others.retain(|index, addresses| {
         by_index.contains_key(index) && !addresses.iter().any(|address| leased.contains(address))
     });
-    let mut owners = if others.is_empty() { HashMap::new() } else { cached_owners(name) };
     for (index, addresses) in others {
         let link = by_index.get(&index).copied();
-        let owner = link.and_then(|link| owners.remove(&link.name));
-        pods.push(Pod::new(known, link, owner, addresses, maps.as_ref())?);
+        let tenant = link.and_then(|link| cache.tenant(&link.name).cloned());
+        pods.push(Pod::new(known, link, tenant, addresses, maps.as_ref())?);
     }
     pods.sort_by(|one, other| (&one.addresses, &one.owner).cmp(&(&other.addresses, &other.owner)));
     Ok(pods)
 }
 
+/// The names of some pods, for a message: of three at most, and how many more there are.
+pub(crate) fn names_of_some(pods: &[&Pod]) -> String {
+    const MOST: usize = 3;
+    let mut names: Vec<String> = pods.iter().take(MOST).map(|pod| pod.name()).collect();
+    if pods.len() > MOST {
+        names.push(format!("{} more", pods.len() - MOST));
+    }
+    names.join(", ")
+}
+
 impl Pod {
+    /// The pod's name in a message: its name in Kubernetes or, without one, its container id.
+    fn name(&self) -> String {
+        match &self.owner {
+            Some(owner) if self.kubernetes.is_unnamed() => text::short(owner.container_id.as_str()).to_owned(),
+            _ => text::pod(&self.kubernetes, false),
+        }
+    }
+
     fn new(
         known: &Known,
         link: Option<&Link>,
-        owner: Option<Owner>,
+        tenant: Option<Tenant>,
         addresses: Vec<IpAddr>,
         maps: Option<&Maps>,
     ) -> Result<Self, Error> {
@@ -121,9 +143,11 @@ impl Pod {
             let dropped = link.map(|link| maps.links.drops(link.index)).transpose()?;
             drops = dropped.flatten().map(Reasons::from).unwrap_or_default();
         }
+        let (owner, kubernetes) = tenant.map(|Tenant { owner, pod }| (owner, pod)).unzip();
         Ok(Self {
             network: known.name.clone(),
             owner,
+            kubernetes: kubernetes.unwrap_or_default(),
             addresses,
             host_interface: link.map(|link| link.name.clone()),
             counters,
@@ -200,13 +224,40 @@ fn delivered(maps: &MapSet) -> Result<BTreeMap<u32, Vec<IpAddr>>, Error> {
     Ok(addresses)
 }
 
-/// The attachments of a network that the runtime keeps results of, by the name of the host's end.
-fn cached_owners(network: &NetworkName) -> HashMap<IfName, Owner> {
+/// The attachments of a network in the runtime's cache of results, by the name of the host end. The cache is read when it
+/// is first needed, and then once.
+pub(crate) struct CachedTenants<'a> {
+    network: &'a NetworkName,
+    tenants: Option<HashMap<IfName, Tenant>>,
+}
+
+impl<'a> CachedTenants<'a> {
+    pub(crate) fn new(network: &'a NetworkName) -> Self {
+        Self { network, tenants: None }
+    }
+
+    /// The attachment with this host end, if the runtime caches results as the reference library does.
+    pub(crate) fn tenant(&mut self, host_end: &IfName) -> Option<&Tenant> {
+        self.tenants.get_or_insert_with(|| read_cache(self.network)).get(host_end)
+    }
+
+    /// The pod of a lease: by the lease or, if an older build or an import made that, by the cache.
+    pub(crate) fn pod_of(&mut self, lease: &Lease) -> KubernetesPod {
+        if !lease.pod.is_unnamed() {
+            return lease.pod.clone();
+        }
+        let attachment = network::attachment(self.network, lease.owner.clone());
+        self.tenant(&attachment.host_ifname()).map_or_else(|| lease.pod.clone(), |tenant| tenant.pod.clone())
+    }
+}
+
+fn read_cache(network: &NetworkName) -> HashMap<IfName, Tenant> {
     let attachments = ResultCache::new(ResultCache::DEFAULT_DIR).attachments().unwrap_or_default();
     let ours = attachments.into_iter().filter(|cached| cached.network == *network);
-    let owners = ours.map(|cached| {
+    let tenants = ours.map(|cached| {
         let attachment = cached.parameters.attachment(network);
-        (attachment.host_ifname(), network::owner(&attachment))
+        let pod = KubernetesPod::from_args(&cached.parameters.args);
+        (attachment.host_ifname(), Tenant { owner: network::owner(&attachment), pod })
     });
-    owners.collect()
+    tenants.collect()
 }

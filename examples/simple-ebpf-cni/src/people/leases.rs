@@ -11,10 +11,11 @@ use cnikit::runtime::NetworkList;
 use cnikit::spec::NetworkName;
 use serde::Serialize;
 
+use super::attached::CachedTenants;
 use super::network::{Network, Range};
 use super::output::{BAD, Output, VOID};
 use super::table::Table;
-use super::text::{count, list, short};
+use super::text::{self, count, list, short};
 use super::{EXIT_STATUS, Error, chain, import};
 use crate::config::DEFAULT_DATA_DIR;
 
@@ -44,7 +45,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     conf_dir: Option<PathBuf>,
 
-    /// Show the ids of containers in full
+    /// Show names of pods and ids of containers in full
     #[arg(long)]
     no_trunc: bool,
 }
@@ -137,7 +138,13 @@ fn report(options: &Options) -> Result<Report, Error> {
 impl Leases {
     fn of(name: NetworkName, store: &Store, pools: &[Pool]) -> Result<Self, Error> {
         let leases = store.leases_of_all_boots()?;
-        let mut leases: Vec<Entry> = leases.map(|lease| Entry::of(lease, store)).collect();
+        let mut cache = CachedTenants::new(&name);
+        let named = leases.map(|lease| {
+            let mut lease = lease?;
+            lease.pod = cache.pod_of(&lease);
+            Ok(lease)
+        });
+        let mut leases: Vec<Entry> = named.map(|lease| Entry::of(lease, store)).collect();
         leases.sort_by_cached_key(Entry::place);
         let mut ranges = Vec::new();
         for pool in pools {
@@ -170,8 +177,8 @@ impl Entry {
         }
     }
 
-    /// Addresses, container, interface, time and state, and how they are set off.
-    fn row(&self, no_trunc: bool) -> (Style, [String; 5]) {
+    /// Pod, addresses, container, interface, time and state, and how they are set off.
+    fn row(&self, no_trunc: bool) -> (Style, [String; 6]) {
         const UNKNOWN: &str = "?";
         let (style, owner, addresses, since, state) = match self {
             Self::Held(lease) => (Style::new(), Some(&lease.owner), list(&lease.addresses), lease.since(), "held"),
@@ -186,7 +193,11 @@ impl Entry {
             (if no_trunc { container_id.as_str() } else { short(container_id.as_str()) }, ifname.as_str())
         });
         let addresses = if addresses.is_empty() { UNKNOWN.to_owned() } else { addresses };
-        (style, [addresses, container.to_owned(), ifname.to_owned(), since, state.to_owned()])
+        let pod = match self {
+            Self::Held(lease) | Self::EarlierBoot(lease) => text::pod(&lease.pod, no_trunc),
+            Self::Damaged { .. } => UNKNOWN.to_owned(),
+        };
+        (style, [pod, addresses, container.to_owned(), ifname.to_owned(), since, state.to_owned()])
     }
 }
 
@@ -195,11 +206,11 @@ impl Report {
         if self.networks.is_empty() {
             return output.line(format_args!("No network has leases in {}.", self.data_dir.display()));
         }
-        let mut table = Table::new(["NETWORK", "ADDRESS", "CONTAINER", "IFNAME", "SINCE", "STATE"]);
+        let mut table = Table::new(["NAMESPACE/POD", "NETWORK", "ADDRESS", "CONTAINER", "IFNAME", "SINCE", "STATE"]);
         for network in &self.networks {
             for entry in &network.leases {
-                let (style, [addresses, container, ifname, since, state]) = entry.row(no_trunc);
-                table.row(style, [network.name.to_string(), addresses, container, ifname, since, state]);
+                let (style, [pod, addresses, container, ifname, since, state]) = entry.row(no_trunc);
+                table.row(style, [pod, network.name.to_string(), addresses, container, ifname, since, state]);
             }
         }
         table.write(output)?;

@@ -9,11 +9,12 @@ use super::attached::{self, Pod};
 use super::node::Scope;
 use super::output::{BAD, Output};
 use super::table::Table;
-use super::text::{age, bytes, count, list, short};
+use super::text::{self, UNKNOWN, age, bytes, count, list, short};
 use super::{EXIT_STATUS, Error};
 
 /// Show the pods, with what each has sent and received.
 ///
+/// NAMESPACE/POD is the pod in Kubernetes, if the runtime names one; a container of podman has a name and no namespace.
 /// TX is what a pod sent, RX what was delivered to it. DIRECT is the share of its packets that went straight from pod to pod, past the
 /// bridge. DROPS are packets that it was not let send, most often in the name of another; --json tells the reasons.
 #[derive(Debug, Args)]
@@ -26,13 +27,10 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
 
-    /// Show the ids of containers in full
+    /// Show names of pods and ids of containers in full
     #[arg(long)]
     no_trunc: bool,
 }
-
-/// What stands for what is not known.
-pub(crate) const UNKNOWN: &str = "-";
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -54,13 +52,14 @@ pub(crate) fn all(scope: &Scope) -> Result<Vec<Pod>, Error> {
     Ok(pods)
 }
 
-/// The names of a pod as tables show them: network, container, interface, addresses.
-pub(crate) fn names(pod: &Pod, no_trunc: bool) -> [String; 4] {
+/// The names of a pod as tables show them: pod, network, container, interface, addresses.
+pub(crate) fn names(pod: &Pod, no_trunc: bool) -> [String; 5] {
     let (container, ifname) = pod.owner.as_ref().map_or((UNKNOWN, UNKNOWN), |owner| {
         let container = owner.container_id.as_str();
         (if no_trunc { container } else { short(container) }, owner.ifname.as_str())
     });
-    [pod.network.to_string(), container.to_owned(), ifname.to_owned(), list(&pod.addresses)]
+    let kubernetes = text::pod(&pod.kubernetes, no_trunc);
+    [kubernetes, pod.network.to_string(), container.to_owned(), ifname.to_owned(), list(&pod.addresses)]
 }
 
 impl Report {
@@ -68,10 +67,21 @@ impl Report {
         if self.pods.is_empty() {
             return output.line("No pod is attached.");
         }
-        let mut table =
-            Table::new(["NETWORK", "CONTAINER", "IFNAME", "ADDRESSES", "VETH", "TX", "RX", "DIRECT", "DROPS", "AGE"]);
+        let mut table = Table::new([
+            "NAMESPACE/POD",
+            "NETWORK",
+            "CONTAINER",
+            "IFNAME",
+            "ADDRESSES",
+            "VETH",
+            "TX",
+            "RX",
+            "DIRECT",
+            "DROPS",
+            "AGE",
+        ]);
         for pod in &self.pods {
-            let [network, container, ifname, addresses] = names(pod, no_trunc);
+            let [name, network, container, ifname, addresses] = names(pod, no_trunc);
             let (style, veth) = match &pod.host_interface {
                 Some(name) => (Style::new(), name.to_string()),
                 None => (BAD, "gone".to_owned()),
@@ -86,7 +96,7 @@ impl Report {
             let direct = direct.map_or_else(unknown, |percent| format!("{percent} %"));
             let age = pod.created.map_or_else(unknown, age);
             let drops = pod.drops.refused().to_string();
-            table.row(style, [network, container, ifname, addresses, veth, tx, rx, direct, drops, age]);
+            table.row(style, [name, network, container, ifname, addresses, veth, tx, rx, direct, drops, age]);
         }
         table.write(output)?;
         output.line("")?;

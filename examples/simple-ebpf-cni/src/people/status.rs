@@ -9,7 +9,7 @@ use cnikit::netlink::{Link, Socket};
 use cnikit::spec::{IfName, NetworkName};
 use serde::Serialize;
 
-use super::attached::{Reasons, pods};
+use super::attached::{Pod, Reasons, names_of_some, pods};
 use super::check::{self, Check, Verdict};
 use super::network::Range;
 use super::node::{Known, Scope};
@@ -134,11 +134,13 @@ impl Network {
         problems.extend(check::attached(known, &pods, host, links)?.iter().map(problem));
         problems.extend(check::not_forwarded(known, links).iter().map(problem));
         let mut notes = Vec::new();
-        let gone = pods.iter().filter(|pod| pod.host_interface.is_none()).count();
-        if gone > 0 {
-            let (pods, hold, have) = (count(gone, "pod"), verb(gone, "hold"), have(gone));
+        let gone: Vec<&Pod> = pods.iter().filter(|pod| pod.host_interface.is_none()).collect();
+        if !gone.is_empty() {
+            let (number, names) = (gone.len(), names_of_some(&gone));
+            let (pods, hold, have) = (count(number, "pod"), verb(number, "hold"), have(number));
             notes.push(format!(
-                "{pods} {hold} addresses and {have} no interface: GC or DEL frees them, or an ADD that finds the pool dry"
+                "{pods} {hold} addresses and {have} no interface ({names}): GC or DEL frees them, or an ADD that finds the \
+                 pool dry"
             ));
         }
         let bridge = known.bridge(links);

@@ -2,8 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
-/// As many characters of a container's id as `crictl` shows.
-const SHORT_ID: usize = 13;
+use cnikit::spec::KubernetesPod;
+
+/// As many characters of a container's id as `docker ps` shows.
+const SHORT_ID: usize = 12;
+
+/// The text of a cell whose value is unknown.
+pub(crate) const UNKNOWN: &str = "-";
+
+/// The longest pod that a table shows in full, in characters: most names are shorter, and one of 253 characters would push
+/// all other columns off the screen.
+const LONGEST_POD: usize = 64;
 
 /// How many digits an id has that a runtime has drawn.
 const DRAWN_ID: usize = 64;
@@ -12,6 +21,15 @@ const DRAWN_ID: usize = 64;
 pub(crate) fn short(id: &str) -> &str {
     let is_drawn = id.len() == DRAWN_ID && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_drawn { &id[..SHORT_ID] } else { id }
+}
+
+/// A pod as tables show it: `<namespace>/<name>`, cut if it is very long.
+pub(crate) fn pod(pod: &KubernetesPod, no_trunc: bool) -> String {
+    let text = if pod.is_unnamed() { UNKNOWN.to_owned() } else { pod.to_string() };
+    if no_trunc || text.chars().count() <= LONGEST_POD {
+        return text;
+    }
+    text.chars().take(LONGEST_POD - 1).chain(['…']).collect()
 }
 
 /// Values in one cell.

@@ -15,10 +15,10 @@ use serde::Serialize;
 use super::attached::{Counters, Pod, Way};
 use super::node::Scope;
 use super::output::{Output, VOID};
-use super::pods::{self, UNKNOWN, names};
+use super::pods::{self, names};
 use super::table::Table;
 use super::terminal::Keys;
-use super::text::{bytes, count};
+use super::text::{UNKNOWN, bytes, count};
 use super::{EXIT_STATUS, Error};
 
 /// Show the pods with the most traffic, again and again; q ends it.
@@ -174,6 +174,7 @@ impl Rate {
 impl Report {
     fn write(&self, at_most: usize, width: usize, output: &mut Output) -> Result<(), Error> {
         let mut table = Table::new([
+            "NAMESPACE/POD",
             "NETWORK",
             "CONTAINER",
             "IFNAME",
@@ -187,7 +188,7 @@ impl Report {
         ])
         .within(width);
         for Rate { pod, per_second, drops_per_second } in self.pods.iter().take(at_most) {
-            let [network, container, ifname, addresses] = names(pod, false);
+            let [name, network, container, ifname, addresses] = names(pod, false);
             let Counters { tx, rx } = per_second;
             let known = |text: String| if pod.counters.is_some() { text } else { UNKNOWN.to_owned() };
             let direct =
@@ -195,6 +196,7 @@ impl Report {
             table.row(
                 Style::new(),
                 [
+                    name,
                     network,
                     container,
                     ifname,

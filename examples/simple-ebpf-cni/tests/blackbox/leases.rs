@@ -19,10 +19,10 @@ fn leases_are_shown_with_their_owners_and_how_full_the_ranges_are() {
 
         let text = shown("leases");
         let cells = cells(&text);
-        assert_eq!(cells[0], ["NETWORK", "ADDRESS", "CONTAINER", "IFNAME", "SINCE", "STATE"]);
-        for (row, container, pod) in [(&cells[1], &long[..13], &one), (&cells[2], "two", &two)] {
-            assert_eq!(row[..4], [NAME, &format!("{}/24", pod.address()), container, "eth0"]);
-            assert!(row[4].starts_with("20") && row[4].ends_with('Z') && row[5] == "held", "{row:?}");
+        assert_eq!(cells[0], ["NAMESPACE/POD", "NETWORK", "ADDRESS", "CONTAINER", "IFNAME", "SINCE", "STATE"]);
+        for (row, container, pod) in [(&cells[1], &long[..12], &one), (&cells[2], "two", &two)] {
+            assert_eq!(row[..5], ["-", NAME, &format!("{}/24", pod.address()), container, "eth0"]);
+            assert!(row[5].starts_with("20") && row[5].ends_with('Z') && row[6] == "held", "{row:?}");
         }
         assert_eq!(text.lines().last(), Some("blackbox: 2 leases, 2 addresses"));
         assert!(shown("leases --no-trunc").contains(long));
@@ -62,7 +62,7 @@ fn what_is_damaged_or_of_an_earlier_boot_is_marked() {
         fs::write(&old, lease.to_string()).expect("room");
 
         let text = shown("leases");
-        let rows: Vec<_> = cells(&text)[1..4].iter().map(|row| [row[1], row[2], row[5]].map(str::to_owned)).collect();
+        let rows: Vec<_> = cells(&text)[1..4].iter().map(|row| [row[2], row[3], row[6]].map(str::to_owned)).collect();
         let addresses = pods.each_ref().map(|pod| pod.address());
         let with_prefix = |address: &str| format!("{address}/24");
         let expected = [
@@ -186,7 +186,7 @@ fn what_was_taken_over_is_not_given_up_when_addresses_run_out() {
         let message = network.plugin.on("ADD", &wish, "new", &pod).run().error(code::ADDRESS_TAKEN);
         assert!(message.contains("aaa"), "{message}");
         let text = shown("leases");
-        assert_eq!(cells(&text)[1][1..4], ["10.99.0.2/30", "aaa", "eth0"]);
+        assert_eq!(cells(&text)[1][2..5], ["10.99.0.2/30", "aaa", "eth0"]);
         network.plugin.on("DEL", &config, "aaa", &pod).run().silent();
         network.plugin.on("ADD", &config, "new", &pod).run().result();
         network.plugin.on("DEL", &config, "new", &pod).run().silent();

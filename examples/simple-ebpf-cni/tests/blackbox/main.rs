@@ -20,6 +20,7 @@ mod hostile_input;
 mod hostile_pods;
 mod install;
 mod keys;
+mod kubernetes;
 mod leases;
 mod log_file;
 mod logs;

@@ -25,10 +25,22 @@ fn pods_are_shown_with_what_they_sent_and_received() {
 
         let text = shown(&line);
         let cells = cells(&text);
-        let header = ["NETWORK", "CONTAINER", "IFNAME", "ADDRESSES", "VETH", "TX", "RX", "DIRECT", "DROPS", "AGE"];
+        let header = [
+            "NAMESPACE/POD",
+            "NETWORK",
+            "CONTAINER",
+            "IFNAME",
+            "ADDRESSES",
+            "VETH",
+            "TX",
+            "RX",
+            "DIRECT",
+            "DROPS",
+            "AGE",
+        ];
         assert_eq!(cells[0], header);
-        assert_eq!(cells[1][..5], [NAME, &long[..13], "eth0", one.address(), one.host_veth()]);
-        assert_eq!(cells[2][..5], [NAME, "two", "eth0", two.address(), two.host_veth()]);
+        assert_eq!(cells[1][..6], ["-", NAME, &long[..12], "eth0", one.address(), one.host_veth()]);
+        assert_eq!(cells[2][..6], ["-", NAME, "two", "eth0", two.address(), two.host_veth()]);
         assert_eq!(text.lines().last(), Some("2 pods"));
         assert!(shown(&format!("{line} --no-trunc")).contains(long));
 
@@ -71,7 +83,7 @@ fn packets_in_the_name_of_another_are_shown_as_drops_with_their_reason() {
         assert_eq!(status["networks"][0]["datapath"]["drops"]["ip_source"], refused);
         // What comes back to its sender is in no table: every pod has some of that.
         let text = shown(&line);
-        let in_table: Vec<&str> = cells(&text)[1..3].iter().map(|row| row[8]).collect();
+        let in_table: Vec<&str> = cells(&text)[1..3].iter().map(|row| row[9]).collect();
         assert_eq!(in_table, [refused.to_string().as_str(), "0"]);
         network.detach(&one);
         network.detach(&two);
@@ -159,7 +171,7 @@ fn names_of_containers_are_shown_in_full() {
     on_host(|network| {
         let pods = ["default-small-1", "default-small-2"].map(|name| network.attach(name));
         let text = shown(&looking(network, "pods"));
-        let containers: Vec<&str> = cells(&text)[1..3].iter().map(|row| row[1]).collect();
+        let containers: Vec<&str> = cells(&text)[1..3].iter().map(|row| row[2]).collect();
         assert_eq!(containers, ["default-small-1", "default-small-2"]);
         pods.iter().for_each(|pod| network.detach(pod));
     });

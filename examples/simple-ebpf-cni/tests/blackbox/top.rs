@@ -23,7 +23,7 @@ fn rates_are_those_of_the_interval_and_the_busiest_pod_comes_first() {
 
         // Not on a terminal, so it looks once and ends.
         let text = shown(&line);
-        assert_eq!(cells(&text)[0][..5], ["NETWORK", "CONTAINER", "IFNAME", "ADDRESSES", "TX/s"]);
+        assert_eq!(cells(&text)[0][..6], ["NAMESPACE/POD", "NETWORK", "CONTAINER", "IFNAME", "ADDRESSES", "TX/s"]);
         assert!(text.ends_with("2 pods\n"), "{text}");
         network.detach(&one);
         network.detach(&two);
@@ -61,14 +61,14 @@ fn a_key_or_a_signal_ends_it_and_the_terminal_is_as_before() {
 fn rows_fit_the_terminal() {
     on_host(|network| {
         let pods = ["one", "two", "three"].map(|name| network.attach(name));
-        let line = format!("stty rows 6 cols 40; '{BINARY}' top --interval 0.1");
+        let line = format!("stty rows 6 cols 50; '{BINARY}' top --interval 0.1");
         let keys = format!("(sleep 1; printf q) | script -qec \"{line}\" /dev/null");
         let text = Command::new("bash").args(["-c", &keys]).run();
         let last = text.rsplit("\x1b[2J").next().expect("a screen");
         assert!(last.contains("3 pods, of which 2 fit here"), "{text:?}");
         assert_eq!(last.lines().filter(|row| row.contains("eth0")).count(), 2, "{text:?}");
         for row in last.lines().filter(|row| row.contains("eth0")) {
-            assert!(row.trim().chars().count() <= 40, "{row:?}");
+            assert!(row.trim().chars().count() <= 50, "{row:?}");
         }
         pods.iter().for_each(|pod| network.detach(pod));
     });

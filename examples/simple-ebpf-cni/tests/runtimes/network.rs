@@ -90,6 +90,14 @@ pub(crate) fn install(host: &Host, plugins: &[Value]) {
     }
 }
 
+/// The lines of `pods` for people, and the pods of `pods --json`.
+#[track_caller]
+pub(crate) fn shown_pods(host: &Host) -> (String, Vec<Value>) {
+    let command = || host.command(format!("{BIN_DIR}/simple-ebpf-cni")).arg("pods");
+    let all = command().arg("--json").json();
+    (command().run(), all["pods"].as_array().expect("a list").clone())
+}
+
 /// Has the host route, as one that publishes ports must.
 pub(crate) fn forward() {
     // Of this thread's network namespace, which is the test's.

@@ -8,7 +8,7 @@ use crate::cri::{Cri, NAMESPACE, Wishes};
 use crate::image::{SERVED, tiny};
 use crate::network::{
     Attached as _, assert_deserted, assert_not_published, assert_published, assert_reach_each_other, forward, install,
-    ours, pairs, peers, portmap, rows,
+    ours, pairs, peers, portmap, rows, shown_pods,
 };
 use crate::processes::PATIENCE;
 
@@ -21,6 +21,25 @@ fn two_pods_reach_each_other_and_leave_nothing() {
         assert_reach_each_other(&one, &two);
         assert_eq!(rows(host), 2);
 
+        one.remove();
+        two.remove();
+    });
+}
+
+/// containerd passes the metadata of the sandbox in `CNI_ARGS`.
+#[test]
+fn pods_are_shown_by_the_names_that_the_kubelet_gives_them() {
+    on_cri(&[ours()], |host, cri| {
+        let (one, two) = (cri.run("one", Wishes::default()), cri.run("two", Wishes::default()));
+        assert_reach_each_other(&one, &two);
+        let (table, pods) = shown_pods(host);
+        for (pod, name) in pods.iter().zip(["one", "two"]) {
+            assert_eq!(
+                [&pod["podNamespace"], &pod["podName"], &pod["podUid"]],
+                ["default", name, &format!("{name}-uid")]
+            );
+            assert!(table.lines().any(|line| line.starts_with(&format!("default/{name}  "))), "{table}");
+        }
         one.remove();
         two.remove();
     });

@@ -4,7 +4,7 @@ use cnikit::netlink::{Link, Socket};
 
 use super::configuration::state;
 use super::{Check, held};
-use crate::people::attached::pods;
+use crate::people::attached::{Pod, names_of_some, pods};
 use crate::people::node::Known;
 use crate::people::text::{count, have, verb};
 use crate::people::{Error, chain, remedy};
@@ -59,9 +59,10 @@ fn look(known: &Known, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Erro
         checks.push(Check::warn("leases", chain(&error), "the next DEL or GC puts the file out of the way"));
     }
     let pods = pods(known, links)?;
-    let gone = pods.iter().filter(|pod| pod.host_interface.is_none()).count();
-    if gone > 0 {
-        let found = format!("{} of {name} {} no interface any more", count(gone, "lease"), have(gone));
+    let gone: Vec<&Pod> = pods.iter().filter(|pod| pod.host_interface.is_none()).collect();
+    if !gone.is_empty() {
+        let (leases, have, names) = (count(gone.len(), "lease"), have(gone.len()), names_of_some(&gone));
+        let found = format!("{leases} of {name} {have} no interface any more ({names})");
         checks.push(Check::warn("leases", found, "the runtime's GC frees them, or an ADD that finds the pool dry"));
     }
     checks.extend(super::attached(known, &pods, host, links)?);
