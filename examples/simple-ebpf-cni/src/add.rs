@@ -10,7 +10,7 @@ use cnikit::plugin::{AddRequest, Failure, Step as _};
 use cnikit::spec::{AddResult, Attachment, ErrorCode, Interface, IpConfig, MacAddr, Route};
 use rustix::io::Errno;
 use scopeguard::{ScopeGuard, guard};
-use tracing::info_span;
+use tracing::{info_span, warn};
 
 use crate::addresses::{self, Addresses, already_attached};
 use crate::bridge;
@@ -23,6 +23,9 @@ use crate::{del, pod, siblings, wishes};
 
 /// How long the bridge may take to serve a new port.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a bridge may take to run after its first port does. It takes a millisecond, or half a minute with STP.
+const BRIDGE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Attaches the pod, or fails and leaves things as they were.
 ///
@@ -94,10 +97,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
 
     let routes = pod::configure(&netns, &pod, &attachment.ifname, veth.peer, addresses.given());
     let routes = routes.step("configure the pod")?;
-    if !info_span!("port").in_scope(|| host.wait_running(veth.host, PATIENCE))? {
-        let msg = format!("the bridge does not serve {} after {PATIENCE:?}: try again", attachment.host_ifname());
-        return Err(Failure::new(ErrorCode::TRY_AGAIN, msg));
-    }
+    wait_running(&host, attachment, &bridge, veth.host)?;
     if wish.is_some() || matches!(config.addressing, Addressing::Delegated) {
         pod::announce(&netns, &pod, &attachment.ifname, veth.peer, mac).step("announce the pod")?;
     }
@@ -116,6 +116,20 @@ fn refuse_own(netns: &Netns) -> Result<(), Failure> {
     }
     let msg = "CNI_NETNS is the host's own namespace, in which no pod can be reached: pass the pod's";
     Err(Failure::new(ErrorCode::INVALID_NETNS, msg))
+}
+
+/// Waits until the bridge serves the port, and the host the bridge: packets that they get before are lost.
+fn wait_running(host: &Socket, attachment: &Attachment, bridge: &Link, port: u32) -> Result<(), Failure> {
+    let _span = info_span!("port").entered();
+    if !host.wait_running(port, PATIENCE)? {
+        let msg = format!("the bridge does not serve {} after {PATIENCE:?}: try again", attachment.host_ifname());
+        return Err(Failure::new(ErrorCode::TRY_AGAIN, msg));
+    }
+    // Without ports that run, a bridge does not run either, and drops what the host sends.
+    if !bridge.running && !host.wait_running(bridge.index, BRIDGE_PATIENCE)? {
+        warn!("the bridge {} does not run yet: what the host sends to its first pods may be lost", bridge.name);
+    }
+    Ok(())
 }
 
 fn create_veth(

@@ -1,5 +1,9 @@
 //! What packets do, and what is counted of them.
 
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use cnikit_testbed::{Namespace, Pod};
 
 use crate::support::{Attached, Counters, GATEWAY, Network, on_host};
@@ -106,5 +110,37 @@ fn the_program_shows_on_the_bridge_and_on_every_port() {
         }
         network.detach(&one);
         network.detach(&two);
+    });
+}
+
+/// The kernel notes that a bridge runs after its first port does, by a work that needs the lock of all links. Until then the
+/// bridge drops what the host sends. Links that come and go elsewhere delay this work.
+#[test]
+fn the_host_reaches_the_first_pod_as_soon_as_its_add_returns() {
+    on_host(|network| {
+        let (elsewhere, is_over) = (network.host.pod(), AtomicBool::new(false));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        std::thread::scope(|scope| {
+            for number in 0..2 {
+                let (elsewhere, is_over) = (&elsewhere, &is_over);
+                scope.spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) && Instant::now() < deadline {
+                        elsewhere.ip(&format!("link add a{number} type veth peer name b{number}"));
+                        elsewhere.ip(&format!("link del a{number}"));
+                    }
+                });
+            }
+            let states: Vec<String> = (0..25)
+                .map(|round| {
+                    let first = network.attach(&format!("first-{round}"));
+                    let state = fs::read_to_string("/sys/class/net/cbr0/operstate").expect("the bridge is there");
+                    network.detach(&first);
+                    network.host.ip("link del cbr0");
+                    state
+                })
+                .collect();
+            is_over.store(true, Ordering::Relaxed);
+            assert!(states.iter().all(|state| state == "up\n"), "{states:?}");
+        });
     });
 }
