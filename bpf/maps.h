@@ -54,6 +54,22 @@ struct {
 	__type(value, struct port_config);
 } port_config SEC(".maps");
 
+/*
+ * Where the kernel points to the driver-mode XDP program of a pod's interface, by the
+ * ifindex of its host end: an address in kernel memory, which find_xdp returned. The
+ * map is pinned beside the set, because a kernel that denies the read does without it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CNI_TC_MAX_PORTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u64);
+} port_xdp SEC(".maps");
+
+/* Set before the load if this process may read kernel memory. If not, the verifier removes the read. */
+const volatile bool reads_port_xdp = false;
+
 /* What was dropped at a port, by its ifindex. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
@@ -147,6 +163,23 @@ static __always_inline struct pod_counters *counters_of(const struct hook *hook,
 		counters = bpf_map_lookup_elem(&pkt_count_v6, address);
 	}
 	return counters ? counters : &hook->stats->unknown;
+}
+
+/*
+ * Whether the pod end has a driver-mode XDP program, which bpf_redirect_peer would
+ * bypass. The read of an address that is gone with its pair fails or returns anything;
+ * either way the packet is lost with the pod.
+ */
+static __always_inline bool has_driver_xdp(__u32 ifindex)
+{
+	const void *program;
+	__u64 *address;
+
+	if (!reads_port_xdp)
+		return false;
+	address = bpf_map_lookup_elem(&port_xdp, &ifindex);
+	return address &&
+	       !bpf_probe_read_kernel(&program, sizeof(program), (const void *)*address) && program;
 }
 
 #endif /* CNI_TC_MAPS_H */

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::layout::{RawNetConfig, RawPodPort, RawPortConfig};
 use super::map::{Map, Shape};
+use super::port_xdp::{PortXdp, XdpPins};
 use super::{Drops, NetStats, PodCounters, PodLink, PodPort, Result};
 
 pub(super) const PKT_COUNT: Shape = Shape::of::<[u8; 4], PodCounters>("pkt_count");
@@ -56,6 +57,8 @@ pub struct PortMap(Families);
 pub struct LinkMap {
     config: Map,
     drops: Map,
+    /// `port_xdp`; absent if the kernel denies the read of its memory.
+    xdp: Option<PortXdp>,
 }
 
 /// A map for each address family.
@@ -165,13 +168,14 @@ impl PortMap {
 }
 
 impl LinkMap {
-    pub(super) fn open(directory: &Path) -> Result<Self> {
-        Ok(Self { config: Map::open(directory, &PORT_CONFIG)?, drops: Map::open(directory, &PORT_DROPS)? })
+    pub(super) fn open(directory: &Path, xdp: &XdpPins) -> Result<Self> {
+        let (config, drops) = (Map::open(directory, &PORT_CONFIG)?, Map::open(directory, &PORT_DROPS)?);
+        Ok(Self { config, drops, xdp: xdp.open()? })
     }
 
     #[cfg(test)]
     pub(super) fn new(config: Map, drops: Map) -> Self {
-        Self { config, drops }
+        Self { config, drops, xdp: None }
     }
 
     /// Says what the port `ifindex`, the host end of a pod's veth pair, may do, in place of what was said earlier. What
@@ -207,12 +211,42 @@ impl LinkMap {
         self.drops.sum(&ifindex.to_ne_bytes(), port(ifindex))
     }
 
+    /// Has direct packets for the port pass the XDP program in driver mode that its pod end has, at any time from now on.
+    /// Without this, `bpf_redirect_peer` delivers behind that program.
+    ///
+    /// Returns whether they do: the link must be the host end of a veth pair, in the caller's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map), for a full map among others; [`Error::Pin`](super::Error::Pin) if the program that
+    /// finds the pod end cannot be run.
+    ///
+    /// # Kernel
+    ///
+    /// BTF (`CONFIG_DEBUG_INFO_BTF`) and `CAP_PERFMON` when the programs are loaded, and no lockdown for confidentiality.
+    /// Otherwise `false`.
+    pub fn watch_xdp(&self, ifindex: u32) -> Result<bool> {
+        self.xdp.as_ref().map_or(Ok(false), |xdp| xdp.watch(ifindex))
+    }
+
+    /// Whether direct packets for the port pass the XDP program of its pod end, as [`watch_xdp`](Self::watch_xdp) has it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map).
+    pub fn watches_xdp(&self, ifindex: u32) -> Result<bool> {
+        self.xdp.as_ref().map_or(Ok(false), |xdp| xdp.is_watched(ifindex))
+    }
+
     /// Forgets the port and what was dropped there. Absent is success.
     ///
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
     pub fn remove(&self, ifindex: u32) -> Result<()> {
+        if let Some(xdp) = &self.xdp {
+            xdp.forget(ifindex)?;
+        }
         // This order: a port that is forgotten by half is still listed.
         self.drops.delete(&ifindex.to_ne_bytes(), port(ifindex))?;
         self.config.delete(&ifindex.to_ne_bytes(), port(ifindex))

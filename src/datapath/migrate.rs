@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::layout::{RawNetConfig, RawPodPort};
 use super::map::{Map, PerCpu, Shape};
 use super::maps::{CounterMap, LinkMap, NET_CONFIG, NET_STATS, ONLY, POD_IFINDEX, PortMap};
+use super::port_xdp::XdpPins;
 use super::{NetConfig, NetStats, PodCounters, PodLink, PodPort, Result};
 
 /// The maps of layout 1. It knew IPv4 alone; owners of addresses and the network's row look as they do now, but for the
@@ -43,8 +44,8 @@ pub(super) fn is_layout_1(directory: &Path) -> bool {
 /// Copies the rows of layout 1 into the maps pinned in `new`.
 ///
 /// Its programs go on counting in their own maps until they are replaced: what they count in this while is lost.
-pub(super) fn from_layout_1(old: &Path, new: &Path) -> Result<()> {
-    let (old_ports, ports, links) = (Map::open(old, &POD_IFINDEX)?, PortMap::open(new)?, LinkMap::open(new)?);
+pub(super) fn from_layout_1(old: &Path, new: &Path, xdp: &XdpPins) -> Result<()> {
+    let (old_ports, ports, links) = (Map::open(old, &POD_IFINDEX)?, PortMap::open(new)?, LinkMap::open(new, xdp)?);
     for address in old_ports.keys::<4>()?.into_iter().map(Ipv4Addr::from) {
         let Some(raw) = old_ports.read::<RawPodPort>(&address.octets(), address)? else { continue };
         let port = PodPort::from(raw);

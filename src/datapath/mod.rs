@@ -53,6 +53,7 @@
 //! ```
 
 mod bpffs;
+mod btf;
 mod drops;
 mod error;
 mod layout;
@@ -60,6 +61,7 @@ mod map;
 mod maps;
 mod migrate;
 mod pins;
+mod port_xdp;
 mod program;
 mod skeleton;
 mod tcx;

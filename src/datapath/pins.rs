@@ -15,6 +15,7 @@ use zerocopy::FromZeros as _;
 use super::layout::RawNetConfig;
 use super::map::Map;
 use super::maps::{CounterMap, LinkMap, MAPS, NET_CONFIG, NET_DROPS, NET_STATS, ONLY, PortMap};
+use super::port_xdp::XdpPins;
 use super::program::{Program, ProgramName};
 use super::{Drops, Error, NetConfig, NetStats, Result, bpffs, migrate, skeleton};
 use crate::spec::NetworkName;
@@ -231,7 +232,7 @@ impl Datapath {
     ///
     /// As [`counters`](Self::counters).
     pub fn links(&self) -> Result<LinkMap> {
-        LinkMap::open(&self.directory())
+        LinkMap::open(&self.directory(), &self.xdp_pins())
     }
 
     /// Tells the programs of their network; cheap when it says nothing new.
@@ -271,6 +272,11 @@ impl Datapath {
         Ok(Map::open(&self.directory(), &NET_DROPS)?.sum(&ONLY, "the row")?.unwrap_or_default())
     }
 
+    /// Like the links, these outlive a change of the layout: the addresses in there are the kernel's.
+    fn xdp_pins(&self) -> XdpPins {
+        XdpPins::of(&self.network)
+    }
+
     /// The directory of one layout.
     fn layout(&self, layout: u32) -> PathBuf {
         self.network.join(format!("v{layout}"))
@@ -304,10 +310,12 @@ impl Datapath {
     }
 
     fn publish_new(&self, loading: &Path) -> Result<()> {
-        skeleton::load_and_pin(loading)?;
+        let xdp = self.xdp_pins();
+        skeleton::load_and_pin(loading, &xdp)?;
         let older = self.layout(1);
         if migrate::is_layout_1(&older) {
-            migrate::from_layout_1(&older, loading)?;
+            migrate::from_layout_1(&older, loading, &xdp)?;
+            xdp.watch_all(loading);
         }
         bpffs::create_directories(&loading.join(&self.build))?;
         let published = self.directory();
@@ -320,7 +328,9 @@ impl Datapath {
     fn replace_programs(&self, loading: &Path) -> Result<()> {
         let published = self.directory();
         MAPS.iter().try_for_each(|shape| Map::open(&published, shape).map(drop))?;
-        skeleton::load_onto(&published, loading)?;
+        let xdp = self.xdp_pins();
+        skeleton::load_onto(&published, loading, &xdp)?;
+        xdp.watch_all(&published);
         for name in ProgramName::ALL {
             let (new, old) = (loading.join(name.as_str()), published.join(name.as_str()));
             fs::rename(&new, &old).map_err(|error| Error::pin("replace the pin", &old, error))?;

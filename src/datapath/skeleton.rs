@@ -11,6 +11,7 @@ use libbpf_rs::{MapCore, MapHandle, MapType, PrintLevel, set_print};
 
 use super::error::io_error;
 use super::maps::MAPS;
+use super::port_xdp::XdpPins;
 use super::{Error, Result};
 
 #[allow(
@@ -40,11 +41,17 @@ const TAIL_LINES: usize = 12;
 /// What libbpf writes above a verifier log.
 const VERIFIER_LOG: &str = "BEGIN PROG LOAD LOG";
 
-/// Loads programs and maps into the kernel and pins each under its name in `directory`.
-pub(super) fn load_and_pin(directory: &Path) -> Result<()> {
+/// Loads programs and maps into the kernel and pins each under its name in `directory`; `xdp` is beside the set.
+pub(super) fn load_and_pin(directory: &Path, xdp: &XdpPins) -> Result<()> {
+    let reads_xdp = xdp.prepare(directory);
     let mut storage = MaybeUninit::uninit();
-    let mut skeleton = with_messages(|| generated::CniTcSkelBuilder::default().open(&mut storage)?.load())?;
+    let mut skeleton = with_messages(|| {
+        let mut open = generated::CniTcSkelBuilder::default().open(&mut storage)?;
+        use_xdp(&mut open, xdp, reads_xdp)?;
+        open.load()
+    })?;
 
+    pin_xdp(&mut skeleton, xdp, reads_xdp)?;
     for mut map in skeleton.object_mut().maps_mut().filter(|map| is_pinned(MapCore::name(map))) {
         let path = directory.join(MapCore::name(&map));
         map.pin(&path).map_err(|error| Error::pin("pin the map", &path, io_error(error)))?;
@@ -53,17 +60,40 @@ pub(super) fn load_and_pin(directory: &Path) -> Result<()> {
 }
 
 /// Loads the programs onto the maps that are pinned in `maps`, and pins them in `directory`.
-pub(super) fn load_onto(maps: &Path, directory: &Path) -> Result<()> {
+pub(super) fn load_onto(maps: &Path, directory: &Path, xdp: &XdpPins) -> Result<()> {
+    let reads_xdp = xdp.prepare(directory);
     let mut storage = MaybeUninit::uninit();
-    let skeleton = with_messages(|| {
+    let mut skeleton = with_messages(|| {
         let mut open = generated::CniTcSkelBuilder::default().open(&mut storage)?;
+        use_xdp(&mut open, xdp, reads_xdp)?;
         for mut map in open.open_object_mut().maps_mut().filter(|map| is_pinned(map.name())) {
             let path = maps.join(map.name());
             map.reuse_pinned_map(path)?;
         }
         open.load()
     })?;
+    pin_xdp(&mut skeleton, xdp, reads_xdp)?;
     pin_programs(&skeleton, directory)
+}
+
+/// Has the programs look for XDP programs of pods, at the ports in the pinned map if there is one.
+fn use_xdp(open: &mut generated::OpenCniTcSkel<'_>, xdp: &XdpPins, reads_xdp: bool) -> libbpf_rs::Result<()> {
+    if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
+        constants.reads_port_xdp = reads_xdp;
+    }
+    if reads_xdp && xdp.map().exists() {
+        open.maps.port_xdp.reuse_pinned_map(xdp.map())?;
+    }
+    Ok(())
+}
+
+fn pin_xdp(skeleton: &mut generated::CniTcSkel<'_>, xdp: &XdpPins, reads_xdp: bool) -> Result<()> {
+    let path = xdp.map();
+    if !reads_xdp || path.exists() {
+        return Ok(());
+    }
+    let map = &mut skeleton.maps.port_xdp;
+    map.pin(&path).map_err(|error| Error::pin("pin the map", &path, io_error(error)))
 }
 
 /// Whether a map belongs to the set. The others are a build's own.
@@ -89,7 +119,7 @@ pub(super) fn probe() -> Result<()> {
 }
 
 /// Runs `load` with libbpf's messages kept for the error instead of printed.
-fn with_messages<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T> {
+pub(super) fn with_messages<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T> {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
 
