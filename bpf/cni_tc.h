@@ -129,7 +129,7 @@ struct flow_key {
 
 /* What userspace asks of bpf/find_xdp.bpf.c, and the answer. Padded, as a frame must be longer than its header. */
 struct find_xdp {
-	__u64 address; /* of the kernel's pointer to the driver-mode XDP program of the pod end */
+	__u64 address; /* of the kernel's struct bpf_xdp_entity for the driver mode of the pod end */
 	__u32 ifindex; /* host end */
 	__u8 reserved[52];
 };

@@ -4,9 +4,9 @@
  *
  * bpf_redirect_peer delivers behind the driver-mode XDP hook of veth, so
  * cni_tc_main must know whether the target's pod end has such a program. The kernel
- * calls nothing of ours when a pod attaches one. It keeps a pointer to the program in
- * the struct net_device of the pod end, and this program returns the address of that
- * pointer. cni_tc_main reads the pointer before each direct delivery.
+ * calls nothing of ours when a pod attaches one. It keeps the program in the struct
+ * net_device of the pod end, as a struct bpf_xdp_entity, and this program returns the
+ * address of that. cni_tc_main reads it before each direct delivery.
  *
  * find_xdp	 never runs on a packet. Userspace calls it with BPF_PROG_TEST_RUN, in the
  *		 network namespace of the host end, with a struct find_xdp as the data.
@@ -38,7 +38,7 @@ const volatile struct kernel_layout {
 	__u32 dev_ifindex;
 	__u32 dev_index_hlist;
 	__u32 dev_priv;
-	__u32 dev_driver_xdp; /* xdp_state[XDP_MODE_DRV].prog */
+	__u32 dev_driver_xdp; /* xdp_state[XDP_MODE_DRV] */
 } layout;
 
 /* Null if the memory cannot be read, which ends every walk below. */

@@ -55,9 +55,10 @@ struct {
 } port_config SEC(".maps");
 
 /*
- * Where the kernel points to the driver-mode XDP program of a pod's interface, by the
- * ifindex of its host end: an address in kernel memory, which find_xdp returned. The
- * map is pinned beside the set, because a kernel that denies the read does without it.
+ * Where the kernel keeps the driver-mode XDP program of a pod's interface, by the
+ * ifindex of its host end: the address of a struct bpf_xdp_entity, which find_xdp
+ * returned. The map is pinned beside the set, because a kernel that denies the read
+ * does without it.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -172,14 +173,16 @@ static __always_inline struct pod_counters *counters_of(const struct hook *hook,
  */
 static __always_inline bool has_driver_xdp(__u32 ifindex)
 {
-	const void *program;
+	/* The program, or the link that holds one: struct bpf_xdp_entity. */
+	const void *entity[2];
 	__u64 *address;
 
 	if (!reads_port_xdp)
 		return false;
 	address = bpf_map_lookup_elem(&port_xdp, &ifindex);
 	return address &&
-	       !bpf_probe_read_kernel(&program, sizeof(program), (const void *)*address) && program;
+	       !bpf_probe_read_kernel(entity, sizeof(entity), (const void *)*address) &&
+	       (entity[0] || entity[1]);
 }
 
 #endif /* CNI_TC_MAPS_H */

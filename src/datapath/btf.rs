@@ -179,7 +179,10 @@ mod tests {
     fn what_is_cut_short_or_unknown_is_no_btf() {
         let whole = outer();
         for length in 0..whole.len() - 22 {
-            assert!(Btf::parse(whole[..length].to_vec()).is_none_or(|btf| btf.structure("outer").is_none()), "{length}");
+            assert!(
+                Btf::parse(whole[..length].to_vec()).is_none_or(|btf| btf.structure("outer").is_none()),
+                "{length}"
+            );
         }
         let mut unknown = whole;
         unknown[24 + 7] = 31;

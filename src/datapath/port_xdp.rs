@@ -184,8 +184,13 @@ fn kernel_layout() -> Option<generated::types::kernel_layout> {
     const DRIVER: u32 = 1;
     /// `NETDEV_ALIGN`, to which the private data are aligned on kernels without the member `priv`.
     const ALIGN: u32 = 32;
+    /// `struct bpf_xdp_entity`: two pointers, which `cni_tc_main` reads.
+    const ENTITY: u32 = 16;
     let btf = Btf::of_kernel()?;
-    let (dev, entity) = (btf.structure("net_device")?, btf.structure("bpf_xdp_entity")?);
+    let dev = btf.structure("net_device")?;
+    if btf.structure("bpf_xdp_entity")?.size()? != ENTITY {
+        return None;
+    }
     let private = dev.offset("priv").or_else(|| dev.size().map(|size| size.next_multiple_of(ALIGN)));
     Some(generated::types::kernel_layout {
         task_nsproxy: btf.structure("task_struct")?.offset("nsproxy")?,
@@ -194,7 +199,7 @@ fn kernel_layout() -> Option<generated::types::kernel_layout> {
         dev_ifindex: dev.offset("ifindex")?,
         dev_index_hlist: dev.offset("index_hlist")?,
         dev_priv: private?,
-        dev_driver_xdp: dev.offset("xdp_state")? + DRIVER * entity.size()? + entity.offset("prog")?,
+        dev_driver_xdp: dev.offset("xdp_state")? + DRIVER * ENTITY,
     })
 }
 

@@ -14,3 +14,4 @@ mod race;
 mod services;
 mod support;
 mod tcx;
+mod xdp;

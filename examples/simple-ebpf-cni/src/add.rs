@@ -19,7 +19,7 @@ use crate::masquerade::Masquerade;
 use crate::network::{self, undo};
 use crate::programs::Programs;
 use crate::rows::Rows;
-use crate::{del, pod, wishes};
+use crate::{del, pod, restore, wishes};
 
 /// How long the bridge may take to serve a new port.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let (attachment, config) = (&request.attachment, &request.config);
     let wish = wishes::mac(&request.net_conf, &request.args)?;
+    let stack_only = !wishes::direct_forwarding(&request.net_conf, config, &request.args)?;
 
     let host = Socket::open()?;
     let netns = Netns::open(&request.netns)?;
@@ -71,9 +72,11 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
         }
         undo("delete the veth pair", deleted);
     });
-    // Shaping works on queues of the host's end, which direct packets do not pass.
-    let stack_only = request.net_conf.runtime_config.bandwidth.is_some();
     rows.guard(port, stack_only).step("put the map rows")?;
+    if stack_only {
+        // The map entry may be lost. No other record of an attachment says this.
+        host.set_alias(veth.host, restore::STACK_ONLY)?;
+    }
     join(request, &host, &programs, veth.host).step("have the eBPF programs run on the veth pair")?;
     bridge::prepare_port(&host, port, config).step("set up the bridge's port")?;
     // Not before: from here on the pod is heard.

@@ -18,6 +18,9 @@ use crate::programs::Programs;
 use crate::rows::Rows;
 use crate::{addresses, network};
 
+/// The alias of the host end of a pair whose packets are never delivered directly.
+pub(crate) const STACK_ONLY: &str = "simple-ebpf-cni:stack-only";
+
 /// Puts the rows of all pods that hold a lease and are ports of the bridge. It is to be done before the programs are told
 /// of their network, as that is what tells whether it was.
 pub(crate) fn restore(
@@ -72,7 +75,7 @@ fn restore_pod(
     // Links of TCX went with their pins. Whether limits were the reason to have them is not known: they are kept to.
     let has_clsact = programs.share_blocks_with(host, port.index)?;
     let pod = PodPort { ifindex: port.index, mac };
-    rows.guard(pod, !has_clsact)?;
+    rows.guard(pod, !has_clsact || port.alias.as_deref() == Some(STACK_ONLY))?;
     rows.put(&lease.addresses, pod)?;
     if !has_clsact && let Err(failure) = programs.join(host, attachment, port.index, Attach::Tcx) {
         warn!("the eBPF programs do not run at {}: {failure}", port.name);

@@ -7,8 +7,10 @@ use std::str::FromStr;
 use cnikit::plugin::Failure;
 use cnikit::spec::{Args, ErrorCode, MacAddr, NetConf};
 
+use crate::config::Config;
+
 /// The keys of `CNI_ARGS` that mean something here.
-const KNOWN_ARGS: [&str; 2] = ["IP", "MAC"];
+const KNOWN_ARGS: [&str; 3] = ["IP", "MAC", "DIRECT_FORWARDING"];
 
 /// The addresses that were asked for by `runtimeConfig`, `args.cni` or `CNI_ARGS`, in this order.
 pub(crate) fn ips(net_conf: &NetConf, args: &Args) -> Result<Vec<IpAddr>, Failure> {
@@ -32,6 +34,15 @@ pub(crate) fn mac(net_conf: &NetConf, args: &Args) -> Result<Option<MacAddr>, Fa
         )),
         wish => Ok(wish),
     }
+}
+
+/// Whether packets may go directly to and from this pod: `args.cni` or `CNI_ARGS`, in this order. Shaping works on queues of
+/// the host end, which direct packets do not pass.
+pub(crate) fn direct_forwarding(net_conf: &NetConf, config: &Config, args: &Args) -> Result<bool, Failure> {
+    args.require_known(&KNOWN_ARGS)?;
+    let by_args = args.value("DIRECT_FORWARDING").map(|text| by_args("DIRECT_FORWARDING", text)).transpose()?;
+    let is_wanted = config.pod_direct_forwarding.or(by_args).unwrap_or(true);
+    Ok(is_wanted && net_conf.runtime_config.bandwidth.is_none())
 }
 
 fn by_args<T: FromStr<Err: Display>>(key: &str, text: &str) -> Result<T, Failure> {

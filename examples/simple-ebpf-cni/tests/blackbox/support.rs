@@ -129,7 +129,7 @@ impl Network<'_> {
         let pins = Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME);
         let layouts = std::fs::read_dir(&pins).unwrap_or_else(|error| panic!("{}: {error}", pins.display()));
         let layouts = layouts.filter_map(|entry| Some(entry.ok()?.path()));
-        let layouts: Vec<PathBuf> = layouts.filter(|path| !path.ends_with("links")).collect();
+        let layouts: Vec<PathBuf> = layouts.filter(|path| !path.ends_with("links") && !path.ends_with("xdp")).collect();
         assert_eq!(layouts.len(), 1, "one layout is pinned: {layouts:?}");
         layouts[0].join(name)
     }

@@ -65,6 +65,7 @@ fn look(known: &Known, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Erro
         checks.push(Check::warn("leases", found, "the runtime's GC frees them, or an ADD that finds the pool dry"));
     }
     checks.extend(super::attached(known, &pods, host, links)?);
+    checks.extend(super::xdp::bypassed(known, &pods, host, links)?);
     if datapath.is_complete()? {
         let rows = Rows::open(datapath)?.indexes()?;
         let lost = rows.iter().filter(|row| links.iter().all(|link| link.index != **row)).count();
