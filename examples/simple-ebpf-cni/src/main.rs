@@ -17,6 +17,7 @@ mod network;
 mod people;
 mod pod;
 mod programs;
+mod repair;
 mod restore;
 mod rows;
 mod status;

@@ -1,5 +1,6 @@
 //! `status`: whether each network is well, and what it has done.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use clap::Args;
 use cnikit::datapath::NetStats;
 use cnikit::netlink::{Link, Socket};
 use cnikit::spec::{IfName, NetworkName};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::attached::{Reasons, pods};
 use super::check::{self, Check, Verdict};
@@ -40,8 +41,15 @@ pub(crate) struct Options {
 #[derive(Debug, Serialize)]
 struct Report {
     /// Configurations of the plugin that cannot be used: of which network they are, they may not tell.
-    problems: Vec<String>,
+    problems: Vec<Problem>,
     networks: Vec<Network>,
+}
+
+/// What is wrong, and what to do about it if that is known. In JSON it is one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) found: String,
+    remedy: Option<String>,
 }
 
 /// What is shown of a network.
@@ -50,7 +58,7 @@ struct Report {
 struct Network {
     name: NetworkName,
     /// What is wrong; nothing where the network is well.
-    problems: Vec<String>,
+    problems: Vec<Problem>,
     /// What need not be mended, as an ADD does it where it has to.
     notes: Vec<String>,
     /// The file that configures it.
@@ -101,7 +109,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let networks = options.scope.networks()?;
     let look = |known| Network::look(known, &options.scope.conf_dir, &host, &links);
     let networks = networks.iter().map(look).collect::<Result<_, _>>()?;
-    let problems = check::unusable_ones(&options.scope)?.iter().map(problem).collect();
+    let problems = check::unusable_ones(&options.scope)?.into_iter().map(Problem::from).collect();
     let report = Report { problems, networks };
     if options.json {
         output.json(&report)?
@@ -123,17 +131,18 @@ impl Network {
             // What keeps them from being found is among the problems.
             Err(_) if !problems.is_empty() => {
                 // What libbpf says of a file system that is read-only does not tell what to do.
-                problems
-                    .extend(Some(check::bpffs()).filter(|check| check.verdict == Verdict::Fail).iter().map(problem));
+                let bpffs = Some(check::bpffs()).filter(|check| check.verdict == Verdict::Fail);
+                problems.extend(bpffs.map(Problem::from));
                 return Ok(Self::unknown(known, problems));
             }
             pods => pods?,
         };
         if known.configured.is_none() && !pods.is_empty() {
-            problems.push(format!("no file in {} configures it, and pods are attached", conf_dir.display()));
+            let found = format!("no file in {} configures it, and pods are attached", conf_dir.display());
+            problems.push(found.into());
         }
-        problems.extend(check::attached(known, &pods, host, links)?.iter().map(problem));
-        problems.extend(check::not_forwarded(known, links).iter().map(problem));
+        problems.extend(check::attached(known, &pods, host, links)?.into_iter().map(Problem::from));
+        problems.extend(check::not_forwarded(known, links).into_iter().map(Problem::from));
         let mut notes = Vec::new();
         let gone = pods.iter().filter(|pod| pod.host_interface.is_none()).count();
         if gone > 0 {
@@ -146,11 +155,13 @@ impl Network {
         // What serves the network is made by the ADD of its first pod, and mended by that of each.
         if !pods.is_empty() {
             match bridge {
-                Some(found) if bridge::is_full(found, links) => problems.push(bridge::full(&found.name).to_string()),
+                Some(found) if bridge::is_full(found, links) => {
+                    problems.push(bridge::full(&found.name).to_string().into());
+                }
                 _ => {}
             }
             if !known.datapath.is_complete()? {
-                problems.push("its eBPF programs are not pinned: the next ADD loads them".to_owned());
+                problems.push("its eBPF programs are not pinned: the next ADD loads them".to_owned().into());
             }
         }
         let datapath =
@@ -158,13 +169,13 @@ impl Network {
         let bridge = bridge.map(|bridge| Bridge::look(bridge, host)).transpose()?;
         let ranges = ranges(known, host, &mut problems)?;
         let damaged = known.store.leases()?.filter_map(Result::err);
-        problems.extend(damaged.map(|error| chain(&error)));
+        problems.extend(damaged.map(|error| chain(&error).into()));
         let config = known.configured.as_ref().map(|(file, _)| file.clone());
         Ok(Self { name: known.name.clone(), problems, notes, config, pods: Some(pods.len()), bridge, datapath, ranges })
     }
 
     /// A network of which no more can be said than what is wrong.
-    fn unknown(known: &Known, problems: Vec<String>) -> Self {
+    fn unknown(known: &Known, problems: Vec<Problem>) -> Self {
         let config = known.configured.as_ref().map(|(file, _)| file.clone());
         Self {
             name: known.name.clone(),
@@ -187,10 +198,10 @@ impl Bridge {
 }
 
 impl Datapath {
-    fn look(known: &Known, host: &Socket, problems: &mut Vec<String>) -> Result<Self, Error> {
+    fn look(known: &Known, host: &Socket, problems: &mut Vec<Problem>) -> Result<Self, Error> {
         let missing = Programs::open(&known.datapath, &known.name)?.missing(host)?;
         if !missing.is_empty() {
-            problems.push(format!("{} not attached: the next ADD does it", list(&missing)));
+            problems.push(format!("{} not attached: the next ADD does it", list(&missing)).into());
         }
         let config = known.datapath.config()?;
         let stats = known.datapath.stats()?.into();
@@ -296,25 +307,50 @@ impl Datapath {
     }
 }
 
-fn ranges(known: &Known, host: &Socket, problems: &mut Vec<String>) -> Result<Vec<Range>, Error> {
+fn ranges(known: &Known, host: &Socket, problems: &mut Vec<Problem>) -> Result<Vec<Range>, Error> {
     let Some((_, network)) = &known.configured else {
         return Ok(Vec::new());
     };
     // As the STATUS of runtimes says it: an address that an ADD would take back is as good as a free one.
     let full = status::refuse_full_pool(&known.name, &known.store, network.config(), host);
-    problems.extend(full.err().map(|failure| failure.to_string()));
+    problems.extend(full.err().map(|failure| failure.to_string().into()));
     let ranges = network.pools().iter().map(|pool| Range::of(pool, &known.store));
     Ok(ranges.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
-/// A check that has failed, in one line.
-fn problem(check: &Check) -> String {
-    let remedy = check.remedy.as_ref().map(|remedy| format!(": {remedy}"));
-    format!("{}{}", check.found, remedy.unwrap_or_default())
+/// What is wrong with a network.
+pub(crate) fn problems(known: &Known, conf_dir: &Path, host: &Socket) -> Result<Vec<Problem>, Error> {
+    Ok(Network::look(known, conf_dir, host, &host.links()?)?.problems)
+}
+
+impl From<String> for Problem {
+    fn from(found: String) -> Self {
+        Self { found, remedy: None }
+    }
+}
+
+impl From<Check> for Problem {
+    fn from(check: Check) -> Self {
+        Self { found: check.found, remedy: check.remedy }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.remedy {
+            Some(remedy) => write!(f, "{}: {remedy}", self.found),
+            None => f.write_str(&self.found),
+        }
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// An error with what to do about it, where that is known.
-fn with_remedy(error: &dyn std::error::Error, remedy: &str) -> String {
-    let error = chain(error);
-    if remedy == remedy::REPORT { error } else { format!("{error}: {remedy}") }
+fn with_remedy(error: &dyn std::error::Error, remedy: &str) -> Problem {
+    Problem { found: chain(error), remedy: (remedy != remedy::REPORT).then(|| remedy.to_owned()) }
 }

@@ -134,6 +134,17 @@ impl Network<'_> {
         layouts[0].join(name)
     }
 
+    /// Makes the pinned programs those of another build, as far as the plugin can tell.
+    #[track_caller]
+    pub(crate) fn make_foreign(&self) {
+        let directory = self.pin("");
+        let entries = std::fs::read_dir(&directory).expect("the pins").filter_map(Result::ok);
+        let is_mark = |entry: &std::fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"build-");
+        let marks: Vec<_> = entries.filter(is_mark).collect();
+        assert_eq!(marks.len(), 1, "{marks:?}");
+        std::fs::rename(marks[0].path(), directory.join("build-of-another")).expect("a mark can be renamed");
+    }
+
     /// The id that the kernel gave a pinned program.
     #[track_caller]
     pub(crate) fn program_id(&self, name: &str) -> u64 {
@@ -198,8 +209,10 @@ impl Network<'_> {
         // whose types the kernel refused, which libbpf does without, say nothing.
         let is_pods =
             |row: &Value| !row.is_null() && row["value"]["ifindex"].as_u64().is_none_or(|index| index >= 1 << 30);
+        let xdp = self.pin("").with_file_name("xdp").join("port_xdp").exists().then_some("../xdp/port_xdp");
         ["pkt_count", "pkt_count_v6", "pod_ifindex", "pod_ifindex_v6", "port_config", "port_drops"]
             .into_iter()
+            .chain(xdp)
             .flat_map(|map| self.map(map).into_iter().map(move |row| (map, row)))
             .filter(|(_, row)| is_pods(row))
             .map(|(map, row)| format!("row {map} {}", key(&row["key"])))

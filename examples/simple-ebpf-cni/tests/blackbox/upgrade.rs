@@ -36,17 +36,6 @@ fn with_pods_of_both_ways(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {
     });
 }
 
-/// Makes the pinned programs those of another build, as far as the plugin can tell.
-#[track_caller]
-fn make_foreign(network: &Network) {
-    let directory = network.pin("");
-    let entries = fs::read_dir(&directory).expect("the pins").filter_map(Result::ok);
-    let is_mark = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"build-");
-    let marks: Vec<_> = entries.filter(is_mark).collect();
-    assert_eq!(marks.len(), 1, "{marks:?}");
-    fs::rename(marks[0].path(), directory.join("build-of-another")).expect("a mark can be renamed");
-}
-
 /// The block that a direction's filter is in.
 #[track_caller]
 fn block(network: &Network, direction: &str) -> u64 {
@@ -100,7 +89,7 @@ fn an_upgrade_loses_no_packet_and_no_count() {
             let flood = scope.spawn(|| ping.output());
             for round in 0..ROUNDS {
                 let before = HOOKS.map(|(_, name)| network.program_id(name));
-                make_foreign(network);
+                network.make_foreign();
                 let newer = network.attach(&format!("newer-{round}"));
                 for (before, (_, name)) in before.into_iter().zip(HOOKS) {
                     assert_ne!(network.program_id(name), before, "{name} was replaced");
@@ -132,7 +121,7 @@ fn an_upgrade_that_was_killed_is_finished_by_the_next_add() {
             let id = network.program_id(name).to_string();
             network.host.command("bpftool").args(["prog", "pin", "id", &id]).arg(pin).run();
         }
-        make_foreign(network);
+        network.make_foreign();
         let newer = network.attach("newer");
         assert_current(network);
         for (round, left) in [&HOOKS[..], &HOOKS[..1], &HOOKS[1..]].into_iter().enumerate() {

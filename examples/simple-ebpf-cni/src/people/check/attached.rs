@@ -52,7 +52,7 @@ fn bridge(known: &Known, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Er
     let name = &known.name;
     let Some(bridge) = known.bridge(links) else {
         let found = format!("the bridge of {name} is gone");
-        return Ok(vec![Check::fail(CHECK, found, "attach a pod, as the next ADD makes it again")]);
+        return Ok(vec![Check::fail(CHECK, found, format!("{NAME} repair --network {name}, or attach a pod"))]);
     };
     let mut checks = Vec::new();
     if !bridge.up {
@@ -78,18 +78,20 @@ fn gateways(known: &Known, bridge: &Link, host: &Socket) -> Result<Vec<Check>, E
     let mut checks = Vec::new();
     // A bridge that was made anew has no address, and another index: the next ADD gives it both.
     if let Some(found) = gateway::other_mac(bridge, &told) {
-        let remedy = format!("ip link set {} address {}, or {}", bridge.name, told.gateway_mac, mend(known));
+        let remedy = format!("ip link set {} address {}; or {}", bridge.name, told.gateway_mac, mend(known, true));
         checks.push(Check::fail(CHECK, found, remedy));
     }
+    let is_own = config.is_some_and(|config| !matches!(config.addressing, Addressing::Delegated));
     for found in gateway::lacking(bridge, &has, &taken) {
-        checks.push(Check::fail(CHECK, format!("{found}: pods do not reach it"), mend(known)));
+        checks.push(Check::fail(CHECK, found, mend(known, is_own)));
     }
     Ok(checks)
 }
 
-/// How to have the network as an ADD leaves it.
-fn mend(known: &Known) -> String {
-    format!("attach a pod of {}, as its ADD mends that", known.name)
+/// How to have the network as an ADD leaves it. Which address another plugin gave the bridge, `repair` does not know.
+fn mend(known: &Known, is_repairable: bool) -> String {
+    let name = &known.name;
+    if is_repairable { format!("{NAME} repair --network {name}") } else { format!("attach a pod of {name}") }
 }
 
 fn masquerade(network: &Network) -> Option<Check> {
@@ -100,7 +102,9 @@ fn masquerade(network: &Network) -> Option<Check> {
         Ok(true) => Some(Check::fail(
             CHECK,
             format!("the nftables rules that masquerade {name} are gone: its pods do not reach the world"),
-            "attach a pod, as the next ADD makes them again; look for what flushes the ruleset, such as nftables.service",
+            format!(
+                "{NAME} repair --network {name}, or attach a pod; look for what flushes the ruleset, such as nftables.service"
+            ),
         )),
         Err(error) => {
             let found = format!("it cannot be told whether the pods of {name} are masqueraded: {}", chain(&error));
