@@ -44,7 +44,7 @@ impl Btf {
             return None;
         }
         let header = word(&bytes, 4)? as usize;
-        let section = |at| Some(header.checked_add(word(&bytes, at)? as usize)?);
+        let section = |at| header.checked_add(word(&bytes, at)? as usize);
         let (types_at, strings) = (section(8)?, section(16)?);
         let end = types_at.checked_add(word(&bytes, 12)? as usize)?;
         if header < HEADER {

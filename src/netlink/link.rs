@@ -85,6 +85,7 @@ impl Socket {
     }
 
     /// The other end of a veth pair, also if it is in another namespace; `None` if it, or its namespace, is gone.
+    /// A [`link_netnsid`](Link::link_netnsid) in the answer is a number of that namespace, not of the socket's.
     ///
     /// # Errors
     ///

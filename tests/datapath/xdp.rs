@@ -25,10 +25,10 @@ fn with_pods(is_watched: bool, test: impl FnOnce(&Host, &Bed) + Send) {
             Xdp::new(verdict).pin(&Path::new(PINS).join(name));
         }
         if is_watched {
-            let links = bed.datapath.links().unwrap();
+            let links = bed.datapath.links().expect("open");
             for veth in ["veth0", "veth1", "veth2"] {
-                assert!(links.watch_xdp(index(host, veth)).unwrap(), "{veth}");
-                assert!(links.watches_xdp(index(host, veth)).unwrap(), "{veth}");
+                assert!(links.watch_xdp(index(host, veth)).expect("a look at the port"), "{veth}");
+                assert!(links.watches_xdp(index(host, veth)).expect("a look at the port"), "{veth}");
             }
         }
         test(host, &bed);
@@ -48,10 +48,10 @@ fn detach(pod: &Pod, mode: &str) {
 
 /// Whether a datagram from the first pod to the second arrives.
 fn arrives(bed: &Bed, from: IpAddr, to: IpAddr) -> bool {
-    let receiver = bed.pods[1].enter(|| UdpSocket::bind((to, 0)).unwrap());
-    receiver.set_read_timeout(Some(LONG)).unwrap();
-    let sender = bed.pods[0].enter(|| UdpSocket::bind((from, 0)).unwrap());
-    sender.send_to(b"through", receiver.local_addr().unwrap()).unwrap();
+    let receiver = bed.pods[1].enter(|| UdpSocket::bind((to, 0)).expect("a free port"));
+    receiver.set_read_timeout(Some(LONG)).expect("a limit");
+    let sender = bed.pods[0].enter(|| UdpSocket::bind((from, 0)).expect("a free port"));
+    sender.send_to(b"through", receiver.local_addr().expect("it is bound")).expect("room");
     receiver.recv_from(&mut [0; 64]).is_ok()
 }
 
@@ -67,7 +67,7 @@ fn a_program_sees_what_other_pods_send() {
             assert!(arrives(bed, from, to), "{to}: after netlink");
 
             let eth0 = index(&bed.pods[1], "eth0");
-            let link = bed.pods[1].enter(|| Xdp::new(Xdp::DROP).link(eth0));
+            let link = bed.pods[1].enter(|| Xdp::new(Xdp::DROP).link(eth0, Xdp::DRIVER));
             assert!(!arrives(bed, from, to), "{to}: by a link");
             drop(link);
             // A process that another test starts may hold a copy of the descriptor for a moment.
@@ -136,8 +136,8 @@ fn send(from: &mut TcpStream, to: &mut TcpStream) {
     let sent: Vec<u8> = (0..BYTES).map(|number| (number % 251) as u8).collect();
     let mut received = vec![0; BYTES];
     std::thread::scope(|scope| {
-        scope.spawn(|| from.write_all(&sent).unwrap());
-        to.read_exact(&mut received).unwrap();
+        scope.spawn(|| from.write_all(&sent).expect("it can be sent"));
+        to.read_exact(&mut received).expect("it arrives");
     });
     assert!(sent == received, "what arrived is not what was sent");
 }

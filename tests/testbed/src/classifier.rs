@@ -44,6 +44,10 @@ impl Xdp {
     pub const DROP: i32 = 1;
     /// `XDP_PASS`
     pub const PASS: i32 = 2;
+    /// `XDP_FLAGS_SKB_MODE`
+    pub const GENERIC: u32 = 1 << 1;
+    /// `XDP_FLAGS_DRV_MODE`
+    pub const DRIVER: u32 = 1 << 2;
 
     /// Loads one.
     ///
@@ -76,13 +80,13 @@ impl Xdp {
         assert_eq!(pinned, 0, "pin at {}: {}", path.display(), io::Error::last_os_error());
     }
 
-    /// Attaches it to a link of the caller's namespace in driver mode, for as long as the descriptor is open.
+    /// Attaches it to a link of the caller's namespace in a mode, for as long as the descriptor is open.
     ///
     /// # Panics
     ///
     /// If the kernel refuses.
     #[must_use]
-    pub fn link(&self, ifindex: u32) -> OwnedFd {
+    pub fn link(&self, ifindex: u32, mode: u32) -> OwnedFd {
         #[repr(C)]
         struct Create {
             program: u32,
@@ -93,14 +97,7 @@ impl Xdp {
         }
         const BPF_LINK_CREATE: libc::c_int = 28;
         const BPF_XDP: u32 = 37;
-        const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
-        let create = Create {
-            program: self.0.as_raw_fd() as u32,
-            ifindex,
-            hook: BPF_XDP,
-            flags: XDP_FLAGS_DRV_MODE,
-            rest: [0; 4],
-        };
+        let create = Create { program: self.0.as_raw_fd() as u32, ifindex, hook: BPF_XDP, flags: mode, rest: [0; 4] };
         // SAFETY: the attribute has the layout of the kernel's and is zero beyond what is set.
         let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const create, size_of::<Create>()) };
         assert!(fd >= 0, "attach to link {ifindex}: {}", io::Error::last_os_error());
