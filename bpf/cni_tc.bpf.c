@@ -110,19 +110,20 @@ static __always_inline bool deliverable(const struct hook *hook, const struct pa
 /*
  * Delivers into the pod. If the pod end has a driver-mode XDP program, the packet
  * leaves by the host end instead, whose transmission enters the pod through that
- * program. No frame to one station has the type of one to a group, so the type tells
- * the egress hook that this packet is counted already; veth sets it anew for the pod.
+ * program. No other IP packet to one station has the type of a broadcast (an answer to a
+ * neighbour solicitation has that of a multicast), so the type tells the egress hook
+ * that this packet is counted already; veth sets it anew for the pod.
  */
 static __always_inline int deliver(const struct hook *hook, const struct pod_port *target)
 {
-	if (has_driver_xdp(target->ifindex) && !bpf_skb_change_type(hook->skb, PACKET_MULTICAST))
+	if (has_driver_xdp(target->ifindex) && !bpf_skb_change_type(hook->skb, PACKET_BROADCAST))
 		return bpf_redirect(target->ifindex, 0);
 	return bpf_redirect_peer(target->ifindex, 0);
 }
 
 static __always_inline bool is_delivered(const struct __sk_buff *skb, const struct packet *packet)
 {
-	return skb->pkt_type == PACKET_MULTICAST && !is_multicast_mac(packet->ethernet.h_dest);
+	return skb->pkt_type == PACKET_BROADCAST && !is_multicast_mac(packet->ethernet.h_dest);
 }
 
 /*
