@@ -1,4 +1,4 @@
-//! Compiles the TC programs and generates their libbpf-rs skeleton into `OUT_DIR`.
+//! Compiles the TC programs and generates their libbpf-rs skeletons into `OUT_DIR`.
 
 fn main() {
     #[cfg(feature = "bpf")]
@@ -16,7 +16,8 @@ mod skeleton {
     use sha2::{Digest, Sha256};
 
     const SOURCES: &str = "bpf";
-    const SOURCE: &str = "bpf/cni_tc.bpf.c";
+    /// Each `bpf/NAME.bpf.c` becomes `NAME.skel.rs`.
+    const OBJECTS: [&str; 2] = ["cni_tc", "find_xdp"];
 
     /// If this variable is `1`, warnings of clang are errors. The scripts that test this crate set it. A dependent's build
     /// must not fail because a newer clang or a newer header warns of more.
@@ -31,7 +32,7 @@ mod skeleton {
         let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
         if Command::new(&clang).arg("--version").output().is_err() {
             println!(
-                "cargo::error=cannot run {clang:?}, which compiles {SOURCE}: install the package clang, \
+                "cargo::error=cannot run {clang:?}, which compiles {SOURCES}: install the package clang, \
                  set CLANG to where it is, or build without the feature `bpf`"
             );
             return;
@@ -46,22 +47,26 @@ mod skeleton {
         println!("cargo::rustc-env=CNI_TC_BUILD={build}");
 
         let out_dir = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-        let built = SkeletonBuilder::new()
-            .source(SOURCE)
-            .clang(&clang)
-            .clang_args(clang_args())
-            // Nobody reads the skeleton, and with a toolchain that lacks the component, rustup's stand-in for rustfmt
-            // would fail the build. A formatter that does not exist is passed over.
-            .rustfmt(out_dir.join("no-rustfmt"))
-            .build_and_generate(out_dir.join("cni_tc.skel.rs"));
-        if let Err(error) = built {
-            println!("cargo::error={}", format!("{error:#}").replace('\n', " | "));
+        for object in OBJECTS {
+            let built = SkeletonBuilder::new()
+                .source(format!("{SOURCES}/{object}.bpf.c"))
+                .clang(&clang)
+                .clang_args(clang_args())
+                // Nobody reads the skeleton, and with a toolchain that lacks the component, rustup's stand-in for rustfmt
+                // would fail the build. A formatter that does not exist is passed over.
+                .rustfmt(out_dir.join("no-rustfmt"))
+                .build_and_generate(out_dir.join(format!("{object}.skel.rs")));
+            if let Err(error) = built {
+                println!("cargo::error={}", format!("{error:#}").replace('\n', " | "));
+            }
         }
     }
 
     fn warnings() -> Vec<&'static str> {
         let are_errors = env::var(WERROR).is_ok_and(|value| value == "1");
-        ["-Wall", "-Wextra"].into_iter().chain(are_errors.then_some("-Werror")).collect()
+        // An implicit declaration is no C since C99, and libbpf reports it as a missing symbol.
+        let always = ["-Wall", "-Wextra", "-Werror=implicit-function-declaration"];
+        always.into_iter().chain(are_errors.then_some("-Werror")).collect()
     }
 
     fn clang_args() -> Vec<String> {

@@ -8,7 +8,7 @@
  * cni_tc_egress runs at the TC egress of the same devices: on a host veth that is
  *		 each frame which the bridge delivers to the pod, on the bridge each
  *		 that the host sends. What is redirected into a pod does not pass
- *		 here.
+ *		 here, except if the pod has a driver-mode XDP program.
  *
  * Verdicts: TC_ACT_SHOT for what a guarded port may not send; a redirect for a
  * packet to a pod of this network and for an answer to a neighbour question;
@@ -133,6 +133,25 @@ static __always_inline bool deliverable(const struct hook *hook, const struct pa
 }
 
 /*
+ * Delivers into the pod. If the pod end has a driver-mode XDP program, the packet
+ * leaves by the host end instead, whose transmission enters the pod through that
+ * program. No other IP packet to one station has the type of a broadcast (an answer to a
+ * neighbour solicitation has that of a multicast), so the type tells the egress hook
+ * that this packet is counted already; veth sets it anew for the pod.
+ */
+static __always_inline int deliver(const struct hook *hook, const struct pod_port *target)
+{
+	if (has_driver_xdp(target->ifindex) && !bpf_skb_change_type(hook->skb, PACKET_BROADCAST))
+		return bpf_redirect(target->ifindex, 0);
+	return bpf_redirect_peer(target->ifindex, 0);
+}
+
+static __always_inline bool is_delivered(const struct __sk_buff *skb, const struct packet *packet)
+{
+	return skb->pkt_type == PACKET_BROADCAST && !is_multicast_mac(packet->ethernet.h_dest);
+}
+
+/*
  * Leads to the host what belongs to a flow that the host routed: a bridge without
  * br_netfilter shows the stack no frame that is addressed to another pod.
  */
@@ -178,7 +197,7 @@ static __always_inline int forward(const struct hook *hook, const struct packet 
 	received->rx_direct++;
 	sent->tx_direct++;
 	hook->stats->direct++;
-	return bpf_redirect_peer(target->ifindex, 0);
+	return deliver(hook, target);
 }
 
 SEC("tc")
@@ -244,7 +263,7 @@ int cni_tc_egress(struct __sk_buff *skb)
 	frame = read_frame(skb, packet);
 	if (at_bridge(&hook))
 		return answer_neighbour(&hook, frame, packet);
-	if (frame != FRAME_IP)
+	if (frame != FRAME_IP || is_delivered(skb, packet))
 		return TC_ACT_UNSPEC;
 	/* Pods have the routes that they were given; another way could lead past the translation. */
 	if (is_from_router(packet))

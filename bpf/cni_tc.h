@@ -140,6 +140,13 @@ struct flow_key {
 	__u8 reserved[2];
 };
 
+/* What userspace asks of bpf/find_xdp.bpf.c, and the answer. Padded, as a frame must be longer than its header. */
+struct find_xdp {
+	__u64 address; /* of the kernel's struct bpf_xdp_entity for the driver mode of the pod end */
+	__u32 ifindex; /* host end */
+	__u8 reserved[52];
+};
+
 _Static_assert(sizeof(struct ipv4_key) == 4, "key of pkt_count and pod_ifindex");
 _Static_assert(sizeof(struct ipv6_key) == 16, "key of pkt_count_v6 and pod_ifindex_v6");
 _Static_assert(sizeof(struct pod_counters) == 48, "value of pkt_count");
@@ -150,6 +157,7 @@ _Static_assert(sizeof(struct net_stats) == 112, "value of net_stats");
 _Static_assert(sizeof(struct drops) == 128, "value of port_drops and net_drops");
 _Static_assert(sizeof(struct port_address) == 20, "key of port_addresses");
 _Static_assert(sizeof(struct flow_key) == 40, "key of flows");
+_Static_assert(sizeof(struct find_xdp) == 64, "data of find_xdp");
 _Static_assert(CNI_DROP_REASONS <= CNI_TC_MAX_DROP_REASONS, "every reason has its count");
 
 #endif /* CNI_TC_H */

@@ -62,6 +62,21 @@ struct {
 	__type(key, struct port_address);
 	__type(value, __u8);
 } port_addresses SEC(".maps");
+/*
+ * Where the kernel keeps the driver-mode XDP program of a pod's interface, by the
+ * ifindex of its host end: the address of a struct bpf_xdp_entity, which find_xdp
+ * returned. Empty if the kernel denies the read of its memory.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CNI_TC_MAX_PORTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u64);
+} port_xdp SEC(".maps");
+
+/* Set before the load if this process may read kernel memory. If not, the verifier removes the read. */
+const volatile bool reads_port_xdp = false;
 
 /* What was dropped at a port, by its ifindex. */
 struct {
@@ -176,6 +191,25 @@ static __always_inline struct pod_counters *counters_of(const struct hook *hook,
 	struct pod_counters *counters = find_counters(v4, address);
 
 	return counters ? counters : &hook->stats->unknown;
+}
+
+/*
+ * Whether the pod end has a driver-mode XDP program, which bpf_redirect_peer would
+ * bypass. The read of an address that is gone with its pair fails or returns anything;
+ * either way the packet is lost with the pod.
+ */
+static __always_inline bool has_driver_xdp(__u32 ifindex)
+{
+	/* The program, or the link that holds one: struct bpf_xdp_entity. */
+	const void *entity[2];
+	__u64 *address;
+
+	if (!reads_port_xdp)
+		return false;
+	address = bpf_map_lookup_elem(&port_xdp, &ifindex);
+	return address &&
+	       !bpf_probe_read_kernel(entity, sizeof(entity), (const void *)*address) &&
+	       (entity[0] || entity[1]);
 }
 
 #endif /* CNI_TC_MAPS_H */

@@ -163,6 +163,11 @@ static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)
 	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2])) == 0;
 }
 
+static __always_inline bool is_multicast_mac(const __u8 *mac)
+{
+	return mac[0] & 0x01;
+}
+
 static __always_inline bool is_unspecified(const struct ipv6_key *address)
 {
 	const __u32 *word = (const __u32 *)address->octet;

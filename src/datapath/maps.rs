@@ -6,6 +6,7 @@ use zerocopy::IntoBytes as _;
 
 use super::layout::{RawNetConfig, RawPodPort, RawPortAddress, RawPortConfig};
 use super::map::{Map, Shape};
+use super::port_xdp::{PORT_XDP, PortXdp};
 use super::{Drops, MapSet, NetStats, PodCounters, PodLink, PodPort, Result};
 
 pub(super) const PKT_COUNT: Shape = Shape::of::<[u8; 4], PodCounters>("pkt_count");
@@ -22,7 +23,7 @@ pub(super) const NET_DROPS: Shape = Shape::of::<u32, Drops>("net_drops");
 pub(super) const FLOWS: Shape = Shape::of::<[u8; 40], u8>("flows");
 
 /// All maps of a set.
-pub(super) const MAPS: [Shape; 11] = [
+pub(super) const MAPS: [Shape; 12] = [
     PKT_COUNT,
     PKT_COUNT_V6,
     POD_IFINDEX,
@@ -30,6 +31,7 @@ pub(super) const MAPS: [Shape; 11] = [
     PORT_CONFIG,
     PORT_ADDRESSES,
     PORT_DROPS,
+    PORT_XDP,
     NET_CONFIG,
     NET_STATS,
     NET_DROPS,
@@ -59,6 +61,8 @@ pub struct PortMap(Families);
 pub struct LinkMap {
     config: Map,
     drops: Map,
+    /// Absent in tests of the programs alone.
+    xdp: Option<PortXdp>,
 }
 
 /// `port_addresses`: the addresses that the pod at a port has at its other ports, of this network or of another one.
@@ -176,12 +180,13 @@ impl PortMap {
 
 impl LinkMap {
     pub(super) fn open(maps: &MapSet) -> Result<Self> {
-        Ok(Self { config: maps.open(&PORT_CONFIG)?, drops: maps.open(&PORT_DROPS)? })
+        let (config, drops) = (maps.open(&PORT_CONFIG)?, maps.open(&PORT_DROPS)?);
+        Ok(Self { config, drops, xdp: Some(PortXdp::open(maps)?) })
     }
 
     #[cfg(test)]
     pub(super) fn new(config: Map, drops: Map) -> Self {
-        Self { config, drops }
+        Self { config, drops, xdp: None }
     }
 
     /// Says what the port `ifindex`, the host end of a pod's veth pair, may do, in place of what was said earlier. What
@@ -217,12 +222,42 @@ impl LinkMap {
         self.drops.sum(&ifindex.to_ne_bytes(), port(ifindex))
     }
 
+    /// Has direct packets for the port pass the XDP program in driver mode that its pod end has, at any time from now on.
+    /// Without this, `bpf_redirect_peer` delivers behind that program.
+    ///
+    /// Returns whether they do: the link must be the host end of a veth pair, in the caller's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map), for a full map among others; [`Error::Pin`](super::Error::Pin) if the program that
+    /// finds the pod end cannot be run.
+    ///
+    /// # Kernel
+    ///
+    /// BTF (`CONFIG_DEBUG_INFO_BTF`) and `CAP_PERFMON` when the programs are loaded, and no lockdown for confidentiality.
+    /// Otherwise `false`.
+    pub fn watch_xdp(&self, ifindex: u32) -> Result<bool> {
+        self.xdp.as_ref().map_or(Ok(false), |xdp| xdp.watch(ifindex))
+    }
+
+    /// Whether direct packets for the port pass the XDP program of its pod end, as [`watch_xdp`](Self::watch_xdp) has it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map).
+    pub fn watches_xdp(&self, ifindex: u32) -> Result<bool> {
+        self.xdp.as_ref().map_or(Ok(false), |xdp| xdp.is_watched(ifindex))
+    }
+
     /// Forgets the port and what was dropped there. Absent is success.
     ///
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
     pub fn remove(&self, ifindex: u32) -> Result<()> {
+        if let Some(xdp) = &self.xdp {
+            xdp.forget(ifindex)?;
+        }
         // This order: a port that is forgotten by half is still listed.
         self.drops.delete(&ifindex.to_ne_bytes(), port(ifindex))?;
         self.config.delete(&ifindex.to_ne_bytes(), port(ifindex))

@@ -53,6 +53,7 @@
 //! ```
 
 mod bpffs;
+mod btf;
 mod drops;
 mod error;
 mod in_use;
@@ -61,6 +62,7 @@ mod map;
 mod maps;
 mod migrate;
 mod pins;
+mod port_xdp;
 mod program;
 mod publish;
 mod set;

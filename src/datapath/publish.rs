@@ -18,7 +18,7 @@ use super::map::{Map, Maps};
 use super::maps::MAPS;
 use super::pins::{BUILD_MARK, Datapath, PinState, names, remove_tree};
 use super::program::{Program, ProgramName};
-use super::{Error, MapSet, Result, bpffs, migrate, skeleton};
+use super::{Error, MapSet, Result, bpffs, migrate, port_xdp, skeleton};
 
 impl Datapath {
     /// As [`ensure_for`](Self::ensure_for), when no programs of the network run.
@@ -165,7 +165,8 @@ impl Datapath {
             info!("pinning the eBPF maps {:?}, which the running programs use", in_use.maps);
         }
 
-        let loaded = skeleton::load(&maps)?;
+        let reads_xdp = port_xdp::prepare(loading);
+        let loaded = skeleton::load(&maps, reads_xdp)?;
         let ids = ids(&loaded.maps)?;
         for (name, mut map) in loaded.maps {
             let path = loading.join(name);
@@ -180,7 +181,8 @@ impl Datapath {
             migrate::from_layout_1(&older, &MapSet::pinned(loading))?;
         }
         bpffs::create_directories(&loading.join(self.unsettled()))?;
-        self.put_in_place(loading, is_other)
+        self.put_in_place(loading, is_other)?;
+        port_xdp::follow(&self.directory(), reads_xdp)
     }
 
     /// Renames what was collected into the place of what is pinned.

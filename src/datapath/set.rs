@@ -35,6 +35,14 @@ impl MapSet {
         Self(Place::Ids(ids))
     }
 
+    /// The directory of the pins.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        match &self.0 {
+            Place::Pins(directory) => Some(directory),
+            Place::Ids(_) => None,
+        }
+    }
+
     pub(super) fn open(&self, shape: &Shape) -> Result<Map> {
         match &self.0 {
             Place::Pins(directory) => Map::open(directory, shape),

@@ -48,11 +48,15 @@ pub(super) struct Loaded {
     pub(super) programs: Vec<(ProgramName, ProgramHandle)>,
 }
 
-/// Loads the programs onto `maps`, and creates the maps of the set that are not among these.
-pub(super) fn load(maps: &Maps) -> Result<Loaded> {
+/// Loads the programs onto `maps`, and creates the maps of the set that are not among these. With `reads_xdp`, the programs
+/// read from kernel memory whether pods have XDP programs.
+pub(super) fn load(maps: &Maps, reads_xdp: bool) -> Result<Loaded> {
     let mut storage = MaybeUninit::uninit();
     with_messages(|| {
         let mut open = generated::CniTcSkelBuilder::default().open(&mut storage)?;
+        if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
+            constants.reads_port_xdp = reads_xdp;
+        }
         for mut map in open.open_object_mut().maps_mut() {
             if let Some(found) = pinned_name(map.name()).and_then(|name| maps.get(name)) {
                 map.reuse_fd(found.as_fd())?;
@@ -105,7 +109,7 @@ pub(super) fn probe() -> Result<()> {
 }
 
 /// Runs `load` with libbpf's messages kept for the error instead of printed.
-fn with_messages<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T> {
+pub(super) fn with_messages<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T> {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
 

@@ -21,6 +21,9 @@ use super::{
 };
 use crate::spec::{IfName, MacAddr};
 
+/// Which neli does not name.
+const IFLA_XDP_DRV_PROG_ID: u16 = 5;
+
 /// The index of the loopback link: the kernel makes it the first link of every namespace.
 pub const LOOPBACK_INDEX: u32 = 1;
 
@@ -54,6 +57,9 @@ pub struct Link {
     pub link_netnsid: Option<i32>,
     /// The free text that [`Socket::set_alias`] puts there.
     pub alias: Option<String>,
+    /// The kernel's id of the XDP program in driver mode. A program in generic mode is not in here.
+    #[doc(alias = "IFLA_XDP_DRV_PROG_ID")]
+    pub driver_xdp: Option<u32>,
     ipv6: ipv6::Settings,
 }
 
@@ -76,6 +82,28 @@ impl Socket {
     pub fn link_by_index(&self, index: u32) -> Result<Option<Link>> {
         let operation = Operation::on_link("look up", index);
         self.link(&operation, || message(index, Attrs::new()))
+    }
+
+    /// The other end of a veth pair, also if it is in another namespace; `None` if it, or its namespace, is gone.
+    /// A [`link_netnsid`](Link::link_netnsid) in the answer is a number of that namespace, not of the socket's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN` over the other namespace; and those of the
+    /// socket.
+    ///
+    /// # Kernel
+    ///
+    /// Linux 4.15, if the other end is in another namespace.
+    pub fn peer(&self, link: &Link) -> Result<Option<Link>> {
+        let Some(index) = link.peer_index else { return Ok(None) };
+        let operation = Operation::on_link("look up the other end of", link.index);
+        let request = || message(index, Attrs::new().put_some(Ifla::IfNetnsid, link.link_netnsid)?);
+        match self.link(&operation, request) {
+            // The number of a namespace that has ended.
+            Err(error) if link.link_netnsid.is_some() && error.is(Errno::INVAL) => Ok(None),
+            found => found,
+        }
     }
 
     /// All links of the namespace.
@@ -274,6 +302,7 @@ impl Link {
         let mut peer_index = None;
         let mut link_netnsid = None;
         let mut alias = None;
+        let mut driver_xdp = None;
         let mut ipv6 = ipv6::Settings::default();
         for attr in message.rtattrs().iter() {
             let bytes: &[u8] = attr.rta_payload().as_ref();
@@ -289,6 +318,10 @@ impl Link {
                 Ifla::Master => master = number(bytes),
                 Ifla::Link => peer_index = number(bytes).filter(|index| *index != 0),
                 Ifla::LinkNetnsid => link_netnsid = number(bytes).map(u32::cast_signed),
+                Ifla::Xdp => {
+                    let in_driver = nested(bytes).find(|(kind, _)| *kind == IFLA_XDP_DRV_PROG_ID);
+                    driver_xdp = in_driver.and_then(|(_, bytes)| number(bytes));
+                }
                 Ifla::Ifalias => alias = Some(text(bytes)),
                 Ifla::AfSpec => ipv6 = ipv6::Settings::decode(bytes),
                 _ => (),
@@ -307,6 +340,7 @@ impl Link {
             peer_index,
             link_netnsid,
             alias,
+            driver_xdp,
             ipv6,
         })
     }

@@ -15,3 +15,4 @@ mod race;
 mod services;
 mod support;
 mod tcx;
+mod xdp;

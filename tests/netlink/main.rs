@@ -8,6 +8,7 @@ mod links;
 mod netns;
 mod nftables;
 mod nowait;
+mod peers;
 mod ports;
 mod routes;
 mod support;

@@ -19,7 +19,7 @@ use crate::masquerade::Masquerade;
 use crate::network::{self, undo};
 use crate::programs::Programs;
 use crate::rows::Rows;
-use crate::{del, pod, siblings, wishes};
+use crate::{del, pod, restore, siblings, wishes};
 
 /// How long the bridge may take to serve a new port.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,6 +35,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let (attachment, config) = (&request.attachment, &request.config);
     let wish = wishes::mac(&request.net_conf, &request.args)?;
     wishes::warn_of_invalid_pod(&request.args);
+    let stack_only = !wishes::direct_forwarding(&request.net_conf, config, &request.args)?;
 
     let host = Socket::open()?;
     let netns = Netns::open(&request.netns)?;
@@ -53,7 +54,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let pair_is_left = Cell::new(false);
     let mut addresses = Addresses::lease(request, &leases, &host, &pair_is_left)?;
     let mac = wish.unwrap_or_else(|| addresses.mac());
-    let bridge = network::ensure(&host, attachment, config, &leases, &datapath, &mut programs, found)?;
+    let bridge = network::ensure(&host, &attachment.network, config, &leases, &datapath, &mut programs, found)?;
     let rows = Rows::open(&datapath).step("open the eBPF maps")?;
     rows.refuse_taken(&host, &addresses.networks(), PodPort { ifindex: attachment.host_ifindex(), mac })?;
 
@@ -74,9 +75,11 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
         }
         undo("delete the veth pair", deleted);
     });
-    // Shaping works on queues of the host's end, which direct packets do not pass.
-    let stack_only = request.net_conf.runtime_config.bandwidth.is_some();
     rows.guard(port, stack_only).step("put the map rows")?;
+    if stack_only {
+        // The map entry may be lost. No other record of an attachment says this.
+        host.set_alias(veth.host, restore::STACK_ONLY)?;
+    }
     join(request, &host, &programs, veth.host).step("have the eBPF programs run on the veth pair")?;
     bridge::prepare_port(&host, port, config).step("set up the bridge's port")?;
     // Not before: from here on the pod is heard.

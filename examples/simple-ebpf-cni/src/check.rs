@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cnikit::datapath::{Datapath, PodPort};
+use cnikit::datapath::{Datapath, PodLink, PodPort};
 use cnikit::netlink::{FdbEntry, FdbState, LOOPBACK_INDEX, Link, Netns, Socket};
 use cnikit::plugin::{CheckRequest, Failure};
 use cnikit::spec::{ErrorCode, Interface, IpConfig, MacAddr, Route};
@@ -13,7 +13,7 @@ use crate::config::{Addressing, Config};
 use crate::masquerade::Masquerade;
 use crate::programs::{self, Programs};
 use crate::rows::Rows;
-use crate::{addresses, del, network, siblings, wishes};
+use crate::{addresses, del, drift, network, siblings, wishes};
 
 /// The code of a CHECK that found a difference.
 const DIFFERS: ErrorCode = ErrorCode::plugin_specific(110);
@@ -21,6 +21,7 @@ const DIFFERS: ErrorCode = ErrorCode::plugin_specific(110);
 /// Fails with everything that differs. What later plugins of a chain have added, or changed and reported, is theirs.
 pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
     let wish = wishes::mac(&request.net_conf, &request.args)?;
+    let stack_only = !wishes::direct_forwarding(&request.net_conf, &request.config, &request.args)?;
     if let Some(delegate) = addresses::delegate(request)? {
         delegate.check()?;
     }
@@ -32,7 +33,7 @@ pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
     let mac = wish.unwrap_or_else(|| addresses::mac(&request.attachment, &request.config, &networks));
     check.pod(mac)?;
     if let (Some(bridge), Some(host_end)) = (bridge, host_end) {
-        check.datapath(&bridge, &host_end, mac)?;
+        check.datapath(&bridge, &host_end, PodLink { mac, stack_only })?;
     }
     if let Some(masquerade) =
         Masquerade::of(&request.attachment.network, &request.net_conf, &request.config, &networks)?
@@ -103,9 +104,7 @@ impl Check<'_> {
         }
         self.link(&bridge, bridge.mac);
         let addresses = self.host.addresses(bridge.index)?;
-        for gateway in addresses::gateways(&self.ips).into_iter().filter(|gateway| !addresses.contains(gateway)) {
-            self.differs(format!("the bridge {name} lacks the gateway's address {gateway}"));
-        }
+        self.differences.extend(drift::lacking(&bridge, &addresses, &addresses::gateways(&self.ips)));
         Ok(Some(bridge))
     }
 
@@ -164,8 +163,9 @@ impl Check<'_> {
     }
 
     /// The programs on the host's end, and what their maps know of the network and the pod.
-    fn datapath(&mut self, bridge: &Link, host_end: &Link, mac: MacAddr) -> Result<(), Failure> {
+    fn datapath(&mut self, bridge: &Link, host_end: &Link, expected: PodLink) -> Result<(), Failure> {
         let _span = info_span!("rows").entered();
+        let mac = expected.mac;
         let network = &self.request.attachment.network;
         let datapath = network::datapath(network);
         let directory = datapath.directory();
@@ -187,12 +187,18 @@ impl Check<'_> {
         if self.request.config.spoof_check && !self.host.fdb(host_end.index)?.iter().any(is_told) {
             self.differs(format!("the bridge {} does not know {mac} at {}", bridge.name, host_end.name));
         }
-        if maps.config()? != network::net_config(bridge, &self.request.config) {
+        let told = maps.config()?;
+        if let Some(other_mac) = drift::other_mac(bridge, &told) {
+            self.differs(other_mac);
+        } else if told != network::net_config(bridge, &self.request.config) {
             self.differs(format!("the eBPF programs do not know the bridge {} as it is", bridge.name));
         }
         let rows = Rows::of(&maps)?;
         let networks: Vec<IpNetwork> = self.ips.iter().map(|ip| ip.address).collect();
         self.differences.extend(rows.differences(&networks, PodPort { ifindex: host_end.index, mac })?);
+        if expected.stack_only && rows.link(host_end.index)?.is_some_and(|link| !link.stack_only) {
+            self.differs(format!("the map port_config lets packets for {} bypass the stack", host_end.name));
+        }
         self.differences.extend(siblings::differences(&self.host, &self.inside()?, network, host_end.index)?);
         Ok(())
     }

@@ -45,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) hairpin_mode: bool,
     /// How the programs run on pods' ports.
     pub(crate) attach: Attach,
+    /// `args.cni.directForwarding`: whether packets go straight into this pod, and from it into others.
+    pub(crate) pod_direct_forwarding: Option<bool>,
 }
 
 /// How the programs run on pods' ports.
@@ -116,6 +118,19 @@ struct Keys {
     _log_level: Option<LogLevel>,
     capabilities: Capabilities,
     runtime_config: RuntimeConfig,
+    args: Option<Args>,
+}
+
+/// Of `args`, which runtimes write for one attachment, the key that the library does not read.
+#[derive(Deserialize)]
+struct Args {
+    cni: Option<CniArgs>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CniArgs {
+    direct_forwarding: Option<bool>,
 }
 
 /// An element of `subnets`.
@@ -188,13 +203,24 @@ impl TryFrom<Keys> for Config {
         let (direct_forwarding, spoof_check) =
             (keys.direct_forwarding.unwrap_or(true), keys.spoof_check.unwrap_or(true));
         let (hairpin_mode, attach) = (keys.hairpin_mode.unwrap_or(true), keys.attach);
+        let pod_direct_forwarding = keys.args.take().and_then(|args| args.cni?.direct_forwarding);
         let addressing = addressing(keys)?;
         let own = match &addressing {
             Addressing::Own(ipam) => ipam.data_dir(),
             Addressing::Untold | Addressing::Delegated => None,
         };
         let data_dir = data_dir.or_else(|| own.map(Path::to_owned)).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
-        let config = Self { bridge, addressing, mtu, data_dir, direct_forwarding, spoof_check, hairpin_mode, attach };
+        let config = Self {
+            bridge,
+            addressing,
+            mtu,
+            data_dir,
+            direct_forwarding,
+            spoof_check,
+            hairpin_mode,
+            attach,
+            pod_direct_forwarding,
+        };
         config.validate().map(|()| config)
     }
 }

@@ -45,15 +45,25 @@ impl Masquerade {
         if !net_conf.ip_masq {
             return Ok(None);
         }
-        // Ranges that a runtime names with an ADD may be others with the next, as may those of another plugin.
-        let is_exact = matches!(config.addressing, Addressing::Own(_)) && net_conf.runtime_config.ip_ranges.is_empty();
+        Self::new(network, config, net_conf.runtime_config.ip_ranges.is_empty(), addresses).map(Some)
+    }
+
+    /// What a network that masquerades needs for pods with these addresses. Ranges that a runtime names with an ADD may be
+    /// others with the next, as may those of another plugin.
+    pub(crate) fn new(
+        network: &NetworkName,
+        config: &Config,
+        has_own_ranges_only: bool,
+        addresses: &[IpNetwork],
+    ) -> Result<Self, Failure> {
+        let is_exact = matches!(config.addressing, Addressing::Own(_)) && has_own_ranges_only;
         let subnets: BTreeSet<IpNetwork> = if is_exact {
             config.ranges().map(|range| range.subnet()).collect()
         } else {
             addresses.iter().copied().map(network::subnet).collect()
         };
         let rules = subnets.iter().map(|subnet| rule(*subnet, &config.bridge)).collect::<Result<_, _>>()?;
-        Ok(Some(Self { chain: chain(network), subnets, rules, is_exact }))
+        Ok(Self { chain: chain(network), subnets, rules, is_exact })
     }
 
     /// Makes the rules and turns forwarding on, unless all is as it should be.

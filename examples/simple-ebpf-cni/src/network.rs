@@ -61,7 +61,7 @@ pub(crate) fn maps(host: &Socket, datapath: &Datapath, network: &NetworkName) ->
 /// its own.
 pub(crate) fn ensure(
     host: &Socket,
-    attachment: &Attachment,
+    network: &NetworkName,
     config: &Config,
     leases: &Store,
     datapath: &Datapath,
@@ -69,11 +69,10 @@ pub(crate) fn ensure(
     found: Option<Found>,
 ) -> Result<Link, Failure> {
     let _span = info_span!("bridge").entered();
-    let network = &attachment.network;
     let bridge = bridge::ensure(host, network, config, datapath, found).step("set up the bridge")?;
     for _ in 0..ATTEMPTS {
         if !programs.are_settled() {
-            let restore = restore::Restore { host, attachment, config, leases, datapath, programs, bridge: &bridge };
+            let restore = restore::Restore { host, network, config, leases, datapath, programs, bridge: &bridge };
             restore.run().step("put right the map entries of pods that are attached")?;
         }
         datapath.configure(net_config(&bridge, config)).step("configure the eBPF programs")?;

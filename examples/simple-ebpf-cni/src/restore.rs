@@ -13,7 +13,7 @@ use cnikit::datapath::{Datapath, PodPort};
 use cnikit::ipam::{Lease, Owner, Store};
 use cnikit::netlink::{FdbEntry, FdbState, Link, Socket};
 use cnikit::plugin::Failure;
-use cnikit::spec::{Attachment, IfName};
+use cnikit::spec::{Attachment, IfName, NetworkName};
 use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
 
@@ -22,11 +22,13 @@ use crate::programs::{self, Programs};
 use crate::rows::Rows;
 use crate::{addresses, network, siblings};
 
+/// The alias of the host end of a pair whose packets are never delivered directly.
+pub(crate) const STACK_ONLY: &str = "simple-ebpf-cni:stack-only";
+
 /// What an ADD needs to put the entries right, in the pinned maps.
 pub(crate) struct Restore<'a> {
     pub(crate) host: &'a Socket,
-    /// The attachment that the ADD makes. It has no entries yet, or some that a killed ADD has left.
-    pub(crate) attachment: &'a Attachment,
+    pub(crate) network: &'a NetworkName,
     pub(crate) config: &'a Config,
     pub(crate) leases: &'a Store,
     pub(crate) datapath: &'a Datapath,
@@ -65,7 +67,7 @@ impl Restore<'_> {
             }
             restored?;
         }
-        siblings::share_all(&self.attachment.network, &links, self.bridge)?;
+        siblings::share_all(self.network, &links, self.bridge)?;
         for port in ports.into_values() {
             if rows.link(port.index)?.is_none() && self.host.link_by_index(port.index)?.is_some() {
                 // Another plugin gave it the address, or its lease is lost, too.
@@ -93,7 +95,8 @@ impl Restore<'_> {
         // Links of TCX go with their pins. Whether limits were the reason to have them is not known: they are kept to.
         let has_clsact = self.programs.share_blocks_with(self.host, port.index)?;
         let pod = PodPort { ifindex: port.index, mac };
-        rows.put_missing(&lease.addresses, pod, !has_clsact)?;
+        let stack_only = !has_clsact || port.alias.as_deref() == Some(STACK_ONLY);
+        rows.put_missing(&lease.addresses, pod, stack_only)?;
         let stays: Vec<IpAddr> = lease.addresses.iter().map(IpNetwork::ip).chain([mac.link_local().into()]).collect();
         let known = known.get(&port.index).into_iter().flatten();
         rows.remove_addresses(known.filter(|address| !stays.contains(address)), port.index)?;
@@ -107,6 +110,6 @@ impl Restore<'_> {
     }
 
     fn of(&self, owner: Owner) -> Attachment {
-        network::attachment(&self.attachment.network, owner)
+        network::attachment(self.network, owner)
     }
 }

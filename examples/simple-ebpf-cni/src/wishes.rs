@@ -8,8 +8,10 @@ use cnikit::plugin::Failure;
 use cnikit::spec::{Args, ErrorCode, KubernetesPod, MacAddr, NetConf};
 use tracing::warn;
 
+use crate::config::Config;
+
 /// The keys of `CNI_ARGS` that ask for something, beside those that name the pod.
-const WISHES: [&str; 2] = ["IP", "MAC"];
+const WISHES: [&str; 3] = ["IP", "MAC", "DIRECT_FORWARDING"];
 
 /// The addresses that were asked for by `runtimeConfig`, `args.cni` or `CNI_ARGS`, in this order.
 pub(crate) fn ips(net_conf: &NetConf, args: &Args) -> Result<Vec<IpAddr>, Failure> {
@@ -40,6 +42,15 @@ pub(crate) fn warn_of_invalid_pod(args: &Args) {
     for error in KubernetesPod::invalid_args(args) {
         warn!("CNI_ARGS: {error}; the pod is attached and shown without this value");
     }
+}
+
+/// Whether packets may go directly to and from this pod: `args.cni` or `CNI_ARGS`, in this order. Shaping works on queues of
+/// the host end, which direct packets do not pass.
+pub(crate) fn direct_forwarding(net_conf: &NetConf, config: &Config, args: &Args) -> Result<bool, Failure> {
+    require_known(args)?;
+    let by_args = args.value("DIRECT_FORWARDING").map(|text| by_args("DIRECT_FORWARDING", text)).transpose()?;
+    let is_wanted = config.pod_direct_forwarding.or(by_args).unwrap_or(true);
+    Ok(is_wanted && net_conf.runtime_config.bandwidth.is_none())
 }
 
 fn require_known(args: &Args) -> Result<(), Failure> {

@@ -1,8 +1,11 @@
-//! The smallest program for a TC hook, loaded without a compiler.
+//! The smallest programs for a TC hook and for an XDP hook, loaded without a compiler.
 #![expect(unsafe_code, reason = "bpf(2) has no safe binding without libbpf")]
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 /// Loads a classifier that answers every packet with `verdict`, and says the kernel's id for it.
 ///
@@ -14,6 +17,98 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 #[must_use]
 pub fn classifier(verdict: i32) -> (OwnedFd, u32) {
     #[repr(C)]
+    struct Info {
+        fd: u32,
+        length: u32,
+        info: u64,
+    }
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+    let program = load(BPF_PROG_TYPE_SCHED_CLS, verdict);
+
+    // struct bpf_prog_info begins with type and id.
+    let mut info = [0u32; 32];
+    let query = Info { fd: program.as_raw_fd() as u32, length: 128, info: info.as_mut_ptr() as u64 };
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of `info`.
+    let asked = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const query, size_of::<Info>()) };
+    assert_eq!(asked, 0, "ask for the id: {}", io::Error::last_os_error());
+    (program, info[1])
+}
+
+/// An XDP program that answers every packet with one verdict.
+#[derive(Debug)]
+pub struct Xdp(OwnedFd);
+
+impl Xdp {
+    /// `XDP_DROP`
+    pub const DROP: i32 = 1;
+    /// `XDP_PASS`
+    pub const PASS: i32 = 2;
+    /// `XDP_FLAGS_SKB_MODE`
+    pub const GENERIC: u32 = 1 << 1;
+    /// `XDP_FLAGS_DRV_MODE`
+    pub const DRIVER: u32 = 1 << 2;
+
+    /// Loads one.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel does not take it.
+    #[must_use]
+    pub fn new(verdict: i32) -> Self {
+        const BPF_PROG_TYPE_XDP: u32 = 6;
+        Self(load(BPF_PROG_TYPE_XDP, verdict))
+    }
+
+    /// Pins it, for `ip link set dev LINK xdpdrv pinned PATH`.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses.
+    pub fn pin(&self, path: &Path) {
+        #[repr(C)]
+        struct Pin {
+            path: u64,
+            fd: u32,
+            flags: u32,
+        }
+        const BPF_OBJ_PIN: libc::c_int = 6;
+        let name = CString::new(path.as_os_str().as_bytes()).expect("a path without NUL");
+        let pin = Pin { path: name.as_ptr() as u64, fd: self.0.as_raw_fd() as u32, flags: 0 };
+        // SAFETY: the attribute has the layout of the kernel's, and its path outlives the call.
+        let pinned = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const pin, size_of::<Pin>()) };
+        assert_eq!(pinned, 0, "pin at {}: {}", path.display(), io::Error::last_os_error());
+    }
+
+    /// Attaches it to a link of the caller's namespace in a mode, for as long as the descriptor is open.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel refuses.
+    #[must_use]
+    pub fn link(&self, ifindex: u32, mode: u32) -> OwnedFd {
+        #[repr(C)]
+        struct Create {
+            program: u32,
+            ifindex: u32,
+            hook: u32,
+            flags: u32,
+            rest: [u64; 4],
+        }
+        const BPF_LINK_CREATE: libc::c_int = 28;
+        const BPF_XDP: u32 = 37;
+        let create = Create { program: self.0.as_raw_fd() as u32, ifindex, hook: BPF_XDP, flags: mode, rest: [0; 4] };
+        // SAFETY: the attribute has the layout of the kernel's and is zero beyond what is set.
+        let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const create, size_of::<Create>()) };
+        assert!(fd >= 0, "attach to link {ifindex}: {}", io::Error::last_os_error());
+        // SAFETY: the kernel has just given out this descriptor and nobody else has it.
+        unsafe { OwnedFd::from_raw_fd(fd as i32) }
+    }
+}
+
+/// Loads a program of this type that answers every packet with `verdict`.
+fn load(kind: u32, verdict: i32) -> OwnedFd {
+    #[repr(C)]
     struct Load {
         kind: u32,
         instruction_count: u32,
@@ -21,20 +116,12 @@ pub fn classifier(verdict: i32) -> (OwnedFd, u32) {
         license: u64,
         rest: [u64; 14],
     }
-    #[repr(C)]
-    struct Info {
-        fd: u32,
-        length: u32,
-        info: u64,
-    }
     const BPF_PROG_LOAD: libc::c_int = 5;
-    const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
-    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
     // r0 = verdict; exit
     let [a, b, c, d] = verdict.to_ne_bytes();
     let instructions: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, a, b, c, d], [0x95, 0, 0, 0, 0, 0, 0, 0]];
     let load = Load {
-        kind: BPF_PROG_TYPE_SCHED_CLS,
+        kind,
         instruction_count: 2,
         instructions: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
@@ -45,13 +132,5 @@ pub fn classifier(verdict: i32) -> (OwnedFd, u32) {
     let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
     assert!(fd >= 0, "load a program: {}", io::Error::last_os_error());
     // SAFETY: the kernel has just given out this descriptor and nobody else has it.
-    let program = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-
-    // struct bpf_prog_info begins with type and id.
-    let mut info = [0u32; 32];
-    let query = Info { fd: fd as u32, length: 128, info: info.as_mut_ptr() as u64 };
-    // SAFETY: the kernel writes at most `length` bytes, which is the size of `info`.
-    let asked = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const query, size_of::<Info>()) };
-    assert_eq!(asked, 0, "ask for the id: {}", io::Error::last_os_error());
-    (program, info[1])
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
 }

@@ -27,7 +27,7 @@
 //!   for what else takes time.
 //! - [`Call`] and [`Ruling`]: a process that is killed, or whose call is made to fail, at any of its system calls.
 //! - [`raw`]: frames past the stack.
-//! - [`classifier`]: a program for a TC hook.
+//! - [`classifier`] and [`Xdp`]: programs for a TC hook and for an XDP hook.
 //! - [`privileged`], [`tool`], [`cnitool`] and [`kernel`]: the reasons for which a test may be skipped, and when it may not;
 //!   [`skipped`] says so.
 //!
@@ -48,7 +48,7 @@ mod supervise;
 mod unshare;
 
 pub use call::Call;
-pub use classifier::classifier;
+pub use classifier::{Xdp, classifier};
 pub use command::{Command, Output, Running, eventually, patience};
 pub use footprint::Footprint;
 pub use host::{Host, host};

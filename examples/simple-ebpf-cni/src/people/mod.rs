@@ -16,6 +16,7 @@ mod output;
 mod pages;
 mod pods;
 mod remedy;
+mod repair;
 mod status;
 mod table;
 mod terminal;
@@ -63,6 +64,7 @@ enum Command {
     Top(top::Options),
     Status(status::Options),
     Doctor(doctor::Options),
+    Repair(repair::Options),
     Install(install::Options),
     Uninstall(uninstall::Options),
 
@@ -175,6 +177,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Top(options) => top::run(options, &mut output),
         Command::Status(options) => status::run(options, &mut output),
         Command::Doctor(options) => doctor::run(options, &mut output),
+        Command::Repair(options) => repair::run(options, &mut output),
         Command::Install(options) => install::run(options, &mut output),
         Command::Uninstall(options) => uninstall::run(options, &mut output),
         Command::Leases(options) => leases::run(options, &mut output),

@@ -1,5 +1,6 @@
 //! `status`: whether each network is well, and what it has done.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use clap::Args;
 use cnikit::datapath::{MapSet, NetStats};
 use cnikit::netlink::{Link, Socket};
 use cnikit::spec::{IfName, NetworkName};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::attached::{Pod, Reasons, names_of_some, pods};
 use super::check::{self, Check, Verdict};
@@ -39,8 +40,15 @@ pub(crate) struct Options {
 #[derive(Debug, Serialize)]
 struct Report {
     /// Configurations of the plugin that cannot be used: of which network they are, they may not tell.
-    problems: Vec<String>,
+    problems: Vec<Problem>,
     networks: Vec<Network>,
+}
+
+/// What is wrong, and what to do about it if that is known. In JSON it is one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) found: String,
+    remedy: Option<String>,
 }
 
 /// What is shown of a network.
@@ -49,7 +57,7 @@ struct Report {
 struct Network {
     name: NetworkName,
     /// What is wrong; nothing where the network is well.
-    problems: Vec<String>,
+    problems: Vec<Problem>,
     /// What need not be mended, as an ADD does it where it has to.
     notes: Vec<String>,
     /// The file that configures it.
@@ -100,7 +108,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let networks = options.scope.networks()?;
     let look = |known| Network::look(known, &options.scope.conf_dir, &host, &links);
     let networks = networks.iter().map(look).collect::<Result<_, _>>()?;
-    let problems = check::unusable_ones(&options.scope)?.iter().map(problem).collect();
+    let problems = check::unusable_ones(&options.scope)?.into_iter().map(Problem::from).collect();
     let report = Report { problems, networks };
     if options.json {
         output.json(&report)?
@@ -122,17 +130,18 @@ impl Network {
             // What keeps them from being found is among the problems.
             Err(_) if !problems.is_empty() => {
                 // What libbpf says of a file system that is read-only does not tell what to do.
-                problems
-                    .extend(Some(check::bpffs()).filter(|check| check.verdict == Verdict::Fail).iter().map(problem));
+                let bpffs = Some(check::bpffs()).filter(|check| check.verdict == Verdict::Fail);
+                problems.extend(bpffs.map(Problem::from));
                 return Ok(Self::unknown(known, problems));
             }
             pods => pods?,
         };
         if known.configured.is_none() && !pods.is_empty() {
-            problems.push(format!("no file in {} configures it, and pods are attached", conf_dir.display()));
+            let found = format!("no file in {} configures it, and pods are attached", conf_dir.display());
+            problems.push(found.into());
         }
-        problems.extend(check::attached(known, &pods, host, links)?.iter().map(problem));
-        problems.extend(check::not_forwarded(known, links).iter().map(problem));
+        problems.extend(check::attached(known, &pods, host, links)?.into_iter().map(Problem::from));
+        problems.extend(check::not_forwarded(known, links).into_iter().map(Problem::from));
         let mut notes = Vec::new();
         let gone: Vec<&Pod> = pods.iter().filter(|pod| pod.host_interface.is_none()).collect();
         if !gone.is_empty() {
@@ -147,24 +156,26 @@ impl Network {
         // What serves the network is made by the ADD of its first pod, and mended by that of each.
         if !pods.is_empty() {
             match bridge {
-                Some(found) if bridge::is_full(found, links) => problems.push(bridge::full(&found.name).to_string()),
+                Some(found) if bridge::is_full(found, links) => {
+                    problems.push(bridge::full(&found.name).to_string().into());
+                }
                 _ => {}
             }
             if known.maps()?.is_none() {
-                problems.push("its eBPF programs are not pinned: the next ADD loads them".to_owned());
+                problems.push("its eBPF programs are not pinned: the next ADD loads them".to_owned().into());
             }
         }
         let datapath = known.maps()?.map(|maps| Datapath::look(known, &maps, host, &mut problems)).transpose()?;
         let bridge = bridge.map(|bridge| Bridge::look(bridge, host)).transpose()?;
         let ranges = ranges(known, host, &mut problems)?;
         let damaged = known.store.leases()?.filter_map(Result::err);
-        problems.extend(damaged.map(|error| chain(&error)));
+        problems.extend(damaged.map(|error| chain(&error).into()));
         let config = known.configured.as_ref().map(|(file, _)| file.clone());
         Ok(Self { name: known.name.clone(), problems, notes, config, pods: Some(pods.len()), bridge, datapath, ranges })
     }
 
     /// A network of which no more can be said than what is wrong.
-    fn unknown(known: &Known, problems: Vec<String>) -> Self {
+    fn unknown(known: &Known, problems: Vec<Problem>) -> Self {
         let config = known.configured.as_ref().map(|(file, _)| file.clone());
         Self {
             name: known.name.clone(),
@@ -187,10 +198,10 @@ impl Bridge {
 }
 
 impl Datapath {
-    fn look(known: &Known, maps: &MapSet, host: &Socket, problems: &mut Vec<String>) -> Result<Self, Error> {
+    fn look(known: &Known, maps: &MapSet, host: &Socket, problems: &mut Vec<Problem>) -> Result<Self, Error> {
         let missing = programs::missing(host, &known.datapath, &known.name)?;
         if !missing.is_empty() {
-            problems.push(format!("{} not attached: the next ADD does it", list(&missing)));
+            problems.push(format!("{} not attached: the next ADD does it", list(&missing)).into());
         }
         let config = maps.config()?;
         let (stats, drops) = (maps.stats()?.into(), maps.drops()?.into());
@@ -295,25 +306,50 @@ impl Datapath {
     }
 }
 
-fn ranges(known: &Known, host: &Socket, problems: &mut Vec<String>) -> Result<Vec<Range>, Error> {
+fn ranges(known: &Known, host: &Socket, problems: &mut Vec<Problem>) -> Result<Vec<Range>, Error> {
     let Some((_, network)) = &known.configured else {
         return Ok(Vec::new());
     };
     // As the STATUS of runtimes says it: an address that an ADD would take back is as good as a free one.
     let full = status::refuse_full_pool(&known.name, &known.store, network.config(), host);
-    problems.extend(full.err().map(|failure| failure.to_string()));
+    problems.extend(full.err().map(|failure| failure.to_string().into()));
     let ranges = network.pools().iter().map(|pool| Range::of(pool, &known.store));
     Ok(ranges.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
-/// A check that has failed, in one line.
-fn problem(check: &Check) -> String {
-    let remedy = check.remedy.as_ref().map(|remedy| format!(": {remedy}"));
-    format!("{}{}", check.found, remedy.unwrap_or_default())
+/// What is wrong with a network.
+pub(crate) fn problems(known: &Known, conf_dir: &Path, host: &Socket) -> Result<Vec<Problem>, Error> {
+    Ok(Network::look(known, conf_dir, host, &host.links()?)?.problems)
+}
+
+impl From<String> for Problem {
+    fn from(found: String) -> Self {
+        Self { found, remedy: None }
+    }
+}
+
+impl From<Check> for Problem {
+    fn from(check: Check) -> Self {
+        Self { found: check.found, remedy: check.remedy }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.remedy {
+            Some(remedy) => write!(f, "{}: {remedy}", self.found),
+            None => f.write_str(&self.found),
+        }
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// An error with what to do about it, where that is known.
-fn with_remedy(error: &dyn std::error::Error, remedy: &str) -> String {
-    let error = chain(error);
-    if remedy == remedy::REPORT { error } else { format!("{error}: {remedy}") }
+fn with_remedy(error: &dyn std::error::Error, remedy: &str) -> Problem {
+    Problem { found: chain(error), remedy: (remedy != remedy::REPORT).then(|| remedy.to_owned()) }
 }

@@ -257,7 +257,7 @@ fn pods_that_have_lost_their_way_out_are_told_of() {
         network.host.command("nft").words("flush ruleset").run();
         let (ended, checks) = doctor(&dir);
         let failed = found(&checks, "masquerade", "fail");
-        assert!(ended == Some(1) && failed.contains("blackbox") && failed.contains("next ADD"), "{checks:#?}");
+        assert!(ended == Some(1) && failed.contains("simple-ebpf-cni repair --network blackbox"), "{checks:#?}");
         let said = status();
         assert!(said.status.code() == Some(1) && said.stdout.contains("masquerade"), "{said:?}");
         let other = network.attach("two");

@@ -129,9 +129,20 @@ impl Network<'_> {
         let pins = Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME);
         let layouts = std::fs::read_dir(&pins).unwrap_or_else(|error| panic!("{}: {error}", pins.display()));
         let layouts = layouts.filter_map(|entry| Some(entry.ok()?.path()));
-        let layouts: Vec<PathBuf> = layouts.filter(|path| !path.ends_with("links")).collect();
+        let layouts: Vec<PathBuf> = layouts.filter(|path| !path.ends_with("links") && !path.ends_with("xdp")).collect();
         assert_eq!(layouts.len(), 1, "one layout is pinned: {layouts:?}");
         layouts[0].join(name)
+    }
+
+    /// Makes the pinned programs those of another build, as far as the plugin can tell.
+    #[track_caller]
+    pub(crate) fn make_foreign(&self) {
+        let directory = self.pin("");
+        let entries = std::fs::read_dir(&directory).expect("the pins").filter_map(Result::ok);
+        let is_mark = |entry: &std::fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"build-");
+        let marks: Vec<_> = entries.filter(is_mark).collect();
+        assert_eq!(marks.len(), 1, "{marks:?}");
+        std::fs::rename(marks[0].path(), directory.join("build-of-another")).expect("a mark can be renamed");
     }
 
     /// The id that the kernel gave a pinned program.
@@ -198,12 +209,21 @@ impl Network<'_> {
         // whose types the kernel refused, which libbpf does without, say nothing.
         let is_pods =
             |row: &Value| !row.is_null() && row["value"]["ifindex"].as_u64().is_none_or(|index| index >= 1 << 30);
-        ["pkt_count", "pkt_count_v6", "pod_ifindex", "pod_ifindex_v6", "port_config", "port_drops", "port_addresses"]
-            .into_iter()
-            .flat_map(|map| self.map(map).into_iter().map(move |row| (map, row)))
-            .filter(|(_, row)| is_pods(row))
-            .map(|(map, row)| format!("row {map} {}", key(&row["key"])))
-            .collect()
+        [
+            "pkt_count",
+            "pkt_count_v6",
+            "pod_ifindex",
+            "pod_ifindex_v6",
+            "port_config",
+            "port_drops",
+            "port_addresses",
+            "port_xdp",
+        ]
+        .into_iter()
+        .flat_map(|map| self.map(map).into_iter().map(move |row| (map, row)))
+        .filter(|(_, row)| is_pods(row))
+        .map(|(map, row)| format!("row {map} {}", key(&row["key"])))
+        .collect()
     }
 
     /// All there is of the network: what is on the host, in the maps, and attached to its links.

@@ -100,7 +100,7 @@ fn an_upgrade_loses_no_packet_and_no_count() {
             let flood = scope.spawn(|| ping.output());
             for round in 0..ROUNDS {
                 let before = HOOKS.map(|(_, name)| network.program_id(name));
-                make_foreign(network);
+                network.make_foreign();
                 let newer = network.attach(&format!("newer-{round}"));
                 for (before, (_, name)) in before.into_iter().zip(HOOKS) {
                     assert_ne!(network.program_id(name), before, "{name} was replaced");

@@ -6,14 +6,13 @@ use cnikit::netlink::{Link, Socket};
 use cnikit::spec::Attachment;
 
 use super::{Check, Verdict, forwarding};
-use crate::NAME;
 use crate::config::Addressing;
 use crate::people::attached::Pod;
 use crate::people::network::Network;
 use crate::people::node::Known;
 use crate::people::text::{count, have};
 use crate::people::{Error, chain, remedy};
-use crate::{masquerade, programs};
+use crate::{NAME, drift, masquerade, programs};
 
 /// Whether a network has pods, by the ports of its bridge alone.
 pub(super) fn has_ports(network: &Network, links: &[Link]) -> bool {
@@ -26,7 +25,7 @@ pub(crate) fn attached(known: &Known, pods: &[Pod], host: &Socket, links: &[Link
     let mut checks = Vec::new();
     // What serves the network is made by the ADD of its first pod, and mended by that of each.
     if !pods.is_empty() {
-        checks.extend(bridge(known, host, links));
+        checks.extend(bridge(known, host, links)?);
     }
     checks.extend(unpinned(known, host)?);
     let Some((_, network)) = &known.configured else {
@@ -49,24 +48,51 @@ pub(crate) fn not_forwarded(known: &Known, links: &[Link]) -> Vec<Check> {
     forwarding(network, links).filter(|check| check.verdict == Verdict::Fail).collect()
 }
 
-fn bridge(known: &Known, host: &Socket, links: &[Link]) -> Option<Check> {
+fn bridge(known: &Known, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Error> {
     const CHECK: &str = "bridge";
     let name = &known.name;
-    match known.bridge(links) {
-        None => Some(Check::fail(
-            CHECK,
-            format!("the bridge of {name} is gone"),
-            "attach a pod, as the next ADD makes it again",
-        )),
-        Some(bridge) if !bridge.up => {
-            Some(Check::fail(CHECK, format!("{} is down", bridge.name), format!("ip link set {} up", bridge.name)))
-        }
-        Some(bridge) if !known.owns(bridge, host) => {
-            let found = format!("{} is not {name}'s", bridge.name);
-            Some(Check::fail(CHECK, found, "name another as \"bridge\""))
-        }
-        Some(_) => None,
+    let Some(bridge) = known.bridge(links) else {
+        let found = format!("the bridge of {name} is gone");
+        return Ok(vec![Check::fail(CHECK, found, format!("{NAME} repair --network {name}, or attach a pod"))]);
+    };
+    let mut checks = Vec::new();
+    if !bridge.up {
+        let remedy = format!("ip link set {} up", bridge.name);
+        checks.push(Check::fail(CHECK, format!("{} is down", bridge.name), remedy));
+    } else if !known.owns(bridge, host) {
+        let found = format!("{} is not {name}'s", bridge.name);
+        return Ok(vec![Check::fail(CHECK, found, "name another as \"bridge\"")]);
     }
+    // Pins that are gone, or not whole, are reported as such.
+    if known.datapath.is_complete()? {
+        checks.extend(gateways(known, bridge, host)?);
+    }
+    Ok(checks)
+}
+
+/// What CHECK would report of the gateway.
+fn gateways(known: &Known, bridge: &Link, host: &Socket) -> Result<Vec<Check>, Error> {
+    const CHECK: &str = "gateway";
+    let has = host.addresses(bridge.index)?;
+    let config = known.configured.as_ref().map(|(_, network)| network.config());
+    let (told, taken) = (known.datapath.config()?, drift::taken(&known.datapath, config, &has)?);
+    let mut checks = Vec::new();
+    // A bridge that was made anew has no address, and another index: the next ADD gives it both.
+    if let Some(found) = drift::other_mac(bridge, &told) {
+        let remedy = format!("ip link set {} address {}; or {}", bridge.name, told.gateway_mac, mend(known, true));
+        checks.push(Check::fail(CHECK, found, remedy));
+    }
+    let is_own = config.is_some_and(|config| !matches!(config.addressing, Addressing::Delegated));
+    for found in drift::lacking(bridge, &has, &taken) {
+        checks.push(Check::fail(CHECK, found, mend(known, is_own)));
+    }
+    Ok(checks)
+}
+
+/// How to have the network as an ADD leaves it. Which address another plugin gave the bridge, `repair` does not know.
+fn mend(known: &Known, is_repairable: bool) -> String {
+    let name = &known.name;
+    if is_repairable { format!("{NAME} repair --network {name}") } else { format!("attach a pod of {name}") }
 }
 
 /// Whether the programs that run use other maps than those that are pinned where this process looks.
@@ -86,7 +112,9 @@ fn masquerade(network: &Network) -> Option<Check> {
         Ok(true) => Some(Check::fail(
             CHECK,
             format!("the nftables rules that masquerade {name} are gone: its pods do not reach the world"),
-            "attach a pod, as the next ADD makes them again; look for what flushes the ruleset, such as nftables.service",
+            format!(
+                "{NAME} repair --network {name}, or attach a pod; look for what flushes the ruleset, such as nftables.service"
+            ),
         )),
         Err(error) => {
             let found = format!("it cannot be told whether the pods of {name} are masqueraded: {}", chain(&error));

@@ -4,6 +4,7 @@ mod attached;
 mod configuration;
 mod network;
 mod node;
+mod xdp;
 
 use std::path::Path;
 use std::thread;

@@ -66,6 +66,7 @@ fn look(known: &Known, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Erro
         checks.push(Check::warn("leases", found, "the runtime's GC frees them, or an ADD that finds the pool dry"));
     }
     checks.extend(super::attached(known, &pods, host, links)?);
+    checks.extend(super::xdp::bypassed(known, &pods, host, links)?);
     if let Some(maps) = known.maps()? {
         let rows = Rows::of(&maps)?.indexes()?;
         let lost = rows.iter().filter(|row| links.iter().all(|link| link.index != **row)).count();

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+/*
+ * Finds where the kernel keeps the XDP program of a pod's interface.
+ *
+ * bpf_redirect_peer delivers behind the driver-mode XDP hook of veth, so
+ * cni_tc_main must know whether the target's pod end has such a program. The kernel
+ * calls nothing of ours when a pod attaches one. It keeps the program in the struct
+ * net_device of the pod end, as a struct bpf_xdp_entity, and this program returns the
+ * address of that. cni_tc_main reads it before each direct delivery.
+ *
+ * find_xdp	 never runs on a packet. Userspace calls it with BPF_PROG_TEST_RUN, in the
+ *		 network namespace of the host end, with a struct find_xdp as the data.
+ *
+ * Returns 1 and writes `address`, or returns 0 if the link is not the host end of a
+ * veth pair. Userspace fills `layout` from the kernel's BTF before it loads the
+ * program. CO-RE would do the same, but libbpf takes 45 ms to relocate.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "cni_tc.h"
+
+/* NETDEV_HASHENTRIES, the same since Linux 2.6.24. */
+#define INDEX_HASH 256
+
+/* A chain of the hash is longer than this only beside 65,536 links. */
+#define MAX_CHAIN 256
+
+/* Offsets of members in the structs of the running kernel, in bytes. */
+const volatile struct kernel_layout {
+	__u32 task_nsproxy;
+	__u32 nsproxy_net;
+	__u32 net_index_head;
+	__u32 dev_ifindex;
+	__u32 dev_index_hlist;
+	__u32 dev_priv;
+	__u32 dev_driver_xdp; /* xdp_state[XDP_MODE_DRV] */
+} layout;
+
+/* Null if the memory cannot be read, which ends every walk below. */
+static __always_inline const void *follow(const void *from, __u32 offset)
+{
+	const void *to;
+
+	return bpf_probe_read_kernel(&to, sizeof(to), from + offset) ? NULL : to;
+}
+
+static __always_inline const void *link_by_index(__u32 ifindex)
+{
+	const void *task = (const void *)bpf_get_current_task();
+	const void *net = follow(follow(task, layout.task_nsproxy), layout.nsproxy_net);
+	const void *heads = follow(net, layout.net_index_head);
+	const void *node = follow(heads, (ifindex & (INDEX_HASH - 1)) * sizeof(void *));
+	const void *dev;
+	__u32 found;
+
+	for (int i = 0; i < MAX_CHAIN && node; i++) {
+		dev = node - layout.dev_index_hlist;
+		if (!bpf_probe_read_kernel(&found, sizeof(found), dev + layout.dev_ifindex) &&
+		    found == ifindex)
+			return dev;
+		node = follow(node, 0);
+	}
+	return NULL;
+}
+
+SEC("tc")
+int find_xdp(struct __sk_buff *skb)
+{
+	const void *host_end, *pod_end;
+	struct find_xdp request;
+
+	if (bpf_skb_load_bytes(skb, 0, &request, sizeof(request)))
+		return 0;
+	host_end = link_by_index(request.ifindex);
+	/* The private data of a veth device begin with a pointer to the other end. */
+	pod_end = host_end ? follow(host_end, layout.dev_priv) : NULL;
+	/* Only two ends of one pair point to each other; with a wrong offset, nothing does. */
+	if (!pod_end || follow(pod_end, layout.dev_priv) != host_end)
+		return 0;
+	request.address = (__u64)(pod_end + layout.dev_driver_xdp);
+	return !bpf_skb_store_bytes(skb, 0, &request, sizeof(request), 0);
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,219 @@
+//! XDP programs that pods attach to their interfaces in driver mode, and the pods that are kept to the stack instead.
+
+use std::fs;
+use std::path::Path;
+
+use cnikit_testbed::{Invocation, Namespace, Pod, Xdp};
+use serde_json::{Value, json};
+
+use crate::doctor::{configured, doctor, found};
+use crate::people::command;
+use crate::support::{Attached, Network, code, on_host};
+
+const PIN: &str = "/sys/fs/bpf/drop";
+const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
+const WARNING: &str = "does not see what other pods of blackbox send to it";
+
+/// Two pods; the second drops all that comes in while the test runs.
+fn with_filter(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {
+    on_host(|network| {
+        let [one, two] = ["one", "two"].map(|name| network.attach(name));
+        // The neighbours are known, as their questions are dropped as well.
+        assert!(one.pod.ping(two.address(), 2).status.success());
+        Xdp::new(Xdp::DROP).pin(Path::new(PIN));
+        filter(&two.pod);
+        test(network, [&one, &two]);
+        fs::remove_file(PIN).expect("the pin can be removed");
+        for pod in [&one, &two] {
+            network.detach(pod);
+        }
+    });
+}
+
+fn filter(pod: &Pod) {
+    pod.ip(&format!("-force link set dev eth0 xdpdrv pinned {PIN}"));
+}
+
+fn unfilter(pod: &Pod) {
+    pod.ip("link set dev eth0 xdpdrv off");
+}
+
+/// Whether pings arrive, and how many were sent directly.
+#[track_caller]
+fn ping(network: &Network, from: &Attached, to: &Attached) -> (bool, u64) {
+    let before = network.counters(from.address()).expect("an entry").tx_direct;
+    let arrived = from.pod.ping(to.address(), 3).status.success();
+    (arrived, network.counters(from.address()).expect("an entry").tx_direct - before)
+}
+
+#[test]
+fn a_filter_of_the_pods_own_sees_what_other_pods_send() {
+    with_filter(|network, [one, two]| {
+        assert_eq!(ping(network, one, two), (false, 3));
+        unfilter(&two.pod);
+        assert_eq!(ping(network, one, two), (true, 3));
+        let (status, checks) = doctor(&configured(network));
+        assert_eq!((status, found(&checks, "xdp", "warn")), (Some(0), String::new()));
+    });
+}
+
+#[test]
+fn pins_that_are_lost_cost_a_pod_its_filter_until_the_next_add_alone() {
+    with_filter(|network, [one, two]| {
+        fs::remove_dir_all(PINS).expect("a bpffs is writable");
+        let three = network.attach("three");
+        assert!(!one.pod.ping(two.address(), 3).status.success());
+        assert!(!three.pod.ping(two.address(), 3).status.success());
+        network.detach(&three);
+    });
+}
+
+/// As after an upgrade from a build that watched no port.
+#[test]
+fn an_upgrade_watches_the_pods_that_are_attached() {
+    with_filter(|network, [one, two]| {
+        network.make_foreign();
+        fs::remove_dir_all(network.pin("").with_file_name("xdp")).expect("a bpffs is writable");
+        let three = network.attach("three");
+        for from in [one, &three] {
+            assert!(!from.pod.ping(two.address(), 3).status.success(), "{}", from.container);
+        }
+        network.detach(&three);
+    });
+}
+
+/// As on a kernel that does not let the programs look.
+#[test]
+fn doctor_warns_of_a_filter_that_is_bypassed() {
+    with_filter(|network, [one, two]| {
+        let dir = configured(network);
+        fs::remove_dir_all(network.pin("").with_file_name("xdp")).expect("a bpffs is writable");
+        let (status, checks) = doctor(&dir);
+        let warned = found(&checks, "xdp", "warn");
+        assert_eq!(status, Some(0), "it fails nothing: {checks:#?}");
+        assert!(warned.contains(&format!("on eth0 of two {WARNING}")) && !warned.contains("of one"), "{warned}");
+        assert!(warned.contains("directForwarding") && warned.contains("DIRECT_FORWARDING=false"), "{warned}");
+
+        // The remedy that it names.
+        network.detach(two);
+        let mut config = network.config.clone();
+        config["args"] = json!({ "cni": { "directForwarding": false } });
+        let kept = network.by(config);
+        let two = kept.attach("two");
+        filter(&two.pod);
+        assert_eq!(ping(network, one, &two), (false, 0));
+        assert_eq!(found(&doctor(&dir).1, "xdp", "warn"), "");
+        unfilter(&two.pod);
+        assert_eq!(ping(network, one, &two), (true, 0));
+        kept.detach(&two);
+
+        // Neither has a pod without such a program, nor one in generic mode.
+        let three = network.attach("three");
+        assert_eq!(found(&doctor(&dir).1, "xdp", "warn"), "");
+        three.pod.ip(&format!("link set dev eth0 xdpgeneric pinned {PIN}"));
+        assert_eq!(found(&doctor(&dir).1, "xdp", "warn"), "");
+        network.detach(&three);
+    });
+}
+
+/// Attaches a pod that is kept to the stack by a key of the configuration or by a variable, beside one that is not.
+#[track_caller]
+fn is_kept_to_the_stack(args: Option<Value>, change: impl Fn(Invocation) -> Invocation + Sync) {
+    on_host(|network| {
+        let mut config = network.config.clone();
+        if let Some(args) = args.clone() {
+            config["args"] = args;
+        }
+        let call = |verb: &str, config: &Value, pod: &Pod| change(network.plugin.on(verb, config, "one", pod)).run();
+        let pod = network.host.pod();
+        let result = call("ADD", &config, &pod).result();
+        let one = Attached { container: "one".into(), pod, result: result.clone() };
+        let [two, three] = ["two", "three"].map(|name| network.attach(name));
+        assert_eq!(ping(network, &one, &two), (true, 0), "from the pod");
+        assert_eq!(ping(network, &two, &one), (true, 0), "to the pod");
+        assert_eq!(ping(network, &two, &three), (true, 3), "others");
+
+        config["prevResult"] = result;
+        call("CHECK", &config, &one.pod).silent();
+        fs::remove_dir_all(PINS).expect("a bpffs is writable");
+        let four = network.attach("four");
+        assert_eq!(ping(network, &two, &one), (true, 0), "its pins were lost");
+        assert_eq!(ping(network, &two, &three), (true, 3), "its pins were lost");
+        call("CHECK", &config, &one.pod).silent();
+        call("DEL", &config, &one.pod).silent();
+        for pod in [&two, &three, &four] {
+            network.detach(pod);
+        }
+    });
+}
+
+#[test]
+fn a_pod_is_kept_to_the_stack_by_args_in_the_configuration() {
+    is_kept_to_the_stack(Some(json!({ "cni": { "directForwarding": false } })), |invocation| invocation);
+}
+
+#[test]
+fn a_pod_is_kept_to_the_stack_by_the_variable() {
+    is_kept_to_the_stack(None, |invocation| invocation.env("CNI_ARGS", "IgnoreUnknown=1;DIRECT_FORWARDING=false"));
+}
+
+#[test]
+fn the_configuration_has_the_last_word() {
+    is_kept_to_the_stack(Some(json!({ "cni": { "directForwarding": false } })), |invocation| {
+        invocation.env("CNI_ARGS", "DIRECT_FORWARDING=true")
+    });
+}
+
+/// What is `true`, `null` or absent leaves a pod to what its network says.
+#[test]
+fn a_pod_cannot_turn_on_what_its_network_turns_off() {
+    on_host(|network| {
+        let network = network.by(network.with("directForwarding", false));
+        let with = |args: Value| network.by(network.with("args", args));
+        let wishes = [json!({ "cni": { "directForwarding": true } }), json!({ "cni": null }), Value::Null];
+        let pods: Vec<_> =
+            wishes.into_iter().zip(["a", "b", "c"]).map(|(args, name)| with(args).attach(name)).collect();
+        assert_eq!(ping(&network, &pods[0], &pods[1]), (true, 0));
+        pods.iter().for_each(|pod| network.detach(pod));
+    });
+}
+
+#[test]
+fn what_is_no_truth_value_is_refused_before_anything_changes() {
+    on_host(|network| {
+        let pod = network.host.pod();
+        let before = network.footprint();
+        let config = network.with("args", json!({ "cni": { "directForwarding": "never" } }));
+        let message = network.plugin.on("ADD", &config, "one", &pod).run().error(7);
+        assert!(message.contains("args.cni.directForwarding"), "{message}");
+        let by_variable = network.plugin.on("ADD", &network.config, "one", &pod);
+        let message = by_variable.env("CNI_ARGS", "DIRECT_FORWARDING=never").run().error(4);
+        assert!(message.contains("DIRECT_FORWARDING=never"), "{message}");
+        network.footprint().assert_unchanged(&before, "a refused ADD");
+    });
+}
+
+#[test]
+fn check_reports_a_pod_whose_packets_bypass_the_stack_against_its_wish() {
+    on_host(|network| {
+        let one = network.attach("one");
+        let mut config = network.with("args", json!({ "cni": { "directForwarding": false } }));
+        config["prevResult"] = one.result.clone();
+        let message = network.plugin.on("CHECK", &config, "one", &one.pod).run().error(code::DIFFERS);
+        assert!(message.contains("bypass the stack"), "{message}");
+        network.detach(&one);
+    });
+}
+
+/// The commands read the same pins; they are whole with and without what is beside them.
+#[test]
+fn uninstall_removes_what_is_pinned_beside_the_set() {
+    on_host(|network| {
+        let one = network.attach("one");
+        assert!(network.pin("").with_file_name("xdp").join("find_xdp").exists());
+        network.detach(&one);
+        let purged = command(&format!("uninstall --purge --network {}", crate::support::NAME));
+        assert!(purged.status.success(), "{purged:?}");
+        assert!(!Path::new(PINS).join(crate::support::NAME).exists());
+    });
+}
