@@ -9,6 +9,7 @@ mod netns;
 mod nftables;
 mod nowait;
 mod ports;
+mod probe;
 mod routes;
 mod support;
 mod sysctl;
