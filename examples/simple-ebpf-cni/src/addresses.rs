@@ -222,7 +222,12 @@ fn complete(mut given: AddResult) -> AddResult {
     for route in &mut given.routes {
         // Any scope but the global one is nearer than a gateway.
         let is_near = route.scope.is_some_and(|scope| scope != 0);
-        route.gw = route.gw.or_else(|| if is_near { None } else { gateway(route.dst.is_ipv4()) });
+        route.gw = match route.gw {
+            // How DHCP servers write a destination on the link itself (RFC 3442).
+            Some(gw) if gw.is_unspecified() => None,
+            None if !is_near => gateway(route.dst.is_ipv4()),
+            gw => gw,
+        };
     }
     given
 }

@@ -28,6 +28,7 @@ mod pools;
 mod protocol;
 mod restore;
 mod rollback;
+mod routes;
 mod scale;
 mod services;
 mod stale;
