@@ -1,13 +1,16 @@
 //! ADD: attaches a pod.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cnikit::datapath::{self, Direction, PodPort, TcxLink};
-use cnikit::ipam::LOCK_TIMEOUT;
+use cnikit::ipam::{LOCK_TIMEOUT, Store};
 use cnikit::netlink::{self, Link, Netns, Socket, VethEnd, VethIndexes, VethPair};
 use cnikit::plugin::{AddRequest, Failure, Step as _};
+use cnikit::runtime::Delegated;
 use cnikit::spec::{AddResult, Attachment, ErrorCode, Interface, IpConfig, MacAddr, Route};
+use ipnetwork::IpNetwork;
 use rustix::io::Errno;
 use scopeguard::{ScopeGuard, guard};
 use tracing::info_span;
@@ -79,7 +82,8 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     // Not before: from here on the pod is heard.
     host.set_up(veth.host)?;
 
-    addresses.delegate().step("ask for an address")?;
+    // After the pair, so that a failure gives the address back while the pair is there.
+    let delegated = addresses.delegate().step("ask for an address")?;
     let networks = addresses.networks();
     let gateways = addresses::gateways(&addresses.given().ips);
     bridge::ensure_gateways(&host, &bridge, &gateways)?;
@@ -87,6 +91,9 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
         masquerade.ensure(&host, &leases).step("masquerade the pods")?;
     }
     rows.ensure_gateway(&gateways, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
+    if delegated.is_some() {
+        wait_for_leaving(&rows, &leases, attachment, &networks)?;
+    }
     rows.refuse_taken(&host, &networks, port)?;
     rows.put(&networks, port).step("put the map rows")?;
 
@@ -101,9 +108,34 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     }
 
     ScopeGuard::into_inner(pair);
+    delegated.map(Delegated::keep);
     let result = result(request, mac, &bridge, addresses.given(), routes);
     addresses.keep();
     Ok(result)
+}
+
+/// Waits for calls that are about to remove another pod with one of these addresses. A DEL gives the addresses back first,
+/// so that the plugin in `ipam.type` may give them anew while the pod is still there.
+fn wait_for_leaving(
+    rows: &Rows,
+    leases: &Store,
+    attachment: &Attachment,
+    addresses: &[IpNetwork],
+) -> Result<(), Failure> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        let ports = rows.owners(addresses)?;
+        let is_leaving = |owner| {
+            let other = network::attachment(&attachment.network, owner);
+            other != *attachment && ports.contains(&other.host_ifindex())
+        };
+        if ports.is_empty() || !leases.owners_at_work()?.into_iter().any(is_leaving) {
+            break;
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
 }
 
 /// A packet that is redirected into the namespace that it comes from is lost: a pod must have one of its own, even where

@@ -15,15 +15,14 @@ use tracing::{info_span, warn};
 use crate::config::{Addressing, Config};
 use crate::{del, network, wishes};
 
-/// The addresses of a pod that is being attached. They are given back when this is dropped, unless they were
-/// [kept](Self::keep).
+/// The addresses of a pod that is being attached. Those of the network's own leases are given back when this is dropped,
+/// unless they were [kept](Self::keep).
 pub(crate) struct Addresses<'a> {
     request: &'a AddRequest<Config>,
     /// In the form of an address plugin's result: addresses with their gateways, routes, name servers.
     given: AddResult,
     leases: &'a Store,
     leased: Option<Owner>,
-    delegated: Option<Delegated>,
     pair_is_left: &'a Cell<bool>,
 }
 
@@ -39,7 +38,7 @@ impl<'a> Addresses<'a> {
         pair_is_left: &'a Cell<bool>,
     ) -> Result<Self, Failure> {
         let given = AddResult::default();
-        let mut addresses = Self { request, given, leases, leased: None, delegated: None, pair_is_left };
+        let mut addresses = Self { request, given, leases, leased: None, pair_is_left };
         match &request.config.addressing {
             Addressing::Own(ipam) => {
                 let _span = info_span!("lease").entered();
@@ -61,17 +60,18 @@ impl<'a> Addresses<'a> {
         Ok(addresses)
     }
 
-    /// Asks the plugin in `ipam.type`, where there is one.
+    /// Asks the plugin in `ipam.type`, where there is one. Dropping the returned value gives the addresses back.
     ///
     /// The pair must have been made by this ADD and be there: a plugin that asks a DHCP server does so by way of it. So
-    /// whatever the plugin holds for the attachment from before is of no use to anybody.
-    pub(crate) fn delegate(&mut self) -> Result<(), Failure> {
-        if let Some(delegate) = delegate(self.request)? {
-            let delegated = delegate.add(Prior::Absent)?;
-            self.given = of_delegate(delegated.result().clone())?;
-            self.delegated = Some(delegated);
-        }
-        Ok(())
+    /// whatever the plugin holds for the attachment from before is of no use to anybody. The addresses, too, must be given
+    /// back while the pair is there.
+    pub(crate) fn delegate(&mut self) -> Result<Option<Delegated>, Failure> {
+        let Some(delegate) = delegate(self.request)? else {
+            return Ok(None);
+        };
+        let delegated = delegate.add(Prior::Absent)?;
+        self.given = of_delegate(delegated.result().clone())?;
+        Ok(Some(delegated))
     }
 
     /// The MAC of a pod that asked for none. It derives from the pod's address, not from the container, where that is
@@ -94,19 +94,13 @@ impl<'a> Addresses<'a> {
     /// Leaves the addresses to the pod.
     pub(crate) fn keep(mut self) {
         self.leased = None;
-        if let Some(delegated) = self.delegated.take() {
-            delegated.keep();
-        }
     }
 }
 
 impl Drop for Addresses<'_> {
     fn drop(&mut self) {
-        let (leased, delegated) = (self.leased.take(), self.delegated.take());
-        if self.pair_is_left.get() {
-            // The pod still has them: the runtime's DEL gives them back.
-            delegated.map(Delegated::keep);
-        } else if let Some(owner) = leased {
+        // A pair that is left still has them: the runtime's DEL gives them back.
+        if let Some(owner) = self.leased.take().filter(|_| !self.pair_is_left.get()) {
             let _span = info_span!("undo").entered();
             let freed = self.leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner));
             network::undo("free the address", freed);

@@ -74,6 +74,12 @@ impl Rows {
         Ok(())
     }
 
+    /// The ports that these addresses lead to.
+    pub(crate) fn owners(&self, addresses: &[IpNetwork]) -> datapath::Result<HashSet<u32>> {
+        let owners = addresses.iter().filter_map(|address| self.ports.read(address.ip()).transpose());
+        owners.map(|owner| owner.map(|port| port.ifindex)).collect()
+    }
+
     /// Removes the rows of addresses that nobody else can have, and those of the ports that they lead to; absent is
     /// success.
     pub(crate) fn remove(&self, addresses: &[IpNetwork], port: Option<u32>) -> datapath::Result<()> {

@@ -10,6 +10,7 @@ mod cnitool;
 mod concurrency;
 mod del;
 mod delegation;
+mod dhcp;
 mod doctor;
 mod dual_stack;
 mod gc;
