@@ -22,7 +22,7 @@ use crate::masquerade::Masquerade;
 use crate::network::{self, undo};
 use crate::programs::Programs;
 use crate::rows::Rows;
-use crate::{del, pod, wishes};
+use crate::{del, ipv6, pod, wishes};
 
 /// How long the bridge may take to serve a new port.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -46,6 +46,10 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     }
 
     let found = bridge::look(&host, &attachment.network, config)?;
+    if config.ranges().any(|range| range.subnet().is_ipv6()) {
+        let bridge = found.as_ref().map(|found| &found.bridge);
+        ipv6::refuse_unavailable(&attachment.network, &config.bridge, bridge)?;
+    }
     let datapath = network::datapath(&attachment.network);
     datapath.ensure()?;
     // A pod that still has its addresses must not meet another.
@@ -85,6 +89,9 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     // After the pair, so that a failure gives the address back while the pair is there.
     let delegated = addresses.delegate().step("ask for an address")?;
     let networks = addresses.networks();
+    if networks.iter().any(IpNetwork::is_ipv6) {
+        ipv6::ensure(&attachment.network, &bridge, mtu)?;
+    }
     let gateways = addresses::gateways(&addresses.given().ips);
     bridge::ensure_gateways(&host, &bridge, &gateways)?;
     if let Some(masquerade) = Masquerade::of(&attachment.network, &request.net_conf, config, &networks)? {

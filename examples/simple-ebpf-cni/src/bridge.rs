@@ -20,7 +20,7 @@ const MOST_PORTS: usize = 1023;
 
 /// What there is under the bridge's name.
 pub(crate) struct Found {
-    bridge: Link,
+    pub(crate) bridge: Link,
     is_claimed: bool,
 }
 
@@ -191,9 +191,10 @@ pub(crate) fn alias(network: &NetworkName) -> String {
     format!("{ALIAS}{network}").chars().take(255).collect()
 }
 
-/// Whether [`create`] made a bridge for the network, rather than that it was found.
+/// Whether [`create`] made a bridge for the network, rather than that it was found. One that was made this very moment has
+/// no alias yet.
 pub(crate) fn is_made_for(network: &NetworkName, bridge: &Link) -> bool {
-    bridge.mac == Some(own_mac(network)) && bridge.alias.as_deref() == Some(&alias(network))
+    bridge.mac == Some(own_mac(network)) && bridge.alias.as_ref().is_none_or(|found| *found == alias(network))
 }
 
 /// The MAC of a bridge that the network makes.

@@ -11,6 +11,7 @@ use ipnetwork::IpNetwork;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::ipv6;
 use crate::masquerade::LONGEST_NAME;
 
 /// Leases lie below this directory unless the configuration names another.
@@ -20,9 +21,6 @@ const DEFAULT_BRIDGE: &str = "cbr0";
 
 /// What IPv4 needs at the least and a veth device takes at the most, in bytes.
 const MTUS: RangeInclusive<u32> = 68..=65_535;
-
-/// What IPv6 needs at the least, in bytes (RFC 8200, section 5).
-const LEAST_IPV6_MTU: u32 = 1280;
 
 /// The keys beside those that every plugin shares, checked and with their defaults.
 #[derive(Debug, Deserialize)]
@@ -165,7 +163,7 @@ enum KeyError {
     #[error("mtu {0} is out of range; choose one from {first} to {last} bytes", first = MTUS.start(), last = MTUS.end())]
     Mtu(u32),
 
-    #[error("mtu {0} is too small for IPv6 ({1}), which needs {LEAST_IPV6_MTU} bytes")]
+    #[error("mtu {0} is too small for IPv6 ({1}), which needs {least} bytes", least = ipv6::LEAST_MTU)]
     MtuForIpv6(u32, IpNetwork),
 
     #[error("{0} {path} is relative; write an absolute path", path = .1.display())]
@@ -210,7 +208,7 @@ impl Config {
         let ipv6 = self.ranges().map(Range::subnet).find(IpNetwork::is_ipv6);
         match (self.mtu, ipv6) {
             (Some(mtu), _) if !MTUS.contains(&mtu) => return Err(KeyError::Mtu(mtu)),
-            (Some(mtu), Some(subnet)) if mtu < LEAST_IPV6_MTU => return Err(KeyError::MtuForIpv6(mtu, subnet)),
+            (Some(mtu), Some(subnet)) if mtu < ipv6::LEAST_MTU => return Err(KeyError::MtuForIpv6(mtu, subnet)),
             _ => {}
         }
         if self.data_dir.is_relative() { Err(KeyError::Relative("dataDir", self.data_dir.clone())) } else { Ok(()) }

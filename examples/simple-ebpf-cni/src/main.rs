@@ -11,6 +11,7 @@ mod check;
 mod config;
 mod del;
 mod gc;
+mod ipv6;
 mod masquerade;
 mod network;
 mod people;

@@ -7,6 +7,8 @@ use cnikit::plugin::{Failure, Step as _};
 use cnikit::spec::{AddResult, IfName, MacAddr, Route};
 use tracing::info_span;
 
+use crate::ipv6;
+
 /// The kernel's defaults for routes: see rtnetlink(7).
 const MAIN_TABLE: u32 = 254;
 const GLOBAL: u8 = 0;
@@ -24,7 +26,10 @@ pub(crate) fn configure(
 ) -> Result<Vec<Route>, Failure> {
     let _span = info_span!("pod").entered();
     if given.ips.iter().any(|ip| ip.address.is_ipv6()) {
-        netns.run(|| set_ipv6(ifname))??;
+        let lo = pod.link_by_index(LOOPBACK_INDEX)?;
+        let is_off = lo.as_ref().and_then(|lo| lo.ipv6_conf(Ipv6Conf::DisableIpv6)).is_some_and(|is_off| is_off != 0);
+        let lo = lo.filter(|_| is_off).map(|lo| lo.name);
+        netns.run(|| set_ipv6(ifname, lo.as_ref()))?.map_err(|error| ipv6::of_setting(&error))?;
     } else {
         // All pods would hear of its link-local address, which nobody asked for.
         pod.set_addr_gen_mode(index, AddrGenMode::None)?;
@@ -110,7 +115,12 @@ pub(crate) fn announce(netns: &Netns, pod: &Socket, ifname: &IfName, index: u32,
 
 /// What the pod needs of IPv6 before the interface is up: runtimes switch it off in pods which they think have none, the
 /// addresses are the runtime's to give and nobody's on the link to advertise, and nobody else can have them.
-fn set_ipv6(ifname: &IfName) -> netlink::Result<()> {
+///
+/// `lo` is named if IPv6 is off there: the pod reaches its own addresses by it.
+fn set_ipv6(ifname: &IfName, lo: Option<&IfName>) -> netlink::Result<()> {
+    if let Some(lo) = lo {
+        Sysctl::Ipv6Conf(lo, Ipv6Conf::DisableIpv6).write(0)?;
+    }
     for (setting, value) in [(Ipv6Conf::DisableIpv6, 0), (Ipv6Conf::AcceptRa, 0), (Ipv6Conf::AcceptDad, 0)] {
         Sysctl::Ipv6Conf(ifname, setting).ensure(value)?;
     }

@@ -134,6 +134,10 @@ impl Network {
         }
         problems.extend(check::attached(known, &pods, host, links)?.iter().map(problem));
         problems.extend(check::not_forwarded(known, links).iter().map(problem));
+        if let Some((_, network)) = &known.configured {
+            let checks = check::addresses(network, links);
+            problems.extend(checks.iter().filter(|check| check.verdict == Verdict::Fail).map(problem));
+        }
         let mut notes = Vec::new();
         let gone = pods.iter().filter(|pod| pod.host_interface.is_none()).count();
         if gone > 0 {

@@ -18,6 +18,7 @@ mod guard;
 mod hostile_input;
 mod hostile_pods;
 mod install;
+mod ipv6_off;
 mod keys;
 mod leases;
 mod log_file;
