@@ -18,6 +18,7 @@ use tracing::info_span;
 use crate::addresses::{self, Addresses, already_attached};
 use crate::bridge;
 use crate::config::{Addressing, Attach, Config};
+use crate::gateway::Gateways;
 use crate::masquerade::Masquerade;
 use crate::network::{self, undo};
 use crate::programs::Programs;
@@ -50,6 +51,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
         let bridge = found.as_ref().map(|found| &found.bridge);
         ipv6::refuse_unavailable(&attachment.network, &config.bridge, bridge)?;
     }
+    let gateways = Gateways::look(&host, config, found.as_ref())?;
     let datapath = network::datapath(&attachment.network);
     datapath.ensure()?;
     // A pod that still has its addresses must not meet another.
@@ -92,12 +94,12 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     if networks.iter().any(IpNetwork::is_ipv6) {
         ipv6::ensure(&attachment.network, &bridge, mtu)?;
     }
-    let gateways = addresses::gateways(&addresses.given().ips);
-    bridge::ensure_gateways(&host, &bridge, &gateways)?;
+    let wanted = addresses::gateways(&addresses.given().ips);
+    let own = gateways.ensure(&bridge, &wanted)?;
     if let Some(masquerade) = Masquerade::of(&attachment.network, &request.net_conf, config, &networks)? {
         masquerade.ensure(&host, &leases).step("masquerade the pods")?;
     }
-    rows.ensure_gateway(&gateways, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
+    rows.set_gateways(&wanted, &own, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
     if delegated.is_some() {
         wait_for_leaving(&rows, &leases, attachment, &networks)?;
     }

@@ -70,7 +70,7 @@ impl<'a> Addresses<'a> {
             return Ok(None);
         };
         let delegated = delegate.add(Prior::Absent)?;
-        self.given = of_delegate(delegated.result().clone())?;
+        self.given = of_delegate(delegated.result().clone(), &self.request.config)?;
         Ok(Some(delegated))
     }
 
@@ -194,13 +194,17 @@ fn of_lease(lease: &Lease, ipam: &IpamConfig) -> Result<AddResult, Failure> {
     Ok(complete(given))
 }
 
-fn of_delegate(mut given: AddResult) -> Result<AddResult, Failure> {
+/// A gateway that the plugin does not name is the subnet's first address if the configuration asks for one.
+fn of_delegate(mut given: AddResult, config: &Config) -> Result<AddResult, Failure> {
     if given.ips.is_empty() {
         let msg = "the plugin in \"ipam\" gave no address: configure it so that it gives one";
         return Err(Failure::new(ErrorCode::INVALID_CONFIG, msg));
     }
     for ip in &mut given.ips {
-        let first = || Range::new(network::subnet(ip.address), None).ok().map(|range| range.gateway());
+        let first = || {
+            let range = Range::new(network::subnet(ip.address), None).ok();
+            range.filter(|_| config.is_gateway == Some(true)).map(|range| range.gateway())
+        };
         ip.gateway = ip.gateway.or_else(first).filter(|gateway| *gateway != ip.address.ip());
     }
     Ok(complete(given))

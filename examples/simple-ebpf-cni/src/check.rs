@@ -11,7 +11,7 @@ use crate::config::{Addressing, Config};
 use crate::masquerade::Masquerade;
 use crate::programs::Programs;
 use crate::rows::Rows;
-use crate::{addresses, network, pod, wishes};
+use crate::{addresses, bridge, network, pod, wishes};
 
 /// The code of a CHECK that found a difference.
 const DIFFERS: ErrorCode = ErrorCode::plugin_specific(110);
@@ -97,10 +97,29 @@ impl Check<'_> {
         }
         self.link(&bridge, bridge.mac);
         let addresses = self.host.addresses(bridge.index)?;
-        for gateway in addresses::gateways(&self.ips).into_iter().filter(|gateway| !addresses.contains(gateway)) {
+        for gateway in self.own_gateways(bridge.index)?.into_iter().filter(|own| !bridge::serves(&addresses, *own)) {
             self.differs(format!("the bridge {name} lacks the gateway's address {gateway}"));
         }
         Ok(Some(bridge))
+    }
+
+    /// The gateways that the node has taken. Of those that another plugin named, some may be other machines: the maps tell.
+    fn own_gateways(&self, bridge: u32) -> Result<Vec<IpNetwork>, Failure> {
+        let Config { is_gateway, addressing, .. } = &self.request.config;
+        let mut gateways = addresses::gateways(&self.ips);
+        match (is_gateway, addressing) {
+            (Some(false), _) => gateways.clear(),
+            (None, Addressing::Delegated) => {
+                let datapath = network::datapath(&self.request.attachment.network);
+                let rows = if datapath.is_complete()? { Some(Rows::open(&datapath)?) } else { None };
+                let is_own =
+                    |gateway: &IpNetwork| rows.as_ref().map_or(Ok(false), |rows| rows.is_gateway(gateway.ip(), bridge));
+                let own = gateways.iter().map(|gateway| Ok(is_own(gateway)?.then_some(*gateway)));
+                gateways = own.filter_map(Result::transpose).collect::<Result<_, Failure>>()?;
+            }
+            (None | Some(true), _) => {}
+        }
+        Ok(gateways)
     }
 
     fn host_end(&mut self, bridge: Option<&Link>) -> Result<Option<Link>, Failure> {

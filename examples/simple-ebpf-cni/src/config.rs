@@ -43,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) hairpin_mode: bool,
     /// How the programs run on pods' ports.
     pub(crate) attach: Attach,
+    /// Whether the node takes the gateways' addresses. Without a word, it takes those that no other machine has.
+    pub(crate) is_gateway: Option<bool>,
 }
 
 /// How the programs run on pods' ports.
@@ -108,6 +110,7 @@ struct Keys {
     spoof_check: Option<bool>,
     hairpin_mode: Option<bool>,
     attach: Attach,
+    is_gateway: Option<bool>,
     log_file: Option<PathBuf>,
     /// It is read to refuse what is no level: the log has begun by now.
     #[serde(rename = "logLevel")]
@@ -185,14 +188,24 @@ impl TryFrom<Keys> for Config {
         let (bridge, mtu) = (keys.bridge.take().unwrap_or_else(default_bridge), keys.mtu);
         let (direct_forwarding, spoof_check) =
             (keys.direct_forwarding.unwrap_or(true), keys.spoof_check.unwrap_or(true));
-        let (hairpin_mode, attach) = (keys.hairpin_mode.unwrap_or(true), keys.attach);
+        let (hairpin_mode, attach, is_gateway) = (keys.hairpin_mode.unwrap_or(true), keys.attach, keys.is_gateway);
         let addressing = addressing(keys)?;
         let own = match &addressing {
             Addressing::Own(ipam) => ipam.data_dir(),
             Addressing::Untold | Addressing::Delegated => None,
         };
         let data_dir = data_dir.or_else(|| own.map(Path::to_owned)).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
-        let config = Self { bridge, addressing, mtu, data_dir, direct_forwarding, spoof_check, hairpin_mode, attach };
+        let config = Self {
+            bridge,
+            addressing,
+            mtu,
+            data_dir,
+            direct_forwarding,
+            spoof_check,
+            hairpin_mode,
+            attach,
+            is_gateway,
+        };
         config.validate().map(|()| config)
     }
 }

@@ -10,6 +10,7 @@ mod bridge;
 mod check;
 mod config;
 mod del;
+mod gateway;
 mod gc;
 mod ipv6;
 mod masquerade;

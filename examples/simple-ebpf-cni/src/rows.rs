@@ -63,15 +63,31 @@ impl Rows {
         Ok(())
     }
 
-    /// Makes the gateway known under its addresses, unless it is.
-    pub(crate) fn ensure_gateway(&self, addresses: &[IpNetwork], bridge: PodPort) -> datapath::Result<()> {
+    /// Makes the node known under those of its pods' gateways that are its own, and under no other of them. An entry that
+    /// leads to the bridge is the memory that the node has taken the address.
+    pub(crate) fn set_gateways(
+        &self,
+        gateways: &[IpNetwork],
+        own: &[IpNetwork],
+        bridge: PodPort,
+    ) -> datapath::Result<()> {
         let link_local = IpAddr::from(bridge.mac.link_local());
-        for address in addresses.iter().map(IpNetwork::ip).chain([link_local]) {
+        for address in own.iter().map(IpNetwork::ip).chain([link_local]) {
             if self.ports.read(address)? != Some(bridge) {
                 self.ports.insert(address, bridge)?;
             }
         }
+        for address in gateways.iter().filter(|gateway| !own.contains(gateway)).map(IpNetwork::ip) {
+            if self.is_gateway(address, bridge.ifindex)? {
+                self.ports.remove(address)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Whether the node has taken the address, on the bridge with this index.
+    pub(crate) fn is_gateway(&self, address: IpAddr, bridge: u32) -> datapath::Result<bool> {
+        Ok(self.ports.read(address)?.is_some_and(|port| port.ifindex == bridge))
     }
 
     /// The ports that these addresses lead to.

@@ -135,7 +135,7 @@ impl Network {
         problems.extend(check::attached(known, &pods, host, links)?.iter().map(problem));
         problems.extend(check::not_forwarded(known, links).iter().map(problem));
         if let Some((_, network)) = &known.configured {
-            let checks = check::addresses(network, links);
+            let checks = check::addresses(network, host, links)?;
             problems.extend(checks.iter().filter(|check| check.verdict == Verdict::Fail).map(problem));
         }
         let mut notes = Vec::new();

@@ -13,6 +13,7 @@ mod delegation;
 mod dhcp;
 mod doctor;
 mod dual_stack;
+mod gateway;
 mod gc;
 mod guard;
 mod hostile_input;

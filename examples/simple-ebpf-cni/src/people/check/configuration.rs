@@ -185,7 +185,7 @@ pub(crate) fn wished(
     links: &[Link],
 ) -> Result<Vec<Check>, Error> {
     let mut checks = subnets(network, host, links)?;
-    checks.extend(addresses(network, links));
+    checks.extend(addresses(network, host, links)?);
     checks.extend(self::list(network, list, bin_dir));
     if network.masquerades()
         && let Err(error) = masquerade::probe_rules(&network.name)
