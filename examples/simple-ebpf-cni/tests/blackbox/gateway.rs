@@ -512,6 +512,23 @@ fn a_bridge_with_a_wire_hears_its_routers_still() {
 }
 
 #[test]
+fn a_capability_that_is_missing_for_the_question_is_named() {
+    on_lan(|lan| {
+        let (config, pod) = (by_pools(lan.network), lan.network.host.pod());
+        let before = lan.network.footprint();
+        let output = lan.network.host.command("setpriv").args(["--bounding-set=-net_raw", "--inh-caps=-all"]);
+        let output = output.arg(crate::people::BINARY).env("CNI_COMMAND", "ADD").env("CNI_CONTAINERID", "one");
+        let output = output.env("CNI_NETNS", pod.netns()).env("CNI_IFNAME", "eth0").env("CNI_PATH", "/");
+        let output = output.stdin(config.to_string()).output();
+        let error: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        let message = error["msg"].as_str().expect("a message");
+        assert!(message.contains("cbr0") && message.contains("CAP_NET_RAW"), "{message}");
+        lan.network.footprint().beyond(&before, &["pin ".to_owned()]).assert_unchanged(&Default::default(), "the ADD");
+        assert!(lan.network.taken().is_empty());
+    });
+}
+
+#[test]
 fn a_value_that_is_none_is_refused() {
     on_host(|network| {
         let error =
