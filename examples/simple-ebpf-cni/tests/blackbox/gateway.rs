@@ -247,6 +247,7 @@ fn a_link_local_gateway_is_of_the_bridge_alone() {
         host.ip("-6 route add default via fe80::1 dev wan0");
         lan.call("ADD", &config, &pod).result();
         assert!(pod.ping("fe80::1%eth0", 2).status.success(), "the node has it on the bridge");
+        lan.is_well(&config);
         lan.call("DEL", &config, &pod).silent();
         host.ip("address del fe80::1/64 dev cbr0");
 
@@ -494,6 +495,25 @@ fn an_address_that_is_kept_though_it_is_left_is_told_of() {
         let told = found(&checks, "gateway", "warn");
         assert!(told.contains("cbr0 has 10.99.0.1/24") && told.contains("ip address delete"), "{told}");
         network.detach(&pod);
+    });
+}
+
+/// As an older version left it, or an operator's mistake.
+#[test]
+fn a_next_hop_that_the_node_has_itself_is_told_of() {
+    on_lan(|lan| {
+        let (host, config) = (lan.network.host, by_static(lan.network, true));
+        lan.route();
+        host.ip("address add 10.99.0.1/24 dev cbr0");
+        let dir = configured(host, &config);
+        let (_, checks) = doctor(&dir);
+        let told = found(&checks, "gateway", "fail");
+        assert!(told.contains("cbr0 has 10.99.0.1/24") && told.contains("route to 0.0.0.0/0"), "{told}");
+        assert!(told.contains("ip address delete 10.99.0.1/24 dev cbr0"), "{told}");
+        let output = command(&format!("status --conf-dir {}", dir.display()));
+        assert!(!output.status.success() && output.stdout.contains("cbr0 has 10.99.0.1/24"), "{output:#?}");
+        host.ip("address del 10.99.0.1/24 dev cbr0");
+        lan.is_well(&config);
     });
 }
 

@@ -1,6 +1,9 @@
 //! Whether the bridge can have the addresses that a network needs: the gateways', and any of IPv6.
 
-use cnikit::netlink::{Link, Socket};
+use std::net::IpAddr;
+
+use cnikit::netlink::{Link, Route, Socket};
+use ipnetwork::IpNetwork;
 
 use super::Check;
 use crate::gateway::Gateways;
@@ -14,7 +17,9 @@ pub(crate) fn addresses(network: &Network, host: &Socket, links: &[Link]) -> Res
     let mut checks: Vec<Check> = ipv6(network, bridge).into_iter().collect();
     checks.extend(gateway(network, host));
     if let Some(bridge) = bridge {
-        checks.extend(left(network, host, bridge)?);
+        let addresses = host.addresses(bridge.index)?;
+        checks.extend(left(network, bridge, &addresses));
+        checks.extend(own_next_hop(bridge, &addresses, &host.routes_of_all_tables()?));
     }
     Ok(checks)
 }
@@ -33,17 +38,34 @@ fn gateway(network: &Network, host: &Socket) -> Option<Check> {
 }
 
 /// An address that the node has kept, though the configuration leaves it to another machine.
-fn left(network: &Network, host: &Socket, bridge: &Link) -> Result<Option<Check>, Error> {
+fn left(network: &Network, bridge: &Link, addresses: &[IpNetwork]) -> Option<Check> {
     let (name, config) = (&bridge.name, network.config());
     if config.is_gateway != Some(false) {
-        return Ok(None);
+        return None;
     }
-    let addresses = host.addresses(bridge.index)?;
     let gateways: Vec<_> = config.ranges().map(|range| range.gateway()).collect();
-    let kept = addresses.into_iter().find(|address| gateways.contains(&address.ip()));
-    Ok(kept.map(|kept| {
+    let kept = addresses.iter().find(|address| gateways.contains(&address.ip()));
+    kept.map(|kept| {
         let found =
             format!("{name} has {kept}, which \"isGateway\": false of {} leaves to another machine", network.name);
-        Check::warn("gateway", found, format!("ip address delete {kept} dev {name}"))
-    }))
+        Check::warn("gateway", found, remove(*kept, bridge))
+    })
+}
+
+/// An address of the bridge by which the node means to send to another machine.
+fn own_next_hop(on: &Link, addresses: &[IpNetwork], routes: &[Route]) -> Option<Check> {
+    let is_near = |route: &&Route, address: IpAddr| !bridge::is_link_local(address) || route.oif == on.index;
+    let to = |address: &IpNetwork| {
+        let address = address.ip();
+        routes.iter().filter(|route| is_near(route, address)).find(|route| route.gateway == Some(address))
+    };
+    let (address, route) = addresses.iter().find_map(|address| Some((address, to(address)?)))?;
+    let (name, dst) = (&on.name, route.dst);
+    let found =
+        format!("{name} has {address}, the next hop of the node's route to {dst}, which leads to the node itself");
+    Some(Check::fail("gateway", found, remove(*address, on) + ", and set \"isGateway\" to false"))
+}
+
+fn remove(address: IpNetwork, bridge: &Link) -> String {
+    format!("ip address delete {address} dev {}", bridge.name)
 }
