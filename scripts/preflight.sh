@@ -89,6 +89,7 @@ if [ "$stage" = test ]; then
     want curl have curl
     want podman have podman
     want containernetworking-plugins test -x /usr/lib/cni/portmap
+    want dnsmasq-base have dnsmasq
     want iptables have iptables
 fi
 if [ "$stage" = test ] || [ "$stage" = kernels ]; then

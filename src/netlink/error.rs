@@ -15,7 +15,7 @@ use neli::{
 };
 use rustix::io::Errno;
 
-use crate::spec::{Coded, ErrorCode};
+use crate::spec::{Coded, ErrorCode, IfName};
 
 /// What every function of this module returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -154,6 +154,14 @@ pub enum Error {
         /// The failure of the system call.
         source: io::Error,
     },
+    /// A link could not be searched for machines that have an address.
+    #[error("cannot ask on {link} whether an address is in use{}", Needed(source, "CAP_NET_RAW"))]
+    Probe {
+        /// The link.
+        link: IfName,
+        /// The failure of the system call.
+        source: io::Error,
+    },
     /// The kernel has no such setting, or the namespace no such link.
     #[error("{}: there is no such setting here; the kernel may lack the protocol, or the link be gone", path.display())]
     SysctlMissing {
@@ -180,6 +188,7 @@ impl Error {
             | Self::Socket { source: error, .. }
             | Self::NetnsOpen { source: error, .. }
             | Self::Netns { source: error, .. }
+            | Self::Probe { source: error, .. }
             | Self::Sysctl { source: error, .. } => error.raw_os_error(),
             Self::Exists { .. } | Self::IndexTaken { .. } | Self::SlotTaken { .. } => Some(Errno::EXIST.raw_os_error()),
             Self::NetnsMissing { .. } | Self::SysctlMissing { .. } => Some(Errno::NOENT.raw_os_error()),

@@ -29,6 +29,7 @@
 //!   absent is success.
 //! * Errors carry the kernel's own explanation (the extended acknowledgement) and name the
 //!   capability that is missing.
+//! * [`AddressProbe`] asks the machines on a link whether one of them has an address.
 //! * [`Sysctl`] reads and writes the settings of a namespace that have no netlink message.
 //! * Dumps that the kernel marks as inconsistent are repeated.
 //!
@@ -98,10 +99,12 @@ mod link;
 mod netns;
 pub mod nftables;
 mod nowait;
+mod probe;
 mod reply;
 mod route;
 mod socket;
 mod sysctl;
+mod tables;
 mod veth;
 
 pub use bridge::{BridgePort, BridgeSpec};
@@ -115,6 +118,7 @@ pub use fuzzed::read_replies;
 pub use ipv6::{AddrGenMode, Ipv6Conf};
 pub use link::{LOOPBACK_INDEX, Link};
 pub use netns::{Netns, NetnsId};
+pub use probe::{AddressAnswer, AddressProbe};
 pub use route::Route;
 pub use socket::Socket;
 pub use sysctl::{Ipv4Conf, Sysctl};

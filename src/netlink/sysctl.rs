@@ -66,6 +66,9 @@ pub enum Sysctl<'a> {
     Ipv4Conf(&'a IfName, Ipv4Conf),
     /// An IPv6 setting of one link. Missing on a kernel without IPv6, or started with `ipv6.disable=1`.
     Ipv6Conf(&'a IfName, Ipv6Conf),
+    /// The IPv6 setting that links get which are created later, below `net.ipv6.conf.default`. Missing as
+    /// [`Sysctl::Ipv6Conf`].
+    Ipv6Default(Ipv6Conf),
 }
 
 /// The IPv4 settings of a link, by their names below `/proc/sys/net/ipv4/conf/<link>`.
@@ -149,6 +152,7 @@ impl Sysctl<'_> {
             Self::BridgeNfCallIp6tables => net.join("bridge/bridge-nf-call-ip6tables"),
             Self::Ipv4Conf(link, setting) => net.join("ipv4/conf").join(link.as_str()).join(setting.name()),
             Self::Ipv6Conf(link, setting) => net.join("ipv6/conf").join(link.as_str()).join(setting.name()),
+            Self::Ipv6Default(setting) => net.join("ipv6/conf/default").join(setting.name()),
         }
     }
 

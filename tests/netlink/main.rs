@@ -10,6 +10,7 @@ mod nftables;
 mod nowait;
 mod peers;
 mod ports;
+mod probe;
 mod routes;
 mod support;
 mod sysctl;

@@ -72,6 +72,59 @@ fn a_route_carries_all_that_a_result_can_say() {
     assert_eq!(seen[0]["gateway"], Value::Null);
 }
 
+#[test]
+fn routes_of_all_tables_are_listed_with_all_next_hops() {
+    let Some(bed) = Bed::new() else { return };
+    uplinks(&bed.host);
+    run(&bed.host, "ip route add 192.0.2.0/24 via 10.22.0.1 dev up0 table 70000");
+    run(&bed.host, "ip route add default nexthop via 10.22.0.2 dev up0 nexthop via 10.22.1.3 dev up1");
+    run(&bed.host, "ip -6 route add default via fe80::9 dev up2 table 12");
+    run(&bed.host, "ip route add 198.51.100.0/24 via inet6 fe80::8 dev up1");
+    run(&bed.host, "ip route add unreachable 203.0.113.0/24");
+    let routes = bed.on_host.routes_of_all_tables().expect("list");
+    let hop = |dst: &str, gateway: &str| {
+        let gateway = gateway.parse().expect("an address");
+        let found = routes.iter().find(|route| route.dst == net(dst) && route.gateway == Some(gateway));
+        let route = found.unwrap_or_else(|| panic!("{dst} via {gateway} is not in {routes:?}"));
+        let link = bed.on_host.link_by_index(route.oif).expect("look up").expect("the route's link");
+        (link.name.to_string(), route.table.expect("a table"))
+    };
+    assert_eq!(hop("192.0.2.0/24", "10.22.0.1"), ("up0".to_owned(), 70_000));
+    assert_eq!(hop("0.0.0.0/0", "10.22.0.2"), ("up0".to_owned(), 254));
+    assert_eq!(hop("0.0.0.0/0", "10.22.1.3"), ("up1".to_owned(), 254));
+    assert_eq!(hop("::/0", "fe80::9"), ("up2".to_owned(), 12));
+    assert_eq!(hop("198.51.100.0/24", "fe80::8"), ("up1".to_owned(), 254));
+    assert!(routes.iter().all(|route| route.dst != net("203.0.113.0/24")), "it is no unicast route");
+}
+
+#[test]
+fn routes_by_next_hop_objects_are_listed_with_their_hops() {
+    let Some(bed) = Bed::new() else { return };
+    uplinks(&bed.host);
+    for compat in [1, 0] {
+        run(&bed.host, &format!("sysctl -q -w net.ipv4.nexthop_compat_mode={compat}"));
+        for command in [
+            "ip nexthop add id 1 via 10.22.0.1 dev up0",
+            "ip nexthop add id 2 via 10.22.1.1 dev up1",
+            "ip nexthop add id 10 group 1/2",
+            "ip route add 192.0.2.0/24 nhid 1",
+            "ip route add 198.51.100.0/24 nhid 10",
+        ] {
+            run(&bed.host, command);
+        }
+        let routes = bed.on_host.routes_of_all_tables().expect("list");
+        let hops = |dst: &str| {
+            let of = routes.iter().filter(|route| route.dst == net(dst));
+            of.map(|route| route.gateway.expect("a gateway").to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(hops("192.0.2.0/24"), ["10.22.0.1"], "with {compat}");
+        assert_eq!(hops("198.51.100.0/24"), ["10.22.0.1", "10.22.1.1"], "with {compat}");
+        for id in [10, 2, 1] {
+            run(&bed.host, &format!("ip nexthop del id {id}"));
+        }
+    }
+}
+
 /// Makes `up0` to `up2`, with the MTUs 1400 to 1402, up and with an address of each family.
 fn uplinks(host: &Netns) {
     for number in 0..3 {

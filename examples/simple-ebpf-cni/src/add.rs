@@ -1,13 +1,16 @@
 //! ADD: attaches a pod.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cnikit::datapath::{self, Direction, PodPort, TcxLink};
-use cnikit::ipam::LOCK_TIMEOUT;
+use cnikit::ipam::{LOCK_TIMEOUT, Store};
 use cnikit::netlink::{self, Link, Netns, Socket, VethEnd, VethIndexes, VethPair};
 use cnikit::plugin::{AddRequest, Failure, Step as _};
+use cnikit::runtime::Delegated;
 use cnikit::spec::{AddResult, Attachment, ErrorCode, Interface, IpConfig, MacAddr, Route};
+use ipnetwork::IpNetwork;
 use rustix::io::Errno;
 use scopeguard::{ScopeGuard, guard};
 use tracing::{info_span, warn};
@@ -15,11 +18,12 @@ use tracing::{info_span, warn};
 use crate::addresses::{self, Addresses, already_attached};
 use crate::bridge;
 use crate::config::{Addressing, Attach, Config};
+use crate::gateway::Gateways;
 use crate::masquerade::Masquerade;
 use crate::network::{self, undo};
 use crate::programs::Programs;
 use crate::rows::Rows;
-use crate::{del, pod, restore, siblings, wishes};
+use crate::{del, ipv6, pod, restore, siblings, wishes};
 
 /// How long the bridge may take to serve a new port.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -48,6 +52,11 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     }
 
     let found = bridge::look(&host, &attachment.network, config)?;
+    if config.ranges().any(|range| range.subnet().is_ipv6()) {
+        let bridge = found.as_ref().map(|found| &found.bridge);
+        ipv6::refuse_unavailable(&attachment.network, &config.bridge, bridge)?;
+    }
+    let gateways = Gateways::look(&host, config, found.as_ref())?;
     let datapath = network::datapath(&attachment.network);
     let mut programs = Programs::ensure(&host, &datapath, &attachment.network)?;
     // A pod that still has its addresses must not meet another.
@@ -85,14 +94,21 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     // Not before: from here on the pod is heard.
     host.set_up(veth.host)?;
 
-    addresses.delegate().step("ask for an address")?;
+    // After the pair, so that a failure gives the address back while the pair is there.
+    let delegated = addresses.delegate().step("ask for an address")?;
     let networks = addresses.networks();
-    let gateways = addresses::gateways(&addresses.given().ips);
-    bridge::ensure_gateways(&host, &bridge, &gateways)?;
+    if networks.iter().any(IpNetwork::is_ipv6) {
+        ipv6::ensure(&attachment.network, &bridge, mtu)?;
+    }
+    let wanted = addresses::gateways(&addresses.given().ips);
+    let own = gateways.ensure(&bridge, &wanted)?;
     if let Some(masquerade) = Masquerade::of(&attachment.network, &request.net_conf, config, &networks)? {
         masquerade.ensure(&host, &leases).step("masquerade the pods")?;
     }
-    rows.ensure_gateway(&gateways, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
+    rows.set_gateways(&wanted, &own, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
+    if delegated.is_some() {
+        wait_for_leaving(&rows, &leases, attachment, &networks)?;
+    }
     rows.refuse_taken(&host, &networks, port)?;
     rows.put(&networks, port).step("put the map rows")?;
     siblings::share(&host, &pod, &attachment.network, veth.host)
@@ -106,9 +122,34 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     }
 
     ScopeGuard::into_inner(pair);
+    delegated.map(Delegated::keep);
     let result = result(request, mac, &bridge, addresses.given(), routes);
     addresses.keep();
     Ok(result)
+}
+
+/// Waits for calls that are about to remove another pod with one of these addresses. A DEL gives the addresses back first,
+/// so that the plugin in `ipam.type` may give them anew while the pod is still there.
+fn wait_for_leaving(
+    rows: &Rows,
+    leases: &Store,
+    attachment: &Attachment,
+    addresses: &[IpNetwork],
+) -> Result<(), Failure> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        let ports = rows.owners(addresses)?;
+        let is_leaving = |owner| {
+            let other = network::attachment(&attachment.network, owner);
+            other != *attachment && ports.contains(&other.host_ifindex())
+        };
+        if ports.is_empty() || !leases.owners_at_work()?.into_iter().any(is_leaving) {
+            break;
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
 }
 
 /// A packet that is redirected into the namespace that it comes from is lost: a pod must have one of its own, even where

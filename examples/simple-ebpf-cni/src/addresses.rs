@@ -15,15 +15,14 @@ use tracing::{info_span, warn};
 use crate::config::{Addressing, Config};
 use crate::{del, network, wishes};
 
-/// The addresses of a pod that is being attached. They are given back when this is dropped, unless they were
-/// [kept](Self::keep).
+/// The addresses of a pod that is being attached. Those of the network's own leases are given back when this is dropped,
+/// unless they were [kept](Self::keep).
 pub(crate) struct Addresses<'a> {
     request: &'a AddRequest<Config>,
     /// In the form of an address plugin's result: addresses with their gateways, routes, name servers.
     given: AddResult,
     leases: &'a Store,
     leased: Option<Owner>,
-    delegated: Option<Delegated>,
     pair_is_left: &'a Cell<bool>,
 }
 
@@ -39,7 +38,7 @@ impl<'a> Addresses<'a> {
         pair_is_left: &'a Cell<bool>,
     ) -> Result<Self, Failure> {
         let given = AddResult::default();
-        let mut addresses = Self { request, given, leases, leased: None, delegated: None, pair_is_left };
+        let mut addresses = Self { request, given, leases, leased: None, pair_is_left };
         match &request.config.addressing {
             Addressing::Own(ipam) => {
                 let _span = info_span!("lease").entered();
@@ -61,17 +60,18 @@ impl<'a> Addresses<'a> {
         Ok(addresses)
     }
 
-    /// Asks the plugin in `ipam.type`, where there is one.
+    /// Asks the plugin in `ipam.type`, where there is one. Dropping the returned value gives the addresses back.
     ///
     /// The pair must have been made by this ADD and be there: a plugin that asks a DHCP server does so by way of it. So
-    /// whatever the plugin holds for the attachment from before is of no use to anybody.
-    pub(crate) fn delegate(&mut self) -> Result<(), Failure> {
-        if let Some(delegate) = delegate(self.request)? {
-            let delegated = delegate.add(Prior::Absent)?;
-            self.given = of_delegate(delegated.result().clone())?;
-            self.delegated = Some(delegated);
-        }
-        Ok(())
+    /// whatever the plugin holds for the attachment from before is of no use to anybody. The addresses, too, must be given
+    /// back while the pair is there.
+    pub(crate) fn delegate(&mut self) -> Result<Option<Delegated>, Failure> {
+        let Some(delegate) = delegate(self.request)? else {
+            return Ok(None);
+        };
+        let delegated = delegate.add(Prior::Absent)?;
+        self.given = of_delegate(delegated.result().clone(), &self.request.config)?;
+        Ok(Some(delegated))
     }
 
     /// The MAC of a pod that asked for none. It derives from the pod's address, not from the container, where that is
@@ -94,19 +94,13 @@ impl<'a> Addresses<'a> {
     /// Leaves the addresses to the pod.
     pub(crate) fn keep(mut self) {
         self.leased = None;
-        if let Some(delegated) = self.delegated.take() {
-            delegated.keep();
-        }
     }
 }
 
 impl Drop for Addresses<'_> {
     fn drop(&mut self) {
-        let (leased, delegated) = (self.leased.take(), self.delegated.take());
-        if self.pair_is_left.get() {
-            // The pod still has them: the runtime's DEL gives them back.
-            delegated.map(Delegated::keep);
-        } else if let Some(owner) = leased {
+        // A pair that is left still has them: the runtime's DEL gives them back.
+        if let Some(owner) = self.leased.take().filter(|_| !self.pair_is_left.get()) {
             let _span = info_span!("undo").entered();
             let freed = self.leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner));
             network::undo("free the address", freed);
@@ -204,13 +198,17 @@ fn of_lease(lease: &Lease, ipam: &IpamConfig) -> Result<AddResult, Failure> {
     Ok(complete(given))
 }
 
-fn of_delegate(mut given: AddResult) -> Result<AddResult, Failure> {
+/// A gateway that the plugin does not name is the subnet's first address if the configuration asks for one.
+fn of_delegate(mut given: AddResult, config: &Config) -> Result<AddResult, Failure> {
     if given.ips.is_empty() {
         let msg = "the plugin in \"ipam\" gave no address: configure it so that it gives one";
         return Err(Failure::new(ErrorCode::INVALID_CONFIG, msg));
     }
     for ip in &mut given.ips {
-        let first = || Range::new(network::subnet(ip.address), None).ok().map(|range| range.gateway());
+        let first = || {
+            let range = Range::new(network::subnet(ip.address), None).ok();
+            range.filter(|_| config.is_gateway == Some(true)).map(|range| range.gateway())
+        };
         ip.gateway = ip.gateway.or_else(first).filter(|gateway| *gateway != ip.address.ip());
     }
     Ok(complete(given))
@@ -226,7 +224,12 @@ fn complete(mut given: AddResult) -> AddResult {
     for route in &mut given.routes {
         // Any scope but the global one is nearer than a gateway.
         let is_near = route.scope.is_some_and(|scope| scope != 0);
-        route.gw = route.gw.or_else(|| if is_near { None } else { gateway(route.dst.is_ipv4()) });
+        route.gw = match route.gw {
+            // How DHCP servers write a destination on the link itself (RFC 3442).
+            Some(gw) if gw.is_unspecified() => None,
+            None if !is_near => gateway(route.dst.is_ipv4()),
+            gw => gw,
+        };
     }
     given
 }

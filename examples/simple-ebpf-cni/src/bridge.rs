@@ -1,5 +1,7 @@
 //! The bridge that the pods of a network are ports of.
 
+use std::net::IpAddr;
+
 use cnikit::datapath::{Datapath, PodLink, PodPort};
 use cnikit::ipam::Range;
 use cnikit::netlink::{self, AddrGenMode, Blocks, BridgePort, BridgeSpec, Ipv4Conf, Ipv6Conf, Link, Socket, Sysctl};
@@ -9,8 +11,8 @@ use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
 
 use crate::config::Config;
-use crate::network;
 use crate::rows::Rows;
+use crate::{gateway, network};
 
 /// Of a node without a default route, in bytes.
 const DEFAULT_MTU: u32 = 1500;
@@ -20,7 +22,8 @@ const MOST_PORTS: usize = 1023;
 
 /// What there is under the bridge's name.
 pub(crate) struct Found {
-    bridge: Link,
+    pub(crate) bridge: Link,
+    pub(crate) addresses: Vec<IpNetwork>,
     is_claimed: bool,
 }
 
@@ -31,18 +34,19 @@ pub(crate) fn look(host: &Socket, network: &NetworkName, config: &Config) -> Res
     let found = match bridge {
         Some(bridge) => {
             refuse_other_kind(&bridge)?;
-            Some(Found { is_claimed: is_claimed(host, network, &bridge)?, bridge })
+            let is_claimed = is_claimed(host, network, &bridge)?;
+            Some(Found { addresses: host.addresses(bridge.index)?, is_claimed, bridge })
         }
         None => None,
     };
-    let bridge = found.as_ref().map(|found| &found.bridge);
-    let addresses = bridge.map(|bridge| host.addresses(bridge.index)).transpose()?.unwrap_or_default();
+    let addresses = found.as_ref().map_or(&[][..], |found| &found.addresses);
     for range in config.ranges() {
-        if let Some((bridge, taken)) = bridge.zip(addresses.iter().find(|address| range.contains(address.ip()))) {
-            return Err(gives_away(bridge, *taken, range));
+        let taken = addresses.iter().find(|address| range.contains(address.ip()));
+        if let Some((found, taken)) = found.as_ref().zip(taken) {
+            return Err(gives_away(&found.bridge, *taken, range));
         }
     }
-    let missing: Vec<IpNetwork> = gateways(config).filter(|gateway| !addresses.contains(gateway)).collect();
+    let missing: Vec<IpNetwork> = gateways(config).filter(|gateway| !serves(addresses, *gateway)).collect();
     refuse_overlap(host, &config.bridge, &missing)?;
     Ok(found)
 }
@@ -56,7 +60,7 @@ pub(crate) fn ensure(
     datapath: &Datapath,
     found: Option<Found>,
 ) -> Result<Link, Failure> {
-    let Found { bridge, is_claimed } = match found {
+    let Found { bridge, is_claimed, .. } = match found {
         Some(found) => found,
         None => create(host, network, config)?,
     };
@@ -68,23 +72,11 @@ pub(crate) fn ensure(
     if !is_claimed || bridge.alias.is_none() {
         mark(host, network, &bridge)?;
     }
-    set_ipv6(&bridge);
+    set_ipv6(host, network, &bridge)?;
     if !bridge.up {
         host.set_up(bridge.index)?;
     }
     Ok(bridge)
-}
-
-/// Gives the bridge the addresses of its subnets that it lacks.
-pub(crate) fn ensure_gateways(host: &Socket, bridge: &Link, gateways: &[IpNetwork]) -> Result<(), Failure> {
-    let _span = info_span!("gateway").entered();
-    let addresses = host.addresses(bridge.index)?;
-    let missing: Vec<IpNetwork> = gateways.iter().copied().filter(|gateway| !addresses.contains(gateway)).collect();
-    refuse_overlap(host, &bridge.name, &missing)?;
-    for gateway in missing {
-        unless_exists(host.add_address(bridge.index, gateway))?;
-    }
-    Ok(())
 }
 
 /// Sets how the bridge treats a pod's port. Where pods are held to their MACs, the bridge is told these instead of
@@ -100,9 +92,21 @@ pub(crate) fn prepare_port(host: &Socket, port: PodPort, config: &Config) -> net
     if learns { Ok(()) } else { host.set_fdb(port.ifindex, port.mac) }
 }
 
-/// The bridge's addresses, with the prefix lengths of their subnets, as far as the network itself gives addresses.
+/// The bridge's addresses, with the prefix lengths of their subnets, as far as the network itself gives addresses. None if
+/// another machine is the gateway.
 pub(crate) fn gateways(config: &Config) -> impl Iterator<Item = IpNetwork> {
-    config.ranges().map(|range| range.with_prefix(range.gateway()))
+    let ranges = config.ranges().filter(|_| config.is_gateway != Some(false));
+    ranges.map(|range| range.with_prefix(range.gateway()))
+}
+
+/// Whether one of the bridge's addresses is the gateway's and leads to its whole subnet.
+pub(crate) fn serves(addresses: &[IpNetwork], gateway: IpNetwork) -> bool {
+    addresses.iter().any(|address| address.ip() == gateway.ip() && address.prefix() <= gateway.prefix())
+}
+
+/// Whether an address means another machine on each link.
+pub(crate) fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// The shared blocks of a network's filters: anchored by the bridge, joined by each port. They derive from the network
@@ -174,15 +178,23 @@ fn mark(host: &Socket, network: &NetworkName, bridge: &Link) -> netlink::Result<
 
 /// Makes the host deaf to routers among the pods (CVE-2020-10749), and able to ask for neighbours as soon as the bridge
 /// is up. Where the settings cannot be written, the network works all the same, and that is said.
-fn set_ipv6(bridge: &Link) {
+///
+/// A bridge that was there before and has a wire to other machines is left as it is: the node may have its addresses and
+/// its way out from a router on that wire.
+fn set_ipv6(host: &Socket, network: &NetworkName, bridge: &Link) -> netlink::Result<()> {
     let differs = |(setting, value): &(Ipv6Conf, i32)| bridge.ipv6_conf(*setting) != Some(*value);
-    for (setting, value) in [(Ipv6Conf::AcceptRa, 0), (Ipv6Conf::AcceptDad, 0)].into_iter().filter(differs) {
+    let wanted = [(Ipv6Conf::AcceptRa, 0), (Ipv6Conf::AcceptDad, 0)];
+    if !wanted.iter().any(differs) || (!is_made_for(network, bridge) && gateway::is_wired(bridge, &host.links()?)) {
+        return Ok(());
+    }
+    for (setting, value) in wanted.into_iter().filter(differs) {
         match Sysctl::Ipv6Conf(&bridge.name, setting).ensure(value) {
             // A kernel without IPv6.
             Ok(_) | Err(netlink::Error::SysctlMissing { .. }) => {}
             Err(error) => warn!("{error}: set it to {value} by hand"),
         }
     }
+    Ok(())
 }
 
 /// What [`mark`] writes on the bridge.
@@ -191,9 +203,10 @@ pub(crate) fn alias(network: &NetworkName) -> String {
     format!("{ALIAS}{network}").chars().take(255).collect()
 }
 
-/// Whether [`create`] made a bridge for the network, rather than that it was found.
+/// Whether [`create`] made a bridge for the network, rather than that it was found. One that was made this very moment has
+/// no alias yet.
 pub(crate) fn is_made_for(network: &NetworkName, bridge: &Link) -> bool {
-    bridge.mac == Some(own_mac(network)) && bridge.alias.as_deref() == Some(&alias(network))
+    bridge.mac == Some(own_mac(network)) && bridge.alias.as_ref().is_none_or(|found| *found == alias(network))
 }
 
 /// The MAC of a bridge that the network makes.
@@ -261,11 +274,11 @@ fn gives_away(bridge: &Link, address: IpNetwork, range: &Range) -> Failure {
 }
 
 /// Refuses subnets that the host reaches by another link: one of the two would be cut off.
-fn refuse_overlap(host: &Socket, bridge: &IfName, gateways: &[IpNetwork]) -> Result<(), Failure> {
+pub(crate) fn refuse_overlap(host: &Socket, bridge: &IfName, gateways: &[IpNetwork]) -> Result<(), Failure> {
     if gateways.is_empty() {
         return Ok(());
     }
-    for (index, other) in host.all_addresses()? {
+    for (index, other) in host.all_addresses()?.into_iter().filter(|(_, other)| !is_link_local(other.ip())) {
         let Some(gateway) = gateways.iter().find(|gateway| overlap(other, **gateway)) else { continue };
         let link = host.link_by_index(index)?;
         // By its name, as another ADD may have made the bridge since it was looked for.
@@ -292,7 +305,7 @@ fn refused(bridge: &Link, why: &str) -> Failure {
 }
 
 /// Somebody else, such as another ADD, may have made the thing meanwhile.
-fn unless_exists(made: netlink::Result<()>) -> netlink::Result<()> {
+pub(crate) fn unless_exists(made: netlink::Result<()>) -> netlink::Result<()> {
     match made {
         Err(netlink::Error::Exists { .. }) => Ok(()),
         made => made,

@@ -1,7 +1,5 @@
 //! CHECK: compares an attachment with what its ADD reported and made.
 
-use std::net::IpAddr;
-
 use cnikit::datapath::{Datapath, PodLink, PodPort};
 use cnikit::netlink::{FdbEntry, FdbState, LOOPBACK_INDEX, Link, Netns, Socket};
 use cnikit::plugin::{CheckRequest, Failure};
@@ -13,7 +11,7 @@ use crate::config::{Addressing, Config};
 use crate::masquerade::Masquerade;
 use crate::programs::{self, Programs};
 use crate::rows::Rows;
-use crate::{addresses, del, drift, network, siblings, wishes};
+use crate::{addresses, del, drift, network, pod, siblings, wishes};
 
 /// The code of a CHECK that found a difference.
 const DIFFERS: ErrorCode = ErrorCode::plugin_specific(110);
@@ -104,8 +102,28 @@ impl Check<'_> {
         }
         self.link(&bridge, bridge.mac);
         let addresses = self.host.addresses(bridge.index)?;
-        self.differences.extend(drift::lacking(&bridge, &addresses, &addresses::gateways(&self.ips)));
+        let own = self.own_gateways(bridge.index)?;
+        self.differences.extend(drift::lacking(&bridge, &addresses, &own));
         Ok(Some(bridge))
+    }
+
+    /// The gateways that the node has taken. Of those that another plugin named, some may be other machines: the maps tell.
+    fn own_gateways(&self, bridge: u32) -> Result<Vec<IpNetwork>, Failure> {
+        let Config { is_gateway, addressing, .. } = &self.request.config;
+        let mut gateways = addresses::gateways(&self.ips);
+        match (is_gateway, addressing) {
+            (Some(false), _) => gateways.clear(),
+            (None, Addressing::Delegated) => {
+                let datapath = network::datapath(&self.request.attachment.network);
+                let rows = if datapath.is_complete()? { Some(Rows::open(&datapath)?) } else { None };
+                let is_own =
+                    |gateway: &IpNetwork| rows.as_ref().map_or(Ok(false), |rows| rows.is_gateway(gateway.ip(), bridge));
+                let own = gateways.iter().map(|gateway| Ok(is_own(gateway)?.then_some(*gateway)));
+                gateways = own.filter_map(Result::transpose).collect::<Result<_, Failure>>()?;
+            }
+            (None | Some(true), _) => {}
+        }
+        Ok(gateways)
     }
 
     fn host_end(&mut self, bridge: Option<&Link>) -> Result<Option<Link>, Failure> {
@@ -129,11 +147,11 @@ impl Check<'_> {
         let _span = info_span!("pod").entered();
         let request = self.request;
         let ifname = &request.attachment.ifname;
-        let pod = self.inside()?;
-        if pod.link_by_index(LOOPBACK_INDEX)?.is_some_and(|lo| !lo.up) {
+        let inside = self.inside()?;
+        if inside.link_by_index(LOOPBACK_INDEX)?.is_some_and(|lo| !lo.up) {
             self.differs("lo is down in the pod".into());
         }
-        let Some(link) = pod.link_by_name(ifname)? else {
+        let Some(link) = inside.link_by_name(ifname)? else {
             self.differs(format!("the pod's end {ifname} of the pair is missing"));
             return Ok(());
         };
@@ -145,21 +163,29 @@ impl Check<'_> {
                  set \"spoofCheck\" to false"
             ));
         }
-        let addresses = pod.addresses(link.index)?;
+        let addresses = inside.addresses(link.index)?;
         let told: Vec<IpNetwork> = self.ips.iter().map(|ip| ip.address).collect();
         for address in told.iter().filter(|address| !addresses.contains(address)) {
             self.differs(format!("{ifname} lacks the address {address}"));
         }
-        let routes = pod.routes(link.index)?;
-        // Ours are those by a gateway of ours; a pod of several networks may have its default route elsewhere.
-        let gateways: Vec<IpAddr> = self.ips.iter().filter_map(|ip| ip.gateway).collect();
-        let is_ours = |route: &&Route| route.gw.is_some_and(|gateway| gateways.contains(&gateway));
-        for route in request.prev_result.routes.iter().filter(is_ours) {
-            if !routes.iter().any(|found| (found.dst, found.gateway) == (route.dst, route.gw)) {
+        let routes = inside.routes_of_all_tables()?;
+        let told: Vec<&Route> = request.prev_result.routes.iter().filter(|route| self.is_ours(route)).collect();
+        for route in told {
+            if !routes.iter().any(|found| pod::leads_as(found, link.index, route)) {
                 self.differs(format!("the pod has no route to {} by {ifname}", route.dst));
             }
         }
         Ok(())
+    }
+
+    /// Whether this plugin's ADD added the route, rather than another plugin of the chain: by a next hop that is on a
+    /// subnet of the pod's, or without one as the configuration asks.
+    fn is_ours(&self, route: &Route) -> bool {
+        match (route.gw, &self.request.config.addressing) {
+            (Some(gateway), _) => self.ips.iter().any(|ip| ip.gateway == Some(gateway) || ip.address.contains(gateway)),
+            (None, Addressing::Own(ipam)) => ipam.routes().iter().any(|wanted| wanted.dst == route.dst),
+            (None, Addressing::Untold | Addressing::Delegated) => false,
+        }
     }
 
     /// The programs on the host's end, and what their maps know of the network and the pod.

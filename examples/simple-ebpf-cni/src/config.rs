@@ -11,6 +11,7 @@ use ipnetwork::IpNetwork;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::ipv6;
 use crate::masquerade::LONGEST_NAME;
 
 /// Leases lie below this directory unless the configuration names another.
@@ -20,9 +21,6 @@ const DEFAULT_BRIDGE: &str = "cbr0";
 
 /// What IPv4 needs at the least and a veth device takes at the most, in bytes.
 const MTUS: RangeInclusive<u32> = 68..=65_535;
-
-/// What IPv6 needs at the least, in bytes (RFC 8200, section 5).
-const LEAST_IPV6_MTU: u32 = 1280;
 
 /// The keys beside those that every plugin shares, checked and with their defaults.
 #[derive(Debug, Deserialize)]
@@ -47,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) attach: Attach,
     /// `args.cni.directForwarding`: whether packets go straight into this pod, and from it into others.
     pub(crate) pod_direct_forwarding: Option<bool>,
+    /// Whether the node takes the gateways' addresses. Without a word, it takes those that no other machine has.
+    pub(crate) is_gateway: Option<bool>,
 }
 
 /// How the programs run on pods' ports.
@@ -112,6 +112,7 @@ struct Keys {
     spoof_check: Option<bool>,
     hairpin_mode: Option<bool>,
     attach: Attach,
+    is_gateway: Option<bool>,
     log_file: Option<PathBuf>,
     /// It is read to refuse what is no level: the log has begun by now.
     #[serde(rename = "logLevel")]
@@ -180,7 +181,7 @@ enum KeyError {
     #[error("mtu {0} is out of range; choose one from {first} to {last} bytes", first = MTUS.start(), last = MTUS.end())]
     Mtu(u32),
 
-    #[error("mtu {0} is too small for IPv6 ({1}), which needs {LEAST_IPV6_MTU} bytes")]
+    #[error("mtu {0} is too small for IPv6 ({1}), which needs {least} bytes", least = ipv6::LEAST_MTU)]
     MtuForIpv6(u32, IpNetwork),
 
     #[error("{0} {path} is relative; write an absolute path", path = .1.display())]
@@ -202,7 +203,7 @@ impl TryFrom<Keys> for Config {
         let (bridge, mtu) = (keys.bridge.take().unwrap_or_else(default_bridge), keys.mtu);
         let (direct_forwarding, spoof_check) =
             (keys.direct_forwarding.unwrap_or(true), keys.spoof_check.unwrap_or(true));
-        let (hairpin_mode, attach) = (keys.hairpin_mode.unwrap_or(true), keys.attach);
+        let (hairpin_mode, attach, is_gateway) = (keys.hairpin_mode.unwrap_or(true), keys.attach, keys.is_gateway);
         let pod_direct_forwarding = keys.args.take().and_then(|args| args.cni?.direct_forwarding);
         let addressing = addressing(keys)?;
         let own = match &addressing {
@@ -220,6 +221,7 @@ impl TryFrom<Keys> for Config {
             hairpin_mode,
             attach,
             pod_direct_forwarding,
+            is_gateway,
         };
         config.validate().map(|()| config)
     }
@@ -236,7 +238,7 @@ impl Config {
         let ipv6 = self.ranges().map(Range::subnet).find(IpNetwork::is_ipv6);
         match (self.mtu, ipv6) {
             (Some(mtu), _) if !MTUS.contains(&mtu) => return Err(KeyError::Mtu(mtu)),
-            (Some(mtu), Some(subnet)) if mtu < LEAST_IPV6_MTU => return Err(KeyError::MtuForIpv6(mtu, subnet)),
+            (Some(mtu), Some(subnet)) if mtu < ipv6::LEAST_MTU => return Err(KeyError::MtuForIpv6(mtu, subnet)),
             _ => {}
         }
         if self.data_dir.is_relative() { Err(KeyError::Relative("dataDir", self.data_dir.clone())) } else { Ok(()) }

@@ -23,13 +23,12 @@ pub(crate) fn del(request: &DelRequest<Config>) -> Result<(), Failure> {
     };
     name_pod(request.args.as_ref().ok(), attachment, &leases);
     let mut failures = Failures::default();
-    let detached = failures.note(detach(attachment, &Socket::open()?, &leases, &turn));
-    // As with a lease: a pod that still has its addresses must not meet another.
-    if detached.is_some()
-        && let Some(delegate) = failures.note(addresses::delegate(request)).flatten()
-    {
-        failures.note(delegate.del());
+    // While the pair is there: a plugin that gives an address back to a DHCP server sends by way of it (RFC 2131, section
+    // 4.4.6). Until the pair is gone, its map entries keep the address from another pod.
+    if let Some(delegate) = failures.note(addresses::delegate(request)).flatten() {
+        failures.note(delegate.del().step("give the address back"));
     }
+    failures.note(Socket::open().map_err(Failure::from).and_then(|host| detach(attachment, &host, &leases, &turn)));
     failures.into_result()
 }
 

@@ -34,12 +34,12 @@ pub(crate) fn taken(
 
 /// What the bridge lacks of the gateways' addresses.
 pub(crate) fn lacking<'g>(
-    bridge: &Link,
+    link: &Link,
     has: &[IpNetwork],
     gateways: &'g [IpNetwork],
 ) -> impl Iterator<Item = String> + use<'g> {
-    let (name, has) = (bridge.name.clone(), has.to_vec());
-    let missing = gateways.iter().filter(move |gateway| !has.contains(gateway));
+    let (name, has) = (link.name.clone(), has.to_vec());
+    let missing = gateways.iter().filter(move |gateway| !bridge::serves(&has, **gateway));
     missing.map(move |gateway| format!("the bridge {name} lacks the gateway's address {gateway}"))
 }
 

@@ -33,6 +33,10 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     let host = Socket::open()?;
     let leases = network::leases(&request.config.data_dir, network)?;
     let mut failures = Failures::default();
+    // Before anything is looked at, as it may take long; and before the pairs go, which it may have to send by.
+    if let Some(delegate) = failures.note(addresses::delegate(request)).flatten() {
+        failures.note(delegate.gc().step("give addresses back"));
+    }
     let ports = ports(&host, network, &request.config.bridge).step("look up the bridge's ports");
     let ports = failures.note(ports).unwrap_or_default();
     // The runtime knows nothing yet of what is being attached. Whoever has a port by now, and no result, is among these.
@@ -79,9 +83,6 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
         failures.note(masquerade::remove(network).step("remove the masquerade rules"));
     }
     failures.note(programs::sweep_links(&network::datapath(network)).step("unpin TCX links"));
-    if let Some(delegate) = failures.note(addresses::delegate(request)).flatten() {
-        failures.note(delegate.gc());
-    }
     failures.into_result()
 }
 

@@ -7,6 +7,7 @@ use cnikit::spec::NetworkName;
 use ipnetwork::IpNetwork;
 
 use crate::config::Config;
+use crate::gateway::Gateways;
 use crate::masquerade::Masquerade;
 use crate::programs::Programs;
 use crate::rows::Rows;
@@ -22,6 +23,7 @@ pub(crate) fn repair(
     leases: &Store,
 ) -> Result<(), Failure> {
     let found = bridge::look(host, network, config)?;
+    let asked = Gateways::look(host, config, found.as_ref())?;
     let datapath = network::datapath(network);
     let mut programs = Programs::ensure(host, &datapath, network)?;
     let leased: Vec<Lease> = leases.leases()?.filter_map(Result::ok).collect();
@@ -34,9 +36,9 @@ pub(crate) fn repair(
     let gateways: Vec<IpNetwork> = bridge::gateways(config).filter(is_wanted).collect();
 
     let bridge = network::ensure(host, network, config, leases, &datapath, &mut programs, found)?;
-    bridge::ensure_gateways(host, &bridge, &gateways)?;
+    let own = asked.ensure(&bridge, &gateways)?;
     let rows = Rows::open(&datapath).step("open the eBPF maps")?;
-    rows.ensure_gateway(&gateways, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
+    rows.set_gateways(&gateways, &own, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
     if masquerades {
         Masquerade::new(network, config, true, &leased)?.ensure(host, leases).step("masquerade the pods")?;
     }

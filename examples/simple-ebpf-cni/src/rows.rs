@@ -58,11 +58,7 @@ impl Rows {
             self.remove_ports(&HashSet::from([port.ifindex]))?;
         }
         // This order: the row of the port leads to its link-local address, for who removes what a kill has left.
-        self.links.insert(port.ifindex, PodLink { mac: port.mac, stack_only })?;
-        // Before any address of the pod is known, and packets for it go directly.
-        if let Err(error) = self.links.watch_xdp(port.ifindex) {
-            debug!("direct delivery bypasses a driver-mode XDP program at link {}: {error}", port.ifindex);
-        }
+        self.insert_link(port, stack_only)?;
         self.ports.insert(port.mac.link_local().into(), port)
     }
 
@@ -90,8 +86,16 @@ impl Rows {
         // Last: from here on, the pod may send from these addresses alone.
         match self.links.read(port.ifindex)? {
             Some(link) if link.mac == port.mac => Ok(()),
-            _ => self.links.insert(port.ifindex, PodLink { mac: port.mac, stack_only }),
+            _ => self.insert_link(port, stack_only),
         }
+    }
+
+    fn insert_link(&self, port: PodPort, stack_only: bool) -> datapath::Result<()> {
+        self.links.insert(port.ifindex, PodLink { mac: port.mac, stack_only })?;
+        if let Err(error) = self.links.watch_xdp(port.ifindex) {
+            debug!("direct delivery bypasses a driver-mode XDP program at link {}: {error}", port.ifindex);
+        }
+        Ok(())
     }
 
     /// Removes entries of addresses, as far as they lead to a port.
@@ -129,15 +133,37 @@ impl Rows {
         Ok(links)
     }
 
-    /// Makes the gateway known under its addresses, unless it is.
-    pub(crate) fn ensure_gateway(&self, addresses: &[IpNetwork], bridge: PodPort) -> datapath::Result<()> {
+    /// Makes the node known under those of its pods' gateways that are its own, and under no other of them. An entry that
+    /// leads to the bridge is the memory that the node has taken the address.
+    pub(crate) fn set_gateways(
+        &self,
+        gateways: &[IpNetwork],
+        own: &[IpNetwork],
+        bridge: PodPort,
+    ) -> datapath::Result<()> {
         let link_local = IpAddr::from(bridge.mac.link_local());
-        for address in addresses.iter().map(IpNetwork::ip).chain([link_local]) {
+        for address in own.iter().map(IpNetwork::ip).chain([link_local]) {
             if self.ports.read(address)? != Some(bridge) {
                 self.ports.insert(address, bridge)?;
             }
         }
+        for address in gateways.iter().filter(|gateway| !own.contains(gateway)).map(IpNetwork::ip) {
+            if self.is_gateway(address, bridge.ifindex)? {
+                self.ports.remove(address)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Whether the node has taken the address, on the bridge with this index.
+    pub(crate) fn is_gateway(&self, address: IpAddr, bridge: u32) -> datapath::Result<bool> {
+        Ok(self.ports.read(address)?.is_some_and(|port| port.ifindex == bridge))
+    }
+
+    /// The ports that these addresses lead to.
+    pub(crate) fn owners(&self, addresses: &[IpNetwork]) -> datapath::Result<HashSet<u32>> {
+        let owners = addresses.iter().filter_map(|address| self.ports.read(address.ip()).transpose());
+        owners.map(|owner| owner.map(|port| port.ifindex)).collect()
     }
 
     /// Removes the rows of addresses that nobody else can have, and those of the ports that they lead to; absent is

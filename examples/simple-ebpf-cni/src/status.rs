@@ -9,7 +9,8 @@ use tracing::info_span;
 use crate::addresses;
 use crate::bridge;
 use crate::config::Config;
-use crate::{masquerade, network};
+use crate::gateway::Gateways;
+use crate::{ipv6, masquerade, network};
 
 /// Looks at all that an ADD needs, and changes nothing. What an ADD would mend is no reason to fail.
 pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
@@ -29,8 +30,12 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
     if let Some(delegate) = addresses::delegate(request)? {
         delegate.status()?;
     }
-    let usable = bridge::look(&host, network, config);
-    usable.map(drop).map_err(|mut failure| {
+    let usable = bridge::look(&host, network, config).and_then(|found| {
+        let bridge = found.as_ref().map(|found| &found.bridge);
+        ipv6::probe(network, config, request.raw_config.value("ipam"), bridge)?;
+        Gateways::look(&host, config, found.as_ref()).map(drop)
+    });
+    usable.map_err(|mut failure| {
         // Pods that were attached before somebody else took the bridge's name are cut off.
         let has_pods = leases.leases().is_ok_and(|mut leases| leases.next().is_some());
         failure.code = if has_pods { ErrorCode::LIMITED_CONNECTIVITY } else { ErrorCode::PLUGIN_NOT_AVAILABLE };

@@ -5,6 +5,7 @@ use cnikit::ipam::{self, Pool, Store, Usage};
 use cnikit::runtime::NetworkList;
 use cnikit::spec::{IfName, NetworkName};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Error;
 use crate::NAME;
@@ -24,6 +25,7 @@ pub(crate) struct Network {
 struct Beside {
     ip_masq: Option<bool>,
     log_file: Option<PathBuf>,
+    ipam: Option<Value>,
 }
 
 /// How full a configured range is.
@@ -72,6 +74,11 @@ impl Network {
     /// Whether pods are to reach the world by the host's address.
     pub(crate) fn masquerades(&self) -> bool {
         self.beside.ip_masq.unwrap_or_default()
+    }
+
+    /// The key `ipam` as it stands in the file, for keys of another plugin.
+    pub(crate) fn ipam(&self) -> Option<&Value> {
+        self.beside.ipam.as_ref()
     }
 
     /// Where its calls are logged.

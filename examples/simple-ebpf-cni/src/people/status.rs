@@ -142,6 +142,10 @@ impl Network {
         }
         problems.extend(check::attached(known, &pods, host, links)?.into_iter().map(Problem::from));
         problems.extend(check::not_forwarded(known, links).into_iter().map(Problem::from));
+        if let Some((_, network)) = &known.configured {
+            let checks = check::addresses(network, host, links)?;
+            problems.extend(checks.into_iter().filter(|check| check.verdict == Verdict::Fail).map(Problem::from));
+        }
         let mut notes = Vec::new();
         let gone: Vec<&Pod> = pods.iter().filter(|pod| pod.host_interface.is_none()).collect();
         if !gone.is_empty() {

@@ -158,7 +158,8 @@ fn the_next_pod_with_an_address_is_reached_at_once() {
         config.as_object_mut().expect("an object").remove("subnet");
         let with = |address: &str| {
             let mut config = config.clone();
-            config["ipam"] = json!({ "type": "static", "addresses": [{ "address": address }] });
+            let addresses = json!([{ "address": address, "gateway": "10.99.0.1" }]);
+            config["ipam"] = json!({ "type": "static", "addresses": addresses });
             config
         };
         let call = |verb: &str, address: &str, container: &str, pod: &Pod| {
@@ -210,7 +211,8 @@ fn an_add_waits_for_a_del_that_waits_for_its_delegate() {
 fn gc_spares_an_add_that_waits_for_its_delegate() {
     on_host(|network| {
         let bin = network.host.scratch();
-        let answer = json!({ "cniVersion": "1.1.0", "ips": [{ "address": "10.99.0.5/24" }] });
+        let ips = json!([{ "address": "10.99.0.5/24", "gateway": "10.99.0.1" }]);
+        let answer = json!({ "cniVersion": "1.1.0", "ips": ips });
         let script = format!("#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exit 0\nsleep 1\necho '{answer}'\n");
         write_executable(&bin.join("slow-ipam"), &script);
         let mut config = network.config.clone();
@@ -255,20 +257,140 @@ fn the_port_is_guarded_while_the_delegate_works() {
     });
 }
 
+/// A DHCP server learns by way of the pod's interface that the address is free again (RFC 2131, section 4.4.6).
 #[test]
-fn static_addresses_without_a_gateway_get_the_subnets_first() {
+fn the_delegate_is_asked_while_the_interface_is_there() {
     on_host(|network| {
+        let asking = Asking::new(network, "exit 0");
+        let pod = network.host.pod();
+        asking.call("ADD", "one", &pod).result();
+        asking.call("DEL", "one", &pod).silent();
+        assert_eq!(asking.asked(), ["ADD there", "DEL there 10.99.0.5"]);
+        asking.call("DEL", "one", &pod).silent();
+        assert_eq!(asking.asked(), ["DEL gone"], "a second DEL asks again");
+    });
+}
+
+#[test]
+fn the_undo_of_a_failed_add_asks_while_the_interface_is_there() {
+    on_host(|network| {
+        let asking = Asking::new(network, "exit 0");
+        // A next hop that is nowhere.
+        asking.answer(
+            json!({ "ips": [{ "address": "10.99.0.5/24" }], "routes": [{ "dst": "10.1.0.0/16", "gw": "192.0.2.1" }] }),
+        );
+        let pod = network.host.pod();
+        let error = asking.call("ADD", "one", &pod).error(5);
+        assert!(error.contains("configure the pod: give eth0 the route to 10.1.0.0/16"), "{error}");
+        assert_eq!(asking.asked(), ["ADD there", "DEL there 10.99.0.5"]);
+        assert!(pod.link("eth0").is_none());
+    });
+}
+
+#[test]
+fn a_delegate_that_fails_does_not_keep_the_pair() {
+    on_host(|network| {
+        let asking =
+            Asking::new(network, "echo '{\"cniVersion\":\"1.1.0\",\"code\":11,\"msg\":\"no server\"}'; exit 1");
+        let pod = network.host.pod();
+        asking.call("ADD", "one", &pod).result();
+        let error = asking.call("DEL", "one", &pod).error(11);
+        assert!(error.contains("give the address back") && error.contains("no server"), "{error}");
+        assert!(pod.link("eth0").is_none());
+        assert!(network.rows().lines().next().is_none());
+    });
+}
+
+#[test]
+fn gc_asks_the_delegate_while_the_interfaces_are_there() {
+    on_host(|network| {
+        let asking = Asking::new(network, "exit 0");
+        let pod = network.host.pod();
+        asking.call("ADD", "one", &pod).result();
+        let seen = fs::read_to_string(&asking.notes).expect("it was asked");
+        assert_eq!(seen.lines().count(), 1);
+        let mut config = asking.config.clone();
+        config["cni.dev/valid-attachments"] = json!([]);
+        network
+            .plugin
+            .invocation("GC")
+            .env("CNI_PATH", &asking.bin)
+            .env("NETNS", pod.netns())
+            .config(&config)
+            .run()
+            .silent();
+        let seen = fs::read_to_string(&asking.notes).expect("it was asked");
+        assert_eq!(seen.lines().nth(1), Some("GC there 10.99.0.5"));
+        assert!(pod.link("eth0").is_none());
+    });
+}
+
+/// An address that was given back is given anew while the pod that had it is still there.
+#[test]
+fn an_add_waits_for_the_pod_that_leaves_with_its_address() {
+    on_host(|network| {
+        let asking = Asking::new(network, "sleep 1");
+        let pods = [network.host.pod(), network.host.pod()];
+        asking.call("ADD", "one", &pods[0]).result();
+        std::thread::scope(|scope| {
+            let del = scope.spawn(|| asking.call("DEL", "one", &pods[0]));
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            assert!(pods[0].link("eth0").is_some(), "the old pod is there");
+            asking.call("ADD", "two", &pods[1]).result();
+            del.join().expect("the thread ends").silent();
+        });
+        assert!(pods[0].link("eth0").is_none());
+        assert!(network.host.ping("10.99.0.5", 2).status.success(), "the new pod is reached");
+        asking.call("DEL", "two", &pods[1]).silent();
+    });
+}
+
+/// A network whose addresses a script gives. It notes each verb, whether the pod's interface is there, and its address.
+struct Asking<'n> {
+    network: &'n Network<'n>,
+    config: Value,
+    bin: PathBuf,
+    notes: PathBuf,
+}
+
+impl<'n> Asking<'n> {
+    /// `del` is what the script does with DEL, in the words of sh.
+    fn new(network: &'n Network<'n>, del: &str) -> Self {
+        let (bin, notes) = (network.host.scratch(), network.host.scratch().join("asked"));
+        let script = format!(
+            "#!/bin/sh\n\
+             shown=$(nsenter --net=${{CNI_NETNS:-$NETNS}} ip -o address show dev eth0 2>&1) && is=there || is=gone\n\
+             address=$(echo \"$shown\" | sed -n 's/.*inet \\([0-9.]*\\).*/ \\1/p')\n\
+             echo \"$CNI_COMMAND $is$address\" >>{}\n\
+             case $CNI_COMMAND in\nADD) cat {} ;;\nDEL) {del} ;;\nesac\n",
+            notes.display(),
+            bin.join("answer").display()
+        );
+        write_executable(&bin.join("asking-ipam"), &script);
         let mut config = network.config.clone();
         config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] = json!({ "type": "static", "addresses": [{ "address": "10.99.0.77/24" }] });
-        let pod = network.host.pod();
-        let call = |verb| network.plugin.on(verb, &config, "one", &pod).env("CNI_PATH", PEERS).run();
-        let result = call("ADD").result();
-        assert_eq!(result["ips"][0]["address"], "10.99.0.77/24");
-        assert_eq!(result["ips"][0]["gateway"], "10.99.0.1", "the subnet's first, as static names none");
-        assert!(pod.ping("10.99.0.1", 1).status.success());
-        call("DEL").silent();
-    });
+        (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "asking-ipam" }));
+        let asking = Self { network, config, bin, notes };
+        asking.answer(json!({ "ips": [{ "address": "10.99.0.5/24", "gateway": "10.99.0.1" }] }));
+        asking
+    }
+
+    /// What the script gives.
+    fn answer(&self, mut answer: Value) {
+        answer["cniVersion"] = "1.1.0".into();
+        fs::write(self.bin.join("answer"), answer.to_string()).expect("room");
+    }
+
+    fn call(&self, verb: &str, container: &str, pod: &Pod) -> cnikit_testbed::Outcome {
+        self.network.plugin.on(verb, &self.config, container, pod).env("CNI_PATH", &self.bin).run()
+    }
+
+    /// What it has noted since the last time.
+    fn asked(&self) -> Vec<String> {
+        let seen = fs::read_to_string(&self.notes).unwrap_or_default();
+        fs::write(&self.notes, "").expect("room");
+        seen.lines().map(str::to_owned).collect()
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use cnikit::spec::{NetworkName, PluginType};
 use rustix::fs::{Access, access};
 use serde_json::Value;
 
+use super::addresses::addresses;
 use super::attached::has_ports;
 use super::{Check, Verdict};
 use crate::config::DEFAULT_DATA_DIR;
@@ -184,6 +185,7 @@ pub(crate) fn wished(
     links: &[Link],
 ) -> Result<Vec<Check>, Error> {
     let mut checks = subnets(network, host, links)?;
+    checks.extend(addresses(network, host, links)?);
     checks.extend(self::list(network, list, bin_dir));
     if network.masquerades()
         && let Err(error) = masquerade::probe_rules(&network.name)

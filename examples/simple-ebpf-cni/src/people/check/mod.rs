@@ -1,5 +1,6 @@
 //! What a node, its configurations and its networks are checked for.
 
+mod addresses;
 mod attached;
 mod configuration;
 mod network;
@@ -14,6 +15,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use serde::Serialize;
 
+pub(crate) use addresses::addresses;
 pub(crate) use attached::{attached, not_forwarded};
 pub(crate) use configuration::{binary, configurations, forwarding, state, unusable_ones, wished};
 pub(crate) use network::network;

@@ -1,0 +1,558 @@
+//! Bridges with a wire to other machines, one of which is the gateway: who has the gateway's address.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use cnikit_testbed::raw::Ear;
+use cnikit_testbed::{Host, Namespace, Outcome, Pod, tool};
+use serde_json::{Value, json};
+
+use crate::doctor::{doctor, found};
+use crate::people::command;
+use crate::support::{GATEWAY, Network, code, on_host};
+
+const UNAVAILABLE: u64 = 50;
+const INVALID_CONFIG: u64 = 7;
+
+/// The gateway of the other family.
+const GATEWAY_V6: &str = "fd00:99::1";
+
+/// The node's addresses on the LAN.
+const NODE: [&str; 2] = ["10.99.0.10/24", "fd00:99::10/64"];
+
+/// A LAN: the bridge with the node's addresses, and two machines on it.
+struct Lan<'n> {
+    network: &'n Network<'n>,
+    router: Pod,
+    other: Pod,
+}
+
+impl Lan<'_> {
+    /// The node's default routes, by the router.
+    fn route(&self) {
+        self.network.host.ip(&format!("route add default via {GATEWAY}"));
+        self.network.host.ip(&format!("-6 route add default via {GATEWAY_V6}"));
+    }
+
+    /// The router takes its addresses, and answers for them.
+    fn start_router(&self) {
+        for address in [format!("{GATEWAY}/24"), format!("{GATEWAY_V6}/64 nodad")] {
+            self.router.ip(&format!("address add {address} dev eth0"));
+        }
+    }
+
+    /// The router has this address and no other.
+    fn start_router_with_only(&self, address: &str) {
+        self.router.ip("address flush dev eth0");
+        let nodad = if address.contains(':') { "nodad" } else { "" };
+        self.router.ip(&format!("address add {address} dev eth0 {nodad}"));
+    }
+
+    fn call(&self, verb: &str, config: &Value, pod: &Pod) -> Outcome {
+        self.call_for(verb, config, "one", pod)
+    }
+
+    fn call_for(&self, verb: &str, config: &Value, container: &str, pod: &Pod) -> Outcome {
+        self.network.plugin.clone().beside("/usr/lib/cni").on(verb, config, container, pod).run()
+    }
+
+    #[track_caller]
+    fn check(&self, config: &Value, result: &Value, pod: &Pod) -> Outcome {
+        let mut config = config.clone();
+        config["prevResult"] = result.clone();
+        self.call("CHECK", &config, pod)
+    }
+
+    /// The node has no address beside its own, and leads no pod to itself by the gateway's.
+    #[track_caller]
+    fn is_left_alone(&self) {
+        assert_eq!(self.network.host.addresses("cbr0"), NODE);
+        for map in ["pod_ifindex", "pod_ifindex_v6"] {
+            let rows = self.network.map(map);
+            assert!(rows.iter().all(|row| ![GATEWAY, GATEWAY_V6].contains(&shown(&row["key"]).as_str())), "{rows:?}");
+        }
+    }
+
+    /// All that tells of faults finds none.
+    #[track_caller]
+    fn is_well(&self, config: &Value) {
+        let dir = configured(self.network.host, config);
+        let (_, checks) = doctor(&dir);
+        // The directory of the binary under test holds no other plugin.
+        let mut failed = checks.iter().filter(|check| check["verdict"] == "fail" && check["check"] != "plugins");
+        assert!(failed.next().is_none() && found(&checks, "gateway", "warn").is_empty(), "{checks:#?}");
+        let output = command(&format!("status --conf-dir {}", dir.display()));
+        assert!(output.status.success(), "{output:#?}");
+        let mut asked = config.clone();
+        asked["cniVersion"] = "1.1.0".into();
+        if config.get("subnet").is_some() {
+            self.network.plugin.invocation("STATUS").config(&asked).run().silent();
+        }
+    }
+}
+
+/// A row's key as people write it.
+fn shown(key: &Value) -> String {
+    let octets: Vec<u8> = serde_json::from_value(key["octet"].clone()).expect("octets");
+    match <[u8; 4]>::try_from(octets.as_slice()) {
+        Ok(octets) => std::net::Ipv4Addr::from(octets).to_string(),
+        Err(_) => std::net::Ipv6Addr::from(<[u8; 16]>::try_from(octets).expect("16 octets")).to_string(),
+    }
+}
+
+fn configured(host: &Host, config: &Value) -> std::path::PathBuf {
+    let dir = host.scratch();
+    fs::write(dir.join("10-blackbox.conf"), config.to_string()).expect("room");
+    dir
+}
+
+/// Runs a test beside a LAN, whose router has no addresses yet.
+#[track_caller]
+fn on_lan(test: impl FnOnce(&Lan) + Send) {
+    on_host(|network| {
+        let (host, router, other) = (network.host, network.host.pod(), network.host.pod());
+        host.ip("link add cbr0 type bridge");
+        host.ip("link set cbr0 up");
+        for address in NODE {
+            host.ip(&format!("address add {address} dev cbr0 {}", if address.contains(':') { "nodad" } else { "" }));
+        }
+        for (port, machine, address) in [("lan0", &router, None), ("lan1", &other, Some("10.99.0.50/24"))] {
+            host.ip(&format!("link add {port} type veth peer name eth0 netns {}", machine.netns().display()));
+            host.ip(&format!("link set {port} master cbr0 up"));
+            machine.ip("link set eth0 up");
+            if let Some(address) = address {
+                machine.ip(&format!("address add {address} dev eth0"));
+            }
+        }
+        host.keep("route fd00:99::");
+        let lan = Lan { network, router, other };
+        test(&lan);
+        host.ip("route flush default");
+        for port in ["lan0", "lan1"] {
+            host.ip(&format!("link del {port}"));
+        }
+    });
+}
+
+/// Addresses of both families by `static`, with or without the router as their gateway.
+fn by_static(network: &Network, names_gateways: bool) -> Value {
+    let mut config = network.config.clone();
+    config.as_object_mut().expect("an object").remove("subnet");
+    let mut addresses = json!([{ "address": "10.99.0.60/24" }, { "address": "fd00:99::60/64" }]);
+    if names_gateways {
+        (addresses[0]["gateway"], addresses[1]["gateway"]) = (GATEWAY.into(), GATEWAY_V6.into());
+    }
+    config["ipam"] = json!({ "type": "static", "addresses": addresses });
+    config
+}
+
+/// Pools of the network's own in the LAN's subnets.
+fn by_pools(network: &Network) -> Value {
+    let mut config = network.config.clone();
+    config.as_object_mut().expect("an object").remove("subnet");
+    config["subnets"] = json!([
+        { "subnet": "10.99.0.0/24", "rangeStart": "10.99.0.100" }, { "subnet": "fd00:99::/64", "rangeStart": "fd00:99::100" },
+    ]);
+    config
+}
+
+/// The ARP probes among the frames (RFC 5227: requests without a sender's address).
+fn probes(frames: &[Vec<u8>]) -> usize {
+    frames.iter().filter(|frame| frame[12..14] == [8, 6] && frame[28..32] == [0; 4]).count()
+}
+
+#[test]
+fn a_router_that_a_delegate_names_keeps_its_addresses() {
+    on_lan(|lan| {
+        lan.start_router();
+        for has_route in [false, true] {
+            if has_route {
+                lan.route();
+            }
+            let (config, pod) = (by_static(lan.network, true), lan.network.host.pod());
+            let result = lan.call("ADD", &config, &pod).result();
+            let routes = json!([{ "dst": "0.0.0.0/0", "gw": GATEWAY }, { "dst": "::/0", "gw": GATEWAY_V6 }]);
+            assert_eq!(result["routes"], routes);
+            for target in [GATEWAY, GATEWAY_V6, "10.99.0.10", "10.99.0.50"] {
+                assert!(pod.ping(target, 3).status.success(), "the pod reaches {target}");
+            }
+            for target in [GATEWAY, GATEWAY_V6, "10.99.0.60", "fd00:99::60"] {
+                assert!(lan.network.host.ping(target, 3).status.success(), "the node reaches {target}");
+            }
+            lan.is_left_alone();
+            lan.check(&config, &result, &pod).silent();
+            lan.is_well(&config);
+            lan.call("DEL", &config, &pod).silent();
+            lan.is_left_alone();
+        }
+    });
+}
+
+/// No probe is answered: the router is off.
+#[test]
+fn a_next_hop_of_the_node_is_another_machine_in_any_table() {
+    on_lan(|lan| {
+        let host = lan.network.host;
+        for route in [
+            format!("route add default via {GATEWAY}"),
+            format!("route add default via {GATEWAY} dev cbr0 table 77"),
+            format!("route add 192.0.2.0/24 nexthop via 10.99.0.9 nexthop via {GATEWAY}"),
+        ] {
+            host.ip(&route);
+            let mut config = by_static(lan.network, true);
+            config["ipam"]["addresses"].as_array_mut().expect("a list").truncate(1);
+            let pod = host.pod();
+            lan.call("ADD", &config, &pod).result();
+            assert_eq!(host.addresses("cbr0"), NODE, "for {route}");
+            lan.call("DEL", &config, &pod).silent();
+            host.ip(&route.replace("add", "del"));
+        }
+    });
+}
+
+#[test]
+fn a_next_hop_object_is_a_next_hop() {
+    on_lan(|lan| {
+        let host = lan.network.host;
+        host.command("sysctl").words("-q -w net.ipv4.nexthop_compat_mode=0").run();
+        host.ip(&format!("nexthop add id 1 via {GATEWAY} dev cbr0"));
+        host.ip("nexthop add id 2 via 10.99.0.9 dev cbr0");
+        host.ip("nexthop add id 10 group 1/2");
+        for id in [1, 10] {
+            host.ip(&format!("route add 192.0.2.0/24 nhid {id}"));
+            let mut config = by_static(lan.network, true);
+            config["ipam"]["addresses"].as_array_mut().expect("a list").truncate(1);
+            let pod = host.pod();
+            lan.call("ADD", &config, &pod).result();
+            assert_eq!(host.addresses("cbr0"), NODE, "for the object {id}");
+            lan.call("DEL", &config, &pod).silent();
+            host.ip("route del 192.0.2.0/24");
+        }
+        for id in [10, 2, 1] {
+            host.ip(&format!("nexthop del id {id}"));
+        }
+    });
+}
+
+/// A link-local address is another machine's on each link: RFC 4007, section 4.
+#[test]
+fn a_link_local_gateway_is_of_the_bridge_alone() {
+    on_lan(|lan| {
+        let (host, pod) = (lan.network.host, lan.network.host.pod());
+        host.ip("link add wan0 type veth peer name wan1");
+        host.ip("link set wan0 up");
+        host.ip("link set wan1 up");
+        let mut config = by_static(lan.network, true);
+        config["ipam"]["addresses"] = json!([{ "address": "fd00:99::60/64", "gateway": "fe80::1" }]);
+        host.ip("-6 route add default via fe80::1 dev wan0");
+        lan.call("ADD", &config, &pod).result();
+        assert!(pod.ping("fe80::1%eth0", 2).status.success(), "the node has it on the bridge");
+        lan.is_well(&config);
+        lan.call("DEL", &config, &pod).silent();
+        host.ip("address del fe80::1/64 dev cbr0");
+
+        host.ip("-6 route add default via fe80::1 dev cbr0 metric 5");
+        lan.call("ADD", &config, &pod).result();
+        let shown = host.ip("-6 address show dev cbr0 to fe80::1");
+        assert_eq!(shown, json!([]), "the router on the bridge has it");
+        lan.call("DEL", &config, &pod).silent();
+        host.ip("-6 route flush default");
+        host.ip("link del wan0");
+    });
+}
+
+/// An address of the node's that leads to the whole subnet is enough.
+#[test]
+fn an_address_with_a_shorter_prefix_is_the_gateways() {
+    on_lan(|lan| {
+        let (host, pod) = (lan.network.host, lan.network.host.pod());
+        host.ip("address add 10.99.0.3/16 dev cbr0");
+        let before = host.addresses("cbr0");
+        let mut config = by_static(lan.network, true);
+        config["ipam"]["addresses"] = json!([{ "address": "10.99.0.60/24", "gateway": "10.99.0.3" }]);
+        let result = lan.call("ADD", &config, &pod).result();
+        assert_eq!(host.addresses("cbr0"), before);
+        assert!(pod.ping("10.99.0.3", 2).status.success());
+        lan.check(&config, &result, &pod).silent();
+        lan.call("DEL", &config, &pod).silent();
+        host.ip("address del 10.99.0.3/16 dev cbr0");
+    });
+}
+
+#[test]
+fn no_gateway_is_invented() {
+    on_lan(|lan| {
+        let (config, pod) = (by_static(lan.network, false), lan.network.host.pod());
+        let result = lan.call("ADD", &config, &pod).result();
+        assert_eq!((&result["ips"][0]["gateway"], &result["routes"]), (&Value::Null, &Value::Null));
+        assert!(pod.ping("10.99.0.50", 3).status.success());
+        lan.is_left_alone();
+        lan.check(&config, &result, &pod).silent();
+        lan.call("DEL", &config, &pod).silent();
+    });
+}
+
+#[test]
+fn own_pools_are_refused_a_gateway_that_another_machine_has() {
+    on_lan(|lan| {
+        let (config, host) = (by_pools(lan.network), lan.network.host);
+        let mut asked = config.clone();
+        asked["cniVersion"] = "1.1.0".into();
+        let dir = configured(host, &config);
+        let is_refused = |words: &str| {
+            let before = lan.network.footprint();
+            let pod = host.pod();
+            let (status, checks) = doctor(&dir);
+            assert_eq!(status, Some(1), "{checks:#?}");
+            for message in [
+                lan.call("ADD", &config, &pod).error(INVALID_CONFIG),
+                lan.network.plugin.invocation("STATUS").config(&asked).run().error(UNAVAILABLE),
+                found(&checks, "gateway", "fail"),
+            ] {
+                assert!(message.contains("isGateway") && message.contains("to false if that machine"), "{message}");
+                assert!(message.contains(words), "{words} in {message}");
+            }
+            assert!(pod.link("eth0").is_none());
+            lan.call("DEL", &config, &pod).silent();
+            lan.network.footprint().assert_unchanged(&before, "a refused ADD");
+            assert!(lan.network.taken().is_empty(), "{:?}", lan.network.taken());
+        };
+        lan.route();
+        is_refused("10.99.0.1: it is the next hop of the node's route to 0.0.0.0/0 by cbr0");
+        host.ip("route flush default");
+        host.ip("-6 route flush default");
+        lan.start_router();
+        let mac = lan.router.link("eth0").expect("the router's link")["address"].as_str().expect("a MAC").to_owned();
+        is_refused(&format!("the machine with the MAC {mac} has it"));
+        for (address, gateway) in [("10.99.0.1/24", GATEWAY), ("fd00:99::1/64", GATEWAY_V6)] {
+            lan.start_router_with_only(address);
+            is_refused(&format!("the gateway's address {gateway}: the machine with the MAC {mac} has it"));
+        }
+    });
+}
+
+#[test]
+fn own_pools_may_leave_the_gateway_to_another_machine() {
+    if !tool("nft") {
+        return;
+    }
+    on_lan(|lan| {
+        lan.start_router();
+        lan.route();
+        let mut config = by_pools(lan.network);
+        (config["isGateway"], config["ipMasq"]) = (false.into(), true.into());
+        lan.is_well(&config);
+        let pod = lan.network.host.pod();
+        let result = lan.call("ADD", &config, &pod).result();
+        assert_eq!(result["ips"][0]["gateway"], GATEWAY);
+        assert_eq!(result["routes"][0], json!({ "dst": "0.0.0.0/0", "gw": GATEWAY }));
+        let ear = lan.router.enter(Ear::open).expect("open");
+        for target in [GATEWAY, GATEWAY_V6] {
+            assert!(pod.ping(target, 3).status.success(), "{target}");
+        }
+        let sources: Vec<[u8; 4]> = { ear.frames() }
+            .iter()
+            // Echo requests.
+            .filter(|frame| frame[12..14] == [8, 0] && frame[23] == 1 && frame[34] == 8)
+            .map(|frame| frame[26..30].try_into().expect("4 octets"))
+            .collect();
+        assert!(!sources.is_empty() && sources.iter().all(|source| *source == [10, 99, 0, 100]), "{sources:?}");
+        lan.is_left_alone();
+        lan.check(&config, &result, &pod).silent();
+        lan.is_well(&config);
+        lan.call("DEL", &config, &pod).silent();
+        lan.is_left_alone();
+        lan.network.host.command("nft").words("delete table inet simple-ebpf-cni").run();
+    });
+}
+
+#[test]
+fn a_gateway_that_is_asked_for_is_taken_or_refused() {
+    on_lan(|lan| {
+        let host = lan.network.host;
+        for mut config in [by_pools(lan.network), by_static(lan.network, true), by_static(lan.network, false)] {
+            config["isGateway"] = true.into();
+            lan.start_router();
+            let pod = host.pod();
+            let error = lan.call("ADD", &config, &pod).error(INVALID_CONFIG);
+            assert!(error.contains("\"isGateway\" is true") && error.contains("has it"), "{error}");
+            assert_eq!(host.addresses("cbr0"), NODE);
+            assert!(pod.link("eth0").is_none());
+
+            lan.router.ip("address flush dev eth0");
+            let result = lan.call("ADD", &config, &pod).result();
+            assert_eq!(result["ips"][0]["gateway"], GATEWAY, "the subnet's first, if none is named");
+            assert!(pod.ping(GATEWAY, 2).status.success() && pod.ping(GATEWAY_V6, 2).status.success());
+            lan.check(&config, &result, &pod).silent();
+            for address in [format!("{GATEWAY}/24"), format!("{GATEWAY_V6}/64")] {
+                host.ip(&format!("address del {address} dev cbr0"));
+                let error = lan.check(&config, &result, &pod).error(code::DIFFERS);
+                assert!(error.contains(&format!("lacks the gateway's address {address}")), "{error}");
+            }
+            lan.call("DEL", &config, &pod).silent();
+        }
+    });
+}
+
+/// RFC 5227 asks for three probes. Nothing else of the host's hears them, and no ADD sends them once the address is taken.
+#[test]
+fn a_free_gateway_is_asked_for_once_on_the_bridge_alone() {
+    on_lan(|lan| {
+        let (config, host) = (by_pools(lan.network), lan.network.host);
+        let elsewhere = host.pod();
+        host.ip(&format!("link add wan0 type veth peer name eth0 netns {}", elsewhere.netns().display()));
+        host.ip("link set wan0 up");
+        elsewhere.ip("link set eth0 up");
+        let [there, beside] = [&lan.other, &elsewhere].map(|machine| machine.enter(Ear::open).expect("open"));
+        let (one, two) = (host.pod(), host.pod());
+        let start = Instant::now();
+        lan.call("ADD", &config, &one).result();
+        // The other verbs beside the wait of 900 ms take some 50 ms.
+        assert!(start.elapsed() < cnikit_testbed::patience(Duration::from_secs(3)), "{:?}", start.elapsed());
+        assert_eq!((probes(&there.frames()), probes(&beside.frames())), (3, 0));
+        assert!(one.ping(GATEWAY, 2).status.success());
+        lan.call_for("ADD", &config, "two", &two).result();
+        assert_eq!(probes(&there.frames()), 0);
+        lan.call_for("DEL", &config, "two", &two).silent();
+        lan.call("DEL", &config, &one).silent();
+        host.ip("link del wan0");
+    });
+}
+
+/// A bridge whose ports are all pods has no wire, so nobody is asked and no time is lost.
+#[test]
+fn a_bridge_without_a_wire_is_not_asked() {
+    on_host(|network| {
+        let one = network.attach("one");
+        let ear = one.pod.enter(Ear::open).expect("open");
+        network.host.ip(&format!("address del {GATEWAY}/24 dev cbr0"));
+        let two = network.attach("two");
+        assert_eq!(probes(&ear.frames()), 0);
+        assert!(two.pod.ping(GATEWAY, 2).status.success());
+        network.detach(&one);
+        network.detach(&two);
+    });
+}
+
+#[test]
+fn two_adds_at_once_take_one_gateway() {
+    on_lan(|lan| {
+        let host = lan.network.host;
+        for (config, number) in [(by_pools(lan.network), 1), (by_static(lan.network, true), 6)] {
+            let mut configs = [config.clone(), config];
+            if number == 6 {
+                configs[1]["ipam"]["addresses"][0]["address"] = "10.99.0.61/24".into();
+                configs[1]["ipam"]["addresses"][1]["address"] = "fd00:99::61/64".into();
+            }
+            let pods = [host.pod(), host.pod()];
+            std::thread::scope(|scope| {
+                let first = scope.spawn(|| lan.call_for("ADD", &configs[0], "one", &pods[0]));
+                lan.call_for("ADD", &configs[1], "two", &pods[1]).result();
+                first.join().expect("the thread ends").result();
+            });
+            for pod in &pods {
+                assert!(pod.ping(GATEWAY, 2).status.success() && pod.ping(GATEWAY_V6, 2).status.success());
+            }
+            lan.call_for("DEL", &configs[0], "one", &pods[0]).silent();
+            lan.call_for("DEL", &configs[1], "two", &pods[1]).silent();
+            for address in [format!("{GATEWAY}/24"), format!("{GATEWAY_V6}/64")] {
+                host.ip(&format!("address del {address} dev cbr0"));
+            }
+        }
+    });
+}
+
+/// The node took the address while the router was off. Once the operator has taken it away again, it is the router's.
+#[test]
+fn an_address_that_was_taken_is_left_to_a_router_that_came_later() {
+    on_lan(|lan| {
+        let (config, host, pod) = (by_static(lan.network, true), lan.network.host, lan.network.host.pod());
+        let result = lan.call("ADD", &config, &pod).result();
+        assert!(host.addresses("cbr0").contains(&format!("{GATEWAY}/24")));
+        for address in [format!("{GATEWAY}/24"), format!("{GATEWAY_V6}/64")] {
+            host.ip(&format!("address del {address} dev cbr0"));
+        }
+        let error = lan.check(&config, &result, &pod).error(code::DIFFERS);
+        assert!(error.contains("lacks the gateway's address 10.99.0.1/24"), "{error}");
+        lan.call("DEL", &config, &pod).silent();
+        lan.start_router();
+        let result = lan.call("ADD", &config, &pod).result();
+        assert!(pod.ping(GATEWAY, 2).status.success() && pod.ping(GATEWAY_V6, 2).status.success());
+        lan.is_left_alone();
+        lan.check(&config, &result, &pod).silent();
+        lan.call("DEL", &config, &pod).silent();
+    });
+}
+
+#[test]
+fn an_address_that_is_kept_though_it_is_left_is_told_of() {
+    on_host(|network| {
+        let pod = network.attach("one");
+        let mut config = network.config.clone();
+        config["isGateway"] = false.into();
+        let (status, checks) = doctor(&configured(network.host, &config));
+        assert_eq!(status, Some(0), "{checks:#?}");
+        let told = found(&checks, "gateway", "warn");
+        assert!(told.contains("cbr0 has 10.99.0.1/24") && told.contains("ip address delete"), "{told}");
+        network.detach(&pod);
+    });
+}
+
+/// As an older version left it, or an operator's mistake.
+#[test]
+fn a_next_hop_that_the_node_has_itself_is_told_of() {
+    on_lan(|lan| {
+        let (host, config) = (lan.network.host, by_static(lan.network, true));
+        lan.route();
+        host.ip("address add 10.99.0.1/24 dev cbr0");
+        let dir = configured(host, &config);
+        let (_, checks) = doctor(&dir);
+        let told = found(&checks, "gateway", "fail");
+        assert!(told.contains("cbr0 has 10.99.0.1/24") && told.contains("route to 0.0.0.0/0"), "{told}");
+        assert!(told.contains("ip address delete 10.99.0.1/24 dev cbr0"), "{told}");
+        let output = command(&format!("status --conf-dir {}", dir.display()));
+        assert!(!output.status.success() && output.stdout.contains("cbr0 has 10.99.0.1/24"), "{output:#?}");
+        host.ip("address del 10.99.0.1/24 dev cbr0");
+        lan.is_well(&config);
+    });
+}
+
+/// The node has its IPv6 addresses and its way out by the advertisements of a router on that wire.
+#[test]
+fn a_bridge_with_a_wire_hears_its_routers_still() {
+    on_lan(|lan| {
+        let read =
+            |setting: &str| fs::read_to_string(format!("/proc/sys/net/ipv6/conf/cbr0/{setting}")).expect("a setting");
+        let before = ["accept_ra", "accept_dad"].map(read);
+        let (config, pod) = (by_static(lan.network, false), lan.network.host.pod());
+        lan.call("ADD", &config, &pod).result();
+        assert_eq!(["accept_ra", "accept_dad"].map(read), before);
+        lan.call("DEL", &config, &pod).silent();
+    });
+}
+
+#[test]
+fn a_capability_that_is_missing_for_the_question_is_named() {
+    on_lan(|lan| {
+        let (config, pod) = (by_pools(lan.network), lan.network.host.pod());
+        let before = lan.network.footprint();
+        let output = lan.network.host.command("setpriv").args(["--bounding-set=-net_raw", "--inh-caps=-all"]);
+        let output = output.arg(crate::people::BINARY).env("CNI_COMMAND", "ADD").env("CNI_CONTAINERID", "one");
+        let output = output.env("CNI_NETNS", pod.netns()).env("CNI_IFNAME", "eth0").env("CNI_PATH", "/");
+        let output = output.stdin(config.to_string()).output();
+        let error: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        let message = error["msg"].as_str().expect("a message");
+        assert!(message.contains("cbr0") && message.contains("CAP_NET_RAW"), "{message}");
+        lan.network.footprint().beyond(&before, &["pin ".to_owned()]).assert_unchanged(&Default::default(), "the ADD");
+        assert!(lan.network.taken().is_empty());
+    });
+}
+
+#[test]
+fn a_value_that_is_none_is_refused() {
+    on_host(|network| {
+        let error =
+            network.by(network.with("isGateway", "no")).call("ADD", "one", &network.host.pod()).error(INVALID_CONFIG);
+        assert!(error.contains("isGateway"), "{error}");
+    });
+}

@@ -1,0 +1,343 @@
+//! Asks the machines on a link whether one of them has an address.
+#![expect(unsafe_code, reason = "packet sockets and their filters have no safe binding")]
+
+use std::{
+    io,
+    mem::size_of,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsRawFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use libc::{sock_filter, sock_fprog, sockaddr_ll, socklen_t};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with},
+};
+
+use super::{
+    error::{Error, Result},
+    link::Link,
+};
+use crate::spec::{IfName, MacAddr};
+
+/// How many probes are sent for each address, and the time between two of them.
+const PROBES: u32 = 3;
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// The time of the whole probe.
+const PATIENCE: Duration = Duration::from_millis(900);
+
+const ETH_P_ALL: u16 = 0x0003;
+const ETH_P_ARP: u16 = 0x0806;
+const ETH_P_IPV6: u16 = 0x86dd;
+const ICMPV6: u8 = 58;
+const NEIGHBOR_SOLICITATION: u8 = 135;
+const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+
+/// Where a frame's payload begins, and the payload of a neighbor discovery message.
+const ETHERNET: usize = 14;
+const ICMP: usize = ETHERNET + 40;
+
+/// A search for machines that have certain addresses, on one link.
+///
+/// An IPv4 address is asked for by ARP probes ([RFC 5227], section 2.1): requests whose sender address is 0.0.0.0, which
+/// change no neighbor table. An IPv6 address is asked for by the neighbor solicitations of duplicate address detection
+/// ([RFC 4862], section 5.4), whose source is the unspecified address. Three probes are sent for each address, 250 ms apart;
+/// the search ends 900 ms after it began. The RFCs wait longer, for links that are slow to forward.
+///
+/// ```no_run
+/// use cnikit::netlink::{AddressProbe, Socket};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let host = Socket::open()?;
+/// let bridge = host.link_by_name(&"br0".parse()?)?.ok_or("no br0")?;
+/// let mut probe = AddressProbe::start(&bridge, &["192.168.77.1".parse()?])?;
+/// while let Some(answer) = probe.next_answer()? {
+///     println!("{} has {}", answer.mac, answer.address);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Kernel
+///
+/// Needs `CAP_NET_RAW`, and works in the network namespace of the thread that starts it.
+///
+/// [RFC 5227]: https://www.rfc-editor.org/rfc/rfc5227#section-2.1
+/// [RFC 4862]: https://www.rfc-editor.org/rfc/rfc4862#section-5.4
+#[derive(Debug)]
+pub struct AddressProbe {
+    socket: OwnedFd,
+    link: IfName,
+    /// The addresses that no machine has answered for yet, each with its probe.
+    unanswered: Vec<(IpAddr, Vec<u8>)>,
+    ignored: Vec<MacAddr>,
+    start: Instant,
+    rounds: u32,
+}
+
+/// A machine that has an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AddressAnswer {
+    /// The address.
+    pub address: IpAddr,
+    /// The machine's Ethernet address.
+    pub mac: MacAddr,
+}
+
+impl AddressProbe {
+    /// Begins to listen on a link. The first probes leave with the first [`next_answer`](Self::next_answer).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Probe`]: `EPERM` without `CAP_NET_RAW`, `ENODEV` where the link is gone, `EADDRNOTAVAIL` where it has no
+    /// Ethernet address.
+    pub fn start(link: &Link, addresses: &[IpAddr]) -> Result<Self> {
+        let failed = |source: io::Error| Error::Probe { link: link.name.clone(), source };
+        let mac = link.mac.ok_or_else(|| failed(Errno::ADDRNOTAVAIL.into()))?;
+        let socket = open(link.index).map_err(failed)?;
+        let unanswered = addresses.iter().map(|address| (*address, frame(mac, *address))).collect();
+        Ok(Self { socket, link: link.name.clone(), unanswered, ignored: vec![mac], start: Instant::now(), rounds: 0 })
+    }
+
+    /// Ignores answers that bear one of these addresses, such as those of the host's other links. The link's own is
+    /// ignored always.
+    #[must_use]
+    pub fn ignoring(mut self, macs: impl IntoIterator<Item = MacAddr>) -> Self {
+        self.ignored.extend(macs);
+        self
+    }
+
+    /// Waits for the next machine that has one of the addresses. The first answer for an address counts; `None` when
+    /// each address has one, or when the time is over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Probe`]: `ENETDOWN` where the link is down.
+    pub fn next_answer(&mut self) -> Result<Option<AddressAnswer>> {
+        let failed = |errno: Errno| Error::Probe { link: self.link.clone(), source: errno.into() };
+        let mut buffer = [0; 128];
+        while !self.unanswered.is_empty() {
+            let elapsed = self.start.elapsed();
+            if elapsed >= PATIENCE {
+                return Ok(None);
+            }
+            let due = if self.rounds < PROBES { INTERVAL * self.rounds } else { PATIENCE };
+            if elapsed >= due {
+                for (_, frame) in &self.unanswered {
+                    match send(&self.socket, frame, SendFlags::empty()) {
+                        // A filter or a full queue has dropped it, as a wire may.
+                        Ok(_) | Err(Errno::NOBUFS) => {}
+                        Err(errno) => return Err(failed(errno)),
+                    }
+                }
+                self.rounds += 1;
+                continue;
+            }
+            match recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
+                Ok((length, _)) => {
+                    if let Some(answer) = claim(&buffer[..length]).filter(|answer| !self.ignored.contains(&answer.mac))
+                        && let Some(at) = self.unanswered.iter().position(|(address, _)| *address == answer.address)
+                    {
+                        self.unanswered.swap_remove(at);
+                        return Ok(Some(answer));
+                    }
+                }
+                Err(Errno::AGAIN) => {
+                    let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+                    match poll(&mut fds, Timespec::try_from(due - elapsed).ok().as_ref()) {
+                        Ok(_) | Err(Errno::INTR) => {}
+                        Err(errno) => return Err(failed(errno)),
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A packet socket on one link that hears ARP and neighbor discovery.
+fn open(index: u32) -> io::Result<OwnedFd> {
+    // It hears nothing before it is bound, because it has no protocol yet.
+    let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let filter = filter();
+    let program = sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    let address = sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: ETH_P_ALL.to_be(),
+        sll_ifindex: index.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let (option, length) = (libc::SO_ATTACH_FILTER, size_of::<sock_fprog>() as socklen_t);
+    // SAFETY: program and filter outlive the call, which is told their sizes; the kernel copies the filter.
+    let filtered =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const program).cast(), length) };
+    if filtered < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the address outlives the call, which is told its size.
+    let bound =
+        unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<sockaddr_ll>() as socklen_t) };
+    if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
+}
+
+/// Passes untagged ARP, and neighbor solicitations and advertisements. A busy link would fill the socket's buffer otherwise.
+fn filter() -> [sock_filter; 12] {
+    const SNAP: u32 = 128;
+    const ANCILLARY: u32 = (libc::SKF_AD_OFF as u32).wrapping_add(libc::SKF_AD_VLAN_TAG_PRESENT as u32);
+    let load = |size: u32, at: u32| instruction(libc::BPF_LD | size | libc::BPF_ABS, [0, 0], at);
+    let equal = |value: u32, jumps: [u8; 2]| instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jumps, value);
+    let verdict = |length: u32| instruction(libc::BPF_RET | libc::BPF_K, [0, 0], length);
+    [
+        load(libc::BPF_W, ANCILLARY),
+        equal(0, [0, 9]),
+        load(libc::BPF_H, 12),
+        equal(ETH_P_ARP.into(), [6, 0]),
+        equal(ETH_P_IPV6.into(), [0, 6]),
+        load(libc::BPF_B, ETHERNET as u32 + 6),
+        equal(ICMPV6.into(), [0, 4]),
+        load(libc::BPF_B, ICMP as u32),
+        equal(NEIGHBOR_SOLICITATION.into(), [1, 0]),
+        equal(NEIGHBOR_ADVERTISEMENT.into(), [0, 1]),
+        verdict(SNAP),
+        verdict(0),
+    ]
+}
+
+const fn instruction(code: u32, [jt, jf]: [u8; 2], k: u32) -> sock_filter {
+    sock_filter { code: code as u16, jt, jf, k }
+}
+
+/// The frame that asks for an address.
+fn frame(mac: MacAddr, address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => arp_probe(mac, address),
+        IpAddr::V6(address) => solicitation(mac, address),
+    }
+}
+
+/// RFC 5227, section 2.1.1.
+fn arp_probe(mac: MacAddr, address: Ipv4Addr) -> Vec<u8> {
+    // Ethernet, IPv4, the lengths of their addresses, a request.
+    const REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
+    let ethernet = ethernet([0xff; 6], mac, ETH_P_ARP);
+    [&ethernet[..], &REQUEST, &mac.octets(), &[0; 4], &[0; 6], &address.octets()].concat()
+}
+
+/// RFC 4862, section 5.4.2, with the groups of RFC 4291, section 2.7.1, and RFC 2464, section 7.
+fn solicitation(mac: MacAddr, address: Ipv6Addr) -> Vec<u8> {
+    const LENGTH: u8 = 24;
+    const HOP_LIMIT: u8 = 255;
+    let [.., x, y, z] = address.octets();
+    let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, x, y, z];
+    let ethernet = ethernet([0x33, 0x33, 0xff, x, y, z], mac, ETH_P_IPV6);
+    let addresses = [[0; 16], group].concat();
+    let mut message = [&[NEIGHBOR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0][..], &address.octets()].concat();
+    let pseudo = [&addresses[..], &[0, 0, 0, LENGTH, 0, 0, 0, ICMPV6], &message].concat();
+    message[2..4].copy_from_slice(&checksum(&pseudo));
+    [&ethernet[..], &[0x60, 0, 0, 0, 0, LENGTH, ICMPV6, HOP_LIMIT], &addresses, &message].concat()
+}
+
+fn ethernet(destination: [u8; 6], source: MacAddr, protocol: u16) -> Vec<u8> {
+    [&destination[..], &source.octets(), &protocol.to_be_bytes()].concat()
+}
+
+/// The Internet checksum (RFC 1071) of an even number of octets.
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let sum: u32 = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    (!(((folded & 0xffff) + (folded >> 16)) as u16)).to_be_bytes()
+}
+
+/// The address that a frame's sender has, or is about to take: two machines may probe for one address at the same time.
+fn claim(frame: &[u8]) -> Option<AddressAnswer> {
+    let protocol = u16::from_be_bytes(frame.get(12..ETHERNET)?.try_into().ok()?);
+    match protocol {
+        ETH_P_ARP => claim_by_arp(frame.get(ETHERNET..)?),
+        ETH_P_IPV6 => claim_by_nd(frame),
+        _ => None,
+    }
+}
+
+fn claim_by_arp(arp: &[u8]) -> Option<AddressAnswer> {
+    let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(arp.get(at..at + 4)?).ok()?));
+    if arp.get(..6)? != [0, 1, 8, 0, 6, 4] {
+        return None;
+    }
+    let mac = MacAddr::new(arp.get(8..14)?.try_into().ok()?);
+    let (sender, target) = (address(14)?, address(24)?);
+    let claimed = if sender.is_unspecified() { target } else { sender };
+    Some(AddressAnswer { address: claimed.into(), mac })
+}
+
+fn claim_by_nd(frame: &[u8]) -> Option<AddressAnswer> {
+    let (ip, message) = (frame.get(ETHERNET..ICMP)?, frame.get(ICMP..)?);
+    // No router has forwarded it (RFC 4861, section 7.1).
+    if (ip[6], ip[7]) != (ICMPV6, 255) {
+        return None;
+    }
+    let kind = *message.first()?;
+    let is_claim = match kind {
+        NEIGHBOR_ADVERTISEMENT => true,
+        NEIGHBOR_SOLICITATION => ip[8..24] == [0; 16],
+        _ => false,
+    };
+    let target = Ipv6Addr::from(<[u8; 16]>::try_from(message.get(8..24)?).ok()?);
+    let mac = MacAddr::new(frame.get(6..12)?.try_into().ok()?);
+    is_claim.then_some(AddressAnswer { address: target.into(), mac })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 1]);
+
+    #[test]
+    fn an_arp_probe_is_that_of_the_rfc() {
+        let frame = arp_probe(OWN, [192, 0, 2, 1].into());
+        let expected = "ffffffffffff020000000001080600010800060400010200000000010000000000000000 0000c0000201";
+        assert_eq!(hex(&frame), expected.replace(' ', ""));
+    }
+
+    #[test]
+    fn a_solicitation_has_a_checksum_that_its_receivers_accept() {
+        let frame = solicitation(OWN, "2001:db8::1".parse().expect("an address"));
+        assert_eq!(frame.len(), ICMP + 24);
+        let message = &frame[ICMP..];
+        let pseudo = [&frame[ETHERNET + 8..ICMP], &[0, 0, 0, 24, 0, 0, 0, ICMPV6], message].concat();
+        assert_eq!(checksum(&pseudo), [0, 0], "the sum over a message with its checksum is zero (RFC 1071)");
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_short_claims_nothing() {
+        let whole =
+            [&[0xff; 12][..], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2, 2, 0, 0, 0, 0, 9, 192, 0, 2, 1], &[0; 10]].concat();
+        let answer = claim(&whole).expect("a reply");
+        assert_eq!(answer.address, IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(answer.mac, MacAddr::new([2, 0, 0, 0, 0, 9]));
+        for length in 0..whole.len() {
+            assert_eq!(claim(&whole[..length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_solicitation_claims_an_address_only_as_a_probe() {
+        let mut frame = solicitation(OWN, "2001:db8::1".parse().expect("an address"));
+        assert!(claim(&frame).is_some(), "another machine that probes for the address");
+        frame[ETHERNET + 8] = 0xfe;
+        assert_eq!(claim(&frame), None, "a machine that asks for its neighbor");
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}

@@ -1,0 +1,189 @@
+//! Routes of every table, with every next hop.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use neli::{
+    consts::rtnl::{RtAddrFamily, RtScope, RtTable, Rta, Rtm, Rtn, Rtprot},
+    rtnl::{Rtmsg, RtmsgBuilder},
+    types::Buffer,
+};
+use rustix::io::Errno;
+
+use super::{
+    address::ip_addr,
+    attrs::{nested, number},
+    error::{Fault, Operation, Result},
+    route::Route,
+    socket::Socket,
+};
+
+// neli has this name for glibc alone.
+const RTA_VIA: u16 = 18;
+const RTA_NH_ID: u16 = 30;
+const RTM_GETNEXTHOP: u16 = 106;
+const NHA_ID: u16 = 1;
+const NHA_GROUP: u16 = 2;
+const NHA_OIF: u16 = 5;
+const NHA_GATEWAY: u16 = 6;
+
+/// Link and gateway.
+type Hop = (u32, Option<IpAddr>);
+
+impl Socket {
+    /// The unicast routes of all tables, IPv4 first. A route with several next hops is listed once for each of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
+    #[doc(alias = "RTM_GETROUTE")]
+    pub fn routes_of_all_tables(&self) -> Result<Vec<Route>> {
+        let operation = Operation::new("list", "the routes of all tables");
+        let mut routes = Vec::new();
+        let mut by_object = Vec::new();
+        for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
+            let found: Vec<Rtmsg> = match self.dump(&operation, Rtm::Getroute, || of_all_tables(family)) {
+                // A namespace without IPv6, or without any table yet.
+                Err(error) if error.is(Errno::NOENT) || error.is(Errno::AFNOSUPPORT) => Vec::new(),
+                found => found?,
+            };
+            let is_unicast = |message: &&Rtmsg| *message.rtm_family() == family && *message.rtm_type() == Rtn::Unicast;
+            for message in found.iter().filter(is_unicast) {
+                let Some(route) = Route::decode(message) else { continue };
+                let Hops { hops, object } = Hops::of(message);
+                match object.filter(|_| hops.is_empty()) {
+                    Some(object) => by_object.push((route, object)),
+                    None => routes.extend(hops.into_iter().map(|hop| with_hop(&route, hop))),
+                }
+            }
+        }
+        if !by_object.is_empty() {
+            let objects = self.next_hop_objects(&operation)?;
+            for (route, object) in by_object {
+                let hops = objects.get(&object).into_iter().flatten();
+                routes.extend(hops.map(|hop| with_hop(&route, *hop)));
+            }
+        }
+        Ok(routes)
+    }
+
+    /// The hops of each next hop object. With `net.ipv4.nexthop_compat_mode=0` a route names its object alone.
+    fn next_hop_objects(&self, operation: &Operation) -> Result<HashMap<u32, Vec<Hop>>> {
+        // struct nhmsg: family, scope, protocol, a reserved byte, flags.
+        const HEADER: usize = 8;
+        let found: Vec<Buffer> = self.dump(operation, RTM_GETNEXTHOP, || Ok(Buffer::from(vec![0; HEADER])))?;
+        let mut hops: HashMap<u32, Vec<Hop>> = HashMap::new();
+        let mut groups = Vec::new();
+        for message in &found {
+            let (mut id, mut oif, mut gateway, mut members) = (None, None, None, None);
+            for (kind, bytes) in nested(message.as_ref().get(HEADER..).unwrap_or_default()) {
+                match kind {
+                    NHA_ID => id = number(bytes),
+                    NHA_OIF => oif = number(bytes),
+                    NHA_GATEWAY => gateway = ip_addr(bytes),
+                    // struct nexthop_grp: the object's id, then a weight in four bytes.
+                    NHA_GROUP => {
+                        members = Some(bytes.chunks_exact(8).filter_map(|member| number(&member[..4])).collect())
+                    }
+                    _ => (),
+                }
+            }
+            match (id, oif, members) {
+                (Some(id), _, Some(members)) => groups.push((id, members)),
+                (Some(id), Some(oif), None) => hops.entry(id).or_default().push((oif, gateway)),
+                _ => (),
+            }
+        }
+        let members = |members: Vec<u32>| members.iter().filter_map(|id| hops.get(id)).flatten().copied().collect();
+        let groups: Vec<(u32, Vec<Hop>)> = groups.into_iter().map(|(id, ids)| (id, members(ids))).collect();
+        hops.extend(groups);
+        Ok(hops)
+    }
+}
+
+/// The next hops in a route's message.
+struct Hops {
+    hops: Vec<Hop>,
+    object: Option<u32>,
+}
+
+impl Hops {
+    fn of(message: &Rtmsg) -> Self {
+        let (mut oif, mut gateway, mut hops, mut object) = (None, None, Vec::new(), None);
+        for attr in message.rtattrs().iter() {
+            let bytes: &[u8] = attr.rta_payload().as_ref();
+            match attr.rta_type() {
+                Rta::Oif => oif = number(bytes),
+                Rta::Gateway => gateway = ip_addr(bytes),
+                Rta::Multipath => hops = multipath(bytes),
+                other => match u16::from(*other) {
+                    RTA_VIA => gateway = via(bytes),
+                    RTA_NH_ID => object = number(bytes),
+                    _ => (),
+                },
+            }
+        }
+        hops.extend(oif.map(|oif| (oif, gateway)));
+        Self { hops, object }
+    }
+}
+
+/// A next hop of another family than the destination: struct rtvia, the family and then the address.
+fn via(bytes: &[u8]) -> Option<IpAddr> {
+    ip_addr(bytes.get(2..)?)
+}
+
+/// All next hops of a multipath route. Each is a struct rtnexthop (length, flags, hops, index) and its attributes.
+fn multipath(bytes: &[u8]) -> Vec<Hop> {
+    const HEADER: usize = 8;
+    let mut rest = bytes;
+    let mut hops = Vec::new();
+    while let Some(length) = rest.first_chunk().copied().map(u16::from_ne_bytes).map(usize::from) {
+        let Some((header, attrs)) = rest.get(..length).and_then(|hop| hop.split_at_checked(HEADER)) else { break };
+        let gateway = nested(attrs).find_map(|(kind, bytes)| match kind {
+            kind if kind == u16::from(Rta::Gateway) => ip_addr(bytes),
+            RTA_VIA => via(bytes),
+            _ => None,
+        });
+        hops.extend(number(&header[4..]).map(|oif| (oif, gateway)));
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    hops
+}
+
+fn with_hop(route: &Route, (oif, gateway): Hop) -> Route {
+    Route { oif, gateway, ..route.clone() }
+}
+
+fn of_all_tables(family: RtAddrFamily) -> Result<Rtmsg, Fault> {
+    Ok(RtmsgBuilder::default()
+        .rtm_family(family)
+        .rtm_dst_len(0)
+        .rtm_src_len(0)
+        .rtm_tos(0)
+        .rtm_table(RtTable::Unspec)
+        .rtm_protocol(Rtprot::Unspec)
+        .rtm_scope(RtScope::Universe)
+        .rtm_type(Rtn::Unspec)
+        .build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_multipath_route_is_read_up_to_the_first_hop_that_is_cut_off() {
+        let hop = |index: u32, gateway: [u8; 4]| {
+            let mut bytes = [16u16.to_ne_bytes(), [0; 2]].concat();
+            bytes.extend(index.to_ne_bytes());
+            bytes.extend([8u16.to_ne_bytes(), 5u16.to_ne_bytes()].concat());
+            bytes.extend(gateway);
+            bytes
+        };
+        let whole = [hop(3, [10, 0, 0, 1]), hop(4, [10, 0, 0, 2])].concat();
+        let expected = [(3, Some([10, 0, 0, 1].into())), (4, Some([10, 0, 0, 2].into()))];
+        assert_eq!(multipath(&whole), expected);
+        assert_eq!(multipath(&whole[..20]), expected[..1]);
+        assert_eq!(multipath(&[0; 8]), []);
+    }
+}
