@@ -46,6 +46,7 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     }
     let at_work = at_work.into_iter().map(|owner| network::attachment(network, owner));
     let spared: HashSet<Attachment> = valid.into_iter().chain(at_work).collect();
+    let mut collected = HashSet::new();
     for lease in held {
         let owner = match lease {
             Ok(lease) => lease.owner,
@@ -60,13 +61,15 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
         if !spared.contains(&attachment) {
             let name = format!("{} of {}", attachment.ifname, attachment.container_id);
             failures.note(collect(&attachment, &host, &leases).step(name));
+            collected.insert(attachment);
         }
     }
     if leases.exists()? {
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.remove_orphans());
         failures.note(freed.step("free addresses without a lease"));
     }
-    let host_ends: HashSet<IfName> = spared.iter().map(Attachment::host_ifname).collect();
+    // A pair that was collected is gone, or its failure is noted. An ADD may have created the next one of this name.
+    let host_ends: HashSet<IfName> = spared.iter().chain(&collected).map(Attachment::host_ifname).collect();
     for port in ports.iter().filter(|port| !host_ends.contains(&port.name)) {
         failures.note(host.delete_link_nowait(port.index).step("delete the veth pair"));
     }
