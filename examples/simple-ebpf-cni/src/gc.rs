@@ -71,7 +71,7 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     // A pair that was collected is gone, or its failure is noted. An ADD may have created the next one of this name.
     let host_ends: HashSet<IfName> = spared.iter().chain(&collected).map(Attachment::host_ifname).collect();
     for port in ports.iter().filter(|port| !host_ends.contains(&port.name)) {
-        failures.note(host.delete_link_nowait(port.index).step("delete the veth pair"));
+        failures.note(network::delete_pair(&host, port.index).step("delete the veth pair"));
     }
     failures.note(remove_rows(&host, network, &leases, &spared).step("remove map rows"));
     if !request.net_conf.ip_masq {

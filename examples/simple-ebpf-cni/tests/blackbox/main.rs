@@ -22,6 +22,7 @@ mod leases;
 mod log_file;
 mod logs;
 mod masquerade;
+mod orphans;
 mod people;
 mod pods;
 mod pools;
