@@ -24,7 +24,7 @@ fi
 
 # The test binaries that need a kernel, and what they call.
 read -ra tests <<<"${TESTS:-cnikit netlink netlink_fds netlink_nowait datapath datapath_fds isolation blackbox}"
-programs=(mount umount mkfifo date sh bash script cat sleep timeout nsenter unshare setpriv sysctl ip tc bridge ping nft bpftool)
+programs=(mount umount mkfifo date sh bash script cat sleep timeout nsenter unshare setpriv env kill sysctl ip tc bridge ping nft bpftool)
 # The modules that the kernel needs for them, unless it is built in.
 modules=(veth bridge br_netfilter macvlan cls_bpf cls_u32 sch_ingress nf_tables nft_ct nft_chain_nat nft_nat nft_masq overlay)
 # How long a machine may run, in seconds: some four times what two idle processors take.

@@ -3,7 +3,7 @@
 #![cfg(feature = "netlink")]
 
 use cnikit::{
-    netlink::{Netns, VethEnd, VethPair},
+    netlink::{Netns, OrphanRecord, VethEnd, VethPair},
     spec::MacAddr,
 };
 
@@ -34,7 +34,9 @@ fn attach() {
     pod.socket().expect("open a socket").set_up(indexes.peer).expect("bring it up");
     assert_eq!(on_host.links().expect("list").len(), 2);
     Netns::open("/dev/null").expect_err("no namespace");
-    on_host.delete_link_nowait(indexes.host).expect("delete");
+    let dir = tempfile::tempdir().expect("a directory");
+    let record = OrphanRecord::new(dir.path().join("orphans"));
+    on_host.delete_link_nowait(indexes.host, &record).expect("delete");
     on_host.delete_link(indexes.host).expect("delete what is gone");
 }
 

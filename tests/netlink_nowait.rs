@@ -1,4 +1,4 @@
-//! A deletion that is not waited for leaves nothing of its caller open. A binary of its own: whatever other tests start
+//! A deletion that is not waited for leaves nothing of its caller open, and no zombies. A binary of its own: whatever other tests start
 //! meanwhile would hold the descriptors for a moment too.
 #![cfg(feature = "netlink")]
 
@@ -8,20 +8,25 @@ use std::{
     os::fd::AsFd as _,
     path::Path,
     process::{Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use cnikit::{
-    netlink::{Netns, VethEnd, VethPair},
+    netlink::{Netns, OrphanRecord, VethEnd, VethIndexes, VethPair},
     spec::MacAddr,
 };
-use cnikit_testbed::{kernel, privileged};
+use cnikit_testbed::privileged;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{WaitOptions, wait},
+    process::{WaitOptions, getpid, set_child_subreaper, wait},
 };
 
 /// Set for the caller of [`a_caller_that_ends_leaves_nothing_open`], and so for the process that it leaves behind.
 const CALLER: &str = "CNIKIT_TEST_CALLER";
+
+/// The path of the record for a caller.
+const RECORD: &str = "CNIKIT_TEST_RECORD";
 
 /// What a runtime sees of a plugin that deletes a link: its process ends, and so does its output, though another
 /// process lives on.
@@ -33,9 +38,9 @@ fn a_caller_that_ends_leaves_nothing_open() {
     let mark = std::process::id().to_string();
     let mut left_behind = 0;
     for _ in 0..20 {
-        let mut caller = Command::new(std::env::current_exe().expect("this program"));
-        caller.args(["--exact", "a_caller", "--ignored", "--nocapture", "--test-threads=1"]);
-        let mut caller = caller.env(CALLER, &mark).stdout(Stdio::piped()).spawn().expect("start a caller");
+        // Each has a record of its own: whether orphans are reaped here is not what this is about.
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut caller = caller("a_caller", dir.path()).env(CALLER, &mark).spawn().expect("start a caller");
         let status = caller.wait().expect("wait for the caller");
         let mut output = caller.stdout.take().expect("a pipe");
         let mut ends = [PollFd::from_borrowed_fd(output.as_fd(), PollFlags::empty())];
@@ -54,28 +59,106 @@ fn a_caller_that_ends_leaves_nothing_open() {
             assert!(descriptors[4].starts_with("pipe:"), "{descriptors:?}");
         }
     }
-    // Before, the kernel sends no echo, and the caller waits until the other is through.
-    let outlives = kernel() >= (6, 2);
-    assert!(left_behind > 0 || !outlives, "no process was ever seen that outlives its caller");
+    assert!(left_behind > 0, "no process was ever seen that outlives its caller");
 }
 
-/// The caller of the test above, in a process of its own.
+/// A caller that is the reaper of its orphans, and reaps none, among callers whose reaper does.
 #[test]
-#[ignore = "run by a_caller_that_ends_leaves_nothing_open"]
-fn a_caller() {
-    if std::env::var_os(CALLER).is_none() {
+fn a_subreaper_that_does_not_reap_gets_one_zombie() {
+    if !privileged() {
         return;
     }
-    let host = Netns::create().expect("create the host's namespace");
-    let pod = Netns::create().expect("create the pod's namespace");
-    let on_host = host.socket().expect("open a socket");
-    let end =
-        |name: &str, last| VethEnd { name: name.parse().expect("name"), mac: MacAddr::new([2, 0, 0, 0, 0, last]) };
-    let pair = VethPair::new(end("veth0", 1), end("eth0", 2), &pod);
-    let veth = on_host.create_veth(&pair).expect("create the pair").host;
-    on_host.delete_link_nowait(veth).expect("delete");
+    for has_other_callers in [false, true] {
+        let dir = tempfile::tempdir().expect("a directory");
+        if has_other_callers {
+            // The first is seen to be reaped by the second.
+            for _ in 0..2 {
+                run(&mut caller("a_caller", dir.path()));
+                thread::sleep(SLOW_REAPER);
+            }
+        }
+        run(&mut caller("a_subreaper", dir.path()));
+    }
+}
+
+/// How long process 1 may take to reap: some look for orphans once in a while only.
+const SLOW_REAPER: Duration = Duration::from_secs(3);
+
+fn caller(test: &str, dir: &Path) -> Command {
+    let mut caller = Command::new(std::env::current_exe().expect("this program"));
+    caller.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
+    caller.env(RECORD, dir.join("orphans")).stdout(Stdio::piped());
+    caller
+}
+
+fn run(caller: &mut Command) {
+    let output = caller.output().expect("start a caller");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// A caller of the tests above, in a process of its own.
+#[test]
+#[ignore = "run by the tests above"]
+fn a_caller() {
+    let Some(record) = given_record() else { return };
+    let bed = Bed::new();
+    let veth = bed.veth(0);
+    bed.host.socket().expect("open a socket").delete_link_nowait(veth.host, &record).expect("delete");
     let children = wait(WaitOptions::NOHANG);
     assert_eq!(children.expect_err("there is no child"), rustix::io::Errno::CHILD, "nobody is left to be waited for");
+}
+
+/// As above, and the parent of its orphans: one after the other, and many at once.
+#[test]
+#[ignore = "run by the tests above"]
+fn a_subreaper() {
+    let Some(record) = given_record() else { return };
+    set_child_subreaper(Some(getpid())).expect("become a subreaper");
+    let bed = Bed::new();
+    let delete = |number| {
+        let veth = bed.veth(number);
+        bed.host.socket().expect("open a socket").delete_link_nowait(veth.host, &record).expect("delete");
+    };
+    thread::scope(|scope| {
+        for number in 0..8 {
+            scope.spawn(move || delete(number));
+        }
+    });
+    (0..4).for_each(delete);
+    let mut reaped = 0;
+    while let Ok(Some(_)) = wait(WaitOptions::empty()) {
+        reaped += 1;
+    }
+    assert_eq!(reaped, 1, "the first is how the reaper is tried");
+    delete(0);
+    assert!(wait(WaitOptions::empty()).is_ok(), "that it reaps is noticed");
+}
+
+fn given_record() -> Option<OrphanRecord> {
+    std::env::var_os(RECORD).map(OrphanRecord::new)
+}
+
+/// A host and a pod.
+struct Bed {
+    host: Netns,
+    pod: Netns,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let create = || Netns::create().expect("create a namespace");
+        Self { host: create(), pod: create() }
+    }
+
+    fn veth(&self, number: u8) -> VethIndexes {
+        let end = |name: String, first| VethEnd {
+            name: name.parse().expect("name"),
+            mac: MacAddr::new([first, 0, 0, 0, 0, number]),
+        };
+        let pair = VethPair::new(end(format!("veth{number}"), 2), end(format!("eth{number}"), 6), &self.pod);
+        self.host.socket().expect("open a socket").create_veth(&pair).expect("create the pair")
+    }
 }
 
 /// What the descriptors of each process are open on that has the mark in its environment.

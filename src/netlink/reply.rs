@@ -28,6 +28,8 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 /// One message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Reply<'a> {
+    /// The type of the message, such as `RTM_NEWLINK`.
+    pub(super) kind: u16,
     /// The number of the exchange.
     pub(super) sequence: u32,
     /// The socket that it is for.
@@ -77,14 +79,16 @@ fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Reply<'a>>, Fault> {
     let payload = all.get(HEADER..length).ok_or_else(|| bad_length(length, all))?;
     *bytes = all.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
     let flags = half(6);
-    let body = match half(4) {
+    let kind = half(4);
+    let body = match kind {
         NLMSG_NOOP => return Ok(None),
         NLMSG_ERROR => outcome(payload, flags, true).ok_or_else(|| bad_length(length, all))?,
         // A list ends with a code of its own, which is zero or an error that came up on the way.
         NLMSG_DONE => outcome(payload, flags, false).unwrap_or(Body::Done),
         _ => Body::Object(payload),
     };
-    Ok(Some(Reply { sequence: word(8), port: word(12), interrupted: flags & NLM_F_DUMP_INTR != 0, body }))
+    let interrupted = flags & NLM_F_DUMP_INTR != 0;
+    Ok(Some(Reply { kind, sequence: word(8), port: word(12), interrupted, body }))
 }
 
 /// An error number, which is 0 where there is no error; then, in an acknowledgement, the header of the request and the
@@ -130,8 +134,8 @@ mod tests {
         replies(bytes).collect::<Result<_, _>>().expect("messages")
     }
 
-    fn reply(body: Body<'_>) -> Reply<'_> {
-        Reply { sequence: 3, port: OURS, interrupted: false, body }
+    fn reply(kind: u16, body: Body<'_>) -> Reply<'_> {
+        Reply { kind, sequence: 3, port: OURS, interrupted: false, body }
     }
 
     /// `struct nlmsgerr`, and the attribute with the kernel's words.
@@ -150,14 +154,19 @@ mod tests {
             message(NLMSG_DONE, 2, &[]),
             message(NLMSG_ERROR, NLM_F_CAPPED, &[0; 20]),
         ];
-        let expected = [Body::Object(b"a link"), Body::Done, Body::Done, Body::Done].map(reply);
+        let expected = [
+            reply(16, Body::Object(b"a link")),
+            reply(NLMSG_DONE, Body::Done),
+            reply(NLMSG_DONE, Body::Done),
+            reply(NLMSG_ERROR, Body::Done),
+        ];
         assert_eq!(read(&list.concat()), expected);
     }
 
     #[test]
     fn a_list_that_changed_meanwhile_is_marked() {
         let bytes = message(16, NLM_F_DUMP_INTR, &[]);
-        assert_eq!(read(&bytes), [Reply { interrupted: true, ..reply(Body::Object(&[])) }]);
+        assert_eq!(read(&bytes), [Reply { interrupted: true, ..reply(16, Body::Object(&[])) }]);
     }
 
     #[test]
@@ -179,7 +188,8 @@ mod tests {
             (message(NLMSG_DONE, 0, &refusal(-19, &[], "")), None),
         ];
         for (bytes, words) in cases {
-            assert_eq!(read(&bytes), [reply(Body::Refused(-19, words))]);
+            let kind = u16::from_ne_bytes([bytes[4], bytes[5]]);
+            assert_eq!(read(&bytes), [reply(kind, Body::Refused(-19, words))]);
         }
     }
 
@@ -192,7 +202,7 @@ mod tests {
             let bytes = [&good[..], &bad].concat();
             let read: Vec<_> = replies(&bytes).collect();
             assert_eq!(read.len(), 2);
-            assert_eq!(read[0].as_ref().expect("good"), &reply(Body::Object(b"a link")));
+            assert_eq!(read[0].as_ref().expect("good"), &reply(16, Body::Object(b"a link")));
             read[1].as_ref().expect_err("bad");
         }
         for length in 1..HEADER {

@@ -43,7 +43,8 @@ const RTAX_ADVMSS: u16 = 8;
 pub struct Route {
     /// Where to; `0.0.0.0/0` and `::/0` are the default routes. Bits beyond the prefix are ignored.
     pub dst: IpNetwork,
-    /// The next hop; none where the destination is on the link itself.
+    /// The next hop; none where the destination is on the link itself. That of an IPv4 route may be an IPv6 address
+    /// ([RFC 8950](https://www.rfc-editor.org/rfc/rfc8950), Linux 5.2), but not the other way round.
     pub gateway: Option<IpAddr>,
     /// The index of the link to send by.
     pub oif: u32,
@@ -127,7 +128,11 @@ impl Route {
             attrs = attrs.put(Rta::Dst, &octets(self.dst.network())[..])?;
         }
         if let Some(gateway) = self.gateway {
-            attrs = attrs.put(Rta::Gateway, &octets(gateway)[..])?;
+            attrs = if gateway.is_ipv4() == self.dst.is_ipv4() {
+                attrs.put(Rta::Gateway, &octets(gateway)[..])?
+            } else {
+                attrs.put(Rta::Via, &via(gateway)[..])?
+            };
         }
         if !metrics.is_empty() {
             attrs = attrs.nest(Rta::Metrics, metrics)?;
@@ -152,6 +157,7 @@ impl Route {
             match attr.rta_type() {
                 Rta::Dst => dst = IpNetwork::new(ip_addr(bytes)?, *message.rtm_dst_len()).ok()?,
                 Rta::Gateway => route.gateway = ip_addr(bytes),
+                Rta::Via => route.gateway = via_addr(bytes),
                 Rta::Oif => route.oif = number(bytes)?,
                 Rta::Priority => route.priority = number(bytes),
                 Rta::Table => route.table = number(bytes),
@@ -192,6 +198,10 @@ impl Socket {
     /// priority, [`Error::Kernel`](super::Error::Kernel) else: `ENETUNREACH` or `EINVAL` where the
     /// gateway is on no subnet of the link, `ENETDOWN` where the link is down, `EPERM` without
     /// `CAP_NET_ADMIN`.
+    ///
+    /// # Kernel
+    ///
+    /// An IPv4 route by an IPv6 next hop takes Linux 5.2; older ones answer `EINVAL`.
     #[doc(alias = "RTM_NEWROUTE")]
     pub fn add_route(&self, route: &Route) -> Result<()> {
         let operation = Operation::new("add route", route);
@@ -287,8 +297,24 @@ fn first_hop(hops: &[u8]) -> Option<(u32, Option<IpAddr>)> {
     // struct rtnexthop: length, flags, hops, index; then attributes up to the length.
     let length = u16::from_ne_bytes(hops.first_chunk().copied()?);
     let (header, attrs) = hops.get(..usize::from(length))?.split_at_checked(8)?;
-    let gateway = nested(attrs).find(|(kind, _)| *kind == u16::from(Rta::Gateway)).and_then(|(_, ip)| ip_addr(ip));
+    let gateway = nested(attrs).find_map(|(kind, bytes)| match Rta::from(kind) {
+        Rta::Gateway => ip_addr(bytes),
+        Rta::Via => via_addr(bytes),
+        _ => None,
+    });
     Some((number(&header[4..])?, gateway))
+}
+
+/// `struct rtvia`: the family of a next hop, in the machine's byte order, and its address.
+fn via(gateway: IpAddr) -> Vec<u8> {
+    let family = u16::from(u8::from(family(gateway)));
+    [&family.to_ne_bytes()[..], &octets(gateway)].concat()
+}
+
+/// The address in `struct rtvia`. Its length tells the family, unless that is another one than IP's.
+fn via_addr(bytes: &[u8]) -> Option<IpAddr> {
+    let (_, octets) = bytes.split_first_chunk::<2>()?;
+    ip_addr(octets).filter(|gateway| via(*gateway) == bytes)
 }
 
 /// The destination of the default route.

@@ -26,6 +26,7 @@ use tracing::trace;
 
 use super::{
     error::{Error, Fault, Operation, Result},
+    notices::is_deletion,
     reply::{Body, Reply, replies},
 };
 
@@ -153,15 +154,15 @@ impl Socket {
         sent.map(drop).map_err(|errno| operation.socket(errno))
     }
 
-    /// Reads until the exchange `sequence` has brought its first object or is over; false where neither happens within
-    /// `patience`, or `sender` hangs up before.
-    pub(super) fn first_answer(
+    /// Reads until the kernel announces that the link is gone, or the exchange `sequence` is over. False if neither
+    /// happens within `patience` or before `sender` hangs up, or if the kernel has dropped messages.
+    pub(super) fn await_deletion(
         &self,
-        operation: &Operation,
-        sequence: u32,
+        deletion: &Deletion<'_>,
         sender: &impl AsFd,
         patience: Duration,
     ) -> Result<bool> {
+        let Deletion { operation, sequence, index } = *deletion;
         let deadline = Instant::now() + patience;
         let mut answer = Answer::<Buffer>::new();
         loop {
@@ -180,10 +181,32 @@ impl Socket {
             if both[0].revents().is_empty() {
                 return Ok(false);
             }
-            if self.receive_some(operation, sequence, &mut answer)? || !answer.objects.is_empty() {
-                return Ok(true);
+            let bytes = match self.read(operation) {
+                Err(error) if error.is(Errno::NOBUFS) => return Ok(false),
+                bytes => bytes?,
+            };
+            for reply in replies(&bytes) {
+                let reply = reply.map_err(|fault| operation.malformed(fault))?;
+                // Before Linux 6.2, an announcement bears neither port nor number of the request.
+                if let Body::Object(body) = reply.body
+                    && is_deletion(reply.kind, body, index)
+                {
+                    return Ok(true);
+                }
+                if (reply.port, reply.sequence) == (self.port, sequence) && answer.take(operation, reply)? {
+                    return Ok(true);
+                }
             }
         }
+    }
+
+    /// The port of the socket, by which the kernel addresses its answers.
+    pub(super) fn port(&self) -> u32 {
+        self.port
+    }
+
+    pub(super) fn neli(&self) -> &NlSocket {
+        &self.socket
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -313,6 +336,14 @@ impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Socket").field("port", &self.port).finish_non_exhaustive()
     }
+}
+
+/// A request to delete a link, which another process sends on the socket.
+#[derive(Clone, Copy)]
+pub(super) struct Deletion<'o> {
+    pub(super) operation: &'o Operation,
+    pub(super) sequence: u32,
+    pub(super) index: u32,
 }
 
 /// What came in one exchange.

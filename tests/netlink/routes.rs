@@ -125,6 +125,56 @@ fn routes_by_next_hop_objects_are_listed_with_their_hops() {
     }
 }
 
+/// RFC 8950: an IPv6 router may be the next hop of IPv4.
+#[test]
+fn an_ipv4_route_may_go_by_an_ipv6_router() {
+    let Some(bed) = Bed::new() else { return };
+    uplinks(&bed.host);
+    let [up0, up2] =
+        ["up0", "up2"].map(|link| bed.on_host.link_by_name(&name(link)).expect("look up").expect(link).index);
+    let router = "fd00:22::1".parse().expect("address");
+
+    let ours = Route::new(net("10.96.0.0/12"), up2).via(router).mtu(1380);
+    bed.on_host.add_route(&ours).expect("add");
+    let seen = json(&bed.host, "ip -j -4 route show 10.96.0.0/12");
+    assert_eq!(seen[0]["via"], serde_json::json!({ "family": "inet6", "host": "fd00:22::1" }));
+    assert_eq!((&seen[0]["dev"], &seen[0]["gateway"]), (&"up2".into(), &Value::Null));
+    run(&bed.host, "ip route add 10.112.0.0/12 via inet6 fd00:22::1 dev up2");
+    run(&bed.host, "ip route add 10.128.0.0/12 nexthop via inet6 fd00:22::1 dev up2 nexthop via 10.22.0.1 dev up0");
+    run(&bed.host, "ip route add 10.144.0.0/12 nexthop via 10.22.0.1 dev up0 nexthop via inet6 fd00:22::1 dev up2");
+    let by = |routes: Vec<Route>, dst| {
+        let found = routes.into_iter().find(|route| route.dst == net(dst)).unwrap_or_else(|| panic!("no {dst}"));
+        (found.gateway, found.oif)
+    };
+    for dst in ["10.96.0.0/12", "10.112.0.0/12", "10.128.0.0/12"] {
+        assert_eq!(by(bed.on_host.routes(up2).expect("list"), dst), (Some(router), up2), "{dst}");
+    }
+    let first = Some("10.22.0.1".parse().expect("address"));
+    assert_eq!(by(bed.on_host.all_routes().expect("list"), "10.144.0.0/12"), (first, up0));
+
+    // What is compared is the next hop as well: by another one, there is no such route.
+    bed.on_host
+        .delete_route(&Route::new(net("10.96.0.0/12"), up2).via("fd00:22::2".parse().expect("address")))
+        .expect("none");
+    assert_ne!(json(&bed.host, "ip -j -4 route show 10.96.0.0/12"), serde_json::json!([]));
+    bed.on_host.delete_route(&ours).expect("delete");
+    assert_eq!(json(&bed.host, "ip -j -4 route show 10.96.0.0/12"), serde_json::json!([]));
+
+    run(&bed.host, "ip route add default via inet6 fe80::1 dev up1");
+    assert_eq!(uplink(&bed), name("up1"));
+}
+
+#[test]
+fn an_ipv6_route_goes_by_no_ipv4_router() {
+    let Some(bed) = Bed::new() else { return };
+    uplinks(&bed.host);
+    let up2 = bed.on_host.link_by_name(&name("up2")).expect("look up").expect("up2").index;
+    let route = Route::new(net("fd00:96::/48"), up2).via("10.22.2.1".parse().expect("address"));
+    let error = bed.on_host.add_route(&route).expect_err("the kernel knows no such route");
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
+    assert!(error.to_string().contains("RTA_VIA"), "{error}");
+}
+
 /// Makes `up0` to `up2`, with the MTUs 1400 to 1402, up and with an address of each family.
 fn uplinks(host: &Netns) {
     for number in 0..3 {

@@ -71,7 +71,7 @@ pub(crate) fn detach(attachment: &Attachment, host: &Socket, leases: &Store, tur
     let pair = host_end(attachment, host).step("look up the veth pair")?.map(|pair| pair.index);
     if let Some(pair) = pair {
         let _span = info_span!("pair").entered();
-        host.delete_link_nowait(pair).step("delete the veth pair")?;
+        network::delete_pair(host, pair).step("delete the veth pair")?;
     }
     let mut failures = Failures::default();
     // A pair that is gone had the index that is the attachment's own, unless a link has that now.

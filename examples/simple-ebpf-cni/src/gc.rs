@@ -51,6 +51,7 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     }
     let at_work = at_work.into_iter().map(|owner| network::attachment(network, owner));
     let spared: HashSet<Attachment> = valid.into_iter().chain(at_work).collect();
+    let mut collected = HashSet::new();
     for lease in held {
         let Tenant { owner, pod } = match lease {
             Ok(Lease { owner, pod, .. }) => Tenant { owner, pod },
@@ -68,15 +69,17 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
                 name += &format!(" ({pod})");
             }
             failures.note(collect(&attachment, &pod, &host, &leases).step(name));
+            collected.insert(attachment);
         }
     }
     if leases.exists()? {
         let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.remove_orphans());
         failures.note(freed.step("free addresses without a lease"));
     }
-    let host_ends: HashSet<IfName> = spared.iter().map(Attachment::host_ifname).collect();
+    // A pair that was collected is gone, or its failure is noted. An ADD may have created the next one of this name.
+    let host_ends: HashSet<IfName> = spared.iter().chain(&collected).map(Attachment::host_ifname).collect();
     for port in ports.iter().filter(|port| !host_ends.contains(&port.name)) {
-        failures.note(host.delete_link_nowait(port.index).step("delete the veth pair"));
+        failures.note(network::delete_pair(&host, port.index).step("delete the veth pair"));
     }
     failures.note(remove_rows(&host, network, &leases, &spared).step("remove map rows"));
     if !request.net_conf.ip_masq {

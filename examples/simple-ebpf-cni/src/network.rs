@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cnikit::datapath::{Datapath, MapSet, NetConfig, PodPort};
 use cnikit::ipam::{self, Owner, Store};
-use cnikit::netlink::{Link, Socket};
+use cnikit::netlink::{self, Link, OrphanRecord, Socket};
 use cnikit::plugin::{Failure, Step as _};
 use cnikit::spec::{Attachment, ErrorCode, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
@@ -17,6 +17,14 @@ use crate::restore;
 
 /// Programs and maps are pinned below this directory, by network.
 pub(crate) const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
+
+/// Records the process that a DEL or a GC leaves behind. `/run` is emptied at a reboot, as are the process numbers.
+pub(crate) const ORPHANS: &str = "/run/simple-ebpf-cni/orphans";
+
+/// Deletes a veth pair by its host end, without waiting for the kernel's clean-up.
+pub(crate) fn delete_pair(host: &Socket, index: u32) -> netlink::Result<()> {
+    host.delete_link_nowait(index, &OrphanRecord::new(ORPHANS))
+}
 
 /// The network's leases, below `data_dir`.
 pub(crate) fn leases(data_dir: &Path, network: &NetworkName) -> ipam::Result<Store> {

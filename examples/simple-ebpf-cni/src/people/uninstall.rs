@@ -113,6 +113,9 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     if options.purge && had_data_dir {
         report.remove_empty(data_dir);
     }
+    if options.network.is_none() && others.is_empty() && !report.has_failed {
+        report.remove_orphan_record();
+    }
     if options.json {
         output.json(&report)?
     } else {
@@ -359,6 +362,15 @@ impl Report {
         }
         self.has_failed |= !is_gone;
         is_gone
+    }
+
+    /// Removes the record of the processes that DEL and GC have left behind: no call will read it.
+    fn remove_orphan_record(&mut self) {
+        let record = Path::new(network::ORPHANS);
+        if record.symlink_metadata().is_ok() {
+            self.remove(record.display().to_string(), || Ok(fs::remove_file(record)?));
+        }
+        record.parent().into_iter().for_each(|dir| self.remove_empty(dir));
     }
 
     /// Removes a directory that nothing lies in any more.

@@ -3,7 +3,7 @@
 use cnikit_testbed::{Namespace, Pod};
 use serde_json::{Value, json};
 
-use crate::support::{Network, on_host};
+use crate::support::{Network, code, on_host};
 
 /// Attaches two pods by a configuration with these subnets, lets the test have them with their results, and detaches them.
 #[track_caller]
@@ -95,5 +95,35 @@ fn ipv6_is_switched_on_where_the_runtime_switched_it_off() {
         network.plugin.on("ADD", &config, "one", &pod).run().result();
         assert!(pod.ping("fd00:99::1", 2).status.success());
         network.plugin.on("DEL", &config, "one", &pod).run().silent();
+    });
+}
+
+/// RFC 8950: the next hop of IPv4 may be a router that is known by its IPv6 address.
+#[test]
+fn an_ipv4_route_goes_by_the_ipv6_gateway_if_the_configuration_says_so() {
+    on_host(|network| {
+        for line in ["route fd00:99::/64", "route fe80::/64"] {
+            network.host.keep(line);
+        }
+        let mut config = network.config.clone();
+        config.as_object_mut().expect("an object").remove("subnet");
+        let ranges = json!([[{ "subnet": "10.99.0.0/24" }], [{ "subnet": "fd00:99::/64" }]]);
+        let route = json!({ "dst": "198.51.100.0/24", "gw": "fd00:99::1" });
+        config["ipam"] = json!({ "ranges": ranges, "routes": [route] });
+        let network = network.by(config);
+        network.host.ip("link add far0 type bridge");
+        network.host.ip("link set far0 up");
+        network.host.ip("address add 198.51.100.1/32 dev far0");
+        let pod = network.attach("one");
+        assert_eq!(pod.result["routes"], json!([route]));
+        let found = pod.pod.ip("route show 198.51.100.0/24");
+        assert_eq!(found[0]["via"], json!({ "family": "inet6", "host": "fd00:99::1" }));
+        assert!(pod.pod.ping("198.51.100.1", 1).status.success());
+        network.check(&pod).silent();
+        pod.pod.ip("route del 198.51.100.0/24");
+        pod.pod.ip("route add 198.51.100.0/24 dev eth0");
+        assert!(network.check(&pod).error(code::DIFFERS).contains("198.51.100.0/24"));
+        network.detach(&pod);
+        network.host.ip("link del far0");
     });
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cnikit_testbed::{Namespace, Outcome};
+use cnikit_testbed::{Namespace, Outcome, Ruling};
 use serde_json::{Value, json};
 
 use crate::support::{DATA_DIR, NAME, Network, code, on_host};
@@ -36,6 +36,26 @@ fn gc_detaches_what_is_not_listed_and_spares_the_rest() {
         network.check(&stays).silent();
         gc(network, Some(json!([]))).silent();
         assert!(stays.pod.link("eth0").is_none(), "an empty list means that nothing is valid");
+    });
+}
+
+/// Between two deletions of one name, an ADD may create the pair anew.
+#[test]
+fn gc_deletes_each_pair_once() {
+    on_host(|network| {
+        let pods = ["one", "two", "three"].map(|name| network.attach(name));
+        fs::remove_file(network.lease("three")).expect("the lease");
+        let mut config = network.with("cniVersion", "1.1.0");
+        config["cni.dev/valid-attachments"] = json!([]);
+        let mut deletions = 0;
+        // RTM_DELLINK, by the plugin or by a process of its own.
+        let outcome = network.plugin.invocation("GC").config(&config).supervised(|call| {
+            deletions += usize::from(call.to_string() == "sendto type 17");
+            Ruling::Continue
+        });
+        outcome.silent();
+        assert!(pods.iter().all(|pod| pod.pod.link("eth0").is_none()));
+        assert_eq!(deletions, pods.len());
     });
 }
 

@@ -8,7 +8,7 @@ use cnikit_testbed::{Call, Command, Footprint, Namespace as _, Plugin, Ruling};
 use serde_json::{Value, json};
 
 use crate::people::{BINARY, command, conflist, json_of, refused, shown};
-use crate::support::{DATA_DIR, NAME, Network, on_host};
+use crate::support::{DATA_DIR, NAME, Network, ORPHANS, STATE_DIR, on_host};
 
 /// A node's two directories, empty.
 pub(crate) struct Node<'h> {
@@ -78,7 +78,9 @@ fn what_is_installed_works_and_goes_again() {
         assert_eq!(shown(&node.install(BLACKBOX)).matches("there already").count(), 2);
         node.files().assert_unchanged(&before, "a second install");
         let text = shown(&node.uninstall(""));
-        assert_eq!(text.matches("removed ").count(), 2, "{text}");
+        // The two files that were installed, and what the DEL has left.
+        assert_eq!(text.matches("removed ").count(), 4, "{text}");
+        assert!([ORPHANS, STATE_DIR].iter().all(|path| text.contains(&format!("removed {path}\n"))), "{text}");
         node.files().assert_unchanged(&Footprint::default(), "uninstall");
         assert!(shown(&node.uninstall("")).contains("nothing to remove"));
     });

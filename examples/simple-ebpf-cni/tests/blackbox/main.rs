@@ -29,6 +29,7 @@ mod leases;
 mod log_file;
 mod logs;
 mod masquerade;
+mod orphans;
 mod people;
 mod pins;
 mod pods;

@@ -16,6 +16,12 @@ pub(crate) const GATEWAY: &str = "10.99.0.1";
 /// Where leases are kept by default.
 pub(crate) const DATA_DIR: &str = "/var/lib/cni/simple-ebpf-cni";
 
+/// What holds until the next boot.
+pub(crate) const STATE_DIR: &str = "/run/simple-ebpf-cni";
+
+/// The record of the processes that DEL and GC leave behind. It is an optimization's memory, and stays after any DEL.
+pub(crate) const ORPHANS: &str = "/run/simple-ebpf-cni/orphans";
+
 /// Codes of the plugin's own.
 pub(crate) mod code {
     pub(crate) const POOL_EXHAUSTED: u64 = 100;
@@ -50,6 +56,8 @@ pub(crate) fn on_host(test: impl FnOnce(&Network) + Send) {
         bookkeeping().iter().for_each(|line| host.keep(line));
         test(&network);
         assert_eq!(network.rows().lines().collect::<Vec<_>>(), [""; 0], "the test left rows in the maps");
+        let state = Footprint::of_files(STATE_DIR).beyond(&Footprint::default(), &[format!("file {ORPHANS} ")]);
+        assert!(state.is_empty(), "the test left behind:\n{state}");
     });
 }
 

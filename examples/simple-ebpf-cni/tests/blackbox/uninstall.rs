@@ -7,7 +7,7 @@ use cnikit_testbed::{Call, Command, Footprint, Namespace as _, Ruling};
 
 use crate::install::{BLACKBOX, Node};
 use crate::people::{BINARY, command, conflist_of, refused, shown};
-use crate::support::{DATA_DIR, on_host};
+use crate::support::{DATA_DIR, ORPHANS, STATE_DIR, on_host};
 
 /// The protocol of a socket for nftables.
 const NETLINK_NETFILTER: u64 = 12;
@@ -22,8 +22,10 @@ fn a_purge_leaves_nothing_of_the_network() {
         shown(&node.install(BLACKBOX));
         let installed = node.network("10-blackbox.conflist");
         let pods = ["one", "two"].map(|name| installed.attach(name));
+        installed.detach(&installed.attach("three"));
         let text = shown(&node.uninstall("--purge --force"));
         for what in [
+            format!("removed {ORPHANS}"),
             format!("removed {}", node.binary().display()),
             format!("removed {}", node.conf("10-blackbox.conflist").display()),
             format!("removed veth {}", pods[0].host_veth()),
@@ -37,6 +39,7 @@ fn a_purge_leaves_nothing_of_the_network() {
         network.footprint().assert_unchanged(&before, "install and purge");
         node.files().assert_unchanged(&Footprint::default(), "install and purge");
         assert!(!Path::new(DATA_DIR).exists() && !Path::new("/sys/fs/bpf/simple-ebpf-cni").exists());
+        assert!(!Path::new(STATE_DIR).exists());
         for pod in &pods {
             assert!(pod.pod.link("eth0").is_none());
             network.detach(pod);

@@ -1,11 +1,12 @@
 //! What the sweeps look at between two points.
 
+use std::fs;
 use std::path::PathBuf;
 
 use cnikit_testbed::{Footprint, Invocation, Namespace, Pod};
 use serde_json::{Value, json};
 
-use crate::support::{Attached, DATA_DIR, NAME, Network};
+use crate::support::{Attached, DATA_DIR, NAME, Network, ORPHANS};
 
 /// The attachment that is hit.
 pub(crate) const VICTIM: &str = "victim";
@@ -46,9 +47,10 @@ impl<'n> Scene<'n> {
         self.network.host.pod()
     }
 
-    /// The victim, attached.
+    /// The victim, attached. Its DEL or GC will leave a process behind, whether or not orphans are reaped here.
     #[track_caller]
     pub(crate) fn attached(&self) -> Pod {
+        let _ = fs::remove_file(ORPHANS);
         self.network.attach(VICTIM).pod
     }
 

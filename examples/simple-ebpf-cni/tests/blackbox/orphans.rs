@@ -1,0 +1,275 @@
+//! The processes that DEL and GC leave behind: where nobody reaps them, they do not accumulate.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cnikit_testbed::{Footprint, Host, Namespace as _, Outcome, Plugin, Ruling, Running, eventually};
+use serde_json::json;
+
+use crate::support::{Attached, Network, ORPHANS, STATE_DIR, bin, on_host};
+
+/// How long the kernel may take to let go of a link.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A process 1 that reaps nothing.
+const REAPS_NOTHING: &[&str] = &["sleep", "infinity"];
+
+/// A process 1 that reaps all that ends: a shell does, while it waits.
+const REAPS: &[&str] = &["sh", "-c", "while :; do sleep 60; done"];
+
+/// A PID namespace with a process 1 of its own, in which the plugin runs.
+struct Container<'h> {
+    _unshare: Running,
+    host: &'h Host,
+    init: u32,
+}
+
+impl<'h> Container<'h> {
+    #[track_caller]
+    fn start(host: &'h Host, init: &[&str]) -> Self {
+        let unshare =
+            host.command("setpriv").words("--pdeathsig KILL -- unshare --pid --fork --kill-child --mount-proc --");
+        let unshare = unshare.args(init).spawn();
+        let name = if init == REAPS { "sh" } else { "sleep" };
+        let mut init = None;
+        eventually("process 1", PATIENCE, || {
+            init = processes().into_iter().find(|found| found.parent == unshare.pid() && found.name == name);
+            init.is_some()
+        });
+        let init = init.expect("it was found").pid;
+        Self { _unshare: unshare, host, init }
+    }
+
+    /// The plugin, as a child of a process of the container; `before` are words of the command line before it.
+    fn plugin(&self, before: &str) -> Plugin {
+        self.plugin_in(&["pid", "mnt"], before)
+    }
+
+    /// The plugin in some of the namespaces of the container.
+    fn plugin_in(&self, namespaces: &[&str], before: &str) -> Plugin {
+        let option = |kind: &&str| format!("--{}=/proc/{}/ns/{kind} ", kind.replace("mnt", "mount"), self.init);
+        let namespaces: String = namespaces.iter().map(option).collect();
+        let script = self.host.scratch().join("simple-ebpf-cni");
+        let plugin = bin().join("simple-ebpf-cni");
+        let text = format!("#!/bin/sh\nexec nsenter {namespaces} -- {before} {} \"$@\"\n", plugin.display());
+        fs::write(&script, text).expect("room");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a script");
+        Plugin::new(script)
+    }
+
+    /// The zombies that process 1 should reap, when all that still ran has ended.
+    #[track_caller]
+    fn zombies(&self) -> usize {
+        let mut zombies = 0;
+        eventually("the end of what was left behind", PATIENCE, || {
+            let of_init = |found: &Process| found.parent == self.init && found.name != "sleep";
+            let orphans: Vec<_> = processes().into_iter().filter(of_init).collect();
+            zombies = orphans.len();
+            orphans.iter().all(|orphan| orphan.state == "Z")
+        });
+        zombies
+    }
+}
+
+/// A process by the numbers of the machine.
+struct Process {
+    pid: u32,
+    name: String,
+    state: String,
+    parent: u32,
+}
+
+fn processes() -> Vec<Process> {
+    let pids = fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let process = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (name, fields) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let mut fields = fields.split_whitespace();
+        let (state, parent) = (fields.next()?.to_owned(), fields.next()?.parse().ok()?);
+        Some(Process { pid, name: name.to_owned(), state, parent })
+    };
+    pids.filter_map(process).collect()
+}
+
+#[track_caller]
+fn attach<const N: usize>(network: &Network, names: [&str; N]) -> [Attached; N] {
+    names.map(|name| network.attach(name))
+}
+
+/// DEL without the pod's namespace, as the paths of the machine's are not those of the container.
+fn del(network: &Network, plugin: &Plugin, pod: &Attached) -> Outcome {
+    plugin.on("DEL", &network.config, &pod.container, &pod.pod).without("CNI_NETNS").run()
+}
+
+fn gc(network: &Network, plugin: &Plugin) -> Outcome {
+    let mut config = network.with("cniVersion", "1.1.0");
+    config["cni.dev/valid-attachments"] = json!([]);
+    plugin.invocation("GC").config(&config).run()
+}
+
+#[test]
+fn zombies_do_not_accumulate_under_a_process_1_that_reaps_nothing() {
+    on_host(|network| {
+        let container = Container::start(network.host, REAPS_NOTHING);
+        // A runtime that ignores SIGCHLD has its plugins ignore it.
+        for before in ["", "env --ignore-signal=CHLD"] {
+            let plugin = container.plugin(before);
+            for pod in attach(network, ["one", "two", "three"]) {
+                del(network, &plugin, &pod).silent();
+                assert!(pod.pod.link("eth0").is_none(), "it is gone when the DEL returns");
+                assert!(container.zombies() <= 1, "after a DEL, {before}");
+            }
+            let pods = attach(network, ["one", "two", "three"]);
+            gc(network, &plugin).silent();
+            assert!(pods.iter().all(|pod| pod.pod.link("eth0").is_none()));
+            assert!(container.zombies() <= 1, "after a GC, {before}");
+            let pods = attach(network, ["one", "two", "three", "four", "five", "six"]);
+            std::thread::scope(|scope| {
+                for pod in &pods {
+                    let plugin = &plugin;
+                    scope.spawn(move || del(network, plugin, pod).silent());
+                }
+            });
+            assert!(container.zombies() <= 1, "after DELs at once, {before}");
+        }
+        assert_eq!(container.zombies(), 1, "one is the price of finding out");
+    });
+}
+
+/// Else each of them would be allowed one zombie more by the calls of the other.
+#[test]
+fn the_memory_of_one_container_is_not_that_of_another() {
+    on_host(|network| {
+        let containers = [REAPS_NOTHING, REAPS, REAPS_NOTHING].map(|init| Container::start(network.host, init));
+        let plugins = containers.each_ref().map(|container| container.plugin(""));
+        for _ in 0..3 {
+            for plugin in &plugins {
+                let [pod] = attach(network, ["one"]);
+                del(network, plugin, &pod).silent();
+            }
+        }
+        assert_eq!(containers.each_ref().map(Container::zombies), [1, 0, 1]);
+    });
+}
+
+/// It shows other processes under the numbers of those that are left behind.
+#[test]
+fn a_proc_of_another_pid_namespace_is_not_believed() {
+    on_host(|network| {
+        let container = Container::start(network.host, REAPS_NOTHING);
+        let plugin = container.plugin_in(&["pid"], "");
+        for pod in attach(network, ["one", "two"]) {
+            del(network, &plugin, &pod).silent();
+            assert!(pod.pod.link("eth0").is_none());
+        }
+        assert_eq!(container.zombies(), 0, "nothing is left behind");
+    });
+}
+
+/// Whether a DEL leaves the waiting to a process of its own.
+#[track_caller]
+fn leaves_behind(network: &Network, plugin: &Plugin) -> bool {
+    const RTM_DELLINK: &str = "sendto type 17";
+    const RTM_GETLINK: &str = "sendto type 18";
+    let [pod] = attach(network, ["one"]);
+    let (mut asks, mut deletes) = (None, Vec::new());
+    let call = plugin.on("DEL", &network.config, &pod.container, &pod.pod).without("CNI_NETNS");
+    let outcome = call.supervised(|call| {
+        match call.to_string().as_str() {
+            RTM_GETLINK => asks = Some(call.process()),
+            RTM_DELLINK => deletes.push(call.process()),
+            _ => {}
+        }
+        Ruling::Continue
+    });
+    outcome.silent();
+    assert!(pod.pod.link("eth0").is_none());
+    assert_eq!(deletes.len(), 1, "one request");
+    asks != Some(deletes[0])
+}
+
+#[test]
+fn where_orphans_are_reaped_each_del_leaves_one() {
+    on_host(|network| {
+        let container = Container::start(network.host, REAPS);
+        for round in 0..4 {
+            assert!(leaves_behind(network, &container.plugin("")), "round {round}");
+            eventually("the end of the orphan", PATIENCE, || container.zombies() == 0);
+        }
+        let file = fs::metadata(ORPHANS).expect("the record");
+        assert_eq!((file.mode() & 0o7777, file.uid()), (0o600, 0));
+        assert_eq!(fs::metadata(STATE_DIR).expect("its directory").mode() & 0o7777, 0o700);
+    });
+}
+
+/// Some reap once in a few seconds, and a busy node may hold them up for longer.
+#[test]
+fn a_reaper_that_is_held_up_costs_no_del_its_speed() {
+    on_host(|network| {
+        let container = Container::start(network.host, REAPS);
+        let plugin = container.plugin("");
+        let signal = |signal: &str| {
+            network.host.command("kill").args([signal, &container.init.to_string()]).run();
+        };
+        for _ in 0..2 {
+            assert!(leaves_behind(network, &plugin));
+            eventually("the end of the orphan", PATIENCE, || container.zombies() == 0);
+        }
+        signal("-STOP");
+        for zombies in 1..=3 {
+            let [pod] = attach(network, ["one"]);
+            del(network, &plugin, &pod).silent();
+            assert_eq!(container.zombies(), zombies, "a process each");
+        }
+        signal("-CONT");
+        eventually("the end of the orphans", PATIENCE, || container.zombies() == 0);
+        assert!(leaves_behind(network, &plugin));
+    });
+}
+
+/// What is in the place of the record costs a DEL its speed, and nothing else.
+#[test]
+fn a_record_that_cannot_be_used_is_passed_over() {
+    on_host(|network| {
+        let container = Container::start(network.host, REAPS);
+        let plugin = container.plugin("");
+        let elsewhere = network.host.scratch().join("elsewhere");
+        fs::write(&elsewhere, "of value").expect("room");
+        let record = Path::new(ORPHANS);
+        let planted: [(&str, &dyn Fn()); 5] = [
+            ("a link", &|| symlink(&elsewhere, record).expect("a link")),
+            ("a second name", &|| fs::hard_link(&elsewhere, record).expect("a name")),
+            ("a pipe", &|| _ = network.host.command("mkfifo").arg(record).run()),
+            ("a directory", &|| fs::create_dir(record).expect("a directory")),
+            ("a file of others", &|| {
+                fs::write(record, "").expect("room");
+                fs::set_permissions(record, fs::Permissions::from_mode(0o666)).expect("a mode");
+            }),
+        ];
+        fs::create_dir(STATE_DIR).expect("room");
+        for (what, plant) in planted {
+            plant();
+            assert!(!leaves_behind(network, &plugin), "{what}");
+            assert_eq!(fs::read_to_string(&elsewhere).expect("the file"), "of value", "{what}");
+            remove(record);
+        }
+        fs::remove_dir(STATE_DIR).expect("it is empty");
+        let outside: PathBuf = network.host.scratch();
+        symlink(&outside, STATE_DIR).expect("a link");
+        assert!(!leaves_behind(network, &plugin), "the directory is a link");
+        assert!(Footprint::of_files(&outside).is_empty());
+        fs::remove_file(STATE_DIR).expect("the link");
+        // What is damaged is written anew.
+        fs::create_dir(STATE_DIR).expect("room");
+        fs::write(record, "\u{0}\n".repeat(70_000)).expect("room");
+        assert!(leaves_behind(network, &plugin));
+        assert!(fs::metadata(record).expect("the record").len() < 4096);
+    });
+}
+
+fn remove(record: &Path) {
+    let removed = if record.is_dir() { fs::remove_dir(record) } else { fs::remove_file(record) };
+    removed.expect("it can be removed");
+}
