@@ -116,8 +116,8 @@ impl XdpPins {
         }
     }
 
-    /// Watches all ports that the `port_config` in `maps` knows. Needed when the programs of an older build, which did
-    /// not watch, are replaced.
+    /// Watches all ports that the `port_config` in `maps` knows, and no other. Needed when the programs of an older build
+    /// are replaced, which neither watched its ports nor forgot those of pods that went.
     pub(super) fn watch_all(&self, maps: &Path) {
         if let Err(error) = self.watch_ports_of(maps) {
             debug!("direct delivery bypasses driver-mode XDP programs of some pods: {error}");
@@ -126,10 +126,11 @@ impl XdpPins {
 
     fn watch_ports_of(&self, maps: &Path) -> Result<()> {
         let Some(ports) = self.open()? else { return Ok(()) };
-        for ifindex in Map::open(maps, &PORT_CONFIG)?.keys()?.into_iter().map(u32::from_ne_bytes) {
-            ports.watch(ifindex)?;
+        let known: Vec<[u8; 4]> = Map::open(maps, &PORT_CONFIG)?.keys()?;
+        for gone in ports.map.keys()?.into_iter().filter(|key| !known.contains(key)) {
+            ports.forget(u32::from_ne_bytes(gone))?;
         }
-        Ok(())
+        known.into_iter().try_for_each(|key| ports.watch(u32::from_ne_bytes(key)).map(drop))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cnikit_testbed::{Host, Namespace, Pod, Xdp, eventually, host};
 
 use crate::bed::{Bed, addresses, index};
-use crate::support::{datapath, make_foreign};
+use crate::support::{datapath, make_foreign, map};
 
 const PORT: u16 = 5_000;
 const LIMIT: Duration = Duration::from_secs(5);
@@ -200,6 +200,11 @@ fn only_the_host_end_of_a_pair_can_be_watched() {
     });
 }
 
+/// A key as bpftool takes it.
+fn key(ifindex: u32) -> String {
+    ifindex.to_ne_bytes().iter().fold("key".to_owned(), |words, byte| format!("{words} {byte}"))
+}
+
 /// An older build has pods attached that nothing watches.
 #[test]
 fn ports_are_watched_from_the_upgrade_on() {
@@ -211,6 +216,14 @@ fn ports_are_watched_from_the_upgrade_on() {
         assert!(!bed.datapath.links().unwrap().watches_xdp(veth).unwrap());
         datapath("one").ensure().unwrap();
         assert!(bed.datapath.links().unwrap().watches_xdp(veth).unwrap());
+
+        // One that the older build, when it was back, had removed from the map that it knew.
+        map("delete", &bed.datapath.directory(), "port_config", &key(veth));
+        make_foreign(&bed.datapath.directory());
+        datapath("one").ensure().unwrap();
+        let links = bed.datapath.links().unwrap();
+        assert!(!links.watches_xdp(veth).unwrap());
+        assert!(links.watches_xdp(index(host, "veth0")).unwrap());
         assert!(!bed.datapath.links().unwrap().watches_xdp(index(host, "cbr0")).unwrap());
     });
 }
