@@ -200,6 +200,28 @@ fn only_the_host_end_of_a_pair_can_be_watched() {
     });
 }
 
+/// The kernel keeps links in chains, by the lower eight bits of their indexes, the newest first. One call of the program
+/// looks at 16.
+#[test]
+fn a_port_is_found_behind_many_links_of_its_chain() {
+    with_pods(false, |host, bed| {
+        let veth = index(host, "veth1");
+        for number in 1..=40 {
+            host.ip(&format!("link add name many{number} index {} type bridge", veth + 256 * number));
+        }
+        let links = bed.datapath.links().unwrap();
+        assert!(links.watch_xdp(veth).unwrap());
+        assert!(!links.watch_xdp(veth + 256).unwrap(), "a bridge");
+        assert!(!links.watch_xdp(veth + 256 * 41).unwrap(), "no link");
+        attach(&bed.pods[1], "xdpdrv", "drop");
+        assert!(!arrives(bed, addresses(0)[0], addresses(1)[0]));
+        detach(&bed.pods[1], "xdpdrv");
+        for number in 1..=40 {
+            host.ip(&format!("link del many{number}"));
+        }
+    });
+}
+
 /// A key as bpftool takes it.
 fn key(ifindex: u32) -> String {
     ifindex.to_ne_bytes().iter().fold("key".to_owned(), |words, byte| format!("{words} {byte}"))

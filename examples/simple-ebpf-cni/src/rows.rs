@@ -51,8 +51,12 @@ impl Rows {
         // This order: the row of the port leads to its link-local address, for who removes what a kill has left.
         self.links.insert(port.ifindex, PodLink { mac: port.mac, stack_only })?;
         // Before any address of the pod is known, and packets for it go directly.
-        if let Err(error) = self.links.watch_xdp(port.ifindex) {
-            debug!("direct delivery bypasses a driver-mode XDP program at link {}: {error}", port.ifindex);
+        match self.links.watch_xdp(port.ifindex) {
+            Ok(true) => {}
+            Ok(false) => debug!("direct delivery bypasses a driver-mode XDP program at link {}", port.ifindex),
+            Err(error) => {
+                debug!("direct delivery bypasses a driver-mode XDP program at link {}: {error}", port.ifindex);
+            }
         }
         self.ports.insert(port.mac.link_local().into(), port)
     }
