@@ -140,9 +140,16 @@ struct flow_key {
 	__u8 reserved[2];
 };
 
+/* What bpf/find_xdp.bpf.c returns. */
+enum find_xdp_verdict {
+	FIND_XDP_NONE,
+	FIND_XDP_FOUND,
+	FIND_XDP_MORE, /* call it again */
+};
+
 /* What userspace asks of bpf/find_xdp.bpf.c, and the answer. Padded, as a frame must be longer than its header. */
 struct find_xdp {
-	__u64 address; /* of the kernel's struct bpf_xdp_entity for the driver mode of the pod end */
+	__u64 address; /* of the kernel's struct bpf_xdp_entity for the driver mode of the pod end; first 0 */
 	__u32 ifindex; /* host end */
 	__u8 reserved[52];
 };

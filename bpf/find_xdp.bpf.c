@@ -11,9 +11,12 @@
  * find_xdp	 never runs on a packet. Userspace calls it with BPF_PROG_TEST_RUN, in the
  *		 network namespace of the host end, with a struct find_xdp as the data.
  *
- * Returns 1 and writes `address`, or returns 0 if the link is not the host end of a
- * veth pair. Userspace fills `layout` from the kernel's BTF before it loads the
- * program. CO-RE would do the same, but libbpf takes 45 ms to relocate.
+ * Returns FIND_XDP_FOUND and writes `address`, or FIND_XDP_NONE if the link is not the
+ * host end of a veth pair. After FIND_XDP_MORE, userspace calls again with the struct
+ * that it got: the verifier follows each step of a loop, so a call takes few.
+ *
+ * Userspace fills `layout` from the kernel's BTF before it loads the program. CO-RE
+ * would do the same, but libbpf takes 45 ms to relocate.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -27,8 +30,8 @@
 /* NETDEV_HASHENTRIES, the same since Linux 2.6.24. */
 #define INDEX_HASH 256
 
-/* A chain of the hash is longer than this only beside 65,536 links. */
-#define MAX_CHAIN 256
+/* How many links of a chain of that hash one call looks at. */
+#define MAX_STEPS 16
 
 /* Offsets of members in the structs of the running kernel, in bytes. */
 const volatile struct kernel_layout {
@@ -49,41 +52,51 @@ static __always_inline const void *follow(const void *from, __u32 offset)
 	return bpf_probe_read_kernel(&to, sizeof(to), from + offset) ? NULL : to;
 }
 
-static __always_inline const void *link_by_index(__u32 ifindex)
+/* The first link in the chain of an ifindex. */
+static __always_inline const void *first_node(__u32 ifindex)
 {
 	const void *task = (const void *)bpf_get_current_task();
 	const void *net = follow(follow(task, layout.task_nsproxy), layout.nsproxy_net);
 	const void *heads = follow(net, layout.net_index_head);
-	const void *node = follow(heads, (ifindex & (INDEX_HASH - 1)) * sizeof(void *));
-	const void *dev;
-	__u32 found;
 
-	for (int i = 0; i < MAX_CHAIN && node; i++) {
-		dev = node - layout.dev_index_hlist;
-		if (!bpf_probe_read_kernel(&found, sizeof(found), dev + layout.dev_ifindex) &&
-		    found == ifindex)
-			return dev;
-		node = follow(node, 0);
-	}
-	return NULL;
+	return follow(heads, (ifindex & (INDEX_HASH - 1)) * sizeof(void *));
 }
 
 SEC("tc")
 int find_xdp(struct __sk_buff *skb)
 {
-	const void *host_end, *pod_end;
+	const void *node, *host_end = NULL, *pod_end;
 	struct find_xdp request;
+	__u32 found;
+	int verdict;
 
 	if (bpf_skb_load_bytes(skb, 0, &request, sizeof(request)))
-		return 0;
-	host_end = link_by_index(request.ifindex);
-	/* The private data of a veth device begin with a pointer to the other end. */
-	pod_end = host_end ? follow(host_end, layout.dev_priv) : NULL;
-	/* Only two ends of one pair point to each other; with a wrong offset, nothing does. */
-	if (!pod_end || follow(pod_end, layout.dev_priv) != host_end)
-		return 0;
-	request.address = (__u64)(pod_end + layout.dev_driver_xdp);
-	return !bpf_skb_store_bytes(skb, 0, &request, sizeof(request), 0);
+		return FIND_XDP_NONE;
+	/* A link that went since the last call leads nowhere, or to what the check below refuses. */
+	node = request.address ? (const void *)request.address : first_node(request.ifindex);
+	for (int i = 0; i < MAX_STEPS && node; i++) {
+		host_end = node - layout.dev_index_hlist;
+		if (!bpf_probe_read_kernel(&found, sizeof(found), host_end + layout.dev_ifindex) &&
+		    found == request.ifindex)
+			break;
+		host_end = NULL;
+		node = follow(node, 0);
+	}
+	if (host_end) {
+		/* The private data of a veth device begin with a pointer to the other end. */
+		pod_end = follow(host_end, layout.dev_priv);
+		/* Only two ends of one pair point to each other; with a wrong offset, nothing does. */
+		if (!pod_end || follow(pod_end, layout.dev_priv) != host_end)
+			return FIND_XDP_NONE;
+		request.address = (__u64)(pod_end + layout.dev_driver_xdp);
+		verdict = FIND_XDP_FOUND;
+	} else if (node) {
+		request.address = (__u64)node;
+		verdict = FIND_XDP_MORE;
+	} else {
+		return FIND_XDP_NONE;
+	}
+	return bpf_skb_store_bytes(skb, 0, &request, sizeof(request), 0) ? FIND_XDP_NONE : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -22,7 +22,8 @@
 //!
 //! 5.10 or newer with `CONFIG_BPF_SYSCALL` and `CONFIG_NET_CLS_BPF`; `CAP_BPF` and `CAP_NET_ADMIN`
 //! (or root) to load and to open pins, `CAP_SYS_ADMIN` to mount the BPF file system. Before 6.12,
-//! loading can take `CAP_PERFMON` as well: 5.10 and 6.1 are known to ask for it.
+//! loading can take `CAP_PERFMON` as well: 5.10 and 6.1 are known to ask for it. With `CAP_PERFMON` and the kernel's BTF,
+//! direct packets pass the driver-mode XDP programs of pods ([`LinkMap::watch_xdp`]).
 //!
 //! # Example
 //!
@@ -45,7 +46,9 @@
 //! datapath.counters()?.track(pod)?;
 //! datapath.ports()?.insert(pod, port)?;
 //! datapath.ports()?.insert(port.mac.link_local().into(), port)?;
-//! datapath.links()?.insert(port.ifindex, PodLink { mac: port.mac, stack_only: false })?;
+//! let links = datapath.links()?;
+//! links.insert(port.ifindex, PodLink { mac: port.mac, stack_only: false })?;
+//! links.watch_xdp(port.ifindex)?;
 //!
 //! println!("{:?}", datapath.counters()?.read(pod)?);
 //! # Ok(())

@@ -93,7 +93,10 @@ pub(super) fn follow(directory: &Path, reads_xdp: bool) -> Result<()> {
         }
         return indexes(&xdp.map)?.into_iter().try_for_each(|ifindex| xdp.forget(ifindex));
     }
-    for ifindex in indexes(&maps.open(&PORT_CONFIG)?)? {
+    let known = indexes(&maps.open(&PORT_CONFIG)?)?;
+    // An older build does not forget the ports of pods that go.
+    indexes(&xdp.map)?.into_iter().filter(|port| !known.contains(port)).try_for_each(|gone| xdp.forget(gone))?;
+    for ifindex in known {
         if let Err(error) = xdp.watch(ifindex) {
             debug!("direct delivery bypasses a driver-mode XDP program at link {ifindex}: {error}");
         }
@@ -135,13 +138,31 @@ impl PortXdp {
     }
 }
 
-/// Runs `find_xdp` for the link with this index.
+/// Runs `find_xdp` for the link with this index, as often as it asks for: beside `n` links some `n / 4,096` times.
 fn find(program: &OwnedFd, ifindex: u32) -> io::Result<Option<u64>> {
-    let input = Request { address: 0, ifindex, reserved: [0; 52] };
+    /// As many as 16 million links take. The end of a walk that a link led astray which was just deleted.
+    const MAX_CALLS: u32 = 4096;
+    let mut request = Request { address: 0, ifindex, reserved: [0; 52] };
+    for _ in 0..MAX_CALLS {
+        match run(program, &mut request)? {
+            FOUND => return Ok(Some(request.address)),
+            MORE => {}
+            _ => break,
+        }
+    }
+    Ok(None)
+}
+
+/// `FIND_XDP_FOUND`
+const FOUND: u32 = 1;
+/// `FIND_XDP_MORE`
+const MORE: u32 = 2;
+
+fn run(program: &OwnedFd, request: &mut Request) -> io::Result<u32> {
     let mut answer = Request::new_zeroed();
     let mut options = sys::bpf_test_run_opts {
         sz: size_of::<sys::bpf_test_run_opts>() as _,
-        data_in: input.as_bytes().as_ptr().cast(),
+        data_in: request.as_bytes().as_ptr().cast(),
         data_size_in: size_of::<Request>() as _,
         data_out: answer.as_mut_bytes().as_mut_ptr().cast(),
         data_size_out: size_of::<Request>() as _,
@@ -153,7 +174,8 @@ fn find(program: &OwnedFd, ifindex: u32) -> io::Result<Option<u64>> {
     if ran != 0 {
         return Err(io::Error::from_raw_os_error(-ran));
     }
-    Ok((options.retval == 1).then_some(answer.address))
+    *request = answer;
+    Ok(options.retval)
 }
 
 /// The offsets that `find_xdp` needs; `None` if the kernel does not describe them.

@@ -97,6 +97,7 @@ mod fuzzed;
 mod ipv6;
 mod link;
 mod netns;
+mod next_hop;
 pub mod nftables;
 mod notices;
 mod nowait;

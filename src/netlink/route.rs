@@ -18,6 +18,7 @@ use super::{
     attrs::{Attrs, nested, number},
     error::{Fault, Operation, Result},
     link::Link,
+    next_hop::{self, RTA_VIA},
     socket::Socket,
 };
 
@@ -131,7 +132,7 @@ impl Route {
             attrs = if gateway.is_ipv4() == self.dst.is_ipv4() {
                 attrs.put(Rta::Gateway, &octets(gateway)[..])?
             } else {
-                attrs.put(Rta::Via, &via(gateway)[..])?
+                attrs.put(Rta::from(RTA_VIA), &next_hop::via(gateway)[..])?
             };
         }
         if !metrics.is_empty() {
@@ -157,11 +158,10 @@ impl Route {
             match attr.rta_type() {
                 Rta::Dst => dst = IpNetwork::new(ip_addr(bytes)?, *message.rtm_dst_len()).ok()?,
                 Rta::Gateway => route.gateway = ip_addr(bytes),
-                Rta::Via => route.gateway = via_addr(bytes),
                 Rta::Oif => route.oif = number(bytes)?,
                 Rta::Priority => route.priority = number(bytes),
                 Rta::Table => route.table = number(bytes),
-                Rta::Multipath => (route.oif, route.gateway) = first_hop(bytes)?,
+                Rta::Multipath => (route.oif, route.gateway) = next_hop::multipath(bytes).into_iter().next()?,
                 Rta::Metrics => {
                     for (metric, value) in nested(bytes) {
                         match metric {
@@ -171,6 +171,7 @@ impl Route {
                         }
                     }
                 }
+                other if u16::from(*other) == RTA_VIA => route.gateway = next_hop::via_addr(bytes),
                 _ => (),
             }
         }
@@ -290,31 +291,6 @@ impl Socket {
             .filter(|message| *message.rtm_type() == Rtn::Unicast);
         Ok(unicast.filter_map(Route::decode).filter(|route| route.table == Some(MAIN_TABLE)).collect())
     }
-}
-
-/// Link and gateway of the first next hop in a multipath route.
-fn first_hop(hops: &[u8]) -> Option<(u32, Option<IpAddr>)> {
-    // struct rtnexthop: length, flags, hops, index; then attributes up to the length.
-    let length = u16::from_ne_bytes(hops.first_chunk().copied()?);
-    let (header, attrs) = hops.get(..usize::from(length))?.split_at_checked(8)?;
-    let gateway = nested(attrs).find_map(|(kind, bytes)| match Rta::from(kind) {
-        Rta::Gateway => ip_addr(bytes),
-        Rta::Via => via_addr(bytes),
-        _ => None,
-    });
-    Some((number(&header[4..])?, gateway))
-}
-
-/// `struct rtvia`: the family of a next hop, in the machine's byte order, and its address.
-fn via(gateway: IpAddr) -> Vec<u8> {
-    let family = u16::from(u8::from(family(gateway)));
-    [&family.to_ne_bytes()[..], &octets(gateway)].concat()
-}
-
-/// The address in `struct rtvia`. Its length tells the family, unless that is another one than IP's.
-fn via_addr(bytes: &[u8]) -> Option<IpAddr> {
-    let (_, octets) = bytes.split_first_chunk::<2>()?;
-    ip_addr(octets).filter(|gateway| via(*gateway) == bytes)
 }
 
 /// The destination of the default route.

@@ -1,6 +1,6 @@
 //! Routes of every table, with every next hop.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::collections::HashMap;
 
 use neli::{
     consts::rtnl::{RtAddrFamily, RtScope, RtTable, Rta, Rtm, Rtn, Rtprot},
@@ -13,21 +13,17 @@ use super::{
     address::ip_addr,
     attrs::{nested, number},
     error::{Fault, Operation, Result},
+    next_hop::{self, Hop, RTA_VIA},
     route::Route,
     socket::Socket,
 };
 
-// neli has this name for glibc alone.
-const RTA_VIA: u16 = 18;
 const RTA_NH_ID: u16 = 30;
 const RTM_GETNEXTHOP: u16 = 106;
 const NHA_ID: u16 = 1;
 const NHA_GROUP: u16 = 2;
 const NHA_OIF: u16 = 5;
 const NHA_GATEWAY: u16 = 6;
-
-/// Link and gateway.
-type Hop = (u32, Option<IpAddr>);
 
 impl Socket {
     /// The unicast routes of all tables, IPv4 first. A route with several next hops is listed once for each of them.
@@ -114,9 +110,9 @@ impl Hops {
             match attr.rta_type() {
                 Rta::Oif => oif = number(bytes),
                 Rta::Gateway => gateway = ip_addr(bytes),
-                Rta::Multipath => hops = multipath(bytes),
+                Rta::Multipath => hops = next_hop::multipath(bytes),
                 other => match u16::from(*other) {
-                    RTA_VIA => gateway = via(bytes),
+                    RTA_VIA => gateway = next_hop::via_addr(bytes),
                     RTA_NH_ID => object = number(bytes),
                     _ => (),
                 },
@@ -125,29 +121,6 @@ impl Hops {
         hops.extend(oif.map(|oif| (oif, gateway)));
         Self { hops, object }
     }
-}
-
-/// A next hop of another family than the destination: struct rtvia, the family and then the address.
-fn via(bytes: &[u8]) -> Option<IpAddr> {
-    ip_addr(bytes.get(2..)?)
-}
-
-/// All next hops of a multipath route. Each is a struct rtnexthop (length, flags, hops, index) and its attributes.
-fn multipath(bytes: &[u8]) -> Vec<Hop> {
-    const HEADER: usize = 8;
-    let mut rest = bytes;
-    let mut hops = Vec::new();
-    while let Some(length) = rest.first_chunk().copied().map(u16::from_ne_bytes).map(usize::from) {
-        let Some((header, attrs)) = rest.get(..length).and_then(|hop| hop.split_at_checked(HEADER)) else { break };
-        let gateway = nested(attrs).find_map(|(kind, bytes)| match kind {
-            kind if kind == u16::from(Rta::Gateway) => ip_addr(bytes),
-            RTA_VIA => via(bytes),
-            _ => None,
-        });
-        hops.extend(number(&header[4..]).map(|oif| (oif, gateway)));
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    hops
 }
 
 fn with_hop(route: &Route, (oif, gateway): Hop) -> Route {
@@ -165,25 +138,4 @@ fn of_all_tables(family: RtAddrFamily) -> Result<Rtmsg, Fault> {
         .rtm_scope(RtScope::Universe)
         .rtm_type(Rtn::Unspec)
         .build()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_multipath_route_is_read_up_to_the_first_hop_that_is_cut_off() {
-        let hop = |index: u32, gateway: [u8; 4]| {
-            let mut bytes = [16u16.to_ne_bytes(), [0; 2]].concat();
-            bytes.extend(index.to_ne_bytes());
-            bytes.extend([8u16.to_ne_bytes(), 5u16.to_ne_bytes()].concat());
-            bytes.extend(gateway);
-            bytes
-        };
-        let whole = [hop(3, [10, 0, 0, 1]), hop(4, [10, 0, 0, 2])].concat();
-        let expected = [(3, Some([10, 0, 0, 1].into())), (4, Some([10, 0, 0, 2].into()))];
-        assert_eq!(multipath(&whole), expected);
-        assert_eq!(multipath(&whole[..20]), expected[..1]);
-        assert_eq!(multipath(&[0; 8]), []);
-    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cnikit_testbed::{Host, Namespace, Pod, Xdp, eventually, host};
 
 use crate::bed::{Bed, addresses, index};
-use crate::support::{datapath, make_foreign};
+use crate::support::{datapath, make_foreign, map};
 
 const PORT: u16 = 5_000;
 const LIMIT: Duration = Duration::from_secs(5);
@@ -200,6 +200,33 @@ fn only_the_host_end_of_a_pair_can_be_watched() {
     });
 }
 
+/// The kernel keeps links in chains, by the lower eight bits of their indexes, the newest first. One call of the program
+/// looks at 16.
+#[test]
+fn a_port_is_found_behind_many_links_of_its_chain() {
+    with_pods(false, |host, bed| {
+        let veth = index(host, "veth1");
+        for number in 1..=40 {
+            host.ip(&format!("link add name many{number} index {} type bridge", veth + 256 * number));
+        }
+        let links = bed.datapath.links().unwrap();
+        assert!(links.watch_xdp(veth).unwrap());
+        assert!(!links.watch_xdp(veth + 256).unwrap(), "a bridge");
+        assert!(!links.watch_xdp(veth + 256 * 41).unwrap(), "no link");
+        attach(&bed.pods[1], "xdpdrv", "drop");
+        assert!(!arrives(bed, addresses(0)[0], addresses(1)[0]));
+        detach(&bed.pods[1], "xdpdrv");
+        for number in 1..=40 {
+            host.ip(&format!("link del many{number}"));
+        }
+    });
+}
+
+/// A key as bpftool takes it.
+fn key(ifindex: u32) -> String {
+    ifindex.to_ne_bytes().iter().fold("key".to_owned(), |words, byte| format!("{words} {byte}"))
+}
+
 /// An older build has pods attached that nothing watches.
 #[test]
 fn ports_are_watched_from_the_upgrade_on() {
@@ -211,6 +238,14 @@ fn ports_are_watched_from_the_upgrade_on() {
         assert!(!bed.datapath.links().unwrap().watches_xdp(veth).unwrap());
         datapath("one").ensure().unwrap();
         assert!(bed.datapath.links().unwrap().watches_xdp(veth).unwrap());
+
+        // One that the older build, when it was back, had removed from the map that it knew.
+        map("delete", &bed.datapath.directory(), "port_config", &key(veth));
+        make_foreign(&bed.datapath.directory());
+        datapath("one").ensure().unwrap();
+        let links = bed.datapath.links().unwrap();
+        assert!(!links.watches_xdp(veth).unwrap());
+        assert!(links.watches_xdp(index(host, "veth0")).unwrap());
         assert!(!bed.datapath.links().unwrap().watches_xdp(index(host, "cbr0")).unwrap());
     });
 }

@@ -92,8 +92,12 @@ impl Rows {
 
     fn insert_link(&self, port: PodPort, stack_only: bool) -> datapath::Result<()> {
         self.links.insert(port.ifindex, PodLink { mac: port.mac, stack_only })?;
-        if let Err(error) = self.links.watch_xdp(port.ifindex) {
-            debug!("direct delivery bypasses a driver-mode XDP program at link {}: {error}", port.ifindex);
+        match self.links.watch_xdp(port.ifindex) {
+            Ok(true) => {}
+            Ok(false) => debug!("direct delivery bypasses a driver-mode XDP program at link {}", port.ifindex),
+            Err(error) => {
+                debug!("direct delivery bypasses a driver-mode XDP program at link {}: {error}", port.ifindex);
+            }
         }
         Ok(())
     }

@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use rustix::process::{Resource, Rlimit, setrlimit};
+
 /// Loads a classifier that answers every packet with `verdict`, and says the kernel's id for it.
 ///
 /// Each call makes another program. It is gone when nothing holds it any more.
@@ -117,6 +119,9 @@ fn load(kind: u32, verdict: i32) -> OwnedFd {
         rest: [u64; 14],
     }
     const BPF_PROG_LOAD: libc::c_int = 5;
+    // Before Linux 5.11, programs count against the memory that a process may lock. Since then, a refusal does not matter.
+    let unlimited = Rlimit { current: None, maximum: None };
+    let _ = setrlimit(Resource::Memlock, unlimited);
     // r0 = verdict; exit
     let [a, b, c, d] = verdict.to_ne_bytes();
     let instructions: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, a, b, c, d], [0x95, 0, 0, 0, 0, 0, 0, 0]];

@@ -58,9 +58,10 @@ fn a_filter_of_the_pods_own_sees_what_other_pods_send() {
 }
 
 #[test]
-fn pins_that_are_lost_cost_a_pod_its_filter_until_the_next_add_alone() {
+fn a_filter_holds_when_the_pins_are_lost_and_when_they_come_back() {
     with_filter(|network, [one, two]| {
         fs::remove_dir_all(PINS).expect("a bpffs is writable");
+        assert!(!one.pod.ping(two.address(), 3).status.success());
         let three = network.attach("three");
         assert!(!one.pod.ping(two.address(), 3).status.success());
         assert!(!three.pod.ping(two.address(), 3).status.success());

@@ -1,0 +1,67 @@
+//! Next hops in the messages of routes.
+
+use std::net::IpAddr;
+
+use neli::consts::rtnl::Rta;
+
+use super::{
+    address::{family, ip_addr, octets},
+    attrs::{nested, number},
+};
+
+/// A next hop of another family than the destination. neli has this name for glibc alone.
+pub(super) const RTA_VIA: u16 = 18;
+
+/// Link and gateway.
+pub(super) type Hop = (u32, Option<IpAddr>);
+
+/// `struct rtvia`: the family of a next hop, in the machine's byte order, and its address.
+pub(super) fn via(gateway: IpAddr) -> Vec<u8> {
+    let family = u16::from(u8::from(family(gateway)));
+    [&family.to_ne_bytes()[..], &octets(gateway)].concat()
+}
+
+/// The address in `struct rtvia`. Its length tells the family, unless that is another one than IP's.
+pub(super) fn via_addr(bytes: &[u8]) -> Option<IpAddr> {
+    let (_, octets) = bytes.split_first_chunk::<2>()?;
+    ip_addr(octets).filter(|gateway| via(*gateway) == bytes)
+}
+
+/// All next hops of a multipath route. Each is a `struct rtnexthop` (length, flags, hops, index) and its attributes.
+pub(super) fn multipath(bytes: &[u8]) -> Vec<Hop> {
+    const HEADER: usize = 8;
+    let mut rest = bytes;
+    let mut hops = Vec::new();
+    while let Some(length) = rest.first_chunk().copied().map(u16::from_ne_bytes).map(usize::from) {
+        let Some((header, attrs)) = rest.get(..length).and_then(|hop| hop.split_at_checked(HEADER)) else { break };
+        let gateway = nested(attrs).find_map(|(kind, bytes)| match kind {
+            kind if kind == u16::from(Rta::Gateway) => ip_addr(bytes),
+            RTA_VIA => via_addr(bytes),
+            _ => None,
+        });
+        hops.extend(number(&header[4..]).map(|oif| (oif, gateway)));
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    hops
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_multipath_route_is_read_up_to_the_first_hop_that_is_cut_off() {
+        let hop = |index: u32, gateway: [u8; 4]| {
+            let mut bytes = [16u16.to_ne_bytes(), [0; 2]].concat();
+            bytes.extend(index.to_ne_bytes());
+            bytes.extend([8u16.to_ne_bytes(), 5u16.to_ne_bytes()].concat());
+            bytes.extend(gateway);
+            bytes
+        };
+        let whole = [hop(3, [10, 0, 0, 1]), hop(4, [10, 0, 0, 2])].concat();
+        let expected = [(3, Some([10, 0, 0, 1].into())), (4, Some([10, 0, 0, 2].into()))];
+        assert_eq!(multipath(&whole), expected);
+        assert_eq!(multipath(&whole[..20]), expected[..1]);
+        assert_eq!(multipath(&[0; 8]), []);
+    }
+}
