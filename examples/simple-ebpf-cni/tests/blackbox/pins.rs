@@ -460,6 +460,10 @@ fn first_adds_from_two_mount_namespaces_at_once_make_one_network() {
                 let calls: Vec<_> = calls.map(|call| scope.spawn(move || attach(call))).collect();
                 calls.into_iter().map(|call| call.join().expect("ADD succeeds")).collect()
             });
+            // Before another ADD puts entries right.
+            for (from, to) in pods.iter().zip(pods.iter().cycle().skip(1)) {
+                assert!(!can_spoof(from, to), "round {round}: {} is not held to its addresses", from.address());
+            }
             let (here, last) = (network.attach("here"), there.attach("there"));
             let pods: Vec<&Attached> = pods.iter().chain([&here, &last]).collect();
             assert_whole(network, &pods);
