@@ -17,6 +17,7 @@ mod guard;
 mod hostile_input;
 mod hostile_pods;
 mod install;
+mod instances;
 mod keys;
 mod leases;
 mod log_file;
