@@ -4,6 +4,8 @@
 //! A [`Datapath`] is one network's set of programs and maps, pinned in a directory on the BPF file
 //! system. [`Datapath::ensure`] loads and pins the set once; every later caller opens the pins. The
 //! set appears under its name whole or not at all, whatever happens to the process that loads it.
+//! Pins are names for running programs and their maps, and can be missing or lead to others: a caller that finds programs
+//! attached passes their ids to [`Datapath::ensure_for`], which pins the maps that they use.
 //!
 //! A program is a file descriptor ([`Program`]). [`netlink`](crate::netlink) hangs it on a TC hook as
 //! a filter, or [`TcxLink`] does without a qdisc; both take the programs of other authors too. A network's maps say nothing of other

@@ -94,7 +94,11 @@ impl Datapath {
 
     /// Whether the maps that running programs use are pinned here.
     pub(super) fn pins_all(&self, in_use: &InUse) -> Result<bool> {
-        let pinned = self.pinned_ids()?;
+        let pinned = match self.pinned_ids() {
+            // A map of other sizes is another map.
+            Err(Error::Layout { .. }) => return Ok(false),
+            pinned => pinned?,
+        };
         Ok(in_use.maps.iter().all(|(name, id)| pinned.get(name) == Some(id)))
     }
 
@@ -149,10 +153,13 @@ impl Datapath {
             return in_use.map_or(Ok(()), |in_use| self.pin_twins(loading, in_use));
         }
 
-        let mut maps = self.pinned()?;
+        let (mut maps, has_misfit) = match self.pinned() {
+            Err(Error::Layout { .. }) if in_use.is_some() => (Maps::new(), true),
+            pinned => (pinned?, false),
+        };
         // Maps of another set are of no use, also those that the running programs do not have.
         let pinned = ids(&maps)?;
-        let is_other = in_use.is_some_and(|in_use| is_other(&pinned, in_use));
+        let is_other = has_misfit || in_use.is_some_and(|in_use| is_other(&pinned, in_use));
         if is_other {
             maps.clear();
         }

@@ -90,6 +90,9 @@ mod tests {
         let (one, two) = (owner("one"), owner("two"));
         let held = store.lock_owner(&one, PATIENCE).unwrap();
         assert!(matches!(store.lock_owner(&one, PATIENCE), Err(Error::LockTimeout { .. })));
+        // Asking the kernel for the holder takes longer than a caller that does not wait has.
+        let refused = store.lock_owner(&one, Duration::ZERO);
+        assert!(matches!(refused, Err(Error::LockTimeout { holder: None, .. })), "{refused:?}");
         drop(store.lock_owner(&two, PATIENCE).unwrap());
         std::fs::write(store.dir().join("owners").join(two.file_name()), "left by a kill").unwrap();
         assert_eq!(store.owners_at_work().unwrap(), std::slice::from_ref(&one));

@@ -310,7 +310,9 @@ fn the_maps_that_running_programs_use_are_pinned_in_the_place_of_others() {
         assert!(there.unpinned_maps(&programs).unwrap().is_some());
         assert!(here.unpinned_maps(&programs).unwrap().is_none());
 
-        for (is_pinned, is_foreign) in [(false, false), (true, false), (true, true)] {
+        for (is_pinned, is_foreign, has_misfit) in
+            [(false, false, false), (true, false, false), (true, true, false), (true, true, true)]
+        {
             there.remove().unwrap();
             if is_pinned {
                 there.ensure().unwrap();
@@ -318,6 +320,11 @@ fn the_maps_that_running_programs_use_are_pinned_in_the_place_of_others() {
             }
             if is_foreign {
                 make_foreign(&there.directory());
+            }
+            if has_misfit {
+                let pin = there.directory().join("port_config");
+                fs::remove_file(&pin).unwrap();
+                bpftool().words("map create").arg(&pin).words("type hash key 4 value 4 entries 1 name x").run();
             }
             let seen = there.unpinned_maps(&programs).unwrap().expect("others than the pinned maps");
             assert_eq!(seen.ports().unwrap().read(pod).unwrap(), Some(port(7, 2)));

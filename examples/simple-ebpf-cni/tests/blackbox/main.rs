@@ -22,6 +22,7 @@ mod hairpin;
 mod hostile_input;
 mod hostile_pods;
 mod install;
+mod instances;
 mod ipv6_off;
 mod keys;
 mod kubernetes;

@@ -8,8 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use cnikit::datapath::{Direction, TcxLink};
-use cnikit_testbed::{Command, Namespace, Plugin, classifier, kernel};
+use cnikit_testbed::{Command, Namespace, Plugin, classifier};
 use serde_json::{Value, json};
 
 use crate::restore::can_spoof;
@@ -17,14 +16,14 @@ use crate::support::{Attached, NAME, Network, bin, code, on_host};
 use crate::upgrade::{HOOKS, block, in_block, make_foreign};
 
 const BPFFS: &str = "/sys/fs/bpf";
-const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
+pub(crate) const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
 
 /// A BPF file system of another mount namespace.
-struct Elsewhere(PathBuf);
+pub(crate) struct Elsewhere(pub(crate) PathBuf);
 
 impl Elsewhere {
     #[track_caller]
-    fn new(network: &Network) -> Self {
+    pub(crate) fn new(network: &Network) -> Self {
         let path = network.host.scratch();
         network.host.command("mount").words("-t bpf bpf").arg(&path).run();
         Self(path)
@@ -32,7 +31,7 @@ impl Elsewhere {
 
     /// Works as calls from there do.
     #[track_caller]
-    fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
         Command::new("mount").arg("--bind").arg(&self.0).arg(BPFFS).run();
         let done = work();
         Command::new("umount").arg(BPFFS).run();
@@ -43,7 +42,7 @@ impl Elsewhere {
 impl Elsewhere {
     /// The plugin in a mount namespace of its own, where this is `/sys/fs/bpf`: for calls at the same time as others.
     #[track_caller]
-    fn plugin(&self, network: &Network) -> Plugin {
+    pub(crate) fn plugin(&self, network: &Network) -> Plugin {
         let script = network.host.scratch().join("simple-ebpf-cni");
         let inside = r#"mount --bind "$0" /sys/fs/bpf && exec "$1""#;
         let (bpffs, plugin) = (self.0.display(), bin().join("simple-ebpf-cni"));
@@ -56,7 +55,7 @@ impl Elsewhere {
 
 /// Two pods that have reached each other, and another BPF file system.
 #[track_caller]
-fn with_two_pods(test: impl FnOnce(&Network, [&Attached; 2], &Elsewhere) + Send) {
+pub(crate) fn with_two_pods(test: impl FnOnce(&Network, [&Attached; 2], &Elsewhere) + Send) {
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
         assert_direct(network, &one, &two);
@@ -72,7 +71,7 @@ fn with_two_pods(test: impl FnOnce(&Network, [&Attached; 2], &Elsewhere) + Send)
 
 /// What one pod sends to another goes directly, and is counted in the maps that are pinned here.
 #[track_caller]
-fn assert_direct(network: &Network, from: &Attached, to: &Attached) {
+pub(crate) fn assert_direct(network: &Network, from: &Attached, to: &Attached) {
     let sent = || network.counters(from.address()).expect("an entry").tx_direct;
     let before = sent();
     assert!(from.pod.ping(to.address(), 3).status.success(), "{} to {}", from.address(), to.address());
@@ -81,7 +80,7 @@ fn assert_direct(network: &Network, from: &Attached, to: &Attached) {
 
 /// The pinned programs run, and the guard holds pods to their addresses.
 #[track_caller]
-fn assert_whole(network: &Network, pods: &[&Attached]) {
+pub(crate) fn assert_whole(network: &Network, pods: &[&Attached]) {
     for (direction, name) in HOOKS {
         assert_eq!(in_block(network, direction), [network.program_id(name)], "{name}");
     }
@@ -93,7 +92,7 @@ fn assert_whole(network: &Network, pods: &[&Attached]) {
 
 /// The id of a pinned map.
 #[track_caller]
-fn map_id(network: &Network, map: &str) -> u64 {
+pub(crate) fn map_id(network: &Network, map: &str) -> u64 {
     let shown = network.host.command("bpftool").words("-j map show pinned").arg(network.pin(map)).json();
     shown["id"].as_u64().expect("an id")
 }
@@ -375,104 +374,4 @@ fn place(network: &Network, direction: &str) -> String {
     let filter = filter.unwrap_or_else(|| panic!("no filter: {filters}"));
     let handle = filter["options"]["handle"].as_str().expect("a handle");
     format!("block {block} pref {} handle {handle}", filter["pref"])
-}
-
-/// The programs on the ports of pods with TCX links stay the only ones there.
-#[test]
-fn links_of_tcx_that_are_pinned_elsewhere_are_kept_to() {
-    if kernel() < (6, 6) {
-        return;
-    }
-    with_two_pods(|network, [one, two], elsewhere| {
-        let by_links = network.by(network.with("attach", "tcx"));
-        let linked = by_links.attach("linked");
-        let index = network.host.link(linked.host_veth()).expect("it")["ifindex"].as_u64().expect("an index");
-        let index = u32::try_from(index).expect("an index");
-        let attached = || {
-            [Direction::Ingress, Direction::Egress]
-                .map(|way| TcxLink::attached(index, way).expect("it can be asked").len())
-        };
-        assert_eq!(attached(), [1, 1]);
-        for is_older in [false, true, false] {
-            let next = elsewhere.enter(|| {
-                if is_older {
-                    make_foreign(network);
-                }
-                let next = network.attach("next");
-                assert_eq!(attached(), [1, 1]);
-                assert_whole(network, &[one, two, &linked, &next]);
-                by_links.check(&linked).silent();
-                next
-            });
-            network.detach(&next);
-            let last = network.attach("last");
-            assert_whole(network, &[one, two, &linked, &last]);
-            by_links.check(&linked).silent();
-            network.detach(&last);
-        }
-        elsewhere.enter(|| by_links.detach(&linked));
-        // The pins of its links are swept by GC where they are.
-        let (mut config, kept) = (network.with("cniVersion", "1.1.0"), [one, two]);
-        config["cni.dev/valid-attachments"] =
-            kept.map(|pod| json!({ "containerID": pod.container, "ifname": "eth0" })).to_vec().into();
-        network.plugin.invocation("GC").config(&config).run().silent();
-        assert!(fs::read_dir(network.pin("").with_file_name("links")).is_ok_and(|mut pins| pins.next().is_none()));
-    });
-}
-
-#[test]
-fn pods_with_addresses_of_another_plugin_are_served_from_elsewhere() {
-    on_host(|network| {
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] = json!({ "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": network.host.scratch() });
-        let network = &Network { host: network.host, plugin: network.plugin.clone().beside("/usr/lib/cni"), config };
-        let elsewhere = Elsewhere::new(network);
-        let (one, two) = (network.attach("one"), network.attach("two"));
-        assert_direct(network, &one, &two);
-        let three = elsewhere.enter(|| {
-            let three = network.attach("three");
-            assert_whole(network, &[&one, &two, &three]);
-            network.detach(&two);
-            three
-        });
-        let four = network.attach("four");
-        assert_whole(network, &[&one, &three, &four]);
-        [&one, &three, &four].into_iter().for_each(|pod| network.detach(pod));
-    });
-}
-
-/// Each of two mount namespaces loads programs and maps of its own. One set comes to run, and all pods are in its maps.
-#[test]
-fn first_adds_from_two_mount_namespaces_at_once_make_one_network() {
-    on_host(|network| {
-        let elsewhere = Elsewhere::new(network);
-        let there = Network { host: network.host, plugin: elsewhere.plugin(network), config: network.config.clone() };
-        for round in 0..5 {
-            let attach = |(number, network): (usize, &Network)| {
-                let pod = network.host.pod();
-                let container = format!("pod-{round}-{number}");
-                let result = network.call("ADD", &container, &pod).result();
-                Attached { container, pod, result }
-            };
-            let pods: Vec<Attached> = std::thread::scope(|scope| {
-                let calls = [network, &there, network, &there].into_iter().enumerate();
-                let calls: Vec<_> = calls.map(|call| scope.spawn(move || attach(call))).collect();
-                calls.into_iter().map(|call| call.join().expect("ADD succeeds")).collect()
-            });
-            let (here, last) = (network.attach("here"), there.attach("there"));
-            let pods: Vec<&Attached> = pods.iter().chain([&here, &last]).collect();
-            assert_whole(network, &pods);
-            let map = map_id(network, "pod_ifindex");
-            elsewhere.enter(|| assert_eq!(map_id(network, "pod_ifindex"), map, "round {round}"));
-            for pod in pods {
-                network.check(pod).silent();
-                network.detach(pod);
-            }
-            network.host.ip("link del cbr0");
-            for pins in [Path::new(PINS), &elsewhere.0.join("simple-ebpf-cni")] {
-                fs::remove_dir_all(pins).expect("a bpffs is writable");
-            }
-        }
-    });
 }
