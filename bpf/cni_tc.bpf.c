@@ -139,9 +139,9 @@ static __always_inline bool deliverable(const struct hook *hook, const struct pa
  * neighbour solicitation has that of a multicast), so the type tells the egress hook
  * that this packet is counted already; veth sets it anew for the pod.
  */
-static __always_inline int deliver(const struct hook *hook, const struct pod_port *target)
+static __always_inline int deliver(const struct hook *hook, struct pod_port *target)
 {
-	if (has_driver_xdp(target->ifindex) && !bpf_skb_change_type(hook->skb, PACKET_BROADCAST))
+	if (has_driver_xdp(target) && !bpf_skb_change_type(hook->skb, PACKET_BROADCAST))
 		return bpf_redirect(target->ifindex, 0);
 	return bpf_redirect_peer(target->ifindex, 0);
 }
@@ -168,7 +168,7 @@ static __always_inline void lead_to_host(const struct hook *hook)
 static __always_inline int forward(const struct hook *hook, const struct packet *packet)
 {
 	struct pod_counters *sent = find_counters(packet->v4, &packet->ip.source);
-	const struct pod_port *target = owner_of(packet->v4, &packet->ip.destination);
+	struct pod_port *target = owner_of(packet->v4, &packet->ip.destination);
 	bool counts_source = sent;
 	struct pod_counters *received;
 	__u32 len = hook->skb->len;

@@ -58,7 +58,11 @@ struct pod_counters {
 struct pod_port {
 	__u32 ifindex; /* host end of the pod's veth pair */
 	__u8 mac[6];   /* pod end: frames for the pod are addressed to it */
-	__u8 reserved[2];
+	/*
+	 * The programs' own: when they last looked for a driver-mode XDP program of the
+	 * pod, in jiffies, with the answer in the lowest bit. Userspace writes 0.
+	 */
+	__u16 xdp;
 };
 
 /* Never deliver directly to or from this port, so that its queueing discipline has its say. */

@@ -141,9 +141,9 @@ static __always_inline bool at_bridge(const struct hook *hook)
 #define keep_apart() asm volatile("" ::: "memory")
 
 /* The families part here and in the counters below; the key of the first is the beginning. */
-static __always_inline const struct pod_port *owner_of(bool v4, const struct ipv6_key *address)
+static __always_inline struct pod_port *owner_of(bool v4, const struct ipv6_key *address)
 {
-	const struct pod_port *owner;
+	struct pod_port *owner;
 
 	if (!v4)
 		return bpf_map_lookup_elem(&pod_ifindex_v6, address);
@@ -194,22 +194,36 @@ static __always_inline struct pod_counters *counters_of(const struct hook *hook,
 }
 
 /*
- * Whether the pod end has a driver-mode XDP program, which bpf_redirect_peer would
- * bypass. The read of an address that is gone with its pair fails or returns anything;
- * either way the packet is lost with the pod.
+ * Reads whether a pod end has a driver-mode XDP program. The read of an address that is
+ * gone with its pair fails or returns anything; either way the packet is lost with the
+ * pod.
  */
-static __always_inline bool has_driver_xdp(__u32 ifindex)
+static __always_inline bool read_driver_xdp(__u32 ifindex)
 {
 	/* The program, or the link that holds one: struct bpf_xdp_entity. */
 	const void *entity[2];
-	__u64 *address;
+	__u64 *address = bpf_map_lookup_elem(&port_xdp, &ifindex);
 
-	if (!reads_port_xdp)
-		return false;
-	address = bpf_map_lookup_elem(&port_xdp, &ifindex);
 	return address &&
 	       !bpf_probe_read_kernel(entity, sizeof(entity), (const void *)*address) &&
 	       (entity[0] || entity[1]);
+}
+
+/*
+ * Whether the pod end has a driver-mode XDP program, which bpf_redirect_peer would
+ * bypass. The read takes 50 ns, so it is done once in a jiffy for each address: a program
+ * sees all packets from some milliseconds after it was attached.
+ */
+static __always_inline bool has_driver_xdp(struct pod_port *target)
+{
+	__u16 now;
+
+	if (!reads_port_xdp)
+		return false;
+	now = bpf_jiffies64() << 1;
+	if ((target->xdp & ~1) != now)
+		target->xdp = now | read_driver_xdp(target->ifindex);
+	return target->xdp & 1;
 }
 
 #endif /* CNI_TC_MAPS_H */

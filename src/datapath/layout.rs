@@ -93,7 +93,7 @@ pub struct NetConfig {
 pub(super) struct RawPodPort {
     ifindex: u32,
     mac: [u8; 6],
-    reserved: [u8; 2],
+    xdp: u16,
 }
 
 /// `struct port_config`
@@ -140,7 +140,7 @@ impl NetConfig {
 
 impl From<PodPort> for RawPodPort {
     fn from(port: PodPort) -> Self {
-        Self { ifindex: port.ifindex, mac: port.mac.octets(), reserved: [0; 2] }
+        Self { ifindex: port.ifindex, mac: port.mac.octets(), xdp: 0 }
     }
 }
 
@@ -239,9 +239,10 @@ mod tests {
         );
         same_layout!(NetStats, types::net_stats, direct, to_stack, to_host, from_stack, unknown);
         same_layout!(NetStats, types::net_stats, arp_answers, nd_answers, flows_added, flows_forgotten);
-        same_layout!(RawPodPort, types::pod_port, ifindex, mac, reserved);
+        same_layout!(RawPodPort, types::pod_port, ifindex, mac, xdp);
         same_layout!(RawPortConfig, types::port_config, mac, flags, reserved);
         same_layout!(RawNetConfig, types::net_config, bridge_ifindex, gateway_mac, flags, reserved);
+        same_layout!(RawPortAddress, types::port_address, ifindex, address);
         assert_eq!(size_of::<Drops>(), size_of::<types::drops>());
         assert_eq!(FLOWS.sizes, (size_of::<types::flow_key>(), 1));
         assert_eq!((size_of::<types::ipv4_key>(), size_of::<types::ipv6_key>()), (4, 16));
