@@ -75,7 +75,7 @@ struct {
 	__type(value, __u64);
 } port_xdp SEC(".maps");
 
-/* Set before the load if this process may read kernel memory. If not, the verifier removes the read. */
+/* Set before the load if the kernel allows the read. If not, the verifier removes it. */
 const volatile bool reads_port_xdp = false;
 
 /* What was dropped at a port, by its ifindex. */

@@ -1,4 +1,4 @@
-//! Where the bridge is not what its pods take it for: it lost a gateway's address, or has another MAC than the maps say.
+//! Differences between a bridge and what its pods expect: a gateway address that is missing, another MAC than the maps say.
 
 use std::net::IpAddr;
 
