@@ -34,6 +34,7 @@ fn the_first_ensure_pins_the_set_and_the_second_keeps_it() {
             ("pod_ifindex", "hash", 4, 12, rows),
             ("pod_ifindex_v6", "hash", 16, 12, rows),
             ("port_addresses", "hash", 20, 1, rows),
+            ("port_xdp", "hash", 4, 8, ports),
             ("port_config", "hash", 4, 8, ports),
             ("port_drops", "percpu_hash", 4, 128, ports),
             ("net_config", "array", 4, 12, 1),

@@ -34,9 +34,9 @@ fn ports_are_what_bpftool_shows() {
         assert_eq!(sorted(ports.addresses().unwrap()), [one, other]);
         let expected = json!([
             { "key": { "octet": [10, 244, 1, 2] },
-              "value": { "ifindex": 0x0102_0304, "mac": [2, 0, 0, 0, 0, 4], "reserved": [0, 0] } },
+              "value": { "ifindex": 0x0102_0304, "mac": [2, 0, 0, 0, 0, 4], "xdp": 0 } },
             { "key": { "octet": [10, 244, 1, 3] },
-              "value": { "ifindex": 8, "mac": [2, 0, 0, 0, 0, 3], "reserved": [0, 0] } },
+              "value": { "ifindex": 8, "mac": [2, 0, 0, 0, 0, 3], "xdp": 0 } },
         ]);
         assert_eq!(rows(datapath, "pod_ifindex"), expected);
 

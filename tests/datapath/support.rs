@@ -15,7 +15,7 @@ use serde_json::Value;
 /// A directory for pins as a plugin would choose it.
 pub(crate) const ROOT: &str = "/sys/fs/bpf/example";
 
-pub(crate) const MAPS: [&str; 11] = [
+pub(crate) const MAPS: [&str; 12] = [
     "flows",
     "net_config",
     "net_drops",
@@ -27,6 +27,7 @@ pub(crate) const MAPS: [&str; 11] = [
     "port_addresses",
     "port_config",
     "port_drops",
+    "port_xdp",
 ];
 pub(crate) const PROGRAMS: [&str; 2] = ["cni_tc_egress", "cni_tc_main"];
 
@@ -42,13 +43,13 @@ pub(crate) fn port(ifindex: u32, last: u8) -> PodPort {
     PodPort { ifindex, mac: MacAddr::new([0x02, 0, 0, 0, 0, last]) }
 }
 
-/// The names in a directory, sorted, but for the mark that says which build the programs are of, and for the pins beside
-/// the set, which are absent on kernels that deny reads of their memory.
+/// The names in a directory, sorted, without the mark that says which build the programs are of, and without the program
+/// that kernels refuse which deny reads of their memory.
 pub(crate) fn names(directory: impl AsRef<Path>) -> Vec<String> {
     let entries = fs::read_dir(directory).expect("a directory");
     let mut names: Vec<_> =
         entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
-    names.retain(|name| !name.starts_with("build-") && name != "xdp");
+    names.retain(|name| !name.starts_with("build-") && name != "find_xdp");
     names.sort();
     names
 }

@@ -232,10 +232,10 @@ fn key(ifindex: u32) -> String {
 fn ports_are_watched_from_the_upgrade_on() {
     with_pods(false, |host, bed| {
         make_foreign(&bed.datapath.directory());
-        let network = bed.datapath.directory().parent().unwrap().to_owned();
-        std::fs::remove_dir_all(network.join("xdp")).unwrap();
+        for pin in ["find_xdp", "port_xdp"] {
+            std::fs::remove_file(bed.datapath.directory().join(pin)).unwrap();
+        }
         let veth = index(host, "veth1");
-        assert!(!bed.datapath.links().unwrap().watches_xdp(veth).unwrap());
         datapath("one").ensure().unwrap();
         assert!(bed.datapath.links().unwrap().watches_xdp(veth).unwrap());
 

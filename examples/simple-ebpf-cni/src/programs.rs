@@ -237,7 +237,7 @@ pub(crate) fn missing(
 
 /// What is wrong when programs run whose maps are not pinned in `directory`.
 pub(crate) fn unpinned(directory: &Path) -> String {
-    format!("the eBPF programs that run use other maps than those that are pinned in {}", directory.display())
+    format!("the maps of the running eBPF programs are not pinned in {}", directory.display())
 }
 
 /// The maps that the running programs use, if they are others than those that are pinned, or none are pinned.

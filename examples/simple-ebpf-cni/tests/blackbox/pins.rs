@@ -332,19 +332,16 @@ fn what_looks_from_elsewhere_reports_the_maps_in_use_and_the_remedy() {
         let counted = network.counters(one.address()).expect("an entry").tx_packets;
         elsewhere.enter(|| {
             let refused = network.check(one).error(code::DIFFERS);
-            assert!(
-                refused.contains("use other maps than those that are pinned in /sys/fs/bpf/simple-ebpf-cni/"),
-                "{refused}"
-            );
+            assert!(refused.contains("are not pinned in /sys/fs/bpf/simple-ebpf-cni/"), "{refused}");
             assert!(refused.contains("the next ADD"), "{refused}");
             assert!(!refused.contains("has no row"), "the maps in use have them: {refused}");
 
             let status = people("status");
             assert!(!status.status.success());
-            assert!(status.stdout.contains("use other maps") && status.stdout.contains("findmnt"), "{status:?}");
+            assert!(status.stdout.contains("are not pinned in") && status.stdout.contains("findmnt"), "{status:?}");
             assert!(status.stdout.contains("attached, direct delivery on, guard on"), "{status:?}");
             let doctor = people("doctor");
-            assert!(doctor.stdout.contains("use other maps") && doctor.stdout.contains("findmnt"), "{doctor:?}");
+            assert!(doctor.stdout.contains("are not pinned in") && doctor.stdout.contains("findmnt"), "{doctor:?}");
             let pods = network.host.command(bin().join("simple-ebpf-cni"));
             let pods = pods.words("pods --json --conf-dir").arg(&conf).json();
             let shown = pods["pods"].as_array().expect("pods").iter().find(|pod| pod["addresses"][0] == one.address());
@@ -353,7 +350,7 @@ fn what_looks_from_elsewhere_reports_the_maps_in_use_and_the_remedy() {
         });
         network.check(one).silent();
         let status = people("status");
-        assert!(!status.stdout.contains("use other maps"), "{status:?}");
+        assert!(!status.stdout.contains("are not pinned in"), "{status:?}");
 
         // GC removes what is in the maps in use.
         let gone = network.attach("gone");

@@ -74,7 +74,9 @@ fn a_filter_holds_when_the_pins_are_lost_and_when_they_come_back() {
 fn an_upgrade_watches_the_pods_that_are_attached() {
     with_filter(|network, [one, two]| {
         network.make_foreign();
-        fs::remove_dir_all(network.pin("").with_file_name("xdp")).expect("a bpffs is writable");
+        for pin in ["find_xdp", "port_xdp"] {
+            fs::remove_file(network.pin(pin)).expect("a bpffs is writable");
+        }
         let three = network.attach("three");
         for from in [one, &three] {
             assert!(!from.pod.ping(two.address(), 3).status.success(), "{}", from.container);
@@ -88,7 +90,19 @@ fn an_upgrade_watches_the_pods_that_are_attached() {
 fn doctor_warns_of_a_filter_that_is_bypassed() {
     with_filter(|network, [one, two]| {
         let dir = configured(network);
-        fs::remove_dir_all(network.pin("").with_file_name("xdp")).expect("a bpffs is writable");
+        fs::remove_file(network.pin("find_xdp")).expect("a bpffs is writable");
+        for entry in network.map("port_xdp") {
+            let index = u32::try_from(entry["key"].as_u64().expect("an index")).expect("32 bits");
+            let key = index.to_ne_bytes().map(|byte| byte.to_string());
+            network
+                .host
+                .command("bpftool")
+                .args(["map", "delete", "pinned"])
+                .arg(network.pin("port_xdp"))
+                .arg("key")
+                .args(key)
+                .run();
+        }
         let (status, checks) = doctor(&dir);
         let warned = found(&checks, "xdp", "warn");
         assert_eq!(status, Some(0), "it fails nothing: {checks:#?}");
@@ -206,12 +220,11 @@ fn check_reports_a_pod_whose_packets_bypass_the_stack_against_its_wish() {
     });
 }
 
-/// The commands read the same pins; they are whole with and without what is beside them.
 #[test]
-fn uninstall_removes_what_is_pinned_beside_the_set() {
+fn uninstall_removes_the_program_that_finds_xdp_programs() {
     on_host(|network| {
         let one = network.attach("one");
-        assert!(network.pin("").with_file_name("xdp").join("find_xdp").exists());
+        assert!(network.pin("find_xdp").exists());
         network.detach(&one);
         let purged = command(&format!("uninstall --purge --network {}", crate::support::NAME));
         assert!(purged.status.success(), "{purged:?}");
