@@ -11,6 +11,7 @@
 //! | [`library`] | what criterion measured of the library |
 //! | [`network`], [`call`] | plugins and their pods, and a call under the clock |
 //! | [`plot`] | the documentation's tables and pictures |
+//! | [`reaper`] | the parent of the process that measures, which reaps orphans |
 //! | [`report`] | the results as they are kept, and the statistics in them |
 //! | [`site`] | a private host for each contestant, which works when it is told to |
 //!
@@ -27,6 +28,7 @@ mod net;
 mod network;
 mod options;
 mod plot;
+mod reaper;
 mod report;
 mod site;
 mod tables;
@@ -46,6 +48,11 @@ fn main() -> ExitCode {
     if options.command.needs_root() && !machine::is_privileged() {
         eprintln!("cnikit-bench: namespaces take CAP_SYS_ADMIN and CAP_NET_ADMIN: run it as root, or by `make`");
         return ExitCode::from(2);
+    }
+    if let Command::Add(_) = options.command
+        && let Some(status) = reaper::run_below()
+    {
+        return status;
     }
     interrupt::catch();
     machine::allow_many_descriptors();

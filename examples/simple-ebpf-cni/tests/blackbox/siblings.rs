@@ -7,7 +7,7 @@ use std::time::Duration;
 use cnikit_testbed::{Namespace, Pod, patience, tool};
 use serde_json::{Value, json};
 
-use crate::support::{Attached, GATEWAY, Network, code, on_host};
+use crate::support::{Attached, GATEWAY, Network, code, drop_invalid, on_host};
 
 const OTHER_NETWORK: &str = "other";
 
@@ -127,16 +127,9 @@ fn a_connection_to_the_second_network_is_whole_for_conntrack() {
     }
     on_host(|network| {
         route();
-        if std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1").is_err() {
-            return cnikit_testbed::skipped("the kernel has no br_netfilter");
+        if !drop_invalid(network.host) {
+            return;
         }
-        let rules = "table ip test {
-            chain forward {
-                type filter hook forward priority filter
-                ct state invalid drop
-            }
-        }";
-        network.host.command("nft").args(["-f", "-"]).stdin(rules).run();
         let other = other_network(network);
         let [one, two] = ["one", "two"].map(|container| network.attach(container));
         let second = attach_net1(network, &other, &one);

@@ -321,6 +321,25 @@ impl Attached {
     }
 }
 
+/// Has a host filter bridged packets and drop those that conntrack calls invalid, as kube-proxy leaves a node. False, and says
+/// so, if the kernel has no br_netfilter.
+#[track_caller]
+pub(crate) fn drop_invalid(host: &Host) -> bool {
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a writable /proc");
+    if std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1").is_err() {
+        cnikit_testbed::skipped("the kernel has no br_netfilter");
+        return false;
+    }
+    let rules = "table ip test {
+        chain forward {
+            type filter hook forward priority filter
+            ct state invalid drop
+        }
+    }";
+    host.command("nft").args(["-f", "-"]).stdin(rules).run();
+    true
+}
+
 /// Keeps the namespace of the calling thread from what IPv6 says to all when a link comes up.
 pub(crate) fn silence() {
     std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("a kernel with IPv6");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cnikit_testbed::{Namespace, Pod, patience, tool};
 
-use crate::support::{Attached, Network, on_host};
+use crate::support::{Attached, Network, drop_invalid, on_host};
 
 /// Two pods without the spoof check, on a node as kubeadm and kube-proxy leave it, and a server in the second pod.
 #[track_caller]
@@ -16,17 +16,9 @@ fn with_conntrack(test: impl FnOnce(&Network, [&Attached; 2], SocketAddr) + Send
         return;
     }
     on_host(|network| {
-        if std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "1").is_err() {
-            return cnikit_testbed::skipped("the kernel has no br_netfilter");
+        if !drop_invalid(network.host) {
+            return;
         }
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a writable /proc");
-        let rules = "table ip test {
-            chain forward {
-                type filter hook forward priority filter
-                ct state invalid drop
-            }
-        }";
-        network.host.command("nft").args(["-f", "-"]).stdin(rules).run();
         let network = network.by(network.with("spoofCheck", false));
         let [one, two] = ["one", "two"].map(|container| network.attach(container));
         let at = SocketAddr::new(two.address().parse().expect("an address"), 8080);
