@@ -66,10 +66,42 @@ static __always_inline bool is_of_port(const struct hook *hook, bool v4,
 	return owner && owner->ifindex == hook->skb->ifindex;
 }
 
-/* Whether the address belongs to the pod at this port. */
-static __always_inline bool is_own(const struct hook *hook, bool v4, const struct ipv6_key *address)
+/*
+ * Whether `asked` of the scratch packet is an address that the pod at this port has at
+ * another port. A function of its own, because the verifier follows a global function
+ * once, and code that is inlined once for each state in which it comes there.
+ */
+__attribute__((noinline)) int asked_is_at_another_port(struct __sk_buff *skb)
 {
-	return is_of_port(hook, v4, address) || is_at_another_port(hook, v4, address);
+	struct port_address key = { .ifindex = skb->ifindex };
+	struct packet *packet;
+	__u32 only = 0;
+
+	packet = bpf_map_lookup_elem(&scratch, &only);
+	if (!packet)
+		return 0;
+	key.address = packet->asked;
+	return bpf_map_lookup_elem(&port_addresses, &key) != NULL;
+}
+
+static __always_inline bool is_at_another_port(const struct hook *hook, struct packet *packet,
+					       bool v4, const struct ipv6_key *address)
+{
+	if (v4) {
+		__builtin_memset(&packet->asked, 0, sizeof(packet->asked));
+		packet->asked.octet[10] = packet->asked.octet[11] = 0xff;
+		__builtin_memcpy(packet->asked.octet + 12, address, sizeof(struct ipv4_key));
+	} else {
+		packet->asked = *address;
+	}
+	return asked_is_at_another_port(hook->skb);
+}
+
+/* Whether the address belongs to the pod at this port. */
+static __always_inline bool is_own(const struct hook *hook, struct packet *packet, bool v4,
+				   const struct ipv6_key *address)
+{
+	return is_of_port(hook, v4, address) || is_at_another_port(hook, packet, v4, address);
 }
 
 /*
@@ -88,7 +120,7 @@ static __always_inline enum drop_reason check_arp(const struct hook *hook, struc
 		return CNI_DROP_ARP_SENDER;
 	widen(&sender, &arp->sender);
 	/* A probe names no sender: RFC 5227, section 1.1. */
-	if ((is_request && is_unspecified(&sender)) || is_own(hook, true, &sender))
+	if ((is_request && is_unspecified(&sender)) || is_own(hook, packet, true, &sender))
 		return PASS;
 	widen(&target, &arp->target);
 	if (!is_request || address_equal(&sender, &target) || owner_of(true, &sender))
@@ -113,21 +145,30 @@ static __always_inline bool may_be_unspecified(const struct packet *packet)
 		packet->icmp_type == MLD_DONE || packet->icmp_type == MLD2_REPORT);
 }
 
-static __always_inline enum drop_reason check_nd_options(const struct hook *hook,
-							 const struct packet *packet, __u32 offset)
+/*
+ * PASS, or what is wrong with the options of a neighbour message, which begin at
+ * `offset`. The verifier follows its loop once, as this is a global function.
+ */
+__attribute__((noinline)) int check_nd_options(struct __sk_buff *skb, __u32 offset)
 {
+	__u32 only = 0, ifindex = skb->ifindex;
+	struct port_config *port = bpf_map_lookup_elem(&port_config, &ifindex);
+	struct packet *packet = bpf_map_lookup_elem(&scratch, &only);
 	struct nd_option option;
+
+	if (!port || !packet)
+		return CNI_DROP_MALFORMED;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_ND_OPTIONS; i++) {
 		if (offset == packet->end)
 			return PASS;
 		if (offset + sizeof(option) > packet->end ||
-		    bpf_skb_load_bytes(hook->skb, offset, &option, sizeof(option)) ||
+		    bpf_skb_load_bytes(skb, offset, &option, sizeof(option)) ||
 		    option.length == 0)
 			return CNI_DROP_MALFORMED;
 		if ((option.type == ND_SOURCE_MAC || option.type == ND_TARGET_MAC) &&
-		    !mac_equal(option.mac, hook->port->mac))
+		    !mac_equal(option.mac, port->mac))
 			return CNI_DROP_ND_OWNER;
 		offset += option.length * sizeof(option);
 		if (offset > packet->end)
@@ -137,7 +178,7 @@ static __always_inline enum drop_reason check_nd_options(const struct hook *hook
 }
 
 static __always_inline enum drop_reason check_icmpv6(const struct hook *hook,
-						     const struct packet *packet)
+						     struct packet *packet)
 {
 	__u32 offset = packet->ip.upper;
 	struct nd_message nd;
@@ -152,15 +193,15 @@ static __always_inline enum drop_reason check_icmpv6(const struct hook *hook,
 	case ND_REDIRECT:
 		return CNI_DROP_ROUTER;
 	case ND_ROUTER_SOLICITATION:
-		return check_nd_options(hook, packet, offset + sizeof(nd.icmp));
+		return check_nd_options(hook->skb, offset + sizeof(nd.icmp));
 	case ND_SOLICITATION:
 	case ND_ADVERTISEMENT:
 		if (offset + sizeof(nd) > packet->end ||
 		    bpf_skb_load_bytes(hook->skb, offset, &nd, sizeof(nd)))
 			return CNI_DROP_MALFORMED;
-		if (packet->icmp_type == ND_ADVERTISEMENT && !is_own(hook, false, &nd.target))
+		if (packet->icmp_type == ND_ADVERTISEMENT && !is_own(hook, packet, false, &nd.target))
 			return CNI_DROP_ND_OWNER;
-		return check_nd_options(hook, packet, offset + sizeof(nd));
+		return check_nd_options(hook->skb, offset + sizeof(nd));
 	default:
 		return PASS;
 	}
@@ -171,10 +212,10 @@ static __always_inline enum drop_reason check_ip(const struct hook *hook, struct
 	packet->own_source = is_of_port(hook, packet->v4, &packet->ip.source);
 	if (!packet->own_source &&
 	    !(is_unspecified(&packet->ip.source) && may_be_unspecified(packet)) &&
-	    !is_at_another_port(hook, packet->v4, &packet->ip.source))
+	    !is_at_another_port(hook, packet, packet->v4, &packet->ip.source))
 		return CNI_DROP_IP_SOURCE;
 	/* It would shorten the packets that others send each other, or end what they say. */
-	if (packet->quotes && !is_own(hook, packet->v4, &packet->quoted.destination))
+	if (packet->quotes && !is_own(hook, packet, packet->v4, &packet->quoted.destination))
 		return CNI_DROP_ROUTER;
 	if (packet->v4)
 		return packet->ip.protocol == IPPROTO_ICMP &&

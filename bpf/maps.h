@@ -152,21 +152,6 @@ static __always_inline struct pod_port *owner_of(bool v4, const struct ipv6_key 
 	return owner;
 }
 
-/* Whether the address is one that the pod at this port has at another port. */
-static __always_inline bool is_at_another_port(const struct hook *hook, bool v4,
-					       const struct ipv6_key *address)
-{
-	struct port_address key = { .ifindex = hook->skb->ifindex };
-
-	if (v4) {
-		key.address.octet[10] = key.address.octet[11] = 0xff;
-		__builtin_memcpy(key.address.octet + 12, address, sizeof(struct ipv4_key));
-	} else {
-		key.address = *address;
-	}
-	return bpf_map_lookup_elem(&port_addresses, &key);
-}
-
 /* Not the host, and not the pod whose port this is: it reaches itself by way of the host. */
 static __always_inline bool is_other_pod(const struct hook *hook, const struct pod_port *owner)
 {

@@ -117,6 +117,7 @@ struct packet {
 	bool in_foreign_name; /* a request whose sender address is not known to be the pod's */
 	/* Of an ICMP error: the packet that it is about. */
 	struct network quoted;
+	struct ipv6_key asked; /* the argument of asked_is_at_another_port(), IPv4-mapped */
 	/* Of a frame that is dropped. */
 	volatile __u8 drop_reason;
 };

@@ -11,7 +11,9 @@ pub(super) struct Btf {
     /// Where the strings begin.
     strings: usize,
     /// Where each type begins, by its id.
-    types: Vec<usize>,
+    types: Vec<u32>,
+    /// The structs that were asked for, by name.
+    structs: Vec<(&'static str, usize)>,
 }
 
 /// A struct or union.
@@ -33,13 +35,14 @@ const UNION: u32 = 5;
 const MAX_DEPTH: u32 = 8;
 
 impl Btf {
-    /// The running kernel's; `None` if it was built without.
-    pub(super) fn of_kernel() -> Option<Self> {
-        Self::parse(fs::read("/sys/kernel/btf/vmlinux").ok()?)
+    /// The running kernel's, with these structs; `None` if it was built without, or lacks one of them.
+    pub(super) fn of_kernel(structs: &[&'static str]) -> Option<Self> {
+        Self::parse(fs::read("/sys/kernel/btf/vmlinux").ok()?, structs)
     }
 
-    /// `None` for what is no BTF, or has a kind of type that is unknown here.
-    fn parse(bytes: Vec<u8>) -> Option<Self> {
+    /// One pass, as there are some 100,000 types. `None` for what is no BTF, has a kind of type that is unknown here, or lacks
+    /// a struct.
+    fn parse(bytes: Vec<u8>, structs: &[&'static str]) -> Option<Self> {
         if word(&bytes, 0)? & 0xffff != MAGIC {
             return None;
         }
@@ -51,23 +54,25 @@ impl Btf {
             return None;
         }
         // The id 0 is `void`, and no type in the list.
-        let (mut types, mut at) = (vec![usize::MAX], types_at);
+        let mut btf = Self { bytes, strings, types: vec![u32::MAX], structs: Vec::new() };
+        let mut at = types_at;
         while at < end {
-            types.push(at);
-            let info = word(&bytes, at + 4)?;
+            btf.types.push(u32::try_from(at).ok()?);
+            let info = btf.word(at + 4)?;
+            if kind(info) == STRUCT {
+                let name = btf.word(at)?;
+                let found = structs.iter().find(|wanted| btf.is_named(name, wanted));
+                btf.structs.extend(found.map(|name| (*name, at)));
+            }
             at += TYPE + trailer(kind(info), count(info))?;
         }
-        Some(Self { bytes, strings, types })
+        structs.iter().all(|name| btf.structure(name).is_some()).then_some(btf)
     }
 
-    /// The struct of this name.
+    /// A struct that was asked for.
     pub(super) fn structure(&self, name: &str) -> Option<Struct<'_>> {
-        let is_it = |at: &&usize| {
-            self.word(**at + 4).is_some_and(|info| kind(info) == STRUCT)
-                && self.word(**at).is_some_and(|found| self.is_named(found, name))
-        };
-        let at = *self.types.iter().skip(1).find(is_it)?;
-        Some(Struct { btf: self, at })
+        let (_, at) = self.structs.iter().find(|(found, _)| *found == name)?;
+        Some(Struct { btf: self, at: *at })
     }
 
     fn is_named(&self, offset: u32, name: &str) -> bool {
@@ -101,7 +106,7 @@ impl Struct<'_> {
             if self.btf.is_named(name, member) {
                 return Some(offset);
             }
-            let inner = *self.btf.types.get(type_id as usize)?;
+            let inner = *self.btf.types.get(type_id as usize)? as usize;
             let is_anonymous = self.btf.is_named(name, "") && depth > 0;
             let is_nested = is_anonymous && matches!(kind(self.btf.word(inner.checked_add(4)?)?), STRUCT | UNION);
             let inner = is_nested.then_some(Struct { btf: self.btf, at: inner })?;
@@ -168,24 +173,27 @@ mod tests {
 
     #[test]
     fn members_of_anonymous_structs_are_the_structs_own() {
-        let btf = Btf::parse(outer()).unwrap();
+        let btf = Btf::parse(outer(), &["outer"]).unwrap();
         let outer = btf.structure("outer").unwrap();
         assert_eq!(["a", "b", "c", "d"].map(|member| outer.offset(member)), [Some(0), Some(4), Some(8), None]);
         assert_eq!(outer.size(), Some(12));
-        assert!(btf.structure("out").is_none() && btf.structure("int").is_none());
+    }
+
+    #[test]
+    fn a_struct_that_is_missing_is_missed() {
+        for name in ["out", "int", "outer2"] {
+            assert!(Btf::parse(self::outer(), &["outer", name]).is_none(), "{name}");
+        }
     }
 
     #[test]
     fn what_is_cut_short_or_unknown_is_no_btf() {
         let whole = outer();
         for length in 0..whole.len() - 22 {
-            assert!(
-                Btf::parse(whole[..length].to_vec()).is_none_or(|btf| btf.structure("outer").is_none()),
-                "{length}"
-            );
+            assert!(Btf::parse(whole[..length].to_vec(), &["outer"]).is_none(), "{length}");
         }
         let mut unknown = whole;
         unknown[24 + 7] = 31;
-        assert!(Btf::parse(unknown).is_none());
+        assert!(Btf::parse(unknown, &["outer"]).is_none());
     }
 }

@@ -186,7 +186,7 @@ fn kernel_layout() -> Option<generated::types::kernel_layout> {
     const ALIGN: u32 = 32;
     /// `struct bpf_xdp_entity`: two pointers, which `cni_tc_main` reads.
     const ENTITY: u32 = 16;
-    let btf = Btf::of_kernel()?;
+    let btf = Btf::of_kernel(&["net_device", "bpf_xdp_entity", "task_struct", "nsproxy", "net"])?;
     let dev = btf.structure("net_device")?;
     if btf.structure("bpf_xdp_entity")?.size()? != ENTITY {
         return None;
