@@ -73,9 +73,25 @@ static __always_inline bool route(const struct hook *hook, const struct packet *
 				    sizeof(hop_limit), 0);
 }
 
-static __always_inline bool is_stack_only(const struct port_config *port)
+static __always_inline bool has_flag(const struct port_config *port, __u8 flag)
 {
-	return port && port->flags & CNI_PORT_STACK_ONLY;
+	return port && port->flags & flag;
+}
+
+static __always_inline bool has_siblings(const struct port_config *port)
+{
+	return has_flag(port, CNI_PORT_HAS_SIBLINGS);
+}
+
+/*
+ * Whether a packet for the gateway may be routed here. A pod that is not guarded may have
+ * another MAC than its entry says. A pod with several ports may answer by another one,
+ * by way of the host, and conntrack would see that direction alone.
+ */
+static __always_inline bool is_routable(const struct hook *hook, const struct port_config *receiver)
+{
+	return hook->config->flags & CNI_NET_GUARD && !has_siblings(hook->port) &&
+	       !has_siblings(receiver);
 }
 
 /*
@@ -100,14 +116,14 @@ static __always_inline bool is_answerable(const struct hook *hook, const struct 
 	if (hook->port && counts_source)
 		return true;
 	owner = owner_of(packet->v4, &packet->ip.source);
-	return owner && owner->ifindex != hook->config->bridge_ifindex &&
-	       (hook->port || mac_equal(mac, owner->mac));
+	return owner && !is_host(hook, owner) && (hook->port || mac_equal(mac, owner->mac));
 }
 
 /* Whether the packet may go straight to `target`, and made ready for it. */
 static __always_inline bool deliverable(const struct hook *hook, const struct packet *packet,
 					bool counts_source, const struct pod_port *target)
 {
+	const struct port_config *receiver;
 	__u32 ifindex = target->ifindex;
 
 	if (!(hook->config->flags & CNI_NET_DIRECT) || packet->ip.detour || !packet->flow.protocol)
@@ -117,12 +133,16 @@ static __always_inline bool deliverable(const struct hook *hook, const struct pa
 	/* To be dropped at the other port. */
 	if (is_from_router(packet))
 		return false;
-	if (is_stack_only(hook->port) || is_stack_only(bpf_map_lookup_elem(&port_config, &ifindex)))
+	receiver = bpf_map_lookup_elem(&port_config, &ifindex);
+	if (has_flag(hook->port, CNI_PORT_STACK_ONLY) || has_flag(receiver, CNI_PORT_STACK_ONLY))
+		return false;
+	/* Without the guard, any port of a pod answers ARP for all of its addresses. */
+	if (!(hook->config->flags & CNI_NET_GUARD) && (has_siblings(hook->port) || has_siblings(receiver)))
 		return false;
 	/* Addressed to a third party, a pod that routes for instance: it is to have the packet. */
 	if (!mac_equal(packet->ethernet.h_dest, target->mac) &&
 	    !(mac_equal(packet->ethernet.h_dest, hook->config->gateway_mac) &&
-	      route(hook, packet, target)))
+	      is_routable(hook, receiver) && route(hook, packet, target)))
 		return false;
 	/*
 	 * The frame was typed at the host veth, whose MAC is not the target's. Kernels
@@ -135,9 +155,8 @@ static __always_inline bool deliverable(const struct hook *hook, const struct pa
 /*
  * Delivers into the pod. If the pod end has a driver-mode XDP program, the packet
  * leaves by the host end instead, whose transmission enters the pod through that
- * program. No other IP packet to one station has the type of a broadcast (an answer to a
- * neighbour solicitation has that of a multicast), so the type tells the egress hook
- * that this packet is counted already; veth sets it anew for the pod.
+ * program. The type of a broadcast tells the egress hook that this packet is counted
+ * already; veth sets it anew for the pod.
  */
 static __always_inline int deliver(const struct hook *hook, struct pod_port *target)
 {
@@ -146,9 +165,24 @@ static __always_inline int deliver(const struct hook *hook, struct pod_port *tar
 	return bpf_redirect_peer(target->ifindex, 0);
 }
 
-static __always_inline bool is_delivered(const struct __sk_buff *skb, const struct packet *packet)
+/* Whether the frame is addressed to a group. */
+static __always_inline bool is_for_group(struct __sk_buff *skb)
 {
-	return skb->pkt_type == PACKET_BROADCAST && !is_multicast_mac(packet->ethernet.h_dest);
+	__u8 first;
+
+	return !bpf_skb_load_bytes(skb, 0, &first, sizeof(first)) && is_multicast_mac(&first);
+}
+
+/*
+ * At a pod's egress: whether deliver() sent the frame. Other frames to one station
+ * rarely have that type: a neighbour solicitation that was broadcast, for instance, or
+ * a broadcast frame that br_netfilter has translated. So the pod must have a
+ * driver-mode XDP program, too. A global function, which the verifier follows once.
+ */
+__attribute__((noinline)) int is_delivered(struct __sk_buff *skb)
+{
+	return reads_port_xdp && skb->pkt_type == PACKET_BROADCAST && !is_for_group(skb) &&
+	       read_driver_xdp(skb->ifindex);
 }
 
 /*
@@ -240,10 +274,7 @@ int cni_tc_main(struct __sk_buff *skb)
  */
 static __always_inline bool is_reflected(struct __sk_buff *skb)
 {
-	__u8 first;
-
-	return skb->ingress_ifindex == skb->ifindex && !bpf_skb_load_bytes(skb, 0, &first, 1) &&
-	       first & 0x01; /* of a group's MAC */
+	return skb->ingress_ifindex == skb->ifindex && is_for_group(skb);
 }
 
 SEC("tc")
@@ -260,10 +291,12 @@ int cni_tc_egress(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (!at_bridge(&hook) && is_reflected(skb))
 		return drop(&hook, packet, CNI_DROP_REFLECTED);
+	if (is_delivered(skb))
+		return TC_ACT_UNSPEC;
 	frame = read_frame(skb, packet);
 	if (at_bridge(&hook))
 		return answer_neighbour(&hook, frame, packet);
-	if (frame != FRAME_IP || is_delivered(skb, packet))
+	if (frame != FRAME_IP)
 		return TC_ACT_UNSPEC;
 	/* Pods have the routes that they were given; another way could lead past the translation. */
 	if (is_from_router(packet))

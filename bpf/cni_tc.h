@@ -67,6 +67,8 @@ struct pod_port {
 
 /* Never deliver directly to or from this port, so that its queueing discipline has its say. */
 #define CNI_PORT_STACK_ONLY (1 << 0)
+/* The pod has other ports, by one of which its routes to other subnets may lead. */
+#define CNI_PORT_HAS_SIBLINGS (1 << 1)
 
 /* What a port may do, by its ifindex. A port without a row is nobody's yet, and not guarded. */
 struct port_config {
@@ -107,7 +109,8 @@ struct net_stats {
 
 /*
  * An address that the pod at a port has at another of its ports, of this network or of
- * another one. Linux answers from any port of a host for any of its addresses.
+ * another one. Linux answers from any port of a host for any of its addresses. The value
+ * is the ifindex of that other port.
  */
 struct port_address {
 	__u32 ifindex;		 /* the port, whose pod may send from the address */

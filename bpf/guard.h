@@ -68,20 +68,32 @@ static __always_inline bool is_of_port(const struct hook *hook, bool v4,
 
 /*
  * Whether `asked` of the scratch packet is an address that the pod at this port has at
- * another port. A function of its own, because the verifier follows a global function
- * once, and code that is inlined once for each state in which it comes there.
+ * another port. Networks may overlap: if another pod of this network or the node owns
+ * the address, it is not this pod's here.
+ *
+ * A function of its own, because the verifier follows a global function once, and code
+ * that is inlined once for each state in which it comes there.
  */
 __attribute__((noinline)) int asked_is_at_another_port(struct __sk_buff *skb)
 {
 	struct port_address key = { .ifindex = skb->ifindex };
+	const struct pod_port *owner;
 	struct packet *packet;
+	const __u32 *sibling;
 	__u32 only = 0;
 
 	packet = bpf_map_lookup_elem(&scratch, &only);
 	if (!packet)
 		return 0;
 	key.address = packet->asked;
-	return bpf_map_lookup_elem(&port_addresses, &key) != NULL;
+	sibling = bpf_map_lookup_elem(&port_addresses, &key);
+	if (!sibling)
+		return 0;
+	if (is_mapped(&key.address))
+		owner = bpf_map_lookup_elem(&pod_ifindex, key.address.octet + 12);
+	else
+		owner = bpf_map_lookup_elem(&pod_ifindex_v6, &key.address);
+	return !owner || owner->ifindex == *sibling;
 }
 
 static __always_inline bool is_at_another_port(const struct hook *hook, struct packet *packet,
@@ -91,6 +103,8 @@ static __always_inline bool is_at_another_port(const struct hook *hook, struct p
 		__builtin_memset(&packet->asked, 0, sizeof(packet->asked));
 		packet->asked.octet[10] = packet->asked.octet[11] = 0xff;
 		__builtin_memcpy(packet->asked.octet + 12, address, sizeof(struct ipv4_key));
+	} else if (is_mapped(address)) {
+		return false; /* The entry is of the IPv4 address. */
 	} else {
 		packet->asked = *address;
 	}

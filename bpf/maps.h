@@ -60,8 +60,9 @@ struct {
 	__uint(max_entries, CNI_TC_MAX_ROWS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct port_address);
-	__type(value, __u8);
+	__type(value, __u32);
 } port_addresses SEC(".maps");
+
 /*
  * Where the kernel keeps the driver-mode XDP program of a pod's interface, by the
  * ifindex of its host end: the address of a struct bpf_xdp_entity, which find_xdp
@@ -152,11 +153,15 @@ static __always_inline struct pod_port *owner_of(bool v4, const struct ipv6_key 
 	return owner;
 }
 
+static __always_inline bool is_host(const struct hook *hook, const struct pod_port *owner)
+{
+	return owner->ifindex == hook->config->bridge_ifindex;
+}
+
 /* Not the host, and not the pod whose port this is: it reaches itself by way of the host. */
 static __always_inline bool is_other_pod(const struct hook *hook, const struct pod_port *owner)
 {
-	return owner->ifindex != hook->config->bridge_ifindex &&
-	       owner->ifindex != hook->skb->ifindex;
+	return !is_host(hook, owner) && owner->ifindex != hook->skb->ifindex;
 }
 
 static __always_inline struct pod_counters *find_counters(bool v4, const struct ipv6_key *address)

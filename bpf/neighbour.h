@@ -56,11 +56,6 @@ static __always_inline int ask_host(const struct hook *hook)
 	return bpf_redirect(hook->config->bridge_ifindex, BPF_F_INGRESS);
 }
 
-static __always_inline bool is_host(const struct hook *hook, const struct pod_port *owner)
-{
-	return owner->ifindex == hook->config->bridge_ifindex;
-}
-
 /* The owner of an address that the asker may be told of. */
 static __always_inline const struct pod_port *other_owner(const struct hook *hook, bool v4,
 							  const struct ipv6_key *target)

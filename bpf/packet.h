@@ -176,6 +176,14 @@ static __always_inline bool is_unspecified(const struct ipv6_key *address)
 	return (word[0] | word[1] | word[2] | word[3]) == 0;
 }
 
+/* An IPv4 address as IPv6 writes it: RFC 4291, section 2.5.5.2. */
+static __always_inline bool is_mapped(const struct ipv6_key *address)
+{
+	const __u32 *word = (const __u32 *)address->octet;
+
+	return (word[0] | word[1] | (word[2] ^ bpf_htonl(0xffff))) == 0;
+}
+
 static __always_inline void widen(struct ipv6_key *to, const void *ipv4)
 {
 	__builtin_memset(to, 0, sizeof(*to));

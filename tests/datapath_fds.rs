@@ -36,7 +36,7 @@ fn use_all(datapath: &Datapath) {
     counters.track(address).expect("track");
     ports.insert(address, PodPort { ifindex: 7, mac }).expect("insert");
     let links = datapath.links().expect("open");
-    links.insert(7, PodLink { mac, stack_only: false }).expect("insert");
+    links.insert(7, PodLink::new(mac)).expect("insert");
     assert_eq!(links.indexes().expect("the map can be listed").len(), 1);
     let [counted, owned] =
         [counters.addresses(), ports.addresses()].map(|listed| listed.expect("the map can be listed"));

@@ -73,7 +73,7 @@ fn furnish(datapath: &Datapath) {
     for (address, ifindex, mac) in [(A, LOOPBACK_INDEX, MAC_A), (B, OTHER_PORT, MAC_B)] {
         ports.insert(address.into(), PodPort { ifindex, mac }).expect("a row");
         counters.track(address.into()).expect("a row");
-        links.insert(ifindex, PodLink { mac, stack_only: false }).expect("a row");
+        links.insert(ifindex, PodLink::new(mac)).expect("a row");
     }
 }
 

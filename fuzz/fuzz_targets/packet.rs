@@ -19,6 +19,8 @@ const ROOT: &str = "/sys/fs/bpf";
 /// The kernel has frames come in by `lo`.
 const PORT: u32 = 1;
 const OTHER_PORT: u32 = 77;
+/// Of another network.
+const PORT_ELSEWHERE: u32 = 79;
 const SECOND_PORT: u32 = 78;
 const BRIDGE: u32 = 99;
 const MAC_A: Mac = [0x02, 0, 0, 0, 0, 0x0a];
@@ -83,9 +85,9 @@ impl Bed {
             ports.insert(address, PodPort { ifindex, mac: MacAddr::new(mac) }).expect("room");
             counters.track(address).expect("room");
         }
-        let shared = datapath.shared_addresses().expect("a map");
+        let shared = datapath.shared_addresses().expect("pins").expect("a map");
         for address in shared_addresses() {
-            shared.insert(PORT, address).expect("room");
+            shared.insert(PORT, address, PORT_ELSEWHERE).expect("room");
         }
         Self {
             programs: [ProgramName::Main, ProgramName::Egress].map(|name| datapath.program(name).expect("a program")),
@@ -105,14 +107,14 @@ impl Bed {
         for (address, port, mac) in addresses() {
             network.own(address, port, mac);
         }
-        network.shared.extend(shared_addresses().map(|address| (PORT, address)));
+        network.shared.extend(shared_addresses().map(|address| ((PORT, address), PORT_ELSEWHERE)));
         let ports = [(PORT, MAC_A, scenario.stack_only), (OTHER_PORT, MAC_B, scenario.other_stack_only)];
         for (port, mac, stack_only) in ports {
             if port == PORT && scenario.is_nobodys {
                 self.links.remove(port).expect("a row");
             } else {
                 network.ports.insert(port, Port { mac, stack_only });
-                self.links.insert(port, PodLink { mac: MacAddr::new(mac), stack_only }).expect("room");
+                self.links.insert(port, PodLink::new(MacAddr::new(mac)).stack_only(stack_only)).expect("room");
             }
         }
         for flow in self.flows.keys().collect::<Vec<_>>() {

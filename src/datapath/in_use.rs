@@ -69,10 +69,15 @@ impl InUse {
     }
 
     /// A running program with the code of `loaded`, which uses no other maps than `maps`.
+    ///
+    /// The tag of a program covers its code, and not the constants that are set before the load. A program that does not
+    /// read the XDP state of pods is shorter, because the verifier removes that part. Such a program does not replace one
+    /// that reads.
     pub(super) fn twin(&self, loaded: &ProgramHandle, maps: &BTreeMap<&'static str, u32>) -> Option<&ProgramHandle> {
         let is_twin = |program: &&Running| {
             program.name.as_str() == loaded.name()
                 && program.handle.tag() == loaded.tag()
+                && verified_len(program.handle.as_fd()) >= verified_len(loaded.as_fd())
                 && program.maps.iter().all(|(name, id)| maps.get(name) == Some(id))
         };
         self.programs.iter().find(is_twin).map(|program| &program.handle)
@@ -101,6 +106,15 @@ impl Running {
 /// The id of an open map.
 pub(super) fn map_id(map: &MapHandle) -> Result<u32> {
     map.info().map(|info| info.info.id).map_err(|error| Error::Load { source: io_error(error) })
+}
+
+/// The length of a program after the verifier, in bytes; 0 if the kernel does not tell it.
+fn verified_len(program: BorrowedFd<'_>) -> u32 {
+    let mut info = sys::bpf_prog_info::default();
+    let mut size = size_of::<sys::bpf_prog_info>() as u32;
+    // SAFETY: the descriptor is open; the kernel writes `size` bytes to `info` at most, and no array, as none is named.
+    let asked = unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut size) };
+    if asked < 0 { 0 } else { info.xlated_prog_len }
 }
 
 /// The ids of the maps that a program uses.

@@ -65,11 +65,14 @@ pub struct PodPort {
 
 /// What a port may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PodLink {
     /// The pod end's MAC, from which alone it may send.
     pub mac: MacAddr,
     /// Never deliver directly to or from this port: for pods whose traffic is shaped at it.
     pub stack_only: bool,
+    /// The pod has other ports. Leave packets between subnets to the host: the pod's routes may lead by another port.
+    pub has_siblings: bool,
 }
 
 /// What the programs must know of their network.
@@ -125,6 +128,8 @@ pub(super) struct RawNetConfig {
 
 /// `CNI_PORT_STACK_ONLY`
 const STACK_ONLY: u8 = 1 << 0;
+/// `CNI_PORT_HAS_SIBLINGS`
+const HAS_SIBLINGS: u8 = 1 << 1;
 /// `CNI_NET_DIRECT`
 const DIRECT: u8 = 1 << 0;
 /// `CNI_NET_GUARD`
@@ -135,6 +140,21 @@ impl NetConfig {
     #[must_use]
     pub const fn new(bridge_ifindex: u32, gateway_mac: MacAddr) -> Self {
         Self { bridge_ifindex, gateway_mac, direct: true, guard: true }
+    }
+}
+
+impl PodLink {
+    /// A port of a pod without others, to and from which packets may be delivered directly.
+    #[must_use]
+    pub const fn new(mac: MacAddr) -> Self {
+        Self { mac, stack_only: false, has_siblings: false }
+    }
+
+    /// Sets whether packets are never delivered directly to or from the port.
+    #[must_use]
+    pub const fn stack_only(mut self, stack_only: bool) -> Self {
+        self.stack_only = stack_only;
+        self
     }
 }
 
@@ -152,13 +172,15 @@ impl From<RawPodPort> for PodPort {
 
 impl From<PodLink> for RawPortConfig {
     fn from(link: PodLink) -> Self {
-        Self { mac: link.mac.octets(), flags: flag(link.stack_only, STACK_ONLY), reserved: 0 }
+        let flags = flag(link.stack_only, STACK_ONLY) | flag(link.has_siblings, HAS_SIBLINGS);
+        Self { mac: link.mac.octets(), flags, reserved: 0 }
     }
 }
 
 impl From<RawPortConfig> for PodLink {
     fn from(raw: RawPortConfig) -> Self {
-        Self { mac: MacAddr::new(raw.mac), stack_only: raw.flags & STACK_ONLY != 0 }
+        let has = |flag| raw.flags & flag != 0;
+        Self { mac: MacAddr::new(raw.mac), stack_only: has(STACK_ONLY), has_siblings: has(HAS_SIBLINGS) }
     }
 }
 

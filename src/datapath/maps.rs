@@ -14,7 +14,7 @@ pub(super) const PKT_COUNT_V6: Shape = Shape::of::<[u8; 16], PodCounters>("pkt_c
 pub(super) const POD_IFINDEX: Shape = Shape::of::<[u8; 4], RawPodPort>("pod_ifindex");
 pub(super) const POD_IFINDEX_V6: Shape = Shape::of::<[u8; 16], RawPodPort>("pod_ifindex_v6");
 pub(super) const PORT_CONFIG: Shape = Shape::of::<u32, RawPortConfig>("port_config");
-pub(super) const PORT_ADDRESSES: Shape = Shape::of::<RawPortAddress, u8>("port_addresses");
+pub(super) const PORT_ADDRESSES: Shape = Shape::of::<RawPortAddress, u32>("port_addresses");
 pub(super) const PORT_DROPS: Shape = Shape::of::<u32, Drops>("port_drops");
 pub(super) const NET_CONFIG: Shape = Shape::of::<u32, RawNetConfig>("net_config");
 pub(super) const NET_STATS: Shape = Shape::of::<u32, NetStats>("net_stats");
@@ -37,6 +37,9 @@ pub(super) const MAPS: [Shape; 12] = [
     NET_DROPS,
     FLOWS,
 ];
+
+/// Maps that sets of older builds with this layout lack. What they hold is optional: such a set serves its pods without.
+pub(super) const YOUNGER: [&str; 2] = [PORT_ADDRESSES.name, PORT_XDP.name];
 
 /// The key of an array's only row.
 pub(super) const ONLY: [u8; 4] = [0; 4];
@@ -61,7 +64,7 @@ pub struct PortMap(Families);
 pub struct LinkMap {
     config: Map,
     drops: Map,
-    /// Absent in tests of the programs alone.
+    /// Absent from sets of an older build.
     xdp: Option<PortXdp>,
 }
 
@@ -181,7 +184,7 @@ impl PortMap {
 impl LinkMap {
     pub(super) fn open(maps: &MapSet) -> Result<Self> {
         let (config, drops) = (maps.open(&PORT_CONFIG)?, maps.open(&PORT_DROPS)?);
-        Ok(Self { config, drops, xdp: Some(PortXdp::open(maps)?) })
+        Ok(Self { config, drops, xdp: PortXdp::open(maps)? })
     }
 
     #[cfg(test)]
@@ -274,8 +277,8 @@ impl LinkMap {
 }
 
 impl SharedAddressMap {
-    pub(super) fn open(maps: &MapSet) -> Result<Self> {
-        maps.open(&PORT_ADDRESSES).map(Self)
+    pub(super) fn open(maps: &MapSet) -> Result<Option<Self>> {
+        Ok(maps.open_younger(&PORT_ADDRESSES)?.map(Self))
     }
 
     #[cfg(test)]
@@ -283,23 +286,24 @@ impl SharedAddressMap {
         Self(map)
     }
 
-    /// Lets the pod at the port `ifindex` send from `address`. An entry that exists is success.
+    /// Lets the pod at the port `ifindex` send from `address`, which it has at the port `sibling`. That does not hold in a
+    /// network in which another port than `sibling` has the address.
     ///
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map), for a full map among others.
-    pub fn insert(&self, ifindex: u32, address: IpAddr) -> Result<()> {
-        self.0.put(RawPortAddress::new(ifindex, address).as_bytes(), &1_u8, entry(ifindex, address))
+    pub fn insert(&self, ifindex: u32, address: IpAddr, sibling: u32) -> Result<()> {
+        self.0.put(RawPortAddress::new(ifindex, address).as_bytes(), &sibling, entry(ifindex, address))
     }
 
-    /// Whether the pod at the port `ifindex` may send from `address` because of an entry here.
+    /// The other port at which the pod at the port `ifindex` has `address`.
     ///
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn contains(&self, ifindex: u32, address: IpAddr) -> Result<bool> {
+    pub fn sibling(&self, ifindex: u32, address: IpAddr) -> Result<Option<u32>> {
         let key = RawPortAddress::new(ifindex, address);
-        Ok(self.0.read::<u8>(key.as_bytes(), entry(ifindex, address))?.is_some())
+        self.0.read(key.as_bytes(), entry(ifindex, address))
     }
 
     /// Deletes an entry. Absent is success.

@@ -50,7 +50,7 @@ pub(super) fn from_layout_1(old: &Path, new: &MapSet) -> Result<()> {
         let port = PodPort::from(raw);
         ports.insert(address.into(), port)?;
         ports.insert(port.mac.link_local().into(), port)?;
-        links.insert(port.ifindex, PodLink { mac: port.mac, stack_only: false })?;
+        links.insert(port.ifindex, PodLink::new(port.mac))?;
     }
 
     let (old_counters, counters) = (Map::open(old, &PKT_COUNT_1)?, CounterMap::open(new)?);

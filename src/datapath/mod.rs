@@ -49,7 +49,7 @@
 //! datapath.ports()?.insert(pod, port)?;
 //! datapath.ports()?.insert(port.mac.link_local().into(), port)?;
 //! let links = datapath.links()?;
-//! links.insert(port.ifindex, PodLink { mac: port.mac, stack_only: false })?;
+//! links.insert(port.ifindex, PodLink::new(port.mac))?;
 //! links.watch_xdp(port.ifindex)?;
 //!
 //! println!("{:?}", datapath.counters()?.read(pod)?);

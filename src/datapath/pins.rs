@@ -11,8 +11,8 @@ use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
 use super::in_use::InUse;
-use super::map::Map;
-use super::maps::{CounterMap, LinkMap, MAPS, PortMap, SharedAddressMap};
+use super::map::Shape;
+use super::maps::{CounterMap, LinkMap, MAPS, PortMap, SharedAddressMap, YOUNGER};
 use super::program::{Program, ProgramName};
 use super::{Drops, Error, MapSet, NetConfig, NetStats, Result, bpffs, skeleton};
 use crate::spec::NetworkName;
@@ -89,13 +89,19 @@ impl Datapath {
         self.network.join("links")
     }
 
-    /// Whether all pins are there, of whichever build.
+    /// Whether all pins are there, of whichever build: those that older builds lack may be missing.
     ///
     /// # Errors
     ///
     /// [`Error::Pin`] when the directory cannot be listed, and nothing is known of what is in there.
     pub fn is_complete(&self) -> Result<bool> {
-        Ok(is_complete(&names(&self.directory())?))
+        let found = names(&self.directory())?;
+        Ok(has_all(&found, MAPS.iter().filter(|shape| !YOUNGER.contains(&shape.name))))
+    }
+
+    /// Whether all is pinned that this build pins.
+    pub(super) fn is_whole(&self) -> Result<bool> {
+        Ok(is_whole(&names(&self.directory())?))
     }
 
     /// What the pins are good for. Costs two listings of directories.
@@ -107,7 +113,7 @@ impl Datapath {
         self.refuse_newer()?;
         let found = names(&self.directory())?;
         let has = |mark: &str| found.iter().any(|name| name == mark);
-        Ok(match is_complete(&found) {
+        Ok(match is_whole(&found) {
             true if has(&self.build) => PinState::Settled,
             true if has(&self.unsettled()) => PinState::Unsettled,
             _ => PinState::Outdated,
@@ -170,7 +176,7 @@ impl Datapath {
     pub fn probe(&self) -> Result<()> {
         self.refuse_newer()?;
         if self.is_complete()? {
-            MAPS.iter().try_for_each(|shape| Map::open(&self.directory(), shape).map(drop))?;
+            MAPS.iter().try_for_each(|shape| self.maps().open_younger(shape).map(drop))?;
         }
         if self.state()? == PinState::Outdated {
             bpffs::probe(&self.network)?;
@@ -255,12 +261,12 @@ impl Datapath {
         self.maps().links()
     }
 
-    /// Opens `port_addresses`: the addresses that pods have at other ports of theirs.
+    /// As [`MapSet::shared_addresses`], of the pinned maps.
     ///
     /// # Errors
     ///
     /// As [`counters`](Self::counters).
-    pub fn shared_addresses(&self) -> Result<SharedAddressMap> {
+    pub fn shared_addresses(&self) -> Result<Option<SharedAddressMap>> {
         self.maps().shared_addresses()
     }
 
@@ -327,9 +333,14 @@ impl Datapath {
     }
 }
 
-/// Whether all maps and programs are among the names of pins. One list costs less than a look for each.
-fn is_complete(names: &[OsString]) -> bool {
-    let maps = MAPS.iter().map(|shape| shape.name);
+/// Whether all that this build pins is among the names.
+fn is_whole(names: &[OsString]) -> bool {
+    has_all(names, MAPS.iter())
+}
+
+/// Whether these maps and all programs are among the names of pins. One list costs less than a look for each.
+fn has_all<'s>(names: &[OsString], maps: impl Iterator<Item = &'s Shape>) -> bool {
+    let maps = maps.map(|shape| shape.name);
     let programs = ProgramName::ALL.map(ProgramName::as_str);
     maps.chain(programs).all(|pin| names.iter().any(|name| name == pin))
 }

@@ -79,20 +79,24 @@ fn load(pin: &Path) -> Result<()> {
     pinned.map_err(|error| Error::pin("pin the program", pin, io_error(error)))
 }
 
-/// Watches all ports of a set that was put in place. If the programs of the set do not read kernel memory, it forgets all
-/// ports instead: ports that seem to be watched are worse than ports that are known not to be.
-pub(super) fn follow(directory: &Path, reads_xdp: bool) -> Result<()> {
-    let maps = MapSet::pinned(directory);
-    let xdp = PortXdp::open(&maps)?;
-    if !reads_xdp {
-        let program = directory.join(PROGRAM);
-        if let Err(error) = fs::remove_file(&program)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(Error::pin("remove the pin", &program, error));
-        }
-        return indexes(&xdp.map)?.into_iter().try_for_each(|ifindex| xdp.forget(ifindex));
+/// Forgets all ports of the set that is pinned in `loading`, and removes the program from `published`, which the set
+/// replaces. The programs of the set do not read kernel memory: ports that seem to be watched are worse than ports that
+/// are known not to be.
+pub(super) fn forget_all(loading: &Path, published: &Path) -> Result<()> {
+    let program = published.join(PROGRAM);
+    if let Err(error) = fs::remove_file(&program)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(Error::pin("remove the pin", &program, error));
     }
+    let Some(xdp) = PortXdp::open(&MapSet::pinned(loading))? else { return Ok(()) };
+    indexes(&xdp.map)?.into_iter().try_for_each(|ifindex| xdp.forget(ifindex))
+}
+
+/// Watches all ports of the set that is pinned in `directory`.
+pub(super) fn follow(directory: &Path) -> Result<()> {
+    let maps = MapSet::pinned(directory);
+    let Some(xdp) = PortXdp::open(&maps)? else { return Ok(()) };
     let known = indexes(&maps.open(&PORT_CONFIG)?)?;
     // An older build does not forget the ports of pods that go.
     indexes(&xdp.map)?.into_iter().filter(|port| !known.contains(port)).try_for_each(|gone| xdp.forget(gone))?;
@@ -109,8 +113,9 @@ fn indexes(map: &Map) -> Result<Vec<u32>> {
 }
 
 impl PortXdp {
-    pub(super) fn open(maps: &MapSet) -> Result<Self> {
-        Ok(Self { map: maps.open(&PORT_XDP)?, program: maps.directory().map(|directory| directory.join(PROGRAM)) })
+    pub(super) fn open(maps: &MapSet) -> Result<Option<Self>> {
+        let program = maps.directory().map(|directory| directory.join(PROGRAM));
+        Ok(maps.open_younger(&PORT_XDP)?.map(|map| Self { map, program }))
     }
 
     /// Has direct packets for the port pass the XDP program of its pod end. Returns whether they do: the kernel must allow

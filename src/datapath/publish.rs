@@ -121,7 +121,7 @@ impl Datapath {
         }
         let pinned = ProgramName::ALL.map(|name| self.program(name));
         let pinned: Vec<u32> = pinned.iter().flatten().map(Program::id).collect();
-        if pinned.is_empty() || self.is_complete()? { Ok(None) } else { InUse::look(&pinned) }
+        if pinned.is_empty() || self.is_whole()? { Ok(None) } else { InUse::look(&pinned) }
     }
 
     /// The pinned maps; a missing pin is left out.
@@ -173,6 +173,7 @@ impl Datapath {
         }
 
         let reads_xdp = port_xdp::prepare(loading);
+        let mut runs_on = false;
         let loaded = skeleton::load(&maps, reads_xdp)?;
         let ids = ids(&loaded.maps)?;
         for (name, mut map) in loaded.maps {
@@ -182,14 +183,21 @@ impl Datapath {
         for (name, program) in &loaded.programs {
             // An upgrade puts its own programs in the place of the running ones.
             let twin = in_use.filter(|_| !is_pinned).and_then(|in_use| in_use.twin(program, &ids));
+            runs_on |= twin.is_some();
             pin_program(twin.unwrap_or(program), &loading.join(name.as_str()))?;
         }
         if is_migration {
             migrate::from_layout_1(&older, &MapSet::pinned(loading))?;
         }
+        // Before the set is in place, as nothing repeats it for a call that is killed.
+        match (reads_xdp, runs_on) {
+            (true, _) => port_xdp::follow(loading)?,
+            (false, false) => port_xdp::forget_all(loading, &self.directory())?,
+            // The programs that go on running may read kernel memory, though this call cannot look up its layout.
+            (false, true) => {}
+        }
         bpffs::create_directories(&loading.join(self.unsettled()))?;
-        self.put_in_place(loading, is_other)?;
-        port_xdp::follow(&self.directory(), reads_xdp)
+        self.put_in_place(loading, is_other)
     }
 
     /// Renames what was collected into the place of what is pinned.

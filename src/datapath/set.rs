@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use zerocopy::FromZeros as _;
 
+use super::in_use::InUse;
 use super::layout::RawNetConfig;
 use super::map::{Map, Shape};
 use super::maps::{CounterMap, LinkMap, NET_CONFIG, NET_DROPS, NET_STATS, ONLY, PortMap, SharedAddressMap};
@@ -25,6 +26,16 @@ enum Place {
 }
 
 impl MapSet {
+    /// The maps that running programs use, by the ids of these; the first program counts. `None` if they are of another
+    /// layout or author, or this process lacks `CAP_SYS_ADMIN`, which the kernel asks for to open by id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Program`](super::Error::Program) when a program was replaced meanwhile.
+    pub fn in_use(programs: &[u32]) -> Result<Option<Self>> {
+        Ok(InUse::look(programs)?.map(|in_use| Self::loaded(in_use.maps)))
+    }
+
     /// The maps pinned in `directory`.
     pub(super) fn pinned(directory: &Path) -> Self {
         Self(Place::Pins(directory.to_owned()))
@@ -47,6 +58,18 @@ impl MapSet {
         match &self.0 {
             Place::Pins(directory) => Map::open(directory, shape),
             Place::Ids(ids) => Map::open_by_id(ids.get(shape.name).copied(), shape),
+        }
+    }
+
+    /// Opens a map that sets of older builds lack.
+    pub(super) fn open_younger(&self, shape: &Shape) -> Result<Option<Map>> {
+        match &self.0 {
+            Place::Pins(directory) => match Map::open(directory, shape) {
+                Err(error) if error.is_missing_pin() => Ok(None),
+                map => map.map(Some),
+            },
+            Place::Ids(ids) if !ids.contains_key(shape.name) => Ok(None),
+            Place::Ids(_) => self.open(shape).map(Some),
         }
     }
 
@@ -79,12 +102,13 @@ impl MapSet {
         LinkMap::open(self)
     }
 
-    /// Opens `port_addresses`: the addresses that pods have at other ports of theirs.
+    /// Opens `port_addresses`: the addresses that pods have at other ports of theirs. `None` for the maps of an older
+    /// build, until [`Datapath::ensure_for`](super::Datapath::ensure_for) adds this one.
     ///
     /// # Errors
     ///
     /// As [`counters`](Self::counters).
-    pub fn shared_addresses(&self) -> Result<SharedAddressMap> {
+    pub fn shared_addresses(&self) -> Result<Option<SharedAddressMap>> {
         SharedAddressMap::open(self)
     }
 

@@ -59,7 +59,7 @@ impl Bed {
             ports.insert(address, port).expect("insert");
         }
         ports.insert(mac.link_local().into(), port).expect("insert");
-        let link = PodLink { mac, stack_only: false };
+        let link = PodLink::new(mac);
         datapath.links().and_then(|links| links.insert(port.ifindex, link)).expect("insert");
         pod
     }

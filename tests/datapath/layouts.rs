@@ -68,7 +68,7 @@ fn rows_and_counters_of_layout_1_are_brought_along() {
             let expected = port(ifindex, last);
             assert_eq!(ports.read(address).unwrap(), Some(expected));
             assert_eq!(ports.read(ip(&format!("fe80::ff:fe00:{last}"))).unwrap(), Some(expected), "link-local");
-            let link = PodLink { mac: expected.mac, stack_only: false };
+            let link = PodLink::new(expected.mac);
             assert_eq!(links.read(ifindex).unwrap(), Some(link));
             assert_eq!(links.drops(ifindex).unwrap().unwrap().total(), 0);
             let counted = counters.read(address).unwrap().unwrap();

@@ -169,7 +169,7 @@ fn both_families_have_their_rows() {
 fn links_are_what_bpftool_shows() {
     loaded(|datapath| {
         let links = datapath.links().unwrap();
-        let link = |last, stack_only| PodLink { mac: MacAddr::new([2, 0, 0, 0, 0, last]), stack_only };
+        let link = |last, stack_only| PodLink::new(MacAddr::new([2, 0, 0, 0, 0, last])).stack_only(stack_only);
         assert_eq!((links.read(7).unwrap(), links.drops(7).unwrap()), (None, None));
         links.insert(7, link(1, false)).unwrap();
         links.insert(0x0102_0304, link(2, true)).unwrap();

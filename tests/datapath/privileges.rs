@@ -44,7 +44,7 @@ fn the_two_capabilities_are_enough() {
             assert!(datapath.counters().unwrap().read(pod).unwrap().is_some());
             datapath.ports().unwrap().insert(pod, port(7, 2)).unwrap();
             assert_eq!(datapath.ports().unwrap().read(pod).unwrap(), Some(port(7, 2)));
-            let link = PodLink { mac: gateway_mac, stack_only: false };
+            let link = PodLink::new(gateway_mac);
             datapath.links().unwrap().insert(7, link).unwrap();
             assert_eq!(datapath.links().unwrap().read(7).unwrap(), Some(link));
             datapath.drops().unwrap();

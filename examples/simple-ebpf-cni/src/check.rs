@@ -31,7 +31,7 @@ pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
     let mac = wish.unwrap_or_else(|| addresses::mac(&request.attachment, &request.config, &networks));
     check.pod(mac)?;
     if let (Some(bridge), Some(host_end)) = (bridge, host_end) {
-        check.datapath(&bridge, &host_end, PodLink { mac, stack_only })?;
+        check.datapath(&bridge, &host_end, PodLink::new(mac).stack_only(stack_only))?;
     }
     if let Some(masquerade) =
         Masquerade::of(&request.attachment.network, &request.net_conf, &request.config, &networks)?

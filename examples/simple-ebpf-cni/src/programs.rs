@@ -235,6 +235,22 @@ pub(crate) fn missing(
     Ok(idle.map(|block| block.name.as_str()).collect())
 }
 
+/// The ids of the programs that run at the ingress of a port.
+pub(crate) fn at(host: &Socket, port: u32) -> Result<Vec<u32>, cnikit::Error> {
+    let blocks = host.ingress_qdisc(port)?.map(|qdisc| qdisc.blocks);
+    let in_block = match blocks.and_then(|blocks| blocks.ingress) {
+        Some(block) => running_in(host, &FilterTarget::Block(block))?,
+        None => None,
+    };
+    if in_block.is_some() {
+        return Ok(in_block.into_iter().collect());
+    }
+    match TcxLink::attached(port, Direction::Ingress) {
+        Err(datapath::Error::TcxUnsupported) => Ok(Vec::new()),
+        attached => Ok(attached?.into_iter().map(|link| link.program_id).collect()),
+    }
+}
+
 /// What is wrong when programs run whose maps are not pinned in `directory`.
 pub(crate) fn unpinned(directory: &Path) -> String {
     format!("the maps of the running eBPF programs are not pinned in {}", directory.display())

@@ -67,7 +67,7 @@ impl Restore<'_> {
             }
             restored?;
         }
-        siblings::share_all(self.network, &links, self.bridge)?;
+        siblings::share_all(self.host, self.network, &links, self.bridge)?;
         for port in ports.into_values() {
             if rows.link(port.index)?.is_none() && self.host.link_by_index(port.index)?.is_some() {
                 // Another plugin gave it the address, or its lease is lost, too.

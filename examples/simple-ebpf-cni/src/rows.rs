@@ -17,7 +17,8 @@ pub(crate) struct Rows {
     counters: CounterMap,
     ports: PortMap,
     links: LinkMap,
-    shared: SharedAddressMap,
+    /// Absent from sets of an older build.
+    shared: Option<SharedAddressMap>,
 }
 
 impl Rows {
@@ -85,21 +86,26 @@ impl Rows {
         }
         // Last: from here on, the pod may send from these addresses alone.
         match self.links.read(port.ifindex)? {
-            Some(link) if link.mac == port.mac => Ok(()),
+            Some(link) if link.mac == port.mac && link.stack_only >= stack_only => {
+                self.watch_xdp(port.ifindex);
+                Ok(())
+            }
             _ => self.insert_link(port, stack_only),
         }
     }
 
     fn insert_link(&self, port: PodPort, stack_only: bool) -> datapath::Result<()> {
-        self.links.insert(port.ifindex, PodLink { mac: port.mac, stack_only })?;
-        match self.links.watch_xdp(port.ifindex) {
-            Ok(true) => {}
-            Ok(false) => debug!("direct delivery bypasses a driver-mode XDP program at link {}", port.ifindex),
-            Err(error) => {
-                debug!("direct delivery bypasses a driver-mode XDP program at link {}: {error}", port.ifindex);
-            }
-        }
+        self.links.insert(port.ifindex, PodLink::new(port.mac).stack_only(stack_only))?;
+        self.watch_xdp(port.ifindex);
         Ok(())
+    }
+
+    fn watch_xdp(&self, port: u32) {
+        match self.links.watch_xdp(port) {
+            Ok(true) => {}
+            Ok(false) => debug!("direct delivery bypasses a driver-mode XDP program at link {port}"),
+            Err(error) => debug!("direct delivery bypasses a driver-mode XDP program at link {port}: {error}"),
+        }
     }
 
     /// Removes entries of addresses, as far as they lead to a port.
@@ -134,6 +140,7 @@ impl Rows {
         let links = host.links()?;
         let stays: HashSet<u32> = links.iter().map(|link| link.index).chain(spared.iter().copied()).collect();
         self.remove_ports(&known.difference(&stays).copied().collect())?;
+        siblings::prune(host, self, &links)?;
         Ok(links)
     }
 
@@ -181,8 +188,7 @@ impl Rows {
             was_known |= owner.is_some();
             ports.extend(owner.map(|port| port.ifindex));
         }
-        for port in ports {
-            siblings::unshare(self, port)?;
+        for &port in &ports {
             if let Some(link) = self.links.read(port)? {
                 was_known = true;
                 let link_local = link.mac.link_local().into();
@@ -192,8 +198,9 @@ impl Rows {
             }
             self.links.remove(port)?;
         }
-        // Last, as they lead to the ports.
+        // After these, as they lead to the ports.
         addresses.iter().try_for_each(|address| self.remove_address(address.ip()))?;
+        ports.into_iter().try_for_each(|port| siblings::unshare(self, port))?;
         Ok(was_known)
     }
 
@@ -201,7 +208,6 @@ impl Rows {
     /// any.
     pub(crate) fn remove_ports(&self, ports: &HashSet<u32>) -> datapath::Result<bool> {
         let _span = info_span!("rows").entered();
-        ports.iter().try_for_each(|port| siblings::unshare(self, *port))?;
         let mut was_known = false;
         for address in self.ports.addresses()? {
             if self.ports.read(address)?.is_some_and(|port| ports.contains(&port.ifindex)) {
@@ -213,6 +219,7 @@ impl Rows {
             was_known |= self.links.read(*ifindex)?.is_some();
             self.links.remove(*ifindex)?;
         }
+        ports.iter().try_for_each(|port| siblings::unshare(self, *port))?;
         Ok(was_known)
     }
 
@@ -232,13 +239,22 @@ impl Rows {
         for address in self.ports.addresses()? {
             indexes.extend(self.ports.read(address)?.map(|port| port.ifindex));
         }
-        indexes.extend(self.shared.entries()?.into_iter().map(|(port, _)| port));
+        let shared = self.shared.as_ref().map(SharedAddressMap::entries).transpose()?;
+        indexes.extend(shared.into_iter().flatten().map(|(port, _)| port));
         Ok(indexes)
     }
 
-    /// Who owns an address.
-    pub(crate) fn owner(&self, address: IpAddr) -> datapath::Result<Option<PodPort>> {
-        self.ports.read(address)
+    /// Whether an address leads to a port.
+    pub(crate) fn is_owner(&self, address: IpAddr, port: u32) -> datapath::Result<bool> {
+        Ok(self.ports.read(address)?.is_some_and(|owner| owner.ifindex == port))
+    }
+
+    /// Changes what a port may do. A port without an entry gets none.
+    pub(crate) fn change_link(&self, port: u32, change: impl FnOnce(&mut PodLink)) -> datapath::Result<()> {
+        let Some(now) = self.links.read(port)? else { return Ok(()) };
+        let mut changed = now;
+        change(&mut changed);
+        if changed == now { Ok(()) } else { self.links.insert(port, changed) }
     }
 
     /// The addresses of a port that are good beyond its link.
@@ -253,9 +269,9 @@ impl Rows {
         Ok(addresses)
     }
 
-    /// The addresses that pods have at other ports of theirs.
-    pub(crate) fn shared(&self) -> &SharedAddressMap {
-        &self.shared
+    /// The addresses that pods have at other ports of theirs. `None` for the maps of an older build.
+    pub(crate) fn shared(&self) -> Option<&SharedAddressMap> {
+        self.shared.as_ref()
     }
 
     /// What a port may do, if anything is known of it.

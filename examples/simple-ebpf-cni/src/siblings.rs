@@ -4,104 +4,168 @@
 //! each port may send from the addresses of its siblings: `port_addresses` has an entry for each of these.
 //!
 //! Siblings are found by the kernel's word alone. The pod's own links name the host ends, which a pod can forge; the host ends
-//! name the pod's namespace, which it cannot.
+//! name the pod's namespace, which it cannot. The maps of a sibling in another network are those of the programs that run at
+//! its port, because pins may be missing where this process looks.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-use cnikit::datapath::{self, Datapath};
+use cnikit::datapath::{self, Datapath, MapSet};
 use cnikit::netlink::{self, Link, Socket};
 use cnikit::plugin::Failure;
 use cnikit::spec::{Attachment, NetworkName};
-use tracing::info_span;
+use tracing::{info_span, warn};
 
-use crate::network::{self, PINS};
 use crate::rows::Rows;
+use crate::{network, programs};
 
 /// Lets the port and its siblings send from each other's addresses. The addresses of `port` must have their map entries: of
 /// two ADDs for one pod that run at once, the later one then sees the other.
+///
+/// A sibling whose maps cannot be used, or have no room, is passed over: the pod works, but for answers by that port.
 pub(crate) fn share(host: &Socket, pod: &Socket, network: &NetworkName, port: u32) -> Result<(), Failure> {
     let _span = info_span!("siblings").entered();
-    Ok(share_with(network, port, &of_port(host, pod, port)?)?)
-}
-
-/// The same for every port of the network, when its maps were lost. The host's own list tells which ports have one pod.
-pub(crate) fn share_all(network: &NetworkName, links: &[Link], bridge: &Link) -> datapath::Result<()> {
-    let _span = info_span!("siblings").entered();
-    let host_ends =
-        || links.iter().filter(|link| Attachment::is_host_ifname(&link.name) && link.link_netnsid.is_some());
-    for port in host_ends().filter(|link| link.master == Some(bridge.index)) {
-        let is_sibling = |link: &&Link| link.index != port.index && link.link_netnsid == port.link_netnsid;
-        let siblings: Vec<u32> = host_ends().filter(is_sibling).map(|link| link.index).collect();
-        share_with(network, port.index, &siblings)?;
+    let siblings = of_port(host, pod, port)?;
+    if !siblings.is_empty() {
+        share_all_of(&members(host, &network::datapath(network), siblings.into_iter().chain([port]))?);
     }
     Ok(())
 }
 
-/// What of the entries that [`share`] puts is missing.
+/// The same for every port of the network, when its maps were lost. The host's own list tells which ports have one pod.
+pub(crate) fn share_all(
+    host: &Socket,
+    network: &NetworkName,
+    links: &[Link],
+    bridge: &Link,
+) -> Result<(), cnikit::Error> {
+    let _span = info_span!("siblings").entered();
+    let mut pods: BTreeMap<i32, Vec<&Link>> = BTreeMap::new();
+    for link in links.iter().filter(|link| Attachment::is_host_ifname(&link.name)) {
+        if let Some(namespace) = link.link_netnsid {
+            pods.entry(namespace).or_default().push(link);
+        }
+    }
+    pods.retain(|_, ports| ports.len() > 1 && ports.iter().any(|port| port.master == Some(bridge.index)));
+    let datapath = network::datapath(network);
+    for ports in pods.into_values() {
+        share_all_of(&members(host, &datapath, ports.iter().map(|port| port.index))?);
+    }
+    Ok(())
+}
+
+/// How the entries of the port differ from those that [`share`] puts.
 pub(crate) fn differences(
     host: &Socket,
     pod: &Socket,
     network: &NetworkName,
     port: u32,
 ) -> Result<Vec<String>, Failure> {
+    let siblings = of_port(host, pod, port)?;
+    let members = members(host, &network::datapath(network), siblings.into_iter().chain([port]))?;
+    let Some(own) = members.iter().find(|member| member.port == port) else { return Ok(Vec::new()) };
+    let Some(shared) = own.rows.shared() else { return Ok(Vec::new()) };
+    let mut found: HashMap<IpAddr, u32> = HashMap::new();
+    for (_, address) in shared.entries()?.into_iter().filter(|(index, _)| *index == port) {
+        found.extend(shared.sibling(port, address)?.map(|sibling| (address, sibling)));
+    }
     let mut differences = Vec::new();
-    for Entry { place, port, address } in entries(network, port, &of_port(host, pod, port)?)? {
-        if !place.datapath.shared_addresses()?.contains(port, address)? {
-            differences
-                .push(format!("the map port_addresses of {} has no entry for {address} at link {port}", place.network));
+    for sibling in members.iter().filter(|member| member.port != port) {
+        for address in &sibling.addresses {
+            if found.remove(address) != Some(sibling.port) {
+                differences.push(format!("the map port_addresses has no entry for {address} at link {port}"));
+            }
         }
     }
+    let surplus = found.into_keys().map(|address| {
+        format!("the map port_addresses lets link {port} send from {address}, which is no address of its pod")
+    });
+    differences.extend(surplus);
     Ok(differences)
 }
 
-/// Takes the addresses of a port from its siblings, and theirs from it. To be called as long as the addresses of the port have
-/// their map entries: these tell what to delete. Costs one look for a network whose pods have one port each.
+/// Takes the addresses of a port from its siblings, and theirs from it. To be called when the addresses of the port have no
+/// map entries any more: an ADD that shares them meanwhile sees that, and takes them back. Costs one look for a network whose
+/// pods have one port each.
 pub(crate) fn unshare(rows: &Rows, port: u32) -> datapath::Result<()> {
-    let of_siblings: Vec<IpAddr> = rows
-        .shared()
-        .entries()?
-        .into_iter()
-        .filter_map(|(index, address)| (index == port).then_some(address))
-        .collect();
-    if of_siblings.is_empty() {
-        return Ok(());
+    let Some(shared) = rows.shared() else { return Ok(()) };
+    let entries = shared.entries()?;
+    let own: Vec<IpAddr> =
+        entries.into_iter().filter_map(|(index, address)| (index == port).then_some(address)).collect();
+    let mut siblings = HashSet::new();
+    for address in &own {
+        siblings.extend(shared.sibling(port, *address)?);
     }
-    let own = rows.addresses_of(port)?;
-    for place in places()? {
-        let (there, shared) = (Rows::open(&place.datapath)?, place.datapath.shared_addresses()?);
-        for address in &of_siblings {
-            let Some(sibling) = there.owner(*address)? else { continue };
-            own.iter().try_for_each(|address| shared.remove(sibling.ifindex, *address))?;
+    for sibling in siblings {
+        if rows.link(sibling)?.is_some() {
+            forget(rows, sibling, port)?;
+        } else if let Err(error) = forget_elsewhere(sibling, port) {
+            warn!("the port {sibling} of the pod may send from addresses of the port {port}, which goes: {error}");
         }
     }
     // Last: these lead the next call to the siblings, if this one is killed.
-    of_siblings.iter().try_for_each(|address| rows.shared().remove(port, *address))
+    own.iter().try_for_each(|address| shared.remove(port, *address))
 }
 
-/// A network with maps.
-#[derive(Clone)]
-struct Place {
-    network: NetworkName,
-    datapath: Datapath,
-}
-
-/// An entry of `port_addresses`.
-struct Entry {
-    place: Place,
-    port: u32,
-    address: IpAddr,
-}
-
-/// The networks of this node.
-fn places() -> datapath::Result<Vec<Place>> {
-    let mut places = Vec::new();
-    for network in Datapath::networks(PINS)? {
-        let datapath = network::datapath(&network);
-        if datapath.is_complete()? {
-            places.push(Place { network, datapath });
+/// Removes entries that are not true any more: of links that are gone or not of one pod, and of addresses that the other port
+/// does not have. A DEL that did not find the maps of a sibling leaves such entries, and so does an older build.
+pub(crate) fn prune(host: &Socket, rows: &Rows, links: &[Link]) -> Result<(), cnikit::Error> {
+    let Some(shared) = rows.shared() else { return Ok(()) };
+    let namespace = |index| links.iter().find(|link| link.index == index).and_then(|link| link.link_netnsid);
+    let mut elsewhere = HashMap::new();
+    for (port, address) in shared.entries()? {
+        let Some(sibling) = shared.sibling(port, address)? else { continue };
+        let is_one_pod = namespace(port).is_some() && namespace(port) == namespace(sibling);
+        let is_true = is_one_pod
+            && if rows.link(sibling)?.is_some() {
+                rows.is_owner(address, sibling)?
+            } else {
+                if !elsewhere.contains_key(&sibling) {
+                    elsewhere.insert(sibling, rows_at(host, sibling)?);
+                }
+                // Where the maps of the sibling cannot be opened, nothing is known of the address.
+                elsewhere[&sibling].as_ref().map_or(Ok(true), |rows| rows.is_owner(address, sibling))?
+            };
+        if !is_true {
+            shared.remove(port, address)?;
         }
     }
-    Ok(places)
+    Ok(())
+}
+
+/// A port of a pod, with the maps of its network.
+struct Member {
+    port: u32,
+    rows: Rows,
+    addresses: Vec<IpAddr>,
+    /// Whether it is of the network that the call is about.
+    is_own: bool,
+}
+
+/// The ports of a pod that maps are known of. The first maps to be looked at are those of `datapath`.
+fn members(host: &Socket, datapath: &Datapath, ports: impl Iterator<Item = u32>) -> Result<Vec<Member>, cnikit::Error> {
+    let mut members = Vec::new();
+    for port in ports {
+        let own = Rows::open(datapath)?;
+        let is_own = own.link(port)?.is_some();
+        let rows = match is_own {
+            true => Some(own),
+            false => rows_at(host, port).unwrap_or_else(|error| {
+                warn!("the pod cannot send from all of its addresses by the port {port}: {error}");
+                None
+            }),
+        };
+        if let Some(rows) = rows {
+            members.push(Member { port, addresses: rows.addresses_of(port)?, rows, is_own });
+        }
+    }
+    Ok(members)
+}
+
+/// The entries of the maps that the programs at a port use.
+fn rows_at(host: &Socket, port: u32) -> Result<Option<Rows>, cnikit::Error> {
+    let maps = MapSet::in_use(&programs::at(host, port)?)?;
+    Ok(maps.map(|maps| Rows::of(&maps)).transpose()?)
 }
 
 /// The host ends of the pod's other pairs.
@@ -122,34 +186,55 @@ fn of_port(host: &Socket, pod: &Socket, port: u32) -> netlink::Result<Vec<u32>> 
     Ok(siblings)
 }
 
-fn share_with(network: &NetworkName, port: u32, siblings: &[u32]) -> datapath::Result<()> {
-    for Entry { place, port, address } in entries(network, port, siblings)? {
-        place.datapath.shared_addresses()?.insert(port, address)?;
+fn share_all_of(members: &[Member]) {
+    let has_stack_only = |member: &Member| member.rows.link(member.port).ok().flatten().is_some_and(|it| it.stack_only);
+    // Linux answers from any port of a network: what is shaped at one port must not come by another unseen.
+    let stack_only = members.iter().any(|member| member.is_own && has_stack_only(member));
+    for member in members {
+        if let Err(error) = share_at(member, members, stack_only && member.is_own) {
+            warn!("the pod cannot send from all of its addresses by the port {}: {error}", member.port);
+        }
+    }
+}
+
+fn share_at(member: &Member, members: &[Member], stack_only: bool) -> datapath::Result<()> {
+    let Member { port, rows, .. } = member;
+    let (Some(shared), true) = (rows.shared(), members.len() > 1) else { return Ok(()) };
+    rows.change_link(*port, |link| {
+        link.has_siblings = true;
+        link.stack_only |= stack_only;
+    })?;
+    for sibling in members.iter().filter(|sibling| sibling.port != *port) {
+        for address in &sibling.addresses {
+            shared.insert(*port, *address, sibling.port)?;
+            // A DEL removes the entry of the address first, and then looks for those that are put here.
+            if !sibling.rows.is_owner(*address, sibling.port)? {
+                shared.remove(*port, *address)?;
+            }
+        }
     }
     Ok(())
 }
 
-/// The entries by which a port and its siblings share their addresses. Those of the port itself come first: they lead
-/// [`unshare`] to the others.
-fn entries(network: &NetworkName, port: u32, siblings: &[u32]) -> datapath::Result<Vec<Entry>> {
-    if siblings.is_empty() {
-        return Ok(Vec::new());
-    }
-    let places = places()?;
-    let Some(own) = places.iter().find(|place| place.network == *network) else { return Ok(Vec::new()) };
-    let own_addresses = Rows::open(&own.datapath)?.addresses_of(port)?;
-    let (mut entries, mut of_siblings) = (Vec::new(), Vec::new());
-    for sibling in siblings {
-        for place in &places {
-            let rows = Rows::open(&place.datapath)?;
-            if rows.link(*sibling)?.is_none() {
-                continue;
-            }
-            let entry = |place: &Place, port, address| Entry { place: place.clone(), port, address };
-            entries.extend(rows.addresses_of(*sibling)?.into_iter().map(|address| entry(own, port, address)));
-            of_siblings.extend(own_addresses.iter().map(|address| entry(place, *sibling, *address)));
+/// Takes the addresses of `port` from its sibling.
+fn forget(rows: &Rows, sibling: u32, port: u32) -> datapath::Result<()> {
+    let Some(shared) = rows.shared() else { return Ok(()) };
+    let mut has_others = false;
+    for (_, address) in shared.entries()?.into_iter().filter(|(index, _)| *index == sibling) {
+        match shared.sibling(sibling, address)? {
+            Some(other) if other == port => shared.remove(sibling, address)?,
+            other => has_others |= other.is_some(),
         }
     }
-    entries.extend(of_siblings);
-    Ok(entries)
+    rows.change_link(sibling, |link| link.has_siblings = has_others)
+}
+
+/// The same for a sibling of another network.
+fn forget_elsewhere(sibling: u32, port: u32) -> Result<(), cnikit::Error> {
+    let host = Socket::open()?;
+    // The maps that go with a port need no change.
+    if host.link_by_index(sibling)?.is_none() {
+        return Ok(());
+    }
+    Ok(rows_at(&host, sibling)?.map_or(Ok(()), |rows| forget(&rows, sibling, port))?)
 }

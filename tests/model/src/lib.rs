@@ -22,7 +22,7 @@ mod neighbour;
 mod read;
 mod scenario;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use flow::{Closes, Conversation, Flow, Part};
@@ -47,8 +47,8 @@ pub struct Network {
     pub owners: HashMap<IpAddr, Owner>,
     /// The ports that are guarded or restricted: `port_config`.
     pub ports: HashMap<u32, Port>,
-    /// Addresses that the pod at a port has at another port: `port_addresses`.
-    pub shared: HashSet<(u32, IpAddr)>,
+    /// Addresses that the pod at a port has at another port, with the latter: `port_addresses`.
+    pub shared: HashMap<(u32, IpAddr), u32>,
     /// What was counted.
     pub counts: Counts,
     flows: HashMap<Conversation, Flow>,
@@ -146,7 +146,7 @@ impl Network {
             guard: true,
             owners: HashMap::new(),
             ports: HashMap::new(),
-            shared: HashSet::new(),
+            shared: HashMap::new(),
             counts: Counts::default(),
             flows: HashMap::new(),
         }
@@ -231,7 +231,7 @@ impl Network {
         }
         match read::mac(frame) {
             mac if mac == target.mac => Some(frame.to_vec()),
-            mac if mac == self.gateway_mac => self.routed(target, frame, &packet.header),
+            mac if mac == self.gateway_mac && self.guard => self.routed(target, frame, &packet.header),
             _ => None,
         }
     }
@@ -322,7 +322,10 @@ impl Network {
 
     /// Whether an address belongs to the pod at a port.
     fn is_own(&self, port: u32, address: IpAddr) -> bool {
-        self.owners.get(&address).is_some_and(|owner| owner.port == port) || self.shared.contains(&(port, address))
+        let is_at = |port: u32| self.owners.get(&address).map(|owner| owner.port == port);
+        // Of an address that nobody has in this network, the other network decides.
+        let is_at_sibling = |sibling: &u32| is_at(*sibling).unwrap_or(true);
+        is_at(port) == Some(true) || self.shared.get(&(port, address)).is_some_and(is_at_sibling)
     }
 }
 

@@ -77,6 +77,28 @@ fn a_packet_for_the_gateways_mac_is_routed() {
 #[test]
 fn the_stack_answers_for_a_packet_that_may_not_be_routed() {
     loaded(|loaded| {
+        // The pod may answer by another port, of another network.
+        let siblings = |port, mac, has_siblings| {
+            let mut link = PodLink::new(MacAddr::new(mac));
+            link.has_siblings = has_siblings;
+            loaded.links.insert(port, link).unwrap();
+        };
+        for (port, mac) in [(PORT, MAC_A), (OTHER_PORT, MAC_B)] {
+            siblings(port, mac, true);
+            for [a, b] in PODS {
+                loaded.assert_stack(&datagram(MAC_GATEWAY, a, b, 64), "to another subnet");
+                loaded.assert_direct(&datagram(MAC_B, a, b, 64), "on the link");
+            }
+            siblings(port, mac, false);
+        }
+        // Without the guard, the pod may have another MAC than its entry says.
+        loaded.configure(|config| config.guard = false);
+        loaded.assert_stack(&datagram(MAC_GATEWAY, PODS[0][0], PODS[0][1], 64), "without the guard");
+        loaded.assert_direct(&datagram(MAC_B, PODS[0][0], PODS[0][1], 64), "without the guard, on the link");
+        siblings(OTHER_PORT, MAC_B, true);
+        loaded.assert_stack(&datagram(MAC_B, PODS[0][0], PODS[0][1], 64), "without the guard, with siblings");
+        siblings(OTHER_PORT, MAC_B, false);
+        loaded.configure(|_| ());
         for [a, b] in PODS {
             for hops in [0, 1] {
                 loaded.assert_stack(&datagram(MAC_GATEWAY, a, b, hops), &format!("{a}, {hops} hops"));
@@ -282,7 +304,7 @@ fn a_packet_whose_answer_would_go_by_the_stack_goes_by_the_stack() {
             loaded.assert_stack(&from(MAC_THIRD, a), "a port that nobody guards, by another MAC");
             loaded.restrict(PORT, MAC_A);
             loaded.assert_stack(&from(MAC_A, a), "a restricted port");
-            loaded.links.insert(PORT, PodLink { mac: MacAddr::new(MAC_A), stack_only: false }).unwrap();
+            loaded.links.insert(PORT, PodLink::new(MacAddr::new(MAC_A))).unwrap();
         }
     });
 }

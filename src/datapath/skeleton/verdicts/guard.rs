@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::frames::*;
-use super::{BRIDGE, OTHER_PORT, PORT, REDIRECT, SHOT, UNSPEC, loaded};
+use super::{BRIDGE, OTHER_PORT, PORT, PORT_ELSEWHERE, REDIRECT, SECOND_PORT, SHOT, UNSPEC, loaded};
 use crate::datapath::{DropReason, Drops, PodCounters};
 use crate::spec::MacAddr;
 
@@ -362,20 +362,53 @@ fn a_port_may_send_from_the_addresses_of_the_pods_other_ports() {
                 loaded.assert_dropped(&error(source), DropReason::Router, &source.to_string());
             }
             // Entries of another port, and of the other family's address with the same octets, are of no use here.
-            loaded.shared.insert(OTHER_PORT, elsewhere).unwrap();
+            loaded.shared.insert(OTHER_PORT, elsewhere, PORT_ELSEWHERE).unwrap();
             if let IpAddr::V4(v4) = elsewhere {
                 let [w, x, y, z] = v4.octets().map(u16::from);
-                loaded.shared.insert(PORT, Ipv6Addr::new(w << 8 | x, y << 8 | z, 0, 0, 0, 0, 0, 0).into()).unwrap();
+                let other_family = Ipv6Addr::new(w << 8 | x, y << 8 | z, 0, 0, 0, 0, 0, 0);
+                loaded.shared.insert(PORT, other_family.into(), PORT_ELSEWHERE).unwrap();
             }
             loaded.assert_dropped(&datagram(MAC_B, elsewhere, b, 64), DropReason::IpSource, "of another pod");
         }
         let say =
             |operation, sender| ethernet(MAC_ALL, MAC_A, ARP, &arp(operation, (MAC_A, sender), ([0; 6], STRANGERS[0])));
         loaded.assert_dropped(&say(2, SECOND[0]), DropReason::ArpSender, "a reply");
-        loaded.shared.insert(PORT, SECOND[0]).unwrap();
+        loaded.shared.insert(PORT, SECOND[0], SECOND_PORT).unwrap();
         for operation in [1, 2] {
             loaded.assert_stack(&say(operation, SECOND[0]), "ARP in the name of another address of the pod");
         }
+    });
+}
+
+/// Networks may have the same addresses: a pod's address of another network is not its own where another pod, or the node,
+/// has that number.
+#[test]
+fn an_address_of_another_network_is_no_right_to_the_address_of_another_pod() {
+    loaded(|loaded| {
+        for ([a, b], gateway) in PODS.into_iter().zip(GATEWAY) {
+            for address in [b, gateway] {
+                loaded.shared.insert(PORT, address, PORT_ELSEWHERE).unwrap();
+                loaded.assert_dropped(
+                    &datagram(MAC_GATEWAY, address, a, 64),
+                    DropReason::IpSource,
+                    &address.to_string(),
+                );
+            }
+        }
+        let claim = ethernet(MAC_ALL, MAC_A, ARP, &arp(2, (MAC_A, GATEWAY[0]), ([0; 6], PODS[0][1])));
+        loaded.assert_dropped(&claim, DropReason::ArpSender, "a reply for the gateway");
+        let claim = frame(MAC_ALL, &nd(PODS[1][0], ALL_NODES, [136, 0, 0, 0, 0, 0, 0, 0], &octets(GATEWAY[1])));
+        loaded.assert_dropped(&claim, DropReason::NdOwner, "an advertisement of the gateway");
+    });
+}
+
+/// The entries of IPv4 addresses are IPv4-mapped.
+#[test]
+fn an_ipv4_address_of_another_port_is_no_right_to_the_mapped_ipv6_address() {
+    loaded(|loaded| {
+        let IpAddr::V4(elsewhere) = ELSEWHERE[0] else { unreachable!("the first family") };
+        let mapped = datagram(MAC_B, elsewhere.to_ipv6_mapped().into(), PODS[1][1], 64);
+        loaded.assert_dropped(&mapped, DropReason::IpSource, "mapped");
     });
 }
 

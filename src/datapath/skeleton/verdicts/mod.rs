@@ -35,6 +35,8 @@ const REDIRECT: i32 = 7;
 const PORT: u32 = 1;
 const OTHER_PORT: u32 = 77;
 const SECOND_PORT: u32 = 78;
+/// Of another network.
+const PORT_ELSEWHERE: u32 = 79;
 const BRIDGE: u32 = 99;
 
 /// A set of its own for each test: pod A on the port that packets come in by and on a second one, pod B on another, all
@@ -87,8 +89,8 @@ impl Loaded {
         for (second, elsewhere) in SECOND.into_iter().zip(ELSEWHERE) {
             loaded.place(second, SECOND_PORT, MAC_SECOND);
             loaded.counters.track(second).unwrap();
-            for address in [second, elsewhere] {
-                loaded.shared.insert(PORT, address).unwrap();
+            for (address, sibling) in [(second, SECOND_PORT), (elsewhere, PORT_ELSEWHERE)] {
+                loaded.shared.insert(PORT, address, sibling).unwrap();
             }
         }
         for gateway in GATEWAY {
@@ -96,7 +98,7 @@ impl Loaded {
         }
         for (port, mac) in [(PORT, MAC_A), (OTHER_PORT, MAC_B)] {
             loaded.place(MacAddr::new(mac).link_local().into(), port, mac);
-            loaded.links.insert(port, PodLink { mac: MacAddr::new(mac), stack_only: false }).unwrap();
+            loaded.links.insert(port, PodLink::new(MacAddr::new(mac))).unwrap();
         }
         loaded
     }
@@ -113,7 +115,7 @@ impl Loaded {
     }
 
     fn restrict(&self, ifindex: u32, mac: [u8; 6]) {
-        self.links.insert(ifindex, PodLink { mac: MacAddr::new(mac), stack_only: true }).unwrap();
+        self.links.insert(ifindex, PodLink::new(MacAddr::new(mac)).stack_only(true)).unwrap();
     }
 
     /// The same for a frame that came into the host by a device.

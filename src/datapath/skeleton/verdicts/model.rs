@@ -13,7 +13,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::frames::*;
 use super::scenarios::scenario;
-use super::{BRIDGE, Loaded, OTHER_PORT, PORT, REDIRECT, SECOND_PORT, SHOT, UNSPEC, loaded};
+use super::{BRIDGE, Loaded, OTHER_PORT, PORT, PORT_ELSEWHERE, REDIRECT, SECOND_PORT, SHOT, UNSPEC, loaded};
 use crate::datapath::{Drops, PodLink};
 use crate::spec::MacAddr;
 
@@ -146,7 +146,7 @@ impl Loaded {
         }
         for (second, elsewhere) in SECOND.into_iter().zip(ELSEWHERE) {
             network.own(second, SECOND_PORT, MAC_SECOND);
-            network.shared.extend([(PORT, second), (PORT, elsewhere)]);
+            network.shared.extend([((PORT, second), SECOND_PORT), ((PORT, elsewhere), PORT_ELSEWHERE)]);
         }
         for (port, mac, stack_only) in
             [(PORT, MAC_A, scenario.stack_only), (OTHER_PORT, MAC_B, scenario.other_stack_only)]
@@ -156,7 +156,7 @@ impl Loaded {
                 self.links.remove(port).unwrap();
             } else {
                 network.ports.insert(port, Port { mac, stack_only });
-                self.links.insert(port, PodLink { mac: MacAddr::new(mac), stack_only }).unwrap();
+                self.links.insert(port, PodLink::new(MacAddr::new(mac)).stack_only(stack_only)).unwrap();
             }
         }
         for key in self.flows.keys::<40>().unwrap() {
