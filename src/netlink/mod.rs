@@ -96,6 +96,7 @@ mod filter;
 mod fuzzed;
 mod ipv6;
 mod link;
+mod neighbor;
 mod netns;
 mod next_hop;
 pub mod nftables;

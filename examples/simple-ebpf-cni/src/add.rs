@@ -111,6 +111,10 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     }
     rows.refuse_taken(&host, &networks, port)?;
     rows.put(&networks, port).step("put the map rows")?;
+    // The last pod with the address may live on, and may have asked the host in its name by another interface.
+    for address in &networks {
+        host.forget_neighbor(bridge.index, address.ip())?;
+    }
     siblings::share(&host, &pod, &attachment.network, veth.host)
         .step("share addresses with the pod's other interfaces")?;
 

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-use cnikit::datapath::{self, Datapath, MapSet};
+use cnikit::datapath::{self, MapSet};
 use cnikit::netlink::{self, Link, Socket};
 use cnikit::plugin::Failure;
 use cnikit::spec::{Attachment, NetworkName};
@@ -27,7 +27,7 @@ pub(crate) fn share(host: &Socket, pod: &Socket, network: &NetworkName, port: u3
     let _span = info_span!("siblings").entered();
     let siblings = of_port(host, pod, port)?;
     if !siblings.is_empty() {
-        share_all_of(&members(host, &network::datapath(network), siblings.into_iter().chain([port]))?);
+        share_all_of(&members(host, &network::datapath(network).maps(), siblings.into_iter().chain([port]))?);
     }
     Ok(())
 }
@@ -47,22 +47,17 @@ pub(crate) fn share_all(
         }
     }
     pods.retain(|_, ports| ports.len() > 1 && ports.iter().any(|port| port.master == Some(bridge.index)));
-    let datapath = network::datapath(network);
+    let maps = network::datapath(network).maps();
     for ports in pods.into_values() {
-        share_all_of(&members(host, &datapath, ports.iter().map(|port| port.index))?);
+        share_all_of(&members(host, &maps, ports.iter().map(|port| port.index))?);
     }
     Ok(())
 }
 
 /// How the entries of the port differ from those that [`share`] puts.
-pub(crate) fn differences(
-    host: &Socket,
-    pod: &Socket,
-    network: &NetworkName,
-    port: u32,
-) -> Result<Vec<String>, Failure> {
+pub(crate) fn differences(host: &Socket, pod: &Socket, maps: &MapSet, port: u32) -> Result<Vec<String>, Failure> {
     let siblings = of_port(host, pod, port)?;
-    let members = members(host, &network::datapath(network), siblings.into_iter().chain([port]))?;
+    let members = members(host, maps, siblings.into_iter().chain([port]))?;
     let Some(own) = members.iter().find(|member| member.port == port) else { return Ok(Vec::new()) };
     let Some(shared) = own.rows.shared() else { return Ok(Vec::new()) };
     let mut found: HashMap<IpAddr, u32> = HashMap::new();
@@ -142,11 +137,11 @@ struct Member {
     is_own: bool,
 }
 
-/// The ports of a pod that maps are known of. The first maps to be looked at are those of `datapath`.
-fn members(host: &Socket, datapath: &Datapath, ports: impl Iterator<Item = u32>) -> Result<Vec<Member>, cnikit::Error> {
+/// The ports of a pod that maps are known of. The first maps to be looked at are those of `maps`.
+fn members(host: &Socket, maps: &MapSet, ports: impl Iterator<Item = u32>) -> Result<Vec<Member>, cnikit::Error> {
     let mut members = Vec::new();
     for port in ports {
-        let own = Rows::open(datapath)?;
+        let own = Rows::of(maps)?;
         let is_own = own.link(port)?.is_some();
         let rows = match is_own {
             true => Some(own),

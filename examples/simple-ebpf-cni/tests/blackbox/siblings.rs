@@ -7,6 +7,7 @@ use std::time::Duration;
 use cnikit_testbed::{Namespace, Pod, patience, tool};
 use serde_json::{Value, json};
 
+use crate::pins::{Elsewhere, PINS};
 use crate::support::{Attached, GATEWAY, Network, code, drop_invalid, on_host};
 
 const OTHER_NETWORK: &str = "other";
@@ -274,5 +275,71 @@ fn a_question_in_the_name_of_an_inner_address_holds_nothing_up() {
             assert!(!has("172.17.0.1"), "{neighbors}");
         }
         [one, two].iter().for_each(|attached| network.detach(attached));
+    });
+}
+
+/// Networks may overlap: the second interface has an address that another pod, or the node, has in the first network.
+#[test]
+fn an_address_in_another_network_is_no_right_to_that_of_another_pod() {
+    on_host(|network| {
+        let mut other = other_network(network);
+        other["subnet"] = json!("10.99.0.0/24");
+        other["isGateway"] = json!(false);
+        let [one, two, three] = ["one", "two", "three"].map(|container| network.attach(container));
+        other["args"] = json!({ "cni": { "ips": [two.address()] } });
+        assert_eq!(attach_net1(network, &other, &one), two.address());
+        one.pod.ip(&format!("address add {GATEWAY}/32 dev lo"));
+        let device = |source: &str| format!("-n -q -c 3 -i 0.01 -W 1 -I eth0 -I {source} {}", three.address());
+        for source in [two.address(), GATEWAY] {
+            let _lost = one.pod.command("ping").words(&device(source)).output();
+            let neighbors = three.pod.ip(&format!("neighbour show {source}"));
+            assert_ne!(neighbors[0]["lladdr"], json!(one.mac()), "{source}");
+        }
+        assert!(drops(network) > 0);
+        network.check(&one).silent();
+        detach_net1(network, &other, &one);
+        [one, two, three].iter().for_each(|attached| network.detach(attached));
+    });
+}
+
+/// The maps of the other interface are found by the programs at its port, and not by pins.
+#[test]
+fn a_detach_without_the_pins_leaves_no_right_to_the_address() {
+    on_host(|network| {
+        let [one, two] = ["one", "two"].map(|container| network.attach(container));
+        let elsewhere = Elsewhere::new(network);
+        for is_removed in [false, true] {
+            let second = attach_net1(network, &network.config, &one);
+            let detach = || detach_net1(network, &network.config, &one);
+            if is_removed {
+                std::fs::remove_dir_all(PINS).expect("a writable bpffs");
+                detach();
+                // Pins the maps again.
+                network.detach(&network.attach("three"));
+            } else {
+                elsewhere.enter(detach);
+            }
+            assert_eq!(shared(network, crate::support::NAME), 0, "the pins are removed: {is_removed}");
+            one.pod.ip(&format!("address add {second}/32 dev eth0"));
+            assert!(!pings_from(&one.pod, &second, two.address()));
+            one.pod.ip(&format!("address delete {second}/32 dev eth0"));
+        }
+        [one, two].iter().for_each(|attached| network.detach(attached));
+    });
+}
+
+/// The node notes the sender of each question: a pod that asks in the name of its second interface's address.
+#[test]
+fn the_node_sends_to_the_next_pod_with_an_address() {
+    on_host(|network| {
+        let one = network.attach("one");
+        let second = attach_net1(network, &network.config, &one);
+        assert!(pings_from(&one.pod, &second, GATEWAY));
+        detach_net1(network, &network.config, &one);
+        let next = network.by(network.with("args", json!({ "cni": { "ips": [second] } }))).attach("next");
+        assert_eq!(next.address(), second);
+        let lost = network.host.ping(&second, 3);
+        assert!(lost.status.success(), "{lost:?}");
+        [one, next].iter().for_each(|attached| network.detach(attached));
     });
 }
