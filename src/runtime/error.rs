@@ -21,7 +21,8 @@ pub enum Error {
         /// Files of that name that are not executable.
         not_executable: Vec<PathBuf>,
     },
-    /// The executable of the delegate is the program that is running: it would call itself without end.
+    /// The executable of the delegate is the program that is running: it would call itself without end. `DEL` succeeds
+    /// instead, because there is nothing to release.
     #[error(
         "plugin {plugin_type} would delegate to itself: {} is the program that is running; name another plugin as \
          \"ipam.type\" in the network configuration",
