@@ -203,12 +203,13 @@ pub enum Error {
         present: Vec<NetworkName>,
     },
     /// A cached attachment that cannot be understood.
-    #[error("the cached result {} cannot be understood: delete the attachment", path.display())]
+    #[error("the cached result {} cannot be understood: {source}; delete the attachment", path.display())]
     CorruptCache {
         /// The file.
         path: PathBuf,
-        /// What is wrong with the content.
-        source: serde_json::Error,
+        /// What is wrong with the content. The message has it before the remedy, so it is no
+        /// [`source`](std::error::Error::source).
+        r#source: serde_json::Error,
     },
     /// A `CHECK` of an attachment of which no result is known.
     #[error(

@@ -194,6 +194,9 @@ fn what_cannot_be_understood_fails_check_but_not_del() {
         fs::write(&path, garbage).unwrap();
         let error = bin.runtime().check(&one_plugin(), &parameters("c1")).unwrap_err();
         assert!(matches!(error, Error::CorruptCache { .. } | Error::File { .. }), "{garbage}: {error:?}");
+        if let Error::CorruptCache { source, .. } = &error {
+            assert!(error.to_string().ends_with(&format!(": {source}; delete the attachment")), "{error}");
+        }
         assert!(bin.cache().attachments().unwrap().is_empty());
         bin.runtime().del(&one_plugin(), &parameters("c1")).unwrap();
         assert!(!path.exists());
