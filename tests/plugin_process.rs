@@ -101,6 +101,11 @@ fn a_plugin_does_not_delegate_to_itself() {
             let call =
                 cnikit_testbed::Plugin::new(&program).invocation(verb).config(&config).env("CNI_PATH", directory);
             let outcome = VARIABLES.into_iter().fold(call, |call, (name, value)| call.env(name, value)).run();
+            // ADD refuses the configuration, so DEL has nothing to release.
+            if verb == "DEL" {
+                outcome.silent();
+                continue;
+            }
             let message = outcome.error(7);
             assert!(message.contains(&format!("plugin {name} would delegate to itself")), "{verb}: {message}");
         }

@@ -197,6 +197,7 @@ fn every_missing_and_every_wrong_variable_is_named_at_once() {
     for name in ["CNI_CONTAINERID: ", "CNI_IFNAME: ", "CNI_ARGS: ", "CHECK needs CNI_NETNS "] {
         assert!(text.contains(name), "{text}");
     }
+    assert!(text.contains("CNI_ARGS: \"x\" is not KEY=VALUE: write KEY=VALUE;KEY=VALUE"), "{text}");
 }
 
 #[test]

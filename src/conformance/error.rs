@@ -26,6 +26,12 @@ pub enum Error {
     /// The patterns of `only` and `skip` leave no rule to try.
     #[error("the patterns of only and skip leave no rule to try; skip fewer rules")]
     NoRules,
+    /// Every rule was skipped, so the report says nothing about the plugin.
+    #[error(
+        "no verdict: every rule was skipped, for the reason in its finding; select other rules, or change the \
+         configuration or the versions so that a rule applies"
+    )]
+    AllSkipped,
     /// There is no executable at the plugin's path.
     #[error("plugin {}: cannot be looked at", path.display())]
     Plugin {

@@ -28,6 +28,9 @@
 //! `/var/lib/cni`. Pods are network namespaces mounted below that `/run/netns`. Nothing of the machine's network is
 //! touched, and no rule sees what another one left. A plugin that keeps state anywhere else keeps it from rule to rule.
 //!
+//! A rule that does not apply to the plugin is skipped. A report in which every rule was skipped is not conformant,
+//! and [`Report::require_verdict`] returns an error for it.
+//!
 //! Every call has a time limit. A plugin that passes it is killed with the processes it started.
 //!
 //! # What it does not do

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::rule::Level;
-use super::{Kind, Table, junit};
+use super::{Error, Kind, Table, junit};
 use crate::spec::Version;
 
 /// What a run of the suite found.
@@ -67,9 +67,19 @@ pub enum Outcome {
 }
 
 impl Report {
-    /// Whether nothing failed. Warnings are no failures.
+    /// Whether at least one rule was tried and none failed. Warnings are no failures.
     pub fn is_conformant(&self) -> bool {
-        self.count(Outcome::Failed) == 0
+        self.require_verdict().is_ok() && self.count(Outcome::Failed) == 0
+    }
+
+    /// Checks that at least one rule was not skipped. A report of skipped rules says nothing about the plugin.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AllSkipped`].
+    pub fn require_verdict(&self) -> Result<(), Error> {
+        let is_tried = self.findings.iter().any(|finding| finding.outcome != Outcome::Skipped);
+        if is_tried { Ok(()) } else { Err(Error::AllSkipped) }
     }
 
     /// How many trials ended so.
@@ -115,5 +125,51 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(outcomes: &[Outcome]) -> Report {
+        let finding = |outcome: &Outcome| Finding {
+            rule: "gc.succeeds".to_owned(),
+            level: Level::Must,
+            verb: "GC".to_owned(),
+            section: String::new(),
+            url: String::new(),
+            version: Version::V1_1_0,
+            outcome: *outcome,
+            expected: String::new(),
+            seen: None,
+            seconds: 0.0,
+        };
+        Report {
+            plugin: PathBuf::from("/opt/cni/bin/bridge"),
+            network: "dbnet".to_owned(),
+            kind: Kind::Interface,
+            versions: vec![Version::V1_1_0],
+            seconds: 0.0,
+            findings: outcomes.iter().map(finding).collect(),
+        }
+    }
+
+    #[test]
+    fn a_report_of_skipped_rules_is_not_conformant() {
+        use Outcome::{Failed, Passed, Skipped, Warned};
+        for outcomes in [&[][..], &[Skipped, Skipped]] {
+            let report = report(outcomes);
+            assert!(!report.is_conformant() && report.require_verdict().is_err());
+            assert!(report.to_string().contains("no verdict: every rule was skipped"), "{report}");
+        }
+        for (outcomes, is_conformant) in
+            [([Skipped, Passed], true), ([Skipped, Warned], true), ([Skipped, Failed], false)]
+        {
+            let report = report(&outcomes);
+            report.require_verdict().unwrap();
+            assert_eq!(report.is_conformant(), is_conformant, "{outcomes:?}");
+            assert!(!report.to_string().contains("no verdict"), "{report}");
+        }
     }
 }

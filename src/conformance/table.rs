@@ -71,7 +71,11 @@ impl fmt::Display for Table<'_> {
         writeln!(f, "\n{bold}{}{reset} with {}", report.plugin.display(), versions.join(", "))?;
         let paint = self.paint(style(verdict));
         write!(f, "{paint}{passed} passed, {failed} failed{reset}, {warned} warned, {skipped} skipped")?;
-        writeln!(f, " in {:.1} s", report.seconds)
+        writeln!(f, " in {:.1} s", report.seconds)?;
+        if let Err(error) = report.require_verdict() {
+            writeln!(f, "{paint}{error}{reset}")?;
+        }
+        Ok(())
     }
 }
 

@@ -218,14 +218,15 @@ pub enum Error {
     },
 
     /// A lease file does not hold a lease, or holds somebody else's.
-    #[error("lease file {} cannot be understood; delete the attachment that it is named after to free its addresses", .path.display())]
+    #[error("lease file {} cannot be understood: {source}; delete the attachment that it is named after to free its addresses", .path.display())]
     CorruptLease {
         /// The file: the owner's, or one of its addresses.
         path: PathBuf,
         /// Whose lease it was, where the file's name tells.
         owner: Option<Box<Owner>>,
-        /// What is wrong with the content.
-        source: serde_json::Error,
+        /// What is wrong with the content. The message has it before the remedy, so it is no
+        /// [`source`](std::error::Error::source).
+        r#source: serde_json::Error,
     },
 
     /// Somebody else could change what is kept there, or holds it.
@@ -245,12 +246,13 @@ pub enum Error {
     },
 
     /// A file to be imported is no table of leases.
-    #[error("{} is no table of leases; it needs the key \"allocated\", with the container id of each address", .path.display())]
+    #[error("{} is no table of leases: {source}; it needs the key \"allocated\", with the container id of each address", .path.display())]
     NotATable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with the content.
-        source: serde_json::Error,
+        /// What is wrong with the content. The message has it before the remedy, so it is no
+        /// [`source`](std::error::Error::source).
+        r#source: serde_json::Error,
     },
 
     /// The file system refused.

@@ -31,9 +31,11 @@ pub struct SetAside {
 impl fmt::Display for SetAside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} was damaged and is now {}: ", self.file.display(), self.kept.display())?;
-        match std::error::Error::source(&self.error) {
-            Some(source) => write!(f, "{source}"),
-            None => write!(f, "{}", self.error),
+        // The cause alone: the remedy of the error is no longer needed.
+        match &self.error {
+            Error::CorruptLease { source, .. } => source.fmt(f),
+            Error::Io { source, .. } => source.fmt(f),
+            error => error.fmt(f),
         }
     }
 }

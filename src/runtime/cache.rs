@@ -66,6 +66,10 @@ enum Kind {
     CacheV1,
 }
 
+/// How often a store tries to get the shared file name. Each further attempt means that another attachment with this
+/// name was removed meanwhile.
+const PLACE_ATTEMPTS: usize = 16;
+
 impl ResultCache {
     /// Where the reference library keeps its cache.
     pub const DEFAULT_DIR: &str = "/var/lib/cni";
@@ -174,10 +178,12 @@ impl ResultCache {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let temporary = self.results.join(format!(".{}-{number}.tmp", std::process::id()));
+        // A process with the same id, in another PID namespace or before a crash, may have left the name. `create_new`
+        // follows no symbolic link, which `create` would write through.
+        remove(&temporary)?;
         let written = fs::OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
             .open(&temporary)
             .and_then(|mut file| file.write_all(json))
@@ -192,20 +198,26 @@ impl ResultCache {
     /// Gives a file the name of an attachment: the shared one unless another attachment has it.
     fn place(&self, file: &Path, attachment: &Attachment) -> Result<(), Error> {
         let (path, own_path) = (self.path(attachment), self.own_path(attachment));
-        // A link fails if the name exists, so of two attachments that are stored at once only one gets the shared name.
-        match fs::hard_link(file, &path) {
-            Ok(()) => remove(file)?,
+        for _ in 0..PLACE_ATTEMPTS {
+            // A link fails if the name exists, so of two attachments that are stored at once only one gets the shared name.
+            let Err(error) = fs::hard_link(file, &path) else {
+                remove(file)?;
+                return remove(&own_path);
+            };
             // Or the file system has no links.
-            Err(error) => match Found::of(&path, attachment) {
-                Ok(Found::Others) => return fs::rename(file, &own_path).map_err(Error::io("write", &own_path)),
-                // Another attachment was just removed, and a third one may be about to take the name.
-                Ok(Found::Nothing) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    return self.place(file, attachment);
+            match Found::of(&path, attachment) {
+                Ok(Found::Others) => break,
+                // Another attachment was just removed, and a third one may be about to take the name. A symbolic link that
+                // leads nowhere stays, so the file replaces it.
+                Ok(Found::Nothing) if error.kind() == io::ErrorKind::AlreadyExists && !path.is_symlink() => {}
+                _ => {
+                    fs::rename(file, &path).map_err(Error::io("write", &path))?;
+                    return remove(&own_path);
                 }
-                _ => fs::rename(file, &path).map_err(Error::io("write", &path))?,
-            },
+            }
         }
-        remove(&own_path)
+        // No other attachment has this name.
+        fs::rename(file, &own_path).map_err(Error::io("write", &own_path))
     }
 }
 

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::span::EnteredSpan;
-use tracing::{info_span, warn};
+use tracing::{debug, info_span, warn};
 
 use super::error::with_sources;
 use super::{Error, Invocation, find};
@@ -14,7 +14,7 @@ use crate::spec::{AddResult, Command, PluginType, RawConfig};
 ///
 /// The delegate gets the same verb, the whole configuration as it arrived, and the same environment. A plugin that
 /// delegates an `ADD` delegates every other verb as well. A configuration that names the plugin itself as its delegate is
-/// an error in every verb. See [Plugin
+/// an error in every verb except `DEL`. See [Plugin
 /// Delegation](https://www.cni.dev/docs/spec/#section-4-plugin-delegation).
 ///
 /// ```
@@ -179,13 +179,20 @@ impl<C> Delegate<'_, AddRequest<C>> {
 }
 
 impl<C> Delegate<'_, DelRequest<C>> {
-    /// Delegates the `DEL`.
+    /// Delegates the `DEL`. Success if the delegate would be the plugin itself: every `ADD` refuses such a configuration,
+    /// so there is nothing to release, and the runtime would repeat a failed `DEL` without end.
     ///
     /// # Errors
     ///
-    /// Those of [`Invocation::run`] and [`executable`](Self::executable).
+    /// Those of [`Invocation::run`], and [`Error::NotFound`].
     pub fn del(&self) -> Result<(), Error> {
-        self.run(Command::Del)
+        match self.run(Command::Del) {
+            Err(error @ Error::DelegatesToItself { .. }) => {
+                debug!("nothing to release: {error}");
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 }
 

@@ -21,7 +21,8 @@ pub enum Error {
         /// Files of that name that are not executable.
         not_executable: Vec<PathBuf>,
     },
-    /// The executable of the delegate is the program that is running: it would call itself without end.
+    /// The executable of the delegate is the program that is running: it would call itself without end. `DEL` succeeds
+    /// instead, because there is nothing to release.
     #[error(
         "plugin {plugin_type} would delegate to itself: {} is the program that is running; name another plugin as \
          \"ipam.type\" in the network configuration",
@@ -202,12 +203,13 @@ pub enum Error {
         present: Vec<NetworkName>,
     },
     /// A cached attachment that cannot be understood.
-    #[error("the cached result {} cannot be understood: delete the attachment", path.display())]
+    #[error("the cached result {} cannot be understood: {source}; delete the attachment", path.display())]
     CorruptCache {
         /// The file.
         path: PathBuf,
-        /// What is wrong with the content.
-        source: serde_json::Error,
+        /// What is wrong with the content. The message has it before the remedy, so it is no
+        /// [`source`](std::error::Error::source).
+        r#source: serde_json::Error,
     },
     /// A `CHECK` of an attachment of which no result is known.
     #[error(

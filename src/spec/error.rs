@@ -116,7 +116,7 @@ pub enum Error {
         invalid: Vec<InvalidVariable>,
     },
     /// A part of `CNI_ARGS` that is not `KEY=VALUE`.
-    #[error("CNI_ARGS holds {pair:?}: write KEY=VALUE;KEY=VALUE")]
+    #[error("{pair:?} is not KEY=VALUE: write KEY=VALUE;KEY=VALUE")]
     Args {
         /// The part.
         pair: String,

@@ -44,11 +44,12 @@ pub struct IfName(String);
 #[serde(try_from = "String", into = "String")]
 pub struct PodNamespace(String);
 
-/// The name of a pod: 1 to 253 letters, digits, `-`, `.` and `_`. The first and the last character
-/// are letters or digits.
+/// The name of a pod: 1 to 253 letters, digits, `-`, `.` and `_`. The first character is a letter or
+/// a digit.
 ///
-/// Every name of a Kubernetes pod, an RFC 1123 subdomain, has this form. Upper-case letters and `_`
-/// are allowed because podman passes the names of its containers in the same key of `CNI_ARGS`.
+/// Every name of a Kubernetes pod, an RFC 1123 subdomain, has this form. Upper-case letters, `_` and a
+/// last character of `-`, `.` or `_` are allowed because podman passes the names of its containers in
+/// the same key of `CNI_ARGS`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PodName(String);
@@ -88,11 +89,11 @@ fn is_pod_namespace(text: &str) -> bool {
 }
 
 fn is_pod_name(text: &str) -> bool {
-    text.len() <= 253 && is_identifier(text) && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+    text.len() <= 253 && is_identifier(text)
 }
 
 fn is_pod_uid(text: &str) -> bool {
-    text.len() <= 63 && is_pod_name(text)
+    text.len() <= 63 && is_identifier(text) && text.ends_with(|c: char| c.is_ascii_alphanumeric())
 }
 
 fn is_ifname(text: &str) -> bool {
@@ -188,7 +189,7 @@ name!(
     PodName,
     "pod name",
     is_pod_name,
-    "it must have 1 to 253 letters, digits, '-', '.' and '_', and begin and end with a letter or a digit"
+    "it must have 1 to 253 letters, digits, '-', '.' and '_', and begin with a letter or a digit"
 );
 name!(
     PodUid,

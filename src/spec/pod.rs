@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn an_invalid_value_is_dropped_and_the_others_are_kept() {
         let long = "a".repeat(254);
-        for bad in ["a b", "a\nb", "\u{1b}[2J", "a/b", "../b", "-a", ".a", "a-", "é", "a\u{202e}b", long.as_str()] {
+        for bad in ["a b", "a\nb", "\u{1b}[2J", "a/b", "../b", "-a", ".a", "_a", "é", "a\u{202e}b", long.as_str()] {
             let args = args(&format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={bad};K8S_POD_UID=1"));
             assert_eq!(KubernetesPod::from_args(&args).to_string(), "default/-", "{bad:?}");
             let errors = KubernetesPod::invalid_args(&args);
@@ -138,6 +138,20 @@ mod tests {
         assert_eq!(KubernetesPod::from_args(&args).to_string(), "web-0");
         assert_eq!(KubernetesPod::invalid_args(&args).len(), 1);
         assert!(KubernetesPod::invalid_args(&Args::default()).is_empty());
+    }
+
+    /// The names of podman's containers follow `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
+    #[test]
+    fn a_name_may_end_as_podman_allows() {
+        for name in ["web_", "web.", "web-", "w", "Web_1.--"] {
+            let args = args(&format!("IgnoreUnknown=1;K8S_POD_NAME={name}"));
+            assert_eq!(KubernetesPod::from_args(&args).to_string(), name);
+            assert!(KubernetesPod::invalid_args(&args).is_empty());
+        }
+        for end in ["a_", "a.", "a-"] {
+            end.parse::<PodNamespace>().unwrap_err();
+            end.parse::<PodUid>().unwrap_err();
+        }
     }
 
     /// Kubernetes limits a label of RFC 1123 to 63 characters, and a subdomain to 253.

@@ -133,6 +133,36 @@ fn attachments_that_are_stored_at_once_do_not_overwrite_each_other() {
     }
 }
 
+/// The names of temporary files can be guessed, and one may be left by an earlier process with the same id.
+#[test]
+fn a_store_writes_through_no_symbolic_link() {
+    const NAMES: usize = 4096;
+    let bin = Bin::new();
+    let (results, target) = (bin.scratch("cache/results"), bin.scratch("target"));
+    fs::create_dir(&results).unwrap();
+    fs::write(&target, "untouched").unwrap();
+    for number in 0..NAMES {
+        std::os::unix::fs::symlink(&target, results.join(format!(".{}-{number}.tmp", std::process::id()))).unwrap();
+    }
+    bin.cache().store(&one_plugin(), &parameters("c1"), &result()).unwrap();
+    assert_eq!(fs::read_to_string(&target).unwrap(), "untouched");
+    assert!(fs::symlink_metadata(results.join("dbnet-c1-eth0")).unwrap().is_file());
+    assert_eq!(fs::read_dir(&results).unwrap().count(), NAMES, "the store replaced one of the links");
+}
+
+#[test]
+fn a_symbolic_link_that_leads_nowhere_is_replaced() {
+    let bin = Bin::new();
+    let (results, target) = (bin.scratch("cache/results"), bin.scratch("absent"));
+    fs::create_dir(&results).unwrap();
+    let path = results.join("dbnet-c1-eth0");
+    std::os::unix::fs::symlink(&target, &path).unwrap();
+    bin.cache().store(&one_plugin(), &parameters("c1"), &result()).unwrap();
+    assert!(fs::symlink_metadata(&path).unwrap().is_file() && !target.exists());
+    assert_eq!(fs::read_dir(&results).unwrap().count(), 1);
+    assert_eq!(bin.cache().attachment(&attachment("c1")).unwrap().unwrap().result, result());
+}
+
 #[test]
 fn of_attachments_that_are_alike_the_one_that_was_not_stored_is_unknown() {
     let bin = Bin::new();
@@ -164,6 +194,9 @@ fn what_cannot_be_understood_fails_check_but_not_del() {
         fs::write(&path, garbage).unwrap();
         let error = bin.runtime().check(&one_plugin(), &parameters("c1")).unwrap_err();
         assert!(matches!(error, Error::CorruptCache { .. } | Error::File { .. }), "{garbage}: {error:?}");
+        if let Error::CorruptCache { source, .. } = &error {
+            assert!(error.to_string().ends_with(&format!(": {source}; delete the attachment")), "{error}");
+        }
         assert!(bin.cache().attachments().unwrap().is_empty());
         bin.runtime().del(&one_plugin(), &parameters("c1")).unwrap();
         assert!(!path.exists());

@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 use cnikit::plugin::{
     About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Output, Plugin, StatusRequest, dispatch,
 };
-use cnikit::runtime::{Delegate, Prior};
+use cnikit::runtime::{Delegable, Delegate, Error, Prior};
 use cnikit::spec::{AddResult, ErrorCode};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -18,17 +19,26 @@ use crate::support::{Bin, RESULT};
 pub(crate) struct Delegating {
     pub(crate) prior: Prior,
     pub(crate) own_part: Result<(), ErrorCode>,
+    pub(crate) time_limit: Option<Duration>,
     /// What the delegate's `ADD` returned.
     pub(crate) seen: RefCell<Option<AddResult>>,
 }
 
 impl Delegating {
     pub(crate) fn new(prior: Prior) -> Self {
-        Self { prior, own_part: Ok(()), seen: RefCell::default() }
+        Self { prior, own_part: Ok(()), time_limit: None, seen: RefCell::default() }
     }
 
     pub(crate) fn failing(prior: Prior) -> Self {
         Self { own_part: Err(ErrorCode::plugin_specific(123)), ..Self::new(prior) }
+    }
+
+    fn ipam<'r, R: Delegable>(&self, request: &'r R) -> Result<Option<Delegate<'r, R>>, Error> {
+        let ipam = Delegate::ipam(request)?;
+        Ok(match self.time_limit {
+            Some(limit) => ipam.map(|ipam| ipam.with_time_limit(limit)),
+            None => ipam,
+        })
     }
 }
 
@@ -40,7 +50,7 @@ impl Plugin for Delegating {
     }
 
     fn add(&self, request: &AddRequest<IgnoredAny>) -> Result<AddResult, Failure> {
-        let Some(ipam) = Delegate::ipam(request)? else { return Ok(AddResult::default()) };
+        let Some(ipam) = self.ipam(request)? else { return Ok(AddResult::default()) };
         let addresses = ipam.add(self.prior)?;
         *self.seen.borrow_mut() = Some(addresses.result().clone());
         self.own_part.map_err(|code| Failure::new(code, "the own part failed"))?;
@@ -48,19 +58,19 @@ impl Plugin for Delegating {
     }
 
     fn del(&self, request: &DelRequest<IgnoredAny>) -> Result<(), Failure> {
-        Ok(Delegate::ipam(request)?.map_or(Ok(()), |ipam| ipam.del())?)
+        Ok(self.ipam(request)?.map_or(Ok(()), |ipam| ipam.del())?)
     }
 
     fn check(&self, request: &CheckRequest<IgnoredAny>) -> Result<(), Failure> {
-        Ok(Delegate::ipam(request)?.map_or(Ok(()), |ipam| ipam.check())?)
+        Ok(self.ipam(request)?.map_or(Ok(()), |ipam| ipam.check())?)
     }
 
     fn gc(&self, request: &GcRequest<IgnoredAny>) -> Result<(), Failure> {
-        Ok(Delegate::ipam(request)?.map_or(Ok(()), |ipam| ipam.gc())?)
+        Ok(self.ipam(request)?.map_or(Ok(()), |ipam| ipam.gc())?)
     }
 
     fn status(&self, request: &StatusRequest<IgnoredAny>) -> Result<(), Failure> {
-        Ok(Delegate::ipam(request)?.map_or(Ok(()), |ipam| ipam.status())?)
+        Ok(self.ipam(request)?.map_or(Ok(()), |ipam| ipam.status())?)
     }
 }
 
@@ -194,4 +204,19 @@ fn del_reaches_the_delegate_however_wrong_the_rest_is() {
     config["prevResult"] = json!(7);
     let output = on(&bin, &Delegating::new(Prior::Absent), "DEL", &config);
     assert_eq!((output.exit_code, bin.calls()), (0, vec!["fake DEL".to_owned()]));
+}
+
+#[test]
+fn a_delegate_that_hangs_is_named() {
+    let bin = Bin::new();
+    bin.plugin("fake", "sleep 600");
+    let plugin = Delegating { time_limit: Some(Duration::from_secs(1)), ..Delegating::new(Prior::Unknown) };
+    let mut gc = config();
+    gc["cni.dev/valid-attachments"] = json!([]);
+    for (verb, config) in [("ADD", &config()), ("DEL", &config()), ("GC", &gc), ("STATUS", &config())] {
+        let error = json_of(&on(&bin, &plugin, verb, config));
+        let told = format!("/fake was killed: {verb} took longer than 1s");
+        assert_eq!(error["code"], 11, "{error}");
+        assert!(error["msg"].as_str().unwrap().contains(&told), "{error}");
+    }
 }

@@ -20,7 +20,7 @@ use progress::Line;
 /// Rules that must be kept are broken.
 const FAILURES: u8 = 1;
 
-/// No verdict: the command line, the environment or the plugin's first `ADD` is at fault.
+/// No verdict: the command line, the environment or the plugin's first `ADD` is at fault, or every rule was skipped.
 const NO_VERDICT: u8 = 2;
 
 fn main() -> ExitCode {
@@ -51,6 +51,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     line.clear();
     let report = report?;
     write(options, &render(options, &report)?)?;
+    report.require_verdict()?;
     let Some(known) = known else { return Ok(report.is_conformant()) };
     let difference = known.difference(&options.name.clone().unwrap_or_else(|| report.plugin_name()), &report);
     eprint!("{difference}");

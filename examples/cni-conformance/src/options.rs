@@ -114,7 +114,8 @@ Examples:
 Exit status:
   0  every rule that must be kept is kept, but for those of --known; there may be warnings about rules that should be
   1  a rule that must be kept is broken
-  2  there is no verdict: the command line is wrong, privileges are missing, or the plugin serves no ADD at all";
+  2  there is no verdict: the command line is wrong, privileges are missing, the plugin serves no ADD at all, or every
+     rule was skipped because none applies to the plugin";
 
 impl Options {
     pub(crate) fn timeout(&self) -> Duration {

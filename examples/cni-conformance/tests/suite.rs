@@ -212,6 +212,16 @@ fn the_command_tells_by_its_status() {
     let junit = text(&warned);
     assert!(junit.contains(r#"<testcase classname="flawed_cni.del" name="del.silent@1.1.0""#), "{junit}");
 
+    // The rules about GC do not apply to a version without GC.
+    for format in ["table", "json"] {
+        let skipped = run("", &["--only", "gc.*", "--version", "1.0.0", "--format", format]);
+        assert_eq!(skipped.status.code(), Some(2), "{skipped:?}");
+        let told = String::from_utf8_lossy(&skipped.stderr);
+        assert!(told.contains("every rule was skipped") && told.contains("select other rules"), "{told}");
+        assert_eq!(text(&skipped).contains("no verdict: every rule was skipped"), format == "table", "{skipped:?}");
+        assert!(text(&skipped).contains("gc.succeeds"), "{skipped:?}");
+    }
+
     let wrong: [&[&str]; 5] = [
         &["--only", "no.such-rule"],
         &["--skip", "del.twcie"],

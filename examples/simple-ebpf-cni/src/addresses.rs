@@ -15,6 +15,10 @@ use tracing::{info_span, warn};
 use crate::config::{Addressing, Config};
 use crate::{del, network, wishes};
 
+/// How long the plugin in `ipam.type` may take to release addresses. The kubelet waits 2 minutes for the end of a pod
+/// (`runtimeRequestTimeout`); DEL needs the rest of that time to remove the pair and the lease, and may wait for locks.
+pub(crate) const RELEASE_LIMIT: Duration = Duration::from_secs(60);
+
 /// The addresses of a pod that is being attached. Those of the network's own leases are given back when this is dropped,
 /// unless they were [kept](Self::keep).
 pub(crate) struct Addresses<'a> {
@@ -112,6 +116,11 @@ impl Drop for Addresses<'_> {
 pub(crate) fn delegate<R: Delegable>(request: &R) -> Result<Option<Delegate<'_, R>>, runtime::Error> {
     let delegate = Delegate::ipam(request)?;
     Ok(delegate.filter(|delegate| delegate.plugin_type().as_str() != crate::NAME))
+}
+
+/// The same with [`RELEASE_LIMIT`], for DEL and GC.
+pub(crate) fn releasing_delegate<R: Delegable>(request: &R) -> Result<Option<Delegate<'_, R>>, runtime::Error> {
+    Ok(delegate(request)?.map(|delegate| delegate.with_time_limit(RELEASE_LIMIT)))
 }
 
 /// The MAC of a pod that asked for none and has these addresses.

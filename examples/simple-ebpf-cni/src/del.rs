@@ -25,7 +25,7 @@ pub(crate) fn del(request: &DelRequest<Config>) -> Result<(), Failure> {
     let mut failures = Failures::default();
     // While the pair is there: a plugin that gives an address back to a DHCP server sends by way of it (RFC 2131, section
     // 4.4.6). Until the pair is gone, its map entries keep the address from another pod.
-    if let Some(delegate) = failures.note(addresses::delegate(request)).flatten() {
+    if let Some(delegate) = failures.note(addresses::releasing_delegate(request)).flatten() {
         failures.note(delegate.del().step("give the address back"));
     }
     failures.note(Socket::open().map_err(Failure::from).and_then(|host| detach(attachment, &host, &leases, &turn)));

@@ -34,7 +34,7 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     let leases = network::leases(&request.config.data_dir, network)?;
     let mut failures = Failures::default();
     // Before anything is looked at, as it may take long; and before the pairs go, which it may have to send by.
-    if let Some(delegate) = failures.note(addresses::delegate(request)).flatten() {
+    if let Some(delegate) = failures.note(addresses::releasing_delegate(request)).flatten() {
         failures.note(delegate.gc().step("give addresses back"));
     }
     let ports = ports(&host, network, &request.config.bridge).step("look up the bridge's ports");

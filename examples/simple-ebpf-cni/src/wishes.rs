@@ -11,7 +11,9 @@ use tracing::warn;
 use crate::config::Config;
 
 /// The keys of `CNI_ARGS` that ask for something, beside those that name the pod.
-const WISHES: [&str; 3] = ["IP", "MAC", "DIRECT_FORWARDING"];
+const WISHES: [&str; 3] = ["IP", "MAC", DIRECT_FORWARDING];
+
+const DIRECT_FORWARDING: &str = "DIRECT_FORWARDING";
 
 /// The addresses that were asked for by `runtimeConfig`, `args.cni` or `CNI_ARGS`, in this order.
 pub(crate) fn ips(net_conf: &NetConf, args: &Args) -> Result<Vec<IpAddr>, Failure> {
@@ -48,7 +50,7 @@ pub(crate) fn warn_of_invalid_pod(args: &Args) {
 /// the host end, which direct packets do not pass.
 pub(crate) fn direct_forwarding(net_conf: &NetConf, config: &Config, args: &Args) -> Result<bool, Failure> {
     require_known(args)?;
-    let by_args = args.value("DIRECT_FORWARDING").map(|text| by_args("DIRECT_FORWARDING", text)).transpose()?;
+    let by_args = args.value(DIRECT_FORWARDING).map(|text| switch(DIRECT_FORWARDING, text)).transpose()?;
     let is_wanted = config.pod_direct_forwarding.or(by_args).unwrap_or(true);
     Ok(is_wanted && net_conf.runtime_config.bandwidth.is_none())
 }
@@ -58,7 +60,14 @@ fn require_known(args: &Args) -> Result<(), Failure> {
 }
 
 fn by_args<T: FromStr<Err: Display>>(key: &str, text: &str) -> Result<T, Failure> {
-    text.parse().map_err(|error| {
-        Failure::new(ErrorCode::INVALID_ENVIRONMENT, format!("CNI_ARGS: {key}={text} is not valid: {error}"))
-    })
+    text.parse().map_err(|error| invalid(key, text, error))
+}
+
+/// The parser's own error does not say what to write.
+fn switch(key: &str, text: &str) -> Result<bool, Failure> {
+    text.parse().map_err(|_| invalid(key, text, "write true or false"))
+}
+
+fn invalid(key: &str, text: &str, reason: impl Display) -> Failure {
+    Failure::new(ErrorCode::INVALID_ENVIRONMENT, format!("CNI_ARGS: {key}={text} is not valid: {reason}"))
 }

@@ -27,6 +27,7 @@ pub struct Invocation {
     program: PathBuf,
     env: BTreeMap<String, OsString>,
     stdin: Vec<u8>,
+    limit: Duration,
 }
 
 /// What a call came to.
@@ -62,7 +63,7 @@ impl Plugin {
     /// A call of any verb, with nothing set but `CNI_COMMAND` and `CNI_PATH`.
     #[must_use]
     pub fn invocation(&self, verb: &str) -> Invocation {
-        Invocation { program: self.path.clone(), env: BTreeMap::new(), stdin: Vec::new() }
+        Invocation { program: self.path.clone(), env: BTreeMap::new(), stdin: Vec::new(), limit: LIMIT }
             .env("CNI_COMMAND", verb)
             .env("CNI_PATH", &self.folders)
             // Reference plugins call iptables by its name.
@@ -105,6 +106,13 @@ impl Invocation {
     #[must_use]
     pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.stdin = input.into();
+        self
+    }
+
+    /// The time after which the call counts as hanging: 15 seconds by default.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
         self
     }
 
@@ -157,7 +165,7 @@ impl Invocation {
 
     #[track_caller]
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program).env_clear().stdin(self.stdin.clone()).limit(LIMIT);
+        let mut command = Command::new(&self.program).env_clear().stdin(self.stdin.clone()).limit(self.limit);
         for (name, value) in &self.env {
             command = command.env(name, value);
         }

@@ -301,6 +301,39 @@ fn a_delegate_that_fails_does_not_keep_the_pair() {
     });
 }
 
+/// Takes the time limit of the delegate, one minute, as does the next test. The limit ends before the runtime's, so the
+/// runtime gets an error that names the delegate.
+#[test]
+fn a_delegate_that_hangs_in_del_is_ended_and_named() {
+    on_host(|network| is_ended_and_named(network, "DEL"));
+}
+
+#[test]
+fn a_delegate_that_hangs_in_gc_is_ended_and_named() {
+    on_host(|network| is_ended_and_named(network, "GC"));
+}
+
+#[track_caller]
+fn is_ended_and_named(network: &Network, verb: &str) {
+    let bin = network.host.scratch();
+    let answer = json!({ "cniVersion": "1.1.0", "ips": [{ "address": "10.99.0.5/24", "gateway": "10.99.0.1" }] });
+    let script = format!("#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exec sleep 600\necho '{answer}'\n");
+    write_executable(&bin.join("hanging-ipam"), &script);
+    let mut config = network.config.clone();
+    config.as_object_mut().expect("an object").remove("subnet");
+    (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "hanging-ipam" }));
+    let pod = network.host.pod();
+    network.plugin.on("ADD", &config, "one", &pod).env("CNI_PATH", &bin).run().result();
+    config["cni.dev/valid-attachments"] = json!([]);
+    let call = match verb {
+        "DEL" => network.plugin.on(verb, &config, "one", &pod),
+        _ => network.plugin.invocation(verb).config(&config),
+    };
+    let error = call.env("CNI_PATH", &bin).limit(std::time::Duration::from_secs(80)).run().error(11);
+    assert!(error.contains(&format!("hanging-ipam was killed: {verb} took longer")), "{error}");
+    assert!(pod.link("eth0").is_none(), "{verb} removed the pair all the same");
+}
+
 #[test]
 fn gc_asks_the_delegate_while_the_interfaces_are_there() {
     on_host(|network| {
