@@ -6,7 +6,7 @@
  * cni_tc_main must know whether the target's pod end has such a program. The kernel
  * calls nothing of ours when a pod attaches one. It keeps the program in the struct
  * net_device of the pod end, as a struct bpf_xdp_entity, and this program returns the
- * address of that. cni_tc_main reads it before each direct delivery.
+ * address of that. cni_tc_main reads it once in a jiffy for each address.
  *
  * find_xdp	 never runs on a packet. Userspace calls it with BPF_PROG_TEST_RUN, in the
  *		 network namespace of the host end, with a struct find_xdp as the data.
