@@ -196,7 +196,7 @@ fn a_dry_run_changes_nothing() {
 
         shown(&node.install(BLACKBOX));
         let (files, before) = (node.files(), network.footprint());
-        assert_eq!(shown(&node.uninstall("--purge -n")).matches("would remove").count(), 2);
+        assert_eq!(shown(&node.uninstall("--purge -n")).matches("would remove").count(), 3);
         node.files().assert_unchanged(&files, "a dry run");
         network.footprint().assert_unchanged(&before, "a dry run");
         shown(&node.uninstall(""));
