@@ -134,6 +134,28 @@ impl Socket {
         }
     }
 
+    /// Deletes the `clsact` qdisc of a link, with its filters; of shared blocks, the link leaves them. An absent qdisc or
+    /// link is success.
+    ///
+    /// [`Socket::ingress_qdisc`] shows whose it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
+    pub fn delete_clsact(&self, index: u32) -> Result<()> {
+        let operation = Operation::on_link("delete the clsact qdisc of", index);
+        let request = header(index, CLSACT_HANDLE, TC_H_CLSACT).build().map_err(Fault::from);
+        match self.change(&operation, Rtm::Delqdisc, NlmF::empty(), request) {
+            Err(error) if error.is(Errno::NOENT) || error.is(Errno::NODEV) => Ok(()),
+            // The answer for a slot that is empty again, but also for other things.
+            Err(error) if error.is(Errno::INVAL) => match self.ingress_qdisc(index)? {
+                Some(_) => Err(error),
+                None => Ok(()),
+            },
+            deleted => deleted,
+        }
+    }
+
     /// The qdisc in a link's ingress slot, if there is one.
     ///
     /// # Errors

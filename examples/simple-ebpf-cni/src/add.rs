@@ -132,8 +132,8 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     Ok(result)
 }
 
-/// Waits for calls that are about to remove another pod with one of these addresses. A DEL gives the addresses back first,
-/// so that the plugin in `ipam.type` may give them anew while the pod is still there.
+/// Waits for calls that are about to remove another pod with one of these addresses. DEL and GC give the addresses back
+/// first, so that the plugin in `ipam.type` may give them anew while the pod is still there.
 fn wait_for_leaving(
     rows: &Rows,
     leases: &Store,
@@ -141,10 +141,15 @@ fn wait_for_leaving(
     addresses: &[IpNetwork],
 ) -> Result<(), Failure> {
     const PAUSE: Duration = Duration::from_millis(5);
+    let gc_owner = network::gc_owner();
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         let ports = rows.owners(addresses)?;
         let is_leaving = |owner| {
+            // Which pods a GC removes is not known before it has removed them.
+            if owner == gc_owner {
+                return true;
+            }
             let other = network::attachment(&attachment.network, owner);
             other != *attachment && ports.contains(&other.host_ifindex())
         };

@@ -1,6 +1,7 @@
 //! Who has a gateway's address: the node, on the bridge, or another machine that the bridge has a wire to.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use cnikit::netlink::{AddressProbe, Link, Route, Socket};
 use cnikit::plugin::{Failure, Step as _};
@@ -27,14 +28,13 @@ enum Holder {
 }
 
 impl<'a> Gateways<'a> {
-    /// Refuses gateways of the network's own pools that the bridge lacks and another machine has. Changes nothing.
+    /// Refuses gateways of the network's own pools that the bridge lacks and another machine has. Probes a wired bridge, and
+    /// changes nothing.
     ///
     /// A bridge that is down is not asked here: [`ensure`](Self::ensure) does it.
     pub(crate) fn look(host: &'a Socket, config: &'a Config, found: Option<&Found>) -> Result<Self, Failure> {
         let mut gateways = Self { host, config, free: Vec::new() };
-        let addresses = found.map_or(&[][..], |found| &found.addresses);
-        let missing: Vec<IpNetwork> =
-            bridge::gateways(config).filter(|gateway| !has(addresses, gateway.ip())).collect();
+        let missing = missing(config, found);
         let bridge = found.map(|found| &found.bridge).filter(|bridge| bridge.up);
         gateways.refuse_held(&missing, bridge)?;
         if bridge.is_some() {
@@ -61,7 +61,7 @@ impl<'a> Gateways<'a> {
         let mut asked = missing.clone();
         asked.retain(|gateway| !has(&addresses, gateway.ip()) && !self.free.contains(&gateway.ip()));
         if self.may_be_left() {
-            for (gateway, _) in self.holders(&asked, Some(bridge), usize::MAX)? {
+            for gateway in self.left(&asked, bridge)? {
                 debug!("{gateway} is left to another machine on {}", bridge.name);
                 own.retain(|own| own.ip() != gateway);
                 missing.retain(|missing| missing.ip() != gateway);
@@ -81,69 +81,136 @@ impl<'a> Gateways<'a> {
         self.config.is_gateway.is_none() && matches!(self.config.addressing, Addressing::Delegated)
     }
 
-    fn refuse_held(&self, gateways: &[IpNetwork], bridge: Option<&Link>) -> Result<(), Failure> {
-        let Some((gateway, holder)) = self.holders(gateways, bridge, 1)?.into_iter().next() else {
-            return Ok(());
-        };
-        let remedy = if self.config.is_gateway == Some(true) {
-            "\"isGateway\" is true: set it to false if that machine is the pods' router, or name another gateway"
-        } else {
-            "set \"isGateway\" to false if that machine is the pods' router, or name another \"gateway\""
-        };
-        let msg = format!("the node cannot take the gateway's address {gateway}: {}; {remedy}", self.shown(&holder)?);
-        Err(Failure::new(ErrorCode::INVALID_CONFIG, msg))
-    }
-
-    /// The first few of these addresses that another machine has: next hops of the node's routes and, if the bridge has a
-    /// wire to other machines, addresses that one of them answers for.
-    fn holders(
-        &self,
-        gateways: &[IpNetwork],
-        bridge: Option<&Link>,
-        most: usize,
-    ) -> Result<Vec<(IpAddr, Holder)>, Failure> {
+    /// Those of these addresses that the node does not take unless the configuration asks for them.
+    ///
+    /// On a wired bridge these are all: the router may be away for a moment, and no probe shows this.
+    fn left(&self, gateways: &[IpNetwork], bridge: &Link) -> Result<Vec<IpAddr>, Failure> {
         if gateways.is_empty() {
             return Ok(Vec::new());
         }
-        let routes = self.host.routes_of_all_tables()?;
-        let (mut holders, mut asked) = (Vec::new(), Vec::new());
-        for gateway in gateways.iter().map(IpNetwork::ip) {
-            let is_near =
-                |route: &&Route| !bridge::is_link_local(gateway) || bridge.is_some_and(|on| on.index == route.oif);
-            match routes.iter().filter(is_near).find(|route| route.gateway == Some(gateway)) {
-                Some(route) => holders.push((gateway, Holder::NextHop(route.clone()))),
-                None => asked.push(gateway),
-            }
+        if is_wired(bridge, &self.host.links()?) {
+            return Ok(gateways.iter().map(IpNetwork::ip).collect());
         }
-        let Some(bridge) = bridge.filter(|_| !asked.is_empty() && holders.len() < most) else {
-            return Ok(holders);
+        let hops = next_hops(self.host, self.config, gateways, Some(bridge))?;
+        Ok(hops.into_iter().map(|(gateway, _)| gateway).collect())
+    }
+
+    fn refuse_held(&self, gateways: &[IpNetwork], bridge: Option<&Link>) -> Result<(), Failure> {
+        let hop = next_hops(self.host, self.config, gateways, bridge)?.into_iter().next();
+        let held = match (hop, bridge) {
+            (Some((gateway, route)), _) => Some((gateway, Holder::NextHop(route))),
+            (None, Some(bridge)) => {
+                self.answer(gateways, bridge)?.map(|(gateway, mac)| (gateway, Holder::Machine(mac)))
+            }
+            (None, None) => None,
         };
+        match held {
+            Some((gateway, holder)) => Err(refused(&found(self.host, gateway, &holder)?, self.config)),
+            None => Ok(()),
+        }
+    }
+
+    /// The first answer of another machine for one of these addresses, if the bridge has a wire to other machines.
+    fn answer(&self, gateways: &[IpNetwork], bridge: &Link) -> Result<Option<(IpAddr, MacAddr)>, Failure> {
+        if gateways.is_empty() {
+            return Ok(None);
+        }
         let links = self.host.links()?;
         if !is_wired(bridge, &links) {
-            return Ok(holders);
+            return Ok(None);
         }
         let _span = info_span!("probe").entered();
+        let asked: Vec<IpAddr> = gateways.iter().map(IpNetwork::ip).collect();
         // Another link of the node may hear the probe, and answer for the bridge.
         let own_macs = links.iter().filter_map(|link| link.mac);
         let mut probe = AddressProbe::start(bridge, &asked)?.ignoring(own_macs);
-        while holders.len() < most
-            && let Some(answer) = probe.next_answer()?
-        {
-            holders.push((answer.address, Holder::Machine(answer.mac)));
-        }
-        Ok(holders)
+        Ok(probe.next_answer()?.map(|answer| (answer.address, answer.mac)))
     }
+}
 
-    fn shown(&self, holder: &Holder) -> Result<String, Failure> {
-        Ok(match holder {
-            Holder::Machine(mac) => format!("the machine with the MAC {mac} has it"),
-            Holder::NextHop(route) => {
-                let link = self.host.link_by_index(route.oif)?;
-                let link = link.map_or_else(|| format!("link {}", route.oif), |link| link.name.to_string());
-                format!("it is the next hop of the node's route to {} by {link}", route.dst)
-            }
-        })
+/// Refuses gateways of the network's own pools that the bridge lacks and that are next hops of the node. Sends nothing, so
+/// that a verb or command that only looks leaves the wire silent.
+pub(crate) fn refuse_next_hops(host: &Socket, config: &Config, found: Option<&Found>) -> Result<(), Failure> {
+    match next_hop_among_gateways(host, config, found)? {
+        Some(found) => Err(refused(&found, config)),
+        None => Ok(()),
     }
+}
+
+/// The failure that [`refuse_next_hops`] reports, without its remedy.
+pub(crate) fn next_hop_among_gateways(
+    host: &Socket,
+    config: &Config,
+    found: Option<&Found>,
+) -> Result<Option<String>, Failure> {
+    let bridge = found.map(|found| &found.bridge);
+    let hop = next_hops(host, config, &missing(config, found), bridge)?.into_iter().next();
+    hop.map(|(gateway, route)| self::found(host, gateway, &Holder::NextHop(route))).transpose()
+}
+
+/// What to do about a gateway that another machine has. `file` is the configuration's, if it is known.
+pub(crate) fn remedy(config: &Config, file: Option<&Path>) -> String {
+    let place = file.map(|file| format!(" in {}", file.display())).unwrap_or_default();
+    if config.is_gateway == Some(true) {
+        format!(
+            "\"isGateway\" is true: set it to false{place} if that machine is the pods' router, or name another \"gateway\""
+        )
+    } else {
+        format!("set \"isGateway\" to false{place} if that machine is the pods' router, or name another \"gateway\"")
+    }
+}
+
+/// Whether the route shows that another machine has the address.
+///
+/// If the configuration asks for the address, a policy route of another link does not count. Such a router is in another
+/// network with the same addresses.
+pub(crate) fn is_next_hop(route: &Route, address: IpAddr, config: &Config, bridge: Option<u32>) -> bool {
+    let is_by_bridge = bridge == Some(route.oif);
+    let is_main = route.table.is_none_or(|table| table == MAIN_TABLE);
+    route.gateway == Some(address)
+        && (is_by_bridge || !bridge::is_link_local(address))
+        && (is_by_bridge || is_main || config.is_gateway != Some(true))
+}
+
+/// The number of the main routing table (`RT_TABLE_MAIN` of the kernel).
+const MAIN_TABLE: u32 = 254;
+
+/// The gateways of the network's own pools that the bridge lacks.
+fn missing(config: &Config, found: Option<&Found>) -> Vec<IpNetwork> {
+    let addresses = found.map_or(&[][..], |found| &found.addresses);
+    bridge::gateways(config).filter(|gateway| !has(addresses, gateway.ip())).collect()
+}
+
+/// Those of these addresses that are next hops of the node's routes.
+fn next_hops(
+    host: &Socket,
+    config: &Config,
+    gateways: &[IpNetwork],
+    bridge: Option<&Link>,
+) -> Result<Vec<(IpAddr, Route)>, Failure> {
+    if gateways.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (routes, bridge) = (host.routes_of_all_tables()?, bridge.map(|bridge| bridge.index));
+    let to = |address: IpAddr| routes.iter().find(|route| is_next_hop(route, address, config, bridge));
+    let gateways = gateways.iter().map(IpNetwork::ip);
+    Ok(gateways.filter_map(|gateway| Some((gateway, to(gateway)?.clone()))).collect())
+}
+
+fn refused(found: &str, config: &Config) -> Failure {
+    Failure::new(ErrorCode::INVALID_CONFIG, format!("{found}; {}", remedy(config, None)))
+}
+
+fn found(host: &Socket, gateway: IpAddr, holder: &Holder) -> Result<String, Failure> {
+    let shown = match holder {
+        Holder::Machine(mac) => format!("the machine with the MAC {mac} has it"),
+        Holder::NextHop(route) => {
+            let link = host.link_by_index(route.oif)?;
+            let link = link.map_or_else(|| format!("link {}", route.oif), |link| link.name.to_string());
+            format!("it is the next hop of the node's route to {} by {link}", route.dst)
+        }
+    };
+    Ok(format!("the node cannot take the gateway's address {gateway}: {shown}"))
 }
 
 /// Whether the bridge has a port that is no pod's of this plugin, by which other machines may be reached. `links` are the

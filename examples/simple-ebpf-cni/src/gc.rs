@@ -34,7 +34,13 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
     let leases = network::leases(&request.config.data_dir, network)?;
     let mut failures = Failures::default();
     // Before anything is looked at, as it may take long; and before the pairs go, which it may have to send by.
+    let mut leaving = None;
     if let Some(delegate) = failures.note(addresses::releasing_delegate(request)).flatten() {
+        // The plugin may give an address anew while the map entries of its last pod are there: such an ADD waits.
+        if leases.exists()? {
+            let lock = leases.lock_owner(&network::gc_owner(), LOCK_TIMEOUT);
+            leaving = failures.note(lock.step("keep new pods off the addresses that are given back"));
+        }
         failures.note(delegate.gc().step("give addresses back"));
     }
     let ports = ports(&host, network, &request.config.bridge).step("look up the bridge's ports");
@@ -49,7 +55,9 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
         at_work.extend(leases.owners_at_work()?);
         held.extend(leases.leases()?);
     }
-    let at_work = at_work.into_iter().map(|owner| network::attachment(network, owner));
+    let gc_owner = network::gc_owner();
+    let at_work = at_work.into_iter().filter(|owner| *owner != gc_owner);
+    let at_work = at_work.map(|owner| network::attachment(network, owner));
     let spared: HashSet<Attachment> = valid.into_iter().chain(at_work).collect();
     let mut collected = HashSet::new();
     for lease in held {
@@ -82,6 +90,7 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), Failure> {
         failures.note(network::delete_pair(&host, port.index).step("delete the veth pair"));
     }
     failures.note(remove_rows(&host, network, &leases, &spared).step("remove map rows"));
+    drop(leaving);
     if !request.net_conf.ip_masq {
         failures.note(masquerade::remove(network).step("remove the masquerade rules"));
     }

@@ -16,22 +16,41 @@ pub(crate) const LEAST_MTU: u32 = 1280;
 
 const OFF: &str = "IPv6 is off";
 
+/// Why a pod cannot have an IPv6 address.
+#[derive(Debug)]
+pub(crate) struct Unavailable {
+    pub(crate) found: String,
+    pub(crate) remedy: String,
+}
+
+impl From<Unavailable> for Failure {
+    fn from(Unavailable { found, remedy }: Unavailable) -> Self {
+        unavailable(format_args!("{found}: {remedy}"))
+    }
+}
+
 /// Refuses a network with IPv6 addresses if the bridge has no IPv6 and an ADD cannot enable it. Changes nothing.
 pub(crate) fn refuse_unavailable(network: &NetworkName, name: &IfName, bridge: Option<&Link>) -> Result<(), Failure> {
+    Ok(find_unavailable_on(network, name, bridge)?)
+}
+
+fn find_unavailable_on(network: &NetworkName, name: &IfName, bridge: Option<&Link>) -> Result<(), Unavailable> {
     match bridge {
-        None => refuse_unwritable(),
+        None => find_unwritable(),
         Some(bridge) => match bridge.ipv6_conf(Ipv6Conf::DisableIpv6) {
             Some(0) => Ok(()),
-            Some(_) if bridge::is_made_for(network, bridge) => refuse_unwritable(),
+            Some(_) if bridge::is_made_for(network, bridge) => find_unwritable(),
             // Its owner may have reasons: a node with IPv6 on a bridge to the LAN can be reached from there.
-            Some(_) => Err(unavailable(format_args!(
-                "{OFF} on {name}, and the plugin did not create that bridge: sysctl -w \
-                 net.ipv6.conf.{name}.disable_ipv6=0, or remove the IPv6 addresses from the configuration"
-            ))),
-            None if bridge.mtu < LEAST_MTU => Err(unavailable(format_args!(
-                "{OFF} on {name}, because its MTU is {}: set it to {LEAST_MTU} or more",
-                bridge.mtu
-            ))),
+            Some(_) => Err(Unavailable {
+                found: format!("{OFF} on {name}, and the plugin did not create that bridge"),
+                remedy: format!(
+                    "sysctl -w net.ipv6.conf.{name}.disable_ipv6=0, or remove the IPv6 addresses from the configuration"
+                ),
+            }),
+            None if bridge.mtu < LEAST_MTU => Err(Unavailable {
+                found: format!("{OFF} on {name}, because its MTU is {}", bridge.mtu),
+                remedy: format!("set it to {LEAST_MTU} or more"),
+            }),
             None => Err(no_kernel()),
         },
     }
@@ -45,6 +64,16 @@ pub(crate) fn probe(
     ipam: Option<&Value>,
     bridge: Option<&Link>,
 ) -> Result<(), Failure> {
+    Ok(find_unavailable(network, config, ipam, bridge)?)
+}
+
+/// The same as [`probe`], with the remedy apart.
+pub(crate) fn find_unavailable(
+    network: &NetworkName,
+    config: &Config,
+    ipam: Option<&Value>,
+    bridge: Option<&Link>,
+) -> Result<(), Unavailable> {
     let is_wanted = match config.addressing {
         Addressing::Delegated => ipam.is_some_and(names_addresses),
         Addressing::Own(_) | Addressing::Untold => config.ranges().any(|range| range.subnet().is_ipv6()),
@@ -52,8 +81,8 @@ pub(crate) fn probe(
     if !is_wanted {
         return Ok(());
     }
-    refuse_unavailable(network, &config.bridge, bridge)?;
-    refuse_unwritable()
+    find_unavailable_on(network, &config.bridge, bridge)?;
+    find_unwritable()
 }
 
 /// Whether the configuration of `host-local`, `static` or a plugin with the same keys names IPv6 addresses for pods.
@@ -71,15 +100,16 @@ fn names_addresses(ipam: &Value) -> bool {
 }
 
 /// Refuses a node on which the settings of pods and of a new bridge cannot be written.
-fn refuse_unwritable() -> Result<(), Failure> {
+fn find_unwritable() -> Result<(), Unavailable> {
+    const REMEDY: &str = "mount -o remount,rw /proc/sys, or run the plugin where it is writable";
     let setting = Sysctl::Ipv6Default(Ipv6Conf::DisableIpv6);
     match setting.read() {
         Err(netlink::Error::SysctlMissing { .. }) => Err(no_kernel()),
-        Err(error) => Err(unavailable(error)),
-        Ok(_) if !setting.is_writable() => Err(unavailable(format_args!(
-            "/proc/sys/net/ipv6 cannot be written, and pods with IPv6 addresses need settings there: mount -o remount,rw \
-             /proc/sys, or run the plugin where it is writable"
-        ))),
+        Err(error) => Err(Unavailable { found: error.to_string(), remedy: REMEDY.into() }),
+        Ok(_) if !setting.is_writable() => Err(Unavailable {
+            found: "/proc/sys/net/ipv6 cannot be written, and pods with IPv6 addresses need settings there".into(),
+            remedy: REMEDY.into(),
+        }),
         Ok(_) => Ok(()),
     }
 }
@@ -104,7 +134,7 @@ pub(crate) fn ensure(network: &NetworkName, bridge: &Link, mtu: u32) -> Result<(
 /// The failure to write an IPv6 setting.
 pub(crate) fn of_setting(error: &netlink::Error) -> Failure {
     match error {
-        netlink::Error::SysctlMissing { .. } => no_kernel(),
+        netlink::Error::SysctlMissing { .. } => no_kernel().into(),
         error => {
             let failure = unavailable(format_args!("{error}: make /proc/sys writable for the plugin"));
             failure.with_details(std::error::Error::source(error).map(ToString::to_string).unwrap_or_default())
@@ -112,11 +142,11 @@ pub(crate) fn of_setting(error: &netlink::Error) -> Failure {
     }
 }
 
-fn no_kernel() -> Failure {
-    unavailable(
-        "the kernel has no IPv6 (/proc/sys/net/ipv6 is missing), and the network has IPv6 addresses: boot without \
-         ipv6.disable=1, or remove the IPv6 addresses from the configuration",
-    )
+fn no_kernel() -> Unavailable {
+    Unavailable {
+        found: "the kernel has no IPv6 (/proc/sys/net/ipv6 is missing), and the network has IPv6 addresses".into(),
+        remedy: "boot without ipv6.disable=1, or remove the IPv6 addresses from the configuration".into(),
+    }
 }
 
 fn unavailable(msg: impl Display) -> Failure {

@@ -41,6 +41,17 @@ pub(crate) fn attachment(network: &NetworkName, owner: Owner) -> Attachment {
     Attachment::new(network.clone(), owner.container_id, owner.ifname)
 }
 
+/// The reserved owner whose lock a GC holds while the map entries of pods are there whose addresses the plugin in
+/// `ipam.type` has back already.
+///
+/// No ADD can lease an address for this owner: each namespace has a link `lo`, so an ADD of that interface fails first.
+pub(crate) fn gc_owner() -> Owner {
+    let (Ok(container_id), Ok(ifname)) = ("gc-of-the-network".parse(), "lo".parse()) else {
+        unreachable!("both are valid names");
+    };
+    Owner { container_id, ifname }
+}
+
 /// The subnet that an address with its prefix length is of.
 pub(crate) fn subnet(address: IpNetwork) -> IpNetwork {
     IpNetwork::new(address.network(), address.prefix()).unwrap_or(address)

@@ -9,8 +9,7 @@ use tracing::info_span;
 use crate::addresses;
 use crate::bridge;
 use crate::config::Config;
-use crate::gateway::Gateways;
-use crate::{ipv6, masquerade, network};
+use crate::{gateway, ipv6, masquerade, network};
 
 /// Looks at all that an ADD needs, and changes nothing. What an ADD would mend is no reason to fail.
 pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
@@ -33,7 +32,7 @@ pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
     let usable = bridge::look(&host, network, config).and_then(|found| {
         let bridge = found.as_ref().map(|found| &found.bridge);
         ipv6::probe(network, config, request.raw_config.value("ipam"), bridge)?;
-        Gateways::look(&host, config, found.as_ref()).map(drop)
+        gateway::refuse_next_hops(&host, config, found.as_ref())
     });
     usable.map_err(|mut failure| {
         // Pods that were attached before somebody else took the bridge's name are cut off.

@@ -59,7 +59,8 @@ pub(crate) struct Way {
 /// Packets that were dropped, by the name of the reason; those without packets are left out.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Reasons {
-    pub(crate) total: u64,
+    /// All but `reflected`: every pod has frames that would only come back to their sender.
+    total: u64,
     #[serde(flatten)]
     pub(crate) reasons: BTreeMap<&'static str, u64>,
 }
@@ -180,9 +181,9 @@ impl AddAssign<PodCounters> for Counters {
 }
 
 impl Reasons {
-    /// The packets that were refused: all but those that only came back to their sender, as every pod has some.
+    /// The packets that were refused.
     pub(crate) fn refused(&self) -> u64 {
-        self.refusals().map(|(_, packets)| packets).sum()
+        self.total
     }
 
     /// The same by their reasons.
@@ -194,8 +195,11 @@ impl Reasons {
 
 impl From<Drops> for Reasons {
     fn from(drops: Drops) -> Self {
-        let reasons = drops.iter().filter(|(_, packets)| *packets > 0);
-        Self { total: drops.total(), reasons: reasons.map(|(reason, packets)| (reason.as_str(), packets)).collect() }
+        let dropped = drops.iter().filter(|(_, packets)| *packets > 0);
+        let reasons = dropped.map(|(reason, packets)| (reason.as_str(), packets)).collect();
+        let mut reasons = Self { total: 0, reasons };
+        reasons.total = reasons.refusals().map(|(_, packets)| packets).sum();
+        reasons
     }
 }
 

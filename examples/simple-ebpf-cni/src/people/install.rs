@@ -178,6 +178,9 @@ impl Options {
             }
         }
         checks.retain(|check| check.verdict != Verdict::Ok);
+        if self.config.is_none() {
+            checks.iter_mut().for_each(name_config);
+        }
         Ok(checks)
     }
 
@@ -212,7 +215,7 @@ impl Options {
         let mut text = serde_json::to_vec_pretty(&list)?;
         text.push(b'\n');
         let list = NetworkList::parse(text)?;
-        Ok(Some((Network::of(&list, Path::new("the configuration to be"))?, list)))
+        Ok(Some((Network::of(&list, Path::new("a configuration"))?, list)))
     }
 
     fn binary(&self, manifest: &Manifest) -> Result<File, Error> {
@@ -281,6 +284,17 @@ impl Options {
             }
         };
         Ok(File { path, action, content, mode, network: network.cloned() })
+    }
+}
+
+/// Adds to a check how to set the keys that it names, if no flag does.
+fn name_config(check: &mut Check) {
+    const FLAGS: [&str; 3] = ["bridge", "subnet", "subnets"];
+    let text = format!("{} {}", check.found, check.remedy.as_deref().unwrap_or_default());
+    // Every second part is between quotes.
+    if text.split('"').skip(1).step_by(2).any(|key| !FLAGS.contains(&key)) {
+        let place = "(these keys are in a configuration: install it with --config FILE)";
+        check.remedy = Some(check.remedy.take().map_or_else(|| place.into(), |remedy| format!("{remedy} {place}")));
     }
 }
 

@@ -76,6 +76,11 @@ impl Manifest {
         }
     }
 
+    /// The manifest's own file, which exists while something is remembered.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The files, and the networks that they configure.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, Option<&NetworkName>)> {
         self.files.iter().map(|(path, written)| (path.as_path(), written.network.as_ref()))

@@ -15,6 +15,7 @@ use crate::config::Config;
 #[derive(Debug)]
 pub(crate) struct Network {
     pub(crate) name: NetworkName,
+    file: PathBuf,
     config: Config,
     beside: Beside,
 }
@@ -50,7 +51,12 @@ impl Network {
         };
         let unusable = |source| Error::Config { path: path.to_owned(), source };
         let (config, beside) = (plugin.decode().map_err(unusable)?, plugin.decode().map_err(unusable)?);
-        Ok(Self { name: list.name.clone(), config, beside })
+        Ok(Self { name: list.name.clone(), file: path.to_owned(), config, beside })
+    }
+
+    /// The file that configures the network.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
     }
 
     /// Where leases are kept, unless the command line says otherwise.

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{self, Path, PathBuf};
 
 use clap::Args;
-use cnikit::netlink::{Link, Socket};
+use cnikit::netlink::{Link, Socket, Sysctl};
 use cnikit::plugin::{Failure, Failures, Step as _};
 use cnikit::runtime::NetworkList;
 use cnikit::spec::{Attachment, ErrorCode, NetworkName};
+use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 use super::attached::pods;
@@ -19,6 +21,7 @@ use super::node::{self, CONF_DIR, Known};
 use super::output::Output;
 use super::{Error, chain};
 use crate::config::DEFAULT_DATA_DIR;
+use crate::rows::Rows;
 use crate::{bridge, masquerade, network};
 
 const EXIT_STATUS: &str = "\
@@ -79,6 +82,12 @@ struct Report {
     /// Whether something could not be removed.
     #[serde(skip)]
     has_failed: bool,
+    /// The paths of what is removed, by which a dry run knows the directories that would be empty.
+    #[serde(skip)]
+    gone: BTreeSet<PathBuf>,
+    /// Whether rules for masquerading were removed.
+    #[serde(skip)]
+    had_masquerading: bool,
 }
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
@@ -107,10 +116,16 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
             report.purge_remembered(known, &mut manifest)?;
         }
         report.remove_empty(Path::new(network::PINS));
+        if report.had_masquerading {
+            report.name_forwarding();
+        }
     }
     // Last, as it is what does all this.
     report.remove_binaries(&mut manifest, options, &others)?;
     if options.purge && had_data_dir {
+        if options.dry_run {
+            report.forget_manifest(&manifest, &networks);
+        }
         report.remove_empty(data_dir);
     }
     if options.network.is_none() && others.is_empty() && !report.has_failed {
@@ -198,6 +213,23 @@ fn refuse_pods(networks: &[Known], links: &[Link]) -> Result<(), Error> {
     if attached == 0 { Ok(()) } else { Err(Error::Attached { pods: attached }) }
 }
 
+/// The addresses of the bridge that the programs know for pods' gateways.
+fn gateways(known: &Known, bridge: &Link, host: &Socket) -> Result<Vec<IpNetwork>, Error> {
+    let Some(maps) = known.maps()? else {
+        return Ok(Vec::new());
+    };
+    let rows = Rows::of(&maps)?;
+    // The programs answer for it as well, and no pod has it for a gateway.
+    let own = bridge.mac.map(|mac| IpAddr::from(mac.link_local()));
+    let mut gateways = Vec::new();
+    for address in host.addresses(bridge.index)? {
+        if Some(address.ip()) != own && rows.is_gateway(address.ip(), bridge.index)? {
+            gateways.push(address);
+        }
+    }
+    Ok(gateways)
+}
+
 impl Report {
     fn remove_configurations(&mut self, manifest: &mut Manifest, options: &Options) -> Result<(), Error> {
         let files = manifest.files().filter(|(path, network)| network.is_some_and(|of| options.asks_for(path, of)));
@@ -267,7 +299,10 @@ impl Report {
                 return Ok(());
             }
             Found::Nothing => {}
-            Found::Ours | Found::Foreign => self.removed.push(path.display().to_string()),
+            Found::Ours | Found::Foreign => {
+                self.removed.push(path.display().to_string());
+                self.gone.insert(path.to_owned());
+            }
         }
         if self.dry_run { Ok(()) } else { manifest.remove(path) }
     }
@@ -302,15 +337,16 @@ impl Report {
         }
         // That it cannot be told whether there are rules is no reason to leave them.
         if masquerade::is_there(&known.name).unwrap_or(true) {
-            is_whole &=
-                self.remove(format!("masquerade rules of {}", known.name), || Ok(masquerade::remove(&known.name)?));
+            let what = format!("masquerade rules of {}", known.name);
+            let is_gone = self.remove(what, || Ok(masquerade::remove(&known.name)?));
+            self.had_masquerading |= is_gone;
+            is_whole &= is_gone;
         }
         if let Some(bridge) = bridge {
             if bridge::is_made_for(&known.name, bridge) {
                 is_whole &= self.remove(format!("bridge {}", bridge.name), || Ok(host.delete_link(bridge.index)?));
             } else {
-                self.kept
-                    .push(format!("bridge {}: the network has not made it, or its MAC was changed since", bridge.name));
+                is_whole &= self.leave_bridge(known, bridge, host)?;
             }
         }
         let pins = known.datapath.directory();
@@ -318,14 +354,41 @@ impl Report {
         if is_whole && pins.exists() {
             is_whole = self
                 .remove(format!("programs and maps pinned in {}", pins.display()), || Ok(known.datapath.remove()?));
+            self.gone.insert(pins.to_owned());
         }
         let leases = known.store.dir();
         if !is_whole {
             self.kept.push(format!("pins and leases of {}: they lead to what is left", known.name));
         } else if known.store.is_written()? {
             self.remove(format!("leases in {}", leases.display()), || Ok(known.store.remove()?));
+            self.gone.insert(leases.to_owned());
         }
         Ok(())
+    }
+
+    /// Removes the programs and the alias from a bridge that stays. Returns whether they are gone.
+    fn leave_bridge(&mut self, known: &Known, bridge: &Link, host: &Socket) -> Result<bool, Error> {
+        let (name, index) = (&bridge.name, bridge.index);
+        // Before the maps go: they record the addresses that the plugin gave the bridge. Maps that cannot be read do not stop
+        // the removal.
+        let gateways = gateways(known, bridge, host).unwrap_or_default();
+        let mut is_gone = true;
+        // A qdisc that names other blocks is another tool's.
+        let blocks = bridge::blocks(&known.name);
+        if host.ingress_qdisc(index)?.is_some_and(|qdisc| qdisc.blocks == blocks) {
+            let what = format!("the eBPF programs from bridge {name}, which stays");
+            is_gone &= self.remove(what, || Ok(host.delete_clsact(index)?));
+        }
+        if is_gone && bridge.alias.as_ref().is_some_and(|alias| *alias == bridge::alias(&known.name)) {
+            is_gone &= self.remove(format!("the alias of bridge {name}"), || Ok(host.set_alias(index, "")?));
+        }
+        let mut kept = format!("bridge {name}: the network has not made it, or its MAC was changed since");
+        if !gateways.is_empty() {
+            let addresses: Vec<String> = gateways.iter().map(ToString::to_string).collect();
+            kept += &format!("; it has the gateway's address {} still", addresses.join(", "));
+        }
+        self.kept.push(kept);
+        Ok(is_gone)
     }
 
     /// Removes the leases that the network had in another place than its configuration names now, and forgets the place when
@@ -337,6 +400,7 @@ impl Report {
         let store = network::leases(data_dir, &known.name)?;
         if store.dir() != known.store.dir() && store.is_written()? {
             self.remove(format!("leases in {}", store.dir().display()), || Ok(store.remove()?));
+            self.gone.insert(store.dir().to_owned());
         }
         if !self.dry_run && !store.is_written()? {
             manifest.forget_leases(&known.name)?;
@@ -369,20 +433,51 @@ impl Report {
         let record = Path::new(network::ORPHANS);
         if record.symlink_metadata().is_ok() {
             self.remove(record.display().to_string(), || Ok(fs::remove_file(record)?));
+            self.gone.insert(record.to_owned());
         }
         record.parent().into_iter().for_each(|dir| self.remove_empty(dir));
     }
 
     /// Removes a directory that nothing lies in any more.
     fn remove_empty(&mut self, dir: &Path) {
-        if self.dry_run || !dir.exists() {
+        if !dir.exists() {
             return;
         }
-        match fs::remove_dir(dir) {
+        let removed = if self.dry_run { self.would_remove_empty(dir) } else { fs::remove_dir(dir) };
+        match removed {
             Ok(()) => self.removed.push(dir.display().to_string()),
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
             Err(error) => {
                 self.failures.note::<()>(Err(error).step(format_args!("remove {}", dir.display())));
+            }
+        }
+    }
+
+    /// Notes in a dry run that the manifest goes, if it does: with the last file and the last network.
+    fn forget_manifest(&mut self, manifest: &Manifest, networks: &[Known]) {
+        let has_files = manifest.files().any(|(path, _)| path.exists() && !self.gone.contains(path));
+        let has_leases = manifest.leases().keys().any(|name| networks.iter().all(|known| known.name != *name));
+        if !has_files && !has_leases {
+            self.gone.insert(manifest.path().to_owned());
+        }
+    }
+
+    /// What the removal of a directory would return if all was gone that a dry run has listed.
+    fn would_remove_empty(&mut self, dir: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            if !self.gone.contains(&entry?.path()) {
+                return Err(io::ErrorKind::DirectoryNotEmpty.into());
+            }
+        }
+        self.gone.insert(dir.to_owned());
+        Ok(())
+    }
+
+    /// Names the settings that the plugin turned on for `ipMasq` and that stay, as others may need them by now.
+    fn name_forwarding(&mut self) {
+        for setting in [Sysctl::Ipv4Forward, Sysctl::Ipv6Forward] {
+            if setting.read().is_ok_and(|value| value != 0) {
+                self.kept.push(format!("{setting} on: other programs may need it"));
             }
         }
     }

@@ -378,6 +378,30 @@ fn an_add_waits_for_the_pod_that_leaves_with_its_address() {
     });
 }
 
+/// A GC gives back the addresses of all pods that are gone before it removes the first one.
+#[test]
+fn an_add_waits_for_the_gc_that_removes_the_pod_with_its_address() {
+    on_host(|network| {
+        let asking = Asking::new(network, "exit 0 ;;\nGC) sleep 1");
+        let pods = [network.host.pod(), network.host.pod()];
+        asking.call("ADD", "one", &pods[0]).result();
+        let mut config = asking.config.clone();
+        config["cni.dev/valid-attachments"] = json!([]);
+        let gc = network.plugin.invocation("GC").env("CNI_PATH", &asking.bin).env("NETNS", pods[0].netns());
+        let gc = gc.config(&config);
+        std::thread::scope(|scope| {
+            let gc = scope.spawn(|| gc.run());
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            assert!(pods[0].link("eth0").is_some(), "the old pod is there");
+            asking.call("ADD", "two", &pods[1]).result();
+            gc.join().expect("the thread ends").silent();
+        });
+        assert!(pods[0].link("eth0").is_none());
+        assert!(network.host.ping("10.99.0.5", 2).status.success(), "the new pod is reached");
+        asking.call("DEL", "two", &pods[1]).silent();
+    });
+}
+
 /// A network whose addresses a script gives. It notes each verb, whether the pod's interface is there, and its address.
 struct Asking<'n> {
     network: &'n Network<'n>,

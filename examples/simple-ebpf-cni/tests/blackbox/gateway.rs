@@ -48,6 +48,13 @@ impl Lan<'_> {
         self.router.ip(&format!("address add {address} dev eth0 {nodad}"));
     }
 
+    /// The bridge loses its wire to the machines.
+    fn unplug(&self) {
+        for port in ["lan0", "lan1"] {
+            self.network.host.ip(&format!("link set {port} nomaster"));
+        }
+    }
+
     fn call(&self, verb: &str, config: &Value, pod: &Pod) -> Outcome {
         self.call_for(verb, config, "one", pod)
     }
@@ -188,11 +195,31 @@ fn a_router_that_a_delegate_names_keeps_its_addresses() {
     });
 }
 
-/// No probe is answered: the router is off.
+/// A router that restarts answers no probe, and comes back with its address.
+#[test]
+fn a_router_that_is_away_keeps_its_addresses() {
+    on_lan(|lan| {
+        let (config, pod) = (by_static(lan.network, true), lan.network.host.pod());
+        let ear = lan.other.enter(Ear::open).expect("open");
+        let result = lan.call("ADD", &config, &pod).result();
+        assert_eq!(result["routes"][0], json!({ "dst": "0.0.0.0/0", "gw": GATEWAY }));
+        assert_eq!(probes(&ear.frames()), 0, "the answer would not matter");
+        lan.is_left_alone();
+        lan.check(&config, &result, &pod).silent();
+        lan.is_well(&config);
+        lan.start_router();
+        assert!(pod.ping(GATEWAY, 3).status.success() && pod.ping(GATEWAY_V6, 3).status.success());
+        lan.call("DEL", &config, &pod).silent();
+        lan.is_left_alone();
+    });
+}
+
+/// Without a wire, a node without such a route has the gateway.
 #[test]
 fn a_next_hop_of_the_node_is_another_machine_in_any_table() {
     on_lan(|lan| {
         let host = lan.network.host;
+        lan.unplug();
         for route in [
             format!("route add default via {GATEWAY}"),
             format!("route add default via {GATEWAY} dev cbr0 table 77"),
@@ -210,6 +237,43 @@ fn a_next_hop_of_the_node_is_another_machine_in_any_table() {
     });
 }
 
+/// Another network with the same addresses, behind a link of its own, and its policy route.
+#[test]
+fn a_policy_route_by_another_link_does_not_keep_the_node_from_a_gateway_that_it_is_to_have() {
+    on_lan(|lan| {
+        let host = lan.network.host;
+        host.ip("link add wan0 type veth peer name wan1");
+        host.ip("link set wan0 up");
+        host.ip("link set wan1 up");
+        let policy = format!("route add default via {GATEWAY} dev wan0 onlink table 77");
+        host.ip(&policy);
+        let pod = host.pod();
+        let error = lan.call("ADD", &by_pools(lan.network), &pod).error(INVALID_CONFIG);
+        assert!(error.contains("next hop") && error.contains("by wan0"), "not without being asked: {error}");
+        for mut config in [by_pools(lan.network), by_static(lan.network, true)] {
+            config["isGateway"] = true.into();
+            for by_bridge in [
+                format!("route add default via {GATEWAY} dev cbr0 table 78"),
+                format!("route add 192.0.2.0/24 via {GATEWAY} dev wan0 onlink"),
+            ] {
+                host.ip(&by_bridge);
+                let error = lan.call("ADD", &config, &pod).error(INVALID_CONFIG);
+                assert!(error.contains("next hop"), "{error}");
+                host.ip(&by_bridge.replace("add", "del"));
+            }
+            lan.call("ADD", &config, &pod).result();
+            assert!(pod.ping(GATEWAY, 2).status.success());
+            lan.is_well(&config);
+            lan.call("DEL", &config, &pod).silent();
+            for address in [format!("{GATEWAY}/24"), format!("{GATEWAY_V6}/64")] {
+                host.ip(&format!("address del {address} dev cbr0"));
+            }
+        }
+        host.ip(&policy.replace("add", "del"));
+        host.ip("link del wan0");
+    });
+}
+
 #[test]
 fn a_next_hop_object_is_a_next_hop() {
     on_lan(|lan| {
@@ -220,12 +284,12 @@ fn a_next_hop_object_is_a_next_hop() {
         host.ip("nexthop add id 10 group 1/2");
         for id in [1, 10] {
             host.ip(&format!("route add 192.0.2.0/24 nhid {id}"));
+            // The kernel deletes such objects with the carrier of their link, so the bridge keeps its wire.
             let mut config = by_static(lan.network, true);
             config["ipam"]["addresses"].as_array_mut().expect("a list").truncate(1);
-            let pod = host.pod();
-            lan.call("ADD", &config, &pod).result();
-            assert_eq!(host.addresses("cbr0"), NODE, "for the object {id}");
-            lan.call("DEL", &config, &pod).silent();
+            config["isGateway"] = true.into();
+            let error = lan.call("ADD", &config, &host.pod()).error(INVALID_CONFIG);
+            assert!(error.contains("10.99.0.1: it is the next hop"), "for the object {id}: {error}");
             host.ip("route del 192.0.2.0/24");
         }
         for id in [10, 2, 1] {
@@ -244,6 +308,7 @@ fn a_link_local_gateway_is_of_the_bridge_alone() {
         host.ip("link set wan1 up");
         let mut config = by_static(lan.network, true);
         config["ipam"]["addresses"] = json!([{ "address": "fd00:99::60/64", "gateway": "fe80::1" }]);
+        config["isGateway"] = true.into();
         host.ip("-6 route add default via fe80::1 dev wan0");
         lan.call("ADD", &config, &pod).result();
         assert!(pod.ping("fe80::1%eth0", 2).status.success(), "the node has it on the bridge");
@@ -252,10 +317,10 @@ fn a_link_local_gateway_is_of_the_bridge_alone() {
         host.ip("address del fe80::1/64 dev cbr0");
 
         host.ip("-6 route add default via fe80::1 dev cbr0 metric 5");
-        lan.call("ADD", &config, &pod).result();
+        let error = lan.call("ADD", &config, &pod).error(INVALID_CONFIG);
+        assert!(error.contains("fe80::1: it is the next hop"), "{error}");
         let shown = host.ip("-6 address show dev cbr0 to fe80::1");
         assert_eq!(shown, json!([]), "the router on the bridge has it");
-        lan.call("DEL", &config, &pod).silent();
         host.ip("-6 route flush default");
         host.ip("link del wan0");
     });
@@ -299,17 +364,23 @@ fn own_pools_are_refused_a_gateway_that_another_machine_has() {
         let mut asked = config.clone();
         asked["cniVersion"] = "1.1.0".into();
         let dir = configured(host, &config);
-        let is_refused = |words: &str| {
+        let is_refused = |words: &str, shows_without_a_probe: bool| {
             let before = lan.network.footprint();
             let pod = host.pod();
-            let (status, checks) = doctor(&dir);
-            assert_eq!(status, Some(1), "{checks:#?}");
-            for message in [
-                lan.call("ADD", &config, &pod).error(INVALID_CONFIG),
-                lan.network.plugin.invocation("STATUS").config(&asked).run().error(UNAVAILABLE),
-                found(&checks, "gateway", "fail"),
-            ] {
-                assert!(message.contains("isGateway") && message.contains("to false if that machine"), "{message}");
+            let (_, checks) = doctor(&dir);
+            let status = lan.network.plugin.invocation("STATUS").config(&asked).run();
+            let mut messages = vec![lan.call("ADD", &config, &pod).error(INVALID_CONFIG)];
+            if shows_without_a_probe {
+                let told = found(&checks, "gateway", "fail");
+                assert!(told.contains(dir.to_str().expect("a text")), "{told}");
+                messages.extend([status.error(UNAVAILABLE), told]);
+            } else {
+                status.silent();
+                assert_eq!(found(&checks, "gateway", "fail"), "");
+            }
+            for message in messages {
+                assert!(message.contains("isGateway"), "{message}");
+                assert_eq!(message.matches("if that machine").count(), 1, "{message}");
                 assert!(message.contains(words), "{words} in {message}");
             }
             assert!(pod.link("eth0").is_none());
@@ -318,15 +389,15 @@ fn own_pools_are_refused_a_gateway_that_another_machine_has() {
             assert!(lan.network.taken().is_empty(), "{:?}", lan.network.taken());
         };
         lan.route();
-        is_refused("10.99.0.1: it is the next hop of the node's route to 0.0.0.0/0 by cbr0");
+        is_refused("10.99.0.1: it is the next hop of the node's route to 0.0.0.0/0 by cbr0", true);
         host.ip("route flush default");
         host.ip("-6 route flush default");
         lan.start_router();
         let mac = lan.router.link("eth0").expect("the router's link")["address"].as_str().expect("a MAC").to_owned();
-        is_refused(&format!("the machine with the MAC {mac} has it"));
+        is_refused(&format!("the machine with the MAC {mac} has it"), false);
         for (address, gateway) in [("10.99.0.1/24", GATEWAY), ("fd00:99::1/64", GATEWAY_V6)] {
             lan.start_router_with_only(address);
-            is_refused(&format!("the gateway's address {gateway}: the machine with the MAC {mac} has it"));
+            is_refused(&format!("the gateway's address {gateway}: the machine with the MAC {mac} has it"), false);
         }
     });
 }
@@ -441,6 +512,7 @@ fn two_adds_at_once_take_one_gateway() {
         for (config, number) in [(by_pools(lan.network), 1), (by_static(lan.network, true), 6)] {
             let mut configs = [config.clone(), config];
             if number == 6 {
+                configs.iter_mut().for_each(|config| config["isGateway"] = true.into());
                 configs[1]["ipam"]["addresses"][0]["address"] = "10.99.0.61/24".into();
                 configs[1]["ipam"]["addresses"][1]["address"] = "fd00:99::61/64".into();
             }
@@ -462,14 +534,19 @@ fn two_adds_at_once_take_one_gateway() {
     });
 }
 
-/// The node took the address while the router was off. Once the operator has taken it away again, it is the router's.
+/// The operator gave the bridge the addresses, so that they are the node's. Without them, they are the router's.
 #[test]
-fn an_address_that_was_taken_is_left_to_a_router_that_came_later() {
+fn an_address_that_the_bridge_has_is_the_nodes_until_it_is_gone() {
     on_lan(|lan| {
         let (config, host, pod) = (by_static(lan.network, true), lan.network.host, lan.network.host.pod());
+        let addresses = [(format!("{GATEWAY}/24"), ""), (format!("{GATEWAY_V6}/64"), "nodad")];
+        for (address, nodad) in &addresses {
+            host.ip(&format!("address add {address} dev cbr0 {nodad}"));
+        }
         let result = lan.call("ADD", &config, &pod).result();
-        assert!(host.addresses("cbr0").contains(&format!("{GATEWAY}/24")));
-        for address in [format!("{GATEWAY}/24"), format!("{GATEWAY_V6}/64")] {
+        assert!(pod.ping(GATEWAY, 2).status.success() && pod.ping(GATEWAY_V6, 2).status.success());
+        lan.check(&config, &result, &pod).silent();
+        for (address, _) in &addresses {
             host.ip(&format!("address del {address} dev cbr0"));
         }
         let error = lan.check(&config, &result, &pod).error(code::DIFFERS);
@@ -480,6 +557,21 @@ fn an_address_that_was_taken_is_left_to_a_router_that_came_later() {
         assert!(pod.ping(GATEWAY, 2).status.success() && pod.ping(GATEWAY_V6, 2).status.success());
         lan.is_left_alone();
         lan.check(&config, &result, &pod).silent();
+        lan.call("DEL", &config, &pod).silent();
+    });
+}
+
+/// Monitoring calls STATUS and `status` all the time.
+#[test]
+fn what_only_looks_sends_no_probe() {
+    on_lan(|lan| {
+        let (config, pod) = (by_pools(lan.network), lan.network.host.pod());
+        let ear = lan.other.enter(Ear::open).expect("open");
+        // STATUS, `status` and `doctor`.
+        lan.is_well(&config);
+        assert_eq!(probes(&ear.frames()), 0);
+        lan.call("ADD", &config, &pod).result();
+        assert_eq!(probes(&ear.frames()), 3);
         lan.call("DEL", &config, &pod).silent();
     });
 }
@@ -512,6 +604,14 @@ fn a_next_hop_that_the_node_has_itself_is_told_of() {
         assert!(told.contains("ip address delete 10.99.0.1/24 dev cbr0"), "{told}");
         let output = command(&format!("status --conf-dir {}", dir.display()));
         assert!(!output.status.success() && output.stdout.contains("cbr0 has 10.99.0.1/24"), "{output:#?}");
+
+        // What the configuration says already is no advice, and one address is one finding.
+        let mut left = by_pools(lan.network);
+        left["isGateway"] = false.into();
+        let (_, checks) = doctor(&configured(host, &left));
+        let told = found(&checks, "gateway", "fail");
+        assert!(told.contains("ip address delete 10.99.0.1/24 dev cbr0") && !told.contains("isGateway"), "{told}");
+        assert_eq!(found(&checks, "gateway", "warn"), "");
         host.ip("address del 10.99.0.1/24 dev cbr0");
         lan.is_well(&config);
     });

@@ -196,7 +196,7 @@ fn a_dry_run_changes_nothing() {
 
         shown(&node.install(BLACKBOX));
         let (files, before) = (node.files(), network.footprint());
-        assert_eq!(shown(&node.uninstall("--purge -n")).matches("would remove").count(), 2);
+        assert_eq!(shown(&node.uninstall("--purge -n")).matches("would remove").count(), 3);
         node.files().assert_unchanged(&files, "a dry run");
         network.footprint().assert_unchanged(&before, "a dry run");
         shown(&node.uninstall(""));
@@ -332,5 +332,22 @@ fn what_cannot_be_remembered_is_not_written() {
         node.files().assert_unchanged(&Footprint::default(), "an install that failed");
         network.host.command("umount").arg(DATA_DIR).run();
         fs::remove_dir(DATA_DIR).expect("it is empty");
+    });
+}
+
+/// No flag sets `gateway` and `exclude`.
+#[test]
+fn keys_that_no_flag_sets_are_named_with_their_place() {
+    on_host(|network| {
+        let node = Node::new(network);
+        network.host.ip("link add cbr0 type bridge");
+        network.host.ip("address add 10.99.0.50/24 dev cbr0");
+        for (options, has_place) in
+            [(BLACKBOX.to_owned(), true), (format!("--config {}", conflist(network).display()), false)]
+        {
+            let output = command(&node.install(&options));
+            assert!(output.status.code() == Some(1) && output.stdout.contains("\"exclude\""), "{output:#?}");
+            assert_eq!(output.stdout.contains("install it with --config FILE"), has_place, "{output:#?}");
+        }
     });
 }

@@ -73,6 +73,9 @@ fn packets_in_the_name_of_another_are_shown_as_drops_with_their_reason() {
         one.pod.ip("address add 10.99.0.200/24 dev eth0");
         let spoofed = one.pod.command("ping").words("-c 3 -i 0.1 -W 1 -I 10.99.0.200").arg(two.address()).output();
         assert!(!spoofed.status.success(), "{spoofed:?}");
+        // Nothing answers a broadcast.
+        let broadcast = two.pod.command("ping").words("-b -c 1 -W 1 10.99.0.255").output();
+        assert!(!broadcast.status.success(), "{broadcast:?}");
 
         let line = looking(network, "pods");
         let all = json_of(&format!("{line} --json"));
@@ -81,7 +84,10 @@ fn packets_in_the_name_of_another_are_shown_as_drops_with_their_reason() {
         assert_eq!(drops(1)["ip_source"], Value::Null, "{all:#}");
         let status = json_of(&format!("{} --json", looking(network, "status")));
         assert_eq!(status["networks"][0]["datapath"]["drops"]["ip_source"], refused);
-        // What comes back to its sender is in no table: every pod has some of that.
+        // What comes back to its sender is in no table and no total: every pod has some of that.
+        let reflected = |drops: &Value| drops["reflected"].as_u64().unwrap_or_default();
+        assert!(reflected(drops(1)) > 0, "{all:#}");
+        assert_eq!((&drops(0)["total"], &drops(1)["total"]), (&refused.into(), &0.into()), "{all:#}");
         let text = shown(&line);
         let in_table: Vec<&str> = cells(&text)[1..3].iter().map(|row| row[9]).collect();
         assert_eq!(in_table, [refused.to_string().as_str(), "0"]);

@@ -23,7 +23,10 @@ fn a_purge_leaves_nothing_of_the_network() {
         let installed = node.network("10-blackbox.conflist");
         let pods = ["one", "two"].map(|name| installed.attach(name));
         installed.detach(&installed.attach("three"));
+        let planned = shown(&node.uninstall("--purge --force -n"));
         let text = shown(&node.uninstall("--purge --force"));
+        assert_eq!(planned.replace("would remove", "removed"), text, "a dry run lists the same");
+        assert!(text.contains(&format!("removed {STATE_DIR}\n")) && text.contains(&format!("removed {DATA_DIR}\n")));
         for what in [
             format!("removed {ORPHANS}"),
             format!("removed {}", node.binary().display()),
@@ -123,12 +126,36 @@ fn a_purge_leaves_a_bridge_that_was_there_before_and_links_of_others() {
         network.host.ip("link set other0 master cbr0");
         let pod = network.attach("one");
         let node = Node::new(network);
+        let qdiscs = || network.host.command("tc").words("qdisc show dev cbr0").run();
+        assert!(qdiscs().contains("clsact"));
         let text = shown(&node.uninstall("--purge --force"));
-        assert!(text.contains("left bridge cbr0"), "{text}");
+        assert!(text.contains("left bridge cbr0") && text.contains("the gateway's address 10.99.0.1/24"), "{text}");
+        assert!(text.contains("removed the eBPF programs from bridge cbr0, which stays"), "{text}");
+        assert!(!qdiscs().contains("clsact"));
+        assert_eq!(network.host.link("cbr0").expect("it stays")["ifalias"], serde_json::Value::Null);
+        assert!(network.host.addresses("cbr0").contains(&"10.99.0.1/24".to_owned()));
+        shown(&node.install("--network other --bridge cbr0 --subnet 10.97.0.0/24"));
+        shown(&node.uninstall(""));
         assert!(network.host.link("cbr0").is_some() && network.host.link("other0").is_some());
         assert!(network.host.link(pod.host_veth()).is_none());
         network.host.ip("link del other0");
         network.detach(&pod);
+    });
+}
+
+/// Another program may need forwarding by now, so it stays, and the output names it.
+#[test]
+fn a_purge_names_the_forwarding_that_stays() {
+    on_host(|network| {
+        let plain = network.attach("one");
+        network.detach(&plain);
+        assert!(!shown("uninstall --purge").contains("ip_forward"), "without masquerading");
+        let pod = network.by(network.with("ipMasq", true)).attach("one");
+        network.detach(&pod);
+        let planned = shown("uninstall --purge -n");
+        let text = shown("uninstall --purge");
+        assert!(text.contains("left /proc/sys/net/ipv4/ip_forward on"), "{text}");
+        assert_eq!(planned.replace("would remove", "removed"), text);
     });
 }
 

@@ -1,15 +1,13 @@
 //! Whether the bridge can have the addresses that a network needs: the gateways', and any of IPv6.
 
-use std::net::IpAddr;
-
 use cnikit::netlink::{Link, Route, Socket};
 use ipnetwork::IpNetwork;
 
 use super::Check;
-use crate::gateway::Gateways;
-use crate::people::Error;
+use crate::ipv6::{self, Unavailable};
 use crate::people::network::Network;
-use crate::{bridge, ipv6};
+use crate::people::{Error, remedy};
+use crate::{bridge, gateway};
 
 /// Whether an ADD of the network would be refused for its gateways or for its IPv6 addresses.
 pub(crate) fn addresses(network: &Network, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Error> {
@@ -18,52 +16,58 @@ pub(crate) fn addresses(network: &Network, host: &Socket, links: &[Link]) -> Res
     checks.extend(gateway(network, host));
     if let Some(bridge) = bridge {
         let addresses = host.addresses(bridge.index)?;
-        checks.extend(left(network, bridge, &addresses));
-        checks.extend(own_next_hop(bridge, &addresses, &host.routes_of_all_tables()?));
+        checks.extend(kept(network, bridge, &addresses, &host.routes_of_all_tables()?));
     }
     Ok(checks)
 }
 
 fn ipv6(network: &Network, bridge: Option<&Link>) -> Option<Check> {
-    let failure = ipv6::probe(&network.name, network.config(), network.ipam(), bridge).err()?;
-    let found = format!("no pod of {} can have an IPv6 address: {failure}", network.name);
-    Some(Check::fail("ipv6", found, "enable IPv6, or remove the IPv6 addresses from the configuration"))
+    let Unavailable { found, remedy } =
+        ipv6::find_unavailable(&network.name, network.config(), network.ipam(), bridge).err()?;
+    Some(Check::fail("ipv6", format!("no pod of {} can have an IPv6 address: {found}", network.name), remedy))
 }
 
+/// Sends no probe: only an ADD and `repair` do.
 fn gateway(network: &Network, host: &Socket) -> Option<Check> {
+    let config = network.config();
     // A bridge that the network cannot use is another check's to report.
-    let found = bridge::look(host, &network.name, network.config()).ok()?;
-    let failure = Gateways::look(host, network.config(), found.as_ref()).err()?;
-    Some(Check::fail("gateway", failure.to_string(), format!("change the configuration of {}", network.name)))
+    let bridge = bridge::look(host, &network.name, config).ok()?;
+    let remedy = gateway::remedy(config, Some(network.file()));
+    match gateway::next_hop_among_gateways(host, config, bridge.as_ref()) {
+        Ok(found) => Some(Check::fail("gateway", found?, remedy)),
+        Err(failure) => Some(Check::fail("gateway", failure.to_string(), remedy::REPORT)),
+    }
 }
 
-/// An address that the node has kept, though the configuration leaves it to another machine.
-fn left(network: &Network, bridge: &Link, addresses: &[IpNetwork]) -> Option<Check> {
+/// An address of the bridge that should not be there: a next hop of the node, or a gateway that the configuration leaves to
+/// another machine. An address that is both is one finding.
+fn kept(network: &Network, bridge: &Link, addresses: &[IpNetwork], routes: &[Route]) -> Vec<Check> {
     let (name, config) = (&bridge.name, network.config());
-    if config.is_gateway != Some(false) {
-        return None;
+    let is_left = config.is_gateway == Some(false);
+    let route_by = |address: &IpNetwork| {
+        routes.iter().find(|route| gateway::is_next_hop(route, address.ip(), config, Some(bridge.index)))
+    };
+    let mut checks = Vec::new();
+    let next_hop = addresses.iter().find_map(|address| Some((*address, route_by(address)?.dst)));
+    if let Some((address, dst)) = next_hop {
+        let found =
+            format!("{name} has {address}, the next hop of the node's route to {dst}, which leads to the node itself");
+        let mut remedy = remove(address, bridge);
+        if !is_left {
+            remedy += &format!(", and set \"isGateway\" to false in {}", network.file().display());
+        }
+        checks.push(Check::fail("gateway", found, remedy));
     }
-    let gateways: Vec<_> = config.ranges().map(|range| range.gateway()).collect();
-    let kept = addresses.iter().find(|address| gateways.contains(&address.ip()));
-    kept.map(|kept| {
+    let gateways: Vec<_> = config.ranges().filter(|_| is_left).map(|range| range.gateway()).collect();
+    let is_kept = |address: &&IpNetwork| {
+        gateways.contains(&address.ip()) && next_hop.is_none_or(|(next_hop, _)| next_hop != **address)
+    };
+    if let Some(kept) = addresses.iter().find(is_kept) {
         let found =
             format!("{name} has {kept}, which \"isGateway\": false of {} leaves to another machine", network.name);
-        Check::warn("gateway", found, remove(*kept, bridge))
-    })
-}
-
-/// An address of the bridge by which the node means to send to another machine.
-fn own_next_hop(on: &Link, addresses: &[IpNetwork], routes: &[Route]) -> Option<Check> {
-    let is_near = |route: &&Route, address: IpAddr| !bridge::is_link_local(address) || route.oif == on.index;
-    let to = |address: &IpNetwork| {
-        let address = address.ip();
-        routes.iter().filter(|route| is_near(route, address)).find(|route| route.gateway == Some(address))
-    };
-    let (address, route) = addresses.iter().find_map(|address| Some((address, to(address)?)))?;
-    let (name, dst) = (&on.name, route.dst);
-    let found =
-        format!("{name} has {address}, the next hop of the node's route to {dst}, which leads to the node itself");
-    Some(Check::fail("gateway", found, remove(*address, on) + ", and set \"isGateway\" to false"))
+        checks.push(Check::warn("gateway", found, remove(*kept, bridge)));
+    }
+    checks
 }
 
 fn remove(address: IpNetwork, bridge: &Link) -> String {
