@@ -163,3 +163,20 @@ fn what_somebody_else_added_can_be_deleted_and_what_is_absent_too() {
     assert!(!bed.in_pod.addresses(eth1).expect("list").contains(&address));
     bed.in_pod.delete_address(eth1, address).expect("it is absent");
 }
+
+#[test]
+fn a_neighbor_is_forgotten_on_the_link_alone() {
+    let Some(bed) = Bed::new() else { return };
+    let eth1 = up_pair(&bed);
+    for (neighbor, other) in [("10.22.0.9", "10.22.0.8"), ("fd00:22::9", "fd00:22::8")] {
+        for address in [neighbor, other] {
+            run(&bed.pod, &format!("ip neighbour add {address} lladdr 02:00:00:00:00:09 dev eth1 nud stale"));
+        }
+        bed.in_pod.forget_neighbor(eth1, neighbor.parse().expect("an address")).expect("forget");
+        bed.in_pod.forget_neighbor(eth1, neighbor.parse().expect("an address")).expect("absent is success");
+        assert_eq!(json(&bed.pod, &format!("ip -j neighbour show {neighbor}")).as_array().map(Vec::len), Some(0));
+        assert_eq!(json(&bed.pod, &format!("ip -j neighbour show {other}"))[0]["lladdr"], "02:00:00:00:00:09");
+    }
+    let error = bed.in_pod.forget_neighbor(4_711, "10.22.0.9".parse().expect("an address")).expect_err("no such link");
+    assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{error}");
+}

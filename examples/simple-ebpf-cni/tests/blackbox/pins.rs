@@ -372,3 +372,33 @@ fn place(network: &Network, direction: &str) -> String {
     let handle = filter["options"]["handle"].as_str().expect("a handle");
     format!("block {block} pref {} handle {handle}", filter["pref"])
 }
+
+/// A set of an older build lacks the maps that are new. It serves its pods until an ADD replaces its programs.
+#[test]
+fn pods_of_an_older_set_are_checked_shown_and_detached() {
+    with_two_pods(|network, [one, _], _| {
+        let (three, conf) = (network.attach("three"), network.host.scratch());
+        let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": [network.config] }).to_string();
+        fs::write(conf.join("10.conflist"), list).expect("the scratch space is writable");
+        for map in ["port_addresses", "port_xdp"] {
+            fs::remove_file(network.pin(map)).expect("a writable bpffs");
+        }
+        network.check(one).silent();
+        let people = |verb: &str| {
+            let command = network.host.command(bin().join("simple-ebpf-cni"));
+            command.arg(verb).arg("--conf-dir").arg(&conf).output()
+        };
+        let status = people("status");
+        assert!(status.status.success() && status.stdout.contains("attached, direct delivery on"), "{status:?}");
+        let pods = people("pods");
+        assert!(pods.stdout.contains(three.address()), "{pods:?}");
+
+        network.detach(&three);
+        let rows = network.map("pod_ifindex");
+        let of_pods = rows.iter().filter(|row| row["value"]["ifindex"].as_u64() >= Some(1 << 30)).count();
+        assert_eq!(of_pods, 2, "those of the two others: {rows:?}");
+        // The programs still lead to the maps whose pins are gone.
+        network.detach(&network.attach("four"));
+        assert!(network.pin("port_addresses").exists());
+    });
+}
