@@ -78,6 +78,11 @@ impl Attachment {
         u32::from_be_bytes(octets) & 0x3fff_ffff | 0x4000_0000
     }
 
+    /// Whether an index is in the range of [`host_ifindex`](Self::host_ifindex), whichever attachment it may be of.
+    pub fn is_host_ifindex(index: u32) -> bool {
+        (0x4000_0000..0x8000_0000).contains(&index)
+    }
+
     /// The hardware address inside the container: octets 14 to 19 of the digest, locally
     /// administered, unicast.
     pub fn container_mac(&self) -> MacAddr {
@@ -117,6 +122,15 @@ mod tests {
         assert_eq!(attachment.host_mac().to_string(), "92:a9:50:24:de:0e");
         assert_eq!(attachment.container_mac().to_string(), "22:44:a7:46:a4:13");
         assert_eq!(attachment.host_ifindex(), 0x5320_c887);
+        assert!(Attachment::is_host_ifindex(attachment.host_ifindex()));
+    }
+
+    #[test]
+    fn the_range_of_a_host_ifindex_is_known() {
+        for (index, is_in_range) in [(1, false), (0x3fff_ffff, false), (0x4000_0000, true), (0x7fff_ffff, true)] {
+            assert_eq!(Attachment::is_host_ifindex(index), is_in_range, "{index:#x}");
+        }
+        assert!(!Attachment::is_host_ifindex(0x8000_0000));
     }
 
     #[test]

@@ -28,9 +28,6 @@ use crate::{del, ipv6, pod, restore, siblings, wishes};
 /// How long the bridge may take to serve a new port.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a bridge may take to run after its first port does. It takes a millisecond, or half a minute with STP.
-const BRIDGE_PATIENCE: Duration = Duration::from_secs(1);
-
 /// Attaches the pod, or fails and leaves things as they were.
 ///
 /// Each step that makes something of the attachment's own has the guard that undoes it beside it. The network itself
@@ -63,6 +60,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let pair_is_left = Cell::new(false);
     let mut addresses = Addresses::lease(request, &leases, &host, &pair_is_left)?;
     let mac = wish.unwrap_or_else(|| addresses.mac());
+    let known_mac = network::known_mac(&datapath).step("read the configuration of the eBPF programs")?;
     let bridge = network::ensure(&host, &attachment.network, config, &leases, &datapath, &mut programs, found)?;
     let rows = Rows::open(&datapath).step("open the eBPF maps")?;
     rows.refuse_taken(&host, &addresses.networks(), PodPort { ifindex: attachment.host_ifindex(), mac })?;
@@ -121,6 +119,9 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let routes = pod::configure(&netns, &pod, &attachment.ifname, veth.peer, addresses.given());
     let routes = routes.step("configure the pod")?;
     wait_running(&host, attachment, &bridge, veth.host)?;
+    if known_mac.is_some_and(|known| bridge.mac != Some(known)) {
+        bridge::announce(&host, &bridge).step("announce the bridge's MAC")?;
+    }
     if wish.is_some() || matches!(config.addressing, Addressing::Delegated) {
         pod::announce(&netns, &pod, &attachment.ifname, veth.peer, mac).step("announce the pod")?;
     }
@@ -179,7 +180,7 @@ fn wait_running(host: &Socket, attachment: &Attachment, bridge: &Link, port: u32
         return Err(Failure::new(ErrorCode::TRY_AGAIN, msg));
     }
     // Without ports that run, a bridge does not run either, and drops what the host sends.
-    if !bridge.running && !host.wait_running(bridge.index, BRIDGE_PATIENCE)? {
+    if !bridge.running && !host.wait_running(bridge.index, bridge::PATIENCE)? {
         warn!("the bridge {} does not run yet: what the host sends to its first pods may be lost", bridge.name);
     }
     Ok(())
@@ -225,7 +226,7 @@ fn join(request: &AddRequest<Config>, host: &Socket, programs: &Programs, port: 
     let is_shaped = request.net_conf.runtime_config.bandwidth.is_some();
     let has_tcx = || !matches!(TcxLink::attached(port, Direction::Ingress), Err(datapath::Error::TcxUnsupported));
     let attach = if is_shaped && has_tcx() { Attach::Tcx } else { config.attach };
-    Ok(programs.join(host, attachment, port, attach)?)
+    Ok(programs.join(host, &attachment.host_ifname(), port, attach)?)
 }
 
 /// What the plugins before this one reported, if any, and what this one made: interfaces in the order that tools expect

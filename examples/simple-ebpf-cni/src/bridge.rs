@@ -1,6 +1,8 @@
 //! The bridge that the pods of a network are ports of.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use cnikit::datapath::{Datapath, PodLink, PodPort};
 use cnikit::ipam::Range;
@@ -20,11 +22,14 @@ const DEFAULT_MTU: u32 = 1500;
 /// As many as a bridge can have: it numbers them with 10 bits, from 1 (`BR_MAX_PORTS` of the kernel).
 const MOST_PORTS: usize = 1023;
 
+/// How long a bridge may take to run after its first port does. It takes a millisecond, or half a minute with STP.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What there is under the bridge's name.
 pub(crate) struct Found {
     pub(crate) bridge: Link,
     pub(crate) addresses: Vec<IpNetwork>,
-    is_claimed: bool,
+    pub(crate) is_claimed: bool,
 }
 
 /// Looks at what has the bridge's name, and refuses what the network cannot use. Changes nothing.
@@ -224,15 +229,27 @@ fn create(host: &Socket, network: &NetworkName, config: &Config) -> Result<Found
     // Nobody asks who listens to multicast, so all of it goes to all ports in any case.
     let spec = BridgeSpec::new(config.bridge.clone()).mac(mac).mtu(mtu).mcast_snooping(false).up();
     unless_exists(host.create_bridge(&spec).map(drop))?;
-    announce_macs(&config.bridge);
+    notify_of_macs(&config.bridge);
     look(host, network, config)?.ok_or_else(|| {
         Failure::new(ErrorCode::TRY_AGAIN, format!("{} went away as soon as it was made: try again", config.bridge))
     })
 }
 
-/// Has the kernel tell the pods of another MAC, should somebody give the bridge one: they would send to the old one for half a
-/// minute. A bridge works without, so that a setting that cannot be written is no failure.
-fn announce_macs(bridge: &IfName) {
+/// Announces the bridge's MAC to the pods, whose neighbor tables would keep another one for half a minute. The bridge must
+/// have its ports and the gateways' addresses.
+pub(crate) fn announce(host: &Socket, bridge: &Link) -> netlink::Result<()> {
+    let _span = info_span!("announce").entered();
+    let Some(mac) = bridge.mac else { return Ok(()) };
+    notify_of_macs(&bridge.name);
+    // A bridge that does not run yet drops what it sends. One without ports that run has no pod to tell.
+    host.wait_running(bridge.index, PATIENCE)?;
+    // The kernel announces a MAC that is set, also one that stays the same.
+    host.set_mac(bridge.index, mac)
+}
+
+/// Has the kernel announce each MAC that the bridge is given, also by an operator. A bridge works without, so a setting that
+/// cannot be written is no failure.
+fn notify_of_macs(bridge: &IfName) {
     for setting in [Sysctl::Ipv4Conf(bridge, Ipv4Conf::ArpNotify), Sysctl::Ipv6Conf(bridge, Ipv6Conf::NdiscNotify)] {
         match setting.ensure(1) {
             // A kernel without IPv6.
@@ -244,7 +261,7 @@ fn announce_macs(bridge: &IfName) {
 
 /// Makes the network's pods that lost their bridge ports of this one. A link that has a row is a pod's of this network,
 /// whoever gave it the address.
-fn adopt_ports(host: &Socket, config: &Config, datapath: &Datapath, bridge: &Link) -> Result<(), Failure> {
+pub(crate) fn adopt_ports(host: &Socket, config: &Config, datapath: &Datapath, bridge: &Link) -> Result<(), Failure> {
     let rows = Rows::open(datapath)?;
     let is_orphan = |link: &Link| link.master.is_none() && Attachment::is_host_ifname(&link.name);
     for port in host.links()?.into_iter().filter(is_orphan) {
@@ -254,6 +271,31 @@ fn adopt_ports(host: &Socket, config: &Config, datapath: &Datapath, bridge: &Lin
             // One that is being deleted needs no bridge.
             if adopted.is_err() && host.link_by_index(port.ifindex)?.is_some() {
                 adopted?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sets the ports of the network's pods up. `at_work` are the ports of pods that other calls attach or detach: an ADD sets
+/// its port up when the pod is guarded.
+pub(crate) fn set_ports_up(
+    host: &Socket,
+    datapath: &Datapath,
+    bridge: &Link,
+    at_work: &HashSet<IfName>,
+) -> Result<(), Failure> {
+    let rows = Rows::open(datapath)?;
+    let is_down = |link: &Link| {
+        let is_port = link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
+        is_port && !link.up && !at_work.contains(&link.name)
+    };
+    for port in host.links()?.into_iter().filter(is_down) {
+        if rows.link(port.index)?.is_some() {
+            let set = host.set_up(port.index);
+            // A port that is deleted meanwhile needs nothing.
+            if set.is_err() && host.link_by_index(port.index)?.is_some() {
+                set?;
             }
         }
     }

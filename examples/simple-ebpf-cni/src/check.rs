@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 use tracing::info_span;
 
 use crate::config::{Addressing, Config};
+use crate::drift::PortFault;
 use crate::masquerade::Masquerade;
 use crate::programs::{self, Programs};
 use crate::rows::Rows;
@@ -100,6 +101,7 @@ impl Check<'_> {
         if bridge.kind.as_deref() != Some("bridge") {
             self.differs(format!("{name} is no bridge"));
         }
+        self.up(&bridge);
         self.link(&bridge, bridge.mac);
         let addresses = self.host.addresses(bridge.index)?;
         let own = self.own_gateways(bridge.index)?;
@@ -134,10 +136,8 @@ impl Check<'_> {
             return Ok(None);
         };
         self.link(&link, Some(attachment.host_mac()));
-        if let Some(bridge) = bridge
-            && link.master != Some(bridge.index)
-        {
-            self.differs(format!("{name} is no port of the bridge {}", bridge.name));
+        for fault in drift::port(&link, bridge) {
+            self.differs(fault.of(&[name.as_str()], &self.request.config.bridge));
         }
         Ok(Some(link))
     }
@@ -155,6 +155,7 @@ impl Check<'_> {
             self.differs(format!("the pod's end {ifname} of the pair is missing"));
             return Ok(());
         };
+        self.up(&link);
         self.link(&link, None);
 
         if request.config.spoof_check && link.mac != Some(mac) {
@@ -239,7 +240,7 @@ impl Check<'_> {
         let programs = Programs::open(&self.host, datapath, &self.request.attachment.network)?;
         for link in links {
             if !programs.run_on(&self.host, datapath, link.index)? {
-                self.differs(format!("the eBPF programs do not run on {}", link.name));
+                self.differs(PortFault::NoPrograms.of(&[link.name.as_str()], &self.request.config.bridge));
             }
         }
         for program in programs.missing() {
@@ -248,11 +249,14 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// A link is up, and as the result tells it; where that does not tell a MAC, it is `mac`.
-    fn link(&mut self, link: &Link, mac: Option<MacAddr>) {
+    fn up(&mut self, link: &Link) {
         if !link.up {
             self.differs(format!("{} is down", link.name));
         }
+    }
+
+    /// A link is as the result tells it; where that does not tell a MAC, it is `mac`.
+    fn link(&mut self, link: &Link, mac: Option<MacAddr>) {
         let interfaces = &self.request.prev_result.interfaces;
         let told = interfaces.iter().find(|told| told.name == link.name.as_str());
         if told.is_none() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cnikit::datapath::{Datapath, MapSet, NetConfig, PodPort};
+use cnikit::datapath::{self, Datapath, MapSet, NetConfig, PodPort};
 use cnikit::ipam::{self, Owner, Store};
 use cnikit::netlink::{self, Link, OrphanRecord, Socket};
 use cnikit::plugin::{Failure, Step as _};
@@ -106,6 +106,12 @@ pub(crate) fn ensure(
     }
     let msg = format!("the eBPF programs of {network} are replaced by other callers all the time: try again");
     Err(Failure::new(ErrorCode::TRY_AGAIN, msg))
+}
+
+/// The bridge's MAC by the maps, which pods have in their neighbor tables; none before the first pod.
+pub(crate) fn known_mac(datapath: &Datapath) -> datapath::Result<Option<MacAddr>> {
+    let known = datapath.config()?.gateway_mac;
+    Ok((known != MacAddr::new([0; 6])).then_some(known))
 }
 
 /// What the programs are to know of the network.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use cnikit::datapath::{self, Datapath, Direction, MapSet, PinState, Program, ProgramName, TcxLink};
 use cnikit::netlink::{self, BpfFilter, FilterTarget, Socket};
 use cnikit::plugin::{Failure, Step as _};
-use cnikit::spec::{Attachment, NetworkName};
+use cnikit::spec::{Attachment, IfName, NetworkName};
 use tracing::info_span;
 
 use crate::bridge;
@@ -81,6 +81,11 @@ impl Programs {
         self.is_settled
     }
 
+    /// Makes [`network::ensure`](crate::network::ensure) look at the entries and programs of all pods, as for a new set.
+    pub(crate) fn unsettle(&mut self) {
+        self.is_settled = false;
+    }
+
     /// Has the programs run in the blocks, and so on all ports that joined them. False when other programs have begun to
     /// run in a block that was empty: they may use other maps.
     ///
@@ -113,11 +118,11 @@ impl Programs {
         self.placed.iter().filter(|placed| !placed.is_running()).map(|placed| placed.name).collect()
     }
 
-    /// Has the programs run on a pod's port.
+    /// Has the programs run on a pod's port, which has the name `host_end`.
     pub(crate) fn join(
         &self,
         host: &Socket,
-        attachment: &Attachment,
+        host_end: &IfName,
         port: u32,
         attach: Attach,
     ) -> Result<(), cnikit::Error> {
@@ -129,7 +134,7 @@ impl Programs {
                 &placed.program,
                 port,
                 placed.direction,
-                link_pin(&self.links, attachment, placed.direction),
+                link_pin(&self.links, host_end, placed.direction),
             )?;
         }
         Ok(())
@@ -275,7 +280,7 @@ pub(crate) fn unpinned_maps(
 pub(crate) fn forget_links(datapath: &Datapath, attachment: &Attachment) -> datapath::Result<()> {
     let links = datapath.link_pins();
     for direction in [Direction::Ingress, Direction::Egress] {
-        TcxLink::remove(link_pin(&links, attachment, direction))?;
+        TcxLink::remove(link_pin(&links, &attachment.host_ifname(), direction))?;
     }
     Ok(())
 }
@@ -285,10 +290,10 @@ pub(crate) fn sweep_links(datapath: &Datapath) -> datapath::Result<()> {
     TcxLink::pinned(datapath.link_pins())?.iter().try_for_each(|(pin, _)| TcxLink::remove_dead(pin))
 }
 
-fn link_pin(links: &Path, attachment: &Attachment, direction: Direction) -> PathBuf {
+fn link_pin(links: &Path, host_end: &IfName, direction: Direction) -> PathBuf {
     let direction = match direction {
         Direction::Ingress => "ingress",
         Direction::Egress => "egress",
     };
-    links.join(format!("{}_{direction}", attachment.host_ifname()))
+    links.join(format!("{host_end}_{direction}"))
 }

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use cnikit::datapath::{Datapath, PodPort};
+use cnikit::datapath::{Datapath, PodLink, PodPort};
 use cnikit::ipam::{Lease, Owner, Store};
 use cnikit::netlink::{FdbEntry, FdbState, Link, Socket};
 use cnikit::plugin::Failure;
@@ -38,7 +38,7 @@ pub(crate) struct Restore<'a> {
 
 impl Restore<'_> {
     /// Puts the entries of all pods that hold a lease and are ports of the bridge, and removes entries of ports that do
-    /// not exist. The programs are attached afterwards: until then, the next ADD does this again.
+    /// not exist. Has the programs run on ports that have lost them. The programs are attached afterwards: until then, the next ADD does this again.
     pub(crate) fn run(&self) -> Result<(), Failure> {
         let _span = info_span!("restore").entered();
         let rows = Rows::open(self.datapath)?;
@@ -68,8 +68,18 @@ impl Restore<'_> {
             restored?;
         }
         siblings::share_all(self.host, self.network, &links, self.bridge)?;
+        // Again, after the look at the links: an ADD of another plugin's addresses that has begun since joins its own port.
+        for owner in self.leases.owners_at_work()? {
+            ports.remove(&self.of(owner).host_ifname());
+        }
         for port in ports.into_values() {
-            if rows.link(port.index)?.is_none() && self.host.link_by_index(port.index)?.is_some() {
+            let link = rows.link(port.index)?;
+            if link.is_some() {
+                let joined = self.join(port, link);
+                if joined.is_err() && self.host.link_by_index(port.index)?.is_some() {
+                    joined?;
+                }
+            } else if self.host.link_by_index(port.index)?.is_some() {
                 // Another plugin gave it the address, or its lease is lost, too.
                 warn!("nothing is known of the pod at {}, which is not guarded: attach it anew", port.name);
             }
@@ -89,7 +99,8 @@ impl Restore<'_> {
         // The MAC that the pod asked for stands with the bridge, unless that learns it.
         let of_bridge = |entry: &FdbEntry| (entry.state == FdbState::Static).then_some(entry.mac);
         let of_bridge = self.host.fdb(port.index)?.iter().find_map(of_bridge);
-        let of_entry = rows.link(port.index)?.map(|link| link.mac);
+        let link = rows.link(port.index)?;
+        let of_entry = link.map(|link| link.mac);
         let derived = || addresses::mac(attachment, self.config, &lease.addresses);
         let mac = of_bridge.or(of_entry).unwrap_or_else(derived);
         // Links of TCX go with their pins. Whether limits were the reason to have them is not known: they are kept to.
@@ -100,10 +111,19 @@ impl Restore<'_> {
         let stays: Vec<IpAddr> = lease.addresses.iter().map(IpNetwork::ip).chain([mac.link_local().into()]).collect();
         let known = known.get(&port.index).into_iter().flatten();
         rows.remove_addresses(known.filter(|address| !stays.contains(address)), port.index)?;
-        if !has_clsact
-            && !self.programs.are_linked_to(self.datapath, port.index)?
-            && let Err(failure) = self.programs.join(self.host, attachment, port.index, Attach::Tcx)
-        {
+        self.join(port, link)
+    }
+
+    /// Has the programs run on a port that has lost them. `known` is its entry, before anything was put.
+    fn join(&self, port: &Link, known: Option<PodLink>) -> Result<(), Failure> {
+        if self.programs.run_on(self.host, self.datapath, port.index)? {
+            return Ok(());
+        }
+        // The clsact slot may belong to a plugin that shapes the pod's traffic, even if it is empty now.
+        let is_free = self.host.ingress_qdisc(port.index)?.is_none();
+        let had_clsact = known.is_some_and(|link| !link.stack_only) && self.config.attach == Attach::Clsact;
+        let attach = if is_free && had_clsact { Attach::Clsact } else { Attach::Tcx };
+        if let Err(failure) = self.programs.join(self.host, &port.name, port.index, attach) {
             warn!("the eBPF programs do not run at {}: {failure}", port.name);
         }
         Ok(())

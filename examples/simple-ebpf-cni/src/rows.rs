@@ -7,10 +7,11 @@ use cnikit::datapath::{self, CounterMap, Datapath, LinkMap, MapSet, PodLink, Pod
 use cnikit::ipam;
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::Failure;
+use cnikit::spec::Attachment;
 use ipnetwork::IpNetwork;
 use tracing::{debug, info_span};
 
-use crate::siblings;
+use crate::{bridge, siblings};
 
 /// The maps with rows for each pod.
 pub(crate) struct Rows {
@@ -133,19 +134,34 @@ impl Rows {
         Ok(found)
     }
 
-    /// Removes the entries of ports that do not exist, except those of `spared`, and returns the links of the host.
+    /// Removes the entries of ports that do not exist, except those of `spared`, and returns the links of the host. Entries
+    /// of gateways stay when their bridge is gone: a bridge that replaces it needs these addresses.
     pub(crate) fn remove_lost(&self, host: &Socket, spared: &HashSet<u32>) -> Result<Vec<Link>, Failure> {
         // In this order: a pair is made before its entries, so a port that has entries now and no link later is gone.
         let known = self.indexes()?;
         let links = host.links()?;
         let stays: HashSet<u32> = links.iter().map(|link| link.index).chain(spared.iter().copied()).collect();
-        self.remove_ports(&known.difference(&stays).copied().collect())?;
+        let mut lost: HashSet<u32> = known.difference(&stays).copied().collect();
+        for former in lost.clone() {
+            if self.is_former_bridge(former)? {
+                lost.remove(&former);
+                self.remove_former_bridge(former)?;
+            }
+        }
+        self.remove_ports(&lost)?;
         siblings::prune(host, self, &links)?;
         Ok(links)
     }
 
-    /// Makes the node known under those of its pods' gateways that are its own, and under no other of them. An entry that
-    /// leads to the bridge is the memory that the node has taken the address.
+    /// Removes what the maps hold of a bridge that is gone, except the gateways' addresses.
+    fn remove_former_bridge(&self, ifindex: u32) -> datapath::Result<()> {
+        siblings::unshare(self, ifindex)?;
+        let addresses = self.ports.addresses()?;
+        self.remove_addresses(addresses.iter().filter(|address| bridge::is_link_local(**address)), ifindex)
+    }
+
+    /// Makes the node known under those of its pods' gateways that are its own, and under no other of them. A
+    /// [gateway's entry](Self::is_gateway) is the memory that the node has taken the address.
     pub(crate) fn set_gateways(
         &self,
         gateways: &[IpNetwork],
@@ -166,9 +182,32 @@ impl Rows {
         Ok(())
     }
 
-    /// Whether the node has taken the address, on the bridge with this index.
+    /// Whether the node has taken the address, on the bridge with this index or on one that this bridge replaces.
     pub(crate) fn is_gateway(&self, address: IpAddr, bridge: u32) -> datapath::Result<bool> {
-        Ok(self.ports.read(address)?.is_some_and(|port| port.ifindex == bridge))
+        match self.ports.read(address)? {
+            Some(port) if port.ifindex == bridge => Ok(true),
+            // The link-local address derives from the MAC of the former bridge.
+            Some(port) if !bridge::is_link_local(address) => self.is_former_bridge(port.ifindex),
+            _ => Ok(false),
+        }
+    }
+
+    /// The addresses that the node has taken as the gateway of its pods, except link-local ones, which come and go with the
+    /// bridge. `bridge` is the index of the bridge.
+    pub(crate) fn gateways(&self, bridge: u32) -> datapath::Result<Vec<IpAddr>> {
+        let mut gateways = Vec::new();
+        for address in self.ports.addresses()? {
+            if !bridge::is_link_local(address) && self.is_gateway(address, bridge)? {
+                gateways.push(address);
+            }
+        }
+        Ok(gateways)
+    }
+
+    /// Whether an index that has entries is that of a bridge, rather than of a pod's port. For a bridge that is gone, no
+    /// other record remains.
+    pub(crate) fn is_former_bridge(&self, ifindex: u32) -> datapath::Result<bool> {
+        Ok(!Attachment::is_host_ifindex(ifindex) && self.links.read(ifindex)?.is_none())
     }
 
     /// The ports that these addresses lead to.

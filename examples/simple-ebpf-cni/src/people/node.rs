@@ -21,7 +21,7 @@ pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
 /// Where to look for networks, and for which.
 #[derive(Debug, Args)]
 pub(crate) struct Scope {
-    /// Look at this network alone
+    /// Take this network alone
     #[arg(long, value_name = "NAME")]
     pub(crate) network: Option<NetworkName>,
 

@@ -18,9 +18,9 @@ Exit status:
   1  one is not, and standard output says why
   2  the command line is wrong";
 
-/// Repair what the pods of each network share: the bridge, its addresses, the eBPF programs and maps, masquerading.
+/// Repair what the pods of each network share: the bridge, its addresses and ports, the eBPF programs and maps, masquerading.
 ///
-/// An ADD repairs the same. Pods keep their interfaces. A network without pods is left alone.
+/// An ADD repairs the same, except the ports of other pods. Pods keep their interfaces. A network without pods is left alone.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
@@ -68,16 +68,19 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
 impl Repaired {
     fn of(known: &Known, scope: &Scope, host: &Socket) -> Result<Self, Error> {
         let name = known.name.clone();
-        let before = status::problems(known, &scope.conf_dir, host)?;
+        let before = status::findings(known, &scope.conf_dir, host)?;
         // Where it cannot be told, a repair may be what is needed.
         let has_pods = pods(known, &host.links()?).map_or(true, |pods| !pods.is_empty());
         let (Some((_, network)), true) = (&known.configured, has_pods) else {
-            return Ok(Self { name, repaired: Vec::new(), problems: before, has_pods });
+            let [problems, _] = before;
+            return Ok(Self { name, repaired: Vec::new(), problems, has_pods });
         };
         let done = repair(host, &name, network.config(), network.masquerades(), &known.store);
-        let mut problems = status::problems(known, &scope.conf_dir, host)?;
-        let is_left = |found: &str| problems.iter().any(|problem| problem.found == found);
-        let repaired = before.into_iter().map(|problem| problem.found).filter(|found| !is_left(found)).collect();
+        let after = status::findings(known, &scope.conf_dir, host)?;
+        let is_left = |found: &str| after.iter().flatten().any(|problem| problem.found == found);
+        let before = before.into_iter().flatten().map(|problem| problem.found);
+        let repaired = before.filter(|found| !is_left(found)).collect();
+        let [mut problems, _] = after;
         if let Err(failure) = done {
             problems.insert(0, format!("it cannot be repaired: {}", chain(&failure)).into());
         }

@@ -59,7 +59,7 @@ struct Network {
     /// What is wrong; nothing where the network is well.
     problems: Vec<Problem>,
     /// What need not be mended, as an ADD does it where it has to.
-    notes: Vec<String>,
+    notes: Vec<Problem>,
     /// The file that configures it.
     config: Option<PathBuf>,
     /// None where it cannot be told.
@@ -138,23 +138,27 @@ impl Network {
         };
         if known.configured.is_none() && !pods.is_empty() {
             let found = format!("no file in {} configures it, and pods are attached", conf_dir.display());
-            problems.push(found.into());
+            problems.push(Problem { found, remedy: Some(check::mend(known)) });
         }
-        problems.extend(check::attached(known, &pods, host, links)?.into_iter().map(Problem::from));
+        let mut notes = Vec::new();
+        for check in check::attached(known, &pods, host, links)? {
+            match check.verdict {
+                Verdict::Fail => problems.push(check.into()),
+                Verdict::Ok | Verdict::Warn => notes.push(check.into()),
+            }
+        }
         problems.extend(check::not_forwarded(known, links).into_iter().map(Problem::from));
         if let Some((_, network)) = &known.configured {
             let checks = check::addresses(network, host, links)?;
             problems.extend(checks.into_iter().filter(|check| check.verdict == Verdict::Fail).map(Problem::from));
         }
-        let mut notes = Vec::new();
         let gone: Vec<&Pod> = pods.iter().filter(|pod| pod.host_interface.is_none()).collect();
         if !gone.is_empty() {
             let (number, names) = (gone.len(), names_of_some(&gone));
             let (pods, hold, have) = (count(number, "pod"), verb(number, "hold"), have(number));
-            notes.push(format!(
-                "{pods} {hold} addresses and {have} no interface ({names}): GC or DEL frees them, or an ADD that finds the \
-                 pool dry"
-            ));
+            let found = format!("{pods} {hold} addresses and {have} no interface ({names})");
+            let remedy = "GC or DEL frees them, or an ADD that finds the pool dry".to_owned();
+            notes.push(Problem { found, remedy: Some(remedy) });
         }
         let bridge = known.bridge(links);
         // What serves the network is made by the ADD of its first pod, and mended by that of each.
@@ -166,7 +170,8 @@ impl Network {
                 _ => {}
             }
             if known.maps()?.is_none() {
-                problems.push("its eBPF programs are not pinned: the next ADD loads them".to_owned().into());
+                let found = "its eBPF programs are not pinned".to_owned();
+                problems.push(Problem { found, remedy: Some(check::mend(known)) });
             }
         }
         let datapath = known.maps()?.map(|maps| Datapath::look(known, &maps, host, &mut problems)).transpose()?;
@@ -205,7 +210,8 @@ impl Datapath {
     fn look(known: &Known, maps: &MapSet, host: &Socket, problems: &mut Vec<Problem>) -> Result<Self, Error> {
         let missing = programs::missing(host, &known.datapath, &known.name)?;
         if !missing.is_empty() {
-            problems.push(format!("{} not attached: the next ADD does it", list(&missing)).into());
+            let found = format!("{} not attached", list(&missing));
+            problems.push(Problem { found, remedy: Some(check::mend(known)) });
         }
         let config = maps.config()?;
         let (stats, drops) = (maps.stats()?.into(), maps.drops()?.into());
@@ -321,9 +327,10 @@ fn ranges(known: &Known, host: &Socket, problems: &mut Vec<Problem>) -> Result<V
     Ok(ranges.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
-/// What is wrong with a network.
-pub(crate) fn problems(known: &Known, conf_dir: &Path, host: &Socket) -> Result<Vec<Problem>, Error> {
-    Ok(Network::look(known, conf_dir, host, &host.links()?)?.problems)
+/// What is wrong with a network, and what is only noted of it.
+pub(crate) fn findings(known: &Known, conf_dir: &Path, host: &Socket) -> Result<[Vec<Problem>; 2], Error> {
+    let Network { problems, notes, .. } = Network::look(known, conf_dir, host, &host.links()?)?;
+    Ok([problems, notes])
 }
 
 impl From<String> for Problem {

@@ -57,7 +57,7 @@ pub(crate) fn run() -> Result<(), Trouble> {
     PROGRAMS.meet(datapath.ensure())?;
     let programs = PROGRAMS.meet(Programs::open(&host, &datapath, &attachment.network))?;
     FILTER.meet(programs.ensure_attached(&host))?;
-    QDISC.meet(programs.join(&host, &attachment, port, Attach::Clsact))
+    QDISC.meet(programs.join(&host, &attachment.host_ifname(), port, Attach::Clsact))
 }
 
 fn attachment() -> Result<Attachment, spec::Error> {

@@ -10,11 +10,11 @@ use crate::doctor::{configured, doctor, found};
 use crate::people::command;
 use crate::support::{Attached, GATEWAY, Network, code, on_host};
 
-const GATEWAY_V6: &str = "fd00:99::1";
+pub(crate) const GATEWAY_V6: &str = "fd00:99::1";
 const MAC: &str = "02:00:5e:00:53:66";
 
 /// A pod of both families, and the directory with its network's configuration.
-fn with_pod(test: impl FnOnce(&Network, &Attached, &Path) + Send) {
+pub(crate) fn with_pod(test: impl FnOnce(&Network, &Attached, &Path) + Send) {
     on_host(|network| {
         for line in ["route fd00:99::/64", "route fe80::/64"] {
             network.host.keep(line);
@@ -30,7 +30,7 @@ fn with_pod(test: impl FnOnce(&Network, &Attached, &Path) + Send) {
 
 /// What `status` says: its exit status, and the problems of the one network.
 #[track_caller]
-fn status(dir: &Path) -> (Option<i32>, Vec<String>) {
+pub(crate) fn status(dir: &Path) -> (Option<i32>, Vec<String>) {
     let output = command(&format!("status --json --conf-dir {}", dir.display()));
     let report: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:#?}"));
     let problems = report["networks"][0]["problems"].as_array().expect("a list").clone();
@@ -38,7 +38,7 @@ fn status(dir: &Path) -> (Option<i32>, Vec<String>) {
 }
 
 #[track_caller]
-fn assert_well(network: &Network, pod: &Attached, dir: &Path) {
+pub(crate) fn assert_well(network: &Network, pod: &Attached, dir: &Path) {
     assert_eq!(status(dir), (Some(0), Vec::new()));
     let (status, checks) = doctor(dir);
     assert_eq!((status, found(&checks, "gateway", "fail")), (Some(0), String::new()), "{checks:#?}");
@@ -62,13 +62,13 @@ fn assert_reported(network: &Network, pod: &Attached, dir: &Path, check: &str, w
         assert!(failed.contains(word), "doctor: {word}: {checks:#?}");
         assert!(differences.contains(word), "CHECK: {word}: {differences}");
     }
-    assert!(problems.contains("simple-ebpf-cni repair") || problems.contains("ip link set"), "{problems}");
+    assert!(problems.contains("simple-ebpf-cni repair --network blackbox"), "{problems}");
     assert!(!failed.contains("-> null"), "{failed}");
 }
 
 /// `repair` mends the network, and says what.
 #[track_caller]
-fn repair(dir: &Path, words: &[&str]) {
+pub(crate) fn repair(dir: &Path, words: &[&str]) {
     let output = command(&format!("repair --json --conf-dir {}", dir.display()));
     assert_eq!(output.status.code(), Some(0), "{output:#?}");
     let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
@@ -86,24 +86,16 @@ fn another_mac() {
         network.host.ip(&format!("link set cbr0 address {MAC}"));
         assert_reported(network, pod, dir, "gateway", &[MAC, &before, "cbr0"]);
         let (_, problems) = status(dir);
-        let way_back = format!("ip link set cbr0 address {before}");
-        assert!(problems[0].contains(&way_back), "{problems:?}");
+        assert!(!problems.join("").contains("ip link set"), "the MAC in the maps may be the wrong one: {problems:?}");
 
-        // The first of the remedies.
-        network.host.ip(&format!("link set cbr0 address {before}"));
-        assert_well(network, pod, dir);
-
-        // The second. CHECK goes by what the ADD reported, which a MAC of the operator's no longer is.
-        network.host.ip(&format!("link set cbr0 address {MAC}"));
+        // CHECK goes by what the ADD reported, which a MAC of the operator's no longer is.
         repair(dir, &[MAC]);
         assert_eq!(status(dir), (Some(0), Vec::new()));
-        pod.pod.ip("neighbour flush dev eth0");
         for gateway in [GATEWAY, GATEWAY_V6] {
             assert!(pod.pod.ping(gateway, 2).status.success(), "{gateway}");
         }
         network.host.ip(&format!("link set cbr0 address {before}"));
         repair(dir, &[&before]);
-        pod.pod.ip("neighbour flush dev eth0");
         assert_well(network, pod, dir);
     });
 }
@@ -162,7 +154,8 @@ fn a_bridge_that_is_gone_comes_back_whole() {
 fn pins_that_are_lost_come_back_with_what_was_known() {
     with_pod(|network, pod, dir| {
         fs::remove_dir_all("/sys/fs/bpf/simple-ebpf-cni").expect("a bpffs is writable");
-        assert_eq!(status(dir).0, Some(1));
+        // Pods work without the pins.
+        assert_eq!(status(dir), (Some(0), Vec::new()));
         repair(dir, &["not pinned"]);
         assert_well(network, pod, dir);
     });

@@ -36,6 +36,7 @@ mod pins;
 mod pods;
 mod pools;
 mod protocol;
+mod repair;
 mod restore;
 mod rollback;
 mod routes;

@@ -1,18 +1,20 @@
 //! What pods that are attached have lost since.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use cnikit::netlink::{Link, Socket};
-use cnikit::spec::Attachment;
+use cnikit::spec::{Attachment, IfName};
 
 use super::{Check, Verdict, forwarding};
 use crate::config::Addressing;
-use crate::people::attached::Pod;
+use crate::drift::PortFault;
+use crate::people::attached::{Pod, names_of_some};
 use crate::people::network::Network;
 use crate::people::node::Known;
 use crate::people::text::{count, have};
 use crate::people::{Error, chain, remedy};
-use crate::{NAME, drift, masquerade, programs};
+use crate::programs::Programs;
+use crate::{NAME, bridge, drift, masquerade, network, programs};
 
 /// Whether a network has pods, by the ports of its bridge alone.
 pub(super) fn has_ports(network: &Network, links: &[Link]) -> bool {
@@ -25,7 +27,7 @@ pub(crate) fn attached(known: &Known, pods: &[Pod], host: &Socket, links: &[Link
     let mut checks = Vec::new();
     // What serves the network is made by the ADD of its first pod, and mended by that of each.
     if !pods.is_empty() {
-        checks.extend(bridge(known, host, links)?);
+        checks.extend(bridge(known, pods, host, links)?);
     }
     checks.extend(unpinned(known, host)?);
     let Some((_, network)) = &known.configured else {
@@ -48,26 +50,109 @@ pub(crate) fn not_forwarded(known: &Known, links: &[Link]) -> Vec<Check> {
     forwarding(network, links).filter(|check| check.verdict == Verdict::Fail).collect()
 }
 
-fn bridge(known: &Known, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Error> {
+/// What is wrong with the bridge, its ports and the gateway's addresses.
+fn bridge(known: &Known, pods: &[Pod], host: &Socket, links: &[Link]) -> Result<Vec<Check>, Error> {
     const CHECK: &str = "bridge";
     let name = &known.name;
     let Some(bridge) = known.bridge(links) else {
         let found = format!("the bridge of {name} is gone");
-        return Ok(vec![Check::fail(CHECK, found, format!("{NAME} repair --network {name}, or attach a pod"))]);
+        let remedy = if known.configured.is_some() { mend(known) + ", or attach a pod" } else { mend(known) };
+        return Ok(vec![Check::fail(CHECK, found, remedy)]);
     };
+    if !known.owns(bridge, host) {
+        return Ok(vec![foreign(known, bridge, pods, host, links)]);
+    }
     let mut checks = Vec::new();
     if !bridge.up {
-        let remedy = format!("ip link set {} up", bridge.name);
+        let remedy = format!("{}, or ip link set {} up", mend(known), bridge.name);
         checks.push(Check::fail(CHECK, format!("{} is down", bridge.name), remedy));
-    } else if !known.owns(bridge, host) {
-        let found = format!("{} is not {name}'s", bridge.name);
-        return Ok(vec![Check::fail(CHECK, found, "name another as \"bridge\"")]);
     }
+    checks.extend(ports_of(known, bridge, pods, host, links)?);
     // Pins that are gone, or not whole, are reported as such.
     if known.datapath.is_complete()? {
         checks.extend(gateways(known, bridge, host)?);
     }
     Ok(checks)
+}
+
+/// The bridge's name leads to one that the network has not claimed.
+fn foreign(known: &Known, bridge: &Link, pods: &[Pod], host: &Socket, links: &[Link]) -> Check {
+    const CHECK: &str = "bridge";
+    let (name, bridge_name) = (&known.name, &bridge.name);
+    if !bridge::is_claimed(host, name, bridge).is_ok_and(|is_claimed| !is_claimed) {
+        return Check::fail(CHECK, format!("{bridge_name} is not {name}'s"), "name another as \"bridge\"");
+    }
+    let has_pods = attached_pods(pods, links).any(|(_, port)| port.master == Some(bridge.index));
+    let found = if has_pods {
+        format!("the eBPF programs do not run on {bridge_name}")
+    } else {
+        format!("{bridge_name} was created anew outside the plugin, and the pods of {name} are no ports of it")
+    };
+    Check::fail(CHECK, found, mend(known))
+}
+
+/// The pods that are attached, each with its port.
+fn attached_pods<'p>(pods: &'p [Pod], links: &'p [Link]) -> impl Iterator<Item = (&'p Pod, &'p Link)> {
+    let by_name: HashMap<&IfName, &Link> = links.iter().map(|link| (&link.name, link)).collect();
+    pods.iter().filter_map(move |pod| Some((pod, *by_name.get(pod.host_interface.as_ref()?)?)))
+}
+
+/// What CHECK would report of the pods' ports.
+fn ports_of(known: &Known, bridge: &Link, pods: &[Pod], host: &Socket, links: &[Link]) -> Result<Vec<Check>, Error> {
+    // Where the maps in use are others than the pinned ones, nothing leads to the programs that run.
+    let is_known =
+        known.datapath.is_complete()? && programs::unpinned_maps(host, &known.datapath, &known.name)?.is_none();
+    let programs = if is_known { Some(Programs::open(host, &known.datapath, &known.name)?) } else { None };
+    let runs_on = |port: &Link| match &programs {
+        Some(programs) => match programs.run_on(host, &known.datapath, port.index) {
+            // A link that was deleted meanwhile lacks nothing.
+            Err(_) if host.link_by_index(port.index)?.is_none() => Ok(true),
+            runs => runs,
+        },
+        None => Ok(true),
+    };
+    // Ports of pods that a call attaches or detaches are not whole yet, or no more.
+    let at_work = known.store.owners_at_work()?.into_iter();
+    let at_work: HashSet<IfName> = at_work.map(|owner| network::attachment(&known.name, owner).host_ifname()).collect();
+    let mut faults: Vec<(PortFault, Vec<&Pod>)> = Vec::new();
+    let mut note = |fault, pod| match faults.iter_mut().find(|(known, _)| *known == fault) {
+        Some((_, pods)) => pods.push(pod),
+        None => faults.push((fault, vec![pod])),
+    };
+    for (pod, port) in attached_pods(pods, links).filter(|(_, port)| !at_work.contains(&port.name)) {
+        if !drift::port(port, Some(bridge)).is_empty() {
+            // An ADD may have finished, or a DEL begun, since the links were listed.
+            let now = host.link_by_index(port.index)?;
+            now.iter().flat_map(|port| drift::port(port, Some(bridge))).for_each(|fault| note(fault, pod));
+        }
+        if !runs_on(port)? {
+            note(PortFault::NoPrograms, pod);
+        }
+    }
+    let mut checks = Vec::new();
+    if !runs_on(bridge)? {
+        let found = PortFault::NoPrograms.of(&[bridge.name.to_string()], &bridge.name);
+        checks.push(Check::fail("bridge", found, mend(known)));
+    }
+    for (fault, pods) in faults {
+        checks.push(Check::fail("port", fault.of(&port_names(&pods), &bridge.name), mend(known)));
+    }
+    Ok(checks)
+}
+
+/// The ports of some pods with the pods' names, for a message: of three at most, and how many more there are.
+fn port_names(pods: &[&Pod]) -> Vec<String> {
+    const MOST: usize = 3;
+    let name = |pod: &&Pod| {
+        let port = pod.host_interface.as_ref()?;
+        let is_named = pod.owner.is_some() || !pod.kubernetes.is_unnamed();
+        Some(if is_named { format!("{port} (pod {})", names_of_some(&[pod])) } else { port.to_string() })
+    };
+    let mut names: Vec<String> = pods.iter().take(MOST).filter_map(name).collect();
+    if pods.len() > MOST {
+        names.push(format!("{} more", pods.len() - MOST));
+    }
+    names
 }
 
 /// What CHECK would report of the gateway.
@@ -79,29 +164,39 @@ fn gateways(known: &Known, bridge: &Link, host: &Socket) -> Result<Vec<Check>, E
     let mut checks = Vec::new();
     // A bridge that was made anew has no address, and another index: the next ADD gives it both.
     if let Some(found) = drift::other_mac(bridge, &told) {
-        let remedy = format!("ip link set {} address {}; or {}", bridge.name, told.gateway_mac, mend(known, true));
-        checks.push(Check::fail(CHECK, found, remedy));
+        checks.push(Check::fail(CHECK, found, mend(known)));
     }
-    let is_own = config.is_some_and(|config| !matches!(config.addressing, Addressing::Delegated));
+    // Which address another plugin gave the bridge, with which prefix length, `repair` does not know.
+    let is_delegated = config.is_some_and(|config| matches!(config.addressing, Addressing::Delegated));
+    let remedy = if is_delegated { format!("attach a pod of {}", known.name) } else { mend(known) };
     for found in drift::lacking(bridge, &has, &taken) {
-        checks.push(Check::fail(CHECK, found, mend(known, is_own)));
+        checks.push(Check::fail(CHECK, found, remedy.clone()));
     }
     Ok(checks)
 }
 
-/// How to have the network as an ADD leaves it. Which address another plugin gave the bridge, `repair` does not know.
-fn mend(known: &Known, is_repairable: bool) -> String {
-    let name = &known.name;
-    if is_repairable { format!("{NAME} repair --network {name}") } else { format!("attach a pod of {name}") }
+/// How to have the network as an ADD leaves it.
+pub(crate) fn mend(known: &Known) -> String {
+    let Known { name, configured, .. } = known;
+    match configured {
+        Some(_) => format!("{NAME} repair --network {name}"),
+        None => format!(
+            "restore its configuration, such as by install --network {name} --subnet PREFIX, then {NAME} repair --network \
+             {name}"
+        ),
+    }
 }
 
 /// Whether the programs that run use other maps than those that are pinned where this process looks.
 fn unpinned(known: &Known, host: &Socket) -> Result<Option<Check>, Error> {
-    const REMEDY: &str = "attach a pod, as the next ADD pins the maps in use; findmnt --submounts /sys/fs/bpf shows \
-                          whether another file system lies over the pins";
+    let remedy = format!(
+        "{}, which pins the maps in use; findmnt --submounts /sys/fs/bpf shows whether another file system lies over the \
+         pins",
+        mend(known)
+    );
     let unpinned = programs::unpinned_maps(host, &known.datapath, &known.name)?;
     let found = || format!("{}: {}", known.name, programs::unpinned(&known.datapath.directory()));
-    Ok(unpinned.map(|_| Check::warn("pins", found(), REMEDY)))
+    Ok(unpinned.map(|_| Check::warn("pins", found(), remedy)))
 }
 
 fn masquerade(network: &Network) -> Option<Check> {

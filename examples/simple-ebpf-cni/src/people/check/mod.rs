@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 pub(crate) use addresses::addresses;
-pub(crate) use attached::{attached, not_forwarded};
+pub(crate) use attached::{attached, mend, not_forwarded};
 pub(crate) use configuration::{binary, configurations, forwarding, state, unusable_ones, wished};
 pub(crate) use network::network;
 pub(crate) use node::{bpffs, node, refuse_unprivileged};

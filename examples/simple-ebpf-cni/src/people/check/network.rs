@@ -2,6 +2,7 @@
 
 use cnikit::netlink::{Link, Socket};
 
+use super::attached::mend;
 use super::configuration::state;
 use super::{Check, held};
 use crate::people::attached::{Pod, names_of_some, pods};
@@ -68,15 +69,24 @@ fn look(known: &Known, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Erro
     checks.extend(super::attached(known, &pods, host, links)?);
     checks.extend(super::xdp::bypassed(known, &pods, host, links)?);
     if let Some(maps) = known.maps()? {
-        let rows = Rows::of(&maps)?.indexes()?;
-        let lost = rows.iter().filter(|row| links.iter().all(|link| link.index != **row)).count();
-        if lost > 0 {
-            let found = format!("{} in the maps of {name} {} to no interface", count(lost, "row"), verb(lost, "lead"));
+        let rows = Rows::of(&maps)?;
+        let mut lost = rows.indexes()?;
+        for link in links {
+            lost.remove(&link.index);
+        }
+        // Entries of gateways outlive their bridge, and no GC removes them.
+        let mut number = 0;
+        for index in &lost {
+            number += usize::from(!rows.is_former_bridge(*index)?);
+        }
+        if number > 0 {
+            let found =
+                format!("{} in the maps of {name} {} to no interface", count(number, "row"), verb(number, "lead"));
             checks.push(Check::warn("rows", found, "the runtime's GC removes them"));
         }
     } else if !pods.is_empty() {
         let found = format!("the pins of {name} are not whole: {}", datapath.directory().display());
-        checks.push(Check::warn("pins", found, "the next ADD loads the programs again"));
+        checks.push(Check::warn("pins", found, mend(known)));
     }
     if configured.is_none() && pods.is_empty() && datapath.is_complete()? {
         let found = format!("{name} has no pods and no configuration, and its programs are pinned");
