@@ -89,6 +89,26 @@ fn filters_are_deleted_once_and_again() {
 }
 
 #[test]
+fn a_clsact_qdisc_is_deleted_once_and_again() {
+    let Some(bed) = Bed::new() else { return };
+    let (bridge, veth) = (bed.bridge(), bed.veth(1, None).host);
+    let (program, _) = program();
+    for link in [bridge, veth] {
+        bed.on_host.create_clsact(link, BOTH).expect("join the blocks");
+    }
+    let target = FilterTarget::Block(INGRESS);
+    bed.on_host.replace_filter(&target, &BpfFilter::new(&program, "shared")).expect("put the filter");
+    for _ in 0..2 {
+        bed.on_host.delete_clsact(bridge).expect("delete");
+        assert_eq!(bed.on_host.ingress_qdisc(bridge).expect("look"), None);
+    }
+    assert_eq!(bed.on_host.filters(&target).expect("list").len(), 1, "the other link holds the block");
+    bed.on_host.delete_clsact(4_711).expect("no such link");
+    // The slot was never used.
+    bed.on_host.delete_clsact(bed.veth(2, None).host).expect("no qdisc");
+}
+
+#[test]
 fn a_link_can_have_filters_of_its_own() {
     let Some(bed) = Bed::new() else { return };
     let veth = bed.veth(1, None).host;
