@@ -110,25 +110,24 @@ pub(super) fn map_id(map: &MapHandle) -> Result<u32> {
 
 /// The length of a program after the verifier, in bytes; 0 if the kernel does not tell it.
 fn verified_len(program: BorrowedFd<'_>) -> u32 {
-    let mut info = sys::bpf_prog_info::default();
-    let mut size = size_of::<sys::bpf_prog_info>() as u32;
-    // SAFETY: the descriptor is open; the kernel writes `size` bytes to `info` at most, and no array, as none is named.
-    let asked = unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut size) };
-    if asked < 0 { 0 } else { info.xlated_prog_len }
+    info(program, &mut []).map_or(0, |info| info.xlated_prog_len)
 }
 
 /// The ids of the maps that a program uses.
 fn map_ids(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut ids = vec![0_u32; MOST_MAPS];
-    let mut info =
-        sys::bpf_prog_info { nr_map_ids: MOST_MAPS as u32, map_ids: ids.as_mut_ptr() as u64, ..Default::default() };
+    // The kernel reports how many maps there are, and writes no more than there is room for.
+    let found = info(program, &mut ids)?.nr_map_ids;
+    ids.truncate(found as usize);
+    Ok(ids)
+}
+
+/// What the kernel tells of a program. The ids of its maps go to `ids`, as far as there is room.
+fn info(program: BorrowedFd<'_>, ids: &mut [u32]) -> io::Result<sys::bpf_prog_info> {
+    let (nr_map_ids, map_ids) = (ids.len() as u32, ids.as_mut_ptr() as u64);
+    let mut info = sys::bpf_prog_info { nr_map_ids, map_ids, ..Default::default() };
     let mut size = size_of::<sys::bpf_prog_info>() as u32;
     // SAFETY: the descriptor is open; the kernel writes `size` bytes to `info` and `nr_map_ids` numbers to `ids` at most.
     let asked = unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut size) };
-    if asked < 0 {
-        return Err(io::Error::from_raw_os_error(-asked));
-    }
-    // The kernel reports how many maps there are, and writes no more than there is room for.
-    ids.truncate(info.nr_map_ids as usize);
-    Ok(ids)
+    if asked < 0 { Err(io::Error::from_raw_os_error(-asked)) } else { Ok(info) }
 }

@@ -145,6 +145,8 @@ impl Datapath {
 
     /// Collects in `loading` what is to be pinned, and puts it in place.
     fn publish(&self, loading: &Path, in_use: Option<&InUse>) -> Result<()> {
+        // Linux before 5.16 refuses to open pins, too, and that would not tell which capability is missing.
+        skeleton::probe()?;
         bpffs::create_directories(loading)?;
         let in_use_maps = in_use.map(InUse::open).transpose()?.unwrap_or_default();
         let in_use = if skeleton::takes(&in_use_maps)? { in_use } else { None };

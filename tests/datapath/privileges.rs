@@ -49,7 +49,7 @@ fn the_two_capabilities_are_enough() {
             assert_eq!(datapath.links().unwrap().read(7).unwrap(), Some(link));
             datapath.drops().unwrap();
             // Only a third lets the programs look for XDP programs of pods.
-            let looks = datapath.directory().with_file_name("xdp").exists();
+            let looks = datapath.directory().join("find_xdp").exists();
             assert_eq!(looks, enough.contains(CapabilitySet::PERFMON));
             assert!(!datapath.links().unwrap().watch_xdp(7).unwrap());
             datapath.remove().unwrap();

@@ -7,6 +7,7 @@
 //! name the pod's namespace, which it cannot. The maps of a sibling in another network are those of the programs that run at
 //! its port, because pins may be missing where this process looks.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -115,11 +116,12 @@ pub(crate) fn prune(host: &Socket, rows: &Rows, links: &[Link]) -> Result<(), cn
             && if rows.link(sibling)?.is_some() {
                 rows.is_owner(address, sibling)?
             } else {
-                if !elsewhere.contains_key(&sibling) {
-                    elsewhere.insert(sibling, rows_at(host, sibling)?);
-                }
+                let rows = match elsewhere.entry(sibling) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(unknown) => unknown.insert(rows_at(host, sibling)?),
+                };
                 // Where the maps of the sibling cannot be opened, nothing is known of the address.
-                elsewhere[&sibling].as_ref().map_or(Ok(true), |rows| rows.is_owner(address, sibling))?
+                rows.as_ref().map_or(Ok(true), |rows| rows.is_owner(address, sibling))?
             };
         if !is_true {
             shared.remove(port, address)?;
