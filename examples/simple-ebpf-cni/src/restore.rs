@@ -103,10 +103,11 @@ impl Restore<'_> {
         let of_entry = link.map(|link| link.mac);
         let derived = || addresses::mac(attachment, self.config, &lease.addresses);
         let mac = of_bridge.or(of_entry).unwrap_or_else(derived);
-        // Links of TCX go with their pins. Whether limits were the reason to have them is not known: they are kept to.
         let has_clsact = self.programs.share_blocks_with(self.host, port.index)?;
         let pod = PodPort { ifindex: port.index, mac };
-        let stack_only = !has_clsact || port.alias.as_deref() == Some(STACK_ONLY);
+        // Without the entry, it is not known whether limits were the reason for links of TCX: they are kept to.
+        let may_be_shaped = link.is_none() && !has_clsact;
+        let stack_only = may_be_shaped || port.alias.as_deref() == Some(STACK_ONLY);
         rows.put_missing(&lease.addresses, pod, stack_only)?;
         let stays: Vec<IpAddr> = lease.addresses.iter().map(IpNetwork::ip).chain([mac.link_local().into()]).collect();
         let known = known.get(&port.index).into_iter().flatten();
