@@ -126,7 +126,9 @@ impl Bed {
     /// What a program returns, and the frame as it left it; nothing where the kernel does not try it.
     fn verdict(&self, hook: Hook, origin: u32, frame: &[u8]) -> Option<(i32, Vec<u8>)> {
         let mut left = vec![0; frame.len() + 64];
-        let context = libbpf_sys::__sk_buff { ingress_ifindex: origin, ..Default::default() };
+        // `struct __sk_buff` as far as `ingress_ifindex`, its tenth word: the kernel takes the rest for zeros.
+        let mut context = [0_u32; 10];
+        context[9] = origin;
         let mut run = libbpf_sys::bpf_test_run_opts {
             sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
             data_in: frame.as_ptr().cast(),
