@@ -3,7 +3,7 @@
 # from an initramfs that holds the test binaries. Emulated, so slow but the same everywhere, and without root.
 #
 # usage: scripts/kernels.sh [--quick] [VERSION...]        such as 6.1; without, 5.10, 6.1 and 6.12
-#        LIMIT is the time in seconds after which a machine is stopped, 900 by default
+#        LIMIT is the time in seconds after which a machine is stopped, 1800 by default
 #        TESTS are the test binaries, all that need a kernel by default, and FILTER has the tests that are run in them,
 #        by parts of their names with commas in between: TESTS=blackbox FILTER=upgrade::,services::
 #        --quick leaves out the black-box tests of bad input, which is refused before the kernel hears of it, and those
@@ -27,8 +27,8 @@ read -ra tests <<<"${TESTS:-cnikit netlink netlink_fds netlink_nowait datapath d
 programs=(mount umount mkfifo date sh bash script cat sleep timeout nsenter unshare setpriv env kill sysctl ip tc bridge ping nft bpftool)
 # The modules that the kernel needs for them, unless it is built in.
 modules=(veth bridge br_netfilter macvlan cls_bpf cls_u32 sch_ingress nf_tables nft_ct nft_chain_nat nft_nat nft_masq overlay)
-# How long a machine may run, in seconds: some four times what two idle processors take.
-limit=${LIMIT:-900}
+# How long a machine may run, in seconds: several times what two idle processors take.
+limit=${LIMIT:-1800}
 
 started=$SECONDS
 skip() {

@@ -329,7 +329,7 @@ fn is_ended_and_named(network: &Network, verb: &str) {
         "DEL" => network.plugin.on(verb, &config, "one", &pod),
         _ => network.plugin.invocation(verb).config(&config),
     };
-    let error = call.env("CNI_PATH", &bin).limit(std::time::Duration::from_secs(80)).run().error(11);
+    let error = call.env("CNI_PATH", &bin).limit(std::time::Duration::from_secs(150)).run().error(11);
     assert!(error.contains(&format!("hanging-ipam was killed: {verb} took longer")), "{error}");
     assert!(pod.link("eth0").is_none(), "{verb} removed the pair all the same");
 }
