@@ -277,22 +277,24 @@ pub(crate) fn adopt_ports(host: &Socket, config: &Config, datapath: &Datapath, b
     Ok(())
 }
 
-/// Sets the ports of the network's pods up. `at_work` are the ports of pods that other calls attach or detach: an ADD sets
-/// its port up when the pod is guarded.
+/// Sets the ports of the network's pods up, with the flags and the forwarding entry that an ADD gives them. `at_work` are
+/// the ports of pods that other calls attach or detach: an ADD sets its port up when the pod is guarded.
 pub(crate) fn set_ports_up(
     host: &Socket,
+    config: &Config,
     datapath: &Datapath,
     bridge: &Link,
     at_work: &HashSet<IfName>,
 ) -> Result<(), Failure> {
     let rows = Rows::open(datapath)?;
-    let is_down = |link: &Link| {
+    let is_port = |link: &Link| {
         let is_port = link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
-        is_port && !link.up && !at_work.contains(&link.name)
+        is_port && !at_work.contains(&link.name)
     };
-    for port in host.links()?.into_iter().filter(is_down) {
-        if rows.link(port.index)?.is_some() {
-            let set = host.set_up(port.index);
+    for port in host.links()?.into_iter().filter(is_port) {
+        if let Some(PodLink { mac, .. }) = rows.link(port.index)? {
+            let prepared = prepare_port(host, PodPort { ifindex: port.index, mac }, config);
+            let set = prepared.and_then(|()| if port.up { Ok(()) } else { host.set_up(port.index) });
             // A port that is deleted meanwhile needs nothing.
             if set.is_err() && host.link_by_index(port.index)?.is_some() {
                 set?;

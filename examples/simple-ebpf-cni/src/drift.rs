@@ -74,6 +74,8 @@ pub(crate) enum PortFault {
     Down,
     NoPort,
     NoPrograms,
+    /// The bridge lacks the static entry of the pod's MAC.
+    NoEntry,
 }
 
 impl PortFault {
@@ -85,6 +87,7 @@ impl PortFault {
             Self::Down => format!("{names} {is} down"),
             Self::NoPort => format!("{names} {is} {a_port} of the bridge {bridge}"),
             Self::NoPrograms => format!("the eBPF programs do not run on {names}"),
+            Self::NoEntry => format!("the bridge {bridge} does not know the pod's MAC at {names}"),
         }
     }
 }

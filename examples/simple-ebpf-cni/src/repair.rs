@@ -57,7 +57,7 @@ pub(crate) fn repair(
     }
     let bridge = network::ensure(host, network, config, leases, &datapath, &mut programs, found)?;
     let at_work = leases.owners_at_work()?.into_iter().map(|owner| network::attachment(network, owner).host_ifname());
-    bridge::set_ports_up(host, &datapath, &bridge, &at_work.collect()).step("set the pods' ports up")?;
+    bridge::set_ports_up(host, config, &datapath, &bridge, &at_work.collect()).step("set the pods' ports up")?;
     if has_ipv6 || taken.iter().any(IpNetwork::is_ipv6) {
         ipv6::ensure(network, &bridge, config.mtu.unwrap_or(bridge.mtu))?;
     }

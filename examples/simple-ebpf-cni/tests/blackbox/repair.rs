@@ -140,6 +140,9 @@ fn the_port_of_one_pod_is_put_right() {
         heals_port(network, pod, dir, "is down");
         assert!(two.pod.ping(pod.address(), 2).status.success());
 
+        network.host.command("bridge").words(&format!("fdb delete {} dev {veth} master", pod.mac())).run();
+        heals_port(network, pod, dir, "does not know");
+
         // All at once, and of two pods.
         for pod in [pod, &two] {
             let veth = pod.host_veth();

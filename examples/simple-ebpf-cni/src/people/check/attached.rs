@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use cnikit::netlink::{Link, Socket};
+use cnikit::netlink::{FdbEntry, FdbState, Link, Socket};
 use cnikit::spec::{Attachment, IfName};
 
 use super::{Check, Verdict, forwarding};
@@ -114,6 +114,8 @@ fn ports_of(known: &Known, bridge: &Link, pods: &[Pod], host: &Socket, links: &[
     // Ports of pods that a call attaches or detaches are not whole yet, or no more.
     let at_work = known.store.owners_at_work()?.into_iter();
     let at_work: HashSet<IfName> = at_work.map(|owner| network::attachment(&known.name, owner).host_ifname()).collect();
+    // Bridges learn the MACs of pods that are not held to them.
+    let is_guarded = known.configured.as_ref().is_some_and(|(_, network)| network.config().spoof_check);
     let mut faults: Vec<(PortFault, Vec<&Pod>)> = Vec::new();
     let mut note = |fault, pod| match faults.iter_mut().find(|(known, _)| *known == fault) {
         Some((_, pods)) => pods.push(pod),
@@ -127,6 +129,11 @@ fn ports_of(known: &Known, bridge: &Link, pods: &[Pod], host: &Socket, links: &[
         }
         if !runs_on(port)? {
             note(PortFault::NoPrograms, pod);
+        }
+        let is_static = |entry: &FdbEntry| entry.state == FdbState::Static;
+        let has_entry = !is_guarded || port.master.is_none() || host.fdb(port.index)?.iter().any(is_static);
+        if !has_entry && host.link_by_index(port.index)?.is_some() {
+            note(PortFault::NoEntry, pod);
         }
     }
     let mut checks = Vec::new();
