@@ -75,6 +75,18 @@ pub struct LinkMap {
 #[derive(Debug)]
 pub struct SharedAddressMap(Map);
 
+/// An entry of the [`SharedAddressMap`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SharedAddress {
+    /// The port, whose pod may send from the address.
+    pub ifindex: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// The port at which the pod has the address.
+    pub sibling: u32,
+}
+
 /// A map for each address family.
 #[derive(Debug)]
 struct Families {
@@ -315,15 +327,32 @@ impl SharedAddressMap {
         self.0.delete(RawPortAddress::new(ifindex, address).as_bytes(), entry(ifindex, address))
     }
 
-    /// All entries: the index of a port, and an address. Entries that come or go meanwhile may be missing, and others
-    /// may be there twice.
+    /// The entries of those ports that are wanted. Entries that come or go meanwhile may be missing.
     ///
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn entries(&self) -> Result<Vec<(u32, IpAddr)>> {
+    pub fn entries(&self, is_wanted: impl Fn(u32) -> bool) -> Result<Vec<SharedAddress>> {
+        let mut entries = Vec::new();
+        for (ifindex, address) in self.keys()?.filter(|(ifindex, _)| is_wanted(*ifindex)) {
+            let entry = self.sibling(ifindex, address)?.map(|sibling| SharedAddress { ifindex, address, sibling });
+            entries.extend(entry);
+        }
+        Ok(entries)
+    }
+
+    /// The ports that have entries, each as often as it has some.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`](super::Error::Map).
+    pub fn indexes(&self) -> Result<Vec<u32>> {
+        Ok(self.keys()?.map(|(ifindex, _)| ifindex).collect())
+    }
+
+    fn keys(&self) -> Result<impl Iterator<Item = (u32, IpAddr)> + use<>> {
         let keys = self.0.keys::<{ size_of::<RawPortAddress>() }>()?;
-        Ok(keys.into_iter().map(|key| zerocopy::transmute!(key)).map(RawPortAddress::parts).collect())
+        Ok(keys.into_iter().map(|key| zerocopy::transmute!(key)).map(RawPortAddress::parts))
     }
 }
 

@@ -77,7 +77,7 @@ mod tcx;
 pub use self::drops::{DropReason, Drops};
 pub use self::error::Error;
 pub use self::layout::{NetConfig, NetStats, PodCounters, PodLink, PodPort};
-pub use self::maps::{CounterMap, LinkMap, PortMap, SharedAddressMap};
+pub use self::maps::{CounterMap, LinkMap, PortMap, SharedAddress, SharedAddressMap};
 pub use self::pins::{Datapath, PinState};
 pub use self::program::{Program, ProgramName};
 pub use self::set::MapSet;

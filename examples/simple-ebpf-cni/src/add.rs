@@ -113,8 +113,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     for address in &networks {
         host.forget_neighbor(bridge.index, address.ip())?;
     }
-    siblings::share(&host, &pod, &attachment.network, veth.host)
-        .step("share addresses with the pod's other interfaces")?;
+    siblings::share(&host, &pod, &rows, veth.host).step("share addresses with the pod's other interfaces")?;
 
     let routes = pod::configure(&netns, &pod, &attachment.ifname, veth.peer, addresses.given());
     let routes = routes.step("configure the pod")?;

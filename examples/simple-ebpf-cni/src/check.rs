@@ -226,7 +226,7 @@ impl Check<'_> {
         if expected.stack_only && rows.link(host_end.index)?.is_some_and(|link| !link.stack_only) {
             self.differs(format!("the map port_config lets packets for {} bypass the stack", host_end.name));
         }
-        self.differences.extend(siblings::differences(&self.host, &self.inside()?, &maps, host_end.index)?);
+        self.differences.extend(siblings::differences(&self.host, &self.inside()?, &rows, host_end.index)?);
         Ok(())
     }
 

@@ -67,7 +67,7 @@ impl Restore<'_> {
             }
             restored?;
         }
-        siblings::share_all(self.host, self.network, &links, self.bridge)?;
+        siblings::share_all(self.host, &rows, &links, self.bridge)?;
         // Again, after the look at the links: an ADD of another plugin's addresses that has begun since joins its own port.
         for owner in self.leases.owners_at_work()? {
             ports.remove(&self.of(owner).host_ifname());

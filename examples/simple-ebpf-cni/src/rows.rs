@@ -155,7 +155,6 @@ impl Rows {
 
     /// Removes what the maps hold of a bridge that is gone, except the gateways' addresses.
     fn remove_former_bridge(&self, ifindex: u32) -> datapath::Result<()> {
-        siblings::unshare(self, ifindex)?;
         let addresses = self.ports.addresses()?;
         self.remove_addresses(addresses.iter().filter(|address| bridge::is_link_local(**address)), ifindex)
     }
@@ -239,7 +238,7 @@ impl Rows {
         }
         // After these, as they lead to the ports.
         addresses.iter().try_for_each(|address| self.remove_address(address.ip()))?;
-        ports.into_iter().try_for_each(|port| siblings::unshare(self, port))?;
+        siblings::unshare(self, &ports)?;
         Ok(was_known)
     }
 
@@ -258,7 +257,7 @@ impl Rows {
             was_known |= self.links.read(*ifindex)?.is_some();
             self.links.remove(*ifindex)?;
         }
-        ports.iter().try_for_each(|port| siblings::unshare(self, *port))?;
+        siblings::unshare(self, ports)?;
         Ok(was_known)
     }
 
@@ -278,8 +277,7 @@ impl Rows {
         for address in self.ports.addresses()? {
             indexes.extend(self.ports.read(address)?.map(|port| port.ifindex));
         }
-        let shared = self.shared.as_ref().map(SharedAddressMap::entries).transpose()?;
-        indexes.extend(shared.into_iter().flatten().map(|(port, _)| port));
+        indexes.extend(self.shared.as_ref().map(SharedAddressMap::indexes).transpose()?.into_iter().flatten());
         Ok(indexes)
     }
 

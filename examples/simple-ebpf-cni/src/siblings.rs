@@ -11,35 +11,30 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-use cnikit::datapath::{self, MapSet};
+use cnikit::datapath::{self, MapSet, SharedAddress};
 use cnikit::netlink::{self, Link, Socket};
 use cnikit::plugin::Failure;
-use cnikit::spec::{Attachment, NetworkName};
+use cnikit::spec::Attachment;
 use tracing::{info_span, warn};
 
+use crate::programs;
 use crate::rows::Rows;
-use crate::{network, programs};
 
 /// Lets the port and its siblings send from each other's addresses. The addresses of `port` must have their map entries: of
 /// two ADDs for one pod that run at once, the later one then sees the other.
 ///
 /// A sibling whose maps cannot be used, or have no room, is passed over: the pod works, but for answers by that port.
-pub(crate) fn share(host: &Socket, pod: &Socket, network: &NetworkName, port: u32) -> Result<(), Failure> {
+pub(crate) fn share(host: &Socket, pod: &Socket, rows: &Rows, port: u32) -> Result<(), Failure> {
     let _span = info_span!("siblings").entered();
     let siblings = of_port(host, pod, port)?;
     if !siblings.is_empty() {
-        share_all_of(&members(host, &network::datapath(network).maps(), siblings.into_iter().chain([port]))?);
+        share_all_of(&members(host, rows, siblings.into_iter().chain([port]))?);
     }
     Ok(())
 }
 
 /// The same for every port of the network, when its maps were lost. The host's own list tells which ports have one pod.
-pub(crate) fn share_all(
-    host: &Socket,
-    network: &NetworkName,
-    links: &[Link],
-    bridge: &Link,
-) -> Result<(), cnikit::Error> {
+pub(crate) fn share_all(host: &Socket, rows: &Rows, links: &[Link], bridge: &Link) -> Result<(), cnikit::Error> {
     let _span = info_span!("siblings").entered();
     let mut pods: BTreeMap<i32, Vec<&Link>> = BTreeMap::new();
     for link in links.iter().filter(|link| Attachment::is_host_ifname(&link.name)) {
@@ -48,25 +43,19 @@ pub(crate) fn share_all(
         }
     }
     pods.retain(|_, ports| ports.len() > 1 && ports.iter().any(|port| port.master == Some(bridge.index)));
-    let maps = network::datapath(network).maps();
     for ports in pods.into_values() {
-        share_all_of(&members(host, &maps, ports.iter().map(|port| port.index))?);
+        share_all_of(&members(host, rows, ports.iter().map(|port| port.index))?);
     }
     Ok(())
 }
 
 /// How the entries of the port differ from those that [`share`] puts.
-pub(crate) fn differences(host: &Socket, pod: &Socket, maps: &MapSet, port: u32) -> Result<Vec<String>, Failure> {
-    let siblings = of_port(host, pod, port)?;
-    let members = members(host, maps, siblings.into_iter().chain([port]))?;
-    let Some(own) = members.iter().find(|member| member.port == port) else { return Ok(Vec::new()) };
-    let Some(shared) = own.rows.shared() else { return Ok(Vec::new()) };
-    let mut found: HashMap<IpAddr, u32> = HashMap::new();
-    for (_, address) in shared.entries()?.into_iter().filter(|(index, _)| *index == port) {
-        found.extend(shared.sibling(port, address)?.map(|sibling| (address, sibling)));
-    }
+pub(crate) fn differences(host: &Socket, pod: &Socket, rows: &Rows, port: u32) -> Result<Vec<String>, Failure> {
+    let Some(shared) = rows.shared() else { return Ok(Vec::new()) };
+    let entries = shared.entries(|index| index == port)?.into_iter();
+    let mut found: HashMap<IpAddr, u32> = entries.map(|entry| (entry.address, entry.sibling)).collect();
     let mut differences = Vec::new();
-    for sibling in members.iter().filter(|member| member.port != port) {
+    for sibling in members(host, rows, of_port(host, pod, port)?.into_iter())? {
         for address in &sibling.addresses {
             if found.remove(address) != Some(sibling.port) {
                 differences.push(format!("the map port_addresses has no entry for {address} at link {port}"));
@@ -80,19 +69,15 @@ pub(crate) fn differences(host: &Socket, pod: &Socket, maps: &MapSet, port: u32)
     Ok(differences)
 }
 
-/// Takes the addresses of a port from its siblings, and theirs from it. To be called when the addresses of the port have no
-/// map entries any more: an ADD that shares them meanwhile sees that, and takes them back. Costs one look for a network whose
-/// pods have one port each.
-pub(crate) fn unshare(rows: &Rows, port: u32) -> datapath::Result<()> {
+/// Takes the addresses of ports from their siblings, and theirs from these. To be called when the addresses of the ports have
+/// no map entries any more: an ADD that shares them meanwhile sees that, and takes them back. Costs one look for a network
+/// whose pods have one port each.
+pub(crate) fn unshare(rows: &Rows, ports: &HashSet<u32>) -> datapath::Result<()> {
     let Some(shared) = rows.shared() else { return Ok(()) };
-    let entries = shared.entries()?;
-    let own: Vec<IpAddr> =
-        entries.into_iter().filter_map(|(index, address)| (index == port).then_some(address)).collect();
-    let mut siblings = HashSet::new();
-    for address in &own {
-        siblings.extend(shared.sibling(port, *address)?);
-    }
-    for sibling in siblings {
+    let own = shared.entries(|port| ports.contains(&port))?;
+    let stays = own.iter().filter(|entry| !ports.contains(&entry.sibling));
+    let pairs: HashSet<(u32, u32)> = stays.map(|entry| (entry.sibling, entry.ifindex)).collect();
+    for (sibling, port) in pairs {
         if rows.link(sibling)?.is_some() {
             forget(rows, sibling, port)?;
         } else if let Err(error) = forget_elsewhere(sibling, port) {
@@ -100,18 +85,19 @@ pub(crate) fn unshare(rows: &Rows, port: u32) -> datapath::Result<()> {
         }
     }
     // Last: these lead the next call to the siblings, if this one is killed.
-    own.iter().try_for_each(|address| shared.remove(port, *address))
+    own.iter().try_for_each(|entry| shared.remove(entry.ifindex, entry.address))
 }
 
 /// Removes entries that are not true any more: of links that are gone or not of one pod, and of addresses that the other port
 /// does not have. A DEL that did not find the maps of a sibling leaves such entries, and so does an older build.
 pub(crate) fn prune(host: &Socket, rows: &Rows, links: &[Link]) -> Result<(), cnikit::Error> {
     let Some(shared) = rows.shared() else { return Ok(()) };
-    let namespace = |index| links.iter().find(|link| link.index == index).and_then(|link| link.link_netnsid);
+    let namespaces: HashMap<u32, i32> =
+        links.iter().filter_map(|link| Some((link.index, link.link_netnsid?))).collect();
     let mut elsewhere = HashMap::new();
-    for (port, address) in shared.entries()? {
-        let Some(sibling) = shared.sibling(port, address)? else { continue };
-        let is_one_pod = namespace(port).is_some() && namespace(port) == namespace(sibling);
+    for SharedAddress { ifindex: port, address, sibling, .. } in shared.entries(|_| true)? {
+        let namespace = namespaces.get(&port);
+        let is_one_pod = namespace.is_some() && namespace == namespaces.get(&sibling);
         let is_true = is_one_pod
             && if rows.link(sibling)?.is_some() {
                 rows.is_owner(address, sibling)?
@@ -130,31 +116,42 @@ pub(crate) fn prune(host: &Socket, rows: &Rows, links: &[Link]) -> Result<(), cn
     Ok(())
 }
 
-/// A port of a pod, with the maps of its network.
-struct Member {
+/// A port of a pod.
+struct Member<'a> {
     port: u32,
-    rows: Rows,
     addresses: Vec<IpAddr>,
-    /// Whether it is of the network that the call is about.
-    is_own: bool,
+    /// The entries of the network that the call is about.
+    own: &'a Rows,
+    /// Those of the port's network, if it is another one.
+    other: Option<Rows>,
 }
 
-/// The ports of a pod that maps are known of. The first maps to be looked at are those of `maps`.
-fn members(host: &Socket, maps: &MapSet, ports: impl Iterator<Item = u32>) -> Result<Vec<Member>, cnikit::Error> {
+impl Member<'_> {
+    fn rows(&self) -> &Rows {
+        self.other.as_ref().unwrap_or(self.own)
+    }
+}
+
+/// The ports of a pod whose maps are known.
+fn members<'a>(
+    host: &Socket,
+    own: &'a Rows,
+    ports: impl Iterator<Item = u32>,
+) -> Result<Vec<Member<'a>>, cnikit::Error> {
     let mut members = Vec::new();
     for port in ports {
-        let own = Rows::of(maps)?;
-        let is_own = own.link(port)?.is_some();
-        let rows = match is_own {
-            true => Some(own),
-            false => rows_at(host, port).unwrap_or_else(|error| {
+        let mut member = Member { port, addresses: Vec::new(), own, other: None };
+        if own.link(port)?.is_none() {
+            member.other = rows_at(host, port).unwrap_or_else(|error| {
                 warn!("the pod cannot send from all of its addresses by the port {port}: {error}");
                 None
-            }),
-        };
-        if let Some(rows) = rows {
-            members.push(Member { port, addresses: rows.addresses_of(port)?, rows, is_own });
+            });
+            if member.other.is_none() {
+                continue;
+            }
         }
+        member.addresses = member.rows().addresses_of(port)?;
+        members.push(member);
     }
     Ok(members)
 }
@@ -183,30 +180,30 @@ fn of_port(host: &Socket, pod: &Socket, port: u32) -> netlink::Result<Vec<u32>> 
     Ok(siblings)
 }
 
-fn share_all_of(members: &[Member]) {
-    let has_stack_only = |member: &Member| member.rows.link(member.port).ok().flatten().is_some_and(|it| it.stack_only);
+fn share_all_of(members: &[Member<'_>]) {
+    let is_stack_only = |member: &Member<'_>| matches!(member.own.link(member.port), Ok(Some(link)) if link.stack_only);
     // Linux answers from any port of a network: what is shaped at one port must not come by another unseen.
-    let stack_only = members.iter().any(|member| member.is_own && has_stack_only(member));
+    let stack_only = members.iter().any(is_stack_only);
     for member in members {
-        if let Err(error) = share_at(member, members, stack_only && member.is_own) {
+        if let Err(error) = share_at(member, members, stack_only && member.other.is_none()) {
             warn!("the pod cannot send from all of its addresses by the port {}: {error}", member.port);
         }
     }
 }
 
-fn share_at(member: &Member, members: &[Member], stack_only: bool) -> datapath::Result<()> {
-    let Member { port, rows, .. } = member;
+fn share_at(member: &Member<'_>, members: &[Member<'_>], stack_only: bool) -> datapath::Result<()> {
+    let (port, rows) = (member.port, member.rows());
     let (Some(shared), true) = (rows.shared(), members.len() > 1) else { return Ok(()) };
-    rows.change_link(*port, |link| {
+    rows.change_link(port, |link| {
         link.has_siblings = true;
         link.stack_only |= stack_only;
     })?;
-    for sibling in members.iter().filter(|sibling| sibling.port != *port) {
+    for sibling in members.iter().filter(|sibling| sibling.port != port) {
         for address in &sibling.addresses {
-            shared.insert(*port, *address, sibling.port)?;
+            shared.insert(port, *address, sibling.port)?;
             // A DEL removes the entry of the address first, and then looks for those that are put here.
-            if !sibling.rows.is_owner(*address, sibling.port)? {
-                shared.remove(*port, *address)?;
+            if !sibling.rows().is_owner(*address, sibling.port)? {
+                shared.remove(port, *address)?;
             }
         }
     }
@@ -216,14 +213,10 @@ fn share_at(member: &Member, members: &[Member], stack_only: bool) -> datapath::
 /// Takes the addresses of `port` from its sibling.
 fn forget(rows: &Rows, sibling: u32, port: u32) -> datapath::Result<()> {
     let Some(shared) = rows.shared() else { return Ok(()) };
-    let mut has_others = false;
-    for (_, address) in shared.entries()?.into_iter().filter(|(index, _)| *index == sibling) {
-        match shared.sibling(sibling, address)? {
-            Some(other) if other == port => shared.remove(sibling, address)?,
-            other => has_others |= other.is_some(),
-        }
-    }
-    rows.change_link(sibling, |link| link.has_siblings = has_others)
+    let (gone, others): (Vec<_>, Vec<_>) =
+        shared.entries(|index| index == sibling)?.into_iter().partition(|entry| entry.sibling == port);
+    gone.iter().try_for_each(|entry| shared.remove(sibling, entry.address))?;
+    rows.change_link(sibling, |link| link.has_siblings = !others.is_empty())
 }
 
 /// The same for a sibling of another network.
