@@ -95,8 +95,8 @@ static __always_inline bool is_routable(const struct hook *hook, const struct po
 }
 
 /*
- * Whether the answer to the packet can be delivered directly, too. conntrack calls a
- * conversation invalid of which it sees one direction alone.
+ * Whether the answer to the packet can be delivered directly, too. conntrack marks the
+ * packets of a conversation as invalid if it sees only one direction.
  *
  * The source must be a pod's address, and the frame must come from the pod's MAC: a
  * virtual machine in the pod may have another one, and answers to that are bridged.
@@ -154,8 +154,7 @@ static __always_inline bool deliverable(const struct hook *hook, const struct pa
 
 /*
  * Delivers into the pod. If the pod end has a driver-mode XDP program, the packet
- * leaves by the host end instead, whose transmission enters the pod through that
- * program. The type of a broadcast tells the egress hook that this packet is counted
+ * leaves by the host end instead: veth then runs that program on it. The type of a broadcast tells the egress hook that this packet is counted
  * already; veth sets it anew for the pod.
  */
 static __always_inline int deliver(const struct hook *hook, struct pod_port *target)

@@ -67,7 +67,7 @@ struct pod_port {
 
 /* Never deliver directly to or from this port, so that its queueing discipline has its say. */
 #define CNI_PORT_STACK_ONLY (1 << 0)
-/* The pod has other ports, by one of which its routes to other subnets may lead. */
+/* The pod has other ports. Its route to another subnet may lead by one of these. */
 #define CNI_PORT_HAS_SIBLINGS (1 << 1)
 
 /* What a port may do, by its ifindex. A port without a row is nobody's yet, and not guarded. */
@@ -113,7 +113,7 @@ struct net_stats {
  * is the ifindex of that other port.
  */
 struct port_address {
-	__u32 ifindex;		 /* the port, whose pod may send from the address */
+	__u32 ifindex;		 /* of the port that may send from the address */
 	struct ipv6_key address; /* of IPv4: IPv4-mapped, RFC 4291, section 2.5.5.2 */
 };
 

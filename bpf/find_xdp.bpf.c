@@ -72,7 +72,7 @@ int find_xdp(struct __sk_buff *skb)
 
 	if (bpf_skb_load_bytes(skb, 0, &request, sizeof(request)))
 		return FIND_XDP_NONE;
-	/* A link that went since the last call leads nowhere, or to what the check below refuses. */
+	/* For a link deleted since the last call, the reads fail or the check below refuses it. */
 	node = request.address ? (const void *)request.address : first_node(request.ifindex);
 	for (int i = 0; i < MAX_STEPS && node; i++) {
 		host_end = node - layout.dev_index_hlist;

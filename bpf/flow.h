@@ -46,7 +46,7 @@ enum flow_state {
 	FLOW_CLOSED = FLOW_LOWER_CLOSED | FLOW_HIGHER_CLOSED,
 };
 
-/* What the packet closes of its conversation. */
+/* The directions of the conversation that the packet closes. */
 static __always_inline __u8 closed_by(const struct packet *packet)
 {
 	if (packet->resets)
@@ -60,8 +60,8 @@ static __always_inline __u8 closed_by(const struct packet *packet)
  * At a pod's egress: whether the host sent the frame, and not another pod by the bridge.
  *
  * A packet that came up to the bridge device and leaves by it again has the bridge's
- * MAC as its source, which the kernel wrote: if that differs from the copy here,
- * somebody has changed the bridge's.
+ * MAC as its source, which the kernel wrote. If that differs from the copy here, the
+ * bridge has a new MAC.
  */
 static __always_inline bool is_from_host(const struct hook *hook, const struct packet *packet)
 {

@@ -119,10 +119,10 @@ static __always_inline bool is_own(const struct hook *hook, struct packet *packe
 }
 
 /*
- * Linux asks in the name of the address that a packet is sent from, which may be one
- * that the pod gave itself (a bridge for containers inside it, for instance). Such a
- * request passes, but its sender address reaches nobody: see answer_arp(). A reply or
- * an announcement would put the address into the neighbours' tables.
+ * The sender address of an ARP request is the source address of the packet that waits
+ * for the answer. The pod may have configured that address itself, for a bridge inside
+ * it for instance. Such a request passes, but answer_arp() hides its sender address. A
+ * reply or an announcement would put the address into the neighbours' tables.
  */
 static __always_inline enum drop_reason check_arp(const struct hook *hook, struct packet *packet)
 {
@@ -160,8 +160,8 @@ static __always_inline bool may_be_unspecified(const struct packet *packet)
 }
 
 /*
- * PASS, or what is wrong with the options of a neighbour message, which begin at
- * `offset`. The verifier follows its loop once, as this is a global function.
+ * PASS, or the reason to drop a neighbour message because of its options, which begin
+ * at `offset`. The verifier follows the loop once, as this is a global function.
  */
 __attribute__((noinline)) int check_nd_options(struct __sk_buff *skb, __u32 offset)
 {

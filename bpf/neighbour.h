@@ -79,8 +79,9 @@ static __always_inline int answer_arp(const struct hook *hook, const struct pack
 		return TC_ACT_UNSPEC;
 	owner = other_owner(hook, true, &target);
 	/*
-	 * Whoever hears a request notes its sender: RFC 826. A foreign one becomes that
-	 * of a probe, which is answered and not noted: RFC 5227, section 1.1.
+	 * Each host that receives a request stores its sender: RFC 826. A foreign sender
+	 * becomes that of a probe, which hosts answer and do not store: RFC 5227,
+	 * section 1.1.
 	 */
 	if (packet->in_foreign_name && (!owner || is_host(hook, owner)) &&
 	    bpf_skb_store_bytes(hook->skb,

@@ -120,6 +120,12 @@ pub(crate) fn blocks(network: &NetworkName) -> Blocks {
     Blocks::derived_from(&format!("simple-ebpf-cni/{network}"))
 }
 
+/// The ports of the bridge that are pods' of this plugin. `links` are the host's.
+pub(crate) fn pod_ports<'l>(bridge: &Link, links: &'l [Link]) -> impl Iterator<Item = &'l Link> + use<'l> {
+    let bridge = bridge.index;
+    links.iter().filter(move |link| link.master == Some(bridge) && Attachment::is_host_ifname(&link.name))
+}
+
 /// Whether the bridge takes no other port. `links` are the host's.
 pub(crate) fn is_full(bridge: &Link, links: &[Link]) -> bool {
     links.iter().filter(|link| link.master == Some(bridge.index)).count() >= MOST_PORTS
@@ -193,13 +199,18 @@ fn set_ipv6(host: &Socket, network: &NetworkName, bridge: &Link) -> netlink::Res
         return Ok(());
     }
     for (setting, value) in wanted.into_iter().filter(differs) {
-        match Sysctl::Ipv6Conf(&bridge.name, setting).ensure(value) {
-            // A kernel without IPv6.
-            Ok(_) | Err(netlink::Error::SysctlMissing { .. }) => {}
-            Err(error) => warn!("{error}: set it to {value} by hand"),
-        }
+        set_or_warn(Sysctl::Ipv6Conf(&bridge.name, setting), value);
     }
     Ok(())
+}
+
+/// Sets what a network works without.
+fn set_or_warn(setting: Sysctl<'_>, value: i32) {
+    match setting.ensure(value) {
+        // A kernel without IPv6.
+        Ok(_) | Err(netlink::Error::SysctlMissing { .. }) => {}
+        Err(error) => warn!("{error}: set it to {value} by hand"),
+    }
 }
 
 /// What [`mark`] writes on the bridge.
@@ -247,16 +258,10 @@ pub(crate) fn announce(host: &Socket, bridge: &Link) -> netlink::Result<()> {
     host.set_mac(bridge.index, mac)
 }
 
-/// Has the kernel announce each MAC that the bridge is given, also by an operator. A bridge works without, so a setting that
-/// cannot be written is no failure.
+/// Has the kernel announce each MAC that the bridge is given, also by an operator.
 fn notify_of_macs(bridge: &IfName) {
-    for setting in [Sysctl::Ipv4Conf(bridge, Ipv4Conf::ArpNotify), Sysctl::Ipv6Conf(bridge, Ipv6Conf::NdiscNotify)] {
-        match setting.ensure(1) {
-            // A kernel without IPv6.
-            Ok(_) | Err(netlink::Error::SysctlMissing { .. }) => {}
-            Err(error) => warn!("{error}: set it to 1 by hand"),
-        }
-    }
+    set_or_warn(Sysctl::Ipv4Conf(bridge, Ipv4Conf::ArpNotify), 1);
+    set_or_warn(Sysctl::Ipv6Conf(bridge, Ipv6Conf::NdiscNotify), 1);
 }
 
 /// Makes the network's pods that lost their bridge ports of this one. A link that has a row is a pod's of this network,
@@ -287,11 +292,7 @@ pub(crate) fn set_ports_up(
     at_work: &HashSet<IfName>,
 ) -> Result<(), Failure> {
     let rows = Rows::open(datapath)?;
-    let is_port = |link: &Link| {
-        let is_port = link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
-        is_port && !at_work.contains(&link.name)
-    };
-    for port in host.links()?.into_iter().filter(is_port) {
+    for port in pod_ports(bridge, &host.links()?).filter(|port| !at_work.contains(&port.name)) {
         if let Some(PodLink { mac, .. }) = rows.link(port.index)? {
             let prepared = prepare_port(host, PodPort { ifindex: port.index, mac }, config);
             let set = prepared.and_then(|()| if port.up { Ok(()) } else { host.set_up(port.index) });

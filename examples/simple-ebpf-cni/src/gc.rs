@@ -107,8 +107,7 @@ fn ports(host: &Socket, network: &NetworkName, bridge: &IfName) -> Result<Vec<Li
     if !bridge::is_claimed(host, network, &bridge).unwrap_or(false) {
         return Ok(Vec::new());
     }
-    let ours = |link: &Link| link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name);
-    Ok(host.links()?.into_iter().filter(ours).collect())
+    Ok(bridge::pod_ports(&bridge, &host.links()?).cloned().collect())
 }
 
 /// Detaches what a lease is of.

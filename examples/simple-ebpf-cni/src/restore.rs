@@ -20,7 +20,7 @@ use tracing::{info_span, warn};
 use crate::config::{Attach, Config};
 use crate::programs::{self, Programs};
 use crate::rows::Rows;
-use crate::{addresses, network, siblings};
+use crate::{addresses, bridge, network, siblings};
 
 /// The alias of the host end of a pair whose packets are never delivered directly.
 pub(crate) const STACK_ONLY: &str = "simple-ebpf-cni:stack-only";
@@ -46,8 +46,8 @@ impl Restore<'_> {
         let at_work: HashSet<Attachment> =
             self.leases.owners_at_work()?.into_iter().map(|owner| self.of(owner)).collect();
         let links = rows.remove_lost(self.host, &at_work.iter().map(Attachment::host_ifindex).collect())?;
-        let is_pod = |link: &&Link| link.master == Some(self.bridge.index) && Attachment::is_host_ifname(&link.name);
-        let mut ports: HashMap<&IfName, &Link> = links.iter().filter(is_pod).map(|link| (&link.name, link)).collect();
+        let ports = bridge::pod_ports(self.bridge, &links);
+        let mut ports: HashMap<&IfName, &Link> = ports.map(|link| (&link.name, link)).collect();
         for attachment in &at_work {
             ports.remove(&attachment.host_ifname());
         }

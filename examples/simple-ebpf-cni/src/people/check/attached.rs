@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use cnikit::netlink::{FdbEntry, FdbState, Link, Socket};
-use cnikit::spec::{Attachment, IfName};
+use cnikit::spec::IfName;
 
 use super::{Check, Verdict, forwarding};
 use crate::config::Addressing;
@@ -19,7 +19,7 @@ use crate::{NAME, bridge, drift, masquerade, network, programs};
 /// Whether a network has pods, by the ports of its bridge alone.
 pub(super) fn has_ports(network: &Network, links: &[Link]) -> bool {
     let bridge = links.iter().find(|link| link.name == *network.bridge());
-    bridge.is_some_and(|bridge| ports(bridge, links).next().is_some())
+    bridge.is_some_and(|bridge| bridge::pod_ports(bridge, links).next().is_some())
 }
 
 /// What pods of the network lack, which the next ADD of another one would not always mend.
@@ -241,7 +241,8 @@ fn unleased(
         pods.iter().filter(|pod| pod.created.is_some()).filter_map(|pod| pod.host_interface.as_ref()).collect();
     // A damaged lease does not say whose it is, and holds its address all the same.
     let damaged = known.store.leases()?.filter(Result::is_err).count();
-    let lost = ports(bridge, links).filter(|link| !leased.contains(&link.name)).count().saturating_sub(damaged);
+    let lost =
+        bridge::pod_ports(bridge, links).filter(|link| !leased.contains(&link.name)).count().saturating_sub(damaged);
     Ok((lost > 0).then(|| {
         let found = format!(
             "{} of {} {} no lease: the state in {} was lost, and an ADD may give their addresses again",
@@ -252,8 +253,4 @@ fn unleased(
         );
         Check::fail("leases", found, format!("remove these pods and make them again: {NAME} pods shows them"))
     }))
-}
-
-fn ports<'l>(bridge: &'l Link, links: &'l [Link]) -> impl Iterator<Item = &'l Link> {
-    links.iter().filter(|link| link.master == Some(bridge.index) && Attachment::is_host_ifname(&link.name))
 }
