@@ -25,6 +25,8 @@ fi
 # The test binaries that need a kernel, and what they call.
 read -ra tests <<<"${TESTS:-cnikit netlink netlink_fds netlink_nowait datapath datapath_fds isolation blackbox}"
 programs=(mount umount mkfifo date sh bash script cat sleep timeout nsenter unshare setpriv env kill sysctl ip tc bridge ping nft bpftool)
+# Plugins that gateways and routes are tested with.
+peers=(/usr/lib/cni/{host-local,sbr,static})
 # The modules that the kernel needs for them, unless it is built in.
 modules=(veth bridge br_netfilter macvlan cls_bpf cls_u32 sch_ingress nf_tables nft_ct nft_chain_nat nft_nat nft_masq overlay)
 # How long a machine may run, in seconds: several times what two idle processors take.
@@ -70,6 +72,7 @@ stage_userland() {
     done
     for file in "${binaries[@]}"; do install -D -s "$file" "$stage/$file"; done
     for name in "${programs[@]}"; do binaries+=("$(type -P "$name")"); done
+    binaries+=("${peers[@]}")
     mapfile -t libraries < <(ldd "${binaries[@]}" | grep -o '/[^ ]* (0x' | cut -d' ' -f1 | sort -u)
     for file in "${binaries[@]:1+${#tests[@]}}" "${libraries[@]}"; do install -D "$file" "$stage/$file"; done
     install "$(type -P busybox)" "$stage/usr/bin/busybox"

@@ -88,11 +88,11 @@ if [ "$stage" = test ]; then
     want runc have runc
     want curl have curl
     want podman have podman
-    want containernetworking-plugins test -x /usr/lib/cni/portmap
     want dnsmasq-base have dnsmasq
     want iptables have iptables
 fi
 if [ "$stage" = test ] || [ "$stage" = kernels ]; then
+    want containernetworking-plugins test -x /usr/lib/cni/static
     want nftables have nft
     want procps have sysctl
     want bsdutils have script

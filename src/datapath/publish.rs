@@ -102,10 +102,16 @@ impl Datapath {
         Ok(in_use.maps.iter().all(|(name, id)| pinned.get(name) == Some(id)))
     }
 
-    /// Whether all of the running programs are pinned here.
+    /// Whether all programs are pinned here, and the running ones are among them.
     pub(super) fn are_pinned(&self, running: &[u32]) -> Result<bool> {
-        let pinned = ProgramName::ALL.map(|name| self.program(name));
-        let pinned: Vec<u32> = pinned.into_iter().map(|program| Ok(program?.id())).collect::<Result<_>>()?;
+        let mut pinned = Vec::new();
+        for name in ProgramName::ALL {
+            match self.program(name) {
+                // Without the lock, another caller may remove the pins meanwhile.
+                Err(error) if error.is_missing_pin() => return Ok(false),
+                program => pinned.push(program?.id()),
+            }
+        }
         Ok(running.iter().all(|id| pinned.contains(id)))
     }
 
