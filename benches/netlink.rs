@@ -17,7 +17,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cnikit::netlink::{Blocks, LOOPBACK_INDEX, Netns, Socket, VethEnd, VethPair};
+use cnikit::netlink::{LOOPBACK_INDEX, Netns, SharedBlocks, Socket, VethEnd, VethPair};
 use cnikit::spec::MacAddr;
 use cnikit_testbed::{Host, Namespace as _, Pod};
 use criterion::measurement::WallTime;
@@ -192,7 +192,7 @@ fn veth(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socket) 
     let ip = || create_by_ip(&netns);
     let block = || {
         let index = socket.create_veth(&pair).expect("a new pair").host;
-        socket.create_clsact(index, Blocks::derived_from("bench")).expect("a qdisc");
+        socket.create_clsact(index, SharedBlocks::from_name("bench")).expect("a qdisc");
     };
     group.sample_size(10);
     for (name, create) in [("cnikit", &cnikit as &dyn Fn()), ("cnikit-with-clsact", &block), ("ip", &ip)] {

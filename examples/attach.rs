@@ -14,7 +14,7 @@ use std::{env, error::Error};
 
 use cnikit::{
     datapath::{Direction, TcxLink},
-    netlink::{Blocks, BpfFilter, FilterTarget, Socket},
+    netlink::{BpfFilter, FilterTarget, SharedBlocks, Socket},
 };
 
 /// Keeps the TCX link beyond this process.
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // A filter: the clsact qdisc is shared with other tools, priority and handle name what is ours.
     let ingress = FilterTarget::Ingress(link);
-    host.ensure_clsact(link, Blocks::default())?;
+    host.ensure_clsact(link, SharedBlocks::default())?;
     host.replace_filter(&ingress, &BpfFilter::new(&program, "mine").priority(1).handle(1))?;
     for filter in host.filters(&ingress)? {
         println!("filter: program {}, priority {}", filter.program_id.unwrap_or_default(), filter.priority);

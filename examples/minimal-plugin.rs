@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 
 use cnikit::netlink::{LOOPBACK_INDEX, Netns};
-use cnikit::plugin::{self, About, AddRequest, CheckRequest, DelRequest, Failure, Plugin};
+use cnikit::plugin::{self, AddRequest, CheckRequest, DelRequest, Plugin, PluginError, PluginInfo};
 use cnikit::spec::{AddResult, Interface};
 
 struct Loopback;
@@ -15,23 +15,23 @@ struct Loopback;
 impl Plugin for Loopback {
     type Config = serde::de::IgnoredAny; // no keys of its own
 
-    fn about(&self) -> About {
-        About { name: "minimal-plugin", version: "1.0.0", summary: "Brings up lo.", docs: "examples/" }
+    fn info(&self) -> PluginInfo {
+        PluginInfo { name: "minimal-plugin", version: "1.0.0", summary: "Brings up lo.", docs: "examples/" }
     }
 
-    fn add(&self, request: &AddRequest<Self::Config>) -> Result<AddResult, Failure> {
+    fn add(&self, request: &AddRequest<Self::Config>) -> Result<AddResult, PluginError> {
         Netns::open(&request.netns)?.socket()?.set_up(LOOPBACK_INDEX)?;
         let lo = Interface::new("lo").in_sandbox(&request.netns);
         Ok(request.prev_result.clone().unwrap_or_default().with_interface(lo))
     }
 
-    fn check(&self, request: &CheckRequest<Self::Config>) -> Result<(), Failure> {
+    fn check(&self, request: &CheckRequest<Self::Config>) -> Result<(), PluginError> {
         let lo = Netns::open(&request.netns)?.socket()?.link_by_index(LOOPBACK_INDEX)?;
-        let differs = || Failure::new(cnikit::spec::ErrorCode::plugin_specific(100), "lo is down");
+        let differs = || PluginError::new(cnikit::spec::ErrorCode::plugin_specific(100), "lo is down");
         lo.filter(|lo| lo.up).map(drop).ok_or_else(differs)
     }
 
-    fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), Failure> {
+    fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), PluginError> {
         Ok(()) // it goes with the namespace
     }
 }

@@ -1,4 +1,4 @@
-use crate::spec::{Coded, ErrorCode};
+use crate::spec::{ErrorCode, HasErrorCode};
 
 /// An error of any of the library's modules.
 ///
@@ -32,7 +32,7 @@ pub enum Error {
     Datapath(#[from] crate::datapath::Error),
 }
 
-impl Coded for Error {
+impl HasErrorCode for Error {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Spec(error) => error.code(),

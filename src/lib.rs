@@ -24,7 +24,7 @@
 //! # Where to start
 //!
 //! A whole plugin stands in the documentation of [`plugin`]. Errors of every module go through `?` in a verb
-//! ([`plugin::Failure`]); outside of one, [`Error`] holds any of them.
+//! ([`plugin::PluginError`]); outside of one, [`Error`] holds any of them.
 
 #![cfg_attr(
     not(all(feature = "ipam", feature = "netlink", feature = "bpf")),

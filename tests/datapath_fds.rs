@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use cnikit::datapath::{Datapath, NetConfig, PodLink, PodPort, ProgramName};
+use cnikit::datapath::{Datapath, DatapathConfig, Endpoint, PortConfig, ProgramName};
 use cnikit::spec::MacAddr;
 use cnikit_testbed::host;
 
@@ -24,19 +24,19 @@ fn descriptors_are_closed() {
 fn use_all(datapath: &Datapath) {
     let address: IpAddr = "10.244.1.2".parse().expect("an address");
     let mac = MacAddr::new([0x02, 0, 0, 0, 0, 2]);
-    datapath.counters().expect_err("nothing is loaded");
+    datapath.open_counters().expect_err("nothing is loaded");
     datapath.ensure().expect("load");
     datapath.ensure().expect("look");
     datapath.program(ProgramName::Main).expect("open");
-    datapath.configure(NetConfig::new(2, mac)).expect("configure");
+    datapath.configure(DatapathConfig::new(2, mac)).expect("configure");
     datapath.config().expect("read");
     datapath.stats().expect("read");
     datapath.drops().expect("read");
-    let (counters, ports) = (datapath.counters().expect("open"), datapath.ports().expect("open"));
-    counters.track(address).expect("track");
-    ports.insert(address, PodPort { ifindex: 7, mac }).expect("insert");
-    let links = datapath.links().expect("open");
-    links.insert(7, PodLink::new(mac)).expect("insert");
+    let (counters, ports) = (datapath.open_counters().expect("open"), datapath.open_endpoints().expect("open"));
+    counters.insert(address).expect("track");
+    ports.insert(address, Endpoint { ifindex: 7, mac }).expect("insert");
+    let links = datapath.open_port_configs().expect("open");
+    links.insert(7, PortConfig::new(mac)).expect("insert");
     assert_eq!(links.indexes().expect("the map can be listed").len(), 1);
     let [counted, owned] =
         [counters.addresses(), ports.addresses()].map(|listed| listed.expect("the map can be listed"));

@@ -1,7 +1,7 @@
 //! From an error to the wire.
 
-use cnikit::plugin::{Failure, Failures, Step};
-use cnikit::spec::{Coded, ErrorCode, Version};
+use cnikit::plugin::{Context, ErrorCollector, PluginError};
+use cnikit::spec::{ErrorCode, HasErrorCode, Version};
 
 const NO_BRIDGE: ErrorCode = ErrorCode::plugin_specific(101);
 
@@ -16,7 +16,7 @@ struct LeaseError {
 #[error("line 3 is no address")]
 struct ParseError(#[source] std::net::AddrParseError);
 
-impl Coded for LeaseError {
+impl HasErrorCode for LeaseError {
     fn code(&self) -> ErrorCode {
         NO_BRIDGE
     }
@@ -27,7 +27,7 @@ fn lease_error() -> LeaseError {
     LeaseError { path: "/leases/1", source: ParseError(source) }
 }
 
-fn verb() -> Result<(), Failure> {
+fn verb() -> Result<(), PluginError> {
     Err(lease_error())?
 }
 
@@ -43,25 +43,25 @@ fn the_message_is_the_error_and_the_details_are_its_sources() {
 #[test]
 fn a_step_stands_before_the_message() {
     let inner: Result<(), _> = Err(lease_error());
-    let failure = inner.step("free the address").step("undo").unwrap_err();
+    let failure = inner.context("free the address").context("undo").unwrap_err();
     assert_eq!(failure.msg, "undo: free the address: cannot read the lease /leases/1");
     assert_eq!(failure.details, "line 3 is no address: invalid IP address syntax");
 }
 
 #[test]
 fn the_document_has_details_only_where_there_are_some() {
-    let document = Failure::new(NO_BRIDGE, "no bridge").into_document(Version::V0_4_0);
+    let document = PluginError::new(NO_BRIDGE, "no bridge").into_document(Version::V0_4_0);
     assert_eq!(serde_json::to_string(&document).unwrap(), r#"{"cniVersion":"0.4.0","code":101,"msg":"no bridge"}"#);
 }
 
 #[test]
 fn failures_are_told_together() {
-    Failures::default().into_result().unwrap();
-    let mut failures = Failures::default();
-    assert_eq!(failures.note(Ok::<_, Failure>(5)), Some(5));
-    assert_eq!(failures.note(verb()), None);
-    failures.note(Err::<(), _>(Failure::new(ErrorCode::IO, "no link").with_details("ENODEV")));
-    failures.note(Err::<(), _>(Failure::new(ErrorCode::IO, "no rule")));
+    ErrorCollector::default().into_result().unwrap();
+    let mut failures = ErrorCollector::default();
+    assert_eq!(failures.push(Ok::<_, PluginError>(5)), Some(5));
+    assert_eq!(failures.push(verb()), None);
+    failures.push(Err::<(), _>(PluginError::new(ErrorCode::IO, "no link").with_details("ENODEV")));
+    failures.push(Err::<(), _>(PluginError::new(ErrorCode::IO, "no rule")));
     let failure = failures.into_result().unwrap_err();
     assert_eq!(failure.code, NO_BRIDGE);
     assert_eq!(failure.msg, "cannot read the lease /leases/1; no link; no rule");

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use cnikit::plugin::{self, About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Plugin, StatusRequest};
+use cnikit::plugin::{
+    self, AddRequest, CheckRequest, DelRequest, GcRequest, Plugin, PluginError, PluginInfo, StatusRequest,
+};
 use cnikit::runtime::{Delegable, Delegate, Prior};
 use cnikit::spec::{AddResult, Interface};
 use cnikit_testbed::Outcome;
@@ -151,7 +153,7 @@ enum Mistake {
 }
 
 /// The delegate of a plugin that may be its own: that one ends here.
-fn delegate<R: Delegable>(request: &R) -> Result<Delegate<'_, R>, Failure> {
+fn delegate<R: Delegable>(request: &R) -> Result<Delegate<'_, R>, PluginError> {
     assert!(!is_called_by_a_plugin(), "the plugin has called itself");
     Ok(Delegate::ipam(request)?.expect("the configuration names a delegate"))
 }
@@ -182,19 +184,19 @@ impl Mistake {
 impl Plugin for Careless {
     type Config = Config;
 
-    fn about(&self) -> About {
-        About { name: "careless", version: "1.0.0", summary: "Prints, panics, leaves children.", docs: "none" }
+    fn info(&self) -> PluginInfo {
+        PluginInfo { name: "careless", version: "1.0.0", summary: "Prints, panics, leaves children.", docs: "none" }
     }
 
-    fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, Failure> {
+    fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, PluginError> {
         if matches!(request.config.mistake, Mistake::Delegate) {
-            return Ok(delegate(request)?.add(Prior::Absent)?.keep());
+            return Ok(delegate(request)?.add(Prior::Absent)?.commit());
         }
         request.config.mistake.make();
         Ok(AddResult::default().with_interface(Interface::new("eth0")))
     }
 
-    fn del(&self, request: &DelRequest<Config>) -> Result<(), Failure> {
+    fn del(&self, request: &DelRequest<Config>) -> Result<(), PluginError> {
         let mistake = request.config.as_ref().expect("the test's configuration is valid").mistake;
         if matches!(mistake, Mistake::Delegate) {
             return Ok(delegate(request)?.del()?);
@@ -203,15 +205,15 @@ impl Plugin for Careless {
         Ok(())
     }
 
-    fn check(&self, request: &CheckRequest<Config>) -> Result<(), Failure> {
+    fn check(&self, request: &CheckRequest<Config>) -> Result<(), PluginError> {
         Ok(delegate(request)?.check()?)
     }
 
-    fn gc(&self, request: &GcRequest<Config>) -> Result<(), Failure> {
+    fn gc(&self, request: &GcRequest<Config>) -> Result<(), PluginError> {
         Ok(delegate(request)?.gc()?)
     }
 
-    fn status(&self, request: &StatusRequest<Config>) -> Result<(), Failure> {
+    fn status(&self, request: &StatusRequest<Config>) -> Result<(), PluginError> {
         Ok(delegate(request)?.status()?)
     }
 }

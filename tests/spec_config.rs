@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use cnikit::spec::{
-    AttachmentKey, Coded, Command, Environment, Error, ErrorCode, KubernetesPod, Presence, RawConfig, RuntimeConfig,
-    ValidAttachments, Variable, Version,
+    AttachmentKey, Command, Environment, Error, ErrorCode, HasErrorCode, KubernetesPod, RawConfig, Requirement,
+    RuntimeConfig, ValidAttachments, Variable, Version,
 };
 use serde_json::{Value, json};
 
@@ -165,7 +165,7 @@ fn read(command: Command, variables: &[(&str, &str)]) -> Result<Environment, Err
 
 #[test]
 fn the_table_is_that_of_the_specification() {
-    use Presence::{Optional as O, Required as R, Unused as U};
+    use Requirement::{Optional as O, Required as R, Unused as U};
     // CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME, CNI_ARGS, CNI_PATH; from the sections of the verbs.
     let table = [
         ("ADD", "0.1.0", [R, R, R, O, O], O),
@@ -177,9 +177,9 @@ fn the_table_is_that_of_the_specification() {
     ];
     assert_eq!(table.map(|(word, ..)| word), Command::ALL.map(Command::as_str));
     for (word, since, presence, prev_result) in table {
-        let rule = word.parse::<Command>().unwrap().rule();
+        let rule = word.parse::<Command>().unwrap().spec();
         assert_eq!(rule.since.as_str(), since, "{word}");
-        assert_eq!(Variable::ALL.map(|variable| rule.presence(variable)), presence, "{word}");
+        assert_eq!(Variable::ALL.map(|variable| rule.requirement(variable)), presence, "{word}");
         assert_eq!(rule.prev_result, prev_result, "{word}");
     }
 }

@@ -1,7 +1,9 @@
 //! Results in the form of every version, against documents written from the specification's text.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use cnikit::spec::{AddResult, Coded, Dns, Error, ErrorCode, ErrorDocument, Interface, IpConfig, Route, Version};
+use cnikit::spec::{
+    AddResult, Dns, Error, ErrorCode, ErrorDocument, HasErrorCode, Interface, IpConfig, Route, Version,
+};
 use serde_json::{Value, json};
 
 fn golden(name: &str) -> Value {
@@ -15,7 +17,7 @@ fn written(result: &AddResult, version: Version) -> Value {
 }
 
 fn read(json: &Value) -> AddResult {
-    AddResult::from_json(json, Version::NEWEST).unwrap()
+    AddResult::from_json(json, Version::LATEST).unwrap()
 }
 
 fn ip(text: &str) -> IpConfig {

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cnikit::datapath::{CounterMap, Datapath, PodPort, PortMap};
+use cnikit::datapath::{CounterMap, Datapath, Endpoint, EndpointMap};
 use cnikit::spec::MacAddr;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion};
@@ -20,8 +20,8 @@ const ROWS: u64 = 1_024;
 /// A way to the rows of both maps.
 trait Access {
     const NAME: &'static str;
-    fn insert(&self, address: IpAddr, port: PodPort);
-    fn port(&self, address: IpAddr) -> Option<PodPort>;
+    fn insert(&self, address: IpAddr, port: Endpoint);
+    fn port(&self, address: IpAddr) -> Option<Endpoint>;
     fn remove(&self, address: IpAddr);
     fn track(&self, address: IpAddr);
     /// Packets and bytes that the pod sent.
@@ -30,7 +30,7 @@ trait Access {
 }
 
 struct Cnikit {
-    ports: PortMap,
+    ports: EndpointMap,
     counters: CounterMap,
 }
 
@@ -56,11 +56,11 @@ struct Port {
 impl Access for Cnikit {
     const NAME: &'static str = "cnikit";
 
-    fn insert(&self, address: IpAddr, port: PodPort) {
+    fn insert(&self, address: IpAddr, port: Endpoint) {
         self.ports.insert(address, port).expect("a row");
     }
 
-    fn port(&self, address: IpAddr) -> Option<PodPort> {
+    fn port(&self, address: IpAddr) -> Option<Endpoint> {
         self.ports.read(address).expect("a look-up")
     }
 
@@ -69,7 +69,7 @@ impl Access for Cnikit {
     }
 
     fn track(&self, address: IpAddr) {
-        self.counters.track(address).expect("a row");
+        self.counters.insert(address).expect("a row");
     }
 
     fn sent(&self, address: IpAddr) -> Option<(u64, u64)> {
@@ -78,7 +78,7 @@ impl Access for Cnikit {
     }
 
     fn forget(&self, address: IpAddr) {
-        self.counters.forget(address).expect("a removal");
+        self.counters.remove(address).expect("a removal");
     }
 }
 
@@ -92,8 +92,8 @@ impl Raw {
     }
 }
 
-impl From<PodPort> for Port {
-    fn from(port: PodPort) -> Self {
+impl From<Endpoint> for Port {
+    fn from(port: Endpoint) -> Self {
         Self { ifindex: port.ifindex, mac: port.mac.octets(), reserved: [0; 2] }
     }
 }
@@ -101,15 +101,15 @@ impl From<PodPort> for Port {
 impl Access for Raw {
     const NAME: &'static str = "raw";
 
-    fn insert(&self, address: IpAddr, port: PodPort) {
+    fn insert(&self, address: IpAddr, port: Endpoint) {
         let mut value = Port::from(port);
         assert!(raw::row(Row::Update, &self.ports, &key(address), (&raw mut value).cast()));
     }
 
-    fn port(&self, address: IpAddr) -> Option<PodPort> {
+    fn port(&self, address: IpAddr) -> Option<Endpoint> {
         let mut value = Port { ifindex: 0, mac: [0; 6], reserved: [0; 2] };
         raw::row(Row::LookUp, &self.ports, &key(address), (&raw mut value).cast())
-            .then(|| PodPort { ifindex: value.ifindex, mac: MacAddr::new(value.mac) })
+            .then(|| Endpoint { ifindex: value.ifindex, mac: MacAddr::new(value.mac) })
     }
 
     fn remove(&self, address: IpAddr) {
@@ -142,9 +142,9 @@ fn address(number: u64) -> IpAddr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 244, 0, 2).to_bits() + number as u32).into()
 }
 
-fn port(number: u64) -> PodPort {
+fn port(number: u64) -> Endpoint {
     let octets = number.to_be_bytes();
-    PodPort { ifindex: number as u32 + 1, mac: MacAddr::new([0x02, 0, 0, 0, octets[6], octets[7]]) }
+    Endpoint { ifindex: number as u32 + 1, mac: MacAddr::new([0x02, 0, 0, 0, octets[6], octets[7]]) }
 }
 
 /// Measures `timed` for one row after the other; `before` and `after` are outside the clock.
@@ -184,7 +184,7 @@ macro_rules! both {
 
 /// Runs the benchmarks on the maps of a datapath, which have no rows.
 pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
-    let (ports, counters) = (datapath.ports().expect("a pin"), datapath.counters().expect("a pin"));
+    let (ports, counters) = (datapath.open_endpoints().expect("a pin"), datapath.open_counters().expect("a pin"));
     let (cnikit, raw) = (Cnikit { ports, counters }, Raw::open(&datapath.directory()));
 
     let mut group = criterion.benchmark_group("maps/port-insert");

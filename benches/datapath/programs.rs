@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use cnikit::datapath::{Datapath, NetConfig, PodLink, PodPort, ProgramName};
+use cnikit::datapath::{Datapath, DatapathConfig, Endpoint, PortConfig, ProgramName};
 use cnikit::netlink::LOOPBACK_INDEX;
 use cnikit::spec::MacAddr;
 use criterion::Criterion;
@@ -67,13 +67,13 @@ pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
 
 /// Pod A on the port that frames come in by, pod B on another, both guarded.
 fn furnish(datapath: &Datapath) {
-    datapath.configure(NetConfig::new(BRIDGE, GATEWAY)).expect("a row");
-    let (ports, links, counters) = (datapath.ports(), datapath.links(), datapath.counters());
+    datapath.configure(DatapathConfig::new(BRIDGE, GATEWAY)).expect("a row");
+    let (ports, links, counters) = (datapath.open_endpoints(), datapath.open_port_configs(), datapath.open_counters());
     let (ports, links, counters) = (ports.expect("a pin"), links.expect("a pin"), counters.expect("a pin"));
     for (address, ifindex, mac) in [(A, LOOPBACK_INDEX, MAC_A), (B, OTHER_PORT, MAC_B)] {
-        ports.insert(address.into(), PodPort { ifindex, mac }).expect("a row");
-        counters.track(address.into()).expect("a row");
-        links.insert(ifindex, PodLink::new(mac)).expect("a row");
+        ports.insert(address.into(), Endpoint { ifindex, mac }).expect("a row");
+        counters.insert(address.into()).expect("a row");
+        links.insert(ifindex, PortConfig::new(mac)).expect("a row");
     }
 }
 

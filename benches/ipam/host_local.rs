@@ -35,7 +35,7 @@ impl HostLocal {
         let dir = tempfile::tempdir().expect("a directory");
         let leases = dir.path().join(NETWORK);
         fs::create_dir(&leases).expect("a directory");
-        for (number, address) in (0..held).zip(pool.after(None)) {
+        for (number, address) in (0..held).zip(pool.iter_from(None)) {
             let text = format!("{}\r\neth0", owner(number).container_id);
             fs::write(leases.join(address.to_string()), text).expect("room");
             fs::write(leases.join("last_reserved_ip.0"), address.to_string()).expect("room");

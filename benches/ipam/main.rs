@@ -187,10 +187,10 @@ fn nearly_full(criterion: &mut Criterion) {
         });
         group.bench_function("one-by-one", |bencher| {
             let addresses = files.store.dir().join("addresses");
-            let last = files.pools[0].after(None).last();
+            let last = files.pools[0].iter_from(None).last();
             bencher.iter(|| {
                 let is_free = |address: &IpAddr| !addresses.join(address.to_string()).exists();
-                files.pools[0].after(last).find(is_free).expect("a free address")
+                files.pools[0].iter_from(last).find(is_free).expect("a free address")
             });
         });
     }

@@ -20,7 +20,7 @@ impl OneFile {
     pub(crate) fn holding(held: usize, pool: &Pool) -> Self {
         let one_file = Self { dir: tempfile::tempdir().expect("a directory"), pool: pool.clone() };
         one_file.change(|(leases, last)| {
-            leases.extend(pool.after(None).zip((0..held).map(owner)));
+            leases.extend(pool.iter_from(None).zip((0..held).map(owner)));
             *last = leases.keys().max().copied();
         });
         one_file
@@ -47,7 +47,8 @@ impl Keeper for OneFile {
     fn allocate(&mut self, owner: &Owner) -> IpAddr {
         self.change(|(leases, last)| {
             assert!(!leases.values().any(|held| held == owner));
-            let free = self.pool.after(*last).find(|address| !leases.contains_key(address)).expect("a free address");
+            let free =
+                self.pool.iter_from(*last).find(|address| !leases.contains_key(address)).expect("a free address");
             leases.insert(free, owner.clone());
             *last = Some(free);
             free

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use cnikit::plugin::{About, AddRequest, CheckRequest, DelRequest, Failure, Plugin, dispatch};
+use cnikit::plugin::{AddRequest, CheckRequest, DelRequest, Plugin, PluginError, PluginInfo, dispatch};
 use cnikit::spec::{AddResult, RawConfig};
 
 struct Nothing;
@@ -10,19 +10,19 @@ struct Nothing;
 impl Plugin for Nothing {
     type Config = serde_json::Value;
 
-    fn about(&self) -> About {
-        About { name: "nothing", version: "0", summary: "", docs: "" }
+    fn info(&self) -> PluginInfo {
+        PluginInfo { name: "nothing", version: "0", summary: "", docs: "" }
     }
 
-    fn add(&self, request: &AddRequest<Self::Config>) -> Result<AddResult, Failure> {
+    fn add(&self, request: &AddRequest<Self::Config>) -> Result<AddResult, PluginError> {
         Ok(request.prev_result.clone().unwrap_or_default())
     }
 
-    fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), Failure> {
+    fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), PluginError> {
         Ok(())
     }
 
-    fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), Failure> {
+    fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), PluginError> {
         Ok(())
     }
 }

@@ -123,7 +123,7 @@ fn look(store: &Store, pool: &Pool) {
     }
     store.usage(pool).map(drop).unwrap_or_else(named);
     store.damaged().map(drop).unwrap_or_else(named);
-    store.owners_at_work().map(drop).unwrap_or_else(named);
+    store.locked_owners().map(drop).unwrap_or_else(named);
 }
 
 fn assert_names_a_file(error: &Error, dir: &Path) {

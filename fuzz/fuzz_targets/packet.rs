@@ -100,7 +100,7 @@ impl Bed {
     fn set_up(&self, scenario: &Scenario) -> Network {
         let bridge = if scenario.at_bridge { PORT } else { BRIDGE };
         let mut config = NetConfig::new(bridge, MacAddr::new(MAC_GATEWAY));
-        (config.guard, config.direct) = (scenario.guard, scenario.direct);
+        (config.spoof_check, config.direct_forwarding) = (scenario.guard, scenario.direct);
         self.datapath.configure(config).expect("a row");
         let mut network = Network::new(bridge, MAC_GATEWAY);
         (network.guard, network.direct) = (scenario.guard, scenario.direct);

@@ -59,7 +59,7 @@ impl Probe {
             if let Some(&version) = versions.iter().find(|version| !supported.contains(version)) {
                 return Err(Error::Unsupported { version, supported });
             }
-            let newest = versions.last().copied().unwrap_or(Version::UNSTATED);
+            let newest = versions.last().copied().unwrap_or(Version::IMPLICIT);
             let delegate = suite.config.delegate();
             let real = delegate.and_then(|delegate| suite.find(delegate));
             let recorder = real.map(|real| Recorder::install(host, &real, "")).transpose()?;
@@ -86,7 +86,7 @@ impl Delegation {
 
 /// What the plugin says; where it says nothing that can be read, the configuration's version.
 fn supported_versions(suite: &Suite) -> Result<Vec<Version>, Error> {
-    let version = suite.config.stated_version().unwrap_or(Version::NEWEST);
+    let version = suite.config.stated_version().unwrap_or(Version::LATEST);
     let call = suite.call("VERSION").stdin(|_| format!(r#"{{"cniVersion":"{version}"}}"#));
     let listed = match call.run() {
         Ok(reply) => published(&reply.json()),

@@ -127,7 +127,7 @@ impl Rule {
         says: &'static str,
         check: Check,
     ) -> Self {
-        let since = verb.rule().since;
+        let since = verb.spec().since;
         Self { id, level: Level::Must, section, verb, since, says, each_version: false, applies: Applies::Any, check }
     }
 

@@ -20,7 +20,7 @@ const MOUNT_POINT: &str = "/sys/fs/bpf";
 const MAGIC: u32 = 0xcafe_4a11;
 
 /// How long to wait for a lock that is held for the few tens of milliseconds that a load takes.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pause between two attempts to lock.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -89,7 +89,7 @@ fn ensure_mounted(mount_point: &Path) -> Result<()> {
     }
     // Two mounts would stack, and the upper one hide what is pinned in the lower: one caller mounts,
     // the others wait on the directory below and look again.
-    let _lock = lock(mount_point, PATIENCE)?;
+    let _lock = lock(mount_point, LOCK_TIMEOUT)?;
     if is_bpffs(mount_point)? {
         return Ok(());
     }
@@ -125,7 +125,7 @@ mod tests {
         assert!(matches!(&error, Error::Locked { path: named, .. } if named == path), "{error:?}");
 
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| lock(path, PATIENCE));
+            let waiting = scope.spawn(|| lock(path, LOCK_TIMEOUT));
             drop(held);
             waiting.join().unwrap().unwrap();
         });

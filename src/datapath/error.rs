@@ -2,7 +2,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::spec::{Coded, ErrorCode};
+use crate::spec::{ErrorCode, HasErrorCode};
 
 /// Why a call of [`datapath`](crate::datapath) failed.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +145,7 @@ impl Error {
     }
 }
 
-impl Coded for Error {
+impl HasErrorCode for Error {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Locked { .. } | Self::Program { .. } => ErrorCode::TRY_AGAIN,

@@ -56,7 +56,7 @@ pub struct NetStats {
 
 /// Who owns an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PodPort {
+pub struct Endpoint {
     /// Index of the host end of the pod's veth pair; of the bridge for the gateway's addresses.
     pub ifindex: u32,
     /// The pod end's MAC; the bridge's for the gateway's addresses.
@@ -66,7 +66,7 @@ pub struct PodPort {
 /// What a port may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct PodLink {
+pub struct PortConfig {
     /// The pod end's MAC, from which alone it may send.
     pub mac: MacAddr,
     /// Never deliver directly to or from this port: for pods whose traffic is shaped at it.
@@ -78,22 +78,22 @@ pub struct PodLink {
 /// What the programs must know of their network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct NetConfig {
+pub struct DatapathConfig {
     /// Index of the bridge device. As long as it is 0 the programs do nothing.
     pub bridge_ifindex: u32,
     /// The bridge's own MAC: frames to it are to be routed.
     pub gateway_mac: MacAddr,
     /// Deliver packets between pods directly, past the bridge and netfilter. Flows that the stack carries when this is
     /// turned on stay with it.
-    pub direct: bool,
-    /// Drop what a pod sends in another's name. Applies to ports with a row in the [`LinkMap`](super::LinkMap).
-    pub guard: bool,
+    pub direct_forwarding: bool,
+    /// Drop what a pod sends in another's name. Applies to ports with a row in the [`PortConfigMap`](super::PortConfigMap).
+    pub spoof_check: bool,
 }
 
 /// `struct pod_port`
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-pub(super) struct RawPodPort {
+pub(super) struct RawEndpoint {
     ifindex: u32,
     mac: [u8; 6],
     xdp: u16,
@@ -119,7 +119,7 @@ pub(super) struct RawPortAddress {
 /// `struct net_config`
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-pub(super) struct RawNetConfig {
+pub(super) struct RawDatapathConfig {
     bridge_ifindex: u32,
     gateway_mac: [u8; 6],
     flags: u8,
@@ -131,19 +131,19 @@ const STACK_ONLY: u8 = 1 << 0;
 /// `CNI_PORT_HAS_SIBLINGS`
 const HAS_SIBLINGS: u8 = 1 << 1;
 /// `CNI_NET_DIRECT`
-const DIRECT: u8 = 1 << 0;
+const DIRECT_FORWARDING: u8 = 1 << 0;
 /// `CNI_NET_GUARD`
-const GUARD: u8 = 1 << 1;
+const SPOOF_CHECK: u8 = 1 << 1;
 
-impl NetConfig {
+impl DatapathConfig {
     /// A network whose pods are guarded and reach each other directly.
     #[must_use]
     pub const fn new(bridge_ifindex: u32, gateway_mac: MacAddr) -> Self {
-        Self { bridge_ifindex, gateway_mac, direct: true, guard: true }
+        Self { bridge_ifindex, gateway_mac, direct_forwarding: true, spoof_check: true }
     }
 }
 
-impl PodLink {
+impl PortConfig {
     /// A port of a pod without others, to and from which packets may be delivered directly.
     #[must_use]
     pub const fn new(mac: MacAddr) -> Self {
@@ -158,26 +158,26 @@ impl PodLink {
     }
 }
 
-impl From<PodPort> for RawPodPort {
-    fn from(port: PodPort) -> Self {
+impl From<Endpoint> for RawEndpoint {
+    fn from(port: Endpoint) -> Self {
         Self { ifindex: port.ifindex, mac: port.mac.octets(), xdp: 0 }
     }
 }
 
-impl From<RawPodPort> for PodPort {
-    fn from(raw: RawPodPort) -> Self {
+impl From<RawEndpoint> for Endpoint {
+    fn from(raw: RawEndpoint) -> Self {
         Self { ifindex: raw.ifindex, mac: MacAddr::new(raw.mac) }
     }
 }
 
-impl From<PodLink> for RawPortConfig {
-    fn from(link: PodLink) -> Self {
+impl From<PortConfig> for RawPortConfig {
+    fn from(link: PortConfig) -> Self {
         let flags = flag(link.stack_only, STACK_ONLY) | flag(link.has_siblings, HAS_SIBLINGS);
         Self { mac: link.mac.octets(), flags, reserved: 0 }
     }
 }
 
-impl From<RawPortConfig> for PodLink {
+impl From<RawPortConfig> for PortConfig {
     fn from(raw: RawPortConfig) -> Self {
         let has = |flag| raw.flags & flag != 0;
         Self { mac: MacAddr::new(raw.mac), stack_only: has(STACK_ONLY), has_siblings: has(HAS_SIBLINGS) }
@@ -198,24 +198,24 @@ impl RawPortAddress {
     }
 }
 
-impl From<NetConfig> for RawNetConfig {
-    fn from(config: NetConfig) -> Self {
+impl From<DatapathConfig> for RawDatapathConfig {
+    fn from(config: DatapathConfig) -> Self {
         Self {
             bridge_ifindex: config.bridge_ifindex,
             gateway_mac: config.gateway_mac.octets(),
-            flags: flag(config.direct, DIRECT) | flag(config.guard, GUARD),
+            flags: flag(config.direct_forwarding, DIRECT_FORWARDING) | flag(config.spoof_check, SPOOF_CHECK),
             reserved: 0,
         }
     }
 }
 
-impl From<RawNetConfig> for NetConfig {
-    fn from(raw: RawNetConfig) -> Self {
+impl From<RawDatapathConfig> for DatapathConfig {
+    fn from(raw: RawDatapathConfig) -> Self {
         Self {
             bridge_ifindex: raw.bridge_ifindex,
             gateway_mac: MacAddr::new(raw.gateway_mac),
-            direct: raw.flags & DIRECT != 0,
-            guard: raw.flags & GUARD != 0,
+            direct_forwarding: raw.flags & DIRECT_FORWARDING != 0,
+            spoof_check: raw.flags & SPOOF_CHECK != 0,
         }
     }
 }
@@ -261,9 +261,9 @@ mod tests {
         );
         same_layout!(NetStats, types::net_stats, direct, to_stack, to_host, from_stack, unknown);
         same_layout!(NetStats, types::net_stats, arp_answers, nd_answers, flows_added, flows_forgotten);
-        same_layout!(RawPodPort, types::pod_port, ifindex, mac, xdp);
+        same_layout!(RawEndpoint, types::pod_port, ifindex, mac, xdp);
         same_layout!(RawPortConfig, types::port_config, mac, flags, reserved);
-        same_layout!(RawNetConfig, types::net_config, bridge_ifindex, gateway_mac, flags, reserved);
+        same_layout!(RawDatapathConfig, types::net_config, bridge_ifindex, gateway_mac, flags, reserved);
         same_layout!(RawPortAddress, types::port_address, ifindex, address);
         assert_eq!(size_of::<Drops>(), size_of::<types::drops>());
         assert_eq!(FLOWS.sizes, (size_of::<types::flow_key>(), 1));

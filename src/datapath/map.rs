@@ -17,7 +17,7 @@ use super::{Error, Result};
 
 /// What a map of the C program is called there and as a pin, and the sizes of its rows.
 #[derive(Debug)]
-pub(super) struct Shape {
+pub(super) struct MapSpec {
     pub(super) name: &'static str,
     /// Sizes of key and value, in bytes.
     pub(super) sizes: (usize, usize),
@@ -36,7 +36,7 @@ pub(super) type Maps = BTreeMap<&'static str, MapHandle>;
 /// A value that consists of counters of 64 bits, which each CPU counts for itself.
 pub(super) trait PerCpu: FromBytes + IntoBytes + Immutable {}
 
-impl Shape {
+impl MapSpec {
     pub(super) const fn of<K, V>(name: &'static str) -> Self {
         Self { name, sizes: (size_of::<K>(), size_of::<V>()) }
     }
@@ -44,7 +44,7 @@ impl Shape {
 
 impl Map {
     /// Opens the pin of a map in `directory`, whose rows must have the sizes of this build's.
-    pub(super) fn open(directory: &Path, shape: &Shape) -> Result<Self> {
+    pub(super) fn open(directory: &Path, shape: &MapSpec) -> Result<Self> {
         let path = directory.join(shape.name);
         let handle = MapHandle::from_pinned_path(&path)
             .map_err(|error| Error::pin("open the pinned map", &path, io_error(error)))?;
@@ -56,7 +56,7 @@ impl Map {
     }
 
     /// Opens a map that running programs use, by the kernel's id for it; `None` when they use no map of this name.
-    pub(super) fn open_by_id(id: Option<u32>, shape: &Shape) -> Result<Self> {
+    pub(super) fn open_by_id(id: Option<u32>, shape: &MapSpec) -> Result<Self> {
         let failed =
             |source| Error::Map { operation: "open the map of running programs".to_owned(), map: shape.name, source };
         let id = id.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
@@ -69,7 +69,7 @@ impl Map {
     }
 
     #[cfg(test)]
-    pub(super) fn new(handle: MapHandle, shape: &Shape) -> Self {
+    pub(super) fn new(handle: MapHandle, shape: &MapSpec) -> Self {
         Self { handle, name: shape.name }
     }
 

@@ -4,26 +4,26 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zerocopy::IntoBytes as _;
 
-use super::layout::{RawNetConfig, RawPodPort, RawPortAddress, RawPortConfig};
-use super::map::{Map, Shape};
+use super::layout::{RawDatapathConfig, RawEndpoint, RawPortAddress, RawPortConfig};
+use super::map::{Map, MapSpec};
 use super::port_xdp::{PORT_XDP, PortXdp};
-use super::{Drops, MapSet, NetStats, PodCounters, PodLink, PodPort, Result};
+use super::{Drops, Endpoint, MapSet, NetStats, PodCounters, PortConfig, Result};
 
-pub(super) const PKT_COUNT: Shape = Shape::of::<[u8; 4], PodCounters>("pkt_count");
-pub(super) const PKT_COUNT_V6: Shape = Shape::of::<[u8; 16], PodCounters>("pkt_count_v6");
-pub(super) const POD_IFINDEX: Shape = Shape::of::<[u8; 4], RawPodPort>("pod_ifindex");
-pub(super) const POD_IFINDEX_V6: Shape = Shape::of::<[u8; 16], RawPodPort>("pod_ifindex_v6");
-pub(super) const PORT_CONFIG: Shape = Shape::of::<u32, RawPortConfig>("port_config");
-pub(super) const PORT_ADDRESSES: Shape = Shape::of::<RawPortAddress, u32>("port_addresses");
-pub(super) const PORT_DROPS: Shape = Shape::of::<u32, Drops>("port_drops");
-pub(super) const NET_CONFIG: Shape = Shape::of::<u32, RawNetConfig>("net_config");
-pub(super) const NET_STATS: Shape = Shape::of::<u32, NetStats>("net_stats");
-pub(super) const NET_DROPS: Shape = Shape::of::<u32, Drops>("net_drops");
+pub(super) const PKT_COUNT: MapSpec = MapSpec::of::<[u8; 4], PodCounters>("pkt_count");
+pub(super) const PKT_COUNT_V6: MapSpec = MapSpec::of::<[u8; 16], PodCounters>("pkt_count_v6");
+pub(super) const POD_IFINDEX: MapSpec = MapSpec::of::<[u8; 4], RawEndpoint>("pod_ifindex");
+pub(super) const POD_IFINDEX_V6: MapSpec = MapSpec::of::<[u8; 16], RawEndpoint>("pod_ifindex_v6");
+pub(super) const PORT_CONFIG: MapSpec = MapSpec::of::<u32, RawPortConfig>("port_config");
+pub(super) const PORT_ADDRESSES: MapSpec = MapSpec::of::<RawPortAddress, u32>("port_addresses");
+pub(super) const PORT_DROPS: MapSpec = MapSpec::of::<u32, Drops>("port_drops");
+pub(super) const NET_CONFIG: MapSpec = MapSpec::of::<u32, RawDatapathConfig>("net_config");
+pub(super) const NET_STATS: MapSpec = MapSpec::of::<u32, NetStats>("net_stats");
+pub(super) const NET_DROPS: MapSpec = MapSpec::of::<u32, Drops>("net_drops");
 /// The memory of flows is the programs' own: a `struct flow_key` and an octet of `enum flow_state`.
-pub(super) const FLOWS: Shape = Shape::of::<[u8; 40], u8>("flows");
+pub(super) const FLOWS: MapSpec = MapSpec::of::<[u8; 40], u8>("flows");
 
 /// All maps of a set.
-pub(super) const MAPS: [Shape; 12] = [
+pub(super) const MAPS: [MapSpec; 12] = [
     PKT_COUNT,
     PKT_COUNT_V6,
     POD_IFINDEX,
@@ -47,21 +47,21 @@ pub(super) const ONLY: [u8; 4] = [0; 4];
 /// `pkt_count` and `pkt_count_v6`: what each address sent and received.
 ///
 /// The programs count by address for those that are [tracked](Self::track), and for all others together:
-/// [`NetStats::unknown`]. An IPv4-mapped IPv6 address is the IPv4 address, here as in [`PortMap`].
+/// [`NetStats::unknown`]. An IPv4-mapped IPv6 address is the IPv4 address, here as in [`EndpointMap`].
 #[derive(Debug)]
 pub struct CounterMap(Families);
 
 /// `pod_ifindex` and `pod_ifindex_v6`: who owns each address.
 ///
 /// An address with a row is delivered to directly, may be sent from by its port alone where the port is
-/// [guarded](super::NetConfig::guard), and has its neighbour questions answered. The gateway's addresses have rows as
+/// [guarded](super::DatapathConfig::guard), and has its neighbour questions answered. The gateway's addresses have rows as
 /// well, with the bridge as their port: the programs leave packets for them to the stack.
 #[derive(Debug)]
-pub struct PortMap(Families);
+pub struct EndpointMap(Families);
 
 /// `port_config` and `port_drops`: what each port may do, and what it was not let do.
 #[derive(Debug)]
-pub struct LinkMap {
+pub struct PortConfigMap {
     config: Map,
     drops: Map,
     /// Absent from sets of an older build.
@@ -71,7 +71,7 @@ pub struct LinkMap {
 /// `port_addresses`: the addresses that the pod at a port has at its other ports, of this network or of another one.
 ///
 /// A guarded port may send from them. Delivery does not read this map: a packet for such an address goes to the port
-/// that the [`PortMap`] of the address's own network names.
+/// that the [`EndpointMap`] of the address's own network names.
 #[derive(Debug)]
 pub struct SharedAddressMap(Map);
 
@@ -109,7 +109,7 @@ impl CounterMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map), for a full map among others.
-    pub fn track(&self, address: IpAddr) -> Result<()> {
+    pub fn insert(&self, address: IpAddr) -> Result<()> {
         self.put(address, &PodCounters::default())
     }
 
@@ -132,7 +132,7 @@ impl CounterMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn forget(&self, address: IpAddr) -> Result<()> {
+    pub fn remove(&self, address: IpAddr) -> Result<()> {
         self.0.with(address, |map, key| map.delete(key, address))
     }
 
@@ -146,7 +146,7 @@ impl CounterMap {
     }
 }
 
-impl PortMap {
+impl EndpointMap {
     pub(super) fn open(maps: &MapSet) -> Result<Self> {
         Families::open(maps, &POD_IFINDEX, &POD_IFINDEX_V6).map(Self)
     }
@@ -161,8 +161,8 @@ impl PortMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map), for a full map among others.
-    pub fn insert(&self, address: IpAddr, port: PodPort) -> Result<()> {
-        self.0.with(address, |map, key| map.put(key, &RawPodPort::from(port), address))
+    pub fn insert(&self, address: IpAddr, port: Endpoint) -> Result<()> {
+        self.0.with(address, |map, key| map.put(key, &RawEndpoint::from(port), address))
     }
 
     /// Whose `address` is; `None` when it is nobody's and packets for it are left to the bridge.
@@ -170,8 +170,8 @@ impl PortMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn read(&self, address: IpAddr) -> Result<Option<PodPort>> {
-        self.0.with(address, |map, key| Ok(map.read::<RawPodPort>(key, address)?.map(PodPort::from)))
+    pub fn read(&self, address: IpAddr) -> Result<Option<Endpoint>> {
+        self.0.with(address, |map, key| Ok(map.read::<RawEndpoint>(key, address)?.map(Endpoint::from)))
     }
 
     /// Makes `address` nobody's again. Absent is success.
@@ -193,7 +193,7 @@ impl PortMap {
     }
 }
 
-impl LinkMap {
+impl PortConfigMap {
     pub(super) fn open(maps: &MapSet) -> Result<Self> {
         let (config, drops) = (maps.open(&PORT_CONFIG)?, maps.open(&PORT_DROPS)?);
         Ok(Self { config, drops, xdp: PortXdp::open(maps)? })
@@ -207,12 +207,12 @@ impl LinkMap {
     /// Says what the port `ifindex`, the host end of a pod's veth pair, may do, in place of what was said earlier. What
     /// has been dropped there so far stays counted.
     ///
-    /// From here on the port is guarded: it may send from the addresses alone that are its own in the [`PortMap`].
+    /// From here on the port is guarded: it may send from the addresses alone that are its own in the [`EndpointMap`].
     ///
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map), for a full map among others.
-    pub fn insert(&self, ifindex: u32, link: PodLink) -> Result<()> {
+    pub fn insert(&self, ifindex: u32, link: PortConfig) -> Result<()> {
         if self.drops(ifindex)?.is_none() {
             self.drops.put_sum(&ifindex.to_ne_bytes(), &Drops::default(), port(ifindex))?;
         }
@@ -224,8 +224,8 @@ impl LinkMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn read(&self, ifindex: u32) -> Result<Option<PodLink>> {
-        Ok(self.config.read::<RawPortConfig>(&ifindex.to_ne_bytes(), port(ifindex))?.map(PodLink::from))
+    pub fn read(&self, ifindex: u32) -> Result<Option<PortConfig>> {
+        Ok(self.config.read::<RawPortConfig>(&ifindex.to_ne_bytes(), port(ifindex))?.map(PortConfig::from))
     }
 
     /// What was dropped at the port, added up over the CPUs; `None` when nothing was said of it.
@@ -357,7 +357,7 @@ impl SharedAddressMap {
 }
 
 impl Families {
-    fn open(maps: &MapSet, v4: &Shape, v6: &Shape) -> Result<Self> {
+    fn open(maps: &MapSet, v4: &MapSpec, v6: &MapSpec) -> Result<Self> {
         Ok(Self { v4: maps.open(v4)?, v6: maps.open(v6)? })
     }
 

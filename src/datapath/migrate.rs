@@ -5,15 +5,15 @@ use std::path::Path;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::layout::{RawNetConfig, RawPodPort};
-use super::map::{Map, PerCpu, Shape};
-use super::maps::{CounterMap, LinkMap, NET_CONFIG, NET_STATS, ONLY, POD_IFINDEX, PortMap};
-use super::{MapSet, NetConfig, NetStats, PodCounters, PodLink, PodPort, Result};
+use super::layout::{RawDatapathConfig, RawEndpoint};
+use super::map::{Map, MapSpec, PerCpu};
+use super::maps::{CounterMap, EndpointMap, NET_CONFIG, NET_STATS, ONLY, POD_IFINDEX, PortConfigMap};
+use super::{DatapathConfig, Endpoint, MapSet, NetStats, PodCounters, PortConfig, Result};
 
 /// The maps of layout 1. It knew IPv4 alone; owners of addresses and the network's row look as they do now, but for the
 /// flags of the latter, which were a hole.
-const PKT_COUNT_1: Shape = Shape::of::<[u8; 4], PodCounters1>("pkt_count");
-const NET_STATS_1: Shape = Shape::of::<u32, NetStats1>("net_stats");
+const PKT_COUNT_1: MapSpec = MapSpec::of::<[u8; 4], PodCounters1>("pkt_count");
+const NET_STATS_1: MapSpec = MapSpec::of::<u32, NetStats1>("net_stats");
 
 #[derive(FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
@@ -44,13 +44,13 @@ pub(super) fn is_layout_1(directory: &Path) -> bool {
 ///
 /// Its programs go on counting in their own maps until they are replaced: what they count in this while is lost.
 pub(super) fn from_layout_1(old: &Path, new: &MapSet) -> Result<()> {
-    let (old_ports, ports, links) = (Map::open(old, &POD_IFINDEX)?, PortMap::open(new)?, LinkMap::open(new)?);
+    let (old_ports, ports, links) = (Map::open(old, &POD_IFINDEX)?, EndpointMap::open(new)?, PortConfigMap::open(new)?);
     for address in old_ports.keys::<4>()?.into_iter().map(Ipv4Addr::from) {
-        let Some(raw) = old_ports.read::<RawPodPort>(&address.octets(), address)? else { continue };
-        let port = PodPort::from(raw);
+        let Some(raw) = old_ports.read::<RawEndpoint>(&address.octets(), address)? else { continue };
+        let port = Endpoint::from(raw);
         ports.insert(address.into(), port)?;
         ports.insert(port.mac.link_local().into(), port)?;
-        links.insert(port.ifindex, PodLink::new(port.mac))?;
+        links.insert(port.ifindex, PortConfig::new(port.mac))?;
     }
 
     let (old_counters, counters) = (Map::open(old, &PKT_COUNT_1)?, CounterMap::open(new)?);
@@ -59,10 +59,10 @@ pub(super) fn from_layout_1(old: &Path, new: &MapSet) -> Result<()> {
         counters.put(address.into(), &counted.into())?;
     }
 
-    if let Some(raw) = Map::open(old, &NET_CONFIG)?.read::<RawNetConfig>(&ONLY, "the row")? {
-        let told = NetConfig::from(raw);
-        let config = NetConfig::new(told.bridge_ifindex, told.gateway_mac);
-        new.open(&NET_CONFIG)?.put(&ONLY, &RawNetConfig::from(config), "the row")?;
+    if let Some(raw) = Map::open(old, &NET_CONFIG)?.read::<RawDatapathConfig>(&ONLY, "the row")? {
+        let told = DatapathConfig::from(raw);
+        let config = DatapathConfig::new(told.bridge_ifindex, told.gateway_mac);
+        new.open(&NET_CONFIG)?.put(&ONLY, &RawDatapathConfig::from(config), "the row")?;
     }
     if let Some(counted) = Map::open(old, &NET_STATS_1)?.sum::<NetStats1>(&ONLY, "the row")? {
         new.open(&NET_STATS)?.put_sum(&ONLY, &NetStats::from(counted), "the row")?;

@@ -25,7 +25,7 @@
 //! 5.10 or newer with `CONFIG_BPF_SYSCALL` and `CONFIG_NET_CLS_BPF`; `CAP_BPF` and `CAP_NET_ADMIN`
 //! (or root) to load and to open pins, `CAP_SYS_ADMIN` to mount the BPF file system. Before 6.12,
 //! loading can take `CAP_PERFMON` as well: 5.10 and 6.1 are known to ask for it. With `CAP_PERFMON` and the kernel's BTF,
-//! direct packets pass the driver-mode XDP programs of pods ([`LinkMap::watch_xdp`]).
+//! direct packets pass the driver-mode XDP programs of pods ([`PortConfigMap::watch_xdp`]).
 //!
 //! # Example
 //!
@@ -76,8 +76,8 @@ mod tcx;
 
 pub use self::drops::{DropReason, Drops};
 pub use self::error::Error;
-pub use self::layout::{NetConfig, NetStats, PodCounters, PodLink, PodPort};
-pub use self::maps::{CounterMap, LinkMap, PortMap, SharedAddress, SharedAddressMap};
+pub use self::layout::{DatapathConfig, Endpoint, NetStats, PodCounters, PortConfig};
+pub use self::maps::{CounterMap, EndpointMap, PortConfigMap, SharedAddress, SharedAddressMap};
 pub use self::pins::{Datapath, PinState};
 pub use self::program::{Program, ProgramName};
 pub use self::set::MapSet;

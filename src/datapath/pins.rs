@@ -11,10 +11,10 @@ use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
 use super::in_use::InUse;
-use super::map::Shape;
-use super::maps::{CounterMap, LinkMap, MAPS, PortMap, SharedAddressMap, YOUNGER};
+use super::map::MapSpec;
+use super::maps::{CounterMap, EndpointMap, MAPS, PortConfigMap, SharedAddressMap, YOUNGER};
 use super::program::{Program, ProgramName};
-use super::{Drops, Error, MapSet, NetConfig, NetStats, Result, bpffs, skeleton};
+use super::{DatapathConfig, Drops, Error, MapSet, NetStats, Result, bpffs, skeleton};
 use crate::spec::NetworkName;
 
 /// Version of the maps' layout, the last part of the pins' path: a build whose maps differ keeps its
@@ -25,7 +25,7 @@ const LAYOUT: u32 = 2;
 /// and directories, and nothing else.
 pub(super) const BUILD_MARK: &str = "build-";
 
-/// What follows the build's digest in that name as long as the set is [`PinState::Unsettled`].
+/// What follows the build's digest in that name as long as the set is [`PinState::DumpInterrupted`].
 const UNSETTLED: &str = "-unsettled";
 
 /// One network's programs and maps, pinned in `<root>/<network>/v<layout>/`.
@@ -71,7 +71,7 @@ impl Datapath {
     /// [`Error::Pin`] when the directory cannot be listed.
     pub fn networks(root: impl AsRef<Path>) -> Result<Vec<NetworkName>> {
         let mut networks: Vec<NetworkName> =
-            names(root.as_ref())?.iter().filter_map(|name| name.to_str()?.replace(':', ".").parse().ok()).collect();
+            list_dir(root.as_ref())?.iter().filter_map(|name| name.to_str()?.replace(':', ".").parse().ok()).collect();
         networks.sort_unstable();
         Ok(networks)
     }
@@ -95,13 +95,13 @@ impl Datapath {
     ///
     /// [`Error::Pin`] when the directory cannot be listed, and nothing is known of what is in there.
     pub fn is_complete(&self) -> Result<bool> {
-        let found = names(&self.directory())?;
+        let found = list_dir(&self.directory())?;
         Ok(has_all(&found, MAPS.iter().filter(|shape| !YOUNGER.contains(&shape.name))))
     }
 
     /// Whether all is pinned that this build pins.
     pub(super) fn is_whole(&self) -> Result<bool> {
-        Ok(is_whole(&names(&self.directory())?))
+        Ok(is_whole(&list_dir(&self.directory())?))
     }
 
     /// What the pins are good for. Costs two listings of directories.
@@ -110,8 +110,8 @@ impl Datapath {
     ///
     /// [`Error::NewerLayout`] after a downgrade, [`Error::Pin`] when a directory cannot be listed.
     pub fn state(&self) -> Result<PinState> {
-        self.refuse_newer()?;
-        let found = names(&self.directory())?;
+        self.check_downgrade()?;
+        let found = list_dir(&self.directory())?;
         let has = |mark: &str| found.iter().any(|name| name == mark);
         Ok(match is_whole(&found) {
             true if has(&self.build) => PinState::Settled,
@@ -174,7 +174,7 @@ impl Datapath {
     /// [`Error::Mount`]; [`Error::Load`] when the kernel refuses to make a map; [`Error::NewerLayout`], [`Error::Layout`]
     /// or [`Error::Pin`] for what is pinned, and for a file system that cannot be written.
     pub fn probe(&self) -> Result<()> {
-        self.refuse_newer()?;
+        self.check_downgrade()?;
         if self.is_complete()? {
             MAPS.iter().try_for_each(|shape| self.maps().open_younger(shape).map(drop))?;
         }
@@ -189,7 +189,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`] names what could not be removed, [`Error::Locked`] the lock of a loader that
+    /// [`Error::Pin`] names what could not be removed, [`Error::StoreGuard`] the lock of a loader that
     /// hangs.
     pub fn remove(&self) -> Result<()> {
         // Without the pins there may be no root either, and so nothing to lock.
@@ -239,8 +239,8 @@ impl Datapath {
     ///
     /// [`Error::Pin`] when one is not there or may not be opened, [`Error::Layout`] when it is not
     /// this build's.
-    pub fn counters(&self) -> Result<CounterMap> {
-        self.maps().counters()
+    pub fn open_counters(&self) -> Result<CounterMap> {
+        self.maps().open_counters()
     }
 
     /// As [`MapSet::ports`], of the pinned maps.
@@ -248,8 +248,8 @@ impl Datapath {
     /// # Errors
     ///
     /// As [`counters`](Self::counters).
-    pub fn ports(&self) -> Result<PortMap> {
-        self.maps().ports()
+    pub fn open_endpoints(&self) -> Result<EndpointMap> {
+        self.maps().open_endpoints()
     }
 
     /// As [`MapSet::links`], of the pinned maps.
@@ -257,17 +257,17 @@ impl Datapath {
     /// # Errors
     ///
     /// As [`counters`](Self::counters).
-    pub fn links(&self) -> Result<LinkMap> {
-        self.maps().links()
+    pub fn open_port_configs(&self) -> Result<PortConfigMap> {
+        self.maps().open_port_configs()
     }
 
-    /// As [`MapSet::shared_addresses`], of the pinned maps.
+    /// As [`MapSet::open_shared_addresses`], of the pinned maps.
     ///
     /// # Errors
     ///
     /// As [`counters`](Self::counters).
-    pub fn shared_addresses(&self) -> Result<Option<SharedAddressMap>> {
-        self.maps().shared_addresses()
+    pub fn open_shared_addresses(&self) -> Result<Option<SharedAddressMap>> {
+        self.maps().open_shared_addresses()
     }
 
     /// As [`MapSet::configure`], of the pinned maps.
@@ -275,7 +275,7 @@ impl Datapath {
     /// # Errors
     ///
     /// As [`counters`](Self::counters), and [`Error::Map`].
-    pub fn configure(&self, config: NetConfig) -> Result<()> {
+    pub fn configure(&self, config: DatapathConfig) -> Result<()> {
         self.maps().configure(config)
     }
 
@@ -284,7 +284,7 @@ impl Datapath {
     /// # Errors
     ///
     /// As [`configure`](Self::configure).
-    pub fn config(&self) -> Result<NetConfig> {
+    pub fn config(&self) -> Result<DatapathConfig> {
         self.maps().config()
     }
 
@@ -314,12 +314,12 @@ impl Datapath {
     /// The layouts that are pinned, in no order.
     fn layouts(&self) -> Result<Vec<u32>> {
         let number = |name: OsString| name.to_str()?.strip_prefix('v')?.parse().ok();
-        Ok(names(&self.network)?.into_iter().filter_map(number).collect())
+        Ok(list_dir(&self.network)?.into_iter().filter_map(number).collect())
     }
 
     /// A newer build works by maps that this one does not know. Were this one to load its own beside them, the pods that
     /// are there would have no rows, and the programs of both would take turns.
-    pub(super) fn refuse_newer(&self) -> Result<()> {
+    pub(super) fn check_downgrade(&self) -> Result<()> {
         match self.layouts()?.into_iter().max() {
             Some(found) if found > LAYOUT => Err(Error::NewerLayout { path: self.layout(found), found, known: LAYOUT }),
             _ => Ok(()),
@@ -329,7 +329,7 @@ impl Datapath {
     /// Loads and removals take turns. The lock is the root's, as the network's directory itself comes
     /// and goes: a lock on one that was removed would keep nobody out.
     pub(super) fn lock(&self) -> Result<File> {
-        bpffs::lock(&self.root, bpffs::PATIENCE)
+        bpffs::lock(&self.root, bpffs::LOCK_TIMEOUT)
     }
 }
 
@@ -339,7 +339,7 @@ fn is_whole(names: &[OsString]) -> bool {
 }
 
 /// Whether these maps and all programs are among the names of pins. One list costs less than a look for each.
-fn has_all<'s>(names: &[OsString], maps: impl Iterator<Item = &'s Shape>) -> bool {
+fn has_all<'s>(names: &[OsString], maps: impl Iterator<Item = &'s MapSpec>) -> bool {
     let maps = maps.map(|shape| shape.name);
     let programs = ProgramName::ALL.map(ProgramName::as_str);
     maps.chain(programs).all(|pin| names.iter().any(|name| name == pin))
@@ -347,7 +347,7 @@ fn has_all<'s>(names: &[OsString], maps: impl Iterator<Item = &'s Shape>) -> boo
 
 /// The names in a directory; none if there is no such directory. An ADD lists three: the C library would map memory for
 /// each, and unmap it.
-pub(super) fn names(directory: &Path) -> Result<Vec<OsString>> {
+pub(super) fn list_dir(directory: &Path) -> Result<Vec<OsString>> {
     let failed = |errno: Errno| Error::pin("list the pins in", directory, errno);
     let opened = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let directory = match opened {

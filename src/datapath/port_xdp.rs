@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::btf::Btf;
 use super::error::io_error;
-use super::map::{Map, Shape};
+use super::map::{Map, MapSpec};
 use super::maps::PORT_CONFIG;
 use super::{Error, MapSet, Result, skeleton};
 
@@ -33,7 +33,7 @@ mod generated {
 }
 
 /// The map of addresses, of the set.
-pub(super) const PORT_XDP: Shape = Shape::of::<u32, u64>("port_xdp");
+pub(super) const PORT_XDP: MapSpec = MapSpec::of::<u32, u64>("port_xdp");
 const PROGRAM: &str = "find_xdp";
 
 /// The map, and the program that finds what to write there.

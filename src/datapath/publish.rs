@@ -16,7 +16,7 @@ use super::error::io_error;
 use super::in_use::{InUse, map_id};
 use super::map::{Map, Maps};
 use super::maps::MAPS;
-use super::pins::{BUILD_MARK, Datapath, PinState, names, remove_tree};
+use super::pins::{BUILD_MARK, Datapath, PinState, list_dir, remove_tree};
 use super::program::{Program, ProgramName};
 use super::{Error, MapSet, Result, bpffs, migrate, port_xdp, skeleton};
 
@@ -48,19 +48,19 @@ impl Datapath {
     /// | not all maps | creates the missing ones |
     /// | programs with the code of the running ones | pins the running ones |
     ///
-    /// Counters and entries survive, except when the maps in use cannot be opened. The set is then [`Unsettled`]: its
+    /// Counters and entries survive, except when the maps in use cannot be opened. The set is then [`DumpInterrupted`]: its
     /// maps may lack entries, or have too many. The caller attaches the pinned programs in the place of the running ones
     /// ([`Program::id`] differs), and calls [`remove_outdated`](Self::remove_outdated).
     ///
     /// Running programs of another layout, or that this process may not open, are passed over: the pinned maps are used,
     /// or new ones.
     ///
-    /// [`Unsettled`]: PinState::Unsettled
+    /// [`DumpInterrupted`]: PinState::DumpInterrupted
     ///
     /// # Errors
     ///
     /// [`Error::Mount`] and [`Error::NotBpffs`] for the file system, [`Error::Load`] and
-    /// [`Error::Rejected`] when the kernel refuses the programs, [`Error::Locked`] when another
+    /// [`Error::Rejected`] when the kernel refuses the programs, [`Error::StoreGuard`] when another
     /// loader hangs, [`Error::NewerLayout`] after a downgrade, [`Error::Layout`] for maps that do not
     /// fit, [`Error::Program`] when a running program was replaced meanwhile, [`Error::Pin`] for the rest.
     ///
@@ -217,8 +217,8 @@ impl Datapath {
                 .map_err(|error| Error::pin("publish the pins as", &published, error));
         }
         // The mark goes first and comes last: meanwhile the set is outdated, and callers wait for the lock.
-        let collected = names(loading)?;
-        for name in names(&published)? {
+        let collected = list_dir(loading)?;
+        for name in list_dir(&published)? {
             let path = published.join(&name);
             if is_mark(&name) {
                 remove_tree(&path)?;

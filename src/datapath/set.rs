@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use zerocopy::FromZeros as _;
 
 use super::in_use::InUse;
-use super::layout::RawNetConfig;
-use super::map::{Map, Shape};
-use super::maps::{CounterMap, LinkMap, NET_CONFIG, NET_DROPS, NET_STATS, ONLY, PortMap, SharedAddressMap};
-use super::{Drops, NetConfig, NetStats, Result};
+use super::layout::RawDatapathConfig;
+use super::map::{Map, MapSpec};
+use super::maps::{CounterMap, EndpointMap, NET_CONFIG, NET_DROPS, NET_STATS, ONLY, PortConfigMap, SharedAddressMap};
+use super::{DatapathConfig, Drops, NetStats, Result};
 
 /// The maps of one network: those that are pinned, or those that running programs use.
 ///
@@ -54,7 +54,7 @@ impl MapSet {
         }
     }
 
-    pub(super) fn open(&self, shape: &Shape) -> Result<Map> {
+    pub(super) fn open(&self, shape: &MapSpec) -> Result<Map> {
         match &self.0 {
             Place::Pins(directory) => Map::open(directory, shape),
             Place::Ids(ids) => Map::open_by_id(ids.get(shape.name).copied(), shape),
@@ -62,7 +62,7 @@ impl MapSet {
     }
 
     /// Opens a map that sets of older builds lack.
-    pub(super) fn open_younger(&self, shape: &Shape) -> Result<Option<Map>> {
+    pub(super) fn open_younger(&self, shape: &MapSpec) -> Result<Option<Map>> {
         match &self.0 {
             Place::Pins(directory) => match Map::open(directory, shape) {
                 Err(error) if error.is_missing_pin() => Ok(None),
@@ -80,7 +80,7 @@ impl MapSet {
     /// [`Error::Pin`](super::Error::Pin) when a pinned map is missing or may not be opened,
     /// [`Error::Map`](super::Error::Map) for a map of running programs, [`Error::Layout`](super::Error::Layout) when a
     /// map has other sizes than this build's.
-    pub fn counters(&self) -> Result<CounterMap> {
+    pub fn open_counters(&self) -> Result<CounterMap> {
         CounterMap::open(self)
     }
 
@@ -89,8 +89,8 @@ impl MapSet {
     /// # Errors
     ///
     /// As [`counters`](Self::counters).
-    pub fn ports(&self) -> Result<PortMap> {
-        PortMap::open(self)
+    pub fn open_endpoints(&self) -> Result<EndpointMap> {
+        EndpointMap::open(self)
     }
 
     /// Opens `port_config` and `port_drops`: what each port may do, and what was dropped there.
@@ -98,8 +98,8 @@ impl MapSet {
     /// # Errors
     ///
     /// As [`counters`](Self::counters).
-    pub fn links(&self) -> Result<LinkMap> {
-        LinkMap::open(self)
+    pub fn open_port_configs(&self) -> Result<PortConfigMap> {
+        PortConfigMap::open(self)
     }
 
     /// Opens `port_addresses`: the addresses that pods have at other ports of theirs. `None` for the maps of an older
@@ -108,7 +108,7 @@ impl MapSet {
     /// # Errors
     ///
     /// As [`counters`](Self::counters).
-    pub fn shared_addresses(&self) -> Result<Option<SharedAddressMap>> {
+    pub fn open_shared_addresses(&self) -> Result<Option<SharedAddressMap>> {
         SharedAddressMap::open(self)
     }
 
@@ -117,9 +117,9 @@ impl MapSet {
     /// # Errors
     ///
     /// As [`counters`](Self::counters), and [`Error::Map`](super::Error::Map).
-    pub fn configure(&self, config: NetConfig) -> Result<()> {
+    pub fn configure(&self, config: DatapathConfig) -> Result<()> {
         let map = self.open(&NET_CONFIG)?;
-        if read_config(&map)? == config { Ok(()) } else { map.put(&ONLY, &RawNetConfig::from(config), "the row") }
+        if read_config(&map)? == config { Ok(()) } else { map.put(&ONLY, &RawDatapathConfig::from(config), "the row") }
     }
 
     /// What was last written with [`configure`](Self::configure); zeros, and nothing turned on, before the first time.
@@ -127,7 +127,7 @@ impl MapSet {
     /// # Errors
     ///
     /// As [`configure`](Self::configure).
-    pub fn config(&self) -> Result<NetConfig> {
+    pub fn config(&self) -> Result<DatapathConfig> {
         read_config(&self.open(&NET_CONFIG)?)
     }
 
@@ -150,6 +150,6 @@ impl MapSet {
     }
 }
 
-fn read_config(map: &Map) -> Result<NetConfig> {
-    Ok(map.read(&ONLY, "the row")?.unwrap_or_else(RawNetConfig::new_zeroed).into())
+fn read_config(map: &Map) -> Result<DatapathConfig> {
+    Ok(map.read(&ONLY, "the row")?.unwrap_or_else(RawDatapathConfig::new_zeroed).into())
 }

@@ -144,4 +144,4 @@ fn tail(messages: &[String]) -> String {
 }
 
 #[cfg(test)]
-mod verdicts;
+mod prog_tests;

@@ -117,12 +117,12 @@ impl TcxLink {
     /// # Errors
     ///
     /// As [`attach`](Self::attach), [`open`](Self::open) but for a missing pin, and [`pin`](Self::pin);
-    /// [`Error::Locked`] where another caller hangs.
+    /// [`Error::StoreGuard`] where another caller hangs.
     pub fn ensure(program: &impl AsFd, ifindex: u32, direction: Direction, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let directory = path.parent().unwrap_or(path);
         bpffs::ensure_directory(directory)?;
-        let _lock = bpffs::lock(directory, bpffs::PATIENCE)?;
+        let _lock = bpffs::lock(directory, bpffs::LOCK_TIMEOUT)?;
         match Self::open(path) {
             Ok(link) => {
                 let info = link.info()?;
@@ -199,7 +199,7 @@ impl TcxLink {
     /// # Errors
     ///
     /// As [`open`](Self::open) for what is no TCX link, as [`detach`](Self::detach), and [`Error::Pin`];
-    /// [`Error::Locked`] where another caller hangs.
+    /// [`Error::StoreGuard`] where another caller hangs.
     pub fn remove(path: impl AsRef<Path>) -> Result<()> {
         Self::remove_if(path.as_ref(), |_| true)
     }
@@ -219,7 +219,7 @@ impl TcxLink {
         if !path.try_exists().map_err(|error| Error::pin("look for the pin", path, error))? {
             return Ok(());
         }
-        let _lock = bpffs::lock(directory, bpffs::PATIENCE)?;
+        let _lock = bpffs::lock(directory, bpffs::LOCK_TIMEOUT)?;
         let link = match Self::open(path) {
             Err(error) if error.is_missing_pin() => return Ok(()),
             link => link?,

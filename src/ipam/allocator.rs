@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::error::{Error, Result};
-use super::hints::{Hints, Rows};
+use super::hints::{AddressSet, AllocationHints};
 use super::lease::{Lease, Owner, Tenant};
 use super::pool::Pool;
 use super::range::Range;
@@ -15,7 +15,7 @@ use super::range::Range;
 ///
 /// A look is a system call and finds a free address at once while most are free. A listing costs about as much as
 /// looking at a seventh of the addresses taken, and is worth it where long rows of them are that no search has seen.
-const LOOKS: usize = if cfg!(test) { 2 } else { 64 };
+const MAX_PROBES: usize = if cfg!(test) { 2 } else { 64 };
 
 /// What a store does for the allocator. Nobody else changes it meanwhile.
 pub(super) trait Table {
@@ -34,9 +34,9 @@ pub(super) trait Table {
     fn all(&mut self) -> Result<Vec<Lease>>;
 
     /// What earlier searches have found out. Addresses that are removed since are not among the taken.
-    fn hints(&self) -> Hints;
+    fn hints(&self) -> AllocationHints;
 
-    fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease>;
+    fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: AllocationHints) -> Result<Lease>;
 
     fn remove(&mut self, owner: &Owner) -> Result<()>;
 }
@@ -57,7 +57,7 @@ pub(super) fn allocate(
         return Err(Error::AlreadyLeased { lease: Box::new(lease) });
     }
     let reclaim = &mut |lease: &Lease| !lease.imported && reclaim(lease);
-    let wishes = wishes(pools, requested)?;
+    let wishes = requested_by_pool(pools, requested)?;
     // Wishes come first, lest one is taken for another pool that has the address too.
     for wish in wishes.iter().flatten() {
         claim(table, *wish, reclaim)?;
@@ -86,7 +86,7 @@ pub(super) fn allocate(
 }
 
 /// What is asked for of each pool.
-fn wishes(pools: &[Pool], requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>> {
+fn requested_by_pool(pools: &[Pool], requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>> {
     let mut wishes = vec![None; pools.len()];
     for (index, address) in requested.iter().enumerate() {
         // A runtime may tell the same wish in several places.
@@ -124,7 +124,7 @@ struct Search<'a, T> {
     /// What this allocation has decided on already.
     chosen: &'a [IpAddr],
     /// What is known to be taken.
-    taken: &'a mut Rows,
+    taken: &'a mut AddressSet,
 }
 
 impl<T: Table> Search<'_, T> {
@@ -151,12 +151,12 @@ impl<T: Table> Search<'_, T> {
     fn free_by_looks(&mut self) -> Result<Option<IpAddr>> {
         let mut place = self.cursor;
         // A jump leads past a row; who has made more of them than there are rows has been everywhere.
-        let steps = LOOKS + self.chosen.len() + self.taken.len() + 1;
+        let steps = MAX_PROBES + self.chosen.len() + self.taken.len() + 1;
         for _ in 0..steps {
-            let Some(address) = self.pool.after(place).next() else {
+            let Some(address) = self.pool.iter_from(place).next() else {
                 return Ok(None);
             };
-            place = match self.taken.end_of_row(address) {
+            place = match self.taken.end_of_interval(address) {
                 Some(end) => Some(end),
                 None if self.chosen.contains(&address) => Some(address),
                 None if !self.table.is_taken(address)? => return Ok(Some(address)),
@@ -173,7 +173,7 @@ impl<T: Table> Search<'_, T> {
     fn free_by_list(&mut self) -> Result<Option<IpAddr>> {
         let taken = self.table.taken()?;
         self.taken.forget(|address| self.pool.contains(address));
-        for address in self.pool.after(self.cursor) {
+        for address in self.pool.iter_from(self.cursor) {
             if taken.contains(&address) {
                 self.taken.add(address);
             } else if !self.chosen.contains(&address) {

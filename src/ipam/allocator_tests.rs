@@ -2,7 +2,7 @@ use std::fs;
 
 use super::fixture::{NOW, ip, lease, owner, pool, usage};
 use super::*;
-use crate::spec::{Coded, ErrorCode};
+use crate::spec::{ErrorCode, HasErrorCode};
 
 #[test]
 fn a_requested_address_is_given_and_does_not_move_the_search() {
@@ -174,7 +174,7 @@ fn a_damaged_lease_of_the_gone_is_given_up_too_and_kept_for_a_look() {
     let mut locked = store.lock(NOW).unwrap();
     let lease = locked.allocate_with(&owner("new"), &[small], &[], |lease| lease.owner == owner("3")).unwrap();
     assert_eq!(lease.addresses, ["10.0.0.5/29".parse().unwrap()]);
-    let aside: Vec<_> = locked.set_aside().iter().map(ToString::to_string).collect();
+    let aside: Vec<_> = locked.quarantined().iter().map(ToString::to_string).collect();
     let (was, is) = (dir.path().join("leases/3@eth0.json"), dir.path().join("damaged/3@eth0.json"));
     let why = "EOF while parsing a value at line 1 column 0";
     assert_eq!(aside, [format!("{} was damaged and is now {}: {why}", was.display(), is.display())]);

@@ -168,7 +168,7 @@ impl TryFrom<RangeKeys> for Range {
     type Error = Error;
 
     fn try_from(keys: RangeKeys) -> Result<Self> {
-        Self::new(keys.subnet, keys.gateway)?.between(keys.range_start, keys.range_end)?.excluding(&keys.exclude)
+        Self::new(keys.subnet, keys.gateway)?.with_bounds(keys.range_start, keys.range_end)?.exclude(&keys.exclude)
     }
 }
 
@@ -191,13 +191,15 @@ fn pools(sets: Vec<Vec<RangeKeys>>, exclude: &[IpNetwork]) -> Result<Vec<Pool>> 
     }
     let mut sets: Vec<Vec<Range>> =
         sets.into_iter().map(|set| set.into_iter().map(Range::try_from).collect()).collect::<Result<_>>()?;
-    if let Some(exclude) = exclude.iter().find(|exclude| !sets.iter().flatten().any(|range| range.touches(**exclude))) {
+    if let Some(exclude) =
+        exclude.iter().find(|exclude| !sets.iter().flatten().any(|range| range.intersects(**exclude)))
+    {
         let ranges: Vec<String> = sets.iter().flatten().map(Range::to_string).collect();
         return Err(Error::ExcludeOutside { exclude: *exclude, ranges: ranges.join(", ") });
     }
     for range in sets.iter_mut().flatten() {
-        let own: Vec<IpNetwork> = exclude.iter().copied().filter(|exclude| range.touches(*exclude)).collect();
-        *range = range.clone().excluding(&own)?;
+        let own: Vec<IpNetwork> = exclude.iter().copied().filter(|exclude| range.intersects(*exclude)).collect();
+        *range = range.clone().exclude(&own)?;
     }
     let pools: Vec<Pool> = sets.into_iter().map(Pool::new).collect::<Result<_>>()?;
     keep_apart(pools.iter().flat_map(Pool::ranges))?;

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use serde_json::json;
 
 use super::{IpamConfig, IpamKeys, Pool, RangeKeys};
-use crate::spec::{Coded, ErrorCode};
+use crate::spec::{ErrorCode, HasErrorCode};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -196,13 +196,13 @@ fn the_ranges_of_a_pool_are_gone_through_in_a_circle() {
     .unwrap();
     let circle = ["10.0.0.2", "10.0.0.3", "10.0.0.6", "10.9.0.2", "10.5.0.5", "10.5.0.6"].map(ip);
     assert_eq!(pool.capacity(), circle.len() as u128);
-    assert_eq!(pool.after(None).collect::<Vec<_>>(), circle);
-    assert_eq!(pool.after(Some(ip("192.168.0.1"))).collect::<Vec<_>>(), circle);
+    assert_eq!(pool.iter_from(None).collect::<Vec<_>>(), circle);
+    assert_eq!(pool.iter_from(Some(ip("192.168.0.1"))).collect::<Vec<_>>(), circle);
     for turn in 0..circle.len() {
         let expected = [&circle[turn + 1..], &circle[..=turn]].concat();
-        assert_eq!(pool.after(Some(circle[turn])).collect::<Vec<_>>(), expected);
+        assert_eq!(pool.iter_from(Some(circle[turn])).collect::<Vec<_>>(), expected);
     }
     // A cursor that is left out by now still tells where the search has come to.
-    assert_eq!(pool.after(Some(ip("10.0.0.4"))).next(), Some(ip("10.0.0.6")));
-    assert_eq!(pool.after(Some(ip("10.9.0.1"))).next(), Some(ip("10.9.0.2")));
+    assert_eq!(pool.iter_from(Some(ip("10.0.0.4"))).next(), Some(ip("10.0.0.6")));
+    assert_eq!(pool.iter_from(Some(ip("10.9.0.1"))).next(), Some(ip("10.9.0.2")));
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fixture::{owner, pool};
-use super::{BootId, Lease, Locked, Pool, Store};
+use super::{BootId, Lease, Pool, Store, StoreGuard};
 
 thread_local! {
     /// How many more steps this thread takes before it is stopped.
@@ -47,7 +47,7 @@ fn store(dir: &Path) -> Store {
     Store::for_boot(dir, BootId::new("now"))
 }
 
-fn lock(store: &Store) -> Locked<'_> {
+fn lock(store: &Store) -> StoreGuard<'_> {
     store.lock(Duration::ZERO).unwrap()
 }
 

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::lease::{Lease, Owner};
 use super::pool::Pool;
 use super::range::Range;
-use crate::spec::{Coded, ErrorCode};
+use crate::spec::{ErrorCode, HasErrorCode};
 
 /// The code of [`Error::PoolExhausted`]: no address is free.
 pub const POOL_EXHAUSTED: ErrorCode = ErrorCode::plugin_specific(100);
@@ -267,7 +267,7 @@ pub enum Error {
     },
 }
 
-impl Coded for Error {
+impl HasErrorCode for Error {
     fn code(&self) -> ErrorCode {
         match self {
             Self::HostBits { .. }

@@ -19,13 +19,13 @@ fn step() {}
 pub(super) const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
 /// No file here is longer, unless it is damaged. In bytes.
-const LONGEST: u64 = 64 * 1024;
+const MAX_FILE_SIZE: u64 = 64 * 1024;
 /// The lock file is no longer, in bytes: it has no more hints than fit.
 const SHORT: usize = 4 * 1024;
 /// Fails with `ELOOP` at a symbolic link.
-pub(super) const NO_DETOUR: i32 = OFlags::NOFOLLOW.bits().cast_signed();
+pub(super) const O_NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 /// How many bytes of names one system call lists.
-const LISTING: usize = 32 * 1024;
+const DIR_BUFFER: usize = 32 * 1024;
 
 /// Makes a directory and those above it, where they are missing.
 pub(super) fn create_dir(path: &Path) -> Result<()> {
@@ -86,13 +86,13 @@ pub(super) fn stat(path: &Path) -> Result<Option<Metadata>> {
 /// Opens what is there to be read, and nothing that a link leads to. A pipe that nobody writes to is opened at once.
 fn open(path: &Path) -> Result<Option<File>> {
     let mut options = OpenOptions::new();
-    options.read(true).custom_flags(NO_DETOUR | OFlags::NONBLOCK.bits().cast_signed());
+    options.read(true).custom_flags(O_NOFOLLOW | OFlags::NONBLOCK.bits().cast_signed());
     present(options.open(path)).map_err(Error::io("open", path))
 }
 
 /// Refuses a directory of a store that somebody else could change, as far as it is there: files would be put in the
 /// place of others, or all of it be moved away.
-pub(super) fn refuse_shared(dir: &Path) -> Result<()> {
+pub(super) fn check_ownership(dir: &Path) -> Result<()> {
     let others = Mode::WGRP | Mode::WOTH;
     for (path, is_own) in [(dir, true), (dir.parent().unwrap_or(dir), false)] {
         // It is not there, or whoever opens it next says what is wrong.
@@ -127,7 +127,7 @@ pub(super) fn read(path: &Path) -> Result<Option<(Vec<u8>, Metadata)>> {
     };
     let metadata = file.metadata().map_err(Error::io("look at", path))?;
     // What a file has gained since is a change in place, which nobody makes: there is no looking for its end.
-    let mut content = vec![0; metadata.len().min(LONGEST) as usize];
+    let mut content = vec![0; metadata.len().min(MAX_FILE_SIZE) as usize];
     let mut length = 0;
     while length < content.len() {
         match file.read(&mut content[length..]) {
@@ -159,7 +159,7 @@ pub(super) fn visit_names(path: &Path, mut visit: impl FnMut(&str)) -> Result<()
     let Some(dir) = open(path)? else {
         return Ok(());
     };
-    let mut buffer = Vec::with_capacity(LISTING);
+    let mut buffer = Vec::with_capacity(DIR_BUFFER);
     let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
     while let Some(entry) = entries.next() {
         let entry = entry.map_err(|error| Error::io("list", path)(error.into()))?;

@@ -13,32 +13,32 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Shorter rows are not written down: looking at their addresses one by one is as fast.
-const SHORTEST: u128 = if cfg!(test) { 2 } else { 8 };
+const MIN_RUN: u128 = if cfg!(test) { 2 } else { 8 };
 /// No more rows are written down, so that reading all of them is one system call.
-const MOST: usize = 32;
+const MAX_RUNS: usize = 32;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Hints {
+pub(super) struct AllocationHints {
     /// The address of each pool that was handed out last.
     pub(super) last: Vec<IpAddr>,
     /// Addresses that a search has seen to be taken, and that were not released since.
-    pub(super) taken: Rows,
+    pub(super) taken: AddressSet,
 }
 
 /// A set of addresses, kept as rows without a gap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Rows {
+pub(super) struct AddressSet {
     /// Sorted, and apart from each other.
-    rows: Vec<Row>,
+    rows: Vec<Interval>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Row {
+struct Interval {
     first: IpAddr,
     last: IpAddr,
 }
 
-impl Hints {
+impl AllocationHints {
     /// Reads what [`fmt::Display`] has written. Whatever is no hint is passed over.
     pub(super) fn parse(text: &[u8]) -> Self {
         let mut hints = Self::default();
@@ -48,7 +48,7 @@ impl Hints {
             let mut address = || words.next()?.parse::<IpAddr>().ok();
             match (keyword, address(), address()) {
                 (Some("last"), Some(last), None) => hints.last.push(last),
-                (Some("taken"), Some(first), Some(last)) => hints.taken.rows.push(Row { first, last }),
+                (Some("taken"), Some(first), Some(last)) => hints.taken.rows.push(Interval { first, last }),
                 _ => {}
             }
         }
@@ -60,33 +60,33 @@ impl Hints {
 
     /// Those of an earlier boot that still are of use: nothing is taken any more, but peers outside may remember who had
     /// an address.
-    pub(super) fn outlived(text: &[u8]) -> Self {
-        Self { taken: Rows::default(), ..Self::parse(text) }
+    pub(super) fn from_previous_boot(text: &[u8]) -> Self {
+        Self { taken: AddressSet::default(), ..Self::parse(text) }
     }
 }
 
-impl fmt::Display for Hints {
+impl fmt::Display for AllocationHints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for last in &self.last {
             writeln!(f, "last {last}")?;
         }
-        let mut rows: Vec<&Row> = self.taken.rows.iter().filter(|row| row.length() >= SHORTEST).collect();
+        let mut rows: Vec<&Interval> = self.taken.rows.iter().filter(|row| row.length() >= MIN_RUN).collect();
         rows.sort_by_key(|row| std::cmp::Reverse(row.length()));
-        for row in rows.into_iter().take(MOST) {
+        for row in rows.into_iter().take(MAX_RUNS) {
             writeln!(f, "taken {} {}", row.first, row.last)?;
         }
         Ok(())
     }
 }
 
-impl Rows {
+impl AddressSet {
     /// How many rows there are.
     pub(super) fn len(&self) -> usize {
         self.rows.len()
     }
 
     /// The end of the row that `address` is in.
-    pub(super) fn end_of_row(&self, address: IpAddr) -> Option<IpAddr> {
+    pub(super) fn end_of_interval(&self, address: IpAddr) -> Option<IpAddr> {
         let row = self.rows.get(self.not_before(address))?;
         (row.first <= address).then_some(row.last)
     }
@@ -108,7 +108,7 @@ impl Rows {
                 }
             }
             _ if joins_after => self.rows[index].first = address,
-            _ => self.rows.insert(index, Row { first: address, last: address }),
+            _ => self.rows.insert(index, Interval { first: address, last: address }),
         }
     }
 
@@ -118,8 +118,9 @@ impl Rows {
         let Some(row) = self.rows.get(index).copied().filter(|row| row.first <= address) else {
             return false;
         };
-        let before = predecessor(address).filter(|_| row.first < address).map(|last| Row { first: row.first, last });
-        let after = successor(address).filter(|_| address < row.last).map(|first| Row { first, last: row.last });
+        let before =
+            predecessor(address).filter(|_| row.first < address).map(|last| Interval { first: row.first, last });
+        let after = successor(address).filter(|_| address < row.last).map(|first| Interval { first, last: row.last });
         self.rows.splice(index..=index, before.into_iter().chain(after));
         true
     }
@@ -135,7 +136,7 @@ impl Rows {
     }
 }
 
-impl Row {
+impl Interval {
     fn length(&self) -> u128 {
         (number(self.last) - number(self.first)).saturating_add(1)
     }
@@ -176,14 +177,14 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let mut hints = Hints { last: vec![ip(7), "fd00::7".parse().unwrap()], ..Hints::default() };
+        let mut hints = AllocationHints { last: vec![ip(7), "fd00::7".parse().unwrap()], ..AllocationHints::default() };
         for number in [3, 4, 5, 9, 250, 251] {
             hints.taken.add(ip(number));
         }
         let text = hints.to_string();
         assert_eq!(text, "last 10.0.0.7\nlast fd00::7\ntaken 10.0.0.3 10.0.0.5\ntaken 10.0.0.250 10.0.0.251\n");
         hints.taken.remove(ip(9));
-        assert_eq!(Hints::parse(text.as_bytes()), hints);
+        assert_eq!(AllocationHints::parse(text.as_bytes()), hints);
     }
 
     #[test]
@@ -198,16 +199,16 @@ mod tests {
             "10.0.0.1\n",
             "\u{fffd}",
         ] {
-            assert_eq!(Hints::parse(text.as_bytes()), Hints::default(), "{text}");
+            assert_eq!(AllocationHints::parse(text.as_bytes()), AllocationHints::default(), "{text}");
         }
         let overlap = "taken 10.0.0.5 10.0.0.9\ntaken 10.0.0.2 10.0.0.7\n";
-        assert_eq!(Hints::parse(overlap.as_bytes()).to_string(), "taken 10.0.0.2 10.0.0.7\n");
+        assert_eq!(AllocationHints::parse(overlap.as_bytes()).to_string(), "taken 10.0.0.2 10.0.0.7\n");
     }
 
     proptest! {
         #[test]
         fn rows_are_a_set(changes in proptest::collection::vec((any::<bool>(), 0..24_u8), 0..200)) {
-            let (mut rows, mut set) = (Rows::default(), BTreeSet::new());
+            let (mut rows, mut set) = (AddressSet::default(), BTreeSet::new());
             for (add, number) in changes {
                 if add {
                     rows.add(ip(number));
@@ -217,7 +218,7 @@ mod tests {
                 }
                 for number in 0..=24 {
                     let end = (number..).take_while(|number| set.contains(number)).last();
-                    prop_assert_eq!(rows.end_of_row(ip(number)), end.map(ip));
+                    prop_assert_eq!(rows.end_of_interval(ip(number)), end.map(ip));
                 }
                 let starts = set.iter().filter(|number| **number == 0 || !set.contains(&(**number - 1))).count();
                 prop_assert_eq!(rows.len(), starts);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::fixture::{NOW, ip, lease, owner, pool};
 use super::{BootId, Error, Store};
-use crate::spec::{Coded, ErrorCode};
+use crate::spec::{ErrorCode, HasErrorCode};
 
 /// A user who is nobody here. Only root can give files away.
 const STRANGER: u32 = 4321;

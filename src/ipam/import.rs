@@ -10,8 +10,8 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
 use super::error::{Error, Result};
+use super::guard::{StoreGuard, name_too_long};
 use super::lease::{Lease, Owner};
-use super::locked::{Locked, name_too_long};
 use super::pool::Pool;
 use super::range::Range;
 use super::store::Store;
@@ -29,7 +29,7 @@ pub struct ForeignLeases {
     skipped: Vec<Skipped>,
 }
 
-/// What became of an import; see [`Locked::import`].
+/// What became of an import; see [`StoreGuard::import`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Import {
@@ -166,7 +166,7 @@ impl ForeignLeases {
 }
 
 impl Store {
-    /// What [`Locked::import`] would do, as things are now. Nothing is made, not even the directory.
+    /// What [`StoreGuard::import`] would do, as things are now. Nothing is made, not even the directory.
     ///
     /// # Errors
     ///
@@ -238,7 +238,7 @@ impl Store {
     }
 }
 
-impl Locked<'_> {
+impl StoreGuard<'_> {
     /// Makes leases of those that another plugin keeps, each with the same addresses, and tells which were left out.
     ///
     /// Where they were read from is not changed. A second import of the same finds all of them made already. Nothing but
@@ -254,7 +254,7 @@ impl Locked<'_> {
         if !last.is_empty() {
             self.hints.last = last;
         }
-        self.mark()?;
+        self.write_header()?;
         let mut made = Vec::with_capacity(leases.len());
         for lease in leases {
             match self.commit(&lease) {
@@ -263,7 +263,7 @@ impl Locked<'_> {
                 Err(Error::AddressTaken { .. }) => {
                     let name = names(lease.addresses.iter().map(IpNetwork::ip));
                     skipped.push(Skipped { name, reason: SkipReason::Taken(None) });
-                    self.settle()?;
+                    self.recover_pending()?;
                 }
                 Err(error) => return Err(error),
             }

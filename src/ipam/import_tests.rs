@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::fixture::{NOW, ip, lease, owner, pool};
 use super::*;
-use crate::spec::{Coded, ErrorCode, IfName};
+use crate::spec::{ErrorCode, HasErrorCode, IfName};
 
 fn eth0() -> IfName {
     "eth0".parse().unwrap()

@@ -61,11 +61,11 @@ pub struct Lease {
     /// When the addresses were handed out, to the second; of an [imported](Self::imported) lease, when that was made.
     #[serde(with = "timestamp")]
     pub created: SystemTime,
-    /// Whether another plugin handed the addresses out and [`Locked::import`](super::Locked::import) took them over; in
+    /// Whether another plugin handed the addresses out and [`StoreGuard::import`](super::StoreGuard::import) took them over; in
     /// the JSON only where it is so.
     ///
     /// The attachment was made by that plugin, with links of other names: that none of the names expected is there does not
-    /// prove it gone. It holds its addresses until they are [released](super::Locked::release).
+    /// prove it gone. It holds its addresses until they are [released](super::StoreGuard::release).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub imported: bool,
     /// The Kubernetes pod of the attachment, if the caller named one. In the JSON, a part that is unknown is absent, and
@@ -85,7 +85,7 @@ impl Lease {
     /// When the addresses were handed out, as [RFC 3339] text in UTC: what stands in the store.
     ///
     /// [RFC 3339]: https://www.rfc-editor.org/rfc/rfc3339
-    pub fn since(&self) -> String {
+    pub fn created_rfc3339(&self) -> String {
         timestamp::text(self.created)
     }
 }

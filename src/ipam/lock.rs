@@ -65,7 +65,7 @@ fn refuse_foreign(file: &File, path: &Path) -> Result<()> {
 
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(files::NO_DETOUR | OFlags::NONBLOCK.bits().cast_signed());
+    options.read(true).write(true).custom_flags(files::O_NOFOLLOW | OFlags::NONBLOCK.bits().cast_signed());
     options
 }
 

@@ -5,7 +5,7 @@ use ipnetwork::IpNetwork;
 
 use super::allocator::{self, Table};
 use super::error::Result;
-use super::hints::Hints;
+use super::hints::AllocationHints;
 use super::lease::{BootId, Lease, Owner, Tenant};
 use super::pool::Pool;
 use super::timestamp;
@@ -31,7 +31,7 @@ use super::usage::Usage;
 pub struct MemoryStore {
     leases: BTreeMap<Owner, Lease>,
     holders: HashMap<IpAddr, Owner>,
-    hints: Hints,
+    hints: AllocationHints,
 }
 
 impl MemoryStore {
@@ -40,7 +40,7 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// As [`Locked::allocate`](super::Locked::allocate).
+    /// As [`StoreGuard::allocate`](super::StoreGuard::allocate).
     ///
     /// # Errors
     ///
@@ -49,7 +49,7 @@ impl MemoryStore {
         self.allocate_with(owner, pools, requested, |_| false)
     }
 
-    /// As [`Locked::allocate_with`](super::Locked::allocate_with).
+    /// As [`StoreGuard::allocate_with`](super::StoreGuard::allocate_with).
     ///
     /// # Errors
     ///
@@ -64,7 +64,7 @@ impl MemoryStore {
         self.allocate_for(&owner.into(), pools, requested, reclaim)
     }
 
-    /// As [`Locked::allocate_for`](super::Locked::allocate_for).
+    /// As [`StoreGuard::allocate_for`](super::StoreGuard::allocate_for).
     ///
     /// # Errors
     ///
@@ -135,11 +135,11 @@ impl Table for MemoryStore {
         Ok(self.leases().cloned().collect())
     }
 
-    fn hints(&self) -> Hints {
+    fn hints(&self) -> AllocationHints {
         self.hints.clone()
     }
 
-    fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
+    fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: AllocationHints) -> Result<Lease> {
         let Tenant { owner, pod } = tenant.clone();
         let lease = Lease {
             owner: owner.clone(),

@@ -51,7 +51,7 @@
 //! Leases belong to a boot: with the machine go the network namespaces that the addresses were in. The first to take
 //! the lock after a boot removes all leases of earlier ones, and only then marks the directory with the new boot.
 //! Nothing written before the power was cut is ever believed, so nothing waits for the disk: there is no fsync here.
-//! Files that the disk holds half-written are kept for a look, and [told of](Locked::set_aside).
+//! Files that the disk holds half-written are kept for a look, and [told of](Locked::quarantined).
 //!
 //! The repository's docs/ipam.md says more: the order of every step, damage, locks, moving over from other plugins,
 //! and what all of it costs.
@@ -64,11 +64,11 @@ mod allocator;
 mod config;
 mod error;
 mod files;
+mod guard;
 mod hints;
 mod import;
 mod lease;
 mod lock;
-mod locked;
 mod memory;
 mod owner_lock;
 mod pool;
@@ -108,13 +108,13 @@ mod store_tests;
 
 pub use config::{IpamConfig, IpamKeys, RangeKeys};
 pub use error::{ADDRESS_TAKEN, ALREADY_LEASED, CORRUPT_LEASE, Error, POOL_EXHAUSTED, Result};
+pub use guard::StoreGuard;
 pub use import::{ForeignLeases, Import, SkipReason, Skipped};
 pub use lease::{BootId, Lease, Owner, Tenant};
-pub use locked::Locked;
 pub use memory::MemoryStore;
 pub use owner_lock::OwnerLock;
 pub use pool::Pool;
 pub use range::{Addresses, Range};
-pub use recovery::SetAside;
+pub use recovery::Quarantined;
 pub use store::{LOCK_TIMEOUT, Leases, Store};
 pub use usage::Usage;

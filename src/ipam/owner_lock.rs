@@ -31,7 +31,7 @@ impl Store {
         if name.len() > NAME_MAX {
             return Err(Error::NameTooLong { owner: Box::new(owner.clone()), length: name.len(), limit: NAME_MAX });
         }
-        files::refuse_shared(&self.dir)?;
+        files::check_ownership(&self.dir)?;
         let path = self.owners_dir().join(name);
         let start = Instant::now();
         loop {
@@ -51,7 +51,7 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Io`].
-    pub fn owners_at_work(&self) -> Result<Vec<Owner>> {
+    pub fn locked_owners(&self) -> Result<Vec<Owner>> {
         let mut owners = Vec::new();
         files::visit_names(&self.owners_dir(), |name| owners.extend(Owner::of_file_name(name)))?;
         // The lock of one who was killed is free, and its file goes as it is looked at.
@@ -95,9 +95,9 @@ mod tests {
         assert!(matches!(refused, Err(Error::LockTimeout { holder: None, .. })), "{refused:?}");
         drop(store.lock_owner(&two, PATIENCE).unwrap());
         std::fs::write(store.dir().join("owners").join(two.file_name()), "left by a kill").unwrap();
-        assert_eq!(store.owners_at_work().unwrap(), std::slice::from_ref(&one));
+        assert_eq!(store.locked_owners().unwrap(), std::slice::from_ref(&one));
         drop(held);
-        assert_eq!(store.owners_at_work().unwrap(), []);
+        assert_eq!(store.locked_owners().unwrap(), []);
         drop(store.lock_owner(&one, PATIENCE).unwrap());
         assert_eq!(std::fs::read_dir(store.dir().join("owners")).unwrap().count(), 0);
     }

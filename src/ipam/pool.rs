@@ -76,16 +76,18 @@ impl Pool {
 
     /// Every address that can be handed out, each once, from the one after `cursor` around to `cursor` itself.
     /// Without a cursor, or with one from elsewhere, from the first to the last.
-    pub fn after(&self, cursor: Option<IpAddr>) -> impl Iterator<Item = IpAddr> + '_ {
+    pub fn iter_from(&self, cursor: Option<IpAddr>) -> impl Iterator<Item = IpAddr> + '_ {
         let place = |cursor| self.ranges.iter().position(|range| range.is_within_bounds(cursor));
         let (index, cursor) = cursor.and_then(|cursor| Some((place(cursor)?, Some(cursor)))).unwrap_or((0, None));
         let (before, from) = self.ranges.split_at(index);
         // All that is after the cursor, of its range and of the others, then what of its range is not.
         let (cut, others) = from.split_at(1);
         let is_after = move |address: &IpAddr| cursor.is_none_or(|cursor| *address > cursor);
-        let tail = cut.iter().flat_map(move |range| range.after(cursor).take_while(move |address| is_after(address)));
-        let head = cut.iter().flat_map(move |range| range.after(None).take_while(move |address| !is_after(address)));
-        tail.chain(others.iter().chain(before).flat_map(|range| range.after(None))).chain(head)
+        let tail =
+            cut.iter().flat_map(move |range| range.iter_from(cursor).take_while(move |address| is_after(address)));
+        let head =
+            cut.iter().flat_map(move |range| range.iter_from(None).take_while(move |address| !is_after(address)));
+        tail.chain(others.iter().chain(before).flat_map(|range| range.iter_from(None))).chain(head)
     }
 }
 

@@ -32,7 +32,7 @@ impl Store {
     /// Those that [`lock`](Self::lock) would end with, but for [`Error::LockTimeout`]: [`Error::Shared`] and
     /// [`Error::Linked`] when somebody else could change the directory, [`Error::Io`] when it cannot be made or changed.
     pub fn probe(&self) -> Result<()> {
-        files::refuse_shared(&self.dir)?;
+        files::check_ownership(&self.dir)?;
         for dir in [self.leases_dir(), self.addresses_dir(), self.owners_dir()] {
             // What is missing is made in what is there.
             if let Some(dir) = dir.ancestors().find(|dir| dir.symlink_metadata().is_ok()) {

@@ -84,7 +84,7 @@ impl Range {
     /// # Errors
     ///
     /// [`Error::BoundOutside`], [`Error::Reversed`], [`Error::NothingLeft`].
-    pub fn between(mut self, first: Option<IpAddr>, last: Option<IpAddr>) -> Result<Self> {
+    pub fn with_bounds(mut self, first: Option<IpAddr>, last: Option<IpAddr>) -> Result<Self> {
         for bound in [first, last].into_iter().flatten() {
             if !self.is_within_bounds(bound) {
                 return Err(Error::BoundOutside { bound, range: Box::new(self) });
@@ -106,11 +106,11 @@ impl Range {
     ///
     /// [`Error::HostBits`], [`Error::ExcludeOutside`] for one that has nothing to do with the subnet,
     /// [`Error::NothingLeft`].
-    pub fn excluding(self, reserved: &[IpNetwork]) -> Result<Self> {
+    pub fn exclude(self, reserved: &[IpNetwork]) -> Result<Self> {
         let mut spans = Vec::with_capacity(reserved.len());
         for exclude in reserved {
             refuse_host_bits(*exclude)?;
-            if !self.touches(*exclude) {
+            if !self.intersects(*exclude) {
                 return Err(Error::ExcludeOutside { exclude: *exclude, ranges: self.to_string() });
             }
             spans.push(Span::of(*exclude));
@@ -175,7 +175,7 @@ impl Range {
     /// assert_eq!(order, ["10.0.0.5", "10.0.0.6", "10.0.0.2", "10.0.0.3", "10.0.0.4"]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn after(&self, cursor: Option<IpAddr>) -> Addresses<'_> {
+    pub fn iter_from(&self, cursor: Option<IpAddr>) -> Addresses<'_> {
         let next = match cursor {
             Some(cursor) if self.is_within_bounds(cursor) && cursor != self.last() => number(cursor) + 1,
             _ => self.bounds.first,
@@ -189,7 +189,7 @@ impl Range {
     }
 
     /// Whether `prefix` and the subnet have addresses in common.
-    pub(super) fn touches(&self, prefix: IpNetwork) -> bool {
+    pub(super) fn intersects(&self, prefix: IpNetwork) -> bool {
         prefix.contains(self.subnet.network()) || self.subnet.contains(prefix.network())
     }
 

@@ -11,15 +11,15 @@ use ipnetwork::IpNetwork;
 
 use super::error::{Error, Result};
 use super::files;
+use super::guard::StoreGuard;
 use super::lease::{Lease, Owner};
-use super::locked::Locked;
 use super::store::{Store, parse};
 use crate::spec::KubernetesPod;
 
-/// A damaged file that stood in the place of a lease, and was put out of the way; see [`Locked::set_aside`].
+/// A damaged file that stood in the place of a lease, and was put out of the way; see [`StoreGuard::quarantined`].
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct SetAside {
+pub struct Quarantined {
     /// Where it was.
     pub file: PathBuf,
     /// Where it is kept for a look, until somebody removes it.
@@ -28,7 +28,7 @@ pub struct SetAside {
     pub error: Error,
 }
 
-impl fmt::Display for SetAside {
+impl fmt::Display for Quarantined {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} was damaged and is now {}: ", self.file.display(), self.kept.display())?;
         // The cause alone: the remedy of the error is no longer needed.
@@ -40,10 +40,10 @@ impl fmt::Display for SetAside {
     }
 }
 
-impl Locked<'_> {
+impl StoreGuard<'_> {
     /// Removes the change that is under way, if there is one: an allocation that did not reach its commit, or a release
     /// that did.
-    pub(super) fn settle(&mut self) -> Result<()> {
+    pub(super) fn recover_pending(&mut self) -> Result<()> {
         if self.settled {
             return Ok(());
         }
@@ -74,7 +74,7 @@ impl Locked<'_> {
     }
 
     /// Removes all leases but those of this boot, and marks the directory with it.
-    pub(super) fn begin_boot(&mut self) -> Result<()> {
+    pub(super) fn start_new_boot(&mut self) -> Result<()> {
         let leases = self.leases_dir();
         files::create_dir(&leases)?;
         files::create_dir(&self.addresses_dir())?;
@@ -89,18 +89,18 @@ impl Locked<'_> {
                     continue;
                 }
                 Ok(_) => {}
-                Err(error) if error.is_damage() => self.keep_for_a_look(&path, error)?,
+                Err(error) if error.is_damage() => self.quarantine(&path, error)?,
                 Err(error) => return Err(error),
             }
             files::remove(&path)?;
         }
         remove_links(self.address_files()?, |found| !kept.contains(&found.ino()))?;
-        self.mark()
+        self.write_header()
     }
 
     /// Gives a damaged file a name among the damaged, in place of an older one of that name. Its own name stays, unless
     /// it is a directory and can have but one.
-    pub(super) fn keep_for_a_look(&mut self, file: &Path, error: Error) -> Result<()> {
+    pub(super) fn quarantine(&mut self, file: &Path, error: Error) -> Result<()> {
         let dir = self.damaged_dir();
         files::create_dir(&dir)?;
         let kept = file.file_name().map_or_else(|| dir.clone(), |name| dir.join(name));
@@ -110,7 +110,7 @@ impl Locked<'_> {
             files::remove(&kept)?;
             files::link(file, &kept)?;
         }
-        self.set_aside.push(SetAside { file: file.to_owned(), kept, error });
+        self.quarantined.push(Quarantined { file: file.to_owned(), kept, error });
         Ok(())
     }
 
@@ -121,7 +121,7 @@ impl Locked<'_> {
     ///
     /// [`Error::Io`].
     pub fn remove_orphans(&mut self) -> Result<()> {
-        self.settle()?;
+        self.recover_pending()?;
         // The count of links does not tell, because two addresses of one lease keep each other's; nor does the content,
         // which may be damaged while its owner is alive.
         let owned = self.owned()?;
@@ -152,7 +152,7 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Io`].
-    pub fn traces(&self, error: &Error) -> Result<Option<Lease>> {
+    pub fn salvage(&self, error: &Error) -> Result<Option<Lease>> {
         let (Error::CorruptLease { path, .. } | Error::Io { path, .. }) = error else {
             return Ok(None);
         };

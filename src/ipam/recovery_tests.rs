@@ -3,12 +3,12 @@ use std::path::Path;
 
 use super::fixture::{NOW, ip, lease, owner, pool, usage};
 use super::*;
-use crate::spec::{Coded, ErrorCode};
+use crate::spec::{ErrorCode, HasErrorCode};
 
 /// What was set aside, by its name and the reason.
-fn set_aside(locked: &Locked<'_>, dir: &Path) -> Vec<(String, String)> {
+fn quarantined(locked: &StoreGuard<'_>, dir: &Path) -> Vec<(String, String)> {
     let mut aside: Vec<_> = locked
-        .set_aside()
+        .quarantined()
         .iter()
         .map(|one| {
             assert_eq!(one.kept, dir.join("damaged").join(one.file.file_name().unwrap()));
@@ -35,7 +35,7 @@ fn what_a_power_cut_tore_is_set_aside_by_the_next_boot() {
 
     let after = Store::for_boot(dir.path(), BootId::new("after"));
     let locked = after.lock(NOW).unwrap();
-    let aside = set_aside(&locked, dir.path());
+    let aside = quarantined(&locked, dir.path());
     assert_eq!(
         aside,
         [
@@ -49,7 +49,7 @@ fn what_a_power_cut_tore_is_set_aside_by_the_next_boot() {
     assert_eq!(usage(&after, &pool).used, 0);
     assert_eq!(fs::read_dir(dir.path().join("leases")).unwrap().count(), 0);
     assert_eq!(after.damaged().unwrap().len(), 3);
-    assert!(after.lock(NOW).unwrap().set_aside().is_empty(), "told once");
+    assert!(after.lock(NOW).unwrap().quarantined().is_empty(), "told once");
     assert_eq!(lease(&after, "empty", &pool), ip("10.0.0.5"));
 }
 
@@ -67,7 +67,7 @@ fn a_file_that_cannot_be_read_costs_one_lease() {
     assert_eq!(lease(&store, "b", &pool), ip("10.0.0.3"));
     let mut locked = store.lock(NOW).unwrap();
     assert_eq!(locked.release(&owner("a")).unwrap(), None);
-    let aside = set_aside(&locked, dir.path());
+    let aside = quarantined(&locked, dir.path());
     assert_eq!(aside, [("a@eth0.json".to_owned(), "Is a directory (os error 21)".to_owned())]);
     assert_eq!(locked.release(&owner("a")).unwrap(), None);
     drop(locked);

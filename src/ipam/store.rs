@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::de::Error as _;
 
 use super::error::{Error, Result};
-use super::hints::Hints;
+use super::guard::StoreGuard;
+use super::hints::AllocationHints;
 use super::lease::{BootId, Lease, Owner};
-use super::locked::Locked;
 use super::pool::Pool;
 use super::usage::Usage;
 use super::{files, lock};
@@ -109,9 +109,9 @@ impl Store {
     ///
     /// [`Error::LockTimeout`], which is [`TRY_AGAIN`](crate::spec::ErrorCode::TRY_AGAIN) to a runtime;
     /// [`Error::Shared`] and [`Error::Linked`] when somebody else could change the directory; [`Error::Io`] when it cannot be made or changed.
-    pub fn lock(&self, timeout: Duration) -> Result<Locked<'_>> {
-        files::refuse_shared(&self.dir)?;
-        Locked::new(self, lock::acquire(&self.lock_path(), timeout)?)
+    pub fn lock(&self, timeout: Duration) -> Result<StoreGuard<'_>> {
+        files::check_ownership(&self.dir)?;
+        StoreGuard::new(self, lock::acquire(&self.lock_path(), timeout)?)
     }
 
     /// The lease of `owner`, if it has one.
@@ -216,8 +216,8 @@ impl Store {
     }
 
     /// The hints in the text of the lock file; nothing where it is not marked with the boot of this store.
-    pub(super) fn hints_of_this_boot(&self, text: &[u8]) -> Option<Hints> {
-        text.strip_prefix(self.boot_id.as_str().as_bytes())?.strip_prefix(b"\n").map(Hints::parse)
+    pub(super) fn hints_of_this_boot(&self, text: &[u8]) -> Option<AllocationHints> {
+        text.strip_prefix(self.boot_id.as_str().as_bytes())?.strip_prefix(b"\n").map(AllocationHints::parse)
     }
 
     /// The lease in the file of an owner, of whichever boot it is.

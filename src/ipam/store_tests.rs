@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::fixture::{NOW, ip, lease, owner, pool, usage};
 use super::*;
-use crate::spec::{Coded, ErrorCode, KubernetesPod};
+use crate::spec::{ErrorCode, HasErrorCode, KubernetesPod};
 
 fn mode(path: impl AsRef<Path>) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -240,7 +240,7 @@ fn a_corrupt_lease_costs_itself_and_not_the_pool() {
         assert_eq!(locked.release(&owner("a")).unwrap(), None);
         let kept = dir.path().join("damaged/a@eth0.json");
         assert_eq!(
-            locked.set_aside().iter().map(|aside| (&aside.file, &aside.kept)).collect::<Vec<_>>(),
+            locked.quarantined().iter().map(|aside| (&aside.file, &aside.kept)).collect::<Vec<_>>(),
             [(&file, &kept)]
         );
         drop(locked);

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::{
     attrs::Attrs,
-    error::{Fault, Operation, Result},
+    error::{EncodeError, Operation, Result},
     socket::Socket,
 };
 
@@ -75,7 +75,7 @@ impl Socket {
 
     /// The addresses of one link, where the kernel filters by it; those of all links for index 0.
     fn dump_addresses(&self, operation: &Operation, index: u32) -> Result<Vec<(u32, IpNetwork)>> {
-        let request = || header(RtAddrFamily::Unspecified, index, 0).build().map_err(Fault::from);
+        let request = || header(RtAddrFamily::Unspecified, index, 0).build().map_err(EncodeError::from);
         let found: Vec<Ifaddrmsg> = self.dump(operation, Rtm::Getaddr, request)?;
         Ok(found.iter().filter_map(|message| Some((*message.ifa_index(), decode(message)?))).collect())
     }
@@ -102,7 +102,7 @@ pub(super) const fn family(address: IpAddr) -> RtAddrFamily {
     }
 }
 
-fn new_address(index: u32, address: IpNetwork) -> Result<Ifaddrmsg, Fault> {
+fn new_address(index: u32, address: IpNetwork) -> Result<Ifaddrmsg, EncodeError> {
     let ip = address.ip();
     let mut attrs = Attrs::new().put(Ifa::Local, &octets(ip)[..])?.put(Ifa::Address, &octets(ip)[..])?;
     let mut header = header(family(ip), index, address.prefix());

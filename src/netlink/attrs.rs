@@ -7,7 +7,7 @@ use neli::{
     types::{Buffer, RtBuffer},
 };
 
-use super::error::{Fault, Result};
+use super::error::{EncodeError, Result};
 
 /// The attributes of a message or of another attribute.
 #[derive(Debug)]
@@ -18,20 +18,20 @@ impl<T: RtaType> Attrs<T> {
         Self(RtBuffer::new())
     }
 
-    pub(super) fn put(mut self, kind: T, payload: impl Size + ToBytes) -> Result<Self, Fault> {
+    pub(super) fn put(mut self, kind: T, payload: impl Size + ToBytes) -> Result<Self, EncodeError> {
         let attr = RtattrBuilder::default().rta_type(kind).rta_payload(payload).build()?;
         self.0.push(attr);
         Ok(self)
     }
 
-    pub(super) fn put_some(self, kind: T, payload: Option<impl Size + ToBytes>) -> Result<Self, Fault> {
+    pub(super) fn put_some(self, kind: T, payload: Option<impl Size + ToBytes>) -> Result<Self, EncodeError> {
         match payload {
             Some(payload) => self.put(kind, payload),
             None => Ok(self),
         }
     }
 
-    pub(super) fn nest<N: RtaType>(self, kind: T, inner: Attrs<N>) -> Result<Self, Fault> {
+    pub(super) fn nest<N: RtaType>(self, kind: T, inner: Attrs<N>) -> Result<Self, EncodeError> {
         self.put(kind, inner.0)
     }
 

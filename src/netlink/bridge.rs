@@ -5,7 +5,7 @@ use neli::{
 
 use super::{
     attrs::{Attrs, nested, text},
-    error::{Fault, Operation, Result},
+    error::{EncodeError, Operation, Result},
     link::{finish, header},
     socket::Socket,
 };
@@ -113,7 +113,7 @@ impl BridgeSpec {
         self
     }
 
-    fn message(&self) -> Result<Ifinfomsg, Fault> {
+    fn message(&self) -> Result<Ifinfomsg, EncodeError> {
         let data = Attrs::new().put_some(IFLA_BR_MCAST_SNOOPING, self.mcast_snooping.map(u8::from))?;
         let info = Attrs::new().put(IflaInfo::Kind, BRIDGE)?.nest(IflaInfo::Data, data)?;
         let attrs = Attrs::new()
@@ -169,7 +169,7 @@ impl BridgePort {
         self
     }
 
-    fn attrs(self) -> Result<Attrs<Ifla>, Fault> {
+    fn attrs(self) -> Result<Attrs<Ifla>, EncodeError> {
         let data = Attrs::new()
             .put_some(IFLA_BRPORT_MODE, self.hairpin.map(u8::from))?
             .put_some(IFLA_BRPORT_LEARNING, self.learning.map(u8::from))?

@@ -15,7 +15,7 @@ use neli::{
 };
 use rustix::io::Errno;
 
-use crate::spec::{Coded, ErrorCode, IfName};
+use crate::spec::{ErrorCode, HasErrorCode, IfName};
 
 /// What every function of this module returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -67,7 +67,7 @@ pub enum Error {
     },
     /// A link's ingress slot holds another qdisc than the one that is wanted.
     #[error("{operation} {object}: the ingress slot holds a {kind} qdisc that differs; only who made it may delete it")]
-    SlotTaken {
+    QdiscConflict {
         /// What was asked for.
         operation: &'static str,
         /// The link.
@@ -118,7 +118,7 @@ pub enum Error {
     },
     /// The list changed while the kernel wrote it, each time it was asked.
     #[error("{operation} {object}: the list changed during each of {attempts} readings; try again")]
-    Unsettled {
+    DumpInterrupted {
         /// What was listed.
         operation: &'static str,
         /// The object of the operation.
@@ -190,7 +190,9 @@ impl Error {
             | Self::Netns { source: error, .. }
             | Self::Probe { source: error, .. }
             | Self::Sysctl { source: error, .. } => error.raw_os_error(),
-            Self::Exists { .. } | Self::IndexTaken { .. } | Self::SlotTaken { .. } => Some(Errno::EXIST.raw_os_error()),
+            Self::Exists { .. } | Self::IndexTaken { .. } | Self::QdiscConflict { .. } => {
+                Some(Errno::EXIST.raw_os_error())
+            }
             Self::NetnsMissing { .. } | Self::SysctlMissing { .. } => Some(Errno::NOENT.raw_os_error()),
             _ => None,
         }
@@ -201,12 +203,12 @@ impl Error {
     }
 }
 
-impl Coded for Error {
+impl HasErrorCode for Error {
     fn code(&self) -> ErrorCode {
         const PASSING: [Errno; 4] = [Errno::AGAIN, Errno::BUSY, Errno::NOBUFS, Errno::NOMEM];
         match self {
             Self::NetnsMissing { .. } | Self::NotNetns { .. } => ErrorCode::INVALID_NETNS,
-            Self::Unsettled { .. } => ErrorCode::TRY_AGAIN,
+            Self::DumpInterrupted { .. } => ErrorCode::TRY_AGAIN,
             Self::Unsupported { .. } => ErrorCode::PLUGIN_NOT_AVAILABLE,
             _ if PASSING.iter().any(|errno| self.is(*errno)) => ErrorCode::TRY_AGAIN,
             _ => ErrorCode::IO,
@@ -250,7 +252,7 @@ impl Operation {
         Error::Socket { operation, object, source: source.into() }
     }
 
-    pub(super) fn malformed(&self, fault: Fault) -> Error {
+    pub(super) fn malformed(&self, fault: EncodeError) -> Error {
         let (operation, object) = self.parts();
         Error::Message { operation, object, source: fault.0 }
     }
@@ -260,9 +262,9 @@ impl Operation {
         Error::IndexTaken { operation, object, index }
     }
 
-    pub(super) fn slot_taken(&self, kind: String) -> Error {
+    pub(super) fn qdisc_conflict(&self, kind: String) -> Error {
         let (operation, object) = self.parts();
-        Error::SlotTaken { operation, object, kind }
+        Error::QdiscConflict { operation, object, kind }
     }
 
     pub(super) fn unsupported(&self, module: &'static str) -> Error {
@@ -275,9 +277,9 @@ impl Operation {
         Error::NoAnswer { operation, object }
     }
 
-    pub(super) fn unsettled(&self, attempts: u32) -> Error {
+    pub(super) fn dump_interrupted(&self, attempts: u32) -> Error {
         let (operation, object) = self.parts();
-        Error::Unsettled { operation, object, attempts }
+        Error::DumpInterrupted { operation, object, attempts }
     }
 
     fn parts(&self) -> (&'static str, String) {
@@ -294,17 +296,17 @@ impl Display for Operation {
 /// A message that cannot be written or understood. It keeps the types of the netlink library out of
 /// [`Error`].
 #[derive(Debug)]
-pub(super) struct Fault(Box<dyn StdError + Send + Sync>);
+pub(super) struct EncodeError(Box<dyn StdError + Send + Sync>);
 
-impl Fault {
+impl EncodeError {
     pub(super) fn new(error: impl StdError + Send + Sync + 'static) -> Self {
         Self(Box::new(error))
     }
 }
 
-macro_rules! fault_from {
+macro_rules! encode_error_from {
     ($($error:ty),+ $(,)?) => {
-        $(impl From<$error> for Fault {
+        $(impl From<$error> for EncodeError {
             fn from(error: $error) -> Self {
                 Self::new(error)
             }
@@ -312,7 +314,7 @@ macro_rules! fault_from {
     };
 }
 
-fault_from!(
+encode_error_from!(
     DeError,
     IfaddrmsgBuilderError,
     IfinfomsgBuilderError,
@@ -371,7 +373,7 @@ mod tests {
     fn what_passes_by_itself_is_to_be_tried_again() {
         let operation = Operation::on_link("set up", 4);
         assert_eq!(operation.refused(-16, None).code(), ErrorCode::TRY_AGAIN);
-        assert_eq!(operation.unsettled(5).code(), ErrorCode::TRY_AGAIN);
+        assert_eq!(operation.dump_interrupted(5).code(), ErrorCode::TRY_AGAIN);
         let missing = Error::NetnsMissing { path: "/run/netns/gone".into() };
         assert_eq!(missing.code(), ErrorCode::INVALID_NETNS);
     }

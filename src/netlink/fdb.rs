@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::{
     attrs::Attrs,
-    error::{Fault, Operation, Result},
+    error::{EncodeError, Operation, Result},
     socket::Socket,
 };
 use crate::spec::MacAddr;
@@ -84,7 +84,7 @@ impl Socket {
     /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
     pub fn fdb(&self, port: u32) -> Result<Vec<FdbEntry>> {
         let operation = Operation::on_link("list the FDB entries of", port);
-        let request = || header(port).build().map_err(Fault::from);
+        let request = || header(port).build().map_err(EncodeError::from);
         let found: Vec<Ndmsg> = self.dump(&operation, Rtm::Getneigh, request)?;
         let of_port = found.iter().filter(|message| message.ndm_index().cast_unsigned() == port);
         Ok(of_port.filter_map(FdbEntry::decode).collect())
@@ -117,7 +117,7 @@ impl FdbEntry {
 }
 
 /// A static entry of the port's bridge.
-fn entry(port: u32, mac: MacAddr) -> Result<Ndmsg, Fault> {
+fn entry(port: u32, mac: MacAddr) -> Result<Ndmsg, EncodeError> {
     /// Without it even a static entry moves to a port that learns the address.
     const NTF_STICKY: Ntf = Ntf::from_bits_retain(1 << 6);
     let attrs = Attrs::new().put(Nda::Lladdr, mac.octets())?;

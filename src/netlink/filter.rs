@@ -14,8 +14,8 @@ use rustix::io::Errno;
 
 use super::{
     attrs::{Attrs, nested, number, text},
-    clsact::{Block, header},
-    error::{Fault, Operation, Result},
+    clsact::{SharedBlock, header},
+    error::{EncodeError, Operation, Result},
     socket::Socket,
 };
 
@@ -35,7 +35,7 @@ pub enum FilterTarget {
     /// direction.
     Egress(u32),
     /// In a shared block.
-    Block(Block),
+    Block(SharedBlock),
 }
 
 /// A BPF program as a filter, in direct-action mode: what the program returns is the verdict.
@@ -90,7 +90,7 @@ impl<'a> BpfFilter<'a> {
         self
     }
 
-    fn message(&self, target: &FilterTarget) -> Result<Tcmsg, Fault> {
+    fn message(&self, target: &FilterTarget) -> Result<Tcmsg, EncodeError> {
         let options = Attrs::new()
             .put(TCA_BPF_FD, self.program.as_raw_fd())?
             .put(TCA_BPF_NAME, self.name)?
@@ -143,7 +143,7 @@ impl Socket {
     pub fn filters(&self, target: &FilterTarget) -> Result<Vec<FilterInfo>> {
         let operation = Operation::new("list filters", format_args!("on {target}"));
         let (index, parent) = target.place();
-        let request = || header(index, 0, parent).build().map_err(Fault::from);
+        let request = || header(index, 0, parent).build().map_err(EncodeError::from);
         let found: Vec<Tcmsg> = self.dump(&operation, Rtm::Gettfilter, request)?;
         Ok(found.iter().filter_map(FilterInfo::decode).collect())
     }

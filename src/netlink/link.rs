@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::{
     attrs::{Attrs, nested, number, text},
     bridge::BridgePort,
-    error::{Fault, Operation, Result},
+    error::{EncodeError, Operation, Result},
     ipv6::{self, Ipv6Conf},
     socket::Socket,
 };
@@ -112,7 +112,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsettled`](super::Error::Unsettled) where links come and go too fast to be listed,
+    /// [`Error::DumpInterrupted`](super::Error::DumpInterrupted) where links come and go too fast to be listed,
     /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
     pub fn links(&self) -> Result<Vec<Link>> {
         // Statistics would be most of what the kernel writes.
@@ -246,7 +246,7 @@ impl Socket {
         &self,
         operation: &Operation,
         name: &IfName,
-        request: Result<Ifinfomsg, Fault>,
+        request: Result<Ifinfomsg, EncodeError>,
     ) -> Result<Link> {
         let flags = NlmF::CREATE | NlmF::EXCL | NlmF::ECHO;
         match self.request(operation, Rtm::Newlink, flags, request)? {
@@ -257,13 +257,17 @@ impl Socket {
     }
 
     /// Changes what `attrs` name and leaves all else.
-    pub(super) fn set(&self, index: u32, what: &'static str, attrs: Result<Attrs<Ifla>, Fault>) -> Result<()> {
+    pub(super) fn set(&self, index: u32, what: &'static str, attrs: Result<Attrs<Ifla>, EncodeError>) -> Result<()> {
         let operation = Operation::on_link(what, index);
         let request = attrs.and_then(|attrs| message(index, attrs));
         self.change(&operation, Rtm::Newlink, NlmF::empty(), request)
     }
 
-    fn link(&self, operation: &Operation, request: impl FnOnce() -> Result<Ifinfomsg, Fault>) -> Result<Option<Link>> {
+    fn link(
+        &self,
+        operation: &Operation,
+        request: impl FnOnce() -> Result<Ifinfomsg, EncodeError>,
+    ) -> Result<Option<Link>> {
         let found: Ifinfomsg = match self.request(operation, Rtm::Getlink, NlmF::empty(), request()) {
             Err(error) if error.is(Errno::NODEV) => return Ok(None),
             found => found?.ok_or_else(|| operation.no_answer())?,
@@ -271,7 +275,7 @@ impl Socket {
         Link::decode(&found).map(Some).map_err(|fault| operation.malformed(fault))
     }
 
-    fn delete(&self, operation: &Operation, request: Result<Ifinfomsg, Fault>) -> Result<()> {
+    fn delete(&self, operation: &Operation, request: Result<Ifinfomsg, EncodeError>) -> Result<()> {
         match self.change(operation, Rtm::Dellink, NlmF::empty(), request) {
             Err(error) if error.is(Errno::NODEV) => Ok(()),
             done => done,
@@ -289,7 +293,7 @@ impl Link {
         self.ipv6.value(setting)
     }
 
-    pub(super) fn decode(message: &Ifinfomsg) -> Result<Self, Fault> {
+    pub(super) fn decode(message: &Ifinfomsg) -> Result<Self, EncodeError> {
         const UP: u32 = 1;
         const RUNNING: u32 = 1 << 6;
         let flags = u32::from(*message.ifi_flags());
@@ -329,7 +333,7 @@ impl Link {
         }
         Ok(Self {
             index: message.ifi_index().cast_unsigned(),
-            name: name.parse().map_err(Fault::new)?,
+            name: name.parse().map_err(EncodeError::new)?,
             kind,
             mac,
             mtu,
@@ -347,7 +351,7 @@ impl Link {
 }
 
 /// A message on the link of this index, or on the one that the attributes name when it is 0.
-pub(super) fn message(index: u32, attrs: Attrs<Ifla>) -> Result<Ifinfomsg, Fault> {
+pub(super) fn message(index: u32, attrs: Attrs<Ifla>) -> Result<Ifinfomsg, EncodeError> {
     finish(header(index).rtattrs(attrs.into_buffer()))
 }
 
@@ -355,6 +359,6 @@ pub(super) fn header(index: u32) -> IfinfomsgBuilder {
     IfinfomsgBuilder::default().ifi_family(RtAddrFamily::Unspecified).ifi_index(index.cast_signed())
 }
 
-pub(super) fn finish(builder: IfinfomsgBuilder) -> Result<Ifinfomsg, Fault> {
+pub(super) fn finish(builder: IfinfomsgBuilder) -> Result<Ifinfomsg, EncodeError> {
     Ok(builder.build()?)
 }

@@ -57,10 +57,10 @@
 //! # fn main() -> cnikit::netlink::Result<()> {
 //! # let (bridge, port) = (2, 3);
 //! let host = Socket::open()?;
-//! let blocks = Blocks::derived_from("my-plugin/mynet");
+//! let blocks = Blocks::from_name("my-plugin/mynet");
 //! host.ensure_clsact(bridge, blocks)?;
 //! if let Some(ingress) = blocks.ingress {
-//!     host.replace_filter(&FilterTarget::Block(ingress), &BpfFilter::new(&program(), "count"))?;
+//!     host.replace_filter(&FilterTarget::SharedBlock(ingress), &BpfFilter::new(&program(), "count"))?;
 //! }
 //! // All that is left to do for each pod:
 //! host.ensure_clsact(port, blocks)?;
@@ -87,13 +87,14 @@
 
 mod address;
 mod attrs;
+mod background;
 mod bridge;
 mod clsact;
 mod error;
 mod fdb;
 mod filter;
 #[cfg(any(test, fuzzing))]
-mod fuzzed;
+mod fuzz;
 mod ipv6;
 mod link;
 mod neighbor;
@@ -101,7 +102,6 @@ mod netns;
 mod next_hop;
 pub mod nftables;
 mod notices;
-mod nowait;
 mod orphans;
 mod probe;
 mod reply;
@@ -112,13 +112,13 @@ mod tables;
 mod veth;
 
 pub use bridge::{BridgePort, BridgeSpec};
-pub use clsact::{Block, Blocks, IngressQdisc};
+pub use clsact::{IngressQdisc, SharedBlock, SharedBlocks};
 pub use error::{Error, Result};
 pub use fdb::{FdbEntry, FdbState};
 pub use filter::{BpfFilter, FilterInfo, FilterTarget};
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
-pub use fuzzed::read_replies;
+pub use fuzz::read_replies;
 pub use ipv6::{AddrGenMode, Ipv6Conf};
 pub use link::{LOOPBACK_INDEX, Link};
 pub use netns::{Netns, NetnsId};

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::{
     address::{family, octets},
     attrs::Attrs,
-    error::{Fault, Operation, Result},
+    error::{EncodeError, Operation, Result},
     socket::Socket,
 };
 
@@ -33,7 +33,7 @@ impl Socket {
     }
 }
 
-fn entry(index: u32, address: IpAddr) -> Result<Ndmsg, Fault> {
+fn entry(index: u32, address: IpAddr) -> Result<Ndmsg, EncodeError> {
     let attrs = Attrs::new().put(Nda::Dst, octets(address))?;
     let header = NdmsgBuilder::default()
         .ndm_family(family(address))

@@ -4,7 +4,7 @@
 
 use super::{
     attrs::{self, nested},
-    error::{Fault, Result},
+    error::{EncodeError, Result},
 };
 
 /// `struct nlmsghdr`, in bytes.
@@ -57,7 +57,7 @@ struct BadLength {
 }
 
 /// The messages of one read; the first that cannot be one is the last.
-pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Result<Reply<'_>, Fault>> {
+pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Result<Reply<'_>, EncodeError>> {
     std::iter::from_fn(move || {
         while !bytes.is_empty() {
             let reply = next(&mut bytes).transpose();
@@ -70,7 +70,7 @@ pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Result<Reply<'_>
 }
 
 /// Takes the next message; nothing for one that says nothing.
-fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Reply<'a>>, Fault> {
+fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Reply<'a>>, EncodeError> {
     let all = std::mem::take(bytes);
     let (header, _) = all.split_at_checked(HEADER).ok_or_else(|| bad_length(HEADER, all))?;
     let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|index| header[at + index]));
@@ -109,8 +109,8 @@ fn outcome(payload: &[u8], flags: u16, has_request: bool) -> Option<Body<'static
     Some(Body::Refused(code, words.map(|(_, words)| attrs::text(words))))
 }
 
-fn bad_length(length: usize, left: &[u8]) -> Fault {
-    Fault::new(BadLength { length, left: left.len() })
+fn bad_length(length: usize, left: &[u8]) -> EncodeError {
+    EncodeError::new(BadLength { length, left: left.len() })
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::{
     address::{family, ip_addr, octets},
     attrs::{Attrs, nested, number},
-    error::{Fault, Operation, Result},
+    error::{EncodeError, Operation, Result},
     link::Link,
     next_hop::{self, RTA_VIA},
     socket::Socket,
@@ -118,7 +118,7 @@ impl Route {
         self
     }
 
-    fn message(&self, protocol: Rtprot, unsaid: RtScope) -> Result<Rtmsg, Fault> {
+    fn message(&self, protocol: Rtprot, unsaid: RtScope) -> Result<Rtmsg, EncodeError> {
         let mut metrics = Attrs::new();
         metrics = metrics.put_some(RTAX_MTU, self.mtu)?.put_some(RTAX_ADVMSS, self.advmss)?;
         let mut attrs = Attrs::new()
@@ -304,7 +304,7 @@ const fn everything(family: &RtAddrFamily) -> IpNetwork {
     }
 }
 
-fn of_main_table(family: RtAddrFamily, oif: u32) -> Result<Rtmsg, Fault> {
+fn of_main_table(family: RtAddrFamily, oif: u32) -> Result<Rtmsg, EncodeError> {
     let attrs = Attrs::new().put_some(Rta::Oif, Some(oif).filter(|oif| *oif != 0))?;
     Ok(header(family)
         .rtm_dst_len(0)

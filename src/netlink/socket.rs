@@ -25,7 +25,7 @@ use rustix::{
 use tracing::trace;
 
 use super::{
-    error::{Error, Fault, Operation, Result},
+    error::{EncodeError, Error, Operation, Result},
     notices::is_deletion,
     reply::{Body, Reply, replies},
 };
@@ -82,7 +82,7 @@ impl Socket {
         operation: &Operation,
         kind: Rtm,
         flags: NlmF,
-        message: Result<P, Fault>,
+        message: Result<P, EncodeError>,
     ) -> Result<Option<R>>
     where
         P: Size + ToBytes + fmt::Debug,
@@ -100,7 +100,7 @@ impl Socket {
         operation: &Operation,
         kind: Rtm,
         flags: NlmF,
-        message: Result<P, Fault>,
+        message: Result<P, EncodeError>,
     ) -> Result<()>
     where
         P: Size + ToBytes + fmt::Debug,
@@ -113,7 +113,7 @@ impl Socket {
         &self,
         operation: &Operation,
         kind: impl Into<u16>,
-        message: impl Fn() -> Result<P, Fault>,
+        message: impl Fn() -> Result<P, EncodeError>,
     ) -> Result<Vec<R>>
     where
         P: Size + ToBytes + fmt::Debug,
@@ -129,7 +129,7 @@ impl Socket {
                 return Ok(answer.objects);
             }
         }
-        Err(operation.unsettled(ATTEMPTS))
+        Err(operation.dump_interrupted(ATTEMPTS))
     }
 
     fn send<P>(&self, operation: &Operation, kind: impl Into<u16>, flags: NlmF, payload: P) -> Result<u32>
@@ -149,7 +149,7 @@ impl Socket {
 
     /// Sends the bytes of requests that were [encoded](encode) before: the kernel takes them one after another.
     pub(super) fn send_encoded(&self, operation: &Operation, requests: &[u8]) -> Result<()> {
-        tell(operation);
+        trace_request(operation);
         let sent = retry_on_intr(|| send(self.fd(), requests, SendFlags::empty()));
         sent.map(drop).map_err(|errno| operation.socket(errno))
     }
@@ -219,7 +219,7 @@ impl Socket {
 
     /// Reads until the last of several requests is acknowledged, or one of them failed; which one, the error tells by its
     /// place in the list.
-    pub(super) fn settle(&self, requests: &[(Operation, u32)]) -> Result<(), (usize, Error)> {
+    pub(super) fn wait_acks(&self, requests: &[(Operation, u32)]) -> Result<(), (usize, Error)> {
         let mut answer = Answer::<Buffer>::new();
         let Some(last) = requests.len().checked_sub(1) else {
             return Ok(());
@@ -266,7 +266,7 @@ impl Socket {
     }
 
     /// The messages that are for this socket.
-    fn replies<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = Result<Reply<'a>, Fault>> {
+    fn replies<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = Result<Reply<'a>, EncodeError>> {
         replies(bytes).filter(|reply| reply.as_ref().map_or(true, |reply| reply.port == self.port))
     }
 
@@ -282,7 +282,7 @@ impl Socket {
         if !is_kernel {
             bytes.clear();
         } else if length > bytes.len() {
-            return Err(operation.malformed(Fault::new(Truncated { length, read: bytes.len() })));
+            return Err(operation.malformed(EncodeError::new(Truncated { length, read: bytes.len() })));
         }
         drop(bytes);
         Ok(Ref::map(self.bytes.borrow(), Vec::as_slice))
@@ -307,20 +307,20 @@ pub(super) fn encode<P>(
     sequence: u32,
     kind: impl Into<u16>,
     flags: NlmF,
-    message: Result<P, Fault>,
+    message: Result<P, EncodeError>,
 ) -> Result<Vec<u8>>
 where
     P: Size + ToBytes + fmt::Debug,
 {
     let encode = || {
         let mut bytes = Cursor::new(Vec::new());
-        request(sequence, kind.into(), flags, message?)?.to_bytes(&mut bytes).map_err(Fault::new)?;
+        request(sequence, kind.into(), flags, message?)?.to_bytes(&mut bytes).map_err(EncodeError::new)?;
         Ok(bytes.into_inner())
     };
     encode().map_err(|fault| operation.malformed(fault))
 }
 
-fn request<P>(sequence: u32, kind: u16, flags: NlmF, payload: P) -> Result<Nlmsghdr<u16, P>, Fault>
+fn request<P>(sequence: u32, kind: u16, flags: NlmF, payload: P) -> Result<Nlmsghdr<u16, P>, EncodeError>
 where
     P: Size,
 {
@@ -375,6 +375,6 @@ impl<R: FromBytesWithInput<Input = usize>> Answer<R> {
 }
 
 /// Once, and not in each of the functions that the compiler makes for a type of message.
-fn tell(operation: &Operation) {
+fn trace_request(operation: &Operation) {
     trace!("{operation}");
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::{
     address::ip_addr,
     attrs::{nested, number},
-    error::{Fault, Operation, Result},
+    error::{EncodeError, Operation, Result},
     next_hop::{self, Hop, RTA_VIA},
     route::Route,
     socket::Socket,
@@ -127,7 +127,7 @@ fn with_hop(route: &Route, (oif, gateway): Hop) -> Route {
     Route { oif, gateway, ..route.clone() }
 }
 
-fn of_all_tables(family: RtAddrFamily) -> Result<Rtmsg, Fault> {
+fn of_all_tables(family: RtAddrFamily) -> Result<Rtmsg, EncodeError> {
     Ok(RtmsgBuilder::default()
         .rtm_family(family)
         .rtm_dst_len(0)

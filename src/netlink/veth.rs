@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::{
     attrs::Attrs,
-    error::{Fault, Operation, Result},
+    error::{EncodeError, Operation, Result},
     link::{finish, header, message},
     socket::Socket,
 };
@@ -113,7 +113,7 @@ impl<'netns> VethPair<'netns> {
         self
     }
 
-    fn message(&self) -> Result<Ifinfomsg, Fault> {
+    fn message(&self) -> Result<Ifinfomsg, EncodeError> {
         const VETH_INFO_PEER: u16 = 1;
         let peer = Attrs::new()
             .put(Ifla::Ifname, self.peer.name.as_str())?

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::trace::{Trace, record_addresses};
 use super::{
-    About, AddRequest, CheckRequest, DelRequest, Error, Failure, GcRequest, Plugin, StatusRequest, Step as _, netns,
+    AddRequest, CheckRequest, Context as _, DelRequest, Error, GcRequest, Plugin, PluginError, PluginInfo,
+    StatusRequest, netns,
 };
 use crate::spec::{self, Command, Environment, ErrorCode, NetworkName, RawConfig, Version};
 
@@ -62,7 +63,7 @@ pub(super) fn dispatch_to<P: Plugin>(
     plugin: &P,
     variable: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn Read,
-) -> Result<u8, Failure> {
+) -> Result<u8, PluginError> {
     let (mut version, mut trace) = (None, Trace::unknown());
     let mut wire = Wire { wire, failed: false };
     // Nothing of what a panic leaves half done is looked at again, but for what is known of the call, and whether the
@@ -75,7 +76,7 @@ pub(super) fn dispatch_to<P: Plugin>(
         Ok(()) => Ok(0),
         Err(failure) if wire.failed => Err(failure),
         Err(failure) => {
-            let document = failure.into_document(version.unwrap_or(Version::NEWEST));
+            let document = failure.into_document(version.unwrap_or(Version::LATEST));
             // Numbers and texts always become JSON.
             wire.write(&json_line(&document).unwrap_or_default())?;
             Ok(1)
@@ -91,10 +92,10 @@ struct Wire<'a> {
 }
 
 impl Wire<'_> {
-    fn write(&mut self, document: &[u8]) -> Result<(), Failure> {
+    fn write(&mut self, document: &[u8]) -> Result<(), PluginError> {
         let written = self.wire.write_all(document);
         self.failed |= written.is_err();
-        written.step("write to standard output")
+        written.context("write to standard output")
     }
 }
 
@@ -113,9 +114,9 @@ fn answer<P: Plugin>(
     stdin: &mut dyn Read,
     version: &mut Option<Version>,
     trace: &mut Trace,
-) -> Result<(), Failure> {
+) -> Result<(), PluginError> {
     let Some(command) = Environment::command(variable)? else {
-        return wire.write(about(plugin.about(), plugin.versions()).as_bytes());
+        return wire.write(about(plugin.info(), plugin.versions()).as_bytes());
     };
     let environment = Environment::read(command, variable)?;
 
@@ -171,7 +172,7 @@ impl Call {
     }
 }
 
-fn add<P: Plugin>(wire: &mut Wire<'_>, plugin: &P, call: Call) -> Result<(), Failure> {
+fn add<P: Plugin>(wire: &mut Wire<'_>, plugin: &P, call: Call) -> Result<(), PluginError> {
     let Call { environment, network, version, raw_config } = call;
     let request = AddRequest {
         attachment: environment.attachment(network)?,
@@ -186,21 +187,21 @@ fn add<P: Plugin>(wire: &mut Wire<'_>, plugin: &P, call: Call) -> Result<(), Fai
     netns::require(&request.netns, environment.netns_override)?;
     let result = plugin.add(&request)?;
     record_addresses(&result);
-    let json = result.to_json(version).map_err(Failure::from);
+    let json = result.to_json(version).map_err(PluginError::from);
     let written = json.and_then(|json| wire.write(format!("{json}\n").as_bytes()));
     written.map_err(|failure| undone(plugin, request, failure))
 }
 
 /// Detaches what was attached without a result to tell of it: the caller will see a failed `ADD`,
 /// and that must leave nothing.
-fn undone<P: Plugin>(plugin: &P, request: AddRequest<P::Config>, failure: Failure) -> Failure {
+fn undone<P: Plugin>(plugin: &P, request: AddRequest<P::Config>, failure: PluginError) -> PluginError {
     match plugin.del(&request.into()) {
         Ok(()) => failure,
         Err(left) => failure.with_details(format!("and undoing the ADD failed: {left}")),
     }
 }
 
-fn del<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
+fn del<P: Plugin>(plugin: &P, call: Call) -> Result<(), PluginError> {
     let Call { environment, network, raw_config, .. } = call;
     let request = DelRequest {
         attachment: environment.attachment(network)?,
@@ -216,7 +217,7 @@ fn del<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
     plugin.del(&request)
 }
 
-fn check<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
+fn check<P: Plugin>(plugin: &P, call: Call) -> Result<(), PluginError> {
     let Call { environment, network, raw_config, .. } = call;
     let missing = spec::Error::MissingPrevResult { command: Command::Check };
     let request = CheckRequest {
@@ -234,7 +235,7 @@ fn check<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
     plugin.check(&request)
 }
 
-fn gc<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
+fn gc<P: Plugin>(plugin: &P, call: Call) -> Result<(), PluginError> {
     let Call { environment, raw_config, .. } = call;
     let request = GcRequest {
         net_conf: raw_config.net_conf()?,
@@ -246,7 +247,7 @@ fn gc<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
     plugin.gc(&request)
 }
 
-fn status<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
+fn status<P: Plugin>(plugin: &P, call: Call) -> Result<(), PluginError> {
     let Call { environment, raw_config, .. } = call;
     let request = StatusRequest {
         net_conf: raw_config.net_conf()?,
@@ -258,7 +259,7 @@ fn status<P: Plugin>(plugin: &P, call: Call) -> Result<(), Failure> {
 }
 
 fn require_version(command: Command, version: Version, supported: &[Version]) -> Result<(), spec::Error> {
-    if version < command.rule().since {
+    if version < command.spec().since {
         Err(spec::Error::CommandTooNew { command, version })
     } else if !supported.contains(&version) {
         Err(spec::Error::UnsupportedVersion { version, supported: supported.to_vec() })
@@ -267,16 +268,16 @@ fn require_version(command: Command, version: Version, supported: &[Version]) ->
     }
 }
 
-fn versions(supported: &[Version], raw_config: &RawConfig) -> Result<Vec<u8>, Failure> {
+fn versions(supported: &[Version], raw_config: &RawConfig) -> Result<Vec<u8>, PluginError> {
     // What the caller speaks now is given back, known or not: it asks what it may speak.
     let stated = raw_config.value("cniVersion").and_then(Value::as_str).map(str::to_owned);
-    let newest = || supported.iter().max().unwrap_or(&Version::NEWEST).to_string();
+    let newest = || supported.iter().max().unwrap_or(&Version::LATEST).to_string();
     let cni_version = stated.filter(|text| !text.is_empty()).unwrap_or_else(newest);
     Ok(json_line(&Versions { cni_version, supported_versions: supported })?)
 }
 
-fn about(about: About, versions: &[Version]) -> String {
-    let About { name, version, summary, docs } = about;
+fn about(about: PluginInfo, versions: &[Version]) -> String {
+    let PluginInfo { name, version, summary, docs } = about;
     let versions = Version::list(versions);
     format!(
         "{name} {version}\n{summary}\n\n\
@@ -287,10 +288,10 @@ fn about(about: About, versions: &[Version]) -> String {
     )
 }
 
-fn panicked(payload: &(dyn Any + Send)) -> Failure {
+fn panicked(payload: &(dyn Any + Send)) -> PluginError {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-    Failure::new(ErrorCode::INTERNAL, format!("the plugin panicked: {text}"))
+    PluginError::new(ErrorCode::INTERNAL, format!("the plugin panicked: {text}"))
         .with_details("this is a defect of the plugin: standard error tells where")
 }
 

@@ -1,7 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::spec::{Coded, ErrorCode};
+use crate::spec::{ErrorCode, HasErrorCode};
 
 /// What can be wrong with a call beside its words.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum Error {
     },
 }
 
-impl Coded for Error {
+impl HasErrorCode for Error {
     fn code(&self) -> ErrorCode {
         match self {
             Error::Stdin { .. } => ErrorCode::IO,

@@ -1,11 +1,11 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::spec::{Coded, ErrorCode, ErrorDocument, Version};
+use crate::spec::{ErrorCode, ErrorDocument, HasErrorCode, Version};
 
 /// Why a verb failed: what becomes the error document.
 ///
-/// `?` makes one of any [`Coded`] error: its text is the message, the chain of its sources the
+/// `?` makes one of any [`HasErrorCode`] error: its text is the message, the chain of its sources the
 /// details.
 ///
 /// ```
@@ -14,7 +14,7 @@ use crate::spec::{Coded, ErrorCode, ErrorDocument, Version};
 ///
 /// fn mtu_of(bridge: &str) -> Result<u32, Failure> {
 ///     let path = format!("/sys/class/net/{bridge}/mtu");
-///     let text = std::fs::read_to_string(&path).step(format!("read {path}"))?;
+///     let text = std::fs::read_to_string(&path).context(format!("read {path}"))?;
 ///     let no_number = |_| Failure::new(ErrorCode::DECODE, format!("{path} holds no number"));
 ///     text.trim().parse().map_err(no_number)
 /// }
@@ -25,7 +25,7 @@ use crate::spec::{Coded, ErrorCode, ErrorDocument, Version};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Failure {
+pub struct PluginError {
     /// The number on the wire.
     pub code: ErrorCode,
     /// A short sentence.
@@ -35,13 +35,13 @@ pub struct Failure {
 }
 
 /// Says which step of a verb failed.
-pub trait Step<T> {
+pub trait Context<T> {
     /// Puts the step before the message of a failure: `make the veth pair: <message>`.
     ///
     /// # Errors
     ///
     /// The failure, with the step.
-    fn step(self, step: impl fmt::Display) -> Result<T, Failure>;
+    fn context(self, step: impl fmt::Display) -> Result<T, PluginError>;
 }
 
 /// The failures of a verb that goes on past them, as `DEL` and `GC` must.
@@ -50,17 +50,17 @@ pub trait Step<T> {
 /// use cnikit::plugin::{Failures, Step};
 ///
 /// let mut failures = Failures::default();
-/// failures.note(std::fs::remove_file("/nonexistent/lease").step("free the lease"));
-/// failures.note(std::fs::read("/dev/null").step("look at nothing"));
+/// failures.note(std::fs::remove_file("/nonexistent/lease").context("free the lease"));
+/// failures.note(std::fs::read("/dev/null").context("look at nothing"));
 /// let failure = failures.into_result().unwrap_err();
 /// assert!(failure.msg.starts_with("free the lease: No such file"));
 /// ```
 #[derive(Debug, Default)]
-pub struct Failures {
-    all: Vec<Failure>,
+pub struct ErrorCollector {
+    all: Vec<PluginError>,
 }
 
-impl Failure {
+impl PluginError {
     /// A failure without details.
     pub fn new(code: ErrorCode, msg: impl Into<String>) -> Self {
         Self { code, msg: msg.into(), details: String::new() }
@@ -80,9 +80,9 @@ impl Failure {
     }
 }
 
-impl Failures {
+impl ErrorCollector {
     /// Keeps the failure of an outcome; its value, where there is one, is returned.
-    pub fn note<T>(&mut self, outcome: Result<T, impl Into<Failure>>) -> Option<T> {
+    pub fn push<T>(&mut self, outcome: Result<T, impl Into<PluginError>>) -> Option<T> {
         outcome.map_err(|failure| self.all.push(failure.into())).ok()
     }
 
@@ -92,17 +92,17 @@ impl Failures {
     /// # Errors
     ///
     /// That failure.
-    pub fn into_result(self) -> Result<(), Failure> {
+    pub fn into_result(self) -> Result<(), PluginError> {
         let Some(code) = self.all.first().map(|first| first.code) else {
             return Ok(());
         };
         let (msgs, details): (Vec<_>, Vec<_>) = self.all.into_iter().map(|one| (one.msg, one.details)).unzip();
         let details: Vec<String> = details.into_iter().filter(|details| !details.is_empty()).collect();
-        Err(Failure { code, msg: msgs.join("; "), details: details.join("; ") })
+        Err(PluginError { code, msg: msgs.join("; "), details: details.join("; ") })
     }
 }
 
-impl<E: Coded> From<E> for Failure {
+impl<E: HasErrorCode> From<E> for PluginError {
     fn from(error: E) -> Self {
         let sources = std::iter::successors(error.source(), |source| (*source).source());
         let details: Vec<String> = sources.map(ToString::to_string).collect();
@@ -110,20 +110,20 @@ impl<E: Coded> From<E> for Failure {
     }
 }
 
-impl<T, E: Into<Failure>> Step<T> for Result<T, E> {
-    fn step(self, step: impl fmt::Display) -> Result<T, Failure> {
+impl<T, E: Into<PluginError>> Context<T> for Result<T, E> {
+    fn context(self, step: impl fmt::Display) -> Result<T, PluginError> {
         self.map_err(|error| {
-            let failure: Failure = error.into();
-            Failure { msg: format!("{step}: {}", failure.msg), ..failure }
+            let failure: PluginError = error.into();
+            PluginError { msg: format!("{step}: {}", failure.msg), ..failure }
         })
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for PluginError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.msg)?;
         if self.details.is_empty() { Ok(()) } else { write!(f, ": {}", self.details) }
     }
 }
 
-impl StdError for Failure {}
+impl StdError for PluginError {}

@@ -126,7 +126,7 @@ use crate::spec::{AddResult, RawConfig, Version};
 
 pub use dispatch::{Output, dispatch};
 pub use error::Error;
-pub use failure::{Failure, Failures, Step};
+pub use failure::{Context, ErrorCollector, PluginError};
 pub use log::{Log, LogLevel};
 pub use process::run;
 pub use request::{AddRequest, CheckRequest, DelRequest, GcRequest, StatusRequest};
@@ -145,7 +145,7 @@ pub trait Plugin {
     type Config: DeserializeOwned;
 
     /// What a person reads who runs the binary by hand.
-    fn about(&self) -> About;
+    fn info(&self) -> PluginInfo;
 
     /// The versions of the specification that the plugin speaks.
     ///
@@ -170,15 +170,15 @@ pub trait Plugin {
     /// # Errors
     ///
     /// The step that failed, and why.
-    fn add(&self, request: &AddRequest<Self::Config>) -> Result<AddResult, Failure>;
+    fn add(&self, request: &AddRequest<Self::Config>) -> Result<AddResult, PluginError>;
 
     /// Detaches the container. Succeeds when there is nothing left to detach, as often as it is
     /// called.
     ///
     /// # Errors
     ///
-    /// What is left and could not be removed; [`Failures`] collects that.
-    fn del(&self, request: &DelRequest<Self::Config>) -> Result<(), Failure>;
+    /// What is left and could not be removed; [`ErrorCollector`] collects that.
+    fn del(&self, request: &DelRequest<Self::Config>) -> Result<(), PluginError>;
 
     /// Tells whether everything that `add` made is still there; tolerates what later plugins of the
     /// chain changed.
@@ -186,7 +186,7 @@ pub trait Plugin {
     /// # Errors
     ///
     /// What is missing or different.
-    fn check(&self, request: &CheckRequest<Self::Config>) -> Result<(), Failure>;
+    fn check(&self, request: &CheckRequest<Self::Config>) -> Result<(), PluginError>;
 
     /// Frees what belongs to no valid attachment.
     ///
@@ -196,7 +196,7 @@ pub trait Plugin {
     /// # Errors
     ///
     /// What could not be freed, after all else was.
-    fn gc(&self, _request: &GcRequest<Self::Config>) -> Result<(), Failure> {
+    fn gc(&self, _request: &GcRequest<Self::Config>) -> Result<(), PluginError> {
         Ok(())
     }
 
@@ -208,14 +208,14 @@ pub trait Plugin {
     ///
     /// Why not, as [`PLUGIN_NOT_AVAILABLE`](crate::spec::ErrorCode::PLUGIN_NOT_AVAILABLE) or
     /// [`LIMITED_CONNECTIVITY`](crate::spec::ErrorCode::LIMITED_CONNECTIVITY).
-    fn status(&self, _request: &StatusRequest<Self::Config>) -> Result<(), Failure> {
+    fn status(&self, _request: &StatusRequest<Self::Config>) -> Result<(), PluginError> {
         Ok(())
     }
 }
 
 /// What a plugin tells a person who runs it by hand, without `CNI_COMMAND`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct About {
+pub struct PluginInfo {
     /// The plugin's name: that of its executable.
     pub name: &'static str,
     /// The plugin's own version.

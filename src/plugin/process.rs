@@ -6,7 +6,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::dup2_stdout;
 
 use super::dispatch::dispatch_to;
-use super::{Failure, Log, Plugin, Step as _};
+use super::{Context as _, Log, Plugin, PluginError};
 
 /// Runs a plugin as a program: the last expression of its `main`.
 ///
@@ -19,7 +19,7 @@ use super::{Failure, Log, Plugin, Step as _};
 /// A panic becomes an error document, unless the program is built with `panic = "abort"`.
 pub fn run(plugin: &impl Plugin) -> ExitCode {
     // One that is set already is the program's choice.
-    let _ = tracing::subscriber::set_global_default(Log::to_stderr(plugin.about().name));
+    let _ = tracing::subscriber::set_global_default(Log::to_stderr(plugin.info().name));
     match serve(plugin) {
         Ok(exit_code) => ExitCode::from(exit_code),
         Err(failure) => {
@@ -30,8 +30,8 @@ pub fn run(plugin: &impl Plugin) -> ExitCode {
     }
 }
 
-fn serve(plugin: &impl Plugin) -> Result<u8, Failure> {
-    let mut wire = take_stdout().step("take standard output")?;
+fn serve(plugin: &impl Plugin) -> Result<u8, PluginError> {
+    let mut wire = take_stdout().context("take standard output")?;
     // A terminal has no configuration: a person who tries `CNI_COMMAND=VERSION` by hand gets an
     // answer.
     let stdin = io::stdin();

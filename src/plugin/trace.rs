@@ -4,7 +4,7 @@ use tracing::dispatcher::{self, Dispatch};
 use tracing::field::{Empty, display};
 use tracing::{Span, error, error_span, info};
 
-use super::Failure;
+use super::PluginError;
 use crate::spec::{AddResult, Environment, IpConfig, KubernetesPod, RawConfig};
 
 /// A call as [`tracing`] is told of it.
@@ -76,7 +76,7 @@ impl Trace {
     }
 
     /// Tells what the call came to.
-    pub(super) fn end(&self, failure: Option<&Failure>) {
+    pub(super) fn end(&self, failure: Option<&PluginError>) {
         self.run(|| match failure {
             None if self.span.is_some() => info!(result = "ok"),
             // A person was told what this program is.

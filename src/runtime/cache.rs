@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::network::{in_file, result_value};
-use super::{Error, NetworkList, Parameters, base64};
+use super::{AttachmentParameters, Error, NetworkConfigList, base64};
 use crate::spec::{AddResult, Args, Attachment, ContainerId, IfName, NetworkName, Version};
 
 /// What a runtime remembers of its attachments: the results for `CHECK` and `DEL`, and what to undo them with.
@@ -33,8 +33,8 @@ pub struct CachedAttachment {
     /// The network.
     pub network: NetworkName,
     /// The parameters of the `ADD`.
-    pub parameters: Parameters,
-    /// The network's configuration at that time: what [`NetworkList::parse`] reads. Very old files do not have it.
+    pub parameters: AttachmentParameters,
+    /// The network's configuration at that time: what [`NetworkConfigList::parse`] reads. Very old files do not have it.
     pub config: Option<Vec<u8>>,
     /// What the `ADD` made.
     pub result: AddResult,
@@ -85,7 +85,12 @@ impl ResultCache {
     /// # Errors
     ///
     /// [`Error::Io`], or [`Error::Spec`] when the network's version cannot hold the result.
-    pub fn store(&self, network: &NetworkList, parameters: &Parameters, result: &AddResult) -> Result<(), Error> {
+    pub fn store(
+        &self,
+        network: &NetworkConfigList,
+        parameters: &AttachmentParameters,
+        result: &AddResult,
+    ) -> Result<(), Error> {
         let pairs: Vec<_> = parameters.args.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let record = Record {
             kind: Kind::CacheV1,
@@ -236,8 +241,8 @@ impl Found {
         let Some(bytes) = read(path)? else { return Ok(Self::Nothing) };
         let json: Value = serde_json::from_slice(&bytes).map_err(corrupt(path))?;
         if json.get("kind").is_none() {
-            let result = AddResult::from_json(&json, Version::UNSTATED).map_err(in_file(path))?;
-            let parameters = Parameters::new(attachment.container_id.clone(), attachment.ifname.clone());
+            let result = AddResult::from_json(&json, Version::IMPLICIT).map_err(in_file(path))?;
+            let parameters = AttachmentParameters::new(attachment.container_id.clone(), attachment.ifname.clone());
             let network = attachment.network.clone();
             return Ok(Self::ResultAlone(Box::new(CachedAttachment { network, parameters, config: None, result })));
         }
@@ -257,14 +262,14 @@ impl Record {
     fn into_attachment(self) -> Result<CachedAttachment, crate::spec::Error> {
         let args = self.cni_args.unwrap_or_default().into_iter().map(|(key, value)| format!("{key}={value}"));
         let args: Args = args.collect::<Vec<_>>().join(";").parse()?;
-        let parameters = Parameters {
+        let parameters = AttachmentParameters {
             container_id: self.container_id,
             ifname: self.if_name,
             netns: self.netns.filter(|path| !path.as_os_str().is_empty()),
             args,
             capability_args: self.capability_args.unwrap_or_default(),
         };
-        let result = AddResult::from_json(&self.result, Version::UNSTATED)?;
+        let result = AddResult::from_json(&self.result, Version::IMPLICIT)?;
         Ok(CachedAttachment { network: self.network_name, parameters, config: Some(self.config), result })
     }
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Error, Invocation, NetworkList, Parameters, PluginConf, ResultCache, find};
+use super::{AttachmentParameters, Error, Invocation, NetworkConfigList, PluginConfig, ResultCache, find};
 use crate::spec::{AddResult, AttachmentKey, Command, PluginType, RawConfig, Version};
 
 /// The runtime's side of the protocol: what containerd and CRI-O do to a network configuration.
@@ -60,7 +60,7 @@ impl Runtime {
 
     /// With a time limit for each call of a plugin. Without one, a plugin may hang for ever.
     #[must_use]
-    pub fn with_time_limit(mut self, limit: Duration) -> Self {
+    pub fn with_timeout(mut self, limit: Duration) -> Self {
         self.time_limit = Some(limit);
         self
     }
@@ -86,7 +86,7 @@ impl Runtime {
     /// # Errors
     ///
     /// Why the `ADD` failed; [`Error::NotUndone`] when something may be left of it.
-    pub fn add(&self, network: &NetworkList, parameters: &Parameters) -> Result<AddResult, Error> {
+    pub fn add(&self, network: &NetworkConfigList, parameters: &AttachmentParameters) -> Result<AddResult, Error> {
         let is_new = match self.cache.attachment(&parameters.attachment(&network.name)) {
             // The result could not be remembered either: better to know that before anything is made.
             Err(error @ Error::Io { .. }) => return Err(error),
@@ -106,7 +106,7 @@ impl Runtime {
     ///
     /// That of the first plugin that fails: those after it, which come before it in the list, are not called, as the
     /// specification has it. Call it again.
-    pub fn del(&self, network: &NetworkList, parameters: &Parameters) -> Result<(), Error> {
+    pub fn del(&self, network: &NetworkConfigList, parameters: &AttachmentParameters) -> Result<(), Error> {
         let attachment = parameters.attachment(&network.name);
         // A cache that cannot be read must not keep anything from being deleted. Plugins can do without.
         let cached = self.cache.attachment(&attachment).unwrap_or_default();
@@ -124,7 +124,7 @@ impl Runtime {
     ///
     /// That of the first plugin that finds fault; [`Error::NotAttached`] when the result of the `ADD` is not known;
     /// [`spec::Error::CommandTooNew`](crate::spec::Error::CommandTooNew) before version 0.4.0.
-    pub fn check(&self, network: &NetworkList, parameters: &Parameters) -> Result<(), Error> {
+    pub fn check(&self, network: &NetworkConfigList, parameters: &AttachmentParameters) -> Result<(), Error> {
         network.require(Command::Check)?;
         if network.disable_check {
             return Ok(());
@@ -148,7 +148,7 @@ impl Runtime {
     /// # Errors
     ///
     /// All failures.
-    pub fn gc(&self, network: &NetworkList, valid: &[AttachmentKey]) -> Result<(), Error> {
+    pub fn gc(&self, network: &NetworkConfigList, valid: &[AttachmentKey]) -> Result<(), Error> {
         if network.disable_gc {
             return Ok(());
         }
@@ -171,7 +171,7 @@ impl Runtime {
     /// # Errors
     ///
     /// That of the first plugin that is not ready, with its code.
-    pub fn status(&self, network: &NetworkList) -> Result<(), Error> {
+    pub fn status(&self, network: &NetworkConfigList) -> Result<(), Error> {
         if network.require(Command::Status).is_err() {
             return Ok(());
         }
@@ -192,7 +192,7 @@ impl Runtime {
     /// # Errors
     ///
     /// All failures: [`Error::NotFound`], [`Error::VersionNotSpoken`], and those of [`Invocation::versions`].
-    pub fn validate(&self, network: &NetworkList) -> Result<(), Error> {
+    pub fn validate(&self, network: &NetworkConfigList) -> Result<(), Error> {
         let version = network.cni_version;
         let types: BTreeSet<&PluginType> = network.plugins.iter().map(|plugin| &plugin.plugin_type).collect();
         let validate = |plugin_type| {
@@ -205,8 +205,8 @@ impl Runtime {
 
     fn add_in_order(
         &self,
-        network: &NetworkList,
-        parameters: &Parameters,
+        network: &NetworkConfigList,
+        parameters: &AttachmentParameters,
         progress: &mut Progress,
     ) -> Result<AddResult, Error> {
         for plugin in &network.plugins {
@@ -224,7 +224,7 @@ impl Runtime {
     }
 
     /// Undoes an `ADD` that did not come to its end, past failures: those are returned.
-    fn undo(&self, network: &NetworkList, parameters: &Parameters, progress: &Progress) -> Vec<Error> {
+    fn undo(&self, network: &NetworkConfigList, parameters: &AttachmentParameters, progress: &Progress) -> Vec<Error> {
         let result = progress.result.as_ref().and_then(|result| for_del(network, result));
         let undo = |plugin| self.attach(Command::Del, network, plugin, parameters, result).err();
         network.plugins.iter().take(progress.called).rev().filter_map(undo).collect()
@@ -234,9 +234,9 @@ impl Runtime {
     fn attach(
         &self,
         command: Command,
-        network: &NetworkList,
-        plugin: &PluginConf,
-        parameters: &Parameters,
+        network: &NetworkConfigList,
+        plugin: &PluginConfig,
+        parameters: &AttachmentParameters,
         prev_result: Option<&AddResult>,
     ) -> Result<(), Error> {
         let (invocation, config) = self.attaching(command, network, plugin, parameters, prev_result)?;
@@ -246,9 +246,9 @@ impl Runtime {
     fn attaching(
         &self,
         command: Command,
-        network: &NetworkList,
-        plugin: &PluginConf,
-        parameters: &Parameters,
+        network: &NetworkConfigList,
+        plugin: &PluginConfig,
+        parameters: &AttachmentParameters,
         prev_result: Option<&AddResult>,
     ) -> Result<(Invocation, RawConfig), Error> {
         let invocation = self.invocation(command, &plugin.plugin_type)?.with_parameters(parameters);
@@ -256,21 +256,21 @@ impl Runtime {
     }
 
     /// Calls a plugin with a verb that is about no attachment.
-    fn call(&self, command: Command, plugin: &PluginConf, config: &RawConfig) -> Result<(), Error> {
+    fn call(&self, command: Command, plugin: &PluginConfig, config: &RawConfig) -> Result<(), Error> {
         self.invocation(command, &plugin.plugin_type)?.run(config).map(drop)
     }
 
     fn invocation(&self, command: Command, plugin_type: &PluginType) -> Result<Invocation, Error> {
         let mut invocation = Invocation::new(find(plugin_type, &self.path)?, command).with_path(&self.path)?;
         if let Some(limit) = self.time_limit {
-            invocation = invocation.with_time_limit(limit);
+            invocation = invocation.with_timeout(limit);
         }
         Ok(if self.forwards_stderr { invocation.forwarding_stderr() } else { invocation })
     }
 }
 
 /// The result to pass with `DEL`, where the version has that and can hold it. Plugins must do without it if need be.
-fn for_del<'a>(network: &NetworkList, result: &'a AddResult) -> Option<&'a AddResult> {
+fn for_del<'a>(network: &NetworkConfigList, result: &'a AddResult) -> Option<&'a AddResult> {
     let version = network.cni_version;
     Some(result).filter(|result| version >= Version::V0_4_0 && result.to_json(version).is_ok())
 }

@@ -105,7 +105,7 @@ impl<'r, R: Delegable> Delegate<'r, R> {
 
     /// With a time limit for each call. Without one, the delegate has the time that the caller of this plugin gives.
     #[must_use]
-    pub fn with_time_limit(mut self, limit: Duration) -> Self {
+    pub fn with_timeout(mut self, limit: Duration) -> Self {
         self.time_limit = Some(limit);
         self
     }
@@ -137,7 +137,7 @@ impl<'r, R: Delegable> Delegate<'r, R> {
         let invocation = Invocation::delegated(self.executable()?, command).with_path(self.request.path())?;
         let invocation = self.request.with_parameters(invocation);
         Ok(match self.time_limit {
-            Some(limit) => invocation.with_time_limit(limit),
+            Some(limit) => invocation.with_timeout(limit),
             None => invocation,
         })
     }
@@ -237,7 +237,7 @@ impl Delegated {
     }
 
     /// Keeps what the delegate made.
-    pub fn keep(mut self) -> AddResult {
+    pub fn commit(mut self) -> AddResult {
         self.undo = None;
         std::mem::take(&mut self.result)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use crate::spec::{self, Attachment, Coded, Command, ErrorCode, NetworkName, PluginType, Version};
+use crate::spec::{self, Attachment, Command, ErrorCode, HasErrorCode, NetworkName, PluginType, Version};
 
 /// Why a plugin could not be run, what it said, or what is wrong with a network configuration.
 #[derive(Debug, thiserror::Error)]
@@ -257,7 +257,7 @@ impl Error {
     }
 }
 
-impl Coded for Error {
+impl HasErrorCode for Error {
     /// A plugin's own number is passed on.
     fn code(&self) -> ErrorCode {
         match self {
@@ -278,7 +278,7 @@ impl Coded for Error {
             }
             Self::File { source, .. } => source.code(),
             Self::NotUndone { cause, .. } => cause.code(),
-            Self::Several { errors } => errors.first().map_or(ErrorCode::INTERNAL, Coded::code),
+            Self::Several { errors } => errors.first().map_or(ErrorCode::INTERNAL, HasErrorCode::code),
         }
     }
 }

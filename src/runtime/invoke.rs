@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::process::{self, Ended, STDOUT_LIMIT, Trouble};
-use super::{Error, Parameters};
+use super::process::{self, ProcessError, ProcessOutput, STDOUT_LIMIT};
+use super::{AttachmentParameters, Error};
 use crate::spec::{AddResult, Args, Command, ContainerId, ErrorDocument, IfName, RawConfig, Variable, Version};
 
 /// How much of an unusable standard output an error cites, in bytes.
@@ -67,8 +67,8 @@ impl Invocation {
     /// With everything that is particular to an attachment, capability arguments aside: those belong into the
     /// configuration.
     #[must_use]
-    pub fn with_parameters(self, parameters: &Parameters) -> Self {
-        let Parameters { container_id, ifname, netns, args, .. } = parameters;
+    pub fn with_parameters(self, parameters: &AttachmentParameters) -> Self {
+        let AttachmentParameters { container_id, ifname, netns, args, .. } = parameters;
         self.on_interface(container_id, ifname).in_netns(netns.as_deref()).with_args(args)
     }
 
@@ -103,7 +103,7 @@ impl Invocation {
     /// With a time limit. When it is over the plugin is killed, with all processes of its process group; that is a new
     /// one. Without a limit the plugin stays in the caller's group, and a caller that is killed by group takes it along.
     #[must_use]
-    pub fn with_time_limit(mut self, limit: Duration) -> Self {
+    pub fn with_timeout(mut self, limit: Duration) -> Self {
         self.time_limit = Some(limit);
         self
     }
@@ -145,7 +145,7 @@ impl Invocation {
     ///
     /// As [`run`](Self::run). [`Error::NotJson`] when the plugin succeeded and what it wrote is no answer.
     pub fn versions(&self) -> Result<Vec<Version>, Error> {
-        let question = RawConfig::parse(format!(r#"{{"cniVersion":"{}"}}"#, Version::NEWEST))?;
+        let question = RawConfig::parse(format!(r#"{{"cniVersion":"{}"}}"#, Version::LATEST))?;
         // A plugin from before this verb looks for its variables first, and must find something to get to the verb.
         let asking = [Variable::Netns, Variable::IfName, Variable::Path];
         let asking = asking.into_iter().fold(self.clone(), |asking, variable| asking.with(variable, "none"));
@@ -197,7 +197,7 @@ impl Invocation {
         })
     }
 
-    fn failed(&self, Ended { status, stdout, stderr }: Ended) -> Error {
+    fn failed(&self, ProcessOutput { status, stdout, stderr }: ProcessOutput) -> Error {
         let (plugin, command) = (self.plugin.clone(), self.command);
         match serde_json::from_slice(&stdout) {
             Ok(ErrorDocument { code, msg, details, .. }) => Error::Plugin { plugin, command, code, msg, details },
@@ -209,16 +209,16 @@ impl Invocation {
         }
     }
 
-    fn trouble(&self, trouble: Trouble) -> Error {
+    fn trouble(&self, trouble: ProcessError) -> Error {
         let (plugin, command) = (self.plugin.clone(), self.command);
         match trouble {
-            Trouble::Start(source) => Error::Start { plugin, source },
-            Trouble::Talk(source) => Error::Talk { plugin, command, source },
-            Trouble::TimedOut { stderr } => {
+            ProcessError::Start(source) => Error::Start { plugin, source },
+            ProcessError::Talk(source) => Error::Talk { plugin, command, source },
+            ProcessError::TimedOut { stderr } => {
                 let limit = self.time_limit.unwrap_or_default();
                 Error::TimedOut { plugin, command, limit, stderr: text(&stderr) }
             }
-            Trouble::TooLong => Error::OutputTooLong { plugin, command, limit: STDOUT_LIMIT },
+            ProcessError::TooLong => Error::OutputTooLong { plugin, command, limit: STDOUT_LIMIT },
         }
     }
 

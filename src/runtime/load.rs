@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::network::in_file;
-use super::{Error, NetworkList, PluginConf};
+use super::{Error, NetworkConfigList, PluginConfig};
 use crate::spec::NetworkName;
 
 /// How the files of networks end.
@@ -14,7 +14,7 @@ const NETWORKS: [&str; 3] = ["conf", "conflist", "json"];
 /// How the files of single plugins end, in a directory that is named as their network.
 const PLUGINS: [&str; 1] = ["conf"];
 
-impl NetworkList {
+impl NetworkConfigList {
     /// Reads a network from a file. To the plugins of a list come those in the `*.conf` files of the directory beside
     /// the file that is named as the network, in the order of their names, unless `loadOnlyInlinedPlugins` is set.
     ///
@@ -26,7 +26,7 @@ impl NetworkList {
         if !network.load_only_inlined_plugins {
             let dir = path.parent().unwrap_or(Path::new("")).join(network.name.as_str());
             for path in files(&dir, &PLUGINS)? {
-                network.plugins.push(PluginConf::parse(read(&path)?).map_err(in_file(&path))?);
+                network.plugins.push(PluginConfig::parse(read(&path)?).map_err(in_file(&path))?);
             }
         }
         if network.plugins.is_empty() {

@@ -3,8 +3,8 @@
 //! | To do what | Use |
 //! |---|---|
 //! | have `ipam.type` serve the call that your plugin serves, and undo that when you fail | [`Delegate`], [`Delegated`], [`Prior`] |
-//! | attach, check and detach containers by a network configuration | [`Runtime`], [`Parameters`] |
-//! | read network configurations from `/etc/cni/net.d` | [`NetworkList`], [`PluginConf`] |
+//! | attach, check and detach containers by a network configuration | [`Runtime`], [`AttachmentParameters`] |
+//! | read network configurations from `/etc/cni/net.d` | [`NetworkConfigList`], [`PluginConfig`] |
 //! | know what is attached | [`ResultCache`], [`CachedAttachment`] |
 //! | run one plugin with one verb | [`find()`], [`Invocation`] |
 //!
@@ -32,5 +32,5 @@ pub use delegate::{Delegable, Delegate, Delegated, Prior};
 pub use error::Error;
 pub use find::find;
 pub use invoke::Invocation;
-pub use network::{NetworkList, PluginConf};
-pub use parameters::Parameters;
+pub use network::{NetworkConfigList, PluginConfig};
+pub use parameters::AttachmentParameters;

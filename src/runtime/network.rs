@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{Error, Parameters};
+use super::{AttachmentParameters, Error};
 use crate::spec::{self, AddResult, AttachmentKey, Command, NetworkName, PluginType, RawConfig, Version};
 
 /// The keys under which `GC` learns the valid attachments. The second is what the specification's text once said;
@@ -17,7 +17,7 @@ const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/atta
 /// See [Network configuration format](https://www.cni.dev/docs/spec/#section-1-network-configuration-format).
 ///
 /// ```
-/// use cnikit::runtime::NetworkList;
+/// use cnikit::runtime::NetworkConfigList;
 /// use cnikit::spec::Version;
 ///
 /// let network = NetworkList::parse(
@@ -33,7 +33,7 @@ const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/atta
 /// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct NetworkList {
+pub struct NetworkConfigList {
     /// `name`
     pub name: NetworkName,
     /// The highest version that this library knows of those in `cniVersion` and `cniVersions`.
@@ -45,14 +45,14 @@ pub struct NetworkList {
     /// `loadOnlyInlinedPlugins`: the directory that is named as the network has no say.
     pub load_only_inlined_plugins: bool,
     /// The plugins. One that was read from a file has one at least.
-    pub plugins: Vec<PluginConf>,
+    pub plugins: Vec<PluginConfig>,
     bytes: Vec<u8>,
 }
 
 /// A plugin's part of a network's configuration.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct PluginConf {
+pub struct PluginConfig {
     /// `type`: the name of the executable.
     pub plugin_type: PluginType,
     /// The capabilities that it declares to have, with `true`.
@@ -60,7 +60,7 @@ pub struct PluginConf {
     object: Map<String, Value>,
 }
 
-impl NetworkList {
+impl NetworkConfigList {
     /// Reads a configuration: a list of plugins as in `.conflist` files, or a single plugin's as in `.conf` and `.json`
     /// files, which is a list of one.
     ///
@@ -81,7 +81,7 @@ impl NetworkList {
             None if load_only_inlined_plugins => return Err(Error::NoPlugins { network: name }),
             None => Vec::new(),
             Some(list) if list.is_empty() => return Err(Error::NoPlugins { network: name }),
-            Some(list) => list.into_iter().enumerate().map(PluginConf::in_list).collect::<Result<_, _>>()?,
+            Some(list) => list.into_iter().enumerate().map(PluginConfig::in_list).collect::<Result<_, _>>()?,
         };
         Ok(Self {
             name,
@@ -106,7 +106,7 @@ impl NetworkList {
 
     fn of_one(raw: &RawConfig) -> Result<Self, Error> {
         let (name, cni_version) = (raw.name()?, version_of(raw)?);
-        let plugin = PluginConf::parse(raw.as_bytes())?;
+        let plugin = PluginConfig::parse(raw.as_bytes())?;
         let list = json!({ "cniVersion": cni_version, "name": name, "plugins": [plugin.object] });
         Ok(Self {
             name,
@@ -122,8 +122,8 @@ impl NetworkList {
     /// A plugin's configuration for a verb about one attachment.
     pub(super) fn for_attachment(
         &self,
-        plugin: &PluginConf,
-        parameters: &Parameters,
+        plugin: &PluginConfig,
+        parameters: &AttachmentParameters,
         prev_result: Option<&AddResult>,
     ) -> Result<RawConfig, Error> {
         let mut object = self.derived(plugin);
@@ -141,14 +141,14 @@ impl NetworkList {
     }
 
     /// A plugin's configuration for `GC`.
-    pub(super) fn for_gc(&self, plugin: &PluginConf, valid: &[AttachmentKey]) -> Result<RawConfig, Error> {
+    pub(super) fn for_gc(&self, plugin: &PluginConfig, valid: &[AttachmentKey]) -> Result<RawConfig, Error> {
         let mut object = self.derived(plugin);
         object.extend(VALID_ATTACHMENTS.map(|key| (key.to_owned(), json!(valid))));
         raw_config(object)
     }
 
     /// A plugin's configuration for `STATUS`.
-    pub(super) fn for_status(&self, plugin: &PluginConf) -> Result<RawConfig, Error> {
+    pub(super) fn for_status(&self, plugin: &PluginConfig) -> Result<RawConfig, Error> {
         raw_config(self.derived(plugin))
     }
 
@@ -159,11 +159,11 @@ impl NetworkList {
     /// [`spec::Error::CommandTooNew`].
     pub(super) fn require(&self, command: Command) -> Result<(), spec::Error> {
         let version = self.cni_version;
-        if version < command.rule().since { Err(spec::Error::CommandTooNew { command, version }) } else { Ok(()) }
+        if version < command.spec().since { Err(spec::Error::CommandTooNew { command, version }) } else { Ok(()) }
     }
 
     /// What the specification inserts for every verb. The keys with its own prefix are the runtime's to set.
-    fn derived(&self, plugin: &PluginConf) -> Map<String, Value> {
+    fn derived(&self, plugin: &PluginConfig) -> Map<String, Value> {
         let mut object = plugin.object.clone();
         object.retain(|key, _| !key.starts_with("cni.dev/"));
         object.insert("name".into(), self.name.as_str().into());
@@ -172,7 +172,7 @@ impl NetworkList {
     }
 }
 
-impl PluginConf {
+impl PluginConfig {
     /// Reads one plugin's configuration.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use crate::spec::{Args, Attachment, ContainerId, IfName, NetworkName};
 /// See [Attachment Parameters](https://www.cni.dev/docs/spec/#attachment-parameters).
 ///
 /// ```
-/// use cnikit::runtime::Parameters;
+/// use cnikit::runtime::AttachmentParameters;
 /// use serde_json::json;
 ///
 /// let parameters = Parameters::new("web-0".parse()?, "eth0".parse()?)
@@ -21,7 +21,7 @@ use crate::spec::{Args, Attachment, ContainerId, IfName, NetworkName};
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub struct Parameters {
+pub struct AttachmentParameters {
     /// The container's identifier.
     pub container_id: ContainerId,
     /// The name of the interface inside the container.
@@ -34,7 +34,7 @@ pub struct Parameters {
     pub capability_args: Map<String, Value>,
 }
 
-impl Parameters {
+impl AttachmentParameters {
     /// The parameters of this interface of this container, without any other.
     pub fn new(container_id: ContainerId, ifname: IfName) -> Self {
         Self { container_id, ifname, netns: None, args: Args::default(), capability_args: Map::new() }

@@ -28,7 +28,7 @@ const START_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a process left.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(super) struct ProcessOutput {
     pub(super) status: ExitStatus,
     pub(super) stdout: Vec<u8>,
     /// The end of it.
@@ -37,7 +37,7 @@ pub(super) struct Ended {
 
 /// Why there is nothing that a process left.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum ProcessError {
     Start(io::Error),
     Talk(io::Error),
     TimedOut { stderr: Vec<u8> },
@@ -54,7 +54,7 @@ pub(super) fn run(
     input: &[u8],
     limit: Option<Duration>,
     forward_stderr: bool,
-) -> Result<Ended, Trouble> {
+) -> Result<ProcessOutput, ProcessError> {
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if limit.is_some() {
@@ -73,14 +73,14 @@ struct Running {
 }
 
 impl Running {
-    fn start(command: &mut Command, deadline: Option<Instant>, leads_group: bool) -> Result<Self, Trouble> {
-        let mut child = start_when_written(command, deadline).map_err(Trouble::Start)?;
+    fn start(command: &mut Command, deadline: Option<Instant>, leads_group: bool) -> Result<Self, ProcessError> {
+        let mut child = start_when_written(command, deadline).map_err(ProcessError::Start)?;
         match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Self { child, pidfd, leads_group, status: None }),
             Err(errno) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                Err(Trouble::Start(errno.into()))
+                Err(ProcessError::Start(errno.into()))
             }
         }
     }
@@ -123,28 +123,28 @@ struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
-    fn new(mut running: Running, input: &'a [u8], forward_stderr: bool) -> Result<Self, Trouble> {
-        let stdin = unblocked(running.child.stdin.take()).map_err(Trouble::Talk)?;
-        let stdout = unblocked(running.child.stdout.take()).map_err(Trouble::Talk)?;
-        let stderr = unblocked(running.child.stderr.take()).map_err(Trouble::Talk)?;
+    fn new(mut running: Running, input: &'a [u8], forward_stderr: bool) -> Result<Self, ProcessError> {
+        let stdin = unblocked(running.child.stdin.take()).map_err(ProcessError::Talk)?;
+        let stdout = unblocked(running.child.stdout.take()).map_err(ProcessError::Talk)?;
+        let stderr = unblocked(running.child.stderr.take()).map_err(ProcessError::Talk)?;
         Ok(Self { running, input, stdin, stdout, stderr, out: Vec::new(), err: Vec::new(), forward_stderr })
     }
 
-    fn finish(mut self, deadline: Option<Instant>) -> Result<Ended, Trouble> {
+    fn finish(mut self, deadline: Option<Instant>) -> Result<ProcessOutput, ProcessError> {
         loop {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(Trouble::TimedOut { stderr: self.err });
+                return Err(ProcessError::TimedOut { stderr: self.err });
             }
             // The order matters: what it wrote before it ended is in the pipes by the time that they are read.
-            let has_ended = self.wait(deadline).map_err(Trouble::Talk)?;
-            self.write().map_err(Trouble::Talk)?;
-            self.read().map_err(Trouble::Talk)?;
+            let has_ended = self.wait(deadline).map_err(ProcessError::Talk)?;
+            self.write().map_err(ProcessError::Talk)?;
+            self.read().map_err(ProcessError::Talk)?;
             if self.out.len() > STDOUT_LIMIT {
-                return Err(Trouble::TooLong);
+                return Err(ProcessError::TooLong);
             }
             if has_ended {
-                let status = self.running.reap().map_err(Trouble::Talk)?;
-                return Ok(Ended { status, stdout: self.out, stderr: self.err });
+                let status = self.running.reap().map_err(ProcessError::Talk)?;
+                return Ok(ProcessOutput { status, stdout: self.out, stderr: self.err });
             }
         }
     }

@@ -127,7 +127,7 @@ impl RawConfig {
         self.object.get(key)
     }
 
-    /// `cniVersion`; absent or empty means [`Version::UNSTATED`].
+    /// `cniVersion`; absent or empty means [`Version::IMPLICIT`].
     ///
     /// # Errors
     ///
@@ -135,7 +135,7 @@ impl RawConfig {
     pub fn cni_version(&self) -> Result<Version, Error> {
         match self.key::<String>("cniVersion")? {
             Some(text) if !text.is_empty() => text.parse(),
-            _ => Ok(Version::UNSTATED),
+            _ => Ok(Version::IMPLICIT),
         }
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de};
 use serde_json::{Map, Value};
 
 use super::lenient::{empty_as_none, null_as_default};
-use super::{AddResult, Dns, Error, Interface, IpConfig, Lost, Route, Version};
+use super::{AddResult, Dns, Error, Interface, IpConfig, Route, UnsupportedField, Version};
 
 /// The shape from 0.3.0 on.
 #[derive(Serialize, Deserialize)]
@@ -82,16 +82,16 @@ impl AddResult {
     ///
     /// # Errors
     ///
-    /// [`Error::Lossy`] names what the version cannot hold: attributes of routes before 1.1.0;
+    /// [`Error::NotRepresentable`] names what the version cannot hold: attributes of routes before 1.1.0;
     /// before 0.3.0 the second address of a family, and routes of a family without an address.
     /// [`Error::NoAddress`] before 0.3.0.
     pub fn to_json(&self, version: Version) -> Result<String, Error> {
         if version < Version::V0_3_0 && self.ips.is_empty() {
             return Err(Error::NoAddress { version });
         }
-        let lost = self.lost_in(version);
+        let lost = self.unsupported_in(version);
         if !lost.is_empty() {
-            return Err(Error::Lossy { version, lost });
+            return Err(Error::NotRepresentable { version, lost });
         }
         let json = if version < Version::V0_3_0 {
             serde_json::to_string(&self.per_family(version))
@@ -131,24 +131,29 @@ impl AddResult {
         Ok(result)
     }
 
-    fn lost_in(&self, version: Version) -> Vec<Lost> {
+    fn unsupported_in(&self, version: Version) -> Vec<UnsupportedField> {
         let mut lost = Vec::new();
         for (index, route) in self.routes.iter().enumerate() {
             if version < Version::V1_1_0 {
                 let newer = take_newer_of_route(&mut route.clone());
-                let name =
-                    |(key, value)| Lost { what: format!("routes[{index}].{key} {value}"), since: Version::V1_1_0 };
+                let name = |(key, value)| UnsupportedField {
+                    what: format!("routes[{index}].{key} {value}"),
+                    since: Version::V1_1_0,
+                };
                 lost.extend(newer.map(name));
             }
             if version < Version::V0_3_0 && self.first_ip(route.dst.is_ipv4()).is_none() {
                 let what = format!("routes[{index}] {} without an address of its family", route.dst);
-                lost.push(Lost { what, since: Version::V0_3_0 });
+                lost.push(UnsupportedField { what, since: Version::V0_3_0 });
             }
         }
         if version < Version::V0_3_0 {
             for (index, ip) in self.ips.iter().enumerate() {
                 if self.first_ip(ip.address.is_ipv4()) != Some(index) {
-                    lost.push(Lost { what: format!("ips[{index}] {}", ip.address), since: Version::V0_3_0 });
+                    lost.push(UnsupportedField {
+                        what: format!("ips[{index}] {}", ip.address),
+                        since: Version::V0_3_0,
+                    });
                 }
             }
         }

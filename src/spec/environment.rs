@@ -2,11 +2,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Args, Attachment, Command, ContainerId, Error, IfName, NetworkName, Presence, Variable};
+use super::{Args, Attachment, Command, ContainerId, Error, IfName, NetworkName, Requirement, Variable};
 
 /// The `CNI_*` variables of one call, as far as its verb reads them.
 ///
-/// See [Parameters](https://www.cni.dev/docs/spec/#parameters).
+/// See [AttachmentParameters](https://www.cni.dev/docs/spec/#parameters).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Environment {
@@ -129,9 +129,9 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn value(&mut self, variable: Variable) -> Option<OsString> {
-        let presence = self.command.rule().presence(variable);
-        let value = value_of(self.lookup, variable.as_str()).filter(|_| presence != Presence::Unused);
-        if value.is_none() && presence == Presence::Required {
+        let presence = self.command.spec().requirement(variable);
+        let value = value_of(self.lookup, variable.as_str()).filter(|_| presence != Requirement::Unused);
+        if value.is_none() && presence == Requirement::Required {
             self.missing.push(variable);
         }
         value

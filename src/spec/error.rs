@@ -15,8 +15,8 @@ pub struct ErrorCode(u32);
 /// An error that knows its number on the wire.
 ///
 /// Implement it for the errors of your plugin: `?` then turns them into a
-/// [`Failure`](crate::plugin::Failure).
-pub trait Coded: std::error::Error {
+/// [`PluginError`](crate::plugin::PluginError).
+pub trait HasErrorCode: std::error::Error {
     /// The number on the wire.
     fn code(&self) -> ErrorCode;
 }
@@ -42,7 +42,7 @@ pub struct ErrorDocument {
 
 /// What of a result an older version cannot say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
+pub struct UnsupportedField {
     /// The part, as its path in the result, with its value.
     pub what: String,
     /// The first version that can say it.
@@ -91,7 +91,7 @@ pub enum Error {
     /// A verb that the configuration's version does not have.
     #[error(
         "{command} needs cniVersion {} or later, and the configuration has {version}",
-        command.rule().since
+        command.spec().since
     )]
     CommandTooNew {
         /// The verb.
@@ -185,12 +185,12 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A result that cannot be written without dropping something that its reader would act on.
-    #[error("a result of CNI {version} cannot hold {}", Lost::list(lost))]
-    Lossy {
+    #[error("a result of CNI {version} cannot hold {}", UnsupportedField::list(lost))]
+    NotRepresentable {
         /// The version to be written.
         version: Version,
         /// What would be dropped.
-        lost: Vec<Lost>,
+        lost: Vec<UnsupportedField>,
     },
     /// A result without an address, in a version that demands one.
     #[error(
@@ -264,26 +264,26 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-impl Lost {
-    fn list(lost: &[Lost]) -> String {
-        let words: Vec<String> = lost.iter().map(Lost::to_string).collect();
+impl UnsupportedField {
+    fn list(lost: &[UnsupportedField]) -> String {
+        let words: Vec<String> = lost.iter().map(UnsupportedField::to_string).collect();
         words.join(", ")
     }
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for UnsupportedField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (needs cniVersion {} or later)", self.what, self.since)
     }
 }
 
-impl Coded for Error {
+impl HasErrorCode for Error {
     fn code(&self) -> ErrorCode {
         match self {
             Error::UnknownVersion { .. }
             | Error::UnsupportedVersion { .. }
             | Error::CommandTooNew { .. }
-            | Error::Lossy { .. }
+            | Error::NotRepresentable { .. }
             | Error::NoAddress { .. } => ErrorCode::INCOMPATIBLE_VERSION,
             Error::UnknownCommand { .. }
             | Error::Environment { .. }
@@ -310,7 +310,7 @@ fn at(path: &str) -> String {
     if path.is_empty() { String::new() } else { format!("'s {path:?}") }
 }
 
-impl Coded for std::io::Error {
+impl HasErrorCode for std::io::Error {
     fn code(&self) -> ErrorCode {
         ErrorCode::IO
     }

@@ -2,7 +2,7 @@
 //!
 //! | What the runtime sends or expects | Here |
 //! |---|---|
-//! | `CNI_COMMAND` and what each verb needs | [`Command`], [`Rule`], [`Environment`], [`Args`] |
+//! | `CNI_COMMAND` and what each verb needs | [`Command`], [`CommandSpec`], [`Environment`], [`Args`] |
 //! | the Kubernetes pod in `CNI_ARGS` | [`KubernetesPod`] |
 //! | the configuration on standard input | [`RawConfig`], [`NetConf`], [`RuntimeConfig`], [`ValidAttachments`] |
 //! | the result of `ADD` | [`AddResult`] and its parts |
@@ -38,11 +38,11 @@ pub use args::Args;
 pub use attachment::Attachment;
 pub use config::{CniArgs, IpamConf, Label, NetConf, RawConfig};
 pub use environment::{Environment, InvalidVariable};
-pub use error::{Coded, Error, ErrorCode, ErrorDocument, Lost};
+pub use error::{Error, ErrorCode, ErrorDocument, HasErrorCode, UnsupportedField};
 pub use mac::MacAddr;
 pub use name::{ContainerId, IfName, NetworkName, PluginType, PodName, PodNamespace, PodUid};
 pub use pod::KubernetesPod;
-pub use protocol::{Command, Presence, Rule, Variable};
+pub use protocol::{Command, CommandSpec, Requirement, Variable};
 pub use result::{AddResult, Dns, Interface, IpConfig, Route};
 pub use runtime_config::{Bandwidth, IpRange, PortMapping, RuntimeConfig, RuntimeDns};
 pub use valid_attachments::{AttachmentKey, ValidAttachments};

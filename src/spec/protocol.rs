@@ -37,7 +37,7 @@ pub enum Variable {
 
 /// How a verb takes a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Presence {
+pub enum Requirement {
     /// The call fails without it.
     Required,
     /// Read where it is there.
@@ -49,23 +49,23 @@ pub enum Presence {
 /// What one verb needs: a row of the protocol's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Rule {
+pub struct CommandSpec {
     /// The verb as it stands in `CNI_COMMAND`.
     pub word: &'static str,
     /// The first version of the specification that has it.
     pub since: Version,
     /// `CNI_CONTAINERID`
-    pub container_id: Presence,
+    pub container_id: Requirement,
     /// `CNI_NETNS`
-    pub netns: Presence,
+    pub netns: Requirement,
     /// `CNI_IFNAME`
-    pub ifname: Presence,
+    pub ifname: Requirement,
     /// `CNI_ARGS`
-    pub args: Presence,
+    pub args: Requirement,
     /// `CNI_PATH`
-    pub path: Presence,
+    pub path: Requirement,
     /// `prevResult` in the configuration.
-    pub prev_result: Presence,
+    pub prev_result: Requirement,
 }
 
 impl Command {
@@ -77,23 +77,23 @@ impl Command {
     ///
     /// See [CNI operations](https://www.cni.dev/docs/spec/#cni-operations).
     #[rustfmt::skip]
-    pub const fn rule(self) -> Rule {
-        use Presence::{Optional as O, Required as R, Unused as U};
+    pub const fn spec(self) -> CommandSpec {
+        use Requirement::{Optional as O, Required as R, Unused as U};
         use Version::{V0_1_0, V0_4_0, V1_1_0};
         match self {
             // CONTAINERID, NETNS, IFNAME, ARGS, PATH, prevResult
-            Command::Add     => rule("ADD",     V0_1_0, [R,          R,     R,      O,    O,    O]),
-            Command::Del     => rule("DEL",     V0_1_0, [R,          O,     R,      O,    O,    O]),
-            Command::Check   => rule("CHECK",   V0_4_0, [R,          R,     R,      O,    O,    R]),
-            Command::Gc      => rule("GC",      V1_1_0, [U,          U,     U,      U,    R,    U]),
-            Command::Status  => rule("STATUS",  V1_1_0, [U,          U,     U,      U,    O,    U]),
-            Command::Version => rule("VERSION", V0_1_0, [U,          U,     U,      U,    U,    U]),
+            Command::Add     => command_spec("ADD",     V0_1_0, [R,          R,     R,      O,    O,    O]),
+            Command::Del     => command_spec("DEL",     V0_1_0, [R,          O,     R,      O,    O,    O]),
+            Command::Check   => command_spec("CHECK",   V0_4_0, [R,          R,     R,      O,    O,    R]),
+            Command::Gc      => command_spec("GC",      V1_1_0, [U,          U,     U,      U,    R,    U]),
+            Command::Status  => command_spec("STATUS",  V1_1_0, [U,          U,     U,      U,    O,    U]),
+            Command::Version => command_spec("VERSION", V0_1_0, [U,          U,     U,      U,    U,    U]),
         }
     }
 
     /// The verb as it stands in `CNI_COMMAND`.
     pub const fn as_str(self) -> &'static str {
-        self.rule().word
+        self.spec().word
     }
 
     /// The verbs as they read in a sentence.
@@ -102,14 +102,14 @@ impl Command {
     }
 }
 
-const fn rule(word: &'static str, since: Version, columns: [Presence; 6]) -> Rule {
+const fn command_spec(word: &'static str, since: Version, columns: [Requirement; 6]) -> CommandSpec {
     let [container_id, netns, ifname, args, path, prev_result] = columns;
-    Rule { word, since, container_id, netns, ifname, args, path, prev_result }
+    CommandSpec { word, since, container_id, netns, ifname, args, path, prev_result }
 }
 
-impl Rule {
+impl CommandSpec {
     /// How the verb takes a variable.
-    pub const fn presence(&self, variable: Variable) -> Presence {
+    pub const fn requirement(&self, variable: Variable) -> Requirement {
         match variable {
             Variable::ContainerId => self.container_id,
             Variable::Netns => self.netns,

@@ -48,10 +48,10 @@ impl Version {
     ];
 
     /// The newest version that this library speaks.
-    pub const NEWEST: Version = Version::V1_1_0;
+    pub const LATEST: Version = Version::V1_1_0;
 
     /// What a configuration without `cniVersion` means.
-    pub const UNSTATED: Version = Version::V0_1_0;
+    pub const IMPLICIT: Version = Version::V0_1_0;
 
     /// The version as it stands in `cniVersion`.
     pub const fn as_str(self) -> &'static str {
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn all_are_in_order_of_age_and_read_back() {
         assert!(Version::ALL.is_sorted());
-        assert_eq!(Version::ALL.last(), Some(&Version::NEWEST));
+        assert_eq!(Version::ALL.last(), Some(&Version::LATEST));
         for version in Version::ALL {
             assert_eq!(version.to_string().parse::<Version>().unwrap(), version);
         }

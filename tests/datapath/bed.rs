@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cnikit::datapath::{Datapath, NetConfig, PodCounters, PodLink, PodPort};
+use cnikit::datapath::{Datapath, DatapathConfig, Endpoint, PodCounters, PortConfig};
 use cnikit::spec::MacAddr;
 use cnikit_testbed::{Host, Namespace, Pod, raw};
 
@@ -29,13 +29,13 @@ impl Bed {
         host.ip("link set cbr0 up");
         let bridge = index(host, "cbr0");
         attach(host, &datapath, "cbr0");
-        let ports = datapath.ports().expect("open");
+        let ports = datapath.open_endpoints().expect("open");
         for (gateway, length) in GATEWAY.into_iter().zip([24, 64]) {
             host.ip(&format!("address add {gateway}/{length} dev cbr0 {}", nodad(gateway)));
-            ports.insert(gateway, PodPort { ifindex: bridge, mac: GATEWAY_MAC }).expect("insert");
+            ports.insert(gateway, Endpoint { ifindex: bridge, mac: GATEWAY_MAC }).expect("insert");
         }
         let pods = [0, 1, 2].map(|number| Self::pod(host, &datapath, number));
-        datapath.configure(NetConfig::new(bridge, GATEWAY_MAC)).expect("configure");
+        datapath.configure(DatapathConfig::new(bridge, GATEWAY_MAC)).expect("configure");
         Self { datapath, pods }
     }
 
@@ -50,27 +50,27 @@ impl Bed {
         pod.ip("link set lo up");
         pod.ip("link set eth0 up");
         attach(host, datapath, &format!("veth{number}"));
-        let port = PodPort { ifindex: index(host, &format!("veth{number}")), mac };
-        let ports = datapath.ports().expect("open");
+        let port = Endpoint { ifindex: index(host, &format!("veth{number}")), mac };
+        let ports = datapath.open_endpoints().expect("open");
         for (address, (gateway, length)) in addresses(number).into_iter().zip(GATEWAY.into_iter().zip([24, 64])) {
             pod.ip(&format!("address add {address}/{length} dev eth0 {}", nodad(address)));
             pod.ip(&format!("route add default via {gateway}"));
-            datapath.counters().and_then(|counters| counters.track(address)).expect("track");
+            datapath.open_counters().and_then(|counters| counters.insert(address)).expect("track");
             ports.insert(address, port).expect("insert");
         }
         ports.insert(mac.link_local().into(), port).expect("insert");
-        let link = PodLink::new(mac);
-        datapath.links().and_then(|links| links.insert(port.ifindex, link)).expect("insert");
+        let link = PortConfig::new(mac);
+        datapath.open_port_configs().and_then(|links| links.insert(port.ifindex, link)).expect("insert");
         pod
     }
 
     pub(crate) fn counters(&self, address: IpAddr) -> PodCounters {
-        let counters = self.datapath.counters().expect("open");
+        let counters = self.datapath.open_counters().expect("open");
         counters.read(address).expect("read").expect("a row")
     }
 
     /// Changes what the programs were told.
-    pub(crate) fn configure(&self, change: impl FnOnce(&mut NetConfig)) {
+    pub(crate) fn configure(&self, change: impl FnOnce(&mut DatapathConfig)) {
         let mut config = self.datapath.config().expect("read");
         change(&mut config);
         self.datapath.configure(config).expect("configure");

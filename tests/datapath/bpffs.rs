@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use cnikit::datapath::{Datapath, Error};
-use cnikit::spec::{Coded, ErrorCode};
+use cnikit::spec::{ErrorCode, HasErrorCode};
 use cnikit_testbed::host;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::thread::CapabilitySet;

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use cnikit::datapath::{Error, PinState, ProgramName};
-use cnikit::spec::{Coded as _, ErrorCode};
+use cnikit::spec::{ErrorCode, HasErrorCode as _};
 use cnikit_testbed::{classifier, host, tool};
 use rustix::thread::CapabilitySet;
 
@@ -95,7 +95,7 @@ fn a_missing_pin_is_put_back_and_nothing_is_lost() {
         let directory = datapath.directory();
         let loaded = ids(&directory);
         let pod = ip("10.244.1.2");
-        datapath.ports().unwrap().insert(pod, port(7, 2)).unwrap();
+        datapath.open_endpoints().unwrap().insert(pod, port(7, 2)).unwrap();
         for (pin, id) in &loaded {
             datapath.settle().unwrap();
             assert_eq!(datapath.state().unwrap(), PinState::Settled);
@@ -113,7 +113,7 @@ fn a_missing_pin_is_put_back_and_nothing_is_lost() {
             for map in loaded.keys().filter(|name| !name.starts_with("cni_tc_")) {
                 assert_eq!(after[map], loaded[map], "{map} after {pin}");
             }
-            assert_eq!(datapath.ports().unwrap().read(pod).unwrap(), Some(port(7, 2)));
+            assert_eq!(datapath.open_endpoints().unwrap().read(pod).unwrap(), Some(port(7, 2)));
         }
         datapath.remove().unwrap();
     });
@@ -130,7 +130,7 @@ fn a_map_that_a_set_lacks_is_created_beside_the_others() {
         datapath.ensure().unwrap();
         let directory = datapath.directory();
         let pod = ip("10.244.1.2");
-        datapath.counters().unwrap().track(pod).unwrap();
+        datapath.open_counters().unwrap().insert(pod).unwrap();
         for map in ["flows", "port_drops"] {
             let before = ids(&directory);
             make_foreign(&directory);
@@ -143,7 +143,7 @@ fn a_map_that_a_set_lacks_is_created_beside_the_others() {
                 let is_new = name == map || name.starts_with("cni_tc_");
                 assert_eq!(before[name] != *id, is_new, "{name}: {} became {id}", before[name]);
             }
-            assert!(datapath.counters().unwrap().read(pod).unwrap().is_some());
+            assert!(datapath.open_counters().unwrap().read(pod).unwrap().is_some());
         }
         datapath.remove().unwrap();
     });
@@ -178,13 +178,13 @@ fn a_pin_of_another_shape_is_refused_by_its_sizes() {
         bpftool().words("map create").arg(&pin).words("type hash key 4 value 8 entries 1 name x").run();
 
         datapath.ensure().unwrap();
-        let error = datapath.counters().unwrap_err();
+        let error = datapath.open_counters().unwrap_err();
         let Error::Layout { path, expected, found } = &error else { panic!("{error:?}") };
         assert_eq!((path, *expected, *found), (&pin, (4, 48), (4, 8)));
         let text = error.to_string();
         assert!(["(4, 48)", "(4, 8)", pin.to_str().unwrap()].iter().all(|fact| text.contains(fact)), "{text}");
 
-        datapath.ports().unwrap();
+        datapath.open_endpoints().unwrap();
         datapath.remove().unwrap();
     });
 }
@@ -201,8 +201,8 @@ fn a_dot_in_a_networks_name_is_no_dot_in_the_pins() {
         assert_eq!(names(ROOT), ["my", "my:net-1:0"]);
         assert_ne!(ids(&dotted.directory())["pkt_count"], ids(&plain.directory())["pkt_count"]);
 
-        dotted.counters().unwrap().track(ip("10.244.1.2")).unwrap();
-        assert_eq!(plain.counters().unwrap().read(ip("10.244.1.2")).unwrap(), None);
+        dotted.open_counters().unwrap().insert(ip("10.244.1.2")).unwrap();
+        assert_eq!(plain.open_counters().unwrap().read(ip("10.244.1.2")).unwrap(), None);
         plain.remove().unwrap();
         assert!(dotted.is_complete().unwrap());
         dotted.remove().unwrap();
@@ -229,7 +229,7 @@ fn what_is_removed_can_be_made_again() {
             datapath.remove().unwrap();
             assert_eq!(names(ROOT), [""; 0]);
         }
-        let error = datapath.counters().unwrap_err();
+        let error = datapath.open_counters().unwrap_err();
         assert!(matches!(error, Error::Pin { .. }), "{error:?}");
 
         datapath.ensure().unwrap();
@@ -276,8 +276,8 @@ fn programs_of_another_build_are_replaced_on_the_maps_that_are_there() {
         datapath.ensure().unwrap();
         let directory = datapath.directory();
         let pod = ip("10.244.1.2");
-        datapath.counters().unwrap().track(pod).unwrap();
-        datapath.ports().unwrap().insert(pod, port(7, 7)).unwrap();
+        datapath.open_counters().unwrap().insert(pod).unwrap();
+        datapath.open_endpoints().unwrap().insert(pod, port(7, 7)).unwrap();
         let before = ids(&directory);
 
         make_foreign(&directory);
@@ -288,7 +288,7 @@ fn programs_of_another_build_are_replaced_on_the_maps_that_are_there() {
         for (name, id) in &after {
             assert_eq!(before[name] == *id, !name.starts_with("cni_tc_"), "{name}: {} became {id}", before[name]);
         }
-        assert_eq!(datapath.ports().unwrap().read(pod).unwrap(), Some(port(7, 7)));
+        assert_eq!(datapath.open_endpoints().unwrap().read(pod).unwrap(), Some(port(7, 7)));
         assert_eq!(names(directory.parent().unwrap()), ["v2"], "nothing is left of the replacement");
         datapath.ensure().unwrap();
         assert_eq!(ids(&directory), after, "once is enough");
@@ -306,7 +306,7 @@ fn the_maps_that_running_programs_use_are_pinned_in_the_place_of_others() {
         let [here, there] = ["here", "there"].map(datapath);
         here.ensure().unwrap();
         let (pod, running) = (ip("10.244.1.2"), ids(&here.directory()));
-        here.ports().unwrap().insert(pod, port(7, 2)).unwrap();
+        here.open_endpoints().unwrap().insert(pod, port(7, 2)).unwrap();
         let programs = PROGRAMS.map(|name| running[name]);
         let programs = programs.map(|id| u32::try_from(id).unwrap());
         assert!(there.unpinned_maps(&programs).unwrap().is_some());
@@ -329,7 +329,7 @@ fn the_maps_that_running_programs_use_are_pinned_in_the_place_of_others() {
                 bpftool().words("map create").arg(&pin).words("type hash key 4 value 4 entries 1 name x").run();
             }
             let seen = there.unpinned_maps(&programs).unwrap().expect("others than the pinned maps");
-            assert_eq!(seen.ports().unwrap().read(pod).unwrap(), Some(port(7, 2)));
+            assert_eq!(seen.open_endpoints().unwrap().read(pod).unwrap(), Some(port(7, 2)));
             assert!(!there.is_used_by(programs[0]).unwrap());
 
             there.ensure_for(&programs).unwrap();

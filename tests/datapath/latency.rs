@@ -23,9 +23,9 @@ fn round_trips() {
         for address in [0, 1].map(|family| addresses(1)[family]) {
             let pings = |what: &str| eprintln!("{:>6.1} us  {address} {what}", median(&bed, address));
             pings("direct");
-            bed.configure(|config| config.guard = false);
+            bed.configure(|config| config.spoof_check = false);
             pings("direct, guard off");
-            bed.configure(|config| (config.direct, config.guard) = (false, true));
+            bed.configure(|config| (config.direct_forwarding, config.spoof_check) = (false, true));
             pings("bridge, guard on");
             bed.configure(|config| config.bridge_ifindex = 0);
             pings("bridge, programs that do nothing");
@@ -37,7 +37,7 @@ fn round_trips() {
                 .words("-q -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1")
                 .run();
             let bridge = crate::bed::index(host, "cbr0");
-            bed.configure(|config| (config.bridge_ifindex, config.direct) = (bridge, true));
+            bed.configure(|config| (config.bridge_ifindex, config.direct_forwarding) = (bridge, true));
         }
         bed.end(host);
     });

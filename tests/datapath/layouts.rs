@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cnikit::datapath::{Datapath, Error, NetConfig, PodLink};
+use cnikit::datapath::{Datapath, DatapathConfig, Error, PortConfig};
 use cnikit::spec::MacAddr;
 use cnikit_testbed::{host, tool};
 use libbpf_rs::libbpf_sys::{BPF_F_NO_PREALLOC, bpf_map_create_opts};
@@ -61,14 +61,17 @@ fn rows_and_counters_of_layout_1_are_brought_along() {
         datapath.ensure().unwrap();
         assert_eq!(names(Path::new(ROOT).join("one")), ["v1", "v2"]);
 
-        let (ports, counters, links) =
-            (datapath.ports().unwrap(), datapath.counters().unwrap(), datapath.links().unwrap());
+        let (ports, counters, links) = (
+            datapath.open_endpoints().unwrap(),
+            datapath.open_counters().unwrap(),
+            datapath.open_port_configs().unwrap(),
+        );
         for last in [2_u8, 3] {
             let (address, ifindex) = (ip(&format!("10.244.1.{last}")), u32::from(last + 5));
             let expected = port(ifindex, last);
             assert_eq!(ports.read(address).unwrap(), Some(expected));
             assert_eq!(ports.read(ip(&format!("fe80::ff:fe00:{last}"))).unwrap(), Some(expected), "link-local");
-            let link = PodLink::new(expected.mac);
+            let link = PortConfig::new(expected.mac);
             assert_eq!(links.read(ifindex).unwrap(), Some(link));
             assert_eq!(links.drops(ifindex).unwrap().unwrap().total(), 0);
             let counted = counters.read(address).unwrap().unwrap();
@@ -80,7 +83,7 @@ fn rows_and_counters_of_layout_1_are_brought_along() {
             (4, 2, 2)
         );
         let gateway = MacAddr::new([2, 0, 0, 0, 0, 0xfe]);
-        assert_eq!(datapath.config().unwrap(), NetConfig::new(42, gateway));
+        assert_eq!(datapath.config().unwrap(), DatapathConfig::new(42, gateway));
         let stats = datapath.stats().unwrap();
         assert_eq!((stats.direct, stats.to_stack, stats.to_host), (cpus, 2 * cpus, 3 * cpus));
         assert_eq!((stats.from_stack, stats.unknown.tx_packets), (4 * cpus, 5 * cpus));
@@ -107,7 +110,7 @@ fn an_incomplete_set_of_layout_1_has_nothing_to_bring_along() {
         fs::remove_file(Path::new(OLD).join("net_stats")).unwrap();
         let datapath = datapath("one");
         datapath.ensure().unwrap();
-        assert!(datapath.ports().unwrap().addresses().unwrap().is_empty());
+        assert!(datapath.open_endpoints().unwrap().addresses().unwrap().is_empty());
         datapath.remove_outdated().unwrap();
         datapath.remove().unwrap();
     });

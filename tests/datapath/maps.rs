@@ -1,6 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 
-use cnikit::datapath::{Datapath, DropReason, Error, NetConfig, PodCounters, PodLink};
+use cnikit::datapath::{Datapath, DatapathConfig, DropReason, Error, PodCounters, PortConfig};
 use cnikit::spec::MacAddr;
 use cnikit_testbed::{host, tool};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ fn loaded(test: impl FnOnce(&Datapath) + Send) {
 #[test]
 fn ports_are_what_bpftool_shows() {
     loaded(|datapath| {
-        let ports = datapath.ports().unwrap();
+        let ports = datapath.open_endpoints().unwrap();
         let (one, other) = (ip("10.244.1.2"), ip("10.244.1.3"));
         assert_eq!(ports.read(one).unwrap(), None);
         ports.insert(one, port(7, 2)).unwrap();
@@ -51,11 +51,11 @@ fn ports_are_what_bpftool_shows() {
 #[test]
 fn counters_are_added_up_over_the_cpus() {
     loaded(|datapath| {
-        let counters = datapath.counters().unwrap();
+        let counters = datapath.open_counters().unwrap();
         let (one, other) = (ip("10.244.1.2"), ip("10.244.1.3"));
         assert_eq!(counters.read(one).unwrap(), None);
-        counters.track(one).unwrap();
-        counters.track(other).unwrap();
+        counters.insert(one).unwrap();
+        counters.insert(other).unwrap();
         assert_eq!(counters.read(one).unwrap(), Some(PodCounters::default()));
         let members = |of: [u64; 6]| {
             json!({ "tx_packets": of[0], "tx_bytes": of[1], "tx_direct": of[2],
@@ -78,10 +78,10 @@ fn counters_are_added_up_over_the_cpus() {
         assert_eq!((read.rx_packets, read.rx_bytes, read.rx_direct), (4 * cpus, 5 * cpus, cpus << 40));
         assert_eq!(counters.read(other).unwrap(), Some(PodCounters::default()));
 
-        counters.track(one).unwrap();
+        counters.insert(one).unwrap();
         assert_eq!(counters.read(one).unwrap(), Some(PodCounters::default()), "from zero");
         for _ in 0..2 {
-            counters.forget(one).unwrap();
+            counters.remove(one).unwrap();
             assert_eq!(counters.read(one).unwrap(), None);
         }
         assert_eq!(sorted(counters.addresses().unwrap()), [other]);
@@ -91,13 +91,13 @@ fn counters_are_added_up_over_the_cpus() {
 #[test]
 fn the_config_is_zeros_until_it_is_told() {
     loaded(|datapath| {
-        let mut untold = NetConfig::new(0, MacAddr::new([0; 6]));
-        (untold.direct, untold.guard) = (false, false);
+        let mut untold = DatapathConfig::new(0, MacAddr::new([0; 6]));
+        (untold.direct_forwarding, untold.spoof_check) = (false, false);
         assert_eq!(datapath.config().unwrap(), untold);
         for (direct, guard, flags) in [(true, true, 3), (false, true, 2), (true, false, 1), (false, false, 0)] {
-            let mut told = NetConfig::new(0x0102_0304, MacAddr::new([2, 4, 6, 8, 10, 12]));
-            assert!(told.direct && told.guard, "as is best for most");
-            (told.direct, told.guard) = (direct, guard);
+            let mut told = DatapathConfig::new(0x0102_0304, MacAddr::new([2, 4, 6, 8, 10, 12]));
+            assert!(told.direct_forwarding && told.spoof_check, "as is best for most");
+            (told.direct_forwarding, told.spoof_check) = (direct, guard);
             for _ in 0..2 {
                 datapath.configure(told).unwrap();
                 assert_eq!(datapath.config().unwrap(), told);
@@ -137,10 +137,10 @@ fn stats_are_added_up_over_the_cpus() {
 #[test]
 fn both_families_have_their_rows() {
     loaded(|datapath| {
-        let (counters, ports) = (datapath.counters().unwrap(), datapath.ports().unwrap());
+        let (counters, ports) = (datapath.open_counters().unwrap(), datapath.open_endpoints().unwrap());
         let (four, six) = (ip("10.244.1.2"), ip("2001:db8::a:2"));
         for (number, address) in [(7, four), (8, six)] {
-            counters.track(address).unwrap();
+            counters.insert(address).unwrap();
             ports.insert(address, port(number, 2)).unwrap();
             assert_eq!(ports.read(address).unwrap(), Some(port(number, 2)));
             assert_eq!(counters.read(address).unwrap(), Some(PodCounters::default()));
@@ -156,7 +156,7 @@ fn both_families_have_their_rows() {
         let mapped = ip("::ffff:10.244.1.2");
         assert_eq!(ports.read(mapped).unwrap(), Some(port(7, 2)), "an IPv4 address in other clothes");
 
-        counters.forget(six).unwrap();
+        counters.remove(six).unwrap();
         ports.remove(six).unwrap();
         assert_eq!(
             (sorted(ports.addresses().unwrap()), sorted(counters.addresses().unwrap())),
@@ -168,8 +168,8 @@ fn both_families_have_their_rows() {
 #[test]
 fn links_are_what_bpftool_shows() {
     loaded(|datapath| {
-        let links = datapath.links().unwrap();
-        let link = |last, stack_only| PodLink::new(MacAddr::new([2, 0, 0, 0, 0, last])).stack_only(stack_only);
+        let links = datapath.open_port_configs().unwrap();
+        let link = |last, stack_only| PortConfig::new(MacAddr::new([2, 0, 0, 0, 0, last])).stack_only(stack_only);
         assert_eq!((links.read(7).unwrap(), links.drops(7).unwrap()), (None, None));
         links.insert(7, link(1, false)).unwrap();
         links.insert(0x0102_0304, link(2, true)).unwrap();
@@ -207,16 +207,16 @@ fn links_are_what_bpftool_shows() {
 #[test]
 fn a_full_map_says_so_and_serves_the_rows_it_has() {
     loaded(|datapath| {
-        let (counters, ports) = (datapath.counters().unwrap(), datapath.ports().unwrap());
+        let (counters, ports) = (datapath.open_counters().unwrap(), datapath.open_endpoints().unwrap());
         let most = header("CNI_TC_MAX_ROWS") as u32;
         for number in 0..most {
-            counters.track(address(number)).unwrap();
+            counters.insert(address(number)).unwrap();
             ports.insert(address(number), port(number, 2)).unwrap();
         }
 
         let surplus = address(most);
         for (error, name) in [
-            (counters.track(surplus).unwrap_err(), "pkt_count"),
+            (counters.insert(surplus).unwrap_err(), "pkt_count"),
             (ports.insert(surplus, port(7, 2)).unwrap_err(), "pod_ifindex"),
         ] {
             let Error::Map { map, operation, .. } = &error else { panic!("{error:?}") };
@@ -228,7 +228,7 @@ fn a_full_map_says_so_and_serves_the_rows_it_has() {
 
         ports.insert(address(0), port(8, 3)).unwrap();
         assert_eq!(ports.read(address(0)).unwrap(), Some(port(8, 3)));
-        counters.track(address(0)).unwrap();
+        counters.insert(address(0)).unwrap();
         ports.remove(address(1)).unwrap();
         ports.insert(surplus, port(7, 2)).unwrap();
     });

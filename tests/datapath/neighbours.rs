@@ -47,9 +47,9 @@ fn questions_of_pods_and_of_the_host_reach_nobody_else() {
             assert_eq!(questions(&ear, family), 0, "nobody else is asked");
 
             // Without a row the bridge floods the question, as ever.
-            bed.datapath.ports().unwrap().remove(other).unwrap();
+            bed.datapath.open_endpoints().unwrap().remove(other).unwrap();
             let index = crate::bed::index(host, "veth1");
-            bed.datapath.links().unwrap().remove(index).unwrap();
+            bed.datapath.open_port_configs().unwrap().remove(index).unwrap();
             forget(&bed.pods[0]);
             let before = answers(&bed);
             assert!(bed.pods[0].ping(&other.to_string(), 2).status.success(), "by the bridge");
@@ -66,7 +66,7 @@ fn a_duplicate_address_is_found_out() {
         let bed = Bed::new(host);
         let taken = addresses(1)[1];
         // The asker's port is nobody's, so that the address is not its own to be refused.
-        bed.datapath.links().unwrap().remove(crate::bed::index(host, "veth0")).unwrap();
+        bed.datapath.open_port_configs().unwrap().remove(crate::bed::index(host, "veth0")).unwrap();
         bed.pods[0].command("sysctl").words("-q -w net.ipv6.conf.eth0.accept_dad=1").run();
         bed.pods[0].ip(&format!("address add {taken}/64 dev eth0"));
         let failed = || {

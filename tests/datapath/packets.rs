@@ -83,7 +83,7 @@ fn a_truncated_frame_is_dropped_at_every_length_and_never_counted() {
             bed.send(&whole);
             eventually("the count", LIMIT, || bed.counters(from).tx_direct == 1);
         }
-        let links = bed.datapath.links().unwrap();
+        let links = bed.datapath.open_port_configs().unwrap();
         assert_eq!(links.drops(index(host, "veth0")).unwrap(), Some(bed.datapath.drops().unwrap()));
         assert_eq!(links.drops(index(host, "veth1")).unwrap().unwrap().total(), 0);
         bed.end(host);
@@ -114,9 +114,9 @@ fn nothing_arrives_in_anothers_name() {
             // In the frame the kernel moves the tag from there to the packet's metadata.
             let tagged = [&own[..12], &[0x81, 0, 0, 5], &own[12..]].concat();
             assert_eq!(arrived(&tagged), (0, 10));
-            bed.configure(|config| config.guard = false);
+            bed.configure(|config| config.spoof_check = false);
             assert_eq!(arrived(&spoofed), (10, 0), "without the guard");
-            bed.configure(|config| config.guard = true);
+            bed.configure(|config| config.spoof_check = true);
         }
         let drops = bed.datapath.drops().unwrap();
         for reason in [DropReason::IpSource, DropReason::MacSource, DropReason::Vlan] {
@@ -136,13 +136,13 @@ fn a_hairpin_port_does_not_hear_itself() {
         broadcast[..6].fill(0xff);
         let heard = || ear.frames().iter().filter(|frame| frame.ends_with(b"to all") && frame[0] == 0xff).count();
         heard();
-        let own = |bed: &Bed| bed.datapath.links().unwrap().drops(index(host, "veth0")).unwrap().unwrap();
+        let own = |bed: &Bed| bed.datapath.open_port_configs().unwrap().drops(index(host, "veth0")).unwrap().unwrap();
         let before = own(&bed).of(DropReason::Reflected);
         bed.send(&broadcast);
         eventually("the drop", LIMIT, || own(&bed).of(DropReason::Reflected) > before);
         assert_eq!(heard(), 0);
         let before = own(&bed).of(DropReason::Reflected);
-        bed.configure(|config| config.guard = false);
+        bed.configure(|config| config.spoof_check = false);
         bed.send(&broadcast);
         eventually("the drop without the guard", LIMIT, || own(&bed).of(DropReason::Reflected) > before);
         assert_eq!(heard(), 0);
@@ -157,9 +157,9 @@ fn a_pod_that_moves_its_address_is_cut_off_by_its_row_alone() {
         let [from, _] = addresses(0);
         let to = addresses(1)[0].to_string();
         assert!(bed.pods[0].ping(&to, 3).status.success());
-        bed.datapath.ports().unwrap().remove(from).unwrap();
+        bed.datapath.open_endpoints().unwrap().remove(from).unwrap();
         assert!(!bed.pods[0].ping(&to, 1).status.success(), "an address of nobody's");
-        bed.datapath.links().unwrap().remove(index(host, "veth0")).unwrap();
+        bed.datapath.open_port_configs().unwrap().remove(index(host, "veth0")).unwrap();
         assert!(bed.pods[0].ping(&to, 3).status.success(), "a port of nobody's: the bridge delivers");
         bed.end(host);
     });

@@ -1,5 +1,5 @@
-use cnikit::datapath::{Error, NetConfig, PodLink, ProgramName};
-use cnikit::spec::{Coded, ErrorCode, MacAddr};
+use cnikit::datapath::{DatapathConfig, Error, PortConfig, ProgramName};
+use cnikit::spec::{ErrorCode, HasErrorCode, MacAddr};
 use cnikit_testbed::{host, kernel};
 use rustix::thread::CapabilitySet;
 
@@ -38,20 +38,20 @@ fn the_two_capabilities_are_enough() {
             datapath.ensure().unwrap();
             datapath.program(ProgramName::Main).unwrap();
             let gateway_mac = MacAddr::new([0x02, 0, 0, 0, 0, 1]);
-            datapath.configure(NetConfig::new(2, gateway_mac)).unwrap();
+            datapath.configure(DatapathConfig::new(2, gateway_mac)).unwrap();
             datapath.stats().unwrap();
-            datapath.counters().unwrap().track(pod).unwrap();
-            assert!(datapath.counters().unwrap().read(pod).unwrap().is_some());
-            datapath.ports().unwrap().insert(pod, port(7, 2)).unwrap();
-            assert_eq!(datapath.ports().unwrap().read(pod).unwrap(), Some(port(7, 2)));
-            let link = PodLink::new(gateway_mac);
-            datapath.links().unwrap().insert(7, link).unwrap();
-            assert_eq!(datapath.links().unwrap().read(7).unwrap(), Some(link));
+            datapath.open_counters().unwrap().insert(pod).unwrap();
+            assert!(datapath.open_counters().unwrap().read(pod).unwrap().is_some());
+            datapath.open_endpoints().unwrap().insert(pod, port(7, 2)).unwrap();
+            assert_eq!(datapath.open_endpoints().unwrap().read(pod).unwrap(), Some(port(7, 2)));
+            let link = PortConfig::new(gateway_mac);
+            datapath.open_port_configs().unwrap().insert(7, link).unwrap();
+            assert_eq!(datapath.open_port_configs().unwrap().read(7).unwrap(), Some(link));
             datapath.drops().unwrap();
             // Only a third lets the programs look for XDP programs of pods.
             let looks = datapath.directory().join("find_xdp").exists();
             assert_eq!(looks, enough.contains(CapabilitySet::PERFMON));
-            assert!(!datapath.links().unwrap().watch_xdp(7).unwrap());
+            assert!(!datapath.open_port_configs().unwrap().watch_xdp(7).unwrap());
             datapath.remove().unwrap();
         });
     });

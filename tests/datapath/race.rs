@@ -83,7 +83,7 @@ fn a_removal_meanwhile_leaves_a_whole_set_or_none() {
                 }
                 removals.join().unwrap().unwrap();
             });
-            match datapath.counters() {
+            match datapath.open_counters() {
                 Ok(_) => assert_eq!(ids(&datapath.directory()).len(), MAPS.len() + PROGRAMS.len()),
                 Err(Error::Pin { .. }) => assert!(!Path::new(ROOT).join("one").exists()),
                 Err(error) => panic!("{error}"),

@@ -195,10 +195,10 @@ fn a_port_that_is_free_again_serves_for_a_direct_conversation() {
 fn what_runs_while_direct_delivery_is_turned_on_goes_on() {
     serve(|_, bed| {
         for family in [0, 1] {
-            bed.configure(|config| config.direct = false);
+            bed.configure(|config| config.direct_forwarding = false);
             let mut streams: Vec<_> = [OTHER[family], addresses(1)[family]].map(|to| connect(bed, to)).into();
             streams.iter_mut().for_each(|stream| assert!(is_echoed(stream), "before"));
-            bed.configure(|config| config.direct = true);
+            bed.configure(|config| config.direct_forwarding = true);
             for _ in 0..20 {
                 streams.iter_mut().for_each(|stream| assert!(is_echoed(stream), "after"));
             }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::thread;
 
-use cnikit::datapath::{Datapath, PodPort};
+use cnikit::datapath::{Datapath, Endpoint};
 use cnikit::spec::MacAddr;
 use cnikit_testbed::Command;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -39,8 +39,8 @@ pub(crate) fn ip(address: &str) -> IpAddr {
     address.parse().expect("an address")
 }
 
-pub(crate) fn port(ifindex: u32, last: u8) -> PodPort {
-    PodPort { ifindex, mac: MacAddr::new([0x02, 0, 0, 0, 0, last]) }
+pub(crate) fn port(ifindex: u32, last: u8) -> Endpoint {
+    Endpoint { ifindex, mac: MacAddr::new([0x02, 0, 0, 0, 0, last]) }
 }
 
 /// The names in a directory, sorted, without the mark that says which build the programs are of, and without the program

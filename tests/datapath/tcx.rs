@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cnikit::datapath::{Direction, Error, TcxLink};
-use cnikit::spec::{Coded as _, ErrorCode};
+use cnikit::spec::{ErrorCode, HasErrorCode as _};
 use cnikit_testbed::{Host, Namespace, classifier, eventually, host, kernel, tool};
 use rustix::thread::CapabilitySet;
 

@@ -25,7 +25,7 @@ fn with_pods(is_watched: bool, test: impl FnOnce(&Host, &Bed) + Send) {
             Xdp::new(verdict).pin(&Path::new(PINS).join(name));
         }
         if is_watched {
-            let links = bed.datapath.links().expect("open");
+            let links = bed.datapath.open_port_configs().expect("open");
             for veth in ["veth0", "veth1", "veth2"] {
                 assert!(links.watch_xdp(index(host, veth)).expect("a look at the port"), "{veth}");
                 assert!(links.watches_xdp(index(host, veth)).expect("a look at the port"), "{veth}");
@@ -95,7 +95,7 @@ fn a_program_sees_what_other_pods_send() {
 #[test]
 fn a_program_at_a_port_that_is_not_watched_is_bypassed() {
     with_pods(false, |host, bed| {
-        assert!(!bed.datapath.links().unwrap().watches_xdp(index(host, "veth1")).unwrap());
+        assert!(!bed.datapath.open_port_configs().unwrap().watches_xdp(index(host, "veth1")).unwrap());
         let (from, to) = (addresses(0)[0], addresses(1)[0]);
         attach(&bed.pods[1], "xdpdrv", "drop");
         assert!(arrives(bed, from, to));
@@ -181,7 +181,7 @@ fn a_pair_that_goes_with_its_program_harms_nothing() {
         for _ in 0..100 {
             sender.send_to(b"lost", (to, PORT)).unwrap();
         }
-        let links = bed.datapath.links().unwrap();
+        let links = bed.datapath.open_port_configs().unwrap();
         assert!(!links.watch_xdp(gone).unwrap(), "there is nothing to watch");
         assert!(!links.watches_xdp(gone).unwrap());
         links.remove(gone).unwrap();
@@ -192,7 +192,7 @@ fn a_pair_that_goes_with_its_program_harms_nothing() {
 #[test]
 fn only_the_host_end_of_a_pair_can_be_watched() {
     with_pods(true, |host, bed| {
-        let links = bed.datapath.links().unwrap();
+        let links = bed.datapath.open_port_configs().unwrap();
         for ifindex in [1, index(host, "cbr0"), 0x7fff_0000] {
             assert!(!links.watch_xdp(ifindex).unwrap(), "{ifindex}");
             assert!(!links.watches_xdp(ifindex).unwrap(), "{ifindex}");
@@ -209,7 +209,7 @@ fn a_port_is_found_behind_many_links_of_its_chain() {
         for number in 1..=40 {
             host.ip(&format!("link add name many{number} index {} type bridge", veth + 256 * number));
         }
-        let links = bed.datapath.links().unwrap();
+        let links = bed.datapath.open_port_configs().unwrap();
         assert!(links.watch_xdp(veth).unwrap());
         assert!(!links.watch_xdp(veth + 256).unwrap(), "a bridge");
         assert!(!links.watch_xdp(veth + 256 * 41).unwrap(), "no link");
@@ -237,15 +237,15 @@ fn ports_are_watched_from_the_upgrade_on() {
         }
         let veth = index(host, "veth1");
         datapath("one").ensure().unwrap();
-        assert!(bed.datapath.links().unwrap().watches_xdp(veth).unwrap());
+        assert!(bed.datapath.open_port_configs().unwrap().watches_xdp(veth).unwrap());
 
         // One that the older build, when it was back, had removed from the map that it knew.
         map("delete", &bed.datapath.directory(), "port_config", &key(veth));
         make_foreign(&bed.datapath.directory());
         datapath("one").ensure().unwrap();
-        let links = bed.datapath.links().unwrap();
+        let links = bed.datapath.open_port_configs().unwrap();
         assert!(!links.watches_xdp(veth).unwrap());
         assert!(links.watches_xdp(index(host, "veth0")).unwrap());
-        assert!(!bed.datapath.links().unwrap().watches_xdp(index(host, "cbr0")).unwrap());
+        assert!(!bed.datapath.open_port_configs().unwrap().watches_xdp(index(host, "cbr0")).unwrap());
     });
 }

@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cnikit::netlink::{Blocks, LOOPBACK_INDEX, Netns, OrphanRecord, Result, Route, Socket};
+use cnikit::netlink::{LOOPBACK_INDEX, Netns, OrphanRecord, Result, Route, SharedBlocks, Socket};
 
 use crate::support::{Bed, pair};
 
@@ -36,7 +36,7 @@ fn cost_of_the_steps() {
         record(start);
 
         let start = Instant::now();
-        on_host.create_clsact(indexes.host, Blocks::default()).expect("clsact");
+        on_host.create_clsact(indexes.host, SharedBlocks::default()).expect("clsact");
         record(start);
 
         let start = Instant::now();
@@ -85,7 +85,7 @@ fn cost_of_a_deletion() {
         let mut times: Vec<_> = (0..ROUNDS)
             .map(|_| {
                 let indexes = bed.veth(1, Some(bridge));
-                bed.on_host.create_clsact(indexes.host, Blocks::default()).expect("clsact");
+                bed.on_host.create_clsact(indexes.host, SharedBlocks::default()).expect("clsact");
                 bed.in_pod.set_up(indexes.peer).expect("bring the peer up");
                 let start = Instant::now();
                 delete(&bed.on_host, indexes.host).expect("delete");

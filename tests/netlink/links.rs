@@ -243,7 +243,7 @@ fn a_list_is_whole_while_others_come() {
                 let old = links.iter().filter(|link| link.name.as_str().starts_with("br"));
                 assert_eq!(old.count(), STANDING);
             }
-            Err(error) => assert!(matches!(error, Error::Unsettled { .. }), "{error:?}"),
+            Err(error) => assert!(matches!(error, Error::DumpInterrupted { .. }), "{error:?}"),
         }
     }
     maker.join().expect("the maker");

@@ -2,7 +2,7 @@ use std::{env, fs, panic, process::Command};
 
 use cnikit::{
     netlink::{Error, Netns},
-    spec::{Coded, ErrorCode},
+    spec::{ErrorCode, HasErrorCode},
 };
 
 use cnikit_testbed::tool;

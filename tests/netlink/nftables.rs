@@ -5,9 +5,11 @@ use std::{process::Command, time::Instant};
 use cnikit::{
     netlink::{
         Error, Netns,
-        nftables::{Action, Batch, Chain, ChainType, Family, Hook, Match, Ports, Priority, Rule, Socket, Table},
+        nftables::{
+            Action, Batch, Chain, ChainType, Family, Hook, Match, PortRandomization, Priority, Rule, Socket, Table,
+        },
     },
-    spec::{Coded as _, ErrorCode},
+    spec::{ErrorCode, HasErrorCode as _},
 };
 use serde_json::Value;
 
@@ -22,7 +24,7 @@ fn table(family: Family) -> Table {
 }
 
 fn nat(table: &Table) -> Chain {
-    table.chain("nat").on(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT)
+    table.chain("nat").hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT)
 }
 
 fn with_chain(chain: &Chain) -> Batch {
@@ -70,38 +72,47 @@ fn masquerading_reads_as_in_nft() {
     let masquerade = |ports| Rule::new(Action::Masquerade(ports));
     let rules = vec![
         (
-            masquerade(Ports::FullyRandom)
-                .when(Match::source(prefix("10.99.0.0/24")))
-                .when(!Match::destination(prefix("10.99.0.0/24")))
-                .when(!Match::destination(prefix("224.0.0.0/4")))
-                .when(!Match::output_link(name("cbr0")))
+            masquerade(PortRandomization::FullyRandom)
+                .matching(Match::source(prefix("10.99.0.0/24")))
+                .matching(!Match::destination(prefix("10.99.0.0/24")))
+                .matching(!Match::destination(prefix("224.0.0.0/4")))
+                .matching(!Match::output_link(name("cbr0")))
                 .comment("pods"),
             "ip saddr 10.99.0.0/24 ip daddr != 10.99.0.0/24 ip daddr != 224.0.0.0/4 oifname != \"cbr0\" \
              masquerade fully-random comment \"pods\"",
         ),
         (
-            masquerade(Ports::Random)
-                .when(Match::source(prefix("fd00:99::/61")))
-                .when(!Match::destination(prefix("ff00::/8"))),
+            masquerade(PortRandomization::Random)
+                .matching(Match::source(prefix("fd00:99::/61")))
+                .matching(!Match::destination(prefix("ff00::/8"))),
             "ip6 saddr fd00:99::/61 ip6 daddr != ff00::/8 masquerade random",
         ),
-        (masquerade(Ports::Kept).when(Match::source(prefix("10.99.0.7/32"))), "ip saddr 10.99.0.7 masquerade"),
-        (masquerade(Ports::Kept).when(Match::source(prefix("fd00::7/128"))), "ip6 saddr fd00::7 masquerade"),
+        (
+            masquerade(PortRandomization::Kept).matching(Match::source(prefix("10.99.0.7/32"))),
+            "ip saddr 10.99.0.7 masquerade",
+        ),
+        (
+            masquerade(PortRandomization::Kept).matching(Match::source(prefix("fd00::7/128"))),
+            "ip6 saddr fd00::7 masquerade",
+        ),
         // Bits beyond the prefix are of no matter.
-        (masquerade(Ports::Kept).when(Match::source(prefix("10.99.3.4/17"))), "ip saddr 10.99.0.0/17 masquerade"),
+        (
+            masquerade(PortRandomization::Kept).matching(Match::source(prefix("10.99.3.4/17"))),
+            "ip saddr 10.99.0.0/17 masquerade",
+        ),
     ];
     assert_reads(Family::Inet, nat, "type nat hook postrouting priority srcnat", rules);
 }
 
 #[test]
 fn filters_read_as_in_nft() {
-    let forward = |table: &Table| table.chain("forward").on(ChainType::Filter, Hook::Forward, Priority(-7));
+    let forward = |table: &Table| table.chain("forward").hook(ChainType::Filter, Hook::Forward, Priority(-7));
     let subnet = Match::destination("10.99.0.0/23".parse().expect("a prefix"));
     let rules = vec![
-        (Rule::new(Action::Accept).when(Match::input_link(name("cbr0"))), "iifname \"cbr0\" accept"),
-        (Rule::new(Action::Drop).when(subnet.clone()), "ip daddr 10.99.0.0/23 drop"),
+        (Rule::new(Action::Accept).matching(Match::input_link(name("cbr0"))), "iifname \"cbr0\" accept"),
+        (Rule::new(Action::Drop).matching(subnet.clone()), "ip daddr 10.99.0.0/23 drop"),
         (
-            Rule::new(Action::Return).when(!Match::output_link(name("fifteen-letters"))),
+            Rule::new(Action::Return).matching(!Match::output_link(name("fifteen-letters"))),
             "oifname != \"fifteen-letters\" return",
         ),
         (Rule::new(Action::Drop), "drop"),
@@ -115,10 +126,10 @@ fn filters_read_as_in_nft() {
 fn the_other_familys_addresses_match_nothing() {
     let Some(bed) = Bed::new() else { return };
     run(&bed.host, "ip link set lo up");
-    let output = table(Family::Ip).chain("output").on(ChainType::Filter, Hook::Output, Priority::FILTER);
+    let output = table(Family::Ip).chain("output").hook(ChainType::Filter, Hook::Output, Priority::FILTER);
     let nftables = socket(&bed.host);
     let dropped = |text: &str| {
-        let rule = Rule::new(Action::Drop).when(!Match::source(text.parse().expect("a prefix")));
+        let rule = Rule::new(Action::Drop).matching(!Match::source(text.parse().expect("a prefix")));
         let batch = with_chain(&output).flush_chain(&output).append_rule(&output, rule);
         nftables.commit(&batch).expect("commit");
         let ping = || Command::new("ping").args(["-n", "-q", "-c1", "-W1", "127.0.0.1"]).output();
@@ -152,7 +163,7 @@ fn a_check_changes_nothing() {
     let Some(bed) = Bed::new() else { return };
     let nftables = socket(&bed.host);
     let chain = nat(&table(Family::Inet));
-    let masquerade = Rule::new(Action::Masquerade(Ports::Kept));
+    let masquerade = Rule::new(Action::Masquerade(PortRandomization::Kept));
     nftables.check(&with_chain(&chain).append_rule(&chain, masquerade.clone())).expect("a host that can do this");
     assert_eq!(listed(&bed.host, "table"), [Value::Null; 0]);
 
@@ -165,8 +176,8 @@ fn a_check_changes_nothing() {
 #[test]
 fn masquerading_has_no_place_where_packets_come_in() {
     let Some(bed) = Bed::new() else { return };
-    let input = table(Family::Inet).chain("input").on(ChainType::Filter, Hook::Input, Priority::FILTER);
-    let masquerade = Rule::new(Action::Masquerade(Ports::Kept));
+    let input = table(Family::Inet).chain("input").hook(ChainType::Filter, Hook::Input, Priority::FILTER);
+    let masquerade = Rule::new(Action::Masquerade(PortRandomization::Kept));
     let error = socket(&bed.host).commit(&with_chain(&input).append_rule(&input, masquerade));
     assert_eq!(error.expect_err("no place for it").raw_os_error(), Some(libc::EOPNOTSUPP));
     assert_eq!(listed(&bed.host, "table"), [Value::Null; 0]);
@@ -219,7 +230,7 @@ fn what_is_there_is_kept_and_what_differs_is_refused() {
     nftables.commit(&with_chain(&chain)).expect("commit");
     assert_eq!(listed(&bed.host, "rule"), before);
 
-    let other = table(Family::Inet).chain("nat").on(ChainType::Nat, Hook::Postrouting, Priority(7));
+    let other = table(Family::Inet).chain("nat").hook(ChainType::Nat, Hook::Postrouting, Priority(7));
     let error = nftables.commit(&with_chain(&other)).expect_err("the priority differs");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
 
@@ -262,7 +273,8 @@ fn cost_of_a_look() {
     const ROUNDS: usize = 1000;
     let Some(bed) = Bed::new() else { return };
     let chain = nat(&table(Family::Inet));
-    let rule = |number: i32| Rule::new(Action::Masquerade(Ports::FullyRandom)).comment(format!("number {number}"));
+    let rule =
+        |number: i32| Rule::new(Action::Masquerade(PortRandomization::FullyRandom)).comment(format!("number {number}"));
     let batch = with_chain(&chain).append_rule(&chain, rule(4)).append_rule(&chain, rule(6));
     socket(&bed.host).commit(&batch).expect("commit");
     let look = || {

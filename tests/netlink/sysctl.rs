@@ -1,6 +1,6 @@
 use cnikit::{
     netlink::{AddrGenMode, Error, Ipv4Conf, Ipv6Conf, Netns, Result, Sysctl},
-    spec::{Coded, ErrorCode, IfName},
+    spec::{ErrorCode, HasErrorCode, IfName},
 };
 
 use crate::support::{Bed, name, run};

@@ -1,14 +1,14 @@
 use std::os::fd::OwnedFd;
 
-use cnikit::netlink::{Block, Blocks, BpfFilter, Error, FilterTarget};
+use cnikit::netlink::{BpfFilter, Error, FilterTarget, SharedBlock, SharedBlocks};
 use cnikit_testbed::classifier;
 use serde_json::Value;
 
 use crate::support::{Bed, json, run};
 
-const INGRESS: Block = Block::new(101).expect("not 0");
-const EGRESS: Block = Block::new(102).expect("not 0");
-const BOTH: Blocks = Blocks { ingress: Some(INGRESS), egress: Some(EGRESS) };
+const INGRESS: SharedBlock = SharedBlock::new(101).expect("not 0");
+const EGRESS: SharedBlock = SharedBlock::new(102).expect("not 0");
+const BOTH: SharedBlocks = SharedBlocks { ingress: Some(INGRESS), egress: Some(EGRESS) };
 
 #[test]
 fn one_filter_serves_all_links_of_a_shared_block() {
@@ -79,7 +79,7 @@ fn filters_are_deleted_once_and_again() {
         bed.on_host.delete_filter(&target, 3, 9).expect("delete");
         assert_eq!(json(&bed.host, "tc -j filter show block 102"), no_filters());
     }
-    let absent = FilterTarget::Block(Block::new(4_711).expect("not 0"));
+    let absent = FilterTarget::Block(SharedBlock::new(4_711).expect("not 0"));
     bed.on_host.delete_filter(&absent, 1, 1).expect("no such block");
     bed.on_host.delete_filter(&FilterTarget::Ingress(4_711), 1, 1).expect("no such link");
     let plain = FilterTarget::Ingress(bed.veth(1, None).host);
@@ -117,7 +117,7 @@ fn a_link_can_have_filters_of_its_own() {
     let error = bed.on_host.replace_filter(&FilterTarget::Ingress(veth), &filter).expect_err("there is no qdisc");
     assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
 
-    bed.on_host.create_clsact(veth, Blocks::default()).expect("create clsact");
+    bed.on_host.create_clsact(veth, SharedBlocks::default()).expect("create clsact");
     bed.on_host.replace_filter(&FilterTarget::Ingress(veth), &filter).expect("ingress");
     bed.on_host.replace_filter(&FilterTarget::Egress(veth), &filter.handle(2)).expect("egress");
     let seen = json(&bed.host, "tc -j filter show dev veth1 ingress");
@@ -131,7 +131,7 @@ fn a_link_can_have_filters_of_its_own() {
 fn filters_of_other_people_show() {
     let Some(bed) = Bed::new() else { return };
     let veth = bed.veth(1, None).host;
-    bed.on_host.create_clsact(veth, Blocks::default()).expect("create clsact");
+    bed.on_host.create_clsact(veth, SharedBlocks::default()).expect("create clsact");
     run(&bed.host, "tc filter add dev veth1 ingress protocol ip pref 5 u32 match u32 0 0");
     let seen = bed.on_host.filters(&FilterTarget::Ingress(veth)).expect("list");
     assert!(seen.iter().any(|filter| filter.kind == "u32" && filter.priority == 5), "{seen:?}");
@@ -145,7 +145,7 @@ fn the_ingress_slot_holds_one_qdisc() {
     assert_eq!(bed.on_host.ingress_qdisc(veth).expect("look up"), None);
     run(&bed.host, "tc qdisc add dev veth1 ingress");
     let taken = bed.on_host.ingress_qdisc(veth).expect("look up").expect("qdisc");
-    assert_eq!((taken.kind.as_str(), taken.blocks), ("ingress", Blocks::default()));
+    assert_eq!((taken.kind.as_str(), taken.blocks), ("ingress", SharedBlocks::default()));
     let error = bed.on_host.create_clsact(veth, BOTH).expect_err("the slot is taken");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
 
@@ -165,26 +165,26 @@ fn a_clsact_qdisc_is_ensured_and_shared_but_never_replaced() {
     let veth = bed.veth(1, None).host;
     for _ in 0..2 {
         bed.on_host.ensure_clsact(bridge, BOTH).expect("ensure");
-        bed.on_host.ensure_clsact(veth, Blocks::default()).expect("ensure");
+        bed.on_host.ensure_clsact(veth, SharedBlocks::default()).expect("ensure");
     }
     let qdisc = json(&bed.host, "tc -j qdisc show dev cbr0 clsact");
     assert_eq!((&clsact(&qdisc)["ingress_block"], &clsact(&qdisc)["egress_block"]), (&101.into(), &102.into()));
 
     // The filter of another tool stays.
     run(&bed.host, "tc filter add dev veth1 ingress protocol ip pref 5 u32 match u32 0 0");
-    bed.on_host.ensure_clsact(veth, Blocks::default()).expect("ensure");
+    bed.on_host.ensure_clsact(veth, SharedBlocks::default()).expect("ensure");
     assert!(!bed.on_host.filters(&FilterTarget::Ingress(veth)).expect("list").is_empty());
 
     let other = bed.veth(2, None).host;
     run(&bed.host, "tc qdisc add dev veth2 ingress");
     let taken = [
         (bed.on_host.ensure_clsact(veth, BOTH), "clsact"),
-        (bed.on_host.ensure_clsact(bridge, Blocks::default()), "clsact"),
-        (bed.on_host.ensure_clsact(other, Blocks::default()), "ingress"),
+        (bed.on_host.ensure_clsact(bridge, SharedBlocks::default()), "clsact"),
+        (bed.on_host.ensure_clsact(other, SharedBlocks::default()), "ingress"),
     ];
     for (refused, holder) in taken {
         let error = refused.expect_err("the slot is taken");
-        assert!(matches!(&error, Error::SlotTaken { kind, .. } if kind == holder), "{error:?}");
+        assert!(matches!(&error, Error::QdiscConflict { kind, .. } if kind == holder), "{error:?}");
     }
     let error = bed.on_host.ensure_clsact(4_711, BOTH).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));

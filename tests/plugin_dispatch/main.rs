@@ -6,7 +6,7 @@ mod refusals;
 mod scripted;
 mod traces;
 
-use cnikit::plugin::{About, AddRequest, CheckRequest, DelRequest, Failure, Plugin};
+use cnikit::plugin::{AddRequest, CheckRequest, DelRequest, Plugin, PluginError, PluginInfo};
 use cnikit::spec::{AddResult, Version};
 use scripted::{Call, OWN_NETNS, Scripted, error_of, json_of};
 use serde_json::{Value, json};
@@ -52,19 +52,19 @@ fn the_version_document_is_that_of_the_specification() {
     struct UpTo1;
     impl Plugin for UpTo1 {
         type Config = serde::de::IgnoredAny;
-        fn about(&self) -> About {
-            Scripted::default().about()
+        fn info(&self) -> PluginInfo {
+            Scripted::default().info()
         }
         fn versions(&self) -> &[Version] {
             &Version::ALL[..6]
         }
-        fn add(&self, _: &AddRequest<Self::Config>) -> Result<AddResult, Failure> {
+        fn add(&self, _: &AddRequest<Self::Config>) -> Result<AddResult, PluginError> {
             Ok(AddResult::default())
         }
-        fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), Failure> {
+        fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), PluginError> {
             Ok(())
         }
-        fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), Failure> {
+        fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), PluginError> {
             Ok(())
         }
     }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::Mutex;
 
 use cnikit::plugin::{
-    About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Output, Plugin, StatusRequest, dispatch,
+    AddRequest, CheckRequest, DelRequest, GcRequest, Output, Plugin, PluginError, PluginInfo, StatusRequest, dispatch,
 };
 use cnikit::spec::{AddResult, ErrorCode, Interface, IpConfig, Route, ValidAttachments};
 use serde_json::{Value, json};
@@ -29,11 +29,11 @@ pub(crate) struct Script {
 }
 
 impl Scripted {
-    fn play(&self, call: String, script: &Script) -> Result<(), Failure> {
+    fn play(&self, call: String, script: &Script) -> Result<(), PluginError> {
         self.calls.lock().unwrap().push(call);
         assert!(!script.panics, "as the script says");
         if script.fails {
-            return Err(Failure::new(ErrorCode::TRY_AGAIN, "the pool is locked").with_details("by 42"));
+            return Err(PluginError::new(ErrorCode::TRY_AGAIN, "the pool is locked").with_details("by 42"));
         }
         Ok(())
     }
@@ -46,8 +46,8 @@ impl Scripted {
 impl Plugin for Scripted {
     type Config = Script;
 
-    fn about(&self) -> About {
-        About {
+    fn info(&self) -> PluginInfo {
+        PluginInfo {
             name: "scripted",
             version: "1.2.3",
             summary: "Answers as its configuration says.",
@@ -55,7 +55,7 @@ impl Plugin for Scripted {
         }
     }
 
-    fn add(&self, request: &AddRequest<Script>) -> Result<AddResult, Failure> {
+    fn add(&self, request: &AddRequest<Script>) -> Result<AddResult, PluginError> {
         let call = format!("ADD {} {}", request.attachment.container_id, request.netns.display());
         self.play(call, &request.config)?;
         let eth0 = Interface::new(&request.attachment.ifname).in_sandbox(&request.netns).with_mtu(1500);
@@ -66,7 +66,7 @@ impl Plugin for Scripted {
         Ok(result.with_ip(IpConfig::new("10.1.0.5/16".parse().unwrap()).on_interface(index)).with_route(route))
     }
 
-    fn del(&self, request: &DelRequest<Script>) -> Result<(), Failure> {
+    fn del(&self, request: &DelRequest<Script>) -> Result<(), PluginError> {
         let readable = |ok: bool| if ok { "ok" } else { "unreadable" };
         let call = format!(
             "DEL {} netns={:?} config={} net_conf={} prev_result={} args={}",
@@ -80,11 +80,11 @@ impl Plugin for Scripted {
         self.play(call, &request.config.as_ref().cloned().unwrap_or_default())
     }
 
-    fn check(&self, request: &CheckRequest<Script>) -> Result<(), Failure> {
+    fn check(&self, request: &CheckRequest<Script>) -> Result<(), PluginError> {
         self.play(format!("CHECK {} ips", request.prev_result.ips.len()), &request.config)
     }
 
-    fn gc(&self, request: &GcRequest<Script>) -> Result<(), Failure> {
+    fn gc(&self, request: &GcRequest<Script>) -> Result<(), PluginError> {
         let call = match &request.valid_attachments {
             ValidAttachments::List(list) => format!("GC {} valid", list.len()),
             other => format!("GC {other:?}"),
@@ -92,7 +92,7 @@ impl Plugin for Scripted {
         self.play(call, &request.config)
     }
 
-    fn status(&self, request: &StatusRequest<Script>) -> Result<(), Failure> {
+    fn status(&self, request: &StatusRequest<Script>) -> Result<(), PluginError> {
         self.play(format!("STATUS {}", request.net_conf.name), &request.config)
     }
 }

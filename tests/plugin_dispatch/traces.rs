@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
-use cnikit::plugin::{About, AddRequest, CheckRequest, DelRequest, Failure, LogLevel, Plugin};
+use cnikit::plugin::{AddRequest, CheckRequest, DelRequest, LogLevel, Plugin, PluginError, PluginInfo};
 use cnikit::spec::{AddResult, RawConfig};
 use serde_json::json;
 use tracing::field::{Field, Visit};
@@ -140,24 +140,24 @@ struct Logging(Memory);
 impl Plugin for Logging {
     type Config = serde::de::IgnoredAny;
 
-    fn about(&self) -> About {
-        Scripted::default().about()
+    fn info(&self) -> PluginInfo {
+        Scripted::default().info()
     }
 
     fn subscriber(&self, config: &RawConfig) -> Option<Dispatch> {
         config.value("logFile").map(|_| Dispatch::new(tracing_subscriber::registry().with(self.0.clone())))
     }
 
-    fn add(&self, _: &AddRequest<Self::Config>) -> Result<AddResult, Failure> {
+    fn add(&self, _: &AddRequest<Self::Config>) -> Result<AddResult, PluginError> {
         tracing::info_span!("bridge").in_scope(|| tracing::warn!("it is down"));
         Ok(AddResult::default())
     }
 
-    fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), Failure> {
+    fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), PluginError> {
         Ok(())
     }
 
-    fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), Failure> {
+    fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), PluginError> {
         Ok(())
     }
 }

@@ -1,13 +1,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use cnikit::runtime::{Error, NetworkList, Parameters};
+use cnikit::runtime::{AttachmentParameters, Error, NetworkConfigList};
 use cnikit::spec::{AddResult, Attachment, IpConfig};
 use serde_json::{Value, json};
 
 use crate::support::{Bin, network, parameters};
 
-fn one_plugin() -> NetworkList {
+fn one_plugin() -> NetworkConfigList {
     network(&json!({"cniVersion": "1.0.0", "name": "dbnet", "plugins": [{"type": "one"}]}))
 }
 
@@ -42,7 +42,7 @@ fn a_file_has_the_form_of_the_reference_library() {
 
     let cached = bin.cache().attachment(&attachment("c1")).unwrap().unwrap();
     assert_eq!((&cached.parameters, &cached.result), (&parameters, &result()));
-    assert_eq!(NetworkList::parse(cached.config.unwrap()).unwrap().plugins[0].plugin_type.as_str(), "one");
+    assert_eq!(NetworkConfigList::parse(cached.config.unwrap()).unwrap().plugins[0].plugin_type.as_str(), "one");
     assert_eq!(bin.cache().attachments().unwrap()[0].parameters, parameters);
 
     bin.cache().remove(&attachment("c1")).unwrap();
@@ -50,16 +50,16 @@ fn a_file_has_the_form_of_the_reference_library() {
     assert!(bin.cache().attachment(&attachment("c1")).unwrap().is_none());
 }
 
-fn named(name: &str) -> NetworkList {
+fn named(name: &str) -> NetworkConfigList {
     network(&json!({"cniVersion": "1.0.0", "name": name, "plugins": [{"type": "one"}]}))
 }
 
-fn of(id: &str, ifname: &str) -> Parameters {
-    Parameters::new(id.parse().unwrap(), ifname.parse().unwrap())
+fn of(id: &str, ifname: &str) -> AttachmentParameters {
+    AttachmentParameters::new(id.parse().unwrap(), ifname.parse().unwrap())
 }
 
 /// Three attachments with one file name: the reference library joins the parts by hyphens.
-fn alike() -> [(NetworkList, Parameters, AddResult); 3] {
+fn alike() -> [(NetworkConfigList, AttachmentParameters, AddResult); 3] {
     let result = |address: &str| AddResult::default().with_ip(IpConfig::new(address.parse().unwrap()));
     [
         (named("a-b"), of("c", "eth0"), result("10.1.0.1/16")),

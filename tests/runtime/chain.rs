@@ -1,12 +1,12 @@
 use std::time::Duration;
 
-use cnikit::runtime::{Error, NetworkList, Parameters};
-use cnikit::spec::{self, AttachmentKey, Coded as _, ErrorCode, Version};
+use cnikit::runtime::{AttachmentParameters, Error, NetworkConfigList};
+use cnikit::spec::{self, AttachmentKey, ErrorCode, HasErrorCode as _, Version};
 use serde_json::{Value, json};
 
 use crate::support::{Bin, RESULT, network, parameters};
 
-fn chain(version: &str) -> NetworkList {
+fn chain(version: &str) -> NetworkConfigList {
     network(&json!({"cniVersion": version, "name": "dbnet", "plugins": [
         {"type": "one", "keyA": ["kept", 1], "cni.dev/valid-attachments": [], "prevResult": {}},
         {"type": "two", "capabilities": {"portMappings": true, "mac": false}},
@@ -20,7 +20,7 @@ fn answering(bin: &Bin) {
     bin.answering("three", r#"{"ips":[{"address":"10.1.0.7/16"}]}"#);
 }
 
-fn key(parameters: &Parameters) -> AttachmentKey {
+fn key(parameters: &AttachmentParameters) -> AttachmentKey {
     AttachmentKey::from(&parameters.attachment(&"dbnet".parse().unwrap()))
 }
 
@@ -230,7 +230,7 @@ fn the_time_limit_holds_for_each_plugin() {
     let bin = Bin::new();
     answering(&bin);
     bin.plugin("two", "[ $CNI_COMMAND != ADD ] || sleep 600");
-    let runtime = bin.runtime().with_time_limit(Duration::from_secs(2));
+    let runtime = bin.runtime().with_timeout(Duration::from_secs(2));
     let error = runtime.add(&chain("1.0.0"), &parameters("c1")).unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
     assert_eq!(bin.calls(), ["one ADD", "two ADD", "two DEL", "one DEL"]);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cnikit::runtime::{NetworkList, Parameters, Runtime};
+use cnikit::runtime::{AttachmentParameters, NetworkConfigList, Runtime};
 use cnikit_testbed::{Command, Host, cnitool, host};
 use serde_json::json;
 
@@ -30,7 +30,7 @@ fn cnitool_and_this_library_find_each_others_attachments() {
             {"type": "one", "capabilities": {"mac": true}}
         ]});
         std::fs::write(bin.scratch("net.d/10-dbnet.conflist"), list.to_string()).unwrap();
-        let network = NetworkList::load(&bin.scratch("net.d"), &"dbnet".parse().unwrap()).unwrap();
+        let network = NetworkConfigList::load(&bin.scratch("net.d"), &"dbnet".parse().unwrap()).unwrap();
         let runtime = Runtime::new([bin.path()]);
 
         // What cnitool attached, we check and delete, as it was attached.
@@ -40,7 +40,7 @@ fn cnitool_and_this_library_find_each_others_attachments() {
         assert_eq!(theirs.parameters.netns, Some("/run/netns/blue".into()));
         assert_eq!(theirs.parameters.args.value("A"), Some("1"));
         assert_eq!(theirs.parameters.capability_args["mac"], "02:00:00:00:00:01");
-        assert_eq!(NetworkList::parse(theirs.config.unwrap()).unwrap().plugins.len(), 1);
+        assert_eq!(NetworkConfigList::parse(theirs.config.unwrap()).unwrap().plugins.len(), 1);
         runtime.check(&network, &theirs.parameters).unwrap();
         assert_eq!(bin.stdin("one", "CHECK")["prevResult"]["ips"][0]["address"], "10.1.0.5/16");
         assert_eq!(bin.stdin("one", "CHECK")["runtimeConfig"], json!({"mac": "02:00:00:00:00:01"}));
@@ -94,9 +94,9 @@ fn what_cnitool_remembers_is_not_overwritten() {
         call("add");
         let theirs = runtime.cache().attachments().unwrap().remove(0);
         let digits = theirs.parameters.container_id.as_str().strip_prefix("cnitool-").unwrap().to_owned();
-        let network = NetworkList::load(&bin.scratch("net.d"), &"a-cnitool".parse().unwrap()).unwrap();
-        let ours =
-            Parameters::new(digits.parse().unwrap(), theirs.parameters.ifname.clone()).in_netns("/run/netns/red");
+        let network = NetworkConfigList::load(&bin.scratch("net.d"), &"a-cnitool".parse().unwrap()).unwrap();
+        let ours = AttachmentParameters::new(digits.parse().unwrap(), theirs.parameters.ifname.clone())
+            .in_netns("/run/netns/red");
 
         bin.answering("one", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.6/16"}]}"#);
         runtime.add(&network, &ours).unwrap();

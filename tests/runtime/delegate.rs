@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use cnikit::plugin::{
-    About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Output, Plugin, StatusRequest, dispatch,
+    AddRequest, CheckRequest, DelRequest, GcRequest, Output, Plugin, PluginError, PluginInfo, StatusRequest, dispatch,
 };
 use cnikit::runtime::{Delegable, Delegate, Error, Prior};
 use cnikit::spec::{AddResult, ErrorCode};
@@ -36,7 +36,7 @@ impl Delegating {
     fn ipam<'r, R: Delegable>(&self, request: &'r R) -> Result<Option<Delegate<'r, R>>, Error> {
         let ipam = Delegate::ipam(request)?;
         Ok(match self.time_limit {
-            Some(limit) => ipam.map(|ipam| ipam.with_time_limit(limit)),
+            Some(limit) => ipam.map(|ipam| ipam.with_timeout(limit)),
             None => ipam,
         })
     }
@@ -45,31 +45,31 @@ impl Delegating {
 impl Plugin for Delegating {
     type Config = IgnoredAny;
 
-    fn about(&self) -> About {
-        About { name: "delegating", version: "1", summary: "Delegates.", docs: "none" }
+    fn info(&self) -> PluginInfo {
+        PluginInfo { name: "delegating", version: "1", summary: "Delegates.", docs: "none" }
     }
 
-    fn add(&self, request: &AddRequest<IgnoredAny>) -> Result<AddResult, Failure> {
+    fn add(&self, request: &AddRequest<IgnoredAny>) -> Result<AddResult, PluginError> {
         let Some(ipam) = self.ipam(request)? else { return Ok(AddResult::default()) };
         let addresses = ipam.add(self.prior)?;
         *self.seen.borrow_mut() = Some(addresses.result().clone());
-        self.own_part.map_err(|code| Failure::new(code, "the own part failed"))?;
-        Ok(addresses.keep())
+        self.own_part.map_err(|code| PluginError::new(code, "the own part failed"))?;
+        Ok(addresses.commit())
     }
 
-    fn del(&self, request: &DelRequest<IgnoredAny>) -> Result<(), Failure> {
+    fn del(&self, request: &DelRequest<IgnoredAny>) -> Result<(), PluginError> {
         Ok(self.ipam(request)?.map_or(Ok(()), |ipam| ipam.del())?)
     }
 
-    fn check(&self, request: &CheckRequest<IgnoredAny>) -> Result<(), Failure> {
+    fn check(&self, request: &CheckRequest<IgnoredAny>) -> Result<(), PluginError> {
         Ok(self.ipam(request)?.map_or(Ok(()), |ipam| ipam.check())?)
     }
 
-    fn gc(&self, request: &GcRequest<IgnoredAny>) -> Result<(), Failure> {
+    fn gc(&self, request: &GcRequest<IgnoredAny>) -> Result<(), PluginError> {
         Ok(self.ipam(request)?.map_or(Ok(()), |ipam| ipam.gc())?)
     }
 
-    fn status(&self, request: &StatusRequest<IgnoredAny>) -> Result<(), Failure> {
+    fn status(&self, request: &StatusRequest<IgnoredAny>) -> Result<(), PluginError> {
         Ok(self.ipam(request)?.map_or(Ok(()), |ipam| ipam.status())?)
     }
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use cnikit::runtime::{Error, Invocation, find};
-use cnikit::spec::{Coded as _, Command, ErrorCode, Version};
+use cnikit::spec::{Command, ErrorCode, HasErrorCode as _, Version};
 
 use crate::support::{Bin, RESULT, config, parameters};
 
@@ -144,7 +144,7 @@ fn a_plugin_that_hangs_is_killed_with_its_children() {
     let pid = bin.scratch("pid");
     let plugin = bin.plugin("fake", &format!("sleep 600 & echo $! > {}; echo waiting >&2; wait", pid.display()));
     let begin = Instant::now();
-    let invocation = Invocation::new(plugin, Command::Add).with_time_limit(Duration::from_secs(2));
+    let invocation = Invocation::new(plugin, Command::Add).with_timeout(Duration::from_secs(2));
     let error = invocation.add(&config("1.0.0")).unwrap_err();
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     assert!(error.to_string().ends_with("ADD took longer than 2s; it said: waiting"), "{error}");
@@ -207,7 +207,7 @@ fn an_executable_that_is_being_written_is_tried_again() {
     closer.join().unwrap();
 
     let writer = fs::OpenOptions::new().append(true).open(&plugin).unwrap();
-    let invocation = Invocation::new(&plugin, Command::Add).with_time_limit(Duration::from_millis(200));
+    let invocation = Invocation::new(&plugin, Command::Add).with_timeout(Duration::from_millis(200));
     let error = invocation.add(&config("1.0.0")).unwrap_err();
     assert!(matches!(&error, Error::Start { .. }), "{error:?}");
     assert_eq!(error.code(), ErrorCode::IO);

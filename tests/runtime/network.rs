@@ -1,7 +1,7 @@
 use std::error::Error as _;
 use std::fs;
 
-use cnikit::runtime::{Error, NetworkList};
+use cnikit::runtime::{Error, NetworkConfigList};
 use cnikit::spec::Version;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -9,14 +9,14 @@ use tempfile::TempDir;
 use crate::support::network;
 
 fn refused(json: &Value) -> String {
-    let error = NetworkList::parse(json.to_string()).unwrap_err();
+    let error = NetworkConfigList::parse(json.to_string()).unwrap_err();
     let sources = std::iter::successors(error.source(), |source| (*source).source());
     sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
 fn version_of(version: &Value, versions: &Value) -> Result<Version, Error> {
     let list = json!({"cniVersion": version, "cniVersions": versions, "name": "n", "plugins": [{"type": "a"}]});
-    Ok(NetworkList::parse(list.to_string())?.cni_version)
+    Ok(NetworkConfigList::parse(list.to_string())?.cni_version)
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn switches_are_booleans_or_text() {
 fn a_single_plugin_is_a_list_of_one() {
     let network = network(&json!({"cniVersion": "1.0.0", "name": "n", "type": "bridge", "bridge": "cni0"}));
     assert_eq!((network.plugins.len(), network.plugins[0].plugin_type.as_str()), (1, "bridge"));
-    let again = NetworkList::parse(network.as_bytes()).unwrap();
+    let again = NetworkConfigList::parse(network.as_bytes()).unwrap();
     assert_eq!((again.cni_version, again.plugins.len()), (Version::V1_0_0, 1));
 }
 
@@ -91,18 +91,18 @@ fn a_directory_is_read_in_order_and_a_broken_file_is_named() {
     write("30-a.json", json!({"name": "a", "type": "macvlan"}));
     write("05-no.txt", json!("not a network"));
     let names: Vec<String> =
-        NetworkList::load_dir(dir.path()).unwrap().into_iter().map(|one| one.unwrap().name.to_string()).collect();
+        NetworkConfigList::load_dir(dir.path()).unwrap().into_iter().map(|one| one.unwrap().name.to_string()).collect();
     assert_eq!(names, ["a", "b", "a"]);
-    let first = NetworkList::load(dir.path(), &"a".parse().unwrap()).unwrap();
+    let first = NetworkConfigList::load(dir.path(), &"a".parse().unwrap()).unwrap();
     assert_eq!(first.plugins[0].plugin_type.as_str(), "bridge");
-    let error = NetworkList::load(dir.path(), &"c".parse().unwrap()).unwrap_err();
+    let error = NetworkConfigList::load(dir.path(), &"c".parse().unwrap()).unwrap_err();
     assert_eq!(error.to_string(), format!("no network c in {}: it has a, b, a", dir.path().display()));
 
     write("00-broken.conflist", json!({"name": "c", "plugins": []}));
-    NetworkList::load(dir.path(), &"b".parse().unwrap()).unwrap();
-    let error = NetworkList::load(dir.path(), &"c".parse().unwrap()).unwrap_err();
+    NetworkConfigList::load(dir.path(), &"b".parse().unwrap()).unwrap();
+    let error = NetworkConfigList::load(dir.path(), &"c".parse().unwrap()).unwrap_err();
     assert_eq!(error.to_string(), format!("{} is not valid", dir.path().join("00-broken.conflist").display()));
-    assert!(NetworkList::load_dir(&dir.path().join("nonexistent")).unwrap().is_empty());
+    assert!(NetworkConfigList::load_dir(&dir.path().join("nonexistent")).unwrap().is_empty());
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn plugins_from_files_of_their_own_are_appended() {
     let path = dir.path().join("n.conflist");
     let types = |list: Value| {
         fs::write(&path, list.to_string()).unwrap();
-        let network = NetworkList::load_file(&path)?;
+        let network = NetworkConfigList::load_file(&path)?;
         Ok::<_, Error>(network.plugins.iter().map(|one| one.plugin_type.to_string()).collect::<Vec<_>>())
     };
     assert_eq!(types(json!({"name": "n", "plugins": [{"type": "a"}]})).unwrap(), ["a", "tuning", "portmap"]);

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use cnikit::runtime::{NetworkList, Parameters, ResultCache, Runtime};
+use cnikit::runtime::{AttachmentParameters, NetworkConfigList, ResultCache, Runtime};
 use cnikit::spec::RawConfig;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -100,10 +100,10 @@ pub(crate) fn config(version: &str) -> RawConfig {
     RawConfig::parse(format!(r#"{{"cniVersion":"{version}","name":"dbnet","type":"fake"}}"#)).unwrap()
 }
 
-pub(crate) fn network(json: &Value) -> NetworkList {
-    NetworkList::parse(json.to_string()).unwrap()
+pub(crate) fn network(json: &Value) -> NetworkConfigList {
+    NetworkConfigList::parse(json.to_string()).unwrap()
 }
 
-pub(crate) fn parameters(container: &str) -> Parameters {
-    Parameters::new(container.parse().unwrap(), "eth0".parse().unwrap()).in_netns("/run/netns/blue")
+pub(crate) fn parameters(container: &str) -> AttachmentParameters {
+    AttachmentParameters::new(container.parse().unwrap(), "eth0".parse().unwrap()).in_netns("/run/netns/blue")
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use cnikit::ipam::{Owner, Range, Store};
 use cnikit::netlink::{LOOPBACK_INDEX, Netns, Socket, VethEnd, VethPair};
-use cnikit::plugin::{self, About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Plugin, StatusRequest};
+use cnikit::plugin::{
+    self, AddRequest, CheckRequest, DelRequest, GcRequest, Plugin, PluginError, PluginInfo, StatusRequest,
+};
 use cnikit::spec::{AddResult, Attachment, AttachmentKey, ErrorCode, Interface, IpConfig, MacAddr, Route, Version};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
@@ -28,16 +30,16 @@ impl Config {
         self.flaw == flaw
     }
 
-    fn range(&self) -> Result<Range, Failure> {
+    fn range(&self) -> Result<Range, PluginError> {
         Ok(Range::new(self.subnet, None)?)
     }
 }
 
-fn failed(msg: impl Into<String>) -> Failure {
-    Failure::new(const { ErrorCode::plugin_specific(100) }, msg)
+fn failed(msg: impl Into<String>) -> PluginError {
+    PluginError::new(const { ErrorCode::plugin_specific(100) }, msg)
 }
 
-fn store(network: &str) -> Result<Store, Failure> {
+fn store(network: &str) -> Result<Store, PluginError> {
     Ok(Store::open(format!("/var/lib/cni/flawed/{network}"))?)
 }
 
@@ -46,7 +48,7 @@ fn owner(attachment: &Attachment) -> Owner {
 }
 
 /// Takes away all that an attachment has on the host.
-fn free(attachment: &Attachment) -> Result<(), Failure> {
+fn free(attachment: &Attachment) -> Result<(), PluginError> {
     Socket::open()?.delete_link_by_name(&attachment.host_ifname())?;
     store(attachment.network.as_str())?.lock(LOCK)?.release(&owner(attachment))?;
     Ok(())
@@ -55,15 +57,15 @@ fn free(attachment: &Attachment) -> Result<(), Failure> {
 impl Plugin for Flawed {
     type Config = Config;
 
-    fn about(&self) -> About {
-        About { name: "flawed-cni", version: "1.0.0", summary: "Breaks rules on demand.", docs: "cni-conformance" }
+    fn info(&self) -> PluginInfo {
+        PluginInfo { name: "flawed-cni", version: "1.0.0", summary: "Breaks rules on demand.", docs: "cni-conformance" }
     }
 
     fn versions(&self) -> &[Version] {
         &Version::ALL
     }
 
-    fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, Failure> {
+    fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, PluginError> {
         let (attachment, config) = (&request.attachment, &request.config);
         let netns = Netns::open(&request.netns)?;
         let pod = netns.socket()?;
@@ -84,7 +86,7 @@ impl Plugin for Flawed {
         self.attach(request, &netns, &pod).inspect_err(|_| _ = free(attachment))
     }
 
-    fn del(&self, request: &DelRequest<Config>) -> Result<(), Failure> {
+    fn del(&self, request: &DelRequest<Config>) -> Result<(), PluginError> {
         let flaw = request.config.as_ref().map(|config| config.flaw.clone()).unwrap_or_default();
         let lease = store(request.attachment.network.as_str())?.lease(&owner(&request.attachment))?;
         match flaw.as_str() {
@@ -104,7 +106,7 @@ impl Plugin for Flawed {
         }
     }
 
-    fn check(&self, request: &CheckRequest<Config>) -> Result<(), Failure> {
+    fn check(&self, request: &CheckRequest<Config>) -> Result<(), PluginError> {
         let attachment = &request.attachment;
         if request.config.has("blind-check") {
             return Ok(());
@@ -123,7 +125,7 @@ impl Plugin for Flawed {
         Ok(())
     }
 
-    fn gc(&self, request: &GcRequest<Config>) -> Result<(), Failure> {
+    fn gc(&self, request: &GcRequest<Config>) -> Result<(), PluginError> {
         let config = &request.config;
         let valid: &[AttachmentKey] = match request.valid_attachments.list() {
             Some(_) if config.has("gc-frees-all") => &[],
@@ -146,18 +148,18 @@ impl Plugin for Flawed {
         Ok(())
     }
 
-    fn status(&self, request: &StatusRequest<Config>) -> Result<(), Failure> {
+    fn status(&self, request: &StatusRequest<Config>) -> Result<(), PluginError> {
         let range = request.config.range()?;
         let usage = store(request.net_conf.name.as_str())?.usage(&range.into())?;
         if usage.iter().all(|range| range.free() == 0) && !request.config.has("blind-status") {
-            return Err(Failure::new(ErrorCode::PLUGIN_NOT_AVAILABLE, "all addresses are taken"));
+            return Err(PluginError::new(ErrorCode::PLUGIN_NOT_AVAILABLE, "all addresses are taken"));
         }
         Ok(())
     }
 }
 
 impl Flawed {
-    fn attach(&self, request: &AddRequest<Config>, netns: &Netns, pod: &Socket) -> Result<AddResult, Failure> {
+    fn attach(&self, request: &AddRequest<Config>, netns: &Netns, pod: &Socket) -> Result<AddResult, PluginError> {
         let (attachment, config) = (&request.attachment, &request.config);
         let range = config.range()?;
         let leases = store(attachment.network.as_str())?;

@@ -4,10 +4,10 @@ use std::cell::Cell;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cnikit::datapath::{self, Direction, PodPort, TcxLink};
+use cnikit::datapath::{self, Direction, Endpoint, TcxLink};
 use cnikit::ipam::{LOCK_TIMEOUT, Store};
 use cnikit::netlink::{self, Link, Netns, Socket, VethEnd, VethIndexes, VethPair};
-use cnikit::plugin::{AddRequest, Failure, Step as _};
+use cnikit::plugin::{AddRequest, Context as _, PluginError};
 use cnikit::runtime::Delegated;
 use cnikit::spec::{AddResult, Attachment, ErrorCode, Interface, IpConfig, MacAddr, Route};
 use ipnetwork::IpNetwork;
@@ -18,12 +18,12 @@ use tracing::{info_span, warn};
 use crate::addresses::{self, Addresses, already_attached};
 use crate::bridge;
 use crate::config::{Addressing, Attach, Config};
+use crate::endpoints::Rows;
 use crate::gateway::Gateways;
 use crate::masquerade::Masquerade;
 use crate::network::{self, undo};
 use crate::programs::Programs;
-use crate::rows::Rows;
-use crate::{del, ipv6, pod, restore, siblings, wishes};
+use crate::{container, del, ipv6, requested, resync, siblings};
 
 /// How long the bridge may take to serve a new port.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,11 +32,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// Each step that makes something of the attachment's own has the guard that undoes it beside it. The network itself
 /// stays: the next ADD needs it too.
-pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
+pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, PluginError> {
     let (attachment, config) = (&request.attachment, &request.config);
-    let wish = wishes::mac(&request.net_conf, &request.args)?;
-    wishes::warn_of_invalid_pod(&request.args);
-    let stack_only = !wishes::direct_forwarding(&request.net_conf, config, &request.args)?;
+    let wish = requested::mac(&request.net_conf, &request.args)?;
+    requested::warn_of_invalid_pod(&request.args);
+    let stack_only = !requested::direct_forwarding(&request.net_conf, config, &request.args)?;
 
     let host = Socket::open()?;
     let netns = Netns::open(&request.netns)?;
@@ -60,10 +60,10 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let pair_is_left = Cell::new(false);
     let mut addresses = Addresses::lease(request, &leases, &host, &pair_is_left)?;
     let mac = wish.unwrap_or_else(|| addresses.mac());
-    let known_mac = network::known_mac(&datapath).step("read the configuration of the eBPF programs")?;
+    let known_mac = network::known_mac(&datapath).context("read the configuration of the eBPF programs")?;
     let bridge = network::ensure(&host, &attachment.network, config, &leases, &datapath, &mut programs, found)?;
-    let rows = Rows::open(&datapath).step("open the eBPF maps")?;
-    rows.refuse_taken(&host, &addresses.networks(), PodPort { ifindex: attachment.host_ifindex(), mac })?;
+    let rows = Rows::open(&datapath).context("open the eBPF maps")?;
+    rows.refuse_taken(&host, &addresses.networks(), Endpoint { ifindex: attachment.host_ifindex(), mac })?;
 
     // A pair that is made in vain is undone by this name.
     if let Some(link) = host.link_by_name(&attachment.host_ifname())? {
@@ -71,7 +71,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     }
     let mtu = config.mtu.unwrap_or(bridge.mtu);
     let veth = create_veth(&host, attachment, mac, &bridge, mtu, &netns)?;
-    let port = PodPort { ifindex: veth.host, mac };
+    let port = Endpoint { ifindex: veth.host, mac };
     let pair = guard(veth, |veth| {
         let _span = info_span!("undo").entered();
         let deleted = host.delete_link(veth.host);
@@ -82,18 +82,18 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
         }
         undo("delete the veth pair", deleted);
     });
-    rows.guard(port, stack_only).step("put the map rows")?;
+    rows.guard(port, stack_only).context("put the map rows")?;
     if stack_only {
         // The map entry may be lost. No other record of an attachment says this.
-        host.set_alias(veth.host, restore::STACK_ONLY)?;
+        host.set_alias(veth.host, resync::STACK_ONLY)?;
     }
-    join(request, &host, &programs, veth.host).step("have the eBPF programs run on the veth pair")?;
-    bridge::prepare_port(&host, port, config).step("set up the bridge's port")?;
+    join(request, &host, &programs, veth.host).context("have the eBPF programs run on the veth pair")?;
+    bridge::prepare_port(&host, port, config).context("set up the bridge's port")?;
     // Not before: from here on the pod is heard.
     host.set_up(veth.host)?;
 
     // After the pair, so that a failure gives the address back while the pair is there.
-    let delegated = addresses.delegate().step("ask for an address")?;
+    let delegated = addresses.delegate().context("ask for an address")?;
     let networks = addresses.networks();
     if networks.iter().any(IpNetwork::is_ipv6) {
         ipv6::ensure(&attachment.network, &bridge, mtu)?;
@@ -101,32 +101,32 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
     let wanted = addresses::gateways(&addresses.given().ips);
     let own = gateways.ensure(&bridge, &wanted)?;
     if let Some(masquerade) = Masquerade::of(&attachment.network, &request.net_conf, config, &networks)? {
-        masquerade.ensure(&host, &leases).step("masquerade the pods")?;
+        masquerade.ensure(&host, &leases).context("masquerade the pods")?;
     }
-    rows.set_gateways(&wanted, &own, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
+    rows.set_gateways(&wanted, &own, network::gateway_port(&bridge)).context("put the gateway's map rows")?;
     if delegated.is_some() {
         wait_for_leaving(&rows, &leases, attachment, &networks)?;
     }
     rows.refuse_taken(&host, &networks, port)?;
-    rows.put(&networks, port).step("put the map rows")?;
+    rows.put(&networks, port).context("put the map rows")?;
     // The last pod with the address may live on, and may have asked the host in its name by another interface.
     for address in &networks {
         host.forget_neighbor(bridge.index, address.ip())?;
     }
-    siblings::share(&host, &pod, &rows, veth.host).step("share addresses with the pod's other interfaces")?;
+    siblings::share(&host, &pod, &rows, veth.host).context("share addresses with the pod's other interfaces")?;
 
-    let routes = pod::configure(&netns, &pod, &attachment.ifname, veth.peer, addresses.given());
-    let routes = routes.step("configure the pod")?;
+    let routes = container::configure(&netns, &pod, &attachment.ifname, veth.peer, addresses.given());
+    let routes = routes.context("configure the pod")?;
     wait_running(&host, attachment, &bridge, veth.host)?;
     if known_mac.is_some_and(|known| bridge.mac != Some(known)) {
-        bridge::announce(&host, &bridge).step("announce the bridge's MAC")?;
+        bridge::announce(&host, &bridge).context("announce the bridge's MAC")?;
     }
     if wish.is_some() || matches!(config.addressing, Addressing::Delegated) {
-        pod::announce(&netns, &pod, &attachment.ifname, veth.peer, mac).step("announce the pod")?;
+        container::announce(&netns, &pod, &attachment.ifname, veth.peer, mac).context("announce the pod")?;
     }
 
     ScopeGuard::into_inner(pair);
-    delegated.map(Delegated::keep);
+    delegated.map(Delegated::commit);
     let result = result(request, mac, &bridge, addresses.given(), routes);
     addresses.keep();
     Ok(result)
@@ -139,7 +139,7 @@ fn wait_for_leaving(
     leases: &Store,
     attachment: &Attachment,
     addresses: &[IpNetwork],
-) -> Result<(), Failure> {
+) -> Result<(), PluginError> {
     const PAUSE: Duration = Duration::from_millis(5);
     let gc_owner = network::gc_owner();
     let start = Instant::now();
@@ -153,7 +153,7 @@ fn wait_for_leaving(
             let other = network::attachment(&attachment.network, owner);
             other != *attachment && ports.contains(&other.host_ifindex())
         };
-        if ports.is_empty() || !leases.owners_at_work()?.into_iter().any(is_leaving) {
+        if ports.is_empty() || !leases.locked_owners()?.into_iter().any(is_leaving) {
             break;
         }
         thread::sleep(PAUSE);
@@ -163,20 +163,20 @@ fn wait_for_leaving(
 
 /// A packet that is redirected into the namespace that it comes from is lost: a pod must have one of its own, even where
 /// the caller overrides the check.
-fn refuse_own(netns: &Netns) -> Result<(), Failure> {
+fn refuse_own(netns: &Netns) -> Result<(), PluginError> {
     if !netns.is_current()? {
         return Ok(());
     }
     let msg = "CNI_NETNS is the host's own namespace, in which no pod can be reached: pass the pod's";
-    Err(Failure::new(ErrorCode::INVALID_NETNS, msg))
+    Err(PluginError::new(ErrorCode::INVALID_NETNS, msg))
 }
 
 /// Waits until the bridge serves the port, and the host the bridge: packets that they get before are lost.
-fn wait_running(host: &Socket, attachment: &Attachment, bridge: &Link, port: u32) -> Result<(), Failure> {
+fn wait_running(host: &Socket, attachment: &Attachment, bridge: &Link, port: u32) -> Result<(), PluginError> {
     let _span = info_span!("port").entered();
     if !host.wait_running(port, PATIENCE)? {
         let msg = format!("the bridge does not serve {} after {PATIENCE:?}: try again", attachment.host_ifname());
-        return Err(Failure::new(ErrorCode::TRY_AGAIN, msg));
+        return Err(PluginError::new(ErrorCode::TRY_AGAIN, msg));
     }
     // Without ports that run, a bridge does not run either, and drops what the host sends.
     if !bridge.running && !host.wait_running(bridge.index, bridge::PATIENCE)? {
@@ -192,7 +192,7 @@ fn create_veth(
     bridge: &Link,
     mtu: u32,
     netns: &Netns,
-) -> Result<VethIndexes, Failure> {
+) -> Result<VethIndexes, PluginError> {
     let _span = info_span!("pair").entered();
     let outside = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
     let inside = VethEnd { name: attachment.ifname.clone(), mac };
@@ -212,14 +212,14 @@ fn create_veth(
         Err(error) => {
             // The kernel may have made the pair and its answer been lost. Nobody else makes one of this name meanwhile.
             undo("delete the veth pair", host.delete_link_by_name(&attachment.host_ifname()));
-            Err(Failure::from(error)).step("make the veth pair")
+            Err(PluginError::from(error)).context("make the veth pair")
         }
         made => Ok(made?),
     }
 }
 
 /// A pod whose traffic is shaped keeps its clsact slot free for that, where the kernel knows another way.
-fn join(request: &AddRequest<Config>, host: &Socket, programs: &Programs, port: u32) -> Result<(), Failure> {
+fn join(request: &AddRequest<Config>, host: &Socket, programs: &Programs, port: u32) -> Result<(), PluginError> {
     let _span = info_span!("join").entered();
     let (attachment, config) = (&request.attachment, &request.config);
     let is_shaped = request.net_conf.runtime_config.bandwidth.is_some();

@@ -4,16 +4,16 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use cnikit::ipam::{self, IpamConfig, LOCK_TIMEOUT, Lease, Locked, Owner, Range, Store, Tenant};
+use cnikit::ipam::{self, IpamConfig, LOCK_TIMEOUT, Lease, Owner, Range, Store, StoreGuard, Tenant};
 use cnikit::netlink::Socket;
-use cnikit::plugin::{AddRequest, Failure, Step as _};
+use cnikit::plugin::{AddRequest, Context as _, PluginError};
 use cnikit::runtime::{self, Delegable, Delegate, Delegated, Prior};
 use cnikit::spec::{AddResult, Attachment, ErrorCode, IpConfig, KubernetesPod, MacAddr, NetworkName, Route};
 use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
 
 use crate::config::{Addressing, Config};
-use crate::{del, network, wishes};
+use crate::{del, network, requested};
 
 /// How long the plugin in `ipam.type` may take to release addresses. The kubelet waits 2 minutes for the end of a pod
 /// (`runtimeRequestTimeout`); DEL needs the rest of that time to remove the pair and the lease, and may wait for locks.
@@ -40,13 +40,13 @@ impl<'a> Addresses<'a> {
         leases: &'a Store,
         host: &Socket,
         pair_is_left: &'a Cell<bool>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, PluginError> {
         let given = AddResult::default();
         let mut addresses = Self { request, given, leases, leased: None, pair_is_left };
         match &request.config.addressing {
             Addressing::Own(ipam) => {
                 let _span = info_span!("lease").entered();
-                let lease = lease(request, ipam, leases, host).step("lease an address")?;
+                let lease = lease(request, ipam, leases, host).context("lease an address")?;
                 addresses.leased = Some(lease.owner.clone());
                 addresses.given = of_lease(&lease, ipam)?;
             }
@@ -58,7 +58,7 @@ impl<'a> Addresses<'a> {
             Addressing::Untold => {
                 let msg = "the runtime names no range with this ADD, and the configuration no \"subnet\": have it pass \
                            \"ipRanges\", or write a \"subnet\"";
-                return Err(Failure::new(ErrorCode::INVALID_CONFIG, msg));
+                return Err(PluginError::new(ErrorCode::INVALID_CONFIG, msg));
             }
         }
         Ok(addresses)
@@ -69,7 +69,7 @@ impl<'a> Addresses<'a> {
     /// The pair must have been made by this ADD and be there: a plugin that asks a DHCP server does so by way of it. So
     /// whatever the plugin holds for the attachment from before is of no use to anybody. The addresses, too, must be given
     /// back while the pair is there.
-    pub(crate) fn delegate(&mut self) -> Result<Option<Delegated>, Failure> {
+    pub(crate) fn delegate(&mut self) -> Result<Option<Delegated>, PluginError> {
         let Some(delegate) = delegate(self.request)? else {
             return Ok(None);
         };
@@ -120,7 +120,7 @@ pub(crate) fn delegate<R: Delegable>(request: &R) -> Result<Option<Delegate<'_, 
 
 /// The same with [`RELEASE_LIMIT`], for DEL and GC.
 pub(crate) fn releasing_delegate<R: Delegable>(request: &R) -> Result<Option<Delegate<'_, R>>, runtime::Error> {
-    Ok(delegate(request)?.map(|delegate| delegate.with_time_limit(RELEASE_LIMIT)))
+    Ok(delegate(request)?.map(|delegate| delegate.with_timeout(RELEASE_LIMIT)))
 }
 
 /// The MAC of a pod that asked for none and has these addresses.
@@ -138,8 +138,8 @@ pub(crate) fn gateways(ips: &[IpConfig]) -> Vec<IpNetwork> {
 }
 
 /// Says of an attachment that it cannot be added, as something of it is there.
-pub(crate) fn already_attached(seen: &str) -> Failure {
-    Failure::new(
+pub(crate) fn already_attached(seen: &str) -> PluginError {
+    PluginError::new(
         ErrorCode::INVALID_ENVIRONMENT,
         format!("this attachment exists already ({seen}): DEL it before it is added again"),
     )
@@ -150,13 +150,13 @@ pub(crate) fn already_attached(seen: &str) -> Failure {
 ///
 /// Where a pool has run dry, the leases of attachments that are provably gone are given up: a node container that was
 /// restarted takes its pods with it, but not the boot.
-fn lease(request: &AddRequest<Config>, ipam: &IpamConfig, leases: &Store, host: &Socket) -> Result<Lease, Failure> {
+fn lease(request: &AddRequest<Config>, ipam: &IpamConfig, leases: &Store, host: &Socket) -> Result<Lease, PluginError> {
     let attachment = &request.attachment;
-    let requested = wishes::ips(&request.net_conf, &request.args)?;
+    let requested = requested::ips(&request.net_conf, &request.args)?;
     let tenant = Tenant { owner: network::owner(attachment), pod: KubernetesPod::from_args(&request.args) };
     let network = &attachment.network;
     let mut locked = leases.lock(LOCK_TIMEOUT)?;
-    let allocate = |locked: &mut Locked, requested: &[IpAddr]| {
+    let allocate = |locked: &mut StoreGuard, requested: &[IpAddr]| {
         let is_gone = |lease: &Lease| is_gone(network, lease, leases, host);
         locked.allocate_for(&tenant, ipam.pools(), requested, is_gone)
     };
@@ -175,7 +175,7 @@ fn lease(request: &AddRequest<Config>, ipam: &IpamConfig, leases: &Store, host: 
         locked.release(&lease.owner)?;
         allocated = allocate(&mut locked, &requested);
     }
-    for damaged in locked.set_aside() {
+    for damaged in locked.quarantined() {
         warn!("{damaged}");
     }
     Ok(allocated?)
@@ -196,8 +196,8 @@ pub(crate) fn is_gone(network: &NetworkName, lease: &Lease, leases: &Store, host
     turn.is_ok_and(|_turn| matches!(del::host_end(&attachment, host), Ok(None)))
 }
 
-fn of_lease(lease: &Lease, ipam: &IpamConfig) -> Result<AddResult, Failure> {
-    let mut given = AddResult::default().with_dns(ipam.dns().step("read \"resolvConf\"")?.unwrap_or_default());
+fn of_lease(lease: &Lease, ipam: &IpamConfig) -> Result<AddResult, PluginError> {
+    let mut given = AddResult::default().with_dns(ipam.dns().context("read \"resolvConf\"")?.unwrap_or_default());
     for address in &lease.addresses {
         let mut ip = IpConfig::new(*address);
         ip.gateway = ipam.gateway_of(address.ip());
@@ -208,10 +208,10 @@ fn of_lease(lease: &Lease, ipam: &IpamConfig) -> Result<AddResult, Failure> {
 }
 
 /// A gateway that the plugin does not name is the subnet's first address if the configuration asks for one.
-fn of_delegate(mut given: AddResult, config: &Config) -> Result<AddResult, Failure> {
+fn of_delegate(mut given: AddResult, config: &Config) -> Result<AddResult, PluginError> {
     if given.ips.is_empty() {
         let msg = "the plugin in \"ipam\" gave no address: configure it so that it gives one";
-        return Err(Failure::new(ErrorCode::INVALID_CONFIG, msg));
+        return Err(PluginError::new(ErrorCode::INVALID_CONFIG, msg));
     }
     for ip in &mut given.ips {
         let first = || {

@@ -4,16 +4,18 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use cnikit::datapath::{Datapath, PodLink, PodPort};
+use cnikit::datapath::{Datapath, Endpoint, PortConfig};
 use cnikit::ipam::Range;
-use cnikit::netlink::{self, AddrGenMode, Blocks, BridgePort, BridgeSpec, Ipv4Conf, Ipv6Conf, Link, Socket, Sysctl};
-use cnikit::plugin::Failure;
+use cnikit::netlink::{
+    self, AddrGenMode, BridgePort, BridgeSpec, Ipv4Conf, Ipv6Conf, Link, SharedBlocks, Socket, Sysctl,
+};
+use cnikit::plugin::PluginError;
 use cnikit::spec::{Attachment, ErrorCode, IfName, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
 
 use crate::config::Config;
-use crate::rows::Rows;
+use crate::endpoints::Rows;
 use crate::{gateway, network};
 
 /// Of a node without a default route, in bytes.
@@ -33,7 +35,7 @@ pub(crate) struct Found {
 }
 
 /// Looks at what has the bridge's name, and refuses what the network cannot use. Changes nothing.
-pub(crate) fn look(host: &Socket, network: &NetworkName, config: &Config) -> Result<Option<Found>, Failure> {
+pub(crate) fn look(host: &Socket, network: &NetworkName, config: &Config) -> Result<Option<Found>, PluginError> {
     let _span = info_span!("look").entered();
     let bridge = host.link_by_name(&config.bridge)?;
     let found = match bridge {
@@ -64,7 +66,7 @@ pub(crate) fn ensure(
     config: &Config,
     datapath: &Datapath,
     found: Option<Found>,
-) -> Result<Link, Failure> {
+) -> Result<Link, PluginError> {
     let Found { bridge, is_claimed, .. } = match found {
         Some(found) => found,
         None => create(host, network, config)?,
@@ -86,7 +88,7 @@ pub(crate) fn ensure(
 
 /// Sets how the bridge treats a pod's port. Where pods are held to their MACs, the bridge is told these instead of
 /// learning them, and floods nothing to look for others.
-pub(crate) fn prepare_port(host: &Socket, port: PodPort, config: &Config) -> netlink::Result<()> {
+pub(crate) fn prepare_port(host: &Socket, port: Endpoint, config: &Config) -> netlink::Result<()> {
     let _span = info_span!("port").entered();
     let learns = !config.spoof_check;
     let flags = BridgePort::default().hairpin(config.hairpin_mode).learning(learns).flood(learns);
@@ -116,8 +118,8 @@ pub(crate) fn is_link_local(address: IpAddr) -> bool {
 
 /// The shared blocks of a network's filters: anchored by the bridge, joined by each port. They derive from the network
 /// alone, so that ports outlive their bridge in them.
-pub(crate) fn blocks(network: &NetworkName) -> Blocks {
-    Blocks::derived_from(&format!("simple-ebpf-cni/{network}"))
+pub(crate) fn blocks(network: &NetworkName) -> SharedBlocks {
+    SharedBlocks::from_name(&format!("simple-ebpf-cni/{network}"))
 }
 
 /// The ports of the bridge that are pods' of this plugin. `links` are the host's.
@@ -132,13 +134,13 @@ pub(crate) fn is_full(bridge: &Link, links: &[Link]) -> bool {
 }
 
 /// Refuses one more port than the bridge takes.
-pub(crate) fn full(bridge: &IfName) -> Failure {
+pub(crate) fn full(bridge: &IfName) -> PluginError {
     let msg = format!("{bridge} has 1,023 ports, as many as a bridge can: delete pods, or use another network");
-    Failure::new(ErrorCode::TRY_AGAIN, msg)
+    PluginError::new(ErrorCode::TRY_AGAIN, msg)
 }
 
 /// Refuses a link that has the bridge's name and is none.
-fn refuse_other_kind(bridge: &Link) -> Result<(), Failure> {
+fn refuse_other_kind(bridge: &Link) -> Result<(), PluginError> {
     match bridge.kind.as_deref() {
         Some("bridge") => Ok(()),
         kind => Err(refused(bridge, &format!("exists and is no bridge but a {} link", kind.unwrap_or("physical")))),
@@ -147,7 +149,7 @@ fn refuse_other_kind(bridge: &Link) -> Result<(), Failure> {
 
 /// Whether the bridge's qdisc names the network's blocks. A qdisc that names others is another network's, or somebody
 /// else's.
-pub(crate) fn is_claimed(host: &Socket, network: &NetworkName, bridge: &Link) -> Result<bool, Failure> {
+pub(crate) fn is_claimed(host: &Socket, network: &NetworkName, bridge: &Link) -> Result<bool, PluginError> {
     match host.ingress_qdisc(bridge.index)? {
         None => Ok(false),
         Some(qdisc) if qdisc.blocks == blocks(network) => Ok(true),
@@ -167,7 +169,7 @@ const ALIAS: &str = "simple-ebpf-cni:";
 
 /// Anchors the network's blocks on the bridge. The kernel lets one caller create the qdisc, so of two networks that
 /// name one bridge, one has it.
-fn claim(host: &Socket, network: &NetworkName, bridge: &Link) -> Result<(), Failure> {
+fn claim(host: &Socket, network: &NetworkName, bridge: &Link) -> Result<(), PluginError> {
     match host.create_clsact(bridge.index, blocks(network)) {
         Err(netlink::Error::Exists { .. }) => is_claimed(host, network, bridge).map(drop),
         claimed => Ok(claimed?),
@@ -231,7 +233,7 @@ fn own_mac(network: &NetworkName) -> MacAddr {
 }
 
 /// Makes the bridge.
-fn create(host: &Socket, network: &NetworkName, config: &Config) -> Result<Found, Failure> {
+fn create(host: &Socket, network: &NetworkName, config: &Config) -> Result<Found, PluginError> {
     let mac = own_mac(network);
     let mtu = match config.mtu {
         Some(mtu) => mtu,
@@ -242,7 +244,7 @@ fn create(host: &Socket, network: &NetworkName, config: &Config) -> Result<Found
     unless_exists(host.create_bridge(&spec).map(drop))?;
     notify_of_macs(&config.bridge);
     look(host, network, config)?.ok_or_else(|| {
-        Failure::new(ErrorCode::TRY_AGAIN, format!("{} went away as soon as it was made: try again", config.bridge))
+        PluginError::new(ErrorCode::TRY_AGAIN, format!("{} went away as soon as it was made: try again", config.bridge))
     })
 }
 
@@ -266,12 +268,17 @@ fn notify_of_macs(bridge: &IfName) {
 
 /// Makes the network's pods that lost their bridge ports of this one. A link that has a row is a pod's of this network,
 /// whoever gave it the address.
-pub(crate) fn adopt_ports(host: &Socket, config: &Config, datapath: &Datapath, bridge: &Link) -> Result<(), Failure> {
+pub(crate) fn adopt_ports(
+    host: &Socket,
+    config: &Config,
+    datapath: &Datapath,
+    bridge: &Link,
+) -> Result<(), PluginError> {
     let rows = Rows::open(datapath)?;
     let is_orphan = |link: &Link| link.master.is_none() && Attachment::is_host_ifname(&link.name);
     for port in host.links()?.into_iter().filter(is_orphan) {
-        if let Some(PodLink { mac, .. }) = rows.link(port.index)? {
-            let port = PodPort { ifindex: port.index, mac };
+        if let Some(PortConfig { mac, .. }) = rows.link(port.index)? {
+            let port = Endpoint { ifindex: port.index, mac };
             let adopted = host.set_master(port.ifindex, bridge.index).and_then(|()| prepare_port(host, port, config));
             // One that is being deleted needs no bridge.
             if adopted.is_err() && host.link_by_index(port.ifindex)?.is_some() {
@@ -290,11 +297,11 @@ pub(crate) fn set_ports_up(
     datapath: &Datapath,
     bridge: &Link,
     at_work: &HashSet<IfName>,
-) -> Result<(), Failure> {
+) -> Result<(), PluginError> {
     let rows = Rows::open(datapath)?;
     for port in pod_ports(bridge, &host.links()?).filter(|port| !at_work.contains(&port.name)) {
-        if let Some(PodLink { mac, .. }) = rows.link(port.index)? {
-            let prepared = prepare_port(host, PodPort { ifindex: port.index, mac }, config);
+        if let Some(PortConfig { mac, .. }) = rows.link(port.index)? {
+            let prepared = prepare_port(host, Endpoint { ifindex: port.index, mac }, config);
             let set = prepared.and_then(|()| if port.up { Ok(()) } else { host.set_up(port.index) });
             // A port that is deleted meanwhile needs nothing.
             if set.is_err() && host.link_by_index(port.index)?.is_some() {
@@ -306,8 +313,8 @@ pub(crate) fn set_ports_up(
 }
 
 /// Refuses an address of the bridge that a pod would be given as well.
-fn gives_away(bridge: &Link, address: IpNetwork, range: &Range) -> Failure {
-    Failure::new(
+fn gives_away(bridge: &Link, address: IpNetwork, range: &Range) -> PluginError {
+    PluginError::new(
         ErrorCode::INVALID_CONFIG,
         format!(
             "{} has the address {address}, which subnet {} would give to a pod: make it the \"gateway\", \"exclude\" \
@@ -319,7 +326,7 @@ fn gives_away(bridge: &Link, address: IpNetwork, range: &Range) -> Failure {
 }
 
 /// Refuses subnets that the host reaches by another link: one of the two would be cut off.
-pub(crate) fn refuse_overlap(host: &Socket, bridge: &IfName, gateways: &[IpNetwork]) -> Result<(), Failure> {
+pub(crate) fn refuse_overlap(host: &Socket, bridge: &IfName, gateways: &[IpNetwork]) -> Result<(), PluginError> {
     if gateways.is_empty() {
         return Ok(());
     }
@@ -332,7 +339,7 @@ pub(crate) fn refuse_overlap(host: &Socket, bridge: &IfName, gateways: &[IpNetwo
         }
         let name = link.map_or_else(|| format!("link {index}"), |link| link.name.to_string());
         let subnet = network::subnet(*gateway);
-        return Err(Failure::new(
+        return Err(PluginError::new(
             ErrorCode::INVALID_CONFIG,
             format!("subnet {subnet} overlaps with the address {other} of {name}: choose another subnet"),
         ));
@@ -345,8 +352,8 @@ pub(crate) fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
     one.is_ipv4() == other.is_ipv4() && (one.contains(other.network()) || other.contains(one.network()))
 }
 
-fn refused(bridge: &Link, why: &str) -> Failure {
-    Failure::new(ErrorCode::INVALID_CONFIG, format!("{} {why}: name another with the key \"bridge\"", bridge.name))
+fn refused(bridge: &Link, why: &str) -> PluginError {
+    PluginError::new(ErrorCode::INVALID_CONFIG, format!("{} {why}: name another with the key \"bridge\"", bridge.name))
 }
 
 /// Somebody else, such as another ADD, may have made the thing meanwhile.

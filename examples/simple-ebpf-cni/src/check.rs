@@ -1,26 +1,26 @@
 //! CHECK: compares an attachment with what its ADD reported and made.
 
-use cnikit::datapath::{Datapath, PodLink, PodPort};
+use cnikit::datapath::{Datapath, Endpoint, PortConfig};
 use cnikit::netlink::{FdbEntry, FdbState, LOOPBACK_INDEX, Link, Netns, Socket};
-use cnikit::plugin::{CheckRequest, Failure};
+use cnikit::plugin::{CheckRequest, PluginError};
 use cnikit::spec::{ErrorCode, Interface, IpConfig, MacAddr, Route};
 use ipnetwork::IpNetwork;
 use tracing::info_span;
 
 use crate::config::{Addressing, Config};
 use crate::drift::PortFault;
+use crate::endpoints::Rows;
 use crate::masquerade::Masquerade;
 use crate::programs::{self, Programs};
-use crate::rows::Rows;
-use crate::{addresses, del, drift, network, pod, siblings, wishes};
+use crate::{addresses, container, del, drift, network, requested, siblings};
 
 /// The code of a CHECK that found a difference.
 const DIFFERS: ErrorCode = ErrorCode::plugin_specific(110);
 
 /// Fails with everything that differs. What later plugins of a chain have added, or changed and reported, is theirs.
-pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
-    let wish = wishes::mac(&request.net_conf, &request.args)?;
-    let stack_only = !wishes::direct_forwarding(&request.net_conf, &request.config, &request.args)?;
+pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), PluginError> {
+    let wish = requested::mac(&request.net_conf, &request.args)?;
+    let stack_only = !requested::direct_forwarding(&request.net_conf, &request.config, &request.args)?;
     if let Some(delegate) = addresses::delegate(request)? {
         delegate.check()?;
     }
@@ -32,7 +32,7 @@ pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
     let mac = wish.unwrap_or_else(|| addresses::mac(&request.attachment, &request.config, &networks));
     check.pod(mac)?;
     if let (Some(bridge), Some(host_end)) = (bridge, host_end) {
-        check.datapath(&bridge, &host_end, PodLink::new(mac).stack_only(stack_only))?;
+        check.datapath(&bridge, &host_end, PortConfig::new(mac).stack_only(stack_only))?;
     }
     if let Some(masquerade) =
         Masquerade::of(&request.attachment.network, &request.net_conf, &request.config, &networks)?
@@ -42,7 +42,7 @@ pub(crate) fn check(request: &CheckRequest<Config>) -> Result<(), Failure> {
     if check.differences.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(DIFFERS, check.differences.join("; ")))
+    Err(PluginError::new(DIFFERS, check.differences.join("; ")))
 }
 
 /// What puts pins right.
@@ -58,7 +58,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     /// The addresses that the result tells are those of the lease, where the network gives them itself.
-    fn addresses(&mut self) -> Result<(), Failure> {
+    fn addresses(&mut self) -> Result<(), PluginError> {
         let (attachment, told) = (&self.request.attachment, &self.request.prev_result);
         // By its name, and not by the namespace's path too: there may be several paths to one.
         let is_inside = |told: &Interface| told.name == attachment.ifname.as_str() && told.sandbox.is_some();
@@ -71,7 +71,7 @@ impl Check<'_> {
     }
 
     /// The lease, that its addresses lead to it, and that the result tells them.
-    fn lease(&mut self) -> Result<(), Failure> {
+    fn lease(&mut self) -> Result<(), PluginError> {
         let (attachment, config) = (&self.request.attachment, &self.request.config);
         let leases = network::leases(&config.data_dir, &attachment.network)?;
         del::name_pod(Some(&self.request.args), attachment, &leases);
@@ -92,7 +92,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn bridge(&mut self) -> Result<Option<Link>, Failure> {
+    fn bridge(&mut self) -> Result<Option<Link>, PluginError> {
         let name = &self.request.config.bridge;
         let Some(bridge) = self.host.link_by_name(name)? else {
             self.differs(format!("the bridge {name} is missing"));
@@ -110,7 +110,7 @@ impl Check<'_> {
     }
 
     /// The gateways that the node has taken. Of those that another plugin named, some may be other machines: the maps tell.
-    fn own_gateways(&self, bridge: u32) -> Result<Vec<IpNetwork>, Failure> {
+    fn own_gateways(&self, bridge: u32) -> Result<Vec<IpNetwork>, PluginError> {
         let Config { is_gateway, addressing, .. } = &self.request.config;
         let mut gateways = addresses::gateways(&self.ips);
         match (is_gateway, addressing) {
@@ -121,14 +121,14 @@ impl Check<'_> {
                 let is_own =
                     |gateway: &IpNetwork| rows.as_ref().map_or(Ok(false), |rows| rows.is_gateway(gateway.ip(), bridge));
                 let own = gateways.iter().map(|gateway| Ok(is_own(gateway)?.then_some(*gateway)));
-                gateways = own.filter_map(Result::transpose).collect::<Result<_, Failure>>()?;
+                gateways = own.filter_map(Result::transpose).collect::<Result<_, PluginError>>()?;
             }
             (None | Some(true), _) => {}
         }
         Ok(gateways)
     }
 
-    fn host_end(&mut self, bridge: Option<&Link>) -> Result<Option<Link>, Failure> {
+    fn host_end(&mut self, bridge: Option<&Link>) -> Result<Option<Link>, PluginError> {
         let attachment = &self.request.attachment;
         let name = attachment.host_ifname();
         let Some(link) = self.host.link_by_name(&name)? else {
@@ -143,7 +143,7 @@ impl Check<'_> {
     }
 
     /// Inside the pod: `lo`, the interface, its addresses, and those of its routes that the result tells.
-    fn pod(&mut self, mac: MacAddr) -> Result<(), Failure> {
+    fn pod(&mut self, mac: MacAddr) -> Result<(), PluginError> {
         let _span = info_span!("pod").entered();
         let request = self.request;
         let ifname = &request.attachment.ifname;
@@ -172,7 +172,7 @@ impl Check<'_> {
         let routes = inside.routes_of_all_tables()?;
         let told: Vec<&Route> = request.prev_result.routes.iter().filter(|route| self.is_ours(route)).collect();
         for route in told {
-            if !routes.iter().any(|found| pod::leads_as(found, link.index, route)) {
+            if !routes.iter().any(|found| container::leads_as(found, link.index, route)) {
                 self.differs(format!("the pod has no route to {} by {ifname}", route.dst));
             }
         }
@@ -190,7 +190,7 @@ impl Check<'_> {
     }
 
     /// The programs on the host's end, and what their maps know of the network and the pod.
-    fn datapath(&mut self, bridge: &Link, host_end: &Link, expected: PodLink) -> Result<(), Failure> {
+    fn datapath(&mut self, bridge: &Link, host_end: &Link, expected: PortConfig) -> Result<(), PluginError> {
         let _span = info_span!("rows").entered();
         let mac = expected.mac;
         let network = &self.request.attachment.network;
@@ -222,7 +222,7 @@ impl Check<'_> {
         }
         let rows = Rows::of(&maps)?;
         let networks: Vec<IpNetwork> = self.ips.iter().map(|ip| ip.address).collect();
-        self.differences.extend(rows.differences(&networks, PodPort { ifindex: host_end.index, mac })?);
+        self.differences.extend(rows.differences(&networks, Endpoint { ifindex: host_end.index, mac })?);
         if expected.stack_only && rows.link(host_end.index)?.is_some_and(|link| !link.stack_only) {
             self.differs(format!("the map port_config lets packets for {} bypass the stack", host_end.name));
         }
@@ -231,12 +231,12 @@ impl Check<'_> {
     }
 
     /// A socket in the pod's namespace.
-    fn inside(&self) -> Result<Socket, Failure> {
+    fn inside(&self) -> Result<Socket, PluginError> {
         Ok(Netns::open(&self.request.netns)?.socket()?)
     }
 
     /// The pinned programs run in the blocks and on the links.
-    fn programs(&mut self, datapath: &Datapath, links: [&Link; 2]) -> Result<(), Failure> {
+    fn programs(&mut self, datapath: &Datapath, links: [&Link; 2]) -> Result<(), PluginError> {
         let programs = Programs::open(&self.host, datapath, &self.request.attachment.network)?;
         for link in links {
             if !programs.run_on(&self.host, datapath, link.index)? {

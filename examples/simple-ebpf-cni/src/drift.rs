@@ -4,14 +4,14 @@
 use std::borrow::Borrow;
 use std::net::IpAddr;
 
-use cnikit::datapath::{self, Datapath, NetConfig};
+use cnikit::datapath::{self, Datapath, DatapathConfig};
 use cnikit::netlink::Link;
 use cnikit::spec::IfName;
 use ipnetwork::IpNetwork;
 
 use crate::bridge;
 use crate::config::Config;
-use crate::rows::Rows;
+use crate::endpoints::Rows;
 
 /// The gateways' addresses that the bridge must have, by the maps: those that an ADD gave it. The maps know no prefix
 /// lengths, so these come from the configuration, or else from the address that the bridge `has`. An address whose prefix
@@ -62,7 +62,7 @@ pub(crate) fn port(port: &Link, bridge: Option<&Link>) -> Vec<PortFault> {
 }
 
 /// How the bridge's MAC differs from the one that the eBPF programs know.
-pub(crate) fn other_mac(bridge: &Link, told: &NetConfig) -> Option<String> {
+pub(crate) fn other_mac(bridge: &Link, told: &DatapathConfig) -> Option<String> {
     let mac = bridge.mac.filter(|mac| *mac != told.gateway_mac)?;
     let (name, expected) = (&bridge.name, told.gateway_mac);
     Some(format!("the bridge {name} has the MAC {mac}, and the eBPF programs know it by {expected}"))

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use cnikit::netlink::{AddressProbe, Link, Route, Socket};
-use cnikit::plugin::{Failure, Step as _};
+use cnikit::plugin::{Context as _, PluginError};
 use cnikit::spec::{Attachment, ErrorCode, MacAddr};
 use ipnetwork::IpNetwork;
 use tracing::{debug, info_span};
@@ -32,7 +32,7 @@ impl<'a> Gateways<'a> {
     /// changes nothing.
     ///
     /// A bridge that is down is not asked here: [`ensure`](Self::ensure) does it.
-    pub(crate) fn look(host: &'a Socket, config: &'a Config, found: Option<&Found>) -> Result<Self, Failure> {
+    pub(crate) fn look(host: &'a Socket, config: &'a Config, found: Option<&Found>) -> Result<Self, PluginError> {
         let mut gateways = Self { host, config, free: Vec::new() };
         let missing = missing(config, found);
         let bridge = found.map(|found| &found.bridge).filter(|bridge| bridge.up);
@@ -45,7 +45,7 @@ impl<'a> Gateways<'a> {
 
     /// Gives the bridge the gateways' addresses that it lacks. Returns those that the node has; the others are left to
     /// another machine.
-    pub(crate) fn ensure(&self, bridge: &Link, gateways: &[IpNetwork]) -> Result<Vec<IpNetwork>, Failure> {
+    pub(crate) fn ensure(&self, bridge: &Link, gateways: &[IpNetwork]) -> Result<Vec<IpNetwork>, PluginError> {
         let _span = info_span!("gateway").entered();
         if self.config.is_gateway == Some(false) || gateways.is_empty() {
             return Ok(Vec::new());
@@ -71,7 +71,7 @@ impl<'a> Gateways<'a> {
         }
         for gateway in missing {
             let added = bridge::unless_exists(self.host.add_address(bridge.index, gateway));
-            added.step(format_args!("give {} the address of the gateway", bridge.name))?;
+            added.context(format_args!("give {} the address of the gateway", bridge.name))?;
         }
         Ok(own)
     }
@@ -84,7 +84,7 @@ impl<'a> Gateways<'a> {
     /// Those of these addresses that the node does not take unless the configuration asks for them.
     ///
     /// On a wired bridge these are all: the router may be away for a moment, and no probe shows this.
-    fn left(&self, gateways: &[IpNetwork], bridge: &Link) -> Result<Vec<IpAddr>, Failure> {
+    fn left(&self, gateways: &[IpNetwork], bridge: &Link) -> Result<Vec<IpAddr>, PluginError> {
         if gateways.is_empty() {
             return Ok(Vec::new());
         }
@@ -95,7 +95,7 @@ impl<'a> Gateways<'a> {
         Ok(hops.into_iter().map(|(gateway, _)| gateway).collect())
     }
 
-    fn refuse_held(&self, gateways: &[IpNetwork], bridge: Option<&Link>) -> Result<(), Failure> {
+    fn refuse_held(&self, gateways: &[IpNetwork], bridge: Option<&Link>) -> Result<(), PluginError> {
         let hop = next_hops(self.host, self.config, gateways, bridge)?.into_iter().next();
         let held = match (hop, bridge) {
             (Some((gateway, route)), _) => Some((gateway, Holder::NextHop(route))),
@@ -111,7 +111,7 @@ impl<'a> Gateways<'a> {
     }
 
     /// The first answer of another machine for one of these addresses, if the bridge has a wire to other machines.
-    fn answer(&self, gateways: &[IpNetwork], bridge: &Link) -> Result<Option<(IpAddr, MacAddr)>, Failure> {
+    fn answer(&self, gateways: &[IpNetwork], bridge: &Link) -> Result<Option<(IpAddr, MacAddr)>, PluginError> {
         if gateways.is_empty() {
             return Ok(None);
         }
@@ -130,7 +130,7 @@ impl<'a> Gateways<'a> {
 
 /// Refuses gateways of the network's own pools that the bridge lacks and that are next hops of the node. Sends nothing, so
 /// that a verb or command that only looks leaves the wire silent.
-pub(crate) fn refuse_next_hops(host: &Socket, config: &Config, found: Option<&Found>) -> Result<(), Failure> {
+pub(crate) fn refuse_next_hops(host: &Socket, config: &Config, found: Option<&Found>) -> Result<(), PluginError> {
     match next_hop_among_gateways(host, config, found)? {
         Some(found) => Err(refused(&found, config)),
         None => Ok(()),
@@ -142,7 +142,7 @@ pub(crate) fn next_hop_among_gateways(
     host: &Socket,
     config: &Config,
     found: Option<&Found>,
-) -> Result<Option<String>, Failure> {
+) -> Result<Option<String>, PluginError> {
     let bridge = found.map(|found| &found.bridge);
     let hop = next_hops(host, config, &missing(config, found), bridge)?.into_iter().next();
     hop.map(|(gateway, route)| self::found(host, gateway, &Holder::NextHop(route))).transpose()
@@ -187,7 +187,7 @@ fn next_hops(
     config: &Config,
     gateways: &[IpNetwork],
     bridge: Option<&Link>,
-) -> Result<Vec<(IpAddr, Route)>, Failure> {
+) -> Result<Vec<(IpAddr, Route)>, PluginError> {
     if gateways.is_empty() {
         return Ok(Vec::new());
     }
@@ -197,11 +197,11 @@ fn next_hops(
     Ok(gateways.filter_map(|gateway| Some((gateway, to(gateway)?.clone()))).collect())
 }
 
-fn refused(found: &str, config: &Config) -> Failure {
-    Failure::new(ErrorCode::INVALID_CONFIG, format!("{found}; {}", remedy(config, None)))
+fn refused(found: &str, config: &Config) -> PluginError {
+    PluginError::new(ErrorCode::INVALID_CONFIG, format!("{found}; {}", remedy(config, None)))
 }
 
-fn found(host: &Socket, gateway: IpAddr, holder: &Holder) -> Result<String, Failure> {
+fn found(host: &Socket, gateway: IpAddr, holder: &Holder) -> Result<String, PluginError> {
     let shown = match holder {
         Holder::Machine(mac) => format!("the machine with the MAC {mac} has it"),
         Holder::NextHop(route) => {

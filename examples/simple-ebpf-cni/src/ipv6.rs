@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use cnikit::netlink::{self, Ipv6Conf, Link, Sysctl};
-use cnikit::plugin::Failure;
+use cnikit::plugin::PluginError;
 use cnikit::spec::{ErrorCode, IfName, NetworkName};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
@@ -23,14 +23,18 @@ pub(crate) struct Unavailable {
     pub(crate) remedy: String,
 }
 
-impl From<Unavailable> for Failure {
+impl From<Unavailable> for PluginError {
     fn from(Unavailable { found, remedy }: Unavailable) -> Self {
         unavailable(format_args!("{found}: {remedy}"))
     }
 }
 
 /// Refuses a network with IPv6 addresses if the bridge has no IPv6 and an ADD cannot enable it. Changes nothing.
-pub(crate) fn refuse_unavailable(network: &NetworkName, name: &IfName, bridge: Option<&Link>) -> Result<(), Failure> {
+pub(crate) fn refuse_unavailable(
+    network: &NetworkName,
+    name: &IfName,
+    bridge: Option<&Link>,
+) -> Result<(), PluginError> {
     Ok(find_unavailable_on(network, name, bridge)?)
 }
 
@@ -63,7 +67,7 @@ pub(crate) fn probe(
     config: &Config,
     ipam: Option<&Value>,
     bridge: Option<&Link>,
-) -> Result<(), Failure> {
+) -> Result<(), PluginError> {
     Ok(find_unavailable(network, config, ipam, bridge)?)
 }
 
@@ -115,7 +119,7 @@ fn find_unwritable() -> Result<(), Unavailable> {
 }
 
 /// Enables IPv6 on a bridge that the plugin has created, for a pod whose pair has this MTU.
-pub(crate) fn ensure(network: &NetworkName, bridge: &Link, mtu: u32) -> Result<(), Failure> {
+pub(crate) fn ensure(network: &NetworkName, bridge: &Link, mtu: u32) -> Result<(), PluginError> {
     // The bridge follows the least MTU of its ports, and loses IPv6 with it.
     if mtu < LEAST_MTU {
         return Err(unavailable(format_args!(
@@ -132,7 +136,7 @@ pub(crate) fn ensure(network: &NetworkName, bridge: &Link, mtu: u32) -> Result<(
 }
 
 /// The failure to write an IPv6 setting.
-pub(crate) fn of_setting(error: &netlink::Error) -> Failure {
+pub(crate) fn of_setting(error: &netlink::Error) -> PluginError {
     match error {
         netlink::Error::SysctlMissing { .. } => no_kernel().into(),
         error => {
@@ -149,6 +153,6 @@ fn no_kernel() -> Unavailable {
     }
 }
 
-fn unavailable(msg: impl Display) -> Failure {
-    Failure::new(ErrorCode::PLUGIN_NOT_AVAILABLE, msg.to_string())
+fn unavailable(msg: impl Display) -> PluginError {
+    PluginError::new(ErrorCode::PLUGIN_NOT_AVAILABLE, msg.to_string())
 }

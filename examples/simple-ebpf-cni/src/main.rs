@@ -8,27 +8,29 @@ mod add;
 mod addresses;
 mod bridge;
 mod check;
+mod cli;
 mod config;
+mod container;
 mod del;
 mod drift;
+mod endpoints;
 mod gateway;
 mod gc;
 mod ipv6;
 mod masquerade;
 mod network;
-mod people;
-mod pod;
 mod programs;
 mod repair;
-mod restore;
-mod rows;
+mod requested;
+mod resync;
 mod siblings;
 mod status;
-mod wishes;
 
 use std::process::ExitCode;
 
-use cnikit::plugin::{About, AddRequest, CheckRequest, DelRequest, Failure, GcRequest, Log, Plugin, StatusRequest};
+use cnikit::plugin::{
+    AddRequest, CheckRequest, DelRequest, GcRequest, Log, Plugin, PluginError, PluginInfo, StatusRequest,
+};
 use cnikit::spec::{AddResult, RawConfig};
 use dlmalloc::GlobalDlmalloc;
 use tracing::Dispatch;
@@ -51,36 +53,36 @@ struct SimpleEbpfCni;
 impl Plugin for SimpleEbpfCni {
     type Config = Config;
 
-    fn about(&self) -> About {
+    fn info(&self) -> PluginInfo {
         let docs = "README.md of the project; simple-ebpf-cni --help lists the commands";
-        About { name: NAME, version: VERSION, summary: env!("CARGO_PKG_DESCRIPTION"), docs }
+        PluginInfo { name: NAME, version: VERSION, summary: env!("CARGO_PKG_DESCRIPTION"), docs }
     }
 
     fn subscriber(&self, config: &RawConfig) -> Option<Dispatch> {
         Log::by_config(NAME, config).map(Dispatch::new)
     }
 
-    fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, Failure> {
+    fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, PluginError> {
         add::add(request)
     }
 
-    fn del(&self, request: &DelRequest<Config>) -> Result<(), Failure> {
+    fn del(&self, request: &DelRequest<Config>) -> Result<(), PluginError> {
         del::del(request)
     }
 
-    fn check(&self, request: &CheckRequest<Config>) -> Result<(), Failure> {
+    fn check(&self, request: &CheckRequest<Config>) -> Result<(), PluginError> {
         check::check(request)
     }
 
-    fn gc(&self, request: &GcRequest<Config>) -> Result<(), Failure> {
+    fn gc(&self, request: &GcRequest<Config>) -> Result<(), PluginError> {
         gc::gc(request)
     }
 
-    fn status(&self, request: &StatusRequest<Config>) -> Result<(), Failure> {
+    fn status(&self, request: &StatusRequest<Config>) -> Result<(), PluginError> {
         status::status(request)
     }
 }
 
 fn main() -> ExitCode {
-    if people::are_calling() { people::run() } else { cnikit::plugin::run(&SimpleEbpfCni) }
+    if cli::are_calling() { cli::run() } else { cnikit::plugin::run(&SimpleEbpfCni) }
 }

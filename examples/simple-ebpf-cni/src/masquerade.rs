@@ -8,10 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cnikit::ipam::{LOCK_TIMEOUT, Store};
 use cnikit::netlink::nftables::{
-    self, Action, Batch, Chain, ChainType, Family, Hook, Match, Ports, Priority, Rule, RuleInfo, Table,
+    self, Action, Batch, Chain, ChainType, Family, Hook, Match, PortRandomization, Priority, Rule, RuleInfo, Table,
 };
 use cnikit::netlink::{self, Ipv6Conf, Link, Socket, Sysctl};
-use cnikit::plugin::Failure;
+use cnikit::plugin::PluginError;
 use cnikit::spec::{ErrorCode, IfName, NetConf, NetworkName};
 use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
@@ -41,7 +41,7 @@ impl Masquerade {
         net_conf: &NetConf,
         config: &Config,
         addresses: &[IpNetwork],
-    ) -> Result<Option<Self>, Failure> {
+    ) -> Result<Option<Self>, PluginError> {
         if !net_conf.ip_masq {
             return Ok(None);
         }
@@ -55,7 +55,7 @@ impl Masquerade {
         config: &Config,
         has_own_ranges_only: bool,
         addresses: &[IpNetwork],
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, PluginError> {
         let is_exact = matches!(config.addressing, Addressing::Own(_)) && has_own_ranges_only;
         let subnets: BTreeSet<IpNetwork> = if is_exact {
             config.ranges().map(|range| range.subnet()).collect()
@@ -69,7 +69,7 @@ impl Masquerade {
     /// Makes the rules and turns forwarding on, unless all is as it should be.
     ///
     /// Where the settings cannot be written, pods reach each other and the host all the same, and that is said.
-    pub(crate) fn ensure(&self, host: &Socket, leases: &Store) -> Result<(), Failure> {
+    pub(crate) fn ensure(&self, host: &Socket, leases: &Store) -> Result<(), PluginError> {
         let _span = info_span!("masquerade").entered();
         let nftables = nftables::Socket::open()?;
         if !self.is_in(&nftables.rules(&self.chain)?) {
@@ -86,7 +86,7 @@ impl Masquerade {
     }
 
     /// What CHECK finds amiss.
-    pub(crate) fn differences(&self) -> Result<Vec<String>, Failure> {
+    pub(crate) fn differences(&self) -> Result<Vec<String>, PluginError> {
         let mut differences = Vec::new();
         if !self.is_in(&nftables::Socket::open()?.rules(&self.chain)?) {
             differences.push(format!("the nftables chain {} does not masquerade the network's subnets", self.chain));
@@ -126,13 +126,13 @@ impl Commented {
 }
 
 /// Whether the host could masquerade, and route what it masquerades. Changes nothing.
-pub(crate) fn probe(network: &NetworkName, config: &Config) -> Result<(), Failure> {
+pub(crate) fn probe(network: &NetworkName, config: &Config) -> Result<(), PluginError> {
     let _span = info_span!("masquerade").entered();
     probe_rules(network)?;
     for setting in forwarding(config) {
         if setting.read()? == 0 && !setting.is_writable() {
             let msg = format!("pods would not reach the world: {setting} is 0 and cannot be written: set it to 1");
-            return Err(Failure::new(ErrorCode::PLUGIN_NOT_AVAILABLE, msg));
+            return Err(PluginError::new(ErrorCode::PLUGIN_NOT_AVAILABLE, msg));
         }
     }
     Ok(())
@@ -193,7 +193,7 @@ pub(crate) fn remove(network: &NetworkName) -> netlink::Result<()> {
 }
 
 /// Connections of several pods that begin at the same moment must not meet on one port of the host's.
-const MASQUERADE: Action = Action::Masquerade(Ports::FullyRandom);
+const MASQUERADE: Action = Action::Masquerade(PortRandomization::FullyRandom);
 
 /// Behind it, no name of a network is a word that nft(8) keeps for itself.
 const PREFIX: &str = "masquerade-";
@@ -204,16 +204,16 @@ pub(crate) const LONGEST_NAME: usize = 255 - PREFIX.len();
 /// Where the network's rules are. The table is the plugin's own, and all its networks'.
 fn chain(network: &NetworkName) -> Chain {
     let table = Table::new(Family::Inet, crate::NAME);
-    table.chain(format!("{PREFIX}{network}")).on(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT)
+    table.chain(format!("{PREFIX}{network}")).hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT)
 }
 
 /// The rule for what pods of a subnet send. What they send to the host itself does not get there.
 fn rule(subnet: IpNetwork, bridge: &IfName) -> netlink::Result<Commented> {
     let rule = Rule::new(MASQUERADE)
-        .when(Match::source(subnet))
-        .when(!Match::destination(subnet))
-        .when(!Match::destination(multicast(subnet)))
-        .when(!Match::output_link(bridge.clone()));
+        .matching(Match::source(subnet))
+        .matching(!Match::destination(subnet))
+        .matching(!Match::destination(multicast(subnet)))
+        .matching(!Match::output_link(bridge.clone()));
     Ok(Commented { comment: format!("pods of {subnet} on {bridge}, {}", rule.digest()?), rule })
 }
 

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use cnikit::datapath::{self, Datapath, MapSet, NetConfig, PodPort};
+use cnikit::datapath::{self, Datapath, DatapathConfig, Endpoint, MapSet};
 use cnikit::ipam::{self, Owner, Store};
 use cnikit::netlink::{self, Link, OrphanRecord, Socket};
-use cnikit::plugin::{Failure, Step as _};
+use cnikit::plugin::{Context as _, PluginError};
 use cnikit::spec::{Attachment, ErrorCode, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
@@ -13,7 +13,7 @@ use tracing::{info_span, warn};
 use crate::bridge::{self, Found};
 use crate::config::Config;
 use crate::programs::{self, Programs};
-use crate::restore;
+use crate::resync;
 
 /// Programs and maps are pinned below this directory, by network.
 pub(crate) const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
@@ -86,26 +86,26 @@ pub(crate) fn ensure(
     datapath: &Datapath,
     programs: &mut Programs,
     found: Option<Found>,
-) -> Result<Link, Failure> {
+) -> Result<Link, PluginError> {
     let _span = info_span!("bridge").entered();
-    let bridge = bridge::ensure(host, network, config, datapath, found).step("set up the bridge")?;
+    let bridge = bridge::ensure(host, network, config, datapath, found).context("set up the bridge")?;
     for _ in 0..ATTEMPTS {
         if !programs.are_settled() {
-            let restore = restore::Restore { host, network, config, leases, datapath, programs, bridge: &bridge };
-            restore.run().step("put right the map entries of pods that are attached")?;
+            let restore = resync::Restore { host, network, config, leases, datapath, programs, bridge: &bridge };
+            restore.run().context("put right the map entries of pods that are attached")?;
         }
-        datapath.configure(net_config(&bridge, config)).step("configure the eBPF programs")?;
-        if programs.ensure_attached(host).step("attach the eBPF programs")? {
+        datapath.configure(net_config(&bridge, config)).context("configure the eBPF programs")?;
+        if programs.ensure_attached(host).context("attach the eBPF programs")? {
             if !programs.are_settled() {
                 datapath.settle()?;
             }
-            datapath.remove_outdated().step("remove the eBPF programs of an older version")?;
+            datapath.remove_outdated().context("remove the eBPF programs of an older version")?;
             return Ok(bridge);
         }
         *programs = Programs::ensure(host, datapath, network)?;
     }
     let msg = format!("the eBPF programs of {network} are replaced by other callers all the time: try again");
-    Err(Failure::new(ErrorCode::TRY_AGAIN, msg))
+    Err(PluginError::new(ErrorCode::TRY_AGAIN, msg))
 }
 
 /// The bridge's MAC by the maps, which pods have in their neighbor tables; none before the first pod.
@@ -115,16 +115,16 @@ pub(crate) fn known_mac(datapath: &Datapath) -> datapath::Result<Option<MacAddr>
 }
 
 /// What the programs are to know of the network.
-pub(crate) fn net_config(bridge: &Link, config: &Config) -> NetConfig {
-    let PodPort { ifindex, mac } = gateway_port(bridge);
-    let mut net_config = NetConfig::new(ifindex, mac);
-    (net_config.direct, net_config.guard) = (config.direct_forwarding, config.spoof_check);
+pub(crate) fn net_config(bridge: &Link, config: &Config) -> DatapathConfig {
+    let Endpoint { ifindex, mac } = gateway_port(bridge);
+    let mut net_config = DatapathConfig::new(ifindex, mac);
+    (net_config.direct_forwarding, net_config.spoof_check) = (config.direct_forwarding, config.spoof_check);
     net_config
 }
 
 /// Where the gateway's addresses live.
-pub(crate) fn gateway_port(bridge: &Link) -> PodPort {
-    PodPort { ifindex: bridge.index, mac: bridge.mac.unwrap_or(MacAddr::new([0; 6])) }
+pub(crate) fn gateway_port(bridge: &Link) -> Endpoint {
+    Endpoint { ifindex: bridge.index, mac: bridge.mac.unwrap_or(MacAddr::new([0; 6])) }
 }
 
 /// A step back that fails does not stop the others; what it leaves, the runtime's DEL removes.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cnikit::datapath::{self, Datapath, Direction, MapSet, PinState, Program, ProgramName, TcxLink};
 use cnikit::netlink::{self, BpfFilter, FilterTarget, Socket};
-use cnikit::plugin::{Failure, Step as _};
+use cnikit::plugin::{Context as _, PluginError};
 use cnikit::spec::{Attachment, IfName, NetworkName};
 use tracing::info_span;
 
@@ -40,13 +40,13 @@ struct Placed {
 
 impl Programs {
     /// Opens the pinned programs, and first pins those of this build on the maps in use, unless they are.
-    pub(crate) fn ensure(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Self, Failure> {
+    pub(crate) fn ensure(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Self, PluginError> {
         let mut attempts = ATTEMPTS;
         loop {
             let running = running(host, network)?;
             let state = datapath.state()?;
             if state != PinState::Outdated {
-                let programs = Self::of(datapath, network, &running).step("open the eBPF programs")?;
+                let programs = Self::of(datapath, network, &running).context("open the eBPF programs")?;
                 if programs.missing().is_empty() {
                     return Ok(Self { is_settled: state == PinState::Settled, ..programs });
                 }
@@ -56,7 +56,7 @@ impl Programs {
                 Err(datapath::Error::Program { .. }) if attempts > 0 => attempts -= 1,
                 ensured => {
                     ensured?;
-                    return Self::of(datapath, network, &running).step("open the eBPF programs");
+                    return Self::of(datapath, network, &running).context("open the eBPF programs");
                 }
             }
         }
@@ -146,7 +146,7 @@ impl Programs {
     }
 
     /// Whether the programs run on a port, in either way.
-    pub(crate) fn run_on(&self, host: &Socket, datapath: &Datapath, port: u32) -> Result<bool, Failure> {
+    pub(crate) fn run_on(&self, host: &Socket, datapath: &Datapath, port: u32) -> Result<bool, PluginError> {
         if self.share_blocks_with(host, port)? {
             return Ok(true);
         }

@@ -2,15 +2,15 @@
 
 use cnikit::ipam::{Lease, Store};
 use cnikit::netlink::Socket;
-use cnikit::plugin::{Failure, Step as _};
+use cnikit::plugin::{Context as _, PluginError};
 use cnikit::spec::NetworkName;
 use ipnetwork::IpNetwork;
 
 use crate::config::{Addressing, Config};
+use crate::endpoints::Rows;
 use crate::gateway::Gateways;
 use crate::masquerade::Masquerade;
 use crate::programs::Programs;
-use crate::rows::Rows;
 use crate::{bridge, drift, ipv6, network};
 
 /// Repairs what the pods of a network share: the bridge, its addresses and ports, the programs and maps, the masquerade
@@ -21,7 +21,7 @@ pub(crate) fn repair(
     config: &Config,
     masquerades: bool,
     leases: &Store,
-) -> Result<(), Failure> {
+) -> Result<(), PluginError> {
     let found = bridge::look(host, network, config)?;
     let leased: Vec<Lease> = leases.leases()?.filter_map(Result::ok).collect();
     let leased: Vec<IpNetwork> = leased.into_iter().flat_map(|lease| lease.addresses).collect();
@@ -53,16 +53,16 @@ pub(crate) fn repair(
 
     // The ports of a bridge that is not claimed yet are adopted with the claim.
     if let Some(found) = found.as_ref().filter(|found| found.is_claimed) {
-        bridge::adopt_ports(host, config, &datapath, &found.bridge).step("make the pods ports of the bridge")?;
+        bridge::adopt_ports(host, config, &datapath, &found.bridge).context("make the pods ports of the bridge")?;
     }
     let bridge = network::ensure(host, network, config, leases, &datapath, &mut programs, found)?;
-    let at_work = leases.owners_at_work()?.into_iter().map(|owner| network::attachment(network, owner).host_ifname());
-    bridge::set_ports_up(host, config, &datapath, &bridge, &at_work.collect()).step("set the pods' ports up")?;
+    let at_work = leases.locked_owners()?.into_iter().map(|owner| network::attachment(network, owner).host_ifname());
+    bridge::set_ports_up(host, config, &datapath, &bridge, &at_work.collect()).context("set the pods' ports up")?;
     if has_ipv6 || taken.iter().any(IpNetwork::is_ipv6) {
         ipv6::ensure(network, &bridge, config.mtu.unwrap_or(bridge.mtu))?;
     }
     let own = asked.ensure(&bridge, &gateways)?;
-    let rows = Rows::open(&datapath).step("open the eBPF maps")?;
+    let rows = Rows::open(&datapath).context("open the eBPF maps")?;
     let addresses = host.addresses(bridge.index)?;
     // Of pods with addresses of another plugin, there is no lease.
     unneeded.retain(|gateway| {
@@ -70,10 +70,10 @@ pub(crate) fn repair(
         has_leases && !addresses.iter().any(|address| address.ip() == gateway.ip())
     });
     let known = [gateways, unneeded].concat();
-    rows.set_gateways(&known, &own, network::gateway_port(&bridge)).step("put the gateway's map rows")?;
-    bridge::announce(host, &bridge).step("announce the bridge's MAC")?;
+    rows.set_gateways(&known, &own, network::gateway_port(&bridge)).context("put the gateway's map rows")?;
+    bridge::announce(host, &bridge).context("announce the bridge's MAC")?;
     if masquerades {
-        Masquerade::new(network, config, true, &leased)?.ensure(host, leases).step("masquerade the pods")?;
+        Masquerade::new(network, config, true, &leased)?.ensure(host, leases).context("masquerade the pods")?;
     }
     Ok(())
 }

@@ -13,18 +13,18 @@ use std::net::IpAddr;
 
 use cnikit::datapath::{self, MapSet, SharedAddress};
 use cnikit::netlink::{self, Link, Socket};
-use cnikit::plugin::Failure;
+use cnikit::plugin::PluginError;
 use cnikit::spec::Attachment;
 use tracing::{info_span, warn};
 
+use crate::endpoints::Rows;
 use crate::programs;
-use crate::rows::Rows;
 
 /// Lets the port and its siblings send from each other's addresses. The addresses of `port` must have their map entries: of
 /// two ADDs for one pod that run at once, the later one then sees the other.
 ///
 /// A sibling whose maps cannot be used, or have no room, is passed over: the pod works, but for answers by that port.
-pub(crate) fn share(host: &Socket, pod: &Socket, rows: &Rows, port: u32) -> Result<(), Failure> {
+pub(crate) fn share(host: &Socket, pod: &Socket, rows: &Rows, port: u32) -> Result<(), PluginError> {
     let _span = info_span!("siblings").entered();
     let siblings = of_port(host, pod, port)?;
     if !siblings.is_empty() {
@@ -50,7 +50,7 @@ pub(crate) fn share_all(host: &Socket, rows: &Rows, links: &[Link], bridge: &Lin
 }
 
 /// How the entries of the port differ from those that [`share`] puts.
-pub(crate) fn differences(host: &Socket, pod: &Socket, rows: &Rows, port: u32) -> Result<Vec<String>, Failure> {
+pub(crate) fn differences(host: &Socket, pod: &Socket, rows: &Rows, port: u32) -> Result<Vec<String>, PluginError> {
     let Some(shared) = rows.shared() else { return Ok(Vec::new()) };
     let entries = shared.entries(|index| index == port)?.into_iter();
     let mut found: HashMap<IpAddr, u32> = entries.map(|entry| (entry.address, entry.sibling)).collect();

@@ -2,7 +2,7 @@
 
 use cnikit::ipam::{Lease, Store};
 use cnikit::netlink::Socket;
-use cnikit::plugin::{Failure, StatusRequest};
+use cnikit::plugin::{PluginError, StatusRequest};
 use cnikit::spec::{ErrorCode, NetworkName};
 use tracing::info_span;
 
@@ -12,10 +12,10 @@ use crate::config::Config;
 use crate::{gateway, ipv6, masquerade, network};
 
 /// Looks at all that an ADD needs, and changes nothing. What an ADD would mend is no reason to fail.
-pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), Failure> {
+pub(crate) fn status(request: &StatusRequest<Config>) -> Result<(), PluginError> {
     let (network, config) = (&request.net_conf.name, &request.config);
     let leases = network::leases(&config.data_dir, network)?;
-    let unavailable = |mut failure: Failure| {
+    let unavailable = |mut failure: PluginError| {
         failure.code = ErrorCode::PLUGIN_NOT_AVAILABLE;
         failure
     };
@@ -48,7 +48,7 @@ pub(crate) fn refuse_full_pool(
     leases: &Store,
     config: &Config,
     host: &Socket,
-) -> Result<(), Failure> {
+) -> Result<(), PluginError> {
     let _span = info_span!("pool").entered();
     for pool in config.pools() {
         let usage = leases.usage(pool)?;
@@ -60,7 +60,7 @@ pub(crate) fn refuse_full_pool(
                 && addresses::is_gone(network, lease, leases, host)
         };
         if free == 0 && !leases.leases()?.flatten().any(|lease| can_be_taken_back(&lease)) {
-            return Err(Failure::new(
+            return Err(PluginError::new(
                 ErrorCode::PLUGIN_NOT_AVAILABLE,
                 format!("all {total} addresses of {pool} are leased: remove pods, or configure a larger subnet"),
             ));

@@ -73,7 +73,7 @@ fn cni_version(bench: &Bench<'_>) -> Verdict {
 }
 
 fn too_new(bench: &Bench<'_>, verb: Command) -> Verdict {
-    let Some(version) = version_before(bench, verb.rule().since) else {
+    let Some(version) = version_before(bench, verb.spec().since) else {
         return not_tried("the plugin speaks no older version");
     };
     let attached = bench.attach()?;

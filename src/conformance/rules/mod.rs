@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn no_rule_is_older_than_its_verb() {
         for rule in all() {
-            assert!(rule.since >= rule.verb.rule().since, "{}", rule.id);
+            assert!(rule.since >= rule.verb.spec().since, "{}", rule.id);
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::netlink::{
     attrs::Attrs,
-    error::{Fault, Operation, Result},
+    error::{EncodeError, Operation, Result},
 };
 
 /// Changes that are made together or not at all; no packet sees some of them without the others.
@@ -115,7 +115,7 @@ impl Step {
         }
     }
 
-    pub(super) fn message(&self) -> Result<Buffer, Fault> {
+    pub(super) fn message(&self) -> Result<Buffer, EncodeError> {
         match self {
             Self::EnsureTable(table) | Self::DeleteTable(table) | Self::DeleteEmptyTable(table) => {
                 message(table.family.number(), Attrs::new().put(NFTA_TABLE_NAME, table.name.as_str())?)
@@ -134,17 +134,17 @@ impl Step {
 }
 
 /// The attributes that lead to the rules of a chain.
-pub(super) fn rules_of(chain: &Chain) -> Result<Attrs<u16>, Fault> {
+pub(super) fn rules_of(chain: &Chain) -> Result<Attrs<u16>, EncodeError> {
     let table = Attrs::new().put(NFTA_RULE_TABLE, chain.table.name.as_str())?;
     table.put(NFTA_RULE_CHAIN, chain.name.as_str())
 }
 
-fn chain_name(chain: &Chain) -> Result<Attrs<u16>, Fault> {
+fn chain_name(chain: &Chain) -> Result<Attrs<u16>, EncodeError> {
     let table = Attrs::new().put(NFTA_CHAIN_TABLE, chain.table.name.as_str())?;
     table.put(NFTA_CHAIN_NAME, chain.name.as_str())
 }
 
-fn whole_chain(chain: &Chain) -> Result<Attrs<u16>, Fault> {
+fn whole_chain(chain: &Chain) -> Result<Attrs<u16>, EncodeError> {
     let attrs = chain_name(chain)?;
     let Some(base) = chain.base else {
         return Ok(attrs);

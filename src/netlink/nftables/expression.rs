@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 
 use super::{
     message::{bytes, nest, number},
-    rule::{Action, Field, Match, Ports},
+    rule::{Action, Field, Match, PortRandomization},
     table::Family,
     uapi::*,
 };
@@ -14,7 +14,7 @@ use crate::{
     netlink::{
         address::octets,
         attrs::Attrs,
-        error::{Fault, Result},
+        error::{EncodeError, Result},
     },
     spec::IfName,
 };
@@ -44,7 +44,7 @@ impl Expressions {
         Self { list: Attrs::new(), family: table }
     }
 
-    pub(super) fn condition(self, Match { field, is_negated }: &Match) -> Result<Self, Fault> {
+    pub(super) fn condition(self, Match { field, is_negated }: &Match) -> Result<Self, EncodeError> {
         let operator = if *is_negated { NFT_CMP_NEQ } else { NFT_CMP_EQ };
         match field {
             Field::Source(prefix) => self.address(*prefix, |header| header.source, operator),
@@ -54,7 +54,7 @@ impl Expressions {
         }
     }
 
-    pub(super) fn action(self, action: Action) -> Result<Self, Fault> {
+    pub(super) fn action(self, action: Action) -> Result<Self, EncodeError> {
         let (verdict, ports) = match action {
             Action::Accept => (NF_ACCEPT, None),
             Action::Drop => (NF_DROP, None),
@@ -68,9 +68,9 @@ impl Expressions {
                 let attrs = number(Attrs::new(), NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT)?;
                 self.push("immediate", nest(attrs, NFTA_IMMEDIATE_DATA, data)?)
             }
-            Some(Ports::Kept) => self.push("masq", Attrs::new()),
-            Some(Ports::Random) => self.masquerade(NF_NAT_RANGE_PROTO_RANDOM),
-            Some(Ports::FullyRandom) => self.masquerade(NF_NAT_RANGE_PROTO_RANDOM_FULLY),
+            Some(PortRandomization::Kept) => self.push("masq", Attrs::new()),
+            Some(PortRandomization::Random) => self.masquerade(NF_NAT_RANGE_PROTO_RANDOM),
+            Some(PortRandomization::FullyRandom) => self.masquerade(NF_NAT_RANGE_PROTO_RANDOM_FULLY),
         }
     }
 
@@ -78,15 +78,20 @@ impl Expressions {
         self.list
     }
 
-    pub(super) fn into_bytes(self) -> Result<Vec<u8>, Fault> {
+    pub(super) fn into_bytes(self) -> Result<Vec<u8>, EncodeError> {
         bytes(self.list)
     }
 
-    fn masquerade(self, flags: u32) -> Result<Self, Fault> {
+    fn masquerade(self, flags: u32) -> Result<Self, EncodeError> {
         self.push("masq", number(Attrs::new(), NFTA_MASQ_FLAGS, flags)?)
     }
 
-    fn address(self, prefix: IpNetwork, offset: impl FnOnce(&Addresses) -> u32, operator: u32) -> Result<Self, Fault> {
+    fn address(
+        self,
+        prefix: IpNetwork,
+        offset: impl FnOnce(&Addresses) -> u32,
+        operator: u32,
+    ) -> Result<Self, EncodeError> {
         let (family, header) = if prefix.is_ipv4() { (Family::Ip, IPV4) } else { (Family::Ip6, IPV6) };
         let loaded = self.only(family)?.payload(offset(&header), header.length)?;
         let is_host = prefix.prefix() == if prefix.is_ipv4() { 32 } else { 128 };
@@ -95,7 +100,7 @@ impl Expressions {
     }
 
     /// Goes on for packets of this family.
-    fn only(self, family: Family) -> Result<Self, Fault> {
+    fn only(self, family: Family) -> Result<Self, EncodeError> {
         if self.family == family {
             return Ok(self);
         }
@@ -104,19 +109,19 @@ impl Expressions {
         Ok(only)
     }
 
-    fn meta(self, key: u32) -> Result<Self, Fault> {
+    fn meta(self, key: u32) -> Result<Self, EncodeError> {
         let attrs = number(Attrs::new(), NFTA_META_DREG, NFT_REG_1)?;
         self.push("meta", number(attrs, NFTA_META_KEY, key)?)
     }
 
-    fn payload(self, offset: u32, length: u32) -> Result<Self, Fault> {
+    fn payload(self, offset: u32, length: u32) -> Result<Self, EncodeError> {
         let mut attrs = number(Attrs::new(), NFTA_PAYLOAD_DREG, NFT_REG_1)?;
         attrs = number(attrs, NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER)?;
         attrs = number(attrs, NFTA_PAYLOAD_OFFSET, offset)?;
         self.push("payload", number(attrs, NFTA_PAYLOAD_LEN, length)?)
     }
 
-    fn mask(self, mask: IpAddr) -> Result<Self, Fault> {
+    fn mask(self, mask: IpAddr) -> Result<Self, EncodeError> {
         let mask = octets(mask);
         let length = if mask.len() == 4 { IPV4.length } else { IPV6.length };
         let mut attrs = number(Attrs::new(), NFTA_BITWISE_SREG, NFT_REG_1)?;
@@ -126,19 +131,19 @@ impl Expressions {
         self.push("bitwise", nest(attrs, NFTA_BITWISE_XOR, value(&vec![0; mask.len()])?)?)
     }
 
-    fn compare(self, operator: u32, with: &[u8]) -> Result<Self, Fault> {
+    fn compare(self, operator: u32, with: &[u8]) -> Result<Self, EncodeError> {
         let mut attrs = number(Attrs::new(), NFTA_CMP_SREG, NFT_REG_1)?;
         attrs = number(attrs, NFTA_CMP_OP, operator)?;
         self.push("cmp", nest(attrs, NFTA_CMP_DATA, value(with)?)?)
     }
 
-    fn push(self, name: &str, data: Attrs<u16>) -> Result<Self, Fault> {
+    fn push(self, name: &str, data: Attrs<u16>) -> Result<Self, EncodeError> {
         let expression = nest(Attrs::new().put(NFTA_EXPR_NAME, name)?, NFTA_EXPR_DATA, data)?;
         Ok(Self { list: nest(self.list, NFTA_LIST_ELEM, expression)?, ..self })
     }
 }
 
-fn value(bytes: &[u8]) -> Result<Attrs<u16>, Fault> {
+fn value(bytes: &[u8]) -> Result<Attrs<u16>, EncodeError> {
     Attrs::new().put(NFTA_DATA_VALUE, bytes)
 }
 

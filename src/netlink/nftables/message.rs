@@ -7,14 +7,14 @@ use neli::{ToBytes as _, types::Buffer};
 use super::{rule::RuleInfo, uapi::*};
 use crate::netlink::{
     attrs::{Attrs, nested},
-    error::{Fault, Result},
+    error::{EncodeError, Result},
 };
 
 /// `struct nfgenmsg`, in bytes.
 const HEADER: usize = 4;
 
 /// A message on what belongs to tables of this family.
-pub(super) fn message(family: u8, attrs: Attrs<u16>) -> Result<Buffer, Fault> {
+pub(super) fn message(family: u8, attrs: Attrs<u16>) -> Result<Buffer, EncodeError> {
     const VERSION: u8 = 0;
     let mut message = vec![family, VERSION, 0, 0];
     message.extend(bytes(attrs)?);
@@ -41,17 +41,17 @@ pub(in crate::netlink) fn rule(message: &[u8]) -> RuleInfo {
 }
 
 /// Adds a number, in the byte order of this family.
-pub(super) fn number(attrs: Attrs<u16>, kind: u16, number: u32) -> Result<Attrs<u16>, Fault> {
+pub(super) fn number(attrs: Attrs<u16>, kind: u16, number: u32) -> Result<Attrs<u16>, EncodeError> {
     attrs.put(kind, &number.to_be_bytes()[..])
 }
 
 /// Adds attributes in an attribute.
-pub(super) fn nest(attrs: Attrs<u16>, kind: u16, inner: Attrs<u16>) -> Result<Attrs<u16>, Fault> {
+pub(super) fn nest(attrs: Attrs<u16>, kind: u16, inner: Attrs<u16>) -> Result<Attrs<u16>, EncodeError> {
     attrs.nest(kind | NLA_F_NESTED, inner)
 }
 
-pub(super) fn bytes(attrs: Attrs<u16>) -> Result<Vec<u8>, Fault> {
+pub(super) fn bytes(attrs: Attrs<u16>) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Cursor::new(Vec::new());
-    attrs.into_buffer().to_bytes(&mut bytes).map_err(Fault::new)?;
+    attrs.into_buffer().to_bytes(&mut bytes).map_err(EncodeError::new)?;
     Ok(bytes.into_inner())
 }

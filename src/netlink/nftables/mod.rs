@@ -53,6 +53,6 @@ mod uapi;
 pub(in crate::netlink) use message::rule as read_rule;
 
 pub use batch::Batch;
-pub use rule::{Action, Match, Ports, Rule, RuleInfo};
+pub use rule::{Action, Match, PortRandomization, Rule, RuleInfo};
 pub use socket::Socket;
 pub use table::{Chain, ChainType, Family, Hook, Priority, Table};

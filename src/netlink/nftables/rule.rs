@@ -9,7 +9,7 @@ use super::{
     uapi::{NFTNL_UDATA_COMMENT_MAXLEN, NFTNL_UDATA_RULE_COMMENT},
 };
 use crate::{
-    netlink::error::{Fault, Operation, Result},
+    netlink::error::{EncodeError, Operation, Result},
     spec::IfName,
 };
 
@@ -56,12 +56,12 @@ pub enum Action {
     Return,
     /// Gives it the source address that the host has on the link by which it leaves. In a [`Nat`](super::ChainType::Nat)
     /// chain at [`Postrouting`](super::Hook::Postrouting) only.
-    Masquerade(Ports),
+    Masquerade(PortRandomization),
 }
 
 /// Which source ports masqueraded connections get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ports {
+pub enum PortRandomization {
     /// The same if it is free, else one nearby.
     Kept,
     /// One by a hash of the addresses, with a random offset.
@@ -100,7 +100,7 @@ impl Rule {
 
     /// Adds a condition. They are looked at in this order, up to the first that does not hold.
     #[must_use]
-    pub fn when(mut self, condition: Match) -> Self {
+    pub fn matching(mut self, condition: Match) -> Self {
         self.matches.push(condition);
         self
     }
@@ -137,7 +137,7 @@ impl Rule {
         }
     }
 
-    pub(super) fn expressions(&self, table: Family) -> Result<Expressions, Fault> {
+    pub(super) fn expressions(&self, table: Family) -> Result<Expressions, EncodeError> {
         let mut expressions = Expressions::new(table);
         for condition in &self.matches {
             expressions = expressions.condition(condition)?;
@@ -234,15 +234,15 @@ mod tests {
     fn digests_tell_rules_apart_by_what_they_do() {
         let pods: IpNetwork = "10.1.0.0/16".parse().expect("a prefix");
         let bridge = |name: &str| Match::output_link(name.parse().expect("a name"));
-        let rule = |action| Rule::new(action).when(Match::source(pods));
+        let rule = |action| Rule::new(action).matching(Match::source(pods));
         let rules = [
             rule(Action::Accept),
             rule(Action::Drop),
-            rule(Action::Masquerade(Ports::Kept)),
-            rule(Action::Masquerade(Ports::FullyRandom)),
-            rule(Action::Accept).when(bridge("one")),
-            rule(Action::Accept).when(bridge("two")),
-            rule(Action::Accept).when(!bridge("two")),
+            rule(Action::Masquerade(PortRandomization::Kept)),
+            rule(Action::Masquerade(PortRandomization::FullyRandom)),
+            rule(Action::Accept).matching(bridge("one")),
+            rule(Action::Accept).matching(bridge("two")),
+            rule(Action::Accept).matching(!bridge("two")),
         ];
         let digests: std::collections::BTreeSet<_> =
             rules.iter().map(|rule| rule.digest().expect("a digest")).collect();

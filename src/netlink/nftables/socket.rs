@@ -140,7 +140,7 @@ impl Socket {
         }
         self.netlink.send_encoded(first, &requests)?;
         self.netlink
-            .settle(&exchanges)
+            .wait_acks(&exchanges)
             .map_err(|(place, error)| explain(error, &batch.steps[place], &exchanges[place].0))
     }
 }
@@ -168,8 +168,8 @@ fn explain(error: Error, step: &Step, operation: &Operation) -> Error {
 mod tests {
     use super::*;
     use crate::{
-        netlink::nftables::{Action, ChainType, Family, Hook, Ports, Priority, Rule},
-        spec::{Coded as _, ErrorCode},
+        netlink::nftables::{Action, ChainType, Family, Hook, PortRandomization, Priority, Rule},
+        spec::{ErrorCode, HasErrorCode as _},
     };
 
     /// What becomes of the kernel's error for this step.
@@ -182,8 +182,8 @@ mod tests {
     #[test]
     fn modules_that_are_missing_are_named() {
         let table = Table::new(Family::Inet, "mine");
-        let nat = table.chain("nat").on(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT);
-        let masquerade = Rule::new(Action::Masquerade(Ports::Kept));
+        let nat = table.chain("nat").hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT);
+        let masquerade = Rule::new(Action::Masquerade(PortRandomization::Kept));
         for (step, errno, module) in [
             (Step::EnsureTable(table.clone()), Errno::OPNOTSUPP, "nf_tables"),
             (Step::EnsureChain(nat.clone()), Errno::NOENT, "nft_chain_nat"),

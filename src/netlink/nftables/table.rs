@@ -93,7 +93,7 @@ impl Chain {
 
     /// Hooks the chain in, with the policy to accept what it does not decide.
     #[must_use]
-    pub const fn on(mut self, kind: ChainType, hook: Hook, priority: Priority) -> Self {
+    pub const fn hook(mut self, kind: ChainType, hook: Hook, priority: Priority) -> Self {
         self.base = Some(Base { kind, hook, priority });
         self
     }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cnikit::runtime::{NetworkList, Parameters, ResultCache, Runtime};
+use cnikit::runtime::{AttachmentParameters, NetworkConfigList, ResultCache, Runtime};
 use cnikit::spec::AddResult;
 use cnikit_testbed::{Namespace, Pod, eventually, kernel, tool};
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A list of plugins, and the runtime that calls them.
 struct Chain<'n> {
     network: &'n Network<'n>,
-    list: NetworkList,
+    list: NetworkConfigList,
     runtime: Runtime,
 }
 
@@ -45,8 +45,8 @@ impl<'n> Chain<'n> {
         let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": plugins });
         let runtime = Runtime::new([bin(), PEERS.as_ref()])
             .with_cache(ResultCache::new(network.host.scratch()))
-            .with_time_limit(Duration::from_secs(15));
-        Self { network, list: NetworkList::parse(list.to_string()).expect("the list is valid"), runtime }
+            .with_timeout(Duration::from_secs(15));
+        Self { network, list: NetworkConfigList::parse(list.to_string()).expect("the list is valid"), runtime }
     }
 
     /// Attaches a pod, has all plugins check it, does what the test is about, and detaches it.
@@ -54,9 +54,10 @@ impl<'n> Chain<'n> {
     fn with_pod(&self, test: impl FnOnce(&Pod, &AddResult)) {
         let pod = self.network.host.pod();
         let publish = json!([{ "hostPort": HOST_PORT, "containerPort": POD_PORT, "protocol": "tcp" }]);
-        let parameters = Parameters::new("one".parse().expect("a valid id"), "eth0".parse().expect("a valid name"))
-            .in_netns(pod.netns())
-            .with_capability("portMappings", publish);
+        let parameters =
+            AttachmentParameters::new("one".parse().expect("a valid id"), "eth0".parse().expect("a valid name"))
+                .in_netns(pod.netns())
+                .with_capability("portMappings", publish);
         let result = self.runtime.add(&self.list, &parameters).unwrap_or_else(|error| panic!("ADD: {error}"));
         let check = || match self.runtime.check(&self.list, &parameters) {
             // It is asked after ours, which thus has found no fault.
@@ -207,8 +208,9 @@ fn check_names_a_mac_that_tuning_changed_and_the_port_is_not_told() {
     on_host(|network| {
         let chain = Chain::new(network, &network.config, &[json!({ "type": "tuning", "mac": MAC })]);
         let pod = network.host.pod();
-        let parameters = Parameters::new("one".parse().expect("a valid id"), "eth0".parse().expect("a valid name"))
-            .in_netns(pod.netns());
+        let parameters =
+            AttachmentParameters::new("one".parse().expect("a valid id"), "eth0".parse().expect("a valid name"))
+                .in_netns(pod.netns());
         chain.runtime.add(&chain.list, &parameters).unwrap_or_else(|error| panic!("ADD: {error}"));
         assert!(!pod.ping(GATEWAY, 1).status.success());
         let error = chain.runtime.check(&chain.list, &parameters).expect_err("the pod is cut off").to_string();
@@ -253,9 +255,10 @@ fn bandwidth_is_felt_in_both_directions() {
         let (pod, other) = (network.host.pod(), network.attach("other"));
         let limits =
             json!({ "ingressRate": RATE, "ingressBurst": RATE / 8, "egressRate": RATE, "egressBurst": RATE / 8 });
-        let parameters = Parameters::new("one".parse().expect("a valid id"), "eth0".parse().expect("a valid name"))
-            .in_netns(pod.netns())
-            .with_capability("bandwidth", limits);
+        let parameters =
+            AttachmentParameters::new("one".parse().expect("a valid id"), "eth0".parse().expect("a valid name"))
+                .in_netns(pod.netns())
+                .with_capability("bandwidth", limits);
         let result = chain.runtime.add(&chain.list, &parameters).unwrap_or_else(|error| panic!("ADD: {error}"));
         chain.runtime.check(&chain.list, &parameters).unwrap_or_else(|error| panic!("CHECK: {error}"));
         let own = result.ips[0].address.ip().to_string();

@@ -135,7 +135,8 @@ impl Bed {
         let is_ours = self.path.contestant() == Some("cnikit");
         is_ours.then(|| {
             let network = "bench".parse().expect("a name");
-            let counters = Datapath::new("/sys/fs/bpf/simple-ebpf-cni", &network).counters().expect("a pinned map");
+            let counters =
+                Datapath::new("/sys/fs/bpf/simple-ebpf-cni", &network).open_counters().expect("a pinned map");
             let sent = counters.read(address(&self.ends.client)).expect("a look-up").expect("a row");
             (sent.tx_packets, sent.tx_direct)
         })

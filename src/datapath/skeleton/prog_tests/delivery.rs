@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::frames::*;
 use super::{OTHER_PORT, PORT, REDIRECT, SHOT, UNSPEC, loaded, run_super_frame};
-use crate::datapath::{NetStats, PodCounters, PodLink};
+use crate::datapath::{NetStats, PodCounters, PortConfig};
 use crate::spec::MacAddr;
 
 #[test]
@@ -79,7 +79,7 @@ fn the_stack_answers_for_a_packet_that_may_not_be_routed() {
     loaded(|loaded| {
         // The pod may answer by another port, of another network.
         let siblings = |port, mac, has_siblings| {
-            let mut link = PodLink::new(MacAddr::new(mac));
+            let mut link = PortConfig::new(MacAddr::new(mac));
             link.has_siblings = has_siblings;
             loaded.links.insert(port, link).unwrap();
         };
@@ -92,7 +92,7 @@ fn the_stack_answers_for_a_packet_that_may_not_be_routed() {
             siblings(port, mac, false);
         }
         // Without the guard, the pod may have another MAC than its entry says.
-        loaded.configure(|config| config.guard = false);
+        loaded.configure(|config| config.spoof_check = false);
         loaded.assert_stack(&datagram(MAC_GATEWAY, PODS[0][0], PODS[0][1], 64), "without the guard");
         loaded.assert_direct(&datagram(MAC_B, PODS[0][0], PODS[0][1], 64), "without the guard, on the link");
         siblings(OTHER_PORT, MAC_B, true);
@@ -147,12 +147,12 @@ fn a_pod_whose_row_is_gone_is_the_stacks() {
 #[test]
 fn nothing_is_direct_when_it_is_turned_off() {
     loaded(|loaded| {
-        loaded.configure(|config| config.direct = false);
+        loaded.configure(|config| config.direct_forwarding = false);
         for [a, b] in PODS {
             loaded.assert_stack(&datagram(MAC_B, a, b, 64), &a.to_string());
             assert_eq!(loaded.counters(a).tx_packets, 1);
         }
-        loaded.configure(|config| config.guard = false);
+        loaded.configure(|config| config.spoof_check = false);
         for [a, b] in PODS {
             loaded.assert_direct(&datagram(MAC_B, a, b, 64), "the guard is another matter");
         }
@@ -213,7 +213,7 @@ fn fragments_and_options_are_the_stacks() {
         loaded.assert_stack(&v6(&[FRAGMENT, DESTINATION], 0x0008), "a later fragment");
         loaded.assert_stack(&v6(&[FRAGMENT], 0), "an atomic fragment");
 
-        loaded.configure(|config| config.guard = false);
+        loaded.configure(|config| config.spoof_check = false);
         loaded.assert_direct(&v6(&[DESTINATION; 7], 0), "as many as are looked through");
         loaded.assert_stack(&v6(&[DESTINATION; 8], 0), "one more");
     });
@@ -252,16 +252,16 @@ fn what_the_bridge_delivers_is_counted_at_the_target() {
 #[test]
 fn addresses_that_nobody_tracks_share_one_row() {
     loaded(|loaded| {
-        loaded.configure(|config| config.guard = false);
+        loaded.configure(|config| config.spoof_check = false);
         for (family, [a, b]) in PODS.into_iter().enumerate() {
             let before = loaded.stats().unknown;
             let sent = datagram(MAC_B, a, b, 64);
             let bytes = sent.len() as u64;
             loaded.assert_stack(&datagram(MAC_B, STRANGERS[family], b, 64), "by a stranger");
-            loaded.counters.forget(a).unwrap();
+            loaded.counters.remove(a).unwrap();
             loaded.assert_direct(&sent, "by a pod without counters");
             assert_eq!(loaded.counters(b).rx_direct, 1);
-            loaded.counters.forget(b).unwrap();
+            loaded.counters.remove(b).unwrap();
             loaded.assert_direct(&sent, "to a pod without counters");
 
             let expected = PodCounters {
@@ -282,7 +282,7 @@ fn addresses_that_nobody_tracks_share_one_row() {
 #[test]
 fn a_packet_whose_answer_would_go_by_the_stack_goes_by_the_stack() {
     loaded(|loaded| {
-        loaded.configure(|config| config.guard = false);
+        loaded.configure(|config| config.spoof_check = false);
         for (family, [a, b]) in PODS.into_iter().enumerate() {
             let from = |mac: [u8; 6], source| {
                 let packet = ip(source, b, 64, TCP, &tcp(1000, 80, SYN));
@@ -304,7 +304,7 @@ fn a_packet_whose_answer_would_go_by_the_stack_goes_by_the_stack() {
             loaded.assert_stack(&from(MAC_THIRD, a), "a port that nobody guards, by another MAC");
             loaded.restrict(PORT, MAC_A);
             loaded.assert_stack(&from(MAC_A, a), "a restricted port");
-            loaded.links.insert(PORT, PodLink::new(MacAddr::new(MAC_A))).unwrap();
+            loaded.links.insert(PORT, PortConfig::new(MacAddr::new(MAC_A))).unwrap();
         }
     });
 }

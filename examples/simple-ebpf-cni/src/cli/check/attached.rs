@@ -6,13 +6,13 @@ use cnikit::netlink::{FdbEntry, FdbState, Link, Socket};
 use cnikit::spec::IfName;
 
 use super::{Check, Verdict, forwarding};
+use crate::cli::attached::{Pod, names_of_some};
+use crate::cli::network::Network;
+use crate::cli::node::Known;
+use crate::cli::text::{count, have};
+use crate::cli::{Error, chain, remedy};
 use crate::config::Addressing;
 use crate::drift::PortFault;
-use crate::people::attached::{Pod, names_of_some};
-use crate::people::network::Network;
-use crate::people::node::Known;
-use crate::people::text::{count, have};
-use crate::people::{Error, chain, remedy};
 use crate::programs::Programs;
 use crate::{NAME, bridge, drift, masquerade, network, programs};
 
@@ -112,7 +112,7 @@ fn ports_of(known: &Known, bridge: &Link, pods: &[Pod], host: &Socket, links: &[
         None => Ok(true),
     };
     // Ports of pods that a call attaches or detaches are not whole yet, or no more.
-    let at_work = known.store.owners_at_work()?.into_iter();
+    let at_work = known.store.locked_owners()?.into_iter();
     let at_work: HashSet<IfName> = at_work.map(|owner| network::attachment(&known.name, owner).host_ifname()).collect();
     // Bridges learn the MACs of pods that are not held to them.
     let is_guarded = known.configured.as_ref().is_some_and(|(_, network)| network.config().spoof_check);

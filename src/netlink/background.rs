@@ -89,19 +89,19 @@ impl Socket {
         index: u32,
         request: &[u8],
         record: &OrphanRecord,
-    ) -> Option<(DeletionNotices<'_>, LeftBehind)> {
+    ) -> Option<(DeletionNotices<'_>, DetachedChild)> {
         let permit = record.permit()?;
         // The kernel announces the deletion to a multicast group before it waits. Linux 6.2 could answer the request
         // with an echo instead, but the group does on every kernel.
         let notices = DeletionNotices::listen(self, index).ok()?;
-        let left = leave_behind(self.fd().as_raw_fd(), request)?;
+        let left = spawn_detached_child(self.fd().as_raw_fd(), request)?;
         permit.record(left.pid);
         Some((notices, left))
     }
 }
 
 /// A process that outlives the caller.
-struct LeftBehind {
+struct DetachedChild {
     pid: u32,
     /// The end of a pipe whose other end goes with the process.
     alive: PipeReader,
@@ -116,13 +116,13 @@ struct Errand<'r> {
 
 /// Has a process of its own send `request`. Once there is one, no other process holds a descriptor of it, and it is an
 /// orphan.
-fn leave_behind(socket: RawFd, request: &[u8]) -> Option<LeftBehind> {
+fn spawn_detached_child(socket: RawFd, request: &[u8]) -> Option<DetachedChild> {
     let (mut alive, writer) = std::io::pipe().ok()?;
     wait_for(start_child(&Errand { socket, alive: writer.as_raw_fd(), request })?);
     drop(writer);
     let mut pid = [0; size_of::<pid_t>()];
     alive.read_exact(&mut pid).ok()?;
-    Some(LeftBehind { pid: pid_t::from_ne_bytes(pid).cast_unsigned(), alive })
+    Some(DetachedChild { pid: pid_t::from_ne_bytes(pid).cast_unsigned(), alive })
 }
 
 /// Starts the child on a stack of its own in the memory of the caller, and returns when it has ended. Copying the page

@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
         store.preview_import(foreign, network.pools())?
     } else {
         let mut store = store.lock(LOCK_TIMEOUT)?;
-        for damaged in store.set_aside() {
+        for damaged in store.quarantined() {
             warn!("{damaged}");
         }
         store.import(foreign, network.pools())?

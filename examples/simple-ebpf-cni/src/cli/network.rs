@@ -2,7 +2,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use cnikit::ipam::{self, Pool, Store, Usage};
-use cnikit::runtime::NetworkList;
+use cnikit::runtime::NetworkConfigList;
 use cnikit::spec::{IfName, NetworkName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -41,11 +41,11 @@ pub(crate) struct Range {
 impl Network {
     /// Reads a file that configures one plugin, or a list of them with ours among them.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        Self::of(&NetworkList::load_file(path)?, path)
+        Self::of(&NetworkConfigList::load_file(path)?, path)
     }
 
     /// A network by a list that was read already; `path` is what errors call it.
-    pub(crate) fn of(list: &NetworkList, path: &Path) -> Result<Self, Error> {
+    pub(crate) fn of(list: &NetworkConfigList, path: &Path) -> Result<Self, Error> {
         let Some(plugin) = list.plugins.iter().find(|plugin| plugin.plugin_type.as_str() == NAME) else {
             return Err(Error::NotOurs { path: path.to_owned() });
         };

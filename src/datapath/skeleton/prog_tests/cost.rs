@@ -36,9 +36,9 @@ fn cost_of_each_case() {
             ingress("spoofed, dropped", &datagram(MAC_B, STRANGERS[family], b, 64));
             loaded.egress(&question);
             ingress("TCP, answers a flow of the stack", &answer);
-            loaded.configure(|config| config.guard = false);
+            loaded.configure(|config| config.spoof_check = false);
             ingress("UDP, direct, guard off", &send(UDP, &udp(1, 2)));
-            loaded.configure(|config| config.direct = false);
+            loaded.configure(|config| config.direct_forwarding = false);
             ingress("UDP, direct off, guard off", &send(UDP, &udp(1, 2)));
             loaded.configure(|_| ());
             let egress = nanoseconds(&programs.cni_tc_egress, &question);

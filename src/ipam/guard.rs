@@ -9,10 +9,10 @@ use ipnetwork::IpNetwork;
 
 use super::allocator::{self, Table};
 use super::error::{Error, Result};
-use super::hints::{Hints, Rows};
+use super::hints::{AddressSet, AllocationHints};
 use super::lease::{Lease, Owner, Tenant};
 use super::pool::Pool;
-use super::recovery::SetAside;
+use super::recovery::Quarantined;
 use super::store::{NAME_MAX, Store};
 use super::{files, timestamp};
 
@@ -31,27 +31,27 @@ use super::{files, timestamp};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct Locked<'a> {
+pub struct StoreGuard<'a> {
     pub(super) store: &'a Store,
     /// Whether no change is left half done, neither by us nor by who held the lock before.
     pub(super) settled: bool,
-    pub(super) set_aside: Vec<SetAside>,
-    pub(super) hints: Hints,
+    pub(super) quarantined: Vec<Quarantined>,
+    pub(super) hints: AllocationHints,
     lock: File,
     /// How many bytes the lock file has.
     length: usize,
 }
 
-impl<'a> Locked<'a> {
+impl<'a> StoreGuard<'a> {
     pub(super) fn new(store: &'a Store, lock: File) -> Result<Self> {
         let text = files::read_open(&lock, &store.lock_path())?;
         let hints = store.hints_of_this_boot(&text);
         let is_of_this_boot = hints.is_some();
-        let hints = hints.unwrap_or_else(|| Hints::outlived(&text));
-        let mut locked = Self { store, settled: false, set_aside: Vec::new(), hints, lock, length: text.len() };
-        locked.settle()?;
+        let hints = hints.unwrap_or_else(|| AllocationHints::from_previous_boot(&text));
+        let mut locked = Self { store, settled: false, quarantined: Vec::new(), hints, lock, length: text.len() };
+        locked.recover_pending()?;
         if !is_of_this_boot {
-            locked.begin_boot()?;
+            locked.start_new_boot()?;
         }
         Ok(locked)
     }
@@ -112,14 +112,14 @@ impl<'a> Locked<'a> {
 
     /// Frees the addresses of `owner` and returns its lease; there being none is a success.
     ///
-    /// A lease that cannot be read is freed too, and its file [set aside](Self::set_aside). Nothing is returned of it,
+    /// A lease that cannot be read is freed too, and its file [set aside](Self::quarantined). Nothing is returned of it,
     /// for what it held is not known.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub fn release(&mut self, owner: &Owner) -> Result<Option<Lease>> {
-        self.settle()?;
+        self.recover_pending()?;
         let Some(file) = self.owner_path(owner) else {
             return Ok(None);
         };
@@ -133,15 +133,15 @@ impl<'a> Locked<'a> {
                 Ok(Some(lease))
             }
             Err(error) if error.is_damage() => {
-                self.keep_for_a_look(&file, error)?;
+                self.quarantine(&file, error)?;
                 // A directory has gone as a whole.
                 if files::stat(&file)?.is_some() {
                     // Which addresses will be free is not known.
-                    self.hints.taken = Rows::default();
+                    self.hints.taken = AddressSet::default();
                     self.try_mark();
                     self.settled = false;
                     files::rename(&file, &self.pending_path())?;
-                    self.settle()?;
+                    self.recover_pending()?;
                 }
                 Ok(None)
             }
@@ -150,17 +150,17 @@ impl<'a> Locked<'a> {
     }
 
     /// The damaged files that were met since the lock was taken. Each cost one lease: it is worth a warning.
-    pub fn set_aside(&self) -> &[SetAside] {
-        &self.set_aside
+    pub fn quarantined(&self) -> &[Quarantined] {
+        &self.quarantined
     }
 
     /// Makes a lease, all of it or nothing, of an owner that has none. Where a file is in the way of an address, that is
     /// [`Error::AddressTaken`].
     pub(super) fn commit(&mut self, lease: &Lease) -> Result<()> {
-        self.settle()?;
+        self.recover_pending()?;
         let file = self.owner_path(&lease.owner).ok_or_else(|| name_too_long(&lease.owner))?;
         // What is half done is not left to the next caller, if it need not be.
-        self.write(lease, &file).inspect_err(|_| drop(self.settle()))
+        self.write(lease, &file).inspect_err(|_| drop(self.recover_pending()))
     }
 
     /// Makes a lease under the name `pending`, links its addresses to it, and gives it the name of its owner.
@@ -184,7 +184,7 @@ impl<'a> Locked<'a> {
     }
 
     /// Writes the boot and the hints into the lock file.
-    pub(super) fn mark(&mut self) -> Result<()> {
+    pub(super) fn write_header(&mut self) -> Result<()> {
         let text = format!("{}\n{}", self.boot_id.as_str(), self.hints);
         files::overwrite(&self.lock, &self.lock_path(), text.as_bytes(), self.length)?;
         self.length = text.len();
@@ -205,11 +205,11 @@ impl<'a> Locked<'a> {
     /// Writes hints down if it can. On a full disk they stay wrong, and what they say is taken is found when there seems
     /// to be no other address.
     fn try_mark(&mut self) {
-        let _ = self.mark();
+        let _ = self.write_header();
     }
 }
 
-impl Deref for Locked<'_> {
+impl Deref for StoreGuard<'_> {
     type Target = Store;
 
     fn deref(&self) -> &Store {
@@ -217,9 +217,9 @@ impl Deref for Locked<'_> {
     }
 }
 
-impl Table for Locked<'_> {
+impl Table for StoreGuard<'_> {
     fn lease_of(&mut self, owner: &Owner) -> Result<Option<Lease>> {
-        self.settle()?;
+        self.recover_pending()?;
         // A damaged lease is an error here: the attachment may be alive, and another lease would cost it its addresses.
         self.read(&self.owner_path(owner).ok_or_else(|| name_too_long(owner))?)
     }
@@ -250,24 +250,24 @@ impl Table for Locked<'_> {
         for lease in self.leases()? {
             match lease {
                 Ok(lease) => leases.push(lease),
-                Err(error @ (Error::CorruptLease { .. } | Error::Io { .. })) => leases.extend(self.traces(&error)?),
+                Err(error @ (Error::CorruptLease { .. } | Error::Io { .. })) => leases.extend(self.salvage(&error)?),
                 Err(error) => return Err(error),
             }
         }
         Ok(leases)
     }
 
-    fn hints(&self) -> Hints {
+    fn hints(&self) -> AllocationHints {
         self.hints.clone()
     }
 
-    fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: Hints) -> Result<Lease> {
+    fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: AllocationHints) -> Result<Lease> {
         let Tenant { owner, pod } = tenant.clone();
         let (boot_id, created) = (self.boot_id.clone(), timestamp::now());
         let lease = Lease { owner, addresses, boot_id, created, imported: false, pod };
         // Before the lease and not after it: a disk that is full is then told of while nothing is committed.
         self.hints = hints;
-        self.mark()?;
+        self.write_header()?;
         self.commit(&lease)?;
         Ok(lease)
     }

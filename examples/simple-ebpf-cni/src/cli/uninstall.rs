@@ -8,8 +8,8 @@ use std::path::{self, Path, PathBuf};
 
 use clap::Args;
 use cnikit::netlink::{Link, Socket, Sysctl};
-use cnikit::plugin::{Failure, Failures, Step as _};
-use cnikit::runtime::NetworkList;
+use cnikit::plugin::{Context as _, ErrorCollector, PluginError};
+use cnikit::runtime::NetworkConfigList;
 use cnikit::spec::{Attachment, ErrorCode, NetworkName};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
@@ -21,7 +21,7 @@ use super::node::{self, CONF_DIR, Known};
 use super::output::Output;
 use super::{Error, chain};
 use crate::config::DEFAULT_DATA_DIR;
-use crate::rows::Rows;
+use crate::endpoints::Rows;
 use crate::{bridge, masquerade, network};
 
 const EXIT_STATUS: &str = "\
@@ -78,7 +78,7 @@ struct Report {
     /// What is left, and why.
     kept: Vec<String>,
     #[serde(skip)]
-    failures: Failures,
+    failures: ErrorCollector,
     /// Whether something could not be removed.
     #[serde(skip)]
     has_failed: bool,
@@ -167,7 +167,8 @@ impl Options {
         };
         dirs.remove(dir);
         let mut others = BTreeSet::new();
-        for file in dirs.iter().map(|dir| NetworkList::files(dir)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()
+        for file in
+            dirs.iter().map(|dir| NetworkConfigList::files(dir)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()
         {
             others.extend(Network::read(&file).ok().map(|network| network.name));
         }
@@ -245,7 +246,8 @@ impl Report {
         options: &Options,
     ) -> Result<BTreeSet<NetworkName>, Error> {
         let mut networks = BTreeSet::new();
-        for file in dirs.iter().map(|dir| NetworkList::files(dir)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()
+        for file in
+            dirs.iter().map(|dir| NetworkConfigList::files(dir)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()
         {
             let Ok(Network { name, .. }) = Network::read(&file) else {
                 continue;
@@ -412,15 +414,15 @@ impl Report {
     fn note(&mut self, network: &NetworkName, outcome: Result<(), Error>) {
         if let Err(error) = outcome {
             self.has_failed = true;
-            let failure = Failure::new(ErrorCode::IO, chain(&error));
-            self.failures.note::<()>(Err(failure).step(format_args!("remove all of {network}")));
+            let failure = PluginError::new(ErrorCode::IO, chain(&error));
+            self.failures.push::<()>(Err(failure).context(format_args!("remove all of {network}")));
         }
     }
 
     /// Removes something, or keeps the reason why it is left. Tells whether it is gone.
-    fn remove(&mut self, what: String, remove: impl FnOnce() -> Result<(), Failure>) -> bool {
+    fn remove(&mut self, what: String, remove: impl FnOnce() -> Result<(), PluginError>) -> bool {
         let removed = if self.dry_run { Ok(()) } else { remove() };
-        let is_gone = self.failures.note(removed.step(format_args!("remove {what}"))).is_some();
+        let is_gone = self.failures.push(removed.context(format_args!("remove {what}"))).is_some();
         if is_gone {
             self.removed.push(what);
         }
@@ -448,7 +450,7 @@ impl Report {
             Ok(()) => self.removed.push(dir.display().to_string()),
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
             Err(error) => {
-                self.failures.note::<()>(Err(error).step(format_args!("remove {}", dir.display())));
+                self.failures.push::<()>(Err(error).context(format_args!("remove {}", dir.display())));
             }
         }
     }

@@ -3,10 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use cnikit::datapath::{self, CounterMap, Datapath, LinkMap, MapSet, PodLink, PodPort, PortMap, SharedAddressMap};
+use cnikit::datapath::{
+    self, CounterMap, Datapath, Endpoint, EndpointMap, MapSet, PortConfig, PortConfigMap, SharedAddressMap,
+};
 use cnikit::ipam;
 use cnikit::netlink::{Link, Socket};
-use cnikit::plugin::Failure;
+use cnikit::plugin::PluginError;
 use cnikit::spec::Attachment;
 use ipnetwork::IpNetwork;
 use tracing::{debug, info_span};
@@ -16,8 +18,8 @@ use crate::{bridge, siblings};
 /// The maps with rows for each pod.
 pub(crate) struct Rows {
     counters: CounterMap,
-    ports: PortMap,
-    links: LinkMap,
+    ports: EndpointMap,
+    links: PortConfigMap,
     /// Absent from sets of an older build.
     shared: Option<SharedAddressMap>,
 }
@@ -30,12 +32,17 @@ impl Rows {
     /// The entries of maps that need not be pinned.
     pub(crate) fn of(maps: &MapSet) -> datapath::Result<Self> {
         let _span = info_span!("rows").entered();
-        let (counters, ports, links) = (maps.counters()?, maps.ports()?, maps.links()?);
-        Ok(Self { counters, ports, links, shared: maps.shared_addresses()? })
+        let (counters, ports, links) = (maps.open_counters()?, maps.open_endpoints()?, maps.open_port_configs()?);
+        Ok(Self { counters, ports, links, shared: maps.open_shared_addresses()? })
     }
 
     /// Refuses addresses, and a MAC, that are the gateway's or those of another pod that is there.
-    pub(crate) fn refuse_taken(&self, host: &Socket, addresses: &[IpNetwork], port: PodPort) -> Result<(), Failure> {
+    pub(crate) fn refuse_taken(
+        &self,
+        host: &Socket,
+        addresses: &[IpNetwork],
+        port: Endpoint,
+    ) -> Result<(), PluginError> {
         let link_local = IpAddr::from(port.mac.link_local());
         for address in addresses.iter().map(IpNetwork::ip).chain([link_local]) {
             let owner = self.ports.read(address)?.filter(|owner| owner.ifindex != port.ifindex);
@@ -43,7 +50,7 @@ impl Rows {
             // The row of a pod that is gone does not count.
             let Some(link) = host.link_by_index(owner.ifindex)? else { continue };
             let what = if address == link_local { format!("MAC {}", port.mac) } else { format!("address {address}") };
-            return Err(Failure::new(
+            return Err(PluginError::new(
                 ipam::ADDRESS_TAKEN,
                 format!("the {what} is in use at {}: ask for another, or detach who has it first", link.name),
             ));
@@ -53,7 +60,7 @@ impl Rows {
 
     /// Holds a new port to its MAC, to the link-local address that derives from it, and to the addresses that are
     /// [put](Self::put) from now on.
-    pub(crate) fn guard(&self, port: PodPort, stack_only: bool) -> datapath::Result<()> {
+    pub(crate) fn guard(&self, port: Endpoint, stack_only: bool) -> datapath::Result<()> {
         let _span = info_span!("rows").entered();
         // The attachment had a pair before, which went without a DEL.
         if self.links.read(port.ifindex)?.is_some() {
@@ -65,24 +72,29 @@ impl Rows {
     }
 
     /// Has packets for the addresses delivered to the port, lets it send from them, and counts for them from zero.
-    pub(crate) fn put(&self, addresses: &[IpNetwork], port: PodPort) -> datapath::Result<()> {
+    pub(crate) fn put(&self, addresses: &[IpNetwork], port: Endpoint) -> datapath::Result<()> {
         let _span = info_span!("rows").entered();
         for address in addresses {
             self.ports.insert(address.ip(), port)?;
-            self.counters.track(address.ip())?;
+            self.counters.insert(address.ip())?;
         }
         Ok(())
     }
 
     /// Puts what is missing of the entries of a pod that is attached, which may send meanwhile. What was counted stays.
-    pub(crate) fn put_missing(&self, addresses: &[IpNetwork], port: PodPort, stack_only: bool) -> datapath::Result<()> {
+    pub(crate) fn put_missing(
+        &self,
+        addresses: &[IpNetwork],
+        port: Endpoint,
+        stack_only: bool,
+    ) -> datapath::Result<()> {
         let link_local = IpAddr::from(port.mac.link_local());
         for address in addresses.iter().map(IpNetwork::ip).chain([link_local]) {
             if self.ports.read(address)? != Some(port) {
                 self.ports.insert(address, port)?;
             }
             if address != link_local && self.counters.read(address)?.is_none() {
-                self.counters.track(address)?;
+                self.counters.insert(address)?;
             }
         }
         // Last: from here on, the pod may send from these addresses alone.
@@ -95,8 +107,8 @@ impl Rows {
         }
     }
 
-    fn insert_link(&self, port: PodPort, stack_only: bool) -> datapath::Result<()> {
-        self.links.insert(port.ifindex, PodLink::new(port.mac).stack_only(stack_only))?;
+    fn insert_link(&self, port: Endpoint, stack_only: bool) -> datapath::Result<()> {
+        self.links.insert(port.ifindex, PortConfig::new(port.mac).stack_only(stack_only))?;
         self.watch_xdp(port.ifindex);
         Ok(())
     }
@@ -136,7 +148,7 @@ impl Rows {
 
     /// Removes the entries of ports that do not exist, except those of `spared`, and returns the links of the host. Entries
     /// of gateways stay when their bridge is gone: a bridge that replaces it needs these addresses.
-    pub(crate) fn remove_lost(&self, host: &Socket, spared: &HashSet<u32>) -> Result<Vec<Link>, Failure> {
+    pub(crate) fn remove_lost(&self, host: &Socket, spared: &HashSet<u32>) -> Result<Vec<Link>, PluginError> {
         // In this order: a pair is made before its entries, so a port that has entries now and no link later is gone.
         let known = self.indexes()?;
         let links = host.links()?;
@@ -165,7 +177,7 @@ impl Rows {
         &self,
         gateways: &[IpNetwork],
         own: &[IpNetwork],
-        bridge: PodPort,
+        bridge: Endpoint,
     ) -> datapath::Result<()> {
         let link_local = IpAddr::from(bridge.mac.link_local());
         for address in own.iter().map(IpNetwork::ip).chain([link_local]) {
@@ -265,7 +277,7 @@ impl Rows {
     pub(crate) fn forget_lost(&self, stays: impl Fn(IpAddr) -> bool) -> datapath::Result<()> {
         for address in self.counters.addresses()?.into_iter().filter(|address| !stays(*address)) {
             if self.ports.read(address)?.is_none() {
-                self.counters.forget(address)?;
+                self.counters.remove(address)?;
             }
         }
         Ok(())
@@ -287,7 +299,7 @@ impl Rows {
     }
 
     /// Changes what a port may do. A port without an entry gets none.
-    pub(crate) fn change_link(&self, port: u32, change: impl FnOnce(&mut PodLink)) -> datapath::Result<()> {
+    pub(crate) fn change_link(&self, port: u32, change: impl FnOnce(&mut PortConfig)) -> datapath::Result<()> {
         let Some(now) = self.links.read(port)? else { return Ok(()) };
         let mut changed = now;
         change(&mut changed);
@@ -312,12 +324,12 @@ impl Rows {
     }
 
     /// What a port may do, if anything is known of it.
-    pub(crate) fn link(&self, ifindex: u32) -> datapath::Result<Option<PodLink>> {
+    pub(crate) fn link(&self, ifindex: u32) -> datapath::Result<Option<PortConfig>> {
         self.links.read(ifindex)
     }
 
     /// What is not as [`put`](Self::put) leaves it.
-    pub(crate) fn differences(&self, addresses: &[IpNetwork], expected: PodPort) -> datapath::Result<Vec<String>> {
+    pub(crate) fn differences(&self, addresses: &[IpNetwork], expected: Endpoint) -> datapath::Result<Vec<String>> {
         let mut differences = Vec::new();
         let link_local = IpAddr::from(expected.mac.link_local());
         for address in addresses.iter().map(IpNetwork::ip).chain([link_local]) {
@@ -343,7 +355,7 @@ impl Rows {
 
     fn remove_address(&self, address: IpAddr) -> datapath::Result<()> {
         // This order: where there is no lease, the port's row tells that the address is to be removed.
-        self.counters.forget(address)?;
+        self.counters.remove(address)?;
         self.ports.remove(address)
     }
 }

@@ -4,9 +4,9 @@ use cnikit::netlink::{Link, Route, Socket};
 use ipnetwork::IpNetwork;
 
 use super::Check;
+use crate::cli::network::Network;
+use crate::cli::{Error, remedy};
 use crate::ipv6::{self, Unavailable};
-use crate::people::network::Network;
-use crate::people::{Error, remedy};
 use crate::{bridge, gateway};
 
 /// Whether an ADD of the network would be refused for its gateways or for its IPv6 addresses.

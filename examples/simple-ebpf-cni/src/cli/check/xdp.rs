@@ -3,18 +3,18 @@
 use cnikit::netlink::{Link, Socket};
 
 use super::Check;
-use crate::people::Error;
-use crate::people::attached::Pod;
-use crate::people::node::Known;
+use crate::cli::Error;
+use crate::cli::attached::Pod;
+use crate::cli::node::Known;
 
 /// Pods whose interface has an XDP program in driver mode, where the kernel does not let the eBPF programs see it. The
 /// other end of each pair is looked up from the host: no pod is entered.
 pub(super) fn bypassed(known: &Known, pods: &[Pod], host: &Socket, links: &[Link]) -> Result<Vec<Check>, Error> {
     let mut checks = Vec::new();
-    if !known.datapath.is_complete()? || !known.datapath.config()?.direct {
+    if !known.datapath.is_complete()? || !known.datapath.config()?.direct_forwarding {
         return Ok(checks);
     }
-    let ports = known.datapath.links()?;
+    let ports = known.datapath.open_port_configs()?;
     for pod in pods {
         let port = links.iter().find(|link| pod.host_interface.as_ref() == Some(&link.name));
         let Some(port) = port else { continue };

@@ -6,8 +6,8 @@ use std::path::Path;
 use cnikit::netlink::Sysctl;
 
 use super::{Check, Verdict, held};
+use crate::cli::{Error, trial};
 use crate::network;
-use crate::people::{Error, trial};
 
 /// The oldest kernel that the programs were tried on.
 const LEAST_KERNEL: (u32, u32) = (5, 10);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::builder::styling::Style;
 use clap::{Args, Subcommand};
 use cnikit::ipam::{self, Lease, Owner, Pool, Store};
-use cnikit::runtime::NetworkList;
+use cnikit::runtime::NetworkConfigList;
 use cnikit::spec::NetworkName;
 use serde::Serialize;
 
@@ -111,7 +111,9 @@ fn report(options: &Options) -> Result<Report, Error> {
     let data_dir = options.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
     let mut stores = Store::open_all(&data_dir)?;
     let mut configured: BTreeMap<NetworkName, Network> = BTreeMap::new();
-    for file in options.conf_dir.iter().map(|dir| NetworkList::files(dir)).collect::<Result<Vec<_>, _>>()?.concat() {
+    for file in
+        options.conf_dir.iter().map(|dir| NetworkConfigList::files(dir)).collect::<Result<Vec<_>, _>>()?.concat()
+    {
         if let Ok(network) = Network::read(&file) {
             // Of several files that name one network, a runtime takes the first.
             configured.entry(network.name.clone()).or_insert(network);
@@ -162,7 +164,7 @@ impl Entry {
             Ok(lease) if lease.boot_id == *store.boot_id() => Self::Held(lease),
             Ok(lease) => Self::EarlierBoot(lease),
             Err(error) => {
-                let traces = store.traces(&error).ok().flatten();
+                let traces = store.salvage(&error).ok().flatten();
                 let addresses = traces.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip()).collect();
                 Self::Damaged { owner: traces.map(|lease| lease.owner), addresses, problem: chain(&error) }
             }
@@ -181,9 +183,11 @@ impl Entry {
     fn row(&self, no_trunc: bool) -> (Style, [String; 6]) {
         const UNKNOWN: &str = "?";
         let (style, owner, addresses, since, state) = match self {
-            Self::Held(lease) => (Style::new(), Some(&lease.owner), list(&lease.addresses), lease.since(), "held"),
+            Self::Held(lease) => {
+                (Style::new(), Some(&lease.owner), list(&lease.addresses), lease.created_rfc3339(), "held")
+            }
             Self::EarlierBoot(lease) => {
-                (VOID, Some(&lease.owner), list(&lease.addresses), lease.since(), "of an earlier boot")
+                (VOID, Some(&lease.owner), list(&lease.addresses), lease.created_rfc3339(), "of an earlier boot")
             }
             Self::Damaged { owner, addresses, .. } => {
                 (BAD, owner.as_ref(), list(addresses), UNKNOWN.to_owned(), "damaged")

@@ -7,7 +7,7 @@ use std::path::{self, Path, PathBuf};
 
 use clap::Args;
 use cnikit::netlink::Socket;
-use cnikit::runtime::NetworkList;
+use cnikit::runtime::NetworkConfigList;
 use cnikit::spec::{IfName, NetworkName};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
@@ -161,7 +161,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
 
 impl Options {
     /// What is wrong with the node, or with what is wished for.
-    fn checks(&self, network: Option<&(Network, NetworkList)>) -> Result<Vec<Check>, Error> {
+    fn checks(&self, network: Option<&(Network, NetworkConfigList)>) -> Result<Vec<Check>, Error> {
         let mut checks = check::node();
         if let Some((network, list)) = network
             && doctor::failures(&checks) == 0
@@ -194,12 +194,12 @@ impl Options {
     }
 
     /// The network to configure and the list that does, if one is wished for.
-    fn configuration(&self) -> Result<Option<(Network, NetworkList)>, Error> {
+    fn configuration(&self) -> Result<Option<(Network, NetworkConfigList)>, Error> {
         if let Some(path) = &self.config {
             let text =
                 fs::read(path).map_err(|source| Error::File { operation: "read", path: path.clone(), source })?;
             let unusable = |source| Error::NoList { path: path.clone(), source };
-            let list = NetworkList::parse(text).map_err(unusable)?;
+            let list = NetworkConfigList::parse(text).map_err(unusable)?;
             return Ok(Some((Network::of(&list, path)?, list)));
         }
         let subnets = match self.subnet.as_slice() {
@@ -214,7 +214,7 @@ impl Options {
         let list = json!({ "cniVersion": "1.0.0", "name": self.network, "plugins": [plugin] });
         let mut text = serde_json::to_vec_pretty(&list)?;
         text.push(b'\n');
-        let list = NetworkList::parse(text)?;
+        let list = NetworkConfigList::parse(text)?;
         Ok(Some((Network::of(&list, Path::new("a configuration"))?, list)))
     }
 
@@ -228,7 +228,7 @@ impl Options {
     fn conflist(&self, network: &Network, content: &[u8], manifest: &Manifest) -> Result<Vec<File>, Error> {
         let name = &network.name;
         let known = manifest.files().find(|(path, of)| *of == Some(name) && path.parent() == Some(&self.conf_dir));
-        let mut others = NetworkList::files(&self.conf_dir)?;
+        let mut others = NetworkConfigList::files(&self.conf_dir)?;
         let path = match known {
             Some((path, _)) if self.order.is_none() => path.to_owned(),
             _ => self.place(name, &others)?,
@@ -240,7 +240,8 @@ impl Options {
             _ => None,
         };
         others.retain(|other| *other != path && Some(other) != moved.as_ref());
-        let same = others.into_iter().find(|other| NetworkList::load_file(other).is_ok_and(|list| list.name == *name));
+        let same =
+            others.into_iter().find(|other| NetworkConfigList::load_file(other).is_ok_and(|list| list.name == *name));
         if let Some(other) = same.filter(|_| !self.force) {
             return Err(Error::Configured { network: name.clone(), path: other });
         }

@@ -85,7 +85,7 @@ fn redirects_do_not_reach_a_pod() {
         }
         assert_eq!(loaded.drops().of(DropReason::Router), 2);
         // Nor directly, where nothing is said against one at the port of who sends it.
-        loaded.configure(|config| config.guard = false);
+        loaded.configure(|config| config.spoof_check = false);
         for ([a, b], kind) in PODS.into_iter().zip([5, 137]) {
             let mut redirect = unreachable(&ip(b, a, 64, UDP, &udp(1, 2)));
             redirect[0] = kind;
@@ -165,7 +165,7 @@ fn a_stranger_has_no_say_in_a_flow() {
 #[test]
 fn flows_are_remembered_while_nothing_is_direct() {
     loaded(|loaded| {
-        loaded.configure(|config| config.direct = false);
+        loaded.configure(|config| config.direct_forwarding = false);
         for [a, b] in PODS {
             loaded.egress(&delivered(b, a, TCP, &tcp(1000, 80, ACK)));
         }

@@ -315,7 +315,7 @@ fn a_port_is_not_sent_its_own_broadcasts() {
         let question = arp(1, (MAC_THIRD, PODS[0][0]), ([0; 6], STRANGERS[0]));
         let mut dropped = 0;
         for guard in [true, false] {
-            loaded.configure(|config| config.guard = guard);
+            loaded.configure(|config| config.spoof_check = guard);
             for (what, own) in [
                 ("of its own MAC", ethernet(group, MAC_A, IPV6, &probe)),
                 ("of a machine behind a bridge in the pod", ethernet(MAC_ALL, MAC_THIRD, ARP, &question)),
@@ -426,7 +426,7 @@ fn nothing_is_dropped_without_the_guard_or_at_a_port_that_is_nobodys() {
         ("a router", frame(MAC_ALL, &nd(a6, ALL_NODES, [134, 0, 0, 0, 0, 0, 0, 0], &[]))),
     ];
     loaded(|loaded| {
-        loaded.configure(|config| config.guard = false);
+        loaded.configure(|config| config.spoof_check = false);
         frames.iter().for_each(|(what, frame)| loaded.assert_stack(frame, what));
         // Its answer could not be direct.
         loaded.assert_stack(&v4, "a stranger's");

@@ -9,17 +9,17 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use cnikit::datapath::{Datapath, PodLink, PodPort};
+use cnikit::datapath::{Datapath, Endpoint, PortConfig};
 use cnikit::ipam::{Lease, Owner, Store};
 use cnikit::netlink::{FdbEntry, FdbState, Link, Socket};
-use cnikit::plugin::Failure;
+use cnikit::plugin::PluginError;
 use cnikit::spec::{Attachment, IfName, NetworkName};
 use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
 
 use crate::config::{Attach, Config};
+use crate::endpoints::Rows;
 use crate::programs::{self, Programs};
-use crate::rows::Rows;
 use crate::{addresses, bridge, network, siblings};
 
 /// The alias of the host end of a pair whose packets are never delivered directly.
@@ -39,12 +39,12 @@ pub(crate) struct Restore<'a> {
 impl Restore<'_> {
     /// Puts the entries of all pods that hold a lease and are ports of the bridge, and removes entries of ports that do
     /// not exist. Has the programs run on ports that have lost them. The programs are attached afterwards: until then, the next ADD does this again.
-    pub(crate) fn run(&self) -> Result<(), Failure> {
+    pub(crate) fn run(&self) -> Result<(), PluginError> {
         let _span = info_span!("restore").entered();
         let rows = Rows::open(self.datapath)?;
         // Calls at work, such as this one, put the entries of their attachments, or remove them.
         let at_work: HashSet<Attachment> =
-            self.leases.owners_at_work()?.into_iter().map(|owner| self.of(owner)).collect();
+            self.leases.locked_owners()?.into_iter().map(|owner| self.of(owner)).collect();
         let links = rows.remove_lost(self.host, &at_work.iter().map(Attachment::host_ifindex).collect())?;
         let ports = bridge::pod_ports(self.bridge, &links);
         let mut ports: HashMap<&IfName, &Link> = ports.map(|link| (&link.name, link)).collect();
@@ -69,7 +69,7 @@ impl Restore<'_> {
         }
         siblings::share_all(self.host, &rows, &links, self.bridge)?;
         // Again, after the look at the links: an ADD of another plugin's addresses that has begun since joins its own port.
-        for owner in self.leases.owners_at_work()? {
+        for owner in self.leases.locked_owners()? {
             ports.remove(&self.of(owner).host_ifname());
         }
         for port in ports.into_values() {
@@ -95,7 +95,7 @@ impl Restore<'_> {
         lease: &Lease,
         port: &Link,
         known: &HashMap<u32, Vec<IpAddr>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), PluginError> {
         // The MAC that the pod asked for stands with the bridge, unless that learns it.
         let of_bridge = |entry: &FdbEntry| (entry.state == FdbState::Static).then_some(entry.mac);
         let of_bridge = self.host.fdb(port.index)?.iter().find_map(of_bridge);
@@ -104,7 +104,7 @@ impl Restore<'_> {
         let derived = || addresses::mac(attachment, self.config, &lease.addresses);
         let mac = of_bridge.or(of_entry).unwrap_or_else(derived);
         let has_clsact = self.programs.share_blocks_with(self.host, port.index)?;
-        let pod = PodPort { ifindex: port.index, mac };
+        let pod = Endpoint { ifindex: port.index, mac };
         // Without the entry, it is not known whether limits were the reason for links of TCX: they are kept to.
         let may_be_shaped = link.is_none() && !has_clsact;
         let stack_only = may_be_shaped || port.alias.as_deref() == Some(STACK_ONLY);
@@ -116,7 +116,7 @@ impl Restore<'_> {
     }
 
     /// Has the programs run on a port that has lost them. `known` is its entry, before anything was put.
-    fn join(&self, port: &Link, known: Option<PodLink>) -> Result<(), Failure> {
+    fn join(&self, port: &Link, known: Option<PortConfig>) -> Result<(), PluginError> {
         if self.programs.run_on(self.host, self.datapath, port.index)? {
             return Ok(());
         }

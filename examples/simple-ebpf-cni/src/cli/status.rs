@@ -215,7 +215,13 @@ impl Datapath {
         }
         let config = maps.config()?;
         let (stats, drops) = (maps.stats()?.into(), maps.drops()?.into());
-        Ok(Self { attached: missing.is_empty(), direct: config.direct, guard: config.guard, stats, drops })
+        Ok(Self {
+            attached: missing.is_empty(),
+            direct: config.direct_forwarding,
+            guard: config.spoof_check,
+            stats,
+            drops,
+        })
     }
 }
 

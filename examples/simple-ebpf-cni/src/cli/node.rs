@@ -7,7 +7,7 @@ use clap::Args;
 use cnikit::datapath::{Datapath, MapSet};
 use cnikit::ipam::Store;
 use cnikit::netlink::{Link, Socket};
-use cnikit::runtime::NetworkList;
+use cnikit::runtime::NetworkConfigList;
 use cnikit::spec::NetworkName;
 
 use super::network::Network;
@@ -65,7 +65,7 @@ pub(crate) fn networks(
     check::refuse_unprivileged()?;
     let mut configured: BTreeMap<NetworkName, (PathBuf, Network)> = BTreeMap::new();
     for dir in conf_dirs {
-        for file in NetworkList::files(dir)? {
+        for file in NetworkConfigList::files(dir)? {
             if let Ok(network) = Network::read(&file) {
                 // Of several files that name one network, a runtime takes the first.
                 configured.entry(network.name.clone()).or_insert((file, network));

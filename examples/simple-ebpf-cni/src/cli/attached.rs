@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::AddAssign;
 use std::time::SystemTime;
 
-use cnikit::datapath::{CounterMap, DropReason, Drops, LinkMap, MapSet, PodCounters};
+use cnikit::datapath::{CounterMap, DropReason, Drops, MapSet, PodCounters, PortConfigMap};
 use cnikit::ipam::{Lease, Owner, Tenant};
 use cnikit::netlink::Link;
 use cnikit::runtime::ResultCache;
@@ -68,7 +68,7 @@ pub(crate) struct Reasons {
 /// The maps of a network, opened.
 struct Maps {
     counters: CounterMap,
-    links: LinkMap,
+    links: PortConfigMap,
 }
 
 /// The pods of a network: those that hold a lease, then those that only the programs know, as another plugin gave them
@@ -89,7 +89,7 @@ pub(crate) fn pods(known: &Known, links: &[Link]) -> Result<Vec<Pod>, Error> {
         let link = by_name.get(&attachment.host_ifname()).or_else(|| by_index.get(&attachment.host_ifindex()));
         let addresses: Vec<IpAddr> = lease.addresses.iter().map(|address| address.ip()).collect();
         leased.extend(addresses.iter().copied());
-        let (since, created) = (lease.since(), lease.created);
+        let (since, created) = (lease.created_rfc3339(), lease.created);
         let tenant = Tenant { pod: cache.pod_of(&lease), owner: lease.owner };
         let pod = Pod::new(known, link.copied(), Some(tenant), addresses, maps.as_ref())?;
         pods.push(Pod { since: Some(since), created: Some(created), ..pod });
@@ -205,14 +205,14 @@ impl From<Drops> for Reasons {
 
 impl Maps {
     fn open(maps: &MapSet) -> Result<Self, Error> {
-        Ok(Self { counters: maps.counters()?, links: maps.links()? })
+        Ok(Self { counters: maps.open_counters()?, links: maps.open_port_configs()? })
     }
 }
 
 /// The addresses that the programs deliver to each port, but for the gateway's and those that a port has by its MAC.
 fn delivered(maps: &MapSet) -> Result<BTreeMap<u32, Vec<IpAddr>>, Error> {
     let mut addresses: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
-    let (ports, bridge) = (maps.ports()?, maps.config()?.bridge_ifindex);
+    let (ports, bridge) = (maps.open_endpoints()?, maps.config()?.bridge_ifindex);
     for address in ports.addresses()? {
         match ports.read(address)? {
             Some(port) if port.ifindex != bridge && address != IpAddr::from(port.mac.link_local()) => {

@@ -121,7 +121,7 @@ pub(crate) enum Error {
     Library(#[from] cnikit::Error),
 
     #[error(transparent)]
-    Plugin(#[from] plugin::Failure),
+    Plugin(#[from] plugin::PluginError),
 
     #[error("cannot {operation} {}{}", .path.display(), remedy::of_file(.source))]
     File { operation: &'static str, path: PathBuf, source: io::Error },

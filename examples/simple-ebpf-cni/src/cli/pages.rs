@@ -41,7 +41,7 @@ mod tests {
     use clap_complete::Shell;
 
     use crate::NAME;
-    use crate::people::Options;
+    use crate::cli::Options;
 
     #[test]
     fn every_command_is_completed_and_has_a_page() {

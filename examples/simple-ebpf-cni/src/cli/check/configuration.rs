@@ -6,7 +6,7 @@ use std::path::Path;
 use cnikit::ipam::{Range, Store};
 use cnikit::netlink::{self, Link, Socket, Sysctl};
 use cnikit::plugin::{Log, LogLevel, Plugin as _};
-use cnikit::runtime::{self, NetworkList, PluginConf};
+use cnikit::runtime::{self, NetworkConfigList, PluginConfig};
 use cnikit::spec::{NetworkName, PluginType};
 use rustix::fs::{Access, access};
 use serde_json::Value;
@@ -14,13 +14,13 @@ use serde_json::Value;
 use super::addresses::addresses;
 use super::attached::has_ports;
 use super::{Check, Verdict};
+use crate::cli::doctor::BIN_DIR;
+use crate::cli::install::{ORDERS, numbered};
+use crate::cli::manifest::{Found, Manifest};
+use crate::cli::network::Network;
+use crate::cli::node::{CONF_DIR, Scope};
+use crate::cli::{Error, chain, remedy};
 use crate::config::DEFAULT_DATA_DIR;
-use crate::people::doctor::BIN_DIR;
-use crate::people::install::{ORDERS, numbered};
-use crate::people::manifest::{Found, Manifest};
-use crate::people::network::Network;
-use crate::people::node::{CONF_DIR, Scope};
-use crate::people::{Error, chain, remedy};
 use crate::{NAME, SimpleEbpfCni, bridge, masquerade};
 
 /// What runtimes find in the directory of configurations.
@@ -33,7 +33,7 @@ pub(crate) fn configurations(
     const CHECK: &str = "config";
     let dir = scope.conf_dir.display();
     let manifest = manifest(scope);
-    let files = match NetworkList::files(&scope.conf_dir) {
+    let files = match NetworkConfigList::files(&scope.conf_dir) {
         Ok(files) => files,
         Err(error) => return Ok(vec![Check::fail(CHECK, chain(&error), format!("make {dir} a directory of files"))]),
     };
@@ -43,7 +43,7 @@ pub(crate) fn configurations(
     let mut known: Vec<(&Path, Network)> = Vec::new();
     for file in &files {
         let shown = file.display();
-        let list = match NetworkList::load_file(file) {
+        let list = match NetworkConfigList::load_file(file) {
             Ok(list) => list,
             Err(error) => {
                 let check = unusable(file, &error.into(), manifest.as_ref(), scope);
@@ -121,7 +121,7 @@ fn manifest(scope: &Scope) -> Option<Manifest> {
 /// The configurations of ours that no runtime can take.
 pub(crate) fn unusable_ones(scope: &Scope) -> Result<Vec<Check>, Error> {
     let manifest = manifest(scope);
-    let files = NetworkList::files(&scope.conf_dir)?;
+    let files = NetworkConfigList::files(&scope.conf_dir)?;
     let checks = files.iter().filter_map(|file| match Network::read(file) {
         Ok(_) | Err(Error::NotOurs { .. }) => None,
         Err(error) => Some(unusable(file, &error, manifest.as_ref(), scope)),
@@ -179,7 +179,7 @@ fn elsewhere(scope: &Scope, bin_dir: Option<&Path>) -> String {
 /// Whether a network can be had on this node as it is configured.
 pub(crate) fn wished(
     network: &Network,
-    list: &NetworkList,
+    list: &NetworkConfigList,
     bin_dir: &Path,
     host: &Socket,
     links: &[Link],
@@ -276,7 +276,7 @@ fn subnets(network: &Network, host: &Socket, links: &[Link]) -> Result<Vec<Check
 }
 
 /// Whether a list of plugins can do what it says.
-fn list(network: &Network, list: &NetworkList, bin_dir: &Path) -> Vec<Check> {
+fn list(network: &Network, list: &NetworkConfigList, bin_dir: &Path) -> Vec<Check> {
     let mut checks = chained(list, bin_dir);
     checks.extend(bypassed(network, list));
     let versions = SimpleEbpfCni.versions();
@@ -302,8 +302,8 @@ fn rivals(one: &Network, other: &Network) -> Option<Check> {
 }
 
 /// Whether packets that are delivered directly pass a limit by that stands in the list, of which our part is not told.
-fn bypassed(network: &Network, list: &NetworkList) -> Option<Check> {
-    let has_rates = |plugin: &PluginConf| {
+fn bypassed(network: &Network, list: &NetworkConfigList) -> Option<Check> {
+    let has_rates = |plugin: &PluginConfig| {
         let keys: Value = plugin.decode().unwrap_or_default();
         ["ingressRate", "egressRate"].iter().any(|rate| keys[rate].as_u64().is_some_and(|rate| rate > 0))
     };
@@ -319,7 +319,7 @@ fn bypassed(network: &Network, list: &NetworkList) -> Option<Check> {
 }
 
 /// Whether the other plugins that a configuration names can be run.
-fn chained(list: &NetworkList, bin_dir: &Path) -> Vec<Check> {
+fn chained(list: &NetworkConfigList, bin_dir: &Path) -> Vec<Check> {
     let of_ipam = list.plugins.iter().filter_map(|plugin| {
         let keys: Value = plugin.decode().ok()?;
         keys["ipam"]["type"].as_str()?.parse::<PluginType>().ok()
@@ -344,7 +344,7 @@ pub(crate) fn binary(bin_dir: &Path, scope: &Scope) -> Check {
             return Check::fail(CHECK, found, format!("chmod +x {}", path.display()));
         }
         Err(_) => {
-            let files = NetworkList::files(&scope.conf_dir).unwrap_or_default();
+            let files = NetworkConfigList::files(&scope.conf_dir).unwrap_or_default();
             let is_named = files.iter().any(|file| names_us(file));
             let found = format!("there is no {}", path.display());
             return if is_named {

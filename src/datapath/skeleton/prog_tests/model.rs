@@ -14,7 +14,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use super::frames::*;
 use super::scenarios::scenario;
 use super::{BRIDGE, Loaded, OTHER_PORT, PORT, PORT_ELSEWHERE, REDIRECT, SECOND_PORT, SHOT, UNSPEC, loaded};
-use crate::datapath::{Drops, PodLink};
+use crate::datapath::{Drops, PortConfig};
 use crate::spec::MacAddr;
 
 /// Frames that are tried, and where `CNIKIT_LONG_TESTS=1`.
@@ -133,8 +133,8 @@ impl Loaded {
         let bridge = if scenario.at_bridge { PORT } else { BRIDGE };
         self.configure(|config| {
             config.bridge_ifindex = bridge;
-            config.guard = scenario.guard;
-            config.direct = scenario.direct;
+            config.spoof_check = scenario.guard;
+            config.direct_forwarding = scenario.direct;
         });
         let mut network = Network::new(bridge, MAC_GATEWAY);
         network.guard = scenario.guard;
@@ -156,7 +156,7 @@ impl Loaded {
                 self.links.remove(port).unwrap();
             } else {
                 network.ports.insert(port, Port { mac, stack_only });
-                self.links.insert(port, PodLink::new(MacAddr::new(mac)).stack_only(stack_only)).unwrap();
+                self.links.insert(port, PortConfig::new(MacAddr::new(mac)).stack_only(stack_only)).unwrap();
             }
         }
         for key in self.flows.keys::<40>().unwrap() {

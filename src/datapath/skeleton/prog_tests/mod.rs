@@ -12,10 +12,10 @@ use libbpf_rs::{MapCore, MapHandle, ProgramInput};
 
 use self::frames::{ELSEWHERE, GATEWAY, MAC_A, MAC_B, MAC_GATEWAY, MAC_SECOND, PODS, SECOND};
 use super::generated::{CniTcSkel, CniTcSkelBuilder, types};
-use crate::datapath::layout::RawNetConfig;
-use crate::datapath::map::{Map, Shape};
+use crate::datapath::layout::RawDatapathConfig;
+use crate::datapath::map::{Map, MapSpec};
 use crate::datapath::maps::*;
-use crate::datapath::{DropReason, Drops, NetConfig, NetStats, PodCounters, PodLink, PodPort};
+use crate::datapath::{DatapathConfig, DropReason, Drops, Endpoint, NetStats, PodCounters, PortConfig};
 use crate::spec::MacAddr;
 
 mod cost;
@@ -44,8 +44,8 @@ const BRIDGE: u32 = 99;
 struct Loaded {
     skeleton: CniTcSkel<'static>,
     counters: CounterMap,
-    ports: PortMap,
-    links: LinkMap,
+    ports: EndpointMap,
+    links: PortConfigMap,
     shared: SharedAddressMap,
     config: Map,
     stats: Map,
@@ -64,14 +64,14 @@ impl Loaded {
     fn new() -> Self {
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let skeleton = CniTcSkelBuilder::default().open(storage).unwrap().load().unwrap();
-        let map = |shape: &Shape| {
+        let map = |shape: &MapSpec| {
             let map = skeleton.object().maps().find(|map| map.name() == shape.name).unwrap();
             Map::new(MapHandle::try_from(&map).unwrap(), shape)
         };
         let loaded = Self {
             counters: CounterMap::new(map(&PKT_COUNT), map(&PKT_COUNT_V6)),
-            ports: PortMap::new(map(&POD_IFINDEX), map(&POD_IFINDEX_V6)),
-            links: LinkMap::new(map(&PORT_CONFIG), map(&PORT_DROPS)),
+            ports: EndpointMap::new(map(&POD_IFINDEX), map(&POD_IFINDEX_V6)),
+            links: PortConfigMap::new(map(&PORT_CONFIG), map(&PORT_DROPS)),
             shared: SharedAddressMap::new(map(&PORT_ADDRESSES)),
             config: map(&NET_CONFIG),
             stats: map(&NET_STATS),
@@ -83,12 +83,12 @@ impl Loaded {
         for [a, b] in PODS {
             loaded.place(a, PORT, MAC_A);
             loaded.place(b, OTHER_PORT, MAC_B);
-            loaded.counters.track(a).unwrap();
-            loaded.counters.track(b).unwrap();
+            loaded.counters.insert(a).unwrap();
+            loaded.counters.insert(b).unwrap();
         }
         for (second, elsewhere) in SECOND.into_iter().zip(ELSEWHERE) {
             loaded.place(second, SECOND_PORT, MAC_SECOND);
-            loaded.counters.track(second).unwrap();
+            loaded.counters.insert(second).unwrap();
             for (address, sibling) in [(second, SECOND_PORT), (elsewhere, PORT_ELSEWHERE)] {
                 loaded.shared.insert(PORT, address, sibling).unwrap();
             }
@@ -98,24 +98,24 @@ impl Loaded {
         }
         for (port, mac) in [(PORT, MAC_A), (OTHER_PORT, MAC_B)] {
             loaded.place(MacAddr::new(mac).link_local().into(), port, mac);
-            loaded.links.insert(port, PodLink::new(MacAddr::new(mac))).unwrap();
+            loaded.links.insert(port, PortConfig::new(MacAddr::new(mac))).unwrap();
         }
         loaded
     }
 
     /// Changes what the programs were told of their network.
-    fn configure(&self, change: impl FnOnce(&mut NetConfig)) {
-        let mut config = NetConfig::new(BRIDGE, MacAddr::new(MAC_GATEWAY));
+    fn configure(&self, change: impl FnOnce(&mut DatapathConfig)) {
+        let mut config = DatapathConfig::new(BRIDGE, MacAddr::new(MAC_GATEWAY));
         change(&mut config);
-        self.config.put(&ONLY, &RawNetConfig::from(config), "the row").unwrap();
+        self.config.put(&ONLY, &RawDatapathConfig::from(config), "the row").unwrap();
     }
 
     fn place(&self, address: IpAddr, ifindex: u32, mac: [u8; 6]) {
-        self.ports.insert(address, PodPort { ifindex, mac: MacAddr::new(mac) }).unwrap();
+        self.ports.insert(address, Endpoint { ifindex, mac: MacAddr::new(mac) }).unwrap();
     }
 
     fn restrict(&self, ifindex: u32, mac: [u8; 6]) {
-        self.links.insert(ifindex, PodLink::new(MacAddr::new(mac)).stack_only(true)).unwrap();
+        self.links.insert(ifindex, PortConfig::new(MacAddr::new(mac)).stack_only(true)).unwrap();
     }
 
     /// The same for a frame that came into the host by a device.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use cnikit::netlink::{self, AddrGenMode, Ipv4Conf, Ipv6Conf, LOOPBACK_INDEX, Netns, Socket, Sysctl};
-use cnikit::plugin::{Failure, Step as _};
+use cnikit::plugin::{Context as _, PluginError};
 use cnikit::spec::{AddResult, IfName, MacAddr, Route};
 use tracing::info_span;
 
@@ -23,7 +23,7 @@ pub(crate) fn configure(
     ifname: &IfName,
     index: u32,
     given: &AddResult,
-) -> Result<Vec<Route>, Failure> {
+) -> Result<Vec<Route>, PluginError> {
     let _span = info_span!("pod").entered();
     if given.ips.iter().any(|ip| ip.address.is_ipv6()) {
         let lo = pod.link_by_index(LOOPBACK_INDEX)?;
@@ -36,7 +36,7 @@ pub(crate) fn configure(
     }
     pod.set_up(LOOPBACK_INDEX)?;
     for ip in &given.ips {
-        pod.add_address(index, ip.address).step(format_args!("give {ifname} the address {}", ip.address))?;
+        pod.add_address(index, ip.address).context(format_args!("give {ifname} the address {}", ip.address))?;
     }
     pod.set_up(index)?;
     let mut routes: Vec<Route> = Vec::new();
@@ -47,7 +47,7 @@ pub(crate) fn configure(
                 let is_told = routes.iter().any(|told| is_same(&by(index, told), &wanted));
                 !is_told && pod.routes_of_all_tables()?.iter().any(|found| is_same(found, &wanted))
             }
-            added => added.step(format_args!("give {ifname} the route to {}", route.dst)).map(|()| true)?,
+            added => added.context(format_args!("give {ifname} the route to {}", route.dst)).map(|()| true)?,
         };
         if is_had {
             routes.push(route.clone());

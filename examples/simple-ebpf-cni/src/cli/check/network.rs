@@ -5,11 +5,11 @@ use cnikit::netlink::{Link, Socket};
 use super::attached::mend;
 use super::configuration::state;
 use super::{Check, held};
-use crate::people::attached::{Pod, names_of_some, pods};
-use crate::people::node::Known;
-use crate::people::text::{count, have, verb};
-use crate::people::{Error, chain, remedy};
-use crate::rows::Rows;
+use crate::cli::attached::{Pod, names_of_some, pods};
+use crate::cli::node::Known;
+use crate::cli::text::{count, have, verb};
+use crate::cli::{Error, chain, remedy};
+use crate::endpoints::Rows;
 use crate::{NAME, bridge, status};
 
 /// Whether the network has what its pods and the next ADD need, and nothing more.
