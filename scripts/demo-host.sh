@@ -107,7 +107,7 @@ begin "ADD: connecting both pods"
 for pod in pod-a pod-b; do
     result[$pod]=$(cni ADD "$pod") || exit 1
     address[$pod]=$(jq -r '.ips[0].address | sub("/.*"; "")' <<<"${result[$pod]}")
-    printf '    %s: %s by %s, host side %s\n' "$pod" \
+    printf '    %s: %s via %s, host side %s\n' "$pod" \
         "$(jq -r '.ips[0].address' <<<"${result[$pod]}")" "$(jq -r '.ips[0].gateway' <<<"${result[$pod]}")" \
         "$(jq -r '.interfaces[1].name' <<<"${result[$pod]}")"
 done
