@@ -1,4 +1,4 @@
-# Thin names for the scripts, which CI calls as well.
+# Short names for the scripts. The CI calls the same scripts.
 .DEFAULT_GOAL := help
 .PHONY: help build dist demo test soak test-kernels fuzz bench bench-add bench-net bench-plots benchmarks conformance fmt lint doc install
 
@@ -8,45 +8,45 @@ INSTALL ?=
 # Options of the measurements, such as --quick
 BENCH ?=
 
-help: ## show this
+help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: ## build the plugin in release
 	@scripts/build.sh
 
-dist: ## what a release consists of: static binaries in archives, and their digests (ARCH="x86_64 aarch64")
+dist: ## build a release: static binaries in archives, and their digests (ARCH="x86_64 aarch64")
 	@scripts/dist.sh $(ARCH)
 
-demo: ## two pods talk through eBPF, on a private host that vanishes
+demo: ## two pods ping each other through eBPF, on a private host
 	@scripts/demo.sh
 
-test: ## format, lints and every test
+test: ## format, lints, prose and all tests
 	@scripts/test.sh
 
-soak: ## kill, refuse and race the plugin at every step, and attach 10,000 pods (ONLY="soak:: storm::")
+soak: ## kills, errors and races at every step of the plugin, and 10,000 pods (ONLY="soak:: storm::")
 	@scripts/soak.sh $(ONLY)
 
-test-kernels: ## the tests that need a kernel, on other kernels in QEMU (VERSIONS="6.1 6.12")
+test-kernels: ## run the kernel tests on other kernels, in QEMU (VERSIONS="6.1 6.12")
 	@scripts/kernels.sh $(VERSIONS)
 
-fuzz: ## every fuzz target for ten seconds (FUZZ_SECONDS=600); FUZZ_ASAN=1 adds AddressSanitizer, of a nightly compiler
+fuzz: ## run each fuzz target for ten seconds (FUZZ_SECONDS=600); FUZZ_ASAN=1 adds AddressSanitizer (nightly)
 	@scripts/fuzz.sh
 
-bench: ## criterion's benchmarks of the library (BENCH="--quick maps")
+bench: ## benchmark the library with criterion (BENCH="--quick maps")
 	@scripts/bench.sh library $(BENCH)
 
-bench-add: ## the plugin's verbs beside the reference plugins (BENCH="--quick --pods 1,10")
+bench-add: ## benchmark the plugin's verbs and the reference plugins (BENCH="--quick --pods 1,10")
 	@scripts/bench.sh add --json docs/benchmarks/add.json $(BENCH)
 
-bench-net: ## packets from pod to pod, by each way (BENCH="--quick")
+bench-net: ## benchmark packets from pod to pod, for each data path (BENCH="--quick")
 	@scripts/bench.sh net --json docs/benchmarks/net.json $(BENCH)
 
-bench-plots: ## the tables and pictures of docs/benchmarks.md, from what both have left
+bench-plots: ## write tables and plots of docs/benchmarks.md, from the results of both
 	@scripts/bench.sh plot
 
-benchmarks: bench bench-add bench-net bench-plots ## measure all of docs/benchmarks.md again: an hour on an idle machine
+benchmarks: bench bench-add bench-net bench-plots ## repeat all measurements of docs/benchmarks.md: an hour on an idle machine
 
-conformance: ## hold our plugin and installed reference plugins to the specification
+conformance: ## test our plugin and the reference plugins against the CNI specification
 	@scripts/conformance.sh
 
 fmt: ## format the Rust sources
@@ -55,7 +55,7 @@ fmt: ## format the Rust sources
 lint: ## clippy, warnings are errors
 	CNIKIT_BPF_WERROR=1 cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 
-doc: ## documentation of the library
+doc: ## build the library's documentation
 	cargo doc --locked --workspace --no-deps
 
 install: ## install the plugin into BIN_DIR (/opt/cni/bin), with more options in INSTALL

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds what is measured and what measures it, and runs that: `cnikit-bench add`, `net` or `plot` with more options.
+# Builds the plugin and the benchmark program, and runs `cnikit-bench add`, `net` or `plot`.
 #
-#   scripts/bench.sh add [OPTION...]        the verbs, beside the reference plugins
+#   scripts/bench.sh add [OPTION...]        the verbs, compared with the reference plugins
 #   scripts/bench.sh net [OPTION...]        packets from pod to pod
-#   scripts/bench.sh library [OPTION...]    criterion's benchmarks of the library, collected in docs/benchmarks
-#   scripts/bench.sh plot                   tables and pictures of docs/benchmarks.md, from docs/benchmarks/*.json
+#   scripts/bench.sh library [OPTION...]    the library with criterion, collected in docs/benchmarks
+#   scripts/bench.sh plot                   tables and plots of docs/benchmarks.md, from its JSON
 #
-# The static binary is measured where `make dist` has made one of this commit, the release build else.
+# Measures the static binary if `make dist` built it from this commit, and else the release build.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -20,11 +20,11 @@ shift
 "$root/scripts/preflight.sh" build >&2
 as_caller cargo build --release --locked --quiet -p cnikit-bench >&2
 if [ "$what" = plot ]; then exec "$target/release/cnikit-bench" plot "$@"; fi
-can_be_root || fail "it makes namespaces: run it as root, or with sudo at hand"
+can_be_root || fail "the benchmarks create namespaces: run this as root or with sudo"
 
 if [ "$what" = library ]; then
     json=docs/benchmarks/library.json
-    # Built by the caller and run by root, which the maps and netlink need.
+    # The caller builds. Root runs the result, because maps and netlink need root.
     executables=$(as_caller cargo bench --locked --quiet --no-run --message-format=json |
         jq -r 'select(.target.kind == ["bench"] and .executable != null) | .executable')
     for executable in $executables; do
@@ -33,7 +33,7 @@ if [ "$what" = library ]; then
     exec "$target/release/cnikit-bench" library --criterion "$target/criterion" --json "$json"
 fi
 
-# The binary of `make dist` tells which commit it is of. Results that were written since are no change of it.
+# `--version` of the binary of `make dist` names its commit. New benchmark results do not change it.
 plugin=dist/$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')/simple-ebpf-cni
 revision=$(git describe --tags --always --abbrev=12 2>/dev/null || true)
 is_current() {

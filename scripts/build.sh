@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the plugin in release and prints the path of the binary as the last line.
+# Builds the plugin in release mode. The last line of the output is the path of the binary.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"

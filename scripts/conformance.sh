@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
-# Holds our plugin and the reference plugins to the specification: Debian's, and newer ones where Go can build them.
+# Tests our plugin and the reference plugins against the CNI specification. The reference plugins
+# are Debian's, and newer ones if Go can build them.
 #
 #   scripts/conformance.sh [--docs] [NAME...]
 #
-# A NAME is one of examples/cni-conformance/configs; all of them by default. Fails when our own plugin breaks a rule, and
-# when another one breaks a rule that must be kept and is not in examples/cni-conformance/known.json. The reports lie in
-# target/conformance; --docs writes both tables of docs/conformance.md.
+# A NAME is a configuration in examples/cni-conformance/configs; the default is all of them. Fails
+# if our plugin breaks a rule. Also fails if another plugin breaks a "must" rule that is not in
+# examples/cni-conformance/known.json. The reports are in target/conformance. --docs writes both
+# tables of docs/conformance.md.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
-# Warnings about the C program are errors here.
+# Warnings about the C programs are errors here.
 export CNIKIT_BPF_WERROR=1
 
 docs=''
 if [ "${1:-}" = --docs ]; then docs=1 && shift; fi
 cd "$root"
-can_be_root || fail "the suite makes namespaces: run it as root, or with sudo at hand"
+can_be_root || fail "the suite creates namespaces: run this as root or with sudo"
 scripts/preflight.sh test
 scripts/peers.sh
 configs=examples/cni-conformance/configs
@@ -29,11 +31,11 @@ step "Build"
 as_caller cargo build --locked --quiet -p cni-conformance -p simple-ebpf-cni
 mkdir -p "$reports"
 
-# Runs the suite on one plugin: its name, its executable, the heading of its column. Leaves the exit status in a file.
+# try NAME EXECUTABLE COLUMN: runs the suite on one plugin, and writes the exit status to a file.
 try() {
     local name=$1 plugin=$2 column=$3 status=0 options=(--known "$known" --name "$3")
     if [ -x "$configs/$name.prepare" ]; then options+=(--prepare "$configs/$name.prepare"); fi
-    # Debian's plugins, which it delegates to, know no newer version.
+    # It delegates to Debian's plugins, which support no newer version.
     if [ "$name" = simple-ebpf-cni-delegating ]; then options+=(--cni-path /usr/lib/cni --version 1.0.0); fi
     as_root "$target/debug/cni-conformance" --plugin "$plugin" --config "$configs/$name.conf" "${options[@]}" \
         --format json --output "$reports/$column.json" >"$reports/$column.log" 2>&1 || status=$?
@@ -55,7 +57,7 @@ for name in "${names[@]}"; do
         /usr/lib/cni) column=$name-Debian ;;
         *) column=$name-${place##*/} ;;
         esac
-        # A run mostly waits, so there may be one more than processors.
+        # A run mostly waits, so one run more than processors is allowed.
         if [ "$running" -gt "$(nproc)" ]; then wait -n && running=$((running - 1)); fi
         try "$name" "$place/$executable" "$column" &
         columns+=("$column") running=$((running + 1))
@@ -80,7 +82,7 @@ done
 table=$("$target/debug/cni-conformance" --compare "${tables[@]}")
 if [ -n "$docs" ]; then
     file=docs/conformance.md
-    # Writes standard input between two marks of the file.
+    # between NAME: replaces the text between two marks of the file by standard input.
     between() {
         local text
         text=$(cat)
@@ -93,7 +95,7 @@ if [ -n "$docs" ]; then
     }
     between table <<<"$table"
     {
-        printf '| rules, and who breaks them | verdict | why |\n|---|---|---|\n'
+        printf '| rules, and the plugins that break them | verdict | why |\n|---|---|---|\n'
         jq -r '.[] | (.rules | to_entries | group_by(.value) | sort_by(-(.[0].value | length))
             | map((map("`\(.key)`") | join(", ")) + ": " + (.[0].value | join(", "))) | join("; ")) as $rules
             | "| \($rules) | \(.verdict) | \(.why) ([source](\(.source))) |"' "$known"

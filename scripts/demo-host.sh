@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The part of the demo that runs on the private host: called by demo.sh inside fresh net, mount and PID namespaces.
+# The part of the demo on the private host. demo.sh calls it in new net, mount and PID namespaces.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -15,7 +15,7 @@ begin() {
     step "$*"
 }
 reason=''
-# The reason goes through a file as well: most callers are subshells.
+# A file passes the reason on, because most callers are subshells.
 die() {
     printf '%s\n' "$1" >/run/reason
     exit 1
@@ -37,7 +37,7 @@ config() {
          + if $more then {prevResult: $more} else {} end'
 }
 
-# cni VERB POD [RESULT]: calls the plugin as a runtime does and prints what it answers.
+# cni VERB POD [RESULT]: calls the plugin as a runtime does, and prints its output.
 cni() {
     local out
     if ! out=$(config "${3:-null}" | env -i PATH="$PATH" CNI_COMMAND="$1" CNI_CONTAINERID="$2" CNI_NETNS="/run/netns/$2" \
@@ -54,7 +54,8 @@ pin() {
     printf '%s' "$path"
 }
 
-# The rows of pkt_count, summed over the CPUs: address, packets, bytes, directly delivered, delivered by the stack.
+# The entries of pkt_count, summed over the CPUs: address, packets, bytes, packets that were
+# forwarded directly, packets that the stack delivered.
 counters() {
     bpftool -j map dump pinned "$(pin pkt_count)" | jq -r '
         .[].formatted | (.key.octet | map(tostring) | join(".")) as $address
@@ -70,26 +71,27 @@ counter_table() {
     done
 }
 
-# expect_direct [PACKETS]: each pod's packets all went straight into the other pod, and are PACKETS in number.
+# expect_direct [PACKETS]: checks that all packets of each pod were forwarded directly into the
+# other pod, and that their number is PACKETS.
 expect_direct() {
-    local rows pod from packets direct stack
-    rows=$(counters)
+    local entries pod from packets direct stack
+    entries=$(counters)
     for pod in pod-a pod-b; do
-        IFS=$'\t' read -r from packets _ direct stack < <(grep -P "^\Q${address[$pod]}\E\t" <<<"$rows") ||
-            die "no row for ${address[$pod]} in pkt_count"
+        IFS=$'\t' read -r from packets _ direct stack < <(grep -P "^\Q${address[$pod]}\E\t" <<<"$entries") ||
+            die "no entry for ${address[$pod]} in pkt_count"
         [ -z "${1:-}" ] || [ "$packets" = "$1" ] || die "$from sent $1 packets, $packets were counted"
         [ "$packets" -gt 0 ] || die "no packet of $from was counted"
-        [ "$packets" = "$direct" ] || die "$direct of $packets packets of $from were delivered directly"
+        [ "$packets" = "$direct" ] || die "$direct of $packets packets of $from were forwarded directly"
         [ "$stack" = 0 ] || die "$stack packets reached $from through the stack"
     done
 }
 
-begin "Making a private host with two pods"
+begin "Creating a private host with two pods"
 mount -t sysfs sysfs /sys
 mount -t bpf bpf /sys/fs/bpf
 mount -t tmpfs tmpfs /run
 if [ ! -d /var/lib/cni ]; then
-    # Covered, so that this machine does not get the folder.
+    # The overlay keeps the new folder away from this machine.
     mkdir /run/upper /run/work
     mount -t overlay -o lowerdir=/var/lib,upperdir=/run/upper,workdir=/run/work overlay /var/lib
     mkdir /var/lib/cni
@@ -99,13 +101,13 @@ ip link set lo up
 for pod in pod-a pod-b; do
     ip netns add "$pod"
 done
-note "namespaces $(ip -j netns list | jq -r 'map(.name) | sort | join(", ")'); this machine's interfaces are out of sight"
+note "namespaces $(ip -j netns list | jq -r 'map(.name) | sort | join(", ")'); this machine's interfaces are not visible"
 
 begin "ADD: connecting both pods"
 for pod in pod-a pod-b; do
     result[$pod]=$(cni ADD "$pod") || exit 1
     address[$pod]=$(jq -r '.ips[0].address | sub("/.*"; "")' <<<"${result[$pod]}")
-    printf '    %s: %s by %s, host side %s\n' "$pod" \
+    printf '    %s: %s via %s, host side %s\n' "$pod" \
         "$(jq -r '.ips[0].address' <<<"${result[$pod]}")" "$(jq -r '.ips[0].gateway' <<<"${result[$pod]}")" \
         "$(jq -r '.interfaces[1].name' <<<"${result[$pod]}")"
 done
@@ -124,7 +126,7 @@ for way in "pod-a pod-b" "pod-b pod-a"; do
     ip netns exec "$from" ping -n -q -c "$pings" -i 0.02 -W 1 "${address[$to]}" | sed -n 's/^\([0-9]* packets\)/    '"$from -> $to"': \1/p; s/^rtt/    rtt/p'
 done
 counter_table
-# Each ping is a request of one pod and a reply of the other; ARP is not IPv4 and not counted.
+# Each ping is a request of one pod and a reply of the other. ARP is not counted.
 expect_direct $((2 * pings))
 
 begin "Fetching a page over TCP"
@@ -136,7 +138,7 @@ for _ in $(seq 50); do
     [ -n "$(ip netns exec pod-b ss -Hlnt 'sport = :8080')" ] && break
     sleep 0.05
 done
-# The time limit is timeout's: wget's own crashes in Debian's static busybox.
+# timeout(1) sets the limit, because wget -T crashes in Debian's static busybox.
 fetched=$(ip netns exec pod-a timeout 10 busybox wget -q -O - "http://${address[pod-b]}:8080/page" | wc -c)
 [ "$fetched" = 1000000 ] || die "1000000 bytes were served, $fetched arrived"
 kill "$server"
@@ -144,12 +146,12 @@ wait "$server" 2>/dev/null || true
 printf '    pod-a -> http://%s:8080/page: %s bytes\n' "${address[pod-b]}" "$fetched"
 counter_table
 expect_direct
-note "every packet went straight into the other pod; the bridge's path delivered none"
+note "every packet was forwarded directly into the other pod, and none over the bridge"
 
-begin "CHECK: both attachments are as their results say"
+begin "CHECK: both attachments match their results"
 for pod in pod-a pod-b; do
     cni CHECK "$pod" "${result[$pod]}" >/dev/null || exit 1
-    printf '    %s: fine\n' "$pod"
+    printf '    %s: ok\n' "$pod"
 done
 
 begin "DEL: disconnecting both pods"
@@ -157,12 +159,12 @@ for pod in pod-a pod-b; do
     cni DEL "$pod" "${result[$pod]}" >/dev/null || exit 1
 done
 veths=$(ip -j link show type veth | jq length)
-rows=$(counters | wc -l)
+entries=$(counters | wc -l)
 leases=$(find /var/lib/cni -name '*@eth0*' -o -path '*/addresses/*' | wc -l)
 inside=$(for pod in pod-a pod-b; do ip -n "$pod" -j link show | jq -r '.[].ifname'; done | grep -vcx lo || true)
-printf '    left: %s veths, %s counter rows, %s leases, %s interfaces in the pods\n' "$veths" "$rows" "$leases" "$inside"
-[ "$veths $rows $leases $inside" = "0 0 0 0" ] || die "DEL left something behind"
+printf '    left: %s veths, %s counter entries, %s leases, %s interfaces in the pods\n' "$veths" "$entries" "$leases" "$inside"
+[ "$veths $entries $leases $inside" = "0 0 0 0" ] || die "DEL left something behind"
 for pod in pod-a pod-b; do
     ip netns del "$pod"
 done
-note "what serves the network as a whole (the bridge, the pinned program and maps) goes with the private host"
+note "the shared parts of the network (bridge, pinned programs and maps) end with the private host"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the plugin and shows it at work between two pods, on a host made for the purpose: no interface, file or
-# BPF object of this machine is touched.
+# Builds the plugin, and connects two pods on a private host. No interface, file or BPF object of
+# this machine is changed.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -11,15 +11,15 @@ failed() {
     exit 1
 }
 
-# It says in one line what is missing.
+# Prints the missing requirements in one line.
 "$root/scripts/preflight.sh" demo || exit 1
-can_be_root || failed "preparing the machine: namespaces need root: run as root or by sudo"
+can_be_root || failed "preparing the machine: namespaces need root: run as root or with sudo"
 PATH="$(bpftool_folder):$PATH"
 
 step "Building simple-ebpf-cni"
 binary=$("$root/scripts/build.sh" | tail -n 1) || failed "building the plugin: see above"
 
-# A PID namespace as well: whatever the demo starts ends with it, however it ends.
+# The PID namespace ends all processes of the demo, also after an error or a kill.
 as_root unshare --net --mount --pid --fork --kill-child --mount-proc \
     env "NO_COLOR=${NO_COLOR:-}" "$root/scripts/demo-host.sh" "$binary" || exit 1
 printf '%sdemo: OK: two pods talked through eBPF, and nothing is left behind (%d s)%s\n' \

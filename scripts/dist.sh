@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Builds what a release consists of: for each architecture one static binary, in an archive, and SHA256SUMS.
+# Builds a release: one static binary in an archive for each architecture, and SHA256SUMS.
 #
 # usage: scripts/dist.sh [x86_64 | aarch64]...        this machine's architecture by default
 #
-# The same sources, compilers and headers give the same bytes, whatever the folder.
+# The same sources, compilers and headers give the same bytes in any folder.
 #
-# The C library is musl. To start, a program of glibc's asks the processor some seventy things by CPUID, and on a virtual
-# machine each is a trip to the hypervisor: 0.28 ms of the 2 that an ADD took.
+# The C library is musl. A glibc program runs CPUID about seventy times at its start. On a virtual
+# machine each of them traps into the hypervisor: 0.28 ms of an ADD that took 2 ms.
 set -euo pipefail
 shopt -s inherit_errexit
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 name=simple-ebpf-cni
-# In bytes: what it has with all commands, and a little. A file that every node takes is not to grow unseen.
+# The largest allowed binary in bytes: its size with all commands, and a small reserve. The limit
+# makes growth visible, because every node loads this file.
 limit=3300000
 host=$(uname -m)
 architectures=("$@")
@@ -30,15 +31,16 @@ registries=$(as_caller sh -c 'echo "${CARGO_HOME:-$HOME/.cargo}/registry/src"')
 dist=$(realpath -m "${DIST_DIR:-dist}")
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 
-# Sources without git bring their own words for what they are, or do without.
+# Sources without git can set SIMPLE_EBPF_CNI_REVISION, or have no revision.
 if git rev-parse --git-dir >/dev/null 2>&1; then
     SIMPLE_EBPF_CNI_REVISION=${SIMPLE_EBPF_CNI_REVISION-$(git describe --tags --always --abbrev=12 --dirty)}
     SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 fi
 export SIMPLE_EBPF_CNI_REVISION=${SIMPLE_EBPF_CNI_REVISION-} SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
 
-# Where Debian's headers of an architecture's musl and kernel are: its files below usr/include. Those of another than this
-# machine's are fetched and unpacked, not installed: Debian's packages of two architectures do not always go together.
+# The folder with usr/include of an architecture: Debian's headers of musl and the kernel. The
+# headers of another architecture are downloaded and unpacked, not installed, because Debian's
+# packages of two architectures can conflict.
 system_root() {
     local arch=$1 debian=$2 unpacked=$target_dir/dist/$1/system
     [ "$arch" != "$host" ] || return 0
@@ -70,7 +72,7 @@ END
     printf '%s\n' "$unpacked"
 }
 
-# The sources of the C libraries, as Cargo has unpacked them.
+# The sources of the C libraries, unpacked by Cargo.
 sources() {
     local version folder
     version=$(sed -n '/^name = "libbpf-sys"$/{n;s/^version = "\(.*\)"$/\1/p}' Cargo.lock)
@@ -81,8 +83,8 @@ sources() {
     fail "Cargo has not unpacked libbpf-sys $version below $registries"
 }
 
-# Makes a folder of static libraries and of nothing else, by this compiler with these flags: beside them a distribution
-# may keep a libbpf.a, and that one would be linked.
+# Builds static libraries with this compiler and these flags, in a folder of their own. In a folder
+# of the distribution, the linker might find its libbpf.a and link that.
 libraries() {
     local folder=$target_dir/dist/$1/lib compiler=$2 flags=$3 sources=$4
     as_caller rm -rf "$folder"
@@ -91,10 +93,10 @@ libraries() {
     printf '%s\n' "$folder"
 }
 
-# The flags by which a compiler for glibc finds the headers of musl, and no other.
+# Compiler flags: a compiler for glibc uses the headers of musl, and no others.
 for_musl() {
     local arch=$1 compiler=$2 system=$3 folder=$target_dir/dist/$1/include header
-    # Else gcc calls functions of a library that is linked with glibc alone.
+    # Otherwise gcc calls functions of a library that is linked only with glibc.
     [ "$arch" != aarch64 ] || printf '%s' '-mno-outline-atomics '
     as_caller mkdir -p "$folder"
     for header in linux asm-generic; do as_caller ln -sfn "$system/usr/include/$header" "$folder/$header"; done
@@ -103,14 +105,15 @@ for_musl() {
         " -isystem $system/usr/include/$arch-linux-musl -isystem $folder"
 }
 
-# Builds the binary of an architecture. Its path is the last line.
+# Builds the binary of an architecture. The last line of the output is its path.
 build() {
     local arch=$1 debian=$2 target=$1-unknown-linux-musl compiler=$1-linux-gnu-gcc system sources flags
     system=$(system_root "$arch" "$debian")
     sources=$(sources)
     flags=$(for_musl "$arch" "$compiler" "$system")
     local upper=${target^^}
-    # libbpf-rs needs libbpf-sys to build as well as to run, with the same features: so static libraries for this machine, too.
+    # libbpf-rs uses libbpf-sys in its build script and in the program, with the same features.
+    # Static libraries for this machine are therefore needed, too.
     local settings=(
         "LIBBPF_SYS_LIBRARY_PATH_${host}_unknown_linux_gnu=$(libraries generator cc "" "$sources")"
         "LIBBPF_SYS_LIBRARY_PATH_${target//-/_}=$(libraries "$arch" "$compiler" "$flags" "$sources")"
@@ -119,9 +122,10 @@ build() {
         "CFLAGS_${target//-/_}=$flags -I$sources/elfutils/libelf -I$sources/zlib"
         "SIMPLE_EBPF_CNI_REVISION=$SIMPLE_EBPF_CNI_REVISION"
     )
-    # Addresses that the start-up code has to relocate take a bit each instead of 24 bytes, where the linker knows how.
+    # With packed relocations, each address that the start-up code relocates takes one bit instead
+    # of 24 bytes, if the linker supports them.
     local options=(--cfg=cnikit_static -Ctarget-feature=+crt-static "-Clink-arg=-Wl,-z,pack-relative-relocs") registry
-    # What panics and debug information call a file must not tell where it was.
+    # Paths in panics and debug information must not depend on the folder of the build.
     options+=("--remap-path-prefix=$root=." "--remap-path-prefix=$target_dir=target")
     for registry in "$registries"/*; do options+=("--remap-path-prefix=$registry=registry"); done
     as_caller env "${settings[@]}" "CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && printf %s "${options[*]}")" \
@@ -138,7 +142,8 @@ for arch in "${architectures[@]}"; do
     [ "$size" -le "$limit" ] || fail "the binary has $size bytes, more than $limit"
     ! readelf -d "$binary" | grep NEEDED || fail "the binary needs the libraries above"
 
-    # `dist/amd64/` is what deploy/Dockerfile takes from: container builders call the architecture so.
+    # deploy/Dockerfile copies from `dist/amd64/`: container builders use Debian's architecture
+    # names.
     package=$name-$version-$arch
     staged=$dist/$debian
     as_caller rm -rf "$staged"

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Fetches a packaged kernel of Debian's and prints the folder in which it lies, as the last line: `vmlinuz`, and
-# `modules/` below a folder of the release's name. Nothing is installed, and nothing here needs root.
+# Downloads a kernel package of Debian. The last line of the output is its folder, with `vmlinuz`
+# and `modules/RELEASE/`. It installs nothing and does not need root.
 #
-# usage: scripts/fetch-kernel.sh VERSION        such as 6.1: the newest package of that series, or the one fetched before
+# usage: scripts/fetch-kernel.sh VERSION
+#
+# VERSION is a series such as 6.1. The newest package of the series is used, or an earlier download.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -21,7 +23,8 @@ if [ -e "$kernel/vmlinuz" ]; then
     exit
 fi
 
-# An apt of its own, so that this machine's sources and lists are neither read nor changed. Its proxies are used.
+# A separate apt state: this machine's sources and lists are not read or changed. Its proxies are
+# used.
 apt=$cache/apt
 mkdir -p "$apt/lists/partial" "$apt/archives/partial"
 : >"$apt/status"
@@ -43,18 +46,18 @@ package=$(apt-cache -c "$apt/apt.conf" search --names-only "^linux-image-${versi
     cut -d' ' -f1 | sort -V | tail -n 1)
 [ -n "$package" ] || fail "there is no kernel $version in ${suites[*]##* }"
 release=${package#linux-image-}
-# Of late the image package is an empty one, and names those that hold kernel and modules.
+# Newer image packages are empty, and depend on the packages with kernel and modules.
 mapfile -t parts < <(apt-cache -c "$apt/apt.conf" depends "$package" |
     sed -n "s/^ *Depends: \(linux-.*-${release//./\\.}\)\$/\1/p")
 
-# Renamed when it is whole, so that an interrupted run leaves nothing that looks like a kernel.
+# Renamed when it is complete, so that an interrupted run leaves no broken kernel folder.
 loading=$cache/loading-$version
 rm -rf "$loading"
 mkdir -p "$loading"
 (cd "$loading" && apt-get -q -c "$apt/apt.conf" download "$package" "${parts[@]}") >&2 ||
     fail "cannot download $package: see above"
 for package in "$loading"/*.deb; do dpkg -x "$package" "$loading/unpacked"; done
-# Below /lib or /usr/lib, and the kernel in /boot or beside its modules.
+# Modules are below /lib or /usr/lib. The kernel is in /boot or beside its modules.
 mkdir -p "$loading/lib/modules"
 mv "$(find "$loading/unpacked" -type d -path "*/lib/modules/$release")" "$loading/lib/modules/"
 mv "$(find "$loading" -type f -name 'vmlinuz*')" "$loading/vmlinuz"

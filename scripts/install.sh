@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the plugin and has it install itself on this machine; the arguments are those of `simple-ebpf-cni install`.
+# Builds the plugin, and runs its `install` on this machine with the arguments of this script.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"

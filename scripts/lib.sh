@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What the scripts share. Sourced, never run.
+# Functions for all scripts. Sourced, not run.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export root
 
-# System programs live where an ordinary user's PATH may not lead.
+# System programs are in folders that a user's PATH may lack.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
@@ -22,7 +22,7 @@ fail() {
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Whether as_root works. Where there is a terminal, sudo may ask for the password, once.
+# Whether as_root works. With a terminal, sudo may ask for the password once.
 can_be_root() { [ "$(id -u)" = 0 ] || { have sudo && { sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; }; }; }; }
 
 # Runs a command as root, with this PATH.
@@ -34,7 +34,7 @@ as_root() {
     fi
 }
 
-# Whether this is root by sudo, and whoever typed that has a Rust of their own.
+# Whether this is root by sudo, and the caller of sudo has a Rust toolchain of their own.
 caller_builds() {
     [ "$(id -u)" = 0 ] && [ "${SUDO_USER:-root}" != root ] || return 1
     caller_path="$(getent passwd "$SUDO_USER" | cut -d: -f6)/.cargo/bin:$PATH"
@@ -43,7 +43,8 @@ caller_builds() {
 caller=''
 if caller_builds; then caller=$SUDO_USER; fi
 
-# Runs a command as whoever typed `sudo`, so that what is built belongs to them and their Rust is used.
+# Runs a command as the caller of `sudo`, so that build results belong to the caller and the
+# caller's Rust is used.
 as_caller() {
     if [ -n "$caller" ]; then
         sudo -u "$caller" -H env "PATH=$caller_path" ${CARGO_TARGET_DIR:+"CARGO_TARGET_DIR=$CARGO_TARGET_DIR"} \
@@ -53,16 +54,17 @@ as_caller() {
     fi
 }
 
-# This machine's own mirror of Debian's packages, or another that is named.
+# The mirror of Debian's packages: DEBIAN_MIRROR, or the mirror of this machine's apt.
 debian_mirror() {
     local mirror
-    # shellcheck disable=SC2016  # the words in the quotes are apt's
+    # shellcheck disable=SC2016  # apt expands it
     mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' | grep -m 1 '/debian/*$' || true)}
     [ -n "$mirror" ] && printf '%s\n' "${mirror%/}"
 }
-export no_debian_mirror="apt knows no mirror of Debian's: name one that has /debian and /debian-security, as DEBIAN_MIRROR=http://.../debian"
+export no_debian_mirror="apt has no Debian mirror: set DEBIAN_MIRROR=http://.../debian to a mirror with /debian and /debian-security"
 
-# The folder of a bpftool that works. On Ubuntu the one in PATH is a wrapper that may lack the real one for this kernel.
+# The folder of a working bpftool. On Ubuntu, the bpftool in PATH is a wrapper, which may lack the
+# real program for this kernel.
 bpftool_folder() {
     local candidate
     for candidate in "$(command -v bpftool)" /usr/lib/linux-tools/*/bpftool /usr/lib/linux-tools-*/bpftool; do

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds what others wrote and ours is tried with, where Go is there: cnitool, and reference plugins newer than Debian's.
-# They lie in target/peers: `cnitool`, and the plugins in a folder of their version.
+# Builds programs of the CNI project for tests and benchmarks, if Go is installed: cnitool, and
+# reference plugins newer than Debian's. They are in target/peers; the plugins have a folder with
+# their version.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -11,15 +12,15 @@ plugins=v1.9.1
 cd "$root"
 peers=$(realpath -m "${CARGO_TARGET_DIR:-target}/peers")
 missing() {
-    note "NOT RUN: $*: cnitool and the newer reference plugins are left out"
+    note "NOT RUN: $*: tests with cnitool and the newer reference plugins are skipped"
     exit 0
 }
-# From 1.21 on it fetches the release that a module asks for by itself.
+# From 1.21 on, go downloads the release that a module requires.
 found=$(as_caller go version 2>/dev/null | sed -n 's/^go version go\([0-9.]*\).*/\1/p') || found=''
 [ -n "$found" ] || missing "Go is not installed"
 [ "$(printf '%s\n' 1.21 "$found" | sort -V | head -n 1)" = 1.21 ] || missing "Go $found is too old"
 
-# build FOLDER PACKAGE@VERSION...: what is not there yet.
+# build FOLDER PACKAGE@VERSION...: builds the missing programs.
 build() {
     local folder=$1 package name
     for package in "${@:2}"; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks for Rust. Installs missing system packages and, for a release, Rust's library for the musl target.
+# Checks for Rust. Installs missing system packages and, for a release, Rust's musl target.
 #
 # usage: scripts/preflight.sh build | demo | test | fuzz | kernels | dist ARCHITECTURE...
 set -euo pipefail
@@ -33,7 +33,7 @@ fi
 # has_library TARGET: whether Rust can build for it.
 has_library() { as_caller rustc --print target-libdir --target "$1" | xargs -d '\n' test -d; }
 
-# In the project's directory, where rustup chooses the toolchain that builds.
+# In the project's folder, rustup selects the toolchain of the build.
 cd "$root"
 for arch in "${architectures[@]}"; do
     target=$arch-unknown-linux-musl
@@ -53,7 +53,7 @@ want() {
     shift
     "$@" || missing+=("$package")
 }
-# Not grep -q, which may end before busybox is through: that would look like a failure of busybox.
+# Not grep -q: it can end before busybox has written its list, and pipefail would report busybox.
 static_busybox() { have busybox && busybox --list | grep -x httpd >/dev/null && ! ldd "$(command -v busybox)" >/dev/null 2>&1; }
 
 want clang have clang
@@ -71,7 +71,7 @@ elif [ "$stage" = dist ]; then
             want gcc have "$arch-linux-gnu-gcc"
             want musl-dev test -e "/usr/include/$arch-linux-musl/stdio.h"
         else
-            # scripts/dist.sh fetches the headers.
+            # scripts/dist.sh downloads the headers.
             want "gcc-${arch/_/-}-linux-gnu" have "$arch-linux-gnu-gcc"
         fi
     done
@@ -90,6 +90,7 @@ if [ "$stage" = test ]; then
     want podman have podman
     want dnsmasq-base have dnsmasq
     want iptables have iptables
+    want python3 have python3
 fi
 if [ "$stage" = test ] || [ "$stage" = kernels ]; then
     want containernetworking-plugins test -x /usr/lib/cni/static
@@ -108,15 +109,15 @@ if [ "$stage" = kernels ]; then
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 
-have apt-get || fail "missing: ${missing[*]} (Debian's names). Install them with this system's package manager and run this again"
+have apt-get || fail "missing: ${missing[*]} (names of Debian). Install them with this system's package manager, and run this again"
 can_be_root || fail "missing: ${missing[*]}. Run as root: apt-get update && apt-get install -y ${missing[*]}"
 
 step "Installing system packages: ${missing[*]}"
 apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120 "$@"; }
-apt update || note "apt-get update failed in part; going on with what is known"
+apt update || note "apt-get update failed in part; continuing with the known packages"
 packages=()
 for package in "${missing[@]}"; do
-    # Ubuntu has no package of this name but ships the tool with each kernel's.
+    # Ubuntu has no package of this name. The tool is in the tools package of each kernel.
     if [ "$package" = bpftool ] && ! apt-cache show bpftool 2>/dev/null | grep -q '^Filename:'; then
         packages+=(linux-tools-common)
         tools="linux-tools-$(uname -r)"

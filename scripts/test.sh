@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Format, lints, every combination of features, then every test there is.
+# Format, lints, prose, every combination of features, and all tests.
 #
-# As root, or with sudo at hand, no test may be skipped for want of privileges. Otherwise it says what was not run.
+# As root or with sudo, a test that is skipped because of missing privileges fails. Without, the
+# script lists the tests that did not run.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
-# Warnings about the C program are errors here.
+# Warnings about the C programs are errors here.
 export CNIKIT_BPF_WERROR=1
 
 started=$SECONDS
@@ -25,7 +26,14 @@ cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 if have shellcheck; then
     shellcheck -x scripts/*.sh .ci/run
 else
-    note "shellcheck is not installed: the scripts were not linted"
+    note "NOT RUN: lints of the scripts: shellcheck is not installed"
+fi
+
+step "Prose"
+if as_caller git ls-files >/dev/null 2>&1; then
+    as_caller python3 scripts/prose.py
+else
+    note "NOT RUN: prose: git cannot list the files of this folder"
 fi
 
 step "Dependencies"
@@ -34,15 +42,15 @@ if cargo deny --version >/dev/null 2>&1; then
     if cargo deny fetch db >/dev/null 2>&1; then
         cargo deny --locked check advisories
     else
-        note "NOT RUN: the advisories on dependencies: their database cannot be fetched"
+        note "NOT RUN: advisories on dependencies: the database cannot be downloaded"
     fi
 else
-    note "NOT RUN: licences, sources and advisories of dependencies: cargo install --locked cargo-deny"
+    note "NOT RUN: licenses, sources and advisories of dependencies: cargo install --locked cargo-deny"
 fi
 
 step "Every combination of features"
 for features in '' ipam netlink bpf ipam,netlink ipam,bpf netlink,bpf conformance; do
-    note "cnikit with: ${features:-nothing}"
+    note "cnikit with: ${features:-no features}"
     cargo clippy --locked --quiet -p cnikit --lib --no-default-features --features "$features" -- -D warnings
 done
 
@@ -57,7 +65,7 @@ if [ "$(id -u)" = 0 ] && [ -z "$caller" ]; then
     step "Tests, as root"
     CNIKIT_REQUIRE_PRIVILEGED=1 cargo test --locked --workspace --no-fail-fast
 elif can_be_root; then
-    # Built by the caller and run by root, so that nothing below target/ belongs to root.
+    # The caller builds and root runs, so that no file below target/ belongs to root.
     step "Tests, built as $(as_caller id -un) and run as root"
     cargo test --locked --workspace --no-run
     binaries=$(cargo test --locked --quiet --workspace --no-run --message-format=json |
@@ -73,6 +81,6 @@ elif can_be_root; then
 else
     step "Tests, without privileges"
     cargo test --locked --workspace --no-fail-fast
-    note "NOT RUN: namespaces (tier 1), BPF (tier 2), the binary (tier 3), runtimes (tier 4): they need root or sudo"
+    note "NOT RUN: namespaces (tier 1), BPF (tier 2), the binary (tier 3), runtimes (tier 4): these need root or sudo"
 fi
 printf '%stest: OK (%d s)%s\n' "$green" $((SECONDS - started)) "$plain"

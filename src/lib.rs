@@ -48,7 +48,12 @@ mod utc;
 
 pub use self::error::Error;
 
-/// The README's code, kept true.
+/// Compiles the code of the repository's README.
 #[cfg(all(doctest, feature = "ipam", feature = "netlink"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Compiles the code of the library's README.
+#[cfg(all(doctest, feature = "ipam", feature = "netlink"))]
+#[doc = include_str!("README.md")]
+struct LibraryReadme;

@@ -1,4 +1,4 @@
-/* What configure of elfutils would find, as far as libelf asks. */
+/* The settings of elfutils' configure that libelf needs. */
 #define PACKAGE_NAME "elfutils"
 #define HAVE_ERR_H 1
 #define HAVE_DECL_MEMPCPY 1
