@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use cnikit::datapath::{CounterMap, Datapath, LinkMap, NetConfig, PodLink, PodPort, PortMap, Program, ProgramName};
+use cnikit::datapath::{CounterMap, Datapath, PortConfigMap, DatapathConfig, PortConfig, Endpoint, EndpointMap, Program, ProgramName};
 use cnikit::spec::MacAddr;
 use cnikit_model::{Hook, Mac, Network, Origin, Port, Scenario, Step, Verdict};
 use libbpf_rs::{MapCore as _, MapHandle, libbpf_sys};
@@ -67,7 +67,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
 struct Bed {
     datapath: Datapath,
     programs: [Program; 2],
-    links: LinkMap,
+    links: PortConfigMap,
     flows: MapHandle,
 }
 
@@ -79,19 +79,19 @@ impl Bed {
         mount("bpf", ROOT, "bpf", MountFlags::empty(), None).expect("a BPF file system");
         let datapath = Datapath::new(Path::new(ROOT).join("fuzz"), &"packet".parse().expect("a name"));
         datapath.ensure().expect("programs");
-        let (ports, counters): (PortMap, CounterMap) =
-            (datapath.ports().expect("a map"), datapath.counters().expect("a map"));
+        let (ports, counters): (EndpointMap, CounterMap) =
+            (datapath.open_endpoints().expect("a map"), datapath.open_counters().expect("a map"));
         for (address, ifindex, mac) in addresses() {
-            ports.insert(address, PodPort { ifindex, mac: MacAddr::new(mac) }).expect("room");
-            counters.track(address).expect("room");
+            ports.insert(address, Endpoint { ifindex, mac: MacAddr::new(mac) }).expect("room");
+            counters.insert(address).expect("room");
         }
-        let shared = datapath.shared_addresses().expect("pins").expect("a map");
+        let shared = datapath.open_shared_addresses().expect("pins").expect("a map");
         for address in shared_addresses() {
             shared.insert(PORT, address, PORT_ELSEWHERE).expect("room");
         }
         Self {
             programs: [ProgramName::Main, ProgramName::Egress].map(|name| datapath.program(name).expect("a program")),
-            links: datapath.links().expect("a map"),
+            links: datapath.open_port_configs().expect("a map"),
             flows: MapHandle::from_pinned_path(datapath.directory().join("flows")).expect("a map"),
             datapath,
         }
@@ -99,7 +99,7 @@ impl Bed {
 
     fn set_up(&self, scenario: &Scenario) -> Network {
         let bridge = if scenario.at_bridge { PORT } else { BRIDGE };
-        let mut config = NetConfig::new(bridge, MacAddr::new(MAC_GATEWAY));
+        let mut config = DatapathConfig::new(bridge, MacAddr::new(MAC_GATEWAY));
         (config.spoof_check, config.direct_forwarding) = (scenario.guard, scenario.direct);
         self.datapath.configure(config).expect("a row");
         let mut network = Network::new(bridge, MAC_GATEWAY);
@@ -114,7 +114,7 @@ impl Bed {
                 self.links.remove(port).expect("a row");
             } else {
                 network.ports.insert(port, Port { mac, stack_only });
-                self.links.insert(port, PodLink::new(MacAddr::new(mac)).stack_only(stack_only)).expect("room");
+                self.links.insert(port, PortConfig::new(MacAddr::new(mac)).stack_only(stack_only)).expect("room");
             }
         }
         for flow in self.flows.keys().collect::<Vec<_>>() {

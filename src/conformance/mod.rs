@@ -2,7 +2,7 @@
 //!
 //! A [`Suite`] runs a plugin's executable as a container runtime does and judges what a runtime can see: exit status,
 //! standard output, and the state of the kernel. It knows nothing else of the plugin. What it finds is a [`Report`],
-//! with a [`Finding`] for each [`CommandSpec`] and version of the specification that the rule was tried with.
+//! with a [`Finding`] for each [`Rule`] and version of the specification that the rule was tried with.
 //!
 //! ```no_run
 //! use cnikit::conformance::Suite;

@@ -50,7 +50,7 @@ pub struct NetStats {
     /// Of [`flows_added`](Self::flows_added), those that were closed, and whose ports were used again for a direct
     /// conversation. What was displaced for want of room is in neither.
     pub flows_forgotten: u64,
-    /// What all addresses together sent and received that nobody [tracks](super::CounterMap::track), groups among them.
+    /// What all addresses together sent and received that nobody [tracks](super::CounterMap::insert), groups among them.
     pub unknown: PodCounters,
 }
 

@@ -46,7 +46,7 @@ pub(super) const ONLY: [u8; 4] = [0; 4];
 
 /// `pkt_count` and `pkt_count_v6`: what each address sent and received.
 ///
-/// The programs count by address for those that are [tracked](Self::track), and for all others together:
+/// The programs count by address for those that are [tracked](Self::insert), and for all others together:
 /// [`NetStats::unknown`]. An IPv4-mapped IPv6 address is the IPv4 address, here as in [`EndpointMap`].
 #[derive(Debug)]
 pub struct CounterMap(Families);
@@ -54,7 +54,7 @@ pub struct CounterMap(Families);
 /// `pod_ifindex` and `pod_ifindex_v6`: who owns each address.
 ///
 /// An address with a row is delivered to directly, may be sent from by its port alone where the port is
-/// [guarded](super::DatapathConfig::guard), and has its neighbour questions answered. The gateway's addresses have rows as
+/// [guarded](super::DatapathConfig::spoof_check), and has its neighbour questions answered. The gateway's addresses have rows as
 /// well, with the bridge as their port: the programs leave packets for them to the stack.
 #[derive(Debug)]
 pub struct EndpointMap(Families);

@@ -25,7 +25,7 @@ const LAYOUT: u32 = 2;
 /// and directories, and nothing else.
 pub(super) const BUILD_MARK: &str = "build-";
 
-/// What follows the build's digest in that name as long as the set is [`PinState::DumpInterrupted`].
+/// What follows the build's digest in that name as long as the set is [`PinState::Unsettled`].
 const UNSETTLED: &str = "-unsettled";
 
 /// One network's programs and maps, pinned in `<root>/<network>/v<layout>/`.
@@ -189,7 +189,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`] names what could not be removed, [`Error::StoreGuard`] the lock of a loader that
+    /// [`Error::Pin`] names what could not be removed, [`Error::Locked`] the lock of a loader that
     /// hangs.
     pub fn remove(&self) -> Result<()> {
         // Without the pins there may be no root either, and so nothing to lock.
@@ -233,7 +233,7 @@ impl Datapath {
         MapSet::pinned(&self.directory())
     }
 
-    /// As [`MapSet::counters`], of the pinned maps.
+    /// As [`MapSet::open_counters`], of the pinned maps.
     ///
     /// # Errors
     ///
@@ -243,20 +243,20 @@ impl Datapath {
         self.maps().open_counters()
     }
 
-    /// As [`MapSet::ports`], of the pinned maps.
+    /// As [`MapSet::open_endpoints`], of the pinned maps.
     ///
     /// # Errors
     ///
-    /// As [`counters`](Self::counters).
+    /// As [`open_counters`](Self::open_counters).
     pub fn open_endpoints(&self) -> Result<EndpointMap> {
         self.maps().open_endpoints()
     }
 
-    /// As [`MapSet::links`], of the pinned maps.
+    /// As [`MapSet::open_port_configs`], of the pinned maps.
     ///
     /// # Errors
     ///
-    /// As [`counters`](Self::counters).
+    /// As [`open_counters`](Self::open_counters).
     pub fn open_port_configs(&self) -> Result<PortConfigMap> {
         self.maps().open_port_configs()
     }
@@ -265,7 +265,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// As [`counters`](Self::counters).
+    /// As [`open_counters`](Self::open_counters).
     pub fn open_shared_addresses(&self) -> Result<Option<SharedAddressMap>> {
         self.maps().open_shared_addresses()
     }
@@ -274,7 +274,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// As [`counters`](Self::counters), and [`Error::Map`].
+    /// As [`open_counters`](Self::open_counters), and [`Error::Map`].
     pub fn configure(&self, config: DatapathConfig) -> Result<()> {
         self.maps().configure(config)
     }

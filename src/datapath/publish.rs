@@ -48,19 +48,19 @@ impl Datapath {
     /// | not all maps | creates the missing ones |
     /// | programs with the code of the running ones | pins the running ones |
     ///
-    /// Counters and entries survive, except when the maps in use cannot be opened. The set is then [`DumpInterrupted`]: its
+    /// Counters and entries survive, except when the maps in use cannot be opened. The set is then [`Unsettled`]: its
     /// maps may lack entries, or have too many. The caller attaches the pinned programs in the place of the running ones
     /// ([`Program::id`] differs), and calls [`remove_outdated`](Self::remove_outdated).
     ///
     /// Running programs of another layout, or that this process may not open, are passed over: the pinned maps are used,
     /// or new ones.
     ///
-    /// [`DumpInterrupted`]: PinState::DumpInterrupted
+    /// [`Unsettled`]: PinState::Unsettled
     ///
     /// # Errors
     ///
     /// [`Error::Mount`] and [`Error::NotBpffs`] for the file system, [`Error::Load`] and
-    /// [`Error::Rejected`] when the kernel refuses the programs, [`Error::StoreGuard`] when another
+    /// [`Error::Rejected`] when the kernel refuses the programs, [`Error::Locked`] when another
     /// loader hangs, [`Error::NewerLayout`] after a downgrade, [`Error::Layout`] for maps that do not
     /// fit, [`Error::Program`] when a running program was replaced meanwhile, [`Error::Pin`] for the rest.
     ///

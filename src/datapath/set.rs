@@ -88,7 +88,7 @@ impl MapSet {
     ///
     /// # Errors
     ///
-    /// As [`counters`](Self::counters).
+    /// As [`open_counters`](Self::open_counters).
     pub fn open_endpoints(&self) -> Result<EndpointMap> {
         EndpointMap::open(self)
     }
@@ -97,7 +97,7 @@ impl MapSet {
     ///
     /// # Errors
     ///
-    /// As [`counters`](Self::counters).
+    /// As [`open_counters`](Self::open_counters).
     pub fn open_port_configs(&self) -> Result<PortConfigMap> {
         PortConfigMap::open(self)
     }
@@ -107,7 +107,7 @@ impl MapSet {
     ///
     /// # Errors
     ///
-    /// As [`counters`](Self::counters).
+    /// As [`open_counters`](Self::open_counters).
     pub fn open_shared_addresses(&self) -> Result<Option<SharedAddressMap>> {
         SharedAddressMap::open(self)
     }
@@ -116,7 +116,7 @@ impl MapSet {
     ///
     /// # Errors
     ///
-    /// As [`counters`](Self::counters), and [`Error::Map`](super::Error::Map).
+    /// As [`open_counters`](Self::open_counters), and [`Error::Map`](super::Error::Map).
     pub fn configure(&self, config: DatapathConfig) -> Result<()> {
         let map = self.open(&NET_CONFIG)?;
         if read_config(&map)? == config { Ok(()) } else { map.put(&ONLY, &RawDatapathConfig::from(config), "the row") }

@@ -117,7 +117,7 @@ impl TcxLink {
     /// # Errors
     ///
     /// As [`attach`](Self::attach), [`open`](Self::open) but for a missing pin, and [`pin`](Self::pin);
-    /// [`Error::StoreGuard`] where another caller hangs.
+    /// [`Error::Locked`] where another caller hangs.
     pub fn ensure(program: &impl AsFd, ifindex: u32, direction: Direction, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let directory = path.parent().unwrap_or(path);
@@ -199,7 +199,7 @@ impl TcxLink {
     /// # Errors
     ///
     /// As [`open`](Self::open) for what is no TCX link, as [`detach`](Self::detach), and [`Error::Pin`];
-    /// [`Error::StoreGuard`] where another caller hangs.
+    /// [`Error::Locked`] where another caller hangs.
     pub fn remove(path: impl AsRef<Path>) -> Result<()> {
         Self::remove_if(path.as_ref(), |_| true)
     }

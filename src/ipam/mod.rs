@@ -51,7 +51,7 @@
 //! Leases belong to a boot: with the machine go the network namespaces that the addresses were in. The first to take
 //! the lock after a boot removes all leases of earlier ones, and only then marks the directory with the new boot.
 //! Nothing written before the power was cut is ever believed, so nothing waits for the disk: there is no fsync here.
-//! Files that the disk holds half-written are kept for a look, and [told of](Locked::quarantined).
+//! Files that the disk holds half-written are kept for a look, and [told of](StoreGuard::quarantined).
 //!
 //! The repository's docs/ipam.md says more: the order of every step, damage, locks, moving over from other plugins,
 //! and what all of it costs.

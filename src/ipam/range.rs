@@ -10,7 +10,7 @@ use super::error::{Error, Result};
 /// The addresses of a subnet that may be handed out.
 ///
 /// These are all but the network address (of IPv6: the [subnet-router anycast address]), the gateway and, of IPv4,
-/// the broadcast address; [`between`](Self::between) and [`excluding`](Self::excluding) leave out more. Everything but
+/// the broadcast address; [`with_bounds`](Self::with_bounds) and [`exclude`](Self::exclude) leave out more. Everything but
 /// a whole iteration takes a time that does not depend on the prefix length.
 ///
 /// ```
@@ -42,7 +42,7 @@ pub struct Range {
     reserved: Vec<Span>,
 }
 
-/// The addresses of a [`Range`], each once; made by [`Range::after`].
+/// The addresses of a [`Range`], each once; made by [`Range::iter_from`].
 #[derive(Debug, Clone)]
 pub struct Addresses<'a> {
     range: &'a Range,

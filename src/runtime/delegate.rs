@@ -65,7 +65,7 @@ pub enum Prior {
     Unknown,
 }
 
-/// What a delegate's `ADD` made. Unless it is [kept](Self::keep), it is undone when this value is dropped, provided that
+/// What a delegate's `ADD` made. Unless it is [kept](Self::commit), it is undone when this value is dropped, provided that
 /// the attachment was [absent](Prior::Absent) before.
 #[derive(Debug)]
 #[must_use = "dropping it undoes what the delegate made"]

@@ -6,7 +6,7 @@ use super::{Args, Attachment, Command, ContainerId, Error, IfName, NetworkName, 
 
 /// The `CNI_*` variables of one call, as far as its verb reads them.
 ///
-/// See [AttachmentParameters](https://www.cni.dev/docs/spec/#parameters).
+/// See [Parameters](https://www.cni.dev/docs/spec/#parameters).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Environment {

@@ -92,7 +92,7 @@ pub(super) enum Field {
 }
 
 impl Rule {
-    /// A rule for all packets, until it is told [when](Rule::when).
+    /// A rule for all packets, until it is told [when](Rule::matching).
     #[must_use]
     pub const fn new(action: Action) -> Self {
         Self { matches: Vec::new(), action, comment: None }

@@ -26,7 +26,7 @@ pub struct Table {
     pub(super) name: String,
 }
 
-/// A chain of rules in a table. Packets get to it by its [hook](Chain::on).
+/// A chain of rules in a table. Packets get to it by its [hook](Chain::hook).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Chain {
     pub(super) table: Table,

@@ -38,7 +38,7 @@ pub struct Step {
     pub hook: Hook,
     /// By which device it came into the host.
     pub origin: Origin,
-    /// The frame, of [`Context::MIN_RUN`] to [`Context::MAX_FILE_SIZE`] bytes.
+    /// The frame, of [`Step::SHORTEST`] to [`Step::LONGEST`] bytes.
     pub frame: Vec<u8>,
 }
 
@@ -90,7 +90,7 @@ impl Scenario {
     ///
     /// # Panics
     ///
-    /// If a frame is longer than [`Context::MAX_FILE_SIZE`].
+    /// If a frame is longer than [`Step::LONGEST`].
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         let flags = [self.guard, self.direct, self.is_nobodys, self.stack_only, self.other_stack_only, self.at_bridge];
