@@ -1,14 +1,14 @@
 #!/bin/sh
-# The first process of a machine that scripts/kernels.sh boots: runs each binary in /tests and says what came of it.
+# The first process of a machine that scripts/kernels.sh boots. It runs each binary in /tests.
 #
-# What the console shows between `BEGIN name` and `END name status` is the test's.
+# The console shows the output of a test binary between `BEGIN name` and `END name status`.
 export PATH=/usr/sbin:/usr/bin HOME=/root CNIKIT_REQUIRE_PRIVILEGED=1
-# An emulated processor is some ten times as slow as the one that the tests' time limits were made for.
+# An emulated processor is about ten times slower than the processors that the tests' timeouts fit.
 export CNIKIT_PATIENCE=10 CNIKIT_TEST_PODS=25
 
 mounted() { busybox mount -t "$1" "$1" "$2"; }
 mounted devtmpfs /dev
-# For what opens a terminal, and for what reads a file that is its standard input.
+# Some tests open a terminal, or read a file that is their standard input.
 busybox mkdir /dev/pts
 mounted devpts /dev/pts
 mounted proc /proc
@@ -17,8 +17,8 @@ mounted sysfs /sys
 mounted bpf /sys/fs/bpf
 mounted cgroup2 /sys/fs/cgroup
 busybox ip link set lo up
-# Ahead of time: the modprobe of busybox does not wait for a module that another one is just loading, and whoever asked
-# the kernel for a device of that kind is told that there is none.
+# The modprobe of busybox does not wait for a module that another process is loading, and a request
+# for such a device then fails. So all modules are loaded before the tests.
 busybox find /lib/modules -name '*.ko' | while read -r module; do
     module=${module##*/}
     busybox modprobe "${module%.ko}"
@@ -26,17 +26,18 @@ done
 
 # The programs of other projects are tested on the machine's own kernel. Most of them are not in here.
 set -- --skip chain:: --skip dhcp:: --skip cnitool:: --skip delegation:: --skip a_delegate_is_a_step --skip another_plugin --skip adds_that_race_make
-# There is no repository in here to compare the version with.
+# The guest has no repository to compare the version with.
 set -- "$@" --skip help_and_version
-# The commands for people ask the kernel nothing that the other tests do not, and want tools that are not in here.
+# The tests of the commands use no other kernel features than the tests above, and need tools that
+# the guest lacks.
 set -- "$@" --skip broken_node:: --skip state_dir:: --skip doctor:: --skip install:: --skip pods:: --skip top:: --skip kubernetes::
-# The fuzzer's seeds are not in here.
+# The guest has no fuzz seeds.
 set -- "$@" --skip on_the_corpus --skip the_corpus_is_read
 # From the kernel's command line.
 if [ -n "$QUICK" ]; then
     set -- "$@" --skip bad_input:: --skip protocol:: --skip scale:: --skip a_full_table
     set -- "$@" --skip programs_and_model_agree
-    # Files and words, in which kernels do not differ.
+    # Files and texts, which do not depend on the kernel.
     set -- "$@" --skip leases:: --skip status:: --skip logs:: --skip log_file:: --skip pools:: --skip wishes::
 fi
 IFS=,

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Runs the tests that need a kernel on other kernels than this machine's: Debian's packaged ones, each booted in QEMU
-# from an initramfs that holds the test binaries. Emulated, so slow but the same everywhere, and without root.
+# Runs the tests that depend on the kernel on Debian's packaged kernels. QEMU boots each kernel from an
+# initramfs that holds the test binaries. The processor is emulated: slow, but the same on every
+# machine, and without root.
 #
-# usage: scripts/kernels.sh [--quick] [VERSION...]        such as 6.1; without, 5.10, 6.1 and 6.12
-#        LIMIT is the time in seconds after which a machine is stopped, 1800 by default
-#        TESTS are the test binaries, all that need a kernel by default, and FILTER has the tests that are run in them,
-#        by parts of their names with commas in between: TESTS=blackbox FILTER=upgrade::,services::
-#        --quick leaves out the black-box tests of bad input, which is refused before the kernel hears of it, and those
-#        of many pods and of a full memory of flows, which take long on an emulated processor
+# usage: scripts/kernels.sh [--quick] [VERSION...]
+#        VERSION  a kernel series such as 6.1; the default is 5.10, 6.1 and 6.12
+#        LIMIT    seconds after which a machine is stopped (1800)
+#        TESTS    the test binaries (all that depend on the kernel)
+#        FILTER   the tests in them: parts of test names, separated by commas, for example
+#                 TESTS=blackbox FILTER=upgrade::,services::
+#        --quick  leaves out tests of bad input, which never reaches the kernel, and tests of many
+#                 pods and of a full flow table, which are slow on an emulated processor
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -22,14 +25,14 @@ if [ "${1:-}" = --quick ]; then
 fi
 [ $# -gt 0 ] || set -- 5.10 6.1 6.12
 
-# The test binaries that need a kernel, and what they call.
+# The test binaries that depend on the kernel, and the programs that they call.
 read -ra tests <<<"${TESTS:-cnikit netlink netlink_fds netlink_nowait datapath datapath_fds isolation blackbox}"
 programs=(mount umount mkfifo date sh bash script cat sleep timeout nsenter unshare setpriv env kill sysctl ip tc bridge ping nft bpftool)
-# Plugins that gateways and routes are tested with.
+# The address plugins in the tests of gateways and routes.
 peers=(/usr/lib/cni/{host-local,sbr,static})
-# The modules that the kernel needs for them, unless it is built in.
+# The kernel modules that they need, if they are not built in.
 modules=(veth bridge br_netfilter macvlan cls_bpf cls_u32 sch_ingress nf_tables nft_ct nft_chain_nat nft_nat nft_masq overlay)
-# How long a machine may run, in seconds: several times what two idle processors take.
+# Seconds that a machine may run: several times the time that two idle processors need.
 limit=${LIMIT:-1800}
 
 started=$SECONDS
@@ -41,7 +44,7 @@ skip() {
 [ "$(uname -m)" = x86_64 ] || skip "the kernels are for x86-64, this machine is $(uname -m)"
 "$root/scripts/preflight.sh" kernels || skip "QEMU, or what else it takes to boot a kernel, is missing: see above"
 if [ -n "$caller" ]; then
-    # Nothing from here on needs root, and nothing below target/ is to belong to it.
+    # The rest needs no root, and no file below target/ may belong to root.
     as_caller "$0" "${arguments[@]}"
     exit
 fi
@@ -51,11 +54,11 @@ logs=${CARGO_TARGET_DIR:-target}/kernels
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# pack FOLDER: as an archive that the kernel unpacks. It takes several, one behind the other.
+# pack FOLDER: prints a cpio archive of the folder. The kernel unpacks several archives in a row.
 pack() { (cd "$1" && find . | cpio --quiet -o -H newc -R +0:+0); }
 
-# stage_userland FOLDER: all but the modules. Each file lies where it does on this machine, because the tests know the
-# plugin by the path at which it was built.
+# stage_userland FOLDER: copies all files except the modules. Each file keeps its path on this
+# machine, because the path of the built plugin is compiled into the tests.
 stage_userland() {
     local stage=$1 built name file
     built=$(as_caller cargo test --locked --workspace --no-run --message-format=json |
@@ -79,7 +82,7 @@ stage_userland() {
     install scripts/kernels-guest.sh "$stage/init"
 }
 
-# stage_modules KERNEL FOLDER: the modules named above, and those that they depend on.
+# stage_modules KERNEL FOLDER: copies the modules named above and their dependencies.
 stage_modules() {
     local tree=$1/modules stage=$2/usr/lib/modules release file pattern
     release=$(ls "$tree")
@@ -92,17 +95,18 @@ stage_modules() {
     rm "$2/lib"
 }
 
-# boot KERNEL INITRAMFS: shows the console of a machine that ends by itself, or when its time is over.
+# boot KERNEL INITRAMFS: prints the console of a machine until it powers off or its time is over.
 boot() {
-    # Emulated even where there is a /dev/kvm: one that opens may fail all the same. Without the mitigations of flaws
-    # that an emulated processor lacks: page table isolation would empty its TLB at each system call. Nor with what is
-    # slow to emulate.
+    # Emulated even if /dev/kvm exists: a /dev/kvm that opens may still fail. An emulated processor
+    # needs no mitigations, and page table isolation would flush its TLB at each system call. AVX and
+    # five-level paging are slow to emulate.
     timeout --foreground "$limit" qemu-system-x86_64 -M pc -accel tcg,thread=multi -cpu max,la57=off,-avx -smp "$(nproc)" -m 1024 \
         -nodefaults -no-user-config -display none -serial stdio -no-reboot \
         -kernel "$1/vmlinuz" -initrd "$2" -append "console=ttyS0 quiet panic=-1 mitigations=off QUICK=$quick FILTER=${FILTER:-}" </dev/null | sed -u 's/\r$//'
 }
 
-# tally LOG: a line `binary passed failed skipped left-out` for each test binary; one that did not end has failed.
+# tally LOG: prints `binary passed failed skipped left-out` for each test binary. A binary that did
+# not end counts as failed.
 tally() {
     local name
     for name in "${tests[@]}"; do
@@ -144,7 +148,7 @@ for version in "$@"; do
     note "$seconds s; the console is in $log"
     if [ "$faults" != 0 ]; then
         failed+=("$version")
-        # What libtest says of each failure, or how far the machine got.
+        # The output of each failed test, or the end of the console.
         if grep -q '^---- ' "$log"; then sed -n '/^---- /,/^failures:$/p' "$log"; else tail -n 20 "$log"; fi
     fi
 done
