@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::spec::{ErrorCode, HasErrorCode};
 
-/// Why a call of [`datapath`](crate::datapath) failed.
+/// An error of [`datapath`](crate::datapath).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -17,43 +17,43 @@ pub enum Error {
     Mount {
         /// The mount point.
         path: PathBuf,
-        /// What mount(2) said.
+        /// The error of mount(2).
         source: io::Error,
     },
 
-    /// The directory for pins lies on some other file system.
+    /// The directory for pins is on another file system.
     #[error("{} is not on a BPF file system: choose a directory below /sys/fs/bpf", path.display())]
     NotBpffs {
         /// The directory.
         path: PathBuf,
     },
 
-    /// The kernel did not take the programs or maps.
+    /// The kernel refused the programs or maps.
     #[error("cannot load the eBPF programs{}", remedy(source))]
     Load {
-        /// What bpf(2) said, and the end of libbpf's messages.
+        /// The error of bpf(2), and the end of libbpf's messages.
         source: io::Error,
     },
 
-    /// The kernel's verifier found fault with the programs.
-    #[error("this kernel's verifier rejects the eBPF programs: report it with the kernel's version and the details")]
+    /// The kernel's verifier rejected the programs.
+    #[error("the verifier of this kernel rejects the eBPF programs: report it with the kernel version and the details")]
     Rejected {
-        /// What bpf(2) said, and the end of the verifier's log.
+        /// The error of bpf(2), and the end of the verifier's log.
         source: io::Error,
     },
 
     /// A step on the BPF file system failed.
     #[error("cannot {operation} {}{}", path.display(), remedy(source))]
     Pin {
-        /// What was tried, such as `open the pin`.
+        /// The operation, such as `open the pin`.
         operation: &'static str,
         /// The pin or directory.
         path: PathBuf,
-        /// What the system call said.
+        /// The error of the system call.
         source: io::Error,
     },
 
-    /// Another process holds the lock of the pins for too long.
+    /// Another process has held the lock of the pins for too long.
     #[error(
         "{} has been locked for {waited:?}, and loading takes milliseconds: the process that holds the lock hangs",
         path.display()
@@ -61,14 +61,14 @@ pub enum Error {
     Locked {
         /// The directory that is locked.
         path: PathBuf,
-        /// How long this process has waited.
+        /// The time that this process has waited.
         waited: Duration,
     },
 
-    /// A pin holds a map of another shape than this build's.
+    /// A pinned map has other key and value sizes than this build.
     #[error(
-        "{} has keys and values of {found:?} bytes, this build of the programs {expected:?}: remove \
-         the directory that it is in and add the pods again",
+        "{} has keys and values of {found:?} bytes, and this build expects {expected:?}: remove its \
+         directory and add the pods again",
         path.display()
     )]
     Layout {
@@ -80,14 +80,14 @@ pub enum Error {
         found: (usize, usize),
     },
 
-    /// A newer build, whose maps this one cannot read, has taken over the network.
+    /// A newer build manages the network, and this build cannot read its maps.
     #[error(
-        "{} is of layout {found}, and this build knows layouts up to {known}: install the newer build again, or go back \
-         on a node without pods, and remove the directory there",
+        "{} has layout {found}, and this build knows layouts up to {known}: install the newer build again, or remove \
+         all pods of the node and this directory before the downgrade",
         path.display()
     )]
     NewerLayout {
-        /// The newer build's pins.
+        /// The directory of the newer build's pins.
         path: PathBuf,
         /// Their layout.
         found: u32,
@@ -98,35 +98,35 @@ pub enum Error {
     /// Reading or changing a map failed.
     #[error("cannot {operation} in the eBPF map {map}{}", full(source))]
     Map {
-        /// What was tried, such as `put 10.244.1.2`.
+        /// The operation, such as `put 10.244.1.2`.
         operation: String,
-        /// The map's name.
+        /// The name of the map.
         map: &'static str,
-        /// What bpf(2) said.
+        /// The error of bpf(2).
         source: io::Error,
     },
 
-    /// A program that was attached a moment ago cannot be looked at. It may have been replaced meanwhile.
-    #[error("cannot look at the eBPF program {id}, which was attached: it may have been replaced meanwhile, try again")]
+    /// An attached program cannot be opened. Another process may have replaced it during the call.
+    #[error("cannot open the attached eBPF program {id}: another process may have replaced it, try again")]
     Program {
-        /// The kernel's id for the program.
+        /// The id of the program.
         id: u32,
-        /// What bpf(2) said.
+        /// The error of bpf(2).
         source: io::Error,
     },
 
     /// The kernel has no TCX hooks.
-    #[error("this kernel has no TCX hooks (Linux 6.6 with CONFIG_NET_XGRESS): attach by a filter of a clsact qdisc")]
+    #[error("this kernel has no TCX hooks (Linux 6.6 with CONFIG_NET_XGRESS): attach the program as a filter of a clsact qdisc")]
     TcxUnsupported,
 
     /// A step on a TCX hook or link failed.
     #[error("cannot {operation} {object}{}", remedy(source))]
     Tcx {
-        /// What was tried, such as `attach the program to TCX`.
+        /// The operation, such as `attach the program to TCX`.
         operation: &'static str,
         /// The hook or link.
         object: String,
-        /// What bpf(2) said.
+        /// The error of bpf(2).
         source: io::Error,
     },
 }
@@ -162,7 +162,7 @@ impl HasErrorCode for Error {
     }
 }
 
-/// libbpf-rs keeps the error number to itself but tells its kind, which is what callers act on.
+/// Converts the error kind, which callers act on. libbpf-rs does not expose the error number.
 pub(super) fn io_error(error: libbpf_rs::Error) -> io::Error {
     use libbpf_rs::ErrorKind;
 
@@ -177,7 +177,7 @@ pub(super) fn io_error(error: libbpf_rs::Error) -> io::Error {
         ErrorKind::TooBig => io::ErrorKind::StorageFull,
         _ => io::ErrorKind::Other,
     };
-    // What libbpf-rs wraps around it, operation and path, is said by the errors here.
+    // The errors here name operation and path themselves, so the wrapping of libbpf-rs is dropped.
     let mut innermost: &dyn std::error::Error = &error;
     while let Some(source) = innermost.source() {
         innermost = source;
@@ -196,10 +196,10 @@ fn remedy(source: &io::Error) -> &'static str {
     }
 }
 
-/// The kernel calls a full map an argument list that is too long.
+/// The kernel reports a full map as E2BIG, "argument list too long".
 fn full(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::StorageFull => ": it is full; the rows of a pod go with its DEL",
+        io::ErrorKind::StorageFull => ": it is full; DEL of a pod removes its entries",
         _ => "",
     }
 }

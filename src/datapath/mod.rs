@@ -1,38 +1,43 @@
-//! The eBPF datapath: TC programs that guard and count what pods send and deliver it straight into
-//! the target pod, and the maps that tell them how.
+//! The eBPF datapath: TC programs that check, count and forward the packets of pods, and their
+//! maps.
 //!
-//! A [`Datapath`] is one network's set of programs and maps, pinned in a directory on the BPF file
-//! system. [`Datapath::ensure`] loads and pins the set once; every later caller opens the pins. The
-//! set appears under its name whole or not at all, whatever happens to the process that loads it.
-//! Pins are names for running programs and their maps, and can be missing or lead to others: a caller that finds programs
-//! attached passes their ids to [`Datapath::ensure_for`], which pins the maps that they use.
+//! A [`Datapath`] is the set of programs and maps of one network, pinned in a directory on the BPF
+//! file system. [`Datapath::ensure`] loads and pins the set once. Later callers open the pins. The
+//! set appears under its name completely or not at all, even if the loading process is killed.
 //!
-//! A program is a file descriptor ([`Program`]). [`netlink`](crate::netlink) hangs it on a TC hook as
-//! a filter, or [`TcxLink`] does without a qdisc; both take the programs of other authors too. A network's maps say nothing of other
-//! networks, so pods of different networks never reach each other by this path.
+//! Pins are names for running programs and their maps. They can be missing, or name other maps than
+//! the running programs use. A caller that finds attached programs passes their ids to
+//! [`Datapath::ensure_for`], which pins the maps that these programs use.
+//!
+//! A [`Program`] is a file descriptor. [`netlink`](crate::netlink) attaches it to a TC hook as a
+//! filter, and [`TcxLink`] attaches it without a qdisc. Both accept programs of other authors. The
+//! maps of a network contain no other network, so direct forwarding never connects two networks.
 //!
 //! # What the programs do
 //!
 //! | program | hook | does |
 //! |---|---|---|
-//! | [`ProgramName::Main`] | ingress of each host veth and of the bridge | drops what is sent in another's name, counts, redirects packets for local pods into the pod, answers ARP requests and neighbour solicitations |
-//! | [`ProgramName::Egress`] | egress of the same devices | counts what the bridge delivers to pods, remembers flows that stay with the stack, answers the host's neighbour questions |
+//! | [`ProgramName::Main`] | ingress of each host veth and of the bridge | drops spoofed packets, counts, redirects packets for local pods into the pod, answers ARP requests and neighbor solicitations |
+//! | [`ProgramName::Egress`] | egress of the same devices | counts packets from the bridge to pods, tracks flows that must stay with the stack, answers neighbor solicitations of the host |
 //!
-//! Whatever they do not redirect or drop goes on to the bridge, as if they were not there.
+//! All other packets continue to the bridge as if no program were attached.
 //!
 //! # Kernel
 //!
-//! 5.10 or newer with `CONFIG_BPF_SYSCALL` and `CONFIG_NET_CLS_BPF`; `CAP_BPF` and `CAP_NET_ADMIN`
-//! (or root) to load and to open pins, `CAP_SYS_ADMIN` to mount the BPF file system. Before 6.12,
-//! loading can take `CAP_PERFMON` as well: 5.10 and 6.1 are known to ask for it. With `CAP_PERFMON` and the kernel's BTF,
-//! direct packets pass the driver-mode XDP programs of pods ([`PortConfigMap::watch_xdp`]).
+//! 5.10 or newer with `CONFIG_BPF_SYSCALL` and `CONFIG_NET_CLS_BPF`. Loading programs and opening
+//! pins needs `CAP_BPF` and `CAP_NET_ADMIN`, or root. Mounting the BPF file system needs
+//! `CAP_SYS_ADMIN`. Before 6.12, loading can also need `CAP_PERFMON`: 5.10 and 6.1 are known to
+//! require it.
+//!
+//! With `CAP_PERFMON` and the BTF of the kernel, packets forwarded directly pass the driver-mode
+//! XDP programs of pods ([`PortConfigMap::watch_xdp`]).
 //!
 //! # Example
 //!
 //! ```no_run
 //! use std::net::IpAddr;
 //!
-//! use cnikit::datapath::{Datapath, NetConfig, PodLink, PodPort};
+//! use cnikit::datapath::{Datapath, DatapathConfig, Endpoint, PortConfig};
 //! use cnikit::spec::MacAddr;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,19 +45,21 @@
 //! datapath.ensure()?;
 //!
 //! let (bridge, gateway) = (6, MacAddr::new([0x02, 0, 0, 0, 0, 0xfe]));
-//! datapath.configure(NetConfig::new(bridge, gateway))?;
-//! datapath.ports()?.insert("10.244.1.1".parse()?, PodPort { ifindex: bridge, mac: gateway })?;
+//! datapath.configure(DatapathConfig::new(bridge, gateway))?;
+//! let endpoints = datapath.open_endpoints()?;
+//! endpoints.insert("10.244.1.1".parse()?, Endpoint { ifindex: bridge, mac: gateway })?;
 //!
 //! let pod: IpAddr = "10.244.1.2".parse()?;
-//! let port = PodPort { ifindex: 7, mac: MacAddr::new([0x02, 0, 0, 0, 0, 0x01]) };
-//! datapath.counters()?.track(pod)?;
-//! datapath.ports()?.insert(pod, port)?;
-//! datapath.ports()?.insert(port.mac.link_local().into(), port)?;
-//! let links = datapath.links()?;
-//! links.insert(port.ifindex, PodLink::new(port.mac))?;
-//! links.watch_xdp(port.ifindex)?;
+//! let endpoint = Endpoint { ifindex: 7, mac: MacAddr::new([0x02, 0, 0, 0, 0, 0x01]) };
+//! let counters = datapath.open_counters()?;
+//! counters.insert(pod)?;
+//! endpoints.insert(pod, endpoint)?;
+//! endpoints.insert(endpoint.mac.link_local().into(), endpoint)?;
+//! let ports = datapath.open_port_configs()?;
+//! ports.insert(endpoint.ifindex, PortConfig::new(endpoint.mac))?;
+//! ports.watch_xdp(endpoint.ifindex)?;
 //!
-//! println!("{:?}", datapath.counters()?.read(pod)?);
+//! println!("{:?}", counters.read(pod)?);
 //! # Ok(())
 //! # }
 //! ```
@@ -83,5 +90,5 @@ pub use self::program::{Program, ProgramName};
 pub use self::set::MapSet;
 pub use self::tcx::{Direction, TcxInfo, TcxLink, TcxProgram};
 
-/// What calls of this module return.
+/// The result of a call of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -15,17 +15,21 @@ use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
 use super::error::io_error;
 use super::{Error, Result, bpffs};
 
-/// A program on a TCX hook of a link, of whichever author: anything with a descriptor of a loaded
-/// `BPF_PROG_TYPE_SCHED_CLS` program will do, such as the programs of libbpf-rs.
+/// A BPF link that attaches a program to a TCX hook of an interface.
 ///
-/// The kernel detaches the program with the last descriptor of the link, unless the link is [pinned](TcxLink::pin). One
-/// whose device is deleted is dead: it holds no program and takes none, but its pin stays.
+/// The program can come from any author: any type with a descriptor of a loaded
+/// `BPF_PROG_TYPE_SCHED_CLS` program works, such as the programs of libbpf-rs.
 ///
-/// A hook runs its programs in the order in which they were attached, and then the filters of a clsact or ingress qdisc.
-/// `TC_ACT_UNSPEC` (-1, `TCX_NEXT`) hands the packet on to the next; every other verdict ends the chain.
+/// The kernel detaches the program when the last descriptor of the link is closed, unless the link
+/// is [pinned](TcxLink::pin). A link is dead if its interface was deleted. A dead link holds no
+/// program and accepts none, but its pin stays.
 ///
-/// Interface indexes are those of the calling thread's namespace. Elsewhere, call from within
-/// [`Netns::run`](crate::netlink::Netns::run).
+/// A hook runs its programs in the order of their attachment, and then the filters of a clsact or
+/// ingress qdisc. `TC_ACT_UNSPEC` (-1, `TCX_NEXT`) passes the packet to the next program. Every
+/// other verdict ends the chain.
+///
+/// Interface indexes belong to the network namespace of the calling thread. For another namespace,
+/// call within [`Netns::run`](crate::netlink::Netns::run).
 ///
 /// ```no_run
 /// use cnikit::datapath::{Direction, TcxLink};
@@ -33,7 +37,7 @@ use super::{Error, Result, bpffs};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let program = program();
-/// // Attached and pinned, replaced in place, or left alone: it may be called again and again.
+/// // Attaches and pins, replaces in place, or changes nothing: repeated calls are safe.
 /// TcxLink::ensure(&program, 7, Direction::Ingress, "/sys/fs/bpf/my-plugin/eth7")?;
 /// for program in TcxLink::attached(7, Direction::Ingress)? {
 ///     println!("program {} by link {:?}", program.program_id, program.link_id);
@@ -45,32 +49,35 @@ use super::{Error, Result, bpffs};
 ///
 /// # Kernel
 ///
-/// 6.6 with `CONFIG_NET_XGRESS`. Loading a program and opening a pin need `CAP_BPF` and `CAP_NET_ADMIN`, or root; who
-/// holds the program's descriptor may attach it. Attaching, and detaching, waits for the kernel's readers: some 10 ms each, during which no link of the machine can be changed. A filter in a clsact qdisc,
-/// [`Socket::replace_filter`](crate::netlink::Socket::replace_filter), takes 0.1 ms and works since 4.5, but takes the
-/// qdisc's slot.
+/// 6.6 with `CONFIG_NET_XGRESS`. Loading a program and opening a pin need `CAP_BPF` and
+/// `CAP_NET_ADMIN`, or root. Attaching needs only the descriptor of the program. Attaching and
+/// detaching each wait about 10 ms for the kernel's RCU readers, and no interface of the machine
+/// can be changed during that time. A filter in a clsact qdisc,
+/// [`Socket::replace_filter`](crate::netlink::Socket::replace_filter), takes 0.1 ms and works since
+/// 4.5, but occupies the slot of the qdisc.
 #[doc(alias = "BPF_LINK_TYPE_TCX")]
 #[derive(Debug)]
 pub struct TcxLink(OwnedFd);
 
-/// Which packets of a link a hook sees.
+/// The direction of the packets that a hook sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// What comes in by the link. On the host end of a veth pair, that is what the pod sends.
+    /// Received packets. On the host end of a veth pair, these are the packets that the pod sends.
     Ingress,
-    /// What goes out by the link.
+    /// Transmitted packets.
     Egress,
 }
 
-/// What the kernel says of a TCX link.
+/// The kernel's information about a TCX link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcxInfo {
-    /// The kernel's id for the link, by which `bpftool link show id` knows it.
+    /// The id of the link, as `bpftool link show id` takes it.
     pub link_id: u32,
-    /// The kernel's id for the program. A dead link keeps its program loaded.
+    /// The id of the program. A dead link keeps its program loaded.
     pub program_id: u32,
-    /// The index of the network interface; none for a dead link: its interface is deleted, or it was detached.
+    /// The index of the interface. `None` for a dead link: its interface was deleted, or it was
+    /// detached.
     pub ifindex: Option<u32>,
     /// The hook.
     pub direction: Direction,
@@ -80,44 +87,46 @@ pub struct TcxInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcxProgram {
-    /// The kernel's id for the program.
+    /// The id of the program.
     pub program_id: u32,
-    /// The kernel's id for the link that holds it; none for one that was attached without.
+    /// The id of the link that holds the program. `None` for a program attached without a link.
     pub link_id: Option<u32>,
 }
 
 impl TcxLink {
-    /// Attaches a program, behind those that are there.
+    /// Attaches a program behind the programs that are already attached.
     ///
     /// # Errors
     ///
-    /// [`Error::TcxUnsupported`] on a kernel without TCX; [`Error::Tcx`] else: `ENODEV` where there is no such
-    /// interface, `EINVAL` for a program of another type, `ERANGE` where the hook has its 64 programs.
+    /// [`Error::TcxUnsupported`] on a kernel without TCX. Otherwise [`Error::Tcx`]: `ENODEV` if the
+    /// interface does not exist, `EINVAL` for a program of another type, `ERANGE` if the hook
+    /// already has 64 programs.
     pub fn attach(program: &impl AsFd, ifindex: u32, direction: Direction) -> Result<Self> {
         let (program, target) = (program.as_fd().as_raw_fd(), ifindex.cast_signed());
         // SAFETY: both descriptors are open, and no options are passed.
         let made = check(unsafe { sys::bpf_link_create(program, target, direction.attach_type(), ptr::null()) });
         match made {
-            // SAFETY: the kernel has just given out this descriptor, and nobody else has it.
+            // SAFETY: the kernel has just returned this descriptor, and no other code owns it.
             Ok(fd) => Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) })),
             Err(error) => Err(match Self::attached(ifindex, direction) {
-                // EINVAL says a lot of things; only where the hook cannot even be looked at it says that there is none.
+                // EINVAL has many causes. It means a missing hook only if listing the hook fails
+                // too.
                 Err(unsupported @ Error::TcxUnsupported) => unsupported,
                 _ => Error::tcx("attach the program to TCX", hook(ifindex, direction), error),
             }),
         }
     }
 
-    /// Attaches a program and pins the link at `path`, or puts the program in the place of the one that the link pinned
-    /// there holds: no packet sees a gap. A pinned link that is dead, or on another hook, is replaced. The directories
-    /// of `path` are made.
+    /// Attaches a program and pins the link at `path`.
     ///
-    /// Callers that race attach once.
+    /// If a link is pinned there, the program replaces that link's program, and no packet sees a
+    /// gap. A pinned link that is dead or on another hook is replaced. Missing directories of
+    /// `path` are created. Concurrent callers attach once.
     ///
     /// # Errors
     ///
-    /// As [`attach`](Self::attach), [`open`](Self::open) but for a missing pin, and [`pin`](Self::pin);
-    /// [`Error::Locked`] where another caller hangs.
+    /// As [`attach`](Self::attach), [`open`](Self::open) except for a missing pin, and
+    /// [`pin`](Self::pin). [`Error::Locked`] if another caller hangs.
     pub fn ensure(program: &impl AsFd, ifindex: u32, direction: Direction, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let directory = path.parent().unwrap_or(path);
@@ -147,19 +156,20 @@ impl TcxLink {
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`]: its source is `NotFound` where nothing is there, `InvalidData` where the pin is of something
-    /// else.
+    /// [`Error::Pin`]: its source is `NotFound` if the pin does not exist, and `InvalidData` if the
+    /// pin is not a TCX link.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let failed = |error| Error::pin("open the pinned link", path, error);
         let name = c_path(path).map_err(failed)?;
         // SAFETY: the path ends with a NUL.
         let fd = check(unsafe { sys::bpf_obj_get(name.as_ptr()) }).map_err(failed)?;
-        // SAFETY: the kernel has just given out this descriptor, and nobody else has it.
+        // SAFETY: the kernel has just returned this descriptor, and no other code owns it.
         let link = Self(unsafe { OwnedFd::from_raw_fd(fd) });
-        // A map or a program opens by the same call, and its number of kind may be that of TCX links.
+        // The same call opens maps and programs, and their type number can equal the type of TCX
+        // links.
         let kind = fs::read_link(format!("/proc/self/fd/{fd}")).map_err(failed)?;
-        let other = || failed(io::Error::new(io::ErrorKind::InvalidData, "the pin is not one of a TCX link"));
+        let other = || failed(io::Error::new(io::ErrorKind::InvalidData, "the pin is not a TCX link"));
         if kind != Path::new("anon_inode:bpf-link") {
             return Err(other());
         }
@@ -170,8 +180,10 @@ impl TcxLink {
         }
     }
 
-    /// The links that are pinned in a directory, with the paths of their pins. There being no directory is success, and
-    /// what is removed meanwhile is left out.
+    /// The links that are pinned in a directory, with the paths of their pins.
+    ///
+    /// A directory that does not exist has no links. Pins that disappear during the call are left
+    /// out.
     ///
     /// # Errors
     ///
@@ -198,14 +210,14 @@ impl TcxLink {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open) for what is no TCX link, as [`detach`](Self::detach), and [`Error::Pin`];
-    /// [`Error::Locked`] where another caller hangs.
+    /// As [`open`](Self::open) for a pin that is not a TCX link, as [`detach`](Self::detach), and
+    /// [`Error::Pin`]. [`Error::Locked`] if another caller hangs.
     pub fn remove(path: impl AsRef<Path>) -> Result<()> {
         Self::remove_if(path.as_ref(), |_| true)
     }
 
-    /// Removes the pin at `path` if it is one of a dead link, whose interface is gone. One that an
-    /// [`ensure`](Self::ensure) has replaced meanwhile stays.
+    /// Removes the pin at `path` if its link is dead. A pin that a concurrent
+    /// [`ensure`](Self::ensure) has replaced stays.
     ///
     /// # Errors
     ///
@@ -234,29 +246,32 @@ impl TcxLink {
         }
     }
 
-    /// The programs on a hook, in the order in which they run, whoever has attached them. Those of clsact qdiscs are
-    /// not among them: see [`Socket::filters`](crate::netlink::Socket::filters).
+    /// The programs on a hook, in the order of their execution, from all authors.
+    ///
+    /// Filters of clsact qdiscs are not included: see
+    /// [`Socket::filters`](crate::netlink::Socket::filters).
     ///
     /// # Errors
     ///
-    /// [`Error::TcxUnsupported`] on a kernel without TCX; [`Error::Tcx`] else: `ENODEV` where there is no such
-    /// interface, `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::TcxUnsupported`] on a kernel without TCX. Otherwise [`Error::Tcx`]: `ENODEV` if the
+    /// interface does not exist, `EPERM` without `CAP_NET_ADMIN`.
     #[doc(alias = "BPF_PROG_QUERY")]
     pub fn attached(ifindex: u32, direction: Direction) -> Result<Vec<TcxProgram>> {
-        // `BPF_MPROG_MAX`, the most that a hook can have.
-        const MOST: usize = 64;
-        let (mut programs, mut links) = ([0; MOST], [0; MOST]);
+        // `BPF_MPROG_MAX`, the limit of a hook.
+        const MAX_PROGRAMS: usize = 64;
+        let (mut programs, mut links) = ([0; MAX_PROGRAMS], [0; MAX_PROGRAMS]);
         let mut options = sys::bpf_prog_query_opts {
             sz: size_of::<sys::bpf_prog_query_opts>() as sys::size_t,
             prog_ids: programs.as_mut_ptr(),
             link_ids: links.as_mut_ptr(),
             ..Default::default()
         };
-        options.__bindgen_anon_1.count = MOST as u32;
-        // SAFETY: the kernel writes `count` numbers at most to each of the arrays, which is their length.
-        let asked =
+        options.__bindgen_anon_1.count = MAX_PROGRAMS as u32;
+        // SAFETY: the kernel writes at most `count` numbers to each array, and `count` is their
+        // length.
+        let queried =
             unsafe { sys::bpf_prog_query_opts(ifindex.cast_signed(), direction.attach_type(), &raw mut options) };
-        check(asked).map_err(|error| match error.raw_os_error() {
+        check(queried).map_err(|error| match error.raw_os_error() {
             Some(code) if code == rustix::io::Errno::INVAL.raw_os_error() => Error::TcxUnsupported,
             _ => Error::tcx("list the programs of TCX", hook(ifindex, direction), error),
         })?;
@@ -266,12 +281,12 @@ impl TcxLink {
         Ok(found.map(|(program_id, id)| TcxProgram { program_id, link_id: Some(id).filter(|id| *id != 0) }).collect())
     }
 
-    /// Pins the link: it outlives this process.
+    /// Pins the link, so that it outlives this process.
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`]: `EEXIST` where something is there, `EPERM` where the name holds a `.`, which the BPF file system
-    /// does not take, or without the capabilities.
+    /// [`Error::Pin`]: `EEXIST` if the path exists, `EPERM` if the name contains a `.`, which the BPF
+    /// file system does not allow, or if a capability is missing.
     pub fn pin(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let pinned = c_path(path).and_then(|name| {
@@ -281,7 +296,7 @@ impl TcxLink {
         pinned.map(drop).map_err(|error| Error::pin("pin the link", path, error))
     }
 
-    /// Puts another program in the place of the link's, atomically: each packet sees one of the two.
+    /// Replaces the program of the link atomically: each packet sees one of the two programs.
     ///
     /// # Errors
     ///
@@ -293,25 +308,25 @@ impl TcxLink {
         updated.map(drop).map_err(|error| Error::tcx("replace the program of", "a TCX link".to_owned(), error))
     }
 
-    /// Takes the program from its hook. The link is dead from then on, also where others hold it or it is pinned;
-    /// detaching a dead one is success.
+    /// Detaches the program from its hook. Afterwards the link is dead, even if it is pinned or
+    /// other processes hold it. Detaching a dead link is success.
     ///
     /// # Errors
     ///
-    /// [`Error::Tcx`] where the kernel refuses.
+    /// [`Error::Tcx`] if the kernel refuses.
     pub fn detach(&self) -> Result<()> {
         // SAFETY: the descriptor is open.
         let detached = check(unsafe { sys::bpf_link_detach(self.0.as_raw_fd()) });
         detached.map(drop).map_err(|error| Error::tcx("detach", "a TCX link".to_owned(), error))
     }
 
-    /// What the link holds, and where.
+    /// The program and the hook of the link.
     ///
     /// # Errors
     ///
-    /// [`Error::Tcx`] where the kernel refuses.
+    /// [`Error::Tcx`] if the kernel refuses.
     pub fn info(&self) -> Result<TcxInfo> {
-        let failed = |error| Error::tcx("look at", "a TCX link".to_owned(), error);
+        let failed = |error| Error::tcx("read the information of", "a TCX link".to_owned(), error);
         let info = LinkInfo::from_fd(self.0.as_fd()).map_err(|error| failed(io_error(error)))?;
         let LinkTypeInfo::Tcx(tcx) = &info.info else { return Err(failed(io::ErrorKind::InvalidData.into())) };
         let egress = matches!(tcx.attach_type, libbpf_rs::ProgramAttachType::TcxEgress);
@@ -341,7 +356,7 @@ impl Direction {
 
 fn program_id(program: &impl AsFd) -> Result<u32> {
     libbpf_rs::Program::id_from_fd(program.as_fd())
-        .map_err(|error| Error::tcx("look at", "the program".to_owned(), io_error(error)))
+        .map_err(|error| Error::tcx("read the information of", "the program".to_owned(), io_error(error)))
 }
 
 fn hook(ifindex: u32, direction: Direction) -> String {
@@ -356,7 +371,7 @@ fn c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
-/// libbpf returns what the kernel does, or a negative error number.
+/// libbpf returns the kernel's result, or a negative error number.
 fn check(returned: c_int) -> io::Result<c_int> {
     if returned < 0 { Err(io::Error::from_raw_os_error(-returned)) } else { Ok(returned) }
 }
