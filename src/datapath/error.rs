@@ -116,7 +116,9 @@ pub enum Error {
     },
 
     /// The kernel has no TCX hooks.
-    #[error("this kernel has no TCX hooks (Linux 6.6 with CONFIG_NET_XGRESS): attach the program as a filter of a clsact qdisc")]
+    #[error(
+        "this kernel has no TCX hooks (Linux 6.6 with CONFIG_NET_XGRESS): attach the program as a filter of a clsact qdisc"
+    )]
     TcxUnsupported,
 
     /// A step on a TCX hook or link failed.

@@ -67,7 +67,7 @@ pub(crate) fn ensure(
     datapath: &Datapath,
     found: Option<Found>,
 ) -> Result<Link, PluginError> {
-    let Found { bridge, is_claimed, .. } = match found {
+    let Found { mut bridge, is_claimed, .. } = match found {
         Some(found) => found,
         None => create(host, network, config)?,
     };
@@ -77,7 +77,7 @@ pub(crate) fn ensure(
     }
     // An alias that is missing tells that who claimed the bridge did not come to its end.
     if !is_claimed || bridge.alias.is_none() {
-        mark(host, network, &bridge)?;
+        bridge.mac = Some(mark(host, network, &bridge)?);
     }
     set_ipv6(host, network, &bridge)?;
     if !bridge.up {
@@ -176,17 +176,26 @@ fn claim(host: &Socket, network: &NetworkName, bridge: &Link) -> Result<(), Plug
     }
 }
 
-/// Makes a claimed bridge what the network needs, and says whose it is.
-fn mark(host: &Socket, network: &NetworkName, bridge: &Link) -> netlink::Result<()> {
-    // A bridge whose MAC was never set takes over that of its lowest port, as ports come and go. Pods keep the
-    // gateway's in their neighbour tables, and the programs know it too.
-    if let Some(mac) = bridge.mac {
-        host.set_mac(bridge.index, mac)?;
+/// Fixes the MAC of a claimed bridge and writes the network's name on it. Returns the MAC.
+fn mark(host: &Socket, network: &NetworkName, bridge: &Link) -> netlink::Result<MacAddr> {
+    // A bridge whose MAC was never set takes the MAC of its lowest port, so ports that come and go
+    // change it. Pods keep the gateway's MAC in their neighbor tables, and the programs use it too.
+    let other = MacAddr::derived_from(&format!("{network}/adopted-bridge"));
+    // Linux 5.10 has no MAC on a bridge that lost its last port.
+    let mac = bridge.mac.filter(|mac| mac.octets() != [0; 6]).unwrap_or(other);
+    if mac != other && !is_made_for(network, bridge) {
+        // Linux 5.10 adds the forwarding entry of the bridge's own MAC when the MAC changes. A bridge
+        // without ports lacks the entry, and would flood packets for the gateway to the pods.
+        let links = host.links()?;
+        if !links.iter().any(|link| link.master == Some(bridge.index)) {
+            host.set_mac(bridge.index, other)?;
+        }
     }
+    host.set_mac(bridge.index, mac)?;
     if bridge.alias.is_none() {
         host.set_alias(bridge.index, &alias(network))?;
     }
-    Ok(())
+    Ok(mac)
 }
 
 /// Makes the host deaf to routers among the pods (CVE-2020-10749), and able to ask for neighbours as soon as the bridge

@@ -55,5 +55,5 @@ pub use host::{Host, host};
 pub use namespace::Namespace;
 pub use plugin::{Invocation, Outcome, Plugin};
 pub use pod::Pod;
-pub use require::{cnitool, kernel, privileged, skipped, tool};
+pub use require::{cnitool, kernel, privileged, skipped, supervision, tool};
 pub use supervise::Ruling;

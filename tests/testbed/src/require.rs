@@ -69,6 +69,17 @@ pub fn kernel() -> (u32, u32) {
     version.unwrap_or_else(|| panic!("{release} does not begin with two numbers"))
 }
 
+/// Whether calls can be [supervised](crate::Command::supervised); otherwise prints `SKIP`, and the test
+/// should return.
+#[must_use]
+pub fn supervision() -> bool {
+    let is_there = kernel() >= (5, 19);
+    if !is_there {
+        skipped("needs Linux 5.19, to decide on the system calls of a process");
+    }
+    is_there
+}
+
 /// Announces that a test is skipped for what no installation would mend, such as how a package was built. Unlike
 /// [`privileged`] and [`tool`], it fails nowhere: `CNIKIT_REQUIRE_PRIVILEGED=1` cannot promise it.
 pub fn skipped(reason: &str) {

@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 
-use cnikit_testbed::{Call, Command, Namespace, Ruling, host, kernel};
+use cnikit_testbed::{Call, Command, Namespace, Ruling, host, supervision};
 
 /// The way of `touch` to make a file.
 fn makes(call: &Call, file: &Path) -> bool {
@@ -13,8 +13,7 @@ fn makes(call: &Call, file: &Path) -> bool {
 /// Runs a test with a command that makes the file through a shell, as the judge decides.
 #[track_caller]
 fn touching(test: impl FnOnce(Command, &Path) + Send) {
-    // Before, signals interrupt what is being judged.
-    if kernel() < (5, 19) {
+    if !supervision() {
         return;
     }
     host(|host| {

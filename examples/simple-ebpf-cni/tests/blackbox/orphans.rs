@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cnikit_testbed::{Footprint, Host, Namespace as _, Outcome, Plugin, Ruling, Running, eventually};
+use cnikit_testbed::{Footprint, Host, Namespace as _, Outcome, Plugin, Ruling, Running, eventually, supervision};
 use serde_json::json;
 
 use crate::support::{Attached, Network, ORPHANS, STATE_DIR, bin, on_host};
@@ -192,6 +192,9 @@ fn leaves_behind(network: &Network, plugin: &Plugin) -> bool {
 
 #[test]
 fn where_orphans_are_reaped_each_del_leaves_one() {
+    if !supervision() {
+        return;
+    }
     on_host(|network| {
         let container = Container::start(network.host, REAPS);
         for round in 0..4 {
@@ -207,6 +210,9 @@ fn where_orphans_are_reaped_each_del_leaves_one() {
 /// Some reap once in a few seconds, and a busy node may hold them up for longer.
 #[test]
 fn a_reaper_that_is_held_up_costs_no_del_its_speed() {
+    if !supervision() {
+        return;
+    }
     on_host(|network| {
         let container = Container::start(network.host, REAPS);
         let plugin = container.plugin("");
@@ -232,6 +238,9 @@ fn a_reaper_that_is_held_up_costs_no_del_its_speed() {
 /// What is in the place of the record costs a DEL its speed, and nothing else.
 #[test]
 fn a_record_that_cannot_be_used_is_passed_over() {
+    if !supervision() {
+        return;
+    }
     on_host(|network| {
         let container = Container::start(network.host, REAPS);
         let plugin = container.plugin("");

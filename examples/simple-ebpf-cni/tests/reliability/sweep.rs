@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use cnikit_testbed::{Call, Invocation, Outcome, Ruling, kernel};
+use cnikit_testbed::{Call, Invocation, Outcome, Ruling, supervision};
 
 use crate::is_long;
 use crate::networks::{Kind, on_host_with};
@@ -66,8 +66,7 @@ impl Sweep {
     /// there are [points](Points::strike).
     #[track_caller]
     pub(crate) fn run(&self, body: impl Fn(&Network, &mut Points) + Sync) {
-        // Calls cannot be supervised there.
-        if kernel() < (5, 19) {
+        if !supervision() {
             return;
         }
         let begun = Instant::now();
