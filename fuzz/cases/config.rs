@@ -1,4 +1,5 @@
-//! Any bytes on standard input: read, or an error; and `dispatch` answers with one JSON document.
+//! Arbitrary bytes on stdin: the parsers return a value or an error, and `dispatch` writes nothing or
+//! one JSON document, for each verb.
 
 use std::ffi::OsString;
 
