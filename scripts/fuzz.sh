@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Fuzzes the named targets, or all of them, for FUZZ_SECONDS (10) each. New inputs stay below fuzz/target.
+# Fuzzes the named targets, or all of them, for FUZZ_SECONDS (10) each. New inputs stay below
+# fuzz/target.
 #
 # usage: scripts/fuzz.sh [--minimize] [TARGET...]
 #
-# --minimize does not fuzz. It writes the smallest set of seeds and new inputs with the same coverage to
-# fuzz/target/minimized: see fuzz/README.md.
+# --minimize merges the seeds and the new inputs by coverage into fuzz/target/minimized, without
+# fuzzing: see fuzz/README.md.
 #
-# cargo-fuzz is not needed: the stable compiler emits the coverage counters of libFuzzer, and panics,
-# overflows and failed assertions end a run. FUZZ_ASAN=1 adds AddressSanitizer for the `unsafe` code of
-# dependencies, which needs a nightly compiler.
+# cargo-fuzz is not needed: the stable compiler emits the coverage counters of libFuzzer. A panic,
+# an overflow or a failed assertion ends a run. FUZZ_ASAN=1 adds AddressSanitizer for the `unsafe`
+# code of dependencies, which needs a nightly compiler.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -54,7 +55,7 @@ step "Building the fuzz targets"
 as_caller env RUSTFLAGS="${flags[*]}" CARGO_INCREMENTAL=0 cargo "${toolchain[@]}" build --locked --quiet --manifest-path fuzz/Cargo.toml \
     --target-dir "$work" --target "$host" "${features[@]}" "${bins[@]}"
 
-# minimize TARGET AS: an input that is a seed keeps the name of the seed; a new one has its SHA-1.
+# minimize TARGET RUNNER: a seed keeps its name; a new input has its SHA-1 as name.
 minimize() {
     local target=$1 as=$2 into=$work/minimized/$1 seed input
     "$as" rm -rf "$into"
@@ -82,7 +83,8 @@ for target in "${targets[@]}"; do
         continue
     fi
     step "$target, $seconds s"
-    # 4 KiB: longer inputs run slower and reach no further code. grep drops the line of each new input.
+    # 4 KiB: longer inputs run slower and reach no further code. grep drops the line of each new
+    # input.
     "$as" "$work/$host/debug/$target" "$found" "fuzz/corpus/$target" -max_total_time="$seconds" -max_len=4096 -timeout=10 \
         -rss_limit_mb=2048 -artifact_prefix="$artifacts/" 2>&1 </dev/null |
         grep --line-buffered -avE '^#[0-9]+\s+(NEW|REDUCE|RELOAD) |NEW_FUNC|^INFO: |^WARNING: Failed to find|^"|^###### ' || failed+=("$target")

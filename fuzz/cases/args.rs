@@ -1,6 +1,7 @@
 //! Arbitrary `CNI_*` variables: `Environment::read` returns a value or an error, without a panic.
 //!
-//! An input is up to five lines: `CNI_CONTAINERID`, `CNI_NETNS`, `CNI_IFNAME`, `CNI_PATH`, `CNI_ARGS`.
+//! An input has up to five lines: `CNI_CONTAINERID`, `CNI_NETNS`, `CNI_IFNAME`, `CNI_PATH` and
+//! `CNI_ARGS`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;

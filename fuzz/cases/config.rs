@@ -1,5 +1,5 @@
-//! Arbitrary bytes on stdin: the parsers return a value or an error, and `dispatch` writes nothing or
-//! one JSON document, for each verb.
+//! Arbitrary bytes on stdin: the parsers return a value or an error. For each verb, `dispatch`
+//! writes one JSON document or nothing.
 
 use std::ffi::OsString;
 

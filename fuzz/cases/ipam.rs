@@ -80,8 +80,8 @@ fn change(dir: &Path, mut input: &[u8]) {
     }
 }
 
-/// Addresses that must not be allocated: those hard-linked to a lease file. If the lock file has lost
-/// its boot id, an unreadable lease counts as left over from an earlier boot.
+/// Addresses that must not be allocated: those hard-linked to a lease file. If the lock file has
+/// lost its boot id, an unreadable lease counts as left over from an earlier boot.
 fn held(dir: &Path) -> HashSet<IpAddr> {
     let entries = |name: &str| fs::read_dir(dir.join(name)).into_iter().flatten().flatten();
     let lock = dir.join("lock");

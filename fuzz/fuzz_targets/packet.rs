@@ -125,8 +125,8 @@ impl Bed {
         network
     }
 
-    /// The return code of a program and the frame after the program; `None` if the kernel refuses to
-    /// run the frame.
+    /// The return code of a program and the frame after the program; `None` if the kernel
+    /// refuses to run the frame.
     fn verdict(&self, hook: Hook, origin: u32, frame: &[u8]) -> Option<(i32, Vec<u8>)> {
         let mut left = vec![0; frame.len() + 64];
         // `struct __sk_buff` up to `ingress_ifindex`, its tenth word. The kernel reads the rest as
