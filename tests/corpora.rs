@@ -1,6 +1,6 @@
-//! What the fuzzer found interesting, tried again by every compiler: see fuzz/.
+//! Replays the fuzz seeds with the stable compiler: see fuzz/README.md.
 //!
-//! The seeds of `netlink` and `packet` are tried where their code is, by unit tests.
+//! Unit tests replay the seeds of `netlink` and `packet`, beside the code under test.
 #![cfg(all(feature = "ipam", feature = "netlink"))]
 
 use std::fs;
@@ -35,7 +35,8 @@ fn results() {
     replay("result", result::run);
 }
 
-/// Runs a case on each of its seeds, whose name the panic of one that fails is to be found with.
+/// Runs a case on each of its seeds. It prints each path first, so that a panic follows the name of
+/// its seed.
 fn replay(target: &str, case: impl Fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let seeds = fs::read_dir(&corpus).unwrap_or_else(|error| panic!("{}: {error}", corpus.display()));

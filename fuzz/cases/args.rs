@@ -1,4 +1,7 @@
-//! Any text in the environment: read, or an error.
+//! Arbitrary `CNI_*` variables: `Environment::read` returns a value or an error, without a panic.
+//!
+//! An input has up to five lines: `CNI_CONTAINERID`, `CNI_NETNS`, `CNI_IFNAME`, `CNI_PATH` and
+//! `CNI_ARGS`.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -21,7 +24,7 @@ pub(crate) fn run(input: &[u8]) {
     {
         let _ = args.require_known(&["IP", "MAC"]);
         assert!(args.iter().all(|(key, _)| args.value(key).is_some()));
-        // What tables and logs show of it.
+        // Tables and logs print the pod, so it must be short, printable ASCII.
         let pod = KubernetesPod::from_args(args).to_string();
         assert!(pod.len() <= 63 + 1 + 253 && pod.bytes().all(|byte| byte.is_ascii_graphic()));
         assert!(KubernetesPod::invalid_args(args).iter().all(|error| error.to_string().len() < 1024));

@@ -1,4 +1,5 @@
-//! Any bytes on standard input: read, or an error; and `dispatch` answers with one JSON document.
+//! Arbitrary bytes on stdin: the parsers return a value or an error. For each verb, `dispatch`
+//! writes one JSON document or nothing.
 
 use std::ffi::OsString;
 

@@ -1,4 +1,5 @@
-//! Any files in the directory of a network's leases: an error that names one of them, or addresses that nobody has.
+//! Arbitrary files in the lease directory of a network: an allocation returns a free address, or an
+//! error that names a file.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use cnikit::ipam::{BootId, Error, Owner, Pool, Store};
 
-/// What is done to the directory: the first byte says to which file, the second how, the third how much follows.
+/// The files that an input changes. Each change is three bytes and its content: an index into this
+/// list, the kind of change (see [`change`]) and the length of the content.
 const FILES: [&str; 10] = [
     "lock",
     "pending",
@@ -29,26 +31,26 @@ pub(crate) fn run(input: &[u8]) {
     let pools = [serde_json::from_str::<Pool>(r#"[{"subnet": "10.0.0.0/29"}]"#).expect("a pool")];
     for id in ["kept", "other"] {
         let mut locked = store.lock(Duration::ZERO).expect("the lock is free");
-        locked.allocate(&owner(id), &pools, &[]).expect("five are free");
+        locked.allocate(&owner(id), &pools, &[]).expect("5 free addresses");
     }
     change(store.dir(), input);
-    look(&store, &pools[0]);
+    read_all(&store, &pools[0]);
 
     let held = held(store.dir());
-    let mut given = HashSet::new();
-    // One more than there are addresses.
+    let mut allocated = HashSet::new();
+    // One more than the pool has addresses.
     for id in ["a", "b", "c", "d", "e", "f"] {
         let lease = store.lock(Duration::ZERO).and_then(|mut locked| locked.allocate(&owner(id), &pools, &[]));
         match lease {
             Ok(lease) => {
                 let address = lease.addresses[0].ip();
                 assert!(!held.contains(&address), "{address} is held");
-                assert!(given.insert(address), "{address} was given already");
+                assert!(allocated.insert(address), "{address} was allocated twice");
             }
             Err(error) => assert_names_a_file(&error, dir.path()),
         }
     }
-    look(&store, &pools[0]);
+    read_all(&store, &pools[0]);
     for id in ["kept", "other", "a", "b"] {
         let released = store.lock(Duration::ZERO).and_then(|mut locked| {
             locked.release(&owner(id))?;
@@ -66,9 +68,9 @@ fn change(dir: &Path, mut input: &[u8]) {
         let (content, rest) = rest.split_at(usize::from(length).min(rest.len()));
         input = rest;
         let path = dir.join(FILES[usize::from(file) % FILES.len()]);
-        // What cannot be done is not done.
+        // A change that fails is skipped.
         let _ = match how % 5 {
-            // In place: the other name of the file has it, too.
+            // In place: a hard link to the file sees the change too.
             0 => fs::write(&path, content),
             1 => fs::remove_file(&path).and_then(|()| fs::write(&path, content)),
             2 => fs::remove_file(&path).and_then(|()| fs::create_dir(&path)),
@@ -78,8 +80,8 @@ fn change(dir: &Path, mut input: &[u8]) {
     }
 }
 
-/// Addresses that must not be given to anybody: those with the file of a lease. Where the boot's mark in the lock is
-/// lost, damaged leases are those of an earlier boot.
+/// Addresses that must not be allocated: those hard-linked to a lease file. If the lock file has
+/// lost its boot id, an unreadable lease counts as left over from an earlier boot.
 fn held(dir: &Path) -> HashSet<IpAddr> {
     let entries = |name: &str| fs::read_dir(dir.join(name)).into_iter().flatten().flatten();
     let lock = dir.join("lock");
@@ -98,7 +100,7 @@ fn held(dir: &Path) -> HashSet<IpAddr> {
         })
         .filter_map(|entry| Some(entry.metadata().ok()?.ino()))
         .collect();
-    // The change that was under way is undone, its addresses among it.
+    // Recovery rolls back the pending change and frees its addresses.
     let pending = fs::symlink_metadata(dir.join("pending")).map(|file| file.ino()).ok();
     entries("addresses")
         .filter(|entry| entry.metadata().is_ok_and(|file| owned.contains(&file.ino()) && Some(file.ino()) != pending))
@@ -106,30 +108,30 @@ fn held(dir: &Path) -> HashSet<IpAddr> {
         .collect()
 }
 
-/// Everything that only reads.
-fn look(store: &Store, pool: &Pool) {
+/// Calls every read-only operation.
+fn read_all(store: &Store, pool: &Pool) {
     let dir = store.dir();
-    let named = |error: Error| assert_names_a_file(&error, dir);
-    store.lease(&owner("kept")).map(drop).unwrap_or_else(named);
+    let check = |error: Error| assert_names_a_file(&error, dir);
+    store.lease(&owner("kept")).map(drop).unwrap_or_else(check);
     for last in 1..8 {
-        store.lease_at(IpAddr::from([10, 0, 0, last])).map(drop).unwrap_or_else(named);
+        store.lease_at(IpAddr::from([10, 0, 0, last])).map(drop).unwrap_or_else(check);
     }
     for leases in [store.leases(), store.leases_of_all_boots()] {
         match leases {
-            // A directory has no more entries than were put there.
-            Ok(leases) => leases.take(32).for_each(|lease| lease.map(drop).unwrap_or_else(named)),
-            Err(error) => named(error),
+            // The directory holds fewer than 32 leases: the limit ends an endless iterator.
+            Ok(leases) => leases.take(32).for_each(|lease| lease.map(drop).unwrap_or_else(check)),
+            Err(error) => check(error),
         }
     }
-    store.usage(pool).map(drop).unwrap_or_else(named);
-    store.damaged().map(drop).unwrap_or_else(named);
-    store.locked_owners().map(drop).unwrap_or_else(named);
+    store.usage(pool).map(drop).unwrap_or_else(check);
+    store.damaged().map(drop).unwrap_or_else(check);
+    store.locked_owners().map(drop).unwrap_or_else(check);
 }
 
 fn assert_names_a_file(error: &Error, dir: &Path) {
-    let is_of_no_file = matches!(error, Error::PoolExhausted { .. } | Error::AlreadyLeased { .. });
-    let named = dir.to_str().expect("a name of ASCII");
-    assert!(is_of_no_file || error.to_string().contains(named), "{error}");
+    let has_no_file = matches!(error, Error::PoolExhausted { .. } | Error::AlreadyLeased { .. });
+    let named = dir.to_str().expect("an ASCII path");
+    assert!(has_no_file || error.to_string().contains(named), "{error}");
 }
 
 fn owner(id: &str) -> Owner {

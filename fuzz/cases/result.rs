@@ -1,4 +1,5 @@
-//! A result that can be read can be written in its version, and then reads as the same.
+//! A result that parses in one version serializes to every version that can represent it, and that
+//! JSON survives a second round trip unchanged.
 
 use cnikit::spec::{AddResult, Version};
 
@@ -8,9 +9,9 @@ pub(crate) fn run(input: &[u8]) {
         let Ok(result) = AddResult::from_json(&json, version) else { continue };
         for target in Version::ALL {
             let Ok(written) = result.to_json(target) else { continue };
-            let written = serde_json::from_str(&written).expect("what is written is JSON");
-            let again = AddResult::from_json(&written, target).expect("what is written can be read");
-            let twice = again.to_json(target).expect("what was read can be written");
+            let written = serde_json::from_str(&written).expect("to_json writes JSON");
+            let again = AddResult::from_json(&written, target).expect("written JSON parses");
+            let twice = again.to_json(target).expect("parsed JSON serializes");
             assert_eq!(serde_json::from_str::<serde_json::Value>(&twice).expect("JSON"), written);
         }
     }

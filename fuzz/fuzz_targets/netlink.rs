@@ -1,4 +1,4 @@
-//! Any bytes that a netlink socket receives: read, or an error.
+//! Arbitrary bytes from a netlink socket: each decoder returns a value or an error.
 
 #![no_main]
 

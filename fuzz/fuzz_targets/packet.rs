@@ -1,6 +1,8 @@
-//! Any frames: the programs, run by the kernel, do what the model says.
+//! Arbitrary frames: the kernel runs the TC programs, which return the verdict and the frame of the
+//! model.
 //!
-//! Needs root. The process has namespaces of its own, with a BPF file system that is gone with it.
+//! An input is a `cnikit_model::Scenario`. The target needs root. The process unshares its network
+//! and mount namespaces; its BPF file system disappears with the process.
 
 #![no_main]
 
@@ -16,10 +18,10 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 const ROOT: &str = "/sys/fs/bpf";
-/// The kernel has frames come in by `lo`.
+/// `BPF_PROG_TEST_RUN` takes `lo`, index 1, as the device of the frame.
 const PORT: u32 = 1;
 const OTHER_PORT: u32 = 77;
-/// Of another network.
+/// A port of another network.
 const PORT_ELSEWHERE: u32 = 79;
 const SECOND_PORT: u32 = 78;
 const BRIDGE: u32 = 99;
@@ -27,7 +29,7 @@ const MAC_A: Mac = [0x02, 0, 0, 0, 0, 0x0a];
 const MAC_B: Mac = [0x02, 0, 0, 0, 0, 0x0b];
 const MAC_SECOND: Mac = [0x02, 0, 0, 0, 0, 0x0c];
 const MAC_GATEWAY: Mac = [0x02, 0, 0, 0, 0, 0xfe];
-/// Those of the tests in src/datapath/skeleton/verdicts.
+/// The addresses of the tests in src/datapath/skeleton/verdicts.
 const ADDRESSES: [(&str, u32, Mac); 8] = [
     ("10.244.1.2", PORT, MAC_A),
     ("fd00:244::2", PORT, MAC_A),
@@ -39,7 +41,7 @@ const ADDRESSES: [(&str, u32, Mac); 8] = [
     ("fd00:244::1", BRIDGE, MAC_GATEWAY),
 ];
 
-/// Addresses of the pod at `PORT` that it has at other ports.
+/// Addresses that the pod at `PORT` has on its other ports.
 const SHARED: [&str; 4] = ["10.244.1.5", "fd00:244::5", "10.245.1.2", "fd00:245::2"];
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
@@ -73,7 +75,7 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
-        // SAFETY: descriptors stay shared, as CLONE_FILES is not among the flags.
+        // SAFETY: CLONE_FILES is not among the flags, and the threads keep one descriptor table.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.expect("root");
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("private mounts");
         mount("bpf", ROOT, "bpf", MountFlags::empty(), None).expect("a BPF file system");
@@ -101,7 +103,7 @@ impl Bed {
         let bridge = if scenario.at_bridge { PORT } else { BRIDGE };
         let mut config = DatapathConfig::new(bridge, MacAddr::new(MAC_GATEWAY));
         (config.spoof_check, config.direct_forwarding) = (scenario.guard, scenario.direct);
-        self.datapath.configure(config).expect("a row");
+        self.datapath.configure(config).expect("an entry");
         let mut network = Network::new(bridge, MAC_GATEWAY);
         (network.guard, network.direct) = (scenario.guard, scenario.direct);
         for (address, port, mac) in addresses() {
@@ -111,7 +113,7 @@ impl Bed {
         let ports = [(PORT, MAC_A, scenario.stack_only), (OTHER_PORT, MAC_B, scenario.other_stack_only)];
         for (port, mac, stack_only) in ports {
             if port == PORT && scenario.is_nobodys {
-                self.links.remove(port).expect("a row");
+                self.links.remove(port).expect("an entry");
             } else {
                 network.ports.insert(port, Port { mac, stack_only });
                 self.links.insert(port, PortConfig::new(MacAddr::new(mac)).stack_only(stack_only)).expect("room");
@@ -123,10 +125,12 @@ impl Bed {
         network
     }
 
-    /// What a program returns, and the frame as it left it; nothing where the kernel does not try it.
+    /// The return code of a program and the frame after the program; `None` if the kernel
+    /// refuses to run the frame.
     fn verdict(&self, hook: Hook, origin: u32, frame: &[u8]) -> Option<(i32, Vec<u8>)> {
         let mut left = vec![0; frame.len() + 64];
-        // `struct __sk_buff` as far as `ingress_ifindex`, its tenth word: the kernel takes the rest for zeros.
+        // `struct __sk_buff` up to `ingress_ifindex`, its tenth word. The kernel reads the rest as
+        // zero.
         let mut context = [0_u32; 10];
         context[9] = origin;
         let mut run = libbpf_sys::bpf_test_run_opts {
@@ -140,7 +144,7 @@ impl Bed {
             ..Default::default()
         };
         let program = self.programs[hook as usize].as_fd().as_raw_fd();
-        // SAFETY: the buffers and the context outlive the call, which is told their sizes.
+        // SAFETY: the buffers and the context outlive the call, and `run` holds their sizes.
         let tried = unsafe { libbpf_sys::bpf_prog_test_run_opts(program, &raw mut run) };
         left.truncate(run.data_size_out as usize);
         (tried == 0).then(|| (run.retval.cast_signed(), left))

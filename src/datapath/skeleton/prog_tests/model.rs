@@ -91,13 +91,15 @@ impl Tried {
 impl Loaded {
     /// Tries a scenario on both; the difference, if there is one.
     fn agree(&self, scenario: &Scenario) -> Result<Tried, String> {
+        // Before the counts: the first call runs a frame through the program.
+        let takes_origins = self.takes_origins();
         let mut network = self.set_up(scenario);
         let mut tried = Tried::default();
         let before = self.counts();
         let mut drops = self.drops();
         for (number, Step { hook, origin, frame }) in scenario.steps.iter().enumerate() {
             tried.frames += 1;
-            let origin = if self.takes_origins() { *origin } else { Origin::Elsewhere };
+            let origin = if takes_origins { *origin } else { Origin::Elsewhere };
             let device = match origin {
                 Origin::Elsewhere => 0,
                 Origin::ThisPort => PORT,
