@@ -17,7 +17,8 @@ const MAX_POD: usize = 64;
 /// The number of hexadecimal digits in a container id that a runtime has generated.
 const GENERATED_ID: usize = 64;
 
-/// A container id for tables. Names from users and clients have common prefixes, so they stay whole.
+/// A container id for tables. Names from users and clients have common prefixes, so they stay
+/// whole.
 pub(crate) fn short(id: &str) -> &str {
     let is_generated = id.len() == GENERATED_ID && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_generated { &id[..SHORT_ID] } else { id }

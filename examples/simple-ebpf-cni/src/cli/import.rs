@@ -18,13 +18,14 @@ use super::table::Table;
 
 /// Import the leases of another plugin, which must not run any more.
 ///
-/// Each attachment keeps its addresses. The import does not change the source. A second import finds no new leases.
-/// Leases of pods that no longer exist are imported too: only a DEL or a GC of the runtime removes them.
+/// Each attachment keeps its addresses. The import does not change the source. A second import
+/// finds no new leases. Leases of pods that no longer exist are imported too: only a DEL or a GC of
+/// the runtime removes them.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
-    /// host-local's directory of the network, such as /var/lib/cni/networks/podnet, or a JSON file that maps addresses
-    /// to container ids: {"allocated": {"10.244.1.2": "4fe2c9"}}
+    /// host-local's directory of the network, such as /var/lib/cni/networks/podnet, or a JSON file
+    /// that maps addresses to container ids: {"allocated": {"10.244.1.2": "4fe2c9"}}
     source: PathBuf,
 
     /// Configuration of the network, with this plugin

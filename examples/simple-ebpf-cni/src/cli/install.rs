@@ -31,8 +31,8 @@ Exit status:
 
 /// Install this binary as a plugin and, with --subnet or --config, a network configuration.
 ///
-/// A failed or killed install leaves no partial file. Files that install has not written, or that were changed since, are
-/// not replaced. If a check of `doctor` fails, nothing is installed.
+/// A failed or killed install leaves no partial file. Files that install has not written, or that
+/// were changed since, are not replaced. If a check of `doctor` fails, nothing is installed.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
@@ -64,8 +64,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Number at the start of the configuration's file name, from 0 to 99: runtimes use the file that sorts first
-    /// [default: 10, or less if 10 would not sort first]
+    /// Number before the name of the configuration file, from 0 to 99. Runtimes use the file that
+    /// sorts first [default: 10, or less if 10 would not sort first]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(i64::from(*ORDERS.start())..=i64::from(*ORDERS.end())))]
     order: Option<u8>,
 
@@ -166,8 +166,8 @@ impl Options {
             let links = host.links()?;
             let environment = Environment { host: &host, links: &links, bin_dir: &self.bin_dir, versions };
             checks.extend(requirements(network, list, &environment)?);
-            // `install` may run in a container without write access to these settings. The runtime's
-            // plugins run outside of it.
+            // `install` may run in a container without write access to these settings. The
+            // runtime's plugins run outside of it.
             checks.extend(forwarding(network, &links).filter(|check| !check.has_failed()));
             let data_dir = network.data_dir(None);
             if data_dir == self.data_dir || data_dir.exists() {
@@ -212,7 +212,7 @@ impl Options {
         let mut text = serde_json::to_vec_pretty(&list)?;
         text.push(b'\n');
         let list = NetworkConfigList::parse(text)?;
-        Ok(Some((ConfiguredNetwork::from_list(&list, Path::new("a configuration"))?, list)))
+        Ok(Some((ConfiguredNetwork::from_list(&list, Path::new("the new configuration"))?, list)))
     }
 
     fn binary(&self, manifest: &Manifest) -> Result<File, Error> {

@@ -48,7 +48,8 @@ use output::Output;
 const STYLES: Styles =
     Styles::styled().header(AnsiColor::Green.on_default().bold()).literal(AnsiColor::Cyan.on_default().bold());
 
-/// A CNI plugin. Container runtimes call it with CNI_COMMAND in the environment. These commands are for administrators.
+/// A CNI plugin. Container runtimes call it with CNI_COMMAND in the environment. These commands are
+/// for administrators.
 #[derive(Debug, Parser)]
 #[command(name = NAME, version = VERSION, styles = STYLES, max_term_width = 110, after_help = EXIT_STATUS)]
 struct Options {
@@ -69,7 +70,8 @@ enum Command {
     /// Show the owner of each address, or import the leases of another plugin
     Leases(leases::Options),
 
-    /// Sleep until a signal arrives: the main container of a DaemonSet that has installed the plugin
+    /// Sleep until a signal arrives: the main container of a DaemonSet that has installed the
+    /// plugin
     Wait,
 
     #[cfg(feature = "pages")]

@@ -15,10 +15,11 @@ use super::table::Table;
 
 /// List the pods, with their sent and received packets.
 ///
-/// NAMESPACE/POD is the pod's name in Kubernetes, if the runtime passes one. A podman container has a name without a
-/// namespace. TX counts packets that the pod sent, RX packets that it received. DIRECT is the share of packets that were
-/// forwarded directly from pod to pod, without the bridge. DROPS counts packets that the pod was not allowed to send, for
-/// example with another source address. --json lists the reasons.
+/// NAMESPACE/POD is the pod's name in Kubernetes, if the runtime passes one. A podman container has
+/// a name without a namespace. TX counts packets that the pod sent, RX packets that it received.
+/// DIRECT is the share of packets that were forwarded directly from pod to pod, without the bridge.
+/// DROPS counts packets that the pod was not allowed to send, for example with another source
+/// address. --json lists the reasons.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {

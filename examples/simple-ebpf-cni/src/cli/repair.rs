@@ -19,10 +19,11 @@ Exit status:
   1  a network has a problem; it is on standard output
   2  the command line is invalid";
 
-/// Repair the shared parts of each network: bridge, gateway addresses, ports, eBPF programs and maps, masquerading.
+/// Repair the shared parts of each network: bridge, gateway addresses, ports, eBPF programs and
+/// maps, masquerading.
 ///
-/// An ADD makes the same repairs, except for the ports of other pods. Pods keep their interfaces. Networks without pods
-/// do not change.
+/// An ADD makes the same repairs, except for the ports of other pods. Pods keep their interfaces.
+/// Networks without pods do not change.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {

@@ -147,8 +147,8 @@ fn unsupported_version(
     Some(Diagnostic::fail("config", found, format!("set \"cniVersion\" to one of {}", versions.join(", "))))
 }
 
-/// Reports rate limits of the plugin `bandwidth` that direct packets bypass. The limits are in the
-/// configuration of that plugin, so this plugin does not see them during an ADD.
+/// Reports rate limits of the plugin `bandwidth` that direct packets bypass. An ADD does not see
+/// the limits, because they are in the configuration of `bandwidth`.
 fn bypassed_limits(network: &ConfiguredNetwork, list: &NetworkConfigList) -> Option<Diagnostic> {
     let has_rates = |plugin: &PluginConfig| {
         let keys: Value = plugin.decode().unwrap_or_default();

@@ -123,8 +123,8 @@ pub(crate) fn unusable_configurations(selector: &Selector) -> Result<Vec<Diagnos
     Ok(checks.filter(Diagnostic::has_failed).collect())
 }
 
-/// A file that cannot be used. It fails the check if it belongs to this plugin: the manifest has it,
-/// or its text has the plugin's name.
+/// A file that cannot be used. It fails the check if it belongs to this plugin: the manifest has
+/// it, or its text has the plugin's name.
 fn unusable(file: &Path, error: &Error, manifest: Option<&Manifest>, selector: &Selector) -> Diagnostic {
     let written = manifest.and_then(|manifest| manifest.files().find(|(path, _)| *path == file)?.1);
     if let Some(network) = written {

@@ -61,7 +61,7 @@ impl ConfiguredNetwork {
         &self.file
     }
 
-    /// The lease directory: that of the command line, otherwise the configured one.
+    /// The lease directory: `instead`, or the configured one.
     pub(crate) fn data_dir(&self, instead: Option<&Path>) -> PathBuf {
         instead.unwrap_or(&self.config.data_dir).to_owned()
     }

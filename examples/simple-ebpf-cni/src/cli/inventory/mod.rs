@@ -129,8 +129,8 @@ impl NodeNetwork {
             .or_else(|| find(&|link| Some(&link.name) == configured))
     }
 
-    /// Whether the network has claimed the bridge. A bridge that the network created and that has no
-    /// claim counts too.
+    /// Whether the network has claimed the bridge. A bridge that the network created and that has
+    /// no claim counts too.
     pub(crate) fn owns(&self, bridge: &Link, host: &Socket) -> bool {
         let is_claimed = bridge::is_claimed(host, &self.name, bridge);
         is_claimed.is_ok_and(|is_claimed| is_claimed || bridge::is_made_for(&self.name, bridge))

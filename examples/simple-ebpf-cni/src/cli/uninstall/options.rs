@@ -20,10 +20,11 @@ Exit status:
 
 /// Remove the configurations that install has written and, with the last of them, the binary.
 ///
-/// Fails while pods are attached. Files that were changed, renamed or created since the install stay. The binary stays if a
-/// configuration that stays needs it. --purge also removes the state of the networks on the node: veth pairs, masquerade
-/// rules, bridges that the plugin created, pinned programs and maps, leases. If an object cannot be removed, the objects
-/// that lead to it stay, and so does the binary: run uninstall again.
+/// Fails while pods are attached. Files that were changed, renamed or created since the install
+/// stay. The binary stays if a configuration that stays needs it. --purge also removes the state of
+/// the networks on the node: veth pairs, masquerade rules, bridges that the plugin created, pinned
+/// programs and maps, leases. If an object cannot be removed, the objects that lead to it stay, and
+/// so does the binary: run uninstall again.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
@@ -31,13 +32,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME")]
     pub(super) network: Option<NetworkName>,
 
-    /// Remove only configurations in this directory, and keep the binary for configurations in others
-    /// [default: every directory that install has written to, and /etc/cni/net.d]
+    /// Remove only configurations in this directory, and keep the binary for configurations in
+    /// others [default: every directory that install has written to, and /etc/cni/net.d]
     #[arg(long, value_name = "DIR")]
     conf_dir: Option<PathBuf>,
 
-    /// Directory for state (leases, install manifest)
-    /// [default: /var/lib/cni/simple-ebpf-cni, and for leases the directory in the network's configuration]
+    /// Directory for state (leases, install manifest) [default: /var/lib/cni/simple-ebpf-cni, and
+    /// for leases the directory in the network's configuration]
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
 

@@ -15,8 +15,8 @@ use crate::endpoints::Rows;
 use crate::{bridge, masquerade, network};
 
 impl Report {
-    /// Removes the state of a network, and continues after errors. If an object remains, the objects
-    /// that lead to it stay, so that the next run finds it.
+    /// Removes the state of a network, and continues after errors. If an object remains, the
+    /// objects that lead to it stay, so that the next run finds it.
     pub(super) fn purge(&mut self, network: &NodeNetwork, host: &Socket, is_forced: bool) -> Result<(), Error> {
         let name = &network.name;
         let links = host.links()?;
