@@ -7,9 +7,9 @@ use std::path::Path;
 use cnikit_testbed::{Command, Namespace as _, Ruling};
 use serde_json::Value;
 
+use crate::cli::{BINARY, command, conflist, refused, shown};
 use crate::doctor::{configured, doctor, found};
 use crate::install::{BLACKBOX, Node};
-use crate::cli::{BINARY, command, conflist, refused, shown};
 use crate::state_dir::net;
 use crate::support::{NAME, Network, bin, on_host};
 

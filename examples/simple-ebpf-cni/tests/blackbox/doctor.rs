@@ -60,19 +60,19 @@ fn missing_privileges_are_reported() {
         let dir = configured(network);
         let copy = network.host.scratch().join("simple-ebpf-cni");
         fs::copy(BINARY, &copy).expect("room");
-        let by_nobody = |words: &str| {
-            let nobody =
+        let unprivileged = |words: &str| {
+            let setpriv =
                 Command::new("setpriv").args(["--bounding-set=-all", "--inh-caps=-all", "--reuid=65534", "--"]);
-            nobody.arg(&copy).words(words).arg("--conf-dir").arg(&dir).output()
+            setpriv.arg(&copy).words(words).arg("--conf-dir").arg(&dir).output()
         };
         // A process that cannot read the pods must not report that none exist.
         for words in ["pods", "top --once", "status", "uninstall"] {
-            let output = by_nobody(words);
+            let output = unprivileged(words);
             assert_eq!((output.status.code(), output.stdout.as_str()), (Some(1), ""), "{output:?}");
             let message = output.stderr.trim_end();
             assert!(message.ends_with("run it as root") && !message.contains('\n'), "{message}");
         }
-        let output = by_nobody("doctor --json");
+        let output = unprivileged("doctor --json");
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
         let checks = report["checks"].as_array().expect("a list");
@@ -261,7 +261,11 @@ fn lost_masquerading_and_forwarding_are_reported() {
         let output = status();
         assert!(output.status.code() == Some(1) && output.stdout.contains("masquerade"), "{output:?}");
         let other = network.attach("two");
-        assert!(doctor(&dir).0 == Some(0) && status().status.success(), "the next ADD repairs the rules: {:?}", status());
+        assert!(
+            doctor(&dir).0 == Some(0) && status().status.success(),
+            "the next ADD repairs the rules: {:?}",
+            status()
+        );
 
         fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a private setting");
         let (ended, checks) = doctor(&dir);
@@ -287,7 +291,10 @@ fn pods_without_leases_are_reported() {
         let failed = found(&checks, "leases", "fail");
         assert!(ended == Some(1) && failed.contains("2 pods of blackbox have no lease"), "{checks:#?}");
         let output = command(&format!("status --conf-dir {}", dir.display()));
-        assert!(output.status.code() == Some(1) && output.stdout.contains("2 pods of blackbox have no lease"), "{output:?}");
+        assert!(
+            output.status.code() == Some(1) && output.stdout.contains("2 pods of blackbox have no lease"),
+            "{output:?}"
+        );
         network.host.command("mv").arg(&kept).arg(DATA_DIR).run();
         assert_eq!(doctor(&dir).0, Some(0));
         pods.iter().for_each(|pod| network.detach(pod));

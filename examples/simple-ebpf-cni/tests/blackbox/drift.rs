@@ -7,8 +7,8 @@ use std::path::Path;
 use cnikit_testbed::Namespace;
 use serde_json::{Value, json};
 
-use crate::doctor::{configured, doctor, found};
 use crate::cli::command;
+use crate::doctor::{configured, doctor, found};
 use crate::support::{Attached, GATEWAY, Network, code, on_host};
 
 pub(crate) const GATEWAY_V6: &str = "fd00:99::1";

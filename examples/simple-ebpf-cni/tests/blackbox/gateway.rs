@@ -7,8 +7,8 @@ use cnikit_testbed::raw::Ear;
 use cnikit_testbed::{Host, Namespace, Outcome, Pod, tool};
 use serde_json::{Value, json};
 
-use crate::doctor::{doctor, found};
 use crate::cli::command;
+use crate::doctor::{doctor, found};
 use crate::support::{GATEWAY, Network, code, on_host};
 
 const UNAVAILABLE: u64 = 50;

@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStringExt as _;
 use cnikit_testbed::{Namespace as _, Outcome, Pod};
 use serde_json::{Value, json};
 
-use crate::logs::{LOG, assert_fields, lines, only_line, with_log};
 use crate::cli::{cells, command, conflist, conflist_of, json_of, shown};
+use crate::logs::{LOG, assert_fields, lines, only_line, with_log};
 use crate::support::{NAME, Network, on_host};
 
 /// The arguments of containerd, without `IgnoreUnknown=1`.
@@ -221,7 +221,7 @@ fn gc_names_the_pods_that_it_collects() {
         network.plugin.invocation("GC").config(&config).run().silent();
         let lines = lines();
         let collected = lines.iter().find(|line| line.get("step").is_some_and(|step| step == "collect"));
-        assert_fields(collected.expect("the step is told"), &[("pod", "shop/web-0"), ("pod_uid", UID)]);
+        assert_fields(collected.expect("the step is logged"), &[("pod", "shop/web-0"), ("pod_uid", UID)]);
     });
 }
 

@@ -299,8 +299,8 @@ fn an_empty_network_is_left_out() {
 #[test]
 fn arguments_of_a_runtime_are_ignored() {
     let output = Command::new(BINARY).env("CNI_COMMAND", "VERSION").words("leases --json").stdin("{}").output();
-    let said: Value = serde_json::from_str(&output.stdout).expect("JSON");
-    assert!(output.status.success() && said["supportedVersions"].is_array(), "{output:?}");
+    let info: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    assert!(output.status.success() && info["supportedVersions"].is_array(), "{output:?}");
 }
 
 #[test]

@@ -47,9 +47,9 @@ fn a_log_that_cannot_be_written_is_one_warning() {
             for verb in ["ADD", "DEL"] {
                 let outcome = network.call(verb, "one", &pod);
                 assert_eq!(outcome.stderr.lines().count(), 1, "{what}: {outcome:#?}");
-                let said = outcome.stderr.trim_end();
-                let begins = said.starts_with("simple-ebpf-cni: cannot write the log /run/cni.log: ");
-                assert!(begins && said.contains(reason), "{what}: {said}");
+                let stderr = outcome.stderr.trim_end();
+                let begins = stderr.starts_with("simple-ebpf-cni: cannot write the log /run/cni.log: ");
+                assert!(begins && stderr.contains(reason), "{what}: {stderr}");
                 outcome.result();
             }
         };
@@ -67,7 +67,7 @@ fn a_log_that_cannot_be_written_is_one_warning() {
         fs::remove_file(LOG).expect("it is there");
 
         network.host.command("mkfifo").arg(LOG).run();
-        refused("a FIFO that nobody reads", "No such device or address");
+        refused("a FIFO without a reader", "No such device or address");
         fs::remove_file(LOG).expect("it is there");
 
         fs::create_dir(LOG).expect("root may");

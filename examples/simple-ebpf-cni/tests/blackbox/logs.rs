@@ -112,8 +112,8 @@ fn each_verb_is_one_line() {
     with_log(None, |network| {
         let before = seconds(network, "now");
         let pod = network.attach("one");
-        let told = bare(network, "VERSION").json;
-        assert_eq!(told["cniVersion"], "1.1.0");
+        let reported = bare(network, "VERSION").json;
+        assert_eq!(reported["cniVersion"], "1.1.0");
         let mode = fs::metadata(LOG).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
         let [add, version] = <[Line; 2]>::try_from(lines()).expect("two lines");
@@ -184,12 +184,12 @@ fn a_failure_is_a_line_in_the_log_and_on_standard_error() {
         let pod = network.attach("one");
         fs::write(LOG, "").expect("root may write");
         let failed = network.call("ADD", "one", &pod.pod);
-        let said = failed.stderr.clone();
+        let stderr = failed.stderr.clone();
         let message = failed.error(4);
         let line = only_line();
         assert_fields(&line, &[("level", "error"), ("result", "error"), ("code", "4"), ("container", "one")]);
         assert_eq!(line["msg"], format!("{message:?}"));
-        assert_eq!(said, format!("simple-ebpf-cni: {message}\n"));
+        assert_eq!(stderr, format!("simple-ebpf-cni: {message}\n"));
         network.detach(&pod);
     });
 }
@@ -243,10 +243,10 @@ fn debug_logs_each_step() {
         assert_fields(call, &[("level", "info"), ("result", "ok")]);
         assert!(steps.iter().all(|line| line["level"] == "debug" && line["container"] == "one"), "{steps:#?}");
         for step in ["look", "load", "lease", "bridge", "pair", "join", "pod"] {
-            let told: Vec<&Line> =
+            let reported: Vec<&Line> =
                 steps.iter().filter(|line| line["step"] == step && line.contains_key("step_ms")).collect();
-            assert_eq!(told.len(), 1, "{step}: {steps:#?}");
-            assert_eq!(told[0]["step_ms"], call[&format!("{step}_ms")], "{step}");
+            assert_eq!(reported.len(), 1, "{step}: {steps:#?}");
+            assert_eq!(reported[0]["step_ms"], call[&format!("{step}_ms")], "{step}");
         }
         network.detach(&pod);
     });
@@ -263,13 +263,13 @@ fn a_warning_names_its_call() {
         let masquerading = network.by(network.with("ipMasq", true));
         let pod = network.host.pod();
         let add = masquerading.call("ADD", "one", &pod);
-        let said = add.stderr.clone();
+        let stderr = add.stderr.clone();
         add.result();
         let line = only_line();
         assert_fields(&line, &[("level", "warning"), ("command", "ADD"), ("container", "one"), ("step", "masquerade")]);
         assert!(line["msg"].contains(FORWARD), "{line:#?}");
-        assert_eq!(said.lines().count(), 1, "{said}");
-        let text = said.trim_end().strip_prefix("simple-ebpf-cni: ").expect("the prefix");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        let text = stderr.trim_end().strip_prefix("simple-ebpf-cni: ").expect("the prefix");
         assert_eq!(line["msg"], format!("{text:?}"));
         masquerading.call("DEL", "one", &pod).silent();
         network.host.command("umount").arg(FORWARD).run();

@@ -8,9 +8,9 @@ use std::time::Duration;
 use cnikit_testbed::{Host, Namespace as _, Pod};
 use serde_json::{Value, json};
 
+use crate::cli::command;
 use crate::doctor::{configured, doctor, found};
 use crate::drift::{GATEWAY_V6, assert_well, repair, status, with_pod};
-use crate::cli::command;
 use crate::support::{Attached, GATEWAY, NAME, Network, code, on_host};
 
 const MAC: &str = "02:00:5e:00:53:77";
@@ -112,9 +112,9 @@ fn assert_repairs_port(network: &Network, pod: &Attached, dir: &Path, words: &st
     let differences = network.check(pod).error(code::DIFFERS);
     assert!(differences.contains(words) && differences.contains(pod.host_veth()), "{differences}");
     let (status, problems) = status(dir);
-    let said = problems.join("\n");
-    assert!(status == Some(1) && said.contains(words) && said.contains("pod one"), "{problems:?}");
-    assert!(said.contains("simple-ebpf-cni repair --network blackbox"), "{said}");
+    let joined = problems.join("\n");
+    assert!(status == Some(1) && joined.contains(words) && joined.contains("pod one"), "{problems:?}");
+    assert!(joined.contains("simple-ebpf-cni repair --network blackbox"), "{joined}");
     let (_, checks) = doctor(dir);
     let failed = found(&checks, "port", "fail");
     assert!(failed.contains(words) && failed.contains("pod one"), "{checks:#?}");
@@ -175,8 +175,8 @@ fn detached_programs_are_attached_again() {
     with_pod(|network, pod, dir| {
         network.detach_programs();
         let (ended, problems) = status(dir);
-        let said = problems.join("");
-        assert!(ended == Some(1) && said.contains("not attached: simple-ebpf-cni repair"), "{problems:?}");
+        let joined = problems.join("");
+        assert!(ended == Some(1) && joined.contains("not attached: simple-ebpf-cni repair"), "{problems:?}");
         let output = command(&format!("repair --conf-dir {}", dir.display()));
         let repaired: Vec<&str> = output.stdout.lines().filter(|line| line.contains("repaired:")).collect();
         assert!(repaired.iter().any(|line| line.ends_with("not attached")), "{output:#?}");

@@ -8,8 +8,8 @@ use std::path::Path;
 use cnikit_testbed::{Footprint, Namespace as _};
 
 use crate::broken_node::unavailable;
-use crate::doctor::{configured, doctor, found};
 use crate::cli::command;
+use crate::doctor::{configured, doctor, found};
 use crate::support::{DATA_DIR, NAME, Network, on_host};
 
 /// A fault of the state directory that prevents writing leases.

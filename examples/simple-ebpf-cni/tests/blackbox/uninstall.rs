@@ -5,8 +5,8 @@ use std::path::Path;
 
 use cnikit_testbed::{Call, Command, Footprint, Namespace as _, Ruling};
 
-use crate::install::{BLACKBOX, Node};
 use crate::cli::{BINARY, command, conflist_of, refused, shown};
+use crate::install::{BLACKBOX, Node};
 use crate::support::{DATA_DIR, ORPHANS, STATE_DIR, on_host};
 
 /// The protocol number of nftables sockets.
@@ -78,7 +78,7 @@ fn leases_are_found_by_a_second_run() {
         let node = Node::new(network);
         let data_dir = network.host.scratch();
         let own = network.with("dataDir", data_dir.to_str().expect("a name"));
-        for is_installed_anew in [false, true] {
+        for is_reinstalled in [false, true] {
             let file = network.host.scratch().join("own.conflist");
             let list = serde_json::json!({ "cniVersion": "1.0.0", "name": "blackbox", "plugins": [own] });
             std::fs::write(&file, list.to_string()).expect("room");
@@ -86,12 +86,12 @@ fn leases_are_found_by_a_second_run() {
             let pod = network.by(own.clone()).attach("one");
             shown(&node.uninstall("--force"));
             assert!(data_dir.join("blackbox/leases").exists(), "without --purge they stay");
-            if is_installed_anew {
+            if is_reinstalled {
                 shown(&node.install(BLACKBOX));
             }
             shown(&node.uninstall("--purge --force"));
-            assert!(!data_dir.join("blackbox").exists(), "{is_installed_anew}");
-            assert!(!Path::new(DATA_DIR).exists(), "{is_installed_anew}");
+            assert!(!data_dir.join("blackbox").exists(), "{is_reinstalled}");
+            assert!(!Path::new(DATA_DIR).exists(), "{is_reinstalled}");
             network.detach(&pod);
         }
     });
@@ -295,8 +295,8 @@ fn the_reorder_command_of_doctor_works() {
         let theirs = node.conf("05-theirs.conf");
         fs::write(&theirs, r#"{ "cniVersion": "1.0.0", "name": "theirs", "type": "bridge" }"#).expect("room");
         let line = format!("doctor --conf-dir {} --bin-dir {}", node.conf_dir.display(), node.bin_dir.display());
-        let said = command(&line).stdout;
-        let (_, advice) = said.split_once("simple-ebpf-cni install ").expect("a command that does it");
+        let report = command(&line).stdout;
+        let (_, advice) = report.split_once("simple-ebpf-cni install ").expect("a command that does it");
         let advised = advice.lines().next().expect("a line");
         let text = shown(&format!("install {advised}"));
         let (old, new) = (node.conf("10-blackbox.conflist"), node.conf("05-blackbox.conflist"));

@@ -6,8 +6,8 @@ use std::path::Path;
 use cnikit_testbed::{Invocation, Namespace, Pod, Xdp};
 use serde_json::{Value, json};
 
-use crate::doctor::{configured, doctor, found};
 use crate::cli::command;
+use crate::doctor::{configured, doctor, found};
 use crate::support::{Attached, Network, code, on_host};
 
 const PIN: &str = "/sys/fs/bpf/drop";
