@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cli::command;
 use crate::doctor::{configured, doctor, found};
-use crate::drift::{GATEWAY_V6, assert_well, repair, status, with_pod};
+use crate::drift::{GATEWAY_V6, assert_ok, repair, status, with_pod};
 use crate::support::{Attached, GATEWAY, NAME, Network, code, on_host};
 
 const MAC: &str = "02:00:5e:00:53:77";
@@ -119,7 +119,7 @@ fn assert_repairs_port(network: &Network, pod: &Attached, dir: &Path, words: &st
     let failed = found(&checks, "port", "fail");
     assert!(failed.contains(words) && failed.contains("pod one"), "{checks:#?}");
     repair(dir, &[words]);
-    assert_well(network, pod, dir);
+    assert_ok(network, pod, dir);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn the_port_of_one_pod_is_repaired() {
         let (_, problems) = status(dir);
         assert!(problems.join("").contains("pod two"), "{problems:?}");
         repair(dir, &["are down", "are no ports", "do not run"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
         network.check(&two).silent();
         network.detach(&two);
     });
@@ -166,7 +166,7 @@ fn the_claim_of_a_bridge_is_repaired() {
         let (ended, problems) = status(dir);
         assert!(ended == Some(1) && problems.join("").contains("do not run on cbr0"), "{problems:?}");
         repair(dir, &["do not run on cbr0"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
@@ -180,7 +180,7 @@ fn detached_programs_are_attached_again() {
         let output = command(&format!("repair --conf-dir {}", dir.display()));
         let repaired: Vec<&str> = output.stdout.lines().filter(|line| line.contains("repaired:")).collect();
         assert!(repaired.iter().any(|line| line.ends_with("not attached")), "{output:#?}");
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
@@ -193,7 +193,7 @@ fn disabled_ipv6_on_the_bridge_is_enabled() {
         assert_eq!(output.status.code(), Some(0), "{output:#?}");
         let setting = fs::read_to_string("/proc/sys/net/ipv6/conf/cbr0/disable_ipv6").expect("a setting");
         assert_eq!(setting.trim(), "0");
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
@@ -288,7 +288,7 @@ fn a_network_without_its_configuration_has_a_remedy() {
         assert!(problems.iter().any(|found| found.contains("is gone") && found.ends_with(remedy)), "{problems:?}");
         fs::rename(dir.join("kept"), &file).expect("it is there");
         repair(dir, &["is gone"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
