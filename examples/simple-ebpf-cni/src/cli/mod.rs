@@ -1,9 +1,9 @@
 //! The commands for administrators.
 //!
 //! A container runtime passes its command in `CNI_COMMAND`, an administrator in the arguments. Each
-//! command has its own module, with the options and a function `run`. The other modules depend on
-//! each other in one direction: `error`, `output` and `format` on none, then `inventory`, `doctor`,
-//! and the commands.
+//! command has its own module, with the options and a function `run`. Modules depend on each other
+//! in one direction, without a circle: `format` and `advice`, then `error`, `output`, `inventory`,
+//! `doctor`, and the other commands.
 
 mod advice;
 mod doctor;
