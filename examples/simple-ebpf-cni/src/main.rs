@@ -84,5 +84,5 @@ impl Plugin for SimpleEbpfCni {
 }
 
 fn main() -> ExitCode {
-    if cli::are_calling() { cli::run() } else { cnikit::plugin::run(&SimpleEbpfCni) }
+    if cli::is_cli_invocation() { cli::run(SimpleEbpfCni.versions()) } else { cnikit::plugin::run(&SimpleEbpfCni) }
 }

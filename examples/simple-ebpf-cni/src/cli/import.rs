@@ -1,4 +1,4 @@
-//! `leases import`: takes over the leases of another plugin.
+//! `leases import`: imports the leases of another plugin.
 
 use std::path::PathBuf;
 
@@ -9,45 +9,46 @@ use cnikit::spec::IfName;
 use serde::Serialize;
 use tracing::warn;
 
-use super::network::Network;
-use super::output::{Output, VOID};
+use super::error::{Error, chain};
+use super::format::{count, list, short};
+use super::inventory::ConfiguredNetwork;
+use super::options::EXIT_STATUS;
+use super::output::{DIM, Output};
 use super::table::Table;
-use super::text::{count, list, short};
-use super::{EXIT_STATUS, Error, chain};
 
-/// Take over the leases of another plugin, which must not run any more.
+/// Import the leases of another plugin, which must not run any more.
 ///
-/// Each attachment keeps its addresses. The source is only read, and a second import finds everything taken over already.
-/// Leases of pods that are long gone are imported as well: they leave by the runtime's DEL or GC, and by nothing else.
+/// Each attachment keeps its addresses. The import does not change the source. A second import
+/// finds no new leases. Leases of pods that no longer exist are imported too: only a DEL or a GC of
+/// the runtime removes them.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
-    /// host-local's directory of the network, such as /var/lib/cni/networks/podnet, or a file with the table
-    /// {"allocated": {"10.244.1.2": "4fe2c9"}}, of addresses and container ids
+    /// host-local's directory of the network, such as /var/lib/cni/networks/podnet, or a JSON file
+    /// that maps addresses to container ids: {"allocated": {"10.244.1.2": "4fe2c9"}}
     source: PathBuf,
 
-    /// The configuration of the network, with this plugin in it
+    /// Configuration of the network, with this plugin
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 
-    /// Where leases are kept, if not where --config says
+    /// Directory for leases, instead of the directory in --config
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// The interface in the pod, where the source does not tell it
+    /// Interface in the pod, for entries of the source without one
     #[arg(long, value_name = "NAME", default_value = "eth0")]
     ifname: IfName,
 
-    /// Say what would be done, and change nothing
+    /// Print the changes without making them
     #[arg(long, short = 'n')]
     dry_run: bool,
 
-    /// Print all there is as JSON, for programs
+    /// Output JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What became of it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
@@ -64,7 +65,7 @@ struct Skipped {
 }
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
-    let network = Network::read(&options.config)?;
+    let network = ConfiguredNetwork::read(&options.config)?;
     if network.pools().is_empty() {
         return Err(Error::NoRanges { path: options.config.clone() });
     }
@@ -79,16 +80,16 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
         }
         store.import(foreign, network.pools())?
     };
-    let report = Report::of(import, options.dry_run);
+    let report = Report::new(import, options.dry_run);
     if options.json { output.json(&report) } else { report.write(output) }
 }
 
 impl Report {
-    fn of(import: Import, dry_run: bool) -> Self {
+    fn new(import: Import, dry_run: bool) -> Self {
         let Import { mut leases, mut skipped, .. } = import;
         leases.sort_by_cached_key(|lease| lease.addresses.first().map(|address| address.ip()));
-        skipped.sort_by(|one, other| one.name.cmp(&other.name));
-        let skipped = skipped.into_iter().map(|one| Skipped { reason: chain(&one.reason), name: one.name });
+        skipped.sort_by(|a, b| a.name.cmp(&b.name));
+        let skipped = skipped.into_iter().map(|lease| Skipped { reason: chain(&lease.reason), name: lease.name });
         Self { dry_run, imported: leases, skipped: skipped.collect() }
     }
 
@@ -101,7 +102,7 @@ impl Report {
             table.row(Style::new(), [list(&lease.addresses), container.into(), ifname.into(), done.into()]);
         }
         for Skipped { name, reason } in &self.skipped {
-            table.row(VOID, [name.clone(), String::new(), String::new(), format!("skipped: {reason}")]);
+            table.row(DIM, [name.clone(), String::new(), String::new(), format!("skipped: {reason}")]);
         }
         table.write(output)?;
         let (imported, skipped) = (count(self.imported.len(), "lease"), self.skipped.len());

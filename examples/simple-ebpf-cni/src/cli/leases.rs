@@ -1,4 +1,4 @@
-//! `leases`: who holds which address.
+//! `leases`: lists the owner of each address.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,12 +11,14 @@ use cnikit::runtime::NetworkConfigList;
 use cnikit::spec::NetworkName;
 use serde::Serialize;
 
-use super::attached::CachedTenants;
-use super::network::{Network, Range};
-use super::output::{BAD, Output, VOID};
+use super::error::{Error, chain};
+use super::format::{self, count, list, short};
+use super::import;
+use super::inventory::configured::RangeUsage;
+use super::inventory::{CachedTenants, ConfiguredNetwork};
+use super::options::EXIT_STATUS;
+use super::output::{DIM, ERROR, Output};
 use super::table::Table;
-use super::text::{self, count, list, short};
-use super::{EXIT_STATUS, Error, chain, import};
 use crate::config::DEFAULT_DATA_DIR;
 
 #[derive(Debug, Args)]
@@ -25,38 +27,37 @@ pub(crate) struct Options {
     #[command(subcommand)]
     action: Option<Action>,
 
-    /// Print all there is as JSON, for programs
+    /// Output JSON
     #[arg(long)]
     json: bool,
 
-    /// Show this network alone
+    /// Select only this network
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     network: Option<NetworkName>,
 
-    /// Where leases are kept, if neither in /var/lib/cni/simple-ebpf-cni nor where --config says
+    /// Directory for leases [default: the directory in --config, or /var/lib/cni/simple-ebpf-cni]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// The configuration of a network with this plugin: show that network, and how full its ranges are
+    /// Configuration of a network: show its leases and the usage of its ranges
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Where the runtime finds the configurations of networks: show how full the ranges of those are as well
+    /// Directory of the runtime for network configurations: show the usage of their ranges too
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     conf_dir: Option<PathBuf>,
 
-    /// Show names of pods and ids of containers in full
+    /// Do not truncate pod names and container ids
     #[arg(long)]
     no_trunc: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Take over the leases of another plugin, which must not run any more
+    /// Import the leases of another plugin, which must not run any more
     Import(import::Options),
 }
 
-/// All that is shown.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
@@ -64,20 +65,20 @@ struct Report {
     networks: Vec<Leases>,
 }
 
-/// What is shown of a network.
+/// The leases of a network.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Leases {
     name: NetworkName,
     leases: Vec<Entry>,
-    /// Files that were damaged, and put out of the way.
+    /// Damaged files that were moved away.
     set_aside: Vec<PathBuf>,
-    /// How full the configured ranges are.
+    /// The usage of the configured ranges.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    ranges: Vec<Range>,
+    ranges: Vec<RangeUsage>,
 }
 
-/// A file of a lease.
+/// A lease file.
 #[derive(Debug, Serialize)]
 #[serde(tag = "state", rename_all = "camelCase")]
 enum Entry {
@@ -87,7 +88,7 @@ enum Entry {
     Damaged {
         #[serde(flatten)]
         owner: Option<Owner>,
-        /// Those that nobody else can get because of it.
+        /// The addresses that stay reserved because of the file.
         addresses: Vec<IpAddr>,
         problem: String,
     },
@@ -103,19 +104,19 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
 
 fn report(options: &Options) -> Result<Report, Error> {
     if let Some(file) = &options.config {
-        let network = Network::read(file)?;
+        let network = ConfiguredNetwork::read(file)?;
         let data_dir = network.data_dir(options.data_dir.as_deref());
         let store = network.store(&data_dir)?;
-        return Ok(Report { networks: vec![Leases::of(network.name.clone(), &store, network.pools())?], data_dir });
+        return Ok(Report { networks: vec![Leases::read(network.name.clone(), &store, network.pools())?], data_dir });
     }
     let data_dir = options.data_dir.clone().unwrap_or_else(|| DEFAULT_DATA_DIR.into());
     let mut stores = Store::open_all(&data_dir)?;
-    let mut configured: BTreeMap<NetworkName, Network> = BTreeMap::new();
+    let mut configured: BTreeMap<NetworkName, ConfiguredNetwork> = BTreeMap::new();
     for file in
         options.conf_dir.iter().map(|dir| NetworkConfigList::files(dir)).collect::<Result<Vec<_>, _>>()?.concat()
     {
-        if let Ok(network) = Network::read(&file) {
-            // Of several files that name one network, a runtime takes the first.
+        if let Ok(network) = ConfiguredNetwork::read(&file) {
+            // If several files configure one network, a runtime uses the first.
             configured.entry(network.name.clone()).or_insert(network);
         }
     }
@@ -130,15 +131,15 @@ fn report(options: &Options) -> Result<Report, Error> {
         stores.retain(|name, _| name == network);
     }
     let leases = |(name, store): (NetworkName, Store)| {
-        let pools = configured.get(&name).map_or(&[][..], Network::pools);
-        Leases::of(name, &store, pools)
+        let pools = configured.get(&name).map_or(&[][..], ConfiguredNetwork::pools);
+        Leases::read(name, &store, pools)
     };
     let networks = stores.into_iter().map(leases).collect::<Result<_, _>>()?;
     Ok(Report { networks, data_dir })
 }
 
 impl Leases {
-    fn of(name: NetworkName, store: &Store, pools: &[Pool]) -> Result<Self, Error> {
+    fn read(name: NetworkName, store: &Store, pools: &[Pool]) -> Result<Self, Error> {
         let leases = store.leases_of_all_boots()?;
         let mut cache = CachedTenants::new(&name);
         let named = leases.map(|lease| {
@@ -146,11 +147,11 @@ impl Leases {
             lease.pod = cache.pod_of(&lease);
             Ok(lease)
         });
-        let mut leases: Vec<Entry> = named.map(|lease| Entry::of(lease, store)).collect();
-        leases.sort_by_cached_key(Entry::place);
+        let mut leases: Vec<Entry> = named.map(|lease| Entry::new(lease, store)).collect();
+        leases.sort_by_cached_key(Entry::sort_key);
         let mut ranges = Vec::new();
         for pool in pools {
-            ranges.extend(Range::of(pool, store)?);
+            ranges.extend(RangeUsage::of_pool(pool, store)?);
         }
         let mut set_aside = store.damaged()?;
         set_aside.sort_unstable();
@@ -159,27 +160,28 @@ impl Leases {
 }
 
 impl Entry {
-    fn of(lease: ipam::Result<Lease>, store: &Store) -> Self {
+    fn new(lease: ipam::Result<Lease>, store: &Store) -> Self {
         match lease {
             Ok(lease) if lease.boot_id == *store.boot_id() => Self::Held(lease),
             Ok(lease) => Self::EarlierBoot(lease),
             Err(error) => {
-                let traces = store.salvage(&error).ok().flatten();
-                let addresses = traces.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip()).collect();
-                Self::Damaged { owner: traces.map(|lease| lease.owner), addresses, problem: chain(&error) }
+                let salvaged = store.salvage(&error).ok().flatten();
+                let addresses =
+                    salvaged.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip()).collect();
+                Self::Damaged { owner: salvaged.map(|lease| lease.owner), addresses, problem: chain(&error) }
             }
         }
     }
 
-    /// Where it stands among others: by address, and what has none in front.
-    fn place(&self) -> Option<IpAddr> {
+    /// The sort key: the first address. Entries without one come first.
+    fn sort_key(&self) -> Option<IpAddr> {
         match self {
             Self::Held(lease) | Self::EarlierBoot(lease) => lease.addresses.first().map(|address| address.ip()),
             Self::Damaged { addresses, .. } => addresses.first().copied(),
         }
     }
 
-    /// Pod, addresses, container, interface, time and state, and how they are set off.
+    /// The cells pod, addresses, container, interface, time and state, with their style.
     fn row(&self, no_trunc: bool) -> (Style, [String; 6]) {
         const UNKNOWN: &str = "?";
         let (style, owner, addresses, since, state) = match self {
@@ -187,10 +189,10 @@ impl Entry {
                 (Style::new(), Some(&lease.owner), list(&lease.addresses), lease.created_rfc3339(), "held")
             }
             Self::EarlierBoot(lease) => {
-                (VOID, Some(&lease.owner), list(&lease.addresses), lease.created_rfc3339(), "of an earlier boot")
+                (DIM, Some(&lease.owner), list(&lease.addresses), lease.created_rfc3339(), "earlier boot")
             }
             Self::Damaged { owner, addresses, .. } => {
-                (BAD, owner.as_ref(), list(addresses), UNKNOWN.to_owned(), "damaged")
+                (ERROR, owner.as_ref(), list(addresses), UNKNOWN.to_owned(), "damaged")
             }
         };
         let (container, ifname) = owner.map_or((UNKNOWN, UNKNOWN), |Owner { container_id, ifname }| {
@@ -198,7 +200,7 @@ impl Entry {
         });
         let addresses = if addresses.is_empty() { UNKNOWN.to_owned() } else { addresses };
         let pod = match self {
-            Self::Held(lease) | Self::EarlierBoot(lease) => text::pod(&lease.pod, no_trunc),
+            Self::Held(lease) | Self::EarlierBoot(lease) => format::pod(&lease.pod, no_trunc),
             Self::Damaged { .. } => UNKNOWN.to_owned(),
         };
         (style, [pod, addresses, container.to_owned(), ifname.to_owned(), since, state.to_owned()])
@@ -228,12 +230,12 @@ impl Report {
 
 impl Leases {
     fn write_totals(&self, output: &mut Output) -> Result<(), Error> {
-        let (mut held, mut addresses, mut void) = (0, 0, 0);
+        let (mut held, mut addresses, mut old) = (0, 0, 0);
         let mut problems = Vec::new();
         for entry in &self.leases {
             match entry {
                 Entry::Held(lease) => (held, addresses) = (held + 1, addresses + lease.addresses.len()),
-                Entry::EarlierBoot(_) => void += 1,
+                Entry::EarlierBoot(_) => old += 1,
                 Entry::Damaged { problem, .. } => problems.push(problem),
             }
         }
@@ -241,17 +243,19 @@ impl Leases {
         for range in &self.ranges {
             output.line(format_args!("  {range}"))?;
         }
-        if void > 0 {
-            output
-                .styled(VOID, format_args!("  {void} of an earlier boot: void, and removed by the next ADD or DEL"))?;
+        if old > 0 {
+            output.styled(
+                DIM,
+                format_args!("  {old} from an earlier boot: invalid, and removed by the next ADD or DEL"),
+            )?;
         }
         for problem in problems {
-            output.styled(BAD, format_args!("  {problem}"))?;
+            output.styled(ERROR, format_args!("  {problem}"))?;
         }
         if let Some(first) = self.set_aside.first() {
             let dir = first.parent().unwrap_or(first);
             let files = count(self.set_aside.len(), "damaged file");
-            output.styled(BAD, format_args!("  {files} put out of the way, for a look: {}", dir.display()))?;
+            output.styled(ERROR, format_args!("  {files} moved to {}", dir.display()))?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
-//! What `install` has written, so that nothing else is ever overwritten or removed.
+//! The manifest of installed files. It prevents overwriting or removal of foreign files.
 //!
-//! A file is known by its digest: one that somebody has changed since is theirs.
+//! The manifest has a digest of each file. A file with another digest was changed, so it counts as
+//! foreign.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -14,53 +15,55 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::Error;
+use super::error::Error;
 
-/// The files that were written and are not removed yet.
+/// The installed files.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     #[serde(skip)]
     path: PathBuf,
     files: BTreeMap<PathBuf, Written>,
-    /// Where the leases of networks lie that are to be purged, and whose configurations no longer say so.
+    /// The lease directories of networks that an unfinished `uninstall --purge` must still remove.
+    /// Their configurations are gone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     leases: BTreeMap<NetworkName, PathBuf>,
 }
 
-/// A file as it was written, or is about to be.
+/// An installed file, or one that is being written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Written {
     sha256: String,
-    /// What it takes the place of, and was written as well, until that is done.
+    /// The digest of the earlier version, until the new one is in place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     replaces: Option<String>,
-    /// The network that it configures; none for the binary.
+    /// The network that the file configures, or `None` for the binary.
     network: Option<NetworkName>,
 }
 
-/// The turn of one command: two that install or uninstall at once would forget what the other wrote.
+/// The lock of an `install` or `uninstall`. Two at once would each lose the other's entries in the
+/// manifest.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct InstallLock {
     data_dir: PathBuf,
-    /// Holds the lock on the directory itself, so that no file of it is left.
+    /// The lock is on the directory, so there is no lock file to remove.
     _dir: File,
 }
 
-/// What there is where a file is to be.
+/// The state of a file in relation to the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    Nothing,
-    /// What was written there, and nobody has changed.
+pub(crate) enum FileState {
+    Absent,
+    /// An unchanged installed file.
     Ours,
-    /// Somebody else's, or changed by somebody.
+    /// A file that `install` has not written, or that was changed since.
     Foreign,
 }
 
-/// The manifest, in the directory for state.
+/// The file name of the manifest in the state directory.
 const NAME: &str = "installed.json";
 
 impl Manifest {
-    /// The manifest in a directory for state, which need not exist yet.
+    /// Reads the manifest in a state directory. Without a file it is empty.
     pub(crate) fn read(data_dir: &Path) -> Result<Self, Error> {
         let path = data_dir.join(NAME);
         match fs::read(&path) {
@@ -76,46 +79,48 @@ impl Manifest {
         }
     }
 
-    /// The manifest's own file, which exists while something is remembered.
+    /// The manifest's file. It exists while the manifest has entries.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The files, and the networks that they configure.
+    /// The files, with the networks that they configure.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, Option<&NetworkName>)> {
         self.files.iter().map(|(path, written)| (path.as_path(), written.network.as_ref()))
     }
 
-    /// Where leases lie that [`remember_leases`](Self::remember_leases) was told of.
+    /// The directories of [`remember_leases`](Self::remember_leases).
     pub(crate) fn leases(&self) -> &BTreeMap<NetworkName, PathBuf> {
         &self.leases
     }
 
-    /// Remembers the directory for the leases of a network whose configuration is about to be removed.
+    /// Stores the lease directory of a network before its configuration is removed.
     pub(crate) fn remember_leases(&mut self, network: &NetworkName, data_dir: &Path) -> Result<(), Error> {
         self.leases.insert(network.clone(), data_dir.to_owned());
         self.save()
     }
 
-    /// Forgets what was remembered of a network that is gone.
+    /// Removes the entry of [`remember_leases`](Self::remember_leases).
     pub(crate) fn forget_leases(&mut self, network: &NetworkName) -> Result<(), Error> {
         if self.leases.remove(network).is_some() { self.save() } else { Ok(()) }
     }
 
-    /// What there is in the place of a file.
-    pub(crate) fn look(&self, path: &Path) -> Result<Found, Error> {
+    /// The state of a file.
+    pub(crate) fn state(&self, path: &Path) -> Result<FileState, Error> {
         match fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FileState::Absent),
             Err(source) => Err(Error::File { operation: "read", path: path.to_owned(), source }),
-            Ok(content) if self.files.get(path).is_some_and(|ours| ours.is(&digest(&content))) => Ok(Found::Ours),
-            Ok(_) => Ok(Found::Foreign),
+            Ok(content) if self.files.get(path).is_some_and(|ours| ours.has_digest(&digest(&content))) => {
+                Ok(FileState::Ours)
+            }
+            Ok(_) => Ok(FileState::Foreign),
         }
     }
 
-    /// Writes a file, whole or not at all, and remembers it.
+    /// Writes a file atomically, and adds it to the manifest.
     ///
-    /// It is remembered first: a file that a killed command has put in its place must not count as somebody else's. Of
-    /// one that was remembered in vain, what lies there tells.
+    /// The entry is saved first: a file that a killed command has renamed into place must not count
+    /// as foreign. If the rename did not happen, the digest of the existing file shows it.
     pub(crate) fn write(
         &mut self,
         path: &Path,
@@ -124,26 +129,26 @@ impl Manifest {
         network: Option<&NetworkName>,
     ) -> Result<(), Error> {
         let before = self.files.get(path).cloned();
-        let replaces = match self.look(path)? {
-            Found::Ours => fs::read(path).ok().map(|there| digest(&there)),
-            Found::Nothing | Found::Foreign => None,
+        let replaces = match self.state(path)? {
+            FileState::Ours => fs::read(path).ok().map(|existing| digest(&existing)),
+            FileState::Absent | FileState::Foreign => None,
         };
         let written = Written { sha256: digest(content), replaces, network: network.cloned() };
         self.files.insert(path.to_owned(), written.clone());
         self.save()?;
         let replaced = replace(path, content, mode);
-        let remembered = match (&replaced, before) {
+        let entry = match (&replaced, before) {
             (Ok(()), _) => Some(Written { replaces: None, ..written }),
             (Err(_), before) => before,
         };
-        match remembered {
-            Some(remembered) => self.files.insert(path.to_owned(), remembered),
+        match entry {
+            Some(entry) => self.files.insert(path.to_owned(), entry),
             None => self.files.remove(path),
         };
         replaced.and(self.save())
     }
 
-    /// Removes a file, and forgets it. Absent is success.
+    /// Removes a file and its entry. An absent file is no error.
     pub(crate) fn remove(&mut self, path: &Path) -> Result<(), Error> {
         remove(path)?;
         self.files.remove(path);
@@ -161,54 +166,55 @@ impl Manifest {
 }
 
 impl Written {
-    fn is(&self, sha256: &str) -> bool {
+    fn has_digest(&self, sha256: &str) -> bool {
         self.sha256 == sha256 || self.replaces.as_deref() == Some(sha256)
     }
 }
 
-impl Turn {
-    /// Takes the turn, for which the directory is made if it is missing.
-    pub(crate) fn take(data_dir: &Path) -> Result<Self, Error> {
+impl InstallLock {
+    /// Takes the lock without waiting. Creates the directory if it does not exist.
+    pub(crate) fn acquire(data_dir: &Path) -> Result<Self, Error> {
         let failed = |operation| move |source| Error::File { operation, path: data_dir.to_owned(), source };
-        // Leases will lie in it, which are refused in one that others could change.
-        let made = DirBuilder::new().recursive(true).mode(0o755).create(data_dir);
-        made.map_err(failed("make the directory"))?;
+        // The directory gets leases. The plugin refuses one that other users can change.
+        let created = DirBuilder::new().recursive(true).mode(0o755).create(data_dir);
+        created.map_err(failed("create the directory"))?;
         let dir = File::open(data_dir).map_err(failed("open"))?;
         match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => return Err(Error::Busy { data_dir: data_dir.to_owned() }),
             locked => locked.map_err(io::Error::from).map_err(failed("lock"))?,
         }
-        // Whoever had it before may have removed the directory meanwhile.
-        let is_there = dir.metadata().and_then(|locked| Ok(fs::metadata(data_dir)?.ino() == locked.ino()));
-        if !is_there.unwrap_or(false) {
+        // The previous holder of the lock may have removed the directory.
+        let exists = dir.metadata().and_then(|locked| Ok(fs::metadata(data_dir)?.ino() == locked.ino()));
+        if !exists.unwrap_or(false) {
             return Err(Error::Busy { data_dir: data_dir.to_owned() });
         }
-        // What was to become the manifest of one who was killed; nobody writes one now. On a file system that is read-only
-        // it stays, and is in nobody's way.
-        let _ = fs::remove_file(beside(&data_dir.join(NAME)));
+        // The temporary manifest of a killed command. On a read-only file system it stays, without
+        // effect.
+        let _ = fs::remove_file(temporary(&data_dir.join(NAME)));
         Ok(Self { data_dir: data_dir.to_owned(), _dir: dir })
     }
 }
 
-impl Drop for Turn {
+impl Drop for InstallLock {
     fn drop(&mut self) {
-        // Fails, rightly, where something lies in it.
+        // The removal fails if the directory is not empty, as intended.
         let _ = fs::remove_dir(&self.data_dir);
     }
 }
 
-/// Puts a file in its place by a rename: a runtime may be executing or reading the one that is there.
+/// Writes a file under a temporary name and renames it, because a runtime may be executing or
+/// reading the existing file.
 fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
     let failed = |operation, path: &Path| {
         let path = path.to_owned();
         move |source| Error::File { operation, path, source }
     };
     let dir = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(dir).map_err(failed("make the directory", dir))?;
-    let new = beside(path);
+    fs::create_dir_all(dir).map_err(failed("create the directory", dir))?;
+    let new = temporary(path);
     let open = || OpenOptions::new().write(true).create_new(true).mode(mode).open(&new);
     let written = match open() {
-        // What another has left there may have another mode, or lead elsewhere.
+        // A leftover may have another mode, or be a symbolic link.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::remove_file(&new).and_then(|()| open()),
         opened => opened,
     };
@@ -218,19 +224,19 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
     });
     let replaced = written.and_then(|()| fs::rename(&new, path));
     if replaced.is_err() {
-        // The error to report is the other one.
+        // The first error is reported.
         let _ = fs::remove_file(&new);
     }
     replaced.map_err(failed("write", path))
 }
 
-/// Removes a file, and what a killed command has left beside it. Absent is success.
+/// Removes a file, and the temporary file of a killed command. Absent files are no error.
 fn remove(path: &Path) -> Result<(), Error> {
     remove_file(path)?;
-    remove_file(&beside(path))
+    remove_file(&temporary(path))
 }
 
-/// Absent is success.
+/// An absent file is no error.
 fn remove_file(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -240,9 +246,9 @@ fn remove_file(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Where a file is written before it gets its place. Whoever writes has the turn, and takes over what another left.
-fn beside(path: &Path) -> PathBuf {
-    // Runtimes take no notice of what ends like this.
+/// The temporary name of a file. Only the holder of the install lock writes it.
+fn temporary(path: &Path) -> PathBuf {
+    // Runtimes ignore this suffix.
     path.with_file_name(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()))
 }
 

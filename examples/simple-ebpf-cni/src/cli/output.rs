@@ -1,23 +1,26 @@
+//! Standard output, with colors if it is a terminal.
+
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
-use super::Error;
+use super::error::Error;
 
-/// How names of columns are set off.
+/// The style of column names and of network names.
 pub(crate) const HEADER: Style = AnsiColor::Green.on_default().bold();
-/// How is set off what is well.
-pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
-/// How is set off what may need a look.
-pub(crate) const DOUBTFUL: Style = AnsiColor::Yellow.on_default().bold();
-/// How is set off what does not count any more.
-pub(crate) const VOID: Style = Style::new().dimmed();
-/// How is set off what needs a look.
-pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+/// The style of a passed check.
+pub(crate) const OK: Style = AnsiColor::Green.on_default();
+/// The style of a warning.
+pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+/// The style of an absent or outdated value.
+pub(crate) const DIM: Style = Style::new().dimmed();
+/// The style of a problem.
+pub(crate) const ERROR: Style = AnsiColor::Red.on_default().bold();
 
-/// Standard output, which is locked for as long as a command runs, and colours where it is a terminal.
+/// Standard output, locked while a command runs. It has colors if it is a terminal and `NO_COLOR`
+/// is not set.
 #[derive(Debug)]
 pub(crate) struct Output {
     stdout: BufWriter<StdoutLock<'static>>,
@@ -36,15 +39,15 @@ impl Output {
         self.styled(Style::new(), text)
     }
 
-    /// Writes a line that is set off from others.
+    /// Writes a line in a style.
     pub(crate) fn styled(&mut self, style: Style, text: impl fmt::Display) -> Result<(), Error> {
         let style = if self.color { style } else { Style::new() };
-        // The names of files may hold what would command a terminal.
+        // File names may contain terminal escape sequences.
         let text = text.to_string().replace(|c: char| c.is_control(), "\u{fffd}");
         Ok(writeln!(self.stdout, "{style}{text}{style:#}")?)
     }
 
-    /// Writes a value for programs.
+    /// Writes a value as indented JSON.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), Error> {
         match serde_json::to_writer_pretty(&mut self.stdout, value) {
             Err(error) if error.is_io() => return Err(Error::Output(error.into())),
@@ -53,7 +56,7 @@ impl Output {
         self.line("")
     }
 
-    /// Where text goes that is to stay as it is.
+    /// The writer for text that must not be changed.
     #[cfg(feature = "pages")]
     pub(crate) fn raw(&mut self) -> &mut impl Write {
         &mut self.stdout
@@ -65,7 +68,7 @@ impl Output {
         Ok(write!(self.stdout, "{HOME_AND_CLEAR}")?)
     }
 
-    /// Writes what is not written yet.
+    /// Flushes the buffer.
     pub(crate) fn flush(&mut self) -> Result<(), Error> {
         Ok(self.stdout.flush()?)
     }

@@ -1,4 +1,4 @@
-//! `completions` and `man`: what packages of the plugin hold beside the binary.
+//! `completions` and `man`: files for packages of the plugin.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -6,21 +6,21 @@ use std::path::PathBuf;
 use clap::Args;
 use clap_complete::Shell;
 
-use super::Error;
+use super::error::Error;
 use super::output::Output;
 use crate::NAME;
 
 /// Write completions for a shell to standard output.
 #[derive(Debug, Args)]
 pub(crate) struct Completions {
-    /// The shell: bash, zsh or fish, among others
+    /// The shell, such as bash, zsh or fish
     shell: Shell,
 }
 
-/// Write the manual pages, one for each command, into a directory.
+/// Write a manual page for each command into a directory.
 #[derive(Debug, Args)]
 pub(crate) struct Man {
-    /// Where to; it must exist
+    /// An existing directory
     dir: PathBuf,
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn completions(options: &Completions, mut command: clap::Command, out
 
 pub(crate) fn man(options: &Man, command: clap::Command) -> Result<(), Error> {
     let written = clap_mangen::generate_to(command, &options.dir);
-    written.map_err(|source| Error::File { operation: "write pages into", path: options.dir.clone(), source })
+    written.map_err(|source| Error::File { operation: "write manual pages to", path: options.dir.clone(), source })
 }
 
 #[cfg(test)]
@@ -48,14 +48,14 @@ mod tests {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Options::command(), NAME, &mut script);
-            let script = String::from_utf8(script).expect("a text");
+            let script = String::from_utf8(script).expect("UTF-8");
             for command in ["pods", "top", "status", "doctor", "install", "uninstall", "leases"] {
                 assert!(script.contains(command), "{shell}: {command}");
             }
         }
         let mut page = Vec::new();
-        clap_mangen::Man::new(Options::command()).render(&mut page).expect("room");
-        let page = String::from_utf8(page).expect("a text");
+        clap_mangen::Man::new(Options::command()).render(&mut page).expect("a write to memory");
+        let page = String::from_utf8(page).expect("UTF-8");
         assert!(page.contains("simple\\-ebpf\\-cni\\-doctor(1)"), "{page}");
     }
 }

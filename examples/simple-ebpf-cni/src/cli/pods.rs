@@ -1,33 +1,32 @@
-//! `pods`: who is attached, and what was counted for each.
+//! `pods`: lists attached pods with their counters.
 
 use clap::Args;
 use clap::builder::styling::Style;
 use cnikit::netlink::Socket;
 use serde::Serialize;
 
-use super::attached::{self, Pod};
-use super::node::Scope;
-use super::output::{BAD, Output};
+use super::error::Error;
+use super::format::{self, UNKNOWN, age, bytes, count, list, short};
+use super::inventory::Selector;
+use super::inventory::pods::{Pod, pods};
+use super::options::{EXIT_STATUS, ReportOptions};
+use super::output::{ERROR, Output};
 use super::table::Table;
-use super::text::{self, UNKNOWN, age, bytes, count, list, short};
-use super::{EXIT_STATUS, Error};
 
-/// Show the pods, with what each has sent and received.
+/// List the pods, with their sent and received packets.
 ///
-/// NAMESPACE/POD is the pod in Kubernetes, if the runtime names one; a container of podman has a name and no namespace.
-/// TX is what a pod sent, RX what was delivered to it. DIRECT is the share of its packets that went straight from pod to pod, past the
-/// bridge. DROPS are packets that it was not let send, most often in the name of another; --json tells the reasons.
+/// NAMESPACE/POD is the pod's name in Kubernetes, if the runtime passes one. A podman container has
+/// a name without a namespace. TX counts packets that the pod sent, RX packets that it received.
+/// DIRECT is the share of packets that were forwarded directly from pod to pod, without the bridge.
+/// DROPS counts packets that the pod was not allowed to send, for example with another source
+/// address. --json lists the reasons.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
     #[command(flatten)]
-    scope: Scope,
+    report: ReportOptions,
 
-    /// Print all there is as JSON, for programs
-    #[arg(long)]
-    json: bool,
-
-    /// Show names of pods and ids of containers in full
+    /// Do not truncate pod names and container ids
     #[arg(long)]
     no_trunc: bool,
 }
@@ -38,27 +37,27 @@ struct Report {
 }
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
-    let report = Report { pods: all(&options.scope)? };
-    if options.json { output.json(&report) } else { report.write(options.no_trunc, output) }
+    let report = Report { pods: all(&options.report.selector)? };
+    if options.report.json { output.json(&report) } else { report.write(options.no_trunc, output) }
 }
 
-/// The pods of all networks, in the order of these.
-pub(crate) fn all(scope: &Scope) -> Result<Vec<Pod>, Error> {
+/// The pods of the selected networks, grouped by network.
+pub(crate) fn all(selector: &Selector) -> Result<Vec<Pod>, Error> {
     let links = Socket::open()?.links()?;
-    let mut pods = Vec::new();
-    for known in scope.networks()? {
-        pods.extend(attached::pods(&known, &links)?);
+    let mut found = Vec::new();
+    for network in selector.networks()? {
+        found.extend(pods(&network, &links)?);
     }
-    Ok(pods)
+    Ok(found)
 }
 
-/// The names of a pod as tables show them: pod, network, container, interface, addresses.
+/// The cells that identify a pod: pod, network, container, interface, addresses.
 pub(crate) fn names(pod: &Pod, no_trunc: bool) -> [String; 5] {
     let (container, ifname) = pod.owner.as_ref().map_or((UNKNOWN, UNKNOWN), |owner| {
         let container = owner.container_id.as_str();
         (if no_trunc { container } else { short(container) }, owner.ifname.as_str())
     });
-    let kubernetes = text::pod(&pod.kubernetes, no_trunc);
+    let kubernetes = format::pod(&pod.kubernetes, no_trunc);
     [kubernetes, pod.network.to_string(), container.to_owned(), ifname.to_owned(), list(&pod.addresses)]
 }
 
@@ -84,18 +83,18 @@ impl Report {
             let [name, network, container, ifname, addresses] = names(pod, no_trunc);
             let (style, veth) = match &pod.host_interface {
                 Some(name) => (Style::new(), name.to_string()),
-                None => (BAD, "gone".to_owned()),
+                None => (ERROR, "gone".to_owned()),
             };
             let unknown = || UNKNOWN.to_owned();
-            let way = |packets, octets| format!("{packets} / {}", bytes(octets));
+            let traffic = |packets, octets| format!("{packets} / {}", bytes(octets));
             let [tx, rx] = pod.counters.map_or_else(
                 || [unknown(), unknown()],
-                |counters| [counters.tx, counters.rx].map(|one| way(one.packets, one.bytes)),
+                |counters| [counters.tx, counters.rx].map(|one| traffic(one.packets, one.bytes)),
             );
             let direct = pod.counters.and_then(|counters| counters.direct_percent());
             let direct = direct.map_or_else(unknown, |percent| format!("{percent} %"));
             let age = pod.created.map_or_else(unknown, age);
-            let drops = pod.drops.refused().to_string();
+            let drops = pod.drops.total().to_string();
             table.row(style, [name, network, container, ifname, addresses, veth, tx, rx, direct, drops, age]);
         }
         table.write(output)?;

@@ -1,35 +1,34 @@
-//! `repair`: makes networks whole without an ADD.
+//! `repair`: repairs networks without a new pod.
 
 use clap::Args;
 use cnikit::netlink::Socket;
 use cnikit::spec::NetworkName;
 use serde::Serialize;
 
-use super::attached::pods;
-use super::node::{Known, Scope};
-use super::output::{BAD, GOOD, HEADER, Output, VOID};
+use super::error::{Error, chain};
+use super::inventory::pods::pods;
+use super::inventory::{NodeNetwork, Selector};
+use super::options::ReportOptions;
+use super::output::{DIM, ERROR, HEADER, OK, Output};
 use super::status::{self, Problem};
-use super::{Error, chain};
 use crate::repair::repair;
 
 const EXIT_STATUS: &str = "\
 Exit status:
-  0  all networks with pods are well now
-  1  one is not, and standard output says why
-  2  the command line is wrong";
+  0  all networks with pods work
+  1  a network has a problem; it is on standard output
+  2  the command line is invalid";
 
-/// Repair what the pods of each network share: the bridge, its addresses and ports, the eBPF programs and maps, masquerading.
+/// Repair the shared parts of each network: bridge, gateway addresses, ports, eBPF programs and
+/// maps, masquerading.
 ///
-/// An ADD repairs the same, except the ports of other pods. Pods keep their interfaces. A network without pods is left alone.
+/// An ADD makes the same repairs, except for the ports of other pods. Pods keep their interfaces.
+/// Networks without pods do not change.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
     #[command(flatten)]
-    scope: Scope,
-
-    /// Print all there is as JSON, for programs
-    #[arg(long)]
-    json: bool,
+    report: ReportOptions,
 }
 
 #[derive(Debug, Serialize)]
@@ -37,24 +36,25 @@ struct Report {
     networks: Vec<Repaired>,
 }
 
-/// What came of the repair of a network.
+/// The result of the repair of a network.
 #[derive(Debug, Serialize)]
 struct Repaired {
     name: NetworkName,
-    /// What was wrong, and is not any more.
+    /// The problems that are fixed.
     repaired: Vec<String>,
-    /// What is still wrong.
+    /// The problems that remain.
     problems: Vec<Problem>,
     #[serde(skip)]
     has_pods: bool,
 }
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
+    let ReportOptions { selector, json } = &options.report;
     let host = Socket::open()?;
-    let networks = options.scope.networks()?;
-    let repaired = networks.iter().map(|known| Repaired::of(known, &options.scope, &host));
+    let networks = selector.networks()?;
+    let repaired = networks.iter().map(|network| Repaired::repair(network, selector, &host));
     let report = Report { networks: repaired.collect::<Result<_, _>>()? };
-    if options.json {
+    if *json {
         output.json(&report)?
     } else {
         report.write(output)?
@@ -66,23 +66,23 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
 }
 
 impl Repaired {
-    fn of(known: &Known, scope: &Scope, host: &Socket) -> Result<Self, Error> {
-        let name = known.name.clone();
-        let before = status::findings(known, &scope.conf_dir, host)?;
-        // Where it cannot be told, a repair may be what is needed.
-        let has_pods = pods(known, &host.links()?).map_or(true, |pods| !pods.is_empty());
-        let (Some((_, network)), true) = (&known.configured, has_pods) else {
+    fn repair(network: &NodeNetwork, selector: &Selector, host: &Socket) -> Result<Self, Error> {
+        let name = network.name.clone();
+        let before = status::findings(network, &selector.conf_dir, host)?;
+        // If the pods cannot be read, a repair may be necessary.
+        let has_pods = pods(network, &host.links()?).map_or(true, |pods| !pods.is_empty());
+        let (Some(configured), true) = (&network.configured, has_pods) else {
             let [problems, _] = before;
             return Ok(Self { name, repaired: Vec::new(), problems, has_pods });
         };
-        let done = repair(host, &name, network.config(), network.masquerades(), &known.store);
-        let after = status::findings(known, &scope.conf_dir, host)?;
-        let is_left = |found: &str| after.iter().flatten().any(|problem| problem.found == found);
+        let result = repair(host, &name, configured.config(), configured.masquerades(), &network.store);
+        let after = status::findings(network, &selector.conf_dir, host)?;
+        let remains = |found: &str| after.iter().flatten().any(|problem| problem.found == found);
         let before = before.into_iter().flatten().map(|problem| problem.found);
-        let repaired = before.filter(|found| !is_left(found)).collect();
+        let repaired = before.filter(|found| !remains(found)).collect();
         let [mut problems, _] = after;
-        if let Err(failure) = done {
-            problems.insert(0, format!("it cannot be repaired: {}", chain(&failure)).into());
+        if let Err(error) = result {
+            problems.insert(0, format!("cannot repair the network: {}", chain(&error)).into());
         }
         Ok(Self { name, repaired, problems, has_pods })
     }
@@ -99,11 +99,11 @@ impl Report {
                 output.line(format_args!("  repaired: {found}"))?;
             }
             for problem in problems {
-                output.styled(BAD, format_args!("  {problem}"))?;
+                output.styled(ERROR, format_args!("  {problem}"))?;
             }
             match (problems.is_empty(), has_pods) {
-                (true, true) => output.styled(GOOD, "  well")?,
-                (true, false) => output.styled(VOID, "  no pod is attached, so there is nothing to repair")?,
+                (true, true) => output.styled(OK, "  OK")?,
+                (true, false) => output.styled(DIM, "  no pod is attached, so there is nothing to repair")?,
                 (false, _) => {}
             }
         }

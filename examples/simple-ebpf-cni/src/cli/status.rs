@@ -1,4 +1,4 @@
-//! `status`: whether each network is well, and what it has done.
+//! `status`: shows the state and the counters of each network.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,64 +10,65 @@ use cnikit::netlink::{Link, Socket};
 use cnikit::spec::{IfName, NetworkName};
 use serde::{Serialize, Serializer};
 
-use super::attached::{Pod, Reasons, names_of_some, pods};
-use super::check::{self, Check, Verdict};
-use super::network::Range;
-use super::node::{Known, Scope};
-use super::output::{BAD, DOUBTFUL, GOOD, HEADER, Output, VOID};
-use super::text::{count, have, list, verb};
-use super::{Error, chain, remedy};
+use super::advice;
+use super::doctor::addresses::addresses;
+use super::doctor::attachments::{attached, not_forwarded, repair_command};
+use super::doctor::config_dir::unusable_configurations;
+use super::doctor::diagnostic::Diagnostic;
+use super::doctor::node::bpffs;
+use super::error::{Error, chain};
+use super::format::{count, have, list, verb};
+use super::inventory::NodeNetwork;
+use super::inventory::configured::RangeUsage;
+use super::inventory::pods::{DropCounts, Pod, pods, some_names};
+use super::options::ReportOptions;
+use super::output::{DIM, ERROR, HEADER, OK, Output, WARNING};
 use crate::{bridge, programs, status};
 
 const EXIT_STATUS: &str = "\
 Exit status:
-  0  all networks are well; one without pods is
-  1  one is not, or it could not be found out
-  2  the command line is wrong";
+  0  all networks work; a network without pods works
+  1  a network has a problem, or cannot be checked
+  2  the command line is invalid";
 
-/// Show whether each network is well, and what it has done.
+/// Show the state of each network, and its counters.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
     #[command(flatten)]
-    scope: Scope,
-
-    /// Print all there is as JSON, for programs
-    #[arg(long)]
-    json: bool,
+    report: ReportOptions,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Configurations of the plugin that cannot be used: of which network they are, they may not tell.
+    /// Configurations of the plugin that cannot be used. Such a file may not name its network.
     problems: Vec<Problem>,
     networks: Vec<Network>,
 }
 
-/// What is wrong, and what to do about it if that is known. In JSON it is one text.
+/// A problem, with its fix if one is known. In JSON it is one string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     pub(crate) found: String,
     remedy: Option<String>,
 }
 
-/// What is shown of a network.
+/// The state of a network.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Network {
     name: NetworkName,
-    /// What is wrong; nothing where the network is well.
     problems: Vec<Problem>,
-    /// What need not be mended, as an ADD does it where it has to.
+    /// Findings without an effect on pods. An ADD fixes them if it must.
     notes: Vec<Problem>,
-    /// The file that configures it.
+    /// The configuration file.
     config: Option<PathBuf>,
-    /// None where it cannot be told.
+    /// `None` if the pods cannot be read.
     pods: Option<usize>,
     bridge: Option<Bridge>,
     datapath: Option<Datapath>,
-    /// How full the configured ranges are.
-    ranges: Vec<Range>,
+    /// The usage of the configured ranges.
+    ranges: Vec<RangeUsage>,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,20 +78,22 @@ struct Bridge {
     addresses: Vec<IpAddr>,
 }
 
-/// The programs, and what they have done.
+/// The eBPF programs, and their counters.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Datapath {
     attached: bool,
     direct: bool,
-    guard: bool,
-    stats: Stats,
-    drops: Reasons,
+    #[serde(rename = "guard")]
+    spoof_check: bool,
+    #[serde(with = "Stats")]
+    stats: NetStats,
+    drops: DropCounts,
 }
 
-/// The verdicts on the network's packets, since its programs were loaded.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// The JSON keys of [`NetStats`]. `unknown` is left out.
+#[derive(Serialize)]
+#[serde(remote = "NetStats", rename_all = "camelCase")]
 struct Stats {
     direct: u64,
     to_stack: u64,
@@ -103,14 +106,15 @@ struct Stats {
 }
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
+    let ReportOptions { selector, json } = &options.report;
     let host = Socket::open()?;
     let links = host.links()?;
-    let networks = options.scope.networks()?;
-    let look = |known| Network::look(known, &options.scope.conf_dir, &host, &links);
-    let networks = networks.iter().map(look).collect::<Result<_, _>>()?;
-    let problems = check::unusable_ones(&options.scope)?.into_iter().map(Problem::from).collect();
+    let networks = selector.networks()?;
+    let read = |network| Network::read(network, &selector.conf_dir, &host, &links);
+    let networks = networks.iter().map(read).collect::<Result<_, _>>()?;
+    let problems = unusable_configurations(selector)?.into_iter().map(Problem::from).collect();
     let report = Report { problems, networks };
-    if options.json {
+    if *json {
         output.json(&report)?
     } else {
         report.write(output)?
@@ -121,47 +125,46 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     }
 }
 
+/// The problems of a network, and its notes.
+pub(crate) fn findings(network: &NodeNetwork, conf_dir: &Path, host: &Socket) -> Result<[Vec<Problem>; 2], Error> {
+    let Network { problems, notes, .. } = Network::read(network, conf_dir, host, &host.links()?)?;
+    Ok([problems, notes])
+}
+
 impl Network {
-    fn look(known: &Known, conf_dir: &Path, host: &Socket, links: &[Link]) -> Result<Self, Error> {
+    fn read(network: &NodeNetwork, conf_dir: &Path, host: &Socket, links: &[Link]) -> Result<Self, Error> {
+        let repair = || Some(repair_command(network));
         let mut problems = Vec::new();
-        problems.extend(known.store.probe().err().map(|error| with_remedy(&error, &remedy::of_ipam(&error))));
-        problems.extend(known.datapath.probe().err().map(|error| with_remedy(&error, &remedy::of_datapath(&error))));
-        let pods = match pods(known, links) {
-            // What keeps them from being found is among the problems.
+        let ipam = network.store.probe().err();
+        problems.extend(ipam.map(|error| Problem::from_error(&error, advice::for_ipam(&error))));
+        let datapath = network.datapath.probe().err();
+        problems.extend(datapath.map(|error| Problem::from_error(&error, advice::for_datapath(&error))));
+        let pods = match pods(network, links) {
+            // The cause is one of the problems.
             Err(_) if !problems.is_empty() => {
-                // What libbpf says of a file system that is read-only does not tell what to do.
-                let bpffs = Some(check::bpffs()).filter(|check| check.verdict == Verdict::Fail);
-                problems.extend(bpffs.map(Problem::from));
-                return Ok(Self::unknown(known, problems));
+                // libbpf's error for a read-only file system does not name the fix.
+                problems.extend(Some(bpffs()).filter(Diagnostic::has_failed).map(Problem::from));
+                return Ok(Self::unknown(network, problems));
             }
             pods => pods?,
         };
-        if known.configured.is_none() && !pods.is_empty() {
+        if network.configured.is_none() && !pods.is_empty() {
             let found = format!("no file in {} configures it, and pods are attached", conf_dir.display());
-            problems.push(Problem { found, remedy: Some(check::mend(known)) });
+            problems.push(Problem { found, remedy: repair() });
         }
         let mut notes = Vec::new();
-        for check in check::attached(known, &pods, host, links)? {
-            match check.verdict {
-                Verdict::Fail => problems.push(check.into()),
-                Verdict::Ok | Verdict::Warn => notes.push(check.into()),
-            }
+        for check in attached(network, &pods, host, links)? {
+            let list = if check.has_failed() { &mut problems } else { &mut notes };
+            list.push(check.into());
         }
-        problems.extend(check::not_forwarded(known, links).into_iter().map(Problem::from));
-        if let Some((_, network)) = &known.configured {
-            let checks = check::addresses(network, host, links)?;
-            problems.extend(checks.into_iter().filter(|check| check.verdict == Verdict::Fail).map(Problem::from));
+        problems.extend(not_forwarded(network, links).into_iter().map(Problem::from));
+        if let Some(configured) = &network.configured {
+            let checks = addresses(configured, host, links)?;
+            problems.extend(checks.into_iter().filter(Diagnostic::has_failed).map(Problem::from));
         }
-        let gone: Vec<&Pod> = pods.iter().filter(|pod| pod.host_interface.is_none()).collect();
-        if !gone.is_empty() {
-            let (number, names) = (gone.len(), names_of_some(&gone));
-            let (pods, hold, have) = (count(number, "pod"), verb(number, "hold"), have(number));
-            let found = format!("{pods} {hold} addresses and {have} no interface ({names})");
-            let remedy = "GC or DEL frees them, or an ADD that finds the pool dry".to_owned();
-            notes.push(Problem { found, remedy: Some(remedy) });
-        }
-        let bridge = known.bridge(links);
-        // What serves the network is made by the ADD of its first pod, and mended by that of each.
+        notes.extend(Problem::of_lost_interfaces(&pods));
+        let bridge = network.bridge(links);
+        // The ADD of the first pod creates the bridge and the maps. Each later ADD repairs them.
         if !pods.is_empty() {
             match bridge {
                 Some(found) if bridge::is_full(found, links) => {
@@ -169,25 +172,25 @@ impl Network {
                 }
                 _ => {}
             }
-            if known.maps()?.is_none() {
+            if network.maps()?.is_none() {
                 let found = "its eBPF programs are not pinned".to_owned();
-                problems.push(Problem { found, remedy: Some(check::mend(known)) });
+                problems.push(Problem { found, remedy: repair() });
             }
         }
-        let datapath = known.maps()?.map(|maps| Datapath::look(known, &maps, host, &mut problems)).transpose()?;
-        let bridge = bridge.map(|bridge| Bridge::look(bridge, host)).transpose()?;
-        let ranges = ranges(known, host, &mut problems)?;
-        let damaged = known.store.leases()?.filter_map(Result::err);
+        let datapath = network.maps()?.map(|maps| Datapath::read(network, &maps, host, &mut problems)).transpose()?;
+        let bridge = bridge.map(|bridge| Bridge::read(bridge, host)).transpose()?;
+        let ranges = ranges(network, host, &mut problems)?;
+        let damaged = network.store.leases()?.filter_map(Result::err);
         problems.extend(damaged.map(|error| chain(&error).into()));
-        let config = known.configured.as_ref().map(|(file, _)| file.clone());
-        Ok(Self { name: known.name.clone(), problems, notes, config, pods: Some(pods.len()), bridge, datapath, ranges })
+        let pods = Some(pods.len());
+        Ok(Self { notes, pods, bridge, datapath, ranges, ..Self::unknown(network, problems) })
     }
 
-    /// A network of which no more can be said than what is wrong.
-    fn unknown(known: &Known, problems: Vec<Problem>) -> Self {
-        let config = known.configured.as_ref().map(|(file, _)| file.clone());
+    /// A network with unreadable pods. Only its problems are known.
+    fn unknown(network: &NodeNetwork, problems: Vec<Problem>) -> Self {
+        let config = network.configured.as_ref().map(|configured| configured.file().to_owned());
         Self {
-            name: known.name.clone(),
+            name: network.name.clone(),
             problems,
             notes: Vec::new(),
             config,
@@ -200,56 +203,52 @@ impl Network {
 }
 
 impl Bridge {
-    fn look(link: &Link, host: &Socket) -> Result<Self, Error> {
+    fn read(link: &Link, host: &Socket) -> Result<Self, Error> {
         let addresses = host.addresses(link.index)?.iter().map(|address| address.ip()).collect();
         Ok(Self { name: link.name.clone(), up: link.up, addresses })
     }
 }
 
 impl Datapath {
-    fn look(known: &Known, maps: &MapSet, host: &Socket, problems: &mut Vec<Problem>) -> Result<Self, Error> {
-        let missing = programs::missing(host, &known.datapath, &known.name)?;
+    fn read(network: &NodeNetwork, maps: &MapSet, host: &Socket, problems: &mut Vec<Problem>) -> Result<Self, Error> {
+        let missing = programs::missing(host, &network.datapath, &network.name)?;
         if !missing.is_empty() {
             let found = format!("{} not attached", list(&missing));
-            problems.push(Problem { found, remedy: Some(check::mend(known)) });
+            problems.push(Problem { found, remedy: Some(repair_command(network)) });
         }
         let config = maps.config()?;
-        let (stats, drops) = (maps.stats()?.into(), maps.drops()?.into());
         Ok(Self {
             attached: missing.is_empty(),
             direct: config.direct_forwarding,
-            guard: config.spoof_check,
-            stats,
-            drops,
+            spoof_check: config.spoof_check,
+            stats: maps.stats()?,
+            drops: maps.drops()?.into(),
         })
     }
 }
 
-impl From<NetStats> for Stats {
-    fn from(stats: NetStats) -> Self {
-        Self {
-            direct: stats.direct,
-            to_stack: stats.to_stack,
-            to_host: stats.to_host,
-            from_stack: stats.from_stack,
-            arp_answers: stats.arp_answers,
-            nd_answers: stats.nd_answers,
-            flows_added: stats.flows_added,
-            flows_forgotten: stats.flows_forgotten,
-        }
-    }
+/// The usage of the configured ranges. A full pool is a problem, as in STATUS.
+fn ranges(network: &NodeNetwork, host: &Socket, problems: &mut Vec<Problem>) -> Result<Vec<RangeUsage>, Error> {
+    let Some(configured) = &network.configured else {
+        return Ok(Vec::new());
+    };
+    // An address that the next ADD can take back counts as free.
+    let full = status::refuse_full_pool(&network.name, &network.store, configured.config(), host);
+    problems.extend(full.err().map(|error| error.to_string().into()));
+    let ranges = configured.pools().iter().map(|pool| RangeUsage::of_pool(pool, &network.store));
+    Ok(ranges.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
 impl Report {
     fn write(&self, output: &mut Output) -> Result<(), Error> {
         for problem in &self.problems {
-            output.styled(BAD, problem)?;
+            output.styled(ERROR, problem)?;
         }
         if self.networks.is_empty() && !self.problems.is_empty() {
             return Ok(());
         }
         if self.networks.is_empty() {
-            return output.line("There is no network on this node: install lays down a configuration.");
+            return output.line("There is no network on this node. `install` writes a configuration.");
         }
         for (number, network) in self.networks.iter().enumerate() {
             if number > 0 {
@@ -265,20 +264,20 @@ impl Network {
     fn write(&self, output: &mut Output) -> Result<(), Error> {
         output.styled(HEADER, &self.name)?;
         if self.problems.is_empty() {
-            output.styled(GOOD, "  well")?;
+            output.styled(OK, "  OK")?;
         }
         for problem in &self.problems {
-            output.styled(BAD, format_args!("  {problem}"))?;
+            output.styled(ERROR, format_args!("  {problem}"))?;
         }
         for note in &self.notes {
-            output.styled(DOUBTFUL, format_args!("  {note}"))?;
+            output.styled(WARNING, format_args!("  {note}"))?;
         }
         match &self.config {
             Some(file) => output.line(format_args!("  config   {}", file.display()))?,
-            None => output.styled(VOID, "  config   none")?,
+            None => output.styled(DIM, "  config   none")?,
         }
         let Some(pods) = self.pods else {
-            return output.styled(VOID, "  nothing more can be told before that is mended");
+            return output.styled(DIM, "  details unavailable until the problems above are fixed");
         };
         output.line(format_args!("  pods     {pods}"))?;
         for range in &self.ranges {
@@ -289,11 +288,11 @@ impl Network {
                 let state = if *up { "up" } else { "down" };
                 output.line(format_args!("  bridge   {name} {state} {}", list(addresses)))?;
             }
-            None => output.styled(VOID, "  bridge   none yet")?,
+            None => output.styled(DIM, "  bridge   none yet")?,
         }
         match &self.datapath {
             Some(datapath) => datapath.write(output),
-            None => output.styled(VOID, "  eBPF     not loaded yet"),
+            None => output.styled(DIM, "  eBPF     not loaded yet"),
         }
     }
 }
@@ -302,41 +301,34 @@ impl Datapath {
     fn write(&self, output: &mut Output) -> Result<(), Error> {
         let on = |on| if on { "on" } else { "off" };
         let attached = if self.attached { "attached" } else { "not attached" };
-        let (direct, guard, stats) = (on(self.direct), on(self.guard), &self.stats);
-        output.line(format_args!("  eBPF     {attached}, direct delivery {direct}, guard {guard}"))?;
+        let (direct, spoof_check, stats) = (on(self.direct), on(self.spoof_check), &self.stats);
+        output.line(format_args!("  eBPF     {attached}, direct forwarding {direct}, spoof check {spoof_check}"))?;
         output.line(format_args!(
-            "  packets  {} direct, {} to the bridge, {} from it, {} up to the host",
+            "  packets  forwarded {} direct, {} via bridge; delivered {} via bridge; {} to host",
             stats.direct, stats.to_stack, stats.from_stack, stats.to_host
         ))?;
-        output.line(format_args!(
-            "  answers  {} to ARP, {} to neighbour solicitations",
-            stats.arp_answers, stats.nd_answers
-        ))?;
-        output.line(format_args!(
-            "  flows    {} delivered by the stack, {} forgotten",
-            stats.flows_added, stats.flows_forgotten
-        ))?;
-        let reasons = self.drops.refusals().map(|(reason, packets)| format!(" {reason} {packets}"));
-        let refused = self.drops.refused();
-        output.line(format_args!("  drops    {refused}{}", reasons.collect::<String>()))
+        output.line(format_args!("  proxied  {} ARP, {} ND", stats.arp_answers, stats.nd_answers))?;
+        output.line(format_args!("  flows    {} tracked, {} evicted", stats.flows_added, stats.flows_forgotten))?;
+        let reasons = self.drops.by_reason().map(|(reason, packets)| format!(" {reason} {packets}"));
+        output.line(format_args!("  drops    {}{}", self.drops.total(), reasons.collect::<String>()))
     }
 }
 
-fn ranges(known: &Known, host: &Socket, problems: &mut Vec<Problem>) -> Result<Vec<Range>, Error> {
-    let Some((_, network)) = &known.configured else {
-        return Ok(Vec::new());
-    };
-    // As the STATUS of runtimes says it: an address that an ADD would take back is as good as a free one.
-    let full = status::refuse_full_pool(&known.name, &known.store, network.config(), host);
-    problems.extend(full.err().map(|failure| failure.to_string().into()));
-    let ranges = network.pools().iter().map(|pool| Range::of(pool, &known.store));
-    Ok(ranges.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
-}
+impl Problem {
+    /// An error with its fix, if one is known.
+    fn from_error(error: &dyn std::error::Error, advice: String) -> Self {
+        Self { found: chain(error), remedy: (advice != advice::REPORT).then_some(advice) }
+    }
 
-/// What is wrong with a network, and what is only noted of it.
-pub(crate) fn findings(known: &Known, conf_dir: &Path, host: &Socket) -> Result<[Vec<Problem>; 2], Error> {
-    let Network { problems, notes, .. } = Network::look(known, conf_dir, host, &host.links()?)?;
-    Ok([problems, notes])
+    /// Pods that have a lease and no interface.
+    fn of_lost_interfaces(pods: &[Pod]) -> Option<Self> {
+        let gone: Vec<&Pod> = pods.iter().filter(|pod| pod.host_interface.is_none()).collect();
+        let number = gone.len();
+        let (hold, have, names) = (verb(number, "hold"), have(number), some_names(&gone));
+        let found = format!("{} {hold} addresses and {have} no interface ({names})", count(number, "pod"));
+        let remedy = Some("GC or DEL frees them, or an ADD that finds no free address".to_owned());
+        (number > 0).then_some(Self { found, remedy })
+    }
 }
 
 impl From<String> for Problem {
@@ -345,9 +337,9 @@ impl From<String> for Problem {
     }
 }
 
-impl From<Check> for Problem {
-    fn from(check: Check) -> Self {
-        Self { found: check.found, remedy: check.remedy }
+impl From<Diagnostic> for Problem {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Self { found: diagnostic.found, remedy: diagnostic.remedy }
     }
 }
 
@@ -364,9 +356,4 @@ impl Serialize for Problem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
-}
-
-/// An error with what to do about it, where that is known.
-fn with_remedy(error: &dyn std::error::Error, remedy: &str) -> Problem {
-    Problem { found: chain(error), remedy: (remedy != remedy::REPORT).then(|| remedy.to_owned()) }
 }

@@ -1,17 +1,19 @@
+//! A table of text, with columns as wide as their widest cell.
+
 use clap::builder::styling::Style;
 
-use super::Error;
+use super::error::Error;
 use super::output::{HEADER, Output};
 
-/// Between two columns.
+/// The space between two columns.
 const GAP: &str = "  ";
 
-/// Rows under the names of their columns, each column as wide as it needs.
+/// Rows below the names of their columns.
 #[derive(Debug)]
 pub(crate) struct Table<const COLUMNS: usize> {
     columns: [&'static str; COLUMNS],
     rows: Vec<(Style, [String; COLUMNS])>,
-    /// How many characters of a line are written.
+    /// The number of characters after which a line is cut.
     width: usize,
 }
 
@@ -20,7 +22,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         Self { columns, rows: Vec::new(), width: usize::MAX }
     }
 
-    /// The same for a terminal that would go on in another row.
+    /// Cuts lines at the width of the terminal, which would wrap them.
     pub(crate) fn within(self, width: usize) -> Self {
         Self { width, ..self }
     }
@@ -29,7 +31,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         self.rows.push((style, cells));
     }
 
-    /// Writes the table, and nothing if it has no rows.
+    /// Writes the table, or nothing if it has no rows.
     pub(crate) fn write(&self, output: &mut Output) -> Result<(), Error> {
         if self.rows.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! `top`: the pods with the most traffic, again and again.
+//! `top`: lists the pods with the most traffic, and refreshes the list.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -12,59 +12,61 @@ use clap::{Args, ValueEnum};
 use cnikit::ipam::Owner;
 use serde::Serialize;
 
-use super::attached::{Counters, Pod, Way};
-use super::node::Scope;
-use super::output::{Output, VOID};
+use super::error::Error;
+use super::format::{UNKNOWN, bytes, count};
+use super::inventory::Selector;
+use super::inventory::pods::{Counters, DirectionCounters, Pod};
+use super::options::EXIT_STATUS;
+use super::output::{DIM, Output};
 use super::pods::{self, names};
+use super::raw_mode::RawTerminal;
 use super::table::Table;
-use super::terminal::Keys;
-use super::text::{UNKNOWN, bytes, count};
-use super::{EXIT_STATUS, Error};
 
-/// Show the pods with the most traffic, again and again; q ends it.
+/// List the pods with the most traffic, and refresh the list until you press q.
 ///
-/// TX and RX are rates over the interval. Without a terminal it is as with --once.
+/// TX and RX are rates over the interval. Without a terminal, --once is the default.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
     #[command(flatten)]
-    scope: Scope,
+    selector: Selector,
 
-    /// Seconds from one look to the next, 0.1 at the least
+    /// Interval in seconds, minimum 0.1
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = interval)]
     interval: Duration,
 
-    /// What the first pod has most of
-    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Sort::Bytes)]
+    /// Sort key, highest value first
+    #[arg(long, value_name = "KEY", value_enum, default_value_t = Sort::Bytes)]
     sort: Sort,
 
-    /// Look once, over one interval
+    /// Print the rates of one interval and exit
     #[arg(long)]
     once: bool,
 
-    /// Look once, and print all there is as JSON, for programs
+    /// Output JSON for one interval and exit
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Sort {
-    /// Bytes both ways
+    /// Bytes in both directions
     Bytes,
-    /// Packets both ways
+    /// Packets in both directions
     Packets,
     /// Bytes sent
     Tx,
     /// Bytes received
     Rx,
-    /// Packets refused
+    /// Dropped packets
     Drops,
 }
 
-/// The rows of the terminal that are no pod's: the header, the number of pods, the last line and the cursor's.
+/// The rows of the terminal without a pod: the header, the number of pods, the last line and the
+/// line of the cursor.
 const OTHER_ROWS: usize = 4;
 
-/// What was counted at a moment.
+/// The counters at one moment.
 struct Sample {
     taken: Instant,
     pods: Vec<Pod>,
@@ -75,7 +77,7 @@ struct Report {
     pods: Vec<Rate>,
 }
 
-/// What a pod does in a second.
+/// The traffic of a pod in a second.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Rate {
@@ -88,25 +90,25 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     if !options.once && !options.json && io::stdout().is_terminal() && io::stdin().is_terminal() {
         return watch(options, output);
     }
-    let before = Sample::take(&options.scope)?;
+    let before = Sample::take(&options.selector)?;
     thread::sleep(options.interval);
-    let report = Report { pods: Sample::take(&options.scope)?.rates(&before, options.sort) };
+    let report = Report { pods: Sample::take(&options.selector)?.rates(&before, options.sort) };
     if options.json { output.json(&report) } else { report.write(usize::MAX, usize::MAX, output) }
 }
 
 fn watch(options: &Options, output: &mut Output) -> Result<(), Error> {
-    let mut before = Sample::take(&options.scope)?;
-    let keys = Keys::open().map_err(Error::Terminal)?;
+    let mut before = Sample::take(&options.selector)?;
+    let terminal = RawTerminal::open().map_err(Error::Terminal)?;
     output.clear()?;
-    output.styled(VOID, "the first rates come after one interval; q ends")?;
+    output.styled(DIM, "waiting for the first interval; press q to quit")?;
     output.flush()?;
-    while !keys.end_within(options.interval).map_err(Error::Terminal)? {
-        let now = Sample::take(&options.scope)?;
+    while !terminal.end_within(options.interval).map_err(Error::Terminal)? {
+        let now = Sample::take(&options.selector)?;
         let report = Report { pods: now.rates(&before, options.sort) };
         output.clear()?;
-        let (rows, columns) = keys.size();
+        let (rows, columns) = terminal.size();
         report.write(rows.saturating_sub(OTHER_ROWS), columns, output)?;
-        output.styled(VOID, format_args!("every {} s; q ends", options.interval.as_secs_f32()))?;
+        output.styled(DIM, format_args!("every {} s; press q to quit", options.interval.as_secs_f32()))?;
         output.flush()?;
         before = now;
     }
@@ -114,23 +116,23 @@ fn watch(options: &Options, output: &mut Output) -> Result<(), Error> {
 }
 
 impl Sample {
-    fn take(scope: &Scope) -> Result<Self, Error> {
-        Ok(Self { pods: pods::all(scope)?, taken: Instant::now() })
+    fn take(selector: &Selector) -> Result<Self, Error> {
+        Ok(Self { pods: pods::all(selector)?, taken: Instant::now() })
     }
 
-    /// What happened since `before`, the busiest pod first.
+    /// The rates since `before`, the pod with the most traffic first.
     fn rates(&self, before: &Self, sort: Sort) -> Vec<Rate> {
         let earlier: HashMap<_, &Pod> = before.pods.iter().map(|pod| (key(pod), pod)).collect();
         let elapsed = self.taken - before.taken;
         let rate = |pod: &Pod| Rate::of(pod, earlier.get(&key(pod)).copied(), elapsed);
         let mut rates: Vec<Rate> = self.pods.iter().map(rate).collect();
-        // What is equally busy stays in its place from look to look.
+        // A stable sort: pods with equal rates keep their order between refreshes.
         rates.sort_by_key(|rate| Reverse(rate.rank(sort)));
         rates
     }
 }
 
-/// What tells pods apart; the pod that follows on an address is another one.
+/// The identity of a pod. A later pod with the same address is another pod.
 fn key(pod: &Pod) -> (&str, Option<&Owner>, Option<IpAddr>) {
     (pod.network.as_str(), pod.owner.as_ref(), pod.addresses.first().copied())
 }
@@ -139,23 +141,23 @@ impl Rate {
     fn of(pod: &Pod, earlier: Option<&Pod>, elapsed: Duration) -> Self {
         let zero = Counters::default();
         let counted = pod.counters.unwrap_or(zero);
-        // Of a pod that is new, all there is happened since.
+        // All packets of a new pod belong to this interval.
         let before = earlier.and_then(|earlier| earlier.counters).unwrap_or(zero);
         let per_second = |now: u64, before: u64| {
-            // An address that was detached and attached again counts from zero.
-            let happened = u128::from(now.checked_sub(before).unwrap_or(now));
-            u64::try_from(happened * 1000 / elapsed.as_millis().max(1)).unwrap_or(u64::MAX)
+            // The counters start at zero when an address is attached again.
+            let difference = u128::from(now.checked_sub(before).unwrap_or(now));
+            u64::try_from(difference * 1000 / elapsed.as_millis().max(1)).unwrap_or(u64::MAX)
         };
-        let way = |now: Way, before: Way| Way {
+        let direction = |now: DirectionCounters, before: DirectionCounters| DirectionCounters {
             packets: per_second(now.packets, before.packets),
             bytes: per_second(now.bytes, before.bytes),
             direct: per_second(now.direct, before.direct),
         };
-        let refused = earlier.map_or(0, |earlier| earlier.drops.refused());
+        let dropped = earlier.map_or(0, |earlier| earlier.drops.total());
         Self {
             pod: pod.clone(),
-            per_second: Counters { tx: way(counted.tx, before.tx), rx: way(counted.rx, before.rx) },
-            drops_per_second: per_second(pod.drops.refused(), refused),
+            per_second: Counters { tx: direction(counted.tx, before.tx), rx: direction(counted.rx, before.rx) },
+            drops_per_second: per_second(pod.drops.total(), dropped),
         }
     }
 
@@ -212,18 +214,18 @@ impl Report {
         }
         table.write(output)?;
         let pods = count(self.pods.len(), "pod");
-        if at_most < self.pods.len() {
-            output.line(format_args!("{pods}, of which {at_most} fit here"))
-        } else {
-            output.line(pods)
-        }
+        if at_most < self.pods.len() { output.line(format_args!("{pods}, {at_most} shown")) } else { output.line(pods) }
     }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    const LEAST: Duration = Duration::from_millis(100);
-    const MOST: Duration = Duration::from_secs(3600);
-    let seconds: f64 = text.parse().map_err(|_| "write a number of seconds, such as 0.5".to_owned())?;
+    const MIN: Duration = Duration::from_millis(100);
+    const MAX: Duration = Duration::from_secs(3600);
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds, such as 0.5".to_owned())?;
     let interval = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
-    if (LEAST..=MOST).contains(&interval) { Ok(interval) } else { Err("choose from 0.1 to 3600 seconds".to_owned()) }
+    if (MIN..=MAX).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("the interval must be between 0.1 and 3600 seconds".to_owned())
+    }
 }

@@ -1,11 +1,11 @@
-//! `wait`: what the container does that has to stay when the plugin is installed.
+//! `wait`: keeps the main container of the DaemonSet running.
 
 use std::thread;
 
-/// Waits for a signal to end the process, which it does by itself: nothing has to be put in order first.
+/// Parks the thread until a signal ends the process. There is no state to clean up.
 pub(super) fn run() -> ! {
     loop {
-        // May return without a reason.
+        // park() may return spuriously.
         thread::park();
     }
 }

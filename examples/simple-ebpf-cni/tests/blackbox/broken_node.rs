@@ -1,4 +1,4 @@
-//! Nodes on which an ADD fails: the command `doctor` names the cause that there is, and what does away with it.
+//! Nodes on which an ADD fails: `doctor` names the cause and the fix.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,22 +7,22 @@ use std::path::Path;
 use cnikit_testbed::{Command, Namespace as _, Ruling};
 use serde_json::Value;
 
+use crate::cli::{BINARY, command, conflist, refused, shown};
 use crate::doctor::{configured, doctor, found};
 use crate::install::{BLACKBOX, Node};
-use crate::people::{BINARY, command, conflist, refused, shown};
 use crate::state_dir::net;
 use crate::support::{NAME, Network, bin, on_host};
 
 /// "The plugin is not available".
 const UNAVAILABLE: u64 = 50;
 
-/// What STATUS says.
+/// The error message of STATUS.
 #[track_caller]
 pub(crate) fn unavailable(network: &Network) -> String {
     network.plugin.invocation("STATUS").config(&network.with("cniVersion", "1.1.0")).run().error(UNAVAILABLE)
 }
 
-/// What `doctor` finds, with system calls judged.
+/// The checks of `doctor` with failing system calls.
 #[track_caller]
 fn supervised(conf_dir: &Path, mut fails: impl FnMut(&str, &cnikit_testbed::Call) -> Option<i32> + Send) -> Vec<Value> {
     let line = format!("doctor --json --conf-dir {} --bin-dir {}", conf_dir.display(), bin().display());
@@ -34,7 +34,7 @@ fn supervised(conf_dir: &Path, mut fails: impl FnMut(&str, &cnikit_testbed::Call
 }
 
 #[test]
-fn a_file_system_for_pins_that_is_read_only() {
+fn a_read_only_bpf_file_system_is_reported() {
     on_host(|network| {
         let dir = configured(network);
         network.host.command("mount").words("-o remount,ro /sys/fs/bpf").run();
@@ -42,19 +42,19 @@ fn a_file_system_for_pins_that_is_read_only() {
         let failed = found(&checks, "bpffs", "fail");
         assert_eq!(status, Some(1));
         assert!(failed.contains("read-only") && failed.contains("mount -o remount,rw /sys/fs/bpf"), "{checks:#?}");
-        assert!(found(&checks, "trial", "warn").contains("not made"), "{checks:#?}");
+        assert!(found(&checks, "selftest", "warn").contains("skipped"), "{checks:#?}");
         assert!(unavailable(network).contains("remount,rw"));
         let pod = network.host.pod();
         assert!(network.call("ADD", "one", &pod).error(5).contains("remount,rw"));
-        let said = command(&format!("status --conf-dir {}", dir.display())).stdout;
-        assert!(said.contains("mount -o remount,rw /sys/fs/bpf"), "{said}");
+        let shown = command(&format!("status --conf-dir {}", dir.display())).stdout;
+        assert!(shown.contains("mount -o remount,rw /sys/fs/bpf"), "{shown}");
         network.host.command("mount").words("-o remount,rw /sys/fs/bpf").run();
         assert_eq!(doctor(&dir).0, Some(0));
     });
 }
 
 #[test]
-fn a_kernel_that_refuses_what_an_add_asks() {
+fn refused_system_calls_are_reported() {
     on_host(|network| {
         let dir = configured(network);
         for (error, remedies) in [
@@ -63,23 +63,23 @@ fn a_kernel_that_refuses_what_an_add_asks() {
             (libc::ENOMEM, ["memory.max", "ulimit -l"]),
         ] {
             let checks = supervised(&dir, |name, _| (name == "bpf").then_some(error));
-            let failed = found(&checks, "trial", "fail");
+            let failed = found(&checks, "selftest", "fail");
             assert!(remedies.iter().all(|remedy| failed.contains(remedy)), "{error}: {checks:#?}");
         }
-        // As the kernel answers who asks for a kind of link that it does not know.
+        // The kernel's error for an unknown kind of link.
         let checks =
             supervised(&dir, |_, call| call.to_string().starts_with("sendto type 16").then_some(libc::EOPNOTSUPP));
-        let failed = found(&checks, "trial", "fail");
+        let failed = found(&checks, "selftest", "fail");
         assert!(failed.contains("modprobe bridge") && failed.contains("CONFIG_BRIDGE"), "{checks:#?}");
     });
 }
 
 #[test]
-fn what_a_trial_that_was_ended_has_left_goes_with_a_later_one() {
+fn a_self_test_removes_the_pins_of_a_killed_one() {
     on_host(|network| {
         let dir = configured(network);
-        let [left, running] = ["1", "2"].map(|pid| format!("/sys/fs/bpf/simple-ebpf-cni-trial-{pid}"));
-        fs::create_dir_all(format!("{left}/trial/v1")).expect("room");
+        let [left, running] = ["1", "2"].map(|pid| format!("/sys/fs/bpf/simple-ebpf-cni-selftest-{pid}"));
+        fs::create_dir_all(format!("{left}/selftest/v1")).expect("room");
         fs::create_dir(&running).expect("room");
         network.host.command("touch").words("-d -1hour").arg(&left).run();
         assert_eq!(doctor(&dir).0, Some(0));
@@ -89,7 +89,7 @@ fn what_a_trial_that_was_ended_has_left_goes_with_a_later_one() {
 }
 
 #[test]
-fn a_host_that_cannot_masquerade() {
+fn a_host_that_cannot_masquerade_is_reported() {
     on_host(|network| {
         let network = &network.by(network.with("ipMasq", true));
         let dir = configured(network);
@@ -104,7 +104,7 @@ fn a_host_that_cannot_masquerade() {
         assert_eq!(status, Some(1));
         let failed = found(&checks, "ip_forward", "fail");
         assert!(failed.contains("cannot be written") && failed.contains("net.ipv4.ip_forward=1"), "{checks:#?}");
-        // As in the container of a DaemonSet, while the runtime's plugins may write.
+        // As in the container of a DaemonSet, when only the runtime's plugins have write access.
         let list = conflist(network);
         let words = format!("install -n --conf-dir {0} --bin-dir {0} --config", network.host.scratch().display());
         let output = command(&format!("{words} {} --ignore-checks", list.display()));
@@ -121,7 +121,7 @@ fn a_host_that_cannot_masquerade() {
 }
 
 #[test]
-fn directories_and_files_of_others_that_are_not_as_they_should_be() {
+fn missing_directories_and_duplicate_configurations_are_reported() {
     on_host(|network| {
         let scratch = network.host.scratch();
         let (_, checks) = doctor(&scratch.join("missing"));
@@ -136,7 +136,7 @@ fn directories_and_files_of_others_that_are_not_as_they_should_be() {
         let (_, checks) = doctor(&dir);
         let warned = found(&checks, "config", "warn");
         assert!(warned.contains("20-again.conf") && warned.contains("10-blackbox.conf"), "{checks:#?}");
-        assert_eq!(found(&checks, "config", "fail"), "", "a network is no rival of its own");
+        assert_eq!(found(&checks, "config", "fail"), "", "a network does not conflict with itself");
         fs::remove_file(dir.join("20-again.conf")).expect("it is there");
 
         let config = network.with("logFile", "/run/nowhere/cni.log");
@@ -149,7 +149,7 @@ fn directories_and_files_of_others_that_are_not_as_they_should_be() {
 }
 
 #[test]
-fn a_binary_that_cannot_be_executed() {
+fn a_binary_that_cannot_be_executed_is_reported() {
     on_host(|network| {
         let dir = configured(network);
         let bin_dir = network.host.scratch();
@@ -171,7 +171,7 @@ fn a_binary_that_cannot_be_executed() {
 }
 
 #[test]
-fn a_pool_that_is_full_and_a_bridge_that_is_somebody_elses() {
+fn a_full_pool_and_a_foreign_bridge_are_reported() {
     on_host(|network| {
         network.host.keep("route 10.99.0.0/30 ");
         let network = &network.by(network.with("subnet", "10.99.0.0/30"));
@@ -179,7 +179,7 @@ fn a_pool_that_is_full_and_a_bridge_that_is_somebody_elses() {
         let only = network.attach("only");
         let (status, checks) = doctor(&dir);
         assert_eq!(status, Some(1));
-        let failed = found(&checks, "pool", "fail");
+        let failed = found(&checks, "ipam", "fail");
         assert!(failed.contains("10.99.0.0/30") && failed.contains("leases"), "{checks:#?}");
         network.detach(&only);
         network.host.ip("link del cbr0");
@@ -194,7 +194,7 @@ fn a_pool_that_is_full_and_a_bridge_that_is_somebody_elses() {
 }
 
 #[test]
-fn pins_of_a_newer_build() {
+fn pins_of_a_newer_build_are_reported() {
     on_host(|network| {
         let dir = configured(network);
         let pins = Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME);
@@ -210,7 +210,7 @@ fn pins_of_a_newer_build() {
 }
 
 #[test]
-fn a_network_that_does_not_exist() {
+fn an_unknown_network_is_refused() {
     on_host(|network| {
         let dir = configured(network);
         let message =
@@ -220,14 +220,14 @@ fn a_network_that_does_not_exist() {
 }
 
 #[test]
-fn a_lock_that_is_not_given_back() {
+fn a_held_lock_is_reported() {
     on_host(|network| {
         let dir = configured(network);
         let pod = network.attach("one");
         let pins = "/sys/fs/bpf/simple-ebpf-cni";
         for path in [net().join("lock").as_path(), Path::new(pins)] {
-            let lock = fs::File::open(path).expect("an ADD has made it");
-            rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("nobody has it");
+            let lock = fs::File::open(path).expect("an ADD has created it");
+            rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("the lock is free");
             let (status, checks) = doctor(&dir);
             assert_eq!(status, Some(1), "{checks:#?}");
             let failed = found(&checks, "lock", "fail");
@@ -239,9 +239,9 @@ fn a_lock_that_is_not_given_back() {
     });
 }
 
-/// What is wrong with another network is none of the one that is asked for.
+/// Problems of other networks are not reported for the selected one.
 #[test]
-fn one_network_of_several() {
+fn one_of_several_networks_can_be_selected() {
     on_host(|network| {
         let dir = configured(network);
         network.host.ip("link add br7 type veth peer name far");
@@ -258,9 +258,9 @@ fn one_network_of_several() {
     });
 }
 
-/// No runtime can take it, and nothing but its text or what `install` remembers tells whose it is.
+/// No runtime can use the file. Only its text or the manifest shows that it belongs to the plugin.
 #[test]
-fn a_configuration_of_ours_that_cannot_be_read() {
+fn an_unreadable_configuration_of_the_plugin_is_reported() {
     on_host(|network| {
         let node = Node::new(network);
         shown(&node.install(BLACKBOX));
@@ -284,7 +284,7 @@ fn a_configuration_of_ours_that_cannot_be_read() {
             let output = looking("status");
             assert!(output.status.code() == Some(1) && output.stdout.contains("10-blackbox.conflist"), "{output:#?}");
         }
-        // The remedy that it names.
+        // The fix that `doctor` names.
         shown(&node.install(&format!("{BLACKBOX} --force")));
         assert_eq!(looking("doctor").status.code(), Some(0));
         assert!(looking("status").status.success());

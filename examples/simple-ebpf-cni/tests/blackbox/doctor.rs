@@ -1,4 +1,4 @@
-//! The command `doctor`: every fault that it is to find is made, and found.
+//! The command `doctor`: each test creates a fault and expects its report.
 
 use std::fs;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::path::Path;
 use cnikit_testbed::{Command, Footprint, Namespace as _};
 use serde_json::{Value, json};
 
-use crate::people::{BINARY, command, conflist};
+use crate::cli::{BINARY, command, conflist};
 use crate::support::{DATA_DIR, Network, bin, on_host};
 
-/// What it says of the network, with its configuration alone in the directory, and the status that it ends with.
+/// The exit status and the checks of `doctor` with this configuration directory.
 #[track_caller]
 pub(crate) fn doctor(conf_dir: &Path) -> (Option<i32>, Vec<Value>) {
     let (conf_dir, bin_dir) = (conf_dir.display(), bin().display());
@@ -18,13 +18,13 @@ pub(crate) fn doctor(conf_dir: &Path) -> (Option<i32>, Vec<Value>) {
     (output.status.code(), report["checks"].as_array().expect("a list").clone())
 }
 
-/// What it found of this name and verdict, with the remedies.
+/// The findings with this check name and verdict, with their fixes.
 pub(crate) fn found(checks: &[Value], check: &str, verdict: &str) -> String {
     let of = checks.iter().filter(|one| one["check"] == check && one["verdict"] == verdict);
     of.map(|one| format!("{} -> {}\n", one["found"], one["remedy"])).collect()
 }
 
-/// A directory with the network's configuration in it, as one plugin alone.
+/// A directory with the network's configuration, as a single plugin.
 pub(crate) fn configured(network: &Network) -> std::path::PathBuf {
     let dir = network.host.scratch();
     fs::write(dir.join("10-blackbox.conf"), network.config.to_string()).expect("room");
@@ -32,12 +32,12 @@ pub(crate) fn configured(network: &Network) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_node_that_can_do_all_passes_and_is_left_as_it_was() {
+fn a_working_node_passes_and_does_not_change() {
     on_host(|network| {
         let dir = configured(network);
         let (status, checks) = doctor(&dir);
         assert_eq!(status, Some(0), "{checks:#?}");
-        for check in ["kernel", "capabilities", "bpffs", "trial", "binary", "config"] {
+        for check in ["kernel", "capabilities", "bpffs", "selftest", "binary", "config"] {
             assert!(!found(&checks, check, "ok").is_empty(), "{check}: {checks:#?}");
         }
         network.footprint().assert_unchanged(&Footprint::default(), "doctor");
@@ -55,24 +55,24 @@ fn a_node_that_can_do_all_passes_and_is_left_as_it_was() {
 }
 
 #[test]
-fn a_process_that_lacks_privileges_is_told_so() {
+fn missing_privileges_are_reported() {
     on_host(|network| {
         let dir = configured(network);
         let copy = network.host.scratch().join("simple-ebpf-cni");
         fs::copy(BINARY, &copy).expect("room");
-        let by_nobody = |words: &str| {
-            let nobody =
+        let unprivileged = |words: &str| {
+            let setpriv =
                 Command::new("setpriv").args(["--bounding-set=-all", "--inh-caps=-all", "--reuid=65534", "--"]);
-            nobody.arg(&copy).words(words).arg("--conf-dir").arg(&dir).output()
+            setpriv.arg(&copy).words(words).arg("--conf-dir").arg(&dir).output()
         };
-        // Who cannot see the pods is not told that there are none.
+        // A process that cannot read the pods must not report that none exist.
         for words in ["pods", "top --once", "status", "uninstall"] {
-            let output = by_nobody(words);
+            let output = unprivileged(words);
             assert_eq!((output.status.code(), output.stdout.as_str()), (Some(1), ""), "{output:?}");
-            let said = output.stderr.trim_end();
-            assert!(said.ends_with("run it as root") && !said.contains('\n'), "{said}");
+            let message = output.stderr.trim_end();
+            assert!(message.ends_with("run it as root") && !message.contains('\n'), "{message}");
         }
-        let output = by_nobody("doctor --json");
+        let output = unprivileged("doctor --json");
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let report: Value = serde_json::from_str(&output.stdout).expect("JSON");
         let checks = report["checks"].as_array().expect("a list");
@@ -85,20 +85,20 @@ fn a_process_that_lacks_privileges_is_told_so() {
 }
 
 #[test]
-fn a_file_system_that_is_not_mounted_is_told_of() {
+fn an_unmounted_bpf_file_system_is_reported() {
     on_host(|network| {
         let dir = configured(network);
         network.host.command("umount").arg("/sys/fs/bpf").run();
         let (_, checks) = doctor(&dir);
         assert!(found(&checks, "bpffs", "warn").contains("mount -t bpf"), "{checks:#?}");
-        assert!(found(&checks, "trial", "warn").contains("not made"), "{checks:#?}");
+        assert!(found(&checks, "selftest", "warn").contains("skipped"), "{checks:#?}");
         let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc");
         assert!(!mounts.contains(" /sys/fs/bpf bpf "), "doctor has mounted it");
     });
 }
 
 #[test]
-fn configurations_that_lead_elsewhere_are_told_of() {
+fn unusable_and_foreign_configurations_are_reported() {
     on_host(|network| {
         let dir = network.host.scratch();
         let (_, checks) = doctor(&dir);
@@ -106,7 +106,7 @@ fn configurations_that_lead_elsewhere_are_told_of() {
 
         fs::copy(conflist(network), dir.join("10-blackbox.conflist")).expect("room");
         let (status, checks) = doctor(&dir);
-        // The list names the plugin tuning too, which is not beside ours.
+        // The list has the plugin tuning too, which is not in the plugin directory.
         assert_eq!(status, Some(1));
         assert!(found(&checks, "plugins", "fail").contains("tuning"), "{checks:#?}");
 
@@ -125,7 +125,7 @@ fn configurations_that_lead_elsewhere_are_told_of() {
 }
 
 #[test]
-fn a_bridge_and_subnets_that_are_taken_are_told_of() {
+fn a_taken_bridge_and_overlapping_routes_are_reported() {
     on_host(|network| {
         let dir = configured(network);
         network.host.ip("link add cbr0 type veth peer name far");
@@ -145,13 +145,13 @@ fn a_bridge_and_subnets_that_are_taken_are_told_of() {
         network.host.ip("route add default dev up0");
         network.host.ip("route del 10.99.0.128/25");
         let (_, checks) = doctor(&dir);
-        assert_eq!(found(&checks, "routes", "warn"), "", "a default route is in nobody's way");
+        assert_eq!(found(&checks, "routes", "warn"), "", "a default route does not overlap");
         network.host.ip("link del up0");
     });
 }
 
 #[test]
-fn forwarding_that_is_off_is_told_of() {
+fn disabled_forwarding_is_reported() {
     on_host(|network| {
         let dir = configured(network);
         for (value, verdict) in [("0", "warn"), ("1", "ok")] {
@@ -163,14 +163,14 @@ fn forwarding_that_is_off_is_told_of() {
 }
 
 #[test]
-fn what_is_left_over_is_told_of() {
+fn stale_leases_entries_and_pins_are_reported() {
     on_host(|network| {
         let dir = configured(network);
         let pod = network.attach("one");
         network.host.ip(&format!("link del {}", pod.host_veth()));
         let (_, checks) = doctor(&dir);
         assert!(found(&checks, "leases", "warn").contains("1 lease of blackbox"), "{checks:#?}");
-        assert!(found(&checks, "rows", "warn").contains("1 row"), "{checks:#?}");
+        assert!(found(&checks, "endpoints", "warn").contains("1 entry"), "{checks:#?}");
         network.detach(&pod);
 
         fs::remove_file(dir.join("10-blackbox.conf")).expect("the file");
@@ -180,7 +180,7 @@ fn what_is_left_over_is_told_of() {
 }
 
 #[test]
-fn a_binary_that_is_missing_or_another_is_told_of() {
+fn a_missing_or_different_binary_is_reported() {
     on_host(|network| {
         let (dir, bin_dir) = (configured(network), network.host.scratch());
         let checks = || {
@@ -199,9 +199,9 @@ fn a_binary_that_is_missing_or_another_is_told_of() {
     });
 }
 
-/// Limits in bandwidth's own part of the list hold at a queue that direct packets do not pass.
+/// The limits of `bandwidth` apply at a qdisc that direct packets bypass.
 #[test]
-fn limits_that_direct_packets_would_bypass_are_told_of() {
+fn bypassed_bandwidth_limits_are_reported() {
     on_host(|network| {
         let dir = network.host.scratch();
         for (direct, limit, warns) in [
@@ -224,7 +224,7 @@ fn limits_that_direct_packets_would_bypass_are_told_of() {
 }
 
 #[test]
-fn networks_that_want_the_same_are_told_of() {
+fn conflicting_networks_are_reported() {
     on_host(|network| {
         let dir = network.host.scratch();
         for (bridge, subnet, word) in [
@@ -244,9 +244,9 @@ fn networks_that_want_the_same_are_told_of() {
     });
 }
 
-/// What is well before the first pod cuts off those that are there.
+/// These settings are harmless before the first pod, and cut off attached pods.
 #[test]
-fn pods_that_have_lost_their_way_out_are_told_of() {
+fn lost_masquerading_and_forwarding_are_reported() {
     on_host(|network| {
         let network = &network.by(network.with("ipMasq", true));
         let dir = configured(network);
@@ -258,17 +258,21 @@ fn pods_that_have_lost_their_way_out_are_told_of() {
         let (ended, checks) = doctor(&dir);
         let failed = found(&checks, "masquerade", "fail");
         assert!(ended == Some(1) && failed.contains("simple-ebpf-cni repair --network blackbox"), "{checks:#?}");
-        let said = status();
-        assert!(said.status.code() == Some(1) && said.stdout.contains("masquerade"), "{said:?}");
+        let output = status();
+        assert!(output.status.code() == Some(1) && output.stdout.contains("masquerade"), "{output:?}");
         let other = network.attach("two");
-        assert!(doctor(&dir).0 == Some(0) && status().status.success(), "the next ADD heals: {:?}", status());
+        assert!(
+            doctor(&dir).0 == Some(0) && status().status.success(),
+            "the next ADD repairs the rules: {:?}",
+            status()
+        );
 
         fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a private setting");
         let (ended, checks) = doctor(&dir);
         let failed = found(&checks, "ip_forward", "fail");
         assert!(ended == Some(1) && failed.contains("sysctl -w net.ipv4.ip_forward=1"), "{checks:#?}");
-        let said = status();
-        assert!(said.status.code() == Some(1) && said.stdout.contains("net.ipv4.ip_forward=1"), "{said:?}");
+        let output = status();
+        assert!(output.status.code() == Some(1) && output.stdout.contains("net.ipv4.ip_forward=1"), "{output:?}");
         fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a private setting");
         [pod, other].iter().for_each(|pod| network.detach(pod));
         let chain = "nft delete table inet simple-ebpf-cni";
@@ -277,7 +281,7 @@ fn pods_that_have_lost_their_way_out_are_told_of() {
 }
 
 #[test]
-fn pods_whose_leases_were_lost_are_told_of() {
+fn pods_without_leases_are_reported() {
     on_host(|network| {
         let dir = configured(network);
         let pods = ["one", "two"].map(|name| network.attach(name));
@@ -286,8 +290,11 @@ fn pods_whose_leases_were_lost_are_told_of() {
         let (ended, checks) = doctor(&dir);
         let failed = found(&checks, "leases", "fail");
         assert!(ended == Some(1) && failed.contains("2 pods of blackbox have no lease"), "{checks:#?}");
-        let said = command(&format!("status --conf-dir {}", dir.display()));
-        assert!(said.status.code() == Some(1) && said.stdout.contains("2 pods of blackbox have no lease"), "{said:?}");
+        let output = command(&format!("status --conf-dir {}", dir.display()));
+        assert!(
+            output.status.code() == Some(1) && output.stdout.contains("2 pods of blackbox have no lease"),
+            "{output:?}"
+        );
         network.host.command("mv").arg(&kept).arg(DATA_DIR).run();
         assert_eq!(doctor(&dir).0, Some(0));
         pods.iter().for_each(|pod| network.detach(pod));
@@ -295,7 +302,7 @@ fn pods_whose_leases_were_lost_are_told_of() {
 }
 
 #[test]
-fn a_bridge_that_is_down_or_gone_under_pods_is_told_of() {
+fn a_bridge_that_is_down_or_deleted_under_pods_is_reported() {
     on_host(|network| {
         let dir = configured(network);
         let pod = network.attach("one");
@@ -310,7 +317,7 @@ fn a_bridge_that_is_down_or_gone_under_pods_is_told_of() {
 }
 
 #[test]
-fn a_node_on_which_nothing_is_installed_yet_is_able_to() {
+fn a_node_without_an_installation_passes() {
     on_host(|network| {
         let [conf_dir, bin_dir] = [(); 2].map(|()| network.host.scratch());
         let output =

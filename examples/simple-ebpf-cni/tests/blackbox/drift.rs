@@ -1,4 +1,5 @@
-//! A bridge that was changed under its pods: `status`, `doctor` and CHECK report it, and `repair` and the next ADD mend it.
+//! A bridge that changes under its pods: `status`, `doctor` and CHECK report the change. `repair`
+//! and the next ADD revert it.
 
 use std::fs;
 use std::path::Path;
@@ -6,8 +7,8 @@ use std::path::Path;
 use cnikit_testbed::Namespace;
 use serde_json::{Value, json};
 
+use crate::cli::command;
 use crate::doctor::{configured, doctor, found};
-use crate::people::command;
 use crate::support::{Attached, GATEWAY, Network, code, on_host};
 
 pub(crate) const GATEWAY_V6: &str = "fd00:99::1";
@@ -22,13 +23,13 @@ pub(crate) fn with_pod(test: impl FnOnce(&Network, &Attached, &Path) + Send) {
         let network = network.by(network.with("subnets", json!(["fd00:99::/64"])));
         let pod = network.attach("one");
         let dir = configured(&network);
-        assert_well(&network, &pod, &dir);
+        assert_ok(&network, &pod, &dir);
         test(&network, &pod, &dir);
         network.detach(&pod);
     });
 }
 
-/// What `status` says: its exit status, and the problems of the one network.
+/// The exit status of `status`, and the problems of the network.
 #[track_caller]
 pub(crate) fn status(dir: &Path) -> (Option<i32>, Vec<String>) {
     let output = command(&format!("status --json --conf-dir {}", dir.display()));
@@ -38,7 +39,7 @@ pub(crate) fn status(dir: &Path) -> (Option<i32>, Vec<String>) {
 }
 
 #[track_caller]
-pub(crate) fn assert_well(network: &Network, pod: &Attached, dir: &Path) {
+pub(crate) fn assert_ok(network: &Network, pod: &Attached, dir: &Path) {
     assert_eq!(status(dir), (Some(0), Vec::new()));
     let (status, checks) = doctor(dir);
     assert_eq!((status, found(&checks, "gateway", "fail")), (Some(0), String::new()), "{checks:#?}");
@@ -48,7 +49,7 @@ pub(crate) fn assert_well(network: &Network, pod: &Attached, dir: &Path) {
     }
 }
 
-/// All three report it, by these words, and the two for people name a remedy.
+/// Expects that all three report it with these words. `status` and `doctor` name a fix.
 #[track_caller]
 fn assert_reported(network: &Network, pod: &Attached, dir: &Path, check: &str, words: &[&str]) {
     let (code, problems) = status(dir);
@@ -66,7 +67,7 @@ fn assert_reported(network: &Network, pod: &Attached, dir: &Path, check: &str, w
     assert!(!failed.contains("-> null"), "{failed}");
 }
 
-/// `repair` mends the network, and says what.
+/// Expects that `repair` fixes the network and lists the problems with these words.
 #[track_caller]
 pub(crate) fn repair(dir: &Path, words: &[&str]) {
     let output = command(&format!("repair --json --conf-dir {}", dir.display()));
@@ -88,7 +89,7 @@ fn another_mac() {
         let (_, problems) = status(dir);
         assert!(!problems.join("").contains("ip link set"), "the MAC in the maps may be the wrong one: {problems:?}");
 
-        // CHECK goes by what the ADD reported, which a MAC of the operator's no longer is.
+        // CHECK compares with the ADD result, which has the former MAC.
         repair(dir, &[MAC]);
         assert_eq!(status(dir), (Some(0), Vec::new()));
         for gateway in [GATEWAY, GATEWAY_V6] {
@@ -96,7 +97,7 @@ fn another_mac() {
         }
         network.host.ip(&format!("link set cbr0 address {before}"));
         repair(dir, &[&before]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
@@ -106,7 +107,7 @@ fn an_ipv4_address_that_was_removed() {
         network.host.ip(&format!("address delete {GATEWAY}/24 dev cbr0"));
         assert_reported(network, pod, dir, "gateway", &["cbr0", "10.99.0.1/24"]);
         repair(dir, &["10.99.0.1/24"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
@@ -118,13 +119,13 @@ fn an_address_with_another_prefix_length() {
         assert_reported(network, pod, dir, "gateway", &["cbr0", "10.99.0.1/24"]);
         network.host.ip(&format!("address delete {GATEWAY}/32 dev cbr0"));
         repair(dir, &["10.99.0.1/24"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
-/// The kernel removes them when the link goes down, and does not restore them.
+/// The kernel removes IPv6 addresses when the link goes down, and does not restore them.
 #[test]
-fn ipv6_addresses_that_went_with_the_bridge() {
+fn ipv6_addresses_that_a_bridge_lost_when_it_went_down() {
     with_pod(|network, pod, dir| {
         network.host.ip("link set cbr0 down");
         assert_reported(network, pod, dir, "bridge", &["cbr0", "down"]);
@@ -132,56 +133,56 @@ fn ipv6_addresses_that_went_with_the_bridge() {
         assert_reported(network, pod, dir, "gateway", &["cbr0", "fd00:99::1/64"]);
         assert!(!status(dir).1.join("").contains("10.99.0.1"), "the IPv4 address stays");
         repair(dir, &["fd00:99::1/64"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
 
         network.host.ip("link set cbr0 down");
         repair(dir, &["down", "fd00:99::1/64"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
 #[test]
-fn a_bridge_that_is_gone_comes_back_whole() {
+fn a_deleted_bridge_is_restored() {
     with_pod(|network, pod, dir| {
         network.host.ip("link del cbr0");
         assert_eq!(status(dir).0, Some(1));
         repair(dir, &["is gone"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
 #[test]
-fn pins_that_are_lost_come_back_with_what_was_known() {
+fn lost_pins_are_restored_with_their_entries() {
     with_pod(|network, pod, dir| {
         fs::remove_dir_all("/sys/fs/bpf/simple-ebpf-cni").expect("a bpffs is writable");
-        // Pods work without the pins.
+        // Pods work without pins.
         assert_eq!(status(dir), (Some(0), Vec::new()));
         repair(dir, &["not pinned"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
 #[test]
-fn the_next_add_mends_it_too() {
+fn the_next_add_repairs_it_too() {
     with_pod(|network, pod, dir| {
         network.host.ip("link set cbr0 down");
         let two = network.attach("two");
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
         network.detach(&two);
     });
 }
 
-/// A gateway that the node never had is no loss: here one of a subnet that the configuration has since the ADD.
+/// The bridge does not lack a gateway that it never had: the subnet was configured after the ADD.
 #[test]
-fn a_gateway_that_was_never_taken_is_not_missed() {
+fn a_gateway_that_was_never_added_is_not_reported() {
     with_pod(|network, pod, dir| {
         let config = network.with("subnets", json!(["fd00:99::/64", "10.98.0.0/24"]));
         fs::write(dir.join("10-blackbox.conf"), config.to_string()).expect("room");
-        assert_well(network, pod, dir);
-        // Nor is it given to the bridge.
+        assert_ok(network, pod, dir);
+        // `repair` does not add it to the bridge.
         repair(dir, &[]);
         assert!(!network.host.addresses("cbr0").contains(&"10.98.0.1/24".to_owned()));
-        // And no network that has had no pod.
+        // A network that never had a pod lacks nothing.
         fs::remove_file(dir.join("10-blackbox.conf")).expect("it is there");
         fs::write(dir.join("10-other.conf"), json!({
             "cniVersion": "1.0.0", "name": "other", "type": "simple-ebpf-cni", "bridge": "cbr9", "subnet": "10.97.0.0/24",
@@ -193,9 +194,9 @@ fn a_gateway_that_was_never_taken_is_not_missed() {
     });
 }
 
-/// Masquerading is of the network, too.
+/// Masquerade rules are a shared part of the network too.
 #[test]
-fn rules_that_were_flushed_come_back() {
+fn flushed_rules_are_restored() {
     on_host(|network| {
         network.host.keep("nftables ");
         let network = network.by(network.with("ipMasq", true));
@@ -211,9 +212,9 @@ fn rules_that_were_flushed_come_back() {
     });
 }
 
-/// What keeps an ADD from its work keeps `repair` from it, which changes nothing then.
+/// If an ADD cannot use the bridge, `repair` cannot either, and changes nothing.
 #[test]
-fn what_cannot_be_repaired_is_reported() {
+fn an_impossible_repair_is_reported() {
     with_pod(|network, pod, dir| {
         network.host.ip("link set cbr0 down");
         network.host.ip("link del cbr0");
@@ -225,9 +226,9 @@ fn what_cannot_be_repaired_is_reported() {
         network.footprint().assert_unchanged(&before, "repair");
         network.host.ip("link del cbr0");
         repair(dir, &["is gone"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
 
-        // Without the configuration, nobody knows what to repair.
+        // Without the configuration, the intended state is unknown.
         fs::remove_file(dir.join("10-blackbox.conf")).expect("it is there");
         let output = command(&format!("repair --conf-dir {}", dir.display()));
         assert_eq!(output.status.code(), Some(1), "{output:#?}");

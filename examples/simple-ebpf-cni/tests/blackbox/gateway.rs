@@ -7,8 +7,8 @@ use cnikit_testbed::raw::Ear;
 use cnikit_testbed::{Host, Namespace, Outcome, Pod, tool};
 use serde_json::{Value, json};
 
+use crate::cli::command;
 use crate::doctor::{doctor, found};
-use crate::people::command;
 use crate::support::{GATEWAY, Network, code, on_host};
 
 const UNAVAILABLE: u64 = 50;
@@ -637,7 +637,7 @@ fn a_capability_that_is_missing_for_the_question_is_named() {
         let (config, pod) = (by_pools(lan.network), lan.network.host.pod());
         let before = lan.network.footprint();
         let output = lan.network.host.command("setpriv").args(["--bounding-set=-net_raw", "--inh-caps=-all"]);
-        let output = output.arg(crate::people::BINARY).env("CNI_COMMAND", "ADD").env("CNI_CONTAINERID", "one");
+        let output = output.arg(crate::cli::BINARY).env("CNI_COMMAND", "ADD").env("CNI_CONTAINERID", "one");
         let output = output.env("CNI_NETNS", pod.netns()).env("CNI_IFNAME", "eth0").env("CNI_PATH", "/");
         let output = output.stdin(config.to_string()).output();
         let error: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));

@@ -1,4 +1,4 @@
-//! The command `install`, and `uninstall` after it: what they write and remove, and what they keep their hands off.
+//! The command `install`, and `uninstall` after it: written, removed and untouched files.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use cnikit_testbed::{Call, Command, Footprint, Namespace as _, Plugin, Ruling};
 use serde_json::{Value, json};
 
-use crate::people::{BINARY, command, conflist, json_of, refused, shown};
+use crate::cli::{BINARY, command, conflist, json_of, refused, shown};
 use crate::support::{DATA_DIR, NAME, Network, ORPHANS, STATE_DIR, on_host};
 
-/// A node's two directories, empty.
+/// The two directories of a node, empty.
 pub(crate) struct Node<'h> {
     pub(crate) network: &'h Network<'h>,
     pub(crate) conf_dir: PathBuf,
@@ -39,12 +39,12 @@ impl<'h> Node<'h> {
         self.bin_dir.join("simple-ebpf-cni")
     }
 
-    /// What lies in both directories.
+    /// The files in both directories.
     pub(crate) fn files(&self) -> Footprint {
         Footprint::of_files(&self.conf_dir).and(Footprint::of_files(&self.bin_dir))
     }
 
-    /// The plugin as it was installed, with the network as it was configured.
+    /// The installed plugin, with the installed configuration.
     pub(crate) fn network(&self, file: &str) -> Network<'h> {
         let list: Value = serde_json::from_slice(&fs::read(self.conf(file)).expect("a file")).expect("JSON");
         let mut config = list["plugins"][0].clone();
@@ -56,7 +56,7 @@ impl<'h> Node<'h> {
 pub(crate) const BLACKBOX: &str = "--network blackbox --subnet 10.99.0.0/24";
 
 #[test]
-fn what_is_installed_works_and_goes_again() {
+fn an_installed_plugin_works_and_can_be_removed() {
     on_host(|network| {
         let node = Node::new(network);
         let text = shown(&node.install(BLACKBOX));
@@ -75,10 +75,10 @@ fn what_is_installed_works_and_goes_again() {
         network.detach(&pod);
 
         let before = node.files();
-        assert_eq!(shown(&node.install(BLACKBOX)).matches("there already").count(), 2);
+        assert_eq!(shown(&node.install(BLACKBOX)).matches("unchanged").count(), 2);
         node.files().assert_unchanged(&before, "a second install");
         let text = shown(&node.uninstall(""));
-        // The two files that were installed, and what the DEL has left.
+        // The two installed files, and the orphan record of the DEL with its directory.
         assert_eq!(text.matches("removed ").count(), 4, "{text}");
         assert!([ORPHANS, STATE_DIR].iter().all(|path| text.contains(&format!("removed {path}\n"))), "{text}");
         node.files().assert_unchanged(&Footprint::default(), "uninstall");
@@ -87,7 +87,7 @@ fn what_is_installed_works_and_goes_again() {
 }
 
 #[test]
-fn several_subnets_and_configurations_of_ones_own_are_installed() {
+fn several_subnets_and_own_configurations_are_installed() {
     on_host(|network| {
         let node = Node::new(network);
         shown(&node.install("--network two --bridge br7 --subnet 10.97.0.0/24 --subnet fd00:97::/64"));
@@ -95,12 +95,12 @@ fn several_subnets_and_configurations_of_ones_own_are_installed() {
         assert_eq!((&config["bridge"], &config["subnets"]), (&json!("br7"), &json!(["10.97.0.0/24", "fd00:97::/64"])));
 
         let source = conflist(network);
-        // The other plugin of the list is not here.
+        // The other plugin of the list does not exist, so a check fails.
         shown(&node.install(&format!("--order 30 --ignore-checks --config {}", source.display())));
         let written = fs::read(node.conf("30-blackbox.conflist")).expect("a file");
         assert_eq!(written, fs::read(&source).expect("a file"));
 
-        // One network's is removed without the binary, which serves the other.
+        // The binary stays, because it serves the other network.
         shown(&node.uninstall("--network two"));
         assert!(node.binary().exists() && !node.conf("10-two.conflist").exists());
         assert!(node.conf("30-blackbox.conflist").exists());
@@ -110,7 +110,7 @@ fn several_subnets_and_configurations_of_ones_own_are_installed() {
 }
 
 #[test]
-fn what_cannot_be_a_network_is_refused_before_anything_is_written() {
+fn an_invalid_network_is_refused_before_any_write() {
     on_host(|network| {
         let node = Node::new(network);
         for (options, word) in [
@@ -145,7 +145,7 @@ fn a_failed_check_stops_an_install() {
 }
 
 #[test]
-fn a_list_that_cannot_work_is_not_installed() {
+fn an_unusable_list_is_not_installed() {
     on_host(|network| {
         let node = Node::new(network);
         let file = network.host.scratch().join("list.conflist");
@@ -164,14 +164,14 @@ fn a_list_that_cannot_work_is_not_installed() {
     });
 }
 
-/// Of two at once, the one that is late would forget what the other wrote.
+/// The later one of two would lose the other's manifest entries.
 #[test]
-fn one_install_works_at_a_time() {
+fn installs_exclude_each_other() {
     on_host(|network| {
         let node = Node::new(network);
         fs::create_dir_all(DATA_DIR).expect("room");
         let other = fs::File::open(DATA_DIR).expect("a directory");
-        rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).expect("nobody has it");
+        rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).expect("the lock is free");
         for line in [node.install(BLACKBOX), node.uninstall("")] {
             assert!(refused(1, &line).contains(DATA_DIR), "{line}");
         }
@@ -204,7 +204,7 @@ fn a_dry_run_changes_nothing() {
 }
 
 #[test]
-fn files_of_others_and_changed_ones_are_left_alone() {
+fn foreign_and_changed_files_stay() {
     on_host(|network| {
         let node = Node::new(network);
         let file = node.conf("10-blackbox.conflist");
@@ -222,15 +222,15 @@ fn files_of_others_and_changed_ones_are_left_alone() {
         let message = refused(1, &node.install(BLACKBOX));
         assert!(message.contains("10-blackbox.conflist"), "{message}");
         let text = shown(&node.uninstall(""));
-        assert!(text.contains(&format!("left {}", file.display())), "{text}");
+        assert!(text.contains(&format!("kept {}", file.display())), "{text}");
         assert_eq!(fs::read_to_string(&file).expect("a file"), changed);
-        assert!(node.binary().exists(), "what is left needs it: {text}");
+        assert!(node.binary().exists(), "the remaining configuration needs it: {text}");
         shown(&node.uninstall("--force"));
         assert!(!file.exists() && !node.binary().exists());
     });
 }
 
-/// Has an older build be installed, which would have left its own digest.
+/// Replaces the installed binary and its digest, as if an older build was installed.
 fn pretend_older(node: &Node) {
     fs::write(node.binary(), b"an older build").expect("room");
     let manifest = Path::new(DATA_DIR).join("installed.json");
@@ -281,7 +281,7 @@ fn the_configuration_sorts_first_unless_it_cannot() {
     });
 }
 
-/// Whatever comes next takes no file of the killed one for somebody else's, wherever it was.
+/// The next command does not treat a file of the killed one as foreign, at any kill point.
 #[test]
 fn a_killed_install_is_finished_or_taken_back() {
     on_host(|network| {
@@ -294,7 +294,7 @@ fn a_killed_install_is_finished_or_taken_back() {
                     pretend_older(&node);
                 }
                 let mut renames = 0;
-                // What is renamed in there are the programs of the trial.
+                // The self-test renames its pins there.
                 let is_rename =
                     |call: &Call| call.name().starts_with("rename") && !call.to_string().contains("/sys/fs/bpf");
                 let killed = Command::new(BINARY).env_clear().words(&line).supervised(|call| {
@@ -319,7 +319,7 @@ fn a_killed_install_is_finished_or_taken_back() {
 }
 
 #[test]
-fn what_cannot_be_remembered_is_not_written() {
+fn without_a_manifest_nothing_is_written() {
     on_host(|network| {
         let node = Node::new(network);
         fs::create_dir_all(DATA_DIR).expect("room");
@@ -335,7 +335,7 @@ fn what_cannot_be_remembered_is_not_written() {
     });
 }
 
-/// No flag sets `gateway` and `exclude`.
+/// `gateway` and `exclude` have no command line option.
 #[test]
 fn keys_that_no_flag_sets_are_named_with_their_place() {
     on_host(|network| {

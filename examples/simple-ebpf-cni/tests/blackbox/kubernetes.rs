@@ -1,4 +1,4 @@
-//! The names that Kubernetes has for a pod: from `CNI_ARGS` into the lease, the tables and the log.
+//! A pod's names in Kubernetes: from `CNI_ARGS` to the lease, the tables and the log.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStringExt as _;
 use cnikit_testbed::{Namespace as _, Outcome, Pod};
 use serde_json::{Value, json};
 
+use crate::cli::{cells, command, conflist, conflist_of, json_of, shown};
 use crate::logs::{LOG, assert_fields, lines, only_line, with_log};
-use crate::people::{cells, command, conflist, conflist_of, json_of, shown};
 use crate::support::{NAME, Network, on_host};
 
 /// The arguments of containerd, without `IgnoreUnknown=1`.
@@ -32,7 +32,7 @@ fn lease(network: &Network, container: &str) -> Value {
 }
 
 #[test]
-fn pods_are_shown_by_the_names_that_kubernetes_has_for_them() {
+fn pods_are_shown_with_their_kubernetes_names() {
     on_host(|network| {
         let pod = network.host.pod();
         let container = "4fe2c9d1a87b4fe2c9d1a87b4fe2c9d1a87b4fe2c9d1a87b4fe2c9d1a87b0123";
@@ -71,14 +71,15 @@ fn pods_are_shown_by_the_names_that_kubernetes_has_for_them() {
             1
         );
 
-        // Where a message names attachments, it names the pod.
+        // A message about an attachment names the pod.
         let veth = result["interfaces"][1]["name"].as_str().expect("a name");
         network.host.ip(&format!("link del {veth}"));
         let status = json_of(&looking(network, "status --json"));
         assert!(status["networks"][0]["notes"][0].as_str().expect("a note").contains("(shop/web-0)"), "{status:#}");
         assert!(command(&looking(network, "doctor --network blackbox")).stdout.contains("(shop/web-0)"));
 
-        // The same container again, with its address and another name: a sandbox that the runtime made anew.
+        // The same container and address with another name: a sandbox that the runtime created
+        // again.
         let renamed = ARGS.replace("web-0", "web-1");
         let again = call(network, "ADD", container, &pod, &renamed).result();
         assert_eq!(
@@ -86,7 +87,7 @@ fn pods_are_shown_by_the_names_that_kubernetes_has_for_them() {
             (Some(address.as_str()), &json!("web-1"))
         );
 
-        // A caller that names no pod takes no name away.
+        // A call without names keeps the names of the lease.
         network.host.ip(&format!("link del {veth}"));
         call(network, "ADD", container, &pod, "").result();
         assert_eq!(lease(network, container)["podName"], "web-1");
@@ -97,7 +98,7 @@ fn pods_are_shown_by_the_names_that_kubernetes_has_for_them() {
 }
 
 #[test]
-fn only_the_keys_of_kubernetes_need_no_leave() {
+fn only_the_keys_of_kubernetes_need_no_ignore_unknown() {
     on_host(|network| {
         let pod = network.host.pod();
         for other in ["K8S_POD_COLOR=red", "k8s_pod_name=web-0", "K8S_POD_NAME_=web-0"] {
@@ -110,9 +111,9 @@ fn only_the_keys_of_kubernetes_need_no_leave() {
     });
 }
 
-/// The caller chooses the values of `CNI_ARGS`, and must not control a terminal or a log line by them.
+/// The caller chooses the values of `CNI_ARGS`. They must not control a terminal or a log line.
 #[test]
-fn a_value_that_is_no_name_costs_a_warning_and_nothing_else() {
+fn an_invalid_name_causes_only_a_warning() {
     with_log(None, |network| {
         let long = "x".repeat(50_000);
         let hostile =
@@ -143,7 +144,7 @@ fn a_value_that_is_no_name_costs_a_warning_and_nothing_else() {
             assert!(lines.iter().all(|line| line["pod"] == "shop/-" && !line.contains_key("pod_uid")), "{lines:#?}");
             fs::write(LOG, "").expect("root may write");
         }
-        // Bytes that are no text at all.
+        // Bytes that are not UTF-8.
         let pod = network.host.pod();
         let args = OsString::from_vec(b"K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web\xff".to_vec());
         let outcome = network.plugin.on("ADD", &network.config, "one", &pod).env("CNI_ARGS", args).run();
@@ -151,7 +152,7 @@ fn a_value_that_is_no_name_costs_a_warning_and_nothing_else() {
         outcome.result();
         assert_eq!(cells(&shown(&looking(network, "pods")))[1][0], "shop/-");
         call(network, "DEL", "one", &pod, "").silent();
-        // No value at all is no value to warn of: cri-o passes an empty UID.
+        // An empty value causes no warning: CRI-O passes an empty UID.
         let pod = network.host.pod();
         let outcome = call(network, "ADD", "one", &pod, "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=");
         assert_eq!(outcome.stderr, "");
@@ -161,7 +162,7 @@ fn a_value_that_is_no_name_costs_a_warning_and_nothing_else() {
 }
 
 #[test]
-fn a_name_may_have_the_length_of_kubernetes_and_leaves_room_for_the_columns() {
+fn long_names_are_accepted_and_cut_in_tables() {
     on_host(|network| {
         let (namespace, name) = ("n".repeat(63), "p".repeat(253));
         let pod = network.host.pod();
@@ -198,10 +199,10 @@ fn the_log_names_the_pod_of_each_call() {
             call(&checked, "CHECK", "one", &pod, args).silent();
             take("CHECK");
         }
-        // By the lease, where the caller passes nothing.
+        // From the lease, if the caller passes no names.
         call(network, "DEL", "one", &pod, "").silent();
         take("DEL");
-        // By CNI_ARGS, where the lease is gone.
+        // From CNI_ARGS, if the lease is gone.
         call(network, "DEL", "one", &pod, ARGS).silent();
         take("DEL");
         let failed = network.by(network.with("mtu", 1));
@@ -220,13 +221,13 @@ fn gc_names_the_pods_that_it_collects() {
         network.plugin.invocation("GC").config(&config).run().silent();
         let lines = lines();
         let collected = lines.iter().find(|line| line.get("step").is_some_and(|step| step == "collect"));
-        assert_fields(collected.expect("the step is told"), &[("pod", "shop/web-0"), ("pod_uid", UID)]);
+        assert_fields(collected.expect("the step is logged"), &[("pod", "shop/web-0"), ("pod_uid", UID)]);
     });
 }
 
-/// A lease of a build from before these keys, and a lease with invalid values, are valid leases.
+/// A lease of an older build has no such keys. It is valid, and so is one with invalid values.
 #[test]
-fn a_lease_without_names_or_with_bad_ones_is_no_damage() {
+fn a_lease_without_names_or_with_invalid_ones_is_valid() {
     on_host(|network| {
         let pods = ["old", "odd"].map(|name| network.attach(name));
         let mut odd = lease(network, "odd");
@@ -242,7 +243,7 @@ fn a_lease_without_names_or_with_bad_ones_is_no_damage() {
     });
 }
 
-/// The file that the reference library writes for an attachment, as cnitool, containerd and cri-o do.
+/// The cache file of libcni for an attachment. cnitool, containerd and CRI-O write it.
 fn cached(container: &str, args: &[[&str; 2]]) -> Value {
     json!({
         "kind": "cniCacheV1", "containerId": container, "config": "e30=", "ifName": "eth0", "networkName": NAME,
@@ -250,9 +251,10 @@ fn cached(container: &str, args: &[[&str; 2]]) -> Value {
     })
 }
 
-/// Where another plugin gives addresses, or an older build made the lease, the runtime's cache of results names the pod.
+/// The result cache names the pod if another plugin assigns the addresses, or the lease has no
+/// names.
 #[test]
-fn without_a_lease_that_names_it_the_pod_is_named_by_the_cache_of_the_runtime() {
+fn the_result_cache_names_pods_without_a_name_in_the_lease() {
     on_host(|network| {
         for file in ["route 10.98.0.0/24", "file /var/lib/cni/networks/"] {
             network.host.keep(file);

@@ -1,4 +1,4 @@
-//! The command `leases`: what a person sees of the leases, and how those of other plugins are taken over.
+//! The command `leases`: output, and the import of other plugins' leases.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,11 +7,11 @@ use std::path::Path;
 use cnikit_testbed::{Command, Footprint};
 use serde_json::{Value, json};
 
-use crate::people::{BINARY, cells, conflist, conflist_of, refused, shown};
+use crate::cli::{BINARY, cells, conflist, conflist_of, refused, shown};
 use crate::support::{DATA_DIR, NAME, Network, code, config, on_host, plugin};
 
 #[test]
-fn leases_are_shown_with_their_owners_and_how_full_the_ranges_are() {
+fn leases_are_shown_with_owners_and_range_usage() {
     on_host(|network| {
         assert_eq!(shown("leases"), format!("No network has leases in {DATA_DIR}.\n"));
         let long = "4fe2c9d1a87b4fe2c9d1a87b4fe2c9d1a87b4fe2c9d1a87b4fe2c9d1a87b0123";
@@ -51,7 +51,7 @@ fn leases_are_shown_with_their_owners_and_how_full_the_ranges_are() {
 }
 
 #[test]
-fn what_is_damaged_or_of_an_earlier_boot_is_marked() {
+fn damaged_and_earlier_boot_leases_are_marked() {
     on_host(|network| {
         let pods = ["good", "bad", "old"].map(|name| network.attach(name));
         let [_, bad, old] = ["good", "bad", "old"].map(|name| network.lease(name));
@@ -68,7 +68,7 @@ fn what_is_damaged_or_of_an_earlier_boot_is_marked() {
         let expected = [
             [with_prefix(addresses[0]), "good".into(), "held".into()],
             [addresses[1].into(), "bad".into(), "damaged".into()],
-            [with_prefix(addresses[2]), "old".into(), "of an earlier boot".into()],
+            [with_prefix(addresses[2]), "old".into(), "earlier boot".into()],
         ];
         assert_eq!(rows, expected);
         assert!(text.contains("blackbox: 1 lease, 1 address\n"), "{text}");
@@ -86,7 +86,7 @@ fn what_is_damaged_or_of_an_earlier_boot_is_marked() {
 }
 
 #[test]
-fn one_network_of_several_can_be_asked_for() {
+fn one_of_several_networks_can_be_selected() {
     on_host(|network| {
         let pod = network.attach("one");
         fs::create_dir_all(Path::new(DATA_DIR).join("other/leases")).expect("a directory");
@@ -100,7 +100,7 @@ fn one_network_of_several_can_be_asked_for() {
     });
 }
 
-/// What `leases import` says of each address, or of what else has a name.
+/// The JSON report of `leases import`.
 #[track_caller]
 fn import(network: &Network, source: &Path, options: &str) -> Value {
     let (source, file) = (source.display(), conflist(network));
@@ -121,7 +121,7 @@ fn skipped(report: &Value) -> Vec<String> {
 }
 
 #[test]
-fn leases_of_host_local_are_taken_over_and_handed_out_to_nobody_else() {
+fn imported_leases_of_host_local_are_not_assigned_again() {
     on_host(|network| {
         let theirs = network.host.scratch();
         for (name, content) in [
@@ -160,7 +160,7 @@ fn leases_of_host_local_are_taken_over_and_handed_out_to_nobody_else() {
         let pod = network.attach("new");
         assert_eq!(pod.address(), "10.99.0.4");
         network.detach(&pod);
-        // What was imported is DEL's to free like any other.
+        // DEL releases an imported lease like any other.
         for container in ["aaa", "bbb"] {
             network.plugin.on("DEL", &network.config, container, &pod.pod).run().silent();
         }
@@ -169,9 +169,10 @@ fn leases_of_host_local_are_taken_over_and_handed_out_to_nobody_else() {
 }
 
 #[test]
-fn what_was_taken_over_is_not_given_up_when_addresses_run_out() {
+fn imported_leases_stay_when_the_pool_is_full() {
     on_host(|network| {
-        // A network for one pod. That of the imported lease has no pair of ours, and is alive for all that is known.
+        // A network for one pod. The pod of the imported lease has no pair of this plugin, so it
+        // may be alive.
         let config = network.with("subnet", "10.99.0.0/30");
         let theirs = network.host.scratch();
         fs::write(theirs.join("10.99.0.2"), "aaa\r\neth0").expect("room");
@@ -194,7 +195,7 @@ fn what_was_taken_over_is_not_given_up_when_addresses_run_out() {
 }
 
 #[test]
-fn leases_are_not_taken_over_where_the_network_has_no_ranges_of_its_own() {
+fn an_import_needs_ranges() {
     on_host(|network| {
         let theirs = network.host.scratch();
         fs::write(theirs.join("10.99.0.2"), "aaa\r\neth0").expect("room");
@@ -217,7 +218,7 @@ fn leases_are_not_taken_over_where_the_network_has_no_ranges_of_its_own() {
 }
 
 #[test]
-fn leases_of_a_table_are_taken_over() {
+fn leases_of_a_table_are_imported() {
     on_host(|network| {
         let table = network.host.scratch().join("ipam.json");
         let content = json!({ "allocated": { "10.99.0.7": "aaa" }, "subnet": "10.99.0.0/24", "gateway": "10.99.0.1" });
@@ -235,7 +236,7 @@ fn leases_of_a_table_are_taken_over() {
 }
 
 #[test]
-fn wrong_files_and_arguments_are_told_of() {
+fn invalid_files_and_arguments_are_reported() {
     on_host(|network| {
         assert!(refused(2, "nothing").contains("nothing"));
         assert!(refused(2, "leases import").contains("--config"));
@@ -250,10 +251,11 @@ fn wrong_files_and_arguments_are_told_of() {
 }
 
 #[test]
-fn help_and_version_are_there() {
+fn help_and_version_work() {
     let version = shown("--version");
     let revision = version.trim_end().strip_prefix(concat!("simple-ebpf-cni ", env!("CARGO_PKG_VERSION")));
-    // Git may refuse whoever runs the tests, or whoever built this; where it tells both, it tells them the same.
+    // Git may refuse the user of the tests, or the user of the build. If it answers both, the
+    // answers are equal.
     let git = Command::new("git").words("describe --tags --always --abbrev=12").output();
     match (revision, git.status.success()) {
         (Some(""), _) => {}
@@ -270,7 +272,7 @@ fn help_and_version_are_there() {
 }
 
 #[test]
-fn ranges_are_shown_of_all_that_a_directory_configures() {
+fn ranges_of_a_configuration_directory_are_shown() {
     on_host(|network| {
         let pod = network.attach("one");
         let file = conflist(network);
@@ -280,9 +282,9 @@ fn ranges_are_shown_of_all_that_a_directory_configures() {
     });
 }
 
-/// A refused ADD leaves no more of a network than a directory.
+/// A refused ADD leaves only a directory.
 #[test]
-fn a_network_of_which_nothing_is_left_is_not_looked_at() {
+fn an_empty_network_is_left_out() {
     on_host(|network| {
         let empty = Path::new(DATA_DIR).join("two");
         fs::create_dir_all(&empty).expect("room");
@@ -295,14 +297,14 @@ fn a_network_of_which_nothing_is_left_is_not_looked_at() {
 }
 
 #[test]
-fn a_runtime_is_never_taken_for_a_person() {
+fn arguments_of_a_runtime_are_ignored() {
     let output = Command::new(BINARY).env("CNI_COMMAND", "VERSION").words("leases --json").stdin("{}").output();
-    let said: Value = serde_json::from_str(&output.stdout).expect("JSON");
-    assert!(output.status.success() && said["supportedVersions"].is_array(), "{output:?}");
+    let info: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    assert!(output.status.success() && info["supportedVersions"].is_array(), "{output:?}");
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_failure() {
+fn a_closed_pipe_is_no_failure() {
     on_host(|network| {
         let pod = network.attach("one");
         let file = conflist(network);
@@ -317,7 +319,7 @@ fn a_reader_that_has_gone_is_no_failure() {
 }
 
 #[test]
-fn colours_are_for_terminals() {
+fn only_terminals_get_colors() {
     on_host(|network| {
         let pod = network.attach("one");
         assert!(!shown("leases").contains('\x1b'));
@@ -332,7 +334,7 @@ fn colours_are_for_terminals() {
 }
 
 #[test]
-fn without_arguments_it_says_what_it_is() {
+fn without_arguments_it_prints_name_and_version() {
     let by_hand = Command::new(BINARY).env_clear().output();
     let by_runtime = plugin().invocation("").config(&config()).run();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! The file behind the log: who else writes to it, what stands in its place, who takes it away.
+//! The log file: parallel writers, other file types in its place, rotation.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,7 +37,7 @@ fn parallel_calls_write_whole_lines() {
     });
 }
 
-/// What stands in the log's place is left as it is, and costs no call.
+/// Another file type in the log's place stays unchanged, and calls succeed.
 #[test]
 fn a_log_that_cannot_be_written_is_one_warning() {
     with_log(Some("debug"), |network| {
@@ -47,9 +47,9 @@ fn a_log_that_cannot_be_written_is_one_warning() {
             for verb in ["ADD", "DEL"] {
                 let outcome = network.call(verb, "one", &pod);
                 assert_eq!(outcome.stderr.lines().count(), 1, "{what}: {outcome:#?}");
-                let said = outcome.stderr.trim_end();
-                let begins = said.starts_with("simple-ebpf-cni: cannot write the log /run/cni.log: ");
-                assert!(begins && said.contains(reason), "{what}: {said}");
+                let stderr = outcome.stderr.trim_end();
+                let begins = stderr.starts_with("simple-ebpf-cni: cannot write the log /run/cni.log: ");
+                assert!(begins && stderr.contains(reason), "{what}: {stderr}");
                 outcome.result();
             }
         };
@@ -58,7 +58,7 @@ fn a_log_that_cannot_be_written_is_one_warning() {
         assert!(!elsewhere.exists());
         fs::remove_file(LOG).expect("it is there");
 
-        // Where fs.protected_hardlinks is off, whoever may write in the directory can do that.
+        // Without fs.protected_hardlinks, any user with write access to the directory can do that.
         let secret = network.host.scratch().join("secret");
         fs::write(&secret, "root's").expect("room");
         fs::hard_link(&secret, LOG).expect("both are on one file system");
@@ -67,7 +67,7 @@ fn a_log_that_cannot_be_written_is_one_warning() {
         fs::remove_file(LOG).expect("it is there");
 
         network.host.command("mkfifo").arg(LOG).run();
-        refused("a FIFO that nobody reads", "No such device or address");
+        refused("a FIFO without a reader", "No such device or address");
         fs::remove_file(LOG).expect("it is there");
 
         fs::create_dir(LOG).expect("root may");
@@ -102,7 +102,7 @@ fn a_log_that_cannot_be_written_is_one_warning() {
     });
 }
 
-/// Both ways of logrotate: the file is renamed and the next call makes it anew, or it is cut under its writers.
+/// Both modes of logrotate: a rename, after which the next call creates the file, and a truncation.
 #[test]
 fn a_log_can_be_rotated() {
     with_log(None, |network| {

@@ -1,4 +1,4 @@
-//! The log: a line for each call, whatever is in it, and no call that fails for it.
+//! The log: one line for each call, for any content. No call fails because of the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use crate::support::{Network, on_host};
 
-/// Nothing of the host's own is there: a private host has its own `/run`.
+/// A private host has its own `/run`, so the file is not the machine's.
 pub(crate) const LOG: &str = "/run/cni.log";
 
-/// A line, as any reader of logfmt takes it apart.
+/// A line as a logfmt parser reads it.
 pub(crate) type Line = BTreeMap<String, String>;
 
 /// The configuration with a log.
@@ -35,13 +35,13 @@ pub(crate) fn with_log(level: Option<&str>, test: impl FnOnce(&Network) + Send) 
     });
 }
 
-/// Calls a verb that is about no attachment.
+/// Calls a verb without an attachment.
 #[track_caller]
 fn bare(network: &Network, verb: &str) -> Outcome {
     network.plugin.invocation(verb).config(&network.config).run()
 }
 
-/// The lines of the log, each whole.
+/// The complete lines of the log.
 #[track_caller]
 pub(crate) fn lines() -> Vec<Line> {
     let text = fs::read_to_string(LOG).unwrap_or_default();
@@ -49,7 +49,7 @@ pub(crate) fn lines() -> Vec<Line> {
     text.lines().map(parsed).collect()
 }
 
-/// Takes a line apart: `key=value key="value with \"escapes\""`.
+/// Parses a line: `key=value key="value with \"escapes\""`.
 #[track_caller]
 fn parsed(line: &str) -> Line {
     let mut fields = Line::new();
@@ -68,7 +68,7 @@ fn parsed(line: &str) -> Line {
     fields
 }
 
-/// Where the first quote is that no backslash stands before.
+/// The position of the first quote without a backslash before it.
 fn closing(text: &str) -> Option<usize> {
     let mut is_escaped = false;
     text.bytes().position(|byte| {
@@ -78,7 +78,7 @@ fn closing(text: &str) -> Option<usize> {
     })
 }
 
-/// The one line that a call has left; the log is empty afterwards.
+/// The only line of the log, which is then emptied.
 #[track_caller]
 pub(crate) fn only_line() -> Line {
     let mut lines = lines();
@@ -94,14 +94,14 @@ pub(crate) fn assert_fields(line: &Line, expected: &[(&str, &str)]) {
     }
 }
 
-/// A time in milliseconds that the line tells.
+/// A time of the line, in milliseconds.
 #[track_caller]
 fn time(line: &Line, key: &str) -> f64 {
     let text = line.get(key).unwrap_or_else(|| panic!("no {key} in {line:#?}"));
     text.parse().unwrap_or_else(|error| panic!("{key}={text}: {error}"))
 }
 
-/// Seconds since 1970 by the system's own date(1).
+/// Seconds since 1970, from date(1).
 fn seconds(network: &Network, time: &str) -> u64 {
     let text = network.host.command("date").args(["-u", "+%s", "-d", time]).run();
     text.trim().parse().expect("date prints a number")
@@ -112,8 +112,8 @@ fn each_verb_is_one_line() {
     with_log(None, |network| {
         let before = seconds(network, "now");
         let pod = network.attach("one");
-        let told = bare(network, "VERSION").json;
-        assert_eq!(told["cniVersion"], "1.1.0");
+        let reported = bare(network, "VERSION").json;
+        assert_eq!(reported["cniVersion"], "1.1.0");
         let mode = fs::metadata(LOG).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
         let [add, version] = <[Line; 2]>::try_from(lines()).expect("two lines");
@@ -122,7 +122,7 @@ fn each_verb_is_one_line() {
         assert_fields(&add, &of_pod);
         assert_fields(&add, &[("command", "ADD"), ("result", "ok"), ("level", "info")]);
         assert_fields(&version, &[("command", "VERSION"), ("network", "blackbox"), ("result", "ok")]);
-        // What a line says of time is UTC, and now.
+        // The time of a line is UTC and now.
         let (written, after) = (seconds(network, &add["time"]), seconds(network, "now"));
         assert!(add["time"].ends_with('Z') && (before..=after).contains(&written), "{before} {add:?} {after}");
         let steps =
@@ -158,7 +158,7 @@ fn each_verb_is_one_line() {
     });
 }
 
-/// Another plugin's time is a step as well, and what it says is nobody's line.
+/// The time of another plugin is a step too. Its output is not a line of the log.
 #[test]
 fn a_delegate_is_a_step() {
     with_log(None, |network| {
@@ -179,23 +179,23 @@ fn a_delegate_is_a_step() {
 }
 
 #[test]
-fn a_failure_is_a_line_here_and_on_standard_error() {
+fn a_failure_is_a_line_in_the_log_and_on_standard_error() {
     with_log(None, |network| {
         let pod = network.attach("one");
         fs::write(LOG, "").expect("root may write");
         let failed = network.call("ADD", "one", &pod.pod);
-        let said = failed.stderr.clone();
+        let stderr = failed.stderr.clone();
         let message = failed.error(4);
         let line = only_line();
         assert_fields(&line, &[("level", "error"), ("result", "error"), ("code", "4"), ("container", "one")]);
         assert_eq!(line["msg"], format!("{message:?}"));
-        assert_eq!(said, format!("simple-ebpf-cni: {message}\n"));
+        assert_eq!(stderr, format!("simple-ebpf-cni: {message}\n"));
         network.detach(&pod);
     });
 }
 
 #[test]
-fn what_cannot_be_read_is_told_on_standard_error() {
+fn an_unreadable_configuration_is_reported_on_standard_error() {
     with_log(None, |network| {
         let pod = network.host.pod();
         let add = network.plugin.on("ADD", &network.config, "one", &pod);
@@ -210,7 +210,7 @@ fn what_cannot_be_read_is_told_on_standard_error() {
 }
 
 #[test]
-fn without_a_log_a_call_that_is_well_says_nothing() {
+fn without_a_log_a_successful_call_prints_nothing() {
     on_host(|network| {
         let pod = network.host.pod();
         let add = network.call("ADD", "one", &pod);
@@ -221,7 +221,7 @@ fn without_a_log_a_call_that_is_well_says_nothing() {
     });
 }
 
-/// How many lines a failed ADD, one that is well and its DEL leave.
+/// The number of lines of a failed ADD, a successful ADD and its DEL.
 #[test]
 fn levels_choose_what_is_written() {
     for (level, commands) in [("error", 1), ("warning", 1), ("warn", 1), ("info", 3)] {
@@ -235,7 +235,7 @@ fn levels_choose_what_is_written() {
 }
 
 #[test]
-fn debug_tells_each_step() {
+fn debug_logs_each_step() {
     with_log(Some("debug"), |network| {
         let pod = network.attach("one");
         let lines = lines();
@@ -243,18 +243,18 @@ fn debug_tells_each_step() {
         assert_fields(call, &[("level", "info"), ("result", "ok")]);
         assert!(steps.iter().all(|line| line["level"] == "debug" && line["container"] == "one"), "{steps:#?}");
         for step in ["look", "load", "lease", "bridge", "pair", "join", "pod"] {
-            let told: Vec<&Line> =
+            let reported: Vec<&Line> =
                 steps.iter().filter(|line| line["step"] == step && line.contains_key("step_ms")).collect();
-            assert_eq!(told.len(), 1, "{step}: {steps:#?}");
-            assert_eq!(told[0]["step_ms"], call[&format!("{step}_ms")], "{step}");
+            assert_eq!(reported.len(), 1, "{step}: {steps:#?}");
+            assert_eq!(reported[0]["step_ms"], call[&format!("{step}_ms")], "{step}");
         }
         network.detach(&pod);
     });
 }
 
-/// A warning is a line in both places, and the call goes on.
+/// A warning is a line in the log and on standard error, and the call continues.
 #[test]
-fn a_warning_tells_of_which_call_it_is() {
+fn a_warning_names_its_call() {
     const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
     with_log(Some("warning"), |network| {
         for options in ["--bind", "-o remount,bind,ro"] {
@@ -263,13 +263,13 @@ fn a_warning_tells_of_which_call_it_is() {
         let masquerading = network.by(network.with("ipMasq", true));
         let pod = network.host.pod();
         let add = masquerading.call("ADD", "one", &pod);
-        let said = add.stderr.clone();
+        let stderr = add.stderr.clone();
         add.result();
         let line = only_line();
         assert_fields(&line, &[("level", "warning"), ("command", "ADD"), ("container", "one"), ("step", "masquerade")]);
         assert!(line["msg"].contains(FORWARD), "{line:#?}");
-        assert_eq!(said.lines().count(), 1, "{said}");
-        let text = said.trim_end().strip_prefix("simple-ebpf-cni: ").expect("the prefix");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        let text = stderr.trim_end().strip_prefix("simple-ebpf-cni: ").expect("the prefix");
         assert_eq!(line["msg"], format!("{text:?}"));
         masquerading.call("DEL", "one", &pod).silent();
         network.host.command("umount").arg(FORWARD).run();
@@ -278,9 +278,9 @@ fn a_warning_tells_of_which_call_it_is() {
     });
 }
 
-/// A pod without IPv6 needs no setting, so it is the bridge alone that is worth a warning.
+/// A pod without IPv6 needs no setting, so only the bridge causes a warning.
 #[test]
-fn settings_that_cannot_be_written_are_warned_of() {
+fn read_only_settings_cause_a_warning() {
     with_log(Some("warning"), |network| {
         let pod = network.host.pod();
         let settings = "/proc/sys";
@@ -299,7 +299,7 @@ fn settings_that_cannot_be_written_are_warned_of() {
 }
 
 #[test]
-fn a_level_that_is_none_is_refused_but_by_del() {
+fn an_invalid_level_is_refused_except_by_del() {
     with_log(Some("loud"), |network| {
         let pod = network.host.pod();
         let message = network.call("ADD", "one", &pod).error(7);
@@ -318,9 +318,9 @@ fn a_relative_path_is_refused() {
     });
 }
 
-/// Names that the runtime chooses and texts that come back in messages cannot make lines, or keys.
+/// Names from the runtime and quoted texts in messages cannot add lines or keys.
 #[test]
-fn nothing_hostile_breaks_a_line() {
+fn malicious_values_do_not_break_a_line() {
     with_log(None, |network| {
         let pod = network.host.pod();
         let hostile = "x\ntime=2026-01-01T00:00:00Z level=info result=ok\" \\ \u{1b}[2J \u{202e}";
@@ -344,7 +344,7 @@ fn nothing_hostile_breaks_a_line() {
             assert!(!outcome.stderr.contains('\u{1b}'), "{outcome:#?}");
             let _ = outcome.error(code);
         }
-        // An interface may have a name with quotes in it: the kernel takes it.
+        // The kernel accepts quotes in the name of an interface.
         let ifname = r#"a"=\b"#;
         let named = |verb| network.plugin.on(verb, &network.config, "one", &pod).env("CNI_IFNAME", ifname).run();
         fs::write(LOG, "").expect("root may write");

@@ -1,5 +1,5 @@
-//! The plugin as a runtime sees it: the binary, its environment, its standard input and output, and what the kernel
-//! shows afterwards. Nothing in here calls the library, but `chain`, where its runtime is the caller.
+//! Black-box tests of the binary: environment, standard input and output, and the kernel's state
+//! afterwards. Only `chain` calls the library, because its runtime is the caller there.
 
 mod add;
 mod bad_input;
@@ -7,6 +7,7 @@ mod bridge_mac;
 mod broken_node;
 mod chain;
 mod check;
+mod cli;
 mod cnitool;
 mod concurrency;
 mod del;
@@ -31,7 +32,6 @@ mod log_file;
 mod logs;
 mod masquerade;
 mod orphans;
-mod people;
 mod pins;
 mod pods;
 mod pools;

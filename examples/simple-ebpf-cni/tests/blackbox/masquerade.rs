@@ -8,7 +8,7 @@ use std::time::Duration;
 use cnikit_testbed::{Namespace, Pod, tool};
 use serde_json::{Value, json};
 
-use crate::people::shown;
+use crate::cli::shown;
 use crate::support::{DATA_DIR, GATEWAY, NAME, Network, code, on_host};
 
 const IPV4_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";

@@ -339,7 +339,7 @@ fn what_looks_from_elsewhere_reports_the_maps_in_use_and_the_remedy() {
             let status = people("status");
             assert!(status.status.success() && status.stdout.contains("simple-ebpf-cni repair"), "{status:?}");
             assert!(status.stdout.contains("are not pinned in") && status.stdout.contains("findmnt"), "{status:?}");
-            assert!(status.stdout.contains("attached, direct delivery on, guard on"), "{status:?}");
+            assert!(status.stdout.contains("attached, direct forwarding on, spoof check on"), "{status:?}");
             let doctor = people("doctor");
             assert!(doctor.stdout.contains("are not pinned in") && doctor.stdout.contains("findmnt"), "{doctor:?}");
             let pods = network.host.command(bin().join("simple-ebpf-cni"));
@@ -389,7 +389,7 @@ fn pods_of_an_older_set_are_checked_shown_and_detached() {
             command.arg(verb).arg("--conf-dir").arg(&conf).output()
         };
         let status = people("status");
-        assert!(status.status.success() && status.stdout.contains("attached, direct delivery on"), "{status:?}");
+        assert!(status.status.success() && status.stdout.contains("attached, direct forwarding on"), "{status:?}");
         let pods = people("pods");
         assert!(pods.stdout.contains(three.address()), "{pods:?}");
 

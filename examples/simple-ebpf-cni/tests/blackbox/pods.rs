@@ -1,14 +1,14 @@
-//! The commands `pods` and `status`: what a person sees of the pods and of the networks that they are on.
+//! The commands `pods` and `status`: pods, counters and problems of networks.
 
 use std::fs;
 
 use cnikit_testbed::Namespace as _;
 use serde_json::{Value, json};
 
-use crate::people::{cells, command, conflist, json_of, refused, shown};
+use crate::cli::{cells, command, conflist, json_of, refused, shown};
 use crate::support::{GATEWAY, NAME, Network, on_host};
 
-/// The command with the configuration of the network alone, whatever lies on the machine.
+/// The command with a directory that has only this network's configuration.
 fn looking(network: &Network, words: &str) -> String {
     let file = conflist(network);
     format!("{words} --conf-dir {}", file.parent().expect("a directory").display())
@@ -44,7 +44,7 @@ fn pods_are_shown_with_what_they_sent_and_received() {
         assert_eq!(text.lines().last(), Some("2 pods"));
         assert!(shown(&format!("{line} --no-trunc")).contains(long));
 
-        // The kernel's own account of the same rows, once nothing moves any more.
+        // The maps themselves, when no packet is in flight any more.
         let all = json_of(&format!("{line} --json"));
         for (pod, attached) in all["pods"].as_array().expect("a list").iter().zip([&one, &two]) {
             let counted = network.counters(attached.address()).expect("a row");
@@ -67,13 +67,13 @@ fn pods_are_shown_with_what_they_sent_and_received() {
 }
 
 #[test]
-fn packets_in_the_name_of_another_are_shown_as_drops_with_their_reason() {
+fn spoofed_packets_are_shown_as_drops_with_their_reason() {
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
         one.pod.ip("address add 10.99.0.200/24 dev eth0");
         let spoofed = one.pod.command("ping").words("-c 3 -i 0.1 -W 1 -I 10.99.0.200").arg(two.address()).output();
         assert!(!spoofed.status.success(), "{spoofed:?}");
-        // Nothing answers a broadcast.
+        // A broadcast has no answer.
         let broadcast = two.pod.command("ping").words("-b -c 1 -W 1 10.99.0.255").output();
         assert!(!broadcast.status.success(), "{broadcast:?}");
 
@@ -84,7 +84,7 @@ fn packets_in_the_name_of_another_are_shown_as_drops_with_their_reason() {
         assert_eq!(drops(1)["ip_source"], Value::Null, "{all:#}");
         let status = json_of(&format!("{} --json", looking(network, "status")));
         assert_eq!(status["networks"][0]["datapath"]["drops"]["ip_source"], refused);
-        // What comes back to its sender is in no table and no total: every pod has some of that.
+        // Frames that would return to their sender are in no table and no total: each pod has some.
         let reflected = |drops: &Value| drops["reflected"].as_u64().unwrap_or_default();
         assert!(reflected(drops(1)) > 0, "{all:#}");
         assert_eq!((&drops(0)["total"], &drops(1)["total"]), (&refused.into(), &0.into()), "{all:#}");
@@ -97,7 +97,7 @@ fn packets_in_the_name_of_another_are_shown_as_drops_with_their_reason() {
 }
 
 #[test]
-fn pods_whose_addresses_come_from_another_plugin_are_shown_too() {
+fn pods_with_addresses_from_another_plugin_are_shown() {
     on_host(|network| {
         for file in ["route 10.98.0.0/24", "file /var/lib/cni/networks/"] {
             network.host.keep(file);
@@ -125,11 +125,11 @@ fn pods_whose_addresses_come_from_another_plugin_are_shown_too() {
 }
 
 #[test]
-fn status_tells_a_network_that_is_well_from_one_that_is_not() {
+fn status_distinguishes_working_and_broken_networks() {
     on_host(|network| {
         let line = looking(network, "status");
         let idle = json_of(&format!("{line} --json"));
-        assert_eq!(idle["networks"][0]["problems"], json!([]), "a network without pods is well");
+        assert_eq!(idle["networks"][0]["problems"], json!([]), "a network without pods has no problem");
         let pod = network.attach("one");
         assert!(pod.pod.ping(GATEWAY, 3).status.success());
 
@@ -145,7 +145,7 @@ fn status_tells_a_network_that_is_well_from_one_that_is_not() {
             assert_eq!(datapath[flag], true, "{flag}");
         }
         assert!(datapath["stats"]["toHost"].as_u64() >= Some(3), "{datapath}");
-        assert!(shown(&line).contains("  well\n"));
+        assert!(shown(&line).contains("  OK\n"));
 
         network.detach_programs();
         let output = command(&line);
@@ -161,7 +161,7 @@ fn status_tells_a_network_that_is_well_from_one_that_is_not() {
 }
 
 #[test]
-fn a_network_that_does_not_exist_is_refused_by_its_name() {
+fn an_unknown_network_is_refused() {
     on_host(|network| {
         for words in ["pods --network none", "status --network none"] {
             let message = refused(1, &looking(network, words));
@@ -171,7 +171,7 @@ fn a_network_that_does_not_exist_is_refused_by_its_name() {
     });
 }
 
-/// Clients give containers names of their own that begin alike. Only ids of a runtime's making are told apart by their beginning.
+/// Names of clients have common prefixes. Only generated ids differ in their first characters.
 #[test]
 fn names_of_containers_are_shown_in_full() {
     on_host(|network| {
@@ -184,7 +184,7 @@ fn names_of_containers_are_shown_in_full() {
 }
 
 #[test]
-fn a_full_pool_that_the_next_add_finds_an_address_in_is_well() {
+fn a_full_pool_with_a_reclaimable_address_is_no_problem() {
     on_host(|network| {
         network.host.keep("route 10.99.0.0/30 ");
         let network = &network.by(network.with("subnet", "10.99.0.0/30"));

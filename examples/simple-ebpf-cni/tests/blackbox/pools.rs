@@ -1,4 +1,5 @@
-//! The network's own addresses: several subnets, `host-local`'s words, ranges from the runtime, a pool that runs dry.
+//! The plugin's own addresses: several subnets, `host-local`'s keys, ranges from the runtime, full
+//! pools.
 
 use std::fs;
 
@@ -17,7 +18,7 @@ impl Network<'_> {
         config
     }
 
-    /// The addresses of one pod by such a configuration; the pod is detached again.
+    /// The addresses of one pod with this configuration. The pod is detached again.
     #[track_caller]
     fn addresses(&self, config: &Value) -> Vec<String> {
         let pod = self.host.pod();
@@ -27,18 +28,18 @@ impl Network<'_> {
         addresses.map(|ip| ip["address"].as_str().expect("an address").to_owned()).collect()
     }
 
-    /// The message of an ADD that is refused for its configuration, before anything is made.
+    /// The message of an ADD that fails because of its configuration, before any change.
     #[track_caller]
     fn refusal(&self, keys: Value) -> String {
         let pod = self.host.pod();
         let error = self.plugin.on("ADD", &self.with_keys(keys), "one", &pod).run().error(7);
-        assert!(self.host.link("cbr0").is_none(), "nothing was made");
+        assert!(self.host.link("cbr0").is_none(), "nothing was created");
         error
     }
 }
 
 #[test]
-fn a_host_local_configuration_moves_over_by_its_name() {
+fn a_host_local_configuration_works_with_another_type() {
     on_host(|network| {
         let resolv_conf = network.host.scratch().join("resolv.conf");
         fs::write(&resolv_conf, "nameserver 10.99.0.53\nsearch pods.example\n").expect("a writable folder");
@@ -98,7 +99,7 @@ fn the_runtime_names_ranges() {
 }
 
 #[test]
-fn what_is_wrong_with_a_range_is_told_by_its_name() {
+fn errors_name_the_invalid_range() {
     on_host(|network| {
         let overlap = network.refusal(json!({ "subnets": ["10.99.0.0/16", "10.99.7.0/24"] }));
         assert!(overlap.contains("10.99.0.0/16") && overlap.contains("10.99.7.0/24"), "{overlap}");
@@ -117,19 +118,19 @@ fn what_is_wrong_with_a_range_is_told_by_its_name() {
 }
 
 #[test]
-fn a_dry_pool_takes_back_what_pods_hold_that_are_provably_gone() {
+fn a_full_pool_takes_back_addresses_of_deleted_pods() {
     on_host(|network| {
-        // Eight addresses, of which two are no host's and one is the gateway's.
+        // Eight addresses: network, broadcast, gateway and five for pods.
         let config = network.with("subnet", "10.99.0.0/29");
         let pods: Vec<Pod> = (0..6).map(|_| network.host.pod()).collect();
         let add = |container: &str, pod: &Pod| network.plugin.on("ADD", &config, container, pod).run();
         for (index, pod) in pods[..5].iter().enumerate() {
             add(&format!("pod{index}"), pod).result();
         }
-        let dry = add("late", &pods[5]).error(code::POOL_EXHAUSTED);
-        assert!(dry.contains("10.99.0.0/29"), "{dry}");
+        let full_pool = add("late", &pods[5]).error(code::POOL_EXHAUSTED);
+        assert!(full_pool.contains("10.99.0.0/29"), "{full_pool}");
 
-        // What a node container that is restarted does to its pods: their namespaces go, the boot does not.
+        // A restarted node container deletes the namespaces of its pods, in the same boot.
         let gone = network
             .host
             .links()
@@ -145,7 +146,7 @@ fn a_dry_pool_takes_back_what_pods_hold_that_are_provably_gone() {
         let held = late["ips"][0]["address"].as_str().expect("an address").replace("/29", "");
         assert_eq!(network.taken().len(), 5);
         assert!(network.taken().contains(&held));
-        // A late DEL of the one that is gone does not touch what the new one has.
+        // A late DEL of the former pod does not remove the address of the new one.
         for (index, pod) in pods[..5].iter().enumerate() {
             network.plugin.on("DEL", &config, &format!("pod{index}"), pod).run().silent();
         }
@@ -161,9 +162,9 @@ fn with_version(config: &Value, version: &str) -> Value {
     config
 }
 
-/// What a killed ADD left is taken over, unless the runtime asks for something else by now.
+/// An ADD takes over the lease of a killed ADD, unless the runtime requests another address.
 #[test]
-fn a_lease_that_is_left_is_taken_over_if_it_fits() {
+fn a_lease_of_a_killed_add_is_taken_over_if_it_fits() {
     on_host(|network| {
         let pods = [network.host.pod(), network.host.pod()];
         let add = |address: &str, pod: &Pod| {

@@ -1,4 +1,4 @@
-//! The command `repair`, for damage that leaves pods cut off or unguarded.
+//! The command `repair`, for damage that cuts pods off or disables the spoof check.
 
 use std::fs;
 use std::path::Path;
@@ -8,14 +8,14 @@ use std::time::Duration;
 use cnikit_testbed::{Host, Namespace as _, Pod};
 use serde_json::{Value, json};
 
+use crate::cli::command;
 use crate::doctor::{configured, doctor, found};
-use crate::drift::{GATEWAY_V6, assert_well, repair, status, with_pod};
-use crate::people::command;
+use crate::drift::{GATEWAY_V6, assert_ok, repair, status, with_pod};
 use crate::support::{Attached, GATEWAY, NAME, Network, code, on_host};
 
 const MAC: &str = "02:00:5e:00:53:77";
 
-/// Where Debian has its plugins.
+/// Debian's plugin directory.
 const PEERS: &str = "/usr/lib/cni";
 
 /// Fills the pod's neighbor table with both addresses of the gateway.
@@ -35,32 +35,32 @@ fn reaches_gateway(pod: &Pod) {
     }
 }
 
-fn create_anew(host: &Host) {
+fn recreate(host: &Host) {
     host.ip("link del cbr0");
     host.ip("link add cbr0 type bridge");
     host.ip("link set cbr0 up");
 }
 
 #[test]
-fn pods_learn_the_mac_of_a_bridge_that_was_created_anew() {
+fn pods_learn_the_mac_of_a_recreated_bridge() {
     with_pod(|network, pod, dir| {
         meet_gateway(&pod.pod);
-        create_anew(network.host);
+        recreate(network.host);
         let (_, problems) = status(dir);
-        let words = "cbr0 was created anew outside the plugin, and the pods of blackbox are no ports of it: \
+        let words = "cbr0 was created again outside the plugin, and the pods of blackbox are not its ports: \
                      simple-ebpf-cni repair --network blackbox";
         assert!(problems.iter().any(|problem| problem == words), "{problems:?}");
-        repair(dir, &["created anew"]);
+        repair(dir, &["created again"]);
         reaches_gateway(&pod.pod);
         assert_eq!(status(dir), (Some(0), Vec::new()));
     });
 }
 
 #[test]
-fn an_add_tells_pods_the_mac_of_a_bridge_that_was_created_anew() {
+fn an_add_announces_the_mac_of_a_recreated_bridge() {
     with_pod(|network, pod, dir| {
         meet_gateway(&pod.pod);
-        create_anew(network.host);
+        recreate(network.host);
         let two = network.attach("two");
         reaches_gateway(&pod.pod);
         reaches_gateway(&two.pod);
@@ -86,7 +86,7 @@ fn on_bridge_of_operator(test: impl FnOnce(&Network, &Attached, &Path) + Send) {
 }
 
 #[test]
-fn pods_learn_another_mac_of_the_bridge_of_an_operator() {
+fn pods_learn_a_changed_mac_of_an_operators_bridge() {
     on_bridge_of_operator(|network, pod, dir| {
         meet_gateway(&pod.pod);
         network.host.ip(&format!("link set br0 address {MAC}"));
@@ -96,7 +96,7 @@ fn pods_learn_another_mac_of_the_bridge_of_an_operator() {
 }
 
 #[test]
-fn an_add_tells_pods_another_mac_of_the_bridge_of_an_operator() {
+fn an_add_announces_a_changed_mac_of_an_operators_bridge() {
     on_bridge_of_operator(|network, pod, _| {
         meet_gateway(&pod.pod);
         network.host.ip(&format!("link set br0 address {MAC}"));
@@ -106,44 +106,44 @@ fn an_add_tells_pods_another_mac_of_the_bridge_of_an_operator() {
     });
 }
 
-/// CHECK, `status` and `doctor` report it, and `repair` puts it right.
+/// CHECK, `status` and `doctor` report the fault, and `repair` fixes it.
 #[track_caller]
-fn heals_port(network: &Network, pod: &Attached, dir: &Path, words: &str) {
+fn assert_repairs_port(network: &Network, pod: &Attached, dir: &Path, words: &str) {
     let differences = network.check(pod).error(code::DIFFERS);
     assert!(differences.contains(words) && differences.contains(pod.host_veth()), "{differences}");
     let (status, problems) = status(dir);
-    let said = problems.join("\n");
-    assert!(status == Some(1) && said.contains(words) && said.contains("pod one"), "{problems:?}");
-    assert!(said.contains("simple-ebpf-cni repair --network blackbox"), "{said}");
+    let joined = problems.join("\n");
+    assert!(status == Some(1) && joined.contains(words) && joined.contains("pod one"), "{problems:?}");
+    assert!(joined.contains("simple-ebpf-cni repair --network blackbox"), "{joined}");
     let (_, checks) = doctor(dir);
     let failed = found(&checks, "port", "fail");
     assert!(failed.contains(words) && failed.contains("pod one"), "{checks:#?}");
     repair(dir, &[words]);
-    assert_well(network, pod, dir);
+    assert_ok(network, pod, dir);
 }
 
 #[test]
-fn the_port_of_one_pod_is_put_right() {
+fn the_port_of_one_pod_is_repaired() {
     with_pod(|network, pod, dir| {
         let two = network.attach("two");
         let veth = pod.host_veth();
         let clsact = || network.host.tc(&format!("qdisc show dev {veth}")).to_string().contains("clsact");
         assert!(clsact(), "the control");
         network.host.command("tc").words(&format!("qdisc del dev {veth} clsact")).run();
-        heals_port(network, pod, dir, "the eBPF programs do not run on");
+        assert_repairs_port(network, pod, dir, "the eBPF programs do not run on");
         assert!(clsact(), "the pod is again a port of the network's blocks");
 
         network.host.ip(&format!("link set {veth} nomaster"));
-        heals_port(network, pod, dir, "is no port of the bridge cbr0");
+        assert_repairs_port(network, pod, dir, "is no port of the bridge cbr0");
 
         network.host.ip(&format!("link set {veth} down"));
-        heals_port(network, pod, dir, "is down");
+        assert_repairs_port(network, pod, dir, "is down");
         assert!(two.pod.ping(pod.address(), 2).status.success());
 
         network.host.command("bridge").words(&format!("fdb delete {} dev {veth} master", pod.mac())).run();
-        heals_port(network, pod, dir, "does not know");
+        assert_repairs_port(network, pod, dir, "does not know");
 
-        // All at once, and of two pods.
+        // All faults at once, of two pods.
         for pod in [pod, &two] {
             let veth = pod.host_veth();
             network.host.command("tc").words(&format!("qdisc del dev {veth} clsact")).run();
@@ -152,7 +152,7 @@ fn the_port_of_one_pod_is_put_right() {
         let (_, problems) = status(dir);
         assert!(problems.join("").contains("pod two"), "{problems:?}");
         repair(dir, &["are down", "are no ports", "do not run"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
         network.check(&two).silent();
         network.detach(&two);
     });
@@ -160,32 +160,32 @@ fn the_port_of_one_pod_is_put_right() {
 
 /// The bridge's own qdisc is the network's claim.
 #[test]
-fn the_claim_of_a_bridge_is_put_right() {
+fn the_claim_of_a_bridge_is_repaired() {
     with_pod(|network, pod, dir| {
         network.host.command("tc").words("qdisc del dev cbr0 clsact").run();
         let (ended, problems) = status(dir);
         assert!(ended == Some(1) && problems.join("").contains("do not run on cbr0"), "{problems:?}");
         repair(dir, &["do not run on cbr0"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
 #[test]
-fn programs_that_are_not_attached_are_put_right() {
+fn detached_programs_are_attached_again() {
     with_pod(|network, pod, dir| {
         network.detach_programs();
         let (ended, problems) = status(dir);
-        let said = problems.join("");
-        assert!(ended == Some(1) && said.contains("not attached: simple-ebpf-cni repair"), "{problems:?}");
+        let joined = problems.join("");
+        assert!(ended == Some(1) && joined.contains("not attached: simple-ebpf-cni repair"), "{problems:?}");
         let output = command(&format!("repair --conf-dir {}", dir.display()));
         let repaired: Vec<&str> = output.stdout.lines().filter(|line| line.contains("repaired:")).collect();
         assert!(repaired.iter().any(|line| line.ends_with("not attached")), "{output:#?}");
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
 #[test]
-fn ipv6_that_is_off_on_the_bridge_is_put_right() {
+fn disabled_ipv6_on_the_bridge_is_enabled() {
     with_pod(|network, pod, dir| {
         fs::write("/proc/sys/net/ipv6/conf/cbr0/disable_ipv6", "1").expect("a private setting");
         assert_eq!(status(dir).0, Some(1));
@@ -193,13 +193,13 @@ fn ipv6_that_is_off_on_the_bridge_is_put_right() {
         assert_eq!(output.status.code(), Some(0), "{output:#?}");
         let setting = fs::read_to_string("/proc/sys/net/ipv6/conf/cbr0/disable_ipv6").expect("a setting");
         assert_eq!(setting.trim(), "0");
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
-/// The memory that the node has taken a gateway outlives the bridge, through `repair` and GC.
+/// The map entry of a gateway stays after the bridge is deleted, through `repair` and GC.
 #[test]
-fn the_gateway_that_a_delegate_named_is_missed_on_a_new_bridge() {
+fn a_new_bridge_without_the_gateway_of_a_delegate_is_reported() {
     on_host(|network| {
         let mut config = network.config.clone();
         config.as_object_mut().expect("an object").remove("subnet");
@@ -222,7 +222,7 @@ fn the_gateway_that_a_delegate_named_is_missed_on_a_new_bridge() {
             assert!(ended == Some(1) && problems.contains(&remedy), "{problems:?}");
             let (_, checks) = doctor(&dir);
             assert!(found(&checks, "gateway", "fail").contains(words), "{checks:#?}");
-            assert!(found(&checks, "rows", "warn").is_empty(), "{checks:#?}");
+            assert!(found(&checks, "endpoints", "warn").is_empty(), "{checks:#?}");
             let mut checked = config.clone();
             checked["prevResult"] = result.clone();
             let differences = call("CHECK", &checked, "one", &one).error(code::DIFFERS);
@@ -236,7 +236,7 @@ fn the_gateway_that_a_delegate_named_is_missed_on_a_new_bridge() {
         let mut valid = config.clone();
         valid["cniVersion"] = "1.1.0".into();
         valid["cni.dev/valid-attachments"] = json!([{ "containerID": "one", "ifname": "eth0" }]);
-        // Debian's host-local refuses GC. The failure does not keep the plugin from removing entries.
+        // Debian's host-local refuses GC. The plugin still removes entries.
         let _outcome = network.plugin.invocation("GC").config(&valid).env("CNI_PATH", PEERS).run();
         is_missed();
 
@@ -252,7 +252,7 @@ fn the_gateway_that_a_delegate_named_is_missed_on_a_new_bridge() {
 
 /// The port of a pod without a lease has an entry in the maps.
 #[test]
-fn the_port_of_a_pod_with_the_address_of_a_delegate_is_put_right() {
+fn the_port_of_a_pod_without_a_lease_is_repaired() {
     on_host(|network| {
         let mut config = network.config.clone();
         config.as_object_mut().expect("an object").remove("subnet");
@@ -279,7 +279,7 @@ fn a_network_without_its_configuration_has_a_remedy() {
     with_pod(|network, pod, dir| {
         let file = dir.join("10-blackbox.conf");
         fs::rename(&file, dir.join("kept")).expect("it is there");
-        let remedy = "restore its configuration, such as by install --network blackbox --subnet PREFIX, then \
+        let remedy = "restore its configuration, for example with simple-ebpf-cni install --network blackbox --subnet PREFIX, then \
                       simple-ebpf-cni repair --network blackbox";
         let (_, problems) = status(dir);
         assert!(problems[0].starts_with("no file in") && problems[0].ends_with(remedy), "{problems:?}");
@@ -288,11 +288,11 @@ fn a_network_without_its_configuration_has_a_remedy() {
         assert!(problems.iter().any(|found| found.contains("is gone") && found.ends_with(remedy)), "{problems:?}");
         fs::rename(dir.join("kept"), &file).expect("it is there");
         repair(dir, &["is gone"]);
-        assert_well(network, pod, dir);
+        assert_ok(network, pod, dir);
     });
 }
 
-/// Pods keep the addresses of a subnet that the configuration names no more.
+/// Pods keep the addresses of a subnet that is no longer configured.
 #[test]
 fn gateways_of_former_subnets_are_restored_while_a_pod_needs_them() {
     with_pod(|network, pod, dir| {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use cnikit_testbed::Namespace;
 
+use crate::cli::command;
 use crate::doctor::configured;
-use crate::people::command;
 use crate::support::{Attached, GATEWAY, Network, bin, heard, on_host, silence};
 
 /// How many pods talk to each other, to the gateway and with the host. The others are bystanders.

@@ -1,4 +1,5 @@
-//! State directories in which no lease can be written: what looks at them says what an ADD says, and changes nothing.
+//! State directories without write access: `doctor`, `status` and STATUS report the error of an ADD
+//! and change nothing.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
@@ -7,13 +8,13 @@ use std::path::Path;
 use cnikit_testbed::{Footprint, Namespace as _};
 
 use crate::broken_node::unavailable;
+use crate::cli::command;
 use crate::doctor::{configured, doctor, found};
-use crate::people::command;
 use crate::support::{DATA_DIR, NAME, Network, on_host};
 
-/// Makes something of the state directory that no lease can be written to, and unmakes it.
+/// A fault of the state directory that prevents writing leases.
 struct Fault {
-    make: fn(&Network, &Path),
+    create: fn(&Network, &Path),
     words: [&'static str; 2],
     remedy: &'static str,
 }
@@ -22,7 +23,7 @@ pub(crate) fn net() -> std::path::PathBuf {
     Path::new(DATA_DIR).join(NAME)
 }
 
-fn made(mode: u32) {
+fn create(mode: u32) {
     fs::create_dir_all(net()).expect("room");
     for dir in [Path::new(DATA_DIR), &net()] {
         fs::set_permissions(dir, fs::Permissions::from_mode(mode)).expect("root may");
@@ -30,40 +31,40 @@ fn made(mode: u32) {
 }
 
 fn mounted(network: &Network, options: &str) {
-    made(0o755);
+    create(0o755);
     network.host.command("mount").words(&format!("-t tmpfs -o mode=755,{options} tmpfs {DATA_DIR}")).run();
 }
 
 const FAULTS: [Fault; 9] = [
     Fault {
-        make: |_, _| {
-            made(0o755);
+        create: |_, _| {
+            create(0o755);
             fs::set_permissions(net(), fs::Permissions::from_mode(0o777)).expect("root may");
         },
         words: ["/simple-ebpf-cni/blackbox", "can be changed by others"],
         remedy: "chmod go-w /var/lib/cni/simple-ebpf-cni/blackbox",
     },
     Fault {
-        make: |_, _| made(0o775),
+        create: |_, _| create(0o775),
         words: ["/simple-ebpf-cni/blackbox", "can be changed by others"],
         remedy: "chmod go-w /var/lib/cni/simple-ebpf-cni/blackbox",
     },
     Fault {
-        make: |_, _| {
-            made(0o755);
+        create: |_, _| {
+            create(0o755);
             chown(DATA_DIR, Some(4321), None).expect("root may");
         },
         words: [DATA_DIR, "user 4321"],
         remedy: "chown root /var/lib/cni/simple-ebpf-cni\"",
     },
     Fault {
-        make: |_, _| fs::write(DATA_DIR, "in the way").expect("room"),
+        create: |_, _| fs::write(DATA_DIR, "in the way").expect("room"),
         words: [DATA_DIR, "Not a directory"],
         remedy: "move the file away",
     },
     Fault {
-        make: |_, _| {
-            made(0o755);
+        create: |_, _| {
+            create(0o755);
             let pipe = std::process::Command::new("mkfifo").arg(net().join("lock")).status();
             assert!(pipe.expect("coreutils").success());
         },
@@ -71,8 +72,8 @@ const FAULTS: [Fault; 9] = [
         remedy: "rm /var/lib/cni/simple-ebpf-cni/blackbox/lock",
     },
     Fault {
-        make: |_, scratch| {
-            made(0o755);
+        create: |_, scratch| {
+            create(0o755);
             fs::remove_dir(net()).expect("it is empty");
             symlink(scratch, net()).expect("room");
         },
@@ -80,31 +81,31 @@ const FAULTS: [Fault; 9] = [
         remedy: "install -d -m 755 /var/lib/cni/simple-ebpf-cni/blackbox",
     },
     Fault {
-        make: |_, _| {
-            made(0o755);
+        create: |_, _| {
+            create(0o755);
             fs::write(net().join("leases"), "in the way").expect("room");
         },
         words: ["/simple-ebpf-cni/blackbox/leases", "Not a directory"],
         remedy: "move the file away",
     },
     Fault {
-        make: |network, _| mounted(network, "ro"),
+        create: |network, _| mounted(network, "ro"),
         words: [DATA_DIR, "Read-only file system"],
         remedy: "mount -o remount,rw",
     },
     Fault {
-        make: |network, _| mounted(network, "nr_inodes=1"),
+        create: |network, _| mounted(network, "nr_inodes=1"),
         words: [DATA_DIR, "No space left on device"],
         remedy: "df -i",
     },
 ];
 
 #[test]
-fn a_directory_for_leases_that_none_can_be_written_to() {
+fn an_unusable_state_directory_is_reported() {
     on_host(|network| {
         let dir = configured(network);
-        for Fault { make, words, remedy } in FAULTS {
-            make(network, &network.host.scratch());
+        for Fault { create, words, remedy } in FAULTS {
+            create(network, &network.host.scratch());
             let before = Footprint::of_files("/var/lib/cni");
             let modes = network.host.command("find").words("/var/lib/cni -printf %p%m%u%T@").run();
 
@@ -113,9 +114,9 @@ fn a_directory_for_leases_that_none_can_be_written_to() {
             assert_eq!(status, Some(1), "{words:?}: {checks:#?}");
             assert!(words.iter().all(|word| failed.contains(word)) && failed.contains(remedy), "{words:?}: {failed}");
             let output = command(&format!("status --json --conf-dir {}", dir.display()));
-            let said = output.stdout + &output.stderr;
+            let shown = output.stdout + &output.stderr;
             assert_eq!(output.status.code(), Some(1));
-            assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+            assert!(words.iter().all(|word| shown.contains(word)), "{words:?}: {shown}");
             let message = unavailable(network);
             assert!(message.contains(words[0]), "{message}");
 
@@ -132,9 +133,9 @@ fn a_directory_for_leases_that_none_can_be_written_to() {
     });
 }
 
-/// Such as the root of a node that booted into memory.
+/// An example is the root file system of a node that runs from memory.
 #[test]
-fn a_state_directory_on_a_file_system_that_counts_nothing_is_well() {
+fn a_file_system_without_size_and_inode_counts_is_no_problem() {
     on_host(|network| {
         let dir = configured(network);
         fs::create_dir_all(DATA_DIR).expect("room");
@@ -149,10 +150,10 @@ fn a_state_directory_on_a_file_system_that_counts_nothing_is_well() {
 }
 
 #[test]
-fn an_install_stops_where_no_lease_could_be_written() {
+fn an_install_stops_if_leases_cannot_be_written() {
     on_host(|network| {
         let [conf_dir, bin_dir] = [(); 2].map(|()| network.host.scratch());
-        made(0o777);
+        create(0o777);
         let line = format!(
             "install --network {NAME} --subnet 10.99.0.0/24 --conf-dir {} --bin-dir {}",
             conf_dir.display(),

@@ -1,4 +1,4 @@
-//! STATUS: fails when an ADD would, and changes nothing.
+//! STATUS: fails if an ADD would fail, and changes nothing.
 
 use cnikit_testbed::{Footprint, Namespace, Outcome};
 use serde_json::Value;
@@ -17,7 +17,7 @@ fn status(network: &Network, config: &Value) -> Outcome {
 }
 
 #[test]
-fn status_is_fine_before_the_first_pod_and_beside_others() {
+fn status_succeeds_before_the_first_pod_and_with_pods() {
     on_host(|network| {
         status(network, &network.config).silent();
         network.footprint().assert_unchanged(&Footprint::default(), "STATUS");
@@ -31,7 +31,7 @@ fn status_is_fine_before_the_first_pod_and_beside_others() {
 }
 
 #[test]
-fn status_tells_of_a_full_pool() {
+fn status_reports_a_full_pool() {
     on_host(|network| {
         network.host.keep("route 10.99.0.0/30 ");
         let network = &Network {
@@ -48,7 +48,7 @@ fn status_tells_of_a_full_pool() {
 }
 
 #[test]
-fn status_tells_of_a_bridge_that_is_none_or_another_networks() {
+fn status_reports_a_link_or_foreign_bridge_with_the_name() {
     on_host(|network| {
         network.host.ip("link add cbr0 type veth peer name far");
         let message = status(network, &network.config).error(UNAVAILABLE);
@@ -63,7 +63,7 @@ fn status_tells_of_a_bridge_that_is_none_or_another_networks() {
 }
 
 #[test]
-fn status_tells_of_pods_that_are_cut_off() {
+fn status_reports_pods_without_connectivity() {
     on_host(|network| {
         let pod = network.attach("one");
         network.host.ip("link del cbr0");
@@ -76,7 +76,7 @@ fn status_tells_of_pods_that_are_cut_off() {
 }
 
 #[test]
-fn status_is_fine_where_an_add_mends_what_is_missing() {
+fn status_succeeds_if_an_add_repairs_the_network() {
     on_host(|network| {
         let [one, two] = ["one", "two"].map(|name| network.attach(name));
         network.host.ip("link set cbr0 down");

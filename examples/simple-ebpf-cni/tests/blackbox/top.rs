@@ -1,17 +1,17 @@
-//! The command `top`: rates, and an end that leaves the terminal as it was.
+//! The command `top`: rates, and the restored terminal at its end.
 
 use cnikit_testbed::{Command, Namespace as _};
 
-use crate::people::{BINARY, cells, conflist, json_of, refused, shown};
+use crate::cli::{BINARY, cells, conflist, json_of, refused, shown};
 use crate::support::{GATEWAY, on_host};
 
 #[test]
-fn rates_are_those_of_the_interval_and_the_busiest_pod_comes_first() {
+fn rates_are_per_interval_and_sorted() {
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
         let dir = conflist(network);
         let line = format!("top --interval 1 --conf-dir {}", dir.parent().expect("a directory").display());
-        // 20 a second, over a second and more on either side.
+        // 20 packets a second, for longer than the interval of one second.
         let pings = two.pod.command("ping").words("-q -i 0.05 -c 60").arg(GATEWAY).spawn();
         let all = json_of(&format!("{line} --json"));
         let rates = &all["pods"];
@@ -21,7 +21,7 @@ fn rates_are_those_of_the_interval_and_the_busiest_pod_comes_first() {
         assert!(rates[1]["perSecond"]["tx"]["packets"].as_u64() < Some(5), "{all:#}");
         drop(pings);
 
-        // Not on a terminal, so it looks once and ends.
+        // Without a terminal it prints one interval.
         let text = shown(&line);
         assert_eq!(cells(&text)[0][..6], ["NAMESPACE/POD", "NETWORK", "CONTAINER", "IFNAME", "ADDRESSES", "TX/s"]);
         assert!(text.ends_with("2 pods\n"), "{text}");
@@ -31,10 +31,10 @@ fn rates_are_those_of_the_interval_and_the_busiest_pod_comes_first() {
 }
 
 #[test]
-fn a_key_or_a_signal_ends_it_and_the_terminal_is_as_before() {
+fn a_key_or_a_signal_ends_it_and_restores_the_terminal() {
     on_host(|network| {
         let pod = network.attach("one");
-        // A timeout tells by its status that it was one.
+        // timeout(1) ends with its own status after a timeout.
         let timeout = |signal| format!("timeout --foreground -s {signal} 2");
         for (by, key, status) in [
             (String::new(), "q", 0),
@@ -43,7 +43,7 @@ fn a_key_or_a_signal_ends_it_and_the_terminal_is_as_before() {
             (timeout("HUP"), "", 124),
             (timeout("INT"), "", 124),
         ] {
-            // `script` gives a terminal; stty shows its mode before and after.
+            // `script` creates a terminal. stty prints its mode before and after.
             let line = format!("stty -g; {by} '{BINARY}' top --interval 0.1; echo status \\$?; stty -g");
             let keys = format!("(sleep 2; printf '{key}'; sleep 1) | script -qec \"{line}\" /dev/null");
             let text = Command::new("bash").args(["-c", &keys]).run();
@@ -56,7 +56,7 @@ fn a_key_or_a_signal_ends_it_and_the_terminal_is_as_before() {
     });
 }
 
-/// On a terminal that is too small for all of them, rows are cut and counted, and none goes on in the next.
+/// On a small terminal, lines are cut and the hidden pods are counted. No line wraps.
 #[test]
 fn rows_fit_the_terminal() {
     on_host(|network| {
@@ -65,7 +65,7 @@ fn rows_fit_the_terminal() {
         let keys = format!("(sleep 1; printf q) | script -qec \"{line}\" /dev/null");
         let text = Command::new("bash").args(["-c", &keys]).run();
         let last = text.rsplit("\x1b[2J").next().expect("a screen");
-        assert!(last.contains("3 pods, of which 2 fit here"), "{text:?}");
+        assert!(last.contains("3 pods, 2 shown"), "{text:?}");
         assert_eq!(last.lines().filter(|row| row.contains("eth0")).count(), 2, "{text:?}");
         for row in last.lines().filter(|row| row.contains("eth0")) {
             assert!(row.trim().chars().count() <= 50, "{row:?}");
@@ -75,7 +75,7 @@ fn rows_fit_the_terminal() {
 }
 
 #[test]
-fn intervals_that_make_no_sense_are_refused() {
+fn invalid_intervals_are_refused() {
     for interval in ["0", "-1", "NaN", "1e9", "soon"] {
         assert!(refused(2, &format!("top --interval={interval}")).contains("interval"));
     }

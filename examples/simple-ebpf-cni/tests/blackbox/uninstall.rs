@@ -1,15 +1,15 @@
-//! The command `uninstall`: what it leaves of a node, and of what it was not asked for.
+//! The command `uninstall`: removed and kept objects of a node.
 
 use std::fs;
 use std::path::Path;
 
 use cnikit_testbed::{Call, Command, Footprint, Namespace as _, Ruling};
 
+use crate::cli::{BINARY, command, conflist_of, refused, shown};
 use crate::install::{BLACKBOX, Node};
-use crate::people::{BINARY, command, conflist_of, refused, shown};
 use crate::support::{DATA_DIR, ORPHANS, STATE_DIR, on_host};
 
-/// The protocol of a socket for nftables.
+/// The protocol number of nftables sockets.
 const NETLINK_NETFILTER: u64 = 12;
 
 const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
@@ -50,9 +50,10 @@ fn a_purge_leaves_nothing_of_the_network() {
     });
 }
 
-/// What is in the way of one network is not in the way of another, and a purge that is forced goes by what the bridge knows.
+/// An error of one network does not stop the removal of another. A forced purge finds the pods by
+/// the ports of the bridge.
 #[test]
-fn a_purge_goes_on_past_leases_that_cannot_be_read() {
+fn a_purge_continues_after_unreadable_leases() {
     on_host(|network| {
         let pod = network.attach("one");
         let leases = Path::new(DATA_DIR).join("blackbox/leases");
@@ -70,14 +71,14 @@ fn a_purge_goes_on_past_leases_that_cannot_be_read() {
     });
 }
 
-/// Two runs, or two configurations, and leases where only the first one says.
+/// Two runs, or two configurations, with leases in a directory that only the first one names.
 #[test]
-fn leases_are_not_lost_sight_of_between_two_runs() {
+fn leases_are_found_by_a_second_run() {
     on_host(|network| {
         let node = Node::new(network);
         let data_dir = network.host.scratch();
         let own = network.with("dataDir", data_dir.to_str().expect("a name"));
-        for is_installed_anew in [false, true] {
+        for is_reinstalled in [false, true] {
             let file = network.host.scratch().join("own.conflist");
             let list = serde_json::json!({ "cniVersion": "1.0.0", "name": "blackbox", "plugins": [own] });
             std::fs::write(&file, list.to_string()).expect("room");
@@ -85,25 +86,25 @@ fn leases_are_not_lost_sight_of_between_two_runs() {
             let pod = network.by(own.clone()).attach("one");
             shown(&node.uninstall("--force"));
             assert!(data_dir.join("blackbox/leases").exists(), "without --purge they stay");
-            if is_installed_anew {
+            if is_reinstalled {
                 shown(&node.install(BLACKBOX));
             }
             shown(&node.uninstall("--purge --force"));
-            assert!(!data_dir.join("blackbox").exists(), "{is_installed_anew}");
-            assert!(!Path::new(DATA_DIR).exists(), "{is_installed_anew}");
+            assert!(!data_dir.join("blackbox").exists(), "{is_reinstalled}");
+            assert!(!Path::new(DATA_DIR).exists(), "{is_reinstalled}");
             network.detach(&pod);
         }
     });
 }
 
-/// The directory of one plugin's state may be another's, too.
+/// Two plugins may share a state directory.
 #[test]
-fn a_purge_leaves_what_others_keep_beside_its_leases() {
+fn a_purge_keeps_foreign_files_beside_its_leases() {
     on_host(|network| {
         let data_dir = network.host.scratch();
         let theirs = data_dir.join("theirs");
         std::fs::create_dir(&theirs).expect("room");
-        // As host-local keeps its leases.
+        // The layout of host-local's leases.
         for file in ["10.88.0.2", "last_reserved_ip.0", "lock"] {
             std::fs::write(theirs.join(file), "theirs").expect("room");
         }
@@ -119,7 +120,7 @@ fn a_purge_leaves_what_others_keep_beside_its_leases() {
 }
 
 #[test]
-fn a_purge_leaves_a_bridge_that_was_there_before_and_links_of_others() {
+fn a_purge_keeps_an_existing_bridge_and_foreign_links() {
     on_host(|network| {
         network.host.ip("link add cbr0 type bridge");
         network.host.ip("link add other0 type veth peer name other1");
@@ -129,7 +130,7 @@ fn a_purge_leaves_a_bridge_that_was_there_before_and_links_of_others() {
         let qdiscs = || network.host.command("tc").words("qdisc show dev cbr0").run();
         assert!(qdiscs().contains("clsact"));
         let text = shown(&node.uninstall("--purge --force"));
-        assert!(text.contains("left bridge cbr0") && text.contains("the gateway's address 10.99.0.1/24"), "{text}");
+        assert!(text.contains("kept bridge cbr0") && text.contains("the gateway's address 10.99.0.1/24"), "{text}");
         assert!(text.contains("removed the eBPF programs from bridge cbr0, which stays"), "{text}");
         assert!(!qdiscs().contains("clsact"));
         assert_eq!(network.host.link("cbr0").expect("it stays")["ifalias"], serde_json::Value::Null);
@@ -143,9 +144,9 @@ fn a_purge_leaves_a_bridge_that_was_there_before_and_links_of_others() {
     });
 }
 
-/// Another program may need forwarding by now, so it stays, and the output names it.
+/// Another program may need forwarding, so it stays on and is listed.
 #[test]
-fn a_purge_names_the_forwarding_that_stays() {
+fn a_purge_lists_forwarding_that_stays_on() {
     on_host(|network| {
         let plain = network.attach("one");
         network.detach(&plain);
@@ -154,16 +155,16 @@ fn a_purge_names_the_forwarding_that_stays() {
         network.detach(&pod);
         let planned = shown("uninstall --purge -n");
         let text = shown("uninstall --purge");
-        assert!(text.contains("left /proc/sys/net/ipv4/ip_forward on"), "{text}");
+        assert!(text.contains("kept /proc/sys/net/ipv4/ip_forward on"), "{text}");
         assert_eq!(planned.replace("would remove", "removed"), text);
     });
 }
 
-/// Leases lead to pairs, and pins to the bridge: while one of these is there, so is what leads to it.
+/// Leases lead to pairs, and pins to the bridge. They stay while a pair or the bridge remains.
 #[test]
-fn what_cannot_be_removed_is_found_by_the_next_run() {
+fn remaining_objects_are_found_by_the_next_run() {
     on_host(|network| {
-        // Both pairs and the bridge, in this order; and what nobody can tell whether it is there.
+        // Both pairs and the bridge, in this order, and rules that cannot be listed.
         let deletion: fn(&Call) -> bool = |call| call.to_string().starts_with("sendto type 17");
         let netfilter: fn(&Call) -> bool = |call| call.name() == "socket" && call.argument(2) == NETLINK_NETFILTER;
         let cases = [
@@ -187,7 +188,7 @@ fn what_cannot_be_removed_is_found_by_the_next_run() {
             });
             assert_eq!(output.status.code(), Some(1), "{output:#?}");
             assert!(output.stderr.contains(&format!("remove {object}")), "{output:#?}");
-            assert!(output.stdout.contains("lead") && output.stdout.contains("run it again"), "{output:#?}");
+            assert!(output.stdout.contains("lead") && output.stdout.contains("run uninstall again"), "{output:#?}");
             assert!(Path::new(DATA_DIR).join("blackbox/leases/one@eth0.json").exists(), "{output:#?}");
             assert!(Path::new(PINS).join("blackbox").exists() && node.binary().exists(), "{output:#?}");
             assert!(!node.conf("10-blackbox.conflist").exists(), "no new pod comes");
@@ -203,7 +204,7 @@ fn what_cannot_be_removed_is_found_by_the_next_run() {
     });
 }
 
-/// Where only the configuration says, which goes first.
+/// Only the configuration names the directory, and the configuration is removed first.
 #[test]
 fn leases_in_a_directory_of_their_own_are_found_by_the_next_run() {
     on_host(|network| {
@@ -211,7 +212,7 @@ fn leases_in_a_directory_of_their_own_are_found_by_the_next_run() {
         let elsewhere = network.host.scratch().join("leases");
         let before = network.footprint();
         let list = conflist_of(network, &network.with("dataDir", elsewhere.to_str().expect("a text")));
-        // The other plugin of the list is not here.
+        // The other plugin of the list does not exist, so a check fails.
         shown(&node.install(&format!("--ignore-checks --config {}", list.display())));
         let mut installed = node.network("10-blackbox.conflist");
         installed.config = network.with("dataDir", elsewhere.to_str().expect("a text"));
@@ -223,7 +224,7 @@ fn leases_in_a_directory_of_their_own_are_found_by_the_next_run() {
         });
         assert_eq!(output.status.code(), Some(1), "{output:#?}");
         assert!(elsewhere.join("blackbox/leases/one@eth0.json").exists(), "{output:#?}");
-        // Without their directory, the lease would lead to nothing any more.
+        // Without the directory, the lease would not lead to its pair.
         let text = shown(&line);
         assert!(text.contains(&format!("removed veth {}", pod.host_veth())), "{text}");
         assert!(!elsewhere.join("blackbox").exists() && !Path::new(DATA_DIR).exists(), "{text}");
@@ -233,7 +234,7 @@ fn leases_in_a_directory_of_their_own_are_found_by_the_next_run() {
 }
 
 #[test]
-fn of_several_directories_one_can_be_named() {
+fn one_of_several_directories_can_be_selected() {
     on_host(|network| {
         let before = network.footprint();
         let (one, other) = (Node::new(network), Node::new(network));
@@ -243,17 +244,17 @@ fn of_several_directories_one_can_be_named() {
         let theirs = other.network("10-other.conflist");
         let (pod, their_pod) = (one.network("10-blackbox.conflist").attach("one"), theirs.attach("two"));
 
-        // Those of the other network are in nobody's way, and stay.
+        // The pods of the other network do not prevent the removal, and stay.
         assert!(refused(1, &one.uninstall("--purge")).contains("1 pod is"));
         network.detach(&pod);
         let text = shown(&one.uninstall("--purge"));
-        assert!(text.contains(&format!("left {}: it serves other", one.binary().display())), "{text}");
+        assert!(text.contains(&format!("kept {}: it serves other", one.binary().display())), "{text}");
         assert!(!one.conf("10-blackbox.conflist").exists() && other.conf("10-other.conflist").exists());
         assert!(network.host.link("cbr0").is_none() && network.host.link("br7").is_some());
         assert!(!Path::new(PINS).join("blackbox").exists() && Path::new(PINS).join("other").exists());
         theirs.check(&their_pod).silent();
 
-        // Without a directory it is all that was installed, wherever.
+        // Without --conf-dir, all installed files are selected.
         shown(&one.install(BLACKBOX));
         assert!(refused(1, "uninstall --purge").contains("1 pod is"));
         theirs.detach(&their_pod);
@@ -268,17 +269,17 @@ fn of_several_directories_one_can_be_named() {
     });
 }
 
-/// It is somebody's by its new name, and pods that it has yet to attach need the binary.
+/// A renamed file is foreign, and its future pods need the binary.
 #[test]
-fn a_configuration_that_was_renamed_is_left_with_the_binary() {
+fn a_renamed_configuration_stays_with_the_binary() {
     on_host(|network| {
         let node = Node::new(network);
         shown(&node.install(BLACKBOX));
         let renamed = node.conf("07-blackbox.conflist");
         fs::rename(node.conf("10-blackbox.conflist"), &renamed).expect("the file");
         let text = shown(&node.uninstall("--purge"));
-        assert!(text.contains(&format!("left {}: not written by install", renamed.display())), "{text}");
-        assert!(text.contains(&format!("left {}: it serves blackbox", node.binary().display())), "{text}");
+        assert!(text.contains(&format!("kept {}: not written by install", renamed.display())), "{text}");
+        assert!(text.contains(&format!("kept {}: it serves blackbox", node.binary().display())), "{text}");
         assert!(renamed.exists() && node.binary().exists());
         fs::remove_file(&renamed).expect("the file");
         shown(&node.uninstall("--purge"));
@@ -287,15 +288,15 @@ fn a_configuration_that_was_renamed_is_left_with_the_binary() {
 }
 
 #[test]
-fn a_configuration_is_moved_before_that_of_another_as_doctor_says() {
+fn the_reorder_command_of_doctor_works() {
     on_host(|network| {
         let node = Node::new(network);
         shown(&node.install(BLACKBOX));
         let theirs = node.conf("05-theirs.conf");
         fs::write(&theirs, r#"{ "cniVersion": "1.0.0", "name": "theirs", "type": "bridge" }"#).expect("room");
         let line = format!("doctor --conf-dir {} --bin-dir {}", node.conf_dir.display(), node.bin_dir.display());
-        let said = command(&line).stdout;
-        let (_, advice) = said.split_once("simple-ebpf-cni install ").expect("a command that does it");
+        let report = command(&line).stdout;
+        let (_, advice) = report.split_once("simple-ebpf-cni install ").expect("a command that does it");
         let advised = advice.lines().next().expect("a line");
         let text = shown(&format!("install {advised}"));
         let (old, new) = (node.conf("10-blackbox.conflist"), node.conf("05-blackbox.conflist"));

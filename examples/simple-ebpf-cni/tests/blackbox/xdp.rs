@@ -6,13 +6,13 @@ use std::path::Path;
 use cnikit_testbed::{Invocation, Namespace, Pod, Xdp};
 use serde_json::{Value, json};
 
+use crate::cli::command;
 use crate::doctor::{configured, doctor, found};
-use crate::people::command;
 use crate::support::{Attached, Network, code, on_host};
 
 const PIN: &str = "/sys/fs/bpf/drop";
 const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
-const WARNING: &str = "does not see what other pods of blackbox send to it";
+const WARNING: &str = "does not see packets from other pods of blackbox";
 
 /// Two pods; the second drops all that comes in while the test runs.
 fn with_filter(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {

@@ -1,6 +1,6 @@
-//! The terminal while `top` runs: keys come one by one, and are not shown.
+//! The terminal while `top` runs: no line buffering, no echo.
 //!
-//! What rustix offers is all there is of system calls in this package; the library has no use for terminals.
+//! rustix makes the system calls. The library does not need terminals.
 
 use std::io::{self, Stdin};
 use std::os::unix::net::UnixStream;
@@ -12,20 +12,21 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwins
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::low_level::pipe;
 
-/// A terminal in the mode for keys, until it is dropped.
+/// A terminal without line buffering and echo. The drop restores its mode.
 #[derive(Debug)]
-pub(crate) struct Keys {
+pub(crate) struct RawTerminal {
     stdin: Stdin,
     before: Termios,
-    /// Readable once a signal has come that ends the program: not before the terminal has its own mode back.
+    /// Readable after a signal that ends the program. The program ends only after the terminal has
+    /// its mode back.
     signals: UnixStream,
 }
 
-/// What Ctrl-C sends while it is a key like others.
+/// The byte of Ctrl-C when the terminal sends no signal for it.
 const INTERRUPT: u8 = 3;
 
-impl Keys {
-    /// Takes over the terminal on standard input.
+impl RawTerminal {
+    /// Changes the mode of the terminal on standard input.
     pub(crate) fn open() -> io::Result<Self> {
         let (signals, sender) = UnixStream::pair()?;
         for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
@@ -34,20 +35,20 @@ impl Keys {
         let stdin = io::stdin();
         let before = tcgetattr(&stdin)?;
         let mut mode = before.clone();
-        // Ctrl-Z would leave the terminal in this mode.
+        // Without ISIG, Ctrl-Z cannot stop the program while the terminal is in this mode.
         mode.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
         tcsetattr(&stdin, OptionalActions::Now, &mode)?;
         Ok(Self { stdin, before, signals })
     }
 
-    /// How many rows and columns the terminal has; as many as it likes where it does not tell.
+    /// The number of rows and columns of the terminal, or the largest numbers if they are unknown.
     pub(crate) fn size(&self) -> (usize, usize) {
         let size = tcgetwinsize(&self.stdin).ok().filter(|size| size.ws_row > 0 && size.ws_col > 0);
         size.map_or((usize::MAX, usize::MAX), |size| (size.ws_row.into(), size.ws_col.into()))
     }
 
-    /// Waits for a key or a signal that ends the program, and tells whether it came within `timeout`. Other keys end
-    /// the wait.
+    /// Waits for a key or a signal that ends the program. Returns whether one came within
+    /// `timeout`. Other keys end the wait.
     pub(crate) fn end_within(&self, timeout: Duration) -> io::Result<bool> {
         let timeout = Timespec::try_from(timeout).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut ready = [PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.stdin, PollFlags::IN)];
@@ -59,15 +60,15 @@ impl Keys {
             _ => {}
         }
         let mut keys = [0; 16];
-        // None at all: the terminal is gone.
+        // End of file: the terminal is gone.
         let read = rustix::io::read(&self.stdin, &mut keys)?;
         Ok(read == 0 || keys[..read].iter().any(|key| matches!(*key, b'q' | b'Q' | INTERRUPT)))
     }
 }
 
-impl Drop for Keys {
+impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // A terminal that is gone needs no mode.
+        // This fails only if the terminal is gone.
         let _ = tcsetattr(&self.stdin, OptionalActions::Now, &self.before);
     }
 }

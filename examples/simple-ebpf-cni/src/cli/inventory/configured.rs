@@ -1,3 +1,5 @@
+//! Network configurations with this plugin.
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -7,51 +9,51 @@ use cnikit::spec::{IfName, NetworkName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Error;
 use crate::NAME;
+use crate::cli::error::Error;
 use crate::config::Config;
 
-/// A network of ours, as a file configures it.
+/// A network of this plugin, from its configuration file.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub(crate) struct ConfiguredNetwork {
     pub(crate) name: NetworkName,
     file: PathBuf,
     config: Config,
-    beside: Beside,
+    shared: SharedKeys,
 }
 
-/// Keys that are not the plugin's own part of its configuration.
+/// Keys of the configuration that the specification or the library defines, not this plugin.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Beside {
+struct SharedKeys {
     ip_masq: Option<bool>,
     log_file: Option<PathBuf>,
     ipam: Option<Value>,
 }
 
-/// How full a configured range is.
+/// The numbers of used and free addresses in a configured range.
 #[derive(Debug, Serialize)]
-pub(crate) struct Range {
+pub(crate) struct RangeUsage {
     range: String,
     used: u128,
     pub(crate) free: u128,
     total: u128,
 }
 
-impl Network {
-    /// Reads a file that configures one plugin, or a list of them with ours among them.
+impl ConfiguredNetwork {
+    /// Reads a file with one plugin or a list of plugins.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        Self::of(&NetworkConfigList::load_file(path)?, path)
+        Self::from_list(&NetworkConfigList::load_file(path)?, path)
     }
 
-    /// A network by a list that was read already; `path` is what errors call it.
-    pub(crate) fn of(list: &NetworkConfigList, path: &Path) -> Result<Self, Error> {
+    /// The network of a list. Errors name `path`.
+    pub(crate) fn from_list(list: &NetworkConfigList, path: &Path) -> Result<Self, Error> {
         let Some(plugin) = list.plugins.iter().find(|plugin| plugin.plugin_type.as_str() == NAME) else {
             return Err(Error::NotOurs { path: path.to_owned() });
         };
-        let unusable = |source| Error::Config { path: path.to_owned(), source };
-        let (config, beside) = (plugin.decode().map_err(unusable)?, plugin.decode().map_err(unusable)?);
-        Ok(Self { name: list.name.clone(), file: path.to_owned(), config, beside })
+        let unusable = |source: cnikit::spec::Error| Error::Config { path: path.to_owned(), source: source.into() };
+        let (config, shared) = (plugin.decode().map_err(unusable)?, plugin.decode().map_err(unusable)?);
+        Ok(Self { name: list.name.clone(), file: path.to_owned(), config, shared })
     }
 
     /// The file that configures the network.
@@ -59,7 +61,7 @@ impl Network {
         &self.file
     }
 
-    /// Where leases are kept, unless the command line says otherwise.
+    /// The lease directory: `instead`, or the configured one.
     pub(crate) fn data_dir(&self, instead: Option<&Path>) -> PathBuf {
         instead.unwrap_or(&self.config.data_dir).to_owned()
     }
@@ -68,7 +70,7 @@ impl Network {
         Ok(crate::network::leases(data_dir, &self.name)?)
     }
 
-    /// The bridge that pods are ports of.
+    /// The bridge to which the pods are attached.
     pub(crate) fn bridge(&self) -> &IfName {
         &self.config.bridge
     }
@@ -77,19 +79,19 @@ impl Network {
         &self.config
     }
 
-    /// Whether pods are to reach the world by the host's address.
+    /// Whether the network has `ipMasq`.
     pub(crate) fn masquerades(&self) -> bool {
-        self.beside.ip_masq.unwrap_or_default()
+        self.shared.ip_masq.unwrap_or_default()
     }
 
-    /// The key `ipam` as it stands in the file, for keys of another plugin.
+    /// The unchanged key `ipam`, for the keys of another plugin.
     pub(crate) fn ipam(&self) -> Option<&Value> {
-        self.beside.ipam.as_ref()
+        self.shared.ipam.as_ref()
     }
 
-    /// Where its calls are logged.
+    /// The key `logFile`.
     pub(crate) fn log_file(&self) -> Option<&Path> {
-        self.beside.log_file.as_deref()
+        self.shared.log_file.as_deref()
     }
 
     pub(crate) fn pools(&self) -> &[Pool] {
@@ -97,9 +99,9 @@ impl Network {
     }
 }
 
-impl Range {
-    /// The ranges of a pool.
-    pub(crate) fn of(pool: &Pool, store: &Store) -> Result<Vec<Self>, Error> {
+impl RangeUsage {
+    /// The usage of each range of a pool.
+    pub(crate) fn of_pool(pool: &Pool, store: &Store) -> Result<Vec<Self>, Error> {
         let usages = store.usage(pool)?;
         let ranges = pool.ranges().iter().zip(usages);
         let range = |(range, usage): (&ipam::Range, Usage)| Self {
@@ -112,7 +114,7 @@ impl Range {
     }
 }
 
-impl fmt::Display for Range {
+impl fmt::Display for RangeUsage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { range, used, free, total } = self;
         write!(f, "{range}: {used} used, {free} free, {total} in all")

@@ -1,4 +1,4 @@
-//! What tests of the commands for people share.
+//! Shared functions of the tests of commands.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 
 use crate::support::{NAME, Network};
 
-/// The binary under test, as a person calls it.
+/// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_simple-ebpf-cni");
 
-/// The binary with these arguments, run by a person.
+/// Runs the binary with these arguments and an empty environment.
 #[track_caller]
 pub(crate) fn command(line: &str) -> Output {
     Command::new(BINARY).env_clear().words(line).output()
 }
 
-/// What it shows when all goes well.
+/// The standard output of a successful command.
 #[track_caller]
 pub(crate) fn shown(line: &str) -> String {
     let output = command(line);
@@ -26,7 +26,7 @@ pub(crate) fn shown(line: &str) -> String {
     output.stdout
 }
 
-/// What it says when it does nothing.
+/// The standard error of a command that fails without output.
 #[track_caller]
 pub(crate) fn refused(status: i32, line: &str) -> String {
     let output = command(line);
@@ -34,12 +34,12 @@ pub(crate) fn refused(status: i32, line: &str) -> String {
     output.stderr
 }
 
-/// The network's configuration in a file, as one plugin of a list.
+/// Writes the network's configuration to a file, as one plugin of a list.
 pub(crate) fn conflist(network: &Network) -> PathBuf {
     conflist_of(network, &network.config)
 }
 
-/// Another configuration of the network in a file, as one plugin of a list.
+/// Writes another configuration of the network to a file, as one plugin of a list.
 pub(crate) fn conflist_of(network: &Network, config: &Value) -> PathBuf {
     let file = network.host.scratch().join("10-blackbox.conflist");
     let mut ours = config.clone();
@@ -49,12 +49,12 @@ pub(crate) fn conflist_of(network: &Network, config: &Value) -> PathBuf {
     file
 }
 
-/// The cells of a table, header first.
+/// The cells of a table, starting with the header.
 pub(crate) fn cells(text: &str) -> Vec<Vec<&str>> {
     text.lines().map(|line| line.split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect()).collect()
 }
 
-/// What it shows as JSON when all goes well.
+/// The JSON output of a successful command.
 #[track_caller]
 pub(crate) fn json_of(line: &str) -> Value {
     serde_json::from_str(&shown(line)).expect("JSON")

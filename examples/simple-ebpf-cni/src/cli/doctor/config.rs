@@ -1,0 +1,178 @@
+//! The requirements of a network's configuration: bridge, subnets, plugins, masquerading, logging.
+
+use std::path::Path;
+
+use cnikit::ipam::Store;
+use cnikit::netlink::{self, Link, Socket, Sysctl};
+use cnikit::plugin::{Log, LogLevel};
+use cnikit::runtime::{self, NetworkConfigList, PluginConfig};
+use cnikit::spec::{NetworkName, PluginType, Version};
+use serde_json::Value;
+
+use super::addresses::addresses;
+use super::diagnostic::Diagnostic;
+use crate::cli::advice;
+use crate::cli::error::{Error, chain};
+use crate::cli::inventory::ConfiguredNetwork;
+use crate::{NAME, bridge, masquerade};
+
+/// The node's state for checks of configurations.
+pub(crate) struct Environment<'a> {
+    pub(crate) host: &'a Socket,
+    pub(crate) links: &'a [Link],
+    pub(crate) bin_dir: &'a Path,
+    /// The CNI versions that the plugin supports.
+    pub(crate) versions: &'a [Version],
+}
+
+/// Checks whether the node allows a network with this configuration.
+pub(crate) fn requirements(
+    network: &ConfiguredNetwork,
+    list: &NetworkConfigList,
+    environment: &Environment,
+) -> Result<Vec<Diagnostic>, Error> {
+    let Environment { host, links, bin_dir, versions } = environment;
+    let mut checks = subnets(network, host, links)?;
+    checks.extend(addresses(network, host, links)?);
+    checks.extend(missing_plugins(list, bin_dir));
+    checks.extend(bypassed_limits(network, list));
+    checks.extend(unsupported_version(network, list, versions));
+    if network.masquerades()
+        && let Err(error) = masquerade::probe_rules(&network.name)
+    {
+        let found = format!("the host cannot masquerade, but {} has \"ipMasq\": {}", network.name, chain(&error));
+        checks.push(Diagnostic::fail("masquerade", found, advice::for_netlink(&error)));
+    }
+    Ok(checks)
+}
+
+/// Checks whether leases of the network can be written.
+pub(crate) fn state(network: &NetworkName, store: &Store) -> Option<Diagnostic> {
+    let error = store.probe().err()?;
+    let found = format!("no pod of {network} can be attached: {}", chain(&error));
+    Some(Diagnostic::fail("state", found, advice::for_ipam(&error)))
+}
+
+/// Whether a network has pods, according to the ports of its bridge.
+pub(super) fn has_ports(network: &ConfiguredNetwork, links: &[Link]) -> bool {
+    let bridge = links.iter().find(|link| link.name == *network.bridge());
+    bridge.is_some_and(|bridge| bridge::pod_ports(bridge, links).next().is_some())
+}
+
+/// Checks whether the host forwards packets to other networks, for each address family.
+pub(crate) fn forwarding(network: &ConfiguredNetwork, links: &[Link]) -> impl Iterator<Item = Diagnostic> {
+    let has_pods = has_ports(network, links);
+    masquerade::forwarding(network.config()).map(move |setting| forwarding_by(network, setting, has_pods))
+}
+
+fn forwarding_by(network: &ConfiguredNetwork, setting: Sysctl, has_pods: bool) -> Diagnostic {
+    const CHECK: &str = "ip_forward";
+    let (family, name) = match setting {
+        Sysctl::Ipv4Forward => ("IPv4", "net.ipv4.ip_forward"),
+        _ => ("IPv6", "net.ipv6.conf.all.forwarding"),
+    };
+    let by_hand = format!("sysctl -w {name}=1, and add it to /etc/sysctl.d");
+    match setting.read() {
+        Ok(0) if network.masquerades() && setting.is_writable() && has_pods => Diagnostic::fail(
+            CHECK,
+            format!("off for {family}, and {} has pods: pods cannot reach other networks", network.name),
+            by_hand + ", or attach a pod, because the next ADD turns it on; find the program that turned it off",
+        ),
+        Ok(0) if network.masquerades() && setting.is_writable() => Diagnostic::ok(
+            CHECK,
+            format!("off for {family}: the first ADD of {} turns it on, because of \"ipMasq\"", network.name),
+        ),
+        Ok(0) if network.masquerades() => Diagnostic::fail(
+            CHECK,
+            format!("off for {family}, and {setting} cannot be written here: pods cannot reach other networks"),
+            by_hand + "; if a container has /proc/sys read-only, from outside of it",
+        ),
+        Ok(0) => {
+            let found = format!("off for {family}: pods reach only each other and this node");
+            Diagnostic::warn(CHECK, found, by_hand)
+        }
+        Ok(_) => Diagnostic::ok(CHECK, format!("on for {family}")),
+        Err(netlink::Error::SysctlMissing { .. }) if family == "IPv6" => Diagnostic::fail(
+            CHECK,
+            format!("the kernel has no IPv6, and {} has IPv6 subnets", network.name),
+            "boot without ipv6.disable=1, or remove the IPv6 subnets from the configuration",
+        ),
+        Err(error) => Diagnostic::warn(CHECK, chain(&error), "mount -t proc proc /proc"),
+    }
+}
+
+/// Checks whether the log can be written. Calls succeed without a log.
+pub(super) fn log(network: &ConfiguredNetwork) -> Option<Diagnostic> {
+    let log = Log::to_stderr(NAME).with_file(network.log_file()?, LogLevel::default());
+    let error = log.probe().err()?;
+    Some(Diagnostic::warn(
+        "log",
+        error.to_string(),
+        format!("set another file as \"logFile\" of {}, or create the directory of this file", network.name),
+    ))
+}
+
+/// Checks the configured bridge, and the subnets against the routes of the node.
+fn subnets(network: &ConfiguredNetwork, host: &Socket, links: &[Link]) -> Result<Vec<Diagnostic>, Error> {
+    let (name, config) = (&network.name, network.config());
+    if let Err(error) = bridge::look(host, name, config) {
+        let remedy = format!("change the configuration of {name}");
+        return Ok(vec![Diagnostic::fail("bridge", error.to_string(), remedy)]);
+    }
+    let own = links.iter().find(|link| link.name == config.bridge).map(|link| link.index);
+    let routes = host.all_routes()?;
+    let others = routes.iter().filter(|route| route.dst.prefix() > 0 && Some(route.oif) != own);
+    let mut checks = Vec::new();
+    for route in others {
+        if let Some(range) = config.ranges().find(|range| bridge::overlap(range.subnet(), route.dst)) {
+            let link = links.iter().find(|link| link.index == route.oif).map_or("?", |link| link.name.as_str());
+            let found = format!("{} of {name} overlaps with the route to {} through {link}", range.subnet(), route.dst);
+            checks.push(Diagnostic::warn("routes", found, "choose another subnet, or remove the route"));
+        }
+    }
+    Ok(checks)
+}
+
+/// Checks whether the plugin supports the version of the configuration.
+fn unsupported_version(
+    network: &ConfiguredNetwork,
+    list: &NetworkConfigList,
+    versions: &[Version],
+) -> Option<Diagnostic> {
+    if versions.contains(&list.cni_version) {
+        return None;
+    }
+    let found = format!("{} has CNI version {}, which {NAME} does not support", network.name, list.cni_version);
+    let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
+    Some(Diagnostic::fail("config", found, format!("set \"cniVersion\" to one of {}", versions.join(", "))))
+}
+
+/// Reports rate limits of the plugin `bandwidth` that direct packets bypass. An ADD does not see
+/// the limits, because they are in the configuration of `bandwidth`.
+fn bypassed_limits(network: &ConfiguredNetwork, list: &NetworkConfigList) -> Option<Diagnostic> {
+    let has_rates = |plugin: &PluginConfig| {
+        let keys: Value = plugin.decode().unwrap_or_default();
+        ["ingressRate", "egressRate"].iter().any(|rate| keys[rate].as_u64().is_some_and(|rate| rate > 0))
+    };
+    let mut shapers = list.plugins.iter().filter(|plugin| plugin.plugin_type.as_str() == "bandwidth");
+    if !network.config().direct_forwarding || !shapers.any(has_rates) {
+        return None;
+    }
+    Some(Diagnostic::warn(
+        "bandwidth",
+        format!("packets between pods of {} are forwarded directly and bypass the limits of bandwidth", network.name),
+        "set \"directForwarding\": false and \"attach\": \"tcx\", or let the runtime request limits",
+    ))
+}
+
+/// Reports plugins of the list, or of `ipam.type`, that the runtime cannot find.
+fn missing_plugins(list: &NetworkConfigList, bin_dir: &Path) -> Vec<Diagnostic> {
+    let of_ipam = list.plugins.iter().filter_map(|plugin| {
+        let keys: Value = plugin.decode().ok()?;
+        keys["ipam"]["type"].as_str()?.parse::<PluginType>().ok()
+    });
+    let named = list.plugins.iter().map(|plugin| plugin.plugin_type.clone()).chain(of_ipam);
+    let others = named.filter(|plugin| plugin.as_str() != NAME);
+    let missing = others.filter_map(|plugin| runtime::find(&plugin, &[bin_dir.to_owned()]).err());
+    missing.map(|error| Diagnostic::fail("plugins", error.to_string(), format!("{} needs it", list.name))).collect()
+}

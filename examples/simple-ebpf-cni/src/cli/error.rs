@@ -1,0 +1,118 @@
+//! The error of a command.
+
+use std::io;
+use std::path::PathBuf;
+
+use cnikit::{datapath, ipam, netlink, plugin, runtime, spec};
+
+use super::{advice, format};
+use crate::NAME;
+
+/// The reason why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    // Errors of the library.
+    #[error(transparent)]
+    Leases(#[from] ipam::Error),
+
+    #[error(transparent)]
+    Network(#[from] runtime::Error),
+
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+
+    #[error(transparent)]
+    Library(#[from] cnikit::Error),
+
+    #[error(transparent)]
+    Plugin(#[from] plugin::PluginError),
+
+    // Input and output of any command.
+    #[error("cannot {operation} {}{}", .path.display(), advice::for_file(.source))]
+    File { operation: &'static str, path: PathBuf, source: io::Error },
+
+    #[error("cannot write to standard output")]
+    Output(#[from] io::Error),
+
+    #[error("cannot write JSON")]
+    Json(#[from] serde_json::Error),
+
+    #[error("cannot use the terminal")]
+    Terminal(#[source] io::Error),
+
+    // Selection of networks and their configurations.
+    #[error("this process lacks {missing}: run it as root")]
+    Unprivileged { missing: String },
+
+    #[error("there is no network {network} on this node; {}", list_networks(.present))]
+    UnknownNetwork { network: spec::NetworkName, present: Vec<String> },
+
+    #[error("{} has no plugin of type {NAME}; select a file that configures it", .path.display())]
+    NotOurs { path: PathBuf },
+
+    #[error("cannot use {}", .path.display())]
+    Config { path: PathBuf, source: cnikit::Error },
+
+    /// A report has problems. The command has printed them with their fixes.
+    #[error("{}", format::count(*.0, "problem"))]
+    Problems(usize),
+
+    // `leases`.
+    #[error("{} has no leases of a network {network}; {}", .data_dir.display(), list_networks(.present))]
+    NoSuchNetwork { network: spec::NetworkName, data_dir: PathBuf, present: Vec<String> },
+
+    #[error(
+        "{} configures no address ranges of {NAME}: add the ranges of the imported leases, such as \
+         \"subnet\": \"10.244.1.0/24\"; a plugin in \"ipam.type\" keeps its own leases",
+        .path.display()
+    )]
+    NoRanges { path: PathBuf },
+
+    // `install` and `uninstall`.
+    #[error("cannot parse the install manifest {}; correct or remove the file", .path.display())]
+    Manifest { path: PathBuf, source: serde_json::Error },
+
+    #[error("another install or uninstall is using {}; wait until it ends", .data_dir.display())]
+    Busy { data_dir: PathBuf },
+
+    #[error("{} is not a file that {NAME} wrote, or was changed since; remove it, or overwrite it with --force", .path.display())]
+    Foreign { path: PathBuf },
+
+    #[error("{} already configures the network {network}; remove it, or add a second file with --force", .path.display())]
+    Configured { network: spec::NetworkName, path: PathBuf },
+
+    #[error("{} sorts before every possible file name; remove it, or accept a later position with --order", .first.display())]
+    NotFirst { first: PathBuf },
+
+    #[error(
+        "{} attached (see {NAME} pods); remove {1} first, or leave {1} without a plugin with --force",
+        format::count_are(*.pods, "pod"),
+        if *.pods == 1 { "it" } else { "them" }
+    )]
+    Attached { pods: usize },
+}
+
+impl Error {
+    /// What an operator can do about the error.
+    pub(crate) fn advice(&self) -> String {
+        match self {
+            Self::Leases(error) => advice::for_ipam(error),
+            Self::Datapath(error) | Self::Library(cnikit::Error::Datapath(error)) => advice::for_datapath(error),
+            Self::Netlink(error) | Self::Library(cnikit::Error::Netlink(error)) => advice::for_netlink(error),
+            _ => advice::REPORT.into(),
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn list_networks(present: &[String]) -> String {
+    if present.is_empty() { "there are no networks".into() } else { format!("there are {}", present.join(", ")) }
+}
