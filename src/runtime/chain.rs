@@ -14,11 +14,11 @@ use crate::spec::{AddResult, AttachmentKey, Command, PluginType, RawConfig, Vers
 /// ```no_run
 /// use std::path::Path;
 ///
-/// use cnikit::runtime::{NetworkList, Parameters, Runtime};
+/// use cnikit::runtime::{NetworkConfigList, AttachmentParameters, Runtime};
 ///
-/// let network = NetworkList::load(Path::new("/etc/cni/net.d"), &"dbnet".parse()?)?;
+/// let network = NetworkConfigList::load(Path::new("/etc/cni/net.d"), &"dbnet".parse()?)?;
 /// let runtime = Runtime::new(["/opt/cni/bin"]);
-/// let parameters = Parameters::new("web-0".parse()?, "eth0".parse()?).in_netns("/run/netns/web-0");
+/// let parameters = AttachmentParameters::new("web-0".parse()?, "eth0".parse()?).in_netns("/run/netns/web-0");
 ///
 /// let result = runtime.add(&network, &parameters)?;
 /// println!("{:?}", result.ips);

@@ -18,26 +18,26 @@ use crate::spec::{AddResult, Command, PluginType, RawConfig};
 /// Delegation](https://www.cni.dev/docs/spec/#section-4-plugin-delegation).
 ///
 /// ```
-/// use cnikit::plugin::{AddRequest, DelRequest, Failure};
+/// use cnikit::plugin::{AddRequest, DelRequest, PluginError};
 /// use cnikit::runtime::{Delegate, Prior};
 /// use cnikit::spec::AddResult;
 ///
 /// # struct Config;
-/// # fn require_unattached(_: &AddRequest<Config>) -> Result<(), Failure> { Ok(()) }
-/// # fn make_links(_: &AddRequest<Config>, _: &AddResult) -> Result<AddResult, Failure> { todo!() }
-/// # fn delete_links(_: &DelRequest<Config>) -> Result<(), Failure> { Ok(()) }
-/// fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
+/// # fn require_unattached(_: &AddRequest<Config>) -> Result<(), PluginError> { Ok(()) }
+/// # fn make_links(_: &AddRequest<Config>, _: &AddResult) -> Result<AddResult, PluginError> { todo!() }
+/// # fn delete_links(_: &DelRequest<Config>) -> Result<(), PluginError> { Ok(()) }
+/// fn add(request: &AddRequest<Config>) -> Result<AddResult, PluginError> {
 ///     require_unattached(request)?; // the interface is not there
 ///     let Some(ipam) = Delegate::ipam(request)? else {
 ///         return make_links(request, &AddResult::default());
 ///     };
 ///     let addresses = ipam.add(Prior::Absent)?;
 ///     let result = make_links(request, addresses.result())?; // a failure gives the addresses back
-///     addresses.keep();
+///     addresses.commit();
 ///     Ok(result)
 /// }
 ///
-/// fn del(request: &DelRequest<Config>) -> Result<(), Failure> {
+/// fn del(request: &DelRequest<Config>) -> Result<(), PluginError> {
 ///     delete_links(request)?;
 ///     if let Some(ipam) = Delegate::ipam(request)? {
 ///         ipam.del()?;

@@ -21,16 +21,16 @@ const CITED: usize = 512;
 /// ```no_run
 /// use std::time::Duration;
 ///
-/// use cnikit::runtime::{Invocation, Parameters, find};
+/// use cnikit::runtime::{Invocation, AttachmentParameters, find};
 /// use cnikit::spec::{Command, RawConfig};
 ///
 /// let path = ["/opt/cni/bin".into()];
-/// let parameters = Parameters::new("c1".parse()?, "eth0".parse()?).in_netns("/run/netns/c1");
+/// let parameters = AttachmentParameters::new("c1".parse()?, "eth0".parse()?).in_netns("/run/netns/c1");
 /// let config = RawConfig::parse(br#"{"cniVersion": "1.1.0", "name": "dbnet", "type": "bridge"}"#)?;
 /// let result = Invocation::new(find(&"bridge".parse()?, &path)?, Command::Add)
 ///     .with_parameters(&parameters)
 ///     .with_path(&path)?
-///     .with_time_limit(Duration::from_secs(30))
+///     .with_timeout(Duration::from_secs(30))
 ///     .add(&config)?;
 /// println!("{:?}", result.ips);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -20,7 +20,7 @@ const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/atta
 /// use cnikit::runtime::NetworkConfigList;
 /// use cnikit::spec::Version;
 ///
-/// let network = NetworkList::parse(
+/// let network = NetworkConfigList::parse(
 ///     br#"{
 ///         "cniVersion": "0.4.0", "cniVersions": ["0.3.1", "0.4.0", "1.1.0", "2.0.0"], "name": "dbnet",
 ///         "plugins": [{"type": "bridge"}, {"type": "portmap", "capabilities": {"portMappings": true}}]

@@ -12,7 +12,7 @@ use crate::spec::{Args, Attachment, ContainerId, IfName, NetworkName};
 /// use cnikit::runtime::AttachmentParameters;
 /// use serde_json::json;
 ///
-/// let parameters = Parameters::new("web-0".parse()?, "eth0".parse()?)
+/// let parameters = AttachmentParameters::new("web-0".parse()?, "eth0".parse()?)
 ///     .in_netns("/run/netns/web-0")
 ///     .with_args("IgnoreUnknown=1;K8S_POD_NAME=web-0".parse()?)
 ///     .with_capability("portMappings", json!([{"hostPort": 8080, "containerPort": 80}]));
