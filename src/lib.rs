@@ -47,6 +47,7 @@ mod nsfs;
 pub mod plugin;
 pub mod runtime;
 pub mod spec;
+mod statfs;
 mod utc;
 
 pub use self::error::Error;

@@ -8,8 +8,10 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::ptr;
 
-use rustix::fs::{StatFs, fstatfs, statfs};
+use rustix::fs::{fstatfs, statfs};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
+
+use crate::statfs::has_magic;
 
 /// The network namespace of the calling thread.
 pub(crate) const OWN: &str = "/proc/thread-self/ns/net";
@@ -23,20 +25,14 @@ const NETWORK: i32 = 0x4000_0000;
 
 /// Whether a path refers to a namespace of any kind. Opens nothing.
 pub(crate) fn leads_to_namespace(path: &Path) -> io::Result<bool> {
-    Ok(is_nsfs(statfs(path)?))
+    Ok(has_magic(&statfs(path)?, NSFS))
 }
 
 /// Whether a descriptor refers to a network namespace.
 pub(crate) fn is_network_namespace(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: `fstatfs` comes first, and on nsfs this request number means `NS_GET_NSTYPE`.
     let kind = || unsafe { ioctl(fd, TypeOfNamespace) };
-    fstatfs(fd).is_ok_and(is_nsfs) && kind().is_ok_and(|kind| kind == NETWORK)
-}
-
-fn is_nsfs(found: StatFs) -> bool {
-    #[allow(clippy::unnecessary_cast, reason = "the member's type differs between architectures")]
-    let kind = found.f_type as u32;
-    kind == NSFS
+    fstatfs(fd).is_ok_and(|found| has_magic(&found, NSFS)) && kind().is_ok_and(|kind| kind == NETWORK)
 }
 
 /// `NS_GET_NSTYPE` of [ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html).

@@ -164,11 +164,7 @@ struct Call {
 }
 
 impl Call {
-    fn read(
-        environment: Environment,
-        raw_config: RawConfig,
-        supported: &[Version],
-    ) -> Result<Self, spec::Error> {
+    fn read(environment: Environment, raw_config: RawConfig, supported: &[Version]) -> Result<Self, spec::Error> {
         let network = raw_config.name()?;
         let version = raw_config.cni_version().map_err(|error| match error {
             spec::Error::UnknownVersion { value, .. } => {

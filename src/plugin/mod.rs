@@ -117,9 +117,9 @@
 
 mod dispatch;
 mod error;
-mod plugin_error;
 mod log;
 mod netns;
+mod plugin_error;
 mod process;
 mod request;
 mod trace;
@@ -131,8 +131,8 @@ use crate::spec::{AddResult, RawConfig, Version};
 
 pub use dispatch::{Output, dispatch};
 pub use error::Error;
-pub use plugin_error::{Context, ErrorCollector, PluginError};
 pub use log::{Log, LogLevel};
+pub use plugin_error::{Context, ErrorCollector, PluginError};
 pub use process::run;
 pub use request::{AddRequest, CheckRequest, DelRequest, GcRequest, StatusRequest};
 pub use trace::record_pod;

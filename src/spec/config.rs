@@ -224,11 +224,11 @@ impl RawConfig {
         })
     }
 
-    fn required<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, Error> {
+    pub(crate) fn required<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, Error> {
         self.key(key)?.ok_or(Error::MissingKey { key })
     }
 
-    fn key<T: DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>, Error> {
+    pub(crate) fn key<T: DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>, Error> {
         match self.value(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => T::deserialize(value).map(Some).map_err(|source| Error::InvalidKey { key, source }),
