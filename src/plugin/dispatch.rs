@@ -29,7 +29,7 @@ pub struct Output {
 /// the plugin becomes an error document, like any other error.
 ///
 /// ```
-/// # use cnikit::plugin::{dispatch, PluginInfo, AddRequest, CheckRequest, DelRequest, PluginError, Plugin};
+/// # use cnikit::plugin::{AddRequest, CheckRequest, DelRequest, Plugin, PluginError, PluginInfo, dispatch};
 /// # use cnikit::spec::AddResult;
 /// # struct Passthrough;
 /// # impl Plugin for Passthrough {

@@ -7,7 +7,7 @@
 //! ```no_run
 //! use std::process::ExitCode;
 //!
-//! use cnikit::plugin::{self, PluginInfo, AddRequest, CheckRequest, DelRequest, PluginError, Plugin};
+//! use cnikit::plugin::{self, AddRequest, CheckRequest, DelRequest, Plugin, PluginError, PluginInfo};
 //! use cnikit::spec::AddResult;
 //!
 //! struct Passthrough;
@@ -66,7 +66,7 @@
 //! ```
 //! use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 //!
-//! use cnikit::plugin::{PluginInfo, AddRequest, CheckRequest, DelRequest, PluginError, Plugin, dispatch};
+//! use cnikit::plugin::{AddRequest, CheckRequest, DelRequest, Plugin, PluginError, PluginInfo, dispatch};
 //! use cnikit::spec::AddResult;
 //! use tracing::span::{Attributes, Id, Record};
 //! use tracing::{Event, Metadata, Subscriber, subscriber::with_default, warn};

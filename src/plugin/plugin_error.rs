@@ -9,7 +9,7 @@ use crate::spec::{ErrorCode, ErrorDocument, HasErrorCode, Version};
 /// sources the details.
 ///
 /// ```
-/// use cnikit::plugin::{PluginError, Context};
+/// use cnikit::plugin::{Context, PluginError};
 /// use cnikit::spec::ErrorCode;
 ///
 /// fn mtu_of(bridge: &str) -> Result<u32, PluginError> {
@@ -47,7 +47,7 @@ pub trait Context<T> {
 /// Collects the errors of a verb that continues after an error, as `DEL` and `GC` must.
 ///
 /// ```
-/// use cnikit::plugin::{ErrorCollector, Context};
+/// use cnikit::plugin::{Context, ErrorCollector};
 ///
 /// let mut errors = ErrorCollector::default();
 /// errors.push(std::fs::remove_file("/nonexistent/lease").context("free the lease"));

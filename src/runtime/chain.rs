@@ -16,7 +16,7 @@ use crate::spec::{AddResult, AttachmentKey, Command, PluginType, RawConfig, Vers
 /// ```no_run
 /// use std::path::Path;
 ///
-/// use cnikit::runtime::{NetworkConfigList, AttachmentParameters, Runtime};
+/// use cnikit::runtime::{AttachmentParameters, NetworkConfigList, Runtime};
 ///
 /// let network = NetworkConfigList::load(Path::new("/etc/cni/net.d"), &"dbnet".parse()?)?;
 /// let runtime = Runtime::new(["/opt/cni/bin"]);

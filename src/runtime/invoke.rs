@@ -21,7 +21,7 @@ const MAX_EXCERPT: usize = 512;
 /// ```no_run
 /// use std::time::Duration;
 ///
-/// use cnikit::runtime::{Invocation, AttachmentParameters, find};
+/// use cnikit::runtime::{AttachmentParameters, Invocation, find};
 /// use cnikit::spec::{Command, RawConfig};
 ///
 /// let path = ["/opt/cni/bin".into()];

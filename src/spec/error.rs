@@ -160,7 +160,7 @@ pub enum Error {
     InvalidConfig {
         /// The path to the key, such as `ranges[0].subnet`; empty for the whole configuration.
         path: String,
-        /// The expected value and its position.
+        /// The expected value.
         source: serde_json::Error,
     },
     /// A `prevResult` that is not a valid result.
