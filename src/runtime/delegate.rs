@@ -251,7 +251,7 @@ impl Delegated {
     /// # Errors
     ///
     /// The errors of [`Invocation::run`].
-    pub fn undo(mut self) -> Result<(), Error> {
+    pub fn rollback(mut self) -> Result<(), Error> {
         self.rollback.take().map_or(Ok(()), |rollback| rollback.run())
     }
 }

@@ -103,8 +103,8 @@ fn open_with(options: &mut OpenOptions, path: &Path) -> Result<File, Unwritable>
     match (found.is_file(), found.nlink()) {
         // 0 links: the file was replaced or deleted after the open.
         (true, 0 | 1) => Ok(file),
-        // With fs.protected_hardlinks=0, any user can create a hard link to root's file in an own
-        // directory.
+        // With fs.protected_hardlinks=0, any user can create a hard link to root's file in a
+        // directory that the user owns.
         (true, _) => Err(Unwritable::OtherNames { path: path.to_owned() }),
         (false, _) => Err(Unwritable::NotRegular { path: path.to_owned() }),
     }
