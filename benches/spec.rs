@@ -1,13 +1,13 @@
-//! What it takes to read a configuration and to write a result, in each version of the specification.
+//! The time to parse a configuration and to format a result, in each version of the specification.
 //!
 //! ```sh
 //! cargo bench --no-default-features --bench spec
 //! ```
 //!
-//! Names are `spec/<case>-<version>/<implementation>`:
+//! Benchmarks are named `spec/<case>-<version>/<implementation>`:
 //!
-//! * `cnikit`: into and out of its types, with all that is checked there.
-//! * `serde_json`: into and out of a tree of JSON, which checks nothing.
+//! * `cnikit`: to and from its types, with validation.
+//! * `serde_json`: to and from a JSON tree, without validation.
 
 use std::hint::black_box;
 
@@ -15,7 +15,7 @@ use cnikit::spec::{AddResult, RawConfig, Version};
 use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::{Value, json};
 
-/// A network with all that most have: an earlier plugin's result is in it as well.
+/// A configuration with the usual keys and the result of a previous plugin.
 fn config(version: Version, result: &Value) -> String {
     json!({
         "cniVersion": version.as_str(), "name": "podnet", "type": "simple-ebpf-cni", "bridge": "cbr0", "ipMasq": true,
@@ -28,7 +28,7 @@ fn config(version: Version, result: &Value) -> String {
     .to_string()
 }
 
-/// The specification's own example of each version's result.
+/// The specification's example of each version's result.
 fn golden(version: Version) -> Value {
     let path = format!("{}/tests/golden/cni/result-{}.json", env!("CARGO_MANIFEST_DIR"), version.as_str());
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));

@@ -1,6 +1,7 @@
-//! Attaches a program of your own to what comes in by a link, by a filter and by a TCX link, and detaches it again.
+//! Attaches your own program to the ingress of a link, first as a filter and then as a TCX link,
+//! and detaches it again.
 //!
-//! The program is one of type `BPF_PROG_TYPE_SCHED_CLS` that you have pinned, `SEC("tc")` in C:
+//! The program must have the type `BPF_PROG_TYPE_SCHED_CLS` (`SEC("tc")` in C) and must be pinned:
 //!
 //! ```text
 //! $ bpftool prog load mine.bpf.o /sys/fs/bpf/mine
@@ -17,19 +18,21 @@ use cnikit::{
     netlink::{BpfFilter, FilterTarget, SharedBlocks, Socket},
 };
 
-/// Keeps the TCX link beyond this process.
+/// The pin that keeps the TCX link after the exit of this process.
 const PIN: &str = "/sys/fs/bpf/attach-example/link";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (Some(name), Some(pin)) = (env::args().nth(1), env::args().nth(2)) else {
         return Err("usage: attach <link> <pinned program>".into());
     };
-    // All that is asked of a program is its descriptor: one of a libbpf-rs skeleton will do as well.
+    // Only the program's descriptor is needed; the descriptor of a libbpf-rs skeleton works as
+    // well.
     let program = libbpf_rs::Program::fd_from_pinned_path(pin)?;
     let host = Socket::open()?;
-    let link = host.link_by_name(&name.parse()?)?.ok_or("there is no such link")?.index;
+    let link = host.link_by_name(&name.parse()?)?.ok_or("the link does not exist")?.index;
 
-    // A filter: the clsact qdisc is shared with other tools, priority and handle name what is ours.
+    // A filter. Other tools may share the clsact qdisc, so that priority and handle identify the
+    // own filter.
     let ingress = FilterTarget::Ingress(link);
     host.ensure_clsact(link, SharedBlocks::default())?;
     host.replace_filter(&ingress, &BpfFilter::new(&program, "mine").priority(1).handle(1))?;
@@ -38,7 +41,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     host.delete_filter(&ingress, 1, 1)?;
 
-    // A TCX link: no qdisc, but it takes Linux 6.6 and 10 ms. Once pinned it outlives this process.
+    // A TCX link. It needs no qdisc, but Linux 6.6 and 10 ms. The pin keeps it after the exit of
+    // this process.
     TcxLink::ensure(&program, link, Direction::Ingress, PIN)?;
     for attached in TcxLink::attached(link, Direction::Ingress)? {
         println!("TCX: program {}", attached.program_id);

@@ -1,9 +1,9 @@
-//! Leases an address, finds it again by owner and by address, and gives it back.
+//! Leases addresses, finds a lease by its owner and by its address, and releases it.
 //!
 //! ```sh
 //! cargo run --example lease
 //! ```
-#![expect(clippy::print_stdout, reason = "an example shows what it does; a plugin's stdout belongs to the runtime")]
+#![expect(clippy::print_stdout, reason = "an example shows its results; a plugin must write only its result to stdout")]
 
 use std::error::Error;
 use std::time::Duration;
@@ -11,17 +11,18 @@ use std::time::Duration;
 use cnikit::ipam::{Owner, Pool, Range, Store, Usage};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // One directory per network; a plugin would keep it under /var/lib/cni.
+    // One directory per network; a plugin keeps it under /var/lib/cni.
     let dir = tempfile::tempdir()?;
     let store = Store::open(dir.path().join("podnet"))?;
 
-    // The gateway is left out: it is the subnet's first address, and is never handed out.
+    // The store never allocates the gateway, which is the subnet's first address.
     let range = Range::new("10.244.1.0/24".parse()?, None)?;
     println!("{} addresses in {}, gateway {}", range.capacity(), range.subnet(), range.gateway());
-    // Ranges that stand in for each other make a pool; an attachment gets one address of each pool.
+    // A pool consists of alternative ranges. An attachment gets one address of each pool.
     let pool = Pool::new(vec![range])?;
 
-    // Changes need the lock. It is held for this block alone, so that other plugins get their turn.
+    // Changes need the lock. It is held only in this block, so that other plugin processes can take
+    // it.
     {
         let mut locked = store.lock(Duration::from_secs(5))?;
         for container_id in ["4fe2c9", "81b07d"] {
@@ -31,7 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    // Reading takes no lock. What a file cannot tell is an error that names the file; the others follow.
+    // Reading needs no lock. An unreadable file is an error that names the file; the other leases
+    // follow.
     for lease in store.leases()? {
         let lease = lease?;
         let file = store.dir().join("leases").join(format!("{}@{}.json", lease.owner.container_id, lease.owner.ifname));
@@ -40,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let usage: Usage = store.usage(&pool)?.into_iter().sum();
     println!("{} of {} addresses are taken", usage.used, usage.total);
 
-    // Who holds this address? Release that.
+    // Find the owner of this address, and release its lease.
     if let Some(lease) = store.lease_at("10.244.1.3".parse()?)? {
         let released = store.lock(Duration::from_secs(5))?.release(&lease.owner)?;
         println!("released: {}", released.is_some());

@@ -1,4 +1,5 @@
-//! A whole plugin: brings up the loopback interface of a pod, as the first plugin of many a chain does.
+//! A complete plugin: brings up the loopback interface of a pod, as the first plugin of many chains
+//! does.
 //!
 //! ```sh
 //! cargo build --example minimal-plugin && target/debug/examples/minimal-plugin
@@ -32,7 +33,7 @@ impl Plugin for Loopback {
     }
 
     fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), PluginError> {
-        Ok(()) // it goes with the namespace
+        Ok(()) // the kernel deletes lo with the namespace
     }
 }
 

@@ -1,7 +1,8 @@
-//! Joins two new network namespaces by a veth pair and shows what is in them.
+//! Connects two new network namespaces with a veth pair, and prints their links.
 //!
 //! Run it with `sudo -E cargo run --no-default-features --features netlink --example veth`. The
-//! namespaces have no name and are gone when it ends; nothing else on the machine is touched.
+//! namespaces have no name, and the kernel deletes them when the example exits. The example changes
+//! nothing else.
 //!
 //! ```text
 //! left
@@ -25,11 +26,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let left = Netns::create()?;
     let right = Netns::create()?;
 
-    // The sockets are opened inside and used from here; this thread never changes its namespace.
+    // The sockets are opened inside the namespaces and used from here. This thread does not change
+    // its namespace.
     let on_left = left.socket()?;
     let on_right = right.socket()?;
 
-    // One message makes both ends, each with its name and address, each in its namespace.
+    // One message creates both ends, each with its name, its address and its namespace.
     let pair = VethPair::new(
         VethEnd { name: "left0".parse()?, mac: MacAddr::new([0x02, 0, 0, 0, 0, 1]) },
         VethEnd { name: "right0".parse()?, mac: MacAddr::new([0x02, 0, 0, 0, 0, 2]) },

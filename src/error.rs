@@ -1,8 +1,8 @@
 use crate::spec::{ErrorCode, HasErrorCode};
 
-/// An error of any of the library's modules.
+/// An error of any module of the library.
 ///
-/// For functions that call several of them; each module's own error tells more.
+/// For functions that call several modules. The error of each module carries the details.
 ///
 /// ```
 /// fn ifname_of(text: &str) -> Result<cnikit::spec::IfName, cnikit::Error> {

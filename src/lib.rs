@@ -1,34 +1,37 @@
-//! A library for authors of CNI plugins, the programs that a container runtime calls to give a pod its network.
+//! A library for authors of CNI plugins: the programs that a container runtime runs to connect a
+//! pod to a network.
 //!
-//! | module | what it gives | feature |
+//! | module | contents | feature |
 //! |---|---|---|
 //! | [`spec`] | the protocol as types: versions, configuration, results of every version, errors; no I/O | |
-//! | [`plugin`] | a trait to implement, and the program around it | |
-//! | [`runtime`] | the other side: finding and running plugins, delegation, network configurations, the result cache | |
+//! | [`plugin`] | a trait for a plugin's verbs, and the program that calls them | |
+//! | [`runtime`] | the runtime's side: finding and running plugins, delegation, network configurations, the result cache | |
 //! | [`ipam`] | address ranges and a lease store that survives crashes | `ipam` |
 //! | [`netlink`] | links, addresses, routes, TC filters and network namespaces | `netlink` |
-//! | [`datapath`] | eBPF programs that count what pods send and deliver it directly | `bpf` |
-//! | `conformance` | rules of the specification to hold any plugin to, in tests | `conformance` |
+//! | [`datapath`] | eBPF programs that count the packets of pods and forward them directly | `bpf` |
+//! | `conformance` | the specification's rules as tests for any plugin | `conformance` |
 //!
-//! All features but `conformance` are on by default. The modules do not know each other, beyond the types of [`spec`]: take those that
-//! you need. `bpf` alone needs more than Rust to build: clang, make, pkg-config and the headers of libelf and zlib.
+//! All features except `conformance` are on by default. Modules depend on [`spec`] alone, not on
+//! each other, so that a program enables only the modules that it needs. Only `bpf` needs more than
+//! Rust to build: clang, make, pkg-config and the headers of libelf and zlib.
 //!
 //! # What it does not do
 //!
-//! It brings no daemon and keeps no state but the files and pins that its modules describe. It has no opinion on how
-//! a network should look: that is the plugin's, and the repository's `simple-ebpf-cni` is one.
+//! The library runs no daemon. Its only state is the files and pins that the modules document. The
+//! layout of the network is the plugin's decision; the repository's `simple-ebpf-cni` is one such
+//! plugin.
 //!
-//! It does not print: what takes time and what goes wrong are spans and events of [`tracing`], and who hears of them is
-//! the program's choice. [`plugin::run`] makes one, see [there](plugin#what-is-told-of-a-call).
+//! The library does not print. It emits spans and events of [`tracing`], and the program chooses
+//! the subscriber. [`plugin::run`] installs one: see [its log](plugin#logging-and-tracing).
 //!
 //! # Where to start
 //!
-//! A whole plugin stands in the documentation of [`plugin`]. Errors of every module go through `?` in a verb
-//! ([`plugin::PluginError`]); outside of one, [`Error`] holds any of them.
+//! The documentation of [`plugin`] contains a complete plugin. In a verb, `?` converts an error of
+//! any module into a [`plugin::PluginError`]. Elsewhere, [`Error`] holds an error of any module.
 
 #![cfg_attr(
     not(all(feature = "ipam", feature = "netlink", feature = "bpf")),
-    allow(rustdoc::broken_intra_doc_links, reason = "the documentation links to modules of features that are off")
+    allow(rustdoc::broken_intra_doc_links, reason = "the documentation links to modules of disabled features")
 )]
 
 #[cfg(feature = "conformance")]
@@ -44,16 +47,17 @@ mod nsfs;
 pub mod plugin;
 pub mod runtime;
 pub mod spec;
+mod statfs;
 mod utc;
 
 pub use self::error::Error;
 
-/// Compiles the code of the repository's README.
+/// Compiles the code blocks of the repository's README.
 #[cfg(all(doctest, feature = "ipam", feature = "netlink"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// Compiles the code of the library's README.
+/// Compiles the code blocks of the library's README.
 #[cfg(all(doctest, feature = "ipam", feature = "netlink"))]
 #[doc = include_str!("README.md")]
 struct LibraryReadme;

@@ -1,6 +1,6 @@
-//! What a descriptor of a namespace is of. Only the kernel can tell: what `readlink` shows of a namespace that a mount
-//! holds, as those below `/run/netns` are, is the path of the mount.
-#![expect(unsafe_code, reason = "rustix has no wrapper of the requests of ioctl_nsfs(2)")]
+//! Identifies namespaces by their file system, nsfs. `readlink` is no substitute: for a namespace
+//! that a mount holds, such as those below `/run/netns`, it shows the path of the mount.
+#![expect(unsafe_code, reason = "rustix does not wrap the requests of ioctl_nsfs(2)")]
 
 use std::ffi::c_void;
 use std::io;
@@ -8,40 +8,37 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::ptr;
 
-use rustix::fs::{StatFs, fstatfs, statfs};
+use rustix::fs::{fstatfs, statfs};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 
-/// The namespace of the calling thread.
+use crate::statfs::has_magic;
+
+/// The network namespace of the calling thread.
 pub(crate) const OWN: &str = "/proc/thread-self/ns/net";
 
 /// `NSFS_MAGIC` of `linux/magic.h`.
 const NSFS: u32 = 0x6e73_6673;
 
-/// `CLONE_NEWNET` of [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html), which `NS_GET_NSTYPE` answers with.
+/// `CLONE_NEWNET` of [clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html): the value that
+/// `NS_GET_NSTYPE` returns for a network namespace.
 const NETWORK: i32 = 0x4000_0000;
 
-/// Whether a path leads to a namespace, of whichever kind. Opens nothing.
+/// Whether a path refers to a namespace of any kind. Opens nothing.
 pub(crate) fn leads_to_namespace(path: &Path) -> io::Result<bool> {
-    Ok(is_nsfs(statfs(path)?))
+    Ok(has_magic(&statfs(path)?, NSFS))
 }
 
-/// Whether a descriptor is one of a network namespace.
+/// Whether a descriptor refers to a network namespace.
 pub(crate) fn is_network_namespace(fd: BorrowedFd<'_>) -> bool {
-    // SAFETY: on a file of this file system the request is what it says it is.
+    // SAFETY: `fstatfs` comes first, and on nsfs this request number means `NS_GET_NSTYPE`.
     let kind = || unsafe { ioctl(fd, TypeOfNamespace) };
-    fstatfs(fd).is_ok_and(is_nsfs) && kind().is_ok_and(|kind| kind == NETWORK)
-}
-
-fn is_nsfs(found: StatFs) -> bool {
-    #[allow(clippy::unnecessary_cast, reason = "the member's type differs between architectures")]
-    let kind = found.f_type as u32;
-    kind == NSFS
+    fstatfs(fd).is_ok_and(|found| has_magic(&found, NSFS)) && kind().is_ok_and(|kind| kind == NETWORK)
 }
 
 /// `NS_GET_NSTYPE` of [ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html).
 struct TypeOfNamespace;
 
-// SAFETY: the request takes no argument, and what it returns is a number.
+// SAFETY: the request takes no argument and returns a number.
 unsafe impl Ioctl for TypeOfNamespace {
     type Output = IoctlOutput;
 

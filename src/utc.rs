@@ -1,13 +1,15 @@
-//! Arithmetic of the calendar, as the library's files tell the time.
+//! Calendar arithmetic for the timestamps in the library's files.
 
-/// A day in seconds.
+/// Seconds in a day.
 pub(crate) const DAY: u64 = 86_400;
-/// The Gregorian calendar repeats itself after 400 years, which have this many days.
+/// Days in an era of 400 years, after which the Gregorian calendar repeats.
 pub(crate) const ERA: u64 = 146_097;
-/// From 0000-03-01, where the arithmetic starts so that a leap day ends its year, to 1970-01-01, in days.
+/// Days from 0000-03-01 to 1970-01-01. The arithmetic counts years from March, so that a leap day
+/// ends its year.
 pub(crate) const EPOCH: u64 = 719_468;
 
-/// Date and time in UTC so many seconds after the start of 1970, as in [RFC 3339] but for the zone's letter.
+/// Formats seconds since the Unix epoch as date and time in UTC, in the form of [RFC 3339] without
+/// the zone letter.
 ///
 /// [RFC 3339]: https://www.rfc-editor.org/rfc/rfc3339
 pub(crate) fn date_time(seconds: u64) -> String {
@@ -15,7 +17,7 @@ pub(crate) fn date_time(seconds: u64) -> String {
     let of_era = days % ERA;
     let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
     let of_year = of_era - (year * 365 + year / 4 - year / 100);
-    // Counted from March, 5 months have 153 days.
+    // From March on, each 5 months have 153 days.
     let month = (5 * of_year + 2) / 153;
     let day = of_year - (153 * month + 2) / 5 + 1;
     let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };

@@ -1,7 +1,7 @@
-//! A plugin as a process, whose author makes mistakes: standard output holds one document or nothing all the same.
+//! A careless plugin as a process: standard output must still contain one document or nothing.
 //!
-//! This program is its own plugin: with `CNI_COMMAND` set it is that. The usual test runner prints to standard output
-//! itself, so there is none.
+//! The binary is its own plugin if `CNI_COMMAND` is set. The usual test runner prints to standard
+//! output, so that this test has its own `main` (`harness = false`) and its own binary.
 
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use cnikit::spec::{AddResult, Interface};
 use cnikit_testbed::Outcome;
 use serde_json::{Value, json};
 
-/// How long a child lives that the plugin leaves behind.
+/// The lifetime of a child that the plugin leaves behind.
 const LINGER: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -24,10 +24,10 @@ fn main() -> ExitCode {
         return plugin::run(&Careless);
     }
     let tests: [(&str, fn()); 5] = [
-        ("what_is_printed_lands_on_standard_error", what_is_printed_lands_on_standard_error),
+        ("printed_text_goes_to_standard_error", printed_text_goes_to_standard_error),
         ("a_verb_without_result_stays_silent", a_verb_without_result_stays_silent),
         ("a_panic_is_an_error_document", a_panic_is_an_error_document),
-        ("a_child_left_behind_does_not_hold_the_wire", a_child_left_behind_does_not_hold_the_wire),
+        ("a_background_child_does_not_block_the_caller", a_background_child_does_not_block_the_caller),
         ("a_plugin_does_not_delegate_to_itself", a_plugin_does_not_delegate_to_itself),
     ];
     for (name, test) in tests {
@@ -37,13 +37,13 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn what_is_printed_lands_on_standard_error() {
+fn printed_text_goes_to_standard_error() {
     let outcome = call("ADD", "print");
     let printed = ["from the verb", "from a thread", "from a child", "without end of line"];
     for text in printed {
         assert!(outcome.stderr.contains(text), "{text:?} is not on standard error: {outcome:#?}");
     }
-    // Not by the testbed's `json`, which is `null` for anything else: the error says what it was.
+    // Not with the testbed's `json`, which is `null` for invalid JSON: the error shows the output.
     let document: Value = serde_json::from_str(&outcome.stdout).expect("one JSON document and nothing else");
     assert_eq!(document, json!({ "cniVersion": "1.1.0", "interfaces": [{ "name": "eth0" }] }));
     assert!(outcome.status.success(), "{outcome:#?}");
@@ -64,14 +64,15 @@ fn a_panic_is_an_error_document() {
     }
 }
 
-fn a_child_left_behind_does_not_hold_the_wire() {
-    let began = Instant::now();
+fn a_background_child_does_not_block_the_caller() {
+    let start = Instant::now();
     let mut plugin = Command::new(program())
         .envs(VARIABLES)
         .env("CNI_COMMAND", "DEL")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        // The child has this one, and not the test's: whoever runs the test may wait for its end as well.
+        // Not the test's standard error, because the child inherits it and its readers would wait
+        // for the child.
         .stderr(Stdio::null())
         .spawn()
         .expect("it can be started");
@@ -80,13 +81,13 @@ fn a_child_left_behind_does_not_hold_the_wire() {
     drop(stdin);
     let mut stdout = String::new();
     plugin.stdout.take().expect("a pipe").read_to_string(&mut stdout).expect("text");
-    let waited = began.elapsed();
+    let waited = start.elapsed();
     let status = plugin.wait().expect("it ends");
     assert!(status.success() && stdout.is_empty(), "{status}: {stdout}");
-    assert!(waited < LINGER - Duration::from_secs(1), "the wire was held for {waited:?}");
+    assert!(waited < LINGER - Duration::from_secs(1), "standard output stayed open for {waited:?}");
 }
 
-/// By whatever name: the executable's own, a symbolic link, a hard link.
+/// Under every name: the executable's own, a symbolic link, a hard link.
 fn a_plugin_does_not_delegate_to_itself() {
     let program = program();
     let beside = program.parent().expect("an absolute path");
@@ -103,7 +104,7 @@ fn a_plugin_does_not_delegate_to_itself() {
             let call =
                 cnikit_testbed::Plugin::new(&program).invocation(verb).config(&config).env("CNI_PATH", directory);
             let outcome = VARIABLES.into_iter().fold(call, |call, (name, value)| call.env(name, value)).run();
-            // ADD refuses the configuration, so DEL has nothing to release.
+            // ADD rejects the configuration, so that DEL has nothing to release.
             if verb == "DEL" {
                 outcome.silent();
                 continue;
@@ -118,7 +119,7 @@ const VARIABLES: [(&str, &str); 4] = [
     ("CNI_CONTAINERID", "one"),
     ("CNI_IFNAME", "eth0"),
     ("CNI_NETNS", "/proc/self/ns/net"),
-    // The namespace is that of the plugin: nothing here touches one, and so nothing needs root.
+    // The namespace is the plugin's own. The test does not use it, and so needs no root.
     ("CNI_NETNS_OVERRIDE", "1"),
 ];
 
@@ -135,7 +136,7 @@ fn call(verb: &str, mistake: &str) -> Outcome {
     VARIABLES.into_iter().fold(invocation, |invocation, (name, value)| invocation.env(name, value)).run()
 }
 
-/// A plugin whose author does not think of standard output.
+/// A plugin that ignores the rules for standard output.
 struct Careless;
 
 #[derive(serde::Deserialize)]
@@ -152,7 +153,7 @@ enum Mistake {
     Delegate,
 }
 
-/// The delegate of a plugin that may be its own: that one ends here.
+/// The delegate of a plugin that may be the plugin itself. A recursive call ends here.
 fn delegate<R: Delegable>(request: &R) -> Result<Delegate<'_, R>, PluginError> {
     assert!(!is_called_by_a_plugin(), "the plugin has called itself");
     Ok(Delegate::ipam(request)?.expect("the configuration names a delegate"))
@@ -163,7 +164,7 @@ fn is_called_by_a_plugin() -> bool {
     environment.is_ok_and(|text| text.split(|byte| *byte == 0).any(|variable| variable.starts_with(b"CNI_COMMAND=")))
 }
 
-#[expect(clippy::print_stdout, reason = "this is the mistake")]
+#[expect(clippy::print_stdout, reason = "the test checks this mistake")]
 impl Mistake {
     fn make(self) {
         println!("from the verb");
@@ -171,7 +172,7 @@ impl Mistake {
             Mistake::Print => {
                 std::thread::spawn(|| println!("from a thread")).join().expect("it prints");
                 Command::new("sh").args(["-c", "echo from a child"]).status().expect("there is a shell");
-                // This stays in a buffer until the process ends.
+                // This text stays in a buffer until the process exits.
                 print!("without end of line");
             }
             Mistake::Panic => panic!("the author was wrong"),

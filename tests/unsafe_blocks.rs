@@ -1,11 +1,12 @@
-//! Every `unsafe` of the library and the plugin has its line in docs/reliability.md: with how many there are, and why.
+//! docs/reliability.md lists every file with `unsafe`, with the number of occurrences and the
+//! reason.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 #[test]
-fn every_file_with_unsafe_blocks_is_accounted_for() {
+fn every_file_with_unsafe_blocks_is_documented() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = BTreeMap::new();
     let mut folders = vec![root.join("src"), root.join("examples"), root.join("tests/testbed/src")];
@@ -23,14 +24,15 @@ fn every_file_with_unsafe_blocks_is_accounted_for() {
     }
     let document = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
     let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
-    let told: BTreeMap<String, usize> = rows
+    let documented: BTreeMap<String, usize> = rows
         .filter(|(file, _)| file.ends_with(".rs"))
         .filter_map(|(file, rest)| Some((file.to_owned(), rest.split_once(" |")?.0.parse().ok()?)))
         .collect();
-    assert_eq!(found, told);
+    assert_eq!(found, documented);
 }
 
-/// Blocks, functions and implementations; the lint `undocumented_unsafe_blocks` has each say why it is sound.
+/// Counts blocks, functions and implementations. The lint `undocumented_unsafe_blocks` enforces a
+/// reason for each.
 fn count(path: &Path) -> usize {
     let source = fs::read_to_string(path).expect("a source file");
     let code = source.lines().map(str::trim_start).filter(|line| !line.starts_with("//"));

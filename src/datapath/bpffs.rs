@@ -100,9 +100,7 @@ fn ensure_mounted(mount_point: &Path) -> Result<()> {
 
 fn is_bpffs(path: &Path) -> Result<bool> {
     match rustix::fs::statfs(path) {
-        // The member is signed or not, 32 or 64 bits wide, by architecture.
-        #[allow(clippy::unnecessary_cast, reason = "its type differs between architectures")]
-        Ok(stat) => Ok(stat.f_type as u32 == MAGIC),
+        Ok(found) => Ok(crate::statfs::has_magic(&found, MAGIC)),
         // No such directory: sysfs lacks it on a kernel without bpf(2).
         Err(errno) => Err(Error::Mount { path: path.to_owned(), source: io::Error::from(errno) }),
     }

@@ -6,39 +6,40 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::trace::{Trace, record_addresses};
+use super::trace::{CallSpan, record_addresses};
 use super::{
     AddRequest, CheckRequest, Context as _, DelRequest, Error, GcRequest, Plugin, PluginError, PluginInfo,
     StatusRequest, netns,
 };
 use crate::spec::{self, Command, Environment, ErrorCode, NetworkName, RawConfig, Version};
 
-/// What a call leaves: the process writes the one and ends with the other.
+/// The outcome of a call: the output and the exit code of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// The bytes for standard output: one JSON document, or nothing; without `CNI_COMMAND`, a text.
+    /// The bytes for standard output: one JSON document, or nothing; without `CNI_COMMAND`, a text
+    /// for users.
     pub stdout: Vec<u8>,
-    /// 0 on success, 1 where `stdout` holds an error document.
+    /// 0 on success, 1 if `stdout` contains an error document.
     pub exit_code: u8,
 }
 
-/// Serves one call: values in, values out.
+/// Serves one call without touching the process: all input and output are values.
 ///
-/// `variable` answers for one variable of the environment, like [`std::env::var_os`]. A panic of
-/// the plugin becomes an error document like any other failure.
+/// `variable` returns the value of an environment variable, like [`std::env::var_os`]. A panic of
+/// the plugin becomes an error document, like any other error.
 ///
 /// ```
-/// # use cnikit::plugin::{dispatch, About, AddRequest, CheckRequest, DelRequest, Failure, Plugin};
+/// # use cnikit::plugin::{AddRequest, CheckRequest, DelRequest, Plugin, PluginError, PluginInfo, dispatch};
 /// # use cnikit::spec::AddResult;
 /// # struct Passthrough;
 /// # impl Plugin for Passthrough {
 /// #     type Config = serde::de::IgnoredAny;
-/// #     fn about(&self) -> About { About { name: "p", version: "1", summary: "s", docs: "d" } }
-/// #     fn add(&self, _: &AddRequest<Self::Config>) -> Result<AddResult, Failure> {
+/// #     fn info(&self) -> PluginInfo { PluginInfo { name: "p", version: "1", summary: "s", docs: "d" } }
+/// #     fn add(&self, _: &AddRequest<Self::Config>) -> Result<AddResult, PluginError> {
 /// #         Ok(AddResult::default())
 /// #     }
-/// #     fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), Failure> { Ok(()) }
-/// #     fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), Failure> { Ok(()) }
+/// #     fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), PluginError> { Ok(()) }
+/// #     fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), PluginError> { Ok(()) }
 /// # }
 /// let variable = |name: &str| (name == "CNI_COMMAND").then(|| "STATUS".into());
 /// let mut stdin: &[u8] = br#"{"cniVersion": "1.1.0", "name": "dbnet", "type": "passthrough"}"#;
@@ -47,59 +48,70 @@ pub struct Output {
 /// ```
 pub fn dispatch<P: Plugin>(plugin: &P, variable: &dyn Fn(&str) -> Option<OsString>, stdin: &mut dyn Read) -> Output {
     let mut written = Vec::new();
-    // Writing to memory does not fail.
+    // A write to memory does not fail.
     let exit_code = dispatch_to(&mut written, plugin, variable, stdin).unwrap_or(1);
     Output { stdout: written, exit_code }
 }
 
-/// As [`dispatch`], with the document written where the caller reads it. Returns the exit code.
+/// As [`dispatch`], but writes the document to `writer`. Returns the exit code.
 ///
 /// # Errors
 ///
-/// What failed when the document could not be written. An `ADD` is undone then: the caller has not got the result, so it
-/// may not believe in one.
+/// If the document cannot be written. An `ADD` is then rolled back: the caller does not receive the
+/// result, so that it must not rely on the attachment.
 pub(super) fn dispatch_to<P: Plugin>(
-    wire: &mut dyn Write,
+    writer: &mut dyn Write,
     plugin: &P,
     variable: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn Read,
 ) -> Result<u8, PluginError> {
-    let (mut version, mut trace) = (None, Trace::unknown());
-    let mut wire = Wire { wire, failed: false };
-    // Nothing of what a panic leaves half done is looked at again, but for what is known of the call, and whether the
-    // wire is spoilt.
-    let answer =
-        catch_unwind(AssertUnwindSafe(|| answer(&mut wire, plugin, variable, stdin, &mut version, &mut trace)))
-            .unwrap_or_else(|payload| Err(panicked(payload.as_ref())));
-    trace.end(answer.as_ref().err());
-    match answer {
+    let mut state = CallState {
+        response: Response { writer, failed: false },
+        version: Version::LATEST,
+        span: CallSpan::without_span(),
+    };
+    // A panic leaves partial state behind. Only `state` is used afterwards, and each of its fields
+    // is valid at any time.
+    let handled = catch_unwind(AssertUnwindSafe(|| handle(plugin, variable, stdin, &mut state)))
+        .unwrap_or_else(|payload| Err(panic_error(payload.as_ref())));
+    let CallState { mut response, version, span } = state;
+    span.end(handled.as_ref().err());
+    match handled {
         Ok(()) => Ok(0),
-        Err(failure) if wire.failed => Err(failure),
-        Err(failure) => {
-            let document = failure.into_document(version.unwrap_or(Version::LATEST));
-            // Numbers and texts always become JSON.
-            wire.write(&json_line(&document).unwrap_or_default())?;
+        Err(error) if response.failed => Err(error),
+        Err(error) => {
+            let document = error.into_document(version);
+            // Numbers and strings always serialize to JSON.
+            response.write(&json_line(&document).unwrap_or_default())?;
             Ok(1)
         }
     }
 }
 
-/// Where the one document goes.
-struct Wire<'a> {
-    wire: &'a mut dyn Write,
+/// The state of a call that must survive a panic of the plugin.
+struct CallState<'a> {
+    response: Response<'a>,
+    /// The version for the error document.
+    version: Version,
+    span: CallSpan,
+}
+
+/// The output for the one document.
+struct Response<'a> {
+    writer: &'a mut dyn Write,
     /// Whether a part of a document may have been written.
     failed: bool,
 }
 
-impl Wire<'_> {
+impl Response<'_> {
     fn write(&mut self, document: &[u8]) -> Result<(), PluginError> {
-        let written = self.wire.write_all(document);
+        let written = self.writer.write_all(document);
         self.failed |= written.is_err();
         written.context("write to standard output")
     }
 }
 
-/// The answer to `VERSION`.
+/// The result of `VERSION`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Versions<'a> {
@@ -107,42 +119,43 @@ struct Versions<'a> {
     supported_versions: &'a [Version],
 }
 
-fn answer<P: Plugin>(
-    wire: &mut Wire<'_>,
+fn handle<P: Plugin>(
     plugin: &P,
     variable: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn Read,
-    version: &mut Option<Version>,
-    trace: &mut Trace,
+    state: &mut CallState<'_>,
 ) -> Result<(), PluginError> {
+    let CallState { response, version, span } = state;
     let Some(command) = Environment::command(variable)? else {
-        return wire.write(about(plugin.info(), plugin.versions()).as_bytes());
+        return response.write(usage(plugin.info(), plugin.versions()).as_bytes());
     };
     let environment = Environment::read(command, variable)?;
 
-    // What most configurations fit in, so that they are read at once.
+    // Most configurations fit into this buffer, so that one read suffices.
     let mut bytes = Vec::with_capacity(4096);
     stdin.read_to_end(&mut bytes).map_err(|source| Error::Stdin { source })?;
-    // Whoever asks for versions need not know of configurations.
+    // A caller of VERSION need not send a configuration.
     if command == Command::Version && bytes.trim_ascii().is_empty() {
         bytes = b"{}".into();
     }
     let raw_config = RawConfig::parse(bytes)?;
-    trace.begin(plugin.subscriber(&raw_config), &environment, &raw_config);
-    trace.run(|| {
-        let mut call = |environment, raw_config| Call::read(environment, raw_config, plugin.versions(), version);
+    // Set before any validation, so that every error document can contain it.
+    *version = raw_config.cni_version().unwrap_or(*version);
+    span.begin(plugin.subscriber(&raw_config), &environment, &raw_config);
+    span.run(|| {
+        let call = |environment, raw_config| Call::read(environment, raw_config, plugin.versions());
         match command {
-            Command::Add => add(wire, plugin, call(environment, raw_config)?),
+            Command::Add => add(response, plugin, call(environment, raw_config)?),
             Command::Del => del(plugin, call(environment, raw_config)?),
             Command::Check => check(plugin, call(environment, raw_config)?),
             Command::Gc => gc(plugin, call(environment, raw_config)?),
             Command::Status => status(plugin, call(environment, raw_config)?),
-            Command::Version => wire.write(&versions(plugin.versions(), &raw_config)?),
+            Command::Version => response.write(&versions(plugin.versions(), &raw_config)?),
         }
     })
 }
 
-/// A call that is valid as far as every verb but `VERSION` needs it.
+/// A call with a valid network name and version; `VERSION` does not need them.
 struct Call {
     environment: Environment,
     network: NetworkName,
@@ -151,17 +164,9 @@ struct Call {
 }
 
 impl Call {
-    fn read(
-        environment: Environment,
-        raw_config: RawConfig,
-        supported: &[Version],
-        known: &mut Option<Version>,
-    ) -> Result<Self, spec::Error> {
-        // Known before anything else is judged, so that every error document can carry it.
-        let version = raw_config.cni_version();
-        *known = version.as_ref().ok().copied();
+    fn read(environment: Environment, raw_config: RawConfig, supported: &[Version]) -> Result<Self, spec::Error> {
         let network = raw_config.name()?;
-        let version = version.map_err(|error| match error {
+        let version = raw_config.cni_version().map_err(|error| match error {
             spec::Error::UnknownVersion { value, .. } => {
                 spec::Error::UnknownVersion { value, usable: supported.to_vec() }
             }
@@ -172,7 +177,7 @@ impl Call {
     }
 }
 
-fn add<P: Plugin>(wire: &mut Wire<'_>, plugin: &P, call: Call) -> Result<(), PluginError> {
+fn add<P: Plugin>(response: &mut Response<'_>, plugin: &P, call: Call) -> Result<(), PluginError> {
     let Call { environment, network, version, raw_config } = call;
     let request = AddRequest {
         attachment: environment.attachment(network)?,
@@ -188,16 +193,16 @@ fn add<P: Plugin>(wire: &mut Wire<'_>, plugin: &P, call: Call) -> Result<(), Plu
     let result = plugin.add(&request)?;
     record_addresses(&result);
     let json = result.to_json(version).map_err(PluginError::from);
-    let written = json.and_then(|json| wire.write(format!("{json}\n").as_bytes()));
-    written.map_err(|failure| undone(plugin, request, failure))
+    let written = json.and_then(|json| response.write(format!("{json}\n").as_bytes()));
+    written.map_err(|error| rollback(plugin, request, error))
 }
 
-/// Detaches what was attached without a result to tell of it: the caller will see a failed `ADD`,
-/// and that must leave nothing.
-fn undone<P: Plugin>(plugin: &P, request: AddRequest<P::Config>, failure: PluginError) -> PluginError {
+/// Rolls back an `ADD` if its result cannot be returned: the caller sees a failed `ADD`, which must
+/// leave nothing behind. Returns the error, with the error of the rollback in its details.
+fn rollback<P: Plugin>(plugin: &P, request: AddRequest<P::Config>, error: PluginError) -> PluginError {
     match plugin.del(&request.into()) {
-        Ok(()) => failure,
-        Err(left) => failure.with_details(format!("and undoing the ADD failed: {left}")),
+        Ok(()) => error,
+        Err(rollback_error) => error.with_details(format!("and the rollback of the ADD failed: {rollback_error}")),
     }
 }
 
@@ -269,15 +274,15 @@ fn require_version(command: Command, version: Version, supported: &[Version]) ->
 }
 
 fn versions(supported: &[Version], raw_config: &RawConfig) -> Result<Vec<u8>, PluginError> {
-    // What the caller speaks now is given back, known or not: it asks what it may speak.
+    // The caller's own version is returned, known or not: it asks for the supported versions.
     let stated = raw_config.value("cniVersion").and_then(Value::as_str).map(str::to_owned);
     let newest = || supported.iter().max().unwrap_or(&Version::LATEST).to_string();
     let cni_version = stated.filter(|text| !text.is_empty()).unwrap_or_else(newest);
     Ok(json_line(&Versions { cni_version, supported_versions: supported })?)
 }
 
-fn about(about: PluginInfo, versions: &[Version]) -> String {
-    let PluginInfo { name, version, summary, docs } = about;
+fn usage(info: PluginInfo, versions: &[Version]) -> String {
+    let PluginInfo { name, version, summary, docs } = info;
     let versions = Version::list(versions);
     format!(
         "{name} {version}\n{summary}\n\n\
@@ -288,11 +293,11 @@ fn about(about: PluginInfo, versions: &[Version]) -> String {
     )
 }
 
-fn panicked(payload: &(dyn Any + Send)) -> PluginError {
+fn panic_error(payload: &(dyn Any + Send)) -> PluginError {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     PluginError::new(ErrorCode::INTERNAL, format!("the plugin panicked: {text}"))
-        .with_details("this is a defect of the plugin: standard error tells where")
+        .with_details("this is a defect of the plugin: standard error names the line")
 }
 
 fn json_line(value: &impl Serialize) -> Result<Vec<u8>, spec::Error> {

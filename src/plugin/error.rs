@@ -3,34 +3,34 @@ use std::path::PathBuf;
 
 use crate::spec::{ErrorCode, HasErrorCode};
 
-/// What can be wrong with a call beside its words.
+/// An error of a call, apart from errors in its data ([`spec::Error`](crate::spec::Error)).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Standard input could not be read.
     #[error("cannot read the network configuration from standard input")]
     Stdin {
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// `CNI_NETNS` cannot be looked at; most often it does not exist.
-    #[error("cannot look at CNI_NETNS {path:?}: pass the path of the container's namespace")]
+    /// `CNI_NETNS` cannot be opened; usually it does not exist.
+    #[error("cannot open CNI_NETNS {path:?}: pass the path of the container's namespace")]
     NetnsUnreadable {
         /// The path.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// `CNI_NETNS` is a path to something else.
-    #[error("CNI_NETNS {path:?} is not a network namespace: pass the path of the container's")]
+    /// `CNI_NETNS` is the path of another object.
+    #[error("CNI_NETNS {path:?} is not a network namespace: pass the path of the container's namespace")]
     NotNetns {
         /// The path.
         path: PathBuf,
     },
-    /// `CNI_NETNS` is where the plugin itself runs.
+    /// `CNI_NETNS` is the plugin's own namespace.
     #[error(
-        "CNI_NETNS {path:?} is the namespace of the plugin itself: pass the container's, \
-         or set CNI_NETNS_OVERRIDE=1 if it is meant"
+        "CNI_NETNS {path:?} is the plugin's own namespace: pass the container's, \
+         or set CNI_NETNS_OVERRIDE=1 to use it anyway"
     )]
     OwnNetns {
         /// The path.

@@ -1,4 +1,4 @@
-//! What `CNI_NETNS` points at.
+//! Validates `CNI_NETNS`.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -9,11 +9,11 @@ use std::path::Path;
 use super::Error;
 use crate::nsfs::{self, OWN};
 
-/// Makes sure that a path is a network namespace and, unless `own_is_meant`, not the plugin's own.
-pub(super) fn require(path: &Path, own_is_meant: bool) -> Result<(), Error> {
+/// Checks that a path is a network namespace and, unless `allow_own`, not the plugin's own.
+pub(super) fn require(path: &Path, allow_own: bool) -> Result<(), Error> {
     let unreadable = |source| Error::NetnsUnreadable { path: path.to_owned(), source };
     let not_netns = || Error::NotNetns { path: path.to_owned() };
-    // Nothing else is opened: that is noticed at the other end of a FIFO, and by some devices.
+    // Opens nothing except namespaces: the other end of a FIFO and some devices notice an open.
     if !nsfs::leads_to_namespace(path).map_err(unreadable)? {
         return Err(not_netns());
     }
@@ -21,13 +21,14 @@ pub(super) fn require(path: &Path, own_is_meant: bool) -> Result<(), Error> {
     if !nsfs::is_network_namespace(file.as_fd()) {
         return Err(not_netns());
     }
-    if !own_is_meant && is_own_by(file.metadata()).map_err(unreadable)? {
+    if !allow_own && is_own_by(file.metadata()).map_err(unreadable)? {
         return Err(Error::OwnNetns { path: path.to_owned() });
     }
     Ok(())
 }
 
-/// Whether a path is the network namespace of the calling thread. What cannot be looked at is not it.
+/// Whether a path is the network namespace of the calling thread; false if the path is
+/// inaccessible.
 pub(super) fn is_own(path: &Path) -> bool {
     is_own_by(fs::metadata(path)).unwrap_or(false)
 }
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_namespace_is_told_from_other_things() {
+    fn only_network_namespaces_are_accepted() {
         for own in [OWN, "/proc/self/ns/net"] {
             require(Path::new(own), true).unwrap();
         }
@@ -57,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_own_namespace_is_refused() {
+    fn the_own_namespace_is_rejected() {
         let own = Path::new("/proc/self/ns/net");
         assert!(is_own(own));
         assert!(matches!(require(own, false), Err(Error::OwnNetns { .. })));

@@ -11,41 +11,43 @@ use super::{Context as _, Log, Plugin, PluginError};
 /// Runs a plugin as a program: the last expression of its `main`.
 ///
 /// The only function of the library that reads the process's environment and standard input, and
-/// writes to standard output. Standard error is the plugin's: a [`Log`] writes warnings and errors
-/// there, unless the program has set another subscriber. It gets from here on what anybody prints to
-/// standard output: a `println!` that was forgotten, or a program that the plugin
-/// calls, cannot spoil the document. Nor does such a program keep the caller waiting for its end.
+/// writes to standard output.
+///
+/// Standard error is free for the plugin: a [`Log`] writes warnings and errors there, unless the
+/// program has set another subscriber. From this call on, standard output is redirected to standard
+/// error. A forgotten `println!`, or a program that the plugin runs, therefore cannot corrupt the
+/// document. Such a program cannot keep the caller waiting for the end of standard output either.
 ///
 /// A panic becomes an error document, unless the program is built with `panic = "abort"`.
 pub fn run(plugin: &impl Plugin) -> ExitCode {
-    // One that is set already is the program's choice.
+    // Keep a subscriber that the program has set.
     let _ = tracing::subscriber::set_global_default(Log::to_stderr(plugin.info().name));
     match serve(plugin) {
         Ok(exit_code) => ExitCode::from(exit_code),
-        Err(failure) => {
-            // A document after a part of one would be none.
-            tracing::error!("{failure}");
+        Err(error) => {
+            // After a partial document, a second one would be unreadable.
+            tracing::error!("{error}");
             ExitCode::FAILURE
         }
     }
 }
 
 fn serve(plugin: &impl Plugin) -> Result<u8, PluginError> {
-    let mut wire = take_stdout().context("take standard output")?;
-    // A terminal has no configuration: a person who tries `CNI_COMMAND=VERSION` by hand gets an
-    // answer.
+    let mut writer = take_stdout().context("duplicate standard output")?;
+    // A terminal has no configuration. Reading nothing lets a user try `CNI_COMMAND=VERSION` by
+    // hand.
     let stdin = io::stdin();
     let stdin: &mut dyn Read = if stdin.is_terminal() { &mut io::empty() } else { &mut stdin.lock() };
-    dispatch_to(&mut wire, plugin, &|name| std::env::var_os(name), stdin)
+    dispatch_to(&mut writer, plugin, &|name| std::env::var_os(name), stdin)
 }
 
-/// Moves standard output to where nobody else writes, and leaves standard error in its place.
+/// Moves standard output to a private descriptor, and replaces it by standard error.
 ///
-/// For good: what sits in the buffer of `print!` is written when the process ends, and a thread may
-/// outlive its verb.
+/// Permanently: the buffer of `print!` is written when the process ends, and a thread may outlive
+/// its verb.
 fn take_stdout() -> io::Result<File> {
-    // Past the three that programs take for granted.
-    let wire = fcntl_dupfd_cloexec(io::stdout(), 3)?;
+    // Not a descriptor of a standard stream.
+    let writer = fcntl_dupfd_cloexec(io::stdout(), 3)?;
     dup2_stdout(io::stderr())?;
-    Ok(wire.into())
+    Ok(writer.into())
 }

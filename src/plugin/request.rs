@@ -6,54 +6,54 @@ use crate::spec::{AddResult, Args, Attachment, Error, NetConf, RawConfig, ValidA
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct AddRequest<C> {
-    /// Which interface of which container in which network.
+    /// The interface, the container and the network.
     pub attachment: Attachment,
-    /// `CNI_NETNS`: the container's network namespace. It exists, and is not the plugin's own.
+    /// `CNI_NETNS`: the container's network namespace. Verified to exist, and not to be the
+    /// plugin's own.
     pub netns: PathBuf,
     /// `CNI_ARGS`
     pub args: Args,
-    /// `CNI_PATH`: the directories to look for delegates in.
+    /// `CNI_PATH`: the directories to search for delegates.
     pub path: Vec<PathBuf>,
-    /// The keys of the configuration that every plugin shares.
+    /// The configuration keys that all plugins share.
     pub net_conf: NetConf,
     /// The plugin's own keys.
     pub config: C,
-    /// The result of the plugin before this one in the chain, to be returned with this plugin's
-    /// changes.
+    /// The result of the previous plugin in the chain. The plugin returns it with its own changes.
     pub prev_result: Option<AddResult>,
-    /// The configuration as it arrived, for delegates.
+    /// The configuration in its original form, for delegates.
     pub raw_config: RawConfig,
 }
 
 /// A call to detach a container.
 ///
-/// What the runtime got wrong must not keep a container from being deleted: all but the attachment
-/// is there only if it could be read, and the plugin chooses what it can do without. Detaching
-/// needs nothing but the attachment where names derive from it.
+/// An error of the runtime must not prevent the deletion of a container. All fields except the
+/// attachment are therefore results, and the plugin decides which of them it needs. A plugin that
+/// derives its names from the attachment needs only the attachment.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct DelRequest<C> {
-    /// Which interface of which container in which network.
+    /// The interface, the container and the network.
     pub attachment: Attachment,
-    /// `CNI_NETNS`, where the runtime still has one. It may be gone, not be a namespace any more, or by now belong to
-    /// somebody else: verify before deleting anything in it. A path that has come to name the plugin's own namespace,
-    /// as one below `/proc` may after a reboot, is left out.
+    /// `CNI_NETNS`, if the runtime still has one. The namespace may be deleted, or the path may
+    /// refer to another object by now: verify it before deleting anything in it. `None` also if the
+    /// path refers to the plugin's own namespace, as a path below `/proc` may after a reboot.
     pub netns: Option<PathBuf>,
     /// `CNI_ARGS`
     pub args: Result<Args, Error>,
-    /// `CNI_PATH`: the directories to look for delegates in.
+    /// `CNI_PATH`: the directories to search for delegates.
     pub path: Vec<PathBuf>,
-    /// The keys of the configuration that every plugin shares.
+    /// The configuration keys that all plugins share.
     pub net_conf: Result<NetConf, Error>,
     /// The plugin's own keys.
     pub config: Result<C, Error>,
-    /// The result of the whole `ADD`; runtimes may have lost it.
+    /// The result of the whole `ADD`; a runtime may have lost it.
     pub prev_result: Result<Option<AddResult>, Error>,
-    /// The configuration as it arrived, for delegates.
+    /// The configuration in its original form, for delegates.
     pub raw_config: RawConfig,
 }
 
-/// The call that undoes the `ADD`.
+/// Creates the call that rolls back the `ADD`.
 impl<C> From<AddRequest<C>> for DelRequest<C> {
     fn from(add: AddRequest<C>) -> Self {
         Self {
@@ -73,50 +73,51 @@ impl<C> From<AddRequest<C>> for DelRequest<C> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct CheckRequest<C> {
-    /// Which interface of which container in which network.
+    /// The interface, the container and the network.
     pub attachment: Attachment,
-    /// `CNI_NETNS`: the container's network namespace. It exists, and is not the plugin's own.
+    /// `CNI_NETNS`: the container's network namespace. Verified to exist, and not to be the
+    /// plugin's own.
     pub netns: PathBuf,
     /// `CNI_ARGS`
     pub args: Args,
-    /// `CNI_PATH`: the directories to look for delegates in.
+    /// `CNI_PATH`: the directories to search for delegates.
     pub path: Vec<PathBuf>,
-    /// The keys of the configuration that every plugin shares.
+    /// The configuration keys that all plugins share.
     pub net_conf: NetConf,
     /// The plugin's own keys.
     pub config: C,
-    /// The result of the whole `ADD`: what should be there.
+    /// The result of the whole `ADD`: the expected state.
     pub prev_result: AddResult,
-    /// The configuration as it arrived, for delegates.
+    /// The configuration in its original form, for delegates.
     pub raw_config: RawConfig,
 }
 
-/// A call to free what belongs to no valid attachment.
+/// A call to delete all resources that belong to no valid attachment.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct GcRequest<C> {
-    /// `CNI_PATH`: the directories to look for delegates in.
+    /// `CNI_PATH`: the directories to search for delegates.
     pub path: Vec<PathBuf>,
-    /// The keys of the configuration that every plugin shares.
+    /// The configuration keys that all plugins share.
     pub net_conf: NetConf,
     /// The plugin's own keys.
     pub config: C,
-    /// The attachments that are still valid, if the runtime said so.
+    /// The attachments that the runtime declares valid.
     pub valid_attachments: ValidAttachments,
-    /// The configuration as it arrived, for delegates.
+    /// The configuration in its original form, for delegates.
     pub raw_config: RawConfig,
 }
 
-/// A call to tell whether an `ADD` could be served.
+/// A call to report whether an `ADD` can be served.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct StatusRequest<C> {
-    /// `CNI_PATH`: the directories to look for delegates in.
+    /// `CNI_PATH`: the directories to search for delegates.
     pub path: Vec<PathBuf>,
-    /// The keys of the configuration that every plugin shares.
+    /// The configuration keys that all plugins share.
     pub net_conf: NetConf,
     /// The plugin's own keys.
     pub config: C,
-    /// The configuration as it arrived, for delegates.
+    /// The configuration in its original form, for delegates.
     pub raw_config: RawConfig,
 }

@@ -7,14 +7,14 @@ use tracing::{Span, error, error_span, info};
 use super::PluginError;
 use crate::spec::{AddResult, Environment, IpConfig, KubernetesPod, RawConfig};
 
-/// A call as [`tracing`] is told of it.
-pub(super) struct Trace {
+/// The [`tracing`] span of a call, and its subscriber.
+pub(super) struct CallSpan {
     subscriber: Dispatch,
-    /// None as long as nobody knows what the call is about.
+    /// `None` until the parameters of the call are known.
     span: Option<Span>,
 }
 
-/// Tells the addresses of the call, where a result has some.
+/// Records the addresses of the call in the current span, if the result has any.
 pub(super) fn record_addresses(result: &AddResult) {
     if !result.ips.is_empty() {
         Span::current().record("addresses", display(Addresses(&result.ips)));
@@ -23,8 +23,8 @@ pub(super) fn record_addresses(result: &AddResult) {
 
 /// Records the pod of the call in the current span, which must have the fields `pod` and `pod_uid`.
 ///
-/// The span of a call has both, and [`dispatch`](super::dispatch) records what `CNI_ARGS` holds. A plugin calls this if it
-/// knows the pod from elsewhere, such as from a lease.
+/// The span of a call has both, and [`dispatch`](super::dispatch) records the pod that `CNI_ARGS`
+/// names. A plugin calls this function if it knows the pod from elsewhere, such as from a lease.
 pub fn record_pod(pod: &KubernetesPod) {
     let span = Span::current();
     if !pod.is_unnamed() {
@@ -37,20 +37,21 @@ pub fn record_pod(pod: &KubernetesPod) {
 
 struct Addresses<'a>(&'a [IpConfig]);
 
-impl Trace {
-    /// A call of which nothing is known yet.
-    pub(super) fn unknown() -> Self {
+impl CallSpan {
+    /// A call with unknown parameters.
+    pub(super) fn without_span() -> Self {
         Self { subscriber: dispatcher::get_default(Dispatch::clone), span: None }
     }
 
-    /// Begins the span of a call. What is wrong with the network's name is said elsewhere.
+    /// Begins the span of a call. An invalid network name is omitted; validation reports it.
     pub(super) fn begin(&mut self, subscriber: Option<Dispatch>, environment: &Environment, config: &RawConfig) {
         if let Some(subscriber) = subscriber {
             self.subscriber = subscriber;
         }
         let Environment { command, container_id, ifname, .. } = environment;
         let span = dispatcher::with_default(&self.subscriber, || {
-            // Of the level that nobody leaves out, as it says what everything inside is about.
+            // The highest level, so that no filter drops the span: it identifies the call of all
+            // events inside.
             error_span!(
                 "cni",
                 %command,
@@ -68,20 +69,20 @@ impl Trace {
         }
     }
 
-    /// Does a part of the call in its span.
+    /// Runs a part of the call in its span.
     pub(super) fn run<T>(&self, part: impl FnOnce() -> T) -> T {
-        let _told = dispatcher::set_default(&self.subscriber);
-        let _inside = self.span.as_ref().map(Span::enter);
+        let _subscriber = dispatcher::set_default(&self.subscriber);
+        let _entered = self.span.as_ref().map(Span::enter);
         part()
     }
 
-    /// Tells what the call came to.
-    pub(super) fn end(&self, failure: Option<&PluginError>) {
-        self.run(|| match failure {
+    /// Emits the result of the call.
+    pub(super) fn end(&self, error: Option<&PluginError>) {
+        self.run(|| match error {
             None if self.span.is_some() => info!(result = "ok"),
-            // A person was told what this program is.
+            // A user called the program without `CNI_COMMAND`.
             None => {}
-            Some(failure) => error!(result = "error", code = failure.code.value(), "{failure}"),
+            Some(error) => error!(result = "error", code = error.code.value(), "{error}"),
         });
     }
 }

@@ -12,21 +12,24 @@ use super::network::{in_file, result_value};
 use super::{AttachmentParameters, Error, NetworkConfigList, base64};
 use crate::spec::{AddResult, Args, Attachment, ContainerId, IfName, NetworkName, Version};
 
-/// What a runtime remembers of its attachments: the results for `CHECK` and `DEL`, and what to undo them with.
+/// A runtime's records of its attachments: the results for `CHECK` and `DEL`, and the parameters
+/// for `DEL`.
 ///
-/// One file per attachment, `<directory>/results/<network>-<container id>-<ifname>`, in the format of the reference
-/// library: `cnitool`, containerd and this library find each other's attachments.
+/// One file per attachment, `<directory>/results/<network>-<container id>-<ifname>`, in the format
+/// of the reference library. `cnitool`, containerd and this library can therefore read each other's
+/// records.
 ///
-/// Two attachments can have the same file name: network `a-b` with container `c`, and network `a` with container `b-c`.
-/// The reference library overwrites the first with the second. This library stores the second as
-/// `<network>:-<container id>-:<ifname>`, which no other attachment can have, because none of the three parts holds a `:`.
-/// The reference library lists that file, and does not find it by the attachment.
+/// Two attachments can have the same file name: network `a-b` with container `c`, and network `a`
+/// with container `b-c`. The reference library overwrites the first record with the second. This
+/// library stores the second as `<network>:-<container id>-:<ifname>`. No other attachment has that
+/// name, because no part contains a `:`. The reference library lists that file, but does not find
+/// it by its attachment.
 #[derive(Debug, Clone)]
 pub struct ResultCache {
     results: PathBuf,
 }
 
-/// An attachment as the cache knows it.
+/// An attachment as recorded in the cache.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CachedAttachment {
@@ -34,9 +37,10 @@ pub struct CachedAttachment {
     pub network: NetworkName,
     /// The parameters of the `ADD`.
     pub parameters: AttachmentParameters,
-    /// The network's configuration at that time: what [`NetworkConfigList::parse`] reads. Very old files do not have it.
+    /// The network's configuration at the time of the `ADD`, in the form of
+    /// [`NetworkConfigList::parse`]. Very old files do not contain it.
     pub config: Option<Vec<u8>>,
-    /// What the `ADD` made.
+    /// The result of the `ADD`.
     pub result: AddResult,
 }
 
@@ -66,25 +70,25 @@ enum Kind {
     CacheV1,
 }
 
-/// How often a store tries to get the shared file name. Each further attempt means that another attachment with this
-/// name was removed meanwhile.
-const PLACE_ATTEMPTS: usize = 16;
+/// Attempts of a store to obtain the shared file name. An attempt fails only if another attachment
+/// of this name was removed at the same time.
+const RENAME_ATTEMPTS: usize = 16;
 
 impl ResultCache {
-    /// Where the reference library keeps its cache.
+    /// The cache directory of the reference library.
     pub const DEFAULT_DIR: &str = "/var/lib/cni";
 
-    /// The cache in a directory, which need not exist yet.
+    /// Creates a cache in a directory, which need not exist yet.
     pub fn new(dir: impl AsRef<Path>) -> Self {
         Self { results: dir.as_ref().join("results") }
     }
 
-    /// Remembers an attachment, instead of what was remembered of it. The file appears with all of its content, or not
-    /// at all.
+    /// Stores an attachment, and replaces its previous record. The file appears with its whole
+    /// content, or not at all.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], or [`Error::Spec`] when the network's version cannot hold the result.
+    /// [`Error::Io`], or [`Error::Spec`] if the network's version cannot represent the result.
     pub fn store(
         &self,
         network: &NetworkConfigList,
@@ -110,34 +114,34 @@ impl ResultCache {
             .recursive(true)
             .mode(0o700)
             .create(&self.results)
-            .map_err(Error::io("make", &self.results))?;
+            .map_err(Error::io("create", &self.results))?;
         self.write(&attachment, &json)
     }
 
-    /// What is remembered of an attachment.
+    /// Returns the record of an attachment, if there is one.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], [`Error::CorruptCache`], or [`Error::File`] with what is wrong with the result.
+    /// [`Error::Io`], [`Error::CorruptCache`], or [`Error::File`] if the result is invalid.
     pub fn attachment(&self, attachment: &Attachment) -> Result<Option<CachedAttachment>, Error> {
         let path = self.path(attachment);
-        let found = Found::of(&path, attachment);
-        if let Ok(Found::Ours(cached)) = found {
+        let found = StoredFile::of(&path, attachment);
+        if let Ok(StoredFile::Ours(cached)) = found {
             return Ok(Some(*cached));
         }
-        let own_path = self.own_path(attachment);
-        match (Found::of(&own_path, attachment)?, found?) {
-            (Found::Ours(cached), _) | (_, Found::ResultAlone(cached)) => Ok(Some(*cached)),
+        let unshared_path = self.unshared_path(attachment);
+        match (StoredFile::of(&unshared_path, attachment)?, found?) {
+            (StoredFile::Ours(cached), _) | (_, StoredFile::ResultAlone(cached)) => Ok(Some(*cached)),
             _ => Ok(None),
         }
     }
 
-    /// All attachments that are remembered, in the order of their files' names. Files that cannot be understood are
-    /// passed over: they are those of other programs, or of times long gone.
+    /// Returns all recorded attachments, in the order of their file names. Unreadable files are
+    /// skipped: they belong to other programs, or have an obsolete format.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the directory cannot be listed.
+    /// [`Error::Io`] if the directory cannot be listed.
     pub fn attachments(&self) -> Result<Vec<CachedAttachment>, Error> {
         let entries = match fs::read_dir(&self.results) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -145,37 +149,38 @@ impl ResultCache {
         };
         let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         paths.sort_unstable();
-        let understood = |path: &PathBuf| {
+        let parse = |path: &PathBuf| {
             let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
             record.into_attachment().ok()
         };
-        // A crash of `store` can leave both files of an attachment. The name that is shared sorts first, and is the newer.
+        // A crash of `store` can leave both files of an attachment. The shared name sorts first,
+        // and its file is the newer one.
         let mut seen = HashSet::new();
         let mut is_first = |cached: &CachedAttachment| seen.insert(cached.parameters.attachment(&cached.network));
-        Ok(paths.iter().filter_map(understood).filter(|cached| is_first(cached)).collect())
+        Ok(paths.iter().filter_map(parse).filter(|cached| is_first(cached)).collect())
     }
 
-    /// Forgets an attachment. One that is not remembered is forgotten already.
+    /// Removes the record of an attachment. Succeeds if there is none.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub fn remove(&self, attachment: &Attachment) -> Result<(), Error> {
         let path = self.path(attachment);
-        if !matches!(Found::of(&path, attachment), Ok(Found::Nothing | Found::Others)) {
+        if !matches!(StoredFile::of(&path, attachment), Ok(StoredFile::Nothing | StoredFile::Others)) {
             remove(&path)?;
         }
-        remove(&self.own_path(attachment))
+        remove(&self.unshared_path(attachment))
     }
 
-    /// The path that the reference library uses, which other attachments may share.
+    /// The path of the reference library, which other attachments may share.
     fn path(&self, Attachment { network, container_id, ifname }: &Attachment) -> PathBuf {
         self.results.join(format!("{network}-{container_id}-{ifname}"))
     }
 
-    /// The path that no other attachment shares. The reference library looks for `-<container id>-` in the name when it lists
-    /// the attachments of a container.
-    fn own_path(&self, Attachment { network, container_id, ifname }: &Attachment) -> PathBuf {
+    /// The path that no other attachment shares. The reference library searches for
+    /// `-<container id>-` in the name when it lists the attachments of a container.
+    fn unshared_path(&self, Attachment { network, container_id, ifname }: &Attachment) -> PathBuf {
         self.results.join(format!("{network}:-{container_id}-:{ifname}"))
     }
 
@@ -183,8 +188,8 @@ impl ResultCache {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let temporary = self.results.join(format!(".{}-{number}.tmp", std::process::id()));
-        // A process with the same id, in another PID namespace or before a crash, may have left the name. `create_new`
-        // follows no symbolic link, which `create` would write through.
+        // A process with the same id, in another PID namespace or before a crash, may have left the
+        // file. `create_new` does not follow a symbolic link, which `create` would write through.
         remove(&temporary)?;
         let written = fs::OpenOptions::new()
             .write(true)
@@ -193,50 +198,52 @@ impl ResultCache {
             .open(&temporary)
             .and_then(|mut file| file.write_all(json))
             .map_err(Error::io("write", &temporary))
-            .and_then(|()| self.place(&temporary, attachment));
+            .and_then(|()| self.rename(&temporary, attachment));
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
         }
         written
     }
 
-    /// Gives a file the name of an attachment: the shared one unless another attachment has it.
-    fn place(&self, file: &Path, attachment: &Attachment) -> Result<(), Error> {
-        let (path, own_path) = (self.path(attachment), self.own_path(attachment));
-        for _ in 0..PLACE_ATTEMPTS {
-            // A link fails if the name exists, so of two attachments that are stored at once only one gets the shared name.
+    /// Renames a file to the name of an attachment: the shared name, unless another attachment has
+    /// it.
+    fn rename(&self, file: &Path, attachment: &Attachment) -> Result<(), Error> {
+        let (path, unshared_path) = (self.path(attachment), self.unshared_path(attachment));
+        for _ in 0..RENAME_ATTEMPTS {
+            // A link fails if the name exists, so that only one of two concurrent stores gets the
+            // shared name.
             let Err(error) = fs::hard_link(file, &path) else {
                 remove(file)?;
-                return remove(&own_path);
+                return remove(&unshared_path);
             };
-            // Or the file system has no links.
-            match Found::of(&path, attachment) {
-                Ok(Found::Others) => break,
-                // Another attachment was just removed, and a third one may be about to take the name. A symbolic link that
-                // leads nowhere stays, so the file replaces it.
-                Ok(Found::Nothing) if error.kind() == io::ErrorKind::AlreadyExists && !path.is_symlink() => {}
+            // Another reason is a file system without hard links.
+            match StoredFile::of(&path, attachment) {
+                Ok(StoredFile::Others) => break,
+                // Another attachment was just removed, and a third one may take the name: try
+                // again. A dangling symbolic link would stay, so that the file replaces it.
+                Ok(StoredFile::Nothing) if error.kind() == io::ErrorKind::AlreadyExists && !path.is_symlink() => {}
                 _ => {
                     fs::rename(file, &path).map_err(Error::io("write", &path))?;
-                    return remove(&own_path);
+                    return remove(&unshared_path);
                 }
             }
         }
         // No other attachment has this name.
-        fs::rename(file, &own_path).map_err(Error::io("write", &own_path))
+        fs::rename(file, &unshared_path).map_err(Error::io("write", &unshared_path))
     }
 }
 
-/// The relation of a file to an attachment.
-enum Found {
+/// The content of a file, relative to an attachment.
+enum StoredFile {
     Nothing,
     Ours(Box<CachedAttachment>),
-    /// The result alone, without the attachment: the format of files until 2019.
+    /// Only the result, without the attachment: the format until 2019.
     ResultAlone(Box<CachedAttachment>),
     /// Another attachment has the same file name.
     Others,
 }
 
-impl Found {
+impl StoredFile {
     fn of(path: &Path, attachment: &Attachment) -> Result<Self, Error> {
         let Some(bytes) = read(path)? else { return Ok(Self::Nothing) };
         let json: Value = serde_json::from_slice(&bytes).map_err(corrupt(path))?;
@@ -281,7 +288,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
-/// Removes a file; one that is absent is removed already.
+/// Removes a file. Succeeds if it is absent.
 fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -2,23 +2,25 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::process::CallOptions;
 use super::{AttachmentParameters, Error, Invocation, NetworkConfigList, PluginConfig, ResultCache, find};
 use crate::spec::{AddResult, AttachmentKey, Command, PluginType, RawConfig, Version};
 
-/// The runtime's side of the protocol: what containerd and CRI-O do to a network configuration.
+/// The runtime's side of the protocol: executes a network configuration, as containerd and CRI-O
+/// do.
 ///
-/// Calls for different containers may run at the same time; those for one container may not, and a
-/// [`gc`](Self::gc) may not run while anything is added or deleted. Holding to that is the caller's part. See [Lifecycle
-/// & Ordering](https://www.cni.dev/docs/spec/#lifecycle--ordering).
+/// Calls for different containers may run at the same time. Calls for one container must not, and a
+/// [`gc`](Self::gc) must not run during any other call. The caller must ensure this. See
+/// [Lifecycle & Ordering](https://www.cni.dev/docs/spec/#lifecycle--ordering).
 ///
 /// ```no_run
 /// use std::path::Path;
 ///
-/// use cnikit::runtime::{NetworkList, Parameters, Runtime};
+/// use cnikit::runtime::{AttachmentParameters, NetworkConfigList, Runtime};
 ///
-/// let network = NetworkList::load(Path::new("/etc/cni/net.d"), &"dbnet".parse()?)?;
+/// let network = NetworkConfigList::load(Path::new("/etc/cni/net.d"), &"dbnet".parse()?)?;
 /// let runtime = Runtime::new(["/opt/cni/bin"]);
-/// let parameters = Parameters::new("web-0".parse()?, "eth0".parse()?).in_netns("/run/netns/web-0");
+/// let parameters = AttachmentParameters::new("web-0".parse()?, "eth0".parse()?).in_netns("/run/netns/web-0");
 ///
 /// let result = runtime.add(&network, &parameters)?;
 /// println!("{:?}", result.ips);
@@ -30,100 +32,101 @@ use crate::spec::{AddResult, AttachmentKey, Command, PluginType, RawConfig, Vers
 pub struct Runtime {
     path: Vec<PathBuf>,
     cache: ResultCache,
-    time_limit: Option<Duration>,
-    forwards_stderr: bool,
+    options: CallOptions,
 }
 
-/// How far an `ADD` came.
+/// The progress of an `ADD`.
 #[derive(Default)]
 struct Progress {
-    /// How many plugins were called, the one that failed among them.
+    /// The number of plugins that were called, including a failed one.
     called: usize,
-    /// What the last one that succeeded returned.
+    /// The result of the last successful plugin.
     result: Option<AddResult>,
 }
 
 impl Runtime {
-    /// A runtime that looks for plugins in these directories: `CNI_PATH`. Its cache is at
+    /// Creates a runtime that searches these directories for plugins: `CNI_PATH`. Its cache is at
     /// [`ResultCache::DEFAULT_DIR`].
     pub fn new(path: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
         let path = path.into_iter().map(Into::into).collect();
-        Self { path, cache: ResultCache::new(ResultCache::DEFAULT_DIR), time_limit: None, forwards_stderr: false }
+        Self { path, cache: ResultCache::new(ResultCache::DEFAULT_DIR), options: CallOptions::default() }
     }
 
-    /// With another result cache.
+    /// Sets the result cache.
     #[must_use]
     pub fn with_cache(mut self, cache: ResultCache) -> Self {
         self.cache = cache;
         self
     }
 
-    /// With a time limit for each call of a plugin. Without one, a plugin may hang for ever.
+    /// Sets a timeout for each call of a plugin. Without a timeout, a call may hang forever.
     #[must_use]
-    pub fn with_timeout(mut self, limit: Duration) -> Self {
-        self.time_limit = Some(limit);
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = Some(timeout);
         self
     }
 
-    /// With the plugins' standard error passed on to that of this process.
+    /// Forwards the plugins' standard error to standard error of this process.
     #[must_use]
     pub fn forwarding_stderr(mut self) -> Self {
-        self.forwards_stderr = true;
+        self.options.forward_stderr = true;
         self
     }
 
-    /// What this runtime remembers of its attachments.
+    /// The result cache.
     pub fn cache(&self) -> &ResultCache {
         &self.cache
     }
 
-    /// Attaches a container: the plugins in order, each with the result of the one before. Remembers the result.
+    /// Attaches a container. Calls the plugins in order, each with the result of the previous one,
+    /// and caches the last result.
     ///
-    /// When one fails, it and those before it are called with `DEL`, in reverse order, past failures. An attachment that
-    /// the cache knows already is not undone: the failure may be that of an `ADD` too many, and `DEL` would take the
-    /// attachment that is in use.
+    /// If a plugin fails, it and all plugins before it are called with `DEL` in reverse order, also
+    /// past errors. An attachment in the cache is not rolled back: the failed `ADD` may be a
+    /// duplicate, and `DEL` would delete the attachment in use.
     ///
     /// # Errors
     ///
-    /// Why the `ADD` failed; [`Error::NotUndone`] when something may be left of it.
+    /// The error of the `ADD`; [`Error::RollbackFailed`] if parts of the attachment may remain.
     pub fn add(&self, network: &NetworkConfigList, parameters: &AttachmentParameters) -> Result<AddResult, Error> {
         let is_new = match self.cache.attachment(&parameters.attachment(&network.name)) {
-            // The result could not be remembered either: better to know that before anything is made.
+            // The result could not be stored either. Fail before anything is created.
             Err(error @ Error::Io { .. }) => return Err(error),
             known => matches!(known, Ok(None)),
         };
         let mut progress = Progress::default();
         self.add_in_order(network, parameters, &mut progress).map_err(|error| {
-            let left = if is_new { self.undo(network, parameters, &progress) } else { Vec::new() };
-            error.undone(left)
+            let left = if is_new { self.rollback(network, parameters, &progress) } else { Vec::new() };
+            error.with_rollback_errors(left)
         })
     }
 
-    /// Detaches a container: the plugins in reverse order, each with the result of the `ADD` where it is known. Forgets
-    /// the result.
+    /// Detaches a container. Calls the plugins in reverse order, each with the result of the `ADD`
+    /// if it is cached, and removes the cached result.
     ///
     /// # Errors
     ///
-    /// That of the first plugin that fails: those after it, which come before it in the list, are not called, as the
-    /// specification has it. Call it again.
+    /// The error of the first plugin that fails. The plugins before it in the list are then not
+    /// called, as the specification requires. Repeat the call.
     pub fn del(&self, network: &NetworkConfigList, parameters: &AttachmentParameters) -> Result<(), Error> {
         let attachment = parameters.attachment(&network.name);
-        // A cache that cannot be read must not keep anything from being deleted. Plugins can do without.
+        // An unreadable cache must not prevent a deletion. Plugins work without a previous result.
         let cached = self.cache.attachment(&attachment).unwrap_or_default();
         let result = cached.as_ref().and_then(|cached| for_del(network, &cached.result));
         for plugin in network.plugins.iter().rev() {
-            self.attach(Command::Del, network, plugin, parameters, result)?;
+            self.call_for_attachment(Command::Del, network, plugin, parameters, result)?;
         }
         self.cache.remove(&attachment)
     }
 
-    /// Asks the plugins in order whether an attachment is as `ADD` left it. Where the configuration sets `disableCheck`,
-    /// nobody is asked.
+    /// Calls the plugins in order to check that an attachment is as `ADD` left it. If the
+    /// configuration sets `disableCheck`, no plugin is called.
     ///
     /// # Errors
     ///
-    /// That of the first plugin that finds fault; [`Error::NotAttached`] when the result of the `ADD` is not known;
-    /// [`spec::Error::CommandTooNew`](crate::spec::Error::CommandTooNew) before version 0.4.0.
+    /// The error of the first plugin that fails; [`Error::NotAttached`] if the result of the `ADD`
+    /// is not cached; [`spec::Error::CommandTooNew`](crate::spec::Error::CommandTooNew) before
+    /// version 0.4.0.
     pub fn check(&self, network: &NetworkConfigList, parameters: &AttachmentParameters) -> Result<(), Error> {
         network.require(Command::Check)?;
         if network.disable_check {
@@ -134,20 +137,20 @@ impl Runtime {
             return Err(Error::NotAttached { attachment });
         };
         for plugin in &network.plugins {
-            self.attach(Command::Check, network, plugin, parameters, Some(&cached.result))?;
+            self.call_for_attachment(Command::Check, network, plugin, parameters, Some(&cached.result))?;
         }
         Ok(())
     }
 
-    /// Frees what belongs to no valid attachment: deletes those that the cache knows and the list does not, and then,
-    /// from version 1.1.0 on, has every plugin look for more. Goes on past failures. Where the configuration sets
-    /// `disableGC`, nothing happens.
+    /// Deletes all resources that belong to no valid attachment. First deletes the cached
+    /// attachments that are not in `valid`. From version 1.1.0 on, it then calls `GC` of every
+    /// plugin. Continues after errors. If the configuration sets `disableGC`, nothing happens.
     ///
-    /// `valid` must be complete: what is not in it is deleted, in use or not.
+    /// `valid` must be complete: attachments that it omits are deleted, even if they are in use.
     ///
     /// # Errors
     ///
-    /// All failures.
+    /// All errors.
     pub fn gc(&self, network: &NetworkConfigList, valid: &[AttachmentKey]) -> Result<(), Error> {
         if network.disable_gc {
             return Ok(());
@@ -165,12 +168,12 @@ impl Runtime {
         Error::all(errors)
     }
 
-    /// Asks the plugins in order whether an `ADD` could be served. Before version 1.1.0 nobody can be asked, and that is
-    /// a success.
+    /// Calls the plugins in order to check that an `ADD` can be served. Succeeds before version
+    /// 1.1.0, which has no such verb.
     ///
     /// # Errors
     ///
-    /// That of the first plugin that is not ready, with its code.
+    /// The error of the first plugin that is not ready, with its code.
     pub fn status(&self, network: &NetworkConfigList) -> Result<(), Error> {
         if network.require(Command::Status).is_err() {
             return Ok(());
@@ -178,27 +181,32 @@ impl Runtime {
         network.plugins.iter().try_for_each(|plugin| self.call(Command::Status, plugin, &network.for_status(plugin)?))
     }
 
-    /// The versions that a plugin speaks, as far as this library knows them.
+    /// The versions that a plugin supports, without versions unknown to this library.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`], and those of [`Invocation::versions`].
+    /// [`Error::NotFound`], and the errors of [`Invocation::versions`].
     pub fn versions(&self, plugin_type: &PluginType) -> Result<Vec<Version>, Error> {
         self.invocation(Command::Version, plugin_type)?.versions()
     }
 
-    /// Makes sure that every plugin of a network is installed and speaks the configuration's version.
+    /// Checks that every plugin of a network is installed and supports the configuration's version.
     ///
     /// # Errors
     ///
-    /// All failures: [`Error::NotFound`], [`Error::VersionNotSpoken`], and those of [`Invocation::versions`].
+    /// All errors: [`Error::NotFound`], [`Error::UnsupportedVersion`], and the errors of
+    /// [`Invocation::versions`].
     pub fn validate(&self, network: &NetworkConfigList) -> Result<(), Error> {
         let version = network.cni_version;
         let types: BTreeSet<&PluginType> = network.plugins.iter().map(|plugin| &plugin.plugin_type).collect();
         let validate = |plugin_type| {
             let plugin = find(plugin_type, &self.path)?;
-            let spoken = self.versions(plugin_type)?;
-            if spoken.contains(&version) { Ok(()) } else { Err(Error::VersionNotSpoken { plugin, version, spoken }) }
+            let supported = self.versions(plugin_type)?;
+            if supported.contains(&version) {
+                Ok(())
+            } else {
+                Err(Error::UnsupportedVersion { plugin, version, supported })
+            }
         };
         Error::all(types.into_iter().filter_map(|plugin_type| validate(plugin_type).err()).collect())
     }
@@ -211,9 +219,9 @@ impl Runtime {
     ) -> Result<AddResult, Error> {
         for plugin in &network.plugins {
             let result = progress.result.as_ref();
-            let (invocation, config) = self.attaching(Command::Add, network, plugin, parameters, result)?;
+            let (invocation, config) = self.prepare(Command::Add, network, plugin, parameters, result)?;
             let added = invocation.add(&config);
-            // One that could not be started has made nothing.
+            // A plugin that did not start has created nothing.
             progress.called += usize::from(!matches!(added, Err(Error::Start { .. })));
             progress.result = Some(added?);
         }
@@ -223,15 +231,20 @@ impl Runtime {
         Ok(result)
     }
 
-    /// Undoes an `ADD` that did not come to its end, past failures: those are returned.
-    fn undo(&self, network: &NetworkConfigList, parameters: &AttachmentParameters, progress: &Progress) -> Vec<Error> {
+    /// Rolls back an incomplete `ADD`. Continues after errors, and returns them.
+    fn rollback(
+        &self,
+        network: &NetworkConfigList,
+        parameters: &AttachmentParameters,
+        progress: &Progress,
+    ) -> Vec<Error> {
         let result = progress.result.as_ref().and_then(|result| for_del(network, result));
-        let undo = |plugin| self.attach(Command::Del, network, plugin, parameters, result).err();
-        network.plugins.iter().take(progress.called).rev().filter_map(undo).collect()
+        let del = |plugin| self.call_for_attachment(Command::Del, network, plugin, parameters, result).err();
+        network.plugins.iter().take(progress.called).rev().filter_map(del).collect()
     }
 
-    /// Calls a plugin with a verb that is about one attachment and has no result.
-    fn attach(
+    /// Calls a plugin with a verb for one attachment that has no result.
+    fn call_for_attachment(
         &self,
         command: Command,
         network: &NetworkConfigList,
@@ -239,11 +252,11 @@ impl Runtime {
         parameters: &AttachmentParameters,
         prev_result: Option<&AddResult>,
     ) -> Result<(), Error> {
-        let (invocation, config) = self.attaching(command, network, plugin, parameters, prev_result)?;
+        let (invocation, config) = self.prepare(command, network, plugin, parameters, prev_result)?;
         invocation.run(&config).map(drop)
     }
 
-    fn attaching(
+    fn prepare(
         &self,
         command: Command,
         network: &NetworkConfigList,
@@ -255,21 +268,19 @@ impl Runtime {
         Ok((invocation, network.for_attachment(plugin, parameters, prev_result)?))
     }
 
-    /// Calls a plugin with a verb that is about no attachment.
+    /// Calls a plugin with a verb for the whole network.
     fn call(&self, command: Command, plugin: &PluginConfig, config: &RawConfig) -> Result<(), Error> {
         self.invocation(command, &plugin.plugin_type)?.run(config).map(drop)
     }
 
     fn invocation(&self, command: Command, plugin_type: &PluginType) -> Result<Invocation, Error> {
-        let mut invocation = Invocation::new(find(plugin_type, &self.path)?, command).with_path(&self.path)?;
-        if let Some(limit) = self.time_limit {
-            invocation = invocation.with_timeout(limit);
-        }
-        Ok(if self.forwards_stderr { invocation.forwarding_stderr() } else { invocation })
+        let invocation = Invocation::new(find(plugin_type, &self.path)?, command).with_path(&self.path)?;
+        Ok(invocation.with_options(self.options))
     }
 }
 
-/// The result to pass with `DEL`, where the version has that and can hold it. Plugins must do without it if need be.
+/// The result to pass with `DEL`, if the version defines that and can represent the result. Plugins
+/// must work without it.
 fn for_del<'a>(network: &NetworkConfigList, result: &'a AddResult) -> Option<&'a AddResult> {
     let version = network.cni_version;
     Some(result).filter(|result| version >= Version::V0_4_0 && result.to_json(version).is_ok())

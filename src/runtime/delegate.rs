@@ -6,38 +6,39 @@ use tracing::span::EnteredSpan;
 use tracing::{debug, info_span, warn};
 
 use super::error::with_sources;
+use super::process::CallOptions;
 use super::{Error, Invocation, find};
 use crate::plugin::{AddRequest, CheckRequest, DelRequest, GcRequest, StatusRequest};
 use crate::spec::{AddResult, Command, PluginType, RawConfig};
 
-/// A plugin to which this plugin delegates the call that it serves, most often one that manages addresses.
+/// A plugin to which this plugin delegates its call, usually an IPAM plugin.
 ///
-/// The delegate gets the same verb, the whole configuration as it arrived, and the same environment. A plugin that
-/// delegates an `ADD` delegates every other verb as well. A configuration that names the plugin itself as its delegate is
-/// an error in every verb except `DEL`. See [Plugin
-/// Delegation](https://www.cni.dev/docs/spec/#section-4-plugin-delegation).
+/// The delegate receives the same verb, the unchanged configuration, and the same environment. A
+/// plugin that delegates `ADD` must delegate every other verb too. A configuration that names the
+/// plugin itself as its delegate is an error in every verb except `DEL`. See
+/// [Plugin Delegation](https://www.cni.dev/docs/spec/#section-4-plugin-delegation).
 ///
 /// ```
-/// use cnikit::plugin::{AddRequest, DelRequest, Failure};
+/// use cnikit::plugin::{AddRequest, DelRequest, PluginError};
 /// use cnikit::runtime::{Delegate, Prior};
 /// use cnikit::spec::AddResult;
 ///
 /// # struct Config;
-/// # fn require_unattached(_: &AddRequest<Config>) -> Result<(), Failure> { Ok(()) }
-/// # fn make_links(_: &AddRequest<Config>, _: &AddResult) -> Result<AddResult, Failure> { todo!() }
-/// # fn delete_links(_: &DelRequest<Config>) -> Result<(), Failure> { Ok(()) }
-/// fn add(request: &AddRequest<Config>) -> Result<AddResult, Failure> {
-///     require_unattached(request)?; // the interface is not there
+/// # fn require_unattached(_: &AddRequest<Config>) -> Result<(), PluginError> { Ok(()) }
+/// # fn make_links(_: &AddRequest<Config>, _: &AddResult) -> Result<AddResult, PluginError> { todo!() }
+/// # fn delete_links(_: &DelRequest<Config>) -> Result<(), PluginError> { Ok(()) }
+/// fn add(request: &AddRequest<Config>) -> Result<AddResult, PluginError> {
+///     require_unattached(request)?; // the interface does not exist
 ///     let Some(ipam) = Delegate::ipam(request)? else {
 ///         return make_links(request, &AddResult::default());
 ///     };
 ///     let addresses = ipam.add(Prior::Absent)?;
-///     let result = make_links(request, addresses.result())?; // a failure gives the addresses back
-///     addresses.keep();
+///     let result = make_links(request, addresses.result())?; // an error releases the addresses
+///     addresses.commit();
 ///     Ok(result)
 /// }
 ///
-/// fn del(request: &DelRequest<Config>) -> Result<(), Failure> {
+/// fn del(request: &DelRequest<Config>) -> Result<(), PluginError> {
 ///     delete_links(request)?;
 ///     if let Some(ipam) = Delegate::ipam(request)? {
 ///         ipam.del()?;
@@ -49,64 +50,65 @@ use crate::spec::{AddResult, Command, PluginType, RawConfig};
 pub struct Delegate<'r, R> {
     request: &'r R,
     plugin_type: PluginType,
-    time_limit: Option<Duration>,
+    options: CallOptions,
 }
 
-/// Whether the attachment was there before this `ADD`: what a roll-back must know.
+/// Whether the attachment existed before this `ADD`, which determines the rollback.
 ///
-/// A second `ADD` of an attachment that is in use is bound to fail, and the `DEL` of the delegate would then free the
-/// addresses that the pod lives on.
+/// A second `ADD` of an attachment in use must fail. A `DEL` of the delegate would then release the
+/// addresses of a running pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prior {
-    /// The plugin has looked, and nothing of the attachment is there. Whatever the delegate holds for it is of no use to
-    /// anybody: a failure is followed by the delegate's `DEL`.
+    /// The plugin verified that nothing of the attachment exists. Addresses that the delegate holds
+    /// for it are unused, so that an error is followed by the delegate's `DEL`.
     Absent,
-    /// The plugin does not know: a failure frees nothing.
+    /// The plugin does not know: an error releases nothing.
     Unknown,
 }
 
-/// What a delegate's `ADD` made. Unless it is [kept](Self::commit), it is undone when this value is dropped, provided that
-/// the attachment was [absent](Prior::Absent) before.
+/// The result of a delegate's `ADD`. Dropping this value rolls the `ADD` back, unless it is
+/// [committed](Self::commit) or the attachment was not known to be [absent](Prior::Absent) before.
 #[derive(Debug)]
-#[must_use = "dropping it undoes what the delegate made"]
+#[must_use = "dropping it rolls back the ADD of the delegate"]
 pub struct Delegated {
     result: AddResult,
-    undo: Option<Undo>,
+    rollback: Option<Rollback>,
 }
 
-/// The `DEL` that undoes an `ADD`.
+/// The `DEL` that rolls back an `ADD`.
 #[derive(Debug)]
-struct Undo {
+struct Rollback {
     invocation: Invocation,
     config: RawConfig,
 }
 
-/// A request that can be delegated: one of [`plugin`](crate::plugin)'s.
+/// A request of [`plugin`](crate::plugin) that can be delegated.
 pub trait Delegable: sealed::Request {}
 
 impl<'r, R: Delegable> Delegate<'r, R> {
-    /// The plugin in `ipam.type`; `None` where the network has no such key, and so no addresses.
+    /// Creates the delegate that `ipam.type` names; `None` without the key, that is for a network
+    /// without addresses.
     ///
-    /// It is read from the configuration as it arrived, so that `DEL` reaches the delegate however wrong the other keys
-    /// are.
+    /// Reads the unvalidated configuration, so that `DEL` reaches the delegate even if other keys
+    /// are invalid.
     ///
     /// # Errors
     ///
-    /// [`Error::Spec`] for an `ipam.type` that cannot be the name of a plugin.
+    /// [`Error::Spec`] if `ipam.type` is not a valid plugin name.
     pub fn ipam(request: &'r R) -> Result<Option<Self>, Error> {
         let plugin_type = request.raw_config().ipam_type()?;
         Ok(plugin_type.map(|plugin_type| Self::new(plugin_type, request)))
     }
 
-    /// Any other plugin.
+    /// Creates a delegate from the name of a plugin.
     pub fn new(plugin_type: PluginType, request: &'r R) -> Self {
-        Self { request, plugin_type, time_limit: None }
+        Self { request, plugin_type, options: CallOptions { timeout: None, forward_stderr: true } }
     }
 
-    /// With a time limit for each call. Without one, the delegate has the time that the caller of this plugin gives.
+    /// Sets a timeout for each call. Without it, only the timeout of the calling runtime applies.
     #[must_use]
-    pub fn with_timeout(mut self, limit: Duration) -> Self {
-        self.time_limit = Some(limit);
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = Some(timeout);
         self
     }
 
@@ -115,12 +117,13 @@ impl<'r, R: Delegable> Delegate<'r, R> {
         &self.plugin_type
     }
 
-    /// The delegate's executable, for a caller that wants to know of it before it makes anything.
+    /// Finds the delegate's executable. A plugin can call this function before it creates anything.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::DelegatesToItself`] if the executable is the file of the running program, by whatever
-    /// name. A program that is several plugins calls its own code instead.
+    /// [`Error::NotFound`]; [`Error::DelegatesToItself`] if the executable is the file of the
+    /// running program, under any name. A program that contains several plugins must call its own
+    /// code instead.
     pub fn executable(&self) -> Result<PathBuf, Error> {
         let path = find(&self.plugin_type, self.request.path())?;
         if is_running(&path) {
@@ -135,11 +138,7 @@ impl<'r, R: Delegable> Delegate<'r, R> {
 
     fn invocation(&self, command: Command) -> Result<Invocation, Error> {
         let invocation = Invocation::delegated(self.executable()?, command).with_path(self.request.path())?;
-        let invocation = self.request.with_parameters(invocation);
-        Ok(match self.time_limit {
-            Some(limit) => invocation.with_timeout(limit),
-            None => invocation,
-        })
+        Ok(self.request.with_parameters(invocation).with_options(self.options))
     }
 
     fn run(&self, command: Command) -> Result<(), Error> {
@@ -148,7 +147,8 @@ impl<'r, R: Delegable> Delegate<'r, R> {
     }
 }
 
-/// Whether a path leads to the file of the running program. Symbolic and hard links share its inode; a copy does not.
+/// Whether a path refers to the file of the running program. Symbolic and hard links share its
+/// inode; a copy does not.
 fn is_running(path: &Path) -> bool {
     let inode = |path: &Path| path.metadata().ok().map(|file| (file.dev(), file.ino()));
     inode(path).is_some_and(|found| Some(found) == inode(Path::new("/proc/self/exe")))
@@ -159,32 +159,36 @@ impl<C> Delegate<'_, AddRequest<C>> {
     ///
     /// # Errors
     ///
-    /// Those of [`Invocation::add`] and [`executable`](Self::executable). [`Error::NotUndone`] when the `DEL` failed that had to follow
-    /// the failure.
+    /// The errors of [`Invocation::add`] and [`executable`](Self::executable).
+    /// [`Error::RollbackFailed`] if the `DEL` after a failed `ADD` also failed.
     pub fn add(&self, prior: Prior) -> Result<Delegated, Error> {
         let _span = self.span();
         let add = self.invocation(Command::Add)?;
         let config = &self.request.raw_config;
-        let undo = match prior {
-            Prior::Absent => Some(Undo { invocation: self.invocation(Command::Del)?, config: config.clone() }),
+        let rollback = match prior {
+            Prior::Absent => Some(Rollback { invocation: self.invocation(Command::Del)?, config: config.clone() }),
             Prior::Unknown => None,
         };
         match add.add(config) {
-            Ok(result) => Ok(Delegated { result, undo }),
-            // It has made nothing, and its DEL could not be started either.
+            Ok(result) => Ok(Delegated { result, rollback }),
+            // The delegate has created nothing, and its DEL could not be started either.
             Err(error @ Error::Start { .. }) => Err(error),
-            Err(error) => Err(error.undone(undo.and_then(|undo| undo.run().err()).into_iter().collect())),
+            Err(error) => {
+                let left = rollback.and_then(|rollback| rollback.run().err());
+                Err(error.with_rollback_errors(left.into_iter().collect()))
+            }
         }
     }
 }
 
 impl<C> Delegate<'_, DelRequest<C>> {
-    /// Delegates the `DEL`. Success if the delegate would be the plugin itself: every `ADD` refuses such a configuration,
-    /// so there is nothing to release, and the runtime would repeat a failed `DEL` without end.
+    /// Delegates the `DEL`. Succeeds if the delegate is the plugin itself. Every `ADD` rejects such
+    /// a configuration, so that there is nothing to release, and the runtime would repeat a failed
+    /// `DEL` forever.
     ///
     /// # Errors
     ///
-    /// Those of [`Invocation::run`], and [`Error::NotFound`].
+    /// The errors of [`Invocation::run`], and [`Error::NotFound`].
     pub fn del(&self) -> Result<(), Error> {
         match self.run(Command::Del) {
             Err(error @ Error::DelegatesToItself { .. }) => {
@@ -201,7 +205,7 @@ impl<C> Delegate<'_, CheckRequest<C>> {
     ///
     /// # Errors
     ///
-    /// Those of [`Invocation::run`] and [`executable`](Self::executable).
+    /// The errors of [`Invocation::run`] and [`executable`](Self::executable).
     pub fn check(&self) -> Result<(), Error> {
         self.run(Command::Check)
     }
@@ -212,7 +216,7 @@ impl<C> Delegate<'_, GcRequest<C>> {
     ///
     /// # Errors
     ///
-    /// Those of [`Invocation::run`] and [`executable`](Self::executable).
+    /// The errors of [`Invocation::run`] and [`executable`](Self::executable).
     pub fn gc(&self) -> Result<(), Error> {
         self.run(Command::Gc)
     }
@@ -223,45 +227,45 @@ impl<C> Delegate<'_, StatusRequest<C>> {
     ///
     /// # Errors
     ///
-    /// Those of [`Invocation::run`] and [`executable`](Self::executable).
+    /// The errors of [`Invocation::run`] and [`executable`](Self::executable).
     pub fn status(&self) -> Result<(), Error> {
         self.run(Command::Status)
     }
 }
 
 impl Delegated {
-    /// The delegate's result. That of an address manager has neither interfaces nor, in its addresses, an interface's
-    /// index: those are the caller's to add.
+    /// The delegate's result. The result of an IPAM plugin contains no interfaces and no interface
+    /// indexes; the caller must add them.
     pub fn result(&self) -> &AddResult {
         &self.result
     }
 
-    /// Keeps what the delegate made.
+    /// Keeps the attachment of the delegate, and returns its result.
     pub fn commit(mut self) -> AddResult {
-        self.undo = None;
+        self.rollback = None;
         std::mem::take(&mut self.result)
     }
 
-    /// Undoes what the delegate made, as dropping it does, and tells whether that worked.
+    /// Rolls back the delegate's `ADD`, as a drop does, and reports errors.
     ///
     /// # Errors
     ///
-    /// Those of [`Invocation::run`].
-    pub fn undo(mut self) -> Result<(), Error> {
-        self.undo.take().map_or(Ok(()), |undo| undo.run())
+    /// The errors of [`Invocation::run`].
+    pub fn rollback(mut self) -> Result<(), Error> {
+        self.rollback.take().map_or(Ok(()), |rollback| rollback.run())
     }
 }
 
 impl Drop for Delegated {
     fn drop(&mut self) {
-        if let Some(Err(error)) = self.undo.take().map(|undo| undo.run()) {
-            // The caller is busy with another failure; this one is for the log.
-            warn!("cannot undo what a delegate made: {}", with_sources(&error));
+        if let Some(Err(error)) = self.rollback.take().map(|rollback| rollback.run()) {
+            // The caller handles another error already; this one is only logged.
+            warn!("cannot roll back the ADD of a delegate: {}", with_sources(&error));
         }
     }
 }
 
-impl Undo {
+impl Rollback {
     fn run(&self) -> Result<(), Error> {
         self.invocation.run(&self.config).map(drop)
     }
@@ -272,7 +276,7 @@ mod sealed {
 
     use super::{Invocation, RawConfig};
 
-    /// What a delegate needs of the request that its caller serves.
+    /// The parts of a request that its delegate needs.
     pub trait Request {
         fn raw_config(&self) -> &RawConfig;
         fn path(&self) -> &[PathBuf];
@@ -313,7 +317,7 @@ delegable!(DelRequest, |self, invocation| {
     let invocation = invocation.in_netns(self.netns.as_deref());
     match &self.args {
         Ok(args) => invocation.with_args(args),
-        // What cannot be read is inherited as it is: the delegate may think otherwise of it.
+        // An unreadable value is inherited unchanged: the delegate may accept it.
         Err(_) => invocation,
     }
 });

@@ -7,24 +7,24 @@ use std::time::Duration;
 
 use crate::spec::{self, Attachment, Command, ErrorCode, HasErrorCode, NetworkName, PluginType, Version};
 
-/// Why a plugin could not be run, what it said, or what is wrong with a network configuration.
+/// An error of a plugin call, of a network configuration or of the result cache.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No directory of the search path holds an executable of that name.
+    /// No directory of the search path contains an executable of this name.
     #[error("{}", not_found(plugin_type, searched, not_executable))]
     NotFound {
         /// The plugin.
         plugin_type: PluginType,
         /// The directories, in order.
         searched: Vec<PathBuf>,
-        /// Files of that name that are not executable.
+        /// Files of this name that are not executable.
         not_executable: Vec<PathBuf>,
     },
-    /// The executable of the delegate is the program that is running: it would call itself without end. `DEL` succeeds
-    /// instead, because there is nothing to release.
+    /// The executable of the delegate is the running program, which would call itself forever.
+    /// `DEL` succeeds instead, because there is nothing to release.
     #[error(
-        "plugin {plugin_type} would delegate to itself: {} is the program that is running; name another plugin as \
+        "plugin {plugin_type} would delegate to itself: {} is the running program; name another plugin as \
          \"ipam.type\" in the network configuration",
         path.display()
     )]
@@ -34,10 +34,10 @@ pub enum Error {
         /// Its executable.
         path: PathBuf,
     },
-    /// A directory whose name holds the separator of `CNI_PATH`.
-    #[error("the directories for CNI_PATH cannot be written as one list: name none with a ':'")]
+    /// A directory with the separator of `CNI_PATH` in its name.
+    #[error("CNI_PATH cannot contain a directory with a ':' in its name: rename it")]
     Path {
-        /// What is wrong.
+        /// The invalid directory.
         source: JoinPathsError,
     },
     /// The executable could not be started.
@@ -45,49 +45,50 @@ pub enum Error {
     Start {
         /// The executable.
         plugin: PathBuf,
-        /// What the system says. Text file busy: somebody was still writing the executable after seconds.
+        /// The system's error. `Text file busy` means that another process wrote the executable for
+        /// seconds.
         source: io::Error,
     },
-    /// The pipes to a running plugin failed.
-    #[error("cannot talk to {} during {command}", plugin.display())]
-    Talk {
+    /// I/O on the pipes to a running plugin failed.
+    #[error("cannot read from or write to {} during {command}", plugin.display())]
+    Pipe {
         /// The executable.
         plugin: PathBuf,
         /// The verb.
         command: Command,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The plugin was killed, and what it had started with it.
-    #[error("{} was killed: {command} took longer than {limit:?}{}", plugin.display(), said(stderr))]
+    /// The plugin and its child processes were killed.
+    #[error("{} was killed: {command} took longer than {limit:?}{}", plugin.display(), output_suffix(stderr))]
     TimedOut {
         /// The executable.
         plugin: PathBuf,
         /// The verb.
         command: Command,
-        /// How long it was given.
+        /// The timeout.
         limit: Duration,
         /// The end of its standard error.
         stderr: String,
     },
-    /// The plugin was killed as its output did not end.
+    /// The plugin was killed because of excessive output.
     #[error("{} was killed: {command} wrote more than {limit} bytes to standard output", plugin.display())]
     OutputTooLong {
         /// The executable.
         plugin: PathBuf,
         /// The verb.
         command: Command,
-        /// How many bytes are read, at most.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// The plugin failed, and said why in an error document.
-    #[error("{} failed {command} with code {code}: {msg}{}", plugin.display(), more(details))]
+    /// The plugin failed with an error document.
+    #[error("{} failed {command} with code {code}: {msg}{}", plugin.display(), details_suffix(details))]
     Plugin {
         /// The executable.
         plugin: PathBuf,
         /// The verb.
         command: Command,
-        /// The number in the document.
+        /// The code of the document.
         code: ErrorCode,
         /// Its message.
         msg: String,
@@ -95,21 +96,22 @@ pub enum Error {
         details: String,
     },
     /// The plugin failed without an error document.
-    #[error("{} failed {command} without an error document ({status}){}", plugin.display(), said(output))]
+    #[error("{} failed {command} without an error document ({status}){}", plugin.display(), output_suffix(output))]
     NoDocument {
         /// The executable.
         plugin: PathBuf,
         /// The verb.
         command: Command,
-        /// How it ended.
+        /// The exit status of the plugin.
         status: ExitStatus,
-        /// The end of its standard error, or of its standard output where that is empty.
+        /// The end of its standard error, or of its standard output if standard error is empty.
         output: String,
     },
-    /// The plugin wrote an error document, but ended with status 0.
+    /// The plugin wrote an error document, but exited with status 0. A runtime would take the
+    /// document for a result.
     #[error(
-        "{} wrote an error document for {command} and ended with status 0, so that it would be read as a result: \
-         it must end with another; the document says code {code}: {msg}",
+        "{} exited {command} with status 0, but wrote an error document with code {code}: {msg}; \
+         correct the plugin: the status of an error must not be 0",
         plugin.display()
     )]
     ErrorAsResult {
@@ -117,137 +119,137 @@ pub enum Error {
         plugin: PathBuf,
         /// The verb.
         command: Command,
-        /// The number in the document.
+        /// The code of the document.
         code: ErrorCode,
         /// Its message.
         msg: String,
     },
-    /// The plugin succeeded, but its standard output is no JSON, or empty.
-    #[error("{} succeeded with {command}, but standard output is not JSON: {output:?}", plugin.display())]
+    /// The plugin succeeded, but its standard output is empty or not JSON.
+    #[error("{} exited {command} with status 0, but its standard output is not JSON: {output:?}", plugin.display())]
     NotJson {
         /// The executable.
         plugin: PathBuf,
         /// The verb.
         command: Command,
-        /// The beginning of what it wrote.
+        /// The beginning of its standard output.
         output: String,
-        /// What the parser says.
+        /// The parser's error.
         source: serde_json::Error,
     },
-    /// The plugin succeeded, but its answer does not have the specified form.
-    #[error("the answer of {} to {command} cannot be used", plugin.display())]
-    InvalidAnswer {
+    /// The plugin succeeded, but its output does not conform to the specification.
+    #[error("the output of {} for {command} is not valid", plugin.display())]
+    InvalidResponse {
         /// The executable.
         plugin: PathBuf,
         /// The verb.
         command: Command,
-        /// What is wrong with it.
+        /// The reason.
         source: spec::Error,
     },
-    /// A plugin does not speak the configuration's version.
+    /// A plugin does not support the configuration's version.
     #[error(
-        "{} does not speak cniVersion {version}: state one of {} in the network configuration, or update the plugin",
-        plugin.display(), Version::list(spoken)
+        "{} does not support cniVersion {version}: use one of {} in the network configuration, or update the plugin",
+        plugin.display(), Version::list(supported)
     )]
-    VersionNotSpoken {
+    UnsupportedVersion {
         /// The executable.
         plugin: PathBuf,
         /// The configuration's version.
         version: Version,
-        /// Those that it speaks, as far as this library knows them.
-        spoken: Vec<Version>,
+        /// The versions that it supports, without versions unknown to this library.
+        supported: Vec<Version>,
     },
-    /// A network configuration, or a name, is not valid.
+    /// A network configuration, or a name, is invalid.
     #[error(transparent)]
     Spec(#[from] spec::Error),
-    /// A plugin's part of a network configuration is not valid.
+    /// The configuration of one plugin in a network configuration is invalid.
     #[error("\"plugins[{index}]\" of the network configuration is not valid")]
     InvalidPlugin {
-        /// Its place in the list, from 0.
+        /// Its index in the list, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// The reason.
         source: spec::Error,
     },
-    /// A network configuration without a plugin.
+    /// A network configuration without plugins.
     #[error("network {network} has no plugins: list them under \"plugins\"")]
     NoPlugins {
         /// The network.
         network: NetworkName,
     },
-    /// A file whose content is not valid.
+    /// A file with invalid content.
     #[error("{} is not valid", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         source: Box<Error>,
     },
-    /// The file system refused.
+    /// A file system operation failed.
     #[error("cannot {operation} {}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         operation: &'static str,
-        /// What it was tried on.
+        /// The path of the operation.
         path: PathBuf,
-        /// Why it failed.
+        /// The system's error.
         source: io::Error,
     },
-    /// No configuration in a directory is the network's.
-    #[error("no network {network} in {}: it has {}", dir.display(), networks(present))]
+    /// No configuration in a directory has the network's name.
+    #[error("network {network} not found in {}: the directory has {}", dir.display(), networks(present))]
     NoSuchNetwork {
         /// The network.
         network: NetworkName,
         /// The directory.
         dir: PathBuf,
-        /// The networks that are there.
+        /// The networks in the directory.
         present: Vec<NetworkName>,
     },
-    /// A cached attachment that cannot be understood.
-    #[error("the cached result {} cannot be understood: {source}; delete the attachment", path.display())]
+    /// An invalid cached attachment.
+    #[error("the cached result {} is not valid: {source}; delete the attachment", path.display())]
     CorruptCache {
         /// The file.
         path: PathBuf,
-        /// What is wrong with the content. The message has it before the remedy, so it is no
+        /// The parser's error. The message contains it before the remedy, so that it is not a
         /// [`source`](std::error::Error::source).
         r#source: serde_json::Error,
     },
-    /// A `CHECK` of an attachment of which no result is known.
+    /// A `CHECK` of an attachment without a cached result.
     #[error(
-        "{} of container {} is not attached to network {} as far as the result cache knows: add it first",
+        "the result cache has no attachment of {} of container {} to network {}: add it first",
         attachment.ifname, attachment.container_id, attachment.network
     )]
     NotAttached {
         /// The attachment.
         attachment: Attachment,
     },
-    /// An `ADD` failed, and so did the `DEL` that should undo it.
-    #[error("{}; undoing it failed as well: {}", with_sources(cause), list(left))]
-    NotUndone {
-        /// Why the `ADD` failed.
+    /// An `ADD` failed, and the `DEL` of its rollback failed too.
+    #[error("{}; the rollback failed too: {}", with_sources(cause), list(left))]
+    RollbackFailed {
+        /// The error of the `ADD`.
         cause: Box<Error>,
-        /// Why something may be left.
+        /// The errors of the rollback. Parts of the attachment may remain.
         left: Vec<Error>,
     },
-    /// Several steps failed of an operation that goes on past failures.
+    /// Several errors of an operation that continues after errors.
     #[error("{}", list(errors))]
     Several {
-        /// The failures, in the order in which they came.
+        /// The errors, in the order of their occurrence.
         errors: Vec<Error>,
     },
 }
 
 impl Error {
-    /// For `map_err`: names what was tried on which path.
+    /// For `map_err`: adds the operation and the path.
     pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { operation, path: path.to_owned(), source }
     }
 
-    /// The failed `ADD`, with what could not be undone.
-    pub(super) fn undone(self, left: Vec<Error>) -> Self {
-        if left.is_empty() { self } else { Self::NotUndone { cause: Box::new(self), left } }
+    /// Adds the errors of the rollback to the error of an `ADD`.
+    pub(super) fn with_rollback_errors(self, left: Vec<Error>) -> Self {
+        if left.is_empty() { self } else { Self::RollbackFailed { cause: Box::new(self), left } }
     }
 
-    /// All failures as one, if there are any.
+    /// Combines all errors into one, if there are any.
     pub(super) fn all(mut errors: Vec<Error>) -> Result<(), Self> {
         match errors.len() {
             0 => Ok(()),
@@ -258,12 +260,12 @@ impl Error {
 }
 
 impl HasErrorCode for Error {
-    /// A plugin's own number is passed on.
+    /// A plugin's own code is passed on.
     fn code(&self) -> ErrorCode {
         match self {
             Self::Plugin { code, .. } | Self::ErrorAsResult { code, .. } => *code,
             Self::TimedOut { .. } => ErrorCode::TRY_AGAIN,
-            Self::Start { .. } | Self::Talk { .. } | Self::Io { .. } => ErrorCode::IO,
+            Self::Start { .. } | Self::Pipe { .. } | Self::Io { .. } => ErrorCode::IO,
             Self::Path { .. } => ErrorCode::INVALID_ENVIRONMENT,
             Self::NotFound { .. }
             | Self::DelegatesToItself { .. }
@@ -271,13 +273,13 @@ impl HasErrorCode for Error {
             | Self::NoSuchNetwork { .. } => ErrorCode::INVALID_CONFIG,
             Self::NotJson { .. } | Self::CorruptCache { .. } => ErrorCode::DECODE,
             Self::OutputTooLong { .. } | Self::NoDocument { .. } => ErrorCode::INTERNAL,
-            Self::VersionNotSpoken { .. } => ErrorCode::INCOMPATIBLE_VERSION,
+            Self::UnsupportedVersion { .. } => ErrorCode::INCOMPATIBLE_VERSION,
             Self::NotAttached { .. } => ErrorCode::UNKNOWN_CONTAINER,
-            Self::Spec(source) | Self::InvalidPlugin { source, .. } | Self::InvalidAnswer { source, .. } => {
+            Self::Spec(source) | Self::InvalidPlugin { source, .. } | Self::InvalidResponse { source, .. } => {
                 source.code()
             }
             Self::File { source, .. } => source.code(),
-            Self::NotUndone { cause, .. } => cause.code(),
+            Self::RollbackFailed { cause, .. } => cause.code(),
             Self::Several { errors } => errors.first().map_or(ErrorCode::INTERNAL, HasErrorCode::code),
         }
     }
@@ -285,13 +287,16 @@ impl HasErrorCode for Error {
 
 fn not_found(plugin_type: &PluginType, searched: &[PathBuf], not_executable: &[PathBuf]) -> String {
     if let Some(path) = not_executable.first() {
-        return format!("plugin {plugin_type} cannot be run: {} is not executable; chmod +x it", path.display());
+        return format!("plugin {plugin_type} cannot be run: {} is not executable; run chmod +x on it", path.display());
     }
     if searched.is_empty() {
-        return format!("plugin {plugin_type} cannot be looked up: CNI_PATH names no directory; set it");
+        return format!("plugin {plugin_type} not found: CNI_PATH names no directory; set it");
     }
     let searched: Vec<String> = searched.iter().map(|dir| dir.display().to_string()).collect();
-    format!("no plugin {plugin_type} in {}: install it there, or correct \"type\" or CNI_PATH", searched.join(", "))
+    format!(
+        "plugin {plugin_type} not found in {}: install it there, or correct \"type\" or CNI_PATH",
+        searched.join(", ")
+    )
 }
 
 fn networks(present: &[NetworkName]) -> String {
@@ -302,11 +307,11 @@ fn networks(present: &[NetworkName]) -> String {
     names.join(", ")
 }
 
-fn said(output: &str) -> String {
-    if output.is_empty() { String::new() } else { format!("; it said: {output}") }
+fn output_suffix(output: &str) -> String {
+    if output.is_empty() { String::new() } else { format!("; its output: {output}") }
 }
 
-fn more(details: &str) -> String {
+fn details_suffix(details: &str) -> String {
     if details.is_empty() { String::new() } else { format!(": {details}") }
 }
 
@@ -314,7 +319,7 @@ fn list(errors: &[Error]) -> String {
     errors.iter().map(with_sources).collect::<Vec<_>>().join("; ")
 }
 
-/// An error and its sources as one text, where there is nobody to tell the sources by.
+/// Formats an error and its sources as one text, for places that print only one text.
 pub(super) fn with_sources(error: &Error) -> String {
     let sources = std::iter::successors(error.source(), |source| (*source).source());
     let texts = std::iter::once(error.to_string()).chain(sources.map(ToString::to_string));

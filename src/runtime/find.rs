@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use crate::spec::PluginType;
 
-/// Finds a plugin's executable: the first executable regular file of that name in the directories of `CNI_PATH`.
+/// Finds a plugin's executable: the first executable regular file of this name in the directories
+/// of `CNI_PATH`.
 ///
-/// An empty directory name is passed over: it would mean wherever the process happens to be.
+/// An empty directory name is skipped: it would mean the current directory of the process.
 ///
 /// ```
 /// use cnikit::runtime::find;
@@ -18,17 +19,18 @@ use crate::spec::PluginType;
 /// let error = find(&"no-such-plugin".parse()?, &path).unwrap_err();
 /// assert_eq!(
 ///     error.to_string(),
-///     "no plugin no-such-plugin in /nonexistent, /bin: install it there, or correct \"type\" or CNI_PATH"
+///     "plugin no-such-plugin not found in /nonexistent, /bin: install it there, or correct \"type\" or CNI_PATH"
 /// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
 ///
-/// [`Error::NotFound`]; [`Error::Io`] where it may be in a directory that cannot be looked into, and is in no other.
+/// [`Error::NotFound`]; [`Error::Io`] if a directory is inaccessible and no other directory
+/// contains the plugin.
 pub fn find(plugin_type: &PluginType, path: &[PathBuf]) -> Result<PathBuf, Error> {
     let searched: Vec<PathBuf> = path.iter().filter(|dir| !dir.as_os_str().is_empty()).cloned().collect();
-    let (mut not_executable, mut unknown) = (Vec::new(), None);
+    let (mut not_executable, mut inaccessible) = (Vec::new(), None);
     for dir in &searched {
         let candidate = dir.join(plugin_type.as_str());
         match executable(&candidate) {
@@ -36,14 +38,14 @@ pub fn find(plugin_type: &PluginType, path: &[PathBuf]) -> Result<PathBuf, Error
             Ok(Some(false)) => not_executable.push(candidate),
             Ok(None) => {}
             Err(source) => {
-                unknown.get_or_insert(Error::Io { operation: "look for", path: candidate, source });
+                inaccessible.get_or_insert(Error::Io { operation: "access", path: candidate, source });
             }
         }
     }
-    Err(unknown.unwrap_or(Error::NotFound { plugin_type: plugin_type.clone(), searched, not_executable }))
+    Err(inaccessible.unwrap_or(Error::NotFound { plugin_type: plugin_type.clone(), searched, not_executable }))
 }
 
-/// Whether a regular file may be executed by anyone; `None` where there is no such file.
+/// Whether any user may execute a regular file; `None` if there is no such file.
 fn executable(path: &Path) -> io::Result<Option<bool>> {
     match path.metadata() {
         Ok(file) if file.is_file() => Ok(Some(file.permissions().mode() & 0o111 != 0)),

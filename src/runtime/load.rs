@@ -1,4 +1,4 @@
-//! Network configurations from files, as administrators lay them down in `/etc/cni/net.d`.
+//! Loads network configurations from files, as in `/etc/cni/net.d`.
 
 use std::fs;
 use std::io;
@@ -8,15 +8,16 @@ use super::network::in_file;
 use super::{Error, NetworkConfigList, PluginConfig};
 use crate::spec::NetworkName;
 
-/// How the files of networks end.
-const NETWORKS: [&str; 3] = ["conf", "conflist", "json"];
+/// The file extensions of networks.
+const NETWORK_EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// How the files of single plugins end, in a directory that is named as their network.
-const PLUGINS: [&str; 1] = ["conf"];
+/// The file extensions of single plugins, in a directory with the name of their network.
+const PLUGIN_EXTENSIONS: [&str; 1] = ["conf"];
 
 impl NetworkConfigList {
-    /// Reads a network from a file. To the plugins of a list come those in the `*.conf` files of the directory beside
-    /// the file that is named as the network, in the order of their names, unless `loadOnlyInlinedPlugins` is set.
+    /// Reads a network from a file. The directory beside the file with the name of the network may
+    /// contain further plugins. Their `*.conf` files are appended in the order of their names,
+    /// unless `loadOnlyInlinedPlugins` is set.
     ///
     /// # Errors
     ///
@@ -25,7 +26,7 @@ impl NetworkConfigList {
         let mut network = Self::parse(read(path)?).map_err(in_file(path))?;
         if !network.load_only_inlined_plugins {
             let dir = path.parent().unwrap_or(Path::new("")).join(network.name.as_str());
-            for path in files(&dir, &PLUGINS)? {
+            for path in files(&dir, &PLUGIN_EXTENSIONS)? {
                 network.plugins.push(PluginConfig::parse(read(&path)?).map_err(in_file(&path))?);
             }
         }
@@ -35,33 +36,34 @@ impl NetworkConfigList {
         Ok(network)
     }
 
-    /// Reads every network of a directory: the files `*.conflist`, `*.conf` and `*.json` in the order of their names,
-    /// by which administrators say which one is to be preferred. One that cannot be read does not keep the others from
-    /// it. A directory that does not exist has none.
+    /// Reads all networks of a directory: the files `*.conflist`, `*.conf` and `*.json` in the
+    /// order of their names. Administrators choose names so that the preferred network comes first.
+    /// An invalid file does not affect the others. A missing directory contains no networks.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the directory cannot be listed; within the list, those of [`load_file`](Self::load_file).
+    /// [`Error::Io`] if the directory cannot be listed. The list contains the errors of
+    /// [`load_file`](Self::load_file).
     pub fn load_dir(dir: &Path) -> Result<Vec<Result<Self, Error>>, Error> {
         Ok(Self::files(dir)?.iter().map(|path| Self::load_file(path)).collect())
     }
 
-    /// The files that [`load_dir`](Self::load_dir) reads, in its order.
+    /// The files that [`load_dir`](Self::load_dir) reads, in the same order.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the directory cannot be listed.
+    /// [`Error::Io`] if the directory cannot be listed.
     pub fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-        files(dir, &NETWORKS)
+        files(dir, &NETWORK_EXTENSIONS)
     }
 
-    /// Reads the network of a name from a directory; where several have it, the first in the order of
-    /// [`load_dir`](Self::load_dir).
+    /// Reads the network of this name from a directory. If several networks have the name, the
+    /// first in the order of [`load_dir`](Self::load_dir) counts.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchNetwork`]; but where a file before or after could not be read it might have been that one, and its
-    /// error is returned.
+    /// [`Error::NoSuchNetwork`]. If any file is unreadable, its error is returned instead, because
+    /// it may contain the network.
     pub fn load(dir: &Path, name: &NetworkName) -> Result<Self, Error> {
         let mut present = Vec::new();
         let mut unreadable = None;
@@ -77,7 +79,7 @@ impl NetworkConfigList {
     }
 }
 
-/// The files of a directory with one of these endings, by name.
+/// The files of a directory with one of these extensions, sorted by name.
 fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, Error> {
     let failed = |source| Error::Io { operation: "list", path: dir.to_owned(), source };
     let entries = match fs::read_dir(dir) {
@@ -85,8 +87,9 @@ fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, Error> {
         entries => entries.map_err(failed)?,
     };
     let mut files = entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect::<Result<Vec<_>, Error>>()?;
-    let has_one = |path: &Path| extensions.iter().any(|one| path.extension().is_some_and(|has| has == *one));
-    files.retain(|path| has_one(path) && !path.is_dir());
+    let matches =
+        |path: &Path| path.extension().is_some_and(|extension| extensions.iter().any(|known| extension == *known));
+    files.retain(|path| matches(path) && !path.is_dir());
     files.sort_unstable();
     Ok(files)
 }

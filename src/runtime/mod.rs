@@ -1,18 +1,18 @@
-//! The side of the protocol that calls plugins: for plugins that delegate, and for runtimes.
+//! The side of the protocol that calls plugins, for plugins that delegate and for runtimes.
 //!
-//! | To do what | Use |
+//! | Task | Use |
 //! |---|---|
-//! | have `ipam.type` serve the call that your plugin serves, and undo that when you fail | [`Delegate`], [`Delegated`], [`Prior`] |
-//! | attach, check and detach containers by a network configuration | [`Runtime`], [`AttachmentParameters`] |
+//! | delegate a call to the plugin in `ipam.type`, and roll it back after an error | [`Delegate`], [`Delegated`], [`Prior`] |
+//! | attach, check and detach containers with a network configuration | [`Runtime`], [`AttachmentParameters`] |
 //! | read network configurations from `/etc/cni/net.d` | [`NetworkConfigList`], [`PluginConfig`] |
-//! | know what is attached | [`ResultCache`], [`CachedAttachment`] |
+//! | list the attachments | [`ResultCache`], [`CachedAttachment`] |
 //! | run one plugin with one verb | [`find()`], [`Invocation`] |
 //!
-//! It does what the reference library does for containerd, CRI-O and `cnitool`, and reads and writes the same files.
-//! Where it differs, it is for safety: a plugin that hangs can be given a time limit, a failed `ADD` is undone, and an
-//! `ADD` too many undoes nothing.
+//! The module does the same as the reference library for containerd, CRI-O and `cnitool`, and reads
+//! and writes the same files. It differs for safety: calls can have a timeout, a failed `ADD` is
+//! rolled back, and a duplicate `ADD` deletes nothing.
 //!
-//! Nothing here needs privileges; the plugins do.
+//! The module needs no privileges; the plugins do.
 
 mod base64;
 mod cache;

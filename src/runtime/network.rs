@@ -1,32 +1,32 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::{AttachmentParameters, Error};
 use crate::spec::{self, AddResult, AttachmentKey, Command, NetworkName, PluginType, RawConfig, Version};
 
-/// The keys under which `GC` learns the valid attachments. The second is what the specification's text once said;
-/// plugins in the field read either.
+/// The keys of the valid attachments in a `GC`. An earlier text of the specification has the second
+/// key; existing plugins read either.
 const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
-/// A network's configuration: the plugins that an attachment goes through, in order.
+/// A network configuration: the plugins of an attachment, in order.
 ///
-/// See [Network configuration format](https://www.cni.dev/docs/spec/#section-1-network-configuration-format).
+/// See
+/// [Network configuration format](https://www.cni.dev/docs/spec/#section-1-network-configuration-format).
 ///
 /// ```
 /// use cnikit::runtime::NetworkConfigList;
 /// use cnikit::spec::Version;
 ///
-/// let network = NetworkList::parse(
+/// let network = NetworkConfigList::parse(
 ///     br#"{
 ///         "cniVersion": "0.4.0", "cniVersions": ["0.3.1", "0.4.0", "1.1.0", "2.0.0"], "name": "dbnet",
 ///         "plugins": [{"type": "bridge"}, {"type": "portmap", "capabilities": {"portMappings": true}}]
 ///     }"#,
 /// )?;
-/// assert_eq!(network.cni_version, Version::V1_1_0); // the highest that this library knows
+/// assert_eq!(network.cni_version, Version::V1_1_0); // the highest that this library supports
 /// assert_eq!(network.plugins[1].plugin_type.as_str(), "portmap");
 /// assert!(network.capabilities().contains("portMappings"));
 /// # Ok::<(), cnikit::runtime::Error>(())
@@ -36,35 +36,35 @@ const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/atta
 pub struct NetworkConfigList {
     /// `name`
     pub name: NetworkName,
-    /// The highest version that this library knows of those in `cniVersion` and `cniVersions`.
+    /// The highest version in `cniVersion` and `cniVersions` that this library supports.
     pub cni_version: Version,
     /// `disableCheck`: `CHECK` must not be called.
     pub disable_check: bool,
     /// `disableGC`: `GC` must not be called.
     pub disable_gc: bool,
-    /// `loadOnlyInlinedPlugins`: the directory that is named as the network has no say.
+    /// `loadOnlyInlinedPlugins`: ignore the directory with the name of the network.
     pub load_only_inlined_plugins: bool,
-    /// The plugins. One that was read from a file has one at least.
+    /// The plugins. A network from a file has at least one.
     pub plugins: Vec<PluginConfig>,
     bytes: Vec<u8>,
 }
 
-/// A plugin's part of a network's configuration.
+/// The configuration of one plugin in a network configuration.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PluginConfig {
     /// `type`: the name of the executable.
     pub plugin_type: PluginType,
-    /// The capabilities that it declares to have, with `true`.
+    /// The capabilities that the plugin declares with `true`.
     pub capabilities: BTreeSet<String>,
     object: Map<String, Value>,
 }
 
 impl NetworkConfigList {
-    /// Reads a configuration: a list of plugins as in `.conflist` files, or a single plugin's as in `.conf` and `.json`
-    /// files, which is a list of one.
+    /// Parses a configuration: a list of plugins as in `.conflist` files, or a single plugin as in
+    /// `.conf` and `.json` files. A single plugin becomes a list of one.
     ///
-    /// A list without the key `plugins` is valid as far as this goes: its plugins may stand in files of their own, which
+    /// A list without the key `plugins` is valid here. Its plugins may be in separate files, which
     /// [`load_file`](Self::load_file) reads.
     ///
     /// # Errors
@@ -77,7 +77,7 @@ impl NetworkConfigList {
         }
         let (name, cni_version) = (raw.name()?, version_of(&raw)?);
         let load_only_inlined_plugins = flag(&raw, "loadOnlyInlinedPlugins")?;
-        let plugins = match key::<Vec<Value>>(&raw, "plugins")? {
+        let plugins = match raw.key::<Vec<Value>>("plugins")? {
             None if load_only_inlined_plugins => return Err(Error::NoPlugins { network: name }),
             None => Vec::new(),
             Some(list) if list.is_empty() => return Err(Error::NoPlugins { network: name }),
@@ -94,12 +94,13 @@ impl NetworkConfigList {
         })
     }
 
-    /// The configuration in the form of a list, as it was read; plugins from files of their own are not in it.
+    /// The configuration in the form of a list, in its original bytes. Plugins from separate files
+    /// are not included.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The capabilities that any of the plugins declares.
+    /// The capabilities that any plugin declares.
     pub fn capabilities(&self) -> BTreeSet<&str> {
         self.plugins.iter().flat_map(|plugin| &plugin.capabilities).map(String::as_str).collect()
     }
@@ -119,7 +120,7 @@ impl NetworkConfigList {
         })
     }
 
-    /// A plugin's configuration for a verb about one attachment.
+    /// A plugin's configuration for a verb of one attachment.
     pub(super) fn for_attachment(
         &self,
         plugin: &PluginConfig,
@@ -152,7 +153,7 @@ impl NetworkConfigList {
         raw_config(self.derived(plugin))
     }
 
-    /// Whether the version has a verb.
+    /// Checks that the network's version defines a verb.
     ///
     /// # Errors
     ///
@@ -162,7 +163,8 @@ impl NetworkConfigList {
         if version < command.spec().since { Err(spec::Error::CommandTooNew { command, version }) } else { Ok(()) }
     }
 
-    /// What the specification inserts for every verb. The keys with its own prefix are the runtime's to set.
+    /// Adds the keys that the specification requires for every verb. Keys with the specification's
+    /// own prefix may come only from the runtime.
     fn derived(&self, plugin: &PluginConfig) -> Map<String, Value> {
         let mut object = plugin.object.clone();
         object.retain(|key, _| !key.starts_with("cni.dev/"));
@@ -173,7 +175,7 @@ impl NetworkConfigList {
 }
 
 impl PluginConfig {
-    /// Reads one plugin's configuration.
+    /// Parses one plugin's configuration.
     ///
     /// # Errors
     ///
@@ -181,19 +183,19 @@ impl PluginConfig {
     pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, spec::Error> {
         let raw = RawConfig::parse(bytes)?;
         let object = raw.decode()?;
-        let capabilities: Map<String, Value> = key(&raw, "capabilities")?.unwrap_or_default();
+        let capabilities: Map<String, Value> = raw.key("capabilities")?.unwrap_or_default();
         Ok(Self {
-            plugin_type: key(&raw, "type")?.ok_or(spec::Error::MissingKey { key: "type" })?,
+            plugin_type: raw.required("type")?,
             capabilities: capabilities.into_iter().filter(|(_, has)| *has == true).map(|(name, _)| name).collect(),
             object,
         })
     }
 
-    /// The plugin's own keys, as in [`RawConfig::decode`].
+    /// Reads the plugin's own keys, as [`RawConfig::decode`] does.
     ///
     /// # Errors
     ///
-    /// Those of [`RawConfig::decode`].
+    /// The errors of [`RawConfig::decode`].
     pub fn decode<C: DeserializeOwned>(&self) -> Result<C, spec::Error> {
         RawConfig::parse(Value::Object(self.object.clone()).to_string())?.decode()
     }
@@ -203,12 +205,12 @@ impl PluginConfig {
     }
 }
 
-/// Names the file that an error is about.
+/// Adds the path of the file to an error.
 pub(super) fn in_file<E: Into<Error>>(path: &Path) -> impl FnOnce(E) -> Error {
     move |error| Error::File { path: path.to_owned(), source: Box::new(error.into()) }
 }
 
-/// A result as the JSON of a version.
+/// Formats a result as the JSON of a version.
 pub(super) fn result_value(result: &AddResult, version: Version) -> Result<Value, spec::Error> {
     serde_json::from_str(&result.to_json(version)?).map_err(|source| spec::Error::Unwritable { source })
 }
@@ -217,10 +219,10 @@ fn raw_config(object: Map<String, Value>) -> Result<RawConfig, Error> {
     Ok(RawConfig::parse(Value::Object(object).to_string())?)
 }
 
-/// Versions in the list that nobody here has heard of are for newer runtimes.
+/// Unknown versions in the list are for newer runtimes.
 fn version_of(raw: &RawConfig) -> Result<Version, spec::Error> {
     let stated = raw.cni_version();
-    let listed: Option<Vec<String>> = key(raw, "cniVersions")?;
+    let listed: Option<Vec<String>> = raw.key("cniVersions")?;
     let Some(newest) = listed.iter().flatten().filter_map(|text| text.parse::<Version>().ok()).max() else {
         return stated;
     };
@@ -231,18 +233,11 @@ fn version_of(raw: &RawConfig) -> Result<Version, spec::Error> {
     }
 }
 
-fn key<T: for<'de> Deserialize<'de>>(raw: &RawConfig, key: &'static str) -> Result<Option<T>, spec::Error> {
-    match raw.value(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => T::deserialize(value).map(Some).map_err(|source| spec::Error::InvalidKey { key, source }),
-    }
-}
-
-/// A yes or no, which administrators also write as text.
+/// Reads a boolean, which may also be a string.
 fn flag(raw: &RawConfig, name: &'static str) -> Result<bool, spec::Error> {
     match raw.value(name).and_then(Value::as_str).map(str::to_ascii_lowercase).as_deref() {
         Some("true") => Ok(true),
         Some("false") => Ok(false),
-        _ => Ok(key(raw, name)?.unwrap_or_default()),
+        _ => Ok(raw.key(name)?.unwrap_or_default()),
     }
 }

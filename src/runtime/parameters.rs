@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::spec::{Args, Attachment, ContainerId, IfName, NetworkName};
 
-/// What a runtime says about one attachment, beside the network's configuration.
+/// A runtime's parameters for one attachment, in addition to the network configuration.
 ///
 /// See [Attachment Parameters](https://www.cni.dev/docs/spec/#attachment-parameters).
 ///
@@ -12,7 +12,7 @@ use crate::spec::{Args, Attachment, ContainerId, IfName, NetworkName};
 /// use cnikit::runtime::AttachmentParameters;
 /// use serde_json::json;
 ///
-/// let parameters = Parameters::new("web-0".parse()?, "eth0".parse()?)
+/// let parameters = AttachmentParameters::new("web-0".parse()?, "eth0".parse()?)
 ///     .in_netns("/run/netns/web-0")
 ///     .with_args("IgnoreUnknown=1;K8S_POD_NAME=web-0".parse()?)
 ///     .with_capability("portMappings", json!([{"hostPort": 8080, "containerPort": 80}]));
@@ -26,37 +26,40 @@ pub struct AttachmentParameters {
     pub container_id: ContainerId,
     /// The name of the interface inside the container.
     pub ifname: IfName,
-    /// The container's network namespace. `ADD` and `CHECK` need it; it is absent when the container is gone.
+    /// The container's network namespace. `ADD` and `CHECK` need it; absent if the container no
+    /// longer exists.
     pub netns: Option<PathBuf>,
-    /// What the user passes to every plugin.
+    /// The user's arguments for all plugins.
     pub args: Args,
-    /// What the runtime offers, by capability. A plugin gets those that its configuration declares.
+    /// The runtime's values, by capability. A plugin receives the capabilities that its
+    /// configuration declares.
     pub capability_args: Map<String, Value>,
 }
 
 impl AttachmentParameters {
-    /// The parameters of this interface of this container, without any other.
+    /// Creates parameters with a container and an interface.
     pub fn new(container_id: ContainerId, ifname: IfName) -> Self {
         Self { container_id, ifname, netns: None, args: Args::default(), capability_args: Map::new() }
     }
 
-    /// With the path of the container's network namespace.
+    /// Sets the path of the container's network namespace.
     #[must_use]
     pub fn in_netns(mut self, netns: impl Into<PathBuf>) -> Self {
         self.netns = Some(netns.into());
         self
     }
 
-    /// With what the user passes to every plugin.
+    /// Sets the user's arguments for all plugins.
     #[must_use]
     pub fn with_args(mut self, args: Args) -> Self {
         self.args = args;
         self
     }
 
-    /// With one more capability argument.
+    /// Adds a capability argument.
     ///
-    /// See [the conventions](https://www.cni.dev/docs/conventions/#dynamic-plugin-specific-fields-capabilities--runtime-configuration)
+    /// See
+    /// [the conventions](https://www.cni.dev/docs/conventions/#dynamic-plugin-specific-fields-capabilities--runtime-configuration)
     /// for names and values.
     #[must_use]
     pub fn with_capability(mut self, name: impl Into<String>, value: Value) -> Self {
@@ -64,7 +67,7 @@ impl AttachmentParameters {
         self
     }
 
-    /// The attachment to a network that they speak of.
+    /// The attachment of these parameters to a network.
     pub fn attachment(&self, network: &NetworkName) -> Attachment {
         Attachment::new(network.clone(), self.container_id.clone(), self.ifname.clone())
     }

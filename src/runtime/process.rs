@@ -1,4 +1,5 @@
-//! One process: its input, its outputs and its end, in one loop that never waits for a single one of them.
+//! Runs one process. A single loop handles its input, its outputs and its exit, and blocks on none
+//! of them alone.
 
 use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,62 +10,71 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-/// How many bytes of standard output are read, at most.
+/// The maximum size of standard output in bytes.
 pub(super) const STDOUT_LIMIT: usize = 16 << 20;
 
-/// How many bytes of standard error are kept: its end.
+/// The number of bytes kept from the end of standard error.
 const STDERR_TAIL: usize = 4 << 10;
 
-/// How many bytes are read from a pipe before the clock is looked at. No pipe of an unprivileged process holds more.
-const PER_TURN: usize = 1 << 20;
+/// The maximum number of bytes read from a pipe before the next check of the deadline. A pipe of an
+/// unprivileged process holds no more.
+const READ_LIMIT: usize = 1 << 20;
 
-/// How long a killed process may take to vanish before it is left to its fate.
-const DYING: Duration = Duration::from_secs(2);
+/// The time to wait for the exit of a killed process.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often a start is tried while somebody is writing the executable, and the first pause: each is twice the one
-/// before, 5 s in all.
-const START_TRIES: u32 = 10;
+/// The number of attempts to start an executable that another process is writing, and the first
+/// pause. Each pause is twice the previous one, 5 s in total.
+const START_ATTEMPTS: u32 = 10;
 const START_PAUSE: Duration = Duration::from_millis(10);
 
-/// What a process left.
+/// Options for each call of a plugin.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct CallOptions {
+    /// The time after which the plugin is killed; `None` waits without limit.
+    pub(super) timeout: Option<Duration>,
+    /// Whether the plugin's standard error is forwarded to standard error of this process.
+    pub(super) forward_stderr: bool,
+}
+
+/// The output and the status of a process.
 #[derive(Debug)]
 pub(super) struct ProcessOutput {
     pub(super) status: ExitStatus,
     pub(super) stdout: Vec<u8>,
-    /// The end of it.
+    /// The end of standard error.
     pub(super) stderr: Vec<u8>,
 }
 
-/// Why there is nothing that a process left.
+/// The reason why a process has no output.
 #[derive(Debug)]
 pub(super) enum ProcessError {
     Start(io::Error),
-    Talk(io::Error),
+    Io(io::Error),
     TimedOut { stderr: Vec<u8> },
-    TooLong,
+    OutputTooLong,
 }
 
-/// Runs a process to its end.
+/// Runs a process until it exits.
 ///
-/// Its end is that of the process itself: by then all that it wrote is in the pipes, and a child in the background that
-/// holds them open is not waited for. With a time limit the process gets a group of its own, which is killed when the
-/// time is over; without one it stays in the caller's, so that whoever kills that kills it too.
-pub(super) fn run(
-    command: &mut Command,
-    input: &[u8],
-    limit: Option<Duration>,
-    forward_stderr: bool,
-) -> Result<ProcessOutput, ProcessError> {
-    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+/// When the process exits, all its output is in the pipes. A background child that holds them open
+/// is not waited for.
+///
+/// With a timeout the process gets its own process group, which is killed when the timeout expires.
+/// Without a timeout it stays in the caller's group, so that a signal to the group also reaches the
+/// process.
+pub(super) fn run(command: &mut Command, input: &[u8], options: CallOptions) -> Result<ProcessOutput, ProcessError> {
+    let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    if limit.is_some() {
+    let leads_group = options.timeout.is_some();
+    if leads_group {
         command.process_group(0);
     }
-    let running = Running::start(command, deadline, limit.is_some())?;
-    Conversation::new(running, input, forward_stderr).and_then(|conversation| conversation.finish(deadline))
+    let running = Running::start(command, deadline, leads_group)?;
+    Io::new(running, input, options.forward_stderr).and_then(|io| io.finish(deadline))
 }
 
-/// A process that does not outlive this value.
+/// A child process that is killed when this value is dropped.
 struct Running {
     child: Child,
     pidfd: OwnedFd,
@@ -74,7 +84,7 @@ struct Running {
 
 impl Running {
     fn start(command: &mut Command, deadline: Option<Instant>, leads_group: bool) -> Result<Self, ProcessError> {
-        let mut child = start_when_written(command, deadline).map_err(ProcessError::Start)?;
+        let mut child = spawn(command, deadline).map_err(ProcessError::Start)?;
         match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Self { child, pidfd, leads_group, status: None }),
             Err(errno) => {
@@ -85,7 +95,7 @@ impl Running {
         }
     }
 
-    /// Called once the process has ended, so that it does not wait.
+    /// Reaps the process. The caller calls it after the exit, so that it does not block.
     fn reap(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait()?;
         self.status = Some(status);
@@ -98,20 +108,20 @@ impl Drop for Running {
         if self.status.is_some() {
             return;
         }
-        // It was not waited for, so that its number is still its own.
+        // The child was not reaped yet, so that its PID cannot belong to another process.
         let _ = if self.leads_group {
             kill_process_group(Pid::from_child(&self.child), Signal::KILL).map_err(io::Error::from)
         } else {
             self.child.kill()
         };
-        let gone = PollFd::new(&self.pidfd, PollFlags::IN);
-        let _ = wait_for(&mut [gone], Some(Instant::now() + DYING));
+        let exited = PollFd::new(&self.pidfd, PollFlags::IN);
+        let _ = wait_for(&mut [exited], Some(Instant::now() + KILL_TIMEOUT));
         let _ = self.child.try_wait();
     }
 }
 
-/// A running process and the pipes to it; none of them blocks.
-struct Conversation<'a> {
+/// A running process and its nonblocking pipes.
+struct Io<'a> {
     running: Running,
     input: &'a [u8],
     stdin: Option<ChildStdin>,
@@ -122,11 +132,11 @@ struct Conversation<'a> {
     forward_stderr: bool,
 }
 
-impl<'a> Conversation<'a> {
+impl<'a> Io<'a> {
     fn new(mut running: Running, input: &'a [u8], forward_stderr: bool) -> Result<Self, ProcessError> {
-        let stdin = unblocked(running.child.stdin.take()).map_err(ProcessError::Talk)?;
-        let stdout = unblocked(running.child.stdout.take()).map_err(ProcessError::Talk)?;
-        let stderr = unblocked(running.child.stderr.take()).map_err(ProcessError::Talk)?;
+        let stdin = nonblocking(running.child.stdin.take()).map_err(ProcessError::Io)?;
+        let stdout = nonblocking(running.child.stdout.take()).map_err(ProcessError::Io)?;
+        let stderr = nonblocking(running.child.stderr.take()).map_err(ProcessError::Io)?;
         Ok(Self { running, input, stdin, stdout, stderr, out: Vec::new(), err: Vec::new(), forward_stderr })
     }
 
@@ -135,21 +145,22 @@ impl<'a> Conversation<'a> {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(ProcessError::TimedOut { stderr: self.err });
             }
-            // The order matters: what it wrote before it ended is in the pipes by the time that they are read.
-            let has_ended = self.wait(deadline).map_err(ProcessError::Talk)?;
-            self.write().map_err(ProcessError::Talk)?;
-            self.read().map_err(ProcessError::Talk)?;
+            // The order matters: the output that precedes the exit is in the pipes before they are
+            // read.
+            let has_ended = self.wait(deadline).map_err(ProcessError::Io)?;
+            self.write().map_err(ProcessError::Io)?;
+            self.read().map_err(ProcessError::Io)?;
             if self.out.len() > STDOUT_LIMIT {
-                return Err(ProcessError::TooLong);
+                return Err(ProcessError::OutputTooLong);
             }
             if has_ended {
-                let status = self.running.reap().map_err(ProcessError::Talk)?;
+                let status = self.running.reap().map_err(ProcessError::Io)?;
                 return Ok(ProcessOutput { status, stdout: self.out, stderr: self.err });
             }
         }
     }
 
-    /// Waits for anything to happen, at most until the deadline; whether the process has ended.
+    /// Waits for an event until the deadline. Returns whether the process has exited.
     fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         let mut fds = vec![PollFd::new(&self.running.pidfd, PollFlags::IN)];
         fds.extend(self.stdin.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
@@ -159,7 +170,8 @@ impl<'a> Conversation<'a> {
         Ok(fds.first().is_some_and(|pidfd| !pidfd.revents().is_empty()))
     }
 
-    /// Passes on of the input what the pipe takes; closes it at the end, which is what the plugin waits for.
+    /// Writes as much input as the pipe accepts. Closes the pipe at the end of the input, because
+    /// the plugin reads until then.
     fn write(&mut self) -> io::Result<()> {
         let Some(pipe) = &mut self.stdin else { return Ok(()) };
         while !self.input.is_empty() {
@@ -167,7 +179,7 @@ impl<'a> Conversation<'a> {
                 Ok(written) => self.input = &self.input[written..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A plugin need not read what it does not want to know.
+                // A plugin may exit without reading its input.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
                 Err(error) => return Err(error),
             }
@@ -181,7 +193,7 @@ impl<'a> Conversation<'a> {
         let old = self.err.len();
         read_from(&mut self.stderr, &mut self.err)?;
         if self.forward_stderr && self.err.len() > old {
-            // For people; the call does not fail for it.
+            // For users only, so that an error does not fail the call.
             let _ = io::stderr().write_all(&self.err[old..]);
         }
         let surplus = self.err.len().saturating_sub(STDERR_TAIL);
@@ -190,10 +202,10 @@ impl<'a> Conversation<'a> {
     }
 }
 
-/// Starts a process. An executable that somebody is writing, as an installer does, is tried again a little later.
-fn start_when_written(command: &mut Command, deadline: Option<Instant>) -> io::Result<Child> {
+/// Starts a process. Retries while another process, such as an installer, writes the executable.
+fn spawn(command: &mut Command, deadline: Option<Instant>) -> io::Result<Child> {
     let mut pause = START_PAUSE;
-    for _ in 1..START_TRIES {
+    for _ in 1..START_ATTEMPTS {
         match command.spawn() {
             Err(error)
                 if error.kind() == io::ErrorKind::ExecutableFileBusy
@@ -208,22 +220,22 @@ fn start_when_written(command: &mut Command, deadline: Option<Instant>) -> io::R
     command.spawn()
 }
 
-fn unblocked<P: AsFd>(pipe: Option<P>) -> io::Result<Option<P>> {
+fn nonblocking<P: AsFd>(pipe: Option<P>) -> io::Result<Option<P>> {
     if let Some(pipe) = &pipe {
         rustix::io::ioctl_fionbio(pipe, true)?;
     }
     Ok(pipe)
 }
 
-/// Reads what is there, within reason; at its end the pipe is closed.
+/// Reads the available bytes up to the limit. Closes the pipe at end of file.
 fn read_from<P: Read>(pipe: &mut Option<P>, bytes: &mut Vec<u8>) -> io::Result<()> {
     let Some(source) = pipe else { return Ok(()) };
     let before = bytes.len();
-    match source.take(PER_TURN as u64).read_to_end(bytes) {
+    match source.take(READ_LIMIT as u64).read_to_end(bytes) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         Err(error) => Err(error),
         Ok(_) => {
-            if bytes.len() - before < PER_TURN {
+            if bytes.len() - before < READ_LIMIT {
                 *pipe = None;
             }
             Ok(())
@@ -233,9 +245,10 @@ fn read_from<P: Read>(pipe: &mut Option<P>, bytes: &mut Vec<u8>) -> io::Result<(
 
 fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let left = left.map(|left| Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }));
-        match poll(fds, left.as_ref()) {
+        let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let remaining = remaining
+            .map(|remaining| Timespec::try_from(remaining).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }));
+        match poll(fds, remaining.as_ref()) {
             Err(rustix::io::Errno::INTR) => {}
             outcome => return outcome.map(drop).map_err(Into::into),
         }

@@ -3,17 +3,17 @@ use std::str::FromStr;
 
 use super::Error;
 
-/// `CNI_ARGS`: what the user passes to one attachment, as `KEY=VALUE;KEY=VALUE`.
+/// `CNI_ARGS`: the user's arguments for one attachment, as `KEY=VALUE;KEY=VALUE`.
 ///
-/// The specification prefers `args` in the configuration ([`CniArgs`](super::CniArgs)) where both
-/// say the same.
+/// If `args` in the configuration ([`CniArgs`](super::CniArgs)) sets the same value, the
+/// specification prefers it.
 ///
 /// ```
 /// use cnikit::spec::Args;
 ///
 /// let args: Args = "IgnoreUnknown=1;K8S_POD_NAME=web-0".parse()?;
 /// assert_eq!(args.value("K8S_POD_NAME"), Some("web-0"));
-/// args.require_known(&["IP"])?; // IgnoreUnknown lets the pod's name pass
+/// args.require_known(&["IP"])?; // IgnoreUnknown permits K8S_POD_NAME
 /// # Ok::<(), cnikit::spec::Error>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,29 +22,29 @@ pub struct Args {
 }
 
 impl Args {
-    /// The key that asks a plugin to pass over keys that it does not know.
+    /// The key that asks a plugin to ignore unknown keys.
     pub const IGNORE_UNKNOWN: &str = "IgnoreUnknown";
 
-    /// The value of a key; the last one where the key stands more than once.
+    /// The value of a key. If the key occurs more than once, the last value counts.
     pub fn value(&self, key: &str) -> Option<&str> {
         self.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 
-    /// All pairs, in the order in which they were passed.
+    /// All pairs, in their original order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
         self.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// Whether the caller wants unknown keys passed over: `IgnoreUnknown` is `1` or `true`.
+    /// Whether the caller asks to ignore unknown keys: `IgnoreUnknown` is `1` or `true`.
     pub fn ignores_unknown(&self) -> bool {
         self.value(Self::IGNORE_UNKNOWN).is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
     }
 
-    /// Makes sure that every key is one of `known`, unless `IgnoreUnknown` says otherwise.
+    /// Checks that every key is one of `known`, unless `IgnoreUnknown` is set.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownArgs`] with the keys that nobody would act on.
+    /// [`Error::UnknownArgs`] with the unknown keys.
     pub fn require_known(&self, known: &[&str]) -> Result<(), Error> {
         let unknown: Vec<String> = self
             .iter()
@@ -56,7 +56,7 @@ impl Args {
     }
 }
 
-/// As it stands in `CNI_ARGS`.
+/// In the form of `CNI_ARGS`.
 impl fmt::Display for Args {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (key, value)) in self.iter().enumerate() {
@@ -70,7 +70,7 @@ impl fmt::Display for Args {
 impl FromStr for Args {
     type Err = Error;
 
-    /// Reads pairs separated by `;`. A value may hold `=`; nothing between two `;` is passed over.
+    /// Parses pairs separated by `;`. A value may contain `=`. Empty parts are ignored.
     ///
     /// # Errors
     ///
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pairs_are_read_as_runtimes_write_them() {
+    fn the_pairs_of_runtimes_parse() {
         let args: Args = "FOO=BAR;ABC=123;EMPTY=;URL=a=b;FOO=BAZ;".parse().unwrap();
         assert_eq!(args.value("ABC"), Some("123"));
         assert_eq!(args.value("EMPTY"), Some(""));
@@ -104,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_needs_a_key_and_a_sign() {
+    fn a_pair_needs_a_key_and_an_equals_sign() {
         for bad in ["FOO", "=BAR", "A=1;B"] {
             bad.parse::<Args>().unwrap_err();
         }
     }
 
     #[test]
-    fn unknown_keys_are_refused_unless_told_otherwise() {
+    fn unknown_keys_are_rejected_unless_ignore_unknown_is_set() {
         let strict: Args = "IP=10.0.0.2;FOO=1;BAR=2".parse().unwrap();
         let error = strict.require_known(&["IP"]).unwrap_err();
         assert_eq!(

@@ -5,11 +5,12 @@ use sha2::{Digest, Sha256};
 
 use super::{ContainerId, IfName, MacAddr, NetworkName};
 
-/// One interface of one container in one network: the identity that everything else derives from.
+/// One interface of one container in one network: the identity from which all other names derive.
 ///
-/// The names and hardware addresses below come from the SHA-256 digest of `network/container
-/// id/ifname`. None of the three can hold a `/`, so that no two attachments share a text. `DEL`,
-/// `CHECK` and `GC` find what `ADD` made with nothing else at hand; so will a person:
+/// The names and hardware addresses below derive from the SHA-256 digest of
+/// `network/container id/ifname`. No part can contain a `/`, so that two attachments never share a
+/// digest input. `DEL`, `CHECK` and `GC` find the objects of `ADD` from these names alone. So does
+/// an administrator:
 ///
 /// ```text
 /// $ printf 'dbnet/cnitool-77383ca0a0715733ca6f/eth0' | sha256sum
@@ -37,13 +38,13 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// The attachment of these three names.
+    /// Creates an attachment from its three names.
     pub fn new(network: NetworkName, container_id: ContainerId, ifname: IfName) -> Self {
         Self { network, container_id, ifname }
     }
 
-    /// The name of the interface's peer on the host: `veth` and the first 11 hexadecimal digits of
-    /// the digest.
+    /// The name of the host interface of the veth pair: `veth` and the first 11 hexadecimal digits
+    /// of the digest.
     pub fn host_ifname(&self) -> IfName {
         let mut name = String::from("veth");
         for byte in &self.digest()[..6] {
@@ -54,37 +55,38 @@ impl Attachment {
         IfName::known_good(name)
     }
 
-    /// Whether a name has the form of [`host_ifname`](Self::host_ifname), whichever attachment it may be of.
+    /// Whether a name has the form of [`host_ifname`](Self::host_ifname), for any attachment.
     pub fn is_host_ifname(name: &IfName) -> bool {
         let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
         let digits = name.as_str().strip_prefix("veth");
         digits.is_some_and(|digits| digits.len() == 11 && digits.bytes().all(is_digit))
     }
 
-    /// The hardware address of the peer on the host: octets 8 to 13 of the digest, locally
-    /// administered, unicast.
+    /// The MAC address of the host interface: octets 8 to 13 of the digest, locally administered,
+    /// unicast.
     pub fn host_mac(&self) -> MacAddr {
         let [_, _, _, _, _, _, _, _, a, b, c, d, e, f, ..] = self.digest();
         MacAddr::local_unicast([a, b, c, d, e, f])
     }
 
-    /// The index of the peer on the host, for a plugin that chooses it: octets 20 to 23 of the digest, between 2^30 and
-    /// 2^31.
+    /// The index of the host interface, for a plugin that sets it: octets 20 to 23 of the digest,
+    /// between 2^30 and 2^31.
     ///
-    /// The kernel numbers links from 1 on, and a number that is free again some day names another link. What still leads
-    /// to a number from here after its link has gone leads nowhere.
+    /// The kernel numbers links from 1 on, and reuses an index after its link is deleted. An index
+    /// of this range is not reused for another link, so that a stale reference to it is harmless.
     pub fn host_ifindex(&self) -> u32 {
         let octets = std::array::from_fn(|index| self.digest()[20 + index]);
         u32::from_be_bytes(octets) & 0x3fff_ffff | 0x4000_0000
     }
 
-    /// Whether an index is in the range of [`host_ifindex`](Self::host_ifindex), whichever attachment it may be of.
+    /// Whether an index is in the range of [`host_ifindex`](Self::host_ifindex), for any
+    /// attachment.
     pub fn is_host_ifindex(index: u32) -> bool {
         (0x4000_0000..0x8000_0000).contains(&index)
     }
 
-    /// The hardware address inside the container: octets 14 to 19 of the digest, locally
-    /// administered, unicast.
+    /// The MAC address inside the container: octets 14 to 19 of the digest, locally administered,
+    /// unicast.
     pub fn container_mac(&self) -> MacAddr {
         let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, a, b, c, d, e, f, ..] = self.digest();
         MacAddr::local_unicast([a, b, c, d, e, f])
@@ -103,11 +105,11 @@ mod tests {
         Attachment::new(network.parse().unwrap(), container_id.parse().unwrap(), ifname.parse().unwrap())
     }
 
-    // printf 'dbnet/cnitool-77383ca0a0715733ca6f/eth0' | sha256sum
-    // Index: 1320c887 without its two highest bits, and the second of them set.
-    // 76c13cb9109abb58 91a95024de0e 2344a746a413 1320c8876470707e893496cd
+    // printf 'dbnet/cnitool-77383ca0a0715733ca6f/eth0' | sha256sum prints: 76c13cb9109abb58
+    // 91a95024de0e 2344a746a413 1320c8876470707e893496cd. The index is 1320c887 with its highest
+    // bit cleared and the next bit set.
     #[test]
-    fn the_form_of_a_host_ifname_is_known() {
+    fn host_ifnames_are_recognized() {
         let known = |name: &str| Attachment::is_host_ifname(&name.parse().unwrap());
         assert!(known("veth76c13cb9109"));
         for other in ["veth76c13cb910", "veth76c13cb910g", "veth76C13CB9109", "tap-76c13cb9109", "eth0"] {
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_are_those_of_sha256sum() {
+    fn derived_names_match_sha256sum() {
         let attachment = attachment("dbnet", "cnitool-77383ca0a0715733ca6f", "eth0");
         assert_eq!(attachment.host_ifname().as_str(), "veth76c13cb9109");
         assert_eq!(attachment.host_mac().to_string(), "92:a9:50:24:de:0e");
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_range_of_a_host_ifindex_is_known() {
+    fn host_ifindexes_are_recognized() {
         for (index, is_in_range) in [(1, false), (0x3fff_ffff, false), (0x4000_0000, true), (0x7fff_ffff, true)] {
             assert_eq!(Attachment::is_host_ifindex(index), is_in_range, "{index:#x}");
         }
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_border_between_the_parts_counts() {
+    fn the_boundary_between_the_parts_matters() {
         let one = attachment("ab", "c", "eth0");
         let other = attachment("a", "bc", "eth0");
         assert_ne!(one.host_ifname(), other.host_ifname());

@@ -6,11 +6,10 @@ use serde_json::{Map, Value};
 use super::lenient::null_as_default;
 use super::{AddResult, Dns, Error, MacAddr, NetworkName, PluginType, RuntimeConfig, ValidAttachments, Version};
 
-/// The network configuration as it arrived on standard input: a JSON object, nothing in it judged
-/// yet.
+/// The network configuration as received on standard input: a JSON object with unvalidated keys.
 ///
-/// The keys that every plugin shares are read with [`net_conf`](Self::net_conf), the plugin's own
-/// with [`decode`](Self::decode), out of the same object.
+/// From the same object, [`net_conf`](Self::net_conf) reads the keys that all plugins share, and
+/// [`decode`](Self::decode) the plugin's own keys.
 ///
 /// ```
 /// use cnikit::spec::{RawConfig, Version};
@@ -34,7 +33,7 @@ pub struct RawConfig {
     object: Map<String, Value>,
 }
 
-/// The keys of a configuration that every plugin shares.
+/// The configuration keys that all plugins share.
 ///
 /// See [Plugin configuration objects](https://www.cni.dev/docs/spec/#plugin-configuration-objects).
 #[derive(Debug, Clone)]
@@ -42,11 +41,12 @@ pub struct RawConfig {
 pub struct NetConf {
     /// `cniVersion`
     pub cni_version: Version,
-    /// `name`: the network's.
+    /// `name`: the name of the network.
     pub name: NetworkName,
-    /// `type`: the plugin's executable. A delegate reads its caller's here.
+    /// `type`: the plugin's executable. A delegate receives its caller's `type` here.
     pub plugin_type: PluginType,
-    /// `ipMasq`: whether traffic that leaves the network should bear the host's address.
+    /// `ipMasq`: whether to masquerade traffic that leaves the network, that is to replace its
+    /// source with the host's address.
     pub ip_masq: bool,
     /// `ipam`
     pub ipam: Option<IpamConf>,
@@ -54,16 +54,15 @@ pub struct NetConf {
     pub dns: Dns,
     /// `args.cni`
     pub args: CniArgs,
-    /// `runtimeConfig`: what the runtime passes for the capabilities that the configuration
-    /// declares.
+    /// `runtimeConfig`: the runtime's values for the capabilities that the configuration declares.
     pub runtime_config: RuntimeConfig,
 }
 
-/// The `ipam` key: how addresses are managed.
+/// The `ipam` key: the configuration of address management.
 #[derive(Debug, Clone, Deserialize)]
 #[non_exhaustive]
 pub struct IpamConf {
-    /// `ipam.type`; absent where the network has no addresses.
+    /// `ipam.type`; absent if the network has no addresses.
     #[serde(rename = "type", default, deserialize_with = "super::lenient::empty_as_none")]
     pub plugin_type: Option<PluginType>,
     /// The other keys.
@@ -71,19 +70,19 @@ pub struct IpamConf {
     pub other: Map<String, Value>,
 }
 
-/// Wishes for one attachment that a plugin may ignore: the `args.cni` key.
+/// Requests for one attachment that a plugin may ignore: the `args.cni` key.
 ///
 /// See [the conventions](https://www.cni.dev/docs/conventions/#args-in-network-config).
 #[derive(Debug, Clone, Default, Deserialize)]
 #[non_exhaustive]
 pub struct CniArgs {
-    /// The addresses to give. One without a prefix length has that of a single host.
+    /// The requested addresses. An address without a prefix length has the length of a single host.
     #[serde(default, deserialize_with = "null_as_default")]
     pub ips: Vec<IpNetwork>,
     /// Labels of the container.
     #[serde(default, deserialize_with = "null_as_default")]
     pub labels: Vec<Label>,
-    /// The hardware address to give.
+    /// The requested MAC address.
     #[serde(default, deserialize_with = "super::lenient::empty_as_none")]
     pub mac: Option<MacAddr>,
 }
@@ -93,7 +92,7 @@ pub struct CniArgs {
 pub struct Label {
     /// The label's name.
     pub key: String,
-    /// Its value.
+    /// The label's value.
     pub value: String,
 }
 
@@ -104,7 +103,7 @@ struct AllArgs {
 }
 
 impl RawConfig {
-    /// Takes the bytes of standard input.
+    /// Parses the bytes of standard input.
     ///
     /// # Errors
     ///
@@ -117,7 +116,7 @@ impl RawConfig {
         }
     }
 
-    /// The configuration as it arrived: what a delegate must receive.
+    /// The configuration in its original form, which a delegate must receive.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -131,7 +130,7 @@ impl RawConfig {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownVersion`], or [`Error::InvalidKey`] when it is not text.
+    /// [`Error::UnknownVersion`], or [`Error::InvalidKey`] if it is not a string.
     pub fn cni_version(&self) -> Result<Version, Error> {
         match self.key::<String>("cniVersion")? {
             Some(text) if !text.is_empty() => text.parse(),
@@ -148,7 +147,7 @@ impl RawConfig {
         self.required("name")
     }
 
-    /// The keys that every plugin shares.
+    /// Reads the keys that all plugins share.
     ///
     /// # Errors
     ///
@@ -166,13 +165,13 @@ impl RawConfig {
         })
     }
 
-    /// `prevResult`: the result of the plugin before this one in the chain, or of the whole `ADD`
-    /// on `CHECK` and `DEL`.
+    /// `prevResult`: on `ADD` the result of the previous plugin in the chain, on `CHECK` and `DEL`
+    /// the result of the whole `ADD`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidPrevResult`], and those of [`cni_version`](Self::cni_version), whose form it
-    /// has.
+    /// [`Error::InvalidPrevResult`], and the errors of [`cni_version`](Self::cni_version), because
+    /// the version determines the form of the result.
     pub fn prev_result(&self) -> Result<Option<AddResult>, Error> {
         match self.value("prevResult") {
             None | Some(Value::Null) => Ok(None),
@@ -182,7 +181,7 @@ impl RawConfig {
         }
     }
 
-    /// `ipam.type`, whatever the other keys are; absent where the network has no addresses.
+    /// `ipam.type`, without validating other keys; absent if the network has no addresses.
     ///
     /// # Errors
     ///
@@ -191,11 +190,13 @@ impl RawConfig {
         Ok(self.key::<IpamConf>("ipam")?.and_then(|ipam| ipam.plugin_type))
     }
 
-    /// `cni.dev/valid-attachments`, or its alias `cni.dev/attachments` where only that has a list.
+    /// `cni.dev/valid-attachments`, or its alias `cni.dev/attachments` if only the alias has a
+    /// list.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidKey`]: an entry that cannot be read might be the very one to keep.
+    /// [`Error::InvalidKey`] if any entry is invalid: an unreadable entry may name an attachment to
+    /// keep.
     pub fn valid_attachments(&self) -> Result<ValidAttachments, Error> {
         const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
         for key in KEYS {
@@ -207,14 +208,15 @@ impl RawConfig {
         Ok(if is_there { ValidAttachments::Null } else { ValidAttachments::Absent })
     }
 
-    /// The plugin's own keys. They stand in the same object as everybody's, so that `C` must
-    /// tolerate those: no `deny_unknown_fields`.
+    /// Reads the plugin's own keys. They share one object with the keys of all plugins, so that `C`
+    /// must tolerate unknown keys: no `deny_unknown_fields`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidConfig`], which names the key, and whose source names line and column.
+    /// [`Error::InvalidConfig`], which names the key. Its source names the expected type.
     pub fn decode<C: DeserializeOwned>(&self) -> Result<C, Error> {
-        // Not from the bytes: a line and a column of what the runtime has put together are of no use to anybody.
+        // Not from the bytes: the runtime assembled them, so that a line and a column would mislead
+        // the user.
         serde_path_to_error::deserialize(&self.object).map_err(|error| {
             let path = error.path();
             let path = if path.iter().next().is_some() { path.to_string() } else { String::new() };
@@ -222,11 +224,11 @@ impl RawConfig {
         })
     }
 
-    fn required<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, Error> {
+    pub(crate) fn required<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, Error> {
         self.key(key)?.ok_or(Error::MissingKey { key })
     }
 
-    fn key<T: DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>, Error> {
+    pub(crate) fn key<T: DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>, Error> {
         match self.value(key) {
             None | Some(Value::Null) => Ok(None),
             Some(value) => T::deserialize(value).map(Some).map_err(|source| Error::InvalidKey { key, source }),
@@ -235,7 +237,7 @@ impl RawConfig {
 }
 
 impl IpamConf {
-    /// The IPAM's own keys, `type` not among them.
+    /// Reads the IPAM plugin's own keys, without `type`.
     ///
     /// # Errors
     ///

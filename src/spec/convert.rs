@@ -1,4 +1,5 @@
-//! A result to and from the JSON of each version: two shapes and their details for seven versions.
+//! Converts results to and from the JSON of each version: two shapes, with small differences, for
+//! seven versions.
 
 use std::net::IpAddr;
 
@@ -12,7 +13,7 @@ use super::{AddResult, Dns, Error, Interface, IpConfig, Route, UnsupportedField,
 /// The shape from 0.3.0 on.
 #[derive(Serialize, Deserialize)]
 struct Listed {
-    /// Written only: what is read states its version before its shape is known.
+    /// Written only. A reader must know the version before it can choose the shape.
     #[serde(rename = "cniVersion", skip_deserializing)]
     cni_version: Option<Version>,
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
@@ -29,14 +30,14 @@ struct Listed {
 
 #[derive(Serialize, Deserialize)]
 struct ListedIp {
-    /// The family, before 1.0.0. It is not looked at when read: the address says it.
+    /// The address family, before 1.0.0. A reader ignores it, because the address implies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     version: Option<Value>,
     #[serde(flatten)]
     ip: IpConfig,
 }
 
-/// The shape up to 0.2.0: one address a family, and no interfaces.
+/// The shape up to 0.2.0: one address per family, and no interfaces.
 #[derive(Serialize, Deserialize)]
 struct PerFamily {
     #[serde(rename = "cniVersion", skip_deserializing)]
@@ -59,11 +60,11 @@ struct FamilyIp {
 }
 
 impl AddResult {
-    /// Writes the result in the form of `version`.
+    /// Formats the result as the JSON of `version`.
     ///
-    /// What only describes an interface is left out where the version has no word for it: its MTU,
-    /// socket and PCI device before 1.1.0, the interface itself before 0.3.0. No plugin needs a
-    /// case per version for that. What a reader acts on is never dropped.
+    /// Purely descriptive fields that the version does not define are omitted: MTU, socket and PCI
+    /// device of an interface before 1.1.0, whole interfaces before 0.3.0. Plugins therefore need
+    /// no case per version. Fields that affect the reader's behavior are never dropped.
     ///
     /// ```
     /// use cnikit::spec::{AddResult, IpConfig, Version};
@@ -82,9 +83,9 @@ impl AddResult {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRepresentable`] names what the version cannot hold: attributes of routes before 1.1.0;
-    /// before 0.3.0 the second address of a family, and routes of a family without an address.
-    /// [`Error::NoAddress`] before 0.3.0.
+    /// [`Error::NotRepresentable`] names the fields that the version cannot hold. Before 1.1.0
+    /// these are attributes of routes. Before 0.3.0 they are also the second address of a family,
+    /// and routes of a family without an address. [`Error::NoAddress`] before 0.3.0.
     pub fn to_json(&self, version: Version) -> Result<String, Error> {
         if version < Version::V0_3_0 && self.ips.is_empty() {
             return Err(Error::NoAddress { version });
@@ -101,12 +102,11 @@ impl AddResult {
         json.map_err(|source| Error::Unwritable { source })
     }
 
-    /// Reads a result in the form of the version that it states, or of `unstated` where it states
-    /// none.
+    /// Parses a result as the JSON of its `cniVersion`, or of `unstated` if it has none.
     ///
-    /// Keys which that version does not define are kept in the `other` of the part that they stand
-    /// in, and [`to_json`](Self::to_json) puts them back: plugins in the field write 1.1.0's keys
-    /// into older results.
+    /// Keys that the version does not define go into the `other` map of their object, and
+    /// [`to_json`](Self::to_json) writes them back. Existing plugins write keys of 1.1.0 into older
+    /// results.
     ///
     /// # Errors
     ///
@@ -117,8 +117,8 @@ impl AddResult {
             _ => unstated,
         };
         let result = if !json.is_object() {
-            // A struct would take a list for its fields in order.
-            Err(de::Error::custom("it is not a JSON object"))
+            // serde would accept a list as the fields of a struct in order.
+            Err(de::Error::custom("not a JSON object"))
         } else if version < Version::V0_3_0 {
             PerFamily::deserialize(json).map(Self::from_per_family)
         } else {
@@ -189,7 +189,7 @@ impl AddResult {
                 take_newer_of_interface(interface).for_each(drop);
             }
         } else {
-            // So that a key which came as unknown, and was set since, is written once.
+            // A key that was unknown when parsed, and was set since, must be written only once.
             result.move_newer_keys_to_other();
         }
         let AddResult { interfaces, ips, routes, dns, other } = result;
@@ -225,7 +225,7 @@ impl AddResult {
     }
 }
 
-/// Takes out of an interface what came with 1.1.0.
+/// Removes the fields of 1.1.0 from an interface and returns them.
 fn take_newer_of_interface(interface: &mut Interface) -> impl Iterator<Item = (&'static str, Value)> + use<> {
     let newer = [
         ("mtu", interface.mtu.take().map(Value::from)),
@@ -235,7 +235,7 @@ fn take_newer_of_interface(interface: &mut Interface) -> impl Iterator<Item = (&
     newer.into_iter().filter_map(|(key, value)| Some((key, value?)))
 }
 
-/// Takes out of a route what came with 1.1.0.
+/// Removes the fields of 1.1.0 from a route and returns them.
 fn take_newer_of_route(route: &mut Route) -> impl Iterator<Item = (&'static str, Value)> + use<> {
     let newer = [
         ("mtu", route.mtu.take().map(Value::from)),

@@ -4,13 +4,13 @@ use std::str::FromStr;
 
 use super::{Args, Attachment, Command, ContainerId, Error, IfName, NetworkName, Requirement, Variable};
 
-/// The `CNI_*` variables of one call, as far as its verb reads them.
+/// The `CNI_*` variables that the verb of one call uses.
 ///
 /// See [Parameters](https://www.cni.dev/docs/spec/#parameters).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Environment {
-    /// The verb that the variables were read for.
+    /// The verb of the call.
     pub command: Command,
     /// `CNI_CONTAINERID`
     pub container_id: Option<ContainerId>,
@@ -18,28 +18,27 @@ pub struct Environment {
     pub netns: Option<PathBuf>,
     /// `CNI_IFNAME`
     pub ifname: Option<IfName>,
-    /// `CNI_ARGS`; empty when not set. Only for `DEL` can it be an error: see
-    /// [`Environment::read`].
+    /// `CNI_ARGS`; empty if not set. An error only for `DEL`: see [`Environment::read`].
     pub args: Result<Args, Error>,
-    /// `CNI_PATH`: the directories to look for plugins in.
+    /// `CNI_PATH`: the directories to search for plugins.
     pub path: Vec<PathBuf>,
-    /// `CNI_NETNS_OVERRIDE` is `1` or `TRUE`: the caller knows that `CNI_NETNS` may be the plugin's
-    /// own namespace.
+    /// `CNI_NETNS_OVERRIDE` is `1` or `TRUE`: the caller accepts that `CNI_NETNS` may be the
+    /// plugin's own namespace.
     pub netns_override: bool,
 }
 
-/// A variable whose value breaks its rule.
+/// A variable with an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidVariable {
     /// The variable.
     pub variable: Variable,
-    /// What is wrong with its value.
+    /// The reason why its value is invalid.
     pub reason: String,
 }
 
 impl Environment {
-    /// The verb in `CNI_COMMAND`, or `None` when it is not set: then no runtime called, but a
-    /// person.
+    /// The verb in `CNI_COMMAND`, or `None` if it is not set: then a user called the program, not a
+    /// runtime.
     ///
     /// # Errors
     ///
@@ -48,12 +47,13 @@ impl Environment {
         value_of(lookup, "CNI_COMMAND").map(|value| value.to_string_lossy().parse()).transpose()
     }
 
-    /// Reads what `command` needs. `lookup` answers for one variable, like [`std::env::var_os`]; an
-    /// empty value counts as unset, as runtimes export empty variables.
+    /// Reads the variables that `command` uses. `lookup` returns the value of a variable, like
+    /// [`std::env::var_os`]. An empty value counts as unset, because runtimes export empty
+    /// variables.
     ///
-    /// `DEL` passes a malformed `CNI_ARGS` on as an error value: no attachment may become
-    /// impossible to delete for it. In any verb, bytes of `CNI_ARGS` that are not UTF-8 become U+FFFD:
-    /// they spoil the value that they are in, and no other.
+    /// For `DEL`, a malformed `CNI_ARGS` is an error value in [`args`](Self::args), not a failure:
+    /// it must not make an attachment impossible to delete. For all verbs, bytes of `CNI_ARGS` that
+    /// are not UTF-8 become U+FFFD, so that they spoil only their own value.
     ///
     /// ```
     /// use cnikit::spec::{Command, Environment};
@@ -73,7 +73,7 @@ impl Environment {
     ///
     /// # Errors
     ///
-    /// [`Error::Environment`] with every variable that is missing or not valid.
+    /// [`Error::Environment`] with all missing and invalid variables.
     pub fn read(command: Command, lookup: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
         let mut reader = Reader { command, lookup, missing: Vec::new(), invalid: Vec::new() };
         let container_id = reader.parse(Variable::ContainerId);
@@ -95,22 +95,23 @@ impl Environment {
         }
     }
 
-    /// The attachment to `network` that the variables speak of.
+    /// The attachment to `network` that the variables name.
     ///
     /// # Errors
     ///
-    /// [`Error::Environment`] when the verb is not about one attachment and so does not read them.
+    /// [`Error::Environment`] if the verb does not concern one attachment, and so does not read the
+    /// variables.
     pub fn attachment(&self, network: NetworkName) -> Result<Attachment, Error> {
         let container_id = self.container_id.clone().ok_or_else(|| self.missing(Variable::ContainerId))?;
         let ifname = self.ifname.clone().ok_or_else(|| self.missing(Variable::IfName))?;
         Ok(Attachment { network, container_id, ifname })
     }
 
-    /// `CNI_NETNS`, for a verb that cannot do without.
+    /// `CNI_NETNS`, for a verb that needs it.
     ///
     /// # Errors
     ///
-    /// [`Error::Environment`] when it is not there.
+    /// [`Error::Environment`] if it is not set.
     pub fn required_netns(&self) -> Result<PathBuf, Error> {
         self.netns.clone().ok_or_else(|| self.missing(Variable::Netns))
     }
@@ -129,9 +130,9 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn value(&mut self, variable: Variable) -> Option<OsString> {
-        let presence = self.command.spec().requirement(variable);
-        let value = value_of(self.lookup, variable.as_str()).filter(|_| presence != Requirement::Unused);
-        if value.is_none() && presence == Requirement::Required {
+        let requirement = self.command.spec().requirement(variable);
+        let value = value_of(self.lookup, variable.as_str()).filter(|_| requirement != Requirement::Unused);
+        if value.is_none() && requirement == Requirement::Required {
             self.missing.push(variable);
         }
         value

@@ -4,66 +4,65 @@ use serde::{Deserialize, Serialize};
 
 use super::{Command, InvalidVariable, Variable, Version};
 
-/// The number of an error on the wire. 1 to 99 are the specification's, from 100 on the plugin's
-/// own.
+/// The numeric code of an error in the protocol. Codes 1 to 99 belong to the specification, codes
+/// from 100 on to the plugin.
 ///
 /// See [Error](https://www.cni.dev/docs/spec/#error).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ErrorCode(u32);
 
-/// An error that knows its number on the wire.
+/// An error that has a code of the protocol.
 ///
-/// Implement it for the errors of your plugin: `?` then turns them into a
+/// Implement it for the errors of your plugin. `?` then converts them into a
 /// [`PluginError`](crate::plugin::PluginError).
 pub trait HasErrorCode: std::error::Error {
-    /// The number on the wire.
+    /// The code of this error.
     fn code(&self) -> ErrorCode;
 }
 
-/// The error document: what a plugin writes to standard output when it fails.
+/// The JSON document that a plugin writes to standard output if it fails.
 ///
 /// See [Error](https://www.cni.dev/docs/spec/#error).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorDocument {
-    /// The configuration's version. Text, and empty where absent: plugins in the field leave it
-    /// out.
+    /// The configuration's version. A string, and empty if absent: existing plugins omit it.
     #[serde(default)]
     pub cni_version: String,
-    /// The number.
+    /// The numeric code.
     pub code: ErrorCode,
-    /// A short sentence.
+    /// A short message.
     pub msg: String,
-    /// What led to it; absent on the wire when empty.
+    /// Details of the cause; omitted from the JSON if empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub details: String,
 }
 
-/// What of a result an older version cannot say.
+/// A field of a result that an older version cannot represent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsupportedField {
-    /// The part, as its path in the result, with its value.
+    /// The field's path in the result, with its value.
     pub what: String,
-    /// The first version that can say it.
+    /// The first version that can represent it.
     pub since: Version,
 }
 
-/// What can be wrong with the words of the protocol.
+/// An error in the data of the protocol.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A name that breaks its rule.
+    /// An invalid name.
     #[error("{kind} {value:?} is not valid: {rule}")]
     Name {
-        /// What kind of name.
+        /// The kind of the name.
         kind: &'static str,
         /// The text.
         value: String,
-        /// What a valid name looks like.
+        /// The rule that a valid name follows.
         rule: &'static str,
     },
-    /// A hardware address that is none.
+    /// A text that is not a MAC address.
     #[error(
         "{value:?} is not a hardware address: write six pairs of hexadecimal digits, \
          as in 02:00:5e:10:00:01"
@@ -72,23 +71,23 @@ pub enum Error {
         /// The text.
         value: String,
     },
-    /// A `cniVersion` that this library has never heard of.
+    /// A `cniVersion` that this library does not know.
     #[error("cniVersion {value:?} is not known: use one of {}", Version::list(usable))]
     UnknownVersion {
         /// The text.
         value: String,
-        /// Versions to use instead.
+        /// The versions that can be used instead.
         usable: Vec<Version>,
     },
-    /// A `cniVersion` that the plugin does not speak.
+    /// A `cniVersion` that the plugin does not support.
     #[error("cniVersion {version} is not supported by this plugin: use one of {}", Version::list(supported))]
     UnsupportedVersion {
         /// The configuration's version.
         version: Version,
-        /// Those that the plugin speaks.
+        /// The versions that the plugin supports.
         supported: Vec<Version>,
     },
-    /// A verb that the configuration's version does not have.
+    /// A verb that the configuration's version does not define.
     #[error(
         "{command} needs cniVersion {} or later, and the configuration has {version}",
         command.spec().since
@@ -99,20 +98,20 @@ pub enum Error {
         /// The configuration's version.
         version: Version,
     },
-    /// A `CNI_COMMAND` that no version has.
+    /// A `CNI_COMMAND` that no version defines.
     #[error("CNI_COMMAND {value:?} is not known: use one of {}", Command::list())]
     UnknownCommand {
         /// The text.
         value: String,
     },
-    /// Variables that are missing or wrong: all of them at once.
+    /// All missing and invalid variables of a call.
     #[error("{}", EnvironmentMessage { command: *command, missing, invalid })]
     Environment {
-        /// The verb that needs them.
+        /// The verb that uses the variables.
         command: Command,
-        /// Required and not set, or empty.
+        /// Required variables that are unset or empty.
         missing: Vec<Variable>,
-        /// Set, and not valid.
+        /// Variables with invalid values.
         invalid: Vec<InvalidVariable>,
     },
     /// A part of `CNI_ARGS` that is not `KEY=VALUE`.
@@ -121,7 +120,7 @@ pub enum Error {
         /// The part.
         pair: String,
     },
-    /// Keys in `CNI_ARGS` that nobody would act on.
+    /// Keys in `CNI_ARGS` that the plugin does not know.
     #[error(
         "CNI_ARGS holds keys that this plugin does not know: {}; drop them or add IgnoreUnknown=1",
         keys.join(", ")
@@ -133,7 +132,7 @@ pub enum Error {
     /// Standard input that is not JSON.
     #[error("the network configuration is not JSON")]
     NotJson {
-        /// What the parser says.
+        /// The parser's error.
         source: serde_json::Error,
     },
     /// A configuration that is JSON, but not an object.
@@ -142,101 +141,103 @@ pub enum Error {
          write {{\"cniVersion\": ..., \"name\": ..., \"type\": ...}}"
     )]
     NotAnObject,
-    /// A required key that is not there.
+    /// A required key that is missing.
     #[error("the network configuration has no {key:?}: add it")]
     MissingKey {
         /// The key.
         key: &'static str,
     },
-    /// A key with a value of the wrong kind.
+    /// A key with an invalid value.
     #[error("the network configuration's {key:?} is not valid")]
     InvalidKey {
         /// The key.
         key: &'static str,
-        /// What is expected.
+        /// The expected value.
         source: serde_json::Error,
     },
-    /// Keys of the plugin's own that are missing or wrong.
+    /// Missing or invalid keys of the plugin's own configuration.
     #[error("the network configuration{} does not fit this plugin", at(path))]
     InvalidConfig {
-        /// The path to the key, such as `ranges[0].subnet`; empty where it is about all of them.
+        /// The path to the key, such as `ranges[0].subnet`; empty for the whole configuration.
         path: String,
-        /// What is expected, and where.
+        /// The expected value.
         source: serde_json::Error,
     },
-    /// A `prevResult` that is not a result.
+    /// A `prevResult` that is not a valid result.
     #[error("the network configuration's \"prevResult\" is not valid")]
     InvalidPrevResult {
-        /// What is wrong with it.
+        /// The reason.
         source: Box<Error>,
     },
-    /// No `prevResult` where the verb needs it.
+    /// A missing `prevResult` that the verb needs.
     #[error("{command} needs \"prevResult\" in the network configuration: pass the result of the ADD")]
     MissingPrevResult {
         /// The verb.
         command: Command,
     },
-    /// A result that does not have the form of its version.
+    /// A result that does not conform to its version.
     #[error("the result does not have the form of CNI {version}")]
     InvalidResult {
-        /// The version it was read as.
+        /// The version of the result.
         version: Version,
-        /// What is expected.
+        /// The expected value.
         source: serde_json::Error,
     },
-    /// A result that cannot be written without dropping something that its reader would act on.
+    /// A result that the version cannot represent without dropping a field that affects the reader.
     #[error("a result of CNI {version} cannot hold {}", UnsupportedField::list(lost))]
     NotRepresentable {
-        /// The version to be written.
+        /// The version to write.
         version: Version,
-        /// What would be dropped.
+        /// The fields that would be dropped.
         lost: Vec<UnsupportedField>,
     },
-    /// A result without an address, in a version that demands one.
+    /// A result without an address, in a version that requires one.
     #[error(
         "a result of CNI {version} needs an address: \
          use cniVersion 0.3.0 or later for interfaces without one"
     )]
     NoAddress {
-        /// The version to be written.
+        /// The version to write.
         version: Version,
     },
-    /// A result that could not be written as JSON.
+    /// A result that could not be serialized as JSON.
     #[error("the result cannot be written as JSON")]
     Unwritable {
-        /// What the writer says.
+        /// The serializer's error.
         source: serde_json::Error,
     },
 }
 
 impl ErrorCode {
-    /// The configuration's version is not one that the plugin, or the verb, can serve.
+    /// The plugin, or the verb, does not support the configuration's version.
     pub const INCOMPATIBLE_VERSION: Self = Self(1);
     /// A key of the configuration is not supported; the message names the key and its value.
     pub const UNSUPPORTED_FIELD: Self = Self(2);
-    /// The container is unknown or gone: the runtime need not clean up after it.
+    /// The container is unknown or deleted. The runtime need not clean up after it.
     pub const UNKNOWN_CONTAINER: Self = Self(3);
-    /// A `CNI_*` variable is missing or wrong; the message names it.
+    /// A `CNI_*` variable is missing or invalid; the message names it.
     pub const INVALID_ENVIRONMENT: Self = Self(4);
-    /// Reading or writing failed.
+    /// An I/O error.
     pub const IO: Self = Self(5);
-    /// What was read is not JSON.
+    /// The input could not be decoded.
     pub const DECODE: Self = Self(6);
     /// The configuration is not valid.
     pub const INVALID_CONFIG: Self = Self(7);
-    /// `CNI_NETNS` is not a namespace to work in. Not in the specification: the reference library's
-    /// number.
+    /// `CNI_NETNS` is not a usable namespace. The code is not in the specification; it is the
+    /// reference library's.
     pub const INVALID_NETNS: Self = Self(8);
-    /// A passing condition: the runtime should try again later.
+    /// A transient condition: the runtime should retry later.
     pub const TRY_AGAIN: Self = Self(11);
-    /// `STATUS`: the plugin cannot serve an `ADD` now.
+    /// `STATUS`: the plugin cannot serve an `ADD` at present.
     pub const PLUGIN_NOT_AVAILABLE: Self = Self(50);
-    /// `STATUS`: as 50, and the containers that exist may have limited connectivity.
+    /// `STATUS`: as 50, and existing containers may have limited connectivity.
     pub const LIMITED_CONNECTIVITY: Self = Self(51);
-    /// The plugin has a defect. Not in the specification: the reference library's number.
+    /// The plugin has a defect. The code is not in the specification; it is the reference
+    /// library's.
     pub const INTERNAL: Self = Self(999);
 
-    /// A number of the plugin's own; best called in a `const`, where a wrong one does not compile.
+    /// Creates an error code of the plugin. Call it in a `const`, so that a wrong number does not
+    /// compile.
     ///
     /// ```
     /// use cnikit::spec::ErrorCode;
@@ -246,13 +247,13 @@ impl ErrorCode {
     ///
     /// # Panics
     ///
-    /// When `code` is below 100: those are the specification's.
+    /// If `code` is below 100: the specification reserves these codes.
     pub const fn plugin_specific(code: u32) -> Self {
         assert!(code >= 100, "codes below 100 are reserved by the CNI specification");
         Self(code)
     }
 
-    /// The number.
+    /// The numeric value.
     pub const fn value(self) -> u32 {
         self.0
     }
@@ -289,7 +290,7 @@ impl HasErrorCode for Error {
             | Error::Environment { .. }
             | Error::Args { .. }
             | Error::UnknownArgs { .. } => ErrorCode::INVALID_ENVIRONMENT,
-            // The specification counts a version that is no text among what cannot be decoded.
+            // The specification counts a version that is not a string as a decoding failure.
             Error::NotJson { .. }
             | Error::NotAnObject
             | Error::InvalidKey { key: "cniVersion", .. }

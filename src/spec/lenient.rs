@@ -1,12 +1,12 @@
-//! How the reader bears with what plugins in the field write: `null` for an empty list, `""` for an
-//! absent value.
+//! Lenient deserialization of values that existing plugins write: `null` for an empty list, `""`
+//! for an absent value.
 
 use std::fmt::Display;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
-/// `null` reads as the default.
+/// Reads `null` as the default.
 pub(crate) fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -15,7 +15,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// `null` and `""` read as absent, other text is parsed.
+/// Reads `null` and `""` as absent, and parses any other string.
 pub(crate) fn empty_as_none<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -30,7 +30,7 @@ where
     }
 }
 
-/// Anything but valid text reads as absent.
+/// Reads every value except a valid string as absent.
 pub(crate) fn invalid_as_none<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

@@ -22,30 +22,30 @@ use super::Error;
 pub struct MacAddr([u8; 6]);
 
 impl MacAddr {
-    /// The address of these octets, in the order in which they travel.
+    /// Creates the address from its octets in transmission order.
     pub const fn new(octets: [u8; 6]) -> Self {
         Self(octets)
     }
 
-    /// An address that derives from a text, the same each time: the first six octets of its SHA-256 digest, locally
-    /// administered, unicast.
+    /// Derives an address from a text: the first six octets of its SHA-256 digest, locally
+    /// administered, unicast. The same text always yields the same address.
     pub fn derived_from(text: &str) -> Self {
         let [a, b, c, d, e, f, ..]: [u8; 32] = Sha256::digest(text).into();
         Self::local_unicast([a, b, c, d, e, f])
     }
 
-    /// The nearest address to these octets that is locally administered and unicast.
+    /// Sets the bits of a locally administered unicast address in `octets`.
     pub(super) const fn local_unicast([first, b, c, d, e, f]: [u8; 6]) -> Self {
         Self([first & 0b1111_1100 | 0b0000_0010, b, c, d, e, f])
     }
 
-    /// The octets, in the order in which they travel.
+    /// The octets in transmission order.
     pub const fn octets(self) -> [u8; 6] {
         self.0
     }
 
-    /// The IPv6 link-local address whose interface identifier is this MAC as a modified EUI-64, which is what the kernel
-    /// gives a link by default: [RFC 4291], appendix A.
+    /// The IPv6 link-local address with this MAC as modified EUI-64 interface identifier, which the
+    /// kernel assigns to a link by default: [RFC 4291], appendix A.
     ///
     /// ```
     /// use cnikit::spec::MacAddr;
@@ -61,12 +61,12 @@ impl MacAddr {
         Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 0x02, b, c, 0xff, 0xfe, d, e, f])
     }
 
-    /// Whether the address names one station, not a group of them.
+    /// Whether the address is unicast, not multicast or broadcast.
     pub const fn is_unicast(self) -> bool {
         self.0[0] & 0x01 == 0
     }
 
-    /// Whether the address was made up locally, not assigned to a manufacturer.
+    /// Whether the address is locally administered, not assigned by a manufacturer.
     pub const fn is_local(self) -> bool {
         self.0[0] & 0x02 != 0
     }
@@ -88,7 +88,7 @@ impl fmt::Debug for MacAddr {
 impl FromStr for MacAddr {
     type Err = Error;
 
-    /// Reads six pairs of hexadecimal digits, in either case, with `:` or `-` between them.
+    /// Parses six pairs of hexadecimal digits, in either case, separated by `:` or `-`.
     ///
     /// # Errors
     ///
@@ -107,7 +107,7 @@ impl FromStr for MacAddr {
     }
 }
 
-// from_str_radix alone would take a sign.
+// from_str_radix alone would accept a sign.
 fn octet_of(pair: &str) -> Option<u8> {
     let is_pair = pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
     is_pair.then(|| u8::from_str_radix(pair, 16).ok()).flatten()
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_six_pairs_of_digits_are_an_address() {
+    fn only_six_pairs_of_digits_parse() {
         assert_eq!("c2-11-22-33-44-55".parse::<MacAddr>().unwrap().to_string(), "c2:11:22:33:44:55");
         for bad in [
             "",

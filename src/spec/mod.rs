@@ -1,20 +1,20 @@
-//! The protocol of the [CNI specification], as values: no input, no output, no system calls.
+//! The protocol of the [CNI specification] as types: no input, no output, no system calls.
 //!
-//! | What the runtime sends or expects | Here |
+//! | Part of the protocol | Types |
 //! |---|---|
-//! | `CNI_COMMAND` and what each verb needs | [`Command`], [`CommandSpec`], [`Environment`], [`Args`] |
+//! | `CNI_COMMAND` and the parameters of each verb | [`Command`], [`CommandSpec`], [`Environment`], [`Args`] |
 //! | the Kubernetes pod in `CNI_ARGS` | [`KubernetesPod`] |
 //! | the configuration on standard input | [`RawConfig`], [`NetConf`], [`RuntimeConfig`], [`ValidAttachments`] |
 //! | the result of `ADD` | [`AddResult`] and its parts |
 //! | an error | [`ErrorCode`], [`ErrorDocument`] |
 //!
-//! All seven published versions are spoken ([`Version`]). There is one [`AddResult`], in the words
-//! of the newest version; [`AddResult::to_json`] and [`AddResult::from_json`] translate it to and
-//! from the form of any other.
+//! All seven published versions are supported ([`Version`]). [`AddResult`] has the fields of the
+//! newest version; [`AddResult::to_json`] and [`AddResult::from_json`] convert it to and from the
+//! form of any other.
 //!
-//! An [`Attachment`] is the identity everything else derives from: the names and hardware addresses
-//! of its links are a function of (network, container id, interface name), so that they can be
-//! found again with nothing else at hand.
+//! An [`Attachment`] is the identity from which all other names derive. The names and MAC addresses
+//! of its links are a function of network, container id and interface name. No state is needed to
+//! find the links again.
 //!
 //! [CNI specification]: https://www.cni.dev/docs/spec/
 

@@ -5,24 +5,24 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 
-/// The name of a network, which the specification wants unique on a host.
+/// The name of a network, which the specification requires to be unique on a host.
 ///
-/// It starts with a letter or a digit, and goes on with letters, digits, `_`, `.` or `-`: so it is
-/// a file name as well.
+/// It starts with a letter or a digit, and continues with letters, digits, `_`, `.` or `-`. It is
+/// therefore also a valid file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NetworkName(String);
 
-/// A container's identifier, chosen by the runtime; the pattern is that of [`NetworkName`].
+/// A container's identifier, chosen by the runtime. It follows the pattern of [`NetworkName`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ContainerId(String);
 
-/// The name of a network interface, as the kernel accepts it: 1 to 15 bytes, not `.` or `..`,
-/// without `/`, `:`, `%` or white space.
+/// The name of a network interface, by the kernel's rule: 1 to 15 bytes, not `.` or `..`, without
+/// `/`, `:`, `%` or white space.
 ///
-/// `all` and `default` are refused as well: below `/proc/sys/net/ipv4/conf` these names mean the
-/// settings of all links and of new links, so the kernel creates no link of either name.
+/// `all` and `default` are rejected too. Below `/proc/sys/net/ipv4/conf` they stand for the
+/// settings of all links and of new links, so that the kernel creates no link of either name.
 ///
 /// ```
 /// use cnikit::spec::IfName;
@@ -36,20 +36,20 @@ pub struct ContainerId(String);
 #[serde(try_from = "String", into = "String")]
 pub struct IfName(String);
 
-/// The namespace of a Kubernetes pod: an [RFC 1123] label, which is 1 to 63 lower-case letters,
-/// digits and `-`, and begins and ends with a letter or a digit.
+/// The namespace of a Kubernetes pod: an [RFC 1123] label. It consists of 1 to 63 lower-case
+/// letters, digits and `-`, and begins and ends with a letter or a digit.
 ///
 /// [RFC 1123]: https://www.rfc-editor.org/rfc/rfc1123#section-2
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PodNamespace(String);
 
-/// The name of a pod: 1 to 253 letters, digits, `-`, `.` and `_`. The first character is a letter or
-/// a digit.
+/// The name of a pod: 1 to 253 letters, digits, `-`, `.` and `_`. The first character is a letter
+/// or a digit.
 ///
-/// Every name of a Kubernetes pod, an RFC 1123 subdomain, has this form. Upper-case letters, `_` and a
-/// last character of `-`, `.` or `_` are allowed because podman passes the names of its containers in
-/// the same key of `CNI_ARGS`.
+/// Every name of a Kubernetes pod, an RFC 1123 subdomain, has this form. Podman passes the names of
+/// its containers in the same key of `CNI_ARGS`. Upper-case letters, `_` and a last character of
+/// `-`, `.` or `_` are therefore allowed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PodName(String);
@@ -62,17 +62,17 @@ pub struct PodName(String);
 #[serde(try_from = "String", into = "String")]
 pub struct PodUid(String);
 
-/// The `type` of a plugin: the name of its executable, which is looked up in the directories of
-/// `CNI_PATH` and so may not lead out of them.
+/// The `type` of a plugin: the name of its executable. The runtime searches the directories of
+/// `CNI_PATH` for it, so that it must not lead out of them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PluginType(String);
 
 impl IfName {
-    /// The greatest length in bytes: the kernel's `IFNAMSIZ` without the closing NUL.
+    /// The maximum length in bytes: the kernel's `IFNAMSIZ` without the terminating NUL.
     pub const MAX_LEN: usize = 15;
 
-    /// A name that follows the rule by the way it was made.
+    /// Wraps a name that is valid by construction.
     pub(super) fn known_good(name: String) -> Self {
         debug_assert!(is_ifname(&name), "{name:?}");
         Self(name)
@@ -97,13 +97,13 @@ fn is_pod_uid(text: &str) -> bool {
 }
 
 fn is_ifname(text: &str) -> bool {
-    // The kernel looks at bytes and counts 0xa0, the Latin-1 no-break space, as white space
-    // wherever it stands: in UTF-8 it is also the last byte of letters such as "à".
-    // It takes a `%` for a pattern, and makes up another name than the one that was asked for.
+    // The kernel checks bytes, and counts 0xa0, the Latin-1 no-break space, as white space
+    // everywhere. In UTF-8 it is also the last byte of letters such as "à". The kernel expands a
+    // `%` as a pattern and creates a link of another name.
     let refused = |b: u8| matches!(b, b'/' | b':' | b'%' | b'\0' | 0x0b | 0xa0) || b.is_ascii_whitespace();
     (1..=IfName::MAX_LEN).contains(&text.len())
         && ![".", ".."].contains(&text)
-        // Below /proc/sys/net these are the settings of all links: the kernel has no link of such a name.
+        // Below /proc/sys/net these are the settings of all links: the kernel creates no such link.
         && !["all", "default"].contains(&text)
         && !text.bytes().any(refused)
         && !text.contains(char::is_whitespace)
@@ -116,7 +116,7 @@ fn is_file_name(text: &str) -> bool {
 macro_rules! name {
     ($name:ident, $kind:literal, $holds:path, $rule:literal) => {
         impl $name {
-            /// The name as text.
+            /// The name as a string.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -139,7 +139,7 @@ macro_rules! name {
 
             /// # Errors
             ///
-            /// [`Error::Name`], which states the rule.
+            /// [`Error::Name`] with the rule.
             fn from_str(text: &str) -> Result<Self, Error> {
                 text.to_owned().try_into()
             }
@@ -165,19 +165,19 @@ name!(
     NetworkName,
     "network name",
     is_identifier,
-    "it must start with a letter or a digit and hold nothing but letters, digits, '_', '.' and '-'"
+    "it must start with a letter or a digit and contain only letters, digits, '_', '.' and '-'"
 );
 name!(
     ContainerId,
     "container id",
     is_identifier,
-    "it must start with a letter or a digit and hold nothing but letters, digits, '_', '.' and '-'"
+    "it must start with a letter or a digit and contain only letters, digits, '_', '.' and '-'"
 );
 name!(
     IfName,
     "interface name",
     is_ifname,
-    "it must have 1 to 15 bytes, not be '.', '..', 'all' or 'default', and hold no '/', ':', '%' or white space"
+    "it must have 1 to 15 bytes, not be '.', '..', 'all' or 'default', and contain no '/', ':', '%' or white space"
 );
 name!(
     PodNamespace,
@@ -253,11 +253,11 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_name_is_told_the_rule() {
+    fn the_error_of_an_invalid_name_states_the_rule() {
         let error = serde_json::from_str::<NetworkName>(r#""my net""#).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "network name \"my net\" is not valid: it must start with a letter or a digit and hold nothing but \
+            "network name \"my net\" is not valid: it must start with a letter or a digit and contain only \
              letters, digits, '_', '.' and '-'"
         );
     }

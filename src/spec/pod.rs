@@ -36,8 +36,9 @@ pub struct KubernetesPod {
     pub uid: Option<PodUid>,
 }
 
-/// What an error quotes of a value at most, in characters: a hostile value may have any length.
-const LONGEST_QUOTE: usize = 64;
+/// The maximum number of characters of a value that an error quotes: a hostile value may have any
+/// length.
+const MAX_QUOTE: usize = 64;
 
 const NAMESPACE: &str = "K8S_POD_NAMESPACE";
 const NAME: &str = "K8S_POD_NAME";
@@ -48,8 +49,8 @@ impl KubernetesPod {
     /// them with [`Args::require_known`].
     pub const ARGS: [&str; 4] = [NAMESPACE, NAME, UID, "K8S_POD_INFRA_CONTAINER_ID"];
 
-    /// Reads the pod from `CNI_ARGS`. An empty value counts as absent, and so does an invalid value,
-    /// which [`invalid_args`](Self::invalid_args) reports.
+    /// Reads the pod from `CNI_ARGS`. An empty value counts as absent, and so does an invalid
+    /// value, which [`invalid_args`](Self::invalid_args) reports.
     pub fn from_args(args: &Args) -> Self {
         Self {
             namespace: value(args, NAMESPACE).and_then(Result::ok),
@@ -91,8 +92,8 @@ fn value<T: FromStr<Err = Error>>(args: &Args, key: &str) -> Option<Result<T, Er
 
 fn shortened(error: Error) -> Error {
     match error {
-        Error::Name { kind, value, rule } if value.chars().count() > LONGEST_QUOTE => {
-            let start: String = value.chars().take(LONGEST_QUOTE).collect();
+        Error::Name { kind, value, rule } if value.chars().count() > MAX_QUOTE => {
+            let start: String = value.chars().take(MAX_QUOTE).collect();
             Error::Name { kind, value: start + "…", rule }
         }
         error => error,
@@ -108,15 +109,15 @@ mod tests {
     }
 
     #[test]
-    fn the_pod_is_read_from_the_keys_that_runtimes_set() {
-        // As containerd passes them.
+    fn the_pod_is_parsed_from_the_keys_of_runtimes() {
+        // The form of containerd.
         let pod = KubernetesPod::from_args(&args(
             "IgnoreUnknown=1;K8S_POD_UID=6f2a7a1e-1d4b-4a52-9b0c-2f1c5f1f4c11;K8S_POD_NAMESPACE=kube-system;\
              K8S_POD_NAME=coredns-7db6d8ff4d-x2x9k;K8S_POD_INFRA_CONTAINER_ID=4fe2c9",
         ));
         assert_eq!(pod.to_string(), "kube-system/coredns-7db6d8ff4d-x2x9k");
         assert_eq!(pod.uid.unwrap().as_str(), "6f2a7a1e-1d4b-4a52-9b0c-2f1c5f1f4c11");
-        // As podman does.
+        // The form of podman.
         let pod = KubernetesPod::from_args(&args("IgnoreUnknown=1;K8S_POD_NAME=project_web_1"));
         assert_eq!((pod.to_string().as_str(), pod.is_unnamed()), ("project_web_1", false));
         assert_eq!(KubernetesPod::from_args(&args("K8S_POD_NAMESPACE=default")).to_string(), "default/-");
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_a_key_for_each_part_that_is_known() {
+    fn json_has_a_key_for_each_known_part() {
         let pod = KubernetesPod::from_args(&args("K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0"));
         let json = serde_json::to_value(&pod).unwrap();
         assert_eq!(json, serde_json::json!({ "podNamespace": "default", "podName": "web-0" }));

@@ -6,21 +6,21 @@ use super::{Error, Version};
 /// A verb of the protocol: the value of `CNI_COMMAND`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Command {
-    /// Attach a container to the network.
+    /// Attaches a container to the network.
     Add,
-    /// Detach it.
+    /// Detaches a container from the network.
     Del,
-    /// Tell whether an attachment is as `ADD` left it.
+    /// Checks that an attachment is still as `ADD` left it.
     Check,
-    /// Free what belongs to no valid attachment.
+    /// Deletes all resources that belong to no valid attachment.
     Gc,
-    /// Tell whether an `ADD` could be served.
+    /// Reports whether the plugin can serve an `ADD`.
     Status,
-    /// Tell which versions the plugin speaks.
+    /// Reports the versions that the plugin supports.
     Version,
 }
 
-/// A variable of the environment that carries a parameter of the call.
+/// An environment variable that carries a parameter of the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Variable {
     /// `CNI_CONTAINERID`
@@ -35,24 +35,24 @@ pub enum Variable {
     Path,
 }
 
-/// How a verb takes a parameter.
+/// Whether a verb needs a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Requirement {
     /// The call fails without it.
     Required,
-    /// Read where it is there.
+    /// Read if it is set.
     Optional,
-    /// Not looked at, whatever it holds.
+    /// Ignored, also if it is invalid.
     Unused,
 }
 
-/// What one verb needs: a row of the protocol's table.
+/// The parameters of one verb: a row of the protocol's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CommandSpec {
-    /// The verb as it stands in `CNI_COMMAND`.
+    /// The verb's value of `CNI_COMMAND`.
     pub word: &'static str,
-    /// The first version of the specification that has it.
+    /// The first version of the specification that defines the verb.
     pub since: Version,
     /// `CNI_CONTAINERID`
     pub container_id: Requirement,
@@ -73,7 +73,7 @@ impl Command {
     pub const ALL: [Command; 6] =
         [Command::Add, Command::Del, Command::Check, Command::Gc, Command::Status, Command::Version];
 
-    /// The verb's row in the protocol's table.
+    /// The verb's row of the protocol's table.
     ///
     /// See [CNI operations](https://www.cni.dev/docs/spec/#cni-operations).
     #[rustfmt::skip]
@@ -91,12 +91,12 @@ impl Command {
         }
     }
 
-    /// The verb as it stands in `CNI_COMMAND`.
+    /// The verb's value of `CNI_COMMAND`.
     pub const fn as_str(self) -> &'static str {
         self.spec().word
     }
 
-    /// The verbs as they read in a sentence.
+    /// The verbs as a list for a message.
     pub(super) fn list() -> String {
         Command::ALL.map(Command::as_str).join(", ")
     }
@@ -108,7 +108,7 @@ const fn command_spec(word: &'static str, since: Version, columns: [Requirement;
 }
 
 impl CommandSpec {
-    /// How the verb takes a variable.
+    /// Whether the verb needs a variable.
     pub const fn requirement(&self, variable: Variable) -> Requirement {
         match variable {
             Variable::ContainerId => self.container_id,
@@ -154,7 +154,7 @@ impl FromStr for Command {
 
     /// # Errors
     ///
-    /// [`Error::UnknownCommand`] for anything but a verb in capital letters.
+    /// [`Error::UnknownCommand`] for any text except a verb in capital letters.
     fn from_str(text: &str) -> Result<Self, Error> {
         Command::ALL
             .into_iter()

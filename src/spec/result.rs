@@ -8,11 +8,10 @@ use serde_json::{Map, Value};
 use super::MacAddr;
 use super::lenient::{empty_as_none, null_as_default};
 
-/// What an `ADD` made: the result, in the words of the newest version of the specification.
+/// The result of an `ADD`, with the fields of the newest version of the specification.
 ///
-/// It carries no version: [`to_json`](Self::to_json) writes it in the form of any, and the
-/// dispatcher does so in the configuration's. See [ADD
-/// Success](https://www.cni.dev/docs/spec/#add-success).
+/// It has no version: [`to_json`](Self::to_json) formats it for any version. The dispatcher uses
+/// the configuration's version. See [ADD Success](https://www.cni.dev/docs/spec/#add-success).
 ///
 /// ```
 /// use cnikit::spec::{AddResult, Interface, IpConfig, MacAddr, Route};
@@ -33,17 +32,18 @@ use super::lenient::{empty_as_none, null_as_default};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AddResult {
-    /// The interfaces of the attachment, those on the host included. Tools expect of a bridge
-    /// plugin: the bridge, the host's end, the container's end. An IPAM plugin has none.
+    /// The interfaces of the attachment, including interfaces on the host. Tools expect three of a
+    /// bridge plugin: the bridge, the host interface, the container interface. An IPAM plugin
+    /// returns none.
     pub interfaces: Vec<Interface>,
     /// The addresses.
     pub ips: Vec<IpConfig>,
     /// The routes.
     pub routes: Vec<Route>,
-    /// The name service that the container should use.
+    /// The DNS configuration of the container.
     pub dns: Dns,
-    /// Keys that the result's version does not define. They are passed through as they came, as a
-    /// plugin in a chain must return what it was given.
+    /// Keys that the result's version does not define. They are passed through unchanged, because a
+    /// plugin in a chain must preserve them.
     pub other: Map<String, Value>,
 }
 
@@ -52,20 +52,20 @@ pub struct AddResult {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Interface {
-    /// The name. Text: behind a hypervisor it need not be one that the kernel would take.
+    /// The name. A string, because behind a hypervisor it need not be a valid name for the kernel.
     pub name: String,
-    /// The hardware address. Text: links other than Ethernet have longer ones; see
+    /// The hardware address. A string, because links other than Ethernet have longer addresses; see
     /// [`Interface::mac_addr`].
     #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// The MTU in bytes; from 1.1.0 on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// Where the interface is: the path of a network namespace, or a hypervisor's identifier;
-    /// `None` on the host.
+    /// The location of the interface: the path of a network namespace, or a hypervisor's
+    /// identifier; `None` on the host.
     #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
-    /// The absolute path of a socket that stands for the interface; from 1.1.0 on.
+    /// The absolute path of a socket that represents the interface; from 1.1.0 on.
     #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub socket_path: Option<String>,
     /// The PCI device behind the interface; from 1.1.0 on.
@@ -82,11 +82,11 @@ pub struct Interface {
 pub struct IpConfig {
     /// The address with the prefix length of its subnet.
     pub address: IpNetwork,
-    /// The subnet's default gateway. It asks for no route: those stand in [`AddResult::routes`].
+    /// The subnet's default gateway. It implies no route: [`AddResult::routes`] lists the routes.
     #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
-    /// The interface that has the address, as an index into [`AddResult::interfaces`]. An IPAM
-    /// plugin has none.
+    /// The interface of the address, as an index into [`AddResult::interfaces`]. An IPAM plugin
+    /// sets none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<usize>,
     /// Keys that the result's version does not define.
@@ -100,7 +100,7 @@ pub struct IpConfig {
 pub struct Route {
     /// The destination.
     pub dst: IpNetwork,
-    /// The next hop; where absent, the gateway of an address may serve.
+    /// The next hop. If absent, the gateway of an address may be used.
     #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub gw: Option<IpAddr>,
     /// The MTU along the path, in bytes; from 1.1.0 on.
@@ -123,7 +123,7 @@ pub struct Route {
     pub other: Map<String, Value>,
 }
 
-/// A name service; nobody checks its texts.
+/// A DNS configuration. Its strings are not validated.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Dns {
@@ -148,94 +148,95 @@ impl AddResult {
         self.interfaces.len() - 1
     }
 
-    /// The result with one more interface.
+    /// Adds an interface.
     #[must_use]
     pub fn with_interface(mut self, interface: Interface) -> Self {
         self.interfaces.push(interface);
         self
     }
 
-    /// The result with one more address.
+    /// Adds an address.
     #[must_use]
     pub fn with_ip(mut self, ip: IpConfig) -> Self {
         self.ips.push(ip);
         self
     }
 
-    /// The result with one more route.
+    /// Adds a route.
     #[must_use]
     pub fn with_route(mut self, route: Route) -> Self {
         self.routes.push(route);
         self
     }
 
-    /// The result with this name service.
+    /// Sets the DNS configuration.
     #[must_use]
     pub fn with_dns(mut self, dns: Dns) -> Self {
         self.dns = dns;
         self
     }
 
-    /// The interface of that name in that sandbox (`None` is the host), with its index.
+    /// The interface of this name in this sandbox (`None` is the host), with its index.
     pub fn interface(&self, name: &str, sandbox: Option<&Path>) -> Option<(usize, &Interface)> {
-        let is_it =
+        let matches =
             |interface: &Interface| interface.name == name && interface.sandbox.as_deref().map(Path::new) == sandbox;
-        self.interfaces.iter().enumerate().find(|(_, interface)| is_it(interface))
+        self.interfaces.iter().enumerate().find(|(_, interface)| matches(interface))
     }
 
-    /// The addresses of the interface with that index.
+    /// The addresses of the interface with this index.
     pub fn ips_of(&self, interface: usize) -> impl Iterator<Item = &IpConfig> {
         self.ips.iter().filter(move |ip| ip.interface == Some(interface))
     }
 }
 
 impl Interface {
-    /// An interface on the host.
+    /// Creates an interface on the host.
     pub fn new(name: impl AsRef<str>) -> Self {
         Self { name: name.as_ref().to_owned(), ..Self::default() }
     }
 
-    /// The interface with this hardware address.
+    /// Sets the hardware address.
     #[must_use]
     pub fn with_mac(mut self, mac: MacAddr) -> Self {
         self.mac = Some(mac.to_string());
         self
     }
 
-    /// The interface with this MTU in bytes.
+    /// Sets the MTU in bytes.
     #[must_use]
     pub fn with_mtu(mut self, mtu: u32) -> Self {
         self.mtu = Some(mtu);
         self
     }
 
-    /// The interface in the namespace at this path: for the container's end, what `CNI_NETNS` says.
+    /// Sets the namespace of the interface by its path: for the container interface, the value of
+    /// `CNI_NETNS`.
     #[must_use]
     pub fn in_sandbox(mut self, netns: impl AsRef<Path>) -> Self {
         self.sandbox = Some(netns.as_ref().to_string_lossy().into_owned());
         self
     }
 
-    /// The hardware address, where there is one and it is an Ethernet address.
+    /// The hardware address, if it is an Ethernet address.
     pub fn mac_addr(&self) -> Option<MacAddr> {
         self.mac.as_deref()?.parse().ok()
     }
 }
 
 impl IpConfig {
-    /// An address with the prefix length of its subnet.
+    /// Creates an address with the prefix length of its subnet.
     pub fn new(address: IpNetwork) -> Self {
         Self { address, gateway: None, interface: None, other: Map::new() }
     }
 
-    /// The address on the interface with this index.
+    /// Sets the index of the interface.
     #[must_use]
     pub fn on_interface(mut self, index: usize) -> Self {
         self.interface = Some(index);
         self
     }
 
-    /// The address with this gateway of its subnet.
+    /// Sets the subnet's gateway.
     #[must_use]
     pub fn with_gateway(mut self, gateway: IpAddr) -> Self {
         self.gateway = Some(gateway);
@@ -244,13 +245,13 @@ impl IpConfig {
 }
 
 impl Route {
-    /// A route to this destination.
+    /// Creates a route to this destination.
     pub fn new(dst: IpNetwork) -> Self {
         let other = Map::new();
         Self { dst, gw: None, mtu: None, advmss: None, priority: None, table: None, scope: None, other }
     }
 
-    /// The default route of the gateway's family.
+    /// Creates the default route of the gateway's family.
     ///
     /// ```
     /// use cnikit::spec::Route;
@@ -265,12 +266,12 @@ impl Route {
             IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
             IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         };
-        // 0 is a prefix length of either family.
+        // 0 is a valid prefix length for both families.
         let everything = IpNetwork::new(unspecified, 0).unwrap_or_else(|_| unspecified.into());
         Self::new(everything).via(gateway)
     }
 
-    /// The route by way of this next hop.
+    /// Sets the next hop.
     #[must_use]
     pub fn via(mut self, gw: IpAddr) -> Self {
         self.gw = Some(gw);
@@ -279,7 +280,7 @@ impl Route {
 }
 
 impl Dns {
-    /// Whether it says nothing.
+    /// Whether the configuration is empty.
     pub fn is_empty(&self) -> bool {
         self.nameservers.is_empty() && self.domain.is_none() && self.search.is_empty() && self.options.is_empty()
     }

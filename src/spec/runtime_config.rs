@@ -9,10 +9,13 @@ use serde_json::{Map, Value};
 use super::MacAddr;
 use super::lenient::{empty_as_none, null_as_default};
 
-/// What the runtime passes for the capabilities that a configuration declares: the `runtimeConfig` key.
+/// The `runtimeConfig` key: the runtime's values for the capabilities that a configuration
+/// declares.
 ///
-/// See [the conventions](https://www.cni.dev/docs/conventions/#dynamic-plugin-specific-fields-capabilities--runtime-configuration).
-/// What is absent was not asked for. Capabilities that the conventions do not know are in `other`.
+/// See
+/// [the conventions](https://www.cni.dev/docs/conventions/#dynamic-plugin-specific-fields-capabilities--runtime-configuration).
+/// A capability that was not requested is absent. Capabilities outside the conventions are in
+/// `other`.
 ///
 /// ```
 /// use cnikit::spec::RawConfig;
@@ -30,19 +33,20 @@ use super::lenient::{empty_as_none, null_as_default};
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct RuntimeConfig {
-    /// `portMappings`: ports of the host that lead to the container.
+    /// `portMappings`: ports of the host that are forwarded to the container.
     #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,
-    /// `ipRanges`: one list for each address that the container is to have, of the ranges that it may come from.
+    /// `ipRanges`: for each address of the container, a list of the ranges to allocate it from.
     #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub ip_ranges: Vec<Vec<IpRange>>,
-    /// `bandwidth`: limits.
+    /// `bandwidth`: traffic limits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<Bandwidth>,
-    /// `dns`: the name service for the container.
+    /// `dns`: the DNS configuration of the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<RuntimeDns>,
-    /// `ips`: the addresses that the container is to have. One without a prefix length has that of a single host.
+    /// `ips`: the requested addresses of the container. An address without a prefix length has the
+    /// length of a single host.
     #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub ips: Vec<IpNetwork>,
     /// `mac`: the hardware address of the interface in the container.
@@ -51,22 +55,22 @@ pub struct RuntimeConfig {
     /// `infinibandGUID`
     #[serde(rename = "infinibandGUID", skip_serializing_if = "Option::is_none")]
     pub infiniband_guid: Option<String>,
-    /// `deviceID`: the device that the container is to have, such as a PCI address.
+    /// `deviceID`: the device to assign to the container, such as a PCI address.
     #[serde(rename = "deviceID", skip_serializing_if = "Option::is_none")]
     pub device_id: Option<String>,
-    /// `aliases`: further names by which others on the network may look for the container. Podman sends them by network,
-    /// that is as an object with one list; they are here as the conventions have them.
+    /// `aliases`: additional names of the container for lookups on the network. Podman sends an
+    /// object with one list per network; the lists are merged into the form of the conventions.
     #[serde(deserialize_with = "names_of_all", skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
-    /// `cgroupPath`: the container's control group.
+    /// `cgroupPath`: the container's cgroup.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup_path: Option<PathBuf>,
-    /// Capabilities of other names, as they came.
+    /// Other capabilities, unchanged.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
-/// A port of the host that leads to one of the container.
+/// A port of the host that is forwarded to a port of the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -75,61 +79,61 @@ pub struct PortMapping {
     pub host_port: u16,
     /// The port in the container.
     pub container_port: u16,
-    /// `tcp`, `udp` or `sctp`; none where the runtime leaves it to the plugin.
+    /// `tcp`, `udp` or `sctp`; `None` leaves the choice to the plugin.
     #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
-    /// The address of the host that it is for; none means all.
+    /// The address of the host that the mapping applies to; `None` means all.
     #[serde(rename = "hostIP", default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
 }
 
-/// A range of addresses, in the words of the `host-local` plugin.
+/// A range of addresses, with the keys of the `host-local` plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct IpRange {
-    /// The subnet that the addresses are of.
+    /// The subnet of the addresses.
     pub subnet: IpNetwork,
-    /// The first address to hand out; none means the subnet's first.
+    /// The first address to allocate; `None` means the subnet's first.
     #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub range_start: Option<IpAddr>,
-    /// The last address to hand out; none means the subnet's last.
+    /// The last address to allocate; `None` means the subnet's last.
     #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub range_end: Option<IpAddr>,
-    /// The gateway; none means the subnet's first address.
+    /// The gateway; `None` means the subnet's first address.
     #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
 }
 
-/// Limits on what a container sends and receives. 0 is no limit.
+/// Limits on the traffic of a container. 0 means no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct Bandwidth {
-    /// To the container, in bits a second.
+    /// Rate to the container, in bits per second.
     pub ingress_rate: u64,
-    /// To the container, in bits.
+    /// Burst to the container, in bits.
     pub ingress_burst: u64,
-    /// From the container, in bits a second.
+    /// Rate from the container, in bits per second.
     pub egress_rate: u64,
-    /// From the container, in bits.
+    /// Burst from the container, in bits.
     pub egress_burst: u64,
 }
 
-/// A name service as the runtime has it: other words than those of [`Dns`](super::Dns).
+/// The runtime's DNS configuration, with other keys than [`Dns`](super::Dns).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[non_exhaustive]
 pub struct RuntimeDns {
-    /// Domains to search in.
+    /// The search domains.
     #[serde(deserialize_with = "null_as_default")]
     pub searches: Vec<String>,
-    /// Addresses of servers.
+    /// The addresses of the servers.
     #[serde(deserialize_with = "null_as_default")]
     pub servers: Vec<String>,
 }
 
-/// A list of names, or an object of such lists, which are taken together.
+/// Reads a list of names, or an object of such lists, which are concatenated.
 fn names_of_all<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a list of names, or an object of such lists")]

@@ -2,11 +2,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Attachment, ContainerId, IfName};
 
-/// What `GC` was told of the attachments that are still valid: `cni.dev/valid-attachments`.
+/// The attachments that the caller of `GC` declares valid: `cni.dev/valid-attachments`.
 ///
-/// Only a list says anything. Where the key is absent or `null`, the caller may not know better
-/// (`cnitool gc` sends no key, an unset list in Go arrives as `null`): free nothing on the strength
-/// of that.
+/// Only a list is a statement. If the key is absent or `null`, the caller may not know the
+/// attachments, so that `GC` must free nothing. `cnitool gc` sends no key, and an unset list in Go
+/// arrives as `null`.
 ///
 /// ```
 /// # use cnikit::spec::{RawConfig, ValidAttachments};
@@ -17,16 +17,16 @@ use super::{Attachment, ContainerId, IfName};
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ValidAttachments {
-    /// The key is not there.
+    /// The key is absent.
     #[default]
     Absent,
-    /// The key is there, and `null`.
+    /// The key is `null`.
     Null,
-    /// All that are valid. An empty list means that none is.
+    /// All valid attachments. An empty list means that none is valid.
     List(Vec<AttachmentKey>),
 }
 
-/// An attachment within its network.
+/// The identity of an attachment within its network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttachmentKey {
     /// The container's identifier.
@@ -37,7 +37,7 @@ pub struct AttachmentKey {
 }
 
 impl ValidAttachments {
-    /// The list, where there is one.
+    /// The list, if the caller sent one.
     pub fn list(&self) -> Option<&[AttachmentKey]> {
         match self {
             ValidAttachments::List(list) => Some(list),

@@ -19,24 +19,24 @@ use super::Error;
 #[serde(try_from = "String", into = "&'static str")]
 #[non_exhaustive]
 pub enum Version {
-    /// 0.1.0, which a configuration without `cniVersion` means.
+    /// 0.1.0: the version of a configuration without `cniVersion`.
     V0_1_0,
     /// 0.2.0: adds `VERSION` and `args`.
     V0_2_0,
     /// 0.3.0: results list interfaces, and any number of addresses.
     V0_3_0,
-    /// 0.3.1: as 0.3.0, with plugins in chains told apart from IPAM plugins.
+    /// 0.3.1: as 0.3.0, and distinguishes plugins in chains from IPAM plugins.
     V0_3_1,
     /// 0.4.0: adds `CHECK`, and `prevResult` for `DEL`.
     V0_4_0,
     /// 1.0.0: drops `version` from `ips`.
     V1_0_0,
-    /// 1.1.0: adds `GC` and `STATUS`, and more facts on interfaces and routes.
+    /// 1.1.0: adds `GC` and `STATUS`, and more attributes of interfaces and routes.
     V1_1_0,
 }
 
 impl Version {
-    /// Every version that this library speaks, oldest first.
+    /// All versions that this library supports, oldest first.
     pub const ALL: [Version; 7] = [
         Version::V0_1_0,
         Version::V0_2_0,
@@ -47,13 +47,13 @@ impl Version {
         Version::V1_1_0,
     ];
 
-    /// The newest version that this library speaks.
+    /// The newest version that this library supports.
     pub const LATEST: Version = Version::V1_1_0;
 
-    /// What a configuration without `cniVersion` means.
+    /// The version of a configuration without `cniVersion`.
     pub const IMPLICIT: Version = Version::V0_1_0;
 
-    /// The version as it stands in `cniVersion`.
+    /// The version's value of `cniVersion`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Version::V0_1_0 => "0.1.0",
@@ -66,7 +66,7 @@ impl Version {
         }
     }
 
-    /// Versions as they read in a sentence: `0.4.0, 1.0.0`.
+    /// Formats versions as a list for a message: `0.4.0, 1.0.0`.
     pub fn list(versions: &[Version]) -> String {
         let words: Vec<&str> = versions.iter().map(|version| version.as_str()).collect();
         words.join(", ")
@@ -84,7 +84,7 @@ impl FromStr for Version {
 
     /// # Errors
     ///
-    /// [`Error::UnknownVersion`] for anything but the exact text of a published version.
+    /// [`Error::UnknownVersion`] for any text except the exact text of a published version.
     fn from_str(text: &str) -> Result<Self, Error> {
         Version::ALL
             .into_iter()
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_are_in_order_of_age_and_read_back() {
+    fn all_versions_are_ordered_and_parse() {
         assert!(Version::ALL.is_sorted());
         assert_eq!(Version::ALL.last(), Some(&Version::LATEST));
         for version in Version::ALL {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_version_is_told_what_is_known() {
+    fn the_error_of_an_unknown_version_lists_the_known_versions() {
         let error = "1.0".parse::<Version>().unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -20,7 +20,7 @@ fn attachment(container: &str) -> Attachment {
 }
 
 #[test]
-fn a_file_has_the_form_of_the_reference_library() {
+fn a_file_has_the_format_of_the_reference_library() {
     let bin = Bin::new();
     let parameters =
         parameters("c1").with_args("A=1;B=2".parse().unwrap()).with_capability("mac", json!("02:00:00:00:00:01"));
@@ -58,8 +58,9 @@ fn of(id: &str, ifname: &str) -> AttachmentParameters {
     AttachmentParameters::new(id.parse().unwrap(), ifname.parse().unwrap())
 }
 
-/// Three attachments with one file name: the reference library joins the parts by hyphens.
-fn alike() -> [(NetworkConfigList, AttachmentParameters, AddResult); 3] {
+/// Three attachments with one file name, because the reference library joins the parts with
+/// hyphens.
+fn colliding() -> [(NetworkConfigList, AttachmentParameters, AddResult); 3] {
     let result = |address: &str| AddResult::default().with_ip(IpConfig::new(address.parse().unwrap()));
     [
         (named("a-b"), of("c", "eth0"), result("10.1.0.1/16")),
@@ -69,20 +70,20 @@ fn alike() -> [(NetworkConfigList, AttachmentParameters, AddResult); 3] {
 }
 
 #[test]
-fn attachments_whose_names_run_together_are_all_remembered() {
+fn attachments_with_colliding_names_are_all_stored() {
     for turn in 0..3 {
         let bin = Bin::new();
-        let mut alike = alike();
-        alike.rotate_left(turn);
-        // Twice: the second time, each finds its own file again.
-        for (network, parameters, result) in alike.iter().chain(&alike) {
+        let mut colliding = colliding();
+        colliding.rotate_left(turn);
+        // Twice: the second store must find the attachment's own file.
+        for (network, parameters, result) in colliding.iter().chain(&colliding) {
             bin.cache().store(network, parameters, result).unwrap();
         }
-        // The first has the name that the reference library looks for.
+        // The first has the name that the reference library searches for.
         let first: Value = serde_json::from_slice(&fs::read(bin.scratch("cache/results/a-b-c-eth0")).unwrap()).unwrap();
-        assert_eq!(first["networkName"], alike[0].0.name.as_str());
+        assert_eq!(first["networkName"], colliding[0].0.name.as_str());
         assert_eq!(bin.cache().attachments().unwrap().len(), 3);
-        for (index, (network, parameters, result)) in alike.iter().enumerate() {
+        for (index, (network, parameters, result)) in colliding.iter().enumerate() {
             let attachment = parameters.attachment(&network.name);
             assert_eq!(bin.cache().attachment(&attachment).unwrap().unwrap().result, *result, "{turn} {attachment:?}");
             bin.cache().remove(&attachment).unwrap();
@@ -93,18 +94,19 @@ fn attachments_whose_names_run_together_are_all_remembered() {
     }
 }
 
-/// After the attachment with the shared name is removed, the next store of the other one takes that name.
+/// After the attachment with the shared name is removed, the next store of the other one takes that
+/// name.
 #[test]
-fn a_name_that_has_become_free_is_taken() {
+fn a_released_name_is_reused() {
     let bin = Bin::new();
-    let [(network, parameters, result), (other, others, _), _] = alike();
+    let [(network, parameters, result), (other, others, _), _] = colliding();
     bin.cache().store(&network, &parameters, &result).unwrap();
     bin.cache().store(&other, &others, &result).unwrap();
     bin.cache().remove(&parameters.attachment(&network.name)).unwrap();
     bin.cache().store(&other, &others, &result).unwrap();
     let names = fs::read_dir(bin.scratch("cache/results")).unwrap().map(|one| one.unwrap().file_name());
     assert_eq!(Vec::from_iter(names), ["a-b-c-eth0"]);
-    // A crash between the two steps leaves both files. The file that was written last counts.
+    // A crash between the two steps leaves both files. The newer file counts.
     let shared = bin.scratch("cache/results/a-b-c-eth0");
     let old = fs::read_to_string(&shared).unwrap().replace("10.1.0.1/16", "10.1.0.9/16");
     fs::write(bin.scratch("cache/results/a:-b-c-:eth0"), old).unwrap();
@@ -115,13 +117,13 @@ fn a_name_that_has_become_free_is_taken() {
 }
 
 #[test]
-fn attachments_that_are_stored_at_once_do_not_overwrite_each_other() {
+fn concurrent_stores_do_not_overwrite_each_other() {
     for _ in 0..50 {
         let bin = Bin::new();
-        let alike = alike();
-        let start = std::sync::Barrier::new(alike.len());
+        let colliding = colliding();
+        let start = std::sync::Barrier::new(colliding.len());
         std::thread::scope(|scope| {
-            for (network, parameters, result) in &alike {
+            for (network, parameters, result) in &colliding {
                 let (bin, start) = (&bin, &start);
                 scope.spawn(move || {
                     start.wait();
@@ -133,9 +135,10 @@ fn attachments_that_are_stored_at_once_do_not_overwrite_each_other() {
     }
 }
 
-/// The names of temporary files can be guessed, and one may be left by an earlier process with the same id.
+/// The names of temporary files are predictable, and an earlier process with the same id may have
+/// left one.
 #[test]
-fn a_store_writes_through_no_symbolic_link() {
+fn a_store_does_not_follow_symbolic_links() {
     const NAMES: usize = 4096;
     let bin = Bin::new();
     let (results, target) = (bin.scratch("cache/results"), bin.scratch("target"));
@@ -151,7 +154,7 @@ fn a_store_writes_through_no_symbolic_link() {
 }
 
 #[test]
-fn a_symbolic_link_that_leads_nowhere_is_replaced() {
+fn a_dangling_symbolic_link_is_replaced() {
     let bin = Bin::new();
     let (results, target) = (bin.scratch("cache/results"), bin.scratch("absent"));
     fs::create_dir(&results).unwrap();
@@ -164,9 +167,9 @@ fn a_symbolic_link_that_leads_nowhere_is_replaced() {
 }
 
 #[test]
-fn of_attachments_that_are_alike_the_one_that_was_not_stored_is_unknown() {
+fn a_colliding_attachment_that_was_not_stored_is_unknown() {
     let bin = Bin::new();
-    let [(network, parameters, result), (other, others, _), _] = alike();
+    let [(network, parameters, result), (other, others, _), _] = colliding();
     bin.cache().store(&network, &parameters, &result).unwrap();
     let other = others.attachment(&other.name);
     assert!(bin.cache().attachment(&other).unwrap().is_none());
@@ -175,7 +178,7 @@ fn of_attachments_that_are_alike_the_one_that_was_not_stored_is_unknown() {
 }
 
 #[test]
-fn a_file_of_old_is_the_result_alone() {
+fn an_old_file_contains_only_the_result() {
     let bin = Bin::new();
     fs::create_dir(bin.scratch("cache/results")).unwrap();
     let old = json!({"cniVersion": "0.4.0", "ips": [{"version": "4", "address": "10.1.0.5/16"}], "dns": {}});
@@ -185,9 +188,9 @@ fn a_file_of_old_is_the_result_alone() {
 }
 
 #[test]
-fn what_cannot_be_understood_fails_check_but_not_del() {
+fn an_invalid_file_fails_check_but_not_del() {
     let bin = Bin::new();
-    bin.answering("one", "{}");
+    bin.succeeding("one", "{}");
     fs::create_dir(bin.scratch("cache/results")).unwrap();
     let path = bin.scratch("cache/results/dbnet-c1-eth0");
     for garbage in ["", "{", "[]", r#"{"kind": "cniCacheV9"}"#, r#"{"kind": "cniCacheV1", "config": "*"}"#] {

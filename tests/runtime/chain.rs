@@ -14,10 +14,10 @@ fn chain(version: &str) -> NetworkConfigList {
     ]}))
 }
 
-fn answering(bin: &Bin) {
-    bin.answering("one", RESULT);
-    bin.answering("two", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.6/16"}],"x-note":"two was here"}"#);
-    bin.answering("three", r#"{"ips":[{"address":"10.1.0.7/16"}]}"#);
+fn succeeding(bin: &Bin) {
+    bin.succeeding("one", RESULT);
+    bin.succeeding("two", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.6/16"}],"x-note":"two was here"}"#);
+    bin.succeeding("three", r#"{"ips":[{"address":"10.1.0.7/16"}]}"#);
 }
 
 fn key(parameters: &AttachmentParameters) -> AttachmentKey {
@@ -27,7 +27,7 @@ fn key(parameters: &AttachmentParameters) -> AttachmentKey {
 #[test]
 fn plugins_are_added_in_order_and_deleted_in_reverse() {
     let bin = Bin::new();
-    answering(&bin);
+    succeeding(&bin);
     let (runtime, network) = (bin.runtime(), chain("1.1.0"));
     let mapping = json!([{"hostPort": 8080, "containerPort": 80}]);
     let parameters = parameters("c1")
@@ -59,7 +59,7 @@ fn plugins_are_added_in_order_and_deleted_in_reverse() {
     assert_eq!(calls[6..], ["three DEL", "two DEL", "one DEL"]);
     assert!(bin.cache().attachments().unwrap().is_empty());
 
-    // Nothing is remembered any more: DEL goes without, CHECK is refused.
+    // The cache is empty: DEL runs without a result, CHECK fails.
     runtime.del(&network, &parameters).unwrap();
     assert_eq!(bin.stdin("one", "DEL").get("prevResult"), None);
     let error = runtime.check(&network, &parameters).unwrap_err();
@@ -67,16 +67,16 @@ fn plugins_are_added_in_order_and_deleted_in_reverse() {
 }
 
 #[test]
-fn results_travel_in_the_version_of_the_configuration() {
+fn results_are_passed_in_the_version_of_the_configuration() {
     let bin = Bin::new();
-    answering(&bin);
-    bin.answering("one", r#"{"cniVersion":"0.3.1","ips":[{"version":"4","address":"10.1.0.5/16"}]}"#);
+    succeeding(&bin);
+    bin.succeeding("one", r#"{"cniVersion":"0.3.1","ips":[{"version":"4","address":"10.1.0.5/16"}]}"#);
     bin.runtime().add(&chain("0.3.1"), &parameters("c1")).unwrap();
     let prev = &bin.stdin("two", "ADD")["prevResult"];
     assert_eq!(prev["ips"], json!([{"version": "4", "address": "10.1.0.5/16"}]));
     assert_eq!(bin.stdin("three", "ADD")["prevResult"]["cniVersion"], "0.3.1");
 
-    // DEL knows results from 0.4.0 on, and so does CHECK exist.
+    // DEL has results from 0.4.0 on, and CHECK exists from 0.4.0 on.
     bin.runtime().del(&chain("0.3.1"), &parameters("c1")).unwrap();
     assert_eq!(bin.stdin("one", "DEL").get("prevResult"), None);
     let error = bin.runtime().check(&chain("0.3.1"), &parameters("c1")).unwrap_err();
@@ -84,14 +84,14 @@ fn results_travel_in_the_version_of_the_configuration() {
 }
 
 #[test]
-fn a_failed_add_is_undone_in_reverse_past_failures() {
+fn a_failed_add_is_rolled_back_in_reverse_order_past_errors() {
     let bin = Bin::new();
-    answering(&bin);
+    succeeding(&bin);
     bin.failing("two", "ADD|DEL", 101);
     let error = bin.runtime().add(&chain("1.0.0"), &parameters("c1")).unwrap_err();
     assert_eq!(error.code().value(), 101);
     assert!(error.to_string().contains("failed ADD with code 101"), "{error}");
-    let Error::NotUndone { cause, left } = error else { panic!("{error:?}") };
+    let Error::RollbackFailed { cause, left } = error else { panic!("{error:?}") };
     assert!(matches!(*cause, Error::Plugin { .. }), "{cause:?}");
     assert_eq!(left.len(), 1);
     assert_eq!(bin.calls(), ["one ADD", "two ADD", "two DEL", "one DEL"]);
@@ -100,9 +100,9 @@ fn a_failed_add_is_undone_in_reverse_past_failures() {
 }
 
 #[test]
-fn a_failed_add_of_an_attachment_in_use_undoes_nothing() {
+fn a_failed_add_of_an_attachment_in_use_is_not_rolled_back() {
     let bin = Bin::new();
-    answering(&bin);
+    succeeding(&bin);
     bin.runtime().add(&chain("1.0.0"), &parameters("c1")).unwrap();
     bin.failing("two", "ADD", 101);
     bin.runtime().add(&chain("1.0.0"), &parameters("c1")).unwrap_err();
@@ -111,57 +111,57 @@ fn a_failed_add_of_an_attachment_in_use_undoes_nothing() {
 }
 
 #[test]
-fn a_plugin_that_is_not_there_is_not_undone() {
+fn a_missing_plugin_is_not_rolled_back() {
     let bin = Bin::new();
-    bin.answering("one", RESULT);
+    bin.succeeding("one", RESULT);
     let error = bin.runtime().add(&chain("1.0.0"), &parameters("c1")).unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
     assert_eq!(bin.calls(), ["one ADD", "one DEL"]);
 }
 
 #[test]
-fn a_plugin_that_cannot_be_started_is_not_undone() {
+fn a_plugin_that_cannot_start_is_not_rolled_back() {
     let bin = Bin::new();
-    bin.answering("one", RESULT);
-    std::fs::write(bin.answering("two", RESULT), "#!/nonexistent/interpreter\n").unwrap();
+    bin.succeeding("one", RESULT);
+    std::fs::write(bin.succeeding("two", RESULT), "#!/nonexistent/interpreter\n").unwrap();
     let error = bin.runtime().add(&chain("1.0.0"), &parameters("c1")).unwrap_err();
     assert!(matches!(error, Error::Start { .. }), "{error:?}");
     assert_eq!(bin.calls(), ["one ADD", "one DEL"]);
 }
 
 #[test]
-fn a_result_that_cannot_be_remembered_is_undone() {
+fn a_result_that_cannot_be_cached_is_rolled_back() {
     let bin = Bin::new();
-    answering(&bin);
+    succeeding(&bin);
     bin.plugin("three", &format!("echo '{RESULT}'; touch {}", bin.scratch("cache/results").display()));
     let error = bin.runtime().add(&chain("1.0.0"), &parameters("c1")).unwrap_err();
     assert_eq!(error.code(), ErrorCode::IO);
     assert_eq!(bin.calls()[3..], ["three DEL", "two DEL", "one DEL"]);
 
-    // Where that is known before, nothing is made.
+    // If the error is known in advance, no plugin is called.
     bin.runtime().add(&chain("1.0.0"), &parameters("c1")).unwrap_err();
     assert_eq!(bin.calls().len(), 6);
 }
 
 #[test]
-fn del_stops_at_the_first_failure_and_can_be_repeated() {
+fn del_stops_at_the_first_error_and_can_be_repeated() {
     let bin = Bin::new();
-    answering(&bin);
+    succeeding(&bin);
     let (runtime, network, parameters) = (bin.runtime(), chain("1.0.0"), parameters("c1"));
     runtime.add(&network, &parameters).unwrap();
     bin.failing("two", "DEL", 5);
     runtime.del(&network, &parameters).unwrap_err();
     assert_eq!(bin.calls()[3..], ["three DEL", "two DEL"]);
     assert_eq!(bin.cache().attachments().unwrap().len(), 1);
-    answering(&bin);
+    succeeding(&bin);
     runtime.del(&network, &parameters).unwrap();
     assert_eq!(bin.calls()[5..], ["three DEL", "two DEL", "one DEL"]);
 }
 
 #[test]
-fn check_and_gc_can_be_switched_off() {
+fn check_and_gc_can_be_disabled() {
     let bin = Bin::new();
-    answering(&bin);
+    succeeding(&bin);
     let (mut network, parameters) = (chain("1.1.0"), parameters("c1"));
     (network.disable_check, network.disable_gc) = (true, true);
     bin.runtime().check(&network, &parameters).unwrap();
@@ -170,9 +170,9 @@ fn check_and_gc_can_be_switched_off() {
 }
 
 #[test]
-fn gc_deletes_what_is_remembered_and_not_valid_and_asks_every_plugin() {
+fn gc_deletes_stale_cached_attachments_and_calls_every_plugin() {
     let bin = Bin::new();
-    answering(&bin);
+    succeeding(&bin);
     let (runtime, network) = (bin.runtime(), chain("1.1.0"));
     let kept = parameters("kept");
     let stale = parameters("stale").with_args("A=1".parse().unwrap());
@@ -193,16 +193,16 @@ fn gc_deletes_what_is_remembered_and_not_valid_and_asks_every_plugin() {
     assert_eq!(bin.variable("one", "GC", "CNI_CONTAINERID").as_deref(), Some(""));
     assert_eq!(bin.cache().attachments().unwrap().len(), 1);
 
-    // Before 1.1.0 there is no GC, and what is remembered is deleted all the same.
+    // Before 1.1.0 there is no GC, but stale cached attachments are still deleted.
     let called = bin.calls().len();
     runtime.gc(&chain("1.0.0"), &[]).unwrap();
     assert_eq!(bin.calls()[called..], ["three DEL", "two DEL", "one DEL"]);
 }
 
 #[test]
-fn status_is_that_of_the_first_plugin_that_is_not_ready() {
+fn status_returns_the_error_of_the_first_plugin_that_is_not_ready() {
     let bin = Bin::new();
-    answering(&bin);
+    succeeding(&bin);
     bin.failing("two", "STATUS", 51);
     let error = bin.runtime().status(&chain("1.1.0")).unwrap_err();
     assert_eq!(error.code(), ErrorCode::LIMITED_CONNECTIVITY);
@@ -214,21 +214,22 @@ fn status_is_that_of_the_first_plugin_that_is_not_ready() {
 #[test]
 fn a_network_is_validated_by_its_plugins() {
     let bin = Bin::new();
-    let speaks = |versions: Value| format!("echo '{}'", json!({"cniVersion": "1.1.0", "supportedVersions": versions}));
-    bin.plugin("one", &speaks(json!(["0.4.0", "1.0.0"])));
-    bin.plugin("two", &speaks(json!(["0.4.0"])));
+    let supports =
+        |versions: Value| format!("echo '{}'", json!({"cniVersion": "1.1.0", "supportedVersions": versions}));
+    bin.plugin("one", &supports(json!(["0.4.0", "1.0.0"])));
+    bin.plugin("two", &supports(json!(["0.4.0"])));
     let error = bin.runtime().validate(&chain("1.0.0")).unwrap_err();
     let Error::Several { errors } = &error else { panic!("{error:?}") };
-    assert!(matches!(errors[..], [Error::NotFound { .. }, Error::VersionNotSpoken { .. }]), "{errors:?}");
-    bin.plugin("three", &speaks(json!(["0.4.0"])));
+    assert!(matches!(errors[..], [Error::NotFound { .. }, Error::UnsupportedVersion { .. }]), "{errors:?}");
+    bin.plugin("three", &supports(json!(["0.4.0"])));
     bin.runtime().validate(&chain("0.4.0")).unwrap();
     assert_eq!(bin.runtime().versions(&"two".parse().unwrap()).unwrap(), [Version::V0_4_0]);
 }
 
 #[test]
-fn the_time_limit_holds_for_each_plugin() {
+fn the_timeout_applies_to_each_plugin() {
     let bin = Bin::new();
-    answering(&bin);
+    succeeding(&bin);
     bin.plugin("two", "[ $CNI_COMMAND != ADD ] || sleep 600");
     let runtime = bin.runtime().with_timeout(Duration::from_secs(2));
     let error = runtime.add(&chain("1.0.0"), &parameters("c1")).unwrap_err();

@@ -1,4 +1,4 @@
-//! The reference library, as its command `cnitool`, on the same result cache.
+//! The reference library, through its command `cnitool`, on the same result cache.
 
 use std::path::Path;
 
@@ -19,12 +19,12 @@ fn run(_: &Host, cnitool: &Path, bin: &Bin, verb: &str) -> cnikit_testbed::Outpu
 }
 
 #[test]
-fn cnitool_and_this_library_find_each_others_attachments() {
+fn cnitool_and_this_library_share_attachments() {
     let Some(cnitool) = cnitool() else { return };
-    // The cache of cnitool is at a fixed place, of which this host has its own.
+    // The cache of cnitool has a fixed path, so that the test uses a private host.
     host(|host| {
         let bin = Bin::new();
-        bin.answering("one", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.5/16"}],"x-note":"kept"}"#);
+        bin.succeeding("one", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.5/16"}],"x-note":"kept"}"#);
         std::fs::create_dir(bin.scratch("net.d")).unwrap();
         let list = json!({"cniVersion": "1.1.0", "name": "dbnet", "plugins": [
             {"type": "one", "capabilities": {"mac": true}}
@@ -33,7 +33,7 @@ fn cnitool_and_this_library_find_each_others_attachments() {
         let network = NetworkConfigList::load(&bin.scratch("net.d"), &"dbnet".parse().unwrap()).unwrap();
         let runtime = Runtime::new([bin.path()]);
 
-        // What cnitool attached, we check and delete, as it was attached.
+        // The library checks and deletes an attachment of cnitool.
         let added = run(host, &cnitool, &bin, "add");
         assert!(added.status.success(), "{added:?}");
         let theirs = runtime.cache().attachments().unwrap().remove(0);
@@ -47,7 +47,7 @@ fn cnitool_and_this_library_find_each_others_attachments() {
         runtime.del(&network, &theirs.parameters).unwrap();
         assert!(runtime.cache().attachments().unwrap().is_empty());
 
-        // What we attached, cnitool checks and deletes.
+        // cnitool checks and deletes an attachment of the library.
         let ours = runtime.add(&network, &theirs.parameters).unwrap();
         let checked = run(host, &cnitool, &bin, "check");
         assert!(checked.status.success(), "{checked:?}");
@@ -57,7 +57,7 @@ fn cnitool_and_this_library_find_each_others_attachments() {
         assert_eq!(bin.stdin("one", "DEL")["prevResult"]["ips"][0]["address"], ours.ips[0].address.to_string());
         assert!(runtime.cache().attachments().unwrap().is_empty());
 
-        // And it collects what we forgot to delete: by the DEL that is recorded in the cache.
+        // cnitool gc collects an undeleted attachment, with the DEL that the cache records.
         runtime.add(&network, &theirs.parameters).unwrap();
         let before = bin.calls().len();
         let collected = run(host, &cnitool, &bin, "gc");
@@ -72,14 +72,15 @@ fn cnitool_and_this_library_find_each_others_attachments() {
     });
 }
 
-/// cnitool makes the container's id of the path of the namespace: `cnitool-` and hexadecimal digits. Network `a` with that
-/// container, and network `a-cnitool` with the digits for a container, have one name for a file.
+/// cnitool derives the container id from the path of the namespace: `cnitool-` and hexadecimal
+/// digits. Network `a` with that container has the same file name as network `a-cnitool` with the
+/// digits as container id.
 #[test]
-fn what_cnitool_remembers_is_not_overwritten() {
+fn records_of_cnitool_are_not_overwritten() {
     let Some(cnitool) = cnitool() else { return };
     host(|_| {
         let bin = Bin::new();
-        bin.answering("one", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.5/16"}]}"#);
+        bin.succeeding("one", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.5/16"}]}"#);
         std::fs::create_dir(bin.scratch("net.d")).unwrap();
         for name in ["a", "a-cnitool"] {
             let list = json!({"cniVersion": "1.1.0", "name": name, "plugins": [{"type": "one"}]});
@@ -98,10 +99,10 @@ fn what_cnitool_remembers_is_not_overwritten() {
         let ours = AttachmentParameters::new(digits.parse().unwrap(), theirs.parameters.ifname.clone())
             .in_netns("/run/netns/red");
 
-        bin.answering("one", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.6/16"}]}"#);
+        bin.succeeding("one", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.6/16"}]}"#);
         runtime.add(&network, &ours).unwrap();
         assert_eq!(runtime.cache().attachments().unwrap().len(), 2);
-        // Theirs is where cnitool looks for it, and ours is ours.
+        // cnitool and the library each find their own record.
         call("check");
         assert_eq!(bin.stdin("one", "CHECK")["prevResult"]["ips"][0]["address"], "10.1.0.5/16");
         runtime.check(&network, &ours).unwrap();
@@ -111,7 +112,7 @@ fn what_cnitool_remembers_is_not_overwritten() {
         let left = runtime.cache().attachments().unwrap();
         assert_eq!(left.iter().map(|cached| &cached.parameters).collect::<Vec<_>>(), [&ours]);
 
-        // gc of cnitool lists our file, and sends the DEL that its content describes.
+        // cnitool gc lists the library's file, and sends the DEL that its content describes.
         let output = Command::new(&cnitool)
             .args(["gc", "a-cnitool", "/run/netns/blue"])
             .env("CNI_PATH", bin.path())

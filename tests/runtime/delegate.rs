@@ -1,4 +1,4 @@
-//! A plugin that delegates, dispatched with values, and its delegate as a process.
+//! A plugin that delegates, called through `dispatch`, and its delegate as a process.
 
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -15,18 +15,18 @@ use serde_json::{Value, json};
 
 use crate::support::{Bin, RESULT};
 
-/// Delegates everything, and then fails its own part of an `ADD` if told to.
+/// Delegates every verb, and then fails its own part of an `ADD` if configured.
 pub(crate) struct Delegating {
     pub(crate) prior: Prior,
     pub(crate) own_part: Result<(), ErrorCode>,
-    pub(crate) time_limit: Option<Duration>,
-    /// What the delegate's `ADD` returned.
+    pub(crate) timeout: Option<Duration>,
+    /// The result of the delegate's `ADD`.
     pub(crate) seen: RefCell<Option<AddResult>>,
 }
 
 impl Delegating {
     pub(crate) fn new(prior: Prior) -> Self {
-        Self { prior, own_part: Ok(()), time_limit: None, seen: RefCell::default() }
+        Self { prior, own_part: Ok(()), timeout: None, seen: RefCell::default() }
     }
 
     pub(crate) fn failing(prior: Prior) -> Self {
@@ -35,8 +35,8 @@ impl Delegating {
 
     fn ipam<'r, R: Delegable>(&self, request: &'r R) -> Result<Option<Delegate<'r, R>>, Error> {
         let ipam = Delegate::ipam(request)?;
-        Ok(match self.time_limit {
-            Some(limit) => ipam.map(|ipam| ipam.with_timeout(limit)),
+        Ok(match self.timeout {
+            Some(timeout) => ipam.map(|ipam| ipam.with_timeout(timeout)),
             None => ipam,
         })
     }
@@ -74,7 +74,8 @@ impl Plugin for Delegating {
     }
 }
 
-/// Calls the plugin as a runtime would, with `CNI_PATH` as given and the test's own namespace as the container's.
+/// Calls the plugin as a runtime does, with this `CNI_PATH` and the test's own namespace as the
+/// container's.
 pub(crate) fn call(plugin: &Delegating, verb: &str, path: &str, config: &Value) -> Output {
     let own = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
     let netns = format!("/proc/{}/fd/{}", std::process::id(), own.as_raw_fd());
@@ -108,9 +109,9 @@ fn on(bin: &Bin, plugin: &Delegating, verb: &str, config: &Value) -> Output {
 }
 
 #[test]
-fn the_delegate_gets_the_same_call() {
+fn the_delegate_receives_the_same_call() {
     let bin = Bin::new();
-    bin.answering("fake", RESULT);
+    bin.succeeding("fake", RESULT);
     let plugin = Delegating::new(Prior::Absent);
     let output = on(&bin, &plugin, "ADD", &config());
     assert_eq!((output.exit_code, &json_of(&output)["ips"][0]["address"]), (0, &json!("10.1.0.5/16")));
@@ -137,7 +138,7 @@ fn the_delegate_gets_the_same_call() {
 }
 
 #[test]
-fn without_a_type_nobody_is_asked() {
+fn without_a_type_no_delegate_is_called() {
     let bin = Bin::new();
     for ipam in [Value::Null, json!({}), json!({"type": ""})] {
         let mut config = config();
@@ -162,13 +163,13 @@ fn the_delegates_own_error_is_passed_on() {
     let mut config = config();
     config["ipam"]["type"] = json!("missing");
     let error = json_of(&on(&bin, &Delegating::new(Prior::Absent), "STATUS", &config));
-    assert!(error["msg"].as_str().unwrap().starts_with("no plugin missing in "), "{error}");
+    assert!(error["msg"].as_str().unwrap().starts_with("plugin missing not found in "), "{error}");
 }
 
 #[test]
-fn a_failure_is_rolled_back_where_nothing_was_there_before() {
+fn an_error_is_rolled_back_if_nothing_existed_before() {
     let bin = Bin::new();
-    bin.answering("fake", RESULT);
+    bin.succeeding("fake", RESULT);
     let output = on(&bin, &Delegating::failing(Prior::Absent), "ADD", &config());
     assert_eq!(json_of(&output)["code"], 123);
     assert_eq!(bin.calls(), ["fake ADD", "fake DEL"]);
@@ -181,14 +182,14 @@ fn a_failure_is_rolled_back_where_nothing_was_there_before() {
     bin.failing("fake", "ADD|DEL", 11);
     let error = json_of(&on(&bin, &Delegating::new(Prior::Absent), "ADD", &config()));
     assert_eq!(error["code"], 11);
-    let (cause, undoing) = error["msg"].as_str().unwrap().split_once("; undoing it failed as well: ").unwrap();
-    assert!(cause.contains("failed ADD with code 11") && undoing.contains("failed DEL with code 11"), "{error}");
+    let (cause, rollback) = error["msg"].as_str().unwrap().split_once("; the rollback failed too: ").unwrap();
+    assert!(cause.contains("failed ADD with code 11") && rollback.contains("failed DEL with code 11"), "{error}");
 }
 
 #[test]
-fn a_failure_frees_nothing_where_something_may_have_been_there() {
+fn an_error_releases_nothing_if_the_attachment_may_have_existed() {
     let bin = Bin::new();
-    bin.answering("fake", RESULT);
+    bin.succeeding("fake", RESULT);
     on(&bin, &Delegating::failing(Prior::Unknown), "ADD", &config());
     bin.failing("fake", "ADD", 11);
     on(&bin, &Delegating::new(Prior::Unknown), "ADD", &config());
@@ -196,9 +197,9 @@ fn a_failure_frees_nothing_where_something_may_have_been_there() {
 }
 
 #[test]
-fn del_reaches_the_delegate_however_wrong_the_rest_is() {
+fn del_reaches_the_delegate_despite_other_errors() {
     let bin = Bin::new();
-    bin.answering("fake", RESULT);
+    bin.succeeding("fake", RESULT);
     let mut config = config();
     config["dns"] = json!("wrong");
     config["prevResult"] = json!(7);
@@ -207,16 +208,16 @@ fn del_reaches_the_delegate_however_wrong_the_rest_is() {
 }
 
 #[test]
-fn a_delegate_that_hangs_is_named() {
+fn a_hanging_delegate_is_named() {
     let bin = Bin::new();
     bin.plugin("fake", "sleep 600");
-    let plugin = Delegating { time_limit: Some(Duration::from_secs(1)), ..Delegating::new(Prior::Unknown) };
+    let plugin = Delegating { timeout: Some(Duration::from_secs(1)), ..Delegating::new(Prior::Unknown) };
     let mut gc = config();
     gc["cni.dev/valid-attachments"] = json!([]);
     for (verb, config) in [("ADD", &config()), ("DEL", &config()), ("GC", &gc), ("STATUS", &config())] {
         let error = json_of(&on(&bin, &plugin, verb, config));
-        let told = format!("/fake was killed: {verb} took longer than 1s");
+        let expected = format!("/fake was killed: {verb} took longer than 1s");
         assert_eq!(error["code"], 11, "{error}");
-        assert!(error["msg"].as_str().unwrap().contains(&told), "{error}");
+        assert!(error["msg"].as_str().unwrap().contains(&expected), "{error}");
     }
 }

@@ -1,5 +1,5 @@
-//! The runtime's side of the protocol, against plugins that are small shell scripts, and against plugins and a runtime
-//! that others wrote where they are installed.
+//! The module `runtime`, with plugins that are small shell scripts, and with the reference plugins
+//! and `cnitool` if they are installed.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

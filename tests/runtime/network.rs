@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::support::network;
 
-fn refused(json: &Value) -> String {
+fn rejected(json: &Value) -> String {
     let error = NetworkConfigList::parse(json.to_string()).unwrap_err();
     let sources = std::iter::successors(error.source(), |source| (*source).source());
     sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
@@ -20,7 +20,7 @@ fn version_of(version: &Value, versions: &Value) -> Result<Version, Error> {
 }
 
 #[test]
-fn the_highest_known_version_is_taken() {
+fn the_highest_known_version_counts() {
     let cases = [
         (json!("0.4.0"), json!(null), Version::V0_4_0),
         (json!(null), json!(null), Version::V0_1_0),
@@ -38,7 +38,7 @@ fn the_highest_known_version_is_taken() {
 }
 
 #[test]
-fn switches_are_booleans_or_text() {
+fn flags_are_booleans_or_strings() {
     for (value, expected) in
         [(json!(true), true), (json!("True"), true), (json!(false), false), (json!("false"), false)]
     {
@@ -47,7 +47,7 @@ fn switches_are_booleans_or_text() {
         assert_eq!((network.disable_check, network.disable_gc), (expected, expected), "{value}");
     }
     let list = json!({"name": "n", "disableGC": "perhaps", "plugins": [{"type": "a"}]});
-    assert!(refused(&list).contains("\"disableGC\" is not valid"), "{}", refused(&list));
+    assert!(rejected(&list).contains("\"disableGC\" is not valid"), "{}", rejected(&list));
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_single_plugin_is_a_list_of_one() {
 }
 
 #[test]
-fn capabilities_are_those_that_are_true() {
+fn only_true_capabilities_are_declared() {
     let network = network(&json!({"name": "n", "plugins": [
         {"type": "a", "capabilities": {"mac": true, "ips": false}}, {"type": "a", "capabilities": {"portMappings": true}},
     ]}));
@@ -67,7 +67,7 @@ fn capabilities_are_those_that_are_true() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_the_cause() {
     let cases = [
         (json!([]), "is not a JSON object"),
         (json!({"plugins": [{"type": "a"}]}), "no \"name\""),
@@ -78,7 +78,7 @@ fn what_is_wrong_is_named() {
         (json!({"name": "n", "plugins": [{"type": "../a"}]}), "plugin type \"../a\" is not valid"),
     ];
     for (list, expected) in cases {
-        assert!(refused(&list).contains(expected), "{}", refused(&list));
+        assert!(rejected(&list).contains(expected), "{}", rejected(&list));
     }
 }
 
@@ -96,7 +96,10 @@ fn a_directory_is_read_in_order_and_a_broken_file_is_named() {
     let first = NetworkConfigList::load(dir.path(), &"a".parse().unwrap()).unwrap();
     assert_eq!(first.plugins[0].plugin_type.as_str(), "bridge");
     let error = NetworkConfigList::load(dir.path(), &"c".parse().unwrap()).unwrap_err();
-    assert_eq!(error.to_string(), format!("no network c in {}: it has a, b, a", dir.path().display()));
+    assert_eq!(
+        error.to_string(),
+        format!("network c not found in {}: the directory has a, b, a", dir.path().display())
+    );
 
     write("00-broken.conflist", json!({"name": "c", "plugins": []}));
     NetworkConfigList::load(dir.path(), &"b".parse().unwrap()).unwrap();
@@ -106,7 +109,7 @@ fn a_directory_is_read_in_order_and_a_broken_file_is_named() {
 }
 
 #[test]
-fn plugins_from_files_of_their_own_are_appended() {
+fn plugins_from_separate_files_are_appended() {
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("n")).unwrap();
     let plugin = |name: &str, plugin: &str| {

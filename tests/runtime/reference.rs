@@ -1,4 +1,4 @@
-//! Address managers that we did not write, as delegates.
+//! The reference IPAM plugins as delegates.
 
 use cnikit::runtime::{Invocation, Prior};
 use cnikit::spec::{Command, Version};
@@ -45,7 +45,7 @@ fn host_local_serves_as_delegate() {
     check["prevResult"] = result;
     assert_eq!(json_of(&call(&plugin, "CHECK", DIR, &check)), Value::Null);
 
-    // A second ADD, by a plugin that has not looked, takes nothing from the first.
+    // A second ADD, by a plugin that does not know the first one, releases none of its addresses.
     let error = json_of(&call(&Delegating::new(Prior::Unknown), "ADD", DIR, &config));
     assert!(error["msg"].as_str().unwrap().contains("duplicate allocation is not allowed"), "{error}");
     assert_eq!(leases(&bin).len(), 2);
@@ -55,7 +55,7 @@ fn host_local_serves_as_delegate() {
     assert!(leases(&bin).is_empty());
     assert!(json_of(&call(&plugin, "CHECK", DIR, &check))["code"].is_u64());
 
-    // What the plugin itself fails to do gives the addresses back.
+    // An error of the plugin itself releases the addresses.
     let failing = Delegating::failing(Prior::Absent);
     assert_eq!(json_of(&call(&failing, "ADD", DIR, &config))["code"], 123);
     assert_eq!(failing.seen.borrow().as_ref().unwrap().ips.len(), 2);
@@ -63,14 +63,14 @@ fn host_local_serves_as_delegate() {
 }
 
 #[test]
-fn static_serves_as_delegate_in_every_version_that_it_speaks() {
+fn static_serves_as_delegate_in_every_supported_version() {
     let path = "/usr/lib/cni/static";
     if !tool(path) {
         return;
     }
-    let spoken = Invocation::new(path, Command::Version).versions().unwrap();
-    assert!(spoken.contains(&Version::V0_3_1) && spoken.contains(&Version::V1_0_0), "{spoken:?}");
-    for version in spoken.into_iter().filter(|version| *version >= Version::V0_3_1) {
+    let supported = Invocation::new(path, Command::Version).versions().unwrap();
+    assert!(supported.contains(&Version::V0_3_1) && supported.contains(&Version::V1_0_0), "{supported:?}");
+    for version in supported.into_iter().filter(|version| *version >= Version::V0_3_1) {
         let config = json!({"cniVersion": version, "name": "dbnet", "type": "delegating", "ipam": {
             "type": "static", "addresses": [{"address": "10.1.0.9/24", "gateway": "10.1.0.1"}],
             "dns": {"nameservers": ["10.1.0.1"]},

@@ -1,4 +1,4 @@
-//! Plugins made of a few lines of shell, which write down how they were called.
+//! Plugins of a few lines of shell, which record their calls.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,10 +9,11 @@ use cnikit::spec::RawConfig;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A result in the form of 1.0.0 and 1.1.0, without a version of its own.
+/// A result in the form of 1.0.0 and 1.1.0, without `cniVersion`.
 pub(crate) const RESULT: &str = r#"{"ips":[{"address":"10.1.0.5/16"}]}"#;
 
-/// A directory of plugins, which is all of `CNI_PATH`, and beside it the plugins' records and a result cache.
+/// A directory of plugins, the only one in `CNI_PATH`, with a directory for the records of the
+/// plugins and a result cache.
 pub(crate) struct Bin {
     dir: TempDir,
 }
@@ -26,12 +27,12 @@ impl Bin {
         Self { dir }
     }
 
-    /// The plugins' directory.
+    /// The directory of the plugins.
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("bin")
     }
 
-    /// A file or directory of the test's own.
+    /// The path of a private file or directory of the test.
     pub(crate) fn scratch(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -44,7 +45,7 @@ impl Bin {
         Runtime::new([self.path()]).with_cache(self.cache())
     }
 
-    /// Makes a plugin that runs these lines for every verb. `$stdin` is the configuration.
+    /// Creates a plugin that runs these lines for every verb. `$stdin` is the configuration.
     pub(crate) fn plugin(&self, name: &str, lines: &str) -> PathBuf {
         let calls = self.scratch("calls").display().to_string();
         let script = format!(
@@ -61,12 +62,12 @@ impl Bin {
         path
     }
 
-    /// Makes a plugin that succeeds, and answers `ADD` with this.
-    pub(crate) fn answering(&self, name: &str, result: &str) -> PathBuf {
+    /// Creates a plugin that succeeds, and returns this result for `ADD`.
+    pub(crate) fn succeeding(&self, name: &str, result: &str) -> PathBuf {
         self.plugin(name, &format!("[ $CNI_COMMAND != ADD ] || echo '{result}'"))
     }
 
-    /// Makes a plugin that fails one verb with this code and succeeds with the others.
+    /// Creates a plugin that fails one verb with this code and succeeds with the others.
     pub(crate) fn failing(&self, name: &str, verb: &str, code: u32) -> PathBuf {
         let document = format!(r#"{{"cniVersion":"1.1.0","code":{code},"msg":"{name} is broken","details":"really"}}"#);
         self.plugin(
@@ -77,19 +78,19 @@ impl Bin {
         )
     }
 
-    /// Every call so far, as `<plugin> <verb>`.
+    /// All calls so far, as `<plugin> <verb>`.
     pub(crate) fn calls(&self) -> Vec<String> {
         let order = fs::read_to_string(self.scratch("calls/order")).unwrap_or_default();
         order.lines().map(str::to_owned).collect()
     }
 
-    /// What a plugin read on its last call with a verb.
+    /// The standard input of a plugin's last call with a verb.
     pub(crate) fn stdin(&self, name: &str, verb: &str) -> Value {
         let path = self.scratch(&format!("calls/{name}.{verb}.json"));
         serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
     }
 
-    /// A variable that a plugin got on its last call with a verb.
+    /// An environment variable of a plugin's last call with a verb.
     pub(crate) fn variable(&self, name: &str, verb: &str, variable: &str) -> Option<String> {
         let env = fs::read_to_string(self.scratch(&format!("calls/{name}.{verb}.env"))).unwrap();
         env.lines().find_map(|line| Some(line.strip_prefix(variable)?.strip_prefix('=')?.to_owned()))

@@ -8,7 +8,7 @@ use rustix::fs::{Access, OFlags, access};
 
 use super::LogLevel;
 
-/// A file that lines are appended to.
+/// A log file, opened on the first append.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
@@ -16,7 +16,7 @@ pub(super) struct LogFile {
     state: Mutex<State>,
 }
 
-/// Why a log is not written. It is told once.
+/// The reason why the log cannot be written. Reported once.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unwritable {
     #[error("cannot write the log {}: {source}", .path.display())]
@@ -25,10 +25,10 @@ pub(super) enum Unwritable {
     #[error("cannot write the log {}: it is a symbolic link: name the file itself", .path.display())]
     Link { path: PathBuf },
 
-    #[error("cannot write the log {}: it is no regular file", .path.display())]
+    #[error("cannot write the log {}: it is not a regular file", .path.display())]
     NotRegular { path: PathBuf },
 
-    #[error("cannot write the log {}: the file has other names, one of which may be meant for something else", .path.display())]
+    #[error("cannot write the log {}: the file has other hard links, which may belong to another program; delete it or name another file", .path.display())]
     OtherNames { path: PathBuf },
 }
 
@@ -44,11 +44,12 @@ impl LogFile {
         Self { path, level, state: Mutex::new(State::Unopened) }
     }
 
-    /// Appends a line. After a failure it does nothing, and succeeds.
+    /// Appends a line. After an error, later calls do nothing and succeed.
     pub(super) fn append(&self, line: &str) -> Result<(), Unwritable> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let appended = state.open(&self.path).and_then(|file| match file {
-            // One write(2), unless the disk is full: that is what keeps the lines of others out of this one.
+            // One write(2), unless the disk is full: this keeps the lines of concurrent calls
+            // apart.
             Some(mut file) => file.write_all(line.as_bytes()).map_err(io_error(&self.path)),
             None => Ok(()),
         });
@@ -58,7 +59,7 @@ impl LogFile {
         appended
     }
 
-    /// Whether the file could be written, or made. Makes none.
+    /// Checks whether the file can be written or created. Creates nothing.
     pub(super) fn probe(&self) -> Result<(), Unwritable> {
         match open_with(&mut OpenOptions::new(), &self.path) {
             Err(Unwritable::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -88,7 +89,8 @@ fn open(path: &Path) -> Result<File, Unwritable> {
 }
 
 fn open_with(options: &mut OpenOptions, path: &Path) -> Result<File, Unwritable> {
-    // Whoever may write to the directory must not lead root's lines elsewhere by a link, nor hold the call by a FIFO.
+    // A user with write access to the directory must not redirect root's lines with a link, or
+    // block the call with a FIFO.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = options.append(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(|source| {
         if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
@@ -99,9 +101,10 @@ fn open_with(options: &mut OpenOptions, path: &Path) -> Result<File, Unwritable>
     })?;
     let found = file.metadata().map_err(io_error(path))?;
     match (found.is_file(), found.nlink()) {
-        // None: it was renamed over or removed since it was opened.
+        // 0 links: the file was replaced or deleted after the open.
         (true, 0 | 1) => Ok(file),
-        // With fs.protected_hardlinks=0 anybody can give a file of root's a name in a directory of their own.
+        // With fs.protected_hardlinks=0, any user can create a hard link to root's file in a
+        // directory that the user owns.
         (true, _) => Err(Unwritable::OtherNames { path: path.to_owned() }),
         (false, _) => Err(Unwritable::NotRegular { path: path.to_owned() }),
     }

@@ -6,29 +6,30 @@ use tracing::field::{Field, Visit};
 
 use crate::utc;
 
-/// What is written of one value at the most, in characters: an error may hold all that another program has said.
-const LONGEST: usize = 4096;
+/// The maximum number of characters of a value: an error may contain the whole output of another
+/// program.
+const MAX_VALUE: usize = 4096;
 
-/// A line in the making: `key=value` by `key=value`.
+/// A line under construction: `key=value` pairs.
 #[derive(Debug)]
 pub(super) struct Line(String);
 
-/// The fields of a span or an event, as text of a line.
+/// The fields of a span or an event, formatted for a line.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     text: String,
-    /// The text of an event, which is not among the fields.
+    /// The message of an event, which is not one of the fields.
     pub(super) message: String,
-    /// Whether the event tells the result of a call.
-    pub(super) have_result: bool,
+    /// Whether the event reports the result of a call.
+    pub(super) has_result: bool,
 }
 
 impl Line {
-    /// A whole line, which begins with the time and the level.
+    /// Formats a complete line, which begins with the time and the level.
     pub(super) fn with(level: Level, fill: impl FnOnce(&mut Self)) -> String {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut line = Self(format!("time={}.{:03}Z", utc::date_time(now.as_secs()), now.subsec_millis()));
-        line.field("level", word(level));
+        line.field("level", level_name(level));
         fill(&mut line);
         line.0.push('\n');
         line.0
@@ -42,7 +43,7 @@ impl Line {
         self.0.push_str(&fields.text);
     }
 
-    /// A time in milliseconds.
+    /// Appends a duration in milliseconds.
     pub(super) fn time(&mut self, key: &str, time: Duration) {
         let micros = time.as_secs() * 1_000_000 + u64::from(time.subsec_micros());
         // Writing to a String cannot fail.
@@ -61,7 +62,7 @@ impl Visit for Fields {
         match field.name() {
             "message" => self.message = value.to_owned(),
             name => {
-                self.have_result |= name == "result";
+                self.has_result |= name == "result";
                 push(&mut self.text, name, value);
             }
         }
@@ -72,7 +73,7 @@ impl Visit for Fields {
     }
 }
 
-/// Appends a text of which every character can be seen.
+/// Appends a text with escapes for all unprintable characters.
 pub(super) fn push_visible(line: &mut String, text: &str) {
     for c in text.chars() {
         if matches!(c, '"' | '\'' | '\\') { line.push(c) } else { line.extend(c.escape_debug()) }
@@ -80,7 +81,7 @@ pub(super) fn push_visible(line: &mut String, text: &str) {
 }
 
 fn push(line: &mut String, key: &str, value: &str) {
-    let end = value.char_indices().nth(LONGEST).map_or(value.len(), |(end, _)| end);
+    let end = value.char_indices().nth(MAX_VALUE).map_or(value.len(), |(end, _)| end);
     let value = &value[..end];
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
     // Writing to a String cannot fail.
@@ -91,7 +92,7 @@ fn push(line: &mut String, key: &str, value: &str) {
     };
 }
 
-fn word(level: Level) -> &'static str {
+fn level_name(level: Level) -> &'static str {
     match level {
         Level::ERROR => "error",
         Level::WARN => "warning",
@@ -112,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn plain_values_stand_as_they_are() {
+    fn plain_values_are_not_quoted() {
         for value in ["podnet", "10.244.1.2/24,fd00::2/64", "a-b_c.d", "7", "eth0@if2"] {
             assert_eq!(pushed(value), format!(" key={value}"));
         }
     }
 
     #[test]
-    fn no_value_ends_a_line_or_its_quotes() {
+    fn no_value_can_end_a_line_or_its_quotes() {
         let known = [
             ("", r#" key="""#),
             ("two words", r#" key="two words""#),
@@ -135,13 +136,13 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_is_cut_between_characters() {
-        let cut = pushed(&"é".repeat(LONGEST + 1));
-        assert_eq!(cut.chars().filter(|c| *c == 'é').count(), LONGEST);
+    fn a_long_value_is_truncated_between_characters() {
+        let cut = pushed(&"é".repeat(MAX_VALUE + 1));
+        assert_eq!(cut.chars().filter(|c| *c == 'é').count(), MAX_VALUE);
     }
 
     #[test]
-    fn what_people_read_is_one_line() {
+    fn unprintable_characters_are_escaped() {
         let mut line = String::new();
         push_visible(&mut line, "one\ntwo \u{1b}[2J \u{9b} \u{202e} \"é\" it's \\");
         assert_eq!(line, r#"one\ntwo \u{1b}[2J \u{9b} \u{202e} "é" it's \"#);

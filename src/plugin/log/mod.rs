@@ -1,4 +1,4 @@
-//! What a plugin says of its calls: to whom it is for people, and where.
+//! The log of a plugin: lines for users on standard error, and a log file.
 
 mod file;
 mod line;
@@ -21,30 +21,37 @@ use self::line::{Fields, Line};
 use self::spans::Spans;
 use crate::spec::RawConfig;
 
-/// A [`tracing`] subscriber for a plugin: warnings and errors go to standard error, and what the configuration asks for
-/// to a file.
+/// A [`tracing`] subscriber for a plugin: warnings and errors on standard error, and a log file if
+/// the configuration names one.
 ///
-/// On standard error each is one line, behind the plugin's name. The file gets one line for each call when it ends, in
-/// [logfmt](https://brandur.org/logfmt), with the time that each step took; warnings are lines as well:
+/// On standard error each event is one line, prefixed with the plugin's name. The file has one line
+/// for each call, written when the call ends, in [logfmt](https://brandur.org/logfmt) and with the
+/// duration of each step. Each warning is also a line:
 ///
 /// ```text
 /// time=2026-03-01T09:30:00.123Z level=info command=ADD network=podnet container=c1 ifname=eth0 pod=default/web-0 addresses=10.244.1.2/24 result=ok total_ms=2.513 lease_ms=0.301 ...
 /// ```
 ///
-/// A step is a span of level [`INFO`](Level::INFO) right inside of that of the call; steps of one name are added up. With
-/// [`LogLevel::Debug`] every span, and every event up to [`DEBUG`](Level::DEBUG), is a line of its own as well.
+/// A step is a span of level [`INFO`](Level::INFO) directly inside the span of the call. The
+/// durations of steps of the same name are added. With [`LogLevel::Debug`], every span, and every
+/// event up to [`DEBUG`](Level::DEBUG), is also a line.
 ///
-/// A value that is more than letters, digits and marks stands in quotes, with escapes for quotes and for all that does
-/// not print: no name can end a line, or look like another key. After 4096 characters it is cut.
+/// A value with spaces, quotes or unprintable characters is quoted, with escapes for quotes and
+/// unprintable characters. No value can therefore end a line or imitate another key. Values are
+/// truncated after 4096 characters.
 ///
 /// # The file
 ///
-/// It is opened with the first line, to append, and made with mode 0600 where it is missing; its directory is not made.
-/// Each line is one [write(2)], so that calls which run at once do not mix theirs, on local file systems. It must be a
-/// regular file of one name: a symbolic link, a FIFO or a device in its place is refused and not waited for, and so is a
-/// hard link to a file elsewhere. A file that was renamed is made again by the next call.
+/// The first line opens the file for append, and creates it with mode 0600 if it is missing. The
+/// directory is not created. Each line is one [write(2)], so that concurrent calls do not mix their
+/// lines on local file systems.
 ///
-/// What cannot be written is lost, and that is said once on standard error. No call fails for its log.
+/// The file must be a regular file with one hard link. A symbolic link, a FIFO or a device in its
+/// place is rejected without blocking, and so is a hard link to another file. The next call
+/// creates a renamed file again.
+///
+/// If the log cannot be written, the plugin prints one warning to standard error and the call
+/// proceeds.
 ///
 /// [write(2)]: https://man7.org/linux/man-pages/man2/write.2.html
 #[derive(Debug)]
@@ -54,57 +61,59 @@ pub struct Log {
     spans: Mutex<Spans>,
 }
 
-/// How much is written to the file of a [`Log`]: the value of the key `logLevel`.
+/// The level of the file of a [`Log`]: the value of the key `logLevel`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum LogLevel {
-    /// Calls that failed.
+    /// Failed calls.
     Error,
-    /// Warnings, too; `warn` is another word for it.
+    /// Warnings too. `warn` is an alias.
     #[serde(alias = "warn")]
     Warning,
     /// All calls.
     #[default]
     Info,
-    /// Each step and each event, too.
+    /// Each step and each event too.
     Debug,
 }
 
 impl Log {
-    /// Warnings and errors on standard error, and nothing else. This is what [`run`](super::run) has until the
-    /// configuration is read.
+    /// Creates a log that writes only warnings and errors, to standard error. [`run`](super::run)
+    /// uses it until the configuration is read.
     pub fn to_stderr(plugin: &'static str) -> Self {
         Self { plugin, file: None, spans: Mutex::default() }
     }
 
-    /// The same, and the log that the keys `logFile` and `logLevel` ask for; none where `logFile` is no absolute path.
+    /// Creates a log with the file that the keys `logFile` and `logLevel` name; `None` if `logFile`
+    /// is not an absolute path.
     ///
-    /// It takes a `logLevel` that is none for the default, so that a call which fails for just that is in the log. It is
-    /// for the plugin's [`Config`](super::Plugin::Config) to refuse what is wrong with the keys.
+    /// An invalid `logLevel` counts as the default, so that the log contains the call that fails
+    /// because of it. The plugin's [`Config`](super::Plugin::Config) must reject invalid values.
     pub fn by_config(plugin: &'static str, config: &RawConfig) -> Option<Self> {
         let path = config.value("logFile")?.as_str().map(Path::new).filter(|path| path.is_absolute())?;
         let level = config.value("logLevel").and_then(|level| LogLevel::deserialize(level).ok());
         Some(Self::to_stderr(plugin).with_file(path, level.unwrap_or_default()))
     }
 
-    /// The same, and lines up to a level in a file.
+    /// Adds a file for lines up to a level.
     #[must_use]
     pub fn with_file(self, path: impl Into<PathBuf>, level: LogLevel) -> Self {
         Self { file: Some(LogFile::new(path.into(), level)), ..self }
     }
 
-    /// Whether the file could be written, or made, as far as can be told without a line. Makes and writes nothing.
+    /// Checks whether the file can be written or created, as far as possible without writing.
+    /// Creates and writes nothing.
     ///
     /// # Errors
     ///
-    /// [`io::Error`], with the words that would be on standard error.
+    /// [`io::Error`], with the message for standard error.
     pub fn probe(&self) -> io::Result<()> {
         self.file.as_ref().map_or(Ok(()), |file| file.probe().map_err(io::Error::other))
     }
 
-    fn most(&self) -> Level {
-        // Spans are measured at whatever level: the line of a call that failed tells its steps, too.
+    fn max_level(&self) -> Level {
+        // Spans are measured at every level: the line of a failed call also contains its steps.
         self.file.as_ref().map_or(Level::WARN, |file| file.level.as_tracing().max(Level::INFO))
     }
 
@@ -112,21 +121,22 @@ impl Log {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a line for people, who get each with one system call, whoever else writes there.
-    fn say(&self, text: &dyn fmt::Display) {
+    /// Writes a line to standard error with one system call, so that lines of other writers do not
+    /// mix.
+    fn write_stderr(&self, text: &dyn fmt::Display) {
         let mut line = format!("{}: ", self.plugin);
         line::push_visible(&mut line, &text.to_string());
         line.push('\n');
-        // Nobody is left to tell.
+        // There is no other place to report an error.
         let _ = io::stderr().write_all(line.as_bytes());
     }
 
-    /// Writes a line to the file, if it takes lines of this level.
+    /// Writes a line to the file, if its level includes this level.
     fn write(&self, level: Level, line: impl FnOnce(&mut Line)) {
         if let Some(file) = self.file.as_ref().filter(|file| level <= file.level.as_tracing())
             && let Err(error) = file.append(&Line::with(level, line))
         {
-            self.say(&error);
+            self.write_stderr(&error);
         }
     }
 }
@@ -144,18 +154,18 @@ impl LogLevel {
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= self.most()
+        *metadata.level() <= self.max_level()
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.most().into())
+        Some(self.max_level().into())
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         let mut spans = self.spans();
-        let parent = spans.place(attributes.parent(), attributes.is_contextual());
+        let parent = spans.parent(attributes.parent(), attributes.is_contextual());
         spans.begin(attributes.metadata(), parent, fields)
     }
 
@@ -172,16 +182,16 @@ impl Subscriber for Log {
         let mut fields = Fields::default();
         event.record(&mut fields);
         if level <= Level::WARN {
-            self.say(&fields.message);
+            self.write_stderr(&fields.message);
         }
         self.write(level, |line| {
             let spans = self.spans();
-            let place = spans.place(event.parent(), event.is_contextual());
-            spans.tell(place.as_ref(), line);
+            let parent = spans.parent(event.parent(), event.is_contextual());
+            spans.write_fields(parent.as_ref(), line);
             line.fields(&fields);
-            // This is how the library ends a call.
-            if fields.have_result {
-                spans.tell_times(place.as_ref(), line);
+            // The library ends each call with such an event.
+            if fields.has_result {
+                spans.write_times(parent.as_ref(), line);
             }
             if !fields.message.is_empty() {
                 line.field("msg", &fields.message);
@@ -208,7 +218,7 @@ impl Subscriber for Log {
         let is_last = spans.release(&span);
         if is_last {
             if spans.is_step(&span) {
-                self.write(Level::DEBUG, |line| spans.tell_step(&span, ended, line));
+                self.write(Level::DEBUG, |line| spans.write_step(&span, ended, line));
             }
             spans.end(&span, ended);
         }

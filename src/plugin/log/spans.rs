@@ -6,12 +6,12 @@ use tracing::{Level, Metadata};
 
 use super::line::{Fields, Line};
 
-/// The spans that have begun and not ended. A call has a handful, so they are looked for one by one.
+/// The open spans. A call has only a few, so that linear search suffices.
 #[derive(Debug, Default)]
 pub(super) struct Spans {
     last: u64,
     open: Vec<Span>,
-    /// Which spans which threads are in, the innermost last.
+    /// The entered spans of all threads, innermost last.
     entered: Vec<(ThreadId, Id)>,
 }
 
@@ -20,9 +20,9 @@ struct Span {
     id: Id,
     metadata: &'static Metadata<'static>,
     parent: Option<Id>,
-    began: Instant,
+    started: Instant,
     fields: Fields,
-    /// What the steps inside have taken, if this span has no parent.
+    /// The durations of the steps inside, if this span has no parent.
     steps: Vec<(&'static str, Duration)>,
     handles: usize,
 }
@@ -31,8 +31,8 @@ impl Spans {
     pub(super) fn begin(&mut self, metadata: &'static Metadata<'static>, parent: Option<Id>, fields: Fields) -> Id {
         self.last += 1;
         let id = Id::from_u64(self.last);
-        let (began, steps) = (Instant::now(), Vec::new());
-        self.open.push(Span { id: id.clone(), metadata, parent, began, fields, steps, handles: 1 });
+        let (started, steps) = (Instant::now(), Vec::new());
+        self.open.push(Span { id: id.clone(), metadata, parent, started, fields, steps, handles: 1 });
         id
     }
 
@@ -59,7 +59,7 @@ impl Spans {
         }
     }
 
-    /// Gives a handle up; true if it was the last.
+    /// Drops a handle. Returns whether it was the last.
     pub(super) fn release(&mut self, span: &Id) -> bool {
         self.find_mut(span).is_some_and(|span| {
             span.handles -= 1;
@@ -67,41 +67,42 @@ impl Spans {
         })
     }
 
-    /// Whether a span is inside of another.
+    /// Whether a span has a parent.
     pub(super) fn is_step(&self, span: &Id) -> bool {
         self.find(span).is_some_and(|span| span.parent.is_some())
     }
 
-    /// Forgets a span. What a step has taken is the call's to tell.
+    /// Removes a span. The duration of a step is added to the span of the call.
     pub(super) fn end(&mut self, span: &Id, ended: Instant) {
         let Some(at) = self.open.iter().position(|open| open.id == *span) else { return };
-        let Span { metadata, began, parent, .. } = self.open.remove(at);
+        let Span { metadata, started, parent, .. } = self.open.remove(at);
         let Some(parent) = parent.filter(|_| *metadata.level() <= Level::INFO) else { return };
-        let took = ended.saturating_duration_since(began);
-        // What is inside of a step is a part of its time.
+        let duration = ended.saturating_duration_since(started);
+        // The duration of a step includes nested spans, so that only direct children of the call
+        // count.
         if let Some(call) = self.find_mut(&parent).filter(|span| span.parent.is_none()) {
             match call.steps.iter_mut().find(|(name, _)| *name == metadata.name()) {
-                Some((_, time)) => *time += took,
-                None => call.steps.push((metadata.name(), took)),
+                Some((_, time)) => *time += duration,
+                None => call.steps.push((metadata.name(), duration)),
             }
         }
     }
 
-    /// The span that the calling thread is in.
+    /// The innermost span of the calling thread.
     pub(super) fn current(&self) -> Option<(Id, &'static Metadata<'static>)> {
         let thread = thread::current().id();
         let (_, id) = self.entered.iter().rfind(|(entered, _)| *entered == thread)?;
         self.find(id).map(|span| (span.id.clone(), span.metadata))
     }
 
-    /// The span in which something happens.
-    pub(super) fn place(&self, stated: Option<&Id>, is_contextual: bool) -> Option<Id> {
-        if is_contextual { self.current().map(|(id, _)| id) } else { stated.cloned() }
+    /// The parent of a span or an event.
+    pub(super) fn parent(&self, explicit: Option<&Id>, is_contextual: bool) -> Option<Id> {
+        if is_contextual { self.current().map(|(id, _)| id) } else { explicit.cloned() }
     }
 
-    /// Writes the fields of the call, and in which step of it something happens.
-    pub(super) fn tell(&self, place: Option<&Id>, line: &mut Line) {
-        let path: Vec<&Span> = self.path(place).collect();
+    /// Writes the fields of the call, and the step of a span or an event.
+    pub(super) fn write_fields(&self, parent: Option<&Id>, line: &mut Line) {
+        let path: Vec<&Span> = self.path(parent).collect();
         path.iter().rev().for_each(|span| line.fields(&span.fields));
         let steps: Vec<&str> = path.iter().rev().skip(1).map(|span| span.metadata.name()).collect();
         if !steps.is_empty() {
@@ -109,23 +110,23 @@ impl Spans {
         }
     }
 
-    /// Writes what a span has taken that ends now.
-    pub(super) fn tell_step(&self, span: &Id, ended: Instant, line: &mut Line) {
-        self.tell(Some(span), line);
+    /// Writes the duration of a span that ends now.
+    pub(super) fn write_step(&self, span: &Id, ended: Instant, line: &mut Line) {
+        self.write_fields(Some(span), line);
         if let Some(span) = self.find(span) {
-            line.time("step", ended.saturating_duration_since(span.began));
+            line.time("step", ended.saturating_duration_since(span.started));
         }
     }
 
-    /// Writes what the call has taken until now, and each of its steps.
-    pub(super) fn tell_times(&self, place: Option<&Id>, line: &mut Line) {
-        if let Some(root) = self.path(place).last() {
-            line.time("total", root.began.elapsed());
+    /// Writes the duration of the call until now, and of each of its steps.
+    pub(super) fn write_times(&self, parent: Option<&Id>, line: &mut Line) {
+        if let Some(root) = self.path(parent).last() {
+            line.time("total", root.started.elapsed());
             root.steps.iter().for_each(|(step, time)| line.time(step, *time));
         }
     }
 
-    /// A span and those around it, outwards.
+    /// A span and its ancestors, innermost first.
     fn path(&self, innermost: Option<&Id>) -> impl Iterator<Item = &Span> {
         let innermost = innermost.and_then(|id| self.find(id));
         std::iter::successors(innermost, |span| span.parent.as_ref().and_then(|parent| self.find(parent)))

@@ -62,7 +62,7 @@ fn a_log_that_cannot_be_written_is_one_warning() {
         let secret = network.host.scratch().join("secret");
         fs::write(&secret, "root's").expect("room");
         fs::hard_link(&secret, LOG).expect("both are on one file system");
-        refused("a hard link", "has other names");
+        refused("a hard link", "has other hard links");
         assert_eq!(fs::read_to_string(&secret).expect("a file"), "root's");
         fs::remove_file(LOG).expect("it is there");
 
@@ -78,7 +78,7 @@ fn a_log_that_cannot_be_written_is_one_warning() {
         let full = network.by(network.with("logFile", "/dev/full"));
         let pod = network.host.pod();
         let outcome = full.call("ADD", "one", &pod);
-        assert!(outcome.stderr.contains("no regular file"), "{outcome:#?}");
+        assert!(outcome.stderr.contains("not a regular file"), "{outcome:#?}");
         outcome.result();
         full.call("DEL", "one", &pod).silent();
         fs::remove_file(elsewhere).expect("it is there");

@@ -1,5 +1,4 @@
-//! Results in the form of every version, against documents written from the specification's text.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! Results in the form of every version, compared with documents from the specification.
 
 use cnikit::spec::{
     AddResult, Dns, Error, ErrorCode, ErrorDocument, HasErrorCode, Interface, IpConfig, Route, Version,
@@ -78,7 +77,7 @@ fn newest() -> AddResult {
 }
 
 #[test]
-fn every_version_is_read_and_written_as_the_specification_shows_it() {
+fn every_version_is_read_and_written_as_in_the_specification() {
     let cases = [
         (Version::V0_1_0, per_family()),
         (Version::V0_2_0, per_family()),
@@ -91,14 +90,14 @@ fn every_version_is_read_and_written_as_the_specification_shows_it() {
     assert_eq!(cases.each_ref().map(|(version, _)| *version), Version::ALL);
     for (version, expected) in cases {
         let document = golden(&format!("result-{version}"));
-        // What an older version reads back has no 1.1.0 keys to shelve.
+        // Results of older versions contain no 1.1.0 keys to preserve.
         assert_eq!(read(&document), expected, "{version}");
         assert_eq!(written(&expected, version), document, "{version}");
     }
 }
 
 #[test]
-fn an_ipam_plugin_says_nothing_of_interfaces() {
+fn a_result_of_an_ipam_plugin_has_no_interfaces() {
     let expected = AddResult::default()
         .with_ip(ip("10.1.0.5/16").with_gateway("10.1.0.1".parse().unwrap()))
         .with_route(route("0.0.0.0/0"))
@@ -108,7 +107,7 @@ fn an_ipam_plugin_says_nothing_of_interfaces() {
 }
 
 #[test]
-fn an_error_document_is_as_the_specification_shows_it() {
+fn an_error_document_is_as_in_the_specification() {
     let document: ErrorDocument = serde_json::from_value(golden("error-1.1.0")).unwrap();
     assert_eq!(document.code, ErrorCode::INVALID_CONFIG);
     assert_eq!(serde_json::to_value(&document).unwrap(), golden("error-1.1.0"));
@@ -119,7 +118,7 @@ fn an_error_document_is_as_the_specification_shows_it() {
 }
 
 #[test]
-fn dns_is_always_there_before_1_0_and_never_empty_since() {
+fn dns_is_always_present_before_1_0_and_never_empty_since() {
     let result = AddResult::default().with_ip(ip("10.1.0.5/16"));
     for version in Version::ALL {
         let dns = written(&result, version).get("dns").cloned();
@@ -128,7 +127,7 @@ fn dns_is_always_there_before_1_0_and_never_empty_since() {
 }
 
 #[test]
-fn what_only_describes_an_interface_is_left_out_of_older_versions() {
+fn descriptive_fields_are_omitted_in_older_versions() {
     let mut result = newest();
     result.routes.clear();
     let interfaces = |version| written(&result, version)["interfaces"].clone();
@@ -139,7 +138,7 @@ fn what_only_describes_an_interface_is_left_out_of_older_versions() {
 }
 
 #[test]
-fn what_a_reader_acts_on_is_never_dropped() {
+fn fields_that_affect_the_reader_are_never_dropped() {
     let message = |result: &AddResult, version| {
         let error = result.to_json(version).unwrap_err();
         assert_eq!(error.code(), ErrorCode::INCOMPATIBLE_VERSION);
@@ -174,17 +173,17 @@ fn what_a_reader_acts_on_is_never_dropped() {
 }
 
 #[test]
-fn a_result_without_a_version_has_that_of_the_configuration() {
+fn a_result_without_a_version_has_the_configurations_version() {
     let json = json!({"ip4": {"ip": "10.1.0.5/16"}});
     let result = AddResult::from_json(&json, Version::V0_2_0).unwrap();
     assert_eq!(result, AddResult::default().with_ip(ip("10.1.0.5/16")));
-    // A stated version counts more.
+    // An explicit version takes precedence.
     let json = json!({"cniVersion": "0.2.0", "ip4": {"ip": "10.1.0.5/16"}});
     assert_eq!(AddResult::from_json(&json, Version::V1_1_0).unwrap(), result);
 }
 
 #[test]
-fn null_and_empty_texts_count_as_absent() {
+fn null_and_empty_strings_count_as_absent() {
     let json = json!({
         "interfaces": [{"name": "eth0", "mac": "", "sandbox": null}],
         "ips": [{"address": "10.1.0.5/16", "gateway": "", "interface": null}],
@@ -197,7 +196,7 @@ fn null_and_empty_texts_count_as_absent() {
 }
 
 #[test]
-fn what_a_version_does_not_define_is_passed_through() {
+fn undefined_keys_are_passed_through() {
     let mut document = golden("result-1.0.0");
     document["interfaces"][2]["mtu"] = json!(9000);
     document["interfaces"][2]["pciID"] = json!("0000:04:00.5");
@@ -208,7 +207,7 @@ fn what_a_version_does_not_define_is_passed_through() {
     let result = read(&document);
     assert_eq!(result.interfaces[2].mtu, None);
     assert_eq!(written(&result, Version::V1_0_0), document);
-    // In a version that knows the key it stands once, and what was set since counts.
+    // A version that defines the key contains it once, with the value that was set last.
     let mut result = result;
     result.interfaces[2].mtu = Some(1400);
     let text = result.to_json(Version::V1_1_0).unwrap();
@@ -217,7 +216,7 @@ fn what_a_version_does_not_define_is_passed_through() {
 }
 
 #[test]
-fn a_hardware_address_of_another_link_survives() {
+fn a_hardware_address_of_another_link_type_is_preserved() {
     let infiniband = "80:00:02:08:fe:80:00:00:00:00:00:00:f4:52:14:03:00:12:34:56";
     let json = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "ib0", "mac": infiniband}]});
     let result = read(&json);
@@ -226,7 +225,7 @@ fn a_hardware_address_of_another_link_survives() {
 }
 
 #[test]
-fn what_is_no_result_is_told_why() {
+fn invalid_results_are_rejected() {
     let error = |json: Value| AddResult::from_json(&json, Version::V1_0_0).unwrap_err();
     let invalid = [
         json!([]),

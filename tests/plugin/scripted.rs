@@ -1,4 +1,4 @@
-//! A plugin for tests, and calls to it.
+//! A plugin for tests, and calls of it.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 pub(crate) const OWN_NETNS: &str = "/proc/self/ns/net";
 
-/// Answers as its configuration says, and remembers what it was called with.
+/// Follows the script in its configuration, and records its calls.
 #[derive(Default)]
 pub(crate) struct Scripted {
     calls: Mutex<Vec<String>>,
@@ -31,7 +31,7 @@ pub(crate) struct Script {
 impl Scripted {
     fn play(&self, call: String, script: &Script) -> Result<(), PluginError> {
         self.calls.lock().unwrap().push(call);
-        assert!(!script.panics, "as the script says");
+        assert!(!script.panics, "as scripted");
         if script.fails {
             return Err(PluginError::new(ErrorCode::TRY_AGAIN, "the pool is locked").with_details("by 42"));
         }
@@ -50,7 +50,7 @@ impl Plugin for Scripted {
         PluginInfo {
             name: "scripted",
             version: "1.2.3",
-            summary: "Answers as its configuration says.",
+            summary: "Follows the script in its configuration.",
             docs: "https://example.org/scripted",
         }
     }
@@ -97,7 +97,7 @@ impl Plugin for Scripted {
     }
 }
 
-/// A call that is right in all; each test makes one thing wrong.
+/// A valid call. Each test invalidates one part of it.
 pub(crate) struct Call {
     pub(crate) variables: Vec<(&'static str, String)>,
     pub(crate) config: Value,
@@ -148,8 +148,8 @@ impl Call {
         dispatch(plugin, &variable, stdin)
     }
 
-    /// The error document; the plugin must not have been called.
-    pub(crate) fn refusal(&self) -> Value {
+    /// The error document. Asserts that the plugin was not called.
+    pub(crate) fn rejection(&self) -> Value {
         let plugin = Scripted::default();
         let document = error_of(&self.run(&plugin));
         assert_eq!(plugin.calls(), Vec::<String>::new());

@@ -3,57 +3,57 @@ use std::fmt;
 
 use crate::spec::{ErrorCode, ErrorDocument, HasErrorCode, Version};
 
-/// Why a verb failed: what becomes the error document.
+/// The error of a verb: the content of the error document.
 ///
-/// `?` makes one of any [`HasErrorCode`] error: its text is the message, the chain of its sources the
-/// details.
+/// `?` converts any [`HasErrorCode`] error. The error's text becomes the message, the chain of its
+/// sources the details.
 ///
 /// ```
-/// use cnikit::plugin::{Failure, Step};
+/// use cnikit::plugin::{Context, PluginError};
 /// use cnikit::spec::ErrorCode;
 ///
-/// fn mtu_of(bridge: &str) -> Result<u32, Failure> {
+/// fn mtu_of(bridge: &str) -> Result<u32, PluginError> {
 ///     let path = format!("/sys/class/net/{bridge}/mtu");
 ///     let text = std::fs::read_to_string(&path).context(format!("read {path}"))?;
-///     let no_number = |_| Failure::new(ErrorCode::DECODE, format!("{path} holds no number"));
+///     let no_number = |_| PluginError::new(ErrorCode::DECODE, format!("{path} does not contain a number"));
 ///     text.trim().parse().map_err(no_number)
 /// }
 ///
-/// let failure = mtu_of("no-such-bridge").unwrap_err();
-/// assert_eq!(failure.code, ErrorCode::IO);
-/// assert!(failure.msg.starts_with("read /sys/class/net/no-such-bridge/mtu: No such file"));
+/// let error = mtu_of("no-such-bridge").unwrap_err();
+/// assert_eq!(error.code, ErrorCode::IO);
+/// assert!(error.msg.starts_with("read /sys/class/net/no-such-bridge/mtu: No such file"));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PluginError {
-    /// The number on the wire.
+    /// The code for the error document.
     pub code: ErrorCode,
-    /// A short sentence.
+    /// A short message.
     pub msg: String,
-    /// What led to it; may be empty.
+    /// Details of the cause; may be empty.
     pub details: String,
 }
 
-/// Says which step of a verb failed.
+/// Adds the failed step of a verb to an error.
 pub trait Context<T> {
-    /// Puts the step before the message of a failure: `make the veth pair: <message>`.
+    /// Prepends the step to the message of an error: `create the veth pair: <message>`.
     ///
     /// # Errors
     ///
-    /// The failure, with the step.
+    /// The error, with the step.
     fn context(self, step: impl fmt::Display) -> Result<T, PluginError>;
 }
 
-/// The failures of a verb that goes on past them, as `DEL` and `GC` must.
+/// Collects the errors of a verb that continues after an error, as `DEL` and `GC` must.
 ///
 /// ```
-/// use cnikit::plugin::{Failures, Step};
+/// use cnikit::plugin::{Context, ErrorCollector};
 ///
-/// let mut failures = Failures::default();
-/// failures.note(std::fs::remove_file("/nonexistent/lease").context("free the lease"));
-/// failures.note(std::fs::read("/dev/null").context("look at nothing"));
-/// let failure = failures.into_result().unwrap_err();
-/// assert!(failure.msg.starts_with("free the lease: No such file"));
+/// let mut errors = ErrorCollector::default();
+/// errors.push(std::fs::remove_file("/nonexistent/lease").context("free the lease"));
+/// errors.push(std::fs::read("/dev/null").context("read nothing"));
+/// let error = errors.into_result().unwrap_err();
+/// assert!(error.msg.starts_with("free the lease: No such file"));
 /// ```
 #[derive(Debug, Default)]
 pub struct ErrorCollector {
@@ -61,19 +61,19 @@ pub struct ErrorCollector {
 }
 
 impl PluginError {
-    /// A failure without details.
+    /// Creates an error without details.
     pub fn new(code: ErrorCode, msg: impl Into<String>) -> Self {
         Self { code, msg: msg.into(), details: String::new() }
     }
 
-    /// The failure with these details.
+    /// Sets the details.
     #[must_use]
     pub fn with_details(mut self, details: impl Into<String>) -> Self {
         self.details = details.into();
         self
     }
 
-    /// The error document, for a configuration of this version.
+    /// Creates the error document for a configuration of this version.
     pub fn into_document(self, version: Version) -> ErrorDocument {
         let Self { code, msg, details } = self;
         ErrorDocument { cni_version: version.to_string(), code, msg, details }
@@ -81,17 +81,17 @@ impl PluginError {
 }
 
 impl ErrorCollector {
-    /// Keeps the failure of an outcome; its value, where there is one, is returned.
+    /// Keeps the error of a result, and returns the value of a success.
     pub fn push<T>(&mut self, outcome: Result<T, impl Into<PluginError>>) -> Option<T> {
-        outcome.map_err(|failure| self.all.push(failure.into())).ok()
+        outcome.map_err(|error| self.all.push(error.into())).ok()
     }
 
-    /// Success if there was no failure; else one failure that tells all, with the number of the
-    /// first.
+    /// Returns success if no error was collected. Otherwise returns one error with all messages and
+    /// the code of the first error.
     ///
     /// # Errors
     ///
-    /// That failure.
+    /// The combined error.
     pub fn into_result(self) -> Result<(), PluginError> {
         let Some(code) = self.all.first().map(|first| first.code) else {
             return Ok(());
@@ -113,8 +113,8 @@ impl<E: HasErrorCode> From<E> for PluginError {
 impl<T, E: Into<PluginError>> Context<T> for Result<T, E> {
     fn context(self, step: impl fmt::Display) -> Result<T, PluginError> {
         self.map_err(|error| {
-            let failure: PluginError = error.into();
-            PluginError { msg: format!("{step}: {}", failure.msg), ..failure }
+            let error: PluginError = error.into();
+            PluginError { msg: format!("{step}: {}", error.msg), ..error }
         })
     }
 }

@@ -1,4 +1,4 @@
-//! What a subscriber of the user's own is told of a call.
+//! The spans and events of a call, as a subscriber receives them.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -16,14 +16,14 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::scripted::{Call, Scripted, error_of};
 
-/// Remembers each span when it ends and each event, in the order in which they do.
+/// Records each span when it ends and each event, in this order.
 #[derive(Clone, Default)]
-struct Memory(Arc<Mutex<Vec<Told>>>);
+struct Recorder(Arc<Mutex<Vec<Entry>>>);
 
 #[derive(Debug, Clone, PartialEq)]
-struct Told {
+struct Entry {
     level: Level,
-    /// The spans around it and, if it is one itself, its own name.
+    /// The enclosing spans and, for a span, its own name.
     path: Vec<&'static str>,
     fields: Fields,
 }
@@ -31,13 +31,13 @@ struct Told {
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Fields(BTreeMap<&'static str, String>);
 
-impl Memory {
-    /// What is told of a call.
-    fn of(call: impl FnOnce()) -> Vec<Told> {
-        let memory = Memory::default();
-        with_default(tracing_subscriber::registry().with(memory.clone()), call);
-        let told = memory.0.lock().unwrap();
-        told.clone()
+impl Recorder {
+    /// The records of a call.
+    fn of(call: impl FnOnce()) -> Vec<Entry> {
+        let recorder = Recorder::default();
+        with_default(tracing_subscriber::registry().with(recorder.clone()), call);
+        let entries = recorder.0.lock().unwrap();
+        entries.clone()
     }
 }
 
@@ -51,7 +51,7 @@ impl Visit for Fields {
     }
 }
 
-impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Memory {
+impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Recorder {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
@@ -67,25 +67,25 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Memory {
         event.record(&mut fields);
         let spans = context.event_scope(event).into_iter().flat_map(|scope| scope.from_root());
         let path = spans.map(|span| span.name()).collect();
-        self.0.lock().unwrap().push(Told { level: *event.metadata().level(), path, fields });
+        self.0.lock().unwrap().push(Entry { level: *event.metadata().level(), path, fields });
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
         let span = context.span(&id).unwrap();
         let path = span.scope().from_root().map(|span| span.name()).collect();
         let fields = span.extensions().get::<Fields>().unwrap().clone();
-        self.0.lock().unwrap().push(Told { level: *span.metadata().level(), path, fields });
+        self.0.lock().unwrap().push(Entry { level: *span.metadata().level(), path, fields });
     }
 }
 
-fn told<const N: usize>(level: Level, path: &[&'static str], fields: [(&'static str, &str); N]) -> Told {
+fn entry<const N: usize>(level: Level, path: &[&'static str], fields: [(&'static str, &str); N]) -> Entry {
     let fields = Fields(fields.into_iter().map(|(key, value)| (key, value.to_owned())).collect());
-    Told { level, path: path.to_vec(), fields }
+    Entry { level, path: path.to_vec(), fields }
 }
 
 #[test]
 fn a_call_is_a_span_that_ends_with_its_result() {
-    let heard = Memory::of(|| assert_eq!(Call::new("ADD").run(&Scripted::default()).exit_code, 0));
+    let records = Recorder::of(|| assert_eq!(Call::new("ADD").run(&Scripted::default()).exit_code, 0));
     let fields = [
         ("command", "ADD"),
         ("network", "dbnet"),
@@ -93,31 +93,31 @@ fn a_call_is_a_span_that_ends_with_its_result() {
         ("ifname", "eth0"),
         ("addresses", "10.1.0.5/16"),
     ];
-    let expected = [told(Level::INFO, &["cni"], [("result", "ok")]), told(Level::ERROR, &["cni"], fields)];
-    assert_eq!(heard, expected);
+    let expected = [entry(Level::INFO, &["cni"], [("result", "ok")]), entry(Level::ERROR, &["cni"], fields)];
+    assert_eq!(records, expected);
 }
 
 #[test]
-fn every_verb_is_told_of() {
+fn every_verb_has_a_span() {
     for command in ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"] {
-        let heard = Memory::of(|| assert_eq!(Call::new(command).run(&Scripted::default()).exit_code, 0));
-        let [result, span] = &heard[..] else { panic!("{command}: {heard:#?}") };
-        assert_eq!(*result, told(Level::INFO, &["cni"], [("result", "ok")]));
+        let records = Recorder::of(|| assert_eq!(Call::new(command).run(&Scripted::default()).exit_code, 0));
+        let [result, span] = &records[..] else { panic!("{command}: {records:#?}") };
+        assert_eq!(*result, entry(Level::INFO, &["cni"], [("result", "ok")]));
         assert_eq!((span.fields.0["command"].as_str(), span.fields.0["network"].as_str()), (command, "dbnet"));
     }
 }
 
 #[test]
-fn a_failure_and_a_panic_are_told_in_the_span() {
+fn an_error_and_a_panic_are_recorded_in_the_span() {
     for (key, code, message) in
-        [("fails", "11", "the pool is locked: by 42"), ("panics", "999", "the plugin panicked: as the script says")]
+        [("fails", "11", "the pool is locked: by 42"), ("panics", "999", "the plugin panicked: as scripted")]
     {
-        let heard = Memory::of(|| {
+        let records = Recorder::of(|| {
             error_of(&Call::new("DEL").key(key, json!(true)).run(&Scripted::default()));
         });
-        let [failure, span] = &heard[..] else { panic!("{heard:#?}") };
-        let Fields(fields) = &failure.fields;
-        assert_eq!((failure.level, &failure.path[..]), (Level::ERROR, &["cni"][..]));
+        let [error, span] = &records[..] else { panic!("{records:#?}") };
+        let Fields(fields) = &error.fields;
+        assert_eq!((error.level, &error.path[..]), (Level::ERROR, &["cni"][..]));
         assert_eq!((fields["result"].as_str(), fields["code"].as_str()), ("error", code));
         assert!(fields["message"].starts_with(message), "{fields:?}");
         assert_eq!(span.fields.0["container"], "c1");
@@ -125,17 +125,17 @@ fn a_failure_and_a_panic_are_told_in_the_span() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told_without_a_span() {
-    let heard = Memory::of(|| {
+fn an_unreadable_configuration_is_recorded_without_a_span() {
+    let records = Recorder::of(|| {
         error_of(&Call::new("ADD").run_with_stdin(&Scripted::default(), &mut "{".as_bytes()));
     });
-    let [failure] = &heard[..] else { panic!("{heard:#?}") };
-    assert_eq!((failure.level, failure.path.len(), failure.fields.0["code"].as_str()), (Level::ERROR, 0, "6"));
-    assert_eq!(Memory::of(|| drop(Call::new("").run(&Scripted::default()))), []);
+    let [error] = &records[..] else { panic!("{records:#?}") };
+    assert_eq!((error.level, error.path.len(), error.fields.0["code"].as_str()), (Level::ERROR, 0, "6"));
+    assert_eq!(Recorder::of(|| drop(Call::new("").run(&Scripted::default()))), []);
 }
 
-/// A plugin whose log is its own.
-struct Logging(Memory);
+/// A plugin with a log of its own.
+struct Logging(Recorder);
 
 impl Plugin for Logging {
     type Config = serde::de::IgnoredAny;
@@ -163,25 +163,25 @@ impl Plugin for Logging {
 }
 
 #[test]
-fn the_configuration_chooses_who_is_told() {
-    let memory = Memory::default();
-    let plugin = Logging(memory.clone());
-    let others = Memory::of(|| {
+fn the_configuration_selects_the_subscriber() {
+    let recorder = Recorder::default();
+    let plugin = Logging(recorder.clone());
+    let others = Recorder::of(|| {
         let call = Call::new("ADD").key("logFile", json!("/var/log/cni.log"));
         assert_eq!(call.run(&plugin).exit_code, 0);
     });
     assert_eq!(others, []);
-    let heard = memory.0.lock().unwrap().clone();
-    assert_eq!(heard[0], told(Level::WARN, &["cni", "bridge"], [("message", "it is down")]));
-    assert_eq!(heard[1], told(Level::INFO, &["cni", "bridge"], []));
-    assert_eq!(heard.len(), 4, "{heard:#?}");
+    let records = recorder.0.lock().unwrap().clone();
+    assert_eq!(records[0], entry(Level::WARN, &["cni", "bridge"], [("message", "it is down")]));
+    assert_eq!(records[1], entry(Level::INFO, &["cni", "bridge"], []));
+    assert_eq!(records.len(), 4, "{records:#?}");
 
-    let others = Memory::of(|| assert_eq!(Call::new("ADD").run(&plugin).exit_code, 0));
+    let others = Recorder::of(|| assert_eq!(Call::new("ADD").run(&plugin).exit_code, 0));
     assert_eq!(others.len(), 4, "{others:#?}");
 }
 
 #[test]
-fn levels_are_read_as_people_write_them() {
+fn log_levels_have_aliases() {
     let level = |text: &str| serde_json::from_value::<LogLevel>(json!(text));
     let known = [
         ("error", LogLevel::Error),

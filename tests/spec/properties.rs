@@ -1,5 +1,4 @@
-//! What holds for all results and names, not only for those that somebody thought of.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! Properties that hold for all results and names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -20,8 +19,8 @@ fn address() -> impl Strategy<Value = IpAddr> {
 
 fn prefix() -> impl Strategy<Value = IpNetwork> {
     (address(), any::<u8>()).prop_map(|(address, length)| {
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        IpNetwork::new(address, length % (most + 1)).unwrap()
+        let max = if address.is_ipv4() { 32 } else { 128 };
+        IpNetwork::new(address, length % (max + 1)).unwrap()
     })
 }
 
@@ -125,21 +124,21 @@ fn is_valid_identifier(text: &str) -> bool {
 
 proptest! {
     #[test]
-    fn the_newest_version_holds_everything(result in result_with(route().boxed())) {
+    fn the_newest_version_represents_every_field(result in result_with(route().boxed())) {
         prop_assert_eq!(through(&result, Version::V1_1_0), result);
     }
 
     #[test]
-    fn versions_from_0_3_hold_all_but_descriptions(result in result_with(plain_route().boxed())) {
+    fn versions_from_0_3_represent_all_fields_except_descriptions(result in result_with(plain_route().boxed())) {
         let expected = without_descriptions(result.clone());
         for version in [Version::V0_3_0, Version::V0_3_1, Version::V0_4_0, Version::V1_0_0] {
             prop_assert_eq!(through(&result, version), expected.clone());
         }
     }
 
-    /// A result is either written in full or refused: whatever is read back is all of it.
+    /// A result is either written completely or rejected: reading it back loses nothing.
     #[test]
-    fn nothing_is_lost_without_a_word(result in result_with(route().boxed())) {
+    fn no_field_is_lost_silently(result in result_with(route().boxed())) {
         for version in Version::ALL {
             if result.to_json(version).is_err() {
                 continue;
@@ -157,9 +156,9 @@ proptest! {
         }
     }
 
-    /// A plugin in a chain can return what it was given, in the version in which it was given.
+    /// A plugin in a chain can return its previous result unchanged, in the same version.
     #[test]
-    fn what_was_read_can_be_written(result in result_with(route().boxed()), extra in any::<u32>()) {
+    fn a_parsed_result_can_be_written(result in result_with(route().boxed()), extra in any::<u32>()) {
         for version in Version::ALL {
             let Ok(text) = result.to_json(version) else { continue };
             let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -178,13 +177,13 @@ proptest! {
     }
 
     #[test]
-    fn identifiers_are_exactly_the_pattern(text in "\\PC{0,6}|[a-z0-9_./ -]{0,8}") {
+    fn identifiers_match_exactly_the_pattern(text in "\\PC{0,6}|[a-z0-9_./ -]{0,8}") {
         prop_assert_eq!(text.parse::<NetworkName>().is_ok(), is_valid_identifier(&text));
         prop_assert_eq!(text.parse::<ContainerId>().is_ok(), is_valid_identifier(&text));
     }
 
     #[test]
-    fn names_read_back_and_never_panic(text in any::<String>()) {
+    fn names_round_trip_and_never_panic(text in any::<String>()) {
         if let Ok(name) = text.parse::<IfName>() {
             prop_assert_eq!(name.to_string(), text.clone());
             prop_assert!((1..=15).contains(&text.len()));
@@ -195,7 +194,7 @@ proptest! {
     }
 
     #[test]
-    fn hardware_addresses_read_back(octets in any::<[u8; 6]>()) {
+    fn hardware_addresses_round_trip(octets in any::<[u8; 6]>()) {
         let mac = MacAddr::new(octets);
         prop_assert_eq!(mac.to_string().parse::<MacAddr>().unwrap(), mac);
         prop_assert_eq!(mac.to_string().to_uppercase().parse::<MacAddr>().unwrap(), mac);

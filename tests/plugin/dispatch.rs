@@ -1,32 +1,28 @@
-//! What a caller gets for every way to call: no process, values in and values out.
-
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod refusals;
-mod scripted;
-mod traces;
+//! The output of every kind of call.
 
 use cnikit::plugin::{AddRequest, CheckRequest, DelRequest, Plugin, PluginError, PluginInfo};
 use cnikit::spec::{AddResult, Version};
-use scripted::{Call, OWN_NETNS, Scripted, error_of, json_of};
+
 use serde_json::{Value, json};
 
+use crate::scripted::{Call, OWN_NETNS, Scripted, error_of, json_of};
+
 #[test]
-fn without_a_command_a_person_is_told_what_this_is() {
+fn without_a_command_the_plugin_prints_its_usage() {
     for call in [Call { variables: vec![], config: json!(null) }, Call::new("")] {
         let output = call.run(&Scripted::default());
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.exit_code, 0);
-        assert!(text.starts_with("scripted 1.2.3\nAnswers as its configuration says.\n"), "{text}");
+        assert!(text.starts_with("scripted 1.2.3\nFollows the script in its configuration.\n"), "{text}");
         assert!(text.contains("0.3.1, 0.4.0, 1.0.0, 1.1.0"), "{text}");
         assert!(text.contains("https://example.org/scripted"), "{text}");
     }
 }
 
 #[test]
-fn version_is_answered_in_the_callers_version() {
+fn version_responds_in_the_callers_version() {
     let supported = json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
-    let answer = |stdin: &str| {
+    let response = |stdin: &str| {
         let call = Call { variables: vec![("CNI_COMMAND", "VERSION".to_owned())], config: json!(null) };
         let output = call.run_with_stdin(&Scripted::default(), &mut stdin.as_bytes());
         assert_eq!(output.exit_code, 0);
@@ -40,7 +36,7 @@ fn version_is_answered_in_the_callers_version() {
         ("\n", "1.1.0"),
     ] {
         let expected = json!({"cniVersion": version, "supportedVersions": supported});
-        assert_eq!(answer(stdin), expected, "{stdin:?}");
+        assert_eq!(response(stdin), expected, "{stdin:?}");
     }
     let call = Call::new("VERSION");
     let output = call.run_with_stdin(&Scripted::default(), &mut "{".as_bytes());
@@ -48,7 +44,7 @@ fn version_is_answered_in_the_callers_version() {
 }
 
 #[test]
-fn the_version_document_is_that_of_the_specification() {
+fn the_version_document_is_as_in_the_specification() {
     struct UpTo1;
     impl Plugin for UpTo1 {
         type Config = serde::de::IgnoredAny;
@@ -70,7 +66,7 @@ fn the_version_document_is_that_of_the_specification() {
     }
     let golden: Value = serde_json::from_str(include_str!("../golden/cni/version-1.0.0.json")).unwrap();
     assert_eq!(json_of(&Call::new("VERSION").key("cniVersion", json!("1.0.0")).run(&UpTo1)), golden);
-    // The newest version that this plugin speaks has no GC.
+    // The newest version that this plugin supports does not define GC.
     let refused = error_of(&Call::new("GC").run(&UpTo1));
     assert_eq!(refused["code"], 1);
     assert!(refused["msg"].as_str().unwrap().contains("0.1.0, 0.2.0, 0.3.0"), "{refused}");
@@ -101,7 +97,7 @@ fn add_writes_its_result_in_the_configurations_version() {
 }
 
 #[test]
-fn add_gets_what_the_chain_made() {
+fn add_receives_the_result_of_the_chain() {
     let call = Call::new("ADD").key("prevResult", json!({"interfaces": [{"name": "cni0"}]}));
     let result = json_of(&call.run(&Scripted::default()));
     assert_eq!(result["interfaces"][0]["name"], "cni0");
@@ -109,7 +105,7 @@ fn add_gets_what_the_chain_made() {
 }
 
 #[test]
-fn a_result_that_the_version_cannot_hold_is_an_error_and_undone() {
+fn a_result_that_the_version_cannot_represent_is_rolled_back() {
     let plugin = Scripted::default();
     let call = Call::new("ADD").key("table", json!(100)).key("cniVersion", json!("1.0.0"));
     let document = error_of(&call.run(&plugin));
@@ -136,7 +132,7 @@ fn verbs_without_a_result_write_nothing() {
 }
 
 #[test]
-fn del_is_called_with_whatever_could_be_read() {
+fn del_is_called_with_all_readable_parameters() {
     let called_with = |call: Call| {
         let plugin = Scripted::default();
         let output = call.run(&plugin);
@@ -165,7 +161,7 @@ fn del_is_called_with_whatever_could_be_read() {
 }
 
 #[test]
-fn a_failure_is_one_error_document() {
+fn an_error_is_one_error_document() {
     for command in ["ADD", "DEL", "CHECK", "GC", "STATUS"] {
         let call = Call::new(command).key("fails", json!(true));
         let expected = json!({"cniVersion": "1.1.0", "code": 11, "msg": "the pool is locked", "details": "by 42"});
@@ -181,6 +177,6 @@ fn a_panic_is_one_error_document() {
         let document = error_of(&call.run(&Scripted::default()));
         assert_eq!(document["code"], 999);
         assert_eq!(document["cniVersion"], version);
-        assert_eq!(document["msg"], "the plugin panicked: as the script says");
+        assert_eq!(document["msg"], "the plugin panicked: as scripted");
     }
 }

@@ -1,5 +1,4 @@
 //! Configurations and the environment.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -23,7 +22,7 @@ fn with(key: &str, value: Value) -> RawConfig {
 }
 
 #[test]
-fn the_specifications_example_is_read_whole() {
+fn the_specifications_example_is_read_completely() {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Bridge {
@@ -35,7 +34,7 @@ fn the_specifications_example_is_read_whole() {
         subnet: String,
     }
 
-    let raw = RawConfig::parse(include_bytes!("golden/cni/config-1.1.0.json")).unwrap();
+    let raw = RawConfig::parse(include_bytes!("../golden/cni/config-1.1.0.json")).unwrap();
     let net_conf = raw.net_conf().unwrap();
     assert_eq!(net_conf.cni_version, Version::V1_1_0);
     assert_eq!(net_conf.name.as_str(), "dbnet");
@@ -63,7 +62,7 @@ fn the_specifications_example_is_read_whole() {
 }
 
 #[test]
-fn a_configuration_without_a_version_is_of_0_1_0() {
+fn a_configuration_without_a_version_has_0_1_0() {
     for config in [
         json!({"name": "dbnet", "type": "bridge"}),
         json!({"cniVersion": "", "name": "dbnet", "type": "bridge"}),
@@ -89,7 +88,7 @@ fn null_counts_as_absent() {
 }
 
 #[test]
-fn the_result_before_has_the_configurations_form() {
+fn prev_result_has_the_configurations_version() {
     let config = json!({
         "cniVersion": "0.2.0", "name": "dbnet", "type": "bridge",
         "prevResult": {"ip4": {"ip": "10.1.0.5/16"}},
@@ -99,7 +98,7 @@ fn the_result_before_has_the_configurations_form() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_the_invalid_key() {
     let error = |raw: RawConfig| raw.net_conf().unwrap_err();
     let chain = |error: Error| {
         assert_eq!(error.code(), ErrorCode::INVALID_CONFIG);
@@ -109,7 +108,7 @@ fn what_is_wrong_is_named() {
     assert_eq!(
         chain(error(with("name", json!("my net")))),
         "the network configuration's \"name\" is not valid: network name \"my net\" is not valid: it must start \
-         with a letter or a digit and hold nothing but letters, digits, '_', '.' and '-'"
+         with a letter or a digit and contain only letters, digits, '_', '.' and '-'"
     );
     assert_eq!(chain(error(parse(&json!({"name": "dbnet"})))), "the network configuration has no \"type\": add it: ");
     let ip_masq = chain(error(with("ipMasq", json!("yes"))));
@@ -133,7 +132,7 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
-fn what_is_no_object_is_refused() {
+fn a_configuration_must_be_an_object() {
     let code = |text: &str| RawConfig::parse(text).unwrap_err().code();
     for text in ["", " ", "{", "{]", "name", "{} {}", "[]", "null", "5", "\"name\""] {
         assert_eq!(code(text), ErrorCode::DECODE, "{text:?}");
@@ -141,7 +140,7 @@ fn what_is_no_object_is_refused() {
 }
 
 #[test]
-fn absent_null_and_empty_valid_attachments_are_three_things() {
+fn absent_null_and_empty_valid_attachments_differ() {
     let key = AttachmentKey { container_id: "c1".parse().unwrap(), ifname: "eth0".parse().unwrap() };
     let list = json!([{"containerID": "c1", "ifname": "eth0"}]);
     let valid = |raw: RawConfig| raw.valid_attachments().unwrap();
@@ -164,9 +163,9 @@ fn read(command: Command, variables: &[(&str, &str)]) -> Result<Environment, Err
 }
 
 #[test]
-fn the_table_is_that_of_the_specification() {
+fn the_requirements_of_verbs_match_the_specification() {
     use Requirement::{Optional as O, Required as R, Unused as U};
-    // CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME, CNI_ARGS, CNI_PATH; from the sections of the verbs.
+    // CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME, CNI_ARGS, CNI_PATH, from the sections of the verbs.
     let table = [
         ("ADD", "0.1.0", [R, R, R, O, O], O),
         ("DEL", "0.1.0", [R, O, R, O, O], O),
@@ -176,16 +175,16 @@ fn the_table_is_that_of_the_specification() {
         ("VERSION", "0.1.0", [U, U, U, U, U], U),
     ];
     assert_eq!(table.map(|(word, ..)| word), Command::ALL.map(Command::as_str));
-    for (word, since, presence, prev_result) in table {
+    for (word, since, requirements, prev_result) in table {
         let rule = word.parse::<Command>().unwrap().spec();
         assert_eq!(rule.since.as_str(), since, "{word}");
-        assert_eq!(Variable::ALL.map(|variable| rule.requirement(variable)), presence, "{word}");
+        assert_eq!(Variable::ALL.map(|variable| rule.requirement(variable)), requirements, "{word}");
         assert_eq!(rule.prev_result, prev_result, "{word}");
     }
 }
 
 #[test]
-fn every_missing_and_every_wrong_variable_is_named_at_once() {
+fn one_error_names_all_missing_and_invalid_variables() {
     let error = read(Command::Add, &[("CNI_CONTAINERID", ""), ("CNI_NETNS", "")]).unwrap_err();
     assert_eq!(error.code(), ErrorCode::INVALID_ENVIRONMENT);
     assert_eq!(
@@ -201,7 +200,7 @@ fn every_missing_and_every_wrong_variable_is_named_at_once() {
 }
 
 #[test]
-fn what_a_verb_does_not_read_cannot_fail_it() {
+fn unused_variables_are_not_validated() {
     let junk = [("CNI_CONTAINERID", "/"), ("CNI_IFNAME", ":"), ("CNI_ARGS", "x"), ("CNI_PATH", "/a:/b")];
     let environment = read(Command::Gc, &junk).unwrap();
     assert_eq!(environment.path, [PathBuf::from("/a"), PathBuf::from("/b")]);
@@ -215,7 +214,7 @@ fn what_a_verb_does_not_read_cannot_fail_it() {
 }
 
 #[test]
-fn del_bears_malformed_arguments() {
+fn del_tolerates_malformed_arguments() {
     let variables = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0"), ("CNI_ARGS", "x")];
     let environment = read(Command::Del, &variables).unwrap();
     assert!(matches!(environment.args, Err(Error::Args { .. })));
@@ -223,7 +222,7 @@ fn del_bears_malformed_arguments() {
 }
 
 #[test]
-fn the_override_is_1_or_true() {
+fn the_netns_override_is_1_or_true() {
     for (value, expected) in [("1", true), ("TRUE", true), ("true", true), ("0", false), ("yes", false), ("", false)] {
         let environment = read(Command::Status, &[("CNI_NETNS_OVERRIDE", value)]).unwrap();
         assert_eq!(environment.netns_override, expected, "{value:?}");
@@ -231,7 +230,7 @@ fn the_override_is_1_or_true() {
 }
 
 #[test]
-fn only_paths_need_no_unicode() {
+fn only_paths_may_contain_invalid_utf_8() {
     let lookup = |name: &str| match name {
         "CNI_CONTAINERID" => Some("c1".into()),
         "CNI_IFNAME" => Some(OsString::from_vec(vec![b'e', 0xff])),
@@ -243,7 +242,7 @@ fn only_paths_need_no_unicode() {
 }
 
 #[test]
-fn bytes_that_are_no_text_spoil_one_value_of_the_arguments() {
+fn invalid_utf_8_in_arguments_affects_one_value() {
     let lookup = |name: &str| match name {
         "CNI_CONTAINERID" => Some("c1".into()),
         "CNI_IFNAME" => Some("eth0".into()),
@@ -259,7 +258,7 @@ fn bytes_that_are_no_text_spoil_one_value_of_the_arguments() {
 }
 
 #[test]
-fn the_verb_is_known_or_nobody_asked() {
+fn the_verb_is_known_or_absent() {
     let command =
         |value: &'static str| Environment::command(&move |name| (name == "CNI_COMMAND").then(|| value.into()));
     assert_eq!(command("ADD").unwrap(), Some(Command::Add));
@@ -269,9 +268,10 @@ fn the_verb_is_known_or_nobody_asked() {
     }
 }
 
-/// The conventions have a list. Podman 4 sends an object of one list, by the network's name.
+/// The conventions define a list. Podman 4 sends an object with one list, keyed by the network's
+/// name.
 #[test]
-fn aliases_are_understood_in_both_forms() {
+fn aliases_are_read_in_both_forms() {
     let asked = |aliases: Value| with("runtimeConfig", json!({ "aliases": aliases })).net_conf();
     for aliases in [json!(["db", "0123456789ab"]), json!({ "dbnet": ["db", "0123456789ab"] })] {
         assert_eq!(asked(aliases).unwrap().runtime_config.aliases, ["db", "0123456789ab"]);
@@ -305,7 +305,7 @@ fn every_capability_of_the_conventions_is_typed() {
     assert_eq!((asked.port_mappings[1].container_port, asked.bandwidth.as_ref().unwrap().egress_rate), (5353, 4096));
     assert_eq!(asked.ip_ranges[0][0].range_end, Some("10.1.2.99".parse().unwrap()));
     assert_eq!(asked.other.keys().collect::<Vec<_>>(), ["org.example.colour"]);
-    // Nothing is lost on the way through, but that an address says its prefix length.
+    // The round trip preserves everything, and adds the prefix length of an address.
     let mut expected = runtime_config;
     expected["ips"][1] = json!("3ffe:ffff:0:1ff::1/128");
     assert_eq!(serde_json::to_value(&asked).unwrap(), expected);
