@@ -1,12 +1,12 @@
 use cnikit::netlink::Socket;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink, sendto, socket_with};
 
-use crate::support::Bed;
+use crate::support::Fixture;
 
 /// Whoever may administer a namespace can send to the sockets in it: a pod to those that the plugin opens there.
 #[test]
 fn what_the_kernel_did_not_say_is_not_heard() {
-    let Some(bed) = Bed::new() else { return };
+    let Some(fixture) = Fixture::new() else { return };
     let forge = |port: u32, words: &[u32]| {
         // Without a protocol it is NETLINK_ROUTE.
         let forger = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).unwrap();
@@ -19,9 +19,9 @@ fn what_the_kernel_did_not_say_is_not_heard() {
     let end = [20, 3, 1, 0, 0];
     let short = [3, 2, 1, 0];
     for forged in [&refusal[..], &end, &short] {
-        let socket = bed.pod.socket().unwrap();
+        let socket = fixture.pod.socket().unwrap();
         let port = port(&socket);
-        bed.pod.run(|| forge(port, forged)).unwrap();
+        fixture.pod.run(|| forge(port, forged)).unwrap();
         assert_eq!(socket.links().unwrap().len(), 1, "lo: {forged:?}");
     }
 }

@@ -2,12 +2,13 @@
 #![cfg(feature = "netlink")]
 
 mod addresses;
+mod background;
 mod cost;
 mod forged;
 mod links;
 mod netns;
 mod nftables;
-mod nowait;
+
 mod peers;
 mod ports;
 mod probe;

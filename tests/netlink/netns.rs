@@ -7,7 +7,7 @@ use cnikit::{
 
 use cnikit_testbed::tool;
 
-use crate::support::Bed;
+use crate::support::Fixture;
 
 #[test]
 fn what_is_no_network_namespace_is_told_apart() {
@@ -46,20 +46,20 @@ fn identity_follows_the_namespace_and_not_the_path() {
     let same = Netns::open("/proc/self/ns/net").expect("own namespace by its path");
     assert_eq!(own.id(), same.id());
 
-    let Some(bed) = Bed::new() else { return };
-    assert_ne!(bed.host.id(), own.id());
-    assert_ne!(bed.host.id(), bed.pod.id());
-    let inside = bed.pod.run(Netns::current).expect("enter").expect("look");
-    assert_eq!(inside.id(), bed.pod.id());
+    let Some(fixture) = Fixture::new() else { return };
+    assert_ne!(fixture.host.id(), own.id());
+    assert_ne!(fixture.host.id(), fixture.pod.id());
+    let inside = fixture.pod.run(Netns::current).expect("enter").expect("look");
+    assert_eq!(inside.id(), fixture.pod.id());
 }
 
 #[test]
 fn the_caller_stays_where_it_was() {
-    let Some(bed) = Bed::new() else { return };
+    let Some(fixture) = Fixture::new() else { return };
     let before = Netns::current().expect("own namespace").id();
-    bed.pod.run(|| ()).expect("enter");
+    fixture.pod.run(|| ()).expect("enter");
     let panicked = panic::catch_unwind(panic::AssertUnwindSafe(|| {
-        bed.pod.run(|| panic!("inside")).expect("enter");
+        fixture.pod.run(|| panic!("inside")).expect("enter");
     }));
     let message = panicked.expect_err("the panic comes through");
     assert_eq!(message.downcast_ref::<&str>(), Some(&"inside"));

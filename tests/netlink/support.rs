@@ -11,14 +11,14 @@ use serde_json::Value;
 pub(crate) const BRIDGE_MAC: MacAddr = MacAddr::new([0x02, 0, 0, 0, 0, 0xb0]);
 
 /// The two namespaces of a test. They are gone when the value is.
-pub(crate) struct Bed {
+pub(crate) struct Fixture {
     pub(crate) host: Netns,
     pub(crate) pod: Netns,
     pub(crate) on_host: Socket,
     pub(crate) in_pod: Socket,
 }
 
-impl Bed {
+impl Fixture {
     /// None, with the reason on stderr, where the process may not make namespaces.
     pub(crate) fn new() -> Option<Self> {
         let host = match Netns::create() {

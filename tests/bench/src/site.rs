@@ -15,19 +15,19 @@ pub(crate) struct Site<B> {
 type Job<B> = Box<dyn FnOnce(&Host, &mut B) + Send>;
 
 impl<B: 'static> Site<B> {
-    /// Starts a host; `bed` makes, on it, what jobs work with. It ends with this value.
+    /// Starts a host; `fixture` makes, on it, what jobs work with. It ends with this value.
     pub(crate) fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         name: &str,
-        bed: impl FnOnce(&Host) -> B + Send + 'scope,
+        fixture: impl FnOnce(&Host) -> B + Send + 'scope,
     ) -> Self {
         let (jobs, queue) = channel::<Job<B>>();
         let work = move || {
             host(|host| {
                 // The bridges stay, and the reference plugins leave more. All of it goes with the namespace.
                 host.keep("");
-                let mut bed = bed(host);
-                serve(host, &mut bed, queue);
+                let mut fixture = fixture(host);
+                serve(host, &mut fixture, queue);
             });
         };
         Builder::new().name(name.to_owned()).spawn_scoped(scope, work).expect("a thread can be started");
@@ -42,8 +42,8 @@ impl<B: 'static> Site<B> {
     pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce(&Host, &mut B) -> T + Send + 'static) -> T {
         interrupt::check();
         let (answer, result) = channel();
-        let job: Job<B> = Box::new(move |host, bed| {
-            let _ = answer.send(job(host, bed));
+        let job: Job<B> = Box::new(move |host, fixture| {
+            let _ = answer.send(job(host, fixture));
         });
         let sent = self.jobs.send(job).ok().and_then(|()| result.recv().ok());
         sent.unwrap_or_else(|| {
@@ -53,8 +53,8 @@ impl<B: 'static> Site<B> {
     }
 }
 
-fn serve<B>(host: &Host, bed: &mut B, queue: Receiver<Job<B>>) {
+fn serve<B>(host: &Host, fixture: &mut B, queue: Receiver<Job<B>>) {
     for job in queue {
-        job(host, bed);
+        job(host, fixture);
     }
 }

@@ -15,7 +15,7 @@ use crate::site::Site;
 use crate::tables;
 
 use self::load::Measured;
-use self::path::{Bed, Path};
+use self::path::{Fixture, Path};
 
 /// What is tried by each way in each round, and how long in a quick run; else it takes five times as long.
 const LOADS: [(Load, Duration); 4] = [
@@ -48,20 +48,20 @@ pub(crate) fn run(options: &NetOptions) {
 /// Measures with so many pods.
 fn measure(options: &NetOptions, contestants: &[Contestant], pods: usize) -> Vec<Figure> {
     thread::scope(|scope| {
-        let sites: Vec<(&str, Site<Bed>)> = Path::ALL
+        let sites: Vec<(&str, Site<Fixture>)> = Path::ALL
             .into_iter()
             .filter_map(|path| {
                 let contestant = path.contestant();
                 let plugin = contestants.iter().find(|one| Some(one.name) == contestant);
                 let network = plugin.map(|plugin| path.network(plugin));
                 let is_there = contestant.is_none() || network.is_some();
-                let site = || Site::start(scope, path.name(), move |host| Bed::new(host, path, network, pods));
+                let site = || Site::start(scope, path.name(), move |host| Fixture::new(host, path, network, pods));
                 is_there.then(|| (path.name(), site()))
             })
             .collect();
         for (name, site) in &sites {
             eprintln!("{name}, with {pods} pods");
-            site.run(|host, bed: &mut Bed| bed.assert_way(host));
+            site.run(|host, fixture: &mut Fixture| fixture.assert_way(host));
         }
 
         let rounds = options.common.rounds(3, 15);
@@ -73,12 +73,12 @@ fn measure(options: &NetOptions, contestants: &[Contestant], pods: usize) -> Vec
                 // Who is first changes, as what went before may leave traces.
                 for place in 0..sites.len() {
                     let at = (round + place) % sites.len();
-                    samples[at].1.extend(sites[at].1.run(move |_, bed| load(bed.ends(), time * factor)));
+                    samples[at].1.extend(sites[at].1.run(move |_, fixture| load(fixture.ends(), time * factor)));
                 }
             }
         }
         for (_, site) in &sites {
-            site.run(|host, bed| bed.assert_way(host));
+            site.run(|host, fixture| fixture.assert_way(host));
         }
         samples.iter().flat_map(|samples| figures(samples, pods)).collect()
     })

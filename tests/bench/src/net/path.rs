@@ -27,7 +27,7 @@ pub(super) enum Path {
 }
 
 /// A way with both its ends.
-pub(super) struct Bed {
+pub(super) struct Fixture {
     path: Path,
     /// Holds the other pods.
     _network: Option<Network>,
@@ -80,7 +80,7 @@ impl Path {
     }
 }
 
-impl Bed {
+impl Fixture {
     /// Makes, on a fresh host, the pods and the way between the last two of them.
     pub(super) fn new(host: &Host, path: Path, mut network: Option<Network>, pods: usize) -> Self {
         let setting = u8::from(path.has_br_netfilter());

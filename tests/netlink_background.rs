@@ -102,9 +102,9 @@ fn run(caller: &mut Command) {
 #[ignore = "run by the tests above"]
 fn a_caller() {
     let Some(record) = given_record() else { return };
-    let bed = Bed::new();
-    let veth = bed.veth(0);
-    bed.host.socket().expect("open a socket").delete_link_nowait(veth.host, &record).expect("delete");
+    let fixture = Fixture::new();
+    let veth = fixture.veth(0);
+    fixture.host.socket().expect("open a socket").delete_link_nowait(veth.host, &record).expect("delete");
     let children = wait(WaitOptions::NOHANG);
     assert_eq!(children.expect_err("there is no child"), rustix::io::Errno::CHILD, "nobody is left to be waited for");
 }
@@ -115,10 +115,10 @@ fn a_caller() {
 fn a_subreaper() {
     let Some(record) = given_record() else { return };
     set_child_subreaper(Some(getpid())).expect("become a subreaper");
-    let bed = Bed::new();
+    let fixture = Fixture::new();
     let delete = |number| {
-        let veth = bed.veth(number);
-        bed.host.socket().expect("open a socket").delete_link_nowait(veth.host, &record).expect("delete");
+        let veth = fixture.veth(number);
+        fixture.host.socket().expect("open a socket").delete_link_nowait(veth.host, &record).expect("delete");
     };
     thread::scope(|scope| {
         for number in 0..8 {
@@ -140,12 +140,12 @@ fn given_record() -> Option<OrphanRecord> {
 }
 
 /// A host and a pod.
-struct Bed {
+struct Fixture {
     host: Netns,
     pod: Netns,
 }
 
-impl Bed {
+impl Fixture {
     fn new() -> Self {
         let create = || Netns::create().expect("create a namespace");
         Self { host: create(), pod: create() }
