@@ -1,5 +1,5 @@
-//! No verb leaves a descriptor behind. A binary of its own: other tests would open theirs
-//! meanwhile.
+//! No operation leaks a descriptor. This test is its own binary, because it counts the descriptors
+//! of the process, and other tests would open descriptors at the same time.
 #![cfg(feature = "netlink")]
 
 use cnikit::{

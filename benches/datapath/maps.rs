@@ -1,4 +1,4 @@
-//! Rows of the maps, one by one and all at once.
+//! Map entries, one by one and in batches.
 
 use std::cell::RefCell;
 use std::fs;
@@ -14,10 +14,10 @@ use criterion::{BenchmarkGroup, Criterion};
 
 use crate::raw::{self, Row};
 
-/// How many rows are worked through between two looks at the clock.
+/// The number of entries between two reads of the clock.
 const ROWS: u64 = 1_024;
 
-/// A way to the rows of both maps.
+/// An implementation of the access to both maps.
 trait Access {
     const NAME: &'static str;
     fn insert(&self, address: IpAddr, port: Endpoint);
@@ -34,17 +34,17 @@ struct Cnikit {
     counters: CounterMap,
 }
 
-/// The same by system calls, with one buffer for all CPUs that is used again and again.
+/// The same with system calls, and with one reused buffer for all CPUs.
 struct Raw {
     ports: OwnedFd,
     counters: OwnedFd,
     per_cpu: RefCell<Vec<Counters>>,
 }
 
-/// `struct pod_counters` of `bpf/cni_tc.h`: of which the first two are `tx_packets` and `tx_bytes`.
+/// `struct pod_counters` of `bpf/cni_tc.h`. The first two members are `tx_packets` and `tx_bytes`.
 type Counters = [u64; 6];
 
-/// `struct pod_port` of the same.
+/// `struct pod_port` of the same header.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Port {
@@ -147,7 +147,7 @@ fn port(number: u64) -> Endpoint {
     Endpoint { ifindex: number as u32 + 1, mac: MacAddr::new([0x02, 0, 0, 0, octets[6], octets[7]]) }
 }
 
-/// Measures `timed` for one row after the other; `before` and `after` are outside the clock.
+/// Measures `timed` for one entry after the other. `before` and `after` are not measured.
 fn rows(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
@@ -173,7 +173,8 @@ fn rows(
     });
 }
 
-/// Runs `measure` with each way in; the other one sets the scene and checks what was done.
+/// Runs `measure` with each implementation. The other implementation prepares the entries and
+/// checks the results.
 macro_rules! both {
     ($group:ident, $cnikit:expr, $raw:expr, $measure:ident) => {
         $measure(&mut $group, $cnikit, $raw);
@@ -182,7 +183,7 @@ macro_rules! both {
     };
 }
 
-/// Runs the benchmarks on the maps of a datapath, which have no rows.
+/// Runs the benchmarks on the maps of a datapath without entries.
 pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
     let (ports, counters) = (datapath.open_endpoints().expect("a pin"), datapath.open_counters().expect("a pin"));
     let (cnikit, raw) = (Cnikit { ports, counters }, Raw::open(&datapath.directory()));
@@ -207,7 +208,7 @@ pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
     both!(group, &cnikit, &raw, forget);
 }
 
-/// Time is of one row, though all of them go by one call.
+/// The time is per entry, though one call processes all entries.
 fn insert_batch(group: &mut BenchmarkGroup<'_, WallTime>, raw: &Raw) {
     let keys: Vec<[u8; 4]> = (0..ROWS).map(|number| key(address(number))).collect();
     let values: Vec<Port> = (0..ROWS).map(|number| Port::from(port(number))).collect();
@@ -224,7 +225,7 @@ fn insert_batch(group: &mut BenchmarkGroup<'_, WallTime>, raw: &Raw) {
     });
 }
 
-/// All addresses and whose they are. Time is of one row.
+/// All addresses and their ports. The time is per entry.
 fn list(group: &mut BenchmarkGroup<'_, WallTime>, cnikit: &Cnikit, raw: &Raw) {
     (0..ROWS).for_each(|number| raw.insert(address(number), port(number)));
     let one_by_one = || {
@@ -235,7 +236,8 @@ fn list(group: &mut BenchmarkGroup<'_, WallTime>, cnikit: &Cnikit, raw: &Raw) {
         assert_eq!(rows.len() as u64, ROWS);
     };
     let batch = || {
-        // A bucket that does not fit into what is left ends the call, so there is room to spare.
+        // A bucket that does not fit into the remaining buffer ends the call, so the buffer has
+        // spare room.
         let mut rows = vec![([0; 4], Port::from(port(0))); 2 * ROWS as usize];
         assert_eq!(raw::look_up_batch(&raw.ports, &mut rows), ROWS as usize);
     };
@@ -258,7 +260,7 @@ fn time(work: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
-/// What `iterations` rows take where whole batches were measured.
+/// The time of `iterations` entries, from a measurement of whole batches.
 fn per_row(taken: Duration, batches: u64, iterations: u64) -> Duration {
     taken.mul_f64(iterations as f64 / (batches * ROWS) as f64)
 }

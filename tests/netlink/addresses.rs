@@ -25,7 +25,7 @@ fn addresses_of_both_families() {
     let own = fixture.in_pod.addresses(eth1).expect("list");
     assert_eq!(own[0], v4);
     assert!(own.contains(&v6), "{own:?}");
-    // The third is the link-local address that the kernel gives.
+    // The third is the link-local address from the kernel.
     assert!(own.len() <= 3, "{own:?}");
     assert_eq!(fixture.in_pod.addresses(LOOPBACK_INDEX).expect("list"), []);
 }
@@ -113,7 +113,7 @@ fn routes_of_both_families() {
 fn a_route_that_is_there_is_told_apart() {
     let Some(fixture) = Fixture::new() else { return };
     let eth1 = up_pair(&fixture);
-    // Host bits are cleared: the kernel refuses them.
+    // Host bits are cleared, because the kernel rejects them.
     for dst in [net("192.0.2.77/24"), net("fd00:96::77/64")] {
         let route = Route::new(dst, eth1);
         fixture.in_pod.add_route(&route).expect("add");
@@ -150,7 +150,7 @@ fn what_somebody_else_added_can_be_deleted_and_what_is_absent_too() {
     let eth1 = up_pair(&fixture);
     let address = net("10.22.0.5/24");
     fixture.in_pod.add_address(eth1, address).expect("add");
-    // By another protocol, and in another scope, than this library's routes.
+    // With another protocol and another scope than this library's routes.
     run(&fixture.pod, "ip route add 10.96.0.0/12 via 10.22.0.1 proto boot");
     run(&fixture.pod, "ip route add 10.97.0.0/16 dev eth1 scope global proto 99");
     for route in ["10.96.0.0/12", "10.97.0.0/16"].map(|dst| Route::new(net(dst), eth1)) {

@@ -1,4 +1,4 @@
-//! Deletions that leave the waiting to another process.
+//! Deletions that leave the wait to another process.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,7 +8,8 @@ use tempfile::TempDir;
 
 use crate::support::{Fixture, json, name, pair};
 
-/// Records that no other deletion has: each leaves a process behind, whether or not orphans are reaped here.
+/// A record for each deletion, so that each leaves a process behind, whether or not orphans are
+/// reaped here.
 struct Records(TempDir, AtomicU32);
 
 impl Records {
@@ -73,7 +74,7 @@ fn the_socket_stays_of_use() {
     let ends = [1, 2, 3].map(|number| fixture.veth(number, None));
     for ends in &ends {
         fixture.on_host.delete_link_nowait(ends.host, &records.another()).expect("delete");
-        // The acknowledgement of the deletion arrives among the answers to these.
+        // The acknowledgement of the deletion arrives among the answers to these requests.
         assert!(fixture.on_host.links().expect("list").iter().all(|link| link.index != ends.host));
     }
     fixture.on_host.delete_link(ends[0].host).expect("it is gone");

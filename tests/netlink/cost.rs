@@ -10,7 +10,7 @@ use crate::support::{Fixture, pair};
 
 const ROUNDS: usize = 50;
 
-/// What the netlink steps of an ADD and a DEL cost, each on a namespace of its own.
+/// The cost of the netlink steps of an ADD and a DEL, each with its own namespaces.
 #[test]
 #[ignore = "a measurement: --ignored --nocapture, in release mode, on a machine that is idle"]
 fn cost_of_the_steps() {
@@ -66,7 +66,7 @@ fn cost_of_the_steps() {
     }
 }
 
-/// What a DEL waits for, by either verb.
+/// The wait of a DEL with either method.
 #[test]
 #[ignore = "a measurement: --ignored --nocapture, in release mode, on a machine that is idle"]
 fn cost_of_a_deletion() {
@@ -74,7 +74,7 @@ fn cost_of_a_deletion() {
     let bridge = fixture.bridge();
     let dir = tempfile::tempdir().expect("a directory");
     let records = Cell::new(0);
-    // Each with a record of its own: whether orphans are reaped here is not what this is about.
+    // Each deletion has its own record, because the measurement must not depend on the reaper here.
     let in_background = |socket: &Socket, index| {
         let record = OrphanRecord::new(dir.path().join(records.replace(records.get() + 1).to_string()));
         socket.delete_link_nowait(index, &record)
@@ -91,7 +91,7 @@ fn cost_of_a_deletion() {
                 let start = Instant::now();
                 delete(&fixture.on_host, indexes.host).expect("delete");
                 let time = start.elapsed();
-                // The kernel is still at it.
+                // The kernel still works on the last deletion.
                 thread::sleep(Duration::from_millis(40));
                 time
             })

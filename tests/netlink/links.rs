@@ -17,7 +17,7 @@ fn a_bridge_keeps_its_address_when_ports_come() {
     assert!(flags(&seen).contains(&value!("UP")));
 
     let mut port = pair(1, &fixture.pod).mtu(1400).master(bridge);
-    // Lower than the bridge's: without a pinned address the bridge would take it.
+    // Lower than the bridge's MAC: without a fixed MAC, the bridge would take this one.
     port.host.mac = cnikit::spec::MacAddr::new([0x02, 0, 0, 0, 0, 0x01]);
     fixture.on_host.create_veth(&port).expect("create a port");
     let seen = link(&fixture.host, "cbr0");
@@ -42,7 +42,7 @@ fn a_bridge_asks_who_listens_to_multicast_unless_it_is_told_not_to() {
 fn a_veth_pair_is_complete_when_it_appears() {
     let Some(fixture) = Fixture::new() else { return };
     let bridge = fixture.bridge();
-    // Other links first, so that the indexes of the two ends differ.
+    // Other links come first, so that the indexes of the two ends differ.
     fixture.veth(1, None);
     fixture.on_host.create_bridge(&BridgeSpec::new(name("other"))).expect("create other");
 
@@ -117,7 +117,7 @@ fn a_pair_that_cannot_join_its_bridge_is_not_left_behind() {
 #[test]
 fn a_missing_capability_is_named() {
     let Some(fixture) = Fixture::new() else { return };
-    // Capabilities belong to the thread.
+    // Capabilities belong to a thread.
     let error = std::thread::spawn(move || {
         let none = CapabilitySet::empty();
         let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
@@ -207,7 +207,7 @@ fn a_refusal_names_the_operation_and_carries_the_kernels_words() {
     let port = BridgePort::default().hairpin(true);
     let error = fixture.on_host.set_bridge_port(alone, port).expect_err("it is no port");
     assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{error}");
-    // An error in between leaves the socket usable.
+    // The socket works after an error.
     assert_eq!(fixture.on_host.links().expect("list").len(), 3);
 }
 
@@ -258,7 +258,7 @@ fn loopback_has_its_fixed_index() {
     assert_eq!((lo.name, lo.kind), (name("lo"), None));
 }
 
-/// Makes the bridges `br0`, `br1` and so on, by one process.
+/// Creates the bridges `br0`, `br1` and so on with one process.
 fn bridges(host: &Netns, count: usize) {
     let batch: String = (0..count).map(|n| format!("link add br{n} type bridge\n")).collect();
     let file = tempfile::NamedTempFile::new().expect("temporary file");

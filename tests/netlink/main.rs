@@ -1,4 +1,4 @@
-//! The netlink verbs against a real kernel, checked by what `ip`, `tc` and `bridge` see.
+//! The netlink operations on a real kernel, checked with `ip`, `tc` and `bridge`.
 #![cfg(feature = "netlink")]
 
 mod addresses;

@@ -16,7 +16,7 @@ fn what_is_no_network_namespace_is_told_apart() {
     assert!(matches!(missing, Error::NetnsMissing { .. }), "{missing:?}");
     assert_eq!(missing.code(), ErrorCode::INVALID_NETNS);
 
-    // What `/run/netns/<name>` is once its mount is gone.
+    // The file `/run/netns/<name>` after its mount is gone.
     let file = directory.path().join("file");
     fs::write(&file, "").expect("write a file");
     let error = Netns::open(&file).expect_err("a file is no namespace");
@@ -25,7 +25,7 @@ fn what_is_no_network_namespace_is_told_apart() {
     let error = Netns::open("/proc/self/ns/mnt").expect_err("a mount namespace");
     assert!(matches!(error, Error::NotNetns { .. }), "{error:?}");
 
-    // A process that ended.
+    // A process that has ended.
     let error = Netns::open("/proc/4194305/ns/net").expect_err("above the greatest pid");
     assert!(matches!(error, Error::NetnsMissing { .. }), "{error:?}");
 }
@@ -66,7 +66,8 @@ fn the_caller_stays_where_it_was() {
     assert_eq!(Netns::current().expect("own namespace").id(), before);
 }
 
-/// Who is root of a user namespace alone may enter the network namespaces of that, and not its own again.
+/// A process that is root only in a user namespace may enter the network namespaces of that user
+/// namespace. It may not enter its own network namespace again.
 #[test]
 fn a_caller_that_could_not_return_stays_too() {
     if !tool("unshare") {

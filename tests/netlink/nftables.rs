@@ -1,4 +1,4 @@
-//! Tables, chains and rules, as nft(8) reads them.
+//! Tables, chains and rules as nft(8) reads them.
 
 use std::{process::Command, time::Instant};
 
@@ -31,20 +31,20 @@ fn with_chain(chain: &Chain) -> Batch {
     Batch::new().ensure_table(&chain.table()).ensure_chain(chain)
 }
 
-/// Everything that nft lists of one kind, such as `rule`.
+/// All objects of one kind that nft lists, such as `rule`.
 fn listed(netns: &Netns, kind: &str) -> Vec<Value> {
     let ruleset = json(netns, "nft -j list ruleset");
     let all = ruleset["nftables"].as_array().expect("a list");
     all.iter().filter_map(|object| object.get(kind).cloned()).collect()
 }
 
-/// The rules of a table as nft lists them: what they do, and their comments.
+/// The rules of a table as nft lists them: expressions and comments.
 fn rules(netns: &Netns, table: &str) -> Vec<[Value; 2]> {
     let rules = listed(netns, "rule").into_iter().filter(|rule| rule["table"] == table);
     rules.map(|rule| ["expr", "comment"].map(|key| rule[key].clone())).collect()
 }
 
-/// Rules that this library makes read like those that nft makes of its own language.
+/// Rules of this library read like rules that nft creates from its own language.
 #[track_caller]
 fn assert_reads(family: Family, chain: fn(&Table) -> Chain, hook: &str, rules_and_words: Vec<(Rule, &str)>) {
     let Some(fixture) = Fixture::new() else { return };
@@ -95,7 +95,7 @@ fn masquerading_reads_as_in_nft() {
             masquerade(PortRandomization::Kept).matching(Match::source(prefix("fd00::7/128"))),
             "ip6 saddr fd00::7 masquerade",
         ),
-        // Bits beyond the prefix are of no matter.
+        // Bits beyond the prefix are ignored.
         (
             masquerade(PortRandomization::Kept).matching(Match::source(prefix("10.99.3.4/17"))),
             "ip saddr 10.99.0.0/17 masquerade",
@@ -121,7 +121,8 @@ fn filters_read_as_in_nft() {
     assert_reads(Family::Inet, forward, "type filter hook forward priority -7", rules);
 }
 
-/// In a table of IPv4, a condition on an IPv6 address holds for nothing, instead of for some other bytes of the packet.
+/// In an IPv4 table, a condition on an IPv6 address matches no packet. It must not match other
+/// bytes of the packet.
 #[test]
 fn the_other_familys_addresses_match_nothing() {
     let Some(fixture) = Fixture::new() else { return };
@@ -152,7 +153,7 @@ fn a_batch_is_made_as_a_whole_or_not_at_all() {
     assert!(error.to_string().starts_with("append a rule to the nftables chain inet mine lost"), "{error}");
     assert_eq!(listed(&fixture.host, "table"), [Value::Null; 0]);
 
-    // The socket is of use after a failure.
+    // The socket works after a failure.
     nftables.commit(&with_chain(&chain)).expect("commit");
     nftables.commit(&Batch::new()).expect("nothing to do");
     assert_eq!(listed(&fixture.host, "chain").len(), 1);
@@ -266,7 +267,7 @@ fn names_that_are_too_long_are_refused() {
     assert_eq!((error.raw_os_error(), error.code()), (Some(libc::ERANGE), ErrorCode::IO));
 }
 
-/// What a plugin does with each ADD: a socket, and a look at the rules of a network.
+/// The steps of a plugin at each ADD: open a socket and list the rules of a network.
 #[test]
 #[ignore = "a measurement: --ignored --nocapture, in release mode, on a machine that is idle"]
 fn cost_of_a_look() {

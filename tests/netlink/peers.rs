@@ -11,7 +11,7 @@ use crate::support::{Fixture, link, name, pair, run};
 #[test]
 fn the_other_end_is_found_in_its_namespace() {
     let Some(fixture) = Fixture::new() else { return };
-    // Of one number on either side: the bridge here, the other end there.
+    // Both ends have the same index: the bridge in this namespace, the other end in the pod.
     let bridge = fixture.bridge();
     let indexes = fixture.veth(1, None);
     assert_eq!(indexes.peer, bridge);
@@ -20,7 +20,7 @@ fn the_other_end_is_found_in_its_namespace() {
     let seen = link(&fixture.pod, "eth1");
     assert_eq!((seen["ifindex"].as_u64(), &seen["ifname"]), (Some(peer.index.into()), &"eth1".into()));
     assert_eq!(seen["address"], peer.mac.expect("a MAC").to_string());
-    // And the other way.
+    // The reverse direction.
     let inside = fixture.in_pod.link_by_name(&name("eth1")).expect("a look").expect("a link");
     let back = fixture.in_pod.peer(&inside).expect("a look").expect("the other end");
     assert_eq!((back.index, back.name, back.mac), (veth.index, veth.name, veth.mac));
@@ -56,7 +56,7 @@ fn what_is_gone_is_none() {
 
 #[test]
 fn a_process_without_privileges_is_refused() {
-    // The thread keeps what it gives up.
+    // The thread drops its capabilities for good.
     std::thread::spawn(refused).join().expect("the thread passes");
 }
 
@@ -86,7 +86,7 @@ fn a_program_in_driver_mode_is_told_from_one_in_generic_mode() {
         let id = link(&fixture.pod, "eth1")["xdp"]["prog"]["id"].as_u64().expect("ip shows the program");
         assert_eq!(found().map(u64::from), is_found.then_some(id), "mode {mode}");
         drop(attached);
-        // A process that another test starts may hold a copy of the descriptor for a moment.
+        // A process of another test may hold a copy of the descriptor for a moment.
         let is_detached = || link(&fixture.pod, "eth1")["xdp"].is_null();
         eventually("the program to be detached", Duration::from_secs(5), is_detached);
     }

@@ -1,4 +1,4 @@
-//! Ports of a bridge: their index, their flags, their entries in the forwarding database.
+//! Bridge ports: index, flags, and entries in the forwarding database.
 
 use std::{net::UdpSocket, thread, time::Duration};
 
@@ -97,9 +97,10 @@ fn entries_of_the_forwarding_database() {
     fixture.on_host.set_fdb(veth, peer_mac(1)).expect("add before the port forwards");
     let own = entry(&fixture, "veth1", peer_mac(1)).expect("entry");
     assert_eq!((&own["state"], &own["master"]), (&"static".into(), &"cbr0".into()));
-    // Else what the peer sends of itself would be learnt.
+    // Otherwise the bridge would learn the frames that the peer sends by itself.
     fixture.on_host.set_bridge_port(veth, BridgePort::default().learning(false)).expect("set");
-    // One that ages is taken at a port that forwards, which it does some time after its peer comes up.
+    // Only a forwarding port accepts an aging entry. The port forwards some time after its peer
+    // comes up.
     fixture.in_pod.set_up(ends.peer).expect("bring the peer up");
     let forwards = || link(&fixture.host, "veth1")["linkinfo"]["info_slave_data"]["state"] == "forwarding";
     eventually("the port to forward", Duration::from_secs(5), forwards);
@@ -110,7 +111,7 @@ fn entries_of_the_forwarding_database() {
     let expected = [(host_mac(1), FdbState::Permanent), (peer_mac(1), FdbState::Static), (learnt, FdbState::Dynamic)];
     assert_eq!(own, expected);
 
-    // What was learnt stays from then on, and what is elsewhere comes here.
+    // The learned entry now stays, and the entry at the other port moves here.
     fixture.on_host.set_fdb(veth, learnt).expect("in the place of one that ages");
     assert!(entries(&fixture, veth).contains(&(learnt, FdbState::Static)));
     fixture.on_host.set_fdb(other, learnt).expect("in the place of one at another port");
@@ -147,7 +148,7 @@ fn entries_go_with_their_port() {
 
 #[test]
 fn a_port_that_is_not_flooded_is_reached_by_its_entry() {
-    // More than whatever else the two ends say to each other.
+    // More frames than all other traffic between the two ends.
     const FRAMES: u64 = 100;
     let Some(fixture) = Fixture::new() else { return };
     let bridge = fixture.bridge();
@@ -169,7 +170,7 @@ fn a_port_that_is_not_flooded_is_reached_by_its_entry() {
             }
         };
         fixture.pod.run(send).expect("enter");
-        // Frames to a veth are delivered by a softirq.
+        // A softirq delivers frames to a veth.
         thread::sleep(Duration::from_millis(50));
         received(&fixture) - before
     };
@@ -187,7 +188,7 @@ fn entries(fixture: &Fixture, port: u32) -> Vec<(MacAddr, FdbState)> {
     entries.iter().filter(|entry| entry.vlan.is_none()).map(|entry| (entry.mac, entry.state)).collect()
 }
 
-/// What `bridge` shows of an address at a port.
+/// The output of `bridge` for an address at a port.
 fn entry(fixture: &Fixture, port: &str, mac: MacAddr) -> Option<Value> {
     let entries = json(&fixture.host, &format!("bridge -j fdb show dev {port}"));
     let entries = entries.as_array().expect("entries");

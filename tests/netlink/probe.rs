@@ -1,4 +1,4 @@
-//! Machines that have an address, found by another machine's own kernel.
+//! Machines that use an address, detected through the kernel of another machine.
 
 use std::{
     net::IpAddr,
@@ -12,7 +12,7 @@ use crate::support::{Fixture, host_mac, name, peer_mac, run};
 const V4: &str = "192.0.2.1";
 const V6: &str = "2001:db8::1";
 
-/// A pair between host and pod, both ends up; the host's end is `veth1`.
+/// A pair between host and pod, both ends up. The host's end is `veth1`.
 fn wired() -> Option<Fixture> {
     let fixture = Fixture::new()?;
     fixture.veth(1, None);
@@ -20,7 +20,7 @@ fn wired() -> Option<Fixture> {
     Some(fixture)
 }
 
-/// All answers that come in on the host's end.
+/// All answers that arrive at the host's end.
 fn answers(fixture: &Fixture, addresses: &[&str], ignored: &[cnikit::spec::MacAddr]) -> Result<Vec<AddressAnswer>> {
     let link = fixture.on_host.link_by_name(&name("veth1")).expect("look up").expect("veth1");
     let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().expect("an address")).collect();
@@ -44,7 +44,7 @@ fn a_machine_answers_for_its_addresses_at_once() {
     assert!(found.iter().all(|answer| answer.mac == peer_mac(1)), "{found:?}");
 }
 
-/// A probe tells nobody anything: RFC 5227, section 1.1.
+/// A probe changes no neighbor table: RFC 5227, section 1.1.
 #[test]
 fn a_probe_leaves_no_trace_with_the_machine() {
     let Some(fixture) = wired() else { return };

@@ -1,4 +1,4 @@
-//! The uplink, and all that a route of a CNI result can carry.
+//! The uplink, and all fields of a CNI result's route.
 
 use cnikit::{
     netlink::{Netns, Route},
@@ -125,7 +125,7 @@ fn routes_by_next_hop_objects_are_listed_with_their_hops() {
     }
 }
 
-/// RFC 8950: an IPv6 router may be the next hop of IPv4.
+/// RFC 8950: an IPv6 router may be the next hop of an IPv4 route.
 #[test]
 fn an_ipv4_route_may_go_by_an_ipv6_router() {
     let Some(fixture) = Fixture::new() else { return };
@@ -152,7 +152,7 @@ fn an_ipv4_route_may_go_by_an_ipv6_router() {
     let first = Some("10.22.0.1".parse().expect("address"));
     assert_eq!(by(fixture.on_host.all_routes().expect("list"), "10.144.0.0/12"), (first, up0));
 
-    // What is compared is the next hop as well: by another one, there is no such route.
+    // The next hop is compared too: there is no such route with another next hop.
     fixture
         .on_host
         .delete_route(&Route::new(net("10.96.0.0/12"), up2).via("fd00:22::2".parse().expect("address")))
@@ -176,7 +176,7 @@ fn an_ipv6_route_goes_by_no_ipv4_router() {
     assert!(error.to_string().contains("RTA_VIA"), "{error}");
 }
 
-/// Makes `up0` to `up2`, with the MTUs 1400 to 1402, up and with an address of each family.
+/// Creates `up0` to `up2` with the MTUs 1400 to 1402, up, each with an address of both families.
 fn uplinks(host: &Netns) {
     for number in 0..3 {
         run(host, &format!("ip link add up{number} mtu 140{number} type veth peer name far{number}"));

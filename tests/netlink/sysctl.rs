@@ -73,7 +73,7 @@ fn a_link_tells_its_ipv6_settings() {
             assert_eq!(told(setting), Some(value), "{setting:?}");
         }
     }
-    // The least packet of IPv6 has 1280 bytes.
+    // The least MTU of IPv6 is 1280 bytes.
     run(&fixture.pod, "ip link set eth1 mtu 1200");
     assert_eq!(told(Ipv6Conf::AcceptRa), None);
 }
@@ -149,7 +149,7 @@ fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> Result<T> + Send) -> Re
     netns.run(work).expect("enter")
 }
 
-/// What a process inside reads below `/proc/sys/net`.
+/// The value that a process inside reads below `/proc/sys/net`.
 fn shown(netns: &Netns, path: &str) -> String {
     run(netns, &format!("cat /proc/sys/net/{path}")).trim_end().to_owned()
 }

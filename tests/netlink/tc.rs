@@ -172,7 +172,7 @@ fn a_clsact_qdisc_is_ensured_and_shared_but_never_replaced() {
     let qdisc = json(&fixture.host, "tc -j qdisc show dev cbr0 clsact");
     assert_eq!((&clsact(&qdisc)["ingress_block"], &clsact(&qdisc)["egress_block"]), (&101.into(), &102.into()));
 
-    // The filter of another tool stays.
+    // The filter of another tool remains.
     run(&fixture.host, "tc filter add dev veth1 ingress protocol ip pref 5 u32 match u32 0 0");
     fixture.on_host.ensure_clsact(veth, SharedBlocks::default()).expect("ensure");
     assert!(!fixture.on_host.filters(&FilterTarget::Ingress(veth)).expect("list").is_empty());
@@ -192,7 +192,7 @@ fn a_clsact_qdisc_is_ensured_and_shared_but_never_replaced() {
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
 }
 
-/// A program that leaves every packet to the next filter, and its id.
+/// A program that passes every packet to the next filter, and its id.
 fn program() -> (OwnedFd, u32) {
     const TC_ACT_UNSPEC: i32 = -1;
     classifier(TC_ACT_UNSPEC)

@@ -1,10 +1,10 @@
-//! Conversations: what belongs together, and when it is over.
+//! Flows: their keys, and when they end.
 
 use std::net::IpAddr;
 
 use crate::read::{Header, Packet, Ports, Upper, quoted};
 
-/// Two ends and a protocol, whichever of them speaks.
+/// Two ends and a protocol, independent of the direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Conversation {
     protocol: u8,
@@ -14,18 +14,18 @@ pub(crate) struct Conversation {
 
 type End = (IpAddr, u16);
 
-/// What is remembered of a conversation that the stack delivers.
+/// The state of a flow that the stack delivers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Flow {
-    /// The host routed the last packet of it, so the answers go by way of the host.
+    /// The host routed the last packet of the flow, so the answers go through the host.
     pub(crate) is_routed: bool,
     lower_closed: bool,
     higher_closed: bool,
 }
 
-/// What a packet does to its conversation.
+/// The effect of a packet on its flow.
 pub(crate) struct Part {
-    /// It may be the first.
+    /// The packet may be the first of the flow.
     pub(crate) opens: bool,
     pub(crate) closes: Closes,
 }
@@ -36,7 +36,7 @@ pub(crate) enum Closes {
     LowerSide,
     HigherSide,
     Both,
-    /// The packet is an error about the conversation, and no part of it.
+    /// The packet is an ICMP error about the flow, and not a part of it.
     Elsewhere,
 }
 
@@ -56,7 +56,7 @@ impl Flow {
 }
 
 impl Part {
-    /// Of TCP, UDP, UDP-Lite, SCTP, ICMP echoes and errors; nothing else has a conversation that is known.
+    /// Flows exist for TCP, UDP, UDP-Lite, SCTP, ICMP echoes and errors, and for no other protocol.
     pub(crate) fn of(packet: &Packet<'_>) -> Option<(Conversation, Self)> {
         let upper = packet.upper();
         let conversation = Conversation::of(&packet.header, upper);
@@ -64,7 +64,8 @@ impl Part {
         match upper {
             Upper::Icmp(kind, message) if is_error(kind, is_v4) => {
                 let (header, upper) = quoted(message, is_v4)?;
-                // Only who was sent that packet may complain of it, and to its sender.
+                // Only the receiver of a packet may report an error about it, and only to the
+                // packet's sender.
                 let is_answer =
                     header.source == packet.header.destination && header.destination == packet.header.source;
                 let quoted = Conversation::of(&header, upper).filter(|_| is_answer)?;
@@ -73,7 +74,7 @@ impl Part {
             Upper::Icmp(kind, _) => {
                 Some((conversation?, Self { opens: kind == echo_request(is_v4), closes: Closes::Nothing }))
             }
-            // RFC 9293, section 3.1. Of flags that a fragment leaves out nothing is known.
+            // RFC 9293, section 3.1. Flags beyond the end of a fragment are unknown.
             Upper::Tcp(_, flags) => {
                 let flags = flags.unwrap_or(ACK);
                 let side = if is_lower(&packet.header) { Closes::LowerSide } else { Closes::HigherSide };
@@ -111,7 +112,7 @@ impl Conversation {
     }
 }
 
-/// Whether it is the lower of the two ends that speaks: by address, as no two pods share one.
+/// Whether the sender is the lower of the two ends, by address, because no two pods share one.
 fn is_lower(header: &Header) -> bool {
     header.source < header.destination
 }

@@ -1,15 +1,15 @@
-//! What a guarded port may send: the table of docs/datapath.md, from its first line to its last.
+//! The spoof check of a port: the table of docs/datapath.md, from its first line to its last.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::read::{Arp, Content, Packet, Ports, Upper, mac, protocol, v6};
 use crate::{Mac, Network, Reason};
 
-/// Neighbour discovery options that the programs look through: docs/datapath.md.
+/// Neighbor discovery options that the programs parse: docs/datapath.md.
 const MOST_OPTIONS: usize = 6;
 
 impl Network {
-    /// Why a port may not send a frame.
+    /// Why the spoof check drops a frame.
     pub(crate) fn objection(&self, port: u32, frame: &[u8]) -> Option<Reason> {
         let own = self.guarded(port)?.mac;
         let content = Content::of(frame);
@@ -26,15 +26,16 @@ impl Network {
         }
     }
 
-    /// The sender is the pod's; of a probe, nobody: RFC 5227, section 2.1.1. A request by an address that belongs to
-    /// no pod and not to the gateway becomes a probe, unless it announces that address.
+    /// The sender address belongs to the pod, or is unspecified in a probe: RFC 5227, section
+    /// 2.1.1. A request from an address that belongs to no pod and not to the gateway becomes a
+    /// probe, unless it announces that address.
     fn may_say(&self, port: u32, own: Mac, arp: &Arp) -> bool {
         let (mac, address) = arp.sender;
         let is_probe = arp.is_request && address == Ipv4Addr::UNSPECIFIED;
         mac == own && (is_probe || self.is_own(port, address.into()) || self.is_in_foreign_name(port, arp))
     }
 
-    /// Whether an ARP request that passes is by an address that is not known to be the pod's.
+    /// Whether an accepted ARP request has a sender address that is not known to be the pod's.
     pub(crate) fn is_in_foreign_name(&self, port: u32, arp: &Arp) -> bool {
         let address = arp.sender.1;
         let is_known = self.owners.contains_key(&address.into()) || self.is_own(port, address.into());
@@ -49,11 +50,11 @@ impl Network {
             return Some(Reason::Router);
         }
         match packet.upper() {
-            // A redirect, and an advertisement of RFC 1256.
+            // A redirect, or an advertisement of RFC 1256.
             Upper::Icmp(5 | 9, _) if packet.is_v4() => Some(Reason::Router),
             Upper::Icmp(kind, message) if packet.is_icmpv6() => self.objection_to_icmpv6(port, own, kind, message),
             _ if packet.header.is_later => None,
-            // What the headers lead to could be anything.
+            // The content after these headers is unknown.
             _ if packet.header.has_extension() => Some(Reason::Extensions),
             // RFC 7112: all headers are in the first fragment.
             Upper::Unknown if packet.is_icmpv6() => Some(Reason::Malformed),
@@ -61,14 +62,14 @@ impl Network {
         }
     }
 
-    /// Neighbour discovery: RFC 4861, section 4.
+    /// Neighbor discovery: RFC 4861, section 4.
     fn objection_to_icmpv6(&self, port: u32, own: Mac, kind: u8, message: &[u8]) -> Option<Reason> {
         match kind {
             // Router advertisement, redirect.
             134 | 137 => Some(Reason::Router),
             // Router solicitation.
             133 => objection_to_options(own, &message[8..]),
-            // Neighbour solicitation and advertisement.
+            // Neighbor solicitation and advertisement.
             135 | 136 => {
                 let Some((fixed, options)) = message.split_at_checked(24) else { return Some(Reason::Malformed) };
                 if kind == 136 && !self.is_own(port, v6(&fixed[8..]).into()) {
@@ -100,8 +101,8 @@ fn objection_to_options(own: Mac, mut options: &[u8]) -> Option<Reason> {
     (!options.is_empty()).then_some(Reason::Extensions)
 }
 
-/// Whether the packet may come from who has no address yet: DHCP (RFC 2131), duplicate address detection (RFC 4862),
-/// listener reports (RFC 2710 and 3810).
+/// Whether a sender without an address may send the packet: DHCP (RFC 2131), duplicate address
+/// detection (RFC 4862), listener reports (RFC 2710 and 3810).
 fn may_be_nobodys(packet: &Packet<'_>) -> bool {
     let (source, destination) = (packet.header.source, packet.header.destination);
     let is_discovery = |ports| packet.header.protocol == protocol::UDP && ports == Ports(68, 67);

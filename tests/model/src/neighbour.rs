@@ -1,4 +1,4 @@
-//! Questions that are answered where they are asked.
+//! ARP requests and neighbor solicitations that the programs answer at the port of the sender.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -6,7 +6,8 @@ use crate::read::{Arp, Content, Packet, Upper, mac, v6};
 use crate::{Mac, Network, Owner, Verdict};
 
 impl Network {
-    /// What becomes of a neighbor question at a port or at the bridge, if it does not go its usual way.
+    /// The outcome of an ARP request or solicitation at a port or at the bridge; `None` if it takes
+    /// the usual path.
     pub(crate) fn answer(&mut self, port: u32, frame: &[u8]) -> Option<Verdict> {
         if !self.guard {
             return None;
@@ -18,7 +19,7 @@ impl Network {
                     self.counts.arp_answers += 1;
                     return Some(Verdict::Redirect(reply(frame, &arp, pod)));
                 }
-                // RFC 5227, section 1.1: of a probe nobody notes the sender.
+                // RFC 5227, section 1.1: no host records the sender of a probe.
                 let is_foreign =
                     port != self.bridge && self.guarded(port).is_some() && self.is_in_foreign_name(port, &arp);
                 let question = if is_foreign { [&frame[..28], &[0; 4], &frame[32..]].concat() } else { frame.to_vec() };
@@ -42,7 +43,7 @@ impl Network {
         }
     }
 
-    /// Who is asked about: not the asker's own port.
+    /// The endpoint of the target address, unless it is the sender's own port.
     fn asked(&self, port: u32, address: IpAddr) -> Option<Owner> {
         self.owners.get(&address).copied().filter(|owner| owner.port != port)
     }
@@ -57,25 +58,26 @@ fn advertisement(frame: &[u8], asker: Mac, owner: Owner) -> Vec<u8> {
     let covered = [target, source, &[0, 0, 0, 32, 0, 0, 0, 58], &message].concat();
     let sum = covered.chunks(2).fold(0, |sum, word| crate::add(sum, crate::read::number(word)));
     let message = [&message[..2], &(!sum).to_be_bytes(), &message[4..]].concat();
-    // The traffic class and the flow label are the question's.
+    // Traffic class and flow label are copied from the solicitation.
     let header = [&frame[14..18], &[0, 32, 58, 255], target, source].concat();
     [&asker[..], &owner.mac, &[0x86, 0xdd], &header, &message].concat()
 }
 
-/// A request of somebody who has an address.
+/// A request from a sender with an address.
 fn is_answered(arp: &Arp) -> bool {
     arp.is_request && arp.sender.1 != Ipv4Addr::UNSPECIFIED
 }
 
-/// RFC 826. The padding behind the message stays.
+/// RFC 826. The padding after the message is kept.
 fn reply(frame: &[u8], arp: &Arp, owner: Owner) -> Vec<u8> {
     let (asker, address) = arp.sender;
     let head = [&asker[..], &owner.mac, &frame[12..20], &[0, 2]].concat();
     [&head[..], &owner.mac, &arp.target.octets(), &asker, &address.octets(), &frame[42..]].concat()
 }
 
-/// What a neighbour solicitation asks about, and the MAC of who asks: where it is whole, from the link (hop limit 255),
-/// by somebody with an address, with nothing between the headers, and with the MAC as its first option.
+/// The target of a neighbor solicitation, and the sender's MAC. The message must be complete,
+/// on-link (hop limit 255), and from a sender with an address. It must have no extension headers,
+/// and the MAC as its first option.
 fn question(packet: &Packet<'_>) -> Option<(IpAddr, Mac)> {
     let header = &packet.header;
     let Upper::Icmp(135, message) = packet.upper() else { return None };

@@ -1,18 +1,18 @@
-//! Frames, read as the RFCs describe them.
+//! Frames, parsed as the RFCs describe them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Mac;
 
-/// Extension headers that the programs look through: docs/datapath.md.
+/// Extension headers that the programs skip: docs/datapath.md.
 const MOST_EXTENSIONS: usize = 7;
 
-/// What is behind an Ethernet header: RFC 894, RFC 2464, IEEE 802.3 and 802.1Q.
+/// The content of an Ethernet frame: RFC 894, RFC 2464, IEEE 802.3 and 802.1Q.
 pub(crate) enum Content<'a> {
     Tagged,
     Arp(Arp),
     Ip(Packet<'a>),
-    /// Says that it is IP or ARP, and is not.
+    /// The EtherType is IP or ARP, but the content is not.
     Malformed,
     Other,
 }
@@ -24,10 +24,10 @@ pub(crate) struct Arp {
     pub(crate) target: Ipv4Addr,
 }
 
-/// An IP packet without the padding behind it.
+/// An IP packet without the padding after it.
 pub(crate) struct Packet<'a> {
     pub(crate) header: Header,
-    /// What the IP header and its extensions carry, as much as there is of it.
+    /// The payload of the IP header and its extensions, as much as is present.
     pub(crate) payload: &'a [u8],
 }
 
@@ -36,23 +36,23 @@ pub(crate) struct Header {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     pub(crate) hops: u8,
-    /// Of what is behind the extension headers that were looked through.
+    /// The protocol after the skipped extension headers.
     pub(crate) protocol: u8,
     pub(crate) extensions: usize,
-    /// A fragment, or with options or a routing header.
+    /// A fragment, or a packet with options or a routing header.
     pub(crate) is_special: bool,
-    /// A fragment, and not the first: its payload begins with no header.
+    /// A fragment other than the first: its payload begins with no transport header.
     pub(crate) is_later: bool,
 }
 
-/// The message that a payload begins with, of the protocols that the programs know.
+/// The message at the start of a payload, for the protocols that the programs parse.
 #[derive(Clone, Copy)]
 pub(crate) enum Upper<'a> {
     /// RFC 792 and RFC 4443: the type, and the whole message.
     Icmp(u8, &'a [u8]),
     Tcp(Ports, Option<u8>),
     Datagram(Ports),
-    /// None, or one that says nothing.
+    /// Another protocol, or a truncated message.
     Unknown,
 }
 
@@ -69,7 +69,7 @@ pub(crate) mod protocol {
 }
 
 impl<'a> Content<'a> {
-    /// What a frame of at least 14 bytes holds.
+    /// Parses a frame of at least 14 bytes.
     pub(crate) fn of(frame: &'a [u8]) -> Self {
         let rest = &frame[14..];
         let ip = |packet: Option<Packet<'a>>| packet.map_or(Self::Malformed, Self::Ip);
@@ -118,7 +118,7 @@ impl<'a> Packet<'a> {
 }
 
 impl Header {
-    /// The header, and how long it is with its options.
+    /// The header, and its length with options.
     fn read_v4(packet: &[u8]) -> Option<(Self, usize)> {
         let fixed = packet.get(..20)?;
         let length = usize::from(fixed[0] & 0x0f) * 4;
@@ -138,7 +138,7 @@ impl Header {
         Some((header, length))
     }
 
-    /// The header, and what is behind its extensions.
+    /// The header, and the content after its extensions.
     fn read_v6(packet: &[u8]) -> Option<(Self, &[u8])> {
         let (fixed, mut rest) = packet.split_at_checked(40)?;
         if fixed[0] >> 4 != 6 {
@@ -170,7 +170,8 @@ impl Header {
         Some((header, rest))
     }
 
-    /// Whether one more extension header follows: hop-by-hop, routing, fragment, authentication, destination options.
+    /// Whether another extension header follows: hop-by-hop, routing, fragment, authentication,
+    /// destination options.
     pub(crate) fn has_extension(&self) -> bool {
         self.source.is_ipv6() && matches!(self.protocol, 0 | 43 | 44 | 51 | 60)
     }
@@ -190,7 +191,8 @@ impl Header {
     }
 }
 
-/// The packet that an ICMP error quotes, as much as there is of it: no length in it holds.
+/// The packet that an ICMP error quotes, as much as is present: its length fields are not valid for
+/// the quote.
 pub(crate) fn quoted(message: &[u8], is_v4: bool) -> Option<(Header, Upper<'_>)> {
     let quote = message.get(8..)?;
     let (header, payload) = if is_v4 {

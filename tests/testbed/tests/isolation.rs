@@ -1,4 +1,4 @@
-//! The promises of the testbed itself: nothing of the machine is seen, nothing is left on it.
+//! The guarantees of the testbed: a test sees nothing of the machine, and leaves nothing on it.
 
 use std::fs;
 use std::time::Duration;
@@ -40,7 +40,7 @@ fn a_pod_is_a_namespace_of_its_own() {
         let seen = one.enter(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap());
         assert!(seen.contains("eth0:"), "{seen}");
         drop(one);
-        // The kernel takes a namespace down in the background.
+        // The kernel destroys a namespace in the background.
         eventually("the end of the pair", Duration::from_secs(5), || host.link("veth0").is_none());
     });
 }

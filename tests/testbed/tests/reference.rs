@@ -1,4 +1,4 @@
-//! The testbed held against something known to work: the reference `bridge` and `host-local` plugins, where installed.
+//! The testbed with known-good plugins: the reference `bridge` and `host-local`, if installed.
 
 use std::path::Path;
 
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 /// Where Debian and Ubuntu install the reference plugins.
 const BRIDGE: &str = "/usr/lib/cni/bridge";
 
-/// They are peers for comparison and no requirement, so their absence is no failure even where skips are.
+/// The reference plugins are optional peers, so a missing one is never a failure, even if skips
+/// are.
 fn reference() -> Option<Plugin> {
     Path::new(BRIDGE).exists().then(|| Plugin::new(BRIDGE))
 }

@@ -1,19 +1,19 @@
-//! Calls become what their judge says.
+//! The judge's ruling applies to each call.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 
 use cnikit_testbed::{Call, Command, Namespace, Ruling, host, kernel};
 
-/// The way of `touch` to make a file.
+/// The call with which `touch` creates a file.
 fn makes(call: &Call, file: &Path) -> bool {
     call.changes() && call.name().starts_with("open") && call.to_string().ends_with(&format!(" {}", file.display()))
 }
 
-/// Runs a test with a command that makes the file through a shell, as the judge decides.
+/// Runs a test with a command that creates the file through a shell, under the judge.
 #[track_caller]
 fn touching(test: impl FnOnce(Command, &Path) + Send) {
-    // Before, signals interrupt what is being judged.
+    // On older kernels, signals interrupt a call during its ruling.
     if kernel() < (5, 19) {
         return;
     }
@@ -53,7 +53,7 @@ fn a_call_that_is_to_fail_does_and_changes_nothing() {
 fn a_process_that_is_to_die_does_before_its_call() {
     touching(|touch, file| {
         let output = touch.supervised(|call| if makes(call, file) { Ruling::Kill } else { Ruling::Continue });
-        // The shell tells of its child.
+        // The shell reports the signal of its child.
         assert_eq!((output.status.code(), output.status.signal()), (Some(128 + libc::SIGKILL), None), "{output:?}");
         assert!(!file.exists());
     });
