@@ -1,4 +1,4 @@
-//! A call of a plugin under the clock.
+//! A timed call of a plugin.
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -11,22 +11,23 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
-/// How long a call may take before it is killed.
+/// The timeout of a call, after which it is killed.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Calls a plugin as a runtime does: starts it, writes the configuration, reads the result to its end and waits for the
-/// process. All of that is the time that is returned.
+/// Calls a plugin as a runtime does: starts it, writes the configuration, reads the complete result
+/// and waits for the process. The returned time covers all of these.
 ///
 /// # Panics
 ///
-/// If the call fails or does not end.
+/// If the call fails or exceeds the timeout.
 pub(crate) fn timed(call: &Invocation) -> (Duration, Value) {
     run(call.process(), call.input())
 }
 
-/// As [`timed`], of any program.
+/// As [`timed`], for any program.
 pub(crate) fn run(mut command: Command, input: &[u8]) -> (Duration, Value) {
-    // A group of its own: what is typed at the terminal is for this program, which then ends the run in good order.
+    // A separate process group: Ctrl-C at the terminal must reach only this program, which then
+    // ends the run in order.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let start = Instant::now();
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -48,18 +49,18 @@ pub(crate) fn run(mut command: Command, input: &[u8]) -> (Duration, Value) {
     let taken = start.elapsed();
 
     let mut complaint = String::new();
-    // A child of the plugin's may hold it open, so not to its end.
+    // A child of the plugin may hold the pipe open, so do not read to its end.
     if !status.success() {
         let _ = child.stderr.take().map(|pipe| pipe.take(4 << 10).read_to_string(&mut complaint));
     }
     let said = String::from_utf8_lossy(&said);
     assert!(status.success(), "{command:?}: {status}\n{said}{complaint}");
-    // A program that ends without having read its input has succeeded all the same.
+    // A program may succeed without reading its input.
     let _ = written;
     (taken, serde_json::from_str(&said).unwrap_or_default())
 }
 
-/// Waits until there is something to read.
+/// Waits until there is data to read.
 fn is_ready(descriptor: &impl AsFd, deadline: Instant, child: &mut Child) -> bool {
     let left = deadline.saturating_duration_since(Instant::now());
     let left = Timespec::try_from(left).expect("some seconds");

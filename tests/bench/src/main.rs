@@ -1,7 +1,8 @@
-//! Measures `simple-ebpf-cni` beside the reference plugins, on private hosts that vanish with the process, and draws what it
-//! measured.
+//! Measures `simple-ebpf-cni` and the reference plugins on private hosts that disappear with the
+//! process, and draws the results.
 //!
-//! `make bench-add`, `make bench-net` and `make bench-plots` run it; docs/benchmarks.md tells what came out.
+//! `make bench-add`, `make bench-net` and `make bench-plots` run it. docs/benchmarks.md has the
+//! results.
 //!
 //! | module | what |
 //! |---|---|
@@ -15,8 +16,9 @@
 //! | [`report`] | the results as they are kept, and the statistics in them |
 //! | [`site`] | a private host for each contestant, which works when it is told to |
 //!
-//! Whatever is measured is also checked, and a check that fails ends the run by a panic that tells the facts: there is no
-//! result worth having then. Namespaces, mounts and pins belong to threads of this process and go with it.
+//! Each measurement is also checked. A failed check ends the run with a panic that has the facts,
+//! because the result would be worthless. Namespaces, mounts and pins belong to threads of this
+//! process and disappear with it.
 
 mod add;
 mod call;
@@ -40,7 +42,7 @@ use clap::Parser as _;
 use crate::options::{Command, Options};
 
 fn main() -> ExitCode {
-    // Not by the command line's parser: whoever starts a process passes on how much memory it had itself.
+    // Before the command line parser, because a new process inherits the memory peak of its parent.
     if let Some(status) = launcher::run_if_asked() {
         return status;
     }

@@ -1,4 +1,4 @@
-//! A private host for each contestant, so that none has to live with what another did to its own.
+//! A private host for each contestant, so that no contestant affects another.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, Scope};
@@ -7,7 +7,7 @@ use cnikit_testbed::{Host, host};
 
 use crate::interrupt;
 
-/// A host on a thread of its own, which does nothing but what it is told.
+/// A host on its own thread, which runs jobs.
 pub(crate) struct Site<B> {
     jobs: Sender<Job<B>>,
 }
@@ -15,7 +15,8 @@ pub(crate) struct Site<B> {
 type Job<B> = Box<dyn FnOnce(&Host, &mut B) + Send>;
 
 impl<B: 'static> Site<B> {
-    /// Starts a host; `fixture` makes, on it, what jobs work with. It ends with this value.
+    /// Starts a host. `fixture` creates the objects for the jobs on it. The host ends with this
+    /// value.
     pub(crate) fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         name: &str,
@@ -24,7 +25,8 @@ impl<B: 'static> Site<B> {
         let (jobs, queue) = channel::<Job<B>>();
         let work = move || {
             host(|host| {
-                // The bridges stay, and the reference plugins leave more. All of it goes with the namespace.
+                // The bridges stay, and the reference plugins leave more objects. All of them
+                // disappear with the namespace.
                 host.keep("");
                 let mut fixture = fixture(host);
                 serve(host, &mut fixture, queue);
@@ -34,11 +36,11 @@ impl<B: 'static> Site<B> {
         Self { jobs }
     }
 
-    /// Has something done there, and waits for it.
+    /// Runs a job there and waits for its end.
     ///
     /// # Panics
     ///
-    /// If it panicked there; what it said is on standard error.
+    /// If the job panicked; its message is on standard error.
     pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce(&Host, &mut B) -> T + Send + 'static) -> T {
         interrupt::check();
         let (answer, result) = channel();

@@ -4,16 +4,16 @@ use std::fmt::Write as _;
 
 use crate::report::{Figure, Report};
 
-/// A table, and the name of the place where documentation has it.
+/// A table, and the name of its place in the documentation.
 pub(crate) struct Table {
     pub(crate) name: &'static str,
     pub(crate) text: String,
 }
 
-/// How a table is made of figures: measures, the head of its first columns, what a cell holds.
+/// How figures become a table: measures, heading of the load column, format of a cell.
 struct Form {
     name: &'static str,
-    /// What is measured, and what a row of it is called.
+    /// The measures of the rows, and the heading of the load column.
     measures: &'static [&'static str],
     load: &'static str,
     cell: Cell,
@@ -23,11 +23,11 @@ struct Form {
 enum Cell {
     Percentiles,
     Median,
-    /// A median of which more is better.
+    /// A median; more is better.
     Rate,
 }
 
-/// Every table there is; a report has those of which it has figures.
+/// All tables. A report has only the tables with figures.
 const FORMS: &[Form] = &[
     Form { name: "add", measures: &["ADD"], load: "pods", cell: Cell::Percentiles },
     Form { name: "del", measures: &["DEL"], load: "pods", cell: Cell::Percentiles },
@@ -59,7 +59,7 @@ pub(crate) fn of(report: &Report) -> Vec<Table> {
     FORMS.iter().filter_map(|form| form.table(report)).chain(ways(report)).chain(library(report)).collect()
 }
 
-/// With what it was measured, in a few lines.
+/// The conditions of the measurement.
 pub(crate) fn conditions(report: &Report) -> String {
     let machine = &report.machine;
     let mut text = format!(
@@ -72,10 +72,11 @@ pub(crate) fn conditions(report: &Report) -> String {
     text
 }
 
-/// A row for each way from pod to pod, a column for each measure; behind each number, how often that of a bare veth pair.
+/// A row for each path from pod to pod, a column for each measure. The number in parentheses is the
+/// ratio to a bare veth pair.
 fn ways(report: &Report) -> Option<Table> {
     const FLOOR: &str = "veth pair";
-    // Nothing else is compared with it.
+    // Only this report has that floor.
     report.figures.iter().find(|figure| figure.implementation == FLOOR)?;
     let measures = distinct(report.figures.iter().map(|figure| (figure.measure.as_str(), figure.unit.as_str())));
     let rows = distinct(report.figures.iter().map(|figure| (figure.load, figure.implementation.as_str())));
@@ -88,7 +89,7 @@ fn ways(report: &Report) -> Option<Table> {
             let p50 = |load, name| report.figure(measure, "IPv4", load, name).map(|figure| figure.summary.p50);
             let cell = p50(load, name).map_or_else(String::new, number);
             let least = p50(load, FLOOR).or_else(|| p50(floor, FLOOR)).filter(|least| *least > 0.0 && name != FLOOR);
-            // A share of lost packets is a number of its own.
+            // A loss percentage has no ratio.
             let least = least.filter(|_| !measure.ends_with("lost"));
             let ratio = least.zip(p50(load, name)).map(|(least, value)| format!(" ({:.2})", value / least));
             write!(text, " {cell}{} |", ratio.unwrap_or_default()).expect("a string takes all");
@@ -98,7 +99,8 @@ fn ways(report: &Report) -> Option<Table> {
     Some(Table { name: "net", text })
 }
 
-/// A row for each case of the library's benchmarks: ours, and the others with how often ours takes theirs.
+/// A row for each case of the library's benchmarks: cnikit, and the others with the ratio of
+/// cnikit's time to theirs.
 fn library(report: &Report) -> Option<Table> {
     let figures: Vec<_> = report.figures.iter().filter(|figure| figure.unit == "ns").collect();
     figures.first()?;
@@ -117,13 +119,13 @@ fn library(report: &Report) -> Option<Table> {
     Some(Table { name: "library", text })
 }
 
-/// How ours compares with a peer of which less is better: `1/4.2`, or `1.20 x`.
+/// The ratio to a peer, for a measure whose lower value is better: `1/4.2`, or `1.20 x`.
 fn ratio(ours: f64, peer: f64) -> String {
     let times = ours / peer;
     if times < 0.67 { format!("1/{:.1}", times.recip()) } else { format!("{times:.2} x") }
 }
 
-/// Nanoseconds in the unit that people would use.
+/// Nanoseconds in a readable unit.
 fn duration(nanoseconds: f64) -> String {
     match nanoseconds {
         1e6.. => format!("{} ms", number(nanoseconds / 1e6)),
@@ -166,7 +168,7 @@ impl Form {
         Some(Table { name: self.name, text })
     }
 
-    /// How ours compares with a peer.
+    /// The ratio to a peer.
     fn ratio(&self, ours: f64, peer: f64) -> String {
         match self.cell {
             Cell::Rate => format!("{:.2} x", ours / peer),
@@ -183,7 +185,7 @@ impl Form {
     }
 }
 
-/// A number with as many digits as mean something.
+/// A number with three significant digits.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
@@ -194,14 +196,14 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-/// A text in which numbers are of one width, so that it sorts as people would.
+/// A sort key with zero-padded numbers, so that names sort by number.
 pub(crate) fn natural(text: &str) -> String {
     let is_number = |word: &str| word.starts_with(|digit: char| digit.is_ascii_digit());
     let padded = |word: &str| if is_number(word) { format!("{word:0>9}") } else { word.to_owned() };
     text.split('-').map(padded).collect::<Vec<_>>().join("-")
 }
 
-/// Each once, in the order in which they come.
+/// The distinct elements, in the order of their first occurrence.
 pub(crate) fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     let mut found = Vec::new();
     for one in all {

@@ -1,4 +1,5 @@
-//! The measuring command works and what it leaves is whole. No time is held to anything: machines differ, and are busy.
+//! The benchmark command works, and its output is complete. No time is asserted, because machines
+//! differ and are busy.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 const COMMAND: &str = env!("CARGO_BIN_EXE_cnikit-bench");
 
-/// The plugin of the same build; `cargo test --workspace` makes it for its own tests.
+/// The plugin of the same build. `cargo test --workspace` builds it for its own tests.
 fn plugin() -> Option<PathBuf> {
     let plugin = Path::new(COMMAND).with_file_name("simple-ebpf-cni");
     let found = plugin.exists();
@@ -17,14 +18,14 @@ fn plugin() -> Option<PathBuf> {
     found.then_some(plugin)
 }
 
-/// Runs a measurement with the fewest rounds, and returns its figures.
+/// Runs a measurement with the minimum number of rounds, and returns its figures.
 fn measure(what: &str, options: &[&str]) -> Option<Vec<Value>> {
     if !cnikit_testbed::privileged() {
         return None;
     }
     let plugin = plugin()?;
     let folder = tempfile::tempdir().expect("a folder");
-    // One rival is enough here, where it is installed.
+    // One rival is enough here, if it is installed.
     let peers = folder.path().join("peers");
     std::fs::create_dir(&peers).expect("a folder");
     for name in ["bridge", "host-local"] {
@@ -56,7 +57,7 @@ fn measure(what: &str, options: &[&str]) -> Option<Vec<Value>> {
     Some(figures)
 }
 
-/// Whether a figure is there, of this plugin and more than zero.
+/// Checks that a figure of this plugin exists and is greater than zero.
 #[track_caller]
 fn assert_measured(figures: &[Value], measure: &str, case: &str, load: u64) {
     let is_it = |figure: &&Value| {

@@ -11,10 +11,10 @@ use crate::options::AddOptions;
 use crate::report::Figure;
 use crate::site::Site;
 
-/// How long the kernel may take to remove the namespaces of earlier measurements.
+/// The timeout for the kernel to remove the namespaces of earlier measurements.
 const TOO_LONG: Duration = Duration::from_secs(120);
 
-/// Measures all cases. One round has a new host and a first ADD of each contestant in each case.
+/// Measures all cases. In one round, each contestant runs one first ADD on a new host in each case.
 pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
     let mut entries: Vec<(Case, &Contestant, Vec<f64>)> = Vec::new();
     for case in Case::ALL {
@@ -49,8 +49,9 @@ fn first(name: &'static str, network: Network) -> f64 {
     })
 }
 
-/// Waits until the kernel has removed the namespaces that ended before. It removes them one after the other, and holds
-/// the lock of all links meanwhile: an ADD would wait for the end of a thousand pods of an earlier measurement.
+/// Waits until the kernel has removed the namespaces of earlier measurements. The kernel removes
+/// them one by one and holds the RTNL lock meanwhile. An ADD would wait for the removal of a
+/// thousand pods.
 fn wait_for_cleanup(host: &Host) {
     let pod = host.pod();
     host.ip(&format!("link add last type veth peer name eth0 netns {}", pod.netns().display()));

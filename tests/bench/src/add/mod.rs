@@ -1,4 +1,4 @@
-//! ADD, CHECK and DEL of each contestant, as a runtime sees them: a process each.
+//! ADD, CHECK and DEL of each contestant from the view of a runtime: one process for each call.
 
 mod first;
 mod floor;
@@ -15,15 +15,15 @@ use crate::options::{AddOptions, as_typed};
 use crate::report::{Figure, Report};
 use crate::tables;
 
-/// The plugins that are there.
+/// The installed plugins.
 #[derive(Debug, Clone)]
 pub(crate) struct Field {
     contestants: Vec<Contestant>,
-    /// A folder on a disk, and its file system's kind.
+    /// A folder on a disk, and its file system type.
     disk: (std::path::PathBuf, String),
 }
 
-/// Measures everything, writes the JSON file and prints the tables.
+/// Measures all parts, writes the JSON file and prints the tables.
 pub(crate) fn run(options: &AddOptions) {
     let mut machine = Machine::look(&options.common);
     let disk = TempDir::with_prefix_in("cnikit-bench-", &options.disk)
@@ -35,7 +35,8 @@ pub(crate) fn run(options: &AddOptions) {
     machine.versions.insert("state".to_owned(), format!("tmpfs, or {} where disk is said", field.disk.1));
 
     let mut report = Report { machine, command: as_typed(), figures: Vec::new() };
-    // After each part: a peer that fails in a later one ends the run, and is not to take with it what took minutes.
+    // The results are written after each part: a failing peer ends the run, and must not discard
+    // minutes of measurement.
     let mut keep = |figures: Vec<Figure>| {
         report.figures.extend(figures);
         if let Some(path) = &options.common.json {

@@ -1,4 +1,4 @@
-//! Several calls at once: how many end in a second.
+//! Parallel calls: the number of finished calls per second.
 
 use std::num::NonZeroUsize;
 use std::thread;
@@ -11,7 +11,7 @@ use crate::site::Site;
 
 const WIDTHS: [usize; 3] = [1, 4, 16];
 
-/// How many pods a burst is of, beside one that stays.
+/// The number of pods in a burst, in addition to one that stays.
 const BURST: usize = 48;
 
 pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {

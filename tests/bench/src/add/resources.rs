@@ -1,4 +1,4 @@
-//! How much memory a call takes at its peak, and how much CPU time in all.
+//! The peak memory of a call, and its total CPU time.
 
 use std::process::Command;
 use std::thread;
@@ -14,16 +14,16 @@ use crate::options::AddOptions;
 use crate::report::Figure;
 use crate::site::Site;
 
-/// What a call took.
+/// The usage of a call.
 #[derive(Debug, Clone, Copy)]
 struct Usage {
-    /// The resident set of its largest process, in MiB.
+    /// The peak resident set of its largest process, in MiB.
     peak: f64,
-    /// Of all its processes, in milliseconds.
+    /// The CPU time of all its processes, in milliseconds.
     cpu: f64,
 }
 
-/// Of ADD and DEL by turns, and of the first ADD of a network.
+/// ADD and DEL in alternation, and the first ADD of a network.
 pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
     eprintln!("memory and CPU time");
     let rounds = options.common.rounds(5, 50);
@@ -66,7 +66,7 @@ pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
     })
 }
 
-/// What an ADD and its DEL took.
+/// The usage of an ADD and its DEL.
 fn usages(host: &Host, network: &mut Network) -> [Usage; 2] {
     let pod = host.pod();
     ["ADD", "DEL"].map(|verb| {
@@ -75,7 +75,7 @@ fn usages(host: &Host, network: &mut Network) -> [Usage; 2] {
     })
 }
 
-/// Has a small process of this program start another, and tell what that took.
+/// Starts a process through a small launcher process of this program, and returns its usage.
 fn usage(host: &Host, command: &Command, input: &[u8]) -> Usage {
     let file = host.scratch().join("usage");
     let mut launcher = Command::new("/proc/self/exe");

@@ -1,4 +1,5 @@
-//! ADD, CHECK and DEL by turns: each round has one of each contestant, beside more and more pods.
+//! ADD, CHECK and DEL in alternation: each round runs each contestant once, with an increasing
+//! number of pods.
 
 use std::thread;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::options::AddOptions;
 use crate::report::Figure;
 use crate::site::Site;
 
-/// What was measured of one contestant beside so many pods.
+/// The values of one contestant with this number of pods.
 struct Samples {
     name: &'static str,
     turns: Vec<Turn>,
@@ -41,7 +42,8 @@ pub(crate) fn measure(options: &AddOptions, field: &Field, case: Case) -> Vec<Fi
                 }
                 populated && understood
             });
-            // What the kernel does for a port grows with the ports of its bridge. The figure is told of one case alone.
+            // The kernel's work for a port grows with the ports of its bridge. The floor is
+            // measured in one case only.
             if case == Case::Ipv4 {
                 floor.run(move |host, floor| floor.populate(host, pods));
             }
@@ -63,7 +65,8 @@ pub(crate) fn measure(options: &AddOptions, field: &Field, case: Case) -> Vec<Fi
     })
 }
 
-/// One turn of everybody in each round. Who is first changes from round to round, as what went before may leave traces.
+/// One call of each contestant in each round. The order changes from round to round, because an
+/// earlier call may affect the next one.
 fn rounds(sites: &[(&'static str, Site<Network>)], floor: &Site<Floor>, rounds: usize) -> (Vec<Samples>, Vec<Least>) {
     let mut samples: Vec<_> = sites.iter().map(|(name, _)| Samples { name, turns: Vec::new() }).collect();
     let mut least = Vec::new();
@@ -81,7 +84,7 @@ fn rounds(sites: &[(&'static str, Site<Network>)], floor: &Site<Floor>, rounds: 
     (samples, least)
 }
 
-/// Of ADD the floor is a process and its messages; of DEL it is what `ip` takes.
+/// The floor of ADD is a process and its messages; the floor of DEL is `ip link del`.
 fn floors(least: &[Least], case: Case, pods: usize) -> [Figure; 4] {
     type Part = fn(&Least) -> Duration;
     let parts: [(&str, &str, Part); 4] = [

@@ -1,4 +1,4 @@
-//! Load between two pods, and what was seen of it at both ends.
+//! Load between two pods, and the measurement at both ends.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,24 +12,24 @@ use rustix::net::sockopt::{Timeout, set_socket_linger, set_socket_timeout};
 
 use super::cpu::{busy, pin};
 
-/// How long an answer may take: more means that nothing comes.
+/// The timeout of an answer. A longer wait means that no answer comes.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The quiet after which a receiver believes that all has come.
+/// After this pause, a receiver assumes that all packets have arrived.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// Two places with sockets.
+/// Two pods with sockets.
 #[derive(Debug)]
 pub(super) struct Ends {
-    /// Who begins.
+    /// The pod that connects.
     pub(super) client: Arc<Pod>,
-    /// The same pod, where packets go by loopback.
+    /// The same pod if packets use loopback.
     pub(super) server: Arc<Pod>,
-    /// The address of the server, as the client knows it.
+    /// The address of the server from the client's view.
     pub(super) address: IpAddr,
 }
 
-/// Something that was measured once.
+/// One measured value.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Measured {
     pub(super) measure: &'static str,
@@ -38,10 +38,11 @@ pub(super) struct Measured {
 }
 
 impl Ends {
-    /// Sockets are of the namespace in which they are made, whoever uses them.
+    /// A socket belongs to the namespace of the thread that creates it, independent of the user.
     fn listen(&self) -> TcpListener {
         let listener = self.server.enter(|| TcpListener::bind((self.address, 0))).expect("an address of the server's");
-        // Of accept(2) as well: a client that fails must not leave the server waiting.
+        // The timeout also applies to accept(2): if the client fails, the server must not wait
+        // forever.
         set_socket_timeout(&listener, Timeout::Recv, Some(LIMIT)).expect("a limit");
         listener
     }
@@ -52,7 +53,7 @@ impl Ends {
         stream
     }
 
-    /// A connection, both ends of it.
+    /// Both ends of a connection.
     fn connection(&self) -> (TcpStream, TcpStream) {
         let listener = self.listen();
         let client = self.connect(listener.local_addr().expect("an address"));
@@ -62,7 +63,8 @@ impl Ends {
     }
 }
 
-/// One octet there and back over TCP, both ends on one CPU: else it is the time of waking another.
+/// One octet in each direction over TCP, with both ends on one CPU. On two CPUs, the time to wake
+/// the other CPU would dominate.
 pub(super) fn round_trips(ends: &Ends, time: Duration) -> Vec<Measured> {
     let (mut client, mut server) = ends.connection();
     let mut times = thread::scope(|scope| {
@@ -101,7 +103,7 @@ pub(super) fn round_trips(ends: &Ends, time: Duration) -> Vec<Measured> {
     ]
 }
 
-/// As much as goes through one TCP connection, the ends on two CPUs.
+/// The maximum throughput of one TCP connection, with the ends on two CPUs.
 pub(super) fn stream(ends: &Ends, time: Duration) -> Vec<Measured> {
     let (mut client, mut server) = ends.connection();
     let before = busy();
@@ -139,7 +141,8 @@ pub(super) fn stream(ends: &Ends, time: Duration) -> Vec<Measured> {
     ]
 }
 
-/// Datagrams of 64 octets, as many as one thread can send, the ends on two CPUs; those count that arrive.
+/// Datagrams of 64 octets at the maximum rate of one thread, with the ends on two CPUs. Received
+/// datagrams count.
 pub(super) fn datagrams(ends: &Ends, time: Duration) -> Vec<Measured> {
     let server = ends.server.enter(|| UdpSocket::bind((ends.address, 0))).expect("an address of the server's");
     let any: SocketAddr = ([0, 0, 0, 0], 0).into();
@@ -156,7 +159,7 @@ pub(super) fn datagrams(ends: &Ends, time: Duration) -> Vec<Measured> {
             let (begin, mut last, mut arrived) = (Instant::now(), Instant::now(), 1_u64);
             while server.recv(&mut buffer).is_ok() {
                 arrived += 1;
-                // The clock is not asked for each of them.
+                // The clock is not read for each datagram.
                 if arrived.is_multiple_of(64) {
                     last = Instant::now();
                 }
@@ -187,8 +190,8 @@ pub(super) fn datagrams(ends: &Ends, time: Duration) -> Vec<Measured> {
     ]
 }
 
-/// Connections that are opened, used for one octet each way, and reset: so no port waits for a minute to be used again.
-/// Both ends are on one CPU.
+/// Connections that are opened, used for one octet in each direction, and reset, so that no port
+/// stays in TIME_WAIT for a minute. Both ends are on one CPU.
 pub(super) fn connections(ends: &Ends, time: Duration) -> Vec<Measured> {
     let listener = ends.listen();
     let address = listener.local_addr().expect("an address");
@@ -206,13 +209,13 @@ pub(super) fn connections(ends: &Ends, time: Duration) -> Vec<Measured> {
                 let mut octet = [0];
                 stream.read_exact(&mut octet).expect("an octet");
                 stream.write_all(&octet).expect("a client that listens");
-                // The client resets it.
+                // The client resets the connection.
                 let ended = stream.read(&mut octet);
                 assert!(matches!(&ended, Err(error) if error.kind() == ErrorKind::ConnectionReset), "{ended:?}");
                 accepted += 1;
             }
         });
-        // The thread stays in the namespace, or entering it would be part of it.
+        // The thread stays in the namespace. Otherwise the measurement would include entering it.
         let (opened, taken) = ends.client.enter(|| {
             pin(0);
             let (begin, mut opened) = (Instant::now(), 0_u64);
@@ -236,7 +239,7 @@ pub(super) fn connections(ends: &Ends, time: Duration) -> Vec<Measured> {
     vec![Measured { measure: "connections", unit: "per second", value }]
 }
 
-/// What is written goes at once, and nothing is waited for for ever.
+/// Writes are sent at once, and all waits have a timeout.
 fn prepare(stream: &TcpStream) {
     stream.set_nodelay(true).expect("a socket of TCP");
     stream.set_read_timeout(Some(LIMIT)).expect("a limit");

@@ -1,4 +1,4 @@
-//! Packets from pod to pod on one node, by each way that leads there.
+//! Packets from pod to pod on one node, on each path.
 
 mod cpu;
 mod load;
@@ -17,7 +17,8 @@ use crate::tables;
 use self::load::Measured;
 use self::path::{Fixture, Path};
 
-/// What is tried by each way in each round, and how long in a quick run; else it takes five times as long.
+/// The loads of each path in each round, with their duration in a quick run. A full run takes five
+/// times as long.
 const LOADS: [(Load, Duration); 4] = [
     (load::round_trips, Duration::from_millis(100)),
     (load::stream, Duration::from_millis(200)),
@@ -27,10 +28,10 @@ const LOADS: [(Load, Duration); 4] = [
 
 type Load = fn(&load::Ends, Duration) -> Vec<Measured>;
 
-/// What one way came to: its name, and what was measured in each round.
+/// The results of one path: its name, and the values of each round.
 type Samples = (String, Vec<Measured>);
 
-/// Measures everything, writes the JSON file and prints the tables.
+/// Measures all loads, writes the JSON file and prints the tables.
 pub(crate) fn run(options: &NetOptions) {
     let machine = Machine::look(&options.common);
     let contestants = Contestant::find(&options.common);
@@ -45,7 +46,7 @@ pub(crate) fn run(options: &NetOptions) {
     tables::print(&report);
 }
 
-/// Measures with so many pods.
+/// Measures with this number of pods.
 fn measure(options: &NetOptions, contestants: &[Contestant], pods: usize) -> Vec<Figure> {
     thread::scope(|scope| {
         let sites: Vec<(&str, Site<Fixture>)> = Path::ALL
@@ -70,7 +71,7 @@ fn measure(options: &NetOptions, contestants: &[Contestant], pods: usize) -> Vec
         for round in 0..rounds {
             eprintln!("round {} of {rounds}", round + 1);
             for (load, time) in LOADS {
-                // Who is first changes, as what went before may leave traces.
+                // The order changes, because an earlier measurement may affect the next one.
                 for place in 0..sites.len() {
                     let at = (round + place) % sites.len();
                     samples[at].1.extend(sites[at].1.run(move |_, fixture| load(fixture.ends(), time * factor)));

@@ -1,4 +1,4 @@
-//! The documentation's tables and pictures, from the JSON files that the measurements left.
+//! The documentation's tables and pictures, from the JSON files of the measurements.
 
 mod chart;
 mod picture;
@@ -36,7 +36,7 @@ pub(crate) fn run(options: &PlotOptions) {
     write(&options.docs, &docs);
 }
 
-/// Puts a text between two marks of another, in place of what is there.
+/// Replaces the text between two marks.
 fn between(docs: &str, name: &str, text: &str) -> String {
     let [begin, end] = [format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->")];
     let parts = docs.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));

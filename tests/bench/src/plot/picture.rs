@@ -1,10 +1,10 @@
-//! Which figures go into which picture.
+//! The figures of each picture.
 
 use crate::report::{Figure, Report};
 
 use super::chart::{Chart, Point};
 
-/// A picture, and the figures in it.
+/// A picture and its figures.
 pub(super) struct Picture {
     pub(super) file: &'static str,
     title: &'static str,
@@ -15,15 +15,15 @@ pub(super) struct Picture {
 /// How figures become a chart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Bars by case, of the load that is nearest to 100.
+    /// Bars by case, for the load nearest to 100.
     Cases,
-    /// Bars by load, of the first case.
+    /// Bars by load, for the first case.
     Loads,
-    /// Curves over the load, of the first case.
+    /// Curves over the load, for the first case.
     Growth,
     /// One bar for each case.
     Steps,
-    /// One bar for each way from pod to pod, of the fewest pods.
+    /// One bar for each path from pod to pod, for the lowest number of pods.
     Ways,
 }
 

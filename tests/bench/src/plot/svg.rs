@@ -1,11 +1,12 @@
-//! As much of [SVG](https://www.w3.org/TR/SVG11/) as charts need.
+//! The part of [SVG](https://www.w3.org/TR/SVG11/) that charts need.
 
 use std::fmt::Write as _;
 
-/// Colours that are told apart on a light and on a dark background, and by most who see colours differently.
+/// Colors that are distinct on a light and on a dark background, also with most color vision
+/// deficiencies.
 const COLOURS: [&str; 8] = ["#3b8eea", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#7f8c8d", "#56b4e9", "#b8a200"];
 
-/// What has no colour of its own follows the reader's choice of a light or a dark background.
+/// Elements without their own color follow the reader's choice of a light or a dark background.
 const STYLE: &str = "\
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 .title { font-weight: 600; font-size: 15px }
@@ -19,14 +20,14 @@ line { stroke: #59636e; stroke-opacity: .35 }
   .mark { stroke: #f0f6fc }
 }";
 
-/// A picture that is being drawn.
+/// A picture under construction.
 #[derive(Debug)]
 pub(super) struct Svg {
     width: f64,
     body: String,
 }
 
-/// Where a text stands about its point.
+/// The position of a text relative to its point.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Anchor {
     Start,
@@ -39,7 +40,7 @@ impl Svg {
         Self { width, body: String::new() }
     }
 
-    /// A text whose middle line is at `y`; `class` is one of [`STYLE`] or empty.
+    /// A text with its middle line at `y`; `class` is one of [`STYLE`] or empty.
     pub(super) fn text(&mut self, x: f64, y: f64, anchor: Anchor, class: &str, text: &str) {
         let anchor = match anchor {
             Anchor::Start => "start",
@@ -74,7 +75,7 @@ impl Svg {
         }
     }
 
-    /// The whole document.
+    /// The complete document.
     pub(super) fn finish(self, height: f64, title: &str) -> String {
         let (width, body, title) = (self.width, self.body, escaped(title));
         format!(
