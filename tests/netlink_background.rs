@@ -33,7 +33,7 @@ const RECORD: &str = "CNIKIT_TEST_RECORD";
 /// The view of a runtime on a plugin that deletes a link: the process ends and closes its output,
 /// though another process still runs.
 #[test]
-fn a_caller_that_ends_leaves_nothing_open() {
+fn caller_leaves_nothing_open() {
     if !privileged() {
         return;
     }
@@ -52,7 +52,7 @@ fn a_caller_that_ends_leaves_nothing_open() {
         let mut said = String::new();
         output.read_to_string(&mut said).expect("read");
         assert!(status.success() && said.contains("1 passed"), "{said}");
-        assert!(closed, "somebody still holds the output of the caller");
+        assert!(closed, "a process still holds the output of the caller");
         for descriptors in remaining {
             left_behind += 1;
             assert_eq!(descriptors.len(), 5, "{descriptors:?}");
@@ -61,12 +61,12 @@ fn a_caller_that_ends_leaves_nothing_open() {
             assert!(descriptors[4].starts_with("pipe:"), "{descriptors:?}");
         }
     }
-    assert!(left_behind > 0, "no process was ever seen that outlives its caller");
+    assert!(left_behind > 0, "no process outlived its caller");
 }
 
 /// A caller that is a subreaper and reaps nothing, among callers with a working reaper.
 #[test]
-fn a_subreaper_that_does_not_reap_gets_one_zombie() {
+fn subreaper_that_does_not_reap_gets_one_zombie() {
     if !privileged() {
         return;
     }
@@ -108,7 +108,7 @@ fn a_caller() {
     let veth = fixture.veth(0);
     fixture.host.socket().expect("open a socket").delete_link_nowait(veth.host, &record).expect("delete");
     let children = wait(WaitOptions::NOHANG);
-    assert_eq!(children.expect_err("there is no child"), rustix::io::Errno::CHILD, "nobody is left to be waited for");
+    assert_eq!(children.expect_err("there is no child"), rustix::io::Errno::CHILD, "no child is left");
 }
 
 /// As above, and the parent of its orphans: first one after the other, then many at once.
@@ -132,9 +132,9 @@ fn a_subreaper() {
     while let Ok(Some(_)) = wait(WaitOptions::empty()) {
         reaped += 1;
     }
-    assert_eq!(reaped, 1, "the first is how the reaper is tried");
+    assert_eq!(reaped, 1, "only the first orphan tests the reaper");
     delete(0);
-    assert!(wait(WaitOptions::empty()).is_ok(), "that it reaps is noticed");
+    assert!(wait(WaitOptions::empty()).is_ok(), "the record shows that the reaper works");
 }
 
 fn given_record() -> Option<OrphanRecord> {

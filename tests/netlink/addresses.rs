@@ -31,7 +31,7 @@ fn addresses_of_both_families() {
 }
 
 #[test]
-fn an_address_that_is_there_is_told_apart() {
+fn existing_address_is_reported() {
     let Some(fixture) = Fixture::new() else { return };
     let eth1 = up_pair(&fixture);
     for address in [net("10.22.0.5/24"), net("fd00:22::5/64")] {
@@ -44,7 +44,7 @@ fn an_address_that_is_there_is_told_apart() {
 }
 
 #[test]
-fn a_link_without_ipv6_says_so() {
+fn link_without_ipv6_is_reported() {
     let Some(fixture) = Fixture::new() else { return };
     let eth1 = up_pair(&fixture);
     let switch = "/proc/sys/net/ipv6/conf/eth1/disable_ipv6";
@@ -110,7 +110,7 @@ fn routes_of_both_families() {
 }
 
 #[test]
-fn a_route_that_is_there_is_told_apart() {
+fn existing_route_is_reported() {
     let Some(fixture) = Fixture::new() else { return };
     let eth1 = up_pair(&fixture);
     // Host bits are cleared, because the kernel rejects them.
@@ -145,7 +145,7 @@ fn find<'a>(list: &'a Value, key: &str, wanted: &str) -> &'a Value {
 }
 
 #[test]
-fn what_somebody_else_added_can_be_deleted_and_what_is_absent_too() {
+fn foreign_and_absent_objects_can_be_deleted() {
     let Some(fixture) = Fixture::new() else { return };
     let eth1 = up_pair(&fixture);
     let address = net("10.22.0.5/24");
@@ -157,15 +157,15 @@ fn what_somebody_else_added_can_be_deleted_and_what_is_absent_too() {
         let route = if route.dst == net("10.96.0.0/12") { route.via("10.22.0.1".parse().unwrap()) } else { route };
         fixture.in_pod.delete_route(&route).expect("delete");
         assert!(fixture.in_pod.routes(eth1).expect("list").iter().all(|left| left.dst != route.dst), "{route}");
-        fixture.in_pod.delete_route(&route).expect("it is absent");
+        fixture.in_pod.delete_route(&route).expect("absent");
     }
     fixture.in_pod.delete_address(eth1, address).expect("delete");
     assert!(!fixture.in_pod.addresses(eth1).expect("list").contains(&address));
-    fixture.in_pod.delete_address(eth1, address).expect("it is absent");
+    fixture.in_pod.delete_address(eth1, address).expect("absent");
 }
 
 #[test]
-fn a_neighbor_is_forgotten_on_the_link_alone() {
+fn neighbor_is_deleted_on_one_link_only() {
     let Some(fixture) = Fixture::new() else { return };
     let eth1 = up_pair(&fixture);
     for (neighbor, other) in [("10.22.0.9", "10.22.0.8"), ("fd00:22::9", "fd00:22::8")] {

@@ -42,7 +42,7 @@ fn names_and_index_are_free_at_once() {
 }
 
 #[test]
-fn what_is_absent_is_success_and_what_is_refused_an_error() {
+fn absent_link_succeeds_and_refusal_is_an_error() {
     let Some(fixture) = Fixture::new() else { return };
     let records = Records::new();
     fixture.on_host.delete_link_nowait(4_711, &records.another()).expect("no such link");
@@ -68,7 +68,7 @@ fn what_is_absent_is_success_and_what_is_refused_an_error() {
 }
 
 #[test]
-fn the_socket_stays_of_use() {
+fn socket_works_after_deletions() {
     let Some(fixture) = Fixture::new() else { return };
     let records = Records::new();
     let ends = [1, 2, 3].map(|number| fixture.veth(number, None));

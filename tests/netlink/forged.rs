@@ -6,7 +6,7 @@ use crate::support::Fixture;
 /// Any process with CAP_NET_ADMIN in a namespace can send to its sockets: a pod can send to the
 /// sockets that the plugin opens there.
 #[test]
-fn what_the_kernel_did_not_say_is_not_heard() {
+fn forged_messages_are_ignored() {
     let Some(fixture) = Fixture::new() else { return };
     let forge = |port: u32, words: &[u32]| {
         // Without a protocol the socket is NETLINK_ROUTE.

@@ -5,7 +5,7 @@ use serde_json::{Value, json as value};
 use crate::support::{BRIDGE_MAC, Fixture, host_mac, json, link, name, pair, peer_mac, run};
 
 #[test]
-fn a_bridge_keeps_its_address_when_ports_come() {
+fn bridge_keeps_its_mac_when_ports_join() {
     let Some(fixture) = Fixture::new() else { return };
     let spec = BridgeSpec::new(name("cbr0")).mac(BRIDGE_MAC).mtu(1400).up();
     let bridge = fixture.on_host.create_bridge(&spec).expect("create cbr0");
@@ -26,7 +26,7 @@ fn a_bridge_keeps_its_address_when_ports_come() {
 }
 
 #[test]
-fn a_bridge_asks_who_listens_to_multicast_unless_it_is_told_not_to() {
+fn multicast_snooping_is_on_by_default_and_can_be_off() {
     let Some(fixture) = Fixture::new() else { return };
     let plain = BridgeSpec::new(name("plain"));
     for (spec, asks) in [(plain.clone(), 1), (plain.clone().mcast_snooping(true), 1), (plain.mcast_snooping(false), 0)]
@@ -39,7 +39,7 @@ fn a_bridge_asks_who_listens_to_multicast_unless_it_is_told_not_to() {
 }
 
 #[test]
-fn a_veth_pair_is_complete_when_it_appears() {
+fn veth_pair_is_created_complete() {
     let Some(fixture) = Fixture::new() else { return };
     let bridge = fixture.bridge();
     // Other links come first, so that the indexes of the two ends differ.
@@ -78,7 +78,7 @@ fn a_veth_pair_is_complete_when_it_appears() {
 }
 
 #[test]
-fn ends_with_the_same_index_are_told_right() {
+fn ends_with_equal_indexes_are_reported() {
     let Some(fixture) = Fixture::new() else { return };
     let indexes = fixture.veth(1, None);
     assert_eq!(link(&fixture.host, "veth1")["ifindex"], indexes.host);
@@ -87,7 +87,7 @@ fn ends_with_the_same_index_are_told_right() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_reported_and_nothing_made() {
+fn taken_name_is_reported_and_nothing_is_created() {
     let Some(fixture) = Fixture::new() else { return };
     fixture.veth(1, None);
 
@@ -106,7 +106,7 @@ fn a_name_that_is_taken_is_reported_and_nothing_made() {
 }
 
 #[test]
-fn a_pair_that_cannot_join_its_bridge_is_not_left_behind() {
+fn pair_that_cannot_join_its_bridge_is_not_left_behind() {
     let Some(fixture) = Fixture::new() else { return };
     let error = fixture.on_host.create_veth(&pair(1, &fixture.pod).master(4_711)).expect_err("no bridge");
     assert!(matches!(error, Error::Kernel { .. }), "{error:?}");
@@ -131,7 +131,7 @@ fn a_missing_capability_is_named() {
 }
 
 #[test]
-fn a_bridge_name_held_by_another_kind_shows() {
+fn bridge_name_of_another_link_kind_is_visible() {
     let Some(fixture) = Fixture::new() else { return };
     let mut impostor = pair(1, &fixture.pod);
     impostor.host.name = name("cbr0");
@@ -186,7 +186,7 @@ fn attributes_change_one_at_a_time() {
     let long = "x".repeat(256);
     let error = fixture.on_host.set_alias(veth.host, &long).expect_err("one byte too long");
     assert_eq!(error.raw_os_error(), Some(libc::ERANGE), "{error}");
-    fixture.on_host.set_alias(veth.host, "").expect("take the alias away");
+    fixture.on_host.set_alias(veth.host, "").expect("remove the alias");
     assert_eq!(link(&fixture.host, "veth1")["ifalias"], Value::Null);
 
     fixture.on_host.set_down(veth.host).expect("take it down");
@@ -194,7 +194,7 @@ fn attributes_change_one_at_a_time() {
 }
 
 #[test]
-fn a_refusal_names_the_operation_and_carries_the_kernels_words() {
+fn refusal_has_the_operation_and_the_kernels_explanation() {
     let Some(fixture) = Fixture::new() else { return };
     let error = fixture.on_host.set_up(4_711).expect_err("there is no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
@@ -212,7 +212,7 @@ fn a_refusal_names_the_operation_and_carries_the_kernels_words() {
 }
 
 #[test]
-fn three_hundred_links_are_listed_whole() {
+fn three_hundred_links_are_listed() {
     const LINKS: usize = 300;
     let Some(fixture) = Fixture::new() else { return };
     bridges(&fixture.host, LINKS);
@@ -224,7 +224,7 @@ fn three_hundred_links_are_listed_whole() {
 }
 
 #[test]
-fn a_list_is_whole_while_others_come() {
+fn list_is_complete_while_links_are_added() {
     const STANDING: usize = 60;
     const COMING: usize = 20;
     let Some(fixture) = Fixture::new() else { return };

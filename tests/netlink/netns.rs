@@ -10,7 +10,7 @@ use cnikit_testbed::tool;
 use crate::support::Fixture;
 
 #[test]
-fn what_is_no_network_namespace_is_told_apart() {
+fn other_files_are_not_network_namespaces() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let missing = Netns::open(directory.path().join("gone")).expect_err("nothing is there");
     assert!(matches!(missing, Error::NetnsMissing { .. }), "{missing:?}");
@@ -31,11 +31,11 @@ fn what_is_no_network_namespace_is_told_apart() {
 }
 
 #[test]
-fn a_fifo_does_not_hold_the_caller() {
+fn fifo_does_not_block_the_caller() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let fifo = directory.path().join("fifo");
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("make a FIFO");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("create a FIFO");
     let error = Netns::open(&fifo).expect_err("a FIFO is no namespace");
     assert!(matches!(error, Error::NotNetns { .. }), "{error:?}");
 }
@@ -54,7 +54,7 @@ fn identity_follows_the_namespace_and_not_the_path() {
 }
 
 #[test]
-fn the_caller_stays_where_it_was() {
+fn caller_stays_in_its_namespace() {
     let Some(fixture) = Fixture::new() else { return };
     let before = Netns::current().expect("own namespace").id();
     fixture.pod.run(|| ()).expect("enter");
@@ -66,10 +66,10 @@ fn the_caller_stays_where_it_was() {
     assert_eq!(Netns::current().expect("own namespace").id(), before);
 }
 
-/// A process that is root only in a user namespace may enter the network namespaces of that user
-/// namespace. It may not enter its own network namespace again.
+/// A process that is root only in a user namespace may enter the network namespaces below it. It
+/// may not enter its own network namespace again.
 #[test]
-fn a_caller_that_could_not_return_stays_too() {
+fn caller_that_could_not_return_stays_in_its_namespace() {
     if !tool("unshare") {
         return;
     }
@@ -82,7 +82,7 @@ fn a_caller_that_could_not_return_stays_too() {
 }
 
 #[test]
-#[ignore = "the process that a_caller_that_could_not_return_stays_too starts"]
+#[ignore = "the process that caller_that_could_not_return_stays_in_its_namespace starts"]
 fn visitor() {
     let home = Netns::current().expect("own namespace").id();
     let pod = Netns::create().expect("create a pod's namespace");

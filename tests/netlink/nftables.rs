@@ -124,7 +124,7 @@ fn filters_read_as_in_nft() {
 /// In an IPv4 table, a condition on an IPv6 address matches no packet. It must not match other
 /// bytes of the packet.
 #[test]
-fn the_other_familys_addresses_match_nothing() {
+fn addresses_of_the_other_family_match_nothing() {
     let Some(fixture) = Fixture::new() else { return };
     run(&fixture.host, "ip link set lo up");
     let output = table(Family::Ip).chain("output").hook(ChainType::Filter, Hook::Output, Priority::FILTER);
@@ -142,7 +142,7 @@ fn the_other_familys_addresses_match_nothing() {
 }
 
 #[test]
-fn a_batch_is_made_as_a_whole_or_not_at_all() {
+fn batch_is_atomic() {
     let Some(fixture) = Fixture::new() else { return };
     let nftables = socket(&fixture.host);
     let chain = nat(&table(Family::Inet));
@@ -175,7 +175,7 @@ fn a_check_changes_nothing() {
 }
 
 #[test]
-fn masquerading_has_no_place_where_packets_come_in() {
+fn masquerading_is_invalid_at_ingress_hooks() {
     let Some(fixture) = Fixture::new() else { return };
     let input = table(Family::Inet).chain("input").hook(ChainType::Filter, Hook::Input, Priority::FILTER);
     let masquerade = Rule::new(Action::Masquerade(PortRandomization::Kept));
@@ -221,7 +221,7 @@ fn many_rules_are_listed() {
 }
 
 #[test]
-fn what_is_there_is_kept_and_what_differs_is_refused() {
+fn existing_objects_are_kept_and_different_ones_are_refused() {
     let Some(fixture) = Fixture::new() else { return };
     let nftables = socket(&fixture.host);
     let chain = nat(&table(Family::Inet));
@@ -241,7 +241,7 @@ fn what_is_there_is_kept_and_what_differs_is_refused() {
 }
 
 #[test]
-fn what_is_absent_is_deleted_already() {
+fn deleting_absent_objects_succeeds() {
     let Some(fixture) = Fixture::new() else { return };
     let nftables = socket(&fixture.host);
     let (mine, chain) = (table(Family::Inet), nat(&table(Family::Inet)));
@@ -259,7 +259,7 @@ fn what_is_absent_is_deleted_already() {
 }
 
 #[test]
-fn names_that_are_too_long_are_refused() {
+fn too_long_names_are_refused() {
     let Some(fixture) = Fixture::new() else { return };
     let nftables = socket(&fixture.host);
     let table = Table::new(Family::Inet, "x".repeat(256));
@@ -270,7 +270,7 @@ fn names_that_are_too_long_are_refused() {
 /// The steps of a plugin at each ADD: open a socket and list the rules of a network.
 #[test]
 #[ignore = "a measurement: --ignored --nocapture, in release mode, on a machine that is idle"]
-fn cost_of_a_look() {
+fn cost_of_listing_rules() {
     const ROUNDS: usize = 1000;
     let Some(fixture) = Fixture::new() else { return };
     let chain = nat(&table(Family::Inet));

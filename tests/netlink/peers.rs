@@ -9,7 +9,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use crate::support::{Fixture, link, name, pair, run};
 
 #[test]
-fn the_other_end_is_found_in_its_namespace() {
+fn peer_is_found_in_its_namespace() {
     let Some(fixture) = Fixture::new() else { return };
     // Both ends have the same index: the bridge in this namespace, the other end in the pod.
     let bridge = fixture.bridge();
@@ -38,7 +38,7 @@ fn both_ends_may_be_in_one_namespace() {
 }
 
 #[test]
-fn what_is_gone_is_none() {
+fn missing_peer_is_none() {
     let Some(fixture) = Fixture::new() else { return };
     fixture.veth(1, None);
     let veth = fixture.on_host.link_by_name(&name("veth1")).expect("a look").expect("a link");
@@ -55,7 +55,7 @@ fn what_is_gone_is_none() {
 }
 
 #[test]
-fn a_process_without_privileges_is_refused() {
+fn process_without_privileges_is_refused() {
     // The thread drops its capabilities for good.
     std::thread::spawn(refused).join().expect("the thread passes");
 }
@@ -73,7 +73,7 @@ fn refused() {
 }
 
 #[test]
-fn a_program_in_driver_mode_is_told_from_one_in_generic_mode() {
+fn driver_mode_is_distinguished_from_generic_mode() {
     let Some(fixture) = Fixture::new() else { return };
     let indexes = fixture.veth(1, None);
     let found = || {

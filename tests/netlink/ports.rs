@@ -26,7 +26,7 @@ fn the_index_of_the_host_end_can_be_chosen() {
 }
 
 #[test]
-fn an_index_that_is_taken_is_told_apart_from_a_name() {
+fn taken_index_is_distinguished_from_taken_name() {
     let Some(fixture) = Fixture::new() else { return };
     let taken = fixture.veth(1, None).host;
     for index in [1, taken] {
@@ -135,7 +135,7 @@ fn entries_of_the_forwarding_database() {
 }
 
 #[test]
-fn entries_go_with_their_port() {
+fn entries_disappear_with_their_port() {
     let Some(fixture) = Fixture::new() else { return };
     let bridge = fixture.bridge();
     let veth = fixture.veth(1, Some(bridge)).host;
@@ -147,7 +147,7 @@ fn entries_go_with_their_port() {
 }
 
 #[test]
-fn a_port_that_is_not_flooded_is_reached_by_its_entry() {
+fn port_without_flooding_is_reached_through_its_entry() {
     // More frames than all other traffic between the two ends.
     const FRAMES: u64 = 100;
     let Some(fixture) = Fixture::new() else { return };

@@ -32,7 +32,7 @@ fn answers(fixture: &Fixture, addresses: &[&str], ignored: &[cnikit::spec::MacAd
 }
 
 #[test]
-fn a_machine_answers_for_its_addresses_at_once() {
+fn machine_answers_for_its_addresses_at_once() {
     let Some(fixture) = wired() else { return };
     run(&fixture.pod, &format!("ip addr add {V4}/24 dev eth1"));
     run(&fixture.pod, &format!("ip addr add {V6}/64 dev eth1 nodad"));
@@ -46,7 +46,7 @@ fn a_machine_answers_for_its_addresses_at_once() {
 
 /// A probe changes no neighbor table: RFC 5227, section 1.1.
 #[test]
-fn a_probe_leaves_no_trace_with_the_machine() {
+fn probe_changes_no_neighbor_table() {
     let Some(fixture) = wired() else { return };
     run(&fixture.pod, &format!("ip addr add {V4}/24 dev eth1"));
     answers(&fixture, &[V4], &[]).expect("ask");
@@ -54,7 +54,7 @@ fn a_probe_leaves_no_trace_with_the_machine() {
 }
 
 #[test]
-fn an_address_that_no_machine_has_is_waited_for_less_than_a_second() {
+fn probe_for_a_free_address_ends_within_a_second() {
     let Some(fixture) = wired() else { return };
     run(&fixture.pod, "ip addr add 192.0.2.9/24 dev eth1");
     let start = Instant::now();
@@ -64,7 +64,7 @@ fn an_address_that_no_machine_has_is_waited_for_less_than_a_second() {
 }
 
 #[test]
-fn machines_that_are_ignored_have_nothing() {
+fn ignored_machines_are_not_reported() {
     let Some(fixture) = wired() else { return };
     run(&fixture.pod, &format!("ip addr add {V4}/24 dev eth1"));
     assert_eq!(answers(&fixture, &[V4], &[peer_mac(1)]).expect("ask"), []);
@@ -72,7 +72,7 @@ fn machines_that_are_ignored_have_nothing() {
 }
 
 #[test]
-fn a_link_that_cannot_be_asked_is_named() {
+fn link_that_cannot_be_probed_is_named() {
     let Some(fixture) = Fixture::new() else { return };
     fixture.veth(1, None);
     run(&fixture.host, "ip link set veth1 down");

@@ -21,7 +21,7 @@ fn a_host_without_default_route_has_no_uplink() {
 }
 
 #[test]
-fn the_uplink_is_the_link_of_the_best_default_route() {
+fn uplink_is_the_link_of_the_best_default_route() {
     let Some(fixture) = Fixture::new() else { return };
     uplinks(&fixture.host);
     run(&fixture.host, "ip -6 route add default via fd00:22::1 dev up2 metric 10");
@@ -43,7 +43,7 @@ fn the_uplink_is_the_link_of_the_best_default_route() {
 }
 
 #[test]
-fn a_route_carries_all_that_a_result_can_say() {
+fn route_has_all_fields_of_a_cni_result() {
     let Some(fixture) = Fixture::new() else { return };
     uplinks(&fixture.host);
     let up0 = fixture.on_host.link_by_name(&name("up0")).expect("look up").expect("up0").index;
@@ -127,7 +127,7 @@ fn routes_by_next_hop_objects_are_listed_with_their_hops() {
 
 /// RFC 8950: an IPv6 router may be the next hop of an IPv4 route.
 #[test]
-fn an_ipv4_route_may_go_by_an_ipv6_router() {
+fn ipv4_route_may_have_an_ipv6_gateway() {
     let Some(fixture) = Fixture::new() else { return };
     uplinks(&fixture.host);
     let [up0, up2] =
@@ -166,7 +166,7 @@ fn an_ipv4_route_may_go_by_an_ipv6_router() {
 }
 
 #[test]
-fn an_ipv6_route_goes_by_no_ipv4_router() {
+fn ipv6_route_cannot_have_an_ipv4_gateway() {
     let Some(fixture) = Fixture::new() else { return };
     uplinks(&fixture.host);
     let up2 = fixture.on_host.link_by_name(&name("up2")).expect("look up").expect("up2").index;

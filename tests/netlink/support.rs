@@ -24,7 +24,7 @@ impl Fixture {
         let host = match Netns::create() {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
                 let demanded = std::env::var("CNIKIT_REQUIRE_PRIVILEGED").is_ok_and(|v| v == "1");
-                assert!(!demanded, "privilege is demanded: {error}");
+                assert!(!demanded, "CNIKIT_REQUIRE_PRIVILEGED=1 demands privileges: {error}");
                 eprintln!("SKIP {error}");
                 return None;
             }

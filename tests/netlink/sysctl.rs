@@ -62,7 +62,7 @@ fn every_setting_exists() {
 }
 
 #[test]
-fn a_link_tells_its_ipv6_settings() {
+fn link_has_its_ipv6_settings() {
     let Some(fixture) = Fixture::new() else { return };
     fixture.veth(1, None);
     let eth1 = name("eth1");
@@ -79,7 +79,7 @@ fn a_link_tells_its_ipv6_settings() {
 }
 
 #[test]
-fn a_dot_in_a_name_is_part_of_the_name() {
+fn dot_is_part_of_an_interface_name() {
     let Some(fixture) = Fixture::new() else { return };
     run(&fixture.pod, "ip link add eth0.5 type bridge");
     let link = name("eth0.5");
@@ -90,7 +90,7 @@ fn a_dot_in_a_name_is_part_of_the_name() {
 }
 
 #[test]
-fn a_link_local_address_is_not_made_where_the_mode_says_so() {
+fn no_link_local_address_in_mode_none() {
     let Some(fixture) = Fixture::new() else { return };
     let ends = [fixture.veth(1, None).peer, fixture.veth(2, None).peer, fixture.veth(3, None).peer];
     let eth2 = name("eth2");
@@ -105,7 +105,7 @@ fn a_link_local_address_is_not_made_where_the_mode_says_so() {
 }
 
 #[test]
-fn a_link_without_ipv6_makes_no_address_in_any_case() {
+fn link_without_ipv6_has_no_address_in_any_mode() {
     let Some(fixture) = Fixture::new() else { return };
     let end = fixture.veth(1, None).peer;
     run(&fixture.pod, "ip link set eth1 mtu 1200");
@@ -115,7 +115,7 @@ fn a_link_without_ipv6_makes_no_address_in_any_case() {
 }
 
 #[test]
-fn a_setting_that_is_missing_is_told_apart_from_one_that_fails() {
+fn missing_setting_is_distinguished_from_a_failure() {
     let Some(fixture) = Fixture::new() else { return };
     let gone: IfName = name("gone");
     let missing = Sysctl::Ipv6Conf(&gone, Ipv6Conf::AcceptRa);
@@ -136,7 +136,7 @@ fn a_setting_that_is_missing_is_told_apart_from_one_that_fails() {
 }
 
 #[test]
-fn what_can_be_written_is_told_without_writing() {
+fn is_writable_check_writes_nothing() {
     let Some(fixture) = Fixture::new() else { return };
     inside(&fixture.host, || Sysctl::Ipv4Forward.write(0)).expect("write");
     let is_writable = |setting: Sysctl<'_>| fixture.host.run(|| setting.is_writable()).expect("enter");

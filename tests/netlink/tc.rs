@@ -66,7 +66,7 @@ fn one_filter_serves_all_links_of_a_shared_block() {
 }
 
 #[test]
-fn filters_are_deleted_once_and_again() {
+fn deleting_a_filter_twice_succeeds() {
     let Some(fixture) = Fixture::new() else { return };
     let bridge = fixture.bridge();
     let (program, _) = program();
@@ -91,7 +91,7 @@ fn filters_are_deleted_once_and_again() {
 }
 
 #[test]
-fn a_clsact_qdisc_is_deleted_once_and_again() {
+fn deleting_a_clsact_qdisc_twice_succeeds() {
     let Some(fixture) = Fixture::new() else { return };
     let (bridge, veth) = (fixture.bridge(), fixture.veth(1, None).host);
     let (program, _) = program();
@@ -116,7 +116,7 @@ fn a_link_can_have_filters_of_its_own() {
     let veth = fixture.veth(1, None).host;
     let (program, id) = program();
     let filter = BpfFilter::new(&program, "own");
-    let error = fixture.on_host.replace_filter(&FilterTarget::Ingress(veth), &filter).expect_err("there is no qdisc");
+    let error = fixture.on_host.replace_filter(&FilterTarget::Ingress(veth), &filter).expect_err("no qdisc");
     assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
 
     fixture.on_host.create_clsact(veth, SharedBlocks::default()).expect("create clsact");
@@ -130,7 +130,7 @@ fn a_link_can_have_filters_of_its_own() {
 }
 
 #[test]
-fn filters_of_other_people_show() {
+fn filters_of_other_programs_are_listed() {
     let Some(fixture) = Fixture::new() else { return };
     let veth = fixture.veth(1, None).host;
     fixture.on_host.create_clsact(veth, SharedBlocks::default()).expect("create clsact");
@@ -161,7 +161,7 @@ fn the_ingress_slot_holds_one_qdisc() {
 }
 
 #[test]
-fn a_clsact_qdisc_is_ensured_and_shared_but_never_replaced() {
+fn clsact_qdisc_is_created_or_reused_but_never_replaced() {
     let Some(fixture) = Fixture::new() else { return };
     let bridge = fixture.bridge();
     let veth = fixture.veth(1, None).host;

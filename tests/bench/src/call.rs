@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
 /// The timeout of a call, after which it is killed.
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Calls a plugin as a runtime does: starts it, writes the configuration, reads the complete result
 /// and waits for the process. The returned time covers all of these.
@@ -36,7 +36,7 @@ pub(crate) fn run(mut command: Command, input: &[u8]) -> (Duration, Value) {
     let mut said = Vec::new();
     let written = child.stdin.take().map(|mut pipe| std::io::Write::write_all(&mut pipe, input));
     let mut stdout = child.stdout.take().expect("a pipe");
-    let deadline = start + LIMIT;
+    let deadline = start + TIMEOUT;
     while is_ready(&stdout, deadline, &mut child) {
         let mut buffer = [0; 16 << 10];
         match stdout.read(&mut buffer).expect("a pipe that can be read") {
@@ -68,7 +68,7 @@ fn is_ready(descriptor: &impl AsFd, deadline: Instant, child: &mut Child) -> boo
     if ready == 0 {
         let _ = child.kill();
         let _ = child.wait();
-        panic!("a call was not through after {LIMIT:?}");
+        panic!("a call did not end within {TIMEOUT:?}");
     }
     true
 }

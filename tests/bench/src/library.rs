@@ -40,14 +40,14 @@ struct Interval {
 /// Collects the medians of the last `cargo bench`, writes the JSON file and prints the table.
 pub(crate) fn run(options: &LibraryOptions) {
     let mut figures: Vec<Figure> = folders(&options.criterion).iter().filter_map(|folder| figure(folder)).collect();
-    assert!(!figures.is_empty(), "{}: nothing of criterion's; run `cargo bench`", options.criterion.display());
+    assert!(!figures.is_empty(), "{}: no criterion results; run `cargo bench` first", options.criterion.display());
     // cnikit first, then the others.
     let key = |figure: &Figure| {
         let Figure { measure, case, implementation, .. } = figure;
         (measure.clone(), tables::natural(case), implementation != "cnikit", implementation.clone())
     };
     figures.sort_by_key(key);
-    let report = Report { machine: Machine::look_without_plugins(), command: "cargo bench".to_owned(), figures };
+    let report = Report { machine: Machine::read_host(), command: "cargo bench".to_owned(), figures };
     if let Some(path) = &options.json {
         report.write(path);
     }

@@ -41,11 +41,11 @@ impl Machine {
                 versions.insert(name.to_owned(), peer_version(&path));
             }
         }
-        Self { versions, ..Self::look_without_plugins() }
+        Self { versions, ..Self::read_host() }
     }
 
     /// Reads the properties of this machine.
-    pub(crate) fn look_without_plugins() -> Self {
+    pub(crate) fn read_host() -> Self {
         let load = fs::read_to_string("/proc/loadavg").expect("/proc is mounted");
         Self {
             date: Command::new("date").words("-u +%Y-%m-%d").run().trim().to_owned(),
@@ -90,9 +90,9 @@ fn priority() -> String {
     // The process name, in parentheses, may contain spaces. The third field of proc_pid_stat(5)
     // follows it.
     let (_, fields) = stat.rsplit_once(')').expect("a name");
-    let field = |number: usize| fields.split_whitespace().nth(number - 3).unwrap_or_default();
-    match (field(41), field(19)) {
-        ("0", "0") => "as all others".to_owned(),
+    let setup = |number: usize| fields.split_whitespace().nth(number - 3).unwrap_or_default();
+    match (setup(41), setup(19)) {
+        ("0", "0") => "normal".to_owned(),
         ("0", nice) => format!("nice {nice}"),
         _ => "real time".to_owned(),
     }
@@ -106,7 +106,7 @@ fn peer_version(path: &Path) -> String {
     let is_version = |word: &&str| word.starts_with('v') && word[1..].starts_with(|digit: char| digit.is_ascii_digit());
     let folder = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
     let version = words.split_whitespace().find(is_version).or(folder.filter(is_version));
-    version.map_or_else(|| format!("as in {}", path.display()), str::to_owned)
+    version.map_or_else(|| format!("from {}", path.display()), str::to_owned)
 }
 
 /// Whether an ELF file has no interpreter.

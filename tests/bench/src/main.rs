@@ -4,17 +4,17 @@
 //! `make bench-add`, `make bench-net` and `make bench-plots` run it. docs/benchmarks.md has the
 //! results.
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
-//! | [`add`] | the verbs of plugins: how long they take, how many at once, what an ADD is made of |
-//! | [`tables`] | the results for people |
-//! | [`net`] | packets from pod to pod, by each way that leads there |
-//! | [`library`] | what criterion measured of the library |
-//! | [`network`], [`call`] | plugins and their pods, and a call under the clock |
+//! | [`add`] | plugin commands: latency, rates of parallel calls, steps of an ADD |
+//! | [`tables`] | the results as Markdown |
+//! | [`net`] | packets from pod to pod on each path |
+//! | [`library`] | the criterion results of the library |
+//! | [`network`], [`call`] | plugins and their pods, and timed calls |
 //! | [`plot`] | the documentation's tables and pictures |
-//! | [`reaper`] | the parent of the process that measures, which reaps orphans |
-//! | [`report`] | the results as they are kept, and the statistics in them |
-//! | [`site`] | a private host for each contestant, which works when it is told to |
+//! | [`reaper`] | the parent of the measuring process, which reaps orphans |
+//! | [`report`] | stored results and their statistics |
+//! | [`host_thread`] | a private host for each contestant |
 //!
 //! Each measurement is also checked. A failed check ends the run with a panic that has the facts,
 //! because the result would be worthless. Namespaces, mounts and pins belong to threads of this
@@ -22,6 +22,7 @@
 
 mod add;
 mod call;
+mod host_thread;
 mod interrupt;
 mod launcher;
 mod library;
@@ -32,7 +33,6 @@ mod options;
 mod plot;
 mod reaper;
 mod report;
-mod site;
 mod tables;
 
 use std::process::ExitCode;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     }
     let options = Options::parse();
     if options.command.needs_root() && !machine::is_privileged() {
-        eprintln!("cnikit-bench: namespaces take CAP_SYS_ADMIN and CAP_NET_ADMIN: run it as root, or by `make`");
+        eprintln!("cnikit-bench: namespaces need CAP_SYS_ADMIN and CAP_NET_ADMIN; run this as root or through `make`");
         return ExitCode::from(2);
     }
     if let Command::Add(_) = options.command
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     match outcome {
         Some(()) => ExitCode::SUCCESS,
         None => {
-            eprintln!("cnikit-bench: interrupted; nothing is left behind");
+            eprintln!("cnikit-bench: interrupted; all private hosts are removed");
             ExitCode::from(130)
         }
     }

@@ -20,7 +20,7 @@ use crate::options::Common;
 const SETTLE: Duration = Duration::from_millis(40);
 
 /// The number of parallel calls that attach the remaining pods.
-const POPULATING: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
+const POPULATE_WIDTH: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
 
 /// The timeout for attaching the remaining pods.
 const TOO_LONG: Duration = Duration::from_secs(240);
@@ -56,7 +56,7 @@ pub(crate) struct Network {
 
 /// The times of the commands for one pod.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Turn {
+pub(crate) struct CallTimes {
     pub(crate) add: Duration,
     pub(crate) check: Duration,
     pub(crate) del: Duration,
@@ -94,7 +94,7 @@ impl Contestant {
             if has(name) && has("host-local") {
                 found.push(Self { name, binary: whole(&options.peers.join(name)) });
             } else {
-                eprintln!("NOT MEASURED: {name}: it or host-local is not in {}", options.peers.display());
+                eprintln!("NOT MEASURED: {name}: the plugin or host-local is missing in {}", options.peers.display());
             }
         }
         found
@@ -147,7 +147,7 @@ impl Network {
     }
 
     /// Attaches, checks and detaches a new pod.
-    pub(crate) fn turn(&mut self, host: &Host) -> Turn {
+    pub(crate) fn call_times(&mut self, host: &Host) -> CallTimes {
         let (pod, container) = (host.pod(), "c".repeat(64));
         let (add, result) = timed(&self.call("ADD", &container, &pod));
         self.addresses_of(&result);
@@ -155,18 +155,18 @@ impl Network {
         config["prevResult"] = result;
         let (check, _) = timed(&self.plugin.on("CHECK", &config, &container, &pod));
         let (del, _) = timed(&self.call("DEL", &container, &pod));
-        assert!(pod.link("eth0").is_none(), "DEL left the pod its interface");
+        assert!(pod.link("eth0").is_none(), "DEL did not delete the pod's interface");
         self.spent.push(pod);
         thread::sleep(SETTLE);
-        Turn { add, check, del }
+        CallTimes { add, check, del }
     }
 
     /// [Populates](Self::populate) and checks the network, unless that would take too long. Returns
     /// whether it did.
     pub(crate) fn populate_in_time(&mut self, host: &Host, count: usize) -> bool {
         let missing = count.saturating_sub(self.pods.len());
-        let one = self.turn(host).add;
-        let expected = one * u32::try_from(missing.div_ceil(POPULATING.get())).unwrap_or(u32::MAX);
+        let one = self.call_times(host).add;
+        let expected = one * u32::try_from(missing.div_ceil(POPULATE_WIDTH.get())).unwrap_or(u32::MAX);
         if expected > TOO_LONG {
             return false;
         }
@@ -176,7 +176,7 @@ impl Network {
     }
 
     /// Whether the plugin applied the configuration: old versions ignore unknown keys.
-    pub(crate) fn understood(&self, host: &Host) -> bool {
+    pub(crate) fn supported(&self, host: &Host) -> bool {
         self.config["ipMasqBackend"] != "nftables"
             || host.command("nft").words("list tables").run().contains("cni_plugins_masquerade")
     }
@@ -185,7 +185,7 @@ impl Network {
     pub(crate) fn populate(&mut self, host: &Host, count: usize) {
         let new: Vec<Pod> = (self.pods.len()..count).map(|_| host.pod()).collect();
         let first = self.pods.len();
-        self.at_once("ADD", POPULATING, first, &new);
+        self.run_parallel("ADD", POPULATE_WIDTH, first, &new);
         self.pods.extend(new);
     }
 
@@ -210,7 +210,7 @@ impl Network {
     pub(crate) fn burst(&mut self, host: &Host, count: usize, width: NonZeroUsize) -> [Duration; 2] {
         let new: Vec<Pod> = (0..count).map(|_| host.pod()).collect();
         let times = ["ADD", "DEL"].map(|verb| {
-            let taken = self.at_once(verb, width, self.pods.len(), &new);
+            let taken = self.run_parallel(verb, width, self.pods.len(), &new);
             thread::sleep(3 * SETTLE);
             taken
         });
@@ -228,7 +228,7 @@ impl Network {
     }
 
     /// Calls a command for pods numbered from `first`. `width` threads process them.
-    fn at_once(&self, verb: &str, width: NonZeroUsize, first: usize, pods: &[Pod]) -> Duration {
+    fn run_parallel(&self, verb: &str, width: NonZeroUsize, first: usize, pods: &[Pod]) -> Duration {
         let numbered: Vec<(usize, &Pod)> = (first..).zip(pods).collect();
         let calls: Vec<_> =
             numbered.iter().map(|(number, pod)| self.call(verb, &format!("{number:064x}"), pod)).collect();
@@ -254,7 +254,7 @@ impl Network {
         interrupt::check();
         let given = addresses.into_inner().expect("no thread panicked").len();
         let expected = if verb == "ADD" { calls.len() * self.addresses } else { 0 };
-        assert_eq!(given, expected, "two pods got one address");
+        assert_eq!(given, expected, "two pods have the same address");
         taken
     }
 

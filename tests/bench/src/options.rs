@@ -119,7 +119,7 @@ impl Common {
 
 /// The command that repeats the measurement. `make` chooses the binaries and the result files
 /// itself.
-pub(crate) fn as_typed() -> String {
+pub(crate) fn command_line() -> String {
     let mut words = std::env::args().skip(1);
     let what = words.next().unwrap_or_default();
     let mut options = Vec::new();

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_odd_number_the_median_is_the_middle() {
+    fn median_of_an_odd_number_is_the_middle() {
         assert_eq!(Summary::of(&[9.0, 1.0, 5.0]).p50, 5.0);
     }
 }

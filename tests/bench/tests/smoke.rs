@@ -47,7 +47,7 @@ fn measure(what: &str, options: &[&str]) -> Option<Vec<Value>> {
 
     let report: Value = serde_json::from_slice(&std::fs::read(&json).expect("results")).expect("JSON");
     for key in ["date", "cpu", "cpus", "kernel", "load", "versions"] {
-        assert!(!report["machine"][key].is_null(), "nothing is said of {key}");
+        assert!(!report["machine"][key].is_null(), "{key} is missing");
     }
     let figures = report["figures"].as_array().expect("figures").clone();
     for figure in &figures {

@@ -17,16 +17,16 @@
 //! ```
 
 mod flow;
-mod guard;
-mod neighbour;
+mod neighbor;
 mod read;
 mod scenario;
+mod spoof_check;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use flow::{Closes, Conversation, Flow, Part};
-use read::{Content, Header, Packet, Upper, protocol};
+use flow::{Closes, Flow, FlowEffect, FlowKey};
+use read::{Content, Header, Packet, Transport, protocol};
 pub use scenario::{Scenario, Step};
 
 /// An Ethernet address.
@@ -51,7 +51,7 @@ pub struct Network {
     pub shared: HashMap<(u32, IpAddr), u32>,
     /// The counters.
     pub counts: Counts,
-    flows: HashMap<Conversation, Flow>,
+    flows: HashMap<FlowKey, Flow>,
 }
 
 /// The endpoint of an address.
@@ -107,7 +107,7 @@ pub enum Verdict {
 
 /// The reasons for drops, with the numbers of docs/datapath.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "docs/datapath.md has the words")]
+#[expect(missing_docs, reason = "docs/datapath.md describes them")]
 pub enum Reason {
     Malformed,
     Vlan,
@@ -122,7 +122,7 @@ pub enum Reason {
 
 /// The counters of a network, summed over all addresses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "`net_stats` and `pkt_count` have the words")]
+#[expect(missing_docs, reason = "`net_stats` and `pkt_count` describe them")]
 pub struct Counts {
     pub direct: u64,
     pub to_stack: u64,
@@ -182,7 +182,7 @@ impl Network {
     }
 
     fn sent_by_pod(&mut self, port: u32, frame: &[u8]) -> Verdict {
-        if let Some(reason) = self.objection(port, frame) {
+        if let Some(reason) = self.violation(port, frame) {
             return Verdict::Drop(reason);
         }
         if let Some(answer) = self.answer(port, frame) {
@@ -198,7 +198,7 @@ impl Network {
     fn forward(&mut self, port: u32, frame: &[u8], packet: &Packet<'_>) -> Verdict {
         self.counts.sent += 1;
         if let Some(target) = self.other_pod(port, packet.header.destination) {
-            match self.follow(packet) {
+            match self.look_up_flow(packet) {
                 // The host routed the packets of the other direction, so it must receive the
                 // answer.
                 Some(flow) if flow.is_routed => {
@@ -223,11 +223,11 @@ impl Network {
     fn direct(&self, port: u32, target: Owner, frame: &[u8], packet: &Packet<'_>) -> Option<Vec<u8>> {
         let is_stack_only = |port: u32| self.ports.get(&port).is_some_and(|port| port.stack_only);
         let is_free = self.direct && !is_stack_only(port) && !is_stack_only(target.port);
-        let can_be_answered = self.can_be_answered(port, read::mac(&frame[6..]), packet.header.source);
+        let answer_can_be_direct = self.answer_can_be_direct(port, read::mac(&frame[6..]), packet.header.source);
         if !is_free
-            || !can_be_answered
+            || !answer_can_be_direct
             || packet.header.is_special
-            || packet.conversation().is_none()
+            || packet.flow_key().is_none()
             || packet.is_from_router()
         {
             return None;
@@ -241,7 +241,7 @@ impl Network {
 
     /// Whether the answer can be forwarded directly too: the source is the address of a pod, and
     /// the frame comes from that pod's MAC.
-    fn can_be_answered(&self, port: u32, mac: Mac, source: IpAddr) -> bool {
+    fn answer_can_be_direct(&self, port: u32, mac: Mac, source: IpAddr) -> bool {
         let Some(owner) = self.owners.get(&source).filter(|owner| owner.port != self.bridge) else { return false };
         mac == self.ports.get(&port).map_or(owner.mac, |port| port.mac)
     }
@@ -278,7 +278,7 @@ impl Network {
         }
         self.counts.from_stack += 1;
         self.counts.received += 1;
-        let begins_or_continues = packet.conversation().is_some_and(|(_, part)| part.closes != Closes::Elsewhere);
+        let begins_or_continues = packet.flow_key().is_some_and(|(_, effect)| effect.closes != Closes::Elsewhere);
         if begins_or_continues && self.other_pod(port, packet.header.source).is_some() {
             let source = read::mac(&frame[6..]);
             // The kernel wrote the bridge's MAC into a routed frame. The gateway now has another
@@ -286,7 +286,7 @@ impl Network {
             if origin == Origin::Bridge {
                 self.gateway_mac = source;
             }
-            self.remember(&packet, source == self.gateway_mac);
+            self.track_flow(&packet, source == self.gateway_mac);
         }
         stack(frame)
     }
@@ -297,30 +297,30 @@ impl Network {
     }
 
     /// The flow of the packet that the stack delivered, and that the packet must follow.
-    fn follow(&mut self, packet: &Packet<'_>) -> Option<Flow> {
-        let (conversation, part) = packet.conversation()?;
-        let flow = self.flows.get_mut(&conversation)?;
-        if part.opens && flow.is_closed() {
-            self.flows.remove(&conversation);
+    fn look_up_flow(&mut self, packet: &Packet<'_>) -> Option<Flow> {
+        let (flow_key, effect) = packet.flow_key()?;
+        let flow = self.flows.get_mut(&flow_key)?;
+        if effect.opens && flow.is_closed() {
+            self.flows.remove(&flow_key);
             self.counts.flows_forgotten += 1;
             return None;
         }
-        flow.close(part.closes);
+        flow.close(effect.closes);
         Some(*flow)
     }
 
-    fn remember(&mut self, packet: &Packet<'_>, is_routed: bool) {
-        let Some((conversation, part)) = packet.conversation() else { return };
-        let known = self.flows.get(&conversation).copied();
+    fn track_flow(&mut self, packet: &Packet<'_>, is_routed: bool) {
+        let Some((flow_key, effect)) = packet.flow_key() else { return };
+        let known = self.flows.get(&flow_key).copied();
         self.counts.flows_added += u64::from(known.is_none());
-        let mut flow = known.filter(|_| !part.opens).unwrap_or_default();
+        let mut flow = known.filter(|_| !effect.opens).unwrap_or_default();
         flow.is_routed = is_routed;
-        flow.close(part.closes);
-        self.flows.insert(conversation, flow);
+        flow.close(effect.closes);
+        self.flows.insert(flow_key, flow);
     }
 
     /// A port with spoof check.
-    fn guarded(&self, port: u32) -> Option<Port> {
+    fn checked_port(&self, port: u32) -> Option<Port> {
         self.ports.get(&port).copied().filter(|_| self.guard)
     }
 
@@ -335,21 +335,21 @@ impl Network {
 
 impl Packet<'_> {
     /// The flow of the packet, and the packet's effect on the flow.
-    fn conversation(&self) -> Option<(Conversation, Part)> {
-        Part::of(self)
+    fn flow_key(&self) -> Option<(FlowKey, FlowEffect)> {
+        FlowEffect::of(self)
     }
 
     /// Redirects of RFC 792 and RFC 4861, section 4.5; router advertisements, section 4.2.
     fn is_from_router(&self) -> bool {
         let kinds: &[u8] = if self.is_v4() { &[5] } else { &[137, 134] };
-        matches!(self.upper(), Upper::Icmp(kind, _) if kinds.contains(&kind))
+        matches!(self.transport(), Transport::Icmp(kind, _) if kinds.contains(&kind))
     }
 
     /// For an ICMP error: the destination of the quoted packet, if it is readable.
-    fn is_about(&self) -> Option<IpAddr> {
+    fn quoted_destination(&self) -> Option<IpAddr> {
         let is_v4 = self.is_v4();
-        match self.upper() {
-            Upper::Icmp(kind, message) if flow::is_error(kind, is_v4) => {
+        match self.transport() {
+            Transport::Icmp(kind, message) if flow::is_error(kind, is_v4) => {
                 Some(read::quoted(message, is_v4)?.0.destination)
             }
             _ => None,

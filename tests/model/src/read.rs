@@ -42,12 +42,12 @@ pub(crate) struct Header {
     /// A fragment, or a packet with options or a routing header.
     pub(crate) is_special: bool,
     /// A fragment other than the first: its payload begins with no transport header.
-    pub(crate) is_later: bool,
+    pub(crate) is_non_first_fragment: bool,
 }
 
 /// The message at the start of a payload, for the protocols that the programs parse.
 #[derive(Clone, Copy)]
-pub(crate) enum Upper<'a> {
+pub(crate) enum Transport<'a> {
     /// RFC 792 and RFC 4443: the type, and the whole message.
     Icmp(u8, &'a [u8]),
     Tcp(Ports, Option<u8>),
@@ -112,8 +112,8 @@ impl<'a> Packet<'a> {
         self.header.source.is_ipv4()
     }
 
-    pub(crate) fn upper(&self) -> Upper<'a> {
-        self.header.upper(self.payload)
+    pub(crate) fn transport(&self) -> Transport<'a> {
+        self.header.transport(self.payload)
     }
 }
 
@@ -133,7 +133,7 @@ impl Header {
             protocol: fixed[9],
             extensions: 0,
             is_special: length > 20 || more || offset != 0,
-            is_later: offset != 0,
+            is_non_first_fragment: offset != 0,
         };
         Some((header, length))
     }
@@ -151,9 +151,9 @@ impl Header {
             protocol: fixed[6],
             extensions: 0,
             is_special: false,
-            is_later: false,
+            is_non_first_fragment: false,
         };
-        while header.has_extension() && !header.is_later && header.extensions < MOST_EXTENSIONS {
+        while header.has_extension() && !header.is_non_first_fragment && header.extensions < MOST_EXTENSIONS {
             let length = usize::from(*rest.get(1)?);
             let length = match header.protocol {
                 44 => 8,
@@ -162,7 +162,7 @@ impl Header {
             };
             let (extension, behind) = rest.split_at_checked(length)?;
             header.is_special |= matches!(header.protocol, 43 | 44);
-            header.is_later = header.protocol == 44 && number(&extension[2..4]) >> 3 != 0;
+            header.is_non_first_fragment = header.protocol == 44 && number(&extension[2..4]) >> 3 != 0;
             header.protocol = extension[0];
             header.extensions += 1;
             rest = behind;
@@ -176,24 +176,24 @@ impl Header {
         self.source.is_ipv6() && matches!(self.protocol, 0 | 43 | 44 | 51 | 60)
     }
 
-    fn upper<'a>(&self, payload: &'a [u8]) -> Upper<'a> {
+    fn transport<'a>(&self, payload: &'a [u8]) -> Transport<'a> {
         use protocol::*;
-        let Some(first) = payload.get(..8).filter(|_| !self.is_later) else {
-            return Upper::Unknown;
+        let Some(first) = payload.get(..8).filter(|_| !self.is_non_first_fragment) else {
+            return Transport::Unknown;
         };
         let ports = Ports(number(first), number(&first[2..]));
         match (self.protocol, self.source.is_ipv4()) {
-            (ICMP, true) | (ICMPV6, false) => Upper::Icmp(first[0], payload),
-            (TCP, _) => Upper::Tcp(ports, payload.get(13).copied()),
-            (UDP | UDP_LITE | SCTP, _) => Upper::Datagram(ports),
-            _ => Upper::Unknown,
+            (ICMP, true) | (ICMPV6, false) => Transport::Icmp(first[0], payload),
+            (TCP, _) => Transport::Tcp(ports, payload.get(13).copied()),
+            (UDP | UDP_LITE | SCTP, _) => Transport::Datagram(ports),
+            _ => Transport::Unknown,
         }
     }
 }
 
 /// The packet that an ICMP error quotes, as much as is present: its length fields are not valid for
 /// the quote.
-pub(crate) fn quoted(message: &[u8], is_v4: bool) -> Option<(Header, Upper<'_>)> {
+pub(crate) fn quoted(message: &[u8], is_v4: bool) -> Option<(Header, Transport<'_>)> {
     let quote = message.get(8..)?;
     let (header, payload) = if is_v4 {
         let (header, length) = Header::read_v4(quote)?;
@@ -201,8 +201,8 @@ pub(crate) fn quoted(message: &[u8], is_v4: bool) -> Option<(Header, Upper<'_>)>
     } else {
         Header::read_v6(quote)?
     };
-    let upper = header.upper(payload);
-    Some((header, upper))
+    let transport = header.transport(payload);
+    Some((header, transport))
 }
 
 pub(crate) fn number(bytes: &[u8]) -> u16 {

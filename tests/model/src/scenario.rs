@@ -97,7 +97,7 @@ impl Scenario {
         let flags = flags.iter().enumerate().fold(0, |byte, (bit, set)| byte | u8::from(*set) << bit);
         let mut bytes = vec![flags];
         for step in &self.steps {
-            assert!(step.frame.len() <= Step::LONGEST, "{} bytes are too many", step.frame.len());
+            assert!(step.frame.len() <= Step::LONGEST, "{} bytes exceed the maximum", step.frame.len());
             bytes.push(u8::from(step.hook == Hook::Egress) | (step.origin as u8) << 1);
             bytes.extend((step.frame.len() as u16).to_le_bytes());
             bytes.extend(&step.frame);

@@ -139,8 +139,8 @@ impl Call {
     ///
     /// If it is not one of the first six arguments.
     #[must_use]
-    pub fn argument(&self, place: usize) -> u64 {
-        self.arguments[place]
+    pub fn argument(&self, index: usize) -> u64 {
+        self.arguments[index]
     }
 
     /// Whether the call changes state that other processes see, or would change it on success.
@@ -170,10 +170,10 @@ impl Call {
     }
 
     /// The memory of the process at the address in an argument, as much as is readable.
-    fn memory(&self, place: usize, most: usize) -> Vec<u8> {
-        let mut bytes = vec![0; most];
+    fn memory(&self, index: usize, max: usize) -> Vec<u8> {
+        let mut bytes = vec![0; max];
         let read = File::open(format!("/proc/{}/mem", self.thread))
-            .and_then(|memory| memory.read_at(&mut bytes, self.arguments[place]));
+            .and_then(|memory| memory.read_at(&mut bytes, self.arguments[index]));
         bytes.truncate(read.unwrap_or(0));
         bytes
     }
@@ -184,18 +184,18 @@ impl Display for Call {
         formatter.write_str(self.name())?;
         match self.row().map_or(Nothing, |(.., about)| *about) {
             Nothing => Ok(()),
-            Number(place) => write!(formatter, " {}", self.arguments[place]),
-            Descriptor(place) => {
-                let link = format!("/proc/{}/fd/{}", self.thread, self.arguments[place]);
+            Number(index) => write!(formatter, " {}", self.arguments[index]),
+            Descriptor(index) => {
+                let link = format!("/proc/{}/fd/{}", self.thread, self.arguments[index]);
                 fs::read_link(link).map_or(Ok(()), |target| write!(formatter, " {}", target.display()))
             }
-            Path(place) => {
-                let bytes = self.memory(place, PATH_MAX);
+            Path(index) => {
+                let bytes = self.memory(index, PATH_MAX);
                 let path = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
                 write!(formatter, " {}", String::from_utf8_lossy(path))
             }
             // The type follows the length, in native byte order.
-            Message(place) => match self.memory(place, 6)[..] {
+            Message(index) => match self.memory(index, 6)[..] {
                 [.., low, high] => write!(formatter, " type {}", u16::from_ne_bytes([low, high])),
                 _ => Ok(()),
             },

@@ -14,7 +14,7 @@ use crate::supervise::{self, Ruling};
 use crate::{Call, require};
 
 /// The default timeout of a command.
-const LIMIT: Duration = Duration::from_secs(20);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// This variable multiplies every timeout by its number.
 const PATIENCE: &str = "CNIKIT_PATIENCE";
@@ -59,8 +59,8 @@ impl Command {
     #[must_use]
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let program = program.as_ref().to_string_lossy();
-        let path = require::find(&program).unwrap_or_else(|| panic!("no program {program}: install it"));
-        Self { inner: std::process::Command::new(path), stdin: Vec::new(), limit: LIMIT }
+        let path = require::find(&program).unwrap_or_else(|| panic!("program {program} is missing; install it"));
+        Self { inner: std::process::Command::new(path), stdin: Vec::new(), limit: DEFAULT_TIMEOUT }
     }
 
     /// Adds one argument.
@@ -136,7 +136,7 @@ impl Command {
     ///
     /// # Kernel
     ///
-    /// 5.19, for filters whose notifications no signal interrupts.
+    /// 5.19, for filters with notifications that no signal interrupts.
     #[track_caller]
     #[must_use]
     pub fn supervised(self, judge: impl FnMut(&Call) -> Ruling + Send) -> Output {
@@ -159,7 +159,7 @@ impl Command {
         let outputs = (drain(child.stdout.take()), drain(child.stderr.take()));
         let left = || deadline.saturating_duration_since(Instant::now());
         let (Ok(stdout), Ok(stderr)) = (outputs.0.recv_timeout(left()), outputs.1.recv_timeout(left())) else {
-            panic!("{} was not through after {limit:?}", running.name);
+            panic!("{} did not end within {limit:?}", running.name);
         };
         Output { status: running.wait(left()), stdout, stderr }
     }
@@ -296,7 +296,7 @@ impl Drop for Running {
 pub fn patience(limit: Duration) -> Duration {
     let Some(factor) = std::env::var_os(PATIENCE) else { return limit };
     let number = factor.to_str().and_then(|factor| factor.parse::<NonZeroU32>().ok());
-    limit * number.unwrap_or_else(|| panic!("{PATIENCE}={} is no number", factor.display())).get()
+    limit * number.unwrap_or_else(|| panic!("{PATIENCE}={} is not a number", factor.display())).get()
 }
 
 /// Checks a condition repeatedly until it holds.

@@ -106,7 +106,7 @@ impl Footprint {
     #[track_caller]
     pub fn assert_unchanged(&self, before: &Self, what: &str) {
         let (came, went) = (self.beyond(before, &[]), before.beyond(self, &[]));
-        assert!(came.is_empty() && went.is_empty(), "{what} changed something\ncame:\n{came}went:\n{went}");
+        assert!(came.is_empty() && went.is_empty(), "{what} changed the state\nadded:\n{came}removed:\n{went}");
     }
 }
 

@@ -89,7 +89,7 @@ impl Host {
     pub fn scratch(&self) -> PathBuf {
         let number = self.scratches.fetch_add(1, Ordering::Relaxed);
         let path = Path::new(SCRATCH).join(number.to_string());
-        fs::create_dir(&path).unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("cannot create {}: {error}", path.display()));
         path
     }
 
@@ -106,9 +106,9 @@ impl Host {
         let path = path.as_ref();
         if !path.is_dir() {
             let ancestor = path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"));
-            // A process whose root is covered by a mount does not see that mount, so the folder
+            // A process with a covered root does not see the mount, so the folder
             // would be created on the machine.
-            assert!(ancestor.parent().is_some(), "no folder leads to {}: the machine needs one", path.display());
+            assert!(ancestor.parent().is_some(), "{} has no parent folder on this machine; create one", path.display());
             let [upper, work] = ["upper", "work"].map(|folder| {
                 let path = self.scratch().join(folder);
                 fs::create_dir(&path).expect("the scratch space is writable");
@@ -118,7 +118,7 @@ impl Host {
             let data = format!("lowerdir={lower},upperdir={upper},workdir={work}");
             let data = std::ffi::CString::new(data).expect("no path holds a NUL");
             mount("overlay", ancestor, "overlay", MountFlags::empty(), data.as_c_str())
-                .unwrap_or_else(|error| panic!("cannot lay an overlay over {lower}: {error}"));
+                .unwrap_or_else(|error| panic!("cannot mount an overlay over {lower}: {error}"));
             fs::create_dir_all(path).expect("the overlay is writable");
         }
         furnish("tmpfs", path);
@@ -151,7 +151,7 @@ impl Host {
         let left = self.footprint().beyond(before, &self.kept.lock().expect("no test panics in here"));
         assert!(left.is_empty(), "the test left behind:\n{left}");
         let holders = holders(&self.netns);
-        assert!(holders == 1, "the process holds the host's namespace by {} more descriptors", holders - 1);
+        assert!(holders == 1, "the process holds {} more descriptors of the host's namespace", holders - 1);
     }
 }
 
@@ -171,7 +171,7 @@ fn furnish(kind: &str, path: impl AsRef<Path>) {
 
 /// The number of descriptors of this process for the given namespace.
 fn holders(netns: &OwnedFd) -> usize {
-    let inode = fstat(netns).expect("an open descriptor has a state").st_ino;
+    let inode = fstat(netns).expect("fstat of an open descriptor").st_ino;
     let link = PathBuf::from(format!("net:[{inode}]"));
     let descriptors = fs::read_dir("/proc/self/fd").expect("/proc is mounted");
     descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).filter(|target| *target == link).count()

@@ -1,6 +1,6 @@
 //! A private *host* with *pods*, for tests that need a real kernel.
 //!
-//! A test that touches links, mounts or bpffs must not touch those of its machine. [`host`] creates
+//! A test that touches links, mounts or bpffs must not touch the machine's own. [`host`] creates
 //! a private host: a thread with its own network and mount namespace, a new `/sys`, an empty bpffs,
 //! an empty `/run` and `/var/lib/cni`. All processes and threads that the test starts live on the
 //! host, and everything disappears when the thread ends. After a passed test, the host is checked

@@ -12,7 +12,7 @@ use crate::{Call, Command, Output, Pod, Ruling, Running};
 
 /// The default timeout of a command. Runtimes wait longer, but a plugin that needs this much time
 /// is broken.
-const LIMIT: Duration = Duration::from_secs(15);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A plugin binary.
 #[derive(Debug, Clone)]
@@ -64,7 +64,7 @@ impl Plugin {
     /// A call of any command, with only `CNI_COMMAND` and `CNI_PATH` set.
     #[must_use]
     pub fn invocation(&self, verb: &str) -> Invocation {
-        Invocation { program: self.path.clone(), env: BTreeMap::new(), stdin: Vec::new(), limit: LIMIT }
+        Invocation { program: self.path.clone(), env: BTreeMap::new(), stdin: Vec::new(), limit: DEFAULT_TIMEOUT }
             .env("CNI_COMMAND", verb)
             .env("CNI_PATH", &self.folders)
             // Reference plugins run iptables by name.
@@ -206,7 +206,7 @@ impl Outcome {
     #[track_caller]
     pub fn silent(self) {
         assert!(self.status.success(), "the plugin failed: {self:#?}");
-        assert_eq!(self.stdout, "", "the plugin printed something");
+        assert_eq!(self.stdout, "", "the plugin printed to stdout");
     }
 
     /// The message of a call that must have failed with this code: `msg` and `details` joined.
@@ -218,8 +218,8 @@ impl Outcome {
     #[track_caller]
     #[must_use]
     pub fn error(self, code: u64) -> String {
-        assert_eq!(self.status.code(), Some(1), "the plugin should have ended with status 1: {self:#?}");
-        assert_eq!(self.json["code"].as_u64(), Some(code), "the wrong code: {self:#?}");
+        assert_eq!(self.status.code(), Some(1), "the exit status is not 1: {self:#?}");
+        assert_eq!(self.json["code"].as_u64(), Some(code), "wrong code: {self:#?}");
         assert!(self.json["cniVersion"].is_string(), "an error without cniVersion: {self:#?}");
         let message = self.json["msg"].as_str().unwrap_or_default();
         assert!(!message.is_empty(), "an error without msg: {self:#?}");

@@ -21,7 +21,7 @@ impl Pod {
             unshare::current()
         };
         // The namespace outlives the thread that created it, through the descriptor.
-        let netns = std::thread::scope(|scope| scope.spawn(make).join()).expect("the namespace was made");
+        let netns = std::thread::scope(|scope| scope.spawn(make).join()).expect("the namespace was created");
         Self { netns }
     }
 

@@ -48,13 +48,13 @@ pub fn tool(program: &str) -> bool {
 pub fn cnitool() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("CNITOOL") {
         let path = PathBuf::from(path);
-        assert!(path.is_file(), "CNITOOL={} is no file", path.display());
+        assert!(path.is_file(), "CNITOOL={} is not a file", path.display());
         return Some(path);
     }
     let go = std::env::home_dir().map(|home| home.join("go/bin/cnitool")).filter(|path| path.is_file());
     let found = find("cnitool").or(go);
     if found.is_none() {
-        skipped("needs cnitool: install it with Go, or name it in CNITOOL");
+        skipped("needs cnitool: install it with Go, or set CNITOOL to its path");
     }
     found
 }

@@ -1,4 +1,5 @@
-//! A process whose system calls a judge decides one by one, before the kernel runs them.
+//! Supervised processes: a judge decides their system calls one by one, before the kernel runs
+//! them.
 //!
 //! The filter is installed on a thread that only starts the process. The process and its
 //! descendants inherit the filter. Calls that are not [watched](Call) run at full speed, because no
@@ -41,7 +42,7 @@ pub(crate) fn spawn<'scope>(
         let started = starting.spawn(move || {
             // A thread cannot remove its filter, so this thread ends after the start.
             let listener = install()?;
-            sender.send(listener).expect("somebody waits for it");
+            sender.send(listener).expect("the receiver exists");
             command.spawn()
         });
         if let Ok(listener) = receiver.recv() {

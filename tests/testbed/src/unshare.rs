@@ -1,6 +1,6 @@
 //! The only file of the testbed that changes the namespaces of a thread.
-#![expect(unsafe_code, reason = "unshare(2) is unsafe for the sake of CLONE_FILES, which is not used here")]
-#![expect(clippy::disallowed_methods, reason = "the testbed is the other place that makes namespaces")]
+#![expect(unsafe_code, reason = "unshare(2) is unsafe because of CLONE_FILES, which is not used here")]
+#![expect(clippy::disallowed_methods, reason = "the testbed creates namespaces too")]
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};

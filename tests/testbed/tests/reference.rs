@@ -57,10 +57,10 @@ fn two_pods_reach_each_other_through_the_reference_bridge() {
 
 #[test]
 #[should_panic(expected = "the test left behind")]
-fn what_is_left_behind_fails_the_test() {
-    let Some(plugin) = reference() else { panic!("the test left behind: not tried, no reference plugins here") };
+fn leftovers_fail_the_test() {
+    let Some(plugin) = reference() else { panic!("the test left behind: not run, no reference plugins here") };
     if !cnikit_testbed::privileged() {
-        panic!("the test left behind: not tried, no privileges");
+        panic!("the test left behind: not run, no privileges");
     }
     host(|host| {
         let pod = host.pod();

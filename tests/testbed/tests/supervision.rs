@@ -25,7 +25,7 @@ fn touching(test: impl FnOnce(Command, &Path) + Send) {
 }
 
 #[test]
-fn a_call_that_may_go_on_does() {
+fn allowed_call_runs() {
     touching(|touch, file| {
         let mut seen = 0;
         let output = touch.supervised(|call| {
@@ -39,7 +39,7 @@ fn a_call_that_may_go_on_does() {
 }
 
 #[test]
-fn a_call_that_is_to_fail_does_and_changes_nothing() {
+fn failed_call_changes_nothing() {
     touching(|touch, file| {
         let output =
             touch.supervised(|call| if makes(call, file) { Ruling::Fail(libc::ENOSPC) } else { Ruling::Continue });
@@ -50,7 +50,7 @@ fn a_call_that_is_to_fail_does_and_changes_nothing() {
 }
 
 #[test]
-fn a_process_that_is_to_die_does_before_its_call() {
+fn killed_process_does_not_run_its_call() {
     touching(|touch, file| {
         let output = touch.supervised(|call| if makes(call, file) { Ruling::Kill } else { Ruling::Continue });
         // The shell reports the signal of its child.

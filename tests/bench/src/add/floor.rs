@@ -27,7 +27,7 @@ pub(crate) struct Floor {
 
 /// The minimum times.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Least {
+pub(crate) struct FloorTimes {
     /// The time to start a static program, write its input, read its output and wait for its end.
     pub(crate) exec: Duration,
     /// The time to create and address a pair with one end on a bridge and the other in a pod.
@@ -63,7 +63,7 @@ impl Floor {
         }
     }
 
-    pub(crate) fn turn(&mut self, host: &Host) -> Least {
+    pub(crate) fn call_times(&mut self, host: &Host) -> FloorTimes {
         let (exec, _) = call::run(Command::new(&self.empty), b"{}");
         let pod = host.pod();
         let start = Instant::now();
@@ -75,7 +75,7 @@ impl Floor {
         let (link_del, _) = call::run(delete, b"");
         assert!(host.link("floor0").is_none());
         self.spent.push(pod);
-        Least { exec, messages, link_del }
+        FloorTimes { exec, messages, link_del }
     }
 
     pub(crate) fn settle(&mut self) {

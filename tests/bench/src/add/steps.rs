@@ -12,12 +12,12 @@ use std::thread;
 
 use cnikit_testbed::{Host, Namespace as _};
 
-use crate::add::Field;
+use crate::add::Setup;
 use crate::call;
+use crate::host_thread::HostThread;
 use crate::network::{Case, Network};
 use crate::options::AddOptions;
 use crate::report::Figure;
-use crate::site::Site;
 
 /// The number of other pods.
 const PODS: usize = 10;
@@ -27,35 +27,35 @@ type Steps = BTreeMap<&'static str, f64>;
 
 /// The steps in the order of the output.
 const STEPS: [&str; 6] = [
-    "netlink, the longest message",
-    "netlink, all others",
+    "netlink, longest message",
+    "netlink, other messages",
     "bpf(2)",
     "files and pins",
-    "memory and start-up",
-    "its own code",
+    "memory and startup",
+    "own code",
 ];
 
 /// Empty if `perf` is not usable.
-pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
+pub(crate) fn measure(options: &AddOptions, setup: &Setup) -> Vec<Figure> {
     eprintln!("steps");
     let rounds = options.common.rounds(3, 50);
-    let ours = &field.contestants[0];
+    let ours = &setup.contestants[0];
     thread::scope(|scope| {
-        let network = ours.network(Case::Ipv4, &field.disk.0);
-        let site = Site::start(scope, ours.name, |_| network);
-        let can_trace = site.run(|host, network: &mut Network| {
+        let network = ours.network(Case::Ipv4, &setup.disk.0);
+        let host_thread = HostThread::start(scope, ours.name, |_| network);
+        let can_trace = host_thread.run(|host, network: &mut Network| {
             network.populate(host, PODS);
             prepare(host)
         });
         if !can_trace {
-            eprintln!("NOT MEASURED: the steps of an ADD: perf is not installed, or may not trace");
+            eprintln!("NOT MEASURED: the steps of an ADD: perf is missing or lacks the permission to trace");
             return Vec::new();
         }
         let mut traced: Vec<Steps> = Vec::new();
         let mut whole = Vec::new();
         for _ in 0..rounds {
-            whole.push(site.run(|host, network| network.turn(host).add.as_secs_f64() * 1e3));
-            traced.push(site.run(trace));
+            whole.push(host_thread.run(|host, network| network.call_times(host).add.as_secs_f64() * 1e3));
+            traced.push(host_thread.run(trace));
         }
         // The values are medians, so their sum differs slightly from the total.
         let mut figures: Vec<_> = STEPS
@@ -66,8 +66,8 @@ pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
             })
             .collect();
         let sums: Vec<f64> = traced.iter().map(|steps| steps.values().sum()).collect();
-        figures.push(Figure::of("steps", "all of these", PODS, ours.name, "ms", &sums));
-        figures.push(Figure::of("steps", "an ADD that is not traced", PODS, ours.name, "ms", &whole));
+        figures.push(Figure::of("steps", "sum", PODS, ours.name, "ms", &sums));
+        figures.push(Figure::of("steps", "ADD without tracing", PODS, ours.name, "ms", &whole));
         figures
     })
 }
@@ -169,7 +169,7 @@ mod tests {
     use super::{STEPS, steps};
 
     #[test]
-    fn time_is_of_the_call_that_ends_or_of_the_program() {
+    fn time_belongs_to_the_ended_call_or_to_the_program() {
         let send = libc::SYS_sendto;
         let script = format!(
             "7/7 10.000000000: raw_syscalls:sys_exit: NR {} = 0\n\

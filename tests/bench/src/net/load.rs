@@ -13,7 +13,7 @@ use rustix::net::sockopt::{Timeout, set_socket_linger, set_socket_timeout};
 use super::cpu::{busy, pin};
 
 /// The timeout of an answer. A longer wait means that no answer comes.
-const LIMIT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After this pause, a receiver assumes that all packets have arrived.
 const QUIET: Duration = Duration::from_millis(100);
@@ -31,7 +31,7 @@ pub(super) struct Ends {
 
 /// One measured value.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Measured {
+pub(super) struct Measurement {
     pub(super) measure: &'static str,
     pub(super) unit: &'static str,
     pub(super) value: f64,
@@ -43,12 +43,12 @@ impl Ends {
         let listener = self.server.enter(|| TcpListener::bind((self.address, 0))).expect("an address of the server's");
         // The timeout also applies to accept(2): if the client fails, the server must not wait
         // forever.
-        set_socket_timeout(&listener, Timeout::Recv, Some(LIMIT)).expect("a limit");
+        set_socket_timeout(&listener, Timeout::Recv, Some(TIMEOUT)).expect("a limit");
         listener
     }
 
     fn connect(&self, to: SocketAddr) -> TcpStream {
-        let stream = self.client.enter(|| TcpStream::connect_timeout(&to, LIMIT)).expect("the server is reached");
+        let stream = self.client.enter(|| TcpStream::connect_timeout(&to, TIMEOUT)).expect("the server is reached");
         prepare(&stream);
         stream
     }
@@ -65,7 +65,7 @@ impl Ends {
 
 /// One octet in each direction over TCP, with both ends on one CPU. On two CPUs, the time to wake
 /// the other CPU would dominate.
-pub(super) fn round_trips(ends: &Ends, time: Duration) -> Vec<Measured> {
+pub(super) fn round_trips(ends: &Ends, time: Duration) -> Vec<Measurement> {
     let (mut client, mut server) = ends.connection();
     let mut times = thread::scope(|scope| {
         scope.spawn(move || {
@@ -87,7 +87,7 @@ pub(super) fn round_trips(ends: &Ends, time: Duration) -> Vec<Measured> {
                     client.write_all(&octet).expect("a server that listens");
                     client.read_exact(&mut answer).expect("an answer");
                     times.push(start.elapsed().as_secs_f64() * 1e6);
-                    assert_eq!(answer, octet, "another answer than what was sent");
+                    assert_eq!(answer, octet, "the answer differs from the sent octet");
                 }
                 times
             })
@@ -98,13 +98,13 @@ pub(super) fn round_trips(ends: &Ends, time: Duration) -> Vec<Measured> {
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
     let unit = "us";
     vec![
-        Measured { measure: "TCP_RR p50", unit, value: at(0.5) },
-        Measured { measure: "TCP_RR p99", unit, value: at(0.99) },
+        Measurement { measure: "TCP_RR p50", unit, value: at(0.5) },
+        Measurement { measure: "TCP_RR p99", unit, value: at(0.99) },
     ]
 }
 
 /// The maximum throughput of one TCP connection, with the ends on two CPUs.
-pub(super) fn stream(ends: &Ends, time: Duration) -> Vec<Measured> {
+pub(super) fn stream(ends: &Ends, time: Duration) -> Vec<Measurement> {
     let (mut client, mut server) = ends.connection();
     let before = busy();
     let (sent, received, taken) = thread::scope(|scope| {
@@ -133,17 +133,17 @@ pub(super) fn stream(ends: &Ends, time: Duration) -> Vec<Measured> {
         let (received, taken) = receiver.join().expect("the receiver ends");
         (sender.join().expect("the sender ends"), received, taken)
     });
-    assert_eq!(sent, received, "octets were lost on the way");
+    assert_eq!(sent, received, "octets were lost");
     let kib = received as f64 / 1024.0;
     vec![
-        Measured { measure: "TCP_STREAM", unit: "Gbit/s", value: received as f64 * 8e-9 / taken.as_secs_f64() },
-        Measured { measure: "TCP_STREAM, CPU", unit: "ns per KiB", value: (busy() - before) * 1e9 / kib },
+        Measurement { measure: "TCP_STREAM", unit: "Gbit/s", value: received as f64 * 8e-9 / taken.as_secs_f64() },
+        Measurement { measure: "TCP_STREAM, CPU", unit: "ns per KiB", value: (busy() - before) * 1e9 / kib },
     ]
 }
 
 /// Datagrams of 64 octets at the maximum rate of one thread, with the ends on two CPUs. Received
 /// datagrams count.
-pub(super) fn datagrams(ends: &Ends, time: Duration) -> Vec<Measured> {
+pub(super) fn datagrams(ends: &Ends, time: Duration) -> Vec<Measurement> {
     let server = ends.server.enter(|| UdpSocket::bind((ends.address, 0))).expect("an address of the server's");
     let any: SocketAddr = ([0, 0, 0, 0], 0).into();
     let client = ends.client.enter(|| UdpSocket::bind(any)).expect("a socket");
@@ -152,7 +152,7 @@ pub(super) fn datagrams(ends: &Ends, time: Duration) -> Vec<Measured> {
     let (sent, arrived, taken) = thread::scope(|scope| {
         let receiver = scope.spawn(move || {
             pin(1);
-            server.set_read_timeout(Some(LIMIT)).expect("a limit");
+            server.set_read_timeout(Some(TIMEOUT)).expect("a limit");
             let mut buffer = [0; 128];
             assert_eq!(server.recv(&mut buffer).expect("a datagram"), 64);
             server.set_read_timeout(Some(QUIET)).expect("a limit");
@@ -184,15 +184,15 @@ pub(super) fn datagrams(ends: &Ends, time: Duration) -> Vec<Measured> {
     let per_second = arrived as f64 / taken.as_secs_f64();
     let (lost, each) = (100.0 * (1.0 - arrived as f64 / sent as f64), (busy() - before) * 1e6 / sent as f64);
     vec![
-        Measured { measure: "UDP", unit: "packets per second", value: per_second },
-        Measured { measure: "UDP, lost", unit: "%", value: lost },
-        Measured { measure: "UDP, CPU", unit: "us per packet", value: each },
+        Measurement { measure: "UDP", unit: "packets per second", value: per_second },
+        Measurement { measure: "UDP, lost", unit: "%", value: lost },
+        Measurement { measure: "UDP, CPU", unit: "us per packet", value: each },
     ]
 }
 
 /// Connections that are opened, used for one octet in each direction, and reset, so that no port
 /// stays in TIME_WAIT for a minute. Both ends are on one CPU.
-pub(super) fn connections(ends: &Ends, time: Duration) -> Vec<Measured> {
+pub(super) fn connections(ends: &Ends, time: Duration) -> Vec<Measurement> {
     let listener = ends.listen();
     let address = listener.local_addr().expect("an address");
     let is_over = AtomicBool::new(false);
@@ -220,7 +220,7 @@ pub(super) fn connections(ends: &Ends, time: Duration) -> Vec<Measured> {
             pin(0);
             let (begin, mut opened) = (Instant::now(), 0_u64);
             while begin.elapsed() < time {
-                let mut stream = TcpStream::connect_timeout(&address, LIMIT).expect("the server is reached");
+                let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).expect("the server is reached");
                 prepare(&stream);
                 stream.write_all(&[7]).expect("a server that listens");
                 stream.read_exact(&mut [0]).expect("an answer");
@@ -229,19 +229,19 @@ pub(super) fn connections(ends: &Ends, time: Duration) -> Vec<Measured> {
             }
             let taken = begin.elapsed();
             is_over.store(true, Ordering::Release);
-            drop(TcpStream::connect_timeout(&address, LIMIT));
+            drop(TcpStream::connect_timeout(&address, TIMEOUT));
             (opened, taken)
         });
         (opened, server.join().expect("the server ends"), taken)
     });
-    assert_eq!(opened, accepted, "connections were lost on the way");
+    assert_eq!(opened, accepted, "connections were lost");
     let value = opened as f64 / taken.as_secs_f64();
-    vec![Measured { measure: "connections", unit: "per second", value }]
+    vec![Measurement { measure: "connections", unit: "per second", value }]
 }
 
 /// Writes are sent at once, and all waits have a timeout.
 fn prepare(stream: &TcpStream) {
     stream.set_nodelay(true).expect("a socket of TCP");
-    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
-    stream.set_write_timeout(Some(LIMIT)).expect("a limit");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a limit");
+    stream.set_write_timeout(Some(TIMEOUT)).expect("a limit");
 }

@@ -113,7 +113,7 @@ impl Fixture {
     /// # Panics
     ///
     /// If the packets take another path.
-    pub(super) fn assert_way(&mut self, host: &Host) {
+    pub(super) fn assert_path(&mut self, host: &Host) {
         let name = self.path.name();
         host.command("nft").stdin(PROBE).words("-f -").run();
         let before = self.counted();
@@ -124,11 +124,11 @@ impl Fixture {
         let seen = forwarded.split_whitespace().skip_while(|word| *word != "packets").nth(1);
         let seen: u64 = seen.and_then(|count| count.parse().ok()).expect("a count of packets");
         let expected = if self.path.is_forwarded() { PROBES } else { 0 };
-        assert_eq!(seen, expected, "{name}: of {PROBES} packets the host's packet filter saw {seen}");
+        assert_eq!(seen, expected, "{name}: the host's packet filter counted {seen} of {PROBES} packets");
         if let Some(((packets, direct), (packets_after, direct_after))) = before.zip(self.counted()) {
             let expected = if self.path == Path::Direct { PROBES } else { 0 };
-            assert!(packets_after - packets >= PROBES, "{name}: the programs have not seen all packets");
-            assert_eq!(direct_after - direct, expected, "{name}: delivered directly");
+            assert!(packets_after - packets >= PROBES, "{name}: the programs did not count all packets");
+            assert_eq!(direct_after - direct, expected, "{name}: directly forwarded packets");
         }
     }
 

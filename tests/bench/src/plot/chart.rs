@@ -44,8 +44,8 @@ impl Chart {
             let top = y;
             for point in points {
                 let length = (point.value * scale).min(WIDTH - LEFT - RIGHT);
-                let colour = series.iter().position(|name| *name == point.series).unwrap_or_default();
-                svg.bar(LEFT, y, length.max(1.0), BAR - 3.0, colour);
+                let color = series.iter().position(|name| *name == point.series).unwrap_or_default();
+                svg.bar(LEFT, y, length.max(1.0), BAR - 3.0, color);
                 let (middle, mut end) = (y + BAR / 2.0 - 1.5, LEFT + length);
                 if let Some(mark) = point.mark {
                     let to = (LEFT + mark * scale).min(WIDTH - RIGHT);
@@ -82,10 +82,10 @@ impl Chart {
             let place = across(group.parse().expect("a number"));
             svg.text(place, bottom + 16.0, Anchor::Middle, "faint", group);
         }
-        for (colour, name) in series.iter().enumerate() {
+        for (color, name) in series.iter().enumerate() {
             let points = self.points.iter().filter(|point| point.series == *name);
             let points: Vec<_> = points.map(|point| (across(number_of(point)), down(point.value))).collect();
-            svg.curve(&points, colour);
+            svg.curve(&points, color);
         }
         svg.finish(bottom + 30.0, &self.title)
     }
@@ -112,8 +112,8 @@ impl Chart {
             return 40.0;
         }
         let mut x = 10.0;
-        for (colour, name) in series.iter().enumerate() {
-            svg.bar(x, 36.0, 12.0, 12.0, colour);
+        for (color, name) in series.iter().enumerate() {
+            svg.bar(x, 36.0, 12.0, 12.0, color);
             svg.text(x + 18.0, 42.0, Anchor::Start, "", name);
             // Approximately the width of the text.
             x += 40.0 + 7.0 * name.len() as f64;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 /// Colors that are distinct on a light and on a dark background, also with most color vision
 /// deficiencies.
-const COLOURS: [&str; 8] = ["#3b8eea", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#7f8c8d", "#56b4e9", "#b8a200"];
+const COLORS: [&str; 8] = ["#3b8eea", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#7f8c8d", "#56b4e9", "#b8a200"];
 
 /// Elements without their own color follow the reader's choice of a light or a dark background.
 const STYLE: &str = "\
@@ -52,10 +52,10 @@ impl Svg {
         self.put(&format!(r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}"{class}>{text}</text>"#));
     }
 
-    pub(super) fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, colour: usize) {
-        let colour = COLOURS[colour % COLOURS.len()];
+    pub(super) fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, color: usize) {
+        let color = COLORS[color % COLORS.len()];
         self.put(&format!(
-            r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" rx="1.5" fill="{colour}"/>"#
+            r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" rx="1.5" fill="{color}"/>"#
         ));
     }
 
@@ -65,13 +65,13 @@ impl Svg {
     }
 
     /// A line through points, with a dot at each.
-    pub(super) fn curve(&mut self, points: &[(f64, f64)], colour: usize) {
-        let colour = COLOURS[colour % COLOURS.len()];
+    pub(super) fn curve(&mut self, points: &[(f64, f64)], color: usize) {
+        let color = COLORS[color % COLORS.len()];
         let list: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let list = list.join(" ");
-        self.put(&format!(r#"<polyline points="{list}" fill="none" stroke="{colour}" stroke-width="2"/>"#));
+        self.put(&format!(r#"<polyline points="{list}" fill="none" stroke="{color}" stroke-width="2"/>"#));
         for (x, y) in points {
-            self.put(&format!(r#"<circle cx="{x:.1}" cy="{y:.1}" r="3" fill="{colour}"/>"#));
+            self.put(&format!(r#"<circle cx="{x:.1}" cy="{y:.1}" r="3" fill="{color}"/>"#));
         }
     }
 
@@ -85,7 +85,7 @@ impl Svg {
     }
 
     fn put(&mut self, element: &str) {
-        writeln!(self.body, "{element}").expect("a string takes all");
+        writeln!(self.body, "{element}").expect("writing to a string cannot fail");
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
     use super::{Anchor, Svg};
 
     #[test]
-    fn text_is_no_markup() {
+    fn text_is_escaped() {
         let mut svg = Svg::new(100.0);
         svg.text(0.0, 0.0, Anchor::Start, "", "a < b & c");
         let svg = svg.finish(50.0, "<title>");

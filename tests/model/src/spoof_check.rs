@@ -2,16 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::read::{Arp, Content, Packet, Ports, Upper, mac, protocol, v6};
+use crate::read::{Arp, Content, Packet, Ports, Transport, mac, protocol, v6};
 use crate::{Mac, Network, Reason};
 
 /// Neighbor discovery options that the programs parse: docs/datapath.md.
-const MOST_OPTIONS: usize = 6;
+const MAX_OPTIONS: usize = 6;
 
 impl Network {
     /// Why the spoof check drops a frame.
-    pub(crate) fn objection(&self, port: u32, frame: &[u8]) -> Option<Reason> {
-        let own = self.guarded(port)?.mac;
+    pub(crate) fn violation(&self, port: u32, frame: &[u8]) -> Option<Reason> {
+        let own = self.checked_port(port)?.mac;
         let content = Content::of(frame);
         match &content {
             Content::Malformed => return Some(Reason::Malformed),
@@ -20,8 +20,8 @@ impl Network {
             _ => {}
         }
         match content {
-            Content::Arp(arp) => (!self.may_say(port, own, &arp)).then_some(Reason::ArpSender),
-            Content::Ip(packet) => self.objection_to_packet(port, own, &packet),
+            Content::Arp(arp) => (!self.is_valid_arp(port, own, &arp)).then_some(Reason::ArpSender),
+            Content::Ip(packet) => self.packet_violation(port, own, &packet),
             _ => None,
         }
     }
@@ -29,53 +29,53 @@ impl Network {
     /// The sender address belongs to the pod, or is unspecified in a probe: RFC 5227, section
     /// 2.1.1. A request from an address that belongs to no pod and not to the gateway becomes a
     /// probe, unless it announces that address.
-    fn may_say(&self, port: u32, own: Mac, arp: &Arp) -> bool {
+    fn is_valid_arp(&self, port: u32, own: Mac, arp: &Arp) -> bool {
         let (mac, address) = arp.sender;
         let is_probe = arp.is_request && address == Ipv4Addr::UNSPECIFIED;
-        mac == own && (is_probe || self.is_own(port, address.into()) || self.is_in_foreign_name(port, arp))
+        mac == own && (is_probe || self.is_own(port, address.into()) || self.has_unknown_sender(port, arp))
     }
 
     /// Whether an accepted ARP request has a sender address that is not known to be the pod's.
-    pub(crate) fn is_in_foreign_name(&self, port: u32, arp: &Arp) -> bool {
+    pub(crate) fn has_unknown_sender(&self, port: u32, arp: &Arp) -> bool {
         let address = arp.sender.1;
         let is_known = self.owners.contains_key(&address.into()) || self.is_own(port, address.into());
         arp.is_request && address != Ipv4Addr::UNSPECIFIED && address != arp.target && !is_known
     }
 
-    fn objection_to_packet(&self, port: u32, own: Mac, packet: &Packet<'_>) -> Option<Reason> {
-        if !self.is_own(port, packet.header.source) && !may_be_nobodys(packet) {
+    fn packet_violation(&self, port: u32, own: Mac, packet: &Packet<'_>) -> Option<Reason> {
+        if !self.is_own(port, packet.header.source) && !may_be_unspecified(packet) {
             return Some(Reason::IpSource);
         }
-        if packet.is_about().is_some_and(|destination| !self.is_own(port, destination)) {
+        if packet.quoted_destination().is_some_and(|destination| !self.is_own(port, destination)) {
             return Some(Reason::Router);
         }
-        match packet.upper() {
+        match packet.transport() {
             // A redirect, or an advertisement of RFC 1256.
-            Upper::Icmp(5 | 9, _) if packet.is_v4() => Some(Reason::Router),
-            Upper::Icmp(kind, message) if packet.is_icmpv6() => self.objection_to_icmpv6(port, own, kind, message),
-            _ if packet.header.is_later => None,
+            Transport::Icmp(5 | 9, _) if packet.is_v4() => Some(Reason::Router),
+            Transport::Icmp(kind, message) if packet.is_icmpv6() => self.icmpv6_violation(port, own, kind, message),
+            _ if packet.header.is_non_first_fragment => None,
             // The content after these headers is unknown.
             _ if packet.header.has_extension() => Some(Reason::Extensions),
             // RFC 7112: all headers are in the first fragment.
-            Upper::Unknown if packet.is_icmpv6() => Some(Reason::Malformed),
+            Transport::Unknown if packet.is_icmpv6() => Some(Reason::Malformed),
             _ => None,
         }
     }
 
     /// Neighbor discovery: RFC 4861, section 4.
-    fn objection_to_icmpv6(&self, port: u32, own: Mac, kind: u8, message: &[u8]) -> Option<Reason> {
+    fn icmpv6_violation(&self, port: u32, own: Mac, kind: u8, message: &[u8]) -> Option<Reason> {
         match kind {
             // Router advertisement, redirect.
             134 | 137 => Some(Reason::Router),
             // Router solicitation.
-            133 => objection_to_options(own, &message[8..]),
+            133 => option_violation(own, &message[8..]),
             // Neighbor solicitation and advertisement.
             135 | 136 => {
                 let Some((fixed, options)) = message.split_at_checked(24) else { return Some(Reason::Malformed) };
                 if kind == 136 && !self.is_own(port, v6(&fixed[8..]).into()) {
                     return Some(Reason::NdOwner);
                 }
-                objection_to_options(own, options)
+                option_violation(own, options)
             }
             _ => None,
         }
@@ -83,8 +83,8 @@ impl Network {
 }
 
 /// RFC 4861, section 4.6: type, length in units of eight bytes, and in types 1 and 2 a MAC.
-fn objection_to_options(own: Mac, mut options: &[u8]) -> Option<Reason> {
-    for _ in 0..MOST_OPTIONS {
+fn option_violation(own: Mac, mut options: &[u8]) -> Option<Reason> {
+    for _ in 0..MAX_OPTIONS {
         if options.is_empty() {
             return None;
         }
@@ -103,14 +103,14 @@ fn objection_to_options(own: Mac, mut options: &[u8]) -> Option<Reason> {
 
 /// Whether a sender without an address may send the packet: DHCP (RFC 2131), duplicate address
 /// detection (RFC 4862), listener reports (RFC 2710 and 3810).
-fn may_be_nobodys(packet: &Packet<'_>) -> bool {
+fn may_be_unspecified(packet: &Packet<'_>) -> bool {
     let (source, destination) = (packet.header.source, packet.header.destination);
     let is_discovery = |ports| packet.header.protocol == protocol::UDP && ports == Ports(68, 67);
-    match (packet.upper(), destination) {
-        (Upper::Datagram(ports), IpAddr::V4(Ipv4Addr::BROADCAST)) => {
+    match (packet.transport(), destination) {
+        (Transport::Datagram(ports), IpAddr::V4(Ipv4Addr::BROADCAST)) => {
             source == Ipv4Addr::UNSPECIFIED && is_discovery(ports)
         }
-        (Upper::Icmp(135 | 131 | 132 | 143, _), IpAddr::V6(group)) => {
+        (Transport::Icmp(135 | 131 | 132 | 143, _), IpAddr::V6(group)) => {
             source == Ipv6Addr::UNSPECIFIED && group.is_multicast()
         }
         _ => false,

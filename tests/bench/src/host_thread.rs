@@ -8,13 +8,13 @@ use cnikit_testbed::{Host, host};
 use crate::interrupt;
 
 /// A host on its own thread, which runs jobs.
-pub(crate) struct Site<B> {
+pub(crate) struct HostThread<B> {
     jobs: Sender<Job<B>>,
 }
 
 type Job<B> = Box<dyn FnOnce(&Host, &mut B) + Send>;
 
-impl<B: 'static> Site<B> {
+impl<B: 'static> HostThread<B> {
     /// Starts a host. `fixture` creates the objects for the jobs on it. The host ends with this
     /// value.
     pub(crate) fn start<'scope>(
@@ -50,7 +50,7 @@ impl<B: 'static> Site<B> {
         let sent = self.jobs.send(job).ok().and_then(|()| result.recv().ok());
         sent.unwrap_or_else(|| {
             interrupt::check();
-            panic!("a host has failed: see above")
+            panic!("a private host failed; see the messages above")
         })
     }
 }
