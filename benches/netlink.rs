@@ -89,7 +89,7 @@ fn netlink(criterion: &mut Criterion, host: &Host) {
     }
     let (socket, raw) = (Socket::open().expect("a socket"), Raw::open());
     sockets(&mut group(criterion, "socket-open"), host);
-    look(&mut group(criterion, "link-by-name"), host, &socket, &raw);
+    look_up_link(&mut group(criterion, "link-by-name"), host, &socket, &raw);
     list(&mut group(criterion, "links-of-200"), host, &socket);
     set_up(&mut group(criterion, "set-up"), host, &socket, &raw);
     address(&mut group(criterion, "address-add-delete"), host, &socket, &raw);
@@ -120,12 +120,12 @@ fn sockets(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host) {
     group.bench_function("raw", |bencher| bencher.iter(Raw::open));
 }
 
-fn look(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socket, raw: &Raw) {
+fn look_up_link(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socket, raw: &Raw) {
     let name = "b50".parse().expect("a name");
     let index = host.link("b50").expect("a link")["ifindex"].as_u64();
     group.bench_function("cnikit", |bencher| {
         bencher.iter(|| {
-            let link = socket.link_by_name(&name).expect("a look").expect("a link");
+            let link = socket.link_by_name(&name).expect("a look-up").expect("a link");
             assert_eq!(Some(u64::from(link.index)), index);
         });
     });
@@ -182,7 +182,7 @@ fn address(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socke
 /// not measured.
 fn veth(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socket) {
     host.ip("link add br0 type bridge");
-    let bridge = socket.link_by_name(&"br0".parse().expect("a name")).expect("a look").expect("a link").index;
+    let bridge = socket.link_by_name(&"br0".parse().expect("a name")).expect("a look-up").expect("a link").index;
     let pod = host.pod();
     let netns = Netns::open(pod.netns()).expect("a namespace");
     let end =

@@ -29,11 +29,11 @@ const BRIDGE: u32 = 99;
 const OTHER_PORT: u32 = 77;
 
 /// The runs in one system call, which other processes wait for.
-const MOST_RUNS: u64 = 10_000;
+const MAX_RUNS: u64 = 10_000;
 
 /// Runs the benchmarks on a datapath without map entries.
 pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
-    furnish(datapath);
+    add_pods(datapath);
     let main = datapath.program(ProgramName::Main).expect("a pin");
     let egress = datapath.program(ProgramName::Egress).expect("a pin");
     let cases = [
@@ -53,7 +53,7 @@ pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
                 bencher.iter_custom(|iterations| {
                     let (mut left, start) = (iterations, Instant::now());
                     while left > 0 {
-                        let runs = left.min(MOST_RUNS);
+                        let runs = left.min(MAX_RUNS);
                         assert_eq!(program(runs as u32), verdict, "{case}");
                         left -= runs;
                     }
@@ -68,14 +68,14 @@ pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
 }
 
 /// Pod A on the port that receives the frames, pod B on another port, both with spoof check.
-fn furnish(datapath: &Datapath) {
-    datapath.configure(DatapathConfig::new(BRIDGE, GATEWAY)).expect("a row");
+fn add_pods(datapath: &Datapath) {
+    datapath.configure(DatapathConfig::new(BRIDGE, GATEWAY)).expect("an entry");
     let (ports, links, counters) = (datapath.open_endpoints(), datapath.open_port_configs(), datapath.open_counters());
     let (ports, links, counters) = (ports.expect("a pin"), links.expect("a pin"), counters.expect("a pin"));
     for (address, ifindex, mac) in [(A, LOOPBACK_INDEX, MAC_A), (B, OTHER_PORT, MAC_B)] {
-        ports.insert(address.into(), Endpoint { ifindex, mac }).expect("a row");
-        counters.insert(address.into()).expect("a row");
-        links.insert(ifindex, PortConfig::new(mac)).expect("a row");
+        ports.insert(address.into(), Endpoint { ifindex, mac }).expect("an entry");
+        counters.insert(address.into()).expect("an entry");
+        links.insert(ifindex, PortConfig::new(mac)).expect("an entry");
     }
 }
 

@@ -100,29 +100,29 @@ pub(crate) fn update_batch<V>(map: &OwnedFd, keys: &[[u8; 4]], values: &[V]) {
         map: map.as_raw_fd() as u32,
         ..BatchAttr::default()
     };
-    bpf(UPDATE_BATCH, &mut attr).expect("room for all rows");
+    bpf(UPDATE_BATCH, &mut attr).expect("room for all entries");
     assert_eq!(attr.count as usize, keys.len());
 }
 
 /// Reads all entries of a hash map with one call. The buffer must have room for them. Returns their
 /// number.
-pub(crate) fn look_up_batch<V: Copy>(map: &OwnedFd, rows: &mut [([u8; 4], V)]) -> usize {
-    let mut keys = vec![[0_u8; 4]; rows.len()];
-    let mut values: Vec<V> = rows.iter().map(|(_, value)| *value).collect();
+pub(crate) fn look_up_batch<V: Copy>(map: &OwnedFd, entries: &mut [([u8; 4], V)]) -> usize {
+    let mut keys = vec![[0_u8; 4]; entries.len()];
+    let mut values: Vec<V> = entries.iter().map(|(_, value)| *value).collect();
     let mut token = 0_u32;
     let mut attr = BatchAttr {
         out_batch: (&raw mut token) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
-        count: rows.len() as u32,
+        count: entries.len() as u32,
         map: map.as_raw_fd() as u32,
         ..BatchAttr::default()
     };
     // The kernel returns this error at the end of the map.
-    let end = bpf(LOOKUP_BATCH, &mut attr).expect_err("all rows are read by one call");
+    let end = bpf(LOOKUP_BATCH, &mut attr).expect_err("one call reads all entries");
     assert_eq!(end.raw_os_error(), Some(libc::ENOENT), "{end}");
     let found = attr.count as usize;
-    for (row, new) in rows.iter_mut().zip(keys.into_iter().zip(values)).take(found) {
+    for (row, new) in entries.iter_mut().zip(keys.into_iter().zip(values)).take(found) {
         *row = new;
     }
     found

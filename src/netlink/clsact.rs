@@ -30,8 +30,8 @@ const TCA_EGRESS_BLOCK: u16 = 14;
 /// ```
 /// use cnikit::netlink::SharedBlock;
 ///
-/// assert_eq!(Block::new(7).map(Block::index), Some(7));
-/// assert_eq!(Block::new(0), None, "the kernel has no block 0");
+/// assert_eq!(SharedBlock::new(7).map(SharedBlock::index), Some(7));
+/// assert_eq!(SharedBlock::new(0), None, "the kernel has no block 0");
 /// ```
 #[doc(alias = "TCA_INGRESS_BLOCK")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -162,9 +162,9 @@ mod tests {
         let Some(fixture) = Fixture::new() else { return };
         let socket = fixture.netns.socket().expect("a socket");
         let veth = "link add veth0 type veth peer name veth1".split(' ');
-        let made =
+        let created =
             fixture.netns.run(|| std::process::Command::new("ip").args(veth).status()).expect("enter the namespace");
-        assert!(made.expect("ip").success());
+        assert!(created.expect("ip").success());
         let [port, peer] = ["veth0", "veth1"].map(|name| {
             fixture.other.link_by_name(&name.parse().expect("a name")).expect("look up").expect("a link").index
         });

@@ -29,6 +29,6 @@ fn forged_messages_are_ignored() {
 }
 
 fn port(socket: &Socket) -> u32 {
-    let told = format!("{socket:?}");
-    told.chars().filter(char::is_ascii_digit).collect::<String>().parse().expect("Socket { port: 7, .. }")
+    let debug = format!("{socket:?}");
+    debug.chars().filter(char::is_ascii_digit).collect::<String>().parse().expect("Socket { port: 7, .. }")
 }

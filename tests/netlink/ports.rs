@@ -42,7 +42,7 @@ fn taken_index_is_distinguished_from_taken_name() {
         assert!(matches!(error, Error::Exists { .. }), "{error:?}");
     }
     let links = json(&fixture.host, "ip -j link");
-    assert_eq!(links.as_array().map(Vec::len), Some(2), "nothing was made: {links}");
+    assert_eq!(links.as_array().map(Vec::len), Some(2), "nothing was created: {links}");
 
     fixture.on_host.delete_link(taken).expect("delete");
     let again = fixture.on_host.create_veth(&pair(2, &fixture.pod).host_index(taken)).expect("it is free again");

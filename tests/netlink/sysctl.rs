@@ -66,16 +66,16 @@ fn link_has_its_ipv6_settings() {
     let Some(fixture) = Fixture::new() else { return };
     fixture.veth(1, None);
     let eth1 = name("eth1");
-    let told = |setting| fixture.in_pod.link_by_name(&eth1).expect("look up").expect("there").ipv6_conf(setting);
+    let value_of = |setting| fixture.in_pod.link_by_name(&eth1).expect("look up").expect("there").ipv6_conf(setting);
     for setting in IPV6 {
         for value in [1, 0] {
             inside(&fixture.pod, || Sysctl::Ipv6Conf(&eth1, setting).write(value)).expect("write");
-            assert_eq!(told(setting), Some(value), "{setting:?}");
+            assert_eq!(value_of(setting), Some(value), "{setting:?}");
         }
     }
     // The least MTU of IPv6 is 1280 bytes.
     run(&fixture.pod, "ip link set eth1 mtu 1200");
-    assert_eq!(told(Ipv6Conf::AcceptRa), None);
+    assert_eq!(value_of(Ipv6Conf::AcceptRa), None);
 }
 
 #[test]

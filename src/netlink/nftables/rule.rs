@@ -20,14 +20,14 @@ use crate::{
 /// A rule: an action for packets that match all its [conditions](Match).
 ///
 /// ```
-/// use cnikit::netlink::nftables::{Action, Match, Ports, Rule};
+/// use cnikit::netlink::nftables::{Action, Match, PortRandomization, Rule};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let pods = "10.244.1.0/24".parse()?;
-/// let rule = Rule::new(Action::Masquerade(Ports::FullyRandom))
-///     .when(Match::source(pods))
-///     .when(!Match::destination(pods))
-///     .when(!Match::output_link("cbr0".parse()?));
+/// let rule = Rule::new(Action::Masquerade(PortRandomization::FullyRandom))
+///     .matching(Match::source(pods))
+///     .matching(!Match::destination(pods))
+///     .matching(!Match::output_link("cbr0".parse()?));
 /// assert_eq!(rule.digest()?.len(), 16);
 /// # Ok(())
 /// # }
