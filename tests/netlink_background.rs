@@ -49,9 +49,9 @@ fn caller_leaves_nothing_open() {
         poll(&mut ends, Some(&Timespec::default())).expect("poll");
         let closed = ends[0].revents().contains(PollFlags::HUP);
         let remaining = descriptors_of_callers(&mark);
-        let mut said = String::new();
-        output.read_to_string(&mut said).expect("read");
-        assert!(status.success() && said.contains("1 passed"), "{said}");
+        let mut text = String::new();
+        output.read_to_string(&mut text).expect("read");
+        assert!(status.success() && text.contains("1 passed"), "{text}");
         assert!(closed, "a process still holds the output of the caller");
         for descriptors in remaining {
             left_behind += 1;
@@ -95,8 +95,8 @@ fn caller(test: &str, dir: &Path) -> Command {
 
 fn run(caller: &mut Command) {
     let output = caller.output().expect("start a caller");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 /// A caller of the tests above, in its own process.
@@ -108,7 +108,7 @@ fn a_caller() {
     let veth = fixture.veth(0);
     fixture.host.socket().expect("open a socket").delete_link_nowait(veth.host, &record).expect("delete");
     let children = wait(WaitOptions::NOHANG);
-    assert_eq!(children.expect_err("there is no child"), rustix::io::Errno::CHILD, "no child is left");
+    assert_eq!(children.expect_err("no child"), rustix::io::Errno::CHILD, "no child is left");
 }
 
 /// As above, and the parent of its orphans: first one after the other, then many at once.

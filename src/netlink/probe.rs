@@ -95,8 +95,8 @@ impl AddressProbe {
     ///
     /// # Errors
     ///
-    /// [`Error::Probe`]: `EPERM` without `CAP_NET_RAW`, `ENODEV` where the link is gone, `EADDRNOTAVAIL` where it has no
-    /// Ethernet address.
+    /// [`Error::Probe`] with `EPERM` without `CAP_NET_RAW`, `ENODEV` if the link is gone,
+    /// `EADDRNOTAVAIL` if it has no Ethernet address.
     pub fn start(link: &Link, addresses: &[IpAddr]) -> Result<Self> {
         let failed = |source: io::Error| Error::Probe { link: link.name.clone(), source };
         let mac = link.mac.ok_or_else(|| failed(Errno::ADDRNOTAVAIL.into()))?;
@@ -118,7 +118,7 @@ impl AddressProbe {
     ///
     /// # Errors
     ///
-    /// [`Error::Probe`]: `ENETDOWN` where the link is down.
+    /// [`Error::Probe`] with `ENETDOWN` if the link is down.
     pub fn next_answer(&mut self) -> Result<Option<AddressAnswer>> {
         let failed = |errno: Errno| Error::Probe { link: self.link.clone(), source: errno.into() };
         let mut buffer = [0; 128];

@@ -36,7 +36,7 @@ fn existing_address_is_reported() {
     let eth1 = up_pair(&fixture);
     for address in [net("10.22.0.5/24"), net("fd00:22::5/64")] {
         fixture.in_pod.add_address(eth1, address).expect("add");
-        let error = fixture.in_pod.add_address(eth1, address).expect_err("it is there");
+        let error = fixture.in_pod.add_address(eth1, address).expect_err("already exists");
         assert!(matches!(error, Error::Exists { .. }), "{error:?}");
     }
     let error = fixture.in_pod.add_address(4_711, net("10.22.0.6/24")).expect_err("no such link");
@@ -117,7 +117,7 @@ fn existing_route_is_reported() {
     for dst in [net("192.0.2.77/24"), net("fd00:96::77/64")] {
         let route = Route::new(dst, eth1);
         fixture.in_pod.add_route(&route).expect("add");
-        let error = fixture.in_pod.add_route(&route).expect_err("it is there");
+        let error = fixture.in_pod.add_route(&route).expect_err("already exists");
         assert!(matches!(error, Error::Exists { .. }), "{error:?}");
     }
 }

@@ -29,11 +29,12 @@ fn bridge_keeps_its_mac_when_ports_join() {
 fn multicast_snooping_is_on_by_default_and_can_be_off() {
     let Some(fixture) = Fixture::new() else { return };
     let plain = BridgeSpec::new(name("plain"));
-    for (spec, asks) in [(plain.clone(), 1), (plain.clone().mcast_snooping(true), 1), (plain.mcast_snooping(false), 0)]
+    for (spec, expected) in
+        [(plain.clone(), 1), (plain.clone().mcast_snooping(true), 1), (plain.mcast_snooping(false), 0)]
     {
         let bridge = fixture.on_host.create_bridge(&spec).expect("create a bridge");
         let seen = link(&fixture.host, "plain");
-        assert_eq!(seen["linkinfo"]["info_data"]["mcast_snooping"], asks, "{spec:?}");
+        assert_eq!(seen["linkinfo"]["info_data"]["mcast_snooping"], expected, "{spec:?}");
         fixture.on_host.delete_link(bridge).expect("delete it");
     }
 }
@@ -196,7 +197,7 @@ fn attributes_change_one_at_a_time() {
 #[test]
 fn refusal_has_the_operation_and_the_kernels_explanation() {
     let Some(fixture) = Fixture::new() else { return };
-    let error = fixture.on_host.set_up(4_711).expect_err("there is no such link");
+    let error = fixture.on_host.set_up(4_711).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
     assert!(error.to_string().starts_with("bring up link 4711: "), "{error}");
 
@@ -234,7 +235,7 @@ fn list_is_complete_while_links_are_added() {
     let maker = std::thread::spawn(move || {
         for n in 0..COMING {
             let spec = BridgeSpec::new(name(&format!("new{n}")));
-            other.create_bridge(&spec).expect("create a bridge meanwhile");
+            other.create_bridge(&spec).expect("create another bridge");
         }
     });
     while !maker.is_finished() {

@@ -148,7 +148,7 @@ fn batch_is_atomic() {
     let chain = nat(&table(Family::Inet));
     let lost = table(Family::Inet).chain("lost");
     let batch = with_chain(&chain).append_rule(&lost, Rule::new(Action::Drop));
-    let error = nftables.commit(&batch).expect_err("there is no such chain");
+    let error = nftables.commit(&batch).expect_err("no such chain");
     assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     assert!(error.to_string().starts_with("append a rule to the nftables chain inet mine lost"), "{error}");
     assert_eq!(listed(&fixture.host, "table"), [Value::Null; 0]);
@@ -169,7 +169,7 @@ fn a_check_changes_nothing() {
     assert_eq!(listed(&fixture.host, "table"), [Value::Null; 0]);
 
     let lost = with_chain(&chain).append_rule(&table(Family::Inet).chain("lost"), Rule::new(Action::Drop));
-    let error = nftables.check(&lost).expect_err("there is no such chain");
+    let error = nftables.check(&lost).expect_err("no such chain");
     assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     assert_eq!(listed(&fixture.host, "table"), [Value::Null; 0]);
 }

@@ -66,7 +66,7 @@ fn refused() {
     let veth = fixture.on_host.link_by_name(&name("veth1")).expect("a look").expect("a link");
     let none = CapabilitySet::empty();
     let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
-    set_capabilities(None, sets).expect("give up capabilities");
+    set_capabilities(None, sets).expect("drop all capabilities");
     let error = fixture.on_host.peer(&veth).expect_err("the other namespace is not its own");
     assert!(matches!(error, Error::Kernel { .. }), "{error:?}");
     assert!(error.to_string().contains(&format!("the other end of link {}", veth.index)), "{error}");

@@ -174,7 +174,7 @@ fn port_without_flooding_is_reached_through_its_entry() {
         thread::sleep(Duration::from_millis(50));
         received(&fixture) - before
     };
-    assert!(arrived() < FRAMES, "nobody knows the address, and unknown ones are not flooded");
+    assert!(arrived() < FRAMES, "the address is unknown, and unknown addresses are not flooded");
     fixture.on_host.set_fdb(ends[1].host, peer_mac(2)).expect("add");
     assert!(arrived() >= FRAMES);
 }

@@ -154,7 +154,7 @@ fn the_ingress_slot_holds_one_qdisc() {
     run(&fixture.host, "tc qdisc del dev veth1 ingress");
     assert_eq!(fixture.on_host.ingress_qdisc(veth).expect("look up"), None);
     fixture.on_host.create_clsact(veth, BOTH).expect("create clsact");
-    let error = fixture.on_host.create_clsact(veth, BOTH).expect_err("it is there");
+    let error = fixture.on_host.create_clsact(veth, BOTH).expect_err("already exists");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
     let error = fixture.on_host.ingress_qdisc(4_711).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));

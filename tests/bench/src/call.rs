@@ -33,7 +33,7 @@ pub(crate) fn run(mut command: Command, input: &[u8]) -> (Duration, Value) {
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let pid = Pid::from_child(&child);
     let process = pidfd_open(pid, PidfdFlags::empty()).expect("a process that was not waited for");
-    let mut said = Vec::new();
+    let mut stdout_text = Vec::new();
     let written = child.stdin.take().map(|mut pipe| std::io::Write::write_all(&mut pipe, input));
     let mut stdout = child.stdout.take().expect("a pipe");
     let deadline = start + TIMEOUT;
@@ -41,7 +41,7 @@ pub(crate) fn run(mut command: Command, input: &[u8]) -> (Duration, Value) {
         let mut buffer = [0; 16 << 10];
         match stdout.read(&mut buffer).expect("a pipe that can be read") {
             0 => break,
-            count => said.extend_from_slice(&buffer[..count]),
+            count => stdout_text.extend_from_slice(&buffer[..count]),
         }
     }
     is_ready(&process, deadline, &mut child);
@@ -53,11 +53,11 @@ pub(crate) fn run(mut command: Command, input: &[u8]) -> (Duration, Value) {
     if !status.success() {
         let _ = child.stderr.take().map(|pipe| pipe.take(4 << 10).read_to_string(&mut complaint));
     }
-    let said = String::from_utf8_lossy(&said);
-    assert!(status.success(), "{command:?}: {status}\n{said}{complaint}");
+    let stdout_text = String::from_utf8_lossy(&stdout_text);
+    assert!(status.success(), "{command:?}: {status}\n{stdout_text}{complaint}");
     // A program may succeed without reading its input.
     let _ = written;
-    (taken, serde_json::from_str(&said).unwrap_or_default())
+    (taken, serde_json::from_str(&stdout_text).unwrap_or_default())
 }
 
 /// Waits until there is data to read.

@@ -31,10 +31,11 @@ impl Machine {
     pub(crate) fn look(options: &Common) -> Self {
         let ours = &options.plugin;
         let size = fs::metadata(ours).unwrap_or_else(|error| panic!("{}: {error}", ours.display())).len();
-        let said = Command::new(ours).arg("--version").run();
+        let version = Command::new(ours).arg("--version").run();
         let linked = if is_static(ours) { "static" } else { "dynamic" };
-        let said = format!("{}, {linked}, {size} bytes", said.lines().next().unwrap_or_default());
-        let mut versions = BTreeMap::from([("simple-ebpf-cni".to_owned(), said), ("priority".to_owned(), priority())]);
+        let version = format!("{}, {linked}, {size} bytes", version.lines().next().unwrap_or_default());
+        let mut versions =
+            BTreeMap::from([("simple-ebpf-cni".to_owned(), version), ("priority".to_owned(), priority())]);
         for name in ["bridge", "ptp", "host-local"] {
             let path = options.peers.join(name);
             if path.exists() {

@@ -252,9 +252,9 @@ impl Network {
         let taken = start.elapsed();
         // Not on the threads above, because their panics would be printed.
         interrupt::check();
-        let given = addresses.into_inner().expect("no thread panicked").len();
+        let distinct = addresses.into_inner().expect("no thread panicked").len();
         let expected = if verb == "ADD" { calls.len() * self.addresses } else { 0 };
-        assert_eq!(given, expected, "two pods have the same address");
+        assert_eq!(distinct, expected, "two pods have the same address");
         taken
     }
 

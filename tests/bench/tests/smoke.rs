@@ -41,8 +41,8 @@ fn measure(what: &str, options: &[&str]) -> Option<Vec<Value>> {
         .arg("--peers")
         .arg(peers);
     let output = command.arg("--json").arg(&json).output().expect("the command starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {said}", output.status);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {stderr}", output.status);
     assert!(String::from_utf8_lossy(&output.stdout).contains("| cnikit |"), "no table: {output:?}");
 
     let report: Value = serde_json::from_slice(&std::fs::read(&json).expect("results")).expect("JSON");

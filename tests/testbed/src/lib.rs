@@ -9,7 +9,7 @@
 //! ```
 //! use cnikit_testbed::{Namespace, host};
 //!
-//! // Skipped with a line on stderr where the privileges are missing.
+//! // Skipped with a line on stderr if the privileges are missing.
 //! host(|host| {
 //!     let pod = host.pod();
 //!     host.ip("link add veth0 type veth peer name eth0");

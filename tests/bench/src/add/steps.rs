@@ -74,13 +74,13 @@ pub(crate) fn measure(options: &AddOptions, setup: &Setup) -> Vec<Figure> {
 
 /// Mounts tracefs on this host and tests `perf`.
 fn prepare(host: &Host) -> bool {
-    if !Command::new("perf").arg("--version").output().is_ok_and(|said| said.status.success()) {
+    if !Command::new("perf").arg("--version").output().is_ok_and(|output| output.status.success()) {
         return false;
     }
     let mounted = host.command("mount").words("-t tracefs tracefs /sys/kernel/tracing").output();
     let file = host.scratch().join("trial");
     let tried = Command::new("perf").args(perf(&file)).arg("/bin/true").output();
-    mounted.status.success() && tried.is_ok_and(|said| said.status.success())
+    mounted.status.success() && tried.is_ok_and(|output| output.status.success())
 }
 
 /// The arguments with which `perf` records each system call of the following command.
