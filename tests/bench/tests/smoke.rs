@@ -71,7 +71,7 @@ fn assert_measured(figures: &[Value], measure: &str, case: &str, load: u64) {
 }
 
 #[test]
-fn verbs_are_measured() {
+fn commands_are_measured() {
     let Some(figures) = measure("add", &["--pods", "2"]) else { return };
     for case in ["IPv4", "IPv4, disk", "dual stack", "IPv4, masquerade", "IPv4, masquerade, nftables"] {
         for verb in ["ADD", "CHECK", "DEL"] {
@@ -89,13 +89,13 @@ fn verbs_are_measured() {
 }
 
 #[test]
-fn the_command_line_is_refused_politely() {
+fn invalid_option_ends_with_status_2() {
     let output = Command::new(COMMAND).args(["add", "--rounds", "many"]).output().expect("the command starts");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
 #[test]
-fn packets_are_measured_by_each_way() {
+fn packets_are_measured_on_each_path() {
     let Some(figures) = measure("net", &["--pods", "2"]) else { return };
     for measure in ["TCP_RR p50", "TCP_RR p99", "TCP_STREAM", "UDP", "connections"] {
         assert_measured(&figures, measure, "IPv4", 2);
