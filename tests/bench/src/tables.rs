@@ -63,7 +63,7 @@ pub(crate) fn of(report: &Report) -> Vec<Table> {
 pub(crate) fn conditions(report: &Report) -> String {
     let machine = &report.machine;
     let mut text = format!(
-        "`{}` on {}: {}, {} CPUs, Linux {}; load {} at the start.\n\n",
+        "`{}` on {}:\n{}, {} CPUs, Linux {}; load {} at the start.\n\n",
         report.command, machine.date, machine.cpu, machine.cpus, machine.kernel, machine.load
     );
     for (name, version) in &machine.versions {
