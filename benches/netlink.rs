@@ -1,4 +1,5 @@
-//! What the verbs of rtnetlink cost through the library, by bare messages, and by the command `ip`.
+//! The cost of rtnetlink operations: through the library, with raw messages, and with the command
+//! `ip`.
 //!
 //! ```sh
 //! cargo bench --no-default-features --features netlink --bench netlink
@@ -7,10 +8,10 @@
 //! Names are `netlink/<verb>/<implementation>`:
 //!
 //! * `cnikit`: the library.
-//! * `raw`: the same message made beforehand, sent and answered by bare system calls.
-//! * `ip`: a process of iproute2's, which is what a shell script takes.
+//! * `raw`: the same message, encoded beforehand, with plain system calls.
+//! * `ip`: a process of iproute2, as in a shell script.
 //!
-//! It needs root, and runs on a private host beside 200 links.
+//! The benchmark needs root, and runs on a private host with 200 links.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -25,7 +26,7 @@ use criterion::{BenchmarkGroup, Criterion};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType};
 
-/// Pairs that are there besides.
+/// Existing pairs.
 const PAIRS: usize = 100;
 
 const NEWLINK: u16 = 16;
@@ -47,7 +48,7 @@ impl Raw {
         Self(socket)
     }
 
-    /// Sends a message and takes the answer; its kind and its error number.
+    /// Sends a message and receives the answer. Returns its type and error number.
     fn ask(&self, message: &[u8]) -> (u16, i32) {
         rustix::net::send(&self.0, message, SendFlags::empty()).expect("a message");
         let mut answer = [0_u8; 32 << 10];
@@ -63,19 +64,19 @@ impl Raw {
     }
 }
 
-/// A message: header, and what it carries.
+/// A message: header and payload.
 fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
     let length = 16 + payload.len() as u32;
     let flags = REQUEST | flags;
     [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[1, 0, 0, 0], &[0; 4], payload].concat()
 }
 
-/// `struct ifinfomsg` of a link; `change` is what of the flags counts.
+/// `struct ifinfomsg` of a link; `change` is the mask of the flags.
 fn ifinfo(index: u32, flags: u32, change: u32) -> Vec<u8> {
     [&[0; 4][..], &index.to_ne_bytes(), &flags.to_ne_bytes(), &change.to_ne_bytes()].concat()
 }
 
-/// An attribute, filled up to a multiple of four octets.
+/// An attribute, padded to a multiple of four octets.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = 4 + value.len() as u16;
     let hole = vec![0; value.len().next_multiple_of(4) - value.len()];
@@ -88,7 +89,7 @@ fn netlink(criterion: &mut Criterion, host: &Host) {
     }
     let (socket, raw) = (Socket::open().expect("a socket"), Raw::open());
     sockets(&mut group(criterion, "socket-open"), host);
-    look(&mut group(criterion, "link-by-name"), host, &socket, &raw);
+    look_up_link(&mut group(criterion, "link-by-name"), host, &socket, &raw);
     list(&mut group(criterion, "links-of-200"), host, &socket);
     set_up(&mut group(criterion, "set-up"), host, &socket, &raw);
     address(&mut group(criterion, "address-add-delete"), host, &socket, &raw);
@@ -104,7 +105,7 @@ fn group<'a>(criterion: &'a mut Criterion, verb: &str) -> BenchmarkGroup<'a, Wal
     group
 }
 
-/// Runs `ip` where the thread is.
+/// Runs `ip` on the calling thread's namespace.
 fn ip(line: &str) -> String {
     let output = std::process::Command::new("ip").args(line.split(' ')).output().expect("ip is installed");
     assert!(output.status.success(), "ip {line}: {output:?}");
@@ -119,12 +120,12 @@ fn sockets(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host) {
     group.bench_function("raw", |bencher| bencher.iter(Raw::open));
 }
 
-fn look(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socket, raw: &Raw) {
+fn look_up_link(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socket, raw: &Raw) {
     let name = "b50".parse().expect("a name");
     let index = host.link("b50").expect("a link")["ifindex"].as_u64();
     group.bench_function("cnikit", |bencher| {
         bencher.iter(|| {
-            let link = socket.link_by_name(&name).expect("a look").expect("a link");
+            let link = socket.link_by_name(&name).expect("a look-up").expect("a link");
             assert_eq!(Some(u64::from(link.index)), index);
         });
     });
@@ -177,17 +178,18 @@ fn address(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socke
     assert!(!host.addresses("lo").contains(&"10.9.0.1/24".to_owned()));
 }
 
-/// A pair with one end on a bridge and the other in a pod. To delete it takes far longer, and is outside the clock.
+/// A pair with one end on a bridge and the other in a pod. The deletion takes far longer, and is
+/// not measured.
 fn veth(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socket) {
     host.ip("link add br0 type bridge");
-    let bridge = socket.link_by_name(&"br0".parse().expect("a name")).expect("a look").expect("a link").index;
+    let bridge = socket.link_by_name(&"br0".parse().expect("a name")).expect("a look-up").expect("a link").index;
     let pod = host.pod();
     let netns = Netns::open(pod.netns()).expect("a namespace");
     let end =
         |name: &str, last| VethEnd { name: name.parse().expect("a name"), mac: MacAddr::new([2, 0, 0, 0, 0, last]) };
     let pair = VethPair::new(end("veth0", 1), end("eth0", 2), &netns).mtu(1_500).master(bridge);
     let cnikit = || socket.create_veth(&pair).map(drop).expect("a new pair");
-    // Such a name leads to the descriptor of this process, which `ip` is told of as a path.
+    // This name refers to a descriptor of this process. `ip` needs a path.
     let netns = pod.netns();
     let ip = || create_by_ip(&netns);
     let block = || {
@@ -217,13 +219,13 @@ fn create_once(create: &dyn Fn(), pod: &Pod, socket: &Socket) -> Duration {
     let taken = start.elapsed();
     assert_eq!(pod.links().len(), 2, "lo and eth0 are in the pod");
     socket.delete_link_by_name(&"veth0".parse().expect("a name")).expect("a pair");
-    // The kernel goes on for a while, and a pair that is made meanwhile waits for it.
+    // The kernel continues for a while, and a pair that is created in that time waits for it.
     thread::sleep(Duration::from_millis(30));
     taken
 }
 
 fn main() {
-    // Without privileges this says so and ends.
+    // Without privileges, the benchmark prints a skip line and ends.
     cnikit_testbed::host(|host| {
         netlink(&mut Criterion::default().configure_from_args(), host);
         Criterion::default().configure_from_args().final_summary();

@@ -26,7 +26,7 @@ fi
 [ $# -gt 0 ] || set -- 5.10 6.1 6.12
 
 # The test binaries that depend on the kernel, and the programs that they call.
-read -ra tests <<<"${TESTS:-cnikit netlink netlink_fds netlink_nowait datapath datapath_fds isolation blackbox}"
+read -ra tests <<<"${TESTS:-cnikit netlink netlink_fds netlink_background datapath datapath_fds isolation blackbox}"
 programs=(mount umount mkfifo date sh bash script cat sleep timeout nsenter unshare setpriv env kill sysctl ip tc bridge ping nft bpftool)
 # The address plugins in the tests of gateways and routes.
 peers=(/usr/lib/cni/{host-local,sbr,static})

@@ -1,5 +1,5 @@
-//! No verb leaves a descriptor behind. A binary of its own: other tests would open theirs
-//! meanwhile.
+//! No operation leaks a descriptor. This test is its own binary, because it counts the descriptors
+//! of the process, and other tests would open descriptors at the same time.
 #![cfg(feature = "netlink")]
 
 use cnikit::{
@@ -11,7 +11,7 @@ use cnikit::{
 fn descriptors_are_closed() {
     if let Err(error) = Netns::create() {
         let demanded = std::env::var("CNIKIT_REQUIRE_PRIVILEGED").is_ok_and(|v| v == "1");
-        assert!(!demanded, "privilege is demanded: {error}");
+        assert!(!demanded, "CNIKIT_REQUIRE_PRIVILEGED=1 demands privileges: {error}");
         eprintln!("SKIP {error}");
         return;
     }

@@ -1,4 +1,5 @@
-//! What rows of the maps cost through the library and through bare bpf(2), and what a frame costs in the programs.
+//! The cost of map entries through the library and through plain bpf(2), and the cost of a frame in
+//! the programs.
 //!
 //! ```sh
 //! cargo bench --bench datapath
@@ -7,11 +8,13 @@
 //! Names are `maps/<case>/<implementation>` and `datapath/<hook and case>/<implementation>`:
 //!
 //! * `cnikit`: the library, or its programs.
-//! * `raw`, `raw-batch`: system calls without libbpf, one for each row, or one for 1,024 of them; the time is of one row.
-//! * `empty-program`: one that returns, so that what is left is the kernel's part of a test run.
+//! * `raw`, `raw-batch`: system calls without libbpf, one per entry or one per 1,024 entries; the
+//!   time is per entry.
+//! * `empty-program`: a program that only returns. It shows the kernel's share of a test run.
 //!
-//! It needs root, and runs on a private host: the machine's own BPF file system is not touched. An iteration is one call
-//! for one row; the rows around it are put in and taken out outside the clock.
+//! The benchmark needs root, and runs on a private host: it does not touch the machine's own bpffs.
+//! An iteration is one call for one entry. Inserting and removing the surrounding entries is not
+//! measured.
 
 mod maps;
 mod programs;
@@ -31,7 +34,7 @@ fn datapath(criterion: &mut Criterion) {
 criterion_group!(benches, datapath);
 
 fn main() {
-    // Without privileges this says so and ends.
+    // Without privileges, the benchmark prints a skip line and ends.
     cnikit_testbed::host(|_| {
         benches();
         Criterion::default().configure_from_args().final_summary();

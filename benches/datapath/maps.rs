@@ -1,4 +1,4 @@
-//! Rows of the maps, one by one and all at once.
+//! Map entries, one by one and in batches.
 
 use std::cell::RefCell;
 use std::fs;
@@ -14,10 +14,10 @@ use criterion::{BenchmarkGroup, Criterion};
 
 use crate::raw::{self, Row};
 
-/// How many rows are worked through between two looks at the clock.
-const ROWS: u64 = 1_024;
+/// The number of entries between two reads of the clock.
+const ENTRIES: u64 = 1_024;
 
-/// A way to the rows of both maps.
+/// An implementation of the access to both maps.
 trait Access {
     const NAME: &'static str;
     fn insert(&self, address: IpAddr, port: Endpoint);
@@ -34,17 +34,17 @@ struct Cnikit {
     counters: CounterMap,
 }
 
-/// The same by system calls, with one buffer for all CPUs that is used again and again.
+/// The same with system calls, and with one reused buffer for all CPUs.
 struct Raw {
     ports: OwnedFd,
     counters: OwnedFd,
     per_cpu: RefCell<Vec<Counters>>,
 }
 
-/// `struct pod_counters` of `bpf/cni_tc.h`: of which the first two are `tx_packets` and `tx_bytes`.
+/// `struct pod_counters` of `bpf/cni_tc.h`. The first two members are `tx_packets` and `tx_bytes`.
 type Counters = [u64; 6];
 
-/// `struct pod_port` of the same.
+/// `struct pod_port` of the same header.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Port {
@@ -57,7 +57,7 @@ impl Access for Cnikit {
     const NAME: &'static str = "cnikit";
 
     fn insert(&self, address: IpAddr, port: Endpoint) {
-        self.ports.insert(address, port).expect("a row");
+        self.ports.insert(address, port).expect("an entry");
     }
 
     fn port(&self, address: IpAddr) -> Option<Endpoint> {
@@ -69,7 +69,7 @@ impl Access for Cnikit {
     }
 
     fn track(&self, address: IpAddr) {
-        self.counters.insert(address).expect("a row");
+        self.counters.insert(address).expect("an entry");
     }
 
     fn sent(&self, address: IpAddr) -> Option<(u64, u64)> {
@@ -147,8 +147,8 @@ fn port(number: u64) -> Endpoint {
     Endpoint { ifindex: number as u32 + 1, mac: MacAddr::new([0x02, 0, 0, 0, octets[6], octets[7]]) }
 }
 
-/// Measures `timed` for one row after the other; `before` and `after` are outside the clock.
-fn rows(
+/// Measures `timed` for one entry after the other. `before` and `after` are not measured.
+fn entries(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
     before: impl Fn(u64),
@@ -160,7 +160,7 @@ fn rows(
             let mut taken = Duration::ZERO;
             let mut left = iterations;
             while left > 0 {
-                let count = left.min(ROWS);
+                let count = left.min(ENTRIES);
                 (0..count).for_each(&before);
                 let start = Instant::now();
                 (0..count).for_each(&timed);
@@ -173,7 +173,8 @@ fn rows(
     });
 }
 
-/// Runs `measure` with each way in; the other one sets the scene and checks what was done.
+/// Runs `measure` with each implementation. The other implementation prepares the entries and
+/// checks the results.
 macro_rules! both {
     ($group:ident, $cnikit:expr, $raw:expr, $measure:ident) => {
         $measure(&mut $group, $cnikit, $raw);
@@ -182,7 +183,7 @@ macro_rules! both {
     };
 }
 
-/// Runs the benchmarks on the maps of a datapath, which have no rows.
+/// Runs the benchmarks on the maps of a datapath without entries.
 pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
     let (ports, counters) = (datapath.open_endpoints().expect("a pin"), datapath.open_counters().expect("a pin"));
     let (cnikit, raw) = (Cnikit { ports, counters }, Raw::open(&datapath.directory()));
@@ -207,49 +208,50 @@ pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
     both!(group, &cnikit, &raw, forget);
 }
 
-/// Time is of one row, though all of them go by one call.
+/// The time is per entry, though one call processes all entries.
 fn insert_batch(group: &mut BenchmarkGroup<'_, WallTime>, raw: &Raw) {
-    let keys: Vec<[u8; 4]> = (0..ROWS).map(|number| key(address(number))).collect();
-    let values: Vec<Port> = (0..ROWS).map(|number| Port::from(port(number))).collect();
+    let keys: Vec<[u8; 4]> = (0..ENTRIES).map(|number| key(address(number))).collect();
+    let values: Vec<Port> = (0..ENTRIES).map(|number| Port::from(port(number))).collect();
     group.bench_function("raw-batch", |bencher| {
         bencher.iter_custom(|iterations| {
-            let batches = iterations.div_ceil(ROWS);
+            let batches = iterations.div_ceil(ENTRIES);
             let taken: Duration = (0..batches).map(|_| time(|| raw::update_batch(&raw.ports, &keys, &values))).sum();
-            for number in 0..ROWS {
+            for number in 0..ENTRIES {
                 assert_eq!(raw.port(address(number)), Some(port(number)));
                 raw.remove(address(number));
             }
-            per_row(taken, batches, iterations)
+            per_entry(taken, batches, iterations)
         });
     });
 }
 
-/// All addresses and whose they are. Time is of one row.
+/// All addresses and their ports. The time is per entry.
 fn list(group: &mut BenchmarkGroup<'_, WallTime>, cnikit: &Cnikit, raw: &Raw) {
-    (0..ROWS).for_each(|number| raw.insert(address(number), port(number)));
+    (0..ENTRIES).for_each(|number| raw.insert(address(number), port(number)));
     let one_by_one = || {
-        let rows: Vec<_> = {
+        let entries: Vec<_> = {
             let listed = cnikit.ports.addresses().expect("the map can be listed");
             listed.into_iter().map(|address| (address, cnikit.port(address))).collect()
         };
-        assert_eq!(rows.len() as u64, ROWS);
+        assert_eq!(entries.len() as u64, ENTRIES);
     };
     let batch = || {
-        // A bucket that does not fit into what is left ends the call, so there is room to spare.
-        let mut rows = vec![([0; 4], Port::from(port(0))); 2 * ROWS as usize];
-        assert_eq!(raw::look_up_batch(&raw.ports, &mut rows), ROWS as usize);
+        // A bucket that does not fit into the remaining buffer ends the call, so the buffer has
+        // spare room.
+        let mut entries = vec![([0; 4], Port::from(port(0))); 2 * ENTRIES as usize];
+        assert_eq!(raw::look_up_batch(&raw.ports, &mut entries), ENTRIES as usize);
     };
     let mut measure = |name: &str, all: &dyn Fn()| {
         group.bench_function(name, |bencher| {
             bencher.iter_custom(|iterations| {
-                let times = iterations.div_ceil(ROWS);
-                per_row((0..times).map(|_| time(all)).sum(), times, iterations)
+                let times = iterations.div_ceil(ENTRIES);
+                per_entry((0..times).map(|_| time(all)).sum(), times, iterations)
             });
         });
     };
     measure("cnikit", &one_by_one);
     measure("raw-batch", &batch);
-    (0..ROWS).for_each(|number| raw.remove(address(number)));
+    (0..ENTRIES).for_each(|number| raw.remove(address(number)));
 }
 
 fn time(work: impl FnOnce()) -> Duration {
@@ -258,9 +260,9 @@ fn time(work: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
-/// What `iterations` rows take where whole batches were measured.
-fn per_row(taken: Duration, batches: u64, iterations: u64) -> Duration {
-    taken.mul_f64(iterations as f64 / (batches * ROWS) as f64)
+/// The time of `iterations` entries, from a measurement of whole batches.
+fn per_entry(taken: Duration, batches: u64, iterations: u64) -> Duration {
+    taken.mul_f64(iterations as f64 / (batches * ENTRIES) as f64)
 }
 
 fn insert<A: Access>(group: &mut BenchmarkGroup<'_, WallTime>, access: &A, other: &impl Access) {
@@ -268,19 +270,19 @@ fn insert<A: Access>(group: &mut BenchmarkGroup<'_, WallTime>, access: &A, other
         assert_eq!(other.port(address(number)), Some(port(number)));
         other.remove(address(number));
     };
-    rows(group, A::NAME, |_| (), |number| access.insert(address(number), port(number)), check);
+    entries(group, A::NAME, |_| (), |number| access.insert(address(number), port(number)), check);
 }
 
 fn read<A: Access>(group: &mut BenchmarkGroup<'_, WallTime>, access: &A, other: &impl Access) {
     let timed = |number| assert_eq!(access.port(address(number)), Some(port(number)));
     let put = |number| other.insert(address(number), port(number));
-    rows(group, A::NAME, put, timed, |number| other.remove(address(number)));
+    entries(group, A::NAME, put, timed, |number| other.remove(address(number)));
 }
 
 fn remove<A: Access>(group: &mut BenchmarkGroup<'_, WallTime>, access: &A, other: &impl Access) {
     let put = |number| other.insert(address(number), port(number));
     let check = |number| assert_eq!(other.port(address(number)), None);
-    rows(group, A::NAME, put, |number| access.remove(address(number)), check);
+    entries(group, A::NAME, put, |number| access.remove(address(number)), check);
 }
 
 fn track<A: Access>(group: &mut BenchmarkGroup<'_, WallTime>, access: &A, other: &impl Access) {
@@ -288,15 +290,15 @@ fn track<A: Access>(group: &mut BenchmarkGroup<'_, WallTime>, access: &A, other:
         assert_eq!(other.sent(address(number)), Some((0, 0)));
         other.forget(address(number));
     };
-    rows(group, A::NAME, |_| (), |number| access.track(address(number)), check);
+    entries(group, A::NAME, |_| (), |number| access.track(address(number)), check);
 }
 
 fn sent<A: Access>(group: &mut BenchmarkGroup<'_, WallTime>, access: &A, other: &impl Access) {
     let timed = |number| assert_eq!(access.sent(address(number)), Some((0, 0)));
-    rows(group, A::NAME, |number| other.track(address(number)), timed, |number| other.forget(address(number)));
+    entries(group, A::NAME, |number| other.track(address(number)), timed, |number| other.forget(address(number)));
 }
 
 fn forget<A: Access>(group: &mut BenchmarkGroup<'_, WallTime>, access: &A, other: &impl Access) {
     let check = |number| assert_eq!(other.sent(address(number)), None);
-    rows(group, A::NAME, |number| other.track(address(number)), |number| access.forget(address(number)), check);
+    entries(group, A::NAME, |number| other.track(address(number)), |number| access.forget(address(number)), check);
 }

@@ -1,4 +1,5 @@
-//! The programs on frames, by `BPF_PROG_TEST_RUN`: the kernel runs them without a network, as if frames had come in by `lo`.
+//! The programs on frames with `BPF_PROG_TEST_RUN`: the kernel runs them without a network, as if
+//! the frames had arrived at `lo`.
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -23,16 +24,16 @@ const A: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
 const B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 3);
 const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-/// Of no link here.
+/// An index without a link.
 const BRIDGE: u32 = 99;
 const OTHER_PORT: u32 = 77;
 
-/// In one call of the kernel's, which other processes wait for.
-const MOST_RUNS: u64 = 10_000;
+/// The runs in one system call, which other processes wait for.
+const MAX_RUNS: u64 = 10_000;
 
-/// Runs the benchmarks on a datapath, of which the maps have no rows.
+/// Runs the benchmarks on a datapath without map entries.
 pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
-    furnish(datapath);
+    add_pods(datapath);
     let main = datapath.program(ProgramName::Main).expect("a pin");
     let egress = datapath.program(ProgramName::Egress).expect("a pin");
     let cases = [
@@ -41,17 +42,18 @@ pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
         ("ingress-spoofed", &main, tcp(MAC_B, MAC_A, WORLD, B), SHOT),
         ("egress-from-world", &egress, tcp(MAC_A, GATEWAY, WORLD, A), UNSPEC),
     ];
-    // The kernel's part alone.
+    // The kernel's share alone.
     let (empty, _) = cnikit_testbed::classifier(UNSPEC);
     for (case, program, frame, verdict) in cases {
         let mut group = criterion.benchmark_group(format!("datapath/{case}"));
         let mut measure = |name: &str, program: &dyn Fn(u32) -> i32, verdict: i32| {
             group.bench_function(name, |bencher| {
-                // By this clock, as the kernel tells the mean in whole nanoseconds, and the empty program takes less.
+                // Measured here, because the kernel returns the mean in whole nanoseconds, and the
+                // empty program takes less.
                 bencher.iter_custom(|iterations| {
                     let (mut left, start) = (iterations, Instant::now());
                     while left > 0 {
-                        let runs = left.min(MOST_RUNS);
+                        let runs = left.min(MAX_RUNS);
                         assert_eq!(program(runs as u32), verdict, "{case}");
                         left -= runs;
                     }
@@ -65,19 +67,19 @@ pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
     }
 }
 
-/// Pod A on the port that frames come in by, pod B on another, both guarded.
-fn furnish(datapath: &Datapath) {
-    datapath.configure(DatapathConfig::new(BRIDGE, GATEWAY)).expect("a row");
+/// Pod A on the port that receives the frames, pod B on another port, both with spoof check.
+fn add_pods(datapath: &Datapath) {
+    datapath.configure(DatapathConfig::new(BRIDGE, GATEWAY)).expect("an entry");
     let (ports, links, counters) = (datapath.open_endpoints(), datapath.open_port_configs(), datapath.open_counters());
     let (ports, links, counters) = (ports.expect("a pin"), links.expect("a pin"), counters.expect("a pin"));
     for (address, ifindex, mac) in [(A, LOOPBACK_INDEX, MAC_A), (B, OTHER_PORT, MAC_B)] {
-        ports.insert(address.into(), Endpoint { ifindex, mac }).expect("a row");
-        counters.insert(address.into()).expect("a row");
-        links.insert(ifindex, PortConfig::new(mac)).expect("a row");
+        ports.insert(address.into(), Endpoint { ifindex, mac }).expect("an entry");
+        counters.insert(address.into()).expect("an entry");
+        links.insert(ifindex, PortConfig::new(mac)).expect("an entry");
     }
 }
 
-/// A TCP segment of 8 bytes that opens nothing, in IPv4 and Ethernet.
+/// A TCP segment of 8 bytes without SYN, in IPv4 and Ethernet.
 fn tcp(to: MacAddr, from: MacAddr, source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
     let segment = [&[0x03, 0xe8, 0x07, 0xd0][..], &[0; 8], &[0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0], &[0x55; 8]].concat();
     let length = (20 + segment.len()) as u8;

@@ -17,48 +17,48 @@ use super::{
 };
 
 impl Socket {
-    /// Gives a link an address; the prefix length makes the route to its subnet.
+    /// Adds an address to a link. The kernel adds a route to the subnet of its prefix.
     ///
-    /// An IPv4 address with a prefix shorter than 31 gets the subnet's broadcast address. An IPv6
-    /// address is usable at once: duplicate address detection, which takes a second or more, is
-    /// off, because the one who gives out addresses knows that there is no other.
+    /// An IPv4 address with a prefix shorter than 31 gets the broadcast address of the subnet. An
+    /// IPv6 address is usable at once, because duplicate address detection (a second or more) is
+    /// off. IPAM already ensures that the address is unique.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`](super::Error::Exists) where the link has the address already,
-    /// [`Error::Kernel`](super::Error::Kernel) else: `ENODEV` where the link is gone, `EACCES`
-    /// where IPv6 is disabled on it, `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::Exists`](super::Error::Exists) if the link already has the address.
+    /// [`Error::Kernel`](super::Error::Kernel) otherwise: `ENODEV` if the link is gone, `EACCES` if
+    /// IPv6 is disabled on it, `EPERM` without `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_NEWADDR")]
-    pub fn add_address(&self, index: u32, address: IpNetwork) -> Result<()> {
-        let operation = Operation::new("add address", format_args!("{address} to link {index}"));
+    pub fn add_address(&self, ifindex: u32, address: IpNetwork) -> Result<()> {
+        let operation = Operation::new("add address", format_args!("{address} to link {ifindex}"));
         let flags = NlmF::CREATE | NlmF::EXCL;
-        self.change(&operation, Rtm::Newaddr, flags, new_address(index, address))
+        self.change(&operation, Rtm::Newaddr, flags, new_address(ifindex, address))
     }
 
-    /// Takes an address from a link. One that is absent, or a link that is, is success.
+    /// Deletes an address from a link. Succeeds if the address or the link is absent.
     ///
     /// # Errors
     ///
     /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_DELADDR")]
-    pub fn delete_address(&self, index: u32, address: IpNetwork) -> Result<()> {
-        let operation = Operation::new("delete address", format_args!("{address} of link {index}"));
-        match self.change(&operation, Rtm::Deladdr, NlmF::empty(), new_address(index, address)) {
+    pub fn delete_address(&self, ifindex: u32, address: IpNetwork) -> Result<()> {
+        let operation = Operation::new("delete address", format_args!("{address} of link {ifindex}"));
+        match self.change(&operation, Rtm::Deladdr, NlmF::empty(), new_address(ifindex, address)) {
             Err(error) if error.is(Errno::ADDRNOTAVAIL) || error.is(Errno::NODEV) => Ok(()),
             deleted => deleted,
         }
     }
 
-    /// The addresses of a link, IPv4 first. They are in the order of the kernel: the primary
-    /// address of a subnet comes before the others.
+    /// The addresses of a link, IPv4 first, in the kernel's order: the primary address of a subnet
+    /// precedes the others.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` where there is no such link, on Linux 4.20
-    /// and later) and those of the socket.
-    pub fn addresses(&self, index: u32) -> Result<Vec<IpNetwork>> {
-        let found = self.dump_addresses(&Operation::on_link("list the addresses of", index), index)?;
-        let of_link = found.into_iter().filter(|(link, _)| *link == index).map(|(_, address)| address);
+    /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` if the link is absent, on Linux 4.20 and
+    /// later) and socket errors.
+    pub fn addresses(&self, ifindex: u32) -> Result<Vec<IpNetwork>> {
+        let found = self.dump_addresses(&Operation::on_link("list the addresses of", ifindex), ifindex)?;
+        let of_link = found.into_iter().filter(|(link, _)| *link == ifindex).map(|(_, address)| address);
         let (v4, v6): (Vec<_>, Vec<_>) = of_link.partition(IpNetwork::is_ipv4);
         Ok([v4, v6].concat())
     }
@@ -73,15 +73,16 @@ impl Socket {
         self.dump_addresses(&Operation::new("list", "addresses"), 0)
     }
 
-    /// The addresses of one link, where the kernel filters by it; those of all links for index 0.
-    fn dump_addresses(&self, operation: &Operation, index: u32) -> Result<Vec<(u32, IpNetwork)>> {
-        let request = || header(RtAddrFamily::Unspecified, index, 0).build().map_err(EncodeError::from);
+    /// The addresses of one link if the kernel filters by link; the addresses of all links for
+    /// index 0.
+    fn dump_addresses(&self, operation: &Operation, ifindex: u32) -> Result<Vec<(u32, IpNetwork)>> {
+        let request = || header(RtAddrFamily::Unspecified, ifindex, 0).build().map_err(EncodeError::from);
         let found: Vec<Ifaddrmsg> = self.dump(operation, Rtm::Getaddr, request)?;
         Ok(found.iter().filter_map(|message| Some((*message.ifa_index(), decode(message)?))).collect())
     }
 }
 
-/// The bytes of an address as they stand in attributes.
+/// The bytes of an address in an attribute.
 pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
@@ -89,7 +90,7 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// The address in an attribute; none where the length is that of no family.
+/// The address in an attribute; `None` if the length fits no family.
 pub(super) fn ip_addr(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
@@ -102,10 +103,10 @@ pub(super) const fn family(address: IpAddr) -> RtAddrFamily {
     }
 }
 
-fn new_address(index: u32, address: IpNetwork) -> Result<Ifaddrmsg, EncodeError> {
+fn new_address(ifindex: u32, address: IpNetwork) -> Result<Ifaddrmsg, EncodeError> {
     let ip = address.ip();
     let mut attrs = Attrs::new().put(Ifa::Local, &octets(ip)[..])?.put(Ifa::Address, &octets(ip)[..])?;
-    let mut header = header(family(ip), index, address.prefix());
+    let mut header = header(family(ip), ifindex, address.prefix());
     match address {
         // /31 and /32 have no broadcast address (RFC 3021).
         IpNetwork::V4(v4) if v4.prefix() < 31 => {
@@ -120,8 +121,8 @@ fn new_address(index: u32, address: IpNetwork) -> Result<Ifaddrmsg, EncodeError>
     Ok(header.rtattrs(attrs.into_buffer()).build()?)
 }
 
-fn header(family: RtAddrFamily, index: u32, prefix: u8) -> IfaddrmsgBuilder {
-    IfaddrmsgBuilder::default().ifa_family(family).ifa_prefixlen(prefix).ifa_scope(RtScope::Universe).ifa_index(index)
+fn header(family: RtAddrFamily, ifindex: u32, prefix: u8) -> IfaddrmsgBuilder {
+    IfaddrmsgBuilder::default().ifa_family(family).ifa_prefixlen(prefix).ifa_scope(RtScope::Universe).ifa_index(ifindex)
 }
 
 pub(super) fn decode(message: &Ifaddrmsg) -> Option<IpNetwork> {
@@ -130,8 +131,7 @@ pub(super) fn decode(message: &Ifaddrmsg) -> Option<IpNetwork> {
         let attr = attrs.find(|attr| *attr.rta_type() == wanted)?;
         ip_addr(attr.rta_payload().as_ref())
     };
-    // With a point-to-point peer `Address` is the peer's; where there is none, IPv6 leaves `Local`
-    // out.
+    // On a point-to-point link `Address` is the peer's address. Without a peer, IPv6 omits `Local`.
     let ip = payload(Ifa::Local).or_else(|| payload(Ifa::Address))?;
     IpNetwork::new(ip, *message.ifa_prefixlen()).ok()
 }

@@ -1,4 +1,4 @@
-//! Attributes: written in the order in which they are put, read as plain bytes.
+//! Netlink attributes: writing them in call order, reading them as bytes.
 
 use neli::{
     Size, ToBytes,
@@ -44,10 +44,9 @@ impl<T: RtaType> Attrs<T> {
     }
 }
 
-/// The type and payload of each attribute that is nested in `bytes`; stops at the first that is cut
-/// off.
+/// The type and payload of each attribute nested in `bytes`, up to the first truncated one.
 ///
-/// The kernel sets flags in the upper two bits of some types; they are left out.
+/// The kernel sets flags in the upper two bits of some types. They are masked out.
 pub(super) fn nested(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     const HEADER: usize = 4;
     const TYPE_MASK: u16 = 0x3fff;
@@ -62,13 +61,13 @@ pub(super) fn nested(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// A string, without the NUL that ends it. What is not UTF-8 becomes U+FFFD.
+/// A string without its terminating NUL. Invalid UTF-8 becomes U+FFFD.
 pub(super) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// A number in the machine's byte order.
+/// A number in native byte order.
 pub(super) fn number(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().map(u32::from_ne_bytes).ok()
 }
@@ -78,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nested_attributes_are_read_up_to_the_first_that_is_cut_off() {
+    fn nested_attributes_end_at_the_first_truncated_one() {
         let mut bytes = Vec::new();
         bytes.extend(5u16.to_ne_bytes());
         bytes.extend((0x8000u16 | 7).to_ne_bytes());
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_below_the_header_end_the_list() {
+    fn length_below_the_header_ends_the_list() {
         assert_eq!(nested(&[0, 0, 1, 0, 0, 0, 1, 0]).count(), 0);
     }
 

@@ -6,12 +6,12 @@ use neli::{
 use super::{
     attrs::{Attrs, nested, text},
     error::{EncodeError, Operation, Result},
-    link::{finish, header},
+    message::{finish, header},
     socket::Socket,
 };
 use crate::spec::{IfName, MacAddr};
 
-/// The kind of a bridge, and of its ports.
+/// The link kind of a bridge, and the slave kind of its ports.
 const BRIDGE: &str = "bridge";
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 const IFLA_BRPORT_MODE: u16 = 4;
@@ -39,74 +39,76 @@ const IFLA_BRPORT_ISOLATED: u16 = 33;
 pub struct BridgeSpec {
     /// The name.
     pub name: IfName,
-    /// The Ethernet address. Without one the bridge takes the lowest of its ports', and changes it
-    /// as they come and go.
+    /// The Ethernet address. Without one, the bridge uses the lowest address of its ports, and
+    /// changes it when ports come and go.
     pub mac: Option<MacAddr>,
-    /// The greatest packet in bytes; the kernel follows the ports' least MTU until
-    /// [`Socket::set_mtu`] changes it.
+    /// The MTU in bytes. Until [`Socket::set_mtu`] changes it, the kernel follows the least MTU of
+    /// the ports.
     pub mtu: Option<u32>,
-    /// It keeps account of who listens to which multicast group. The kernel's default is that it does.
+    /// The bridge tracks the listeners of each multicast group (multicast snooping). The kernel's
+    /// default is on.
     ///
-    /// Without a querier on the bridge that is of no use, as all multicast goes to all ports then, and has its price: each
-    /// port that comes up starts two timers of *every* port. One that does not has none of it.
+    /// Without a querier on the bridge, snooping has no effect, because all multicast goes to all
+    /// ports. It has a cost: each port that comes up starts two timers of *every* port. A bridge
+    /// without snooping avoids that cost.
     pub mcast_snooping: Option<bool>,
-    /// Brought up at once.
+    /// The bridge comes up at once.
     pub up: bool,
 }
 
-/// How a bridge treats one port. In a change, what is `None` stays as it is; of a link, it is what the kernel does not
-/// know.
+/// The flags of one bridge port. In a change, `None` keeps the current value. In a
+/// [`Link`](super::Link), `None` means that the kernel does not know the flag.
 ///
-/// The names are those of [bridge(8)](https://man7.org/linux/man-pages/man8/bridge.8.html).
+/// The names follow [bridge(8)](https://man7.org/linux/man-pages/man8/bridge.8.html).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BridgePort {
-    /// Frames may leave by the port that they came from: a pod reaches itself by its service's
-    /// address.
+    /// Frames may leave through the port that they arrived at. A pod then reaches itself through
+    /// the address of its service.
     pub hairpin: Option<bool>,
-    /// No frames to or from other isolated ports (Linux 4.18).
+    /// No frames pass between this port and other isolated ports (Linux 4.18).
     pub isolated: Option<bool>,
-    /// The bridge learns addresses from the frames that come in. A port without it needs an entry of its own
-    /// ([`Socket::set_fdb`]) to be found.
+    /// The bridge learns source addresses from frames that arrive at the port. A port without
+    /// learning needs its own entry ([`Socket::set_fdb`]) to receive frames.
     pub learning: Option<bool>,
-    /// Unicast frames to addresses that the bridge does not know leave by this port too.
+    /// Unicast frames to unknown addresses also leave through this port.
     pub flood: Option<bool>,
-    /// Multicast frames that nobody has asked for leave by this port too; the neighbour discovery of IPv6 is among
-    /// them (Linux 4.9).
+    /// Multicast frames without a listener also leave through this port. IPv6 neighbor discovery
+    /// uses such frames (Linux 4.9).
     pub mcast_flood: Option<bool>,
-    /// Broadcast frames leave by this port too; ARP requests are among them (Linux 4.12).
+    /// Broadcast frames also leave through this port, for example ARP requests (Linux 4.12).
     pub bcast_flood: Option<bool>,
 }
 
 impl BridgeSpec {
-    /// A bridge of this name with all else left to the kernel.
+    /// A bridge with this name. The kernel chooses all other values.
     #[must_use]
     pub const fn new(name: IfName) -> Self {
         Self { name, mac: None, mtu: None, mcast_snooping: None, up: false }
     }
 
-    /// Pins the Ethernet address.
+    /// Sets the Ethernet address, which then stays fixed.
     #[must_use]
     pub const fn mac(mut self, mac: MacAddr) -> Self {
         self.mac = Some(mac);
         self
     }
 
-    /// Sets the greatest packet in bytes.
+    /// Sets the MTU in bytes.
     #[must_use]
     pub const fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = Some(mtu);
         self
     }
 
-    /// Sets whether it keeps account of listeners to multicast.
+    /// Sets multicast snooping.
     #[must_use]
     pub const fn mcast_snooping(mut self, on: bool) -> Self {
         self.mcast_snooping = Some(on);
         self
     }
 
-    /// Brings it up in the same message.
+    /// Brings the bridge up in the same message.
     #[must_use]
     pub const fn up(mut self) -> Self {
         self.up = true;
@@ -155,7 +157,7 @@ impl BridgePort {
         self
     }
 
-    /// Sets the flag for multicast frames that nobody has asked for.
+    /// Sets the flag for multicast frames without a listener.
     #[must_use]
     pub const fn mcast_flood(mut self, on: bool) -> Self {
         self.mcast_flood = Some(on);
@@ -181,7 +183,7 @@ impl BridgePort {
         Attrs::new().nest(Ifla::Linkinfo, info)
     }
 
-    /// The flags in the link information of a port; none where it belongs to no bridge.
+    /// The flags in the link information of a port; `None` if the link is not a bridge port.
     pub(super) fn decode(linkinfo: &[u8]) -> Option<Self> {
         let find = |wanted: IflaInfo| {
             let wanted = u16::from(wanted);
@@ -206,28 +208,29 @@ impl BridgePort {
 }
 
 impl Socket {
-    /// Creates a bridge, by one message, and says its index.
+    /// Creates a bridge with one message. Returns its index.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`](super::Error::Exists) where a link has the name, of whatever kind: look at
-    /// [`Link::kind`](super::Link::kind) before using it. [`Error::Kernel`](super::Error::Kernel)
-    /// else: `EPERM` without `CAP_NET_ADMIN`, `EOPNOTSUPP` where the kernel has no bridges.
+    /// [`Error::Exists`](super::Error::Exists) if a link of any kind has the name: check
+    /// [`Link::kind`](super::Link::kind) before you use that link.
+    /// [`Error::Kernel`](super::Error::Kernel) otherwise: `EPERM` without `CAP_NET_ADMIN`,
+    /// `EOPNOTSUPP` if the kernel does not support bridges.
     pub fn create_bridge(&self, bridge: &BridgeSpec) -> Result<u32> {
         let operation = Operation::new("create bridge", &bridge.name);
         self.create_link(&operation, &bridge.name, bridge.message()).map(|link| link.index)
     }
 
-    /// Sets how its bridge treats the port of this index, by one message. [`Link::bridge_port`](super::Link::bridge_port)
-    /// shows it.
+    /// Sets the bridge port flags of a link with one message.
+    /// [`Link::bridge_port`](super::Link::bridge_port) returns the flags.
     ///
-    /// The message that creates a link cannot carry it.
+    /// The message that creates a link cannot carry these flags.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel): `EOPNOTSUPP` where the link is no port of a bridge,
+    /// [`Error::Kernel`](super::Error::Kernel): `EOPNOTSUPP` if the link is not a bridge port,
     /// `EPERM` without `CAP_NET_ADMIN`.
-    pub fn set_bridge_port(&self, index: u32, port: BridgePort) -> Result<()> {
-        self.set(index, "set the bridge port flags of", port.attrs())
+    pub fn set_bridge_port(&self, ifindex: u32, port: BridgePort) -> Result<()> {
+        self.set(ifindex, "set the bridge port flags of", port.attrs())
     }
 }

@@ -22,43 +22,43 @@ const CLSACT_HANDLE: u32 = 0xffff_0000;
 const TCA_INGRESS_BLOCK: u16 = 13;
 const TCA_EGRESS_BLOCK: u16 = 14;
 
-/// A set of filters that several qdiscs share, by its number in the namespace.
+/// A set of filters that several qdiscs share, identified by its number in the namespace.
 ///
-/// It lives as long as a qdisc refers to it. One filter in it serves every link whose qdisc names
-/// the block.
+/// The block exists while a qdisc refers to it. One filter in the block serves all links with a
+/// qdisc that refers to the block.
 ///
 /// ```
 /// use cnikit::netlink::SharedBlock;
 ///
-/// assert_eq!(Block::new(7).map(Block::index), Some(7));
-/// assert_eq!(Block::new(0), None, "the kernel has no block 0");
+/// assert_eq!(SharedBlock::new(7).map(SharedBlock::index), Some(7));
+/// assert_eq!(SharedBlock::new(0), None, "the kernel has no block 0");
 /// ```
 #[doc(alias = "TCA_INGRESS_BLOCK")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SharedBlock(NonZeroU32);
 
-/// Which shared blocks a qdisc takes its filters from; `None` gives a direction filters of its own.
+/// The shared blocks of a qdisc. `None` gives a direction its own filters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SharedBlocks {
-    /// For what comes in by the link.
+    /// The block for packets that arrive at the link.
     pub ingress: Option<SharedBlock>,
-    /// For what goes out.
+    /// The block for packets that leave through the link.
     pub egress: Option<SharedBlock>,
 }
 
-/// The qdisc in a link's ingress slot (handle `ffff:`). A link has one at most.
+/// The qdisc in the ingress slot of a link (handle `ffff:`). A link has at most one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IngressQdisc {
-    /// `clsact`, or `ingress` where somebody else (the `bandwidth` plugin for example) took the
+    /// `clsact`, or `ingress` if another program (for example the `bandwidth` plugin) took the
     /// slot.
     pub kind: String,
-    /// The shared blocks that it names.
+    /// The shared blocks that the qdisc refers to.
     pub blocks: SharedBlocks,
 }
 
 impl SharedBlock {
-    /// The block of this number; none for 0.
+    /// The block with this number; `None` for 0.
     pub const fn new(index: u32) -> Option<Self> {
         match NonZeroU32::new(index) {
             Some(index) => Some(Self(index)),
@@ -73,10 +73,10 @@ impl SharedBlock {
 }
 
 impl SharedBlocks {
-    /// A pair of blocks whose numbers derive from a text, such as a network's name.
+    /// A pair of blocks with numbers derived from a text, such as the name of a network.
     ///
-    /// Blocks are numbered by whoever makes them. These lie between 2^30 and 2^31, far from the small numbers that
-    /// people choose, and two texts share theirs by one chance in 2^29.
+    /// The creator of a block chooses its number. These numbers lie between 2^30 and 2^31, far from
+    /// the small numbers in manual use. Two texts collide with a probability of 1 in 2^29.
     pub fn from_name(text: &str) -> Self {
         let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(text).into();
         let first = u32::from_be_bytes([a, b, c, d]) & 0x3fff_fffe | 0x4000_0000;
@@ -91,64 +91,66 @@ impl fmt::Display for SharedBlock {
 }
 
 impl Socket {
-    /// Gives a link the `clsact` qdisc, the place for filters on both directions. A block that is
-    /// named and does not exist is made by this.
+    /// Creates the `clsact` qdisc of a link, which holds the filters of both directions. A shared
+    /// block is created if it does not exist.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`](super::Error::Exists) where the link has a qdisc in that slot, of whatever
-    /// kind: [`Socket::ingress_qdisc`] shows it. Nobody but who made it may delete it, because all
-    /// filters go with it. [`Error::Kernel`](super::Error::Kernel) else: `ENODEV` where the link is
-    /// gone, `ENOENT` where the kernel has no `sch_ingress`, `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::Exists`](super::Error::Exists) if the slot already holds a qdisc of any kind;
+    /// [`Socket::ingress_qdisc`] returns it. Only its creator may delete the qdisc, because
+    /// the deletion removes all its filters. [`Error::Kernel`](super::Error::Kernel) otherwise:
+    /// `ENODEV` if the link is gone, `ENOENT` if the kernel has no `sch_ingress`, `EPERM` without
+    /// `CAP_NET_ADMIN`.
     ///
     /// # Kernel
     ///
     /// Linux 4.5; shared blocks 4.16.
-    pub fn create_clsact(&self, index: u32, blocks: SharedBlocks) -> Result<()> {
-        let operation = Operation::on_link("create the clsact qdisc of", index);
+    pub fn create_clsact(&self, ifindex: u32, blocks: SharedBlocks) -> Result<()> {
+        let operation = Operation::on_link("create the clsact qdisc of", ifindex);
         let flags = NlmF::CREATE | NlmF::EXCL;
-        self.change(&operation, Rtm::Newqdisc, flags, new_clsact(index, blocks))
+        self.change(&operation, Rtm::Newqdisc, flags, new_clsact(ifindex, blocks))
     }
 
-    /// Gives a link the `clsact` qdisc with these blocks, unless it has that already. By this a port joins the shared
-    /// blocks that an anchor holds, and several tools put filters of their own on one link.
+    /// Creates the `clsact` qdisc of a link with these blocks, unless the link already has it. A
+    /// port joins the shared blocks of an anchor this way, and several tools can put filters on one
+    /// link.
     ///
     /// # Errors
     ///
-    /// [`Error::QdiscConflict`](super::Error::QdiscConflict) where the slot holds an `ingress` qdisc, or a `clsact` with other
-    /// blocks; else as for [`Socket::create_clsact`].
+    /// [`Error::QdiscConflict`](super::Error::QdiscConflict) if the slot holds an `ingress` qdisc,
+    /// or a `clsact` qdisc with other blocks. Otherwise as for [`Socket::create_clsact`].
     ///
     /// # Kernel
     ///
     /// As for [`Socket::create_clsact`].
-    pub fn ensure_clsact(&self, index: u32, blocks: SharedBlocks) -> Result<()> {
-        let exists = match self.create_clsact(index, blocks) {
+    pub fn ensure_clsact(&self, ifindex: u32, blocks: SharedBlocks) -> Result<()> {
+        let exists = match self.create_clsact(ifindex, blocks) {
             Err(error @ Error::Exists { .. }) => error,
             created => return created,
         };
-        match self.ingress_qdisc(index)? {
+        match self.ingress_qdisc(ifindex)? {
             Some(qdisc) if qdisc.kind == CLSACT && qdisc.blocks == blocks => Ok(()),
-            Some(qdisc) => Err(Operation::on_link("ensure the clsact qdisc of", index).qdisc_conflict(qdisc.kind)),
-            // It was deleted meanwhile, and others are at work here.
+            Some(qdisc) => Err(Operation::on_link("ensure the clsact qdisc of", ifindex).qdisc_conflict(qdisc.kind)),
+            // Another program deleted the qdisc since the failed creation.
             None => Err(exists),
         }
     }
 
-    /// Deletes the `clsact` qdisc of a link, with its filters; of shared blocks, the link leaves them. An absent qdisc or
-    /// link is success.
+    /// Deletes the `clsact` qdisc of a link with its filters. If the qdisc refers to shared blocks,
+    /// the link leaves the blocks. Succeeds if the qdisc or the link is absent.
     ///
-    /// [`Socket::ingress_qdisc`] shows whose it is.
+    /// [`Socket::ingress_qdisc`] shows whether the qdisc belongs to the caller.
     ///
     /// # Errors
     ///
     /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
-    pub fn delete_clsact(&self, index: u32) -> Result<()> {
-        let operation = Operation::on_link("delete the clsact qdisc of", index);
-        let request = header(index, CLSACT_HANDLE, TC_H_CLSACT).build().map_err(EncodeError::from);
+    pub fn delete_clsact(&self, ifindex: u32) -> Result<()> {
+        let operation = Operation::on_link("delete the clsact qdisc of", ifindex);
+        let request = header(ifindex, CLSACT_HANDLE, TC_H_CLSACT).build().map_err(EncodeError::from);
         match self.change(&operation, Rtm::Delqdisc, NlmF::empty(), request) {
             Err(error) if error.is(Errno::NOENT) || error.is(Errno::NODEV) => Ok(()),
-            // The answer for a slot that is empty again, but also for other things.
-            Err(error) if error.is(Errno::INVAL) => match self.ingress_qdisc(index)? {
+            // The kernel returns EINVAL for a slot that is empty again, but also for other errors.
+            Err(error) if error.is(Errno::INVAL) => match self.ingress_qdisc(ifindex)? {
                 Some(_) => Err(error),
                 None => Ok(()),
             },
@@ -156,18 +158,18 @@ impl Socket {
         }
     }
 
-    /// The qdisc in a link's ingress slot, if there is one.
+    /// The qdisc in the ingress slot of a link, if there is one.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` where the link is gone.
-    pub fn ingress_qdisc(&self, index: u32) -> Result<Option<IngressQdisc>> {
-        let operation = Operation::on_link("look up the ingress qdisc of", index);
-        let request = header(index, 0, TC_H_CLSACT).build().map_err(EncodeError::from);
-        // The answer is a notification, which comes to the one who asked only as an echo.
+    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` if the link is gone.
+    pub fn ingress_qdisc(&self, ifindex: u32) -> Result<Option<IngressQdisc>> {
+        let operation = Operation::on_link("look up the ingress qdisc of", ifindex);
+        let request = header(ifindex, 0, TC_H_CLSACT).build().map_err(EncodeError::from);
+        // The answer is a notification, which the kernel sends to the requester only as an echo.
         let found: Option<Tcmsg> = match self.request(&operation, Rtm::Getqdisc, NlmF::ECHO, request) {
-            // A slot that was never used gives ENOENT; one that is empty again gives EINVAL or,
-            // of late, no answer.
+            // A slot that was never used returns ENOENT. A slot that is empty again returns EINVAL
+            // or, on newer kernels, no answer.
             Err(error) if error.is(Errno::NOENT) || error.is(Errno::INVAL) => None,
             found => found?,
         };
@@ -191,20 +193,20 @@ impl IngressQdisc {
     }
 }
 
-/// The head of a message on a qdisc or a filter.
-pub(super) fn header(index: u32, handle: u32, parent: u32) -> TcmsgBuilder {
+/// The header of a message for a qdisc or a filter.
+pub(super) fn header(ifindex: u32, handle: u32, parent: u32) -> TcmsgBuilder {
     TcmsgBuilder::default()
         .tcm_family(0)
-        .tcm_ifindex(index.cast_signed())
+        .tcm_ifindex(ifindex.cast_signed())
         .tcm_handle(handle)
         .tcm_parent(parent)
         .tcm_info(0)
 }
 
-fn new_clsact(index: u32, blocks: SharedBlocks) -> Result<Tcmsg, EncodeError> {
+fn new_clsact(ifindex: u32, blocks: SharedBlocks) -> Result<Tcmsg, EncodeError> {
     let attrs = Attrs::new()
         .put(Tca::Kind, CLSACT)?
         .put_some(TCA_INGRESS_BLOCK.into(), blocks.ingress.map(SharedBlock::index))?
         .put_some(TCA_EGRESS_BLOCK.into(), blocks.egress.map(SharedBlock::index))?;
-    Ok(header(index, CLSACT_HANDLE, TC_H_CLSACT).rtattrs(attrs.into_buffer()).build()?)
+    Ok(header(ifindex, CLSACT_HANDLE, TC_H_CLSACT).rtattrs(attrs.into_buffer()).build()?)
 }

@@ -17,153 +17,155 @@ use rustix::io::Errno;
 
 use crate::spec::{ErrorCode, HasErrorCode, IfName};
 
-/// What every function of this module returns.
+/// The result type of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a netlink request or a change of namespace failed.
+/// An error of a netlink request or of a change of namespace.
 ///
 /// # Codes on the CNI wire
 ///
-/// Namespaces that are missing or are none give `INVALID_NETNS`; states that pass by themselves
-/// (memory or buffers short, a device busy, a dump that never settled) give `TRY_AGAIN`; what the
-/// kernel lacks gives `PLUGIN_NOT_AVAILABLE`; all else, a missing capability included, is `IO`: the
-/// specification has no number for it and the message says which one is needed.
+/// A missing or invalid namespace returns `INVALID_NETNS`. Temporary conditions return `TRY_AGAIN`:
+/// lack of memory or buffers, a busy device, a dump that changed during each read. A missing kernel
+/// feature returns `PLUGIN_NOT_AVAILABLE`. All other errors return `IO`, a missing capability
+/// included: the specification has no code for it, and the message names the capability.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The kernel refused the request.
     #[error(
         "{operation} {object}: {errno}{}{}",
-        Words(message.as_deref()),
-        Needed(errno, "CAP_NET_ADMIN")
+        KernelMessage(message.as_deref()),
+        MissingCapability(errno, "CAP_NET_ADMIN")
     )]
     Kernel {
-        /// What was asked for, such as `create bridge`.
+        /// The operation, such as `create bridge`.
         operation: &'static str,
-        /// What it was asked for, such as `cbr0`.
+        /// The object of the operation, such as `cbr0`.
         object: String,
         /// The error number.
         errno: io::Error,
-        /// The kernel's explanation (extended acknowledgement), where it gave one.
+        /// The kernel's explanation (extended acknowledgement), if the kernel sent one.
         message: Option<String>,
     },
-    /// The object to be created is there already.
-    #[error("{operation} {object}: it exists already")]
+    /// The object to be created already exists.
+    #[error("{operation} {object}: it already exists")]
     Exists {
-        /// What was asked for, such as `create bridge`.
+        /// The operation, such as `create bridge`.
         operation: &'static str,
         /// The object that exists.
         object: String,
     },
-    /// The index that a new link was to have is another link's.
-    #[error("{operation} {object}: there is a link with the index {index} already")]
+    /// Another link has the index that was requested for a new link.
+    #[error("{operation} {object}: index {ifindex} already belongs to another link")]
     IndexTaken {
-        /// What was asked for, such as `create veth`.
+        /// The operation, such as `create veth`.
         operation: &'static str,
-        /// The object that was not made.
+        /// The object that was not created.
         object: String,
         /// The index.
-        index: u32,
+        ifindex: u32,
     },
-    /// A link's ingress slot holds another qdisc than the one that is wanted.
-    #[error("{operation} {object}: the ingress slot holds a {kind} qdisc that differs; only who made it may delete it")]
+    /// The ingress slot of a link holds a qdisc that differs from the requested one.
+    #[error(
+        "{operation} {object}: the ingress slot holds a {kind} qdisc that differs; delete it with the program that created it"
+    )]
     QdiscConflict {
-        /// What was asked for.
+        /// The operation.
         operation: &'static str,
         /// The link.
         object: String,
-        /// The kind of the qdisc that is there: `ingress`, or `clsact` that names other shared blocks.
+        /// The kind of the existing qdisc: `ingress`, or `clsact` with other shared blocks.
         kind: String,
     },
-    /// The kernel lacks a feature, and found no module to load for it.
+    /// The kernel lacks a feature and found no module that provides it.
     #[error(
-        "{operation} {object}: the kernel lacks {module}, or may not load it: load the module {module} on the host, or run \
+        "{operation} {object}: the kernel lacks {module} or may not load it; load the module {module} on the host, or run \
          a kernel that has it"
     )]
     Unsupported {
-        /// What was asked for, such as `append a rule to`.
+        /// The operation, such as `append a rule to`.
         operation: &'static str,
         /// The object of the operation.
         object: String,
-        /// The module that brings the feature.
+        /// The module that provides the feature.
         module: &'static str,
     },
     /// The netlink socket could not be opened, written or read.
     #[error("{operation} {object}: the netlink socket failed")]
     Socket {
-        /// What the socket was needed for.
+        /// The operation that needed the socket.
         operation: &'static str,
         /// The object of the operation.
         object: String,
-        /// The failure of the system call.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// A netlink message could not be written or understood.
+    /// A netlink message could not be encoded or decoded.
     #[error("{operation} {object}: the netlink message is malformed")]
     Message {
-        /// What the message belonged to.
+        /// The operation of the message.
         operation: &'static str,
         /// The object of the operation.
         object: String,
-        /// What is wrong with it.
+        /// The encoding or decoding error.
         source: Box<dyn StdError + Send + Sync>,
     },
-    /// The kernel acknowledged a request and did not answer it.
+    /// The kernel acknowledged a request but sent no answer.
     #[error("{operation} {object}: the kernel sent no answer")]
     NoAnswer {
-        /// What was asked for.
+        /// The operation.
         operation: &'static str,
         /// The object of the operation.
         object: String,
     },
-    /// The list changed while the kernel wrote it, each time it was asked.
-    #[error("{operation} {object}: the list changed during each of {attempts} readings; try again")]
+    /// The list changed during each read.
+    #[error("{operation} {object}: the list changed during each of {attempts} reads; try again")]
     DumpInterrupted {
-        /// What was listed.
+        /// The list operation.
         operation: &'static str,
         /// The object of the operation.
         object: String,
-        /// How many times it was read.
+        /// The number of reads.
         attempts: u32,
     },
-    /// There is nothing at the path of a namespace.
-    #[error("network namespace {}: there is no such file; the sandbox may be gone", path.display())]
+    /// The path of a namespace does not exist.
+    #[error("network namespace {}: no such file; the sandbox may be gone", path.display())]
     NetnsMissing {
-        /// The path that was given.
+        /// The path.
         path: PathBuf,
     },
-    /// The path names something that is no network namespace.
+    /// The path names a file that is not a network namespace.
     #[error("network namespace {}: the file is not a network namespace", path.display())]
     NotNetns {
-        /// The path that was given.
+        /// The path.
         path: PathBuf,
     },
     /// The path of a namespace cannot be opened.
     #[error("network namespace {}: cannot open it", path.display())]
     NetnsOpen {
-        /// The path that was given.
+        /// The path.
         path: PathBuf,
-        /// The failure of the system call; `PermissionDenied` where the caller may not.
+        /// The error of the system call; `PermissionDenied` if the caller lacks permission.
         source: io::Error,
     },
-    /// The namespace could not be entered, created or looked at.
-    #[error("cannot {operation} a network namespace{}", Needed(source, "CAP_SYS_ADMIN"))]
+    /// The namespace could not be entered or created.
+    #[error("cannot {operation} a network namespace{}", MissingCapability(source, "CAP_SYS_ADMIN"))]
     Netns {
-        /// What was tried.
+        /// The operation: `enter` or `create`.
         operation: &'static str,
-        /// The failure of the system call.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// A link could not be searched for machines that have an address.
-    #[error("cannot ask on {link} whether an address is in use{}", Needed(source, "CAP_NET_RAW"))]
+    /// A link could not be probed for addresses in use.
+    #[error("cannot probe {link} for addresses in use{}", MissingCapability(source, "CAP_NET_RAW"))]
     Probe {
         /// The link.
         link: IfName,
-        /// The failure of the system call.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The kernel has no such setting, or the namespace no such link.
-    #[error("{}: there is no such setting here; the kernel may lack the protocol, or the link be gone", path.display())]
+    /// The kernel has no such setting, or the namespace has no such link.
+    #[error("{}: no such setting; the kernel may lack the protocol, or the link may be gone", path.display())]
     SysctlMissing {
         /// The file of the setting.
         path: PathBuf,
@@ -171,17 +173,17 @@ pub enum Error {
     /// A setting could not be read or written.
     #[error("cannot {operation} {}", path.display())]
     Sysctl {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
         /// The file of the setting.
         path: PathBuf,
-        /// The failure of the system call.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
 impl Error {
-    /// The kernel's error number, where a system call or the kernel's answer gave one.
+    /// The kernel's error number, if a system call or the kernel's answer returned one.
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
             Self::Kernel { errno: error, .. }
@@ -216,7 +218,7 @@ impl HasErrorCode for Error {
     }
 }
 
-/// What a request is for; errors are made from it.
+/// The operation and object of a request, from which errors are built.
 #[derive(Debug)]
 pub(super) struct Operation {
     name: &'static str,
@@ -228,11 +230,11 @@ impl Operation {
         Self { name, object: object.to_string() }
     }
 
-    pub(super) fn on_link(name: &'static str, index: u32) -> Self {
-        Self::new(name, format_args!("link {index}"))
+    pub(super) fn on_link(name: &'static str, ifindex: u32) -> Self {
+        Self::new(name, format_args!("link {ifindex}"))
     }
 
-    /// The error for what the kernel answered; `code` is a negative error number.
+    /// The error for a kernel answer; `code` is a negative error number.
     pub(super) fn refused(&self, code: i32, message: Option<String>) -> Error {
         let (operation, object) = self.parts();
         let errno = io::Error::from_raw_os_error(code.wrapping_neg());
@@ -252,14 +254,14 @@ impl Operation {
         Error::Socket { operation, object, source: source.into() }
     }
 
-    pub(super) fn malformed(&self, fault: EncodeError) -> Error {
+    pub(super) fn malformed(&self, error: EncodeError) -> Error {
         let (operation, object) = self.parts();
-        Error::Message { operation, object, source: fault.0 }
+        Error::Message { operation, object, source: error.0 }
     }
 
-    pub(super) fn index_taken(&self, index: u32) -> Error {
+    pub(super) fn index_taken(&self, ifindex: u32) -> Error {
         let (operation, object) = self.parts();
-        Error::IndexTaken { operation, object, index }
+        Error::IndexTaken { operation, object, ifindex }
     }
 
     pub(super) fn qdisc_conflict(&self, kind: String) -> Error {
@@ -293,8 +295,7 @@ impl Display for Operation {
     }
 }
 
-/// A message that cannot be written or understood. It keeps the types of the netlink library out of
-/// [`Error`].
+/// An error while encoding or decoding a message. It keeps the types of neli out of [`Error`].
 #[derive(Debug)]
 pub(super) struct EncodeError(Box<dyn StdError + Send + Sync>);
 
@@ -325,19 +326,19 @@ encode_error_from!(
     TcmsgBuilderError,
 );
 
-/// The kernel's words on a refusal.
-struct Words<'a>(Option<&'a str>);
+/// The kernel's explanation of a refusal.
+struct KernelMessage<'a>(Option<&'a str>);
 
-impl Display for Words<'_> {
+impl Display for KernelMessage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |words| write!(f, " ({words})"))
+        self.0.map_or(Ok(()), |message| write!(f, " ({message})"))
     }
 }
 
-/// The capability that is wanting, where the error says that one is.
-struct Needed<'a>(&'a io::Error, &'static str);
+/// The missing capability, if the error is `EPERM`.
+struct MissingCapability<'a>(&'a io::Error, &'static str);
 
-impl Display for Needed<'_> {
+impl Display for MissingCapability<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.raw_os_error() == Some(Errno::PERM.raw_os_error()) {
             write!(f, "; {} is needed", self.1)?;
@@ -351,7 +352,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_what_the_kernel_said_and_what_is_needed() {
+    fn kernel_error_shows_the_explanation_and_the_missing_capability() {
         let operation = Operation::new("create bridge", "cbr0");
         let error = operation.refused(-1, Some("not here".into()));
         assert_eq!(
@@ -363,14 +364,14 @@ mod tests {
     }
 
     #[test]
-    fn what_exists_is_told_apart() {
+    fn eexist_has_its_own_variant() {
         let error = Operation::new("create bridge", "cbr0").refused(-17, None);
         assert!(matches!(error, Error::Exists { .. }), "{error:?}");
-        assert_eq!(error.to_string(), "create bridge cbr0: it exists already");
+        assert_eq!(error.to_string(), "create bridge cbr0: it already exists");
     }
 
     #[test]
-    fn what_passes_by_itself_is_to_be_tried_again() {
+    fn temporary_errors_return_try_again() {
         let operation = Operation::on_link("set up", 4);
         assert_eq!(operation.refused(-16, None).code(), ErrorCode::TRY_AGAIN);
         assert_eq!(operation.dump_interrupted(5).code(), ErrorCode::TRY_AGAIN);

@@ -16,83 +16,87 @@ use crate::spec::MacAddr;
 
 const AF_BRIDGE: u8 = 7;
 
-/// An entry of a bridge's forwarding database: frames to this address leave by this port.
+/// An entry of a bridge's forwarding database: frames to this address leave through this port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FdbEntry {
     /// The Ethernet address.
     pub mac: MacAddr,
-    /// How long it stays.
+    /// How long the entry stays.
     pub state: FdbState,
-    /// The VLAN, where the bridge filters by them.
+    /// The VLAN, if the bridge filters by VLAN.
     pub vlan: Option<u16>,
 }
 
-/// How long an entry stays, in the words of
+/// How long an entry stays, with the names of
 /// [bridge(8)](https://man7.org/linux/man-pages/man8/bridge.8.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FdbState {
-    /// The port's own address: frames to it go up to the host.
+    /// The port's own address: frames to it go to the host.
     Permanent,
-    /// Put there, as [`Socket::set_fdb`] does; it stays until it is deleted or the port leaves the bridge.
+    /// A static entry, as [`Socket::set_fdb`] sets it. It stays until it is deleted or the port
+    /// leaves the bridge.
     Static,
-    /// Learnt from a frame, or put there to be forgotten after the bridge's ageing time.
+    /// An entry learned from a frame, or set with aging. The bridge removes it after its aging
+    /// time.
     Dynamic,
 }
 
 impl Socket {
-    /// Has a bridge forward frames to `mac` by the port of this index: a static, sticky entry, which neither ages nor moves
-    /// to another port that sends from the address. It takes the place of an entry that is there, learnt or not, at whichever
-    /// port.
+    /// Sets a static, sticky entry: the bridge forwards frames to `mac` through the port with this
+    /// index. The entry does not age, and does not move to another port that sends from the
+    /// address. It replaces any existing entry of the address, static or learned, at any port.
     ///
-    /// With it a port needs neither learning nor flooding; see [`BridgePort`](super::BridgePort). The entry goes with
-    /// the port.
+    /// With the entry a port needs neither learning nor flooding; see
+    /// [`BridgePort`](super::BridgePort). The entry disappears with the port.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` where the link is gone, `EOPNOTSUPP` where it is no port, `EPERM`
-    /// without `CAP_NET_ADMIN`.
+    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` if the link is gone, `EOPNOTSUPP` if it is
+    /// not a bridge port, `EPERM` without `CAP_NET_ADMIN`.
     ///
     /// # Kernel
     ///
     /// Linux 4.20.
     #[doc(alias = "RTM_NEWNEIGH")]
-    pub fn set_fdb(&self, port: u32, mac: MacAddr) -> Result<()> {
-        let operation = Operation::new("set FDB entry", format_args!("{mac} at link {port}"));
-        self.change(&operation, Rtm::Newneigh, NlmF::CREATE | NlmF::REPLACE, entry(port, mac))
+    pub fn set_fdb(&self, ifindex: u32, mac: MacAddr) -> Result<()> {
+        let operation = Operation::new("set FDB entry", format_args!("{mac} at link {ifindex}"));
+        self.change(&operation, Rtm::Newneigh, NlmF::CREATE | NlmF::REPLACE, entry(ifindex, mac))
     }
 
-    /// Takes an entry away, whoever has put it there. An absent one is success, and so is a link that is absent or no port.
+    /// Deletes an entry, even one that another program set. Succeeds if the entry or the link is
+    /// absent, or if the link is not a bridge port.
     ///
     /// # Errors
     ///
     /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_DELNEIGH")]
-    pub fn delete_fdb(&self, port: u32, mac: MacAddr) -> Result<()> {
-        let operation = Operation::new("delete FDB entry", format_args!("{mac} at link {port}"));
-        match self.change(&operation, Rtm::Delneigh, NlmF::empty(), entry(port, mac)) {
+    pub fn delete_fdb(&self, ifindex: u32, mac: MacAddr) -> Result<()> {
+        let operation = Operation::new("delete FDB entry", format_args!("{mac} at link {ifindex}"));
+        match self.change(&operation, Rtm::Delneigh, NlmF::empty(), entry(ifindex, mac)) {
             Err(error) if [Errno::NOENT, Errno::NODEV, Errno::OPNOTSUPP].iter().any(|errno| error.is(*errno)) => Ok(()),
             deleted => deleted,
         }
     }
 
-    /// The entries of a bridge for one of its ports, the port's own address among them; none for a link that is no
-    /// port.
+    /// The entries of a bridge for one of its ports, including the port's own address. Empty for a
+    /// link that is not a bridge port.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
-    pub fn fdb(&self, port: u32) -> Result<Vec<FdbEntry>> {
-        let operation = Operation::on_link("list the FDB entries of", port);
-        let request = || header(port).build().map_err(EncodeError::from);
+    /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
+    pub fn fdb(&self, ifindex: u32) -> Result<Vec<FdbEntry>> {
+        let operation = Operation::on_link("list the FDB entries of", ifindex);
+        let request = || header(ifindex).build().map_err(EncodeError::from);
         let found: Vec<Ndmsg> = self.dump(&operation, Rtm::Getneigh, request)?;
-        let of_port = found.iter().filter(|message| message.ndm_index().cast_unsigned() == port);
+        let of_port = found.iter().filter(|message| message.ndm_index().cast_unsigned() == ifindex);
         Ok(of_port.filter_map(FdbEntry::decode).collect())
     }
 }
 
 impl FdbEntry {
-    /// None for an entry of the link itself (`self`), such as a multicast group that it listens to.
+    /// `None` for an entry of the link itself (`self`), such as a multicast group that the link
+    /// joined.
     pub(super) fn decode(message: &Ndmsg) -> Option<Self> {
         const NDA_MASTER: u16 = 9;
         let mut mac = None;
@@ -103,7 +107,7 @@ impl FdbEntry {
             match attr.rta_type() {
                 Nda::Lladdr => mac = bytes.try_into().map(MacAddr::new).ok(),
                 Nda::Vlan => vlan = bytes.try_into().map(u16::from_ne_bytes).ok(),
-                // neli has the name for glibc alone.
+                // neli defines this name for glibc only.
                 other => is_of_bridge |= u16::from(*other) == NDA_MASTER,
             }
         }
@@ -117,18 +121,18 @@ impl FdbEntry {
 }
 
 /// A static entry of the port's bridge.
-fn entry(port: u32, mac: MacAddr) -> Result<Ndmsg, EncodeError> {
-    /// Without it even a static entry moves to a port that learns the address.
+fn entry(ifindex: u32, mac: MacAddr) -> Result<Ndmsg, EncodeError> {
+    /// Without this flag even a static entry moves to a port that learns the address.
     const NTF_STICKY: Ntf = Ntf::from_bits_retain(1 << 6);
     let attrs = Attrs::new().put(Nda::Lladdr, mac.octets())?;
-    let header = header(port).ndm_state(Nud::NOARP).ndm_flags(Ntf::MASTER | NTF_STICKY);
+    let header = header(ifindex).ndm_state(Nud::NOARP).ndm_flags(Ntf::MASTER | NTF_STICKY);
     Ok(header.rtattrs(attrs.into_buffer()).build()?)
 }
 
-fn header(port: u32) -> NdmsgBuilder {
+fn header(ifindex: u32) -> NdmsgBuilder {
     NdmsgBuilder::default()
         .ndm_family(RtAddrFamily::from(AF_BRIDGE))
-        .ndm_index(port.cast_signed())
+        .ndm_index(ifindex.cast_signed())
         .ndm_state(Nud::empty())
         .ndm_type(Rtn::Unspec)
 }

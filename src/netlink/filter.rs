@@ -25,48 +25,48 @@ const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 
-/// Where filters are.
+/// The place of a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FilterTarget {
-    /// On what comes in by the link of this index; its qdisc must not name a block for this
+    /// The ingress of the link with this index. Its qdisc must not refer to a block for this
     /// direction.
     Ingress(u32),
-    /// On what goes out by the link of this index; its qdisc must not name a block for this
+    /// The egress of the link with this index. Its qdisc must not refer to a block for this
     /// direction.
     Egress(u32),
-    /// In a shared block.
+    /// A shared block.
     Block(SharedBlock),
 }
 
-/// A BPF program as a filter, in direct-action mode: what the program returns is the verdict.
+/// A BPF program as a filter in direct-action mode: the return value of the program is the verdict.
 ///
-/// Handle and priority name the filter: the same pair replaces it, another adds one. See
-/// [tc-bpf(8)](https://man7.org/linux/man-pages/man8/tc-bpf.8.html).
+/// Handle and priority identify the filter: the same pair replaces a filter, another pair adds one.
+/// See [tc-bpf(8)](https://man7.org/linux/man-pages/man8/tc-bpf.8.html).
 #[derive(Debug, Clone, Copy)]
 pub struct BpfFilter<'a> {
-    /// The loaded program, of type `BPF_PROG_TYPE_SCHED_CLS`. The filter holds it from then on.
+    /// The loaded program, of type `BPF_PROG_TYPE_SCHED_CLS`. The filter keeps a reference to it.
     pub program: BorrowedFd<'a>,
-    /// What `tc filter show` calls it.
+    /// The name in `tc filter show`.
     pub name: &'a str,
-    /// The place among the filters: the lowest runs first. At least 1.
+    /// The priority: the lowest runs first. At least 1.
     pub priority: u16,
-    /// Tells filters of one priority apart. At least 1.
+    /// Distinguishes filters of one priority. At least 1.
     pub handle: u32,
 }
 
-/// A filter that is in place, of whatever kind.
+/// An installed filter of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FilterInfo {
-    /// The classifier: `bpf`, or what other people put there.
+    /// The classifier: `bpf`, or the kind of another program's filter.
     pub kind: String,
-    /// The place among the filters.
+    /// The priority.
     pub priority: u16,
-    /// Tells filters of one priority apart.
+    /// Distinguishes filters of one priority.
     pub handle: u32,
-    /// The kernel's number of the program, for `bpf`; `bpftool prog show id` takes it.
+    /// The kernel's id of the program, for `bpf`; `bpftool prog show id` accepts it.
     pub program_id: Option<u32>,
-    /// The name that was given with the program.
+    /// The name that was set with the program.
     pub name: Option<String>,
 }
 
@@ -76,14 +76,14 @@ impl<'a> BpfFilter<'a> {
         Self { program: program.as_fd(), name, priority: 1, handle: 1 }
     }
 
-    /// Sets the place among the filters.
+    /// Sets the priority.
     #[must_use]
     pub const fn priority(mut self, priority: u16) -> Self {
         self.priority = priority;
         self
     }
 
-    /// Sets what tells filters of one priority apart.
+    /// Sets the handle, which distinguishes filters of one priority.
     #[must_use]
     pub const fn handle(mut self, handle: u32) -> Self {
         self.handle = handle;
@@ -101,30 +101,31 @@ impl<'a> BpfFilter<'a> {
 }
 
 impl Socket {
-    /// Puts a program in place, or in the place of the filter of the same priority and handle. No
-    /// packet sees a gap.
+    /// Installs a program, or replaces the filter with the same priority and handle. The
+    /// replacement is atomic for packets.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel): `EINVAL` where the link has no `clsact` qdisc, the
-    /// block does not exist or the program is of another type, `EOPNOTSUPP` where the link's
-    /// direction is served by a shared block, `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::Kernel`](super::Error::Kernel): `EINVAL` if the link has no `clsact` qdisc, the
+    /// block does not exist or the program has another type. `EOPNOTSUPP` if a shared block serves
+    /// this direction of the link. `EPERM` without `CAP_NET_ADMIN`.
     ///
     /// # Kernel
     ///
     /// Linux 4.5 with `cls_bpf`; blocks 4.16.
     pub fn replace_filter(&self, target: &FilterTarget, filter: &BpfFilter<'_>) -> Result<()> {
-        let operation = Operation::new("put filter", format_args!("{} on {target}", filter.name));
+        let operation = Operation::new("replace filter", format_args!("{} on {target}", filter.name));
         let flags = NlmF::CREATE | NlmF::REPLACE;
         self.change(&operation, Rtm::Newtfilter, flags, filter.message(target))
     }
 
-    /// Puts a program in place. The kernel lets one caller create the filter of a priority and handle.
+    /// Installs a program. Of several concurrent callers with one priority and handle, exactly one
+    /// succeeds.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`](super::Error::Exists) when there is a filter of the same priority and handle; else as
-    /// [`replace_filter`](Self::replace_filter).
+    /// [`Error::Exists`](super::Error::Exists) if a filter with the same priority and handle
+    /// exists. Otherwise as [`replace_filter`](Self::replace_filter).
     ///
     /// # Kernel
     ///
@@ -135,20 +136,21 @@ impl Socket {
         self.change(&operation, Rtm::Newtfilter, flags, filter.message(target))
     }
 
-    /// The filters in place, those of other people among them. A place without qdisc has none.
+    /// The installed filters, including filters of other programs. Without a qdisc the list is
+    /// empty.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
+    /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
     pub fn filters(&self, target: &FilterTarget) -> Result<Vec<FilterInfo>> {
         let operation = Operation::new("list filters", format_args!("on {target}"));
-        let (index, parent) = target.place();
-        let request = || header(index, 0, parent).build().map_err(EncodeError::from);
+        let (ifindex, parent) = target.ifindex_and_parent();
+        let request = || header(ifindex, 0, parent).build().map_err(EncodeError::from);
         let found: Vec<Tcmsg> = self.dump(&operation, Rtm::Gettfilter, request)?;
         Ok(found.iter().filter_map(FilterInfo::decode).collect())
     }
 
-    /// Takes a BPF filter away. An absent filter is success, and so is an absent qdisc or block.
+    /// Deletes a BPF filter. Succeeds if the filter, its qdisc or its block is absent.
     ///
     /// # Errors
     ///
@@ -160,7 +162,7 @@ impl Socket {
             .and_then(|attrs| Ok(named(target, priority, handle).rtattrs(attrs.into_buffer()).build()?));
         match self.change(&operation, Rtm::Deltfilter, NlmF::empty(), request) {
             Err(error) if error.is(Errno::NOENT) || error.is(Errno::NODEV) => Ok(()),
-            // The kernel's answer to a missing qdisc or block, but also to other things.
+            // The kernel returns EINVAL for a missing qdisc or block, but also for other errors.
             Err(error) if error.is(Errno::INVAL) => {
                 let filters = self.filters(target)?;
                 let there = filters.iter().any(|f| f.priority == priority && f.handle == handle);
@@ -172,14 +174,15 @@ impl Socket {
 }
 
 impl FilterTarget {
-    /// What stands in the message for the place: the link and the parent, or the block.
-    const fn place(self) -> (u32, u32) {
+    /// The index and parent in the message: the link and its hook, or the magic index and the
+    /// block.
+    const fn ifindex_and_parent(self) -> (u32, u32) {
         const TC_H_CLSACT_INGRESS: u32 = 0xffff_fff2;
         const TC_H_CLSACT_EGRESS: u32 = 0xffff_fff3;
         const TCM_IFINDEX_MAGIC_BLOCK: u32 = 0xffff_ffff;
         match self {
-            Self::Ingress(index) => (index, TC_H_CLSACT_INGRESS),
-            Self::Egress(index) => (index, TC_H_CLSACT_EGRESS),
+            Self::Ingress(ifindex) => (ifindex, TC_H_CLSACT_INGRESS),
+            Self::Egress(ifindex) => (ifindex, TC_H_CLSACT_EGRESS),
             Self::Block(block) => (TCM_IFINDEX_MAGIC_BLOCK, block.index()),
         }
     }
@@ -188,15 +191,15 @@ impl FilterTarget {
 impl Display for FilterTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ingress(index) => write!(f, "the ingress of link {index}"),
-            Self::Egress(index) => write!(f, "the egress of link {index}"),
+            Self::Ingress(ifindex) => write!(f, "the ingress of link {ifindex}"),
+            Self::Egress(ifindex) => write!(f, "the egress of link {ifindex}"),
             Self::Block(block) => block.fmt(f),
         }
     }
 }
 
 impl FilterInfo {
-    /// None for the head of a priority, which the kernel lists beside its filters with handle 0.
+    /// `None` for the head of a priority, which the kernel lists beside its filters with handle 0.
     pub(super) fn decode(message: &Tcmsg) -> Option<Self> {
         let handle = *message.tcm_handle();
         if handle == 0 {
@@ -204,7 +207,7 @@ impl FilterInfo {
         }
         let mut filter = Self {
             kind: String::new(),
-            // The upper half of the word; the lower one is the protocol.
+            // The priority is the upper half of the word, the protocol is the lower half.
             priority: (*message.tcm_info() >> 16) as u16,
             handle,
             program_id: None,
@@ -214,7 +217,8 @@ impl FilterInfo {
             let bytes: &[u8] = attr.rta_payload().as_ref();
             match attr.rta_type() {
                 Tca::Kind => filter.kind = text(bytes),
-                // The numbers within the options depend on the kind, which the kernel writes first.
+                // The attribute numbers in the options depend on the kind, which the kernel writes
+                // first.
                 Tca::Options if filter.kind == "bpf" => {
                     for (option, value) in nested(bytes) {
                         match option {
@@ -231,10 +235,11 @@ impl FilterInfo {
     }
 }
 
-/// The head of a message on the filter of this priority and handle, for packets of any protocol.
+/// The header of a message for the filter with this priority and handle, for packets of any
+/// protocol.
 fn named(target: &FilterTarget, priority: u16, handle: u32) -> TcmsgBuilder {
     const ETH_P_ALL: u16 = 3;
-    let (index, parent) = target.place();
+    let (ifindex, parent) = target.ifindex_and_parent();
     let info = u32::from(priority) << 16 | u32::from(ETH_P_ALL.to_be());
-    header(index, handle, parent).tcm_info(info)
+    header(ifindex, handle, parent).tcm_info(info)
 }

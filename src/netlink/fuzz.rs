@@ -1,4 +1,4 @@
-//! The way in for a fuzzer: whatever bytes a socket may receive, as whatever they may be taken for.
+//! Fuzzing entry point: decodes any received bytes as every kind of object.
 
 use std::io::Cursor;
 
@@ -18,7 +18,7 @@ use super::{
     route::Route,
 };
 
-/// Reads the bytes of one read, and each object in them as one of every kind.
+/// Decodes the bytes of one read, and each object in them as every kind.
 pub fn read_replies(bytes: &[u8]) {
     for reply in replies(bytes).flatten() {
         let Body::Object(object) = reply.body else { continue };
@@ -30,7 +30,7 @@ pub fn read_replies(bytes: &[u8]) {
             _ = FilterInfo::decode(message);
             _ = IngressQdisc::decode(message);
         });
-        _ = nftables::read_rule(object);
+        _ = nftables::RuleInfo::decode(object);
     }
 }
 
@@ -49,7 +49,7 @@ mod tests {
     use super::read_replies;
 
     #[test]
-    fn the_corpus_is_read() {
+    fn corpus_is_decoded() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/netlink");
         let seeds: Vec<_> = fs::read_dir(corpus).unwrap().map(|seed| seed.unwrap().path()).collect();
         assert!(!seeds.is_empty());
@@ -57,9 +57,9 @@ mod tests {
     }
 
     proptest! {
-        /// A message of a length that holds, so that what is in it is looked at.
+        /// A message with a valid length, so that the decoder reads its content.
         #[test]
-        fn any_object_is_read(object in vec(prop_oneof![0..32_u8, any::<u8>()], 0..200)) {
+        fn any_object_is_decoded(object in vec(prop_oneof![0..32_u8, any::<u8>()], 0..200)) {
             let length = u32::try_from(16 + object.len()).unwrap().to_ne_bytes();
             read_replies(&[&length[..], &[16, 0, 0, 0], &[0; 8], &object].concat());
         }

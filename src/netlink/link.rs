@@ -6,9 +6,9 @@ use std::{
 use neli::{
     consts::{
         nl::NlmF,
-        rtnl::{Ifla, IflaInfo, RtAddrFamily, Rtm},
+        rtnl::{Ifla, IflaInfo, Rtm},
     },
-    rtnl::{Ifinfomsg, IfinfomsgBuilder},
+    rtnl::Ifinfomsg,
 };
 use rustix::io::Errno;
 
@@ -17,90 +17,94 @@ use super::{
     bridge::BridgePort,
     error::{EncodeError, Operation, Result},
     ipv6::{self, Ipv6Conf},
+    message::{finish, header, message},
     socket::Socket,
 };
 use crate::spec::{IfName, MacAddr};
 
-/// Which neli does not name.
+/// neli has no name for this attribute.
 const IFLA_XDP_DRV_PROG_ID: u16 = 5;
 
-/// The index of the loopback link: the kernel makes it the first link of every namespace.
+/// The index of the loopback link: the kernel creates it as the first link of every namespace.
 pub const LOOPBACK_INDEX: u32 = 1;
 
-/// A network interface as the kernel describes it.
+/// A network interface as the kernel reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Link {
-    /// The number by which the kernel knows it inside its namespace.
+    /// The interface index, unique inside its namespace.
     pub index: u32,
     /// The name.
     pub name: IfName,
-    /// The driver's kind, such as `bridge` or `veth`; none for hardware and for loopback.
+    /// The driver's kind, such as `bridge` or `veth`; `None` for hardware and for loopback.
     pub kind: Option<String>,
-    /// The Ethernet address; none where the link has none of six bytes.
+    /// The Ethernet address; `None` if the link has no address of six bytes.
     pub mac: Option<MacAddr>,
-    /// The greatest packet in bytes.
+    /// The MTU in bytes.
     pub mtu: u32,
-    /// It is administratively up (`IFF_UP`); that says nothing of its carrier.
+    /// The link is administratively up (`IFF_UP`). The flag does not show the carrier.
     pub up: bool,
-    /// It can carry packets (`IFF_RUNNING`). A bridge serves a port from then on; of a veth pair, both ends must be up.
+    /// The link can carry packets (`IFF_RUNNING`). A bridge then forwards through the port. A veth
+    /// end is running only if both ends are up.
     pub running: bool,
-    /// The index of the bridge (or bond, or VRF) that it is a port of.
+    /// The index of the bridge (or bond, or VRF) that the link is a port of.
     pub master: Option<u32>,
-    /// How the bridge treats it, where its master is one.
+    /// The bridge port flags, if the master is a bridge.
     pub bridge_port: Option<BridgePort>,
-    /// The index of the link beneath, or of the other end of a veth pair, in *its* namespace.
+    /// The index of the lower link, or of the other end of a veth pair, in *its* namespace.
     #[doc(alias = "IFLA_LINK")]
     pub peer_index: Option<u32>,
-    /// This namespace's number for the namespace of `peer_index`, where that is another one.
+    /// The netnsid of the namespace of `peer_index`, if that is another namespace.
     #[doc(alias = "IFLA_LINK_NETNSID")]
     pub link_netnsid: Option<i32>,
-    /// The free text that [`Socket::set_alias`] puts there.
+    /// The text that [`Socket::set_alias`] sets.
     pub alias: Option<String>,
-    /// The kernel's id of the XDP program in driver mode. A program in generic mode is not in here.
+    /// The kernel's id of the XDP program in driver mode. A program in generic mode is not
+    /// reported.
     #[doc(alias = "IFLA_XDP_DRV_PROG_ID")]
     pub driver_xdp: Option<u32>,
     ipv6: ipv6::Settings,
 }
 
 impl Socket {
-    /// The link of this name, if there is one.
+    /// The link with this name, if it exists.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
+    /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
     pub fn link_by_name(&self, name: &IfName) -> Result<Option<Link>> {
         let operation = Operation::new("look up link", name);
         self.link(&operation, || message(0, Attrs::new().put(Ifla::Ifname, name.as_str())?))
     }
 
-    /// The link of this index, if there is one.
+    /// The link with this index, if it exists.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
-    pub fn link_by_index(&self, index: u32) -> Result<Option<Link>> {
-        let operation = Operation::on_link("look up", index);
-        self.link(&operation, || message(index, Attrs::new()))
+    /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
+    pub fn link_by_index(&self, ifindex: u32) -> Result<Option<Link>> {
+        let operation = Operation::on_link("look up", ifindex);
+        self.link(&operation, || message(ifindex, Attrs::new()))
     }
 
-    /// The other end of a veth pair, also if it is in another namespace; `None` if it, or its namespace, is gone.
-    /// A [`link_netnsid`](Link::link_netnsid) in the answer is a number of that namespace, not of the socket's.
+    /// The other end of a veth pair, even in another namespace; `None` if the end or its namespace
+    /// is gone. The [`link_netnsid`](Link::link_netnsid) of the result is an id in that namespace,
+    /// not in the socket's.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN` over the other namespace; and those of the
-    /// socket.
+    /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN` over the other
+    /// namespace. Also socket errors.
     ///
     /// # Kernel
     ///
     /// Linux 4.15, if the other end is in another namespace.
     pub fn peer(&self, link: &Link) -> Result<Option<Link>> {
-        let Some(index) = link.peer_index else { return Ok(None) };
+        let Some(ifindex) = link.peer_index else { return Ok(None) };
         let operation = Operation::on_link("look up the other end of", link.index);
-        let request = || message(index, Attrs::new().put_some(Ifla::IfNetnsid, link.link_netnsid)?);
+        let request = || message(ifindex, Attrs::new().put_some(Ifla::IfNetnsid, link.link_netnsid)?);
         match self.link(&operation, request) {
-            // The number of a namespace that has ended.
+            // The id belongs to a namespace that no longer exists.
             Err(error) if link.link_netnsid.is_some() && error.is(Errno::INVAL) => Ok(None),
             found => found,
         }
@@ -108,14 +112,14 @@ impl Socket {
 
     /// All links of the namespace.
     ///
-    /// A link whose name is no valid [`IfName`] (not UTF-8) is left out.
+    /// A link is omitted if its name is not a valid [`IfName`] (not UTF-8).
     ///
     /// # Errors
     ///
-    /// [`Error::DumpInterrupted`](super::Error::DumpInterrupted) where links come and go too fast to be listed,
-    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
+    /// [`Error::DumpInterrupted`](super::Error::DumpInterrupted) if links change during each read,
+    /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
     pub fn links(&self) -> Result<Vec<Link>> {
-        // Statistics would be most of what the kernel writes.
+        // Statistics would be most of the bytes that the kernel writes.
         const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
         let operation = Operation::new("list", "links");
         let request = || message(0, Attrs::new().put(Ifla::ExtMask, RTEXT_FILTER_SKIP_STATS)?);
@@ -127,29 +131,29 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` where it is gone, `EPERM` without
+    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` if the link is gone, `EPERM` without
     /// `CAP_NET_ADMIN`.
-    pub fn set_up(&self, index: u32) -> Result<()> {
-        let operation = Operation::on_link("bring up", index);
-        let request = finish(header(index).up());
+    pub fn set_up(&self, ifindex: u32) -> Result<()> {
+        let operation = Operation::on_link("bring up", ifindex);
+        let request = finish(header(ifindex).up());
         self.change(&operation, Rtm::Newlink, NlmF::empty(), request)
     }
 
-    /// Waits until a link can carry packets, and tells whether that came to be within `timeout`.
+    /// Waits until a link can carry packets. Returns whether it could within `timeout`.
     ///
-    /// The kernel notes the carrier of a link by a work of its own, most often within a millisecond of the other end's
-    /// coming up. Until it has, a bridge drops all that comes in by the port.
+    /// The kernel updates the carrier of a link asynchronously, usually within a millisecond after
+    /// the other end comes up. Until then, a bridge drops all frames that arrive at the port.
     ///
     /// # Errors
     ///
-    /// Those of [`Socket::link_by_index`]. A link that is gone carries nothing.
-    pub fn wait_running(&self, index: u32, timeout: Duration) -> Result<bool> {
+    /// As for [`Socket::link_by_index`]. For a link that is gone, the result is `false`.
+    pub fn wait_running(&self, ifindex: u32, timeout: Duration) -> Result<bool> {
         const FIRST_PAUSE: Duration = Duration::from_micros(50);
         const LONGEST_PAUSE: Duration = Duration::from_millis(10);
         let start = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.link_by_index(index)? {
+            match self.link_by_index(ifindex)? {
                 None => return Ok(false),
                 Some(link) if link.running => return Ok(true),
                 Some(_) if start.elapsed() >= timeout => return Ok(false),
@@ -159,62 +163,65 @@ impl Socket {
         }
     }
 
-    /// Takes a link down. Its IPv6 addresses and its routes go with it.
+    /// Takes a link down. The kernel deletes its IPv6 addresses and its routes.
     ///
     /// # Errors
     ///
     /// As for [`Socket::set_up`].
-    pub fn set_down(&self, index: u32) -> Result<()> {
-        let operation = Operation::on_link("take down", index);
-        let request = finish(header(index).down());
+    pub fn set_down(&self, ifindex: u32) -> Result<()> {
+        let operation = Operation::on_link("bring down", ifindex);
+        let request = finish(header(ifindex).down());
         self.change(&operation, Rtm::Newlink, NlmF::empty(), request)
     }
 
-    /// Gives a link another Ethernet address.
+    /// Sets the Ethernet address of a link.
     ///
     /// # Errors
     ///
-    /// As for [`Socket::set_up`]; `EADDRNOTAVAIL` for an address that is no unicast one.
-    pub fn set_mac(&self, index: u32, mac: MacAddr) -> Result<()> {
-        self.set(index, "set the address of", Attrs::new().put(Ifla::Address, mac.octets()))
+    /// As for [`Socket::set_up`]; `EADDRNOTAVAIL` for an address that is not unicast.
+    pub fn set_mac(&self, ifindex: u32, mac: MacAddr) -> Result<()> {
+        self.set(ifindex, "set the address of", Attrs::new().put(Ifla::Address, mac.octets()))
     }
 
     /// Makes a link a port of the bridge (or bond, or VRF) with the index `master`.
     ///
     /// # Errors
     ///
-    /// As for [`Socket::set_up`]; `EXFULL` where a bridge has its 1,023 ports.
+    /// As for [`Socket::set_up`]; `EXFULL` if a bridge has its maximum of 1,023 ports.
     #[doc(alias = "IFLA_MASTER")]
-    pub fn set_master(&self, index: u32, master: u32) -> Result<()> {
-        self.set(index, "set the master of", Attrs::new().put(Ifla::Master, master))
+    pub fn set_master(&self, ifindex: u32, master: u32) -> Result<()> {
+        self.set(ifindex, "set the master of", Attrs::new().put(Ifla::Master, master))
     }
 
-    /// Sets the greatest packet in bytes.
+    /// Sets the MTU in bytes.
     ///
-    /// On a bridge a changed value also stays: until then it follows the least MTU among the ports.
+    /// On a bridge, the call also pins the MTU. Before that, the bridge follows the least MTU of
+    /// its ports.
     ///
     /// # Errors
     ///
-    /// As for [`Socket::set_up`]; `EINVAL` where the driver does not support the value.
-    pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
-        self.set(index, "set the MTU of", Attrs::new().put(Ifla::Mtu, mtu))
+    /// As for [`Socket::set_up`]; `EINVAL` if the driver does not support the value.
+    pub fn set_mtu(&self, ifindex: u32, mtu: u32) -> Result<()> {
+        self.set(ifindex, "set the MTU of", Attrs::new().put(Ifla::Mtu, mtu))
     }
 
-    /// Sets the free text that `ip link` shows as `alias`; up to 255 bytes, empty takes it away.
+    /// Sets the text that `ip link` shows as `alias`, up to 255 bytes. An empty text removes it.
     ///
-    /// The kernel ignores an alias in the message that creates a link, so it takes one of its own.
+    /// The kernel ignores an alias in the message that creates a link, so the alias needs its own
+    /// message.
     ///
     /// # Errors
     ///
-    /// As for [`Socket::set_up`]; `ERANGE` where it is too long.
-    pub fn set_alias(&self, index: u32, alias: &str) -> Result<()> {
-        self.set(index, "set the alias of", Attrs::new().put(Ifla::Ifalias, alias.as_bytes()))
+    /// As for [`Socket::set_up`]; `ERANGE` if the text is too long.
+    pub fn set_alias(&self, ifindex: u32, alias: &str) -> Result<()> {
+        self.set(ifindex, "set the alias of", Attrs::new().put(Ifla::Ifalias, alias.as_bytes()))
     }
 
-    /// Deletes a link, and with a veth also its other end. An absent link is success.
+    /// Deletes a link, and for a veth also its other end. Succeeds if the link is absent.
     ///
-    /// The kernel's indexes count up, so a stale one does not name a younger link, unless somebody
-    /// [chose](super::VethPair::host_index) it; in another namespace it may name any.
+    /// The kernel's indexes count up, so a stale index does not name a newer link, unless a program
+    /// [chose](super::VethPair::host_index) the index. In another namespace the index may name any
+    /// link.
     ///
     /// # Errors
     ///
@@ -223,14 +230,14 @@ impl Socket {
     ///
     /// # Kernel
     ///
-    /// The link is gone from both namespaces at once; the call returns some 20 ms later, when the
-    /// kernel has waited for all readers of it. [`Socket::delete_link_nowait`] leaves the waiting to
-    /// another process.
-    pub fn delete_link(&self, index: u32) -> Result<()> {
-        self.delete(&Operation::on_link("delete", index), message(index, Attrs::new()))
+    /// The link disappears from both namespaces at once. The call returns some 20 ms later, because
+    /// the kernel waits for all RCU readers of the link. [`Socket::delete_link_nowait`] leaves the
+    /// wait to another process.
+    pub fn delete_link(&self, ifindex: u32) -> Result<()> {
+        self.delete(&Operation::on_link("delete", ifindex), message(ifindex, Attrs::new()))
     }
 
-    /// Deletes the link of this name, as [`Socket::delete_link`] does.
+    /// Deletes the link with this name, as [`Socket::delete_link`] does.
     ///
     /// # Errors
     ///
@@ -241,7 +248,7 @@ impl Socket {
         self.delete(&operation, attrs.and_then(|attrs| message(0, attrs)))
     }
 
-    /// Creates a link and says what came of it.
+    /// Creates a link and returns it.
     pub(super) fn create_link(
         &self,
         operation: &Operation,
@@ -250,16 +257,21 @@ impl Socket {
     ) -> Result<Link> {
         let flags = NlmF::CREATE | NlmF::EXCL | NlmF::ECHO;
         match self.request(operation, Rtm::Newlink, flags, request)? {
-            Some(echo) => Link::decode(&echo).map_err(|fault| operation.malformed(fault)),
-            // Before Linux 6.2 the kernel does not heed the wish for an echo.
+            Some(echo) => Link::decode(&echo).map_err(|error| operation.malformed(error)),
+            // Before Linux 6.2 the kernel ignores the echo flag.
             None => self.link_by_name(name)?.ok_or_else(|| operation.no_answer()),
         }
     }
 
-    /// Changes what `attrs` name and leaves all else.
-    pub(super) fn set(&self, index: u32, what: &'static str, attrs: Result<Attrs<Ifla>, EncodeError>) -> Result<()> {
-        let operation = Operation::on_link(what, index);
-        let request = attrs.and_then(|attrs| message(index, attrs));
+    /// Changes the attributes in `attrs` and keeps all others.
+    pub(super) fn set(
+        &self,
+        ifindex: u32,
+        operation: &'static str,
+        attrs: Result<Attrs<Ifla>, EncodeError>,
+    ) -> Result<()> {
+        let operation = Operation::on_link(operation, ifindex);
+        let request = attrs.and_then(|attrs| message(ifindex, attrs));
         self.change(&operation, Rtm::Newlink, NlmF::empty(), request)
     }
 
@@ -272,7 +284,7 @@ impl Socket {
             Err(error) if error.is(Errno::NODEV) => return Ok(None),
             found => found?.ok_or_else(|| operation.no_answer())?,
         };
-        Link::decode(&found).map(Some).map_err(|fault| operation.malformed(fault))
+        Link::decode(&found).map(Some).map_err(|error| operation.malformed(error))
     }
 
     fn delete(&self, operation: &Operation, request: Result<Ifinfomsg, EncodeError>) -> Result<()> {
@@ -284,10 +296,10 @@ impl Socket {
 }
 
 impl Link {
-    /// An IPv6 setting, as it was when the link was looked at; none where the link has no IPv6.
+    /// An IPv6 setting at the time of the dump; `None` if the link has no IPv6.
     ///
-    /// The kernel tells all of them with the link. To [read](super::Sysctl::read) one costs three system calls, and on a
-    /// host of a thousand namespaces a tenth of a millisecond.
+    /// The kernel sends all settings with the link. To [read](super::Sysctl::read) one setting
+    /// costs three system calls, and 0.1 ms on a host with a thousand namespaces.
     #[doc(alias = "IFLA_INET6_CONF")]
     pub fn ipv6_conf(&self, setting: Ipv6Conf) -> Option<i32> {
         self.ipv6.value(setting)
@@ -320,7 +332,7 @@ impl Link {
                 Ifla::Address => mac = bytes.try_into().map(MacAddr::new).ok(),
                 Ifla::Mtu => mtu = number(bytes).unwrap_or_default(),
                 Ifla::Master => master = number(bytes),
-                Ifla::Link => peer_index = number(bytes).filter(|index| *index != 0),
+                Ifla::Link => peer_index = number(bytes).filter(|ifindex| *ifindex != 0),
                 Ifla::LinkNetnsid => link_netnsid = number(bytes).map(u32::cast_signed),
                 Ifla::Xdp => {
                     let in_driver = nested(bytes).find(|(kind, _)| *kind == IFLA_XDP_DRV_PROG_ID);
@@ -348,17 +360,4 @@ impl Link {
             ipv6,
         })
     }
-}
-
-/// A message on the link of this index, or on the one that the attributes name when it is 0.
-pub(super) fn message(index: u32, attrs: Attrs<Ifla>) -> Result<Ifinfomsg, EncodeError> {
-    finish(header(index).rtattrs(attrs.into_buffer()))
-}
-
-pub(super) fn header(index: u32) -> IfinfomsgBuilder {
-    IfinfomsgBuilder::default().ifi_family(RtAddrFamily::Unspecified).ifi_index(index.cast_signed())
-}
-
-pub(super) fn finish(builder: IfinfomsgBuilder) -> Result<Ifinfomsg, EncodeError> {
-    Ok(builder.build()?)
 }

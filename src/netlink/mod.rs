@@ -1,10 +1,9 @@
-//! Links, addresses, routes and traffic control over [rtnetlink(7)], and the network namespaces
-//! that they live in.
+//! Links, addresses, routes, traffic control ([rtnetlink(7)]) and network namespaces.
 //!
-//! A [`Socket`] is opened *inside* a namespace and used from outside: [`Netns::socket`] enters the
-//! namespace on a thread of its own, opens the socket there and comes back with it. No other code
-//! of this crate changes a thread's namespace, so an early return can leave nobody in the wrong
-//! one.
+//! [`Netns::socket`] opens a [`Socket`] *inside* a namespace, and any thread can then use the
+//! socket from outside. It enters the namespace on the calling thread, opens the socket and returns
+//! to the thread's own namespace. Only [`Netns::run`] and [`Netns::create`] change the namespace of
+//! a thread, so an early return cannot leave a thread in the wrong namespace.
 //!
 //! ```no_run
 //! use cnikit::netlink::{LOOPBACK_INDEX, Netns};
@@ -22,66 +21,66 @@
 //!
 //! # What it does
 //!
-//! * Verbs are methods of [`Socket`], one netlink exchange each where the kernel lets it be one:
-//!   [`Socket::create_veth`] names both ends, gives them their addresses, puts one on a bridge and
-//!   the other into a pod in a single message.
-//! * `create_*` and `add_*` fail with [`Error::Exists`] when the object is there; deleting what is
-//!   absent is success.
-//! * Errors carry the kernel's own explanation (the extended acknowledgement) and name the
-//!   capability that is missing.
-//! * [`AddressProbe`] asks the machines on a link whether one of them has an address.
-//! * [`Sysctl`] reads and writes the settings of a namespace that have no netlink message.
-//! * Dumps that the kernel marks as inconsistent are repeated.
+//! * Operations are methods of [`Socket`], with one netlink exchange each if the kernel permits it.
+//!   [`Socket::create_veth`] sets both names and both MAC addresses, the bridge, and the peer's
+//!   namespace in one message.
+//! * `create_*` and `add_*` fail with [`Error::Exists`] if the object exists. `delete_*` succeeds
+//!   if the object is absent.
+//! * Errors carry the kernel's extended acknowledgement and name the missing capability.
+//! * [`AddressProbe`] detects whether a machine on a link already uses an address.
+//! * [`Sysctl`] reads and writes settings of a namespace that have no netlink message.
+//! * A dump that the kernel marks as inconsistent is repeated.
 //!
 //! # Attaching programs
 //!
-//! Any loaded BPF program of type `BPF_PROG_TYPE_SCHED_CLS` can be attached by its descriptor, such as those of
-//! libbpf-rs. There are three ways; `examples/attach.rs` shows the first and the last.
+//! Any loaded BPF program of type `BPF_PROG_TYPE_SCHED_CLS` can be attached by its file descriptor,
+//! for example a program loaded with libbpf-rs. There are three ways. `examples/attach.rs` shows
+//! the first and the last.
 //!
 //! | | a filter per link | a filter in a shared block | a TCX link |
 //! |---|---|---|---|
-//! | attach, again and again | [`Socket::ensure_clsact`], [`Socket::replace_filter`] | the same, once; then `ensure_clsact` per link | `TcxLink::ensure` |
+//! | attach (idempotent) | [`Socket::ensure_clsact`], [`Socket::replace_filter`] | the same, once; then `ensure_clsact` for each link | `TcxLink::ensure` |
 //! | replace, atomically | `replace_filter` | `replace_filter`, for all links at once | `TcxLink::update` |
-//! | look | [`Socket::filters`], [`Socket::ingress_qdisc`] | the same | `TcxLink::attached` |
-//! | detach | [`Socket::delete_filter`], or with the link | the same | `TcxLink::remove` |
-//! | costs | 0.1 ms | 0.06 ms per link | 10 ms, and all other changes of links wait |
-//! | needs | Linux 4.5, the clsact slot | Linux 4.16, the clsact slot | Linux 6.6, the BPF file system |
+//! | inspect | [`Socket::filters`], [`Socket::ingress_qdisc`] | the same | `TcxLink::attached` |
+//! | detach | [`Socket::delete_filter`], or delete the link | the same | `TcxLink::remove` |
+//! | cost | 0.1 ms | 0.06 ms per link | 10 ms; other link changes wait |
+//! | needs | Linux 4.5, the clsact slot | Linux 4.16, the clsact slot | Linux 6.6, bpffs |
 //!
-//! A shared block lives as long as a qdisc refers to it, so something that outlives the pods anchors it, the bridge for
-//! example:
+//! A shared block exists while a qdisc refers to it. Anchor the block on a link that outlives the
+//! pods, for example the bridge:
 //!
 //! ```no_run
-//! use cnikit::netlink::{BpfFilter, Blocks, FilterTarget, Socket};
+//! use cnikit::netlink::{BpfFilter, FilterTarget, SharedBlocks, Socket};
 //! # fn program() -> std::os::fd::OwnedFd { unimplemented!() }
 //!
 //! # fn main() -> cnikit::netlink::Result<()> {
 //! # let (bridge, port) = (2, 3);
 //! let host = Socket::open()?;
-//! let blocks = Blocks::from_name("my-plugin/mynet");
+//! let blocks = SharedBlocks::from_name("my-plugin/mynet");
 //! host.ensure_clsact(bridge, blocks)?;
 //! if let Some(ingress) = blocks.ingress {
-//!     host.replace_filter(&FilterTarget::SharedBlock(ingress), &BpfFilter::new(&program(), "count"))?;
+//!     host.replace_filter(&FilterTarget::Block(ingress), &BpfFilter::new(&program(), "count"))?;
 //! }
-//! // All that is left to do for each pod:
+//! // For each pod, only this call:
 //! host.ensure_clsact(port, blocks)?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # Rules
+//! # Packet filter
 //!
-//! [`nftables`] makes tables, chains and rules of the packet filter and of address translation.
+//! [`nftables`] creates tables, chains and rules for packet filtering and address translation.
 //!
 //! # What it does not do
 //!
-//! It does not watch for events, and it never deletes a qdisc: the `clsact` qdisc of a link may
-//! carry other people's filters.
+//! The module does not watch for events. Only [`Socket::delete_clsact`] deletes a qdisc, because
+//! the `clsact` qdisc of a link may carry filters of other programs.
 //!
 //! # Kernel
 //!
-//! Linux 4.20 or later for filtering in the kernel; older ones work and are filtered here. All
-//! verbs that change something need `CAP_NET_ADMIN` in the user namespace that owns the network
-//! namespace; entering one needs `CAP_SYS_ADMIN`.
+//! Linux 4.20 or later filters dumps in the kernel. On older kernels this module filters the dumps.
+//! All operations that change something need `CAP_NET_ADMIN` in the user namespace that owns the
+//! network namespace. Entering a namespace needs `CAP_SYS_ADMIN`.
 //!
 //! [rtnetlink(7)]: https://man7.org/linux/man-pages/man7/rtnetlink.7.html
 
@@ -97,6 +96,7 @@ mod filter;
 mod fuzz;
 mod ipv6;
 mod link;
+mod message;
 mod neighbor;
 mod netns;
 mod next_hop;

@@ -17,27 +17,28 @@ use super::{
 };
 
 impl Socket {
-    /// Has the host forget the MAC of a neighbor: it asks before it sends to the address by this link again. Success if the
-    /// host does not know it.
+    /// Deletes the MAC of a neighbor from the host's neighbor table. The host then resolves the
+    /// address again before it sends to it through this link. Succeeds if there is no such entry.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` where the link is gone, `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` if the link is gone, `EPERM` without
+    /// `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_DELNEIGH")]
-    pub fn forget_neighbor(&self, index: u32, address: IpAddr) -> Result<()> {
-        let operation = Operation::new("forget neighbor", format_args!("{address} at link {index}"));
-        match self.change(&operation, Rtm::Delneigh, NlmF::empty(), entry(index, address)) {
+    pub fn forget_neighbor(&self, ifindex: u32, address: IpAddr) -> Result<()> {
+        let operation = Operation::new("forget neighbor", format_args!("{address} at link {ifindex}"));
+        match self.change(&operation, Rtm::Delneigh, NlmF::empty(), entry(ifindex, address)) {
             Err(error) if error.is(Errno::NOENT) => Ok(()),
             forgotten => forgotten,
         }
     }
 }
 
-fn entry(index: u32, address: IpAddr) -> Result<Ndmsg, EncodeError> {
+fn entry(ifindex: u32, address: IpAddr) -> Result<Ndmsg, EncodeError> {
     let attrs = Attrs::new().put(Nda::Dst, octets(address))?;
     let header = NdmsgBuilder::default()
         .ndm_family(family(address))
-        .ndm_index(index.cast_signed())
+        .ndm_index(ifindex.cast_signed())
         .ndm_state(Nud::empty())
         .ndm_flags(Ntf::empty())
         .ndm_type(Rtn::Unspec);

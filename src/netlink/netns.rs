@@ -1,4 +1,4 @@
-#![expect(clippy::disallowed_methods, reason = "the one place where a thread changes its namespace")]
+#![expect(clippy::disallowed_methods, reason = "only this file changes the namespace of a thread")]
 
 use std::{
     io,
@@ -26,9 +26,10 @@ use super::{
 };
 use crate::nsfs;
 
-/// A network namespace, held open by a descriptor.
+/// A network namespace, held by an open descriptor.
 ///
-/// It lives as long as the value does, even when its path is removed or its last process ends.
+/// The namespace exists as long as this value, even if its path is removed or its last process
+/// ends.
 ///
 /// See [network_namespaces(7)](https://man7.org/linux/man-pages/man7/network_namespaces.7.html).
 #[derive(Debug)]
@@ -37,24 +38,24 @@ pub struct Netns {
     id: NetnsId,
 }
 
-/// What identifies a namespace as long as it lives, by whichever path it is reached.
+/// The identity of a namespace during its lifetime, independent of the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NetnsId {
-    /// The device number of the file system that holds namespaces.
+    /// The device number of the file system that holds namespaces (nsfs).
     pub dev: u64,
     /// The inode number, which `readlink` shows as `net:[4026531840]`.
     pub inode: u64,
 }
 
 impl Netns {
-    /// Opens the namespace at `path`, such as `/run/netns/blue` or `/proc/4711/ns/net`, and makes
-    /// sure that it is one.
+    /// Opens the namespace at `path`, such as `/run/netns/blue` or `/proc/4711/ns/net`, and checks
+    /// that the file is a network namespace.
     ///
     /// # Errors
     ///
-    /// [`Error::NetnsMissing`] where there is nothing, [`Error::NotNetns`] where there is something
-    /// else (a regular file left after a reboot, or a namespace of another type),
-    /// [`Error::NetnsOpen`] where opening fails, for want of permission for example.
+    /// [`Error::NetnsMissing`] if the path does not exist. [`Error::NotNetns`] if it is another
+    /// file: a regular file left after a reboot, or a namespace of another type.
+    /// [`Error::NetnsOpen`] if it cannot be opened, for example without permission.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let fd = open(path)?;
@@ -62,35 +63,35 @@ impl Netns {
             return Err(Error::NotNetns { path: path.to_owned() });
         }
         let stat = rustix::fs::fstat(&fd).map_err(not_opened(path))?;
-        Ok(Self { fd, id: NetnsId::from(stat) })
+        Ok(Self { fd, id: NetnsId::from_stat(&stat) })
     }
 
     /// The namespace of the calling thread.
     ///
     /// # Errors
     ///
-    /// Those of [`Netns::open`]; `/proc` must be mounted.
+    /// As for [`Netns::open`]; `/proc` must be mounted.
     pub fn current() -> Result<Self> {
         Self::open(nsfs::OWN)
     }
 
-    /// Whether it is the namespace of the calling thread.
+    /// Whether this is the namespace of the calling thread.
     ///
     /// # Errors
     ///
-    /// [`Error::NetnsOpen`] where that cannot be found out; `/proc` must be mounted.
+    /// [`Error::NetnsOpen`] if the thread's own namespace cannot be read; `/proc` must be mounted.
     pub fn is_current(&self) -> Result<bool> {
         let own = Path::new(nsfs::OWN);
         let stat = rustix::fs::stat(own).map_err(not_opened(own))?;
-        Ok(self.id == NetnsId::from(stat))
+        Ok(self.id == NetnsId::from_stat(&stat))
     }
 
-    /// Makes a new namespace that has no path: it is gone when the value, its sockets and the
-    /// processes inside are.
+    /// Creates a new namespace without a path. The namespace disappears with this value, its
+    /// sockets and the processes inside.
     ///
     /// # Errors
     ///
-    /// [`Error::Netns`] where the kernel refuses.
+    /// [`Error::Netns`] if the kernel refuses.
     ///
     /// # Kernel
     ///
@@ -103,13 +104,13 @@ impl Netns {
         })?
     }
 
-    /// Runs `work` on a machine of its own: on a thread with a new network namespace, which has no link but a `lo` that
-    /// is down, and a new mount namespace, which begins as a copy of the caller's. Both end with the thread and the
-    /// processes that `work` starts.
+    /// Runs `work` on a private host: a thread with a new network namespace and a new mount
+    /// namespace. The network namespace has only `lo`, which is down. The mount namespace starts as
+    /// a copy of the caller's. Both disappear with the thread and the processes that `work` starts.
     ///
     /// # Errors
     ///
-    /// [`Error::Netns`] where the kernel refuses; `work` has not run then.
+    /// [`Error::Netns`] if the kernel refuses; `work` has not run then.
     #[cfg(feature = "conformance")]
     pub(crate) fn run_apart<T, F>(work: F) -> Result<T>
     where
@@ -123,44 +124,47 @@ impl Netns {
         })?
     }
 
-    /// The identity of the namespace; two values of one namespace have the same.
+    /// The identity of the namespace. Two values for one namespace have the same id.
     pub const fn id(&self) -> NetnsId {
         self.id
     }
 
-    /// Opens a netlink socket inside. It is used from outside, by any thread.
+    /// Opens a netlink socket inside the namespace. Any thread can use it from outside.
     ///
     /// # Errors
     ///
-    /// [`Error::Netns`] where the namespace cannot be entered, [`Error::Socket`] where no socket
-    /// can be had.
+    /// [`Error::Netns`] if the namespace cannot be entered, [`Error::Socket`] if the socket cannot
+    /// be opened.
     ///
     /// # Kernel
     ///
-    /// Needs `CAP_SYS_ADMIN` here and in the user namespace that owns the network namespace.
+    /// Needs `CAP_SYS_ADMIN` in the caller's user namespace and in the user namespace that owns the
+    /// network namespace.
     pub fn socket(&self) -> Result<Socket> {
         self.run(Socket::open)?
     }
 
-    /// Runs `work` inside. The calling thread is back where it was when this returns, also by a panic of `work`.
+    /// Runs `work` inside the namespace. On return, and if `work` panics, the calling thread is
+    /// back in its own namespace.
     ///
-    /// A child process that `work` starts is born inside. Threads that it starts are too.
+    /// Child processes and threads that `work` starts are inside the namespace.
     ///
-    /// A thread that may not enter its own namespace again, because that belongs to a user namespace above, lets a
-    /// thread that ends afterwards do the work.
+    /// A thread may lack permission to enter its own namespace again, if that belongs to a parent
+    /// user namespace. In that case `work` runs on a temporary thread.
     ///
     /// # Errors
     ///
-    /// [`Error::Netns`] where the namespace cannot be entered; `work` has not run then.
+    /// [`Error::Netns`] if the namespace cannot be entered; `work` has not run then.
     ///
     /// # Panics
     ///
-    /// With the panic of `work`. Should the way back be barred in spite of the trial, the process is aborted: in a
-    /// pod's namespace it would do to the pod what is meant for the host.
+    /// With the panic of `work`. If the return fails in spite of the earlier check, the process
+    /// aborts: otherwise it would apply changes for the host to the pod's namespace.
     ///
     /// # Kernel
     ///
-    /// Needs `CAP_SYS_ADMIN` here and in the user namespace that owns the network namespace.
+    /// Needs `CAP_SYS_ADMIN` in the caller's user namespace and in the user namespace that owns the
+    /// network namespace.
     #[doc(alias = "setns")]
     pub fn run<T, F>(&self, work: F) -> Result<T>
     where
@@ -180,25 +184,26 @@ impl Netns {
     }
 }
 
-impl From<Stat> for NetnsId {
-    fn from(stat: Stat) -> Self {
+impl NetnsId {
+    const fn from_stat(stat: &Stat) -> Self {
         Self { dev: stat.st_dev, inode: stat.st_ino }
     }
 }
 
-/// How often the way back is tried, and the pause between two attempts.
-const TRIES: u32 = 100;
+/// The number of attempts to return, and the pause between two attempts.
+const MAX_ATTEMPTS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The stay of a thread in another namespace than its own.
+/// The time of a thread in another namespace. On drop, the thread returns to its own namespace.
 struct Visit {
     home: OwnedFd,
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        // The trial went well, so what is in the way now may pass, as a lack of memory does.
-        for _ in 0..TRIES {
+        // The check before succeeded, so this failure may be temporary, for example a lack of
+        // memory.
+        for _ in 0..MAX_ATTEMPTS {
             if enter(self.home.as_fd()).is_ok() {
                 return;
             }
@@ -215,7 +220,7 @@ impl AsFd for Netns {
 }
 
 fn open(path: &Path) -> Result<OwnedFd> {
-    // Without NONBLOCK a FIFO at this path would hold the plugin until somebody writes to it.
+    // Without NONBLOCK, a FIFO at this path would block the plugin until a writer opens it.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
         Errno::NOENT | Errno::NOTDIR => Error::NetnsMissing { path: path.to_owned() },
@@ -238,10 +243,10 @@ where
     T: Send,
     F: FnOnce() -> T + Send,
 {
-    // Who listens to the caller hears of this thread, too, as of a part of what the caller does.
+    // The caller's subscriber also receives the events of this thread, inside the caller's span.
     let (subscriber, span) = (dispatcher::get_default(Dispatch::clone), Span::current());
     let work = || {
-        let _told = dispatcher::set_default(&subscriber);
+        let _subscriber = dispatcher::set_default(&subscriber);
         let _inside = span.enter();
         work()
     };
@@ -254,6 +259,7 @@ where
 
 #[expect(unsafe_code, reason = "rustix marks unshare unsafe as a whole")]
 fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
-    // SAFETY: only CLONE_FILES can make descriptors of other threads invalid, and no caller in this file names it.
+    // SAFETY: only CLONE_FILES can invalidate descriptors of other threads, and no caller in this
+    // file passes it.
     unsafe { unshare_unsafe(namespaces) }.map_err(io::Error::from)
 }

@@ -1,4 +1,4 @@
-//! Next hops in the messages of routes.
+//! Next hops in route messages.
 
 use std::net::IpAddr;
 
@@ -9,25 +9,27 @@ use super::{
     attrs::{nested, number},
 };
 
-/// A next hop of another family than the destination. neli has this name for glibc alone.
+/// A next hop of another family than the destination. neli defines this name for glibc only.
 pub(super) const RTA_VIA: u16 = 18;
 
 /// Link and gateway.
 pub(super) type Hop = (u32, Option<IpAddr>);
 
-/// `struct rtvia`: the family of a next hop, in the machine's byte order, and its address.
+/// `struct rtvia`: the family of a next hop in native byte order, and its address.
 pub(super) fn via(gateway: IpAddr) -> Vec<u8> {
     let family = u16::from(u8::from(family(gateway)));
     [&family.to_ne_bytes()[..], &octets(gateway)].concat()
 }
 
-/// The address in `struct rtvia`. Its length tells the family, unless that is another one than IP's.
+/// The address in `struct rtvia`. The length determines the family; other families than IP are
+/// rejected.
 pub(super) fn via_addr(bytes: &[u8]) -> Option<IpAddr> {
     let (_, octets) = bytes.split_first_chunk::<2>()?;
     ip_addr(octets).filter(|gateway| via(*gateway) == bytes)
 }
 
-/// All next hops of a multipath route. Each is a `struct rtnexthop` (length, flags, hops, index) and its attributes.
+/// All next hops of a multipath route. Each is a `struct rtnexthop` (length, flags, hops, index)
+/// and its attributes.
 pub(super) fn multipath(bytes: &[u8]) -> Vec<Hop> {
     const HEADER: usize = 8;
     let mut rest = bytes;
@@ -50,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_multipath_route_is_read_up_to_the_first_hop_that_is_cut_off() {
+    fn multipath_ends_at_the_first_truncated_hop() {
         let hop = |index: u32, gateway: [u8; 4]| {
             let mut bytes = [16u16.to_ne_bytes(), [0; 2]].concat();
             bytes.extend(index.to_ne_bytes());

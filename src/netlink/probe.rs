@@ -1,4 +1,4 @@
-//! Asks the machines on a link whether one of them has an address.
+//! Probes a link for machines that use an address.
 #![expect(unsafe_code, reason = "packet sockets and their filters have no safe binding")]
 
 use std::{
@@ -22,12 +22,12 @@ use super::{
 };
 use crate::spec::{IfName, MacAddr};
 
-/// How many probes are sent for each address, and the time between two of them.
+/// The number of probes for each address, and the time between two of them.
 const PROBES: u32 = 3;
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// The time of the whole probe.
-const PATIENCE: Duration = Duration::from_millis(900);
+/// The duration of the whole probe.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
 
 const ETH_P_ALL: u16 = 0x0003;
 const ETH_P_ARP: u16 = 0x0806;
@@ -36,16 +36,17 @@ const ICMPV6: u8 = 58;
 const NEIGHBOR_SOLICITATION: u8 = 135;
 const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 
-/// Where a frame's payload begins, and the payload of a neighbor discovery message.
+/// The offsets of the frame's payload and of the neighbor discovery message.
 const ETHERNET: usize = 14;
 const ICMP: usize = ETHERNET + 40;
 
-/// A search for machines that have certain addresses, on one link.
+/// A search for machines that use certain addresses, on one link.
 ///
-/// An IPv4 address is asked for by ARP probes ([RFC 5227], section 2.1): requests whose sender address is 0.0.0.0, which
-/// change no neighbor table. An IPv6 address is asked for by the neighbor solicitations of duplicate address detection
-/// ([RFC 4862], section 5.4), whose source is the unspecified address. Three probes are sent for each address, 250 ms apart;
-/// the search ends 900 ms after it began. The RFCs wait longer, for links that are slow to forward.
+/// IPv4 addresses are probed with ARP ([RFC 5227], section 2.1): requests with the sender address
+/// 0.0.0.0, which change no neighbor table. IPv6 addresses are probed with the neighbor
+/// solicitations of duplicate address detection ([RFC 4862], section 5.4), sent from the
+/// unspecified address. Each address gets three probes, 250 ms apart. The search ends after 900 ms.
+/// The RFCs wait longer, for links with slow forwarding.
 ///
 /// ```no_run
 /// use cnikit::netlink::{AddressProbe, Socket};
@@ -63,7 +64,7 @@ const ICMP: usize = ETHERNET + 40;
 ///
 /// # Kernel
 ///
-/// Needs `CAP_NET_RAW`, and works in the network namespace of the thread that starts it.
+/// Needs `CAP_NET_RAW`, and runs in the network namespace of the thread that starts it.
 ///
 /// [RFC 5227]: https://www.rfc-editor.org/rfc/rfc5227#section-2.1
 /// [RFC 4862]: https://www.rfc-editor.org/rfc/rfc4862#section-5.4
@@ -71,14 +72,14 @@ const ICMP: usize = ETHERNET + 40;
 pub struct AddressProbe {
     socket: OwnedFd,
     link: IfName,
-    /// The addresses that no machine has answered for yet, each with its probe.
+    /// The addresses without an answer so far, each with its probe.
     unanswered: Vec<(IpAddr, Vec<u8>)>,
     ignored: Vec<MacAddr>,
     start: Instant,
     rounds: u32,
 }
 
-/// A machine that has an address.
+/// A machine that uses an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AddressAnswer {
@@ -89,12 +90,13 @@ pub struct AddressAnswer {
 }
 
 impl AddressProbe {
-    /// Begins to listen on a link. The first probes leave with the first [`next_answer`](Self::next_answer).
+    /// Starts to listen on a link. The first [`next_answer`](Self::next_answer) sends the first
+    /// probes.
     ///
     /// # Errors
     ///
-    /// [`Error::Probe`]: `EPERM` without `CAP_NET_RAW`, `ENODEV` where the link is gone, `EADDRNOTAVAIL` where it has no
-    /// Ethernet address.
+    /// [`Error::Probe`] with `EPERM` without `CAP_NET_RAW`, `ENODEV` if the link is gone,
+    /// `EADDRNOTAVAIL` if it has no Ethernet address.
     pub fn start(link: &Link, addresses: &[IpAddr]) -> Result<Self> {
         let failed = |source: io::Error| Error::Probe { link: link.name.clone(), source };
         let mac = link.mac.ok_or_else(|| failed(Errno::ADDRNOTAVAIL.into()))?;
@@ -103,33 +105,33 @@ impl AddressProbe {
         Ok(Self { socket, link: link.name.clone(), unanswered, ignored: vec![mac], start: Instant::now(), rounds: 0 })
     }
 
-    /// Ignores answers that bear one of these addresses, such as those of the host's other links. The link's own is
-    /// ignored always.
+    /// Ignores answers from these MAC addresses, such as the MACs of the host's other links. The
+    /// link's own MAC is always ignored.
     #[must_use]
     pub fn ignoring(mut self, macs: impl IntoIterator<Item = MacAddr>) -> Self {
         self.ignored.extend(macs);
         self
     }
 
-    /// Waits for the next machine that has one of the addresses. The first answer for an address counts; `None` when
-    /// each address has one, or when the time is over.
+    /// Waits for the next machine that uses one of the addresses. Only the first answer for an
+    /// address counts. `None` if each address has an answer or the time is over.
     ///
     /// # Errors
     ///
-    /// [`Error::Probe`]: `ENETDOWN` where the link is down.
+    /// [`Error::Probe`] with `ENETDOWN` if the link is down.
     pub fn next_answer(&mut self) -> Result<Option<AddressAnswer>> {
         let failed = |errno: Errno| Error::Probe { link: self.link.clone(), source: errno.into() };
         let mut buffer = [0; 128];
         while !self.unanswered.is_empty() {
             let elapsed = self.start.elapsed();
-            if elapsed >= PATIENCE {
+            if elapsed >= PROBE_TIMEOUT {
                 return Ok(None);
             }
-            let due = if self.rounds < PROBES { INTERVAL * self.rounds } else { PATIENCE };
+            let due = if self.rounds < PROBES { INTERVAL * self.rounds } else { PROBE_TIMEOUT };
             if elapsed >= due {
                 for (_, frame) in &self.unanswered {
                     match send(&self.socket, frame, SendFlags::empty()) {
-                        // A filter or a full queue has dropped it, as a wire may.
+                        // A filter or a full queue dropped the frame, as a wire may.
                         Ok(_) | Err(Errno::NOBUFS) => {}
                         Err(errno) => return Err(failed(errno)),
                     }
@@ -161,35 +163,37 @@ impl AddressProbe {
     }
 }
 
-/// A packet socket on one link that hears ARP and neighbor discovery.
-fn open(index: u32) -> io::Result<OwnedFd> {
-    // It hears nothing before it is bound, because it has no protocol yet.
+/// A packet socket on one link that receives ARP and neighbor discovery.
+fn open(ifindex: u32) -> io::Result<OwnedFd> {
+    // The socket receives nothing before the bind, because it has no protocol yet.
     let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     let filter = filter();
     let program = sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     let address = sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: ETH_P_ALL.to_be(),
-        sll_ifindex: index.cast_signed(),
+        sll_ifindex: ifindex.cast_signed(),
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,
         sll_addr: [0; 8],
     };
     let (option, length) = (libc::SO_ATTACH_FILTER, size_of::<sock_fprog>() as socklen_t);
-    // SAFETY: program and filter outlive the call, which is told their sizes; the kernel copies the filter.
+    // SAFETY: program and filter outlive the call, which receives their sizes. The kernel copies
+    // the filter.
     let filtered =
         unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const program).cast(), length) };
     if filtered < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the address outlives the call, which is told its size.
+    // SAFETY: the address outlives the call, which receives its size.
     let bound =
         unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<sockaddr_ll>() as socklen_t) };
     if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
 }
 
-/// Passes untagged ARP, and neighbor solicitations and advertisements. A busy link would fill the socket's buffer otherwise.
+/// Passes untagged ARP, neighbor solicitations and neighbor advertisements. Without the filter, a
+/// busy link would fill the socket's buffer.
 fn filter() -> [sock_filter; 12] {
     const SNAP: u32 = 128;
     const ANCILLARY: u32 = (libc::SKF_AD_OFF as u32).wrapping_add(libc::SKF_AD_VLAN_TAG_PRESENT as u32);
@@ -216,7 +220,7 @@ const fn instruction(code: u32, [jt, jf]: [u8; 2], k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }
 
-/// The frame that asks for an address.
+/// The frame that probes for an address.
 fn frame(mac: MacAddr, address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => arp_probe(mac, address),
@@ -226,7 +230,7 @@ fn frame(mac: MacAddr, address: IpAddr) -> Vec<u8> {
 
 /// RFC 5227, section 2.1.1.
 fn arp_probe(mac: MacAddr, address: Ipv4Addr) -> Vec<u8> {
-    // Ethernet, IPv4, the lengths of their addresses, a request.
+    // The hardware type Ethernet, the protocol IPv4, their address lengths, the operation request.
     const REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
     let ethernet = ethernet([0xff; 6], mac, ETH_P_ARP);
     [&ethernet[..], &REQUEST, &mac.octets(), &[0; 4], &[0; 6], &address.octets()].concat()
@@ -257,7 +261,8 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
     (!(((folded & 0xffff) + (folded >> 16)) as u16)).to_be_bytes()
 }
 
-/// The address that a frame's sender has, or is about to take: two machines may probe for one address at the same time.
+/// The address that the sender of a frame uses, or probes for: two machines may probe for one
+/// address at the same time.
 fn claim(frame: &[u8]) -> Option<AddressAnswer> {
     let protocol = u16::from_be_bytes(frame.get(12..ETHERNET)?.try_into().ok()?);
     match protocol {
@@ -280,7 +285,7 @@ fn claim_by_arp(arp: &[u8]) -> Option<AddressAnswer> {
 
 fn claim_by_nd(frame: &[u8]) -> Option<AddressAnswer> {
     let (ip, message) = (frame.get(ETHERNET..ICMP)?, frame.get(ICMP..)?);
-    // No router has forwarded it (RFC 4861, section 7.1).
+    // No router has forwarded the message (RFC 4861, section 7.1).
     if (ip[6], ip[7]) != (ICMPV6, 255) {
         return None;
     }
@@ -302,14 +307,14 @@ mod tests {
     const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 1]);
 
     #[test]
-    fn an_arp_probe_is_that_of_the_rfc() {
+    fn arp_probe_matches_the_rfc() {
         let frame = arp_probe(OWN, [192, 0, 2, 1].into());
         let expected = "ffffffffffff020000000001080600010800060400010200000000010000000000000000 0000c0000201";
         assert_eq!(hex(&frame), expected.replace(' ', ""));
     }
 
     #[test]
-    fn a_solicitation_has_a_checksum_that_its_receivers_accept() {
+    fn solicitation_has_a_valid_checksum() {
         let frame = solicitation(OWN, "2001:db8::1".parse().expect("an address"));
         assert_eq!(frame.len(), ICMP + 24);
         let message = &frame[ICMP..];
@@ -318,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_cut_short_claims_nothing() {
+    fn truncated_frame_claims_nothing() {
         let whole =
             [&[0xff; 12][..], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2, 2, 0, 0, 0, 0, 9, 192, 0, 2, 1], &[0; 10]].concat();
         let answer = claim(&whole).expect("a reply");
@@ -330,11 +335,11 @@ mod tests {
     }
 
     #[test]
-    fn a_solicitation_claims_an_address_only_as_a_probe() {
+    fn solicitation_claims_an_address_only_as_a_probe() {
         let mut frame = solicitation(OWN, "2001:db8::1".parse().expect("an address"));
         assert!(claim(&frame).is_some(), "another machine that probes for the address");
         frame[ETHERNET + 8] = 0xfe;
-        assert_eq!(claim(&frame), None, "a machine that asks for its neighbor");
+        assert_eq!(claim(&frame), None, "a machine that resolves a neighbor");
     }
 
     fn hex(bytes: &[u8]) -> String {

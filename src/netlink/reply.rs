@@ -1,4 +1,5 @@
-//! What the kernel sends: messages one after another, each with a header that says what it is. See [netlink(7)].
+//! Decoding of received bytes: a sequence of messages, each with a header that contains its type.
+//! See [netlink(7)].
 //!
 //! [netlink(7)]: https://man7.org/linux/man-pages/man7/netlink.7.html
 
@@ -9,10 +10,10 @@ use super::{
 
 /// `struct nlmsghdr`, in bytes.
 const HEADER: usize = 16;
-/// Messages, attributes and what follows a header begin at multiples of this.
+/// Messages, attributes and the content after a header begin at multiples of this.
 const ALIGNMENT: usize = 4;
 
-/// Types of messages that every family has.
+/// Message types that every family has.
 const NLMSG_NOOP: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -22,7 +23,7 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 
-/// The kernel's words, in an extended acknowledgement.
+/// The kernel's explanation in an extended acknowledgement.
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// One message.
@@ -30,33 +31,33 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 pub(super) struct Reply<'a> {
     /// The type of the message, such as `RTM_NEWLINK`.
     pub(super) kind: u16,
-    /// The number of the exchange.
+    /// The sequence number of the exchange.
     pub(super) sequence: u32,
-    /// The socket that it is for.
+    /// The port of the receiving socket.
     pub(super) port: u32,
-    /// The list changed while it was being written.
+    /// The list changed during the dump.
     pub(super) interrupted: bool,
     pub(super) body: Body<'a>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Body<'a> {
-    /// All is done, or the list is at its end.
+    /// The request succeeded, or the list is complete.
     Done,
-    /// The kernel's negative error number, and its words where it has some.
+    /// The kernel's negative error number, and its explanation if present.
     Refused(i32, Option<String>),
     Object(&'a [u8]),
 }
 
-/// A length that leads out of what was received.
+/// A length beyond the received bytes.
 #[derive(Debug, thiserror::Error)]
-#[error("a message of {length} bytes in {left}")]
+#[error("message length {length} is invalid, {left} bytes remain")]
 struct BadLength {
     length: usize,
     left: usize,
 }
 
-/// The messages of one read; the first that cannot be one is the last.
+/// The messages of one read. The first malformed message ends the sequence.
 pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Result<Reply<'_>, EncodeError>> {
     std::iter::from_fn(move || {
         while !bytes.is_empty() {
@@ -69,7 +70,7 @@ pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Result<Reply<'_>
     })
 }
 
-/// Takes the next message; nothing for one that says nothing.
+/// Takes the next message; `None` for a message without content.
 fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Reply<'a>>, EncodeError> {
     let all = std::mem::take(bytes);
     let (header, _) = all.split_at_checked(HEADER).ok_or_else(|| bad_length(HEADER, all))?;
@@ -83,7 +84,7 @@ fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Reply<'a>>, EncodeError> {
     let body = match kind {
         NLMSG_NOOP => return Ok(None),
         NLMSG_ERROR => outcome(payload, flags, true).ok_or_else(|| bad_length(length, all))?,
-        // A list ends with a code of its own, which is zero or an error that came up on the way.
+        // A list ends with its own code, which is zero or an error during the dump.
         NLMSG_DONE => outcome(payload, flags, false).unwrap_or(Body::Done),
         _ => Body::Object(payload),
     };
@@ -91,8 +92,8 @@ fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Reply<'a>>, EncodeError> {
     Ok(Some(Reply { kind, sequence: word(8), port: word(12), interrupted, body }))
 }
 
-/// An error number, which is 0 where there is no error; then, in an acknowledgement, the header of the request and the
-/// rest of it unless that was left out; then attributes.
+/// An error number, which is 0 for success. An acknowledgement then has the header of the request,
+/// and the rest of the request unless the kernel omitted it. Attributes follow.
 fn outcome(payload: &[u8], flags: u16, has_request: bool) -> Option<Body<'static>> {
     let (code, rest) = payload.split_first_chunk()?;
     let code = i32::from_ne_bytes(*code);
@@ -105,8 +106,8 @@ fn outcome(payload: &[u8], flags: u16, has_request: bool) -> Option<Body<'static
         _ => HEADER,
     };
     let attributes = rest.get(request..).filter(|_| flags & NLM_F_ACK_TLVS != 0).unwrap_or_default();
-    let words = nested(attributes).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG);
-    Some(Body::Refused(code, words.map(|(_, words)| attrs::text(words))))
+    let message = nested(attributes).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG);
+    Some(Body::Refused(code, message.map(|(_, message)| attrs::text(message))))
 }
 
 fn bad_length(length: usize, left: &[u8]) -> EncodeError {
@@ -138,15 +139,15 @@ mod tests {
         Reply { kind, sequence: 3, port: OURS, interrupted: false, body }
     }
 
-    /// `struct nlmsgerr`, and the attribute with the kernel's words.
-    fn refusal(code: i32, request: &[u8], words: &str) -> Vec<u8> {
-        let length = u16::try_from(4 + words.len()).expect("a few words");
-        let attribute = [&length.to_ne_bytes()[..], &NLMSGERR_ATTR_MSG.to_ne_bytes(), words.as_bytes()].concat();
+    /// `struct nlmsgerr`, and the attribute with the kernel's explanation.
+    fn refusal(code: i32, request: &[u8], message: &str) -> Vec<u8> {
+        let length = u16::try_from(4 + message.len()).expect("a short message");
+        let attribute = [&length.to_ne_bytes()[..], &NLMSGERR_ATTR_MSG.to_ne_bytes(), message.as_bytes()].concat();
         [&code.to_ne_bytes()[..], request, &attribute].concat()
     }
 
     #[test]
-    fn messages_are_told_apart() {
+    fn message_types_are_distinguished() {
         let list = [
             message(16, 2, b"a link"),
             message(NLMSG_NOOP, 0, &[]),
@@ -164,37 +165,37 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_changed_meanwhile_is_marked() {
+    fn inconsistent_dump_is_marked() {
         let bytes = message(16, NLM_F_DUMP_INTR, &[]);
         assert_eq!(read(&bytes), [Reply { interrupted: true, ..reply(16, Body::Object(&[])) }]);
     }
 
     #[test]
-    fn the_kernels_words_are_behind_the_request() {
-        let words = || Some("Device does not exist".to_owned());
+    fn explanation_follows_the_request() {
+        let explained = || Some("Device does not exist".to_owned());
         let request = message(16, 0, &[0; 30]);
         let cases = [
-            (message(NLMSG_ERROR, NLM_F_ACK_TLVS, &refusal(-19, &request, "Device does not exist\0")), words()),
+            (message(NLMSG_ERROR, NLM_F_ACK_TLVS, &refusal(-19, &request, "Device does not exist\0")), explained()),
             (
                 message(
                     NLMSG_ERROR,
                     NLM_F_ACK_TLVS | NLM_F_CAPPED,
                     &refusal(-19, &request[..HEADER], "Device does not exist\0"),
                 ),
-                words(),
+                explained(),
             ),
-            (message(NLMSG_DONE, NLM_F_ACK_TLVS, &refusal(-19, &[], "Device does not exist\0")), words()),
+            (message(NLMSG_DONE, NLM_F_ACK_TLVS, &refusal(-19, &[], "Device does not exist\0")), explained()),
             (message(NLMSG_ERROR, 0, &refusal(-19, &request, "")), None),
             (message(NLMSG_DONE, 0, &refusal(-19, &[], "")), None),
         ];
-        for (bytes, words) in cases {
+        for (bytes, explanation) in cases {
             let kind = u16::from_ne_bytes([bytes[4], bytes[5]]);
-            assert_eq!(read(&bytes), [reply(kind, Body::Refused(-19, words))]);
+            assert_eq!(read(&bytes), [reply(kind, Body::Refused(-19, explanation))]);
         }
     }
 
     #[test]
-    fn a_length_that_leads_elsewhere_ends_the_reading() {
+    fn invalid_length_ends_the_sequence() {
         let good = message(16, 0, b"a link");
         for length in [0, 15, 25, 1 << 20, u32::MAX] {
             let mut bad = message(16, 0, b"a link");

@@ -26,7 +26,7 @@ const MAIN_TABLE: u32 = 254;
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
 
-/// A unicast route by one link. Of a route with several next hops, the first is shown.
+/// A unicast route through one link. For a route with several next hops, this is the first one.
 ///
 /// ```
 /// use cnikit::netlink::Route;
@@ -42,38 +42,40 @@ const RTAX_ADVMSS: u16 = 8;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Route {
-    /// Where to; `0.0.0.0/0` and `::/0` are the default routes. Bits beyond the prefix are ignored.
+    /// The destination; `0.0.0.0/0` and `::/0` are the default routes. Bits beyond the prefix are
+    /// ignored.
     pub dst: IpNetwork,
-    /// The next hop; none where the destination is on the link itself. That of an IPv4 route may be an IPv6 address
-    /// ([RFC 8950](https://www.rfc-editor.org/rfc/rfc8950), Linux 5.2), but not the other way round.
+    /// The next hop; `None` if the destination is on the link itself. An IPv4 route may have an
+    /// IPv6 next hop ([RFC 8950](https://www.rfc-editor.org/rfc/rfc8950), Linux 5.2). An IPv6 route
+    /// cannot have an IPv4 next hop.
     pub gateway: Option<IpAddr>,
-    /// The index of the link to send by.
+    /// The index of the outgoing link.
     pub oif: u32,
-    /// The path's greatest packet in bytes.
+    /// The path MTU in bytes.
     pub mtu: Option<u32>,
-    /// The TCP segment size to announce, in bytes.
+    /// The TCP segment size (MSS) to announce, in bytes.
     pub advmss: Option<u32>,
-    /// The metric: the lower wins. IPv6 takes 1024 where there is none.
+    /// The metric: the lowest wins. Without one, IPv6 uses 1024.
     pub priority: Option<u32>,
-    /// The table; the main one (254) where there is none.
+    /// The table; without one, the main table (254).
     pub table: Option<u32>,
     /// The scope of IPv4 destinations, as in
-    /// [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html): `253` for those on
-    /// the link, `0` for those behind a gateway; these are what is taken where there is none.
+    /// [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html): `253` on the link,
+    /// `0` behind a gateway. Without a value, the scope follows from `gateway`.
     pub scope: Option<u8>,
 }
 
 impl Route {
-    /// A route to what is on the link itself.
+    /// A route to a destination on the link itself.
     #[must_use]
-    pub const fn new(dst: IpNetwork, oif: u32) -> Self {
-        Self { dst, gateway: None, oif, mtu: None, advmss: None, priority: None, table: None, scope: None }
+    pub const fn new(dst: IpNetwork, ifindex: u32) -> Self {
+        Self { dst, gateway: None, oif: ifindex, mtu: None, advmss: None, priority: None, table: None, scope: None }
     }
 
-    /// The default route of the gateway's family.
+    /// The default route of the gateway's address family.
     #[must_use]
-    pub fn default_via(gateway: IpAddr, oif: u32) -> Self {
-        Self::new(everything(&family(gateway)), oif).via(gateway)
+    pub fn default_via(gateway: IpAddr, ifindex: u32) -> Self {
+        Self::new(everything(&family(gateway)), ifindex).via(gateway)
     }
 
     /// Sets the next hop.
@@ -83,14 +85,14 @@ impl Route {
         self
     }
 
-    /// Sets the path's greatest packet in bytes.
+    /// Sets the path MTU in bytes.
     #[must_use]
     pub const fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = Some(mtu);
         self
     }
 
-    /// Sets the TCP segment size to announce, in bytes.
+    /// Sets the TCP segment size (MSS) to announce, in bytes.
     #[must_use]
     pub const fn advmss(mut self, advmss: u32) -> Self {
         self.advmss = Some(advmss);
@@ -118,7 +120,7 @@ impl Route {
         self
     }
 
-    fn message(&self, protocol: Rtprot, unsaid: RtScope) -> Result<Rtmsg, EncodeError> {
+    fn message(&self, protocol: Rtprot, default_scope: RtScope) -> Result<Rtmsg, EncodeError> {
         let mut metrics = Attrs::new();
         metrics = metrics.put_some(RTAX_MTU, self.mtu)?.put_some(RTAX_ADVMSS, self.advmss)?;
         let mut attrs = Attrs::new()
@@ -140,10 +142,10 @@ impl Route {
         }
         Ok(header(family(self.dst.ip()))
             .rtm_dst_len(self.dst.prefix())
-            // Overridden by the attribute, which holds all 32 bits.
+            // The attribute, which holds all 32 bits, overrides this value.
             .rtm_table(RtTable::Main)
             .rtm_protocol(protocol)
-            .rtm_scope(self.scope.map_or(unsaid, RtScope::from))
+            .rtm_scope(self.scope.map_or(default_scope, RtScope::from))
             .rtm_type(Rtn::Unicast)
             .rtattrs(attrs.into_buffer())
             .build()?)
@@ -195,23 +197,24 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`](super::Error::Exists) where the table has a route of this destination and
-    /// priority, [`Error::Kernel`](super::Error::Kernel) else: `ENETUNREACH` or `EINVAL` where the
-    /// gateway is on no subnet of the link, `ENETDOWN` where the link is down, `EPERM` without
+    /// [`Error::Exists`](super::Error::Exists) if the table has a route with this destination and
+    /// priority. [`Error::Kernel`](super::Error::Kernel) otherwise: `ENETUNREACH` or `EINVAL` if
+    /// the gateway is on no subnet of the link, `ENETDOWN` if the link is down, `EPERM` without
     /// `CAP_NET_ADMIN`.
     ///
     /// # Kernel
     ///
-    /// An IPv4 route by an IPv6 next hop takes Linux 5.2; older ones answer `EINVAL`.
+    /// An IPv4 route through an IPv6 next hop needs Linux 5.2. Older kernels return `EINVAL`.
     #[doc(alias = "RTM_NEWROUTE")]
     pub fn add_route(&self, route: &Route) -> Result<()> {
         let operation = Operation::new("add route", route);
         let flags = NlmF::CREATE | NlmF::EXCL;
-        let unsaid = if route.gateway.is_some() { RtScope::Universe } else { RtScope::Link };
-        self.change(&operation, Rtm::Newroute, flags, route.message(Rtprot::Static, unsaid))
+        let default_scope = if route.gateway.is_some() { RtScope::Universe } else { RtScope::Link };
+        self.change(&operation, Rtm::Newroute, flags, route.message(Rtprot::Static, default_scope))
     }
 
-    /// Deletes a route, whoever has added it; where the route says no scope, one of any. One that is absent is success.
+    /// Deletes a route, even one that another program added. Without a scope in `route`, a route of
+    /// any scope matches. Succeeds if the route is absent.
     ///
     /// # Errors
     ///
@@ -226,14 +229,14 @@ impl Socket {
         }
     }
 
-    /// The link by which the host reaches the world: that of the default route, IPv4 before IPv6. The lowest metric
-    /// wins; of several next hops, the first.
+    /// The link of the default route, IPv4 before IPv6. The lowest metric wins. For several next
+    /// hops, this is the first one.
     ///
-    /// Its MTU is what pods should have that reach the world through it.
+    /// Pods that reach external networks through this link should have its MTU.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
+    /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
     pub fn uplink(&self) -> Result<Option<Link>> {
         let operation = Operation::new("list", "default routes");
         for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
@@ -248,29 +251,30 @@ impl Socket {
         Ok(None)
     }
 
-    /// The unicast routes by a link in the main table, IPv4 first; the kernel's own (to a subnet of
-    /// the link) are among them.
+    /// The unicast routes through a link in the main table, IPv4 first. The list includes the
+    /// kernel's own routes (to a subnet of the link).
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` where there is no such link, on Linux 4.20
-    /// and later) and those of the socket.
+    /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` if the link is absent, on Linux 4.20 and
+    /// later) and socket errors.
     #[doc(alias = "RTM_GETROUTE")]
-    pub fn routes(&self, oif: u32) -> Result<Vec<Route>> {
-        let operation = Operation::on_link("list the routes by", oif);
+    pub fn routes(&self, ifindex: u32) -> Result<Vec<Route>> {
+        let operation = Operation::on_link("list the routes by", ifindex);
         let mut routes = Vec::new();
         for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
-            let found = self.dump_routes(&operation, family, oif)?;
-            routes.extend(found.into_iter().filter(|route| route.oif == oif));
+            let found = self.dump_routes(&operation, family, ifindex)?;
+            routes.extend(found.into_iter().filter(|route| route.oif == ifindex));
         }
         Ok(routes)
     }
 
-    /// The unicast routes by all links in the main table, IPv4 first; the kernel's own are among them.
+    /// The unicast routes through all links in the main table, IPv4 first, including the kernel's
+    /// own routes.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
+    /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
     pub fn all_routes(&self) -> Result<Vec<Route>> {
         let operation = Operation::new("list", "routes");
         let mut routes = self.dump_routes(&operation, RtAddrFamily::Inet, 0)?;
@@ -278,10 +282,11 @@ impl Socket {
         Ok(routes)
     }
 
-    /// The unicast routes of the main table, those of one link where the kernel filters by it; of all links for index 0.
-    fn dump_routes(&self, operation: &Operation, family: RtAddrFamily, oif: u32) -> Result<Vec<Route>> {
-        let found: Vec<Rtmsg> = match self.dump(operation, Rtm::Getroute, || of_main_table(family, oif)) {
-            // A namespace has no main table until it has its first route.
+    /// The unicast routes of the main table. The kernel filters by the link from Linux 4.20 on.
+    /// Index 0 means all links.
+    fn dump_routes(&self, operation: &Operation, family: RtAddrFamily, ifindex: u32) -> Result<Vec<Route>> {
+        let found: Vec<Rtmsg> = match self.dump(operation, Rtm::Getroute, || of_main_table(family, ifindex)) {
+            // A namespace has no main table before its first route.
             Err(error) if error.is(Errno::NOENT) => return Ok(Vec::new()),
             found => found?,
         };
@@ -304,8 +309,8 @@ const fn everything(family: &RtAddrFamily) -> IpNetwork {
     }
 }
 
-fn of_main_table(family: RtAddrFamily, oif: u32) -> Result<Rtmsg, EncodeError> {
-    let attrs = Attrs::new().put_some(Rta::Oif, Some(oif).filter(|oif| *oif != 0))?;
+fn of_main_table(family: RtAddrFamily, ifindex: u32) -> Result<Rtmsg, EncodeError> {
+    let attrs = Attrs::new().put_some(Rta::Oif, Some(ifindex).filter(|ifindex| *ifindex != 0))?;
     Ok(header(family)
         .rtm_dst_len(0)
         .rtm_table(RtTable::Main)

@@ -30,24 +30,27 @@ use super::{
     reply::{Body, Reply, replies},
 };
 
-/// What one read takes, in bytes. Of a list the kernel writes as much at once.
-const LONGEST_READ: usize = 32 * 1024;
+/// The size of the read buffer in bytes. The kernel fills it with one part of a list.
+const MAX_READ: usize = 32 * 1024;
 
-/// The port of the kernel itself. Whoever has `CAP_NET_ADMIN` in a namespace, a pod in its own for example, can send to
-/// the sockets there, and guess the number of an exchange.
+/// The port of the kernel itself. Any process with `CAP_NET_ADMIN` in a namespace can send to the
+/// sockets there, for example a pod in its own namespace. It can also guess the sequence number of
+/// an exchange.
 const KERNEL: u32 = 0;
 
-/// A route netlink socket; the verbs of this module are its methods.
+/// A route netlink socket. The operations of this module are its methods.
 ///
-/// It works in the namespace in which it was opened, wherever the thread that uses it may be.
-/// One exchange runs at a time, so a socket can be sent to another thread but not shared.
+/// The socket works in the namespace where it was opened, independent of the thread that uses
+/// it. It runs one exchange at a time, so it can be sent to another thread but not shared.
 #[doc(alias = "NETLINK_ROUTE")]
 pub struct Socket {
-    /// Not neli's handle, which sets aside 96 KiB of zeros to read into: an ADD would touch each page of them, for nothing.
+    /// Not neli's handle, which allocates a zeroed read buffer of 96 KiB: an ADD would touch each
+    /// of its pages without use.
     socket: NlSocket,
     port: u32,
     sequence: Cell<u32>,
-    /// What was read last. Kept, as an allocator may give so much back to the kernel each time.
+    /// The bytes of the last read. The buffer is kept, because an allocator may return so much
+    /// memory to the kernel each time.
     bytes: RefCell<Vec<u8>>,
 }
 
@@ -57,26 +60,27 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Socket`](super::Error::Socket) where the kernel gives none.
+    /// [`Error::Socket`](super::Error::Socket) if the kernel refuses.
     pub fn open() -> Result<Self> {
         Self::connect(&Operation::new("open", "a route netlink socket"), NlFamily::Route)
     }
 
-    /// Opens a socket of whatever family; the exchanges are the same in all.
+    /// Opens a socket of any netlink family. The exchanges are the same for all.
     pub(super) fn connect(operation: &Operation, family: NlFamily) -> Result<Self> {
         let failed = |error| operation.socket(error);
         let socket = NlSocket::connect(family, None, Groups::empty()).map_err(failed)?;
-        // Both only make the kernel's answers better (explanations from 4.12, filtered dumps from
-        // 4.20); without them the answers are filtered here.
+        // Both options only improve the kernel's answers: explanations from 4.12, filtered dumps
+        // from 4.20. Without them, this module filters the answers.
         let _ = socket.enable_ext_ack(true);
         let _ = socket.enable_strict_checking(true);
         let port = socket.pid().map_err(failed)?;
-        Ok(Self { socket, port, sequence: Cell::new(0), bytes: RefCell::new(Vec::with_capacity(LONGEST_READ)) })
+        Ok(Self { socket, port, sequence: Cell::new(0), bytes: RefCell::new(Vec::with_capacity(MAX_READ)) })
     }
 
     /// Sends one request and waits for its acknowledgement.
     ///
-    /// Returns what the kernel sent before it: the object asked for, or the echo of the change.
+    /// Returns the object that precedes the acknowledgement: the requested object, or the echo of
+    /// the change.
     pub(super) fn request<P, R>(
         &self,
         operation: &Operation,
@@ -88,13 +92,13 @@ impl Socket {
         P: Size + ToBytes + fmt::Debug,
         R: FromBytesWithInput<Input = usize>,
     {
-        let message = message.map_err(|fault| operation.malformed(fault))?;
+        let message = message.map_err(|error| operation.malformed(error))?;
         let sequence = self.send(operation, kind, flags | NlmF::ACK, message)?;
         let answer = self.receive(operation, sequence)?;
         Ok(answer.objects.into_iter().next())
     }
 
-    /// Sends one request that changes something and has no answer but its acknowledgement.
+    /// Sends one request for a change. The only answer is the acknowledgement.
     pub(super) fn change<P>(
         &self,
         operation: &Operation,
@@ -108,7 +112,7 @@ impl Socket {
         self.request::<P, Buffer>(operation, kind, flags, message).map(drop)
     }
 
-    /// Lists objects, again when the list changed while the kernel wrote it.
+    /// Lists objects. Repeats the dump if the list changed during it.
     pub(super) fn dump<P, R>(
         &self,
         operation: &Operation,
@@ -122,7 +126,7 @@ impl Socket {
         const ATTEMPTS: u32 = 8;
         let kind = kind.into();
         for _ in 0..ATTEMPTS {
-            let message = message().map_err(|fault| operation.malformed(fault))?;
+            let message = message().map_err(|error| operation.malformed(error))?;
             let sequence = self.send(operation, kind, NlmF::DUMP, message)?;
             let answer = self.receive(operation, sequence)?;
             if !answer.interrupted {
@@ -141,29 +145,30 @@ impl Socket {
         Ok(sequence)
     }
 
-    /// The number of a new exchange.
+    /// The sequence number of a new exchange.
     pub(super) fn next_sequence(&self) -> u32 {
         self.sequence.update(|last| last.wrapping_add(1));
         self.sequence.get()
     }
 
-    /// Sends the bytes of requests that were [encoded](encode) before: the kernel takes them one after another.
+    /// Sends [encoded](encode) requests. The kernel processes them one after another.
     pub(super) fn send_encoded(&self, operation: &Operation, requests: &[u8]) -> Result<()> {
         trace_request(operation);
         let sent = retry_on_intr(|| send(self.fd(), requests, SendFlags::empty()));
         sent.map(drop).map_err(|errno| operation.socket(errno))
     }
 
-    /// Reads until the kernel announces that the link is gone, or the exchange `sequence` is over. False if neither
-    /// happens within `patience` or before `sender` hangs up, or if the kernel has dropped messages.
+    /// Reads until the kernel reports that the link is gone, or the exchange `sequence` is over.
+    /// Returns false if neither happens within `timeout` or before `sender` hangs up, or if the
+    /// kernel dropped messages.
     pub(super) fn await_deletion(
         &self,
         deletion: &Deletion<'_>,
         sender: &impl AsFd,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<bool> {
-        let Deletion { operation, sequence, index } = *deletion;
-        let deadline = Instant::now() + patience;
+        let Deletion { operation, sequence, ifindex } = *deletion;
+        let deadline = Instant::now() + timeout;
         let mut answer = Answer::<Buffer>::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -186,10 +191,11 @@ impl Socket {
                 bytes => bytes?,
             };
             for reply in replies(&bytes) {
-                let reply = reply.map_err(|fault| operation.malformed(fault))?;
-                // Before Linux 6.2, an announcement bears neither port nor number of the request.
+                let reply = reply.map_err(|error| operation.malformed(error))?;
+                // Before Linux 6.2, a notification carries neither port nor sequence number of the
+                // request.
                 if let Body::Object(body) = reply.body
-                    && is_deletion(reply.kind, body, index)
+                    && is_deletion(reply.kind, body, ifindex)
                 {
                     return Ok(true);
                 }
@@ -200,7 +206,7 @@ impl Socket {
         }
     }
 
-    /// The port of the socket, by which the kernel addresses its answers.
+    /// The port of the socket, to which the kernel addresses its answers.
     pub(super) fn port(&self) -> u32 {
         self.port
     }
@@ -210,15 +216,15 @@ impl Socket {
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is that of neli's socket, which lives as long as this borrow of it.
-        #[expect(unsafe_code, reason = "neli lends its descriptor as a number only")]
+        // SAFETY: the descriptor belongs to neli's socket, which outlives this borrow.
+        #[expect(unsafe_code, reason = "neli returns its descriptor only as an integer")]
         unsafe {
             BorrowedFd::borrow_raw(self.socket.as_raw_fd())
         }
     }
 
-    /// Reads until the last of several requests is acknowledged, or one of them failed; which one, the error tells by its
-    /// place in the list.
+    /// Reads until the last of several requests is acknowledged, or one fails. The error carries
+    /// the index of the failed request.
     pub(super) fn wait_acks(&self, requests: &[(Operation, u32)]) -> Result<(), (usize, Error)> {
         let mut answer = Answer::<Buffer>::new();
         let Some(last) = requests.len().checked_sub(1) else {
@@ -227,12 +233,12 @@ impl Socket {
         loop {
             let bytes = self.read(&requests[last].0).map_err(|error| (last, error))?;
             for reply in self.replies(&bytes) {
-                let reply = reply.map_err(|fault| (last, requests[last].0.malformed(fault)))?;
-                let Some(place) = requests.iter().position(|(_, sequence)| *sequence == reply.sequence) else {
+                let reply = reply.map_err(|error| (last, requests[last].0.malformed(error)))?;
+                let Some(index) = requests.iter().position(|(_, sequence)| *sequence == reply.sequence) else {
                     continue;
                 };
-                let is_over = answer.take(&requests[place].0, reply).map_err(|error| (place, error))?;
-                if is_over && place == last {
+                let is_over = answer.take(&requests[index].0, reply).map_err(|error| (index, error))?;
+                if is_over && index == last {
                     return Ok(());
                 }
             }
@@ -249,15 +255,15 @@ impl Socket {
         Ok(answer)
     }
 
-    /// Reads once; true when the exchange `sequence` is over.
+    /// Reads once. Returns true if the exchange `sequence` is over.
     fn receive_some<R>(&self, operation: &Operation, sequence: u32, answer: &mut Answer<R>) -> Result<bool>
     where
         R: FromBytesWithInput<Input = usize>,
     {
         let bytes = self.read(operation)?;
         for reply in self.replies(&bytes) {
-            let reply = reply.map_err(|fault| operation.malformed(fault))?;
-            // What is left of an exchange that nobody read to its end has another number.
+            let reply = reply.map_err(|error| operation.malformed(error))?;
+            // Messages of an earlier, partly read exchange have another sequence number.
             if reply.sequence == sequence && answer.take(operation, reply)? {
                 return Ok(true);
             }
@@ -265,12 +271,12 @@ impl Socket {
         Ok(false)
     }
 
-    /// The messages that are for this socket.
+    /// The messages that are addressed to this socket.
     fn replies<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = Result<Reply<'a>, EncodeError>> {
         replies(bytes).filter(|reply| reply.as_ref().map_or(true, |reply| reply.port == self.port))
     }
 
-    /// Reads once, what the kernel has sent; nothing where a signal came, or somebody else wrote.
+    /// Reads once. Returns no bytes after a signal, or if the sender is not the kernel.
     fn read(&self, operation: &Operation) -> Result<Ref<'_, [u8]>> {
         let mut bytes = self.bytes.borrow_mut();
         bytes.clear();
@@ -293,15 +299,15 @@ fn is_kernel(sender: SocketAddrAny) -> bool {
     SocketAddrNetlink::try_from(sender).is_ok_and(|sender| sender.pid() == KERNEL)
 }
 
-/// More than one read takes.
+/// A message that exceeds the read buffer.
 #[derive(Debug, thiserror::Error)]
-#[error("a message of {length} bytes, of which {read} were read")]
+#[error("message truncated: {read} of {length} bytes read")]
 struct Truncated {
     length: usize,
     read: usize,
 }
 
-/// The bytes of a request, to be sent later or by other means.
+/// The bytes of a request, for a later send or another sender.
 pub(super) fn encode<P>(
     operation: &Operation,
     sequence: u32,
@@ -317,7 +323,7 @@ where
         request(sequence, kind.into(), flags, message?)?.to_bytes(&mut bytes).map_err(EncodeError::new)?;
         Ok(bytes.into_inner())
     };
-    encode().map_err(|fault| operation.malformed(fault))
+    encode().map_err(|error| operation.malformed(error))
 }
 
 fn request<P>(sequence: u32, kind: u16, flags: NlmF, payload: P) -> Result<Nlmsghdr<u16, P>, EncodeError>
@@ -338,18 +344,18 @@ impl fmt::Debug for Socket {
     }
 }
 
-/// A request to delete a link, which another process sends on the socket.
+/// A request to delete a link, sent by another process on the same socket.
 #[derive(Clone, Copy)]
 pub(super) struct Deletion<'o> {
     pub(super) operation: &'o Operation,
     pub(super) sequence: u32,
-    pub(super) index: u32,
+    pub(super) ifindex: u32,
 }
 
-/// What came in one exchange.
+/// The received objects of one exchange.
 struct Answer<R> {
     objects: Vec<R>,
-    /// The list changed while it was being written.
+    /// The list changed during the dump.
     interrupted: bool,
 }
 
@@ -358,12 +364,12 @@ impl<R: FromBytesWithInput<Input = usize>> Answer<R> {
         Self { objects: Vec::new(), interrupted: false }
     }
 
-    /// Adds one message; true when it was the last of the exchange.
+    /// Adds one message. Returns true if it is the last of the exchange.
     fn take(&mut self, operation: &Operation, reply: Reply<'_>) -> Result<bool> {
         self.interrupted |= reply.interrupted;
         match reply.body {
             Body::Done => Ok(true),
-            Body::Refused(code, words) => Err(operation.refused(code, words)),
+            Body::Refused(code, message) => Err(operation.refused(code, message)),
             Body::Object(bytes) => {
                 let object = R::from_bytes_with_input(&mut Cursor::new(bytes), bytes.len())
                     .map_err(|error| operation.malformed(error.into()))?;
@@ -374,7 +380,7 @@ impl<R: FromBytesWithInput<Input = usize>> Answer<R> {
     }
 }
 
-/// Once, and not in each of the functions that the compiler makes for a type of message.
+/// A function of its own, because the generic callers would each contain a copy.
 fn trace_request(operation: &Operation) {
     trace!("{operation}");
 }

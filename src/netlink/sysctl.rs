@@ -15,8 +15,8 @@ use crate::spec::IfName;
 
 /// A setting of a network namespace, below `/proc/sys/net`.
 ///
-/// The kernel shows every *thread* the settings of its own namespace, so those of a pod are written from inside. One
-/// visit does for them and for the socket:
+/// The kernel shows every *thread* the settings of its own namespace, so a pod's settings must be
+/// written from inside. One visit is enough for the settings and the socket:
 ///
 /// ```no_run
 /// use cnikit::netlink::{Ipv6Conf, Netns, Socket, Sysctl};
@@ -32,8 +32,8 @@ use crate::spec::IfName;
 /// # }
 /// ```
 ///
-/// It is named by its path and not by the dotted name that sysctl(8) takes: a dot in an interface's name is part of the
-/// name.
+/// A setting is named by its path, not by the dotted name of sysctl(8), because an interface name
+/// may contain a dot.
 ///
 /// ```
 /// use cnikit::netlink::{Ipv6Conf, Sysctl};
@@ -46,62 +46,64 @@ use crate::spec::IfName;
 /// # }
 /// ```
 ///
-/// The values are those of the kernel's
+/// The values follow the kernel's
 /// [ip-sysctl](https://www.kernel.org/doc/html/latest/networking/ip-sysctl.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Sysctl<'a> {
-    /// IPv4 packets are routed, `net.ipv4.ip_forward`. A *change* resets the other IPv4 settings of all links to the
-    /// defaults for routers or for hosts: see [`Sysctl::ensure`].
+    /// IPv4 packets are routed, `net.ipv4.ip_forward`. A *change* resets the other IPv4 settings of
+    /// all links to the defaults of routers or of hosts: see [`Sysctl::ensure`].
     Ipv4Forward,
-    /// IPv6 packets are routed by all links, `net.ipv6.conf.all.forwarding`. Links whose [`Ipv6Conf::AcceptRa`] is 1 no
-    /// longer heed routers from then on; 2 makes them.
+    /// IPv6 packets are routed by all links, `net.ipv6.conf.all.forwarding`. Links with
+    /// [`Ipv6Conf::AcceptRa`] 1 then ignore router advertisements. With 2 they accept them.
     Ipv6Forward,
-    /// IPv4 frames on bridges pass iptables (0 or 1), `net.bridge.bridge-nf-call-iptables`. Missing unless
-    /// `br_netfilter` is loaded.
+    /// IPv4 frames on bridges pass iptables (0 or 1), `net.bridge.bridge-nf-call-iptables`. Missing
+    /// unless `br_netfilter` is loaded.
     BridgeNfCallIptables,
     /// As [`Sysctl::BridgeNfCallIptables`], for IPv6 and ip6tables.
     BridgeNfCallIp6tables,
     /// An IPv4 setting of one link.
     Ipv4Conf(&'a IfName, Ipv4Conf),
-    /// An IPv6 setting of one link. Missing on a kernel without IPv6, or started with `ipv6.disable=1`.
+    /// An IPv6 setting of one link. Missing if the kernel has no IPv6, or was started with
+    /// `ipv6.disable=1`.
     Ipv6Conf(&'a IfName, Ipv6Conf),
-    /// The IPv6 setting that links get which are created later, below `net.ipv6.conf.default`. Missing as
-    /// [`Sysctl::Ipv6Conf`].
+    /// The default IPv6 setting of links that are created later, below `net.ipv6.conf.default`.
+    /// Missing under the same conditions as [`Sysctl::Ipv6Conf`].
     Ipv6Default(Ipv6Conf),
 }
 
-/// The IPv4 settings of a link, by their names below `/proc/sys/net/ipv4/conf/<link>`.
+/// The IPv4 settings of a link, with their names below `/proc/sys/net/ipv4/conf/<link>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Ipv4Conf {
-    /// `accept_redirects`: ICMP redirects are heeded (0 or 1).
+    /// `accept_redirects`: ICMP redirects are accepted (0 or 1).
     AcceptRedirects,
-    /// `arp_announce`: which source address ARP requests carry (0 to 2).
+    /// `arp_announce`: the source address of ARP requests (0 to 2).
     ArpAnnounce,
-    /// `arp_ignore`: which addresses ARP answers for (0 to 8).
+    /// `arp_ignore`: the addresses that ARP answers for (0 to 8).
     ArpIgnore,
     /// `arp_notify`: a gratuitous ARP is sent when the link comes up (0 or 1).
     ArpNotify,
-    /// `forwarding`: packets that come in by the link are routed (0 or 1).
+    /// `forwarding`: packets that arrive at the link are routed (0 or 1).
     Forwarding,
-    /// `proxy_arp`: ARP answers for addresses that are routed by other links (0 or 1).
+    /// `proxy_arp`: ARP answers for addresses that are routed through other links (0 or 1).
     ProxyArp,
-    /// `route_localnet`: 127.0.0.0/8 is an address range like others here (0 or 1).
+    /// `route_localnet`: 127.0.0.0/8 is routed like other addresses (0 or 1).
     RouteLocalnet,
-    /// `rp_filter`: sources are checked against the routes: not (0), strictly (1), loosely (2).
+    /// `rp_filter`: source addresses are checked against the routes: not (0), strictly (1), loosely
+    /// (2).
     RpFilter,
-    /// `send_redirects`: senders are told of a shorter way (0 or 1).
+    /// `send_redirects`: the link sends ICMP redirects for shorter paths (0 or 1).
     SendRedirects,
 }
 
 impl Sysctl<'_> {
-    /// The value in the namespace of the calling thread.
+    /// Reads the value in the namespace of the calling thread.
     ///
     /// # Errors
     ///
-    /// [`Error::SysctlMissing`] where the kernel has no such setting or the namespace no such link, [`Error::Sysctl`]
-    /// else.
+    /// [`Error::SysctlMissing`] if the kernel has no such setting or the namespace has no such
+    /// link, [`Error::Sysctl`] otherwise.
     pub fn read(self) -> Result<i32> {
         let text = fs::read_to_string(self.path()).map_err(|error| self.failed("read", error))?;
         let value = text.trim_end().parse();
@@ -112,20 +114,20 @@ impl Sysctl<'_> {
     ///
     /// # Errors
     ///
-    /// As for [`Sysctl::read`]; [`Error::Sysctl`] with `EINVAL` for a value that the setting does not take, with
-    /// `EROFS` or `EACCES` where `/proc/sys` may not be written, as in most containers.
+    /// As for [`Sysctl::read`]. [`Error::Sysctl`] with `EINVAL` for an invalid value, with `EROFS`
+    /// or `EACCES` if `/proc/sys` is not writable, as in most containers.
     pub fn write(self, value: i32) -> Result<()> {
-        // A file that is absent must not be created: procfs would call that a want of permission.
+        // A missing file must not be created: procfs would return a permission error.
         let opened = OpenOptions::new().write(true).open(self.path());
         debug!(setting = %self, value, "set");
-        // One write(2): the kernel takes each for a value of its own.
+        // One write(2), because the kernel takes each write as a separate value.
         let written = opened.and_then(|mut file| file.write_all(value.to_string().as_bytes()));
         written.map_err(|error| self.failed("write", error))
     }
 
-    /// Sets the value unless it is that already; true where it was not.
+    /// Sets the value unless it is already set. Returns whether the value changed.
     ///
-    /// What is right already needs no permission, and settings whose change has side effects keep still.
+    /// A correct value needs no write permission, and a change with side effects does not happen.
     ///
     /// # Errors
     ///
@@ -138,7 +140,7 @@ impl Sysctl<'_> {
         Ok(differs)
     }
 
-    /// Whether the calling thread could set a value. Nothing is set to find out.
+    /// Whether the calling thread could set a value. The check does not change the setting.
     pub fn is_writable(self) -> bool {
         OpenOptions::new().write(true).open(self.path()).is_ok()
     }

@@ -26,11 +26,12 @@ const NHA_OIF: u16 = 5;
 const NHA_GATEWAY: u16 = 6;
 
 impl Socket {
-    /// The unicast routes of all tables, IPv4 first. A route with several next hops is listed once for each of them.
+    /// The unicast routes of all tables, IPv4 first. A route with several next hops has one entry
+    /// for each.
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel) and those of the socket.
+    /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
     #[doc(alias = "RTM_GETROUTE")]
     pub fn routes_of_all_tables(&self) -> Result<Vec<Route>> {
         let operation = Operation::new("list", "the routes of all tables");
@@ -38,7 +39,7 @@ impl Socket {
         let mut by_object = Vec::new();
         for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
             let found: Vec<Rtmsg> = match self.dump(&operation, Rtm::Getroute, || of_all_tables(family)) {
-                // A namespace without IPv6, or without any table yet.
+                // The namespace has no IPv6, or no table yet.
                 Err(error) if error.is(Errno::NOENT) || error.is(Errno::AFNOSUPPORT) => Vec::new(),
                 found => found?,
             };
@@ -62,7 +63,8 @@ impl Socket {
         Ok(routes)
     }
 
-    /// The hops of each next hop object. With `net.ipv4.nexthop_compat_mode=0` a route names its object alone.
+    /// The hops of each next hop object. With `net.ipv4.nexthop_compat_mode=0` a route contains
+    /// only the id of its object.
     fn next_hop_objects(&self, operation: &Operation) -> Result<HashMap<u32, Vec<Hop>>> {
         // struct nhmsg: family, scope, protocol, a reserved byte, flags.
         const HEADER: usize = 8;
@@ -76,7 +78,7 @@ impl Socket {
                     NHA_ID => id = number(bytes),
                     NHA_OIF => oif = number(bytes),
                     NHA_GATEWAY => gateway = ip_addr(bytes),
-                    // struct nexthop_grp: the object's id, then a weight in four bytes.
+                    // struct nexthop_grp: the id of the object, then a weight in four bytes.
                     NHA_GROUP => {
                         members = Some(bytes.chunks_exact(8).filter_map(|member| number(&member[..4])).collect())
                     }
@@ -96,7 +98,7 @@ impl Socket {
     }
 }
 
-/// The next hops in a route's message.
+/// The next hops in a route message.
 struct Hops {
     hops: Vec<Hop>,
     object: Option<u32>,

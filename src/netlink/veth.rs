@@ -10,15 +10,15 @@ use rustix::io::Errno;
 use super::{
     attrs::Attrs,
     error::{EncodeError, Operation, Result},
-    link::{finish, header, message},
+    message::{finish, header, message},
     socket::Socket,
 };
 use crate::spec::{IfName, MacAddr};
 
 /// One end of a veth pair.
 ///
-/// The address is part of the message that creates the link: one that came later would race with
-/// what udev sets.
+/// The message that creates the link carries the MAC address. A later change would race with the
+/// address that udev sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VethEnd {
     /// The name.
@@ -27,7 +27,7 @@ pub struct VethEnd {
     pub mac: MacAddr,
 }
 
-/// A veth pair to be created: one end here, its peer in another namespace.
+/// A veth pair to be created: one end in the socket's namespace, its peer in another namespace.
 ///
 /// ```no_run
 /// use cnikit::{
@@ -55,18 +55,19 @@ pub struct VethPair<'netns> {
     pub peer: VethEnd,
     /// The namespace of the peer.
     pub peer_netns: BorrowedFd<'netns>,
-    /// The greatest packet of both ends in bytes; they must agree, or the greater packets vanish.
+    /// The MTU of both ends in bytes. The values must agree, because the smaller end drops larger
+    /// packets.
     pub mtu: Option<u32>,
     /// The index of the bridge that the host end becomes a port of.
     pub master: Option<u32>,
-    /// The index of the host end; the kernel's choice where there is none.
+    /// The index of the host end; the kernel chooses it if `None`.
     pub host_index: Option<u32>,
-    /// The host end is brought up at once. The peer cannot be (the kernel refuses it with
-    /// `ENOTCONN`): use a socket inside.
+    /// The host end comes up at once. The same message cannot bring up the peer (`ENOTCONN`): use a
+    /// socket inside its namespace.
     pub host_up: bool,
 }
 
-/// Where the ends of a new pair are, each in its own namespace.
+/// The indexes of the ends of a new pair, each in its own namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VethIndexes {
     /// The index of the host end.
@@ -76,33 +77,34 @@ pub struct VethIndexes {
 }
 
 impl<'netns> VethPair<'netns> {
-    /// A pair of these ends, with all else left to the kernel.
+    /// A pair with these ends. The kernel chooses all other values.
     #[must_use]
     pub fn new(host: VethEnd, peer: VethEnd, peer_netns: &'netns impl AsFd) -> Self {
         Self { host, peer, peer_netns: peer_netns.as_fd(), mtu: None, master: None, host_index: None, host_up: false }
     }
 
-    /// Sets the greatest packet of both ends in bytes.
+    /// Sets the MTU of both ends in bytes.
     #[must_use]
     pub const fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = Some(mtu);
         self
     }
 
-    /// Makes the host end a port of the bridge of this index.
+    /// Makes the host end a port of the bridge with this index.
     #[must_use]
-    pub const fn master(mut self, index: u32) -> Self {
-        self.master = Some(index);
+    pub const fn master(mut self, ifindex: u32) -> Self {
+        self.master = Some(ifindex);
         self
     }
 
-    /// Chooses the index of the host end, so that it is known before the pair is made: from 2 to 2^31 - 1.
+    /// Sets the index of the host end, from 2 to 2^31 - 1, so that the caller knows the index
+    /// before it creates the pair.
     ///
-    /// The kernel's own choices count up from where it stands. One that is chosen here can name another link as soon
-    /// as this one is gone.
+    /// The kernel's own indexes count up from the last one. An index chosen here can name another
+    /// link as soon as this link is gone.
     #[must_use]
-    pub const fn host_index(mut self, index: u32) -> Self {
-        self.host_index = Some(index);
+    pub const fn host_index(mut self, ifindex: u32) -> Self {
+        self.host_index = Some(ifindex);
         self
     }
 
@@ -135,38 +137,40 @@ impl<'netns> VethPair<'netns> {
 }
 
 impl Socket {
-    /// Creates a veth pair by one message: names, addresses, MTU, the bridge and the peer's
-    /// namespace are right from the start.
+    /// Creates a veth pair with one message, which sets names, MAC addresses, MTU, the bridge and
+    /// the peer's namespace.
     ///
-    /// Creating the pair here and moving the peer afterwards would cost the kernel 20 to 50 ms;
-    /// this takes less than one.
+    /// To create the pair in one namespace and then move the peer would cost the kernel 20 to 50
+    /// ms. This call takes less than 1 ms.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`](super::Error::Exists) where either name is taken in its namespace; nothing
-    /// has been made then. [`Error::IndexTaken`](super::Error::IndexTaken) where the chosen index is: to the kernel
-    /// both are `EEXIST`, so the index is looked up afterwards. [`Error::Kernel`](super::Error::Kernel) else: `EPERM` without
-    /// `CAP_NET_ADMIN` in *both* namespaces, `ENODEV` where the bridge is gone.
+    /// [`Error::Exists`](super::Error::Exists) if one of the names is taken in its namespace;
+    /// nothing was created then. [`Error::IndexTaken`](super::Error::IndexTaken) if the chosen
+    /// index is taken: the kernel returns `EEXIST` for both, so this method looks up the index
+    /// afterwards. [`Error::Kernel`](super::Error::Kernel) otherwise: `EPERM` without
+    /// `CAP_NET_ADMIN` in *both* namespaces, `ENODEV` if the bridge is gone.
     ///
     /// # Kernel
     ///
-    /// From Linux 6.2 on the acknowledgement tells the indexes; before that they are asked for by a
-    /// second message.
+    /// Since Linux 6.2 the kernel returns the indexes with the acknowledgement. On older kernels a
+    /// second message reads them.
     #[doc(alias = "VETH_INFO_PEER")]
     pub fn create_veth(&self, pair: &VethPair<'_>) -> Result<VethIndexes> {
         let (host, peer) = (&pair.host.name, &pair.peer.name);
         let operation = Operation::new("create veth", format_args!("{host} with peer {peer}"));
         let link = match (self.create_link(&operation, host, pair.message()), pair.host_index) {
-            // Some kernels look the index up first (EEXIST), others find it taken as they register the link (EBUSY).
-            (Err(error), Some(index)) if error.is(Errno::EXIST) || error.is(Errno::BUSY) => {
-                return match self.link_by_index(index)? {
-                    Some(_) => Err(operation.index_taken(index)),
+            // Some kernels look up the index first (EEXIST), others find it taken when they
+            // register the link (EBUSY).
+            (Err(error), Some(ifindex)) if error.is(Errno::EXIST) || error.is(Errno::BUSY) => {
+                return match self.link_by_index(ifindex)? {
+                    Some(_) => Err(operation.index_taken(ifindex)),
                     None => Err(error),
                 };
             }
-            (made, _) => made?,
+            (created, _) => created?,
         };
-        // Older kernels leave IFLA_LINK out when both ends happen to have the same index.
+        // Older kernels omit IFLA_LINK if both ends have the same index.
         Ok(VethIndexes { host: link.index, peer: link.peer_index.unwrap_or(link.index) })
     }
 }

@@ -1,4 +1,4 @@
-//! Makes the smallest program there can be: what starting any process costs.
+//! Builds the smallest possible program, which measures the cost of starting a process.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -2,17 +2,17 @@ use cnikit::netlink::{Error, LOOPBACK_INDEX, Route};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use crate::support::{Bed, json, run};
+use crate::support::{Fixture, json, run};
 
 #[test]
 fn addresses_of_both_families() {
-    let Some(bed) = Bed::new() else { return };
-    let eth1 = up_pair(&bed);
+    let Some(fixture) = Fixture::new() else { return };
+    let eth1 = up_pair(&fixture);
     let (v4, v6) = (net("10.22.0.5/24"), net("fd00:22::5/64"));
-    bed.in_pod.add_address(eth1, v6).expect("add the IPv6 address");
-    bed.in_pod.add_address(eth1, v4).expect("add the IPv4 address");
+    fixture.in_pod.add_address(eth1, v6).expect("add the IPv6 address");
+    fixture.in_pod.add_address(eth1, v4).expect("add the IPv4 address");
 
-    let seen = json(&bed.pod, "ip -j addr show dev eth1");
+    let seen = json(&fixture.pod, "ip -j addr show dev eth1");
     let seen_v4 = find(&seen[0]["addr_info"], "local", "10.22.0.5");
     assert_eq!(seen_v4["prefixlen"], 24);
     assert_eq!(seen_v4["broadcast"], "10.22.0.255");
@@ -22,53 +22,53 @@ fn addresses_of_both_families() {
     assert_eq!(seen_v6["nodad"], true);
     assert_eq!(seen_v6["tentative"], Value::Null, "it is usable at once");
 
-    let own = bed.in_pod.addresses(eth1).expect("list");
+    let own = fixture.in_pod.addresses(eth1).expect("list");
     assert_eq!(own[0], v4);
     assert!(own.contains(&v6), "{own:?}");
-    // The third is the link-local address that the kernel gives.
+    // The third is the link-local address from the kernel.
     assert!(own.len() <= 3, "{own:?}");
-    assert_eq!(bed.in_pod.addresses(LOOPBACK_INDEX).expect("list"), []);
+    assert_eq!(fixture.in_pod.addresses(LOOPBACK_INDEX).expect("list"), []);
 }
 
 #[test]
-fn an_address_that_is_there_is_told_apart() {
-    let Some(bed) = Bed::new() else { return };
-    let eth1 = up_pair(&bed);
+fn existing_address_is_reported() {
+    let Some(fixture) = Fixture::new() else { return };
+    let eth1 = up_pair(&fixture);
     for address in [net("10.22.0.5/24"), net("fd00:22::5/64")] {
-        bed.in_pod.add_address(eth1, address).expect("add");
-        let error = bed.in_pod.add_address(eth1, address).expect_err("it is there");
+        fixture.in_pod.add_address(eth1, address).expect("add");
+        let error = fixture.in_pod.add_address(eth1, address).expect_err("already exists");
         assert!(matches!(error, Error::Exists { .. }), "{error:?}");
     }
-    let error = bed.in_pod.add_address(4_711, net("10.22.0.6/24")).expect_err("no such link");
+    let error = fixture.in_pod.add_address(4_711, net("10.22.0.6/24")).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
 }
 
 #[test]
-fn a_link_without_ipv6_says_so() {
-    let Some(bed) = Bed::new() else { return };
-    let eth1 = up_pair(&bed);
+fn link_without_ipv6_is_reported() {
+    let Some(fixture) = Fixture::new() else { return };
+    let eth1 = up_pair(&fixture);
     let switch = "/proc/sys/net/ipv6/conf/eth1/disable_ipv6";
-    bed.pod.run(|| std::fs::write(switch, "1")).expect("enter").expect("disable IPv6");
-    let error = bed.in_pod.add_address(eth1, net("fd00:22::5/64")).expect_err("disabled");
+    fixture.pod.run(|| std::fs::write(switch, "1")).expect("enter").expect("disable IPv6");
+    let error = fixture.in_pod.add_address(eth1, net("fd00:22::5/64")).expect_err("disabled");
     assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
 }
 
 #[test]
 fn single_addresses_have_no_broadcast() {
-    let Some(bed) = Bed::new() else { return };
-    let eth1 = up_pair(&bed);
-    bed.in_pod.add_address(eth1, net("10.22.0.5/32")).expect("add");
-    let seen = json(&bed.pod, "ip -j -4 addr show dev eth1");
+    let Some(fixture) = Fixture::new() else { return };
+    let eth1 = up_pair(&fixture);
+    fixture.in_pod.add_address(eth1, net("10.22.0.5/32")).expect("add");
+    let seen = json(&fixture.pod, "ip -j -4 addr show dev eth1");
     assert_eq!(seen[0]["addr_info"][0]["broadcast"], Value::Null);
-    assert_eq!(bed.in_pod.addresses(eth1).expect("list")[0], net("10.22.0.5/32"));
+    assert_eq!(fixture.in_pod.addresses(eth1).expect("list")[0], net("10.22.0.5/32"));
 }
 
 #[test]
 fn routes_of_both_families() {
-    let Some(bed) = Bed::new() else { return };
-    let eth1 = up_pair(&bed);
-    bed.in_pod.add_address(eth1, net("10.22.0.5/24")).expect("add");
-    bed.in_pod.add_address(eth1, net("fd00:22::5/64")).expect("add");
+    let Some(fixture) = Fixture::new() else { return };
+    let eth1 = up_pair(&fixture);
+    fixture.in_pod.add_address(eth1, net("10.22.0.5/24")).expect("add");
+    fixture.in_pod.add_address(eth1, net("fd00:22::5/64")).expect("add");
 
     let gateway = "10.22.0.1".parse().expect("address");
     let gateway6 = "fd00:22::1".parse().expect("address");
@@ -81,10 +81,10 @@ fn routes_of_both_families() {
         Route::new(net("198.51.100.0/24"), eth1).table(1_000),
     ];
     for route in &routes {
-        bed.in_pod.add_route(route).unwrap_or_else(|error| panic!("{error}"));
+        fixture.in_pod.add_route(route).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    let seen = json(&bed.pod, "ip -j -d -4 route");
+    let seen = json(&fixture.pod, "ip -j -d -4 route");
     let default = find(&seen, "dst", "default");
     assert_eq!((&default["gateway"], &default["dev"]), (&"10.22.0.1".into(), &"eth1".into()));
     let services = find(&seen, "dst", "10.96.0.0/12");
@@ -94,13 +94,13 @@ fn routes_of_both_families() {
     let on_link = find(&seen, "dst", "192.0.2.0/24");
     assert_eq!((&on_link["scope"], &on_link["gateway"]), (&"link".into(), &Value::Null));
 
-    let seen6 = json(&bed.pod, "ip -j -d -6 route");
+    let seen6 = json(&fixture.pod, "ip -j -d -6 route");
     assert_eq!(find(&seen6, "dst", "default")["gateway"], "fd00:22::1");
     assert_eq!(find(&seen6, "dst", "fd00:96::/48")["metric"], 7);
-    let other = json(&bed.pod, "ip -j -4 route show table 1000");
+    let other = json(&fixture.pod, "ip -j -4 route show table 1000");
     assert_eq!(find(&other, "dst", "198.51.100.0/24")["dev"], "eth1");
 
-    let own = bed.in_pod.routes(eth1).expect("list");
+    let own = fixture.in_pod.routes(eth1).expect("list");
     let services = own.iter().find(|route| route.dst == net("10.96.0.0/12")).expect("route");
     assert_eq!((services.mtu, services.advmss), (Some(1400), Some(1360)));
     assert_eq!((services.gateway, services.priority), (Some(gateway), Some(7)));
@@ -110,27 +110,27 @@ fn routes_of_both_families() {
 }
 
 #[test]
-fn a_route_that_is_there_is_told_apart() {
-    let Some(bed) = Bed::new() else { return };
-    let eth1 = up_pair(&bed);
-    // Host bits are cleared: the kernel refuses them.
+fn existing_route_is_reported() {
+    let Some(fixture) = Fixture::new() else { return };
+    let eth1 = up_pair(&fixture);
+    // Host bits are cleared, because the kernel rejects them.
     for dst in [net("192.0.2.77/24"), net("fd00:96::77/64")] {
         let route = Route::new(dst, eth1);
-        bed.in_pod.add_route(&route).expect("add");
-        let error = bed.in_pod.add_route(&route).expect_err("it is there");
+        fixture.in_pod.add_route(&route).expect("add");
+        let error = fixture.in_pod.add_route(&route).expect_err("already exists");
         assert!(matches!(error, Error::Exists { .. }), "{error:?}");
     }
 }
 
 #[test]
 fn a_fresh_namespace_has_no_routes() {
-    let Some(bed) = Bed::new() else { return };
-    assert_eq!(bed.in_pod.routes(LOOPBACK_INDEX).expect("list"), []);
+    let Some(fixture) = Fixture::new() else { return };
+    assert_eq!(fixture.in_pod.routes(LOOPBACK_INDEX).expect("list"), []);
 }
 
-fn up_pair(bed: &Bed) -> u32 {
-    let indexes = bed.veth(1, None);
-    bed.in_pod.set_up(indexes.peer).expect("bring the peer up");
+fn up_pair(fixture: &Fixture) -> u32 {
+    let indexes = fixture.veth(1, None);
+    fixture.in_pod.set_up(indexes.peer).expect("bring the peer up");
     indexes.peer
 }
 
@@ -145,38 +145,39 @@ fn find<'a>(list: &'a Value, key: &str, wanted: &str) -> &'a Value {
 }
 
 #[test]
-fn what_somebody_else_added_can_be_deleted_and_what_is_absent_too() {
-    let Some(bed) = Bed::new() else { return };
-    let eth1 = up_pair(&bed);
+fn foreign_and_absent_objects_can_be_deleted() {
+    let Some(fixture) = Fixture::new() else { return };
+    let eth1 = up_pair(&fixture);
     let address = net("10.22.0.5/24");
-    bed.in_pod.add_address(eth1, address).expect("add");
-    // By another protocol, and in another scope, than this library's routes.
-    run(&bed.pod, "ip route add 10.96.0.0/12 via 10.22.0.1 proto boot");
-    run(&bed.pod, "ip route add 10.97.0.0/16 dev eth1 scope global proto 99");
+    fixture.in_pod.add_address(eth1, address).expect("add");
+    // With another protocol and another scope than this library's routes.
+    run(&fixture.pod, "ip route add 10.96.0.0/12 via 10.22.0.1 proto boot");
+    run(&fixture.pod, "ip route add 10.97.0.0/16 dev eth1 scope global proto 99");
     for route in ["10.96.0.0/12", "10.97.0.0/16"].map(|dst| Route::new(net(dst), eth1)) {
         let route = if route.dst == net("10.96.0.0/12") { route.via("10.22.0.1".parse().unwrap()) } else { route };
-        bed.in_pod.delete_route(&route).expect("delete");
-        assert!(bed.in_pod.routes(eth1).expect("list").iter().all(|left| left.dst != route.dst), "{route}");
-        bed.in_pod.delete_route(&route).expect("it is absent");
+        fixture.in_pod.delete_route(&route).expect("delete");
+        assert!(fixture.in_pod.routes(eth1).expect("list").iter().all(|left| left.dst != route.dst), "{route}");
+        fixture.in_pod.delete_route(&route).expect("absent");
     }
-    bed.in_pod.delete_address(eth1, address).expect("delete");
-    assert!(!bed.in_pod.addresses(eth1).expect("list").contains(&address));
-    bed.in_pod.delete_address(eth1, address).expect("it is absent");
+    fixture.in_pod.delete_address(eth1, address).expect("delete");
+    assert!(!fixture.in_pod.addresses(eth1).expect("list").contains(&address));
+    fixture.in_pod.delete_address(eth1, address).expect("absent");
 }
 
 #[test]
-fn a_neighbor_is_forgotten_on_the_link_alone() {
-    let Some(bed) = Bed::new() else { return };
-    let eth1 = up_pair(&bed);
+fn neighbor_is_deleted_on_one_link_only() {
+    let Some(fixture) = Fixture::new() else { return };
+    let eth1 = up_pair(&fixture);
     for (neighbor, other) in [("10.22.0.9", "10.22.0.8"), ("fd00:22::9", "fd00:22::8")] {
         for address in [neighbor, other] {
-            run(&bed.pod, &format!("ip neighbour add {address} lladdr 02:00:00:00:00:09 dev eth1 nud stale"));
+            run(&fixture.pod, &format!("ip neighbour add {address} lladdr 02:00:00:00:00:09 dev eth1 nud stale"));
         }
-        bed.in_pod.forget_neighbor(eth1, neighbor.parse().expect("an address")).expect("forget");
-        bed.in_pod.forget_neighbor(eth1, neighbor.parse().expect("an address")).expect("absent is success");
-        assert_eq!(json(&bed.pod, &format!("ip -j neighbour show {neighbor}")).as_array().map(Vec::len), Some(0));
-        assert_eq!(json(&bed.pod, &format!("ip -j neighbour show {other}"))[0]["lladdr"], "02:00:00:00:00:09");
+        fixture.in_pod.forget_neighbor(eth1, neighbor.parse().expect("an address")).expect("forget");
+        fixture.in_pod.forget_neighbor(eth1, neighbor.parse().expect("an address")).expect("absent is success");
+        assert_eq!(json(&fixture.pod, &format!("ip -j neighbour show {neighbor}")).as_array().map(Vec::len), Some(0));
+        assert_eq!(json(&fixture.pod, &format!("ip -j neighbour show {other}"))[0]["lladdr"], "02:00:00:00:00:09");
     }
-    let error = bed.in_pod.forget_neighbor(4_711, "10.22.0.9".parse().expect("an address")).expect_err("no such link");
+    let error =
+        fixture.in_pod.forget_neighbor(4_711, "10.22.0.9".parse().expect("an address")).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{error}");
 }

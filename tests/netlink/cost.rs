@@ -6,16 +6,16 @@ use std::{
 
 use cnikit::netlink::{LOOPBACK_INDEX, Netns, OrphanRecord, Result, Route, SharedBlocks, Socket};
 
-use crate::support::{Bed, pair};
+use crate::support::{Fixture, pair};
 
 const ROUNDS: usize = 50;
 
-/// What the netlink steps of an ADD and a DEL cost, each on a namespace of its own.
+/// The cost of the netlink steps of an ADD and a DEL, each with its own namespaces.
 #[test]
 #[ignore = "a measurement: --ignored --nocapture, in release mode, on a machine that is idle"]
 fn cost_of_the_steps() {
-    let Some(bed) = Bed::new() else { return };
-    let bridge = bed.bridge();
+    let Some(fixture) = Fixture::new() else { return };
+    let bridge = fixture.bridge();
     let mut steps: [(&str, Vec<Duration>); 7] =
         ["host socket", "create_veth", "clsact", "pod socket", "inside", "link_by_name", "delete"]
             .map(|step| (step, Vec::with_capacity(ROUNDS)));
@@ -28,7 +28,7 @@ fn cost_of_the_steps() {
         };
 
         let start = Instant::now();
-        let on_host = bed.host.socket().expect("open on the host");
+        let on_host = fixture.host.socket().expect("open on the host");
         record(start);
 
         let start = Instant::now();
@@ -66,31 +66,32 @@ fn cost_of_the_steps() {
     }
 }
 
-/// What a DEL waits for, by either verb.
+/// The wait of a DEL with either method.
 #[test]
 #[ignore = "a measurement: --ignored --nocapture, in release mode, on a machine that is idle"]
 fn cost_of_a_deletion() {
-    let Some(bed) = Bed::new() else { return };
-    let bridge = bed.bridge();
+    let Some(fixture) = Fixture::new() else { return };
+    let bridge = fixture.bridge();
     let dir = tempfile::tempdir().expect("a directory");
     let records = Cell::new(0);
-    // Each with a record of its own: whether orphans are reaped here is not what this is about.
-    let nowait = |socket: &Socket, index| {
+    // Each deletion has its own record, because the measurement must not depend on the reaper here.
+    let in_background = |socket: &Socket, index| {
         let record = OrphanRecord::new(dir.path().join(records.replace(records.get() + 1).to_string()));
         socket.delete_link_nowait(index, &record)
     };
     type Delete<'d> = &'d dyn Fn(&Socket, u32) -> Result<()>;
-    let verbs: [(&str, Delete<'_>); 2] = [("delete_link", &Socket::delete_link), ("delete_link_nowait", &nowait)];
+    let verbs: [(&str, Delete<'_>); 2] =
+        [("delete_link", &Socket::delete_link), ("delete_link_nowait", &in_background)];
     for (verb, delete) in verbs {
         let mut times: Vec<_> = (0..ROUNDS)
             .map(|_| {
-                let indexes = bed.veth(1, Some(bridge));
-                bed.on_host.create_clsact(indexes.host, SharedBlocks::default()).expect("clsact");
-                bed.in_pod.set_up(indexes.peer).expect("bring the peer up");
+                let indexes = fixture.veth(1, Some(bridge));
+                fixture.on_host.create_clsact(indexes.host, SharedBlocks::default()).expect("clsact");
+                fixture.in_pod.set_up(indexes.peer).expect("bring the peer up");
                 let start = Instant::now();
-                delete(&bed.on_host, indexes.host).expect("delete");
+                delete(&fixture.on_host, indexes.host).expect("delete");
                 let time = start.elapsed();
-                // The kernel is still at it.
+                // The kernel still works on the last deletion.
                 thread::sleep(Duration::from_millis(40));
                 time
             })

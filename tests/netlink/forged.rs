@@ -1,32 +1,34 @@
 use cnikit::netlink::Socket;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink, sendto, socket_with};
 
-use crate::support::Bed;
+use crate::support::Fixture;
 
-/// Whoever may administer a namespace can send to the sockets in it: a pod to those that the plugin opens there.
+/// Any process with CAP_NET_ADMIN in a namespace can send to its sockets: a pod can send to the
+/// sockets that the plugin opens there.
 #[test]
-fn what_the_kernel_did_not_say_is_not_heard() {
-    let Some(bed) = Bed::new() else { return };
+fn forged_messages_are_ignored() {
+    let Some(fixture) = Fixture::new() else { return };
     let forge = |port: u32, words: &[u32]| {
-        // Without a protocol it is NETLINK_ROUTE.
+        // Without a protocol the socket is NETLINK_ROUTE.
         let forger = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).unwrap();
         let mut message: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         message[12..16].copy_from_slice(&port.to_ne_bytes());
         sendto(&forger, &message, SendFlags::empty(), &SocketAddrNetlink::new(port, 0)).unwrap();
     };
-    // NLMSG_ERROR with EPERM, and NLMSG_DONE, in answer to the first exchange; a message shorter than its header.
+    // NLMSG_ERROR with EPERM and NLMSG_DONE as answers to the first exchange, and a message shorter
+    // than its header.
     let refusal = [36, 2, 1, 0, (-1_i32).cast_unsigned(), 0, 0, 0, 0];
     let end = [20, 3, 1, 0, 0];
     let short = [3, 2, 1, 0];
     for forged in [&refusal[..], &end, &short] {
-        let socket = bed.pod.socket().unwrap();
+        let socket = fixture.pod.socket().unwrap();
         let port = port(&socket);
-        bed.pod.run(|| forge(port, forged)).unwrap();
+        fixture.pod.run(|| forge(port, forged)).unwrap();
         assert_eq!(socket.links().unwrap().len(), 1, "lo: {forged:?}");
     }
 }
 
 fn port(socket: &Socket) -> u32 {
-    let told = format!("{socket:?}");
-    told.chars().filter(char::is_ascii_digit).collect::<String>().parse().expect("Socket { port: 7, .. }")
+    let debug = format!("{socket:?}");
+    debug.chars().filter(char::is_ascii_digit).collect::<String>().parse().expect("Socket { port: 7, .. }")
 }

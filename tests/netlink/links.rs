@@ -2,55 +2,56 @@ use cnikit::netlink::{BridgePort, BridgeSpec, Error, LOOPBACK_INDEX, Netns};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use serde_json::{Value, json as value};
 
-use crate::support::{BRIDGE_MAC, Bed, host_mac, json, link, name, pair, peer_mac, run};
+use crate::support::{BRIDGE_MAC, Fixture, host_mac, json, link, name, pair, peer_mac, run};
 
 #[test]
-fn a_bridge_keeps_its_address_when_ports_come() {
-    let Some(bed) = Bed::new() else { return };
+fn bridge_keeps_its_mac_when_ports_join() {
+    let Some(fixture) = Fixture::new() else { return };
     let spec = BridgeSpec::new(name("cbr0")).mac(BRIDGE_MAC).mtu(1400).up();
-    let bridge = bed.on_host.create_bridge(&spec).expect("create cbr0");
-    let seen = link(&bed.host, "cbr0");
+    let bridge = fixture.on_host.create_bridge(&spec).expect("create cbr0");
+    let seen = link(&fixture.host, "cbr0");
     assert_eq!(seen["ifindex"], bridge);
     assert_eq!(seen["linkinfo"]["info_kind"], "bridge");
     assert_eq!(seen["address"], "02:00:00:00:00:b0");
     assert_eq!(seen["mtu"], 1400);
     assert!(flags(&seen).contains(&value!("UP")));
 
-    let mut port = pair(1, &bed.pod).mtu(1400).master(bridge);
-    // Lower than the bridge's: without a pinned address the bridge would take it.
+    let mut port = pair(1, &fixture.pod).mtu(1400).master(bridge);
+    // Lower than the bridge's MAC: without a fixed MAC, the bridge would take this one.
     port.host.mac = cnikit::spec::MacAddr::new([0x02, 0, 0, 0, 0, 0x01]);
-    bed.on_host.create_veth(&port).expect("create a port");
-    let seen = link(&bed.host, "cbr0");
+    fixture.on_host.create_veth(&port).expect("create a port");
+    let seen = link(&fixture.host, "cbr0");
     assert_eq!(seen["address"], "02:00:00:00:00:b0");
     assert_eq!(seen["mtu"], 1400);
 }
 
 #[test]
-fn a_bridge_asks_who_listens_to_multicast_unless_it_is_told_not_to() {
-    let Some(bed) = Bed::new() else { return };
+fn multicast_snooping_is_on_by_default_and_can_be_off() {
+    let Some(fixture) = Fixture::new() else { return };
     let plain = BridgeSpec::new(name("plain"));
-    for (spec, asks) in [(plain.clone(), 1), (plain.clone().mcast_snooping(true), 1), (plain.mcast_snooping(false), 0)]
+    for (spec, expected) in
+        [(plain.clone(), 1), (plain.clone().mcast_snooping(true), 1), (plain.mcast_snooping(false), 0)]
     {
-        let bridge = bed.on_host.create_bridge(&spec).expect("create a bridge");
-        let seen = link(&bed.host, "plain");
-        assert_eq!(seen["linkinfo"]["info_data"]["mcast_snooping"], asks, "{spec:?}");
-        bed.on_host.delete_link(bridge).expect("delete it");
+        let bridge = fixture.on_host.create_bridge(&spec).expect("create a bridge");
+        let seen = link(&fixture.host, "plain");
+        assert_eq!(seen["linkinfo"]["info_data"]["mcast_snooping"], expected, "{spec:?}");
+        fixture.on_host.delete_link(bridge).expect("delete it");
     }
 }
 
 #[test]
-fn a_veth_pair_is_complete_when_it_appears() {
-    let Some(bed) = Bed::new() else { return };
-    let bridge = bed.bridge();
-    // Other links first, so that the indexes of the two ends differ.
-    bed.veth(1, None);
-    bed.on_host.create_bridge(&BridgeSpec::new(name("other"))).expect("create other");
+fn veth_pair_is_created_complete() {
+    let Some(fixture) = Fixture::new() else { return };
+    let bridge = fixture.bridge();
+    // Other links come first, so that the indexes of the two ends differ.
+    fixture.veth(1, None);
+    fixture.on_host.create_bridge(&BridgeSpec::new(name("other"))).expect("create other");
 
-    let pair = pair(2, &bed.pod).mtu(1450).master(bridge).host_up();
-    let indexes = bed.on_host.create_veth(&pair).expect("create the pair");
+    let pair = pair(2, &fixture.pod).mtu(1450).master(bridge).host_up();
+    let indexes = fixture.on_host.create_veth(&pair).expect("create the pair");
     assert_ne!(indexes.host, indexes.peer);
 
-    let host = link(&bed.host, "veth2");
+    let host = link(&fixture.host, "veth2");
     assert_eq!(host["ifindex"], indexes.host);
     assert_eq!(host["address"], "02:00:00:00:01:02");
     assert_eq!(host["mtu"], 1450);
@@ -58,72 +59,72 @@ fn a_veth_pair_is_complete_when_it_appears() {
     assert_eq!(host["link_index"], indexes.peer);
     assert!(flags(&host).contains(&value!("UP")));
 
-    let peer = link(&bed.pod, "eth2");
+    let peer = link(&fixture.pod, "eth2");
     assert_eq!(peer["ifindex"], indexes.peer);
     assert_eq!(peer["address"], "02:00:00:00:02:02");
     assert_eq!(peer["mtu"], 1450);
     assert!(!flags(&peer).contains(&value!("UP")));
 
-    bed.in_pod.set_up(indexes.peer).expect("bring the peer up");
-    assert!(flags(&link(&bed.pod, "eth2")).contains(&value!("UP")));
+    fixture.in_pod.set_up(indexes.peer).expect("bring the peer up");
+    assert!(flags(&link(&fixture.pod, "eth2")).contains(&value!("UP")));
 
-    let own = bed.on_host.link_by_index(indexes.host).expect("look up").expect("host end");
+    let own = fixture.on_host.link_by_index(indexes.host).expect("look up").expect("host end");
     assert_eq!(own.name, name("veth2"));
     assert_eq!(own.kind.as_deref(), Some("veth"));
     assert_eq!((own.mac, own.mtu, own.up), (Some(host_mac(2)), 1450, true));
     assert_eq!((own.master, own.peer_index), (Some(bridge), Some(indexes.peer)));
     assert!(own.link_netnsid.is_some(), "{own:?}");
-    let own = bed.in_pod.link_by_name(&name("eth2")).expect("look up").expect("peer");
+    let own = fixture.in_pod.link_by_name(&name("eth2")).expect("look up").expect("peer");
     assert_eq!((own.index, own.mac), (indexes.peer, Some(peer_mac(2))));
 }
 
 #[test]
-fn ends_with_the_same_index_are_told_right() {
-    let Some(bed) = Bed::new() else { return };
-    let indexes = bed.veth(1, None);
-    assert_eq!(link(&bed.host, "veth1")["ifindex"], indexes.host);
-    assert_eq!(link(&bed.pod, "eth1")["ifindex"], indexes.peer);
+fn ends_with_equal_indexes_are_reported() {
+    let Some(fixture) = Fixture::new() else { return };
+    let indexes = fixture.veth(1, None);
+    assert_eq!(link(&fixture.host, "veth1")["ifindex"], indexes.host);
+    assert_eq!(link(&fixture.pod, "eth1")["ifindex"], indexes.peer);
     assert_eq!(indexes.host, indexes.peer, "fresh namespaces count from the same number");
 }
 
 #[test]
-fn a_name_that_is_taken_is_reported_and_nothing_made() {
-    let Some(bed) = Bed::new() else { return };
-    bed.veth(1, None);
+fn taken_name_is_reported_and_nothing_is_created() {
+    let Some(fixture) = Fixture::new() else { return };
+    fixture.veth(1, None);
 
-    let mut same_host = pair(2, &bed.pod);
+    let mut same_host = pair(2, &fixture.pod);
     same_host.host.name = name("veth1");
-    let error = bed.on_host.create_veth(&same_host).expect_err("veth1 is taken");
+    let error = fixture.on_host.create_veth(&same_host).expect_err("veth1 is taken");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
 
-    let mut same_peer = pair(3, &bed.pod);
+    let mut same_peer = pair(3, &fixture.pod);
     same_peer.peer.name = name("eth1");
-    let error = bed.on_host.create_veth(&same_peer).expect_err("eth1 is taken");
+    let error = fixture.on_host.create_veth(&same_peer).expect_err("eth1 is taken");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
 
-    assert_eq!(names(&json(&bed.host, "ip -j link")), ["lo", "veth1"]);
-    assert_eq!(names(&json(&bed.pod, "ip -j link")), ["eth1", "lo"]);
+    assert_eq!(names(&json(&fixture.host, "ip -j link")), ["lo", "veth1"]);
+    assert_eq!(names(&json(&fixture.pod, "ip -j link")), ["eth1", "lo"]);
 }
 
 #[test]
-fn a_pair_that_cannot_join_its_bridge_is_not_left_behind() {
-    let Some(bed) = Bed::new() else { return };
-    let error = bed.on_host.create_veth(&pair(1, &bed.pod).master(4_711)).expect_err("no bridge");
+fn pair_that_cannot_join_its_bridge_is_not_left_behind() {
+    let Some(fixture) = Fixture::new() else { return };
+    let error = fixture.on_host.create_veth(&pair(1, &fixture.pod).master(4_711)).expect_err("no bridge");
     assert!(matches!(error, Error::Kernel { .. }), "{error:?}");
-    assert_eq!(names(&json(&bed.host, "ip -j link")), ["lo"]);
-    assert_eq!(names(&json(&bed.pod, "ip -j link")), ["lo"]);
+    assert_eq!(names(&json(&fixture.host, "ip -j link")), ["lo"]);
+    assert_eq!(names(&json(&fixture.pod, "ip -j link")), ["lo"]);
 }
 
 #[test]
 fn a_missing_capability_is_named() {
-    let Some(bed) = Bed::new() else { return };
-    // Capabilities belong to the thread.
+    let Some(fixture) = Fixture::new() else { return };
+    // Capabilities belong to a thread.
     let error = std::thread::spawn(move || {
         let none = CapabilitySet::empty();
         let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
         set_capabilities(None, sets).expect("drop all capabilities");
-        let refused = bed.on_host.create_bridge(&BridgeSpec::new(name("cbr0")));
-        (refused.expect_err("not permitted"), bed.pod.socket().expect_err("not permitted"))
+        let refused = fixture.on_host.create_bridge(&BridgeSpec::new(name("cbr0")));
+        (refused.expect_err("not permitted"), fixture.pod.socket().expect_err("not permitted"))
     });
     let (bridge, namespace) = error.join().expect("the thread");
     assert_eq!(bridge.to_string(), "create bridge cbr0: Operation not permitted (os error 1); CAP_NET_ADMIN is needed");
@@ -131,49 +132,49 @@ fn a_missing_capability_is_named() {
 }
 
 #[test]
-fn a_bridge_name_held_by_another_kind_shows() {
-    let Some(bed) = Bed::new() else { return };
-    let mut impostor = pair(1, &bed.pod);
+fn bridge_name_of_another_link_kind_is_visible() {
+    let Some(fixture) = Fixture::new() else { return };
+    let mut impostor = pair(1, &fixture.pod);
     impostor.host.name = name("cbr0");
-    bed.on_host.create_veth(&impostor).expect("create the impostor");
+    fixture.on_host.create_veth(&impostor).expect("create the impostor");
 
-    let error = bed.on_host.create_bridge(&BridgeSpec::new(name("cbr0"))).expect_err("taken");
+    let error = fixture.on_host.create_bridge(&BridgeSpec::new(name("cbr0"))).expect_err("taken");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
-    let found = bed.on_host.link_by_name(&name("cbr0")).expect("look up").expect("impostor");
+    let found = fixture.on_host.link_by_name(&name("cbr0")).expect("look up").expect("impostor");
     assert_eq!(found.kind.as_deref(), Some("veth"));
 }
 
 #[test]
 fn deleting_is_idempotent() {
-    let Some(bed) = Bed::new() else { return };
-    let first = bed.veth(1, None);
-    bed.on_host.delete_link(first.host).expect("delete");
-    assert_eq!(names(&json(&bed.host, "ip -j link")), ["lo"]);
-    assert_eq!(names(&json(&bed.pod, "ip -j link")), ["lo"]);
-    bed.on_host.delete_link(first.host).expect("delete what is gone");
+    let Some(fixture) = Fixture::new() else { return };
+    let first = fixture.veth(1, None);
+    fixture.on_host.delete_link(first.host).expect("delete");
+    assert_eq!(names(&json(&fixture.host, "ip -j link")), ["lo"]);
+    assert_eq!(names(&json(&fixture.pod, "ip -j link")), ["lo"]);
+    fixture.on_host.delete_link(first.host).expect("delete what is gone");
 
-    bed.veth(2, None);
-    bed.on_host.delete_link_by_name(&name("veth2")).expect("delete by name");
-    bed.on_host.delete_link_by_name(&name("veth2")).expect("delete what is gone");
-    assert_eq!(bed.on_host.link_by_name(&name("veth2")).expect("look up"), None);
-    assert_eq!(bed.on_host.link_by_index(4_711).expect("look up"), None);
+    fixture.veth(2, None);
+    fixture.on_host.delete_link_by_name(&name("veth2")).expect("delete by name");
+    fixture.on_host.delete_link_by_name(&name("veth2")).expect("delete what is gone");
+    assert_eq!(fixture.on_host.link_by_name(&name("veth2")).expect("look up"), None);
+    assert_eq!(fixture.on_host.link_by_index(4_711).expect("look up"), None);
 }
 
 #[test]
 fn attributes_change_one_at_a_time() {
-    let Some(bed) = Bed::new() else { return };
-    let bridge = bed.bridge();
-    let veth = bed.veth(1, Some(bridge));
+    let Some(fixture) = Fixture::new() else { return };
+    let bridge = fixture.bridge();
+    let veth = fixture.veth(1, Some(bridge));
 
-    bed.on_host.set_alias(veth.host, "pod blue, eth0").expect("set the alias");
-    bed.on_host.set_mtu(veth.host, 1300).expect("set the MTU");
-    bed.on_host.set_mac(veth.host, host_mac(9)).expect("set the address");
+    fixture.on_host.set_alias(veth.host, "pod blue, eth0").expect("set the alias");
+    fixture.on_host.set_mtu(veth.host, 1300).expect("set the MTU");
+    fixture.on_host.set_mac(veth.host, host_mac(9)).expect("set the address");
     let port = BridgePort::default().hairpin(true).isolated(true);
-    bed.on_host.set_bridge_port(veth.host, port).expect("set the port");
+    fixture.on_host.set_bridge_port(veth.host, port).expect("set the port");
     let port = BridgePort::default().isolated(false);
-    bed.on_host.set_bridge_port(veth.host, port).expect("set the port again");
+    fixture.on_host.set_bridge_port(veth.host, port).expect("set the port again");
 
-    let seen = link(&bed.host, "veth1");
+    let seen = link(&fixture.host, "veth1");
     assert_eq!(seen["ifalias"], "pod blue, eth0");
     assert_eq!(seen["mtu"], 1300);
     assert_eq!(seen["address"], "02:00:00:00:01:09");
@@ -181,64 +182,64 @@ fn attributes_change_one_at_a_time() {
     assert_eq!(seen["linkinfo"]["info_slave_data"]["isolated"], false);
     assert_eq!(seen["linkinfo"]["info_slave_data"]["learning"], true);
 
-    let own = bed.on_host.link_by_index(veth.host).expect("look up").expect("link");
+    let own = fixture.on_host.link_by_index(veth.host).expect("look up").expect("link");
     assert_eq!(own.alias.as_deref(), Some("pod blue, eth0"));
     let long = "x".repeat(256);
-    let error = bed.on_host.set_alias(veth.host, &long).expect_err("one byte too long");
+    let error = fixture.on_host.set_alias(veth.host, &long).expect_err("one byte too long");
     assert_eq!(error.raw_os_error(), Some(libc::ERANGE), "{error}");
-    bed.on_host.set_alias(veth.host, "").expect("take the alias away");
-    assert_eq!(link(&bed.host, "veth1")["ifalias"], Value::Null);
+    fixture.on_host.set_alias(veth.host, "").expect("remove the alias");
+    assert_eq!(link(&fixture.host, "veth1")["ifalias"], Value::Null);
 
-    bed.on_host.set_down(veth.host).expect("take it down");
-    assert!(!flags(&link(&bed.host, "veth1")).contains(&value!("UP")));
+    fixture.on_host.set_down(veth.host).expect("take it down");
+    assert!(!flags(&link(&fixture.host, "veth1")).contains(&value!("UP")));
 }
 
 #[test]
-fn a_refusal_names_the_operation_and_carries_the_kernels_words() {
-    let Some(bed) = Bed::new() else { return };
-    let error = bed.on_host.set_up(4_711).expect_err("there is no such link");
+fn refusal_has_the_operation_and_the_kernels_explanation() {
+    let Some(fixture) = Fixture::new() else { return };
+    let error = fixture.on_host.set_up(4_711).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
     assert!(error.to_string().starts_with("bring up link 4711: "), "{error}");
 
-    let error = bed.on_host.set_mtu(bed.bridge(), 1).expect_err("too small");
+    let error = fixture.on_host.set_mtu(fixture.bridge(), 1).expect_err("too small");
     let Error::Kernel { message: Some(message), .. } = &error else { panic!("{error:?}") };
     assert!(message.contains("mtu"), "{message}");
-    let alone = bed.veth(1, None).host;
+    let alone = fixture.veth(1, None).host;
     let port = BridgePort::default().hairpin(true);
-    let error = bed.on_host.set_bridge_port(alone, port).expect_err("it is no port");
+    let error = fixture.on_host.set_bridge_port(alone, port).expect_err("it is no port");
     assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{error}");
-    // An error in between leaves the socket usable.
-    assert_eq!(bed.on_host.links().expect("list").len(), 3);
+    // The socket works after an error.
+    assert_eq!(fixture.on_host.links().expect("list").len(), 3);
 }
 
 #[test]
-fn three_hundred_links_are_listed_whole() {
+fn three_hundred_links_are_listed() {
     const LINKS: usize = 300;
-    let Some(bed) = Bed::new() else { return };
-    bridges(&bed.host, LINKS);
+    let Some(fixture) = Fixture::new() else { return };
+    bridges(&fixture.host, LINKS);
 
-    let mut found: Vec<_> = bed.on_host.links().expect("list").iter().map(|link| link.name.to_string()).collect();
+    let mut found: Vec<_> = fixture.on_host.links().expect("list").iter().map(|link| link.name.to_string()).collect();
     found.sort();
     assert_eq!(found.len(), LINKS + 1);
-    assert_eq!(found, names(&json(&bed.host, "ip -j link")));
+    assert_eq!(found, names(&json(&fixture.host, "ip -j link")));
 }
 
 #[test]
-fn a_list_is_whole_while_others_come() {
+fn list_is_complete_while_links_are_added() {
     const STANDING: usize = 60;
     const COMING: usize = 20;
-    let Some(bed) = Bed::new() else { return };
-    bridges(&bed.host, STANDING);
+    let Some(fixture) = Fixture::new() else { return };
+    bridges(&fixture.host, STANDING);
 
-    let other = bed.host.socket().expect("another socket");
+    let other = fixture.host.socket().expect("another socket");
     let maker = std::thread::spawn(move || {
         for n in 0..COMING {
             let spec = BridgeSpec::new(name(&format!("new{n}")));
-            other.create_bridge(&spec).expect("create a bridge meanwhile");
+            other.create_bridge(&spec).expect("create another bridge");
         }
     });
     while !maker.is_finished() {
-        match bed.on_host.links() {
+        match fixture.on_host.links() {
             Ok(links) => {
                 let old = links.iter().filter(|link| link.name.as_str().starts_with("br"));
                 assert_eq!(old.count(), STANDING);
@@ -251,14 +252,14 @@ fn a_list_is_whole_while_others_come() {
 
 #[test]
 fn loopback_has_its_fixed_index() {
-    let Some(bed) = Bed::new() else { return };
-    bed.in_pod.set_up(LOOPBACK_INDEX).expect("bring loopback up");
-    assert!(flags(&link(&bed.pod, "lo")).contains(&value!("UP")));
-    let lo = bed.in_pod.link_by_index(LOOPBACK_INDEX).expect("look up").expect("loopback");
+    let Some(fixture) = Fixture::new() else { return };
+    fixture.in_pod.set_up(LOOPBACK_INDEX).expect("bring loopback up");
+    assert!(flags(&link(&fixture.pod, "lo")).contains(&value!("UP")));
+    let lo = fixture.in_pod.link_by_index(LOOPBACK_INDEX).expect("look up").expect("loopback");
     assert_eq!((lo.name, lo.kind), (name("lo"), None));
 }
 
-/// Makes the bridges `br0`, `br1` and so on, by one process.
+/// Creates the bridges `br0`, `br1` and so on with one process.
 fn bridges(host: &Netns, count: usize) {
     let batch: String = (0..count).map(|n| format!("link add br{n} type bridge\n")).collect();
     let file = tempfile::NamedTempFile::new().expect("temporary file");

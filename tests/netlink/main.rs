@@ -1,13 +1,14 @@
-//! The netlink verbs against a real kernel, checked by what `ip`, `tc` and `bridge` see.
+//! The netlink operations on a real kernel, checked with `ip`, `tc` and `bridge`.
 #![cfg(feature = "netlink")]
 
 mod addresses;
+mod background;
 mod cost;
 mod forged;
 mod links;
 mod netns;
 mod nftables;
-mod nowait;
+
 mod peers;
 mod ports;
 mod probe;

@@ -7,16 +7,16 @@ use cnikit::{
 
 use cnikit_testbed::tool;
 
-use crate::support::Bed;
+use crate::support::Fixture;
 
 #[test]
-fn what_is_no_network_namespace_is_told_apart() {
+fn other_files_are_not_network_namespaces() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let missing = Netns::open(directory.path().join("gone")).expect_err("nothing is there");
     assert!(matches!(missing, Error::NetnsMissing { .. }), "{missing:?}");
     assert_eq!(missing.code(), ErrorCode::INVALID_NETNS);
 
-    // What `/run/netns/<name>` is once its mount is gone.
+    // The file `/run/netns/<name>` after its mount is gone.
     let file = directory.path().join("file");
     fs::write(&file, "").expect("write a file");
     let error = Netns::open(&file).expect_err("a file is no namespace");
@@ -25,17 +25,17 @@ fn what_is_no_network_namespace_is_told_apart() {
     let error = Netns::open("/proc/self/ns/mnt").expect_err("a mount namespace");
     assert!(matches!(error, Error::NotNetns { .. }), "{error:?}");
 
-    // A process that ended.
+    // A process that has ended.
     let error = Netns::open("/proc/4194305/ns/net").expect_err("above the greatest pid");
     assert!(matches!(error, Error::NetnsMissing { .. }), "{error:?}");
 }
 
 #[test]
-fn a_fifo_does_not_hold_the_caller() {
+fn fifo_does_not_block_the_caller() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let fifo = directory.path().join("fifo");
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("make a FIFO");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("create a FIFO");
     let error = Netns::open(&fifo).expect_err("a FIFO is no namespace");
     assert!(matches!(error, Error::NotNetns { .. }), "{error:?}");
 }
@@ -46,29 +46,30 @@ fn identity_follows_the_namespace_and_not_the_path() {
     let same = Netns::open("/proc/self/ns/net").expect("own namespace by its path");
     assert_eq!(own.id(), same.id());
 
-    let Some(bed) = Bed::new() else { return };
-    assert_ne!(bed.host.id(), own.id());
-    assert_ne!(bed.host.id(), bed.pod.id());
-    let inside = bed.pod.run(Netns::current).expect("enter").expect("look");
-    assert_eq!(inside.id(), bed.pod.id());
+    let Some(fixture) = Fixture::new() else { return };
+    assert_ne!(fixture.host.id(), own.id());
+    assert_ne!(fixture.host.id(), fixture.pod.id());
+    let inside = fixture.pod.run(Netns::current).expect("enter").expect("look");
+    assert_eq!(inside.id(), fixture.pod.id());
 }
 
 #[test]
-fn the_caller_stays_where_it_was() {
-    let Some(bed) = Bed::new() else { return };
+fn caller_stays_in_its_namespace() {
+    let Some(fixture) = Fixture::new() else { return };
     let before = Netns::current().expect("own namespace").id();
-    bed.pod.run(|| ()).expect("enter");
+    fixture.pod.run(|| ()).expect("enter");
     let panicked = panic::catch_unwind(panic::AssertUnwindSafe(|| {
-        bed.pod.run(|| panic!("inside")).expect("enter");
+        fixture.pod.run(|| panic!("inside")).expect("enter");
     }));
     let message = panicked.expect_err("the panic comes through");
     assert_eq!(message.downcast_ref::<&str>(), Some(&"inside"));
     assert_eq!(Netns::current().expect("own namespace").id(), before);
 }
 
-/// Who is root of a user namespace alone may enter the network namespaces of that, and not its own again.
+/// A process that is root only in a user namespace may enter the network namespaces below it. It
+/// may not enter its own network namespace again.
 #[test]
-fn a_caller_that_could_not_return_stays_too() {
+fn caller_that_could_not_return_stays_in_its_namespace() {
     if !tool("unshare") {
         return;
     }
@@ -81,7 +82,7 @@ fn a_caller_that_could_not_return_stays_too() {
 }
 
 #[test]
-#[ignore = "the process that a_caller_that_could_not_return_stays_too starts"]
+#[ignore = "the process that caller_that_could_not_return_stays_in_its_namespace starts"]
 fn visitor() {
     let home = Netns::current().expect("own namespace").id();
     let pod = Netns::create().expect("create a pod's namespace");

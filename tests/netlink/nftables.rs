@@ -1,4 +1,4 @@
-//! Tables, chains and rules, as nft(8) reads them.
+//! Tables, chains and rules as nft(8) reads them.
 
 use std::{process::Command, time::Instant};
 
@@ -13,7 +13,7 @@ use cnikit::{
 };
 use serde_json::Value;
 
-use crate::support::{Bed, json, name, run};
+use crate::support::{Fixture, json, name, run};
 
 fn socket(netns: &Netns) -> Socket {
     netns.run(Socket::open).expect("enter the namespace").expect("open a socket")
@@ -31,36 +31,36 @@ fn with_chain(chain: &Chain) -> Batch {
     Batch::new().ensure_table(&chain.table()).ensure_chain(chain)
 }
 
-/// Everything that nft lists of one kind, such as `rule`.
+/// All objects of one kind that nft lists, such as `rule`.
 fn listed(netns: &Netns, kind: &str) -> Vec<Value> {
     let ruleset = json(netns, "nft -j list ruleset");
     let all = ruleset["nftables"].as_array().expect("a list");
     all.iter().filter_map(|object| object.get(kind).cloned()).collect()
 }
 
-/// The rules of a table as nft lists them: what they do, and their comments.
+/// The rules of a table as nft lists them: expressions and comments.
 fn rules(netns: &Netns, table: &str) -> Vec<[Value; 2]> {
     let rules = listed(netns, "rule").into_iter().filter(|rule| rule["table"] == table);
     rules.map(|rule| ["expr", "comment"].map(|key| rule[key].clone())).collect()
 }
 
-/// Rules that this library makes read like those that nft makes of its own language.
+/// Rules of this library read like rules that nft creates from its own language.
 #[track_caller]
 fn assert_reads(family: Family, chain: fn(&Table) -> Chain, hook: &str, rules_and_words: Vec<(Rule, &str)>) {
-    let Some(bed) = Bed::new() else { return };
+    let Some(fixture) = Fixture::new() else { return };
     let chain = chain(&table(family));
-    run(&bed.host, &format!("nft add table {family} theirs"));
-    run(&bed.host, &format!("nft add chain {family} theirs rules {{ {hook} ; }}"));
+    run(&fixture.host, &format!("nft add table {family} theirs"));
+    run(&fixture.host, &format!("nft add chain {family} theirs rules {{ {hook} ; }}"));
     let mut batch = with_chain(&chain);
     for (rule, words) in rules_and_words {
-        run(&bed.host, &format!("nft add rule {family} theirs rules {words}"));
+        run(&fixture.host, &format!("nft add rule {family} theirs rules {words}"));
         batch = batch.append_rule(&chain, rule);
     }
-    socket(&bed.host).commit(&batch).expect("commit");
-    let (mine, theirs) = (rules(&bed.host, "mine"), rules(&bed.host, "theirs"));
+    socket(&fixture.host).commit(&batch).expect("commit");
+    let (mine, theirs) = (rules(&fixture.host, "mine"), rules(&fixture.host, "theirs"));
     assert!(!theirs.is_empty());
     assert_eq!(mine, theirs);
-    let chains = listed(&bed.host, "chain");
+    let chains = listed(&fixture.host, "chain");
     for key in ["type", "hook", "prio", "policy", "family"] {
         assert_eq!(chains[0][key], chains[1][key], "{key}: {chains:?}");
     }
@@ -95,7 +95,7 @@ fn masquerading_reads_as_in_nft() {
             masquerade(PortRandomization::Kept).matching(Match::source(prefix("fd00::7/128"))),
             "ip6 saddr fd00::7 masquerade",
         ),
-        // Bits beyond the prefix are of no matter.
+        // Bits beyond the prefix are ignored.
         (
             masquerade(PortRandomization::Kept).matching(Match::source(prefix("10.99.3.4/17"))),
             "ip saddr 10.99.0.0/17 masquerade",
@@ -121,19 +121,20 @@ fn filters_read_as_in_nft() {
     assert_reads(Family::Inet, forward, "type filter hook forward priority -7", rules);
 }
 
-/// In a table of IPv4, a condition on an IPv6 address holds for nothing, instead of for some other bytes of the packet.
+/// In an IPv4 table, a condition on an IPv6 address matches no packet. It must not match other
+/// bytes of the packet.
 #[test]
-fn the_other_familys_addresses_match_nothing() {
-    let Some(bed) = Bed::new() else { return };
-    run(&bed.host, "ip link set lo up");
+fn addresses_of_the_other_family_match_nothing() {
+    let Some(fixture) = Fixture::new() else { return };
+    run(&fixture.host, "ip link set lo up");
     let output = table(Family::Ip).chain("output").hook(ChainType::Filter, Hook::Output, Priority::FILTER);
-    let nftables = socket(&bed.host);
+    let nftables = socket(&fixture.host);
     let dropped = |text: &str| {
         let rule = Rule::new(Action::Drop).matching(!Match::source(text.parse().expect("a prefix")));
         let batch = with_chain(&output).flush_chain(&output).append_rule(&output, rule);
         nftables.commit(&batch).expect("commit");
         let ping = || Command::new("ping").args(["-n", "-q", "-c1", "-W1", "127.0.0.1"]).output();
-        let output = bed.host.run(ping).expect("enter the namespace").expect("start ping");
+        let output = fixture.host.run(ping).expect("enter the namespace").expect("start ping");
         !output.status.success()
     };
     assert!(!dropped("fd00::/8"), "an IPv4 packet has no IPv6 address");
@@ -141,66 +142,66 @@ fn the_other_familys_addresses_match_nothing() {
 }
 
 #[test]
-fn a_batch_is_made_as_a_whole_or_not_at_all() {
-    let Some(bed) = Bed::new() else { return };
-    let nftables = socket(&bed.host);
+fn batch_is_atomic() {
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
     let chain = nat(&table(Family::Inet));
     let lost = table(Family::Inet).chain("lost");
     let batch = with_chain(&chain).append_rule(&lost, Rule::new(Action::Drop));
-    let error = nftables.commit(&batch).expect_err("there is no such chain");
+    let error = nftables.commit(&batch).expect_err("no such chain");
     assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     assert!(error.to_string().starts_with("append a rule to the nftables chain inet mine lost"), "{error}");
-    assert_eq!(listed(&bed.host, "table"), [Value::Null; 0]);
+    assert_eq!(listed(&fixture.host, "table"), [Value::Null; 0]);
 
-    // The socket is of use after a failure.
+    // The socket works after a failure.
     nftables.commit(&with_chain(&chain)).expect("commit");
     nftables.commit(&Batch::new()).expect("nothing to do");
-    assert_eq!(listed(&bed.host, "chain").len(), 1);
+    assert_eq!(listed(&fixture.host, "chain").len(), 1);
 }
 
 #[test]
 fn a_check_changes_nothing() {
-    let Some(bed) = Bed::new() else { return };
-    let nftables = socket(&bed.host);
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
     let chain = nat(&table(Family::Inet));
     let masquerade = Rule::new(Action::Masquerade(PortRandomization::Kept));
     nftables.check(&with_chain(&chain).append_rule(&chain, masquerade.clone())).expect("a host that can do this");
-    assert_eq!(listed(&bed.host, "table"), [Value::Null; 0]);
+    assert_eq!(listed(&fixture.host, "table"), [Value::Null; 0]);
 
     let lost = with_chain(&chain).append_rule(&table(Family::Inet).chain("lost"), Rule::new(Action::Drop));
-    let error = nftables.check(&lost).expect_err("there is no such chain");
+    let error = nftables.check(&lost).expect_err("no such chain");
     assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
-    assert_eq!(listed(&bed.host, "table"), [Value::Null; 0]);
+    assert_eq!(listed(&fixture.host, "table"), [Value::Null; 0]);
 }
 
 #[test]
-fn masquerading_has_no_place_where_packets_come_in() {
-    let Some(bed) = Bed::new() else { return };
+fn masquerading_is_invalid_at_ingress_hooks() {
+    let Some(fixture) = Fixture::new() else { return };
     let input = table(Family::Inet).chain("input").hook(ChainType::Filter, Hook::Input, Priority::FILTER);
     let masquerade = Rule::new(Action::Masquerade(PortRandomization::Kept));
-    let error = socket(&bed.host).commit(&with_chain(&input).append_rule(&input, masquerade));
+    let error = socket(&fixture.host).commit(&with_chain(&input).append_rule(&input, masquerade));
     assert_eq!(error.expect_err("no place for it").raw_os_error(), Some(libc::EOPNOTSUPP));
-    assert_eq!(listed(&bed.host, "table"), [Value::Null; 0]);
+    assert_eq!(listed(&fixture.host, "table"), [Value::Null; 0]);
 }
 
 #[test]
 fn rules_are_listed_with_their_comments() {
-    let Some(bed) = Bed::new() else { return };
-    let nftables = socket(&bed.host);
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
     let chain = nat(&table(Family::Inet));
     assert_eq!(nftables.rules(&chain).expect("rules"), []);
     let rule = Rule::new(Action::Accept);
     nftables.commit(&with_chain(&chain).append_rule(&chain, rule.clone().comment("ours"))).expect("commit");
-    run(&bed.host, "nft add rule inet mine nat oifname \"cbr0\" drop comment \"theirs\"");
+    run(&fixture.host, "nft add rule inet mine nat oifname \"cbr0\" drop comment \"theirs\"");
     nftables.commit(&Batch::new().append_rule(&chain, rule)).expect("commit");
-    run(&bed.host, "nft add chain inet mine other");
-    run(&bed.host, "nft add rule inet mine other drop");
+    run(&fixture.host, "nft add chain inet mine other");
+    run(&fixture.host, "nft add rule inet mine other drop");
 
     let found = nftables.rules(&chain).expect("rules");
     let comments: Vec<_> = found.iter().map(|rule| rule.comment.as_deref()).collect();
     assert_eq!(comments, [Some("ours"), Some("theirs"), None]);
     let handles: Vec<_> = found.iter().map(|rule| rule.handle).collect();
-    let listed = listed(&bed.host, "rule");
+    let listed = listed(&fixture.host, "rule");
     let listed: Vec<_> = listed.iter().filter(|rule| rule["chain"] == "nat").map(|rule| &rule["handle"]).collect();
     assert_eq!(handles.iter().copied().map(Value::from).collect::<Vec<_>>().iter().collect::<Vec<_>>(), listed);
 }
@@ -208,8 +209,8 @@ fn rules_are_listed_with_their_comments() {
 #[test]
 fn many_rules_are_listed() {
     const RULES: usize = 500;
-    let Some(bed) = Bed::new() else { return };
-    let nftables = socket(&bed.host);
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
     let chain = nat(&table(Family::Inet));
     let rule = |number| Rule::new(Action::Accept).comment(format!("number {number}"));
     let batch = (0..RULES).fold(with_chain(&chain), |batch, number| batch.append_rule(&chain, rule(number)));
@@ -220,15 +221,15 @@ fn many_rules_are_listed() {
 }
 
 #[test]
-fn what_is_there_is_kept_and_what_differs_is_refused() {
-    let Some(bed) = Bed::new() else { return };
-    let nftables = socket(&bed.host);
+fn existing_objects_are_kept_and_different_ones_are_refused() {
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
     let chain = nat(&table(Family::Inet));
     let rule = Rule::new(Action::Accept);
     nftables.commit(&with_chain(&chain).append_rule(&chain, rule.clone())).expect("commit");
-    let before = listed(&bed.host, "rule");
+    let before = listed(&fixture.host, "rule");
     nftables.commit(&with_chain(&chain)).expect("commit");
-    assert_eq!(listed(&bed.host, "rule"), before);
+    assert_eq!(listed(&fixture.host, "rule"), before);
 
     let other = table(Family::Inet).chain("nat").hook(ChainType::Nat, Hook::Postrouting, Priority(7));
     let error = nftables.commit(&with_chain(&other)).expect_err("the priority differs");
@@ -240,9 +241,9 @@ fn what_is_there_is_kept_and_what_differs_is_refused() {
 }
 
 #[test]
-fn what_is_absent_is_deleted_already() {
-    let Some(bed) = Bed::new() else { return };
-    let nftables = socket(&bed.host);
+fn deleting_absent_objects_succeeds() {
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
     let (mine, chain) = (table(Family::Inet), nat(&table(Family::Inet)));
     for _ in 0..2 {
         nftables.delete_chain(&chain).expect("delete what is absent");
@@ -250,40 +251,40 @@ fn what_is_absent_is_deleted_already() {
         let busy = with_chain(&chain).append_rule(&chain, Rule::new(Action::Accept));
         nftables.commit(&busy).expect("commit");
         nftables.delete_chain(&chain).expect("delete a chain with a rule");
-        assert_eq!((listed(&bed.host, "chain").len(), listed(&bed.host, "table").len()), (0, 1));
+        assert_eq!((listed(&fixture.host, "chain").len(), listed(&fixture.host, "table").len()), (0, 1));
         nftables.commit(&busy).expect("commit");
         nftables.delete_table(&mine).expect("delete a table with a chain");
-        assert_eq!(listed(&bed.host, "table").len(), 0);
+        assert_eq!(listed(&fixture.host, "table").len(), 0);
     }
 }
 
 #[test]
-fn names_that_are_too_long_are_refused() {
-    let Some(bed) = Bed::new() else { return };
-    let nftables = socket(&bed.host);
+fn too_long_names_are_refused() {
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
     let table = Table::new(Family::Inet, "x".repeat(256));
     let error = nftables.commit(&Batch::new().ensure_table(&table)).expect_err("a name of 256 bytes");
     assert_eq!((error.raw_os_error(), error.code()), (Some(libc::ERANGE), ErrorCode::IO));
 }
 
-/// What a plugin does with each ADD: a socket, and a look at the rules of a network.
+/// The steps of a plugin at each ADD: open a socket and list the rules of a network.
 #[test]
 #[ignore = "a measurement: --ignored --nocapture, in release mode, on a machine that is idle"]
-fn cost_of_a_look() {
+fn cost_of_listing_rules() {
     const ROUNDS: usize = 1000;
-    let Some(bed) = Bed::new() else { return };
+    let Some(fixture) = Fixture::new() else { return };
     let chain = nat(&table(Family::Inet));
     let rule =
         |number: i32| Rule::new(Action::Masquerade(PortRandomization::FullyRandom)).comment(format!("number {number}"));
     let batch = with_chain(&chain).append_rule(&chain, rule(4)).append_rule(&chain, rule(6));
-    socket(&bed.host).commit(&batch).expect("commit");
+    socket(&fixture.host).commit(&batch).expect("commit");
     let look = || {
         let start = Instant::now();
         let rules = Socket::open().and_then(|nftables| nftables.rules(&chain)).expect("rules");
         assert_eq!(rules.len(), 2);
         start.elapsed()
     };
-    let mut times = bed.host.run(|| (0..ROUNDS).map(|_| look()).collect::<Vec<_>>()).expect("enter the namespace");
+    let mut times = fixture.host.run(|| (0..ROUNDS).map(|_| look()).collect::<Vec<_>>()).expect("enter the namespace");
     times.sort_unstable();
     eprintln!("{:?} at the median of {ROUNDS}", times[ROUNDS / 2]);
 }

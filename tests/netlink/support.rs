@@ -1,4 +1,4 @@
-//! A private host namespace with a pod's beside it, and the tools that look into them.
+//! A private host namespace with a pod namespace, and iproute2 inside both.
 
 use std::{os::fd::AsFd, process::Command};
 
@@ -10,21 +10,21 @@ use serde_json::Value;
 
 pub(crate) const BRIDGE_MAC: MacAddr = MacAddr::new([0x02, 0, 0, 0, 0, 0xb0]);
 
-/// The two namespaces of a test. They are gone when the value is.
-pub(crate) struct Bed {
+/// The two namespaces of a test. They disappear with this value.
+pub(crate) struct Fixture {
     pub(crate) host: Netns,
     pub(crate) pod: Netns,
     pub(crate) on_host: Socket,
     pub(crate) in_pod: Socket,
 }
 
-impl Bed {
-    /// None, with the reason on stderr, where the process may not make namespaces.
+impl Fixture {
+    /// `None`, with the reason on stderr, if the process may not create namespaces.
     pub(crate) fn new() -> Option<Self> {
         let host = match Netns::create() {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
                 let demanded = std::env::var("CNIKIT_REQUIRE_PRIVILEGED").is_ok_and(|v| v == "1");
-                assert!(!demanded, "privilege is demanded: {error}");
+                assert!(!demanded, "CNIKIT_REQUIRE_PRIVILEGED=1 demands privileges: {error}");
                 eprintln!("SKIP {error}");
                 return None;
             }
@@ -36,13 +36,13 @@ impl Bed {
         Some(Self { host, pod, on_host, in_pod })
     }
 
-    /// Makes the bridge `cbr0`, up, and says its index.
+    /// Creates the bridge `cbr0`, up. Returns its index.
     pub(crate) fn bridge(&self) -> u32 {
         let spec = BridgeSpec::new(name("cbr0")).mac(BRIDGE_MAC).up();
         self.on_host.create_bridge(&spec).expect("create cbr0")
     }
 
-    /// Makes a pair whose ends are named after `number`, the peer in the pod.
+    /// Creates a pair with names that contain `number`, and with the peer in the pod.
     pub(crate) fn veth(&self, number: u8, master: Option<u32>) -> VethIndexes {
         let mut pair = pair(number, &self.pod).host_up();
         pair.master = master;
@@ -69,11 +69,11 @@ pub(crate) fn name(name: &str) -> IfName {
     name.parse().expect("an interface name")
 }
 
-/// What a tool of iproute2 prints as JSON inside a namespace. Arguments are split at spaces.
+/// The JSON output of an iproute2 tool inside a namespace. Arguments are split at spaces.
 pub(crate) fn json(netns: &Netns, command: &str) -> Value {
     let output = run(netns, command);
     match output.as_str() {
-        // `tc` prints nothing at all where it has nothing to say.
+        // `tc` prints nothing for an empty list.
         "" => Value::Array(Vec::new()),
         text => serde_json::from_str(text).expect("JSON"),
     }
@@ -92,7 +92,7 @@ pub(crate) fn run(netns: &Netns, command: &str) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// What `ip -d link` says of one link.
+/// The output of `ip -d link` for one link.
 pub(crate) fn link(netns: &Netns, name: &str) -> Value {
     json(netns, &format!("ip -d -j link show dev {name}"))[0].take()
 }

@@ -11,9 +11,10 @@ use crate::netlink::{
     error::{EncodeError, Operation, Result},
 };
 
-/// Changes that are made together or not at all; no packet sees some of them without the others.
+/// An atomic set of changes: all are applied or none, and no packet sees only a part.
 ///
-/// The steps are taken in the order in which they are added. See [`Socket::commit`](super::Socket::commit).
+/// The steps run in the order of their addition. See
+/// [`Socket::commit`](super::Socket::commit).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     pub(super) steps: Vec<Step>,
@@ -31,24 +32,24 @@ pub(super) enum Step {
     DeleteChain(Chain),
 }
 
-/// `NLM_F_NONREC`: what is in it is not deleted with it.
+/// `NLM_F_NONREC`: the deletion fails instead of deleting the content.
 const NONREC: NlmF = NlmF::from_bits_retain(0x100);
 
 impl Batch {
-    /// A batch of no changes.
+    /// An empty batch.
     #[must_use]
     pub const fn new() -> Self {
         Self { steps: Vec::new() }
     }
 
-    /// Makes the table, unless it is there.
+    /// Creates the table, unless it exists.
     #[must_use]
     pub fn ensure_table(self, table: &Table) -> Self {
         self.then(Step::EnsureTable(table.clone()))
     }
 
-    /// Makes the chain, unless it is there. One that is there with another type, hook or priority makes the batch fail
-    /// with [`Error::Exists`](crate::netlink::Error::Exists).
+    /// Creates the chain, unless it exists. If a chain with another type, hook or priority exists,
+    /// the batch fails with [`Error::Exists`](crate::netlink::Error::Exists).
     #[must_use]
     pub fn ensure_chain(self, chain: &Chain) -> Self {
         self.then(Step::EnsureChain(chain.clone()))
@@ -60,7 +61,7 @@ impl Batch {
         self.then(Step::FlushChain(chain.clone()))
     }
 
-    /// Adds the rule at the end of the chain.
+    /// Appends the rule to the chain.
     #[must_use]
     pub fn append_rule(self, chain: &Chain, rule: Rule) -> Self {
         self.then(Step::AppendRule(chain.clone(), rule))
@@ -106,7 +107,7 @@ impl Step {
         }
     }
 
-    /// The module that the kernel misses when it says that there is no such thing.
+    /// The kernel module that is missing if the kernel returns ENOENT.
     pub(super) fn module(&self) -> Option<&'static str> {
         match self {
             Self::EnsureChain(chain) => chain.base?.kind.module(),
@@ -133,7 +134,7 @@ impl Step {
     }
 }
 
-/// The attributes that lead to the rules of a chain.
+/// The attributes that identify the rules of a chain.
 pub(super) fn rules_of(chain: &Chain) -> Result<Attrs<u16>, EncodeError> {
     let table = Attrs::new().put(NFTA_RULE_TABLE, chain.table.name.as_str())?;
     table.put(NFTA_RULE_CHAIN, chain.name.as_str())

@@ -1,4 +1,4 @@
-//! Rules in the kernel's own terms: small steps that load into a register, change it, and compare it.
+//! Rules as kernel expressions: they load data into a register, change it, and compare it.
 
 use std::net::IpAddr;
 
@@ -19,17 +19,17 @@ use crate::{
     spec::IfName,
 };
 
-/// What `oifname` and the like load, in bytes: a name, and zeros.
+/// The size of an interface name in `oifname` and `iifname`, in bytes: the name, padded with zeros.
 const IFNAMSIZ: usize = 16;
 
 /// The expressions of a rule.
 pub(super) struct Expressions {
     list: Attrs<u16>,
-    /// What all packets that get this far are of.
+    /// The family of all packets that reach the next expression.
     family: Family,
 }
 
-/// Where the addresses stand in an IP header, in bytes.
+/// The offsets of the addresses in an IP header, in bytes.
 struct Addresses {
     source: u32,
     destination: u32,
@@ -99,7 +99,7 @@ impl Expressions {
         masked.compare(operator, &octets(prefix.network()))
     }
 
-    /// Goes on for packets of this family.
+    /// Continues only for packets of this family.
     fn only(self, family: Family) -> Result<Self, EncodeError> {
         if self.family == family {
             return Ok(self);
@@ -147,10 +147,10 @@ fn value(bytes: &[u8]) -> Result<Attrs<u16>, EncodeError> {
     Attrs::new().put(NFTA_DATA_VALUE, bytes)
 }
 
-/// The name as the kernel loads it.
+/// The name in the form that the kernel loads.
 fn padded(name: &IfName) -> [u8; IFNAMSIZ] {
     let mut padded = [0; IFNAMSIZ];
-    // A name is shorter by its NUL at the least.
+    // A name is at least one byte shorter, because of the NUL.
     padded.iter_mut().zip(name.as_str().bytes()).for_each(|(to, from)| *to = from);
     padded
 }

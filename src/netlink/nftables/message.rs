@@ -4,16 +4,16 @@ use std::io::Cursor;
 
 use neli::{ToBytes as _, types::Buffer};
 
-use super::{rule::RuleInfo, uapi::*};
+use super::uapi::*;
 use crate::netlink::{
-    attrs::{Attrs, nested},
+    attrs::Attrs,
     error::{EncodeError, Result},
 };
 
 /// `struct nfgenmsg`, in bytes.
-const HEADER: usize = 4;
+pub(super) const HEADER: usize = 4;
 
-/// A message on what belongs to tables of this family.
+/// A message for an object in a table of this family.
 pub(super) fn message(family: u8, attrs: Attrs<u16>) -> Result<Buffer, EncodeError> {
     const VERSION: u8 = 0;
     let mut message = vec![family, VERSION, 0, 0];
@@ -21,31 +21,19 @@ pub(super) fn message(family: u8, attrs: Attrs<u16>) -> Result<Buffer, EncodeErr
     Ok(Buffer::from(message))
 }
 
-/// The message that begins or ends a batch: the subsystem stands where others have nothing.
+/// The message that begins or ends a batch. It carries the subsystem in a field that other messages
+/// leave zero.
 pub(super) fn delimiter() -> Buffer {
     let [high, low] = NFNL_SUBSYS_NFTABLES.to_be_bytes();
     Buffer::from(vec![0, 0, high, low])
 }
 
-/// The rule in a message of the kernel's.
-pub(in crate::netlink) fn rule(message: &[u8]) -> RuleInfo {
-    let (mut handle, mut user_data) = (0, &[][..]);
-    for (kind, payload) in nested(message.get(HEADER..).unwrap_or_default()) {
-        match kind {
-            NFTA_RULE_HANDLE => handle = payload.try_into().map_or(0, u64::from_be_bytes),
-            NFTA_RULE_USERDATA => user_data = payload,
-            _ => (),
-        }
-    }
-    RuleInfo::new(handle, user_data)
-}
-
-/// Adds a number, in the byte order of this family.
+/// Adds a number in network byte order.
 pub(super) fn number(attrs: Attrs<u16>, kind: u16, number: u32) -> Result<Attrs<u16>, EncodeError> {
     attrs.put(kind, &number.to_be_bytes()[..])
 }
 
-/// Adds attributes in an attribute.
+/// Adds attributes nested in an attribute.
 pub(super) fn nest(attrs: Attrs<u16>, kind: u16, inner: Attrs<u16>) -> Result<Attrs<u16>, EncodeError> {
     attrs.nest(kind | NLA_F_NESTED, inner)
 }

@@ -1,22 +1,24 @@
-//! Packet filter and address translation: tables, chains and rules of [nft(8)], without running it.
+//! Packet filter and address translation: tables, chains and rules of [nft(8)], without running
+//! `nft`.
 //!
-//! A [`Batch`] of changes is made as a whole or not at all, and [`Socket::rules`] sees what is there. A plugin that keeps
-//! a few rules for each network looks at their comments with each ADD (0.03 ms), and repairs what is missing:
+//! A [`Batch`] of changes is atomic, and [`Socket::rules`] lists existing rules. A plugin with a
+//! few rules for each network compares their comments at each ADD (0.03 ms), and repairs missing
+//! rules:
 //!
 //! ```no_run
 //! use cnikit::netlink::nftables::{
-//!     Action, Batch, ChainType, Family, Hook, Match, Ports, Priority, Rule, Socket, Table,
+//!     Action, Batch, ChainType, Family, Hook, Match, PortRandomization, Priority, Rule, Socket, Table,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let pods = "10.244.1.0/24".parse()?;
-//! let rule = Rule::new(Action::Masquerade(Ports::FullyRandom))
-//!     .when(Match::source(pods))
-//!     .when(!Match::output_link("cbr0".parse()?));
+//! let rule = Rule::new(Action::Masquerade(PortRandomization::FullyRandom))
+//!     .matching(Match::source(pods))
+//!     .matching(!Match::output_link("cbr0".parse()?));
 //! let comment = format!("pods of mynet, {}", rule.digest()?);
 //!
 //! let table = Table::new(Family::Inet, "my-plugin");
-//! let chain = table.chain("masquerade-mynet").on(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT);
+//! let chain = table.chain("masquerade-mynet").hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT);
 //! let nftables = Socket::open()?;
 //! let rules = nftables.rules(&chain)?;
 //! if !rules.iter().any(|rule| rule.comment.as_ref() == Some(&comment)) {
@@ -29,14 +31,14 @@
 //!
 //! # What it does not do
 //!
-//! It does not list tables, and of a rule it reads no more than the comment: what a rule does is spelt differently by
-//! kernels of different versions. It knows no sets and no named objects.
+//! The module does not list tables. It reads only the comment of a rule, because kernel versions
+//! encode the expressions of a rule differently. It supports neither sets nor named objects.
 //!
 //! # Kernel
 //!
-//! Linux 5.2 or later for translation in tables of the family `inet`. Modules are loaded by the kernel where it may:
-//! `nf_tables`, `nft_chain_nat` and `nft_masq`. All verbs, looking included, need `CAP_NET_ADMIN`. The messages are
-//! described by [nf_tables.h].
+//! Linux 5.2 or later for address translation in tables of the family `inet`. The kernel loads its
+//! modules if permitted: `nf_tables`, `nft_chain_nat` and `nft_masq`. All operations, also reads,
+//! need `CAP_NET_ADMIN`. [nf_tables.h] describes the messages.
 //!
 //! [nft(8)]: https://man7.org/linux/man-pages/man8/nft.8.html
 //! [nf_tables.h]: https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/include/uapi/linux/netfilter/nf_tables.h
@@ -48,9 +50,6 @@ mod rule;
 mod socket;
 mod table;
 mod uapi;
-
-#[cfg(any(test, fuzzing))]
-pub(in crate::netlink) use message::rule as read_rule;
 
 pub use batch::Batch;
 pub use rule::{Action, Match, PortRandomization, Rule, RuleInfo};

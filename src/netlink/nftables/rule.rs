@@ -5,25 +5,29 @@ use sha2::{Digest, Sha256};
 
 use super::{
     expression::Expressions,
+    message::HEADER,
     table::Family,
-    uapi::{NFTNL_UDATA_COMMENT_MAXLEN, NFTNL_UDATA_RULE_COMMENT},
+    uapi::{NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFTNL_UDATA_COMMENT_MAXLEN, NFTNL_UDATA_RULE_COMMENT},
 };
 use crate::{
-    netlink::error::{EncodeError, Operation, Result},
+    netlink::{
+        attrs::{nested, text},
+        error::{EncodeError, Operation, Result},
+    },
     spec::IfName,
 };
 
-/// What is done with packets that all [matches](Match) hold for.
+/// A rule: an action for packets that match all its [conditions](Match).
 ///
 /// ```
-/// use cnikit::netlink::nftables::{Action, Match, Ports, Rule};
+/// use cnikit::netlink::nftables::{Action, Match, PortRandomization, Rule};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let pods = "10.244.1.0/24".parse()?;
-/// let rule = Rule::new(Action::Masquerade(Ports::FullyRandom))
-///     .when(Match::source(pods))
-///     .when(!Match::destination(pods))
-///     .when(!Match::output_link("cbr0".parse()?));
+/// let rule = Rule::new(Action::Masquerade(PortRandomization::FullyRandom))
+///     .matching(Match::source(pods))
+///     .matching(!Match::destination(pods))
+///     .matching(!Match::output_link("cbr0".parse()?));
 /// assert_eq!(rule.digest()?.len(), 16);
 /// # Ok(())
 /// # }
@@ -35,54 +39,54 @@ pub struct Rule {
     comment: Option<String>,
 }
 
-/// A condition; `!` turns it round.
+/// A condition; `!` negates it.
 ///
-/// One on an address holds for packets of the address's family only, turned round or not.
+/// A condition on an address matches only packets of the address's family, negated or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Match {
     pub(super) field: Field,
     pub(super) is_negated: bool,
 }
 
-/// What a rule does.
+/// The action of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
     /// Lets the packet pass to the next base chain.
     Accept,
-    /// Drops it.
+    /// Drops the packet.
     Drop,
-    /// Leaves the chain; a base chain's policy decides.
+    /// Leaves the chain; in a base chain the policy decides.
     Return,
-    /// Gives it the source address that the host has on the link by which it leaves. In a [`Nat`](super::ChainType::Nat)
-    /// chain at [`Postrouting`](super::Hook::Postrouting) only.
+    /// Translates the source to the host's address on the outgoing link. Valid only in a
+    /// [`Nat`](super::ChainType::Nat) chain at [`Postrouting`](super::Hook::Postrouting).
     Masquerade(PortRandomization),
 }
 
-/// Which source ports masqueraded connections get.
+/// The choice of source ports for masqueraded connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortRandomization {
-    /// The same if it is free, else one nearby.
+    /// The original port if it is free, otherwise a port nearby.
     Kept,
-    /// One by a hash of the addresses, with a random offset.
+    /// A port from a hash of the addresses, with a random offset.
     Random,
-    /// Any. Connections that begin at the same moment rarely choose the same one, which would cost one of them its first
-    /// packet.
+    /// A random port. Connections that start at the same time then rarely collide; a collision
+    /// would cost one of them its first packet.
     #[doc(alias = "random-fully")]
     FullyRandom,
 }
 
-/// A rule that the kernel has.
+/// A rule in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuleInfo {
-    /// Its number in the table.
+    /// The handle of the rule in the table.
     pub handle: u64,
-    /// Its comment.
+    /// The comment.
     pub comment: Option<String>,
 }
 
-/// What a condition looks at.
+/// The packet field of a condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Field {
     Source(IpNetwork),
@@ -92,20 +96,21 @@ pub(super) enum Field {
 }
 
 impl Rule {
-    /// A rule for all packets, until it is told [when](Rule::matching).
+    /// A rule for all packets, until [conditions](Rule::matching) are added.
     #[must_use]
     pub const fn new(action: Action) -> Self {
         Self { matches: Vec::new(), action, comment: None }
     }
 
-    /// Adds a condition. They are looked at in this order, up to the first that does not hold.
+    /// Adds a condition. Conditions are evaluated in this order, until one does not match.
     #[must_use]
     pub fn matching(mut self, condition: Match) -> Self {
         self.matches.push(condition);
         self
     }
 
-    /// Sets the comment that nft(8) shows and [`Socket::rules`](super::Socket::rules) reads. It ends at 127 bytes.
+    /// Sets the comment that nft(8) shows and [`Socket::rules`](super::Socket::rules) reads. It is
+    /// truncated at 127 bytes.
     #[must_use]
     pub fn comment(mut self, comment: impl Into<String>) -> Self {
         let mut comment = comment.into();
@@ -116,20 +121,22 @@ impl Rule {
         self
     }
 
-    /// Sixteen hexadecimal digits that differ between rules that do different things. In the comment, they tell later
-    /// whether the kernel's rule is this one, without comparing what kernels of all versions make of it.
+    /// Sixteen hexadecimal digits, which differ between rules with different effects. In the
+    /// comment, they identify the rule later, without a comparison of its kernel encoding, which
+    /// depends on the version.
     ///
     /// # Errors
     ///
-    /// [`Error::Message`](crate::netlink::Error::Message) for more conditions than a message holds.
+    /// [`Error::Message`](crate::netlink::Error::Message) if the conditions exceed the size of a
+    /// message.
     pub fn digest(&self) -> Result<String> {
         let operation = Operation::new("encode", "a rule");
         let expressions = self.expressions(Family::Inet).and_then(Expressions::into_bytes);
-        let digest = Sha256::digest(expressions.map_err(|fault| operation.malformed(fault))?);
+        let digest = Sha256::digest(expressions.map_err(|error| operation.malformed(error))?);
         Ok(digest.iter().take(8).map(|octet| format!("{octet:02x}")).collect())
     }
 
-    /// The kernel module that the rule needs, where it is one of its own.
+    /// The kernel module that the rule needs, if it is a separate module.
     pub(super) const fn module(&self) -> Option<&'static str> {
         match self.action {
             Action::Masquerade(_) => Some("nft_masq"),
@@ -145,7 +152,7 @@ impl Rule {
         expressions.action(self.action)
     }
 
-    /// The comment in the form in which nft(8) keeps it.
+    /// The comment in the format of nft(8).
     pub(super) fn user_data(&self) -> Option<Vec<u8>> {
         let comment = self.comment.as_deref()?;
         let length = u8::try_from(comment.len() + 1).ok()?;
@@ -156,17 +163,26 @@ impl Rule {
 }
 
 impl RuleInfo {
-    pub(super) fn new(handle: u64, user_data: &[u8]) -> Self {
+    /// Reads the rule from a message of the kernel.
+    pub(in crate::netlink) fn decode(message: &[u8]) -> Self {
+        let (mut handle, mut user_data) = (0, &[][..]);
+        for (kind, payload) in nested(message.get(HEADER..).unwrap_or_default()) {
+            match kind {
+                NFTA_RULE_HANDLE => handle = payload.try_into().map_or(0, u64::from_be_bytes),
+                NFTA_RULE_USERDATA => user_data = payload,
+                _ => (),
+            }
+        }
         Self { handle, comment: comment(user_data) }
     }
 }
 
-/// The comment in user data that nft(8) or this library wrote.
+/// The comment in user data written by nft(8) or this library.
 fn comment(mut user_data: &[u8]) -> Option<String> {
     while let [kind, length, rest @ ..] = user_data {
         let (value, others) = rest.split_at_checked(usize::from(*length))?;
         if *kind == NFTNL_UDATA_RULE_COMMENT {
-            return Some(crate::netlink::attrs::text(value));
+            return Some(text(value));
         }
         user_data = others;
     }
@@ -174,25 +190,25 @@ fn comment(mut user_data: &[u8]) -> Option<String> {
 }
 
 impl Match {
-    /// The source address is of this prefix.
+    /// The source address is in this prefix.
     #[must_use]
     pub const fn source(prefix: IpNetwork) -> Self {
         Self::new(Field::Source(prefix))
     }
 
-    /// The destination address is of this prefix.
+    /// The destination address is in this prefix.
     #[must_use]
     pub const fn destination(prefix: IpNetwork) -> Self {
         Self::new(Field::Destination(prefix))
     }
 
-    /// The packet came in by the link of this name.
+    /// The packet arrived at the link with this name.
     #[must_use]
     pub const fn input_link(name: IfName) -> Self {
         Self::new(Field::InputLink(name))
     }
 
-    /// The packet goes out by the link of this name.
+    /// The packet leaves through the link with this name.
     #[must_use]
     pub const fn output_link(name: IfName) -> Self {
         Self::new(Field::OutputLink(name))
@@ -216,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_end_at_what_nft_takes() {
+    fn long_comment_is_truncated() {
         let long = Rule::new(Action::Accept).comment("ä".repeat(100));
         let data = long.user_data().expect("a comment");
         assert_eq!((data[0], usize::from(data[1]), data.len()), (0, 127, 129), "63 letters of two bytes, and a NUL");
@@ -224,14 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn comments_are_found_behind_other_data_and_not_beyond_the_end() {
+    fn comment_is_found_after_other_user_data() {
         assert_eq!(comment(&[1, 2, 9, 9, 0, 3, b'm', b'e', 0]), Some("me".into()));
         assert_eq!(comment(&[0, 9, b'm']), None);
         assert_eq!(comment(&[]), None);
     }
 
     #[test]
-    fn digests_tell_rules_apart_by_what_they_do() {
+    fn digest_depends_on_the_effect_only() {
         let pods: IpNetwork = "10.1.0.0/16".parse().expect("a prefix");
         let bridge = |name: &str| Match::output_link(name.parse().expect("a name"));
         let rule = |action| Rule::new(action).matching(Match::source(pods));
@@ -247,7 +263,7 @@ mod tests {
         let digests: std::collections::BTreeSet<_> =
             rules.iter().map(|rule| rule.digest().expect("a digest")).collect();
         assert_eq!(digests.len(), rules.len());
-        let commented = rule(Action::Accept).comment("of no matter");
+        let commented = rule(Action::Accept).comment("any comment");
         assert_eq!(commented.digest().expect("a digest"), rules[0].digest().expect("a digest"));
     }
 }

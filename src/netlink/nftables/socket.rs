@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::{
     batch::{Batch, Step, rules_of},
-    message::{delimiter, message, rule},
+    message::{delimiter, message},
     rule::RuleInfo,
     table::{Chain, Table},
     uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFT_MSG_GETRULE},
@@ -17,12 +17,13 @@ use crate::netlink::{
     socket::encode,
 };
 
-/// The module without which there is nothing of this.
+/// The module that provides nf_tables.
 const NF_TABLES: &str = "nf_tables";
 
 /// A netfilter netlink socket.
 ///
-/// It works in the namespace in which it was opened: [`Netns::run`](crate::netlink::Netns::run) opens one elsewhere.
+/// The socket works in the namespace where it was opened.
+/// [`Netns::run`](crate::netlink::Netns::run) opens one elsewhere.
 #[doc(alias = "NETLINK_NETFILTER")]
 #[derive(Debug)]
 pub struct Socket {
@@ -34,7 +35,8 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] where the kernel has no netfilter netlink, [`Error::Socket`] where it gives no socket.
+    /// [`Error::Unsupported`] if the kernel has no netfilter netlink, [`Error::Socket`] if the
+    /// socket cannot be opened.
     pub fn open() -> Result<Self> {
         let operation = Operation::new("open", "a netfilter netlink socket");
         match netlink::Socket::connect(&operation, NlFamily::Netfilter) {
@@ -43,46 +45,49 @@ impl Socket {
         }
     }
 
-    /// Makes all changes of the batch, or none.
+    /// Applies all changes of the batch, or none.
     ///
     /// # Errors
     ///
-    /// That of the first step which the kernel refused. [`Error::Unsupported`] where it has no nf_tables, or no module
-    /// for a chain's type or a rule's action: the answer is the same where a rule's chain or a chain's table is missing,
-    /// so have them [ensured](Batch::ensure_table) before. [`Error::Exists`] for a chain that is there and differs.
-    /// [`Error::Kernel`] else: `EPERM` without `CAP_NET_ADMIN`, `ERANGE` for a name that is too long, `EOPNOTSUPP` for
-    /// an action that has no place at the chain's hook.
+    /// The error of the first step that the kernel refused. [`Error::Unsupported`] if the kernel
+    /// has no nf_tables, or no module for a chain type or a rule action. The kernel answers the
+    /// same if the chain of a rule or the table of a chain is missing, so
+    /// [ensure](Batch::ensure_table) both first. [`Error::Exists`] if a different chain exists.
+    /// [`Error::Kernel`] otherwise: `EPERM` without `CAP_NET_ADMIN`, `ERANGE` for a name that is
+    /// too long, `EOPNOTSUPP` for an action that is invalid at the chain's hook.
     pub fn commit(&self, batch: &Batch) -> Result<()> {
         self.transact(batch, true)
     }
 
-    /// Has the kernel check the batch as if it were to be committed, and changes nothing. It loads modules that the batch
-    /// needs. Whether an action has its place at a chain's hook, it looks at no earlier than [`Socket::commit`].
+    /// Lets the kernel validate the batch without applying it. The kernel loads the modules that
+    /// the batch needs. Only [`Socket::commit`] checks whether an action is valid at a chain's
+    /// hook.
     ///
     /// # Errors
     ///
     /// As for [`Socket::commit`].
     pub fn check(&self, batch: &Batch) -> Result<()> {
-        // What does not end is taken back.
+        // The kernel rolls back a batch without an end message.
         self.transact(batch, false)
     }
 
-    /// The rules of a chain, in their order; none where there is no such chain.
+    /// The rules of a chain, in their order; empty if the chain does not exist.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] where the kernel has no nf_tables, [`Error::Kernel`] with `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::Unsupported`] if the kernel has no nf_tables, [`Error::Kernel`] with `EPERM`
+    /// without `CAP_NET_ADMIN`.
     #[doc(alias = "NFT_MSG_GETRULE")]
     pub fn rules(&self, chain: &Chain) -> Result<Vec<RuleInfo>> {
         let operation = Operation::new("list the rules of the nftables chain", chain);
         let request = || message(chain.table.family.number(), rules_of(chain)?);
         match self.netlink.dump::<_, Buffer>(&operation, NFT_MSG_GETRULE, request) {
             Err(error) if error.is(Errno::INVAL) => Err(operation.unsupported(NF_TABLES)),
-            rules => Ok(rules?.iter().map(|message| rule(message.as_ref())).collect()),
+            rules => Ok(rules?.iter().map(|message| RuleInfo::decode(message.as_ref())).collect()),
         }
     }
 
-    /// Deletes a table with all that is in it. An absent one is success.
+    /// Deletes a table with its content. Succeeds if the table is absent.
     ///
     /// # Errors
     ///
@@ -92,7 +97,7 @@ impl Socket {
         self.delete(Step::DeleteTable(table.clone()))
     }
 
-    /// Deletes a table if nothing is in it, and tells whether it is gone.
+    /// Deletes a table if it is empty. Returns whether the table is gone.
     ///
     /// # Errors
     ///
@@ -104,11 +109,11 @@ impl Socket {
         }
     }
 
-    /// Deletes a chain with its rules. An absent one is success.
+    /// Deletes a chain with its rules. Succeeds if the chain is absent.
     ///
     /// # Errors
     ///
-    /// As for [`Socket::commit`]; `EBUSY` where rules of other chains lead to it.
+    /// As for [`Socket::commit`]; `EBUSY` if rules of other chains jump to it.
     #[doc(alias = "NFT_MSG_DELCHAIN")]
     pub fn delete_chain(&self, chain: &Chain) -> Result<()> {
         self.delete(Step::DeleteChain(chain.clone()))
@@ -127,11 +132,12 @@ impl Socket {
         let Some(((first, begin), (last, end))) = exchanges.first().zip(exchanges.last()) else {
             return Ok(());
         };
-        // What is wrong with the batch as a whole, the kernel says of its beginning: under the first step's number, it is
-        // heard.
+        // The kernel reports an error of the whole batch for its begin message. The begin message
+        // has the sequence number of the first step, so that the error is received.
         let mut requests = delimit(first, *begin, NFNL_MSG_BATCH_BEGIN)?;
         for (step, (operation, sequence)) in batch.steps.iter().zip(&exchanges) {
-            // One for each would be more than the socket holds of large batches.
+            // One acknowledgement for each step would overflow the socket's buffer for large
+            // batches.
             let ack = if sequence == end { NlmF::ACK } else { NlmF::empty() };
             requests.extend(encode(operation, *sequence, step.kind(), step.flags() | ack, step.message())?);
         }
@@ -141,7 +147,7 @@ impl Socket {
         self.netlink.send_encoded(first, &requests)?;
         self.netlink
             .wait_acks(&exchanges)
-            .map_err(|(place, error)| explain(error, &batch.steps[place], &exchanges[place].0))
+            .map_err(|(index, error)| explain(error, &batch.steps[index], &exchanges[index].0))
     }
 }
 
@@ -149,11 +155,11 @@ fn delimit(operation: &Operation, sequence: u32, kind: u16) -> Result<Vec<u8>> {
     encode(operation, sequence, kind, NlmF::empty(), Ok(delimiter()))
 }
 
-/// Of a module that it lacks, the kernel says no more than that there is no such thing, or that it cannot do this.
+/// For a missing module, the kernel returns only ENOENT or EOPNOTSUPP.
 fn explain(error: Error, step: &Step, operation: &Operation) -> Error {
     match (step, step.module()) {
         (_, Some(module)) if error.is(Errno::NOENT) => operation.unsupported(module),
-        // What kernels say of late, instead of that it exists.
+        // Newer kernels return this instead of EEXIST.
         (Step::EnsureChain(_), _) if error.is(Errno::OPNOTSUPP) => operation.exists(),
         (Step::EnsureTable(_) | Step::DeleteTable(_) | Step::DeleteEmptyTable(_) | Step::DeleteChain(_), _)
             if error.is(Errno::OPNOTSUPP) =>
@@ -172,7 +178,7 @@ mod tests {
         spec::{ErrorCode, HasErrorCode as _},
     };
 
-    /// What becomes of the kernel's error for this step.
+    /// The error of this step, after `explain`.
     #[track_caller]
     fn explained(step: Step, errno: Errno) -> Error {
         let operation = step.operation();
@@ -180,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_that_are_missing_are_named() {
+    fn missing_modules_are_named() {
         let table = Table::new(Family::Inet, "mine");
         let nat = table.chain("nat").hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT);
         let masquerade = Rule::new(Action::Masquerade(PortRandomization::Kept));
@@ -199,7 +205,7 @@ mod tests {
             (Step::AppendRule(nat.clone(), Rule::new(Action::Drop)), Errno::NOENT),
             (Step::AppendRule(nat, masquerade), Errno::OPNOTSUPP),
         ] {
-            assert!(explained(step, errno).is(errno), "an error that has nothing to do with modules");
+            assert!(explained(step, errno).is(errno), "an error without a missing module");
         }
     }
 }

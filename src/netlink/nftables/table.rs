@@ -1,6 +1,6 @@
 use std::fmt::{self, Display};
 
-/// Which packets a table sees.
+/// The packets that a table sees.
 #[doc(alias = "NFPROTO_INET")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -13,7 +13,7 @@ pub enum Family {
     Ip6,
 }
 
-/// A table: a name space for chains. It belongs to whoever made it.
+/// A table: a namespace for chains. It belongs to the program that created it.
 ///
 /// ```
 /// use cnikit::netlink::nftables::{Family, Table};
@@ -26,7 +26,7 @@ pub struct Table {
     pub(super) name: String,
 }
 
-/// A chain of rules in a table. Packets get to it by its [hook](Chain::hook).
+/// A chain of rules in a table. Its [hook](Chain::hook) determines the packets that it sees.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Chain {
     pub(super) table: Table,
@@ -34,36 +34,38 @@ pub struct Chain {
     pub(super) base: Option<Base>,
 }
 
-/// What a chain may do with packets.
+/// The task of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ChainType {
-    /// Let them pass or not.
+    /// Accepts or drops packets.
     Filter,
-    /// Translate addresses. Only the first packet of a connection comes here; what is decided of it holds for all.
+    /// Translates addresses. Only the first packet of a connection traverses the chain; the result
+    /// applies to the whole connection.
     Nat,
 }
 
-/// The place on a packet's way at which a chain is asked, as in [nft(8)](https://man7.org/linux/man-pages/man8/nft.8.html).
+/// The point in the packet path that runs a chain, as in
+/// [nft(8)](https://man7.org/linux/man-pages/man8/nft.8.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Hook {
-    /// All that comes in, before it is routed.
+    /// All incoming packets, before routing.
     Prerouting,
-    /// What is for the host itself.
+    /// Packets to the host itself.
     Input,
-    /// What is routed on.
+    /// Forwarded packets.
     Forward,
-    /// What the host itself sends.
+    /// Packets from the host itself.
     Output,
-    /// All that goes out, after it was routed.
+    /// All outgoing packets, after routing.
     Postrouting,
 }
 
-/// In which order the chains of a hook are asked, the least first.
+/// The order of the chains of a hook, lowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Priority(pub i32);
 
-/// Where a chain is hooked in.
+/// The hook, type and priority of a base chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Base {
     pub(super) kind: ChainType,
@@ -72,26 +74,26 @@ pub(super) struct Base {
 }
 
 impl Table {
-    /// The table of this name. nft(8) can read names back that begin with a letter and have letters, digits, `/`, `-`,
-    /// `_` and `.` in them; the kernel takes 255 bytes.
+    /// The table with this name. nft(8) can read names that begin with a letter and contain
+    /// letters, digits, `/`, `-`, `_` and `.`. The kernel accepts 255 bytes.
     pub fn new(family: Family, name: impl Into<String>) -> Self {
         Self { family, name: name.into() }
     }
 
-    /// The chain of this name, for which the same holds.
+    /// The chain with this name. The same rules apply to the name.
     pub fn chain(&self, name: impl Into<String>) -> Chain {
         Chain { table: self.clone(), name: name.into(), base: None }
     }
 }
 
 impl Chain {
-    /// The table that it is of.
+    /// The table of the chain.
     #[must_use]
     pub fn table(&self) -> Table {
         self.table.clone()
     }
 
-    /// Hooks the chain in, with the policy to accept what it does not decide.
+    /// Hooks the chain in. Its policy is to accept packets that no rule decides.
     #[must_use]
     pub const fn hook(mut self, kind: ChainType, hook: Hook, priority: Priority) -> Self {
         self.base = Some(Base { kind, hook, priority });
@@ -100,11 +102,11 @@ impl Chain {
 }
 
 impl Priority {
-    /// Where destinations are translated: `dstnat`.
+    /// The priority of destination translation: `dstnat`.
     pub const DSTNAT: Self = Self(-100);
-    /// Where packets are let pass or not: `filter`.
+    /// The priority of packet filtering: `filter`.
     pub const FILTER: Self = Self(0);
-    /// Where sources are translated: `srcnat`.
+    /// The priority of source translation: `srcnat`.
     pub const SRCNAT: Self = Self(100);
 }
 
@@ -127,7 +129,7 @@ impl ChainType {
         }
     }
 
-    /// The kernel module that brings it, where it is one of its own.
+    /// The kernel module that provides it, if it is a separate module.
     pub(super) const fn module(self) -> Option<&'static str> {
         match self {
             Self::Filter => None,

@@ -1,8 +1,8 @@
 //! Numbers and names of the kernel's interface, as in
 //! [nf_tables.h](https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/include/uapi/linux/netfilter/nf_tables.h)
-//! and nfnetlink.h beside it. Numbers in attributes are in network byte order.
+//! and nfnetlink.h. Numbers in attributes are in network byte order.
 
-/// The subsystem stands in the upper byte of a message's type.
+/// The subsystem is the upper byte of the message type.
 pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 
 pub(super) const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
@@ -16,7 +16,7 @@ pub(super) const NFT_MSG_NEWRULE: u16 = message(6);
 pub(super) const NFT_MSG_GETRULE: u16 = message(7);
 pub(super) const NFT_MSG_DELRULE: u16 = message(8);
 
-/// The kernel does without this flag; tools that print messages do not.
+/// The kernel ignores this flag; tools that print messages need it.
 pub(super) const NLA_F_NESTED: u16 = 1 << 15;
 
 pub(super) const NFTA_TABLE_NAME: u16 = 1;
@@ -42,7 +42,7 @@ pub(super) const NFTA_DATA_VALUE: u16 = 1;
 pub(super) const NFTA_DATA_VERDICT: u16 = 2;
 pub(super) const NFTA_VERDICT_CODE: u16 = 1;
 
-/// The register that holds the verdict, and the first for data.
+/// The register of the verdict, and the first data register.
 pub(super) const NFT_REG_VERDICT: u32 = 0;
 pub(super) const NFT_REG_1: u32 = 1;
 
@@ -80,10 +80,10 @@ pub(super) const NFTA_MASQ_FLAGS: u16 = 1;
 pub(super) const NF_NAT_RANGE_PROTO_RANDOM: u32 = 1 << 2;
 pub(super) const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
 
-/// What nft(8) keeps in a rule's user data: type, length and value, one octet the first two.
+/// The format of nft(8) in the user data of a rule: type (1 byte), length (1 byte), value.
 pub(super) const NFTNL_UDATA_RULE_COMMENT: u8 = 0;
 
-/// What nft(8) takes for a comment at the most, in bytes, the NUL at its end included.
+/// The maximum comment of nft(8), in bytes, with its terminating NUL.
 pub(super) const NFTNL_UDATA_COMMENT_MAXLEN: usize = 128;
 
 const fn message(number: u16) -> u16 {

@@ -1,4 +1,5 @@
-//! Does nothing, and without a C library, which takes a while to start: `exit_group(0)`. build.rs links it.
+//! The empty program: `exit_group(0)` without a C library, because a C library takes time to start.
+//! build.rs links it.
 #![no_std]
 #![no_main]
 

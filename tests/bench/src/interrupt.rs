@@ -1,4 +1,4 @@
-//! Ctrl-C ends a run between two steps, by unwinding: so all that cleans up behind itself does.
+//! Ctrl-C ends a run between two steps by unwinding, so that all cleanup runs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,10 +8,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 static WANTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// What a run unwinds with.
+/// The payload of the unwinding.
 struct Interrupted;
 
-/// Has the signals that ask a program to end ask [`check`] to.
+/// Registers the termination signals, which [`check`] then reports.
 pub(crate) fn catch() {
     let wanted = WANTED.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -19,7 +19,7 @@ pub(crate) fn catch() {
     }
 }
 
-/// Runs something that calls [`check`]; nothing if it was interrupted.
+/// Runs a closure that calls [`check`]. Returns `None` if it was interrupted.
 pub(crate) fn run<T>(work: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(done) => Some(done),
@@ -33,10 +33,10 @@ pub(crate) fn is_wanted() -> bool {
     WANTED.get().is_some_and(|wanted| wanted.load(Ordering::Relaxed))
 }
 
-/// Unwinds if the run is to end.
+/// Unwinds if the run must end.
 pub(crate) fn check() {
     if is_wanted() {
-        // Past the hook that would tell of a panic.
+        // Bypasses the hook that would print a panic.
         resume_unwind(Box::new(Interrupted));
     }
 }

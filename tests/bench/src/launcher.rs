@@ -1,16 +1,18 @@
-//! This program as a small one that starts another and tells how much memory and CPU time that took.
+//! The launcher mode of this program: a small process that starts another program and reports its
+//! peak memory and CPU time.
 //!
-//! The kernel counts, as the peak of a process, also what its parent had when it started it. So the one who asks must be
-//! small, and what it sees is never less than what it has itself.
+//! The kernel includes the parent's memory at the start in the peak of a process. So the parent
+//! must be small, and its own size is the minimum of the result.
 #![expect(unsafe_code, reason = "getrusage(2) has no safe binding")]
 
 use std::mem::MaybeUninit;
 use std::process::{Command, ExitCode};
 
-/// Names the file that the answer is written to: the peak in KiB, and the CPU time in microseconds.
+/// Contains the path of the file for the result: the peak in KiB, and the CPU time in microseconds.
 pub(crate) const USAGE_FILE: &str = "CNIKIT_BENCH_USAGE_FILE";
 
-/// Where it is set, runs the program that the arguments name, with standard input and output as they are.
+/// If the variable is set, runs the program in the arguments with unchanged standard input and
+/// output.
 pub(crate) fn run_if_asked() -> Option<ExitCode> {
     let file = std::env::var_os(USAGE_FILE)?;
     let mut arguments = std::env::args_os().skip(1);
@@ -23,12 +25,13 @@ pub(crate) fn run_if_asked() -> Option<ExitCode> {
     Some(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What the children took, and what those waited for: times add up, the resident set is that of the largest.
+/// The usage of the children and of their children that they waited for: times are summed, the
+/// resident set is the largest one.
 fn usage_of_children() -> libc::rusage {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: there is room for one rusage.
+    // SAFETY: the buffer has room for one rusage.
     let done = unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr()) };
     assert_eq!(done, 0, "getrusage: {}", std::io::Error::last_os_error());
-    // SAFETY: all zeroes is a rusage, and the kernel has filled it in.
+    // SAFETY: an all-zero rusage is valid, and the kernel has filled it in.
     unsafe { usage.assume_init() }
 }

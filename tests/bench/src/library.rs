@@ -1,4 +1,4 @@
-//! What criterion has measured of the library, brought into the form of the other results.
+//! The criterion results of the library, converted to the format of the other results.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::options::LibraryOptions;
 use crate::report::{Figure, Report, Summary};
 use crate::tables;
 
-/// As much as is of use of criterion's `benchmark.json`.
+/// The used members of criterion's `benchmark.json`.
 #[derive(Debug, Deserialize)]
 struct Benchmark {
     /// `area/case`.
@@ -18,7 +18,7 @@ struct Benchmark {
     function_id: Option<String>,
 }
 
-/// The same of its `estimates.json`.
+/// The used members of criterion's `estimates.json`.
 #[derive(Debug, Deserialize)]
 struct Estimates {
     median: Estimate,
@@ -40,21 +40,21 @@ struct Interval {
 /// Collects the medians of the last `cargo bench`, writes the JSON file and prints the table.
 pub(crate) fn run(options: &LibraryOptions) {
     let mut figures: Vec<Figure> = folders(&options.criterion).iter().filter_map(|folder| figure(folder)).collect();
-    assert!(!figures.is_empty(), "{}: nothing of criterion's; run `cargo bench`", options.criterion.display());
-    // Ours first, the others after it.
+    assert!(!figures.is_empty(), "{}: no criterion results; run `cargo bench` first", options.criterion.display());
+    // cnikit first, then the others.
     let key = |figure: &Figure| {
         let Figure { measure, case, implementation, .. } = figure;
         (measure.clone(), tables::natural(case), implementation != "cnikit", implementation.clone())
     };
     figures.sort_by_key(key);
-    let report = Report { machine: Machine::look_without_plugins(), command: "cargo bench".to_owned(), figures };
+    let report = Report { machine: Machine::read_host(), command: "cargo bench".to_owned(), figures };
     if let Some(path) = &options.json {
         report.write(path);
     }
     tables::print(&report);
 }
 
-/// The folders of the newest results, at whatever depth.
+/// The folders of the newest results, at any depth.
 fn folders(root: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(root).into_iter().flatten().filter_map(Result::ok);
     let below = entries.map(|entry| entry.path()).filter(|path| path.is_dir());
@@ -66,7 +66,8 @@ fn figure(folder: &Path) -> Option<Figure> {
     let Estimates { median } = read(&folder.join("estimates.json"))?;
     let (measure, case) = benchmark.group_id.split_once('/')?;
     let interval = median.confidence_interval;
-    // Criterion keeps the samples for itself: what is told of the spread is how sure the median is.
+    // Criterion does not export its samples: the spread here is the confidence interval of the
+    // median.
     let summary = Summary {
         samples: 1,
         min: interval.lower_bound,

@@ -1,25 +1,28 @@
-//! Measures `simple-ebpf-cni` beside the reference plugins, on private hosts that vanish with the process, and draws what it
-//! measured.
+//! Measures `simple-ebpf-cni` and the reference plugins on private hosts that disappear with the
+//! process, and draws the results.
 //!
-//! `make bench-add`, `make bench-net` and `make bench-plots` run it; docs/benchmarks.md tells what came out.
+//! `make bench-add`, `make bench-net` and `make bench-plots` run it. docs/benchmarks.md has the
+//! results.
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
-//! | [`add`] | the verbs of plugins: how long they take, how many at once, what an ADD is made of |
-//! | [`tables`] | the results for people |
-//! | [`net`] | packets from pod to pod, by each way that leads there |
-//! | [`library`] | what criterion measured of the library |
-//! | [`network`], [`call`] | plugins and their pods, and a call under the clock |
+//! | [`add`] | plugin commands: latency, rates of parallel calls, steps of an ADD |
+//! | [`tables`] | the results as Markdown |
+//! | [`net`] | packets from pod to pod on each path |
+//! | [`library`] | the criterion results of the library |
+//! | [`network`], [`call`] | plugins and their pods, and timed calls |
 //! | [`plot`] | the documentation's tables and pictures |
-//! | [`reaper`] | the parent of the process that measures, which reaps orphans |
-//! | [`report`] | the results as they are kept, and the statistics in them |
-//! | [`site`] | a private host for each contestant, which works when it is told to |
+//! | [`reaper`] | the parent of the measuring process, which reaps orphans |
+//! | [`report`] | stored results and their statistics |
+//! | [`host_thread`] | a private host for each contestant |
 //!
-//! Whatever is measured is also checked, and a check that fails ends the run by a panic that tells the facts: there is no
-//! result worth having then. Namespaces, mounts and pins belong to threads of this process and go with it.
+//! Each measurement is also checked. A failed check ends the run with a panic that has the facts,
+//! because the result would be worthless. Namespaces, mounts and pins belong to threads of this
+//! process and disappear with it.
 
 mod add;
 mod call;
+mod host_thread;
 mod interrupt;
 mod launcher;
 mod library;
@@ -30,7 +33,6 @@ mod options;
 mod plot;
 mod reaper;
 mod report;
-mod site;
 mod tables;
 
 use std::process::ExitCode;
@@ -40,13 +42,13 @@ use clap::Parser as _;
 use crate::options::{Command, Options};
 
 fn main() -> ExitCode {
-    // Not by the command line's parser: whoever starts a process passes on how much memory it had itself.
+    // Before the command line parser, because a new process inherits the memory peak of its parent.
     if let Some(status) = launcher::run_if_asked() {
         return status;
     }
     let options = Options::parse();
     if options.command.needs_root() && !machine::is_privileged() {
-        eprintln!("cnikit-bench: namespaces take CAP_SYS_ADMIN and CAP_NET_ADMIN: run it as root, or by `make`");
+        eprintln!("cnikit-bench: namespaces need CAP_SYS_ADMIN and CAP_NET_ADMIN; run this as root or through `make`");
         return ExitCode::from(2);
     }
     if let Command::Add(_) = options.command
@@ -65,7 +67,7 @@ fn main() -> ExitCode {
     match outcome {
         Some(()) => ExitCode::SUCCESS,
         None => {
-            eprintln!("cnikit-bench: interrupted; nothing is left behind");
+            eprintln!("cnikit-bench: interrupted; all private hosts are removed");
             ExitCode::from(130)
         }
     }

@@ -1,4 +1,4 @@
-//! A network of each contestant's, and its pods.
+//! A network of a contestant, and its pods.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -15,27 +15,28 @@ use crate::call::timed;
 use crate::interrupt;
 use crate::options::Common;
 
-/// The kernel goes on for some 20 ms after a pair is deleted, and what is measured next is to have none of it.
+/// The kernel works for some 20 ms after a pair is deleted. The next measurement must not include
+/// that work.
 const SETTLE: Duration = Duration::from_millis(40);
 
-/// How many calls at once attach the pods that stay.
-const POPULATING: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
+/// The number of parallel calls that attach the remaining pods.
+const POPULATE_WIDTH: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
 
-/// How long attaching those may take.
+/// The timeout for attaching the remaining pods.
 const TOO_LONG: Duration = Duration::from_secs(240);
 
-/// What a network is asked for.
+/// The features of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Case {
     Ipv4,
     Disk,
     DualStack,
     Masquerade,
-    /// With nftables, where a peer can be told so; ours knows nothing else.
+    /// With nftables, if a peer has that option. This plugin always uses nftables.
     MasqueradeNft,
 }
 
-/// A plugin that takes part.
+/// A plugin in the comparison.
 #[derive(Debug, Clone)]
 pub(crate) struct Contestant {
     pub(crate) name: &'static str,
@@ -48,13 +49,14 @@ pub(crate) struct Network {
     pub(crate) config: Value,
     addresses: usize,
     pods: Vec<Pod>,
-    /// Pods of calls that are over: they end together, later, since that disturbs.
+    /// Pods of finished calls. They are deleted together later, because the deletion disturbs the
+    /// measurement.
     spent: Vec<Pod>,
 }
 
-/// How long the verbs took for one pod.
+/// The times of the commands for one pod.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Turn {
+pub(crate) struct CallTimes {
     pub(crate) add: Duration,
     pub(crate) check: Duration,
     pub(crate) del: Duration,
@@ -76,14 +78,14 @@ impl Case {
 
 /// The contestants of a case.
 pub(crate) fn peers_of(case: Case, contestants: &[Contestant]) -> impl Iterator<Item = &Contestant> {
-    // Here `ptp` would tell nothing that `bridge` does not.
+    // Here `ptp` would add no information over `bridge`.
     let tells =
         move |contestant: &&Contestant| !matches!(case, Case::Disk | Case::MasqueradeNft) || contestant.name != "ptp";
     contestants.iter().filter(tells)
 }
 
 impl Contestant {
-    /// Ours, and of the others those that are there.
+    /// This plugin, and the installed reference plugins.
     pub(crate) fn find(options: &Common) -> Vec<Self> {
         let whole = |path: &Path| path.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let mut found = vec![Self { name: "cnikit", binary: whole(&options.plugin) }];
@@ -92,13 +94,14 @@ impl Contestant {
             if has(name) && has("host-local") {
                 found.push(Self { name, binary: whole(&options.peers.join(name)) });
             } else {
-                eprintln!("NOT MEASURED: {name}: it or host-local is not in {}", options.peers.display());
+                eprintln!("NOT MEASURED: {name}: the plugin or host-local is missing in {}", options.peers.display());
             }
         }
         found
     }
 
-    /// A network without pods. Its state is below `/var/lib/cni`, a tmpfs of the host's, but in the case with a disk.
+    /// A network without pods. Its state is below `/var/lib/cni`, on a tmpfs of the host, except in
+    /// the disk case.
     pub(crate) fn network(&self, case: Case, disk: &Path) -> Network {
         let (v4, v6) = ("10.50.0.0/16", "fd00:50::/64");
         let dual = case == Case::DualStack;
@@ -138,13 +141,13 @@ impl Contestant {
 }
 
 impl Network {
-    /// A call of a verb for a pod.
+    /// A call of a command for a pod.
     pub(crate) fn call(&self, verb: &str, container: &str, pod: &Pod) -> Invocation {
         self.plugin.on(verb, &self.config, container, pod)
     }
 
-    /// Attaches, checks and detaches a pod that nobody has seen.
-    pub(crate) fn turn(&mut self, host: &Host) -> Turn {
+    /// Attaches, checks and detaches a new pod.
+    pub(crate) fn call_times(&mut self, host: &Host) -> CallTimes {
         let (pod, container) = (host.pod(), "c".repeat(64));
         let (add, result) = timed(&self.call("ADD", &container, &pod));
         self.addresses_of(&result);
@@ -152,17 +155,18 @@ impl Network {
         config["prevResult"] = result;
         let (check, _) = timed(&self.plugin.on("CHECK", &config, &container, &pod));
         let (del, _) = timed(&self.call("DEL", &container, &pod));
-        assert!(pod.link("eth0").is_none(), "DEL left the pod its interface");
+        assert!(pod.link("eth0").is_none(), "DEL did not delete the pod's interface");
         self.spent.push(pod);
         thread::sleep(SETTLE);
-        Turn { add, check, del }
+        CallTimes { add, check, del }
     }
 
-    /// [Populates](Self::populate) and checks, unless that would take too long; whether it was done.
+    /// [Populates](Self::populate) and checks the network, unless that would take too long. Returns
+    /// whether it did.
     pub(crate) fn populate_in_time(&mut self, host: &Host, count: usize) -> bool {
         let missing = count.saturating_sub(self.pods.len());
-        let one = self.turn(host).add;
-        let expected = one * u32::try_from(missing.div_ceil(POPULATING.get())).unwrap_or(u32::MAX);
+        let one = self.call_times(host).add;
+        let expected = one * u32::try_from(missing.div_ceil(POPULATE_WIDTH.get())).unwrap_or(u32::MAX);
         if expected > TOO_LONG {
             return false;
         }
@@ -171,21 +175,22 @@ impl Network {
         true
     }
 
-    /// Whether what the configuration asks for is what the plugin has done: old ones pass over words that they do not know.
-    pub(crate) fn understood(&self, host: &Host) -> bool {
+    /// Whether the plugin applied the configuration: old versions ignore unknown keys.
+    pub(crate) fn supported(&self, host: &Host) -> bool {
         self.config["ipMasqBackend"] != "nftables"
             || host.command("nft").words("list tables").run().contains("cni_plugins_masquerade")
     }
 
-    /// Attaches pods that stay until there are so many.
+    /// Attaches pods that stay, until there are this many.
     pub(crate) fn populate(&mut self, host: &Host, count: usize) {
         let new: Vec<Pod> = (self.pods.len()..count).map(|_| host.pod()).collect();
         let first = self.pods.len();
-        self.at_once("ADD", POPULATING, first, &new);
+        self.run_parallel("ADD", POPULATE_WIDTH, first, &new);
         self.pods.extend(new);
     }
 
-    /// That pods which stay reach each other: what was measured did its work. The pods are two at least.
+    /// Checks that the remaining pods reach each other, which proves that the measured calls
+    /// worked. There are at least two pods.
     pub(crate) fn assert_connected(&self) {
         let [.., one, other] = self.pods.as_slice() else { return };
         let addresses = other.addresses("eth0");
@@ -194,17 +199,18 @@ impl Network {
         assert!(pinged.status.success(), "no answer from {address}: {}", pinged.stdout);
     }
 
-    /// Gives out the last two of the pods that stay.
+    /// Takes the last two remaining pods.
     pub(crate) fn take_last_two(&mut self) -> (Pod, Pod) {
         let mut take = || self.pods.pop().expect("there are two pods");
         (take(), take())
     }
 
-    /// Attaches and detaches as many pods, `width` calls at once; the times of all ADDs and of all DELs.
+    /// Attaches and detaches this number of pods with `width` parallel calls. Returns the times of
+    /// all ADDs and of all DELs.
     pub(crate) fn burst(&mut self, host: &Host, count: usize, width: NonZeroUsize) -> [Duration; 2] {
         let new: Vec<Pod> = (0..count).map(|_| host.pod()).collect();
         let times = ["ADD", "DEL"].map(|verb| {
-            let taken = self.at_once(verb, width, self.pods.len(), &new);
+            let taken = self.run_parallel(verb, width, self.pods.len(), &new);
             thread::sleep(3 * SETTLE);
             taken
         });
@@ -212,7 +218,7 @@ impl Network {
         times
     }
 
-    /// Ends the pods of calls that are over, and waits until the kernel has probably done so.
+    /// Deletes the pods of finished calls, and waits until the kernel has probably done the rest.
     pub(crate) fn settle(&mut self) {
         let ended = !self.spent.is_empty();
         self.spent.clear();
@@ -221,8 +227,8 @@ impl Network {
         }
     }
 
-    /// Calls a verb for pods numbered from `first`; `width` threads take one after the other.
-    fn at_once(&self, verb: &str, width: NonZeroUsize, first: usize, pods: &[Pod]) -> Duration {
+    /// Calls a command for pods numbered from `first`. `width` threads process them.
+    fn run_parallel(&self, verb: &str, width: NonZeroUsize, first: usize, pods: &[Pod]) -> Duration {
         let numbered: Vec<(usize, &Pod)> = (first..).zip(pods).collect();
         let calls: Vec<_> =
             numbered.iter().map(|(number, pod)| self.call(verb, &format!("{number:064x}"), pod)).collect();
@@ -244,15 +250,15 @@ impl Network {
             }
         });
         let taken = start.elapsed();
-        // Not on the threads above, whose end in a panic would be told of.
+        // Not on the threads above, because their panics would be printed.
         interrupt::check();
-        let given = addresses.into_inner().expect("no thread panicked").len();
+        let distinct = addresses.into_inner().expect("no thread panicked").len();
         let expected = if verb == "ADD" { calls.len() * self.addresses } else { 0 };
-        assert_eq!(given, expected, "two pods got one address");
+        assert_eq!(distinct, expected, "two pods have the same address");
         taken
     }
 
-    /// The addresses that an ADD gave, of which there must be one for each family.
+    /// The addresses in the result of an ADD. There must be one for each family.
     fn addresses_of(&self, result: &Value) -> Vec<String> {
         let ips = result["ips"].as_array().map_or(&[][..], Vec::as_slice);
         assert_eq!(ips.len(), self.addresses, "addresses in {result}");

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Measures simple-ebpf-cni beside the reference plugins, and draws what it measured
+/// Measures simple-ebpf-cni and the reference plugins, and draws the results
 ///
-/// Everything runs on private hosts: no interface, mount or file of this machine is touched. Progress goes to standard
-/// error, the tables to standard output.
+/// Everything runs on private hosts: no interface, mount or file of this machine changes. Progress
+/// goes to standard error, the tables go to standard output.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 120)]
 pub(crate) struct Options {
@@ -17,39 +17,39 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// ADD, CHECK and DEL: how long they take, how many at once, and what an ADD is made of
+    /// ADD, CHECK and DEL: latency, rate of parallel calls, and steps of an ADD
     Add(AddOptions),
 
-    /// Packets from pod to pod: latency, throughput, connections and CPU time, by each way that leads there
+    /// Packets from pod to pod on each path: latency, throughput, connections and CPU time
     Net(NetOptions),
 
-    /// Collects what `cargo bench` has measured of the library
+    /// Collects the `cargo bench` results of the library
     Library(LibraryOptions),
 
     /// Writes the tables and pictures of the documentation from results
     Plot(PlotOptions),
 }
 
-/// What both measurements are told.
+/// The options of both measurements.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Our binary
+    /// Path of the simple-ebpf-cni binary
     #[arg(long, value_name = "FILE", default_value = "target/release/simple-ebpf-cni")]
     pub(crate) plugin: PathBuf,
 
-    /// The folder with bridge, ptp and host-local; those that it lacks are left out
+    /// Directory with bridge, ptp and host-local; missing plugins are skipped
     #[arg(long, value_name = "DIR", default_value = "/usr/lib/cni")]
     pub(crate) peers: PathBuf,
 
-    /// Few rounds, to see that all works
+    /// Run few rounds, to test the benchmark itself
     #[arg(long)]
     pub(crate) quick: bool,
 
-    /// How often each thing is measured; contestants take turns within a round
+    /// Number of measurements; contestants alternate within a round
     #[arg(long, value_name = "N")]
     pub(crate) rounds: Option<usize>,
 
-    /// Where the results go, as JSON
+    /// JSON file for the results
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }
@@ -59,15 +59,15 @@ pub(crate) struct AddOptions {
     #[command(flatten)]
     pub(crate) common: Common,
 
-    /// Measure the first ADDs of networks alone, which take a minute
+    /// Measure only the first ADDs of networks, which takes a minute
     #[arg(long)]
     pub(crate) first: bool,
 
-    /// Beside how many pods, in ascending order [default: 1,100,500,1000; quick: 1,10]
+    /// Numbers of attached pods, in ascending order [default: 1,100,500,1000; quick: 1,10]
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     pub(crate) pods: Vec<usize>,
 
-    /// A folder on a disk, for the case with state on one
+    /// Directory on a disk, for the case with state on a disk
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     pub(crate) disk: PathBuf,
 }
@@ -77,29 +77,29 @@ pub(crate) struct NetOptions {
     #[command(flatten)]
     pub(crate) common: Common,
 
-    /// With how many pods on the node, in ascending order [default: 2,200; quick: 2]
+    /// Numbers of pods on the node, in ascending order [default: 2,200; quick: 2]
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     pub(crate) pods: Vec<usize>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct LibraryOptions {
-    /// Where criterion keeps its results
+    /// Directory of the criterion results
     #[arg(long, value_name = "DIR", default_value = "target/criterion")]
     pub(crate) criterion: PathBuf,
 
-    /// Where the results go, as JSON
+    /// JSON file for the results
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PlotOptions {
-    /// Where add.json, net.json and library.json are, and the pictures go
+    /// Directory of add.json, net.json and library.json, and of the pictures
     #[arg(long, value_name = "DIR", default_value = "docs/benchmarks")]
     pub(crate) data: PathBuf,
 
-    /// The document with the tables
+    /// Document with the tables
     #[arg(long, value_name = "FILE", default_value = "docs/benchmarks.md")]
     pub(crate) docs: PathBuf,
 }
@@ -111,14 +111,15 @@ impl Command {
 }
 
 impl Common {
-    /// The number of rounds: as told, else by how quick it is to be.
+    /// The number of rounds: the option, or a default for quick and full runs.
     pub(crate) fn rounds(&self, quick: usize, full: usize) -> usize {
         self.rounds.unwrap_or(if self.quick { quick } else { full }).max(1)
     }
 }
 
-/// What to type to measure the same again: `make` chooses by itself what is measured, and where results go.
-pub(crate) fn as_typed() -> String {
+/// The command that repeats the measurement. `make` chooses the binaries and the result files
+/// itself.
+pub(crate) fn command_line() -> String {
     let mut words = std::env::args().skip(1);
     let what = words.next().unwrap_or_default();
     let mut options = Vec::new();

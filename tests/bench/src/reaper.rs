@@ -1,5 +1,5 @@
-//! The parent of the process that measures. It reaps orphans at once, as process 1 of a node does: the plugin's DEL leaves one
-//! behind, and waits for the kernel if these are not reaped.
+//! The parent of the measuring process. It reaps orphans at once, as process 1 of a node does. The
+//! plugin's DEL leaves an orphan behind, and waits for the kernel if orphans are not reaped.
 
 use std::env;
 use std::os::unix::process::ExitStatusExt as _;
@@ -10,10 +10,10 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_
 
 use crate::interrupt;
 
-/// Set in the process that measures.
+/// Set in the measuring process.
 const REAPED: &str = "CNIKIT_BENCH_REAPED";
 
-/// Starts this program again and waits for it; none in the program that was started so.
+/// Starts this program again and waits for it. Returns `None` in the started program.
 #[expect(clippy::zombie_processes, reason = "it is waited for as any child of this process is")]
 pub(crate) fn run_below() -> Option<ExitCode> {
     if env::var_os(REAPED).is_some() {
@@ -30,7 +30,7 @@ pub(crate) fn run_below() -> Option<ExitCode> {
                 let status = std::process::ExitStatus::from_raw(status.as_raw());
                 return Some(ExitCode::from(status.code().map_or(1, |code| code as u8)));
             }
-            // Whoever ends the parent means the child, too. Ctrl-C reaches both.
+            // The child must end with its parent. Ctrl-C reaches both.
             Err(Errno::INTR) if interrupt::is_wanted() => drop(kill_process(child, Signal::TERM)),
             _ => {}
         }

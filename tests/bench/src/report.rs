@@ -1,4 +1,4 @@
-//! Results as they are kept: one JSON file for each measurement, from which tables and pictures are made.
+//! Stored results: one JSON file for each measurement, the source of tables and pictures.
 
 use std::fs;
 use std::path::Path;
@@ -11,19 +11,19 @@ use crate::machine::Machine;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) machine: Machine,
-    /// What to type to measure again.
+    /// The command that repeats the measurement.
     pub(crate) command: String,
     pub(crate) figures: Vec<Figure>,
 }
 
-/// What one contestant did in one case.
+/// The result of one contestant in one case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Figure {
-    /// What was measured: `ADD`, `TCP_RR`...
+    /// The measure: `ADD`, `TCP_RR`...
     pub(crate) measure: String,
     /// The variant: `IPv4`, `dual stack`...
     pub(crate) case: String,
-    /// How many pods there are, or calls at once.
+    /// The number of pods, or of parallel calls.
     pub(crate) load: usize,
     pub(crate) implementation: String,
     pub(crate) unit: String,
@@ -31,10 +31,10 @@ pub(crate) struct Figure {
     pub(crate) summary: Summary,
 }
 
-/// What samples come to.
+/// The statistics of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
-    /// How many there are.
+    /// The number of samples.
     pub(crate) samples: usize,
     pub(crate) min: f64,
     pub(crate) p50: f64,
@@ -65,7 +65,7 @@ impl Report {
 }
 
 impl Figure {
-    /// A figure of samples, of which there is at least one.
+    /// A figure from at least one sample.
     pub(crate) fn of(
         measure: &str,
         case: &str,
@@ -80,7 +80,7 @@ impl Figure {
 }
 
 impl Summary {
-    /// The statistics of samples, of which there is at least one. A percentile is a sample, the next one up.
+    /// The statistics of at least one sample. A percentile is the next higher sample.
     pub(crate) fn of(samples: &[f64]) -> Self {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_odd_number_the_median_is_the_middle() {
+    fn median_of_an_odd_number_is_the_middle() {
         assert_eq!(Summary::of(&[9.0, 1.0, 5.0]).p50, 5.0);
     }
 }

@@ -4,16 +4,16 @@ use std::fmt::Write as _;
 
 use crate::report::{Figure, Report};
 
-/// A table, and the name of the place where documentation has it.
+/// A table, and the name of its place in the documentation.
 pub(crate) struct Table {
     pub(crate) name: &'static str,
     pub(crate) text: String,
 }
 
-/// How a table is made of figures: measures, the head of its first columns, what a cell holds.
+/// How figures become a table: measures, heading of the load column, format of a cell.
 struct Form {
     name: &'static str,
-    /// What is measured, and what a row of it is called.
+    /// The measures of the rows, and the heading of the load column.
     measures: &'static [&'static str],
     load: &'static str,
     cell: Cell,
@@ -23,17 +23,17 @@ struct Form {
 enum Cell {
     Percentiles,
     Median,
-    /// A median of which more is better.
+    /// A median; more is better.
     Rate,
 }
 
-/// Every table there is; a report has those of which it has figures.
+/// All tables. A report has only the tables with figures.
 const FORMS: &[Form] = &[
     Form { name: "add", measures: &["ADD"], load: "pods", cell: Cell::Percentiles },
     Form { name: "del", measures: &["DEL"], load: "pods", cell: Cell::Percentiles },
     Form { name: "check", measures: &["CHECK"], load: "pods", cell: Cell::Percentiles },
     Form { name: "first-add", measures: &["first ADD"], load: "", cell: Cell::Median },
-    Form { name: "rates", measures: &["ADD rate", "DEL rate"], load: "at once", cell: Cell::Rate },
+    Form { name: "rates", measures: &["ADD rate", "DEL rate"], load: "parallel calls", cell: Cell::Rate },
     Form {
         name: "memory",
         measures: &["memory, first ADD", "memory, ADD", "memory, DEL"],
@@ -46,7 +46,7 @@ const FORMS: &[Form] = &[
 ];
 
 /// Writes all tables of a report to standard output.
-#[expect(clippy::print_stdout, reason = "it is what the program was run for")]
+#[expect(clippy::print_stdout, reason = "the tables are the output of the program")]
 pub(crate) fn print(report: &Report) {
     println!("{}", conditions(report));
     for table in of(report) {
@@ -56,53 +56,58 @@ pub(crate) fn print(report: &Report) {
 
 /// All tables of a report.
 pub(crate) fn of(report: &Report) -> Vec<Table> {
-    FORMS.iter().filter_map(|form| form.table(report)).chain(ways(report)).chain(library(report)).collect()
+    FORMS.iter().filter_map(|form| form.table(report)).chain(paths(report)).chain(library(report)).collect()
 }
 
-/// With what it was measured, in a few lines.
+/// The conditions of the measurement.
 pub(crate) fn conditions(report: &Report) -> String {
     let machine = &report.machine;
     let mut text = format!(
-        "`{}` on {}: {}, {} CPUs, Linux {}; load {} when it began.\n\n",
+        "`{}` on {}:\n{}, {} CPUs, Linux {}; load {} at the start.\n\n",
         report.command, machine.date, machine.cpu, machine.cpus, machine.kernel, machine.load
     );
     for (name, version) in &machine.versions {
-        writeln!(text, "* {name}: {version}").expect("a string takes all");
+        writeln!(text, "* {name}: {version}").expect("writing to a string cannot fail");
     }
     text
 }
 
-/// A row for each way from pod to pod, a column for each measure; behind each number, how often that of a bare veth pair.
-fn ways(report: &Report) -> Option<Table> {
+/// A row for each path from pod to pod, a column for each measure. The number in parentheses is the
+/// ratio to a bare veth pair.
+fn paths(report: &Report) -> Option<Table> {
     const FLOOR: &str = "veth pair";
-    // Nothing else is compared with it.
+    // Only this report has that floor.
     report.figures.iter().find(|figure| figure.implementation == FLOOR)?;
     let measures = distinct(report.figures.iter().map(|figure| (figure.measure.as_str(), figure.unit.as_str())));
     let rows = distinct(report.figures.iter().map(|figure| (figure.load, figure.implementation.as_str())));
     let heads: Vec<String> = measures.iter().map(|(measure, unit)| format!("{measure}, {unit}")).collect();
-    let mut text = format!("| pods | way | {} |\n{}|\n", heads.join(" | "), "|---".repeat(2 + heads.len()));
+    let mut text = format!("| pods | path | {} |\n{}|\n", heads.join(" | "), "|---".repeat(2 + heads.len()));
     let floor = rows.iter().find(|(_, name)| *name == FLOOR)?.0;
     for (load, name) in rows {
-        write!(text, "| {load} | {name} |").expect("a string takes all");
+        write!(text, "| {load} | {name} |").expect("writing to a string cannot fail");
         for (measure, _) in &measures {
             let p50 = |load, name| report.figure(measure, "IPv4", load, name).map(|figure| figure.summary.p50);
             let cell = p50(load, name).map_or_else(String::new, number);
-            let least = p50(load, FLOOR).or_else(|| p50(floor, FLOOR)).filter(|least| *least > 0.0 && name != FLOOR);
-            // A share of lost packets is a number of its own.
-            let least = least.filter(|_| !measure.ends_with("lost"));
-            let ratio = least.zip(p50(load, name)).map(|(least, value)| format!(" ({:.2})", value / least));
-            write!(text, " {cell}{} |", ratio.unwrap_or_default()).expect("a string takes all");
+            let floor_times = p50(load, FLOOR)
+                .or_else(|| p50(floor, FLOOR))
+                .filter(|floor_times| *floor_times > 0.0 && name != FLOOR);
+            // A loss percentage has no ratio.
+            let floor_times = floor_times.filter(|_| !measure.ends_with("lost"));
+            let ratio =
+                floor_times.zip(p50(load, name)).map(|(floor_times, value)| format!(" ({:.2})", value / floor_times));
+            write!(text, " {cell}{} |", ratio.unwrap_or_default()).expect("writing to a string cannot fail");
         }
         text.push('\n');
     }
     Some(Table { name: "net", text })
 }
 
-/// A row for each case of the library's benchmarks: ours, and the others with how often ours takes theirs.
+/// A row for each case of the library's benchmarks: cnikit, and the others with the ratio of
+/// cnikit's time to theirs.
 fn library(report: &Report) -> Option<Table> {
     let figures: Vec<_> = report.figures.iter().filter(|figure| figure.unit == "ns").collect();
     figures.first()?;
-    let mut text = "| case | cnikit | others, and ours to theirs |\n|---|---|---|\n".to_owned();
+    let mut text = "| case | cnikit | others (ratio of cnikit) |\n|---|---|---|\n".to_owned();
     for (area, case) in distinct(figures.iter().map(|figure| (figure.measure.as_str(), figure.case.as_str()))) {
         let group: Vec<_> =
             figures.iter().filter(|figure| (figure.measure.as_str(), figure.case.as_str()) == (area, case)).collect();
@@ -112,18 +117,18 @@ fn library(report: &Report) -> Option<Table> {
             format!("`{}` {}{ratio}", figure.implementation, duration(figure.summary.p50))
         });
         let (ours, others) = (ours.map_or_else(String::new, duration), others.collect::<Vec<_>>().join(", "));
-        writeln!(text, "| `{area}/{case}` | {ours} | {others} |").expect("a string takes all");
+        writeln!(text, "| `{area}/{case}` | {ours} | {others} |").expect("writing to a string cannot fail");
     }
     Some(Table { name: "library", text })
 }
 
-/// How ours compares with a peer of which less is better: `1/4.2`, or `1.20 x`.
+/// The ratio to a peer, for a measure with lower as better: `1/4.2`, or `1.20 x`.
 fn ratio(ours: f64, peer: f64) -> String {
     let times = ours / peer;
     if times < 0.67 { format!("1/{:.1}", times.recip()) } else { format!("{times:.2} x") }
 }
 
-/// Nanoseconds in the unit that people would use.
+/// Nanoseconds in a readable unit.
 fn duration(nanoseconds: f64) -> String {
     match nanoseconds {
         1e6.. => format!("{} ms", number(nanoseconds / 1e6)),
@@ -145,28 +150,28 @@ impl Form {
             Cell::Median | Cell::Rate => "p50",
         };
         let mut text = format!("| {unit}, {what} | {} | {} |", self.load, contestants.join(" | "));
-        text += if is_compared { " to bridge |\n" } else { "\n" };
+        text += if is_compared { " vs bridge |\n" } else { "\n" };
         text += &"|---".repeat(2 + contestants.len() + usize::from(is_compared));
         text += "|\n";
         for (measure, case, load) in rows {
             let row = if self.measures.len() > 1 { format!("{measure}, {case}") } else { case.to_owned() };
             let shown = if self.load.is_empty() { String::new() } else { load.to_string() };
-            write!(text, "| {row} | {shown} |").expect("a string takes all");
+            write!(text, "| {row} | {shown} |").expect("writing to a string cannot fail");
             let p50 = |name| report.figure(measure, case, load, name).map(|figure| figure.summary.p50);
             for name in &contestants {
                 let cell = report.figure(measure, case, load, name).map(|figure| self.cell(figure));
-                write!(text, " {} |", cell.unwrap_or_default()).expect("a string takes all");
+                write!(text, " {} |", cell.unwrap_or_default()).expect("writing to a string cannot fail");
             }
             if is_compared {
                 let ratio = p50("cnikit").zip(p50("bridge")).map(|(ours, peer)| self.ratio(ours, peer));
-                write!(text, " {} |", ratio.unwrap_or_default()).expect("a string takes all");
+                write!(text, " {} |", ratio.unwrap_or_default()).expect("writing to a string cannot fail");
             }
             text.push('\n');
         }
         Some(Table { name: self.name, text })
     }
 
-    /// How ours compares with a peer.
+    /// The ratio to a peer.
     fn ratio(&self, ours: f64, peer: f64) -> String {
         match self.cell {
             Cell::Rate => format!("{:.2} x", ours / peer),
@@ -183,7 +188,7 @@ impl Form {
     }
 }
 
-/// A number with as many digits as mean something.
+/// A number with three significant digits.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
@@ -194,14 +199,14 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-/// A text in which numbers are of one width, so that it sorts as people would.
+/// A sort key with zero-padded numbers, so that names sort by number.
 pub(crate) fn natural(text: &str) -> String {
     let is_number = |word: &str| word.starts_with(|digit: char| digit.is_ascii_digit());
     let padded = |word: &str| if is_number(word) { format!("{word:0>9}") } else { word.to_owned() };
     text.split('-').map(padded).collect::<Vec<_>>().join("-")
 }
 
-/// Each once, in the order in which they come.
+/// The distinct elements, in the order of their first occurrence.
 pub(crate) fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     let mut found = Vec::new();
     for one in all {
@@ -217,13 +222,13 @@ mod tests {
     use super::{Cell, Form, duration, natural, number};
 
     #[test]
-    fn numbers_have_three_digits_that_mean_something() {
+    fn numbers_have_three_significant_digits() {
         assert_eq!([1234.5, 23.45, 2.345, 0.2345].map(number), ["1234", "23.4", "2.35", "0.234"].map(str::to_owned));
         assert_eq!([2.5e6, 2.5e3, 250.0].map(duration), ["2.50 ms", "2.50 us", "250 ns"].map(str::to_owned));
     }
 
     #[test]
-    fn a_ratio_says_which_way_is_better() {
+    fn ratio_shows_which_is_better() {
         let form = |cell| Form { name: "", measures: &[], load: "", cell };
         assert_eq!(form(Cell::Median).ratio(2.5, 10.0), "1/4.0");
         assert_eq!(form(Cell::Median).ratio(10.0, 2.5), "4.00 x");

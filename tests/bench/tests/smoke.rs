@@ -1,4 +1,5 @@
-//! The measuring command works and what it leaves is whole. No time is held to anything: machines differ, and are busy.
+//! The benchmark command works, and its output is complete. No time is asserted, because machines
+//! differ and are busy.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 const COMMAND: &str = env!("CARGO_BIN_EXE_cnikit-bench");
 
-/// The plugin of the same build; `cargo test --workspace` makes it for its own tests.
+/// The plugin of the same build. `cargo test --workspace` builds it for its own tests.
 fn plugin() -> Option<PathBuf> {
     let plugin = Path::new(COMMAND).with_file_name("simple-ebpf-cni");
     let found = plugin.exists();
@@ -17,14 +18,14 @@ fn plugin() -> Option<PathBuf> {
     found.then_some(plugin)
 }
 
-/// Runs a measurement with the fewest rounds, and returns its figures.
+/// Runs a measurement with the minimum number of rounds, and returns its figures.
 fn measure(what: &str, options: &[&str]) -> Option<Vec<Value>> {
     if !cnikit_testbed::privileged() {
         return None;
     }
     let plugin = plugin()?;
     let folder = tempfile::tempdir().expect("a folder");
-    // One rival is enough here, where it is installed.
+    // One rival is enough here, if it is installed.
     let peers = folder.path().join("peers");
     std::fs::create_dir(&peers).expect("a folder");
     for name in ["bridge", "host-local"] {
@@ -40,13 +41,13 @@ fn measure(what: &str, options: &[&str]) -> Option<Vec<Value>> {
         .arg("--peers")
         .arg(peers);
     let output = command.arg("--json").arg(&json).output().expect("the command starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {said}", output.status);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {stderr}", output.status);
     assert!(String::from_utf8_lossy(&output.stdout).contains("| cnikit |"), "no table: {output:?}");
 
     let report: Value = serde_json::from_slice(&std::fs::read(&json).expect("results")).expect("JSON");
     for key in ["date", "cpu", "cpus", "kernel", "load", "versions"] {
-        assert!(!report["machine"][key].is_null(), "nothing is said of {key}");
+        assert!(!report["machine"][key].is_null(), "{key} is missing");
     }
     let figures = report["figures"].as_array().expect("figures").clone();
     for figure in &figures {
@@ -56,7 +57,7 @@ fn measure(what: &str, options: &[&str]) -> Option<Vec<Value>> {
     Some(figures)
 }
 
-/// Whether a figure is there, of this plugin and more than zero.
+/// Checks that a figure of this plugin exists and is greater than zero.
 #[track_caller]
 fn assert_measured(figures: &[Value], measure: &str, case: &str, load: u64) {
     let is_it = |figure: &&Value| {
@@ -70,7 +71,7 @@ fn assert_measured(figures: &[Value], measure: &str, case: &str, load: u64) {
 }
 
 #[test]
-fn verbs_are_measured() {
+fn commands_are_measured() {
     let Some(figures) = measure("add", &["--pods", "2"]) else { return };
     for case in ["IPv4", "IPv4, disk", "dual stack", "IPv4, masquerade", "IPv4, masquerade, nftables"] {
         for verb in ["ADD", "CHECK", "DEL"] {
@@ -88,13 +89,13 @@ fn verbs_are_measured() {
 }
 
 #[test]
-fn the_command_line_is_refused_politely() {
+fn invalid_option_ends_with_status_2() {
     let output = Command::new(COMMAND).args(["add", "--rounds", "many"]).output().expect("the command starts");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
 #[test]
-fn packets_are_measured_by_each_way() {
+fn packets_are_measured_on_each_path() {
     let Some(figures) = measure("net", &["--pods", "2"]) else { return };
     for measure in ["TCP_RR p50", "TCP_RR p99", "TCP_STREAM", "UDP", "connections"] {
         assert_measured(&figures, measure, "IPv4", 2);

@@ -1,12 +1,12 @@
-//! Conversations: what belongs together, and when it is over.
+//! Flows: their keys, and when they end.
 
 use std::net::IpAddr;
 
-use crate::read::{Header, Packet, Ports, Upper, quoted};
+use crate::read::{Header, Packet, Ports, Transport, quoted};
 
-/// Two ends and a protocol, whichever of them speaks.
+/// Two ends and a protocol, independent of the direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Conversation {
+pub(crate) struct FlowKey {
     protocol: u8,
     lower: End,
     higher: End,
@@ -14,18 +14,18 @@ pub(crate) struct Conversation {
 
 type End = (IpAddr, u16);
 
-/// What is remembered of a conversation that the stack delivers.
+/// The state of a flow that the stack delivers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Flow {
-    /// The host routed the last packet of it, so the answers go by way of the host.
+    /// The host routed the last packet of the flow, so the answers go through the host.
     pub(crate) is_routed: bool,
     lower_closed: bool,
     higher_closed: bool,
 }
 
-/// What a packet does to its conversation.
-pub(crate) struct Part {
-    /// It may be the first.
+/// The effect of a packet on its flow.
+pub(crate) struct FlowEffect {
+    /// The packet may be the first of the flow.
     pub(crate) opens: bool,
     pub(crate) closes: Closes,
 }
@@ -36,7 +36,7 @@ pub(crate) enum Closes {
     LowerSide,
     HigherSide,
     Both,
-    /// The packet is an error about the conversation, and no part of it.
+    /// The packet is an ICMP error about the flow, and not a part of it.
     Elsewhere,
 }
 
@@ -55,26 +55,27 @@ impl Flow {
     }
 }
 
-impl Part {
-    /// Of TCP, UDP, UDP-Lite, SCTP, ICMP echoes and errors; nothing else has a conversation that is known.
-    pub(crate) fn of(packet: &Packet<'_>) -> Option<(Conversation, Self)> {
-        let upper = packet.upper();
-        let conversation = Conversation::of(&packet.header, upper);
+impl FlowEffect {
+    /// Flows exist for TCP, UDP, UDP-Lite, SCTP, ICMP echoes and errors, and for no other protocol.
+    pub(crate) fn of(packet: &Packet<'_>) -> Option<(FlowKey, Self)> {
+        let transport = packet.transport();
+        let flow_key = FlowKey::of(&packet.header, transport);
         let is_v4 = packet.is_v4();
-        match upper {
-            Upper::Icmp(kind, message) if is_error(kind, is_v4) => {
-                let (header, upper) = quoted(message, is_v4)?;
-                // Only who was sent that packet may complain of it, and to its sender.
+        match transport {
+            Transport::Icmp(kind, message) if is_error(kind, is_v4) => {
+                let (header, transport) = quoted(message, is_v4)?;
+                // Only the receiver of a packet may report an error about it, and only to the
+                // packet's sender.
                 let is_answer =
                     header.source == packet.header.destination && header.destination == packet.header.source;
-                let quoted = Conversation::of(&header, upper).filter(|_| is_answer)?;
+                let quoted = FlowKey::of(&header, transport).filter(|_| is_answer)?;
                 Some((quoted, Self { opens: false, closes: Closes::Elsewhere }))
             }
-            Upper::Icmp(kind, _) => {
-                Some((conversation?, Self { opens: kind == echo_request(is_v4), closes: Closes::Nothing }))
+            Transport::Icmp(kind, _) => {
+                Some((flow_key?, Self { opens: kind == echo_request(is_v4), closes: Closes::Nothing }))
             }
-            // RFC 9293, section 3.1. Of flags that a fragment leaves out nothing is known.
-            Upper::Tcp(_, flags) => {
+            // RFC 9293, section 3.1. Flags beyond the end of a fragment are unknown.
+            Transport::Tcp(_, flags) => {
                 let flags = flags.unwrap_or(ACK);
                 let side = if is_lower(&packet.header) { Closes::LowerSide } else { Closes::HigherSide };
                 let closes = match flags {
@@ -82,10 +83,10 @@ impl Part {
                     flags if flags & FIN != 0 => side,
                     _ => Closes::Nothing,
                 };
-                Some((conversation?, Self { opens: flags & (SYN | ACK) == SYN, closes }))
+                Some((flow_key?, Self { opens: flags & (SYN | ACK) == SYN, closes }))
             }
-            Upper::Datagram(_) => Some((conversation?, Self { opens: true, closes: Closes::Nothing })),
-            Upper::Unknown => None,
+            Transport::Datagram(_) => Some((flow_key?, Self { opens: true, closes: Closes::Nothing })),
+            Transport::Unknown => None,
         }
     }
 }
@@ -95,15 +96,15 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-impl Conversation {
-    fn of(header: &Header, upper: Upper<'_>) -> Option<Self> {
-        let Ports(from, to) = match upper {
-            Upper::Tcp(ports, _) | Upper::Datagram(ports) => ports,
-            Upper::Icmp(kind, message) if is_echo(kind, header.source.is_ipv4()) => {
+impl FlowKey {
+    fn of(header: &Header, transport: Transport<'_>) -> Option<Self> {
+        let Ports(from, to) = match transport {
+            Transport::Tcp(ports, _) | Transport::Datagram(ports) => ports,
+            Transport::Icmp(kind, message) if is_echo(kind, header.source.is_ipv4()) => {
                 let id = crate::read::number(&message[4..]);
                 Ports(id, id)
             }
-            Upper::Icmp(..) | Upper::Unknown => return None,
+            Transport::Icmp(..) | Transport::Unknown => return None,
         };
         let (source, destination) = ((header.source, from), (header.destination, to));
         let (lower, higher) = if is_lower(header) { (source, destination) } else { (destination, source) };
@@ -111,7 +112,7 @@ impl Conversation {
     }
 }
 
-/// Whether it is the lower of the two ends that speaks: by address, as no two pods share one.
+/// Whether the sender is the lower of the two ends, by address, because no two pods share one.
 fn is_lower(header: &Header) -> bool {
     header.source < header.destination
 }

@@ -1,7 +1,7 @@
-//! What the TC programs are to do with a frame: the other opinion, for tests that compare.
+//! A model of the TC programs' decision on a frame, for tests that compare both.
 //!
-//! It is written from docs/datapath.md and the RFCs, and not from the C sources: where both differ, one of the three is
-//! wrong. It is meant to be read beside the documentation, so it is plain and slow.
+//! The model follows docs/datapath.md and the RFCs, not the C sources. If both differ, one of the
+//! three is wrong. It is meant to be read with the documentation, so it is simple and slow.
 //!
 //! ```
 //! use cnikit_model::{Hook, Network, Origin, Port, Reason, Verdict};
@@ -17,96 +17,97 @@
 //! ```
 
 mod flow;
-mod guard;
-mod neighbour;
+mod neighbor;
 mod read;
 mod scenario;
+mod spoof_check;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use flow::{Closes, Conversation, Flow, Part};
-use read::{Content, Header, Packet, Upper, protocol};
+use flow::{Closes, Flow, FlowEffect, FlowKey};
+use read::{Content, Header, Packet, Transport, protocol};
 pub use scenario::{Scenario, Step};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 
-/// What the maps say, and what the programs remember and count.
+/// The content of the maps, with the flows and counters of the programs.
 #[derive(Debug, Clone)]
 pub struct Network {
     /// The index of the bridge.
     pub bridge: u32,
     /// The bridge's MAC.
     pub gateway_mac: Mac,
-    /// Whether packets between pods are delivered directly.
+    /// Whether direct forwarding between pods is on.
     pub direct: bool,
-    /// Whether ports are guarded.
+    /// Whether the spoof check is on.
     pub guard: bool,
-    /// Who has an address: `pod_ifindex`.
+    /// The port of each address: `pod_ifindex`.
     pub owners: HashMap<IpAddr, Owner>,
-    /// The ports that are guarded or restricted: `port_config`.
+    /// The ports with spoof check or restrictions: `port_config`.
     pub ports: HashMap<u32, Port>,
-    /// Addresses that the pod at a port has at another port, with the latter: `port_addresses`.
+    /// Addresses that the pod of a port has at another port, with that port: `port_addresses`.
     pub shared: HashMap<(u32, IpAddr), u32>,
-    /// What was counted.
+    /// The counters.
     pub counts: Counts,
-    flows: HashMap<Conversation, Flow>,
+    flows: HashMap<FlowKey, Flow>,
 }
 
-/// Who has an address.
+/// The endpoint of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     /// The index of the port, or of the bridge.
     pub port: u32,
-    /// Where frames for the address go.
+    /// The MAC for frames to the address.
     pub mac: Mac,
 }
 
-/// What is known of a port.
+/// The configuration of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Port {
     /// The pod's MAC.
     pub mac: Mac,
-    /// Whether the port takes no part in direct delivery.
+    /// Whether the port is excluded from direct forwarding.
     pub stack_only: bool,
 }
 
-/// By which device a frame came into the host.
+/// The device that the frame arrived at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Origin {
-    /// By another one, or the host made it.
+    /// Another device, or the host created the frame.
     #[default]
     Elsewhere,
-    /// By the port that it is at.
+    /// The port of the hook.
     ThisPort,
-    /// By the bridge device: the host routes it.
+    /// The bridge device: the host routes the frame.
     Bridge,
 }
 
-/// Where a program runs.
+/// The hook of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// What comes from the pod, or up to the host.
+    /// Frames from the pod, or from the bridge to the host.
     Ingress,
-    /// What goes to the pod, or comes down from the host.
+    /// Frames to the pod, or from the host to the bridge.
     Egress,
 }
 
-/// What becomes of a frame.
+/// The outcome for a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is dropped.
+    /// The frame is dropped.
     Drop(Reason),
-    /// It goes into another pod, or back as the answer to a question: with these bytes.
+    /// The frame is redirected to another pod, or back to the sender as an answer, with these
+    /// bytes.
     Redirect(Vec<u8>),
-    /// The stack goes on with it: with these bytes.
+    /// The frame continues in the stack, with these bytes.
     Stack(Vec<u8>),
 }
 
-/// Why a frame is dropped, by the numbers in docs/datapath.md.
+/// The reasons for drops, with the numbers of docs/datapath.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "docs/datapath.md has the words")]
+#[expect(missing_docs, reason = "docs/datapath.md describes them")]
 pub enum Reason {
     Malformed,
     Vlan,
@@ -119,9 +120,9 @@ pub enum Reason {
     Reflected,
 }
 
-/// The counters of a network, those of all addresses added up.
+/// The counters of a network, summed over all addresses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "`net_stats` and `pkt_count` have the words")]
+#[expect(missing_docs, reason = "`net_stats` and `pkt_count` describe them")]
 pub struct Counts {
     pub direct: u64,
     pub to_stack: u64,
@@ -136,7 +137,7 @@ pub struct Counts {
 }
 
 impl Network {
-    /// A network without pods, whose packets are guarded and delivered directly.
+    /// A network without pods, with spoof check and direct forwarding.
     #[must_use]
     pub fn new(bridge: u32, gateway_mac: Mac) -> Self {
         Self {
@@ -152,12 +153,12 @@ impl Network {
         }
     }
 
-    /// Gives an address to a port.
+    /// Assigns an address to a port.
     pub fn own(&mut self, address: IpAddr, port: u32, mac: Mac) {
         self.owners.insert(address, Owner { port, mac });
     }
 
-    /// How many flows are remembered, how many of them routed, and how many of their sides are closed.
+    /// The number of flows, of routed flows, and of closed flow sides.
     #[must_use]
     pub fn flows(&self) -> [usize; 3] {
         let flows = || self.flows.values();
@@ -165,11 +166,12 @@ impl Network {
         [flows().count(), flows().filter(|flow| flow.is_routed).count(), closed]
     }
 
-    /// What becomes of a frame of at least 14 bytes at a hook of a port, or of the bridge.
+    /// The outcome for a frame of at least 14 bytes at a hook of a port or of the bridge.
     pub fn judge(&mut self, hook: Hook, port: u32, origin: Origin, frame: &[u8]) -> Verdict {
         match hook {
             Hook::Ingress if port == self.bridge => {
-                // Not read: what came by a port was judged there.
+                // Not parsed: the hook of the sending port already decided a frame that arrived at
+                // a port.
                 self.counts.to_host += u64::from(matches!(frame[12..14], [0x08, 0x00] | [0x86, 0xdd]));
                 stack(frame)
             }
@@ -180,7 +182,7 @@ impl Network {
     }
 
     fn sent_by_pod(&mut self, port: u32, frame: &[u8]) -> Verdict {
-        if let Some(reason) = self.objection(port, frame) {
+        if let Some(reason) = self.violation(port, frame) {
             return Verdict::Drop(reason);
         }
         if let Some(answer) = self.answer(port, frame) {
@@ -192,12 +194,13 @@ impl Network {
         }
     }
 
-    /// The way of a packet of a pod.
+    /// The path of a packet from a pod.
     fn forward(&mut self, port: u32, frame: &[u8], packet: &Packet<'_>) -> Verdict {
         self.counts.sent += 1;
         if let Some(target) = self.other_pod(port, packet.header.destination) {
-            match self.follow(packet) {
-                // The host routed the packets that this one answers: it is to have the answer.
+            match self.look_up_flow(packet) {
+                // The host routed the packets of the other direction, so it must receive the
+                // answer.
                 Some(flow) if flow.is_routed => {
                     self.counts.to_stack += 1;
                     return Verdict::Stack([&self.gateway_mac[..], &frame[6..]].concat());
@@ -216,15 +219,15 @@ impl Network {
         stack(frame)
     }
 
-    /// The frame as the target gets it, if nothing is in the way.
+    /// The frame that the target receives, if no condition prevents direct forwarding.
     fn direct(&self, port: u32, target: Owner, frame: &[u8], packet: &Packet<'_>) -> Option<Vec<u8>> {
         let is_stack_only = |port: u32| self.ports.get(&port).is_some_and(|port| port.stack_only);
         let is_free = self.direct && !is_stack_only(port) && !is_stack_only(target.port);
-        let can_be_answered = self.can_be_answered(port, read::mac(&frame[6..]), packet.header.source);
+        let answer_can_be_direct = self.answer_can_be_direct(port, read::mac(&frame[6..]), packet.header.source);
         if !is_free
-            || !can_be_answered
+            || !answer_can_be_direct
             || packet.header.is_special
-            || packet.conversation().is_none()
+            || packet.flow_key().is_none()
             || packet.is_from_router()
         {
             return None;
@@ -236,14 +239,14 @@ impl Network {
         }
     }
 
-    /// Whether the answer to a packet can be delivered directly, too: its source is the address of a pod, and the frame
-    /// comes from the MAC that the pod has.
-    fn can_be_answered(&self, port: u32, mac: Mac, source: IpAddr) -> bool {
+    /// Whether the answer can be forwarded directly too: the source is the address of a pod, and
+    /// the frame comes from that pod's MAC.
+    fn answer_can_be_direct(&self, port: u32, mac: Mac, source: IpAddr) -> bool {
         let Some(owner) = self.owners.get(&source).filter(|owner| owner.port != self.bridge) else { return false };
         mac == self.ports.get(&port).map_or(owner.mac, |port| port.mac)
     }
 
-    /// What a router makes of a frame: RFC 1812, section 5.2.3 and 5.3.1; RFC 8200, section 3.
+    /// The changes of a router to a frame: RFC 1812, section 5.2.3 and 5.3.1; RFC 8200, section 3.
     fn routed(&self, target: Owner, frame: &[u8], header: &Header) -> Option<Vec<u8>> {
         if header.hops <= 1 {
             return None;
@@ -275,77 +278,78 @@ impl Network {
         }
         self.counts.from_stack += 1;
         self.counts.received += 1;
-        let begins_or_continues = packet.conversation().is_some_and(|(_, part)| part.closes != Closes::Elsewhere);
+        let begins_or_continues = packet.flow_key().is_some_and(|(_, effect)| effect.closes != Closes::Elsewhere);
         if begins_or_continues && self.other_pod(port, packet.header.source).is_some() {
             let source = read::mac(&frame[6..]);
-            // The kernel wrote the bridge's MAC into what it routes: that is the gateway's now.
+            // The kernel wrote the bridge's MAC into a routed frame. The gateway now has another
+            // MAC.
             if origin == Origin::Bridge {
                 self.gateway_mac = source;
             }
-            self.remember(&packet, source == self.gateway_mac);
+            self.track_flow(&packet, source == self.gateway_mac);
         }
         stack(frame)
     }
 
-    /// The pod at another port that has an address.
+    /// The pod of an address at another port.
     fn other_pod(&self, port: u32, address: IpAddr) -> Option<Owner> {
         self.owners.get(&address).copied().filter(|owner| owner.port != self.bridge && owner.port != port)
     }
 
-    /// A flow that the stack delivered, which the packet belongs to and has to follow.
-    fn follow(&mut self, packet: &Packet<'_>) -> Option<Flow> {
-        let (conversation, part) = packet.conversation()?;
-        let flow = self.flows.get_mut(&conversation)?;
-        if part.opens && flow.is_closed() {
-            self.flows.remove(&conversation);
+    /// The flow of the packet that the stack delivered, and that the packet must follow.
+    fn look_up_flow(&mut self, packet: &Packet<'_>) -> Option<Flow> {
+        let (flow_key, effect) = packet.flow_key()?;
+        let flow = self.flows.get_mut(&flow_key)?;
+        if effect.opens && flow.is_closed() {
+            self.flows.remove(&flow_key);
             self.counts.flows_forgotten += 1;
             return None;
         }
-        flow.close(part.closes);
+        flow.close(effect.closes);
         Some(*flow)
     }
 
-    fn remember(&mut self, packet: &Packet<'_>, is_routed: bool) {
-        let Some((conversation, part)) = packet.conversation() else { return };
-        let known = self.flows.get(&conversation).copied();
+    fn track_flow(&mut self, packet: &Packet<'_>, is_routed: bool) {
+        let Some((flow_key, effect)) = packet.flow_key() else { return };
+        let known = self.flows.get(&flow_key).copied();
         self.counts.flows_added += u64::from(known.is_none());
-        let mut flow = known.filter(|_| !part.opens).unwrap_or_default();
+        let mut flow = known.filter(|_| !effect.opens).unwrap_or_default();
         flow.is_routed = is_routed;
-        flow.close(part.closes);
-        self.flows.insert(conversation, flow);
+        flow.close(effect.closes);
+        self.flows.insert(flow_key, flow);
     }
 
-    /// A port that is guarded.
-    fn guarded(&self, port: u32) -> Option<Port> {
+    /// A port with spoof check.
+    fn checked_port(&self, port: u32) -> Option<Port> {
         self.ports.get(&port).copied().filter(|_| self.guard)
     }
 
-    /// Whether an address belongs to the pod at a port.
+    /// Whether an address belongs to the pod of a port.
     fn is_own(&self, port: u32, address: IpAddr) -> bool {
         let is_at = |port: u32| self.owners.get(&address).map(|owner| owner.port == port);
-        // Of an address that nobody has in this network, the other network decides.
+        // For an address that is unknown in this network, the other network decides.
         let is_at_sibling = |sibling: &u32| is_at(*sibling).unwrap_or(true);
         is_at(port) == Some(true) || self.shared.get(&(port, address)).is_some_and(is_at_sibling)
     }
 }
 
 impl Packet<'_> {
-    /// Which conversation the packet belongs to, and what it does to that.
-    fn conversation(&self) -> Option<(Conversation, Part)> {
-        Part::of(self)
+    /// The flow of the packet, and the packet's effect on the flow.
+    fn flow_key(&self) -> Option<(FlowKey, FlowEffect)> {
+        FlowEffect::of(self)
     }
 
-    /// Redirects, of RFC 792 and RFC 4861, section 4.5; router advertisements, section 4.2.
+    /// Redirects of RFC 792 and RFC 4861, section 4.5; router advertisements, section 4.2.
     fn is_from_router(&self) -> bool {
         let kinds: &[u8] = if self.is_v4() { &[5] } else { &[137, 134] };
-        matches!(self.upper(), Upper::Icmp(kind, _) if kinds.contains(&kind))
+        matches!(self.transport(), Transport::Icmp(kind, _) if kinds.contains(&kind))
     }
 
-    /// Of an error: for whom the packet was that it is about, as far as that can be read.
-    fn is_about(&self) -> Option<IpAddr> {
+    /// For an ICMP error: the destination of the quoted packet, if it is readable.
+    fn quoted_destination(&self) -> Option<IpAddr> {
         let is_v4 = self.is_v4();
-        match self.upper() {
-            Upper::Icmp(kind, message) if flow::is_error(kind, is_v4) => {
+        match self.transport() {
+            Transport::Icmp(kind, message) if flow::is_error(kind, is_v4) => {
                 Some(read::quoted(message, is_v4)?.0.destination)
             }
             _ => None,
@@ -361,7 +365,7 @@ fn stack(frame: &[u8]) -> Verdict {
     Verdict::Stack(frame.to_vec())
 }
 
-/// RFC 1071: ones' complement.
+/// RFC 1071: one's complement.
 fn add(a: u16, b: u16) -> u16 {
     let (sum, carried) = a.overflowing_add(b);
     sum + u16::from(carried)

@@ -1,18 +1,18 @@
-//! Frames, read as the RFCs describe them.
+//! Frames, parsed as the RFCs describe them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Mac;
 
-/// Extension headers that the programs look through: docs/datapath.md.
+/// Extension headers that the programs skip: docs/datapath.md.
 const MOST_EXTENSIONS: usize = 7;
 
-/// What is behind an Ethernet header: RFC 894, RFC 2464, IEEE 802.3 and 802.1Q.
+/// The content of an Ethernet frame: RFC 894, RFC 2464, IEEE 802.3 and 802.1Q.
 pub(crate) enum Content<'a> {
     Tagged,
     Arp(Arp),
     Ip(Packet<'a>),
-    /// Says that it is IP or ARP, and is not.
+    /// The EtherType is IP or ARP, but the content is not.
     Malformed,
     Other,
 }
@@ -24,10 +24,10 @@ pub(crate) struct Arp {
     pub(crate) target: Ipv4Addr,
 }
 
-/// An IP packet without the padding behind it.
+/// An IP packet without the padding after it.
 pub(crate) struct Packet<'a> {
     pub(crate) header: Header,
-    /// What the IP header and its extensions carry, as much as there is of it.
+    /// The payload of the IP header and its extensions, as much as is present.
     pub(crate) payload: &'a [u8],
 }
 
@@ -36,23 +36,23 @@ pub(crate) struct Header {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     pub(crate) hops: u8,
-    /// Of what is behind the extension headers that were looked through.
+    /// The protocol after the skipped extension headers.
     pub(crate) protocol: u8,
     pub(crate) extensions: usize,
-    /// A fragment, or with options or a routing header.
+    /// A fragment, or a packet with options or a routing header.
     pub(crate) is_special: bool,
-    /// A fragment, and not the first: its payload begins with no header.
-    pub(crate) is_later: bool,
+    /// A fragment other than the first: its payload begins with no transport header.
+    pub(crate) is_non_first_fragment: bool,
 }
 
-/// The message that a payload begins with, of the protocols that the programs know.
+/// The message at the start of a payload, for the protocols that the programs parse.
 #[derive(Clone, Copy)]
-pub(crate) enum Upper<'a> {
+pub(crate) enum Transport<'a> {
     /// RFC 792 and RFC 4443: the type, and the whole message.
     Icmp(u8, &'a [u8]),
     Tcp(Ports, Option<u8>),
     Datagram(Ports),
-    /// None, or one that says nothing.
+    /// Another protocol, or a truncated message.
     Unknown,
 }
 
@@ -69,7 +69,7 @@ pub(crate) mod protocol {
 }
 
 impl<'a> Content<'a> {
-    /// What a frame of at least 14 bytes holds.
+    /// Parses a frame of at least 14 bytes.
     pub(crate) fn of(frame: &'a [u8]) -> Self {
         let rest = &frame[14..];
         let ip = |packet: Option<Packet<'a>>| packet.map_or(Self::Malformed, Self::Ip);
@@ -112,13 +112,13 @@ impl<'a> Packet<'a> {
         self.header.source.is_ipv4()
     }
 
-    pub(crate) fn upper(&self) -> Upper<'a> {
-        self.header.upper(self.payload)
+    pub(crate) fn transport(&self) -> Transport<'a> {
+        self.header.transport(self.payload)
     }
 }
 
 impl Header {
-    /// The header, and how long it is with its options.
+    /// The header, and its length with options.
     fn read_v4(packet: &[u8]) -> Option<(Self, usize)> {
         let fixed = packet.get(..20)?;
         let length = usize::from(fixed[0] & 0x0f) * 4;
@@ -133,12 +133,12 @@ impl Header {
             protocol: fixed[9],
             extensions: 0,
             is_special: length > 20 || more || offset != 0,
-            is_later: offset != 0,
+            is_non_first_fragment: offset != 0,
         };
         Some((header, length))
     }
 
-    /// The header, and what is behind its extensions.
+    /// The header, and the content after its extensions.
     fn read_v6(packet: &[u8]) -> Option<(Self, &[u8])> {
         let (fixed, mut rest) = packet.split_at_checked(40)?;
         if fixed[0] >> 4 != 6 {
@@ -151,9 +151,9 @@ impl Header {
             protocol: fixed[6],
             extensions: 0,
             is_special: false,
-            is_later: false,
+            is_non_first_fragment: false,
         };
-        while header.has_extension() && !header.is_later && header.extensions < MOST_EXTENSIONS {
+        while header.has_extension() && !header.is_non_first_fragment && header.extensions < MOST_EXTENSIONS {
             let length = usize::from(*rest.get(1)?);
             let length = match header.protocol {
                 44 => 8,
@@ -162,7 +162,7 @@ impl Header {
             };
             let (extension, behind) = rest.split_at_checked(length)?;
             header.is_special |= matches!(header.protocol, 43 | 44);
-            header.is_later = header.protocol == 44 && number(&extension[2..4]) >> 3 != 0;
+            header.is_non_first_fragment = header.protocol == 44 && number(&extension[2..4]) >> 3 != 0;
             header.protocol = extension[0];
             header.extensions += 1;
             rest = behind;
@@ -170,28 +170,30 @@ impl Header {
         Some((header, rest))
     }
 
-    /// Whether one more extension header follows: hop-by-hop, routing, fragment, authentication, destination options.
+    /// Whether another extension header follows: hop-by-hop, routing, fragment, authentication,
+    /// destination options.
     pub(crate) fn has_extension(&self) -> bool {
         self.source.is_ipv6() && matches!(self.protocol, 0 | 43 | 44 | 51 | 60)
     }
 
-    fn upper<'a>(&self, payload: &'a [u8]) -> Upper<'a> {
+    fn transport<'a>(&self, payload: &'a [u8]) -> Transport<'a> {
         use protocol::*;
-        let Some(first) = payload.get(..8).filter(|_| !self.is_later) else {
-            return Upper::Unknown;
+        let Some(first) = payload.get(..8).filter(|_| !self.is_non_first_fragment) else {
+            return Transport::Unknown;
         };
         let ports = Ports(number(first), number(&first[2..]));
         match (self.protocol, self.source.is_ipv4()) {
-            (ICMP, true) | (ICMPV6, false) => Upper::Icmp(first[0], payload),
-            (TCP, _) => Upper::Tcp(ports, payload.get(13).copied()),
-            (UDP | UDP_LITE | SCTP, _) => Upper::Datagram(ports),
-            _ => Upper::Unknown,
+            (ICMP, true) | (ICMPV6, false) => Transport::Icmp(first[0], payload),
+            (TCP, _) => Transport::Tcp(ports, payload.get(13).copied()),
+            (UDP | UDP_LITE | SCTP, _) => Transport::Datagram(ports),
+            _ => Transport::Unknown,
         }
     }
 }
 
-/// The packet that an ICMP error quotes, as much as there is of it: no length in it holds.
-pub(crate) fn quoted(message: &[u8], is_v4: bool) -> Option<(Header, Upper<'_>)> {
+/// The packet that an ICMP error quotes, as much as is present: its length fields are not valid for
+/// the quote.
+pub(crate) fn quoted(message: &[u8], is_v4: bool) -> Option<(Header, Transport<'_>)> {
     let quote = message.get(8..)?;
     let (header, payload) = if is_v4 {
         let (header, length) = Header::read_v4(quote)?;
@@ -199,8 +201,8 @@ pub(crate) fn quoted(message: &[u8], is_v4: bool) -> Option<(Header, Upper<'_>)>
     } else {
         Header::read_v6(quote)?
     };
-    let upper = header.upper(payload);
-    Some((header, upper))
+    let transport = header.transport(payload);
+    Some((header, transport))
 }
 
 pub(crate) fn number(bytes: &[u8]) -> u16 {

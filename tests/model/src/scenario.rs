@@ -1,10 +1,10 @@
-//! What a test tries, as bytes that a fuzzer can change and a repository can keep.
+//! Test scenarios as bytes, which a fuzzer can change and a repository can store.
 
 use std::fmt;
 
 use crate::{Hook, Origin};
 
-/// How the network is set up, and the frames that come one after another.
+/// The setup of the network, and a sequence of frames.
 ///
 /// ```
 /// use cnikit_model::{Hook, Origin, Scenario, Step};
@@ -15,15 +15,15 @@ use crate::{Hook, Origin};
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scenario {
-    /// Whether ports are guarded.
+    /// Whether the spoof check is on.
     pub guard: bool,
-    /// Whether packets between pods are delivered directly.
+    /// Whether direct forwarding between pods is on.
     pub direct: bool,
-    /// Whether the frames' port is nobody's: it has no row.
+    /// Whether the frames' port has no entry.
     pub is_nobodys: bool,
-    /// Whether the frames' port takes no part in direct delivery.
+    /// Whether the frames' port is excluded from direct forwarding.
     pub stack_only: bool,
-    /// Whether the other pod's port takes no part in direct delivery.
+    /// Whether the other pod's port is excluded from direct forwarding.
     pub other_stack_only: bool,
     /// Whether the frames' port is the bridge.
     pub at_bridge: bool,
@@ -34,26 +34,26 @@ pub struct Scenario {
 /// A frame at a hook.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Where it comes by.
+    /// The hook.
     pub hook: Hook,
-    /// By which device it came into the host.
+    /// The device that the frame arrived at.
     pub origin: Origin,
     /// The frame, of [`Step::SHORTEST`] to [`Step::LONGEST`] bytes.
     pub frame: Vec<u8>,
 }
 
 impl Step {
-    /// Less than an Ethernet header is no frame.
+    /// A frame has at least an Ethernet header.
     pub const SHORTEST: usize = 14;
-    /// What the kernel tries a program on lies in one page.
+    /// The kernel keeps the input of a test run in one page.
     pub const LONGEST: usize = 2047;
-    /// Steps of a scenario that are read.
+    /// The maximum number of steps.
     const MOST: usize = 64;
 }
 
 impl Scenario {
-    /// The scenario that any bytes stand for: a byte of flags, then for each step a byte for hook and origin, two for the
-    /// frame's length, and the frame.
+    /// Decodes any bytes: a byte of flags, then for each step a byte for hook and origin, two for
+    /// the frame's length, and the frame.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         let (flags, mut rest) = bytes.split_first().unwrap_or((&0, &[]));
@@ -86,7 +86,7 @@ impl Scenario {
         scenario
     }
 
-    /// The bytes that stand for the scenario.
+    /// Encodes the scenario.
     ///
     /// # Panics
     ///
@@ -97,7 +97,7 @@ impl Scenario {
         let flags = flags.iter().enumerate().fold(0, |byte, (bit, set)| byte | u8::from(*set) << bit);
         let mut bytes = vec![flags];
         for step in &self.steps {
-            assert!(step.frame.len() <= Step::LONGEST, "{} bytes are too many", step.frame.len());
+            assert!(step.frame.len() <= Step::LONGEST, "{} bytes exceed the maximum", step.frame.len());
             bytes.push(u8::from(step.hook == Hook::Egress) | (step.origin as u8) << 1);
             bytes.extend((step.frame.len() as u16).to_le_bytes());
             bytes.extend(&step.frame);

@@ -6,11 +6,11 @@ use std::os::unix::fs::FileExt as _;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A system call of a [supervised](crate::Command::supervised) process, which waits for what becomes of it.
+/// A system call of a [supervised](crate::Command::supervised) process, which waits for its ruling.
 ///
-/// Watched are the calls that change something or may fail for want of something, but not those for memory, those that
-/// only wait, and those that cannot fail on a descriptor that is open. It is displayed with what it is about: `sendto type 16`, `unlink /var/lib/...`,
-/// `write pipe:[4026]`.
+/// Watched calls change something or may fail for lack of a resource. Excluded are calls for
+/// memory, calls that only wait, and calls that cannot fail on an open descriptor. The display
+/// contains the object of the call: `sendto type 16`, `unlink /var/lib/...`, `write pipe:[4026]`.
 #[derive(Debug)]
 pub struct Call {
     thread: u32,
@@ -19,7 +19,7 @@ pub struct Call {
     arguments: [u64; 6],
 }
 
-/// What makes two calls of one number different to people.
+/// The argument that distinguishes two calls of one number in the display.
 #[derive(Clone, Copy)]
 enum About {
     Nothing,
@@ -27,15 +27,15 @@ enum About {
     Path(usize),
     /// The type of the netlink message that this argument points to.
     Message(usize),
-    /// What the descriptor in this argument is open on.
+    /// The file that the descriptor in this argument refers to.
     Descriptor(usize),
-    /// This argument.
+    /// The argument itself.
     Number(usize),
 }
 
 use About::{Descriptor, Message, Nothing, Number, Path};
 
-/// The calls that are watched: number, name, and whether it changes something outside of the process.
+/// The watched calls: number, name, and whether the call changes state outside of the process.
 const WATCHED: &[(i64, &str, bool, About)] = &[
     (libc::SYS_bind, "bind", false, Nothing),
     (libc::SYS_bpf, "bpf", true, Number(0)),
@@ -80,7 +80,7 @@ const WATCHED: &[(i64, &str, bool, About)] = &[
     (libc::SYS_wait4, "wait4", false, Nothing),
     (libc::SYS_write, "write", true, Descriptor(0)),
     (libc::SYS_writev, "writev", true, Descriptor(0)),
-    // Calls that younger architectures do not have any more.
+    // Calls that newer architectures no longer have.
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_access, "access", false, Path(0)),
     #[cfg(target_arch = "x86_64")]
@@ -105,7 +105,7 @@ const WATCHED: &[(i64, &str, bool, About)] = &[
     (libc::SYS_vfork, "vfork", true, Nothing),
 ];
 
-/// The longest path that is shown.
+/// The longest displayed path.
 const PATH_MAX: usize = 256;
 
 impl Call {
@@ -115,18 +115,19 @@ impl Call {
         Self { thread, process: process.unwrap_or(thread), number, arguments }
     }
 
-    /// The numbers of the calls that are watched.
+    /// The numbers of the watched calls.
     pub(crate) fn watched() -> impl Iterator<Item = i64> {
         WATCHED.iter().map(|(number, ..)| *number)
     }
 
-    /// The process that makes it.
+    /// The process that makes the call.
     #[must_use]
     pub fn process(&self) -> u32 {
         self.process
     }
 
-    /// Its name in the manual. Where an architecture has several calls of one purpose, these are several names.
+    /// The name in the manual. If an architecture has several calls for one purpose, the names
+    /// differ.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.row().map_or("?", |(_, name, ..)| name)
@@ -136,29 +137,30 @@ impl Call {
     ///
     /// # Panics
     ///
-    /// If it is none of the first six.
+    /// If it is not one of the first six arguments.
     #[must_use]
-    pub fn argument(&self, place: usize) -> u64 {
-        self.arguments[place]
+    pub fn argument(&self, index: usize) -> u64 {
+        self.arguments[index]
     }
 
-    /// Whether it changes something that others see, or would if it succeeded.
+    /// Whether the call changes state that other processes see, or would change it on success.
     #[must_use]
     pub fn changes(&self) -> bool {
         let writes = |flags: u64| flags & (libc::O_CREAT | libc::O_TRUNC) as u64 != 0;
         match self.name() {
             "openat" => writes(self.argument(2)),
             "open" => writes(self.argument(1)),
-            // Commands that only look, or make what is gone with its descriptor, by their place in `enum bpf_cmd`.
+            // Commands that only read, or create an object that disappears with its descriptor, by
+            // their index in `enum bpf_cmd`.
             "bpf" => !matches!(self.argument(0), 0 | 1 | 4 | 5 | 7 | 11..=16 | 18..=20 | 23 | 24 | 30 | 31),
             _ => self.row().is_some_and(|(.., changes, _)| *changes),
         }
     }
 
-    /// Kills the process that makes it, which does not come back from the call.
+    /// Kills the calling process, which does not return from the call.
     pub(crate) fn kill(&self) {
         if let Some(pid) = i32::try_from(self.process).ok().and_then(Pid::from_raw) {
-            // It may have been killed by somebody else.
+            // Another process may already have killed it.
             let _ = kill_process(pid, Signal::KILL);
         }
     }
@@ -167,11 +169,11 @@ impl Call {
         WATCHED.iter().find(|(number, ..)| *number == self.number)
     }
 
-    /// What is in the memory of the process at the address in an argument, as much as can be read.
-    fn memory(&self, place: usize, most: usize) -> Vec<u8> {
-        let mut bytes = vec![0; most];
+    /// The memory of the process at the address in an argument, as much as is readable.
+    fn memory(&self, index: usize, max: usize) -> Vec<u8> {
+        let mut bytes = vec![0; max];
         let read = File::open(format!("/proc/{}/mem", self.thread))
-            .and_then(|memory| memory.read_at(&mut bytes, self.arguments[place]));
+            .and_then(|memory| memory.read_at(&mut bytes, self.arguments[index]));
         bytes.truncate(read.unwrap_or(0));
         bytes
     }
@@ -182,18 +184,18 @@ impl Display for Call {
         formatter.write_str(self.name())?;
         match self.row().map_or(Nothing, |(.., about)| *about) {
             Nothing => Ok(()),
-            Number(place) => write!(formatter, " {}", self.arguments[place]),
-            Descriptor(place) => {
-                let link = format!("/proc/{}/fd/{}", self.thread, self.arguments[place]);
+            Number(index) => write!(formatter, " {}", self.arguments[index]),
+            Descriptor(index) => {
+                let link = format!("/proc/{}/fd/{}", self.thread, self.arguments[index]);
                 fs::read_link(link).map_or(Ok(()), |target| write!(formatter, " {}", target.display()))
             }
-            Path(place) => {
-                let bytes = self.memory(place, PATH_MAX);
+            Path(index) => {
+                let bytes = self.memory(index, PATH_MAX);
                 let path = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
                 write!(formatter, " {}", String::from_utf8_lossy(path))
             }
-            // The type comes after the length, in the order of the machine's bytes.
-            Message(place) => match self.memory(place, 6)[..] {
+            // The type follows the length, in native byte order.
+            Message(index) => match self.memory(index, 6)[..] {
                 [.., low, high] => write!(formatter, " type {}", u16::from_ne_bytes([low, high])),
                 _ => Ok(()),
             },

@@ -1,4 +1,4 @@
-//! The smallest programs for a TC hook and for an XDP hook, loaded without a compiler.
+//! Minimal programs for a TC hook and for an XDP hook, loaded without a compiler.
 #![expect(unsafe_code, reason = "bpf(2) has no safe binding without libbpf")]
 
 use std::ffi::CString;
@@ -9,13 +9,14 @@ use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// Loads a classifier that answers every packet with `verdict`, and says the kernel's id for it.
+/// Loads a classifier that returns `verdict` for every packet. Returns the program and its kernel
+/// id.
 ///
-/// Each call makes another program. It is gone when nothing holds it any more.
+/// Each call loads another program. The kernel frees it when the last reference is gone.
 ///
 /// # Panics
 ///
-/// If the kernel does not take it.
+/// If the kernel rejects the program.
 #[must_use]
 pub fn classifier(verdict: i32) -> (OwnedFd, u32) {
     #[repr(C)]
@@ -37,7 +38,7 @@ pub fn classifier(verdict: i32) -> (OwnedFd, u32) {
     (program, info[1])
 }
 
-/// An XDP program that answers every packet with one verdict.
+/// An XDP program that returns one verdict for every packet.
 #[derive(Debug)]
 pub struct Xdp(OwnedFd);
 
@@ -51,18 +52,18 @@ impl Xdp {
     /// `XDP_FLAGS_DRV_MODE`
     pub const DRIVER: u32 = 1 << 2;
 
-    /// Loads one.
+    /// Loads a program with this verdict.
     ///
     /// # Panics
     ///
-    /// If the kernel does not take it.
+    /// If the kernel rejects the program.
     #[must_use]
     pub fn new(verdict: i32) -> Self {
         const BPF_PROG_TYPE_XDP: u32 = 6;
         Self(load(BPF_PROG_TYPE_XDP, verdict))
     }
 
-    /// Pins it, for `ip link set dev LINK xdpdrv pinned PATH`.
+    /// Pins the program, for `ip link set dev LINK xdpdrv pinned PATH`.
     ///
     /// # Panics
     ///
@@ -77,12 +78,13 @@ impl Xdp {
         const BPF_OBJ_PIN: libc::c_int = 6;
         let name = CString::new(path.as_os_str().as_bytes()).expect("a path without NUL");
         let pin = Pin { path: name.as_ptr() as u64, fd: self.0.as_raw_fd() as u32, flags: 0 };
-        // SAFETY: the attribute has the layout of the kernel's, and its path outlives the call.
+        // SAFETY: the attribute has the kernel's layout, and its path outlives the call.
         let pinned = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const pin, size_of::<Pin>()) };
         assert_eq!(pinned, 0, "pin at {}: {}", path.display(), io::Error::last_os_error());
     }
 
-    /// Attaches it to a link of the caller's namespace in a mode, for as long as the descriptor is open.
+    /// Attaches the program to a link of the caller's namespace in a mode, while the descriptor is
+    /// open.
     ///
     /// # Panics
     ///
@@ -100,15 +102,15 @@ impl Xdp {
         const BPF_LINK_CREATE: libc::c_int = 28;
         const BPF_XDP: u32 = 37;
         let create = Create { program: self.0.as_raw_fd() as u32, ifindex, hook: BPF_XDP, flags: mode, rest: [0; 4] };
-        // SAFETY: the attribute has the layout of the kernel's and is zero beyond what is set.
+        // SAFETY: the attribute has the kernel's layout, and unset members are zero.
         let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &raw const create, size_of::<Create>()) };
         assert!(fd >= 0, "attach to link {ifindex}: {}", io::Error::last_os_error());
-        // SAFETY: the kernel has just given out this descriptor and nobody else has it.
+        // SAFETY: the kernel has just returned this descriptor, so it has no other owner.
         unsafe { OwnedFd::from_raw_fd(fd as i32) }
     }
 }
 
-/// Loads a program of this type that answers every packet with `verdict`.
+/// Loads a program of this type that returns `verdict` for every packet.
 fn load(kind: u32, verdict: i32) -> OwnedFd {
     #[repr(C)]
     struct Load {
@@ -119,7 +121,8 @@ fn load(kind: u32, verdict: i32) -> OwnedFd {
         rest: [u64; 14],
     }
     const BPF_PROG_LOAD: libc::c_int = 5;
-    // Before Linux 5.11, programs count against the memory that a process may lock. Since then, a refusal does not matter.
+    // Before Linux 5.11, programs count towards the limit of locked memory. Newer kernels may
+    // refuse the change without consequence.
     let unlimited = Rlimit { current: None, maximum: None };
     let _ = setrlimit(Resource::Memlock, unlimited);
     // r0 = verdict; exit
@@ -132,10 +135,10 @@ fn load(kind: u32, verdict: i32) -> OwnedFd {
         license: c"GPL".as_ptr() as u64,
         rest: [0; 14],
     };
-    // SAFETY: the attribute has the layout of the kernel's, zero beyond what is set, and its
-    // pointers outlive the call.
+    // SAFETY: the attribute has the kernel's layout, unset members are zero, and its pointers
+    // outlive the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
     assert!(fd >= 0, "load a program: {}", io::Error::last_os_error());
-    // SAFETY: the kernel has just given out this descriptor and nobody else has it.
+    // SAFETY: the kernel has just returned this descriptor, so it has no other owner.
     unsafe { OwnedFd::from_raw_fd(fd as i32) }
 }

@@ -1,4 +1,4 @@
-//! Processes with a time limit that do not outlive the test.
+//! Processes with a timeout that do not outlive the test.
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write as _};
@@ -13,16 +13,16 @@ use serde_json::Value;
 use crate::supervise::{self, Ruling};
 use crate::{Call, require};
 
-/// How long a command may take unless it is given another limit.
-const LIMIT: Duration = Duration::from_secs(20);
+/// The default timeout of a command.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Set to a number, this variable makes every time limit that many times as long.
+/// This variable multiplies every timeout by its number.
 const PATIENCE: &str = "CNIKIT_PATIENCE";
 
-/// How long to sleep between two looks at a condition.
+/// The pause between two checks of a condition.
 const STEP: Duration = Duration::from_millis(2);
 
-/// A process to run: as [`std::process::Command`], with an input and a time limit.
+/// A process to run: [`std::process::Command`] with an input and a timeout.
 #[derive(Debug)]
 pub struct Command {
     inner: std::process::Command,
@@ -30,10 +30,10 @@ pub struct Command {
     limit: Duration,
 }
 
-/// What a process said, and how it ended.
+/// The output of a process and its exit status.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
     /// Its standard output.
     pub stdout: String,
@@ -41,7 +41,7 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// A process in the background. It is killed when this value is dropped.
+/// A process in the background. Drop kills it.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -49,7 +49,8 @@ pub struct Running {
 }
 
 impl Command {
-    /// A program by path or by name; names are looked up in `PATH` and where system programs live.
+    /// A program by path or by name. Names are looked up in `PATH` and in the system program
+    /// directories.
     ///
     /// # Panics
     ///
@@ -58,8 +59,8 @@ impl Command {
     #[must_use]
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let program = program.as_ref().to_string_lossy();
-        let path = require::find(&program).unwrap_or_else(|| panic!("no program {program}: install it"));
-        Self { inner: std::process::Command::new(path), stdin: Vec::new(), limit: LIMIT }
+        let path = require::find(&program).unwrap_or_else(|| panic!("program {program} is missing; install it"));
+        Self { inner: std::process::Command::new(path), stdin: Vec::new(), limit: DEFAULT_TIMEOUT }
     }
 
     /// Adds one argument.
@@ -76,13 +77,13 @@ impl Command {
         self
     }
 
-    /// Adds the words of a line as arguments. There is no quoting.
+    /// Adds the words of a line as arguments. Quoting is not supported.
     #[must_use]
     pub fn words(self, line: &str) -> Self {
         self.args(line.split_whitespace())
     }
 
-    /// Sets a variable of the environment.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.inner.env(name, value);
@@ -96,45 +97,46 @@ impl Command {
         self
     }
 
-    /// What the process reads from its standard input: nothing by default.
+    /// Sets the standard input, which is empty by default.
     #[must_use]
     pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.stdin = input.into();
         self
     }
 
-    /// The time after which the process is killed and the test fails.
+    /// Sets the timeout. After it, the process is killed and the test fails.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Runs to the end, whatever it is.
+    /// Runs the process to its end, with any exit status.
     ///
-    /// As a runtime does, it reads both outputs to their end: a child left behind that holds one open counts as running.
+    /// As a runtime does, it reads both outputs to their end. A descendant that holds an output
+    /// open therefore counts as running.
     ///
     /// # Panics
     ///
-    /// If the program cannot be started or is not through when its time is over.
+    /// If the program cannot be started or exceeds its timeout.
     #[track_caller]
     #[must_use]
     pub fn output(self) -> Output {
         self.output_of(std::process::Command::spawn)
     }
 
-    /// As [`output`](Self::output), with `judge` asked before each call of the process, and of those that it starts, that
-    /// is [watched](Call): what that says becomes of the call. Returns when they all have ended.
+    /// As [`output`](Self::output). `judge` decides each [watched](Call) call of the process and
+    /// its descendants before the kernel runs it. Returns when all of them have ended.
     ///
-    /// The judge is asked for one call at a time, and all others wait for it.
+    /// The judge decides one call at a time, and all others wait.
     ///
     /// # Panics
     ///
-    /// As [`output`](Self::output), and if the kernel does not take the filter.
+    /// As [`output`](Self::output), and if the kernel rejects the filter.
     ///
     /// # Kernel
     ///
-    /// 5.19, for filters whose decisions no signal interrupts.
+    /// 5.19, for filters with notifications that no signal interrupts.
     #[track_caller]
     #[must_use]
     pub fn supervised(self, judge: impl FnMut(&Call) -> Ruling + Send) -> Output {
@@ -151,18 +153,18 @@ impl Command {
         let child = &mut running.child;
         if let Some(mut pipe) = child.stdin.take() {
             let input = std::mem::take(&mut self.stdin);
-            // A program that ends without reading its input is no fault of the test.
+            // A program may end without reading its input. That is not a test failure.
             std::thread::spawn(move || pipe.write_all(&input));
         }
         let outputs = (drain(child.stdout.take()), drain(child.stderr.take()));
         let left = || deadline.saturating_duration_since(Instant::now());
         let (Ok(stdout), Ok(stderr)) = (outputs.0.recv_timeout(left()), outputs.1.recv_timeout(left())) else {
-            panic!("{} was not through after {limit:?}", running.name);
+            panic!("{} did not end within {limit:?}", running.name);
         };
         Output { status: running.wait(left()), stdout, stderr }
     }
 
-    /// Runs to the end, which must be a success, and returns the standard output.
+    /// Runs the process to its end, requires success, and returns the standard output.
     ///
     /// # Panics
     ///
@@ -175,11 +177,11 @@ impl Command {
         stdout
     }
 
-    /// As [`run`](Self::run), for a program that prints JSON; no output at all is `null`.
+    /// As [`run`](Self::run), for a program that prints JSON. Empty output is `null`.
     ///
     /// # Panics
     ///
-    /// As [`run`](Self::run), and if the output is no JSON.
+    /// As [`run`](Self::run), and if the output is not JSON.
     #[track_caller]
     #[must_use]
     pub fn json(self) -> Value {
@@ -202,7 +204,7 @@ impl Command {
         self.start(std::process::Command::spawn)
     }
 
-    /// Starts the process in the background with its input, and with nobody to hear what it says.
+    /// Starts the process in the background with its input. Its output is discarded.
     ///
     /// # Panics
     ///
@@ -213,17 +215,18 @@ impl Command {
         self.inner.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut running = self.start(std::process::Command::spawn);
         if let Some(mut pipe) = running.child.stdin.take() {
-            // One that is killed does not read it. A configuration is less than what a pipe holds.
+            // A killed process does not read its input. A configuration is smaller than a pipe
+            // buffer.
             let _ = pipe.write_all(&self.stdin);
         }
         running
     }
 
-    /// Starts the process in the background with both outputs in a file.
+    /// Starts the process in the background. Both outputs go to a file.
     ///
     /// # Panics
     ///
-    /// If the program cannot be started or the file not be written.
+    /// If the program cannot be started or the file cannot be written.
     #[track_caller]
     #[must_use]
     pub fn spawn_logged(mut self, log: &std::path::Path) -> Running {
@@ -250,9 +253,10 @@ impl Running {
         self.child.id()
     }
 
-    /// Kills the process, unless it has ended, and waits for it. Whether that is what it died of.
+    /// Kills the process, unless it has ended, and waits for its end. Returns whether the kill
+    /// ended it.
     pub fn kill(&mut self) -> bool {
-        // An error means that it has ended and was waited for.
+        // An error means that the process has ended and was already waited for.
         let _ = self.child.kill();
         self.child.wait().is_ok_and(|status| status.signal() == Some(libc::SIGKILL))
     }
@@ -261,7 +265,7 @@ impl Running {
     ///
     /// # Panics
     ///
-    /// If it is still there when the time is over.
+    /// If the process still runs after the timeout.
     #[track_caller]
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let mut status = None;
@@ -279,27 +283,27 @@ impl Drop for Running {
     }
 }
 
-/// How long to wait for what must come: `limit`, or a multiple of it on a machine that is known to be slow, such as an
-/// emulated one. `CNIKIT_PATIENCE` says by how much.
+/// How long to wait for an event that must happen: `limit`, or a multiple on a slow machine, such
+/// as an emulated one. `CNIKIT_PATIENCE` sets the factor.
 ///
-/// [`Command`], [`Running::wait`] and [`eventually`] lengthen the limits that they are given; this is for those of
-/// sockets. What must *not* come needs no more time there.
+/// [`Command`], [`Running::wait`] and [`eventually`] multiply their own timeouts; use this function
+/// for the timeouts of sockets. A check that an event does *not* happen needs no longer wait.
 ///
 /// # Panics
 ///
-/// If `CNIKIT_PATIENCE` is no number, or 0.
+/// If `CNIKIT_PATIENCE` is not a number, or 0.
 #[must_use]
 pub fn patience(limit: Duration) -> Duration {
     let Some(factor) = std::env::var_os(PATIENCE) else { return limit };
     let number = factor.to_str().and_then(|factor| factor.parse::<NonZeroU32>().ok());
-    limit * number.unwrap_or_else(|| panic!("{PATIENCE}={} is no number", factor.display())).get()
+    limit * number.unwrap_or_else(|| panic!("{PATIENCE}={} is not a number", factor.display())).get()
 }
 
-/// Looks at a condition again and again until it holds.
+/// Checks a condition repeatedly until it holds.
 ///
 /// # Panics
 ///
-/// If it does not hold when the time is over; `what` says what was waited for.
+/// If the condition does not hold within the timeout. `what` names the condition in the message.
 #[track_caller]
 pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let limit = patience(limit);
@@ -310,7 +314,7 @@ pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
     }
 }
 
-/// Reads a pipe to its end on a thread of its own, so that no full pipe can block the process.
+/// Reads a pipe to its end on its own thread, so that a full pipe cannot block the process.
 fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -318,7 +322,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
         if let Some(mut pipe) = pipe {
             let _ = pipe.read_to_end(&mut bytes);
         }
-        // Nobody listens any more once the time is over.
+        // After the timeout, the receiver no longer exists.
         let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
     });
     receiver

@@ -1,4 +1,4 @@
-//! All that a plugin can leave on a host, as lines that compare and subtract.
+//! All state that a plugin can leave on a host, as lines that can be compared and subtracted.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::Namespace;
 use crate::namespace::{addresses_of, list, text};
 
-/// A set of lines, each of which states one fact: a link, an address, a route, a pin, a file.
+/// A set of lines. Each line is one fact: a link, an address, a route, a pin, a file.
 ///
 /// ```text
 /// link cbr0 index 2 mtu 1500 mac 5a:... master - up true
@@ -21,14 +21,16 @@ use crate::namespace::{addresses_of, list, text};
 pub struct Footprint(BTreeSet<String>);
 
 impl Footprint {
-    /// The links of a namespace but `lo`, with their addresses and its routes.
+    /// The links of a namespace except `lo`, with their addresses and routes.
     ///
-    /// Left out is what changes by itself: counters, timers, the state of the carrier, link-local addresses.
+    /// Values that change by themselves are omitted: counters, timers, the carrier, link-local
+    /// addresses.
     #[track_caller]
     #[must_use]
     pub fn of_network(namespace: &impl Namespace) -> Self {
         let mut lines = BTreeSet::new();
-        // One listing for links and addresses: a link may vanish at any moment, with the pod that it leads to.
+        // One listing for links and addresses: a link may disappear at any moment, together with
+        // its pod.
         let links = list(namespace.ip("address show"));
         for link in links.iter().filter(|link| link["ifname"] != "lo") {
             let name = text(&link["ifname"]);
@@ -45,11 +47,11 @@ impl Footprint {
         Self(lines)
     }
 
-    /// Every file below a folder with its text.
+    /// Every file below a folder, with its text.
     ///
     /// # Panics
     ///
-    /// If something below the folder cannot be read. A folder that is not there is an empty one.
+    /// If a file or folder below the folder cannot be read. A missing folder counts as empty.
     #[track_caller]
     #[must_use]
     pub fn of_files(folder: impl AsRef<Path>) -> Self {
@@ -59,7 +61,8 @@ impl Footprint {
             .collect()
     }
 
-    /// Every pin below a folder of a bpffs. What is pinned is left out, as counters change by themselves.
+    /// Every pin below a folder of a bpffs, without its content, because counters change by
+    /// themselves.
     ///
     /// # Panics
     ///
@@ -70,21 +73,21 @@ impl Footprint {
         files(folder.as_ref()).map(|path| format!("pin {}", path.display())).collect()
     }
 
-    /// Both together.
+    /// The union of both.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self
     }
 
-    /// What is here and not in `other`, lines that start with one of `tolerated` left out.
+    /// The lines that are not in `other`, except lines that start with one of `tolerated`.
     #[must_use]
     pub fn beyond(&self, other: &Self, tolerated: &[String]) -> Self {
         let news = self.0.difference(&other.0);
         Self(news.filter(|line| !tolerated.iter().any(|start| line.starts_with(start.as_str()))).cloned().collect())
     }
 
-    /// Whether there is no line.
+    /// Whether there are no lines.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -95,7 +98,7 @@ impl Footprint {
         self.0.iter().map(String::as_str)
     }
 
-    /// Fails, and says what came and what went, unless both are the same.
+    /// Fails unless both are equal. The message lists added and removed lines.
     ///
     /// # Panics
     ///
@@ -103,7 +106,7 @@ impl Footprint {
     #[track_caller]
     pub fn assert_unchanged(&self, before: &Self, what: &str) {
         let (came, went) = (self.beyond(before, &[]), before.beyond(self, &[]));
-        assert!(came.is_empty() && went.is_empty(), "{what} changed something\ncame:\n{came}went:\n{went}");
+        assert!(came.is_empty() && went.is_empty(), "{what} changed the state\nadded:\n{came}removed:\n{went}");
     }
 }
 
@@ -119,7 +122,7 @@ impl Display for Footprint {
     }
 }
 
-/// The files below a folder, in its subfolders as well.
+/// The files below a folder and its subfolders.
 #[track_caller]
 fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let mut found = Vec::new();
@@ -131,7 +134,7 @@ fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => folders.push(entry.path()),
                 Ok(kind) if kind.is_file() => found.push(entry.path()),
-                // Gone since the listing, or a socket.
+                // Deleted since the listing, or a socket.
                 _ => {}
             }
         }

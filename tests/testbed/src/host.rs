@@ -1,4 +1,4 @@
-//! The host: a machine of its own for one test.
+//! A private host for one test.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,21 +12,22 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind_recursi
 
 use crate::{Command, Footprint, Namespace, Pod, require, unshare};
 
-/// Where the scratch space of a host lives: on its private `/run`.
+/// The directory for scratch space, on the host's private `/run`.
 const SCRATCH: &str = "/run/testbed";
 
-/// Runs a test on a machine of its own, and searches that for what the test left behind.
+/// Runs a test on a private host, and then checks for leftovers of the test.
 ///
-/// The machine is a thread with its own network and mount namespace: `lo` is up and there is no other link; `/sys` shows
-/// the new namespace, `/sys/fs/bpf` is an empty bpffs, `/run` and `/var/lib/cni` are empty. Processes and threads started
-/// from the closure live in there. The rest of the file system is the machine's: write below [`Host::scratch`].
+/// The host is a thread with its own network and mount namespace. `lo` is up, and there is no other
+/// link. `/sys` shows the new namespace, `/sys/fs/bpf` is an empty bpffs, `/run` and `/var/lib/cni`
+/// are empty. Processes and threads started by the closure live on the host. The rest of the file
+/// system is the machine's: write below [`Host::scratch`].
 ///
-/// Skips the test if it lacks the privileges, see [`privileged`](crate::privileged).
+/// Skips the test without the privileges, see [`privileged`](crate::privileged).
 ///
 /// # Panics
 ///
-/// With whatever the closure panics; if links, pins or files are left behind that were not named to [`Host::keep`]; if
-/// the process still holds the host's namespace.
+/// If the closure panics; if links, pins or files are left behind that [`Host::keep`] does not
+/// name; if the process still holds the host's namespace.
 #[track_caller]
 pub fn host(test: impl FnOnce(&Host) + Send) {
     if !require::privileged() {
@@ -39,7 +40,7 @@ pub fn host(test: impl FnOnce(&Host) + Send) {
         test(&host);
         host.assert_clean(&before);
     };
-    // The name is the test's, so that a panic names it.
+    // The thread has the test's name, so that a panic shows it.
     let thread = std::thread::Builder::new().name(name);
     let ended = std::thread::scope(|scope| thread.spawn_scoped(scope, body).expect("a thread can be started").join());
     if let Err(panic) = ended {
@@ -47,7 +48,7 @@ pub fn host(test: impl FnOnce(&Host) + Send) {
     }
 }
 
-/// The machine of one test: see [`host`].
+/// The private host of one test: see [`host`].
 #[derive(Debug)]
 pub struct Host {
     netns: OwnedFd,
@@ -56,16 +57,17 @@ pub struct Host {
 }
 
 impl Host {
-    /// Moves the calling thread into namespaces of its own and furnishes them.
+    /// Moves the calling thread into new namespaces and mounts the host's file systems.
     fn enter() -> Self {
         unshare::unshare(true);
-        // Else every mount made here would show up on the machine as well.
+        // Without this, every mount made here would propagate to the machine.
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("/ can be made private");
         let host = Self { netns: unshare::current(), kept: Mutex::default(), scratches: AtomicU32::new(0) };
         furnish("tmpfs", "/run");
         fs::create_dir(SCRATCH).expect("the tmpfs is writable");
-        // A sysfs shows the network namespace in which it was mounted: the machine's would show the machine's links.
-        // The control groups below it are the machine's still; container runtimes need them.
+        // A sysfs shows the network namespace of the thread that mounted it: the machine's sysfs
+        // would show the machine's links. The control groups below it are still the machine's,
+        // because container runtimes need them.
         let cgroups = host.scratch();
         mount_bind_recursive("/sys/fs/cgroup", &cgroups).expect("control groups can be bound");
         furnish("sysfs", "/sys");
@@ -76,35 +78,37 @@ impl Host {
         host
     }
 
-    /// A new pod beside this host.
+    /// Creates a pod on this host.
     #[must_use]
     pub fn pod(&self) -> Pod {
         Pod::new()
     }
 
-    /// A new empty folder that vanishes with the host.
+    /// Creates an empty folder that disappears with the host.
     #[must_use]
     pub fn scratch(&self) -> PathBuf {
         let number = self.scratches.fetch_add(1, Ordering::Relaxed);
         let path = Path::new(SCRATCH).join(number.to_string());
-        fs::create_dir(&path).unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("cannot create {}: {error}", path.display()));
         path
     }
 
     /// Makes an absolute path an empty, writable folder that only this host sees.
     ///
-    /// Where the path does not exist, its next existing ancestor is covered by an overlay, so that the machine itself
-    /// does not get the folder.
+    /// If the path does not exist, an overlay covers its nearest existing ancestor, so that the
+    /// folder is not created on the machine.
     ///
     /// # Panics
     ///
-    /// If a mount fails, as the overlay needs a kernel with overlayfs; if nothing but the root folder exists of the path.
+    /// If a mount fails, because the overlay needs a kernel with overlayfs. Also if only the root
+    /// folder of the path exists.
     pub fn empty_dir(&self, path: impl AsRef<Path>) {
         let path = path.as_ref();
         if !path.is_dir() {
             let ancestor = path.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"));
-            // A mount over the root is not seen by those whose root it covers, and the folder would be the machine's.
-            assert!(ancestor.parent().is_some(), "no folder leads to {}: the machine needs one", path.display());
+            // A process with a covered root does not see the mount, so the folder
+            // would be created on the machine.
+            assert!(ancestor.parent().is_some(), "{} has no parent folder on this machine; create one", path.display());
             let [upper, work] = ["upper", "work"].map(|folder| {
                 let path = self.scratch().join(folder);
                 fs::create_dir(&path).expect("the scratch space is writable");
@@ -114,13 +118,13 @@ impl Host {
             let data = format!("lowerdir={lower},upperdir={upper},workdir={work}");
             let data = std::ffi::CString::new(data).expect("no path holds a NUL");
             mount("overlay", ancestor, "overlay", MountFlags::empty(), data.as_c_str())
-                .unwrap_or_else(|error| panic!("cannot lay an overlay over {lower}: {error}"));
+                .unwrap_or_else(|error| panic!("cannot mount an overlay over {lower}: {error}"));
             fs::create_dir_all(path).expect("the overlay is writable");
         }
         furnish("tmpfs", path);
     }
 
-    /// The network namespace of this host, by a path that holds as long as the host does.
+    /// The network namespace of this host, by a path that is valid as long as the host.
     #[must_use]
     pub fn netns(&self) -> PathBuf {
         use std::os::fd::AsRawFd as _;
@@ -131,13 +135,14 @@ impl Host {
     #[track_caller]
     #[must_use]
     pub fn footprint(&self) -> Footprint {
-        // Some kernels put two files of their own into every new bpffs, and keep them there.
+        // Some kernels put two files of their own into every new bpffs.
         let preloaded = ["maps", "progs"].map(|name| format!("pin /sys/fs/bpf/{name}.debug"));
         let pins = Footprint::of_pins("/sys/fs/bpf").beyond(&Footprint::default(), &preloaded);
         Footprint::of_network(self).and(pins).and(Footprint::of_files("/var/lib/cni"))
     }
 
-    /// Names what the test may leave behind: the beginning of a line of a [`Footprint`], such as `link cbr0 `.
+    /// Permits a leftover of the test, by the beginning of a line of a [`Footprint`], such as
+    /// `link cbr0 `.
     pub fn keep(&self, start: &str) {
         self.kept.lock().expect("no test panics in here").push(start.to_owned());
     }
@@ -146,7 +151,7 @@ impl Host {
         let left = self.footprint().beyond(before, &self.kept.lock().expect("no test panics in here"));
         assert!(left.is_empty(), "the test left behind:\n{left}");
         let holders = holders(&self.netns);
-        assert!(holders == 1, "the process holds the host's namespace by {} more descriptors", holders - 1);
+        assert!(holders == 1, "the process holds {} more descriptors of the host's namespace", holders - 1);
     }
 }
 
@@ -157,16 +162,16 @@ impl Namespace for Host {
     }
 }
 
-/// Mounts a file system of its own kind, without options.
+/// Mounts a file system by its type, without options.
 fn furnish(kind: &str, path: impl AsRef<Path>) {
     let path = path.as_ref();
     mount(kind, path, kind, MountFlags::empty(), None)
         .unwrap_or_else(|error| panic!("cannot mount {kind} on {}: {error}", path.display()));
 }
 
-/// How many descriptors of this process are the given namespace.
+/// The number of descriptors of this process for the given namespace.
 fn holders(netns: &OwnedFd) -> usize {
-    let inode = fstat(netns).expect("an open descriptor has a state").st_ino;
+    let inode = fstat(netns).expect("fstat of an open descriptor").st_ino;
     let link = PathBuf::from(format!("net:[{inode}]"));
     let descriptors = fs::read_dir("/proc/self/fd").expect("/proc is mounted");
     descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).filter(|target| *target == link).count()

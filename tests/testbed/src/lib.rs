@@ -1,14 +1,15 @@
-//! A private *host* with *pods* beside it, for tests that need a real kernel.
+//! A private *host* with *pods*, for tests that need a real kernel.
 //!
-//! A test that touches links, mounts or bpffs must not touch those of the machine it runs on. [`host`] gives it a
-//! machine of its own: a thread with its own network and mount namespace, a fresh `/sys`, an empty bpffs, an empty
-//! `/run` and `/var/lib/cni`. Whatever the test starts from that thread lives in there, and everything is gone when
-//! the thread ends, however it ends. After a test that passed, the host is searched for what was left behind.
+//! A test that touches links, mounts or bpffs must not touch the machine's own. [`host`] creates
+//! a private host: a thread with its own network and mount namespace, a new `/sys`, an empty bpffs,
+//! an empty `/run` and `/var/lib/cni`. All processes and threads that the test starts live on the
+//! host, and everything disappears when the thread ends. After a passed test, the host is checked
+//! for leftovers.
 //!
 //! ```
 //! use cnikit_testbed::{Namespace, host};
 //!
-//! // Skipped with a line on stderr where the privileges are missing.
+//! // Skipped with a line on stderr if the privileges are missing.
 //! host(|host| {
 //!     let pod = host.pod();
 //!     host.ip("link add veth0 type veth peer name eth0");
@@ -20,18 +21,19 @@
 //!
 //! # What is here
 //!
-//! - [`host`], [`Host`] and [`Pod`]: the places; [`Namespace`] is what can be asked of both.
-//! - [`Plugin`], [`Invocation`] and [`Outcome`]: a CNI plugin run the way a runtime runs it.
-//! - [`Footprint`]: all that a plugin can leave on a host, as lines that compare and subtract.
-//! - [`Command`] and [`Running`]: processes with a time limit that do not outlive the test; [`eventually`] and [`patience`]
-//!   for what else takes time.
-//! - [`Call`] and [`Ruling`]: a process that is killed, or whose call is made to fail, at any of its system calls.
-//! - [`raw`]: frames past the stack.
+//! - [`host`], [`Host`] and [`Pod`]: the namespaces. [`Namespace`] has the operations of both.
+//! - [`Plugin`], [`Invocation`] and [`Outcome`]: a CNI plugin run as a runtime runs it.
+//! - [`Footprint`]: all state that a plugin can leave on a host, as lines that can be compared and
+//!   subtracted.
+//! - [`Command`] and [`Running`]: processes with a timeout that do not outlive the test.
+//!   [`eventually`] and [`patience`] are for other events.
+//! - [`Call`] and [`Ruling`]: kill a process at any of its system calls, or make the call fail.
+//! - [`raw`]: frames that bypass the network stack.
 //! - [`classifier`] and [`Xdp`]: programs for a TC hook and for an XDP hook.
-//! - [`privileged`], [`tool`], [`cnitool`] and [`kernel`]: the reasons for which a test may be skipped, and when it may not;
-//!   [`skipped`] says so.
+//! - [`privileged`], [`tool`], [`cnitool`] and [`kernel`]: the requirements of a test, and whether
+//!   it may be skipped. [`skipped`] reports a skip.
 //!
-//! Everything here panics with the facts when something goes wrong: a test has no use for an error value.
+//! Errors panic with the facts, because a test has no use for an error value.
 #![cfg(target_os = "linux")]
 
 mod call;

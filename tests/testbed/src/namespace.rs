@@ -1,4 +1,4 @@
-//! What can be asked of a host and of a pod alike.
+//! Operations that a host and a pod have in common.
 
 use std::ffi::OsStr;
 
@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use crate::{Command, Output};
 
-/// A network namespace in which commands run and whose links, addresses and routes can be read.
+/// A network namespace that runs commands and lists its links, addresses and routes.
 ///
-/// The state is read through `ip -j` and `tc -j`, so that it is the kernel that is asked and not the code under test.
+/// The state comes from `ip -j` and `tc -j`, so that it comes from the kernel and not from the code
+/// under test.
 pub trait Namespace {
     /// A command that will run in this namespace.
     ///
@@ -17,7 +18,8 @@ pub trait Namespace {
     /// If there is no such program.
     fn command(&self, program: impl AsRef<OsStr>) -> Command;
 
-    /// Runs `ip` with the words of `line` and returns what it printed as JSON; `null` if it printed nothing.
+    /// Runs `ip` with the words of `line`. Returns its JSON output, or `null` if it printed
+    /// nothing.
     ///
     /// # Panics
     ///
@@ -43,13 +45,14 @@ pub trait Namespace {
         list(self.ip("link show"))
     }
 
-    /// One link by its name.
+    /// One link, by name.
     #[track_caller]
     fn link(&self, name: &str) -> Option<Value> {
         self.links().into_iter().find(|link| link["ifname"] == name)
     }
 
-    /// The addresses of a link with their prefix lengths, link-local ones left out: `10.244.0.2/24`.
+    /// The addresses of a link with their prefix lengths, without link-local addresses:
+    /// `10.244.0.2/24`.
     #[track_caller]
     fn addresses(&self, link: &str) -> Vec<String> {
         list(self.ip(&format!("address show dev {link}"))).iter().flat_map(addresses_of).collect()
@@ -61,7 +64,7 @@ pub trait Namespace {
         list(self.ip("-4 route show"))
     }
 
-    /// Sends `count` pings ten milliseconds apart and returns how `ping` fared.
+    /// Sends `count` pings, 10 ms apart. Returns the exit status of `ping`.
     #[track_caller]
     fn ping(&self, target: &str, count: u32) -> Output {
         let count = count.to_string();
@@ -69,7 +72,7 @@ pub trait Namespace {
     }
 }
 
-/// The elements of an array; the tools print nothing at all for an empty one.
+/// The elements of an array. The tools print nothing for an empty array.
 pub(crate) fn list(value: Value) -> Vec<Value> {
     match value {
         Value::Array(elements) => elements,
@@ -77,12 +80,12 @@ pub(crate) fn list(value: Value) -> Vec<Value> {
     }
 }
 
-/// A string without its quotation marks, anything else as JSON.
+/// A string without quotation marks; any other value as JSON.
 pub(crate) fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// The addresses in what `ip address show` says of a link, but link-local ones.
+/// The addresses in the output of `ip address show` for a link, without link-local addresses.
 pub(crate) fn addresses_of(link: &Value) -> Vec<String> {
     list(link["addr_info"].clone())
         .iter()

@@ -1,4 +1,4 @@
-//! A CNI plugin, run the way a runtime runs it.
+//! A CNI plugin, run as a runtime runs it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use crate::{Call, Command, Output, Pod, Ruling, Running};
 
-/// How long a verb may take. Runtimes wait longer, but a plugin that needs this much has gone wrong.
-const LIMIT: Duration = Duration::from_secs(15);
+/// The default timeout of a command. Runtimes wait longer, but a plugin that needs this much time
+/// is broken.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A plugin binary.
 #[derive(Debug, Clone)]
@@ -21,7 +22,7 @@ pub struct Plugin {
     folders: OsString,
 }
 
-/// One call of a plugin: a verb, its variables and what goes to its standard input.
+/// One call of a plugin: a command, its variables and its standard input.
 #[derive(Debug, Clone)]
 pub struct Invocation {
     program: PathBuf,
@@ -30,16 +31,16 @@ pub struct Invocation {
     limit: Duration,
 }
 
-/// What a call came to.
+/// The outcome of a call.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// How the process ended.
+    /// The exit status.
     pub status: ExitStatus,
     /// Its standard output: the result, the error, or nothing.
     pub stdout: String,
-    /// Its standard error: log lines, of no meaning to a runtime.
+    /// Its standard error: log lines, which runtimes ignore.
     pub stderr: String,
-    /// Its standard output as JSON; `null` if there was none or it is no JSON.
+    /// Its standard output as JSON; `null` if it is empty or not JSON.
     pub json: Value,
 }
 
@@ -52,7 +53,7 @@ impl Plugin {
         Self { path, folders }
     }
 
-    /// The same plugin, with one more folder to find other plugins in.
+    /// The same plugin, with an additional folder in `CNI_PATH`.
     #[must_use]
     pub fn beside(mut self, folder: &str) -> Self {
         self.folders.push(":");
@@ -60,17 +61,18 @@ impl Plugin {
         self
     }
 
-    /// A call of any verb, with nothing set but `CNI_COMMAND` and `CNI_PATH`.
+    /// A call of any command, with only `CNI_COMMAND` and `CNI_PATH` set.
     #[must_use]
     pub fn invocation(&self, verb: &str) -> Invocation {
-        Invocation { program: self.path.clone(), env: BTreeMap::new(), stdin: Vec::new(), limit: LIMIT }
+        Invocation { program: self.path.clone(), env: BTreeMap::new(), stdin: Vec::new(), limit: DEFAULT_TIMEOUT }
             .env("CNI_COMMAND", verb)
             .env("CNI_PATH", &self.folders)
-            // Reference plugins call iptables by its name.
+            // Reference plugins run iptables by name.
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
     }
 
-    /// A call of a verb on an attachment: all variables set, the interface named `eth0`, the config on stdin.
+    /// A call of a command on an attachment: all variables set, the interface `eth0`, the
+    /// configuration on stdin.
     #[must_use]
     pub fn on(&self, verb: &str, config: &Value, container: &str, pod: &Pod) -> Invocation {
         self.invocation(verb)
@@ -89,34 +91,35 @@ impl Invocation {
         self
     }
 
-    /// Takes a variable away.
+    /// Removes a variable.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.env.remove(name);
         self
     }
 
-    /// The network configuration for standard input.
+    /// Sets the network configuration on standard input.
     #[must_use]
     pub fn config(self, config: &Value) -> Self {
         self.stdin(config.to_string())
     }
 
-    /// Anything at all for standard input.
+    /// Sets any bytes as standard input.
     #[must_use]
     pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.stdin = input.into();
         self
     }
 
-    /// The time after which the call counts as hanging: 15 seconds by default.
+    /// Sets the timeout, which is 15 seconds by default.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// The process of the call, not started, for those who watch it themselves; [`input`](Self::input) is theirs to write.
+    /// The process of the call, not started, for tests that supervise it. The test must write
+    /// [`input`](Self::input) itself.
     #[must_use]
     pub fn process(&self) -> std::process::Command {
         let mut process = std::process::Command::new(&self.program);
@@ -124,7 +127,7 @@ impl Invocation {
         process
     }
 
-    /// What goes to standard input.
+    /// The standard input.
     #[must_use]
     pub fn input(&self) -> &[u8] {
         &self.stdin
@@ -134,25 +137,25 @@ impl Invocation {
     ///
     /// # Panics
     ///
-    /// If the plugin cannot be started or does not end in time.
+    /// If the plugin cannot be started or exceeds the timeout.
     #[track_caller]
     #[must_use]
     pub fn run(&self) -> Outcome {
         self.command().output().into()
     }
 
-    /// As [`run`](Self::run), with a judge over its calls: see [`Command::supervised`].
+    /// As [`run`](Self::run), with a judge for its system calls: see [`Command::supervised`].
     ///
     /// # Panics
     ///
-    /// As [`run`](Self::run), and if the kernel does not take the filter.
+    /// As [`run`](Self::run), and if the kernel rejects the filter.
     #[track_caller]
     #[must_use]
     pub fn supervised(&self, judge: impl FnMut(&Call) -> Ruling + Send) -> Outcome {
         self.command().supervised(judge).into()
     }
 
-    /// Starts the call in the background, for a test that kills it. Its output is lost.
+    /// Starts the call in the background, for a test that kills it. Its output is discarded.
     ///
     /// # Panics
     ///
@@ -186,7 +189,7 @@ impl Outcome {
     ///
     /// # Panics
     ///
-    /// If it failed, or printed something that is no JSON.
+    /// If the call failed, or its output is not JSON.
     #[track_caller]
     pub fn result(self) -> Value {
         assert!(self.status.success(), "the plugin failed: {self:#?}");
@@ -194,27 +197,29 @@ impl Outcome {
         self.json
     }
 
-    /// Checks that the call succeeded and printed nothing, as the specification asks of all verbs but ADD and VERSION.
+    /// Checks that the call succeeded and printed nothing, as the specification requires of all
+    /// commands except ADD and VERSION.
     ///
     /// # Panics
     ///
-    /// If it failed or printed something to standard output.
+    /// If the call failed or printed to standard output.
     #[track_caller]
     pub fn silent(self) {
         assert!(self.status.success(), "the plugin failed: {self:#?}");
-        assert_eq!(self.stdout, "", "the plugin printed something");
+        assert_eq!(self.stdout, "", "the plugin printed to stdout");
     }
 
-    /// The message of a call that must have failed with this code: `msg` and `details` in one.
+    /// The message of a call that must have failed with this code: `msg` and `details` joined.
     ///
     /// # Panics
     ///
-    /// If it succeeded, if it ended otherwise than with status 1, or if its error is not of the specified shape.
+    /// If the call succeeded, if its exit status is not 1, or if its error does not have the
+    /// specified shape.
     #[track_caller]
     #[must_use]
     pub fn error(self, code: u64) -> String {
-        assert_eq!(self.status.code(), Some(1), "the plugin should have ended with status 1: {self:#?}");
-        assert_eq!(self.json["code"].as_u64(), Some(code), "the wrong code: {self:#?}");
+        assert_eq!(self.status.code(), Some(1), "the exit status is not 1: {self:#?}");
+        assert_eq!(self.json["code"].as_u64(), Some(code), "wrong code: {self:#?}");
         assert!(self.json["cniVersion"].is_string(), "an error without cniVersion: {self:#?}");
         let message = self.json["msg"].as_str().unwrap_or_default();
         assert!(!message.is_empty(), "an error without msg: {self:#?}");

@@ -1,4 +1,4 @@
-//! A pod: a network namespace that nothing but a file descriptor holds.
+//! A pod: a network namespace that only a file descriptor keeps alive.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::{Command, Namespace, unshare};
 
-/// An anonymous network namespace. It ends with this value, and its links with it.
+/// An anonymous network namespace. The namespace and its links disappear with this value.
 #[derive(Debug)]
 pub struct Pod {
     netns: OwnedFd,
@@ -20,14 +20,14 @@ impl Pod {
             unshare::unshare(false);
             unshare::current()
         };
-        // The namespace outlives the thread that made it, through the descriptor.
-        let netns = std::thread::scope(|scope| scope.spawn(make).join()).expect("the namespace was made");
+        // The namespace outlives the thread that created it, through the descriptor.
+        let netns = std::thread::scope(|scope| scope.spawn(make).join()).expect("the namespace was created");
         Self { netns }
     }
 
-    /// The path of the namespace, as a runtime would pass it in `CNI_NETNS`.
+    /// The path of the namespace, as a runtime passes it in `CNI_NETNS`.
     ///
-    /// It leads through this process's descriptors, so there is no name to clean up.
+    /// The path leads through this process's descriptors, so there is no name to clean up.
     #[must_use]
     pub fn netns(&self) -> PathBuf {
         format!("/proc/{}/fd/{}", std::process::id(), self.netns.as_raw_fd()).into()
@@ -37,7 +37,7 @@ impl Pod {
     ///
     /// # Panics
     ///
-    /// If the namespace cannot be entered, or with whatever the closure panics.
+    /// If the namespace cannot be entered, or if the closure panics.
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
         let enter = || {
             unshare::enter(&self.netns);
@@ -47,11 +47,11 @@ impl Pod {
         ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// Has the kernel choose the ports of the pod's conversations from these.
+    /// Sets the kernel's range of local ports in the pod.
     ///
     /// # Panics
     ///
-    /// If the kernel does not take them.
+    /// If the kernel rejects the range.
     pub fn use_ports(&self, ports: RangeInclusive<u16>) {
         let range = format!("{} {}", ports.start(), ports.end());
         self.enter(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", range)).expect("the range is set");

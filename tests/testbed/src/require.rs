@@ -1,20 +1,23 @@
-//! What a test may ask for before it runs, and whether it may do without.
+//! The requirements of a test, and whether the test may be skipped without them.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use rustix::thread::CapabilitySet;
 
-/// Set to `1`, this variable turns every skip for want of privileges or of a tool into a failure.
+/// With the value `1`, this variable turns every skip for missing privileges or a missing tool into
+/// a failure.
 const REQUIRED: &str = "CNIKIT_REQUIRE_PRIVILEGED";
 
-/// Whether this thread may make namespaces, links, mounts and BPF programs.
+/// Whether this thread may create namespaces, links, mounts and BPF programs.
 ///
-/// If not, it says `SKIP` and the reason on stderr, past the capture of the test runner, and the test should return.
+/// If not, it prints `SKIP` and the reason to stderr, past the capture of the test runner. The test
+/// must then return.
 ///
 /// # Panics
 ///
-/// Without the privileges where `CNIKIT_REQUIRE_PRIVILEGED=1` promises them: a skip would hide that nothing was tested.
+/// If the privileges are missing although `CNIKIT_REQUIRE_PRIVILEGED=1` demands them: a skip would
+/// hide that the test did not run.
 #[must_use]
 pub fn privileged() -> bool {
     let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN;
@@ -32,30 +35,31 @@ pub fn tool(program: &str) -> bool {
     find(program).is_some() || skip(&format!("needs {program}: install it, or run scripts/preflight.sh"))
 }
 
-/// The path of `cnitool`, the reference library's command; `None` where it is missing, after saying so as [`privileged`].
+/// The path of `cnitool`, the command of the reference library. `None` if it is missing, after a
+/// skip line as from [`privileged`].
 ///
-/// `go install github.com/containernetworking/cni/cnitool@v1.3.0` installs it where it is found. Go is no requirement of
-/// the tests, so it may be missing as long as nobody promises it: `CNITOOL` does, and names its path.
+/// `go install github.com/containernetworking/cni/cnitool@v1.3.0` installs it in a directory that
+/// is searched. The tests do not require Go, so it may be missing unless `CNITOOL` names its path.
 ///
 /// # Panics
 ///
-/// If there is no such file as `CNITOOL` names.
+/// If the file that `CNITOOL` names does not exist.
 #[must_use]
 pub fn cnitool() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("CNITOOL") {
         let path = PathBuf::from(path);
-        assert!(path.is_file(), "CNITOOL={} is no file", path.display());
+        assert!(path.is_file(), "CNITOOL={} is not a file", path.display());
         return Some(path);
     }
     let go = std::env::home_dir().map(|home| home.join("go/bin/cnitool")).filter(|path| path.is_file());
     let found = find("cnitool").or(go);
     if found.is_none() {
-        skipped("needs cnitool: install it with Go, or name it in CNITOOL");
+        skipped("needs cnitool: install it with Go, or set CNITOOL to its path");
     }
     found
 }
 
-/// Version and patch level of the running kernel, such as `(6, 12)`: for tests of what older ones do not have.
+/// Version and patch level of the running kernel, such as `(6, 12)`, for tests of newer features.
 ///
 /// # Panics
 ///
@@ -69,26 +73,30 @@ pub fn kernel() -> (u32, u32) {
     version.unwrap_or_else(|| panic!("{release} does not begin with two numbers"))
 }
 
-/// Whether calls can be [supervised](crate::Command::supervised); otherwise prints `SKIP`, and the test
+/// Whether calls can be [supervised](crate::Command::supervised). If not, prints `SKIP`, and the test
 /// should return.
 #[must_use]
 pub fn supervision() -> bool {
-    let is_there = kernel() >= (5, 19);
-    if !is_there {
+    // On older kernels, signals interrupt a call during its ruling.
+    let is_supported = kernel() >= (5, 19);
+    if !is_supported {
         skipped("needs Linux 5.19, to decide on the system calls of a process");
     }
-    is_there
+    is_supported
 }
 
-/// Announces that a test is skipped for what no installation would mend, such as how a package was built. Unlike
-/// [`privileged`] and [`tool`], it fails nowhere: `CNIKIT_REQUIRE_PRIVILEGED=1` cannot promise it.
+/// Reports that a test is skipped for a reason that no installation changes, such as a build
+/// option. Unlike [`privileged`] and [`tool`], it never fails, because
+/// `CNIKIT_REQUIRE_PRIVILEGED=1` cannot demand it.
 pub fn skipped(reason: &str) {
     let test = std::thread::current().name().unwrap_or("test").to_owned();
-    // The runner captures what the print macros write; a skip must be seen. One write, or parallel tests mix lines.
+    // The runner captures the output of the print macros, but a skip must be visible. A single
+    // write keeps the lines of parallel tests apart.
     let _ = std::io::stderr().write_all(format!("SKIP {test}: {reason}\n").as_bytes());
 }
 
-/// The path of a program. Looks where system programs live as well, which an ordinary user's `PATH` may leave out.
+/// The path of a program. Also searches the system program directories, which an ordinary user's
+/// `PATH` may omit.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     if program.contains('/') {
         return Some(program.into()).filter(|path: &PathBuf| path.is_file());
@@ -100,7 +108,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Announces that a test is skipped; `false`, so that it ends the condition it stands in.
+/// Reports that a test is skipped. Returns `false`, so that it ends the enclosing condition.
 fn skip(reason: &str) -> bool {
     assert!(std::env::var(REQUIRED).as_deref() != Ok("1"), "{REQUIRED}=1 forbids a skip, but the test {reason}");
     skipped(reason);

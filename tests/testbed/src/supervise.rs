@@ -1,7 +1,9 @@
-//! A process whose system calls are judged one by one before the kernel takes them.
+//! Supervised processes: a judge decides their system calls one by one, before the kernel runs
+//! them.
 //!
-//! The filter is installed on a thread that does nothing but start the process, which inherits it, as do all that it
-//! starts. No register of any processor is touched, and what is not [watched](Call) costs nothing.
+//! The filter is installed on a thread that only starts the process. The process and its
+//! descendants inherit the filter. Calls that are not [watched](Call) run at full speed, because no
+//! debugger stops the process.
 #![expect(unsafe_code, reason = "seccomp(2) and the ioctls of its listener have no safe binding")]
 
 use std::io;
@@ -13,22 +15,22 @@ use std::time::{Duration, Instant};
 
 use crate::Call;
 
-/// What becomes of a call.
+/// The ruling on a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ruling {
-    /// The kernel takes it.
+    /// The kernel runs the call.
     Continue,
-    /// The kernel does not hear of it, and it returns this error number.
+    /// The kernel does not run the call. The call returns this error number.
     Fail(i32),
-    /// The kernel does not hear of it, and the process that made it ends by SIGKILL.
+    /// The kernel does not run the call, and SIGKILL ends the calling process.
     Kill,
 }
 
-/// How long to wait for a call before the next look at the clock.
+/// How long to wait for a call before the next check of the deadline.
 const STEP: Duration = Duration::from_millis(5);
 
-/// Starts a process whose watched calls are judged on a thread of the scope, until it and all that it started have
-/// ended or the time is over.
+/// Starts a process. A thread of the scope decides its watched calls, until the process and its
+/// descendants have ended or the deadline has passed.
 pub(crate) fn spawn<'scope>(
     scope: &'scope Scope<'scope, '_>,
     command: &mut Command,
@@ -38,9 +40,9 @@ pub(crate) fn spawn<'scope>(
     let (sender, receiver) = mpsc::channel();
     std::thread::scope(|starting| {
         let started = starting.spawn(move || {
-            // The filter stays on a thread for good: this one ends with the start.
+            // A thread cannot remove its filter, so this thread ends after the start.
             let listener = install()?;
-            sender.send(listener).expect("somebody waits for it");
+            sender.send(listener).expect("the receiver exists");
             command.spawn()
         });
         if let Ok(listener) = receiver.recv() {
@@ -50,7 +52,7 @@ pub(crate) fn spawn<'scope>(
     })
 }
 
-/// Has the watched calls of this thread wait for the listener's answers.
+/// Lets the watched calls of this thread wait for the listener's answers.
 fn install() -> io::Result<OwnedFd> {
     let instruction = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let answer = |action| instruction(libc::BPF_RET | libc::BPF_K, action);
@@ -63,26 +65,28 @@ fn install() -> io::Result<OwnedFd> {
     }
     program.push(answer(libc::SECCOMP_RET_ALLOW));
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // A signal, such as those by which Go's runtime schedules, would have the call made and judged a second time.
+    // A signal would restart the call, and the judge would decide it twice. Go's runtime uses such
+    // signals for scheduling.
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
-    // SAFETY: the program and its instructions outlive the call, which copies them.
+    // SAFETY: the program and its instructions outlive the call, which copies them and writes to
+    // neither.
     let fd = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just given out this descriptor and nobody else has it.
+    // SAFETY: the kernel has just returned this descriptor, so it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Answers calls until nobody is left who could make one. Whoever makes one after the time is over finds that it does
-/// not exist.
+/// Answers calls until no process is left that could make one. After the deadline, each call
+/// returns ENOSYS.
 fn supervise(listener: &OwnedFd, mut judge: impl FnMut(&Call) -> Ruling, deadline: Instant) {
     while Instant::now() < deadline {
         if !is_waited_for(listener) {
             return;
         }
         let Some((id, call)) = receive(listener) else { continue };
-        // The threads of this process have the filter, too, as long as they start the other.
+        // The threads of this process also have the filter, while they start the other process.
         let ruling = if call.process() == std::process::id() { Ruling::Continue } else { judge(&call) };
         match ruling {
             Ruling::Continue => answer(listener, id, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
@@ -92,24 +96,24 @@ fn supervise(listener: &OwnedFd, mut judge: impl FnMut(&Call) -> Ruling, deadlin
     }
 }
 
-/// Whether somebody is left under the filter: waits for a call, or for some time.
+/// Whether any process is left under the filter. Waits for a call, or for a limited time.
 fn is_waited_for(listener: &OwnedFd) -> bool {
     let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one descriptor is polled, and that is open.
+    // SAFETY: the call polls one descriptor, which is open.
     unsafe { libc::poll(&raw mut poll, 1, STEP.as_millis() as i32) };
     poll.revents & libc::POLLIN != 0 || poll.revents & libc::POLLHUP == 0
 }
 
-/// The next call, if there is one and whoever made it lives.
+/// The next call, if there is one and its process is alive.
 fn receive(listener: &OwnedFd) -> Option<(u64, Call)> {
     let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: as above. Without a call, the ioctl below would wait past the deadline.
     if unsafe { libc::poll(&raw mut poll, 1, 0) } != 1 || poll.revents & libc::POLLIN == 0 {
         return None;
     }
-    // SAFETY: it consists of numbers, and the kernel demands zeros.
+    // SAFETY: the struct consists of integers, and the kernel requires zeros.
     let mut notification: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes a notification to a value that lives through the call.
+    // SAFETY: the kernel writes a notification to a value that outlives the call.
     let received = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut notification) };
     (received == 0).then(|| {
         let libc::seccomp_notif { id, pid, data, .. } = notification;
@@ -119,6 +123,7 @@ fn receive(listener: &OwnedFd) -> Option<(u64, Call)> {
 
 fn answer(listener: &OwnedFd, id: u64, error: i32, flags: u32) {
     let response = libc::seccomp_notif_resp { id, val: 0, error, flags };
-    // SAFETY: the kernel reads a value that lives through the call. Whoever was killed meanwhile needs no answer.
+    // SAFETY: the kernel reads a value that outlives the call. A process that was killed in the
+    // meantime needs no answer.
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const response) };
 }

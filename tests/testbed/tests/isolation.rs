@@ -1,4 +1,4 @@
-//! The promises of the testbed itself: nothing of the machine is seen, nothing is left on it.
+//! The guarantees of the testbed: a test sees nothing of the machine, and leaves nothing on it.
 
 use std::fs;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use cnikit_testbed::{Command, Footprint, Namespace, eventually, host, patience, privileged};
 
 #[test]
-fn a_host_starts_with_lo_alone_and_empty_folders() {
+fn host_starts_with_lo_and_empty_folders() {
     host(|host| {
         let links = host.links();
         assert_eq!(links.len(), 1, "{links:?}");
@@ -19,7 +19,7 @@ fn a_host_starts_with_lo_alone_and_empty_folders() {
 }
 
 #[test]
-fn a_folder_that_the_machine_lacks_is_made_on_the_host_alone() {
+fn missing_folder_is_created_only_on_the_host() {
     let path = "/opt/testbed-of-no-machine/bin";
     host(|host| {
         host.empty_dir(path);
@@ -30,7 +30,7 @@ fn a_folder_that_the_machine_lacks_is_made_on_the_host_alone() {
 }
 
 #[test]
-fn a_pod_is_a_namespace_of_its_own() {
+fn pod_has_its_own_namespace() {
     host(|host| {
         let (one, two) = (host.pod(), host.pod());
         host.ip("link add veth0 type veth peer name eth0");
@@ -40,13 +40,13 @@ fn a_pod_is_a_namespace_of_its_own() {
         let seen = one.enter(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap());
         assert!(seen.contains("eth0:"), "{seen}");
         drop(one);
-        // The kernel takes a namespace down in the background.
+        // The kernel destroys a namespace in the background.
         eventually("the end of the pair", Duration::from_secs(5), || host.link("veth0").is_none());
     });
 }
 
 #[test]
-fn a_footprint_tells_what_came_and_what_went() {
+fn footprint_lists_added_and_removed_lines() {
     host(|host| {
         let before = host.footprint();
         fs::write("/var/lib/cni/lease", "10.0.0.2\n").unwrap();
@@ -60,12 +60,12 @@ fn a_footprint_tells_what_came_and_what_went() {
 }
 
 #[test]
-fn a_leftover_link_fails_the_test() {
+fn leftover_link_fails_the_test() {
     if !privileged() {
         return;
     }
     let left = std::panic::catch_unwind(|| host(|host| drop(host.ip("link add left0 type bridge"))));
-    let message = *left.expect_err("it must be noticed").downcast::<String>().unwrap();
+    let message = *left.expect_err("the test must fail").downcast::<String>().unwrap();
     assert!(message.contains("link left0 "), "{message}");
     host(|host| {
         host.keep("link left0 ");
@@ -74,9 +74,9 @@ fn a_leftover_link_fails_the_test() {
 }
 
 #[test]
-fn a_process_that_takes_too_long_is_killed() {
+fn process_is_killed_after_its_timeout() {
     let limit = Duration::from_millis(50);
     let late = std::panic::catch_unwind(|| Command::new("sleep").arg("60").limit(limit).output());
-    let message = *late.expect_err("it must be noticed").downcast::<String>().unwrap();
-    assert!(message.contains(&format!("was not through after {:?}", patience(limit))), "{message}");
+    let message = *late.expect_err("the test must fail").downcast::<String>().unwrap();
+    assert!(message.contains(&format!("did not end within {:?}", patience(limit))), "{message}");
 }

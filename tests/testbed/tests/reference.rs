@@ -1,4 +1,4 @@
-//! The testbed held against something known to work: the reference `bridge` and `host-local` plugins, where installed.
+//! The testbed with known-good plugins: the reference `bridge` and `host-local`, if installed.
 
 use std::path::Path;
 
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 /// Where Debian and Ubuntu install the reference plugins.
 const BRIDGE: &str = "/usr/lib/cni/bridge";
 
-/// They are peers for comparison and no requirement, so their absence is no failure even where skips are.
+/// The reference plugins are optional peers, so a missing one is never a failure, even if skips
+/// are.
 fn reference() -> Option<Plugin> {
     Path::new(BRIDGE).exists().then(|| Plugin::new(BRIDGE))
 }
@@ -56,10 +57,10 @@ fn two_pods_reach_each_other_through_the_reference_bridge() {
 
 #[test]
 #[should_panic(expected = "the test left behind")]
-fn what_is_left_behind_fails_the_test() {
-    let Some(plugin) = reference() else { panic!("the test left behind: not tried, no reference plugins here") };
+fn leftovers_fail_the_test() {
+    let Some(plugin) = reference() else { panic!("the test left behind: not run, no reference plugins here") };
     if !cnikit_testbed::privileged() {
-        panic!("the test left behind: not tried, no privileges");
+        panic!("the test left behind: not run, no privileges");
     }
     host(|host| {
         let pod = host.pod();

@@ -1,16 +1,16 @@
-//! Calls become what their judge says.
+//! The judge's ruling applies to each call.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 
 use cnikit_testbed::{Call, Command, Namespace, Ruling, host, supervision};
 
-/// The way of `touch` to make a file.
+/// The call with which `touch` creates a file.
 fn makes(call: &Call, file: &Path) -> bool {
     call.changes() && call.name().starts_with("open") && call.to_string().ends_with(&format!(" {}", file.display()))
 }
 
-/// Runs a test with a command that makes the file through a shell, as the judge decides.
+/// Runs a test with a command that creates the file through a shell, under the judge.
 #[track_caller]
 fn touching(test: impl FnOnce(Command, &Path) + Send) {
     if !supervision() {
@@ -24,7 +24,7 @@ fn touching(test: impl FnOnce(Command, &Path) + Send) {
 }
 
 #[test]
-fn a_call_that_may_go_on_does() {
+fn allowed_call_runs() {
     touching(|touch, file| {
         let mut seen = 0;
         let output = touch.supervised(|call| {
@@ -38,7 +38,7 @@ fn a_call_that_may_go_on_does() {
 }
 
 #[test]
-fn a_call_that_is_to_fail_does_and_changes_nothing() {
+fn failed_call_changes_nothing() {
     touching(|touch, file| {
         let output =
             touch.supervised(|call| if makes(call, file) { Ruling::Fail(libc::ENOSPC) } else { Ruling::Continue });
@@ -49,10 +49,10 @@ fn a_call_that_is_to_fail_does_and_changes_nothing() {
 }
 
 #[test]
-fn a_process_that_is_to_die_does_before_its_call() {
+fn killed_process_does_not_run_its_call() {
     touching(|touch, file| {
         let output = touch.supervised(|call| if makes(call, file) { Ruling::Kill } else { Ruling::Continue });
-        // The shell tells of its child.
+        // The shell reports the signal of its child.
         assert_eq!((output.status.code(), output.status.signal()), (Some(128 + libc::SIGKILL), None), "{output:?}");
         assert!(!file.exists());
     });

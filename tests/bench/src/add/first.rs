@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use cnikit_testbed::{Host, Namespace as _, eventually};
 
-use crate::add::Field;
+use crate::add::Setup;
+use crate::host_thread::HostThread;
 use crate::network::{Case, Contestant, Network, peers_of};
 use crate::options::AddOptions;
 use crate::report::Figure;
-use crate::site::Site;
 
-/// How long the kernel may take to remove the namespaces of earlier measurements.
+/// The timeout for the kernel to remove the namespaces of earlier measurements.
 const TOO_LONG: Duration = Duration::from_secs(120);
 
-/// Measures all cases. One round has a new host and a first ADD of each contestant in each case.
-pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
+/// Measures all cases. In one round, each contestant runs one first ADD on a new host in each case.
+pub(crate) fn measure(options: &AddOptions, setup: &Setup) -> Vec<Figure> {
     let mut entries: Vec<(Case, &Contestant, Vec<f64>)> = Vec::new();
     for case in Case::ALL {
-        entries.extend(peers_of(case, &field.contestants).map(|contestant| (case, contestant, Vec::new())));
+        entries.extend(peers_of(case, &setup.contestants).map(|contestant| (case, contestant, Vec::new())));
     }
     let rounds = options.common.rounds(3, 25);
     eprintln!("first ADDs on new hosts, {rounds} rounds");
@@ -26,7 +26,7 @@ pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
         let count = entries.len();
         for place in 0..count {
             let (case, contestant, times) = &mut entries[(round + place) % count];
-            let network = contestant.network(*case, &field.disk.0);
+            let network = contestant.network(*case, &setup.disk.0);
             times.push(first(contestant.name, network));
         }
     }
@@ -39,18 +39,19 @@ pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
 /// The milliseconds of one first ADD.
 fn first(name: &'static str, network: Network) -> f64 {
     thread::scope(|scope| {
-        let site = Site::start(scope, name, |_| network);
-        site.run(|host, network: &mut Network| {
+        let host_thread = HostThread::start(scope, name, |_| network);
+        host_thread.run(|host, network: &mut Network| {
             wait_for_cleanup(host);
-            let add = network.turn(host).add;
+            let add = network.call_times(host).add;
             network.settle();
             add.as_secs_f64() * 1e3
         })
     })
 }
 
-/// Waits until the kernel has removed the namespaces that ended before. It removes them one after the other, and holds
-/// the lock of all links meanwhile: an ADD would wait for the end of a thousand pods of an earlier measurement.
+/// Waits until the kernel has removed the namespaces of earlier measurements. The kernel removes
+/// them one by one and holds the RTNL lock meanwhile. An ADD would wait for the removal of a
+/// thousand pods.
 fn wait_for_cleanup(host: &Host) {
     let pod = host.pod();
     host.ip(&format!("link add last type veth peer name eth0 netns {}", pod.netns().display()));

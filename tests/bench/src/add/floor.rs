@@ -1,4 +1,5 @@
-//! What no plugin can be faster than: a process that does nothing, and the messages to the kernel that make a pair.
+//! The lower bound for any plugin: an empty process, and the messages to the kernel that create a
+//! pair.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,26 +13,26 @@ use cnikit_testbed::{Host, Namespace as _, Pod};
 
 use crate::call;
 
-/// Made by build.rs.
+/// Built by build.rs.
 const EMPTY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/empty"));
 
-/// A bridge, and the program that does nothing.
+/// A bridge, and the empty program.
 pub(crate) struct Floor {
     empty: PathBuf,
     bridge: u32,
-    /// Those that stay: what the kernel does for a port depends on how many there are.
+    /// The remaining pods: the kernel's work for a port depends on the number of ports.
     pods: Vec<Pod>,
     spent: Vec<Pod>,
 }
 
-/// What it takes at least.
+/// The minimum times.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Least {
-    /// To start a static program, write to it, read what it says and wait for it.
+pub(crate) struct FloorTimes {
+    /// The time to start a static program, write its input, read its output and wait for its end.
     pub(crate) exec: Duration,
-    /// To make and address a pair of which one end is on a bridge, the other in a pod.
+    /// The time to create and address a pair with one end on a bridge and the other in a pod.
     pub(crate) messages: Duration,
-    /// To start `ip link del`, which waits for the kernel.
+    /// The time of `ip link del`, which waits for the kernel.
     pub(crate) link_del: Duration,
 }
 
@@ -48,12 +49,12 @@ impl Floor {
         Self { empty, bridge, pods: Vec::new(), spent: Vec::new() }
     }
 
-    /// The program that does nothing.
+    /// The empty program.
     pub(crate) fn empty(&self) -> &Path {
         &self.empty
     }
 
-    /// Makes pods that stay until there are so many.
+    /// Creates pods that stay, until there are this many.
     pub(crate) fn populate(&mut self, host: &Host, count: usize) {
         for number in self.pods.len()..count {
             let pod = host.pod();
@@ -62,7 +63,7 @@ impl Floor {
         }
     }
 
-    pub(crate) fn turn(&mut self, host: &Host) -> Least {
+    pub(crate) fn call_times(&mut self, host: &Host) -> FloorTimes {
         let (exec, _) = call::run(Command::new(&self.empty), b"{}");
         let pod = host.pod();
         let start = Instant::now();
@@ -74,14 +75,14 @@ impl Floor {
         let (link_del, _) = call::run(delete, b"");
         assert!(host.link("floor0").is_none());
         self.spent.push(pod);
-        Least { exec, messages, link_del }
+        FloorTimes { exec, messages, link_del }
     }
 
     pub(crate) fn settle(&mut self) {
         self.spent.clear();
     }
 
-    /// No look, no check, no lease, no program: the messages alone, and the sockets that carry them.
+    /// No lookups, checks, leases or programs: only the messages and their sockets.
     fn attach(&self, pod: &Pod, number: usize) {
         let host = Socket::open().expect("a socket");
         let netns = Netns::open(pod.netns()).expect("a namespace");

@@ -1,57 +1,58 @@
-//! ADD, CHECK and DEL of each contestant, as a runtime sees them: a process each.
+//! ADD, CHECK and DEL of each contestant from the view of a runtime: one process for each call.
 
 mod first;
 mod floor;
+mod latency;
 mod rates;
 mod resources;
 mod steps;
-mod turns;
 
 use tempfile::TempDir;
 
 use crate::machine::{Machine, file_system};
 use crate::network::{Case, Contestant};
-use crate::options::{AddOptions, as_typed};
+use crate::options::{AddOptions, command_line};
 use crate::report::{Figure, Report};
 use crate::tables;
 
-/// The plugins that are there.
+/// The installed plugins.
 #[derive(Debug, Clone)]
-pub(crate) struct Field {
+pub(crate) struct Setup {
     contestants: Vec<Contestant>,
-    /// A folder on a disk, and its file system's kind.
+    /// A folder on a disk, and its file system type.
     disk: (std::path::PathBuf, String),
 }
 
-/// Measures everything, writes the JSON file and prints the tables.
+/// Measures all parts, writes the JSON file and prints the tables.
 pub(crate) fn run(options: &AddOptions) {
     let mut machine = Machine::look(&options.common);
     let disk = TempDir::with_prefix_in("cnikit-bench-", &options.disk)
         .unwrap_or_else(|error| panic!("{}: {error}", options.disk.display()));
-    let field = Field {
+    let setup = Setup {
         contestants: Contestant::find(&options.common),
         disk: (disk.path().to_owned(), file_system(disk.path())),
     };
-    machine.versions.insert("state".to_owned(), format!("tmpfs, or {} where disk is said", field.disk.1));
+    machine.versions.insert("state".to_owned(), format!("tmpfs; {} in the disk case", setup.disk.1));
 
-    let mut report = Report { machine, command: as_typed(), figures: Vec::new() };
-    // After each part: a peer that fails in a later one ends the run, and is not to take with it what took minutes.
+    let mut report = Report { machine, command: command_line(), figures: Vec::new() };
+    // The results are written after each part: a failing peer ends the run, and must not discard
+    // minutes of measurement.
     let mut keep = |figures: Vec<Figure>| {
         report.figures.extend(figures);
         if let Some(path) = &options.common.json {
             report.write(path);
         }
     };
-    keep(first::measure(options, &field));
+    keep(first::measure(options, &setup));
     if options.first {
         tables::print(&report);
         return;
     }
-    keep(rates::measure(options, &field));
-    keep(resources::measure(options, &field));
-    keep(steps::measure(options, &field));
+    keep(rates::measure(options, &setup));
+    keep(resources::measure(options, &setup));
+    keep(steps::measure(options, &setup));
     for case in Case::ALL {
-        keep(turns::measure(options, &field, case));
+        keep(latency::measure(options, &setup, case));
     }
     tables::print(&report);
 }

@@ -1,56 +1,56 @@
-//! How much memory a call takes at its peak, and how much CPU time in all.
+//! The peak memory of a call, and its total CPU time.
 
 use std::process::Command;
 use std::thread;
 
 use cnikit_testbed::Host;
 
-use crate::add::Field;
+use crate::add::Setup;
 use crate::add::floor::Floor;
 use crate::call;
+use crate::host_thread::HostThread;
 use crate::launcher::USAGE_FILE;
 use crate::network::{Case, Network};
 use crate::options::AddOptions;
 use crate::report::Figure;
-use crate::site::Site;
 
-/// What a call took.
+/// The usage of a call.
 #[derive(Debug, Clone, Copy)]
 struct Usage {
-    /// The resident set of its largest process, in MiB.
+    /// The peak resident set of its largest process, in MiB.
     peak: f64,
-    /// Of all its processes, in milliseconds.
+    /// The CPU time of all its processes, in milliseconds.
     cpu: f64,
 }
 
-/// Of ADD and DEL by turns, and of the first ADD of a network.
-pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
+/// ADD and DEL in alternation, and the first ADD of a network.
+pub(crate) fn measure(options: &AddOptions, setup: &Setup) -> Vec<Figure> {
     eprintln!("memory and CPU time");
     let rounds = options.common.rounds(5, 50);
     let case = Case::Ipv4.name();
     let (memory, cpu) = ("MiB", "ms");
     thread::scope(|scope| {
         let mut figures = Vec::new();
-        let sites: Vec<_> = field
+        let host_threads: Vec<_> = setup
             .contestants
             .iter()
             .map(|contestant| {
-                let network = contestant.network(Case::Ipv4, &field.disk.0);
-                (contestant.name, Site::start(scope, contestant.name, |_| network))
+                let network = contestant.network(Case::Ipv4, &setup.disk.0);
+                (contestant.name, HostThread::start(scope, contestant.name, |_| network))
             })
             .collect();
-        for (name, site) in &sites {
-            let [first, _] = site.run(usages);
+        for (name, host_thread) in &host_threads {
+            let [first, _] = host_thread.run(usages);
             figures.push(Figure::of("memory, first ADD", case, 0, name, memory, &[first.peak]));
             figures.push(Figure::of("CPU, first ADD", case, 0, name, cpu, &[first.cpu]));
         }
-        let mut taken: Vec<Vec<[Usage; 2]>> = vec![Vec::new(); sites.len()];
+        let mut taken: Vec<Vec<[Usage; 2]>> = vec![Vec::new(); host_threads.len()];
         for _ in 0..rounds {
-            for ((_, site), taken) in sites.iter().zip(&mut taken) {
-                taken.push(site.run(usages));
+            for ((_, host_thread), taken) in host_threads.iter().zip(&mut taken) {
+                taken.push(host_thread.run(usages));
             }
         }
-        for ((name, _), taken) in sites.iter().zip(&taken) {
+        for ((name, _), taken) in host_threads.iter().zip(&taken) {
             for (at, verb) in ["ADD", "DEL"].into_iter().enumerate() {
                 let peaks: Vec<f64> = taken.iter().map(|usages| usages[at].peak).collect();
                 let times: Vec<f64> = taken.iter().map(|usages| usages[at].cpu).collect();
@@ -58,15 +58,15 @@ pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
                 figures.push(Figure::of(&format!("CPU, {verb}"), case, 0, name, cpu, &times));
             }
         }
-        let site = Site::start(scope, "floor", Floor::new);
-        let least = site.run(|host, floor| usage(host, &Command::new(floor.empty()), b""));
-        figures.push(Figure::of("memory, ADD", case, 0, "empty program", memory, &[least.peak]));
-        figures.push(Figure::of("CPU, ADD", case, 0, "empty program", cpu, &[least.cpu]));
+        let host_thread = HostThread::start(scope, "floor", Floor::new);
+        let floor_times = host_thread.run(|host, floor| usage(host, &Command::new(floor.empty()), b""));
+        figures.push(Figure::of("memory, ADD", case, 0, "empty program", memory, &[floor_times.peak]));
+        figures.push(Figure::of("CPU, ADD", case, 0, "empty program", cpu, &[floor_times.cpu]));
         figures
     })
 }
 
-/// What an ADD and its DEL took.
+/// The usage of an ADD and its DEL.
 fn usages(host: &Host, network: &mut Network) -> [Usage; 2] {
     let pod = host.pod();
     ["ADD", "DEL"].map(|verb| {
@@ -75,7 +75,7 @@ fn usages(host: &Host, network: &mut Network) -> [Usage; 2] {
     })
 }
 
-/// Has a small process of this program start another, and tell what that took.
+/// Starts a process through a small launcher process of this program, and returns its usage.
 fn usage(host: &Host, command: &Command, input: &[u8]) -> Usage {
     let file = host.scratch().join("usage");
     let mut launcher = Command::new("/proc/self/exe");

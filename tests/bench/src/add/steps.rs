@@ -1,8 +1,8 @@
-//! What our ADD spends its time on: the system calls of its thread, by what they are for.
+//! The steps of this plugin's ADD: the system calls of its thread, grouped by purpose.
 //!
-//! `perf` notes each call's beginning and end, at a fraction of a microsecond each; a tracer by ptrace would take longer than
-//! what it watches.
-//! Starting and reaping the process, before `execve` returns and after `exit_group`, are no steps here.
+//! `perf` records the beginning and end of each call, at a fraction of a microsecond each. A ptrace
+//! tracer would take longer than the calls themselves. Starting and reaping the process, before
+//! `execve` returns and after `exit_group`, are not part of the steps.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,52 +12,52 @@ use std::thread;
 
 use cnikit_testbed::{Host, Namespace as _};
 
-use crate::add::Field;
+use crate::add::Setup;
 use crate::call;
+use crate::host_thread::HostThread;
 use crate::network::{Case, Network};
 use crate::options::AddOptions;
 use crate::report::Figure;
-use crate::site::Site;
 
-/// Beside how many pods.
+/// The number of other pods.
 const PODS: usize = 10;
 
 /// A traced ADD: milliseconds by step.
 type Steps = BTreeMap<&'static str, f64>;
 
-/// The steps in the order in which they are told.
+/// The steps in the order of the output.
 const STEPS: [&str; 6] = [
-    "netlink, the longest message",
-    "netlink, all others",
+    "netlink, longest message",
+    "netlink, other messages",
     "bpf(2)",
     "files and pins",
-    "memory and start-up",
-    "its own code",
+    "memory and startup",
+    "own code",
 ];
 
-/// Nothing where `perf` cannot be used.
-pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
+/// Empty if `perf` is not usable.
+pub(crate) fn measure(options: &AddOptions, setup: &Setup) -> Vec<Figure> {
     eprintln!("steps");
     let rounds = options.common.rounds(3, 50);
-    let ours = &field.contestants[0];
+    let ours = &setup.contestants[0];
     thread::scope(|scope| {
-        let network = ours.network(Case::Ipv4, &field.disk.0);
-        let site = Site::start(scope, ours.name, |_| network);
-        let can_trace = site.run(|host, network: &mut Network| {
+        let network = ours.network(Case::Ipv4, &setup.disk.0);
+        let host_thread = HostThread::start(scope, ours.name, |_| network);
+        let can_trace = host_thread.run(|host, network: &mut Network| {
             network.populate(host, PODS);
             prepare(host)
         });
         if !can_trace {
-            eprintln!("NOT MEASURED: the steps of an ADD: perf is not installed, or may not trace");
+            eprintln!("NOT MEASURED: the steps of an ADD: perf is missing or lacks the permission to trace");
             return Vec::new();
         }
         let mut traced: Vec<Steps> = Vec::new();
         let mut whole = Vec::new();
         for _ in 0..rounds {
-            whole.push(site.run(|host, network| network.turn(host).add.as_secs_f64() * 1e3));
-            traced.push(site.run(trace));
+            whole.push(host_thread.run(|host, network| network.call_times(host).add.as_secs_f64() * 1e3));
+            traced.push(host_thread.run(trace));
         }
-        // Medians, so that they do not quite add up.
+        // The values are medians, so their sum differs slightly from the total.
         let mut figures: Vec<_> = STEPS
             .iter()
             .map(|step| {
@@ -66,24 +66,24 @@ pub(crate) fn measure(options: &AddOptions, field: &Field) -> Vec<Figure> {
             })
             .collect();
         let sums: Vec<f64> = traced.iter().map(|steps| steps.values().sum()).collect();
-        figures.push(Figure::of("steps", "all of these", PODS, ours.name, "ms", &sums));
-        figures.push(Figure::of("steps", "an ADD that is not traced", PODS, ours.name, "ms", &whole));
+        figures.push(Figure::of("steps", "sum", PODS, ours.name, "ms", &sums));
+        figures.push(Figure::of("steps", "ADD without tracing", PODS, ours.name, "ms", &whole));
         figures
     })
 }
 
-/// Shows this host what is traced, and tries.
+/// Mounts tracefs on this host and tests `perf`.
 fn prepare(host: &Host) -> bool {
-    if !Command::new("perf").arg("--version").output().is_ok_and(|said| said.status.success()) {
+    if !Command::new("perf").arg("--version").output().is_ok_and(|output| output.status.success()) {
         return false;
     }
     let mounted = host.command("mount").words("-t tracefs tracefs /sys/kernel/tracing").output();
     let file = host.scratch().join("trial");
     let tried = Command::new("perf").args(perf(&file)).arg("/bin/true").output();
-    mounted.status.success() && tried.is_ok_and(|said| said.status.success())
+    mounted.status.success() && tried.is_ok_and(|output| output.status.success())
 }
 
-/// The arguments that have `perf` note each system call of what follows them.
+/// The arguments with which `perf` records each system call of the following command.
 fn perf(file: &Path) -> Vec<OsString> {
     let events = "raw_syscalls:sys_enter,raw_syscalls:sys_exit";
     ["record".into(), "-q".into(), "-e".into(), events.into(), "-o".into(), file.into(), "--".into()].into()
@@ -104,11 +104,11 @@ fn trace(host: &Host, network: &mut Network) -> Steps {
     steps(&script)
 }
 
-/// Adds up what `perf script` tells, of the first thread that is in it.
+/// Sums the output of `perf script` for the first thread in it.
 fn steps(script: &str) -> Steps {
     let mut steps = Steps::new();
     let mut main = None;
-    // When it went to or came from the kernel last.
+    // The time of the last entry to or exit from the kernel.
     let mut last = None;
     let mut longest: f64 = 0.0;
     for event in script.lines().filter_map(Event::parse) {
@@ -138,7 +138,7 @@ struct Event<'s> {
 }
 
 impl<'s> Event<'s> {
-    /// Of a line such as `27438/27438 22992.837445145:  raw_syscalls:sys_exit: NR 59 = 0`.
+    /// Parses a line such as `27438/27438 22992.837445145:  raw_syscalls:sys_exit: NR 59 = 0`.
     fn parse(line: &'s str) -> Option<Self> {
         let mut words = line.split_whitespace();
         let thread = words.next()?;
@@ -149,7 +149,7 @@ impl<'s> Event<'s> {
     }
 }
 
-/// What a system call is for.
+/// The purpose of a system call.
 fn kind(number: i64) -> &'static str {
     match number {
         libc::SYS_socket | libc::SYS_bind | libc::SYS_setsockopt | libc::SYS_getsockname => STEPS[1],
@@ -169,7 +169,7 @@ mod tests {
     use super::{STEPS, steps};
 
     #[test]
-    fn time_is_of_the_call_that_ends_or_of_the_program() {
+    fn time_belongs_to_the_ended_call_or_to_the_program() {
         let send = libc::SYS_sendto;
         let script = format!(
             "7/7 10.000000000: raw_syscalls:sys_exit: NR {} = 0\n\

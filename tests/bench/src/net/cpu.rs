@@ -1,10 +1,10 @@
-//! CPUs: where a thread runs, and how much of their time was taken.
+//! CPUs: pinning threads, and reading the busy time.
 
 use std::fs;
 
 use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
-/// Keeps the calling thread on a CPU; on the last one where there are not so many.
+/// Pins the calling thread to a CPU, or to the last one if there are not enough.
 pub(super) fn pin(cpu: usize) {
     let last = std::thread::available_parallelism().map_or(1, usize::from) - 1;
     let mut set = CpuSet::new();
@@ -12,10 +12,10 @@ pub(super) fn pin(cpu: usize) {
     sched_setaffinity(None::<Pid>, &set).expect("a CPU that is there");
 }
 
-/// How long all CPUs have worked since the boot, in seconds: for programs, for the kernel, for interrupts.
+/// The busy time of all CPUs since the boot, in seconds: user, kernel, interrupts.
 ///
-/// That is the whole machine's, whoever it worked for: packets are carried by whichever thread is interrupted, so
-/// nothing less has all of it. It advances in steps of ten milliseconds.
+/// The value covers the whole machine, with other work too. The kernel processes packets in any
+/// interrupted thread, so no smaller value covers all of it. The resolution is 10 ms.
 pub(super) fn busy() -> f64 {
     let text = fs::read_to_string("/proc/stat").expect("/proc is mounted");
     let line = text.lines().next().expect("a line");

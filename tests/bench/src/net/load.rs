@@ -1,4 +1,4 @@
-//! Load between two pods, and what was seen of it at both ends.
+//! Load between two pods, and the measurement at both ends.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,47 +12,48 @@ use rustix::net::sockopt::{Timeout, set_socket_linger, set_socket_timeout};
 
 use super::cpu::{busy, pin};
 
-/// How long an answer may take: more means that nothing comes.
-const LIMIT: Duration = Duration::from_secs(5);
+/// The timeout of an answer. A longer wait means that no answer comes.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The quiet after which a receiver believes that all has come.
+/// After this pause, a receiver assumes that all packets have arrived.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// Two places with sockets.
+/// Two pods with sockets.
 #[derive(Debug)]
 pub(super) struct Ends {
-    /// Who begins.
+    /// The pod that connects.
     pub(super) client: Arc<Pod>,
-    /// The same pod, where packets go by loopback.
+    /// The same pod if packets use loopback.
     pub(super) server: Arc<Pod>,
-    /// The address of the server, as the client knows it.
+    /// The address of the server from the client's view.
     pub(super) address: IpAddr,
 }
 
-/// Something that was measured once.
+/// One measured value.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Measured {
+pub(super) struct Measurement {
     pub(super) measure: &'static str,
     pub(super) unit: &'static str,
     pub(super) value: f64,
 }
 
 impl Ends {
-    /// Sockets are of the namespace in which they are made, whoever uses them.
+    /// A socket belongs to the namespace of the thread that creates it, independent of the user.
     fn listen(&self) -> TcpListener {
         let listener = self.server.enter(|| TcpListener::bind((self.address, 0))).expect("an address of the server's");
-        // Of accept(2) as well: a client that fails must not leave the server waiting.
-        set_socket_timeout(&listener, Timeout::Recv, Some(LIMIT)).expect("a limit");
+        // The timeout also applies to accept(2): if the client fails, the server must not wait
+        // forever.
+        set_socket_timeout(&listener, Timeout::Recv, Some(TIMEOUT)).expect("a limit");
         listener
     }
 
     fn connect(&self, to: SocketAddr) -> TcpStream {
-        let stream = self.client.enter(|| TcpStream::connect_timeout(&to, LIMIT)).expect("the server is reached");
+        let stream = self.client.enter(|| TcpStream::connect_timeout(&to, TIMEOUT)).expect("the server is reached");
         prepare(&stream);
         stream
     }
 
-    /// A connection, both ends of it.
+    /// Both ends of a connection.
     fn connection(&self) -> (TcpStream, TcpStream) {
         let listener = self.listen();
         let client = self.connect(listener.local_addr().expect("an address"));
@@ -62,8 +63,9 @@ impl Ends {
     }
 }
 
-/// One octet there and back over TCP, both ends on one CPU: else it is the time of waking another.
-pub(super) fn round_trips(ends: &Ends, time: Duration) -> Vec<Measured> {
+/// One octet in each direction over TCP, with both ends on one CPU. On two CPUs, the time to wake
+/// the other CPU would dominate.
+pub(super) fn round_trips(ends: &Ends, time: Duration) -> Vec<Measurement> {
     let (mut client, mut server) = ends.connection();
     let mut times = thread::scope(|scope| {
         scope.spawn(move || {
@@ -85,7 +87,7 @@ pub(super) fn round_trips(ends: &Ends, time: Duration) -> Vec<Measured> {
                     client.write_all(&octet).expect("a server that listens");
                     client.read_exact(&mut answer).expect("an answer");
                     times.push(start.elapsed().as_secs_f64() * 1e6);
-                    assert_eq!(answer, octet, "another answer than what was sent");
+                    assert_eq!(answer, octet, "the answer differs from the sent octet");
                 }
                 times
             })
@@ -96,13 +98,13 @@ pub(super) fn round_trips(ends: &Ends, time: Duration) -> Vec<Measured> {
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
     let unit = "us";
     vec![
-        Measured { measure: "TCP_RR p50", unit, value: at(0.5) },
-        Measured { measure: "TCP_RR p99", unit, value: at(0.99) },
+        Measurement { measure: "TCP_RR p50", unit, value: at(0.5) },
+        Measurement { measure: "TCP_RR p99", unit, value: at(0.99) },
     ]
 }
 
-/// As much as goes through one TCP connection, the ends on two CPUs.
-pub(super) fn stream(ends: &Ends, time: Duration) -> Vec<Measured> {
+/// The maximum throughput of one TCP connection, with the ends on two CPUs.
+pub(super) fn stream(ends: &Ends, time: Duration) -> Vec<Measurement> {
     let (mut client, mut server) = ends.connection();
     let before = busy();
     let (sent, received, taken) = thread::scope(|scope| {
@@ -131,16 +133,17 @@ pub(super) fn stream(ends: &Ends, time: Duration) -> Vec<Measured> {
         let (received, taken) = receiver.join().expect("the receiver ends");
         (sender.join().expect("the sender ends"), received, taken)
     });
-    assert_eq!(sent, received, "octets were lost on the way");
+    assert_eq!(sent, received, "octets were lost");
     let kib = received as f64 / 1024.0;
     vec![
-        Measured { measure: "TCP_STREAM", unit: "Gbit/s", value: received as f64 * 8e-9 / taken.as_secs_f64() },
-        Measured { measure: "TCP_STREAM, CPU", unit: "ns per KiB", value: (busy() - before) * 1e9 / kib },
+        Measurement { measure: "TCP_STREAM", unit: "Gbit/s", value: received as f64 * 8e-9 / taken.as_secs_f64() },
+        Measurement { measure: "TCP_STREAM, CPU", unit: "ns per KiB", value: (busy() - before) * 1e9 / kib },
     ]
 }
 
-/// Datagrams of 64 octets, as many as one thread can send, the ends on two CPUs; those count that arrive.
-pub(super) fn datagrams(ends: &Ends, time: Duration) -> Vec<Measured> {
+/// Datagrams of 64 octets at the maximum rate of one thread, with the ends on two CPUs. Received
+/// datagrams count.
+pub(super) fn datagrams(ends: &Ends, time: Duration) -> Vec<Measurement> {
     let server = ends.server.enter(|| UdpSocket::bind((ends.address, 0))).expect("an address of the server's");
     let any: SocketAddr = ([0, 0, 0, 0], 0).into();
     let client = ends.client.enter(|| UdpSocket::bind(any)).expect("a socket");
@@ -149,14 +152,14 @@ pub(super) fn datagrams(ends: &Ends, time: Duration) -> Vec<Measured> {
     let (sent, arrived, taken) = thread::scope(|scope| {
         let receiver = scope.spawn(move || {
             pin(1);
-            server.set_read_timeout(Some(LIMIT)).expect("a limit");
+            server.set_read_timeout(Some(TIMEOUT)).expect("a limit");
             let mut buffer = [0; 128];
             assert_eq!(server.recv(&mut buffer).expect("a datagram"), 64);
             server.set_read_timeout(Some(QUIET)).expect("a limit");
             let (begin, mut last, mut arrived) = (Instant::now(), Instant::now(), 1_u64);
             while server.recv(&mut buffer).is_ok() {
                 arrived += 1;
-                // The clock is not asked for each of them.
+                // The clock is not read for each datagram.
                 if arrived.is_multiple_of(64) {
                     last = Instant::now();
                 }
@@ -181,15 +184,15 @@ pub(super) fn datagrams(ends: &Ends, time: Duration) -> Vec<Measured> {
     let per_second = arrived as f64 / taken.as_secs_f64();
     let (lost, each) = (100.0 * (1.0 - arrived as f64 / sent as f64), (busy() - before) * 1e6 / sent as f64);
     vec![
-        Measured { measure: "UDP", unit: "packets per second", value: per_second },
-        Measured { measure: "UDP, lost", unit: "%", value: lost },
-        Measured { measure: "UDP, CPU", unit: "us per packet", value: each },
+        Measurement { measure: "UDP", unit: "packets per second", value: per_second },
+        Measurement { measure: "UDP, lost", unit: "%", value: lost },
+        Measurement { measure: "UDP, CPU", unit: "us per packet", value: each },
     ]
 }
 
-/// Connections that are opened, used for one octet each way, and reset: so no port waits for a minute to be used again.
-/// Both ends are on one CPU.
-pub(super) fn connections(ends: &Ends, time: Duration) -> Vec<Measured> {
+/// Connections that are opened, used for one octet in each direction, and reset, so that no port
+/// stays in TIME_WAIT for a minute. Both ends are on one CPU.
+pub(super) fn connections(ends: &Ends, time: Duration) -> Vec<Measurement> {
     let listener = ends.listen();
     let address = listener.local_addr().expect("an address");
     let is_over = AtomicBool::new(false);
@@ -206,18 +209,18 @@ pub(super) fn connections(ends: &Ends, time: Duration) -> Vec<Measured> {
                 let mut octet = [0];
                 stream.read_exact(&mut octet).expect("an octet");
                 stream.write_all(&octet).expect("a client that listens");
-                // The client resets it.
+                // The client resets the connection.
                 let ended = stream.read(&mut octet);
                 assert!(matches!(&ended, Err(error) if error.kind() == ErrorKind::ConnectionReset), "{ended:?}");
                 accepted += 1;
             }
         });
-        // The thread stays in the namespace, or entering it would be part of it.
+        // The thread stays in the namespace. Otherwise the measurement would include entering it.
         let (opened, taken) = ends.client.enter(|| {
             pin(0);
             let (begin, mut opened) = (Instant::now(), 0_u64);
             while begin.elapsed() < time {
-                let mut stream = TcpStream::connect_timeout(&address, LIMIT).expect("the server is reached");
+                let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).expect("the server is reached");
                 prepare(&stream);
                 stream.write_all(&[7]).expect("a server that listens");
                 stream.read_exact(&mut [0]).expect("an answer");
@@ -226,19 +229,19 @@ pub(super) fn connections(ends: &Ends, time: Duration) -> Vec<Measured> {
             }
             let taken = begin.elapsed();
             is_over.store(true, Ordering::Release);
-            drop(TcpStream::connect_timeout(&address, LIMIT));
+            drop(TcpStream::connect_timeout(&address, TIMEOUT));
             (opened, taken)
         });
         (opened, server.join().expect("the server ends"), taken)
     });
-    assert_eq!(opened, accepted, "connections were lost on the way");
+    assert_eq!(opened, accepted, "connections were lost");
     let value = opened as f64 / taken.as_secs_f64();
-    vec![Measured { measure: "connections", unit: "per second", value }]
+    vec![Measurement { measure: "connections", unit: "per second", value }]
 }
 
-/// What is written goes at once, and nothing is waited for for ever.
+/// Writes are sent at once, and all waits have a timeout.
 fn prepare(stream: &TcpStream) {
     stream.set_nodelay(true).expect("a socket of TCP");
-    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
-    stream.set_write_timeout(Some(LIMIT)).expect("a limit");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a limit");
+    stream.set_write_timeout(Some(TIMEOUT)).expect("a limit");
 }

@@ -1,4 +1,4 @@
-//! Packets from pod to pod on one node, by each way that leads there.
+//! Packets from pod to pod on one node, on each path.
 
 mod cpu;
 mod load;
@@ -7,17 +7,18 @@ mod path;
 use std::thread;
 use std::time::Duration;
 
+use crate::host_thread::HostThread;
 use crate::machine::Machine;
 use crate::network::Contestant;
-use crate::options::{NetOptions, as_typed};
+use crate::options::{NetOptions, command_line};
 use crate::report::{Figure, Report};
-use crate::site::Site;
 use crate::tables;
 
-use self::load::Measured;
-use self::path::{Bed, Path};
+use self::load::Measurement;
+use self::path::{Fixture, Path};
 
-/// What is tried by each way in each round, and how long in a quick run; else it takes five times as long.
+/// The loads of each path in each round, with their duration in a quick run. A full run takes five
+/// times as long.
 const LOADS: [(Load, Duration); 4] = [
     (load::round_trips, Duration::from_millis(100)),
     (load::stream, Duration::from_millis(200)),
@@ -25,12 +26,12 @@ const LOADS: [(Load, Duration); 4] = [
     (load::connections, Duration::from_millis(100)),
 ];
 
-type Load = fn(&load::Ends, Duration) -> Vec<Measured>;
+type Load = fn(&load::Ends, Duration) -> Vec<Measurement>;
 
-/// What one way came to: its name, and what was measured in each round.
-type Samples = (String, Vec<Measured>);
+/// The results of one path: its name, and the values of each round.
+type Samples = (String, Vec<Measurement>);
 
-/// Measures everything, writes the JSON file and prints the tables.
+/// Measures all loads, writes the JSON file and prints the tables.
 pub(crate) fn run(options: &NetOptions) {
     let machine = Machine::look(&options.common);
     let contestants = Contestant::find(&options.common);
@@ -38,58 +39,59 @@ pub(crate) fn run(options: &NetOptions) {
     for pods in options.pods() {
         figures.extend(measure(options, &contestants, pods.max(2)));
     }
-    let report = Report { machine, command: as_typed(), figures };
+    let report = Report { machine, command: command_line(), figures };
     if let Some(path) = &options.common.json {
         report.write(path);
     }
     tables::print(&report);
 }
 
-/// Measures with so many pods.
+/// Measures with this number of pods.
 fn measure(options: &NetOptions, contestants: &[Contestant], pods: usize) -> Vec<Figure> {
     thread::scope(|scope| {
-        let sites: Vec<(&str, Site<Bed>)> = Path::ALL
+        let host_threads: Vec<(&str, HostThread<Fixture>)> = Path::ALL
             .into_iter()
             .filter_map(|path| {
                 let contestant = path.contestant();
                 let plugin = contestants.iter().find(|one| Some(one.name) == contestant);
                 let network = plugin.map(|plugin| path.network(plugin));
                 let is_there = contestant.is_none() || network.is_some();
-                let site = || Site::start(scope, path.name(), move |host| Bed::new(host, path, network, pods));
-                is_there.then(|| (path.name(), site()))
+                let host_thread =
+                    || HostThread::start(scope, path.name(), move |host| Fixture::new(host, path, network, pods));
+                is_there.then(|| (path.name(), host_thread()))
             })
             .collect();
-        for (name, site) in &sites {
-            eprintln!("{name}, with {pods} pods");
-            site.run(|host, bed: &mut Bed| bed.assert_way(host));
+        for (name, host_thread) in &host_threads {
+            eprintln!("{name} with {pods} pods");
+            host_thread.run(|host, fixture: &mut Fixture| fixture.assert_path(host));
         }
 
         let rounds = options.common.rounds(3, 15);
         let factor = if options.common.quick { 1 } else { 5 };
-        let mut samples: Vec<Samples> = sites.iter().map(|(name, _)| ((*name).to_owned(), Vec::new())).collect();
+        let mut samples: Vec<Samples> = host_threads.iter().map(|(name, _)| ((*name).to_owned(), Vec::new())).collect();
         for round in 0..rounds {
             eprintln!("round {} of {rounds}", round + 1);
             for (load, time) in LOADS {
-                // Who is first changes, as what went before may leave traces.
-                for place in 0..sites.len() {
-                    let at = (round + place) % sites.len();
-                    samples[at].1.extend(sites[at].1.run(move |_, bed| load(bed.ends(), time * factor)));
+                // The order changes, because an earlier measurement may affect the next one.
+                for place in 0..host_threads.len() {
+                    let at = (round + place) % host_threads.len();
+                    samples[at].1.extend(host_threads[at].1.run(move |_, fixture| load(fixture.ends(), time * factor)));
                 }
             }
         }
-        for (_, site) in &sites {
-            site.run(|host, bed| bed.assert_way(host));
+        for (_, host_thread) in &host_threads {
+            host_thread.run(|host, fixture| fixture.assert_path(host));
         }
         samples.iter().flat_map(|samples| figures(samples, pods)).collect()
     })
 }
 
-fn figures((name, measured): &Samples, pods: usize) -> Vec<Figure> {
-    let kinds = tables::distinct(measured.iter().map(|one| (one.measure, one.unit)));
+fn figures((name, measurements): &Samples, pods: usize) -> Vec<Figure> {
+    let kinds = tables::distinct(measurements.iter().map(|one| (one.measure, one.unit)));
     kinds
         .into_iter()
         .map(|(measure, unit)| {
-            let values = measured.iter().filter(|one| one.measure == measure).map(|one| one.value);
+            let values = measurements.iter().filter(|one| one.measure == measure).map(|one| one.value);
             Figure::of(measure, "IPv4", pods, name, unit, &values.collect::<Vec<_>>())
         })
         .collect()

@@ -1,4 +1,4 @@
-//! The ways from pod to pod, and the proof that packets take the one that is meant.
+//! The paths from pod to pod, and the check that packets take the expected path.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::network::{Case, Contestant, Network};
 
 use super::load::Ends;
 
-/// How many packets the proof sends.
+/// The number of packets in the check.
 const PROBES: u64 = 50;
 
-/// A way that packets can take.
+/// A path that packets can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Path {
     Direct,
@@ -26,10 +26,10 @@ pub(super) enum Path {
     Loopback,
 }
 
-/// A way with both its ends.
-pub(super) struct Bed {
+/// A path with both its ends.
+pub(super) struct Fixture {
     path: Path,
-    /// Holds the other pods.
+    /// Keeps the other pods alive.
     _network: Option<Network>,
     ends: Ends,
 }
@@ -50,7 +50,7 @@ impl Path {
         }
     }
 
-    /// Whose plugin makes it, if one does.
+    /// The plugin of the path, if there is one.
     pub(super) fn contestant(self) -> Option<&'static str> {
         match self {
             Self::Direct | Self::DirectOff => Some("cnikit"),
@@ -60,7 +60,7 @@ impl Path {
         }
     }
 
-    /// The network of such a contestant that packets go this way in.
+    /// The network of a contestant for this path.
     pub(super) fn network(self, contestant: &Contestant) -> Network {
         let mut network = contestant.network(Case::Ipv4, std::path::Path::new(""));
         if self.contestant() == Some("cnikit") {
@@ -69,19 +69,20 @@ impl Path {
         network
     }
 
-    /// Whether bridged packets are shown to iptables. Ours comes by the bridge as most nodes have it.
+    /// Whether iptables sees bridged packets. The packets of this plugin use the bridge with the
+    /// default of most nodes.
     fn has_br_netfilter(self) -> bool {
         matches!(self, Self::Direct | Self::DirectOff | Self::BridgeNetfilter)
     }
 
-    /// Whether packets pass the host's hook for what is forwarded.
+    /// Whether packets pass the host's forward hook.
     fn is_forwarded(self) -> bool {
         matches!(self, Self::DirectOff | Self::BridgeNetfilter | Self::Ptp)
     }
 }
 
-impl Bed {
-    /// Makes, on a fresh host, the pods and the way between the last two of them.
+impl Fixture {
+    /// Creates, on a new host, the pods and the path between the last two of them.
     pub(super) fn new(host: &Host, path: Path, mut network: Option<Network>, pods: usize) -> Self {
         let setting = u8::from(path.has_br_netfilter());
         host.command("sysctl").arg("-q").arg(format!("net.bridge.bridge-nf-call-iptables={setting}")).run();
@@ -106,12 +107,13 @@ impl Bed {
         &self.ends
     }
 
-    /// Sends some packets and looks who saw them: the host's packet filter, and our programs' counters.
+    /// Sends some packets and reads the counters of the host's packet filter and of the plugin's
+    /// programs.
     ///
     /// # Panics
     ///
-    /// If they do not go the way that is meant.
-    pub(super) fn assert_way(&mut self, host: &Host) {
+    /// If the packets take another path.
+    pub(super) fn assert_path(&mut self, host: &Host) {
         let name = self.path.name();
         host.command("nft").stdin(PROBE).words("-f -").run();
         let before = self.counted();
@@ -122,15 +124,15 @@ impl Bed {
         let seen = forwarded.split_whitespace().skip_while(|word| *word != "packets").nth(1);
         let seen: u64 = seen.and_then(|count| count.parse().ok()).expect("a count of packets");
         let expected = if self.path.is_forwarded() { PROBES } else { 0 };
-        assert_eq!(seen, expected, "{name}: of {PROBES} packets the host's packet filter saw {seen}");
+        assert_eq!(seen, expected, "{name}: the host's packet filter counted {seen} of {PROBES} packets");
         if let Some(((packets, direct), (packets_after, direct_after))) = before.zip(self.counted()) {
             let expected = if self.path == Path::Direct { PROBES } else { 0 };
-            assert!(packets_after - packets >= PROBES, "{name}: the programs have not seen all packets");
-            assert_eq!(direct_after - direct, expected, "{name}: delivered directly");
+            assert!(packets_after - packets >= PROBES, "{name}: the programs did not count all packets");
+            assert_eq!(direct_after - direct, expected, "{name}: directly forwarded packets");
         }
     }
 
-    /// What the client has sent so far, and what of it was delivered directly.
+    /// The packets that the client sent so far, and the directly forwarded packets among them.
     fn counted(&self) -> Option<(u64, u64)> {
         let is_ours = self.path.contestant() == Some("cnikit");
         is_ours.then(|| {
@@ -156,7 +158,7 @@ impl Bed {
     }
 }
 
-/// Counts what is forwarded. It is there for the proof alone: what is measured has no rules.
+/// Counts forwarded packets. The rule exists only during the check: the measurement has no rules.
 const PROBE: &str =
     "table inet probe { chain seen { type filter hook forward priority 0; udp length 13 counter; }; }\n";
 
@@ -167,7 +169,7 @@ fn address(pod: &Pod) -> IpAddr {
     address.unwrap_or_else(|| panic!("no address in {addresses:?}"))
 }
 
-/// Two pods that a veth pair connects, and nothing else.
+/// Two pods connected only by a veth pair.
 fn pair(host: &Host) -> Ends {
     let (client, server) = (host.pod(), host.pod());
     let [one, other] = [&client, &server].map(|pod| pod.netns().display().to_string());

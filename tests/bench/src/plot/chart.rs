@@ -1,11 +1,11 @@
-//! Charts of two kinds: bars that lie in groups, and curves.
+//! Charts of two kinds: grouped horizontal bars, and curves.
 
 use crate::tables::{distinct, number};
 
 use super::svg::{Anchor, Svg};
 
 const WIDTH: f64 = 820.0;
-/// What is left of the bars, for their names, and right of them, for their numbers.
+/// The space left of the bars for their names, and right of them for their numbers.
 const LEFT: f64 = 190.0;
 const RIGHT: f64 = 90.0;
 const BAR: f64 = 16.0;
@@ -13,7 +13,7 @@ const GAP: f64 = 14.0;
 /// The height of a chart of curves.
 const CURVES: f64 = 300.0;
 
-/// Something to draw.
+/// The data of a chart.
 #[derive(Debug)]
 pub(super) struct Chart {
     pub(super) title: String,
@@ -24,16 +24,16 @@ pub(super) struct Chart {
 /// One bar, or one point of a curve.
 #[derive(Debug, Clone)]
 pub(super) struct Point {
-    /// The group of bars; of a curve, the number below it.
+    /// The group of bars; for a curve, the number on the x axis.
     pub(super) group: String,
     pub(super) series: String,
     pub(super) value: f64,
-    /// Where a thin line from the bar's end leads, such as the 99th percentile.
+    /// The end of a thin line from the bar's end, such as the 99th percentile.
     pub(super) mark: Option<f64>,
 }
 
 impl Chart {
-    /// A bar for each point, groups below each other.
+    /// A bar for each point, with the groups one below the other.
     pub(super) fn bars(&self) -> String {
         let mut svg = Svg::new(WIDTH);
         let series = self.series();
@@ -44,8 +44,8 @@ impl Chart {
             let top = y;
             for point in points {
                 let length = (point.value * scale).min(WIDTH - LEFT - RIGHT);
-                let colour = series.iter().position(|name| *name == point.series).unwrap_or_default();
-                svg.bar(LEFT, y, length.max(1.0), BAR - 3.0, colour);
+                let color = series.iter().position(|name| *name == point.series).unwrap_or_default();
+                svg.bar(LEFT, y, length.max(1.0), BAR - 3.0, color);
                 let (middle, mut end) = (y + BAR / 2.0 - 1.5, LEFT + length);
                 if let Some(mark) = point.mark {
                     let to = (LEFT + mark * scale).min(WIDTH - RIGHT);
@@ -82,15 +82,16 @@ impl Chart {
             let place = across(group.parse().expect("a number"));
             svg.text(place, bottom + 16.0, Anchor::Middle, "faint", group);
         }
-        for (colour, name) in series.iter().enumerate() {
+        for (color, name) in series.iter().enumerate() {
             let points = self.points.iter().filter(|point| point.series == *name);
             let points: Vec<_> = points.map(|point| (across(number_of(point)), down(point.value))).collect();
-            svg.curve(&points, colour);
+            svg.curve(&points, color);
         }
         svg.finish(bottom + 30.0, &self.title)
     }
 
-    /// What the longest bar stands for. Bars of far more are cut, or they would make all others too small to see.
+    /// The value of the longest bar. Much longer bars are cut, because the others would be too
+    /// small to see.
     fn longest(&self) -> f64 {
         let mut values: Vec<f64> = self.points.iter().map(|point| point.value).collect();
         values.sort_by(f64::total_cmp);
@@ -98,12 +99,12 @@ impl Chart {
         values.into_iter().rfind(|value| *value <= far).unwrap_or(1.0)
     }
 
-    /// Names of series, in the order of their colours.
+    /// Names of series, in the order of their colors.
     fn series(&self) -> Vec<&str> {
         distinct(self.points.iter().map(|point| point.series.as_str()))
     }
 
-    /// Title, unit and legend; where the rest begins.
+    /// Draws title, unit and legend. Returns the top of the remaining area.
     fn head(&self, svg: &mut Svg, series: &[&str]) -> f64 {
         svg.text(10.0, 18.0, Anchor::Start, "title", &self.title);
         svg.text(WIDTH - 10.0, 18.0, Anchor::End, "faint", &self.unit);
@@ -111,10 +112,10 @@ impl Chart {
             return 40.0;
         }
         let mut x = 10.0;
-        for (colour, name) in series.iter().enumerate() {
-            svg.bar(x, 36.0, 12.0, 12.0, colour);
+        for (color, name) in series.iter().enumerate() {
+            svg.bar(x, 36.0, 12.0, 12.0, color);
             svg.text(x + 18.0, 42.0, Anchor::Start, "", name);
-            // About as wide as the text.
+            // Approximately the width of the text.
             x += 40.0 + 7.0 * name.len() as f64;
         }
         66.0

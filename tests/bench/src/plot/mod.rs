@@ -1,4 +1,4 @@
-//! The documentation's tables and pictures, from the JSON files that the measurements left.
+//! The documentation's tables and pictures, from the JSON files of the measurements.
 
 mod chart;
 mod picture;
@@ -19,13 +19,13 @@ pub(crate) fn run(options: &PlotOptions) {
     for name in ["add", "net", "library"] {
         let path = options.data.join(name).with_extension("json");
         if !path.exists() {
-            eprintln!("{}: not there, so its tables stay as they are", path.display());
+            eprintln!("{}: no such file; its tables stay unchanged", path.display());
             continue;
         }
         let report = Report::read(&path);
-        docs = between(&docs, &format!("{name} conditions"), &tables::conditions(&report));
+        docs = replace_between(&docs, &format!("{name} conditions"), &tables::conditions(&report));
         for table in tables::of(&report) {
-            docs = between(&docs, table.name, &table.text);
+            docs = replace_between(&docs, table.name, &table.text);
         }
         for picture in PICTURES {
             if let Some(svg) = picture.draw(&report) {
@@ -36,11 +36,11 @@ pub(crate) fn run(options: &PlotOptions) {
     write(&options.docs, &docs);
 }
 
-/// Puts a text between two marks of another, in place of what is there.
-fn between(docs: &str, name: &str, text: &str) -> String {
+/// Replaces the text between two marks.
+fn replace_between(docs: &str, name: &str, text: &str) -> String {
     let [begin, end] = [format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->")];
     let parts = docs.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
-    let (before, after) = parts.unwrap_or_else(|| panic!("there is no place for {name}: {begin}{end}"));
+    let (before, after) = parts.unwrap_or_else(|| panic!("no marks for {name}: {begin}{end}"));
     format!("{before}{begin}\n{}\n\n{end}{after}", text.trim_end())
 }
 
@@ -55,19 +55,19 @@ fn write(path: &Path, text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::between;
+    use super::replace_between;
 
     #[test]
-    fn what_is_between_the_marks_is_replaced() {
+    fn text_between_the_marks_is_replaced() {
         let docs = "before\n<!-- add -->\n\nold\n\n<!-- end of add -->\nafter\n";
         let new = "before\n<!-- add -->\n\nnew\n\n<!-- end of add -->\nafter\n";
-        assert_eq!(between(docs, "add", "new\n"), new);
-        assert_eq!(between(new, "add", "new"), new);
+        assert_eq!(replace_between(docs, "add", "new\n"), new);
+        assert_eq!(replace_between(new, "add", "new"), new);
     }
 
     #[test]
-    #[should_panic(expected = "there is no place for net")]
-    fn a_table_without_a_place_is_told_of() {
-        between("<!-- add -->\n<!-- end of add -->\n", "net", "new");
+    #[should_panic(expected = "no marks for net")]
+    fn table_without_marks_panics() {
+        replace_between("<!-- add -->\n<!-- end of add -->\n", "net", "new");
     }
 }

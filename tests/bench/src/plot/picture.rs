@@ -1,10 +1,10 @@
-//! Which figures go into which picture.
+//! The figures of each picture.
 
 use crate::report::{Figure, Report};
 
 use super::chart::{Chart, Point};
 
-/// A picture, and the figures in it.
+/// A picture and its figures.
 pub(super) struct Picture {
     pub(super) file: &'static str,
     title: &'static str,
@@ -15,49 +15,44 @@ pub(super) struct Picture {
 /// How figures become a chart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Bars by case, of the load that is nearest to 100.
+    /// Bars by case, for the load nearest to 100.
     Cases,
-    /// Bars by load, of the first case.
+    /// Bars by load, for the first case.
     Loads,
-    /// Curves over the load, of the first case.
+    /// Curves over the load, for the first case.
     Growth,
     /// One bar for each case.
     Steps,
-    /// One bar for each way from pod to pod, of the fewest pods.
-    Ways,
+    /// One bar for each path from pod to pod, for the lowest number of pods.
+    Paths,
 }
 
 pub(super) const PICTURES: &[Picture] = &[
-    Picture { file: "add.svg", title: "ADD beside 100 pods", measures: &["ADD"], kind: Kind::Cases },
-    Picture { file: "del.svg", title: "DEL beside 100 pods", measures: &["DEL"], kind: Kind::Cases },
-    Picture {
-        file: "add-growth.svg",
-        title: "ADD, by how many pods are there",
-        measures: &["ADD"],
-        kind: Kind::Growth,
-    },
+    Picture { file: "add.svg", title: "ADD with 100 pods", measures: &["ADD"], kind: Kind::Cases },
+    Picture { file: "del.svg", title: "DEL with 100 pods", measures: &["DEL"], kind: Kind::Cases },
+    Picture { file: "add-growth.svg", title: "ADD by the number of pods", measures: &["ADD"], kind: Kind::Growth },
     Picture {
         file: "rates.svg",
-        title: "ADDs per second, by how many run at once",
+        title: "ADDs per second by the number of parallel calls",
         measures: &["ADD rate"],
         kind: Kind::Loads,
     },
-    Picture { file: "steps.svg", title: "Where our ADD spends its time", measures: &["steps"], kind: Kind::Steps },
+    Picture { file: "steps.svg", title: "Steps of an ADD of simple-ebpf-cni", measures: &["steps"], kind: Kind::Steps },
     Picture {
         file: "round-trip.svg",
         title: "TCP round trip of one byte",
         measures: &["TCP_RR p50", "TCP_RR p99"],
-        kind: Kind::Ways,
+        kind: Kind::Paths,
     },
-    Picture { file: "stream.svg", title: "One TCP stream", measures: &["TCP_STREAM"], kind: Kind::Ways },
+    Picture { file: "stream.svg", title: "One TCP stream", measures: &["TCP_STREAM"], kind: Kind::Paths },
     Picture {
         file: "stream-cpu.svg",
         title: "CPU time for a TCP stream",
         measures: &["TCP_STREAM, CPU"],
-        kind: Kind::Ways,
+        kind: Kind::Paths,
     },
-    Picture { file: "datagrams.svg", title: "UDP datagrams of 64 bytes", measures: &["UDP"], kind: Kind::Ways },
-    Picture { file: "connections.svg", title: "TCP connections", measures: &["connections"], kind: Kind::Ways },
+    Picture { file: "datagrams.svg", title: "UDP datagrams of 64 bytes", measures: &["UDP"], kind: Kind::Paths },
+    Picture { file: "connections.svg", title: "TCP connections", measures: &["connections"], kind: Kind::Paths },
 ];
 
 impl Picture {
@@ -71,7 +66,7 @@ impl Picture {
             Kind::Cases => figure.load == near,
             Kind::Loads | Kind::Growth => figure.case == first.case,
             Kind::Steps => true,
-            Kind::Ways => figure.load == first.load,
+            Kind::Paths => figure.load == first.load,
         };
         let points = all.iter().filter(has_part).map(|figure| self.point(figure)).collect();
         let (mut title, mut unit) = (self.title.to_owned(), first.unit.clone());
@@ -90,7 +85,7 @@ impl Picture {
             Kind::Cases => (figure.case.clone(), figure.implementation.clone()),
             Kind::Loads | Kind::Growth => (figure.load.to_string(), figure.implementation.clone()),
             Kind::Steps => (figure.case.clone(), figure.measure.clone()),
-            Kind::Ways => (figure.implementation.clone(), figure.measure.clone()),
+            Kind::Paths => (figure.implementation.clone(), figure.measure.clone()),
         };
         let mark = (self.kind == Kind::Cases).then_some(figure.summary.p99);
         Point { group, series, value: figure.summary.p50, mark }

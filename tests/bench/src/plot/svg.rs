@@ -1,11 +1,12 @@
-//! As much of [SVG](https://www.w3.org/TR/SVG11/) as charts need.
+//! The part of [SVG](https://www.w3.org/TR/SVG11/) that charts need.
 
 use std::fmt::Write as _;
 
-/// Colours that are told apart on a light and on a dark background, and by most who see colours differently.
-const COLOURS: [&str; 8] = ["#3b8eea", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#7f8c8d", "#56b4e9", "#b8a200"];
+/// Colors that are distinct on a light and on a dark background, also with most color vision
+/// deficiencies.
+const COLORS: [&str; 8] = ["#3b8eea", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#7f8c8d", "#56b4e9", "#b8a200"];
 
-/// What has no colour of its own follows the reader's choice of a light or a dark background.
+/// Elements without their own color follow the reader's choice of a light or a dark background.
 const STYLE: &str = "\
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 .title { font-weight: 600; font-size: 15px }
@@ -19,14 +20,14 @@ line { stroke: #59636e; stroke-opacity: .35 }
   .mark { stroke: #f0f6fc }
 }";
 
-/// A picture that is being drawn.
+/// A picture under construction.
 #[derive(Debug)]
 pub(super) struct Svg {
     width: f64,
     body: String,
 }
 
-/// Where a text stands about its point.
+/// The position of a text relative to its point.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Anchor {
     Start,
@@ -39,7 +40,7 @@ impl Svg {
         Self { width, body: String::new() }
     }
 
-    /// A text whose middle line is at `y`; `class` is one of [`STYLE`] or empty.
+    /// A text with its middle line at `y`; `class` is one of [`STYLE`] or empty.
     pub(super) fn text(&mut self, x: f64, y: f64, anchor: Anchor, class: &str, text: &str) {
         let anchor = match anchor {
             Anchor::Start => "start",
@@ -51,10 +52,10 @@ impl Svg {
         self.put(&format!(r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}"{class}>{text}</text>"#));
     }
 
-    pub(super) fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, colour: usize) {
-        let colour = COLOURS[colour % COLOURS.len()];
+    pub(super) fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, color: usize) {
+        let color = COLORS[color % COLORS.len()];
         self.put(&format!(
-            r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" rx="1.5" fill="{colour}"/>"#
+            r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" rx="1.5" fill="{color}"/>"#
         ));
     }
 
@@ -64,17 +65,17 @@ impl Svg {
     }
 
     /// A line through points, with a dot at each.
-    pub(super) fn curve(&mut self, points: &[(f64, f64)], colour: usize) {
-        let colour = COLOURS[colour % COLOURS.len()];
+    pub(super) fn curve(&mut self, points: &[(f64, f64)], color: usize) {
+        let color = COLORS[color % COLORS.len()];
         let list: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let list = list.join(" ");
-        self.put(&format!(r#"<polyline points="{list}" fill="none" stroke="{colour}" stroke-width="2"/>"#));
+        self.put(&format!(r#"<polyline points="{list}" fill="none" stroke="{color}" stroke-width="2"/>"#));
         for (x, y) in points {
-            self.put(&format!(r#"<circle cx="{x:.1}" cy="{y:.1}" r="3" fill="{colour}"/>"#));
+            self.put(&format!(r#"<circle cx="{x:.1}" cy="{y:.1}" r="3" fill="{color}"/>"#));
         }
     }
 
-    /// The whole document.
+    /// The complete document.
     pub(super) fn finish(self, height: f64, title: &str) -> String {
         let (width, body, title) = (self.width, self.body, escaped(title));
         format!(
@@ -84,7 +85,7 @@ impl Svg {
     }
 
     fn put(&mut self, element: &str) {
-        writeln!(self.body, "{element}").expect("a string takes all");
+        writeln!(self.body, "{element}").expect("writing to a string cannot fail");
     }
 }
 
@@ -97,7 +98,7 @@ mod tests {
     use super::{Anchor, Svg};
 
     #[test]
-    fn text_is_no_markup() {
+    fn text_is_escaped() {
         let mut svg = Svg::new(100.0);
         svg.text(0.0, 0.0, Anchor::Start, "", "a < b & c");
         let svg = svg.finish(50.0, "<title>");

@@ -1,4 +1,4 @@
-//! A private host for each contestant, so that none has to live with what another did to its own.
+//! A private host for each contestant, so that no contestant affects another.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, Scope};
@@ -7,54 +7,56 @@ use cnikit_testbed::{Host, host};
 
 use crate::interrupt;
 
-/// A host on a thread of its own, which does nothing but what it is told.
-pub(crate) struct Site<B> {
+/// A host on its own thread, which runs jobs.
+pub(crate) struct HostThread<B> {
     jobs: Sender<Job<B>>,
 }
 
 type Job<B> = Box<dyn FnOnce(&Host, &mut B) + Send>;
 
-impl<B: 'static> Site<B> {
-    /// Starts a host; `bed` makes, on it, what jobs work with. It ends with this value.
+impl<B: 'static> HostThread<B> {
+    /// Starts a host. `fixture` creates the objects for the jobs on it. The host ends with this
+    /// value.
     pub(crate) fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         name: &str,
-        bed: impl FnOnce(&Host) -> B + Send + 'scope,
+        fixture: impl FnOnce(&Host) -> B + Send + 'scope,
     ) -> Self {
         let (jobs, queue) = channel::<Job<B>>();
         let work = move || {
             host(|host| {
-                // The bridges stay, and the reference plugins leave more. All of it goes with the namespace.
+                // The bridges stay, and the reference plugins leave more objects. All of them
+                // disappear with the namespace.
                 host.keep("");
-                let mut bed = bed(host);
-                serve(host, &mut bed, queue);
+                let mut fixture = fixture(host);
+                serve(host, &mut fixture, queue);
             });
         };
         Builder::new().name(name.to_owned()).spawn_scoped(scope, work).expect("a thread can be started");
         Self { jobs }
     }
 
-    /// Has something done there, and waits for it.
+    /// Runs a job there and waits for its end.
     ///
     /// # Panics
     ///
-    /// If it panicked there; what it said is on standard error.
+    /// If the job panicked; its message is on standard error.
     pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce(&Host, &mut B) -> T + Send + 'static) -> T {
         interrupt::check();
         let (answer, result) = channel();
-        let job: Job<B> = Box::new(move |host, bed| {
-            let _ = answer.send(job(host, bed));
+        let job: Job<B> = Box::new(move |host, fixture| {
+            let _ = answer.send(job(host, fixture));
         });
         let sent = self.jobs.send(job).ok().and_then(|()| result.recv().ok());
         sent.unwrap_or_else(|| {
             interrupt::check();
-            panic!("a host has failed: see above")
+            panic!("a private host failed; see the messages above")
         })
     }
 }
 
-fn serve<B>(host: &Host, bed: &mut B, queue: Receiver<Job<B>>) {
+fn serve<B>(host: &Host, fixture: &mut B, queue: Receiver<Job<B>>) {
     for job in queue {
-        job(host, bed);
+        job(host, fixture);
     }
 }

@@ -1,5 +1,6 @@
-//! A deletion that is not waited for leaves nothing of its caller open, and no zombies. A binary of its own: whatever other tests start
-//! meanwhile would hold the descriptors for a moment too.
+//! A background deletion keeps no descriptor of its caller open and leaves no zombies. This test is
+//! its own binary, because processes of other tests in the same binary would inherit the
+//! descriptors for a moment.
 #![cfg(feature = "netlink")]
 
 use std::{
@@ -22,23 +23,24 @@ use rustix::{
     process::{WaitOptions, getpid, set_child_subreaper, wait},
 };
 
-/// Set for the caller of [`a_caller_that_ends_leaves_nothing_open`], and so for the process that it leaves behind.
+/// Set for the caller of [`caller_leaves_nothing_open`], and inherited by the process that it
+/// leaves behind.
 const CALLER: &str = "CNIKIT_TEST_CALLER";
 
 /// The path of the record for a caller.
 const RECORD: &str = "CNIKIT_TEST_RECORD";
 
-/// What a runtime sees of a plugin that deletes a link: its process ends, and so does its output, though another
-/// process lives on.
+/// The view of a runtime on a plugin that deletes a link: the process ends and closes its output,
+/// though another process still runs.
 #[test]
-fn a_caller_that_ends_leaves_nothing_open() {
+fn caller_leaves_nothing_open() {
     if !privileged() {
         return;
     }
     let mark = std::process::id().to_string();
     let mut left_behind = 0;
     for _ in 0..20 {
-        // Each has a record of its own: whether orphans are reaped here is not what this is about.
+        // Each caller has its own record, because the test must not depend on the reaper here.
         let dir = tempfile::tempdir().expect("a directory");
         let mut caller = caller("a_caller", dir.path()).env(CALLER, &mark).spawn().expect("start a caller");
         let status = caller.wait().expect("wait for the caller");
@@ -47,10 +49,10 @@ fn a_caller_that_ends_leaves_nothing_open() {
         poll(&mut ends, Some(&Timespec::default())).expect("poll");
         let closed = ends[0].revents().contains(PollFlags::HUP);
         let remaining = descriptors_of_callers(&mark);
-        let mut said = String::new();
-        output.read_to_string(&mut said).expect("read");
-        assert!(status.success() && said.contains("1 passed"), "{said}");
-        assert!(closed, "somebody still holds the output of the caller");
+        let mut text = String::new();
+        output.read_to_string(&mut text).expect("read");
+        assert!(status.success() && text.contains("1 passed"), "{text}");
+        assert!(closed, "a process still holds the output of the caller");
         for descriptors in remaining {
             left_behind += 1;
             assert_eq!(descriptors.len(), 5, "{descriptors:?}");
@@ -59,19 +61,19 @@ fn a_caller_that_ends_leaves_nothing_open() {
             assert!(descriptors[4].starts_with("pipe:"), "{descriptors:?}");
         }
     }
-    assert!(left_behind > 0, "no process was ever seen that outlives its caller");
+    assert!(left_behind > 0, "no process outlived its caller");
 }
 
-/// A caller that is the reaper of its orphans, and reaps none, among callers whose reaper does.
+/// A caller that is a subreaper and reaps nothing, among callers with a working reaper.
 #[test]
-fn a_subreaper_that_does_not_reap_gets_one_zombie() {
+fn subreaper_that_does_not_reap_gets_one_zombie() {
     if !privileged() {
         return;
     }
     for has_other_callers in [false, true] {
         let dir = tempfile::tempdir().expect("a directory");
         if has_other_callers {
-            // The first is seen to be reaped by the second.
+            // The second caller finds that the first orphan was reaped.
             for _ in 0..2 {
                 run(&mut caller("a_caller", dir.path()));
                 thread::sleep(SLOW_REAPER);
@@ -81,7 +83,7 @@ fn a_subreaper_that_does_not_reap_gets_one_zombie() {
     }
 }
 
-/// How long process 1 may take to reap: some look for orphans once in a while only.
+/// How long process 1 may take to reap: some check for orphans only from time to time.
 const SLOW_REAPER: Duration = Duration::from_secs(3);
 
 fn caller(test: &str, dir: &Path) -> Command {
@@ -93,32 +95,32 @@ fn caller(test: &str, dir: &Path) -> Command {
 
 fn run(caller: &mut Command) {
     let output = caller.output().expect("start a caller");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
-/// A caller of the tests above, in a process of its own.
+/// A caller of the tests above, in its own process.
 #[test]
 #[ignore = "run by the tests above"]
 fn a_caller() {
     let Some(record) = given_record() else { return };
-    let bed = Bed::new();
-    let veth = bed.veth(0);
-    bed.host.socket().expect("open a socket").delete_link_nowait(veth.host, &record).expect("delete");
+    let fixture = Fixture::new();
+    let veth = fixture.veth(0);
+    fixture.host.socket().expect("open a socket").delete_link_nowait(veth.host, &record).expect("delete");
     let children = wait(WaitOptions::NOHANG);
-    assert_eq!(children.expect_err("there is no child"), rustix::io::Errno::CHILD, "nobody is left to be waited for");
+    assert_eq!(children.expect_err("no child"), rustix::io::Errno::CHILD, "no child is left");
 }
 
-/// As above, and the parent of its orphans: one after the other, and many at once.
+/// As above, and the parent of its orphans: first one after the other, then many at once.
 #[test]
 #[ignore = "run by the tests above"]
 fn a_subreaper() {
     let Some(record) = given_record() else { return };
     set_child_subreaper(Some(getpid())).expect("become a subreaper");
-    let bed = Bed::new();
+    let fixture = Fixture::new();
     let delete = |number| {
-        let veth = bed.veth(number);
-        bed.host.socket().expect("open a socket").delete_link_nowait(veth.host, &record).expect("delete");
+        let veth = fixture.veth(number);
+        fixture.host.socket().expect("open a socket").delete_link_nowait(veth.host, &record).expect("delete");
     };
     thread::scope(|scope| {
         for number in 0..8 {
@@ -130,9 +132,9 @@ fn a_subreaper() {
     while let Ok(Some(_)) = wait(WaitOptions::empty()) {
         reaped += 1;
     }
-    assert_eq!(reaped, 1, "the first is how the reaper is tried");
+    assert_eq!(reaped, 1, "only the first orphan tests the reaper");
     delete(0);
-    assert!(wait(WaitOptions::empty()).is_ok(), "that it reaps is noticed");
+    assert!(wait(WaitOptions::empty()).is_ok(), "the record shows that the reaper works");
 }
 
 fn given_record() -> Option<OrphanRecord> {
@@ -140,12 +142,12 @@ fn given_record() -> Option<OrphanRecord> {
 }
 
 /// A host and a pod.
-struct Bed {
+struct Fixture {
     host: Netns,
     pod: Netns,
 }
 
-impl Bed {
+impl Fixture {
     fn new() -> Self {
         let create = || Netns::create().expect("create a namespace");
         Self { host: create(), pod: create() }
@@ -161,7 +163,7 @@ impl Bed {
     }
 }
 
-/// What the descriptors of each process are open on that has the mark in its environment.
+/// The open descriptors of each process with the mark in its environment.
 fn descriptors_of_callers(mark: &str) -> Vec<Vec<String>> {
     let variable = format!("{CALLER}={mark}").into_bytes();
     let is_marked = |process: &Path| {
@@ -180,7 +182,7 @@ fn descriptors_of_callers(mark: &str) -> Vec<Vec<String>> {
                 descriptors.push(target.to_string_lossy().into_owned());
             }
         }
-        // One that ends loses its environment first, and then one descriptor after the other.
+        // A process that ends loses its environment first, and then its descriptors one by one.
         if is_marked(&path) {
             found.push(descriptors);
         }
