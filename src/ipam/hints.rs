@@ -1,4 +1,5 @@
-//! What helps to find a free address: the text behind the boot's name in the lock file, which is open in any case.
+//! Hints for the search of a free address. They follow the boot id in the lock file, which is open
+//! in any case.
 //!
 //! ```text
 //! 0c6e3b6a-1f0e-4d0a-9c0b-3a3f5a1d7b52
@@ -7,28 +8,30 @@
 //! taken 10.244.1.2 10.244.1.200
 //! ```
 //!
-//! Nothing is believed to be leased because it stands here: what is lost or wrong costs a longer search.
+//! The hints never prove that an address is leased. Lost or wrong hints only make a search longer.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Shorter rows are not written down: looking at their addresses one by one is as fast.
+use super::range::number;
+
+/// Minimum length of a stored interval. Probing a shorter run one by one is as fast.
 const MIN_RUN: u128 = if cfg!(test) { 2 } else { 8 };
-/// No more rows are written down, so that reading all of them is one system call.
+/// Maximum number of stored intervals, so that one system call reads them all.
 const MAX_RUNS: usize = 32;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct AllocationHints {
-    /// The address of each pool that was handed out last.
+    /// The last allocated address of each pool.
     pub(super) last: Vec<IpAddr>,
-    /// Addresses that a search has seen to be taken, and that were not released since.
+    /// Addresses that a search has seen as taken and that were not released since.
     pub(super) taken: AddressSet,
 }
 
-/// A set of addresses, kept as rows without a gap.
+/// A set of addresses, stored as intervals.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct AddressSet {
-    /// Sorted, and apart from each other.
+    /// Sorted, disjoint and not adjacent.
     rows: Vec<Interval>,
 }
 
@@ -39,7 +42,7 @@ struct Interval {
 }
 
 impl AllocationHints {
-    /// Reads what [`fmt::Display`] has written. Whatever is no hint is passed over.
+    /// Parses the output of [`fmt::Display`]. Ignores invalid lines.
     pub(super) fn parse(text: &[u8]) -> Self {
         let mut hints = Self::default();
         for line in String::from_utf8_lossy(text).lines() {
@@ -58,8 +61,8 @@ impl AllocationHints {
         hints
     }
 
-    /// Those of an earlier boot that still are of use: nothing is taken any more, but peers outside may remember who had
-    /// an address.
+    /// The hints of an earlier boot that are still useful. No address is taken any more, but
+    /// external peers may still cache the neighbor entry of an address.
     pub(super) fn from_previous_boot(text: &[u8]) -> Self {
         Self { taken: AddressSet::default(), ..Self::parse(text) }
     }
@@ -80,18 +83,18 @@ impl fmt::Display for AllocationHints {
 }
 
 impl AddressSet {
-    /// How many rows there are.
+    /// The number of intervals.
     pub(super) fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// The end of the row that `address` is in.
+    /// The last address of the interval that contains `address`.
     pub(super) fn end_of_interval(&self, address: IpAddr) -> Option<IpAddr> {
         let row = self.rows.get(self.not_before(address))?;
         (row.first <= address).then_some(row.last)
     }
 
-    /// Takes an address in.
+    /// Adds an address.
     pub(super) fn add(&mut self, address: IpAddr) {
         let index = self.not_before(address);
         let after = self.rows.get(index).copied();
@@ -112,7 +115,7 @@ impl AddressSet {
         }
     }
 
-    /// Leaves an address out; whether it was in.
+    /// Removes an address; returns whether it was in the set.
     pub(super) fn remove(&mut self, address: IpAddr) -> bool {
         let index = self.not_before(address);
         let Some(row) = self.rows.get(index).copied().filter(|row| row.first <= address) else {
@@ -125,12 +128,12 @@ impl AddressSet {
         true
     }
 
-    /// Leaves out the rows that begin where `is_among` says.
+    /// Removes the intervals whose first address matches.
     pub(super) fn forget(&mut self, is_among: impl Fn(IpAddr) -> bool) {
         self.rows.retain(|row| !is_among(row.first));
     }
 
-    /// The index of the first row that does not end before `address`.
+    /// The index of the first interval that ends at or after `address`.
     fn not_before(&self, address: IpAddr) -> usize {
         self.rows.partition_point(|row| row.last < address)
     }
@@ -139,13 +142,6 @@ impl AddressSet {
 impl Interval {
     fn length(&self) -> u128 {
         (number(self.last) - number(self.first)).saturating_add(1)
-    }
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_bits().into(),
-        IpAddr::V6(v6) => v6.to_bits(),
     }
 }
 

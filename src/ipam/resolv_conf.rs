@@ -9,8 +9,9 @@ pub(super) fn read(path: &Path) -> Result<Dns> {
     Ok(parse(&text))
 }
 
-/// What a file in the form of [resolv.conf(5)](https://man7.org/linux/man-pages/man5/resolv.conf.5.html) says; like the
-/// resolver, it passes over what it does not know, and the last `domain` and `search` count.
+/// Parses a file in the format of
+/// [resolv.conf(5)](https://man7.org/linux/man-pages/man5/resolv.conf.5.html). Like the resolver,
+/// it ignores unknown lines and uses the last `domain` and `search`.
 fn parse(text: &str) -> Dns {
     let mut dns = Dns::default();
     for line in text.lines().filter(|line| !line.starts_with(['#', ';'])) {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::fixture::{NOW, ip, lease, owner, pool};
-use super::*;
+use crate::ipam::*;
 use crate::spec::{ErrorCode, HasErrorCode, IfName};
 
 fn eth0() -> IfName {

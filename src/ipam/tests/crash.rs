@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fixture::{owner, pool};
-use super::{BootId, Lease, Pool, Store, StoreGuard};
+use crate::ipam::{BootId, Lease, Pool, Store, StoreGuard};
 
 thread_local! {
     /// How many more steps this thread takes before it is stopped.
@@ -16,7 +16,7 @@ thread_local! {
 }
 
 /// Every step of the store passes through here.
-pub(super) fn step() {
+pub(in crate::ipam) fn step() {
     match STEPS_LEFT.get() {
         None => {}
         // Unwinding is as good as a kill: nothing in the store cleans up by dropping, but the kernel closes the lock.

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::fixture::{NOW, ip, lease, owner, pool, usage};
-use super::*;
+use crate::ipam::*;
 use crate::spec::{ErrorCode, HasErrorCode};
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use proptest::prelude::*;
 
-use super::{Error, Range};
+use crate::ipam::{Error, Range};
 use crate::spec::{ErrorCode, HasErrorCode};
 
 fn ip(text: &str) -> IpAddr {

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use super::fixture::{NOW, ip, lease, owner, pool, usage};
-use super::*;
+use crate::ipam::*;
 use crate::spec::{ErrorCode, HasErrorCode};
 
 /// What was set aside, by its name and the reason.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Owner, Pool, Range, Store, Usage};
+use crate::ipam::{Owner, Pool, Range, Store, Usage};
 
 /// Does not wait for a lock.
 pub(super) const NOW: Duration = Duration::ZERO;

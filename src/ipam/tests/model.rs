@@ -6,9 +6,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::crash_tests::run_for;
+use super::crash::run_for;
 use super::fixture::{NOW, ip, owner};
-use super::{BootId, Error, Lease, MemoryStore, Pool, Store};
+use crate::ipam::{BootId, Error, Lease, MemoryStore, Pool, Store};
 
 /// Two pools, and by hand what they hold.
 const POOLS: [&str; 2] = [

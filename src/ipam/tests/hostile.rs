@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use super::fixture::{NOW, ip, lease, owner, pool};
-use super::{BootId, Error, Store};
+use crate::ipam::{BootId, Error, Store};
 use crate::spec::{ErrorCode, HasErrorCode};
 
 /// A user who is nobody here. Only root can give files away.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::fixture::{NOW, lease, owner, pool};
-use super::{BootId, Store};
+use crate::ipam::{BootId, Store};
 
 fn store(dir: &Path) -> Store {
     Store::for_boot(dir.join("net"), BootId::new("boot"))

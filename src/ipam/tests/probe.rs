@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use super::fixture::{NOW, lease, pool};
-use super::{BootId, Error, Store};
+use crate::ipam::{BootId, Error, Store};
 
 fn store(dir: &Path) -> Store {
     Store::for_boot(dir.join("data/net"), BootId::new("boot"))

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use serde_json::json;
 
-use super::{IpamConfig, IpamKeys, Pool, RangeKeys};
+use crate::ipam::{IpamConfig, IpamKeys, Pool, RangeKeys};
 use crate::spec::{ErrorCode, HasErrorCode};
 
 fn ip(text: &str) -> IpAddr {
