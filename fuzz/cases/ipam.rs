@@ -1,4 +1,5 @@
-//! Any files in the directory of a network's leases: an error that names one of them, or addresses that nobody has.
+//! Puts arbitrary files into the lease directory of a network. Expects an error that names a file,
+//! or addresses that are free.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use cnikit::ipam::{BootId, Error, Owner, Pool, Store};
 
-/// What is done to the directory: the first byte says to which file, the second how, the third how much follows.
+/// The change of the directory. The first byte selects the file, the second the operation, the
+/// third the length of the data.
 const FILES: [&str; 10] = [
     "lock",
     "pending",
@@ -36,7 +38,7 @@ pub(crate) fn run(input: &[u8]) {
 
     let held = held(store.dir());
     let mut given = HashSet::new();
-    // One more than there are addresses.
+    // One more than the number of addresses.
     for id in ["a", "b", "c", "d", "e", "f"] {
         let lease = store.lock(Duration::ZERO).and_then(|mut locked| locked.allocate(&owner(id), &pools, &[]));
         match lease {
@@ -66,9 +68,9 @@ fn change(dir: &Path, mut input: &[u8]) {
         let (content, rest) = rest.split_at(usize::from(length).min(rest.len()));
         input = rest;
         let path = dir.join(FILES[usize::from(file) % FILES.len()]);
-        // What cannot be done is not done.
+        // Ignore operations that fail.
         let _ = match how % 5 {
-            // In place: the other name of the file has it, too.
+            // Writes in place, so the other name of the file has the new content too.
             0 => fs::write(&path, content),
             1 => fs::remove_file(&path).and_then(|()| fs::write(&path, content)),
             2 => fs::remove_file(&path).and_then(|()| fs::create_dir(&path)),
@@ -78,8 +80,8 @@ fn change(dir: &Path, mut input: &[u8]) {
     }
 }
 
-/// Addresses that must not be given to anybody: those with the file of a lease. Where the boot's mark in the lock is
-/// lost, damaged leases are those of an earlier boot.
+/// Addresses that must not be allocated: addresses with the file of a lease. If the boot mark in
+/// the lock file is lost, damaged leases count as leases of an earlier boot.
 fn held(dir: &Path) -> HashSet<IpAddr> {
     let entries = |name: &str| fs::read_dir(dir.join(name)).into_iter().flatten().flatten();
     let lock = dir.join("lock");
@@ -98,7 +100,7 @@ fn held(dir: &Path) -> HashSet<IpAddr> {
         })
         .filter_map(|entry| Some(entry.metadata().ok()?.ino()))
         .collect();
-    // The change that was under way is undone, its addresses among it.
+    // The pending change is undone, including its addresses.
     let pending = fs::symlink_metadata(dir.join("pending")).map(|file| file.ino()).ok();
     entries("addresses")
         .filter(|entry| entry.metadata().is_ok_and(|file| owned.contains(&file.ino()) && Some(file.ino()) != pending))
@@ -106,7 +108,7 @@ fn held(dir: &Path) -> HashSet<IpAddr> {
         .collect()
 }
 
-/// Everything that only reads.
+/// Every operation that only reads.
 fn look(store: &Store, pool: &Pool) {
     let dir = store.dir();
     let named = |error: Error| assert_names_a_file(&error, dir);
@@ -116,7 +118,7 @@ fn look(store: &Store, pool: &Pool) {
     }
     for leases in [store.leases(), store.leases_of_all_boots()] {
         match leases {
-            // A directory has no more entries than were put there.
+            // The number of entries is bounded by the input.
             Ok(leases) => leases.take(32).for_each(|lease| lease.map(drop).unwrap_or_else(named)),
             Err(error) => named(error),
         }

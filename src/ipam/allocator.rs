@@ -59,19 +59,19 @@ pub(super) fn allocate(
         return Err(Error::AlreadyLeased { lease: Box::new(lease) });
     }
     let reclaim = &mut |lease: &Lease| !lease.imported && reclaim(lease);
-    let wishes = requested_by_pool(pools, requested)?;
+    let requests = requested_by_pool(pools, requested)?;
     // Requested addresses come first: the search in another pool could otherwise choose one of
     // them.
-    for wish in wishes.iter().flatten() {
-        claim(table, *wish, reclaim)?;
+    for request in requests.iter().flatten() {
+        claim(table, *request, reclaim)?;
     }
-    let mut chosen: Vec<IpAddr> = wishes.iter().copied().flatten().collect();
+    let mut chosen: Vec<IpAddr> = requests.iter().copied().flatten().collect();
     let mut hints = table.hints();
     let mut addresses = Vec::with_capacity(pools.len());
     let mut last = Vec::with_capacity(pools.len());
-    for (pool, wish) in pools.iter().zip(&wishes) {
+    for (pool, request) in pools.iter().zip(&requests) {
         let cursor = hints.last.iter().copied().find(|address| pool.contains(*address));
-        let address = match wish {
+        let address = match request {
             Some(address) => *address,
             None => {
                 let mut search = Search { table, pool, cursor, chosen: &chosen, taken: &mut hints.taken };
@@ -81,7 +81,7 @@ pub(super) fn allocate(
             }
         };
         // A requested address does not move the cursor of the search.
-        last.extend(if wish.is_some() { cursor } else { Some(address) });
+        last.extend(if request.is_some() { cursor } else { Some(address) });
         addresses.push(pool.range_of(address).map_or(address.into(), |range: &Range| range.with_prefix(address)));
     }
     hints.last = last;
@@ -90,21 +90,21 @@ pub(super) fn allocate(
 
 /// The requested address of each pool.
 fn requested_by_pool(pools: &[Pool], requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>> {
-    let mut wishes = vec![None; pools.len()];
+    let mut requests = vec![None; pools.len()];
     for (index, address) in requested.iter().enumerate() {
         // A runtime may pass the same request in several places.
         if requested[..index].contains(address) {
             continue;
         }
-        let Some((pool, wish)) = pools.iter().zip(&mut wishes).find(|(pool, _)| pool.contains(*address)) else {
+        let Some((pool, request)) = pools.iter().zip(&mut requests).find(|(pool, _)| pool.contains(*address)) else {
             let pools: Vec<String> = pools.iter().map(Pool::to_string).collect();
             return Err(Error::NotInPools { address: *address, pools: pools.join(", ") });
         };
-        if let Some(first) = wish.replace(*address) {
+        if let Some(first) = request.replace(*address) {
             return Err(Error::RequestedTwice { first, second: *address, pool: Box::new(pool.clone()) });
         }
     }
-    Ok(wishes)
+    Ok(requests)
 }
 
 /// Makes `address` free, or returns an error.
@@ -132,10 +132,10 @@ struct Search<'a, T> {
 
 impl<T: Table> Search<'_, T> {
     fn free_address(&mut self, reclaim: &mut dyn FnMut(&Lease) -> bool) -> Result<IpAddr> {
-        if let Some(address) = self.free_by_looks()? {
+        if let Some(address) = self.free_by_probing()? {
             return Ok(address);
         }
-        if let Some(address) = self.free_by_list()? {
+        if let Some(address) = self.free_by_listing()? {
             return Ok(address);
         }
         for lease in self.table.all()? {
@@ -147,11 +147,11 @@ impl<T: Table> Search<'_, T> {
                 }
             }
         }
-        self.free_by_list()?.ok_or_else(|| Error::PoolExhausted { pool: Box::new(self.pool.clone()) })
+        self.free_by_listing()?.ok_or_else(|| Error::PoolExhausted { pool: Box::new(self.pool.clone()) })
     }
 
     /// Probes addresses one by one and skips intervals that are known to be taken, up to the limit.
-    fn free_by_looks(&mut self) -> Result<Option<IpAddr>> {
+    fn free_by_probing(&mut self) -> Result<Option<IpAddr>> {
         let mut place = self.cursor;
         // Each jump skips one interval. More jumps than intervals mean that the search has covered
         // the whole pool.
@@ -175,7 +175,7 @@ impl<T: Table> Search<'_, T> {
 
     /// Lists the taken addresses, which does not depend on the hints, and updates the hints from
     /// the list.
-    fn free_by_list(&mut self) -> Result<Option<IpAddr>> {
+    fn free_by_listing(&mut self) -> Result<Option<IpAddr>> {
         let taken = self.table.taken()?;
         self.taken.forget(|address| self.pool.contains(address));
         for address in self.pool.iter_from(self.cursor) {

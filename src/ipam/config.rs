@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
 use super::error::{Error, Result};
-use super::pool::{Pool, keep_apart};
+use super::pool::{Pool, check_disjoint};
 use super::range::{Range, RangeKeys};
 use super::resolv_conf;
 use crate::spec::lenient::{empty_as_none, null_as_default};
@@ -36,7 +36,7 @@ use crate::spec::{Dns, Route};
 ///
 /// let overlap = r#"{"ranges": [[{"subnet": "10.10.0.0/16"}], [{"subnet": "10.10.7.0/24"}]]}"#;
 /// let error = serde_json::from_str::<IpamConfig>(overlap).unwrap_err();
-/// assert_eq!(error.to_string(), "ranges 10.10.0.0/16 and 10.10.7.0/24 overlap; give each address to one of them");
+/// assert_eq!(error.to_string(), "ranges 10.10.0.0/16 and 10.10.7.0/24 overlap; each address must be in one range only");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -164,7 +164,7 @@ fn pools(sets: Vec<Vec<RangeKeys>>, exclude: &[IpNetwork]) -> Result<Vec<Pool>> 
         *range = range.clone().exclude(&own)?;
     }
     let pools: Vec<Pool> = sets.into_iter().map(Pool::new).collect::<Result<_>>()?;
-    keep_apart(pools.iter().flat_map(Pool::ranges))?;
+    check_disjoint(pools.iter().flat_map(Pool::ranges))?;
     Ok(pools)
 }
 

@@ -37,7 +37,7 @@ pub enum Error {
     },
 
     /// The subnet has no address except the gateway.
-    #[error("{subnet} leaves no address beside the gateway; use a subnet of /{} or larger", if .subnet.is_ipv4() { 30 } else { 126 })]
+    #[error("{subnet} has no address except the gateway; use a subnet of /{} or larger", if .subnet.is_ipv4() { 30 } else { 126 })]
     SubnetTooSmall {
         /// The configured subnet.
         subnet: IpNetwork,
@@ -45,7 +45,7 @@ pub enum Error {
 
     /// The gateway is not in the subnet.
     #[error(
-        "gateway {gateway} is not in {subnet}; choose one that is, or leave it out to take the subnet's first address"
+        "gateway {gateway} is not in {subnet}; use an address of the subnet, or omit the gateway for the first address"
     )]
     GatewayOutside {
         /// The configured gateway.
@@ -55,7 +55,7 @@ pub enum Error {
     },
 
     /// The gateway is the network address or the broadcast address of the subnet.
-    #[error("gateway {gateway} is the network or the broadcast address of {subnet}; choose one between them")]
+    #[error("gateway {gateway} is the network or the broadcast address of {subnet}; use an address between them")]
     GatewayReserved {
         /// The configured gateway.
         gateway: IpAddr,
@@ -64,7 +64,7 @@ pub enum Error {
     },
 
     /// A bound is not an address that the range can allocate.
-    #[error("{bound} cannot bound {range}; choose an address from {} to {}", .range.first(), .range.last())]
+    #[error("{bound} is outside {range}; use an address from {} to {}", .range.first(), .range.last())]
     BoundOutside {
         /// The configured bound.
         bound: IpAddr,
@@ -73,7 +73,7 @@ pub enum Error {
     },
 
     /// The range ends before it starts.
-    #[error("the range of {subnet} from {first} to {last} is reversed; exchange its ends")]
+    #[error("the range of {subnet} from {first} to {last} is reversed; swap its bounds")]
     Reversed {
         /// The configured first address.
         first: IpAddr,
@@ -84,7 +84,7 @@ pub enum Error {
     },
 
     /// An excluded prefix is not in any range.
-    #[error("exclude {exclude} is not in {ranges}; correct it, or leave it out")]
+    #[error("exclude {exclude} is not in {ranges}; correct or remove it")]
     ExcludeOutside {
         /// The excluded prefix.
         exclude: IpNetwork,
@@ -93,18 +93,18 @@ pub enum Error {
     },
 
     /// The range has no address except the gateway and the excluded ones.
-    #[error("nothing of {range} is left to hand out; widen its bounds, or exclude less")]
+    #[error("no address of {range} can be allocated; widen its bounds or exclude less")]
     NothingLeft {
         /// The range.
         range: Box<Range>,
     },
 
     /// A list of ranges is empty.
-    #[error("a list of ranges is empty; write a range into it, or leave the list out")]
+    #[error("a list of ranges is empty; add a range or remove the list")]
     EmptyPool,
 
     /// A list of ranges contains IPv4 and IPv6 ranges.
-    #[error("{first} and {other} stand in one list of ranges; write IPv4 and IPv6 ranges into lists of their own")]
+    #[error("{first} and {other} are in one list of ranges; use separate lists for IPv4 and IPv6")]
     MixedFamilies {
         /// The first subnet of the list.
         first: IpNetwork,
@@ -113,7 +113,7 @@ pub enum Error {
     },
 
     /// Two ranges can allocate the same address.
-    #[error("ranges {first} and {second} overlap; give each address to one of them")]
+    #[error("ranges {first} and {second} overlap; each address must be in one range only")]
     Overlap {
         /// The first range.
         first: Box<Range>,
@@ -122,7 +122,7 @@ pub enum Error {
     },
 
     /// A range can allocate the gateway of another range.
-    #[error("range {range} would hand out {gateway}, the gateway of another; exclude it")]
+    #[error("range {range} contains {gateway}, the gateway of another range; exclude it")]
     GatewayHandedOut {
         /// The gateway.
         gateway: IpAddr,
@@ -131,11 +131,11 @@ pub enum Error {
     },
 
     /// No range is configured.
-    #[error("no range of addresses is configured; write a subnet")]
+    #[error("no address range is configured; add a subnet")]
     NoRanges,
 
     /// A key needs a `subnet`, but there is none.
-    #[error("{key} {address} has no subnet beside it; write the subnet that it is of")]
+    #[error("{key} {address} is set without a subnet; add the subnet")]
     NoSubnet {
         /// The key.
         key: &'static str,
@@ -164,7 +164,7 @@ pub enum Error {
     },
 
     /// The attachment already holds a lease.
-    #[error("{} already holds {}; release it before it is given another lease", .lease.owner, list(&.lease.addresses))]
+    #[error("{} already holds {}; release it before another allocation", .lease.owner, list(&.lease.addresses))]
     AlreadyLeased {
         /// The existing lease.
         lease: Box<Lease>,
@@ -178,7 +178,7 @@ pub enum Error {
     },
 
     /// Another attachment holds a requested address.
-    #[error("{address} is held{}; ask for another address, or remove that attachment", by_owner(.holder.as_deref()))]
+    #[error("{address} is held{}; request another address or remove that attachment", by_owner(.holder.as_deref()))]
     AddressTaken {
         /// The requested address.
         address: IpAddr,
@@ -187,7 +187,7 @@ pub enum Error {
     },
 
     /// A requested address cannot be allocated from any pool.
-    #[error("{address} is not among the addresses of {pools} that can be handed out; ask for one that is")]
+    #[error("{address} cannot be allocated from {pools}; request another address")]
     NotInPools {
         /// The requested address.
         address: IpAddr,
@@ -196,7 +196,7 @@ pub enum Error {
     },
 
     /// Two addresses of one pool were requested.
-    #[error("{first} and {second} are both of {pool}, which gives one address; ask for one of them")]
+    #[error("{first} and {second} are both in {pool}, which assigns one address; request only one of them")]
     RequestedTwice {
         /// The first requested address.
         first: IpAddr,
@@ -218,7 +218,7 @@ pub enum Error {
     },
 
     /// A lease file does not contain a lease, or contains the lease of another owner.
-    #[error("lease file {} cannot be understood: {source}; delete the attachment that it is named after to free its addresses", .path.display())]
+    #[error("lease file {} is corrupt: {source}; delete the attachment in its name to free its addresses", .path.display())]
     CorruptLease {
         /// The file of the owner, or of one of its addresses.
         path: PathBuf,
@@ -230,7 +230,7 @@ pub enum Error {
     },
 
     /// Another user can change the file or directory, or owns it.
-    #[error("{} {}: make it root's alone, by chown root and chmod go-w", .path.display(), shared_by(*.uid))]
+    #[error("{} {}: run chown root and chmod go-w on it", .path.display(), shared_by(*.uid))]
     Shared {
         /// The file or directory.
         path: PathBuf,
@@ -239,14 +239,14 @@ pub enum Error {
     },
 
     /// The directory of the store is a symbolic link that another user could have created.
-    #[error("{} is a symbolic link, which may lead anywhere: put a directory there that is root's alone", .path.display())]
+    #[error("{} is a symbolic link, which another user may have created: replace it with a directory of root", .path.display())]
     Linked {
         /// The link.
         path: PathBuf,
     },
 
     /// A file to import is not a table of leases.
-    #[error("{} is no table of leases: {source}; it needs the key \"allocated\", with the container id of each address", .path.display())]
+    #[error("{} is not a table of leases: {source}; it needs the key \"allocated\", with the container id of each address", .path.display())]
     NotATable {
         /// The file.
         path: PathBuf,
@@ -302,7 +302,7 @@ impl HasErrorCode for Error {
 impl Error {
     /// For `map_err`: adds the path of the lease file.
     pub(super) fn corrupt(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
-        let owner = path.file_name().and_then(|name| Owner::of_file_name(name.to_str()?)).map(Box::new);
+        let owner = path.file_name().and_then(|name| Owner::from_file_name(name.to_str()?)).map(Box::new);
         move |source| Self::CorruptLease { path: path.to_owned(), owner, source }
     }
 
@@ -346,9 +346,9 @@ fn list(addresses: &[IpNetwork]) -> String {
 
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::PermissionDenied => " (it is for root alone, as whom runtimes run plugins)",
-        io::ErrorKind::NotADirectory => " (a file is in the way of the directory)",
-        io::ErrorKind::ReadOnlyFilesystem => " (choose a directory on a file system that can be written)",
+        io::ErrorKind::PermissionDenied => " (only root has access; runtimes run plugins as root)",
+        io::ErrorKind::NotADirectory => " (a file exists in place of the directory)",
+        io::ErrorKind::ReadOnlyFilesystem => " (use a directory on a writable file system)",
         io::ErrorKind::StorageFull => " (free space or inodes on that file system, or choose another directory)",
         _ => "",
     }

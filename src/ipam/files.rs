@@ -22,7 +22,7 @@ const DIR_MODE: u32 = 0o700;
 /// Maximum size of an intact file, in bytes.
 const MAX_FILE_SIZE: u64 = 64 * 1024;
 /// Maximum size of the lock file, in bytes. The hints are limited to fit.
-const SHORT: usize = 4 * 1024;
+const MAX_LOCK_FILE_SIZE: usize = 4 * 1024;
 /// Fails with `ELOOP` on a symbolic link.
 pub(super) const O_NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 /// Size of the buffer for directory entries, in bytes.
@@ -81,7 +81,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 
 /// The metadata of a file, or `None` if there is no file.
 pub(super) fn stat(path: &Path) -> Result<Option<Metadata>> {
-    present(fs::symlink_metadata(path)).map_err(Error::io("look at", path))
+    not_found_as_none(fs::symlink_metadata(path)).map_err(Error::io("examine", path))
 }
 
 /// Opens a file for reading. Does not follow symbolic links, and does not block on a pipe without a
@@ -89,7 +89,7 @@ pub(super) fn stat(path: &Path) -> Result<Option<Metadata>> {
 fn open(path: &Path) -> Result<Option<File>> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(O_NOFOLLOW | OFlags::NONBLOCK.bits().cast_signed());
-    present(options.open(path)).map_err(Error::io("open", path))
+    not_found_as_none(options.open(path)).map_err(Error::io("open", path))
 }
 
 /// Rejects a store directory that another user could change. Such a user could replace files or
@@ -109,13 +109,13 @@ pub(super) fn check_ownership(dir: &Path) -> Result<()> {
         if mode.intersects(others) && (is_own || !mode.contains(Mode::SVTX)) {
             return Err(Error::Shared { path: path.to_owned(), uid: None });
         }
-        refuse_foreign(&found, path)?;
+        check_owner(&found, path)?;
     }
     Ok(())
 }
 
 /// Rejects a file that belongs neither to root nor to the user of this process.
-pub(super) fn refuse_foreign(found: &Metadata, path: &Path) -> Result<()> {
+pub(super) fn check_owner(found: &Metadata, path: &Path) -> Result<()> {
     let uid = found.uid();
     if uid == 0 || uid == geteuid().as_raw() {
         return Ok(());
@@ -128,7 +128,7 @@ pub(super) fn read(path: &Path) -> Result<Option<(Vec<u8>, Metadata)>> {
     let Some(mut file) = open(path)? else {
         return Ok(None);
     };
-    let metadata = file.metadata().map_err(Error::io("look at", path))?;
+    let metadata = file.metadata().map_err(Error::io("examine", path))?;
     // Files are never extended in place, so there is no need to read beyond the reported size.
     let mut content = vec![0; metadata.len().min(MAX_FILE_SIZE) as usize];
     let mut length = 0;
@@ -146,7 +146,7 @@ pub(super) fn read(path: &Path) -> Result<Option<(Vec<u8>, Metadata)>> {
 
 /// The content of an open short file, up to the maximum size that this module writes.
 pub(super) fn read_open(file: &File, path: &Path) -> Result<Vec<u8>> {
-    let mut content = vec![0; SHORT];
+    let mut content = vec![0; MAX_LOCK_FILE_SIZE];
     let length = file.read_at(&mut content, 0).map_err(Error::io("read", path))?;
     content.truncate(length);
     Ok(content)
@@ -154,7 +154,7 @@ pub(super) fn read_open(file: &File, path: &Path) -> Result<Vec<u8>> {
 
 /// The entries of a directory; `None` if it is absent.
 pub(super) fn list(path: &Path) -> Result<Option<fs::ReadDir>> {
-    present(fs::read_dir(path)).map_err(Error::io("list", path))
+    not_found_as_none(fs::read_dir(path)).map_err(Error::io("list", path))
 }
 
 /// Passes the name of every file in a directory to `visit`, without copies. One system call lists
@@ -178,7 +178,7 @@ fn write(file: &mut File, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
-fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+fn not_found_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

@@ -25,9 +25,9 @@ use super::{files, lock, timestamp};
 /// # let dir = tempfile::tempdir()?;
 /// # let store = Store::open(dir.path())?;
 /// // What a garbage collection does: free what is not wanted any more.
-/// let mut locked = store.lock(Duration::from_secs(5))?;
-/// for lease in locked.leases()?.flatten() {
-///     locked.release(&lease.owner)?;
+/// let mut guard = store.lock(Duration::from_secs(5))?;
+/// for lease in guard.leases()?.flatten() {
+///     guard.release(&lease.owner)?;
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -72,10 +72,10 @@ impl<'a> StoreGuard<'a> {
         let hints = store.hints_of_this_boot(&text);
         let is_of_this_boot = hints.is_some();
         let hints = hints.unwrap_or_else(|| AllocationHints::from_previous_boot(&text));
-        let mut locked = Self { store, settled: false, quarantined: Vec::new(), hints, lock, length: text.len() };
-        locked.recover_pending()?;
+        let mut guard = Self { store, settled: false, quarantined: Vec::new(), hints, lock, length: text.len() };
+        guard.recover_pending()?;
         if !is_of_this_boot {
-            locked.start_new_boot()?;
+            guard.start_new_boot()?;
         }
         Ok(locked)
     }
@@ -178,7 +178,7 @@ impl<'a> StoreGuard<'a> {
                     // The addresses of the lease are unknown, so no address can stay marked as
                     // taken.
                     self.hints.taken = AddressSet::default();
-                    self.try_mark();
+                    self.try_write_header();
                     self.settled = false;
                     files::rename(&file, &self.pending_path())?;
                     self.recover_pending()?;
@@ -241,13 +241,13 @@ impl<'a> StoreGuard<'a> {
             known |= self.hints.taken.remove(address.ip());
         }
         if known {
-            self.try_mark();
+            self.try_write_header();
         }
     }
 
     /// Writes the hints and ignores an error. On a full disk the hints stay wrong. A search of an
     /// apparently exhausted pool then lists the addresses and finds the free ones.
-    fn try_mark(&mut self) {
+    fn try_write_header(&mut self) {
         let _ = self.write_header();
     }
 }

@@ -62,15 +62,15 @@ pub enum SkipReason {
     Empty,
 
     /// The holder is not a valid container id and interface name.
-    #[error("its holder cannot be told")]
+    #[error("its holder is not a container id and interface name")]
     NoOwner(#[source] spec::Error),
 
     /// The address is not in the pools, or it is a gateway of one of them.
-    #[error("it is no address of the configured ranges")]
+    #[error("it is not an address of the configured ranges")]
     NotInPools,
 
     /// A lease already holds the address.
-    #[error("it is held by a lease already{}", .0.as_ref().map_or_else(String::new, |owner| format!(", of {owner}")))]
+    #[error("it is already held by a lease{}", .0.as_ref().map_or_else(String::new, |owner| format!(" of {owner}")))]
     Taken(Option<Box<Owner>>),
 
     /// The holder already has a lease.

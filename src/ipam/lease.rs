@@ -122,7 +122,7 @@ impl Owner {
     }
 
     /// Parses a file name of [`file_name`](Self::file_name).
-    pub(super) fn of_file_name(name: &str) -> Option<Self> {
+    pub(super) fn from_file_name(name: &str) -> Option<Self> {
         let (container_id, ifname) = name.strip_suffix(".json")?.split_once('@')?;
         Some(Self { container_id: container_id.parse().ok()?, ifname: ifname.parse().ok()? })
     }

@@ -25,7 +25,7 @@ const PAUSES: Pauses = Pauses { first: Duration::from_micros(100), longest: Dura
 pub(super) fn acquire(path: &Path, timeout: Duration) -> Result<File> {
     let _span = info_span!("lock", path = %path.display()).entered();
     let file = open(path)?;
-    refuse_foreign(&file, path)?;
+    check_owner(&file, path)?;
     if lock_with_timeout(&file, timeout, PAUSES).map_err(Error::io("lock", path))? {
         return Ok(file);
     }
@@ -36,21 +36,21 @@ pub(super) fn acquire(path: &Path, timeout: Duration) -> Result<File> {
 
 /// Rejects a file at `path` that [`acquire`] would reject, without locking it. Success if the file
 /// is absent, because [`acquire`] creates it.
-pub(super) fn refuse_unusable(path: &Path) -> Result<()> {
+pub(super) fn check_usable(path: &Path) -> Result<()> {
     match options().open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        opened => refuse_foreign(&opened.map_err(Error::io("open", path))?, path),
+        opened => check_owner(&opened.map_err(Error::io("open", path))?, path),
     }
 }
 
 /// Another user that owns the file could hold the lock forever. The lock file is also written in
 /// place, which a pipe does not support.
-fn refuse_foreign(file: &File, path: &Path) -> Result<()> {
-    let found = file.metadata().map_err(Error::io("look at", path))?;
+fn check_owner(file: &File, path: &Path) -> Result<()> {
+    let found = file.metadata().map_err(Error::io("examine", path))?;
     if !found.is_file() {
-        return Err(Error::io("lock", path)(io::Error::new(ErrorKind::InvalidInput, "it is no regular file")));
+        return Err(Error::io("lock", path)(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")));
     }
-    files::refuse_foreign(&found, path)
+    files::check_owner(&found, path)
 }
 
 fn options() -> OpenOptions {

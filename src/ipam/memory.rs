@@ -106,7 +106,7 @@ impl MemoryStore {
 
     /// The usage of each range of a pool, in the order of the ranges.
     pub fn usage(&self, pool: &Pool) -> Vec<Usage> {
-        let mut usage = Usage::none_of(pool);
+        let mut usage = Usage::empty(pool);
         for address in self.holders.keys() {
             Usage::count(&mut usage, pool, *address);
         }

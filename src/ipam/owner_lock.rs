@@ -40,7 +40,7 @@ impl Store {
             let file = lock::acquire(&path, timeout.saturating_sub(start.elapsed()))?;
             // The previous holder has removed the file. Other processes lock a new file at the same
             // path.
-            let held = file.metadata().map_err(Error::io("look at", &path))?.ino();
+            let held = file.metadata().map_err(Error::io("examine", &path))?.ino();
             if files::stat(&path)?.is_some_and(|found| found.ino() == held) {
                 return Ok(OwnerLock { path, _file: file });
             }
@@ -56,7 +56,7 @@ impl Store {
     /// [`Error::Io`].
     pub fn locked_owners(&self) -> Result<Vec<Owner>> {
         let mut owners = Vec::new();
-        files::visit_names(&self.owners_dir(), |name| owners.extend(Owner::of_file_name(name)))?;
+        files::visit_names(&self.owners_dir(), |name| owners.extend(Owner::from_file_name(name)))?;
         // The lock of a killed process is free. Taking it removes the file.
         let is_held = |owner: &Owner| match self.lock_owner(owner, Duration::ZERO) {
             Err(Error::LockTimeout { .. }) => Ok(true),
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_are_locked_one_by_one_and_nothing_is_left() {
+    fn owners_are_locked_independently_and_no_file_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::for_boot(dir.path().join("net"), BootId::new("boot"));
         let (one, two) = (owner("one"), owner("two"));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_that_want_one_owner_one_at_a_time_has_it() {
+    fn only_one_thread_at_a_time_holds_an_owner() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::for_boot(dir.path().join("net"), BootId::new("boot"));
         let inside = AtomicU32::new(0);

@@ -19,7 +19,7 @@ use super::range::Range;
 /// assert_eq!(order, ["10.0.0.2", "10.9.0.2"]);
 ///
 /// let error = Pool::new(vec![range("10.0.0.0/16"), range("10.0.7.0/24")]).unwrap_err();
-/// assert_eq!(error.to_string(), "ranges 10.0.0.0/16 and 10.0.7.0/24 overlap; give each address to one of them");
+/// assert_eq!(error.to_string(), "ranges 10.0.0.0/16 and 10.0.7.0/24 overlap; each address must be in one range only");
 /// # Ok::<(), cnikit::ipam::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
@@ -41,7 +41,7 @@ impl Pool {
         if let Some(other) = ranges.iter().find(|range| range.subnet().is_ipv4() != first.subnet().is_ipv4()) {
             return Err(Error::MixedFamilies { first: first.subnet(), other: other.subnet() });
         }
-        keep_apart(ranges.iter())?;
+        check_disjoint(ranges.iter())?;
         Ok(Self { ranges })
     }
 
@@ -118,7 +118,7 @@ impl fmt::Display for Pool {
 }
 
 /// Rejects ranges that overlap, and a range that contains the gateway of another.
-pub(super) fn keep_apart<'a>(ranges: impl Iterator<Item = &'a Range> + Clone) -> Result<()> {
+pub(super) fn check_disjoint<'a>(ranges: impl Iterator<Item = &'a Range> + Clone) -> Result<()> {
     for (index, range) in ranges.clone().enumerate() {
         for (other_index, other) in ranges.clone().enumerate() {
             if index < other_index && range.overlaps(other) {

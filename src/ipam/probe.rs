@@ -38,14 +38,14 @@ impl Store {
         for dir in [self.leases_dir(), self.addresses_dir(), self.owners_dir()] {
             // A missing directory is created in its closest existing ancestor.
             if let Some(dir) = dir.ancestors().find(|dir| dir.symlink_metadata().is_ok()) {
-                refuse_unwritable(dir).map_err(Error::io("write in", dir))?;
+                check_writable(dir).map_err(Error::io("write in", dir))?;
             }
         }
-        lock::refuse_unusable(&self.lock_path())
+        lock::check_usable(&self.lock_path())
     }
 }
 
-fn refuse_unwritable(dir: &Path) -> io::Result<()> {
+fn check_writable(dir: &Path) -> io::Result<()> {
     if !dir.metadata()?.is_dir() {
         return Err(Errno::NOTDIR.into());
     }

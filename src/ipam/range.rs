@@ -88,7 +88,7 @@ impl Range {
     /// [`Error::HostBits`], [`Error::SubnetTooSmall`] (an IPv4 prefix over /30, an IPv6 one over /126),
     /// [`Error::GatewayOutside`], [`Error::GatewayReserved`].
     pub fn new(subnet: IpNetwork, gateway: Option<IpAddr>) -> Result<Self> {
-        refuse_host_bits(subnet)?;
+        check_host_bits(subnet)?;
         let bounds = Span::usable(subnet).ok_or(Error::SubnetTooSmall { subnet })?;
         let gateway = gateway.unwrap_or_else(|| address(bounds.first, subnet));
         if !subnet.contains(gateway) {
@@ -132,7 +132,7 @@ impl Range {
     pub fn exclude(self, reserved: &[IpNetwork]) -> Result<Self> {
         let mut spans = Vec::with_capacity(reserved.len());
         for exclude in reserved {
-            refuse_host_bits(*exclude)?;
+            check_host_bits(*exclude)?;
             if !self.intersects(*exclude) {
                 return Err(Error::ExcludeOutside { exclude: *exclude, ranges: self.to_string() });
             }
@@ -326,7 +326,7 @@ impl Span {
     }
 }
 
-fn refuse_host_bits(prefix: IpNetwork) -> Result<()> {
+fn check_host_bits(prefix: IpNetwork) -> Result<()> {
     if prefix.ip() == prefix.network() { Ok(()) } else { Err(Error::HostBits { subnet: prefix }) }
 }
 

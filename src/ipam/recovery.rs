@@ -111,7 +111,7 @@ impl StoreGuard<'_> {
         let dir = self.leases_dir();
         let mut names = Vec::new();
         files::visit_names(&dir, |name| {
-            if Owner::of_file_name(name).is_some() {
+            if Owner::from_file_name(name).is_some() {
                 names.push(dir.join(name));
             }
         })?;
@@ -135,7 +135,7 @@ impl Store {
         let (Error::CorruptLease { path, .. } | Error::Io { path, .. }) = error else {
             return Ok(None);
         };
-        let owner = path.file_name().and_then(|name| Owner::of_file_name(name.to_str()?));
+        let owner = path.file_name().and_then(|name| Owner::from_file_name(name.to_str()?));
         let (Some(owner), Some(file)) = (owner, files::stat(path)?) else {
             return Ok(None);
         };
@@ -146,7 +146,7 @@ impl Store {
                 addresses.extend(address.map(IpNetwork::from));
             }
         }
-        let created = file.modified().map_err(Error::io("look at", path))?;
+        let created = file.modified().map_err(Error::io("examine", path))?;
         Ok(Some(Lease {
             owner,
             addresses,

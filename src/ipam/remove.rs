@@ -20,7 +20,7 @@ impl Store {
             match fs::symlink_metadata(&dir) {
                 Ok(found) if found.is_dir() => return Ok(true),
                 Err(error) if ![ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => {
-                    return Err(Error::io("look at", &dir)(error));
+                    return Err(Error::io("examine", &dir)(error));
                 }
                 _ => {}
             }

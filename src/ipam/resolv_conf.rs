@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_read_as_the_resolver_does() {
+    fn a_file_is_parsed_like_the_resolver() {
         let dns = parse(
             "# by hand\n; too\nnameserver 10.0.0.53\nnameserver\tfd00::53\nsearch a.example\nsearch b.example c.example\n\
              domain d.example\noptions ndots:5\noptions timeout:2 attempts:1\nsortlist 10.0.0.0\n\n  \n",

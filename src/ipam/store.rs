@@ -38,7 +38,7 @@ pub struct Store {
 pub struct Leases {
     store: Store,
     entries: Option<ReadDir>,
-    of_all_boots: bool,
+    all_boots: bool,
 }
 
 /// The default timeout for [`Store::lock`]. It is far longer than all queued changes of a busy
@@ -93,7 +93,7 @@ impl Store {
     ///
     /// [`Error::Io`] if the directory cannot be examined.
     pub fn exists(&self) -> Result<bool> {
-        self.dir.try_exists().map_err(Error::io("look for", &self.dir))
+        self.dir.try_exists().map_err(Error::io("examine", &self.dir))
     }
 
     /// The directory of the store.
@@ -135,7 +135,7 @@ impl Store {
     ///
     /// [`Error::Io`] if the directory cannot be listed.
     pub fn leases(&self) -> Result<Leases> {
-        Ok(Leases { store: self.clone(), entries: files::list(&self.leases_dir())?, of_all_boots: false })
+        Ok(Leases { store: self.clone(), entries: files::list(&self.leases_dir())?, all_boots: false })
     }
 
     /// All leases, including those of earlier boots that no lock holder has removed yet. For
@@ -145,7 +145,7 @@ impl Store {
     ///
     /// As for [`leases`](Self::leases).
     pub fn leases_of_all_boots(&self) -> Result<Leases> {
-        Ok(Leases { of_all_boots: true, ..self.leases()? })
+        Ok(Leases { all_boots: true, ..self.leases()? })
     }
 
     /// The usage of each range of a pool, in the order of the ranges. The duration grows with the
@@ -166,7 +166,7 @@ impl Store {
     ///
     /// [`Error::Io`] if the directory cannot be listed.
     pub fn usage(&self, pool: &Pool) -> Result<Vec<Usage>> {
-        let mut usage = Usage::none_of(pool);
+        let mut usage = Usage::empty(pool);
         if self.is_of_this_boot() {
             self.visit_addresses(|address| Usage::count(&mut usage, pool, address))?;
         }
@@ -273,7 +273,7 @@ impl Iterator for Leases {
                 .map_err(Error::io("list", &self.store.leases_dir()))
                 .and_then(|entry| self.store.read(&entry.path()));
             match lease {
-                Ok(Some(lease)) if self.of_all_boots || lease.boot_id == self.store.boot_id => return Some(Ok(lease)),
+                Ok(Some(lease)) if self.all_boots || lease.boot_id == self.store.boot_id => return Some(Ok(lease)),
                 Ok(_) => {}
                 Err(error) => return Some(Err(error)),
             }

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn every_day_of_four_centuries_survives() {
+    fn every_day_of_four_centuries_round_trips() {
         for seconds in (0..ERA).map(|day| day * DAY + 45_296) {
             assert_eq!(parse(&text(at(seconds))), Some(at(seconds)));
         }

@@ -19,7 +19,7 @@ impl Usage {
     }
 
     /// The ranges of a pool with no address taken.
-    pub(super) fn none_of(pool: &Pool) -> Vec<Self> {
+    pub(super) fn empty(pool: &Pool) -> Vec<Self> {
         pool.ranges().iter().map(|range| Self { used: 0, total: range.capacity() }).collect()
     }
 

@@ -5,7 +5,7 @@ use super::fixture::{NOW, ip, lease, owner, pool, usage};
 use crate::ipam::*;
 use crate::spec::{ErrorCode, HasErrorCode};
 
-/// What was set aside, by its name and the reason.
+/// The quarantined files, by name and reason.
 fn quarantined(locked: &StoreGuard<'_>, dir: &Path) -> Vec<(String, String)> {
     let mut aside: Vec<_> = locked
         .quarantined()
@@ -21,7 +21,7 @@ fn quarantined(locked: &StoreGuard<'_>, dir: &Path) -> Vec<(String, String)> {
 }
 
 #[test]
-fn what_a_power_cut_tore_is_set_aside_by_the_next_boot() {
+fn a_file_torn_by_a_power_cut_is_quarantined_at_the_next_boot() {
     let dir = tempfile::tempdir().unwrap();
     let pool = pool("10.0.0.0/24");
     let before = Store::for_boot(dir.path(), BootId::new("before"));
@@ -34,7 +34,7 @@ fn what_a_power_cut_tore_is_set_aside_by_the_next_boot() {
     fs::create_dir(file("directory")).unwrap();
 
     let after = Store::for_boot(dir.path(), BootId::new("after"));
-    let locked = after.lock(NOW).unwrap();
+    let guard = after.lock(NOW).unwrap();
     let aside = quarantined(&locked, dir.path());
     assert_eq!(
         aside,
@@ -45,7 +45,7 @@ fn what_a_power_cut_tore_is_set_aside_by_the_next_boot() {
         ]
         .map(|(name, why)| (name.to_owned(), why.to_owned()))
     );
-    drop(locked);
+    drop(guard);
     assert_eq!(usage(&after, &pool).used, 0);
     assert_eq!(fs::read_dir(dir.path().join("leases")).unwrap().count(), 0);
     assert_eq!(after.damaged().unwrap().len(), 3);
@@ -54,7 +54,7 @@ fn what_a_power_cut_tore_is_set_aside_by_the_next_boot() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_costs_one_lease() {
+fn an_unreadable_file_costs_one_lease() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let pool = pool("10.0.0.0/29");
@@ -65,17 +65,17 @@ fn a_file_that_cannot_be_read_costs_one_lease() {
 
     assert_eq!(store.lease(&owner("a")).unwrap_err().code(), ErrorCode::IO);
     assert_eq!(lease(&store, "b", &pool), ip("10.0.0.3"));
-    let mut locked = store.lock(NOW).unwrap();
-    assert_eq!(locked.release(&owner("a")).unwrap(), None);
+    let mut guard = store.lock(NOW).unwrap();
+    assert_eq!(guard.release(&owner("a")).unwrap(), None);
     let aside = quarantined(&locked, dir.path());
     assert_eq!(aside, [("a@eth0.json".to_owned(), "Is a directory (os error 21)".to_owned())]);
-    assert_eq!(locked.release(&owner("a")).unwrap(), None);
-    drop(locked);
+    assert_eq!(guard.release(&owner("a")).unwrap(), None);
+    drop(guard);
     assert_eq!(lease(&store, "a", &pool), ip("10.0.0.4"));
 }
 
 #[test]
-fn a_second_damaged_file_of_one_name_takes_the_place_of_the_first() {
+fn a_second_damaged_file_of_one_name_replaces_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     for content in ["one", "two"] {
