@@ -8,10 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::RawDir;
 use rustix::io;
 
-/// Passes the name of every entry to `visit`, except `.` and `..`. One system call fills `buffer` with as many entries as
-/// fit.
+/// Passes the name of every entry to `visit`, except `.` and `..`. One system call fills `buffer`
+/// with as many entries as fit.
 ///
-/// `readdir` of the C library maps memory for each directory and unmaps it afterwards; this function does not.
+/// `readdir` of the C library maps memory for each directory and unmaps it afterwards; this
+/// function does not.
 pub(crate) fn visit_names(
     dir: impl AsFd,
     buffer: &mut [MaybeUninit<u8>],

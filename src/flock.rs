@@ -16,7 +16,8 @@ pub(crate) struct Pauses {
     pub(crate) longest: Duration,
 }
 
-/// Locks `file` exclusively; returns `false` if another process still holds the lock after `timeout`.
+/// Locks `file` exclusively; returns `false` if another process still holds the lock after
+/// `timeout`.
 ///
 /// The file is tried at least once, also with a timeout of zero.
 pub(crate) fn lock_with_timeout(file: &File, timeout: Duration, pauses: Pauses) -> io::Result<bool> {

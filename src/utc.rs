@@ -2,12 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
-/// 9999-12-31T23:59:59Z in seconds since the Unix epoch: the last second of a year with four digits.
+/// 9999-12-31T23:59:59Z in seconds since the Unix epoch: the last second of a year with four
+/// digits.
 const MAX_SECONDS: u64 = 253_402_300_799;
 
 /// The representable time closest to `time`.
 ///
-/// `humantime` panics on a time before 1970 and fails on a time after 9999. A wrong clock must not fail a call.
+/// `humantime` panics on a time before 1970 and fails on a time after 9999. A wrong clock must not
+/// fail a call.
 pub(crate) fn clamp(time: SystemTime) -> SystemTime {
     let epoch = SystemTime::UNIX_EPOCH;
     time.clamp(epoch, epoch + Duration::from_secs(MAX_SECONDS))

@@ -12,11 +12,8 @@ use crate::Keeper;
 /// The smallest set of system calls with the same guarantees, in the directories of a store.
 ///
 /// - An atomic lease takes a file, a link and a rename.
-///
 /// - Unique addresses take a lock.
-///
 /// - The delay before an address is reused takes one read and one write of the search position.
-///
 /// - A release takes the content of the lease, which is the only list of its addresses.
 ///
 /// There are no lookups: a failure of these calls could report an existing owner, an existing

@@ -14,7 +14,7 @@ use crate::{Keeper, owner};
 
 const PLACES: [&str; 2] = ["/usr/lib/cni/host-local", "/opt/cni/bin/host-local"];
 const NETWORK: &str = "bench";
-/// Selects the mode in which this program runs one step.
+/// Makes this program run one step.
 const STEP: &str = "CNIKIT_BENCH_STEP";
 
 pub(crate) struct HostLocal {

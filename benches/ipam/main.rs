@@ -11,7 +11,7 @@
 //! * `memory`: the store in memory.
 //! * `one-file`: all leases in one JSON file, which each change reads, parses and replaces.
 //! * `host-local`: the real plugin, one process for each step, if it is installed in `/usr/lib/cni`
-//! or `/opt/cni/bin`; `cnikit-process` is the same step with this library.
+//!   or `/opt/cni/bin`; `cnikit-process` is the same step with this library.
 //!
 //! On a busy machine, `CNIKIT_BENCH_RATIOS=1` prints interleaved medians of `cnikit` and `floor`
 //! instead.

@@ -56,9 +56,7 @@ impl Store {
     ///
     /// - [`Error::LockTimeout`], which has the code
     ///   [`TRY_AGAIN`](crate::spec::ErrorCode::TRY_AGAIN).
-    ///
     /// - [`Error::Shared`] or [`Error::Linked`] if another user could change the directory.
-    ///
     /// - [`Error::Io`] if the directory cannot be created or changed.
     pub fn lock(&self, timeout: Duration) -> Result<StoreGuard<'_>> {
         files::check_ownership(&self.dir)?;
@@ -77,7 +75,7 @@ impl<'a> StoreGuard<'a> {
         if !is_of_this_boot {
             guard.start_new_boot()?;
         }
-        Ok(locked)
+        Ok(guard)
     }
 
     /// Allocates one address of each pool for `owner`, or none at all if an error occurs.
@@ -91,14 +89,10 @@ impl<'a> StoreGuard<'a> {
     /// # Errors
     ///
     /// - [`Error::AlreadyLeased`] with the existing lease of `owner`.
-    ///
     /// - [`Error::CorruptLease`] if the existing lease cannot be read.
-    ///
     /// - [`Error::PoolExhausted`] if no address of a pool is free.
-    ///
     /// - [`Error::AddressTaken`], [`Error::NotInPools`] and [`Error::RequestedTwice`] for a
     ///   requested address.
-    ///
     /// - [`Error::NameTooLong`], [`Error::Io`].
     pub fn allocate(&mut self, owner: &Owner, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
         self.allocate_with(owner, pools, requested, |_| false)
@@ -107,13 +101,13 @@ impl<'a> StoreGuard<'a> {
     /// Like [`allocate`](Self::allocate), and removes the leases for which `reclaim` returns
     /// `true`.
     ///
-    /// `reclaim` is called for each lease with an address of an exhausted pool, and for the lease
-    /// that holds a requested address. It must return `true` only if the attachment is provably
-    /// gone: no process works on it, and its interface does not exist.
+    /// `reclaim` is called for each lease with an address of an exhausted pool, and for the holder
+    /// of a requested address. It must return `true` only if the attachment is provably gone: no
+    /// process works on it, and its interface does not exist.
     ///
     /// [`Store::lock_owner`] proves that no process works on the attachment while its lock is held.
     /// Take that lock with a zero timeout, because its holder may wait for this store. Look for the
-    /// interface before the release of that lock. The age of a lease proves nothing: a stopped ADD
+    /// interface before its release. The age of a lease proves nothing: a stopped ADD
     /// can continue at any time.
     ///
     /// `reclaim` is never called for an [imported](Lease::imported) lease. For a damaged lease it

@@ -134,7 +134,7 @@ impl AddressSet {
         true
     }
 
-    /// Removes the intervals whose first address matches.
+    /// Removes the intervals with a matching first address.
     pub(super) fn forget(&mut self, is_among: impl Fn(IpAddr) -> bool) {
         self.intervals.retain(|interval| !is_among(interval.first));
     }

@@ -56,7 +56,7 @@ pub struct Lease {
     pub owner: Owner,
     /// The addresses in the order of the pools, each with the prefix length of its subnet.
     pub addresses: Vec<IpNetwork>,
-    /// The boot in which the lease is valid.
+    /// The lease is valid during this boot.
     pub boot_id: BootId,
     /// The time of the allocation, to the second. For an [imported](Self::imported) lease, the time
     /// of the import.

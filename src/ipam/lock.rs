@@ -29,7 +29,8 @@ pub(super) fn acquire(path: &Path, timeout: Duration) -> Result<File> {
     if lock_with_timeout(&file, timeout, PAUSES).map_err(Error::io("lock", path))? {
         return Ok(file);
     }
-    // The kernel takes 10 ms to list its locks. A caller that does not wait has no use for the holder.
+    // The kernel takes 10 ms to list its locks. A caller that does not wait has no use for the
+    // holder.
     let holder = if timeout.is_zero() { None } else { holder(&file) };
     Err(Error::LockTimeout { path: path.to_owned(), waited: timeout, holder })
 }
@@ -73,7 +74,7 @@ fn open(path: &Path) -> Result<File> {
 }
 
 /// The process that holds the lock, according to the kernel. Unknown from another pid namespace,
-/// and on file systems whose device number differs between the kernel and user space.
+/// and on file systems with different device numbers in the kernel and in user space.
 fn holder(file: &File) -> Option<u32> {
     let file = file.metadata().ok()?;
     let device = file.dev();

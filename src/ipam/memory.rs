@@ -44,7 +44,7 @@ impl MemoryStore {
     ///
     /// # Errors
     ///
-    /// The errors of that function about the request; never [`Error::Io`](super::Error::Io).
+    /// The same errors about the request; never [`Error::Io`](super::Error::Io).
     pub fn allocate(&mut self, owner: &Owner, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
         self.allocate_with(owner, pools, requested, |_| false)
     }

@@ -33,7 +33,8 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyPool`], [`Error::MixedFamilies`], [`Error::Overlap`], [`Error::GatewayHandedOut`].
+    /// [`Error::EmptyPool`], [`Error::MixedFamilies`], [`Error::Overlap`],
+    /// [`Error::GatewayHandedOut`].
     pub fn new(ranges: Vec<Range>) -> Result<Self> {
         let Some(first) = ranges.first() else {
             return Err(Error::EmptyPool);

@@ -85,8 +85,8 @@ impl Range {
     ///
     /// # Errors
     ///
-    /// [`Error::HostBits`], [`Error::SubnetTooSmall`] (an IPv4 prefix over /30, an IPv6 one over /126),
-    /// [`Error::GatewayOutside`], [`Error::GatewayReserved`].
+    /// [`Error::HostBits`], [`Error::SubnetTooSmall`] (an IPv4 prefix over /30, an IPv6 one over
+    /// /126), [`Error::GatewayOutside`], [`Error::GatewayReserved`].
     pub fn new(subnet: IpNetwork, gateway: Option<IpAddr>) -> Result<Self> {
         check_host_bits(subnet)?;
         let bounds = Span::usable(subnet).ok_or(Error::SubnetTooSmall { subnet })?;

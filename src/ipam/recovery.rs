@@ -90,9 +90,9 @@ impl StoreGuard<'_> {
         Ok(())
     }
 
-    /// Removes address entries whose lease an operator deleted by hand. A garbage collection calls
-    /// this last. The allocator also does this if a pool is exhausted or such an address is
-    /// requested.
+    /// Removes the address entries of a lease that an operator deleted by hand. A garbage
+    /// collection calls this last. The allocator also does this if a pool is exhausted or such an
+    /// address is requested.
     ///
     /// # Errors
     ///

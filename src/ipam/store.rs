@@ -138,7 +138,7 @@ impl Store {
         Ok(Leases { store: self.clone(), entries: files::list(&self.leases_dir())?, all_boots: false })
     }
 
-    /// All leases, including those of earlier boots that no lock holder has removed yet. For
+    /// All leases, including leases of earlier boots that no lock holder has removed yet. For
     /// diagnosis.
     ///
     /// # Errors

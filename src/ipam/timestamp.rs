@@ -27,12 +27,14 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         .ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(&text), &"a time such as 2006-01-02T15:04:05Z"))
 }
 
-/// Seconds since the Unix epoch. A clock set before 1970 counts as 1970 and does not fail the lease.
+/// Seconds since the Unix epoch. A clock set before 1970 counts as 1970 and does not fail the
+/// lease.
 fn seconds_of(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Accepts only the exact format that [`text`] writes. `humantime` also accepts fractions and leap seconds.
+/// Accepts only the exact format that [`text`] writes. `humantime` also accepts fractions and leap
+/// seconds.
 fn parse(written: &str) -> Option<SystemTime> {
     let time = humantime::parse_rfc3339(written).ok()?;
     (text(time) == written).then_some(time)

@@ -35,7 +35,7 @@ fn a_file_torn_by_a_power_cut_is_quarantined_at_the_next_boot() {
 
     let after = Store::for_boot(dir.path(), BootId::new("after"));
     let guard = after.lock(NOW).unwrap();
-    let aside = quarantined(&locked, dir.path());
+    let aside = quarantined(&guard, dir.path());
     assert_eq!(
         aside,
         [
@@ -67,7 +67,7 @@ fn an_unreadable_file_costs_one_lease() {
     assert_eq!(lease(&store, "b", &pool), ip("10.0.0.3"));
     let mut guard = store.lock(NOW).unwrap();
     assert_eq!(guard.release(&owner("a")).unwrap(), None);
-    let aside = quarantined(&locked, dir.path());
+    let aside = quarantined(&guard, dir.path());
     assert_eq!(aside, [("a@eth0.json".to_owned(), "Is a directory (os error 21)".to_owned())]);
     assert_eq!(guard.release(&owner("a")).unwrap(), None);
     drop(guard);
