@@ -13,7 +13,7 @@ use std::time::Duration;
 use cnikit::ipam::{Error, Lease, Owner, Pool, Range, Store};
 
 /// Long enough for all other processes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The store directory of a child process. The child uses a number in the name of its containers.
 const DIR: &str = "CNIKIT_TEST_STORE";
 const NUMBER: &str = "CNIKIT_TEST_NUMBER";
@@ -51,8 +51,8 @@ fn arguments() -> (PathBuf, String) {
 
 /// Asserts that the directory contains only intact leases, and returns them.
 fn whole_leases(store: &Store) -> Vec<Lease> {
-    let locked = store.lock(PATIENCE).expect("the lock");
-    let leases: Vec<Lease> = locked.leases().expect("leases").map(|lease| lease.expect("a whole lease")).collect();
+    let guard = store.lock(TIMEOUT).expect("the lock");
+    let leases: Vec<Lease> = guard.leases().expect("leases").map(|lease| lease.expect("a whole lease")).collect();
     let held: Vec<IpAddr> = leases.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip()).collect();
     let unique: BTreeSet<String> = held.iter().map(IpAddr::to_string).collect();
     assert_eq!(unique.len(), held.len(), "an address is held twice");
@@ -60,7 +60,7 @@ fn whole_leases(store: &Store) -> Vec<Lease> {
     assert!(!store.dir().join("pending").exists());
     for lease in &leases {
         for address in &lease.addresses {
-            assert_eq!(locked.lease_at(address.ip()).expect("a lease").as_ref(), Some(lease));
+            assert_eq!(guard.lease_at(address.ip()).expect("a lease").as_ref(), Some(lease));
         }
     }
     leases
@@ -101,9 +101,9 @@ fn lease_from_threads() {
                     let kept = owner(&format!("{number}-{thread}-{round}"));
                     let short = owner(&format!("{number}-{thread}-short"));
                     for owner in [&kept, &short] {
-                        store.lock(PATIENCE).expect("the lock").allocate(owner, pools, &[]).expect("a lease");
+                        store.lock(TIMEOUT).expect("the lock").allocate(owner, pools, &[]).expect("a lease");
                     }
-                    let released = store.lock(PATIENCE).expect("the lock").release(&short).expect("a release");
+                    let released = store.lock(TIMEOUT).expect("the lock").release(&short).expect("a release");
                     assert!(released.is_some());
                 }
             });
@@ -116,7 +116,7 @@ fn processes_killed_at_any_moment_leave_whole_leases() {
     let rounds = if is_long_run() { 5_000 } else { 100 };
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::open(dir.path()).expect("a store");
-    let bystander = store.lock(PATIENCE).expect("the lock").allocate(&owner("bystander"), &[pool("10.0.0.0/24")], &[]);
+    let bystander = store.lock(TIMEOUT).expect("the lock").allocate(&owner("bystander"), &[pool("10.0.0.0/24")], &[]);
     let bystander = bystander.expect("a lease");
     for round in 0..rounds {
         let mut child = spawn("lease_forever", dir.path(), 0);
@@ -135,7 +135,7 @@ fn processes_killed_at_any_moment_leave_whole_leases() {
         assert!(leases.len() <= 3, "{leases:?}");
         assert!(leases.contains(&bystander));
         for lease in leases.iter().filter(|lease| **lease != bystander) {
-            store.lock(PATIENCE).expect("the lock").release(&lease.owner).expect("a release");
+            store.lock(TIMEOUT).expect("the lock").release(&lease.owner).expect("a release");
         }
     }
     assert_eq!(whole_leases(&store), [bystander]);
@@ -150,13 +150,13 @@ fn lease_forever() {
     // Ends by itself if the parent does not kill it.
     for round in 0..100_000 {
         for id in ["a", "b"] {
-            store.lock(PATIENCE).expect("the lock").allocate(&owner(id), &pools, &[]).expect("a lease");
+            store.lock(TIMEOUT).expect("the lock").allocate(&owner(id), &pools, &[]).expect("a lease");
         }
         if round == 0 {
             fs::write(dir.join("started"), "").expect("the mark of a start");
         }
         for id in ["a", "b"] {
-            store.lock(PATIENCE).expect("the lock").release(&owner(id)).expect("a release");
+            store.lock(TIMEOUT).expect("the lock").release(&owner(id)).expect("a release");
         }
     }
 }
@@ -186,8 +186,8 @@ fn a_lock_ends_with_its_process() {
 fn hold_the_lock() {
     let (dir, _) = arguments();
     let store = Store::open(dir).expect("a store");
-    let _locked = store.lock(PATIENCE).expect("the lock");
-    thread::sleep(PATIENCE);
+    let _guard = store.lock(TIMEOUT).expect("the lock");
+    thread::sleep(TIMEOUT);
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn use_a_small_disk() {
     let mut held = Vec::new();
     let error = (0..100).find_map(|number| {
         let owner = owner(&number.to_string());
-        match store.lock(PATIENCE).expect("the lock").allocate(&owner, &pools, &[]) {
+        match store.lock(TIMEOUT).expect("the lock").allocate(&owner, &pools, &[]) {
             Ok(_) => {
                 held.push(owner);
                 None
@@ -230,19 +230,19 @@ fn use_a_small_disk() {
     assert_eq!(whole_leases(&store).len(), held.len());
 
     let other = Store::open(dir.join("other")).expect("a store");
-    assert_io(&other.lock(PATIENCE).expect_err("no room for a mark"), std::io::ErrorKind::StorageFull);
+    assert_io(&other.lock(TIMEOUT).expect_err("no room for a mark"), std::io::ErrorKind::StorageFull);
     fs::remove_dir_all(other.dir()).expect("the other directory");
 
-    let mut locked = store.lock(PATIENCE).expect("the lock");
+    let mut guard = store.lock(TIMEOUT).expect("the lock");
     for owner in &held[1..] {
-        assert!(locked.release(owner).expect("a release").is_some());
+        assert!(guard.release(owner).expect("a release").is_some());
     }
-    locked.allocate(&owner("again"), &pools, &[]).expect("a lease on a disk with room again");
-    drop(locked);
+    guard.allocate(&owner("again"), &pools, &[]).expect("a lease on a disk with room again");
+    drop(guard);
 
     let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(&dir).status().expect("mount");
     assert!(remounted.success());
-    assert_io(&store.lock(PATIENCE).expect_err("no lock"), std::io::ErrorKind::ReadOnlyFilesystem);
+    assert_io(&store.lock(TIMEOUT).expect_err("no lock"), std::io::ErrorKind::ReadOnlyFilesystem);
     assert_eq!(store.leases().expect("leases").count(), 2);
 }
 

@@ -24,7 +24,7 @@ use super::{files, lock, timestamp};
 /// # use cnikit::ipam::Store;
 /// # let dir = tempfile::tempdir()?;
 /// # let store = Store::open(dir.path())?;
-/// // What a garbage collection does: free what is not wanted any more.
+/// // Release all leases, as a garbage collection without valid attachments does.
 /// let mut guard = store.lock(Duration::from_secs(5))?;
 /// for lease in guard.leases()?.flatten() {
 ///     guard.release(&lease.owner)?;

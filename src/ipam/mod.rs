@@ -21,16 +21,16 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # The directory
+//! # Directory layout
 //!
 //! | Path | Content |
 //! |---|---|
-//! | `leases/<container id>@<ifname>.json` | one lease, readable JSON |
+//! | `leases/<container id>@<ifname>.json` | one lease as indented JSON |
 //! | `addresses/<address>` | a hard link to the file of the lease that holds the address |
-//! | `pending` | the change under way; left over only by a process that was killed |
-//! | `lock` | held with [flock(2)] while the directory changes; names the boot of the leases, and helps the search |
-//! | `owners/` | locks that callers hold for as long as they work on one attachment |
-//! | `damaged/` | files that were damaged, kept for a look; made when there is one |
+//! | `pending` | the pending change; remains only after a kill |
+//! | `lock` | locked with [flock(2)] during changes; contains the boot id of the leases and hints for the search |
+//! | `owners/` | locks for the duration of a call on one attachment |
+//! | `damaged/` | quarantined damaged files; created on demand |
 //!
 //! Owners and addresses are found by file name, so the cost of an operation does not depend on the
 //! number of leases. All names of a lease refer to one inode. That inode decides which addresses
@@ -41,7 +41,7 @@
 //! as taken and that were not released since. The position and the runs are stored in `lock`, which
 //! is open in any case.
 //!
-//! # A process killed in the middle
+//! # Killed processes
 //!
 //! An allocation writes `pending`, creates a hard link with [link(2)] for each address, and renames
 //! `pending` to the owner's name with [rename(2)]. The rename is the commit. A release renames the
@@ -50,7 +50,7 @@
 //! The next process that takes the lock and finds `pending` removes the links to that inode, then
 //! the file. A kill at any instruction therefore leaves the state before or after the change.
 //!
-//! # A machine that loses power
+//! # Power loss
 //!
 //! A lease belongs to a boot, because network namespaces do not survive a boot. The first process
 //! that takes the lock after a boot removes all leases of earlier boots. It marks the directory

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use crate::ipam::BootId;
 
-    const PATIENCE: Duration = Duration::from_millis(20);
+    const TIMEOUT: Duration = Duration::from_millis(20);
 
     fn owner(id: &str) -> Owner {
         Owner { container_id: id.parse().unwrap(), ifname: "eth0".parse().unwrap() }
@@ -92,17 +92,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::for_boot(dir.path().join("net"), BootId::new("boot"));
         let (one, two) = (owner("one"), owner("two"));
-        let held = store.lock_owner(&one, PATIENCE).unwrap();
-        assert!(matches!(store.lock_owner(&one, PATIENCE), Err(Error::LockTimeout { .. })));
+        let held = store.lock_owner(&one, TIMEOUT).unwrap();
+        assert!(matches!(store.lock_owner(&one, TIMEOUT), Err(Error::LockTimeout { .. })));
         // Asking the kernel for the holder would take too long for a caller that does not wait.
         let refused = store.lock_owner(&one, Duration::ZERO);
         assert!(matches!(refused, Err(Error::LockTimeout { holder: None, .. })), "{refused:?}");
-        drop(store.lock_owner(&two, PATIENCE).unwrap());
+        drop(store.lock_owner(&two, TIMEOUT).unwrap());
         std::fs::write(store.dir().join("owners").join(two.file_name()), "left by a kill").unwrap();
         assert_eq!(store.locked_owners().unwrap(), std::slice::from_ref(&one));
         drop(held);
         assert_eq!(store.locked_owners().unwrap(), []);
-        drop(store.lock_owner(&one, PATIENCE).unwrap());
+        drop(store.lock_owner(&one, TIMEOUT).unwrap());
         assert_eq!(std::fs::read_dir(store.dir().join("owners")).unwrap().count(), 0);
     }
 

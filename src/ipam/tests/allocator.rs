@@ -175,10 +175,10 @@ fn a_damaged_dead_lease_is_reclaimed_and_quarantined() {
     let mut guard = store.lock(NOW).unwrap();
     let lease = guard.allocate_with(&owner("new"), &[small], &[], |lease| lease.owner == owner("3")).unwrap();
     assert_eq!(lease.addresses, ["10.0.0.5/29".parse().unwrap()]);
-    let aside: Vec<_> = guard.quarantined().iter().map(ToString::to_string).collect();
+    let reported: Vec<_> = guard.quarantined().iter().map(ToString::to_string).collect();
     let (was, is) = (dir.path().join("leases/3@eth0.json"), dir.path().join("damaged/3@eth0.json"));
     let why = "EOF while parsing a value at line 1 column 0";
-    assert_eq!(aside, [format!("{} was damaged and is now {}: {why}", was.display(), is.display())]);
+    assert_eq!(reported, [format!("{} was damaged and is now {}: {why}", was.display(), is.display())]);
 }
 
 #[test]

@@ -55,14 +55,14 @@ fn files_of_another_user_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     lease(&store, "a", &pool("10.0.0.0/24"));
-    let whose = format!("belongs to user {STRANGER}");
+    let reason = format!("belongs to user {STRANGER}");
     chown(store.dir(), Some(STRANGER), None).unwrap();
-    refused(&store, store.dir(), &whose);
+    refused(&store, store.dir(), &reason);
     chown(store.dir(), Some(0), None).unwrap();
     let lock = store.dir().join("lock");
     chown(&lock, Some(STRANGER), None).unwrap();
     let error = store.lock(NOW).unwrap_err().to_string();
-    assert!(error.starts_with(&format!("{} {whose}", lock.display())), "{error}");
+    assert!(error.starts_with(&format!("{} {reason}", lock.display())), "{error}");
     chown(&lock, Some(0), None).unwrap();
     store.lock(NOW).unwrap();
 }

@@ -281,12 +281,12 @@ fn settle(model: &mut Model, held: BTreeMap<usize, [IpAddr; 2]>, event: &Event) 
     else {
         return;
     };
-    let given_up = if let Event::AllocateWith { gone, .. } = *event { gone } else { 0 };
+    let dead = if let Event::AllocateWith { gone, .. } = *event { gone } else { 0 };
     for (owner, addresses) in &model.held {
         match held.get(owner) {
             Some(now) => assert_eq!(now, addresses),
             None => {
-                assert!(matches!(*event, Event::Release { owner: it } if it == *owner) || given_up & (1 << owner) != 0)
+                assert!(matches!(*event, Event::Release { owner: it } if it == *owner) || dead & (1 << owner) != 0)
             }
         }
     }

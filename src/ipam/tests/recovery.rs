@@ -6,8 +6,8 @@ use crate::ipam::*;
 use crate::spec::{ErrorCode, HasErrorCode};
 
 /// The quarantined files, by name and reason.
-fn quarantined(locked: &StoreGuard<'_>, dir: &Path) -> Vec<(String, String)> {
-    let mut aside: Vec<_> = locked
+fn quarantined(guard: &StoreGuard<'_>, dir: &Path) -> Vec<(String, String)> {
+    let mut reported: Vec<_> = guard
         .quarantined()
         .iter()
         .map(|one| {
@@ -16,8 +16,8 @@ fn quarantined(locked: &StoreGuard<'_>, dir: &Path) -> Vec<(String, String)> {
             (name, one.to_string().split(": ").last().unwrap().to_owned())
         })
         .collect();
-    aside.sort();
-    aside
+    reported.sort();
+    reported
 }
 
 #[test]
@@ -35,9 +35,9 @@ fn a_file_torn_by_a_power_cut_is_quarantined_at_the_next_boot() {
 
     let after = Store::for_boot(dir.path(), BootId::new("after"));
     let guard = after.lock(NOW).unwrap();
-    let aside = quarantined(&guard, dir.path());
+    let reported = quarantined(&guard, dir.path());
     assert_eq!(
-        aside,
+        reported,
         [
             ("directory@eth0.json", "Is a directory (os error 21)"),
             ("empty@eth0.json", "EOF while parsing a value at line 1 column 0"),
@@ -49,7 +49,7 @@ fn a_file_torn_by_a_power_cut_is_quarantined_at_the_next_boot() {
     assert_eq!(usage(&after, &pool).used, 0);
     assert_eq!(fs::read_dir(dir.path().join("leases")).unwrap().count(), 0);
     assert_eq!(after.damaged().unwrap().len(), 3);
-    assert!(after.lock(NOW).unwrap().quarantined().is_empty(), "told once");
+    assert!(after.lock(NOW).unwrap().quarantined().is_empty(), "reported once");
     assert_eq!(lease(&after, "empty", &pool), ip("10.0.0.5"));
 }
 
@@ -67,8 +67,8 @@ fn an_unreadable_file_costs_one_lease() {
     assert_eq!(lease(&store, "b", &pool), ip("10.0.0.3"));
     let mut guard = store.lock(NOW).unwrap();
     assert_eq!(guard.release(&owner("a")).unwrap(), None);
-    let aside = quarantined(&guard, dir.path());
-    assert_eq!(aside, [("a@eth0.json".to_owned(), "Is a directory (os error 21)".to_owned())]);
+    let reported = quarantined(&guard, dir.path());
+    assert_eq!(reported, [("a@eth0.json".to_owned(), "Is a directory (os error 21)".to_owned())]);
     assert_eq!(guard.release(&owner("a")).unwrap(), None);
     drop(guard);
     assert_eq!(lease(&store, "a", &pool), ip("10.0.0.4"));

@@ -48,8 +48,8 @@ fn foreign_files_in_a_store_stay_and_are_reported() {
     let store = store(dir.path());
     lease(&store, "a", &pool("10.0.0.0/24"));
     fs::write(store.dir().join("notes"), "theirs").unwrap();
-    let told = store.remove().unwrap_err().to_string();
-    assert!(told.contains(store.dir().to_str().unwrap()), "{told}");
+    let message = store.remove().unwrap_err().to_string();
+    assert!(message.contains(store.dir().to_str().unwrap()), "{message}");
     let left: Vec<_> = fs::read_dir(store.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["notes"]);
 }
