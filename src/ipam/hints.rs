@@ -209,7 +209,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_are_a_set(changes in proptest::collection::vec((any::<bool>(), 0..24_u8), 0..200)) {
+        fn intervals_are_a_set(changes in proptest::collection::vec((any::<bool>(), 0..24_u8), 0..200)) {
             let (mut intervals, mut set) = (AddressSet::default(), BTreeSet::new());
             for (add, number) in changes {
                 if add {

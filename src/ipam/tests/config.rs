@@ -149,8 +149,8 @@ fn errors_name_the_range_and_the_remedy() {
                 {"subnet": "10.0.0.0/24", "rangeEnd": "10.0.0.99"},
                 {"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.99"}
             ]]}),
-            "ranges 10.0.0.1-10.0.0.99 of 10.0.0.0/24 and 10.0.0.99-10.0.0.254 of 10.0.0.0/24 overlap; give each address \
-             to one of them",
+            "ranges 10.0.0.1-10.0.0.99 of 10.0.0.0/24 and 10.0.0.99-10.0.0.254 of 10.0.0.0/24 overlap; each \
+             address must be in one range only",
         ),
         (
             json!({"ranges": [[
