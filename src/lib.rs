@@ -38,7 +38,11 @@
 pub mod conformance;
 #[cfg(feature = "bpf")]
 pub mod datapath;
+#[cfg(any(feature = "ipam", feature = "bpf"))]
+mod dir;
 mod error;
+#[cfg(any(feature = "ipam", feature = "bpf"))]
+mod flock;
 #[cfg(feature = "ipam")]
 pub mod ipam;
 #[cfg(feature = "netlink")]

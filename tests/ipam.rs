@@ -1,4 +1,4 @@
-//! The lease store among processes: that contend for it, that are killed, that have no room left on the disk.
+//! The lease store and processes: concurrent processes, killed processes, and full disks.
 #![cfg(feature = "ipam")]
 
 use std::collections::BTreeSet;
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use cnikit::ipam::{Error, Lease, Owner, Pool, Range, Store};
 
-/// Long enough for every other process on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Where a child process finds its store; it appends its own number as the name of its containers.
+/// Long enough for all other processes on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The store directory of a child process. The child uses a number in the name of its containers.
 const DIR: &str = "CNIKIT_TEST_STORE";
 const NUMBER: &str = "CNIKIT_TEST_NUMBER";
 
@@ -31,7 +31,7 @@ fn names(dir: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name")).collect()
 }
 
-/// Starts the test `name` of this file in a process of its own.
+/// Runs the test `name` of this file in a new process.
 fn spawn(name: &str, dir: &Path, number: usize) -> Child {
     child_command(name, dir, number).spawn().expect("a child process")
 }
@@ -43,16 +43,16 @@ fn child_command(name: &str, dir: &Path, number: usize) -> Command {
     command
 }
 
-/// What `spawn` told this process.
-fn told() -> (PathBuf, String) {
+/// The arguments from `spawn`.
+fn arguments() -> (PathBuf, String) {
     let dir = std::env::var_os(DIR).expect("started by another test");
     (dir.into(), std::env::var(NUMBER).expect("started by another test"))
 }
 
-/// Asserts that the directory holds whole leases and nothing else, and returns them.
+/// Asserts that the directory contains only intact leases, and returns them.
 fn whole_leases(store: &Store) -> Vec<Lease> {
-    let locked = store.lock(PATIENCE).expect("the lock");
-    let leases: Vec<Lease> = locked.leases().expect("leases").map(|lease| lease.expect("a whole lease")).collect();
+    let guard = store.lock(TIMEOUT).expect("the lock");
+    let leases: Vec<Lease> = guard.leases().expect("leases").map(|lease| lease.expect("a whole lease")).collect();
     let held: Vec<IpAddr> = leases.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip()).collect();
     let unique: BTreeSet<String> = held.iter().map(IpAddr::to_string).collect();
     assert_eq!(unique.len(), held.len(), "an address is held twice");
@@ -60,13 +60,13 @@ fn whole_leases(store: &Store) -> Vec<Lease> {
     assert!(!store.dir().join("pending").exists());
     for lease in &leases {
         for address in &lease.addresses {
-            assert_eq!(locked.lease_at(address.ip()).expect("a lease").as_ref(), Some(lease));
+            assert_eq!(guard.lease_at(address.ip()).expect("a lease").as_ref(), Some(lease));
         }
     }
     leases
 }
 
-/// Runs that take minutes are for this variable; without it, a part of each is run.
+/// This variable enables runs that take minutes. Without it, the tests run a part of each.
 fn is_long_run() -> bool {
     std::env::var_os("CNIKIT_LONG_TESTS").is_some_and(|long| long == "1")
 }
@@ -84,13 +84,13 @@ fn processes_and_threads_never_share_an_address() {
 }
 
 const THREADS: usize = 2;
-/// Each thread allocates this many leases to keep, and as many that it releases.
+/// Each thread keeps this many leases and releases as many.
 const KEPT: usize = 25;
 
 #[test]
 #[ignore = "one of the processes of processes_and_threads_never_share_an_address"]
 fn lease_from_threads() {
-    let (dir, number) = told();
+    let (dir, number) = arguments();
     let pools = [pool("10.0.0.0/20"), pool("fd00::/64")];
     thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -101,9 +101,9 @@ fn lease_from_threads() {
                     let kept = owner(&format!("{number}-{thread}-{round}"));
                     let short = owner(&format!("{number}-{thread}-short"));
                     for owner in [&kept, &short] {
-                        store.lock(PATIENCE).expect("the lock").allocate(owner, pools, &[]).expect("a lease");
+                        store.lock(TIMEOUT).expect("the lock").allocate(owner, pools, &[]).expect("a lease");
                     }
-                    let released = store.lock(PATIENCE).expect("the lock").release(&short).expect("a release");
+                    let released = store.lock(TIMEOUT).expect("the lock").release(&short).expect("a release");
                     assert!(released.is_some());
                 }
             });
@@ -116,16 +116,16 @@ fn processes_killed_at_any_moment_leave_whole_leases() {
     let rounds = if is_long_run() { 5_000 } else { 100 };
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::open(dir.path()).expect("a store");
-    let bystander = store.lock(PATIENCE).expect("the lock").allocate(&owner("bystander"), &[pool("10.0.0.0/24")], &[]);
+    let bystander = store.lock(TIMEOUT).expect("the lock").allocate(&owner("bystander"), &[pool("10.0.0.0/24")], &[]);
     let bystander = bystander.expect("a lease");
     for round in 0..rounds {
-        let mut child = spawn("lease_for_ever", dir.path(), 0);
+        let mut child = spawn("lease_forever", dir.path(), 0);
         let started = (0..10_000).any(|_| {
             thread::sleep(Duration::from_millis(1));
             dir.path().join("started").exists()
         });
         assert!(started, "the child did not start in ten seconds");
-        // A step of 17 microseconds meets another instruction each time.
+        // Steps of 17 microseconds hit a different instruction each time.
         thread::sleep(Duration::from_micros(17 * (round % 200)));
         child.kill().expect("a kill");
         assert_eq!(child.wait().expect("a status").signal(), Some(9));
@@ -135,7 +135,7 @@ fn processes_killed_at_any_moment_leave_whole_leases() {
         assert!(leases.len() <= 3, "{leases:?}");
         assert!(leases.contains(&bystander));
         for lease in leases.iter().filter(|lease| **lease != bystander) {
-            store.lock(PATIENCE).expect("the lock").release(&lease.owner).expect("a release");
+            store.lock(TIMEOUT).expect("the lock").release(&lease.owner).expect("a release");
         }
     }
     assert_eq!(whole_leases(&store), [bystander]);
@@ -143,20 +143,20 @@ fn processes_killed_at_any_moment_leave_whole_leases() {
 
 #[test]
 #[ignore = "the process that processes_killed_at_any_moment_leave_whole_leases kills"]
-fn lease_for_ever() {
-    let (dir, _) = told();
+fn lease_forever() {
+    let (dir, _) = arguments();
     let store = Store::open(&dir).expect("a store");
     let pools = [pool("10.0.0.0/24"), pool("fd00::/64")];
-    // Ends by itself if nobody kills it.
+    // Ends by itself if the parent does not kill it.
     for round in 0..100_000 {
         for id in ["a", "b"] {
-            store.lock(PATIENCE).expect("the lock").allocate(&owner(id), &pools, &[]).expect("a lease");
+            store.lock(TIMEOUT).expect("the lock").allocate(&owner(id), &pools, &[]).expect("a lease");
         }
         if round == 0 {
             fs::write(dir.join("started"), "").expect("the mark of a start");
         }
         for id in ["a", "b"] {
-            store.lock(PATIENCE).expect("the lock").release(&owner(id)).expect("a release");
+            store.lock(TIMEOUT).expect("the lock").release(&owner(id)).expect("a release");
         }
     }
 }
@@ -168,7 +168,7 @@ fn a_lock_ends_with_its_process() {
     let mut child = spawn("hold_the_lock", dir.path(), 0);
     let held_by = (0..10_000).find_map(|_| {
         thread::sleep(Duration::from_millis(1));
-        // A caller that does not wait is not told the holder.
+        // A caller that does not wait gets no holder.
         match store.lock(Duration::from_millis(1)) {
             Err(Error::LockTimeout { holder, .. }) => Some(holder),
             Ok(_) => None,
@@ -184,21 +184,21 @@ fn a_lock_ends_with_its_process() {
 #[test]
 #[ignore = "the process that a_lock_ends_with_its_process kills"]
 fn hold_the_lock() {
-    let (dir, _) = told();
+    let (dir, _) = arguments();
     let store = Store::open(dir).expect("a store");
-    let _locked = store.lock(PATIENCE).expect("the lock");
-    thread::sleep(PATIENCE);
+    let _guard = store.lock(TIMEOUT).expect("the lock");
+    thread::sleep(TIMEOUT);
 }
 
 #[test]
-fn a_disk_that_is_full_or_read_only_is_told_of_and_releases_go_on() {
+fn a_full_or_read_only_disk_is_reported_and_releases_work() {
     if !is_root() {
         assert!(std::env::var_os("CNIKIT_REQUIRE_PRIVILEGED").is_none_or(|required| required != "1"));
         eprintln!("SKIP mounting a small disk needs root");
         return;
     }
     let dir = tempfile::tempdir().expect("a directory");
-    // The mount is in a namespace of its own and ends with it.
+    // The mount is in a private mount namespace and ends with it.
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "--propagation", "private", "sh", "-ec"]);
     unshare.arg("mount -t tmpfs -o size=64k,mode=700 none \"$0\"; exec \"$@\"").arg(dir.path());
@@ -210,15 +210,15 @@ fn a_disk_that_is_full_or_read_only_is_told_of_and_releases_go_on() {
 }
 
 #[test]
-#[ignore = "runs on the disk that a_disk_that_is_full_or_read_only_is_told_of_and_releases_go_on mounts"]
+#[ignore = "runs on the disk that a_full_or_read_only_disk_is_reported_and_releases_work mounts"]
 fn use_a_small_disk() {
-    let (dir, _) = told();
+    let (dir, _) = arguments();
     let store = Store::open(&dir).expect("a store");
     let pools = [pool("10.0.0.0/24")];
     let mut held = Vec::new();
     let error = (0..100).find_map(|number| {
         let owner = owner(&number.to_string());
-        match store.lock(PATIENCE).expect("the lock").allocate(&owner, &pools, &[]) {
+        match store.lock(TIMEOUT).expect("the lock").allocate(&owner, &pools, &[]) {
             Ok(_) => {
                 held.push(owner);
                 None
@@ -230,19 +230,19 @@ fn use_a_small_disk() {
     assert_eq!(whole_leases(&store).len(), held.len());
 
     let other = Store::open(dir.join("other")).expect("a store");
-    assert_io(&other.lock(PATIENCE).expect_err("no room for a mark"), std::io::ErrorKind::StorageFull);
+    assert_io(&other.lock(TIMEOUT).expect_err("no room for a mark"), std::io::ErrorKind::StorageFull);
     fs::remove_dir_all(other.dir()).expect("the other directory");
 
-    let mut locked = store.lock(PATIENCE).expect("the lock");
+    let mut guard = store.lock(TIMEOUT).expect("the lock");
     for owner in &held[1..] {
-        assert!(locked.release(owner).expect("a release").is_some());
+        assert!(guard.release(owner).expect("a release").is_some());
     }
-    locked.allocate(&owner("again"), &pools, &[]).expect("a lease on a disk with room again");
-    drop(locked);
+    guard.allocate(&owner("again"), &pools, &[]).expect("a lease on a disk with room again");
+    drop(guard);
 
     let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(&dir).status().expect("mount");
     assert!(remounted.success());
-    assert_io(&store.lock(PATIENCE).expect_err("no lock"), std::io::ErrorKind::ReadOnlyFilesystem);
+    assert_io(&store.lock(TIMEOUT).expect_err("no lock"), std::io::ErrorKind::ReadOnlyFilesystem);
     assert_eq!(store.leases().expect("leases").count(), 2);
 }
 
@@ -254,6 +254,6 @@ fn assert_io(error: &Error, kind: std::io::ErrorKind) {
 }
 
 fn is_root() -> bool {
-    // The owner of a process's directory in /proc is its effective user.
+    // The owner of a process's /proc directory is its effective user.
     std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").expect("/proc")) == 0
 }

@@ -9,12 +9,15 @@ use fs2::FileExt;
 
 use crate::Keeper;
 
-/// The fewest system calls that give what the store guarantees, in the directories of a store.
+/// The smallest set of system calls with the same guarantees, in the directories of a store.
 ///
-/// A lease that is there as a whole or not at all takes a file, a link and a rename; that two do not get one address, a
-/// lock; that a released address rests, one read and one write of the place where the search has come to; to release
-/// takes the content of the lease, which alone tells its addresses. Nothing is looked for: that an owner, an address or
-/// a change of a killed process is there already could be told by the failure of these calls. No JSON either.
+/// - An atomic lease takes a file, a link and a rename.
+/// - Unique addresses take a lock.
+/// - The delay before an address is reused takes one read and one write of the search position.
+/// - A release takes the content of the lease, which is the only list of its addresses.
+///
+/// There are no lookups: a failure of these calls could report an existing owner, an existing
+/// address or a pending change. There is no JSON either.
 pub(crate) struct Floor {
     lock: PathBuf,
     pending: PathBuf,

@@ -1,4 +1,5 @@
-//! Whole steps as a runtime sees them: a process each, for the real `host-local` and for this library.
+//! Complete steps as a runtime runs them, one process each, for the real `host-local` and for this
+//! library.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +14,7 @@ use crate::{Keeper, owner};
 
 const PLACES: [&str; 2] = ["/usr/lib/cni/host-local", "/opt/cni/bin/host-local"];
 const NETWORK: &str = "bench";
-/// Tells this program that it is to do a step.
+/// Makes this program run one step.
 const STEP: &str = "CNIKIT_BENCH_STEP";
 
 pub(crate) struct HostLocal {
@@ -22,14 +23,14 @@ pub(crate) struct HostLocal {
     _dir: TempDir,
 }
 
-/// This program as a plugin.
+/// This program in the role of a plugin.
 pub(crate) struct Ours {
     binary: PathBuf,
     config: String,
 }
 
 impl HostLocal {
-    /// Nothing where it is not installed.
+    /// `None` if the plugin is not installed.
     pub(crate) fn holding(held: usize, pool: &Pool) -> Option<Self> {
         let binary = PLACES.into_iter().find(|place| Path::new(place).exists())?;
         let dir = tempfile::tempdir().expect("a directory");
@@ -93,7 +94,7 @@ pub(crate) fn is_step() -> bool {
     std::env::var_os(STEP).is_some()
 }
 
-/// What [`Ours`] starts.
+/// The entry point of the processes of [`Ours`].
 pub(crate) fn step() {
     #[derive(serde::Deserialize)]
     struct Config {

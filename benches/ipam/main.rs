@@ -1,4 +1,4 @@
-//! What a lease costs beside 1 to 65,536 others, here and where leases are kept otherwise.
+//! The cost of a lease beside 1 to 65,536 others, in this store and in other stores.
 //!
 //! ```sh
 //! cargo bench --no-default-features --features ipam --bench ipam
@@ -7,15 +7,16 @@
 //! Names are `ipam/<case>-beside-<leases held>/<implementation>`:
 //!
 //! * `cnikit`: the store in files, with its lock: the whole step.
-//! * `floor`: the fewest bare system calls that give the same guarantees in the same directory.
+//! * `floor`: the smallest set of bare system calls with the same guarantees in the same directory.
 //! * `memory`: the store in memory.
 //! * `one-file`: all leases in one JSON file, which each change reads, parses and replaces.
-//! * `host-local`: the real plugin, one process for each step, if it is installed in `/usr/lib/cni` or `/opt/cni/bin`;
-//!   `cnikit-process` is the same step with this library.
+//! * `host-local`: the real plugin, one process for each step, if it is installed in `/usr/lib/cni`
+//!   or `/opt/cni/bin`; `cnikit-process` is the same step with this library.
 //!
-//! On a busy machine, `CNIKIT_BENCH_RATIOS=1` takes medians of `cnikit` and `floor` by turns instead.
+//! On a busy machine, `CNIKIT_BENCH_RATIOS=1` prints interleaved medians of `cnikit` and `floor`
+//! instead.
 //!
-//! The files are in `TMPDIR`, so the file system there is part of what is measured.
+//! The files are in `TMPDIR`, so the results include that file system.
 
 mod floor;
 mod host_local;
@@ -36,13 +37,13 @@ use crate::one_file::OneFile;
 
 const HELD: [usize; 5] = [1, 250, 1_000, 10_000, 65_536];
 
-/// A place that leases are kept in.
+/// A lease store under test.
 trait Keeper {
     fn allocate(&mut self, owner: &Owner) -> IpAddr;
     fn release(&mut self, owner: &Owner);
 }
 
-/// The store in files, and what it is asked for.
+/// The store in files, with the pools for its allocations.
 struct Files {
     store: Store,
     pools: [Pool; 1],
@@ -90,7 +91,7 @@ impl Keeper for Memory {
 }
 
 fn owner(number: usize) -> Owner {
-    // As long as the ids that container runtimes give.
+    // The length of ids of real container runtimes.
     let id = format!("{number:064x}");
     Owner { container_id: id.parse().expect("an id"), ifname: "eth0".parse().expect("an ifname") }
 }
@@ -99,9 +100,9 @@ fn range(subnet: &str) -> Range {
     Range::new(subnet.parse().expect("a subnet"), None).expect("a range")
 }
 
-/// Allocates and releases by turns, and takes the time of one of them.
+/// Alternates allocations and releases, and measures one of the two.
 fn by_turns(keeper: &mut impl Keeper, iterations: u64, allocation: bool) -> Duration {
-    // Not among those held.
+    // Not one of the held owners.
     let newcomer = owner(usize::MAX);
     let mut sum = Duration::ZERO;
     for _ in 0..iterations {
@@ -116,7 +117,7 @@ fn by_turns(keeper: &mut impl Keeper, iterations: u64, allocation: bool) -> Dura
 
 fn group<'a>(criterion: &'a mut Criterion, case: &str, held: usize) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(format!("ipam/{case}-beside-{held}"));
-    // One iteration of the slowest takes a second.
+    // One iteration of the slowest store takes a second.
     group.sampling_mode(SamplingMode::Flat).sample_size(20);
     group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
     group
@@ -155,7 +156,7 @@ fn look_up(criterion: &mut Criterion, files: &Files, held: usize) {
     });
 }
 
-/// An ADD and a DEL, each a process that reads its configuration and does its step.
+/// An ADD and a DEL. Each is a process that reads its configuration and runs its step.
 fn processes(criterion: &mut Criterion, files: &Files, held: usize) {
     let mut group = group(criterion, "add+del", held);
     group.sample_size(10);
@@ -176,7 +177,7 @@ fn processes(criterion: &mut Criterion, files: &Files, held: usize) {
     }
 }
 
-/// One address is free; it was handed out last, so that all others are in the way.
+/// One address is free. It was allocated last, so the search must pass all others.
 fn nearly_full(criterion: &mut Criterion) {
     for (subnet, held) in [("10.0.0.0/24", 252), ("10.0.0.0/16", 65_532)] {
         let mut files = Files::holding(held, range(subnet));
@@ -196,7 +197,7 @@ fn nearly_full(criterion: &mut Criterion) {
     }
 }
 
-/// An allocation by which nothing is known of rows that are taken, as after they were forgotten.
+/// An allocation without hints about taken addresses.
 fn unaware(files: &mut Files) -> Duration {
     let lock = files.store.dir().join("lock");
     let hints = std::fs::read_to_string(&lock).expect("a lock file");

@@ -26,7 +26,7 @@ impl OneFile {
         one_file
     }
 
-    /// Reads, changes and replaces the file, under a lock.
+    /// Reads, changes and replaces the file while a lock is held.
     fn change<T>(&self, change: impl FnOnce(&mut Leases) -> T) -> T {
         let lock = File::create(self.dir.path().join("lock")).expect("a lock file");
         lock.lock_exclusive().expect("the lock");

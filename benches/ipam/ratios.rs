@@ -1,5 +1,5 @@
-//! Medians of steps that are taken in turn, for a machine that does other things too: what disturbs one disturbs all,
-//! and their ratios stay.
+//! Interleaved medians for a busy machine. A disturbance affects all stores, so the ratios stay
+//! valid.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use crate::{Files, HELD, Keeper, owner, range};
 
 const ROUNDS: usize = 4_000;
 
-/// Tells this program to take the medians, instead of running benchmarks.
+/// Selects the medians instead of the benchmarks.
 pub(crate) fn are_wanted() -> bool {
     std::env::var_os("CNIKIT_BENCH_RATIOS").is_some_and(|wanted| wanted == "1")
 }
 
-/// Writes a line for each number of leases.
+/// Prints a line for each number of leases.
 pub(crate) fn print() {
     eprintln!("{:>8} {:>22} {:>22}", "held", "allocate", "release");
     let mut all: Vec<Sample> = HELD.iter().map(|held| Sample::beside(*held)).collect();

@@ -16,19 +16,19 @@ use serde_json::{Map, Value};
 use super::Error;
 use super::verdict::{Verdict, broken, ensure, unexpected};
 
-/// How long to sleep between two looks at a process that has closed its output.
-const STEP: Duration = Duration::from_millis(1);
+/// The pause between two checks of a process that has closed its output.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How much of an output is quoted, in characters.
-const QUOTED: usize = 400;
+/// The maximum length of quoted output, in characters.
+const MAX_EXCERPT: usize = 400;
 
-/// A process to run: a verb, its variables and what goes to standard input.
+/// A process to run: the verb, the variables and the standard input.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     program: PathBuf,
     env: BTreeMap<String, OsString>,
     stdin: Stdin,
-    limit: Duration,
+    timeout: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -37,18 +37,18 @@ enum Stdin {
     Bytes(Vec<u8>),
 }
 
-/// A call that is under way. Dropped, it is killed with all that it started.
+/// A running call. Dropping it kills the process and its children.
 #[derive(Debug)]
 pub(super) struct Running {
     child: Child,
     stdout: Receiver<Vec<u8>>,
     stderr: Receiver<Vec<u8>>,
     deadline: Instant,
-    limit: Duration,
+    timeout: Duration,
     ended: bool,
 }
 
-/// What a call came to.
+/// The result of a call.
 #[derive(Debug, Clone)]
 pub(super) struct Reply {
     status: ExitStatus,
@@ -58,18 +58,18 @@ pub(super) struct Reply {
 
 impl Call {
     /// A call of a program without variables and input.
-    pub(super) fn new(program: &Path, limit: Duration) -> Self {
-        Self { program: program.to_owned(), env: BTreeMap::new(), stdin: Stdin::Bytes(Vec::new()), limit }
+    pub(super) fn new(program: &Path, timeout: Duration) -> Self {
+        Self { program: program.to_owned(), env: BTreeMap::new(), stdin: Stdin::Bytes(Vec::new()), timeout }
     }
 
-    /// Sets a variable of the environment, which is empty else.
+    /// Sets an environment variable. The environment is empty otherwise.
     #[must_use]
     pub(super) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.env.insert(name.to_owned(), value.as_ref().to_owned());
         self
     }
 
-    /// Plugins are looked up in this directory before the others.
+    /// Makes the call look up plugins in this directory first.
     #[must_use]
     pub(super) fn path_first(mut self, directory: &Path) -> Self {
         let mut path = directory.as_os_str().to_owned();
@@ -88,7 +88,7 @@ impl Call {
         self
     }
 
-    /// Sends a configuration.
+    /// Sets the configuration for standard input.
     #[must_use]
     pub(super) fn config(mut self, config: Map<String, Value>) -> Self {
         self.stdin = Stdin::Config(config);
@@ -113,7 +113,7 @@ impl Call {
         self
     }
 
-    /// Sends anything at all; `change` gets the configuration as text.
+    /// Sets any text as standard input; `change` gets the configuration as text.
     #[must_use]
     pub(super) fn stdin(mut self, change: impl FnOnce(String) -> String) -> Self {
         let bytes = String::from_utf8_lossy(&self.input()).into_owned();
@@ -121,7 +121,7 @@ impl Call {
         self
     }
 
-    /// Runs to the end. A process that does not end in time breaks whatever rule is being tried.
+    /// Runs the process to its end. A timeout breaks the rule under test.
     pub(super) fn run(&self) -> Verdict<Reply> {
         self.start()?.wait()
     }
@@ -138,7 +138,14 @@ impl Call {
             thread::spawn(move || pipe.write_all(&input));
         }
         let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
-        Ok(Running { child, stdout, stderr, deadline: Instant::now() + self.limit, limit: self.limit, ended: false })
+        Ok(Running {
+            child,
+            stdout,
+            stderr,
+            deadline: Instant::now() + self.timeout,
+            timeout: self.timeout,
+            ended: false,
+        })
     }
 
     fn input(&self) -> Vec<u8> {
@@ -150,12 +157,13 @@ impl Call {
 }
 
 impl Running {
-    /// Kills the process and all that it started, as an operator or the kernel may at any moment.
+    /// Kills the process and its children, as an operator or the kernel may at any moment.
     pub(super) fn kill(&mut self) {
         if self.ended {
             return;
         }
-        // Not reaped yet, so that its number is still its own. An error means that all of the group have ended.
+        // The process is not reaped yet, so its id is still valid. An error means that all
+        // processes of the group have ended.
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
         }
@@ -163,21 +171,21 @@ impl Running {
         self.ended = true;
     }
 
-    /// Waits for the end. As a runtime does, it reads the outputs to their end first: a child that was left behind and
-    /// holds one open counts as running.
+    /// Waits for the end. Like a runtime, it reads both outputs to their end first. A child that
+    /// keeps an output open counts as running.
     pub(super) fn wait(mut self) -> Verdict<Reply> {
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-        let late = |what: &str, limit: Duration| {
+        let late = |what: &str, timeout: Duration| {
             unexpected(
-                format!("the plugin ends, and closes its output, within {limit:?}"),
+                format!("the plugin ends and closes its output within {timeout:?}"),
                 format!("after that time {what}; it was killed"),
             )
         };
         let Ok(stdout) = self.stdout.recv_timeout(left(self.deadline)) else {
-            return late("standard output is still open", self.limit);
+            return late("standard output is still open", self.timeout);
         };
         let Ok(stderr) = self.stderr.recv_timeout(left(self.deadline)) else {
-            return late("standard error is still open", self.limit);
+            return late("standard error is still open", self.timeout);
         };
         loop {
             match self.child.try_wait() {
@@ -186,8 +194,8 @@ impl Running {
                     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
                     return Ok(Reply { status, stdout: text(stdout), stderr: text(stderr) });
                 }
-                Ok(None) if Instant::now() < self.deadline => thread::sleep(STEP),
-                _ => return late("the process is still there", self.limit),
+                Ok(None) if Instant::now() < self.deadline => thread::sleep(POLL_INTERVAL),
+                _ => return late("the process is still running", self.timeout),
             }
         }
     }
@@ -200,31 +208,31 @@ impl Drop for Running {
 }
 
 impl Reply {
-    /// Whether the exit status says success.
+    /// Whether the exit status is success.
     pub(super) fn succeeded(&self) -> bool {
         self.status.success()
     }
 
-    /// The rule is kept if the call succeeded.
+    /// The rule holds if the call succeeded.
     pub(super) fn success(&self) -> Verdict {
         ensure(self.succeeded(), || self.to_string())
     }
 
-    /// The rule is kept if the call failed by itself.
+    /// The rule holds if the call failed with an exit status.
     pub(super) fn failure(&self) -> Verdict {
         ensure(self.status.code().is_some_and(|code| code != 0), || self.to_string())
     }
 
-    /// The rule is kept if nothing was written to standard output.
+    /// The rule holds if standard output is empty.
     pub(super) fn silence(&self) -> Verdict {
         ensure(self.stdout.trim().is_empty(), || self.to_string())
     }
 
-    /// The document on standard output, which has to be one JSON object and nothing else.
+    /// The document on standard output, which must be a single JSON object.
     pub(super) fn document(&self) -> Verdict<Value> {
         match serde_json::from_str(&self.stdout) {
             Ok(document @ Value::Object(_)) => Ok(document),
-            Ok(_) => broken(format!("standard output is no JSON object: {self}")),
+            Ok(_) => broken(format!("standard output is not a JSON object: {self}")),
             Err(error) => broken(format!("standard output is not one JSON document ({error}): {self}")),
         }
     }
@@ -242,24 +250,24 @@ impl std::fmt::Display for Reply {
             (None, Some(signal)) => write!(f, "killed by signal {signal}")?,
             (None, None) => write!(f, "{}", self.status)?,
         }
-        // On one line where it is JSON, whatever the plugin's own layout.
+        // JSON is printed on one line, independent of the layout in the output.
         let document = self.json();
         let stdout = if document.is_null() { self.stdout.trim().to_owned() } else { document.to_string() };
-        write!(f, ", stdout {}", Quoted(&stdout))?;
+        write!(f, ", stdout {}", Excerpt(&stdout))?;
         if !self.stderr.trim().is_empty() {
-            write!(f, ", stderr {}", Quoted(self.stderr.trim()))?;
+            write!(f, ", stderr {}", Excerpt(self.stderr.trim()))?;
         }
         Ok(())
     }
 }
 
-/// The beginning of a text.
-struct Quoted<'a>(&'a str);
+/// The start of a text, up to the maximum length.
+struct Excerpt<'a>(&'a str);
 
-impl std::fmt::Display for Quoted<'_> {
+impl std::fmt::Display for Excerpt<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = self.0;
-        match text.char_indices().nth(QUOTED) {
+        match text.char_indices().nth(MAX_EXCERPT) {
             None if text.is_empty() => f.write_str("empty"),
             None => f.write_str(text),
             Some((end, _)) => write!(f, "{}...", &text[..end]),
@@ -267,16 +275,16 @@ impl std::fmt::Display for Quoted<'_> {
     }
 }
 
-/// Reads a pipe to its end on a thread of its own, so that no full pipe can block the process.
+/// Reads a pipe to its end on a separate thread, so that a full pipe does not block the process.
 fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What came before an error counts.
+            // Keep the bytes that were read before an error.
             let _ = pipe.read_to_end(&mut bytes);
         }
-        // Nobody listens any more once the time is over.
+        // The receiver is gone after a timeout.
         let _ = sender.send(bytes);
     });
     receiver

@@ -1,22 +1,22 @@
-//! The network configuration as a runtime derives it for one call.
+//! The network configuration that a runtime derives for one call.
 
 use serde_json::{Map, Value};
 
 use super::Error;
 use crate::spec::{NetworkName, Version};
 
-/// The configuration of the plugin under test, without what a runtime sets for each call.
+/// The configuration of the plugin under test, without the keys that a runtime sets for each call.
 #[derive(Debug, Clone)]
 pub(super) struct Config(Map<String, Value>);
 
 impl Config {
-    /// Takes a configuration for one plugin, or the first of a list.
+    /// Accepts a configuration for one plugin, or takes the first plugin of a list.
     pub(super) fn new(config: Value) -> Result<Self, Error> {
         let wrong = |problem| Error::Config { problem };
         let Value::Object(mut config) = config else { return Err(wrong("is not a JSON object")) };
         if let Some(plugins) = config.remove("plugins") {
             let Some(Value::Object(first)) = plugins.get(0).cloned() else {
-                return Err(wrong("has a list \"plugins\" that does not begin with an object"));
+                return Err(wrong("has a list \"plugins\" that does not start with an object"));
             };
             let listed = std::mem::replace(&mut config, first);
             for key in ["cniVersion", "name"] {
@@ -25,13 +25,13 @@ impl Config {
                 }
             }
         }
-        // The runtime consumes these keys: a plugin never sees them.
+        // The runtime consumes these keys; a plugin never receives them.
         for key in ["capabilities", "cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"] {
             config.remove(key);
         }
         let config = Self(config);
         if config.0.contains_key("prevResult") {
-            return Err(wrong("has a \"prevResult\": chained plugins are not what this suite tries"));
+            return Err(wrong("has a \"prevResult\", and the suite does not test chained plugins"));
         }
         match config.0.get("name").and_then(Value::as_str).map(str::parse::<NetworkName>) {
             Some(Ok(_)) => Ok(config),
@@ -39,24 +39,24 @@ impl Config {
         }
     }
 
-    /// What goes to the plugin's standard input in a version.
+    /// The configuration for standard input, in a version.
     pub(super) fn in_version(&self, version: Version) -> Map<String, Value> {
         let mut config = self.0.clone();
         config.insert("cniVersion".to_owned(), version.as_str().into());
         config
     }
 
-    /// `cniVersion` as it was written, where it is one.
+    /// The `cniVersion` of the original configuration, if it is valid.
     pub(super) fn stated_version(&self) -> Option<Version> {
         self.0.get("cniVersion")?.as_str()?.parse().ok()
     }
 
-    /// The network's name.
+    /// The name of the network.
     pub(super) fn name(&self) -> &str {
         self.0.get("name").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The `ipam.type` that the plugin delegates to.
+    /// The plugin in `ipam.type`.
     pub(super) fn delegate(&self) -> Option<&str> {
         self.0.get("ipam")?.get("type")?.as_str().filter(|kind| !kind.is_empty())
     }
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_plugin_can_be_given_is_refused() {
+    fn invalid_configurations_are_rejected() {
         for config in [json!([]), json!({}), json!({ "name": "a b" }), json!({ "name": "a", "plugins": [] })] {
             Config::new(config).unwrap_err();
         }

@@ -4,40 +4,40 @@ use std::path::PathBuf;
 use crate::netlink;
 use crate::spec::Version;
 
-/// Why the suite could not come to a verdict. What a plugin does wrong is never an error, but a
+/// The reason why the suite has no verdict. A violation by the plugin is never an error, but a
 /// [`Finding`](super::Finding).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The configuration is not one that a plugin can be given.
+    /// The configuration is not valid for a plugin.
     #[error("the network configuration {problem}")]
     Config {
-        /// What is wrong with it.
+        /// The problem.
         problem: &'static str,
     },
-    /// A pattern matches no rule, so a rule that the caller means is not tried, or is not left out.
-    #[error("the pattern {pattern:?} of {filter} matches no rule; correct it, or remove it if the rule is gone")]
+    /// A pattern matches no rule. The caller's rule would be skipped or tried by mistake.
+    #[error("the pattern {pattern:?} of {filter} matches no rule; correct or remove it")]
     NoSuchRule {
         /// `only` or `skip`.
         filter: &'static str,
         /// The pattern.
         pattern: String,
     },
-    /// The patterns of `only` and `skip` leave no rule to try.
-    #[error("the patterns of only and skip leave no rule to try; skip fewer rules")]
+    /// The patterns of `only` and `skip` select no rule.
+    #[error("the patterns of only and skip select no rule; skip fewer rules")]
     NoRules,
-    /// Every rule was skipped, so the report says nothing about the plugin.
+    /// Every rule was skipped, so the report contains no verdict.
     #[error(
-        "no verdict: every rule was skipped, for the reason in its finding; select other rules, or change the \
+        "no verdict: every rule was skipped, see the findings for the reasons; select other rules, or change the \
          configuration or the versions so that a rule applies"
     )]
     AllSkipped,
-    /// There is no executable at the plugin's path.
-    #[error("plugin {}: cannot be looked at", path.display())]
+    /// There is no executable at the path of the plugin.
+    #[error("cannot find the plugin {}", path.display())]
     Plugin {
-        /// The path that was given.
+        /// The path.
         path: PathBuf,
-        /// The failure of the system call.
+        /// The error of the system call.
         source: io::Error,
     },
     /// The plugin cannot be started.
@@ -45,23 +45,23 @@ pub enum Error {
     Start {
         /// The executable.
         path: PathBuf,
-        /// The failure of the system call.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The plugin does not speak a version that the suite was told to try.
-    #[error("the plugin does not speak {version}; it speaks {}", Version::list(supported))]
+    /// The plugin does not support a requested version.
+    #[error("the plugin does not support {version}; it supports {}", Version::list(supported))]
     Unsupported {
-        /// The version that was asked for.
+        /// The requested version.
         version: Version,
-        /// Those that the plugin named.
+        /// The versions that the plugin reports.
         supported: Vec<Version>,
     },
-    /// The plugin refused the first `ADD`, which every rule builds on.
+    /// The plugin failed the first `ADD`, which every rule needs.
     #[error("the plugin cannot serve an ADD with this configuration and cniVersion {version}: {seen}")]
     NoAdd {
         /// The version of the call.
         version: Version,
-        /// How the plugin ended, and what it wrote.
+        /// The exit status and the output of the plugin.
         seen: String,
     },
     /// The script that prepares the host failed.
@@ -69,20 +69,20 @@ pub enum Error {
     Prepare {
         /// The script.
         path: PathBuf,
-        /// How it ended, and what it wrote.
+        /// Its exit status and output.
         seen: String,
     },
-    /// A private host could not be furnished.
+    /// A private host could not be set up.
     #[error("cannot {operation} {}", path.display())]
     Host {
-        /// What was tried, such as `mount tmpfs on`.
+        /// The operation, such as `mount tmpfs on`.
         operation: &'static str,
-        /// What it was tried on.
+        /// The path of the operation.
         path: PathBuf,
-        /// The failure of the system call.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// A namespace could not be made or looked at.
+    /// A namespace could not be created or examined.
     #[error("a private host or pod cannot be used")]
     Netlink(#[from] netlink::Error),
 }

@@ -1,4 +1,4 @@
-//! The private host that a rule is tried on, and the pods beside it.
+//! The private host for a trial, and its pods.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -14,16 +14,16 @@ use rustix::mount::{
 use super::Error;
 use crate::netlink::{LOOPBACK_INDEX, Netns, Socket};
 
-/// Scratch space, on the host's own `/run`.
+/// The directory for scratch files, on the host's own `/run`.
 pub(super) const SCRATCH: &str = "/run/cni-conformance";
 
-/// Where namespaces are mounted, as runtimes do.
+/// The directory for namespace files, as runtimes use it.
 const NETNS_DIR: &str = "/run/netns";
 
-/// Where plugins keep what must last.
+/// The directory for the persistent state of plugins.
 const STATE_DIR: &str = "/var/lib/cni";
 
-/// A machine of its own: the calling thread's.
+/// A private host: the namespaces of the calling thread.
 #[derive(Debug)]
 pub(super) struct Host {
     netns: Netns,
@@ -31,7 +31,7 @@ pub(super) struct Host {
     pods: Cell<u32>,
 }
 
-/// A network namespace beside the host, at a path of its own.
+/// A network namespace beside the host, with its own path.
 #[derive(Debug)]
 pub(super) struct Pod {
     netns: Netns,
@@ -42,36 +42,37 @@ pub(super) struct Pod {
 impl Host {
     /// Runs `work` on a new host.
     pub(super) fn run<T: Send>(work: impl FnOnce(&Host) -> T + Send) -> Result<T, Error> {
-        Netns::run_apart(|| Host::furnish().map(|host| work(&host)))?
+        Netns::run_apart(|| Host::set_up().map(|host| work(&host)))?
     }
 
-    /// Furnishes the namespaces that the calling thread is alone in.
-    fn furnish() -> Result<Self, Error> {
-        // Else every mount made here would show up on the machine as well.
+    /// Sets up the new namespaces of the calling thread.
+    fn set_up() -> Result<Self, Error> {
+        // Otherwise every mount made here would also appear on the machine.
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-            .map_err(|errno| failed("make the mounts private below", "/", errno))?;
-        cover("tmpfs", "/run")?;
+            .map_err(|errno| failed("make the mounts private in", "/", errno))?;
+        mount_over("tmpfs", "/run")?;
         create_dir(SCRATCH)?;
         create_dir(NETNS_DIR)?;
-        // A sysfs shows the network namespace in which it was mounted. The control groups below stay the machine's.
+        // A sysfs shows the network namespace of the process that mounted it. The cgroups in it
+        // remain the machine's cgroups.
         let cgroups = Path::new(SCRATCH).join("cgroup");
         create_dir(&cgroups)?;
         let bound = mount_bind_recursive("/sys/fs/cgroup", &cgroups).is_ok();
-        cover("sysfs", "/sys")?;
+        mount_over("sysfs", "/sys")?;
         if bound {
             mount_bind_recursive(&cgroups, "/sys/fs/cgroup").map_err(|e| failed("bind", "/sys/fs/cgroup", e))?;
-            // Scratch space is listed when a rule looks for what was left: it must not lead into the control groups.
+            // Rules list the scratch directory for leftovers, so it must not contain the cgroups.
             unmount(&cgroups, UnmountFlags::DETACH).map_err(|errno| failed("unmount", &cgroups, errno))?;
         }
         if Path::new("/sys/fs/bpf").is_dir() {
-            cover("bpf", "/sys/fs/bpf")?;
+            mount_over("bpf", "/sys/fs/bpf")?;
         }
         if !Path::new(STATE_DIR).is_dir() {
             // The directory must not appear on the machine.
             overlay("/var/lib")?;
             create_dir(STATE_DIR)?;
         }
-        cover("tmpfs", STATE_DIR)?;
+        mount_over("tmpfs", STATE_DIR)?;
         let netns = Netns::current()?;
         let socket = Socket::open()?;
         socket.set_up(LOOPBACK_INDEX)?;
@@ -90,7 +91,7 @@ impl Host {
         Pod::at(path)
     }
 
-    /// The host's own namespace at a path like a pod's.
+    /// The host's own namespace, mounted at a path like a pod's.
     pub(super) fn own_netns(&self) -> Result<PathBuf, Error> {
         let path = Path::new(NETNS_DIR).join("host");
         if !path.exists() {
@@ -99,7 +100,7 @@ impl Host {
         Ok(path)
     }
 
-    /// A new empty directory that ends with the host.
+    /// A new empty directory that is removed with the host.
     pub(super) fn scratch(&self, name: &str) -> Result<PathBuf, Error> {
         let path = Path::new(SCRATCH).join(name);
         create_dir(&path)?;
@@ -120,30 +121,30 @@ impl Pod {
         &self.socket
     }
 
-    /// What `CNI_NETNS` says.
+    /// The value for `CNI_NETNS`.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Ends the pod: its links go, and its path with it. Returns the path.
+    /// Ends the pod with its links and removes its path. Returns the path.
     pub(super) fn end(self) -> Result<PathBuf, Error> {
         unmount(&self.path, UnmountFlags::DETACH).map_err(|errno| failed("unmount", &self.path, errno))?;
         fs::remove_file(&self.path).map_err(|source| error("remove", &self.path, source))?;
         Ok(self.path)
     }
 
-    /// Ends the pod, and another one takes over its path.
+    /// Ends the pod and creates another one at the same path.
     pub(super) fn replace(self) -> Result<Pod, Error> {
         Pod::at(self.end()?)
     }
 
-    /// Whether the namespace is still at the path.
+    /// Whether the namespace is still mounted at the path.
     pub(super) fn is_in_place(&self) -> bool {
         use std::os::unix::fs::MetadataExt as _;
         fs::metadata(&self.path).is_ok_and(|there| there.ino() == self.inode())
     }
 
-    /// The kernel's number of the namespace.
+    /// The inode number of the namespace.
     pub(super) fn inode(&self) -> u64 {
         self.netns.id().inode
     }
@@ -157,12 +158,12 @@ fn bind(netns: &Netns, path: &Path) -> Result<(), Error> {
     mount_bind(source, path).map_err(|errno| failed("mount a network namespace on", path, errno))
 }
 
-/// Mounts a new file system of a kind over a directory.
-fn cover(kind: &'static str, path: &str) -> Result<(), Error> {
+/// Mounts a new file system over a directory.
+fn mount_over(kind: &'static str, path: &str) -> Result<(), Error> {
     mount(kind, path, kind, MountFlags::empty(), None).map_err(|errno| failed("mount a file system on", path, errno))
 }
 
-/// Lays a writable layer over a directory, so that what is made there is seen here only.
+/// Mounts an overlay over a directory, so that new files are visible only here.
 fn overlay(path: &str) -> Result<(), Error> {
     let [upper, work] = ["upper", "work"].map(|name| Path::new(SCRATCH).join(name));
     create_dir(&upper)?;
@@ -170,7 +171,7 @@ fn overlay(path: &str) -> Result<(), Error> {
     let data = format!("lowerdir={path},upperdir={},workdir={}", upper.display(), work.display());
     let data = CString::new(data).map_err(|nul| error("name", path, nul.into()))?;
     mount("overlay", path, "overlay", MountFlags::empty(), data.as_c_str())
-        .map_err(|errno| failed("lay an overlay over", path, errno))
+        .map_err(|errno| failed("mount an overlay on", path, errno))
 }
 
 fn create_dir(path: impl AsRef<Path>) -> Result<(), Error> {

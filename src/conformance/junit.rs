@@ -4,15 +4,23 @@ use std::fmt::Write as _;
 
 use super::report::{Finding, Outcome, Report};
 
-/// Writes a test suite for each theme: the rules whose ids begin alike.
-pub(super) fn write(report: &Report) -> String {
+impl Report {
+    /// The report as JUnit XML, which CI systems display. Each group of rules is a test suite, and
+    /// each trial is a test case. A warning is a passed test case with its text as output.
+    pub fn to_junit(&self) -> String {
+        write(self)
+    }
+}
+
+/// Writes one test suite for each group of rules: the first part of their ids.
+fn write(report: &Report) -> String {
     let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
     let name = escape(&report.plugin_name());
     // Writing to a String cannot fail.
     let _ = writeln!(xml, "<testsuites name=\"{name}\"{}>", totals(&report.findings));
-    for theme in report.findings.chunk_by(|one, other| theme(one) == theme(other)) {
-        let _ = writeln!(xml, "  <testsuite name=\"{name}.{}\"{}>", self::theme(&theme[0]), totals(theme));
-        theme.iter().for_each(|finding| test_case(&mut xml, &name, finding));
+    for group in report.findings.chunk_by(|one, other| group(one) == group(other)) {
+        let _ = writeln!(xml, "  <testsuite name=\"{name}.{}\"{}>", self::group(&group[0]), totals(group));
+        group.iter().for_each(|finding| test_case(&mut xml, &name, finding));
         xml.push_str("  </testsuite>\n");
     }
     xml.push_str("</testsuites>\n");
@@ -21,7 +29,7 @@ pub(super) fn write(report: &Report) -> String {
 
 fn test_case(xml: &mut String, plugin: &str, finding: &Finding) {
     let Finding { rule, version, seconds, .. } = finding;
-    let class = format!("{plugin}.{}", theme(finding));
+    let class = format!("{plugin}.{}", group(finding));
     let _ = write!(xml, "    <testcase classname=\"{class}\" name=\"{rule}@{version}\" time=\"{seconds:.3}\"");
     let seen = escape(finding.seen.as_deref().unwrap_or_default());
     let expected = escape(&finding.expected);
@@ -42,11 +50,11 @@ fn totals(findings: &[Finding]) -> String {
     format!(" tests=\"{}\" failures=\"{failed}\" skipped=\"{skipped}\" time=\"{seconds:.3}\"", findings.len())
 }
 
-fn theme(finding: &Finding) -> &str {
-    finding.rule.split_once('.').map_or(&finding.rule, |(theme, _)| theme)
+fn group(finding: &Finding) -> &str {
+    finding.rule.split_once('.').map_or(&finding.rule, |(group, _)| group)
 }
 
-/// Text for an attribute or an element. XML knows no way to write most control characters.
+/// Escapes text for an attribute or an element. XML cannot represent most control characters.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -71,7 +79,7 @@ mod tests {
     use super::escape;
 
     #[test]
-    fn what_a_plugin_prints_cannot_break_the_document() {
+    fn output_of_a_plugin_cannot_break_the_document() {
         assert_eq!(escape("<a b=\"&\">\n\u{1b}[31m"), "&lt;a b=&quot;&amp;&quot;&gt;&#10;\u{fffd}[31m");
     }
 }

@@ -1,8 +1,8 @@
-//! The rules of the [CNI specification] as tests of any plugin, in whatever language it is written.
+//! Tests any plugin against the rules of the [CNI specification], independent of its language.
 //!
-//! A [`Suite`] runs a plugin's executable as a container runtime does and judges what a runtime can see: exit status,
-//! standard output, and the state of the kernel. It knows nothing else of the plugin. What it finds is a [`Report`],
-//! with a [`Finding`] for each [`Rule`] and version of the specification that the rule was tried with.
+//! A [`Suite`] runs the executable of a plugin as a container runtime does. It judges only behavior
+//! that a runtime can observe: exit status, standard output, and the state of the kernel. The
+//! result is a [`Report`], with a [`Finding`] for each [`Rule`] and version of the specification.
 //!
 //! ```no_run
 //! use cnikit::conformance::Suite;
@@ -19,25 +19,28 @@
 //! # }
 //! ```
 //!
-//! The command `cni-conformance` of this repository does the same from a shell.
+//! The command `cni-conformance` of this repository runs the suite from a shell.
 //!
 //! # Where the plugin runs
 //!
-//! Each rule has a machine of its own: a thread with a new network namespace, the *host* in which the plugin runs, and
-//! a new mount namespace with a fresh sysfs, a bpffs on `/sys/fs/bpf`, and empty directories at `/run` and
-//! `/var/lib/cni`. Pods are network namespaces mounted below that `/run/netns`. Nothing of the machine's network is
-//! touched, and no rule sees what another one left. A plugin that keeps state anywhere else keeps it from rule to rule.
+//! Each rule runs on a private host: a thread with a new network namespace and a new mount
+//! namespace. The mount namespace has a fresh sysfs, a bpffs on `/sys/fs/bpf`, and empty
+//! directories at `/run` and `/var/lib/cni`. Pods are network namespaces that are mounted in that
+//! `/run/netns`.
 //!
-//! A rule that does not apply to the plugin is skipped. A report in which every rule was skipped is not conformant,
-//! and [`Report::require_verdict`] returns an error for it.
+//! The suite does not change the network of the machine, and no rule sees leftovers of another one.
+//! A plugin that keeps state in another place shares it between rules.
 //!
-//! Every call has a time limit. A plugin that passes it is killed with the processes it started.
+//! A rule that does not apply to the plugin is skipped. A report with only skipped rules is
+//! not conformant, and [`Report::require_verdict`] returns an error for it.
+//!
+//! Every call has a timeout. After it, the suite kills the plugin and the processes it started.
 //!
 //! # What it does not do
 //!
-//! It does not send packets: whether the network carries traffic is the plugin's own business to test. It tries plugins
-//! that make interfaces and plugins that only manage addresses (IPAM); a plugin that needs a `prevResult` to do its
-//! work is neither.
+//! The suite sends no packets: plugins must test their own traffic. It supports plugins that create
+//! interfaces, and plugins that only manage addresses (IPAM). It does not support plugins that need
+//! a `prevResult`.
 //!
 //! # Kernel
 //!
@@ -45,12 +48,12 @@
 //!
 //! [CNI specification]: https://www.cni.dev/docs/spec/
 
-mod bench;
 mod call;
 mod config;
 mod error;
-mod footprint;
+mod fixture;
 mod host;
+mod invalid_call;
 mod junit;
 mod pattern;
 mod probe;
@@ -58,6 +61,8 @@ mod recorder;
 mod report;
 mod rule;
 mod rules;
+mod snapshot;
+mod subject;
 mod suite;
 mod table;
 mod verdict;

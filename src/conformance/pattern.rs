@@ -1,6 +1,6 @@
-//! Names of rules with `*` for any run of characters.
+//! Patterns for rule ids. A `*` matches any run of characters.
 
-/// Whether `text` is what `pattern` says.
+/// Whether `text` matches `pattern`.
 pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(text) = text.strip_prefix(start) else { return false };
@@ -12,7 +12,7 @@ mod tests {
     use super::matches;
 
     #[test]
-    fn a_star_stands_for_anything() {
+    fn a_star_matches_anything() {
         for pattern in ["del.twice", "del.*", "*", "*twice", "d*l.t*e", "**", "del.twice*"] {
             assert!(matches(pattern, "del.twice"), "{pattern}");
         }

@@ -1,4 +1,4 @@
-//! What has to be known of a plugin before rules are tried on it.
+//! Learns the facts about a plugin that the rules need.
 
 use std::time::{Duration, Instant};
 
@@ -9,67 +9,67 @@ use super::Error;
 use super::call::Reply;
 use super::host::Host;
 use super::recorder::Recorder;
-use super::suite::Suite;
+use super::subject::Subject;
 use super::verdict::Stop;
 use crate::spec::Version;
 
-/// What kind of plugin it is, told from the result of an `ADD`.
+/// The kind of a plugin, according to the result of an `ADD`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Kind {
-    /// It makes interfaces.
+    /// Creates interfaces.
     Interface,
-    /// It manages addresses only.
+    /// Manages addresses only.
     Ipam,
 }
 
-/// What is known of a plugin.
+/// The facts about a plugin.
 #[derive(Debug, Clone)]
 pub(super) struct Probe {
     pub(super) kind: Kind,
-    /// The versions to try, oldest first; there is at least one.
+    /// The versions to try, oldest first. There is at least one.
     pub(super) versions: Vec<Version>,
     /// The newest of them.
     pub(super) newest: Version,
-    /// How long an `ADD` takes that finds its network in place.
-    pub(super) add_takes: Duration,
+    /// The duration of an `ADD` on an existing network.
+    pub(super) add_duration: Duration,
     pub(super) delegation: Delegation,
 }
 
 /// Whether the first `ADD` called the plugin in `ipam.type`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Delegation {
-    /// The configuration names none.
+    /// The configuration has no `ipam.type`.
     Unnamed,
-    /// It called that plugin.
+    /// The `ADD` called that plugin.
     Called,
-    /// It succeeded without that plugin; the evidence.
+    /// The `ADD` succeeded without that plugin; the evidence.
     NotCalled(String),
 }
 
 impl Probe {
-    /// Asks the plugin for its versions, and has it serve two `ADD`s.
-    pub(super) fn of(suite: &Suite) -> Result<Self, Error> {
+    /// Asks the plugin for its versions and runs two `ADD`s.
+    pub(super) fn of(subject: &Subject, requested: &[Version]) -> Result<Self, Error> {
         Host::run(|host| {
-            suite.prepare()?;
-            let supported = supported_versions(suite)?;
-            let mut versions = if suite.versions.is_empty() { supported.clone() } else { suite.versions.clone() };
+            subject.prepare()?;
+            let supported = supported_versions(subject)?;
+            let mut versions = if requested.is_empty() { supported.clone() } else { requested.to_vec() };
             versions.sort_unstable();
             if let Some(&version) = versions.iter().find(|version| !supported.contains(version)) {
                 return Err(Error::Unsupported { version, supported });
             }
             let newest = versions.last().copied().unwrap_or(Version::IMPLICIT);
-            let delegate = suite.config.delegate();
-            let real = delegate.and_then(|delegate| suite.find(delegate));
+            let delegate = subject.config.delegate();
+            let real = delegate.and_then(|delegate| subject.find(delegate));
             let recorder = real.map(|real| Recorder::install(host, &real, "")).transpose()?;
-            let (first, _) = add(suite, host, newest, "first", recorder.as_ref())?;
-            let (_, add_takes) = add(suite, host, newest, "second", None)?;
-            let made_none = first.get("interfaces").and_then(Value::as_array).is_none_or(Vec::is_empty);
-            let names_interfaces = newest >= Version::V0_3_0;
-            let kind = if names_interfaces && made_none { Kind::Ipam } else { Kind::Interface };
+            let (first, _) = add(subject, host, newest, "first", recorder.as_ref())?;
+            let (_, add_duration) = add(subject, host, newest, "second", None)?;
+            let has_no_interfaces = first.get("interfaces").and_then(Value::as_array).is_none_or(Vec::is_empty);
+            let reports_interfaces = newest >= Version::V0_3_0;
+            let kind = if reports_interfaces && has_no_interfaces { Kind::Ipam } else { Kind::Interface };
             let delegation = delegate.map_or(Delegation::Unnamed, |name| Delegation::of(name, recorder.as_ref()));
-            Ok(Self { kind, versions, newest, add_takes, delegation })
+            Ok(Self { kind, versions, newest, add_duration, delegation })
         })?
     }
 }
@@ -84,10 +84,11 @@ impl Delegation {
     }
 }
 
-/// What the plugin says; where it says nothing that can be read, the configuration's version.
-fn supported_versions(suite: &Suite) -> Result<Vec<Version>, Error> {
-    let version = suite.config.stated_version().unwrap_or(Version::LATEST);
-    let call = suite.call("VERSION").stdin(|_| format!(r#"{{"cniVersion":"{version}"}}"#));
+/// The versions that the plugin reports, or the version of the configuration if the answer is not
+/// readable.
+fn supported_versions(subject: &Subject) -> Result<Vec<Version>, Error> {
+    let version = subject.config.stated_version().unwrap_or(Version::LATEST);
+    let call = subject.call("VERSION").stdin(|_| format!(r#"{{"cniVersion":"{version}"}}"#));
     let listed = match call.run() {
         Ok(reply) => published(&reply.json()),
         Err(Stop::Error(error)) => return Err(*error),
@@ -96,26 +97,26 @@ fn supported_versions(suite: &Suite) -> Result<Vec<Version>, Error> {
     Ok(if listed.is_empty() { vec![version] } else { listed })
 }
 
-/// The versions in an answer to `VERSION` that have been published.
+/// The published versions in an answer to `VERSION`.
 fn published(answer: &Value) -> Vec<Version> {
     let listed = answer.get("supportedVersions").and_then(Value::as_array);
     listed.into_iter().flatten().filter_map(|version| version.as_str()?.parse().ok()).collect()
 }
 
 fn add(
-    suite: &Suite,
+    subject: &Subject,
     host: &Host,
     version: Version,
     container: &str,
     recorder: Option<&Recorder>,
 ) -> Result<(Value, Duration), Error> {
     let pod = host.pod()?;
-    let mut call = suite.call("ADD").config(suite.config.in_version(version)).env("CNI_CONTAINERID", container);
+    let mut call = subject.call("ADD").config(subject.config.in_version(version)).env("CNI_CONTAINERID", container);
     if let Some(recorder) = recorder {
         call = call.path_first(recorder.directory());
     }
     let begun = Instant::now();
-    let reply: Result<Reply, Stop> = call.env("CNI_NETNS", pod.path()).env("CNI_IFNAME", &suite.ifname).run();
+    let reply: Result<Reply, Stop> = call.env("CNI_NETNS", pod.path()).env("CNI_IFNAME", &subject.ifname).run();
     let refused = |seen: String| Err(Error::NoAdd { version, seen });
     match reply {
         Ok(reply) if reply.succeeded() => Ok((reply.json(), begun.elapsed())),

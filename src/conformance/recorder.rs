@@ -1,4 +1,4 @@
-//! A script that stands before the IPAM plugin on `CNI_PATH`, and records the calls.
+//! A script that comes before the IPAM plugin on `CNI_PATH` and records the calls.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,22 +9,22 @@ use serde_json::Value;
 use super::Error;
 use super::host::Host;
 
-/// A script of the delegate's name, which records each call and then runs the delegate.
+/// A script with the name of the delegate. It records each call and then runs the delegate.
 #[derive(Debug)]
 pub(super) struct Recorder {
     directory: PathBuf,
 }
 
 impl Recorder {
-    /// Creates the script in a directory of its own. It fails for the verb in `failing`, if there is one, with a code of
-    /// its own.
+    /// Creates the script in a new directory. It fails with a plugin-specific code for the verb
+    /// `failing`, if that is not empty.
     pub(super) fn install(host: &Host, real: &Path, failing: &str) -> Result<Self, Error> {
         let recorder = Self { directory: host.scratch("delegate")? };
         let script = format!(
             "#!/bin/sh\n\
              echo \"$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS\" >>'{log}'\n\
              if [ \"$CNI_COMMAND\" = '{failing}' ]; then\n\
-             \techo '{{\"cniVersion\":\"1.0.0\",\"code\":100,\"msg\":\"told to fail\"}}'\n\
+             \techo '{{\"cniVersion\":\"1.0.0\",\"code\":100,\"msg\":\"configured to fail\"}}'\n\
              \texit 1\n\
              fi\n\
              cat >'{stdin}'\n\
@@ -38,12 +38,12 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// Where the script is.
+    /// The directory of the script.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// A line for each call: verb, container, interface and namespace.
+    /// The recorded calls, one line each: verb, container, interface and namespace.
     pub(super) fn calls(&self) -> String {
         fs::read_to_string(self.log()).unwrap_or_default()
     }

@@ -4,75 +4,76 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::rule::Level;
-use super::{Error, Kind, Table, junit};
+use super::{Error, Kind};
 use crate::spec::Version;
 
-/// What a run of the suite found.
+/// The result of a run of the suite.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// The plugin's executable.
+    /// The executable of the plugin.
     pub plugin: PathBuf,
-    /// The network's name.
+    /// The name of the network.
     pub network: String,
-    /// What kind of plugin it is.
+    /// The kind of the plugin.
     pub kind: Kind,
-    /// The versions that were tried.
+    /// The tried versions.
     pub versions: Vec<Version>,
-    /// How long the run took, in seconds.
+    /// The duration of the run in seconds.
     pub seconds: f64,
-    /// What each trial found, in the order of the rules.
+    /// The findings of the trials, in the order of the rules.
     pub findings: Vec<Finding>,
 }
 
-/// What one trial of a rule found.
+/// The result of one trial of a rule.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Finding {
-    /// The rule's id.
+    /// The id of the rule.
     pub rule: String,
-    /// How binding the rule is.
+    /// The level of the rule.
     pub level: Level,
-    /// The verb that it is about.
+    /// The verb under test.
     pub verb: String,
     /// The section of the specification.
     pub section: String,
-    /// Where to read that.
+    /// The link to the section.
     pub url: String,
-    /// The version of the specification that it was tried with.
+    /// The version of the specification in this trial.
     pub version: Version,
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
-    /// What the rule expects.
+    /// The expected behavior.
     pub expected: String,
-    /// What was seen instead; for a rule that was skipped, why.
+    /// The observed behavior; for a skipped rule, the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<String>,
-    /// How long it took, in seconds.
+    /// The duration in seconds.
     pub seconds: f64,
 }
 
-/// How a trial ended.
+/// The outcome of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// The plugin keeps the rule.
+    /// The plugin follows the rule.
     Passed,
     /// The rule does not apply, or could not be tried.
     Skipped,
-    /// It breaks a rule that it should keep.
+    /// The plugin breaks a "should" rule.
     Warned,
-    /// It breaks a rule that it must keep.
+    /// The plugin breaks a "must" rule.
     Failed,
 }
 
 impl Report {
-    /// Whether at least one rule was tried and none failed. Warnings are no failures.
+    /// Whether at least one rule was tried and none failed. Warnings are not failures.
     pub fn is_conformant(&self) -> bool {
         self.require_verdict().is_ok() && self.count(Outcome::Failed) == 0
     }
 
-    /// Checks that at least one rule was not skipped. A report of skipped rules says nothing about the plugin.
+    /// Checks that at least one rule was not skipped. A report with only skipped rules contains no
+    /// verdict.
     ///
     /// # Errors
     ///
@@ -82,36 +83,24 @@ impl Report {
         if is_tried { Ok(()) } else { Err(Error::AllSkipped) }
     }
 
-    /// How many trials ended so.
+    /// The number of trials with this outcome.
     pub fn count(&self, outcome: Outcome) -> usize {
         self.findings.iter().filter(|finding| finding.outcome == outcome).count()
     }
 
-    /// The findings about a rule, one for each version that it was tried with.
+    /// The findings of a rule, one for each tried version.
     pub fn of<'a>(&'a self, rule: &'a str) -> impl Iterator<Item = &'a Finding> {
         self.findings.iter().filter(move |finding| finding.rule == rule)
     }
 
-    /// The report in the form of JUnit, which CI systems show: a test suite for each theme, a test case for each trial.
-    /// A warning is a test case that passed, with its text as output.
-    pub fn to_junit(&self) -> String {
-        junit::write(self)
-    }
-
-    /// The plugin's name: that of its executable.
+    /// The file name of the executable.
     pub fn plugin_name(&self) -> String {
         self.plugin.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Table::new(self).fmt(f)
-    }
-}
-
 impl Outcome {
-    /// The word for it.
+    /// The outcome as a word.
     pub const fn as_str(self) -> &'static str {
         match self {
             Outcome::Passed => "passed",

@@ -2,52 +2,54 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::Bench;
+use super::fixture::Fixture;
+use super::invalid_call::InvalidCall;
 use super::pattern;
-use super::rules::Misuse;
-use super::verdict::Verdict;
+use super::probe::Delegation;
+use super::verdict::{Verdict, not_tried};
 use crate::spec::{Command, Version};
 
-/// A sentence of the specification that a caller can hold a plugin to.
+/// A requirement of the specification that a test can check.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Rule {
-    /// The name: the verb or the theme, a dot, and what it is about; such as `del.twice`.
+    /// The name: the verb or the group, a dot, and the subject, such as `del.twice`.
     pub id: &'static str,
-    /// How binding it is.
+    /// The level of the requirement.
     pub level: Level,
-    /// Where the specification says so.
+    /// The section of the specification.
     pub section: Section,
-    /// The verb that it is about.
+    /// The verb under test.
     pub verb: Command,
-    /// The least version of the specification that has it.
+    /// The oldest version of the specification with this rule.
     pub since: Version,
-    /// What is expected, as a sentence.
-    pub says: &'static str,
-    /// It is tried with each version that the plugin speaks, not with the newest only.
+    /// The expected behavior, as a sentence.
+    pub description: &'static str,
+    /// Whether the rule is tried with each version that the plugin supports, or only with the
+    /// newest.
     pub each_version: bool,
     pub(super) applies: Applies,
     pub(super) check: Check,
 }
 
-/// How a rule is tried.
+/// The way to try a rule.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Check {
-    /// By a function.
-    Run(fn(&Bench<'_>) -> Verdict),
-    /// By a call that is wrong and has to fail.
-    Refused(&'static Misuse),
-    /// By the error document of such a call.
-    Answered(&'static Misuse),
+    /// A function.
+    Run(fn(&Fixture<'_>) -> Verdict),
+    /// An invalid call that must fail.
+    Refused(&'static InvalidCall),
+    /// The error document of an invalid call.
+    Answered(&'static InvalidCall),
 }
 
-/// How binding a rule is: the "must" and "should" of [RFC 2119](https://www.ietf.org/rfc/rfc2119.txt).
+/// The level of a rule: "must" or "should", as in [RFC 2119](https://www.ietf.org/rfc/rfc2119.txt).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// A plugin that breaks it does not conform.
+    /// A plugin that breaks the rule does not conform.
     Must,
-    /// A plugin that breaks it is warned of.
+    /// A plugin that breaks the rule gets a warning.
     Should,
 }
 
@@ -87,58 +89,92 @@ pub enum Section {
     ErrorResult,
 }
 
-/// Which plugins a rule is for.
+/// The plugins to which a rule applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Applies {
-    /// All.
+    /// All plugins.
     Any,
-    /// Those that make interfaces.
+    /// Plugins that create interfaces.
     Interfaces,
-    /// Those that only manage addresses.
+    /// Plugins that only manage addresses.
     Ipam,
-    /// Those whose configuration names an IPAM plugin.
+    /// Plugins with an IPAM plugin in their configuration.
     Naming,
-    /// Those that call the IPAM plugin that the configuration names.
+    /// Plugins that call the IPAM plugin of their configuration.
     Delegating,
-    /// Those that call none.
-    Alone,
+    /// Plugins that call no other plugin.
+    NonDelegating,
 }
 
 impl Rule {
-    /// Whether the rule's id is what `pattern` says, in which `*` stands for any run of characters.
+    /// Whether the id matches `pattern`. A `*` matches any run of characters.
     pub fn matches(&self, pattern: &str) -> bool {
         pattern::matches(pattern, self.id)
+    }
+
+    /// Skips the trial if the rule does not apply to this plugin or version.
+    pub(super) fn require_applicable(&self, fixture: &Fixture<'_>) -> Verdict {
+        let (since, newest) = (self.since, fixture.version);
+        if newest < since {
+            return not_tried(format!("the rule needs {since}, and {newest} is the newest version tried"));
+        }
+        let delegation = fixture.delegation();
+        let reason = match self.applies {
+            Applies::Interfaces if fixture.is_ipam() => "the plugin creates no interfaces: its result has none",
+            Applies::Ipam if !fixture.is_ipam() => "the plugin is not an IPAM plugin: its result has interfaces",
+            Applies::Naming | Applies::Delegating if *delegation == Delegation::Unnamed => {
+                "the configuration names no plugin to delegate to"
+            }
+            Applies::Delegating if *delegation != Delegation::Called => {
+                "the plugin does not call the plugin in \"ipam.type\": see delegate.called"
+            }
+            Applies::NonDelegating if *delegation == Delegation::Called => {
+                "the plugin delegates and needs CNI_PATH for that"
+            }
+            _ => return Ok(()),
+        };
+        not_tried(reason)
     }
 
     pub(super) const fn must(
         verb: Command,
         id: &'static str,
         section: Section,
-        says: &'static str,
-        check: fn(&Bench<'_>) -> Verdict,
+        description: &'static str,
+        check: fn(&Fixture<'_>) -> Verdict,
     ) -> Self {
-        Self::of(verb, id, section, says, Check::Run(check))
+        Self::of(verb, id, section, description, Check::Run(check))
     }
 
     pub(super) const fn of(
         verb: Command,
         id: &'static str,
         section: Section,
-        says: &'static str,
+        description: &'static str,
         check: Check,
     ) -> Self {
         let since = verb.spec().since;
-        Self { id, level: Level::Must, section, verb, since, says, each_version: false, applies: Applies::Any, check }
+        Self {
+            id,
+            level: Level::Must,
+            section,
+            verb,
+            since,
+            description,
+            each_version: false,
+            applies: Applies::Any,
+            check,
+        }
     }
 
     pub(super) const fn should(
         verb: Command,
         id: &'static str,
         section: Section,
-        says: &'static str,
-        check: fn(&Bench<'_>) -> Verdict,
+        description: &'static str,
+        check: fn(&Fixture<'_>) -> Verdict,
     ) -> Self {
-        let mut rule = Self::must(verb, id, section, says, check);
+        let mut rule = Self::must(verb, id, section, description, check);
         rule.level = Level::Should;
         rule
     }
@@ -160,17 +196,17 @@ impl Rule {
 }
 
 impl Check {
-    pub(super) fn run(self, bench: &Bench<'_>) -> Verdict {
+    pub(super) fn run(self, fixture: &Fixture<'_>) -> Verdict {
         match self {
-            Check::Run(check) => check(bench),
-            Check::Refused(misuse) => misuse.refused_by(bench),
-            Check::Answered(misuse) => misuse.answered_by(bench),
+            Check::Run(check) => check(fixture),
+            Check::Refused(call) => call.refused_by(fixture),
+            Check::Answered(call) => call.answered_by(fixture),
         }
     }
 }
 
 impl Level {
-    /// The word as the specification has it.
+    /// The word of the specification.
     pub const fn as_str(self) -> &'static str {
         match self {
             Level::Must => "must",
@@ -186,12 +222,12 @@ impl fmt::Display for Level {
 }
 
 impl Section {
-    /// The section's heading.
+    /// The heading of the section.
     pub const fn title(self) -> &'static str {
         self.heading().0
     }
 
-    /// Where to read it.
+    /// The link to the section.
     pub fn url(self) -> String {
         format!("https://www.cni.dev/docs/spec/#{}", self.heading().1)
     }

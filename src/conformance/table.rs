@@ -6,7 +6,7 @@ const RESET: &str = "\x1b[0m";
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
 
-/// A report for people: a line for each rule, and below it what was seen where it was not kept.
+/// A report as a table: one line for each rule, and the observed behavior below each broken rule.
 #[derive(Debug, Clone, Copy)]
 pub struct Table<'a> {
     report: &'a Report,
@@ -19,7 +19,7 @@ impl<'a> Table<'a> {
         Self { report, color: false }
     }
 
-    /// Whether to colour it with the escape sequences of terminals.
+    /// Whether to use the color sequences of terminals.
     #[must_use]
     pub fn color(mut self, color: bool) -> Self {
         self.color = color;
@@ -30,7 +30,7 @@ impl<'a> Table<'a> {
         if self.color { style } else { "" }
     }
 
-    /// A line for one rule in all versions that it was tried with: the worst of them counts.
+    /// One line for a rule in all tried versions, with the worst outcome.
     fn line(&self, f: &mut fmt::Formatter<'_>, trials: &[Finding]) -> fmt::Result {
         let Some(worst) = trials.iter().max_by_key(|finding| finding.outcome) else { return Ok(()) };
         let seconds: f64 = trials.iter().map(|finding| finding.seconds).sum();
@@ -41,15 +41,15 @@ impl<'a> Table<'a> {
             return Ok(());
         }
         let dim = self.paint(DIM);
-        let mut told: Vec<&str> = Vec::new();
+        let mut printed: Vec<&str> = Vec::new();
         for finding in trials.iter().filter(|finding| finding.outcome == worst.outcome) {
             let seen = finding.seen.as_deref().unwrap_or_default();
             if finding.outcome == Outcome::Skipped {
                 return writeln!(f, "        {dim}{seen}{reset}");
             }
-            if !told.contains(&finding.expected.as_str()) {
+            if !printed.contains(&finding.expected.as_str()) {
                 writeln!(f, "        {dim}expected{reset}  {}", finding.expected)?;
-                told.push(&finding.expected);
+                printed.push(&finding.expected);
             }
             writeln!(f, "        {dim}in {:<6}{reset} {seen}", finding.version)?;
         }
@@ -76,6 +76,12 @@ impl fmt::Display for Table<'_> {
             writeln!(f, "{paint}{error}{reset}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Table::new(self).fmt(f)
     }
 }
 

@@ -1,21 +1,21 @@
-//! How a rule ends.
+//! The outcome of a trial.
 
 use super::Error;
 
-/// What trying a rule comes to: nothing to say when the plugin keeps it.
+/// The result of a trial: `Ok` if the plugin follows the rule.
 pub(super) type Verdict<T = ()> = Result<T, Stop>;
 
-/// Why the trial of a rule ended early.
+/// The reason why a trial ended early.
 #[derive(Debug)]
 pub(super) enum Stop {
     /// The plugin breaks the rule.
     Broken {
-        /// What was expected, where the rule's own sentence does not say it.
+        /// The expected behavior, if it differs from the rule's description.
         expected: Option<String>,
-        /// What was seen instead.
+        /// The observed behavior.
         seen: String,
     },
-    /// The rule cannot be tried on this plugin; why.
+    /// The rule cannot be tried on this plugin, with the reason.
     NotTried(String),
     /// The suite itself failed.
     Error(Box<Error>),
@@ -27,17 +27,17 @@ impl<E: Into<Error>> From<E> for Stop {
     }
 }
 
-/// The rule is kept if `holds`; `seen` tells what was there instead.
+/// The rule holds if `holds` is true; `seen` describes the observed behavior otherwise.
 pub(super) fn ensure(holds: bool, seen: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { broken(seen()) }
 }
 
-/// The rule's own sentence does not hold.
+/// The description of the rule does not hold.
 pub(super) fn broken<T>(seen: impl Into<String>) -> Verdict<T> {
     Err(Stop::Broken { expected: None, seen: seen.into() })
 }
 
-/// Something that the rule builds on does not hold.
+/// A precondition of the rule does not hold.
 pub(super) fn unexpected<T>(expected: impl Into<String>, seen: impl Into<String>) -> Verdict<T> {
     Err(Stop::Broken { expected: Some(expected.into()), seen: seen.into() })
 }

@@ -4,14 +4,13 @@ use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fs2::FileExt;
 use rustix::fs::{Access, access};
 use rustix::mount::{MountFlags, mount};
 
 use super::{Error, Result};
+use crate::flock::{self, Pauses};
 
 /// Where the kernel keeps a directory for it.
 const MOUNT_POINT: &str = "/sys/fs/bpf";
@@ -23,7 +22,7 @@ const MAGIC: u32 = 0xcafe_4a11;
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pause between two attempts to lock.
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSES: Pauses = Pauses { first: Duration::from_millis(2), longest: Duration::from_millis(2) };
 
 /// Makes the directory `path` on the BPF file system, and mounts that first where it is missing.
 /// On another file system nothing is made.
@@ -56,19 +55,11 @@ pub(super) fn create_directories(path: &Path) -> Result<()> {
 /// An exclusive lock on a directory, held until it is dropped. The kernel frees it if its holder
 /// dies; for one that hangs there is a time limit.
 pub(super) fn lock(directory: &Path, patience: Duration) -> Result<File> {
-    let start = Instant::now();
     let file = File::open(directory).map_err(|error| Error::pin("open the directory", directory, error))?;
-    loop {
-        match file.try_lock_exclusive() {
-            Ok(()) => return Ok(file),
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                return Err(Error::pin("lock the directory", directory, error));
-            }
-            Err(_) if start.elapsed() >= patience => {
-                return Err(Error::Locked { path: directory.to_owned(), waited: patience });
-            }
-            Err(_) => thread::sleep(PAUSE),
-        }
+    match flock::lock_with_timeout(&file, patience, PAUSES) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(Error::Locked { path: directory.to_owned(), waited: patience }),
+        Err(error) => Err(Error::pin("lock the directory", directory, error)),
     }
 }
 
@@ -108,6 +99,9 @@ fn is_bpffs(path: &Path) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+    use std::time::Instant;
+
     use super::*;
 
     #[test]

@@ -1,13 +1,12 @@
 //! One network's pins.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::in_use::InUse;
@@ -15,6 +14,7 @@ use super::map::MapSpec;
 use super::maps::{CounterMap, EndpointMap, MAPS, PortConfigMap, SharedAddressMap, YOUNGER};
 use super::program::{Program, ProgramName};
 use super::{DatapathConfig, Drops, Error, MapSet, NetStats, Result, bpffs, skeleton};
+use crate::dir;
 use crate::spec::NetworkName;
 
 /// Version of the maps' layout, the last part of the pins' path: a build whose maps differ keeps its
@@ -354,20 +354,12 @@ pub(super) fn list_dir(directory: &Path) -> Result<Vec<OsString>> {
         Err(Errno::NOENT) => return Ok(Vec::new()),
         opened => opened.map_err(failed)?,
     };
-    let (mut names, mut space) = (Vec::new(), [MaybeUninit::uninit(); 2048]);
-    let mut entries = RawDir::new(directory, &mut space);
-    while let Some(entry) = entries.next() {
-        let entry = match entry {
-            // The directory was removed meanwhile, so nothing is in it.
-            Err(Errno::NOENT) => break,
-            entry => entry.map_err(failed)?,
-        };
-        let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if name != "." && name != ".." {
-            names.push(name.to_owned());
-        }
+    let (mut names, mut buffer) = (Vec::new(), [MaybeUninit::uninit(); 2048]);
+    match dir::visit_names(directory, &mut buffer, |name| names.push(name.to_owned())) {
+        // The directory was removed in between, so it is empty.
+        Ok(()) | Err(Errno::NOENT) => Ok(names),
+        Err(errno) => Err(failed(errno)),
     }
-    Ok(names)
 }
 
 pub(super) fn remove_tree(path: &Path) -> Result<()> {

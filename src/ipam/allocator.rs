@@ -1,4 +1,4 @@
-//! Which addresses an attachment gets: the same decision over every kind of store.
+//! Chooses the addresses of an attachment. The decision is the same for every kind of store.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -11,29 +11,31 @@ use super::lease::{Lease, Owner, Tenant};
 use super::pool::Pool;
 use super::range::Range;
 
-/// How many addresses are looked at one by one before all that are taken are listed at once.
+/// The number of single lookups before the allocator lists all taken addresses at once.
 ///
-/// A look is a system call and finds a free address at once while most are free. A listing costs about as much as
-/// looking at a seventh of the addresses taken, and is worth it where long rows of them are that no search has seen.
+/// A lookup is one system call, and finds a free address immediately while most addresses are free.
+/// A listing costs about as much as lookups of a seventh of the taken addresses. It pays off if
+/// long runs of addresses are taken that no search has seen.
 const MAX_PROBES: usize = if cfg!(test) { 2 } else { 64 };
 
-/// What a store does for the allocator. Nobody else changes it meanwhile.
+/// The operations that a store provides to the allocator. No other process changes the store in
+/// between.
 pub(super) trait Table {
     fn lease_of(&mut self, owner: &Owner) -> Result<Option<Lease>>;
 
-    /// The lease that holds an address. What holds it without being a lease is removed here.
+    /// The lease that holds an address. Removes an address entry without a lease.
     fn holder_of(&mut self, address: IpAddr) -> Result<Option<Lease>>;
 
-    /// Whether anything holds an address, at a look.
+    /// Whether the address has an entry; reads no lease.
     fn is_taken(&mut self, address: IpAddr) -> Result<bool>;
 
-    /// Every address that is taken.
+    /// Every taken address.
     fn taken(&mut self) -> Result<HashSet<IpAddr>>;
 
-    /// Every lease, for when addresses have run out; so what holds an address without being one is removed here.
+    /// Every lease, for an exhausted pool. Removes address entries without a lease.
     fn all(&mut self) -> Result<Vec<Lease>>;
 
-    /// What earlier searches have found out. Addresses that are removed since are not among the taken.
+    /// The results of earlier searches. They never list an address as taken after its release.
     fn hints(&self) -> AllocationHints;
 
     fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: AllocationHints) -> Result<Lease>;
@@ -41,11 +43,11 @@ pub(super) trait Table {
     fn remove(&mut self, owner: &Owner) -> Result<()>;
 }
 
-/// Gives `tenant` one address of each pool, those of `requested` where it names any: of all pools or, on an error, of
-/// none.
+/// Allocates one address of each pool for `tenant`, or none at all if an error occurs. Addresses of
+/// `requested` are used for the pools that contain them.
 ///
-/// `reclaim` is asked about the leases that stand in the way, but for those that were imported; those that it gives up
-/// are removed.
+/// `reclaim` decides about each lease that blocks the allocation, except imported leases. The
+/// leases for which it returns `true` are removed.
 pub(super) fn allocate(
     table: &mut impl Table,
     tenant: &Tenant,
@@ -57,18 +59,19 @@ pub(super) fn allocate(
         return Err(Error::AlreadyLeased { lease: Box::new(lease) });
     }
     let reclaim = &mut |lease: &Lease| !lease.imported && reclaim(lease);
-    let wishes = requested_by_pool(pools, requested)?;
-    // Wishes come first, lest one is taken for another pool that has the address too.
-    for wish in wishes.iter().flatten() {
-        claim(table, *wish, reclaim)?;
+    let requests = requested_by_pool(pools, requested)?;
+    // Requested addresses come first: the search in another pool could otherwise choose one of
+    // them.
+    for request in requests.iter().flatten() {
+        claim(table, *request, reclaim)?;
     }
-    let mut chosen: Vec<IpAddr> = wishes.iter().copied().flatten().collect();
+    let mut chosen: Vec<IpAddr> = requests.iter().copied().flatten().collect();
     let mut hints = table.hints();
     let mut addresses = Vec::with_capacity(pools.len());
     let mut last = Vec::with_capacity(pools.len());
-    for (pool, wish) in pools.iter().zip(&wishes) {
+    for (pool, request) in pools.iter().zip(&requests) {
         let cursor = hints.last.iter().copied().find(|address| pool.contains(*address));
-        let address = match wish {
+        let address = match request {
             Some(address) => *address,
             None => {
                 let mut search = Search { table, pool, cursor, chosen: &chosen, taken: &mut hints.taken };
@@ -77,34 +80,34 @@ pub(super) fn allocate(
                 address
             }
         };
-        // An address that was asked for says nothing of where the search has come to.
-        last.extend(if wish.is_some() { cursor } else { Some(address) });
+        // A requested address does not move the cursor of the search.
+        last.extend(if request.is_some() { cursor } else { Some(address) });
         addresses.push(pool.range_of(address).map_or(address.into(), |range: &Range| range.with_prefix(address)));
     }
     hints.last = last;
     table.insert(tenant, addresses, hints)
 }
 
-/// What is asked for of each pool.
+/// The requested address of each pool.
 fn requested_by_pool(pools: &[Pool], requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>> {
-    let mut wishes = vec![None; pools.len()];
+    let mut requests = vec![None; pools.len()];
     for (index, address) in requested.iter().enumerate() {
-        // A runtime may tell the same wish in several places.
+        // A runtime may pass the same request in several places.
         if requested[..index].contains(address) {
             continue;
         }
-        let Some((pool, wish)) = pools.iter().zip(&mut wishes).find(|(pool, _)| pool.contains(*address)) else {
+        let Some((pool, request)) = pools.iter().zip(&mut requests).find(|(pool, _)| pool.contains(*address)) else {
             let pools: Vec<String> = pools.iter().map(Pool::to_string).collect();
             return Err(Error::NotInPools { address: *address, pools: pools.join(", ") });
         };
-        if let Some(first) = wish.replace(*address) {
+        if let Some(first) = request.replace(*address) {
             return Err(Error::RequestedTwice { first, second: *address, pool: Box::new(pool.clone()) });
         }
     }
-    Ok(wishes)
+    Ok(requests)
 }
 
-/// Sees to it that `address` is free.
+/// Makes `address` free, or returns an error.
 fn claim(table: &mut impl Table, address: IpAddr, reclaim: &mut dyn FnMut(&Lease) -> bool) -> Result<()> {
     if !table.is_taken(address)? {
         return Ok(());
@@ -121,36 +124,37 @@ struct Search<'a, T> {
     table: &'a mut T,
     pool: &'a Pool,
     cursor: Option<IpAddr>,
-    /// What this allocation has decided on already.
+    /// Addresses that this allocation has already chosen.
     chosen: &'a [IpAddr],
-    /// What is known to be taken.
+    /// Addresses that are known to be taken.
     taken: &'a mut AddressSet,
 }
 
 impl<T: Table> Search<'_, T> {
     fn free_address(&mut self, reclaim: &mut dyn FnMut(&Lease) -> bool) -> Result<IpAddr> {
-        if let Some(address) = self.free_by_looks()? {
+        if let Some(address) = self.free_by_probing()? {
             return Ok(address);
         }
-        if let Some(address) = self.free_by_list()? {
+        if let Some(address) = self.free_by_listing()? {
             return Ok(address);
         }
         for lease in self.table.all()? {
             if lease.addresses.iter().any(|address| self.pool.contains(address.ip())) && reclaim(&lease) {
                 self.table.remove(&lease.owner)?;
-                // Its addresses in the pools that are searched after this one are free as well.
+                // The lease may also have freed addresses of pools that are searched later.
                 for address in &lease.addresses {
                     self.taken.remove(address.ip());
                 }
             }
         }
-        self.free_by_list()?.ok_or_else(|| Error::PoolExhausted { pool: Box::new(self.pool.clone()) })
+        self.free_by_listing()?.ok_or_else(|| Error::PoolExhausted { pool: Box::new(self.pool.clone()) })
     }
 
-    /// Looks at one address after the other, past the rows that are known to be taken, until it has had enough.
-    fn free_by_looks(&mut self) -> Result<Option<IpAddr>> {
+    /// Probes addresses one by one and skips intervals that are known to be taken, up to the limit.
+    fn free_by_probing(&mut self) -> Result<Option<IpAddr>> {
         let mut place = self.cursor;
-        // A jump leads past a row; who has made more of them than there are rows has been everywhere.
+        // Each jump skips one interval. More jumps than intervals mean that the search has covered
+        // the whole pool.
         let steps = MAX_PROBES + self.chosen.len() + self.taken.len() + 1;
         for _ in 0..steps {
             let Some(address) = self.pool.iter_from(place).next() else {
@@ -169,8 +173,9 @@ impl<T: Table> Search<'_, T> {
         Ok(None)
     }
 
-    /// Lists what is taken, which is true whatever the hints say, and learns from it.
-    fn free_by_list(&mut self) -> Result<Option<IpAddr>> {
+    /// Lists the taken addresses, which does not depend on the hints, and updates the hints from
+    /// the list.
+    fn free_by_listing(&mut self) -> Result<Option<IpAddr>> {
         let taken = self.table.taken()?;
         self.taken.forget(|address| self.pool.contains(address));
         for address in self.pool.iter_from(self.cursor) {

@@ -1,4 +1,4 @@
-//! The `ipam` part of a network configuration, in the words of the plugin [host-local].
+//! The `ipam` section of a network configuration, with the keys of the plugin [host-local].
 //!
 //! [host-local]: https://www.cni.dev/plugins/current/ipam/host-local/
 
@@ -9,13 +9,13 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
 use super::error::{Error, Result};
-use super::pool::{Pool, keep_apart};
-use super::range::Range;
+use super::pool::{Pool, check_disjoint};
+use super::range::{Range, RangeKeys};
 use super::resolv_conf;
 use crate::spec::lenient::{empty_as_none, null_as_default};
-use crate::spec::{Dns, IpRange, Route};
+use crate::spec::{Dns, Route};
 
-/// How a network gives out addresses, checked: the `ipam` key of a configuration.
+/// The validated `ipam` key of a network configuration: pools, routes and directories.
 ///
 /// ```
 /// use cnikit::ipam::IpamConfig;
@@ -36,7 +36,7 @@ use crate::spec::{Dns, IpRange, Route};
 ///
 /// let overlap = r#"{"ranges": [[{"subnet": "10.10.0.0/16"}], [{"subnet": "10.10.7.0/24"}]]}"#;
 /// let error = serde_json::from_str::<IpamConfig>(overlap).unwrap_err();
-/// assert_eq!(error.to_string(), "ranges 10.10.0.0/16 and 10.10.7.0/24 overlap; give each address to one of them");
+/// assert_eq!(error.to_string(), "ranges 10.10.0.0/16 and 10.10.7.0/24 overlap; each address must be in one range only");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -48,17 +48,17 @@ pub struct IpamConfig {
     resolv_conf: Option<PathBuf>,
 }
 
-/// The keys of [`IpamConfig`] as they are written, not checked yet.
+/// The keys of [`IpamConfig`] as received, before validation.
 ///
-/// A plugin that takes ranges from elsewhere too, such as the runtime's `ipRanges`, puts them beside these and makes an
-/// [`IpamConfig`] of all with `try_into`.
+/// A plugin may take more ranges from another source, such as the runtime's `ipRanges`. It adds
+/// them to these keys and converts the result to an [`IpamConfig`] with `try_into`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IpamKeys {
-    /// A pool for each: an attachment gets an address of every one.
+    /// One pool for each inner list. An attachment gets one address of every pool.
     #[serde(deserialize_with = "null_as_default")]
     pub ranges: Vec<Vec<RangeKeys>>,
-    /// The flat form of a single range; its pool comes before those of `ranges`.
+    /// The flat form of a single range. Its pool comes before the pools of `ranges`.
     #[serde(deserialize_with = "empty_as_none")]
     pub subnet: Option<IpNetwork>,
     /// The flat form of [`RangeKeys::range_start`].
@@ -73,69 +73,52 @@ pub struct IpamKeys {
     /// Addresses and prefixes that no range hands out.
     #[serde(deserialize_with = "null_as_default")]
     pub exclude: Vec<IpNetwork>,
-    /// Routes that attachments get.
+    /// Routes for every attachment.
     #[serde(deserialize_with = "null_as_default")]
     pub routes: Vec<Route>,
-    /// Where leases are kept, in a directory for each network.
+    /// Directory for leases, with one subdirectory for each network.
     #[serde(deserialize_with = "empty_as_none")]
     pub data_dir: Option<String>,
-    /// A file in the form of [resolv.conf(5)](https://man7.org/linux/man-pages/man5/resolv.conf.5.html) that tells
-    /// attachments their name servers.
+    /// A file in the format of
+    /// [resolv.conf(5)](https://man7.org/linux/man-pages/man5/resolv.conf.5.html) with the name
+    /// servers for attachments.
     #[serde(deserialize_with = "empty_as_none")]
     pub resolv_conf: Option<String>,
 }
 
-/// The keys of a [`Range`] as they are written, not checked yet.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RangeKeys {
-    /// The subnet.
-    pub subnet: IpNetwork,
-    /// The lowest address to hand out, instead of the subnet's first.
-    #[serde(default, deserialize_with = "empty_as_none")]
-    pub range_start: Option<IpAddr>,
-    /// The highest address to hand out, instead of the subnet's last.
-    #[serde(default, deserialize_with = "empty_as_none")]
-    pub range_end: Option<IpAddr>,
-    /// The gateway, instead of the subnet's first address.
-    #[serde(default, deserialize_with = "empty_as_none")]
-    pub gateway: Option<IpAddr>,
-    /// Addresses and prefixes that are not handed out.
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub exclude: Vec<IpNetwork>,
-}
-
 impl IpamConfig {
-    /// The pools: an attachment gets an address of each. There is at least one, and no address is in two.
+    /// The pools. An attachment gets one address of each pool. There is at least one pool, and
+    /// pools do not share addresses.
     pub fn pools(&self) -> &[Pool] {
         &self.pools
     }
 
-    /// Routes that attachments get; those without a next hop go by the gateway of their family.
+    /// Routes for every attachment. A route without a next hop uses the gateway of its address
+    /// family.
     pub fn routes(&self) -> &[Route] {
         &self.routes
     }
 
-    /// Where leases are kept, in a directory for each network: an absolute path.
+    /// Directory for leases, with one subdirectory for each network. The path is absolute.
     pub fn data_dir(&self) -> Option<&Path> {
         self.data_dir.as_deref()
     }
 
-    /// The file that tells attachments their name servers: an absolute path.
+    /// The file with the name servers for attachments. The path is absolute.
     pub fn resolv_conf(&self) -> Option<&Path> {
         self.resolv_conf.as_deref()
     }
 
-    /// The name servers that [`resolv_conf`](Self::resolv_conf) tells, if it is configured.
+    /// The name servers in the file [`resolv_conf`](Self::resolv_conf), if one is configured.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the file cannot be read.
+    /// [`Error::Io`] if the file cannot be read.
     pub fn dns(&self) -> Result<Option<Dns>> {
         self.resolv_conf().map(resolv_conf::read).transpose()
     }
 
-    /// The gateway that belongs to an address, by the range that it is of.
+    /// The gateway of the range that contains `address`.
     pub fn gateway_of(&self, address: IpAddr) -> Option<IpAddr> {
         self.pools.iter().find_map(|pool| pool.range_of(address)).map(Range::gateway)
     }
@@ -164,27 +147,6 @@ impl TryFrom<IpamKeys> for IpamConfig {
     }
 }
 
-impl TryFrom<RangeKeys> for Range {
-    type Error = Error;
-
-    fn try_from(keys: RangeKeys) -> Result<Self> {
-        Self::new(keys.subnet, keys.gateway)?.with_bounds(keys.range_start, keys.range_end)?.exclude(&keys.exclude)
-    }
-}
-
-impl From<IpRange> for RangeKeys {
-    fn from(range: IpRange) -> Self {
-        let IpRange { subnet, range_start, range_end, gateway } = range;
-        Self { subnet, range_start, range_end, gateway, exclude: Vec::new() }
-    }
-}
-
-impl From<IpNetwork> for RangeKeys {
-    fn from(subnet: IpNetwork) -> Self {
-        Self { subnet, range_start: None, range_end: None, gateway: None, exclude: Vec::new() }
-    }
-}
-
 fn pools(sets: Vec<Vec<RangeKeys>>, exclude: &[IpNetwork]) -> Result<Vec<Pool>> {
     if sets.is_empty() {
         return Err(Error::NoRanges);
@@ -202,7 +164,7 @@ fn pools(sets: Vec<Vec<RangeKeys>>, exclude: &[IpNetwork]) -> Result<Vec<Pool>> 
         *range = range.clone().exclude(&own)?;
     }
     let pools: Vec<Pool> = sets.into_iter().map(Pool::new).collect::<Result<_>>()?;
-    keep_apart(pools.iter().flat_map(Pool::ranges))?;
+    check_disjoint(pools.iter().flat_map(Pool::ranges))?;
     Ok(pools)
 }
 

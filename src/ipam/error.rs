@@ -14,159 +14,159 @@ use crate::spec::{ErrorCode, HasErrorCode};
 
 /// The code of [`Error::PoolExhausted`]: no address is free.
 pub const POOL_EXHAUSTED: ErrorCode = ErrorCode::plugin_specific(100);
-/// The code of [`Error::AlreadyLeased`]: the attachment holds addresses already.
+/// The code of [`Error::AlreadyLeased`]: the attachment already holds addresses.
 pub const ALREADY_LEASED: ErrorCode = ErrorCode::plugin_specific(101);
-/// The code of [`Error::CorruptLease`]: a lease file cannot be understood.
+/// The code of [`Error::CorruptLease`]: a lease file cannot be parsed.
 pub const CORRUPT_LEASE: ErrorCode = ErrorCode::plugin_specific(102);
 
-/// The code of [`Error::AddressTaken`]: an address that was asked for is held by another attachment.
+/// The code of [`Error::AddressTaken`]: another attachment holds a requested address.
 pub const ADDRESS_TAKEN: ErrorCode = ErrorCode::plugin_specific(103);
 
 /// The result of an address operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a range is not one, or why the store could not do what it was asked.
+/// An invalid range, or an operation that the store could not perform.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The subnet names an address inside itself.
+    /// The subnet has host bits set.
     #[error("{subnet} has host bits set; write {}/{}", .subnet.network(), .subnet.prefix())]
     HostBits {
-        /// The subnet as it was given.
+        /// The configured subnet.
         subnet: IpNetwork,
     },
 
-    /// The subnet has no address for anyone but its gateway.
-    #[error("{subnet} leaves no address beside the gateway; use a subnet of /{} or larger", if .subnet.is_ipv4() { 30 } else { 126 })]
+    /// The subnet has no address except the gateway.
+    #[error("{subnet} has no address except the gateway; use a subnet of /{} or larger", if .subnet.is_ipv4() { 30 } else { 126 })]
     SubnetTooSmall {
-        /// The subnet as it was given.
+        /// The configured subnet.
         subnet: IpNetwork,
     },
 
-    /// The gateway is no address of the subnet.
+    /// The gateway is not in the subnet.
     #[error(
-        "gateway {gateway} is not in {subnet}; choose one that is, or leave it out to take the subnet's first address"
+        "gateway {gateway} is not in {subnet}; use an address of the subnet, or omit the gateway for the first address"
     )]
     GatewayOutside {
-        /// The gateway as it was given.
+        /// The configured gateway.
         gateway: IpAddr,
-        /// The subnet that it should be in.
+        /// The subnet of the range.
         subnet: IpNetwork,
     },
 
-    /// The gateway is the subnet's network address or its broadcast address.
-    #[error("gateway {gateway} is the network or the broadcast address of {subnet}; choose one between them")]
+    /// The gateway is the network address or the broadcast address of the subnet.
+    #[error("gateway {gateway} is the network or the broadcast address of {subnet}; use an address between them")]
     GatewayReserved {
-        /// The gateway as it was given.
+        /// The configured gateway.
         gateway: IpAddr,
-        /// The subnet that it is in.
+        /// The subnet of the range.
         subnet: IpNetwork,
     },
 
-    /// A bound is none of the addresses that the range could hand out.
-    #[error("{bound} cannot bound {range}; choose an address from {} to {}", .range.first(), .range.last())]
+    /// A bound is not an address that the range can allocate.
+    #[error("{bound} is outside {range}; use an address from {} to {}", .range.first(), .range.last())]
     BoundOutside {
-        /// The bound as it was given.
+        /// The configured bound.
         bound: IpAddr,
-        /// The range that was to be bounded.
+        /// The range without the bound.
         range: Box<Range>,
     },
 
     /// The range ends before it starts.
-    #[error("the range of {subnet} from {first} to {last} is reversed; exchange its ends")]
+    #[error("the range of {subnet} from {first} to {last} is reversed; swap its bounds")]
     Reversed {
-        /// Where the range was to start.
+        /// The configured first address.
         first: IpAddr,
-        /// Where it was to end.
+        /// The configured last address.
         last: IpAddr,
-        /// The range's subnet.
+        /// The subnet of the range.
         subnet: IpNetwork,
     },
 
-    /// What is to be left out of ranges is in none of them.
-    #[error("exclude {exclude} is not in {ranges}; correct it, or leave it out")]
+    /// An excluded prefix is not in any range.
+    #[error("exclude {exclude} is not in {ranges}; correct or remove it")]
     ExcludeOutside {
-        /// What was to be left out.
+        /// The excluded prefix.
         exclude: IpNetwork,
-        /// The ranges that there are.
+        /// The configured ranges.
         ranges: String,
     },
 
-    /// All of the range is its gateway or left out.
-    #[error("nothing of {range} is left to hand out; widen its bounds, or exclude less")]
+    /// The range has no address except the gateway and the excluded ones.
+    #[error("no address of {range} can be allocated; widen its bounds or exclude less")]
     NothingLeft {
         /// The range.
         range: Box<Range>,
     },
 
-    /// A list of ranges has none.
-    #[error("a list of ranges is empty; write a range into it, or leave the list out")]
+    /// A list of ranges is empty.
+    #[error("a list of ranges is empty; add a range or remove the list")]
     EmptyPool,
 
-    /// A list of ranges that stand in for each other has IPv4 and IPv6 ones.
-    #[error("{first} and {other} stand in one list of ranges; write IPv4 and IPv6 ranges into lists of their own")]
+    /// A list of ranges contains IPv4 and IPv6 ranges.
+    #[error("{first} and {other} are in one list of ranges; use separate lists for IPv4 and IPv6")]
     MixedFamilies {
         /// The first subnet of the list.
         first: IpNetwork,
-        /// One of the other family.
+        /// A subnet of the other family.
         other: IpNetwork,
     },
 
-    /// Two ranges could hand out the same address.
-    #[error("ranges {first} and {second} overlap; give each address to one of them")]
+    /// Two ranges can allocate the same address.
+    #[error("ranges {first} and {second} overlap; each address must be in one range only")]
     Overlap {
-        /// The range that comes first.
+        /// The first range.
         first: Box<Range>,
-        /// The one that overlaps it.
+        /// The second range.
         second: Box<Range>,
     },
 
-    /// A range could hand out the gateway of another.
-    #[error("range {range} would hand out {gateway}, the gateway of another; exclude it")]
+    /// A range can allocate the gateway of another range.
+    #[error("range {range} contains {gateway}, the gateway of another range; exclude it")]
     GatewayHandedOut {
         /// The gateway.
         gateway: IpAddr,
-        /// The range that has the gateway among its addresses.
+        /// The range that contains the gateway.
         range: Box<Range>,
     },
 
-    /// There is no range at all.
-    #[error("no range of addresses is configured; write a subnet")]
+    /// No range is configured.
+    #[error("no address range is configured; add a subnet")]
     NoRanges,
 
-    /// A key belongs to a subnet that is not there.
-    #[error("{key} {address} has no subnet beside it; write the subnet that it is of")]
+    /// A key needs a `subnet`, but there is none.
+    #[error("{key} {address} is set without a subnet; add the subnet")]
     NoSubnet {
         /// The key.
         key: &'static str,
-        /// Its value.
+        /// The value of the key.
         address: IpAddr,
     },
 
-    /// A path has to be absolute.
+    /// A path is not absolute.
     #[error("{key} {} is relative; write an absolute path", .path.display())]
     RelativePath {
         /// The key.
         key: &'static str,
-        /// Its value.
+        /// The value of the key.
         path: PathBuf,
     },
 
-    /// Another process kept the lock for too long.
+    /// Another process held the lock until the timeout.
     #[error("lock {} is still held{} after {waited:?}; try again, or end the process that holds it", .path.display(), by_process(*.holder))]
     LockTimeout {
         /// The lock file.
         path: PathBuf,
-        /// How long the lock was waited for.
+        /// The timeout.
         waited: Duration,
-        /// The process that holds the lock, where the kernel tells.
+        /// The process that holds the lock, if the kernel reports it.
         holder: Option<u32>,
     },
 
-    /// The attachment holds a lease already.
-    #[error("{} already holds {}; release it before it is given another lease", .lease.owner, list(&.lease.addresses))]
+    /// The attachment already holds a lease.
+    #[error("{} already holds {}; release it before another allocation", .lease.owner, list(&.lease.addresses))]
     AlreadyLeased {
-        /// The lease that it holds.
+        /// The existing lease.
         lease: Box<Lease>,
     },
 
@@ -177,92 +177,92 @@ pub enum Error {
         pool: Box<Pool>,
     },
 
-    /// An address that was asked for is another's.
-    #[error("{address} is held{}; ask for another address, or remove that attachment", by_owner(.holder.as_deref()))]
+    /// Another attachment holds a requested address.
+    #[error("{address} is held{}; request another address or remove that attachment", by_owner(.holder.as_deref()))]
     AddressTaken {
-        /// The address that was asked for.
+        /// The requested address.
         address: IpAddr,
-        /// Who holds it; nobody known, where the lease cannot be read.
+        /// The holder; `None` if its lease cannot be read.
         holder: Option<Box<Owner>>,
     },
 
-    /// An address that was asked for is none that can be handed out.
-    #[error("{address} is not among the addresses of {pools} that can be handed out; ask for one that is")]
+    /// A requested address cannot be allocated from any pool.
+    #[error("{address} cannot be allocated from {pools}; request another address")]
     NotInPools {
-        /// The address that was asked for.
+        /// The requested address.
         address: IpAddr,
         /// The pools.
         pools: String,
     },
 
-    /// Two addresses were asked for where there is one to be had.
-    #[error("{first} and {second} are both of {pool}, which gives one address; ask for one of them")]
+    /// Two addresses of one pool were requested.
+    #[error("{first} and {second} are both in {pool}, which assigns one address; request only one of them")]
     RequestedTwice {
-        /// The address that was asked for first.
+        /// The first requested address.
         first: IpAddr,
-        /// The other one.
+        /// The second requested address.
         second: IpAddr,
-        /// The pool that has both.
+        /// The pool that contains both.
         pool: Box<Pool>,
     },
 
-    /// The owner's container id is too long for the name of a file.
+    /// The owner's container id is too long for a file name.
     #[error("the container id of {owner} makes a file name of {length} bytes; shorten it by {}", .length - .limit)]
     NameTooLong {
-        /// The owner with the long name.
+        /// The owner.
         owner: Box<Owner>,
-        /// The bytes of the file name.
+        /// The length of the file name in bytes.
         length: usize,
-        /// The bytes that a file name may have.
+        /// The greatest length of a file name in bytes.
         limit: usize,
     },
 
-    /// A lease file does not hold a lease, or holds somebody else's.
-    #[error("lease file {} cannot be understood: {source}; delete the attachment that it is named after to free its addresses", .path.display())]
+    /// A lease file does not contain a lease, or contains the lease of another owner.
+    #[error("lease file {} is corrupt: {source}; delete the attachment in its name to free its addresses", .path.display())]
     CorruptLease {
-        /// The file: the owner's, or one of its addresses.
+        /// The file of the owner, or of one of its addresses.
         path: PathBuf,
-        /// Whose lease it was, where the file's name tells.
+        /// The owner of the lease, if the file name contains it.
         owner: Option<Box<Owner>>,
-        /// What is wrong with the content. The message has it before the remedy, so it is no
+        /// The parse error. The message contains it before the remedy, so it is not a
         /// [`source`](std::error::Error::source).
         r#source: serde_json::Error,
     },
 
-    /// Somebody else could change what is kept there, or holds it.
-    #[error("{} {}: make it root's alone, by chown root and chmod go-w", .path.display(), shared_by(*.uid))]
+    /// Another user can change the file or directory, or owns it.
+    #[error("{} {}: run chown root and chmod go-w on it", .path.display(), shared_by(*.uid))]
     Shared {
-        /// The directory, or the file.
+        /// The file or directory.
         path: PathBuf,
-        /// Whose it is, if that is what is wrong.
+        /// The user that owns it, if the owner is the problem.
         uid: Option<u32>,
     },
 
-    /// The directory of the store is a symbolic link, and somebody else's to put there.
-    #[error("{} is a symbolic link, which may lead anywhere: put a directory there that is root's alone", .path.display())]
+    /// The directory of the store is a symbolic link that another user could have created.
+    #[error("{} is a symbolic link, which another user may have created: replace it with a directory of root", .path.display())]
     Linked {
         /// The link.
         path: PathBuf,
     },
 
-    /// A file to be imported is no table of leases.
-    #[error("{} is no table of leases: {source}; it needs the key \"allocated\", with the container id of each address", .path.display())]
+    /// A file to import is not a table of leases.
+    #[error("{} is not a table of leases: {source}; it needs the key \"allocated\", with the container id of each address", .path.display())]
     NotATable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with the content. The message has it before the remedy, so it is no
+        /// The parse error. The message contains it before the remedy, so it is not a
         /// [`source`](std::error::Error::source).
         r#source: serde_json::Error,
     },
 
-    /// The file system refused.
+    /// A file system operation failed.
     #[error("cannot {operation} {}{}", .path.display(), remedy(source))]
     Io {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         operation: &'static str,
-        /// What it was tried on.
+        /// The path of the operation.
         path: PathBuf,
-        /// Why it failed.
+        /// The error of the system call.
         source: io::Error,
     },
 }
@@ -300,13 +300,13 @@ impl HasErrorCode for Error {
 }
 
 impl Error {
-    /// For `map_err`: says which lease file cannot be understood.
+    /// For `map_err`: adds the path of the lease file.
     pub(super) fn corrupt(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
-        let owner = path.file_name().and_then(|name| Owner::of_file_name(name.to_str()?)).map(Box::new);
+        let owner = path.file_name().and_then(|name| Owner::from_file_name(name.to_str()?)).map(Box::new);
         move |source| Self::CorruptLease { path: path.to_owned(), owner, source }
     }
 
-    /// Whether a file's content is lost, and trying again is no use.
+    /// Whether the content of a file is lost, so that another attempt cannot succeed.
     pub(super) fn is_damage(&self) -> bool {
         const LOST: [Errno; 5] = [Errno::IO, Errno::ISDIR, Errno::LOOP, Errno::BADMSG, Errno::UCLEAN];
         match self {
@@ -316,7 +316,7 @@ impl Error {
         }
     }
 
-    /// For `map_err`: names what was tried on which path.
+    /// For `map_err`: adds the operation and the path.
     pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { operation, path: path.to_owned(), source }
     }
@@ -346,9 +346,9 @@ fn list(addresses: &[IpNetwork]) -> String {
 
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::PermissionDenied => " (it is for root alone, as whom runtimes run plugins)",
-        io::ErrorKind::NotADirectory => " (a file is in the way of the directory)",
-        io::ErrorKind::ReadOnlyFilesystem => " (choose a directory on a file system that can be written)",
+        io::ErrorKind::PermissionDenied => " (only root has access; runtimes run plugins as root)",
+        io::ErrorKind::NotADirectory => " (a file exists in place of the directory)",
+        io::ErrorKind::ReadOnlyFilesystem => " (use a directory on a writable file system)",
         io::ErrorKind::StorageFull => " (free space or inodes on that file system, or choose another directory)",
         _ => "",
     }

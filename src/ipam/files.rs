@@ -1,39 +1,40 @@
-//! The steps by which the store's directory changes: each is one system call, and between any two of them a process
-//! may be killed. Tests stop it there, which is what `step` is for.
+//! The steps that change the store's directory. Each step is one system call, and a process can be
+//! killed between any two. Tests stop the process there: each step calls `step` first.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::geteuid;
 
 use super::error::{Error, Result};
+use crate::dir;
 
 #[cfg(test)]
-use super::crash_tests::step;
+use super::tests::crash::step;
 #[cfg(not(test))]
 fn step() {}
 
 pub(super) const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
-/// No file here is longer, unless it is damaged. In bytes.
+/// Maximum size of an intact file, in bytes.
 const MAX_FILE_SIZE: u64 = 64 * 1024;
-/// The lock file is no longer, in bytes: it has no more hints than fit.
-const SHORT: usize = 4 * 1024;
-/// Fails with `ELOOP` at a symbolic link.
+/// Maximum size of the lock file, in bytes. The hints are limited to fit.
+const MAX_LOCK_FILE_SIZE: usize = 4 * 1024;
+/// Fails with `ELOOP` on a symbolic link.
 pub(super) const O_NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
-/// How many bytes of names one system call lists.
+/// Size of the buffer for directory entries, in bytes.
 const DIR_BUFFER: usize = 32 * 1024;
 
-/// Makes a directory and those above it, where they are missing.
+/// Creates a directory and its missing parents.
 pub(super) fn create_dir(path: &Path) -> Result<()> {
     step();
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(Error::io("create directory", path))
 }
 
-/// Makes a file that must not exist yet.
+/// Creates a file; fails if it exists.
 pub(super) fn create(path: &Path, content: &[u8]) -> Result<()> {
     step();
     let mut file = OpenOptions::new()
@@ -45,10 +46,10 @@ pub(super) fn create(path: &Path, content: &[u8]) -> Result<()> {
     write(&mut file, content).map_err(Error::io("write", path))
 }
 
-/// Gives a file that is open, and that has `length` bytes, new content in place.
+/// Replaces the content of an open file in place. `length` is its old length in bytes.
 ///
-/// The file is cut to length after the write, not emptied before it: ext4 takes emptying for the replacement of a
-/// file that matters and writes the new content to the disk at once.
+/// The file is truncated after the write, not before it. ext4 treats a truncation to zero as the
+/// replacement of an important file and writes the new content to the disk at once.
 pub(super) fn overwrite(file: &File, path: &Path, content: &[u8], length: usize) -> Result<()> {
     step();
     file.write_all_at(content, 0).map_err(Error::io("write", path))?;
@@ -69,7 +70,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(Error::io("rename", from))
 }
 
-/// Removes a file; one that is absent is a success.
+/// Removes a file. Success if it is absent.
 pub(super) fn remove(path: &Path) -> Result<()> {
     step();
     match fs::remove_file(path) {
@@ -78,41 +79,43 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// What the kernel knows of a file, or nothing where there is none.
+/// The metadata of a file, or `None` if there is no file.
 pub(super) fn stat(path: &Path) -> Result<Option<Metadata>> {
-    present(fs::symlink_metadata(path)).map_err(Error::io("look at", path))
+    not_found_as_none(fs::symlink_metadata(path)).map_err(Error::io("examine", path))
 }
 
-/// Opens what is there to be read, and nothing that a link leads to. A pipe that nobody writes to is opened at once.
+/// Opens a file for reading. Does not follow symbolic links, and does not block on a pipe without a
+/// writer.
 fn open(path: &Path) -> Result<Option<File>> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(O_NOFOLLOW | OFlags::NONBLOCK.bits().cast_signed());
-    present(options.open(path)).map_err(Error::io("open", path))
+    not_found_as_none(options.open(path)).map_err(Error::io("open", path))
 }
 
-/// Refuses a directory of a store that somebody else could change, as far as it is there: files would be put in the
-/// place of others, or all of it be moved away.
+/// Rejects a store directory that another user could change. Such a user could replace files or
+/// move the directory. Does not check a directory that is missing.
 pub(super) fn check_ownership(dir: &Path) -> Result<()> {
     let others = Mode::WGRP | Mode::WOTH;
     for (path, is_own) in [(dir, true), (dir.parent().unwrap_or(dir), false)] {
-        // It is not there, or whoever opens it next says what is wrong.
+        // The directory is missing, or the next open reports the error.
         let Ok(found) = fs::metadata(path) else { continue };
-        // Whoever may write beside it could have put a link there, to a directory that is nobody else's.
+        // A user that can write to the parent directory could place a symbolic link there, to a
+        // directory that passes the other checks.
         if is_own && fs::symlink_metadata(path).is_ok_and(|link| link.is_symlink()) {
             return Err(Error::Linked { path: path.to_owned() });
         }
         let mode = Mode::from_raw_mode(found.mode());
-        // In a directory such as /tmp, who may write cannot move away what is another's.
+        // In a sticky directory such as /tmp, users cannot move files of other users.
         if mode.intersects(others) && (is_own || !mode.contains(Mode::SVTX)) {
             return Err(Error::Shared { path: path.to_owned(), uid: None });
         }
-        refuse_foreign(&found, path)?;
+        check_owner(&found, path)?;
     }
     Ok(())
 }
 
-/// Refuses what belongs neither to root nor to this process's user.
-pub(super) fn refuse_foreign(found: &Metadata, path: &Path) -> Result<()> {
+/// Rejects a file that belongs neither to root nor to the user of this process.
+pub(super) fn check_owner(found: &Metadata, path: &Path) -> Result<()> {
     let uid = found.uid();
     if uid == 0 || uid == geteuid().as_raw() {
         return Ok(());
@@ -120,13 +123,13 @@ pub(super) fn refuse_foreign(found: &Metadata, path: &Path) -> Result<()> {
     Err(Error::Shared { path: path.to_owned(), uid: Some(uid) })
 }
 
-/// A whole file and what the kernel knows of it, of the same moment; or nothing where there is none.
+/// The content and the metadata of a file, from one open file; `None` if there is no file.
 pub(super) fn read(path: &Path) -> Result<Option<(Vec<u8>, Metadata)>> {
     let Some(mut file) = open(path)? else {
         return Ok(None);
     };
-    let metadata = file.metadata().map_err(Error::io("look at", path))?;
-    // What a file has gained since is a change in place, which nobody makes: there is no looking for its end.
+    let metadata = file.metadata().map_err(Error::io("examine", path))?;
+    // Files are never extended in place, so there is no need to read beyond the reported size.
     let mut content = vec![0; metadata.len().min(MAX_FILE_SIZE) as usize];
     let mut length = 0;
     while length < content.len() {
@@ -141,34 +144,33 @@ pub(super) fn read(path: &Path) -> Result<Option<(Vec<u8>, Metadata)>> {
     Ok(Some((content, metadata)))
 }
 
-/// The content of a short file that is open, as far as the longest that this module writes.
+/// The content of an open short file, up to the maximum size that this module writes.
 pub(super) fn read_open(file: &File, path: &Path) -> Result<Vec<u8>> {
-    let mut content = vec![0; SHORT];
+    let mut content = vec![0; MAX_LOCK_FILE_SIZE];
     let length = file.read_at(&mut content, 0).map_err(Error::io("read", path))?;
     content.truncate(length);
     Ok(content)
 }
 
-/// The entries of a directory; one that is absent has none.
+/// The entries of a directory; `None` if it is absent.
 pub(super) fn list(path: &Path) -> Result<Option<fs::ReadDir>> {
-    present(fs::read_dir(path)).map_err(Error::io("list", path))
+    not_found_as_none(fs::read_dir(path)).map_err(Error::io("list", path))
 }
 
-/// Shows `visit` the name of every file in a directory, a thousand to a system call, and none of them copied.
+/// Passes the name of every file in a directory to `visit`, without copies. One system call lists
+/// about a thousand names.
 pub(super) fn visit_names(path: &Path, mut visit: impl FnMut(&str)) -> Result<()> {
     let Some(dir) = open(path)? else {
         return Ok(());
     };
     let mut buffer = Vec::with_capacity(DIR_BUFFER);
-    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
-    while let Some(entry) = entries.next() {
-        let entry = entry.map_err(|error| Error::io("list", path)(error.into()))?;
-        // A name that is no text is none of ours.
-        if let Ok(name) = entry.file_name().to_str() {
+    dir::visit_names(dir, buffer.spare_capacity_mut(), |name| {
+        // The store writes no name that is not UTF-8.
+        if let Some(name) = name.to_str() {
             visit(name);
         }
-    }
-    Ok(())
+    })
+    .map_err(|error| Error::io("list", path)(error.into()))
 }
 
 fn write(file: &mut File, content: &[u8]) -> io::Result<()> {
@@ -176,7 +178,7 @@ fn write(file: &mut File, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
-fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+fn not_found_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::path::Path;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
@@ -12,34 +13,55 @@ use super::error::{Error, Result};
 use super::hints::{AddressSet, AllocationHints};
 use super::lease::{Lease, Owner, Tenant};
 use super::pool::Pool;
-use super::recovery::Quarantined;
+use super::quarantine::Quarantined;
 use super::store::{NAME_MAX, Store};
-use super::{files, timestamp};
+use super::{files, lock, timestamp};
 
-/// A [`Store`] whose lock is held, so that it can be changed; made by [`Store::lock`].
+/// A [`Store`] with its lock held, which allows changes; created by [`Store::lock`].
 ///
 /// ```
 /// # use std::time::Duration;
 /// # use cnikit::ipam::Store;
 /// # let dir = tempfile::tempdir()?;
 /// # let store = Store::open(dir.path())?;
-/// // What a garbage collection does: free what is not wanted any more.
-/// let mut locked = store.lock(Duration::from_secs(5))?;
-/// for lease in locked.leases()?.flatten() {
-///     locked.release(&lease.owner)?;
+/// // Release all leases, as a garbage collection without valid attachments does.
+/// let mut guard = store.lock(Duration::from_secs(5))?;
+/// for lease in guard.leases()?.flatten() {
+///     guard.release(&lease.owner)?;
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct StoreGuard<'a> {
     pub(super) store: &'a Store,
-    /// Whether no change is left half done, neither by us nor by who held the lock before.
+    /// Whether `pending` is known to be absent: no change is half done, by this process or by an
+    /// earlier one.
     pub(super) settled: bool,
     pub(super) quarantined: Vec<Quarantined>,
     pub(super) hints: AllocationHints,
     lock: File,
-    /// How many bytes the lock file has.
+    /// Size of the lock file in bytes.
     length: usize,
+}
+
+impl Store {
+    /// Takes the lock for changes and waits for at most `timeout`. Dropping the guard releases the
+    /// lock.
+    ///
+    /// First undoes a change that a killed process left half done. The first call after a boot also
+    /// removes the leases of earlier boots. A second call in the same thread blocks until the
+    /// timeout.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::LockTimeout`], which has the code
+    ///   [`TRY_AGAIN`](crate::spec::ErrorCode::TRY_AGAIN).
+    /// - [`Error::Shared`] or [`Error::Linked`] if another user could change the directory.
+    /// - [`Error::Io`] if the directory cannot be created or changed.
+    pub fn lock(&self, timeout: Duration) -> Result<StoreGuard<'_>> {
+        files::check_ownership(&self.dir)?;
+        StoreGuard::new(self, lock::acquire(&self.lock_path(), timeout)?)
+    }
 }
 
 impl<'a> StoreGuard<'a> {
@@ -48,43 +70,52 @@ impl<'a> StoreGuard<'a> {
         let hints = store.hints_of_this_boot(&text);
         let is_of_this_boot = hints.is_some();
         let hints = hints.unwrap_or_else(|| AllocationHints::from_previous_boot(&text));
-        let mut locked = Self { store, settled: false, quarantined: Vec::new(), hints, lock, length: text.len() };
-        locked.recover_pending()?;
+        let mut guard = Self { store, settled: false, quarantined: Vec::new(), hints, lock, length: text.len() };
+        guard.recover_pending()?;
         if !is_of_this_boot {
-            locked.start_new_boot()?;
+            guard.start_new_boot()?;
         }
-        Ok(locked)
+        Ok(guard)
     }
 
-    /// Gives `owner` one address of each pool: of all of them or, on an error, of none.
+    /// Allocates one address of each pool for `owner`, or none at all if an error occurs.
     ///
-    /// Addresses of `requested` are taken for the pool that they are of, the others are chosen: the first that is free
-    /// after the one handed out last. The time of that does not depend on the leases held, but where long rows of
-    /// addresses are taken: there, the names of all that are taken are listed once, and the rows remembered.
+    /// Each address of `requested` is used for the pool that contains it. For the other pools, the
+    /// search takes the next free address after the last allocated one.
+    ///
+    /// The duration does not depend on the number of leases, except if long runs of addresses are
+    /// taken. The search then lists the names of all taken addresses once, and remembers the runs.
     ///
     /// # Errors
     ///
-    /// [`Error::AlreadyLeased`] with the lease that `owner` holds, [`Error::CorruptLease`] when it holds one that
-    /// cannot be read, [`Error::PoolExhausted`]; [`Error::AddressTaken`], [`Error::NotInPools`] and
-    /// [`Error::RequestedTwice`] of what was requested; [`Error::NameTooLong`], [`Error::Io`].
+    /// - [`Error::AlreadyLeased`] with the existing lease of `owner`.
+    /// - [`Error::CorruptLease`] if the existing lease cannot be read.
+    /// - [`Error::PoolExhausted`] if no address of a pool is free.
+    /// - [`Error::AddressTaken`], [`Error::NotInPools`] and [`Error::RequestedTwice`] for a
+    ///   requested address.
+    /// - [`Error::NameTooLong`], [`Error::Io`].
     pub fn allocate(&mut self, owner: &Owner, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
         self.allocate_with(owner, pools, requested, |_| false)
     }
 
-    /// As [`allocate`](Self::allocate), and frees the leases that `reclaim` gives up.
+    /// Like [`allocate`](Self::allocate), and removes the leases for which `reclaim` returns
+    /// `true`.
     ///
-    /// It is asked when no address of a pool is free, about each lease with an address of that pool, and about the
-    /// lease that holds a requested address. It must answer `true` only for an attachment that is provably gone: nobody
-    /// works on it, and its interface does not exist. The first is so while [`Store::lock_owner`] is held: take it without
-    /// waiting, because who has it may wait for this store, and look for the interface before it is given back. A lease's
-    /// age proves nothing, for an ADD that was stopped may go on at any time.
+    /// `reclaim` is called for each lease with an address of an exhausted pool, and for the holder
+    /// of a requested address. It must return `true` only if the attachment is provably gone: no
+    /// process works on it, and its interface does not exist.
     ///
-    /// It is never asked about a lease that was [imported](Lease::imported). Whether a damaged one was is not known: it is
-    /// asked about those.
+    /// [`Store::lock_owner`] proves that no process works on the attachment while its lock is held.
+    /// Take that lock with a zero timeout, because its holder may wait for this store. Look for the
+    /// interface before its release. The age of a lease proves nothing: a stopped ADD
+    /// can continue at any time.
+    ///
+    /// `reclaim` is never called for an [imported](Lease::imported) lease. For a damaged lease it
+    /// is not known whether it was imported, so `reclaim` is called.
     ///
     /// # Errors
     ///
-    /// Those of [`allocate`](Self::allocate).
+    /// As for [`allocate`](Self::allocate).
     pub fn allocate_with(
         &mut self,
         owner: &Owner,
@@ -95,11 +126,11 @@ impl<'a> StoreGuard<'a> {
         self.allocate_for(&owner.into(), pools, requested, reclaim)
     }
 
-    /// As [`allocate_with`](Self::allocate_with), and records the pod of the tenant in the lease.
+    /// Like [`allocate_with`](Self::allocate_with), and records the pod of the tenant in the lease.
     ///
     /// # Errors
     ///
-    /// Those of [`allocate`](Self::allocate).
+    /// As for [`allocate`](Self::allocate).
     pub fn allocate_for(
         &mut self,
         tenant: &Tenant,
@@ -110,10 +141,12 @@ impl<'a> StoreGuard<'a> {
         allocator::allocate(self, tenant, pools, requested, &mut reclaim)
     }
 
-    /// Frees the addresses of `owner` and returns its lease; there being none is a success.
+    /// Releases the addresses of `owner` and returns its lease. Success with `None` if there is no
+    /// lease.
     ///
-    /// A lease that cannot be read is freed too, and its file [set aside](Self::quarantined). Nothing is returned of it,
-    /// for what it held is not known.
+    /// A lease that cannot be read is released too, and its file is
+    /// [quarantined](Self::quarantined). The result is then `None`, because its addresses are
+    /// unknown.
     ///
     /// # Errors
     ///
@@ -134,11 +167,12 @@ impl<'a> StoreGuard<'a> {
             }
             Err(error) if error.is_damage() => {
                 self.quarantine(&file, error)?;
-                // A directory has gone as a whole.
+                // `quarantine` has moved a directory as a whole.
                 if files::stat(&file)?.is_some() {
-                    // Which addresses will be free is not known.
+                    // The addresses of the lease are unknown, so no address can stay marked as
+                    // taken.
                     self.hints.taken = AddressSet::default();
-                    self.try_mark();
+                    self.try_write_header();
                     self.settled = false;
                     files::rename(&file, &self.pending_path())?;
                     self.recover_pending()?;
@@ -149,21 +183,23 @@ impl<'a> StoreGuard<'a> {
         }
     }
 
-    /// The damaged files that were met since the lock was taken. Each cost one lease: it is worth a warning.
+    /// The damaged files that were found since the lock was taken. Each one is a lost lease and
+    /// deserves a warning.
     pub fn quarantined(&self) -> &[Quarantined] {
         &self.quarantined
     }
 
-    /// Makes a lease, all of it or nothing, of an owner that has none. Where a file is in the way of an address, that is
-    /// [`Error::AddressTaken`].
+    /// Writes the lease of an owner that has none, atomically. Fails with [`Error::AddressTaken`]
+    /// if the file of an address exists.
     pub(super) fn commit(&mut self, lease: &Lease) -> Result<()> {
         self.recover_pending()?;
         let file = self.owner_path(&lease.owner).ok_or_else(|| name_too_long(&lease.owner))?;
-        // What is half done is not left to the next caller, if it need not be.
+        // Undo a failed change now, if possible, instead of in the next call.
         self.write(lease, &file).inspect_err(|_| drop(self.recover_pending()))
     }
 
-    /// Makes a lease under the name `pending`, links its addresses to it, and gives it the name of its owner.
+    /// Writes a lease as `pending`, links its addresses to that file, and renames it to the owner's
+    /// name.
     fn write(&mut self, lease: &Lease, file: &Path) -> Result<()> {
         let pending = self.pending_path();
         let mut text = serde_json::to_vec_pretty(lease).map_err(|error| Error::io("encode", &pending)(error.into()))?;
@@ -183,7 +219,7 @@ impl<'a> StoreGuard<'a> {
         Ok(())
     }
 
-    /// Writes the boot and the hints into the lock file.
+    /// Writes the boot id and the hints into the lock file.
     pub(super) fn write_header(&mut self) -> Result<()> {
         let text = format!("{}\n{}", self.boot_id.as_str(), self.hints);
         files::overwrite(&self.lock, &self.lock_path(), text.as_bytes(), self.length)?;
@@ -191,20 +227,21 @@ impl<'a> StoreGuard<'a> {
         Ok(())
     }
 
-    /// Says that these addresses will be free: before they are, lest a search passes over them.
+    /// Removes addresses from the hints. Called before the release: a search would otherwise skip
+    /// the free addresses.
     fn forget_taken(&mut self, addresses: &[IpNetwork]) {
         let mut known = false;
         for address in addresses {
             known |= self.hints.taken.remove(address.ip());
         }
         if known {
-            self.try_mark();
+            self.try_write_header();
         }
     }
 
-    /// Writes hints down if it can. On a full disk they stay wrong, and what they say is taken is found when there seems
-    /// to be no other address.
-    fn try_mark(&mut self) {
+    /// Writes the hints and ignores an error. On a full disk the hints stay wrong. A search of an
+    /// apparently exhausted pool then lists the addresses and finds the free ones.
+    fn try_write_header(&mut self) {
         let _ = self.write_header();
     }
 }
@@ -220,7 +257,8 @@ impl Deref for StoreGuard<'_> {
 impl Table for StoreGuard<'_> {
     fn lease_of(&mut self, owner: &Owner) -> Result<Option<Lease>> {
         self.recover_pending()?;
-        // A damaged lease is an error here: the attachment may be alive, and another lease would cost it its addresses.
+        // A damaged lease is an error here. The attachment may be alive, and a second lease would
+        // cost it its addresses.
         self.read(&self.owner_path(owner).ok_or_else(|| name_too_long(owner))?)
     }
 
@@ -265,7 +303,7 @@ impl Table for StoreGuard<'_> {
         let Tenant { owner, pod } = tenant.clone();
         let (boot_id, created) = (self.boot_id.clone(), timestamp::now());
         let lease = Lease { owner, addresses, boot_id, created, imported: false, pod };
-        // Before the lease and not after it: a disk that is full is then told of while nothing is committed.
+        // Written before the lease: an error on a full disk then occurs while nothing is committed.
         self.hints = hints;
         self.write_header()?;
         self.commit(&lease)?;

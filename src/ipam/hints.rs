@@ -1,4 +1,5 @@
-//! What helps to find a free address: the text behind the boot's name in the lock file, which is open in any case.
+//! Hints for the search of a free address. They follow the boot id in the lock file, which is open
+//! in any case.
 //!
 //! ```text
 //! 0c6e3b6a-1f0e-4d0a-9c0b-3a3f5a1d7b52
@@ -7,29 +8,31 @@
 //! taken 10.244.1.2 10.244.1.200
 //! ```
 //!
-//! Nothing is believed to be leased because it stands here: what is lost or wrong costs a longer search.
+//! The hints never prove that an address is leased. Lost or wrong hints only make a search longer.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Shorter rows are not written down: looking at their addresses one by one is as fast.
+use super::range::number;
+
+/// Minimum length of a stored interval. Probing a shorter run one by one is as fast.
 const MIN_RUN: u128 = if cfg!(test) { 2 } else { 8 };
-/// No more rows are written down, so that reading all of them is one system call.
+/// Maximum number of stored intervals, so that one system call reads them all.
 const MAX_RUNS: usize = 32;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct AllocationHints {
-    /// The address of each pool that was handed out last.
+    /// The last allocated address of each pool.
     pub(super) last: Vec<IpAddr>,
-    /// Addresses that a search has seen to be taken, and that were not released since.
+    /// Addresses that a search has seen as taken and that were not released since.
     pub(super) taken: AddressSet,
 }
 
-/// A set of addresses, kept as rows without a gap.
+/// A set of addresses, stored as intervals.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct AddressSet {
-    /// Sorted, and apart from each other.
-    rows: Vec<Interval>,
+    /// Sorted, disjoint and not adjacent.
+    intervals: Vec<Interval>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +42,7 @@ struct Interval {
 }
 
 impl AllocationHints {
-    /// Reads what [`fmt::Display`] has written. Whatever is no hint is passed over.
+    /// Parses the output of [`fmt::Display`]. Ignores invalid lines.
     pub(super) fn parse(text: &[u8]) -> Self {
         let mut hints = Self::default();
         for line in String::from_utf8_lossy(text).lines() {
@@ -48,18 +51,21 @@ impl AllocationHints {
             let mut address = || words.next()?.parse::<IpAddr>().ok();
             match (keyword, address(), address()) {
                 (Some("last"), Some(last), None) => hints.last.push(last),
-                (Some("taken"), Some(first), Some(last)) => hints.taken.rows.push(Interval { first, last }),
+                (Some("taken"), Some(first), Some(last)) => hints.taken.intervals.push(Interval { first, last }),
                 _ => {}
             }
         }
-        hints.taken.rows.retain(|row| row.first <= row.last && row.first.is_ipv4() == row.last.is_ipv4());
-        hints.taken.rows.sort_unstable();
-        hints.taken.rows.dedup_by(|row, before| row.first <= before.last);
+        hints
+            .taken
+            .intervals
+            .retain(|interval| interval.first <= interval.last && interval.first.is_ipv4() == interval.last.is_ipv4());
+        hints.taken.intervals.sort_unstable();
+        hints.taken.intervals.dedup_by(|interval, before| interval.first <= before.last);
         hints
     }
 
-    /// Those of an earlier boot that still are of use: nothing is taken any more, but peers outside may remember who had
-    /// an address.
+    /// The hints of an earlier boot that are still useful. No address is taken any more, but
+    /// external peers may still cache the neighbor entry of an address.
     pub(super) fn from_previous_boot(text: &[u8]) -> Self {
         Self { taken: AddressSet::default(), ..Self::parse(text) }
     }
@@ -70,82 +76,78 @@ impl fmt::Display for AllocationHints {
         for last in &self.last {
             writeln!(f, "last {last}")?;
         }
-        let mut rows: Vec<&Interval> = self.taken.rows.iter().filter(|row| row.length() >= MIN_RUN).collect();
-        rows.sort_by_key(|row| std::cmp::Reverse(row.length()));
-        for row in rows.into_iter().take(MAX_RUNS) {
-            writeln!(f, "taken {} {}", row.first, row.last)?;
+        let mut intervals: Vec<&Interval> =
+            self.taken.intervals.iter().filter(|interval| interval.length() >= MIN_RUN).collect();
+        intervals.sort_by_key(|interval| std::cmp::Reverse(interval.length()));
+        for interval in intervals.into_iter().take(MAX_RUNS) {
+            writeln!(f, "taken {} {}", interval.first, interval.last)?;
         }
         Ok(())
     }
 }
 
 impl AddressSet {
-    /// How many rows there are.
+    /// The number of intervals.
     pub(super) fn len(&self) -> usize {
-        self.rows.len()
+        self.intervals.len()
     }
 
-    /// The end of the row that `address` is in.
+    /// The last address of the interval that contains `address`.
     pub(super) fn end_of_interval(&self, address: IpAddr) -> Option<IpAddr> {
-        let row = self.rows.get(self.not_before(address))?;
-        (row.first <= address).then_some(row.last)
+        let interval = self.intervals.get(self.first_not_before(address))?;
+        (interval.first <= address).then_some(interval.last)
     }
 
-    /// Takes an address in.
+    /// Adds an address.
     pub(super) fn add(&mut self, address: IpAddr) {
-        let index = self.not_before(address);
-        let after = self.rows.get(index).copied();
-        if after.is_some_and(|row| row.first <= address) {
+        let index = self.first_not_before(address);
+        let after = self.intervals.get(index).copied();
+        if after.is_some_and(|interval| interval.first <= address) {
             return;
         }
-        let joins_after = after.is_some_and(|row| successor(address) == Some(row.first));
-        match index.checked_sub(1).and_then(|before| self.rows.get_mut(before)) {
+        let joins_after = after.is_some_and(|interval| successor(address) == Some(interval.first));
+        match index.checked_sub(1).and_then(|before| self.intervals.get_mut(before)) {
             Some(before) if successor(before.last) == Some(address) => {
                 before.last = address;
-                if let Some(row) = after.filter(|_| joins_after) {
-                    before.last = row.last;
-                    self.rows.remove(index);
+                if let Some(interval) = after.filter(|_| joins_after) {
+                    before.last = interval.last;
+                    self.intervals.remove(index);
                 }
             }
-            _ if joins_after => self.rows[index].first = address,
-            _ => self.rows.insert(index, Interval { first: address, last: address }),
+            _ if joins_after => self.intervals[index].first = address,
+            _ => self.intervals.insert(index, Interval { first: address, last: address }),
         }
     }
 
-    /// Leaves an address out; whether it was in.
+    /// Removes an address; returns whether it was in the set.
     pub(super) fn remove(&mut self, address: IpAddr) -> bool {
-        let index = self.not_before(address);
-        let Some(row) = self.rows.get(index).copied().filter(|row| row.first <= address) else {
+        let index = self.first_not_before(address);
+        let Some(interval) = self.intervals.get(index).copied().filter(|interval| interval.first <= address) else {
             return false;
         };
-        let before =
-            predecessor(address).filter(|_| row.first < address).map(|last| Interval { first: row.first, last });
-        let after = successor(address).filter(|_| address < row.last).map(|first| Interval { first, last: row.last });
-        self.rows.splice(index..=index, before.into_iter().chain(after));
+        let before = predecessor(address)
+            .filter(|_| interval.first < address)
+            .map(|last| Interval { first: interval.first, last });
+        let after =
+            successor(address).filter(|_| address < interval.last).map(|first| Interval { first, last: interval.last });
+        self.intervals.splice(index..=index, before.into_iter().chain(after));
         true
     }
 
-    /// Leaves out the rows that begin where `is_among` says.
+    /// Removes the intervals with a matching first address.
     pub(super) fn forget(&mut self, is_among: impl Fn(IpAddr) -> bool) {
-        self.rows.retain(|row| !is_among(row.first));
+        self.intervals.retain(|interval| !is_among(interval.first));
     }
 
-    /// The index of the first row that does not end before `address`.
-    fn not_before(&self, address: IpAddr) -> usize {
-        self.rows.partition_point(|row| row.last < address)
+    /// The index of the first interval that ends at or after `address`.
+    fn first_not_before(&self, address: IpAddr) -> usize {
+        self.intervals.partition_point(|interval| interval.last < address)
     }
 }
 
 impl Interval {
     fn length(&self) -> u128 {
         (number(self.last) - number(self.first)).saturating_add(1)
-    }
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_bits().into(),
-        IpAddr::V6(v6) => v6.to_bits(),
     }
 }
 
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn hints_are_read_back() {
         let mut hints = AllocationHints { last: vec![ip(7), "fd00::7".parse().unwrap()], ..AllocationHints::default() };
         for number in [3, 4, 5, 9, 250, 251] {
             hints.taken.add(ip(number));
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hint_is_passed_over() {
+    fn invalid_hints_are_ignored() {
         for text in [
             "last\n",
             "last 10.0.0.256\n",
@@ -207,21 +209,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_are_a_set(changes in proptest::collection::vec((any::<bool>(), 0..24_u8), 0..200)) {
-            let (mut rows, mut set) = (AddressSet::default(), BTreeSet::new());
+        fn intervals_are_a_set(changes in proptest::collection::vec((any::<bool>(), 0..24_u8), 0..200)) {
+            let (mut intervals, mut set) = (AddressSet::default(), BTreeSet::new());
             for (add, number) in changes {
                 if add {
-                    rows.add(ip(number));
+                    intervals.add(ip(number));
                     set.insert(number);
                 } else {
-                    prop_assert_eq!(rows.remove(ip(number)), set.remove(&number));
+                    prop_assert_eq!(intervals.remove(ip(number)), set.remove(&number));
                 }
                 for number in 0..=24 {
                     let end = (number..).take_while(|number| set.contains(number)).last();
-                    prop_assert_eq!(rows.end_of_interval(ip(number)), end.map(ip));
+                    prop_assert_eq!(intervals.end_of_interval(ip(number)), end.map(ip));
                 }
                 let starts = set.iter().filter(|number| **number == 0 || !set.contains(&(**number - 1))).count();
-                prop_assert_eq!(rows.len(), starts);
+                prop_assert_eq!(intervals.len(), starts);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Takes over the leases of another plugin.
+//! Imports the leases of another plugin.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -18,10 +18,10 @@ use super::store::Store;
 use super::timestamp;
 use crate::spec::{self, IfName, KubernetesPod};
 
-/// Leases as another plugin keeps them: read, and not taken over yet.
+/// Leases of another plugin, read but not imported yet.
 ///
-/// Neither kind tells whether the attachment is alive; those that are not are for a garbage collection. The plugin must
-/// not run any more: what it hands out later is not seen.
+/// The files do not show whether an attachment is alive. Garbage collection removes the dead ones
+/// later. The other plugin must not run any more, because the import does not see its later leases.
 #[derive(Debug, Default)]
 pub struct ForeignLeases {
     held: BTreeMap<Owner, Vec<IpAddr>>,
@@ -29,55 +29,55 @@ pub struct ForeignLeases {
     skipped: Vec<Skipped>,
 }
 
-/// What became of an import; see [`StoreGuard::import`].
+/// The result of an import; see [`StoreGuard::import`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Import {
-    /// The leases that were made.
+    /// The created leases.
     pub leases: Vec<Lease>,
-    /// What was left where it is.
+    /// The entries that were not imported.
     pub skipped: Vec<Skipped>,
 }
 
-/// Something that was not imported.
+/// An entry that was not imported.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Skipped {
-    /// The name of the file or the key of the table, mostly an address.
+    /// The name of the file or the key of the table, usually an address.
     pub name: String,
-    /// Why it was not imported.
+    /// The reason.
     pub reason: SkipReason,
 }
 
-/// Why something was not imported.
+/// The reason why an entry was not imported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SkipReason {
-    /// The name is not that of an address.
+    /// The name is not an address.
     #[error("its name is not an address")]
     NotAnAddress,
 
-    /// The file is empty, as a crash leaves it: nobody holds the address.
+    /// The file is empty, for example after a crash. The address has no holder.
     #[error("it is empty")]
     Empty,
 
-    /// The holder is no container or no interface.
-    #[error("its holder cannot be told")]
+    /// The holder is not a valid container id and interface name.
+    #[error("its holder is not a container id and interface name")]
     NoOwner(#[source] spec::Error),
 
-    /// The address is not of the pools that it was to be imported into, or it is a gateway of theirs.
-    #[error("it is no address of the configured ranges")]
+    /// The address is not in the pools, or it is a gateway of one of them.
+    #[error("it is not an address of the configured ranges")]
     NotInPools,
 
-    /// The address is held here already.
-    #[error("it is held by a lease already{}", .0.as_ref().map_or_else(String::new, |owner| format!(", of {owner}")))]
+    /// A lease already holds the address.
+    #[error("it is already held by a lease{}", .0.as_ref().map_or_else(String::new, |owner| format!(" of {owner}")))]
     Taken(Option<Box<Owner>>),
 
-    /// The holder has a lease here already.
+    /// The holder already has a lease.
     #[error("{} has a lease already", .0)]
     AlreadyLeased(Box<Owner>),
 
-    /// The file cannot be read, or the lease not be made.
+    /// The file cannot be read, or the lease cannot be created.
     #[error(transparent)]
     Failed(Error),
 }
@@ -89,22 +89,22 @@ struct OneFile {
 }
 
 impl ForeignLeases {
-    /// Reads a directory as [`from_host_local`](Self::from_host_local) does, and a file as
+    /// Reads a directory with [`from_host_local`](Self::from_host_local), and a file with
     /// [`from_table`](Self::from_table).
     ///
     /// # Errors
     ///
-    /// Theirs.
+    /// As for these functions.
     pub fn read(path: &Path, ifname: &IfName) -> Result<Self> {
         if path.is_dir() { Self::from_host_local(path, ifname) } else { Self::from_table(path, ifname) }
     }
 
-    /// Reads a file of the form `{"allocated": {"10.244.1.2": "<container id>"}, ...}`. It does not tell interfaces, so
-    /// all leases become those of `ifname`.
+    /// Reads a file of the form `{"allocated": {"10.244.1.2": "<container id>"}, ...}`. The file
+    /// has no interface names, so `ifname` is used for every lease.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the file cannot be read, [`Error::NotATable`] when it is of another form.
+    /// [`Error::Io`] if the file cannot be read, [`Error::NotATable`] if it has another form.
     pub fn from_table(path: &Path, ifname: &IfName) -> Result<Self> {
         let text = fs::read(path).map_err(Error::io("read", path))?;
         let table: OneFile =
@@ -116,14 +116,15 @@ impl ForeignLeases {
         Ok(leases)
     }
 
-    /// Reads the directory that [host-local] keeps for a network: a file for each address, which holds the container's
-    /// id and the interface on two lines, and the addresses that were handed out last.
+    /// Reads the directory of a network that [host-local] keeps. Each address is a file with the
+    /// container id and the interface name on two lines. Other files hold the last allocated
+    /// addresses.
     ///
-    /// Files of old versions hold the id alone; those leases become those of `ifname`.
+    /// Files of old versions contain only the container id; `ifname` is used for these leases.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the directory cannot be listed.
+    /// [`Error::Io`] if the directory cannot be listed.
     ///
     /// [host-local]: https://www.cni.dev/plugins/current/ipam/host-local/
     pub fn from_host_local(dir: &Path, ifname: &IfName) -> Result<Self> {
@@ -148,7 +149,7 @@ impl ForeignLeases {
         Ok(leases)
     }
 
-    /// Takes note of the holder of an address: a container's id and, on a second line, an interface.
+    /// Records the holder of an address: a container id and, on a second line, an interface name.
     fn note(&mut self, name: String, holder: &str, ifname: &IfName) {
         let Ok(address) = name.parse::<IpAddr>() else {
             return self.skip(name, SkipReason::NotAnAddress);
@@ -166,7 +167,8 @@ impl ForeignLeases {
 }
 
 impl Store {
-    /// What [`StoreGuard::import`] would do, as things are now. Nothing is made, not even the directory.
+    /// Returns the result that [`StoreGuard::import`] would have now. Creates nothing, not even the
+    /// directory.
     ///
     /// # Errors
     ///
@@ -174,10 +176,10 @@ impl Store {
     pub fn preview_import(&self, foreign: ForeignLeases, pools: &[Pool]) -> Result<Import> {
         let ForeignLeases { held, mut skipped, .. } = foreign;
         let mut leases = Vec::new();
-        // A table may name one address twice, in two spellings.
+        // A table can contain one address twice, in two spellings.
         let mut promised = HashSet::new();
         for (owner, mut addresses) in held {
-            // A directory is listed in no order.
+            // Directory entries have no defined order.
             addresses.sort_unstable();
             if let Some(reason) = self.refusal(&owner)? {
                 skipped.push(Skipped { name: names(addresses), reason });
@@ -208,7 +210,7 @@ impl Store {
         Ok(Import { leases, skipped })
     }
 
-    /// Why `owner` cannot be given a lease, if it cannot.
+    /// The reason why `owner` cannot get a lease, if any.
     fn refusal(&self, owner: &Owner) -> Result<Option<SkipReason>> {
         if self.owner_path(owner).is_none() {
             return Ok(Some(SkipReason::Failed(name_too_long(owner))));
@@ -221,7 +223,7 @@ impl Store {
         }
     }
 
-    /// The address as a lease holds it, or why no lease can.
+    /// The address with its prefix length for a lease, or the reason why it cannot be imported.
     fn importable(&self, address: IpAddr, pools: &[Pool]) -> Result<Result<IpNetwork, SkipReason>> {
         let Some(range) = pools.iter().find_map(|pool| pool.range_of(address)) else {
             return Ok(Err(SkipReason::NotInPools));
@@ -239,10 +241,12 @@ impl Store {
 }
 
 impl StoreGuard<'_> {
-    /// Makes leases of those that another plugin keeps, each with the same addresses, and tells which were left out.
+    /// Creates leases with the same addresses as the leases of another plugin, and returns the
+    /// skipped entries.
     ///
-    /// Where they were read from is not changed. A second import of the same finds all of them made already. Nothing but
-    /// a [release](Self::release) frees them: they are marked as [imported](Lease::imported).
+    /// The source files stay unchanged. A second import skips every lease that exists. Only a
+    /// [release](Self::release) frees the new leases, because they are marked as
+    /// [imported](Lease::imported).
     ///
     /// # Errors
     ///
@@ -259,7 +263,8 @@ impl StoreGuard<'_> {
         for lease in leases {
             match self.commit(&lease) {
                 Ok(()) => made.push(lease),
-                // A file that somebody changed by hand may hold an address without being readable as its lease.
+                // A file that was changed by hand can hold an address without being a readable
+                // lease.
                 Err(Error::AddressTaken { .. }) => {
                     let name = names(lease.addresses.iter().map(IpNetwork::ip));
                     skipped.push(Skipped { name, reason: SkipReason::Taken(None) });
@@ -272,12 +277,12 @@ impl StoreGuard<'_> {
     }
 }
 
-/// The name of what holds several addresses.
+/// The addresses, separated by commas.
 fn names(addresses: impl IntoIterator<Item = IpAddr>) -> String {
     addresses.into_iter().map(|address| address.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// The owner in the words of `host-local`; nobody where there are none.
+/// Parses the holder as `host-local` writes it; `None` if the text is empty.
 fn owner(text: &str, ifname: &IfName) -> Result<Option<Owner>, spec::Error> {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let Some(container_id) = lines.next() else {

@@ -9,7 +9,7 @@ use super::error::{Error, Result};
 use super::timestamp;
 use crate::spec::{ContainerId, IfName, KubernetesPod};
 
-/// Who holds a lease: one interface of one container, on the network that the store is for.
+/// The holder of a lease: one interface of one container, on the network of the store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Owner {
@@ -24,13 +24,13 @@ pub struct Owner {
 pub struct Tenant {
     /// The owner, which identifies the lease.
     pub owner: Owner,
-    /// The pod, which the lease records for people.
+    /// The pod, which the lease records for operators.
     pub pod: KubernetesPod,
 }
 
-/// Addresses that an attachment holds until it gives them back or the machine restarts.
+/// Addresses that an attachment holds until their release or until the next boot.
 ///
-/// Its JSON is what stands in the store:
+/// The JSON form in the store:
 ///
 /// ```json
 /// {
@@ -45,36 +45,38 @@ pub struct Tenant {
 /// }
 /// ```
 ///
-/// The keys of the pod are optional. A reader ignores keys that it does not know, so builds from before
-/// these keys read such a lease, and free it, as any other.
+/// The keys of the pod are optional. A reader ignores unknown keys, so older builds can read and
+/// release such a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Lease {
-    /// Who holds the addresses.
+    /// The holder of the addresses.
     #[serde(flatten)]
     pub owner: Owner,
-    /// The addresses, each with its subnet's prefix length, in the order of the pools.
+    /// The addresses in the order of the pools, each with the prefix length of its subnet.
     pub addresses: Vec<IpNetwork>,
-    /// The boot that the lease is good for.
+    /// The lease is valid during this boot.
     pub boot_id: BootId,
-    /// When the addresses were handed out, to the second; of an [imported](Self::imported) lease, when that was made.
+    /// The time of the allocation, to the second. For an [imported](Self::imported) lease, the time
+    /// of the import.
     #[serde(with = "timestamp")]
     pub created: SystemTime,
-    /// Whether another plugin handed the addresses out and [`StoreGuard::import`](super::StoreGuard::import) took them over; in
-    /// the JSON only where it is so.
+    /// Whether [`StoreGuard::import`](super::StoreGuard::import) created the lease from another
+    /// plugin's data. The JSON contains the key only if it is true.
     ///
-    /// The attachment was made by that plugin, with links of other names: that none of the names expected is there does not
-    /// prove it gone. It holds its addresses until they are [released](super::StoreGuard::release).
+    /// The other plugin created the attachment and uses other interface names. A missing interface
+    /// therefore does not prove that the attachment is gone. The lease stays until its
+    /// [release](super::StoreGuard::release).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub imported: bool,
-    /// The Kubernetes pod of the attachment, if the caller named one. In the JSON, a part that is unknown is absent, and
-    /// an invalid part reads as unknown.
+    /// The Kubernetes pod of the attachment, if the caller passed one. The JSON omits unknown
+    /// parts. Invalid parts are read as unknown.
     #[serde(flatten)]
     pub pod: KubernetesPod,
 }
 
-/// Which boot of the machine something belongs to, as told by [`/proc/sys/kernel/random/boot_id`].
+/// The id of one boot of the machine, from [`/proc/sys/kernel/random/boot_id`].
 ///
 /// [`/proc/sys/kernel/random/boot_id`]: https://man7.org/linux/man-pages/man4/random.4.html
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -82,7 +84,7 @@ pub struct Lease {
 pub struct BootId(String);
 
 impl Lease {
-    /// When the addresses were handed out, as [RFC 3339] text in UTC: what stands in the store.
+    /// The time of the allocation as [RFC 3339] text in UTC, as in the store.
     ///
     /// [RFC 3339]: https://www.rfc-editor.org/rfc/rfc3339
     pub fn created_rfc3339(&self) -> String {
@@ -91,36 +93,36 @@ impl Lease {
 }
 
 impl BootId {
-    /// The boot that is running.
+    /// The id of the running boot.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when /proc is not mounted.
+    /// [`Error::Io`] if /proc is not mounted.
     pub fn current() -> Result<Self> {
         let path = Path::new("/proc/sys/kernel/random/boot_id");
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
         Ok(Self::new(text.trim_end()))
     }
 
-    /// A boot of this name: for tests, and for a caller that knows the boot from elsewhere.
+    /// A boot with the given id, for tests and for callers that know the id from another source.
     pub fn new(name: impl Into<String>) -> Self {
         Self(name.into())
     }
 
-    /// The boot's name.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl Owner {
-    /// The name of the file of the owner's lease. An id holds no `@`, so no two owners share one.
+    /// The file name of the owner's lease. A container id contains no `@`, so names are unique.
     pub(super) fn file_name(&self) -> String {
         format!("{}@{}.json", self.container_id, self.ifname)
     }
 
-    /// The owner whose lease has this file name.
-    pub(super) fn of_file_name(name: &str) -> Option<Self> {
+    /// Parses a file name of [`file_name`](Self::file_name).
+    pub(super) fn from_file_name(name: &str) -> Option<Self> {
         let (container_id, ifname) = name.strip_suffix(".json")?.split_once('@')?;
         Some(Self { container_id: container_id.parse().ok()?, ifname: ifname.parse().ok()? })
     }

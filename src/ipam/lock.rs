@@ -1,4 +1,4 @@
-//! An exclusive [flock(2)] with a time limit.
+//! An exclusive [flock(2)] with a timeout.
 //!
 //! [flock(2)]: https://man7.org/linux/man-pages/man2/flock.2.html
 
@@ -6,61 +6,52 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fs2::FileExt;
 use rustix::fs::OFlags;
 use tracing::info_span;
 
 use super::error::{Error, Result};
 use super::files;
+use crate::flock::{Pauses, lock_with_timeout};
 
-/// The first pause between two attempts; the lock is held for a fraction of a millisecond.
-const FIRST_PAUSE: Duration = Duration::from_micros(100);
-/// The longest pause, so that who waits for long is not outrun by newcomers for ever.
-const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+/// A lock is held for a fraction of a millisecond, so the first pause is short. The longest pause
+/// is limited, so that a process that waits for long does not always lose to newcomers.
+const PAUSES: Pauses = Pauses { first: Duration::from_micros(100), longest: Duration::from_millis(10) };
 
-/// Locks the file at `path`, which is made if it is missing, as is its directory. The lock ends with the file, and
-/// with the process: the kernel closes the file of who is killed, and no child inherits it.
+/// Locks the file at `path`. Creates the file and its directory if they are missing. The lock ends
+/// with the file or the process: the kernel closes the file of a killed process, and no child
+/// inherits it.
 pub(super) fn acquire(path: &Path, timeout: Duration) -> Result<File> {
     let _span = info_span!("lock", path = %path.display()).entered();
-    let start = Instant::now();
     let file = open(path)?;
-    refuse_foreign(&file, path)?;
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match file.try_lock_exclusive() {
-            Ok(()) => return Ok(file),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(Error::io("lock", path)(error)),
-        }
-        let waited = start.elapsed();
-        if waited >= timeout {
-            // The kernel takes 10 ms to list its locks. A caller that does not wait has no use for the holder.
-            let holder = if timeout.is_zero() { None } else { holder(&file) };
-            return Err(Error::LockTimeout { path: path.to_owned(), waited: timeout, holder });
-        }
-        thread::sleep(pause.min(timeout - waited));
-        pause = (pause * 2).min(LONGEST_PAUSE);
+    check_owner(&file, path)?;
+    if lock_with_timeout(&file, timeout, PAUSES).map_err(Error::io("lock", path))? {
+        return Ok(file);
     }
+    // The kernel takes 10 ms to list its locks. A caller that does not wait has no use for the
+    // holder.
+    let holder = if timeout.is_zero() { None } else { holder(&file) };
+    Err(Error::LockTimeout { path: path.to_owned(), waited: timeout, holder })
 }
 
-/// Refuses a file at `path` that [`acquire`] would refuse, without a lock on it. One that is absent is made by that.
-pub(super) fn refuse_unusable(path: &Path) -> Result<()> {
+/// Rejects a file at `path` that [`acquire`] would reject, without locking it. Success if the file
+/// is absent, because [`acquire`] creates it.
+pub(super) fn check_usable(path: &Path) -> Result<()> {
     match options().open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        opened => refuse_foreign(&opened.map_err(Error::io("open", path))?, path),
+        opened => check_owner(&opened.map_err(Error::io("open", path))?, path),
     }
 }
 
-/// Whoever else owns the file could hold the lock for ever. A pipe cannot be written in place, as what is locked is.
-fn refuse_foreign(file: &File, path: &Path) -> Result<()> {
-    let found = file.metadata().map_err(Error::io("look at", path))?;
+/// Another user that owns the file could hold the lock forever. The lock file is also written in
+/// place, which a pipe does not support.
+fn check_owner(file: &File, path: &Path) -> Result<()> {
+    let found = file.metadata().map_err(Error::io("examine", path))?;
     if !found.is_file() {
-        return Err(Error::io("lock", path)(io::Error::new(ErrorKind::InvalidInput, "it is no regular file")));
+        return Err(Error::io("lock", path)(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")));
     }
-    files::refuse_foreign(&found, path)
+    files::check_owner(&found, path)
 }
 
 fn options() -> OpenOptions {
@@ -82,8 +73,8 @@ fn open(path: &Path) -> Result<File> {
     .map_err(Error::io("open", path))
 }
 
-/// The process that the kernel says holds the lock. It does not say so to a process in another pid namespace, nor
-/// for file systems that show the kernel another device number than user space.
+/// The process that holds the lock, according to the kernel. Unknown from another pid namespace,
+/// and on file systems with different device numbers in the kernel and in user space.
 fn holder(file: &File) -> Option<u32> {
     let file = file.metadata().ok()?;
     let device = file.dev();

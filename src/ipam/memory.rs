@@ -11,10 +11,10 @@ use super::pool::Pool;
 use super::timestamp;
 use super::usage::Usage;
 
-/// Leases that are forgotten with the process: for tests of what is built on leases.
+/// Leases in the memory of the process, for tests of code that uses leases.
 ///
-/// It hands out the same addresses in the same order as a [`Store`](super::Store), whose methods it has; there is no
-/// lock, and no file to be damaged.
+/// Allocates the same addresses in the same order as a [`Store`](super::Store) and has the same
+/// methods. It has no lock and no files that can be damaged.
 ///
 /// ```
 /// use cnikit::ipam::{MemoryStore, Owner, Pool};
@@ -40,20 +40,20 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// As [`StoreGuard::allocate`](super::StoreGuard::allocate).
+    /// Like [`StoreGuard::allocate`](super::StoreGuard::allocate).
     ///
     /// # Errors
     ///
-    /// Those of the same function that tell of the request; no [`Error::Io`](super::Error::Io).
+    /// The same errors about the request; never [`Error::Io`](super::Error::Io).
     pub fn allocate(&mut self, owner: &Owner, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
         self.allocate_with(owner, pools, requested, |_| false)
     }
 
-    /// As [`StoreGuard::allocate_with`](super::StoreGuard::allocate_with).
+    /// Like [`StoreGuard::allocate_with`](super::StoreGuard::allocate_with).
     ///
     /// # Errors
     ///
-    /// Those of [`allocate`](Self::allocate).
+    /// As for [`allocate`](Self::allocate).
     pub fn allocate_with(
         &mut self,
         owner: &Owner,
@@ -64,11 +64,11 @@ impl MemoryStore {
         self.allocate_for(&owner.into(), pools, requested, reclaim)
     }
 
-    /// As [`StoreGuard::allocate_for`](super::StoreGuard::allocate_for).
+    /// Like [`StoreGuard::allocate_for`](super::StoreGuard::allocate_for).
     ///
     /// # Errors
     ///
-    /// Those of [`allocate`](Self::allocate).
+    /// As for [`allocate`](Self::allocate).
     pub fn allocate_for(
         &mut self,
         tenant: &Tenant,
@@ -79,7 +79,7 @@ impl MemoryStore {
         allocator::allocate(self, tenant, pools, requested, &mut reclaim)
     }
 
-    /// Frees the addresses of `owner` and returns its lease.
+    /// Releases the addresses of `owner` and returns its lease.
     pub fn release(&mut self, owner: &Owner) -> Option<Lease> {
         let lease = self.leases.remove(owner)?;
         for address in &lease.addresses {
@@ -89,24 +89,24 @@ impl MemoryStore {
         Some(lease)
     }
 
-    /// The lease of `owner`, if it has one.
+    /// The lease of `owner`, if there is one.
     pub fn lease(&self, owner: &Owner) -> Option<&Lease> {
         self.leases.get(owner)
     }
 
-    /// The lease that holds `address`, if one does.
+    /// The lease that holds `address`, if there is one.
     pub fn lease_at(&self, address: IpAddr) -> Option<&Lease> {
         self.lease(self.holders.get(&address)?)
     }
 
-    /// All leases, in the order of their owners.
+    /// All leases, ordered by owner.
     pub fn leases(&self) -> impl Iterator<Item = &Lease> {
         self.leases.values()
     }
 
-    /// How full each range of a pool is, in their order.
+    /// The usage of each range of a pool, in the order of the ranges.
     pub fn usage(&self, pool: &Pool) -> Vec<Usage> {
-        let mut usage = Usage::none_of(pool);
+        let mut usage = Usage::empty(pool);
         for address in self.holders.keys() {
             Usage::count(&mut usage, pool, *address);
         }

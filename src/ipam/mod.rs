@@ -1,8 +1,8 @@
-//! Address ranges and the store of who holds which address.
+//! Address ranges, and a store of address leases.
 //!
-//! A [`Range`] is pure arithmetic: which addresses of a subnet may be handed out. Ranges that stand in for each other are
-//! a [`Pool`], and [`IpamConfig`] reads pools out of a configuration. A [`Store`] is a directory that remembers who holds
-//! which address; changing it takes its lock, reading it does not.
+//! A [`Range`] computes the addresses of a subnet that can be allocated; it does no I/O. A [`Pool`]
+//! is a list of ranges that are used one after the other. [`IpamConfig`] reads pools from a
+//! configuration. A [`Store`] is a directory of leases. Changes take its lock, reads do not.
 //!
 //! ```
 //! use std::time::Duration;
@@ -21,40 +21,46 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # The directory
+//! # Directory layout
 //!
 //! | Path | Content |
 //! |---|---|
-//! | `leases/<container id>@<ifname>.json` | one lease, readable JSON |
+//! | `leases/<container id>@<ifname>.json` | one lease as indented JSON |
 //! | `addresses/<address>` | a hard link to the file of the lease that holds the address |
-//! | `pending` | the change under way; left over only by a process that was killed |
-//! | `lock` | held with [flock(2)] while the directory changes; names the boot of the leases, and helps the search |
-//! | `owners/` | locks that callers hold for as long as they work on one attachment |
-//! | `damaged/` | files that were damaged, kept for a look; made when there is one |
+//! | `pending` | the pending change; remains only after a kill |
+//! | `lock` | locked with [flock(2)] during changes; contains the boot id of the leases and hints for the search |
+//! | `owners/` | locks for the duration of a call on one attachment |
+//! | `damaged/` | quarantined damaged files; created on demand |
 //!
-//! Both an owner and an address are found by name, so a lease costs the same however many are held. All names of a
-//! lease lead to one inode; that inode, not what the file says, decides which addresses are its own.
+//! Owners and addresses are found by file name, so the cost of an operation does not depend on the
+//! number of leases. All names of a lease refer to one inode. That inode decides which addresses
+//! belong to the lease, not the file content.
 //!
-//! The search for a free address goes on where it has come to, so that a released address rests until the others were
-//! used. It steps over long rows of addresses that it has seen to be taken and that were not released since; both stand
-//! in `lock`, which is open in any case.
+//! The search for a free address continues after the last allocated one. A released address is
+//! therefore reused only after the others. The search skips long runs of addresses that it has seen
+//! as taken and that were not released since. The position and the runs are stored in `lock`, which
+//! is open in any case.
 //!
-//! # A process killed in the middle
+//! # Killed processes
 //!
-//! To allocate is to write `pending`, to [link(2)] it to each address, and to [rename(2)] it to the owner's name: the
-//! rename is the commit. To release is the way back: rename the owner's file to `pending`, which is the commit, then
-//! remove the links and `pending`. Whoever takes the lock next and finds `pending` removes the links to that inode, then
-//! the file. So a kill at any instruction leaves the state before the change or the one after it.
+//! An allocation writes `pending`, creates a hard link with [link(2)] for each address, and renames
+//! `pending` to the owner's name with [rename(2)]. The rename is the commit. A release renames the
+//! owner's file to `pending`, which is the commit, and then removes the links and `pending`.
 //!
-//! # A machine that loses power
+//! The next process that takes the lock and finds `pending` removes the links to that inode, then
+//! the file. A kill at any instruction therefore leaves the state before or after the change.
 //!
-//! Leases belong to a boot: with the machine go the network namespaces that the addresses were in. The first to take
-//! the lock after a boot removes all leases of earlier ones, and only then marks the directory with the new boot.
-//! Nothing written before the power was cut is ever believed, so nothing waits for the disk: there is no fsync here.
-//! Files that the disk holds half-written are kept for a look, and [told of](StoreGuard::quarantined).
+//! # Power loss
 //!
-//! The repository's docs/ipam.md says more: the order of every step, damage, locks, moving over from other plugins,
-//! and what all of it costs.
+//! A lease belongs to a boot, because network namespaces do not survive a boot. The first process
+//! that takes the lock after a boot removes all leases of earlier boots. It marks the directory
+//! with the new boot id afterwards.
+//!
+//! Data from before the power loss is never trusted, so nothing waits for the disk: the store calls
+//! no fsync. Half-written files are moved to `damaged/` and [reported](StoreGuard::quarantined).
+//!
+//! The repository's docs/ipam.md describes the order of every step, damage, locks, the import from
+//! other plugins, and the costs.
 //!
 //! [flock(2)]: https://man7.org/linux/man-pages/man2/flock.2.html
 //! [link(2)]: https://man7.org/linux/man-pages/man2/link.2.html
@@ -73,6 +79,7 @@ mod memory;
 mod owner_lock;
 mod pool;
 mod probe;
+mod quarantine;
 mod range;
 mod recovery;
 mod remove;
@@ -82,31 +89,9 @@ mod timestamp;
 mod usage;
 
 #[cfg(test)]
-mod allocator_tests;
-#[cfg(test)]
-mod config_tests;
-#[cfg(test)]
-mod crash_tests;
-#[cfg(test)]
-mod fixture;
-#[cfg(test)]
-mod hostile_tests;
-#[cfg(test)]
-mod import_tests;
-#[cfg(test)]
-mod model_tests;
-#[cfg(test)]
-mod probe_tests;
-#[cfg(test)]
-mod range_tests;
-#[cfg(test)]
-mod recovery_tests;
-#[cfg(test)]
-mod remove_tests;
-#[cfg(test)]
-mod store_tests;
+mod tests;
 
-pub use config::{IpamConfig, IpamKeys, RangeKeys};
+pub use config::{IpamConfig, IpamKeys};
 pub use error::{ADDRESS_TAKEN, ALREADY_LEASED, CORRUPT_LEASE, Error, POOL_EXHAUSTED, Result};
 pub use guard::StoreGuard;
 pub use import::{ForeignLeases, Import, SkipReason, Skipped};
@@ -114,7 +99,7 @@ pub use lease::{BootId, Lease, Owner, Tenant};
 pub use memory::MemoryStore;
 pub use owner_lock::OwnerLock;
 pub use pool::Pool;
-pub use range::{Addresses, Range};
-pub use recovery::Quarantined;
+pub use quarantine::Quarantined;
+pub use range::{Addresses, Range, RangeKeys};
 pub use store::{LOCK_TIMEOUT, Leases, Store};
 pub use usage::Usage;

@@ -8,7 +8,7 @@ use super::lease::Owner;
 use super::store::{NAME_MAX, Store};
 use super::{files, lock};
 
-/// The lock of one owner, held until it is dropped; made by [`Store::lock_owner`].
+/// The lock of one owner, held until it is dropped; created by [`Store::lock_owner`].
 #[derive(Debug)]
 pub struct OwnerLock {
     path: PathBuf,
@@ -16,16 +16,18 @@ pub struct OwnerLock {
 }
 
 impl Store {
-    /// Keeps all else that would make or remove `owner`'s attachment waiting, for at most `timeout`.
+    /// Locks `owner`, so that no other call adds or removes its attachment. Waits for at most
+    /// `timeout`.
     ///
-    /// The [store's lock](Self::lock) guards the leases for the moment of a change. Making or removing an attachment
-    /// takes several such moments, with links and more in between: two calls for one attachment, such as an ADD whose
-    /// runtime has given it up and the DEL that follows, must not take turns at them. Take this lock first and hold it
-    /// for the whole of the call.
+    /// The [store's lock](Self::lock) protects a single change of the leases. An ADD or DEL makes
+    /// several such changes, with interfaces and routes in between. Two calls for one attachment
+    /// must not interleave, for example an ADD after its runtime's timeout and the DEL that
+    /// follows. Take this lock first and hold it for the whole call.
     ///
     /// # Errors
     ///
-    /// As [`lock`](Self::lock), and [`Error::NameTooLong`] for an owner that can have no lease.
+    /// As for [`lock`](Self::lock), and [`Error::NameTooLong`] for an owner that cannot have a
+    /// lease.
     pub fn lock_owner(&self, owner: &Owner, timeout: Duration) -> Result<OwnerLock> {
         let name = owner.file_name();
         if name.len() > NAME_MAX {
@@ -36,8 +38,9 @@ impl Store {
         let start = Instant::now();
         loop {
             let file = lock::acquire(&path, timeout.saturating_sub(start.elapsed()))?;
-            // Whoever held the lock has removed the file: by its path, others lock another one.
-            let held = file.metadata().map_err(Error::io("look at", &path))?.ino();
+            // The previous holder has removed the file. Other processes lock a new file at the same
+            // path.
+            let held = file.metadata().map_err(Error::io("examine", &path))?.ino();
             if files::stat(&path)?.is_some_and(|found| found.ino() == held) {
                 return Ok(OwnerLock { path, _file: file });
             }
@@ -46,15 +49,15 @@ impl Store {
 }
 
 impl Store {
-    /// The owners whose locks are held now: somebody makes or removes their attachments.
+    /// The owners that are locked now: their attachments are being added or removed.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub fn locked_owners(&self) -> Result<Vec<Owner>> {
         let mut owners = Vec::new();
-        files::visit_names(&self.owners_dir(), |name| owners.extend(Owner::of_file_name(name)))?;
-        // The lock of one who was killed is free, and its file goes as it is looked at.
+        files::visit_names(&self.owners_dir(), |name| owners.extend(Owner::from_file_name(name)))?;
+        // The lock of a killed process is free. Taking it removes the file.
         let is_held = |owner: &Owner| match self.lock_owner(owner, Duration::ZERO) {
             Err(Error::LockTimeout { .. }) => Ok(true),
             free => free.map(|_| false),
@@ -64,7 +67,8 @@ impl Store {
 }
 
 impl Drop for OwnerLock {
-    /// Removes the file while it is still locked. One that stays, of a process that was killed, is as good as another.
+    /// Removes the file while it is still locked. A file that a killed process left behind is
+    /// reused.
     fn drop(&mut self) {
         let _ = files::remove(&self.path);
     }
@@ -77,33 +81,33 @@ mod tests {
     use super::*;
     use crate::ipam::BootId;
 
-    const PATIENCE: Duration = Duration::from_millis(20);
+    const TIMEOUT: Duration = Duration::from_millis(20);
 
     fn owner(id: &str) -> Owner {
         Owner { container_id: id.parse().unwrap(), ifname: "eth0".parse().unwrap() }
     }
 
     #[test]
-    fn owners_are_locked_one_by_one_and_nothing_is_left() {
+    fn owners_are_locked_independently_and_no_file_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::for_boot(dir.path().join("net"), BootId::new("boot"));
         let (one, two) = (owner("one"), owner("two"));
-        let held = store.lock_owner(&one, PATIENCE).unwrap();
-        assert!(matches!(store.lock_owner(&one, PATIENCE), Err(Error::LockTimeout { .. })));
-        // Asking the kernel for the holder takes longer than a caller that does not wait has.
+        let held = store.lock_owner(&one, TIMEOUT).unwrap();
+        assert!(matches!(store.lock_owner(&one, TIMEOUT), Err(Error::LockTimeout { .. })));
+        // Asking the kernel for the holder would take too long for a caller that does not wait.
         let refused = store.lock_owner(&one, Duration::ZERO);
         assert!(matches!(refused, Err(Error::LockTimeout { holder: None, .. })), "{refused:?}");
-        drop(store.lock_owner(&two, PATIENCE).unwrap());
+        drop(store.lock_owner(&two, TIMEOUT).unwrap());
         std::fs::write(store.dir().join("owners").join(two.file_name()), "left by a kill").unwrap();
         assert_eq!(store.locked_owners().unwrap(), std::slice::from_ref(&one));
         drop(held);
         assert_eq!(store.locked_owners().unwrap(), []);
-        drop(store.lock_owner(&one, PATIENCE).unwrap());
+        drop(store.lock_owner(&one, TIMEOUT).unwrap());
         assert_eq!(std::fs::read_dir(store.dir().join("owners")).unwrap().count(), 0);
     }
 
     #[test]
-    fn of_many_that_want_one_owner_one_at_a_time_has_it() {
+    fn only_one_thread_at_a_time_holds_an_owner() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::for_boot(dir.path().join("net"), BootId::new("boot"));
         let inside = AtomicU32::new(0);

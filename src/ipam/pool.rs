@@ -6,20 +6,20 @@ use serde::Deserialize;
 use super::error::{Error, Result};
 use super::range::Range;
 
-/// Ranges of one family that stand in for each other: an attachment gets one address from one of them.
+/// A list of ranges of one family. An attachment gets one address from one of them.
 ///
-/// It is the inner list of `host-local`'s `ranges`. A network with two families has two pools.
+/// A pool is an inner list of `host-local`'s `ranges`. A dual-stack network has two pools.
 ///
 /// ```
 /// use cnikit::ipam::{Pool, Range};
 ///
 /// let range = |subnet: &str| Range::new(subnet.parse().unwrap(), None).unwrap();
 /// let pool = Pool::new(vec![range("10.0.0.0/30"), range("10.9.0.0/30")])?;
-/// let order: Vec<_> = pool.after(None).map(|address| address.to_string()).collect();
+/// let order: Vec<_> = pool.iter_from(None).map(|address| address.to_string()).collect();
 /// assert_eq!(order, ["10.0.0.2", "10.9.0.2"]);
 ///
 /// let error = Pool::new(vec![range("10.0.0.0/16"), range("10.0.7.0/24")]).unwrap_err();
-/// assert_eq!(error.to_string(), "ranges 10.0.0.0/16 and 10.0.7.0/24 overlap; give each address to one of them");
+/// assert_eq!(error.to_string(), "ranges 10.0.0.0/16 and 10.0.7.0/24 overlap; each address must be in one range only");
 /// # Ok::<(), cnikit::ipam::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
@@ -29,11 +29,12 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of these ranges, which are used up in their order.
+    /// A pool of these ranges, which are used in this order.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyPool`], [`Error::MixedFamilies`], [`Error::Overlap`], [`Error::GatewayHandedOut`].
+    /// [`Error::EmptyPool`], [`Error::MixedFamilies`], [`Error::Overlap`],
+    /// [`Error::GatewayHandedOut`].
     pub fn new(ranges: Vec<Range>) -> Result<Self> {
         let Some(first) = ranges.first() else {
             return Err(Error::EmptyPool);
@@ -41,11 +42,11 @@ impl Pool {
         if let Some(other) = ranges.iter().find(|range| range.subnet().is_ipv4() != first.subnet().is_ipv4()) {
             return Err(Error::MixedFamilies { first: first.subnet(), other: other.subnet() });
         }
-        keep_apart(ranges.iter())?;
+        check_disjoint(ranges.iter())?;
         Ok(Self { ranges })
     }
 
-    /// The ranges; there is at least one.
+    /// The ranges. There is at least one.
     pub fn ranges(&self) -> &[Range] {
         &self.ranges
     }
@@ -55,32 +56,34 @@ impl Pool {
         self.ranges.iter().all(|range| range.subnet().is_ipv4())
     }
 
-    /// How many addresses can be handed out; at least 1.
+    /// The number of addresses that can be allocated; at least 1.
     pub fn capacity(&self) -> u128 {
         self.ranges.iter().map(Range::capacity).sum()
     }
 
-    /// Whether `address` is one that can be handed out.
+    /// Whether `address` can be allocated.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.ranges.iter().any(|range| range.contains(address))
     }
 
-    /// The range that `address` is of: where it is within the bounds or, where there is none, within the subnet, as an
-    /// address may be that was leased under an earlier configuration.
+    /// The range that contains `address` within its bounds, or else within its subnet. An address
+    /// outside the bounds may come from an earlier configuration.
     ///
-    /// It tells the gateway that belongs to an address, and its prefix length.
+    /// The range determines the gateway and the prefix length of the address.
     pub fn range_of(&self, address: IpAddr) -> Option<&Range> {
         let within_bounds = self.ranges.iter().find(|range| range.is_within_bounds(address));
         within_bounds.or_else(|| self.ranges.iter().find(|range| range.subnet().contains(address)))
     }
 
-    /// Every address that can be handed out, each once, from the one after `cursor` around to `cursor` itself.
-    /// Without a cursor, or with one from elsewhere, from the first to the last.
+    /// Every address that can be allocated, once, from the address after `cursor` around to
+    /// `cursor` itself. Without a cursor, or with a cursor outside the pool, from the first to the
+    /// last.
     pub fn iter_from(&self, cursor: Option<IpAddr>) -> impl Iterator<Item = IpAddr> + '_ {
         let place = |cursor| self.ranges.iter().position(|range| range.is_within_bounds(cursor));
         let (index, cursor) = cursor.and_then(|cursor| Some((place(cursor)?, Some(cursor)))).unwrap_or((0, None));
         let (before, from) = self.ranges.split_at(index);
-        // All that is after the cursor, of its range and of the others, then what of its range is not.
+        // First the addresses after the cursor in its range, then the other ranges, then the rest
+        // of its range.
         let (cut, others) = from.split_at(1);
         let is_after = move |address: &IpAddr| cursor.is_none_or(|cursor| *address > cursor);
         let tail =
@@ -115,8 +118,8 @@ impl fmt::Display for Pool {
     }
 }
 
-/// Refuses ranges that could hand out the same address, or the gateway of another.
-pub(super) fn keep_apart<'a>(ranges: impl Iterator<Item = &'a Range> + Clone) -> Result<()> {
+/// Rejects ranges that overlap, and a range that contains the gateway of another.
+pub(super) fn check_disjoint<'a>(ranges: impl Iterator<Item = &'a Range> + Clone) -> Result<()> {
     for (index, range) in ranges.clone().enumerate() {
         for (other_index, other) in ranges.clone().enumerate() {
             if index < other_index && range.overlaps(other) {

@@ -1,4 +1,4 @@
-//! A look at whether a lease could be written, for who is asked before there is one to write.
+//! Checks in advance whether a lease can be written.
 
 use std::io;
 use std::path::Path;
@@ -11,8 +11,9 @@ use super::store::Store;
 use super::{files, lock};
 
 impl Store {
-    /// Whether a lease could be expected to be written: nobody else could change the directory, and it can be written, or
-    /// made, on a file system with room. Changes nothing, and takes no lock.
+    /// Checks whether a lease could be written. No other user may be able to change the directory.
+    /// It must be writable, or possible to create, on a file system with free space. Changes
+    /// nothing and takes no lock.
     ///
     /// ```
     /// use cnikit::ipam::{Error, Store};
@@ -29,21 +30,22 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Those that [`lock`](Self::lock) would end with, but for [`Error::LockTimeout`]: [`Error::Shared`] and
-    /// [`Error::Linked`] when somebody else could change the directory, [`Error::Io`] when it cannot be made or changed.
+    /// The errors of [`lock`](Self::lock), except [`Error::LockTimeout`]. [`Error::Shared`] and
+    /// [`Error::Linked`] mean that another user could change the directory. [`Error::Io`] means
+    /// that it cannot be created or changed.
     pub fn probe(&self) -> Result<()> {
         files::check_ownership(&self.dir)?;
         for dir in [self.leases_dir(), self.addresses_dir(), self.owners_dir()] {
-            // What is missing is made in what is there.
+            // A missing directory is created in its closest existing ancestor.
             if let Some(dir) = dir.ancestors().find(|dir| dir.symlink_metadata().is_ok()) {
-                refuse_unwritable(dir).map_err(Error::io("write in", dir))?;
+                check_writable(dir).map_err(Error::io("write in", dir))?;
             }
         }
-        lock::refuse_unusable(&self.lock_path())
+        lock::check_usable(&self.lock_path())
     }
 }
 
-fn refuse_unwritable(dir: &Path) -> io::Result<()> {
+fn check_writable(dir: &Path) -> io::Result<()> {
     if !dir.metadata()?.is_dir() {
         return Err(Errno::NOTDIR.into());
     }
@@ -51,8 +53,9 @@ fn refuse_unwritable(dir: &Path) -> io::Result<()> {
     if has_room(&statvfs(dir)?) { Ok(()) } else { Err(Errno::NOSPC.into()) }
 }
 
-/// Whether a file could be made. Some file systems do not count files, or blocks, and say that they have none.
+/// Whether a file could be created. Some file systems do not count inodes or blocks and report
+/// zero.
 fn has_room(found: &StatVfs) -> bool {
-    // What is kept for root is for runtimes, too.
+    // Blocks that are reserved for root count as free, because runtimes run as root.
     (found.f_blocks == 0 || found.f_bfree > 0) && (found.f_files == 0 || found.f_ffree > 0)
 }

@@ -4,14 +4,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
-use super::config::RangeKeys;
 use super::error::{Error, Result};
+use crate::spec::IpRange;
+use crate::spec::lenient::{empty_as_none, null_as_default};
 
-/// The addresses of a subnet that may be handed out.
+/// The addresses of a subnet that can be allocated.
 ///
-/// These are all but the network address (of IPv6: the [subnet-router anycast address]), the gateway and, of IPv4,
-/// the broadcast address; [`with_bounds`](Self::with_bounds) and [`exclude`](Self::exclude) leave out more. Everything but
-/// a whole iteration takes a time that does not depend on the prefix length.
+/// The range excludes the network address, the gateway and, for IPv4, the broadcast address. The
+/// network address of IPv6 is the [subnet-router anycast address].
+/// [`with_bounds`](Self::with_bounds) and [`exclude`](Self::exclude) exclude more. Every operation
+/// except a full iteration takes a time that does not depend on the prefix length.
 ///
 /// ```
 /// use cnikit::ipam::Range;
@@ -20,7 +22,7 @@ use super::error::{Error, Result};
 /// assert_eq!(range.gateway().to_string(), "10.244.1.1");
 /// assert_eq!(range.capacity(), 253);
 ///
-/// let range = range.between(Some("10.244.1.16".parse()?), None)?.excluding(&["10.244.1.64/26".parse()?])?;
+/// let range = range.with_bounds(Some("10.244.1.16".parse()?), None)?.exclude(&["10.244.1.64/26".parse()?])?;
 /// assert_eq!(range.to_string(), "10.244.1.16-10.244.1.254 of 10.244.1.0/24");
 /// assert_eq!(range.capacity(), 239 - 64);
 ///
@@ -29,7 +31,7 @@ use super::error::{Error, Result};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// In JSON it has the keys of [`RangeKeys`], those that `host-local` reads.
+/// The JSON form has the keys of [`RangeKeys`], as in `host-local`.
 ///
 /// [subnet-router anycast address]: https://www.rfc-editor.org/rfc/rfc4291#section-2.6.1
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
@@ -38,20 +40,40 @@ pub struct Range {
     subnet: IpNetwork,
     gateway: IpAddr,
     bounds: Span,
-    /// What is left out of the bounds: sorted, apart from each other, none reaching outside.
+    /// Excluded intervals within the bounds: sorted and disjoint.
     reserved: Vec<Span>,
 }
 
-/// The addresses of a [`Range`], each once; made by [`Range::iter_from`].
+/// The keys of a [`Range`] as received, before validation.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RangeKeys {
+    /// The subnet.
+    pub subnet: IpNetwork,
+    /// The lowest address to allocate; the default is the first address of the subnet.
+    #[serde(default, deserialize_with = "empty_as_none")]
+    pub range_start: Option<IpAddr>,
+    /// The highest address to allocate; the default is the last address of the subnet.
+    #[serde(default, deserialize_with = "empty_as_none")]
+    pub range_end: Option<IpAddr>,
+    /// The gateway; the default is the first address of the subnet.
+    #[serde(default, deserialize_with = "empty_as_none")]
+    pub gateway: Option<IpAddr>,
+    /// Excluded addresses and prefixes.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub exclude: Vec<IpNetwork>,
+}
+
+/// Iterator over the addresses of a [`Range`], each once; created by [`Range::iter_from`].
 #[derive(Debug, Clone)]
 pub struct Addresses<'a> {
     range: &'a Range,
     next: u128,
-    /// How many numbers are still to be looked at, those left out included.
+    /// The number of addresses left to visit, including the excluded ones.
     left: u128,
 }
 
-/// Addresses in a row, as numbers, both ends included.
+/// An interval of addresses as numbers, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Span {
     first: u128,
@@ -59,14 +81,14 @@ struct Span {
 }
 
 impl Range {
-    /// All of `subnet`; without a `gateway`, the subnet's first address is taken for it.
+    /// The whole `subnet`. Without a `gateway`, the first address of the subnet is the gateway.
     ///
     /// # Errors
     ///
-    /// [`Error::HostBits`], [`Error::SubnetTooSmall`] (an IPv4 prefix over /30, an IPv6 one over /126),
-    /// [`Error::GatewayOutside`], [`Error::GatewayReserved`].
+    /// [`Error::HostBits`], [`Error::SubnetTooSmall`] (an IPv4 prefix over /30, an IPv6 one over
+    /// /126), [`Error::GatewayOutside`], [`Error::GatewayReserved`].
     pub fn new(subnet: IpNetwork, gateway: Option<IpAddr>) -> Result<Self> {
-        refuse_host_bits(subnet)?;
+        check_host_bits(subnet)?;
         let bounds = Span::usable(subnet).ok_or(Error::SubnetTooSmall { subnet })?;
         let gateway = gateway.unwrap_or_else(|| address(bounds.first, subnet));
         if !subnet.contains(gateway) {
@@ -79,7 +101,8 @@ impl Range {
         Ok(Self { subnet, gateway, bounds, reserved: vec![Span { first: at, last: at }] })
     }
 
-    /// Only the addresses from `first` to `last`, both included; what is not given stays.
+    /// Limits the range to the addresses from `first` to `last`, both included. `None` keeps a
+    /// bound.
     ///
     /// # Errors
     ///
@@ -100,16 +123,16 @@ impl Range {
         self.reserve(Vec::new())
     }
 
-    /// The addresses but those of `reserved`: prefixes, or single addresses as such of full length.
+    /// Excludes the prefixes in `reserved`. A single address is a prefix of full length.
     ///
     /// # Errors
     ///
-    /// [`Error::HostBits`], [`Error::ExcludeOutside`] for one that has nothing to do with the subnet,
+    /// [`Error::HostBits`], [`Error::ExcludeOutside`] for a prefix outside the subnet,
     /// [`Error::NothingLeft`].
     pub fn exclude(self, reserved: &[IpNetwork]) -> Result<Self> {
         let mut spans = Vec::with_capacity(reserved.len());
         for exclude in reserved {
-            refuse_host_bits(*exclude)?;
+            check_host_bits(*exclude)?;
             if !self.intersects(*exclude) {
                 return Err(Error::ExcludeOutside { exclude: *exclude, ranges: self.to_string() });
             }
@@ -118,38 +141,38 @@ impl Range {
         self.reserve(spans)
     }
 
-    /// The subnet that the addresses are of.
+    /// The subnet.
     pub fn subnet(&self) -> IpNetwork {
         self.subnet
     }
 
-    /// The lowest address within the bounds; it may be the gateway's, or be left out.
+    /// The lowest address within the bounds. It may be the gateway or excluded.
     pub fn first(&self) -> IpAddr {
         address(self.bounds.first, self.subnet)
     }
 
-    /// The highest address within the bounds; it may be the gateway's, or be left out.
+    /// The highest address within the bounds. It may be the gateway or excluded.
     pub fn last(&self) -> IpAddr {
         address(self.bounds.last, self.subnet)
     }
 
-    /// The gateway, never handed out.
+    /// The gateway, which is never allocated.
     pub fn gateway(&self) -> IpAddr {
         self.gateway
     }
 
-    /// How many addresses can be handed out; at least 1.
+    /// The number of addresses that can be allocated; at least 1.
     pub fn capacity(&self) -> u128 {
         self.bounds.count() - self.reserved.iter().map(Span::count).sum::<u128>()
     }
 
-    /// Whether `address` is one that can be handed out.
+    /// Whether `address` can be allocated.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.is_within_bounds(address) && self.reserved_at(number(address)).is_none()
     }
 
-    /// `address` with the subnet's prefix length, as an interface wants it; an address of the other family gets the
-    /// prefix length of a single host.
+    /// `address` with the prefix length of the subnet, as for an interface. An address of the other
+    /// family gets the prefix length of a single host.
     ///
     /// ```
     /// # use cnikit::ipam::Range;
@@ -161,17 +184,18 @@ impl Range {
         if address.is_ipv4() != self.subnet.is_ipv4() {
             return address.into();
         }
-        // A prefix length that came from a network of the same family is always accepted.
+        // The prefix length is valid, because both addresses are of one family.
         IpNetwork::new(address, self.subnet.prefix()).unwrap_or_else(|_| address.into())
     }
 
-    /// Every address that can be handed out, each once, from the one after `cursor` around to `cursor` itself.
-    /// Without a cursor, or with one from elsewhere, from the first to the last.
+    /// Every address that can be allocated, once, from the address after `cursor` around to
+    /// `cursor` itself. Without a cursor, or with a cursor outside the range, from the first to the
+    /// last.
     ///
     /// ```
     /// # use cnikit::ipam::Range;
     /// let range = Range::new("10.0.0.0/29".parse()?, None)?;
-    /// let order: Vec<_> = range.after(Some("10.0.0.4".parse()?)).map(|a| a.to_string()).collect();
+    /// let order: Vec<_> = range.iter_from(Some("10.0.0.4".parse()?)).map(|a| a.to_string()).collect();
     /// assert_eq!(order, ["10.0.0.5", "10.0.0.6", "10.0.0.2", "10.0.0.3", "10.0.0.4"]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -183,22 +207,22 @@ impl Range {
         Addresses { range: self, next, left: self.bounds.count() }
     }
 
-    /// Whether an address of `other` could be handed out by both.
+    /// Whether both ranges can allocate the same address.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         self.subnet.is_ipv4() == other.subnet.is_ipv4() && self.bounds.clipped_to(other.bounds).is_some()
     }
 
-    /// Whether `prefix` and the subnet have addresses in common.
+    /// Whether `prefix` and the subnet have a common address.
     pub(super) fn intersects(&self, prefix: IpNetwork) -> bool {
         prefix.contains(self.subnet.network()) || self.subnet.contains(prefix.network())
     }
 
-    /// Whether `address` lies between the bounds, left out or not.
+    /// Whether `address` is within the bounds, excluded or not.
     pub(super) fn is_within_bounds(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.subnet.is_ipv4() && self.bounds.contains(number(address))
     }
 
-    /// Leaves out `more`, and brings what is left out in order.
+    /// Adds excluded intervals, and sorts and merges all of them.
     fn reserve(mut self, mut more: Vec<Span>) -> Result<Self> {
         more.append(&mut self.reserved);
         more.sort_unstable_by_key(|span| span.first);
@@ -214,10 +238,31 @@ impl Range {
         Ok(self)
     }
 
-    /// What is left out around a number.
+    /// The excluded interval that contains `number`.
     fn reserved_at(&self, number: u128) -> Option<Span> {
         let index = self.reserved.partition_point(|span| span.last < number);
         self.reserved.get(index).copied().filter(|span| span.contains(number))
+    }
+}
+
+impl TryFrom<RangeKeys> for Range {
+    type Error = Error;
+
+    fn try_from(keys: RangeKeys) -> Result<Self> {
+        Self::new(keys.subnet, keys.gateway)?.with_bounds(keys.range_start, keys.range_end)?.exclude(&keys.exclude)
+    }
+}
+
+impl From<IpRange> for RangeKeys {
+    fn from(range: IpRange) -> Self {
+        let IpRange { subnet, range_start, range_end, gateway } = range;
+        Self { subnet, range_start, range_end, gateway, exclude: Vec::new() }
+    }
+}
+
+impl From<IpNetwork> for RangeKeys {
+    fn from(subnet: IpNetwork) -> Self {
+        Self { subnet, range_start: None, range_end: None, gateway: None, exclude: Vec::new() }
     }
 }
 
@@ -238,7 +283,7 @@ impl Iterator for Addresses<'_> {
             let start = self.next;
             let reserved = self.range.reserved_at(start);
             let end = reserved.map_or(start, |span| span.last);
-            // The walk ends where it began, which may be in the middle of what is left out.
+            // The iteration ends at its start, which may be inside an excluded interval.
             self.left -= (end - start + 1).min(self.left);
             self.next = if end == self.range.bounds.last { self.range.bounds.first } else { end + 1 };
             if reserved.is_none() {
@@ -256,17 +301,17 @@ impl Span {
         Self { first: number(prefix.network()), last: number(prefix.broadcast()) }
     }
 
-    /// What of a subnet can be given to an interface; nothing if that is no more than the gateway's address.
+    /// The addresses of a subnet that an interface can have. `None` if there is at most one.
     fn usable(subnet: IpNetwork) -> Option<Self> {
         let whole = Self::of(subnet);
         if whole.last - whole.first < 3 {
             return None;
         }
-        // IPv6 has no broadcast: the last address is like any other.
+        // IPv6 has no broadcast address: the last address is an ordinary one.
         Some(Self { first: whole.first + 1, last: whole.last - u128::from(subnet.is_ipv4()) })
     }
 
-    /// How many there are. Bounds never hold all 2^128 addresses: the network address of ::/0 is outside.
+    /// The number of addresses. It fits `u128`: bounds never include the network address of ::/0.
     fn count(&self) -> u128 {
         self.last - self.first + 1
     }
@@ -281,18 +326,19 @@ impl Span {
     }
 }
 
-fn refuse_host_bits(prefix: IpNetwork) -> Result<()> {
+fn check_host_bits(prefix: IpNetwork) -> Result<()> {
     if prefix.ip() == prefix.network() { Ok(()) } else { Err(Error::HostBits { subnet: prefix }) }
 }
 
-fn number(address: IpAddr) -> u128 {
+/// The address as a number, for arithmetic within one family.
+pub(super) fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => v4.to_bits().into(),
         IpAddr::V6(v6) => v6.to_bits(),
     }
 }
 
-/// The address of a number that was made from an address of the family of `subnet`.
+/// The address with this number in the family of `subnet`.
 fn address(number: u128, subnet: IpNetwork) -> IpAddr {
     match subnet {
         IpNetwork::V4(_) => Ipv4Addr::from_bits(number as u32).into(),

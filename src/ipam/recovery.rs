@@ -1,7 +1,6 @@
-//! What is done about the traces of processes that were killed, of earlier boots, and of damage.
+//! Recovery from killed processes, earlier boots and damaged files.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::fs::Metadata;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -13,36 +12,13 @@ use super::error::{Error, Result};
 use super::files;
 use super::guard::StoreGuard;
 use super::lease::{Lease, Owner};
+use super::quarantine::Quarantined;
 use super::store::{Store, parse};
 use crate::spec::KubernetesPod;
 
-/// A damaged file that stood in the place of a lease, and was put out of the way; see [`StoreGuard::quarantined`].
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Quarantined {
-    /// Where it was.
-    pub file: PathBuf,
-    /// Where it is kept for a look, until somebody removes it.
-    pub kept: PathBuf,
-    /// What is wrong with it.
-    pub error: Error,
-}
-
-impl fmt::Display for Quarantined {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} was damaged and is now {}: ", self.file.display(), self.kept.display())?;
-        // The cause alone: the remedy of the error is no longer needed.
-        match &self.error {
-            Error::CorruptLease { source, .. } => source.fmt(f),
-            Error::Io { source, .. } => source.fmt(f),
-            error => error.fmt(f),
-        }
-    }
-}
-
 impl StoreGuard<'_> {
-    /// Removes the change that is under way, if there is one: an allocation that did not reach its commit, or a release
-    /// that did.
+    /// Undoes the pending change, if there is one: an allocation without its commit, or a release
+    /// after its commit.
     pub(super) fn recover_pending(&mut self) -> Result<()> {
         if self.settled {
             return Ok(());
@@ -50,7 +26,7 @@ impl StoreGuard<'_> {
         let pending = self.pending_path();
         match files::stat(&pending)? {
             Some(file) => {
-                // The content says where to look, as far as it was written.
+                // The content names the addresses, if it was written completely.
                 let lease = parse(&pending).ok().flatten();
                 self.remove_pending(&file, &lease.map_or_else(Vec::new, |(lease, _)| lease.addresses))?;
             }
@@ -59,12 +35,12 @@ impl StoreGuard<'_> {
         Ok(())
     }
 
-    /// Removes the file that is now called `pending`, and first the links to it from addresses: mostly those that its
-    /// content names.
+    /// Removes the file `pending`, after the links of addresses to it. `named` are the addresses in
+    /// its content, usually all of them.
     pub(super) fn remove_pending(&mut self, file: &Metadata, named: &[IpNetwork]) -> Result<()> {
         let is_ours = |found: &Metadata| found.ino() == file.ino();
         let removed = remove_links(named.iter().map(|address| self.address_path(address.ip())), is_ours)?;
-        // The count of links says whether those were all.
+        // The link count shows whether more links exist.
         if file.nlink() > removed + 1 {
             remove_links(self.address_files()?, is_ours)?;
         }
@@ -73,13 +49,13 @@ impl StoreGuard<'_> {
         Ok(())
     }
 
-    /// Removes all leases but those of this boot, and marks the directory with it.
+    /// Removes all leases of other boots, then marks the directory with this boot.
     pub(super) fn start_new_boot(&mut self) -> Result<()> {
         let leases = self.leases_dir();
         files::create_dir(&leases)?;
         files::create_dir(&self.addresses_dir())?;
-        // There are leases of this boot if the mark was lost, but none that cannot be read: those are what was left
-        // of an earlier boot when the power was cut.
+        // If only the mark was lost, leases of this boot exist and are kept. Unreadable leases are
+        // never of this boot: a power loss left them.
         let mut kept = HashSet::new();
         for entry in files::list(&leases)?.into_iter().flatten() {
             let path = entry.map_err(Error::io("list", &leases))?.path();
@@ -98,8 +74,8 @@ impl StoreGuard<'_> {
         self.write_header()
     }
 
-    /// Gives a damaged file a name among the damaged, in place of an older one of that name. Its own name stays, unless
-    /// it is a directory and can have but one.
+    /// Moves a damaged file to the quarantine directory and replaces an older file of the same name
+    /// there. A regular file also keeps its own name. A directory cannot have a second name.
     pub(super) fn quarantine(&mut self, file: &Path, error: Error) -> Result<()> {
         let dir = self.damaged_dir();
         files::create_dir(&dir)?;
@@ -114,26 +90,28 @@ impl StoreGuard<'_> {
         Ok(())
     }
 
-    /// Frees addresses whose lease somebody removed by hand: what a garbage collection does last. The allocator does so,
-    /// too, when no address is left or one of these is asked for.
+    /// Removes the address entries of a lease that an operator deleted by hand. A garbage
+    /// collection calls this last. The allocator also does this if a pool is exhausted or such an
+    /// address is requested.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub fn remove_orphans(&mut self) -> Result<()> {
         self.recover_pending()?;
-        // The count of links does not tell, because two addresses of one lease keep each other's; nor does the content,
-        // which may be damaged while its owner is alive.
+        // The link count is no evidence, because the two addresses of a lease keep each other's
+        // inode alive. The content is no evidence either: it may be damaged while its owner is
+        // alive.
         let owned = self.owned()?;
         remove_links(self.address_files()?, |found| !found.is_dir() && !owned.contains(&found.ino())).map(drop)
     }
 
-    /// The inodes that have the name of an owner: those of leases, damaged ones among them.
+    /// The inodes of all lease files, including damaged ones.
     fn owned(&self) -> Result<HashSet<u64>> {
         let dir = self.leases_dir();
         let mut names = Vec::new();
         files::visit_names(&dir, |name| {
-            if Owner::of_file_name(name).is_some() {
+            if Owner::from_file_name(name).is_some() {
                 names.push(dir.join(name));
             }
         })?;
@@ -146,8 +124,9 @@ impl StoreGuard<'_> {
 }
 
 impl Store {
-    /// What can be told of a lease that cannot be read, by the error that said so: its owner by the file's name, its
-    /// addresses by their links. Whether it was imported is not known. Nothing is told of a file that never was a lease.
+    /// Reconstructs a lease that cannot be read, from the error of the read. The owner comes from
+    /// the file name, the addresses from the hard links. Whether the lease was imported is unknown.
+    /// Returns `None` for a file that never was a lease.
     ///
     /// # Errors
     ///
@@ -156,7 +135,7 @@ impl Store {
         let (Error::CorruptLease { path, .. } | Error::Io { path, .. }) = error else {
             return Ok(None);
         };
-        let owner = path.file_name().and_then(|name| Owner::of_file_name(name.to_str()?));
+        let owner = path.file_name().and_then(|name| Owner::from_file_name(name.to_str()?));
         let (Some(owner), Some(file)) = (owner, files::stat(path)?) else {
             return Ok(None);
         };
@@ -167,7 +146,7 @@ impl Store {
                 addresses.extend(address.map(IpNetwork::from));
             }
         }
-        let created = file.modified().map_err(Error::io("look at", path))?;
+        let created = file.modified().map_err(Error::io("examine", path))?;
         Ok(Some(Lease {
             owner,
             addresses,
@@ -178,7 +157,7 @@ impl Store {
         }))
     }
 
-    /// Every file under `addresses`.
+    /// Every file in `addresses`.
     fn address_files(&self) -> Result<Vec<PathBuf>> {
         let dir = self.addresses_dir();
         files::list(&dir)?
@@ -189,7 +168,7 @@ impl Store {
     }
 }
 
-/// Removes those of `paths` that are wanted gone, and counts them.
+/// Removes the paths that match, and returns how many.
 fn remove_links(paths: impl IntoIterator<Item = PathBuf>, gone: impl Fn(&Metadata) -> bool) -> Result<u64> {
     let mut removed = 0;
     for path in paths {

@@ -1,4 +1,4 @@
-//! Taking a store away.
+//! Removes a store.
 
 use std::fs;
 use std::io::{ErrorKind, Result as IoResult};
@@ -9,18 +9,18 @@ use super::files;
 use super::store::Store;
 
 impl Store {
-    /// Whether the directory is that of a store in which something was written. One that holds other things, such as
+    /// Whether the directory is a store with written data. A directory with other content, such as
     /// another plugin's leases, is not.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when that cannot be told.
+    /// [`Error::Io`] if the directory cannot be examined.
     pub fn is_written(&self) -> Result<bool> {
         for dir in [self.leases_dir(), self.owners_dir()] {
             match fs::symlink_metadata(&dir) {
                 Ok(found) if found.is_dir() => return Ok(true),
                 Err(error) if ![ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => {
-                    return Err(Error::io("look at", &dir)(error));
+                    return Err(Error::io("examine", &dir)(error));
                 }
                 _ => {}
             }
@@ -28,10 +28,10 @@ impl Store {
         Ok(false)
     }
 
-    /// Removes the store with its leases, and nothing that is not its own. Absent is success, and so is a directory that is
-    /// [not a store's](Self::is_written).
+    /// Removes the store with its leases, and no other files. Success if the directory is absent or
+    /// is [not a store](Self::is_written).
     ///
-    /// No call may be under way that uses it.
+    /// No call that uses the store may be in progress.
     ///
     /// ```
     /// use cnikit::ipam::{LOCK_TIMEOUT, Store};
@@ -46,13 +46,14 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] for what could not be removed: `ENOTEMPTY` where somebody else has put something into the directory. All
-    /// else is gone then.
+    /// [`Error::Io`] for a file that could not be removed. `ENOTEMPTY` means that the directory
+    /// contains a file that is not part of the store. Everything else is removed then.
     pub fn remove(&self) -> Result<()> {
         if !self.is_written()? {
             return Ok(());
         }
-        // What tells a store goes last, so that a removal that is cut short can be repeated.
+        // The directory that identifies a store is removed last, so that an interrupted removal can
+        // be repeated.
         for dir in [self.damaged_dir(), self.addresses_dir(), self.leases_dir(), self.owners_dir()] {
             for entry in files::list(&dir)?.into_iter().flatten() {
                 files::remove(&entry.map_err(Error::io("list", &dir))?.path())?;

@@ -9,8 +9,9 @@ pub(super) fn read(path: &Path) -> Result<Dns> {
     Ok(parse(&text))
 }
 
-/// What a file in the form of [resolv.conf(5)](https://man7.org/linux/man-pages/man5/resolv.conf.5.html) says; like the
-/// resolver, it passes over what it does not know, and the last `domain` and `search` count.
+/// Parses a file in the format of
+/// [resolv.conf(5)](https://man7.org/linux/man-pages/man5/resolv.conf.5.html). Like the resolver,
+/// it ignores unknown lines and uses the last `domain` and `search`.
 fn parse(text: &str) -> Dns {
     let mut dns = Dns::default();
     for line in text.lines().filter(|line| !line.starts_with(['#', ';'])) {
@@ -31,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_read_as_the_resolver_does() {
+    fn a_file_is_parsed_like_the_resolver() {
         let dns = parse(
             "# by hand\n; too\nnameserver 10.0.0.53\nnameserver\tfd00::53\nsearch a.example\nsearch b.example c.example\n\
              domain d.example\noptions ndots:5\noptions timeout:2 attempts:1\nsortlist 10.0.0.0\n\n  \n",

@@ -8,72 +8,73 @@ use std::time::Duration;
 use serde::de::Error as _;
 
 use super::error::{Error, Result};
-use super::guard::StoreGuard;
+use super::files;
 use super::hints::AllocationHints;
 use super::lease::{BootId, Lease, Owner};
 use super::pool::Pool;
 use super::usage::Usage;
-use super::{files, lock};
 use crate::spec::NetworkName;
 
-/// The longest name of a file, on every file system that has hard links.
+/// Maximum length of a file name, on every file system with hard links.
 pub(super) const NAME_MAX: usize = 255;
 
-/// The leases of one network, in a directory of their own.
+/// The leases of one network, in one directory.
 ///
-/// What is here reads, and takes no lock: a lease appears and disappears by a single rename, so a reader sees all of
-/// it or nothing. What is read may have changed by the time it is used; who decides on it holds the [lock](Self::lock),
-/// through which everything here can be called too. Leases of an earlier boot are not there for a reader.
+/// The methods of this type only read and take no lock. A lease appears and disappears by a single
+/// rename, so a reader sees either the whole lease or none. The data may change after the read. A
+/// caller that decides on it must hold the [lock](Self::lock); the guard has all methods of this
+/// type. Reads ignore the leases of earlier boots.
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(super) dir: PathBuf,
     pub(super) boot_id: BootId,
 }
 
-/// Leases of a store, in no order; made by [`Store::leases`] and [`Store::leases_of_all_boots`].
+/// The leases of a store, in no particular order; created by [`Store::leases`] and
+/// [`Store::leases_of_all_boots`].
 ///
-/// A file that cannot be read is one [`Error`], after which the others follow.
+/// An unreadable file yields one [`Error`]. The iteration continues after it.
 #[derive(Debug)]
 pub struct Leases {
     store: Store,
     entries: Option<ReadDir>,
-    of_all_boots: bool,
+    all_boots: bool,
 }
 
-/// The time limit for [`Store::lock`] where there is no reason for another: far more than all that a busy node has to
-/// do in the order of its turn, and less than what runtimes wait for a plugin.
+/// The default timeout for [`Store::lock`]. It is far longer than all queued changes of a busy
+/// node, and shorter than the timeout of a runtime for a plugin.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Store {
-    /// The store in `dir`, for the boot that is running. Nothing is made until something is written.
+    /// The store in `dir`, for the running boot. Nothing is created until the first change.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the running boot cannot be told.
+    /// [`Error::Io`] if the boot id cannot be read.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self> {
         Ok(Self::for_boot(dir, BootId::current()?))
     }
 
-    /// The store in `dir`, for a boot that the caller names.
+    /// The store in `dir`, for a given boot.
     pub fn for_boot(dir: impl Into<PathBuf>, boot_id: BootId) -> Self {
         Self { dir: dir.into(), boot_id }
     }
 
-    /// The stores in `data_dir` in which [something was written](Self::is_written), in the order of their names. A directory
-    /// that does not exist has none.
+    /// The stores in `data_dir` with [written data](Self::is_written), ordered by name. Empty if
+    /// the directory does not exist.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the directory cannot be listed, or the running boot not be told.
+    /// [`Error::Io`] if the directory cannot be listed or the boot id cannot be read.
     pub fn open_all(data_dir: &Path) -> Result<BTreeMap<NetworkName, Self>> {
         let boot_id = BootId::current()?;
         let mut stores = BTreeMap::new();
         for entry in files::list(data_dir)?.into_iter().flatten() {
             let path = entry.map_err(Error::io("list", data_dir))?.path();
-            // What is called otherwise than a network can be is not the store of one.
+            // A store directory has a valid network name.
             let Some(name) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
             let store = Self::for_boot(path, boot_id.clone());
-            // Nor is what others keep in the same place.
+            // Other programs may keep directories in the same place.
             if store.is_written()? {
                 stores.insert(name, store);
             }
@@ -81,40 +82,26 @@ impl Store {
         Ok(stores)
     }
 
-    /// The boot that the leases have to be of.
+    /// The boot of valid leases.
     pub fn boot_id(&self) -> &BootId {
         &self.boot_id
     }
 
-    /// Whether there is a directory: where there is none, nothing was ever written.
+    /// Whether the directory exists. If it does not, nothing was ever written.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when that cannot be told.
+    /// [`Error::Io`] if the directory cannot be examined.
     pub fn exists(&self) -> Result<bool> {
-        self.dir.try_exists().map_err(Error::io("look for", &self.dir))
+        self.dir.try_exists().map_err(Error::io("examine", &self.dir))
     }
 
-    /// The directory that holds the leases.
+    /// The directory of the store.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Takes the lock that changes need, waiting for it at most `timeout`; dropping the result gives it back.
-    ///
-    /// Before it returns, a change that a killed process left behind is undone, and on the first call after a boot the
-    /// leases of earlier boots are removed. Locking twice in one thread waits for itself, until the timeout.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::LockTimeout`], which is [`TRY_AGAIN`](crate::spec::ErrorCode::TRY_AGAIN) to a runtime;
-    /// [`Error::Shared`] and [`Error::Linked`] when somebody else could change the directory; [`Error::Io`] when it cannot be made or changed.
-    pub fn lock(&self, timeout: Duration) -> Result<StoreGuard<'_>> {
-        files::check_ownership(&self.dir)?;
-        StoreGuard::new(self, lock::acquire(&self.lock_path(), timeout)?)
-    }
-
-    /// The lease of `owner`, if it has one.
+    /// The lease of `owner`, if there is one.
     ///
     /// # Errors
     ///
@@ -124,7 +111,7 @@ impl Store {
         Ok(lease.filter(|lease| lease.boot_id == self.boot_id))
     }
 
-    /// The lease that holds `address`, if one does.
+    /// The lease that holds `address`, if there is one.
     ///
     /// # Errors
     ///
@@ -133,7 +120,7 @@ impl Store {
         let Some((lease, file)) = parse(&self.address_path(address))? else {
             return Ok(None);
         };
-        // Without an owner's file the link belongs to a change that is not committed.
+        // Without the owner's file, the link belongs to an uncommitted change.
         let committed = match self.owner_path(&lease.owner) {
             Some(path) => files::stat(&path)?.is_some_and(|found| found.ino() == file.ino()),
             None => false,
@@ -141,26 +128,29 @@ impl Store {
         Ok((committed && lease.boot_id == self.boot_id).then_some(lease))
     }
 
-    /// All leases. Those that come or go during the iteration may or may not be seen.
+    /// All leases. A lease that is added or removed during the iteration may or may not be
+    /// included.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the directory cannot be listed.
+    /// [`Error::Io`] if the directory cannot be listed.
     pub fn leases(&self) -> Result<Leases> {
-        Ok(Leases { store: self.clone(), entries: files::list(&self.leases_dir())?, of_all_boots: false })
+        Ok(Leases { store: self.clone(), entries: files::list(&self.leases_dir())?, all_boots: false })
     }
 
-    /// All leases, and those of earlier boots that nobody has taken the lock since to remove: for people to look at.
+    /// All leases, including leases of earlier boots that no lock holder has removed yet. For
+    /// diagnosis.
     ///
     /// # Errors
     ///
-    /// As [`leases`](Self::leases).
+    /// As for [`leases`](Self::leases).
     pub fn leases_of_all_boots(&self) -> Result<Leases> {
-        Ok(Leases { of_all_boots: true, ..self.leases()? })
+        Ok(Leases { all_boots: true, ..self.leases()? })
     }
 
-    /// How full each range of a pool is, in their order. The time grows with the leases held, but none of them is read.
-    /// What a killed process had taken counts until the lock is next taken.
+    /// The usage of each range of a pool, in the order of the ranges. The duration grows with the
+    /// number of leases, but no lease is read. The count includes addresses of a killed process
+    /// until the next lock.
     ///
     /// ```
     /// # use cnikit::ipam::{Pool, Range, Store, Usage};
@@ -174,32 +164,30 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the directory cannot be listed.
+    /// [`Error::Io`] if the directory cannot be listed.
     pub fn usage(&self, pool: &Pool) -> Result<Vec<Usage>> {
-        let mut usage = Usage::none_of(pool);
+        let mut usage = Usage::empty(pool);
         if self.is_of_this_boot() {
             self.visit_addresses(|address| Usage::count(&mut usage, pool, address))?;
         }
         Ok(usage)
     }
 
-    /// The damaged files that were set aside; they stay until somebody removes them.
+    /// The damaged files in quarantine. They stay until an operator removes them.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the directory cannot be listed.
+    /// [`Error::Io`] if the directory cannot be listed.
     pub fn damaged(&self) -> Result<Vec<PathBuf>> {
         let dir = self.damaged_dir();
         let mut files = Vec::new();
         files::visit_names(&dir, |name| {
-            if name != "." && name != ".." {
-                files.push(dir.join(name));
-            }
+            files.push(dir.join(name));
         })?;
         Ok(files)
     }
 
-    /// Shows `visit` every address that has a file.
+    /// Passes every address that has a file to `visit`.
     pub(super) fn visit_addresses(&self, mut visit: impl FnMut(IpAddr)) -> Result<()> {
         files::visit_names(&self.addresses_dir(), |name| {
             if let Ok(address) = name.parse() {
@@ -208,24 +196,25 @@ impl Store {
         })
     }
 
-    /// Whether the directory's leases are of the boot of this store.
+    /// Whether the directory is marked with the boot of this store.
     fn is_of_this_boot(&self) -> bool {
-        // A mark that cannot be read is no mark: at worst, the leases are looked through once more.
+        // An unreadable mark counts as no mark. At worst, the next lock scans the leases once more.
         let mark = files::read(&self.lock_path());
         mark.is_ok_and(|mark| mark.is_some_and(|(text, _)| self.hints_of_this_boot(&text).is_some()))
     }
 
-    /// The hints in the text of the lock file; nothing where it is not marked with the boot of this store.
+    /// The hints in the text of the lock file; `None` if it does not have the boot id of this
+    /// store.
     pub(super) fn hints_of_this_boot(&self, text: &[u8]) -> Option<AllocationHints> {
         text.strip_prefix(self.boot_id.as_str().as_bytes())?.strip_prefix(b"\n").map(AllocationHints::parse)
     }
 
-    /// The lease in the file of an owner, of whichever boot it is.
+    /// The lease in the file of an owner, from any boot.
     pub(super) fn read(&self, path: &Path) -> Result<Option<Lease>> {
         Ok(self.read_file(path)?.map(|(lease, _)| lease))
     }
 
-    /// The same, and what the kernel knows of the file.
+    /// Like [`read`](Self::read), with the metadata of the file.
     pub(super) fn read_file(&self, path: &Path) -> Result<Option<(Lease, Metadata)>> {
         let Some((lease, file)) = parse(path)? else {
             return Ok(None);
@@ -237,7 +226,7 @@ impl Store {
         Ok(Some((lease, file)))
     }
 
-    /// Where the lease of `owner` is; nowhere when no file can have such a name.
+    /// The path of the lease of `owner`; `None` if the file name would be too long.
     pub(super) fn owner_path(&self, owner: &Owner) -> Option<PathBuf> {
         let name = owner.file_name();
         (name.len() <= NAME_MAX).then(|| self.leases_dir().join(name))
@@ -267,7 +256,8 @@ impl Store {
         self.dir.join("pending")
     }
 
-    /// The lock, which also holds the boot that the leases belong to, and the hints: it is open in any case.
+    /// The lock file. It also contains the boot id of the leases and the hints, because it is open
+    /// in any case.
     pub(super) fn lock_path(&self) -> PathBuf {
         self.dir.join("lock")
     }
@@ -283,7 +273,7 @@ impl Iterator for Leases {
                 .map_err(Error::io("list", &self.store.leases_dir()))
                 .and_then(|entry| self.store.read(&entry.path()));
             match lease {
-                Ok(Some(lease)) if self.of_all_boots || lease.boot_id == self.store.boot_id => return Some(Ok(lease)),
+                Ok(Some(lease)) if self.all_boots || lease.boot_id == self.store.boot_id => return Some(Ok(lease)),
                 Ok(_) => {}
                 Err(error) => return Some(Err(error)),
             }
@@ -291,7 +281,7 @@ impl Iterator for Leases {
     }
 }
 
-/// The lease in a file and what the kernel knows of the file, both of the same moment.
+/// The lease in a file and the metadata of the file, from one open file.
 pub(super) fn parse(path: &Path) -> Result<Option<(Lease, Metadata)>> {
     let Some((text, file)) = files::read(path)? else {
         return Ok(None);

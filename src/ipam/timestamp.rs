@@ -1,4 +1,4 @@
-//! Points in time as [RFC 3339] text in UTC, to the second.
+//! Points in time as [RFC 3339] text in UTC, with a resolution of one second.
 //!
 //! [RFC 3339]: https://www.rfc-editor.org/rfc/rfc3339
 
@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer, Serializer, de};
 
-use crate::utc::{self, DAY, EPOCH, ERA};
+use crate::utc;
 
-/// The present, cut to what the text can tell.
+/// The current time, truncated to the resolution of the text.
 pub(super) fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds_of(SystemTime::now()))
 }
 
 pub(super) fn text(time: SystemTime) -> String {
-    format(seconds_of(time))
+    humantime::format_rfc3339_seconds(utc::clamp(time)).to_string()
 }
 
 pub(super) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -24,37 +24,33 @@ pub(super) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Resu
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse(&text)
-        .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)))
         .ok_or_else(|| de::Error::invalid_value(de::Unexpected::Str(&text), &"a time such as 2006-01-02T15:04:05Z"))
 }
 
-/// A clock set before 1970 is not worth a failed lease: it counts as the start of that year.
+/// Seconds since the Unix epoch. A clock set before 1970 counts as 1970 and does not fail the
+/// lease.
 fn seconds_of(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The text of so many seconds after the start of 1970.
-fn format(seconds: u64) -> String {
-    format!("{}Z", utc::date_time(seconds))
-}
-
-/// The seconds after the start of 1970 that [`format`] made `text` of; nothing for any other text.
-fn parse(text: &str) -> Option<u64> {
-    let part = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
-    let (year, month, day) = (part(0..4)?, part(5..7)?, part(8..10)?);
-    let (hour, minute, second) = (part(11..13)?, part(14..16)?, part(17..19)?);
-    let (from_march, carry) = if month > 2 { (month - 3, 0) } else { (month + 9, 1) };
-    let year = year.checked_sub(carry)?;
-    let days =
-        year / 400 * ERA + year % 400 * 365 + year % 400 / 4 - year % 400 / 100 + (153 * from_march + 2) / 5 + day;
-    let seconds = days.checked_sub(EPOCH + 1)? * DAY + hour * 3_600 + minute * 60 + second;
-    // Writing it again finds whatever is out of bounds or out of place.
-    (format(seconds) == text).then_some(seconds)
+/// Accepts only the exact format that [`text`] writes. `humantime` also accepts fractions and leap
+/// seconds.
+fn parse(written: &str) -> Option<SystemTime> {
+    let time = humantime::parse_rfc3339(written).ok()?;
+    (text(time) == written).then_some(time)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DAY: u64 = 86_400;
+    /// The Gregorian calendar repeats after 400 years, which have this many days.
+    const ERA: u64 = 146_097;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
 
     /// From `date -u -d @<seconds> +%FT%TZ`.
     const KNOWN: [(u64, &str); 7] = [
@@ -70,20 +66,20 @@ mod tests {
     #[test]
     fn known_times_are_written_and_read() {
         for (seconds, text) in KNOWN {
-            assert_eq!(format(seconds), text);
-            assert_eq!(parse(text), Some(seconds));
+            assert_eq!(super::text(at(seconds)), text);
+            assert_eq!(parse(text), Some(at(seconds)));
         }
     }
 
     #[test]
-    fn every_day_of_four_centuries_survives() {
+    fn every_day_of_four_centuries_round_trips() {
         for seconds in (0..ERA).map(|day| day * DAY + 45_296) {
-            assert_eq!(parse(&format(seconds)), Some(seconds));
+            assert_eq!(parse(&text(at(seconds))), Some(at(seconds)));
         }
     }
 
     #[test]
-    fn what_is_no_time_is_not_read() {
+    fn invalid_times_are_rejected() {
         for text in [
             "",
             "2000",
@@ -99,6 +95,8 @@ mod tests {
             "2001-01-01T00:00:00Zé",
             "0000-01-01T00:00:00Z",
             "+001-01-01T00:00:00Z",
+            "2001-01-01T00:00:00.0Z",
+            "2001-01-01T23:59:60Z",
         ] {
             assert_eq!(parse(text), None, "{text}");
         }

@@ -3,27 +3,27 @@ use std::net::IpAddr;
 
 use super::pool::Pool;
 
-/// How full a range is, or several together.
+/// The usage of one range, or the sum of several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// How many of the addresses are taken.
+    /// The number of taken addresses.
     pub used: u128,
-    /// How many addresses there are.
+    /// The number of addresses.
     pub total: u128,
 }
 
 impl Usage {
-    /// How many addresses are free.
+    /// The number of free addresses.
     pub fn free(&self) -> u128 {
         self.total.saturating_sub(self.used)
     }
 
-    /// The ranges of a pool while nothing is taken.
-    pub(super) fn none_of(pool: &Pool) -> Vec<Self> {
+    /// The ranges of a pool with no address taken.
+    pub(super) fn empty(pool: &Pool) -> Vec<Self> {
         pool.ranges().iter().map(|range| Self { used: 0, total: range.capacity() }).collect()
     }
 
-    /// Counts an address that is taken, if it is of the pool.
+    /// Counts a taken address if the pool contains it.
     pub(super) fn count(usage: &mut [Self], pool: &Pool, address: IpAddr) {
         if let Some(index) = pool.ranges().iter().position(|range| range.contains(address)) {
             usage[index].used += 1;

@@ -1,5 +1,5 @@
-//! A small plugin that is as good as the rules ask, or has the one flaw that its configuration names in `flaw`: the
-//! tests' proof that rules can fail.
+//! A small plugin for the tests of the suite. It follows every rule, or has the one flaw that
+//! `flaw` in its configuration names.
 
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
@@ -47,7 +47,7 @@ fn owner(attachment: &Attachment) -> Owner {
     Owner { container_id: attachment.container_id.clone(), ifname: attachment.ifname.clone() }
 }
 
-/// Takes away all that an attachment has on the host.
+/// Removes the state of an attachment on the host.
 fn free(attachment: &Attachment) -> Result<(), PluginError> {
     Socket::open()?.delete_link_by_name(&attachment.host_ifname())?;
     store(attachment.network.as_str())?.lock(LOCK)?.release(&owner(attachment))?;
@@ -81,7 +81,7 @@ impl Plugin for Flawed {
         if config.has("slow") {
             std::thread::sleep(Duration::from_secs(600));
         }
-        // What an ADD that was killed left behind is this attachment's own.
+        // State of a killed ADD belongs to this attachment.
         free(attachment)?;
         self.attach(request, &netns, &pod).inspect_err(|_| _ = free(attachment))
     }
@@ -177,7 +177,7 @@ impl Flawed {
         pod.add_address(pair.peer, address)?;
         let default = cnikit::netlink::Route::default_via(range.gateway(), pair.peer);
         if !config.has("no-route") {
-            // A second interface of a container does not get one.
+            // A second interface of a container gets no default route.
             match pod.add_route(&default) {
                 Err(cnikit::netlink::Error::Exists { .. }) | Ok(()) => {}
                 Err(error) => return Err(error.into()),
@@ -197,7 +197,7 @@ impl Flawed {
     }
 }
 
-/// Serves the call, and then spoils the answer where that is the flaw.
+/// Serves the call, then changes the answer if the flaw requires it.
 fn main() -> ExitCode {
     let mut stdin = Vec::new();
     let read = std::io::stdin().read_to_end(&mut stdin);

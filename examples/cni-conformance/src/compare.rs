@@ -1,4 +1,4 @@
-//! Reports side by side.
+//! Compares reports in one table.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -23,7 +23,7 @@ pub(crate) fn read(argument: &str) -> Result<Column, Box<dyn Error>> {
     Ok(Column { name: name.map_or_else(stem, str::to_owned), report })
 }
 
-/// A Markdown table: a row for each rule that was tried, a column for each report.
+/// A Markdown table with a row for each tried rule and a column for each report.
 pub(crate) fn table(columns: &[Column]) -> String {
     let mut text = String::from("| rule | level |");
     // Writing to a String cannot fail.
@@ -47,7 +47,7 @@ pub(crate) fn table(columns: &[Column]) -> String {
     text + "\n"
 }
 
-/// The worst outcome, with the versions where it is not that of all.
+/// The worst outcome. Includes the versions if not all versions have it.
 fn cell(report: &Report, rule: &str) -> String {
     let findings: Vec<_> = report.of(rule).collect();
     let Some(worst) = findings.iter().map(|finding| finding.outcome).max() else { return String::new() };

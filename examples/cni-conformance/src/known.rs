@@ -1,4 +1,4 @@
-//! Rules that plugins are known to break, with the reasons.
+//! Known violations of plugins, with the reasons.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -8,18 +8,18 @@ use std::path::Path;
 use cnikit::conformance::{self, Finding, Outcome, Report};
 use serde::Deserialize;
 
-/// A list of such rules.
+/// A list of known violations.
 #[derive(Debug)]
 pub(crate) struct Known {
     entries: Vec<Entry>,
 }
 
-/// Where a report and the list differ.
+/// The differences between a report and the list.
 #[derive(Debug)]
 pub(crate) struct Difference<'r> {
-    /// For each rule that is broken and not in the list, where it is broken first.
+    /// One finding for each broken rule that is not in the list.
     unknown: Vec<&'r Finding>,
-    /// The ids of those that are in the list, and kept.
+    /// The ids of listed rules that the plugin follows.
     kept: Vec<&'static str>,
 }
 
@@ -27,12 +27,13 @@ pub(crate) struct Difference<'r> {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    /// By rule the plugins that break it: `bridge` stands for all that are called so or `bridge-` and something.
+    /// The plugins that break each rule. `bridge` matches the name `bridge` and names that start
+    /// with `bridge-`.
     rules: BTreeMap<String, Vec<String>>,
-    /// Whether it depends on the moment, so that a run may not show it.
+    /// Whether the violation depends on timing, so that a run may not show it.
     #[serde(default)]
     sometimes: bool,
-    // For people, and for the table in docs/conformance.md.
+    // For readers, and for the table in docs/conformance.md.
     #[serde(rename = "verdict")]
     _verdict: String,
     #[serde(rename = "why")]
@@ -42,7 +43,7 @@ struct Entry {
 }
 
 impl Known {
-    /// Reads a list: verdict, reason and source are required of each entry, and each rule must be one.
+    /// Reads a list. Each entry needs a verdict, a reason and a source, and each rule must exist.
     pub(crate) fn read(path: &Path) -> Result<Self, Box<dyn Error>> {
         let text = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         let entries: Vec<Entry> =
@@ -54,7 +55,7 @@ impl Known {
         }
     }
 
-    /// Compares a report with what is known of the plugin of this name.
+    /// Compares a report with the known violations of the plugin `name`.
     pub(crate) fn difference<'r>(&self, name: &str, report: &'r Report) -> Difference<'r> {
         let mut difference = Difference { unknown: Vec::new(), kept: Vec::new() };
         for rule in conformance::rules() {
@@ -79,7 +80,7 @@ impl Known {
 }
 
 impl Difference<'_> {
-    /// Whether no rule is broken that must be kept and is not in the list.
+    /// Whether every broken "must" rule is in the list.
     pub(crate) fn is_conformant(&self) -> bool {
         self.unknown.iter().all(|finding| finding.outcome < Outcome::Failed)
     }
@@ -89,8 +90,10 @@ impl fmt::Display for Difference<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Finding { rule, outcome, version, seen, .. } in &self.unknown {
             let seen = seen.as_deref().unwrap_or_default();
-            writeln!(f, "{rule}: {outcome} in {version}, which is not known: {seen}")?;
+            writeln!(f, "{rule}: {outcome} in {version}, not in the list of known violations: {seen}")?;
         }
-        self.kept.iter().try_for_each(|rule| writeln!(f, "{rule}: kept, and known to be broken: take it off the list"))
+        self.kept.iter().try_for_each(|rule| {
+            writeln!(f, "{rule}: passed, but listed as a known violation: remove it from the list")
+        })
     }
 }

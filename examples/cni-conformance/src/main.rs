@@ -1,4 +1,4 @@
-//! Holds a CNI plugin to the rules of the specification, from outside.
+//! Tests a CNI plugin against the rules of the specification, from outside.
 
 mod compare;
 mod known;
@@ -17,10 +17,11 @@ use known::Known;
 use options::{Format, Options};
 use progress::Line;
 
-/// Rules that must be kept are broken.
+/// A "must" rule is broken.
 const FAILURES: u8 = 1;
 
-/// No verdict: the command line, the environment or the plugin's first `ADD` is at fault, or every rule was skipped.
+/// There is no verdict. The command line, the environment or the plugin's first `ADD` failed, or
+/// every rule was skipped.
 const NO_VERDICT: u8 = 2;
 
 fn main() -> ExitCode {
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what was asked for; whether nothing failed.
+/// Runs the requested command; returns whether nothing failed.
 fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     if options.list {
         return list(options).map(|()| true);
@@ -60,7 +61,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
 
 fn suite(options: &Options) -> Result<Suite, Box<dyn std::error::Error>> {
     let (Some(plugin), Some(config)) = (&options.plugin, &options.config) else {
-        return Err("--plugin and --config are needed; see --help".into());
+        return Err("--plugin and --config are required; see --help".into());
     };
     let text = fs::read(config).map_err(|error| format!("cannot read {}: {error}", config.display()))?;
     let config = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", config.display()))?;
@@ -82,7 +83,7 @@ fn list(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let wanted = |rule: &&Rule| (options.only.is_empty() || any(&options.only, rule)) && !any(&options.skip, rule);
     for rule in conformance::rules().filter(wanted) {
         let (title, since) = (rule.section.title(), rule.since);
-        text += &format!("{:<7} {:<32} {since:<6} {title:<38} {}\n", rule.level, rule.id, rule.says);
+        text += &format!("{:<7} {:<32} {since:<6} {title:<38} {}\n", rule.level, rule.id, rule.description);
     }
     write(options, &text)
 }
@@ -105,7 +106,7 @@ fn write(options: &Options, text: &str) -> Result<(), Box<dyn std::error::Error>
             let mut file = File::create(path).map_err(|error| format!("{}: {error}", unwritable(path)))?;
             file.write_all(text.as_bytes()).map_err(|error| format!("{}: {error}", unwritable(path)))?;
         }
-        // A reader that has seen enough, such as head, is no failure.
+        // A reader that closes the pipe early, such as head, is not an error.
         None => match io::stdout().write_all(text.as_bytes()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
             _ => {}
@@ -114,7 +115,7 @@ fn write(options: &Options, text: &str) -> Result<(), Box<dyn std::error::Error>
     Ok(())
 }
 
-/// An error with what led to it.
+/// The error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))

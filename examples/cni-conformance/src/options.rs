@@ -10,59 +10,60 @@ use cnikit::spec::{IfName, Version};
 const STYLES: Styles =
     Styles::styled().header(AnsiColor::Green.on_default().bold()).literal(AnsiColor::Cyan.on_default().bold());
 
-/// Hold a CNI plugin to the rules of the specification.
+/// Test a CNI plugin against the rules of the specification.
 ///
-/// The plugin is run as a container runtime runs it, in namespaces that are made for the purpose: nothing of this machine's
-/// network is touched. Needs root.
+/// Runs the plugin as a container runtime does, in private namespaces. Does not change the network
+/// of this machine. Needs root.
 #[derive(Debug, Parser)]
 #[command(name = "cni-conformance", disable_version_flag = true, styles = STYLES, max_term_width = 110, after_help = EXAMPLES)]
 pub(crate) struct Options {
-    /// The plugin's executable
+    /// Path of the plugin's executable
     #[arg(long, value_name = "PATH", required_unless_present_any = ["list", "compare"])]
     pub(crate) plugin: Option<PathBuf>,
 
-    /// Its network configuration: one object, or a list of which the first plugin is taken. Give it a pool of at most 60
-    /// addresses, or the rules about an exhausted pool are skipped
+    /// Network configuration: one object, or a list, from which the first plugin is used.
+    /// Rules about an exhausted pool are skipped if the pool has more than 60 addresses
     #[arg(long, value_name = "FILE", required_unless_present_any = ["list", "compare"])]
     pub(crate) config: Option<PathBuf>,
 
-    /// A directory with plugins to delegate to, after the plugin's own; may be repeated
+    /// Directory with delegate plugins, searched after the plugin's own directory; can be repeated
     #[arg(long, value_name = "DIR")]
     pub(crate) cni_path: Vec<PathBuf>,
 
-    /// A version of the specification to try; may be repeated. All that the plugin speaks by default
+    /// Version of the specification to try; can be repeated [default: all that the plugin supports]
     #[arg(long = "version", value_name = "V")]
     pub(crate) versions: Vec<Version>,
 
-    /// The name of the interface inside the container
+    /// Name of the interface in the container
     #[arg(long, value_name = "NAME", default_value = "eth0")]
     pub(crate) ifname: IfName,
 
-    /// A script to run on each private host before the plugin, such as one that makes a link for macvlan
+    /// Script that runs on each private host before the plugin, for example to create a link for
+    /// macvlan
     #[arg(long, value_name = "SCRIPT")]
     pub(crate) prepare: Option<PathBuf>,
 
-    /// Try only the rules whose id matches; `*` stands for anything; may be repeated
+    /// Try only rules with a matching id; `*` matches anything; can be repeated
     #[arg(long, value_name = "GLOB")]
     pub(crate) only: Vec<String>,
 
-    /// Leave out the rules whose id matches; may be repeated
+    /// Skip rules with a matching id; can be repeated
     #[arg(long, value_name = "GLOB")]
     pub(crate) skip: Vec<String>,
 
-    /// A list of rules that plugins are known to break, with the reasons: what it lists for this one is no failure
+    /// File with known violations; listed violations of this plugin are not failures
     #[arg(long, value_name = "FILE")]
     pub(crate) known: Option<PathBuf>,
 
-    /// What the plugin is called in that list, instead of by its executable's name
+    /// Name of the plugin in that file [default: file name of the executable]
     #[arg(long, value_name = "NAME", requires = "known")]
     pub(crate) name: Option<String>,
 
-    /// How long each call of the plugin may take
+    /// Timeout of each call of the plugin
     #[arg(long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
 
-    /// The form of the report
+    /// Format of the report
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
 
@@ -70,31 +71,31 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Whether to use colours
+    /// When to use colors
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
     pub(crate) color: Color,
 
-    /// List the rules: level, id, least version, section, and what is expected
+    /// List the rules: level, id, oldest version, section and description
     #[arg(long)]
     pub(crate) list: bool,
 
-    /// Put JSON reports side by side in a Markdown table, each as [NAME=]FILE
+    /// Print a Markdown table that compares JSON reports, each given as [NAME=]FILE
     #[arg(long, value_name = "REPORT", num_args = 1.., conflicts_with_all = ["plugin", "config", "list", "known"])]
     pub(crate) compare: Vec<String>,
 }
 
-/// The form of a report.
+/// The format of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people
+    /// Text table
     Table,
-    /// All there is, for programs
+    /// Complete report as JSON
     Json,
-    /// For CI systems
+    /// JUnit XML for CI systems
     Junit,
 }
 
-/// Whether to use colours.
+/// When to use colors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Color {
     /// On a terminal, unless NO_COLOR is set
@@ -112,9 +113,9 @@ Examples:
   cni-conformance --plugin my-cni --config my.conf --format junit --output report.xml
 
 Exit status:
-  0  every rule that must be kept is kept, but for those of --known; there may be warnings about rules that should be
-  1  a rule that must be kept is broken
-  2  there is no verdict: the command line is wrong, privileges are missing, the plugin serves no ADD at all, or every
+  0  every \"must\" rule passed or is listed in --known; \"should\" rules may have warnings
+  1  a \"must\" rule is broken
+  2  there is no verdict: the command line is wrong, privileges are missing, the plugin cannot serve an ADD, or every
      rule was skipped because none applies to the plugin";
 
 impl Options {

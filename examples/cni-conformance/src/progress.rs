@@ -1,13 +1,13 @@
-//! How far a run has come, on one line of a terminal.
+//! The progress of a run, on one line of a terminal.
 
 use std::io::{IsTerminal as _, Write as _};
 
 use cnikit::conformance::Progress;
 
-/// Erases the line and returns to its beginning.
+/// Erases the line and returns to its start.
 const ERASE: &str = "\r\x1b[K";
 
-/// A line on standard error that is written over and over; nothing where that is no terminal.
+/// A status line on standard error. Prints nothing if standard error is not a terminal.
 #[derive(Debug)]
 pub(crate) struct Line {
     terminal: bool,
@@ -22,7 +22,7 @@ impl Line {
     pub(crate) fn show(&mut self, Progress { done, total, rule, .. }: Progress<'_>) {
         if self.terminal {
             let (dim, reset) = if self.color { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-            // Nobody misses a line that cannot be written.
+            // Ignore errors: the line is only informative.
             let _ = write!(std::io::stderr(), "{ERASE}{dim}{done}/{total}{reset} {}", rule.id);
         }
     }

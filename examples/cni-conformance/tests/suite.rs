@@ -1,4 +1,4 @@
-//! The suite on a plugin that has one flaw at a time, on one that has none, and the command around it.
+//! Runs the suite on a plugin without flaws and with one flaw at a time, and tests the command.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -32,9 +32,10 @@ fn broken(report: &Report) -> Vec<String> {
     findings.map(|finding| format!("{}@{}: {:?}", finding.rule, finding.version, finding.seen)).collect()
 }
 
-/// Each flaw is what its rule is there for. A rule is tried on the sound plugin too, which keeps it.
+/// Each flaw must break its rule. Another test proves that the plugin without flaws follows every
+/// rule.
 #[test]
-fn each_flaw_is_caught_by_its_rule() {
+fn every_flaw_breaks_its_rule() {
     if !privileged() {
         return;
     }
@@ -84,7 +85,7 @@ fn each_flaw_is_caught_by_its_rule() {
 }
 
 #[test]
-fn a_plugin_without_flaw_keeps_every_rule() {
+fn a_plugin_without_flaws_follows_every_rule() {
     if !privileged() {
         return;
     }
@@ -92,13 +93,13 @@ fn a_plugin_without_flaw_keeps_every_rule() {
     assert_eq!(broken(&report), [""; 0]);
     let skipped = report.findings.iter().filter(|finding| finding.outcome == Outcome::Skipped);
     for finding in skipped {
-        let themes = ["delegate.", "result.ipam"];
-        assert!(themes.iter().any(|theme| finding.rule.starts_with(theme)), "{}: {:?}", finding.rule, finding.seen);
+        let groups = ["delegate.", "result.ipam"];
+        assert!(groups.iter().any(|group| finding.rule.starts_with(group)), "{}: {:?}", finding.rule, finding.seen);
     }
 }
 
 #[test]
-fn a_plugin_that_hangs_is_ended() {
+fn a_hanging_plugin_is_killed() {
     if !privileged() {
         return;
     }
@@ -107,26 +108,27 @@ fn a_plugin_that_hangs_is_ended() {
     assert!(error.to_string().contains("after that time"), "{error}");
 }
 
-/// Needs no privileges: nothing is run.
+/// Needs no privileges, because nothing runs.
 #[test]
 fn a_pattern_that_matches_no_rule_is_no_verdict() {
-    for (suite, told) in [
+    for (suite, text) in [
         (flawed("").only("typo.*"), "\"typo.*\" of only"),
         (flawed("").only("del.*").only("ad.twice"), "\"ad.twice\" of only"),
         (flawed("").skip("del.twcie"), "\"del.twcie\" of skip"),
         (flawed("").only(""), "\"\" of only"),
     ] {
         let error = suite.run().expect_err("it selects nothing");
-        assert!(matches!(error, Error::NoSuchRule { .. }) && error.to_string().contains(told), "{error}");
+        assert!(matches!(error, Error::NoSuchRule { .. }) && error.to_string().contains(text), "{error}");
     }
     for suite in [flawed("").skip("*"), flawed("").only("del.*").skip("del.*")] {
         assert!(matches!(suite.run(), Err(Error::NoRules)));
     }
 }
 
-/// A plugin with addresses of its own may be configured with an `ipam.type` all the same, be that plugin there or not.
+/// A plugin with its own address management may still have an `ipam.type`, with or without an
+/// installed plugin.
 #[test]
-fn a_plugin_that_does_not_call_its_delegate_is_told_so_once() {
+fn a_plugin_that_does_not_call_its_delegate_gets_one_warning() {
     if !privileged() {
         return;
     }
@@ -153,9 +155,9 @@ fn a_plugin_that_does_not_call_its_delegate_is_told_so_once() {
     }
 }
 
-/// Debian's `host-local` gives the addresses.
+/// The addresses come from Debian's `host-local`.
 #[test]
-fn a_plugin_that_delegates_keeps_the_rules_about_it() {
+fn a_delegating_plugin_follows_the_delegation_rules() {
     if !privileged() {
         return;
     }
@@ -180,7 +182,7 @@ fn simple_ebpf_cni_conforms() {
 }
 
 #[test]
-fn the_command_tells_by_its_status() {
+fn the_exit_status_reports_the_verdict() {
     if !privileged() {
         return;
     }
@@ -216,8 +218,8 @@ fn the_command_tells_by_its_status() {
     for format in ["table", "json"] {
         let skipped = run("", &["--only", "gc.*", "--version", "1.0.0", "--format", format]);
         assert_eq!(skipped.status.code(), Some(2), "{skipped:?}");
-        let told = String::from_utf8_lossy(&skipped.stderr);
-        assert!(told.contains("every rule was skipped") && told.contains("select other rules"), "{told}");
+        let stderr = String::from_utf8_lossy(&skipped.stderr);
+        assert!(stderr.contains("every rule was skipped") && stderr.contains("select other rules"), "{stderr}");
         assert_eq!(text(&skipped).contains("no verdict: every rule was skipped"), format == "table", "{skipped:?}");
         assert!(text(&skipped).contains("gc.succeeds"), "{skipped:?}");
     }
@@ -237,7 +239,7 @@ fn the_command_tells_by_its_status() {
 }
 
 #[test]
-fn the_command_judges_by_what_is_known() {
+fn known_violations_are_not_failures() {
     if !privileged() {
         return;
     }
@@ -260,16 +262,13 @@ fn the_command_judges_by_what_is_known() {
     let rule = "result.cni-version";
     assert_eq!(run("flawed-1", json!({ rule: ["flawed"] })), (Some(0), String::new()));
     for other in ["flawed-2", "flaw"] {
-        let (status, told) = run("flawed-1", json!({ rule: [other] }));
-        assert!(
-            status == Some(1) && told.contains("result.cni-version: failed in 1.0.0, which is not known"),
-            "{told}"
-        );
+        let (status, text) = run("flawed-1", json!({ rule: [other] }));
+        assert!(status == Some(1) && text.contains("result.cni-version: failed in 1.0.0, not in the list"), "{text}");
     }
-    let (status, told) = run("flawed-1", json!({ rule: ["flawed-1"], "result.mac": ["flawed"] }));
-    assert!(status == Some(0) && told.contains("result.mac: kept"), "{told}");
-    let (status, told) = run("flawed-1", json!({ "no.such-rule": ["flawed"] }));
-    assert!(status == Some(2) && told.contains("no.such-rule"), "{told}");
+    let (status, text) = run("flawed-1", json!({ rule: ["flawed-1"], "result.mac": ["flawed"] }));
+    assert!(status == Some(0) && text.contains("result.mac: passed"), "{text}");
+    let (status, text) = run("flawed-1", json!({ "no.such-rule": ["flawed"] }));
+    assert!(status == Some(2) && text.contains("no.such-rule"), "{text}");
 }
 
 #[test]

@@ -3,127 +3,137 @@
 use std::path::Path;
 
 use super::add::{regular_file, second_interface};
-use crate::conformance::bench::{Bench, Look};
 use crate::conformance::call::Call;
+use crate::conformance::fixture::{Fixture, Scope};
 use crate::conformance::rule::{Applies, Rule, Section};
 use crate::conformance::verdict::{Verdict, ensure, not_tried, unexpected};
 use crate::netlink::{BridgeSpec, LOOPBACK_INDEX};
 use crate::spec::{Command::Del as DEL, Version};
 
 pub(super) const RULES: &[Rule] = &[
-    Rule::must(DEL, "del.succeeds", Section::Del, "DEL of an attachment succeeds", |bench| {
-        bench.del(&bench.attach()?).run()?.success()
+    Rule::must(DEL, "del.succeeds", Section::Del, "DEL of an attachment succeeds", |fixture| {
+        fixture.del(&fixture.attach()?).run()?.success()
     })
     .each_version(),
-    Rule::should(DEL, "del.silent", Section::Del, "DEL prints nothing to standard output", |bench| {
-        bench.del(&bench.attach()?).run()?.silence()
+    Rule::should(DEL, "del.silent", Section::Del, "DEL prints nothing to standard output", |fixture| {
+        fixture.del(&fixture.attach()?).run()?.silence()
     }),
-    Rule::must(DEL, "del.pod-clean", Section::Del, "after DEL the container has no interface but lo", pod_clean)
+    Rule::must(DEL, "del.pod-clean", Section::Del, "after DEL the container has no interface except lo", pod_clean)
         .each_version()
         .only(Applies::Interfaces),
     Rule::must(
         DEL,
         "del.host-clean",
         Section::Del,
-        "after DEL the host has no link, address or route more than before ADD, but what serves the whole network",
-        |bench| leaves_nothing(bench, Look::Network),
+        "after DEL the host has no additional link, address or route, except state of the whole network",
+        |fixture| leaves_nothing(fixture, Scope::Network),
     ),
     Rule::should(
         DEL,
         "del.files-clean",
         Section::Del,
-        "after DEL there is no file in /run, /var/lib/cni or bpffs more than before ADD, but what serves the whole network",
-        |bench| leaves_nothing(bench, Look::Files),
+        "after DEL there is no additional file in /run, /var/lib/cni or bpffs, except state of the whole network",
+        |fixture| leaves_nothing(fixture, Scope::Files),
     ),
     Rule::must(
         DEL,
         "del.firewall-clean",
         Section::Del,
-        "after DEL the packet filter has no rule more than before ADD, but what serves the whole network",
-        |bench| leaves_nothing(bench, Look::Firewall),
+        "after DEL the packet filter has no additional rule, except state of the whole network",
+        |fixture| leaves_nothing(fixture, Scope::Firewall),
     ),
     Rule::should(
         DEL,
         "del.netns-kept",
         Section::Lifecycle,
-        "after DEL the container's namespace is where it was: it is the runtime's to end",
+        "DEL does not remove the container's namespace, which belongs to the runtime",
         netns_kept,
     ),
-    Rule::must(DEL, "del.twice", Section::Del, "a second DEL succeeds", |bench| {
-        let attached = bench.attach()?;
-        bench.detach(&attached)?;
-        bench.del(&attached).run()?.success()
+    Rule::must(DEL, "del.twice", Section::Del, "a second DEL succeeds", |fixture| {
+        let attached = fixture.attach()?;
+        fixture.detach(&attached)?;
+        fixture.del(&attached).run()?.success()
     })
     .each_version(),
-    Rule::must(DEL, "del.never-added", Section::Del, "DEL of what was never added succeeds", |bench| {
-        bench.on("DEL", &bench.target()?).run()?.success()
+    Rule::must(DEL, "del.never-added", Section::Del, "DEL of an unknown attachment succeeds", |fixture| {
+        fixture.call_for("DEL", &fixture.target()?).run()?.success()
     }),
-    Rule::must(DEL, "del.failed-add", Section::Lifecycle, "DEL after an ADD that failed succeeds", |bench| {
-        let target = bench.target()?;
-        bench.on_path("ADD", &target, Path::new("/run/netns/gone")).run()?;
-        bench.on("DEL", &target).run()?.success()
+    Rule::must(DEL, "del.failed-add", Section::Lifecycle, "DEL after a failed ADD succeeds", |fixture| {
+        let target = fixture.target()?;
+        fixture.call_with_netns("ADD", &target, Path::new("/run/netns/gone")).run()?;
+        fixture.call_for("DEL", &target).run()?.success()
     }),
-    Rule::should(DEL, "del.without-prev-result", Section::Del, "DEL without prevResult succeeds", |bench| {
-        let attached = bench.attach()?;
-        bench.on("DEL", &attached.target).run()?.success()
+    Rule::should(DEL, "del.without-prev-result", Section::Del, "DEL without prevResult succeeds", |fixture| {
+        let attached = fixture.attach()?;
+        fixture.call_for("DEL", &attached.target).run()?.success()
     })
     .since(Version::V0_4_0)
     .each_version(),
-    Rule::must(DEL, "del.without-netns", Section::Del, "DEL without CNI_NETNS succeeds: it is optional", |bench| {
-        bench.del(&bench.attach()?).without("CNI_NETNS").run()?.success()
-    }),
+    Rule::must(
+        DEL,
+        "del.without-netns",
+        Section::Del,
+        "DEL without CNI_NETNS succeeds: the variable is optional",
+        |fixture| fixture.del(&fixture.attach()?).without("CNI_NETNS").run()?.success(),
+    ),
     Rule::must(
         DEL,
         "del.empty-netns",
         Section::Del,
-        "DEL with an empty CNI_NETNS succeeds, as runtimes send that for a container that is gone",
-        |bench| bench.del(&bench.attach()?).env("CNI_NETNS", "").run()?.success(),
+        "DEL with an empty CNI_NETNS succeeds: runtimes send it after the end of a container",
+        |fixture| fixture.del(&fixture.attach()?).env("CNI_NETNS", "").run()?.success(),
     ),
     Rule::should(
         DEL,
         "del.without-netns-clean",
         Section::Del,
-        "DEL without CNI_NETNS leaves nothing on the host once the namespace has ended",
-        |bench| gone(bench, |call| call.without("CNI_NETNS")),
+        "DEL without CNI_NETNS leaves nothing on the host after the end of the namespace",
+        |fixture| del_after_netns_end(fixture, |call| call.without("CNI_NETNS")),
     ),
-    Rule::must(DEL, "del.netns-gone", Section::Del, "DEL succeeds when nothing is left at CNI_NETNS", |bench| {
-        let attached = bench.attach()?;
-        let call = bench.del(&attached);
-        attached.target.pod.end()?;
-        call.run()?.success()
-    }),
+    Rule::must(
+        DEL,
+        "del.netns-gone",
+        Section::Del,
+        "DEL succeeds if the path in CNI_NETNS no longer exists",
+        |fixture| {
+            let attached = fixture.attach()?;
+            let call = fixture.del(&attached);
+            attached.target.pod.end()?;
+            call.run()?.success()
+        },
+    ),
     Rule::should(
         DEL,
         "del.netns-gone-clean",
         Section::Del,
-        "DEL leaves nothing on the host when the namespace has ended before",
-        |bench| gone(bench, |call| call),
+        "DEL after the end of the namespace leaves nothing on the host",
+        |fixture| del_after_netns_end(fixture, |call| call),
     ),
     Rule::should(
         DEL,
         "del.netns-is-file",
         Section::Del,
-        "DEL succeeds where CNI_NETNS has become an ordinary file, as after a reboot",
-        |bench| {
-            let path = regular_file(bench)?;
-            bench.del(&bench.attach()?).env("CNI_NETNS", path).run()?.success()
+        "DEL succeeds if CNI_NETNS is a regular file, as after a reboot",
+        |fixture| {
+            let path = regular_file(fixture)?;
+            fixture.del(&fixture.attach()?).env("CNI_NETNS", path).run()?.success()
         },
     ),
     Rule::should(
         DEL,
         "del.netns-is-file-clean",
         Section::Del,
-        "DEL frees what it can where CNI_NETNS has become an ordinary file",
-        |bench| {
-            let path = regular_file(bench)?;
-            gone(bench, |call| call.env("CNI_NETNS", &path))
+        "DEL leaves nothing on the host if CNI_NETNS is a regular file",
+        |fixture| {
+            let path = regular_file(fixture)?;
+            del_after_netns_end(fixture, |call| call.env("CNI_NETNS", &path))
         },
     ),
     Rule::should(
         DEL,
         "del.stranger-kept",
         Section::Del,
-        "DEL spares the interface of a stranger whose namespace has come to be at the path of one that ended",
+        "DEL does not delete an interface in another pod's namespace that now has the path in CNI_NETNS",
         stranger_kept,
     )
     .only(Applies::Interfaces),
@@ -139,127 +149,127 @@ pub(super) const RULES: &[Rule] = &[
         DEL,
         "del.others-kept",
         Section::Del,
-        "DEL of one attachment leaves the others of the network as they are",
+        "DEL does not change other attachments of the network",
         others_kept,
     ),
     Rule::must(
         DEL,
         "del.second-interface",
         Section::Del,
-        "DEL of one of a container's two interfaces succeeds, and leaves the other as it is",
+        "DEL of one of two interfaces of a container succeeds and does not change the other one",
         second_interface_goes,
     ),
     Rule::should(
         DEL,
         "del.frees-address",
         Section::Del,
-        "when the pool is exhausted, DEL makes room for one ADD",
+        "after DEL on an exhausted pool, one ADD succeeds",
         frees_address,
     ),
 ];
 
-fn leaves_nothing(bench: &Bench<'_>, look: Look) -> Verdict {
-    bench.warm_up()?;
-    let before = bench.look(look)?;
-    let attached = bench.attach()?;
-    bench.detach(&attached)?;
-    // The namespace still lives: its end would hide what DEL did not do.
-    let left = bench.left(look, &before)?;
-    ensure(left.is_empty(), || format!("left behind: {left}"))
+fn leaves_nothing(fixture: &Fixture<'_>, scope: Scope) -> Verdict {
+    fixture.warm_up()?;
+    let before = fixture.snapshot(scope)?;
+    let attached = fixture.attach()?;
+    fixture.detach(&attached)?;
+    // The namespace still exists here: its end would hide links that DEL did not delete.
+    let leaked = fixture.leaked(scope, &before)?;
+    ensure(leaked.is_empty(), || format!("left behind: {leaked}"))
 }
 
-/// The container's namespace has ended before `DEL` is called as `change` will have it.
-fn gone(bench: &Bench<'_>, change: impl FnOnce(Call) -> Call) -> Verdict {
-    bench.warm_up()?;
-    let before = bench.look(Look::Everything)?;
-    let attached = bench.attach()?;
-    let call = change(bench.del(&attached));
+/// Ends the namespace of the container, then calls the `DEL` that `change` returns.
+fn del_after_netns_end(fixture: &Fixture<'_>, change: impl FnOnce(Call) -> Call) -> Verdict {
+    fixture.warm_up()?;
+    let before = fixture.snapshot(Scope::Everything)?;
+    let attached = fixture.attach()?;
+    let call = change(fixture.del(&attached));
     attached.target.pod.end()?;
     call.run()?;
-    let left = bench.left(Look::Everything, &before)?;
-    ensure(left.is_empty(), || format!("left behind: {left}"))
+    let leaked = fixture.leaked(Scope::Everything, &before)?;
+    ensure(leaked.is_empty(), || format!("left behind: {leaked}"))
 }
 
-fn pod_clean(bench: &Bench<'_>) -> Verdict {
-    let attached = bench.attach()?;
-    bench.detach(&attached)?;
-    let left = attached.target.pod.socket().links()?;
+fn pod_clean(fixture: &Fixture<'_>) -> Verdict {
+    let attached = fixture.attach()?;
+    fixture.detach(&attached)?;
+    let leaked = attached.target.pod.socket().links()?;
     let names: Vec<&str> =
-        left.iter().filter(|link| link.index != LOOPBACK_INDEX).map(|link| link.name.as_str()).collect();
+        leaked.iter().filter(|link| link.index != LOOPBACK_INDEX).map(|link| link.name.as_str()).collect();
     ensure(names.is_empty(), || format!("the container has {}", names.join(", ")))
 }
 
-fn netns_kept(bench: &Bench<'_>) -> Verdict {
-    let attached = bench.attach()?;
-    bench.detach(&attached)?;
+fn netns_kept(fixture: &Fixture<'_>) -> Verdict {
+    let attached = fixture.attach()?;
+    fixture.detach(&attached)?;
     let pod = &attached.target.pod;
     ensure(pod.is_in_place(), || format!("the namespace is no longer at {}", pod.path().display()))
 }
 
-fn stranger_kept(bench: &Bench<'_>) -> Verdict {
-    let mut attached = bench.attach()?;
+fn stranger_kept(fixture: &Fixture<'_>) -> Verdict {
+    let mut attached = fixture.attach()?;
     let ended = attached.target.pod.inode();
     attached.target.pod = attached.target.pod.replace()?;
     if attached.target.pod.inode() == ended {
-        return not_tried("the kernel gave the new namespace the number of the old one");
+        return not_tried("the kernel reused the inode number of the old namespace");
     }
     if let Ok(name) = attached.target.ifname.parse() {
         attached.target.pod.socket().create_bridge(&BridgeSpec::new(name))?;
     }
     let before = attached.target.identity()?;
-    bench.del(&attached).run()?;
+    fixture.del(&attached).run()?;
     let after = attached.target.identity()?;
     ensure(after == before, || format!("before: {before}; after: {after}"))
 }
 
-fn own_netns_kept(bench: &Bench<'_>) -> Verdict {
-    let target = bench.target()?;
+fn own_netns_kept(fixture: &Fixture<'_>) -> Verdict {
+    let target = fixture.target()?;
     if let Ok(name) = target.ifname.parse() {
-        bench.host().socket().create_bridge(&BridgeSpec::new(name))?;
+        fixture.host().socket().create_bridge(&BridgeSpec::new(name))?;
     }
-    let before = bench.network()?;
-    bench.on_path("DEL", &target, &bench.host().own_netns()?).run()?;
-    let gone = before.beyond(&bench.network()?);
-    ensure(gone.is_empty(), || format!("gone from the host: {gone}"))
+    let before = fixture.network()?;
+    fixture.call_with_netns("DEL", &target, &fixture.host().own_netns()?).run()?;
+    let removed = before.minus(&fixture.network()?);
+    ensure(removed.is_empty(), || format!("removed from the host: {removed}"))
 }
 
-fn others_kept(bench: &Bench<'_>) -> Verdict {
-    let (kept, gone) = (bench.attach()?, bench.attach()?);
+fn others_kept(fixture: &Fixture<'_>) -> Verdict {
+    let (kept, deleted) = (fixture.attach()?, fixture.attach()?);
     let before = kept.target.identity()?;
-    bench.detach(&gone)?;
+    fixture.detach(&deleted)?;
     let after = kept.target.identity()?;
     ensure(after == before, || format!("before: {before}; after: {after}"))?;
-    if bench.version >= Version::V0_4_0 {
-        let reply = bench.check(&kept).run()?;
-        ensure(reply.succeeded(), || format!("CHECK of the other says: {reply}"))?;
+    if fixture.version >= Version::V0_4_0 {
+        let reply = fixture.check(&kept).run()?;
+        ensure(reply.succeeded(), || format!("CHECK of the other attachment: {reply}"))?;
     }
     Ok(())
 }
 
-fn second_interface_goes(bench: &Bench<'_>) -> Verdict {
-    let first = bench.attach()?;
+fn second_interface_goes(fixture: &Fixture<'_>) -> Verdict {
+    let first = fixture.attach()?;
     let before = first.target.identity()?;
-    let Ok(second) = second_interface(bench, &first) else {
+    let Ok(second) = second_interface(fixture, &first) else {
         return not_tried("the plugin does not attach a container twice");
     };
-    let call = bench.del(&first).env("CNI_IFNAME", &second.target.ifname).key("prevResult", second.result);
+    let call = fixture.del(&first).env("CNI_IFNAME", &second.target.ifname).key("prevResult", second.result);
     let reply = call.run()?;
     ensure(reply.succeeded(), || reply.to_string())?;
-    let gone = before.beyond(&first.target.identity()?);
-    ensure(gone.is_empty(), || format!("gone with the second: {gone}"))?;
-    if bench.version >= Version::V0_4_0 {
-        let reply = bench.check(&first).run()?;
+    let removed = before.minus(&first.target.identity()?);
+    ensure(removed.is_empty(), || format!("removed with the second interface: {removed}"))?;
+    if fixture.version >= Version::V0_4_0 {
+        let reply = fixture.check(&first).run()?;
         ensure(reply.succeeded(), || format!("CHECK of the first after DEL of the second: {reply}"))?;
     }
     Ok(())
 }
 
-fn frees_address(bench: &Bench<'_>) -> Verdict {
-    let attached = bench.exhaust()?;
+fn frees_address(fixture: &Fixture<'_>) -> Verdict {
+    let attached = fixture.exhaust()?;
     let Some(first) = attached.first() else {
-        return unexpected("an ADD that the rule begins with succeeds", "none did");
+        return unexpected("the ADD at the start of the rule succeeds", "every ADD failed");
     };
-    bench.detach(first)?;
-    let reply = bench.on("ADD", &bench.target()?).run()?;
+    fixture.detach(first)?;
+    let reply = fixture.call_for("ADD", &fixture.target()?).run()?;
     ensure(reply.succeeded(), || format!("after {} ADDs and one DEL: {reply}", attached.len()))
 }

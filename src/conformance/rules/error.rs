@@ -1,8 +1,8 @@
 //! Error documents.
 
-use super::misuse::version_before;
-use crate::conformance::bench::Bench;
+use super::invalid_calls::version_before;
 use crate::conformance::call::Reply;
+use crate::conformance::fixture::Fixture;
 use crate::conformance::rule::{Rule, Section};
 use crate::conformance::verdict::{Verdict, ensure, not_tried};
 use crate::spec::Command::{self, Add as ADD, Check as CHECK, Gc as GC, Status as STATUS};
@@ -12,7 +12,7 @@ pub(super) const RULES: &[Rule] = &[
         ADD,
         "error.document",
         Section::ErrorResult,
-        "a failed ADD prints one JSON object with a numeric code above 0 and a msg that says something",
+        "a failed ADD prints one JSON object with a numeric code above 0 and a non-empty msg",
         document,
     )
     .each_version(),
@@ -20,7 +20,7 @@ pub(super) const RULES: &[Rule] = &[
         ADD,
         "error.cni-version",
         Section::ErrorResult,
-        "the error document's cniVersion is the configuration's",
+        "the cniVersion of the error document is the one of the configuration",
         cni_version,
     )
     .each_version(),
@@ -29,55 +29,56 @@ pub(super) const RULES: &[Rule] = &[
         "error.check-too-new",
         Section::ErrorResult,
         "CHECK with a configuration older than 0.4.0 fails with code 1",
-        |bench| too_new(bench, CHECK),
+        |fixture| too_new(fixture, CHECK),
     ),
     Rule::should(
         GC,
         "error.gc-too-new",
         Section::ErrorResult,
         "GC with a configuration older than 1.1.0 fails with code 1",
-        |bench| too_new(bench, GC),
+        |fixture| too_new(fixture, GC),
     ),
     Rule::should(
         STATUS,
         "error.status-too-new",
         Section::ErrorResult,
         "STATUS with a configuration older than 1.1.0 fails with code 1",
-        |bench| too_new(bench, STATUS),
+        |fixture| too_new(fixture, STATUS),
     ),
 ];
 
-/// An `ADD` that fails after the configuration's version has been read.
-fn failure(bench: &Bench<'_>) -> Verdict<Reply> {
-    let call = bench.on("ADD", &bench.target()?);
-    let call = if bench.is_ipam() { call.key("name", "../network") } else { call.env("CNI_NETNS", "/run/netns/gone") };
+/// An `ADD` that fails after the plugin has read the version of the configuration.
+fn failure(fixture: &Fixture<'_>) -> Verdict<Reply> {
+    let call = fixture.call_for("ADD", &fixture.target()?);
+    let call =
+        if fixture.is_ipam() { call.key("name", "../network") } else { call.env("CNI_NETNS", "/run/netns/gone") };
     let reply = call.run()?;
-    if reply.succeeded() { not_tried(format!("no way was found to have an ADD fail: {reply}")) } else { Ok(reply) }
+    if reply.succeeded() { not_tried(format!("the suite could not provoke a failed ADD: {reply}")) } else { Ok(reply) }
 }
 
-fn document(bench: &Bench<'_>) -> Verdict {
-    let reply = failure(bench)?;
+fn document(fixture: &Fixture<'_>) -> Verdict {
+    let reply = failure(fixture)?;
     let document = reply.document()?;
     ensure(document["code"].as_u64().is_some_and(|code| code > 0), || format!("no code: {reply}"))?;
     ensure(document["msg"].as_str().is_some_and(|msg| !msg.is_empty()), || format!("no msg: {reply}"))?;
     let details = &document["details"];
-    ensure(details.is_null() || details.is_string(), || format!("details is no text: {reply}"))
+    ensure(details.is_null() || details.is_string(), || format!("details is not a string: {reply}"))
 }
 
-fn cni_version(bench: &Bench<'_>) -> Verdict {
-    let reply = failure(bench)?;
+fn cni_version(fixture: &Fixture<'_>) -> Verdict {
+    let reply = failure(fixture)?;
     let document = reply.document()?;
-    ensure(document["cniVersion"] == bench.version.as_str(), || {
-        format!("the configuration has {}, the document {}: {reply}", bench.version, document["cniVersion"])
+    ensure(document["cniVersion"] == fixture.version.as_str(), || {
+        format!("the configuration has {}, the document {}: {reply}", fixture.version, document["cniVersion"])
     })
 }
 
-fn too_new(bench: &Bench<'_>, verb: Command) -> Verdict {
-    let Some(version) = version_before(bench, verb.spec().since) else {
-        return not_tried("the plugin speaks no older version");
+fn too_new(fixture: &Fixture<'_>, verb: Command) -> Verdict {
+    let Some(version) = version_before(fixture, verb.spec().since) else {
+        return not_tried("the plugin supports no older version");
     };
-    let attached = bench.attach()?;
-    let call = bench.check(&attached).env("CNI_COMMAND", verb.as_str()).key("cniVersion", version.as_str());
+    let attached = fixture.attach()?;
+    let call = fixture.check(&attached).env("CNI_COMMAND", verb.as_str()).key("cniVersion", version.as_str());
     let reply = call.run()?;
     let refused = !reply.succeeded() && reply.json()["code"] == 1;
     ensure(refused, || format!("with {version}: {reply}"))

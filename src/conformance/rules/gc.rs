@@ -2,162 +2,159 @@
 
 use serde_json::Value;
 
-use super::add::{none_is_given_away, second_interface};
+use super::add::{addresses_stay_reserved, second_interface};
 
-use crate::conformance::bench::{Attached, Bench, Look};
 use crate::conformance::call::Call;
-use crate::conformance::footprint::Footprint;
+use crate::conformance::fixture::{Attached, Fixture, Scope};
 use crate::conformance::rule::{Rule, Section};
+use crate::conformance::snapshot::Snapshot;
 use crate::conformance::verdict::{Verdict, ensure, not_tried, unexpected};
 use crate::spec::Command::Gc as GC;
 
 pub(super) const RULES: &[Rule] = &[
-    Rule::must(GC, "gc.succeeds", Section::Gc, "GC succeeds when every attachment is valid", |bench| {
-        let attached = bench.attach()?;
-        call(bench, &[&attached]).run()?.success()
+    Rule::must(GC, "gc.succeeds", Section::Gc, "GC succeeds when every attachment is valid", |fixture| {
+        let attached = fixture.attach()?;
+        call(fixture, &[&attached]).run()?.success()
     }),
-    Rule::must(GC, "gc.silent", Section::Gc, "GC prints nothing when it succeeds", |bench| {
-        let reply = call(bench, &[&bench.attach()?]).run()?;
-        bench.demand("GC", &reply)?;
+    Rule::must(GC, "gc.silent", Section::Gc, "GC prints nothing when it succeeds", |fixture| {
+        let reply = call(fixture, &[&fixture.attach()?]).run()?;
+        fixture.require_success("GC", &reply)?;
         reply.silence()
     }),
-    Rule::must(
-        GC,
-        "gc.no-attachments",
-        Section::Gc,
-        "GC succeeds on a network that nobody was ever attached to",
-        |bench| call(bench, &[]).run()?.success(),
-    ),
-    Rule::must(GC, "gc.keeps-valid", Section::Gc, "GC leaves the attachments that are listed as they are", keeps_valid),
+    Rule::must(GC, "gc.no-attachments", Section::Gc, "GC succeeds on a network without attachments", |fixture| {
+        call(fixture, &[]).run()?.success()
+    }),
+    Rule::must(GC, "gc.keeps-valid", Section::Gc, "GC does not change listed attachments", keeps_valid),
     Rule::must(
         GC,
         "gc.keeps-addresses",
         Section::Gc,
-        "the address of an attachment that GC was told is valid is given to nobody else",
+        "after GC the address of a listed attachment stays reserved",
         keeps_addresses,
     ),
     Rule::should(
         GC,
         "gc.frees-others",
         Section::Gc,
-        "GC removes what belongs to an attachment that is not listed, and whose namespace has ended",
-        |bench| frees(bench, true),
+        "GC removes the state of an unlisted attachment after the end of its namespace",
+        |fixture| frees(fixture, true),
     ),
     Rule::should(
         GC,
         "gc.frees-all",
         Section::Gc,
-        "GC with an empty list removes what belongs to any attachment whose namespace has ended",
-        |bench| frees(bench, false),
+        "GC with an empty list removes the state of every attachment after the end of its namespace",
+        |fixture| frees(fixture, false),
     ),
     Rule::should(
         GC,
         "gc.frees-address",
         Section::Gc,
-        "when the pool is exhausted by attachments that are not listed, GC makes room for one ADD",
+        "if unlisted attachments exhaust the pool, GC frees an address for one ADD",
         frees_address,
     ),
     Rule::should(
         GC,
         "gc.absent-list",
         Section::Gc,
-        "GC without cni.dev/valid-attachments, which a runtime has to send, removes nothing",
-        |bench| keeps_without_list(bench, None),
+        "GC without cni.dev/valid-attachments, which a runtime must send, removes nothing",
+        |fixture| keeps_without_list(fixture, None),
     ),
     Rule::should(
         GC,
         "gc.null-list",
         Section::Gc,
-        "GC with null for cni.dev/valid-attachments, which is no list, removes nothing",
-        |bench| keeps_without_list(bench, Some(Value::Null)),
+        "GC with null as cni.dev/valid-attachments, which is not a list, removes nothing",
+        |fixture| keeps_without_list(fixture, Some(Value::Null)),
     ),
     Rule::must(
         GC,
         "gc.second-interface",
         Section::Gc,
-        "GC leaves both interfaces of a container as they are when both are listed",
+        "GC does not change the two interfaces of a container if both are listed",
         second_interface_kept,
     ),
 ];
 
 const LIST: &str = "cni.dev/valid-attachments";
 
-fn call(bench: &Bench<'_>, valid: &[&Attached]) -> Call {
-    bench.call("GC").key(LIST, valid.iter().map(|attached| attached.key()).collect::<Vec<_>>())
+fn call(fixture: &Fixture<'_>, valid: &[&Attached]) -> Call {
+    fixture.call("GC").key(LIST, valid.iter().map(|attached| attached.key()).collect::<Vec<_>>())
 }
 
-fn keeps_valid(bench: &Bench<'_>) -> Verdict {
-    let (first, second) = (bench.attach()?, bench.attach()?);
-    let look = || -> Verdict<Footprint> {
-        Ok(first.target.identity()?.and(second.target.identity()?).and(bench.look(Look::Everything)?))
+fn keeps_valid(fixture: &Fixture<'_>) -> Verdict {
+    let (first, second) = (fixture.attach()?, fixture.attach()?);
+    let snapshot = || -> Verdict<Snapshot> {
+        Ok(first.target.identity()?.and(second.target.identity()?).and(fixture.snapshot(Scope::Everything)?))
     };
-    let before = look()?;
-    call(bench, &[&first, &second]).run()?;
-    let gone = before.beyond(&look()?);
-    ensure(gone.is_empty(), || format!("gone: {gone}"))?;
+    let before = snapshot()?;
+    call(fixture, &[&first, &second]).run()?;
+    let removed = before.minus(&snapshot()?);
+    ensure(removed.is_empty(), || format!("removed: {removed}"))?;
     for attached in [&first, &second] {
-        let reply = bench.check(attached).run()?;
+        let reply = fixture.check(attached).run()?;
         ensure(reply.succeeded(), || format!("CHECK of {}: {reply}", attached.target.container))?;
     }
     Ok(())
 }
 
-fn keeps_addresses(bench: &Bench<'_>) -> Verdict {
-    let attached = bench.attach()?;
-    let held = attached.addresses(bench)?;
-    call(bench, &[&attached]).run()?;
-    none_is_given_away(bench, &attached, &held)
+fn keeps_addresses(fixture: &Fixture<'_>) -> Verdict {
+    let attached = fixture.attach()?;
+    let held = attached.addresses(fixture)?;
+    call(fixture, &[&attached]).run()?;
+    addresses_stay_reserved(fixture, &attached, &held)
 }
 
-fn frees(bench: &Bench<'_>, keep_one: bool) -> Verdict {
-    bench.warm_up()?;
-    let kept = if keep_one { Some(bench.attach()?) } else { None };
-    let before = bench.look(Look::Everything)?;
-    let stale = bench.attach()?;
+fn frees(fixture: &Fixture<'_>, keep_one: bool) -> Verdict {
+    fixture.warm_up()?;
+    let kept = if keep_one { Some(fixture.attach()?) } else { None };
+    let before = fixture.snapshot(Scope::Everything)?;
+    let stale = fixture.attach()?;
     stale.target.pod.end()?;
-    let reply = call(bench, &kept.iter().collect::<Vec<_>>()).run()?;
-    bench.demand("GC", &reply)?;
-    let left = bench.left(Look::Everything, &before)?;
-    ensure(left.is_empty(), || format!("left behind: {left}"))
+    let reply = call(fixture, &kept.iter().collect::<Vec<_>>()).run()?;
+    fixture.require_success("GC", &reply)?;
+    let leaked = fixture.leaked(Scope::Everything, &before)?;
+    ensure(leaked.is_empty(), || format!("left behind: {leaked}"))
 }
 
-fn frees_address(bench: &Bench<'_>) -> Verdict {
-    let mut attached = bench.exhaust()?;
+fn frees_address(fixture: &Fixture<'_>) -> Verdict {
+    let mut attached = fixture.exhaust()?;
     let Some(stale) = attached.pop() else {
-        return unexpected("an ADD that the rule begins with succeeds", "none did");
+        return unexpected("the ADD at the start of the rule succeeds", "every ADD failed");
     };
     stale.target.pod.end()?;
-    let reply = call(bench, &attached.iter().collect::<Vec<_>>()).run()?;
-    bench.demand("GC", &reply)?;
-    let reply = bench.on("ADD", &bench.target()?).run()?;
+    let reply = call(fixture, &attached.iter().collect::<Vec<_>>()).run()?;
+    fixture.require_success("GC", &reply)?;
+    let reply = fixture.call_for("ADD", &fixture.target()?).run()?;
     ensure(reply.succeeded(), || format!("after {} ADDs and GC: {reply}", attached.len() + 1))
 }
 
-/// Whether such a call may fail is left open; what it may not do is take the missing list for an empty one.
-fn keeps_without_list(bench: &Bench<'_>, list: Option<Value>) -> Verdict {
-    let attached = bench.attach()?;
-    let before = attached.target.identity()?.and(bench.look(Look::Everything)?);
-    let call = bench.call("GC");
+/// The specification does not define whether such a call fails. It must not treat a missing list as
+/// an empty one.
+fn keeps_without_list(fixture: &Fixture<'_>, list: Option<Value>) -> Verdict {
+    let attached = fixture.attach()?;
+    let before = attached.target.identity()?.and(fixture.snapshot(Scope::Everything)?);
+    let call = fixture.call("GC");
     match list {
         Some(list) => call.key(LIST, list).run()?,
         None => call.run()?,
     };
-    let gone = before.beyond(&attached.target.identity()?.and(bench.look(Look::Everything)?));
-    ensure(gone.is_empty(), || format!("gone: {gone}"))?;
-    let reply = bench.check(&attached).run()?;
-    ensure(reply.succeeded(), || format!("CHECK says: {reply}"))
+    let removed = before.minus(&attached.target.identity()?.and(fixture.snapshot(Scope::Everything)?));
+    ensure(removed.is_empty(), || format!("removed: {removed}"))?;
+    let reply = fixture.check(&attached).run()?;
+    ensure(reply.succeeded(), || format!("CHECK: {reply}"))
 }
 
-fn second_interface_kept(bench: &Bench<'_>) -> Verdict {
-    let first = bench.attach()?;
-    let Ok(second) = second_interface(bench, &first) else {
+fn second_interface_kept(fixture: &Fixture<'_>) -> Verdict {
+    let first = fixture.attach()?;
+    let Ok(second) = second_interface(fixture, &first) else {
         return not_tried("the plugin does not attach a container twice");
     };
     let before = first.target.identity()?;
-    let reply = call(bench, &[&first, &second]).run()?;
-    bench.demand("GC", &reply)?;
-    let gone = before.beyond(&first.target.identity()?);
-    ensure(gone.is_empty(), || format!("gone: {gone}"))?;
-    let reply = bench.check(&first).run()?;
-    ensure(reply.succeeded(), || format!("CHECK says: {reply}"))
+    let reply = call(fixture, &[&first, &second]).run()?;
+    fixture.require_success("GC", &reply)?;
+    let removed = before.minus(&first.target.identity()?);
+    ensure(removed.is_empty(), || format!("removed: {removed}"))?;
+    let reply = fixture.check(&first).run()?;
+    ensure(reply.succeeded(), || format!("CHECK: {reply}"))
 }

@@ -1,14 +1,14 @@
-//! Plugins that are killed while they work, with the processes that they started.
+//! Plugins that are killed during a call, with the processes that they started.
 
 use std::thread;
 use std::time::Duration;
 
-use crate::conformance::bench::{Bench, Look, Target};
+use crate::conformance::fixture::{Fixture, Scope, Target};
 use crate::conformance::rule::{Applies, Rule, Section};
 use crate::conformance::verdict::{Verdict, ensure};
 use crate::spec::Command::{Add as ADD, Del as DEL};
 
-/// At how many moments of an `ADD` it is killed, evenly spread over the time that it takes.
+/// The number of kill times, evenly spread over the duration of an `ADD`.
 const MOMENTS: u32 = 20;
 
 pub(super) const RULES: &[Rule] = &[
@@ -16,10 +16,10 @@ pub(super) const RULES: &[Rule] = &[
         DEL,
         "kill.del-succeeds",
         Section::Lifecycle,
-        "DEL after an ADD that was killed at any moment succeeds",
-        |bench| {
-            each_moment(bench, |bench, target, moment| {
-                let reply = bench.on("DEL", target).run()?;
+        "DEL succeeds after an ADD that was killed at any moment",
+        |fixture| {
+            each_moment(fixture, |fixture, target, moment| {
+                let reply = fixture.call_for("DEL", target).run()?;
                 ensure(reply.succeeded(), || format!("ADD killed {moment}: {reply}"))
             })
         },
@@ -28,12 +28,12 @@ pub(super) const RULES: &[Rule] = &[
         DEL,
         "kill.pod-clean",
         Section::Del,
-        "after an ADD that was killed and its DEL, the container has no interface but lo",
-        |bench| {
-            each_moment(bench, |bench, target, moment| {
-                bench.on("DEL", target).run()?;
-                let left = target.network()?;
-                ensure(left.is_empty(), || format!("ADD killed {moment}: left behind: {left}"))
+        "after a killed ADD and its DEL, the container has no interface except lo",
+        |fixture| {
+            each_moment(fixture, |fixture, target, moment| {
+                fixture.call_for("DEL", target).run()?;
+                let leaked = target.network()?;
+                ensure(leaked.is_empty(), || format!("ADD killed {moment}: left behind: {leaked}"))
             })
         },
     )
@@ -42,27 +42,27 @@ pub(super) const RULES: &[Rule] = &[
         DEL,
         "kill.host-clean",
         Section::Del,
-        "after an ADD that was killed and its DEL, the host has no link, address or route more than before",
-        |bench| leaves_nothing(bench, Look::Network),
+        "after a killed ADD and its DEL, the host has no additional link, address or route",
+        |fixture| leaves_nothing(fixture, Scope::Network),
     ),
     Rule::should(
         DEL,
         "kill.files-clean",
         Section::Del,
-        "after an ADD that was killed and its DEL, there is no state more than before, such as a reserved address",
-        |bench| leaves_nothing(bench, Look::Files),
+        "after a killed ADD and its DEL, there is no additional state, such as a reserved address",
+        |fixture| leaves_nothing(fixture, Scope::Files),
     ),
     Rule::must(
         ADD,
         "kill.add-again",
         Section::Lifecycle,
-        "after an ADD that was killed and its DEL, the attachment can be added",
-        |bench| {
-            each_moment(bench, |bench, target, moment| {
-                bench.on("DEL", target).run()?;
-                let reply = bench.on("ADD", target).run()?;
+        "after a killed ADD and its DEL, the attachment can be added",
+        |fixture| {
+            each_moment(fixture, |fixture, target, moment| {
+                fixture.call_for("DEL", target).run()?;
+                let reply = fixture.call_for("ADD", target).run()?;
                 ensure(reply.succeeded(), || format!("first ADD killed {moment}: {reply}"))?;
-                bench.on("DEL", target).run().map(drop)
+                fixture.call_for("DEL", target).run().map(drop)
             })
         },
     ),
@@ -70,15 +70,15 @@ pub(super) const RULES: &[Rule] = &[
         ADD,
         "kill.others-served",
         Section::Lifecycle,
-        "after an ADD that was killed, another container can be added at once, before any DEL",
-        |bench| {
-            each_moment(bench, |bench, killed, moment| {
-                let target = bench.target()?;
-                let reply = bench.on("ADD", &target).run()?;
+        "after a killed ADD and before its DEL, another container can be added immediately",
+        |fixture| {
+            each_moment(fixture, |fixture, killed, moment| {
+                let target = fixture.target()?;
+                let reply = fixture.call_for("ADD", &target).run()?;
                 ensure(reply.succeeded(), || format!("ADD killed {moment}: {reply}"))?;
-                // What DEL has to do is other rules' concern; here it makes room.
-                bench.on("DEL", &target).run()?;
-                bench.on("DEL", killed).run().map(drop)
+                // Other rules test these DELs. Here they free addresses.
+                fixture.call_for("DEL", &target).run()?;
+                fixture.call_for("DEL", killed).run().map(drop)
             })
         },
     ),
@@ -86,49 +86,49 @@ pub(super) const RULES: &[Rule] = &[
         DEL,
         "kill.del-again",
         Section::Del,
-        "a DEL that was killed at any moment succeeds when it is called again, and leaves nothing on the host",
+        "after a DEL that was killed at any moment, a second DEL succeeds and leaves nothing on the host",
         del_again,
     ),
 ];
 
-/// Kills an `ADD` at each moment and has `then` look at what came of it; `moment` says when it was.
-fn each_moment(bench: &Bench<'_>, then: impl Fn(&Bench<'_>, &Target, &str) -> Verdict) -> Verdict {
-    bench.warm_up()?;
-    for delay in moments(bench) {
-        let target = bench.target()?;
-        kill_after(&bench.on("ADD", &target), delay)?;
-        then(bench, &target, &format!("after {:.1} ms", delay.as_secs_f64() * 1000.0))?;
+/// Kills an `ADD` at each kill time, then calls `then`; `moment` describes the time.
+fn each_moment(fixture: &Fixture<'_>, then: impl Fn(&Fixture<'_>, &Target, &str) -> Verdict) -> Verdict {
+    fixture.warm_up()?;
+    for delay in moments(fixture) {
+        let target = fixture.target()?;
+        kill_after(&fixture.call_for("ADD", &target), delay)?;
+        then(fixture, &target, &format!("after {:.1} ms", delay.as_secs_f64() * 1000.0))?;
     }
     Ok(())
 }
 
-fn leaves_nothing(bench: &Bench<'_>, look: Look) -> Verdict {
-    bench.warm_up()?;
-    let before = bench.look(look)?;
-    each_moment(bench, |bench, target, moment| {
-        bench.on("DEL", target).run()?;
-        let left = bench.left(look, &before)?;
-        ensure(left.is_empty(), || format!("ADD killed {moment}: left behind: {left}"))
+fn leaves_nothing(fixture: &Fixture<'_>, scope: Scope) -> Verdict {
+    fixture.warm_up()?;
+    let before = fixture.snapshot(scope)?;
+    each_moment(fixture, |fixture, target, moment| {
+        fixture.call_for("DEL", target).run()?;
+        let leaked = fixture.leaked(scope, &before)?;
+        ensure(leaked.is_empty(), || format!("ADD killed {moment}: left behind: {leaked}"))
     })
 }
 
-fn del_again(bench: &Bench<'_>) -> Verdict {
-    bench.warm_up()?;
-    let before = bench.network()?;
-    for delay in moments(bench) {
-        let attached = bench.attach()?;
-        kill_after(&bench.del(&attached), delay)?;
-        let reply = bench.del(&attached).run()?;
+fn del_again(fixture: &Fixture<'_>) -> Verdict {
+    fixture.warm_up()?;
+    let before = fixture.network()?;
+    for delay in moments(fixture) {
+        let attached = fixture.attach()?;
+        kill_after(&fixture.del(&attached), delay)?;
+        let reply = fixture.del(&attached).run()?;
         let moment = format!("DEL killed after {:.1} ms", delay.as_secs_f64() * 1000.0);
         ensure(reply.succeeded(), || format!("{moment}: {reply}"))?;
-        let left = bench.left(Look::Network, &before)?.and(attached.target.network()?);
-        ensure(left.is_empty(), || format!("{moment}: left behind: {left}"))?;
+        let leaked = fixture.leaked(Scope::Network, &before)?.and(attached.target.network()?);
+        ensure(leaked.is_empty(), || format!("{moment}: left behind: {leaked}"))?;
     }
     Ok(())
 }
 
-fn moments(bench: &Bench<'_>) -> impl Iterator<Item = Duration> {
-    let whole = bench.add_takes();
+fn moments(fixture: &Fixture<'_>) -> impl Iterator<Item = Duration> {
+    let whole = fixture.add_duration();
     (0..MOMENTS).map(move |moment| whole * moment / MOMENTS)
 }
 

@@ -1,4 +1,4 @@
-//! The rules themselves: a table for each theme, and the function that tries each.
+//! The rules: a table and the check functions for each group.
 
 mod add;
 mod check;
@@ -6,9 +6,9 @@ mod del;
 mod delegate;
 mod error;
 mod gc;
+mod invalid_calls;
 mod kernel;
 mod kill;
-mod misuse;
 mod parallel;
 mod result;
 mod status;
@@ -16,14 +16,12 @@ mod version;
 
 use super::rule::Rule;
 
-pub(super) use misuse::Misuse;
-
-/// Every rule, in the order in which they are tried.
+/// Every rule, in the order of the trials.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    const THEMES: [&[Rule]; 14] = [
+    const GROUPS: [&[Rule]; 14] = [
         version::RULES,
-        misuse::REFUSED,
-        misuse::ANSWERED,
+        invalid_calls::REFUSED,
+        invalid_calls::ANSWERED,
         error::RULES,
         add::RULES,
         result::RULES,
@@ -36,7 +34,7 @@ pub fn all() -> impl Iterator<Item = &'static Rule> {
         parallel::RULES,
         kill::RULES,
     ];
-    THEMES.into_iter().flatten()
+    GROUPS.into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -46,12 +44,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_rule_has_an_id_of_its_own_and_themes_stand_together() {
+    fn rule_ids_are_unique_and_groups_are_contiguous() {
         let ids: Vec<&str> = all().map(|rule| rule.id).collect();
         assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "{ids:?}");
-        let themes: Vec<&str> = ids.iter().map(|id| id.split_once('.').unwrap().0).collect();
-        let runs = themes.chunk_by(|one, other| one == other).count();
-        assert_eq!(themes.iter().collect::<BTreeSet<_>>().len(), runs, "{themes:?}");
+        let groups: Vec<&str> = ids.iter().map(|id| id.split_once('.').unwrap().0).collect();
+        let runs = groups.chunk_by(|one, other| one == other).count();
+        assert_eq!(groups.iter().collect::<BTreeSet<_>>().len(), runs, "{groups:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use crate::conformance::bench::{Attached, Bench};
+use crate::conformance::fixture::{Attached, Fixture};
 use crate::conformance::rule::{Applies, Rule, Section};
 use crate::conformance::verdict::{Verdict, ensure};
 use crate::spec::{Command::Add as ADD, MacAddr, Version};
@@ -16,14 +16,14 @@ pub(super) const RULES: &[Rule] = &[
         "result.document",
         Section::Result,
         "ADD prints one JSON object to standard output and nothing else",
-        |bench| bench.on("ADD", &bench.target()?).run()?.document().map(drop),
+        |fixture| fixture.call_for("ADD", &fixture.target()?).run()?.document().map(drop),
     )
     .each_version(),
     Rule::must(
         ADD,
         "result.cni-version",
         Section::Result,
-        "the result's cniVersion is that of the configuration; an IPAM plugin may leave it out",
+        "the cniVersion of the result is the one of the configuration; an IPAM plugin may omit it",
         cni_version,
     )
     .each_version(),
@@ -31,26 +31,20 @@ pub(super) const RULES: &[Rule] = &[
         ADD,
         "result.interfaces",
         Section::Result,
-        "the result's interfaces have names, and the container's is there with CNI_NETNS as its sandbox",
+        "the interfaces of the result have names, and the container's interface has CNI_NETNS as its sandbox",
         interfaces,
     )
     .since(Version::V0_3_0)
     .each_version()
     .only(Applies::Interfaces),
-    Rule::must(
-        ADD,
-        "result.mac",
-        Section::Result,
-        "the result's hardware addresses are such",
-        mac,
-    )
-    .since(Version::V0_3_0)
-    .only(Applies::Interfaces),
+    Rule::must(ADD, "result.mac", Section::Result, "the hardware addresses of the result are valid", mac)
+        .since(Version::V0_3_0)
+        .only(Applies::Interfaces),
     Rule::must(
         ADD,
         "result.ips",
         Section::Result,
-        "the result's addresses are in CIDR notation, with gateways that are addresses and, before 1.0.0, their version",
+        "the result has addresses in CIDR notation, with valid gateways and, before 1.0.0, the IP version",
         ips,
     )
     .each_version(),
@@ -58,7 +52,7 @@ pub(super) const RULES: &[Rule] = &[
         ADD,
         "result.ip-interface",
         Section::Result,
-        "each address names the interface it belongs to, by its index in the list",
+        "each address has the index of its interface in the list",
         ip_interface,
     )
     .since(Version::V0_3_0)
@@ -68,7 +62,7 @@ pub(super) const RULES: &[Rule] = &[
         ADD,
         "result.ipam-abbreviated",
         Section::IpamResult,
-        "the result of an IPAM plugin has no interfaces, and its addresses name none",
+        "the result of an IPAM plugin has no interfaces, and its addresses refer to none",
         ipam_abbreviated,
     )
     .since(Version::V0_3_0)
@@ -78,7 +72,7 @@ pub(super) const RULES: &[Rule] = &[
         ADD,
         "result.routes",
         Section::Result,
-        "the result's routes have a destination in CIDR notation, and next hops that are addresses",
+        "the routes of the result have a destination in CIDR notation and valid next hops",
         routes,
     )
     .each_version(),
@@ -86,7 +80,7 @@ pub(super) const RULES: &[Rule] = &[
         ADD,
         "result.dns",
         Section::Result,
-        "the result's dns, where it is there, is an object of lists of texts, and domain a text",
+        "dns in the result, if present, is an object with lists of strings and a string as domain",
         dns,
     )
     .each_version(),
@@ -94,21 +88,21 @@ pub(super) const RULES: &[Rule] = &[
         ADD,
         "result.keys-of-version",
         Section::Result,
-        "the result has no keys of another version",
+        "the result has no keys of other versions",
         keys_of_version,
     )
     .each_version(),
 ];
 
-fn cni_version(bench: &Bench<'_>) -> Verdict {
-    let result = bench.attach()?.result;
+fn cni_version(fixture: &Fixture<'_>) -> Verdict {
+    let result = fixture.attach()?.result;
     let stated = &result["cniVersion"];
-    let left_out = bench.is_ipam() && stated.is_null();
-    ensure(left_out || stated == bench.version.as_str(), || format!("cniVersion is {stated}"))
+    let left_out = fixture.is_ipam() && stated.is_null();
+    ensure(left_out || stated == fixture.version.as_str(), || format!("cniVersion is {stated}"))
 }
 
-fn interfaces(bench: &Bench<'_>) -> Verdict {
-    let Attached { target, result } = bench.attach()?;
+fn interfaces(fixture: &Fixture<'_>) -> Verdict {
+    let Attached { target, result } = fixture.attach()?;
     let listed = list(&result, "interfaces");
     let path = target.pod.path().to_string_lossy();
     for interface in &listed {
@@ -119,11 +113,11 @@ fn interfaces(bench: &Bench<'_>) -> Verdict {
     ensure(listed.iter().any(inside), || format!("no {} with sandbox {path}: {result}", target.ifname))
 }
 
-fn mac(bench: &Bench<'_>) -> Verdict {
-    let result = bench.attach()?.result;
+fn mac(fixture: &Fixture<'_>) -> Verdict {
+    let result = fixture.attach()?.result;
     for interface in list(&result, "interfaces") {
         let mac = &interface["mac"];
-        // Of links that are not Ethernet, such as InfiniBand, addresses are longer.
+        // Addresses of links other than Ethernet, such as InfiniBand, are longer.
         let text = mac.as_str().unwrap_or_default();
         let good = text.is_empty() || text.parse::<MacAddr>().is_ok() || text.len() > 17;
         ensure(mac.is_null() || (mac.is_string() && good), || format!("mac is {mac}"))?;
@@ -131,9 +125,9 @@ fn mac(bench: &Bench<'_>) -> Verdict {
     Ok(())
 }
 
-fn ips(bench: &Bench<'_>) -> Verdict {
-    let result = bench.attach()?.result;
-    if bench.version < Version::V0_3_0 {
+fn ips(fixture: &Fixture<'_>) -> Verdict {
+    let result = fixture.attach()?.result;
+    if fixture.version < Version::V0_3_0 {
         let families = [("ip4", &result["ip4"]), ("ip6", &result["ip6"])];
         ensure(families.iter().any(|(_, ip)| ip.is_object()), || format!("neither ip4 nor ip6: {result}"))?;
         for (key, ip) in families.iter().filter(|(_, ip)| !ip.is_null()) {
@@ -149,33 +143,33 @@ fn ips(bench: &Bench<'_>) -> Verdict {
         };
         ensure(is_ip_or_absent(&ip["gateway"]), || format!("gateway is {}", ip["gateway"]))?;
         let version = if address.is_ipv4() { "4" } else { "6" };
-        let good = bench.version >= Version::V1_0_0 || ip["version"] == version;
+        let good = fixture.version >= Version::V1_0_0 || ip["version"] == version;
         ensure(good, || format!("version is {} for {address}", ip["version"]))?;
     }
     Ok(())
 }
 
-fn ip_interface(bench: &Bench<'_>) -> Verdict {
-    let result = bench.attach()?.result;
+fn ip_interface(fixture: &Fixture<'_>) -> Verdict {
+    let result = fixture.attach()?.result;
     let interfaces = list(&result, "interfaces").len();
     for ip in list(&result, "ips") {
         let index = ip["interface"].as_u64().and_then(|index| usize::try_from(index).ok());
         ensure(index.is_some_and(|index| index < interfaces), || {
-            format!("address {} has interface {}, of {interfaces} in the list", ip["address"], ip["interface"])
+            format!("address {} has interface {}, but the list has {interfaces}", ip["address"], ip["interface"])
         })?;
     }
     Ok(())
 }
 
-fn ipam_abbreviated(bench: &Bench<'_>) -> Verdict {
-    let result = bench.attach()?.result;
+fn ipam_abbreviated(fixture: &Fixture<'_>) -> Verdict {
+    let result = fixture.attach()?.result;
     ensure(result["interfaces"].is_null(), || format!("interfaces is {}", result["interfaces"]))?;
     let named = list(&result, "ips").into_iter().find(|ip| !ip["interface"].is_null());
-    ensure(named.is_none(), || format!("an address names an interface: {}", named.unwrap_or_default()))
+    ensure(named.is_none(), || format!("an address refers to an interface: {}", named.unwrap_or_default()))
 }
 
-fn routes(bench: &Bench<'_>) -> Verdict {
-    let result = bench.attach()?.result;
+fn routes(fixture: &Fixture<'_>) -> Verdict {
+    let result = fixture.attach()?.result;
     let families = [&result["ip4"], &result["ip6"]].map(|ip| list(ip, "routes")).concat();
     for route in families.iter().chain(&list(&result, "routes")) {
         ensure(cidr(&route["dst"]).is_some(), || format!("dst is {}", route["dst"]))?;
@@ -188,8 +182,8 @@ fn routes(bench: &Bench<'_>) -> Verdict {
     Ok(())
 }
 
-fn dns(bench: &Bench<'_>) -> Verdict {
-    let result = bench.attach()?.result;
+fn dns(fixture: &Fixture<'_>) -> Verdict {
+    let result = fixture.attach()?.result;
     let dns = &result["dns"];
     let of_texts = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_string));
     let lists = ["nameservers", "search", "options"].map(|key| &dns[key]);
@@ -198,8 +192,8 @@ fn dns(bench: &Bench<'_>) -> Verdict {
     ensure(dns.is_null() || (dns.is_object() && good && domain), || format!("dns is {dns}"))
 }
 
-fn keys_of_version(bench: &Bench<'_>) -> Verdict {
-    let (version, result) = (bench.version, bench.attach()?.result);
+fn keys_of_version(fixture: &Fixture<'_>) -> Verdict {
+    let (version, result) = (fixture.version, fixture.attach()?.result);
     let foreign = |holder: &Value, keys: &[&str]| -> Option<String> {
         keys.iter().find(|key| !holder[**key].is_null()).map(|key| format!("{key} is in {holder}"))
     };
@@ -221,12 +215,12 @@ fn keys_of_version(bench: &Bench<'_>) -> Verdict {
     ensure(found.is_none(), || found.unwrap_or_default())
 }
 
-/// The elements of a list; a key that is absent or `null` is an empty one.
+/// The elements of a list. An absent key or `null` is an empty list.
 fn list(holder: &Value, key: &str) -> Vec<Value> {
     holder[key].as_array().cloned().unwrap_or_default()
 }
 
-/// An address with the length of its prefix.
+/// An address with a prefix length.
 fn cidr(value: &Value) -> Option<IpNetwork> {
     value.as_str().filter(|text| text.contains('/'))?.parse().ok()
 }

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::conformance::bench::Bench;
 use crate::conformance::call::Call;
+use crate::conformance::fixture::Fixture;
 use crate::conformance::rule::{Rule, Section};
 use crate::conformance::verdict::{Verdict, broken, ensure};
 use crate::spec::{Command::Version as VERSION, Version};
@@ -13,59 +13,65 @@ pub(super) const RULES: &[Rule] = &[
         VERSION,
         "version.answers",
         Section::VersionResult,
-        "VERSION succeeds, with one JSON object that lists supportedVersions",
+        "VERSION succeeds and prints one JSON object with supportedVersions",
         answers,
     ),
     Rule::must(
         VERSION,
         "version.needs-no-more",
         Section::Version,
-        "VERSION needs CNI_COMMAND in the environment, and no other variable",
+        "VERSION needs no variable except CNI_COMMAND",
         needs_no_more,
     ),
-    Rule::must(VERSION, "version.echo", Section::VersionResult, "the answer's cniVersion is that of the input", echo)
-        .each_version(),
+    Rule::must(
+        VERSION,
+        "version.echo",
+        Section::VersionResult,
+        "the cniVersion of the answer is the one of the input",
+        echo,
+    )
+    .each_version(),
     Rule::should(
         VERSION,
         "version.published",
         Section::VersionResult,
-        "supportedVersions lists versions of the specification that were published, each once",
+        "supportedVersions contains only published versions, each once",
         published,
     ),
 ];
 
-fn probe(bench: &Bench<'_>) -> Call {
-    let version = bench.version;
-    bench.call("VERSION").stdin(|_| format!(r#"{{"cniVersion":"{version}"}}"#))
+fn probe(fixture: &Fixture<'_>) -> Call {
+    let version = fixture.version;
+    fixture.call("VERSION").stdin(|_| format!(r#"{{"cniVersion":"{version}"}}"#))
 }
 
-fn answers(bench: &Bench<'_>) -> Verdict {
-    let reply = probe(bench).run()?;
+fn answers(fixture: &Fixture<'_>) -> Verdict {
+    let reply = probe(fixture).run()?;
     reply.success()?;
     let document = reply.document()?;
     listed(&document)?;
     ensure(document["cniVersion"].is_string(), || format!("no cniVersion: {document}"))
 }
 
-fn needs_no_more(bench: &Bench<'_>) -> Verdict {
-    let reply = probe(bench).without("CNI_PATH").run()?;
+fn needs_no_more(fixture: &Fixture<'_>) -> Verdict {
+    let reply = probe(fixture).without("CNI_PATH").run()?;
     reply.success()?;
     listed(&reply.document()?).map(drop)
 }
 
-fn echo(bench: &Bench<'_>) -> Verdict {
-    let document = probe(bench).run()?.document()?;
-    ensure(document["cniVersion"] == bench.version.as_str(), || {
-        format!("the input has {}, the answer {}", bench.version, document["cniVersion"])
+fn echo(fixture: &Fixture<'_>) -> Verdict {
+    let document = probe(fixture).run()?.document()?;
+    ensure(document["cniVersion"] == fixture.version.as_str(), || {
+        format!("the input has {}, the answer has {}", fixture.version, document["cniVersion"])
     })
 }
 
-fn published(bench: &Bench<'_>) -> Verdict {
-    let document = probe(bench).run()?.document()?;
+fn published(fixture: &Fixture<'_>) -> Verdict {
+    let document = probe(fixture).run()?.document()?;
     let versions = listed(&document)?;
     for (at, version) in versions.iter().enumerate() {
-        ensure(version.parse::<Version>().is_ok(), || format!("{version:?} is none"))?;
-        ensure(!versions[..at].contains(version), || format!("{version:?} is there twice"))?;
+        ensure(version.parse::<Version>().is_ok(), || format!("{version:?} is not a published version"))?;
+        ensure(!versions[..at].contains(version), || format!("{version:?} occurs twice"))?;
     }
     Ok(())
 }
@@ -74,6 +80,6 @@ fn listed(document: &Value) -> Verdict<Vec<&str>> {
     let list = document["supportedVersions"].as_array();
     match list.and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<&str>>>()) {
         Some(versions) if !versions.is_empty() => Ok(versions),
-        _ => broken(format!("no list of texts: {document}")),
+        _ => broken(format!("no list of strings: {document}")),
     }
 }

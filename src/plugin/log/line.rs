@@ -27,8 +27,8 @@ pub(super) struct Fields {
 impl Line {
     /// Formats a complete line, which begins with the time and the level.
     pub(super) fn with(level: Level, fill: impl FnOnce(&mut Self)) -> String {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut line = Self(format!("time={}.{:03}Z", utc::date_time(now.as_secs()), now.subsec_millis()));
+        let now = humantime::format_rfc3339_millis(utc::clamp(SystemTime::now()));
+        let mut line = Self(format!("time={now}"));
         line.field("level", level_name(level));
         fill(&mut line);
         line.0.push('\n');

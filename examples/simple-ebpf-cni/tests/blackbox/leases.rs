@@ -143,7 +143,7 @@ fn imported_leases_of_host_local_are_not_assigned_again() {
         assert_eq!(addresses(&report), [r#""aaa" ["10.99.0.2/24"]"#, r#""bbb" ["10.99.0.3/24"]"#]);
         let left_out = [
             "\\u001b[31mred: its name is not an address",
-            "10.98.0.9: it is no address of the configured ranges",
+            "10.98.0.9: it is not an address of the configured ranges",
             "10.99.0.4: it is empty",
         ];
         assert_eq!(skipped(&report), left_out);

@@ -1,4 +1,4 @@
-//! Random histories of a store, held against a model that is too simple to be wrong.
+//! Compares random histories of a store with a simple model.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,11 +6,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::crash_tests::run_for;
+use super::crash::run_for;
 use super::fixture::{NOW, ip, owner};
-use super::{BootId, Error, Lease, MemoryStore, Pool, Store};
+use crate::ipam::{BootId, Error, Lease, MemoryStore, Pool, Store};
 
-/// Two pools, and by hand what they hold.
+/// Two pools, and the addresses in each.
 const POOLS: [&str; 2] = [
     r#"[{"subnet": "10.0.0.0/29", "exclude": ["10.0.0.4"]}, {"subnet": "10.1.0.0/24", "rangeEnd": "10.1.0.3"}]"#,
     r#"[{"subnet": "fd00::/125", "gateway": "fd00::3"}]"#,
@@ -27,7 +27,7 @@ enum Event {
         owner: usize,
         requested: Option<usize>,
     },
-    /// Of the others, those are gone whose bit is set.
+    /// Each set bit marks an owner that is gone.
     AllocateWith {
         owner: usize,
         gone: u8,
@@ -35,7 +35,7 @@ enum Event {
     Release {
         owner: usize,
     },
-    /// The process is killed after so many steps of this.
+    /// Kills the process after this number of steps.
     Crash {
         steps: u32,
         event: Box<Event>,
@@ -58,11 +58,11 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Who holds what, and which address of each pool was handed out last.
+/// The holders of addresses, and the last allocated address of each pool.
 #[derive(Debug, Clone, Default)]
 struct Model {
     held: BTreeMap<usize, [IpAddr; 2]>,
-    /// Nothing is known of it after a crash: it is a hint.
+    /// Unknown after a crash, because it is only a hint.
     last: Option<[Option<IpAddr>; 2]>,
 }
 
@@ -71,7 +71,8 @@ impl Model {
         !self.held.values().flatten().any(|held| *held == address)
     }
 
-    /// What an allocation gives: an address of each pool, or any that is free where the hint is lost.
+    /// The expected result of an allocation: one address of each pool, or any free address if the
+    /// hint is lost.
     fn expect(&self, owner: usize, requested: Option<IpAddr>) -> Result<[Vec<IpAddr>; 2], &'static str> {
         if self.held.contains_key(&owner) {
             return Err("already leased");
@@ -82,8 +83,8 @@ impl Model {
         let mut given = [Vec::new(), Vec::new()];
         for (index, names) in ADDRESSES.iter().enumerate() {
             let all: Vec<IpAddr> = names.iter().map(|name| ip(name)).collect();
-            if let Some(wish) = requested.filter(|wish| all.contains(wish)) {
-                given[index] = vec![wish];
+            if let Some(request) = requested.filter(|request| all.contains(request)) {
+                given[index] = vec![request];
                 continue;
             }
             let start = |last: Option<IpAddr>| all.iter().position(|a| Some(*a) == last).map_or(0, |at| at + 1);
@@ -108,13 +109,13 @@ impl Model {
     }
 }
 
-/// What the model is held against.
+/// The implementation under test.
 trait Subject {
     fn allocate(&mut self, owner: usize, requested: &[IpAddr], gone: u8) -> Result<Lease, Error>;
     fn release(&mut self, owner: usize) -> Option<Lease>;
     fn reboot(&mut self);
     fn held(&self) -> BTreeMap<usize, [IpAddr; 2]>;
-    /// Whether the event went to its end.
+    /// Whether the event ran to its end.
     fn crash(&mut self, steps: u32, event: &Event) -> bool;
 }
 
@@ -124,7 +125,7 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
-    /// Opened anew each time: nothing is remembered but what the directory holds.
+    /// The store is opened for each event, so all state comes from the directory.
     fn store(&self) -> Store {
         Store::for_boot(self.dir, BootId::new(self.boot.to_string()))
     }
@@ -149,8 +150,8 @@ fn addresses(lease: &Lease) -> [IpAddr; 2] {
 impl Subject for Files<'_> {
     fn allocate(&mut self, number: usize, requested: &[IpAddr], gone: u8) -> Result<Lease, Error> {
         let store = self.store();
-        let mut locked = store.lock(NOW).unwrap();
-        locked.allocate_with(&owner(&number.to_string()), &pools(), requested, is_gone(gone))
+        let mut guard = store.lock(NOW).unwrap();
+        guard.allocate_with(&owner(&number.to_string()), &pools(), requested, is_gone(gone))
     }
 
     fn release(&mut self, number: usize) -> Option<Lease> {
@@ -205,7 +206,7 @@ impl Subject for MemoryStore {
         self.leases().map(|lease| (number(lease), addresses(lease))).collect()
     }
 
-    /// It dies with its process: there is nothing to see.
+    /// This store ends with its process, so there is no state to check.
     fn crash(&mut self, _: u32, _: &Event) -> bool {
         false
     }
@@ -217,9 +218,10 @@ fn requested_address(index: Option<usize>) -> Option<IpAddr> {
 
 fn allocate(subject: &mut impl Subject, model: &mut Model, owner: usize, requested: Option<IpAddr>, gone: u8) {
     let mut expected = model.expect(owner, requested);
-    // Leases are given up only when they are in the way.
+    // Leases are reclaimed only if they block an allocation.
     if expected == Err("exhausted") {
-        // Pools are of one size and taken from together: the first to be empty is the first pool.
+        // Both pools have the same size and are used together, so the first pool is exhausted
+        // first.
         let reclaimed = |holder: &usize| gone & (1 << holder) != 0;
         let mut after = model.clone();
         after.held.retain(|holder, _| !reclaimed(holder));
@@ -271,7 +273,7 @@ fn live_through(subject: &mut impl Subject, events: &[Event]) {
     }
 }
 
-/// After a crash, what was changed is as it was or as it was to become.
+/// After a crash, the state is either the old or the new one.
 fn settle(model: &mut Model, held: BTreeMap<usize, [IpAddr; 2]>, event: &Event) {
     let (Event::Allocate { owner: changed, .. }
     | Event::AllocateWith { owner: changed, .. }
@@ -279,12 +281,12 @@ fn settle(model: &mut Model, held: BTreeMap<usize, [IpAddr; 2]>, event: &Event) 
     else {
         return;
     };
-    let given_up = if let Event::AllocateWith { gone, .. } = *event { gone } else { 0 };
+    let dead = if let Event::AllocateWith { gone, .. } = *event { gone } else { 0 };
     for (owner, addresses) in &model.held {
         match held.get(owner) {
             Some(now) => assert_eq!(now, addresses),
             None => {
-                assert!(matches!(*event, Event::Release { owner: it } if it == *owner) || given_up & (1 << owner) != 0)
+                assert!(matches!(*event, Event::Release { owner: it } if it == *owner) || dead & (1 << owner) != 0)
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Stops a process between any two steps of a change, and again between any two steps of the recovery from it.
+//! Stops a process between any two steps of a change, and then between any two steps of the
+//! recovery.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -8,18 +9,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fixture::{owner, pool};
-use super::{BootId, Lease, Pool, Store, StoreGuard};
+use crate::ipam::{BootId, Lease, Pool, Store, StoreGuard};
 
 thread_local! {
-    /// How many more steps this thread takes before it is stopped.
+    /// The number of steps until this thread is stopped.
     static STEPS_LEFT: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
-/// Every step of the store passes through here.
-pub(super) fn step() {
+/// Called before every step of the store.
+pub(in crate::ipam) fn step() {
     match STEPS_LEFT.get() {
         None => {}
-        // Unwinding is as good as a kill: nothing in the store cleans up by dropping, but the kernel closes the lock.
+        // Unwinding is equivalent to a kill: no destructor of the store changes files, and the
+        // kernel closes the lock.
         Some(0) => resume_unwind(Box::new(Stopped)),
         Some(left) => STEPS_LEFT.set(Some(left - 1)),
     }
@@ -27,7 +29,7 @@ pub(super) fn step() {
 
 struct Stopped;
 
-/// Runs `change` for so many steps; returns whether that was enough for it.
+/// Runs `change` for this number of steps; returns whether it finished.
 pub(super) fn run_for(steps: u32, change: impl FnOnce()) -> bool {
     STEPS_LEFT.set(Some(steps));
     let result = catch_unwind(AssertUnwindSafe(change));
@@ -55,7 +57,7 @@ fn names(dir: &Path) -> BTreeSet<String> {
     fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Asserts that the directory holds these leases, the links to them, and nothing else.
+/// Asserts that the directory contains exactly these leases and their links.
 fn assert_holds(store: &Store, expected: &[&Lease]) {
     let owners = expected.iter().map(|lease| lease.owner.file_name()).collect();
     assert_eq!(names(&store.leases_dir()), owners);
@@ -71,8 +73,9 @@ fn assert_holds(store: &Store, expected: &[&Lease]) {
     }
 }
 
-/// Does `prepare`, then `change` stopped after any number of steps, then the recovery stopped after any number of
-/// steps, then a whole recovery, and shows `check` what is left. Returns how many ways of dying there were.
+/// Runs `prepare`, then `change`, which is stopped after any number of steps. Then runs the
+/// recovery, which is stopped after any number of steps, and a complete recovery. Passes the final
+/// state to `check`. Returns the number of combinations.
 fn die_everywhere<T>(prepare: impl Fn(&Path) -> T, change: impl Fn(&Path), check: impl Fn(&Path, T)) -> u32 {
     let mut deaths = 0;
     for steps in 0.. {
@@ -107,15 +110,15 @@ fn a_stopped_allocation_is_whole_or_nothing() {
                 Some(new) => assert_holds(&store, &[&old, &new]),
                 None => assert_holds(&store, &[&old]),
             }
-            let mut locked = lock(&store);
-            locked.release(&owner("new")).unwrap();
-            let again = locked.allocate(&owner("new"), &pools(), &[]).unwrap();
-            drop(locked);
+            let mut guard = lock(&store);
+            guard.release(&owner("new")).unwrap();
+            let again = guard.allocate(&owner("new"), &pools(), &[]).unwrap();
+            drop(guard);
             assert_holds(&store, &[&old, &again]);
         },
     );
-    // Hint, file (2 steps), two links, commit: stopped before each, and not at all. Four of these states leave
-    // something to undo, in a step at the least.
+    // Six stops: before the hint, the file (2 steps), two links and the commit; and one complete
+    // run. Four of these states need a recovery of at least one step.
     assert!(deaths >= 7 + 4, "{deaths}");
 }
 
@@ -169,7 +172,7 @@ fn a_stopped_release_of_a_corrupt_lease_leaks_nothing() {
 }
 
 #[test]
-fn a_stopped_first_lock_after_a_boot_leaves_no_lease_of_before() {
+fn a_stopped_first_lock_after_a_boot_leaves_no_old_lease() {
     die_everywhere(
         |dir| {
             let before = Store::for_boot(dir, BootId::new("before"));
@@ -190,7 +193,7 @@ fn a_stopped_first_lock_after_a_boot_leaves_no_lease_of_before() {
 }
 
 #[test]
-fn a_reader_never_sees_a_change_that_is_not_committed() {
+fn a_reader_never_sees_an_uncommitted_change() {
     for steps in 0.. {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
@@ -223,7 +226,7 @@ fn a_half_written_journal_is_undone_by_its_inode() {
 }
 
 #[test]
-fn a_journal_that_names_a_stranger_s_address_leaves_it_alone() {
+fn a_journal_with_an_address_of_another_lease_leaves_it_alone() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let old = lock(&store).allocate(&owner("old"), &pools(), &[]).unwrap();

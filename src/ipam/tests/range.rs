@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use proptest::prelude::*;
 
-use super::{Error, Range};
+use crate::ipam::{Error, Range};
 use crate::spec::{ErrorCode, HasErrorCode};
 
 fn ip(text: &str) -> IpAddr {
@@ -16,7 +16,7 @@ fn range(subnet: &str, gateway: Option<&str>) -> Result<Range, Error> {
 }
 
 #[test]
-fn a_range_is_all_of_its_subnet_but_the_reserved() {
+fn a_range_is_its_subnet_without_reserved_addresses() {
     for (subnet, first, last, gateway, capacity) in [
         ("10.244.1.0/24", "10.244.1.1", "10.244.1.254", "10.244.1.1", 253),
         ("10.0.0.0/30", "10.0.0.1", "10.0.0.2", "10.0.0.1", 1),
@@ -34,38 +34,38 @@ fn a_range_is_all_of_its_subnet_but_the_reserved() {
 }
 
 #[test]
-fn what_is_no_range_is_told_with_what_to_do() {
+fn errors_of_a_range_name_the_remedy() {
     for (subnet, gateway, message) in [
         ("10.244.1.7/24", None, "10.244.1.7/24 has host bits set; write 10.244.1.0/24"),
         ("fd00::1/64", None, "fd00::1/64 has host bits set; write fd00::/64"),
-        ("10.0.0.0/31", None, "10.0.0.0/31 leaves no address beside the gateway; use a subnet of /30 or larger"),
-        ("10.0.0.0/32", None, "10.0.0.0/32 leaves no address beside the gateway; use a subnet of /30 or larger"),
-        ("fd00::/127", None, "fd00::/127 leaves no address beside the gateway; use a subnet of /126 or larger"),
-        ("fd00::/128", None, "fd00::/128 leaves no address beside the gateway; use a subnet of /126 or larger"),
+        ("10.0.0.0/31", None, "10.0.0.0/31 has no address except the gateway; use a subnet of /30 or larger"),
+        ("10.0.0.0/32", None, "10.0.0.0/32 has no address except the gateway; use a subnet of /30 or larger"),
+        ("fd00::/127", None, "fd00::/127 has no address except the gateway; use a subnet of /126 or larger"),
+        ("fd00::/128", None, "fd00::/128 has no address except the gateway; use a subnet of /126 or larger"),
         (
             "10.0.0.0/24",
             Some("10.0.1.1"),
-            "gateway 10.0.1.1 is not in 10.0.0.0/24; choose one that is, or leave it out to take the subnet's first address",
+            "gateway 10.0.1.1 is not in 10.0.0.0/24; use an address of the subnet, or omit the gateway for the first address",
         ),
         (
             "10.0.0.0/24",
             Some("fd00::1"),
-            "gateway fd00::1 is not in 10.0.0.0/24; choose one that is, or leave it out to take the subnet's first address",
+            "gateway fd00::1 is not in 10.0.0.0/24; use an address of the subnet, or omit the gateway for the first address",
         ),
         (
             "10.0.0.0/24",
             Some("10.0.0.0"),
-            "gateway 10.0.0.0 is the network or the broadcast address of 10.0.0.0/24; choose one between them",
+            "gateway 10.0.0.0 is the network or the broadcast address of 10.0.0.0/24; use an address between them",
         ),
         (
             "10.0.0.0/24",
             Some("10.0.0.255"),
-            "gateway 10.0.0.255 is the network or the broadcast address of 10.0.0.0/24; choose one between them",
+            "gateway 10.0.0.255 is the network or the broadcast address of 10.0.0.0/24; use an address between them",
         ),
         (
             "fd00::/64",
             Some("fd00::"),
-            "gateway fd00:: is the network or the broadcast address of fd00::/64; choose one between them",
+            "gateway fd00:: is the network or the broadcast address of fd00::/64; use an address between them",
         ),
     ] {
         let error = range(subnet, gateway).unwrap_err();
@@ -82,7 +82,7 @@ fn the_last_address_of_an_ipv6_subnet_may_be_the_gateway() {
 }
 
 #[test]
-fn the_middle_of_a_huge_range_is_reached_at_once() {
+fn an_iteration_starts_in_the_middle_of_a_huge_range() {
     let range = range("::/0", None).unwrap();
     let cursor = ip("ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe");
     let order: Vec<_> = range.iter_from(Some(cursor)).take(3).collect();
@@ -90,14 +90,14 @@ fn the_middle_of_a_huge_range_is_reached_at_once() {
 }
 
 #[test]
-fn a_cursor_from_elsewhere_means_the_start() {
+fn a_cursor_outside_the_range_starts_at_the_first_address() {
     let range = range("10.0.0.0/24", None).unwrap();
     for cursor in ["10.0.1.7", "9.255.255.255", "10.0.0.0", "10.0.0.255", "10.0.0.254", "::a00:7", "fd00::7"] {
         assert_eq!(range.iter_from(Some(ip(cursor))).next(), Some(ip("10.0.0.2")), "{cursor}");
     }
 }
 
-/// A subnet of either family that is small enough to be walked through, and a gateway in it.
+/// A small subnet of either family, for a complete iteration, and a gateway in it.
 fn small() -> impl Strategy<Value = (IpNetwork, Option<IpAddr>)> {
     let v4 = (any::<u32>(), 20..=30_u8).prop_map(|(bits, prefix)| (IpAddr::from(Ipv4Addr::from_bits(bits)), prefix));
     let v6 = (any::<u128>(), 116..=126_u8).prop_map(|(bits, prefix)| (IpAddr::from(Ipv6Addr::from_bits(bits)), prefix));
@@ -116,7 +116,7 @@ proptest! {
         let all: Vec<IpAddr> = range.iter_from(None).collect();
         let unique: HashSet<IpAddr> = all.iter().copied().collect();
 
-        // The other library's walk over the subnet says what there is to hand out.
+        // Compare with the subnet iterator of `ipnetwork`.
         let expected: HashSet<IpAddr> = subnet
             .iter()
             .filter(|a| *a != subnet.network() && *a != range.gateway())

@@ -2,12 +2,12 @@ use std::fs;
 use std::path::Path;
 
 use super::fixture::{NOW, ip, lease, owner, pool, usage};
-use super::*;
+use crate::ipam::*;
 use crate::spec::{ErrorCode, HasErrorCode};
 
-/// What was set aside, by its name and the reason.
-fn quarantined(locked: &StoreGuard<'_>, dir: &Path) -> Vec<(String, String)> {
-    let mut aside: Vec<_> = locked
+/// The quarantined files, by name and reason.
+fn quarantined(guard: &StoreGuard<'_>, dir: &Path) -> Vec<(String, String)> {
+    let mut reported: Vec<_> = guard
         .quarantined()
         .iter()
         .map(|one| {
@@ -16,12 +16,12 @@ fn quarantined(locked: &StoreGuard<'_>, dir: &Path) -> Vec<(String, String)> {
             (name, one.to_string().split(": ").last().unwrap().to_owned())
         })
         .collect();
-    aside.sort();
-    aside
+    reported.sort();
+    reported
 }
 
 #[test]
-fn what_a_power_cut_tore_is_set_aside_by_the_next_boot() {
+fn a_file_torn_by_a_power_cut_is_quarantined_at_the_next_boot() {
     let dir = tempfile::tempdir().unwrap();
     let pool = pool("10.0.0.0/24");
     let before = Store::for_boot(dir.path(), BootId::new("before"));
@@ -34,10 +34,10 @@ fn what_a_power_cut_tore_is_set_aside_by_the_next_boot() {
     fs::create_dir(file("directory")).unwrap();
 
     let after = Store::for_boot(dir.path(), BootId::new("after"));
-    let locked = after.lock(NOW).unwrap();
-    let aside = quarantined(&locked, dir.path());
+    let guard = after.lock(NOW).unwrap();
+    let reported = quarantined(&guard, dir.path());
     assert_eq!(
-        aside,
+        reported,
         [
             ("directory@eth0.json", "Is a directory (os error 21)"),
             ("empty@eth0.json", "EOF while parsing a value at line 1 column 0"),
@@ -45,16 +45,16 @@ fn what_a_power_cut_tore_is_set_aside_by_the_next_boot() {
         ]
         .map(|(name, why)| (name.to_owned(), why.to_owned()))
     );
-    drop(locked);
+    drop(guard);
     assert_eq!(usage(&after, &pool).used, 0);
     assert_eq!(fs::read_dir(dir.path().join("leases")).unwrap().count(), 0);
     assert_eq!(after.damaged().unwrap().len(), 3);
-    assert!(after.lock(NOW).unwrap().quarantined().is_empty(), "told once");
+    assert!(after.lock(NOW).unwrap().quarantined().is_empty(), "reported once");
     assert_eq!(lease(&after, "empty", &pool), ip("10.0.0.5"));
 }
 
 #[test]
-fn a_file_that_cannot_be_read_costs_one_lease() {
+fn an_unreadable_file_costs_one_lease() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let pool = pool("10.0.0.0/29");
@@ -65,17 +65,17 @@ fn a_file_that_cannot_be_read_costs_one_lease() {
 
     assert_eq!(store.lease(&owner("a")).unwrap_err().code(), ErrorCode::IO);
     assert_eq!(lease(&store, "b", &pool), ip("10.0.0.3"));
-    let mut locked = store.lock(NOW).unwrap();
-    assert_eq!(locked.release(&owner("a")).unwrap(), None);
-    let aside = quarantined(&locked, dir.path());
-    assert_eq!(aside, [("a@eth0.json".to_owned(), "Is a directory (os error 21)".to_owned())]);
-    assert_eq!(locked.release(&owner("a")).unwrap(), None);
-    drop(locked);
+    let mut guard = store.lock(NOW).unwrap();
+    assert_eq!(guard.release(&owner("a")).unwrap(), None);
+    let reported = quarantined(&guard, dir.path());
+    assert_eq!(reported, [("a@eth0.json".to_owned(), "Is a directory (os error 21)".to_owned())]);
+    assert_eq!(guard.release(&owner("a")).unwrap(), None);
+    drop(guard);
     assert_eq!(lease(&store, "a", &pool), ip("10.0.0.4"));
 }
 
 #[test]
-fn a_second_damaged_file_of_one_name_takes_the_place_of_the_first() {
+fn a_second_damaged_file_of_one_name_replaces_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     for content in ["one", "two"] {

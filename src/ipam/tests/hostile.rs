@@ -1,14 +1,14 @@
-//! A directory that somebody else has had a hand in.
+//! Store directories that another user has manipulated.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use super::fixture::{NOW, ip, lease, owner, pool};
-use super::{BootId, Error, Store};
+use crate::ipam::{BootId, Error, Store};
 use crate::spec::{ErrorCode, HasErrorCode};
 
-/// A user who is nobody here. Only root can give files away.
+/// An unused user id. Only root can change the owner of a file.
 const STRANGER: u32 = 4321;
 
 fn store(dir: &Path) -> Store {
@@ -29,7 +29,7 @@ fn refused(store: &Store, path: &Path, why: &str) {
 }
 
 #[test]
-fn a_directory_that_others_can_change_is_refused_and_nothing_made() {
+fn a_directory_that_others_can_change_is_rejected_without_changes() {
     let dir = tempfile::tempdir().unwrap();
     let (store, data) = (store(dir.path()), dir.path().join("data"));
     fs::create_dir_all(store.dir()).unwrap();
@@ -42,33 +42,33 @@ fn a_directory_that_others_can_change_is_refused_and_nothing_made() {
     set_mode(&data, 0o777);
     refused(&store, &data, "can be changed by others");
     assert_eq!(fs::read_dir(store.dir()).unwrap().count(), 0);
-    // As in /tmp: what is there can be moved by its owner alone.
+    // As in /tmp: only the owner of a file can move it.
     set_mode(&data, 0o1777);
     lease(&store, "a", &pool("10.0.0.0/24"));
 }
 
 #[test]
-fn what_belongs_to_somebody_else_is_refused() {
+fn files_of_another_user_are_rejected() {
     if !cnikit_testbed::privileged() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     lease(&store, "a", &pool("10.0.0.0/24"));
-    let whose = format!("belongs to user {STRANGER}");
+    let reason = format!("belongs to user {STRANGER}");
     chown(store.dir(), Some(STRANGER), None).unwrap();
-    refused(&store, store.dir(), &whose);
+    refused(&store, store.dir(), &reason);
     chown(store.dir(), Some(0), None).unwrap();
     let lock = store.dir().join("lock");
     chown(&lock, Some(STRANGER), None).unwrap();
     let error = store.lock(NOW).unwrap_err().to_string();
-    assert!(error.starts_with(&format!("{} {whose}", lock.display())), "{error}");
+    assert!(error.starts_with(&format!("{} {reason}", lock.display())), "{error}");
     chown(&lock, Some(0), None).unwrap();
     store.lock(NOW).unwrap();
 }
 
 #[test]
-fn links_lead_nowhere() {
+fn symbolic_links_are_not_followed() {
     let dir = tempfile::tempdir().unwrap();
     let (store, pool) = (store(dir.path()), pool("10.0.0.0/24"));
     let secret = dir.path().join("secret");
@@ -85,7 +85,7 @@ fn links_lead_nowhere() {
     assert!(error.contains(file("lock").to_str().unwrap()), "{error}");
     fs::remove_file(file("lock")).unwrap();
 
-    // Of a change that a killed process left; of a lease; of an address; of a lock.
+    // The files of a pending change, a lease, an address and a lock.
     for name in ["pending", "leases/b@eth0.json", "addresses/10.0.0.3", "addresses/10.0.0.4"] {
         plant(name);
     }
@@ -102,7 +102,7 @@ fn links_lead_nowhere() {
 }
 
 #[test]
-fn a_pipe_is_not_waited_for() {
+fn a_pipe_does_not_block() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     lease(&store, "a", &pool("10.0.0.0/24"));

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use serde_json::json;
 
-use super::{IpamConfig, IpamKeys, Pool, RangeKeys};
+use crate::ipam::{IpamConfig, IpamKeys, Pool, RangeKeys};
 use crate::spec::{ErrorCode, HasErrorCode};
 
 fn ip(text: &str) -> IpAddr {
@@ -18,7 +18,7 @@ fn ranges(config: &IpamConfig) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn each_form_of_host_local_s_configuration_is_understood() {
+fn every_form_of_host_local_configuration_is_accepted() {
     for (form, expected) in [
         (json!({"subnet": "10.0.0.0/24"}), vec![vec!["10.0.0.0/24"]]),
         (
@@ -52,7 +52,7 @@ fn each_form_of_host_local_s_configuration_is_understood() {
 }
 
 #[test]
-fn what_is_beside_the_ranges_is_kept() {
+fn keys_beside_the_ranges_are_kept() {
     let config = config(json!({
         "subnet": "10.0.0.0/24",
         "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.1.0.0/16", "gw": "10.0.0.9"}],
@@ -67,7 +67,7 @@ fn what_is_beside_the_ranges_is_kept() {
 }
 
 #[test]
-fn an_address_knows_its_gateway() {
+fn an_address_has_the_gateway_of_its_range() {
     let config = config(json!({
         "ranges": [
             [{"subnet": "10.0.0.0/24", "rangeEnd": "10.0.0.9"},
@@ -90,43 +90,43 @@ fn an_address_knows_its_gateway() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_the_range_and_what_to_do() {
+fn errors_name_the_range_and_the_remedy() {
     for (wrong, message) in [
-        (json!({}), "no range of addresses is configured; write a subnet"),
-        (json!({"gateway": "10.0.0.1"}), "gateway 10.0.0.1 has no subnet beside it; write the subnet that it is of"),
-        (json!({"ranges": [[]]}), "a list of ranges is empty; write a range into it, or leave the list out"),
+        (json!({}), "no address range is configured; add a subnet"),
+        (json!({"gateway": "10.0.0.1"}), "gateway 10.0.0.1 is set without a subnet; add the subnet"),
+        (json!({"ranges": [[]]}), "a list of ranges is empty; add a range or remove the list"),
         (
             json!({"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "fd00::/64"}]]}),
-            "10.0.0.0/24 and fd00::/64 stand in one list of ranges; write IPv4 and IPv6 ranges into lists of their own",
+            "10.0.0.0/24 and fd00::/64 are in one list of ranges; use separate lists for IPv4 and IPv6",
         ),
         (json!({"subnet": "10.0.0.7/24"}), "10.0.0.7/24 has host bits set; write 10.0.0.0/24"),
         (
             json!({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.20", "rangeEnd": "10.0.0.10"}),
-            "the range of 10.0.0.0/24 from 10.0.0.20 to 10.0.0.10 is reversed; exchange its ends",
+            "the range of 10.0.0.0/24 from 10.0.0.20 to 10.0.0.10 is reversed; swap its bounds",
         ),
         (
             json!({"subnet": "10.0.0.0/24", "rangeEnd": "10.0.1.10"}),
-            "10.0.1.10 cannot bound 10.0.0.0/24; choose an address from 10.0.0.1 to 10.0.0.254",
+            "10.0.1.10 is outside 10.0.0.0/24; use an address from 10.0.0.1 to 10.0.0.254",
         ),
         (
             json!({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.0"}),
-            "10.0.0.0 cannot bound 10.0.0.0/24; choose an address from 10.0.0.1 to 10.0.0.254",
+            "10.0.0.0 is outside 10.0.0.0/24; use an address from 10.0.0.1 to 10.0.0.254",
         ),
         (
             json!({"subnet": "10.0.0.0/24", "rangeStart": "fd00::1"}),
-            "fd00::1 cannot bound 10.0.0.0/24; choose an address from 10.0.0.1 to 10.0.0.254",
+            "fd00::1 is outside 10.0.0.0/24; use an address from 10.0.0.1 to 10.0.0.254",
         ),
         (
             json!({"subnet": "10.0.0.0/24", "gateway": "10.0.1.1"}),
-            "gateway 10.0.1.1 is not in 10.0.0.0/24; choose one that is, or leave it out to take the subnet's first address",
+            "gateway 10.0.1.1 is not in 10.0.0.0/24; use an address of the subnet, or omit the gateway for the first address",
         ),
         (
             json!({"subnet": "10.0.0.0/24", "exclude": ["10.0.0.0/25", "10.1.0.0/16"]}),
-            "exclude 10.1.0.0/16 is not in 10.0.0.0/24; correct it, or leave it out",
+            "exclude 10.1.0.0/16 is not in 10.0.0.0/24; correct or remove it",
         ),
         (
             json!({"ranges": [[{"subnet": "10.0.0.0/24", "exclude": ["10.0.1.1"]}]]}),
-            "exclude 10.0.1.1/32 is not in 10.0.0.0/24; correct it, or leave it out",
+            "exclude 10.0.1.1/32 is not in 10.0.0.0/24; correct or remove it",
         ),
         (
             json!({"subnet": "10.0.0.0/24", "exclude": ["10.0.0.9/25"]}),
@@ -134,30 +134,30 @@ fn what_is_wrong_is_told_with_the_range_and_what_to_do() {
         ),
         (
             json!({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.8", "rangeEnd": "10.0.0.15", "exclude": ["10.0.0.8/29"]}),
-            "nothing of 10.0.0.8-10.0.0.15 of 10.0.0.0/24 is left to hand out; widen its bounds, or exclude less",
+            "no address of 10.0.0.8-10.0.0.15 of 10.0.0.0/24 can be allocated; widen its bounds or exclude less",
         ),
         (
             json!({"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.1", "rangeEnd": "10.0.0.1"}),
-            "nothing of 10.0.0.1-10.0.0.1 of 10.0.0.0/24 is left to hand out; widen its bounds, or exclude less",
+            "no address of 10.0.0.1-10.0.0.1 of 10.0.0.0/24 can be allocated; widen its bounds or exclude less",
         ),
         (
             json!({"ranges": [[{"subnet": "fd00::/64"}], [{"subnet": "fd00::/80"}]]}),
-            "ranges fd00::/64 and fd00::/80 overlap; give each address to one of them",
+            "ranges fd00::/64 and fd00::/80 overlap; each address must be in one range only",
         ),
         (
             json!({"ranges": [[
                 {"subnet": "10.0.0.0/24", "rangeEnd": "10.0.0.99"},
                 {"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.99"}
             ]]}),
-            "ranges 10.0.0.1-10.0.0.99 of 10.0.0.0/24 and 10.0.0.99-10.0.0.254 of 10.0.0.0/24 overlap; give each address \
-             to one of them",
+            "ranges 10.0.0.1-10.0.0.99 of 10.0.0.0/24 and 10.0.0.99-10.0.0.254 of 10.0.0.0/24 overlap; each \
+             address must be in one range only",
         ),
         (
             json!({"ranges": [[
                 {"subnet": "10.0.0.0/24", "rangeEnd": "10.0.0.99", "gateway": "10.0.0.200"},
                 {"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.100"}
             ]]}),
-            "range 10.0.0.100-10.0.0.254 of 10.0.0.0/24 would hand out 10.0.0.200, the gateway of another; exclude it",
+            "range 10.0.0.100-10.0.0.254 of 10.0.0.0/24 contains 10.0.0.200, the gateway of another range; exclude it",
         ),
         (json!({"subnet": "10.0.0.0/24", "dataDir": "leases"}), "dataDir leases is relative; write an absolute path"),
         (
@@ -172,7 +172,7 @@ fn what_is_wrong_is_told_with_the_range_and_what_to_do() {
 }
 
 #[test]
-fn ranges_from_elsewhere_are_checked_with_the_others() {
+fn ranges_from_other_sources_are_validated_together() {
     let keys: IpamKeys = serde_json::from_value(json!({"subnet": "10.0.0.0/24"})).unwrap();
     let with = |subnet: &str| {
         let mut keys = keys.clone();
@@ -182,12 +182,12 @@ fn ranges_from_elsewhere_are_checked_with_the_others() {
     assert_eq!(ranges(&with("fd00::/64").unwrap()), [["10.0.0.0/24"], ["fd00::/64"]]);
     assert_eq!(
         with("10.0.0.0/25").unwrap_err().to_string(),
-        "ranges 10.0.0.0/24 and 10.0.0.0/25 overlap; give each address to one of them"
+        "ranges 10.0.0.0/24 and 10.0.0.0/25 overlap; each address must be in one range only"
     );
 }
 
 #[test]
-fn the_ranges_of_a_pool_are_gone_through_in_a_circle() {
+fn the_ranges_of_a_pool_are_iterated_in_a_circle() {
     let pool: Pool = serde_json::from_value(json!([
         {"subnet": "10.0.0.0/29", "exclude": ["10.0.0.4/31"]},
         {"subnet": "10.9.0.0/30"},
@@ -202,7 +202,7 @@ fn the_ranges_of_a_pool_are_gone_through_in_a_circle() {
         let expected = [&circle[turn + 1..], &circle[..=turn]].concat();
         assert_eq!(pool.iter_from(Some(circle[turn])).collect::<Vec<_>>(), expected);
     }
-    // A cursor that is left out by now still tells where the search has come to.
+    // An excluded cursor still marks the position of the search.
     assert_eq!(pool.iter_from(Some(ip("10.0.0.4"))).next(), Some(ip("10.0.0.6")));
     assert_eq!(pool.iter_from(Some(ip("10.9.0.1"))).next(), Some(ip("10.9.0.2")));
 }

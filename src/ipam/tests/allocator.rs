@@ -1,11 +1,11 @@
 use std::fs;
 
 use super::fixture::{NOW, ip, lease, owner, pool, usage};
-use super::*;
+use crate::ipam::*;
 use crate::spec::{ErrorCode, HasErrorCode};
 
 #[test]
-fn a_requested_address_is_given_and_does_not_move_the_search() {
+fn a_requested_address_is_allocated_without_moving_the_cursor() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let pools = [pool("10.0.0.0/24"), pool("fd00::/64")];
@@ -23,7 +23,7 @@ fn a_requested_address_is_given_and_does_not_move_the_search() {
 }
 
 #[test]
-fn a_request_that_cannot_be_met_changes_nothing() {
+fn an_impossible_request_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let pools = [pool("10.0.0.0/24"), pool("fd00::/64")];
@@ -32,17 +32,17 @@ fn a_request_that_cannot_be_met_changes_nothing() {
         (
             vec!["fd00::9", "10.0.0.2"],
             ADDRESS_TAKEN,
-            "10.0.0.2 is held by eth0 of container a; ask for another address, or remove that attachment",
+            "10.0.0.2 is held by eth0 of container a; request another address or remove that attachment",
         ),
         (
             vec!["10.0.0.1"],
             ErrorCode::INVALID_CONFIG,
-            "10.0.0.1 is not among the addresses of 10.0.0.0/24, fd00::/64 that can be handed out; ask for one that is",
+            "10.0.0.1 cannot be allocated from 10.0.0.0/24, fd00::/64; request another address",
         ),
         (
             vec!["10.0.0.7", "10.0.0.8"],
             ErrorCode::INVALID_CONFIG,
-            "10.0.0.7 and 10.0.0.8 are both of 10.0.0.0/24, which gives one address; ask for one of them",
+            "10.0.0.7 and 10.0.0.8 are both in 10.0.0.0/24, which assigns one address; request only one of them",
         ),
     ] {
         let requested: Vec<_> = requested.into_iter().map(ip).collect();
@@ -52,16 +52,16 @@ fn a_request_that_cannot_be_met_changes_nothing() {
     }
 }
 
-/// Leases so many addresses to owners of these numbers.
+/// Allocates one lease for each of these owner numbers.
 fn fill(store: &Store, pool: &Pool, count: usize) {
-    let mut locked = store.lock(NOW).unwrap();
+    let mut guard = store.lock(NOW).unwrap();
     for number in 0..count {
-        locked.allocate(&owner(&number.to_string()), std::slice::from_ref(pool), &[]).unwrap();
+        guard.allocate(&owner(&number.to_string()), std::slice::from_ref(pool), &[]).unwrap();
     }
 }
 
 #[test]
-fn the_last_free_address_is_found_behind_a_long_row() {
+fn the_last_free_address_is_found_after_a_long_run() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let pool = pool("10.0.0.0/22");
@@ -75,14 +75,14 @@ fn the_last_free_address_is_found_behind_a_long_row() {
 }
 
 #[test]
-fn an_address_that_is_released_from_a_row_known_to_be_taken_is_next() {
+fn an_address_released_from_a_known_run_is_allocated_next() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let pool = pool("10.0.0.0/28");
     let release = |last: u8| {
-        let mut locked = store.lock(NOW).unwrap();
-        let held = locked.lease_at(ip(&format!("10.0.0.{last}"))).unwrap().unwrap();
-        locked.release(&held.owner).unwrap();
+        let mut guard = store.lock(NOW).unwrap();
+        let held = guard.lease_at(ip(&format!("10.0.0.{last}"))).unwrap().unwrap();
+        guard.release(&held.owner).unwrap();
     };
     let taken = || {
         let lock = fs::read_to_string(dir.path().join("lock")).unwrap();
@@ -90,7 +90,7 @@ fn an_address_that_is_released_from_a_row_known_to_be_taken_is_next() {
     };
     fill(&store, &pool, 13);
     [10, 11, 13].into_iter().for_each(release);
-    // The search begins anew behind the last of all, and learns what it passes over.
+    // The search restarts after the last lease and records the taken addresses that it skips.
     assert_eq!(lease(&store, "a", &pool), ip("10.0.0.10"));
     assert_eq!(taken(), ["taken 10.0.0.2 10.0.0.9"]);
     release(5);
@@ -100,7 +100,8 @@ fn an_address_that_is_released_from_a_row_known_to_be_taken_is_next() {
     release(11);
     assert_eq!(lease(&store, "d", &pool), ip("10.0.0.5"));
 
-    // Of a damaged lease nobody knows what it held. The search comes from 10.0.0.11 to the row that it was in.
+    // The addresses of a damaged lease are unknown. The search continues from 10.0.0.11 and finds
+    // the run again.
     assert_eq!(lease(&store, "e", &pool), ip("10.0.0.11"));
     release(12);
     assert_ne!(taken(), [""; 0]);
@@ -110,7 +111,7 @@ fn an_address_that_is_released_from_a_row_known_to_be_taken_is_next() {
 }
 
 #[test]
-fn a_row_that_is_wrongly_said_to_be_taken_does_not_exhaust_the_pool() {
+fn a_wrong_hint_does_not_exhaust_the_pool() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let pool = pool("10.0.0.0/28");
@@ -128,7 +129,7 @@ fn a_row_that_is_wrongly_said_to_be_taken_does_not_exhaust_the_pool() {
 }
 
 #[test]
-fn leases_of_the_gone_are_given_up_when_the_pool_is_empty_and_not_before() {
+fn dead_leases_are_reclaimed_only_when_the_pool_is_exhausted() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let (small, other) = (pool("10.0.0.0/29"), pool("10.1.0.0/24"));
@@ -136,8 +137,8 @@ fn leases_of_the_gone_are_given_up_when_the_pool_is_empty_and_not_before() {
     lease(&store, "elsewhere", &other);
     let mut asked = Vec::new();
     let mut allocate = |id: &str, gone: &[&str]| {
-        let mut locked = store.lock(NOW).unwrap();
-        locked.allocate_with(&owner(id), std::slice::from_ref(&small), &[], |lease| {
+        let mut guard = store.lock(NOW).unwrap();
+        guard.allocate_with(&owner(id), std::slice::from_ref(&small), &[], |lease| {
             asked.push(lease.owner.container_id.to_string());
             gone.contains(&lease.owner.container_id.as_str())
         })
@@ -152,36 +153,36 @@ fn leases_of_the_gone_are_given_up_when_the_pool_is_empty_and_not_before() {
 }
 
 #[test]
-fn a_requested_address_is_taken_from_the_gone() {
+fn a_requested_address_is_reclaimed_from_a_dead_lease() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let pools = [pool("10.0.0.0/24")];
     let address = lease(&store, "gone", &pools[0]);
-    let mut locked = store.lock(NOW).unwrap();
-    let lease = locked.allocate_with(&owner("new"), &pools, &[address], |held| held.owner == owner("gone")).unwrap();
+    let mut guard = store.lock(NOW).unwrap();
+    let lease = guard.allocate_with(&owner("new"), &pools, &[address], |held| held.owner == owner("gone")).unwrap();
     assert_eq!(lease.addresses[0].ip(), address);
-    assert_eq!(locked.lease(&owner("gone")).unwrap(), None);
+    assert_eq!(guard.lease(&owner("gone")).unwrap(), None);
 }
 
 #[test]
-fn a_damaged_lease_of_the_gone_is_given_up_too_and_kept_for_a_look() {
+fn a_damaged_dead_lease_is_reclaimed_and_quarantined() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let small = pool("10.0.0.0/29");
     fill(&store, &small, 5);
     fs::write(dir.path().join("leases/3@eth0.json"), "").unwrap();
     fs::write(dir.path().join("leases/note"), "").unwrap();
-    let mut locked = store.lock(NOW).unwrap();
-    let lease = locked.allocate_with(&owner("new"), &[small], &[], |lease| lease.owner == owner("3")).unwrap();
+    let mut guard = store.lock(NOW).unwrap();
+    let lease = guard.allocate_with(&owner("new"), &[small], &[], |lease| lease.owner == owner("3")).unwrap();
     assert_eq!(lease.addresses, ["10.0.0.5/29".parse().unwrap()]);
-    let aside: Vec<_> = locked.quarantined().iter().map(ToString::to_string).collect();
+    let reported: Vec<_> = guard.quarantined().iter().map(ToString::to_string).collect();
     let (was, is) = (dir.path().join("leases/3@eth0.json"), dir.path().join("damaged/3@eth0.json"));
     let why = "EOF while parsing a value at line 1 column 0";
-    assert_eq!(aside, [format!("{} was damaged and is now {}: {why}", was.display(), is.display())]);
+    assert_eq!(reported, [format!("{} was damaged and is now {}: {why}", was.display(), is.display())]);
 }
 
 #[test]
-fn an_address_whose_lease_was_removed_by_hand_is_free_when_the_pool_is_empty() {
+fn an_orphaned_address_is_free_when_the_pool_is_exhausted() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let pool = pool("10.0.0.0/24");
@@ -190,7 +191,7 @@ fn an_address_whose_lease_was_removed_by_hand_is_free_when_the_pool_is_empty() {
     assert_eq!(lease(&store, "new", &pool), ip("10.0.0.202"));
 }
 
-/// A store of two small pools, one lease of both families of them, and the file of that.
+/// A store with two small pools, one dual-stack lease, and the file of the lease.
 fn dual_stack(dir: &std::path::Path) -> (Store, [Pool; 2], std::path::PathBuf) {
     let store = Store::open(dir).unwrap();
     let pools = [pool("10.0.0.0/30"), pool("fd00::/126")];
@@ -200,7 +201,7 @@ fn dual_stack(dir: &std::path::Path) -> (Store, [Pool; 2], std::path::PathBuf) {
 }
 
 #[test]
-fn both_addresses_of_a_lease_that_was_removed_by_hand_are_free_when_the_pool_is_empty() {
+fn both_orphaned_addresses_are_free_when_the_pool_is_exhausted() {
     let dir = tempfile::tempdir().unwrap();
     let (store, pools, file) = dual_stack(dir.path());
     fs::remove_file(file).unwrap();
@@ -210,7 +211,7 @@ fn both_addresses_of_a_lease_that_was_removed_by_hand_are_free_when_the_pool_is_
 }
 
 #[test]
-fn both_addresses_of_a_lease_that_was_removed_by_hand_are_free_when_one_is_asked_for() {
+fn both_orphaned_addresses_are_free_when_one_is_requested() {
     let dir = tempfile::tempdir().unwrap();
     let (store, pools, file) = dual_stack(dir.path());
     fs::remove_file(file).unwrap();
@@ -224,15 +225,15 @@ fn both_addresses_of_a_damaged_lease_stay_taken() {
     let dir = tempfile::tempdir().unwrap();
     let (store, pools, file) = dual_stack(dir.path());
     let whole = fs::read_to_string(&file).unwrap();
-    // Torn, or changed by hand to be somebody else's.
+    // Truncated, or changed by hand to another owner's lease.
     for content in [whole[..40].to_owned(), whole.replace("\"a\"", "\"b\"")] {
         fs::write(&file, content).unwrap();
-        let mut locked = store.lock(NOW).unwrap();
+        let mut guard = store.lock(NOW).unwrap();
         for requested in ["10.0.0.2", "fd00::2"] {
-            let error = locked.allocate(&owner("new"), &pools, &[ip(requested)]).unwrap_err();
+            let error = guard.allocate(&owner("new"), &pools, &[ip(requested)]).unwrap_err();
             assert_eq!(error.code(), ADDRESS_TAKEN);
         }
-        let error = locked.allocate(&owner("new"), &pools[..1], &[]).unwrap_err();
+        let error = guard.allocate(&owner("new"), &pools[..1], &[]).unwrap_err();
         assert_eq!(error.code(), POOL_EXHAUSTED);
         assert_eq!(pools.each_ref().map(|pool| usage(&store, pool).used), [1, 1]);
     }

@@ -1,11 +1,11 @@
-//! What the tests of this module have in common.
+//! Shared helpers of the tests of this module.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Owner, Pool, Range, Store, Usage};
+use crate::ipam::{Owner, Pool, Range, Store, Usage};
 
-/// Does not wait for a lock.
+/// A timeout that does not wait for a lock.
 pub(super) const NOW: Duration = Duration::ZERO;
 
 pub(super) fn owner(id: &str) -> Owner {
@@ -24,7 +24,7 @@ pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Leases one address and returns it.
+/// Allocates one lease and returns its address.
 pub(super) fn lease(store: &Store, id: &str, pool: &Pool) -> IpAddr {
     store.lock(NOW).unwrap().allocate(&owner(id), std::slice::from_ref(pool), &[]).unwrap().addresses[0].ip()
 }

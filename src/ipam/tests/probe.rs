@@ -1,11 +1,11 @@
-//! What a look at the directory says is what taking the lock says, and nothing is changed by it.
+//! `probe` returns the same errors as the lock and changes nothing.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use super::fixture::{NOW, lease, pool};
-use super::{BootId, Error, Store};
+use crate::ipam::{BootId, Error, Store};
 
 fn store(dir: &Path) -> Store {
     Store::for_boot(dir.join("data/net"), BootId::new("boot"))
@@ -19,7 +19,7 @@ fn agree(store: &Store, path: &Path) {
 }
 
 #[test]
-fn what_can_be_made_or_written_is_well_and_left_alone() {
+fn a_usable_directory_passes_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     store.probe().unwrap();
@@ -31,7 +31,7 @@ fn what_can_be_made_or_written_is_well_and_left_alone() {
 }
 
 #[test]
-fn what_keeps_a_lock_from_being_taken_is_seen() {
+fn errors_of_the_lock_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let data = dir.path().join("data");
@@ -73,7 +73,7 @@ fn what_keeps_a_lock_from_being_taken_is_seen() {
 }
 
 #[test]
-fn a_lock_of_somebody_else_is_seen() {
+fn a_lock_of_another_user_is_found() {
     if !cnikit_testbed::privileged() {
         return;
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::fixture::{NOW, ip, lease, owner, pool};
-use super::*;
+use crate::ipam::*;
 use crate::spec::{ErrorCode, HasErrorCode, IfName};
 
 fn eth0() -> IfName {
@@ -17,7 +17,7 @@ fn write(dir: &Path, files: &[(&str, &str)]) {
     }
 }
 
-/// Every file's name, content and times: reading alone leaves them as they are.
+/// Name, content and times of every file. A read leaves them unchanged.
 fn state(dir: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
     let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
     let state = |path| (fs::read(&path).unwrap(), fs::metadata(path).unwrap().modified().unwrap());
@@ -36,7 +36,7 @@ fn skipped(import: &Import) -> Vec<String> {
 }
 
 #[test]
-fn what_host_local_left_is_taken_over() {
+fn leases_of_host_local_are_imported() {
     let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write(
         theirs.path(),
@@ -61,10 +61,10 @@ fn what_host_local_left_is_taken_over() {
     let before = state(theirs.path());
     let store = Store::open(ours.path()).unwrap();
     let pools = [pool("10.0.0.0/24"), pool("fd00::/64")];
-    let mut locked = store.lock(NOW).unwrap();
-    locked.allocate(&owner("here"), &pools[..1], &[ip("10.0.0.9")]).unwrap();
+    let mut guard = store.lock(NOW).unwrap();
+    guard.allocate(&owner("here"), &pools[..1], &[ip("10.0.0.9")]).unwrap();
 
-    let import = locked.import(ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap(), &pools).unwrap();
+    let import = guard.import(ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap(), &pools).unwrap();
     assert_eq!(
         made(&import),
         [
@@ -77,12 +77,12 @@ fn what_host_local_left_is_taken_over() {
         skipped(&import),
         [
             "10.0.0.11: eth0 of container here has a lease already",
-            "10.0.0.1: it is no address of the configured ranges",
+            "10.0.0.1: it is not an address of the configured ranges",
             "10.0.0.5: it is empty",
-            "10.0.0.6: its holder cannot be told",
-            "10.0.0.7: its holder cannot be told",
-            "10.0.0.9: it is held by a lease already, of eth0 of container here",
-            "10.9.0.2: it is no address of the configured ranges",
+            "10.0.0.6: its holder is not a container id and interface name",
+            "10.0.0.7: its holder is not a container id and interface name",
+            "10.0.0.9: it is already held by a lease of eth0 of container here",
+            "10.9.0.2: it is not an address of the configured ranges",
             "README: its name is not an address",
         ]
     );
@@ -90,15 +90,15 @@ fn what_host_local_left_is_taken_over() {
     for lease in &import.leases {
         assert_eq!(store.lease(&lease.owner).unwrap().as_ref(), Some(lease));
     }
-    let next = locked.allocate(&owner("next"), &pools, &[]).unwrap();
+    let next = guard.allocate(&owner("next"), &pools, &[]).unwrap();
     assert_eq!(next.addresses, ["10.0.0.31/24".parse().unwrap(), "fd00::31/64".parse().unwrap()]);
 
-    let again = locked.import(ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap(), &pools).unwrap();
+    let again = guard.import(ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap(), &pools).unwrap();
     assert_eq!(made(&again), [""; 0]);
 }
 
 #[test]
-fn a_table_in_one_file_is_taken_over() {
+fn leases_of_a_table_are_imported() {
     let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let file = theirs.path().join("ipam.json");
     let table = r#"{"allocated": {"10.244.1.2": "aaa", "10.244.1.3": "bbb", "ten": "ccc", "10.244.1.4": "", "10.7.0.1": "ddd"},
@@ -113,7 +113,7 @@ fn a_table_in_one_file_is_taken_over() {
         skipped(&import),
         [
             "10.244.1.4: it is empty",
-            "10.7.0.1: it is no address of the configured ranges",
+            "10.7.0.1: it is not an address of the configured ranges",
             "ten: its name is not an address"
         ]
     );
@@ -122,30 +122,30 @@ fn a_table_in_one_file_is_taken_over() {
 }
 
 #[test]
-fn what_is_no_table_or_no_directory_is_an_error() {
+fn an_invalid_table_or_directory_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("ipam.json");
     fs::write(&file, r#"{"leases": {}}"#).unwrap();
     let error = ForeignLeases::from_table(&file, &eth0()).unwrap_err();
     assert_eq!(error.code(), ErrorCode::DECODE);
     let text = error.to_string();
-    let (_, cause) = text.split_once(" is no table of leases: missing field `allocated` ").expect(&text);
+    let (_, cause) = text.split_once(" is not a table of leases: missing field `allocated` ").expect(&text);
     assert!(cause.ends_with("; it needs the key \"allocated\", with the container id of each address"), "{text}");
     assert_eq!(ForeignLeases::from_host_local(&file, &eth0()).unwrap_err().code(), ErrorCode::IO);
     assert_eq!(ForeignLeases::from_table(&dir.path().join("none"), &eth0()).unwrap_err().code(), ErrorCode::IO);
 }
 
 #[test]
-fn what_was_imported_is_freed_by_a_release_and_by_nothing_else() {
+fn an_imported_lease_is_freed_only_by_a_release() {
     let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write(theirs.path(), &[("10.0.0.2", "aaa\r\neth0"), ("10.0.0.3", "bbb\r\neth0"), ("10.0.0.4", "ccc\r\neth0")]);
     let store = Store::open(ours.path()).unwrap();
     let pools = [pool("10.0.0.0/29")];
-    let mut locked = store.lock(NOW).unwrap();
-    let import = locked.import(ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap(), &pools).unwrap();
+    let mut guard = store.lock(NOW).unwrap();
+    let import = guard.import(ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap(), &pools).unwrap();
     assert_eq!(import.leases.len(), 3);
-    // The mark is in the file, and not in that of a lease of our own.
-    let own = locked.allocate(&owner("own"), &pools, &[]).unwrap();
+    // Imported leases have the mark in their file; other leases do not.
+    let own = guard.allocate(&owner("own"), &pools, &[]).unwrap();
     assert_eq!((own.imported, own.addresses[0].ip()), (false, ip("10.0.0.5")));
     let text = |id: &str| fs::read_to_string(ours.path().join(format!("leases/{id}@eth0.json"))).unwrap();
     assert!(text("aaa").contains("\"imported\": true") && !text("own").contains("imported"));
@@ -157,26 +157,26 @@ fn what_was_imported_is_freed_by_a_release_and_by_nothing_else() {
         asked.push(lease.owner.clone());
         true
     };
-    let error = locked.allocate_with(&owner("new"), &pools, &[ip("10.0.0.3")], &mut gone).unwrap_err();
+    let error = guard.allocate_with(&owner("new"), &pools, &[ip("10.0.0.3")], &mut gone).unwrap_err();
     assert_eq!(error.code(), ADDRESS_TAKEN);
     assert!(matches!(error, Error::AddressTaken { holder: Some(holder), .. } if *holder == owner("bbb")));
-    // One address is free; then the pool is dry, and two leases are given up.
+    // One address is free. Then the pool is exhausted, and two leases are reclaimed.
     for (id, expected) in [("new", "10.0.0.6"), ("next", "10.0.0.5"), ("more", "10.0.0.6")] {
-        let lease = locked.allocate_with(&owner(id), &pools, &[], &mut gone).unwrap();
+        let lease = guard.allocate_with(&owner(id), &pools, &[], &mut gone).unwrap();
         assert_eq!(lease.addresses[0].ip(), ip(expected));
     }
-    let error = locked.allocate_with(&owner("last"), &pools, &[], |lease| lease.imported).unwrap_err();
+    let error = guard.allocate_with(&owner("last"), &pools, &[], |lease| lease.imported).unwrap_err();
     assert_eq!(error.code(), POOL_EXHAUSTED);
     asked.sort();
     assert_eq!(asked, [owner("new"), owner("own")]);
     for lease in &import.leases {
-        assert_eq!(locked.release(&lease.owner).unwrap().as_ref(), Some(lease));
+        assert_eq!(guard.release(&lease.owner).unwrap().as_ref(), Some(lease));
     }
-    assert_eq!(locked.allocate(&owner("last"), &pools, &[]).unwrap().addresses[0].ip(), ip("10.0.0.2"));
+    assert_eq!(guard.allocate(&owner("last"), &pools, &[]).unwrap().addresses[0].ip(), ip("10.0.0.2"));
 }
 
 #[test]
-fn addresses_whose_lease_was_removed_by_hand_are_imported() {
+fn orphaned_addresses_are_imported() {
     let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write(theirs.path(), &[("10.0.0.2", "aaa\r\neth0"), ("fd00::2", "aaa\r\neth0"), ("10.0.0.3", "bbb\r\neth0")]);
     let store = Store::open(ours.path()).unwrap();
@@ -193,7 +193,7 @@ fn addresses_whose_lease_was_removed_by_hand_are_imported() {
 }
 
 #[test]
-fn a_lease_that_a_file_is_in_the_way_of_is_skipped_and_the_others_are_imported() {
+fn a_lease_blocked_by_a_file_is_skipped_and_the_others_are_imported() {
     let (theirs, ours) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     write(
         theirs.path(),
@@ -207,15 +207,15 @@ fn a_lease_that_a_file_is_in_the_way_of_is_skipped_and_the_others_are_imported()
     let store = Store::open(ours.path()).unwrap();
     let pools = [pool("10.0.0.0/24"), pool("fd00::/64")];
     store.lock(NOW).unwrap().allocate(&owner("here"), &pools, &[ip("10.0.0.9"), ip("fd00::3")]).unwrap();
-    // By its content it is nobody's lease; by its name it is that of a pod, which may be alive.
+    // The content is not a lease. The file name belongs to a pod that may be alive.
     let file = ours.path().join("leases/here@eth0.json");
     fs::write(&file, fs::read_to_string(&file).unwrap().replace("\"here\"", "\"elsewhere\"")).unwrap();
 
-    let mut locked = store.lock(NOW).unwrap();
-    let import = locked.import(ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap(), &pools).unwrap();
+    let mut guard = store.lock(NOW).unwrap();
+    let import = guard.import(ForeignLeases::from_host_local(theirs.path(), &eth0()).unwrap(), &pools).unwrap();
     assert_eq!(made(&import), ["eth0 of container aaa: 10.0.0.2/24", "eth0 of container ccc: fd00::4/64"]);
-    assert_eq!(skipped(&import), ["10.0.0.3, fd00::3: it is held by a lease already"]);
-    drop(locked);
+    assert_eq!(skipped(&import), ["10.0.0.3, fd00::3: it is already held by a lease"]);
+    drop(guard);
     let mut names: Vec<_> = state(&ours.path().join("addresses")).into_keys().collect();
     names.sort();
     assert_eq!(names, ["10.0.0.2", "10.0.0.9", "fd00::3", "fd00::4"]);

@@ -1,4 +1,4 @@
-//! What a plugin can leave behind, as lines that compare and subtract.
+//! State that a plugin can leave behind, as comparable lines.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,15 +10,15 @@ use ipnetwork::IpNetwork;
 
 use crate::netlink::{LOOPBACK_INDEX, Link, Socket};
 
-/// A set of lines, each of which states one fact: `link cni0 (bridge)`, `address cni0 10.1.0.1/16`.
+/// A set of lines with one fact each: `link cni0 (bridge)`, `address cni0 10.1.0.1/16`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Footprint(BTreeSet<String>);
+pub(super) struct Snapshot(BTreeSet<String>);
 
-impl Footprint {
-    /// The links of a namespace but `lo`, their addresses and routes.
+impl Snapshot {
+    /// The links of a namespace except `lo`, with their addresses and routes.
     ///
-    /// Left out is what changes by itself: indexes, states, link-local addresses, and hardware addresses, as a bridge
-    /// takes those of its ports.
+    /// Omits values that change by themselves: indexes, states, link-local addresses and hardware
+    /// addresses. A bridge takes the hardware address of one of its ports.
     pub(super) fn of_network(socket: &Socket) -> crate::netlink::Result<Self> {
         let mut lines = BTreeSet::new();
         for link in socket.links()?.iter().filter(|link| link.index != LOOPBACK_INDEX) {
@@ -35,12 +35,12 @@ impl Footprint {
         Ok(Self(lines))
     }
 
-    /// Every file below a directory, by its path. What stands in it is the plugin's own business.
+    /// The path of every file below a directory. The content is private to the plugin.
     pub(super) fn of_files(directory: &str) -> Self {
         let mut found = BTreeSet::new();
         let mut directories = vec![PathBuf::from(directory)];
         while let Some(directory) = directories.pop() {
-            // What is gone since it was listed was not left behind.
+            // A file that disappears during the listing was not left behind.
             for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
                 match entry.file_type() {
                     Ok(kind) if kind.is_dir() => directories.push(entry.path()),
@@ -52,7 +52,8 @@ impl Footprint {
         Self(found)
     }
 
-    /// The packet filter's tables, chains and rules, without counters; none where no tool can list them.
+    /// The tables, chains and rules of the packet filter, without counters. `None` if no tool can
+    /// list them.
     pub(super) fn of_firewall() -> Option<Self> {
         const TOOLS: [(&str, &[&str]); 2] = [("nft", &["list", "ruleset"]), ("iptables-save", &[])];
         const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -65,14 +66,14 @@ impl Footprint {
         listed.status.success().then(|| text.lines().filter_map(firewall_line).collect())
     }
 
-    /// Both together.
+    /// The union of both.
     pub(super) fn and(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self
     }
 
-    /// What is here and not in `other`.
-    pub(super) fn beyond(&self, other: &Self) -> Self {
+    /// The lines that are not in `other`.
+    pub(super) fn minus(&self, other: &Self) -> Self {
         Self(self.0.difference(&other.0).cloned().collect())
     }
 
@@ -82,27 +83,28 @@ impl Footprint {
     }
 }
 
-impl FromIterator<String> for Footprint {
+impl FromIterator<String> for Snapshot {
     fn from_iter<I: IntoIterator<Item = String>>(lines: I) -> Self {
         Self(lines.into_iter().collect())
     }
 }
 
-impl fmt::Display for Footprint {
+impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<&str> = self.0.iter().map(String::as_str).collect();
         f.write_str(&lines.join("; "))
     }
 }
 
-/// The addresses of a link but link-local ones. A link that is gone since it was listed has none.
+/// The addresses of a link except link-local ones. Empty if the link has disappeared since the
+/// listing.
 pub(super) fn addresses(socket: &Socket, link: &Link) -> Vec<IpNetwork> {
     let mut addresses = socket.addresses(link.index).unwrap_or_default();
     addresses.retain(|address| !is_link_local(*address));
     addresses
 }
 
-/// The kernel gives and takes such addresses and routes by itself.
+/// The kernel adds and removes such addresses and routes by itself.
 fn is_link_local(network: IpNetwork) -> bool {
     match network {
         IpNetwork::V4(v4) => v4.ip().is_link_local(),
@@ -110,7 +112,7 @@ fn is_link_local(network: IpNetwork) -> bool {
     }
 }
 
-/// A line of a listing without comments and counters.
+/// A line of a listing, without comments and counters.
 fn firewall_line(line: &str) -> Option<String> {
     let mut words: Vec<&str> = line.split_whitespace().collect();
     if words.first().is_none_or(|word| word.starts_with('#') || *word == "}") {
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_no_part_of_a_rule() {
+    fn counters_are_not_part_of_a_firewall_rule() {
         let line = |text| firewall_line(text).unwrap();
         assert_eq!(
             line("\t\tip saddr 10.1.0.2 counter packets 7 bytes 588 jump X"),
@@ -139,10 +141,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_before_is_not_left_behind() {
-        let lines = |text: &str| text.split(' ').map(str::to_owned).collect::<Footprint>();
-        let left = lines("a b c").beyond(&lines("a c d"));
+    fn lines_from_before_are_not_leaked() {
+        let lines = |text: &str| text.split(' ').map(str::to_owned).collect::<Snapshot>();
+        let left = lines("a b c").minus(&lines("a c d"));
         assert_eq!(left.to_string(), "b");
-        assert!(lines("a").beyond(&lines("a b")).is_empty());
+        assert!(lines("a").minus(&lines("a b")).is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::fixture::{NOW, ip, lease, owner, pool, usage};
-use super::*;
+use crate::ipam::*;
 use crate::spec::{ErrorCode, HasErrorCode, KubernetesPod};
 
 fn mode(path: impl AsRef<Path>) -> u32 {
@@ -34,7 +34,7 @@ fn a_lease_is_found_by_owner_and_by_address() {
 }
 
 #[test]
-fn what_allocate_returns_is_what_is_read_later() {
+fn a_lease_is_read_back_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let given = store.lock(NOW).unwrap().allocate(&owner("a"), &[pool("10.0.0.0/24")], &[]).unwrap();
@@ -42,9 +42,10 @@ fn what_allocate_returns_is_what_is_read_later() {
     assert_eq!(store.lock(NOW).unwrap().release(&owner("a")).unwrap(), Some(given));
 }
 
-/// The pod is no part of the owner: a release needs no name, and a file without one, or with a bad one, is whole.
+/// The pod is not part of the owner. A release needs no pod name, and a lease without a valid pod
+/// name is intact.
 #[test]
-fn a_lease_tells_the_pod_that_it_was_made_for() {
+fn a_lease_records_its_pod() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::for_boot(dir.path(), BootId::new("this-boot"));
     let pod = KubernetesPod::from_args(&"K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u1".parse().unwrap());
@@ -57,7 +58,7 @@ fn a_lease_tells_the_pod_that_it_was_made_for() {
     let path = dir.path().join("leases/a@eth0.json");
     let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert_eq!([&json["podNamespace"], &json["podName"], &json["podUid"]], ["shop", "web-0", "u1"]);
-    // As a build from before these keys writes it.
+    // The format of builds without these keys.
     json.as_object_mut().unwrap().retain(|key, _| !key.starts_with("pod"));
     for bad in [None, Some("a\u{1b}b"), Some(""), Some("a/b")] {
         json["podName"] = bad.into();
@@ -68,7 +69,7 @@ fn a_lease_tells_the_pod_that_it_was_made_for() {
 }
 
 #[test]
-fn the_file_reads_well() {
+fn the_file_is_readable_json() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::for_boot(dir.path(), BootId::new("this-boot"));
     lease(&store, "4fe2c9", &pool("10.244.1.0/24"));
@@ -104,7 +105,7 @@ fn a_released_address_rests_until_the_others_were_used() {
 }
 
 #[test]
-fn each_pool_goes_on_where_it_was() {
+fn each_pool_continues_at_its_cursor() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let pools = [pool("10.0.0.0/24"), pool("fd00::/64")];
@@ -115,7 +116,7 @@ fn each_pool_goes_on_where_it_was() {
 }
 
 #[test]
-fn an_unreadable_hint_means_the_start() {
+fn an_unreadable_hint_starts_at_the_first_address() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let pool = pool("10.0.0.0/24");
@@ -137,13 +138,13 @@ fn an_unreadable_hint_means_the_start() {
 fn a_second_lease_for_one_owner_is_refused_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let mut locked = store.lock(NOW).unwrap();
-    let held = locked.allocate(&owner("a"), &[pool("10.0.0.0/24")], &[]).unwrap();
-    let error = locked.allocate(&owner("a"), &[pool("10.0.0.0/24")], &[]).unwrap_err();
+    let mut guard = store.lock(NOW).unwrap();
+    let held = guard.allocate(&owner("a"), &[pool("10.0.0.0/24")], &[]).unwrap();
+    let error = guard.allocate(&owner("a"), &[pool("10.0.0.0/24")], &[]).unwrap_err();
     assert_eq!(error.code(), ALREADY_LEASED);
     assert_eq!(
         error.to_string(),
-        "eth0 of container a already holds 10.0.0.2/24; release it before it is given another lease"
+        "eth0 of container a already holds 10.0.0.2/24; release it before another allocation"
     );
     match error {
         Error::AlreadyLeased { lease } => assert_eq!(*lease, held),
@@ -162,7 +163,7 @@ fn one_pool_given_twice_gives_two_addresses() {
 }
 
 #[test]
-fn a_full_pool_is_named_and_costs_the_other_pools_nothing() {
+fn an_exhausted_pool_is_named_and_costs_the_other_pools_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let (small, large) = (pool("10.0.0.0/29"), pool("10.1.0.0/24"));
@@ -183,7 +184,7 @@ fn a_full_pool_is_named_and_costs_the_other_pools_nothing() {
 }
 
 #[test]
-fn releasing_what_is_not_held_succeeds() {
+fn releasing_an_unknown_owner_succeeds() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     assert_eq!(store.lock(NOW).unwrap().release(&owner("a")).unwrap(), None);
@@ -218,12 +219,13 @@ fn a_corrupt_lease_costs_itself_and_not_the_pool() {
 
         let error = store.lease(&owner("a")).unwrap_err();
         assert_eq!(error.code(), CORRUPT_LEASE);
-        // The cause stands between the two, so a report of the chain of sources does not put it after the remedy.
+        // The message has the cause before the remedy. A printed chain of sources must not repeat
+        // it at the end.
         assert!(error.source().is_none());
         let text = error.to_string();
         let cause = text
-            .strip_prefix(&format!("lease file {} cannot be understood: ", file.display()))
-            .and_then(|rest| rest.strip_suffix("; delete the attachment that it is named after to free its addresses"));
+            .strip_prefix(&format!("lease file {} is corrupt: ", file.display()))
+            .and_then(|rest| rest.strip_suffix("; delete the attachment in its name to free its addresses"));
         assert!(cause.is_some_and(|cause| !cause.is_empty()), "{text}");
         match error {
             Error::CorruptLease { owner: of, .. } => assert_eq!(of, Some(Box::new(owner("a")))),
@@ -236,14 +238,14 @@ fn a_corrupt_lease_costs_itself_and_not_the_pool() {
         let (good, bad): (Vec<_>, Vec<_>) = store.leases().unwrap().partition(Result::is_ok);
         assert_eq!((good.len(), bad.len()), (1, 1));
 
-        let mut locked = store.lock(NOW).unwrap();
-        assert_eq!(locked.release(&owner("a")).unwrap(), None);
+        let mut guard = store.lock(NOW).unwrap();
+        assert_eq!(guard.release(&owner("a")).unwrap(), None);
         let kept = dir.path().join("damaged/a@eth0.json");
         assert_eq!(
-            locked.quarantined().iter().map(|aside| (&aside.file, &aside.kept)).collect::<Vec<_>>(),
+            guard.quarantined().iter().map(|aside| (&aside.file, &aside.kept)).collect::<Vec<_>>(),
             [(&file, &kept)]
         );
-        drop(locked);
+        drop(guard);
         assert_eq!(fs::read_to_string(&kept).unwrap(), content);
         assert_eq!(store.damaged().unwrap(), [kept]);
         assert_eq!(usage(&store, &pool).used, 1);
@@ -281,7 +283,7 @@ fn leases_end_with_their_boot() {
 }
 
 #[test]
-fn a_lost_mark_does_not_void_the_leases_of_this_boot() {
+fn a_lost_mark_keeps_the_leases_of_this_boot() {
     let dir = tempfile::tempdir().unwrap();
     let pool = pool("10.0.0.0/24");
     let store = Store::open(dir.path()).unwrap();
@@ -312,25 +314,25 @@ fn files_are_for_the_owner_alone() {
 }
 
 #[test]
-fn a_container_id_too_long_for_a_file_is_refused_and_otherwise_absent() {
+fn a_container_id_too_long_for_a_file_is_rejected_and_otherwise_absent() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let pools = [pool("10.0.0.0/24")];
-    let mut locked = store.lock(NOW).unwrap();
+    let mut guard = store.lock(NOW).unwrap();
     let longest = owner(&"a".repeat(255 - "@eth0.json".len()));
-    locked.allocate(&longest, &pools, &[]).unwrap();
-    assert!(locked.release(&longest).unwrap().is_some());
+    guard.allocate(&longest, &pools, &[]).unwrap();
+    assert!(guard.release(&longest).unwrap().is_some());
 
     let too_long = owner(&"a".repeat(256 - "@eth0.json".len()));
-    let error = locked.allocate(&too_long, &pools, &[]).unwrap_err();
+    let error = guard.allocate(&too_long, &pools, &[]).unwrap_err();
     assert_eq!(error.code(), ErrorCode::INVALID_ENVIRONMENT);
     assert!(error.to_string().ends_with("makes a file name of 256 bytes; shorten it by 1"), "{error}");
-    assert_eq!(locked.lease(&too_long).unwrap(), None);
-    assert_eq!(locked.release(&too_long).unwrap(), None);
+    assert_eq!(guard.lease(&too_long).unwrap(), None);
+    assert_eq!(guard.release(&too_long).unwrap(), None);
 }
 
 #[test]
-fn a_held_lock_is_an_error_after_the_time_limit_and_names_the_holder() {
+fn a_held_lock_is_an_error_after_the_timeout_and_names_the_holder() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let held = store.lock(NOW).unwrap();
@@ -351,7 +353,7 @@ fn a_held_lock_is_an_error_after_the_time_limit_and_names_the_holder() {
 }
 
 #[test]
-fn readers_wait_for_nobody() {
+fn readers_do_not_wait() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let address = lease(&store, "a", &pool("10.0.0.0/24"));
@@ -365,7 +367,7 @@ fn readers_wait_for_nobody() {
 }
 
 #[test]
-fn a_lock_given_back_in_time_is_taken() {
+fn a_lock_released_in_time_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let held = store.lock(NOW).unwrap();
@@ -378,13 +380,13 @@ fn a_lock_given_back_in_time_is_taken() {
 }
 
 #[test]
-fn the_real_reason_is_told_when_the_directory_cannot_be_made() {
+fn the_real_error_is_reported_when_the_directory_cannot_be_created() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
     let store = Store::open(dir.path().join("file/net")).unwrap();
     let error = store.lock(NOW).unwrap_err();
     assert_eq!(error.code(), ErrorCode::IO);
     let lock = dir.path().join("file/net/lock");
-    assert_eq!(error.to_string(), format!("cannot open {} (a file is in the way of the directory)", lock.display()));
+    assert_eq!(error.to_string(), format!("cannot open {} (a file exists in place of the directory)", lock.display()));
     assert_eq!(error.source().unwrap().to_string(), "Not a directory (os error 20)");
 }
