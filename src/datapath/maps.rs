@@ -42,7 +42,7 @@ pub(super) const MAPS: [MapSpec; 12] = [
 pub(super) const YOUNGER: [&str; 2] = [PORT_ADDRESSES.name, PORT_XDP.name];
 
 /// The key of an array's only row.
-pub(super) const ONLY: [u8; 4] = [0; 4];
+pub(super) const SINGLE_KEY: [u8; 4] = [0; 4];
 
 /// `pkt_count` and `pkt_count_v6`: what each address sent and received.
 ///

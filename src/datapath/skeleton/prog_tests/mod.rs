@@ -22,10 +22,10 @@ mod cost;
 mod delivery;
 mod flows;
 mod frames;
-mod guard;
 mod model;
-mod neighbours;
+mod neighbors;
 mod scenarios;
+mod spoof_check;
 
 /// Verdicts of `linux/pkt_cls.h`.
 const UNSPEC: i32 = -1;
@@ -107,7 +107,7 @@ impl Loaded {
     fn configure(&self, change: impl FnOnce(&mut DatapathConfig)) {
         let mut config = DatapathConfig::new(BRIDGE, MacAddr::new(MAC_GATEWAY));
         change(&mut config);
-        self.config.put(&ONLY, &RawDatapathConfig::from(config), "the row").unwrap();
+        self.config.put(&SINGLE_KEY, &RawDatapathConfig::from(config), "the entry").unwrap();
     }
 
     fn place(&self, address: IpAddr, ifindex: u32, mac: [u8; 6]) {
@@ -147,11 +147,11 @@ impl Loaded {
     }
 
     fn stats(&self) -> NetStats {
-        self.stats.sum(&ONLY, "the row").unwrap().unwrap()
+        self.stats.sum(&SINGLE_KEY, "the entry").unwrap().unwrap()
     }
 
     fn drops(&self) -> Drops {
-        self.drops.sum(&ONLY, "the row").unwrap().unwrap()
+        self.drops.sum(&SINGLE_KEY, "the entry").unwrap().unwrap()
     }
 
     /// How many flows are remembered.
