@@ -1,4 +1,5 @@
-//! No call of the datapath leaves a descriptor behind. A binary of its own: other tests would open theirs meanwhile.
+//! The datapath leaks no descriptors. This test is a separate binary because other tests open
+//! descriptors concurrently.
 #![cfg(feature = "bpf")]
 
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use cnikit_testbed::host;
 fn descriptors_are_closed() {
     host(|_| {
         let datapath = Datapath::new("/sys/fs/bpf/example", &"one".parse().expect("a name"));
-        // libbpf keeps one for itself when it first probes the kernel, if at all.
+        // On the first probe of the kernel, libbpf may keep a descriptor open.
         use_all(&datapath);
         let before = descriptors();
         for _ in 0..5 {
@@ -32,14 +33,14 @@ fn use_all(datapath: &Datapath) {
     datapath.config().expect("read");
     datapath.stats().expect("read");
     datapath.drops().expect("read");
-    let (counters, ports) = (datapath.open_counters().expect("open"), datapath.open_endpoints().expect("open"));
-    counters.insert(address).expect("track");
-    ports.insert(address, Endpoint { ifindex: 7, mac }).expect("insert");
-    let links = datapath.open_port_configs().expect("open");
-    links.insert(7, PortConfig::new(mac)).expect("insert");
-    assert_eq!(links.indexes().expect("the map can be listed").len(), 1);
+    let (counters, endpoints) = (datapath.open_counters().expect("open"), datapath.open_endpoints().expect("open"));
+    counters.insert(address).expect("insert");
+    endpoints.insert(address, Endpoint { ifindex: 7, mac }).expect("insert");
+    let ports = datapath.open_port_configs().expect("open");
+    ports.insert(7, PortConfig::new(mac)).expect("insert");
+    assert_eq!(ports.indexes().expect("the map can be listed").len(), 1);
     let [counted, owned] =
-        [counters.addresses(), ports.addresses()].map(|listed| listed.expect("the map can be listed"));
+        [counters.addresses(), endpoints.addresses()].map(|listed| listed.expect("the map can be listed"));
     assert_eq!((counted.len(), owned.len()), (1, 1));
     datapath.remove_outdated().expect("look");
     datapath.remove().expect("remove");

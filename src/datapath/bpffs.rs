@@ -1,4 +1,4 @@
-//! The BPF file system: found, or mounted where systemd or the distribution has not.
+//! The BPF file system, and mounting it if the distribution does not.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -12,20 +12,20 @@ use rustix::mount::{MountFlags, mount};
 use super::{Error, Result};
 use crate::flock::{self, Pauses};
 
-/// Where the kernel keeps a directory for it.
+/// The mount point that the kernel provides.
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const MAGIC: u32 = 0xcafe_4a11;
 
-/// How long to wait for a lock that is held for the few tens of milliseconds that a load takes.
+/// How long to wait for the lock. A load holds it for a few tens of milliseconds.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pause between two attempts to lock.
 const PAUSES: Pauses = Pauses { first: Duration::from_millis(2), longest: Duration::from_millis(2) };
 
-/// Makes the directory `path` on the BPF file system, and mounts that first where it is missing.
-/// On another file system nothing is made.
+/// Creates the directory `path` on the BPF file system, and mounts that file system if it is
+/// missing. Creates nothing on another file system.
 pub(super) fn ensure_directory(path: &Path) -> Result<()> {
     if path.starts_with(MOUNT_POINT) {
         ensure_mounted(Path::new(MOUNT_POINT))?;
@@ -34,7 +34,7 @@ pub(super) fn ensure_directory(path: &Path) -> Result<()> {
     create_directories(path)
 }
 
-/// Whether [`ensure_directory`] has a file system that it can write to, or a place to mount one.
+/// Checks that [`ensure_directory`] can write to a BPF file system, or can mount one.
 pub(super) fn probe(path: &Path) -> Result<()> {
     let mount_point = Path::new(MOUNT_POINT);
     if path.starts_with(mount_point) && !is_bpffs(mount_point)? {
@@ -46,19 +46,20 @@ pub(super) fn probe(path: &Path) -> Result<()> {
     writable.map_err(|errno| Error::pin("write in", existing, errno))
 }
 
-/// Makes directories that nobody but their owner can open: whoever can open one can lock it.
+/// Creates directories that only their owner can open. A process that can open a directory can also
+/// lock it.
 pub(super) fn create_directories(path: &Path) -> Result<()> {
     let mut private = DirBuilder::new();
-    private.recursive(true).mode(0o700).create(path).map_err(|error| Error::pin("make the directory", path, error))
+    private.recursive(true).mode(0o700).create(path).map_err(|error| Error::pin("create the directory", path, error))
 }
 
-/// An exclusive lock on a directory, held until it is dropped. The kernel frees it if its holder
-/// dies; for one that hangs there is a time limit.
-pub(super) fn lock(directory: &Path, patience: Duration) -> Result<File> {
+/// Takes an exclusive lock on a directory, held until it is dropped. The kernel frees the lock if
+/// its holder dies. The timeout covers a holder that hangs.
+pub(super) fn lock(directory: &Path, timeout: Duration) -> Result<File> {
     let file = File::open(directory).map_err(|error| Error::pin("open the directory", directory, error))?;
-    match flock::lock_with_timeout(&file, patience, PAUSES) {
+    match flock::lock_with_timeout(&file, timeout, PAUSES) {
         Ok(true) => Ok(file),
-        Ok(false) => Err(Error::Locked { path: directory.to_owned(), waited: patience }),
+        Ok(false) => Err(Error::Locked { path: directory.to_owned(), waited: timeout }),
         Err(error) => Err(Error::pin("lock the directory", directory, error)),
     }
 }
@@ -67,9 +68,10 @@ fn refuse_elsewhere(path: &Path) -> Result<()> {
     if is_bpffs(existing(path))? { Ok(()) } else { Err(Error::NotBpffs { path: path.to_owned() }) }
 }
 
-/// What there is of a path already.
+/// The longest part of a path that exists.
 fn existing(path: &Path) -> &Path {
-    // Whether one exists that cannot be looked at, the file system is asked. The last of a relative path's is empty.
+    // If the lookup of an ancestor fails, the ancestor counts as present, and statfs(2) then
+    // reports the error. The last ancestor of a relative path is empty.
     let is_there = |ancestor: &&Path| !matches!(ancestor.try_exists(), Ok(false));
     path.ancestors().find(is_there).unwrap_or(Path::new("."))
 }
@@ -78,8 +80,8 @@ fn ensure_mounted(mount_point: &Path) -> Result<()> {
     if is_bpffs(mount_point)? {
         return Ok(());
     }
-    // Two mounts would stack, and the upper one hide what is pinned in the lower: one caller mounts,
-    // the others wait on the directory below and look again.
+    // A second mount would hide the pins in the first. One caller mounts, and the others wait for
+    // the lock and check again. The lock is on the directory below the mount.
     let _lock = lock(mount_point, LOCK_TIMEOUT)?;
     if is_bpffs(mount_point)? {
         return Ok(());
@@ -92,7 +94,7 @@ fn ensure_mounted(mount_point: &Path) -> Result<()> {
 fn is_bpffs(path: &Path) -> Result<bool> {
     match rustix::fs::statfs(path) {
         Ok(found) => Ok(crate::statfs::has_magic(&found, MAGIC)),
-        // No such directory: sysfs lacks it on a kernel without bpf(2).
+        // ENOENT: sysfs lacks the directory on a kernel without bpf(2).
         Err(errno) => Err(Error::Mount { path: path.to_owned(), source: io::Error::from(errno) }),
     }
 }
@@ -105,15 +107,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_that_is_not_freed_is_waited_for_no_longer_than_told() {
+    fn lock_waits_until_the_timeout() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         let held = lock(path, Duration::ZERO).unwrap();
 
-        let patience = Duration::from_millis(20);
+        let timeout = Duration::from_millis(20);
         let start = Instant::now();
-        let error = lock(path, patience).unwrap_err();
-        assert!(start.elapsed() >= patience);
+        let error = lock(path, timeout).unwrap_err();
+        assert!(start.elapsed() >= timeout);
         assert!(matches!(&error, Error::Locked { path: named, .. } if named == path), "{error:?}");
 
         thread::scope(|scope| {

@@ -1,18 +1,18 @@
 //! Offsets of members in the kernel's structs, read from its BTF.
 //!
-//! libbpf could relocate a program by itself (CO-RE), but indexes and validates the whole of the BTF for it, which takes
-//! 45 ms. One pass over the types takes 3 ms.
+//! libbpf can relocate programs by itself (CO-RE), but it indexes and validates the whole BTF
+//! first, which takes 45 ms. One pass over the types takes 3 ms.
 
 use std::fs;
 
 /// The kernel's types.
 pub(super) struct Btf {
     bytes: Vec<u8>,
-    /// Where the strings begin.
+    /// The offset of the string section.
     strings: usize,
-    /// Where each type begins, by its id.
+    /// The offset of each type, by type id.
     types: Vec<u32>,
-    /// The structs that were asked for, by name.
+    /// The requested structs: name and offset.
     structs: Vec<(&'static str, usize)>,
 }
 
@@ -25,23 +25,25 @@ pub(super) struct Struct<'b> {
 
 const HEADER: usize = 24;
 const MAGIC: u32 = 0xeb9f;
-/// The words of a type: its name, its kind and number of members, and its size or the type it refers to.
+/// The bytes of a `struct btf_type`: its name, its kind and number of members, and its size or the
+/// type that it refers to.
 const TYPE: usize = 12;
-/// The words of a member: its name, its type, and its offset in bits.
+/// The bytes of a `struct btf_member`: its name, its type, and its offset in bits.
 const MEMBER: usize = 12;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
-/// Deeper than any kernel nests its anonymous structs.
+/// More than the nesting depth of anonymous structs in any kernel.
 const MAX_DEPTH: u32 = 8;
 
 impl Btf {
-    /// The running kernel's, with these structs; `None` if it was built without, or lacks one of them.
+    /// The BTF of the running kernel, with these structs. `None` if the kernel was built without
+    /// BTF, or lacks one of the structs.
     pub(super) fn of_kernel(structs: &[&'static str]) -> Option<Self> {
         Self::parse(fs::read("/sys/kernel/btf/vmlinux").ok()?, structs)
     }
 
-    /// One pass, as there are some 100,000 types. `None` for what is no BTF, has a kind of type that is unknown here, or lacks
-    /// a struct.
+    /// Reads the types in one pass, because there are about 100,000. `None` if the bytes are not
+    /// BTF, contain an unknown kind of type, or lack a requested struct.
     fn parse(bytes: Vec<u8>, structs: &[&'static str]) -> Option<Self> {
         if word(&bytes, 0)? & 0xffff != MAGIC {
             return None;
@@ -53,7 +55,7 @@ impl Btf {
         if header < HEADER {
             return None;
         }
-        // The id 0 is `void`, and no type in the list.
+        // Type id 0 is `void`, which has no entry in the section.
         let mut btf = Self { bytes, strings, types: vec![u32::MAX], structs: Vec::new() };
         let mut at = types_at;
         while at < end {
@@ -69,7 +71,7 @@ impl Btf {
         structs.iter().all(|name| btf.structure(name).is_some()).then_some(btf)
     }
 
-    /// A struct that was asked for.
+    /// A requested struct.
     pub(super) fn structure(&self, name: &str) -> Option<Struct<'_>> {
         let (_, at) = self.structs.iter().find(|(found, _)| *found == name)?;
         Some(Struct { btf: self, at: *at })
@@ -91,14 +93,15 @@ impl Struct<'_> {
         self.btf.word(self.at + 8)
     }
 
-    /// The offset of a member in bytes. Members of anonymous structs and unions count as the struct's own, as in C.
+    /// The offset of a member in bytes. Members of anonymous structs and unions count as members of
+    /// the struct, as in C.
     pub(super) fn offset(self, member: &str) -> Option<u32> {
         self.offset_in_bits(member, MAX_DEPTH).map(|bits| bits / 8)
     }
 
     fn offset_in_bits(self, member: &str, depth: u32) -> Option<u32> {
         let info = self.btf.word(self.at + 4)?;
-        // The kernel's bit fields share the word with the offset.
+        // With the kind flag, the upper 8 bits hold the size of a bit field.
         let mask = if info >> 31 == 1 { 0xff_ffff } else { u32::MAX };
         (0..count(info)).find_map(|number| {
             let at = self.at + TYPE + number * MEMBER;
@@ -115,7 +118,7 @@ impl Struct<'_> {
     }
 }
 
-/// How many bytes follow the three words of a type.
+/// The number of bytes that follow a `struct btf_type` of this kind.
 fn trailer(kind: u32, count: usize) -> Option<usize> {
     const INT: u32 = 1;
     const ARRAY: u32 = 3;
@@ -152,7 +155,8 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// `struct outer { int a; struct { char b; union { int c; }; }; }` as the format documents it.
+    /// `struct outer { int a; struct { char b; union { int c; }; }; }`, encoded by hand from the
+    /// documentation of the format.
     fn outer() -> Vec<u8> {
         let strings = b"\0int\0outer\0a\0b\0c\0char\0";
         let (int, outer, a, b, c, char) = (1, 5, 11, 13, 15, 17);
@@ -172,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_anonymous_structs_are_the_structs_own() {
+    fn members_of_anonymous_structs_belong_to_the_outer_struct() {
         let btf = Btf::parse(outer(), &["outer"]).unwrap();
         let outer = btf.structure("outer").unwrap();
         assert_eq!(["a", "b", "c", "d"].map(|member| outer.offset(member)), [Some(0), Some(4), Some(8), None]);
@@ -180,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn a_struct_that_is_missing_is_missed() {
+    fn missing_structs_are_reported() {
         for name in ["out", "int", "outer2"] {
             assert!(Btf::parse(self::outer(), &["outer", name]).is_none(), "{name}");
         }
     }
 
     #[test]
-    fn what_is_cut_short_or_unknown_is_no_btf() {
+    fn truncated_or_unknown_btf_is_rejected() {
         let whole = outer();
         for length in 0..whole.len() - 22 {
             assert!(Btf::parse(whole[..length].to_vec(), &["outer"]).is_none(), "{length}");

@@ -1,4 +1,4 @@
-//! What the programs dropped, and why.
+//! Dropped packets, and the reasons.
 
 use std::fmt;
 
@@ -6,32 +6,33 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::map::PerCpu;
 
-/// Why a packet was dropped. `enum drop_reason`
+/// The reason for a dropped packet: `enum drop_reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum DropReason {
-    /// A header cut short, or at odds with the length of the frame.
+    /// A truncated header, or a header that contradicts the length of the frame.
     Malformed,
-    /// A VLAN tag, behind which anything could hide.
+    /// A VLAN tag. The programs do not check the packet behind it.
     Vlan,
-    /// An Ethernet source other than the port's MAC.
+    /// An Ethernet source other than the MAC of the port.
     MacSource,
-    /// An IP source that is not the port's.
+    /// An IP source that does not belong to the port.
     IpSource,
-    /// An ARP sender, by address or MAC, that is not the port's.
+    /// An ARP sender with an address or MAC that does not belong to the port.
     ArpSender,
-    /// An address or a MAC in a neighbour discovery message that is not the port's.
+    /// A neighbor discovery message with an address or MAC that does not belong to the port.
     NdOwner,
-    /// What only a router says: an advertisement, a redirect, an ICMP error about a packet that was for somebody else.
+    /// A message that only routers may send: an advertisement, a redirect, or an ICMP error that
+    /// quotes a packet to another address.
     Router,
-    /// More extension headers or neighbour discovery options in a row than can be looked through.
+    /// More extension headers or neighbor discovery options than the programs check.
     Extensions,
-    /// What the port itself sent to all, come back by its hairpin.
+    /// A broadcast or multicast of the port itself, reflected by its hairpin mode.
     Reflected,
 }
 
-/// Packets that were dropped, by reason. `struct drops`
+/// The number of dropped packets per reason: `struct drops`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct Drops {
@@ -39,7 +40,7 @@ pub struct Drops {
 }
 
 impl DropReason {
-    /// All reasons, in the order of their numbers.
+    /// All reasons, ordered by number.
     pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::Vlan,
@@ -52,13 +53,13 @@ impl DropReason {
         Self::Reflected,
     ];
 
-    /// The number of the reason: its place in the array that `bpftool map dump` shows.
+    /// The number of the reason: its index in the array that `bpftool map dump` shows.
     #[must_use]
     pub const fn number(self) -> usize {
         self as usize
     }
 
-    /// The name of the reason, fit for the label of a metric, such as `ip_source`.
+    /// The name of the reason, such as `ip_source`. It is valid as a metric label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -82,19 +83,20 @@ impl fmt::Display for DropReason {
 }
 
 impl Drops {
-    /// The packets that were dropped for one reason.
+    /// The number of packets dropped for one reason.
     #[must_use]
     pub const fn of(&self, reason: DropReason) -> u64 {
         self.packets[reason.number()]
     }
 
-    /// The packets that were dropped for whatever reason, also for those that only a newer build of the programs knows.
+    /// The number of packets dropped for all reasons, including reasons that only a newer build
+    /// knows.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.packets.iter().sum()
     }
 
-    /// The packets that were dropped for each reason, in the order of the reasons' numbers.
+    /// The number of dropped packets for each reason, ordered by number.
     pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL.into_iter().map(|reason| (reason, self.of(reason)))
     }

@@ -1,4 +1,4 @@
-//! Programs that run somewhere, found by their ids, and the maps that they use.
+//! Running programs, opened by id, and their maps.
 #![expect(unsafe_code, reason = "libbpf-rs has no way to ask for the maps of one program")]
 
 use std::collections::BTreeMap;
@@ -14,13 +14,14 @@ use super::maps::MAPS;
 use super::program::ProgramName;
 use super::{Error, Result};
 
-/// The most maps that are asked for of one program; this build's use a dozen.
+/// The maximum number of map ids that are read per program. A program of this build uses about a
+/// dozen maps.
 const MOST_MAPS: usize = 64;
 
-/// The programs of a set that run, and the maps that they use.
+/// The running programs of a set, and their maps.
 pub(super) struct InUse {
     programs: Vec<Running>,
-    /// The ids of the maps of [`MAPS`], by their names.
+    /// The ids of the maps in [`MAPS`], by name.
     pub(super) maps: BTreeMap<&'static str, u32>,
 }
 
@@ -32,10 +33,10 @@ struct Running {
 }
 
 impl InUse {
-    /// Looks at programs by their ids. `None` when none of them is one of this library's with maps of this layout, and
-    /// when the kernel refuses to open programs or maps by id, which takes `CAP_SYS_ADMIN`.
+    /// Opens programs by id. `None` if no program belongs to this library and this layout. Also
+    /// `None` without `CAP_SYS_ADMIN`, which opening by id needs.
     ///
-    /// Programs that use different maps of one name are not expected. The maps of the first of `ids` count.
+    /// If programs use different maps with one name, the map of the first program in `ids` is used.
     pub(super) fn look(ids: &[u32]) -> Result<Option<Self>> {
         let mut found = Self { programs: Vec::new(), maps: BTreeMap::new() };
         for id in ids {
@@ -70,9 +71,9 @@ impl InUse {
 
     /// A running program with the code of `loaded`, which uses no other maps than `maps`.
     ///
-    /// The tag of a program covers its code, and not the constants that are set before the load. A program that does not
-    /// read the XDP state of pods is shorter, because the verifier removes that part. Such a program does not replace one
-    /// that reads.
+    /// The tag of a program covers its code, but not the constants set before the load. A program
+    /// that does not read the XDP state of pods is shorter, because the verifier removes that code.
+    /// A shorter program is no twin.
     pub(super) fn twin(&self, loaded: &ProgramHandle, maps: &BTreeMap<&'static str, u32>) -> Option<&ProgramHandle> {
         let is_twin = |program: &&Running| {
             program.name.as_str() == loaded.name()
@@ -108,26 +109,28 @@ pub(super) fn map_id(map: &MapHandle) -> Result<u32> {
     map.info().map(|info| info.info.id).map_err(|error| Error::Load { source: io_error(error) })
 }
 
-/// The length of a program after the verifier, in bytes; 0 if the kernel does not tell it.
+/// The length of a program after verification, in bytes. 0 if the kernel does not report the
+/// length.
 fn verified_len(program: BorrowedFd<'_>) -> u32 {
     info(program, &mut []).map_or(0, |info| info.xlated_prog_len)
 }
 
-/// The ids of the maps that a program uses.
+/// The ids of the maps of a program.
 fn map_ids(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut ids = vec![0_u32; MOST_MAPS];
-    // The kernel reports how many maps there are, and writes no more than there is room for.
+    // The kernel reports the number of maps, and writes only as many ids as fit.
     let found = info(program, &mut ids)?.nr_map_ids;
     ids.truncate(found as usize);
     Ok(ids)
 }
 
-/// What the kernel tells of a program. The ids of its maps go to `ids`, as far as there is room.
+/// The kernel's information about a program. Writes the ids of its maps to `ids`, as many as fit.
 fn info(program: BorrowedFd<'_>, ids: &mut [u32]) -> io::Result<sys::bpf_prog_info> {
     let (nr_map_ids, map_ids) = (ids.len() as u32, ids.as_mut_ptr() as u64);
     let mut info = sys::bpf_prog_info { nr_map_ids, map_ids, ..Default::default() };
     let mut size = size_of::<sys::bpf_prog_info>() as u32;
-    // SAFETY: the descriptor is open; the kernel writes `size` bytes to `info` and `nr_map_ids` numbers to `ids` at most.
+    // SAFETY: the descriptor is open. The kernel writes at most `size` bytes to `info`, and at most
+    // `nr_map_ids` numbers to `ids`.
     let asked = unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut size) };
     if asked < 0 { Err(io::Error::from_raw_os_error(-asked)) } else { Ok(info) }
 }

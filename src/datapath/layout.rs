@@ -7,86 +7,92 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::map::PerCpu;
 use crate::spec::MacAddr;
 
-/// What one address has sent and received. `struct pod_counters`
+/// The packet counters of one address: `struct pod_counters`.
 ///
-/// A GSO super-frame counts as one packet; bytes include the Ethernet headers.
+/// A GSO super-frame counts as one packet. Bytes include the Ethernet headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 #[non_exhaustive]
 pub struct PodCounters {
-    /// Packets that the pod sent from the address, without those that the guard dropped.
+    /// Packets that the pod sent from the address, without packets that the spoof check dropped.
     pub tx_packets: u64,
     /// Bytes of [`tx_packets`](Self::tx_packets).
     pub tx_bytes: u64,
-    /// Of [`tx_packets`](Self::tx_packets), those redirected straight into the target pod.
+    /// The part of [`tx_packets`](Self::tx_packets) that was forwarded directly to the receiving
+    /// pod.
     pub tx_direct: u64,
-    /// Packets that were delivered to the address, directly or by the bridge.
+    /// Packets delivered to the address, directly or through the bridge.
     pub rx_packets: u64,
     /// Bytes of [`rx_packets`](Self::rx_packets).
     pub rx_bytes: u64,
-    /// Of [`rx_packets`](Self::rx_packets), those redirected straight from the sending pod.
+    /// The part of [`rx_packets`](Self::rx_packets) that was forwarded directly from the sending
+    /// pod.
     pub rx_direct: u64,
 }
 
-/// The verdicts on all IP packets of a network. `struct net_stats`
+/// The verdict counters of a network, in packets: `struct net_stats`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 #[non_exhaustive]
 pub struct NetStats {
-    /// From a pod, redirected straight into the target pod.
+    /// From a pod, forwarded directly to another pod.
     pub direct: u64,
-    /// From a pod, left to the bridge.
+    /// From a pod, passed to the bridge.
     pub to_stack: u64,
-    /// Came up to the bridge device: for the host, or to be routed.
+    /// Received by the bridge device, for the host or for routing.
     pub to_host: u64,
     /// Delivered to a pod by the bridge.
     pub from_stack: u64,
     /// ARP requests that the programs answered.
     pub arp_answers: u64,
-    /// Neighbour solicitations that the programs answered.
+    /// Neighbor solicitations that the programs answered.
     pub nd_answers: u64,
-    /// Flows from pod to pod that the stack delivered, and which it therefore gets both ways.
+    /// Flows between pods that the stack delivered. The stack receives both directions of such a
+    /// flow.
     pub flows_added: u64,
-    /// Of [`flows_added`](Self::flows_added), those that were closed, and whose ports were used again for a direct
-    /// conversation. What was displaced for want of room is in neither.
+    /// The part of [`flows_added`](Self::flows_added) that was closed and replaced by a direct flow
+    /// with the same ports. Flows evicted from a full table are not counted.
     pub flows_forgotten: u64,
-    /// What all addresses together sent and received that nobody [tracks](super::CounterMap::insert), groups among them.
+    /// The sum of all addresses without [counters](super::CounterMap::insert), including multicast
+    /// groups.
     pub unknown: PodCounters,
 }
 
-/// Who owns an address.
+/// The endpoint of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Index of the host end of the pod's veth pair; of the bridge for the gateway's addresses.
+    /// The index of the host end of the pod's veth pair, or of the bridge for gateway addresses.
     pub ifindex: u32,
-    /// The pod end's MAC; the bridge's for the gateway's addresses.
+    /// The MAC of the pod's interface, or of the bridge for gateway addresses.
     pub mac: MacAddr,
 }
 
-/// What a port may do.
+/// The configuration of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PortConfig {
-    /// The pod end's MAC, from which alone it may send.
+    /// The MAC of the pod's interface, the only valid source MAC of the port.
     pub mac: MacAddr,
-    /// Never deliver directly to or from this port: for pods whose traffic is shaped at it.
+    /// Disables direct forwarding to and from the port, for pods with traffic shaping at the port.
     pub stack_only: bool,
-    /// The pod has other ports. Leave packets between subnets to the host: the pod's routes may lead by another port.
+    /// The pod has other ports. Packets between subnets go to the host, because routes of the pod
+    /// can use another port.
     pub has_siblings: bool,
 }
 
-/// What the programs must know of their network.
+/// The configuration of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DatapathConfig {
-    /// Index of the bridge device. As long as it is 0 the programs do nothing.
+    /// The index of the bridge. With index 0 the programs do nothing.
     pub bridge_ifindex: u32,
-    /// The bridge's own MAC: frames to it are to be routed.
+    /// The MAC of the bridge. Frames to this MAC are routed.
     pub gateway_mac: MacAddr,
-    /// Deliver packets between pods directly, past the bridge and netfilter. Flows that the stack carries when this is
-    /// turned on stay with it.
+    /// Forwards packets between pods directly, without bridge and netfilter. Existing flows through
+    /// the stack stay there.
     pub direct_forwarding: bool,
-    /// Drop what a pod sends in another's name. Applies to ports with a row in the [`PortConfigMap`](super::PortConfigMap).
+    /// Drops packets with a source that does not belong to the pod. Applies to ports with an entry
+    /// in the [`PortConfigMap`](super::PortConfigMap).
     pub spoof_check: bool,
 }
 
@@ -136,7 +142,7 @@ const DIRECT_FORWARDING: u8 = 1 << 0;
 const SPOOF_CHECK: u8 = 1 << 1;
 
 impl DatapathConfig {
-    /// A network whose pods are guarded and reach each other directly.
+    /// A network with spoof check and direct forwarding.
     #[must_use]
     pub const fn new(bridge_ifindex: u32, gateway_mac: MacAddr) -> Self {
         Self { bridge_ifindex, gateway_mac, direct_forwarding: true, spoof_check: true }
@@ -144,13 +150,13 @@ impl DatapathConfig {
 }
 
 impl PortConfig {
-    /// A port of a pod without others, to and from which packets may be delivered directly.
+    /// The only port of a pod, with direct forwarding.
     #[must_use]
     pub const fn new(mac: MacAddr) -> Self {
         Self { mac, stack_only: false, has_siblings: false }
     }
 
-    /// Sets whether packets are never delivered directly to or from the port.
+    /// Disables direct forwarding to and from the port, or enables it.
     #[must_use]
     pub const fn stack_only(mut self, stack_only: bool) -> Self {
         self.stack_only = stack_only;
@@ -237,7 +243,7 @@ mod tests {
     use crate::datapath::maps::FLOWS;
     use crate::datapath::skeleton::types;
 
-    /// Compares a struct here with the one that the skeleton took from the C program's BTF.
+    /// Compares a struct with its C twin, which the skeleton takes from the BTF of the C program.
     macro_rules! same_layout {
         ($rust:ty, $c:ty, $($member:ident),+) => {
             assert_eq!(size_of::<$rust>(), size_of::<$c>());

@@ -1,5 +1,5 @@
-//! One map: what it is called, how its rows look, and calls that name the row when they fail.
-#![expect(unsafe_code, reason = "libbpf-rs has no listing of keys that tells an error from the end")]
+//! One map: its name, the sizes of its entries, and operations. Errors name the entry.
+#![expect(unsafe_code, reason = "libbpf-rs has no listing of keys that distinguishes an error from the end")]
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -15,7 +15,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::error::io_error;
 use super::{Error, Result};
 
-/// What a map of the C program is called there and as a pin, and the sizes of its rows.
+/// The name of a map in the C program, which is also the name of its pin, and the sizes of its
+/// entries.
 #[derive(Debug)]
 pub(super) struct MapSpec {
     pub(super) name: &'static str,
@@ -33,7 +34,7 @@ pub(super) struct Map {
 /// Open maps of a set, by name.
 pub(super) type Maps = BTreeMap<&'static str, MapHandle>;
 
-/// A value that consists of counters of 64 bits, which each CPU counts for itself.
+/// A value that consists of 64-bit counters, one set per CPU.
 pub(super) trait PerCpu: FromBytes + IntoBytes + Immutable {}
 
 impl MapSpec {
@@ -43,7 +44,7 @@ impl MapSpec {
 }
 
 impl Map {
-    /// Opens the pin of a map in `directory`, whose rows must have the sizes of this build's.
+    /// Opens the pin of a map in `directory`. Its key and value sizes must match this build.
     pub(super) fn open(directory: &Path, shape: &MapSpec) -> Result<Self> {
         let path = directory.join(shape.name);
         let handle = MapHandle::from_pinned_path(&path)
@@ -55,7 +56,8 @@ impl Map {
         Ok(Self { handle, name: shape.name })
     }
 
-    /// Opens a map that running programs use, by the kernel's id for it; `None` when they use no map of this name.
+    /// Opens a map of running programs by its id. An id of `None` fails: the programs use no map of
+    /// this name.
     pub(super) fn open_by_id(id: Option<u32>, shape: &MapSpec) -> Result<Self> {
         let failed =
             |source| Error::Map { operation: "open the map of running programs".to_owned(), map: shape.name, source };
@@ -73,7 +75,7 @@ impl Map {
         Self { handle, name: shape.name }
     }
 
-    /// The value of a row; `row` is what errors call it.
+    /// The value of an entry. Errors name the entry `row`.
     pub(super) fn read<V: FromBytes + IntoBytes>(&self, key: &[u8], row: impl Display) -> Result<Option<V>> {
         let mut value = V::new_zeroed();
         let found = self
@@ -83,7 +85,7 @@ impl Map {
         Ok(found.then_some(value))
     }
 
-    /// Puts a row, in place of an earlier one.
+    /// Inserts or replaces an entry.
     pub(super) fn put<V: IntoBytes + Immutable>(&self, key: &[u8], value: &V, row: impl Display) -> Result<()> {
         self.handle.update(key, value.as_bytes(), MapFlags::ANY).map_err(|error| self.error("put", row, error))
     }
@@ -95,7 +97,7 @@ impl Map {
         Ok(per_cpu.map(|values| sum(&values)))
     }
 
-    /// Puts a row whose counters add up to `value`, in place of an earlier one.
+    /// Inserts or replaces an entry with counters that sum to `value`.
     pub(super) fn put_sum<V: PerCpu>(&self, key: &[u8], value: &V, row: impl Display) -> Result<()> {
         let cpus = libbpf_rs::num_possible_cpus().map_err(|error| self.error("put", &row, error))?;
         let mut values = vec![vec![0; size_of::<V>()]; cpus];
@@ -105,7 +107,7 @@ impl Map {
         self.handle.update_percpu(key, &values, MapFlags::ANY).map_err(|error| self.error("put", row, error))
     }
 
-    /// Deletes a row. Absent is success.
+    /// Deletes an entry. A missing entry is success.
     pub(super) fn delete(&self, key: &[u8], row: impl Display) -> Result<()> {
         match self.handle.delete(key) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(self.error("delete", row, error)),
@@ -113,14 +115,15 @@ impl Map {
         }
     }
 
-    /// The keys. Rows that come or go meanwhile may be seen or not, and others twice.
+    /// The keys. Concurrently added or deleted entries may be missing, and other entries may be
+    /// listed twice.
     pub(super) fn keys<const N: usize>(&self) -> Result<Vec<[u8; N]>> {
         let (mut keys, mut last) = (Vec::new(), None::<Vec<u8>>);
         loop {
             let mut next = vec![0; self.handle.key_size() as usize];
             let after = last.as_ref().map_or(ptr::null(), |key| key.as_ptr().cast());
-            // The iterator of libbpf-rs takes an error for the end.
-            // SAFETY: the descriptor is open, and both keys are as long as those of the map.
+            // The iterator of libbpf-rs treats an error as the end.
+            // SAFETY: the descriptor is open, and both keys have the key size of the map.
             let found = unsafe {
                 libbpf_sys::bpf_map_get_next_key(self.handle.as_fd().as_raw_fd(), after, next.as_mut_ptr().cast())
             };

@@ -41,8 +41,8 @@ pub(super) const MAPS: [MapSpec; 12] = [
 /// Maps that sets of older builds with this layout lack. What they hold is optional: such a set serves its pods without.
 pub(super) const YOUNGER: [&str; 2] = [PORT_ADDRESSES.name, PORT_XDP.name];
 
-/// The key of an array's only row.
-pub(super) const ONLY: [u8; 4] = [0; 4];
+/// The key of the only entry of an array.
+pub(super) const SINGLE_KEY: [u8; 4] = [0; 4];
 
 /// `pkt_count` and `pkt_count_v6`: what each address sent and received.
 ///

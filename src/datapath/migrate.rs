@@ -1,4 +1,4 @@
-//! What an older layout knew, brought into this one.
+//! Migration of map entries from an older layout.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -7,11 +7,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::layout::{RawDatapathConfig, RawEndpoint};
 use super::map::{Map, MapSpec, PerCpu};
-use super::maps::{CounterMap, EndpointMap, NET_CONFIG, NET_STATS, ONLY, POD_IFINDEX, PortConfigMap};
+use super::maps::{CounterMap, EndpointMap, NET_CONFIG, NET_STATS, POD_IFINDEX, PortConfigMap, SINGLE_KEY};
 use super::{DatapathConfig, Endpoint, MapSet, NetStats, PodCounters, PortConfig, Result};
 
-/// The maps of layout 1. It knew IPv4 alone; owners of addresses and the network's row look as they do now, but for the
-/// flags of the latter, which were a hole.
+/// The maps of layout 1, which had IPv4 only. `pod_ifindex` and `net_config` have the same entries
+/// today, except that the flags of `net_config` were padding.
 const PKT_COUNT_1: MapSpec = MapSpec::of::<[u8; 4], PodCounters1>("pkt_count");
 const NET_STATS_1: MapSpec = MapSpec::of::<u32, NetStats1>("net_stats");
 
@@ -21,7 +21,8 @@ struct PodCounters1 {
     tx_packets: u64,
     tx_bytes: u64,
     tx_direct: u64,
-    /// Packets that the bridge delivered; direct ones were not counted at their target.
+    /// Packets delivered by the bridge. Directly forwarded packets were not counted for the
+    /// receiver.
     rx_stack: u64,
 }
 
@@ -35,22 +36,24 @@ struct NetStats1 {
     unknown_source: u64,
 }
 
-/// Whether all maps of layout 1 are in `directory`. A set from which somebody removed pins has nothing to bring along.
+/// Whether all maps of layout 1 are pinned in `directory`. An incomplete set is not migrated.
 pub(super) fn is_layout_1(directory: &Path) -> bool {
     [PKT_COUNT_1, POD_IFINDEX, NET_CONFIG, NET_STATS_1].iter().all(|shape| directory.join(shape.name).exists())
 }
 
-/// Copies the rows of layout 1 into the maps pinned in `new`.
+/// Copies the entries of layout 1 into the maps `new`.
 ///
-/// Its programs go on counting in their own maps until they are replaced: what they count in this while is lost.
+/// The old programs count in the old maps until they are replaced. Packets counted between copy and
+/// replacement are lost.
 pub(super) fn from_layout_1(old: &Path, new: &MapSet) -> Result<()> {
-    let (old_ports, ports, links) = (Map::open(old, &POD_IFINDEX)?, EndpointMap::open(new)?, PortConfigMap::open(new)?);
-    for address in old_ports.keys::<4>()?.into_iter().map(Ipv4Addr::from) {
-        let Some(raw) = old_ports.read::<RawEndpoint>(&address.octets(), address)? else { continue };
-        let port = Endpoint::from(raw);
-        ports.insert(address.into(), port)?;
-        ports.insert(port.mac.link_local().into(), port)?;
-        links.insert(port.ifindex, PortConfig::new(port.mac))?;
+    let (old_endpoints, endpoints, ports) =
+        (Map::open(old, &POD_IFINDEX)?, EndpointMap::open(new)?, PortConfigMap::open(new)?);
+    for address in old_endpoints.keys::<4>()?.into_iter().map(Ipv4Addr::from) {
+        let Some(raw) = old_endpoints.read::<RawEndpoint>(&address.octets(), address)? else { continue };
+        let endpoint = Endpoint::from(raw);
+        endpoints.insert(address.into(), endpoint)?;
+        endpoints.insert(endpoint.mac.link_local().into(), endpoint)?;
+        ports.insert(endpoint.ifindex, PortConfig::new(endpoint.mac))?;
     }
 
     let (old_counters, counters) = (Map::open(old, &PKT_COUNT_1)?, CounterMap::open(new)?);
@@ -59,13 +62,13 @@ pub(super) fn from_layout_1(old: &Path, new: &MapSet) -> Result<()> {
         counters.put(address.into(), &counted.into())?;
     }
 
-    if let Some(raw) = Map::open(old, &NET_CONFIG)?.read::<RawDatapathConfig>(&ONLY, "the row")? {
-        let told = DatapathConfig::from(raw);
-        let config = DatapathConfig::new(told.bridge_ifindex, told.gateway_mac);
-        new.open(&NET_CONFIG)?.put(&ONLY, &RawDatapathConfig::from(config), "the row")?;
+    if let Some(raw) = Map::open(old, &NET_CONFIG)?.read::<RawDatapathConfig>(&SINGLE_KEY, "the entry")? {
+        let old = DatapathConfig::from(raw);
+        let config = DatapathConfig::new(old.bridge_ifindex, old.gateway_mac);
+        new.open(&NET_CONFIG)?.put(&SINGLE_KEY, &RawDatapathConfig::from(config), "the entry")?;
     }
-    if let Some(counted) = Map::open(old, &NET_STATS_1)?.sum::<NetStats1>(&ONLY, "the row")? {
-        new.open(&NET_STATS)?.put_sum(&ONLY, &NetStats::from(counted), "the row")?;
+    if let Some(counted) = Map::open(old, &NET_STATS_1)?.sum::<NetStats1>(&SINGLE_KEY, "the entry")? {
+        new.open(&NET_STATS)?.put_sum(&SINGLE_KEY, &NetStats::from(counted), "the entry")?;
     }
     Ok(())
 }

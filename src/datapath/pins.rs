@@ -1,4 +1,4 @@
-//! One network's pins.
+//! The pins of a network.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -17,36 +17,37 @@ use super::{DatapathConfig, Drops, Error, MapSet, NetStats, Result, bpffs, skele
 use crate::dir;
 use crate::spec::NetworkName;
 
-/// Version of the maps' layout, the last part of the pins' path: a build whose maps differ keeps its
-/// pins beside the old ones instead of tripping over them.
+/// The layout version of the maps, and the last part of the pin path. Builds with different maps
+/// pin them in separate directories.
 const LAYOUT: u32 = 2;
 
-/// What the name of the directory starts with that says which build the programs are of. The BPF file system holds pins
-/// and directories, and nothing else.
+/// The prefix of the build stamp: a directory named after the build of the programs. It
+/// is a directory because the BPF file system holds only pins and directories.
 pub(super) const BUILD_MARK: &str = "build-";
 
-/// What follows the build's digest in that name as long as the set is [`PinState::Unsettled`].
-const UNSETTLED: &str = "-unsettled";
+/// The suffix of the build stamp while the set is [`PinState::Unsettled`].
+const UNSETTLED_SUFFIX: &str = "-unsettled";
 
-/// One network's programs and maps, pinned in `<root>/<network>/v<layout>/`.
+/// The programs and maps of one network, pinned in `<root>/<network>/v<layout>/`.
 ///
-/// This is the place, not its contents: nothing is opened before it is asked for.
+/// A `Datapath` holds only paths. Each method opens the pins that it needs.
 #[derive(Clone, Debug)]
 pub struct Datapath {
     pub(super) root: PathBuf,
     pub(super) network: PathBuf,
-    /// The name of the directory beside the pins that says whose the programs are.
+    /// The name of the build stamp of a settled set.
     build: String,
 }
 
-/// What the pins of a network are good for.
+/// The state of the pins of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PinState {
-    /// A program or map is missing, or the programs are of another build: [`Datapath::ensure_for`] is needed.
+    /// A program or map is missing, or the programs come from another build.
+    /// [`Datapath::ensure_for`] is needed.
     Outdated,
-    /// All programs and maps of this build are pinned. The maps may lack entries of pods that are attached, and have
-    /// entries of pods that are gone: the set is new, or was in use elsewhere. The caller puts the entries right and
-    /// then calls [`Datapath::settle`].
+    /// All programs and maps of this build are pinned, but the set is new or was pinned elsewhere.
+    /// The maps can lack entries of attached pods, or contain entries of deleted pods. The caller
+    /// corrects the entries and then calls [`Datapath::settle`].
     Unsettled,
     /// All programs and maps of this build are pinned, and [`Datapath::settle`] was called.
     Settled,
@@ -55,8 +56,8 @@ pub enum PinState {
 impl Datapath {
     /// The set of `network` below the directory `root`, such as `/sys/fs/bpf/my-plugin`.
     ///
-    /// The BPF file system takes no `.` in a name, so `root` must do without; one in the network's
-    /// name becomes `:`, which no network's name contains.
+    /// The BPF file system allows no `.` in a name, so `root` must not contain any. A `.` in the
+    /// network name becomes `:`, which network names cannot contain.
     #[must_use]
     pub fn new(root: impl AsRef<Path>, network: &NetworkName) -> Self {
         let root = root.as_ref();
@@ -64,11 +65,11 @@ impl Datapath {
         Self { root: root.to_owned(), network, build: format!("{BUILD_MARK}{}", env!("CNI_TC_BUILD")) }
     }
 
-    /// The networks that have pins below `root`, of whichever layout. A directory that does not exist has none.
+    /// The networks that have pins of any layout below `root`. A missing directory has no networks.
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`] when the directory cannot be listed.
+    /// [`Error::Pin`] if the directory cannot be listed.
     pub fn networks(root: impl AsRef<Path>) -> Result<Vec<NetworkName>> {
         let mut networks: Vec<NetworkName> =
             list_dir(root.as_ref())?.iter().filter_map(|name| name.to_str()?.replace(':', ".").parse().ok()).collect();
@@ -82,68 +83,70 @@ impl Datapath {
         self.layout(LAYOUT)
     }
 
-    /// The directory for the pins of [links](super::TcxLink) by which the programs are attached. They outlive a change of
-    /// the layout, and [`remove`](Self::remove) detaches them.
+    /// The directory for the pins of [TCX links](super::TcxLink) of the programs. The links survive
+    /// a layout change. [`remove`](Self::remove) detaches them.
     #[must_use]
     pub fn link_pins(&self) -> PathBuf {
         self.network.join("links")
     }
 
-    /// Whether all pins are there, of whichever build: those that older builds lack may be missing.
+    /// Whether all pins of a set exist, from any build. Maps that older builds lack may be missing.
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`] when the directory cannot be listed, and nothing is known of what is in there.
+    /// [`Error::Pin`] if the directory cannot be listed. The state of the pins is then unknown.
     pub fn is_complete(&self) -> Result<bool> {
         let found = list_dir(&self.directory())?;
         Ok(has_all(&found, MAPS.iter().filter(|shape| !YOUNGER.contains(&shape.name))))
     }
 
-    /// Whether all is pinned that this build pins.
+    /// Whether all programs and maps of this build are pinned.
     pub(super) fn is_whole(&self) -> Result<bool> {
         Ok(is_whole(&list_dir(&self.directory())?))
     }
 
-    /// What the pins are good for. Costs two listings of directories.
+    /// The state of the pins. Lists two directories.
     ///
     /// # Errors
     ///
-    /// [`Error::NewerLayout`] after a downgrade, [`Error::Pin`] when a directory cannot be listed.
+    /// [`Error::NewerLayout`] after a downgrade, [`Error::Pin`] if a directory cannot be listed.
     pub fn state(&self) -> Result<PinState> {
         self.check_downgrade()?;
         let found = list_dir(&self.directory())?;
-        let has = |mark: &str| found.iter().any(|name| name == mark);
+        let contains = |stamp: &str| found.iter().any(|name| name == stamp);
         Ok(match is_whole(&found) {
-            true if has(&self.build) => PinState::Settled,
-            true if has(&self.unsettled()) => PinState::Unsettled,
+            true if contains(&self.build) => PinState::Settled,
+            true if contains(&self.unsettled()) => PinState::Unsettled,
             _ => PinState::Outdated,
         })
     }
 
-    /// Notes that the maps have the entries of all pods that are attached, and no others.
+    /// Records that the maps contain the entries of all attached pods, and no others.
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`].
+    /// [`Error::Pin`] if the build stamp cannot be renamed.
     pub fn settle(&self) -> Result<()> {
-        let (mark, settled) = (self.directory().join(self.unsettled()), self.directory().join(&self.build));
-        match fs::rename(&mark, &settled) {
-            // Another caller settles at the same time, or replaces the programs by those of another build.
+        let (unsettled, settled) = (self.directory().join(self.unsettled()), self.directory().join(&self.build));
+        match fs::rename(&unsettled, &settled) {
+            // Another caller settles at the same time, or replaces the programs with another build.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            renamed => renamed.map_err(|error| Error::pin("rename the mark", mark, error)),
+            renamed => renamed.map_err(|error| Error::pin("rename the build stamp", unsettled, error)),
         }
     }
 
-    /// The maps that the running programs with the ids `programs` use, if they are not those that are pinned here.
+    /// The maps of the running programs with the ids `programs`, unless the same maps are pinned
+    /// here.
     ///
-    /// `None` also when that cannot be found out: the programs are of another layout or another author, or this process
-    /// lacks `CAP_SYS_ADMIN`, which opening by id takes.
+    /// Also `None` if the maps cannot be determined. This is the case for programs of another
+    /// layout or author, and without `CAP_SYS_ADMIN`, which opening a map by id needs.
     ///
     /// # Errors
     ///
-    /// [`Error::Program`] when a program was replaced meanwhile, [`Error::Pin`] for the pins.
+    /// [`Error::Program`] if a program was replaced during the call, [`Error::Pin`] if the pins
+    /// cannot be read.
     pub fn unpinned_maps(&self, programs: &[u32]) -> Result<Option<MapSet>> {
-        // Pinned programs use the maps beside them, and need not be opened by id.
+        // Pinned programs use the maps pinned beside them, so nothing is opened by id.
         if self.is_complete()? && self.are_pinned(programs)? {
             return Ok(None);
         }
@@ -151,7 +154,7 @@ impl Datapath {
         Ok((!self.pins_all(&in_use)?).then(|| MapSet::loaded(in_use.maps)))
     }
 
-    /// Whether a running program is one of this library's and uses the pinned maps.
+    /// Whether a running program belongs to this library and uses the pinned maps.
     ///
     /// # Errors
     ///
@@ -160,19 +163,24 @@ impl Datapath {
         InUse::look(&[program])?.map_or(Ok(false), |in_use| self.pins_all(&in_use))
     }
 
-    /// The name of the mark of a set that is not settled.
+    /// The name of the build stamp of an unsettled set.
     pub(super) fn unsettled(&self) -> String {
-        format!("{}{UNSETTLED}", self.build)
+        format!("{}{UNSETTLED_SUFFIX}", self.build)
     }
 
-    /// Whether [`ensure`](Self::ensure) could be expected to succeed, and the maps to be opened: what is pinned fits this
-    /// build, or the BPF file system can be written, or has a place to be mounted; and this process may use bpf(2).
-    /// Changes nothing.
+    /// Checks whether [`ensure`](Self::ensure) and opening the maps can succeed. Changes nothing.
+    ///
+    /// The pinned maps must have the layout of this build. If pins are missing or outdated, the BPF
+    /// file system must be writable, or must be missing so that it can be mounted. The process must
+    /// be allowed to use bpf(2).
     ///
     /// # Errors
     ///
-    /// [`Error::Mount`]; [`Error::Load`] when the kernel refuses to make a map; [`Error::NewerLayout`], [`Error::Layout`]
-    /// or [`Error::Pin`] for what is pinned, and for a file system that cannot be written.
+    /// - [`Error::NewerLayout`] or [`Error::Layout`] if the pins do not fit this build,
+    /// - [`Error::Mount`] if the kernel has no BPF file system,
+    /// - [`Error::Pin`] if the pins cannot be read, or the file system is not writable,
+    /// - [`Error::NotBpffs`] if the directory is on another file system,
+    /// - [`Error::Load`] if the kernel refuses to create a map.
     pub fn probe(&self) -> Result<()> {
         self.check_downgrade()?;
         if self.is_complete()? {
@@ -184,15 +192,16 @@ impl Datapath {
         skeleton::probe()
     }
 
-    /// Removes the pins of every layout. Programs live on as long as they are attached, maps as long
-    /// as their programs. Absent is success.
+    /// Removes the pins of all layouts. Missing pins are success.
+    ///
+    /// Attached programs stay loaded, and so do their maps.
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`] names what could not be removed, [`Error::Locked`] the lock of a loader that
+    /// [`Error::Pin`] with the path that could not be removed, [`Error::Locked`] if another loader
     /// hangs.
     pub fn remove(&self) -> Result<()> {
-        // Without the pins there may be no root either, and so nothing to lock.
+        // Without the pins, the root can be missing too, and there is nothing to lock.
         match self.network.try_exists() {
             Ok(false) => Ok(()),
             Ok(true) => {
@@ -203,8 +212,8 @@ impl Datapath {
         }
     }
 
-    /// Removes the pins of older layouts, to be called when none of their programs is attached any more. Costs one look
-    /// into a directory when there are none.
+    /// Removes the pins of older layouts. Call it after all their programs were replaced. Lists one
+    /// directory if there are none.
     ///
     /// # Errors
     ///
@@ -218,11 +227,11 @@ impl Datapath {
         outdated(self.layouts()?).into_iter().try_for_each(|layout| remove_tree(&self.layout(layout)))
     }
 
-    /// Opens one of the programs.
+    /// Opens a pinned program.
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`] when it is not there or may not be opened.
+    /// [`Error::Pin`] if the pin is missing or cannot be opened.
     pub fn program(&self, name: ProgramName) -> Result<Program> {
         Program::open(&self.directory(), name)
     }
@@ -233,17 +242,17 @@ impl Datapath {
         MapSet::pinned(&self.directory())
     }
 
-    /// As [`MapSet::open_counters`], of the pinned maps.
+    /// As [`MapSet::open_counters`], for the pinned maps.
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`] when one is not there or may not be opened, [`Error::Layout`] when it is not
-    /// this build's.
+    /// [`Error::Pin`] if a pin is missing or cannot be opened, [`Error::Layout`] if key or value
+    /// size differ from this build.
     pub fn open_counters(&self) -> Result<CounterMap> {
         self.maps().open_counters()
     }
 
-    /// As [`MapSet::open_endpoints`], of the pinned maps.
+    /// As [`MapSet::open_endpoints`], for the pinned maps.
     ///
     /// # Errors
     ///
@@ -252,7 +261,7 @@ impl Datapath {
         self.maps().open_endpoints()
     }
 
-    /// As [`MapSet::open_port_configs`], of the pinned maps.
+    /// As [`MapSet::open_port_configs`], for the pinned maps.
     ///
     /// # Errors
     ///
@@ -261,7 +270,7 @@ impl Datapath {
         self.maps().open_port_configs()
     }
 
-    /// As [`MapSet::open_shared_addresses`], of the pinned maps.
+    /// As [`MapSet::open_shared_addresses`], for the pinned maps.
     ///
     /// # Errors
     ///
@@ -270,16 +279,16 @@ impl Datapath {
         self.maps().open_shared_addresses()
     }
 
-    /// As [`MapSet::configure`], of the pinned maps.
+    /// As [`MapSet::configure`], for the pinned maps.
     ///
     /// # Errors
     ///
-    /// As [`open_counters`](Self::open_counters), and [`Error::Map`].
+    /// As [`open_counters`](Self::open_counters), and [`Error::Map`] if the kernel refuses.
     pub fn configure(&self, config: DatapathConfig) -> Result<()> {
         self.maps().configure(config)
     }
 
-    /// As [`MapSet::config`], of the pinned maps.
+    /// As [`MapSet::config`], for the pinned maps.
     ///
     /// # Errors
     ///
@@ -288,7 +297,7 @@ impl Datapath {
         self.maps().config()
     }
 
-    /// As [`MapSet::stats`], of the pinned maps.
+    /// As [`MapSet::stats`], for the pinned maps.
     ///
     /// # Errors
     ///
@@ -297,7 +306,7 @@ impl Datapath {
         self.maps().stats()
     }
 
-    /// As [`MapSet::drops`], of the pinned maps.
+    /// As [`MapSet::drops`], for the pinned maps.
     ///
     /// # Errors
     ///
@@ -311,14 +320,14 @@ impl Datapath {
         self.network.join(format!("v{layout}"))
     }
 
-    /// The layouts that are pinned, in no order.
+    /// The pinned layouts, unordered.
     fn layouts(&self) -> Result<Vec<u32>> {
         let number = |name: OsString| name.to_str()?.strip_prefix('v')?.parse().ok();
         Ok(list_dir(&self.network)?.into_iter().filter_map(number).collect())
     }
 
-    /// A newer build works by maps that this one does not know. Were this one to load its own beside them, the pods that
-    /// are there would have no rows, and the programs of both would take turns.
+    /// Fails if a newer build has pinned a newer layout. Loading this layout beside it would leave
+    /// the existing pods without entries, and both builds would replace each other's programs.
     pub(super) fn check_downgrade(&self) -> Result<()> {
         match self.layouts()?.into_iter().max() {
             Some(found) if found > LAYOUT => Err(Error::NewerLayout { path: self.layout(found), found, known: LAYOUT }),
@@ -326,27 +335,28 @@ impl Datapath {
         }
     }
 
-    /// Loads and removals take turns. The lock is the root's, as the network's directory itself comes
-    /// and goes: a lock on one that was removed would keep nobody out.
+    /// The lock that loads and removals hold. It is on the root, because the directory of the
+    /// network is removed: a lock on a removed directory excludes no other process.
     pub(super) fn lock(&self) -> Result<File> {
         bpffs::lock(&self.root, bpffs::LOCK_TIMEOUT)
     }
 }
 
-/// Whether all that this build pins is among the names.
+/// Whether the names contain all pins of this build.
 fn is_whole(names: &[OsString]) -> bool {
     has_all(names, MAPS.iter())
 }
 
-/// Whether these maps and all programs are among the names of pins. One list costs less than a look for each.
+/// Whether the names of pins contain these maps and all programs. Listing the directory once is
+/// cheaper than a lookup per pin.
 fn has_all<'s>(names: &[OsString], maps: impl Iterator<Item = &'s MapSpec>) -> bool {
     let maps = maps.map(|shape| shape.name);
     let programs = ProgramName::ALL.map(ProgramName::as_str);
     maps.chain(programs).all(|pin| names.iter().any(|name| name == pin))
 }
 
-/// The names in a directory; none if there is no such directory. An ADD lists three: the C library would map memory for
-/// each, and unmap it.
+/// The names in a directory. A missing directory is empty. ADD lists three directories. `readdir`
+/// of the C library would map and unmap memory for each.
 pub(super) fn list_dir(directory: &Path) -> Result<Vec<OsString>> {
     let failed = |errno: Errno| Error::pin("list the pins in", directory, errno);
     let opened = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());

@@ -1,5 +1,6 @@
-//! Driver-mode XDP programs of pods: where the kernel points to each, so that direct packets do not bypass it.
-#![expect(unsafe_code, reason = "libbpf-rs runs no program that was opened by its pin")]
+//! Driver-mode XDP programs of pods: finds the kernel's pointer to each, so that directly forwarded
+//! packets pass the program.
+#![expect(unsafe_code, reason = "libbpf-rs cannot run a program opened from a pin")]
 
 use std::fs;
 use std::io;
@@ -32,15 +33,15 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/find_xdp.skel.rs"));
 }
 
-/// The map of addresses, of the set.
+/// For each port, the kernel address of the pointer to the XDP program of the pod's interface.
 pub(super) const PORT_XDP: MapSpec = MapSpec::of::<u32, u64>("port_xdp");
 const PROGRAM: &str = "find_xdp";
 
-/// The map, and the program that finds what to write there.
+/// The map, and the program that finds its values.
 #[derive(Debug)]
 pub(super) struct PortXdp {
     map: Map,
-    /// The pin of `find_xdp`; `None` for maps that are not pinned.
+    /// The pin of `find_xdp`. `None` for maps that are not pinned.
     program: Option<PathBuf>,
 }
 
@@ -53,19 +54,19 @@ struct Request {
     reserved: [u8; 52],
 }
 
-/// Loads this build's `find_xdp` and pins it in `directory`. Returns whether that succeeds: if not, the datapath works
-/// without, and bypasses XDP programs as `bpf_redirect_peer` does.
+/// Loads `find_xdp` and pins it in `directory`. Returns whether that succeeds. Otherwise direct
+/// forwarding bypasses XDP programs, as `bpf_redirect_peer` does.
 pub(super) fn prepare(directory: &Path) -> bool {
     let prepared = load(&directory.join(PROGRAM));
     if let Err(error) = &prepared {
-        debug!("direct delivery bypasses driver-mode XDP programs of pods: {error}");
+        debug!("direct forwarding bypasses driver-mode XDP programs of pods: {error}");
     }
     prepared.is_ok()
 }
 
 fn load(pin: &Path) -> Result<()> {
     let layout = kernel_layout().ok_or_else(|| Error::Load {
-        source: io::Error::new(io::ErrorKind::Unsupported, "/sys/kernel/btf/vmlinux does not describe the structs"),
+        source: io::Error::new(io::ErrorKind::Unsupported, "/sys/kernel/btf/vmlinux lacks a required struct"),
     })?;
     let mut storage = MaybeUninit::uninit();
     let mut skeleton = skeleton::with_messages(|| {
@@ -79,9 +80,10 @@ fn load(pin: &Path) -> Result<()> {
     pinned.map_err(|error| Error::pin("pin the program", pin, io_error(error)))
 }
 
-/// Forgets all ports of the set that is pinned in `loading`, and removes the program from `published`, which the set
-/// replaces. The programs of the set do not read kernel memory: ports that seem to be watched are worse than ports that
-/// are known not to be.
+/// Deletes all entries of the set pinned in `loading`, and removes `find_xdp` from `published`,
+/// which the set replaces.
+///
+/// The programs of the set do not read kernel memory, so no port may be reported as watched.
 pub(super) fn forget_all(loading: &Path, published: &Path) -> Result<()> {
     let program = published.join(PROGRAM);
     if let Err(error) = fs::remove_file(&program)
@@ -93,16 +95,16 @@ pub(super) fn forget_all(loading: &Path, published: &Path) -> Result<()> {
     indexes(&xdp.map)?.into_iter().try_for_each(|ifindex| xdp.forget(ifindex))
 }
 
-/// Watches all ports of the set that is pinned in `directory`.
+/// Watches all ports of the set pinned in `directory`, and deletes entries of unknown ports.
 pub(super) fn follow(directory: &Path) -> Result<()> {
     let maps = MapSet::pinned(directory);
     let Some(xdp) = PortXdp::open(&maps)? else { return Ok(()) };
     let known = indexes(&maps.open(&PORT_CONFIG)?)?;
-    // An older build does not forget the ports of pods that go.
-    indexes(&xdp.map)?.into_iter().filter(|port| !known.contains(port)).try_for_each(|gone| xdp.forget(gone))?;
+    // An older build does not delete the entries of deleted pods.
+    indexes(&xdp.map)?.into_iter().filter(|port| !known.contains(port)).try_for_each(|stale| xdp.forget(stale))?;
     for ifindex in known {
         if let Err(error) = xdp.watch(ifindex) {
-            debug!("direct delivery bypasses a driver-mode XDP program at link {ifindex}: {error}");
+            debug!("direct forwarding bypasses a driver-mode XDP program at the port {ifindex}: {error}");
         }
     }
     Ok(())
@@ -118,8 +120,11 @@ impl PortXdp {
         Ok(maps.open_younger(&PORT_XDP)?.map(|map| Self { map, program }))
     }
 
-    /// Has direct packets for the port pass the XDP program of its pod end. Returns whether they do: the kernel must allow
-    /// the read of its memory, and the link must be the host end of a veth pair in the caller's network namespace.
+    /// Makes directly forwarded packets for the port pass the XDP program of the pod's interface.
+    /// Returns whether they do.
+    ///
+    /// The kernel must allow reads of its memory. The port must be the host end of a veth pair in
+    /// the network namespace of the caller.
     pub(super) fn watch(&self, ifindex: u32) -> Result<bool> {
         let Some(program) = &self.program else { return Ok(false) };
         let fd = match libbpf_rs::Program::fd_from_pinned_path(program) {
@@ -143,9 +148,11 @@ impl PortXdp {
     }
 }
 
-/// Runs `find_xdp` for the link with this index, as often as it asks for: beside `n` links some `n / 4,096` times.
+/// Runs `find_xdp` for a port until it finishes. With `n` other interfaces it runs about
+/// `n / 4,096` times.
 fn find(program: &OwnedFd, ifindex: u32) -> io::Result<Option<u64>> {
-    /// As many as 16 million links take. The end of a walk that a link led astray which was just deleted.
+    /// Enough for 16 million interfaces. The limit ends a walk that a concurrently deleted
+    /// interface misled.
     const MAX_CALLS: u32 = 4096;
     let mut request = Request { address: 0, ifindex, reserved: [0; 52] };
     for _ in 0..MAX_CALLS {
@@ -164,32 +171,33 @@ const FOUND: u32 = 1;
 const MORE: u32 = 2;
 
 fn run(program: &OwnedFd, request: &mut Request) -> io::Result<u32> {
-    let mut answer = Request::new_zeroed();
+    let mut output = Request::new_zeroed();
     let mut options = sys::bpf_test_run_opts {
         sz: size_of::<sys::bpf_test_run_opts>() as _,
         data_in: request.as_bytes().as_ptr().cast(),
         data_size_in: size_of::<Request>() as _,
-        data_out: answer.as_mut_bytes().as_mut_ptr().cast(),
+        data_out: output.as_mut_bytes().as_mut_ptr().cast(),
         data_size_out: size_of::<Request>() as _,
         repeat: 1,
         ..Default::default()
     };
-    // SAFETY: the descriptor is open; input and output are as long as told, and outlive the call.
+    // SAFETY: the descriptor is open. Input and output have the given lengths, and outlive the
+    // call.
     let ran = unsafe { sys::bpf_prog_test_run_opts(program.as_fd().as_raw_fd(), &raw mut options) };
     if ran != 0 {
         return Err(io::Error::from_raw_os_error(-ran));
     }
-    *request = answer;
+    *request = output;
     Ok(options.retval)
 }
 
-/// The offsets that `find_xdp` needs; `None` if the kernel does not describe them.
+/// The offsets that `find_xdp` needs. `None` if the BTF of the kernel lacks one.
 fn kernel_layout() -> Option<generated::types::kernel_layout> {
-    /// `XDP_MODE_DRV`, the second of a device's programs.
+    /// `XDP_MODE_DRV`, an index of `xdp_state`.
     const DRIVER: u32 = 1;
-    /// `NETDEV_ALIGN`, to which the private data are aligned on kernels without the member `priv`.
+    /// `NETDEV_ALIGN`: the alignment of the private data on kernels without the member `priv`.
     const ALIGN: u32 = 32;
-    /// `struct bpf_xdp_entity`: two pointers, which `cni_tc_main` reads.
+    /// The size of `struct bpf_xdp_entity`: two pointers, which `cni_tc_main` reads.
     const ENTITY: u32 = 16;
     let btf = Btf::of_kernel(&["net_device", "bpf_xdp_entity", "task_struct", "nsproxy", "net"])?;
     let dev = btf.structure("net_device")?;

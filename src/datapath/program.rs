@@ -6,7 +6,7 @@ use std::path::Path;
 use super::error::io_error;
 use super::{Error, Result};
 
-/// One of the programs.
+/// The name of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramName {
     /// `cni_tc_main`, for the ingress hooks.
@@ -15,7 +15,7 @@ pub enum ProgramName {
     Egress,
 }
 
-/// A loaded program, to be attached by its file descriptor.
+/// A loaded program, attached by its file descriptor.
 #[derive(Debug)]
 pub struct Program {
     fd: OwnedFd,
@@ -25,7 +25,7 @@ pub struct Program {
 impl ProgramName {
     pub(super) const ALL: [Self; 2] = [Self::Main, Self::Egress];
 
-    /// The program's name, in the C source and as a pin.
+    /// The name of the program in the C source, and of its pin.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl Program {
         }
     }
 
-    /// The kernel's id for the program, by which `bpftool prog show id` knows it.
+    /// The kernel's id of the program, as `bpftool prog show id` takes it.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.id

@@ -1,4 +1,4 @@
-//! The maps of one network, opened one by one.
+//! The maps of one network.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,83 +8,88 @@ use zerocopy::FromZeros as _;
 use super::in_use::InUse;
 use super::layout::RawDatapathConfig;
 use super::map::{Map, MapSpec};
-use super::maps::{CounterMap, EndpointMap, NET_CONFIG, NET_DROPS, NET_STATS, ONLY, PortConfigMap, SharedAddressMap};
+use super::maps::{
+    CounterMap, EndpointMap, NET_CONFIG, NET_DROPS, NET_STATS, PortConfigMap, SINGLE_KEY, SharedAddressMap,
+};
 use super::{DatapathConfig, Drops, NetStats, Result};
 
-/// The maps of one network: those that are pinned, or those that running programs use.
+/// The maps of one network, either pinned or used by running programs.
 ///
-/// Nothing is opened before it is needed.
+/// Each method opens the maps that it needs.
 #[derive(Clone, Debug)]
-pub struct MapSet(Place);
+pub struct MapSet(Source);
 
-/// Where the maps are found.
+/// How the maps are opened.
 #[derive(Clone, Debug)]
-enum Place {
+enum Source {
     Pins(PathBuf),
-    /// The kernel's ids, by the maps' names.
+    /// The kernel's ids of the maps, by map name.
     Ids(BTreeMap<&'static str, u32>),
 }
 
 impl MapSet {
-    /// The maps that running programs use, by the ids of these; the first program counts. `None` if they are of another
-    /// layout or author, or this process lacks `CAP_SYS_ADMIN`, which the kernel asks for to open by id.
+    /// The maps of the running programs with the ids `programs`. If the programs use different
+    /// maps, the first program decides.
+    ///
+    /// `None` for programs of another layout or author, and without `CAP_SYS_ADMIN`, which opening
+    /// a map by id needs.
     ///
     /// # Errors
     ///
-    /// [`Error::Program`](super::Error::Program) when a program was replaced meanwhile.
+    /// [`Error::Program`](super::Error::Program) if a program was replaced during the call.
     pub fn in_use(programs: &[u32]) -> Result<Option<Self>> {
         Ok(InUse::look(programs)?.map(|in_use| Self::loaded(in_use.maps)))
     }
 
     /// The maps pinned in `directory`.
     pub(super) fn pinned(directory: &Path) -> Self {
-        Self(Place::Pins(directory.to_owned()))
+        Self(Source::Pins(directory.to_owned()))
     }
 
     /// The maps with these ids.
     pub(super) fn loaded(ids: BTreeMap<&'static str, u32>) -> Self {
-        Self(Place::Ids(ids))
+        Self(Source::Ids(ids))
     }
 
     /// The directory of the pins.
     pub(super) fn directory(&self) -> Option<&Path> {
         match &self.0 {
-            Place::Pins(directory) => Some(directory),
-            Place::Ids(_) => None,
+            Source::Pins(directory) => Some(directory),
+            Source::Ids(_) => None,
         }
     }
 
     pub(super) fn open(&self, shape: &MapSpec) -> Result<Map> {
         match &self.0 {
-            Place::Pins(directory) => Map::open(directory, shape),
-            Place::Ids(ids) => Map::open_by_id(ids.get(shape.name).copied(), shape),
+            Source::Pins(directory) => Map::open(directory, shape),
+            Source::Ids(ids) => Map::open_by_id(ids.get(shape.name).copied(), shape),
         }
     }
 
     /// Opens a map that sets of older builds lack.
     pub(super) fn open_younger(&self, shape: &MapSpec) -> Result<Option<Map>> {
         match &self.0 {
-            Place::Pins(directory) => match Map::open(directory, shape) {
+            Source::Pins(directory) => match Map::open(directory, shape) {
                 Err(error) if error.is_missing_pin() => Ok(None),
                 map => map.map(Some),
             },
-            Place::Ids(ids) if !ids.contains_key(shape.name) => Ok(None),
-            Place::Ids(_) => self.open(shape).map(Some),
+            Source::Ids(ids) if !ids.contains_key(shape.name) => Ok(None),
+            Source::Ids(_) => self.open(shape).map(Some),
         }
     }
 
-    /// Opens `pkt_count` and `pkt_count_v6`: what each address sent and received.
+    /// Opens `pkt_count` and `pkt_count_v6`, the packet counters of each address.
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`](super::Error::Pin) when a pinned map is missing or may not be opened,
-    /// [`Error::Map`](super::Error::Map) for a map of running programs, [`Error::Layout`](super::Error::Layout) when a
-    /// map has other sizes than this build's.
+    /// [`Error::Pin`](super::Error::Pin) if a pinned map is missing or cannot be opened,
+    /// [`Error::Map`](super::Error::Map) if a map of running programs cannot be opened.
+    /// [`Error::Layout`](super::Error::Layout) if key or value size differ from this build.
     pub fn open_counters(&self) -> Result<CounterMap> {
         CounterMap::open(self)
     }
 
-    /// Opens `pod_ifindex` and `pod_ifindex_v6`: who owns each address.
+    /// Opens `pod_ifindex` and `pod_ifindex_v6`, the endpoint of each address.
     ///
     /// # Errors
     ///
@@ -93,7 +98,7 @@ impl MapSet {
         EndpointMap::open(self)
     }
 
-    /// Opens `port_config` and `port_drops`: what each port may do, and what was dropped there.
+    /// Opens `port_config` and `port_drops`, the configuration and the drop counters of each port.
     ///
     /// # Errors
     ///
@@ -102,8 +107,9 @@ impl MapSet {
         PortConfigMap::open(self)
     }
 
-    /// Opens `port_addresses`: the addresses that pods have at other ports of theirs. `None` for the maps of an older
-    /// build, until [`Datapath::ensure_for`](super::Datapath::ensure_for) adds this one.
+    /// Opens `port_addresses`, the addresses that a pod has at its other ports. `None` for the maps
+    /// of an older build, until [`Datapath::ensure_for`](super::Datapath::ensure_for) creates this
+    /// map.
     ///
     /// # Errors
     ///
@@ -112,17 +118,23 @@ impl MapSet {
         SharedAddressMap::open(self)
     }
 
-    /// Writes what the programs must know of their network; cheap when nothing changes.
+    /// Writes the configuration of the network. Only reads if nothing changes.
     ///
     /// # Errors
     ///
-    /// As [`open_counters`](Self::open_counters), and [`Error::Map`](super::Error::Map).
+    /// As [`open_counters`](Self::open_counters), and [`Error::Map`](super::Error::Map) if the
+    /// kernel refuses.
     pub fn configure(&self, config: DatapathConfig) -> Result<()> {
         let map = self.open(&NET_CONFIG)?;
-        if read_config(&map)? == config { Ok(()) } else { map.put(&ONLY, &RawDatapathConfig::from(config), "the row") }
+        if read_config(&map)? == config {
+            Ok(())
+        } else {
+            map.put(&SINGLE_KEY, &RawDatapathConfig::from(config), "the entry")
+        }
     }
 
-    /// What was last written with [`configure`](Self::configure); zeros, and nothing turned on, before the first time.
+    /// The configuration of the network. Before the first [`configure`](Self::configure), all
+    /// fields are zero or `false`.
     ///
     /// # Errors
     ///
@@ -131,25 +143,25 @@ impl MapSet {
         read_config(&self.open(&NET_CONFIG)?)
     }
 
-    /// The verdicts since the maps were created, added up over the CPUs.
+    /// The verdict counters since the maps were created, summed over all CPUs.
     ///
     /// # Errors
     ///
     /// As [`configure`](Self::configure).
     pub fn stats(&self) -> Result<NetStats> {
-        Ok(self.open(&NET_STATS)?.sum(&ONLY, "the row")?.unwrap_or_default())
+        Ok(self.open(&NET_STATS)?.sum(&SINGLE_KEY, "the entry")?.unwrap_or_default())
     }
 
-    /// What was dropped at all ports since the maps were created, added up over the CPUs.
+    /// The drop counters of all ports since the maps were created, summed over all CPUs.
     ///
     /// # Errors
     ///
     /// As [`configure`](Self::configure).
     pub fn drops(&self) -> Result<Drops> {
-        Ok(self.open(&NET_DROPS)?.sum(&ONLY, "the row")?.unwrap_or_default())
+        Ok(self.open(&NET_DROPS)?.sum(&SINGLE_KEY, "the entry")?.unwrap_or_default())
     }
 }
 
 fn read_config(map: &Map) -> Result<DatapathConfig> {
-    Ok(map.read(&ONLY, "the row")?.unwrap_or_else(RawDatapathConfig::new_zeroed).into())
+    Ok(map.read(&SINGLE_KEY, "the entry")?.unwrap_or_else(RawDatapathConfig::new_zeroed).into())
 }

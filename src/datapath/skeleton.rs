@@ -32,14 +32,14 @@ mod generated {
 #[cfg(test)]
 pub(super) use self::generated::types;
 
-/// What libbpf had to say during a load: it reports by a callback without a context, and its default
-/// is to print. Loads are rare and short, so they take turns.
+/// The messages of libbpf during a load. Its callback has no context argument, and prints by
+/// default. Loads are rare and short, so a lock serializes them.
 static MESSAGES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// How much of libbpf's messages an error carries. The verifier's complaint is at the end.
+/// The number of message lines in an error. The verifier reports the cause at the end.
 const TAIL_LINES: usize = 12;
 
-/// What libbpf writes above a verifier log.
+/// The line that libbpf writes before a verifier log.
 const VERIFIER_LOG: &str = "BEGIN PROG LOAD LOG";
 
 /// A set that was loaded, and is gone with these descriptors unless it is pinned.
@@ -48,8 +48,8 @@ pub(super) struct Loaded {
     pub(super) programs: Vec<(ProgramName, ProgramHandle)>,
 }
 
-/// Loads the programs onto `maps`, and creates the maps of the set that are not among these. With `reads_xdp`, the programs
-/// read from kernel memory whether pods have XDP programs.
+/// Loads the programs onto `maps`, and creates the maps of the set that are not among these. With
+/// `reads_xdp`, the programs read from kernel memory whether pods have XDP programs.
 pub(super) fn load(maps: &Maps, reads_xdp: bool) -> Result<Loaded> {
     let mut storage = MaybeUninit::uninit();
     with_messages(|| {
@@ -78,7 +78,7 @@ pub(super) fn load(maps: &Maps, reads_xdp: bool) -> Result<Loaded> {
     })
 }
 
-/// Whether maps are of the types that the programs expect.
+/// Whether the maps have the types that the programs expect.
 pub(super) fn takes(maps: &Maps) -> Result<bool> {
     if maps.is_empty() {
         return Ok(true);
@@ -99,7 +99,7 @@ fn pinned_name(name: &OsStr) -> Option<&'static str> {
     MAPS.iter().map(|shape| shape.name).find(|pinned| name == *pinned)
 }
 
-/// Makes a small map and forgets it: whether the kernel has bpf(2) for this process.
+/// Creates and closes a small map, to check whether this process may use bpf(2).
 pub(super) fn probe() -> Result<()> {
     let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
         sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as _,
@@ -108,7 +108,7 @@ pub(super) fn probe() -> Result<()> {
     with_messages(|| MapHandle::create(MapType::Hash, Some("probe"), 4, 4, 1, &options)).map(drop)
 }
 
-/// Runs `load` with libbpf's messages kept for the error instead of printed.
+/// Runs `load`. The messages of libbpf go into the error instead of stderr.
 pub(super) fn with_messages<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T> {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -124,7 +124,8 @@ pub(super) fn with_messages<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> R
             said if said.is_empty() => source,
             said => io::Error::new(source.kind(), format!("{source} [{said}]")),
         };
-        // The verifier and a lack of privilege give the same kinds of errors; only the former logs.
+        // A rejection by the verifier and a missing privilege have the same error kinds. Only the
+        // verifier writes a log.
         if messages.iter().any(|message| message.contains(VERIFIER_LOG)) {
             Error::Rejected { source }
         } else {

@@ -11,11 +11,11 @@ use crate::race::race;
 use crate::support::{datapath, without};
 
 #[test]
-fn a_root_elsewhere_is_refused_before_anything_is_made() {
+fn roots_outside_the_bpf_file_system_are_refused() {
     host(|host| {
         let (scratch, network) = (host.scratch(), "one".parse().unwrap());
         let relative = Path::new("of-no-package");
-        for (root, made) in [
+        for (root, created) in [
             (scratch.clone(), scratch.join("one")),
             (scratch.join("a/b"), scratch.join("a")),
             ("/sys/fs/bpf/../../kernel".into(), "/sys/kernel/one".into()),
@@ -25,13 +25,13 @@ fn a_root_elsewhere_is_refused_before_anything_is_made() {
             let Error::NotBpffs { path } = &error else { panic!("{error:?}") };
             assert_eq!(*path, root);
             assert!(error.to_string().contains("choose a directory below /sys/fs/bpf"), "{error}");
-            assert!(!made.exists(), "{} was made", made.display());
+            assert!(!created.exists(), "{} was created", created.display());
         }
     });
 }
 
 #[test]
-fn another_bpffs_than_the_usual_one_will_do() {
+fn other_mount_points_of_bpffs_work() {
     host(|host| {
         let elsewhere = host.scratch();
         rustix::mount::mount("bpf", &elsewhere, "bpf", rustix::mount::MountFlags::empty(), None).unwrap();
@@ -61,7 +61,7 @@ fn a_missing_bpffs_is_mounted_once() {
 }
 
 #[test]
-fn who_may_not_mount_is_told_how() {
+fn a_refused_mount_names_the_remedy() {
     host(|_| {
         unmount("/sys/fs/bpf", UnmountFlags::empty()).unwrap();
         let error = without(CapabilitySet::SYS_ADMIN, || datapath("one").ensure()).unwrap_err();
@@ -74,7 +74,7 @@ fn who_may_not_mount_is_told_how() {
 }
 
 #[test]
-fn nobody_else_may_look_into_the_directories() {
+fn directories_are_private_to_their_owner() {
     use std::os::unix::fs::PermissionsExt as _;
 
     host(|_| {
@@ -88,11 +88,11 @@ fn nobody_else_may_look_into_the_directories() {
     });
 }
 
-/// The BPF file systems on the usual place, as the kernel lists them for this thread. Those on a `/sys` that another one
-/// covers are listed as well, and meant by nobody.
+/// The BPF file systems mounted on `/sys/fs/bpf`, as the kernel lists them for this thread. The
+/// kernel also lists mounts below a covered `/sys`, which are left out.
 fn mounts() -> Vec<String> {
     let listed = fs::read_to_string("/proc/thread-self/mountinfo").expect("/proc is mounted");
-    // Number, number of the parent, device, root, place: proc_pid_mountinfo(5).
+    // Mount id, parent id, device, root, mount point: proc_pid_mountinfo(5).
     let field = |line: &str, number| line.split(' ').nth(number).map(str::to_owned);
     let sys = listed.lines().rfind(|line| field(line, 4).as_deref() == Some("/sys")).expect("a /sys");
     let usual = |line: &&str| {

@@ -1,8 +1,9 @@
-//! How the build script compiles the C program.
+//! Compilation of the C programs by the build script.
 
-/// A newer clang may warn of more, and must not break a dependent's build. The scripts that test this crate set the variable.
+/// New warnings of a newer clang must not break the build of a dependent crate. The scripts that
+/// test this crate set the variable.
 #[test]
-fn warnings_of_clang_are_errors_on_demand_only() {
+fn clang_warnings_are_errors_only_on_demand() {
     let is_demanded = option_env!("CNIKIT_BPF_WERROR") == Some("1");
     let flags: Vec<&str> = env!("CNI_TC_WARNINGS").split(' ').collect();
     assert!(flags.contains(&"-Wall") && flags.contains(&"-Wextra"), "{flags:?}");

@@ -69,7 +69,7 @@ fn what_a_killed_loader_left_is_swept() {
         datapath.ensure().unwrap();
         let (network, directory) = (Path::new(ROOT).join("one"), datapath.directory());
         let loaded = ids(&directory);
-        // As if it had been killed between two pins.
+        // The state after a kill between two pins.
         fs::rename(&directory, network.join("loading")).unwrap();
         for pin in ["net_stats", "cni_tc_main", "cni_tc_egress"] {
             fs::remove_file(network.join("loading").join(pin)).unwrap();
@@ -108,7 +108,7 @@ fn a_missing_pin_is_put_back_and_nothing_is_lost() {
             assert_eq!(datapath.state().unwrap(), PinState::Unsettled, "after {pin}");
             let after = ids(&directory);
             let is_program = pin.starts_with("cni_tc_");
-            // The programs that are pinned lead to the map.
+            // The map is found through the pinned programs.
             assert_eq!(after[pin] == *id, !is_program, "{pin}: {id} became {}", after[pin]);
             for map in loaded.keys().filter(|name| !name.starts_with("cni_tc_")) {
                 assert_eq!(after[map], loaded[map], "{map} after {pin}");
@@ -119,7 +119,8 @@ fn a_missing_pin_is_put_back_and_nothing_is_lost() {
     });
 }
 
-/// An older build of the same layout knows fewer maps, and neither its pins nor its programs lead to the others.
+/// An older build of the same layout has fewer maps. Neither its pins nor its programs refer to the
+/// other maps.
 #[test]
 fn a_map_that_a_set_lacks_is_created_beside_the_others() {
     if !tool("bpftool") {
@@ -283,7 +284,7 @@ fn programs_of_another_build_are_replaced_on_the_maps_that_are_there() {
         make_foreign(&directory);
         datapath.ensure().unwrap();
 
-        // That the new programs use the maps which are pinned is looked at by `ids`.
+        // `ids` asserts that the new programs use the pinned maps.
         let after = ids(&directory);
         for (name, id) in &after {
             assert_eq!(before[name] == *id, !name.starts_with("cni_tc_"), "{name}: {} became {id}", before[name]);
@@ -296,7 +297,7 @@ fn programs_of_another_build_are_replaced_on_the_maps_that_are_there() {
     });
 }
 
-/// Two directories stand for two BPF file systems: pins in one of them say nothing of the other.
+/// Two directories represent two BPF file systems with independent pins.
 #[test]
 fn the_maps_that_running_programs_use_are_pinned_in_the_place_of_others() {
     if !tool("bpftool") {
@@ -333,7 +334,7 @@ fn the_maps_that_running_programs_use_are_pinned_in_the_place_of_others() {
             assert!(!there.is_used_by(programs[0]).unwrap());
 
             there.ensure_for(&programs).unwrap();
-            // The code is the same, so the very programs are.
+            // The code is the same, so the running programs are pinned.
             assert_eq!(ids(&there.directory()), running);
             assert_eq!(there.state().unwrap(), PinState::Unsettled);
             assert!(there.is_used_by(programs[0]).unwrap());
@@ -359,7 +360,7 @@ fn running_programs_that_cannot_be_opened_or_are_of_another_author_are_passed_ov
         let (_foreign, foreign) = classifier(-1);
         let own = u32::try_from(running["cni_tc_main"]).unwrap();
         assert!(there.unpinned_maps(&[foreign]).unwrap().is_none());
-        // Opening by id takes this privilege, and loading does not where bpffs is mounted.
+        // Opening by id needs this capability. Loading does not need it if bpffs is mounted.
         let unseen = without(CapabilitySet::SYS_ADMIN, || there.unpinned_maps(&[own]));
         assert!(unseen.unwrap().is_none());
         for refused in [
@@ -369,7 +370,7 @@ fn running_programs_that_cannot_be_opened_or_are_of_another_author_are_passed_ov
             refused.unwrap();
             assert!(ids(&there.directory()).iter().all(|(name, id)| running[name] != *id));
         }
-        // One of the two is known.
+        // Only one of the two programs belongs to this library.
         there.ensure_for(&[foreign, own]).unwrap();
         assert_eq!(ids(&there.directory())["pod_ifindex"], running["pod_ifindex"]);
 

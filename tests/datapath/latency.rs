@@ -1,4 +1,4 @@
-//! What a round trip between two pods takes, both ends on one CPU:
+//! Measures a round trip between two pods, with both ends on one CPU:
 //!
 //! ```sh
 //! cargo test --test datapath round_trips -- --ignored --nocapture
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use cnikit_testbed::{Namespace, host};
 use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
-use crate::bed::{Bed, addresses};
+use crate::fixture::{Fixture, addresses};
 
 const ROUNDS: usize = 30_000;
 
@@ -19,39 +19,39 @@ const ROUNDS: usize = 30_000;
 #[ignore = "a measurement"]
 fn round_trips() {
     host(|host| {
-        let bed = Bed::new(host);
+        let fixture = Fixture::new(host);
         for address in [0, 1].map(|family| addresses(1)[family]) {
-            let pings = |what: &str| eprintln!("{:>6.1} us  {address} {what}", median(&bed, address));
+            let pings = |what: &str| eprintln!("{:>6.1} us  {address} {what}", median(&fixture, address));
             pings("direct");
-            bed.configure(|config| config.spoof_check = false);
-            pings("direct, guard off");
-            bed.configure(|config| (config.direct_forwarding, config.spoof_check) = (false, true));
-            pings("bridge, guard on");
-            bed.configure(|config| config.bridge_ifindex = 0);
-            pings("bridge, programs that do nothing");
+            fixture.configure(|config| config.spoof_check = false);
+            pings("direct, spoof check off");
+            fixture.configure(|config| (config.direct_forwarding, config.spoof_check) = (false, true));
+            pings("bridge, spoof check on");
+            fixture.configure(|config| config.bridge_ifindex = 0);
+            pings("bridge, unconfigured programs");
             host.command("sysctl")
                 .words("-q -w net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0")
                 .run();
-            pings("bridge, programs that do nothing, netfilter not called");
+            pings("bridge, unconfigured programs, no br_netfilter");
             host.command("sysctl")
                 .words("-q -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1")
                 .run();
-            let bridge = crate::bed::index(host, "cbr0");
-            bed.configure(|config| (config.bridge_ifindex, config.direct_forwarding) = (bridge, true));
+            let bridge = crate::fixture::index(host, "cbr0");
+            fixture.configure(|config| (config.bridge_ifindex, config.direct_forwarding) = (bridge, true));
         }
-        bed.end(host);
+        fixture.end(host);
     });
 }
 
-/// The median of a round trip from the first pod to an address of the second, in microseconds.
-fn median(bed: &Bed, to: std::net::IpAddr) -> f64 {
-    let (from, limit) = (addresses(0)[usize::from(to.is_ipv6())], Some(Duration::from_secs(1)));
-    let server = bed.pods[1].enter(|| UdpSocket::bind((to, 0)).expect("bind"));
-    let client = bed.pods[0].enter(|| UdpSocket::bind((from, 0)).expect("bind"));
+/// The median round trip from the first pod to an address of the second pod, in microseconds.
+fn median(fixture: &Fixture, to: std::net::IpAddr) -> f64 {
+    let (from, timeout) = (addresses(0)[usize::from(to.is_ipv6())], Some(Duration::from_secs(1)));
+    let server = fixture.pods[1].enter(|| UdpSocket::bind((to, 0)).expect("bind"));
+    let client = fixture.pods[0].enter(|| UdpSocket::bind((from, 0)).expect("bind"));
     client.connect(server.local_addr().expect("an address")).expect("connect");
     server.connect(client.local_addr().expect("an address")).expect("connect");
     for socket in [&client, &server] {
-        socket.set_read_timeout(limit).expect("a limit");
+        socket.set_read_timeout(timeout).expect("a timeout");
     }
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -76,7 +76,7 @@ fn median(bed: &Bed, to: std::net::IpAddr) -> f64 {
     })
 }
 
-/// Keeps the thread on the first CPU, or the times are those of waking up another.
+/// Pins the thread to the first CPU. Otherwise the result includes the wake-up of another CPU.
 fn pin() {
     let mut first = CpuSet::new();
     first.set(0);

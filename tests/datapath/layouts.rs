@@ -1,4 +1,4 @@
-//! Sets of pins of other layouts than this build's.
+//! Sets of pins with another layout than the layout of this build.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::support::{ROOT, datapath, ids, ip, names, port};
 
 const OLD: &str = "/sys/fs/bpf/example/one/v1";
 
-/// A set of layout 1: its maps as that layout's header had them, with rows for two pods.
+/// Creates a set of layout 1, with the maps of its C header and entries for two pods.
 fn make_layout_1() {
     fs::create_dir_all(OLD).expect("a directory");
     let pkt_count = create("pkt_count", MapType::PercpuHash, 4, 32, 8192);
@@ -24,13 +24,13 @@ fn make_layout_1() {
     for last in [2_u8, 3] {
         let address = [10, 244, 1, last];
         let counters = words(&[1, 2, 3, u64::from(last)]);
-        pkt_count.update_percpu(&address, &vec![counters; cpus], MapFlags::ANY).expect("a row");
-        let row = [&u32::from(last + 5).to_ne_bytes()[..], &[2, 0, 0, 0, 0, last], &[0, 0]].concat();
-        pod_ifindex.update(&address, &row, MapFlags::ANY).expect("a row");
+        pkt_count.update_percpu(&address, &vec![counters; cpus], MapFlags::ANY).expect("an entry");
+        let entry = [&u32::from(last + 5).to_ne_bytes()[..], &[2, 0, 0, 0, 0, last], &[0, 0]].concat();
+        pod_ifindex.update(&address, &entry, MapFlags::ANY).expect("an entry");
     }
-    let row = [&42_u32.to_ne_bytes()[..], &[2, 0, 0, 0, 0, 0xfe], &[0, 0]].concat();
-    net_config.update(&[0; 4], &row, MapFlags::ANY).expect("a row");
-    net_stats.update_percpu(&[0; 4], &vec![words(&[1, 2, 3, 4, 5]); cpus], MapFlags::ANY).expect("a row");
+    let entry = [&42_u32.to_ne_bytes()[..], &[2, 0, 0, 0, 0, 0xfe], &[0, 0]].concat();
+    net_config.update(&[0; 4], &entry, MapFlags::ANY).expect("an entry");
+    net_stats.update_percpu(&[0; 4], &vec![words(&[1, 2, 3, 4, 5]); cpus], MapFlags::ANY).expect("an entry");
 }
 
 fn create(name: &str, kind: MapType, key: u32, value: u32, rows: u32) -> MapHandle {
@@ -50,7 +50,7 @@ fn words(words: &[u64]) -> Vec<u8> {
 }
 
 #[test]
-fn rows_and_counters_of_layout_1_are_brought_along() {
+fn entries_and_counters_of_layout_1_are_migrated() {
     if !tool("bpftool") {
         return;
     }
@@ -61,7 +61,7 @@ fn rows_and_counters_of_layout_1_are_brought_along() {
         datapath.ensure().unwrap();
         assert_eq!(names(Path::new(ROOT).join("one")), ["v1", "v2"]);
 
-        let (ports, counters, links) = (
+        let (endpoints, counters, ports) = (
             datapath.open_endpoints().unwrap(),
             datapath.open_counters().unwrap(),
             datapath.open_port_configs().unwrap(),
@@ -69,17 +69,17 @@ fn rows_and_counters_of_layout_1_are_brought_along() {
         for last in [2_u8, 3] {
             let (address, ifindex) = (ip(&format!("10.244.1.{last}")), u32::from(last + 5));
             let expected = port(ifindex, last);
-            assert_eq!(ports.read(address).unwrap(), Some(expected));
-            assert_eq!(ports.read(ip(&format!("fe80::ff:fe00:{last}"))).unwrap(), Some(expected), "link-local");
-            let link = PortConfig::new(expected.mac);
-            assert_eq!(links.read(ifindex).unwrap(), Some(link));
-            assert_eq!(links.drops(ifindex).unwrap().unwrap().total(), 0);
+            assert_eq!(endpoints.read(address).unwrap(), Some(expected));
+            assert_eq!(endpoints.read(ip(&format!("fe80::ff:fe00:{last}"))).unwrap(), Some(expected), "link-local");
+            let config = PortConfig::new(expected.mac);
+            assert_eq!(ports.read(ifindex).unwrap(), Some(config));
+            assert_eq!(ports.drops(ifindex).unwrap().unwrap().total(), 0);
             let counted = counters.read(address).unwrap().unwrap();
             assert_eq!((counted.tx_packets, counted.tx_bytes, counted.tx_direct), (cpus, 2 * cpus, 3 * cpus));
             assert_eq!((counted.rx_packets, counted.rx_bytes), (u64::from(last) * cpus, 0));
         }
         assert_eq!(
-            (ports.addresses().unwrap().len(), counters.addresses().unwrap().len(), links.indexes().unwrap().len()),
+            (endpoints.addresses().unwrap().len(), counters.addresses().unwrap().len(), ports.indexes().unwrap().len()),
             (4, 2, 2)
         );
         let gateway = MacAddr::new([2, 0, 0, 0, 0, 0xfe]);
@@ -88,10 +88,10 @@ fn rows_and_counters_of_layout_1_are_brought_along() {
         assert_eq!((stats.direct, stats.to_stack, stats.to_host), (cpus, 2 * cpus, 3 * cpus));
         assert_eq!((stats.from_stack, stats.unknown.tx_packets), (4 * cpus, 5 * cpus));
 
-        // What comes later is this layout's own, and is not brought again.
-        ports.remove(ip("10.244.1.3")).unwrap();
+        // A second call does not migrate again.
+        endpoints.remove(ip("10.244.1.3")).unwrap();
         datapath.ensure().unwrap();
-        assert_eq!(ports.read(ip("10.244.1.3")).unwrap(), None);
+        assert_eq!(endpoints.read(ip("10.244.1.3")).unwrap(), None);
 
         let loaded = ids(&datapath.directory());
         for _ in 0..2 {
@@ -104,7 +104,7 @@ fn rows_and_counters_of_layout_1_are_brought_along() {
 }
 
 #[test]
-fn an_incomplete_set_of_layout_1_has_nothing_to_bring_along() {
+fn an_incomplete_set_of_layout_1_is_not_migrated() {
     host(|_| {
         make_layout_1();
         fs::remove_file(Path::new(OLD).join("net_stats")).unwrap();
@@ -117,7 +117,7 @@ fn an_incomplete_set_of_layout_1_has_nothing_to_bring_along() {
 }
 
 #[test]
-fn a_newer_layout_is_refused_whatever_is_beside_it() {
+fn a_newer_layout_is_refused() {
     host(|_| {
         let datapath = datapath("one");
         let newer: PathBuf = Path::new(ROOT).join("one/v3");
@@ -141,12 +141,12 @@ fn a_newer_layout_is_refused_whatever_is_beside_it() {
         fs::create_dir(&newer).unwrap();
         refused(&datapath);
         datapath.remove().unwrap();
-        assert_eq!(names(ROOT), [""; 0], "a removal is of every layout");
+        assert_eq!(names(ROOT), [""; 0], "remove() deletes all layouts");
     });
 }
 
 #[test]
-fn removing_what_is_outdated_of_nothing_is_success() {
+fn remove_outdated_without_pins_is_success() {
     host(|_| {
         datapath("one").remove_outdated().unwrap();
         assert!(!Path::new(ROOT).exists());

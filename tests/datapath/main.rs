@@ -1,14 +1,15 @@
-//! The datapath against a real kernel, each test on a host of its own; checked by what `bpftool`, `tc` and the C header say.
+//! Tests of the datapath with a real kernel. Each test runs on its own host, and checks the state
+//! with `bpftool`, `tc` and the C header.
 #![cfg(feature = "bpf")]
 
-mod bed;
 mod bpffs;
 mod build;
 mod ensure;
+mod fixture;
 mod latency;
 mod layouts;
 mod maps;
-mod neighbours;
+mod neighbors;
 mod packets;
 mod privileges;
 mod race;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{datapath, header, ip, map, port};
 
-/// A test on a host of its own, with a set that is loaded before and removed after.
+/// Runs a test on a separate host. The set is loaded before the test and removed after it.
 fn loaded(test: impl FnOnce(&Datapath) + Send) {
     if !tool("bpftool") {
         return;
@@ -67,7 +67,8 @@ fn counters_are_added_up_over_the_cpus() {
             assert_eq!(value["value"], members([0; 6]));
         }
 
-        // bpftool writes the value for each of the CPUs: a number in each member, and one that needs more than a byte.
+        // bpftool writes a value for each CPU. Each member has a number, and one number needs more
+        // than a byte.
         let value = format!("{} 0 0 0 0 0 1 0 0", numbers(1..=5));
         map("update", &datapath.directory(), "pkt_count", &format!("key 10 244 1 2 value {value}"));
         let read = counters.read(one).unwrap().unwrap();
@@ -184,7 +185,7 @@ fn links_are_what_bpftool_shows() {
         shown.sort_by_key(|value| value["flags"].as_u64());
         assert_eq!(shown, [value(1, 0), value(2, 1)]);
 
-        // As the programs would count: the reason's number is its place.
+        // The programs use the number of the reason as index.
         let counted = numbers(1..=16);
         map("update", &datapath.directory(), "port_drops", &format!("key 7 0 0 0 value {counted}"));
         let drops = links.drops(7).unwrap().unwrap();
@@ -234,12 +235,12 @@ fn a_full_map_says_so_and_serves_the_rows_it_has() {
     });
 }
 
-/// Numbers of 64 bits as `bpftool` reads them.
+/// 64-bit numbers as arguments of `bpftool`.
 fn numbers(range: std::ops::RangeInclusive<u8>) -> String {
     range.map(|number| format!("{number} 0 0 0 0 0 0 0 ")).collect()
 }
 
-/// As many addresses as there are numbers.
+/// One address per number.
 fn address(number: u32) -> IpAddr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 244, 0, 0).to_bits() + number).into()
 }
@@ -250,7 +251,7 @@ fn sorted(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
     addresses
 }
 
-/// The rows of a map with the names of their members, sorted by key.
+/// The entries of a map with the names of their members, sorted by key.
 #[track_caller]
 fn rows(datapath: &Datapath, name: &str) -> Value {
     let dumped = map("dump", &datapath.directory(), name, "");

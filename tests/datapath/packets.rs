@@ -1,4 +1,4 @@
-//! Real frames between pods.
+//! Frames between pods.
 
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
@@ -6,46 +6,46 @@ use std::time::Duration;
 use cnikit::datapath::{DropReason, PodCounters};
 use cnikit_testbed::{Namespace, eventually, host};
 
-use crate::bed::{Bed, addresses, index, mac};
+use crate::fixture::{Fixture, addresses, index, mac};
 
 const PORT: u16 = 5_000;
-const LIMIT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_datagram_is_delivered_directly_and_counted_at_both_ends() {
+fn datagrams_are_forwarded_directly_and_counted_for_both_pods() {
     host(|host| {
-        let bed = Bed::new(host);
+        let fixture = Fixture::new(host);
         for (from, to) in addresses(0).into_iter().zip(addresses(1)) {
-            let receiver = bed.pods[1].enter(|| receiver(to));
-            let sender = bed.pods[0].enter(|| UdpSocket::bind((from, 0)).unwrap());
+            let receiver = fixture.pods[1].enter(|| receiver(to));
+            let sender = fixture.pods[0].enter(|| UdpSocket::bind((from, 0)).unwrap());
             sender.send_to(b"directly", (to, PORT)).unwrap();
             let mut buffer = [0; 64];
             let (length, sent_by) = receiver.recv_from(&mut buffer).unwrap();
             assert_eq!((&buffer[..length], sent_by.ip()), (b"directly".as_slice(), from));
 
-            // Ethernet, the network's header, UDP's, and the text.
+            // The headers of Ethernet, IP and UDP, and the payload.
             let bytes = 14 + if from.is_ipv4() { 20 } else { 40 } + 8 + 8;
-            let (sent, received) = (bed.counters(from), bed.counters(to));
+            let (sent, received) = (fixture.counters(from), fixture.counters(to));
             assert_eq!((sent.tx_packets, sent.tx_direct, received.rx_packets, received.rx_direct), (1, 1, 1, 1));
             assert_eq!((sent.tx_bytes, received.rx_bytes), (bytes, bytes));
         }
-        bed.end(host);
+        fixture.end(host);
     });
 }
 
 #[test]
-fn a_transfer_of_super_frames_is_whole_and_direct() {
+fn super_frames_arrive_complete_and_directly() {
     use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
 
     const BYTES: usize = 8 << 20;
     host(|host| {
-        let bed = Bed::new(host);
+        let fixture = Fixture::new(host);
         for (from, to) in addresses(0).into_iter().zip(addresses(1)) {
-            let listener = bed.pods[1].enter(|| TcpListener::bind((to, PORT)).unwrap());
-            let mut sender = bed.pods[0].enter(|| TcpStream::connect_timeout(&(to, PORT).into(), LIMIT).unwrap());
+            let listener = fixture.pods[1].enter(|| TcpListener::bind((to, PORT)).unwrap());
+            let mut sender = fixture.pods[0].enter(|| TcpStream::connect_timeout(&(to, PORT).into(), TIMEOUT).unwrap());
             let (mut receiver, _) = listener.accept().unwrap();
-            receiver.set_read_timeout(Some(LIMIT)).unwrap();
+            receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
             let sent: Vec<u8> = (0..BYTES).map(|number| (number % 251) as u8).collect();
             let mut received = Vec::with_capacity(BYTES);
             std::thread::scope(|scope| {
@@ -55,124 +55,126 @@ fn a_transfer_of_super_frames_is_whole_and_direct() {
                 });
                 receiver.read_to_end(&mut received).unwrap();
             });
-            assert!(sent == received, "{} bytes arrived otherwise than they were sent", received.len());
-            let counters = bed.counters(from);
-            assert_eq!(counters.tx_packets, counters.tx_direct, "all of it directly");
+            assert!(sent == received, "{} bytes received, with other content than sent", received.len());
+            let counters = fixture.counters(from);
+            assert_eq!(counters.tx_packets, counters.tx_direct, "all packets directly");
             assert!(counters.tx_bytes > BYTES as u64, "{counters:?}");
             let super_frames = counters.tx_bytes / counters.tx_packets;
             assert!(super_frames > 1_514, "segments are not merged: {super_frames} bytes each");
         }
-        bed.end(host);
+        fixture.end(host);
     });
 }
 
 #[test]
-fn a_truncated_frame_is_dropped_at_every_length_and_never_counted() {
+fn truncated_frames_of_every_length_are_dropped_and_not_counted() {
     host(|host| {
-        let bed = Bed::new(host);
+        let fixture = Fixture::new(host);
         for (family, (from, to)) in addresses(0).into_iter().zip(addresses(1)).enumerate() {
             let whole = frame(from, to, b"");
             let header = [14 + 20, 14 + 40][family];
-            let before = dropped(&bed, DropReason::Malformed);
+            let before = dropped(&fixture, DropReason::Malformed);
             for length in 15..header {
-                bed.send(&whole[..length]);
+                fixture.send(&whole[..length]);
             }
             let all = before + (header as u64 - 15);
-            eventually("the drops", LIMIT, || dropped(&bed, DropReason::Malformed) == all);
-            assert_eq!(bed.counters(from), PodCounters::default());
-            bed.send(&whole);
-            eventually("the count", LIMIT, || bed.counters(from).tx_direct == 1);
+            eventually("the drops", TIMEOUT, || dropped(&fixture, DropReason::Malformed) == all);
+            assert_eq!(fixture.counters(from), PodCounters::default());
+            fixture.send(&whole);
+            eventually("the count", TIMEOUT, || fixture.counters(from).tx_direct == 1);
         }
-        let links = bed.datapath.open_port_configs().unwrap();
-        assert_eq!(links.drops(index(host, "veth0")).unwrap(), Some(bed.datapath.drops().unwrap()));
-        assert_eq!(links.drops(index(host, "veth1")).unwrap().unwrap().total(), 0);
-        bed.end(host);
+        let ports = fixture.datapath.open_port_configs().unwrap();
+        assert_eq!(ports.drops(index(host, "veth0")).unwrap(), Some(fixture.datapath.drops().unwrap()));
+        assert_eq!(ports.drops(index(host, "veth1")).unwrap().unwrap().total(), 0);
+        fixture.end(host);
     });
 }
 
 #[test]
-fn nothing_arrives_in_anothers_name() {
+fn packets_with_the_source_of_another_pod_do_not_arrive() {
     host(|host| {
-        let bed = Bed::new(host);
+        let fixture = Fixture::new(host);
         for (family, (third, to)) in addresses(2).into_iter().zip(addresses(1)).enumerate() {
-            let receiver = bed.pods[1].enter(|| receiver(to));
-            let spoofed = frame(third, to, b"in another's name");
-            let own = frame(addresses(0)[family], to, b"in its own");
+            let receiver = fixture.pods[1].enter(|| receiver(to));
+            let spoofed = frame(third, to, b"spoofed");
+            let own = frame(addresses(0)[family], to, b"own");
             let arrived = |sent: &[u8]| {
-                let before = bed.datapath.drops().unwrap().total();
-                (0..10).for_each(|_| bed.send(sent));
+                let before = fixture.datapath.drops().unwrap().total();
+                (0..10).for_each(|_| fixture.send(sent));
                 let mut buffer = [0; 64];
                 receiver.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
                 let arrived = (0..10).map_while(|_| receiver.recv(&mut buffer).ok()).count();
-                (arrived, bed.datapath.drops().unwrap().total() - before)
+                (arrived, fixture.datapath.drops().unwrap().total() - before)
             };
             assert_eq!(arrived(&own), (10, 0));
             assert_eq!(arrived(&spoofed), (0, 10));
             let mut wrong_mac = own.clone();
             wrong_mac[11] = 0x77;
             assert_eq!(arrived(&wrong_mac), (0, 10));
-            // In the frame the kernel moves the tag from there to the packet's metadata.
+            // The kernel moves the VLAN tag from the frame to the metadata of the packet.
             let tagged = [&own[..12], &[0x81, 0, 0, 5], &own[12..]].concat();
             assert_eq!(arrived(&tagged), (0, 10));
-            bed.configure(|config| config.spoof_check = false);
-            assert_eq!(arrived(&spoofed), (10, 0), "without the guard");
-            bed.configure(|config| config.spoof_check = true);
+            fixture.configure(|config| config.spoof_check = false);
+            assert_eq!(arrived(&spoofed), (10, 0), "without spoof check");
+            fixture.configure(|config| config.spoof_check = true);
         }
-        let drops = bed.datapath.drops().unwrap();
+        let drops = fixture.datapath.drops().unwrap();
         for reason in [DropReason::IpSource, DropReason::MacSource, DropReason::Vlan] {
             assert_eq!(drops.of(reason), 20, "{reason}");
         }
-        bed.end(host);
+        fixture.end(host);
     });
 }
 
 #[test]
-fn a_hairpin_port_does_not_hear_itself() {
+fn hairpin_ports_do_not_receive_their_own_broadcasts() {
     host(|host| {
-        let bed = Bed::new(host);
+        let fixture = Fixture::new(host);
         host.ip("link set veth0 type bridge_slave hairpin on");
-        let ear = bed.pods[0].enter(|| cnikit_testbed::raw::Ear::open().unwrap());
+        let ear = fixture.pods[0].enter(|| cnikit_testbed::raw::Ear::open().unwrap());
         let mut broadcast = frame(addresses(0)[0], addresses(1)[0], b"to all");
         broadcast[..6].fill(0xff);
-        let heard = || ear.frames().iter().filter(|frame| frame.ends_with(b"to all") && frame[0] == 0xff).count();
-        heard();
-        let own = |bed: &Bed| bed.datapath.open_port_configs().unwrap().drops(index(host, "veth0")).unwrap().unwrap();
-        let before = own(&bed).of(DropReason::Reflected);
-        bed.send(&broadcast);
-        eventually("the drop", LIMIT, || own(&bed).of(DropReason::Reflected) > before);
-        assert_eq!(heard(), 0);
-        let before = own(&bed).of(DropReason::Reflected);
-        bed.configure(|config| config.spoof_check = false);
-        bed.send(&broadcast);
-        eventually("the drop without the guard", LIMIT, || own(&bed).of(DropReason::Reflected) > before);
-        assert_eq!(heard(), 0);
-        bed.end(host);
+        let received = || ear.frames().iter().filter(|frame| frame.ends_with(b"to all") && frame[0] == 0xff).count();
+        received();
+        let own = |fixture: &Fixture| {
+            fixture.datapath.open_port_configs().unwrap().drops(index(host, "veth0")).unwrap().unwrap()
+        };
+        let before = own(&fixture).of(DropReason::Reflected);
+        fixture.send(&broadcast);
+        eventually("the drop", TIMEOUT, || own(&fixture).of(DropReason::Reflected) > before);
+        assert_eq!(received(), 0);
+        let before = own(&fixture).of(DropReason::Reflected);
+        fixture.configure(|config| config.spoof_check = false);
+        fixture.send(&broadcast);
+        eventually("the drop without spoof check", TIMEOUT, || own(&fixture).of(DropReason::Reflected) > before);
+        assert_eq!(received(), 0);
+        fixture.end(host);
     });
 }
 
 #[test]
-fn a_pod_that_moves_its_address_is_cut_off_by_its_row_alone() {
+fn pods_without_an_endpoint_are_cut_off_only_with_a_port_entry() {
     host(|host| {
-        let bed = Bed::new(host);
+        let fixture = Fixture::new(host);
         let [from, _] = addresses(0);
         let to = addresses(1)[0].to_string();
-        assert!(bed.pods[0].ping(&to, 3).status.success());
-        bed.datapath.open_endpoints().unwrap().remove(from).unwrap();
-        assert!(!bed.pods[0].ping(&to, 1).status.success(), "an address of nobody's");
-        bed.datapath.open_port_configs().unwrap().remove(index(host, "veth0")).unwrap();
-        assert!(bed.pods[0].ping(&to, 3).status.success(), "a port of nobody's: the bridge delivers");
-        bed.end(host);
+        assert!(fixture.pods[0].ping(&to, 3).status.success());
+        fixture.datapath.open_endpoints().unwrap().remove(from).unwrap();
+        assert!(!fixture.pods[0].ping(&to, 1).status.success(), "an address without an entry");
+        fixture.datapath.open_port_configs().unwrap().remove(index(host, "veth0")).unwrap();
+        assert!(fixture.pods[0].ping(&to, 3).status.success(), "a port without an entry: the bridge delivers");
+        fixture.end(host);
     });
 }
 
-/// What was dropped at the first pod's port.
-fn dropped(bed: &Bed, reason: DropReason) -> u64 {
-    bed.datapath.drops().expect("read").of(reason)
+/// The number of dropped packets with a reason.
+fn dropped(fixture: &Fixture, reason: DropReason) -> u64 {
+    fixture.datapath.drops().expect("read").of(reason)
 }
 
 fn receiver(address: IpAddr) -> UdpSocket {
     let socket = UdpSocket::bind((address, PORT)).expect("bind");
-    socket.set_read_timeout(Some(LIMIT)).expect("a limit");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
     socket
 }
 
@@ -194,7 +196,7 @@ fn frame(from: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
             frame.extend(header);
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            // RFC 8200, section 8.1: UDP must have a checksum here.
+            // RFC 8200, section 8.1: UDP over IPv6 needs a checksum.
             let pseudo = [&from.octets()[..], &to.octets(), &[0, 0], &udp.to_be_bytes(), &[0, 0, 0, 17], &datagram];
             let sum = checksum(&pseudo.concat());
             datagram[6..8].copy_from_slice(&sum.to_be_bytes());
@@ -205,7 +207,7 @@ fn frame(from: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
             frame.extend(from.octets());
             frame.extend(to.octets());
         }
-        _ => panic!("{from} and {to} are of two families"),
+        _ => panic!("{from} and {to} have different families"),
     }
     frame.extend(datagram);
     frame

@@ -6,10 +6,10 @@ use rustix::thread::CapabilitySet;
 use crate::support::{ROOT, datapath, ip, names, port, without};
 
 #[test]
-fn who_may_not_load_is_told_what_is_needed() {
+fn a_refused_load_names_the_required_capabilities() {
     host(|_| {
         load_with_all();
-        // CAP_SYS_ADMIN stands for either of the others.
+        // CAP_SYS_ADMIN includes CAP_BPF and CAP_NET_ADMIN.
         for missing in [CapabilitySet::BPF, CapabilitySet::NET_ADMIN] {
             let error = without(missing | CapabilitySet::SYS_ADMIN, || datapath("one").ensure()).unwrap_err();
             assert!(matches!(error, Error::Load { .. }), "{error:?}");
@@ -21,7 +21,8 @@ fn who_may_not_load_is_told_what_is_needed() {
     });
 }
 
-/// Linux 5.10 and 6.1 let nobody overwrite a part of what the stack holds a constant in, unless they have a third.
+/// The verifier of Linux 5.10 and 6.1 rejects a partial overwrite of a constant on the stack
+/// without `CAP_PERFMON`.
 #[test]
 fn the_two_capabilities_are_enough() {
     host(|_| {
@@ -44,21 +45,21 @@ fn the_two_capabilities_are_enough() {
             assert!(datapath.open_counters().unwrap().read(pod).unwrap().is_some());
             datapath.open_endpoints().unwrap().insert(pod, port(7, 2)).unwrap();
             assert_eq!(datapath.open_endpoints().unwrap().read(pod).unwrap(), Some(port(7, 2)));
-            let link = PortConfig::new(gateway_mac);
-            datapath.open_port_configs().unwrap().insert(7, link).unwrap();
-            assert_eq!(datapath.open_port_configs().unwrap().read(7).unwrap(), Some(link));
+            let config = PortConfig::new(gateway_mac);
+            datapath.open_port_configs().unwrap().insert(7, config).unwrap();
+            assert_eq!(datapath.open_port_configs().unwrap().read(7).unwrap(), Some(config));
             datapath.drops().unwrap();
-            // Only a third lets the programs look for XDP programs of pods.
-            let looks = datapath.directory().join("find_xdp").exists();
-            assert_eq!(looks, enough.contains(CapabilitySet::PERFMON));
+            // Only CAP_PERFMON allows the programs to read kernel memory for XDP programs of pods.
+            let has_find_xdp = datapath.directory().join("find_xdp").exists();
+            assert_eq!(has_find_xdp, enough.contains(CapabilitySet::PERFMON));
             assert!(!datapath.open_port_configs().unwrap().watch_xdp(7).unwrap());
             datapath.remove().unwrap();
         });
     });
 }
 
-/// libbpf tries once in a process which helpers the kernel has. A thread with fewer capabilities must not be the first to
-/// find out, or the programs of other tests go without.
+/// libbpf probes the kernel's features once per process. If a thread with fewer capabilities probed
+/// first, the programs of other tests would be loaded without these features.
 fn load_with_all() {
     datapath("one").ensure().expect("load");
     datapath("one").remove().expect("remove");

@@ -1,4 +1,5 @@
-//! Many at once, and one that is killed. They are processes, as a runtime's are: this binary, with `racer` as its only test.
+//! Concurrent calls, and a killed call. A container runtime starts plugin processes, so each caller
+//! is a process: this binary with `racer` as its only test.
 
 use std::env;
 use std::fs;
@@ -11,27 +12,27 @@ use cnikit_testbed::{Host, Namespace, Running, eventually, host, tool};
 
 use crate::support::{MAPS, PROGRAMS, ROOT, datapath, ids, names};
 
-/// Where the processes of a race meet.
-const MEETING: &str = "CNIKIT_TEST_RACE";
+/// The environment variable with the directory that synchronizes the processes of a race.
+const SYNC_DIR: &str = "CNIKIT_TEST_RACE";
 const RACERS: usize = 8;
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[test]
 #[ignore = "one of the processes that other tests start"]
 fn racer() {
-    let Some(meeting) = env::var_os(MEETING) else { return };
-    let (meeting, own) = (Path::new(&meeting), std::process::id());
-    fs::write(meeting.join(format!("ready-{own}")), "").unwrap();
-    eventually("the start", LIMIT, || meeting.join("start").exists());
+    let Some(sync_dir) = env::var_os(SYNC_DIR) else { return };
+    let (sync_dir, own) = (Path::new(&sync_dir), std::process::id());
+    fs::write(sync_dir.join(format!("ready-{own}")), "").unwrap();
+    eventually("the start", TIMEOUT, || sync_dir.join("start").exists());
 
     let datapath = datapath("one");
     datapath.ensure().unwrap();
     let seen = datapath.program(ProgramName::Main).unwrap().id();
-    fs::write(meeting.join(format!("seen-{own}")), seen.to_string()).unwrap();
+    fs::write(sync_dir.join(format!("seen-{own}")), seen.to_string()).unwrap();
 }
 
 #[test]
-fn processes_that_race_load_once() {
+fn concurrent_processes_load_once() {
     if !tool("bpftool") {
         return;
     }
@@ -46,16 +47,16 @@ fn processes_that_race_load_once() {
 }
 
 #[test]
-fn a_loader_that_is_killed_blocks_nobody() {
+fn a_killed_loader_does_not_block_others() {
     if !tool("bpftool") {
         return;
     }
     host(|host| {
-        let meeting = host.scratch();
-        let mut racers = line_up(host, &meeting, 1);
-        fs::write(meeting.join("start"), "").unwrap();
+        let sync_dir = host.scratch();
+        let mut racers = start_racers(host, &sync_dir, 1);
+        fs::write(sync_dir.join("start"), "").unwrap();
         let network = Path::new(ROOT).join("one");
-        eventually("the load", LIMIT, || network.join("loading").exists() || network.join("v2").exists());
+        eventually("the load", TIMEOUT, || network.join("loading").exists() || network.join("v2").exists());
         racers[0].kill();
 
         let datapath = datapath("one");
@@ -66,9 +67,10 @@ fn a_loader_that_is_killed_blocks_nobody() {
     });
 }
 
-/// A lock on the directory that is removed would keep nobody out, and two would load into one directory.
+/// A lock on a removed directory excludes no other process: two processes would load into one
+/// directory.
 #[test]
-fn a_removal_meanwhile_leaves_a_whole_set_or_none() {
+fn a_concurrent_removal_leaves_a_complete_set_or_none() {
     if !tool("bpftool") {
         return;
     }
@@ -93,31 +95,32 @@ fn a_removal_meanwhile_leaves_a_whole_set_or_none() {
     });
 }
 
-/// Has eight processes make the network `one` at once; the ids of the program `cni_tc_main` that they saw.
+/// Eight processes create the network `one` at once. Returns the id of `cni_tc_main` that each
+/// process saw.
 pub(crate) fn race(host: &Host) -> Vec<u64> {
-    let meeting = host.scratch();
-    let mut racers = line_up(host, &meeting, RACERS);
-    fs::write(meeting.join("start"), "").expect("write");
+    let sync_dir = host.scratch();
+    let mut racers = start_racers(host, &sync_dir, RACERS);
+    fs::write(sync_dir.join("start"), "").expect("write");
     for racer in &mut racers {
-        let status = racer.wait(LIMIT);
-        assert!(status.success(), "{status}, and says: {}", texts(&meeting, "log-").concat());
+        let status = racer.wait(TIMEOUT);
+        assert!(status.success(), "{status}: {}", texts(&sync_dir, "log-").concat());
     }
-    texts(&meeting, "seen-").iter().map(|id| id.parse().expect("an id")).collect()
+    texts(&sync_dir, "seen-").iter().map(|id| id.parse().expect("an id")).collect()
 }
 
-fn line_up(host: &Host, meeting: &Path, count: usize) -> Vec<Running> {
+fn start_racers(host: &Host, sync_dir: &Path, count: usize) -> Vec<Running> {
     let own = env::current_exe().expect("this binary");
     let racers = (0..count).map(|number| {
-        let racer = host.command(&own).words("--exact race::racer --ignored --nocapture").env(MEETING, meeting);
-        racer.spawn_logged(&meeting.join(format!("log-{number}")))
+        let racer = host.command(&own).words("--exact race::racer --ignored --nocapture").env(SYNC_DIR, sync_dir);
+        racer.spawn_logged(&sync_dir.join(format!("log-{number}")))
     });
     let racers = racers.collect();
-    eventually("the racers", LIMIT, || texts(meeting, "ready-").len() == count);
+    eventually("the racers", TIMEOUT, || texts(sync_dir, "ready-").len() == count);
     racers
 }
 
-/// The texts of the files whose names begin so.
-fn texts(meeting: &Path, start: &str) -> Vec<String> {
-    let files = names(meeting).into_iter().filter(|name| name.starts_with(start));
-    files.map(|name| fs::read_to_string(meeting.join(name)).expect("text")).collect()
+/// The texts of the files with names that start with `start`.
+fn texts(sync_dir: &Path, start: &str) -> Vec<String> {
+    let files = names(sync_dir).into_iter().filter(|name| name.starts_with(start));
+    files.map(|name| fs::read_to_string(sync_dir.join(name)).expect("text")).collect()
 }

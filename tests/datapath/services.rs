@@ -1,4 +1,5 @@
-//! Service addresses: the host translates what a pod sends to one, and must be given the answers to translate back.
+//! Service addresses. The host translates packets to a service address, and must see the answers to
+//! translate them back.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -7,28 +8,28 @@ use std::time::Duration;
 
 use cnikit_testbed::{Host, Namespace, host, tool};
 
-use crate::bed::{Bed, addresses};
+use crate::fixture::{Fixture, addresses};
 use crate::support::{bpftool, header};
 
 const PORT: u16 = 5_000;
-/// How long a connection may take that is to come through, and one that is not.
-const LIMIT: Duration = Duration::from_secs(5);
-const SHORT: Duration = Duration::from_millis(150);
+/// The timeout of a connection that must succeed, and of a connection that must fail.
+const TIMEOUT: Duration = Duration::from_secs(5);
+const SHORT_TIMEOUT: Duration = Duration::from_millis(150);
 const FLOWS: usize = 200;
 
-/// The service's addresses: behind the first stands the second pod, behind the other the first.
+/// The service addresses. `OTHER` leads to the second pod, `OWN` to the first pod.
 const OTHER: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 1))];
 const OWN: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 96, 0, 2)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 2))];
 
-/// Has the host translate, and the second pod answer, while `test` runs.
-fn serve(test: impl FnOnce(&Host, &Bed) + Send) {
+/// Runs `test` while the host translates service addresses, and the first two pods echo.
+fn serve(test: impl FnOnce(&Host, &Fixture) + Send) {
     if !tool("nft") || !tool("bpftool") {
         return;
     }
     host(|host| {
-        let bed = Bed::new(host);
+        let fixture = Fixture::new(host);
         host.command("sysctl").words("-q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1").run();
         let mut rules = String::new();
         for (family, name) in ["ip", "ip6"].into_iter().enumerate() {
@@ -53,97 +54,100 @@ fn serve(test: impl FnOnce(&Host, &Bed) + Send) {
             );
         }
         host.command("nft").args(["-f", "-"]).stdin(rules).run();
-        let over = AtomicBool::new(false);
+        let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for (pod, address) in [0, 1].into_iter().flat_map(|pod| addresses(pod).map(|address| (pod, address))) {
-                let (listener, socket) = bed.pods[usize::from(pod)].enter(|| {
+                let (listener, socket) = fixture.pods[usize::from(pod)].enter(|| {
                     (TcpListener::bind((address, PORT)).expect("bind"), UdpSocket::bind((address, PORT)).expect("bind"))
                 });
-                scope.spawn(|| echo_streams(listener, &over));
-                scope.spawn(|| echo_datagrams(socket, &over));
+                scope.spawn(|| echo_streams(listener, &stop));
+                scope.spawn(|| echo_datagrams(socket, &stop));
             }
-            let tested = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(host, &bed)));
-            over.store(true, Ordering::Relaxed);
+            let tested = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(host, &fixture)));
+            stop.store(true, Ordering::Relaxed);
             if let Err(panic) = tested {
                 std::panic::resume_unwind(panic);
             }
         });
-        bed.end(host);
+        fixture.end(host);
     });
 }
 
 #[test]
-fn every_flow_by_a_service_address_is_answered() {
-    serve(|_, bed| {
+fn every_flow_to_a_service_address_is_answered() {
+    serve(|_, fixture| {
         for family in [0, 1] {
-            let before = bed.datapath.stats().unwrap();
-            let came = (0..FLOWS).filter(|_| stream(bed, OTHER[family], LIMIT)).count();
-            assert_eq!(came, FLOWS, "TCP to {}", OTHER[family]);
-            let came = (0..FLOWS).filter(|_| datagram(bed, OTHER[family], LIMIT)).count();
-            assert_eq!(came, FLOWS, "UDP to {}", OTHER[family]);
-            let stats = bed.datapath.stats().unwrap();
-            // Not all of them if the kernel gave a port twice.
+            let before = fixture.datapath.stats().unwrap();
+            let answered = (0..FLOWS).filter(|_| stream(fixture, OTHER[family], TIMEOUT)).count();
+            assert_eq!(answered, FLOWS, "TCP to {}", OTHER[family]);
+            let answered = (0..FLOWS).filter(|_| datagram(fixture, OTHER[family], TIMEOUT)).count();
+            assert_eq!(answered, FLOWS, "UDP to {}", OTHER[family]);
+            let stats = fixture.datapath.stats().unwrap();
+            // Fewer than all if the kernel used a port twice.
             let added = usize::try_from(stats.flows_added - before.flows_added).unwrap();
-            assert!((2 * FLOWS - FLOWS / 10..=2 * FLOWS).contains(&added), "{added} are remembered");
-            assert_eq!(stats.direct, before.direct, "none of it directly");
+            assert!((2 * FLOWS - FLOWS / 10..=2 * FLOWS).contains(&added), "{added} flows added");
+            assert_eq!(stats.direct, before.direct, "no packet directly");
         }
     });
 }
 
 #[test]
-fn without_the_egress_program_none_is() {
-    serve(|host, bed| {
+fn without_the_egress_program_no_flow_is_answered() {
+    serve(|host, fixture| {
         for port in ["veth0", "veth1"] {
             host.tc(&format!("filter del dev {port} egress"));
         }
         for (family, address) in OTHER.into_iter().enumerate() {
-            assert!(stream(bed, addresses(1)[family], LIMIT), "the pod itself is there");
-            assert_eq!((0..5).filter(|_| stream(bed, address, SHORT)).count(), 0, "TCP to {address}");
-            assert_eq!((0..5).filter(|_| datagram(bed, address, SHORT)).count(), 0, "UDP to {address}");
+            assert!(stream(fixture, addresses(1)[family], TIMEOUT), "the pod address itself");
+            assert_eq!((0..5).filter(|_| stream(fixture, address, SHORT_TIMEOUT)).count(), 0, "TCP to {address}");
+            assert_eq!((0..5).filter(|_| datagram(fixture, address, SHORT_TIMEOUT)).count(), 0, "UDP to {address}");
         }
     });
 }
 
 #[test]
-fn a_pod_reaches_itself_by_its_service_address() {
-    serve(|host, bed| {
-        // The bridge translates what it switches, and sends it back by the port that it came from.
+fn a_pod_reaches_itself_through_its_service_address() {
+    serve(|host, fixture| {
+        // The bridge translates switched packets, and sends them back through their ingress port.
         host.ip("link set veth0 type bridge_slave hairpin on");
         for address in OWN {
-            assert_eq!((0..20).filter(|_| stream(bed, address, LIMIT)).count(), 20, "TCP to {address}");
-            assert_eq!((0..20).filter(|_| datagram(bed, address, LIMIT)).count(), 20, "UDP to {address}");
+            assert_eq!((0..20).filter(|_| stream(fixture, address, TIMEOUT)).count(), 20, "TCP to {address}");
+            assert_eq!((0..20).filter(|_| datagram(fixture, address, TIMEOUT)).count(), 20, "UDP to {address}");
         }
     });
 }
 
 #[test]
-fn direct_conversations_stay_direct_beside_those_by_a_service_address() {
-    serve(|_, bed| {
+fn direct_flows_stay_direct_beside_flows_to_a_service_address() {
+    serve(|_, fixture| {
         for family in [0, 1] {
             let pod = addresses(1)[family];
             let mut streams = Vec::new();
             for _ in 0..20 {
-                bed.pods[0].use_ports(20_000..=29_999);
-                streams.push(connect(bed, OTHER[family]));
+                fixture.pods[0].use_ports(20_000..=29_999);
+                streams.push(connect(fixture, OTHER[family]));
                 streams.iter_mut().for_each(|stream| assert!(is_echoed(stream), "to {}", OTHER[family]));
-                assert!(datagram(bed, OTHER[family], LIMIT), "to {}", OTHER[family]);
+                assert!(datagram(fixture, OTHER[family], TIMEOUT), "to {}", OTHER[family]);
 
-                // Not of the same ports: what shares its ends with a flow of the stack is to follow it.
-                bed.pods[0].use_ports(30_000..=39_999);
-                let (flows, before) = (bed.datapath.stats().unwrap().flows_added, bed.counters(addresses(0)[family]));
-                assert!(stream(bed, pod, LIMIT) && datagram(bed, pod, LIMIT), "to {pod}");
-                let direct = bed.counters(addresses(0)[family]).tx_direct - before.tx_direct;
-                assert!(direct >= 5, "{direct} packets: to open, confirm, ask and close, and a datagram");
-                assert_eq!(bed.datapath.stats().unwrap().flows_added, flows, "none by the stack");
+                // With other ports: packets between the ends of a flow of the stack go to the
+                // stack.
+                fixture.pods[0].use_ports(30_000..=39_999);
+                let (flows, before) =
+                    (fixture.datapath.stats().unwrap().flows_added, fixture.counters(addresses(0)[family]));
+                assert!(stream(fixture, pod, TIMEOUT) && datagram(fixture, pod, TIMEOUT), "to {pod}");
+                let direct = fixture.counters(addresses(0)[family]).tx_direct - before.tx_direct;
+                assert!(direct >= 5, "{direct} packets: SYN, ACK, data, FIN and a datagram");
+                assert_eq!(fixture.datapath.stats().unwrap().flows_added, flows, "none through the stack");
             }
         }
     });
 }
 
-/// What is one conversation for the server are two for the client, which tells them apart by whom it asked.
+/// The two flows have the same addresses and ports at the server. The client distinguishes them by
+/// the destination address.
 #[test]
-fn one_port_serves_for_conversations_by_a_service_address_and_directly() {
-    serve(|_, bed| {
+fn one_client_port_works_for_a_service_address_and_the_pod_address() {
+    serve(|_, fixture| {
         for netfilter in ["0", "1"] {
             let settings = ["iptables", "ip6tables"].map(|name| format!("/proc/sys/net/bridge/bridge-nf-call-{name}"));
             if settings.iter().any(|setting| std::fs::write(setting, netfilter).is_err()) {
@@ -153,16 +157,16 @@ fn one_port_serves_for_conversations_by_a_service_address_and_directly() {
             for (family, round) in [0, 1].into_iter().flat_map(|family| (0..10).map(move |round| (family, round))) {
                 let what = format!("round {round} to {}, br_netfilter {netfilter}", OTHER[family]);
                 let port = if netfilter == "0" { 40_000 } else { 41_000 } + round;
-                bed.pods[0].use_ports(port..=port);
-                let mut streams = [OTHER[family], addresses(1)[family]].map(|to| connect(bed, to));
+                fixture.pods[0].use_ports(port..=port);
+                let mut streams = [OTHER[family], addresses(1)[family]].map(|to| connect(fixture, to));
                 for _ in 0..3 {
                     streams.iter_mut().for_each(|stream| {
                         assert_eq!(stream.local_addr().unwrap().port(), port);
                         assert!(is_echoed(stream), "{what}");
                     });
                 }
-                let socket = bed.pods[0].enter(|| UdpSocket::bind((addresses(0)[family], port)).unwrap());
-                socket.set_read_timeout(Some(LIMIT)).unwrap();
+                let socket = fixture.pods[0].enter(|| UdpSocket::bind((addresses(0)[family], port)).unwrap());
+                socket.set_read_timeout(Some(TIMEOUT)).unwrap();
                 for to in [OTHER[family], addresses(1)[family], OTHER[family]] {
                     let mut buffer = [0; 16];
                     socket.send_to(b"who", (to, PORT)).unwrap();
@@ -175,30 +179,30 @@ fn one_port_serves_for_conversations_by_a_service_address_and_directly() {
 }
 
 #[test]
-fn a_port_that_is_free_again_serves_for_a_direct_conversation() {
-    serve(|_, bed| {
+fn a_port_is_reusable_for_a_direct_flow_after_close() {
+    serve(|_, fixture| {
         for (family, round) in [0, 1].into_iter().flat_map(|family| (0..10).map(move |round| (family, round))) {
-            bed.pods[0].use_ports(40_000 + round..=40_000 + round);
-            let mut closed = connect(bed, OTHER[family]);
+            fixture.pods[0].use_ports(40_000 + round..=40_000 + round);
+            let mut closed = connect(fixture, OTHER[family]);
             closed.shutdown(Shutdown::Write).expect("shut down");
-            assert_eq!(closed.read(&mut [0]).expect("the other side closes too"), 0);
-            let before = bed.datapath.stats().unwrap();
-            assert!(stream(bed, addresses(1)[family], LIMIT));
-            let after = bed.datapath.stats().unwrap();
+            assert_eq!(closed.read(&mut [0]).expect("the server closes too"), 0);
+            let before = fixture.datapath.stats().unwrap();
+            assert!(stream(fixture, addresses(1)[family], TIMEOUT));
+            let after = fixture.datapath.stats().unwrap();
             assert_eq!((after.flows_added, after.flows_forgotten), (before.flows_added, before.flows_forgotten + 1));
-            assert!(after.direct >= before.direct + 5, "from its first packet on");
+            assert!(after.direct >= before.direct + 5, "direct from the first packet");
         }
     });
 }
 
 #[test]
-fn what_runs_while_direct_delivery_is_turned_on_goes_on() {
-    serve(|_, bed| {
+fn running_flows_survive_turning_on_direct_forwarding() {
+    serve(|_, fixture| {
         for family in [0, 1] {
-            bed.configure(|config| config.direct_forwarding = false);
-            let mut streams: Vec<_> = [OTHER[family], addresses(1)[family]].map(|to| connect(bed, to)).into();
+            fixture.configure(|config| config.direct_forwarding = false);
+            let mut streams: Vec<_> = [OTHER[family], addresses(1)[family]].map(|to| connect(fixture, to)).into();
             streams.iter_mut().for_each(|stream| assert!(is_echoed(stream), "before"));
-            bed.configure(|config| config.direct_forwarding = true);
+            fixture.configure(|config| config.direct_forwarding = true);
             for _ in 0..20 {
                 streams.iter_mut().for_each(|stream| assert!(is_echoed(stream), "after"));
             }
@@ -207,25 +211,25 @@ fn what_runs_while_direct_delivery_is_turned_on_goes_on() {
 }
 
 #[test]
-fn a_full_table_takes_new_flows_and_keeps_those_in_use() {
-    serve(|_, bed| {
-        let most = header("CNI_TC_MAX_FLOWS");
-        let mut streams: Vec<_> = (0..FLOWS).map(|_| connect(bed, OTHER[0])).collect();
-        // Flows of nobody's, twice as many as there is room for; those in use are used meanwhile.
+fn a_full_flow_table_accepts_new_flows_and_keeps_active_flows() {
+    serve(|_, fixture| {
+        let max_flows = header("CNI_TC_MAX_FLOWS");
+        let mut streams: Vec<_> = (0..FLOWS).map(|_| connect(fixture, OTHER[0])).collect();
+        // Twice as many unused flows as the table holds. The active flows send packets in between.
         for part in 0..8 {
-            fill(bed, part * most / 4, most / 4);
-            streams.iter_mut().for_each(|stream| assert!(is_echoed(stream), "in use, part {part}"));
+            fill(fixture, part * max_flows / 4, max_flows / 4);
+            streams.iter_mut().for_each(|stream| assert!(is_echoed(stream), "active flow, part {part}"));
         }
         for address in OTHER {
-            assert_eq!((0..FLOWS).filter(|_| stream(bed, address, LIMIT)).count(), FLOWS, "TCP to {address}");
-            assert_eq!((0..FLOWS).filter(|_| datagram(bed, address, LIMIT)).count(), FLOWS, "UDP to {address}");
+            assert_eq!((0..FLOWS).filter(|_| stream(fixture, address, TIMEOUT)).count(), FLOWS, "TCP to {address}");
+            assert_eq!((0..FLOWS).filter(|_| datagram(fixture, address, TIMEOUT)).count(), FLOWS, "UDP to {address}");
         }
     });
 }
 
-/// Puts rows into the memory of flows, from `first` on.
-fn fill(bed: &Bed, first: usize, count: usize) {
-    let pin = bed.datapath.directory().join("flows");
+/// Adds entries to the flow table, numbered from `first`.
+fn fill(fixture: &Fixture, first: usize, count: usize) {
+    let pin = fixture.datapath.directory().join("flows");
     let mut commands = String::new();
     for number in first..first + count {
         let [.., a, b, c, d] = number.to_be_bytes();
@@ -237,40 +241,40 @@ fn fill(bed: &Bed, first: usize, count: usize) {
     bpftool().args(["batch", "file"]).arg(file.path()).run();
 }
 
-/// A connection of the first pod's.
-fn connect(bed: &Bed, to: IpAddr) -> TcpStream {
-    bed.pods[0]
-        .enter(|| TcpStream::connect_timeout(&(to, PORT).into(), LIMIT))
+/// A connection from the first pod.
+fn connect(fixture: &Fixture, to: IpAddr) -> TcpStream {
+    fixture.pods[0]
+        .enter(|| TcpStream::connect_timeout(&(to, PORT).into(), TIMEOUT))
         .unwrap_or_else(|error| panic!("{to}: {error}"))
 }
 
 /// Whether a new connection from the first pod is echoed.
-fn stream(bed: &Bed, to: IpAddr, limit: Duration) -> bool {
-    let connected = bed.pods[0].enter(|| TcpStream::connect_timeout(&(to, PORT).into(), limit));
+fn stream(fixture: &Fixture, to: IpAddr, timeout: Duration) -> bool {
+    let connected = fixture.pods[0].enter(|| TcpStream::connect_timeout(&(to, PORT).into(), timeout));
     connected.is_ok_and(|mut stream| is_echoed(&mut stream))
 }
 
 fn is_echoed(stream: &mut TcpStream) -> bool {
     let mut buffer = [0; 4];
-    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
     stream.write_all(b"echo").is_ok() && stream.read_exact(&mut buffer).is_ok() && buffer == *b"echo"
 }
 
-/// Whether a datagram from a new port of the first pod is echoed by whom it was sent to.
-fn datagram(bed: &Bed, to: IpAddr, limit: Duration) -> bool {
+/// Whether a datagram from a new port of the first pod is echoed by its destination.
+fn datagram(fixture: &Fixture, to: IpAddr, timeout: Duration) -> bool {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = bed.pods[0].enter(|| UdpSocket::bind((any, 0)).expect("bind"));
-    socket.set_read_timeout(Some(limit)).expect("a limit");
-    // Connected, so that an answer from anybody else is none.
+    let socket = fixture.pods[0].enter(|| UdpSocket::bind((any, 0)).expect("bind"));
+    socket.set_read_timeout(Some(timeout)).expect("a timeout");
+    // A connected socket ignores answers from other addresses.
     socket.connect((to, PORT)).expect("a route");
     let mut buffer = [0; 4];
     socket.send(b"echo").is_ok() && socket.recv(&mut buffer).is_ok() && buffer == *b"echo"
 }
 
-fn echo_streams(listener: TcpListener, over: &AtomicBool) {
+fn echo_streams(listener: TcpListener, stop: &AtomicBool) {
     listener.set_nonblocking(true).expect("set");
     let mut streams: Vec<TcpStream> = Vec::new();
-    while !over.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) {
         while let Ok((stream, _)) = listener.accept() {
             stream.set_nonblocking(true).expect("set");
             streams.push(stream);
@@ -287,10 +291,10 @@ fn echo_streams(listener: TcpListener, over: &AtomicBool) {
     }
 }
 
-fn echo_datagrams(socket: UdpSocket, over: &AtomicBool) {
-    socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a limit");
+fn echo_datagrams(socket: UdpSocket, stop: &AtomicBool) {
+    socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
     let mut buffer = [0; 64];
-    while !over.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) {
         if let Ok((length, from)) = socket.recv_from(&mut buffer) {
             let _ = socket.send_to(&buffer[..length], from);
         }

@@ -1,4 +1,4 @@
-//! A set of pins, looked at from outside.
+//! Inspects a set of pins from outside.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use cnikit_testbed::Command;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use serde_json::Value;
 
-/// A directory for pins as a plugin would choose it.
+/// The directory for pins, as a plugin chooses it.
 pub(crate) const ROOT: &str = "/sys/fs/bpf/example";
 
 pub(crate) const MAPS: [&str; 12] = [
@@ -43,8 +43,8 @@ pub(crate) fn port(ifindex: u32, last: u8) -> Endpoint {
     Endpoint { ifindex, mac: MacAddr::new([0x02, 0, 0, 0, 0, last]) }
 }
 
-/// The names in a directory, sorted, without the mark that says which build the programs are of, and without the program
-/// that kernels refuse which deny reads of their memory.
+/// The sorted names in a directory, without the build stamp and without `find_xdp`. Kernels that
+/// deny reads of kernel memory refuse `find_xdp`.
 pub(crate) fn names(directory: impl AsRef<Path>) -> Vec<String> {
     let entries = fs::read_dir(directory).expect("a directory");
     let mut names: Vec<_> =
@@ -54,7 +54,7 @@ pub(crate) fn names(directory: impl AsRef<Path>) -> Vec<String> {
     names
 }
 
-/// Makes the programs those of another build, as far as anybody can tell.
+/// Renames the build stamp, so that the programs seem to come from another build.
 pub(crate) fn make_foreign(directory: &Path) {
     let entries = fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path());
     let is_mark = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"build-"));
@@ -63,23 +63,23 @@ pub(crate) fn make_foreign(directory: &Path) {
     fs::rename(&marks[0], directory.join("build-of-another")).expect("the mark can be renamed");
 }
 
-/// What `bpftool -j map <verb> pinned <directory>/<map>` and the words of `rest` print.
+/// The output of `bpftool -j map <verb> pinned <directory>/<map> <rest>`.
 #[track_caller]
 pub(crate) fn map(verb: &str, directory: &Path, map: &str, rest: &str) -> Value {
     bpftool().args(["map", verb, "pinned"]).arg(directory.join(map)).words(rest).json()
 }
 
-/// What `bpftool -j prog show` says of a pinned program.
+/// The output of `bpftool -j prog show` for a pinned program.
 #[track_caller]
 pub(crate) fn program(directory: &Path, program: &str) -> Value {
     bpftool().words("prog show pinned").arg(directory.join(program)).json()
 }
 
-/// The kernel's ids of the whole set, by the names of the pins.
+/// The kernel's ids of all programs and maps of a set, by pin name.
 ///
 /// # Panics
 ///
-/// If a pin is missing or there is one too many, or if a program uses other maps than those beside it and those of its own.
+/// If a pin is missing or unexpected, or if a program uses unexpected maps.
 #[track_caller]
 pub(crate) fn ids(directory: &Path) -> BTreeMap<String, u64> {
     let mut expected: Vec<_> = MAPS.iter().chain(&PROGRAMS).copied().collect();

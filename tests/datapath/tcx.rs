@@ -1,4 +1,4 @@
-//! TCX links, by what `/proc/<pid>/fdinfo` and packets say of them.
+//! TCX links, checked with `/proc/<pid>/fdinfo` and packets.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -32,7 +32,7 @@ fn a_link_lives_as_long_as_its_descriptor_or_its_pin() {
         assert_eq!(fdinfo(&link, "prog_id"), id.to_string());
         assert_eq!(on_hook(index, Direction::Ingress), [(id, Some(info.link_id))]);
         drop(link);
-        // A process that another test starts has the descriptor until it executes its program.
+        // A process started by another test holds a copy of the descriptor until exec(2).
         eventually("the link to be gone", Duration::from_secs(5), || on_hook(index, Direction::Ingress).is_empty());
 
         let link = TcxLink::attach(&program, index, Direction::Egress).unwrap();
@@ -52,7 +52,7 @@ fn a_link_lives_as_long_as_its_descriptor_or_its_pin() {
         assert_eq!(opened.info().unwrap().link_id, link_id);
         opened.detach().unwrap();
         assert_eq!(on_hook(index, Direction::Egress), []);
-        assert_eq!(opened.info().unwrap().ifindex, None, "it is dead, and pinned still");
+        assert_eq!(opened.info().unwrap().ifindex, None, "the link is dead, and still pinned");
         opened.detach().expect("a dead link is detached");
         TcxLink::remove(PIN).unwrap();
         TcxLink::remove(PIN).expect("an absent pin is success");
@@ -64,17 +64,17 @@ fn ensure_attaches_once_and_replaces_in_place() {
     with_pair(|_, index| {
         let ((first, first_id), (second, second_id)) = (classifier(NEXT), classifier(NEXT));
         let ensure = |program| TcxLink::ensure(program, index, Direction::Ingress, PIN).unwrap().info().unwrap();
-        let made = ensure(&first);
-        assert_eq!(ensure(&first), made);
-        assert_eq!(on_hook(index, Direction::Ingress), [(first_id, Some(made.link_id))]);
+        let created = ensure(&first);
+        assert_eq!(ensure(&first), created);
+        assert_eq!(on_hook(index, Direction::Ingress), [(first_id, Some(created.link_id))]);
         assert_eq!(names(DIRECTORY), ["link"]);
 
         let updated = ensure(&second);
-        assert_eq!((updated.link_id, updated.program_id), (made.link_id, second_id));
-        assert_eq!(on_hook(index, Direction::Ingress), [(second_id, Some(made.link_id))]);
+        assert_eq!((updated.link_id, updated.program_id), (created.link_id, second_id));
+        assert_eq!(on_hook(index, Direction::Ingress), [(second_id, Some(created.link_id))]);
 
         let moved = TcxLink::ensure(&second, index, Direction::Egress, PIN).unwrap().info().unwrap();
-        assert_eq!(on_hook(index, Direction::Ingress), [], "the pin is of the other hook now");
+        assert_eq!(on_hook(index, Direction::Ingress), [], "the link is on the other hook now");
         assert_eq!(on_hook(index, Direction::Egress), [(second_id, Some(moved.link_id))]);
         TcxLink::remove(PIN).unwrap();
         assert_eq!(on_hook(index, Direction::Egress), []);
@@ -82,7 +82,7 @@ fn ensure_attaches_once_and_replaces_in_place() {
 }
 
 #[test]
-fn callers_that_race_attach_one_link() {
+fn concurrent_callers_attach_one_link() {
     with_pair(|_, index| {
         let (program, id) = classifier(NEXT);
         let links: Vec<_> = std::thread::scope(|scope| {
@@ -97,7 +97,7 @@ fn callers_that_race_attach_one_link() {
 }
 
 #[test]
-fn a_link_whose_device_is_gone_is_dead_and_replaced() {
+fn links_of_deleted_interfaces_are_dead_and_replaced() {
     with_pair(|host, index| {
         let (program, id) = classifier(NEXT);
         let link = TcxLink::ensure(&program, index, Direction::Ingress, PIN).unwrap();
@@ -119,7 +119,7 @@ fn a_link_whose_device_is_gone_is_dead_and_replaced() {
 }
 
 #[test]
-fn attached_lists_every_program_in_its_order() {
+fn attached_lists_all_programs_in_order() {
     with_pair(|_, index| {
         let programs = [classifier(NEXT), classifier(NEXT), classifier(NEXT)];
         assert_eq!(TcxLink::attached(index, Direction::Ingress).unwrap(), []);
@@ -150,16 +150,16 @@ fn a_qdisc_of_another_tool_coexists() {
             host.tc(&format!("qdisc add dev veth0 {qdisc}"));
             assert!(reaches(), "{qdisc}");
             host.tc(&format!("filter add dev veth0 ingress bpf direct-action object-pinned {DIRECTORY}/other"));
-            assert!(!reaches(), "what the TCX program passes on is dropped by the filter of the {qdisc} qdisc");
+            assert!(!reaches(), "the filter of the {qdisc} qdisc drops packets that the TCX program passes");
             link.update(&accept).unwrap();
-            assert!(reaches(), "what the TCX program accepts does not meet the filter of the {qdisc} qdisc");
+            assert!(reaches(), "packets that the TCX program accepts skip the filter of the {qdisc} qdisc");
             link.update(&next).unwrap();
             assert!(!reaches(), "{qdisc}");
 
             host.tc(&format!("qdisc del dev veth0 {qdisc}"));
             assert!(reaches(), "{qdisc}");
             link.update(&drop).unwrap();
-            assert!(!reaches(), "the TCX program outlives the {qdisc} qdisc");
+            assert!(!reaches(), "the TCX program stays after the {qdisc} qdisc is deleted");
         }
         std::fs::remove_file(Path::new(DIRECTORY).join("other")).unwrap();
         host.ip("link del veth0");
@@ -167,7 +167,7 @@ fn a_qdisc_of_another_tool_coexists() {
 }
 
 #[test]
-fn what_is_no_tcx_link_is_refused_and_left() {
+fn pins_that_are_not_tcx_links_are_refused_and_kept() {
     with_pair(|_, index| {
         let program = classifier(NEXT).0;
         std::fs::create_dir(DIRECTORY).unwrap();
@@ -204,7 +204,7 @@ fn what_is_no_tcx_link_is_refused_and_left() {
     });
 }
 
-/// Runs a test on a host with `veth0`, whose index it is given.
+/// Runs a test on a host with `veth0`. The test receives the index of `veth0`.
 #[track_caller]
 fn with_pair(test: impl FnOnce(&Host, u32) + Send) {
     if !tool("bpftool") {
@@ -219,12 +219,12 @@ fn with_pair(test: impl FnOnce(&Host, u32) + Send) {
         if host.link("veth0").is_some() {
             host.ip("link del veth0");
         }
-        // Directories are no state; the pins in them are.
+        // The testbed reports left pins, but not left directories.
         let _ = std::fs::remove_dir(DIRECTORY);
     });
 }
 
-/// The only thing to test without TCX. A kernel that should have it must not come here.
+/// The only test on kernels without TCX. Fails on a kernel that must have TCX.
 fn refused_by_an_old_kernel(index: u32) {
     assert!(kernel() < (6, 6), "{:?} has TCX hooks", kernel());
     let error = TcxLink::attach(&classifier(NEXT).0, index, Direction::Ingress).expect_err("no TCX");
@@ -233,7 +233,7 @@ fn refused_by_an_old_kernel(index: u32) {
     eprintln!("SKIP Linux {:?} has no TCX hooks", kernel());
 }
 
-/// Makes `veth0` and `eth0`.
+/// Creates the veth pair `veth0` and `eth0`. Returns the index of `veth0`.
 fn pair(host: &Host) -> u32 {
     host.ip("link add veth0 type veth peer name eth0");
     host.link("veth0").expect("veth0")["ifindex"].as_u64().expect("an index") as u32
@@ -245,7 +245,7 @@ fn on_hook(index: u32, direction: Direction) -> Vec<(u32, Option<u32>)> {
     programs.iter().map(|program| (program.program_id, program.link_id)).collect()
 }
 
-/// What the kernel writes of a link.
+/// A field of the link in `fdinfo`.
 fn fdinfo(link: &TcxLink, key: &str) -> String {
     let path = format!("/proc/self/fdinfo/{}", link.as_fd().as_raw_fd());
     let text = std::fs::read_to_string(path).expect("fdinfo");

@@ -1,4 +1,4 @@
-//! XDP programs on pods' interfaces, in driver mode: direct packets pass them.
+//! Driver-mode XDP programs on the interfaces of pods: directly forwarded packets pass them.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
@@ -7,37 +7,37 @@ use std::time::Duration;
 
 use cnikit_testbed::{Host, Namespace, Pod, Xdp, eventually, host};
 
-use crate::bed::{Bed, addresses, index};
+use crate::fixture::{Fixture, addresses, index};
 use crate::support::{datapath, make_foreign, map};
 
 const PORT: u16 = 5_000;
-const LIMIT: Duration = Duration::from_secs(5);
-/// Longer than any delivery takes, and what a test waits where nothing is to arrive.
-const LONG: Duration = Duration::from_millis(300);
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The wait for a packet that must not arrive. Longer than any delivery takes.
+const NO_PACKET_TIMEOUT: Duration = Duration::from_millis(300);
 const PINS: &str = "/sys/fs/bpf/xdp";
 
-/// Three pods whose ports are watched, or not.
-fn with_pods(is_watched: bool, test: impl FnOnce(&Host, &Bed) + Send) {
+/// Runs a test with three pods, with or without watched ports.
+fn with_pods(is_watched: bool, test: impl FnOnce(&Host, &Fixture) + Send) {
     host(|host| {
-        let bed = Bed::new(host);
+        let fixture = Fixture::new(host);
         std::fs::create_dir(PINS).expect("a bpffs is writable");
         for (name, verdict) in [("drop", Xdp::DROP), ("pass", Xdp::PASS)] {
             Xdp::new(verdict).pin(&Path::new(PINS).join(name));
         }
         if is_watched {
-            let links = bed.datapath.open_port_configs().expect("open");
+            let ports = fixture.datapath.open_port_configs().expect("open");
             for veth in ["veth0", "veth1", "veth2"] {
-                assert!(links.watch_xdp(index(host, veth)).expect("a look at the port"), "{veth}");
-                assert!(links.watches_xdp(index(host, veth)).expect("a look at the port"), "{veth}");
+                assert!(ports.watch_xdp(index(host, veth)).expect("watch the port"), "{veth}");
+                assert!(ports.watches_xdp(index(host, veth)).expect("read the port"), "{veth}");
             }
         }
-        test(host, &bed);
+        test(host, &fixture);
         std::fs::remove_dir_all(PINS).expect("the pins can be removed");
-        bed.end(host);
+        fixture.end(host);
     });
 }
 
-/// Attaches a pinned program, in place of one that is there.
+/// Attaches a pinned program, or replaces the attached program.
 fn attach(pod: &Pod, mode: &str, program: &str) {
     pod.ip(&format!("-force link set dev eth0 {mode} pinned {PINS}/{program}"));
 }
@@ -47,43 +47,44 @@ fn detach(pod: &Pod, mode: &str) {
 }
 
 /// Whether a datagram from the first pod to the second arrives.
-fn arrives(bed: &Bed, from: IpAddr, to: IpAddr) -> bool {
-    let receiver = bed.pods[1].enter(|| UdpSocket::bind((to, 0)).expect("a free port"));
-    receiver.set_read_timeout(Some(LONG)).expect("a limit");
-    let sender = bed.pods[0].enter(|| UdpSocket::bind((from, 0)).expect("a free port"));
+fn arrives(fixture: &Fixture, from: IpAddr, to: IpAddr) -> bool {
+    let receiver = fixture.pods[1].enter(|| UdpSocket::bind((to, 0)).expect("a free port"));
+    receiver.set_read_timeout(Some(NO_PACKET_TIMEOUT)).expect("a timeout");
+    let sender = fixture.pods[0].enter(|| UdpSocket::bind((from, 0)).expect("a free port"));
     sender.send_to(b"through", receiver.local_addr().expect("it is bound")).expect("room");
     receiver.recv_from(&mut [0; 64]).is_ok()
 }
 
 #[test]
-fn a_program_sees_what_other_pods_send() {
-    with_pods(true, |_, bed| {
+fn programs_see_packets_from_other_pods() {
+    with_pods(true, |_, fixture| {
         for (from, to) in addresses(0).into_iter().zip(addresses(1)) {
-            let before = (bed.datapath.stats().unwrap(), bed.counters(to));
-            assert!(arrives(bed, from, to), "{to}: without a program");
-            attach(&bed.pods[1], "xdpdrv", "drop");
-            assert!(!arrives(bed, from, to), "{to}: by netlink");
-            detach(&bed.pods[1], "xdpdrv");
-            assert!(arrives(bed, from, to), "{to}: after netlink");
+            let before = (fixture.datapath.stats().unwrap(), fixture.counters(to));
+            assert!(arrives(fixture, from, to), "{to}: without a program");
+            attach(&fixture.pods[1], "xdpdrv", "drop");
+            assert!(!arrives(fixture, from, to), "{to}: by netlink");
+            detach(&fixture.pods[1], "xdpdrv");
+            assert!(arrives(fixture, from, to), "{to}: after netlink");
 
-            let eth0 = index(&bed.pods[1], "eth0");
-            let link = bed.pods[1].enter(|| Xdp::new(Xdp::DROP).link(eth0, Xdp::DRIVER));
-            assert!(!arrives(bed, from, to), "{to}: by a link");
+            let eth0 = index(&fixture.pods[1], "eth0");
+            let link = fixture.pods[1].enter(|| Xdp::new(Xdp::DROP).link(eth0, Xdp::DRIVER));
+            assert!(!arrives(fixture, from, to), "{to}: by a link");
             drop(link);
-            // A process that another test starts may hold a copy of the descriptor for a moment.
-            let is_detached = || bed.pods[1].link("eth0").unwrap()["xdp"].is_null();
-            eventually("the link to end", LIMIT, is_detached);
-            assert!(arrives(bed, from, to), "{to}: after the link");
+            // A process started by another test may hold a copy of the descriptor until exec(2).
+            let is_detached = || fixture.pods[1].link("eth0").unwrap()["xdp"].is_null();
+            eventually("the link to end", TIMEOUT, is_detached);
+            assert!(arrives(fixture, from, to), "{to}: after the link");
 
-            attach(&bed.pods[1], "xdpdrv", "drop");
-            attach(&bed.pods[1], "xdpdrv", "pass");
-            assert!(arrives(bed, from, to), "{to}: replaced");
-            attach(&bed.pods[1], "xdpdrv", "drop");
-            assert!(!arrives(bed, from, to), "{to}: replaced again");
-            detach(&bed.pods[1], "xdpdrv");
+            attach(&fixture.pods[1], "xdpdrv", "drop");
+            attach(&fixture.pods[1], "xdpdrv", "pass");
+            assert!(arrives(fixture, from, to), "{to}: replaced");
+            attach(&fixture.pods[1], "xdpdrv", "drop");
+            assert!(!arrives(fixture, from, to), "{to}: replaced again");
+            detach(&fixture.pods[1], "xdpdrv");
 
-            // Each of the seven was counted once at either end, also if the program dropped it.
-            let after = (bed.datapath.stats().unwrap(), bed.counters(to));
+            // Each of the seven packets was counted once for each pod, even if the program dropped
+            // it.
+            let after = (fixture.datapath.stats().unwrap(), fixture.counters(to));
             assert_eq!(after.0.direct - before.0.direct, 7, "{to}");
             assert_eq!((after.1.rx_packets - before.1.rx_packets, after.1.rx_direct - before.1.rx_direct), (7, 7));
             assert_eq!(after.0.flows_added, before.0.flows_added, "{to}: the stack delivered none");
@@ -91,37 +92,37 @@ fn a_program_sees_what_other_pods_send() {
     });
 }
 
-/// What makes the test above one that can fail: the kernel delivers behind the program.
+/// The control of the test above: without a watch, `bpf_redirect_peer` bypasses the program.
 #[test]
-fn a_program_at_a_port_that_is_not_watched_is_bypassed() {
-    with_pods(false, |host, bed| {
-        assert!(!bed.datapath.open_port_configs().unwrap().watches_xdp(index(host, "veth1")).unwrap());
+fn programs_at_unwatched_ports_are_bypassed() {
+    with_pods(false, |host, fixture| {
+        assert!(!fixture.datapath.open_port_configs().unwrap().watches_xdp(index(host, "veth1")).unwrap());
         let (from, to) = (addresses(0)[0], addresses(1)[0]);
-        attach(&bed.pods[1], "xdpdrv", "drop");
-        assert!(arrives(bed, from, to));
-        detach(&bed.pods[1], "xdpdrv");
+        attach(&fixture.pods[1], "xdpdrv", "drop");
+        assert!(arrives(fixture, from, to));
+        detach(&fixture.pods[1], "xdpdrv");
     });
 }
 
 #[test]
-fn a_program_in_generic_mode_sees_direct_packets_as_ever() {
-    with_pods(true, |_, bed| {
+fn generic_mode_programs_see_direct_packets() {
+    with_pods(true, |_, fixture| {
         let (from, to) = (addresses(0)[0], addresses(1)[0]);
-        attach(&bed.pods[1], "xdpgeneric", "drop");
-        assert!(!arrives(bed, from, to));
-        detach(&bed.pods[1], "xdpgeneric");
-        assert!(arrives(bed, from, to));
+        attach(&fixture.pods[1], "xdpgeneric", "drop");
+        assert!(!arrives(fixture, from, to));
+        detach(&fixture.pods[1], "xdpgeneric");
+        assert!(arrives(fixture, from, to));
     });
 }
 
 #[test]
-fn what_a_pod_with_a_program_sends_is_direct() {
-    with_pods(true, |_, bed| {
-        attach(&bed.pods[0], "xdpdrv", "pass");
+fn packets_from_a_pod_with_a_program_are_direct() {
+    with_pods(true, |_, fixture| {
+        attach(&fixture.pods[0], "xdpdrv", "pass");
         let (from, to) = (addresses(0)[0], addresses(1)[0]);
-        assert!(arrives(bed, from, to));
-        assert_eq!(bed.counters(from).tx_direct, 1);
-        detach(&bed.pods[0], "xdpdrv");
+        assert!(arrives(fixture, from, to));
+        assert_eq!(fixture.counters(from).tx_direct, 1);
+        detach(&fixture.pods[0], "xdpdrv");
     });
 }
 
@@ -136,116 +137,116 @@ fn send(from: &mut TcpStream, to: &mut TcpStream) {
     let sent: Vec<u8> = (0..BYTES).map(|number| (number % 251) as u8).collect();
     let mut received = vec![0; BYTES];
     std::thread::scope(|scope| {
-        scope.spawn(|| from.write_all(&sent).expect("it can be sent"));
-        to.read_exact(&mut received).expect("it arrives");
+        scope.spawn(|| from.write_all(&sent).expect("send"));
+        to.read_exact(&mut received).expect("receive");
     });
-    assert!(sent == received, "what arrived is not what was sent");
+    assert!(sent == received, "received other bytes than sent");
 }
 
 #[test]
-fn a_connection_goes_on_while_a_program_comes_and_goes() {
-    with_pods(true, |_, bed| {
+fn connections_survive_attaching_and_detaching_a_program() {
+    with_pods(true, |_, fixture| {
         for (from, to) in addresses(0).into_iter().zip(addresses(1)) {
-            let listener = bed.pods[1].enter(|| TcpListener::bind((to, PORT)).unwrap());
-            let mut client = bed.pods[0].enter(|| TcpStream::connect_timeout(&(to, PORT).into(), LIMIT).unwrap());
+            let listener = fixture.pods[1].enter(|| TcpListener::bind((to, PORT)).unwrap());
+            let mut client = fixture.pods[0].enter(|| TcpStream::connect_timeout(&(to, PORT).into(), TIMEOUT).unwrap());
             let (mut server, _) = listener.accept().unwrap();
             for stream in [&client, &server] {
-                stream.set_read_timeout(Some(LIMIT)).unwrap();
+                stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             }
             exchange(&mut client, &mut server);
-            for pod in [&bed.pods[1], &bed.pods[0]] {
+            for pod in [&fixture.pods[1], &fixture.pods[0]] {
                 attach(pod, "xdpdrv", "pass");
                 exchange(&mut client, &mut server);
             }
-            for pod in [&bed.pods[1], &bed.pods[0]] {
+            for pod in [&fixture.pods[1], &fixture.pods[0]] {
                 detach(pod, "xdpdrv");
                 exchange(&mut client, &mut server);
             }
-            for counters in [bed.counters(from), bed.counters(to)] {
-                assert_eq!(counters.tx_packets, counters.tx_direct, "all of it directly");
+            for counters in [fixture.counters(from), fixture.counters(to)] {
+                assert_eq!(counters.tx_packets, counters.tx_direct, "all packets directly");
             }
-            assert_eq!(bed.datapath.stats().unwrap().flows_added, 0, "the stack delivered none");
+            assert_eq!(fixture.datapath.stats().unwrap().flows_added, 0, "the stack delivered none");
         }
     });
 }
 
 #[test]
-fn a_pair_that_goes_with_its_program_harms_nothing() {
-    with_pods(true, |host, bed| {
+fn deleting_a_veth_pair_with_a_program_is_harmless() {
+    with_pods(true, |host, fixture| {
         let (from, to) = (addresses(0)[0], addresses(1)[0]);
-        attach(&bed.pods[1], "xdpdrv", "drop");
-        let gone = index(host, "veth1");
+        attach(&fixture.pods[1], "xdpdrv", "drop");
+        let deleted = index(host, "veth1");
         host.ip("link del veth1");
-        // The map entries lead to nothing now.
-        let sender = bed.pods[0].enter(|| UdpSocket::bind((from, 0)).unwrap());
+        // The map entries refer to a deleted interface now.
+        let sender = fixture.pods[0].enter(|| UdpSocket::bind((from, 0)).unwrap());
         for _ in 0..100 {
             sender.send_to(b"lost", (to, PORT)).unwrap();
         }
-        let links = bed.datapath.open_port_configs().unwrap();
-        assert!(!links.watch_xdp(gone).unwrap(), "there is nothing to watch");
-        assert!(!links.watches_xdp(gone).unwrap());
-        links.remove(gone).unwrap();
+        let ports = fixture.datapath.open_port_configs().unwrap();
+        assert!(!ports.watch_xdp(deleted).unwrap(), "the interface does not exist");
+        assert!(!ports.watches_xdp(deleted).unwrap());
+        ports.remove(deleted).unwrap();
         host.ip("link add veth1 type veth peer name other");
     });
 }
 
 #[test]
-fn only_the_host_end_of_a_pair_can_be_watched() {
-    with_pods(true, |host, bed| {
-        let links = bed.datapath.open_port_configs().unwrap();
+fn only_host_ends_of_veth_pairs_can_be_watched() {
+    with_pods(true, |host, fixture| {
+        let ports = fixture.datapath.open_port_configs().unwrap();
         for ifindex in [1, index(host, "cbr0"), 0x7fff_0000] {
-            assert!(!links.watch_xdp(ifindex).unwrap(), "{ifindex}");
-            assert!(!links.watches_xdp(ifindex).unwrap(), "{ifindex}");
+            assert!(!ports.watch_xdp(ifindex).unwrap(), "{ifindex}");
+            assert!(!ports.watches_xdp(ifindex).unwrap(), "{ifindex}");
         }
     });
 }
 
-/// The kernel keeps links in chains, by the lower eight bits of their indexes, the newest first. One call of the program
-/// looks at 16.
+/// The kernel keeps interfaces in hash chains, by the lower eight bits of the index, the newest
+/// first. One run of `find_xdp` visits 16 of them.
 #[test]
-fn a_port_is_found_behind_many_links_of_its_chain() {
-    with_pods(false, |host, bed| {
+fn ports_are_found_in_long_hash_chains() {
+    with_pods(false, |host, fixture| {
         let veth = index(host, "veth1");
         for number in 1..=40 {
             host.ip(&format!("link add name many{number} index {} type bridge", veth + 256 * number));
         }
-        let links = bed.datapath.open_port_configs().unwrap();
-        assert!(links.watch_xdp(veth).unwrap());
-        assert!(!links.watch_xdp(veth + 256).unwrap(), "a bridge");
-        assert!(!links.watch_xdp(veth + 256 * 41).unwrap(), "no link");
-        attach(&bed.pods[1], "xdpdrv", "drop");
-        assert!(!arrives(bed, addresses(0)[0], addresses(1)[0]));
-        detach(&bed.pods[1], "xdpdrv");
+        let ports = fixture.datapath.open_port_configs().unwrap();
+        assert!(ports.watch_xdp(veth).unwrap());
+        assert!(!ports.watch_xdp(veth + 256).unwrap(), "a bridge");
+        assert!(!ports.watch_xdp(veth + 256 * 41).unwrap(), "no interface");
+        attach(&fixture.pods[1], "xdpdrv", "drop");
+        assert!(!arrives(fixture, addresses(0)[0], addresses(1)[0]));
+        detach(&fixture.pods[1], "xdpdrv");
         for number in 1..=40 {
             host.ip(&format!("link del many{number}"));
         }
     });
 }
 
-/// A key as bpftool takes it.
+/// An ifindex as the key argument of bpftool.
 fn key(ifindex: u32) -> String {
     ifindex.to_ne_bytes().iter().fold("key".to_owned(), |words, byte| format!("{words} {byte}"))
 }
 
-/// An older build has pods attached that nothing watches.
+/// Ports from an older build are not watched before the upgrade.
 #[test]
-fn ports_are_watched_from_the_upgrade_on() {
-    with_pods(false, |host, bed| {
-        make_foreign(&bed.datapath.directory());
+fn an_upgrade_watches_all_ports() {
+    with_pods(false, |host, fixture| {
+        make_foreign(&fixture.datapath.directory());
         for pin in ["find_xdp", "port_xdp"] {
-            std::fs::remove_file(bed.datapath.directory().join(pin)).unwrap();
+            std::fs::remove_file(fixture.datapath.directory().join(pin)).unwrap();
         }
         let veth = index(host, "veth1");
         datapath("one").ensure().unwrap();
-        assert!(bed.datapath.open_port_configs().unwrap().watches_xdp(veth).unwrap());
+        assert!(fixture.datapath.open_port_configs().unwrap().watches_xdp(veth).unwrap());
 
-        // One that the older build, when it was back, had removed from the map that it knew.
-        map("delete", &bed.datapath.directory(), "port_config", &key(veth));
-        make_foreign(&bed.datapath.directory());
+        // After a downgrade, the older build removed a port from `port_config` only.
+        map("delete", &fixture.datapath.directory(), "port_config", &key(veth));
+        make_foreign(&fixture.datapath.directory());
         datapath("one").ensure().unwrap();
-        let links = bed.datapath.open_port_configs().unwrap();
-        assert!(!links.watches_xdp(veth).unwrap());
-        assert!(links.watches_xdp(index(host, "veth0")).unwrap());
-        assert!(!bed.datapath.open_port_configs().unwrap().watches_xdp(index(host, "cbr0")).unwrap());
+        let ports = fixture.datapath.open_port_configs().unwrap();
+        assert!(!ports.watches_xdp(veth).unwrap());
+        assert!(ports.watches_xdp(index(host, "veth0")).unwrap());
+        assert!(!fixture.datapath.open_port_configs().unwrap().watches_xdp(index(host, "cbr0")).unwrap());
     });
 }

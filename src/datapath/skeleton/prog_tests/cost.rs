@@ -1,4 +1,4 @@
-//! What a packet costs in the programs, without the stack around them:
+//! Measures the run time of the programs per packet, without the network stack:
 //!
 //! ```sh
 //! cargo test --lib cost_of_each_case -- --ignored --nocapture
@@ -32,26 +32,26 @@ fn cost_of_each_case() {
             ingress("TCP, direct", &answer);
             ingress("TCP SYN, direct", &send(TCP, &tcp(80, 1000, SYN)));
             ingress("UDP, direct", &send(UDP, &udp(1, 2)));
-            ingress("to the world", &datagram(MAC_GATEWAY, a, STRANGERS[family], 64));
-            ingress("spoofed, dropped", &datagram(MAC_B, STRANGERS[family], b, 64));
+            ingress("to an external address", &datagram(MAC_GATEWAY, a, EXTERNAL[family], 64));
+            ingress("spoofed, dropped", &datagram(MAC_B, EXTERNAL[family], b, 64));
             loaded.egress(&question);
-            ingress("TCP, answers a flow of the stack", &answer);
+            ingress("TCP, answer in a flow of the stack", &answer);
             loaded.configure(|config| config.spoof_check = false);
-            ingress("UDP, direct, guard off", &send(UDP, &udp(1, 2)));
+            ingress("UDP, direct, spoof check off", &send(UDP, &udp(1, 2)));
             loaded.configure(|config| config.direct_forwarding = false);
-            ingress("UDP, direct off, guard off", &send(UDP, &udp(1, 2)));
+            ingress("UDP, direct off, spoof check off", &send(UDP, &udp(1, 2)));
             loaded.configure(|_| ());
             let egress = nanoseconds(&programs.cni_tc_egress, &question);
-            lines.push(format!("{egress:>5} ns  egress   {name} TCP, a flow that is remembered"));
-            let world = datagram(MAC_A, STRANGERS[family], a, 64);
-            let egress = nanoseconds(&programs.cni_tc_egress, &world);
-            lines.push(format!("{egress:>5} ns  egress   {name} from the world"));
+            lines.push(format!("{egress:>5} ns  egress   {name} TCP, tracked flow"));
+            let external = datagram(MAC_A, EXTERNAL[family], a, 64);
+            let egress = nanoseconds(&programs.cni_tc_egress, &external);
+            lines.push(format!("{egress:>5} ns  egress   {name} from an external address"));
         }
         let reply = ethernet(MAC_ALL, MAC_A, ARP, &arp(2, (MAC_A, PODS[0][0]), ([0; 6], PODS[0][1])));
         lines.push(format!("{:>5} ns  ingress  ARP reply, checked", nanoseconds(&programs.cni_tc_main, &reply)));
         loaded.configure(|config| config.bridge_ifindex = PORT);
-        let up = datagram(MAC_GATEWAY, PODS[0][0], STRANGERS[0], 64);
-        lines.push(format!("{:>5} ns  ingress  of the bridge", nanoseconds(&programs.cni_tc_main, &up)));
+        let up = datagram(MAC_GATEWAY, PODS[0][0], EXTERNAL[0], 64);
+        lines.push(format!("{:>5} ns  ingress  at the bridge", nanoseconds(&programs.cni_tc_main, &up)));
         eprintln!("{}", lines.join("\n"));
     });
 }

@@ -1,4 +1,4 @@
-//! What is delivered directly, what is left to the stack, and what is counted of both.
+//! Direct forwarding, packets that are left to the stack, and the counters of both.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ use crate::datapath::{NetStats, PodCounters, PortConfig};
 use crate::spec::MacAddr;
 
 #[test]
-fn a_packet_for_a_pod_is_redirected_untouched_and_counted_at_both_ends() {
+fn packets_for_pods_are_redirected_unchanged_and_counted_for_both_pods() {
     loaded(|loaded| {
         for [a, b] in PODS {
             let before = loaded.stats();
@@ -25,7 +25,7 @@ fn a_packet_for_a_pod_is_redirected_untouched_and_counted_at_both_ends() {
 }
 
 #[test]
-fn every_known_protocol_is_redirected_and_others_are_the_stacks() {
+fn known_protocols_are_redirected_and_others_go_to_the_stack() {
     loaded(|loaded| {
         for [a, b] in PODS {
             let send = |protocol, payload: &[u8]| frame(MAC_B, &ip(a, b, 64, protocol, payload));
@@ -41,7 +41,8 @@ fn every_known_protocol_is_redirected_and_others_are_the_stacks() {
             ] {
                 loaded.assert_direct(&send(protocol, &payload), &format!("{a}, protocol {protocol}"));
             }
-            // ESP, GRE and what nobody has heard of; a timestamp request, a query of listeners, too short a header.
+            // ESP, GRE, an unassigned protocol, a timestamp request or listener query, and two
+            // truncated headers.
             for (protocol, payload) in [
                 (50, vec![0; 24]),
                 (47, vec![0; 24]),
@@ -57,7 +58,7 @@ fn every_known_protocol_is_redirected_and_others_are_the_stacks() {
 }
 
 #[test]
-fn a_packet_for_the_gateways_mac_is_routed() {
+fn packets_to_the_mac_of_the_gateway_are_routed() {
     loaded(|loaded| {
         for ([a, b], hops_at) in PODS.into_iter().zip([ETHERNET + 8, ETHERNET + 7]) {
             let sent = datagram(MAC_GATEWAY, a, b, 64);
@@ -66,7 +67,7 @@ fn a_packet_for_the_gateways_mac_is_routed() {
             assert_eq!(verdict, REDIRECT);
             let mut expected = datagram(MAC_B, a, b, 63);
             expected[6..12].copy_from_slice(&MAC_GATEWAY);
-            assert_eq!(routed, expected, "to the pod, from the gateway, one hop less to live");
+            assert_eq!(routed, expected, "to the pod, from the gateway, with a lower hop limit");
             assert_eq!((sent[hops_at], routed[hops_at]), (64, 63));
         }
         let (_, routed) = loaded.ingress(&datagram(MAC_GATEWAY, PODS[0][0], PODS[0][1], 2));
@@ -75,13 +76,13 @@ fn a_packet_for_the_gateways_mac_is_routed() {
 }
 
 #[test]
-fn the_stack_answers_for_a_packet_that_may_not_be_routed() {
+fn packets_that_must_not_be_routed_directly_go_to_the_stack() {
     loaded(|loaded| {
-        // The pod may answer by another port, of another network.
+        // The pod may answer through a port in another network.
         let siblings = |port, mac, has_siblings| {
-            let mut link = PortConfig::new(MacAddr::new(mac));
-            link.has_siblings = has_siblings;
-            loaded.links.insert(port, link).unwrap();
+            let mut config = PortConfig::new(MacAddr::new(mac));
+            config.has_siblings = has_siblings;
+            loaded.links.insert(port, config).unwrap();
         };
         for (port, mac) in [(PORT, MAC_A), (OTHER_PORT, MAC_B)] {
             siblings(port, mac, true);
@@ -91,51 +92,51 @@ fn the_stack_answers_for_a_packet_that_may_not_be_routed() {
             }
             siblings(port, mac, false);
         }
-        // Without the guard, the pod may have another MAC than its entry says.
+        // Without the spoof check, the pod may use another MAC than the MAC of its entry.
         loaded.configure(|config| config.spoof_check = false);
-        loaded.assert_stack(&datagram(MAC_GATEWAY, PODS[0][0], PODS[0][1], 64), "without the guard");
-        loaded.assert_direct(&datagram(MAC_B, PODS[0][0], PODS[0][1], 64), "without the guard, on the link");
+        loaded.assert_stack(&datagram(MAC_GATEWAY, PODS[0][0], PODS[0][1], 64), "without spoof check");
+        loaded.assert_direct(&datagram(MAC_B, PODS[0][0], PODS[0][1], 64), "without spoof check, on the link");
         siblings(OTHER_PORT, MAC_B, true);
-        loaded.assert_stack(&datagram(MAC_B, PODS[0][0], PODS[0][1], 64), "without the guard, with siblings");
+        loaded.assert_stack(&datagram(MAC_B, PODS[0][0], PODS[0][1], 64), "without spoof check, with siblings");
         siblings(OTHER_PORT, MAC_B, false);
         loaded.configure(|_| ());
         for [a, b] in PODS {
             for hops in [0, 1] {
                 loaded.assert_stack(&datagram(MAC_GATEWAY, a, b, hops), &format!("{a}, {hops} hops"));
             }
-            loaded.assert_direct(&datagram(MAC_B, a, b, 1), "on the link no hop is spent");
+            loaded.assert_direct(&datagram(MAC_B, a, b, 1), "no hop on the link");
         }
     });
 }
 
 #[test]
-fn the_bridge_gets_what_is_for_nobody_in_the_map() {
+fn packets_to_addresses_without_an_entry_go_to_the_stack() {
     loaded(|loaded| {
         let all: [IpAddr; 2] = [Ipv4Addr::BROADCAST.into(), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into()];
         for (family, [a, b]) in PODS.into_iter().enumerate() {
             let cases = [
-                ("the world", datagram(MAC_GATEWAY, a, STRANGERS[family], 64)),
+                ("an external address", datagram(MAC_GATEWAY, a, EXTERNAL[family], 64)),
                 ("the gateway", datagram(MAC_GATEWAY, a, GATEWAY[family], 64)),
                 ("a pod that routes", datagram(MAC_THIRD, a, b, 64)),
-                ("a pod by everybody's MAC", datagram(MAC_ALL, a, b, 64)),
+                ("a pod by the broadcast MAC", datagram(MAC_ALL, a, b, 64)),
                 ("the pod itself", datagram(MAC_A, a, a, 64)),
                 ("the pod itself, routed", datagram(MAC_GATEWAY, a, a, 64)),
-                ("everybody", datagram(MAC_ALL, a, all[family], 64)),
+                ("broadcast or all nodes", datagram(MAC_ALL, a, all[family], 64)),
             ];
             let before = loaded.stats().to_stack;
-            for (who, sent) in &cases {
-                loaded.assert_stack(sent, who);
+            for (what, sent) in &cases {
+                loaded.assert_stack(sent, what);
             }
             let counters = loaded.counters(a);
             assert_eq!((counters.tx_packets, counters.tx_direct), (cases.len() as u64, 0));
             assert_eq!(loaded.stats().to_stack - before, cases.len() as u64);
-            assert_eq!(loaded.counters(b).rx_packets, 0, "the egress hook counts what the bridge delivers");
+            assert_eq!(loaded.counters(b).rx_packets, 0, "the egress hook counts packets from the bridge");
         }
     });
 }
 
 #[test]
-fn a_pod_whose_row_is_gone_is_the_stacks() {
+fn packets_to_a_deleted_endpoint_go_to_the_stack() {
     loaded(|loaded| {
         for [a, b] in PODS {
             loaded.ports.remove(b).unwrap();
@@ -145,7 +146,7 @@ fn a_pod_whose_row_is_gone_is_the_stacks() {
 }
 
 #[test]
-fn nothing_is_direct_when_it_is_turned_off() {
+fn direct_forwarding_can_be_turned_off() {
     loaded(|loaded| {
         loaded.configure(|config| config.direct_forwarding = false);
         for [a, b] in PODS {
@@ -154,13 +155,13 @@ fn nothing_is_direct_when_it_is_turned_off() {
         }
         loaded.configure(|config| config.spoof_check = false);
         for [a, b] in PODS {
-            loaded.assert_direct(&datagram(MAC_B, a, b, 64), "the guard is another matter");
+            loaded.assert_direct(&datagram(MAC_B, a, b, 64), "independent of the spoof check");
         }
     });
 }
 
 #[test]
-fn a_restricted_port_neither_sends_nor_receives_directly() {
+fn stack_only_ports_neither_send_nor_receive_directly() {
     for (restricted, mac) in [(PORT, MAC_A), (OTHER_PORT, MAC_B)] {
         loaded(|loaded| {
             loaded.restrict(restricted, mac);
@@ -170,13 +171,13 @@ fn a_restricted_port_neither_sends_nor_receives_directly() {
             loaded.links.remove(OTHER_PORT).unwrap();
             let is_free = restricted == OTHER_PORT;
             let verdict = loaded.ingress(&datagram(MAC_B, PODS[0][0], PODS[0][1], 64)).0;
-            assert_eq!(verdict == REDIRECT, is_free, "a port of which nothing is said is not restricted");
+            assert_eq!(verdict == REDIRECT, is_free, "a port without an entry is not restricted");
         });
     }
 }
 
 #[test]
-fn nothing_happens_before_the_programs_know_their_network() {
+fn programs_do_nothing_before_configuration() {
     loaded(|loaded| {
         loaded.configure(|config| config.bridge_ifindex = 0);
         for [a, b] in PODS {
@@ -188,7 +189,7 @@ fn nothing_happens_before_the_programs_know_their_network() {
 }
 
 #[test]
-fn fragments_and_options_are_the_stacks() {
+fn fragments_and_ip_options_go_to_the_stack() {
     loaded(|loaded| {
         let [[a, b], [a6, b6]] = PODS;
         let (IpAddr::V4(a), IpAddr::V4(b)) = (a, b) else { panic!("IPv4 comes first") };
@@ -207,39 +208,41 @@ fn fragments_and_options_are_the_stacks() {
             }
             frame(MAC_B, &ip(a6, b6, 64, kinds[0], &[headers.concat(), udp(1, 2)].concat()))
         };
-        loaded.assert_direct(&v6(&[HOP_BY_HOP, DESTINATION, AH, DESTINATION], 0), "headers that do not matter");
+        loaded
+            .assert_direct(&v6(&[HOP_BY_HOP, DESTINATION, AH, DESTINATION], 0), "headers without effect on forwarding");
         loaded.assert_stack(&v6(&[ROUTING], 0), "a routing header");
         loaded.assert_stack(&v6(&[HOP_BY_HOP, FRAGMENT], 0x0001), "the first fragment");
         loaded.assert_stack(&v6(&[FRAGMENT, DESTINATION], 0x0008), "a later fragment");
         loaded.assert_stack(&v6(&[FRAGMENT], 0), "an atomic fragment");
 
         loaded.configure(|config| config.spoof_check = false);
-        loaded.assert_direct(&v6(&[DESTINATION; 7], 0), "as many as are looked through");
+        loaded.assert_direct(&v6(&[DESTINATION; 7], 0), "the maximum number of headers");
         loaded.assert_stack(&v6(&[DESTINATION; 8], 0), "one more");
     });
 }
 
-/// A super-frame of more than 64 KiB has a length of 0 in its header: BIG TCP. Nobody but the stack makes one.
+/// BIG TCP: a super-frame of more than 64 KiB has length 0 in its header. Only the stack creates
+/// such frames.
 #[test]
-fn a_length_of_nothing_is_that_of_a_super_frame_alone() {
+fn length_zero_is_valid_only_for_super_frames() {
     loaded(|loaded| {
         for ([a, b], length_at) in PODS.into_iter().zip([2, 4]) {
             let mut sent = frame(MAC_B, &ip(a, b, 64, TCP, &tcp(1, 2, ACK)));
             sent[ETHERNET + length_at..ETHERNET + length_at + 2].fill(0);
             assert_eq!(run_super_frame(&loaded.skeleton.progs.cni_tc_main, &sent, 8), REDIRECT, "{a}");
             let verdict = loaded.ingress(&sent).0;
-            // In IPv6 it is a packet without a payload, in IPv4 one without a header.
+            // Otherwise length 0 means no payload in IPv6, and no header in IPv4.
             assert_eq!(verdict, if a.is_ipv4() { SHOT } else { UNSPEC });
         }
     });
 }
 
 #[test]
-fn what_the_bridge_delivers_is_counted_at_the_target() {
+fn packets_from_the_bridge_are_counted_for_the_receiver() {
     loaded(|loaded| {
         for (family, [a, b]) in PODS.into_iter().enumerate() {
             let before = loaded.stats();
-            let delivered = datagram(MAC_B, STRANGERS[family], b, 64);
+            let delivered = datagram(MAC_B, EXTERNAL[family], b, 64);
             assert_eq!(loaded.egress(&delivered), (UNSPEC, delivered.clone()));
 
             let rx = PodCounters { rx_packets: 1, rx_bytes: delivered.len() as u64, ..PodCounters::default() };
@@ -250,16 +253,16 @@ fn what_the_bridge_delivers_is_counted_at_the_target() {
 }
 
 #[test]
-fn addresses_that_nobody_tracks_share_one_row() {
+fn addresses_without_counters_share_one_entry() {
     loaded(|loaded| {
         loaded.configure(|config| config.spoof_check = false);
         for (family, [a, b]) in PODS.into_iter().enumerate() {
             let before = loaded.stats().unknown;
             let sent = datagram(MAC_B, a, b, 64);
             let bytes = sent.len() as u64;
-            loaded.assert_stack(&datagram(MAC_B, STRANGERS[family], b, 64), "by a stranger");
+            loaded.assert_stack(&datagram(MAC_B, EXTERNAL[family], b, 64), "from an external address");
             loaded.counters.remove(a).unwrap();
-            loaded.assert_direct(&sent, "by a pod without counters");
+            loaded.assert_direct(&sent, "from a pod without counters");
             assert_eq!(loaded.counters(b).rx_direct, 1);
             loaded.counters.remove(b).unwrap();
             loaded.assert_direct(&sent, "to a pod without counters");
@@ -277,10 +280,10 @@ fn addresses_that_nobody_tracks_share_one_row() {
     });
 }
 
-/// netfilter calls a conversation invalid of which it sees one direction alone: so what would be answered by the stack is
-/// not delivered directly.
+/// conntrack marks a flow invalid if it sees only one direction. So a packet is not forwarded
+/// directly if its answer goes through the stack.
 #[test]
-fn a_packet_whose_answer_would_go_by_the_stack_goes_by_the_stack() {
+fn packets_go_to_the_stack_if_their_answers_do() {
     loaded(|loaded| {
         loaded.configure(|config| config.spoof_check = false);
         for (family, [a, b]) in PODS.into_iter().enumerate() {
@@ -289,28 +292,28 @@ fn a_packet_whose_answer_would_go_by_the_stack_goes_by_the_stack() {
                 ethernet(MAC_B, mac, if b.is_ipv4() { IPV4 } else { IPV6 }, &packet)
             };
             loaded.assert_direct(&from(MAC_A, a), "the pod's own address and MAC");
-            loaded.assert_direct(&from(MAC_A, SECOND[family]), "its address at another port");
+            loaded.assert_direct(&from(MAC_A, SECOND[family]), "the address of its other port");
             for (what, frame) in [
-                ("an address that the pod gave itself", from(MAC_A, STRANGERS[family])),
+                ("an address that the pod configured itself", from(MAC_A, EXTERNAL[family])),
                 ("the gateway's address", from(MAC_A, GATEWAY[family])),
                 ("a machine in the pod with the pod's address", from(MAC_THIRD, a)),
-                ("a machine in the pod with an address of its own", from(MAC_THIRD, STRANGERS[family])),
+                ("a machine in the pod with an address of its own", from(MAC_THIRD, EXTERNAL[family])),
             ] {
                 loaded.assert_stack(&frame, what);
             }
-            // A port without an entry: the MAC is that of the address's entry.
+            // A port without an entry: the MAC of the endpoint entry is compared.
             loaded.links.remove(PORT).unwrap();
-            loaded.assert_direct(&from(MAC_A, a), "a port that nobody guards");
-            loaded.assert_stack(&from(MAC_THIRD, a), "a port that nobody guards, by another MAC");
+            loaded.assert_direct(&from(MAC_A, a), "a port without an entry");
+            loaded.assert_stack(&from(MAC_THIRD, a), "a port without an entry, from another MAC");
             loaded.restrict(PORT, MAC_A);
-            loaded.assert_stack(&from(MAC_A, a), "a restricted port");
+            loaded.assert_stack(&from(MAC_A, a), "a stack-only port");
             loaded.links.insert(PORT, PortConfig::new(MacAddr::new(MAC_A))).unwrap();
         }
     });
 }
 
 #[test]
-fn on_the_bridge_nothing_is_counted_twice_or_redirected() {
+fn the_bridge_neither_counts_twice_nor_redirects() {
     loaded(|loaded| {
         loaded.configure(|config| config.bridge_ifindex = PORT);
         for [a, b] in PODS {

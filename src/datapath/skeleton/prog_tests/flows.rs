@@ -1,4 +1,4 @@
-//! The memory of flows that the stack delivers.
+//! Tracking of the flows that the stack delivers.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ fn sent(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_answers_a_flow_of_the_stack_goes_to_the_stack() {
+fn answers_to_flows_of_the_stack_go_to_the_stack() {
     loaded(|loaded| {
         for [a, b] in PODS {
             let icmp = icmp_of(a);
@@ -37,7 +37,7 @@ fn what_answers_a_flow_of_the_stack_goes_to_the_stack() {
                 }
                 loaded.assert_led_back(&sent(a, b, protocol, &answer), &what);
                 loaded.assert_direct(&sent(a, b, protocol, &other), &what);
-                // By the bridge alone, as br_netfilter has it.
+                // Switched by the bridge, as with br_netfilter.
                 let bridged = ethernet(MAC_A, MAC_B, if a.is_ipv4() { IPV4 } else { IPV6 }, &question[14..]);
                 loaded.egress(&bridged);
                 assert_eq!(loaded.flows(), before + 1, "{what}");
@@ -50,51 +50,52 @@ fn what_answers_a_flow_of_the_stack_goes_to_the_stack() {
 }
 
 #[test]
-fn an_error_about_a_flow_of_the_stack_goes_to_the_stack() {
+fn icmp_errors_for_flows_of_the_stack_go_to_the_stack() {
     loaded(|loaded| {
         for [a, b] in PODS {
             for (protocol, question) in [(TCP, tcp(1000, 80, SYN)), (UDP, udp(1000, 53))] {
-                let about = ip(b, a, 63, protocol, &question);
-                // The least that an error quotes: RFC 792.
-                let short = &about[..about.len() - question.len() + 8];
-                let error = sent(a, b, icmp_of(a), &unreachable(&about));
+                let quoted = ip(b, a, 63, protocol, &question);
+                // The minimum quote: RFC 792.
+                let short = &quoted[..quoted.len() - question.len() + 8];
+                let error = sent(a, b, icmp_of(a), &unreachable(&quoted));
                 let short = sent(a, b, icmp_of(a), &unreachable(short));
-                loaded.assert_direct(&error, "nothing is remembered");
+                loaded.assert_direct(&error, "no flow is tracked");
                 loaded.egress(&delivered(b, a, protocol, &question));
-                loaded.assert_led_back(&error, "remembered");
-                loaded.assert_led_back(&short, "remembered, and quoted as short as can be");
+                loaded.assert_led_back(&error, "tracked flow");
+                loaded.assert_led_back(&short, "tracked flow, minimum quote");
             }
-            let about = ip(b, a, 63, UDP, &udp(1000, 54));
-            loaded.assert_direct(&sent(a, b, icmp_of(a), &unreachable(&about)), "about another");
-            let cut = sent(a, b, icmp_of(a), &unreachable(&about[..about.len() - 10]));
-            loaded.assert_stack(&cut, "about nobody knows what");
+            let quoted = ip(b, a, 63, UDP, &udp(1000, 54));
+            loaded.assert_direct(&sent(a, b, icmp_of(a), &unreachable(&quoted)), "another flow");
+            let truncated = sent(a, b, icmp_of(a), &unreachable(&quoted[..quoted.len() - 10]));
+            loaded.assert_stack(&truncated, "truncated quote");
         }
     });
 }
 
-/// A pod that heeded it would go past what translates.
+/// A pod that accepts a redirect bypasses the translation of the host.
 #[test]
 fn redirects_do_not_reach_a_pod() {
     loaded(|loaded| {
         for ([a, b], (gateway, kind)) in PODS.into_iter().zip(GATEWAY.into_iter().zip([5, 137])) {
-            let about = ip(a, b, 64, UDP, &udp(1, 2));
-            let mut redirect = unreachable(&about);
+            let quoted = ip(a, b, 64, UDP, &udp(1, 2));
+            let mut redirect = unreachable(&quoted);
             redirect[0] = kind;
             let verdict = loaded.egress(&delivered(gateway, a, icmp_of(a), &redirect)).0;
             assert_eq!(verdict, SHOT, "{a}");
         }
         assert_eq!(loaded.drops().of(DropReason::Router), 2);
-        // Nor directly, where nothing is said against one at the port of who sends it.
+        // Without the spoof check, the sender's port passes a redirect. It must not be forwarded
+        // directly either.
         loaded.configure(|config| config.spoof_check = false);
         for ([a, b], kind) in PODS.into_iter().zip([5, 137]) {
             let mut redirect = unreachable(&ip(b, a, 64, UDP, &udp(1, 2)));
             redirect[0] = kind;
-            loaded.assert_stack(&sent(a, b, icmp_of(a), &redirect), "to the hook that drops it");
+            loaded.assert_stack(&sent(a, b, icmp_of(a), &redirect), "the egress hook drops it");
         }
     });
 }
 
-/// It has the routes that it was given, whether or not its kernel would heed others.
+/// ADD configures the routes of a pod. Its kernel may accept other routes.
 #[test]
 fn router_advertisements_do_not_reach_a_pod() {
     loaded(|loaded| {
@@ -106,10 +107,10 @@ fn router_advertisements_do_not_reach_a_pod() {
 }
 
 #[test]
-fn only_flows_between_pods_are_remembered() {
+fn only_flows_between_pods_are_tracked() {
     loaded(|loaded| {
         for (family, [a, b]) in PODS.into_iter().enumerate() {
-            for from in [STRANGERS[family], GATEWAY[family], a] {
+            for from in [EXTERNAL[family], GATEWAY[family], a] {
                 loaded.egress(&delivered(from, a, UDP, &udp(1, 2)));
                 assert_eq!(loaded.flows(), 0, "from {from}");
             }
@@ -122,14 +123,14 @@ fn only_flows_between_pods_are_remembered() {
         loaded.egress(&frame(MAC_A, &ipv4(b, a, 64, UDP, 0x0001, &[], &udp(1, 2))));
         assert_eq!(loaded.flows(), 0, "a later fragment has no ports");
         loaded.egress(&frame(MAC_A, &ipv4(b, a, 64, UDP, 0x2000, &[], &udp(1, 2))));
-        assert_eq!(loaded.flows(), 1, "a first fragment has");
+        assert_eq!(loaded.flows(), 1, "a first fragment has ports");
         loaded.assert_stack(&sent(a.into(), b.into(), UDP, &udp(2, 1)), "the answer");
     });
 }
 
-/// A third pod's packets meet a conversation of two others: they neither forget it, nor turn it, nor begin one.
+/// Packets of a third pod must not add, change or delete a flow between two other pods.
 #[test]
-fn a_stranger_has_no_say_in_a_flow() {
+fn third_pods_cannot_change_a_flow() {
     const THIRD: [&str; 2] = ["10.244.1.4", "fd00:244::4"];
     loaded(|loaded| {
         for (family, [a, b]) in PODS.into_iter().enumerate() {
@@ -139,7 +140,8 @@ fn a_stranger_has_no_say_in_a_flow() {
             loaded.egress(&delivered(b, a, TCP, &tcp(1000, 80, ACK)));
             assert_eq!(loaded.flows(), flows);
 
-            // It quotes what A sent, in messages of every kind, of its own family and of the other.
+            // The third pod quotes packets of pod A in ICMP messages of every type, in both
+            // families.
             let quote = ip(a, b, 64, TCP, &tcp(80, 1000, ACK));
             let quoted = |kind: u8| [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &quote].concat();
             loaded.place(a, OTHER_PORT, MAC_B);
@@ -152,18 +154,18 @@ fn a_stranger_has_no_say_in_a_flow() {
             }
             loaded.place(a, PORT, MAC_A);
             loaded.place(third, OTHER_PORT, MAC_THIRD);
-            for about in [quote, ip(STRANGERS[family], a, 64, TCP, &tcp(80, 1000, ACK))] {
-                let error = ip(third, a, 64, icmp_of(a), &unreachable(&about));
+            for quoted in [quote, ip(EXTERNAL[family], a, 64, TCP, &tcp(80, 1000, ACK))] {
+                let error = ip(third, a, 64, icmp_of(a), &unreachable(&quoted));
                 loaded.egress(&ethernet(MAC_A, MAC_THIRD, kind, &error));
                 assert_eq!(loaded.flows(), flows, "{third}");
             }
-            loaded.assert_led_back(&sent(a, b, TCP, &tcp(80, 1000, ACK)), "as it was");
+            loaded.assert_led_back(&sent(a, b, TCP, &tcp(80, 1000, ACK)), "unchanged");
         }
     });
 }
 
 #[test]
-fn flows_are_remembered_while_nothing_is_direct() {
+fn flows_are_tracked_while_direct_forwarding_is_off() {
     loaded(|loaded| {
         loaded.configure(|config| config.direct_forwarding = false);
         for [a, b] in PODS {
@@ -176,9 +178,10 @@ fn flows_are_remembered_while_nothing_is_direct() {
     });
 }
 
-/// The kernel of pod A may give one port to a conversation with B's service and to one with B itself.
+/// The kernel of pod A may use one port for two connections: to the service of pod B, and to pod B.
+/// The programs cannot distinguish them.
 #[test]
-fn what_goes_between_the_ends_of_a_flow_follows_it_both_ways() {
+fn packets_between_the_ends_of_a_flow_follow_it_in_both_directions() {
     loaded(|loaded| {
         for [a, b] in PODS {
             let icmp = icmp_of(a);
@@ -199,7 +202,7 @@ fn what_goes_between_the_ends_of_a_flow_follows_it_both_ways() {
 }
 
 #[test]
-fn a_flow_that_was_closed_leaves_its_ports_to_the_next() {
+fn ports_of_closed_flows_are_reusable() {
     loaded(|loaded| {
         for (family, [a, b]) in PODS.into_iter().enumerate() {
             let client = |flags| drop(loaded.egress(&delivered(b, a, TCP, &tcp(1000, 80, flags))));
@@ -223,7 +226,8 @@ fn a_flow_that_was_closed_leaves_its_ports_to_the_next() {
                 end();
                 client(ACK);
                 server(ACK);
-                // The stack's own next conversation is as alive as the first, and one side alone does not end it.
+                // The next connection through the stack is open again. Closing one side alone does
+                // not end it.
                 client(SYN);
                 server(SYN);
                 client(FIN | ACK);
@@ -243,20 +247,21 @@ fn a_flow_that_was_closed_leaves_its_ports_to_the_next() {
 }
 
 #[test]
-fn what_the_gateway_sends_for_a_pod_is_no_flow_of_a_pods() {
+fn packets_from_addresses_of_the_bridge_are_not_tracked() {
     loaded(|loaded| {
         for (family, [a, b]) in PODS.into_iter().enumerate() {
-            loaded.place(STRANGERS[family], BRIDGE, MAC_GATEWAY);
-            loaded.egress(&delivered(STRANGERS[family], a, UDP, &udp(1, 2)));
+            loaded.place(EXTERNAL[family], BRIDGE, MAC_GATEWAY);
+            loaded.egress(&delivered(EXTERNAL[family], a, UDP, &udp(1, 2)));
             assert_eq!(loaded.flows(), 0);
-            loaded.assert_direct(&sent(a, b, UDP, &udp(2, 1)), "and no answer to one");
+            loaded.assert_direct(&sent(a, b, UDP, &udp(2, 1)), "no flow to answer");
         }
     });
 }
 
-/// The kernel writes the bridge's MAC into what it routes from the bridge to the bridge: RFC 894.
+/// The kernel writes the MAC of the bridge into packets that it routes from the bridge to the
+/// bridge: RFC 894.
 #[test]
-fn a_routed_packet_shows_the_bridges_new_mac() {
+fn routed_packets_teach_the_new_mac_of_the_bridge() {
     loaded(|loaded| {
         if !loaded.takes_origins() {
             return cnikit_testbed::skipped("the kernel takes no ingress_ifindex for BPF_PROG_TEST_RUN");
@@ -266,14 +271,14 @@ fn a_routed_packet_shows_the_bridges_new_mac() {
             let kind = if a.is_ipv4() { IPV4 } else { IPV6 };
             let by = |mac, question: &[u8]| ethernet(MAC_A, mac, kind, &ip(b, a, 63, TCP, question));
             let answer = |port| sent(a, b, TCP, &tcp(80, port, SYN | ACK));
-            // From a pod that routes: by its MAC nobody learns the bridge's.
+            // From a pod that routes: its MAC must not be taken for the MAC of the bridge.
             assert_eq!(loaded.egress_from(OTHER_PORT, &by(MAC_THIRD, &tcp(1000, 80, SYN))).0, UNSPEC);
             loaded.assert_stack(&answer(1000), "bridged");
             assert_eq!(loaded.egress_from(BRIDGE, &by(MAC_THIRD, &tcp(1001, 80, SYN))).0, UNSPEC);
             let led_back = [&MAC_THIRD[..], &answer(1001)[6..]].concat();
-            assert_eq!(loaded.ingress(&answer(1001)), (UNSPEC, led_back), "to the bridge's new MAC");
+            assert_eq!(loaded.ingress(&answer(1001)), (UNSPEC, led_back), "to the new MAC of the bridge");
             let routed = ethernet(MAC_THIRD, MAC_A, kind, &ip(a, b, 64, UDP, &udp(1, 2)));
-            assert_eq!(loaded.ingress(&routed).0, REDIRECT, "direct, by way of the new MAC");
+            assert_eq!(loaded.ingress(&routed).0, REDIRECT, "direct, through the new MAC");
         }
     });
 }

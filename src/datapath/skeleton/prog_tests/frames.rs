@@ -1,4 +1,4 @@
-//! Frames as the RFCs describe them.
+//! Builders for frames, written from the RFCs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -25,7 +25,8 @@ pub(super) const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 245, 1, 2)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x245, 0, 0, 0, 0, 0, 2))];
 pub(super) const GATEWAY: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 244, 1, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 1))];
-pub(super) const STRANGERS: [IpAddr; 2] =
+/// Addresses outside the cluster, by family.
+pub(super) const EXTERNAL: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
 pub(super) const IPV4: u16 = 0x0800;
@@ -44,7 +45,7 @@ pub(super) const FRAGMENT: u8 = 44;
 pub(super) const AH: u8 = 51;
 pub(super) const DESTINATION: u8 = 60;
 
-/// Flags of TCP.
+/// TCP flags.
 pub(super) const FIN: u8 = 0x01;
 pub(super) const SYN: u8 = 0x02;
 pub(super) const RST: u8 = 0x04;
@@ -57,17 +58,18 @@ pub(super) fn ethernet(to: [u8; 6], from: [u8; 6], ethertype: u16, payload: &[u8
     [&to[..], &from, &ethertype.to_be_bytes(), payload].concat()
 }
 
-/// A packet of pod A in a frame of its own MAC's.
+/// A packet in a frame from the MAC of pod A.
 pub(super) fn frame(to: [u8; 6], packet: &[u8]) -> Vec<u8> {
     ethernet(to, MAC_A, if packet[0] >> 4 == 4 { IPV4 } else { IPV6 }, packet)
 }
 
-/// A UDP datagram from port 1000 to port 2000 with eight bytes of payload, of pod A to pod B.
+/// A UDP datagram with eight bytes of payload, from port 1000 to port 2000, in a frame from the MAC
+/// of pod A.
 pub(super) fn datagram(to: [u8; 6], source: IpAddr, destination: IpAddr, hops: u8) -> Vec<u8> {
     frame(to, &ip(source, destination, hops, UDP, &udp(1000, 2000)))
 }
 
-/// An IP packet, of the family of its addresses.
+/// An IP packet of the family of the addresses.
 pub(super) fn ip(source: IpAddr, destination: IpAddr, hops: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => ipv4(source, destination, hops, protocol, 0, &[], payload),
@@ -80,11 +82,11 @@ pub(super) fn ip(source: IpAddr, destination: IpAddr, hops: u8, protocol: u8, pa
             packet.extend(payload);
             packet
         }
-        _ => panic!("{source} and {destination} are of two families"),
+        _ => panic!("{source} and {destination} have different families"),
     }
 }
 
-/// An IPv4 packet with flags and offset of a fragment, and with options.
+/// An IPv4 packet with fragment flags, fragment offset and options.
 pub(super) fn ipv4(
     source: Ipv4Addr,
     destination: Ipv4Addr,
@@ -117,12 +119,12 @@ pub(super) fn tcp(source: u16, destination: u16, flags: u8) -> Vec<u8> {
     [&ports[..], &[0; 8], &[0x50, flags], &[0; 6]].concat()
 }
 
-/// The number of ICMP for the family of an address.
+/// The protocol number of ICMP for the family of an address.
 pub(super) fn icmp_of(address: IpAddr) -> u8 {
     if address.is_ipv4() { ICMP } else { ICMPV6 }
 }
 
-/// An echo request, or its reply, of the family of an address.
+/// An echo request or reply for the family of an address.
 pub(super) fn echo(address: IpAddr, is_request: bool, id: u16) -> Vec<u8> {
     let kind = match (address.is_ipv4(), is_request) {
         (true, true) => 8,
@@ -133,32 +135,33 @@ pub(super) fn echo(address: IpAddr, is_request: bool, id: u16) -> Vec<u8> {
     [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1]].concat()
 }
 
-/// Destination unreachable, about a packet.
-pub(super) fn unreachable(about: &[u8]) -> Vec<u8> {
-    let kind = if about[0] >> 4 == 4 { 3 } else { 1 };
-    [&[kind, 1, 0, 0, 0, 0, 0, 0][..], about].concat()
+/// A destination unreachable message that quotes a packet.
+pub(super) fn unreachable(quoted: &[u8]) -> Vec<u8> {
+    let kind = if quoted[0] >> 4 == 4 { 3 } else { 1 };
+    [&[kind, 1, 0, 0, 0, 0, 0, 0][..], quoted].concat()
 }
 
-/// An extension header of eight bytes, or of the length that it has to have.
+/// An extension header of eight bytes. AH is longer.
 pub(super) fn extension(kind: u8, next: u8) -> Vec<u8> {
     match kind {
-        // RFC 4302: the length in words of four bytes less two, here with an integrity value of twelve bytes.
+        // RFC 4302: the length is in 4-byte words minus 2. The integrity check value has 12 bytes
+        // here.
         AH => [&[next, 4][..], &[0; 22]].concat(),
         _ => vec![next, 0, 0, 0, 0, 0, 0, 0],
     }
 }
 
-/// ARP for IPv4 over Ethernet: RFC 826.
+/// An ARP message for IPv4 over Ethernet: RFC 826.
 pub(super) fn arp(operation: u16, sender: ([u8; 6], IpAddr), target: ([u8; 6], IpAddr)) -> Vec<u8> {
     let octets = |address| match address {
         IpAddr::V4(v4) => v4.octets(),
-        IpAddr::V6(v6) => panic!("{v6} has no ARP"),
+        IpAddr::V6(v6) => panic!("{v6} is not an IPv4 address"),
     };
     let head = [0, 1, 8, 0, 6, 4];
     [&head[..], &operation.to_be_bytes(), &sender.0, &octets(sender.1), &target.0, &octets(target.1)].concat()
 }
 
-/// A neighbour discovery message in a packet with a valid checksum: RFC 4861.
+/// A packet with a neighbor discovery message and a valid checksum: RFC 4861.
 pub(super) fn nd(source: IpAddr, destination: IpAddr, head: [u8; 8], body: &[u8]) -> Vec<u8> {
     let mut message = [&head[..], body].concat();
     let sum = icmpv6_checksum(source, destination, &message);
@@ -166,7 +169,7 @@ pub(super) fn nd(source: IpAddr, destination: IpAddr, head: [u8; 8], body: &[u8]
     ip(source, destination, 255, ICMPV6, &message)
 }
 
-/// An option that holds a MAC: of the source (1) or of the target (2).
+/// A link-layer address option of the source (1) or of the target (2).
 pub(super) fn mac_option(kind: u8, mac: [u8; 6]) -> Vec<u8> {
     [&[kind, 1][..], &mac].concat()
 }
@@ -174,17 +177,17 @@ pub(super) fn mac_option(kind: u8, mac: [u8; 6]) -> Vec<u8> {
 pub(super) fn octets(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V6(v6) => v6.octets(),
-        IpAddr::V4(v4) => panic!("{v4} is not of IPv6"),
+        IpAddr::V4(v4) => panic!("{v4} is not an IPv6 address"),
     }
 }
 
-/// RFC 4443, section 2.3. Over a message that holds its own checksum the result is 0.
+/// RFC 4443, section 2.3. The result is 0 for a message with a valid checksum.
 pub(super) fn icmpv6_checksum(source: IpAddr, destination: IpAddr, message: &[u8]) -> u16 {
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();
     checksum(&[&octets(source)[..], &octets(destination), &length, &[0, 0, 0, ICMPV6], message].concat())
 }
 
-/// RFC 1071. Over a header that holds its own checksum the result is 0.
+/// RFC 1071. The result is 0 for a header with a valid checksum.
 pub(super) fn checksum(header: &[u8]) -> u16 {
     let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);

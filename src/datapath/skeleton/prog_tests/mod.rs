@@ -1,6 +1,6 @@
-//! Crafted packets through the loaded programs, by `BPF_PROG_TEST_RUN`.
+//! Runs the loaded programs on crafted packets with `BPF_PROG_TEST_RUN`.
 //!
-//! The kernel runs them as if they had come in by `lo`, so that index 1 stands for the port here.
+//! The kernel treats the packets as received from `lo`, so index 1 is the port in these tests.
 
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
@@ -22,10 +22,10 @@ mod cost;
 mod delivery;
 mod flows;
 mod frames;
-mod guard;
 mod model;
-mod neighbours;
+mod neighbors;
 mod scenarios;
+mod spoof_check;
 
 /// Verdicts of `linux/pkt_cls.h`.
 const UNSPEC: i32 = -1;
@@ -35,12 +35,12 @@ const REDIRECT: i32 = 7;
 const PORT: u32 = 1;
 const OTHER_PORT: u32 = 77;
 const SECOND_PORT: u32 = 78;
-/// Of another network.
+/// A port in another network.
 const PORT_ELSEWHERE: u32 = 79;
 const BRIDGE: u32 = 99;
 
-/// A set of its own for each test: pod A on the port that packets come in by and on a second one, pod B on another, all
-/// guarded.
+/// A separate set for each test. Pod A has the ingress port and a second port, and pod B has
+/// another port. All ports have the spoof check.
 struct Loaded {
     skeleton: CniTcSkel<'static>,
     counters: CounterMap,
@@ -53,7 +53,7 @@ struct Loaded {
     flows: Map,
 }
 
-/// Runs a test on a set of its own; skips it without privileges.
+/// Runs a test on a separate set. Skips the test without privileges.
 fn loaded(test: impl FnOnce(&Loaded)) {
     if cnikit_testbed::privileged() {
         test(&Loaded::new());
@@ -103,11 +103,11 @@ impl Loaded {
         loaded
     }
 
-    /// Changes what the programs were told of their network.
+    /// Writes the default configuration with a change.
     fn configure(&self, change: impl FnOnce(&mut DatapathConfig)) {
         let mut config = DatapathConfig::new(BRIDGE, MacAddr::new(MAC_GATEWAY));
         change(&mut config);
-        self.config.put(&ONLY, &RawDatapathConfig::from(config), "the row").unwrap();
+        self.config.put(&SINGLE_KEY, &RawDatapathConfig::from(config), "the entry").unwrap();
     }
 
     fn place(&self, address: IpAddr, ifindex: u32, mac: [u8; 6]) {
@@ -118,13 +118,13 @@ impl Loaded {
         self.links.insert(ifindex, PortConfig::new(MacAddr::new(mac)).stack_only(true)).unwrap();
     }
 
-    /// The same for a frame that came into the host by a device.
+    /// As [`egress`](Self::egress), for a frame that the host received from the device `origin`.
     fn egress_from(&self, origin: u32, frame: &[u8]) -> (i32, Vec<u8>) {
         try_run(&self.skeleton.progs.cni_tc_egress, origin, frame).unwrap()
     }
 
-    /// Whether the kernel can be told by which device a frame came into the host. Where it cannot, tests with real
-    /// bridges stand for these: tests/datapath.
+    /// Whether `BPF_PROG_TEST_RUN` accepts an `ingress_ifindex`. Otherwise tests/datapath covers
+    /// these cases with real bridges.
     fn takes_origins(&self) -> bool {
         static TAKES: OnceLock<bool> = OnceLock::new();
         *TAKES.get_or_init(|| {
@@ -133,7 +133,7 @@ impl Loaded {
         })
     }
 
-    /// The verdict on a frame, and the frame as the program left it.
+    /// The verdict for a frame, and the frame after the program.
     fn ingress(&self, frame: &[u8]) -> (i32, Vec<u8>) {
         run(&self.skeleton.progs.cni_tc_main, frame)
     }
@@ -147,25 +147,25 @@ impl Loaded {
     }
 
     fn stats(&self) -> NetStats {
-        self.stats.sum(&ONLY, "the row").unwrap().unwrap()
+        self.stats.sum(&SINGLE_KEY, "the entry").unwrap().unwrap()
     }
 
     fn drops(&self) -> Drops {
-        self.drops.sum(&ONLY, "the row").unwrap().unwrap()
+        self.drops.sum(&SINGLE_KEY, "the entry").unwrap().unwrap()
     }
 
-    /// How many flows are remembered.
+    /// The number of tracked flows.
     fn flows(&self) -> usize {
         self.flows.keys::<40>().unwrap().len()
     }
 
-    /// The frame is redirected as it is.
+    /// Asserts that the frame is redirected unchanged.
     #[track_caller]
     fn assert_direct(&self, frame: &[u8], what: &str) {
         assert_eq!(self.ingress(frame), (REDIRECT, frame.to_vec()), "{what}");
     }
 
-    /// The frame is left to the stack, as it is, without anybody's drop being counted.
+    /// Asserts that the frame goes to the stack unchanged, and that no drop is counted.
     #[track_caller]
     fn assert_stack(&self, frame: &[u8], what: &str) {
         let before = self.drops();
@@ -173,7 +173,8 @@ impl Loaded {
         assert_eq!(self.drops(), before, "{what}");
     }
 
-    /// The frame is left to the stack, addressed to the gateway, which routed the packet that this one answers.
+    /// Asserts that the frame goes to the stack with the MAC of the gateway as destination. The
+    /// gateway routed the packet that this frame answers.
     #[track_caller]
     fn assert_led_back(&self, frame: &[u8], what: &str) {
         let before = self.drops();
@@ -182,7 +183,8 @@ impl Loaded {
         assert_eq!(self.drops(), before, "{what}");
     }
 
-    /// The frame is dropped, for this reason, and counted for its port and for the network.
+    /// Asserts that the frame is dropped for this reason, and counted for its port and for the
+    /// network.
     #[track_caller]
     fn assert_dropped(&self, frame: &[u8], reason: DropReason, what: &str) {
         let counts = || (self.drops(), self.links.drops(PORT).unwrap().unwrap());
@@ -196,13 +198,13 @@ impl Loaded {
     }
 }
 
-/// The verdict of a program on a frame, and the frame as it left it.
+/// The verdict of a program for a frame, and the frame after the program.
 fn run(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8]) -> (i32, Vec<u8>) {
     try_run(program, 0, frame).unwrap()
 }
 
-/// The same for a frame that came into the host by the device `origin`, 0 for none. An error if the kernel tries no program
-/// on such a frame.
+/// As [`run`], for a frame that the host received from the device `origin`. 0 means no device.
+/// Fails if the kernel refuses the frame.
 fn try_run(program: &libbpf_rs::ProgramMut<'_>, origin: u32, frame: &[u8]) -> libbpf_rs::Result<(i32, Vec<u8>)> {
     let mut out = vec![0; frame.len() + 64];
     let mut context = context(std::mem::offset_of!(types::__sk_buff, ingress_ifindex), origin);
@@ -213,21 +215,21 @@ fn try_run(program: &libbpf_rs::ProgramMut<'_>, origin: u32, frame: &[u8]) -> li
     Ok((output.return_value.cast_signed(), left))
 }
 
-/// The verdict of a program on a frame that is segmented later, into segments of this size.
+/// The verdict of a program for a GSO super-frame with this segment size.
 fn run_super_frame(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8], segment: u32) -> i32 {
     let mut context = context(std::mem::offset_of!(types::__sk_buff, gso_size), segment);
     let input = ProgramInput { data_in: Some(frame), context_in: Some(&mut context), ..ProgramInput::default() };
     program.test_run(input).unwrap().return_value.cast_signed()
 }
 
-/// A `struct __sk_buff` with one member set, of which the kernel takes a few.
+/// A `struct __sk_buff` with one member set. The kernel accepts only some members.
 fn context(at: usize, value: u32) -> Vec<u8> {
     let mut context = vec![0; size_of::<types::__sk_buff>()];
     context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     context
 }
 
-/// The mean time of a program on a frame.
+/// The mean run time of a program for a frame.
 fn time(program: &libbpf_rs::ProgramMut<'_>, frame: &[u8], repeat: u32) -> Duration {
     let input = ProgramInput { data_in: Some(frame), repeat, ..ProgramInput::default() };
     program.test_run(input).unwrap().duration

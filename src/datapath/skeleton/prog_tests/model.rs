@@ -1,4 +1,4 @@
-//! The programs against the model that is written from their documentation, frame by frame.
+//! Compares the programs with a model, frame by frame. The model is written from the documentation.
 //!
 //! ```sh
 //! CNIKIT_LONG_TESTS=1 cargo test --release --lib programs_and_model_agree -- --nocapture
@@ -17,30 +17,30 @@ use super::{BRIDGE, Loaded, OTHER_PORT, PORT, PORT_ELSEWHERE, REDIRECT, SECOND_P
 use crate::datapath::{Drops, PortConfig};
 use crate::spec::MacAddr;
 
-/// Frames that are tried, and where `CNIKIT_LONG_TESTS=1`.
+/// The number of frames, and the number with `CNIKIT_LONG_TESTS=1`.
 const FRAMES: u32 = 20_000;
-const FRAMES_OF_LONG_TESTS: u32 = 1_000_000;
-/// A scenario has 1 to 23 of them.
-const FRAMES_OF_A_SCENARIO: u32 = 12;
+const LONG_FRAMES: u32 = 1_000_000;
+/// The mean. A scenario has 1 to 23 frames.
+const FRAMES_PER_SCENARIO: u32 = 12;
 
 #[test]
 fn programs_and_model_agree() {
     loaded(|loaded| {
         let is_long = std::env::var_os("CNIKIT_LONG_TESTS").is_some_and(|value| value == "1");
-        let frames = if is_long { FRAMES_OF_LONG_TESTS } else { FRAMES };
-        let config = Config { cases: frames / FRAMES_OF_A_SCENARIO, failure_persistence: None, ..Config::default() };
+        let frames = if is_long { LONG_FRAMES } else { FRAMES };
+        let config = Config { cases: frames / FRAMES_PER_SCENARIO, failure_persistence: None, ..Config::default() };
         let tried = std::cell::Cell::new(Tried::default());
         let start = Instant::now();
         TestRunner::new(config)
             .run(&scenario(), |scenario| {
-                let agreed = loaded.agree(&scenario).map_err(TestCaseError::fail)?;
-                tried.update(|tried| tried.and(agreed));
+                let compared = loaded.compare(&scenario).map_err(TestCaseError::fail)?;
+                tried.update(|tried| tried.add(compared));
                 Ok(())
             })
             .unwrap_or_else(|error| panic!("{error}"));
         let tried = tried.get();
         eprintln!("{tried:?} in {:?}", start.elapsed());
-        // What cannot be told apart from a test of nothing.
+        // Each outcome must be frequent enough for the comparison to mean something.
         assert!(tried.frames >= frames * 9 / 10, "{tried:?}");
         for kind in [tried.dropped, tried.redirected, tried.to_stack] {
             assert!(kind > frames / 20, "{tried:?}");
@@ -49,7 +49,7 @@ fn programs_and_model_agree() {
     });
 }
 
-/// What libFuzzer has found interesting: see fuzz/fuzz_targets/packet.rs.
+/// The corpus of the fuzz target `packet`: see fuzz/fuzz_targets/packet.rs.
 #[test]
 fn programs_and_model_agree_on_the_corpus() {
     loaded(|loaded| {
@@ -58,26 +58,26 @@ fn programs_and_model_agree_on_the_corpus() {
         for entry in fs::read_dir(&corpus).unwrap() {
             let path = entry.unwrap().path();
             let scenario = Scenario::of(&fs::read(&path).unwrap());
-            loaded.agree(&scenario).unwrap_or_else(|difference| panic!("{}: {difference}", path.display()));
+            loaded.compare(&scenario).unwrap_or_else(|difference| panic!("{}: {difference}", path.display()));
             count += scenario.steps.len();
         }
         assert!(count > 0, "{} is empty", corpus.display());
     });
 }
 
-/// How often what became of a frame.
+/// The number of frames per outcome.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tried {
     frames: u32,
     dropped: u32,
     redirected: u32,
     to_stack: u32,
-    /// The kernel tries no program on it, because it is too short for what it says it is.
+    /// Refused by `BPF_PROG_TEST_RUN`: the frame is too short for its ethertype.
     refused: u32,
 }
 
 impl Tried {
-    fn and(self, other: Self) -> Self {
+    fn add(self, other: Self) -> Self {
         Self {
             frames: self.frames + other.frames,
             dropped: self.dropped + other.dropped,
@@ -89,8 +89,8 @@ impl Tried {
 }
 
 impl Loaded {
-    /// Tries a scenario on both; the difference, if there is one.
-    fn agree(&self, scenario: &Scenario) -> Result<Tried, String> {
+    /// Runs a scenario on the programs and on the model. An error describes the first difference.
+    fn compare(&self, scenario: &Scenario) -> Result<Tried, String> {
         // Before the counts: the first call runs a frame through the program.
         let takes_origins = self.takes_origins();
         let mut network = self.set_up(scenario);
@@ -106,7 +106,7 @@ impl Loaded {
                 Origin::Bridge => network.bridge,
             };
             let Some(verdict) = self.verdict(*hook, device, frame, &mut drops) else {
-                assert!(frame.len() < ETHERNET + 40, "{} bytes were refused: {frame:02x?}", frame.len());
+                assert!(frame.len() < ETHERNET + 40, "a frame of {} bytes was refused: {frame:02x?}", frame.len());
                 tried.refused += 1;
                 continue;
             };
@@ -117,20 +117,21 @@ impl Loaded {
             }
             let expected = network.judge(*hook, PORT, origin, frame);
             if verdict != expected {
-                let (verdict, expected) = (told(&verdict), told(&expected));
+                let (verdict, expected) = (describe(&verdict), describe(&expected));
                 return Err(report(scenario, &format!("step {number}:\nprogram {verdict}\nmodel   {expected}")));
             }
         }
-        assert_eq!(self.drops(), drops, "what was not dropped was not counted");
+        assert_eq!(self.drops(), drops, "only dropped frames are counted as drops");
         let counts = difference(self.counts(), before);
-        let (found, expected) = ((counts, self.remembered()), (network.counts, network.flows()));
+        let (found, expected) = ((counts, self.flow_counts()), (network.counts, network.flows()));
         if found == expected {
             return Ok(tried);
         }
         Err(report(scenario, &format!("program {found:?}\nmodel   {expected:?}")))
     }
 
-    /// Makes the network what the scenario says, and forgets all flows; the same for the model.
+    /// Configures the network of a scenario and deletes all flows. Returns the model of the same
+    /// network.
     fn set_up(&self, scenario: &Scenario) -> Network {
         let bridge = if scenario.at_bridge { PORT } else { BRIDGE };
         self.configure(|config| {
@@ -167,7 +168,7 @@ impl Loaded {
         network
     }
 
-    /// What the program does; nothing where the kernel does not try it.
+    /// The verdict of a program. `None` if the kernel refuses the frame.
     fn verdict(&self, hook: Hook, origin: u32, frame: &[u8], drops: &mut Drops) -> Option<Verdict> {
         let program = match hook {
             Hook::Ingress => &self.skeleton.progs.cni_tc_main,
@@ -184,12 +185,12 @@ impl Loaded {
             }
             REDIRECT => Some(Verdict::Redirect(left)),
             UNSPEC => Some(Verdict::Stack(left)),
-            other => panic!("a verdict of {other} on {}", hexadecimal(frame)),
+            other => panic!("unexpected verdict {other} for {}", hexadecimal(frame)),
         }
     }
 
-    /// How many flows there are, how many of them routed, and how many of their sides are closed.
-    fn remembered(&self) -> [usize; 3] {
+    /// The number of flows, of routed flows, and of closed sides.
+    fn flow_counts(&self) -> [usize; 3] {
         let states = self
             .flows
             .keys::<40>()
@@ -201,7 +202,7 @@ impl Loaded {
         })
     }
 
-    /// What the programs have counted, in the model's terms.
+    /// The counters of the programs, in the terms of the model.
     fn counts(&self) -> Counts {
         let stats = self.stats();
         let pods =
@@ -223,7 +224,7 @@ impl Loaded {
     }
 }
 
-/// By their numbers.
+/// Indexed by the number of the reason.
 const REASONS: [Reason; 9] = [
     Reason::Malformed,
     Reason::Vlan,
@@ -251,16 +252,17 @@ fn difference(after: Counts, before: Counts) -> Counts {
     }
 }
 
-/// The difference, and the scenario as `xxd -r -p` makes a file of it for fuzz/corpus/packet.
+/// Formats a difference with its scenario. `xxd -r -p` turns the seed into a file for
+/// fuzz/corpus/packet.
 fn report(scenario: &Scenario, difference: &str) -> String {
     format!("{difference}\n{scenario:#?}\nseed {}", hexadecimal(&scenario.bytes()))
 }
 
-fn told(verdict: &Verdict) -> String {
+fn describe(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Drop(reason) => format!("drops it: {reason:?}"),
+        Verdict::Drop(reason) => format!("drops the frame: {reason:?}"),
         Verdict::Redirect(frame) => format!("redirects {}", hexadecimal(frame)),
-        Verdict::Stack(frame) => format!("leaves to the stack {}", hexadecimal(frame)),
+        Verdict::Stack(frame) => format!("passes to the stack {}", hexadecimal(frame)),
     }
 }
 

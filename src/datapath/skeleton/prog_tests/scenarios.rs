@@ -1,4 +1,4 @@
-//! Frames that are nearly right: built as the RFCs say, and then changed.
+//! Random scenarios of nearly valid frames: built according to the RFCs, and then changed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,7 +10,7 @@ use proptest::sample::select;
 use super::frames::*;
 use crate::spec::MacAddr;
 
-/// Every kind of network, and up to 24 frames.
+/// A network with random flags, and 1 to 23 frames.
 pub(super) fn scenario() -> impl Strategy<Value = Scenario> {
     let flags = (mostly(true), mostly(true), mostly(false), mostly(false), mostly(false), mostly(false));
     (flags, vec(step(), 1..24)).prop_map(|(flags, steps)| {
@@ -27,7 +27,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![3 => at(Hook::Ingress), 2 => at(Hook::Egress)]
 }
 
-/// The frame as it is, or changed in a few bytes, cut, or with something behind it.
+/// The frame, possibly with a few changed bytes, truncated, or followed by padding.
 fn changed(frame: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let bytes = prop_oneof![5 => Just(Vec::new()), 1 => vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)];
     let cut = prop_oneof![9 => Just(None), 1 => any::<prop::sample::Index>().prop_map(Some)];
@@ -46,7 +46,7 @@ fn changed(frame: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u
 }
 
 fn any_frame(hook: Hook) -> BoxedStrategy<Vec<u8>> {
-    // Mostly from pod A to pod B by ingress, and back by egress.
+    // Mostly from pod A to pod B at ingress, and from pod B to pod A at egress.
     let (to, from) = match hook {
         Hook::Ingress => (select(vec![MAC_B, MAC_GATEWAY]), select(vec![MAC_A])),
         Hook::Egress => (select(vec![MAC_A]), select(vec![MAC_B, MAC_GATEWAY])),
@@ -68,14 +68,14 @@ fn any_frame(hook: Hook) -> BoxedStrategy<Vec<u8>> {
 
 fn packet_v4(hook: Hook) -> BoxedStrategy<Vec<u8>> {
     let others =
-        [GATEWAY[0], STRANGERS[0], SECOND[0], ELSEWHERE[0], Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into()];
+        [GATEWAY[0], EXTERNAL[0], SECOND[0], ELSEWHERE[0], Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into()];
     let fragment = prop_oneof![6 => Just(0x4000_u16), 1 => select(vec![0x2000, 0x2001, 0x0001, 0x1fff, 0x8000])];
     let options = prop_oneof![6 => Just(0), 1 => 1..=10_usize];
     (between(hook, PODS[0], others.to_vec()), hops(), fragment, options, any::<u8>(), end())
         .prop_flat_map(|((source, destination), hops, fragment, words, option, end)| {
             let [source, destination] = [source, destination].map(|address| match address {
                 IpAddr::V4(v4) => v4,
-                IpAddr::V6(v6) => panic!("{v6} is not of IPv4"),
+                IpAddr::V6(v6) => panic!("{v6} is not an IPv4 address"),
             });
             upper(source.into(), destination.into()).prop_map(move |(protocol, payload)| {
                 let (payload, padding) = payload.split_at(end.index(payload.len()));
@@ -97,7 +97,7 @@ fn packet_v6(hook: Hook) -> BoxedStrategy<Vec<u8>> {
         .boxed()
 }
 
-/// Neighbour discovery and what is near it.
+/// Neighbor discovery messages, and similar ICMPv6 messages.
 fn discovery(hook: Hook) -> BoxedStrategy<Vec<u8>> {
     let option = (
         prop_oneof![4 => select(vec![1_u8, 2]), 1 => select(vec![0, 3, 5, 14])],
@@ -131,7 +131,7 @@ fn discovery(hook: Hook) -> BoxedStrategy<Vec<u8>> {
 
 fn any_arp() -> BoxedStrategy<Vec<u8>> {
     let [[a, b], _] = PODS;
-    let others = vec![a, b, a, b, GATEWAY[0], STRANGERS[0], SECOND[0], ELSEWHERE[0], Ipv4Addr::UNSPECIFIED.into()];
+    let others = vec![a, b, a, b, GATEWAY[0], EXTERNAL[0], SECOND[0], ELSEWHERE[0], Ipv4Addr::UNSPECIFIED.into()];
     let operation = prop_oneof![3 => Just(1), 2 => Just(2), 1 => any::<u16>()];
     let sender = (prop_oneof![4 => Just(MAC_A), 1 => mac()], select(others.clone()));
     (operation, sender, (mac(), select(others)))
@@ -139,7 +139,7 @@ fn any_arp() -> BoxedStrategy<Vec<u8>> {
         .boxed()
 }
 
-/// A message of one of the protocols that are known, or of another.
+/// Protocol and payload, mostly of a known protocol.
 fn upper(source: IpAddr, destination: IpAddr) -> BoxedStrategy<(u8, Vec<u8>)> {
     let transport = (select(vec![TCP, TCP, TCP, UDP, 132, 136, 50]), port(), port(), any::<u8>(), few_flags())
         .prop_map(|(protocol, from, to, flags, few)| {
@@ -154,11 +154,11 @@ fn upper(source: IpAddr, destination: IpAddr) -> BoxedStrategy<(u8, Vec<u8>)> {
         .prop_map(move |(kind, body)| (icmp_of(source), [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &body].concat()));
     let quote = (select(vec![1_u8, 2, 3, 4, 5, 11, 12]), port(), port(), mostly(true), chain(), any::<bool>())
         .prop_map(move |(kind, from, to, is_answer, chain, is_tcp)| {
-            let (about, to_whom) = if is_answer { (destination, source) } else { (source, destination) };
+            let (from_address, to_address) = if is_answer { (destination, source) } else { (source, destination) };
             let (protocol, segment) = if is_tcp { (TCP, tcp(from, to, ACK)) } else { (UDP, udp(from, to)) };
-            let quoted = match (about, to_whom) {
-                (IpAddr::V6(_), IpAddr::V6(_)) => behind(&chain, about, to_whom, 64, protocol, &segment),
-                _ => ip(about, to_whom, 64, protocol, &segment),
+            let quoted = match (from_address, to_address) {
+                (IpAddr::V6(_), IpAddr::V6(_)) => behind(&chain, from_address, to_address, 64, protocol, &segment),
+                _ => ip(from_address, to_address, 64, protocol, &segment),
             };
             (icmp_of(source), [&[kind, 1, 0, 0, 0, 0, 0, 0][..], &quoted].concat())
         });
@@ -168,7 +168,7 @@ fn upper(source: IpAddr, destination: IpAddr) -> BoxedStrategy<(u8, Vec<u8>)> {
         .boxed()
 }
 
-/// An IPv6 packet with extension headers, of the right lengths.
+/// An IPv6 packet with extension headers of valid lengths.
 fn behind(chain: &[(u8, u16)], from: IpAddr, to: IpAddr, hops: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let nexts = chain.iter().skip(1).map(|(kind, _)| *kind).chain([protocol]);
     let headers = chain.iter().zip(nexts).map(|((kind, offset), next)| {
@@ -182,31 +182,31 @@ fn behind(chain: &[(u8, u16)], from: IpAddr, to: IpAddr, hops: u8, protocol: u8,
     ip(from, to, hops, chain.first().map_or(protocol, |(kind, _)| *kind), &whole)
 }
 
-/// Where a packet ends, by its headers; what is behind that is the frame's padding.
+/// The end of a packet according to its headers. The bytes behind it are padding of the frame.
 #[derive(Debug, Clone, Copy)]
 struct End(Option<prop::sample::Index>);
 
 impl End {
-    /// In a payload of this length.
+    /// The index of the end in a payload of this length.
     fn index(self, length: usize) -> usize {
         self.0.map_or(length, |index| index.index(length + 1))
     }
 }
 
-/// Mostly that of the payload.
+/// Mostly the end of the payload.
 fn end() -> impl Strategy<Value = End> {
     let early = any::<prop::sample::Index>().prop_map(|index| End(Some(index)));
     prop_oneof![6 => Just(End(None)), 1 => early]
 }
 
-/// Kinds of extension headers; of fragments, offset and flag.
+/// The kinds of extension headers, with offset and flag for fragment headers.
 fn chain() -> impl Strategy<Value = Vec<(u8, u16)>> {
     let kind = select(vec![HOP_BY_HOP, ROUTING, FRAGMENT, AH, DESTINATION, DESTINATION]);
     let offset = prop_oneof![2 => Just(1), 1 => Just(0), 1 => Just(8), 1 => Just(6), 1 => any::<u16>()];
     prop_oneof![3 => Just(Vec::new()), 2 => vec((kind, offset), 0..10)]
 }
 
-/// Source and destination: mostly the two pods.
+/// Source and destination, mostly the two pods.
 fn between(hook: Hook, [a, b]: [IpAddr; 2], others: Vec<IpAddr>) -> impl Strategy<Value = (IpAddr, IpAddr)> {
     let usual = if hook == Hook::Ingress { (a, b) } else { (b, a) };
     let all = [others, vec![a, b]].concat();
@@ -217,7 +217,7 @@ fn others_v6() -> Vec<IpAddr> {
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 3);
     let [own, other] = [MAC_A, MAC_B].map(|mac| MacAddr::new(mac).link_local());
     let others = [Ipv6Addr::UNSPECIFIED, group, own, other].map(IpAddr::from);
-    [&others[..], &[GATEWAY[1], STRANGERS[1], SECOND[1], ELSEWHERE[1]]].concat()
+    [&others[..], &[GATEWAY[1], EXTERNAL[1], SECOND[1], ELSEWHERE[1]]].concat()
 }
 
 fn mac() -> impl Strategy<Value = [u8; 6]> {
@@ -242,7 +242,7 @@ fn port() -> impl Strategy<Value = u16> {
     1000..1003_u16
 }
 
-/// The flags of a conversation, where they are not any.
+/// Valid TCP flags, or `None` for random flags.
 fn few_flags() -> impl Strategy<Value = Option<u8>> {
     let usual = vec![SYN, SYN | ACK, ACK, FIN | ACK, FIN | ACK, RST, RST | ACK];
     prop_oneof![9 => select(usual).prop_map(Some), 1 => Just(None)]

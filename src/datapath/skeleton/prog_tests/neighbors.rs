@@ -1,18 +1,19 @@
-//! Who is asked, and who answers.
+//! ARP requests and neighbor solicitations, and the answers of the programs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::frames::*;
 use super::{BRIDGE, PORT, REDIRECT, UNSPEC, loaded};
 
-const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const UNSPECIFIED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// An ARP request of pod A's.
-fn who_has(to: [u8; 6], target: IpAddr) -> Vec<u8> {
+/// An ARP request of pod A.
+fn arp_request(to: [u8; 6], target: IpAddr) -> Vec<u8> {
     ethernet(to, MAC_A, ARP, &arp(1, (MAC_A, PODS[0][0]), ([0; 6], target)))
 }
 
-/// A neighbour solicitation of pod A's, in the frame and to the group that RFC 4861 and 2464 say.
+/// A neighbor solicitation of pod A, sent to the multicast group of RFC 4861 in a frame of RFC
+/// 2464.
 fn solicitation(target: IpAddr, options: &[u8]) -> Vec<u8> {
     let [.., x, y, z] = octets(target);
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(x), u16::from_be_bytes([y, z])).into();
@@ -20,30 +21,31 @@ fn solicitation(target: IpAddr, options: &[u8]) -> Vec<u8> {
     frame([0x33, 0x33, 0xff, x, y, z], &nd(PODS[1][0], group, [135, 0, 0, 0, 0, 0, 0, 0], &body))
 }
 
-/// What RFC 4861, section 7.2.4, has the owner of `target` answer to pod A.
+/// The neighbor advertisement of `target` to pod A: RFC 4861, section 7.2.4.
 fn advertisement(target: IpAddr, mac: [u8; 6], flags: u8) -> Vec<u8> {
     let body = [&octets(target)[..], &mac_option(2, mac)].concat();
     ethernet(MAC_A, mac, IPV6, &nd(target, PODS[1][0], [136, 0, 0, 0, flags, 0, 0, 0], &body))
 }
 
 #[test]
-fn arp_requests_about_pods_are_answered() {
+fn arp_requests_for_pods_are_answered() {
     loaded(|loaded| {
         let target = PODS[0][1];
         for to in [MAC_ALL, MAC_B] {
             let reply = ethernet(MAC_A, MAC_B, ARP, &arp(2, (MAC_B, target), (MAC_A, PODS[0][0])));
-            assert_eq!(loaded.ingress(&who_has(to, target)), (REDIRECT, reply), "{target}");
+            assert_eq!(loaded.ingress(&arp_request(to, target)), (REDIRECT, reply), "{target}");
         }
         assert_eq!((loaded.stats().arp_answers, loaded.stats().nd_answers), (2, 0));
     });
 }
 
-/// The host's addresses and its MAC can change at any time, so that the host answers itself. tests/datapath hears it.
+/// The addresses and the MAC of the host can change at any time, so the host answers itself.
+/// tests/datapath tests the answer.
 #[test]
-fn the_host_is_asked_about_the_gateway() {
+fn requests_for_the_gateway_reach_the_host() {
     loaded(|loaded| {
         for to in [MAC_ALL, MAC_GATEWAY] {
-            let asked = who_has(to, GATEWAY[0]);
+            let asked = arp_request(to, GATEWAY[0]);
             assert_eq!(loaded.ingress(&asked), (REDIRECT, asked.clone()));
         }
         let asked = solicitation(GATEWAY[1], &mac_option(1, MAC_A));
@@ -53,14 +55,14 @@ fn the_host_is_asked_about_the_gateway() {
 }
 
 #[test]
-fn other_arp_goes_its_way() {
+fn other_arp_messages_go_to_the_stack() {
     loaded(|loaded| {
         let [a, b] = PODS[0];
         for (what, frame) in [
-            ("an announcement", who_has(MAC_ALL, a)),
-            ("about nobody known", who_has(MAC_ALL, STRANGERS[0])),
+            ("an announcement", arp_request(MAC_ALL, a)),
+            ("for an unknown address", arp_request(MAC_ALL, EXTERNAL[0])),
             ("a reply", ethernet(MAC_B, MAC_A, ARP, &arp(2, (MAC_A, a), (MAC_B, b)))),
-            ("a probe", ethernet(MAC_ALL, MAC_A, ARP, &arp(1, (MAC_A, NOBODY), ([0; 6], b)))),
+            ("a probe", ethernet(MAC_ALL, MAC_A, ARP, &arp(1, (MAC_A, UNSPECIFIED), ([0; 6], b)))),
         ] {
             loaded.assert_stack(&frame, what);
         }
@@ -69,9 +71,9 @@ fn other_arp_goes_its_way() {
 }
 
 #[test]
-fn solicitations_about_pods_are_answered() {
+fn solicitations_for_pods_are_answered() {
     loaded(|loaded| {
-        // Solicited and override.
+        // The flags solicited and override.
         let (target, mac, flags) = (PODS[1][1], MAC_B, 0x60);
         let nonce = [14, 1, 1, 2, 3, 4, 5, 6];
         for options in [mac_option(1, MAC_A), [&mac_option(1, MAC_A)[..], &nonce].concat()] {
@@ -81,12 +83,12 @@ fn solicitations_about_pods_are_answered() {
         }
         let body = [&octets(target)[..], &mac_option(1, MAC_A)].concat();
         let unicast = frame(mac, &nd(PODS[1][0], target, [135, 0, 0, 0, 0, 0, 0, 0], &body));
-        assert_eq!(loaded.ingress(&unicast), (REDIRECT, advertisement(target, mac, flags)), "is it there still?");
+        assert_eq!(loaded.ingress(&unicast), (REDIRECT, advertisement(target, mac, flags)), "reachability check");
         assert_eq!((loaded.stats().arp_answers, loaded.stats().nd_answers), (0, 3));
     });
 }
 
-/// RFC 1071: a sum that folds to all ones, or carries twice, among them.
+/// RFC 1071. The cases include a sum that folds to all ones, and a sum that carries twice.
 #[test]
 fn every_answer_has_a_valid_checksum() {
     loaded(|loaded| {
@@ -103,28 +105,28 @@ fn every_answer_has_a_valid_checksum() {
 }
 
 #[test]
-fn other_solicitations_go_their_way() {
+fn other_solicitations_go_to_the_stack() {
     loaded(|loaded| {
         let [a, b] = PODS[1];
         let asked = solicitation(b, &mac_option(1, MAC_A));
         let group = IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 3));
-        let from_nobody = nd(Ipv6Addr::UNSPECIFIED.into(), group, [135, 0, 0, 0, 0, 0, 0, 0], &octets(b));
+        let from_unspecified = nd(Ipv6Addr::UNSPECIFIED.into(), group, [135, 0, 0, 0, 0, 0, 0, 0], &octets(b));
         let mut forwarded = asked.clone();
         forwarded[ETHERNET + 7] = 254;
         let mut coded = asked.clone();
         coded[ETHERNET + 41] = 1;
-        let mut behind = asked[ETHERNET..].to_vec();
-        behind.splice(40..40, extension(DESTINATION, ICMPV6));
-        (behind[5], behind[6]) = (40, DESTINATION);
+        let mut extended = asked[ETHERNET..].to_vec();
+        extended.splice(40..40, extension(DESTINATION, ICMPV6));
+        (extended[5], extended[6]) = (40, DESTINATION);
         for (what, asked) in [
-            ("about the asker", solicitation(a, &mac_option(1, MAC_A))),
-            ("about nobody known", solicitation(STRANGERS[1], &mac_option(1, MAC_A))),
+            ("for the sender itself", solicitation(a, &mac_option(1, MAC_A))),
+            ("for an unknown address", solicitation(EXTERNAL[1], &mac_option(1, MAC_A))),
             ("without a MAC", solicitation(b, &[])),
             ("with a MAC that is not the first option", solicitation(b, &[14, 1, 1, 2, 3, 4, 5, 6])),
-            ("by nobody", frame([0x33, 0x33, 0xff, 0, 0, 3], &from_nobody)),
-            ("from beyond a router", forwarded),
+            ("from the unspecified address", frame([0x33, 0x33, 0xff, 0, 0, 3], &from_unspecified)),
+            ("forwarded by a router", forwarded),
             ("with a code", coded),
-            ("behind another header", frame(MAC_B, &behind)),
+            ("behind an extension header", frame(MAC_B, &extended)),
         ] {
             loaded.assert_stack(&asked, what);
         }
@@ -133,7 +135,7 @@ fn other_solicitations_go_their_way() {
 }
 
 #[test]
-fn the_host_is_answered_at_the_bridge() {
+fn requests_of_the_host_are_answered_at_the_bridge() {
     loaded(|loaded| {
         loaded.configure(|config| config.bridge_ifindex = PORT);
         for gateway in GATEWAY {
@@ -141,22 +143,27 @@ fn the_host_is_answered_at_the_bridge() {
         }
         loaded.links.remove(PORT).unwrap();
 
-        // Pod A's place is the bridge's here, and its addresses are the host's.
+        // In this test, the port of pod A is the bridge, and the addresses of pod A belong to the
+        // host.
         let reply = ethernet(MAC_A, MAC_B, ARP, &arp(2, (MAC_B, PODS[0][1]), (MAC_A, PODS[0][0])));
-        assert_eq!(loaded.egress(&who_has(MAC_ALL, PODS[0][1])), (REDIRECT, reply));
+        assert_eq!(loaded.egress(&arp_request(MAC_ALL, PODS[0][1])), (REDIRECT, reply));
         let asked = solicitation(PODS[1][1], &mac_option(1, MAC_A));
         assert_eq!(loaded.egress(&asked), (REDIRECT, advertisement(PODS[1][1], MAC_B, 0x60)));
 
-        let unknown = [who_has(MAC_ALL, STRANGERS[0]), solicitation(STRANGERS[1], &mac_option(1, MAC_A))];
-        for asked in unknown.iter().chain([&who_has(MAC_ALL, GATEWAY[0])]) {
+        let unknown = [arp_request(MAC_ALL, EXTERNAL[0]), solicitation(EXTERNAL[1], &mac_option(1, MAC_A))];
+        for asked in unknown.iter().chain([&arp_request(MAC_ALL, GATEWAY[0])]) {
             assert_eq!(loaded.egress(asked), (UNSPEC, asked.clone()));
         }
-        assert_eq!(loaded.ingress(&who_has(MAC_ALL, PODS[0][1])).0, UNSPEC, "from a pod: answered at its port");
+        assert_eq!(
+            loaded.ingress(&arp_request(MAC_ALL, PODS[0][1])).0,
+            UNSPEC,
+            "requests of pods are answered at their ports"
+        );
     });
 }
 
 #[test]
-fn what_the_bridge_asks_of_a_pod_is_not_answered_at_its_port() {
+fn requests_from_the_bridge_are_not_answered_at_a_port() {
     loaded(|loaded| {
         let asked = ethernet(MAC_ALL, MAC_GATEWAY, ARP, &arp(1, (MAC_GATEWAY, GATEWAY[0]), ([0; 6], PODS[0][1])));
         assert_ne!(BRIDGE, PORT);

@@ -1,4 +1,4 @@
-//! Pods on a bridge, the programs hung on the hosts' ends by `tc`.
+//! Pods on a bridge. `tc` attaches the programs to the host ends of the veth pairs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,27 +12,28 @@ pub(crate) const GATEWAY_MAC: MacAddr = MacAddr::new([0x02, 0, 0, 0, 0, 0xfe]);
 pub(crate) const GATEWAY: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 244, 1, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 1))];
 
-/// Three pods with an address of each family, and rows in the maps.
-pub(crate) struct Bed {
+/// Three pods with an address of each family, and their map entries.
+pub(crate) struct Fixture {
     pub(crate) datapath: Datapath,
     pub(crate) pods: [Pod; 3],
 }
 
-impl Bed {
+impl Fixture {
     pub(crate) fn new(host: &Host) -> Self {
         let datapath = datapath("one");
         datapath.ensure().expect("load");
-        // Snooping makes the bridge send reports of its own, which are packets like any other.
+        // With snooping, the bridge sends its own multicast reports, which would be counted.
         host.ip(&format!("link add cbr0 address {GATEWAY_MAC} type bridge mcast_snooping 0"));
-        // Without a link-local address that is proven, the host could not ask for neighbours in the first seconds.
+        // Without DAD, the link-local address is usable at once. The host needs it for neighbor
+        // solicitations.
         host.command("sysctl").words("-q -w net.ipv6.conf.cbr0.accept_dad=0").run();
         host.ip("link set cbr0 up");
         let bridge = index(host, "cbr0");
         attach(host, &datapath, "cbr0");
-        let ports = datapath.open_endpoints().expect("open");
+        let endpoints = datapath.open_endpoints().expect("open");
         for (gateway, length) in GATEWAY.into_iter().zip([24, 64]) {
             host.ip(&format!("address add {gateway}/{length} dev cbr0 {}", nodad(gateway)));
-            ports.insert(gateway, Endpoint { ifindex: bridge, mac: GATEWAY_MAC }).expect("insert");
+            endpoints.insert(gateway, Endpoint { ifindex: bridge, mac: GATEWAY_MAC }).expect("insert");
         }
         let pods = [0, 1, 2].map(|number| Self::pod(host, &datapath, number));
         datapath.configure(DatapathConfig::new(bridge, GATEWAY_MAC)).expect("configure");
@@ -45,38 +46,38 @@ impl Bed {
         let netns = netns.display();
         host.ip(&format!("link add veth{number} type veth peer name eth0 address {mac} netns {netns}"));
         host.ip(&format!("link set veth{number} addrgenmode none master cbr0 up"));
-        // The link-local address serves at once, as CNI plugins have it.
+        // Without DAD, the link-local address is usable at once, as CNI plugins configure it.
         pod.command("sysctl").words("-q -w net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.lo.disable_ipv6=0").run();
         pod.ip("link set lo up");
         pod.ip("link set eth0 up");
         attach(host, datapath, &format!("veth{number}"));
-        let port = Endpoint { ifindex: index(host, &format!("veth{number}")), mac };
-        let ports = datapath.open_endpoints().expect("open");
+        let endpoint = Endpoint { ifindex: index(host, &format!("veth{number}")), mac };
+        let endpoints = datapath.open_endpoints().expect("open");
         for (address, (gateway, length)) in addresses(number).into_iter().zip(GATEWAY.into_iter().zip([24, 64])) {
             pod.ip(&format!("address add {address}/{length} dev eth0 {}", nodad(address)));
             pod.ip(&format!("route add default via {gateway}"));
-            datapath.open_counters().and_then(|counters| counters.insert(address)).expect("track");
-            ports.insert(address, port).expect("insert");
+            datapath.open_counters().and_then(|counters| counters.insert(address)).expect("insert");
+            endpoints.insert(address, endpoint).expect("insert");
         }
-        ports.insert(mac.link_local().into(), port).expect("insert");
-        let link = PortConfig::new(mac);
-        datapath.open_port_configs().and_then(|links| links.insert(port.ifindex, link)).expect("insert");
+        endpoints.insert(mac.link_local().into(), endpoint).expect("insert");
+        let config = PortConfig::new(mac);
+        datapath.open_port_configs().and_then(|ports| ports.insert(endpoint.ifindex, config)).expect("insert");
         pod
     }
 
     pub(crate) fn counters(&self, address: IpAddr) -> PodCounters {
         let counters = self.datapath.open_counters().expect("open");
-        counters.read(address).expect("read").expect("a row")
+        counters.read(address).expect("read").expect("an entry")
     }
 
-    /// Changes what the programs were told.
+    /// Changes the configuration of the network.
     pub(crate) fn configure(&self, change: impl FnOnce(&mut DatapathConfig)) {
         let mut config = self.datapath.config().expect("read");
         change(&mut config);
         self.datapath.configure(config).expect("configure");
     }
 
-    /// Has the first pod send a frame as it is.
+    /// Sends a raw frame from the first pod.
     pub(crate) fn send(&self, frame: &[u8]) {
         self.pods[0].enter(|| raw::send(frame)).unwrap_or_else(|error| panic!("{} bytes: {error}", frame.len()));
     }
