@@ -131,6 +131,13 @@ cni() {
     env -i PATH="\$PATH" CNI_COMMAND="\$1" CNI_CONTAINERID="\$2" CNI_NETNS="/run/netns/\$2" CNI_IFNAME=eth0 \\
         CNI_PATH="\$(dirname "\$PLUGIN")" "\$PLUGIN" <"\$CONF"
 }
+network=$network
+$(declare -f die pin counters counter_table)
+# The dropped frames of the network by reason, summed over the CPUs.
+drops() {
+    bpftool -j map dump pinned "\$PIN/net_drops" |
+        jq -c '.[].formatted.values | map(.value.packets) | transpose | map(add)'
+}
 SETUP
 }
 
@@ -146,7 +153,7 @@ if [ "$mode" = --shell ]; then
       nsenter --net=/run/netns/pod-a ping -c 3 $B      three packets from pod to pod
       tc filter show dev cbr0 ingress                  the program in the shared block
       bpftool map dump pinned $PIN/pod_ifindex         the endpoint of each address
-      bpftool map dump pinned $PIN/pkt_count           the counters of each address
+      counter_table; drops                             packets of each address; drops by reason
       cni ADD pod-c | jq .; cni DEL pod-c              the plugin, called as a runtime calls it
       $PLUGIN status --conf-dir /run/net.d             the whole network at a glance
     `exit` or Ctrl-D detaches all pods and removes the private host.
