@@ -35,7 +35,7 @@ binary=$("$root/scripts/build.sh" | tail -n 1) || failed "building the plugin: s
 
 # The PID namespace ends all processes of the demo, also after an error or a kill.
 as_root unshare --net --mount --pid --fork --kill-child --mount-proc \
-    env "NO_COLOR=${NO_COLOR:-}" "$root/scripts/demo-host.sh" "$binary" $mode || exit 1
+    env "NO_COLOR=${NO_COLOR:-}" "$root/scripts/demo-host.sh" "$binary" "$mode" || exit 1
 if [ "$mode" = --shell ]; then
     printf '%sdemo: the private host is gone, with all that was in it%s\n' "$green" "$plain"
     exit
