@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::support::{NAME, Network, on_host};
 
-/// Where Debian has its plugins.
+/// Debian's directory of plugins.
 const PEERS: &str = "/usr/lib/cni";
 
-/// A network whose addresses `host-local` gives.
+/// A network with addresses of `host-local`.
 struct HostLocal<'n> {
     network: &'n Network<'n>,
     config: Value,
@@ -32,7 +32,8 @@ impl<'n> HostLocal<'n> {
         self.network.plugin.on(verb, &self.config, container, pod).env("CNI_PATH", PEERS)
     }
 
-    /// The addresses that `host-local` holds: it has a file for each, of that name.
+    /// The addresses that `host-local` holds. It has one file per address, with the address as its
+    /// name.
     fn held(&self) -> BTreeSet<String> {
         let files = fs::read_dir(self.dir.join(NAME));
         let names = files.into_iter().flatten().filter_map(|file| file.ok()?.file_name().into_string().ok());
@@ -48,7 +49,7 @@ impl<'n> HostLocal<'n> {
 }
 
 #[test]
-fn host_local_gives_addresses_and_gets_them_back() {
+fn host_local_assigns_and_releases_addresses() {
     on_host(|network| {
         let network = HostLocal::new(network);
         let (one, two) = (network.network.host.pod(), network.network.host.pod());
@@ -73,7 +74,7 @@ fn host_local_gives_addresses_and_gets_them_back() {
 }
 
 #[test]
-fn a_second_add_leaves_the_pod_its_address() {
+fn a_second_add_keeps_the_address_of_the_pod() {
     on_host(|network| {
         let network = HostLocal::new(network);
         let pod = network.network.host.pod();
@@ -87,11 +88,11 @@ fn a_second_add_leaves_the_pod_its_address() {
 }
 
 #[test]
-fn an_add_that_fails_gives_the_address_back() {
+fn a_failed_add_releases_the_address() {
     on_host(|network| {
         let mut network = HostLocal::new(network);
         let pod = network.network.host.pod();
-        // The pod's end takes one route, and not another by a next hop that is nowhere.
+        // The pod's end accepts the first route. The next hop of the second one is unreachable.
         network.config["ipam"]["routes"] =
             json!([{ "dst": "10.1.0.0/16" }, { "dst": "10.2.0.0/16", "gw": "192.0.2.1" }]);
         let error = network.call("ADD", "one", &pod).run().error(5);
@@ -107,7 +108,7 @@ fn an_add_that_fails_gives_the_address_back() {
 }
 
 #[test]
-fn a_subnet_that_the_host_has_elsewhere_is_refused_and_given_back() {
+fn a_subnet_of_another_link_is_refused_and_released() {
     on_host(|network| {
         network.host.ip("link add dummy0 type bridge");
         network.host.ip("address add 10.99.0.200/25 dev dummy0");
@@ -121,9 +122,9 @@ fn a_subnet_that_the_host_has_elsewhere_is_refused_and_given_back() {
     });
 }
 
-/// `static` gives everybody the same, the gateway's own address if it is told so.
+/// `static` returns the same address to each pod, even the gateway's.
 #[test]
-fn an_address_that_is_in_use_is_refused_and_its_pod_left_alone() {
+fn an_address_in_use_is_refused_and_its_pod_unaffected() {
     on_host(|network| {
         let mut config = network.config.clone();
         config.as_object_mut().expect("an object").remove("subnet");
@@ -150,9 +151,10 @@ fn an_address_that_is_in_use_is_refused_and_its_pod_left_alone() {
     });
 }
 
-/// The MAC cannot derive from an address that is not known yet, so the neighbours are told.
+/// The MAC cannot derive from an address that is not known yet. The plugin therefore announces it
+/// to the neighbors.
 #[test]
-fn the_next_pod_with_an_address_is_reached_at_once() {
+fn the_next_pod_with_an_address_is_reachable_at_once() {
     on_host(|network| {
         let mut config = network.config.clone();
         config.as_object_mut().expect("an object").remove("subnet");
@@ -178,7 +180,7 @@ fn the_next_pod_with_an_address_is_reached_at_once() {
     });
 }
 
-/// A runtime that was restarted may send ADD while a DEL that it has forgotten still works.
+/// A restarted runtime may send ADD while a DEL that it does not know still runs.
 #[test]
 fn an_add_waits_for_a_del_that_waits_for_its_delegate() {
     on_host(|network| {
@@ -233,9 +235,9 @@ fn gc_spares_an_add_that_waits_for_its_delegate() {
     });
 }
 
-/// From the moment that the pod can send, which may be long before it has an address.
+/// From the moment that the pod can send, possibly long before it has an address.
 #[test]
-fn the_port_is_guarded_while_the_delegate_works() {
+fn the_spoof_check_applies_while_the_delegate_runs() {
     on_host(|network| {
         let (bin, seen) = (network.host.scratch(), network.host.scratch().join("seen"));
         let script = format!(
@@ -257,9 +259,10 @@ fn the_port_is_guarded_while_the_delegate_works() {
     });
 }
 
-/// A DHCP server learns by way of the pod's interface that the address is free again (RFC 2131, section 4.4.6).
+/// The delegate releases the address with the DHCP server through the pod's interface (RFC 2131,
+/// section 4.4.6).
 #[test]
-fn the_delegate_is_asked_while_the_interface_is_there() {
+fn the_delegate_runs_while_the_interface_exists() {
     on_host(|network| {
         let asking = Asking::new(network, "exit 0");
         let pod = network.host.pod();
@@ -272,10 +275,10 @@ fn the_delegate_is_asked_while_the_interface_is_there() {
 }
 
 #[test]
-fn the_undo_of_a_failed_add_asks_while_the_interface_is_there() {
+fn the_rollback_runs_the_delegate_while_the_interface_exists() {
     on_host(|network| {
         let asking = Asking::new(network, "exit 0");
-        // A next hop that is nowhere.
+        // An unreachable next hop.
         asking.answer(
             json!({ "ips": [{ "address": "10.99.0.5/24" }], "routes": [{ "dst": "10.1.0.0/16", "gw": "192.0.2.1" }] }),
         );
@@ -288,7 +291,7 @@ fn the_undo_of_a_failed_add_asks_while_the_interface_is_there() {
 }
 
 #[test]
-fn a_delegate_that_fails_does_not_keep_the_pair() {
+fn a_failed_delegate_does_not_keep_the_pair() {
     on_host(|network| {
         let asking =
             Asking::new(network, "echo '{\"cniVersion\":\"1.1.0\",\"code\":11,\"msg\":\"no server\"}'; exit 1");
@@ -301,8 +304,8 @@ fn a_delegate_that_fails_does_not_keep_the_pair() {
     });
 }
 
-/// Takes the time limit of the delegate, one minute, as does the next test. The limit ends before the runtime's, so the
-/// runtime gets an error that names the delegate.
+/// Takes the time limit of the delegate, one minute, as does the next test. The limit ends before
+/// the runtime's, so the runtime gets an error that names the delegate.
 #[test]
 fn a_delegate_that_hangs_in_del_is_ended_and_named() {
     on_host(|network| is_ended_and_named(network, "DEL"));
@@ -335,7 +338,7 @@ fn is_ended_and_named(network: &Network, verb: &str) {
 }
 
 #[test]
-fn gc_asks_the_delegate_while_the_interfaces_are_there() {
+fn gc_runs_the_delegate_while_the_interfaces_exist() {
     on_host(|network| {
         let asking = Asking::new(network, "exit 0");
         let pod = network.host.pod();
@@ -358,7 +361,7 @@ fn gc_asks_the_delegate_while_the_interfaces_are_there() {
     });
 }
 
-/// An address that was given back is given anew while the pod that had it is still there.
+/// An address is released and assigned again while the old pod still has it.
 #[test]
 fn an_add_waits_for_the_pod_that_leaves_with_its_address() {
     on_host(|network| {
@@ -378,7 +381,7 @@ fn an_add_waits_for_the_pod_that_leaves_with_its_address() {
     });
 }
 
-/// A GC gives back the addresses of all pods that are gone before it removes the first one.
+/// A GC releases the addresses of all removed pods before it removes the first pod.
 #[test]
 fn an_add_waits_for_the_gc_that_removes_the_pod_with_its_address() {
     on_host(|network| {
@@ -402,7 +405,8 @@ fn an_add_waits_for_the_gc_that_removes_the_pod_with_its_address() {
     });
 }
 
-/// A network whose addresses a script gives. It notes each verb, whether the pod's interface is there, and its address.
+/// A network with addresses from a script. The script records each verb, the presence of the pod's
+/// interface, and its address.
 struct Asking<'n> {
     network: &'n Network<'n>,
     config: Value,
@@ -411,7 +415,7 @@ struct Asking<'n> {
 }
 
 impl<'n> Asking<'n> {
-    /// `del` is what the script does with DEL, in the words of sh.
+    /// `del` is the script's action for DEL, as shell code.
     fn new(network: &'n Network<'n>, del: &str) -> Self {
         let (bin, notes) = (network.host.scratch(), network.host.scratch().join("asked"));
         let script = format!(
@@ -432,7 +436,7 @@ impl<'n> Asking<'n> {
         asking
     }
 
-    /// What the script gives.
+    /// The answer of the script.
     fn answer(&self, mut answer: Value) {
         answer["cniVersion"] = "1.1.0".into();
         fs::write(self.bin.join("answer"), answer.to_string()).expect("room");
@@ -442,7 +446,7 @@ impl<'n> Asking<'n> {
         self.network.plugin.on(verb, &self.config, container, pod).env("CNI_PATH", &self.bin).run()
     }
 
-    /// What it has noted since the last time.
+    /// The records since the last call.
     fn asked(&self) -> Vec<String> {
         let seen = fs::read_to_string(&self.notes).unwrap_or_default();
         fs::write(&self.notes, "").expect("room");
@@ -451,7 +455,7 @@ impl<'n> Asking<'n> {
 }
 
 #[test]
-fn a_plugin_that_is_not_there_is_told_before_anything_is_made() {
+fn a_missing_delegate_is_reported_before_any_change() {
     on_host(|network| {
         let mut network = HostLocal::new(network);
         network.config["ipam"] = json!({ "type": "no-such-ipam" });
@@ -463,7 +467,7 @@ fn a_plugin_that_is_not_there_is_told_before_anything_is_made() {
 }
 
 #[test]
-fn two_that_would_give_addresses_are_one_too_many() {
+fn a_delegate_beside_own_pools_is_refused() {
     on_host(|network| {
         let config = network.with("ipam", json!({ "type": "host-local", "subnet": "10.98.0.0/24" }));
         let pod = network.host.pod();
@@ -473,9 +477,9 @@ fn two_that_would_give_addresses_are_one_too_many() {
 }
 
 #[test]
-fn garbage_is_collected_by_the_delegate_as_well() {
+fn gc_runs_the_gc_of_the_delegate() {
     on_host(|network| {
-        // One that notes what it was asked.
+        // A delegate that records its verbs.
         let (bin, notes) = (network.host.scratch(), network.host.scratch().join("asked"));
         let script = format!("#!/bin/sh\necho $CNI_COMMAND >>{}\n", notes.display());
         write_executable(&bin.join("noting-ipam"), &script);

@@ -1,4 +1,5 @@
-//! Bridges with a wire to other machines, one of which is the gateway: who has the gateway's address.
+//! Bridges that lead to other machines, one of them the gateway: the owner of the gateway's
+//! address.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -28,27 +29,27 @@ struct Lan<'n> {
 }
 
 impl Lan<'_> {
-    /// The node's default routes, by the router.
+    /// The node's default routes through the router.
     fn route(&self) {
         self.network.host.ip(&format!("route add default via {GATEWAY}"));
         self.network.host.ip(&format!("-6 route add default via {GATEWAY_V6}"));
     }
 
-    /// The router takes its addresses, and answers for them.
+    /// Adds the router's addresses, so that the router answers requests for them.
     fn start_router(&self) {
         for address in [format!("{GATEWAY}/24"), format!("{GATEWAY_V6}/64 nodad")] {
             self.router.ip(&format!("address add {address} dev eth0"));
         }
     }
 
-    /// The router has this address and no other.
+    /// Adds one address to the router.
     fn start_router_with_only(&self, address: &str) {
         self.router.ip("address flush dev eth0");
         let nodad = if address.contains(':') { "nodad" } else { "" };
         self.router.ip(&format!("address add {address} dev eth0 {nodad}"));
     }
 
-    /// The bridge loses its wire to the machines.
+    /// Removes the link between the bridge and the machines.
     fn unplug(&self) {
         for port in ["lan0", "lan1"] {
             self.network.host.ip(&format!("link set {port} nomaster"));
@@ -70,7 +71,7 @@ impl Lan<'_> {
         self.call("CHECK", &config, pod)
     }
 
-    /// The node has no address beside its own, and leads no pod to itself by the gateway's.
+    /// The node has only its own addresses, and no pod sends to the node as its gateway.
     #[track_caller]
     fn is_left_alone(&self) {
         assert_eq!(self.network.host.addresses("cbr0"), NODE);
@@ -80,12 +81,12 @@ impl Lan<'_> {
         }
     }
 
-    /// All that tells of faults finds none.
+    /// CHECK, STATUS, `status` and `doctor` report no fault.
     #[track_caller]
     fn is_well(&self, config: &Value) {
         let dir = configured(self.network.host, config);
         let (_, checks) = doctor(&dir);
-        // The directory of the binary under test holds no other plugin.
+        // The directory of the binary under test contains no other plugin.
         let mut failed = checks.iter().filter(|check| check["verdict"] == "fail" && check["check"] != "plugins");
         assert!(failed.next().is_none() && found(&checks, "gateway", "warn").is_empty(), "{checks:#?}");
         let output = command(&format!("status --conf-dir {}", dir.display()));
@@ -98,7 +99,7 @@ impl Lan<'_> {
     }
 }
 
-/// A row's key as people write it.
+/// The key of a map entry as text.
 fn shown(key: &Value) -> String {
     let octets: Vec<u8> = serde_json::from_value(key["octet"].clone()).expect("octets");
     match <[u8; 4]>::try_from(octets.as_slice()) {
@@ -113,7 +114,7 @@ fn configured(host: &Host, config: &Value) -> std::path::PathBuf {
     dir
 }
 
-/// Runs a test beside a LAN, whose router has no addresses yet.
+/// Runs a test beside a LAN. Its router has no addresses yet.
 #[track_caller]
 fn on_lan(test: impl FnOnce(&Lan) + Send) {
     on_host(|network| {
@@ -153,7 +154,7 @@ fn by_static(network: &Network, names_gateways: bool) -> Value {
     config
 }
 
-/// Pools of the network's own in the LAN's subnets.
+/// Pools of the network in the LAN's subnets.
 fn by_pools(network: &Network) -> Value {
     let mut config = network.config.clone();
     config.as_object_mut().expect("an object").remove("subnet");
@@ -163,13 +164,13 @@ fn by_pools(network: &Network) -> Value {
     config
 }
 
-/// The ARP probes among the frames (RFC 5227: requests without a sender's address).
+/// The ARP probes among the frames (RFC 5227: requests without a sender address).
 fn probes(frames: &[Vec<u8>]) -> usize {
     frames.iter().filter(|frame| frame[12..14] == [8, 6] && frame[28..32] == [0; 4]).count()
 }
 
 #[test]
-fn a_router_that_a_delegate_names_keeps_its_addresses() {
+fn a_router_named_by_a_delegate_keeps_its_addresses() {
     on_lan(|lan| {
         lan.start_router();
         for has_route in [false, true] {
@@ -195,9 +196,9 @@ fn a_router_that_a_delegate_names_keeps_its_addresses() {
     });
 }
 
-/// A router that restarts answers no probe, and comes back with its address.
+/// A restarting router answers no probe, and comes back with its address.
 #[test]
-fn a_router_that_is_away_keeps_its_addresses() {
+fn an_unreachable_router_keeps_its_addresses() {
     on_lan(|lan| {
         let (config, pod) = (by_static(lan.network, true), lan.network.host.pod());
         let ear = lan.other.enter(Ear::open).expect("open");
@@ -214,7 +215,7 @@ fn a_router_that_is_away_keeps_its_addresses() {
     });
 }
 
-/// Without a wire, a node without such a route has the gateway.
+/// Without a LAN, a node without such a route has the gateway's address.
 #[test]
 fn a_next_hop_of_the_node_is_another_machine_in_any_table() {
     on_lan(|lan| {
@@ -237,9 +238,9 @@ fn a_next_hop_of_the_node_is_another_machine_in_any_table() {
     });
 }
 
-/// Another network with the same addresses, behind a link of its own, and its policy route.
+/// Another network with the same addresses, behind its own link, and its policy route.
 #[test]
-fn a_policy_route_by_another_link_does_not_keep_the_node_from_a_gateway_that_it_is_to_have() {
+fn a_policy_route_through_another_link_does_not_prevent_the_gateway() {
     on_lan(|lan| {
         let host = lan.network.host;
         host.ip("link add wan0 type veth peer name wan1");
@@ -284,7 +285,8 @@ fn a_next_hop_object_is_a_next_hop() {
         host.ip("nexthop add id 10 group 1/2");
         for id in [1, 10] {
             host.ip(&format!("route add 192.0.2.0/24 nhid {id}"));
-            // The kernel deletes such objects with the carrier of their link, so the bridge keeps its wire.
+            // The kernel deletes such objects if their link loses its carrier, so the bridge keeps
+            // its LAN.
             let mut config = by_static(lan.network, true);
             config["ipam"]["addresses"].as_array_mut().expect("a list").truncate(1);
             config["isGateway"] = true.into();
@@ -298,9 +300,9 @@ fn a_next_hop_object_is_a_next_hop() {
     });
 }
 
-/// A link-local address is another machine's on each link: RFC 4007, section 4.
+/// A link-local address belongs to another machine on each link: RFC 4007, section 4.
 #[test]
-fn a_link_local_gateway_is_of_the_bridge_alone() {
+fn a_link_local_gateway_belongs_to_the_bridge_alone() {
     on_lan(|lan| {
         let (host, pod) = (lan.network.host, lan.network.host.pod());
         host.ip("link add wan0 type veth peer name wan1");
@@ -326,9 +328,9 @@ fn a_link_local_gateway_is_of_the_bridge_alone() {
     });
 }
 
-/// An address of the node's that leads to the whole subnet is enough.
+/// An address of the node with a route to the whole subnet is sufficient.
 #[test]
-fn an_address_with_a_shorter_prefix_is_the_gateways() {
+fn an_address_with_a_shorter_prefix_is_accepted_as_the_gateway() {
     on_lan(|lan| {
         let (host, pod) = (lan.network.host, lan.network.host.pod());
         host.ip("address add 10.99.0.3/16 dev cbr0");
@@ -358,7 +360,7 @@ fn no_gateway_is_invented() {
 }
 
 #[test]
-fn own_pools_are_refused_a_gateway_that_another_machine_has() {
+fn own_pools_with_the_gateway_of_another_machine_are_refused() {
     on_lan(|lan| {
         let (config, host) = (by_pools(lan.network), lan.network.host);
         let mut asked = config.clone();
@@ -403,7 +405,7 @@ fn own_pools_are_refused_a_gateway_that_another_machine_has() {
 }
 
 #[test]
-fn own_pools_may_leave_the_gateway_to_another_machine() {
+fn own_pools_with_is_gateway_false_leave_the_gateway_to_another_machine() {
     if !tool("nft") {
         return;
     }
@@ -438,7 +440,7 @@ fn own_pools_may_leave_the_gateway_to_another_machine() {
 }
 
 #[test]
-fn a_gateway_that_is_asked_for_is_taken_or_refused() {
+fn a_requested_gateway_is_assigned_or_refused() {
     on_lan(|lan| {
         let host = lan.network.host;
         for mut config in [by_pools(lan.network), by_static(lan.network, true), by_static(lan.network, false)] {
@@ -465,9 +467,10 @@ fn a_gateway_that_is_asked_for_is_taken_or_refused() {
     });
 }
 
-/// RFC 5227 asks for three probes. Nothing else of the host's hears them, and no ADD sends them once the address is taken.
+/// RFC 5227 requires three probes. No other link of the host receives them, and no ADD sends them
+/// if the address is assigned.
 #[test]
-fn a_free_gateway_is_asked_for_once_on_the_bridge_alone() {
+fn a_free_gateway_is_probed_once_on_the_bridge_alone() {
     on_lan(|lan| {
         let (config, host) = (by_pools(lan.network), lan.network.host);
         let elsewhere = host.pod();
@@ -478,7 +481,7 @@ fn a_free_gateway_is_asked_for_once_on_the_bridge_alone() {
         let (one, two) = (host.pod(), host.pod());
         let start = Instant::now();
         lan.call("ADD", &config, &one).result();
-        // The other verbs beside the wait of 900 ms take some 50 ms.
+        // The other work of the verb takes some 50 ms, beside the wait of 900 ms.
         assert!(start.elapsed() < cnikit_testbed::patience(Duration::from_secs(3)), "{:?}", start.elapsed());
         assert_eq!((probes(&there.frames()), probes(&beside.frames())), (3, 0));
         assert!(one.ping(GATEWAY, 2).status.success());
@@ -490,9 +493,10 @@ fn a_free_gateway_is_asked_for_once_on_the_bridge_alone() {
     });
 }
 
-/// A bridge whose ports are all pods has no wire, so nobody is asked and no time is lost.
+/// A bridge with pods as its only ports leads to no other machine, so ADD sends no probe and loses
+/// no time.
 #[test]
-fn a_bridge_without_a_wire_is_not_asked() {
+fn a_bridge_without_other_machines_is_not_probed() {
     on_host(|network| {
         let one = network.attach("one");
         let ear = one.pod.enter(Ear::open).expect("open");
@@ -506,7 +510,7 @@ fn a_bridge_without_a_wire_is_not_asked() {
 }
 
 #[test]
-fn two_adds_at_once_take_one_gateway() {
+fn two_parallel_adds_assign_one_gateway() {
     on_lan(|lan| {
         let host = lan.network.host;
         for (config, number) in [(by_pools(lan.network), 1), (by_static(lan.network, true), 6)] {
@@ -534,9 +538,10 @@ fn two_adds_at_once_take_one_gateway() {
     });
 }
 
-/// The operator gave the bridge the addresses, so that they are the node's. Without them, they are the router's.
+/// The operator assigned the addresses to the bridge, so they are the node's. Without them, they
+/// are the router's.
 #[test]
-fn an_address_that_the_bridge_has_is_the_nodes_until_it_is_gone() {
+fn an_address_of_the_bridge_is_the_nodes_until_its_removal() {
     on_lan(|lan| {
         let (config, host, pod) = (by_static(lan.network, true), lan.network.host, lan.network.host.pod());
         let addresses = [(format!("{GATEWAY}/24"), ""), (format!("{GATEWAY_V6}/64"), "nodad")];
@@ -563,7 +568,7 @@ fn an_address_that_the_bridge_has_is_the_nodes_until_it_is_gone() {
 
 /// Monitoring calls STATUS and `status` all the time.
 #[test]
-fn what_only_looks_sends_no_probe() {
+fn read_only_commands_send_no_probe() {
     on_lan(|lan| {
         let (config, pod) = (by_pools(lan.network), lan.network.host.pod());
         let ear = lan.other.enter(Ear::open).expect("open");
@@ -577,7 +582,7 @@ fn what_only_looks_sends_no_probe() {
 }
 
 #[test]
-fn an_address_that_is_kept_though_it_is_left_is_told_of() {
+fn a_gateway_address_kept_against_the_configuration_is_reported() {
     on_host(|network| {
         let pod = network.attach("one");
         let mut config = network.config.clone();
@@ -590,9 +595,9 @@ fn an_address_that_is_kept_though_it_is_left_is_told_of() {
     });
 }
 
-/// As an older version left it, or an operator's mistake.
+/// An older version or an operator's mistake can cause this state.
 #[test]
-fn a_next_hop_that_the_node_has_itself_is_told_of() {
+fn a_next_hop_that_is_the_nodes_own_address_is_reported() {
     on_lan(|lan| {
         let (host, config) = (lan.network.host, by_static(lan.network, true));
         lan.route();
@@ -605,7 +610,8 @@ fn a_next_hop_that_the_node_has_itself_is_told_of() {
         let output = command(&format!("status --conf-dir {}", dir.display()));
         assert!(!output.status.success() && output.stdout.contains("cbr0 has 10.99.0.1/24"), "{output:#?}");
 
-        // What the configuration says already is no advice, and one address is one finding.
+        // A setting that the configuration already has is no advice, and one address is one
+        // finding.
         let mut left = by_pools(lan.network);
         left["isGateway"] = false.into();
         let (_, checks) = doctor(&configured(host, &left));
@@ -617,9 +623,10 @@ fn a_next_hop_that_the_node_has_itself_is_told_of() {
     });
 }
 
-/// The node has its IPv6 addresses and its way out by the advertisements of a router on that wire.
+/// The node gets its IPv6 addresses and its default route from the advertisements of a router on
+/// that LAN.
 #[test]
-fn a_bridge_with_a_wire_hears_its_routers_still() {
+fn a_bridge_with_other_machines_still_accepts_router_advertisements() {
     on_lan(|lan| {
         let read =
             |setting: &str| fs::read_to_string(format!("/proc/sys/net/ipv6/conf/cbr0/{setting}")).expect("a setting");
@@ -632,7 +639,7 @@ fn a_bridge_with_a_wire_hears_its_routers_still() {
 }
 
 #[test]
-fn a_capability_that_is_missing_for_the_question_is_named() {
+fn a_capability_that_the_probe_lacks_is_named() {
     on_lan(|lan| {
         let (config, pod) = (by_pools(lan.network), lan.network.host.pod());
         let before = lan.network.footprint();
@@ -649,7 +656,7 @@ fn a_capability_that_is_missing_for_the_question_is_named() {
 }
 
 #[test]
-fn a_value_that_is_none_is_refused() {
+fn an_invalid_value_is_refused() {
     on_host(|network| {
         let error =
             network.by(network.with("isGateway", "no")).call("ADD", "one", &network.host.pod()).error(INVALID_CONFIG);

@@ -1,4 +1,4 @@
-//! GC: what is not listed goes, what is listed stays, and without a list nothing goes.
+//! GC: removes unlisted attachments, keeps listed ones, and removes nothing without a list.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ fn valid(containers: &[&str]) -> Value {
 }
 
 #[test]
-fn gc_detaches_what_is_not_listed_and_spares_the_rest() {
+fn gc_detaches_unlisted_attachments_and_spares_the_rest() {
     on_host(|network| {
         let stays = network.attach("stays");
         let before = network.footprint();
@@ -39,7 +39,7 @@ fn gc_detaches_what_is_not_listed_and_spares_the_rest() {
     });
 }
 
-/// Between two deletions of one name, an ADD may create the pair anew.
+/// Between two deletions of one name, an ADD may create the pair again.
 #[test]
 fn gc_deletes_each_pair_once() {
     on_host(|network| {
@@ -48,7 +48,7 @@ fn gc_deletes_each_pair_once() {
         let mut config = network.with("cniVersion", "1.1.0");
         config["cni.dev/valid-attachments"] = json!([]);
         let mut deletions = 0;
-        // RTM_DELLINK, by the plugin or by a process of its own.
+        // RTM_DELLINK, sent by the plugin or by its background process.
         let outcome = network.plugin.invocation("GC").config(&config).supervised(|call| {
             deletions += usize::from(call.to_string() == "sendto type 17");
             Ruling::Continue
@@ -72,7 +72,7 @@ fn gc_without_a_list_removes_nothing() {
 }
 
 #[test]
-fn gc_finds_links_and_rows_that_no_lease_leads_to() {
+fn gc_finds_links_and_entries_without_a_lease() {
     on_host(|network| {
         let pod = network.attach("stays");
         let before = network.footprint();
@@ -87,7 +87,7 @@ fn gc_finds_links_and_rows_that_no_lease_leads_to() {
 }
 
 #[test]
-fn gc_knows_whose_a_lease_is_that_cannot_be_read() {
+fn gc_knows_the_owner_of_an_unreadable_lease() {
     on_host(|network| {
         network.host.keep(&format!("file {DATA_DIR}/{NAME}/damaged/"));
         let [stays, goes] = ["stays", "goes"].map(|name| network.attach(name));
@@ -106,7 +106,7 @@ fn gc_knows_whose_a_lease_is_that_cannot_be_read() {
 }
 
 #[test]
-fn gc_leaves_other_peoples_ports_alone() {
+fn gc_keeps_foreign_ports() {
     on_host(|network| {
         let pod = network.attach("one");
         let names = ["veth0a1b2c3", "vethabcdefghijk", "tap-0123456789a"];
@@ -124,7 +124,7 @@ fn gc_leaves_other_peoples_ports_alone() {
 }
 
 #[test]
-fn gc_of_another_network_that_names_the_bridge_spares_its_pods() {
+fn gc_of_another_network_with_the_same_bridge_spares_its_pods() {
     on_host(|network| {
         let pod = network.attach("one");
         let before = network.footprint();
@@ -138,7 +138,7 @@ fn gc_of_another_network_that_names_the_bridge_spares_its_pods() {
 }
 
 #[test]
-fn gc_keeps_the_rows_of_valid_pods_whatever_became_of_their_bridge() {
+fn gc_keeps_the_entries_of_valid_pods_without_their_bridge() {
     on_host(|network| {
         let pod = network.attach("one");
         let rows = network.rows();

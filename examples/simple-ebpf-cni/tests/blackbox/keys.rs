@@ -1,11 +1,11 @@
-//! What the keys that change the datapath do.
+//! The effect of the keys that change the datapath.
 
 use cnikit_testbed::{Namespace, Pod, kernel};
 use serde_json::Value;
 
 use crate::support::{Network, on_host};
 
-/// Two pods by the configuration with one key set.
+/// Two pods, attached with one key of the configuration set.
 #[track_caller]
 fn with_key(key: &str, value: impl Into<Value> + Send, test: impl FnOnce(&Network, &Value, [&Pod; 2]) + Send) {
     on_host(|network| {
@@ -22,7 +22,7 @@ fn with_key(key: &str, value: impl Into<Value> + Send, test: impl FnOnce(&Networ
 }
 
 #[test]
-fn without_direct_forwarding_the_bridge_carries_all() {
+fn without_direct_forwarding_the_bridge_forwards_all_packets() {
     with_key("directForwarding", false, |network, _, [one, _]| {
         assert!(one.ping("10.99.0.3", 5).status.success());
         let counted = network.counters("10.99.0.2").expect("a row");
@@ -43,7 +43,7 @@ fn the_hairpin_flag_follows_its_key() {
 }
 
 #[test]
-fn the_mtu_is_the_uplinks_unless_it_is_said() {
+fn the_mtu_is_the_uplinks_by_default() {
     on_host(|network| {
         network.host.ip("link add uplink mtu 1420 up type bridge");
         network.host.ip("address add 192.0.2.2/24 dev uplink");
@@ -57,7 +57,7 @@ fn the_mtu_is_the_uplinks_unless_it_is_said() {
 }
 
 #[test]
-fn tcx_links_leave_the_clsact_slot_free_and_go_with_the_pod() {
+fn tcx_links_leave_the_clsact_slot_free_and_end_with_the_pod() {
     if kernel() < (6, 6) {
         on_host(|network| {
             let pod = network.host.pod();
@@ -89,7 +89,7 @@ fn tcx_links_leave_the_clsact_slot_free_and_go_with_the_pod() {
 }
 
 #[test]
-fn a_way_to_attach_that_is_none() {
+fn an_invalid_attach_value() {
     on_host(|network| {
         let pod = network.host.pod();
         let error = network.plugin.on("ADD", &network.with("attach", "xdp"), "one", &pod).run().error(7);

@@ -1,5 +1,5 @@
-//! The plugin as a runtime sees it: the binary, its environment, its standard input and output, and what the kernel
-//! shows afterwards. Nothing in here calls the library, but `chain`, where its runtime is the caller.
+//! The plugin from outside: the binary, its environment, stdin and stdout, and the kernel state
+//! after the call. Only `chain` calls the library, as the runtime.
 
 mod add;
 mod bad_input;
@@ -17,10 +17,7 @@ mod drift;
 mod dual_stack;
 mod gateway;
 mod gc;
-mod guard;
 mod hairpin;
-mod hostile_input;
-mod hostile_pods;
 mod install;
 mod instances;
 mod ipv6_off;
@@ -29,6 +26,8 @@ mod kubernetes;
 mod leases;
 mod log_file;
 mod logs;
+mod malformed_input;
+mod malicious_pods;
 mod masquerade;
 mod orphans;
 mod people;
@@ -37,12 +36,14 @@ mod pods;
 mod pools;
 mod protocol;
 mod repair;
-mod restore;
+mod requested;
+mod resync;
 mod rollback;
 mod routes;
 mod scale;
 mod services;
 mod siblings;
+mod spoof_check;
 mod stale;
 mod state_dir;
 mod status;
@@ -52,5 +53,4 @@ mod top;
 mod traffic;
 mod uninstall;
 mod upgrade;
-mod wishes;
 mod xdp;

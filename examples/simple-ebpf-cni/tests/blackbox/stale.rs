@@ -1,4 +1,4 @@
-//! Rows that outlive their pod, because its namespace was deleted and nobody has called DEL yet.
+//! Entries that outlive their pod: its namespace was deleted, and no DEL has run yet.
 
 use std::fs;
 use std::thread;
@@ -8,16 +8,16 @@ use cnikit_testbed::{Namespace, Pod, eventually};
 
 use crate::support::{Attached, Network, on_host, silence};
 
-/// How many links are made while those of a pod disappear.
+/// The number of links that are created while the links of a pod disappear.
 const STRANGERS: usize = 20;
 
-/// The kernel deletes the links of a namespace some time after it.
+/// The kernel deletes the links of a namespace some time after the namespace.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The kernel's own numbers are below, those that the plugin chooses above.
+/// The kernel assigns indexes below this number, and the plugin above.
 const CHOSEN: u64 = 1 << 30;
 
-/// What was known of a pod that is gone.
+/// The data of a deleted pod.
 struct Lost {
     address: String,
     mac: String,
@@ -25,8 +25,8 @@ struct Lost {
     index: u64,
 }
 
-/// A pod that has nothing to do with the network, and looks as the lost one did to whoever sends it something. The host's
-/// end of its pair has the index that is wished for, or else that which the kernel gives it.
+/// A pod outside of the network with the addresses and MAC of the deleted pod. The host end of its
+/// pair has the requested index, or an index of the kernel.
 #[track_caller]
 fn stranger(network: &Network, lost: &Lost, name: &str, index: Option<u64>) -> (Pod, u64) {
     let pod = network.host.pod();
@@ -40,7 +40,8 @@ fn stranger(network: &Network, lost: &Lost, name: &str, index: Option<u64>) -> (
     (pod, index_of(network, name).expect("it was made"))
 }
 
-/// The echo requests that a pod's stack has got. Those that came directly are no frames of its link before Linux 6.7.
+/// The number of echo requests at a pod's stack. Before Linux 6.7, direct packets do not count as
+/// frames of its link.
 #[track_caller]
 fn echoes(pod: &Pod) -> u64 {
     let text = pod.enter(|| fs::read_to_string("/proc/thread-self/net/snmp")).expect("/proc is mounted");
@@ -56,7 +57,7 @@ fn index_of(network: &Network, link: &str) -> Option<u64> {
     network.host.link(link)?["ifindex"].as_u64()
 }
 
-/// Two pods that have reached each other, in namespaces that are silent otherwise.
+/// Two pods that have reached each other, in otherwise silent namespaces.
 #[track_caller]
 fn attach_two(network: &Network) -> [Attached; 2] {
     silence();
@@ -70,9 +71,9 @@ fn attach_two(network: &Network) -> [Attached; 2] {
     [one, two]
 }
 
-/// Packets for the pod flow while it is deleted, while others are made, and afterwards.
+/// Packets for the pod flow while it is deleted, while others are created, and afterwards.
 #[test]
-fn what_is_for_a_pod_that_is_gone_reaches_nobody_else() {
+fn packets_for_a_deleted_pod_reach_no_other_pod() {
     on_host(|network| {
         let [one, two] = attach_two(network);
         let index = index_of(network, two.host_veth()).expect("it is attached");
@@ -101,7 +102,7 @@ fn what_is_for_a_pod_that_is_gone_reaches_nobody_else() {
             assert_eq!(echoes(pod), 0, "link {index}");
         }
 
-        // The control: somebody who asks for the pod's very number gets its packets.
+        // The control: a pod that requests exactly this index receives the packets.
         let (pod, _) = stranger(network, &lost, "double", Some(lost.index));
         let _ = one.pod.ping(&lost.address, 3);
         assert_eq!(echoes(&pod), 3);

@@ -1,4 +1,4 @@
-//! Many attachments after another: what is not given back adds up.
+//! Many attachments in sequence: leaks add up.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,25 +10,25 @@ use cnikit_testbed::{Footprint, Namespace, eventually};
 use crate::is_long;
 use crate::support::{Network, on_host};
 
-/// How many loops attach and detach.
+/// The number of loops.
 const LOOPS: usize = 4;
 
-/// After so many cycles the kernel has made what it keeps for the next ones.
+/// After this number of cycles, the kernel's caches are filled.
 const WARM: usize = 100;
 
-/// What a cycle that leaks nothing may add to the kernel's memory, in bytes, on a machine that does other things too. A
-/// link is of several thousand, a namespace of tens of thousands.
+/// The limit of the growth of the kernel's memory, in bytes per cycle, on a machine with other
+/// work. A link has several thousand bytes, and a namespace tens of thousands.
 const NOISE: u64 = 2_000;
 
-/// How long others may need to give memory back.
+/// The time for other processes to free memory.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What must not grow.
+/// The values that must not grow.
 struct Level {
     footprint: Footprint,
-    /// Of the pinned maps, in bytes.
+    /// The memory of the pinned maps, in bytes.
     maps: u64,
-    /// Memory of the whole machine that the kernel cannot take back at will, in bytes.
+    /// Unreclaimable slab of the whole machine, in bytes.
     slab: u64,
     /// Open files of the whole machine.
     files: u64,
@@ -50,7 +50,8 @@ impl Level {
     }
 }
 
-/// Whether a process of the plugin's still works on this host: one that deletes a link is left behind, for some milliseconds.
+/// Whether a process of the plugin still runs on this host. The background process of a deletion
+/// runs for some milliseconds.
 fn is_at_work() -> bool {
     let link = |path: PathBuf| fs::read_link(path).ok();
     let host = link("/proc/thread-self/ns/net".into());
@@ -61,7 +62,7 @@ fn is_at_work() -> bool {
     })
 }
 
-/// Runs cycles of ADD and DEL until there are so many, or the time is over. Returns how many there were.
+/// Runs cycles of ADD and DEL, up to `wanted` or until the time limit. Returns their number.
 fn cycle(network: &Network, wanted: usize, limit: Duration) -> usize {
     let (done, begun) = (AtomicUsize::new(0), Instant::now());
     std::thread::scope(|scope| {
@@ -84,7 +85,7 @@ fn cycle(network: &Network, wanted: usize, limit: Duration) -> usize {
 }
 
 #[test]
-fn cycles_of_add_and_del_add_nothing_up() {
+fn cycles_of_add_and_del_leak_nothing() {
     on_host(|network| {
         let (wanted, limit) = if is_long() { (10_000, 1_200) } else { (500, 6) };
         cycle(network, WARM, Duration::from_secs(3));
@@ -94,7 +95,7 @@ fn cycles_of_add_and_del_add_nothing_up() {
         let took = begun.elapsed();
         eventually("all processes have ended", Duration::from_secs(5), || !is_at_work());
         let mut after = Level::of(network);
-        // What else the machine does takes memory, and gives it back; a leak stays.
+        // Other work of the machine allocates memory and frees it. A leak stays.
         let deadline = Instant::now() + if is_long() { PATIENCE } else { Duration::ZERO };
         while after.slab > before.slab + NOISE * cycles as u64 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_secs(1));
