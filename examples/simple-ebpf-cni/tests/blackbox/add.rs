@@ -81,16 +81,16 @@ fn an_empty_dns_is_omitted_from_1_0_0_on() {
 fn the_kernel_state_matches_the_result() {
     on_host(|network| {
         let one = network.attach("one");
-        let bridge = network.host.link("cbr0").expect("the bridge is there");
+        let bridge = network.host.link("cbr0").expect("the bridge exists");
         assert_eq!(bridge["linkinfo"]["info_kind"], "bridge");
         assert_eq!(bridge["linkinfo"]["info_data"]["mcast_snooping"], 0);
         assert_eq!(bridge["address"], one.result["interfaces"][0]["mac"]);
         assert_eq!(network.host.addresses("cbr0"), [format!("{GATEWAY}/24")]);
 
-        let outside = network.host.link(one.host_veth()).expect("the host's end is there");
+        let outside = network.host.link(one.host_veth()).expect("the host end exists");
         assert_eq!(outside["master"], "cbr0");
         assert_eq!(outside["address"], one.result["interfaces"][1]["mac"]);
-        let inside = one.pod.link("eth0").expect("the pod's end is there");
+        let inside = one.pod.link("eth0").expect("the pod end exists");
         assert_eq!(inside["address"], one.mac());
         for link in [&bridge, &outside, &inside, &one.pod.link("lo").expect("there is a lo")] {
             assert!(link["flags"].as_array().unwrap().iter().any(|flag| flag == "UP"), "{link}");
@@ -146,7 +146,7 @@ fn the_next_pod_with_an_address_is_reachable_at_once() {
 #[test]
 fn the_bridge_keeps_its_mac_as_ports_come_and_go() {
     on_host(|network| {
-        let mac = |network: &Network| network.host.link("cbr0").expect("the bridge is there")["address"].clone();
+        let mac = |network: &Network| network.host.link("cbr0").expect("the bridge exists")["address"].clone();
         let one = network.attach("one");
         let before = mac(network);
         let two = network.attach("two");
@@ -202,9 +202,9 @@ fn the_keys_of_the_configuration_apply() {
         let result = network.plugin.on("ADD", &config, "one", &pod).run().result();
         assert_eq!(network.host.addresses("br-own"), ["10.98.0.14/28"]);
         assert_eq!(result["ips"][0]["gateway"], "10.98.0.14");
-        assert_eq!(pod.link("eth0").expect("the pod's end is there")["mtu"], 1400);
+        assert_eq!(pod.link("eth0").expect("the pod end exists")["mtu"], 1400);
         let outside = result["interfaces"][1]["name"].as_str().unwrap();
-        assert_eq!(network.host.link(outside).expect("the host's end is there")["mtu"], 1400);
+        assert_eq!(network.host.link(outside).expect("the host end exists")["mtu"], 1400);
         assert!(data_dir.join(NAME).join("leases/one@eth0.json").exists());
         network.plugin.on("DEL", &config, "one", &pod).run().silent();
     });

@@ -19,7 +19,7 @@ fn refused(code: u64, words: &[&str], change: impl Fn(&Network, Invocation) -> I
             let before = network.footprint();
             let message = add.run().error(code);
             for word in words {
-                assert!(message.contains(word), "{word:?} is not in {message:?}");
+                assert!(message.contains(word), "{word:?} is missing in {message:?}");
             }
             network.footprint().assert_unchanged(&before, what);
             Footprint::of_network(&pod).assert_unchanged(&Footprint::default(), what);

@@ -77,7 +77,7 @@ impl<'n> Chain<'n> {
 }
 
 /// A configuration that lets pods change their MACs.
-fn trusting(network: &Network) -> Value {
+fn without_spoof_check(network: &Network) -> Value {
     network.with("spoofCheck", false)
 }
 
@@ -89,7 +89,7 @@ struct Server {
 impl Server {
     fn start(pod: &Pod) -> Self {
         let listener = pod.enter(|| TcpListener::bind(("0.0.0.0", POD_PORT)).expect("the pod has a free port"));
-        listener.set_nonblocking(true).expect("a socket can be told not to block");
+        listener.set_nonblocking(true).expect("a socket can be nonblocking");
         Self { listener }
     }
 
@@ -125,22 +125,22 @@ fn installed(plugins: &[&str]) -> bool {
 }
 
 /// Adds an uplink to the host, `192.0.2.1`, and a machine behind it.
-fn outsider(network: &Network) -> Pod {
-    let outsider = network.host.pod();
+fn outside_machine(network: &Network) -> Pod {
+    let outside_machine = network.host.pod();
     ["link up0 ", "address up0 ", "route 192.0.2.0/24 "].into_iter().for_each(|line| network.host.keep(line));
-    network.host.ip(&format!("link add up0 type veth peer name eth0 netns {}", outsider.netns().display()));
+    network.host.ip(&format!("link add up0 type veth peer name eth0 netns {}", outside_machine.netns().display()));
     network.host.ip("address add 192.0.2.1/24 dev up0");
     network.host.ip("link set up0 up");
-    outsider.ip("address add 192.0.2.2/24 dev eth0");
-    outsider.ip("link set eth0 up");
+    outside_machine.ip("address add 192.0.2.2/24 dev eth0");
+    outside_machine.ip("link set eth0 up");
     // The setting of this thread's network namespace, which belongs to the test.
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("the host is the test's");
-    outsider
+    outside_machine
 }
 
 /// The published port answers the host, another pod, and a machine outside.
 #[track_caller]
-fn assert_published(pod: &Pod, other: &Attached, outsider: &Pod) {
+fn assert_published(pod: &Pod, other: &Attached, outside_machine: &Pod) {
     let server = Server::start(pod);
     for address in ["192.0.2.1", GATEWAY] {
         let address = format!("{address}:{HOST_PORT}");
@@ -148,8 +148,8 @@ fn assert_published(pod: &Pod, other: &Attached, outsider: &Pod) {
         let reached = other.pod.enter(|| server.answers_at(&address));
         reached.unwrap_or_else(|error| panic!("another pod at {address}: {error}"));
     }
-    let reached = outsider.enter(|| server.answers_at(&format!("192.0.2.1:{HOST_PORT}")));
-    reached.unwrap_or_else(|error| panic!("an outsider: {error}"));
+    let reached = outside_machine.enter(|| server.answers_at(&format!("192.0.2.1:{HOST_PORT}")));
+    reached.unwrap_or_else(|error| panic!("an outside_machine: {error}"));
 }
 
 /// The host refuses a connection to the port. A leftover rule would translate it to an unused
@@ -157,7 +157,7 @@ fn assert_published(pod: &Pod, other: &Attached, outsider: &Pod) {
 #[track_caller]
 fn assert_unpublished() {
     let address = SocketAddr::from(([192, 0, 2, 1], HOST_PORT));
-    let error = TcpStream::connect_timeout(&address, PATIENCE).expect_err("nobody listens");
+    let error = TcpStream::connect_timeout(&address, PATIENCE).expect_err("no process listens");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
 }
 
@@ -180,10 +180,10 @@ fn portmap_publishes_a_port_until_del() {
         return;
     }
     on_host(|network| {
-        let (outsider, other) = (outsider(network), network.attach("other"));
+        let (outside_machine, other) = (outside_machine(network), network.attach("other"));
         Chain::new(network, &network.config, &[portmap()]).with_pod(|pod, result| {
-            assert_eq!(result.interfaces.len(), 3, "portmap passes on what it is given");
-            assert_published(pod, &other, &outsider);
+            assert_eq!(result.interfaces.len(), 3, "portmap returns its prevResult");
+            assert_published(pod, &other, &outside_machine);
         });
         assert_unpublished();
         network.detach(&other);
@@ -197,7 +197,8 @@ fn tuning_changes_mac_mtu_and_sysctl() {
     }
     on_host(|network| {
         let other = network.attach("other");
-        Chain::new(network, &trusting(network), &[tuning()]).with_pod(|pod, result| assert_tuned(pod, result, &other));
+        Chain::new(network, &without_spoof_check(network), &[tuning()])
+            .with_pod(|pod, result| assert_tuned(pod, result, &other));
         network.detach(&other);
     });
 }
@@ -228,11 +229,11 @@ fn tuning_and_portmap_in_one_list() {
         return;
     }
     on_host(|network| {
-        let (outsider, other) = (outsider(network), network.attach("other"));
+        let (outside_machine, other) = (outside_machine(network), network.attach("other"));
         for after in [[tuning(), portmap()], [portmap(), tuning()]] {
-            Chain::new(network, &trusting(network), &after).with_pod(|pod, result| {
+            Chain::new(network, &without_spoof_check(network), &after).with_pod(|pod, result| {
                 assert_tuned(pod, result, &other);
-                assert_published(pod, &other, &outsider);
+                assert_published(pod, &other, &outside_machine);
             });
             assert_unpublished();
         }

@@ -35,7 +35,7 @@ fn ipv6_alone_is_counted_and_forwarded_directly() {
 
         // At once: there is no wait for duplicate address detection.
         assert!(one.ping("fd00:99::3", 5).status.success());
-        let counted = network.counters("fd00:99::2").expect("a row");
+        let counted = network.counters("fd00:99::2").expect("an entry");
         assert_eq!((counted.tx_packets, counted.tx_direct, counted.rx_direct), (5, 5, 5));
         // Beside the echo replies, the pod received one neighbor advertisement.
         assert_eq!(counted.rx_packets, 6);
@@ -54,7 +54,7 @@ fn a_dual_stack_pod_reaches_others_over_both_families() {
         assert_eq!(result["routes"], ways);
         for (target, own) in [("10.99.0.3", "10.99.0.2"), ("fd00:99::3", "fd00:99::2")] {
             assert!(one.ping(target, 5).status.success(), "{target}");
-            assert_eq!(network.counters(own).expect("a row").tx_direct, 5, "{target}");
+            assert_eq!(network.counters(own).expect("an entry").tx_direct, 5, "{target}");
         }
         let mut with_result = config.clone();
         with_result["prevResult"] = result.clone();

@@ -94,13 +94,13 @@ fn gc_knows_the_owner_of_an_unreadable_lease() {
         fs::write(network.lease("goes"), "{").expect("the lease can be overwritten");
 
         gc(network, Some(valid(&["stays"]))).silent();
-        assert!(goes.pod.link("eth0").is_none(), "what is not listed was removed");
+        assert!(goes.pod.link("eth0").is_none(), "the unlisted attachment remains");
         assert_eq!(network.taken(), [stays.address().to_owned()].into());
 
         fs::write(network.lease("stays"), "{").expect("the lease can be overwritten");
         let message = gc(network, Some(valid(&["stays"]))).error(code::CORRUPT_LEASE);
         assert!(message.contains("stays@eth0.json"), "{message}");
-        assert!(stays.pod.link("eth0").is_some(), "what is listed stays");
+        assert!(stays.pod.link("eth0").is_some(), "the listed attachment was removed");
         network.detach(&stays);
     });
 }

@@ -8,10 +8,10 @@ use cnikit_testbed::{Namespace, Pod};
 use crate::support::{Attached, GATEWAY, Network, on_host};
 
 #[track_caller]
-fn for_each_guard(test: impl Fn(&Network) + Send + Sync) {
-    for guard in [true, false] {
+fn with_and_without_spoof_check(test: impl Fn(&Network) + Send + Sync) {
+    for spoof_check in [true, false] {
         on_host(|network| {
-            let network = network.by(network.with("spoofCheck", guard));
+            let network = network.by(network.with("spoofCheck", spoof_check));
             test(&network);
         });
     }
@@ -26,7 +26,7 @@ fn mac(attached: &Attached) -> [u8; 6] {
 /// IEEE 802.1D, section 7.7.1.
 #[test]
 fn a_pod_does_not_receive_its_own_broadcasts_and_multicasts() {
-    for_each_guard(|network| {
+    with_and_without_spoof_check(|network| {
         let [one, two] = ["one", "two"].map(|container| network.attach(container));
         let own = mac(&one);
         let hear = |pod: &Pod| pod.enter(Ear::open).expect("a socket");
@@ -46,7 +46,7 @@ fn a_pod_does_not_receive_its_own_broadcasts_and_multicasts() {
 /// RFC 4862, without the nonce of RFC 7527 that lets newer systems recognize their own probes.
 #[test]
 fn duplicate_address_detection_of_an_old_system_finds_no_duplicate() {
-    for_each_guard(|network| {
+    with_and_without_spoof_check(|network| {
         let one = network.attach("one");
         let settings = "enhanced_dad=0 accept_dad=1 disable_ipv6=0";
         for setting in settings.split(' ') {

@@ -26,7 +26,7 @@ fn tcx_links_pinned_elsewhere_stay_in_use() {
         let index = u32::try_from(index).expect("an index");
         let attached = || {
             [Direction::Ingress, Direction::Egress]
-                .map(|way| TcxLink::attached(index, way).expect("it can be asked").len())
+                .map(|way| TcxLink::attached(index, way).expect("the links of the port").len())
         };
         assert_eq!(attached(), [1, 1]);
         for is_older in [false, true, false] {

@@ -25,7 +25,7 @@ fn with_key(key: &str, value: impl Into<Value> + Send, test: impl FnOnce(&Networ
 fn without_direct_forwarding_the_bridge_forwards_all_packets() {
     with_key("directForwarding", false, |network, _, [one, _]| {
         assert!(one.ping("10.99.0.3", 5).status.success());
-        let counted = network.counters("10.99.0.2").expect("a row");
+        let counted = network.counters("10.99.0.2").expect("an entry");
         assert_eq!((counted.tx_packets, counted.tx_direct, counted.rx_packets, counted.rx_direct), (5, 0, 5, 0));
     });
 }
@@ -49,8 +49,8 @@ fn the_mtu_is_the_uplinks_by_default() {
         network.host.ip("address add 192.0.2.2/24 dev uplink");
         network.host.ip("route add default via 192.0.2.1");
         let pod = network.attach("one");
-        assert_eq!(pod.pod.link("eth0").expect("there")["mtu"], 1420);
-        assert_eq!(network.host.link("cbr0").expect("there")["mtu"], 1420);
+        assert_eq!(pod.pod.link("eth0").expect("the link exists")["mtu"], 1420);
+        assert_eq!(network.host.link("cbr0").expect("the link exists")["mtu"], 1420);
         network.detach(&pod);
         network.host.ip("link delete uplink");
     });
@@ -75,7 +75,7 @@ fn tcx_links_leave_the_clsact_slot_free_and_end_with_the_pod() {
             assert!(qdiscs.as_array().into_iter().flatten().all(|qdisc| qdisc["kind"] != "clsact"), "{qdiscs}");
         }
         assert!(one.ping("10.99.0.3", 5).status.success());
-        assert_eq!(network.counters("10.99.0.2").expect("a row").tx_direct, 5);
+        assert_eq!(network.counters("10.99.0.2").expect("an entry").tx_direct, 5);
         let links = || std::fs::read_dir("/sys/fs/bpf/simple-ebpf-cni/blackbox/links").expect("it is there").count();
         assert_eq!(links(), 4);
 
@@ -84,7 +84,7 @@ fn tcx_links_leave_the_clsact_slot_free_and_end_with_the_pod() {
         with_result["prevResult"] = network.plugin.on("ADD", config, "three", &again).run().result();
         network.plugin.on("CHECK", &with_result, "three", &again).run().silent();
         network.plugin.on("DEL", config, "three", &again).run().silent();
-        assert_eq!(links(), 4, "those of the pod that was detached are gone");
+        assert_eq!(links(), 4, "the links of the detached pod remain");
     });
 }
 

@@ -153,12 +153,12 @@ fn vlan_tags_do_not_reach_another_network() {
             &[0x81, 0, 0, 1, 0x81, 0, 0, 5],
             &[0x88, 0xa8, 0, 1, 0x81, 0, 0, 5],
         ];
-        let received = network.counters(two.address()).expect("a row").rx_packets;
+        let received = network.counters(two.address()).expect("an entry").rx_packets;
         for tag in tags {
             send(&one.pod, &[frame(two.mac(), one.mac(), tag, &[&[0x08, 0x00], &payload[..]].concat())]);
         }
         assert_eq!(drops(network, VLAN), 4);
-        assert_eq!(network.counters(two.address()).expect("a row").rx_packets, received);
+        assert_eq!(network.counters(two.address()).expect("an entry").rx_packets, received);
     });
 }
 
@@ -168,7 +168,7 @@ fn overlapping_and_endless_fragments_are_left_to_the_stack() {
         let to = |fragment, payload: &[u8]| {
             frame(two.mac(), one.mac(), &[0x08, 0x00], &datagram(one.address(), two.address(), fragment, payload))
         };
-        let direct = network.counters(one.address()).expect("a row").tx_direct;
+        let direct = network.counters(one.address()).expect("an entry").tx_direct;
         // First, the same again, an overlap, a large gap, and one beyond the maximum packet size.
         let frames = [
             to(0x2000, &[7; 64]),
@@ -178,7 +178,7 @@ fn overlapping_and_endless_fragments_are_left_to_the_stack() {
             to(0x1fff, &[2; 64]),
         ];
         send(&one.pod, &frames);
-        assert_eq!(network.counters(one.address()).expect("a row").tx_direct, direct);
+        assert_eq!(network.counters(one.address()).expect("an entry").tx_direct, direct);
         // A thousand fragments without a last one.
         let endless: Vec<_> = (0..1000).map(|number| to(0x2000 | number, &[3; 8])).collect();
         send(&one.pod, &endless);
@@ -193,13 +193,13 @@ fn a_header_that_claims_more_than_the_frame_has_is_dropped() {
         send(&one.pod, &[frame(two.mac(), one.mac(), &[0x08, 0x00], &packet)]);
         assert_eq!(drops(network, MALFORMED), 1);
         // A frame larger than the link's MTU does not leave the pod.
-        let mtu = one.pod.link("eth0").expect("there")["mtu"].as_u64().expect("a number");
+        let mtu = one.pod.link("eth0").expect("the link exists")["mtu"].as_u64().expect("a number");
         let oversize = usize::try_from(mtu).expect("small") + 200;
-        let sent = network.counters(one.address()).expect("a row").tx_packets;
+        let sent = network.counters(one.address()).expect("an entry").tx_packets;
         let big =
             frame(two.mac(), one.mac(), &[0x08, 0x00], &datagram(one.address(), two.address(), 0, &vec![0; oversize]));
         one.pod.enter(|| raw::send(&big)).expect_err("EMSGSIZE");
-        assert_eq!(network.counters(one.address()).expect("a row").tx_packets, sent);
+        assert_eq!(network.counters(one.address()).expect("an entry").tx_packets, sent);
     });
 }
 
@@ -250,10 +250,11 @@ fn pods_of_another_network_are_unreachable_by_their_macs() {
         let ear = far.pod.enter(|| raw::Ear::open().expect("a packet socket"));
         let payload = datagram(one.address(), far.address(), 0, &[0, 9, 0, 9, 0, 8, 0, 0]);
         send(&one.pod, &vec![frame(far.mac(), one.mac(), &[0x08, 0x00], &payload); 10]);
-        assert_eq!(network.counters(one.address()).expect("a row").tx_direct, 0);
+        assert_eq!(network.counters(one.address()).expect("an entry").tx_direct, 0);
         // The host routes frames for its own MAC. The routed frame arrives, so the other frame
         // would have arrived, too.
-        let gateway = network.host.link("cbr0").expect("there")["address"].as_str().expect("a MAC").to_owned();
+        let gateway =
+            network.host.link("cbr0").expect("the link exists")["address"].as_str().expect("a MAC").to_owned();
         send(&one.pod, &[frame(&gateway, one.mac(), &[0x08, 0x00], &payload)]);
         let mut heard = 0;
         eventually("the frame that was routed", Duration::from_secs(5), || {
@@ -290,7 +291,8 @@ fn with_three_pods_of_both_families(test: impl FnOnce(&Network, [&Attached; 3], 
 #[test]
 fn neighbors_cannot_be_poisoned_over_ipv6() {
     with_three_pods_of_both_families(|network, [one, target, other], [own, of_target, of_other]| {
-        let gateway = network.host.link("cbr0").expect("there")["address"].as_str().expect("a MAC").to_owned();
+        let gateway =
+            network.host.link("cbr0").expect("the link exists")["address"].as_str().expect("a MAC").to_owned();
         let known = [("fd00:99::1".parse().expect("an address"), &gateway[..]), (of_other, other.mac())];
         let is_known = |address: Ipv6Addr, mac: &str| {
             let neighbours = target.pod.ip("-6 neighbour show dev eth0");
@@ -355,14 +357,14 @@ fn an_error_about_a_packet_for_others_is_dropped() {
             set_spoof_check(network, is_checked);
             for (frame, address) in frames.iter().zip([other.address(), &address]) {
                 let dropped = drops(network, ROUTER);
-                let is_deceived =
+                let is_accepted =
                     || target.pod.ip(&format!("route get {address}")).to_string().contains("\"mtu\":1300");
                 send(&one.pod, std::slice::from_ref(frame));
                 if is_checked {
-                    assert!(!is_deceived(), "{address}: {}", target.pod.ip(&format!("route get {address}")));
+                    assert!(!is_accepted(), "{address}: {}", target.pod.ip(&format!("route get {address}")));
                     assert_eq!(drops(network, ROUTER) - dropped, 1, "{address}");
                 } else {
-                    eventually("the target is deceived", Duration::from_secs(5), is_deceived);
+                    eventually("the target is deceived", Duration::from_secs(5), is_accepted);
                 }
             }
         }

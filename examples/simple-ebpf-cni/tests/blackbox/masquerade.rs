@@ -89,7 +89,7 @@ fn seen_by(there: &UdpSocket, from: &Pod, pod: &str, to: &str) -> IpAddr {
             return seen.ip();
         }
     }
-    panic!("nothing of {pod} came to {to}");
+    panic!("no packet of {pod} arrived at {to}");
 }
 
 fn listen(pod: &Pod, address: &str) -> UdpSocket {

@@ -38,7 +38,7 @@ impl<'h> Container<'h> {
             init = processes().into_iter().find(|found| found.parent == unshare.pid() && found.name == name);
             init.is_some()
         });
-        let init = init.expect("it was found").pid;
+        let init = init.expect("process 1").pid;
         Self { _unshare: unshare, host, init }
     }
 
@@ -64,7 +64,7 @@ impl<'h> Container<'h> {
     #[track_caller]
     fn zombies(&self) -> usize {
         let mut zombies = 0;
-        eventually("the end of what was left behind", PATIENCE, || {
+        eventually("the end of the background processes", PATIENCE, || {
             let of_init = |found: &Process| found.parent == self.init && found.name != "sleep";
             let orphans: Vec<_> = processes().into_iter().filter(of_init).collect();
             zombies = orphans.len();
@@ -119,7 +119,7 @@ fn zombies_do_not_accumulate_under_a_process_1_that_reaps_nothing() {
             let plugin = container.plugin(before);
             for pod in attach(network, ["one", "two", "three"]) {
                 del(network, &plugin, &pod).silent();
-                assert!(pod.pod.link("eth0").is_none(), "it is gone when the DEL returns");
+                assert!(pod.pod.link("eth0").is_none(), "the interface exists after the DEL");
                 assert!(container.zombies() <= 1, "after a DEL, {before}");
             }
             let pods = attach(network, ["one", "two", "three"]);

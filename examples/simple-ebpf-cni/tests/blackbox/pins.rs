@@ -59,7 +59,7 @@ pub(crate) fn with_two_pods(test: impl FnOnce(&Network, [&Attached; 2], &Elsewhe
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
         assert_direct(network, &one, &two);
-        assert!(!can_spoof(&one, &two), "the control: the guard is on");
+        assert!(!can_spoof(&one, &two), "the control: the spoof check is on");
         let elsewhere = Elsewhere::new(network);
         test(network, [&one, &two], &elsewhere);
         for pod in [&one, &two] {
@@ -122,7 +122,7 @@ fn attach_at(network: &Network, address: &str) -> Attached {
         }
         network.detach(&pod);
     }
-    panic!("nobody gets {address} again");
+    panic!("no pod gets {address} again");
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn with_foreign_programs_the_entries_come_from_leases_and_ports() {
             }
         };
         put_foreign();
-        assert!(can_spoof(one, two), "the control: the foreign programs do not guard");
+        assert!(can_spoof(one, two), "the control: the foreign programs have no spoof check");
         elsewhere.enter(|| {
             // No call can see the entries that it leaves in the maps pinned elsewhere.
             network.detach(&gone);
@@ -398,7 +398,7 @@ fn pods_of_an_older_set_are_checked_listed_and_detached() {
         network.detach(&three);
         let rows = network.map("pod_ifindex");
         let of_pods = rows.iter().filter(|row| row["value"]["ifindex"].as_u64() >= Some(1 << 30)).count();
-        assert_eq!(of_pods, 2, "those of the two others: {rows:?}");
+        assert_eq!(of_pods, 2, "the entries of the two other pods: {rows:?}");
         // The programs still lead to the maps without pins.
         network.detach(&network.attach("four"));
         assert!(network.pin("port_addresses").exists());

@@ -24,7 +24,7 @@ fn has_the_mac(key: &str, value: Option<Value>, change: impl Fn(Invocation) -> I
         let other = network.attach("other");
         let address = result["ips"][0]["address"].as_str().expect("the result has an address").replace("/24", "");
         assert!(other.pod.ping(&address, 5).status.success());
-        assert_eq!(network.counters(other.address()).expect("a row").tx_direct, 5, "the datapath knows the MAC");
+        assert_eq!(network.counters(other.address()).expect("an entry").tx_direct, 5, "the endpoint has the MAC");
 
         config["prevResult"] = result;
         change(network.plugin.on("CHECK", &config, "one", &pod)).run().silent();

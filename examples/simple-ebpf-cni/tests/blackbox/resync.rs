@@ -45,9 +45,9 @@ pub(crate) fn can_spoof(pod: &Attached, target: &Attached) -> bool {
 fn pods_are_checked_counted_and_reached_directly_again() {
     with_pins_removed(&json!({}), |network, [one, two, three]| {
         for (from, to) in [(one, two), (two, three), (three, one)] {
-            let before = network.counters(from.address()).expect("a row").tx_direct;
+            let before = network.counters(from.address()).expect("an entry").tx_direct;
             assert!(from.pod.ping(to.address(), 4).status.success());
-            let after = network.counters(from.address()).expect("a row").tx_direct;
+            let after = network.counters(from.address()).expect("an entry").tx_direct;
             assert!(after >= before + 4, "{before} and {after} were sent directly");
             assert!(!can_spoof(from, to), "{} is held to its addresses", from.address());
         }
@@ -62,7 +62,7 @@ fn pods_whose_tcx_links_ended_with_the_pins_are_checked_again() {
     with_pins_removed(&json!({ "attach": "tcx" }), |network, [one, two, three]| {
         for (from, to) in [(one, two), (two, three)] {
             assert!(from.pod.ping(to.address(), 2).status.success());
-            assert!(network.counters(from.address()).expect("a row").tx_packets >= 2);
+            assert!(network.counters(from.address()).expect("an entry").tx_packets >= 2);
             assert!(!can_spoof(from, to), "{} is held to its addresses", from.address());
         }
     });

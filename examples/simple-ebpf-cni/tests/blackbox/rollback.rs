@@ -8,7 +8,7 @@ use crate::support::{DATA_DIR, NAME, Network, code, on_host};
 
 /// Creates the shared parts of the network first, so that they cannot hide leftovers of a failed
 /// ADD.
-fn made_before(network: &Network) {
+fn create_network(network: &Network) {
     let first = network.attach("first");
     network.detach(&first);
 }
@@ -16,7 +16,7 @@ fn made_before(network: &Network) {
 #[test]
 fn an_existing_ifname_is_an_error() {
     on_host(|network| {
-        made_before(network);
+        create_network(network);
         let pod = network.host.pod();
         pod.ip("link add eth0 type bridge");
         let before = (network.footprint(), Footprint::of_network(&pod));
@@ -104,7 +104,7 @@ fn a_failure_after_the_lease_releases_it() {
 #[test]
 fn a_data_dir_that_cannot_be_created_is_an_error() {
     on_host(|network| {
-        made_before(network);
+        create_network(network);
         let file = network.host.scratch().join("file");
         fs::write(&file, "").unwrap();
         let pod = network.host.pod();
@@ -120,7 +120,7 @@ fn a_data_dir_that_cannot_be_created_is_an_error() {
 #[test]
 fn a_corrupt_lease_of_the_attachment_is_an_error() {
     on_host(|network| {
-        made_before(network);
+        create_network(network);
         fs::write(network.lease("one"), "{ \"addr").unwrap();
         let pod = network.host.pod();
         let before = network.footprint();

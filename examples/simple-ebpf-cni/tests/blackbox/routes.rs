@@ -40,7 +40,7 @@ fn keep(network: &Network) {
 }
 
 /// The destinations in a result, in their order.
-fn told(result: &Value) -> Vec<&str> {
+fn destinations(result: &Value) -> Vec<&str> {
     let routes = result["routes"].as_array().map_or(&[][..], Vec::as_slice);
     routes.iter().map(|route| route["dst"].as_str().expect("a destination")).collect()
 }
@@ -59,8 +59,8 @@ fn of_two_networks_with_one_route_the_first_keeps_it() {
             let pod = network.host.pod();
             let one = call(network, "ADD", &first, &pod, "eth0").result();
             let two = call(network, "ADD", &second, &pod, "net1").result();
-            assert_eq!(told(&one), [default, services]);
-            assert_eq!(told(&two), [""; 0], "the pod has none of them by net1: {two}");
+            assert_eq!(destinations(&one), [default, services]);
+            assert_eq!(destinations(&two), [""; 0], "the pod has none of them by net1: {two}");
             for dst in [default, services] {
                 let shown = pod.ip(&format!("{family} route show {dst}"));
                 assert_eq!(
@@ -86,7 +86,7 @@ fn one_network_may_be_attached_twice() {
             let pod = network.host.pod();
             let one = call(network, "ADD", &config, &pod, "eth0").result();
             let two = call(network, "ADD", &config, &pod, "net1").result();
-            assert_eq!((told(&one), told(&two)), (vec![dst], vec![]));
+            assert_eq!((destinations(&one), destinations(&two)), (vec![dst], vec![]));
             check(network, &config, &pod, "eth0", &one).silent();
             check(network, &config, &pod, "net1", &two).silent();
             for ifname in ["net1", "eth0"] {
@@ -109,7 +109,7 @@ fn a_route_of_the_namespace_stays() {
         let routes = json!([{ "dst": "10.96.0.0/12" }, { "dst": "10.97.0.0/16" }]);
         let config = config(1, "10.91.0.0/24", routes);
         let result = call(network, "ADD", &config, &pod, "eth0").result();
-        assert_eq!(told(&result), ["10.97.0.0/16"]);
+        assert_eq!(destinations(&result), ["10.97.0.0/16"]);
         assert_eq!(pod.ip("route show 10.96.0.0/12")[0]["dev"], "before");
         check(network, &config, &pod, "eth0", &result).silent();
         call(network, "DEL", &config, &pod, "eth0").silent();
@@ -135,7 +135,7 @@ fn a_route_listed_twice_is_one() {
             { "dst": "10.96.0.0/12", "gw": "10.91.0.1" },
             { "dst": "10.96.0.0/12", "gw": "10.91.0.1", "priority": 7 },
         ]);
-        assert_eq!(result["routes"], expected, "the first, and the one that the kernel tells apart");
+        assert_eq!(result["routes"], expected, "the first route, and the one that differs for the kernel");
         assert_eq!(pod.ip("route show 10.96.0.0/12").as_array().map(Vec::len), Some(2));
         check(network, &config, &pod, "eth0", &result).silent();
         call(network, "DEL", &config, &pod, "eth0").silent();

@@ -152,12 +152,12 @@ fn assert_reached(network: &Network, [client, server]: [&Pod; 2]) {
         thread::sleep(Duration::from_millis(500));
         // Packets with the same ports as a flow of the stack stay with the stack.
         client.use_ports(30_000..=39_999);
-        let before = network.counters(own).expect("a row");
+        let before = network.counters(own).expect("an entry");
         assert_eq!(tcp_answers(client, direct), FLOWS, "TCP to {direct}");
         assert_eq!(udp_answers(client, own, direct), FLOWS, "UDP to {direct}");
-        let after = network.counters(own).expect("a row");
+        let after = network.counters(own).expect("an entry");
         let (sent, direct) = (after.tx_packets - before.tx_packets, after.tx_direct - before.tx_direct);
-        assert_eq!(sent, direct, "who asks the pod itself is delivered directly");
+        assert_eq!(sent, direct, "packets to the pod's own address are direct");
         // The serving pod reaches itself through its service.
         assert_eq!(tcp_answers(server, service), FLOWS, "hairpin by {service}");
     }

@@ -171,8 +171,8 @@ fn two_interfaces_share_addresses_of_both_families() {
 #[test]
 fn a_pod_cannot_claim_the_addresses_of_another() {
     on_host(|network| {
-        let [attacker, victim] = ["attacker", "victim"].map(|container| network.attach(container));
-        let index = network.host.link(victim.host_veth()).expect("there")["ifindex"].clone();
+        let [attacker, target] = ["attacker", "target"].map(|container| network.attach(container));
+        let index = network.host.link(target.host_veth()).expect("the link exists")["ifindex"].clone();
         let accomplice = network.host.pod();
         let netns = accomplice.netns();
         attacker.pod.ip(&format!("link add forged type veth peer name x index {index} netns {}", netns.display()));
@@ -181,11 +181,11 @@ fn a_pod_cannot_claim_the_addresses_of_another() {
         let entries = network.map("port_addresses");
         assert_eq!(entries.len(), 2, "{entries:?}");
         assert!(entries.iter().all(|entry| entry["key"]["ifindex"] != index), "{entries:?}");
-        attacker.pod.ip(&format!("address add {}/32 dev eth0", victim.address()));
-        assert!(!pings_from(&attacker.pod, victim.address(), GATEWAY));
+        attacker.pod.ip(&format!("address add {}/32 dev eth0", target.address()));
+        assert!(!pings_from(&attacker.pod, target.address(), GATEWAY));
         attacker.pod.ip("link delete forged");
         detach_net1(network, &network.config, &attacker);
-        [attacker, victim].iter().for_each(|attached| network.detach(attached));
+        [attacker, target].iter().for_each(|attached| network.detach(attached));
     });
 }
 

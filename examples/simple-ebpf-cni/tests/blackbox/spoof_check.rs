@@ -41,7 +41,7 @@ fn a_packet_from_a_foreign_address_is_dropped() {
     with_three_pods(|network, [one, two, three]| {
         // With a known neighbor, the pod sends no request before the packet.
         assert!(one.pod.ping(two.address(), 1).status.success());
-        let received = |pod: &Attached| network.counters(pod.address()).expect("a row").rx_packets;
+        let received = |pod: &Attached| network.counters(pod.address()).expect("an entry").rx_packets;
         let before = received(two);
         for stolen in [three.address(), "10.99.0.77", "192.0.2.9", GATEWAY] {
             assert!(!ping_from(&one.pod, stolen, two.address()), "{stolen}");
@@ -90,7 +90,7 @@ fn without_the_check_a_pod_may_send_from_any_address() {
         for (container, pod) in [("one", &pods[0]), ("two", &pods[1])] {
             network.plugin.on("ADD", &config, container, pod).run().result();
         }
-        assert!(ping_from(&pods[0], "10.99.0.77", "10.99.0.3"), "an address of the subnet that nobody gave it");
+        assert!(ping_from(&pods[0], "10.99.0.77", "10.99.0.3"), "an unassigned address of the subnet");
         for (container, pod) in [("one", &pods[0]), ("two", &pods[1])] {
             network.plugin.on("DEL", &config, container, pod).run().silent();
         }
@@ -154,7 +154,7 @@ fn a_mac_that_the_bridge_learned_elsewhere_belongs_to_the_pod_after_its_add() {
 #[test]
 fn a_mac_in_use_is_refused() {
     with_three_pods(|network, [one, ..]| {
-        let bridge = network.host.link("cbr0").expect("there")["address"].as_str().expect("a MAC").to_owned();
+        let bridge = network.host.link("cbr0").expect("the link exists")["address"].as_str().expect("a MAC").to_owned();
         for taken in [one.mac(), &bridge] {
             let config = network.with("runtimeConfig", serde_json::json!({ "mac": taken }));
             let pod = network.host.pod();

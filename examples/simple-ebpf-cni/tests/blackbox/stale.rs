@@ -37,7 +37,7 @@ fn stranger(network: &Network, lost: &Lost, name: &str, index: Option<u64>) -> (
     network.host.ip(&format!("link add {name} {wish} up type veth peer {inside}"));
     pod.ip("link set eth0 up");
     pod.ip(&format!("address add {}/24 dev eth0", lost.address));
-    (pod, index_of(network, name).expect("it was made"))
+    (pod, index_of(network, name).expect("the link exists"))
 }
 
 /// The number of echo requests at a pod's stack. Before Linux 6.7, direct packets do not count as
@@ -80,7 +80,7 @@ fn packets_for_a_deleted_pod_reach_no_other_pod() {
         let [address, mac, host_veth] = [two.address(), two.mac(), two.host_veth()].map(str::to_owned);
         let lost = Lost { address, mac, host_veth, index };
         assert!(index >= CHOSEN, "{index}");
-        let sent_directly = || network.counters(one.address()).expect("a row").tx_direct;
+        let sent_directly = || network.counters(one.address()).expect("an entry").tx_direct;
         let strangers: Vec<_> = thread::scope(|scope| {
             let ping = one.pod.command("ping").args(["-n", "-q", "-i", "0.002", "-c", "300", "-W", "1", &lost.address]);
             let flood = scope.spawn(|| ping.output());
@@ -96,7 +96,7 @@ fn packets_for_a_deleted_pod_reach_no_other_pod() {
         let before = sent_directly();
         assert!(!one.pod.ping(&lost.address, 3).status.success());
         assert!(!network.host.ping(&lost.address, 3).status.success());
-        assert_eq!(sent_directly(), before + 3, "they were sent where the row leads");
+        assert_eq!(sent_directly(), before + 3, "the packets were redirected to the endpoint of the entry");
         for (pod, index) in &strangers {
             assert!(*index < CHOSEN, "{index}");
             assert_eq!(echoes(pod), 0, "link {index}");

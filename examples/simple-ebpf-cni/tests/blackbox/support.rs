@@ -56,7 +56,7 @@ pub(crate) fn on_host(test: impl FnOnce(&Network) + Send) {
         }
         bookkeeping().iter().for_each(|line| host.keep(line));
         test(&network);
-        assert_eq!(network.rows().lines().collect::<Vec<_>>(), [""; 0], "the test left rows in the maps");
+        assert_eq!(network.rows().lines().collect::<Vec<_>>(), [""; 0], "the test left entries in the maps");
         let state = Footprint::of_files(STATE_DIR).beyond(&Footprint::default(), &[format!("file {ORPHANS} ")]);
         assert!(state.is_empty(), "the test left behind:\n{state}");
     });

@@ -134,7 +134,7 @@ fn the_host_reaches_the_first_pod_as_soon_as_its_add_returns() {
             let states: Vec<String> = (0..25)
                 .map(|round| {
                     let first = network.attach(&format!("first-{round}"));
-                    let state = fs::read_to_string("/sys/class/net/cbr0/operstate").expect("the bridge is there");
+                    let state = fs::read_to_string("/sys/class/net/cbr0/operstate").expect("the bridge exists");
                     network.detach(&first);
                     network.host.ip("link del cbr0");
                     state

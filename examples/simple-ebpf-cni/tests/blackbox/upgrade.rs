@@ -115,7 +115,7 @@ fn an_upgrade_loses_no_packet_and_no_count() {
         });
         assert!(output.stdout.contains(&format!(" {PINGS} received, 0% packet loss")), "{output:?}");
         for attached in pods {
-            let counted = network.counters(attached.address()).expect("a row");
+            let counted = network.counters(attached.address()).expect("an entry");
             assert_eq!((counted.tx_packets, counted.tx_direct), (u64::from(PINGS), u64::from(PINGS)));
         }
     });

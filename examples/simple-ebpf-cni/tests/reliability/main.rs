@@ -15,7 +15,7 @@ mod scenario;
 mod soak;
 mod storm;
 #[path = "../blackbox/support.rs"]
-#[expect(dead_code, reason = "what is not needed here is needed by the other test binary")]
+#[expect(dead_code, reason = "the other test binary uses the rest")]
 mod support;
 mod sweep;
 

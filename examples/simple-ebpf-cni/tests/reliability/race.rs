@@ -67,7 +67,7 @@ impl Alive {
             state.compared += 1;
             let holder = state.holders.insert(address.clone(), name.to_owned());
             drop(state);
-            assert_eq!(holder, None, "{address} was given twice, the second time to {name}");
+            assert_eq!(holder, None, "{address} was assigned twice, the second time to {name}");
         }
         true
     }
@@ -121,8 +121,8 @@ fn loops_over_shared_names_in_two_networks_leave_nothing() {
         });
         let (calls, added) = (calls.into_inner(), added.into_inner());
         let compared: usize = alive.iter().map(|alive| alive.state().compared).sum();
-        eprintln!("shared names: {calls} calls, {added} ADDs made an attachment, {compared} addresses compared");
-        assert!(compared > NAMES, "hardly any ADD got through undisturbed: {compared} of {added}");
+        eprintln!("shared names: {calls} calls, {added} ADDs created an attachment, {compared} addresses compared");
+        assert!(compared > NAMES, "too few ADDs succeeded without a parallel DEL: {compared} of {added}");
         for (place, pod) in pods.iter().enumerate() {
             networks[place % 2].call("DEL", &format!("shared-{place}"), pod).silent();
         }
@@ -208,7 +208,7 @@ fn an_add_while_gc_lists_the_leases_is_not_collected() {
             let held = points.hold(&scenario.gc(), || result = Some(add.run().result()));
             if let Some(held) = &held {
                 held.outcome.clone().silent();
-                scenario.assert_target_complete(&pod, &result.expect("the ADD came to its end"));
+                scenario.assert_target_complete(&pod, &result.expect("the ADD ended"));
             }
             scenario.call("DEL", &pod).run().silent();
             scenario.assert_clean(&pod, "GC, ADD and DEL");

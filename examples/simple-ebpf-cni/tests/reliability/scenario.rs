@@ -72,8 +72,8 @@ impl<'n> Scenario<'n> {
     #[track_caller]
     pub(crate) fn assert_others_work(&self) {
         let other = self.network.attach("other");
-        assert_ne!(other.address(), self.stays.address(), "an address was given twice");
-        assert!(other.pod.ping(self.stays.address(), 1).status.success(), "the pod that stays is not reached");
+        assert_ne!(other.address(), self.stays.address(), "an address was assigned twice");
+        assert!(other.pod.ping(self.stays.address(), 1).status.success(), "the pod that stays is unreachable");
         self.network.detach(&other);
     }
 

@@ -96,14 +96,14 @@ impl Sweep {
             if let Err(panic) = ended {
                 let why = panic.downcast_ref::<String>().map_or("panicked", String::as_str);
                 failed.push(format!("{}\n{why}\n", points.last_point));
-                assert_ne!(points.next, next, "{}: nothing was tried: {why}", self.name);
+                assert_ne!(points.next, next, "{}: no point was tested: {why}", self.name);
             } else if !ran {
                 // Without the privileges.
                 return;
             }
         }
         eprintln!("{}: {} of {} points in {:.1?}", self.name, points.tried, points.next, begun.elapsed());
-        assert!(points.tried > MIN_POINTS, "{}: hardly any point was found", self.name);
+        assert!(points.tried > MIN_POINTS, "{}: too few points", self.name);
         assert!(failed.is_empty(), "{}: {} points failed:\n\n{}", self.name, failed.len(), failed.join("\n"));
     }
 }
@@ -191,7 +191,7 @@ impl Injection {
     #[track_caller]
     pub(crate) fn assert_error(&self) -> Option<String> {
         let (outcome, Ruling::Fail(errno)) = (&self.outcome, self.ruling) else {
-            panic!("it was not told no: {:?}", self.ruling)
+            panic!("no error was injected: {:?}", self.ruling)
         };
         assert!(!outcome.stderr.contains("panicked"), "{outcome:#?}");
         if outcome.status.success() {
@@ -214,8 +214,8 @@ impl Injection {
         // assumes a kernel without constants in maps, and the kernel then rejects a program that
         // refers to them.
         let is_of_probe = self.point.contains(": bpf 5:") && message.contains("is not pointing to valid bpf_map");
-        let is_told = message.contains(text) || message.contains(about) || is_of_probe || self.persistent;
-        assert!(is_told, "the cause is not told: {text}: {outcome:#?}");
+        let has_cause = message.contains(text) || message.contains(about) || is_of_probe || self.persistent;
+        assert!(has_cause, "the message lacks the cause: {text}: {outcome:#?}");
         Some(message)
     }
 
@@ -223,6 +223,6 @@ impl Injection {
     #[track_caller]
     pub(crate) fn assert_killed(&self) {
         let outcome = &self.outcome;
-        assert!(outcome.stdout.is_empty() || outcome.json.is_object(), "half a document: {outcome:#?}");
+        assert!(outcome.stdout.is_empty() || outcome.json.is_object(), "an incomplete document: {outcome:#?}");
     }
 }

@@ -66,12 +66,12 @@ impl<'h> Processes<'h> {
     /// `tolerated`.
     #[track_caller]
     pub(crate) fn assert_only(&self, expected: &[&str], tolerated: &[&str]) {
-        eventually(&format!("the end of all but {expected:?}"), PATIENCE, || {
+        eventually(&format!("the end of all processes except {expected:?}"), PATIENCE, || {
             self.running().into_values().collect::<Vec<_>>() == expected
         });
-        let mut came = &self.mounted() - &self.mounts;
-        came.retain(|place| !tolerated.contains(&place.as_str()));
-        assert!(came.is_empty(), "still mounted: {came:?}");
+        let mut new_mounts = &self.mounted() - &self.mounts;
+        new_mounts.retain(|place| !tolerated.contains(&place.as_str()));
+        assert!(new_mounts.is_empty(), "left mounted: {new_mounts:?}");
     }
 
     fn all(&self) -> BTreeMap<u32, String> {
@@ -97,7 +97,7 @@ impl<'h> Processes<'h> {
     #[track_caller]
     fn mounted(&self) -> BTreeSet<String> {
         let mounts = self.namespaces().with_file_name("mounts");
-        let mounts = fs::read_to_string(mounts).expect("the process is there");
+        let mounts = fs::read_to_string(mounts).expect("the process exists");
         mounts.lines().filter_map(|line| Some(line.split(' ').nth(1)?.to_owned())).collect()
     }
 

@@ -90,7 +90,7 @@ impl Message {
                         return Some(bytes);
                     }
                 }
-                other => panic!("fields of type {other} are not in what is read here"),
+                other => panic!("unsupported field type {other}"),
             }
         }
         None

@@ -1,5 +1,7 @@
 //! Addresses from another plugin: Debian's `host-local` and `static`.
 
+mod order;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,7 +65,7 @@ fn host_local_assigns_and_releases_addresses() {
         assert_eq!(result["routes"], json!([{ "dst": "0.0.0.0/0", "gw": "10.99.0.1" }]));
         assert!(one.ping("10.99.0.1", 1).status.success(), "the bridge has the gateway's address");
         assert!(one.ping("10.99.0.3", 5).status.success());
-        assert_eq!(network.network.counters("10.99.0.2").expect("a row").tx_direct, 5, "pods are reached directly");
+        assert_eq!(network.network.counters("10.99.0.2").expect("an entry").tx_direct, 5, "packets are direct");
         network.check(&result, &one);
 
         for (container, pod) in [("one", &one), ("one", &one), ("two", &two)] {
@@ -145,7 +147,7 @@ fn an_address_in_use_is_refused_and_its_pod_unaffected() {
             assert!(error.contains(taken.trim_end_matches("/24")) && error.contains("in use"), "{error}");
             call("DEL", taken, "two", &pods[1]).silent();
             assert_eq!(network.footprint(), before);
-            assert!(pods[0].ping("10.99.0.1", 2).status.success(), "the first is as it was");
+            assert!(pods[0].ping("10.99.0.1", 2).status.success(), "the first pod is unaffected");
         }
         call("DEL", "10.99.0.5/24", "one", &pods[0]).silent();
     });
@@ -204,7 +206,7 @@ fn an_add_waits_for_a_del_that_waits_for_its_delegate() {
             call("ADD").result();
             del.join().expect("the thread ends").silent();
         });
-        assert!(holder.exists(), "the address is held");
+        assert!(holder.exists(), "the address is leased");
         call("DEL").silent();
     });
 }
@@ -246,61 +248,16 @@ fn the_spoof_check_applies_while_the_delegate_runs() {
             seen.display(),
             json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.99.0.5/24" }] })
         );
-        write_executable(&bin.join("looking-ipam"), &script);
+        write_executable(&bin.join("dumping-ipam"), &script);
         let mut config = network.config.clone();
         config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] = json!({ "type": "looking-ipam" });
+        config["ipam"] = json!({ "type": "dumping-ipam" });
         let pod = network.host.pod();
         let call = |verb: &str| network.plugin.on(verb, &config, "one", &pod).env("CNI_PATH", &bin).run();
         call("ADD").result();
         call("DEL").silent();
-        let seen = fs::read_to_string(seen).expect("it looked");
+        let seen = fs::read_to_string(seen).expect("the delegate ran");
         assert!(seen.contains("\"mac\""), "{seen}");
-    });
-}
-
-/// The delegate releases the address with the DHCP server through the pod's interface (RFC 2131,
-/// section 4.4.6).
-#[test]
-fn the_delegate_runs_while_the_interface_exists() {
-    on_host(|network| {
-        let asking = Asking::new(network, "exit 0");
-        let pod = network.host.pod();
-        asking.call("ADD", "one", &pod).result();
-        asking.call("DEL", "one", &pod).silent();
-        assert_eq!(asking.asked(), ["ADD there", "DEL there 10.99.0.5"]);
-        asking.call("DEL", "one", &pod).silent();
-        assert_eq!(asking.asked(), ["DEL gone"], "a second DEL asks again");
-    });
-}
-
-#[test]
-fn the_rollback_runs_the_delegate_while_the_interface_exists() {
-    on_host(|network| {
-        let asking = Asking::new(network, "exit 0");
-        // An unreachable next hop.
-        asking.answer(
-            json!({ "ips": [{ "address": "10.99.0.5/24" }], "routes": [{ "dst": "10.1.0.0/16", "gw": "192.0.2.1" }] }),
-        );
-        let pod = network.host.pod();
-        let error = asking.call("ADD", "one", &pod).error(5);
-        assert!(error.contains("configure the pod: give eth0 the route to 10.1.0.0/16"), "{error}");
-        assert_eq!(asking.asked(), ["ADD there", "DEL there 10.99.0.5"]);
-        assert!(pod.link("eth0").is_none());
-    });
-}
-
-#[test]
-fn a_failed_delegate_does_not_keep_the_pair() {
-    on_host(|network| {
-        let asking =
-            Asking::new(network, "echo '{\"cniVersion\":\"1.1.0\",\"code\":11,\"msg\":\"no server\"}'; exit 1");
-        let pod = network.host.pod();
-        asking.call("ADD", "one", &pod).result();
-        let error = asking.call("DEL", "one", &pod).error(11);
-        assert!(error.contains("give the address back") && error.contains("no server"), "{error}");
-        assert!(pod.link("eth0").is_none());
-        assert!(network.rows().lines().next().is_none());
     });
 }
 
@@ -308,16 +265,16 @@ fn a_failed_delegate_does_not_keep_the_pair() {
 /// the runtime's, so the runtime gets an error that names the delegate.
 #[test]
 fn a_delegate_that_hangs_in_del_is_ended_and_named() {
-    on_host(|network| is_ended_and_named(network, "DEL"));
+    on_host(|network| assert_killed_and_named(network, "DEL"));
 }
 
 #[test]
 fn a_delegate_that_hangs_in_gc_is_ended_and_named() {
-    on_host(|network| is_ended_and_named(network, "GC"));
+    on_host(|network| assert_killed_and_named(network, "GC"));
 }
 
 #[track_caller]
-fn is_ended_and_named(network: &Network, verb: &str) {
+fn assert_killed_and_named(network: &Network, verb: &str) {
     let bin = network.host.scratch();
     let answer = json!({ "cniVersion": "1.1.0", "ips": [{ "address": "10.99.0.5/24", "gateway": "10.99.0.1" }] });
     let script = format!("#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exec sleep 600\necho '{answer}'\n");
@@ -334,124 +291,7 @@ fn is_ended_and_named(network: &Network, verb: &str) {
     };
     let error = call.env("CNI_PATH", &bin).limit(std::time::Duration::from_secs(150)).run().error(11);
     assert!(error.contains(&format!("hanging-ipam was killed: {verb} took longer")), "{error}");
-    assert!(pod.link("eth0").is_none(), "{verb} removed the pair all the same");
-}
-
-#[test]
-fn gc_runs_the_delegate_while_the_interfaces_exist() {
-    on_host(|network| {
-        let asking = Asking::new(network, "exit 0");
-        let pod = network.host.pod();
-        asking.call("ADD", "one", &pod).result();
-        let seen = fs::read_to_string(&asking.notes).expect("it was asked");
-        assert_eq!(seen.lines().count(), 1);
-        let mut config = asking.config.clone();
-        config["cni.dev/valid-attachments"] = json!([]);
-        network
-            .plugin
-            .invocation("GC")
-            .env("CNI_PATH", &asking.bin)
-            .env("NETNS", pod.netns())
-            .config(&config)
-            .run()
-            .silent();
-        let seen = fs::read_to_string(&asking.notes).expect("it was asked");
-        assert_eq!(seen.lines().nth(1), Some("GC there 10.99.0.5"));
-        assert!(pod.link("eth0").is_none());
-    });
-}
-
-/// An address is released and assigned again while the old pod still has it.
-#[test]
-fn an_add_waits_for_the_pod_that_leaves_with_its_address() {
-    on_host(|network| {
-        let asking = Asking::new(network, "sleep 1");
-        let pods = [network.host.pod(), network.host.pod()];
-        asking.call("ADD", "one", &pods[0]).result();
-        std::thread::scope(|scope| {
-            let del = scope.spawn(|| asking.call("DEL", "one", &pods[0]));
-            std::thread::sleep(std::time::Duration::from_millis(300));
-            assert!(pods[0].link("eth0").is_some(), "the old pod is there");
-            asking.call("ADD", "two", &pods[1]).result();
-            del.join().expect("the thread ends").silent();
-        });
-        assert!(pods[0].link("eth0").is_none());
-        assert!(network.host.ping("10.99.0.5", 2).status.success(), "the new pod is reached");
-        asking.call("DEL", "two", &pods[1]).silent();
-    });
-}
-
-/// A GC releases the addresses of all removed pods before it removes the first pod.
-#[test]
-fn an_add_waits_for_the_gc_that_removes_the_pod_with_its_address() {
-    on_host(|network| {
-        let asking = Asking::new(network, "exit 0 ;;\nGC) sleep 1");
-        let pods = [network.host.pod(), network.host.pod()];
-        asking.call("ADD", "one", &pods[0]).result();
-        let mut config = asking.config.clone();
-        config["cni.dev/valid-attachments"] = json!([]);
-        let gc = network.plugin.invocation("GC").env("CNI_PATH", &asking.bin).env("NETNS", pods[0].netns());
-        let gc = gc.config(&config);
-        std::thread::scope(|scope| {
-            let gc = scope.spawn(|| gc.run());
-            std::thread::sleep(std::time::Duration::from_millis(300));
-            assert!(pods[0].link("eth0").is_some(), "the old pod is there");
-            asking.call("ADD", "two", &pods[1]).result();
-            gc.join().expect("the thread ends").silent();
-        });
-        assert!(pods[0].link("eth0").is_none());
-        assert!(network.host.ping("10.99.0.5", 2).status.success(), "the new pod is reached");
-        asking.call("DEL", "two", &pods[1]).silent();
-    });
-}
-
-/// A network with addresses from a script. The script records each verb, the presence of the pod's
-/// interface, and its address.
-struct Asking<'n> {
-    network: &'n Network<'n>,
-    config: Value,
-    bin: PathBuf,
-    notes: PathBuf,
-}
-
-impl<'n> Asking<'n> {
-    /// `del` is the script's action for DEL, as shell code.
-    fn new(network: &'n Network<'n>, del: &str) -> Self {
-        let (bin, notes) = (network.host.scratch(), network.host.scratch().join("asked"));
-        let script = format!(
-            "#!/bin/sh\n\
-             shown=$(nsenter --net=${{CNI_NETNS:-$NETNS}} ip -o address show dev eth0 2>&1) && is=there || is=gone\n\
-             address=$(echo \"$shown\" | sed -n 's/.*inet \\([0-9.]*\\).*/ \\1/p')\n\
-             echo \"$CNI_COMMAND $is$address\" >>{}\n\
-             case $CNI_COMMAND in\nADD) cat {} ;;\nDEL) {del} ;;\nesac\n",
-            notes.display(),
-            bin.join("answer").display()
-        );
-        write_executable(&bin.join("asking-ipam"), &script);
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "asking-ipam" }));
-        let asking = Self { network, config, bin, notes };
-        asking.answer(json!({ "ips": [{ "address": "10.99.0.5/24", "gateway": "10.99.0.1" }] }));
-        asking
-    }
-
-    /// The answer of the script.
-    fn answer(&self, mut answer: Value) {
-        answer["cniVersion"] = "1.1.0".into();
-        fs::write(self.bin.join("answer"), answer.to_string()).expect("room");
-    }
-
-    fn call(&self, verb: &str, container: &str, pod: &Pod) -> cnikit_testbed::Outcome {
-        self.network.plugin.on(verb, &self.config, container, pod).env("CNI_PATH", &self.bin).run()
-    }
-
-    /// The records since the last call.
-    fn asked(&self) -> Vec<String> {
-        let seen = fs::read_to_string(&self.notes).unwrap_or_default();
-        fs::write(&self.notes, "").expect("room");
-        seen.lines().map(str::to_owned).collect()
-    }
+    assert!(pod.link("eth0").is_none(), "{verb} kept the pair");
 }
 
 #[test]
@@ -462,7 +302,7 @@ fn a_missing_delegate_is_reported_before_any_change() {
         let pod = network.network.host.pod();
         let error = network.call("ADD", "one", &pod).run().error(7);
         assert!(error.contains("no-such-ipam") && error.contains(PEERS), "{error}");
-        assert!(network.network.host.link("cbr0").is_none(), "nothing was made");
+        assert!(network.network.host.link("cbr0").is_none(), "a bridge was created");
     });
 }
 
@@ -480,18 +320,18 @@ fn a_delegate_beside_own_pools_is_refused() {
 fn gc_runs_the_gc_of_the_delegate() {
     on_host(|network| {
         // A delegate that records its verbs.
-        let (bin, notes) = (network.host.scratch(), network.host.scratch().join("asked"));
-        let script = format!("#!/bin/sh\necho $CNI_COMMAND >>{}\n", notes.display());
-        write_executable(&bin.join("noting-ipam"), &script);
+        let (bin, records) = (network.host.scratch(), network.host.scratch().join("records"));
+        let script = format!("#!/bin/sh\necho $CNI_COMMAND >>{}\n", records.display());
+        write_executable(&bin.join("recording-ipam"), &script);
         let mut config = network.config.clone();
         config.as_object_mut().expect("an object").remove("subnet");
-        (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "noting-ipam" }));
+        (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "recording-ipam" }));
         config["cni.dev/valid-attachments"] = json!([]);
         for verb in ["GC", "STATUS"] {
             let call = network.plugin.invocation(verb).env("CNI_PATH", &bin).config(&config);
             call.run().silent();
         }
-        assert_eq!(fs::read_to_string(notes).expect("it was asked"), "GC\nSTATUS\n");
+        assert_eq!(fs::read_to_string(records).expect("the delegate ran"), "GC\nSTATUS\n");
     });
 }
 
