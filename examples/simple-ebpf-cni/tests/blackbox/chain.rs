@@ -149,7 +149,7 @@ fn assert_published(pod: &Pod, other: &Attached, outside_machine: &Pod) {
         reached.unwrap_or_else(|error| panic!("another pod at {address}: {error}"));
     }
     let reached = outside_machine.enter(|| server.answers_at(&format!("192.0.2.1:{HOST_PORT}")));
-    reached.unwrap_or_else(|error| panic!("an outside_machine: {error}"));
+    reached.unwrap_or_else(|error| panic!("a machine outside: {error}"));
 }
 
 /// The host refuses a connection to the port. A leftover rule would translate it to an unused

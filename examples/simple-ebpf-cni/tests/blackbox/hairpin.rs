@@ -91,7 +91,7 @@ fn a_machine_behind_a_bridge_in_the_pod_is_reachable() {
             two.pod.ip("neighbour flush all");
             network.host.ip("neighbour flush all");
             // A bridge serves a port as soon as it has noticed the carrier.
-            cnikit_testbed::eventually("an answer to the machine", Duration::from_secs(5), || {
+            cnikit_testbed::eventually("the reply to the machine", Duration::from_secs(5), || {
                 machine.ping(GATEWAY, 1).status.success()
             });
             assert!(machine.ping(two.address(), 3).status.success(), "the machine to a pod, own MAC {own_mac}");

@@ -99,7 +99,7 @@ fn parallel_first_adds_from_two_mount_namespaces_create_one_network() {
             });
             // Before another ADD corrects entries.
             for (from, to) in pods.iter().zip(pods.iter().cycle().skip(1)) {
-                assert!(!can_spoof(from, to), "round {round}: {} is not held to its addresses", from.address());
+                assert!(!can_spoof(from, to), "round {round}: the spoof check does not apply to {}", from.address());
             }
             let (here, last) = (network.attach("here"), there.attach("there"));
             let pods: Vec<&Attached> = pods.iter().chain([&here, &last]).collect();

@@ -76,7 +76,7 @@ fn tcx_links_leave_the_clsact_slot_free_and_end_with_the_pod() {
         }
         assert!(one.ping("10.99.0.3", 5).status.success());
         assert_eq!(network.counters("10.99.0.2").expect("an entry").tx_direct, 5);
-        let links = || std::fs::read_dir("/sys/fs/bpf/simple-ebpf-cni/blackbox/links").expect("it is there").count();
+        let links = || std::fs::read_dir("/sys/fs/bpf/simple-ebpf-cni/blackbox/links").expect("a directory").count();
         assert_eq!(links(), 4);
 
         let mut with_result = config.clone();

@@ -412,7 +412,7 @@ fn a_purge_leaves_no_rule_and_no_table() {
         call("ADD", &other, &pods[1]).result();
         let purge = |network: &str| shown(&format!("uninstall --purge --force --network {network}"));
         purge(NAME);
-        assert_eq!(sources(network, "other"), prefixes(["10.98.0.0/24"]), "another's is spared");
+        assert_eq!(sources(network, "other"), prefixes(["10.98.0.0/24"]), "the chain of another network remains");
         assert!(sources(network, NAME).is_empty());
         purge("other");
         assert_eq!(tables(), before);

@@ -135,7 +135,7 @@ fn zombies_do_not_accumulate_under_a_process_1_that_reaps_nothing() {
             });
             assert!(container.zombies() <= 1, "after DELs at once, {before}");
         }
-        assert_eq!(container.zombies(), 1, "one is the price of finding out");
+        assert_eq!(container.zombies(), 1, "one zombie shows that the reaper does not reap");
     });
 }
 
@@ -222,7 +222,7 @@ fn a_delayed_reaper_does_not_slow_del_down() {
         for zombies in 1..=3 {
             let [pod] = attach(network, ["one"]);
             del(network, &plugin, &pod).silent();
-            assert_eq!(container.zombies(), zombies, "a process each");
+            assert_eq!(container.zombies(), zombies, "one background process for each DEL");
         }
         signal("-CONT");
         eventually("the end of the orphans", PATIENCE, || container.zombies() == 0);
@@ -256,7 +256,7 @@ fn an_unusable_record_is_ignored() {
             assert_eq!(fs::read_to_string(&elsewhere).expect("the file"), "of value", "{what}");
             remove(record);
         }
-        fs::remove_dir(STATE_DIR).expect("it is empty");
+        fs::remove_dir(STATE_DIR).expect("an empty directory");
         let outside: PathBuf = network.host.scratch();
         symlink(&outside, STATE_DIR).expect("a link");
         assert!(!leaves_behind(network, &plugin), "the directory is a link");

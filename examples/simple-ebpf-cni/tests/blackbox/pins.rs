@@ -1,5 +1,5 @@
-//! Pins that do not name the running programs: a mount namespace has its own BPF file system, one
-//! is mounted over another, pins are removed, or pins of another set exist.
+//! Pins that do not name the running programs. A mount namespace has its own BPF file system, or
+//! one is mounted over another. Pins are removed, or pins of another set exist.
 //!
 //! A file system mounted over `/sys/fs/bpf` simulates a call from a mount namespace with its own.
 
@@ -86,7 +86,7 @@ pub(crate) fn assert_whole(network: &Network, pods: &[&Attached]) {
     }
     for (from, to) in pods.iter().zip(pods.iter().cycle().skip(1)) {
         assert_direct(network, from, to);
-        assert!(!can_spoof(from, to), "{} is not held to its addresses", from.address());
+        assert!(!can_spoof(from, to), "the spoof check does not apply to {}", from.address());
     }
 }
 
@@ -201,7 +201,7 @@ fn calls_that_each_see_an_empty_file_system_share_programs_and_maps() {
                 assert_whole(network, &[one, two, &next]);
             });
             fresh().enter(|| network.detach(&next));
-            assert!(network.counters(next.address()).is_none(), "nothing is pinned where DEL looks");
+            assert!(network.counters(next.address()).is_none(), "nothing is pinned in the file system of DEL");
         }
     });
 }
@@ -347,7 +347,7 @@ fn commands_from_elsewhere_report_the_maps_in_use_and_the_remedy() {
             let pods = pods.words("pods --json --conf-dir").arg(&conf).json();
             let shown = pods["pods"].as_array().expect("pods").iter().find(|pod| pod["addresses"][0] == one.address());
             assert!(shown.expect("it")["counters"]["tx"]["packets"].as_u64() >= Some(counted), "{pods}");
-            assert!(!Path::new(PINS).exists(), "looking changes nothing");
+            assert!(!Path::new(PINS).exists(), "a read-only command changes nothing");
         });
         network.check(one).silent();
         let status = people("status");

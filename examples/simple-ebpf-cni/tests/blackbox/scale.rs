@@ -110,7 +110,7 @@ fn a_full_bridge_is_reported() {
             assert!(output.status.code() == Some(1) && output.stdout.contains("cbr0 has 1,023 ports"), "{output:#?}");
         }
         network.host.command("ip").words("link delete group 42").run();
-        assert_eq!(network.footprint(), before, "nothing is left of the attempt");
+        assert_eq!(network.footprint(), before, "the failed ADD leaves nothing");
         network.detach(&first);
     });
 }

@@ -167,7 +167,7 @@ fn two_interfaces_share_addresses_of_both_families() {
     });
 }
 
-/// A pod with CAP_NET_ADMIN creates a pair whose other end has the ifindex of a target's port.
+/// A pod with CAP_NET_ADMIN creates a pair. Its other end has the ifindex of a target's port.
 #[test]
 fn a_pod_cannot_claim_the_addresses_of_another() {
     on_host(|network| {

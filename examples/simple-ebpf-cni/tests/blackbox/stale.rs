@@ -76,7 +76,7 @@ fn attach_two(network: &Network) -> [Attached; 2] {
 fn packets_for_a_deleted_pod_reach_no_other_pod() {
     on_host(|network| {
         let [one, two] = attach_two(network);
-        let index = index_of(network, two.host_veth()).expect("it is attached");
+        let index = index_of(network, two.host_veth()).expect("an attached link");
         let [address, mac, host_veth] = [two.address(), two.mac(), two.host_veth()].map(str::to_owned);
         let lost = Lost { address, mac, host_veth, index };
         assert!(index >= CHOSEN, "{index}");

@@ -151,7 +151,7 @@ impl Network<'_> {
         let is_mark = |entry: &std::fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"build-");
         let marks: Vec<_> = entries.filter(is_mark).collect();
         assert_eq!(marks.len(), 1, "{marks:?}");
-        std::fs::rename(marks[0].path(), directory.join("build-of-another")).expect("a mark can be renamed");
+        std::fs::rename(marks[0].path(), directory.join("build-of-another")).expect("bpffs allows a rename");
     }
 
     /// The kernel's id of a pinned program.
@@ -214,7 +214,7 @@ impl Network<'_> {
         if !Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME).exists() {
             return Footprint::default();
         }
-        // The gateway's entries name the bridge, whose ifindex comes from the kernel and counts up
+        // The gateway's entries name the bridge. Its ifindex comes from the kernel and counts up
         // from 1. If the kernel refused the types of a map, libbpf creates it without, and its
         // entries have no fields.
         let is_pods =
@@ -307,7 +307,7 @@ impl Attached {
     #[track_caller]
     pub(crate) fn address(&self) -> &str {
         let address = self.result["ips"][0]["address"].as_str().expect("the result has an address");
-        address.split_once('/').expect("it has a prefix length").0
+        address.split_once('/').expect("an address with a prefix length").0
     }
 
     /// The host end of the pair.

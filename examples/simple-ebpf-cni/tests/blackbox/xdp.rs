@@ -105,7 +105,7 @@ fn doctor_warns_about_a_bypassed_filter() {
         }
         let (status, checks) = doctor(&dir);
         let warned = found(&checks, "xdp", "warn");
-        assert_eq!(status, Some(0), "it fails nothing: {checks:#?}");
+        assert_eq!(status, Some(0), "no check fails: {checks:#?}");
         assert!(warned.contains(&format!("on eth0 of two {WARNING}")) && !warned.contains("of one"), "{warned}");
         assert!(warned.contains("directForwarding") && warned.contains("DIRECT_FORWARDING=false"), "{warned}");
 

@@ -70,7 +70,7 @@ fn add_persistently(network: &Network, points: &mut Points) {
             injected.assert_error();
         }
         scenario.call("DEL", &pod).run().silent();
-        scenario.assert_clean(&pod, "an ADD under persistent trouble, and DEL");
+        scenario.assert_clean(&pod, "an ADD under persistent faults, and DEL");
         if injected.is_none() {
             break;
         }

@@ -11,7 +11,7 @@ pub(crate) fn kill(call: &Call) -> Vec<Ruling> {
 }
 
 /// The error numbers of each call: full or read-only disks, limits of descriptors and processes,
-/// missing privileges, held locks, full maps, and programs that the verifier rejects.
+/// missing privileges, held locks, full maps. A program load fails as if the verifier rejected it.
 pub(crate) fn fail(call: &Call) -> Vec<Ruling> {
     errors(call).iter().map(|errno| Ruling::Fail(*errno)).collect()
 }

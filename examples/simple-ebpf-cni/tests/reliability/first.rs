@@ -40,7 +40,7 @@ fn first(
             let other = network.attach("other");
             network.check(&other).silent();
             network.detach(&other);
-            left(network).assert_unchanged(clean.get().expect("it was set"), "all of it");
+            left(network).assert_unchanged(clean.get().expect("set by the first round"), "the calls");
         }
     });
 }

@@ -1,5 +1,5 @@
-//! Races: calls with shared names, calls in two networks, and each step of an ADD with a GC, a DEL
-//! and the end of the pod.
+//! Races: calls with shared names, and calls in two networks. Each step of an ADD races with a GC,
+//! a DEL and the end of the pod.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,7 +48,7 @@ struct State {
 
 impl Alive {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no test panics in here")
+        self.0.lock().expect("no thread panics with the lock")
     }
 
     /// Calls ADD. Its address must not belong to another attachment that certainly exists.
@@ -127,9 +127,9 @@ fn loops_over_shared_names_in_two_networks_leave_nothing() {
             networks[place % 2].call("DEL", &format!("shared-{place}"), pod).silent();
         }
         for (network, before) in networks.iter().zip(before) {
-            network.rows().assert_unchanged(&before, "loops over shared names");
+            network.rows().assert_unchanged(&before, "loops with shared names");
         }
-        look().assert_unchanged(&before_all, "loops over shared names");
+        look().assert_unchanged(&before_all, "loops with shared names");
     });
 }
 
@@ -273,7 +273,7 @@ fn a_pod_that_ends_during_an_add_leaves_nothing() {
             }
             scenario.call("DEL", &bystander).without("CNI_NETNS").run().silent();
             scenario.assert_others_work();
-            scenario.assert_clean(&bystander, "ADD for a pod that ended, and DEL");
+            scenario.assert_clean(&bystander, "an ADD for a deleted pod, and DEL");
             if held.is_none() {
                 break;
             }
@@ -314,10 +314,10 @@ fn gc_in_parallel_with_adds_keeps_valid_attachments() {
                 gc.run().silent();
                 collections += 1;
             }
-            eprintln!("GC beside ADDs: {collections} collections");
+            eprintln!("GC in parallel with ADDs: {collections} collections");
         });
-        eprintln!("GC beside ADDs: {} rounds of ADD, CHECK, DEL", rounds.into_inner());
-        scenario.assert_clean(&pods[0], "GC beside ADDs");
+        eprintln!("GC in parallel with ADDs: {} rounds of ADD, CHECK, DEL", rounds.into_inner());
+        scenario.assert_clean(&pods[0], "GC in parallel with ADDs");
         scenario.finish();
     });
 }

@@ -14,8 +14,8 @@ pub(crate) const TARGET: &str = "target";
 /// Debian's directory of the reference plugins.
 pub(crate) const PEERS: &str = "/usr/lib/cni";
 
-/// The file that is the lock of the target, as a line of a footprint begins. A lock that a call
-/// could not remove, or whose holder was killed, has no effect.
+/// The file that is the lock of the target, as a line of a footprint begins. A leftover lock has no
+/// effect: a call could not remove it, or its holder was killed.
 pub(crate) fn lock() -> String {
     format!("file {DATA_DIR}/{NAME}/owners/{TARGET}@eth0.json")
 }

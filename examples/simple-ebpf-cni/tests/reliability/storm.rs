@@ -21,7 +21,7 @@ const LIFE: usize = 40_000;
 /// was still running.
 fn kill_one(network: &Network, container: &str, pod: &Pod, random: &mut Random) -> bool {
     let mut call = match random.below(4) {
-        // A GC without valid attachments would detach those of the other loops.
+        // A GC without valid attachments would detach the pods of the other loops.
         0 => {
             network.call("ADD", container, pod).result();
             network.plugin.on("DEL", &network.config, container, pod)

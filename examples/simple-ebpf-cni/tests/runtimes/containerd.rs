@@ -124,7 +124,7 @@ impl<'h> Containerd<'h> {
         let deadline = std::time::Instant::now() + PATIENCE;
         while !self.ctr(&["version"]).output().status.success() {
             let said = fs::read_to_string(&log).unwrap_or_default();
-            assert!(std::time::Instant::now() < deadline, "containerd does not answer:\n{said}");
+            assert!(std::time::Instant::now() < deadline, "containerd did not start:\n{said}");
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
     }

@@ -116,7 +116,7 @@ fn run(containerd: &Containerd<'_>, pod: &PodSpec, container: &Container, files:
     options.extend((context.read_only_root_filesystem == Some(true)).then(|| "--read-only".into()));
     options.extend((pod.host_network == Some(true)).then(|| "--net-host".into()));
     let capabilities = context.capabilities.as_ref().expect("capabilities");
-    assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]), "no other name is understood here");
+    assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]), "an unsupported name");
     options.extend(DEFAULT_CAPABILITIES.map(|capability| format!("--cap-drop=CAP_{capability}")));
     options.extend(capabilities.add.iter().flatten().map(|capability| format!("--cap-add=CAP_{capability}")));
     for variable in container.env.iter().flatten() {

@@ -95,7 +95,7 @@ fn a_container_gets_the_requested_address_and_mac() {
 fn a_network_file_of_podman_works() {
     on_podman(&[ours()], |host, podman| {
         let file = Path::new(CONF_DIR).join("10-containers.conflist");
-        fs::remove_file(&file).expect("it was installed");
+        fs::remove_file(&file).expect("an installed file");
         let create = podman.command("network").args(["create", "--subnet", "10.99.0.0/24"]);
         create.args(["--opt", "mtu=1400", NAME]).run();
         let file = file.with_file_name(format!("{NAME}.conflist"));

@@ -338,5 +338,5 @@ fn gc_runs_the_gc_of_the_delegate() {
 fn write_executable(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     fs::write(path, text).expect("a writable folder");
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its owner may do that");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("root owns the file");
 }
