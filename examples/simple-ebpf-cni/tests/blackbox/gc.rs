@@ -141,13 +141,13 @@ fn gc_of_another_network_with_the_same_bridge_spares_its_pods() {
 fn gc_keeps_the_entries_of_valid_pods_without_their_bridge() {
     on_host(|network| {
         let pod = network.attach("one");
-        let rows = network.rows();
+        let entries = network.map_entries();
         network.host.ip(&format!("link set {} nomaster", pod.host_veth()));
         gc(network, Some(valid(&["one"]))).silent();
-        network.rows().assert_unchanged(&rows, "GC with a port off the bridge");
+        network.map_entries().assert_unchanged(&entries, "GC with a port off the bridge");
         network.host.ip("link del cbr0");
         gc(network, Some(valid(&["one"]))).silent();
-        network.rows().assert_unchanged(&rows, "GC without the bridge");
+        network.map_entries().assert_unchanged(&entries, "GC without the bridge");
         network.detach(&pod);
     });
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::{DATA_DIR, GATEWAY, NAME, Network, on_host};
 
 /// A user without any process or file of the test.
-const STRANGER: u32 = 4321;
+const OTHER_USER: u32 = 4321;
 
 /// Everything below the directories that the plugin writes to, by name.
 fn written() -> Vec<PathBuf> {
@@ -98,8 +98,8 @@ fn a_state_directory_writable_by_others_is_refused() {
             refused(&format!("{} can be changed by others", path.display()));
             fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
         }
-        chown(&folder, Some(STRANGER), None).unwrap();
-        refused(&format!("{} belongs to user {STRANGER}", folder.display()));
+        chown(&folder, Some(OTHER_USER), None).unwrap();
+        refused(&format!("{} belongs to user {OTHER_USER}", folder.display()));
         chown(&folder, Some(0), None).unwrap();
         let attached = network.attach_pod("one", pod);
         network.detach(&attached);
@@ -121,9 +121,9 @@ fn a_planted_lock_is_refused() {
         fs::remove_file(&lock).unwrap();
 
         fs::write(&lock, "").unwrap();
-        chown(&lock, Some(STRANGER), None).unwrap();
+        chown(&lock, Some(OTHER_USER), None).unwrap();
         let error = network.call("ADD", "one", &pod).error(5);
-        assert!(error.contains(&format!("{} belongs to user {STRANGER}", lock.display())), "{error}");
+        assert!(error.contains(&format!("{} belongs to user {OTHER_USER}", lock.display())), "{error}");
         fs::remove_file(&lock).unwrap();
         assert_eq!(fs::read_to_string(secret).unwrap(), "not to be touched");
         Footprint::of_network(&pod).assert_unchanged(&Footprint::default(), "the refused ADD");

@@ -25,8 +25,8 @@ const ALL: &str = "ff:ff:ff:ff:ff:ff";
 /// The number of drops of the network for a reason.
 #[track_caller]
 fn drops(network: &Network, reason: usize) -> u64 {
-    let rows = network.map("net_drops");
-    let values = rows[0]["values"].as_array().expect("a value for each CPU").iter();
+    let entries = network.map("net_drops");
+    let values = entries[0]["values"].as_array().expect("a value for each CPU").iter();
     values.map(|value| value["value"]["packets"][reason].as_u64().expect("a counter")).sum()
 }
 

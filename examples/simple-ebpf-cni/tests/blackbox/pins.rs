@@ -396,9 +396,9 @@ fn pods_of_an_older_set_are_checked_listed_and_detached() {
         assert!(pods.stdout.contains(three.address()), "{pods:?}");
 
         network.detach(&three);
-        let rows = network.map("pod_ifindex");
-        let of_pods = rows.iter().filter(|row| row["value"]["ifindex"].as_u64() >= Some(1 << 30)).count();
-        assert_eq!(of_pods, 2, "the entries of the two other pods: {rows:?}");
+        let entries = network.map("pod_ifindex");
+        let of_pods = entries.iter().filter(|entry| entry["value"]["ifindex"].as_u64() >= Some(1 << 30)).count();
+        assert_eq!(of_pods, 2, "the entries of the two other pods: {entries:?}");
         // The programs still lead to the maps without pins.
         network.detach(&network.attach("four"));
         assert!(network.pin("port_addresses").exists());

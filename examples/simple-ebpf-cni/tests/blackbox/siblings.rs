@@ -64,8 +64,8 @@ fn route() {
 /// The number of spoof check drops at all ports of the network.
 #[track_caller]
 fn drops(network: &Network) -> u64 {
-    let rows = network.map("net_drops");
-    let values = rows[0]["values"].as_array().expect("a value for each CPU").iter();
+    let entries = network.map("net_drops");
+    let values = entries[0]["values"].as_array().expect("a value for each CPU").iter();
     let of_cpu = |value: &Value| {
         value["value"]["packets"].as_array().expect("counters").iter().filter_map(Value::as_u64).sum::<u64>()
     };

@@ -9,7 +9,7 @@ use cnikit_testbed::{Namespace, Pod, eventually};
 use crate::support::{Attached, Network, on_host, silence};
 
 /// The number of links that are created while the links of a pod disappear.
-const STRANGERS: usize = 20;
+const OTHER_LINKS: usize = 20;
 
 /// The kernel deletes the links of a namespace some time after the namespace.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ struct Lost {
 /// A pod outside of the network with the addresses and MAC of the deleted pod. The host end of its
 /// pair has the requested index, or an index of the kernel.
 #[track_caller]
-fn stranger(network: &Network, lost: &Lost, name: &str, index: Option<u64>) -> (Pod, u64) {
+fn unrelated_pod(network: &Network, lost: &Lost, name: &str, index: Option<u64>) -> (Pod, u64) {
     let pod = network.host.pod();
     pod.enter(silence);
     let wish = index.map(|index| format!("index {index}")).unwrap_or_default();
@@ -81,34 +81,34 @@ fn packets_for_a_deleted_pod_reach_no_other_pod() {
         let lost = Lost { address, mac, host_veth, index };
         assert!(index >= CHOSEN, "{index}");
         let sent_directly = || network.counters(one.address()).expect("an entry").tx_direct;
-        let strangers: Vec<_> = thread::scope(|scope| {
+        let others: Vec<_> = thread::scope(|scope| {
             let ping = one.pod.command("ping").args(["-n", "-q", "-i", "0.002", "-c", "300", "-W", "1", &lost.address]);
             let flood = scope.spawn(|| ping.output());
             drop(two.pod);
-            let make = |number| stranger(network, &lost, &format!("stranger{number}"), None);
-            let strangers = (0..STRANGERS).map(make).collect();
+            let make = |number| unrelated_pod(network, &lost, &format!("other{number}"), None);
+            let others = (0..OTHER_LINKS).map(make).collect();
             let _ = flood.join().expect("ping ends");
-            strangers
+            others
         });
         eventually("the end of the pod's link", LIMIT, || network.host.link(&lost.host_veth).is_none());
-        let row = format!("row pod_ifindex {}", lost.address);
-        assert!(network.rows().lines().any(|line| line == row), "{}", network.rows());
+        let entry = format!("entry pod_ifindex {}", lost.address);
+        assert!(network.map_entries().lines().any(|line| line == entry), "{}", network.map_entries());
         let before = sent_directly();
         assert!(!one.pod.ping(&lost.address, 3).status.success());
         assert!(!network.host.ping(&lost.address, 3).status.success());
         assert_eq!(sent_directly(), before + 3, "the packets were redirected to the endpoint of the entry");
-        for (pod, index) in &strangers {
+        for (pod, index) in &others {
             assert!(*index < CHOSEN, "{index}");
             assert_eq!(echoes(pod), 0, "link {index}");
         }
 
         // The control: a pod that requests exactly this index receives the packets.
-        let (pod, _) = stranger(network, &lost, "double", Some(lost.index));
+        let (pod, _) = unrelated_pod(network, &lost, "double", Some(lost.index));
         let _ = one.pod.ping(&lost.address, 3);
         assert_eq!(echoes(&pod), 3);
 
-        for (number, _) in strangers.iter().enumerate() {
-            network.host.ip(&format!("link del stranger{number}"));
+        for (number, _) in others.iter().enumerate() {
+            network.host.ip(&format!("link del other{number}"));
         }
         network.host.ip("link del double");
         network.plugin.on("DEL", &network.config, "two", &one.pod).without("CNI_NETNS").run().silent();

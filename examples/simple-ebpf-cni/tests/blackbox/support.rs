@@ -56,7 +56,7 @@ pub(crate) fn on_host(test: impl FnOnce(&Network) + Send) {
         }
         bookkeeping().iter().for_each(|line| host.keep(line));
         test(&network);
-        assert_eq!(network.rows().lines().collect::<Vec<_>>(), [""; 0], "the test left entries in the maps");
+        assert_eq!(network.map_entries().lines().collect::<Vec<_>>(), [""; 0], "the test left entries in the maps");
         let state = Footprint::of_files(STATE_DIR).beyond(&Footprint::default(), &[format!("file {ORPHANS} ")]);
         assert!(state.is_empty(), "the test left behind:\n{state}");
     });
@@ -167,13 +167,13 @@ impl Network<'_> {
     pub(crate) fn map(&self, name: &str) -> Vec<Value> {
         let pin = self.pin(name);
         let dump = self.host.command("bpftool").args(["-j", "map", "dump", "pinned"]).arg(pin).json();
-        let rows = dump.as_array().unwrap_or_else(|| panic!("the dump of {name} is no list: {dump}"));
-        rows.iter().map(|row| row["formatted"].clone()).collect()
+        let entries = dump.as_array().unwrap_or_else(|| panic!("the dump of {name} is no list: {dump}"));
+        entries.iter().map(|entry| entry["formatted"].clone()).collect()
     }
 
     /// Removes the entry of an address from a pinned map.
     #[track_caller]
-    pub(crate) fn remove_row(&self, map: &str, address: &str) {
+    pub(crate) fn remove_entry(&self, map: &str, address: &str) {
         let octets = address.split('.');
         let command = self.host.command("bpftool").args(["map", "delete", "pinned"]).arg(self.pin(map));
         command.arg("key").args(octets).run();
@@ -184,9 +184,9 @@ impl Network<'_> {
     pub(crate) fn counters(&self, address: &str) -> Option<Counters> {
         let address: IpAddr = address.parse().expect("an address");
         let map = if address.is_ipv4() { "pkt_count" } else { "pkt_count_v6" };
-        let row = self.map(map).into_iter().find(|row| key(&row["key"]) == address.to_string())?;
+        let entry = self.map(map).into_iter().find(|entry| key(&entry["key"]) == address.to_string())?;
         let sum = |field: &str| {
-            let values = row["values"].as_array().expect("a per-CPU map has a value for each CPU");
+            let values = entry["values"].as_array().expect("a per-CPU map has a value for each CPU");
             values.iter().map(|value| value["value"][field].as_u64().expect("a counter")).sum()
         };
         let [tx_packets, tx_bytes, tx_direct] = ["tx_packets", "tx_bytes", "tx_direct"].map(sum);
@@ -210,7 +210,7 @@ impl Network<'_> {
 
     /// A line for each map entry that belongs to a pod, without the counters.
     #[track_caller]
-    pub(crate) fn rows(&self) -> Footprint {
+    pub(crate) fn map_entries(&self) -> Footprint {
         if !Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME).exists() {
             return Footprint::default();
         }
@@ -218,7 +218,7 @@ impl Network<'_> {
         // from 1. If the kernel refused the types of a map, libbpf creates it without, and its
         // entries have no fields.
         let is_pods =
-            |row: &Value| !row.is_null() && row["value"]["ifindex"].as_u64().is_none_or(|index| index >= 1 << 30);
+            |entry: &Value| !entry.is_null() && entry["value"]["ifindex"].as_u64().is_none_or(|index| index >= 1 << 30);
         [
             "pkt_count",
             "pkt_count_v6",
@@ -230,9 +230,9 @@ impl Network<'_> {
             "port_xdp",
         ]
         .into_iter()
-        .flat_map(|map| self.map(map).into_iter().map(move |row| (map, row)))
-        .filter(|(_, row)| is_pods(row))
-        .map(|(map, row)| format!("row {map} {}", key(&row["key"])))
+        .flat_map(|map| self.map(map).into_iter().map(move |entry| (map, entry)))
+        .filter(|(_, entry)| is_pods(entry))
+        .map(|(map, entry)| format!("entry {map} {}", key(&entry["key"])))
         .collect()
     }
 
@@ -254,7 +254,7 @@ impl Network<'_> {
             }
         }
         attached.extend(self.rules());
-        let host = self.host.footprint().and(self.rows()).and(attached.into_iter().collect());
+        let host = self.host.footprint().and(self.map_entries()).and(attached.into_iter().collect());
         host.beyond(&Footprint::default(), &bookkeeping())
     }
 

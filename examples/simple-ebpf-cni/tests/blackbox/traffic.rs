@@ -19,7 +19,7 @@ fn ping(pod: &Pod, target: &str, count: u32) {
 
 #[track_caller]
 fn counters(network: &Network, attached: &Attached) -> Counters {
-    network.counters(attached.address()).unwrap_or_else(|| panic!("{} has no row in pkt_count", attached.address()))
+    network.counters(attached.address()).unwrap_or_else(|| panic!("{} has no entry in pkt_count", attached.address()))
 }
 
 #[test]

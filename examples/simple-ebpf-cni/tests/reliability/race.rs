@@ -90,7 +90,7 @@ fn loops_over_shared_names_in_two_networks_leave_nothing() {
         let before = networks.each_ref().map(|network| {
             let first = network.attach("first");
             network.detach(&first);
-            network.rows()
+            network.map_entries()
         });
         // The footprint of the tests does not know the lock of the second network.
         let look = || network.footprint().beyond(&Footprint::default(), &[format!("file {DATA_DIR}/other/lock ")]);
@@ -127,7 +127,7 @@ fn loops_over_shared_names_in_two_networks_leave_nothing() {
             networks[place % 2].call("DEL", &format!("shared-{place}"), pod).silent();
         }
         for (network, before) in networks.iter().zip(before) {
-            network.rows().assert_unchanged(&before, "loops with shared names");
+            network.map_entries().assert_unchanged(&before, "loops with shared names");
         }
         look().assert_unchanged(&before_all, "loops with shared names");
     });

@@ -1,8 +1,7 @@
 //! Injects a fault at every point of a call of the plugin.
 //!
 //! The plugin has no test hooks. Its system calls are supervised, and the test kills it at the n-th
-//! call or fails that call. The points are thus those of the release binary, and new code needs no
-//! registration.
+//! call or fails that call. The release binary is tested, and new code needs no registration.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -7,14 +7,16 @@ use serde_json::{Value, json};
 
 use crate::containerd::Containerd;
 use crate::image::{BLOB_SIZE, tiny};
-use crate::network::{Attached as _, assert_deserted, assert_reach_each_other, fetch, install, ours, peers, rows};
+use crate::network::{
+    Attached as _, assert_deserted, assert_reach_each_other, fetch, install, map_entries, ours, peers,
+};
 
 #[test]
 fn two_containers_reach_each_other_and_leave_nothing() {
     on_containerd(&[], &[ours()], |host, containerd| {
         let (one, two) = (containerd.run("one"), containerd.run("two"));
         assert_reach_each_other(&one, &two);
-        assert_eq!(rows(host), 2);
+        assert_eq!(map_entries(host), 2);
 
         two.remove();
         one.remove();

@@ -143,7 +143,7 @@ pub(crate) fn fetch(from: &dyn Attached, to: &dyn Attached) -> Duration {
 
 /// The number of pods in the maps.
 #[track_caller]
-pub(crate) fn rows(host: &Host) -> usize {
+pub(crate) fn map_entries(host: &Host) -> usize {
     let pins = format!("/sys/fs/bpf/simple-ebpf-cni/{NAME}");
     let found = host.command("find").args([&pins, "-name", "pkt_count"]).run();
     let dump = host.command("bpftool").args(["-j", "map", "dump", "pinned", found.trim()]).json();
@@ -155,7 +155,7 @@ pub(crate) fn rows(host: &Host) -> usize {
 #[track_caller]
 pub(crate) fn assert_deserted(host: &Host) {
     assert_eq!(pairs(host), [""; 0]);
-    assert_eq!(rows(host), 0);
+    assert_eq!(map_entries(host), 0);
     let named: Vec<_> = fs::read_dir("/run/netns").into_iter().flatten().collect();
     assert!(named.is_empty(), "{named:?}");
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::image::SERVED;
 use crate::network::{
     Attached as _, CONF_DIR, NAME, assert_deserted, assert_not_published, assert_published, assert_reach_each_other,
-    install, ours, peers, portmap, rows, shown_pods,
+    install, map_entries, ours, peers, portmap, shown_pods,
 };
 use crate::podman::Podman;
 
@@ -25,7 +25,7 @@ fn two_containers_reach_each_other_and_leave_nothing() {
 
         let (one, two) = (podman.run("one", &["--network", NAME]), podman.run("two", &["--network", NAME]));
         assert_reach_each_other(&one, &two);
-        assert_eq!(rows(host), 2);
+        assert_eq!(map_entries(host), 2);
         // podman passes the name of the container, and no namespace.
         let (table, pods) = shown_pods(host);
         assert_eq!((&pods[0]["podName"], pods[0].get("podNamespace")), (&"one".into(), None));
@@ -34,7 +34,7 @@ fn two_containers_reach_each_other_and_leave_nothing() {
         // A stop ends the container's network, and a start sets it up again.
         one.restart();
         assert_reach_each_other(&one, &two);
-        assert_eq!(rows(host), 2);
+        assert_eq!(map_entries(host), 2);
 
         one.remove();
         two.remove();

@@ -8,7 +8,7 @@ use crate::cri::{Cri, NAMESPACE, Wishes};
 use crate::image::{SERVED, tiny};
 use crate::network::{
     Attached as _, assert_deserted, assert_not_published, assert_published, assert_reach_each_other, forward, install,
-    ours, pairs, peers, portmap, rows, shown_pods,
+    map_entries, ours, pairs, peers, portmap, shown_pods,
 };
 use crate::processes::PATIENCE;
 
@@ -19,7 +19,7 @@ fn two_pods_reach_each_other_and_leave_nothing() {
     on_cri(&[ours()], |host, cri| {
         let (one, two) = (cri.run("one", Wishes::default()), cri.run("two", Wishes::default()));
         assert_reach_each_other(&one, &two);
-        assert_eq!(rows(host), 2);
+        assert_eq!(map_entries(host), 2);
 
         one.remove();
         two.remove();
@@ -90,7 +90,7 @@ fn a_pod_without_its_namespace_is_removed() {
         let one = cri.run("one", Wishes::default());
         one.destroy();
         eventually("the end of the pair", PATIENCE, || pairs(host).is_empty());
-        assert_eq!(rows(host), 1);
+        assert_eq!(map_entries(host), 1);
 
         one.remove();
     });

@@ -101,7 +101,7 @@ fn a_failed_delegate_does_not_keep_the_pair() {
         let error = delegate.call("DEL", "one", &pod).error(11);
         assert!(error.contains("give the address back") && error.contains("no server"), "{error}");
         assert!(pod.link("eth0").is_none());
-        assert!(network.rows().lines().next().is_none());
+        assert!(network.map_entries().lines().next().is_none());
     });
 }
 

@@ -79,10 +79,10 @@ impl Lan<'_> {
     fn assert_unaffected(&self) {
         assert_eq!(self.network.host.addresses("cbr0"), NODE);
         for map in ["pod_ifindex", "pod_ifindex_v6"] {
-            let rows = self.network.map(map);
+            let entries = self.network.map(map);
             assert!(
-                rows.iter().all(|row| ![GATEWAY, GATEWAY_V6].contains(&key_text(&row["key"]).as_str())),
-                "{rows:?}"
+                entries.iter().all(|entry| ![GATEWAY, GATEWAY_V6].contains(&key_text(&entry["key"]).as_str())),
+                "{entries:?}"
             );
         }
     }
