@@ -83,11 +83,11 @@ fn a_requested_address_is_assigned_once() {
         let runtime = |ips: Value| network.with("runtimeConfig", json!({ "ips": ips }));
         let add = |config: &Value, name: &str, pod| network.plugin.on("ADD", config, name, pod).run();
         let pods = [network.host.pod(), network.host.pod()];
-        let wish = runtime(json!(["10.99.0.77/24"]));
-        let result = add(&wish, "one", &pods[0]).result();
+        let request = runtime(json!(["10.99.0.77/24"]));
+        let result = add(&request, "one", &pods[0]).result();
         assert_eq!(result["ips"][0]["address"], "10.99.0.77/24");
 
-        let message = add(&wish, "two", &pods[1]).error(103);
+        let message = add(&request, "two", &pods[1]).error(103);
         assert!(message.contains("10.99.0.77") && message.contains("one"), "{message}");
         for outside in ["10.98.0.5", "10.99.0.1", "10.99.0.255", "fd00::5"] {
             let outcome = add(&runtime(json!([outside])), "two", &pods[1]);

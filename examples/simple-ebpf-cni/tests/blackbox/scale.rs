@@ -134,7 +134,7 @@ fn median(times: &[Duration]) -> Duration {
 }
 
 fn size() -> usize {
-    let Some(wish) = std::env::var_os("CNIKIT_TEST_PODS") else { return 200 };
-    let number = wish.to_str().and_then(|wish| wish.parse().ok());
+    let Some(value) = std::env::var_os("CNIKIT_TEST_PODS") else { return 200 };
+    let number = value.to_str().and_then(|value| value.parse().ok());
     number.filter(|number| (20..=1000).contains(number)).expect("CNIKIT_TEST_PODS is a number from 20 to 1000")
 }

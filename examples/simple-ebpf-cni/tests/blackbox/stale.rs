@@ -31,10 +31,10 @@ struct Lost {
 fn unrelated_pod(network: &Network, lost: &Lost, name: &str, index: Option<u64>) -> (Pod, u64) {
     let pod = network.host.pod();
     pod.enter(silence);
-    let wish = index.map(|index| format!("index {index}")).unwrap_or_default();
+    let argument = index.map(|index| format!("index {index}")).unwrap_or_default();
     let (mac, netns) = (&lost.mac, pod.netns());
     let inside = format!("name eth0 address {mac} netns {}", netns.display());
-    network.host.ip(&format!("link add {name} {wish} up type veth peer {inside}"));
+    network.host.ip(&format!("link add {name} {argument} up type veth peer {inside}"));
     pod.ip("link set eth0 up");
     pod.ip(&format!("address add {}/24 dev eth0", lost.address));
     (pod, index_of(network, name).expect("the link exists"))

@@ -185,9 +185,9 @@ fn a_pod_cannot_enable_direct_forwarding_of_its_network() {
     on_host(|network| {
         let network = network.by(network.with("directForwarding", false));
         let with = |args: Value| network.by(network.with("args", args));
-        let wishes = [json!({ "cni": { "directForwarding": true } }), json!({ "cni": null }), Value::Null];
+        let requests = [json!({ "cni": { "directForwarding": true } }), json!({ "cni": null }), Value::Null];
         let pods: Vec<_> =
-            wishes.into_iter().zip(["a", "b", "c"]).map(|(args, name)| with(args).attach(name)).collect();
+            requests.into_iter().zip(["a", "b", "c"]).map(|(args, name)| with(args).attach(name)).collect();
         assert_eq!(ping(&network, &pods[0], &pods[1]), (true, 0));
         pods.iter().for_each(|pod| network.detach(pod));
     });

@@ -19,7 +19,7 @@ const FRAME_HEADER: usize = 1 + size_of::<u32>();
 
 /// The options of a pod, beside its name.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Wishes<'a> {
+pub(crate) struct PodOptions<'a> {
     /// A port of the host, and the port of the pod behind it.
     pub(crate) published: Option<(u16, u16)>,
     /// Annotations, by their names.
@@ -56,13 +56,13 @@ impl<'c> Cri<'c> {
 
     /// Creates a pod, as `crictl runp` does.
     #[track_caller]
-    pub(crate) fn run(&'c self, name: &str, wishes: Wishes<'_>) -> Sandbox<'c> {
+    pub(crate) fn run(&'c self, name: &str, requests: PodOptions<'_>) -> Sandbox<'c> {
         let metadata = Message::new().text(1, name).text(2, &format!("{name}-uid")).text(3, "default");
         let mut config = Message::new().message(1, &metadata);
-        if let Some((host, container)) = wishes.published {
+        if let Some((host, container)) = requests.published {
             config = config.message(5, &Message::new().number(2, container.into()).number(3, host.into()));
         }
-        for (key, value) in wishes.annotations {
+        for (key, value) in requests.annotations {
             config = config.entry(7, key, value);
         }
         let linux = Message::new().text(1, &self.containerd.processes().cgroup(name));

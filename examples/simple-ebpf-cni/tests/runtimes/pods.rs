@@ -4,7 +4,7 @@ use cnikit_testbed::{Host, Namespace, eventually, host, privileged, tool};
 use serde_json::{Value, json};
 
 use crate::containerd::Containerd;
-use crate::cri::{Cri, NAMESPACE, Wishes};
+use crate::cri::{Cri, NAMESPACE, PodOptions};
 use crate::image::{SERVED, tiny};
 use crate::network::{
     Attached as _, assert_deserted, assert_not_published, assert_published, assert_reach_each_other, forward, install,
@@ -17,7 +17,7 @@ const HOST_PORT: u16 = 30_080;
 #[test]
 fn two_pods_reach_each_other_and_leave_nothing() {
     on_cri(&[ours()], |host, cri| {
-        let (one, two) = (cri.run("one", Wishes::default()), cri.run("two", Wishes::default()));
+        let (one, two) = (cri.run("one", PodOptions::default()), cri.run("two", PodOptions::default()));
         assert_reach_each_other(&one, &two);
         assert_eq!(map_entries(host), 2);
 
@@ -30,7 +30,7 @@ fn two_pods_reach_each_other_and_leave_nothing() {
 #[test]
 fn pods_are_shown_by_their_kubernetes_names() {
     on_cri(&[ours()], |host, cri| {
-        let (one, two) = (cri.run("one", Wishes::default()), cri.run("two", Wishes::default()));
+        let (one, two) = (cri.run("one", PodOptions::default()), cri.run("two", PodOptions::default()));
         assert_reach_each_other(&one, &two);
         let (table, pods) = shown_pods(host);
         for (pod, name) in pods.iter().zip(["one", "two"]) {
@@ -54,8 +54,8 @@ fn a_pod_gets_the_requested_port_and_limits() {
     on_cri(&[first, portmap(), bandwidth], |host, cri| {
         forward();
         let annotations = [("kubernetes.io/ingress-bandwidth", "8M"), ("kubernetes.io/egress-bandwidth", "16M")];
-        let one = cri.run("one", Wishes { published: Some((HOST_PORT, SERVED)), annotations: &annotations });
-        let two = cri.run("two", Wishes::default());
+        let one = cri.run("one", PodOptions { published: Some((HOST_PORT, SERVED)), annotations: &annotations });
+        let two = cri.run("two", PodOptions::default());
         assert_published(host, &two, HOST_PORT);
         // The kernel reports bytes. containerd requests a burst that is too large for the time of a
         // test.
@@ -71,11 +71,11 @@ fn a_pod_gets_the_requested_port_and_limits() {
 #[test]
 fn a_pod_outlives_containerd() {
     on_cri(&[ours()], |_, cri| {
-        let one = cri.run("one", Wishes::default());
+        let one = cri.run("one", PodOptions::default());
         let first = one.address();
         cri.restart();
         assert_eq!(one.address(), first);
-        let two = cri.run("two", Wishes::default());
+        let two = cri.run("two", PodOptions::default());
         assert_reach_each_other(&one, &two);
 
         one.remove();
@@ -87,7 +87,7 @@ fn a_pod_outlives_containerd() {
 #[test]
 fn a_pod_without_its_namespace_is_removed() {
     on_cri(&[ours()], |host, cri| {
-        let one = cri.run("one", Wishes::default());
+        let one = cri.run("one", PodOptions::default());
         one.destroy();
         eventually("the end of the pair", PATIENCE, || pairs(host).is_empty());
         assert_eq!(map_entries(host), 1);
