@@ -5,8 +5,12 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 plugin=$1
+mode=${2:-}
 pings=10
 network=demo
+pods=(pod-a pod-b)
+# The shell has an empty namespace for an ADD by hand.
+[ "$mode" != --shell ] || pods+=(pod-c)
 declare -A address result
 
 current="the start"
@@ -98,7 +102,7 @@ if [ ! -d /var/lib/cni ]; then
 fi
 mount -t tmpfs tmpfs /var/lib/cni
 ip link set lo up
-for pod in pod-a pod-b; do
+for pod in "${pods[@]}"; do
     ip netns add "$pod"
 done
 note "namespaces $(ip -j netns list | jq -r 'map(.name) | sort | join(", ")'); this machine's interfaces are not visible"
@@ -113,6 +117,57 @@ for pod in pod-a pod-b; do
 done
 note "the whole result of pod-a:"
 jq . <<<"${result[pod-a]}" | indent
+
+# The shell's variables and functions, which docs/tour.md uses.
+shell_setup() {
+    mkdir -p /run/net.d
+    config >"/run/net.d/10-$network.conf"
+    cat <<SETUP
+PS1='demo# '
+export PLUGIN=$plugin CONF=/run/net.d/10-$network.conf A=${address[pod-a]} B=${address[pod-b]}
+export PIN=$(dirname "$(pin pkt_count)")
+# cni VERB POD: calls the plugin as a container runtime does.
+cni() {
+    env -i PATH="\$PATH" CNI_COMMAND="\$1" CNI_CONTAINERID="\$2" CNI_NETNS="/run/netns/\$2" CNI_IFNAME=eth0 \\
+        CNI_PATH="\$(dirname "\$PLUGIN")" "\$PLUGIN" <"\$CONF"
+}
+network=$network
+$(declare -f die pin counters counter_table)
+# The dropped frames of the network by reason, summed over the CPUs.
+drops() {
+    bpftool -j map dump pinned "\$PIN/net_drops" |
+        jq -c '.[].formatted.values | map(.value.packets) | transpose | map(add)'
+}
+SETUP
+}
+
+if [ "$mode" = --shell ]; then
+    begin "A shell on the private host"
+    shell_setup >/run/demo.bashrc
+    if [ -t 0 ]; then
+        note "The bridge is cbr0. pod-a has \$A (${address[pod-a]}), pod-b has \$B (${address[pod-b]}), pod-c is an empty namespace."
+        cat <<'HINTS'
+    Try:
+      ip -br link; bridge fdb show br cbr0             the bridge and its ports
+      ip -n pod-a addr; ip -n pod-a route              the view of a pod
+      nsenter --net=/run/netns/pod-a ping -c 3 $B      three packets from pod to pod
+      tc filter show dev cbr0 ingress                  the program in the shared block
+      bpftool map dump pinned $PIN/pod_ifindex         the endpoint of each address
+      counter_table; drops                             packets of each address; drops by reason
+      cni ADD pod-c | jq .; cni DEL pod-c              the plugin, called as a runtime calls it
+      $PLUGIN status --conf-dir /run/net.d             the whole network at a glance
+    `exit` or Ctrl-D detaches all pods and removes the private host.
+HINTS
+        bash --noprofile --rcfile /run/demo.bashrc -i || true
+    else
+        BASH_ENV=/run/demo.bashrc bash --noprofile || true
+    fi
+    begin "DEL: disconnecting all pods"
+    for pod in "${pods[@]}"; do
+        cni DEL "$pod" >/dev/null || exit 1
+    done
+    exit
+fi
 
 begin "The eBPF program on cbr0 and, through a shared block, on every pod's port"
 filters=$(tc filter show dev cbr0 ingress)

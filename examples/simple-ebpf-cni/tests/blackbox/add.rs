@@ -1,4 +1,4 @@
-//! ADD: the result, what is there afterwards, and what the second one finds done.
+//! ADD: the result, the state after it, and the objects that a second ADD reuses.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{GATEWAY, NAME, Network, config, on_host};
 
-/// Attaches and detaches a pod by a configuration of the given version, and gives the result.
+/// Attaches and detaches a pod with a configuration of this version, and returns the result.
 fn result(network: &Network, version: &str) -> (String, Value) {
     let pod = network.host.pod();
     let mut config = network.with("dns", json!({ "nameservers": ["10.96.0.10"] }));
@@ -19,7 +19,7 @@ fn result(network: &Network, version: &str) -> (String, Value) {
 }
 
 #[test]
-fn the_result_tells_bridge_host_end_and_pod_end_in_this_order() {
+fn the_result_lists_bridge_host_end_and_pod_end_in_this_order() {
     on_host(|network| {
         let (netns, result) = result(network, "1.0.0");
         assert_eq!(result["cniVersion"], "1.0.0");
@@ -63,9 +63,9 @@ fn the_result_has_the_shape_of_its_version() {
     });
 }
 
-/// `dns` stands in each result before 1.0.0, and only where it says something from then on.
+/// Before 1.0.0 each result has `dns`. From 1.0.0 on an empty `dns` is omitted.
 #[test]
-fn an_empty_dns_is_left_out_from_1_0_0_on() {
+fn an_empty_dns_is_omitted_from_1_0_0_on() {
     on_host(|network| {
         for (version, dns) in [("0.4.0", Some(json!({}))), ("1.0.0", None)] {
             let pod = network.host.pod();
@@ -78,19 +78,19 @@ fn an_empty_dns_is_left_out_from_1_0_0_on() {
 }
 
 #[test]
-fn the_kernel_shows_what_the_result_says() {
+fn the_kernel_state_matches_the_result() {
     on_host(|network| {
         let one = network.attach("one");
-        let bridge = network.host.link("cbr0").expect("the bridge is there");
+        let bridge = network.host.link("cbr0").expect("the bridge exists");
         assert_eq!(bridge["linkinfo"]["info_kind"], "bridge");
         assert_eq!(bridge["linkinfo"]["info_data"]["mcast_snooping"], 0);
         assert_eq!(bridge["address"], one.result["interfaces"][0]["mac"]);
         assert_eq!(network.host.addresses("cbr0"), [format!("{GATEWAY}/24")]);
 
-        let outside = network.host.link(one.host_veth()).expect("the host's end is there");
+        let outside = network.host.link(one.host_veth()).expect("the host end exists");
         assert_eq!(outside["master"], "cbr0");
         assert_eq!(outside["address"], one.result["interfaces"][1]["mac"]);
-        let inside = one.pod.link("eth0").expect("the pod's end is there");
+        let inside = one.pod.link("eth0").expect("the pod end exists");
         assert_eq!(inside["address"], one.mac());
         for link in [&bridge, &outside, &inside, &one.pod.link("lo").expect("there is a lo")] {
             assert!(link["flags"].as_array().unwrap().iter().any(|flag| flag == "UP"), "{link}");
@@ -120,9 +120,9 @@ fn names_and_macs_derive_from_attachment_and_address() {
     });
 }
 
-/// Peers keep address and MAC of a pod in their neighbour tables, for longer than a pod lives.
+/// Peers keep the address and MAC of a pod in their neighbor tables, for longer than a pod lives.
 #[test]
-fn the_next_pod_with_an_address_is_reached_at_once() {
+fn the_next_pod_with_an_address_is_reachable_at_once() {
     on_host(|network| {
         network.host.keep("route 10.99.0.0/29 ");
         let config = network.with("subnet", "10.99.0.0/29");
@@ -132,7 +132,8 @@ fn the_next_pod_with_an_address_is_reached_at_once() {
         assert!(peer.pod.ping(gone.address(), 1).status.success());
         let address = gone.address().to_owned();
         network.detach(&gone);
-        // Four of the pool's five addresses are free: the last of four pods has that of the one that is gone.
+        // Four of the pool's five addresses are free, so the last of four pods gets the released
+        // one.
         let pods = ["a", "b", "c", "next"].map(|name| network.attach(name));
         let [.., next] = &pods;
         assert_eq!(next.address(), address);
@@ -145,7 +146,7 @@ fn the_next_pod_with_an_address_is_reached_at_once() {
 #[test]
 fn the_bridge_keeps_its_mac_as_ports_come_and_go() {
     on_host(|network| {
-        let mac = |network: &Network| network.host.link("cbr0").expect("the bridge is there")["address"].clone();
+        let mac = |network: &Network| network.host.link("cbr0").expect("the bridge exists")["address"].clone();
         let one = network.attach("one");
         let before = mac(network);
         let two = network.attach("two");
@@ -157,7 +158,7 @@ fn the_bridge_keeps_its_mac_as_ports_come_and_go() {
 }
 
 #[test]
-fn the_second_add_loads_nothing_again() {
+fn the_second_add_does_not_load_the_programs_again() {
     on_host(|network| {
         let ids = |network: &Network| ["cni_tc_main", "cni_tc_egress"].map(|name| network.program_id(name));
         let one = network.attach("one");
@@ -187,7 +188,7 @@ fn the_lease_is_a_readable_file() {
 }
 
 #[test]
-fn keys_of_the_configuration_are_followed() {
+fn the_keys_of_the_configuration_apply() {
     on_host(|network| {
         let data_dir = network.host.scratch();
         let config = json!({
@@ -201,17 +202,17 @@ fn keys_of_the_configuration_are_followed() {
         let result = network.plugin.on("ADD", &config, "one", &pod).run().result();
         assert_eq!(network.host.addresses("br-own"), ["10.98.0.14/28"]);
         assert_eq!(result["ips"][0]["gateway"], "10.98.0.14");
-        assert_eq!(pod.link("eth0").expect("the pod's end is there")["mtu"], 1400);
+        assert_eq!(pod.link("eth0").expect("the pod end exists")["mtu"], 1400);
         let outside = result["interfaces"][1]["name"].as_str().unwrap();
-        assert_eq!(network.host.link(outside).expect("the host's end is there")["mtu"], 1400);
+        assert_eq!(network.host.link(outside).expect("the host end exists")["mtu"], 1400);
         assert!(data_dir.join(NAME).join("leases/one@eth0.json").exists());
         network.plugin.on("DEL", &config, "one", &pod).run().silent();
     });
 }
 
-/// Sixteen addresses less network, gateway and broadcast are thirteen.
+/// Sixteen addresses minus network, gateway and broadcast leave thirteen.
 #[test]
-fn reserved_addresses_are_never_given_out() {
+fn reserved_addresses_are_never_assigned() {
     on_host(|network| {
         let mut config = config();
         config["subnet"] = "10.99.0.16/28".into();

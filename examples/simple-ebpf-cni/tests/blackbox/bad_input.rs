@@ -1,4 +1,4 @@
-//! Bad input: the right code, a message that names the thing, and nothing changed.
+//! Bad input: the correct error code, a message that names the invalid value, and no change.
 
 use std::fs;
 use std::path::Path;
@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::support::{Network, on_host};
 
-/// Changes a good ADD and expects `code`, all of `words` in the message, and that nothing has changed, on a host where
-/// nothing was there before as on one that serves pods already.
+/// Changes a valid ADD and expects `code`, all of `words` in the message, and no change. Runs on an
+/// empty host, and on a host with pods.
 #[track_caller]
 fn refused(code: u64, words: &[&str], change: impl Fn(&Network, Invocation) -> Invocation + Sync) {
     on_host(|network| {
@@ -19,7 +19,7 @@ fn refused(code: u64, words: &[&str], change: impl Fn(&Network, Invocation) -> I
             let before = network.footprint();
             let message = add.run().error(code);
             for word in words {
-                assert!(message.contains(word), "{word:?} is not in {message:?}");
+                assert!(message.contains(word), "{word:?} is missing in {message:?}");
             }
             network.footprint().assert_unchanged(&before, what);
             Footprint::of_network(&pod).assert_unchanged(&Footprint::default(), what);
@@ -54,18 +54,18 @@ fn malformed_json() {
     for input in ["", "{", "[]", "null", "hello"] {
         refused(6, &[], |_, add| add.stdin(input));
     }
-    // The specification: code 6 where version info cannot be decoded.
+    // The specification: code 6 if the version cannot be decoded.
     refused(6, &["cniVersion"], |network, add| add.config(&network.with("cniVersion", 1)));
 }
 
 #[test]
-fn a_key_that_is_missing() {
+fn a_missing_key() {
     refused_without("name");
     refused_without("subnet");
 }
 
 #[test]
-fn a_name_that_is_no_name() {
+fn an_invalid_network_name() {
     refused_value("name", "", &["name"]);
     refused_value("name", "../up", &["../up"]);
 }
@@ -76,14 +76,14 @@ fn a_subnet_with_host_bits() {
 }
 
 #[test]
-fn a_subnet_that_is_no_subnet() {
+fn an_invalid_subnet() {
     refused_value("subnet", "10.99.0.0/33", &["10.99.0.0/33"]);
     refused_value("subnet", "the lot", &["the lot"]);
     refused_value("subnet", 24, &["subnet"]);
 }
 
 #[test]
-fn a_subnet_that_is_too_small() {
+fn a_subnet_without_usable_addresses() {
     refused_value("subnet", "10.99.0.0/31", &["10.99.0.0/31"]);
     refused_value("subnet", "10.99.0.0/32", &["10.99.0.0/32"]);
 }
@@ -94,31 +94,31 @@ fn a_gateway_outside_the_subnet() {
 }
 
 #[test]
-fn a_gateway_that_no_host_can_have() {
+fn a_gateway_that_is_a_reserved_address() {
     refused_value("gateway", "10.99.0.0", &["10.99.0.0"]);
     refused_value("gateway", "10.99.0.255", &["10.99.0.255"]);
 }
 
 #[test]
-fn an_mtu_that_no_link_takes() {
+fn an_mtu_outside_the_limits_of_links() {
     refused_value("mtu", 10, &["10"]);
     refused_value("mtu", 1_000_000, &["1000000"]);
     refused_value("mtu", "big", &["mtu"]);
 }
 
 #[test]
-fn a_bridge_that_no_link_can_be_called() {
+fn a_bridge_name_that_no_link_can_have() {
     refused_value("bridge", "a-name-that-is-too-long", &["a-name-that-is-too-long"]);
     refused_value("bridge", "cbr/0", &["cbr/0"]);
 }
 
 #[test]
-fn a_data_dir_that_is_relative() {
+fn a_relative_data_dir() {
     refused_value("dataDir", "leases", &["leases"]);
 }
 
 #[test]
-fn a_variable_that_is_missing_or_empty() {
+fn a_missing_or_empty_variable() {
     for name in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
         refused(4, &[name], |_, add| add.without(name));
         refused(4, &[name], |_, add| add.env(name, ""));
@@ -132,7 +132,7 @@ fn all_missing_variables_in_one_message() {
 }
 
 #[test]
-fn a_container_id_that_is_none() {
+fn an_invalid_container_id() {
     for id in ["-x", "a/b", "a b"] {
         refused(4, &["CNI_CONTAINERID"], |_, add| add.env("CNI_CONTAINERID", id));
     }
@@ -151,12 +151,12 @@ fn an_unknown_verb() {
 }
 
 #[test]
-fn a_namespace_that_is_not_there() {
+fn a_missing_namespace() {
     refused(8, &["/run/netns/gone"], |_, add| add.env("CNI_NETNS", "/run/netns/gone"));
 }
 
 #[test]
-fn a_path_that_is_no_namespace() {
+fn a_path_that_is_not_a_namespace() {
     refused(8, &["/run/no-namespace"], |_, add| {
         fs::write("/run/no-namespace", "").unwrap();
         add.env("CNI_NETNS", "/run/no-namespace")
@@ -170,7 +170,7 @@ fn a_namespace_that_is_the_plugins_own() {
     refused(8, &["CNI_NETNS"], |_, add| add.env("CNI_NETNS", "/proc/self/ns/net"));
 }
 
-/// Root by number, with no capability at all.
+/// User 0 without any capability.
 #[test]
 fn no_permission() {
     on_host(|network| {
@@ -198,14 +198,14 @@ fn no_permission() {
     });
 }
 
-/// What is wrong is said before anything is touched, even where several things are.
+/// The plugin reports an error before any change, also if several values are invalid.
 #[test]
-fn the_environment_is_looked_at_before_the_configuration() {
+fn the_environment_is_checked_before_the_configuration() {
     refused(4, &["CNI_IFNAME"], |_, add| add.without("CNI_IFNAME").stdin("{"));
 }
 
 #[test]
-fn keys_that_are_not_ours_are_tolerated() {
+fn unknown_keys_are_tolerated() {
     on_host(|network| {
         let pod = network.host.pod();
         let mut config = network.with("ipMasq", false);
@@ -218,7 +218,7 @@ fn keys_that_are_not_ours_are_tolerated() {
 }
 
 #[test]
-fn a_subnet_that_another_link_is_in() {
+fn a_subnet_that_overlaps_another_links() {
     on_host(|network| {
         network.host.ip("link add near type veth peer name far");
         network.host.ip("address add 10.99.0.200/28 dev near");
@@ -234,7 +234,7 @@ fn a_subnet_that_another_link_is_in() {
 }
 
 #[test]
-fn a_subnet_of_which_the_bridge_has_a_pods_address() {
+fn a_bridge_with_a_pods_address_of_the_subnet() {
     on_host(|network| {
         network.host.ip("link add cbr0 type bridge");
         network.host.ip("address add 10.99.0.3/24 dev cbr0");
@@ -246,9 +246,9 @@ fn a_subnet_of_which_the_bridge_has_a_pods_address() {
     });
 }
 
-/// The name of a chain has 255 bytes at the most, a part of which is the plugin's own.
+/// The name of a chain has at most 255 bytes. The plugin adds a prefix.
 #[test]
-fn a_name_that_no_chain_can_bear_is_refused_with_the_configuration() {
+fn a_name_too_long_for_a_chain_is_refused_with_the_configuration() {
     on_host(|network| {
         let network = network.by(network.with("ipMasq", true));
         let named = |length: usize| network.with("name", "n".repeat(length));

@@ -1,4 +1,4 @@
-//! Somebody gives the bridge another MAC under its pods: network managers do.
+//! The bridge gets another MAC while pods are attached, as network managers do.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::{Attached, GATEWAY, Network, on_host};
 const GATEWAY_V6: &str = "fd00:99::1";
 const NEW_MAC: &str = "02:00:00:00:11:22";
 
-/// Two pods of both families.
+/// Two dual-stack pods.
 #[track_caller]
 fn with_pods(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {
     on_host(|network| {
@@ -24,7 +24,7 @@ fn with_pods(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {
     });
 }
 
-/// What a pod has in its neighbor table for an address.
+/// The MAC of an address in a pod's neighbor table.
 #[track_caller]
 fn neighbor(attached: &Attached, address: &str) -> String {
     let found = attached.pod.ip(&format!("neighbour show {address}"));
@@ -46,16 +46,17 @@ fn the_gateway_answers_with_the_mac_that_the_bridge_has() {
     });
 }
 
-/// RFC 826 and RFC 4861, section 7.2.6: a host that changes its MAC may tell its neighbors.
+/// RFC 826 and RFC 4861, section 7.2.6: a host that changes its MAC may announce it to its
+/// neighbors.
 #[test]
-fn pods_that_know_the_gateway_are_told_of_its_new_mac() {
+fn pods_learn_the_new_mac_of_a_known_gateway() {
     with_pods(|network, [one, two]| {
         for pod in [one, two] {
             for gateway in [GATEWAY, GATEWAY_V6] {
                 assert!(pod.pod.ping(gateway, 1).status.success(), "{gateway}");
             }
         }
-        // An entry is not overridden in its first second (`locktime`).
+        // The kernel does not override an entry in its first second (`locktime`).
         std::thread::sleep(Duration::from_millis(1100));
         network.host.ip(&format!("link set cbr0 address {NEW_MAC}"));
         for pod in [one, two] {
@@ -67,9 +68,9 @@ fn pods_that_know_the_gateway_are_told_of_its_new_mac() {
     });
 }
 
-/// Pods that address each other by the gateway, as those with a route of /32 do.
+/// Pods that reach each other through the gateway, such as pods with a /32 route.
 #[test]
-fn routed_packets_are_delivered_directly_again() {
+fn routed_packets_are_forwarded_directly_again() {
     with_pods(|network, [one, two]| {
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a writable /proc");
         network.host.ip(&format!("link set cbr0 address {NEW_MAC}"));
@@ -77,7 +78,7 @@ fn routed_packets_are_delivered_directly_again() {
             pod.pod.ip("neighbour flush all");
             pod.pod.ip(&format!("route replace {}/32 via {GATEWAY}", other.address()));
         }
-        // The first conversation goes by the node, and shows the programs the new MAC.
+        // The first flow passes the node, and shows the new MAC to the programs.
         assert!(one.pod.ping(two.address(), 3).status.success());
         let before = network.counters(one.address()).expect("an entry");
         assert!(one.pod.ping(two.address(), 3).status.success());

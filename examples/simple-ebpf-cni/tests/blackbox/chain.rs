@@ -1,4 +1,5 @@
-//! Plugins of others after ours in one list, run by the library's runtime: Debian's `portmap`, `tuning` and `bandwidth`.
+//! Plugins of other projects after this one in a list, run by the library's runtime: Debian's
+//! `portmap`, `tuning` and `bandwidth`.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,26 +13,26 @@ use serde_json::{Value, json};
 
 use crate::support::{Attached, GATEWAY, NAME, Network, bin, on_host};
 
-/// Where Debian has its plugins.
+/// Debian's directory of plugins.
 const PEERS: &str = "/usr/lib/cni";
 
-/// What `tuning` is told to set.
+/// The settings for `tuning`.
 const MAC: &str = "02:00:5e:00:53:17";
 const MTU: u32 = 1400;
 const SOMAXCONN: &str = "321";
 
-/// The port of a pod that is published, and as what.
+/// The published port of a pod: inside, and on the host.
 const POD_PORT: u16 = 8080;
 const HOST_PORT: u16 = 30_080;
 
-/// What Debian's `portmap` says of every pod without an IPv6 address on CHECK. See
+/// Part of the error of Debian's `portmap` at CHECK, for every pod without an IPv6 address. See
 /// [plugins#819](https://github.com/containernetworking/plugins/issues/819).
 const PORTMAP_819: &str = "could not check ipv6 dnat";
 
-/// How long a connection may take. One that nobody answers takes all of it.
+/// Time limit of a connection. A connection without an answer takes all of it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A list of plugins, and the runtime that calls them.
+/// A list of plugins, with the runtime that calls them.
 struct Chain<'n> {
     network: &'n Network<'n>,
     list: NetworkConfigList,
@@ -49,7 +50,7 @@ impl<'n> Chain<'n> {
         Self { network, list: NetworkConfigList::parse(list.to_string()).expect("the list is valid"), runtime }
     }
 
-    /// Attaches a pod, has all plugins check it, does what the test is about, and detaches it.
+    /// Attaches a pod, runs CHECK of all plugins and the test, and detaches the pod.
     #[track_caller]
     fn with_pod(&self, test: impl FnOnce(&Pod, &AddResult)) {
         let pod = self.network.host.pod();
@@ -60,7 +61,7 @@ impl<'n> Chain<'n> {
                 .with_capability("portMappings", publish);
         let result = self.runtime.add(&self.list, &parameters).unwrap_or_else(|error| panic!("ADD: {error}"));
         let check = || match self.runtime.check(&self.list, &parameters) {
-            // It is asked after ours, which thus has found no fault.
+            // `portmap` runs after this plugin, which has thus found no fault.
             Err(error) if error.to_string().contains(PORTMAP_819) => {}
             checked => checked.unwrap_or_else(|error| panic!("CHECK: {error}")),
         };
@@ -75,8 +76,8 @@ impl<'n> Chain<'n> {
     }
 }
 
-/// The configuration of a network whose pods may change their MACs.
-fn trusting(network: &Network) -> Value {
+/// A configuration that lets pods change their MACs.
+fn without_spoof_check(network: &Network) -> Value {
     network.with("spoofCheck", false)
 }
 
@@ -88,11 +89,12 @@ struct Server {
 impl Server {
     fn start(pod: &Pod) -> Self {
         let listener = pod.enter(|| TcpListener::bind(("0.0.0.0", POD_PORT)).expect("the pod has a free port"));
-        listener.set_nonblocking(true).expect("a socket can be told not to block");
+        listener.set_nonblocking(true).expect("a socket can be nonblocking");
         Self { listener }
     }
 
-    /// Connects from the calling thread's namespace to an address, and has the server say a word over that connection.
+    /// Connects from the calling thread's namespace to an address. The server sends a word over
+    /// that connection.
     fn answers_at(&self, address: &str) -> io::Result<()> {
         let address: SocketAddr = address.parse().expect("an address with a port");
         let mut client = TcpStream::connect_timeout(&address, PATIENCE)?;
@@ -122,23 +124,23 @@ fn installed(plugins: &[&str]) -> bool {
     plugins.iter().all(|plugin| tool(&format!("{PEERS}/{plugin}")))
 }
 
-/// Gives the host an uplink, `192.0.2.1`, and a machine behind it.
-fn outsider(network: &Network) -> Pod {
-    let outsider = network.host.pod();
+/// Adds an uplink to the host, `192.0.2.1`, and a machine behind it.
+fn outside_machine(network: &Network) -> Pod {
+    let outside_machine = network.host.pod();
     ["link up0 ", "address up0 ", "route 192.0.2.0/24 "].into_iter().for_each(|line| network.host.keep(line));
-    network.host.ip(&format!("link add up0 type veth peer name eth0 netns {}", outsider.netns().display()));
+    network.host.ip(&format!("link add up0 type veth peer name eth0 netns {}", outside_machine.netns().display()));
     network.host.ip("address add 192.0.2.1/24 dev up0");
     network.host.ip("link set up0 up");
-    outsider.ip("address add 192.0.2.2/24 dev eth0");
-    outsider.ip("link set eth0 up");
-    // Of this thread's network namespace, which is the test's.
+    outside_machine.ip("address add 192.0.2.2/24 dev eth0");
+    outside_machine.ip("link set eth0 up");
+    // The setting of this thread's network namespace, which belongs to the test.
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("the host is the test's");
-    outsider
+    outside_machine
 }
 
-/// The published port answers the host itself, another pod, and who comes from outside.
+/// The published port answers the host, another pod, and a machine outside.
 #[track_caller]
-fn assert_published(pod: &Pod, other: &Attached, outsider: &Pod) {
+fn assert_published(pod: &Pod, other: &Attached, outside_machine: &Pod) {
     let server = Server::start(pod);
     for address in ["192.0.2.1", GATEWAY] {
         let address = format!("{address}:{HOST_PORT}");
@@ -146,19 +148,20 @@ fn assert_published(pod: &Pod, other: &Attached, outsider: &Pod) {
         let reached = other.pod.enter(|| server.answers_at(&address));
         reached.unwrap_or_else(|error| panic!("another pod at {address}: {error}"));
     }
-    let reached = outsider.enter(|| server.answers_at(&format!("192.0.2.1:{HOST_PORT}")));
-    reached.unwrap_or_else(|error| panic!("an outsider: {error}"));
+    let reached = outside_machine.enter(|| server.answers_at(&format!("192.0.2.1:{HOST_PORT}")));
+    reached.unwrap_or_else(|error| panic!("a machine outside: {error}"));
 }
 
-/// The host itself refuses a connection to the port: a rule that was left would lead it to where nobody is.
+/// The host refuses a connection to the port. A leftover rule would translate it to an unused
+/// address.
 #[track_caller]
 fn assert_unpublished() {
     let address = SocketAddr::from(([192, 0, 2, 1], HOST_PORT));
-    let error = TcpStream::connect_timeout(&address, PATIENCE).expect_err("nobody listens");
+    let error = TcpStream::connect_timeout(&address, PATIENCE).expect_err("no process listens");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
 }
 
-/// The pod's interface and its namespace are as `tuning` was told, and the pod is reached as before.
+/// The pod's interface and namespace have the settings of `tuning`, and the pod is reachable.
 #[track_caller]
 fn assert_tuned(pod: &Pod, result: &AddResult, other: &Attached) {
     let link = pod.link("eth0").expect("the pod has an interface");
@@ -177,10 +180,10 @@ fn portmap_publishes_a_port_until_del() {
         return;
     }
     on_host(|network| {
-        let (outsider, other) = (outsider(network), network.attach("other"));
+        let (outside_machine, other) = (outside_machine(network), network.attach("other"));
         Chain::new(network, &network.config, &[portmap()]).with_pod(|pod, result| {
-            assert_eq!(result.interfaces.len(), 3, "portmap passes on what it is given");
-            assert_published(pod, &other, &outsider);
+            assert_eq!(result.interfaces.len(), 3, "portmap returns its prevResult");
+            assert_published(pod, &other, &outside_machine);
         });
         assert_unpublished();
         network.detach(&other);
@@ -194,14 +197,15 @@ fn tuning_changes_mac_mtu_and_sysctl() {
     }
     on_host(|network| {
         let other = network.attach("other");
-        Chain::new(network, &trusting(network), &[tuning()]).with_pod(|pod, result| assert_tuned(pod, result, &other));
+        Chain::new(network, &without_spoof_check(network), &[tuning()])
+            .with_pod(|pod, result| assert_tuned(pod, result, &other));
         network.detach(&other);
     });
 }
 
-/// Who holds pods to their MACs and has them changed by the next plugin is told.
+/// CHECK reports a MAC that the next plugin changed, if the spoof check applies to it.
 #[test]
-fn check_names_a_mac_that_tuning_changed_and_the_port_is_not_told() {
+fn check_names_a_mac_that_tuning_changed_without_the_port() {
     if !installed(&["tuning"]) {
         return;
     }
@@ -225,11 +229,11 @@ fn tuning_and_portmap_in_one_list() {
         return;
     }
     on_host(|network| {
-        let (outsider, other) = (outsider(network), network.attach("other"));
+        let (outside_machine, other) = (outside_machine(network), network.attach("other"));
         for after in [[tuning(), portmap()], [portmap(), tuning()]] {
-            Chain::new(network, &trusting(network), &after).with_pod(|pod, result| {
+            Chain::new(network, &without_spoof_check(network), &after).with_pod(|pod, result| {
                 assert_tuned(pod, result, &other);
-                assert_published(pod, &other, &outsider);
+                assert_published(pod, &other, &outside_machine);
             });
             assert_unpublished();
         }
@@ -237,10 +241,12 @@ fn tuning_and_portmap_in_one_list() {
     });
 }
 
-/// A pod whose traffic is shaped: the plugin is told of it by the same capability, and leaves the queue to it.
+/// A pod with shaped traffic. The plugin receives the same capability, and leaves packets to the
+/// queueing discipline.
 #[test]
-fn bandwidth_is_felt_in_both_directions() {
-    /// A mebibyte in bits, and how long a mebibyte and a half takes that starts with a burst of an eighth.
+fn bandwidth_limits_both_directions() {
+    /// A mebibyte per second in bits, and the time for one and a half mebibytes after a burst of an
+    /// eighth.
     const RATE: u64 = 8 << 20;
     const AMOUNT: usize = 3 << 19;
     const LEAST: Duration = Duration::from_millis(1200);
@@ -275,7 +281,7 @@ fn bandwidth_is_felt_in_both_directions() {
     });
 }
 
-/// How long so many bytes take from one pod to the other, to the last.
+/// The time for this number of bytes from one pod to the other.
 #[track_caller]
 fn transfer(from: &Pod, to: &Pod, target: &str, amount: usize) -> Duration {
     let listener = to.enter(|| TcpListener::bind(("0.0.0.0", 0)).expect("a pod has free ports"));

@@ -1,4 +1,4 @@
-//! CHECK: silent while all is well, and telling of what is not.
+//! CHECK: silent without a difference, and an error that names a difference.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::{Attached, DATA_DIR, Network, code, on_host};
 
-/// Attaches a pod, tampers with it and expects CHECK to name `difference`.
+/// Attaches a pod, changes something, and expects CHECK to name `difference`.
 #[track_caller]
 fn check_names(difference: impl Fn(&Attached) -> String + Sync, tamper: impl Fn(&Network, &Attached) + Sync) {
     on_host(|network| {
@@ -23,7 +23,7 @@ fn check_names(difference: impl Fn(&Attached) -> String + Sync, tamper: impl Fn(
 }
 
 #[test]
-fn check_is_silent_while_all_is_well() {
+fn check_is_silent_without_a_difference() {
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
         one.pod.ping(two.address(), 3);
@@ -60,7 +60,7 @@ fn check_names_a_link_that_is_down() {
 
 #[test]
 fn check_names_a_pod_end_that_is_down() {
-    // The route goes with the link; the link is what has to be named.
+    // The route disappears with the link. CHECK must name the link.
     check_names(|_| "eth0 is down".to_owned(), |_, one| drop(one.pod.ip("link set eth0 down")));
 }
 
@@ -96,11 +96,11 @@ fn check_names_a_port_without_the_block() {
 }
 
 #[test]
-fn check_names_a_map_row_that_was_removed() {
+fn check_names_a_map_entry_that_was_removed() {
     for map in ["pkt_count", "pod_ifindex"] {
         check_names(
             |one| format!("{map} has no row for {}", one.address()),
-            |network, one| network.remove_row(map, one.address()),
+            |network, one| network.remove_entry(map, one.address()),
         );
     }
 }
@@ -109,7 +109,7 @@ fn check_names_a_map_row_that_was_removed() {
 fn check_names_a_lease_that_was_removed() {
     on_host(|network| {
         let one = network.attach("one");
-        // Moved and not written anew: the lease is one file under several names.
+        // Moved, not written again: the lease is one file with several names.
         let elsewhere = Path::new(DATA_DIR).join("elsewhere");
         fs::rename(network.lease("one"), &elsewhere).unwrap();
         let message = network.check(&one).error(code::DIFFERS);
@@ -121,7 +121,7 @@ fn check_names_a_lease_that_was_removed() {
 }
 
 #[test]
-fn check_names_an_address_that_prev_result_has_otherwise() {
+fn check_names_an_address_that_differs_from_prev_result() {
     on_host(|network| {
         let mut one = network.attach("one");
         one.result["ips"][0]["address"] = json!("10.99.0.77/24");
@@ -132,7 +132,7 @@ fn check_names_an_address_that_prev_result_has_otherwise() {
 }
 
 #[test]
-fn check_wants_a_prev_result() {
+fn check_requires_a_prev_result() {
     on_host(|network| {
         let one = network.attach("one");
         let message = network.call("CHECK", "one", &one.pod).error(7);
@@ -141,11 +141,12 @@ fn check_wants_a_prev_result() {
     });
 }
 
-/// A later plugin of a chain may add what it likes, and set what ours has not promised to keep.
+/// A later plugin of a chain may add objects, and change values that this plugin does not
+/// guarantee.
 #[test]
-fn check_tolerates_what_others_add() {
+fn check_tolerates_additions_of_other_plugins() {
     on_host(|network| {
-        // The first version whose results tell the MTU.
+        // The first version with the MTU in its results.
         let config = network.with("cniVersion", "1.1.0");
         let network = &Network { host: network.host, plugin: network.plugin.clone(), config };
         let one = network.attach("one");

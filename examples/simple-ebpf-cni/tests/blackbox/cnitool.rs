@@ -1,4 +1,5 @@
-//! The reference library as the runtime: its command `cnitool`, with the cache and the configuration of its own.
+//! The reference library as the runtime: its command `cnitool`, with its own cache and
+//! configuration.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{NAME, Network, bin, on_host};
 
-/// `cnitool` with a network of one plugin, ours.
+/// `cnitool` with a network of this plugin alone.
 struct CniTool {
     program: PathBuf,
     configs: PathBuf,
@@ -71,11 +72,12 @@ fn cnitool_attaches_checks_and_detaches() {
 }
 
 #[test]
-fn cnitool_collects_what_it_remembers_and_nothing_else() {
+fn cnitool_removes_its_own_attachments_and_no_others() {
     let Some(program) = cnitool() else { return };
     on_host(|network| {
         let cnitool = CniTool::new(&program, network);
-        // One that another runtime attached: cnitool says nothing of it, and a missing list condemns nobody.
+        // An attachment of another runtime. `cnitool` passes no list, and a missing list removes
+        // nothing.
         let other = network.attach("other");
         let pod = network.host.pod();
         cnitool.add(&pod);
@@ -89,11 +91,11 @@ fn cnitool_collects_what_it_remembers_and_nothing_else() {
 }
 
 #[test]
-fn cnitool_is_told_of_an_exhausted_pool() {
+fn cnitool_receives_the_error_of_an_exhausted_pool() {
     let Some(program) = cnitool() else { return };
     on_host(|network| {
         network.host.keep("route 10.99.0.0/30 ");
-        // Of two addresses the gateway has one.
+        // The gateway has one of the two addresses.
         let config = network.with("subnet", "10.99.0.0/30");
         let cnitool = CniTool::new(&program, &Network { host: network.host, plugin: network.plugin.clone(), config });
         let (one, two) = (network.host.pod(), network.host.pod());

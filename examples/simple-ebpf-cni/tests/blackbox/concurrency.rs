@@ -1,4 +1,4 @@
-//! Many at once: no address twice, no network twice, and nothing left when they are gone.
+//! Parallel calls: one network, unique addresses, and no leftovers.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
@@ -10,7 +10,7 @@ use crate::support::{Network, on_host};
 
 const PODS: usize = 16;
 
-/// Calls a verb on each pod, all at the same time. Threads of the host's thread live in its namespaces.
+/// Calls a verb on each pod, all in parallel. Threads of the host's thread run in its namespaces.
 fn all_at_once(network: &Network, verb: &str, pods: &[Pod]) -> Vec<Value> {
     let call = |(number, pod)| network.plugin.on(verb, &network.config, &format!("pod-{number}"), pod);
     let calls: Vec<_> = pods.iter().enumerate().map(call).collect();
@@ -32,9 +32,9 @@ fn all_at_once(network: &Network, verb: &str, pods: &[Pod]) -> Vec<Value> {
     })
 }
 
-/// The very first ADDs of a network, which all find nothing there: bridge, programs, pins and leases are made once.
+/// The first ADDs of a network find nothing. They create bridge, programs, pins and leases once.
 #[test]
-fn parallel_adds_make_one_network_and_no_address_twice() {
+fn parallel_adds_create_one_network_and_unique_addresses() {
     on_host(|network| {
         let pods: Vec<_> = (0..PODS).map(|_| network.host.pod()).collect();
         let results = all_at_once(network, "ADD", &pods);
@@ -70,9 +70,9 @@ fn parallel_dels_of_one_attachment_all_succeed() {
     });
 }
 
-/// A runtime may not do so, but one that was restarted does not know of the call that is still under way.
+/// A runtime must not do this, but a restarted runtime does not know about the running call.
 #[test]
-fn parallel_adds_of_one_attachment_make_one() {
+fn parallel_adds_of_one_attachment_create_one() {
     on_host(|network| {
         for _ in 0..5 {
             let pod = network.host.pod();
@@ -91,9 +91,9 @@ fn parallel_adds_of_one_attachment_make_one() {
     });
 }
 
-/// Each names the default bridge, which serves one of them.
+/// Each network names the default bridge, which serves one of them.
 #[test]
-fn of_two_networks_that_race_for_a_bridge_one_gets_it() {
+fn of_two_networks_that_race_for_a_bridge_one_claims_it() {
     on_host(|network| {
         for line in ["pin /sys/fs/bpf/", "file /var/lib/cni/simple-ebpf-cni/", "route 10.98.0.0/24 "] {
             network.host.keep(line);

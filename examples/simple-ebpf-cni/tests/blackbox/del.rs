@@ -1,4 +1,4 @@
-//! DEL: it succeeds with what it is given, as often as it is called.
+//! DEL: succeeds with incomplete input, and repeatedly.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use cnikit_testbed::{Invocation, Namespace};
 
 use crate::support::{Network, on_host};
 
-/// Attaches a pod, changes the DEL, and expects that it does all there is to do. A second one has nothing to do.
+/// Attaches a pod, changes the DEL, and expects a complete removal. A second DEL finds nothing.
 #[track_caller]
 fn del_with(change: impl Fn(&Network, Invocation) -> Invocation + Sync) {
     on_host(|network| {
@@ -37,17 +37,17 @@ fn del_needs_no_namespace() {
 }
 
 #[test]
-fn del_takes_an_empty_namespace() {
+fn del_accepts_an_empty_namespace() {
     del_with(|_, del| del.env("CNI_NETNS", ""));
 }
 
 #[test]
-fn del_takes_a_namespace_that_is_gone() {
+fn del_accepts_a_deleted_namespace() {
     del_with(|_, del| del.env("CNI_NETNS", "/run/netns/gone"));
 }
 
 #[test]
-fn del_takes_a_path_that_is_no_namespace() {
+fn del_accepts_a_path_that_is_not_a_namespace() {
     del_with(|network, del| {
         let file = network.host.scratch().join("file");
         fs::write(&file, "no namespace").unwrap();
@@ -55,9 +55,9 @@ fn del_takes_a_path_that_is_no_namespace() {
     });
 }
 
-/// After a reboot the old path may lead to another pod.
+/// After a reboot, the old path may belong to another pod.
 #[test]
-fn del_spares_a_namespace_that_is_another_pods_by_now() {
+fn del_spares_a_namespace_that_now_belongs_to_another_pod() {
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
         let del = network.plugin.on("DEL", &network.config, "one", &two.pod);
@@ -69,7 +69,7 @@ fn del_spares_a_namespace_that_is_another_pods_by_now() {
 }
 
 #[test]
-fn del_takes_a_prev_result() {
+fn del_accepts_a_prev_result() {
     on_host(|network| {
         let one = network.attach("one");
         let config = network.with("prevResult", one.result.clone());
@@ -79,7 +79,7 @@ fn del_takes_a_prev_result() {
 }
 
 #[test]
-fn del_of_what_never_was_is_a_success() {
+fn del_of_an_unknown_attachment_succeeds() {
     on_host(|network| {
         let pod = network.host.pod();
         let before = network.footprint();
@@ -89,7 +89,7 @@ fn del_of_what_never_was_is_a_success() {
 }
 
 #[test]
-fn del_after_the_pod_is_gone_frees_the_rest() {
+fn del_after_the_end_of_the_pod_removes_the_rest() {
     on_host(|network| {
         let one = network.attach("one");
         let address = one.address().to_owned();
@@ -103,7 +103,7 @@ fn del_after_the_pod_is_gone_frees_the_rest() {
 }
 
 #[test]
-fn del_works_with_a_pool_that_has_gone_bad() {
+fn del_works_with_an_invalid_pool() {
     on_host(|network| {
         let one = network.attach("one");
         let config = network.with("subnet", "10.99.0.7/24");
@@ -136,7 +136,7 @@ fn del_works_without_the_bridge() {
 }
 
 #[test]
-fn del_takes_a_container_id_that_no_lease_can_have() {
+fn del_of_a_container_id_too_long_for_a_lease() {
     on_host(|network| {
         let pod = network.attach("one");
         let long = "c".repeat(260);

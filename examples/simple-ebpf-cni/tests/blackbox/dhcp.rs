@@ -11,7 +11,7 @@ use crate::support::{Network, on_host};
 
 const PLUGIN: &str = "/usr/lib/cni/dhcp";
 
-/// How long a daemon may take to be ready, or a message to arrive.
+/// Time limit for the start of a daemon, or the arrival of a message.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A server of three addresses on the bridge, and the plugin's daemon.
@@ -49,7 +49,7 @@ impl<'n> Dhcp<'n> {
         self.network.plugin.clone().beside("/usr/lib/cni").on(verb, &self.config, container, pod).run()
     }
 
-    /// How many addresses the server holds, by its file: a line for each.
+    /// The number of addresses that the server holds: the lines of its lease file.
     fn held(&self) -> usize {
         fs::read_to_string(&self.leases).expect("the server's file").lines().count()
     }
@@ -61,13 +61,13 @@ impl<'n> Dhcp<'n> {
 }
 
 #[test]
-fn the_server_has_its_address_back_after_del_and_after_a_failed_add() {
+fn the_server_gets_its_address_back_after_del_and_after_a_failed_add() {
     if !tool("dnsmasq") || !tool(PLUGIN) {
         return;
     }
     on_host(|network| {
         let dhcp = Dhcp::start(network);
-        // More pods than there are addresses, one after the other; each has a MAC of its own.
+        // More pods than addresses, one after the other. Each has its own MAC.
         for container in ["one", "two", "three", "four"] {
             let pod = network.host.pod();
             dhcp.call("ADD", container, &pod).result();
@@ -77,7 +77,8 @@ fn the_server_has_its_address_back_after_del_and_after_a_failed_add() {
             dhcp.holds(0);
         }
 
-        // The gateway cannot be taken any more, which shows when the address is there.
+        // The bridge cannot get the gateway's address. ADD notices this after it has the pod's
+        // address.
         let (host, pod) = (network.host, network.host.pod());
         host.ip("address del 10.99.0.7/24 dev cbr0");
         host.ip("link add other type bridge");

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Network, code, on_host};
 
-/// Attaches two pods by a configuration with these subnets, lets the test have them with their results, and detaches them.
+/// Attaches two pods with these subnets, runs the test with their results, and detaches them.
 #[track_caller]
 fn with_two_pods(subnets: Value, test: impl FnOnce(&Network, &Value, [(&Pod, &Value); 2]) + Send) {
     on_host(|network| {
@@ -26,18 +26,18 @@ fn with_two_pods(subnets: Value, test: impl FnOnce(&Network, &Value, [(&Pod, &Va
 }
 
 #[test]
-fn ipv6_alone_is_counted_and_delivered_directly() {
+fn ipv6_alone_is_counted_and_forwarded_directly() {
     with_two_pods(json!(["fd00:99::/64"]), |network, _, [(one, result), (_, other)]| {
         assert_eq!(result["ips"][0]["address"], "fd00:99::2/64");
         assert_eq!(result["ips"][0]["gateway"], "fd00:99::1");
         assert_eq!(result["routes"], json!([{ "dst": "::/0", "gw": "fd00:99::1" }]));
         assert_eq!(other["ips"][0]["address"], "fd00:99::3/64");
 
-        // At once: nobody waits for duplicates to be found.
+        // At once: there is no wait for duplicate address detection.
         assert!(one.ping("fd00:99::3", 5).status.success());
-        let counted = network.counters("fd00:99::2").expect("a row");
+        let counted = network.counters("fd00:99::2").expect("an entry");
         assert_eq!((counted.tx_packets, counted.tx_direct, counted.rx_direct), (5, 5, 5));
-        // Beside the answers to its pings it got one to the question who its neighbour is.
+        // Beside the echo replies, the pod received one neighbor advertisement.
         assert_eq!(counted.rx_packets, 6);
         assert!(one.ping("fd00:99::1", 5).status.success(), "the gateway");
         let from_host = network.host.ping("fd00:99::2", 3);
@@ -46,7 +46,7 @@ fn ipv6_alone_is_counted_and_delivered_directly() {
 }
 
 #[test]
-fn a_pod_of_both_families_reaches_others_by_both() {
+fn a_dual_stack_pod_reaches_others_over_both_families() {
     with_two_pods(json!(["10.99.0.0/24", "fd00:99::/64"]), |network, config, [(one, result), _]| {
         assert_eq!(result["ips"][0]["address"], "10.99.0.2/24");
         assert_eq!(result["ips"][1]["address"], "fd00:99::2/64");
@@ -54,7 +54,7 @@ fn a_pod_of_both_families_reaches_others_by_both() {
         assert_eq!(result["routes"], ways);
         for (target, own) in [("10.99.0.3", "10.99.0.2"), ("fd00:99::3", "fd00:99::2")] {
             assert!(one.ping(target, 5).status.success(), "{target}");
-            assert_eq!(network.counters(own).expect("a row").tx_direct, 5, "{target}");
+            assert_eq!(network.counters(own).expect("an entry").tx_direct, 5, "{target}");
         }
         let mut with_result = config.clone();
         with_result["prevResult"] = result.clone();
@@ -66,14 +66,14 @@ fn a_pod_of_both_families_reaches_others_by_both() {
 }
 
 #[test]
-fn a_pod_with_ipv6_looks_for_no_routers() {
+fn a_pod_with_ipv6_sends_no_router_solicitations() {
     with_two_pods(json!(["10.99.0.0/24", "fd00:99::/64"]), |_, _, [(one, _), _]| {
         let read = |setting: &str| one.command("cat").arg(format!("/proc/sys/net/ipv6/conf/eth0/{setting}")).run();
         assert_eq!((read("accept_ra").trim(), read("accept_dad").trim()), ("0", "0"));
     });
 }
 
-/// What nobody asked for nobody guards: no policy, no address plan knows of it.
+/// No policy and no address plan covers an address that the operator did not configure.
 #[test]
 fn a_pod_without_ipv6_subnets_has_no_ipv6_address() {
     on_host(|network| {
@@ -85,7 +85,7 @@ fn a_pod_without_ipv6_subnets_has_no_ipv6_address() {
 }
 
 #[test]
-fn ipv6_is_switched_on_where_the_runtime_switched_it_off() {
+fn ipv6_is_enabled_if_the_runtime_disabled_it() {
     on_host(|network| {
         network.host.keep("route fd00:99::/64");
         let mut config = network.config.clone();
@@ -98,9 +98,9 @@ fn ipv6_is_switched_on_where_the_runtime_switched_it_off() {
     });
 }
 
-/// RFC 8950: the next hop of IPv4 may be a router that is known by its IPv6 address.
+/// RFC 8950: the next hop of an IPv4 route may be a router with an IPv6 address.
 #[test]
-fn an_ipv4_route_goes_by_the_ipv6_gateway_if_the_configuration_says_so() {
+fn an_ipv4_route_through_the_ipv6_gateway() {
     on_host(|network| {
         for line in ["route fd00:99::/64", "route fe80::/64"] {
             network.host.keep(line);

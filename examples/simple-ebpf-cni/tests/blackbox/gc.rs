@@ -1,4 +1,4 @@
-//! GC: what is not listed goes, what is listed stays, and without a list nothing goes.
+//! GC: removes unlisted attachments, keeps listed ones, and removes nothing without a list.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ fn valid(containers: &[&str]) -> Value {
 }
 
 #[test]
-fn gc_detaches_what_is_not_listed_and_spares_the_rest() {
+fn gc_detaches_unlisted_attachments_and_spares_the_rest() {
     on_host(|network| {
         let stays = network.attach("stays");
         let before = network.footprint();
@@ -39,7 +39,7 @@ fn gc_detaches_what_is_not_listed_and_spares_the_rest() {
     });
 }
 
-/// Between two deletions of one name, an ADD may create the pair anew.
+/// Between two deletions of one name, an ADD may create the pair again.
 #[test]
 fn gc_deletes_each_pair_once() {
     if !supervision() {
@@ -51,7 +51,7 @@ fn gc_deletes_each_pair_once() {
         let mut config = network.with("cniVersion", "1.1.0");
         config["cni.dev/valid-attachments"] = json!([]);
         let mut deletions = 0;
-        // RTM_DELLINK, by the plugin or by a process of its own.
+        // RTM_DELLINK, sent by the plugin or by its background process.
         let outcome = network.plugin.invocation("GC").config(&config).supervised(|call| {
             deletions += usize::from(call.to_string() == "sendto type 17");
             Ruling::Continue
@@ -75,7 +75,7 @@ fn gc_without_a_list_removes_nothing() {
 }
 
 #[test]
-fn gc_finds_links_and_rows_that_no_lease_leads_to() {
+fn gc_finds_links_and_entries_without_a_lease() {
     on_host(|network| {
         let pod = network.attach("stays");
         let before = network.footprint();
@@ -90,26 +90,26 @@ fn gc_finds_links_and_rows_that_no_lease_leads_to() {
 }
 
 #[test]
-fn gc_knows_whose_a_lease_is_that_cannot_be_read() {
+fn gc_knows_the_owner_of_an_unreadable_lease() {
     on_host(|network| {
         network.host.keep(&format!("file {DATA_DIR}/{NAME}/damaged/"));
         let [stays, goes] = ["stays", "goes"].map(|name| network.attach(name));
         fs::write(network.lease("goes"), "{").expect("the lease can be overwritten");
 
         gc(network, Some(valid(&["stays"]))).silent();
-        assert!(goes.pod.link("eth0").is_none(), "what is not listed was removed");
+        assert!(goes.pod.link("eth0").is_none(), "the unlisted attachment remains");
         assert_eq!(network.taken(), [stays.address().to_owned()].into());
 
         fs::write(network.lease("stays"), "{").expect("the lease can be overwritten");
         let message = gc(network, Some(valid(&["stays"]))).error(code::CORRUPT_LEASE);
         assert!(message.contains("stays@eth0.json"), "{message}");
-        assert!(stays.pod.link("eth0").is_some(), "what is listed stays");
+        assert!(stays.pod.link("eth0").is_some(), "the listed attachment was removed");
         network.detach(&stays);
     });
 }
 
 #[test]
-fn gc_leaves_other_peoples_ports_alone() {
+fn gc_keeps_foreign_ports() {
     on_host(|network| {
         let pod = network.attach("one");
         let names = ["veth0a1b2c3", "vethabcdefghijk", "tap-0123456789a"];
@@ -127,7 +127,7 @@ fn gc_leaves_other_peoples_ports_alone() {
 }
 
 #[test]
-fn gc_of_another_network_that_names_the_bridge_spares_its_pods() {
+fn gc_of_another_network_with_the_same_bridge_spares_its_pods() {
     on_host(|network| {
         let pod = network.attach("one");
         let before = network.footprint();
@@ -141,16 +141,16 @@ fn gc_of_another_network_that_names_the_bridge_spares_its_pods() {
 }
 
 #[test]
-fn gc_keeps_the_rows_of_valid_pods_whatever_became_of_their_bridge() {
+fn gc_keeps_the_entries_of_valid_pods_without_their_bridge() {
     on_host(|network| {
         let pod = network.attach("one");
-        let rows = network.rows();
+        let entries = network.map_entries();
         network.host.ip(&format!("link set {} nomaster", pod.host_veth()));
         gc(network, Some(valid(&["one"]))).silent();
-        network.rows().assert_unchanged(&rows, "GC with a port off the bridge");
+        network.map_entries().assert_unchanged(&entries, "GC with a port off the bridge");
         network.host.ip("link del cbr0");
         gc(network, Some(valid(&["one"]))).silent();
-        network.rows().assert_unchanged(&rows, "GC without the bridge");
+        network.map_entries().assert_unchanged(&entries, "GC without the bridge");
         network.detach(&pod);
     });
 }

@@ -1,4 +1,4 @@
-//! Hairpin ports: a bridge sends a frame back to the port that it came in by. That is for unicast alone.
+//! Hairpin ports: a bridge sends a frame back to its ingress port. Only unicast frames may return.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use cnikit_testbed::{Namespace, Pod};
 use crate::support::{Attached, GATEWAY, Network, on_host};
 
 #[track_caller]
-fn for_each_guard(test: impl Fn(&Network) + Send + Sync) {
-    for guard in [true, false] {
+fn with_and_without_spoof_check(test: impl Fn(&Network) + Send + Sync) {
+    for spoof_check in [true, false] {
         on_host(|network| {
-            let network = network.by(network.with("spoofCheck", guard));
+            let network = network.by(network.with("spoofCheck", spoof_check));
             test(&network);
         });
     }
@@ -25,14 +25,14 @@ fn mac(attached: &Attached) -> [u8; 6] {
 
 /// IEEE 802.1D, section 7.7.1.
 #[test]
-fn a_pod_does_not_hear_its_own_broadcasts_and_multicasts() {
-    for_each_guard(|network| {
+fn a_pod_does_not_receive_its_own_broadcasts_and_multicasts() {
+    with_and_without_spoof_check(|network| {
         let [one, two] = ["one", "two"].map(|container| network.attach(container));
         let own = mac(&one);
         let hear = |pod: &Pod| pod.enter(Ear::open).expect("a socket");
         let (back, elsewhere) = (hear(&one.pod), hear(&two.pod));
         for group in [[0xff; 6], [0x33, 0x33, 0, 0, 0, 1], [0x01, 0x00, 0x5e, 0, 0, 0xfb]] {
-            // An ethertype for experiments: IEEE 802, section 9.2.3. No kernel sends it by itself.
+            // An Ethertype for experiments: IEEE 802, section 9.2.3. No kernel sends it.
             let frame = [&group[..], &own, &[0x88, 0xb5], &[0; 46]].concat();
             one.pod.enter(|| raw::send(&frame)).expect("sent");
         }
@@ -43,10 +43,10 @@ fn a_pod_does_not_hear_its_own_broadcasts_and_multicasts() {
     });
 }
 
-/// RFC 4862, without the nonce of RFC 7527 by which newer systems know their own probes.
+/// RFC 4862, without the nonce of RFC 7527 that lets newer systems recognize their own probes.
 #[test]
 fn duplicate_address_detection_of_an_old_system_finds_no_duplicate() {
-    for_each_guard(|network| {
+    with_and_without_spoof_check(|network| {
         let one = network.attach("one");
         let settings = "enhanced_dad=0 accept_dad=1 disable_ipv6=0";
         for setting in settings.split(' ') {
@@ -54,7 +54,7 @@ fn duplicate_address_detection_of_an_old_system_finds_no_duplicate() {
         }
         one.pod.command("sysctl").words("-q -w net.ipv6.conf.all.enhanced_dad=0").run();
         one.pod.ip("address add fd00:5::5/64 dev eth0");
-        // Detection takes a second, and up to one more before it begins.
+        // Detection takes one second, and up to one more second before it begins.
         cnikit_testbed::eventually("the end of the detection", Duration::from_secs(5), || {
             !one.pod.ip("-6 address show dev eth0 scope global").to_string().contains("\"tentative\":true")
         });
@@ -64,9 +64,10 @@ fn duplicate_address_detection_of_an_old_system_finds_no_duplicate() {
     });
 }
 
-/// A virtual machine that has the pod's address, behind a bridge in the pod: KubeVirt, containerlab and others make these.
+/// A virtual machine with the pod's address, behind a bridge in the pod, as KubeVirt and
+/// containerlab create.
 #[test]
-fn a_machine_behind_a_bridge_in_the_pod_is_reached() {
+fn a_machine_behind_a_bridge_in_the_pod_is_reachable() {
     on_host(|network| {
         let network = network.by(network.with("spoofCheck", false));
         let [one, two] = ["one", "two"].map(|container| network.attach(container));
@@ -89,8 +90,8 @@ fn a_machine_behind_a_bridge_in_the_pod_is_reached() {
             machine.ip(&format!("address add {}/24 dev eth0", one.address()));
             two.pod.ip("neighbour flush all");
             network.host.ip("neighbour flush all");
-            // A bridge serves a port as soon as its carrier is noted.
-            cnikit_testbed::eventually("an answer to the machine", Duration::from_secs(5), || {
+            // A bridge serves a port as soon as it has noticed the carrier.
+            cnikit_testbed::eventually("the reply to the machine", Duration::from_secs(5), || {
                 machine.ping(GATEWAY, 1).status.success()
             });
             assert!(machine.ping(two.address(), 3).status.success(), "the machine to a pod, own MAC {own_mac}");

@@ -1,5 +1,5 @@
-//! Calls that see another BPF file system: pods with TCX links, pods with addresses of another plugin, and first ADDs at
-//! the same time.
+//! Calls that see another BPF file system: pods with TCX links, pods with addresses of another
+//! plugin, and parallel first ADDs.
 
 use std::fs;
 use std::path::Path;
@@ -9,13 +9,13 @@ use cnikit_testbed::{Namespace as _, kernel};
 use serde_json::json;
 
 use crate::pins::{Elsewhere, PINS, assert_direct, assert_whole, map_id, with_two_pods};
-use crate::restore::can_spoof;
+use crate::resync::can_spoof;
 use crate::support::{Attached, Network, on_host};
 use crate::upgrade::make_foreign;
 
-/// The programs on the ports of pods with TCX links stay the only ones there.
+/// The programs on the ports of pods with TCX links stay the only programs there.
 #[test]
-fn links_of_tcx_that_are_pinned_elsewhere_are_kept_to() {
+fn tcx_links_pinned_elsewhere_stay_in_use() {
     if kernel() < (6, 6) {
         return;
     }
@@ -26,7 +26,7 @@ fn links_of_tcx_that_are_pinned_elsewhere_are_kept_to() {
         let index = u32::try_from(index).expect("an index");
         let attached = || {
             [Direction::Ingress, Direction::Egress]
-                .map(|way| TcxLink::attached(index, way).expect("it can be asked").len())
+                .map(|way| TcxLink::attached(index, way).expect("the links of the port").len())
         };
         assert_eq!(attached(), [1, 1]);
         for is_older in [false, true, false] {
@@ -47,7 +47,7 @@ fn links_of_tcx_that_are_pinned_elsewhere_are_kept_to() {
             network.detach(&last);
         }
         elsewhere.enter(|| by_links.detach(&linked));
-        // The pins of its links are swept by GC where they are.
+        // GC removes the pins of its links in the file system that has them.
         let (mut config, kept) = (network.with("cniVersion", "1.1.0"), [one, two]);
         config["cni.dev/valid-attachments"] =
             kept.map(|pod| json!({ "containerID": pod.container, "ifname": "eth0" })).to_vec().into();
@@ -78,9 +78,10 @@ fn pods_with_addresses_of_another_plugin_are_served_from_elsewhere() {
     });
 }
 
-/// Each of two mount namespaces loads programs and maps of its own. One set comes to run, and all pods are in its maps.
+/// Each of two mount namespaces loads its own programs and maps. One set runs in the end, and all
+/// pods are in its maps.
 #[test]
-fn first_adds_from_two_mount_namespaces_at_once_make_one_network() {
+fn parallel_first_adds_from_two_mount_namespaces_create_one_network() {
     on_host(|network| {
         let elsewhere = Elsewhere::new(network);
         let there = Network { host: network.host, plugin: elsewhere.plugin(network), config: network.config.clone() };
@@ -96,9 +97,9 @@ fn first_adds_from_two_mount_namespaces_at_once_make_one_network() {
                 let calls: Vec<_> = calls.map(|call| scope.spawn(move || attach(call))).collect();
                 calls.into_iter().map(|call| call.join().expect("ADD succeeds")).collect()
             });
-            // Before another ADD puts entries right.
+            // Before another ADD corrects entries.
             for (from, to) in pods.iter().zip(pods.iter().cycle().skip(1)) {
-                assert!(!can_spoof(from, to), "round {round}: {} is not held to its addresses", from.address());
+                assert!(!can_spoof(from, to), "round {round}: the spoof check does not apply to {}", from.address());
             }
             let (here, last) = (network.attach("here"), there.attach("there"));
             let pods: Vec<&Attached> = pods.iter().chain([&here, &last]).collect();

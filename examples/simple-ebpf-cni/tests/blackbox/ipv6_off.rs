@@ -1,4 +1,4 @@
-//! Nodes whose IPv6 is off, or cannot be set.
+//! Nodes with IPv6 disabled, or with read-only settings.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ fn dual_stack(network: &Network) -> Value {
     config
 }
 
-/// As an operator switches it off for a node.
+/// Disables IPv6 as an operator does for a node.
 fn switch_off() {
     for setting in [ALL_OFF, DEFAULT_OFF] {
         fs::write(setting, "1").expect("a kernel with IPv6");
@@ -42,7 +42,8 @@ fn freeze_settings(network: &Network) {
     }
 }
 
-/// Everybody who tells before an ADD fails does so; then the ADD fails for that reason and leaves nothing.
+/// Each check before an ADD reports the cause. Then the ADD fails with this cause and leaves
+/// nothing.
 #[track_caller]
 fn is_refused(network: &Network, config: &Value, words: &[&str]) {
     let before = network.footprint();
@@ -80,7 +81,7 @@ fn it_is_enabled_on_the_bridge_alone() {
         assert_eq!((setting("cbr0"), setting("other"), setting("default")), ("0".into(), "1".into(), "1".into()));
         network.plugin.on("DEL", &config, "one", &pod).run().silent();
 
-        // Switched off again under the network: the next ADD finds the bridge without its address.
+        // Disabled again on an existing network: the next ADD finds the bridge without its address.
         switch_off();
         assert_eq!(network.host.addresses("cbr0"), ["10.99.0.1/24"]);
         network.plugin.on("ADD", &config, "one", &pod).run().result();
@@ -91,7 +92,7 @@ fn it_is_enabled_on_the_bridge_alone() {
 }
 
 #[test]
-fn delegates_and_runtimes_may_give_the_addresses() {
+fn delegates_and_runtimes_may_assign_the_addresses() {
     on_host(|network| {
         switch_off();
         let plugin = network.plugin.clone().beside("/usr/lib/cni");
@@ -112,7 +113,7 @@ fn delegates_and_runtimes_may_give_the_addresses() {
     });
 }
 
-/// Linux has no IPv6 on links of less than 1,280 bytes (RFC 8200, section 5).
+/// Linux has no IPv6 on links with an MTU below 1,280 bytes (RFC 8200, section 5).
 #[test]
 fn an_mtu_that_is_too_small_is_named() {
     on_host(|network| {
@@ -138,7 +139,7 @@ fn an_mtu_that_is_too_small_is_named() {
 }
 
 #[test]
-fn a_network_of_ipv4_alone_needs_none() {
+fn an_ipv4_network_needs_no_ipv6() {
     on_host(|network| {
         switch_off();
         let pod = network.attach("one");
@@ -147,9 +148,9 @@ fn a_network_of_ipv4_alone_needs_none() {
     });
 }
 
-/// With `accept_ra` and an uplink in it, IPv6 would open the node to the link.
+/// With `accept_ra` and an uplink in the bridge, IPv6 would open the node to the link.
 #[test]
-fn a_bridge_that_was_there_before_is_its_owners() {
+fn an_existing_bridge_keeps_its_settings() {
     on_host(|network| {
         switch_off();
         network.host.ip("link add cbr0 type bridge");
@@ -165,7 +166,7 @@ fn a_bridge_that_was_there_before_is_its_owners() {
 }
 
 #[test]
-fn settings_that_cannot_be_written_are_told_of_before() {
+fn read_only_settings_are_reported_before_an_add() {
     on_host(|network| {
         let config = dual_stack(network);
         switch_off();
@@ -173,7 +174,7 @@ fn settings_that_cannot_be_written_are_told_of_before() {
         is_refused(network, &config, &["/proc/sys", "remount,rw"]);
         network.host.command("umount").arg("/proc/sys").run();
 
-        // The bridge has IPv6 now, and the pods' settings are still to be written.
+        // The bridge has IPv6 now. The plugin cannot write the settings of the pods.
         let pod = network.host.pod();
         network.plugin.on("ADD", &config, "one", &pod).run().result();
         network.plugin.on("DEL", &config, "one", &pod).run().silent();
@@ -184,18 +185,18 @@ fn settings_that_cannot_be_written_are_told_of_before() {
     });
 }
 
-/// `ipv6.disable=1`: the kernel has no such settings, and here no process sees them.
+/// `ipv6.disable=1`: the kernel has no such settings. Here no process sees them.
 #[test]
-fn a_kernel_without_ipv6_is_told_of_before() {
+fn a_kernel_without_ipv6_is_reported_before_an_add() {
     on_host(|network| {
         network.host.command("mount").words("-t tmpfs tmpfs /proc/sys/net/ipv6").run();
         is_refused(network, &dual_stack(network), &["the kernel has no IPv6", "ipv6.disable=1"]);
     });
 }
 
-/// A delegate's addresses are known too late to refuse them at once; they are given back.
+/// A delegate's addresses are known too late for an early refusal, so ADD releases them.
 #[test]
-fn a_delegate_gets_back_what_the_node_cannot_have() {
+fn an_unusable_address_is_released_to_the_delegate() {
     on_host(|network| {
         switch_off();
         freeze_settings(network);
@@ -221,7 +222,7 @@ fn a_delegate_gets_back_what_the_node_cannot_have() {
     });
 }
 
-/// Runtimes switch IPv6 off in pods that they think have none, on `lo` as well.
+/// Runtimes disable IPv6 in pods without IPv6 addresses, also on `lo`.
 #[test]
 fn a_pod_reaches_itself() {
     on_host(|network| {

@@ -1,11 +1,11 @@
-//! What the keys that change the datapath do.
+//! The effect of the keys that change the datapath.
 
 use cnikit_testbed::{Namespace, Pod, kernel};
 use serde_json::Value;
 
 use crate::support::{Network, on_host};
 
-/// Two pods by the configuration with one key set.
+/// Two pods, attached with one key of the configuration set.
 #[track_caller]
 fn with_key(key: &str, value: impl Into<Value> + Send, test: impl FnOnce(&Network, &Value, [&Pod; 2]) + Send) {
     on_host(|network| {
@@ -22,10 +22,10 @@ fn with_key(key: &str, value: impl Into<Value> + Send, test: impl FnOnce(&Networ
 }
 
 #[test]
-fn without_direct_forwarding_the_bridge_carries_all() {
+fn without_direct_forwarding_the_bridge_forwards_all_packets() {
     with_key("directForwarding", false, |network, _, [one, _]| {
         assert!(one.ping("10.99.0.3", 5).status.success());
-        let counted = network.counters("10.99.0.2").expect("a row");
+        let counted = network.counters("10.99.0.2").expect("an entry");
         assert_eq!((counted.tx_packets, counted.tx_direct, counted.rx_packets, counted.rx_direct), (5, 0, 5, 0));
     });
 }
@@ -43,21 +43,21 @@ fn the_hairpin_flag_follows_its_key() {
 }
 
 #[test]
-fn the_mtu_is_the_uplinks_unless_it_is_said() {
+fn the_mtu_is_the_uplinks_by_default() {
     on_host(|network| {
         network.host.ip("link add uplink mtu 1420 up type bridge");
         network.host.ip("address add 192.0.2.2/24 dev uplink");
         network.host.ip("route add default via 192.0.2.1");
         let pod = network.attach("one");
-        assert_eq!(pod.pod.link("eth0").expect("there")["mtu"], 1420);
-        assert_eq!(network.host.link("cbr0").expect("there")["mtu"], 1420);
+        assert_eq!(pod.pod.link("eth0").expect("the link exists")["mtu"], 1420);
+        assert_eq!(network.host.link("cbr0").expect("the link exists")["mtu"], 1420);
         network.detach(&pod);
         network.host.ip("link delete uplink");
     });
 }
 
 #[test]
-fn tcx_links_leave_the_clsact_slot_free_and_go_with_the_pod() {
+fn tcx_links_leave_the_clsact_slot_free_and_end_with_the_pod() {
     if kernel() < (6, 6) {
         on_host(|network| {
             let pod = network.host.pod();
@@ -75,8 +75,8 @@ fn tcx_links_leave_the_clsact_slot_free_and_go_with_the_pod() {
             assert!(qdiscs.as_array().into_iter().flatten().all(|qdisc| qdisc["kind"] != "clsact"), "{qdiscs}");
         }
         assert!(one.ping("10.99.0.3", 5).status.success());
-        assert_eq!(network.counters("10.99.0.2").expect("a row").tx_direct, 5);
-        let links = || std::fs::read_dir("/sys/fs/bpf/simple-ebpf-cni/blackbox/links").expect("it is there").count();
+        assert_eq!(network.counters("10.99.0.2").expect("an entry").tx_direct, 5);
+        let links = || std::fs::read_dir("/sys/fs/bpf/simple-ebpf-cni/blackbox/links").expect("a directory").count();
         assert_eq!(links(), 4);
 
         let mut with_result = config.clone();
@@ -84,12 +84,12 @@ fn tcx_links_leave_the_clsact_slot_free_and_go_with_the_pod() {
         with_result["prevResult"] = network.plugin.on("ADD", config, "three", &again).run().result();
         network.plugin.on("CHECK", &with_result, "three", &again).run().silent();
         network.plugin.on("DEL", config, "three", &again).run().silent();
-        assert_eq!(links(), 4, "those of the pod that was detached are gone");
+        assert_eq!(links(), 4, "the links of the detached pod remain");
     });
 }
 
 #[test]
-fn a_way_to_attach_that_is_none() {
+fn an_invalid_attach_value() {
     on_host(|network| {
         let pod = network.host.pod();
         let error = network.plugin.on("ADD", &network.with("attach", "xdp"), "one", &pod).run().error(7);

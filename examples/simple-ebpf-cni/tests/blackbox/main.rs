@@ -1,5 +1,5 @@
-//! Black-box tests of the binary: environment, standard input and output, and the kernel's state
-//! afterwards. Only `chain` calls the library, because its runtime is the caller there.
+//! The plugin from outside: the binary, its environment, stdin and stdout, and the kernel state
+//! after the call. Only `chain` calls the library, as the runtime.
 
 mod add;
 mod bad_input;
@@ -18,10 +18,7 @@ mod drift;
 mod dual_stack;
 mod gateway;
 mod gc;
-mod guard;
 mod hairpin;
-mod hostile_input;
-mod hostile_pods;
 mod install;
 mod instances;
 mod ipv6_off;
@@ -30,6 +27,8 @@ mod kubernetes;
 mod leases;
 mod log_file;
 mod logs;
+mod malformed_input;
+mod malicious_pods;
 mod masquerade;
 mod orphans;
 mod pins;
@@ -37,12 +36,14 @@ mod pods;
 mod pools;
 mod protocol;
 mod repair;
-mod restore;
+mod requested;
+mod resync;
 mod rollback;
 mod routes;
 mod scale;
 mod services;
 mod siblings;
+mod spoof_check;
 mod stale;
 mod state_dir;
 mod status;
@@ -52,5 +53,4 @@ mod top;
 mod traffic;
 mod uninstall;
 mod upgrade;
-mod wishes;
 mod xdp;

@@ -1,4 +1,5 @@
-//! Masquerading: the world sees the host's address, pods and the host see the pod's. What the rules are is read by nft.
+//! Masquerading: machines outside see the host's address, pods and the host see the pod's. The
+//! tests read the rules with nft.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,10 +15,10 @@ use crate::support::{DATA_DIR, GATEWAY, NAME, Network, code, on_host};
 const IPV4_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const IPV6_FORWARD: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
-/// How long a datagram may be under way.
+/// Time limit of a datagram.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Of a family: the host on its uplink, who is beyond it, and the first pod.
+/// The addresses of one family: the host's uplink, the machine beyond it, and the first pod.
 struct Family {
     host: &'static str,
     outsider: &'static str,
@@ -27,7 +28,8 @@ struct Family {
 const IPV4: Family = Family { host: "192.0.2.1", outsider: "192.0.2.9", pod: "10.99.0.2" };
 const IPV6: Family = Family { host: "2001:db8::1", outsider: "2001:db8::9", pod: "fd00:99::2" };
 
-/// Runs a test on a host that routes nothing yet, with somebody beyond its uplink `up0` who has no route to pods.
+/// Runs a test on a host without forwarding. A machine without a route to pods is beyond its uplink
+/// `up0`.
 #[track_caller]
 fn with_outsider(test: impl FnOnce(&Network, &Pod) + Send) {
     if !tool("nft") {
@@ -52,7 +54,7 @@ fn with_outsider(test: impl FnOnce(&Network, &Pod) + Send) {
     });
 }
 
-/// Hosts and pods alike.
+/// The host or a pod.
 trait Ip {
     fn run(&self, line: &str);
 }
@@ -75,26 +77,26 @@ fn at(address: &str) -> SocketAddr {
     SocketAddr::new(address.parse().expect("an address"), 4711)
 }
 
-/// Whom a socket sees when the pod writes to it.
+/// The source address that a socket sees when the pod sends to it.
 #[track_caller]
 fn seen_by(there: &UdpSocket, from: &Pod, pod: &str, to: &str) -> IpAddr {
     there.set_read_timeout(Some(PATIENCE)).expect("a socket has a time limit");
     let here = from.enter(|| UdpSocket::bind(at(pod)).expect("the port is free"));
-    // The first ones may fall to a neighbour's or a link's waking up.
+    // The first datagrams may be lost while a neighbor or a link becomes ready.
     for _ in 0..5 {
         here.send_to(b"word", at(to)).unwrap_or_else(|error| panic!("{pod} to {to}: {error}"));
         if let Ok((_, seen)) = there.recv_from(&mut [0; 4]) {
             return seen.ip();
         }
     }
-    panic!("nothing of {pod} came to {to}");
+    panic!("no packet of {pod} arrived at {to}");
 }
 
 fn listen(pod: &Pod, address: &str) -> UdpSocket {
     pod.enter(|| UdpSocket::bind(at(address)).expect("the port is free"))
 }
 
-/// What nft lists of the plugin's table: chains and rules, with their handles.
+/// The plugin's table as nft lists it: chains and rules, with their handles.
 #[track_caller]
 fn table(network: &Network) -> Vec<Value> {
     let listed = network.host.command("nft").words("-j list ruleset").json();
@@ -105,7 +107,7 @@ fn table(network: &Network) -> Vec<Value> {
         .collect()
 }
 
-/// The prefixes whose pods are masqueraded by the chain of a network.
+/// The prefixes with a rule in the chain of a network.
 #[track_caller]
 fn sources(network: &Network, name: &str) -> BTreeSet<String> {
     let chain = format!("masquerade-{name}");
@@ -126,7 +128,7 @@ fn prefixes<const N: usize>(prefixes: [&str; N]) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_world_sees_the_host_and_answers() {
+fn machines_outside_see_the_host_and_reply() {
     with_outsider(|network, outsider| {
         let pod = network.attach("one");
         for family in [&IPV4, &IPV6] {
@@ -143,9 +145,9 @@ fn the_world_sees_the_host_and_answers() {
     });
 }
 
-/// What the other tests see is the rules' doing, and not the network's.
+/// The control: the effect in the other tests comes from the rules.
 #[test]
-fn without_the_rules_the_world_sees_the_pod() {
+fn without_the_rules_machines_outside_see_the_pod() {
     with_outsider(|network, outsider| {
         let pod = network.attach("one");
         network.host.command("nft").words("flush chain inet simple-ebpf-cni masquerade-blackbox").run();
@@ -169,7 +171,7 @@ fn pods_and_the_host_see_the_pod() {
         };
         if let Ok(mut setting) = fs::OpenOptions::new().write(true).open("/proc/sys/net/bridge/bridge-nf-call-iptables")
         {
-            // Packets on the bridge pass the rules as well.
+            // Packets on the bridge pass the rules, too.
             std::io::Write::write_all(&mut setting, b"1").expect("a setting can be written");
         }
         let (one, two) = (network.attach("one"), network.attach("two"));
@@ -185,7 +187,7 @@ fn pods_and_the_host_see_the_pod() {
 }
 
 #[test]
-fn the_rules_are_made_once_and_outlive_the_pods() {
+fn the_rules_are_created_once_and_outlive_the_pods() {
     with_outsider(|network, _| {
         assert_eq!(table(network), [Value::Null; 0]);
         let one = network.attach("one");
@@ -212,7 +214,7 @@ fn the_rules_are_made_once_and_outlive_the_pods() {
 }
 
 #[test]
-fn what_somebody_removed_is_made_again_by_the_next_add() {
+fn the_next_add_creates_missing_rules_again() {
     with_outsider(|network, outsider| {
         let one = network.attach("one");
         let there = listen(outsider, IPV4.outsider);
@@ -242,7 +244,7 @@ fn what_somebody_removed_is_made_again_by_the_next_add() {
 }
 
 #[test]
-fn other_subnets_take_the_place_of_those_before() {
+fn changed_subnets_replace_the_rules() {
     with_outsider(|network, _| {
         network.host.keep("route 10.98.0.0/24 ");
         let one = network.attach("one");
@@ -261,7 +263,7 @@ fn other_subnets_take_the_place_of_those_before() {
 }
 
 #[test]
-fn two_networks_stand_side_by_side_until_one_is_not_to_masquerade() {
+fn two_networks_coexist_until_one_stops_masquerading() {
     with_outsider(|network, _| {
         let other_files = format!("file {DATA_DIR}/other/");
         for line in ["link cbr1 ", "address cbr1 ", "route 10.98.0.0/24 ", "pin /sys/fs/bpf/", &other_files] {
@@ -274,7 +276,7 @@ fn two_networks_stand_side_by_side_until_one_is_not_to_masquerade() {
         assert_eq!(sources(network, NAME), prefixes(["10.99.0.0/24", "fd00:99::/64"]));
         assert_eq!(sources(network, "other"), prefixes(["10.98.0.0/24"]));
 
-        // GC cleans up what the configuration asks for no more.
+        // GC removes objects that the configuration no longer requests.
         (other["cniVersion"], other["cni.dev/valid-attachments"]) =
             ("1.1.0".into(), json!([{ "containerID": "one", "ifname": "eth0" }]));
         let gc = |config: &Value| network.plugin.invocation("GC").config(config).run().silent();
@@ -290,9 +292,9 @@ fn two_networks_stand_side_by_side_until_one_is_not_to_masquerade() {
     });
 }
 
-/// The rules of the ADDs that come first, all at once: by pools of the network's own and by another plugin's.
+/// The first ADDs, in parallel: with pools of the network, and with another plugin.
 #[test]
-fn adds_that_race_make_one_rule_for_each_subnet() {
+fn parallel_adds_create_one_rule_for_each_subnet() {
     with_outsider(|network, _| {
         let dir = network.host.scratch();
         let mut delegated = network.config.clone();
@@ -325,7 +327,7 @@ fn adds_that_race_make_one_rule_for_each_subnet() {
     });
 }
 
-/// Who else has pods in the subnets that another plugin gives addresses of is not known here.
+/// The plugin does not know the other pods in the subnets of another plugin.
 #[test]
 fn subnets_of_another_plugin_add_up() {
     with_outsider(|network, _| {
@@ -350,9 +352,9 @@ fn subnets_of_another_plugin_add_up() {
     });
 }
 
-/// A host that is told of its router by that router's advertisements would forget it when it becomes one itself.
+/// A host that gets its router from advertisements would lose it when it becomes a router.
 #[test]
-fn the_uplink_goes_on_to_heed_routers() {
+fn the_uplink_still_accepts_router_advertisements() {
     with_outsider(|network, _| {
         network.host.ip("link add other0 type bridge");
         for link in ["up0", "other0"] {
@@ -369,7 +371,7 @@ fn the_uplink_goes_on_to_heed_routers() {
 }
 
 #[test]
-fn where_settings_cannot_be_written_that_is_said() {
+fn read_only_settings_are_reported() {
     with_outsider(|network, _| {
         let status = || network.plugin.invocation("STATUS").config(&network.with("cniVersion", "1.1.0")).run();
         status().silent();
@@ -395,7 +397,7 @@ fn where_settings_cannot_be_written_that_is_said() {
     });
 }
 
-/// The table is shared by the plugin's networks, and goes with the last of them.
+/// The plugin's networks share the table. The last network removes it.
 #[test]
 fn a_purge_leaves_no_rule_and_no_table() {
     with_outsider(|network, _| {
@@ -410,7 +412,7 @@ fn a_purge_leaves_no_rule_and_no_table() {
         call("ADD", &other, &pods[1]).result();
         let purge = |network: &str| shown(&format!("uninstall --purge --force --network {network}"));
         purge(NAME);
-        assert_eq!(sources(network, "other"), prefixes(["10.98.0.0/24"]), "another's is spared");
+        assert_eq!(sources(network, "other"), prefixes(["10.98.0.0/24"]), "the chain of another network remains");
         assert!(sources(network, NAME).is_empty());
         purge("other");
         assert_eq!(tables(), before);

@@ -1,4 +1,4 @@
-//! The processes that DEL and GC leave behind: where nobody reaps them, they do not accumulate.
+//! The background processes of DEL and GC do not accumulate if their reaper does not reap them.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -10,16 +10,16 @@ use serde_json::json;
 
 use crate::support::{Attached, Network, ORPHANS, STATE_DIR, bin, on_host};
 
-/// How long the kernel may take to let go of a link.
+/// Time limit for the kernel to release a link.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A process 1 that reaps nothing.
 const REAPS_NOTHING: &[&str] = &["sleep", "infinity"];
 
-/// A process 1 that reaps all that ends: a shell does, while it waits.
+/// A process 1 that reaps every child. A shell does this while it waits.
 const REAPS: &[&str] = &["sh", "-c", "while :; do sleep 60; done"];
 
-/// A PID namespace with a process 1 of its own, in which the plugin runs.
+/// A PID namespace with its own process 1. The plugin runs in it.
 struct Container<'h> {
     _unshare: Running,
     host: &'h Host,
@@ -38,11 +38,12 @@ impl<'h> Container<'h> {
             init = processes().into_iter().find(|found| found.parent == unshare.pid() && found.name == name);
             init.is_some()
         });
-        let init = init.expect("it was found").pid;
+        let init = init.expect("process 1").pid;
         Self { _unshare: unshare, host, init }
     }
 
-    /// The plugin, as a child of a process of the container; `before` are words of the command line before it.
+    /// The plugin, as a child of a process of the container. `before` is the start of the command
+    /// line.
     fn plugin(&self, before: &str) -> Plugin {
         self.plugin_in(&["pid", "mnt"], before)
     }
@@ -59,11 +60,11 @@ impl<'h> Container<'h> {
         Plugin::new(script)
     }
 
-    /// The zombies that process 1 should reap, when all that still ran has ended.
+    /// The zombies that process 1 should reap, after all other processes have ended.
     #[track_caller]
     fn zombies(&self) -> usize {
         let mut zombies = 0;
-        eventually("the end of what was left behind", PATIENCE, || {
+        eventually("the end of the background processes", PATIENCE, || {
             let of_init = |found: &Process| found.parent == self.init && found.name != "sleep";
             let orphans: Vec<_> = processes().into_iter().filter(of_init).collect();
             zombies = orphans.len();
@@ -73,7 +74,7 @@ impl<'h> Container<'h> {
     }
 }
 
-/// A process by the numbers of the machine.
+/// A process, by its id on the machine.
 struct Process {
     pid: u32,
     name: String,
@@ -98,7 +99,7 @@ fn attach<const N: usize>(network: &Network, names: [&str; N]) -> [Attached; N] 
     names.map(|name| network.attach(name))
 }
 
-/// DEL without the pod's namespace, as the paths of the machine's are not those of the container.
+/// DEL without the pod's namespace, because paths of the machine differ in the container.
 fn del(network: &Network, plugin: &Plugin, pod: &Attached) -> Outcome {
     plugin.on("DEL", &network.config, &pod.container, &pod.pod).without("CNI_NETNS").run()
 }
@@ -113,12 +114,12 @@ fn gc(network: &Network, plugin: &Plugin) -> Outcome {
 fn zombies_do_not_accumulate_under_a_process_1_that_reaps_nothing() {
     on_host(|network| {
         let container = Container::start(network.host, REAPS_NOTHING);
-        // A runtime that ignores SIGCHLD has its plugins ignore it.
+        // A runtime that ignores SIGCHLD passes this setting to its plugins.
         for before in ["", "env --ignore-signal=CHLD"] {
             let plugin = container.plugin(before);
             for pod in attach(network, ["one", "two", "three"]) {
                 del(network, &plugin, &pod).silent();
-                assert!(pod.pod.link("eth0").is_none(), "it is gone when the DEL returns");
+                assert!(pod.pod.link("eth0").is_none(), "the interface exists after the DEL");
                 assert!(container.zombies() <= 1, "after a DEL, {before}");
             }
             let pods = attach(network, ["one", "two", "three"]);
@@ -134,13 +135,13 @@ fn zombies_do_not_accumulate_under_a_process_1_that_reaps_nothing() {
             });
             assert!(container.zombies() <= 1, "after DELs at once, {before}");
         }
-        assert_eq!(container.zombies(), 1, "one is the price of finding out");
+        assert_eq!(container.zombies(), 1, "one zombie shows that the reaper does not reap");
     });
 }
 
-/// Else each of them would be allowed one zombie more by the calls of the other.
+/// Otherwise the calls of one container would allow the other one more zombie.
 #[test]
-fn the_memory_of_one_container_is_not_that_of_another() {
+fn the_record_of_one_container_does_not_apply_to_another() {
     on_host(|network| {
         let containers = [REAPS_NOTHING, REAPS, REAPS_NOTHING].map(|init| Container::start(network.host, init));
         let plugins = containers.each_ref().map(|container| container.plugin(""));
@@ -154,9 +155,9 @@ fn the_memory_of_one_container_is_not_that_of_another() {
     });
 }
 
-/// It shows other processes under the numbers of those that are left behind.
+/// Another `/proc` shows other processes under the ids of the orphans.
 #[test]
-fn a_proc_of_another_pid_namespace_is_not_believed() {
+fn a_proc_of_another_pid_namespace_is_ignored() {
     on_host(|network| {
         let container = Container::start(network.host, REAPS_NOTHING);
         let plugin = container.plugin_in(&["pid"], "");
@@ -168,7 +169,7 @@ fn a_proc_of_another_pid_namespace_is_not_believed() {
     });
 }
 
-/// Whether a DEL leaves the waiting to a process of its own.
+/// Whether a DEL leaves a background process.
 #[track_caller]
 fn leaves_behind(network: &Network, plugin: &Plugin) -> bool {
     const RTM_DELLINK: &str = "sendto type 17";
@@ -191,7 +192,7 @@ fn leaves_behind(network: &Network, plugin: &Plugin) -> bool {
 }
 
 #[test]
-fn where_orphans_are_reaped_each_del_leaves_one() {
+fn each_del_leaves_one_orphan_if_they_are_reaped() {
     if !supervision() {
         return;
     }
@@ -207,9 +208,9 @@ fn where_orphans_are_reaped_each_del_leaves_one() {
     });
 }
 
-/// Some reap once in a few seconds, and a busy node may hold them up for longer.
+/// Some reapers reap once in a few seconds, and a busy node may delay them more.
 #[test]
-fn a_reaper_that_is_held_up_costs_no_del_its_speed() {
+fn a_delayed_reaper_does_not_slow_del_down() {
     if !supervision() {
         return;
     }
@@ -227,7 +228,7 @@ fn a_reaper_that_is_held_up_costs_no_del_its_speed() {
         for zombies in 1..=3 {
             let [pod] = attach(network, ["one"]);
             del(network, &plugin, &pod).silent();
-            assert_eq!(container.zombies(), zombies, "a process each");
+            assert_eq!(container.zombies(), zombies, "one background process for each DEL");
         }
         signal("-CONT");
         eventually("the end of the orphans", PATIENCE, || container.zombies() == 0);
@@ -235,9 +236,9 @@ fn a_reaper_that_is_held_up_costs_no_del_its_speed() {
     });
 }
 
-/// What is in the place of the record costs a DEL its speed, and nothing else.
+/// An unusable record slows DEL down, and has no other effect.
 #[test]
-fn a_record_that_cannot_be_used_is_passed_over() {
+fn an_unusable_record_is_ignored() {
     if !supervision() {
         return;
     }
@@ -264,13 +265,13 @@ fn a_record_that_cannot_be_used_is_passed_over() {
             assert_eq!(fs::read_to_string(&elsewhere).expect("the file"), "of value", "{what}");
             remove(record);
         }
-        fs::remove_dir(STATE_DIR).expect("it is empty");
+        fs::remove_dir(STATE_DIR).expect("an empty directory");
         let outside: PathBuf = network.host.scratch();
         symlink(&outside, STATE_DIR).expect("a link");
         assert!(!leaves_behind(network, &plugin), "the directory is a link");
         assert!(Footprint::of_files(&outside).is_empty());
         fs::remove_file(STATE_DIR).expect("the link");
-        // What is damaged is written anew.
+        // DEL replaces a damaged record.
         fs::create_dir(STATE_DIR).expect("room");
         fs::write(record, "\u{0}\n".repeat(70_000)).expect("room");
         assert!(leaves_behind(network, &plugin));

@@ -1,7 +1,7 @@
-//! Pins that are not those of the programs that run: a mount namespace has a BPF file system of its own, one is mounted
-//! over another, pins are removed, or pins of another set are there.
+//! Pins that do not name the running programs. A mount namespace has its own BPF file system, or
+//! one is mounted over another. Pins are removed, or pins of another set exist.
 //!
-//! Another file system over `/sys/fs/bpf` is what a call from a mount namespace with its own sees.
+//! A file system mounted over `/sys/fs/bpf` simulates a call from a mount namespace with its own.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use cnikit_testbed::{Command, Namespace, Plugin, classifier};
 use serde_json::{Value, json};
 
-use crate::restore::can_spoof;
+use crate::resync::can_spoof;
 use crate::support::{Attached, NAME, Network, bin, code, on_host};
 use crate::upgrade::{HOOKS, block, in_block, make_foreign};
 
@@ -29,7 +29,7 @@ impl Elsewhere {
         Self(path)
     }
 
-    /// Works as calls from there do.
+    /// Runs calls that see this file system.
     #[track_caller]
     pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
         Command::new("mount").arg("--bind").arg(&self.0).arg(BPFFS).run();
@@ -40,7 +40,7 @@ impl Elsewhere {
 }
 
 impl Elsewhere {
-    /// The plugin in a mount namespace of its own, where this is `/sys/fs/bpf`: for calls at the same time as others.
+    /// The plugin in its own mount namespace with this `/sys/fs/bpf`, for parallel calls.
     #[track_caller]
     pub(crate) fn plugin(&self, network: &Network) -> Plugin {
         let script = network.host.scratch().join("simple-ebpf-cni");
@@ -53,13 +53,13 @@ impl Elsewhere {
     }
 }
 
-/// Two pods that have reached each other, and another BPF file system.
+/// Two pods with traffic between them, and another BPF file system.
 #[track_caller]
 pub(crate) fn with_two_pods(test: impl FnOnce(&Network, [&Attached; 2], &Elsewhere) + Send) {
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
         assert_direct(network, &one, &two);
-        assert!(!can_spoof(&one, &two), "the control: the guard is on");
+        assert!(!can_spoof(&one, &two), "the control: the spoof check is on");
         let elsewhere = Elsewhere::new(network);
         test(network, [&one, &two], &elsewhere);
         for pod in [&one, &two] {
@@ -69,7 +69,7 @@ pub(crate) fn with_two_pods(test: impl FnOnce(&Network, [&Attached; 2], &Elsewhe
     });
 }
 
-/// What one pod sends to another goes directly, and is counted in the maps that are pinned here.
+/// Packets between the pods are direct, and the maps that are pinned here count them.
 #[track_caller]
 pub(crate) fn assert_direct(network: &Network, from: &Attached, to: &Attached) {
     let sent = || network.counters(from.address()).expect("an entry").tx_direct;
@@ -78,7 +78,7 @@ pub(crate) fn assert_direct(network: &Network, from: &Attached, to: &Attached) {
     assert!(sent() >= before + 3, "{} to {} goes by the bridge", from.address(), to.address());
 }
 
-/// The pinned programs run, and the guard holds pods to their addresses.
+/// The pinned programs run, and the spoof check applies to the pods.
 #[track_caller]
 pub(crate) fn assert_whole(network: &Network, pods: &[&Attached]) {
     for (direction, name) in HOOKS {
@@ -86,7 +86,7 @@ pub(crate) fn assert_whole(network: &Network, pods: &[&Attached]) {
     }
     for (from, to) in pods.iter().zip(pods.iter().cycle().skip(1)) {
         assert_direct(network, from, to);
-        assert!(!can_spoof(from, to), "{} is not held to its addresses", from.address());
+        assert!(!can_spoof(from, to), "the spoof check does not apply to {}", from.address());
     }
 }
 
@@ -97,7 +97,7 @@ pub(crate) fn map_id(network: &Network, map: &str) -> u64 {
     shown["id"].as_u64().expect("an id")
 }
 
-/// The programs of the machine that use a map, and the maps that these use.
+/// The programs of the machine that use a map, and the maps of these programs.
 #[track_caller]
 fn users(network: &Network, map: u64) -> (BTreeSet<u64>, BTreeSet<u64>) {
     let shown = network.host.command("bpftool").words("-j prog show").json();
@@ -122,14 +122,14 @@ fn attach_at(network: &Network, address: &str) -> Attached {
         }
         network.detach(&pod);
     }
-    panic!("nobody gets {address} again");
+    panic!("no pod gets {address} again");
 }
 
 #[test]
-fn calls_under_another_file_system_work_on_the_maps_in_use() {
+fn calls_with_another_file_system_use_the_maps_in_use() {
     on_host(|network| {
         let mut config = network.config.clone();
-        // So few addresses that the next pods get one that was given back.
+        // With so few addresses, the next pods get a released one.
         config["subnet"] = "10.99.0.0/29".into();
         let network = &network.by(config);
         let (one, two) = (network.attach("one"), network.attach("two"));
@@ -145,7 +145,7 @@ fn calls_under_another_file_system_work_on_the_maps_in_use() {
             assert_whole(network, &[&one, &three]);
             three
         });
-        // The pins here were never changed.
+        // The pins here never changed.
         assert_whole(network, &[&one, &three]);
         let four = network.attach("four");
         assert_whole(network, &[&one, &three, &four]);
@@ -157,14 +157,14 @@ fn calls_under_another_file_system_work_on_the_maps_in_use() {
 }
 
 #[test]
-fn calls_by_turns_from_two_mount_namespaces_share_programs_and_maps() {
+fn alternating_calls_from_two_mount_namespaces_share_programs_and_maps() {
     with_two_pods(|network, [one, two], elsewhere| {
         let map = map_id(network, "pod_ifindex");
         let mut settled = None;
         let mut last: Option<Attached> = None;
         for turn in 0..20 {
             let mut call = || {
-                // The pod of the other namespace is detached from here.
+                // A call from here detaches the pod of the other namespace.
                 last.take().iter().for_each(|pod| network.detach(pod));
                 let pod = network.attach(&format!("turn-{turn}"));
                 assert_direct(network, one, &pod);
@@ -186,7 +186,7 @@ fn calls_by_turns_from_two_mount_namespaces_share_programs_and_maps() {
     });
 }
 
-/// A runtime whose mount namespace has no BPF file system, and is made anew for each call.
+/// A runtime with a new mount namespace for each call, without a BPF file system.
 #[test]
 fn calls_that_each_see_an_empty_file_system_share_programs_and_maps() {
     with_two_pods(|network, [one, two], _| {
@@ -201,7 +201,7 @@ fn calls_that_each_see_an_empty_file_system_share_programs_and_maps() {
                 assert_whole(network, &[one, two, &next]);
             });
             fresh().enter(|| network.detach(&next));
-            assert!(network.counters(next.address()).is_none(), "nothing is pinned where DEL looks");
+            assert!(network.counters(next.address()).is_none(), "nothing is pinned in the file system of DEL");
         }
     });
 }
@@ -211,14 +211,14 @@ fn an_entry_that_a_del_elsewhere_cannot_see_does_not_outlive_the_next_add() {
     with_two_pods(|network, [one, two], elsewhere| {
         let gone = network.attach("gone");
         let known = |address: &str| network.counters(address).is_some();
-        // Nothing is pinned there, and nothing is made.
+        // Nothing is pinned there, and the call creates nothing.
         elsewhere.enter(|| {
             network.detach(&gone);
             assert!(!Path::new(PINS).exists());
         });
         assert!(!known(gone.address()), "DEL finds the maps in use by the programs");
 
-        // The programs tell of no maps while they do not run.
+        // The programs do not show their maps while they are not attached.
         let gone = network.attach("gone");
         network.detach_programs();
         elsewhere.enter(|| network.detach(&gone));
@@ -231,7 +231,7 @@ fn an_entry_that_a_del_elsewhere_cannot_see_does_not_outlive_the_next_add() {
 }
 
 #[test]
-fn pins_of_another_set_and_of_an_older_build_give_way_to_the_maps_in_use() {
+fn the_maps_in_use_replace_pins_of_another_set_and_of_an_older_build() {
     on_host(|network| {
         let elsewhere = Elsewhere::new(network);
         elsewhere.enter(|| {
@@ -264,7 +264,7 @@ fn pins_of_another_set_and_of_an_older_build_give_way_to_the_maps_in_use() {
 }
 
 #[test]
-fn a_pin_that_is_missing_is_put_back_under_running_pods() {
+fn a_missing_pin_is_restored_under_running_pods() {
     with_two_pods(|network, [one, two], _| {
         for map in ["pod_ifindex", "port_config", "flows", "net_config"] {
             for is_older in [false, true] {
@@ -283,9 +283,10 @@ fn a_pin_that_is_missing_is_put_back_under_running_pods() {
     });
 }
 
-/// Programs of another author, which use none of the maps, run in the place of ours: there is nothing to adopt.
+/// Programs of another author run in place of the plugin's, and use none of its maps. There is
+/// nothing to adopt.
 #[test]
-fn where_foreign_programs_run_the_entries_come_from_leases_and_ports() {
+fn with_foreign_programs_the_entries_come_from_leases_and_ports() {
     with_two_pods(|network, [one, two], elsewhere| {
         let gone = network.attach("gone");
         let own = HOOKS.map(|(_, name)| network.program_id(name));
@@ -299,9 +300,9 @@ fn where_foreign_programs_run_the_entries_come_from_leases_and_ports() {
             }
         };
         put_foreign();
-        assert!(can_spoof(one, two), "the control: the foreign programs do not guard");
+        assert!(can_spoof(one, two), "the control: the foreign programs have no spoof check");
         elsewhere.enter(|| {
-            // What it leaves behind in the maps that are pinned elsewhere, nobody can see.
+            // No call can see the entries that it leaves in the maps pinned elsewhere.
             network.detach(&gone);
             let next = network.attach("next");
             assert_ne!(network.program_id(HOOKS[0].1), own[0]);
@@ -317,7 +318,7 @@ fn where_foreign_programs_run_the_entries_come_from_leases_and_ports() {
 }
 
 #[test]
-fn what_looks_from_elsewhere_reports_the_maps_in_use_and_the_remedy() {
+fn commands_from_elsewhere_report_the_maps_in_use_and_the_remedy() {
     with_two_pods(|network, [one, two], elsewhere| {
         let conf = network.host.scratch();
         fs::write(
@@ -346,13 +347,13 @@ fn what_looks_from_elsewhere_reports_the_maps_in_use_and_the_remedy() {
             let pods = pods.words("pods --json --conf-dir").arg(&conf).json();
             let shown = pods["pods"].as_array().expect("pods").iter().find(|pod| pod["addresses"][0] == one.address());
             assert!(shown.expect("it")["counters"]["tx"]["packets"].as_u64() >= Some(counted), "{pods}");
-            assert!(!Path::new(PINS).exists(), "looking changes nothing");
+            assert!(!Path::new(PINS).exists(), "a read-only command changes nothing");
         });
         network.check(one).silent();
         let status = people("status");
         assert!(!status.stdout.contains("are not pinned in"), "{status:?}");
 
-        // GC removes what is in the maps in use.
+        // GC removes entries from the maps in use.
         let gone = network.attach("gone");
         let (mut config, kept) = (network.with("cniVersion", "1.1.0"), [one, two]);
         config["cni.dev/valid-attachments"] =
@@ -362,7 +363,7 @@ fn what_looks_from_elsewhere_reports_the_maps_in_use_and_the_remedy() {
     });
 }
 
-/// The place of our filter in a block, in the words of `tc`.
+/// The location of the plugin's filter in a block, as arguments of `tc`.
 #[track_caller]
 fn place(network: &Network, direction: &str) -> String {
     let block = block(network, direction);
@@ -373,9 +374,10 @@ fn place(network: &Network, direction: &str) -> String {
     format!("block {block} pref {} handle {handle}", filter["pref"])
 }
 
-/// A set of an older build lacks the maps that are new. It serves its pods until an ADD replaces its programs.
+/// A set of an older build lacks the newer maps. It serves its pods until an ADD replaces its
+/// programs.
 #[test]
-fn pods_of_an_older_set_are_checked_shown_and_detached() {
+fn pods_of_an_older_set_are_checked_listed_and_detached() {
     with_two_pods(|network, [one, _], _| {
         let (three, conf) = (network.attach("three"), network.host.scratch());
         let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": [network.config] }).to_string();
@@ -394,10 +396,10 @@ fn pods_of_an_older_set_are_checked_shown_and_detached() {
         assert!(pods.stdout.contains(three.address()), "{pods:?}");
 
         network.detach(&three);
-        let rows = network.map("pod_ifindex");
-        let of_pods = rows.iter().filter(|row| row["value"]["ifindex"].as_u64() >= Some(1 << 30)).count();
-        assert_eq!(of_pods, 2, "those of the two others: {rows:?}");
-        // The programs still lead to the maps whose pins are gone.
+        let entries = network.map("pod_ifindex");
+        let of_pods = entries.iter().filter(|entry| entry["value"]["ifindex"].as_u64() >= Some(1 << 30)).count();
+        assert_eq!(of_pods, 2, "the entries of the two other pods: {entries:?}");
+        // The programs still lead to the maps without pins.
         network.detach(&network.attach("four"));
         assert!(network.pin("port_addresses").exists());
     });

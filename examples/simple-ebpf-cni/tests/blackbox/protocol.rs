@@ -1,4 +1,4 @@
-//! VERSION, a call by a person, and the versions of the specification.
+//! VERSION, a call without CNI_COMMAND, and the spec versions.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::support::{config, on_host, plugin};
 const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 #[test]
-fn version_tells_what_is_supported() {
+fn version_lists_the_supported_versions() {
     for version in VERSIONS {
         let result = plugin().invocation("VERSION").config(&json!({ "cniVersion": version })).run().result();
         assert_eq!(result["cniVersion"], version);
@@ -19,13 +19,13 @@ fn version_tells_what_is_supported() {
 }
 
 #[test]
-fn version_answers_a_version_that_is_not_supported() {
+fn version_answers_an_unsupported_version() {
     let result = plugin().invocation("VERSION").config(&json!({ "cniVersion": "9.9.9" })).run().result();
     assert!(result["supportedVersions"].is_array(), "{result}");
 }
 
 #[test]
-fn a_person_is_told_what_this_is() {
+fn a_call_without_a_command_describes_the_plugin() {
     for call in [plugin().invocation("").without("CNI_COMMAND"), plugin().invocation("")] {
         let outcome = call.run();
         let text = format!("{}{}", outcome.stdout, outcome.stderr);
@@ -37,7 +37,7 @@ fn a_person_is_told_what_this_is() {
 }
 
 #[test]
-fn a_version_of_the_specification_that_is_not_supported_is_an_error() {
+fn an_unsupported_spec_version_is_an_error() {
     for version in ["0.1.0", "0.2.0", "2.0.0"] {
         let mut config = config();
         config["cniVersion"] = version.into();
@@ -50,7 +50,7 @@ fn a_version_of_the_specification_that_is_not_supported_is_an_error() {
 }
 
 #[test]
-fn check_came_with_0_4_0() {
+fn check_exists_from_0_4_0_on() {
     on_host(|network| {
         let one = network.attach("one");
         let config = network.with("cniVersion", "0.3.1");
@@ -60,7 +60,7 @@ fn check_came_with_0_4_0() {
 }
 
 #[test]
-fn errors_carry_the_version_of_the_configuration() {
+fn errors_have_the_version_of_the_configuration() {
     on_host(|network| {
         for version in VERSIONS {
             let pod = network.host.pod();

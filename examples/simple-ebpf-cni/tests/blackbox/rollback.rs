@@ -1,4 +1,4 @@
-//! A failed ADD undoes what it made, and no more.
+//! A failed ADD undoes its own changes, and no others.
 
 use std::fs;
 
@@ -6,16 +6,17 @@ use cnikit_testbed::{Footprint, Namespace};
 
 use crate::support::{DATA_DIR, NAME, Network, code, on_host};
 
-/// Makes the network, so that what a failed ADD leaves cannot hide behind what the first ADD makes for all.
-fn made_before(network: &Network) {
+/// Creates the shared parts of the network first, so that they cannot hide leftovers of a failed
+/// ADD.
+fn create_network(network: &Network) {
     let first = network.attach("first");
     network.detach(&first);
 }
 
 #[test]
-fn an_ifname_that_exists_is_an_error() {
+fn an_existing_ifname_is_an_error() {
     on_host(|network| {
-        made_before(network);
+        create_network(network);
         let pod = network.host.pod();
         pod.ip("link add eth0 type bridge");
         let before = (network.footprint(), Footprint::of_network(&pod));
@@ -33,7 +34,7 @@ fn a_duplicate_add_spares_the_live_attachment() {
         let before = network.footprint();
         let message = network.call("ADD", "one", &one.pod).error(4);
         assert!(message.contains("already"), "{message}");
-        // With a namespace of its own, nothing in the pod gives it away.
+        // In a new namespace, nothing shows the existing attachment.
         let elsewhere = network.host.pod();
         let _ = network.call("ADD", "one", &elsewhere).error(4);
         network.footprint().assert_unchanged(&before, "the duplicate ADD");
@@ -70,7 +71,7 @@ fn a_full_pool_is_an_error_until_an_address_is_free() {
 }
 
 #[test]
-fn a_link_of_the_bridges_name_that_is_no_bridge_is_an_error() {
+fn a_link_with_the_bridges_name_that_is_not_a_bridge_is_an_error() {
     on_host(|network| {
         network.host.command("ip").words("link add cbr0 type veth peer name other").run();
         let pod = network.host.pod();
@@ -82,9 +83,9 @@ fn a_link_of_the_bridges_name_that_is_no_bridge_is_an_error() {
     });
 }
 
-/// The host's end cannot be made, when the address is leased already.
+/// ADD cannot create the host end. The address is leased already.
 #[test]
-fn a_failure_after_the_lease_gives_it_back() {
+fn a_failure_after_the_lease_releases_it() {
     on_host(|network| {
         let one = network.attach("one");
         network.detach(&one);
@@ -99,11 +100,11 @@ fn a_failure_after_the_lease_gives_it_back() {
     });
 }
 
-/// A data directory that cannot be made fails before there is a link.
+/// If the data directory cannot be created, ADD fails before it creates a link.
 #[test]
-fn a_data_dir_that_cannot_be_made_is_an_error() {
+fn a_data_dir_that_cannot_be_created_is_an_error() {
     on_host(|network| {
-        made_before(network);
+        create_network(network);
         let file = network.host.scratch().join("file");
         fs::write(&file, "").unwrap();
         let pod = network.host.pod();
@@ -119,23 +120,23 @@ fn a_data_dir_that_cannot_be_made_is_an_error() {
 #[test]
 fn a_corrupt_lease_of_the_attachment_is_an_error() {
     on_host(|network| {
-        made_before(network);
+        create_network(network);
         fs::write(network.lease("one"), "{ \"addr").unwrap();
         let pod = network.host.pod();
         let before = network.footprint();
         let message = network.call("ADD", "one", &pod).error(code::CORRUPT_LEASE);
         assert!(message.contains("one@eth0.json"), "{message}");
         network.footprint().assert_unchanged(&before, "the failed ADD");
-        // DEL clears it away, and the next ADD finds its place.
+        // DEL removes it, and the next ADD succeeds.
         network.call("DEL", "one", &pod).silent();
         network.call("ADD", "one", &pod).result();
         network.call("DEL", "one", &pod).silent();
     });
 }
 
-/// One attachment's bad file is no reason to turn the others away.
+/// The invalid file of one attachment does not affect others.
 #[test]
-fn a_corrupt_lease_of_another_attachment_is_not_in_the_way() {
+fn a_corrupt_lease_of_another_attachment_has_no_effect() {
     on_host(|network| {
         let one = network.attach("one");
         fs::write(network.lease("one"), "{ \"addr").unwrap();
@@ -146,7 +147,7 @@ fn a_corrupt_lease_of_another_attachment_is_not_in_the_way() {
     });
 }
 
-/// A crash between two steps of the store leaves an address without an owner: garbage, not a lease.
+/// A crash between two steps of the store leaves an address without an owner. This is not a lease.
 #[test]
 fn an_address_without_an_owner_is_free() {
     on_host(|network| {

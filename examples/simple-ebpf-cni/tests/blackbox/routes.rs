@@ -1,11 +1,12 @@
-//! Routes that exist already: no ADD fails for them, the first stays, and the result lists what the pod has.
+//! Existing routes: no ADD fails because of them, the first one stays, and the result lists the
+//! routes of the pod.
 
 use cnikit_testbed::{Namespace as _, Pod};
 use serde_json::{Value, json};
 
 use crate::support::{Network, code, on_host};
 
-/// A network of version 1.1.0, whose results have all the keys of a route.
+/// A network of version 1.1.0. Its results have all keys of a route.
 fn config(number: u8, subnet: &str, routes: Value) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": format!("net{number}"), "type": "simple-ebpf-cni", "bridge": format!("br{number}"),
@@ -13,7 +14,7 @@ fn config(number: u8, subnet: &str, routes: Value) -> Value {
     })
 }
 
-/// Calls a verb for an interface of one pod, whose container is `one`.
+/// Calls a verb for an interface of one pod, with the container id `one`.
 fn call(network: &Network, verb: &str, config: &Value, pod: &Pod, ifname: &str) -> cnikit_testbed::Outcome {
     network.plugin.on(verb, config, "one", pod).env("CNI_IFNAME", ifname).run()
 }
@@ -25,7 +26,7 @@ fn check(network: &Network, config: &Value, pod: &Pod, ifname: &str, result: &Va
     call(network, "CHECK", &config, pod, ifname)
 }
 
-/// What serves the networks stays behind.
+/// The shared parts of the networks stay.
 fn keep(network: &Network) {
     for line in [
         "link br",
@@ -39,13 +40,13 @@ fn keep(network: &Network) {
 }
 
 /// The destinations in a result, in their order.
-fn told(result: &Value) -> Vec<&str> {
+fn destinations(result: &Value) -> Vec<&str> {
     let routes = result["routes"].as_array().map_or(&[][..], Vec::as_slice);
     routes.iter().map(|route| route["dst"].as_str().expect("a destination")).collect()
 }
 
 #[test]
-fn of_two_networks_with_one_route_the_first_has_it() {
+fn of_two_networks_with_one_route_the_first_keeps_it() {
     on_host(|network| {
         keep(network);
         for (number, family, [default, services], subnets, gateways) in [
@@ -58,8 +59,8 @@ fn of_two_networks_with_one_route_the_first_has_it() {
             let pod = network.host.pod();
             let one = call(network, "ADD", &first, &pod, "eth0").result();
             let two = call(network, "ADD", &second, &pod, "net1").result();
-            assert_eq!(told(&one), [default, services]);
-            assert_eq!(told(&two), [""; 0], "the pod has none of them by net1: {two}");
+            assert_eq!(destinations(&one), [default, services]);
+            assert_eq!(destinations(&two), [""; 0], "the pod has none of them by net1: {two}");
             for dst in [default, services] {
                 let shown = pod.ip(&format!("{family} route show {dst}"));
                 assert_eq!(
@@ -85,7 +86,7 @@ fn one_network_may_be_attached_twice() {
             let pod = network.host.pod();
             let one = call(network, "ADD", &config, &pod, "eth0").result();
             let two = call(network, "ADD", &config, &pod, "net1").result();
-            assert_eq!((told(&one), told(&two)), (vec![dst], vec![]));
+            assert_eq!((destinations(&one), destinations(&two)), (vec![dst], vec![]));
             check(network, &config, &pod, "eth0", &one).silent();
             check(network, &config, &pod, "net1", &two).silent();
             for ifname in ["net1", "eth0"] {
@@ -95,9 +96,9 @@ fn one_network_may_be_attached_twice() {
     });
 }
 
-/// A route of the runtime's or of an earlier plugin's.
+/// A route of the runtime or of an earlier plugin.
 #[test]
-fn a_route_that_the_namespace_has_already_stays() {
+fn a_route_of_the_namespace_stays() {
     on_host(|network| {
         keep(network);
         let pod = network.host.pod();
@@ -108,7 +109,7 @@ fn a_route_that_the_namespace_has_already_stays() {
         let routes = json!([{ "dst": "10.96.0.0/12" }, { "dst": "10.97.0.0/16" }]);
         let config = config(1, "10.91.0.0/24", routes);
         let result = call(network, "ADD", &config, &pod, "eth0").result();
-        assert_eq!(told(&result), ["10.97.0.0/16"]);
+        assert_eq!(destinations(&result), ["10.97.0.0/16"]);
         assert_eq!(pod.ip("route show 10.96.0.0/12")[0]["dev"], "before");
         check(network, &config, &pod, "eth0", &result).silent();
         call(network, "DEL", &config, &pod, "eth0").silent();
@@ -117,7 +118,7 @@ fn a_route_that_the_namespace_has_already_stays() {
 }
 
 #[test]
-fn a_route_that_is_listed_twice_is_one() {
+fn a_route_listed_twice_is_one() {
     on_host(|network| {
         keep(network);
         let routes = json!([
@@ -134,7 +135,7 @@ fn a_route_that_is_listed_twice_is_one() {
             { "dst": "10.96.0.0/12", "gw": "10.91.0.1" },
             { "dst": "10.96.0.0/12", "gw": "10.91.0.1", "priority": 7 },
         ]);
-        assert_eq!(result["routes"], expected, "the first, and the one that the kernel tells apart");
+        assert_eq!(result["routes"], expected, "the first route, and the one that differs for the kernel");
         assert_eq!(pod.ip("route show 10.96.0.0/12").as_array().map(Vec::len), Some(2));
         check(network, &config, &pod, "eth0", &result).silent();
         call(network, "DEL", &config, &pod, "eth0").silent();
@@ -143,7 +144,7 @@ fn a_route_that_is_listed_twice_is_one() {
 
 /// The kernel adds the route to the subnet with the address.
 #[test]
-fn a_route_to_the_own_subnet_is_told_if_it_is_the_kernels() {
+fn a_route_to_the_own_subnet_is_listed_if_it_equals_the_kernels() {
     on_host(|network| {
         keep(network);
         for (route, expected) in [
@@ -162,7 +163,7 @@ fn a_route_to_the_own_subnet_is_told_if_it_is_the_kernels() {
 }
 
 #[test]
-fn check_knows_routes_of_other_tables() {
+fn check_finds_routes_of_other_tables() {
     on_host(|network| {
         keep(network);
         let routes = json!([
@@ -186,9 +187,9 @@ fn check_knows_routes_of_other_tables() {
     });
 }
 
-/// Source-based routing: the plugin moves the routes of the interface to a table of their own.
+/// Source-based routing: the plugin moves the routes of the interface to another table.
 #[test]
-fn check_knows_routes_that_sbr_has_moved() {
+fn check_finds_routes_that_sbr_moved() {
     on_host(|network| {
         let one = network.attach("one");
         let sbr = json!({ "cniVersion": "1.0.0", "name": "blackbox", "type": "sbr", "prevResult": one.result });
@@ -206,9 +207,9 @@ fn check_knows_routes_that_sbr_has_moved() {
     });
 }
 
-/// 0.0.0.0 as a next hop is how DHCP servers write a destination on the link (RFC 3442).
+/// DHCP servers write a destination on the link with the next hop 0.0.0.0 (RFC 3442).
 #[test]
-fn routes_of_a_delegate_are_no_other() {
+fn routes_of_a_delegate_follow_the_same_rules() {
     on_host(|network| {
         keep(network);
         let mut config = config(1, "10.91.0.0/24", json!([]));

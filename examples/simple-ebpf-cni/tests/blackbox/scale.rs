@@ -1,4 +1,4 @@
-//! A bridge with as many pods as a large node has: 200, or as many as `CNIKIT_TEST_PODS` says.
+//! A bridge with the pods of a large node: 200, or the number in `CNIKIT_TEST_PODS`.
 //!
 //! ```sh
 //! CNIKIT_TEST_PODS=500 cargo test -p simple-ebpf-cni --test blackbox scale:: -- --nocapture
@@ -12,21 +12,23 @@ use crate::cli::command;
 use crate::doctor::configured;
 use crate::support::{Attached, GATEWAY, Network, bin, heard, on_host, silence};
 
-/// How many pods talk to each other, to the gateway and with the host. The others are bystanders.
+/// The number of pods with traffic to each other, to the gateway and with the host. The others are
+/// bystanders.
 const TALKERS: usize = 4;
 
-/// How many ADDs a time is the median of.
+/// The number of ADDs for the median of a duration.
 const SAMPLE: usize = 9;
 
-/// What every bystander has heard, in frames of any kind.
+/// The number of frames of any kind that every bystander has received.
 struct Heard {
-    /// After the talkers have found each other and the gateway, and the host the talkers.
+    /// After the active pods have resolved each other and the gateway, and the host has resolved
+    /// the active pods.
     of_others: Vec<u64>,
     /// After the host has sent one packet to each bystander.
     with_own: Vec<u64>,
 }
 
-/// Attaches the crowd, lets some of it talk, and listens.
+/// Attaches all pods, starts traffic between some, and counts the frames at the others.
 #[track_caller]
 fn listen(spoof_check: bool, judge: impl FnOnce(Heard) + Send) {
     on_host(|network| {
@@ -34,7 +36,8 @@ fn listen(spoof_check: bool, judge: impl FnOnce(Heard) + Send) {
         config["subnet"] = "10.99.0.0/22".into();
         let network = network.by(config);
         silence();
-        // One that follows multicast groups reports its own to all ports, some time in its first seconds.
+        // A pod that follows multicast groups reports its own to all ports within its first
+        // seconds.
         network.host.ip("link add cbr0 type bridge mcast_snooping 0");
         let mut times = Vec::new();
         let crowd: Vec<Attached> = (0..size())
@@ -67,19 +70,20 @@ fn listen(spoof_check: bool, judge: impl FnOnce(Heard) + Send) {
 }
 
 #[test]
-fn bystanders_hear_nothing_of_what_others_ask() {
+fn bystanders_receive_no_requests_of_others() {
     listen(true, |heard| {
         assert!(heard.of_others.iter().all(|frames| *frames == 0), "{:?}", heard.of_others);
-        // The packet for the pod itself and, as it answers, where the gateway is; since it was attached no other.
+        // The packet for the pod itself, and the resolution of the gateway for its reply. No other
+        // frame since the ADD.
         assert!(heard.with_own.iter().all(|frames| *frames == 2), "{:?}", heard.with_own);
     });
 }
 
-/// The control: pods that are not held to their addresses answer for themselves, so all are asked.
+/// The control: pods without spoof check answer for themselves, so all pods receive the requests.
 #[test]
-fn without_the_check_bystanders_hear_every_question() {
+fn without_the_check_bystanders_receive_every_request() {
     listen(false, |heard| {
-        // Of two that talk, one asks at least; and each asks for the gateway.
+        // One of two active pods sends a request at least, and each sends one for the gateway.
         let questions = (TALKERS * (TALKERS - 1) / 2 + TALKERS) as u64;
         assert!(heard.of_others.iter().all(|frames| *frames >= questions), "{:?}", heard.of_others);
         let questions = questions + heard.with_own.len() as u64;
@@ -89,11 +93,11 @@ fn without_the_check_bystanders_hear_every_question() {
 
 /// `BR_MAX_PORTS` of the kernel.
 #[test]
-fn a_bridge_that_is_full_is_called_that() {
+fn a_full_bridge_is_reported() {
     on_host(|network| {
         let first = network.attach("first");
         let before = network.footprint();
-        // Pairs, as not every kernel has anything simpler, with both ends on it.
+        // Veth pairs, because not every kernel has a simpler link. Both ends are on the bridge.
         let pair =
             |n| format!("link add a{n} group 42 master cbr0 type veth peer name b{n}\nlink set b{n} master cbr0\n");
         network.host.command("ip").words("-batch -").stdin((0..511).map(pair).collect::<String>()).run();
@@ -106,12 +110,12 @@ fn a_bridge_that_is_full_is_called_that() {
             assert!(output.status.code() == Some(1) && output.stdout.contains("cbr0 has 1,023 ports"), "{output:#?}");
         }
         network.host.command("ip").words("link delete group 42").run();
-        assert_eq!(network.footprint(), before, "nothing is left of the attempt");
+        assert_eq!(network.footprint(), before, "the failed ADD leaves nothing");
         network.detach(&first);
     });
 }
 
-/// Each pod reaches each other one and the gateway, and the host reaches them all.
+/// Each pod reaches each other pod and the gateway, and the host reaches all pods.
 #[track_caller]
 fn talk(network: &Network, talkers: &[Attached]) {
     for from in talkers {
@@ -130,7 +134,7 @@ fn median(times: &[Duration]) -> Duration {
 }
 
 fn size() -> usize {
-    let Some(wish) = std::env::var_os("CNIKIT_TEST_PODS") else { return 200 };
-    let number = wish.to_str().and_then(|wish| wish.parse().ok());
+    let Some(value) = std::env::var_os("CNIKIT_TEST_PODS") else { return 200 };
+    let number = value.to_str().and_then(|value| value.parse().ok());
     number.filter(|number| (20..=1000).contains(number)).expect("CNIKIT_TEST_PODS is a number from 20 to 1000")
 }

@@ -1,5 +1,5 @@
-//! Service addresses: the host translates them to a pod of the same node, as kube-proxy does. What answers must be
-//! translated back, with direct delivery on.
+//! Service addresses: the host translates them to a pod of the same node, as kube-proxy does. With
+//! direct forwarding on, replies must pass the reverse translation.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -13,17 +13,17 @@ use serde_json::{Value, json};
 
 use crate::support::{Network, on_host};
 
-/// How many conversations each way.
+/// The number of flows for each combination.
 const FLOWS: usize = 200;
 
-/// The port of the service, and that of the pod behind it.
+/// The port of the service, and the port of the pod behind it.
 const SERVICE_PORT: u16 = 80;
 const POD_PORT: u16 = 8080;
 
-/// How long an answer may take. One that is not translated back never comes.
+/// Time limit of a reply. A reply without reverse translation never arrives.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A family's addresses: of the service, the client and the server.
+/// The addresses of one family: the service, the client and the server.
 struct Family {
     table: &'static str,
     service: &'static str,
@@ -34,7 +34,8 @@ struct Family {
 const IPV4: Family = Family { table: "ip", service: "10.96.0.10", client: "10.99.0.2", server: "10.99.0.3" };
 const IPV6: Family = Family { table: "ip6", service: "fd00:96::10", client: "fd00:99::2", server: "fd00:99::3" };
 
-/// A network of both families with a client and a server, on a host that translates the service's addresses.
+/// A network of both families with a client and a server, on a host that translates the service's
+/// addresses.
 #[track_caller]
 fn with_service(bridge_netfilter: bool, masquerade: bool, test: impl FnOnce(&Network, [&Pod; 2]) + Send) {
     if !tool("nft") {
@@ -50,14 +51,15 @@ fn with_service(bridge_netfilter: bool, masquerade: bool, test: impl FnOnce(&Net
             ("/proc/sys/net/bridge/bridge-nf-call-iptables", on),
             ("/proc/sys/net/bridge/bridge-nf-call-ip6tables", on),
         ] {
-            // Without br_netfilter a kernel behaves as if it were off.
+            // A kernel without br_netfilter behaves as if it were off.
             if bridge.exists() || !setting.starts_with("/proc/sys/net/bridge") {
                 fs::write(setting, value).unwrap_or_else(|error| panic!("{setting}: {error}"));
             }
         }
         for Family { table, service, server, .. } in [&IPV4, &IPV6] {
             let target = SocketAddr::new(server.parse().expect("an address"), POD_PORT);
-            // A pod that reaches itself by its service gets another source, as it would not answer its own.
+            // A pod that reaches itself through its service gets another source, because it rejects
+            // replies from its own address.
             let rules = format!(
                 "table {table} services {{
                     chain prerouting {{
@@ -93,7 +95,7 @@ fn dual_stack(network: &Network) -> Value {
     config
 }
 
-/// Serves in a pod, by both protocols, until the test is over: sends back what comes.
+/// Echoes all data in a pod, over both protocols, until the test ends.
 fn serve(pod: &Pod, address: &str) {
     let at = SocketAddr::new(address.parse().expect("an address"), POD_PORT);
     let (tcp, udp) = pod
@@ -112,7 +114,7 @@ fn serve(pod: &Pod, address: &str) {
     });
 }
 
-/// How many of so many connections were answered.
+/// The number of answered connections out of `count`.
 fn tcp_answers(client: &Pod, target: SocketAddr) -> usize {
     let talk = || {
         let mut connection = TcpStream::connect_timeout(&target, patience(PATIENCE))?;
@@ -124,7 +126,7 @@ fn tcp_answers(client: &Pod, target: SocketAddr) -> usize {
     client.enter(|| (0..FLOWS).filter(|_| talk().is_ok()).count())
 }
 
-/// How many of so many sockets were answered, by the address that they asked.
+/// The number of sockets with an answer from the requested address.
 fn udp_answers(client: &Pod, own: &str, target: SocketAddr) -> usize {
     let own: IpAddr = own.parse().expect("an address");
     let talk = || {
@@ -146,39 +148,39 @@ fn assert_reached(network: &Network, [client, server]: [&Pod; 2]) {
         client.use_ports(20_000..=29_999);
         assert_eq!(tcp_answers(client, service), FLOWS, "TCP by {service}");
         assert_eq!(udp_answers(client, own, service), FLOWS, "UDP by {service}");
-        // The ends of the last connections are counted late.
+        // The programs count the end of the last connections late.
         thread::sleep(Duration::from_millis(500));
-        // What shares its ports with a conversation by the stack stays there.
+        // Packets with the same ports as a flow of the stack stay with the stack.
         client.use_ports(30_000..=39_999);
-        let before = network.counters(own).expect("a row");
+        let before = network.counters(own).expect("an entry");
         assert_eq!(tcp_answers(client, direct), FLOWS, "TCP to {direct}");
         assert_eq!(udp_answers(client, own, direct), FLOWS, "UDP to {direct}");
-        let after = network.counters(own).expect("a row");
+        let after = network.counters(own).expect("an entry");
         let (sent, direct) = (after.tx_packets - before.tx_packets, after.tx_direct - before.tx_direct);
-        assert_eq!(sent, direct, "who asks the pod itself is delivered directly");
-        // The pod that serves reaches itself by its service.
+        assert_eq!(sent, direct, "packets to the pod's own address are direct");
+        // The serving pod reaches itself through its service.
         assert_eq!(tcp_answers(server, service), FLOWS, "hairpin by {service}");
     }
 }
 
 #[test]
-fn a_service_of_the_same_node_is_reached() {
+fn a_service_of_the_same_node_is_reachable() {
     with_service(false, false, assert_reached);
 }
 
 #[test]
-fn a_service_of_the_same_node_is_reached_with_bridge_netfilter() {
+fn a_service_of_the_same_node_is_reachable_with_bridge_netfilter() {
     with_service(true, false, assert_reached);
 }
 
 #[test]
-fn a_service_of_the_same_node_is_reached_where_pods_are_masqueraded() {
+fn a_service_of_the_same_node_is_reachable_with_masquerading() {
     with_service(true, true, assert_reached);
 }
 
-/// The answers are led to the host by the bridge's MAC, which somebody may change.
+/// The replies reach the host through the bridge's MAC, which may change.
 #[test]
-fn a_service_is_reached_after_the_bridge_got_another_mac() {
+fn a_service_is_reachable_after_the_bridge_got_another_mac() {
     with_service(false, false, |network, [client, server]| {
         serve(server, IPV4.server);
         let service = SocketAddr::new(IPV4.service.parse().expect("an address"), SERVICE_PORT);
@@ -189,7 +191,7 @@ fn a_service_is_reached_after_the_bridge_got_another_mac() {
     });
 }
 
-/// Ports of a client that were used for the service and then for the pod itself.
+/// Ports of a client that were used for the service, and then for the pod itself.
 #[test]
 fn ports_may_change_from_service_to_pod_and_back() {
     with_service(true, false, |_, [client, server]| {

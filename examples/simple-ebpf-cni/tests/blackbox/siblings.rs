@@ -1,5 +1,6 @@
-//! Pods with several interfaces. Linux answers from any interface for any of its addresses (the weak host model: RFC 1122,
-//! section 3.3.4.2), so each port may send from all addresses of its pod, and from no address of another pod.
+//! Pods with several interfaces. Linux answers from any interface for any of its addresses (the
+//! weak host model: RFC 1122, section 3.3.4.2). Each port may therefore send from all addresses of
+//! its pod, and from no address of another pod.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::support::{Attached, GATEWAY, Network, code, drop_invalid, on_host};
 
 const OTHER_NETWORK: &str = "other";
 
-/// A second network, on a bridge of its own.
+/// A second network, with its own bridge.
 fn other_network(network: &Network) -> Value {
     for line in [
         "link cbr1 ",
@@ -47,7 +48,7 @@ fn pings_from(pod: &Pod, source: &str, target: &str) -> bool {
     pod.command("ping").words(&format!("-n -q -c 3 -i 0.01 -W 1 -I {source} {target}")).output().status.success()
 }
 
-/// The entries of `port_addresses`, of a network.
+/// The entries of `port_addresses` of a network.
 #[track_caller]
 fn shared(network: &Network, name: &str) -> usize {
     let pin = format!("/sys/fs/bpf/simple-ebpf-cni/{name}/v2/port_addresses");
@@ -55,16 +56,16 @@ fn shared(network: &Network, name: &str) -> usize {
     dump.as_array().map_or(0, Vec::len)
 }
 
-/// Has the host route, as every node of a cluster does.
+/// Turns on forwarding, as every node of a cluster does.
 fn route() {
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a writable /proc");
 }
 
-/// What the guard dropped at all ports of the network.
+/// The number of spoof check drops at all ports of the network.
 #[track_caller]
 fn drops(network: &Network) -> u64 {
-    let rows = network.map("net_drops");
-    let values = rows[0]["values"].as_array().expect("a value for each CPU").iter();
+    let entries = network.map("net_drops");
+    let values = entries[0]["values"].as_array().expect("a value for each CPU").iter();
     let of_cpu = |value: &Value| {
         value["value"]["packets"].as_array().expect("counters").iter().filter_map(Value::as_u64).sum::<u64>()
     };
@@ -72,7 +73,7 @@ fn drops(network: &Network) -> u64 {
 }
 
 #[test]
-fn every_address_of_a_pod_with_two_interfaces_of_one_network_is_of_use() {
+fn every_address_of_a_pod_with_two_interfaces_of_one_network_works() {
     on_host(|network| {
         let [one, two] = ["one", "two"].map(|container| network.attach(container));
         let second = attach_net1(network, &network.config, &one);
@@ -83,7 +84,7 @@ fn every_address_of_a_pod_with_two_interfaces_of_one_network_is_of_use() {
             assert!(pings_from(&one.pod, target, GATEWAY), "{target} to node");
         }
         assert_eq!(drops(network), 0);
-        // Both directions are direct, whichever interface the pod answers by.
+        // Both directions are direct, independent of the interface of the reply.
         let counters = network.counters(&second).expect("an entry");
         assert!(counters.rx_direct >= 6 && counters.tx_direct >= 6, "{counters:?}");
         network.check(&one).silent();
@@ -99,7 +100,7 @@ fn every_address_of_a_pod_with_two_interfaces_of_one_network_is_of_use() {
 }
 
 #[test]
-fn every_address_of_a_pod_in_two_networks_is_of_use() {
+fn every_address_of_a_pod_in_two_networks_works() {
     on_host(|network| {
         route();
         let other = other_network(network);
@@ -111,7 +112,7 @@ fn every_address_of_a_pod_in_two_networks_is_of_use() {
         assert_eq!(drops(network), 0);
         assert_eq!((shared(network, crate::support::NAME), shared(network, OTHER_NETWORK)), (1, 1));
 
-        // In either order: the first interface may go first.
+        // In either order: the first interface may be detached first.
         network.detach(&one);
         assert_eq!((shared(network, crate::support::NAME), shared(network, OTHER_NETWORK)), (0, 0));
         assert!(network.host.ping(&second, 3).status.success(), "the other interface still works");
@@ -120,9 +121,9 @@ fn every_address_of_a_pod_in_two_networks_is_of_use() {
     });
 }
 
-/// TCP to an address of another network, where the node drops what conntrack calls invalid.
+/// TCP to an address of another network, on a node that drops invalid packets.
 #[test]
-fn a_connection_to_the_second_network_is_whole_for_conntrack() {
+fn conntrack_sees_both_directions_of_a_connection_to_the_second_network() {
     if !tool("nft") {
         return;
     }
@@ -166,30 +167,30 @@ fn two_interfaces_share_addresses_of_both_families() {
     });
 }
 
-/// A pod with CAP_NET_ADMIN makes a pair of its own whose other end has the index of a victim's port.
+/// A pod with CAP_NET_ADMIN creates a pair. Its other end has the ifindex of a target's port.
 #[test]
-fn a_pod_cannot_forge_its_way_to_the_addresses_of_another() {
+fn a_pod_cannot_claim_the_addresses_of_another() {
     on_host(|network| {
-        let [attacker, victim] = ["attacker", "victim"].map(|container| network.attach(container));
-        let index = network.host.link(victim.host_veth()).expect("there")["ifindex"].clone();
+        let [attacker, target] = ["attacker", "target"].map(|container| network.attach(container));
+        let index = network.host.link(target.host_veth()).expect("the link exists")["ifindex"].clone();
         let accomplice = network.host.pod();
         let netns = accomplice.netns();
         attacker.pod.ip(&format!("link add forged type veth peer name x index {index} netns {}", netns.display()));
         attach_net1(network, &network.config, &attacker);
-        // Two entries, for the two ports of the attacker, and none of the victim's.
+        // Two entries, for the two ports of the attacker, and none for the target's port.
         let entries = network.map("port_addresses");
         assert_eq!(entries.len(), 2, "{entries:?}");
         assert!(entries.iter().all(|entry| entry["key"]["ifindex"] != index), "{entries:?}");
-        attacker.pod.ip(&format!("address add {}/32 dev eth0", victim.address()));
-        assert!(!pings_from(&attacker.pod, victim.address(), GATEWAY));
+        attacker.pod.ip(&format!("address add {}/32 dev eth0", target.address()));
+        assert!(!pings_from(&attacker.pod, target.address(), GATEWAY));
         attacker.pod.ip("link delete forged");
         detach_net1(network, &network.config, &attacker);
-        [attacker, victim].iter().for_each(|attached| network.detach(attached));
+        [attacker, target].iter().for_each(|attached| network.detach(attached));
     });
 }
 
 #[test]
-fn two_interfaces_that_are_attached_at_once_share_their_addresses() {
+fn two_interfaces_attached_in_parallel_share_their_addresses() {
     on_host(|network| {
         let other = other_network(network);
         let [_, two] = ["warm", "two"].map(|container| network.attach(container));
@@ -224,7 +225,7 @@ fn two_interfaces_that_are_attached_at_once_share_their_addresses() {
 }
 
 #[test]
-fn check_and_the_next_add_know_the_entries() {
+fn check_and_the_next_add_restore_the_entries() {
     on_host(|network| {
         let [one, two] = ["one", "two"].map(|container| network.attach(container));
         let second = attach_net1(network, &network.config, &one);
@@ -245,7 +246,7 @@ fn check_and_the_next_add_know_the_entries() {
         let error = network.check(&one).error(code::DIFFERS);
         assert!(error.contains("port_addresses") && error.contains(&second), "{error}");
 
-        // Somebody removed the pins: the next ADD puts back what it knows.
+        // The pins were removed: the next ADD restores the known entries.
         std::fs::remove_dir_all("/sys/fs/bpf/simple-ebpf-cni/blackbox").expect("a writable bpffs");
         let three = network.attach("three");
         network.check(&one).silent();
@@ -255,21 +256,21 @@ fn check_and_the_next_add_know_the_entries() {
     });
 }
 
-/// Linux asks in the name of the address that a packet is sent from (`arp_announce` 0).
+/// Linux sends ARP requests from the source address of the waiting packet (`arp_announce` 0).
 #[test]
-fn a_question_in_the_name_of_an_inner_address_holds_nothing_up() {
+fn a_request_from_an_inner_address_delays_nothing() {
     on_host(|network| {
         let [one, two] = ["one", "two"].map(|container| network.attach(container));
         one.pod.ip("link add docker0 type bridge");
         one.pod.ip("address add 172.17.0.1/16 dev docker0");
         one.pod.ip("link set docker0 up");
         for target in [GATEWAY, two.address()] {
-            // The packet itself is dropped: nobody gave the pod that address.
+            // The program drops the packet itself, because no ADD assigned that address.
             assert!(!pings_from(&one.pod, "172.17.0.1", target), "{target}");
             let neighbor = one.pod.ip(&format!("neighbour show {target}"));
             assert!(neighbor[0]["lladdr"].is_string(), "{target} was answered: {neighbor}");
         }
-        // The node and the other pod were told nothing of the address.
+        // The node and the other pod did not learn the address.
         for neighbors in [network.host.ip("neighbour show"), two.pod.ip("neighbour show")] {
             let has = |address: &str| neighbors.as_array().into_iter().flatten().any(|entry| entry["dst"] == address);
             assert!(!has("172.17.0.1"), "{neighbors}");
@@ -278,9 +279,10 @@ fn a_question_in_the_name_of_an_inner_address_holds_nothing_up() {
     });
 }
 
-/// Networks may overlap: the second interface has an address that another pod, or the node, has in the first network.
+/// Networks may overlap: the second interface has an address that another pod, or the node, has in
+/// the first network.
 #[test]
-fn an_address_in_another_network_is_no_right_to_that_of_another_pod() {
+fn an_address_in_another_network_does_not_permit_the_address_of_another_pod() {
     on_host(|network| {
         let mut other = other_network(network);
         other["subnet"] = json!("10.99.0.0/24");
@@ -302,9 +304,9 @@ fn an_address_in_another_network_is_no_right_to_that_of_another_pod() {
     });
 }
 
-/// The maps of the other interface are found by the programs at its port, and not by pins.
+/// The programs at the port lead to the maps of the other interface. Pins do not.
 #[test]
-fn a_detach_without_the_pins_leaves_no_right_to_the_address() {
+fn a_detach_without_the_pins_removes_the_permission() {
     on_host(|network| {
         let [one, two] = ["one", "two"].map(|container| network.attach(container));
         let elsewhere = Elsewhere::new(network);
@@ -328,9 +330,10 @@ fn a_detach_without_the_pins_leaves_no_right_to_the_address() {
     });
 }
 
-/// The node notes the sender of each question: a pod that asks in the name of its second interface's address.
+/// The node stores the sender of each request. Here a pod sends a request from the address of its
+/// second interface.
 #[test]
-fn the_node_sends_to_the_next_pod_with_an_address() {
+fn the_node_reaches_the_next_pod_with_an_address() {
     on_host(|network| {
         let one = network.attach("one");
         let second = attach_net1(network, &network.config, &one);

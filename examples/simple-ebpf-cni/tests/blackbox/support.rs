@@ -1,4 +1,4 @@
-//! A network of the plugin's on a private host, and the ways to look at it from outside.
+//! A network of the plugin on a private host, and functions that read its state from outside.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,19 +10,20 @@ use serde_json::{Value, json};
 /// The network's name.
 pub(crate) const NAME: &str = "blackbox";
 
-/// The first address of the subnet, which is the gateway unless the configuration says otherwise.
+/// The first address of the subnet: the gateway, unless the configuration names another.
 pub(crate) const GATEWAY: &str = "10.99.0.1";
 
-/// Where leases are kept by default.
+/// The default directory of leases.
 pub(crate) const DATA_DIR: &str = "/var/lib/cni/simple-ebpf-cni";
 
-/// What holds until the next boot.
+/// The directory of state that is valid until the next boot.
 pub(crate) const STATE_DIR: &str = "/run/simple-ebpf-cni";
 
-/// The record of the processes that DEL and GC leave behind. It is an optimization's memory, and stays after any DEL.
+/// The record of the background processes of DEL and GC. It only makes DEL faster, and stays after
+/// any DEL.
 pub(crate) const ORPHANS: &str = "/run/simple-ebpf-cni/orphans";
 
-/// Codes of the plugin's own.
+/// Error codes of the plugin.
 pub(crate) mod code {
     pub(crate) const POOL_EXHAUSTED: u64 = 100;
     pub(crate) const CORRUPT_LEASE: u64 = 102;
@@ -35,17 +36,17 @@ pub(crate) fn plugin() -> Plugin {
     Plugin::new(env!("CARGO_BIN_EXE_simple-ebpf-cni"))
 }
 
-/// The directory that the binary lies in.
+/// The directory of the binary.
 pub(crate) fn bin() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_simple-ebpf-cni")).parent().expect("a path of two parts")
 }
 
-/// A configuration with nothing left out but what has a default.
+/// A minimal configuration: all optional keys are absent.
 pub(crate) fn config() -> Value {
     json!({ "cniVersion": "1.0.0", "name": NAME, "type": "simple-ebpf-cni", "subnet": "10.99.0.0/24" })
 }
 
-/// Runs a test on a private host. What serves the network as a whole may be left behind, and nothing else.
+/// Runs a test on a private host. Only the shared parts of the network may remain.
 #[track_caller]
 pub(crate) fn on_host(test: impl FnOnce(&Network) + Send) {
     host(|host| {
@@ -55,27 +56,27 @@ pub(crate) fn on_host(test: impl FnOnce(&Network) + Send) {
         }
         bookkeeping().iter().for_each(|line| host.keep(line));
         test(&network);
-        assert_eq!(network.rows().lines().collect::<Vec<_>>(), [""; 0], "the test left rows in the maps");
+        assert_eq!(network.map_entries().lines().collect::<Vec<_>>(), [""; 0], "the test left entries in the maps");
         let state = Footprint::of_files(STATE_DIR).beyond(&Footprint::default(), &[format!("file {ORPHANS} ")]);
         assert!(state.is_empty(), "the test left behind:\n{state}");
     });
 }
 
-/// A network of the plugin's.
+/// A network of the plugin.
 pub(crate) struct Network<'h> {
     pub(crate) host: &'h Host,
     pub(crate) plugin: Plugin,
     pub(crate) config: Value,
 }
 
-/// An attached pod, and what its ADD said.
+/// An attached pod, and the result of its ADD.
 pub(crate) struct Attached {
     pub(crate) container: String,
     pub(crate) pod: Pod,
     pub(crate) result: Value,
 }
 
-/// A row of `pkt_count`, summed over the CPUs.
+/// An entry of `pkt_count`, summed over the CPUs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
     pub(crate) tx_packets: u64,
@@ -119,7 +120,7 @@ impl Network<'_> {
         self.plugin.on("CHECK", &config, &attached.container, &attached.pod).run()
     }
 
-    /// The same network, by another configuration.
+    /// The same network with another configuration.
     pub(crate) fn by(&self, config: Value) -> Network<'_> {
         Network { host: self.host, plugin: self.plugin.clone(), config }
     }
@@ -142,7 +143,7 @@ impl Network<'_> {
         layouts[0].join(name)
     }
 
-    /// Makes the pinned programs those of another build, as far as the plugin can tell.
+    /// Marks the pinned programs as a different build for the plugin.
     #[track_caller]
     pub(crate) fn make_foreign(&self) {
         let directory = self.pin("");
@@ -150,10 +151,10 @@ impl Network<'_> {
         let is_mark = |entry: &std::fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b"build-");
         let marks: Vec<_> = entries.filter(is_mark).collect();
         assert_eq!(marks.len(), 1, "{marks:?}");
-        std::fs::rename(marks[0].path(), directory.join("build-of-another")).expect("a mark can be renamed");
+        std::fs::rename(marks[0].path(), directory.join("build-of-another")).expect("bpffs allows a rename");
     }
 
-    /// The id that the kernel gave a pinned program.
+    /// The kernel's id of a pinned program.
     #[track_caller]
     pub(crate) fn program_id(&self, name: &str) -> u64 {
         let pin = self.pin(name);
@@ -161,31 +162,31 @@ impl Network<'_> {
         shown["id"].as_u64().unwrap_or_else(|| panic!("no program id in {shown}"))
     }
 
-    /// The rows of a pinned map, with keys and values as its BTF names them.
+    /// The entries of a pinned map, with keys and values named by its BTF.
     #[track_caller]
     pub(crate) fn map(&self, name: &str) -> Vec<Value> {
         let pin = self.pin(name);
         let dump = self.host.command("bpftool").args(["-j", "map", "dump", "pinned"]).arg(pin).json();
-        let rows = dump.as_array().unwrap_or_else(|| panic!("the dump of {name} is no list: {dump}"));
-        rows.iter().map(|row| row["formatted"].clone()).collect()
+        let entries = dump.as_array().unwrap_or_else(|| panic!("the dump of {name} is no list: {dump}"));
+        entries.iter().map(|entry| entry["formatted"].clone()).collect()
     }
 
-    /// Removes the row of an address from a pinned map.
+    /// Removes the entry of an address from a pinned map.
     #[track_caller]
-    pub(crate) fn remove_row(&self, map: &str, address: &str) {
+    pub(crate) fn remove_entry(&self, map: &str, address: &str) {
         let octets = address.split('.');
         let command = self.host.command("bpftool").args(["map", "delete", "pinned"]).arg(self.pin(map));
         command.arg("key").args(octets).run();
     }
 
-    /// What was counted for an address, if it has a row.
+    /// The counters of an address, if it has an entry.
     #[track_caller]
     pub(crate) fn counters(&self, address: &str) -> Option<Counters> {
         let address: IpAddr = address.parse().expect("an address");
         let map = if address.is_ipv4() { "pkt_count" } else { "pkt_count_v6" };
-        let row = self.map(map).into_iter().find(|row| key(&row["key"]) == address.to_string())?;
+        let entry = self.map(map).into_iter().find(|entry| key(&entry["key"]) == address.to_string())?;
         let sum = |field: &str| {
-            let values = row["values"].as_array().expect("a per-CPU map has a value for each CPU");
+            let values = entry["values"].as_array().expect("a per-CPU map has a value for each CPU");
             values.iter().map(|value| value["value"][field].as_u64().expect("a counter")).sum()
         };
         let [tx_packets, tx_bytes, tx_direct] = ["tx_packets", "tx_bytes", "tx_direct"].map(sum);
@@ -193,7 +194,7 @@ impl Network<'_> {
         Some(Counters { tx_packets, tx_bytes, tx_direct, rx_packets, rx_bytes, rx_direct })
     }
 
-    /// The addresses that the files below `dataDir` say are taken.
+    /// The leased addresses, by the files below `dataDir`.
     pub(crate) fn taken(&self) -> BTreeSet<String> {
         let folder = Path::new(DATA_DIR).join(NAME).join("addresses");
         let Ok(entries) = std::fs::read_dir(folder) else {
@@ -207,16 +208,17 @@ impl Network<'_> {
         Path::new(DATA_DIR).join(NAME).join("leases").join(format!("{container}@eth0.json"))
     }
 
-    /// A line for each row of the maps that hold something of each pod, without what is counted.
+    /// A line for each map entry that belongs to a pod, without the counters.
     #[track_caller]
-    pub(crate) fn rows(&self) -> Footprint {
+    pub(crate) fn map_entries(&self) -> Footprint {
         if !Path::new("/sys/fs/bpf/simple-ebpf-cni").join(NAME).exists() {
             return Footprint::default();
         }
-        // The gateway's rows lead to the bridge, whose index is the kernel's choice: they count up from 1. Rows of a map
-        // whose types the kernel refused, which libbpf does without, say nothing.
+        // The gateway's entries name the bridge. Its ifindex comes from the kernel and counts up
+        // from 1. If the kernel refused the types of a map, libbpf creates it without, and its
+        // entries have no fields.
         let is_pods =
-            |row: &Value| !row.is_null() && row["value"]["ifindex"].as_u64().is_none_or(|index| index >= 1 << 30);
+            |entry: &Value| !entry.is_null() && entry["value"]["ifindex"].as_u64().is_none_or(|index| index >= 1 << 30);
         [
             "pkt_count",
             "pkt_count_v6",
@@ -228,13 +230,13 @@ impl Network<'_> {
             "port_xdp",
         ]
         .into_iter()
-        .flat_map(|map| self.map(map).into_iter().map(move |row| (map, row)))
-        .filter(|(_, row)| is_pods(row))
-        .map(|(map, row)| format!("row {map} {}", key(&row["key"])))
+        .flat_map(|map| self.map(map).into_iter().map(move |entry| (map, entry)))
+        .filter(|(_, entry)| is_pods(entry))
+        .map(|(map, entry)| format!("entry {map} {}", key(&entry["key"])))
         .collect()
     }
 
-    /// All there is of the network: what is on the host, in the maps, and attached to its links.
+    /// The whole state of the network: on the host, in the maps, and attached to its links.
     #[track_caller]
     pub(crate) fn footprint(&self) -> Footprint {
         let mut attached = Vec::new();
@@ -246,17 +248,17 @@ impl Network<'_> {
         }
         for block in self.blocks() {
             let filters = self.host.tc(&format!("filter show block {block}"));
-            // The chain that a filter stands in is listed as well, without options.
+            // The list also contains the chain of a filter, without options.
             for filter in filters.as_array().into_iter().flatten().filter(|filter| !filter["options"].is_null()) {
                 attached.push(format!("filter block {block} {} {}", filter["pref"], filter["options"]));
             }
         }
         attached.extend(self.rules());
-        let host = self.host.footprint().and(self.rows()).and(attached.into_iter().collect());
+        let host = self.host.footprint().and(self.map_entries()).and(attached.into_iter().collect());
         host.beyond(&Footprint::default(), &bookkeeping())
     }
 
-    /// The tables, chains and rules of nftables, in their order, where the network masquerades.
+    /// The tables, chains and rules of nftables in their order, if the network masquerades.
     #[track_caller]
     fn rules(&self) -> Vec<String> {
         if self.config["ipMasq"] != true {
@@ -267,7 +269,7 @@ impl Network<'_> {
         let mut rules = Vec::new();
         for object in objects.filter(|object| object.get("metainfo").is_none()) {
             let mut object = object.clone();
-            // Numbered anew whenever one is made.
+            // The kernel assigns a new number to each new object.
             for kind in ["table", "chain", "rule"] {
                 if let Some(fields) = object[kind].as_object_mut() {
                     fields.remove("handle");
@@ -289,7 +291,7 @@ impl Network<'_> {
         qdiscs.flat_map(|qdisc| ["ingress_block", "egress_block"].map(|key| qdisc[key].as_u64())).flatten().collect()
     }
 
-    /// Takes the programs away from under all pods.
+    /// Removes the programs under all pods.
     #[track_caller]
     pub(crate) fn detach_programs(&self) {
         let blocks = self.blocks();
@@ -305,10 +307,10 @@ impl Attached {
     #[track_caller]
     pub(crate) fn address(&self) -> &str {
         let address = self.result["ips"][0]["address"].as_str().expect("the result has an address");
-        address.split_once('/').expect("it has a prefix length").0
+        address.split_once('/').expect("an address with a prefix length").0
     }
 
-    /// The host's end of the pair.
+    /// The host end of the pair.
     #[track_caller]
     pub(crate) fn host_veth(&self) -> &str {
         self.result["interfaces"][1]["name"].as_str().expect("the result names the host's end")
@@ -321,8 +323,8 @@ impl Attached {
     }
 }
 
-/// Has a host filter bridged packets and drop those that conntrack calls invalid, as kube-proxy leaves a node. False, and says
-/// so, if the kernel has no br_netfilter.
+/// Makes a host filter bridged packets and drop invalid ones, as kube-proxy configures a node.
+/// Returns false, and prints a `SKIP` line, if the kernel has no br_netfilter.
 #[track_caller]
 pub(crate) fn drop_invalid(host: &Host) -> bool {
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("a writable /proc");
@@ -340,12 +342,12 @@ pub(crate) fn drop_invalid(host: &Host) -> bool {
     true
 }
 
-/// Keeps the namespace of the calling thread from what IPv6 says to all when a link comes up.
+/// Suppresses the IPv6 multicasts of links that come up in the namespace of the calling thread.
 pub(crate) fn silence() {
     std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("a kernel with IPv6");
 }
 
-/// The frames of any kind that have come into a pod.
+/// The number of frames of any kind that a pod has received.
 #[track_caller]
 pub(crate) fn heard(pod: &Pod) -> u64 {
     let links = pod.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev")).expect("/proc is mounted");
@@ -354,12 +356,13 @@ pub(crate) fn heard(pod: &Pod) -> u64 {
     frames.unwrap_or_else(|| panic!("nothing is counted for eth0: {links}"))
 }
 
-/// The files that serve the leases of a network as a whole, as lines of a footprint begin.
+/// The files for the leases of a network as a whole, as lines of a footprint begin.
 fn bookkeeping() -> [String; 2] {
     ["lock", "damaged/"].map(|file| format!("file {DATA_DIR}/{NAME}/{file}"))
 }
 
-/// The key of a row as people write it: `{"octet": [10, 99, 0, 2]}` is `10.99.0.2`, an index itself.
+/// The key of a map entry as text: `{"octet": [10, 99, 0, 2]}` becomes `10.99.0.2`, and an index
+/// stays.
 fn key(key: &Value) -> String {
     let octets: Option<Vec<u8>> = serde_json::from_value(key["octet"].clone()).ok();
     match octets.as_deref() {

@@ -1,5 +1,6 @@
-//! Both directions of a conversation go the same way. A node that filters bridged packets, and drops those that conntrack calls
-//! invalid, cuts off whoever sends directly and is answered by the bridge: kubernetes#94861.
+//! Both directions of a flow take the same path. A node that filters bridged packets and drops
+//! invalid ones otherwise disconnects a pod that sends directly and receives through the bridge:
+//! kubernetes#94861.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
@@ -9,7 +10,8 @@ use cnikit_testbed::{Namespace, Pod, patience, tool};
 
 use crate::support::{Attached, Network, drop_invalid, on_host};
 
-/// Two pods without the spoof check, on a node as kubeadm and kube-proxy leave it, and a server in the second pod.
+/// Two pods without the spoof check, on a node as kubeadm and kube-proxy configure it, and a server
+/// in the second pod.
 #[track_caller]
 fn with_conntrack(test: impl FnOnce(&Network, [&Attached; 2], SocketAddr) + Send) {
     if !tool("nft") {
@@ -36,7 +38,7 @@ fn assert_connects(pod: &Pod, to: SocketAddr, what: &str) {
 }
 
 #[test]
-fn a_pod_connects_from_its_own_address_and_from_one_that_it_gave_itself() {
+fn a_pod_connects_from_its_assigned_and_its_own_second_address() {
     with_conntrack(|network, [one, two], to| {
         assert_connects(&one.pod, to, "its own address");
         let own = network.counters(one.address()).expect("an entry");

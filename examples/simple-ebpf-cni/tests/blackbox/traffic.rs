@@ -1,4 +1,4 @@
-//! What packets do, and what is counted of them.
+//! The paths and the counters of packets.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use cnikit_testbed::{Namespace, Pod};
 
 use crate::support::{Attached, Counters, GATEWAY, Network, on_host};
 
-/// Bytes of a ping's IPv4 packet, and of the frame around it.
+/// The bytes of a ping's IPv4 packet, and of its frame.
 const PING: (u64, u64) = (84, 98);
 
 #[track_caller]
@@ -19,11 +19,11 @@ fn ping(pod: &Pod, target: &str, count: u32) {
 
 #[track_caller]
 fn counters(network: &Network, attached: &Attached) -> Counters {
-    network.counters(attached.address()).unwrap_or_else(|| panic!("{} has no row in pkt_count", attached.address()))
+    network.counters(attached.address()).unwrap_or_else(|| panic!("{} has no entry in pkt_count", attached.address()))
 }
 
 #[test]
-fn every_ping_is_counted_once_and_delivered_directly() {
+fn every_ping_is_counted_once_and_forwarded_directly() {
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
         assert_eq!([&one, &two].map(|pod| counters(network, pod)), [Counters::default(); 2]);
@@ -46,9 +46,9 @@ fn every_ping_is_counted_once_and_delivered_directly() {
     });
 }
 
-/// With its ports isolated, a bridge forwards nothing from one to the other: what arrives came directly.
+/// A bridge forwards nothing between isolated ports, so a packet that arrives is direct.
 #[test]
-fn packets_arrive_where_the_bridge_forwards_none() {
+fn packets_arrive_between_isolated_ports() {
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
         for (from, to) in [(&one, &two), (&two, &one)] {
@@ -64,7 +64,7 @@ fn packets_arrive_where_the_bridge_forwards_none() {
 }
 
 #[test]
-fn without_the_programs_packets_pass_over_the_bridge() {
+fn without_the_programs_packets_pass_the_bridge() {
     on_host(|network| {
         let (one, two) = (network.attach("one"), network.attach("two"));
         ping(&one.pod, two.address(), 5);
@@ -113,8 +113,9 @@ fn the_program_shows_on_the_bridge_and_on_every_port() {
     });
 }
 
-/// The kernel notes that a bridge runs after its first port does, by a work that needs the lock of all links. Until then the
-/// bridge drops what the host sends. Links that come and go elsewhere delay this work.
+/// The kernel notices that a bridge is running after its first port, in a work item that needs the
+/// lock of all links. Until then the bridge drops packets of the host. Changes of other links delay
+/// this work item.
 #[test]
 fn the_host_reaches_the_first_pod_as_soon_as_its_add_returns() {
     on_host(|network| {
@@ -133,7 +134,7 @@ fn the_host_reaches_the_first_pod_as_soon_as_its_add_returns() {
             let states: Vec<String> = (0..25)
                 .map(|round| {
                     let first = network.attach(&format!("first-{round}"));
-                    let state = fs::read_to_string("/sys/class/net/cbr0/operstate").expect("the bridge is there");
+                    let state = fs::read_to_string("/sys/class/net/cbr0/operstate").expect("the bridge exists");
                     network.detach(&first);
                     network.host.ip("link del cbr0");
                     state

@@ -1,4 +1,4 @@
-//! Programs of another build, put in the place of the old ones under pods that are talking.
+//! Programs of another build replace the old ones while pods have traffic.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,18 +8,18 @@ use serde_json::{Value, json};
 
 use crate::support::{Attached, Network, code, on_host};
 
-/// Where a test keeps programs of the build that is replaced.
+/// The path of the programs of the replaced build.
 const OLD: &str = "/sys/fs/bpf/old";
 
-/// How many pings run under the upgrades, and how many of these there are.
+/// The number of pings during the upgrades, and the number of upgrades.
 const PINGS: u32 = 700;
 const ROUNDS: usize = 5;
 
-/// The directions of packets, by the words of `tc`, and the program that is to see each.
+/// The directions of packets, in the words of `tc`, and the program of each.
 pub(crate) const HOOKS: [(&str, &str); 2] = [("ingress", "cni_tc_main"), ("egress", "cni_tc_egress")];
 
-/// Two pods, the first with a clsact qdisc, the other with TCX links where the kernel has them. Between them nothing
-/// passes but what is delivered directly.
+/// Two pods: the first with a clsact qdisc, the second with TCX links if the kernel has them. Only
+/// direct packets pass between them.
 #[track_caller]
 fn with_pods_of_both_ways(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {
     on_host(|network| {
@@ -36,7 +36,7 @@ fn with_pods_of_both_ways(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {
     });
 }
 
-/// Makes the pinned programs those of another build, as far as the plugin can tell.
+/// Marks the pinned programs as a different build for the plugin.
 #[track_caller]
 pub(crate) fn make_foreign(network: &Network) {
     let directory = network.pin("");
@@ -47,7 +47,7 @@ pub(crate) fn make_foreign(network: &Network) {
     fs::rename(marks[0].path(), directory.join("build-of-another")).expect("a mark can be renamed");
 }
 
-/// The block that a direction's filter is in.
+/// The block of a direction's filter.
 #[track_caller]
 pub(crate) fn block(network: &Network, direction: &str) -> u64 {
     let qdiscs = network.host.tc("qdisc show dev cbr0");
@@ -62,7 +62,7 @@ pub(crate) fn in_block(network: &Network, direction: &str) -> Vec<u64> {
     filters.as_array().into_iter().flatten().filter_map(|filter| filter["options"]["prog"]["id"].as_u64()).collect()
 }
 
-/// The ids of the programs that TCX links hold, by the names of their pins.
+/// The ids of the programs in TCX links, by the names of their pins.
 #[track_caller]
 fn in_links(network: &Network) -> Vec<(PathBuf, Value)> {
     let Ok(entries) = fs::read_dir(network.pin("").with_file_name("links")) else { return Vec::new() };
@@ -74,7 +74,7 @@ fn in_links(network: &Network) -> Vec<(PathBuf, Value)> {
     .collect()
 }
 
-/// Each port runs the programs that are pinned, whichever way they came there.
+/// Each port runs the pinned programs.
 #[track_caller]
 fn assert_current(network: &Network) {
     let links = in_links(network);
@@ -115,16 +115,16 @@ fn an_upgrade_loses_no_packet_and_no_count() {
         });
         assert!(output.stdout.contains(&format!(" {PINGS} received, 0% packet loss")), "{output:?}");
         for attached in pods {
-            let counted = network.counters(attached.address()).expect("a row");
+            let counted = network.counters(attached.address()).expect("an entry");
             assert_eq!((counted.tx_packets, counted.tx_direct), (u64::from(PINGS), u64::from(PINGS)));
         }
     });
 }
 
-/// An ADD that upgrades pins the new programs, renews the links, and then the filter of each block. Whatever filters one
-/// that is killed leaves as they were, CHECK tells, and the next ADD replaces.
+/// An ADD that upgrades pins the new programs, updates the links, and then the filter of each
+/// block. CHECK reports any filter that a killed ADD left unchanged, and the next ADD replaces it.
 #[test]
-fn an_upgrade_that_was_killed_is_finished_by_the_next_add() {
+fn the_next_add_completes_a_killed_upgrade() {
     with_pods_of_both_ways(|network, pods| {
         fs::create_dir(OLD).expect("a bpffs is writable");
         for (round, left) in [&HOOKS[..], &HOOKS[..1], &HOOKS[1..]].into_iter().enumerate() {

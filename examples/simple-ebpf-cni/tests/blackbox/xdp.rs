@@ -1,4 +1,4 @@
-//! XDP programs that pods attach to their interfaces in driver mode, and the pods that are kept to the stack instead.
+//! XDP programs of pods in driver mode, and pods in stack-only mode.
 
 use std::fs;
 use std::path::Path;
@@ -14,11 +14,11 @@ const PIN: &str = "/sys/fs/bpf/drop";
 const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
 const WARNING: &str = "does not see packets from other pods of blackbox";
 
-/// Two pods; the second drops all that comes in while the test runs.
+/// Two pods. The second drops all incoming packets while the test runs.
 fn with_filter(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {
     on_host(|network| {
         let [one, two] = ["one", "two"].map(|name| network.attach(name));
-        // The neighbours are known, as their questions are dropped as well.
+        // The neighbors are known, because the program drops their requests, too.
         assert!(one.pod.ping(two.address(), 2).status.success());
         Xdp::new(Xdp::DROP).pin(Path::new(PIN));
         filter(&two.pod);
@@ -38,7 +38,7 @@ fn unfilter(pod: &Pod) {
     pod.ip("link set dev eth0 xdpdrv off");
 }
 
-/// Whether pings arrive, and how many were sent directly.
+/// Whether pings arrive, and how many were direct.
 #[track_caller]
 fn ping(network: &Network, from: &Attached, to: &Attached) -> (bool, u64) {
     let before = network.counters(from.address()).expect("an entry").tx_direct;
@@ -47,7 +47,7 @@ fn ping(network: &Network, from: &Attached, to: &Attached) -> (bool, u64) {
 }
 
 #[test]
-fn a_filter_of_the_pods_own_sees_what_other_pods_send() {
+fn a_filter_of_a_pod_sees_packets_of_other_pods() {
     with_filter(|network, [one, two]| {
         assert_eq!(ping(network, one, two), (false, 3));
         unfilter(&two.pod);
@@ -58,7 +58,7 @@ fn a_filter_of_the_pods_own_sees_what_other_pods_send() {
 }
 
 #[test]
-fn a_filter_holds_when_the_pins_are_lost_and_when_they_come_back() {
+fn a_filter_works_without_the_pins_and_after_their_return() {
     with_filter(|network, [one, two]| {
         fs::remove_dir_all(PINS).expect("a bpffs is writable");
         assert!(!one.pod.ping(two.address(), 3).status.success());
@@ -69,9 +69,9 @@ fn a_filter_holds_when_the_pins_are_lost_and_when_they_come_back() {
     });
 }
 
-/// As after an upgrade from a build that watched no port.
+/// The state after an upgrade from a build without `port_xdp`.
 #[test]
-fn an_upgrade_watches_the_pods_that_are_attached() {
+fn an_upgrade_covers_attached_pods() {
     with_filter(|network, [one, two]| {
         network.make_foreign();
         for pin in ["find_xdp", "port_xdp"] {
@@ -85,9 +85,9 @@ fn an_upgrade_watches_the_pods_that_are_attached() {
     });
 }
 
-/// As on a kernel that does not let the programs look.
+/// The state on a kernel that denies the read.
 #[test]
-fn doctor_warns_of_a_filter_that_is_bypassed() {
+fn doctor_warns_about_a_bypassed_filter() {
     with_filter(|network, [one, two]| {
         let dir = configured(network);
         fs::remove_file(network.pin("find_xdp")).expect("a bpffs is writable");
@@ -105,11 +105,11 @@ fn doctor_warns_of_a_filter_that_is_bypassed() {
         }
         let (status, checks) = doctor(&dir);
         let warned = found(&checks, "xdp", "warn");
-        assert_eq!(status, Some(0), "it fails nothing: {checks:#?}");
+        assert_eq!(status, Some(0), "no check fails: {checks:#?}");
         assert!(warned.contains(&format!("on eth0 of two {WARNING}")) && !warned.contains("of one"), "{warned}");
         assert!(warned.contains("directForwarding") && warned.contains("DIRECT_FORWARDING=false"), "{warned}");
 
-        // The remedy that it names.
+        // The fix that `doctor` names.
         network.detach(two);
         let mut config = network.config.clone();
         config["args"] = json!({ "cni": { "directForwarding": false } });
@@ -122,7 +122,7 @@ fn doctor_warns_of_a_filter_that_is_bypassed() {
         assert_eq!(ping(network, one, &two), (true, 0));
         kept.detach(&two);
 
-        // Neither has a pod without such a program, nor one in generic mode.
+        // No warning for a pod without such a program, or with one in generic mode.
         let three = network.attach("three");
         assert_eq!(found(&doctor(&dir).1, "xdp", "warn"), "");
         three.pod.ip(&format!("link set dev eth0 xdpgeneric pinned {PIN}"));
@@ -131,7 +131,7 @@ fn doctor_warns_of_a_filter_that_is_bypassed() {
     });
 }
 
-/// Attaches a pod that is kept to the stack by a key of the configuration or by a variable, beside one that is not.
+/// Attaches a pod in stack-only mode, requested by a key or a variable, beside a pod without.
 #[track_caller]
 fn is_kept_to_the_stack(args: Option<Value>, change: impl Fn(Invocation) -> Invocation + Sync) {
     on_host(|network| {
@@ -163,38 +163,38 @@ fn is_kept_to_the_stack(args: Option<Value>, change: impl Fn(Invocation) -> Invo
 }
 
 #[test]
-fn a_pod_is_kept_to_the_stack_by_args_in_the_configuration() {
+fn args_in_the_configuration_request_the_stack() {
     is_kept_to_the_stack(Some(json!({ "cni": { "directForwarding": false } })), |invocation| invocation);
 }
 
 #[test]
-fn a_pod_is_kept_to_the_stack_by_the_variable() {
+fn the_variable_requests_the_stack() {
     is_kept_to_the_stack(None, |invocation| invocation.env("CNI_ARGS", "IgnoreUnknown=1;DIRECT_FORWARDING=false"));
 }
 
 #[test]
-fn the_configuration_has_the_last_word() {
+fn the_configuration_has_priority() {
     is_kept_to_the_stack(Some(json!({ "cni": { "directForwarding": false } })), |invocation| {
         invocation.env("CNI_ARGS", "DIRECT_FORWARDING=true")
     });
 }
 
-/// What is `true`, `null` or absent leaves a pod to what its network says.
+/// `true`, `null` and an absent value leave the decision to the network.
 #[test]
-fn a_pod_cannot_turn_on_what_its_network_turns_off() {
+fn a_pod_cannot_enable_direct_forwarding_of_its_network() {
     on_host(|network| {
         let network = network.by(network.with("directForwarding", false));
         let with = |args: Value| network.by(network.with("args", args));
-        let wishes = [json!({ "cni": { "directForwarding": true } }), json!({ "cni": null }), Value::Null];
+        let requests = [json!({ "cni": { "directForwarding": true } }), json!({ "cni": null }), Value::Null];
         let pods: Vec<_> =
-            wishes.into_iter().zip(["a", "b", "c"]).map(|(args, name)| with(args).attach(name)).collect();
+            requests.into_iter().zip(["a", "b", "c"]).map(|(args, name)| with(args).attach(name)).collect();
         assert_eq!(ping(&network, &pods[0], &pods[1]), (true, 0));
         pods.iter().for_each(|pod| network.detach(pod));
     });
 }
 
 #[test]
-fn what_is_no_truth_value_is_refused_before_anything_changes() {
+fn a_value_that_is_not_boolean_is_refused_before_any_change() {
     on_host(|network| {
         let pod = network.host.pod();
         let before = network.footprint();
@@ -209,7 +209,7 @@ fn what_is_no_truth_value_is_refused_before_anything_changes() {
 }
 
 #[test]
-fn check_reports_a_pod_whose_packets_bypass_the_stack_against_its_wish() {
+fn check_reports_a_pod_whose_packets_bypass_the_stack_against_its_request() {
     on_host(|network| {
         let one = network.attach("one");
         let mut config = network.with("args", json!({ "cni": { "directForwarding": false } }));

@@ -1,100 +1,101 @@
-//! The kernel refuses a call once: the plugin says so and leaves nothing, or does without.
+//! The kernel fails one system call: the plugin reports the error and leaves nothing, or works
+//! without.
 
 use cnikit_testbed::{Invocation, Pod};
 
-use crate::attachment::Scene;
 use crate::faults;
 use crate::networks::{self, Kind};
+use crate::scenario::Scenario;
 use crate::support::Network;
 use crate::sweep::{Points, Sweep};
 
 #[track_caller]
-fn fail(name: &'static str, kind: Kind, often: usize, body: impl Fn(&Network, &mut Points) + Sync) {
-    Sweep { name, kind, ways: faults::fail, lasting: false, often }.run(body);
+fn fail(name: &'static str, kind: Kind, sample_every: usize, body: impl Fn(&Network, &mut Points) + Sync) {
+    Sweep { name, kind, faults: faults::fail, persistent: false, sample_every }.run(body);
 }
 
 fn add(network: &Network, points: &mut Points) {
-    let scene = Scene::set(network);
+    let scenario = Scenario::new(network);
     loop {
-        let pod = scene.pod();
-        let Some(struck) = points.strike(&scene.victim("ADD", &pod)) else {
-            scene.victim("DEL", &pod).run().silent();
+        let pod = scenario.pod();
+        let Some(injected) = points.inject(&scenario.call("ADD", &pod)) else {
+            scenario.call("DEL", &pod).run().silent();
             break;
         };
-        if struck.refused().is_none() {
-            scene.victim_is_whole(&pod, &struck.outcome.result());
-            scene.victim("DEL", &pod).run().silent();
+        if injected.assert_error().is_none() {
+            scenario.assert_target_complete(&pod, &injected.outcome.result());
+            scenario.call("DEL", &pod).run().silent();
         } else {
-            scene.is_clean_but_for_a_lock(&pod, "a failed ADD");
-            scene.victim_is_served(&pod);
+            scenario.assert_clean_except_lock(&pod, "a failed ADD");
+            scenario.assert_target_works(&pod);
         }
-        scene.is_clean(&pod, "DEL");
+        scenario.assert_clean(&pod, "DEL");
     }
-    scene.clear();
+    scenario.finish();
 }
 
 fn del(network: &Network, points: &mut Points) {
-    removal(network, points, "DEL", |scene, pod| scene.victim("DEL", pod));
+    removal(network, points, "DEL", |scenario, pod| scenario.call("DEL", pod));
 }
 
 fn gc(network: &Network, points: &mut Points) {
-    removal(network, points, "GC", |scene, _| scene.gc());
+    removal(network, points, "GC", |scenario, _| scenario.gc());
 }
 
-/// A call that removes the victim either says that it failed or has done so; another one finds nothing in its way.
-fn removal(network: &Network, points: &mut Points, verb: &str, call: impl Fn(&Scene<'_>, &Pod) -> Invocation) {
-    let scene = Scene::set(network);
+/// A call that removes the target either reports a failure or is complete. The next one succeeds.
+fn removal(network: &Network, points: &mut Points, verb: &str, call: impl Fn(&Scenario<'_>, &Pod) -> Invocation) {
+    let scenario = Scenario::new(network);
     loop {
-        let pod = scene.attached();
-        let struck = points.strike(&call(&scene, &pod));
-        if struck.as_ref().is_none_or(|struck| struck.refused().is_none()) {
-            scene.is_clean_but_for_a_lock(&pod, verb);
+        let pod = scenario.attach_target();
+        let injected = points.inject(&call(&scenario, &pod));
+        if injected.as_ref().is_none_or(|injected| injected.assert_error().is_none()) {
+            scenario.assert_clean_except_lock(&pod, verb);
         }
-        call(&scene, &pod).run().silent();
-        scene.is_clean(&pod, &format!("{verb} and another"));
-        if struck.is_none() {
+        call(&scenario, &pod).run().silent();
+        scenario.assert_clean(&pod, &format!("{verb} and another"));
+        if injected.is_none() {
             break;
         }
     }
-    scene.clear();
+    scenario.finish();
 }
 
-/// Nothing can be expected of the call itself. When things are as they should be again, DEL finds all that is left.
-fn add_on(network: &Network, points: &mut Points) {
-    let scene = Scene::set(network);
+/// The call itself may fail in any way. After the fault has ended, DEL removes all its remains.
+fn add_persistently(network: &Network, points: &mut Points) {
+    let scenario = Scenario::new(network);
     loop {
-        let pod = scene.pod();
-        let struck = points.strike(&scene.victim("ADD", &pod));
-        if let Some(struck) = &struck {
-            struck.refused();
+        let pod = scenario.pod();
+        let injected = points.inject(&scenario.call("ADD", &pod));
+        if let Some(injected) = &injected {
+            injected.assert_error();
         }
-        scene.victim("DEL", &pod).run().silent();
-        scene.is_clean(&pod, "an ADD under lasting trouble, and DEL");
-        if struck.is_none() {
+        scenario.call("DEL", &pod).run().silent();
+        scenario.assert_clean(&pod, "an ADD under persistent faults, and DEL");
+        if injected.is_none() {
             break;
         }
     }
-    scene.clear();
+    scenario.finish();
 }
 
 #[track_caller]
-fn fail_on(name: &'static str, kind: Kind, often: usize, body: impl Fn(&Network, &mut Points) + Sync) {
-    Sweep { name, kind, ways: faults::fail_on, lasting: true, often }.run(body);
+fn fail_persistently(name: &'static str, kind: Kind, sample_every: usize, body: impl Fn(&Network, &mut Points) + Sync) {
+    Sweep { name, kind, faults: faults::fail_persistently, persistent: true, sample_every }.run(body);
 }
 
 #[test]
-fn what_an_add_leaves_under_lasting_trouble_is_removed_by_del() {
-    fail_on("fail ADD on and on", networks::basic, 13, add_on);
+fn del_removes_the_remains_of_an_add_under_persistent_faults() {
+    fail_persistently("fail ADD on and on", networks::basic, 13, add_persistently);
 }
 
 #[test]
-fn what_an_add_with_tcx_links_leaves_under_lasting_trouble_is_removed_by_del() {
-    fail_on("fail ADD on and on, TCX", networks::tcx, 29, add_on);
+fn del_removes_the_remains_of_an_add_with_tcx_links_under_persistent_faults() {
+    fail_persistently("fail ADD on and on, TCX", networks::tcx, 29, add_persistently);
 }
 
 #[test]
-fn a_del_under_lasting_trouble_says_so() {
-    fail_on("fail DEL on and on", networks::basic, 13, del);
+fn a_del_under_persistent_faults_reports_its_failure() {
+    fail_persistently("fail DEL on and on", networks::basic, 13, del);
 }
 
 #[test]
@@ -103,7 +104,7 @@ fn a_failed_add_leaves_nothing() {
 }
 
 #[test]
-fn a_failed_add_of_both_families_masqueraded_leaves_nothing() {
+fn a_failed_dual_stack_add_with_masquerading_leaves_nothing() {
     fail("fail ADD, masqueraded", networks::masqueraded, 23, add);
 }
 
@@ -118,26 +119,26 @@ fn a_failed_add_with_a_delegate_leaves_nothing() {
 }
 
 #[test]
-fn a_failed_del_says_so() {
+fn a_failed_del_reports_its_failure() {
     fail("fail DEL", networks::basic, 3, del);
 }
 
 #[test]
-fn a_failed_del_with_tcx_links_says_so() {
+fn a_failed_del_with_tcx_links_reports_its_failure() {
     fail("fail DEL, TCX", networks::tcx, 13, del);
 }
 
 #[test]
-fn a_failed_del_with_a_delegate_says_so() {
+fn a_failed_del_with_a_delegate_reports_its_failure() {
     fail("fail DEL, delegated", networks::delegated, 13, del);
 }
 
 #[test]
-fn a_failed_gc_says_so() {
+fn a_failed_gc_reports_its_failure() {
     fail("fail GC", networks::basic, 11, gc);
 }
 
 #[test]
-fn a_failed_gc_with_tcx_links_says_so() {
+fn a_failed_gc_with_tcx_links_reports_its_failure() {
     fail("fail GC, TCX", networks::tcx, 23, gc);
 }

@@ -1,28 +1,28 @@
-//! How each kind of call may be told no.
+//! The faults that a test can inject into each kind of system call.
 
 use cnikit_testbed::{Call, Ruling};
 use libc::{
     E2BIG, EACCES, EAGAIN, ECHILD, EIO, EMFILE, ENOBUFS, ENOENT, ENOLCK, ENOMEM, ENOSPC, EPERM, EROFS, EWOULDBLOCK,
 };
 
-/// Dies at what others would notice the lack of.
+/// SIGKILL before each call with an effect outside of the process.
 pub(crate) fn kill(call: &Call) -> Vec<Ruling> {
     if call.changes() { vec![Ruling::Kill] } else { Vec::new() }
 }
 
-/// Fails at everything, in the ways that the call has: disks that are full or read-only, limits of descriptors and
-/// processes, privileges that are missing, locks that are held, maps that are full, programs that the verifier refuses.
+/// The error numbers of each call: full or read-only disks, limits of descriptors and processes,
+/// missing privileges, held locks, full maps. A program load fails as if the verifier rejected it.
 pub(crate) fn fail(call: &Call) -> Vec<Ruling> {
     errors(call).iter().map(|errno| Ruling::Fail(*errno)).collect()
 }
 
-/// As [`fail`], but for locks, since one that is held for good is waited for for seconds; for pipes, which no full disk
-/// troubles; and for namespaces, as a process that cannot leave a pod's ends itself.
-pub(crate) fn fail_on(call: &Call) -> Vec<Ruling> {
+/// As [`fail`], with three exceptions. The plugin waits seconds for a held lock. A full disk does
+/// not affect pipes. A process that cannot leave a pod's namespace aborts.
+pub(crate) fn fail_persistently(call: &Call) -> Vec<Ruling> {
     let is_spared = call.name() == "setns" || call.to_string().contains(" pipe:");
-    let mut ways = if is_spared { Vec::new() } else { fail(call) };
-    ways.retain(|way| *way != Ruling::Fail(EWOULDBLOCK));
-    ways
+    let mut faults = if is_spared { Vec::new() } else { fail(call) };
+    faults.retain(|way| *way != Ruling::Fail(EWOULDBLOCK));
+    faults
 }
 
 fn errors(call: &Call) -> &'static [i32] {

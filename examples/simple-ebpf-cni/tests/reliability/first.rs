@@ -1,14 +1,15 @@
-//! The first ADD of a host, which loads the programs and makes the bridge, on a new host for each point.
+//! The first ADD of a host, which loads the programs and creates the bridge, on a new host for each
+//! point.
 
 use cnikit_testbed::Footprint;
 
-use crate::attachment::{VICTIM, is_empty, lock};
 use crate::faults;
 use crate::networks;
+use crate::scenario::{TARGET, assert_pod_empty, lock};
 use crate::support::Network;
-use crate::sweep::{Points, Sweep, Ways};
+use crate::sweep::{Faults, Points, Sweep};
 
-/// What serves the network as a whole, as lines of a footprint begin.
+/// The shared parts of the network, as lines of a footprint begin.
 const NETWORK: [&str; 6] = [
     "link cbr0 ",
     "address cbr0 ",
@@ -18,12 +19,17 @@ const NETWORK: [&str; 6] = [
     "filter ",
 ];
 
-/// Hits the first ADD of a host, has it made by another container and by the victim, and compares what is left in the
-/// end with what a host has after an ADD and its DEL.
+/// Injects into the first ADD of a host, and repeats it with another container and with the target.
+/// Compares the final state with the state of a host after an ADD and its DEL.
 #[track_caller]
-fn first(name: &'static str, ways: Ways, often: usize, judge: impl Fn(&Network, &mut Points) -> bool + Sync) {
+fn first(
+    name: &'static str,
+    faults: Faults,
+    sample_every: usize,
+    judge: impl Fn(&Network, &mut Points) -> bool + Sync,
+) {
     let clean = std::sync::OnceLock::new();
-    Sweep { name, kind: networks::basic, ways, lasting: false, often }.run(|network, points| {
+    Sweep { name, kind: networks::basic, faults, persistent: false, sample_every }.run(|network, points| {
         if clean.get().is_none() {
             let one = network.attach("one");
             network.detach(&one);
@@ -34,13 +40,13 @@ fn first(name: &'static str, ways: Ways, often: usize, judge: impl Fn(&Network, 
             let other = network.attach("other");
             network.check(&other).silent();
             network.detach(&other);
-            left(network).assert_unchanged(clean.get().expect("it was set"), "all of it");
+            left(network).assert_unchanged(clean.get().expect("set by the first round"), "the calls");
         }
     });
 }
 
-/// What is left when no pod is. Programs differ in their numbers. An ADD that cannot read the kernel's BTF does without
-/// `find_xdp`.
+/// The state without pods. The ids of programs differ between hosts. An ADD that cannot read the
+/// kernel's BTF works without `find_xdp`.
 fn left(network: &Network) -> Footprint {
     let line = |line: &str| match line.starts_with("filter ") {
         true => line.split('{').next().unwrap_or_default().to_owned(),
@@ -50,39 +56,39 @@ fn left(network: &Network) -> Footprint {
 }
 
 #[test]
-fn a_killed_first_add_is_in_nobodys_way() {
+fn a_killed_first_add_has_no_effect_on_later_calls() {
     first("kill the first ADD", faults::kill, 7, |network, points| {
         let pod = network.host.pod();
-        let struck = points.strike(&network.plugin.on("ADD", &network.config, VICTIM, &pod));
-        if let Some(struck) = &struck {
-            struck.killed();
+        let injected = points.inject(&network.plugin.on("ADD", &network.config, TARGET, &pod));
+        if let Some(injected) = &injected {
+            injected.assert_killed();
             let other = network.attach("at-once");
             network.check(&other).silent();
             network.detach(&other);
         }
-        network.call("DEL", VICTIM, &pod).silent();
-        is_empty(&pod, "a killed ADD and DEL");
+        network.call("DEL", TARGET, &pod).silent();
+        assert_pod_empty(&pod, "a killed ADD and DEL");
         true
     });
 }
 
 #[test]
-fn a_failed_first_add_leaves_what_serves_the_network() {
+fn a_failed_first_add_leaves_only_the_shared_parts() {
     first("fail the first ADD", faults::fail, 61, |network, points| {
         let pod = network.host.pod();
-        let Some(struck) = points.strike(&network.plugin.on("ADD", &network.config, VICTIM, &pod)) else {
-            network.call("DEL", VICTIM, &pod).silent();
+        let Some(injected) = points.inject(&network.plugin.on("ADD", &network.config, TARGET, &pod)) else {
+            network.call("DEL", TARGET, &pod).silent();
             return true;
         };
-        if struck.refused().is_some() {
-            is_empty(&pod, "a failed ADD");
+        if injected.assert_error().is_some() {
+            assert_pod_empty(&pod, "a failed ADD");
             let kept: Vec<String> = NETWORK.iter().map(|line| (*line).to_owned()).chain([lock()]).collect();
             let left = left(network).beyond(&Footprint::default(), &kept);
             assert!(left.is_empty(), "the failed ADD left:\n{left}");
-            network.call("ADD", VICTIM, &pod).result();
+            network.call("ADD", TARGET, &pod).result();
         }
-        network.call("DEL", VICTIM, &pod).silent();
-        is_empty(&pod, "DEL");
+        network.call("DEL", TARGET, &pod).silent();
+        assert_pod_empty(&pod, "DEL");
         true
     });
 }

@@ -1,93 +1,95 @@
-//! The plugin is killed before each call that changes something: what is left, DEL removes, and it is in nobody's way.
+//! SIGKILL before each system call with a side effect: DEL removes the remains, and they have no
+//! effect on other calls.
 
 use cnikit_testbed::{Invocation, Namespace as _, Pod};
 
-use crate::attachment::Scene;
 use crate::faults;
 use crate::networks::{self, Kind};
+use crate::scenario::Scenario;
 use crate::support::Network;
 use crate::sweep::{Points, Sweep};
 
 #[track_caller]
-fn kill(name: &'static str, kind: Kind, often: usize, body: impl Fn(&Network, &mut Points) + Sync) {
-    Sweep { name, kind, ways: faults::kill, lasting: false, often }.run(body);
+fn kill(name: &'static str, kind: Kind, sample_every: usize, body: impl Fn(&Network, &mut Points) + Sync) {
+    Sweep { name, kind, faults: faults::kill, persistent: false, sample_every }.run(body);
 }
 
 fn add(network: &Network, points: &mut Points) {
-    let scene = Scene::set(network);
+    let scenario = Scenario::new(network);
     loop {
-        let pod = scene.pod();
-        let Some(struck) = points.strike(&scene.victim("ADD", &pod)) else {
-            scene.victim("DEL", &pod).run().silent();
+        let pod = scenario.pod();
+        let Some(injected) = points.inject(&scenario.call("ADD", &pod)) else {
+            scenario.call("DEL", &pod).run().silent();
             break;
         };
-        struck.killed();
-        scene.others_are_served();
-        // Some runtimes come again without a DEL: that works, or they are told to send one.
+        injected.assert_killed();
+        scenario.assert_others_work();
+        // Some runtimes repeat the ADD without a DEL. This works, or the error requests a DEL.
         if points.tried().is_multiple_of(2) {
-            let again = scene.victim("ADD", &pod).run();
+            let again = scenario.call("ADD", &pod).run();
             if again.status.success() {
-                scene.victim_is_whole(&pod, &again.result());
+                scenario.assert_target_complete(&pod, &again.result());
             } else {
                 let message = again.error(4);
                 assert!(message.contains("already"), "{message}");
             }
         }
-        scene.victim("DEL", &pod).run().silent();
-        scene.is_clean(&pod, "a killed ADD and DEL");
+        scenario.call("DEL", &pod).run().silent();
+        scenario.assert_clean(&pod, "a killed ADD and DEL");
     }
-    scene.clear();
+    scenario.finish();
 }
 
-/// The victim's ADD sees another BPF file system than all calls before, and pins the maps in use there.
+/// The target's ADD sees another BPF file system than all calls before, and pins the maps in use
+/// there.
 fn adopt(network: &Network, points: &mut Points) {
-    let scene = Scene::set(network);
+    let scenario = Scenario::new(network);
     loop {
-        let (pod, elsewhere) = (scene.pod(), network.host.scratch());
+        let (pod, elsewhere) = (scenario.pod(), network.host.scratch());
         network.host.command("mount").words("-t bpf bpf").arg(&elsewhere).run();
         network.host.command("mount").arg("--bind").arg(&elsewhere).arg("/sys/fs/bpf").run();
-        let struck = points.strike(&scene.victim("ADD", &pod));
-        if let Some(struck) = &struck {
-            struck.killed();
-            scene.others_are_served();
+        let injected = points.inject(&scenario.call("ADD", &pod));
+        if let Some(injected) = &injected {
+            injected.assert_killed();
+            scenario.assert_others_work();
         }
         network.host.command("umount").arg("/sys/fs/bpf").run();
         network.host.command("umount").arg(&elsewhere).run();
-        scene.others_are_served();
-        scene.victim("DEL", &pod).run().silent();
-        scene.is_clean(&pod, "a killed ADD that pins the maps in use");
-        if struck.is_none() {
+        scenario.assert_others_work();
+        scenario.call("DEL", &pod).run().silent();
+        scenario.assert_clean(&pod, "a killed ADD that pins the maps in use");
+        if injected.is_none() {
             break;
         }
     }
-    scene.clear();
+    scenario.finish();
 }
 
 fn del(network: &Network, points: &mut Points) {
-    removal(network, points, "DEL", |scene, pod| scene.victim("DEL", pod));
+    removal(network, points, "DEL", |scenario, pod| scenario.call("DEL", pod));
 }
 
 fn gc(network: &Network, points: &mut Points) {
-    removal(network, points, "GC", |scene, _| scene.gc());
+    removal(network, points, "GC", |scenario, _| scenario.gc());
 }
 
-/// What a call that removes the victim leaves when it is killed, another one removes.
-fn removal(network: &Network, points: &mut Points, verb: &str, call: impl Fn(&Scene<'_>, &Pod) -> Invocation) {
-    let scene = Scene::set(network);
+/// A second call removes the remains of a killed DEL or GC.
+fn removal(network: &Network, points: &mut Points, verb: &str, call: impl Fn(&Scenario<'_>, &Pod) -> Invocation) {
+    let scenario = Scenario::new(network);
     loop {
-        let pod = scene.attached();
-        let struck = points.strike(&call(&scene, &pod));
-        if let Some(struck) = &struck {
-            struck.killed();
-            scene.others_are_served();
+        let pod = scenario.attach_target();
+        let injected = points.inject(&call(&scenario, &pod));
+        if let Some(injected) = &injected {
+            injected.assert_killed();
+            scenario.assert_others_work();
         }
-        call(&scene, &pod).run().silent();
-        scene.is_clean(&pod, &format!("a killed {verb} and another"));
-        if struck.is_none() {
+        call(&scenario, &pod).run().silent();
+        scenario.assert_clean(&pod, &format!("a killed {verb} and another"));
+        if injected.is_none() {
             break;
         }
     }
-    scene.clear();
+    scenario.finish();
 }
 
 #[test]
@@ -96,7 +98,7 @@ fn a_killed_add_is_removed_by_del() {
 }
 
 #[test]
-fn a_killed_add_of_both_families_masqueraded_is_removed_by_del() {
+fn a_killed_dual_stack_add_with_masquerading_is_removed_by_del() {
     kill("kill ADD, masqueraded", networks::masqueraded, 5, add);
 }
 
@@ -116,26 +118,26 @@ fn a_killed_add_that_pins_the_maps_in_use_is_removed_by_del() {
 }
 
 #[test]
-fn a_killed_del_is_finished_by_the_next() {
+fn a_killed_del_is_completed_by_the_next() {
     kill("kill DEL", networks::basic, 1, del);
 }
 
 #[test]
-fn a_killed_del_with_tcx_links_is_finished_by_the_next() {
+fn a_killed_del_with_tcx_links_is_completed_by_the_next() {
     kill("kill DEL, TCX", networks::tcx, 5, del);
 }
 
 #[test]
-fn a_killed_del_with_a_delegate_is_finished_by_the_next() {
+fn a_killed_del_with_a_delegate_is_completed_by_the_next() {
     kill("kill DEL, delegated", networks::delegated, 5, del);
 }
 
 #[test]
-fn a_killed_gc_is_finished_by_the_next() {
+fn a_killed_gc_is_completed_by_the_next() {
     kill("kill GC", networks::basic, 2, gc);
 }
 
 #[test]
-fn a_killed_gc_with_tcx_links_is_finished_by_the_next() {
+fn a_killed_gc_with_tcx_links_is_completed_by_the_next() {
     kill("kill GC, TCX", networks::tcx, 7, gc);
 }

@@ -1,20 +1,20 @@
-//! The networks that are swept: each has steps of its own.
+//! The networks of the sweeps. Each has its own steps.
 
 use cnikit_testbed::kernel;
 use serde_json::{Value, json};
 
-use crate::attachment::PEERS;
+use crate::scenario::PEERS;
 use crate::support::{Network, on_host};
 
-/// What a network is configured to be.
+/// Builds the configuration of a kind of network.
 pub(crate) type Kind = fn(&Network) -> Value;
 
-/// Nothing but a subnet.
+/// A subnet alone.
 pub(crate) fn basic(network: &Network) -> Value {
     network.config.clone()
 }
 
-/// Addresses of both families, which are masqueraded.
+/// Addresses of both families, with masquerading.
 pub(crate) fn masqueraded(network: &Network) -> Value {
     for line in ["route fd00:99::/64", "route fe80::/64"] {
         network.host.keep(line);
@@ -25,12 +25,12 @@ pub(crate) fn masqueraded(network: &Network) -> Value {
     config
 }
 
-/// Programs in TCX links, where the kernel has these.
+/// Programs in TCX links, if the kernel has them.
 pub(crate) fn tcx(network: &Network) -> Value {
     network.with("attach", if kernel() < (6, 6) { "clsact" } else { "tcx" })
 }
 
-/// Addresses of another plugin's.
+/// Addresses of another plugin.
 pub(crate) fn delegated(network: &Network) -> Value {
     let ipam = json!({ "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": network.host.scratch() });
     let mut config = network.with("ipam", ipam);
@@ -38,7 +38,7 @@ pub(crate) fn delegated(network: &Network) -> Value {
     config
 }
 
-/// Runs a test on a private host with a network of a kind.
+/// Runs a test on a private host with a network of this kind.
 #[track_caller]
 pub(crate) fn on_host_with(kind: Kind, test: impl FnOnce(&Network) + Send) {
     on_host(|network| {

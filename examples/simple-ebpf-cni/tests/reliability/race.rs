@@ -1,4 +1,5 @@
-//! Calls that race: of shared names, of two networks, and each step of an ADD with a GC, a DEL and the end of the pod.
+//! Races: calls with shared names, and calls in two networks. Each step of an ADD races with a GC,
+//! a DEL and the end of the pod.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,19 +9,19 @@ use std::time::{Duration, Instant};
 use cnikit_testbed::{Call, Footprint, Outcome, Pod, Ruling};
 use serde_json::{Value, json};
 
-use crate::attachment::{Scene, VICTIM};
-use crate::chance::Chance;
+use crate::random::Random;
+use crate::scenario::{Scenario, TARGET};
 use crate::support::{DATA_DIR, NAME, Network, on_host};
 use crate::sweep::Sweep;
 use crate::{faults, is_long, networks};
 
-/// How many loops there are.
+/// The number of loops.
 const LOOPS: usize = 32;
 
-/// How many names they share, in each of the two networks.
+/// The number of shared names in each of the two networks.
 const NAMES: usize = 8;
 
-/// Another network beside the one of the tests, with a bridge of its own.
+/// A second network with its own bridge.
 fn other(network: &Network) -> Value {
     for line in ["link cbr1 ", "address cbr1 ", "route 10.98.0.0/24 ", "file /var/lib/cni/simple-ebpf-cni/other/lock"] {
         network.host.keep(line);
@@ -31,7 +32,7 @@ fn other(network: &Network) -> Value {
     config
 }
 
-/// What lives for sure, in one of the networks: attachments that no DEL was called for since their ADD.
+/// The attachments of one network that certainly exist: no DEL has started since their ADD.
 #[derive(Default)]
 struct Alive(Mutex<State>);
 
@@ -39,18 +40,18 @@ struct Alive(Mutex<State>);
 struct State {
     /// The attachments by their address.
     holders: HashMap<String, String>,
-    /// How many DELs of each name were called, and how many of these are over.
+    /// The number of started and of finished DELs of each name.
     dels: HashMap<String, (usize, usize)>,
-    /// How many addresses were compared.
+    /// The number of compared addresses.
     compared: usize,
 }
 
 impl Alive {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no test panics in here")
+        self.0.lock().expect("no thread panics with the lock")
     }
 
-    /// Calls ADD. An address that another one has who lives for sure was given twice.
+    /// Calls ADD. Its address must not belong to another attachment that certainly exists.
     fn add(&self, name: &str, add: impl FnOnce() -> Outcome) -> bool {
         let dels = |state: &State| state.dels.get(name).copied().unwrap_or_default();
         let (called, _) = dels(&self.state());
@@ -66,7 +67,7 @@ impl Alive {
             state.compared += 1;
             let holder = state.holders.insert(address.clone(), name.to_owned());
             drop(state);
-            assert_eq!(holder, None, "{address} was given twice, the second time to {name}");
+            assert_eq!(holder, None, "{address} was assigned twice, the second time to {name}");
         }
         true
     }
@@ -81,7 +82,7 @@ impl Alive {
     }
 }
 
-/// Two ADDs of one name, or its ADD and its DEL, race all the time.
+/// Two ADDs of one name, or an ADD and a DEL, always race.
 #[test]
 fn loops_over_shared_names_in_two_networks_leave_nothing() {
     on_host(|network| {
@@ -89,9 +90,9 @@ fn loops_over_shared_names_in_two_networks_leave_nothing() {
         let before = networks.each_ref().map(|network| {
             let first = network.attach("first");
             network.detach(&first);
-            network.rows()
+            network.map_entries()
         });
-        // The lock of the other network, and what it remembers, is not among what the tests know of theirs.
+        // The footprint of the tests does not know the lock of the second network.
         let look = || network.footprint().beyond(&Footprint::default(), &[format!("file {DATA_DIR}/other/lock ")]);
         let before_all = look();
         let pods: Vec<Pod> = (0..2 * NAMES).map(|_| network.host.pod()).collect();
@@ -101,14 +102,14 @@ fn loops_over_shared_names_in_two_networks_leave_nothing() {
             for seed in 0..LOOPS {
                 let (networks, pods, alive, calls, added) = (&networks, &pods, &alive, &calls, &added);
                 scope.spawn(move || {
-                    let mut chance = Chance::new(seed);
+                    let mut random = Random::new(seed);
                     while Instant::now() < end {
-                        let place = chance.below(2 * NAMES);
+                        let place = random.below(2 * NAMES);
                         let (network, pod) = (&networks[place % 2], &pods[place]);
                         let name = format!("shared-{place}");
                         calls.fetch_add(1, Ordering::Relaxed);
                         let alive = &alive[place % 2];
-                        if chance.below(2) == 0 {
+                        if random.below(2) == 0 {
                             let made = alive.add(&name, || network.call("ADD", &name, pod));
                             added.fetch_add(made.into(), Ordering::Relaxed);
                         } else {
@@ -120,21 +121,21 @@ fn loops_over_shared_names_in_two_networks_leave_nothing() {
         });
         let (calls, added) = (calls.into_inner(), added.into_inner());
         let compared: usize = alive.iter().map(|alive| alive.state().compared).sum();
-        eprintln!("shared names: {calls} calls, {added} ADDs made an attachment, {compared} addresses compared");
-        assert!(compared > NAMES, "hardly any ADD got through undisturbed: {compared} of {added}");
+        eprintln!("shared names: {calls} calls, {added} ADDs created an attachment, {compared} addresses compared");
+        assert!(compared > NAMES, "too few ADDs succeeded without a parallel DEL: {compared} of {added}");
         for (place, pod) in pods.iter().enumerate() {
             networks[place % 2].call("DEL", &format!("shared-{place}"), pod).silent();
         }
         for (network, before) in networks.iter().zip(before) {
-            network.rows().assert_unchanged(&before, "loops over shared names");
+            network.map_entries().assert_unchanged(&before, "loops with shared names");
         }
-        look().assert_unchanged(&before_all, "loops over shared names");
+        look().assert_unchanged(&before_all, "loops with shared names");
     });
 }
 
-/// All find nothing there, on a new host each time.
+/// All ADDs find an empty host. Each round has a new one.
 #[test]
-fn first_adds_of_two_networks_at_once_make_two() {
+fn parallel_first_adds_create_two_networks() {
     let rounds = if is_long() { 25 } else { 2 };
     for _ in 0..rounds {
         on_host(|network| {
@@ -155,34 +156,41 @@ fn first_adds_of_two_networks_at_once_make_two() {
     }
 }
 
-/// The specification forbids it to runtimes, and one that was restarted does not know that it does it.
+/// The specification forbids this to runtimes, but a restarted runtime does not know about the
+/// running ADD.
 #[test]
-fn a_gc_in_the_middle_of_an_add_frees_nothing_of_it() {
-    let sweep = Sweep { name: "GC within ADD", kind: networks::basic, ways: faults::kill, lasting: false, often: 4 };
+fn a_gc_during_an_add_removes_nothing_of_it() {
+    let sweep = Sweep {
+        name: "GC within ADD",
+        kind: networks::basic,
+        faults: faults::kill,
+        persistent: false,
+        sample_every: 4,
+    };
     sweep.run(|network, points| {
-        let scene = Scene::set(network);
+        let scenario = Scenario::new(network);
         loop {
-            let pod = scene.pod();
-            let gc = scene.gc();
-            let held = points.hold(&scene.victim("ADD", &pod), || gc.run().silent());
+            let pod = scenario.pod();
+            let gc = scenario.gc();
+            let held = points.hold(&scenario.call("ADD", &pod), || gc.run().silent());
             if let Some(held) = &held {
                 let result = held.outcome.clone().result();
-                // What it makes is whole by then, and not in the runtime's list.
-                if !held.at.contains("write pipe:") {
-                    scene.victim_is_whole(&pod, &result);
+                // The attachment is complete at this point, and not in the runtime's list.
+                if !held.point.contains("write pipe:") {
+                    scenario.assert_target_complete(&pod, &result);
                 }
             }
-            scene.victim("DEL", &pod).run().silent();
-            scene.is_clean(&pod, "ADD, GC and DEL");
+            scenario.call("DEL", &pod).run().silent();
+            scenario.assert_clean(&pod, "ADD, GC and DEL");
             if held.is_none() {
                 break;
             }
         }
-        scene.clear();
+        scenario.finish();
     });
 }
 
-/// The other way round: what is attached while GC looks at the leases began after GC did.
+/// The reverse: an ADD begins and ends while GC lists the leases.
 #[test]
 fn an_add_while_gc_lists_the_leases_is_not_collected() {
     fn listing(call: &Call) -> Vec<Ruling> {
@@ -190,65 +198,72 @@ fn an_add_while_gc_lists_the_leases_is_not_collected() {
         let is_of_leases = call.to_string().contains(&format!("{DATA_DIR}/{NAME}/leases"));
         if is_listing && is_of_leases { vec![Ruling::Continue] } else { Vec::new() }
     }
-    let sweep = Sweep { name: "ADD within GC", kind: networks::basic, ways: listing, lasting: false, often: 1 };
+    let sweep =
+        Sweep { name: "ADD within GC", kind: networks::basic, faults: listing, persistent: false, sample_every: 1 };
     sweep.run(|network, points| {
-        let scene = Scene::set(network);
+        let scenario = Scenario::new(network);
         loop {
-            let (pod, mut result) = (scene.pod(), None);
-            let add = scene.victim("ADD", &pod);
-            let held = points.hold(&scene.gc(), || result = Some(add.run().result()));
+            let (pod, mut result) = (scenario.pod(), None);
+            let add = scenario.call("ADD", &pod);
+            let held = points.hold(&scenario.gc(), || result = Some(add.run().result()));
             if let Some(held) = &held {
                 held.outcome.clone().silent();
-                scene.victim_is_whole(&pod, &result.expect("the ADD came to its end"));
+                scenario.assert_target_complete(&pod, &result.expect("the ADD ended"));
             }
-            scene.victim("DEL", &pod).run().silent();
-            scene.is_clean(&pod, "GC, ADD and DEL");
+            scenario.call("DEL", &pod).run().silent();
+            scenario.assert_clean(&pod, "GC, ADD and DEL");
             if held.is_none() {
                 break;
             }
         }
-        scene.clear();
+        scenario.finish();
     });
 }
 
-/// Whichever comes first, the last word is the DEL's.
+/// The DEL wins, independent of the order.
 #[test]
-fn a_del_in_the_middle_of_an_add_comes_before_or_after_it() {
-    let sweep = Sweep { name: "DEL within ADD", kind: networks::basic, ways: faults::kill, lasting: false, often: 4 };
+fn a_del_during_an_add_runs_before_or_after_it() {
+    let sweep = Sweep {
+        name: "DEL within ADD",
+        kind: networks::basic,
+        faults: faults::kill,
+        persistent: false,
+        sample_every: 4,
+    };
     sweep.run(|network, points| {
-        let scene = Scene::set(network);
+        let scenario = Scenario::new(network);
         loop {
-            let pod = scene.pod();
-            let del = scene.victim("DEL", &pod);
-            let held = points.hold(&scene.victim("ADD", &pod), || del.run().silent());
+            let pod = scenario.pod();
+            let del = scenario.call("DEL", &pod);
+            let held = points.hold(&scenario.call("ADD", &pod), || del.run().silent());
             if let Some(held) = &held {
                 held.outcome.clone().result();
             }
-            scene.victim("DEL", &pod).run().silent();
-            scene.is_clean(&pod, "ADD, DEL and DEL");
+            scenario.call("DEL", &pod).run().silent();
+            scenario.assert_clean(&pod, "ADD, DEL and DEL");
             if held.is_none() {
                 break;
             }
         }
-        scene.clear();
+        scenario.finish();
     });
 }
 
 #[test]
-fn a_pod_that_ends_in_the_middle_of_an_add_leaves_nothing() {
+fn a_pod_that_ends_during_an_add_leaves_nothing() {
     let sweep = Sweep {
         name: "end of the pod within ADD",
         kind: networks::basic,
-        ways: faults::kill,
-        lasting: false,
-        often: 4,
+        faults: faults::kill,
+        persistent: false,
+        sample_every: 4,
     };
     sweep.run(|network, points| {
-        let scene = Scene::set(network);
-        let bystander = scene.pod();
+        let scenario = Scenario::new(network);
+        let bystander = scenario.pod();
         loop {
-            let pod = scene.pod();
-            let add = scene.victim("ADD", &pod);
+            let pod = scenario.pod();
+            let add = scenario.call("ADD", &pod);
             let mut pod = Some(pod);
             let held = points.hold(&add, || drop(pod.take()));
             if let Some(held) = &held
@@ -256,24 +271,24 @@ fn a_pod_that_ends_in_the_middle_of_an_add_leaves_nothing() {
             {
                 assert!(held.outcome.json["code"].is_u64(), "{:#?}", held.outcome);
             }
-            scene.victim("DEL", &bystander).without("CNI_NETNS").run().silent();
-            scene.others_are_served();
-            scene.is_clean(&bystander, "ADD for a pod that ended, and DEL");
+            scenario.call("DEL", &bystander).without("CNI_NETNS").run().silent();
+            scenario.assert_others_work();
+            scenario.assert_clean(&bystander, "an ADD for a deleted pod, and DEL");
             if held.is_none() {
                 break;
             }
         }
-        scene.clear();
+        scenario.finish();
     });
 }
 
-/// GC knows all names, so it must spare them whatever state they are in.
+/// GC has all names in its list, so it must keep the attachments in any state.
 #[test]
-fn gc_beside_adds_frees_nothing_that_is_valid() {
+fn gc_in_parallel_with_adds_keeps_valid_attachments() {
     on_host(|network| {
-        let scene = Scene::set(network);
+        let scenario = Scenario::new(network);
         let pods: Vec<Pod> = (0..NAMES).map(|_| network.host.pod()).collect();
-        let names = (0..NAMES).map(|place| format!("pod-{place}")).chain([VICTIM.to_owned(), "stays".to_owned()]);
+        let names = (0..NAMES).map(|place| format!("pod-{place}")).chain([TARGET.to_owned(), "stays".to_owned()]);
         let valid: Value = names.map(|name| json!({ "containerID": name, "ifname": "eth0" })).collect();
         let mut config = network.with("cniVersion", "1.1.0");
         config["cni.dev/valid-attachments"] = valid;
@@ -299,10 +314,10 @@ fn gc_beside_adds_frees_nothing_that_is_valid() {
                 gc.run().silent();
                 collections += 1;
             }
-            eprintln!("GC beside ADDs: {collections} collections");
+            eprintln!("GC in parallel with ADDs: {collections} collections");
         });
-        eprintln!("GC beside ADDs: {} rounds of ADD, CHECK, DEL", rounds.into_inner());
-        scene.is_clean(&pods[0], "GC beside ADDs");
-        scene.clear();
+        eprintln!("GC in parallel with ADDs: {} rounds of ADD, CHECK, DEL", rounds.into_inner());
+        scenario.assert_clean(&pods[0], "GC in parallel with ADDs");
+        scenario.finish();
     });
 }

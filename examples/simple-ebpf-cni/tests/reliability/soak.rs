@@ -1,4 +1,4 @@
-//! Many attachments after another: what is not given back adds up.
+//! Many attachments in sequence: leaks add up.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,31 +10,31 @@ use cnikit_testbed::{Footprint, Namespace, eventually};
 use crate::is_long;
 use crate::support::{Network, on_host};
 
-/// How many loops attach and detach.
+/// The number of loops.
 const LOOPS: usize = 4;
 
-/// After so many cycles the kernel has made what it keeps for the next ones.
+/// After this number of cycles, the kernel's caches are filled.
 const WARM: usize = 100;
 
-/// What a cycle that leaks nothing may add to the kernel's memory, in bytes, on a machine that does other things too. A
-/// link is of several thousand, a namespace of tens of thousands.
+/// The limit of the growth of the kernel's memory, in bytes per cycle, on a machine with other
+/// work. A link has several thousand bytes, and a namespace tens of thousands.
 const NOISE: u64 = 2_000;
 
-/// How long others may need to give memory back.
+/// The time for other processes to free memory.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What must not grow.
-struct Level {
+/// The values that must not grow.
+struct Usage {
     footprint: Footprint,
-    /// Of the pinned maps, in bytes.
+    /// The memory of the pinned maps, in bytes.
     maps: u64,
-    /// Memory of the whole machine that the kernel cannot take back at will, in bytes.
+    /// Unreclaimable slab of the whole machine, in bytes.
     slab: u64,
     /// Open files of the whole machine.
     files: u64,
 }
 
-impl Level {
+impl Usage {
     fn of(network: &Network) -> Self {
         let maps = ["pkt_count", "pod_ifindex", "pod_ifindex_v6", "port_config", "port_drops"].map(|name| {
             let pin = network.pin(name);
@@ -43,15 +43,17 @@ impl Level {
         });
         let memory = fs::read_to_string("/proc/meminfo").expect("/proc is mounted");
         let slab = memory.lines().find_map(|line| line.strip_prefix("SUnreclaim:")?.trim().strip_suffix(" kB"));
-        let slab = slab.and_then(|number| number.parse::<u64>().ok()).expect("the kernel tells") * 1024;
+        let slab = slab.and_then(|number| number.parse::<u64>().ok()).expect("a number of the kernel") * 1024;
         let files = fs::read_to_string("/proc/sys/fs/file-nr").expect("/proc is mounted");
-        let files = files.split_whitespace().next().and_then(|number| number.parse().ok()).expect("the kernel tells");
+        let files =
+            files.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number of the kernel");
         Self { footprint: network.footprint(), maps: maps.iter().sum(), slab, files }
     }
 }
 
-/// Whether a process of the plugin's still works on this host: one that deletes a link is left behind, for some milliseconds.
-fn is_at_work() -> bool {
+/// Whether a process of the plugin still runs on this host. The background process of a deletion
+/// runs for some milliseconds.
+fn has_process() -> bool {
     let link = |path: PathBuf| fs::read_link(path).ok();
     let host = link("/proc/thread-self/ns/net".into());
     let processes = fs::read_dir("/proc").expect("/proc is mounted").flatten().map(|entry| entry.path());
@@ -61,7 +63,7 @@ fn is_at_work() -> bool {
     })
 }
 
-/// Runs cycles of ADD and DEL until there are so many, or the time is over. Returns how many there were.
+/// Runs cycles of ADD and DEL, up to `wanted` or until the time limit. Returns their number.
 fn cycle(network: &Network, wanted: usize, limit: Duration) -> usize {
     let (done, begun) = (AtomicUsize::new(0), Instant::now());
     std::thread::scope(|scope| {
@@ -84,28 +86,28 @@ fn cycle(network: &Network, wanted: usize, limit: Duration) -> usize {
 }
 
 #[test]
-fn cycles_of_add_and_del_add_nothing_up() {
+fn cycles_of_add_and_del_leak_nothing() {
     on_host(|network| {
         let (wanted, limit) = if is_long() { (10_000, 1_200) } else { (500, 6) };
         cycle(network, WARM, Duration::from_secs(3));
-        let before = Level::of(network);
+        let before = Usage::of(network);
         let begun = Instant::now();
         let cycles = cycle(network, wanted, Duration::from_secs(limit));
         let took = begun.elapsed();
-        eventually("all processes have ended", Duration::from_secs(5), || !is_at_work());
-        let mut after = Level::of(network);
-        // What else the machine does takes memory, and gives it back; a leak stays.
+        eventually("all processes have ended", Duration::from_secs(5), || !has_process());
+        let mut after = Usage::of(network);
+        // Other work of the machine allocates memory and frees it. A leak stays.
         let deadline = Instant::now() + if is_long() { PATIENCE } else { Duration::ZERO };
         while after.slab > before.slab + NOISE * cycles as u64 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_secs(1));
-            after = Level::of(network);
+            after = Usage::of(network);
         }
         let slab = after.slab.saturating_sub(before.slab);
         eprintln!(
             "soak: {cycles} cycles in {:.1?}; maps {} and {} bytes, slab {slab} bytes more, open files {} and {}",
             took, before.maps, after.maps, before.files, after.files
         );
-        assert!(cycles > LOOPS, "hardly any cycle was made: {cycles}");
+        assert!(cycles > LOOPS, "too few cycles: {cycles}");
         after.footprint.assert_unchanged(&before.footprint, "soaking");
         assert_eq!(after.maps, before.maps, "the memory of the maps");
         if is_long() {

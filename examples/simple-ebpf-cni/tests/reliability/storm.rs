@@ -1,4 +1,4 @@
-//! SIGKILL at any moment, under load: what the sweeps cannot try, because there the call is alone on its host.
+//! SIGKILL at random moments under load. In the sweeps, the call is alone on its host.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -6,20 +6,22 @@ use std::time::{Duration, Instant};
 use cnikit_testbed::{Namespace, Pod};
 use serde_json::json;
 
-use crate::chance::Chance;
 use crate::is_long;
+use crate::random::Random;
 use crate::support::{Network, on_host};
 
-/// How many nodes' worth of runtimes there are.
+/// The number of loops, each like the runtime of a node.
 const LOOPS: usize = 6;
 
-/// How long a call may go on before it is killed, in microseconds: longer than it takes under this load.
+/// The maximum time before the kill, in microseconds. It exceeds the time of a call under this
+/// load.
 const LIFE: usize = 40_000;
 
-/// Kills one ADD, DEL or GC of an attachment, and then has the DEL succeed. Whether it was alive when it was killed.
-fn kill_one(network: &Network, container: &str, pod: &Pod, chance: &mut Chance) -> bool {
-    let mut call = match chance.below(4) {
-        // GC that knows of no valid attachment would detach those of the other loops.
+/// Kills one ADD or DEL of an attachment. The DEL after it must succeed. Returns whether the call
+/// was still running.
+fn kill_one(network: &Network, container: &str, pod: &Pod, random: &mut Random) -> bool {
+    let mut call = match random.below(4) {
+        // A GC without valid attachments would detach the pods of the other loops.
         0 => {
             network.call("ADD", container, pod).result();
             network.plugin.on("DEL", &network.config, container, pod)
@@ -27,9 +29,9 @@ fn kill_one(network: &Network, container: &str, pod: &Pod, chance: &mut Chance) 
         _ => network.plugin.on("ADD", &network.config, container, pod),
     }
     .spawn();
-    std::thread::sleep(Duration::from_micros(chance.below(LIFE) as u64));
+    std::thread::sleep(Duration::from_micros(random.below(LIFE) as u64));
     let was_alive = call.kill();
-    if chance.below(2) == 0 {
+    if random.below(2) == 0 {
         let another = format!("{container}-another");
         let pod = network.host.pod();
         network.call("ADD", &another, &pod).result();
@@ -53,20 +55,20 @@ fn random_kills_under_load_leave_nothing() {
             for seed in 0..LOOPS {
                 let (killed, missed) = (&killed, &missed);
                 scope.spawn(move || {
-                    let (mut chance, pod) = (Chance::new(seed), network.host.pod());
+                    let (mut random, pod) = (Random::new(seed), network.host.pod());
                     while killed.load(Ordering::Relaxed) < wanted && Instant::now() < end {
-                        let hit = kill_one(network, &format!("storm-{seed}"), &pod, &mut chance);
+                        let hit = kill_one(network, &format!("storm-{seed}"), &pod, &mut random);
                         if hit { killed } else { missed }.fetch_add(1, Ordering::Relaxed);
                     }
                 });
             }
         });
         let (killed, missed) = (killed.into_inner(), missed.into_inner());
-        eprintln!("random kills: {killed} calls killed, {missed} were over before");
-        assert!(killed > LOOPS, "hardly any call was killed: {killed}, and {missed} were over before");
+        eprintln!("random kills: {killed} calls killed, {missed} had ended before");
+        assert!(killed > LOOPS, "too few calls were killed: {killed}; {missed} had ended");
         network.footprint().assert_unchanged(&before, "random kills, each with its DEL");
         assert!(network.host.ping(stays.address(), 1).status.success());
-        // The locks of those that were killed are there for GC.
+        // GC removes the locks of the killed calls.
         let mut config = network.with("cniVersion", "1.1.0");
         config["cni.dev/valid-attachments"] = json!([{ "containerID": "stays", "ifname": "eth0" }]);
         network.plugin.invocation("GC").config(&config).run().silent();

@@ -1,7 +1,7 @@
-//! Trying every point at which a call of the plugin can be hit.
+//! Injects a fault at every point of a call of the plugin.
 //!
-//! There is no hook in the plugin: its system calls are supervised, and the n-th is where it is killed, or where the
-//! kernel tells it no. So the points are those of the binary that ships, and a step that is new is tried without a word.
+//! The plugin has no test hooks. Its system calls are supervised, and the test kills it at the n-th
+//! call or fails that call. The release binary is tested, and new code needs no registration.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,74 +14,75 @@ use crate::is_long;
 use crate::networks::{Kind, on_host_with};
 use crate::support::Network;
 
-/// The ways in which a call can be hit, in the order in which they are tried.
-pub(crate) type Ways = fn(&Call) -> Vec<Ruling>;
+/// The faults that can be injected into a system call, in the order of the tests.
+pub(crate) type Faults = fn(&Call) -> Vec<Ruling>;
 
 /// A sweep over the points of one verb.
 pub(crate) struct Sweep {
-    /// What it is, for people.
+    /// The name in the output.
     pub(crate) name: &'static str,
-    /// The network that it is done to.
+    /// The network of the calls.
     pub(crate) kind: Kind,
-    /// How a call can be hit.
-    pub(crate) ways: Ways,
-    /// Whether all later calls that can be hit in the same way are: the disk stays full, the privilege is gone for good.
-    pub(crate) lasting: bool,
-    /// Where there is little time, every so-manieth point is tried.
-    pub(crate) often: usize,
+    /// The faults that can be injected into a system call.
+    pub(crate) faults: Faults,
+    /// Whether all later calls with the same fault fail, too: the disk stays full, the privilege
+    /// stays missing.
+    pub(crate) persistent: bool,
+    /// The short form tests one of this number of points.
+    pub(crate) sample_every: usize,
 }
 
-/// The points, as they are tried one after the other.
+/// The points in their order.
 pub(crate) struct Points {
-    ways: Ways,
-    lasting: bool,
+    faults: Faults,
+    persistent: bool,
     stride: usize,
     next: usize,
     tried: usize,
-    over: bool,
-    /// The one that was hit last.
-    last: String,
+    is_finished: bool,
+    /// The last point with an injection.
+    last_point: String,
 }
 
-/// A call of the plugin that was hit.
-pub(crate) struct Struck {
+/// A call of the plugin with an injection.
+pub(crate) struct Injection {
     pub(crate) outcome: Outcome,
-    /// The point, for people.
-    pub(crate) at: String,
+    /// The point, for messages.
+    pub(crate) point: String,
     ruling: Ruling,
-    lasting: bool,
+    persistent: bool,
 }
 
-/// How long a call is held. What comes in between takes some tens of milliseconds.
+/// The maximum time of a held call. The parallel work takes some tens of milliseconds.
 const HOLD: Duration = Duration::from_millis(200);
 
-/// A sweep over no more points than these does not see the calls.
-const FEW: usize = 4;
+/// A sweep with this number of points or fewer does not see the system calls.
+const MIN_POINTS: usize = 4;
 
-/// After so many points that did not hold, the others will not either.
-const ENOUGH: usize = 60;
+/// After this number of failed points, the sweep ends.
+const MAX_FAILED: usize = 60;
 
 impl Sweep {
-    /// Tries the points on private hosts: a new one after each point that did not hold. `body` is to go on as long as
-    /// there are [points](Points::strike).
+    /// Runs the sweep on private hosts, with a new host after each failed point. `body` must call
+    /// [`Points::inject`] or [`Points::hold`] until there is no point left.
     #[track_caller]
     pub(crate) fn run(&self, body: impl Fn(&Network, &mut Points) + Sync) {
         if !supervision() {
             return;
         }
         let begun = Instant::now();
-        let stride = if is_long() { 1 } else { self.often };
+        let stride = if is_long() { 1 } else { self.sample_every };
         let mut points = Points {
-            ways: self.ways,
-            lasting: self.lasting,
+            faults: self.faults,
+            persistent: self.persistent,
             stride,
             next: 0,
             tried: 0,
-            over: false,
-            last: String::new(),
+            is_finished: false,
+            last_point: String::new(),
         };
-        let mut broken = Vec::new();
-        while !points.over && broken.len() < ENOUGH {
+        let mut failed = Vec::new();
+        while !points.is_finished && failed.len() < MAX_FAILED {
             let next = points.next;
             let mut ran = false;
             let ended = catch_unwind(AssertUnwindSafe(|| {
@@ -92,97 +93,103 @@ impl Sweep {
             }));
             if let Err(panic) = ended {
                 let why = panic.downcast_ref::<String>().map_or("panicked", String::as_str);
-                broken.push(format!("{}\n{why}\n", points.last));
-                assert_ne!(points.next, next, "{}: nothing was tried: {why}", self.name);
+                failed.push(format!("{}\n{why}\n", points.last_point));
+                assert_ne!(points.next, next, "{}: no point was tested: {why}", self.name);
             } else if !ran {
                 // Without the privileges.
                 return;
             }
         }
         eprintln!("{}: {} of {} points in {:.1?}", self.name, points.tried, points.next, begun.elapsed());
-        assert!(points.tried > FEW, "{}: hardly any point was found", self.name);
-        assert!(broken.is_empty(), "{}: {} points broke:\n\n{}", self.name, broken.len(), broken.join("\n"));
+        assert!(points.tried > MIN_POINTS, "{}: too few points", self.name);
+        assert!(failed.is_empty(), "{}: {} points failed:\n\n{}", self.name, failed.len(), failed.join("\n"));
     }
 }
 
 impl Points {
-    /// Makes the call and hits it at the next point; none when it came to its end without being hit.
-    pub(crate) fn strike(&mut self, invocation: &Invocation) -> Option<Struck> {
-        self.hit(invocation, |way| way)
+    /// Runs the call and injects at the next point. Returns `None` if the call ended before that
+    /// point.
+    pub(crate) fn inject(&mut self, invocation: &Invocation) -> Option<Injection> {
+        self.inject_with(invocation, |fault| fault)
     }
 
-    /// Makes the call and holds it at the next point while `meanwhile` works, but not for long, as that may wait for the
-    /// call. Afterwards the call goes on.
-    pub(crate) fn hold(&mut self, invocation: &Invocation, meanwhile: impl FnOnce() + Send) -> Option<Struck> {
+    /// Runs the call and holds it at the next point while `parallel` runs, but at most for
+    /// [`HOLD`], because `parallel` may wait for the call. Then the call continues.
+    pub(crate) fn hold(&mut self, invocation: &Invocation, parallel: impl FnOnce() + Send) -> Option<Injection> {
         std::thread::scope(|scope| {
-            let mut meanwhile = Some(meanwhile);
-            self.hit(invocation, |_| {
-                let (over, is_over) = mpsc::channel::<()>();
-                if let Some(meanwhile) = meanwhile.take() {
+            let mut parallel = Some(parallel);
+            self.inject_with(invocation, |_| {
+                let (done, is_done) = mpsc::channel::<()>();
+                if let Some(parallel) = parallel.take() {
                     scope.spawn(move || {
-                        meanwhile();
-                        drop(over);
+                        parallel();
+                        drop(done);
                     });
                 }
-                let _ = is_over.recv_timeout(HOLD);
+                let _ = is_done.recv_timeout(HOLD);
                 Ruling::Continue
             })
         })
     }
 
-    fn hit(&mut self, invocation: &Invocation, mut rule: impl FnMut(Ruling) -> Ruling + Send) -> Option<Struck> {
-        let (mut left, mut hit, mut begun) = (self.next, None, false);
-        let mut strangers = HashSet::new();
-        let (ways, lasting) = (self.ways, self.lasting);
+    fn inject_with(
+        &mut self,
+        invocation: &Invocation,
+        mut rule: impl FnMut(Ruling) -> Ruling + Send,
+    ) -> Option<Injection> {
+        let (mut left, mut injection, mut begun) = (self.next, None, false);
+        let mut delegates = HashSet::new();
+        let (faults, persistent) = (self.faults, self.persistent);
         let outcome = invocation.supervised(|call| {
-            // What comes before is the dynamic linker's, and the same in every program.
+            // The calls before this one belong to the dynamic linker, and are equal in every
+            // program.
             begun = begun || (call.name() == "read" && call.argument(0) == 0);
-            // The calls of a delegate are not the plugin's.
-            let is_strangers = strangers.contains(&call.process());
+            // The calls of a delegate do not belong to the plugin.
+            let is_of_delegate = delegates.contains(&call.process());
             if begun && call.name() == "execve" {
-                strangers.insert(call.process());
+                delegates.insert(call.process());
             }
-            if !begun || is_strangers {
+            if !begun || is_of_delegate {
                 return Ruling::Continue;
             }
-            let ways = ways(call);
-            if let Some((_, way)) = &hit {
-                return if lasting && ways.contains(way) { *way } else { Ruling::Continue };
+            let faults = faults(call);
+            if let Some((_, fault)) = &injection {
+                return if persistent && faults.contains(fault) { *fault } else { Ruling::Continue };
             }
-            match ways.get(left) {
-                Some(way) => {
-                    hit = Some((format!("{call}: {way:?}"), *way));
-                    rule(*way)
+            match faults.get(left) {
+                Some(fault) => {
+                    injection = Some((format!("{call}: {fault:?}"), *fault));
+                    rule(*fault)
                 }
                 None => {
-                    left -= ways.len();
+                    left -= faults.len();
                     Ruling::Continue
                 }
             }
         });
-        let Some((what, ruling)) = hit else {
-            self.over = true;
+        let Some((what, ruling)) = injection else {
+            self.is_finished = true;
             return None;
         };
-        self.last = format!("point {}: {what}", self.next);
+        self.last_point = format!("point {}: {what}", self.next);
         self.next += self.stride;
         self.tried += 1;
-        Some(Struck { outcome, at: self.last.clone(), ruling, lasting })
+        Some(Injection { outcome, point: self.last_point.clone(), ruling, persistent })
     }
 
-    /// How many points were tried.
+    /// The number of tested points.
     pub(crate) fn tried(&self) -> usize {
         self.tried
     }
 }
 
-impl Struck {
-    /// Checks what a call said that the kernel told no: a whole error document with the cause, and no panic. None if it
-    /// succeeded all the same.
+impl Injection {
+    /// Checks the answer of a call with an injected error: a complete error document with the
+    /// cause, and no panic. Returns `None` if the call succeeded.
     #[track_caller]
-    pub(crate) fn refused(&self) -> Option<String> {
+    pub(crate) fn assert_error(&self) -> Option<String> {
         let (outcome, Ruling::Fail(errno)) = (&self.outcome, self.ruling) else {
-            panic!("it was not told no: {:?}", self.ruling)
+            panic!("no error was injected: {:?}", self.ruling)
         };
         assert!(!outcome.stderr.contains("panicked"), "{outcome:#?}");
         if outcome.status.success() {
@@ -190,7 +197,7 @@ impl Struck {
         }
         let message = match outcome.json["code"].as_u64() {
             Some(code) => outcome.clone().error(code),
-            // Where standard output cannot be written to, there is another.
+            // If stdout is not writable, there is no document.
             None => {
                 assert!(outcome.stdout.is_empty() && outcome.stderr.contains("standard output"), "{outcome:#?}");
                 outcome.stderr.clone()
@@ -198,21 +205,22 @@ impl Struck {
         };
         let text = std::io::Error::from_raw_os_error(errno).to_string();
         let text = text.split(" (os error").next().unwrap_or_default();
-        // Not always is it this error that comes through, but then what it was about is told. What lasts may be passed over
-        // at first, and told of another thing.
-        let about = self.at.split(&[' ', ':']).find(|word| word.starts_with('/') && word.len() > 1).unwrap_or(text);
-        // libbpf loads small programs to learn what the kernel can do. If one is refused, it takes the kernel for one without
-        // constants in maps, and the kernel then refuses a program that refers to them.
-        let is_of_probe = self.at.contains(": bpf 5:") && message.contains("is not pointing to valid bpf_map");
-        let is_told = message.contains(text) || message.contains(about) || is_of_probe || self.lasting;
-        assert!(is_told, "the cause is not told: {text}: {outcome:#?}");
+        // The error may have another number, but then it names the object of the failed call. Under
+        // a persistent fault, the plugin may tolerate the first error and report another one.
+        let about = self.point.split(&[' ', ':']).find(|word| word.starts_with('/') && word.len() > 1).unwrap_or(text);
+        // libbpf loads small programs to probe features of the kernel. If one load fails, libbpf
+        // assumes a kernel without constants in maps, and the kernel then rejects a program that
+        // refers to them.
+        let is_of_probe = self.point.contains(": bpf 5:") && message.contains("is not pointing to valid bpf_map");
+        let has_cause = message.contains(text) || message.contains(about) || is_of_probe || self.persistent;
+        assert!(has_cause, "the message lacks the cause: {text}: {outcome:#?}");
         Some(message)
     }
 
-    /// Checks what a call said that was killed: one document, or nothing.
+    /// Checks the answer of a killed call: one document, or nothing.
     #[track_caller]
-    pub(crate) fn killed(&self) {
+    pub(crate) fn assert_killed(&self) {
         let outcome = &self.outcome;
-        assert!(outcome.stdout.is_empty() || outcome.json.is_object(), "half a document: {outcome:#?}");
+        assert!(outcome.stdout.is_empty() || outcome.json.is_object(), "an incomplete document: {outcome:#?}");
     }
 }

@@ -1,4 +1,4 @@
-//! containerd, and containers that its own client runs.
+//! containerd, and containers of its own client.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use crate::image::TINY;
 use crate::network::Attached;
 use crate::processes::{PATIENCE, Processes};
 
-/// A containerd of the test's own, with the interface of the kubelet's.
+/// A containerd of the test, with the interface for the kubelet.
 pub(crate) struct Containerd<'h> {
     host: &'h Host,
     processes: Processes<'h>,
     folder: PathBuf,
 }
 
-/// A running container. Its `ctr` stays attached: it is `ctr` that calls DEL, when the task ends.
+/// A running container. Its `ctr` stays attached, because `ctr` calls DEL when the task ends.
 pub(crate) struct Container<'c> {
     containerd: &'c Containerd<'c>,
     name: &'static str,
@@ -29,7 +29,7 @@ impl<'h> Containerd<'h> {
         let folder = host.scratch();
         let [root, state] = ["root", "state"].map(|name| folder.join(name));
         let socket = folder.join("socket");
-        // No image comes from a registry: the one that holds a pod's namespace is a web server here.
+        // No image comes from a registry. Here a web server holds the namespace of a pod.
         let text = format!(
             "version = 2\nroot = {root:?}\nstate = {state:?}\n\
              [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = \"{}.ttrpc\"\n\
@@ -44,7 +44,7 @@ impl<'h> Containerd<'h> {
         containerd
     }
 
-    /// Kills containerd, and starts another in its place. Containers go on.
+    /// Kills containerd, and starts another one in its place. Containers continue.
     #[track_caller]
     pub(crate) fn restart(&self) {
         let is_there = || self.processes.running().into_iter().find(|(_, name)| name == "containerd");
@@ -54,25 +54,26 @@ impl<'h> Containerd<'h> {
         self.launch();
     }
 
-    /// Where it listens.
+    /// The path of its socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.join("socket")
     }
 
-    /// A command of `ctr`, which has to share containerd's view of processes: it calls the plugin with a path in `/proc`.
+    /// A command of `ctr`. It must share containerd's view of processes, because it calls the
+    /// plugin with a path in `/proc`.
     #[track_caller]
     pub(crate) fn ctr(&self, arguments: &[&str]) -> Command {
         self.processes.command("ctr").arg("--address").arg(self.socket()).args(arguments)
     }
 
-    /// Takes in an image. Pods are in the namespace `k8s.io`, what `ctr` runs is in `default`.
+    /// Imports an image. Pods are in the namespace `k8s.io`, containers of `ctr` in `default`.
     #[track_caller]
     pub(crate) fn import(&self, namespace: &str, archive: &Path) {
         let import = ["--namespace", namespace, "images", "import", "--snapshotter", "native"];
         self.ctr(&import).arg(archive).run();
     }
 
-    /// Where its containers run.
+    /// The processes of its containers.
     pub(crate) fn processes(&self) -> &Processes<'h> {
         &self.processes
     }
@@ -84,13 +85,13 @@ impl<'h> Containerd<'h> {
         let ctr =
             self.ctr(&["run", "--rm", "--cni", "--snapshotter", "native", "--cgroup", &cgroup, TINY, name]).spawn();
         let container = Container { containerd: self, name, ctr };
-        // It is there before its network, but does not run before.
+        // The task exists before its network, but runs only after that.
         eventually(&format!("container {name}"), PATIENCE, || self.task("default", name).is_some());
         container.await_server();
         container
     }
 
-    /// A command in the namespaces of a running task, `ctr tasks exec` without its habit of losing what is printed last.
+    /// A command in the namespaces of a running task. `ctr tasks exec` can lose the last output.
     #[track_caller]
     pub(crate) fn exec(&self, namespace: &str, task: &str, words: &[&str]) -> Command {
         let pid = self.task(namespace, task).unwrap_or_else(|| panic!("{task} does not run"));
@@ -117,20 +118,20 @@ impl<'h> Containerd<'h> {
     #[track_caller]
     fn launch(&self) {
         let log = self.folder.join("log");
-        // It is a daemon: the value that stands for it is that of the namespace which it runs in.
+        // It is a daemon. The value that represents it is its PID namespace.
         let command = self.processes.command("setsid").args(["--fork", "containerd", "--config"]);
         command.arg(self.folder.join("config")).spawn_logged(&log).wait(PATIENCE);
         let deadline = std::time::Instant::now() + PATIENCE;
         while !self.ctr(&["version"]).output().status.success() {
             let said = fs::read_to_string(&log).unwrap_or_default();
-            assert!(std::time::Instant::now() < deadline, "containerd does not answer:\n{said}");
+            assert!(std::time::Instant::now() < deadline, "containerd did not start:\n{said}");
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
     }
 }
 
 impl Container<'_> {
-    /// Kills the task, which has `ctr` call DEL and remove the container.
+    /// Kills the task. Then `ctr` calls DEL and removes the container.
     #[track_caller]
     pub(crate) fn remove(mut self) {
         self.containerd.ctr(&["tasks", "kill", "--signal", "SIGKILL", self.name]).run();
@@ -139,7 +140,7 @@ impl Container<'_> {
 }
 
 impl Attached for Container<'_> {
-    /// `ctr` tells of none, so that the container is asked.
+    /// `ctr` reports no address, so the function reads it in the container.
     fn address(&self) -> String {
         let shown = self.exec(&["ip", "-4", "-o", "address", "show", "dev", "eth0"]);
         let address = shown.split_whitespace().find_map(|word| word.strip_suffix("/24"));

@@ -1,4 +1,4 @@
-//! containerd's own client: containers with the network that the plugin gives them, alone and with others in its list.
+//! containerd's own client: containers with this plugin alone, and with other plugins in the list.
 
 use std::time::Duration;
 
@@ -7,14 +7,16 @@ use serde_json::{Value, json};
 
 use crate::containerd::Containerd;
 use crate::image::{BLOB_SIZE, tiny};
-use crate::network::{Attached as _, assert_deserted, assert_reach_each_other, fetch, install, ours, peers, rows};
+use crate::network::{
+    Attached as _, assert_deserted, assert_reach_each_other, fetch, install, map_entries, ours, peers,
+};
 
 #[test]
 fn two_containers_reach_each_other_and_leave_nothing() {
     on_containerd(&[], &[ours()], |host, containerd| {
         let (one, two) = (containerd.run("one"), containerd.run("two"));
         assert_reach_each_other(&one, &two);
-        assert_eq!(rows(host), 2);
+        assert_eq!(map_entries(host), 2);
 
         two.remove();
         one.remove();
@@ -22,7 +24,7 @@ fn two_containers_reach_each_other_and_leave_nothing() {
 }
 
 #[test]
-fn tuning_is_seen_in_the_container() {
+fn tuning_is_visible_in_the_container() {
     let tuning = json!({ "type": "tuning", "mtu": 1400, "sysctl": { "net.core.somaxconn": "321" } });
     on_containerd(&["tuning"], &[ours(), tuning], |_, containerd| {
         let (one, two) = (containerd.run("one"), containerd.run("two"));
@@ -36,15 +38,16 @@ fn tuning_is_seen_in_the_container() {
     });
 }
 
-/// The limit stands in the list, where our plugin does not see it: it has to be told to leave the packets to the stack
-/// and the queue to others.
+/// The limit is in the list, and not visible to this plugin. The configuration must therefore
+/// disable direct forwarding, and leave the queueing discipline to others.
 #[test]
-fn a_limit_in_the_list_is_felt() {
-    /// In bits a second and in bits. The last of the blob is sent when all but a burst of it has been waited for.
+fn a_limit_in_the_list_applies() {
+    /// In bits per second and in bits. The last of the blob is sent when everything except a burst
+    /// has waited.
     const RATE: u64 = 16 << 20;
     const BURST: u64 = RATE / 8;
     const LEAST: Duration = Duration::from_millis((BLOB_SIZE as u64 * 8 - BURST) * 1000 / RATE);
-    // Before, there is no TCX.
+    // Older kernels have no TCX.
     if kernel() < (6, 6) {
         return;
     }
@@ -68,7 +71,8 @@ fn a_limit_in_the_list_is_felt() {
     }
 }
 
-/// Runs a test on a host with containerd and a network of this list, and has it leave nothing of its containers.
+/// Runs a test on a host with containerd and a network of this list. Its containers must leave
+/// nothing.
 #[track_caller]
 fn on_containerd(needed: &[&str], list: &[Value], test: impl FnOnce(&Host, &Containerd<'_>) + Send) {
     if !privileged() || !["containerd", "ctr", "runc", "busybox"].into_iter().all(tool) || !peers(needed) {

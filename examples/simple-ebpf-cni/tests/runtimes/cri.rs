@@ -1,5 +1,5 @@
-//! The [container runtime interface](https://kubernetes.io/docs/concepts/containers/cri/): what the kubelet says to
-//! containerd, said by curl.
+//! The [container runtime interface](https://kubernetes.io/docs/concepts/containers/cri/): the
+//! kubelet's requests to containerd, sent by curl.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,16 +11,16 @@ use crate::network::Attached;
 use crate::processes::PATIENCE;
 use crate::protobuf::Message;
 
-/// The namespace that containerd keeps pods and their images in.
+/// containerd's namespace for pods and their images.
 pub(crate) const NAMESPACE: &str = "k8s.io";
 
-/// The length of what stands before each message: whether it is compressed, and its own length.
+/// The length of the prefix of each message: a compression flag, and the length of the message.
 const FRAME_HEADER: usize = 1 + size_of::<u32>();
 
-/// What a pod asks for, beside its name.
+/// The options of a pod, beside its name.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Wishes<'a> {
-    /// A port of the host's, and that of the pod which it leads to.
+pub(crate) struct PodOptions<'a> {
+    /// A port of the host, and the port of the pod behind it.
     pub(crate) published: Option<(u16, u16)>,
     /// Annotations, by their names.
     pub(crate) annotations: &'a [(&'a str, &'a str)],
@@ -33,7 +33,7 @@ pub(crate) struct Cri<'c> {
     folder: PathBuf,
 }
 
-/// A pod's sandbox: its namespaces, and what holds them.
+/// The sandbox of a pod: its namespaces, and the process that holds them.
 pub(crate) struct Sandbox<'c> {
     cri: &'c Cri<'c>,
     id: String,
@@ -47,22 +47,22 @@ impl<'c> Cri<'c> {
         cri
     }
 
-    /// Kills containerd, and starts another in its place. Pods go on.
+    /// Kills containerd, and starts another one in its place. Pods continue.
     #[track_caller]
     pub(crate) fn restart(&self) {
         self.containerd.restart();
         self.await_ready();
     }
 
-    /// Makes a pod, as `crictl runp` does.
+    /// Creates a pod, as `crictl runp` does.
     #[track_caller]
-    pub(crate) fn run(&'c self, name: &str, wishes: Wishes<'_>) -> Sandbox<'c> {
+    pub(crate) fn run(&'c self, name: &str, requests: PodOptions<'_>) -> Sandbox<'c> {
         let metadata = Message::new().text(1, name).text(2, &format!("{name}-uid")).text(3, "default");
         let mut config = Message::new().message(1, &metadata);
-        if let Some((host, container)) = wishes.published {
+        if let Some((host, container)) = requests.published {
             config = config.message(5, &Message::new().number(2, container.into()).number(3, host.into()));
         }
-        for (key, value) in wishes.annotations {
+        for (key, value) in requests.annotations {
             config = config.entry(7, key, value);
         }
         let linux = Message::new().text(1, &self.containerd.processes().cgroup(name));
@@ -73,7 +73,7 @@ impl<'c> Cri<'c> {
         sandbox
     }
 
-    /// containerd answers `ctr` before it has looked through the pods that there are, and the kubelet after that.
+    /// containerd answers `ctr` before it has loaded the existing pods, and the kubelet after that.
     #[track_caller]
     fn await_ready(&self) {
         eventually("the container runtime interface", PATIENCE, || self.try_call("Status", &Message::new()).is_ok());
@@ -85,7 +85,7 @@ impl<'c> Cri<'c> {
         self.try_call(procedure, request).unwrap_or_else(|headers| panic!("{procedure}: {headers}"))
     }
 
-    /// Calls a procedure. Where it fails, the headers tell why.
+    /// Calls a procedure. If it fails, the headers have the cause.
     #[track_caller]
     fn try_call(&self, procedure: &str, request: &Message) -> Result<Message, String> {
         let [headers, response] = ["headers", "response"].map(|name| self.folder.join(name));
@@ -108,7 +108,7 @@ impl<'c> Cri<'c> {
 }
 
 impl Sandbox<'_> {
-    /// Kills what holds the namespaces, and unmounts the network's from the name that the runtime gave it.
+    /// Kills the process that holds the namespaces, and unmounts the network namespace.
     #[track_caller]
     pub(crate) fn destroy(&self) {
         let status = self.cri.call("PodSandboxStatus", &self.request().number(2, 1));
@@ -137,7 +137,7 @@ impl Sandbox<'_> {
 }
 
 impl Attached for Sandbox<'_> {
-    /// As the kubelet is told it.
+    /// The address that the kubelet receives.
     fn address(&self) -> String {
         let status = self.cri.call("PodSandboxStatus", &self.request()).inner(1);
         status.inner(5).string(1)

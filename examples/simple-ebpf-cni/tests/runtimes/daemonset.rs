@@ -1,4 +1,5 @@
-//! The DaemonSet's containers, run by containerd as its manifest says, and a pod with what they installed.
+//! The DaemonSet's containers as its manifest describes them, run by containerd, and a pod with the
+//! files that they installed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,11 +19,11 @@ use crate::processes::PATIENCE;
 const IMAGE: &str = "docker.io/library/simple-ebpf-cni:test";
 const NODE: &str = "node-1";
 
-/// What the image starts, which `ctr` has to be told where there are arguments.
+/// The entry point of the image. `ctr` needs it if there are arguments.
 pub(crate) const ENTRYPOINT: &str = "/simple-ebpf-cni";
 
 #[test]
-fn the_init_container_installs_what_gives_a_pod_its_network() {
+fn the_init_container_installs_the_plugin_and_a_pod_gets_its_network() {
     if !privileged() || !["containerd", "ctr", "runc", "busybox"].into_iter().all(tool) {
         return;
     }
@@ -33,11 +34,11 @@ fn the_init_container_installs_what_gives_a_pod_its_network() {
         for file in ["installed.json", "podnet/lock", "podnet/last"] {
             host.keep(&format!("file /var/lib/cni/simple-ebpf-cni/{file}"));
         }
-        // The paths of the manifest are a node's; this host alone sees what is put there.
+        // The paths of the manifest are a node's. Only this host sees the new files.
         for folder in ["/opt/cni/bin", "/etc/cni/net.d"] {
             host.empty_dir(folder);
         }
-        // As the manifest asks the kubelet to.
+        // The options that the manifest requests from the kubelet.
         fs::create_dir("/var/lib/cni/simple-ebpf-cni").expect("the host has it empty");
         let containerd = Containerd::start(host);
         containerd.import("default", &image(host));
@@ -57,7 +58,7 @@ fn the_init_container_installs_what_gives_a_pod_its_network() {
 }
 
 #[test]
-fn the_main_container_stays_until_it_is_told_to_end() {
+fn the_main_container_runs_until_a_signal() {
     if !privileged() {
         return;
     }
@@ -65,7 +66,7 @@ fn the_main_container_stays_until_it_is_told_to_end() {
         let pod = manifests::pod();
         let [main] = &pod.containers[..] else { panic!("more than one container") };
         let mut waiting = host.command(plugin()).args(main.args.iter().flatten()).spawn();
-        // Had it ended by itself, its status would say so.
+        // The status shows that the container did not end by itself.
         std::thread::sleep(Duration::from_millis(300));
         host.command("kill").args(["-TERM", &waiting.pid().to_string()]).run();
         let status = waiting.wait(PATIENCE);
@@ -73,19 +74,19 @@ fn the_main_container_stays_until_it_is_told_to_end() {
     });
 }
 
-/// The plugin to put into the image: that of a release if `SIMPLE_EBPF_CNI_BINARY` names it.
+/// The plugin for the image: the binary of a release if `SIMPLE_EBPF_CNI_BINARY` names it.
 pub(crate) fn plugin() -> PathBuf {
     std::env::var_os("SIMPLE_EBPF_CNI_BINARY").map_or(env!("CARGO_BIN_EXE_simple-ebpf-cni").into(), PathBuf::from)
 }
 
-/// The paths of the libraries that it needs: none, if it is that of a release.
+/// The paths of its libraries. A release needs none.
 pub(crate) fn libraries(host: &Host) -> Vec<String> {
     let needed = host.command("ldd").arg(plugin()).output().stdout;
     needed.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect()
 }
 
-/// The image of `deploy/Dockerfile`, which [`dockerfile`](crate::dockerfile) builds in earnest, with the libraries that a
-/// build for tests needs.
+/// The image of `deploy/Dockerfile` with the libraries of a test build. The module
+/// [`dockerfile`](crate::dockerfile) builds the real image.
 fn image(host: &Host) -> PathBuf {
     archive(host, IMAGE, &[ENTRYPOINT], |layer| {
         fs::copy(plugin(), layer.join("simple-ebpf-cni")).expect("the plugin is copied");
@@ -97,7 +98,8 @@ fn image(host: &Host) -> PathBuf {
     })
 }
 
-/// What the kubelet makes of the ConfigMap: a folder with a file for the node, here the sample that releases carry.
+/// The directory that the kubelet creates from the ConfigMap: a file for the node, here the sample
+/// of a release.
 fn node_files(host: &Host) -> PathBuf {
     let folder = host.scratch();
     let sample = manifests::folder().join("10-podnet.conflist");
@@ -105,7 +107,8 @@ fn node_files(host: &Host) -> PathBuf {
     folder
 }
 
-/// Starts a container in the way that the kubelet asks for. Every volume that is no path of the host's is `files`.
+/// Starts a container with the options of the kubelet. Every volume that is not a host path is
+/// `files`.
 fn run(containerd: &Containerd<'_>, pod: &PodSpec, container: &Container, files: &Path) -> Command {
     let context = container.security_context.as_ref().expect("a security context");
     let mut options = vec!["--rm".to_owned(), "--snapshotter=native".into(), "--seccomp".into()];
@@ -113,7 +116,7 @@ fn run(containerd: &Containerd<'_>, pod: &PodSpec, container: &Container, files:
     options.extend((context.read_only_root_filesystem == Some(true)).then(|| "--read-only".into()));
     options.extend((pod.host_network == Some(true)).then(|| "--net-host".into()));
     let capabilities = context.capabilities.as_ref().expect("capabilities");
-    assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]), "no other name is understood here");
+    assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]), "an unsupported name");
     options.extend(DEFAULT_CAPABILITIES.map(|capability| format!("--cap-drop=CAP_{capability}")));
     options.extend(capabilities.add.iter().flatten().map(|capability| format!("--cap-add=CAP_{capability}")));
     for variable in container.env.iter().flatten() {
@@ -129,7 +132,7 @@ fn run(containerd: &Containerd<'_>, pod: &PodSpec, container: &Container, files:
     containerd.ctr(&["run"]).args(options).args([IMAGE, &container.name]).arg(ENTRYPOINT).args(arguments)
 }
 
-/// What containerd gives to a container that asks for nothing.
+/// The capabilities of a container without requests, as containerd grants them.
 const DEFAULT_CAPABILITIES: [&str; 14] = [
     "CHOWN",
     "DAC_OVERRIDE",

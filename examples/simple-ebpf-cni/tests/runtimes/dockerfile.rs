@@ -1,4 +1,4 @@
-//! The image that `deploy/Dockerfile` makes, built by podman.
+//! The image of `deploy/Dockerfile`, built by podman.
 
 use std::fs;
 
@@ -11,12 +11,12 @@ use crate::podman::Podman;
 
 const IMAGE: &str = "localhost/simple-ebpf-cni:test";
 
-/// What it holds, as a release has it.
+/// The files of the image, as in a release.
 const BINARY: &str = "simple-ebpf-cni";
 const PAPERS: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "NOTICE"];
 
 #[test]
-fn the_dockerfile_makes_the_image_that_the_daemonset_runs() {
+fn the_dockerfile_builds_the_image_of_the_daemonset() {
     if !privileged() || !["podman", "conmon", "runc"].into_iter().all(tool) {
         return;
     }
@@ -39,7 +39,7 @@ fn the_dockerfile_makes_the_image_that_the_daemonset_runs() {
         expected.push(("-rwxr-xr-x".into(), BINARY.into()));
         assert_eq!(listing(host, &podman), expected);
 
-        // The build for tests needs libraries that a release has inside.
+        // The test build needs libraries that a release contains.
         let volumes = libraries(host).into_iter().map(|library| format!("--volume={library}:{library}:ro"));
         let run = podman.command("run").args(["--rm", "--network", "none", "--cgroup-parent", &podman.cgroup()]);
         let said = run.args(volumes).args([IMAGE, "--version"]).run();

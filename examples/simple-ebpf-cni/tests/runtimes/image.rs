@@ -1,4 +1,4 @@
-//! Images made by hand, for want of a registry.
+//! Images without a registry.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 use cnikit_testbed::{Host, Namespace};
 use serde_json::json;
 
-/// The image of the containers that talk to each other.
+/// The image of the containers with traffic between them.
 pub(crate) const TINY: &str = "docker.io/library/tiny:1";
 
-/// What the web server in [`TINY`] serves as `/page`.
+/// The page `/page` of the web server in [`TINY`].
 pub(crate) const PAGE: &str = "served by a container\n";
 
-/// A page of [`BLOB_SIZE`] bytes, for who measures how long it takes.
+/// A page of [`BLOB_SIZE`] bytes, for measurements of time.
 pub(crate) const BLOB: &str = "blob";
 pub(crate) const BLOB_SIZE: usize = 4 << 20;
 
-/// The port at which it serves them, unless it is told otherwise.
+/// The default port of the web server.
 pub(crate) const SERVED: u16 = 8080;
 
-/// Builds [`TINY`], around the machine's static busybox.
+/// Builds [`TINY`] from the machine's static busybox.
 pub(crate) fn tiny(host: &Host) -> PathBuf {
     archive(host, TINY, &["/bin/httpd", "-f", "-p", &SERVED.to_string(), "-h", "/"], |layer| {
         let busybox = host.command("sh").args(["-c", "command -v busybox"]).run();
@@ -34,7 +34,7 @@ pub(crate) fn tiny(host: &Host) -> PathBuf {
     })
 }
 
-/// Builds an image of one layer, which `fill` puts its files into, and returns its archive.
+/// Builds an image of one layer with the files from `fill`, and returns its archive.
 pub(crate) fn archive(host: &Host, name: &str, entrypoint: &[&str], fill: impl FnOnce(&Path)) -> PathBuf {
     let folder = host.scratch();
     let layer = folder.join("layer");
@@ -59,7 +59,7 @@ pub(crate) fn archive(host: &Host, name: &str, entrypoint: &[&str], fill: impl F
     folder.join("image.tar")
 }
 
-/// This machine's architecture, by the name that it has in images.
+/// This machine's architecture, by its name in images.
 pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -1,5 +1,5 @@
-//! Real runtimes as the callers, with the plugin installed as on a node: containerd under its own client and under the
-//! interface that the kubelet speaks, and podman.
+//! Real runtimes call the installed plugin: containerd with its own client and with the interface
+//! for the kubelet, and podman.
 
 mod containerd;
 mod containers;

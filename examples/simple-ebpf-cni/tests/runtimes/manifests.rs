@@ -1,4 +1,4 @@
-//! The manifests in `deploy/`, held to the types of the Kubernetes API.
+//! The manifests in `deploy/`, compared with the types of the Kubernetes API.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,15 +9,15 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use serde_json::Value;
 
 #[test]
-fn the_daemonset_has_no_field_that_kubernetes_does_not_know() {
+fn the_daemonset_has_no_unknown_field() {
     let written = yaml(&folder().join("daemonset.yaml"));
     let typed = serde_json::to_value(daemonset()).expect("the API's types are JSON");
-    // Decoding passes over unknown fields; what was passed over does not come back.
+    // The decoder ignores unknown fields, so they are missing in the encoded form.
     assert_eq!(typed, written);
 }
 
 #[test]
-fn the_daemonset_agrees_with_itself() {
+fn the_daemonset_is_consistent() {
     let spec = daemonset().spec.expect("a spec");
     let labels = spec.template.metadata.and_then(|metadata| metadata.labels).expect("labels");
     let selector = spec.selector.match_labels.expect("a selector");
@@ -33,7 +33,7 @@ fn the_daemonset_agrees_with_itself() {
 }
 
 #[test]
-fn privileges_are_what_is_needed_and_no_more() {
+fn the_privileges_are_minimal() {
     let pod = pod();
     assert_ne!(pod.host_pid, Some(true));
     assert_eq!(pod.automount_service_account_token, Some(false));
@@ -45,7 +45,7 @@ fn privileges_are_what_is_needed_and_no_more() {
         assert_eq!(context.read_only_root_filesystem, Some(true), "{name}");
         let capabilities = context.capabilities.as_ref().expect("capabilities");
         assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]), "{name}");
-        // README.md says what an ADD needs; the container that stays makes none.
+        // README.md lists the privileges of an ADD. The main container runs no ADD.
         let added: BTreeSet<_> = capabilities.add.iter().flatten().map(String::as_str).collect();
         let needed: &[&str] = if name == "install" { &["BPF", "NET_ADMIN", "SYS_ADMIN"] } else { &[] };
         assert_eq!(added, needed.iter().copied().collect(), "{name}");
@@ -53,7 +53,7 @@ fn privileges_are_what_is_needed_and_no_more() {
 }
 
 #[test]
-fn the_kustomization_names_what_is_there() {
+fn the_kustomization_names_existing_files() {
     let kustomization = yaml(&folder().join("kustomization.yaml"));
     for resource in kustomization["resources"].as_array().expect("resources") {
         assert!(folder().join(resource.as_str().expect("a path")).is_file(), "{resource}");
@@ -62,12 +62,12 @@ fn the_kustomization_names_what_is_there() {
     assert!(containers(&pod()).all(|container| container.image.as_deref() == image), "{image:?}");
 }
 
-/// Where the manifests are.
+/// The directory of the manifests.
 pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy")
 }
 
-/// What the DaemonSet starts on each node.
+/// The pod that the DaemonSet starts on each node.
 pub(crate) fn pod() -> PodSpec {
     daemonset().spec.and_then(|spec| spec.template.spec).expect("a pod")
 }

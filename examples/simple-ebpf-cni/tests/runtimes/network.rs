@@ -1,4 +1,4 @@
-//! The network of all containers here, and what it has of them.
+//! The network of all containers in these tests, and its state.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,39 +14,40 @@ use crate::processes::PATIENCE;
 /// The network's name.
 pub(crate) const NAME: &str = "containers";
 
-/// The first address of its subnet, which the bridge has.
+/// The first address of its subnet, assigned to the bridge.
 const GATEWAY: &str = "10.99.0.1";
 
-/// Where runtimes look for plugins, and for networks.
+/// The directories of plugins and of networks for runtimes.
 pub(crate) const BIN_DIR: &str = "/opt/cni/bin";
 pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
 
-/// Where Debian has the reference plugins.
+/// Debian's directory of the reference plugins.
 const PEERS: &str = "/usr/lib/cni";
 
-/// A container of [`TINY`](crate::image::TINY) that is in the network, whoever runs it.
+/// A container of [`TINY`](crate::image::TINY) in the network, of any runtime.
 pub(crate) trait Attached {
-    /// The address that it was given.
+    /// The assigned address.
     #[track_caller]
     fn address(&self) -> String;
 
-    /// A command that will run in it.
+    /// A command that runs in the container.
     #[track_caller]
     fn command(&self, words: &[&str]) -> Command;
 
-    /// Runs a command in it and returns what that printed.
+    /// Runs a command in the container and returns its output.
     #[track_caller]
     fn exec(&self, words: &[&str]) -> String {
         self.command(words).run()
     }
 
-    /// Gets a page from another one, or from a published port.
+    /// Fetches a page from another container, or from a published port.
     #[track_caller]
     fn wget(&self, address: &str, port: u16, page: &str) -> String {
         self.exec(&wget(&url(address, port, page)))
     }
 
-    /// Waits until it serves its pages. A runtime is through when the process has begun, and that is not there yet.
+    /// Waits until the container serves its pages. A runtime returns when the process has started,
+    /// before the server is ready.
     #[track_caller]
     fn await_server(&self) {
         let url = url("127.0.0.1", SERVED, "page");
@@ -54,7 +55,7 @@ pub(crate) trait Attached {
     }
 }
 
-/// Our part of a list.
+/// This plugin's part of a list.
 pub(crate) fn ours() -> Value {
     json!({ "type": "simple-ebpf-cni", "bridge": "cbr0", "subnet": "10.99.0.0/24" })
 }
@@ -64,12 +65,12 @@ pub(crate) fn portmap() -> Value {
     json!({ "type": "portmap", "capabilities": { "portMappings": true }, "snat": true })
 }
 
-/// Whether the reference plugins are there; otherwise as [`tool`].
+/// Whether the reference plugins are installed. Otherwise as [`tool`].
 pub(crate) fn peers(names: &[&str]) -> bool {
     names.iter().all(|name| tool(&format!("{PEERS}/{name}")))
 }
 
-/// Puts the plugins where runtimes look for them, and a network of this list.
+/// Installs the plugins and a network of this list in the runtimes' directories.
 #[track_caller]
 pub(crate) fn install(host: &Host, plugins: &[Value]) {
     host.empty_dir(BIN_DIR);
@@ -90,7 +91,7 @@ pub(crate) fn install(host: &Host, plugins: &[Value]) {
     }
 }
 
-/// The lines of `pods` for people, and the pods of `pods --json`.
+/// The lines of `pods`, and the pods of `pods --json`.
 #[track_caller]
 pub(crate) fn shown_pods(host: &Host) -> (String, Vec<Value>) {
     let command = || host.command(format!("{BIN_DIR}/simple-ebpf-cni")).arg("pods");
@@ -98,13 +99,13 @@ pub(crate) fn shown_pods(host: &Host) -> (String, Vec<Value>) {
     (command().run(), all["pods"].as_array().expect("a list").clone())
 }
 
-/// Has the host route, as one that publishes ports must.
+/// Turns on forwarding, which a host with published ports needs.
 pub(crate) fn forward() {
-    // Of this thread's network namespace, which is the test's.
+    // The setting of this thread's network namespace, which belongs to the test.
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("the host is the test's");
 }
 
-/// Both ping each other and get each other's page.
+/// Both containers ping each other and fetch each other's page.
 #[track_caller]
 pub(crate) fn assert_reach_each_other(one: &dyn Attached, two: &dyn Attached) {
     assert_ne!(one.address(), two.address());
@@ -115,21 +116,21 @@ pub(crate) fn assert_reach_each_other(one: &dyn Attached, two: &dyn Attached) {
     }
 }
 
-/// The host and another container get the page at a published port.
+/// The host and another container fetch the page at a published port.
 #[track_caller]
 pub(crate) fn assert_published(host: &Host, other: &dyn Attached, port: u16) {
     assert_eq!(host.command("busybox").args(wget(&url(GATEWAY, port, "page"))).run(), PAGE, "from the host");
     assert_eq!(other.wget(GATEWAY, port, "page"), PAGE, "from another container");
 }
 
-/// Nobody answers the host at the port, and nothing leads it to where nobody is.
+/// The host gets no answer at the port, and no rule leads to an unused address.
 #[track_caller]
 pub(crate) fn assert_not_published(host: &Host, port: u16) {
     let output = host.command("busybox").args(wget(&url(GATEWAY, port, "page"))).output();
     assert!(!output.status.success() && output.stderr.contains("refused"), "{output:?}");
 }
 
-/// How long [`BLOB`] takes from one container to the other.
+/// The time for [`BLOB`] from one container to the other.
 #[track_caller]
 pub(crate) fn fetch(from: &dyn Attached, to: &dyn Attached) -> Duration {
     let address = from.address();
@@ -140,26 +141,26 @@ pub(crate) fn fetch(from: &dyn Attached, to: &dyn Attached) -> Duration {
     took
 }
 
-/// How many pods the maps know of.
+/// The number of pods in the maps.
 #[track_caller]
-pub(crate) fn rows(host: &Host) -> usize {
+pub(crate) fn map_entries(host: &Host) -> usize {
     let pins = format!("/sys/fs/bpf/simple-ebpf-cni/{NAME}");
     let found = host.command("find").args([&pins, "-name", "pkt_count"]).run();
     let dump = host.command("bpftool").args(["-j", "map", "dump", "pinned", found.trim()]).json();
     dump.as_array().map_or_else(|| panic!("no list: {dump}"), Vec::len)
 }
 
-/// The network has no pod any more: no pair, no row, no network namespace with a name. Leases are files, which
-/// [`host`](cnikit_testbed::host) looks for.
+/// The network has no pods: no pair, no map entry, no named network namespace. The search of
+/// [`host`](cnikit_testbed::host) covers leases, because they are files.
 #[track_caller]
 pub(crate) fn assert_deserted(host: &Host) {
     assert_eq!(pairs(host), [""; 0]);
-    assert_eq!(rows(host), 0);
+    assert_eq!(map_entries(host), 0);
     let named: Vec<_> = fs::read_dir("/run/netns").into_iter().flatten().collect();
     assert!(named.is_empty(), "{named:?}");
 }
 
-/// The host's ends of the pairs that there are.
+/// The host ends of the existing pairs.
 #[track_caller]
 pub(crate) fn pairs(host: &Host) -> Vec<String> {
     let veths = host.links().into_iter().filter(|link| link["linkinfo"]["info_kind"] == "veth");

@@ -9,24 +9,24 @@ use crate::image::{TINY, tiny};
 use crate::network::{Attached, BIN_DIR, CONF_DIR, NAME};
 use crate::processes::Processes;
 
-/// What podman says where it was built without the backend, as later versions most often are.
+/// podman's error if it was built without the backend, as most later versions are.
 const NETAVARK_ONLY: &str = "cni support is not enabled";
 
-/// A podman with a storage and a configuration of the test's own.
+/// A podman with its own storage and configuration.
 pub(crate) struct Podman<'h> {
     processes: Processes<'h>,
     folder: PathBuf,
 }
 
-/// A container that podman has made, until it is removed.
+/// A container of podman, until its removal.
 pub(crate) struct Container<'p> {
     podman: &'p Podman<'p>,
     name: &'static str,
 }
 
 impl<'h> Podman<'h> {
-    /// A podman with the CNI backend, and [`TINY`] in its storage. Where this machine's has no such backend, it says so,
-    /// and the test should return.
+    /// A podman with the CNI backend, and [`TINY`] in its storage. If this machine's podman has no
+    /// such backend, the function prints a `SKIP` line, and the test must return.
     #[track_caller]
     pub(crate) fn start(host: &'h Host) -> Option<Self> {
         let podman = Self::configured(
@@ -43,15 +43,15 @@ impl<'h> Podman<'h> {
         Some(podman)
     }
 
-    /// A podman for what needs no network, with nothing in its storage.
+    /// A podman without network, with an empty storage.
     #[track_caller]
     pub(crate) fn without_networks(host: &'h Host) -> Self {
-        // Whatever its backend, it keeps a lock beside the networks: not beside the machine's.
+        // Every backend has a lock beside the networks. Here this is not the machine's.
         let networks = host.scratch();
         Self::configured(host, &format!("cni_plugin_dirs = [{networks:?}]\nnetwork_config_dir = {networks:?}\n"))
     }
 
-    /// A command of podman's.
+    /// A command of podman.
     #[track_caller]
     pub(crate) fn command(&self, name: &str) -> Command {
         let command = self.processes.command("podman").env("TMPDIR", self.folder.join("tmp"));
@@ -59,7 +59,7 @@ impl<'h> Podman<'h> {
         command.env("CONTAINERS_STORAGE_CONF", self.folder.join("storage.conf")).arg(name)
     }
 
-    /// Runs a container of [`TINY`] with these options, `--network` among them.
+    /// Runs a container of [`TINY`] with these options, which include `--network`.
     #[track_caller]
     pub(crate) fn run(&self, name: &'static str, options: &[&str]) -> Container<'_> {
         let run = self.command("run").args(["--detach", "--name", name, "--cgroup-parent", &self.cgroup()]);
@@ -72,18 +72,18 @@ impl<'h> Podman<'h> {
     /// Waits until no container has left a process or a mount.
     #[track_caller]
     pub(crate) fn assert_idle(&self) {
-        // For the namespaces that it names, podman makes this a mount of its own, and keeps it.
+        // podman makes this a mount of its own for named namespaces, and keeps it.
         self.processes.assert_only(&[], &["/run/netns"]);
     }
 
-    /// A control group for containers, which goes with this podman.
+    /// A control group for containers, which is removed with this podman.
     pub(crate) fn cgroup(&self) -> String {
         self.processes.cgroup("podman")
     }
 
     #[track_caller]
     fn configured(host: &'h Host, network: &str) -> Self {
-        // The folders that have no setting.
+        // The directories without a setting.
         for folder in ["/var/lib/containers", "/dev/shm"] {
             host.empty_dir(folder);
         }
@@ -103,20 +103,20 @@ impl<'h> Podman<'h> {
 }
 
 impl Container<'_> {
-    /// What `podman inspect` says by a template.
+    /// The output of `podman inspect` with a template.
     #[track_caller]
     pub(crate) fn inspect(&self, template: &str) -> String {
         self.podman.command("inspect").args(["--format", template, self.name]).run().trim().to_owned()
     }
 
-    /// Stops it and starts it again.
+    /// Stops the container and starts it again.
     #[track_caller]
     pub(crate) fn restart(&self) {
         self.podman.command("restart").args(["--time", "0", self.name]).run();
         self.await_server();
     }
 
-    /// Has its network made anew while it runs.
+    /// Sets up the container's network again while the container runs.
     #[track_caller]
     pub(crate) fn reload(&self) {
         self.podman.command("network").args(["reload", self.name]).run();
@@ -129,7 +129,7 @@ impl Container<'_> {
 }
 
 impl Attached for Container<'_> {
-    /// As podman tells people.
+    /// The address that podman shows.
     fn address(&self) -> String {
         self.inspect(&format!("{{{{.NetworkSettings.Networks.{NAME}.IPAddress}}}}"))
     }

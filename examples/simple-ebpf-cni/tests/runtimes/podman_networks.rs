@@ -1,4 +1,4 @@
-//! Containers of podman's, with the network that the plugin gives them.
+//! Containers of podman in a network of the plugin.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::image::SERVED;
 use crate::network::{
     Attached as _, CONF_DIR, NAME, assert_deserted, assert_not_published, assert_published, assert_reach_each_other,
-    install, ours, peers, portmap, rows, shown_pods,
+    install, map_entries, ours, peers, portmap, shown_pods,
 };
 use crate::podman::Podman;
 
@@ -25,16 +25,16 @@ fn two_containers_reach_each_other_and_leave_nothing() {
 
         let (one, two) = (podman.run("one", &["--network", NAME]), podman.run("two", &["--network", NAME]));
         assert_reach_each_other(&one, &two);
-        assert_eq!(rows(host), 2);
+        assert_eq!(map_entries(host), 2);
         // podman passes the name of the container, and no namespace.
         let (table, pods) = shown_pods(host);
         assert_eq!((&pods[0]["podName"], pods[0].get("podNamespace")), (&"one".into(), None));
         assert!(table.lines().any(|line| line.starts_with("one  ")), "{table}");
 
-        // Its network ends with it, and begins again.
+        // A stop ends the container's network, and a start sets it up again.
         one.restart();
         assert_reach_each_other(&one, &two);
-        assert_eq!(rows(host), 2);
+        assert_eq!(map_entries(host), 2);
 
         one.remove();
         two.remove();
@@ -43,7 +43,7 @@ fn two_containers_reach_each_other_and_leave_nothing() {
 
 #[test]
 fn a_published_port_answers_until_its_container_is_removed() {
-    // Who publishes a port to containers as well must route between them.
+    // A host that publishes a port to containers must route between them, too.
     let mut first = ours();
     first["ipMasq"] = true.into();
     on_podman(&[first, portmap()], |host, podman| {
@@ -69,10 +69,11 @@ fn a_published_port_answers_until_its_container_is_removed() {
 }
 
 #[test]
-fn a_container_gets_the_address_and_the_mac_that_it_asks_for() {
+fn a_container_gets_the_requested_address_and_mac() {
     const MAC: &str = "02:00:5e:00:53:17";
     let mut first = ours();
-    // The address and the MAC come without, as arguments. Aliases come as an object, unlike the conventions have them.
+    // The address and the MAC arrive as arguments, without a capability. Aliases arrive as an
+    // object, which differs from the conventions.
     first["capabilities"] = serde_json::json!({ "ips": true, "mac": true, "aliases": true });
     on_podman(&[first], |_, podman| {
         let wishes = ["--network", NAME, "--ip", "10.99.0.77", "--mac-address", MAC, "--network-alias", "first"];
@@ -88,12 +89,13 @@ fn a_container_gets_the_address_and_the_mac_that_it_asks_for() {
     });
 }
 
-/// What `podman network create` writes for the reference plugin serves ours, once its type is changed.
+/// A file of `podman network create` for the reference plugin works with this plugin, after a
+/// change of the type.
 #[test]
-fn a_network_that_podman_wrote_is_understood() {
+fn a_network_file_of_podman_works() {
     on_podman(&[ours()], |host, podman| {
         let file = Path::new(CONF_DIR).join("10-containers.conflist");
-        fs::remove_file(&file).expect("it was installed");
+        fs::remove_file(&file).expect("an installed file");
         let create = podman.command("network").args(["create", "--subnet", "10.99.0.0/24"]);
         create.args(["--opt", "mtu=1400", NAME]).run();
         let file = file.with_file_name(format!("{NAME}.conflist"));
@@ -104,7 +106,7 @@ fn a_network_that_podman_wrote_is_understood() {
         first["type"] = "simple-ebpf-cni".into();
         let bridge = first["bridge"].as_str().expect("podman names the bridge").to_owned();
         fs::write(&file, list.to_string()).expect("the folder is the host's");
-        // The last is what host-local keeps of a network.
+        // host-local keeps the last of these files for a network.
         for line in [format!("link {bridge} "), format!("address {bridge} "), "file /var/lib/cni/networks/".into()] {
             host.keep(&line);
         }
@@ -123,7 +125,7 @@ fn a_network_that_podman_wrote_is_understood() {
     });
 }
 
-/// Runs a test on a host with podman and a network of this list, and has it leave nothing of its containers.
+/// Runs a test on a host with podman and a network of this list. Its containers must leave nothing.
 #[track_caller]
 fn on_podman(list: &[Value], test: impl FnOnce(&Host, &Podman<'_>) + Send) {
     let needed = ["host-local", "portmap", "firewall", "tuning"];

@@ -1,14 +1,14 @@
-//! Pods as the kubelet has containerd make them.
+//! Pods that containerd creates for the kubelet.
 
 use cnikit_testbed::{Host, Namespace, eventually, host, privileged, tool};
 use serde_json::{Value, json};
 
 use crate::containerd::Containerd;
-use crate::cri::{Cri, NAMESPACE, Wishes};
+use crate::cri::{Cri, NAMESPACE, PodOptions};
 use crate::image::{SERVED, tiny};
 use crate::network::{
     Attached as _, assert_deserted, assert_not_published, assert_published, assert_reach_each_other, forward, install,
-    ours, pairs, peers, portmap, rows, shown_pods,
+    map_entries, ours, pairs, peers, portmap, shown_pods,
 };
 use crate::processes::PATIENCE;
 
@@ -17,9 +17,9 @@ const HOST_PORT: u16 = 30_080;
 #[test]
 fn two_pods_reach_each_other_and_leave_nothing() {
     on_cri(&[ours()], |host, cri| {
-        let (one, two) = (cri.run("one", Wishes::default()), cri.run("two", Wishes::default()));
+        let (one, two) = (cri.run("one", PodOptions::default()), cri.run("two", PodOptions::default()));
         assert_reach_each_other(&one, &two);
-        assert_eq!(rows(host), 2);
+        assert_eq!(map_entries(host), 2);
 
         one.remove();
         two.remove();
@@ -28,9 +28,9 @@ fn two_pods_reach_each_other_and_leave_nothing() {
 
 /// containerd passes the metadata of the sandbox in `CNI_ARGS`.
 #[test]
-fn pods_are_shown_by_the_names_that_the_kubelet_gives_them() {
+fn pods_are_shown_by_their_kubernetes_names() {
     on_cri(&[ours()], |host, cri| {
-        let (one, two) = (cri.run("one", Wishes::default()), cri.run("two", Wishes::default()));
+        let (one, two) = (cri.run("one", PodOptions::default()), cri.run("two", PodOptions::default()));
         assert_reach_each_other(&one, &two);
         let (table, pods) = shown_pods(host);
         for (pod, name) in pods.iter().zip(["one", "two"]) {
@@ -45,19 +45,20 @@ fn pods_are_shown_by_the_names_that_the_kubelet_gives_them() {
     });
 }
 
-/// `hostPort` and the annotations reach the plugins that they are for, by way of the capabilities.
+/// `hostPort` and the annotations reach their plugins through capabilities.
 #[test]
-fn a_pod_gets_the_port_and_the_limits_that_it_asks_for() {
+fn a_pod_gets_the_requested_port_and_limits() {
     let mut first = ours();
     first["capabilities"] = json!({ "bandwidth": true });
     let bandwidth = json!({ "type": "bandwidth", "capabilities": { "bandwidth": true } });
     on_cri(&[first, portmap(), bandwidth], |host, cri| {
         forward();
         let annotations = [("kubernetes.io/ingress-bandwidth", "8M"), ("kubernetes.io/egress-bandwidth", "16M")];
-        let one = cri.run("one", Wishes { published: Some((HOST_PORT, SERVED)), annotations: &annotations });
-        let two = cri.run("two", Wishes::default());
+        let one = cri.run("one", PodOptions { published: Some((HOST_PORT, SERVED)), annotations: &annotations });
+        let two = cri.run("two", PodOptions::default());
         assert_published(host, &two, HOST_PORT);
-        // The kernel says bytes. containerd asks for a burst that no test waits for.
+        // The kernel reports bytes. containerd requests a burst that is too large for the time of a
+        // test.
         assert_eq!(rates(host), [1_000_000, 2_000_000]);
 
         one.remove();
@@ -70,11 +71,11 @@ fn a_pod_gets_the_port_and_the_limits_that_it_asks_for() {
 #[test]
 fn a_pod_outlives_containerd() {
     on_cri(&[ours()], |_, cri| {
-        let one = cri.run("one", Wishes::default());
+        let one = cri.run("one", PodOptions::default());
         let first = one.address();
         cri.restart();
         assert_eq!(one.address(), first);
-        let two = cri.run("two", Wishes::default());
+        let two = cri.run("two", PodOptions::default());
         assert_reach_each_other(&one, &two);
 
         one.remove();
@@ -82,20 +83,20 @@ fn a_pod_outlives_containerd() {
     });
 }
 
-/// containerd then says DEL without a namespace.
+/// containerd then sends DEL without a namespace.
 #[test]
-fn a_pod_whose_namespace_is_gone_is_removed() {
+fn a_pod_without_its_namespace_is_removed() {
     on_cri(&[ours()], |host, cri| {
-        let one = cri.run("one", Wishes::default());
+        let one = cri.run("one", PodOptions::default());
         one.destroy();
         eventually("the end of the pair", PATIENCE, || pairs(host).is_empty());
-        assert_eq!(rows(host), 1);
+        assert_eq!(map_entries(host), 1);
 
         one.remove();
     });
 }
 
-/// What the host's token buckets let through, in bytes a second.
+/// The rates of the host's token buckets, in bytes per second.
 #[track_caller]
 fn rates(host: &Host) -> Vec<u64> {
     let qdiscs = host.tc("qdisc show");
@@ -105,10 +106,10 @@ fn rates(host: &Host) -> Vec<u64> {
     rates
 }
 
-/// Runs a test on a host with containerd and a network of this list, and has it leave nothing of its pods.
+/// Runs a test on a host with containerd and a network of this list. Its pods must leave nothing.
 #[track_caller]
 fn on_cri(list: &[Value], test: impl FnOnce(&Host, &Cri<'_>) + Send) {
-    // containerd has `loopback` bring up each pod's own.
+    // containerd runs `loopback` for the pod's `lo`.
     let needed = ["loopback", "portmap", "bandwidth"];
     if !privileged() || !["containerd", "ctr", "runc", "busybox", "curl"].into_iter().all(tool) || !peers(&needed) {
         return;

@@ -1,10 +1,12 @@
-//! As much of the [encoding of Protocol Buffers](https://protobuf.dev/programming-guides/encoding/) as a request takes.
+//! The parts of the
+//! [encoding of Protocol Buffers](https://protobuf.dev/programming-guides/encoding/) that a request
+//! needs.
 
-/// A message that is being written, or was received.
+/// A message under construction, or a received message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Message(Vec<u8>);
 
-/// How a field is encoded.
+/// The wire type of a field.
 const VARINT: u64 = 0;
 const LENGTH_DELIMITED: u64 = 2;
 
@@ -13,7 +15,7 @@ impl Message {
         Self::default()
     }
 
-    /// A message as it was received.
+    /// A received message.
     pub(crate) fn received(bytes: &[u8]) -> Self {
         Self(bytes.to_owned())
     }
@@ -25,7 +27,7 @@ impl Message {
         self
     }
 
-    /// Adds a text.
+    /// Adds a string.
     pub(crate) fn text(mut self, field: u64, value: &str) -> Self {
         self.delimited(field, value.as_bytes());
         self
@@ -42,18 +44,18 @@ impl Message {
         self.message(field, &Self::new().text(1, key).text(2, value))
     }
 
-    /// What is in it.
+    /// The encoded bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The first message in a field; an empty one if there is none.
+    /// The first message in a field, or an empty one if there is none.
     #[track_caller]
     pub(crate) fn inner(&self, field: u64) -> Self {
         Self(self.find(field).unwrap_or_default().to_owned())
     }
 
-    /// The first text in a field; an empty one if there is none, as on the wire.
+    /// The first string in a field, or an empty one if there is none, as on the wire.
     #[track_caller]
     pub(crate) fn string(&self, field: u64) -> String {
         String::from_utf8(self.find(field).unwrap_or_default().to_owned()).expect("a text is UTF-8")
@@ -88,7 +90,7 @@ impl Message {
                         return Some(bytes);
                     }
                 }
-                other => panic!("fields of type {other} are not in what is read here"),
+                other => panic!("unsupported field type {other}"),
             }
         }
         None
@@ -110,7 +112,7 @@ fn take_varint(rest: &mut &[u8]) -> u64 {
 }
 
 #[test]
-fn the_examples_of_the_specification_are_encoded_as_it_says() {
+fn the_examples_of_the_specification_are_encoded_correctly() {
     assert_eq!(Message::new().number(1, 150).bytes(), [0x08, 0x96, 0x01]);
     let text = Message::new().text(2, "testing");
     assert_eq!(text.bytes(), [0x12, 0x07, 0x74, 0x65, 0x73, 0x74, 0x69, 0x6e, 0x67]);

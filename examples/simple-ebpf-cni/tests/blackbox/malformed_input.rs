@@ -1,4 +1,4 @@
-//! Names that would lead elsewhere, files that somebody else has planted, and a runtime that lacks privileges.
+//! Names that are paths, planted files, and a runtime that lacks privileges.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::support::{DATA_DIR, GATEWAY, NAME, Network, on_host};
 
-/// A user who is nobody here.
-const STRANGER: u32 = 4321;
+/// A user without any process or file of the test.
+const OTHER_USER: u32 = 4321;
 
-/// Everything below the folders in which the plugin works, by name.
+/// Everything below the directories that the plugin writes to, by name.
 fn written() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::from("/var/lib/cni"), PathBuf::from("/run")];
@@ -29,11 +29,12 @@ fn written() -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_name_that_leads_elsewhere_makes_no_file_anywhere() {
+fn a_name_that_is_a_path_creates_no_file() {
     on_host(|network| {
         let pod = network.host.pod();
         let long = "n".repeat(4096);
-        // Longer than files can be called, and else a good name: it was never added, so there is nothing to delete.
+        // Longer than a file name, but otherwise valid. It was never added, so DEL has nothing to
+        // remove.
         let is_nothing = |verb: &str, name: &str| verb == "DEL" && name == long;
         let before = written();
         for name in ["..", "../up", "/etc", "a/b", "a\0b", ".hidden", "-rf", &long] {
@@ -44,7 +45,7 @@ fn a_name_that_leads_elsewhere_makes_no_file_anywhere() {
             }
         }
         for variable in ["CNI_CONTAINERID", "CNI_IFNAME"] {
-            // Settings of all links are below folders of these names.
+            // The kernel has directories with these names for the settings of all links.
             let of_links: &[_] = if variable == "CNI_IFNAME" { &["all", "default"] } else { &[] };
             for value in ["..", "../up", "/etc", "a/b", &long].iter().chain(of_links) {
                 for verb in ["ADD", "CHECK", "DEL"] {
@@ -60,7 +61,7 @@ fn a_name_that_leads_elsewhere_makes_no_file_anywhere() {
 }
 
 #[test]
-fn what_is_kept_is_roots_alone() {
+fn state_is_accessible_to_root_alone() {
     on_host(|network| {
         let attached = network.attach("one");
         let pins = Path::new("/sys/fs/bpf/simple-ebpf-cni");
@@ -81,7 +82,7 @@ fn what_is_kept_is_roots_alone() {
 }
 
 #[test]
-fn a_state_directory_that_others_can_change_is_refused() {
+fn a_state_directory_writable_by_others_is_refused() {
     on_host(|network| {
         let pod = network.host.pod();
         let folder = Path::new(DATA_DIR).join(NAME);
@@ -97,8 +98,8 @@ fn a_state_directory_that_others_can_change_is_refused() {
             refused(&format!("{} can be changed by others", path.display()));
             fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
         }
-        chown(&folder, Some(STRANGER), None).unwrap();
-        refused(&format!("{} belongs to user {STRANGER}", folder.display()));
+        chown(&folder, Some(OTHER_USER), None).unwrap();
+        refused(&format!("{} belongs to user {OTHER_USER}", folder.display()));
         chown(&folder, Some(0), None).unwrap();
         let attached = network.attach_pod("one", pod);
         network.detach(&attached);
@@ -106,7 +107,7 @@ fn a_state_directory_that_others_can_change_is_refused() {
 }
 
 #[test]
-fn a_planted_lock_is_neither_followed_nor_waited_for() {
+fn a_planted_lock_is_refused() {
     on_host(|network| {
         let pod = network.host.pod();
         let folder = Path::new(DATA_DIR).join(NAME);
@@ -120,16 +121,16 @@ fn a_planted_lock_is_neither_followed_nor_waited_for() {
         fs::remove_file(&lock).unwrap();
 
         fs::write(&lock, "").unwrap();
-        chown(&lock, Some(STRANGER), None).unwrap();
+        chown(&lock, Some(OTHER_USER), None).unwrap();
         let error = network.call("ADD", "one", &pod).error(5);
-        assert!(error.contains(&format!("{} belongs to user {STRANGER}", lock.display())), "{error}");
+        assert!(error.contains(&format!("{} belongs to user {OTHER_USER}", lock.display())), "{error}");
         fs::remove_file(&lock).unwrap();
         assert_eq!(fs::read_to_string(secret).unwrap(), "not to be touched");
         Footprint::of_network(&pod).assert_unchanged(&Footprint::default(), "the refused ADD");
     });
 }
 
-/// Calls a verb as root by number, with these capabilities and no others.
+/// Calls a verb as user 0, with these capabilities and no others.
 fn with_capabilities(network: &Network, verb: &str, capabilities: &[&str]) -> Output {
     let bounds: String = capabilities.iter().map(|capability| format!(",+{capability}")).collect();
     let command = network.host.command("setpriv").arg(format!("--bounding-set=-all{bounds}"));
@@ -145,17 +146,18 @@ fn with_capabilities(network: &Network, verb: &str, capabilities: &[&str]) -> Ou
         .output()
 }
 
-/// A pod's namespace where runtimes have it: a process with few capabilities cannot look into the folders of another.
+/// The namespace of a pod at a runtime's usual path: a process with few capabilities cannot read
+/// `/proc/<pid>` of another.
 const NETNS: &str = "/run/pod";
 
 #[test]
-fn three_capabilities_are_enough_and_a_missing_one_is_named() {
-    // Linux before 6.12 wants a fourth to verify the programs.
+fn three_capabilities_are_sufficient_and_a_missing_one_is_named() {
+    // Before Linux 6.12, the verification of the programs needs a fourth capability.
     let mut needed = vec!["net_admin", "sys_admin", "bpf"];
     if kernel() < (6, 12) {
         needed.push("perfmon");
     }
-    // Before 5.11 maps count against the memory that may be locked, which libbpf raises.
+    // Before 5.11, maps count as locked memory, and libbpf raises that limit.
     if kernel() < (5, 11) {
         needed.push("sys_resource");
     }
@@ -163,7 +165,7 @@ fn three_capabilities_are_enough_and_a_missing_one_is_named() {
         let pod = network.host.pod();
         fs::write(NETNS, "").unwrap();
         network.host.command("mount").arg("--bind").arg(pod.netns()).arg(NETNS).run();
-        // In the kernel's words, SYS_ADMIN stands for BPF.
+        // For the kernel, SYS_ADMIN includes BPF.
         for missing in ["net_admin", "sys_admin"] {
             let held: Vec<_> = needed.iter().copied().filter(|capability| *capability != missing).collect();
             let before = network.footprint();
@@ -171,7 +173,8 @@ fn three_capabilities_are_enough_and_a_missing_one_is_named() {
             let error: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
             let message = format!("{} {}", error["msg"], error["details"]);
             assert!(message.contains(&format!("CAP_{}", missing.to_uppercase())), "without {missing}: {error}");
-            // The kernel lets who has SYS_ADMIN load the programs, which serve the network and stay.
+            // With SYS_ADMIN, the ADD loads the programs. These are shared parts of the network and
+            // stay.
             let left = network.footprint().beyond(&before, &["pin ".to_owned()]);
             assert!(left.is_empty(), "without {missing}: {left}");
         }

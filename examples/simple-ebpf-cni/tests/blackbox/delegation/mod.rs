@@ -1,5 +1,7 @@
 //! Addresses from another plugin: Debian's `host-local` and `static`.
 
+mod order;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +11,10 @@ use serde_json::{Value, json};
 
 use crate::support::{NAME, Network, on_host};
 
-/// Where Debian has its plugins.
+/// Debian's directory of plugins.
 const PEERS: &str = "/usr/lib/cni";
 
-/// A network whose addresses `host-local` gives.
+/// A network with addresses of `host-local`.
 struct HostLocal<'n> {
     network: &'n Network<'n>,
     config: Value,
@@ -32,7 +34,8 @@ impl<'n> HostLocal<'n> {
         self.network.plugin.on(verb, &self.config, container, pod).env("CNI_PATH", PEERS)
     }
 
-    /// The addresses that `host-local` holds: it has a file for each, of that name.
+    /// The addresses that `host-local` holds. It has one file per address, with the address as its
+    /// name.
     fn held(&self) -> BTreeSet<String> {
         let files = fs::read_dir(self.dir.join(NAME));
         let names = files.into_iter().flatten().filter_map(|file| file.ok()?.file_name().into_string().ok());
@@ -48,7 +51,7 @@ impl<'n> HostLocal<'n> {
 }
 
 #[test]
-fn host_local_gives_addresses_and_gets_them_back() {
+fn host_local_assigns_and_releases_addresses() {
     on_host(|network| {
         let network = HostLocal::new(network);
         let (one, two) = (network.network.host.pod(), network.network.host.pod());
@@ -62,7 +65,7 @@ fn host_local_gives_addresses_and_gets_them_back() {
         assert_eq!(result["routes"], json!([{ "dst": "0.0.0.0/0", "gw": "10.99.0.1" }]));
         assert!(one.ping("10.99.0.1", 1).status.success(), "the bridge has the gateway's address");
         assert!(one.ping("10.99.0.3", 5).status.success());
-        assert_eq!(network.network.counters("10.99.0.2").expect("a row").tx_direct, 5, "pods are reached directly");
+        assert_eq!(network.network.counters("10.99.0.2").expect("an entry").tx_direct, 5, "packets are direct");
         network.check(&result, &one);
 
         for (container, pod) in [("one", &one), ("one", &one), ("two", &two)] {
@@ -73,7 +76,7 @@ fn host_local_gives_addresses_and_gets_them_back() {
 }
 
 #[test]
-fn a_second_add_leaves_the_pod_its_address() {
+fn a_second_add_keeps_the_address_of_the_pod() {
     on_host(|network| {
         let network = HostLocal::new(network);
         let pod = network.network.host.pod();
@@ -87,11 +90,11 @@ fn a_second_add_leaves_the_pod_its_address() {
 }
 
 #[test]
-fn an_add_that_fails_gives_the_address_back() {
+fn a_failed_add_releases_the_address() {
     on_host(|network| {
         let mut network = HostLocal::new(network);
         let pod = network.network.host.pod();
-        // The pod's end takes one route, and not another by a next hop that is nowhere.
+        // The pod's end accepts the first route. The next hop of the second one is unreachable.
         network.config["ipam"]["routes"] =
             json!([{ "dst": "10.1.0.0/16" }, { "dst": "10.2.0.0/16", "gw": "192.0.2.1" }]);
         let error = network.call("ADD", "one", &pod).run().error(5);
@@ -107,7 +110,7 @@ fn an_add_that_fails_gives_the_address_back() {
 }
 
 #[test]
-fn a_subnet_that_the_host_has_elsewhere_is_refused_and_given_back() {
+fn a_subnet_of_another_link_is_refused_and_released() {
     on_host(|network| {
         network.host.ip("link add dummy0 type bridge");
         network.host.ip("address add 10.99.0.200/25 dev dummy0");
@@ -121,9 +124,9 @@ fn a_subnet_that_the_host_has_elsewhere_is_refused_and_given_back() {
     });
 }
 
-/// `static` gives everybody the same, the gateway's own address if it is told so.
+/// `static` returns the same address to each pod, even the gateway's.
 #[test]
-fn an_address_that_is_in_use_is_refused_and_its_pod_left_alone() {
+fn an_address_in_use_is_refused_and_its_pod_unaffected() {
     on_host(|network| {
         let mut config = network.config.clone();
         config.as_object_mut().expect("an object").remove("subnet");
@@ -144,15 +147,16 @@ fn an_address_that_is_in_use_is_refused_and_its_pod_left_alone() {
             assert!(error.contains(taken.trim_end_matches("/24")) && error.contains("in use"), "{error}");
             call("DEL", taken, "two", &pods[1]).silent();
             assert_eq!(network.footprint(), before);
-            assert!(pods[0].ping("10.99.0.1", 2).status.success(), "the first is as it was");
+            assert!(pods[0].ping("10.99.0.1", 2).status.success(), "the first pod is unaffected");
         }
         call("DEL", "10.99.0.5/24", "one", &pods[0]).silent();
     });
 }
 
-/// The MAC cannot derive from an address that is not known yet, so the neighbours are told.
+/// The MAC cannot derive from an address that is not known yet. The plugin therefore announces it
+/// to the neighbors.
 #[test]
-fn the_next_pod_with_an_address_is_reached_at_once() {
+fn the_next_pod_with_an_address_is_reachable_at_once() {
     on_host(|network| {
         let mut config = network.config.clone();
         config.as_object_mut().expect("an object").remove("subnet");
@@ -178,7 +182,7 @@ fn the_next_pod_with_an_address_is_reached_at_once() {
     });
 }
 
-/// A runtime that was restarted may send ADD while a DEL that it has forgotten still works.
+/// A restarted runtime may send ADD while a DEL that it does not know still runs.
 #[test]
 fn an_add_waits_for_a_del_that_waits_for_its_delegate() {
     on_host(|network| {
@@ -202,7 +206,7 @@ fn an_add_waits_for_a_del_that_waits_for_its_delegate() {
             call("ADD").result();
             del.join().expect("the thread ends").silent();
         });
-        assert!(holder.exists(), "the address is held");
+        assert!(holder.exists(), "the address is leased");
         call("DEL").silent();
     });
 }
@@ -233,9 +237,9 @@ fn gc_spares_an_add_that_waits_for_its_delegate() {
     });
 }
 
-/// From the moment that the pod can send, which may be long before it has an address.
+/// From the moment that the pod can send, possibly long before it has an address.
 #[test]
-fn the_port_is_guarded_while_the_delegate_works() {
+fn the_spoof_check_applies_while_the_delegate_runs() {
     on_host(|network| {
         let (bin, seen) = (network.host.scratch(), network.host.scratch().join("seen"));
         let script = format!(
@@ -244,77 +248,33 @@ fn the_port_is_guarded_while_the_delegate_works() {
             seen.display(),
             json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.99.0.5/24" }] })
         );
-        write_executable(&bin.join("looking-ipam"), &script);
+        write_executable(&bin.join("dumping-ipam"), &script);
         let mut config = network.config.clone();
         config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] = json!({ "type": "looking-ipam" });
+        config["ipam"] = json!({ "type": "dumping-ipam" });
         let pod = network.host.pod();
         let call = |verb: &str| network.plugin.on(verb, &config, "one", &pod).env("CNI_PATH", &bin).run();
         call("ADD").result();
         call("DEL").silent();
-        let seen = fs::read_to_string(seen).expect("it looked");
+        let seen = fs::read_to_string(seen).expect("the delegate ran");
         assert!(seen.contains("\"mac\""), "{seen}");
     });
 }
 
-/// A DHCP server learns by way of the pod's interface that the address is free again (RFC 2131, section 4.4.6).
-#[test]
-fn the_delegate_is_asked_while_the_interface_is_there() {
-    on_host(|network| {
-        let asking = Asking::new(network, "exit 0");
-        let pod = network.host.pod();
-        asking.call("ADD", "one", &pod).result();
-        asking.call("DEL", "one", &pod).silent();
-        assert_eq!(asking.asked(), ["ADD there", "DEL there 10.99.0.5"]);
-        asking.call("DEL", "one", &pod).silent();
-        assert_eq!(asking.asked(), ["DEL gone"], "a second DEL asks again");
-    });
-}
-
-#[test]
-fn the_undo_of_a_failed_add_asks_while_the_interface_is_there() {
-    on_host(|network| {
-        let asking = Asking::new(network, "exit 0");
-        // A next hop that is nowhere.
-        asking.answer(
-            json!({ "ips": [{ "address": "10.99.0.5/24" }], "routes": [{ "dst": "10.1.0.0/16", "gw": "192.0.2.1" }] }),
-        );
-        let pod = network.host.pod();
-        let error = asking.call("ADD", "one", &pod).error(5);
-        assert!(error.contains("configure the pod: give eth0 the route to 10.1.0.0/16"), "{error}");
-        assert_eq!(asking.asked(), ["ADD there", "DEL there 10.99.0.5"]);
-        assert!(pod.link("eth0").is_none());
-    });
-}
-
-#[test]
-fn a_delegate_that_fails_does_not_keep_the_pair() {
-    on_host(|network| {
-        let asking =
-            Asking::new(network, "echo '{\"cniVersion\":\"1.1.0\",\"code\":11,\"msg\":\"no server\"}'; exit 1");
-        let pod = network.host.pod();
-        asking.call("ADD", "one", &pod).result();
-        let error = asking.call("DEL", "one", &pod).error(11);
-        assert!(error.contains("give the address back") && error.contains("no server"), "{error}");
-        assert!(pod.link("eth0").is_none());
-        assert!(network.rows().lines().next().is_none());
-    });
-}
-
-/// Takes the time limit of the delegate, one minute, as does the next test. The limit ends before the runtime's, so the
-/// runtime gets an error that names the delegate.
+/// Takes the time limit of the delegate, one minute, as does the next test. The limit ends before
+/// the runtime's, so the runtime gets an error that names the delegate.
 #[test]
 fn a_delegate_that_hangs_in_del_is_ended_and_named() {
-    on_host(|network| is_ended_and_named(network, "DEL"));
+    on_host(|network| assert_killed_and_named(network, "DEL"));
 }
 
 #[test]
 fn a_delegate_that_hangs_in_gc_is_ended_and_named() {
-    on_host(|network| is_ended_and_named(network, "GC"));
+    on_host(|network| assert_killed_and_named(network, "GC"));
 }
 
 #[track_caller]
-fn is_ended_and_named(network: &Network, verb: &str) {
+fn assert_killed_and_named(network: &Network, verb: &str) {
     let bin = network.host.scratch();
     let answer = json!({ "cniVersion": "1.1.0", "ips": [{ "address": "10.99.0.5/24", "gateway": "10.99.0.1" }] });
     let script = format!("#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exec sleep 600\necho '{answer}'\n");
@@ -331,139 +291,23 @@ fn is_ended_and_named(network: &Network, verb: &str) {
     };
     let error = call.env("CNI_PATH", &bin).limit(std::time::Duration::from_secs(150)).run().error(11);
     assert!(error.contains(&format!("hanging-ipam was killed: {verb} took longer")), "{error}");
-    assert!(pod.link("eth0").is_none(), "{verb} removed the pair all the same");
+    assert!(pod.link("eth0").is_none(), "{verb} kept the pair");
 }
 
 #[test]
-fn gc_asks_the_delegate_while_the_interfaces_are_there() {
-    on_host(|network| {
-        let asking = Asking::new(network, "exit 0");
-        let pod = network.host.pod();
-        asking.call("ADD", "one", &pod).result();
-        let seen = fs::read_to_string(&asking.notes).expect("it was asked");
-        assert_eq!(seen.lines().count(), 1);
-        let mut config = asking.config.clone();
-        config["cni.dev/valid-attachments"] = json!([]);
-        network
-            .plugin
-            .invocation("GC")
-            .env("CNI_PATH", &asking.bin)
-            .env("NETNS", pod.netns())
-            .config(&config)
-            .run()
-            .silent();
-        let seen = fs::read_to_string(&asking.notes).expect("it was asked");
-        assert_eq!(seen.lines().nth(1), Some("GC there 10.99.0.5"));
-        assert!(pod.link("eth0").is_none());
-    });
-}
-
-/// An address that was given back is given anew while the pod that had it is still there.
-#[test]
-fn an_add_waits_for_the_pod_that_leaves_with_its_address() {
-    on_host(|network| {
-        let asking = Asking::new(network, "sleep 1");
-        let pods = [network.host.pod(), network.host.pod()];
-        asking.call("ADD", "one", &pods[0]).result();
-        std::thread::scope(|scope| {
-            let del = scope.spawn(|| asking.call("DEL", "one", &pods[0]));
-            std::thread::sleep(std::time::Duration::from_millis(300));
-            assert!(pods[0].link("eth0").is_some(), "the old pod is there");
-            asking.call("ADD", "two", &pods[1]).result();
-            del.join().expect("the thread ends").silent();
-        });
-        assert!(pods[0].link("eth0").is_none());
-        assert!(network.host.ping("10.99.0.5", 2).status.success(), "the new pod is reached");
-        asking.call("DEL", "two", &pods[1]).silent();
-    });
-}
-
-/// A GC gives back the addresses of all pods that are gone before it removes the first one.
-#[test]
-fn an_add_waits_for_the_gc_that_removes_the_pod_with_its_address() {
-    on_host(|network| {
-        let asking = Asking::new(network, "exit 0 ;;\nGC) sleep 1");
-        let pods = [network.host.pod(), network.host.pod()];
-        asking.call("ADD", "one", &pods[0]).result();
-        let mut config = asking.config.clone();
-        config["cni.dev/valid-attachments"] = json!([]);
-        let gc = network.plugin.invocation("GC").env("CNI_PATH", &asking.bin).env("NETNS", pods[0].netns());
-        let gc = gc.config(&config);
-        std::thread::scope(|scope| {
-            let gc = scope.spawn(|| gc.run());
-            std::thread::sleep(std::time::Duration::from_millis(300));
-            assert!(pods[0].link("eth0").is_some(), "the old pod is there");
-            asking.call("ADD", "two", &pods[1]).result();
-            gc.join().expect("the thread ends").silent();
-        });
-        assert!(pods[0].link("eth0").is_none());
-        assert!(network.host.ping("10.99.0.5", 2).status.success(), "the new pod is reached");
-        asking.call("DEL", "two", &pods[1]).silent();
-    });
-}
-
-/// A network whose addresses a script gives. It notes each verb, whether the pod's interface is there, and its address.
-struct Asking<'n> {
-    network: &'n Network<'n>,
-    config: Value,
-    bin: PathBuf,
-    notes: PathBuf,
-}
-
-impl<'n> Asking<'n> {
-    /// `del` is what the script does with DEL, in the words of sh.
-    fn new(network: &'n Network<'n>, del: &str) -> Self {
-        let (bin, notes) = (network.host.scratch(), network.host.scratch().join("asked"));
-        let script = format!(
-            "#!/bin/sh\n\
-             shown=$(nsenter --net=${{CNI_NETNS:-$NETNS}} ip -o address show dev eth0 2>&1) && is=there || is=gone\n\
-             address=$(echo \"$shown\" | sed -n 's/.*inet \\([0-9.]*\\).*/ \\1/p')\n\
-             echo \"$CNI_COMMAND $is$address\" >>{}\n\
-             case $CNI_COMMAND in\nADD) cat {} ;;\nDEL) {del} ;;\nesac\n",
-            notes.display(),
-            bin.join("answer").display()
-        );
-        write_executable(&bin.join("asking-ipam"), &script);
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "asking-ipam" }));
-        let asking = Self { network, config, bin, notes };
-        asking.answer(json!({ "ips": [{ "address": "10.99.0.5/24", "gateway": "10.99.0.1" }] }));
-        asking
-    }
-
-    /// What the script gives.
-    fn answer(&self, mut answer: Value) {
-        answer["cniVersion"] = "1.1.0".into();
-        fs::write(self.bin.join("answer"), answer.to_string()).expect("room");
-    }
-
-    fn call(&self, verb: &str, container: &str, pod: &Pod) -> cnikit_testbed::Outcome {
-        self.network.plugin.on(verb, &self.config, container, pod).env("CNI_PATH", &self.bin).run()
-    }
-
-    /// What it has noted since the last time.
-    fn asked(&self) -> Vec<String> {
-        let seen = fs::read_to_string(&self.notes).unwrap_or_default();
-        fs::write(&self.notes, "").expect("room");
-        seen.lines().map(str::to_owned).collect()
-    }
-}
-
-#[test]
-fn a_plugin_that_is_not_there_is_told_before_anything_is_made() {
+fn a_missing_delegate_is_reported_before_any_change() {
     on_host(|network| {
         let mut network = HostLocal::new(network);
         network.config["ipam"] = json!({ "type": "no-such-ipam" });
         let pod = network.network.host.pod();
         let error = network.call("ADD", "one", &pod).run().error(7);
         assert!(error.contains("no-such-ipam") && error.contains(PEERS), "{error}");
-        assert!(network.network.host.link("cbr0").is_none(), "nothing was made");
+        assert!(network.network.host.link("cbr0").is_none(), "a bridge was created");
     });
 }
 
 #[test]
-fn two_that_would_give_addresses_are_one_too_many() {
+fn a_delegate_beside_own_pools_is_refused() {
     on_host(|network| {
         let config = network.with("ipam", json!({ "type": "host-local", "subnet": "10.98.0.0/24" }));
         let pod = network.host.pod();
@@ -473,26 +317,26 @@ fn two_that_would_give_addresses_are_one_too_many() {
 }
 
 #[test]
-fn garbage_is_collected_by_the_delegate_as_well() {
+fn gc_runs_the_gc_of_the_delegate() {
     on_host(|network| {
-        // One that notes what it was asked.
-        let (bin, notes) = (network.host.scratch(), network.host.scratch().join("asked"));
-        let script = format!("#!/bin/sh\necho $CNI_COMMAND >>{}\n", notes.display());
-        write_executable(&bin.join("noting-ipam"), &script);
+        // A delegate that records its verbs.
+        let (bin, records) = (network.host.scratch(), network.host.scratch().join("records"));
+        let script = format!("#!/bin/sh\necho $CNI_COMMAND >>{}\n", records.display());
+        write_executable(&bin.join("recording-ipam"), &script);
         let mut config = network.config.clone();
         config.as_object_mut().expect("an object").remove("subnet");
-        (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "noting-ipam" }));
+        (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "recording-ipam" }));
         config["cni.dev/valid-attachments"] = json!([]);
         for verb in ["GC", "STATUS"] {
             let call = network.plugin.invocation(verb).env("CNI_PATH", &bin).config(&config);
             call.run().silent();
         }
-        assert_eq!(fs::read_to_string(notes).expect("it was asked"), "GC\nSTATUS\n");
+        assert_eq!(fs::read_to_string(records).expect("the delegate ran"), "GC\nSTATUS\n");
     });
 }
 
 fn write_executable(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt as _;
     fs::write(path, text).expect("a writable folder");
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its owner may do that");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("root owns the file");
 }

@@ -1,15 +1,15 @@
-//! What a pod may send: from its own addresses and MAC, and nothing else.
+//! The spoof check: a pod sends from its own addresses and MAC only.
 
 use cnikit_testbed::raw::Ear;
 use cnikit_testbed::{Namespace, Pod};
 
 use crate::support::{Attached, GATEWAY, Network, on_host, silence};
 
-/// What the network dropped for a reason, by its number in `bpf/cni_tc.h`.
+/// The number of drops of the network for a reason, by its number in `bpf/abi.h`.
 #[track_caller]
 fn drops(network: &Network, reason: usize) -> u64 {
-    let rows = network.map("net_drops");
-    let values = rows[0]["values"].as_array().expect("a value for each CPU").iter();
+    let entries = network.map("net_drops");
+    let values = entries[0]["values"].as_array().expect("a value for each CPU").iter();
     values.map(|value| value["value"]["packets"][reason].as_u64().expect("a counter")).sum()
 }
 
@@ -17,7 +17,7 @@ const MAC_SOURCE: usize = 2;
 const IP_SOURCE: usize = 3;
 const ARP_SENDER: usize = 4;
 
-/// A second address of the pod's interface, which nobody gave it.
+/// A second address of the pod's interface, which no ADD assigned.
 #[track_caller]
 fn ping_from(pod: &Pod, address: &str, target: &str) -> bool {
     pod.ip(&format!("address add {address}/32 dev eth0"));
@@ -37,11 +37,11 @@ fn with_three_pods(test: impl FnOnce(&Network, [&Attached; 3]) + Send) {
 }
 
 #[test]
-fn an_address_of_another_pod_or_of_nobody_gets_nowhere() {
+fn a_packet_from_a_foreign_address_is_dropped() {
     with_three_pods(|network, [one, two, three]| {
-        // With the neighbour known, nothing is asked before a packet is sent.
+        // With a known neighbor, the pod sends no request before the packet.
         assert!(one.pod.ping(two.address(), 1).status.success());
-        let received = |pod: &Attached| network.counters(pod.address()).expect("a row").rx_packets;
+        let received = |pod: &Attached| network.counters(pod.address()).expect("an entry").rx_packets;
         let before = received(two);
         for stolen in [three.address(), "10.99.0.77", "192.0.2.9", GATEWAY] {
             assert!(!ping_from(&one.pod, stolen, two.address()), "{stolen}");
@@ -53,7 +53,7 @@ fn an_address_of_another_pod_or_of_nobody_gets_nowhere() {
 }
 
 #[test]
-fn a_mac_that_is_not_the_pods_gets_nowhere() {
+fn a_frame_from_a_foreign_mac_is_dropped() {
     with_three_pods(|network, [one, two, three]| {
         one.pod.ip(&format!("link set eth0 address {}", three.mac()));
         assert!(!one.pod.ping(two.address(), 3).status.success());
@@ -64,7 +64,7 @@ fn a_mac_that_is_not_the_pods_gets_nowhere() {
 }
 
 #[test]
-fn neighbours_cannot_be_poisoned() {
+fn neighbors_cannot_be_poisoned() {
     with_three_pods(|network, [one, two, three]| {
         two.pod.ping(GATEWAY, 1);
         two.pod.ping(three.address(), 1);
@@ -90,16 +90,16 @@ fn without_the_check_a_pod_may_send_from_any_address() {
         for (container, pod) in [("one", &pods[0]), ("two", &pods[1])] {
             network.plugin.on("ADD", &config, container, pod).run().result();
         }
-        assert!(ping_from(&pods[0], "10.99.0.77", "10.99.0.3"), "an address of the subnet that nobody gave it");
+        assert!(ping_from(&pods[0], "10.99.0.77", "10.99.0.3"), "an unassigned address of the subnet");
         for (container, pod) in [("one", &pods[0]), ("two", &pods[1])] {
             network.plugin.on("DEL", &config, container, pod).run().silent();
         }
     });
 }
 
-/// Neighbours are answered on the way: a pod that has nothing to do with it hears nothing.
+/// The program answers neighbor requests, so other pods receive none.
 #[test]
-fn bystanders_hear_no_requests_for_known_addresses() {
+fn other_pods_receive_no_requests_for_known_addresses() {
     on_host(|network| {
         silence();
         let pods = ["one", "two", "three"].map(|container| {
@@ -108,23 +108,24 @@ fn bystanders_hear_no_requests_for_known_addresses() {
             network.attach_pod(container, pod)
         });
         let [one, two, bystander] = &pods;
-        // Whatever else a kernel may have to say when links come up is none of this.
+        // Any frames that a kernel sends when links come up do not count.
         let ear = bystander.pod.enter(Ear::open).expect("open");
         let requests = || ear.frames().into_iter().filter(|frame| frame[12..14] == [0x08, 0x06]).collect::<Vec<_>>();
         assert!(one.pod.ping(two.address(), 1).status.success());
         assert!(one.pod.ping(GATEWAY, 1).status.success());
         assert!(network.host.ping(two.address(), 1).status.success());
         assert_eq!(requests(), [[0_u8; 0]; 0], "of ARP");
-        // Nobody has that address, so everybody is asked.
+        // No pod has that address, so all pods receive the request.
         assert!(!one.pod.ping("10.99.0.99", 1).status.success());
         assert!(!requests().is_empty());
         pods.iter().for_each(|attached| network.detach(attached));
     });
 }
 
-/// A MAC can be computed by whoever knows network and address: that others have sent from it must not matter.
+/// Any pod can compute a MAC from network and address. A port that sent from the MAC before must
+/// not affect the new pod.
 #[test]
-fn a_mac_that_the_bridge_has_learnt_elsewhere_is_the_pods_from_its_add_on() {
+fn a_mac_that_the_bridge_learned_elsewhere_belongs_to_the_pod_after_its_add() {
     on_host(|network| {
         let first = network.attach("one");
         let mac = first.mac().to_owned();
@@ -139,7 +140,7 @@ fn a_mac_that_the_bridge_has_learnt_elsewhere_is_the_pods_from_its_add_on() {
         let result = network.plugin.on("ADD", &config, "two", &pod).run().result();
         let address = result["ips"][0]["address"].as_str().expect("an address").replace("/24", "");
         assert!(network.host.ping(&address, 3).status.success());
-        // A frame of the same MAC from there does not move it.
+        // A frame with the same MAC from the old port does not move the entry.
         network.host.ip(&format!("link set vm1 address {mac}"));
         let shout = ["arping", "-c", "2", "-w", "1", "-U", "-I", "vm1", "192.0.2.1"];
         network.host.ip("address add 192.0.2.1/32 dev vm1");
@@ -151,9 +152,9 @@ fn a_mac_that_the_bridge_has_learnt_elsewhere_is_the_pods_from_its_add_on() {
 }
 
 #[test]
-fn a_mac_that_is_in_use_is_refused() {
+fn a_mac_in_use_is_refused() {
     with_three_pods(|network, [one, ..]| {
-        let bridge = network.host.link("cbr0").expect("there")["address"].as_str().expect("a MAC").to_owned();
+        let bridge = network.host.link("cbr0").expect("the link exists")["address"].as_str().expect("a MAC").to_owned();
         for taken in [one.mac(), &bridge] {
             let config = network.with("runtimeConfig", serde_json::json!({ "mac": taken }));
             let pod = network.host.pod();

@@ -1,5 +1,5 @@
-//! Pins that somebody has removed, under pods that are attached: the next ADD loads the programs anew, and the pods are again
-//! what they were.
+//! Pins that are removed while pods are attached: the next ADD loads the programs again, and the
+//! entries of the pods are as before.
 
 use std::fs;
 
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::support::{Attached, Network, on_host};
 
 const PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
-/// What the one pod asks for, which nobody could derive.
+/// The options of one pod, which no other state shows.
 const MAC: &str = "02:00:5e:00:53:05";
 
-/// Attaches two pods by the plugin's configuration with `keys`, removes the pins, and attaches a third one.
+/// Attaches two pods with `keys` in the configuration, removes the pins, and attaches a third pod.
 #[track_caller]
 fn with_pins_removed(keys: &Value, test: impl FnOnce(&Network, [&Attached; 3]) + Send) {
     on_host(|network| {
@@ -32,7 +32,7 @@ fn with_pins_removed(keys: &Value, test: impl FnOnce(&Network, [&Attached; 3]) +
     });
 }
 
-/// Whether anything comes back for what a pod sends from an address that is not its own.
+/// Whether a packet from a foreign address gets a reply.
 #[track_caller]
 pub(crate) fn can_spoof(pod: &Attached, target: &Attached) -> bool {
     pod.pod.ip("address add 10.99.0.77/32 dev eth0");
@@ -42,12 +42,12 @@ pub(crate) fn can_spoof(pod: &Attached, target: &Attached) -> bool {
 }
 
 #[test]
-fn pods_are_guarded_counted_and_delivered_to_directly_again() {
+fn pods_are_checked_counted_and_reached_directly_again() {
     with_pins_removed(&json!({}), |network, [one, two, three]| {
         for (from, to) in [(one, two), (two, three), (three, one)] {
-            let before = network.counters(from.address()).expect("a row").tx_direct;
+            let before = network.counters(from.address()).expect("an entry").tx_direct;
             assert!(from.pod.ping(to.address(), 4).status.success());
-            let after = network.counters(from.address()).expect("a row").tx_direct;
+            let after = network.counters(from.address()).expect("an entry").tx_direct;
             assert!(after >= before + 4, "{before} and {after} were sent directly");
             assert!(!can_spoof(from, to), "{} is held to its addresses", from.address());
         }
@@ -55,14 +55,14 @@ fn pods_are_guarded_counted_and_delivered_to_directly_again() {
 }
 
 #[test]
-fn pods_whose_links_of_tcx_went_with_the_pins_are_guarded_again() {
+fn pods_whose_tcx_links_ended_with_the_pins_are_checked_again() {
     if kernel() < (6, 6) {
         return;
     }
     with_pins_removed(&json!({ "attach": "tcx" }), |network, [one, two, three]| {
         for (from, to) in [(one, two), (two, three)] {
             assert!(from.pod.ping(to.address(), 2).status.success());
-            assert!(network.counters(from.address()).expect("a row").tx_packets >= 2);
+            assert!(network.counters(from.address()).expect("an entry").tx_packets >= 2);
             assert!(!can_spoof(from, to), "{} is held to its addresses", from.address());
         }
     });

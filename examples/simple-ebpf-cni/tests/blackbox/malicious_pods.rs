@@ -1,7 +1,7 @@
-//! What a pod may try with the tools of a raw socket: each frame is dropped and counted, or harmless.
+//! Attempts of a pod with raw sockets: each frame is dropped and counted, or has no effect.
 //!
-//! tests/datapath and the verdict tests of the library have the frames one by one; here is what is around the programs:
-//! the bridge, the kernel of the host, and the other pods.
+//! tests/datapath and the program tests of the library test each frame. The tests here cover the
+//! parts around the programs: the bridge, the kernel of the host, and the other pods.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -22,23 +22,23 @@ const ROUTER: usize = 6;
 
 const ALL: &str = "ff:ff:ff:ff:ff:ff";
 
-/// What the network dropped for a reason.
+/// The number of drops of the network for a reason.
 #[track_caller]
 fn drops(network: &Network, reason: usize) -> u64 {
-    let rows = network.map("net_drops");
-    let values = rows[0]["values"].as_array().expect("a value for each CPU").iter();
+    let entries = network.map("net_drops");
+    let values = entries[0]["values"].as_array().expect("a value for each CPU").iter();
     values.map(|value| value["value"]["packets"][reason].as_u64().expect("a counter")).sum()
 }
 
-/// Sends frames by the pod's interface as they are.
+/// Sends raw frames from the pod's interface.
 #[track_caller]
 fn send(pod: &Pod, frames: &[Vec<u8>]) {
     pod.enter(|| frames.iter().try_for_each(|frame| raw::send(frame))).expect("the link takes them");
 }
 
-/// Has the network's ports guarded, or not: by the next ADD, as it is the network's.
+/// Turns the spoof check on or off. It is a setting of the network, so an ADD changes it.
 #[track_caller]
-fn guard(network: &Network, is_on: bool) {
+fn set_spoof_check(network: &Network, is_on: bool) {
     let network = network.by(network.with("spoofCheck", is_on));
     network.detach(&network.attach("switch"));
 }
@@ -51,7 +51,7 @@ fn frame(to: &str, from: &str, ethertype: &[u8], payload: &[u8]) -> Vec<u8> {
     [&mac(to), &mac(from), ethertype, payload].concat()
 }
 
-/// RFC 1071, of an even number of bytes.
+/// RFC 1071, for an even number of bytes.
 fn checksum(words: &[u8]) -> [u8; 2] {
     let sum: u32 = words.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
     (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
@@ -70,12 +70,12 @@ fn ipv4(from: &str, to: &str, protocol: u8, fragment: u16, payload: &[u8]) -> Ve
     packet
 }
 
-/// An IPv4 datagram of UDP to the discard port, with flags and offset of a fragment.
+/// A UDP datagram over IPv4 to the discard port, with flags and offset of a fragment.
 fn datagram(from: &str, to: &str, fragment: u16, payload: &[u8]) -> Vec<u8> {
     ipv4(from, to, 17, fragment, payload)
 }
 
-/// An IPv6 packet of ICMPv6, with the checksum that a victim would look at.
+/// An ICMPv6 packet with a valid checksum.
 fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> Vec<u8> {
     let (addresses, length) = ([from.octets(), to.octets()].concat(), message.len() as u8);
     let sum = checksum(&[&addresses, &[0, length, 0, 58][..], message].concat());
@@ -84,9 +84,9 @@ fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// RFC 4861, section 4.4: whoever has the target in their table are to replace its MAC.
+/// RFC 4861, section 4.4: a neighbor that has the target in its table must replace the MAC.
 fn advertisement(target: Ipv6Addr, mac_of_target: &str) -> Vec<u8> {
-    /// A router, not solicited, override.
+    /// Not a router, not solicited, override.
     const FLAGS: u8 = 0xa0;
     [&[136, 0, 0, 0, FLAGS, 0, 0, 0], &target.octets()[..], &[2, 1], &mac(mac_of_target)].concat()
 }
@@ -97,7 +97,7 @@ fn link_local(of: &str) -> Ipv6Addr {
     Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
-/// The entries of the bridge's table, but those that the kernel has for itself.
+/// The entries of the bridge's table, except the kernel's own.
 fn table(network: &Network) -> Vec<String> {
     let entries = network.host.command("bridge").words("-j fdb show br cbr0").json();
     let of_others = |entry: &&Value| !entry["flags"].as_array().is_some_and(|flags| flags.contains(&json!("self")));
@@ -112,7 +112,7 @@ fn with_pods(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {
     on_host(|network| {
         let pods = ["one", "two"].map(|container| network.attach(container));
         test(network, [&pods[0], &pods[1]]);
-        // Whatever was tried, both go on.
+        // Both pods still work after the attempt.
         assert!(pods[0].pod.ping(pods[1].address(), 1).status.success());
         assert!(pods[1].pod.ping(GATEWAY, 1).status.success());
         pods.iter().for_each(|attached| network.detach(attached));
@@ -120,10 +120,10 @@ fn with_pods(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {
 }
 
 #[test]
-fn a_flood_of_macs_teaches_the_bridge_nothing() {
+fn a_flood_of_macs_adds_no_entry_to_the_bridge() {
     with_pods(|network, [one, two]| {
         for spoof_check in [true, false] {
-            guard(network, spoof_check);
+            set_spoof_check(network, spoof_check);
             let (before, dropped) = (table(network), drops(network, MAC_SOURCE));
             let frames: Vec<_> = (0..2000_u16)
                 .map(|number| {
@@ -133,18 +133,18 @@ fn a_flood_of_macs_teaches_the_bridge_nothing() {
                 })
                 .collect();
             send(&one.pod, &frames);
-            // Neither of strangers, nor of the other pod's by its name.
+            // No entry for an unknown MAC, and none for the other pod's MAC at this port.
             send(&one.pod, &[frame(ALL, two.mac(), &[0x88, 0xb5], &[0; 46])]);
             assert_eq!(table(network), before, "spoofCheck {spoof_check}");
             assert_eq!(drops(network, MAC_SOURCE) - dropped, if spoof_check { 2001 } else { 0 });
             assert!(network.host.ping(two.address(), 1).status.success());
         }
-        guard(network, true);
+        set_spoof_check(network, true);
     });
 }
 
 #[test]
-fn tags_do_not_lead_to_another_network() {
+fn vlan_tags_do_not_reach_another_network() {
     with_pods(|network, [one, two]| {
         let payload = datagram(one.address(), two.address(), 0, &[0, 9, 0, 9, 0, 8, 0, 0]);
         let tags: [&[u8]; 4] = [
@@ -153,23 +153,23 @@ fn tags_do_not_lead_to_another_network() {
             &[0x81, 0, 0, 1, 0x81, 0, 0, 5],
             &[0x88, 0xa8, 0, 1, 0x81, 0, 0, 5],
         ];
-        let received = network.counters(two.address()).expect("a row").rx_packets;
+        let received = network.counters(two.address()).expect("an entry").rx_packets;
         for tag in tags {
             send(&one.pod, &[frame(two.mac(), one.mac(), tag, &[&[0x08, 0x00], &payload[..]].concat())]);
         }
         assert_eq!(drops(network, VLAN), 4);
-        assert_eq!(network.counters(two.address()).expect("a row").rx_packets, received);
+        assert_eq!(network.counters(two.address()).expect("an entry").rx_packets, received);
     });
 }
 
 #[test]
-fn fragments_that_overlap_or_never_end_are_the_stacks() {
+fn overlapping_and_endless_fragments_are_left_to_the_stack() {
     with_pods(|network, [one, two]| {
         let to = |fragment, payload: &[u8]| {
             frame(two.mac(), one.mac(), &[0x08, 0x00], &datagram(one.address(), two.address(), fragment, payload))
         };
-        let direct = network.counters(one.address()).expect("a row").tx_direct;
-        // First, the same again, overlapping it, far behind it, and one that would be longer than a packet can be.
+        let direct = network.counters(one.address()).expect("an entry").tx_direct;
+        // First, the same again, an overlap, a large gap, and one beyond the maximum packet size.
         let frames = [
             to(0x2000, &[7; 64]),
             to(0x2000, &[8; 64]),
@@ -178,8 +178,8 @@ fn fragments_that_overlap_or_never_end_are_the_stacks() {
             to(0x1fff, &[2; 64]),
         ];
         send(&one.pod, &frames);
-        assert_eq!(network.counters(one.address()).expect("a row").tx_direct, direct);
-        // Without an end, a thousand times.
+        assert_eq!(network.counters(one.address()).expect("an entry").tx_direct, direct);
+        // A thousand fragments without a last one.
         let endless: Vec<_> = (0..1000).map(|number| to(0x2000 | number, &[3; 8])).collect();
         send(&one.pod, &endless);
     });
@@ -192,25 +192,26 @@ fn a_header_that_claims_more_than_the_frame_has_is_dropped() {
         packet[2..4].copy_from_slice(&60_000_u16.to_be_bytes());
         send(&one.pod, &[frame(two.mac(), one.mac(), &[0x08, 0x00], &packet)]);
         assert_eq!(drops(network, MALFORMED), 1);
-        // More than the link carries does not leave the pod.
-        let mtu = one.pod.link("eth0").expect("there")["mtu"].as_u64().expect("a number");
+        // A frame larger than the link's MTU does not leave the pod.
+        let mtu = one.pod.link("eth0").expect("the link exists")["mtu"].as_u64().expect("a number");
         let oversize = usize::try_from(mtu).expect("small") + 200;
-        let sent = network.counters(one.address()).expect("a row").tx_packets;
+        let sent = network.counters(one.address()).expect("an entry").tx_packets;
         let big =
             frame(two.mac(), one.mac(), &[0x08, 0x00], &datagram(one.address(), two.address(), 0, &vec![0; oversize]));
         one.pod.enter(|| raw::send(&big)).expect_err("EMSGSIZE");
-        assert_eq!(network.counters(one.address()).expect("a row").tx_packets, sent);
+        assert_eq!(network.counters(one.address()).expect("an entry").tx_packets, sent);
     });
 }
 
-/// RFC 4861: with the default route and an address of its choice in all other pods, had it been heard. A port that is
-/// not guarded lets it out, and the others do not let it in.
+/// RFC 4861: an accepted advertisement adds a default route and an address in all other pods. A
+/// port without spoof check sends it, and the egress program of the other ports drops it.
 #[test]
-fn a_router_advertisement_makes_no_routes() {
+fn a_router_advertisement_adds_no_routes() {
     with_pods(|network, [one, two]| {
         let routes = |pod: &Pod| pod.ip("-6 route show").to_string();
         let before = routes(&two.pod);
-        // From no address: what a pod without IPv6 could send at all. And from the link-local address of its MAC.
+        // From the unspecified address, which a pod without IPv6 can use, and from the link-local
+        // address of its MAC.
         let link_local = link_local(one.mac()).octets();
         let all_nodes = [&[0xff, 2][..], &[0; 13], &[1]].concat();
         let message = [&[134, 0, 0, 0, 64, 0, 7, 8][..], &[0; 8]].concat();
@@ -221,20 +222,20 @@ fn a_router_advertisement_makes_no_routes() {
             let packet = [&[0x60, 0, 0, 0, 0, length, next, 255][..], source, &all_nodes, behind, &message].concat();
             frame("33:33:00:00:00:01", one.mac(), &[0x86, 0xdd], &packet)
         });
-        for is_guarded in [true, false] {
-            guard(network, is_guarded);
+        for is_checked in [true, false] {
+            set_spoof_check(network, is_checked);
             let dropped = || drops(network, ROUTER) + drops(network, IP_SOURCE);
             let already = dropped();
             send(&one.pod, &frames);
             eventually("three drops", Duration::from_secs(5), || dropped() >= already + 3);
-            assert_eq!(routes(&two.pod), before, "guarded: {is_guarded}");
+            assert_eq!(routes(&two.pod), before, "spoof check: {is_checked}");
         }
     });
 }
 
-/// A pod of another network has another bridge and another set of maps: no row leads there.
+/// A pod of another network has another bridge and other maps, so no endpoint entry leads there.
 #[test]
-fn pods_of_another_network_are_not_reached_by_their_macs() {
+fn pods_of_another_network_are_unreachable_by_their_macs() {
     with_pods(|network, [one, _]| {
         let mut config = network.with("name", "another");
         config["bridge"] = json!("cbr1");
@@ -249,9 +250,11 @@ fn pods_of_another_network_are_not_reached_by_their_macs() {
         let ear = far.pod.enter(|| raw::Ear::open().expect("a packet socket"));
         let payload = datagram(one.address(), far.address(), 0, &[0, 9, 0, 9, 0, 8, 0, 0]);
         send(&one.pod, &vec![frame(far.mac(), one.mac(), &[0x08, 0x00], &payload); 10]);
-        assert_eq!(network.counters(one.address()).expect("a row").tx_direct, 0);
-        // The host routes what is for its own MAC: that way the frame is heard, so it would be the other.
-        let gateway = network.host.link("cbr0").expect("there")["address"].as_str().expect("a MAC").to_owned();
+        assert_eq!(network.counters(one.address()).expect("an entry").tx_direct, 0);
+        // The host routes frames for its own MAC. The routed frame arrives, so the other frame
+        // would have arrived, too.
+        let gateway =
+            network.host.link("cbr0").expect("the link exists")["address"].as_str().expect("a MAC").to_owned();
         send(&one.pod, &[frame(&gateway, one.mac(), &[0x08, 0x00], &payload)]);
         let mut heard = 0;
         eventually("the frame that was routed", Duration::from_secs(5), || {
@@ -263,7 +266,7 @@ fn pods_of_another_network_are_not_reached_by_their_macs() {
     });
 }
 
-/// Lets the test have three pods of both families, with their addresses of IPv6.
+/// Runs the test with three dual-stack pods and their IPv6 addresses.
 #[track_caller]
 fn with_three_pods_of_both_families(test: impl FnOnce(&Network, [&Attached; 3], [Ipv6Addr; 3]) + Send) {
     on_host(|network| {
@@ -272,7 +275,7 @@ fn with_three_pods_of_both_families(test: impl FnOnce(&Network, [&Attached; 3], 
         config.as_object_mut().expect("an object").remove("subnet");
         config["subnets"] = json!(["10.99.0.0/24", "fd00:99::/64"]);
         let network = &network.by(config);
-        let pods = ["one", "victim", "other"].map(|container| network.attach(container));
+        let pods = ["one", "target", "other"].map(|container| network.attach(container));
         let addresses = pods.each_ref().map(|attached| {
             let address = attached.result["ips"][1]["address"].as_str().expect("of IPv6").replace("/64", "");
             address.parse().expect("an address")
@@ -282,87 +285,89 @@ fn with_three_pods_of_both_families(test: impl FnOnce(&Network, [&Attached; 3], 
     });
 }
 
-/// What makes a man in the middle of a pod: that others take its MAC for the gateway's, or for another pod's. Sent to all
-/// and to the victim alone, in its own name and in that of whom it is about. Where nobody is held to their own, it works:
-/// so what the victim sees is not by chance.
+/// A man in the middle needs its MAC in the neighbor table of another pod, for the gateway or for a
+/// third pod. The frames go to all and to the target alone, from the own address and from the
+/// spoofed one. Without the spoof check the attack succeeds, which shows that the frames are valid.
 #[test]
-fn neighbours_cannot_be_poisoned_by_ipv6_either() {
-    with_three_pods_of_both_families(|network, [one, victim, other], [own, of_victim, of_other]| {
-        let gateway = network.host.link("cbr0").expect("there")["address"].as_str().expect("a MAC").to_owned();
+fn neighbors_cannot_be_poisoned_over_ipv6() {
+    with_three_pods_of_both_families(|network, [one, target, other], [own, of_target, of_other]| {
+        let gateway =
+            network.host.link("cbr0").expect("the link exists")["address"].as_str().expect("a MAC").to_owned();
         let known = [("fd00:99::1".parse().expect("an address"), &gateway[..]), (of_other, other.mac())];
-        let is_known = |target: Ipv6Addr, mac: &str| {
-            let neighbours = victim.pod.ip("-6 neighbour show dev eth0");
+        let is_known = |address: Ipv6Addr, mac: &str| {
+            let neighbours = target.pod.ip("-6 neighbour show dev eth0");
             let mut neighbours = neighbours.as_array().into_iter().flatten();
-            neighbours.any(|neighbour| neighbour["dst"] == target.to_string() && neighbour["lladdr"] == mac)
+            neighbours.any(|neighbour| neighbour["dst"] == address.to_string() && neighbour["lladdr"] == mac)
         };
-        for is_guarded in [false, true] {
-            guard(network, is_guarded);
-            victim.pod.ip("-6 neighbour flush dev eth0");
-            for (target, mac) in known {
-                assert!(victim.pod.ping(&target.to_string(), 1).status.success(), "{target}");
-                assert!(is_known(target, mac), "{target}");
-                let message = advertisement(target, one.mac());
+        for is_checked in [false, true] {
+            set_spoof_check(network, is_checked);
+            target.pod.ip("-6 neighbour flush dev eth0");
+            for (address, mac) in known {
+                assert!(target.pod.ping(&address.to_string(), 1).status.success(), "{address}");
+                assert!(is_known(address, mac), "{address}");
+                let message = advertisement(address, one.mac());
                 let all = frame("33:33:00:00:00:01", one.mac(), &[0x86, 0xdd], &[]);
-                let alone = frame(victim.mac(), one.mac(), &[0x86, 0xdd], &[]);
+                let alone = frame(target.mac(), one.mac(), &[0x86, 0xdd], &[]);
                 let to_all = |from| [&all[..], &icmpv6(from, "ff02::1".parse().expect("a group"), &message)].concat();
-                let to_victim = |from| [&alone[..], &icmpv6(from, of_victim, &message)].concat();
+                let to_target = |from| [&alone[..], &icmpv6(from, of_target, &message)].concat();
                 let (owner, source) = (drops(network, ND_OWNER), drops(network, IP_SOURCE));
                 let link_local = link_local(one.mac());
                 send(
                     &one.pod,
-                    &[to_all(own), to_victim(own), to_all(link_local), to_victim(link_local), to_all(target)],
+                    &[to_all(own), to_target(own), to_all(link_local), to_target(link_local), to_all(address)],
                 );
                 let dropped = (drops(network, ND_OWNER) - owner, drops(network, IP_SOURCE) - source);
-                assert_eq!(dropped, if is_guarded { (4, 1) } else { (0, 0) }, "{target}, guarded: {is_guarded}");
-                if is_guarded {
-                    assert!(is_known(target, mac), "{target}: {}", victim.pod.ip("-6 neighbour show"));
+                assert_eq!(dropped, if is_checked { (4, 1) } else { (0, 0) }, "{address}, spoof check: {is_checked}");
+                if is_checked {
+                    assert!(is_known(address, mac), "{address}: {}", target.pod.ip("-6 neighbour show"));
                 } else {
-                    eventually("the victim is deceived", Duration::from_secs(5), || is_known(target, one.mac()));
+                    eventually("the target is deceived", Duration::from_secs(5), || is_known(address, one.mac()));
                 }
             }
         }
-        for (target, _) in known {
-            assert!(victim.pod.ping(&target.to_string(), 1).status.success(), "{target}");
+        for (address, _) in known {
+            assert!(target.pod.ping(&address.to_string(), 1).status.success(), "{address}");
         }
     });
 }
 
-/// That a packet was too big only a router says who had it to pass on: here nobody but the host. Heard from a pod, it would
-/// have the victim cut in pieces all that it sends to another.
+/// Only a router on the path reports that a packet was too big. Here that is the host. From a pod,
+/// the report would make the target fragment all its packets to another pod.
 #[test]
-fn an_error_about_a_packet_that_was_for_others_is_dropped() {
-    with_three_pods_of_both_families(|network, [one, victim, other], [own, of_victim, of_other]| {
-        /// Too big (RFC 1191, RFC 4443), in as few bytes as both families allow.
+fn an_error_about_a_packet_for_others_is_dropped() {
+    with_three_pods_of_both_families(|network, [one, target, other], [own, of_target, of_other]| {
+        /// "Packet too big" (RFC 1191, RFC 4443), with the least MTU that both families allow.
         const MTU: u64 = 1300;
         let [high, low] = (MTU as u16).to_be_bytes();
-        // Answers are the kernel's own: no socket is asked whether it has sent them.
+        // Echo replies come from the kernel itself, so no socket must match the quoted packet.
         let echo = [0, 0, 0, 0, 0, 7, 0, 1];
         let mut error =
-            [&[3, 4, 0, 0, 0, 0, high, low], &ipv4(victim.address(), other.address(), 1, 0, &echo)[..]].concat();
+            [&[3, 4, 0, 0, 0, 0, high, low], &ipv4(target.address(), other.address(), 1, 0, &echo)[..]].concat();
         let sum = checksum(&error);
         error[2..4].copy_from_slice(&sum);
-        let error = ipv4(one.address(), victim.address(), 1, 0, &error);
+        let error = ipv4(one.address(), target.address(), 1, 0, &error);
         let echo = [129, 0, 0, 0, 0, 7, 0, 1];
-        let error6 = [&[2, 0, 0, 0, 0, 0, high, low], &icmpv6(of_victim, of_other, &echo)[..]].concat();
+        let error6 = [&[2, 0, 0, 0, 0, 0, high, low], &icmpv6(of_target, of_other, &echo)[..]].concat();
         let frames = [
-            frame(victim.mac(), one.mac(), &[0x08, 0x00], &error),
-            frame(victim.mac(), one.mac(), &[0x86, 0xdd], &icmpv6(own, of_victim, &error6)),
+            frame(target.mac(), one.mac(), &[0x08, 0x00], &error),
+            frame(target.mac(), one.mac(), &[0x86, 0xdd], &icmpv6(own, of_target, &error6)),
         ];
-        let target = of_other.to_string();
-        for is_guarded in [true, false] {
-            guard(network, is_guarded);
-            for (frame, target) in frames.iter().zip([other.address(), &target]) {
+        let address = of_other.to_string();
+        for is_checked in [true, false] {
+            set_spoof_check(network, is_checked);
+            for (frame, address) in frames.iter().zip([other.address(), &address]) {
                 let dropped = drops(network, ROUTER);
-                let is_deceived = || victim.pod.ip(&format!("route get {target}")).to_string().contains("\"mtu\":1300");
+                let is_accepted =
+                    || target.pod.ip(&format!("route get {address}")).to_string().contains("\"mtu\":1300");
                 send(&one.pod, std::slice::from_ref(frame));
-                if is_guarded {
-                    assert!(!is_deceived(), "{target}: {}", victim.pod.ip(&format!("route get {target}")));
-                    assert_eq!(drops(network, ROUTER) - dropped, 1, "{target}");
+                if is_checked {
+                    assert!(!is_accepted(), "{address}: {}", target.pod.ip(&format!("route get {address}")));
+                    assert_eq!(drops(network, ROUTER) - dropped, 1, "{address}");
                 } else {
-                    eventually("the victim is deceived", Duration::from_secs(5), is_deceived);
+                    eventually("the target is deceived", Duration::from_secs(5), is_accepted);
                 }
             }
         }
-        guard(network, true);
+        set_spoof_check(network, true);
     });
 }

@@ -1,14 +1,14 @@
-//! Numbers that look random, and are the same in each run.
+//! Pseudorandom numbers that are equal in each run.
 
-/// A xorshift generator: enough to spread moments and names.
-pub(crate) struct Chance(u64);
+/// A xorshift generator, sufficient for random moments and names.
+pub(crate) struct Random(u64);
 
-impl Chance {
+impl Random {
     pub(crate) fn new(seed: usize) -> Self {
         Self((seed as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    /// One of the numbers below `end`.
+    /// A number below `end`.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -1,4 +1,4 @@
-//! What a runtime asks for one attachment: `runtimeConfig`, `args.cni`, `CNI_ARGS`.
+//! Requests for one attachment: `runtimeConfig`, `args.cni`, `CNI_ARGS`.
 
 use cnikit_testbed::{Invocation, Namespace};
 use serde_json::{Value, json};
@@ -7,7 +7,8 @@ use crate::support::{Network, on_host};
 
 const MAC: &str = "02:00:5e:00:53:05";
 
-/// Attaches a pod with these keys in the configuration and expects its interface to have [`MAC`]; pings it, checks it.
+/// Attaches a pod with these keys in the configuration and expects the interface to have [`MAC`].
+/// Pings and checks the pod.
 #[track_caller]
 fn has_the_mac(key: &str, value: Option<Value>, change: impl Fn(Invocation) -> Invocation + Sync) {
     on_host(|network| {
@@ -23,7 +24,7 @@ fn has_the_mac(key: &str, value: Option<Value>, change: impl Fn(Invocation) -> I
         let other = network.attach("other");
         let address = result["ips"][0]["address"].as_str().expect("the result has an address").replace("/24", "");
         assert!(other.pod.ping(&address, 5).status.success());
-        assert_eq!(network.counters(other.address()).expect("a row").tx_direct, 5, "the datapath knows the MAC");
+        assert_eq!(network.counters(other.address()).expect("an entry").tx_direct, 5, "the endpoint has the MAC");
 
         config["prevResult"] = result;
         change(network.plugin.on("CHECK", &config, "one", &pod)).run().silent();
@@ -52,13 +53,13 @@ fn a_mac_by_the_variable() {
 }
 
 #[test]
-fn the_runtime_has_the_last_word() {
+fn the_runtime_has_priority() {
     let config = json!({ "mac": MAC });
     has_the_mac("runtimeConfig", Some(config), |invocation| invocation.env("CNI_ARGS", "MAC=02:00:5e:00:53:99"));
 }
 
 #[test]
-fn wishes_that_cannot_be_met_are_refused() {
+fn invalid_requests_are_refused() {
     on_host(|network| {
         let refused = |code, change: &dyn Fn(&Network, Invocation) -> Invocation, words: &[&str]| {
             let pod = network.host.pod();
@@ -77,16 +78,16 @@ fn wishes_that_cannot_be_met_are_refused() {
 }
 
 #[test]
-fn an_address_that_is_asked_for_is_given_once() {
+fn a_requested_address_is_assigned_once() {
     on_host(|network| {
         let runtime = |ips: Value| network.with("runtimeConfig", json!({ "ips": ips }));
         let add = |config: &Value, name: &str, pod| network.plugin.on("ADD", config, name, pod).run();
         let pods = [network.host.pod(), network.host.pod()];
-        let wish = runtime(json!(["10.99.0.77/24"]));
-        let result = add(&wish, "one", &pods[0]).result();
+        let request = runtime(json!(["10.99.0.77/24"]));
+        let result = add(&request, "one", &pods[0]).result();
         assert_eq!(result["ips"][0]["address"], "10.99.0.77/24");
 
-        let message = add(&wish, "two", &pods[1]).error(103);
+        let message = add(&request, "two", &pods[1]).error(103);
         assert!(message.contains("10.99.0.77") && message.contains("one"), "{message}");
         for outside in ["10.98.0.5", "10.99.0.1", "10.99.0.255", "fd00::5"] {
             let outcome = add(&runtime(json!([outside])), "two", &pods[1]);
