@@ -16,8 +16,9 @@ mod skeleton {
     use sha2::{Digest, Sha256};
 
     const SOURCES: &str = "bpf";
+    const LIBRARY: &str = "bpf/lib";
     /// Each `bpf/NAME.bpf.c` becomes `NAME.skel.rs`.
-    const OBJECTS: [&str; 2] = ["cni_tc", "find_xdp"];
+    const OBJECTS: [&str; 2] = ["pod", "find_xdp"];
 
     /// If this variable is `1`, warnings of clang are errors. The scripts that test this crate set it. A dependent's build
     /// must not fail because a newer clang or a newer header warns of more.
@@ -38,9 +39,8 @@ mod skeleton {
             return;
         }
 
-        // By this a running datapath is known to be of this build or of another.
-        let mut paths: Vec<PathBuf> =
-            fs::read_dir(SOURCES).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        // The digest of the sources names the build: a running datapath has programs of this build or of another.
+        let mut paths: Vec<PathBuf> = [SOURCES, LIBRARY].into_iter().flat_map(files).collect();
         paths.sort();
         let sources: Vec<u8> = paths.iter().flat_map(|path| fs::read(path).unwrap_or_default()).collect();
         let build: String = Sha256::digest(sources)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
@@ -60,6 +60,12 @@ mod skeleton {
                 println!("cargo::error={}", format!("{error:#}").replace('\n', " | "));
             }
         }
+    }
+
+    /// The C sources and headers in a directory.
+    fn files(directory: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "c" || extension == "h")).collect()
     }
 
     fn warnings() -> Vec<&'static str> {

@@ -25,7 +25,7 @@
 
 #include <bpf/bpf_helpers.h>
 
-#include "cni_tc.h"
+#include "abi.h"
 
 /* NETDEV_HASHENTRIES, the same since Linux 2.6.24. */
 #define INDEX_HASH 256

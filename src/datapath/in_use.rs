@@ -68,6 +68,11 @@ impl InUse {
         self.maps.iter().map(open).collect()
     }
 
+    /// Whether all programs use a map.
+    pub(super) fn all_use(&self, name: &str, id: Option<&u32>) -> bool {
+        id.is_some() && self.programs.iter().all(|program| program.maps.get(name) == id)
+    }
+
     /// A running program with the code of `loaded`, which uses no other maps than `maps`.
     ///
     /// The tag of a program covers its code, and not the constants that are set before the load. A program that does not

@@ -88,6 +88,15 @@ impl Map {
         self.handle.update(key, value.as_bytes(), MapFlags::ANY).map_err(|error| self.error("put", row, error))
     }
 
+    /// Sets each byte of an array of bytes to 1, in one call.
+    pub(super) fn fill(&self, entries: u32) -> Result<()> {
+        let keys: Vec<u8> = (0..entries).flat_map(u32::to_ne_bytes).collect();
+        let values = vec![1; entries as usize];
+        self.handle
+            .update_batch(&keys, &values, entries, MapFlags::ANY, MapFlags::ANY)
+            .map_err(|error| self.error("fill", "all entries", error))
+    }
+
     /// The counters of a row, added up over the CPUs.
     pub(super) fn sum<V: PerCpu>(&self, key: &[u8], row: impl Display) -> Result<Option<V>> {
         let per_cpu =

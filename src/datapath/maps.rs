@@ -22,8 +22,20 @@ pub(super) const NET_DROPS: Shape = Shape::of::<u32, Drops>("net_drops");
 /// The memory of flows is the programs' own: a `struct flow_key` and an octet of `enum flow_state`.
 pub(super) const FLOWS: Shape = Shape::of::<[u8; 40], u8>("flows");
 
+/// A byte for each remainder of a hash of two addresses: 1 if `flows` may have a flow between them.
+pub(super) const FLOW_FILTER: Shape = Shape::of::<u32, u8>("flow_filter");
+/// A byte for each remainder of an ifindex: 1 if `port_config` may have flags for the port.
+pub(super) const PORT_FILTER: Shape = Shape::of::<u32, u8>("port_filter");
+/// A program array, by `enum stage`.
+pub(super) const STAGES: Shape = Shape::of::<u32, u32>("stages");
+/// The `struct packet` that a program works on.
+pub(super) const PACKET_SCRATCH: Shape = Shape::of::<u32, [u8; 256]>("packet_scratch");
+
+/// `CNI_TC_FILTER_SIZE`: the entries of [`FLOW_FILTER`] and [`PORT_FILTER`].
+pub(super) const FILTER_SIZE: u32 = 8192;
+
 /// All maps of a set.
-pub(super) const MAPS: [Shape; 12] = [
+pub(super) const MAPS: [Shape; 16] = [
     PKT_COUNT,
     PKT_COUNT_V6,
     POD_IFINDEX,
@@ -36,10 +48,15 @@ pub(super) const MAPS: [Shape; 12] = [
     NET_STATS,
     NET_DROPS,
     FLOWS,
+    FLOW_FILTER,
+    PORT_FILTER,
+    STAGES,
+    PACKET_SCRATCH,
 ];
 
 /// Maps that sets of older builds with this layout lack. What they hold is optional: such a set serves its pods without.
-pub(super) const YOUNGER: [&str; 2] = [PORT_ADDRESSES.name, PORT_XDP.name];
+pub(super) const YOUNGER: [&str; 6] =
+    [PORT_ADDRESSES.name, PORT_XDP.name, FLOW_FILTER.name, PORT_FILTER.name, STAGES.name, PACKET_SCRATCH.name];
 
 /// The key of an array's only row.
 pub(super) const ONLY: [u8; 4] = [0; 4];
@@ -64,6 +81,8 @@ pub struct PortMap(Families);
 pub struct LinkMap {
     config: Map,
     drops: Map,
+    /// Absent from sets of an older build.
+    filter: Option<Map>,
     /// Absent from sets of an older build.
     xdp: Option<PortXdp>,
 }
@@ -196,12 +215,12 @@ impl PortMap {
 impl LinkMap {
     pub(super) fn open(maps: &MapSet) -> Result<Self> {
         let (config, drops) = (maps.open(&PORT_CONFIG)?, maps.open(&PORT_DROPS)?);
-        Ok(Self { config, drops, xdp: PortXdp::open(maps)? })
+        Ok(Self { config, drops, filter: maps.open_younger(&PORT_FILTER)?, xdp: PortXdp::open(maps)? })
     }
 
     #[cfg(test)]
-    pub(super) fn new(config: Map, drops: Map) -> Self {
-        Self { config, drops, xdp: None }
+    pub(super) fn new(config: Map, drops: Map, filter: Map) -> Self {
+        Self { config, drops, filter: Some(filter), xdp: None }
     }
 
     /// Says what the port `ifindex`, the host end of a pod's veth pair, may do, in place of what was said earlier. What
@@ -216,7 +235,12 @@ impl LinkMap {
         if self.drops(ifindex)?.is_none() {
             self.drops.put_sum(&ifindex.to_ne_bytes(), &Drops::default(), port(ifindex))?;
         }
-        self.config.put(&ifindex.to_ne_bytes(), &RawPortConfig::from(link), port(ifindex))
+        let raw = RawPortConfig::from(link);
+        // Before the flags: without its byte in the filter, the programs do not look for the flags of a receiver.
+        if let Some(filter) = self.filter.as_ref().filter(|_| raw.has_flags()) {
+            filter.put(&(ifindex % FILTER_SIZE).to_ne_bytes(), &1_u8, port(ifindex))?;
+        }
+        self.config.put(&ifindex.to_ne_bytes(), &raw, port(ifindex))
     }
 
     /// What the port may do; `None` when nothing was said of it, so that it is not guarded.

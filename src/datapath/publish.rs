@@ -15,7 +15,7 @@ use tracing::{info, info_span};
 use super::error::io_error;
 use super::in_use::{InUse, map_id};
 use super::map::{Map, Maps};
-use super::maps::MAPS;
+use super::maps::{FILTER_SIZE, FLOW_FILTER, MAPS, PORT_FILTER};
 use super::pins::{BUILD_MARK, Datapath, PinState, names, remove_tree};
 use super::program::{Program, ProgramName};
 use super::{Error, MapSet, Result, bpffs, migrate, port_xdp, skeleton};
@@ -180,6 +180,7 @@ impl Datapath {
             info!("pinning the eBPF maps {:?}, which the running programs use", in_use.maps);
         }
 
+        let is_new = maps.is_empty();
         let reads_xdp = port_xdp::prepare(loading);
         let mut runs_on = false;
         let loaded = skeleton::load(&maps, reads_xdp)?;
@@ -194,6 +195,11 @@ impl Datapath {
             runs_on |= twin.is_some();
             pin_program(twin.unwrap_or(program), &loading.join(name.as_str()))?;
         }
+        // Older programs add flows and older builds add flags without the filters, until they are replaced.
+        if !is_new && !self.keeps_filters(in_use, &ids)? {
+            let set = MapSet::pinned(loading);
+            [FLOW_FILTER, PORT_FILTER].iter().try_for_each(|shape| set.open(shape)?.fill(FILTER_SIZE))?;
+        }
         if is_migration {
             migrate::from_layout_1(&older, &MapSet::pinned(loading))?;
         }
@@ -206,6 +212,20 @@ impl Datapath {
         }
         bpffs::create_directories(&loading.join(self.unsettled()))?;
         self.put_in_place(loading, is_other)
+    }
+
+    /// Whether all programs that may have used the maps so far kept the filters `maps` complete. If no running programs are
+    /// known, the pinned ones count; `false` if this process cannot look at them.
+    fn keeps_filters(&self, in_use: Option<&InUse>, maps: &BTreeMap<&'static str, u32>) -> Result<bool> {
+        let pinned = match in_use {
+            Some(_) => None,
+            None => InUse::look(
+                &ProgramName::ALL.map(|name| self.program(name)).iter().flatten().map(Program::id).collect::<Vec<_>>(),
+            )?,
+        };
+        let programs = in_use.or(pinned.as_ref());
+        // cni_tc_egress does not use the filter of ports, and no build has one filter without the other.
+        Ok(programs.is_some_and(|programs| programs.all_use(FLOW_FILTER.name, maps.get(FLOW_FILTER.name))))
     }
 
     /// Renames what was collected into the place of what is pinned.

@@ -27,7 +27,9 @@ fn the_first_ensure_pins_the_set_and_the_second_keeps_it() {
         assert_eq!(directory, Path::new(ROOT).join("one/v2"));
         let loaded = ids(&directory);
         assert_eq!(names(Path::new(ROOT).join("one")), ["v2"]);
-        let [rows, ports, flows] = ["ROWS", "PORTS", "FLOWS"].map(|what| header(&format!("CNI_TC_MAX_{what}")) as u64);
+        let [rows, ports, flows, stages] =
+            ["ENDPOINTS", "PORTS", "FLOWS", "STAGES"].map(|what| header(&format!("CNI_TC_MAX_{what}")) as u64);
+        let filter = header("CNI_TC_FILTER_SIZE") as u64;
         for (name, kind, key, value, rows) in [
             ("pkt_count", "percpu_hash", 4, 48, rows),
             ("pkt_count_v6", "percpu_hash", 16, 48, rows),
@@ -41,6 +43,10 @@ fn the_first_ensure_pins_the_set_and_the_second_keeps_it() {
             ("net_stats", "percpu_array", 4, 112, 1),
             ("net_drops", "percpu_array", 4, 128, 1),
             ("flows", "lru_hash", 40, 1, flows),
+            ("flow_filter", "array", 4, 1, filter),
+            ("port_filter", "array", 4, 1, filter),
+            ("packet_scratch", "percpu_array", 4, 256, 1),
+            ("stages", "prog_array", 4, 4, stages),
         ] {
             let shown = map("show", &directory, name, "");
             assert_eq!((&shown["name"], &shown["type"]), (&name.into(), &kind.into()));
@@ -100,7 +106,8 @@ fn a_missing_pin_is_put_back_and_nothing_is_lost() {
             datapath.settle().unwrap();
             assert_eq!(datapath.state().unwrap(), PinState::Settled);
             fs::remove_file(directory.join(pin)).unwrap();
-            let is_optional = ["port_addresses", "port_xdp"].contains(&pin.as_str());
+            let is_optional = ["port_addresses", "port_xdp", "flow_filter", "port_filter", "packet_scratch", "stages"]
+                .contains(&pin.as_str());
             assert_eq!(datapath.is_complete().unwrap(), is_optional, "without {pin}");
             assert_eq!(datapath.state().unwrap(), PinState::Outdated);
 

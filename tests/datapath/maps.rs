@@ -208,7 +208,7 @@ fn links_are_what_bpftool_shows() {
 fn a_full_map_says_so_and_serves_the_rows_it_has() {
     loaded(|datapath| {
         let (counters, ports) = (datapath.counters().unwrap(), datapath.ports().unwrap());
-        let most = header("CNI_TC_MAX_ROWS") as u32;
+        let most = header("CNI_TC_MAX_ENDPOINTS") as u32;
         for number in 0..most {
             counters.track(address(number)).unwrap();
             ports.insert(address(number), port(number, 2)).unwrap();

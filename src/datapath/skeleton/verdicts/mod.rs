@@ -11,7 +11,7 @@ use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, ProgramInput};
 
 use self::frames::{ELSEWHERE, GATEWAY, MAC_A, MAC_B, MAC_GATEWAY, MAC_SECOND, PODS, SECOND};
-use super::generated::{CniTcSkel, CniTcSkelBuilder, types};
+use super::generated::{PodSkel, PodSkelBuilder, types};
 use crate::datapath::layout::RawNetConfig;
 use crate::datapath::map::{Map, Shape};
 use crate::datapath::maps::*;
@@ -42,7 +42,7 @@ const BRIDGE: u32 = 99;
 /// A set of its own for each test: pod A on the port that packets come in by and on a second one, pod B on another, all
 /// guarded.
 struct Loaded {
-    skeleton: CniTcSkel<'static>,
+    skeleton: PodSkel<'static>,
     counters: CounterMap,
     ports: PortMap,
     links: LinkMap,
@@ -63,7 +63,7 @@ fn loaded(test: impl FnOnce(&Loaded)) {
 impl Loaded {
     fn new() -> Self {
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
-        let skeleton = CniTcSkelBuilder::default().open(storage).unwrap().load().unwrap();
+        let skeleton = PodSkelBuilder::default().open(storage).unwrap().load().unwrap();
         let map = |shape: &Shape| {
             let map = skeleton.object().maps().find(|map| map.name() == shape.name).unwrap();
             Map::new(MapHandle::try_from(&map).unwrap(), shape)
@@ -71,7 +71,7 @@ impl Loaded {
         let loaded = Self {
             counters: CounterMap::new(map(&PKT_COUNT), map(&PKT_COUNT_V6)),
             ports: PortMap::new(map(&POD_IFINDEX), map(&POD_IFINDEX_V6)),
-            links: LinkMap::new(map(&PORT_CONFIG), map(&PORT_DROPS)),
+            links: LinkMap::new(map(&PORT_CONFIG), map(&PORT_DROPS), map(&PORT_FILTER)),
             shared: SharedAddressMap::new(map(&PORT_ADDRESSES)),
             config: map(&NET_CONFIG),
             stats: map(&NET_STATS),
