@@ -90,7 +90,7 @@ struct port_config {
 
 /* Redirect packets between pods. Without this flag, all packets go through the stack. */
 #define CNI_NET_DIRECT_FORWARDING (1 << 0)
-/* Drop packets whose source belongs to another port. */
+/* Drop packets with a source of another port. */
 #define CNI_NET_SPOOF_CHECK (1 << 1)
 
 /* Value of net_config, which has one entry. */
@@ -114,7 +114,7 @@ struct net_stats {
 	__u64 arp_answers;	     /* ARP requests for pods, answered by the programs */
 	__u64 nd_answers;	     /* neighbor solicitations for pods, answered by the programs */
 	__u64 flows_added;	     /* entries added to `flows` */
-	__u64 flows_forgotten;	     /* of these, deleted: closed flows whose ports were reused */
+	__u64 flows_forgotten;	     /* of these, deleted: closed flows, when their ports were reused */
 	struct pod_counters unknown; /* all addresses without an entry in pkt_count */
 };
 
@@ -147,7 +147,7 @@ struct drops {
 	__u64 packets[CNI_TC_MAX_DROP_REASONS]; /* by enum drop_reason */
 };
 
-/* Key of `flows`. Both directions share one entry: that of the direction with the lower source. */
+/* Key of `flows`. Both directions share one entry, with the lower address as the source. */
 struct flow_key {
 	struct ipv6_key source; /* IPv4 addresses take the first four octets */
 	struct ipv6_key destination;
@@ -213,7 +213,7 @@ struct packet {
 	__u32 end;	   /* offset of the end of the IP packet in the frame */
 	struct ip_info ip;
 	/*
-	 * The flow. For an ICMP error: that of the packet inside, with the ports of this
+	 * The flow. An ICMP error has the flow of the packet inside, with the ports of this
 	 * direction. Protocol 0: none.
 	 */
 	__be16 source_port;
@@ -223,7 +223,7 @@ struct packet {
 	__u8 fin;	/* closes the sender's direction */
 	__u8 rst;	/* closes both directions */
 	__u8 is_error;	/* an ICMP or ICMPv6 error */
-	__u8 has_inner; /* an error whose inner packet could be parsed, to `inner` */
+	__u8 has_inner; /* an error, with a valid `inner` */
 	/* The sender of an ARP request is an address that is not known to be the pod's. */
 	__u8 is_foreign_sender;
 	__u8 drop_reason;

@@ -40,6 +40,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
+#include "lib/address.h"
 #include "lib/antispoof.h"
 #include "lib/ctx.h"
 #include "lib/drop.h"

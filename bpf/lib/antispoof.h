@@ -12,6 +12,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "address.h"
 #include "ctx.h"
 #include "maps.h"
 #include "parse.h"
@@ -104,7 +105,7 @@ static __always_inline bool is_at_sibling(const struct ctx *ctx, struct packet *
 		packet->asked.octet[10] = packet->asked.octet[11] = 0xff;
 		__builtin_memcpy(packet->asked.octet + 12, address, sizeof(struct ipv4_key));
 	} else if (is_mapped(address)) {
-		return false; /* such a key is that of the IPv4 address */
+		return false; /* such a key stands for the IPv4 address */
 	} else {
 		packet->asked = *address;
 	}
@@ -120,8 +121,8 @@ static __always_inline bool is_local_src(const struct ctx *ctx, struct packet *p
 
 /*
  * The sender address of an ARP request is the source of the packet that waits for the reply.
- * It may be an address that the pod configured itself, such as that of a bridge for containers
- * inside it. Such a request passes, and answer_arp() hides the sender address. A reply or an
+ * It may be an address that the pod configured itself, such as a bridge for containers inside
+ * the pod has. Such a request passes, and answer_arp() hides the sender address. A reply or an
  * announcement would write the address to the neighbor tables of other hosts: it is dropped.
  */
 static __always_inline enum drop_reason check_arp(const struct ctx *ctx, struct packet *packet)

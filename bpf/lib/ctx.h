@@ -40,7 +40,7 @@ static __always_inline bool has_spoof_check(const struct ctx *ctx)
 	return ctx->config->flags & CNI_NET_SPOOF_CHECK;
 }
 
-/* Whether the endpoint is the gateway, whose port is the bridge. */
+/* Whether the endpoint is the gateway: its port is the bridge. */
 static __always_inline bool is_gateway(const struct ctx *ctx, const struct endpoint *endpoint)
 {
 	return endpoint->ifindex == ctx->config->bridge_ifindex;
@@ -52,7 +52,7 @@ static __always_inline bool is_other_pod(const struct ctx *ctx, const struct end
 	return !is_gateway(ctx, endpoint) && endpoint->ifindex != ctx->skb->ifindex;
 }
 
-/* The counters of an address; those of unknown addresses if it has none. */
+/* The counters of an address, or of all unknown addresses. */
 static __always_inline struct pod_counters *counters_of(const struct ctx *ctx, bool v4,
 							const struct ipv6_key *address)
 {

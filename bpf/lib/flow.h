@@ -7,7 +7,7 @@
  * translation, and A would refuse it. So the egress hook of B's port tracks the flow, and the
  * ingress hooks leave both directions to the stack. Both, because A's kernel may reuse the
  * source port of its connection to the service for a connection to B itself. For B these are
- * one flow, and only conntrack, which must see both directions, can tell them apart.
+ * one flow. Only conntrack can distinguish them, and must see both directions.
  *
  * If the table is full, the kernel evicts one of the longest unused flows. The next packet of
  * the client adds the flow again. A packet of the server before that goes directly, and TCP
@@ -25,6 +25,7 @@
 
 #include <bpf/bpf_helpers.h>
 
+#include "address.h"
 #include "ctx.h"
 #include "maps.h"
 #include "parse.h"

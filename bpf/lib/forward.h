@@ -14,6 +14,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "address.h"
 #include "antispoof.h"
 #include "ctx.h"
 #include "flow.h"
@@ -125,8 +126,8 @@ static __always_inline bool can_redirect(const struct ctx *ctx, const struct pac
 
 /*
  * Redirects into the pod. If the pod end has a driver-mode XDP program, the packet leaves by
- * the host end instead, and veth passes it to that program. The type "broadcast" tells the
- * egress hook that the packet is counted. veth sets the type again for the pod.
+ * the host end instead, and veth passes it to that program. The type "broadcast" marks the
+ * packet as counted for the egress hook. veth sets the type again for the pod.
  */
 static __always_inline int redirect(const struct ctx *ctx, struct endpoint *target)
 {

@@ -55,8 +55,8 @@ struct {
 } port_config SEC(".maps");
 
 /*
- * A filter in front of the receiver's port_config: 1 if a port whose ifindex has this remainder
- * may have flags. Few ports have any, and an element of an array costs 3 ns where an entry of a
+ * A filter in front of the receiver's port_config, by ifindex modulo its size: 1 if a port may
+ * have flags. Few ports have any, and an element of an array costs 3 ns where an entry of a
  * hash costs 22 ns. Userspace sets the element before the flags, and never clears it.
  */
 struct {
@@ -118,8 +118,8 @@ struct {
 } net_stats SEC(".maps");
 
 /*
- * The parsed frame. A map and not the stack, because the verifier does not track what a map
- * holds: with the stack it would verify the rest of the program for the outcome of every
+ * The parsed frame. A map and not the stack, because the verifier does not track the contents
+ * of maps: with the stack it would verify the rest of the program for the outcome of every
  * branch of the parser (430,000 instructions). Two programs never interleave on one CPU,
  * because both hooks run with softirqs disabled.
  */

@@ -38,7 +38,7 @@ struct arp_frame {
 	struct arp_message arp;
 } __attribute__((packed));
 
-/* A solicitation whose first option is the sender's MAC, and an advertisement. */
+/* A solicitation with the sender's MAC as its first option, and an advertisement. */
 struct nd_packet {
 	struct ipv6hdr ip;
 	struct nd_message nd;

@@ -2,8 +2,8 @@
 /*
  * Parses a frame, once, into struct packet.
  *
- * The fixed headers are read by direct packet access: a helper call per header would take a
- * fifth of the program's time. Headers at a variable offset that few packets have (extension
+ * The fixed headers are read by direct packet access, which saves two helper calls (24 ns of
+ * 240). Headers at a variable offset that few packets have (extension
  * headers, the packet inside an ICMP error) are copied with bpf_skb_load_bytes(), which reads
  * linear and paged data alike.
  */
@@ -23,6 +23,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "address.h"
 #include "maps.h"
 
 /*
@@ -63,7 +64,7 @@ enum frame {
 	FRAME_IP,
 };
 
-/* The least length of an upper-layer header: all of UDP, and of an ICMP error the part before the inner packet. */
+/* The least length of an upper-layer header: UDP's, and ICMP's before the packet in an error. */
 #define L4_LEN 8
 
 /* The length of a TCP header up to its flags. */
@@ -94,71 +95,7 @@ struct l4 {
 	__u8 len; /* bytes that preload_l4() has read: 0, L4_LEN or TCP_LEN */
 };
 
-/* Each MAC in the program's memory has an even offset, so that two octets are compared at once. */
-static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)
-{
-	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
-
-	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2])) == 0;
-}
-
-static __always_inline bool is_multicast_mac(const __u8 *mac)
-{
-	return mac[0] & 0x01;
-}
-
-static __always_inline bool is_unspecified(const struct ipv6_key *address)
-{
-	const __u32 *word = (const __u32 *)address->octet;
-
-	return (word[0] | word[1] | word[2] | word[3]) == 0;
-}
-
-/* An IPv4-mapped IPv6 address: RFC 4291, section 2.5.5.2. */
-static __always_inline bool is_mapped(const struct ipv6_key *address)
-{
-	const __u32 *word = (const __u32 *)address->octet;
-
-	return (word[0] | word[1] | (word[2] ^ bpf_htonl(0xffff))) == 0;
-}
-
-static __always_inline bool address_equal(const struct ipv6_key *a, const struct ipv6_key *b)
-{
-	const __u32 *x = (const __u32 *)a->octet, *y = (const __u32 *)b->octet;
-
-	return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3])) == 0;
-}
-
-static __always_inline void ipv4_to_key(struct ipv6_key *to, const void *ipv4)
-{
-	__u32 *word = (__u32 *)to->octet;
-
-	word[0] = *(const __u32 *)ipv4;
-	word[1] = word[2] = word[3] = 0;
-}
-
-static __always_inline void ipv6_to_key(struct ipv6_key *to, const void *ipv6)
-{
-	__u32 *word = (__u32 *)to->octet;
-	const __u32 *from = ipv6;
-
-	word[0] = from[0];
-	word[1] = from[1];
-	word[2] = from[2];
-	word[3] = from[3];
-}
-
-static __always_inline void copy_mac(__u8 *to, const void *mac)
-{
-	__u16 *half = (__u16 *)to;
-	const __u16 *from = mac;
-
-	half[0] = from[0];
-	half[1] = from[1];
-	half[2] = from[2];
-}
-
-/* ICMP of the packet's own family. No stack accepts that of the other one. */
+/* ICMP of the packet's own family. No stack accepts the other one. */
 static __always_inline bool is_icmp(const struct packet *packet)
 {
 	return packet->ip.protocol == (packet->is_v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
@@ -346,11 +283,17 @@ static __always_inline bool parse_inner_ip(struct __sk_buff *skb, const struct p
  * packet: from its destination, to its source. Otherwise a pod could send errors in flows of
  * other pods.
  */
-static __always_inline void parse_icmp_inner(struct __sk_buff *skb, struct packet *packet)
+__attribute__((noinline)) int parse_icmp_inner(struct __sk_buff *skb)
 {
-	struct ip_info *inner = &packet->inner;
+	struct packet *packet;
+	struct ip_info *inner;
 	struct l4 l4 = {};
+	__u32 zero = 0;
 
+	packet = bpf_map_lookup_elem(&packet_scratch, &zero);
+	if (!packet)
+		return 0;
+	inner = &packet->inner;
 	/* The frame may be longer than the packet, because of padding. */
 	packet->has_inner = parse_inner_ip(skb, packet, packet->ip.l4 + L4_LEN, inner) &&
 			    inner->l4 <= packet->end;
@@ -359,6 +302,7 @@ static __always_inline void parse_icmp_inner(struct __sk_buff *skb, struct packe
 	    address_equal(&inner->destination, &packet->ip.source) &&
 	    !bpf_skb_load_bytes(skb, inner->l4, &l4, L4_LEN))
 		flow_key_from(inner, &l4, true, packet);
+	return 0;
 }
 
 /*
@@ -412,7 +356,7 @@ static __always_inline void parse_l4(struct __sk_buff *skb, struct packet *packe
 		packet->syn = l4->icmp.type == (packet->is_v4 ? ICMP_ECHO : ICMPV6_ECHO_REQUEST);
 		packet->is_error = is_icmp_error(protocol, l4->icmp.type);
 		if (packet->is_error) {
-			parse_icmp_inner(skb, packet);
+			parse_icmp_inner(skb);
 			return;
 		}
 	} else if (len == TCP_LEN) {
@@ -448,6 +392,7 @@ static __always_inline enum frame parse_ip(struct __sk_buff *skb, struct packet 
 			return FRAME_MALFORMED;
 		parse_macs(frame, packet);
 		preload_l4(skb, frame, ETH_HLEN + sizeof(struct iphdr), &l4);
+		/* Keeps clang from merging this with the other one, at a variable offset. */
 		barrier();
 	} else {
 		fixed = sizeof(struct ipv6hdr);

@@ -17,7 +17,7 @@ use super::in_use::{InUse, map_id};
 use super::map::{Map, Maps};
 use super::maps::{FILTER_SIZE, FLOW_FILTER, MAPS, PORT_FILTER};
 use super::pins::{BUILD_MARK, Datapath, PinState, names, remove_tree};
-use super::program::{Program, ProgramName};
+use super::program::ProgramName;
 use super::{Error, MapSet, Result, bpffs, migrate, port_xdp, skeleton};
 
 impl Datapath {
@@ -50,7 +50,7 @@ impl Datapath {
     ///
     /// Counters and entries survive, except when the maps in use cannot be opened. The set is then [`Unsettled`]: its
     /// maps may lack entries, or have too many. The caller attaches the pinned programs in the place of the running ones
-    /// ([`Program::id`] differs), and calls [`remove_outdated`](Self::remove_outdated).
+    /// ([`Program::id`](super::Program::id) differs), and calls [`remove_outdated`](Self::remove_outdated).
     ///
     /// Running programs of another layout, or that this process may not open, are passed over: the pinned maps are used,
     /// or new ones.
@@ -125,9 +125,13 @@ impl Datapath {
         if !running.is_empty() {
             return InUse::look(running);
         }
-        let pinned = ProgramName::ALL.map(|name| self.program(name));
-        let pinned: Vec<u32> = pinned.iter().flatten().map(Program::id).collect();
+        let pinned = self.pinned_programs();
         if pinned.is_empty() || self.is_whole()? { Ok(None) } else { InUse::look(&pinned) }
+    }
+
+    /// The ids of the pinned programs. Without a program that has no pin.
+    fn pinned_programs(&self) -> Vec<u32> {
+        ProgramName::ALL.iter().filter_map(|name| Some(self.program(*name).ok()?.id())).collect()
     }
 
     /// The pinned maps; a missing pin is left out.
@@ -195,7 +199,7 @@ impl Datapath {
             runs_on |= twin.is_some();
             pin_program(twin.unwrap_or(program), &loading.join(name.as_str()))?;
         }
-        // Older programs add flows and older builds add flags without the filters, until they are replaced.
+        // Until all of them are replaced, older programs add flows and older builds add flags without the filters.
         if !is_new && !self.keeps_filters(in_use, &ids)? {
             let set = MapSet::pinned(loading);
             [FLOW_FILTER, PORT_FILTER].iter().try_for_each(|shape| set.open(shape)?.fill(FILTER_SIZE))?;
@@ -214,18 +218,14 @@ impl Datapath {
         self.put_in_place(loading, is_other)
     }
 
-    /// Whether all programs that may have used the maps so far kept the filters `maps` complete. If no running programs are
-    /// known, the pinned ones count; `false` if this process cannot look at them.
+    /// Whether the programs that use the set so far keep its filters complete. If no running programs are known, the
+    /// pinned ones count. `false` if this process cannot open them.
     fn keeps_filters(&self, in_use: Option<&InUse>, maps: &BTreeMap<&'static str, u32>) -> Result<bool> {
-        let pinned = match in_use {
-            Some(_) => None,
-            None => InUse::look(
-                &ProgramName::ALL.map(|name| self.program(name)).iter().flatten().map(Program::id).collect::<Vec<_>>(),
-            )?,
-        };
-        let programs = in_use.or(pinned.as_ref());
-        // cni_tc_egress does not use the filter of ports, and no build has one filter without the other.
-        Ok(programs.is_some_and(|programs| programs.all_use(FLOW_FILTER.name, maps.get(FLOW_FILTER.name))))
+        let pinned = if in_use.is_none() { InUse::look(&self.pinned_programs())? } else { None };
+        // cni_tc_egress does not use the filter of ports. No build has one filter without the other.
+        Ok(in_use
+            .or(pinned.as_ref())
+            .is_some_and(|programs| programs.all_use(FLOW_FILTER.name, maps.get(FLOW_FILTER.name))))
     }
 
     /// Renames what was collected into the place of what is pinned.

@@ -13,6 +13,7 @@ mod packets;
 mod privileges;
 mod race;
 mod services;
+mod stages;
 mod support;
 mod tcx;
 mod xdp;

@@ -5,7 +5,7 @@ use cnikit_testbed::{Namespace, Pod};
 
 use crate::support::{Attached, GATEWAY, Network, on_host, silence};
 
-/// What the network dropped for a reason, by its number in `bpf/cni_tc.h`.
+/// What the network dropped for a reason, by its number in `bpf/abi.h`.
 #[track_caller]
 fn drops(network: &Network, reason: usize) -> u64 {
     let rows = network.map("net_drops");
