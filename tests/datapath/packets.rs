@@ -66,6 +66,30 @@ fn a_transfer_of_super_frames_is_whole_and_direct() {
     });
 }
 
+/// A packet socket puts a frame of more than a page into fragments, and only the Ethernet header before them.
+#[test]
+fn headers_that_lie_in_pages_are_read() {
+    const MTU: usize = 9_000;
+    host(|host| {
+        let bed = Bed::new(host);
+        for number in [0, 1] {
+            host.ip(&format!("link set veth{number} mtu {MTU}"));
+            bed.pods[number].ip(&format!("link set eth0 mtu {MTU}"));
+        }
+        let payload = vec![7; MTU - 60];
+        for (from, to) in addresses(0).into_iter().zip(addresses(1)) {
+            let receiver = bed.pods[1].enter(|| receiver(to));
+            bed.send(&frame(from, to, &payload));
+            let mut buffer = vec![0; MTU];
+            let (length, sent_by) = receiver.recv_from(&mut buffer).unwrap();
+            assert!((&buffer[..length], sent_by.ip()) == (&payload[..], from), "{length} bytes from {sent_by}");
+            let sent = bed.counters(from);
+            assert_eq!((sent.tx_packets, sent.tx_direct), (1, 1));
+        }
+        bed.end(host);
+    });
+}
+
 #[test]
 fn a_truncated_frame_is_dropped_at_every_length_and_never_counted() {
     host(|host| {
