@@ -107,14 +107,14 @@ struct net_config {
 
 /* Value of net_stats, which has one entry: verdicts on all IP packets of the network, per CPU. */
 struct net_stats {
-	__u64 direct;		     /* from a pod, redirected into the target pod */
-	__u64 to_stack;		     /* from a pod, passed to the bridge */
-	__u64 to_host;		     /* received by the bridge device, for the host or to be routed */
-	__u64 from_stack;	     /* delivered to a pod by the bridge */
-	__u64 arp_answers;	     /* ARP requests for pods, answered by the programs */
-	__u64 nd_answers;	     /* neighbor solicitations for pods, answered by the programs */
-	__u64 flows_added;	     /* entries added to `flows` */
-	__u64 flows_forgotten;	     /* of these, deleted: closed flows, when their ports were reused */
+	__u64 direct;	       /* from a pod, redirected into the target pod */
+	__u64 to_stack;	       /* from a pod, passed to the bridge */
+	__u64 to_host;	       /* received by the bridge device, for the host or to be routed */
+	__u64 from_stack;      /* delivered to a pod by the bridge */
+	__u64 arp_answers;     /* ARP requests for pods, answered by the programs */
+	__u64 nd_answers;      /* neighbor solicitations for pods, answered by the programs */
+	__u64 flows_added;     /* entries added to `flows` */
+	__u64 flows_forgotten; /* of these, deleted: closed flows, when their ports were reused */
 	struct pod_counters unknown; /* all addresses without an entry in pkt_count */
 };
 
@@ -135,8 +135,8 @@ enum drop_reason {
 	CNI_DROP_MAC_SOURCE, /* an Ethernet source other than the port's */
 	CNI_DROP_IP_SOURCE,  /* an IP source that is not the pod's */
 	CNI_DROP_ARP_SENDER, /* an ARP sender that is not the pod's */
-	CNI_DROP_ND_OWNER,   /* an advertised address that is not the pod's, or a MAC that is not the port's */
-	CNI_DROP_ROUTER,     /* router messages: advertisements, redirects, errors about packets of others */
+	CNI_DROP_ND_OWNER,   /* an advertised address not the pod's, or a MAC not the port's */
+	CNI_DROP_ROUTER,     /* router advertisements, redirects, errors about foreign packets */
 	CNI_DROP_EXTENSIONS, /* more extension headers or options than the parser reads */
 	CNI_DROP_REFLECTED,  /* a broadcast or multicast frame that the port itself sent */
 	CNI_DROP_REASONS
@@ -182,7 +182,7 @@ struct ip_info {
 	__u8 version;
 	__u8 protocol;
 	__u8 hop_limit;
-	__u8 slow_path;		 /* a fragment, IPv4 options or a routing header: left to the stack */
+	__u8 slow_path; /* a fragment, IPv4 options or a routing header: left to the stack */
 	__u8 non_first_fragment; /* no upper-layer header */
 	__u8 reserved[3];
 };

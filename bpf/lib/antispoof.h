@@ -176,8 +176,7 @@ __attribute__((noinline)) int check_nd_options(struct __sk_buff *skb, __u32 offs
 		if (offset == packet->end)
 			return PASS;
 		if (offset + sizeof(option) > packet->end ||
-		    bpf_skb_load_bytes(skb, offset, &option, sizeof(option)) ||
-		    option.length == 0)
+		    bpf_skb_load_bytes(skb, offset, &option, sizeof(option)) || option.length == 0)
 			return CNI_DROP_MALFORMED;
 		if ((option.type == ND_SOURCE_MAC || option.type == ND_TARGET_MAC) &&
 		    !mac_equal(option.mac, port->mac))

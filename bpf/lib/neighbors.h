@@ -58,8 +58,8 @@ static __always_inline int send_to_host(const struct ctx *ctx)
 }
 
 /* The endpoint of an address at another port. */
-static __always_inline const struct endpoint *
-find_other_endpoint(const struct ctx *ctx, bool v4, const struct ipv6_key *address)
+static __always_inline const struct endpoint *find_other_endpoint(const struct ctx *ctx, bool v4,
+								  const struct ipv6_key *address)
 {
 	const struct endpoint *endpoint = find_endpoint(v4, address);
 
@@ -84,8 +84,7 @@ static __always_inline int answer_arp(const struct ctx *ctx, struct packet *pack
 	 * a probe, which hosts answer and do not store: RFC 5227, section 1.1.
 	 */
 	if (packet->is_foreign_sender && (!endpoint || is_gateway(ctx, endpoint)) &&
-	    bpf_skb_store_bytes(ctx->skb,
-				ETH_HLEN + __builtin_offsetof(struct arp_message, sender),
+	    bpf_skb_store_bytes(ctx->skb, ETH_HLEN + __builtin_offsetof(struct arp_message, sender),
 				&no_sender, sizeof(request->sender), 0))
 		return drop(ctx, packet, CNI_DROP_ARP_SENDER);
 	if (!endpoint)

@@ -24,8 +24,7 @@ static __always_inline bool read_driver_xdp(__u32 ifindex)
 	const void *entity[2];
 	__u64 *address = bpf_map_lookup_elem(&port_xdp, &ifindex);
 
-	return address &&
-	       !bpf_probe_read_kernel(entity, sizeof(entity), (const void *)*address) &&
+	return address && !bpf_probe_read_kernel(entity, sizeof(entity), (const void *)*address) &&
 	       (entity[0] || entity[1]);
 }
 
