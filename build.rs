@@ -16,11 +16,12 @@ mod skeleton {
     use sha2::{Digest, Sha256};
 
     const SOURCES: &str = "bpf";
+    const LIBRARY: &str = "bpf/lib";
     /// Each `bpf/NAME.bpf.c` becomes `NAME.skel.rs`.
-    const OBJECTS: [&str; 2] = ["cni_tc", "find_xdp"];
+    const OBJECTS: [&str; 2] = ["pod", "find_xdp"];
 
-    /// If this variable is `1`, warnings of clang are errors. The scripts that test this crate set it. A dependent's build
-    /// must not fail because a newer clang or a newer header warns of more.
+    /// If this variable is `1`, clang's warnings are errors. The test scripts of this crate set it. A dependent's build must
+    /// not fail because a newer clang or header has more warnings.
     const WERROR: &str = "CNIKIT_BPF_WERROR";
 
     pub(super) fn generate() {
@@ -38,9 +39,8 @@ mod skeleton {
             return;
         }
 
-        // By this a running datapath is known to be of this build or of another.
-        let mut paths: Vec<PathBuf> =
-            fs::read_dir(SOURCES).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        // The digest of the sources names the build: a running datapath has programs of this build or of another.
+        let mut paths: Vec<PathBuf> = [SOURCES, LIBRARY].into_iter().flat_map(files).collect();
         paths.sort();
         let sources: Vec<u8> = paths.iter().flat_map(|path| fs::read(path).unwrap_or_default()).collect();
         let build: String = Sha256::digest(sources)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
@@ -52,8 +52,8 @@ mod skeleton {
                 .source(format!("{SOURCES}/{object}.bpf.c"))
                 .clang(&clang)
                 .clang_args(clang_args())
-                // Nobody reads the skeleton, and with a toolchain that lacks the component, rustup's stand-in for rustfmt
-                // would fail the build. A formatter that does not exist is passed over.
+                // No formatter: libbpf-cargo skips one that does not exist. In a toolchain without the component, rustup's
+                // proxy for rustfmt would fail the build.
                 .rustfmt(out_dir.join("no-rustfmt"))
                 .build_and_generate(out_dir.join(format!("{object}.skel.rs")));
             if let Err(error) = built {
@@ -62,20 +62,26 @@ mod skeleton {
         }
     }
 
+    /// The C sources and headers in a directory.
+    fn files(directory: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "c" || extension == "h")).collect()
+    }
+
     fn warnings() -> Vec<&'static str> {
         let are_errors = env::var(WERROR).is_ok_and(|value| value == "1");
-        // An implicit declaration is no C since C99, and libbpf reports it as a missing symbol.
+        // C99 forbids implicit declarations. libbpf would report a missing symbol.
         let always = ["-Wall", "-Wextra", "-Werror=implicit-function-declaration"];
         always.into_iter().chain(are_errors.then_some("-Werror")).collect()
     }
 
     fn clang_args() -> Vec<String> {
         let mut args: Vec<String> = warnings().into_iter().map(str::to_owned).collect();
-        // Else the object would tell where it was built, and be another one in another folder.
+        // Without this, the object would contain the path of the build, and differ between directories.
         let folder = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
         args.push(format!("-ffile-prefix-map={folder}=."));
-        // Debian and its descendants keep `asm/types.h` in a directory of the target's own, which clang does not
-        // search when it compiles for bpf. The second is that of a cross compiler.
+        // Debian and its derivatives keep `asm/types.h` in a directory per architecture, which clang does not search for
+        // the target bpf. The second candidate belongs to a cross compiler.
         let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
         let candidates = [format!("/usr/include/{arch}-linux-gnu"), format!("/usr/{arch}-linux-gnu/include")];
         let headers = candidates.iter().find(|folder| Path::new(folder).join("asm/types.h").exists());

@@ -1,22 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 /*
- * Finds where the kernel keeps the XDP program of a pod's interface.
+ * Finds where the kernel keeps the driver-mode XDP program of a pod's interface.
  *
- * bpf_redirect_peer delivers behind the driver-mode XDP hook of veth, so
- * cni_tc_main must know whether the target's pod end has such a program. The kernel
- * calls nothing of ours when a pod attaches one. It keeps the program in the struct
- * net_device of the pod end, as a struct bpf_xdp_entity, and this program returns the
- * address of that. cni_tc_main reads it once in a jiffy for each address.
+ * bpf_redirect_peer bypasses the driver-mode XDP hook of veth, so cni_tc_main must know
+ * whether the target's pod end has such a program. The kernel notifies no program when a pod
+ * attaches one. It keeps the XDP program in the struct net_device of the pod end, as a struct
+ * bpf_xdp_entity. Userspace writes the address of that struct to port_xdp, and cni_tc_main
+ * reads it once in a jiffy for each address.
  *
- * find_xdp	 never runs on a packet. Userspace calls it with BPF_PROG_TEST_RUN, in the
- *		 network namespace of the host end, with a struct find_xdp as the data.
+ * Hook		none. Userspace calls find_xdp with BPF_PROG_TEST_RUN, in the network namespace
+ *		of the host end, with a struct find_xdp as the data.
  *
- * Returns FIND_XDP_FOUND and writes `address`, or FIND_XDP_NONE if the link is not the
- * host end of a veth pair. After FIND_XDP_MORE, userspace calls again with the struct
- * that it got: the verifier follows each step of a loop, so a call takes few.
+ * Reads	the data, and kernel memory
+ * Writes	find_xdp.address, in the data
  *
- * Userspace fills `layout` from the kernel's BTF before it loads the program. CO-RE
- * would do the same, but libbpf takes 45 ms to relocate.
+ * Returns
+ *	FIND_XDP_FOUND	`address` points to the struct bpf_xdp_entity
+ *	FIND_XDP_MORE	call again with the returned struct: the verifier verifies each step of
+ *			a loop, so one call takes few steps
+ *	FIND_XDP_NONE	the link is not the host end of a veth pair
+ *
+ * Userspace sets `layout` from the kernel's BTF before the load. CO-RE would do the same, but
+ * libbpf takes 45 ms to relocate.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,12 +30,12 @@
 
 #include <bpf/bpf_helpers.h>
 
-#include "cni_tc.h"
+#include "abi.h"
 
 /* NETDEV_HASHENTRIES, the same since Linux 2.6.24. */
 #define INDEX_HASH 256
 
-/* How many links of a chain of that hash one call looks at. */
+/* Links of one hash chain that a call visits. */
 #define MAX_STEPS 16
 
 /* Offsets of members in the structs of the running kernel, in bytes. */
@@ -44,7 +49,7 @@ const volatile struct kernel_layout {
 	__u32 dev_driver_xdp; /* xdp_state[XDP_MODE_DRV] */
 } layout;
 
-/* Null if the memory cannot be read, which ends every walk below. */
+/* NULL if the memory cannot be read, which ends each walk below. */
 static __always_inline const void *follow(const void *from, __u32 offset)
 {
 	const void *to;
@@ -72,7 +77,7 @@ int find_xdp(struct __sk_buff *skb)
 
 	if (bpf_skb_load_bytes(skb, 0, &request, sizeof(request)))
 		return FIND_XDP_NONE;
-	/* For a link deleted since the last call, the reads fail or the check below refuses it. */
+	/* If the link was deleted since the last call, a read fails or the check below fails. */
 	node = request.address ? (const void *)request.address : first_node(request.ifindex);
 	for (int i = 0; i < MAX_STEPS && node; i++) {
 		host_end = node - layout.dev_index_hlist;
@@ -83,9 +88,9 @@ int find_xdp(struct __sk_buff *skb)
 		node = follow(node, 0);
 	}
 	if (host_end) {
-		/* The private data of a veth device begin with a pointer to the other end. */
+		/* The private data of a veth device begins with a pointer to the other end. */
 		pod_end = follow(host_end, layout.dev_priv);
-		/* Only two ends of one pair point to each other; with a wrong offset, nothing does. */
+		/* The two ends of a pair point to each other. With a wrong offset, nothing does. */
 		if (!pod_end || follow(pod_end, layout.dev_priv) != host_end)
 			return FIND_XDP_NONE;
 		request.address = (__u64)(pod_end + layout.dev_driver_xdp);

@@ -41,10 +41,10 @@ struct Raw {
     per_cpu: RefCell<Vec<Counters>>,
 }
 
-/// `struct pod_counters` of `bpf/cni_tc.h`. The first two members are `tx_packets` and `tx_bytes`.
+/// `struct pod_counters` of `bpf/abi.h`. The first two members are `tx_packets` and `tx_bytes`.
 type Counters = [u64; 6];
 
-/// `struct pod_port` of the same header.
+/// `struct endpoint` of the same header.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Port {

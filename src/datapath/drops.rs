@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn reasons_have_the_numbers_of_the_c_header() {
-        let header = include_str!("../../bpf/cni_tc.h");
+        let header = include_str!("../../bpf/abi.h");
         let named = header.lines().filter_map(|line| line.strip_prefix("\tCNI_DROP_")?.split_once(','));
         let named: Vec<String> = named.map(|(name, _)| name.to_lowercase()).collect();
         let known: Vec<_> = DropReason::ALL.iter().map(DropReason::to_string).collect();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_told_by_reason() {
+    fn drops_are_counted_by_reason() {
         let drops = Drops { packets: std::array::from_fn(|number| 1 << number) };
         assert_eq!(drops.of(DropReason::IpSource), 8);
         assert_eq!(drops.iter().nth(1), Some((DropReason::Vlan, 2)));

@@ -69,7 +69,12 @@ impl InUse {
         self.maps.iter().map(open).collect()
     }
 
-    /// A running program with the code of `loaded`, which uses no other maps than `maps`.
+    /// Whether all programs use a map.
+    pub(super) fn all_use(&self, name: &str, id: Option<&u32>) -> bool {
+        id.is_some() && self.programs.iter().all(|program| program.maps.get(name) == id)
+    }
+
+    /// A running program with the code of `loaded` that uses only maps in `maps`.
     ///
     /// The tag of a program covers its code, but not the constants set before the load. A program
     /// that does not read the XDP state of pods is shorter, because the verifier removes that code.

@@ -1,4 +1,4 @@
-//! Keys and values of the maps, as `bpf/cni_tc.h` lays them out.
+//! Keys and values of the maps, as `bpf/abi.h` lays them out.
 
 use std::net::IpAddr;
 
@@ -96,7 +96,7 @@ pub struct DatapathConfig {
     pub spoof_check: bool,
 }
 
-/// `struct pod_port`
+/// `struct endpoint`
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct RawEndpoint {
@@ -136,9 +136,9 @@ pub(super) struct RawDatapathConfig {
 const STACK_ONLY: u8 = 1 << 0;
 /// `CNI_PORT_HAS_SIBLINGS`
 const HAS_SIBLINGS: u8 = 1 << 1;
-/// `CNI_NET_DIRECT`
+/// `CNI_NET_DIRECT_FORWARDING`
 const DIRECT_FORWARDING: u8 = 1 << 0;
-/// `CNI_NET_GUARD`
+/// `CNI_NET_SPOOF_CHECK`
 const SPOOF_CHECK: u8 = 1 << 1;
 
 impl DatapathConfig {
@@ -180,6 +180,12 @@ impl From<PortConfig> for RawPortConfig {
     fn from(link: PortConfig) -> Self {
         let flags = flag(link.stack_only, STACK_ONLY) | flag(link.has_siblings, HAS_SIBLINGS);
         Self { mac: link.mac.octets(), flags, reserved: 0 }
+    }
+}
+
+impl RawPortConfig {
+    pub(super) fn has_flags(&self) -> bool {
+        self.flags != 0
     }
 }
 
@@ -240,7 +246,7 @@ mod tests {
 
     use super::*;
     use crate::datapath::Drops;
-    use crate::datapath::maps::FLOWS;
+    use crate::datapath::maps::{FLOWS, PACKET_SCRATCH};
     use crate::datapath::skeleton::types;
 
     /// Compares a struct with its C twin, which the skeleton takes from the BTF of the C program.
@@ -267,11 +273,12 @@ mod tests {
         );
         same_layout!(NetStats, types::net_stats, direct, to_stack, to_host, from_stack, unknown);
         same_layout!(NetStats, types::net_stats, arp_answers, nd_answers, flows_added, flows_forgotten);
-        same_layout!(RawEndpoint, types::pod_port, ifindex, mac, xdp);
+        same_layout!(RawEndpoint, types::endpoint, ifindex, mac, xdp);
         same_layout!(RawPortConfig, types::port_config, mac, flags, reserved);
         same_layout!(RawDatapathConfig, types::net_config, bridge_ifindex, gateway_mac, flags, reserved);
         same_layout!(RawPortAddress, types::port_address, ifindex, address);
         assert_eq!(size_of::<Drops>(), size_of::<types::drops>());
+        assert_eq!(PACKET_SCRATCH.sizes, (4, size_of::<types::packet>()));
         assert_eq!(FLOWS.sizes, (size_of::<types::flow_key>(), 1));
         assert_eq!((size_of::<types::ipv4_key>(), size_of::<types::ipv6_key>()), (4, 16));
     }

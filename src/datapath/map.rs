@@ -75,42 +75,51 @@ impl Map {
         Self { handle, name: shape.name }
     }
 
-    /// The value of an entry. Errors name the entry `row`.
-    pub(super) fn read<V: FromBytes + IntoBytes>(&self, key: &[u8], row: impl Display) -> Result<Option<V>> {
+    /// The value of an entry. Errors name it `entry`.
+    pub(super) fn read<V: FromBytes + IntoBytes>(&self, key: &[u8], entry: impl Display) -> Result<Option<V>> {
         let mut value = V::new_zeroed();
         let found = self
             .handle
             .lookup_into(key, value.as_mut_bytes(), MapFlags::ANY)
-            .map_err(|error| self.error("look up", row, error))?;
+            .map_err(|error| self.error("look up", entry, error))?;
         Ok(found.then_some(value))
     }
 
     /// Inserts or replaces an entry.
-    pub(super) fn put<V: IntoBytes + Immutable>(&self, key: &[u8], value: &V, row: impl Display) -> Result<()> {
-        self.handle.update(key, value.as_bytes(), MapFlags::ANY).map_err(|error| self.error("put", row, error))
+    pub(super) fn put<V: IntoBytes + Immutable>(&self, key: &[u8], value: &V, entry: impl Display) -> Result<()> {
+        self.handle.update(key, value.as_bytes(), MapFlags::ANY).map_err(|error| self.error("put", entry, error))
     }
 
-    /// The counters of a row, added up over the CPUs.
-    pub(super) fn sum<V: PerCpu>(&self, key: &[u8], row: impl Display) -> Result<Option<V>> {
+    /// Sets each byte of an array of bytes to 1, in one call.
+    pub(super) fn fill(&self, entries: u32) -> Result<()> {
+        let keys: Vec<u8> = (0..entries).flat_map(u32::to_ne_bytes).collect();
+        let values = vec![1; entries as usize];
+        self.handle
+            .update_batch(&keys, &values, entries, MapFlags::ANY, MapFlags::ANY)
+            .map_err(|error| self.error("fill", "all entries", error))
+    }
+
+    /// The counters of an entry, summed over all CPUs.
+    pub(super) fn sum<V: PerCpu>(&self, key: &[u8], entry: impl Display) -> Result<Option<V>> {
         let per_cpu =
-            self.handle.lookup_percpu(key, MapFlags::ANY).map_err(|error| self.error("look up", row, error))?;
+            self.handle.lookup_percpu(key, MapFlags::ANY).map_err(|error| self.error("look up", entry, error))?;
         Ok(per_cpu.map(|values| sum(&values)))
     }
 
     /// Inserts or replaces an entry with counters that sum to `value`.
-    pub(super) fn put_sum<V: PerCpu>(&self, key: &[u8], value: &V, row: impl Display) -> Result<()> {
-        let cpus = libbpf_rs::num_possible_cpus().map_err(|error| self.error("put", &row, error))?;
+    pub(super) fn put_sum<V: PerCpu>(&self, key: &[u8], value: &V, entry: impl Display) -> Result<()> {
+        let cpus = libbpf_rs::num_possible_cpus().map_err(|error| self.error("put", &entry, error))?;
         let mut values = vec![vec![0; size_of::<V>()]; cpus];
         if let Some(first) = values.first_mut() {
             first.copy_from_slice(value.as_bytes());
         }
-        self.handle.update_percpu(key, &values, MapFlags::ANY).map_err(|error| self.error("put", row, error))
+        self.handle.update_percpu(key, &values, MapFlags::ANY).map_err(|error| self.error("put", entry, error))
     }
 
     /// Deletes an entry. A missing entry is success.
-    pub(super) fn delete(&self, key: &[u8], row: impl Display) -> Result<()> {
+    pub(super) fn delete(&self, key: &[u8], entry: impl Display) -> Result<()> {
         match self.handle.delete(key) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.error("delete", row, error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.error("delete", entry, error)),
             _ => Ok(()),
         }
     }
@@ -135,13 +144,13 @@ impl Map {
             let source = io::Error::from_raw_os_error(-found);
             return match source.kind() {
                 io::ErrorKind::NotFound => Ok(keys),
-                _ => Err(Error::Map { operation: "list the rows".to_owned(), map: self.name, source }),
+                _ => Err(Error::Map { operation: "list the entries".to_owned(), map: self.name, source }),
             };
         }
     }
 
-    fn error(&self, verb: &str, row: impl Display, error: libbpf_rs::Error) -> Error {
-        Error::Map { operation: format!("{verb} {row}"), map: self.name, source: io_error(error) }
+    fn error(&self, verb: &str, entry: impl Display, error: libbpf_rs::Error) -> Error {
+        Error::Map { operation: format!("{verb} {entry}"), map: self.name, source: io_error(error) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Typed access to the maps that hold a row for each address or port.
+//! Typed access to the maps with an entry for each address or port.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,11 +19,23 @@ pub(super) const PORT_DROPS: MapSpec = MapSpec::of::<u32, Drops>("port_drops");
 pub(super) const NET_CONFIG: MapSpec = MapSpec::of::<u32, RawDatapathConfig>("net_config");
 pub(super) const NET_STATS: MapSpec = MapSpec::of::<u32, NetStats>("net_stats");
 pub(super) const NET_DROPS: MapSpec = MapSpec::of::<u32, Drops>("net_drops");
-/// The memory of flows is the programs' own: a `struct flow_key` and an octet of `enum flow_state`.
+/// The flow table, used by the programs only: a `struct flow_key` and a byte of `enum flow_state`.
 pub(super) const FLOWS: MapSpec = MapSpec::of::<[u8; 40], u8>("flows");
 
+/// A byte for each remainder of a hash of two addresses: 1 if `flows` may have a flow between them.
+pub(super) const FLOW_FILTER: MapSpec = MapSpec::of::<u32, u8>("flow_filter");
+/// A byte for each remainder of an ifindex: 1 if `port_config` may have flags for the port.
+pub(super) const PORT_FILTER: MapSpec = MapSpec::of::<u32, u8>("port_filter");
+/// A program array, by `enum stage`.
+pub(super) const STAGES: MapSpec = MapSpec::of::<u32, u32>("stages");
+/// The `struct packet` that a program works on.
+pub(super) const PACKET_SCRATCH: MapSpec = MapSpec::of::<u32, [u8; 256]>("packet_scratch");
+
+/// `CNI_TC_FILTER_SIZE`: the entries of [`FLOW_FILTER`] and [`PORT_FILTER`].
+pub(super) const FILTER_SIZE: u32 = 8192;
+
 /// All maps of a set.
-pub(super) const MAPS: [MapSpec; 12] = [
+pub(super) const MAPS: [MapSpec; 16] = [
     PKT_COUNT,
     PKT_COUNT_V6,
     POD_IFINDEX,
@@ -36,42 +48,47 @@ pub(super) const MAPS: [MapSpec; 12] = [
     NET_STATS,
     NET_DROPS,
     FLOWS,
+    FLOW_FILTER,
+    PORT_FILTER,
+    STAGES,
+    PACKET_SCRATCH,
 ];
 
-/// Maps that sets of older builds with this layout lack. What they hold is optional: such a set serves its pods without.
-pub(super) const YOUNGER: [&str; 2] = [PORT_ADDRESSES.name, PORT_XDP.name];
+/// Maps that older builds with this layout do not create. A set without them serves its pods.
+pub(super) const OPTIONAL_MAPS: [&str; 6] =
+    [PORT_ADDRESSES.name, PORT_XDP.name, FLOW_FILTER.name, PORT_FILTER.name, STAGES.name, PACKET_SCRATCH.name];
 
 /// The key of the only entry of an array.
 pub(super) const SINGLE_KEY: [u8; 4] = [0; 4];
 
-/// `pkt_count` and `pkt_count_v6`: what each address sent and received.
+/// `pkt_count` and `pkt_count_v6`: the packet counters of each address.
 ///
-/// The programs count by address for those that are [tracked](Self::insert), and for all others together:
-/// [`NetStats::unknown`]. An IPv4-mapped IPv6 address is the IPv4 address, here as in [`EndpointMap`].
+/// The programs count each address with an [entry](Self::insert) separately, and all other addresses in [`NetStats::unknown`]. An IPv4-mapped IPv6 address equals its IPv4 address, also in [`EndpointMap`].
 #[derive(Debug)]
 pub struct CounterMap(Families);
 
-/// `pod_ifindex` and `pod_ifindex_v6`: who owns each address.
+/// `pod_ifindex` and `pod_ifindex_v6`: the endpoint of each address.
 ///
-/// An address with a row is delivered to directly, may be sent from by its port alone where the port is
-/// [guarded](super::DatapathConfig::spoof_check), and has its neighbour questions answered. The gateway's addresses have rows as
-/// well, with the bridge as their port: the programs leave packets for them to the stack.
+/// Packets to an address with an entry are forwarded directly. The programs answer neighbor solicitations and ARP requests for the address. With the [spoof check](super::DatapathConfig::spoof_check), only its port may send from the address.
+///
+/// The gateway addresses have entries with the bridge as port. The programs pass packets for these addresses to the stack.
 #[derive(Debug)]
 pub struct EndpointMap(Families);
 
-/// `port_config` and `port_drops`: what each port may do, and what it was not let do.
+/// `port_config` and `port_drops`: the configuration and the drop counters of each port.
 #[derive(Debug)]
 pub struct PortConfigMap {
     config: Map,
     drops: Map,
-    /// Absent from sets of an older build.
+    /// `None` for a set of an older build.
+    filter: Option<Map>,
+    /// `None` for a set of an older build.
     xdp: Option<PortXdp>,
 }
 
-/// `port_addresses`: the addresses that the pod at a port has at its other ports, of this network or of another one.
+/// `port_addresses`: the addresses that the pod of a port has at its other ports, in any network.
 ///
-/// A guarded port may send from them. Delivery does not read this map: a packet for such an address goes to the port
-/// that the [`EndpointMap`] of the address's own network names.
+/// The spoof check accepts these addresses at the port. Forwarding does not read this map: the [`EndpointMap`] of the network of an address determines the receiving port.
 #[derive(Debug)]
 pub struct SharedAddressMap(Map);
 
@@ -79,7 +96,7 @@ pub struct SharedAddressMap(Map);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SharedAddress {
-    /// The port, whose pod may send from the address.
+    /// The port that may send from the address.
     pub ifindex: u32,
     /// The address.
     pub address: IpAddr,
@@ -104,21 +121,21 @@ impl CounterMap {
         Self(Families { v4, v6 })
     }
 
-    /// Starts to count for `address`, from zero.
+    /// Starts counting packets of `address`, from zero.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`](super::Error::Map), for a full map among others.
+    /// [`Error::Map`](super::Error::Map), for example for a full map.
     pub fn insert(&self, address: IpAddr) -> Result<()> {
         self.put(address, &PodCounters::default())
     }
 
-    /// Starts to count for `address`, from what was counted elsewhere.
+    /// Starts counting packets of `address`, from these counters.
     pub(super) fn put(&self, address: IpAddr, counters: &PodCounters) -> Result<()> {
         self.0.with(address, |map, key| map.put_sum(key, counters, address))
     }
 
-    /// The counts for `address`, added up over the CPUs; `None` when it is not tracked.
+    /// The counters of `address`, summed over all CPUs. `None` if the address has no entry.
     ///
     /// # Errors
     ///
@@ -127,7 +144,7 @@ impl CounterMap {
         self.0.with(address, |map, key| map.sum(key, address))
     }
 
-    /// Stops to count for `address` and forgets the counts. Absent is success.
+    /// Deletes the counters of `address`. A missing entry is success.
     ///
     /// # Errors
     ///
@@ -136,7 +153,7 @@ impl CounterMap {
         self.0.with(address, |map, key| map.delete(key, address))
     }
 
-    /// The tracked addresses of both families. Rows that come or go meanwhile may be seen or not, and others twice.
+    /// The addresses with counters, of both families. Entries added or deleted during the call may be missing, and other entries may be listed twice.
     ///
     /// # Errors
     ///
@@ -156,16 +173,16 @@ impl EndpointMap {
         Self(Families { v4, v6 })
     }
 
-    /// Gives `address` to `port`, in place of an earlier port.
+    /// Assigns `address` to an endpoint. Replaces an existing entry.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`](super::Error::Map), for a full map among others.
+    /// [`Error::Map`](super::Error::Map), for example for a full map.
     pub fn insert(&self, address: IpAddr, port: Endpoint) -> Result<()> {
         self.0.with(address, |map, key| map.put(key, &RawEndpoint::from(port), address))
     }
 
-    /// Whose `address` is; `None` when it is nobody's and packets for it are left to the bridge.
+    /// The endpoint of `address`. `None` if the address has no entry: the bridge then forwards its packets.
     ///
     /// # Errors
     ///
@@ -174,7 +191,7 @@ impl EndpointMap {
         self.0.with(address, |map, key| Ok(map.read::<RawEndpoint>(key, address)?.map(Endpoint::from)))
     }
 
-    /// Makes `address` nobody's again. Absent is success.
+    /// Deletes the entry of `address`. A missing entry is success.
     ///
     /// # Errors
     ///
@@ -183,7 +200,7 @@ impl EndpointMap {
         self.0.with(address, |map, key| map.delete(key, address))
     }
 
-    /// The addresses of both families. Rows that come or go meanwhile may be seen or not, and others twice.
+    /// The addresses of both families. Entries added or deleted during the call may be missing, and other entries may be listed twice.
     ///
     /// # Errors
     ///
@@ -196,30 +213,34 @@ impl EndpointMap {
 impl PortConfigMap {
     pub(super) fn open(maps: &MapSet) -> Result<Self> {
         let (config, drops) = (maps.open(&PORT_CONFIG)?, maps.open(&PORT_DROPS)?);
-        Ok(Self { config, drops, xdp: PortXdp::open(maps)? })
+        Ok(Self { config, drops, filter: maps.open_optional(&PORT_FILTER)?, xdp: PortXdp::open(maps)? })
     }
 
     #[cfg(test)]
-    pub(super) fn new(config: Map, drops: Map) -> Self {
-        Self { config, drops, xdp: None }
+    pub(super) fn new(config: Map, drops: Map, filter: Map) -> Self {
+        Self { config, drops, filter: Some(filter), xdp: None }
     }
 
-    /// Says what the port `ifindex`, the host end of a pod's veth pair, may do, in place of what was said earlier. What
-    /// has been dropped there so far stays counted.
+    /// Sets the configuration of the port `ifindex`, the host end of a pod's veth pair. Existing drop counters stay.
     ///
-    /// From here on the port is guarded: it may send from the addresses alone that are its own in the [`EndpointMap`].
+    /// From now on, the spoof check applies to the port: it may only send from its addresses in the [`EndpointMap`] and the [`SharedAddressMap`].
     ///
     /// # Errors
     ///
-    /// [`Error::Map`](super::Error::Map), for a full map among others.
+    /// [`Error::Map`](super::Error::Map), for example for a full map.
     pub fn insert(&self, ifindex: u32, link: PortConfig) -> Result<()> {
         if self.drops(ifindex)?.is_none() {
             self.drops.put_sum(&ifindex.to_ne_bytes(), &Drops::default(), port(ifindex))?;
         }
-        self.config.put(&ifindex.to_ne_bytes(), &RawPortConfig::from(link), port(ifindex))
+        let raw = RawPortConfig::from(link);
+        // Before the flags: without its byte in the filter, the programs do not look for the flags of a receiver.
+        if let Some(filter) = self.filter.as_ref().filter(|_| raw.has_flags()) {
+            filter.put(&(ifindex % FILTER_SIZE).to_ne_bytes(), &1_u8, port(ifindex))?;
+        }
+        self.config.put(&ifindex.to_ne_bytes(), &raw, port(ifindex))
     }
 
-    /// What the port may do; `None` when nothing was said of it, so that it is not guarded.
+    /// The configuration of the port. `None` if the port has no entry: the spoof check does not apply to it.
     ///
     /// # Errors
     ///
@@ -228,7 +249,7 @@ impl PortConfigMap {
         Ok(self.config.read::<RawPortConfig>(&ifindex.to_ne_bytes(), port(ifindex))?.map(PortConfig::from))
     }
 
-    /// What was dropped at the port, added up over the CPUs; `None` when nothing was said of it.
+    /// The drop counters of the port, summed over all CPUs. `None` if the port has no entry.
     ///
     /// # Errors
     ///
@@ -237,25 +258,22 @@ impl PortConfigMap {
         self.drops.sum(&ifindex.to_ne_bytes(), port(ifindex))
     }
 
-    /// Has direct packets for the port pass the XDP program in driver mode that its pod end has, at any time from now on.
-    /// Without this, `bpf_redirect_peer` delivers behind that program.
+    /// Makes directly forwarded packets for the port pass the driver-mode XDP program of the pod's interface, also a program attached later. Without this call, `bpf_redirect_peer` bypasses the program.
     ///
-    /// Returns whether they do: the link must be the host end of a veth pair, in the caller's network namespace.
+    /// Returns whether the packets pass the program. The port must be the host end of a veth pair in the network namespace of the caller.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`](super::Error::Map), for a full map among others; [`Error::Pin`](super::Error::Pin) if the program that
-    /// finds the pod end cannot be run.
+    /// [`Error::Map`](super::Error::Map), for example for a full map. [`Error::Pin`](super::Error::Pin) if the program `find_xdp` cannot run.
     ///
     /// # Kernel
     ///
-    /// BTF (`CONFIG_DEBUG_INFO_BTF`) and `CAP_PERFMON` when the programs are loaded, and no lockdown for confidentiality.
-    /// Otherwise `false`.
+    /// BTF (`CONFIG_DEBUG_INFO_BTF`), `CAP_PERFMON` when the programs are loaded, and no confidentiality lockdown. Otherwise the result is `false`.
     pub fn watch_xdp(&self, ifindex: u32) -> Result<bool> {
         self.xdp.as_ref().map_or(Ok(false), |xdp| xdp.watch(ifindex))
     }
 
-    /// Whether direct packets for the port pass the XDP program of its pod end, as [`watch_xdp`](Self::watch_xdp) has it.
+    /// Whether [`watch_xdp`](Self::watch_xdp) is active for the port.
     ///
     /// # Errors
     ///
@@ -264,7 +282,7 @@ impl PortConfigMap {
         self.xdp.as_ref().map_or(Ok(false), |xdp| xdp.is_watched(ifindex))
     }
 
-    /// Forgets the port and what was dropped there. Absent is success.
+    /// Deletes the configuration and the drop counters of the port. A missing entry is success.
     ///
     /// # Errors
     ///
@@ -273,12 +291,12 @@ impl PortConfigMap {
         if let Some(xdp) = &self.xdp {
             xdp.forget(ifindex)?;
         }
-        // This order: a port that is forgotten by half is still listed.
+        // `port_config` last: after a crash in between, `indexes` still lists the port.
         self.drops.delete(&ifindex.to_ne_bytes(), port(ifindex))?;
         self.config.delete(&ifindex.to_ne_bytes(), port(ifindex))
     }
 
-    /// The ports of which something was said. Rows that come or go meanwhile may be seen or not, and others twice.
+    /// The ports with a configuration. Entries added or deleted during the call may be missing, and other entries may be listed twice.
     ///
     /// # Errors
     ///
@@ -290,7 +308,7 @@ impl PortConfigMap {
 
 impl SharedAddressMap {
     pub(super) fn open(maps: &MapSet) -> Result<Option<Self>> {
-        Ok(maps.open_younger(&PORT_ADDRESSES)?.map(Self))
+        Ok(maps.open_optional(&PORT_ADDRESSES)?.map(Self))
     }
 
     #[cfg(test)]
@@ -298,17 +316,16 @@ impl SharedAddressMap {
         Self(map)
     }
 
-    /// Lets the pod at the port `ifindex` send from `address`, which it has at the port `sibling`. That does not hold in a
-    /// network in which another port than `sibling` has the address.
+    /// Permits the port `ifindex` to send from `address`, which the pod has at its port `sibling`. The permission has no effect if the [`EndpointMap`] of the network assigns the address to a port other than `sibling`.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`](super::Error::Map), for a full map among others.
+    /// [`Error::Map`](super::Error::Map), for example for a full map.
     pub fn insert(&self, ifindex: u32, address: IpAddr, sibling: u32) -> Result<()> {
         self.0.put(RawPortAddress::new(ifindex, address).as_bytes(), &sibling, entry(ifindex, address))
     }
 
-    /// The other port at which the pod at the port `ifindex` has `address`.
+    /// The other port of the pod that has `address`.
     ///
     /// # Errors
     ///
@@ -318,7 +335,7 @@ impl SharedAddressMap {
         self.0.read(key.as_bytes(), entry(ifindex, address))
     }
 
-    /// Deletes an entry. Absent is success.
+    /// Deletes an entry. A missing entry is success.
     ///
     /// # Errors
     ///
@@ -327,7 +344,7 @@ impl SharedAddressMap {
         self.0.delete(RawPortAddress::new(ifindex, address).as_bytes(), entry(ifindex, address))
     }
 
-    /// The entries of those ports that are wanted. Entries that come or go meanwhile may be missing.
+    /// The entries of the ports for which `is_wanted` returns `true`. Entries added or deleted during the call may be missing.
     ///
     /// # Errors
     ///
@@ -341,7 +358,7 @@ impl SharedAddressMap {
         Ok(entries)
     }
 
-    /// The ports that have entries, each as often as it has some.
+    /// The port of each entry, with duplicates.
     ///
     /// # Errors
     ///
@@ -361,7 +378,7 @@ impl Families {
         Ok(Self { v4: maps.open(v4)?, v6: maps.open(v6)? })
     }
 
-    /// Calls `work` with the map for an address, and the key in there.
+    /// Calls `work` with the map of the address family and the key of the address.
     fn with<T>(&self, address: IpAddr, work: impl FnOnce(&Map, &[u8]) -> Result<T>) -> Result<T> {
         match address.to_canonical() {
             IpAddr::V4(v4) => work(&self.v4, &v4.octets()),
@@ -376,12 +393,12 @@ impl Families {
     }
 }
 
-/// What errors call the entry of an address at a port.
+/// The name of an entry of `port_addresses` in errors.
 fn entry(ifindex: u32, address: IpAddr) -> String {
     format!("the address {address} at the port {ifindex}")
 }
 
-/// What errors call the row of a port.
+/// The name of the entry of a port in errors.
 fn port(ifindex: u32) -> String {
     format!("the port {ifindex}")
 }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::in_use::InUse;
 use super::map::MapSpec;
-use super::maps::{CounterMap, EndpointMap, MAPS, PortConfigMap, SharedAddressMap, YOUNGER};
+use super::maps::{CounterMap, EndpointMap, MAPS, OPTIONAL_MAPS, PortConfigMap, SharedAddressMap};
 use super::program::{Program, ProgramName};
 use super::{DatapathConfig, Drops, Error, MapSet, NetStats, Result, bpffs, skeleton};
 use crate::dir;
@@ -23,7 +23,7 @@ const LAYOUT: u32 = 2;
 
 /// The prefix of the build stamp: a directory named after the build of the programs. It
 /// is a directory because the BPF file system holds only pins and directories.
-pub(super) const BUILD_MARK: &str = "build-";
+pub(super) const BUILD_STAMP: &str = "build-";
 
 /// The suffix of the build stamp while the set is [`PinState::Unsettled`].
 const UNSETTLED_SUFFIX: &str = "-unsettled";
@@ -62,7 +62,7 @@ impl Datapath {
     pub fn new(root: impl AsRef<Path>, network: &NetworkName) -> Self {
         let root = root.as_ref();
         let network = root.join(network.as_str().replace('.', ":"));
-        Self { root: root.to_owned(), network, build: format!("{BUILD_MARK}{}", env!("CNI_TC_BUILD")) }
+        Self { root: root.to_owned(), network, build: format!("{BUILD_STAMP}{}", env!("CNI_TC_BUILD")) }
     }
 
     /// The networks that have pins of any layout below `root`. A missing directory has no networks.
@@ -97,7 +97,7 @@ impl Datapath {
     /// [`Error::Pin`] if the directory cannot be listed. The state of the pins is then unknown.
     pub fn is_complete(&self) -> Result<bool> {
         let found = list_dir(&self.directory())?;
-        Ok(has_all(&found, MAPS.iter().filter(|shape| !YOUNGER.contains(&shape.name))))
+        Ok(has_all(&found, MAPS.iter().filter(|shape| !OPTIONAL_MAPS.contains(&shape.name))))
     }
 
     /// Whether all programs and maps of this build are pinned.
@@ -184,7 +184,7 @@ impl Datapath {
     pub fn probe(&self) -> Result<()> {
         self.check_downgrade()?;
         if self.is_complete()? {
-            MAPS.iter().try_for_each(|shape| self.maps().open_younger(shape).map(drop))?;
+            MAPS.iter().try_for_each(|shape| self.maps().open_optional(shape).map(drop))?;
         }
         if self.state()? == PinState::Outdated {
             bpffs::probe(&self.network)?;

@@ -117,7 +117,7 @@ fn indexes(map: &Map) -> Result<Vec<u32>> {
 impl PortXdp {
     pub(super) fn open(maps: &MapSet) -> Result<Option<Self>> {
         let program = maps.directory().map(|directory| directory.join(PROGRAM));
-        Ok(maps.open_younger(&PORT_XDP)?.map(|map| Self { map, program }))
+        Ok(maps.open_optional(&PORT_XDP)?.map(|map| Self { map, program }))
     }
 
     /// Makes directly forwarded packets for the port pass the XDP program of the pod's interface.

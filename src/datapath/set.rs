@@ -67,7 +67,7 @@ impl MapSet {
     }
 
     /// Opens a map that sets of older builds lack.
-    pub(super) fn open_younger(&self, shape: &MapSpec) -> Result<Option<Map>> {
+    pub(super) fn open_optional(&self, shape: &MapSpec) -> Result<Option<Map>> {
         match &self.0 {
             Source::Pins(directory) => match Map::open(directory, shape) {
                 Err(error) if error.is_missing_pin() => Ok(None),

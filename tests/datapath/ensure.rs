@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 #[test]
-fn the_first_ensure_pins_the_set_and_the_second_keeps_it() {
+fn first_ensure_pins_and_second_keeps_the_set() {
     if !tool("bpftool") {
         return;
     }
@@ -27,13 +27,15 @@ fn the_first_ensure_pins_the_set_and_the_second_keeps_it() {
         assert_eq!(directory, Path::new(ROOT).join("one/v2"));
         let loaded = ids(&directory);
         assert_eq!(names(Path::new(ROOT).join("one")), ["v2"]);
-        let [rows, ports, flows] = ["ROWS", "PORTS", "FLOWS"].map(|what| header(&format!("CNI_TC_MAX_{what}")) as u64);
-        for (name, kind, key, value, rows) in [
-            ("pkt_count", "percpu_hash", 4, 48, rows),
-            ("pkt_count_v6", "percpu_hash", 16, 48, rows),
-            ("pod_ifindex", "hash", 4, 12, rows),
-            ("pod_ifindex_v6", "hash", 16, 12, rows),
-            ("port_addresses", "hash", 20, 4, rows),
+        let [max_entries, ports, flows, stages] =
+            ["ENDPOINTS", "PORTS", "FLOWS", "STAGES"].map(|what| header(&format!("CNI_TC_MAX_{what}")) as u64);
+        let filter = header("CNI_TC_FILTER_SIZE") as u64;
+        for (name, kind, key, value, max_entries) in [
+            ("pkt_count", "percpu_hash", 4, 48, max_entries),
+            ("pkt_count_v6", "percpu_hash", 16, 48, max_entries),
+            ("pod_ifindex", "hash", 4, 12, max_entries),
+            ("pod_ifindex_v6", "hash", 16, 12, max_entries),
+            ("port_addresses", "hash", 20, 4, max_entries),
             ("port_xdp", "hash", 4, 8, ports),
             ("port_config", "hash", 4, 8, ports),
             ("port_drops", "percpu_hash", 4, 128, ports),
@@ -41,11 +43,15 @@ fn the_first_ensure_pins_the_set_and_the_second_keeps_it() {
             ("net_stats", "percpu_array", 4, 112, 1),
             ("net_drops", "percpu_array", 4, 128, 1),
             ("flows", "lru_hash", 40, 1, flows),
+            ("flow_filter", "array", 4, 1, filter),
+            ("port_filter", "array", 4, 1, filter),
+            ("packet_scratch", "percpu_array", 4, 256, 1),
+            ("stages", "prog_array", 4, 4, stages),
         ] {
             let shown = map("show", &directory, name, "");
             assert_eq!((&shown["name"], &shown["type"]), (&name.into(), &kind.into()));
             assert_eq!((&shown["bytes_key"], &shown["bytes_value"]), (&key.into(), &value.into()), "{shown}");
-            assert_eq!(shown["max_entries"], rows, "{shown}");
+            assert_eq!(shown["max_entries"], max_entries, "{shown}");
         }
         for name in [ProgramName::Main, ProgramName::Egress] {
             let shown = program(&directory, name.as_str());
@@ -60,7 +66,7 @@ fn the_first_ensure_pins_the_set_and_the_second_keeps_it() {
 }
 
 #[test]
-fn what_a_killed_loader_left_is_swept() {
+fn pins_of_a_killed_loader_are_removed() {
     if !tool("bpftool") {
         return;
     }
@@ -85,7 +91,7 @@ fn what_a_killed_loader_left_is_swept() {
 }
 
 #[test]
-fn a_missing_pin_is_put_back_and_nothing_is_lost() {
+fn missing_pins_are_restored_without_loss() {
     if !tool("bpftool") {
         return;
     }
@@ -100,7 +106,8 @@ fn a_missing_pin_is_put_back_and_nothing_is_lost() {
             datapath.settle().unwrap();
             assert_eq!(datapath.state().unwrap(), PinState::Settled);
             fs::remove_file(directory.join(pin)).unwrap();
-            let is_optional = ["port_addresses", "port_xdp"].contains(&pin.as_str());
+            let is_optional = ["port_addresses", "port_xdp", "flow_filter", "port_filter", "packet_scratch", "stages"]
+                .contains(&pin.as_str());
             assert_eq!(datapath.is_complete().unwrap(), is_optional, "without {pin}");
             assert_eq!(datapath.state().unwrap(), PinState::Outdated);
 
@@ -122,7 +129,7 @@ fn a_missing_pin_is_put_back_and_nothing_is_lost() {
 /// An older build of the same layout has fewer maps. Neither its pins nor its programs refer to the
 /// other maps.
 #[test]
-fn a_map_that_a_set_lacks_is_created_beside_the_others() {
+fn missing_maps_are_created_beside_existing_maps() {
     if !tool("bpftool") {
         return;
     }
@@ -151,7 +158,7 @@ fn a_map_that_a_set_lacks_is_created_beside_the_others() {
 }
 
 #[test]
-fn a_refused_load_takes_nothing_away_and_leaves_nothing() {
+fn a_refused_load_changes_nothing() {
     host(|_| {
         let datapath = datapath("one");
         datapath.ensure().unwrap();
@@ -167,7 +174,7 @@ fn a_refused_load_takes_nothing_away_and_leaves_nothing() {
 }
 
 #[test]
-fn a_pin_of_another_shape_is_refused_by_its_sizes() {
+fn pins_with_other_sizes_are_refused() {
     if !tool("bpftool") {
         return;
     }
@@ -191,7 +198,7 @@ fn a_pin_of_another_shape_is_refused_by_its_sizes() {
 }
 
 #[test]
-fn a_dot_in_a_networks_name_is_no_dot_in_the_pins() {
+fn dots_in_network_names_are_replaced_in_pins() {
     if !tool("bpftool") {
         return;
     }
@@ -211,7 +218,7 @@ fn a_dot_in_a_networks_name_is_no_dot_in_the_pins() {
 }
 
 #[test]
-fn what_is_removed_can_be_made_again() {
+fn removed_sets_can_be_created_again() {
     if !tool("bpftool") {
         return;
     }
@@ -240,7 +247,7 @@ fn what_is_removed_can_be_made_again() {
 }
 
 #[test]
-fn what_cannot_be_seen_is_not_taken_for_removed() {
+fn an_unreadable_directory_is_an_error() {
     host(|_| {
         let datapath = datapath("one");
         datapath.ensure().unwrap();
@@ -256,7 +263,7 @@ fn what_cannot_be_seen_is_not_taken_for_removed() {
 }
 
 #[test]
-fn the_error_for_a_missing_pin_tells_its_path_once() {
+fn the_error_for_a_missing_pin_names_its_path_once() {
     host(|_| {
         let datapath = datapath("one");
         let path = datapath.directory().join("cni_tc_main");
@@ -268,7 +275,7 @@ fn the_error_for_a_missing_pin_tells_its_path_once() {
 }
 
 #[test]
-fn programs_of_another_build_are_replaced_on_the_maps_that_are_there() {
+fn programs_of_another_build_are_replaced_on_existing_maps() {
     if !tool("bpftool") {
         return;
     }
@@ -299,7 +306,7 @@ fn programs_of_another_build_are_replaced_on_the_maps_that_are_there() {
 
 /// Two directories represent two BPF file systems with independent pins.
 #[test]
-fn the_maps_that_running_programs_use_are_pinned_in_the_place_of_others() {
+fn maps_of_running_programs_replace_other_pins() {
     if !tool("bpftool") {
         return;
     }
@@ -349,7 +356,7 @@ fn the_maps_that_running_programs_use_are_pinned_in_the_place_of_others() {
 }
 
 #[test]
-fn running_programs_that_cannot_be_opened_or_are_of_another_author_are_passed_over() {
+fn unopenable_or_foreign_running_programs_are_ignored() {
     if !tool("bpftool") {
         return;
     }

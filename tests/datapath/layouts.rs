@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use cnikit::datapath::{Datapath, DatapathConfig, Error, PortConfig};
 use cnikit::spec::MacAddr;
-use cnikit_testbed::{host, tool};
+use cnikit_testbed::{classifier, host, tool};
 use libbpf_rs::libbpf_sys::{BPF_F_NO_PREALLOC, bpf_map_create_opts};
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType};
 
-use crate::support::{ROOT, datapath, ids, ip, names, port};
+use crate::support::{PROGRAMS, ROOT, bpftool, datapath, header, ids, ip, make_foreign, names, port};
 
 const OLD: &str = "/sys/fs/bpf/example/one/v1";
 
@@ -33,15 +33,19 @@ fn make_layout_1() {
     net_stats.update_percpu(&[0; 4], &vec![words(&[1, 2, 3, 4, 5]); cpus], MapFlags::ANY).expect("an entry");
 }
 
-fn create(name: &str, kind: MapType, key: u32, value: u32, rows: u32) -> MapHandle {
+fn create(name: &str, kind: MapType, key: u32, value: u32, max_entries: u32) -> MapHandle {
+    create_in(OLD, name, kind, key, value, max_entries)
+}
+
+fn create_in(directory: &str, name: &str, kind: MapType, key: u32, value: u32, max_entries: u32) -> MapHandle {
     let hash = matches!(kind, MapType::Hash | MapType::PercpuHash);
     let options = bpf_map_create_opts {
         sz: size_of::<bpf_map_create_opts>() as _,
         map_flags: if hash { BPF_F_NO_PREALLOC } else { 0 },
         ..Default::default()
     };
-    let mut map = MapHandle::create(kind, Some(name), key, value, rows, &options).expect("a map");
-    map.pin(Path::new(OLD).join(name)).expect("a pin");
+    let mut map = MapHandle::create(kind, Some(name), key, value, max_entries, &options).expect("a map");
+    map.pin(Path::new(directory).join(name)).expect("a pin");
     map
 }
 
@@ -99,6 +103,93 @@ fn entries_and_counters_of_layout_1_are_migrated() {
             assert_eq!(names(Path::new(ROOT).join("one")), ["v2"]);
         }
         assert_eq!(ids(&datapath.directory()), loaded);
+        datapath.remove().unwrap();
+    });
+}
+
+/// A set of this layout as builds pinned it before the filters, the stages and the pinned scratch space, with its programs.
+fn make_older_set() {
+    const DIRECTORY: &str = "/sys/fs/bpf/example/one/v2";
+    fs::create_dir_all(DIRECTORY).expect("a directory");
+    let create = |name, kind, key, value, max_entries| create_in(DIRECTORY, name, kind, key, value, max_entries);
+    let pkt_count = create("pkt_count", MapType::PercpuHash, 4, 48, 8192);
+    create("pkt_count_v6", MapType::PercpuHash, 16, 48, 8192);
+    let pod_ifindex = create("pod_ifindex", MapType::Hash, 4, 12, 8192);
+    create("pod_ifindex_v6", MapType::Hash, 16, 12, 8192);
+    let port_config = create("port_config", MapType::Hash, 4, 8, 2048);
+    create("port_addresses", MapType::Hash, 20, 4, 8192);
+    create("port_drops", MapType::PercpuHash, 4, 128, 2048);
+    create("port_xdp", MapType::Hash, 4, 8, 2048);
+    create("net_config", MapType::Array, 4, 12, 1);
+    create("net_stats", MapType::PercpuArray, 4, 112, 1);
+    create("net_drops", MapType::PercpuArray, 4, 128, 1);
+    let flows = create("flows", MapType::LruHash, 40, 1, 32768);
+    for name in PROGRAMS {
+        let (_program, id) = classifier(-1);
+        bpftool().words(&format!("prog pin id {id}")).arg(Path::new(DIRECTORY).join(name)).run();
+    }
+    fs::create_dir(Path::new(DIRECTORY).join("build-of-another")).expect("a mark");
+
+    let cpus = libbpf_rs::num_possible_cpus().expect("a number");
+    let address = [10, 244, 1, 2];
+    pkt_count.update_percpu(&address, &vec![words(&[1, 2, 3, 4, 5, 6]); cpus], MapFlags::ANY).expect("an entry");
+    let row = [&7_u32.to_ne_bytes()[..], &[2, 0, 0, 0, 0, 2], &[0, 0]].concat();
+    pod_ifindex.update(&address, &row, MapFlags::ANY).expect("an entry");
+    port_config.update(&7_u32.to_ne_bytes(), &[2, 0, 0, 0, 0, 2, 1, 0], MapFlags::ANY).expect("an entry");
+    flows.update(&[9; 40], &[2], MapFlags::ANY).expect("an entry");
+}
+
+/// The values of a filter, each once.
+fn values(datapath: &Datapath, filter: &str) -> Vec<u8> {
+    let map = MapHandle::from_pinned_path(datapath.directory().join(filter)).expect("a pin");
+    let mut values: Vec<u8> =
+        map.keys().map(|key| map.lookup(&key, MapFlags::ANY).expect("a look-up").expect("a value")[0]).collect();
+    assert_eq!(values.len(), header("CNI_TC_FILTER_SIZE"));
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+/// Programs without the filters track flows, and builds without them write flags, until all of them are replaced.
+#[test]
+fn the_filters_pass_all_after_an_upgrade_from_a_set_without_them() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        make_older_set();
+        let datapath = datapath("one");
+        assert!(datapath.is_complete().unwrap(), "an older set serves its pods");
+        let cpus = libbpf_rs::num_possible_cpus().unwrap() as u64;
+        datapath.ensure().unwrap();
+        ids(&datapath.directory());
+        let counted = datapath.open_counters().unwrap().read(ip("10.244.1.2")).unwrap().unwrap();
+        assert_eq!((counted.tx_packets, counted.rx_direct), (cpus, 6 * cpus));
+        assert_eq!(datapath.open_endpoints().unwrap().read(ip("10.244.1.2")).unwrap(), Some(port(7, 2)));
+        assert!(datapath.open_port_configs().unwrap().read(7).unwrap().unwrap().stack_only);
+        for filter in ["flow_filter", "port_filter"] {
+            assert_eq!(values(&datapath, filter), [1], "{filter}");
+        }
+        datapath.remove().unwrap();
+
+        // Nor do they lose what programs that keep them have found out.
+        datapath.ensure().unwrap();
+        let links = datapath.open_port_configs().unwrap();
+        links.insert(7, PortConfig::new(port(7, 2).mac).stack_only(true)).unwrap();
+        make_foreign(&datapath.directory());
+        datapath.ensure().unwrap();
+        assert_eq!(values(&datapath, "flow_filter"), [0]);
+        assert_eq!(values(&datapath, "port_filter"), [0, 1]);
+        // A downgrade, and an upgrade again: programs without the filters ran in between.
+        for name in PROGRAMS {
+            let (_program, id) = classifier(-1);
+            let pin = datapath.directory().join(name);
+            fs::remove_file(&pin).unwrap();
+            bpftool().words(&format!("prog pin id {id}")).arg(pin).run();
+        }
+        make_foreign(&datapath.directory());
+        datapath.ensure().unwrap();
+        assert_eq!(values(&datapath, "flow_filter"), [1]);
         datapath.remove().unwrap();
     });
 }

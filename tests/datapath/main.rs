@@ -14,6 +14,7 @@ mod packets;
 mod privileges;
 mod race;
 mod services;
+mod stages;
 mod support;
 mod tcx;
 mod xdp;

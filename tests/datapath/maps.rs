@@ -21,7 +21,7 @@ fn loaded(test: impl FnOnce(&Datapath) + Send) {
 }
 
 #[test]
-fn ports_are_what_bpftool_shows() {
+fn endpoints_match_bpftool() {
     loaded(|datapath| {
         let ports = datapath.open_endpoints().unwrap();
         let (one, other) = (ip("10.244.1.2"), ip("10.244.1.3"));
@@ -49,7 +49,7 @@ fn ports_are_what_bpftool_shows() {
 }
 
 #[test]
-fn counters_are_added_up_over_the_cpus() {
+fn counters_are_summed_over_the_cpus() {
     loaded(|datapath| {
         let counters = datapath.open_counters().unwrap();
         let (one, other) = (ip("10.244.1.2"), ip("10.244.1.3"));
@@ -90,7 +90,7 @@ fn counters_are_added_up_over_the_cpus() {
 }
 
 #[test]
-fn the_config_is_zeros_until_it_is_told() {
+fn the_config_is_zero_before_configure() {
     loaded(|datapath| {
         let mut untold = DatapathConfig::new(0, MacAddr::new([0; 6]));
         (untold.direct_forwarding, untold.spoof_check) = (false, false);
@@ -111,7 +111,7 @@ fn the_config_is_zeros_until_it_is_told() {
 }
 
 #[test]
-fn stats_are_added_up_over_the_cpus() {
+fn stats_are_summed_over_the_cpus() {
     loaded(|datapath| {
         let zeros = datapath.stats().unwrap();
         assert_eq!((zeros.direct, zeros.to_stack, zeros.to_host), (0, 0, 0));
@@ -136,7 +136,7 @@ fn stats_are_added_up_over_the_cpus() {
 }
 
 #[test]
-fn both_families_have_their_rows() {
+fn both_families_have_separate_entries() {
     loaded(|datapath| {
         let (counters, ports) = (datapath.open_counters().unwrap(), datapath.open_endpoints().unwrap());
         let (four, six) = (ip("10.244.1.2"), ip("2001:db8::a:2"));
@@ -167,7 +167,7 @@ fn both_families_have_their_rows() {
 }
 
 #[test]
-fn links_are_what_bpftool_shows() {
+fn port_configs_match_bpftool() {
     loaded(|datapath| {
         let links = datapath.open_port_configs().unwrap();
         let link = |last, stack_only| PortConfig::new(MacAddr::new([2, 0, 0, 0, 0, last])).stack_only(stack_only);
@@ -206,10 +206,10 @@ fn links_are_what_bpftool_shows() {
 }
 
 #[test]
-fn a_full_map_says_so_and_serves_the_rows_it_has() {
+fn a_full_map_is_reported_and_keeps_its_entries() {
     loaded(|datapath| {
         let (counters, ports) = (datapath.open_counters().unwrap(), datapath.open_endpoints().unwrap());
-        let most = header("CNI_TC_MAX_ROWS") as u32;
+        let most = header("CNI_TC_MAX_ENDPOINTS") as u32;
         for number in 0..most {
             counters.insert(address(number)).unwrap();
             ports.insert(address(number), port(number, 2)).unwrap();

@@ -66,6 +66,30 @@ fn super_frames_arrive_complete_and_directly() {
     });
 }
 
+/// A packet socket puts a frame of more than a page into fragments, and only the Ethernet header before them.
+#[test]
+fn headers_that_lie_in_pages_are_read() {
+    const MTU: usize = 9_000;
+    host(|host| {
+        let fixture = Fixture::new(host);
+        for number in [0, 1] {
+            host.ip(&format!("link set veth{number} mtu {MTU}"));
+            fixture.pods[number].ip(&format!("link set eth0 mtu {MTU}"));
+        }
+        let payload = vec![7; MTU - 60];
+        for (from, to) in addresses(0).into_iter().zip(addresses(1)) {
+            let receiver = fixture.pods[1].enter(|| receiver(to));
+            fixture.send(&frame(from, to, &payload));
+            let mut buffer = vec![0; MTU];
+            let (length, sent_by) = receiver.recv_from(&mut buffer).unwrap();
+            assert!((&buffer[..length], sent_by.ip()) == (&payload[..], from), "{length} bytes from {sent_by}");
+            let sent = fixture.counters(from);
+            assert_eq!((sent.tx_packets, sent.tx_direct), (1, 1));
+        }
+        fixture.end(host);
+    });
+}
+
 #[test]
 fn truncated_frames_of_every_length_are_dropped_and_not_counted() {
     host(|host| {

@@ -15,11 +15,13 @@ use serde_json::Value;
 /// The directory for pins, as a plugin chooses it.
 pub(crate) const ROOT: &str = "/sys/fs/bpf/example";
 
-pub(crate) const MAPS: [&str; 12] = [
+pub(crate) const MAPS: [&str; 16] = [
+    "flow_filter",
     "flows",
     "net_config",
     "net_drops",
     "net_stats",
+    "packet_scratch",
     "pkt_count",
     "pkt_count_v6",
     "pod_ifindex",
@@ -27,7 +29,9 @@ pub(crate) const MAPS: [&str; 12] = [
     "port_addresses",
     "port_config",
     "port_drops",
+    "port_filter",
     "port_xdp",
+    "stages",
 ];
 pub(crate) const PROGRAMS: [&str; 2] = ["cni_tc_egress", "cni_tc_main"];
 
@@ -94,7 +98,7 @@ pub(crate) fn ids(directory: &Path) -> BTreeMap<String, u64> {
         let shown = program(directory, name);
         let used = shown["map_ids"].as_array().expect("ids");
         let foreign = used.iter().filter(|id| !maps.contains(&id.as_u64().expect("an id"))).count();
-        assert!((1..=3).contains(&foreign), "scratch space, constants, the map beside the set: {maps:?}: {shown}");
+        assert!((1..=3).contains(&foreign), "constants, and what libbpf makes: {maps:?}: {shown}");
         ids.insert(name.to_owned(), id(&shown));
     }
     ids
@@ -102,7 +106,7 @@ pub(crate) fn ids(directory: &Path) -> BTreeMap<String, u64> {
 
 /// A number that the C header defines.
 pub(crate) fn header(define: &str) -> usize {
-    let mut lines = include_str!("../../bpf/cni_tc.h").lines();
+    let mut lines = include_str!("../../bpf/abi.h").lines();
     let number = lines.find_map(|line| line.strip_prefix("#define ")?.strip_prefix(define)?.trim().parse().ok());
     number.unwrap_or_else(|| panic!("the header does not define {define}"))
 }

@@ -382,7 +382,7 @@ fn pods_of_an_older_set_are_checked_listed_and_detached() {
         let (three, conf) = (network.attach("three"), network.host.scratch());
         let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": [network.config] }).to_string();
         fs::write(conf.join("10.conflist"), list).expect("the scratch space is writable");
-        for map in ["port_addresses", "port_xdp"] {
+        for map in ["port_addresses", "port_xdp", "flow_filter", "port_filter", "packet_scratch", "stages"] {
             fs::remove_file(network.pin(map)).expect("a writable bpffs");
         }
         network.check(one).silent();

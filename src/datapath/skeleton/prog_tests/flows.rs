@@ -35,7 +35,7 @@ fn answers_to_flows_of_the_stack_go_to_the_stack() {
                     assert_eq!(loaded.egress(&question), (UNSPEC, question.clone()), "{what}");
                     assert_eq!(loaded.flows(), before + 1, "{what}");
                 }
-                loaded.assert_led_back(&sent(a, b, protocol, &answer), &what);
+                loaded.assert_routed_back(&sent(a, b, protocol, &answer), &what);
                 loaded.assert_direct(&sent(a, b, protocol, &other), &what);
                 // Switched by the bridge, as with br_netfilter.
                 let bridged = ethernet(MAC_A, MAC_B, if a.is_ipv4() { IPV4 } else { IPV6 }, &question[14..]);
@@ -61,8 +61,8 @@ fn icmp_errors_for_flows_of_the_stack_go_to_the_stack() {
                 let short = sent(a, b, icmp_of(a), &unreachable(short));
                 loaded.assert_direct(&error, "no flow is tracked");
                 loaded.egress(&delivered(b, a, protocol, &question));
-                loaded.assert_led_back(&error, "tracked flow");
-                loaded.assert_led_back(&short, "tracked flow, minimum quote");
+                loaded.assert_routed_back(&error, "tracked flow");
+                loaded.assert_routed_back(&short, "tracked flow, minimum quote");
             }
             let quoted = ip(b, a, 63, UDP, &udp(1000, 54));
             loaded.assert_direct(&sent(a, b, icmp_of(a), &unreachable(&quoted)), "another flow");
@@ -159,7 +159,7 @@ fn third_pods_cannot_change_a_flow() {
                 loaded.egress(&ethernet(MAC_A, MAC_THIRD, kind, &error));
                 assert_eq!(loaded.flows(), flows, "{third}");
             }
-            loaded.assert_led_back(&sent(a, b, TCP, &tcp(80, 1000, ACK)), "unchanged");
+            loaded.assert_routed_back(&sent(a, b, TCP, &tcp(80, 1000, ACK)), "unchanged");
         }
     });
 }
@@ -173,7 +173,7 @@ fn flows_are_tracked_while_direct_forwarding_is_off() {
         }
         loaded.configure(|_| ());
         for [a, b] in PODS {
-            loaded.assert_led_back(&sent(a, b, TCP, &tcp(80, 1000, ACK)), "a running flow stays with the stack");
+            loaded.assert_routed_back(&sent(a, b, TCP, &tcp(80, 1000, ACK)), "a running flow stays with the stack");
         }
     });
 }
@@ -193,7 +193,7 @@ fn packets_between_the_ends_of_a_flow_follow_it_in_both_directions() {
             for (protocol, flow, others) in cases {
                 loaded.egress(&delivered(b, a, protocol, &flow));
                 for other in others {
-                    loaded.assert_led_back(&sent(a, b, protocol, &other), &format!("{a}, protocol {protocol}"));
+                    loaded.assert_routed_back(&sent(a, b, protocol, &other), &format!("{a}, protocol {protocol}"));
                 }
             }
         }
@@ -207,7 +207,7 @@ fn ports_of_closed_flows_are_reusable() {
         for (family, [a, b]) in PODS.into_iter().enumerate() {
             let client = |flags| drop(loaded.egress(&delivered(b, a, TCP, &tcp(1000, 80, flags))));
             let answer = |flags| sent(a, b, TCP, &tcp(80, 1000, flags));
-            let server = |flags| loaded.assert_led_back(&answer(flags), "an answer");
+            let server = |flags| loaded.assert_routed_back(&answer(flags), "an answer");
             let ends: [(&str, &dyn Fn()); 4] = [
                 ("closed by the client first", &|| {
                     client(FIN | ACK);

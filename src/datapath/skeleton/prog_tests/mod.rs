@@ -11,7 +11,7 @@ use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, ProgramInput};
 
 use self::frames::{ELSEWHERE, GATEWAY, MAC_A, MAC_B, MAC_GATEWAY, MAC_SECOND, PODS, SECOND};
-use super::generated::{CniTcSkel, CniTcSkelBuilder, types};
+use super::generated::{PodSkel, PodSkelBuilder, types};
 use crate::datapath::layout::RawDatapathConfig;
 use crate::datapath::map::{Map, MapSpec};
 use crate::datapath::maps::*;
@@ -42,7 +42,7 @@ const BRIDGE: u32 = 99;
 /// A separate set for each test. Pod A has the ingress port and a second port, and pod B has
 /// another port. All ports have the spoof check.
 struct Loaded {
-    skeleton: CniTcSkel<'static>,
+    skeleton: PodSkel<'static>,
     counters: CounterMap,
     ports: EndpointMap,
     links: PortConfigMap,
@@ -63,7 +63,7 @@ fn loaded(test: impl FnOnce(&Loaded)) {
 impl Loaded {
     fn new() -> Self {
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
-        let skeleton = CniTcSkelBuilder::default().open(storage).unwrap().load().unwrap();
+        let skeleton = PodSkelBuilder::default().open(storage).unwrap().load().unwrap();
         let map = |shape: &MapSpec| {
             let map = skeleton.object().maps().find(|map| map.name() == shape.name).unwrap();
             Map::new(MapHandle::try_from(&map).unwrap(), shape)
@@ -71,7 +71,7 @@ impl Loaded {
         let loaded = Self {
             counters: CounterMap::new(map(&PKT_COUNT), map(&PKT_COUNT_V6)),
             ports: EndpointMap::new(map(&POD_IFINDEX), map(&POD_IFINDEX_V6)),
-            links: PortConfigMap::new(map(&PORT_CONFIG), map(&PORT_DROPS)),
+            links: PortConfigMap::new(map(&PORT_CONFIG), map(&PORT_DROPS), map(&PORT_FILTER)),
             shared: SharedAddressMap::new(map(&PORT_ADDRESSES)),
             config: map(&NET_CONFIG),
             stats: map(&NET_STATS),
@@ -176,7 +176,7 @@ impl Loaded {
     /// Asserts that the frame goes to the stack with the MAC of the gateway as destination. The
     /// gateway routed the packet that this frame answers.
     #[track_caller]
-    fn assert_led_back(&self, frame: &[u8], what: &str) {
+    fn assert_routed_back(&self, frame: &[u8], what: &str) {
         let before = self.drops();
         let to_gateway = [&MAC_GATEWAY[..], &frame[MAC_GATEWAY.len()..]].concat();
         assert_eq!(self.ingress(frame), (UNSPEC, to_gateway), "{what}");
