@@ -24,7 +24,7 @@ fn step() -> impl Strategy<Value = Step> {
         let origin = prop_oneof![4 => Just(Origin::Elsewhere), 1 => Just(Origin::ThisPort), 1 => Just(Origin::Bridge)];
         (changed(any_frame(hook)), origin).prop_map(move |(frame, origin)| Step { hook, origin, frame })
     };
-    prop_oneof![3 => at(Hook::Ingress), 2 => at(Hook::Egress)]
+    prop_oneof![5 => at(Hook::Ingress), 2 => at(Hook::Egress)]
 }
 
 /// The frame, possibly with a few changed bytes, truncated, or followed by padding.
