@@ -11,10 +11,10 @@ use cnikit::netlink::Link;
 use cnikit::runtime::ResultCache;
 use cnikit::spec::{IfName, KubernetesPod, NetworkName};
 use serde::Serialize;
+use simple_ebpf_cni::naming;
 
 use super::node::Known;
 use super::{Error, text};
-use crate::network;
 
 /// A pod of a network.
 #[derive(Clone, Debug, Serialize)]
@@ -85,7 +85,7 @@ pub(crate) fn pods(known: &Known, links: &[Link]) -> Result<Vec<Pod>, Error> {
     let mut pods = Vec::new();
     let mut cache = CachedTenants::new(name);
     for lease in known.store.leases()?.filter_map(Result::ok) {
-        let attachment = network::attachment(name, lease.owner.clone());
+        let attachment = naming::attachment(name, lease.owner.clone());
         let link = by_name.get(&attachment.host_ifname()).or_else(|| by_index.get(&attachment.host_ifindex()));
         let addresses: Vec<IpAddr> = lease.addresses.iter().map(|address| address.ip()).collect();
         leased.extend(addresses.iter().copied());
@@ -250,7 +250,7 @@ impl<'a> CachedTenants<'a> {
         if !lease.pod.is_unnamed() {
             return lease.pod.clone();
         }
-        let attachment = network::attachment(self.network, lease.owner.clone());
+        let attachment = naming::attachment(self.network, lease.owner.clone());
         self.tenant(&attachment.host_ifname()).map_or_else(|| lease.pod.clone(), |tenant| tenant.pod.clone())
     }
 }
@@ -261,7 +261,7 @@ fn read_cache(network: &NetworkName) -> HashMap<IfName, Tenant> {
     let tenants = ours.map(|cached| {
         let attachment = cached.parameters.attachment(network);
         let pod = KubernetesPod::from_args(&cached.parameters.args);
-        (attachment.host_ifname(), Tenant { owner: network::owner(&attachment), pod })
+        (attachment.host_ifname(), Tenant { owner: naming::owner(&attachment), pod })
     });
     tenants.collect()
 }

@@ -12,6 +12,7 @@ use cnikit::spec::{IfName, NetworkName};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 use serde_json::json;
+use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
 
 use super::Error;
 use super::check::{self, Check, Verdict};
@@ -21,7 +22,6 @@ use super::network::Network;
 use super::node::CONF_DIR;
 use super::output::{Output, VOID};
 use crate::NAME;
-use crate::config::DEFAULT_DATA_DIR;
 
 const EXIT_STATUS: &str = "\
 Exit status:

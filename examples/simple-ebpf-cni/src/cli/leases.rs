@@ -10,6 +10,7 @@ use cnikit::ipam::{self, Lease, Owner, Pool, Store};
 use cnikit::runtime::NetworkConfigList;
 use cnikit::spec::NetworkName;
 use serde::Serialize;
+use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
 
 use super::attached::CachedTenants;
 use super::network::{Network, Range};
@@ -17,7 +18,6 @@ use super::output::{BAD, Output, VOID};
 use super::table::Table;
 use super::text::{self, count, list, short};
 use super::{EXIT_STATUS, Error, chain, import};
-use crate::config::DEFAULT_DATA_DIR;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, after_help = EXIT_STATUS)]

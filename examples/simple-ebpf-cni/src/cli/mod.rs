@@ -162,7 +162,7 @@ pub(crate) enum Error {
 }
 
 /// Whether it is a person who runs this program, and for more than to hear what it is.
-pub(crate) fn are_calling() -> bool {
+pub(crate) fn is_cli_invocation() -> bool {
     std::env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) && std::env::args_os().len() > 1
 }
 

@@ -6,10 +6,11 @@ use cnikit::runtime::NetworkConfigList;
 use cnikit::spec::{IfName, NetworkName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use simple_ebpf_cni::config::Config;
+use simple_ebpf_cni::naming;
 
 use super::Error;
 use crate::NAME;
-use crate::config::Config;
 
 /// A network of ours, as a file configures it.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ impl Network {
     }
 
     pub(crate) fn store(&self, data_dir: &Path) -> Result<Store, Error> {
-        Ok(crate::network::leases(data_dir, &self.name)?)
+        Ok(naming::leases(data_dir, &self.name)?)
     }
 
     /// The bridge that pods are ports of.

@@ -9,11 +9,11 @@ use cnikit::ipam::Store;
 use cnikit::netlink::{Link, Socket};
 use cnikit::runtime::NetworkConfigList;
 use cnikit::spec::NetworkName;
+use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
+use simple_ebpf_cni::{bridge, naming, programs};
 
 use super::network::Network;
 use super::{Error, check};
-use crate::config::DEFAULT_DATA_DIR;
-use crate::{bridge, network};
 
 /// Where runtimes look for network configurations.
 pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
@@ -75,7 +75,7 @@ pub(crate) fn networks(
     let default = data_dir.unwrap_or(Path::new(DEFAULT_DATA_DIR));
     let mut names: BTreeSet<NetworkName> = configured.keys().cloned().collect();
     names.extend(Store::open_all(default)?.into_keys());
-    names.extend(Datapath::networks(network::PINS)?);
+    names.extend(Datapath::networks(naming::PINS)?);
     names.extend(leases.keys().cloned());
     if let Some(asked) = asked {
         if !names.contains(asked) {
@@ -90,8 +90,8 @@ pub(crate) fn networks(
             Some((_, network)) => network.data_dir(data_dir),
             None => leases.get(&name).map_or(default, PathBuf::as_path).to_owned(),
         };
-        let store = network::leases(&data_dir, &name)?;
-        Ok(Known { configured, store, datapath: network::datapath(&name), name })
+        let store = naming::leases(&data_dir, &name)?;
+        Ok(Known { configured, store, datapath: naming::datapath(&name), name })
     });
     known.collect()
 }
@@ -106,7 +106,7 @@ impl Known {
 
     /// The maps that count: those that the running programs use, else the pinned ones; none before the first pod.
     pub(crate) fn maps(&self) -> Result<Option<MapSet>, Error> {
-        Ok(network::maps(&Socket::open()?, &self.datapath, &self.name)?)
+        Ok(programs::maps_in_use(&Socket::open()?, &self.datapath, &self.name)?)
     }
 
     /// The network's bridge: what is configured, what the programs were told or, should both be gone, what bears the
@@ -114,7 +114,7 @@ impl Known {
     pub(crate) fn bridge<'l>(&self, links: &'l [Link]) -> Option<&'l Link> {
         let named = self.configured.as_ref().map(|(_, network)| network.bridge());
         let told = self.maps().ok().flatten().and_then(|maps| Some(maps.config().ok()?.bridge_ifindex));
-        let alias = bridge::alias(&self.name);
+        let alias = naming::bridge_alias(&self.name);
         let of = |is_it: &dyn Fn(&Link) -> bool| links.iter().find(|link| is_it(link));
         of(&|link| link.alias.as_deref() == Some(&alias))
             .or_else(|| of(&|link| Some(link.index) == told))

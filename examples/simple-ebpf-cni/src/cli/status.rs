@@ -9,6 +9,7 @@ use cnikit::datapath::{MapSet, NetStats};
 use cnikit::netlink::{Link, Socket};
 use cnikit::spec::{IfName, NetworkName};
 use serde::{Serialize, Serializer};
+use simple_ebpf_cni::{bridge, pool, programs};
 
 use super::attached::{Pod, Reasons, names_of_some, pods};
 use super::check::{self, Check, Verdict};
@@ -17,7 +18,6 @@ use super::node::{Known, Scope};
 use super::output::{BAD, DOUBTFUL, GOOD, HEADER, Output, VOID};
 use super::text::{count, have, list, verb};
 use super::{Error, chain, remedy};
-use crate::{bridge, programs, status};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -327,7 +327,7 @@ fn ranges(known: &Known, host: &Socket, problems: &mut Vec<Problem>) -> Result<V
         return Ok(Vec::new());
     };
     // As the STATUS of runtimes says it: an address that an ADD would take back is as good as a free one.
-    let full = status::refuse_full_pool(&known.name, &known.store, network.config(), host);
+    let full = pool::refuse_exhausted(&known.name, &known.store, network.config(), host);
     problems.extend(full.err().map(|failure| failure.to_string().into()));
     let ranges = network.pools().iter().map(|pool| Range::of(pool, &known.store));
     Ok(ranges.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())

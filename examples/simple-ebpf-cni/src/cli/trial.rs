@@ -9,12 +9,12 @@ use std::time::Duration;
 use cnikit::datapath::Datapath;
 use cnikit::netlink::{BridgeSpec, Netns, VethEnd, VethPair};
 use cnikit::spec::{self, Attachment};
+use simple_ebpf_cni::config::AttachMode;
+use simple_ebpf_cni::naming;
+use simple_ebpf_cni::programs::Programs;
 use tracing::warn;
 
 use super::{chain, remedy};
-use crate::config::Attach;
-use crate::programs::Programs;
-use crate::{bridge, network};
 
 /// What could not be done, and what to do about it.
 #[derive(Debug)]
@@ -40,16 +40,16 @@ const FILTER: Need = Need::of("attach the eBPF programs", "CONFIG_NET_CLS_BPF", 
 /// Makes a bridge, a pair, the programs and the filters, and lets them go again.
 pub(crate) fn run() -> Result<(), Trouble> {
     let attachment = attachment().map_err(|error| NAMESPACE.trouble(error.into()))?;
-    PROGRAMS.meet(network::datapath(&attachment.network).probe())?;
+    PROGRAMS.meet(naming::datapath(&attachment.network).probe())?;
 
     let (node, pod) = (NAMESPACE.meet(Netns::create())?, NAMESPACE.meet(Netns::create())?);
     let host = NAMESPACE.meet(node.socket())?;
-    let bridge = BRIDGE.meet(host.create_bridge(&BridgeSpec::new(crate::config::default_bridge()).up()))?;
+    let bridge = BRIDGE.meet(host.create_bridge(&BridgeSpec::new(simple_ebpf_cni::config::default_bridge()).up()))?;
     let outside = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
     let inside = VethEnd { name: attachment.ifname.clone(), mac: attachment.container_mac() };
     let pair = VethPair::new(outside, inside, &pod).master(bridge).host_index(attachment.host_ifindex()).host_up();
     let port = PAIR.meet(host.create_veth(&pair))?.host;
-    QDISC.meet(host.create_clsact(bridge, bridge::blocks(&attachment.network)))?;
+    QDISC.meet(host.create_clsact(bridge, naming::shared_blocks(&attachment.network)))?;
 
     sweep();
     let pins = Pins(PathBuf::from(format!("{}{}", prefix(), process::id())));
@@ -57,7 +57,7 @@ pub(crate) fn run() -> Result<(), Trouble> {
     PROGRAMS.meet(datapath.ensure())?;
     let programs = PROGRAMS.meet(Programs::open(&host, &datapath, &attachment.network))?;
     FILTER.meet(programs.ensure_attached(&host))?;
-    QDISC.meet(programs.join(&host, &attachment.host_ifname(), port, Attach::Clsact))
+    QDISC.meet(programs.attach_port(&host, &attachment.host_ifname(), port, AttachMode::Clsact))
 }
 
 fn attachment() -> Result<Attachment, spec::Error> {
@@ -85,13 +85,13 @@ impl Need {
 
 /// What the pins of every trial begin with, before the number of its process.
 fn prefix() -> String {
-    format!("{}-trial-", network::PINS)
+    format!("{}-trial-", naming::PINS)
 }
 
 /// Removes the pins of trials that were ended before they came to that. No trial takes as long.
 fn sweep() {
     const STALE: Duration = Duration::from_secs(600);
-    let root = Path::new(network::PINS).parent();
+    let root = Path::new(naming::PINS).parent();
     let entries = root.and_then(|root| fs::read_dir(root).ok()).into_iter().flatten();
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let is_trial = path.to_str().is_some_and(|path| path.starts_with(&prefix()));

@@ -13,6 +13,9 @@ use cnikit::runtime::NetworkConfigList;
 use cnikit::spec::{Attachment, ErrorCode, NetworkName};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
+use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
+use simple_ebpf_cni::endpoints::Endpoints;
+use simple_ebpf_cni::{bridge, masquerade, naming};
 
 use super::attached::pods;
 use super::manifest::{Found, Manifest, Turn};
@@ -20,9 +23,6 @@ use super::network::Network;
 use super::node::{self, CONF_DIR, Known};
 use super::output::Output;
 use super::{Error, chain};
-use crate::config::DEFAULT_DATA_DIR;
-use crate::endpoints::Rows;
-use crate::{bridge, masquerade, network};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -115,7 +115,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
             report.note(&known.name, purged);
             report.purge_remembered(known, &mut manifest)?;
         }
-        report.remove_empty(Path::new(network::PINS));
+        report.remove_empty(Path::new(naming::PINS));
         if report.had_masquerading {
             report.name_forwarding();
         }
@@ -219,7 +219,7 @@ fn gateways(known: &Known, bridge: &Link, host: &Socket) -> Result<Vec<IpNetwork
     let Some(maps) = known.maps()? else {
         return Ok(Vec::new());
     };
-    let rows = Rows::of(&maps)?;
+    let rows = Endpoints::from_maps(&maps)?;
     // The programs answer for it as well, and no pod has it for a gateway.
     let own = bridge.mac.map(|mac| IpAddr::from(mac.link_local()));
     let mut gateways = Vec::new();
@@ -338,7 +338,7 @@ impl Report {
             return Ok(());
         }
         // That it cannot be told whether there are rules is no reason to leave them.
-        if masquerade::is_there(&known.name).unwrap_or(true) {
+        if masquerade::exists(&known.name).unwrap_or(true) {
             let what = format!("masquerade rules of {}", known.name);
             let is_gone = self.remove(what, || Ok(masquerade::remove(&known.name)?));
             self.had_masquerading |= is_gone;
@@ -376,12 +376,12 @@ impl Report {
         let gateways = gateways(known, bridge, host).unwrap_or_default();
         let mut is_gone = true;
         // A qdisc that names other blocks is another tool's.
-        let blocks = bridge::blocks(&known.name);
+        let blocks = naming::shared_blocks(&known.name);
         if host.ingress_qdisc(index)?.is_some_and(|qdisc| qdisc.blocks == blocks) {
             let what = format!("the eBPF programs from bridge {name}, which stays");
             is_gone &= self.remove(what, || Ok(host.delete_clsact(index)?));
         }
-        if is_gone && bridge.alias.as_ref().is_some_and(|alias| *alias == bridge::alias(&known.name)) {
+        if is_gone && bridge.alias.as_ref().is_some_and(|alias| *alias == naming::bridge_alias(&known.name)) {
             is_gone &= self.remove(format!("the alias of bridge {name}"), || Ok(host.set_alias(index, "")?));
         }
         let mut kept = format!("bridge {name}: the network has not made it, or its MAC was changed since");
@@ -399,7 +399,7 @@ impl Report {
         // They may lead to what is left.
         let remembered = manifest.leases().get(&known.name).filter(|_| !self.has_failed);
         let Some(data_dir) = remembered else { return Ok(()) };
-        let store = network::leases(data_dir, &known.name)?;
+        let store = naming::leases(data_dir, &known.name)?;
         if store.dir() != known.store.dir() && store.is_written()? {
             self.remove(format!("leases in {}", store.dir().display()), || Ok(store.remove()?));
             self.gone.insert(store.dir().to_owned());
@@ -432,7 +432,7 @@ impl Report {
 
     /// Removes the record of the processes that DEL and GC have left behind: no call will read it.
     fn remove_orphan_record(&mut self) {
-        let record = Path::new(network::ORPHANS);
+        let record = Path::new(naming::ORPHANS);
         if record.symlink_metadata().is_ok() {
             self.remove(record.display().to_string(), || Ok(fs::remove_file(record)?));
             self.gone.insert(record.to_owned());

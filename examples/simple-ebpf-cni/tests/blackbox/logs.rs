@@ -145,7 +145,7 @@ fn each_verb_is_one_line() {
         let del = only_line();
         assert_fields(&del, &of_pod);
         assert_fields(&del, &[("command", "DEL"), ("result", "ok")]);
-        for step in ["pair_ms", "rows_ms", "lease_ms", "total_ms"] {
+        for step in ["pair_ms", "maps_ms", "lease_ms", "total_ms"] {
             assert!(time(&del, step) >= 0.0);
         }
 

@@ -2,12 +2,12 @@
 
 use cnikit::netlink::{Link, Route, Socket};
 use ipnetwork::IpNetwork;
+use simple_ebpf_cni::ipv6::{self, Unavailable};
+use simple_ebpf_cni::{bridge, gateway};
 
 use super::Check;
 use crate::cli::network::Network;
 use crate::cli::{Error, remedy};
-use crate::ipv6::{self, Unavailable};
-use crate::{bridge, gateway};
 
 /// Whether an ADD of the network would be refused for its gateways or for its IPv6 addresses.
 pub(crate) fn addresses(network: &Network, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Error> {

@@ -4,17 +4,18 @@ use std::collections::{HashMap, HashSet};
 
 use cnikit::netlink::{FdbEntry, FdbState, Link, Socket};
 use cnikit::spec::IfName;
+use simple_ebpf_cni::config::Ipam;
+use simple_ebpf_cni::drift::PortFault;
+use simple_ebpf_cni::programs::Programs;
+use simple_ebpf_cni::{bridge, drift, masquerade, naming, programs};
 
 use super::{Check, Verdict, forwarding};
+use crate::NAME;
 use crate::cli::attached::{Pod, names_of_some};
 use crate::cli::network::Network;
 use crate::cli::node::Known;
 use crate::cli::text::{count, have};
 use crate::cli::{Error, chain, remedy};
-use crate::config::Addressing;
-use crate::drift::PortFault;
-use crate::programs::Programs;
-use crate::{NAME, bridge, drift, masquerade, network, programs};
 
 /// Whether a network has pods, by the ports of its bridge alone.
 pub(super) fn has_ports(network: &Network, links: &[Link]) -> bool {
@@ -113,7 +114,7 @@ fn ports_of(known: &Known, bridge: &Link, pods: &[Pod], host: &Socket, links: &[
     };
     // Ports of pods that a call attaches or detaches are not whole yet, or no more.
     let at_work = known.store.locked_owners()?.into_iter();
-    let at_work: HashSet<IfName> = at_work.map(|owner| network::attachment(&known.name, owner).host_ifname()).collect();
+    let at_work: HashSet<IfName> = at_work.map(|owner| naming::attachment(&known.name, owner).host_ifname()).collect();
     // Bridges learn the MACs of pods that are not held to them.
     let is_guarded = known.configured.as_ref().is_some_and(|(_, network)| network.config().spoof_check);
     let mut faults: Vec<(PortFault, Vec<&Pod>)> = Vec::new();
@@ -138,11 +139,11 @@ fn ports_of(known: &Known, bridge: &Link, pods: &[Pod], host: &Socket, links: &[
     }
     let mut checks = Vec::new();
     if !runs_on(bridge)? {
-        let found = PortFault::NoPrograms.of(&[bridge.name.to_string()], &bridge.name);
+        let found = PortFault::NoPrograms.message(&[bridge.name.to_string()], &bridge.name);
         checks.push(Check::fail("bridge", found, mend(known)));
     }
     for (fault, pods) in faults {
-        checks.push(Check::fail("port", fault.of(&port_names(&pods), &bridge.name), mend(known)));
+        checks.push(Check::fail("port", fault.message(&port_names(&pods), &bridge.name), mend(known)));
     }
     Ok(checks)
 }
@@ -174,7 +175,7 @@ fn gateways(known: &Known, bridge: &Link, host: &Socket) -> Result<Vec<Check>, E
         checks.push(Check::fail(CHECK, found, mend(known)));
     }
     // Which address another plugin gave the bridge, with which prefix length, `repair` does not know.
-    let is_delegated = config.is_some_and(|config| matches!(config.addressing, Addressing::Delegated));
+    let is_delegated = config.is_some_and(|config| matches!(config.ipam, Ipam::Delegated));
     let remedy = if is_delegated { format!("attach a pod of {}", known.name) } else { mend(known) };
     for found in drift::lacking(bridge, &has, &taken) {
         checks.push(Check::fail(CHECK, found, remedy.clone()));
@@ -209,7 +210,7 @@ fn unpinned(known: &Known, host: &Socket) -> Result<Option<Check>, Error> {
 fn masquerade(network: &Network) -> Option<Check> {
     const CHECK: &str = "masquerade";
     let name = &network.name;
-    match masquerade::is_lost(name, network.config()) {
+    match masquerade::is_incomplete(name, network.config()) {
         Ok(false) => None,
         Ok(true) => Some(Check::fail(
             CHECK,
@@ -234,7 +235,7 @@ fn unleased(
     links: &[Link],
 ) -> Result<Option<Check>, Error> {
     let bridge = known.bridge(links).filter(|bridge| known.owns(bridge, host));
-    let (Some(bridge), false) = (bridge, matches!(network.config().addressing, Addressing::Delegated)) else {
+    let (Some(bridge), false) = (bridge, matches!(network.config().ipam, Ipam::Delegated)) else {
         return Ok(None);
     };
     let leased: HashSet<_> =

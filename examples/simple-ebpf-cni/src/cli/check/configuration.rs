@@ -10,6 +10,8 @@ use cnikit::runtime::{self, NetworkConfigList, PluginConfig};
 use cnikit::spec::{NetworkName, PluginType};
 use rustix::fs::{Access, access};
 use serde_json::Value;
+use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
+use simple_ebpf_cni::{bridge, ip, masquerade};
 
 use super::addresses::addresses;
 use super::attached::has_ports;
@@ -20,8 +22,7 @@ use crate::cli::manifest::{Found, Manifest};
 use crate::cli::network::Network;
 use crate::cli::node::{CONF_DIR, Scope};
 use crate::cli::{Error, chain, remedy};
-use crate::config::DEFAULT_DATA_DIR;
-use crate::{NAME, SimpleEbpfCni, bridge, masquerade};
+use crate::{NAME, SimpleEbpfCni};
 
 /// What runtimes find in the directory of configurations.
 pub(crate) fn configurations(
@@ -266,7 +267,7 @@ fn subnets(network: &Network, host: &Socket, links: &[Link]) -> Result<Vec<Check
     let others = routes.iter().filter(|route| route.dst.prefix() > 0 && Some(route.oif) != own);
     let mut checks = Vec::new();
     for route in others {
-        if let Some(range) = config.ranges().find(|range| bridge::overlap(range.subnet(), route.dst)) {
+        if let Some(range) = config.ranges().find(|range| ip::overlap(range.subnet(), route.dst)) {
             let by = links.iter().find(|link| link.index == route.oif).map_or("?", |link| link.name.as_str());
             let found = format!("{} of {name} overlaps with the route to {} by {by}", range.subnet(), route.dst);
             checks.push(Check::warn("routes", found, "choose another subnet, unless that route is meant to give way"));
@@ -291,7 +292,7 @@ fn list(network: &Network, list: &NetworkConfigList, bin_dir: &Path) -> Vec<Chec
 /// Whether two networks want the same bridge, or the same addresses.
 fn rivals(one: &Network, other: &Network) -> Option<Check> {
     let (ours, theirs) = (one.config(), other.config());
-    let common = |range: &Range| theirs.ranges().find(|other| bridge::overlap(range.subnet(), other.subnet()));
+    let common = |range: &Range| theirs.ranges().find(|other| ip::overlap(range.subnet(), other.subnet()));
     let found = if ours.bridge == theirs.bridge {
         format!("{} and {} both have the bridge {}, which serves one network", one.name, other.name, ours.bridge)
     } else {

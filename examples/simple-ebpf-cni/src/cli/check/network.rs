@@ -1,16 +1,17 @@
 //! What of a network is left over, or not whole.
 
 use cnikit::netlink::{Link, Socket};
+use simple_ebpf_cni::endpoints::Endpoints;
+use simple_ebpf_cni::{bridge, pool};
 
 use super::attached::mend;
 use super::configuration::state;
 use super::{Check, held};
+use crate::NAME;
 use crate::cli::attached::{Pod, names_of_some, pods};
 use crate::cli::node::Known;
 use crate::cli::text::{count, have, verb};
 use crate::cli::{Error, chain, remedy};
-use crate::endpoints::Rows;
-use crate::{NAME, bridge, status};
 
 /// Whether the network has what its pods and the next ADD need, and nothing more.
 pub(crate) fn network(known: &Known, host: &Socket, links: &[Link]) -> Vec<Check> {
@@ -45,7 +46,7 @@ fn look(known: &Known, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Erro
     let Known { name, configured, store, datapath } = known;
     let mut checks = Vec::new();
     if let Some((_, network)) = configured
-        && let Err(failure) = status::refuse_full_pool(name, store, network.config(), host)
+        && let Err(failure) = pool::refuse_exhausted(name, store, network.config(), host)
     {
         checks.push(Check::fail("pool", format!("{name}: {failure}"), format!("{NAME} leases, for who has them")));
     }
@@ -69,7 +70,7 @@ fn look(known: &Known, host: &Socket, links: &[Link]) -> Result<Vec<Check>, Erro
     checks.extend(super::attached(known, &pods, host, links)?);
     checks.extend(super::xdp::bypassed(known, &pods, host, links)?);
     if let Some(maps) = known.maps()? {
-        let rows = Rows::of(&maps)?;
+        let rows = Endpoints::from_maps(&maps)?;
         let mut lost = rows.indexes()?;
         for link in links {
             lost.remove(&link.index);

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use cnikit::netlink::Sysctl;
+use simple_ebpf_cni::naming;
 
 use super::{Check, Verdict, held};
 use crate::cli::{Error, trial};
-use crate::network;
 
 /// The oldest kernel that the programs were tried on.
 const LEAST_KERNEL: (u32, u32) = (5, 10);
@@ -27,7 +27,7 @@ pub(crate) fn node() -> Vec<Check> {
     } else {
         checks.push(Check::warn("trial", "not made, for what stands above", "run it again when that is done"));
     }
-    checks.extend(held(Path::new(network::PINS)));
+    checks.extend(held(Path::new(naming::PINS)));
     checks.extend([btf(), bridge_netfilter()]);
     checks
 }
