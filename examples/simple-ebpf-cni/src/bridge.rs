@@ -219,7 +219,7 @@ pub fn is_made_for(network: &NetworkName, bridge: &Link) -> bool {
     bridge.mac == Some(bridge_mac(network)) && bridge.alias.as_ref().is_none_or(|found| *found == bridge_alias(network))
 }
 
-/// Announces the bridge's MAC to the pods, whose neighbor tables keep another MAC for half a
+/// Announces the bridge's MAC to the pods: their neighbor tables keep the former MAC for half a
 /// minute. The bridge must have its ports and the gateways' addresses.
 ///
 /// # Errors
@@ -229,7 +229,7 @@ pub fn announce(host: &Socket, bridge: &Link) -> netlink::Result<()> {
     let _span = info_span!("announce").entered();
     let Some(mac) = bridge.mac else { return Ok(()) };
     enable_mac_notifications(&bridge.name);
-    // A bridge that does not run yet drops what it sends. Without a running port, no pod listens.
+    // A bridge that does not run yet drops its packets. Without a running port, no pod listens.
     host.wait_running(bridge.index, RUNNING_TIMEOUT)?;
     // The kernel announces a MAC that is set, even if it stays the same.
     host.set_mac(bridge.index, mac)
@@ -276,7 +276,7 @@ fn claim(host: &Socket, network: &NetworkName, bridge: &Link) -> Result<(), Plug
 
 /// Fixes the MAC of a claimed bridge, and writes the network's name into its alias.
 fn mark(host: &Socket, network: &NetworkName, bridge: &Link) -> netlink::Result<()> {
-    // A bridge whose MAC was never set follows the lowest MAC of its ports. Pods keep the gateway's
+    // Until the MAC is set, a bridge follows the lowest MAC of its ports. Pods keep the gateway's
     // MAC in their neighbor tables, and net_config holds it too.
     if let Some(mac) = bridge.mac {
         host.set_mac(bridge.index, mac)?;

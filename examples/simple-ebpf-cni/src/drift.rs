@@ -1,5 +1,7 @@
-//! Differences between a bridge with its ports and the expectations of the pods: a missing gateway
-//! address, a MAC that differs from the maps, a port that is down.
+//! Differences between a bridge, its ports, and the expectations of the pods.
+//!
+//! Examples are a missing gateway address, a MAC that differs from the maps, and a port that is
+//! down.
 
 use std::borrow::Borrow;
 use std::net::IpAddr;

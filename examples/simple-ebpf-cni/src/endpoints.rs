@@ -77,8 +77,8 @@ impl Endpoints {
         Ok(())
     }
 
-    /// Restricts a new port to its MAC, to the link-local address of that MAC, and to addresses
-    /// that are [added](Self::add_addresses) later.
+    /// Restricts a new port to its MAC, to the MAC's link-local address, and to addresses that are
+    /// [added](Self::add_addresses) later.
     ///
     /// # Errors
     ///
@@ -209,8 +209,8 @@ impl Endpoints {
         Ok(gateways)
     }
 
-    /// Whether an index with entries belonged to a bridge, not to a pod's port. No other record of a
-    /// deleted bridge remains.
+    /// Whether an index with entries belonged to a bridge, not to a pod's port. No other record of
+    /// a deleted bridge remains.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Checks for IPv6 on a node that has it switched off, or whose kernel lacks it.
+//! Checks for IPv6, which may be off on the node or missing in its kernel.
 
 use std::fmt::Display;
 

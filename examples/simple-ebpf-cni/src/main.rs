@@ -27,7 +27,7 @@ use tracing::Dispatch;
 const VERSION: &str = env!("SIMPLE_EBPF_CNI_VERSION");
 
 /// An allocator that keeps freed pages. The allocator of musl returns each empty page to the kernel
-/// at once, and requests it again a moment later: a sixth of an ADD's system calls.
+/// at once, and soon requests another. This is a sixth of an ADD's system calls.
 #[global_allocator]
 static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 

@@ -37,7 +37,7 @@ const MAX_ALIAS: usize = 255;
 ///
 /// # Errors
 ///
-/// Those of [`Store::open`].
+/// See [`Store::open`].
 pub fn leases(data_dir: &Path, network: &NetworkName) -> ipam::Result<Store> {
     Store::open(data_dir.join(network.as_str()))
 }

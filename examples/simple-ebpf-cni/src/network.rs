@@ -45,7 +45,7 @@ impl<'a> Network<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`Store::locked_owners`].
+    /// See [`Store::locked_owners`].
     pub fn in_progress(&self) -> ipam::Result<HashSet<Attachment>> {
         Ok(self.leases.locked_owners()?.into_iter().map(|owner| self.attachment(owner)).collect())
     }

@@ -286,7 +286,7 @@ pub(crate) fn at_port(host: &Socket, port: u32) -> Result<Vec<u32>, cnikit::Erro
     }
 }
 
-/// The message for running programs whose maps are not pinned in `directory`.
+/// The message for running programs with maps that are not pinned in `directory`.
 #[must_use]
 pub fn unpinned(directory: &Path) -> String {
     format!("the maps of the running eBPF programs are not pinned in {}", directory.display())
@@ -315,7 +315,7 @@ pub fn unpinned_maps(
 ///
 /// # Errors
 ///
-/// Those of [`unpinned_maps`] and [`Datapath::is_complete`].
+/// See [`unpinned_maps`] and [`Datapath::is_complete`].
 pub fn maps_in_use(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Option<MapSet>, cnikit::Error> {
     if let Some(maps) = unpinned_maps(host, datapath, network)? {
         return Ok(Some(maps));
@@ -337,7 +337,7 @@ pub fn unpin_links(datapath: &Datapath, attachment: &Attachment) -> datapath::Re
     Ok(())
 }
 
-/// Removes the pins of TCX links whose ports no longer exist.
+/// Removes the pins of TCX links of deleted ports.
 ///
 /// # Errors
 ///

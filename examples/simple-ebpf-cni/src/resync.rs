@@ -52,7 +52,7 @@ impl Network<'_> {
             let Some(port) = ports.get(&attachment.host_ifname()) else { continue };
             let Ok(_lock) = self.leases.lock_owner(&lease.owner, Duration::ZERO) else { continue };
             let resynced = resync.pod(&attachment, &lease, port);
-            // A pod whose namespace was deleted in the meantime needs no entries.
+            // A pod that was deleted in the meantime needs no entries.
             if resynced.is_err() && self.host.link_by_index(port.index)?.is_none() {
                 endpoints.remove(&lease.addresses, Some(port.index))?;
                 continue;

@@ -46,8 +46,8 @@ impl<'a> Network<'a> {
     ///
     /// # Errors
     ///
-    /// Fails if the network cannot use the bridge, if `needs_ipv6` and an ADD cannot enable IPv6 on
-    /// it, or if another machine has a gateway's address.
+    /// Fails if the network cannot use the bridge, or if another machine has a gateway's address.
+    /// With `needs_ipv6`, fails also if an ADD cannot enable IPv6 on the bridge.
     pub fn look(&self, needs_ipv6: bool) -> Result<Observed<'a>, PluginError> {
         let bridge = bridge::look(self.host, self.name, self.config)?;
         if needs_ipv6 {
@@ -62,7 +62,7 @@ impl<'a> Network<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`Programs::ensure`].
+    /// See [`Programs::ensure`].
     pub fn ensure_programs(&self) -> Result<Programs, PluginError> {
         Programs::ensure(self.host, &self.datapath, self.name)
     }

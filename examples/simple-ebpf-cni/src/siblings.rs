@@ -5,9 +5,9 @@
 //! `port_addresses` has an entry for each of these addresses.
 //!
 //! Only data of the kernel identifies siblings. The pod's own links name the host ends, and a pod
-//! can forge them. The host ends name the pod's namespace, and a pod cannot forge these. The maps of
-//! a sibling in another network are the maps of the programs at its port, because its pins may be
-//! missing in this mount namespace.
+//! can forge them. The host ends name the pod's namespace, and a pod cannot forge these. The pins
+//! of a sibling in another network may be missing in this mount namespace. The programs at its port
+//! lead to its maps instead.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -24,7 +24,7 @@ use crate::endpoints::Endpoints;
 /// Lets the port and its siblings send from each other's addresses.
 ///
 /// The addresses of `port` must have their map entries: of two concurrent ADDs for one pod, the
-/// later one then sees the other. Skips a sibling whose maps are unusable or full: the pod works,
+/// later one then sees the other. Skips a sibling with unusable or full maps: the pod works,
 /// except for answers through that port.
 ///
 /// # Errors
@@ -61,7 +61,7 @@ pub(crate) fn share_all(
     Ok(())
 }
 
-/// A message for each difference between the entries of the port and those of [`share`].
+/// A message for each difference from the entries of [`share`].
 ///
 /// # Errors
 ///

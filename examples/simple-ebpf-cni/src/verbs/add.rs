@@ -111,8 +111,8 @@ impl<'a> Add<'a> {
         rollback.push("remove the entries of the veth pair", move || {
             Ok(remove_references(attachment, host, Some(veth.host), None)?)
         });
-        // A barrier: a pod that can still send keeps its map entries, so that the spoof check
-        // applies, and its lease, so that no other pod gets the address.
+        // A barrier: a pod that can still send keeps its map entries, which restrict it to its
+        // addresses. It also keeps its lease, so that no other pod gets the address.
         rollback.push_barrier("delete the veth pair", move || Ok(host.delete_link(veth.host)?));
 
         let port = Endpoint { ifindex: veth.host, mac };

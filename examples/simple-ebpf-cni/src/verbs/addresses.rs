@@ -19,7 +19,7 @@ use super::requested;
 use super::rollback::Rollback;
 
 /// The maximum time of a delegate's DEL or GC. The kubelet waits 2 minutes for the end of a pod
-/// (`runtimeRequestTimeout`). DEL needs the rest of that time to remove the pair and the lease, and
+/// (`runtimeRequestTimeout`). DEL needs the remaining time to remove the pair and the lease, and
 /// may wait for locks.
 pub(crate) const RELEASE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -105,8 +105,8 @@ pub(crate) fn gateways(ips: &[IpConfig]) -> Vec<IpNetwork> {
     ips.iter().filter_map(gateway).collect()
 }
 
-/// Leases one address of each pool. Takes over a lease of the attachment without a pair: an ADD that
-/// was killed between the two steps leaves it.
+/// Leases one address of each pool. Takes over a lease of the attachment without a pair: an ADD
+/// that was killed between the two steps leaves it.
 ///
 /// If a pool is exhausted, reclaims the leases of attachments that no longer exist. A restarted
 /// node container, for example, loses its pods without a reboot.

@@ -189,8 +189,8 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Whether this plugin's ADD added the route, not another plugin of the chain. Its routes have a
-    /// next hop in a subnet of the pod. A route without a next hop is in the configuration.
+    /// Whether this plugin's ADD added the route, not another plugin of the chain. Its routes have
+    /// a next hop in a subnet of the pod. A route without a next hop is in the configuration.
     fn is_own(&self, route: &Route) -> bool {
         match (route.gw, &self.request.config.ipam) {
             (Some(gateway), _) => self.ips.iter().any(|ip| ip.gateway == Some(gateway) || ip.address.contains(gateway)),

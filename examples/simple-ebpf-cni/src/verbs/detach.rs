@@ -29,10 +29,10 @@ impl AttachmentLock {
 
 /// Removes all objects of an ADD, finished or not.
 ///
-/// This needs no access to the pod's namespace: the pair is deleted by its host end, whose name
-/// derives from the attachment. The lease comes last, and only after the pair's deletion: two live
-/// pods must not have the same address. After an error, the next DEL finds the rest by its
-/// references: the lease leads to the entries, and an entry to its port.
+/// This needs no access to the pod's namespace. The attachment determines the name of the host end,
+/// and the deletion of the host end deletes the pair. The lease comes last, and only after the
+/// pair's deletion: two live pods must not have the same address. After an error, the next DEL
+/// finds the rest by its references: the lease leads to the entries, and an entry to its port.
 pub(crate) fn detach(
     attachment: &Attachment,
     host: &Socket,

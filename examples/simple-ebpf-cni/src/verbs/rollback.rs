@@ -10,8 +10,8 @@ pub(crate) type StepResult = Result<(), Box<dyn Error>>;
 /// A stack of steps that undo an ADD.
 ///
 /// Dropping the stack runs the steps in reverse order, also during a panic. A step that fails does
-/// not stop the others, unless it is a [barrier](Self::push_barrier). The runtime's DEL removes what
-/// remains.
+/// not stop the others, unless it is a [barrier](Self::push_barrier). The runtime's DEL removes
+/// what remains.
 #[derive(Default)]
 pub(crate) struct Rollback<'a> {
     steps: Vec<Step<'a>>,
