@@ -10,7 +10,7 @@ use super::node::{Known, Scope};
 use super::output::{BAD, GOOD, HEADER, Output, VOID};
 use super::status::{self, Problem};
 use super::{Error, chain};
-use simple_ebpf_cni::network::Network as SharedNetwork;
+use simple_ebpf_cni::network::Network;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -75,7 +75,7 @@ impl Repaired {
             let [problems, _] = before;
             return Ok(Self { name, repaired: Vec::new(), problems, has_pods });
         };
-        let done = SharedNetwork::new(host, &name, network.config(), &known.store).repair(network.masquerades());
+        let done = Network::new(host, &name, network.config(), &known.store).repair(network.masquerades());
         let after = status::findings(known, &scope.conf_dir, host)?;
         let is_left = |found: &str| after.iter().flatten().any(|problem| problem.found == found);
         let before = before.into_iter().flatten().map(|problem| problem.found);

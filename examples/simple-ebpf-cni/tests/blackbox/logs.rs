@@ -126,7 +126,7 @@ fn each_verb_is_one_line() {
         let (written, after) = (seconds(network, &add["time"]), seconds(network, "now"));
         assert!(add["time"].ends_with('Z') && (before..=after).contains(&written), "{before} {add:?} {after}");
         let steps =
-            ["lock", "look", "load", "lease", "programs", "bridge", "pair", "join", "port", "gateway", "rows", "pod"];
+            ["lock", "look", "load", "lease", "programs", "bridge", "pair", "join", "port", "gateway", "maps", "pod"];
         let sum: f64 = steps.iter().map(|step| time(&add, &format!("{step}_ms"))).sum();
         assert!(sum > 0.0 && sum <= time(&add, "total_ms"), "{add:#?}");
 
