@@ -11,90 +11,110 @@ use ipnetwork::IpNetwork;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::ipv6;
-use crate::masquerade::LONGEST_NAME;
+use crate::naming::{MAX_MASQUERADED_NAME, NAME};
 
-/// Leases lie below this directory unless the configuration names another.
-pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/cni/simple-ebpf-cni";
+/// The directory of the leases, if the configuration names no other.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/simple-ebpf-cni";
 
 const DEFAULT_BRIDGE: &str = "cbr0";
 
-/// What IPv4 needs at the least and a veth device takes at the most, in bytes.
+/// The minimum MTU of a link with IPv6, in bytes (RFC 8200, section 5).
+pub(crate) const IPV6_MIN_MTU: u32 = 1280;
+
+/// From the minimum of IPv4 to the maximum of a veth device, in bytes.
 const MTUS: RangeInclusive<u32> = 68..=65_535;
 
-/// The keys beside those that every plugin shares, checked and with their defaults.
+/// The plugin's own keys, checked and with their defaults.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Keys")]
-pub(crate) struct Config {
-    /// The bridge that the network's pods are ports of.
-    pub(crate) bridge: IfName,
-    /// Who gives pods their addresses.
-    pub(crate) addressing: Addressing,
-    /// MTU of the bridge and of both ends of each veth pair, in bytes; none follows the bridge and, before there is one,
-    /// the uplink.
-    pub(crate) mtu: Option<u32>,
-    /// Where each network keeps its leases, in a directory of its name.
-    pub(crate) data_dir: PathBuf,
-    /// Packets go straight into the target pod, past the bridge and the host's packet filter.
-    pub(crate) direct_forwarding: bool,
-    /// A pod can send from its own addresses and MAC only.
-    pub(crate) spoof_check: bool,
-    /// A pod reaches itself by way of the host, as by a service address of its own.
-    pub(crate) hairpin_mode: bool,
-    /// How the programs run on pods' ports.
-    pub(crate) attach: Attach,
-    /// `args.cni.directForwarding`: whether packets go straight into this pod, and from it into others.
-    pub(crate) pod_direct_forwarding: Option<bool>,
-    /// Whether the node takes the gateways' addresses. Without a word, it takes those that no other machine has.
-    pub(crate) is_gateway: Option<bool>,
+pub struct Config {
+    /// The bridge of the network.
+    pub bridge: IfName,
+    /// The source of the pods' addresses.
+    pub ipam: Ipam,
+    /// The MTU of the bridge and of both ends of each veth pair, in bytes. `None` follows the
+    /// bridge, or the uplink if there is no bridge yet.
+    pub mtu: Option<u32>,
+    /// The directory of the leases, with one subdirectory for each network.
+    pub data_dir: PathBuf,
+    /// Whether the programs redirect packets into the target pod, past the bridge and the host's
+    /// packet filter.
+    pub direct_forwarding: bool,
+    /// Whether a pod can send only from its own addresses and MAC.
+    pub spoof_check: bool,
+    /// Whether a pod reaches itself through the host, as with its own service address.
+    pub hairpin_mode: bool,
+    /// The hook of the programs on pods' ports.
+    pub attach: AttachMode,
+    /// `args.cni.directForwarding`: whether direct forwarding applies to this pod.
+    pub pod_direct_forwarding: Option<bool>,
+    /// Whether the node takes the gateways' addresses. `None` takes the addresses that no other
+    /// machine has.
+    pub is_gateway: Option<bool>,
 }
 
-/// How the programs run on pods' ports.
+/// The hook of the programs on pods' ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Attach {
-    /// As filters in the blocks that the bridge and all ports share.
+pub enum AttachMode {
+    /// Filters in the blocks that the bridge and all ports share.
     #[default]
     Clsact,
-    /// By TCX links of each port, which leave the clsact slot to other tools.
+    /// TCX links of each port, which leave the clsact slot to other tools.
     Tcx,
 }
 
-/// Who gives pods their addresses.
+/// The source of the pods' addresses.
 #[derive(Debug)]
-pub(crate) enum Addressing {
-    /// The network itself, out of these pools.
-    Own(IpamConfig),
-    /// The network itself, out of pools that the runtime names with each ADD (`ipRanges`) and has not named here.
-    Untold,
+pub enum Ipam {
+    /// The network's own pools.
+    Local(IpamConfig),
+    /// The network's own pools, which the runtime passes with each ADD (`ipRanges`). This
+    /// configuration has none.
+    RuntimeRanges,
     /// The plugin in `ipam.type`.
     Delegated,
 }
 
 impl Config {
-    /// The ranges that the network gives addresses of; none where another plugin does.
-    pub(crate) fn ranges(&self) -> impl Iterator<Item = &Range> {
+    /// The ranges of the network's own pools. Empty with a delegate.
+    pub fn ranges(&self) -> impl Iterator<Item = &Range> {
         self.pools().iter().flat_map(Pool::ranges)
     }
 
-    /// The pools that the network gives addresses of; none where another plugin does.
-    pub(crate) fn pools(&self) -> &[Pool] {
-        match &self.addressing {
-            Addressing::Own(ipam) => ipam.pools(),
-            Addressing::Untold | Addressing::Delegated => &[],
+    /// The network's own pools. Empty with a delegate.
+    #[must_use]
+    pub fn pools(&self) -> &[Pool] {
+        match &self.ipam {
+            Ipam::Local(ipam) => ipam.pools(),
+            Ipam::RuntimeRanges | Ipam::Delegated => &[],
         }
+    }
+
+    /// Whether one of the network's own pools has IPv6 addresses.
+    #[must_use]
+    pub fn has_ipv6_ranges(&self) -> bool {
+        self.ranges().any(|range| range.subnet().is_ipv6())
+    }
+
+    /// The bridge's addresses in the network's own pools, with the prefix lengths of their subnets.
+    /// Empty if another machine is the gateway.
+    pub fn gateways(&self) -> impl Iterator<Item = IpNetwork> {
+        let ranges = self.ranges().filter(|_| self.is_gateway != Some(false));
+        ranges.map(|range| range.with_prefix(range.gateway()))
     }
 }
 
-/// Where the leases are, by a configuration that has gone bad since the ADD.
-pub(crate) fn data_dir(config: &RawConfig) -> &Path {
-    let beside = config.value("dataDir");
-    let inside = config.value("ipam").and_then(|ipam| ipam.get("dataDir"));
-    let dirs = [beside, inside].into_iter().flatten().filter_map(|dir| dir.as_str()).map(Path::new);
-    { dirs }.find(|dir| dir.is_absolute()).unwrap_or(Path::new(DEFAULT_DATA_DIR))
+/// The directory of the leases in a configuration that may have become invalid after the ADD.
+#[must_use]
+pub fn data_dir(config: &RawConfig) -> &Path {
+    let top_level = config.value("dataDir");
+    let in_ipam = config.value("ipam").and_then(|ipam| ipam.get("dataDir"));
+    let mut dirs = [top_level, in_ipam].into_iter().flatten().filter_map(|dir| dir.as_str()).map(Path::new);
+    dirs.find(|dir| dir.is_absolute()).unwrap_or(Path::new(DEFAULT_DATA_DIR))
 }
 
-/// The keys as they stand in the configuration.
+/// The keys as received.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Keys {
@@ -105,16 +125,16 @@ struct Keys {
     gateway: Option<IpAddr>,
     subnets: Vec<Subnet>,
     exclude: Vec<IpNetwork>,
-    ipam: Ipam,
+    ipam: IpamKey,
     mtu: Option<u32>,
     data_dir: Option<PathBuf>,
     direct_forwarding: Option<bool>,
     spoof_check: Option<bool>,
     hairpin_mode: Option<bool>,
-    attach: Attach,
+    attach: AttachMode,
     is_gateway: Option<bool>,
     log_file: Option<PathBuf>,
-    /// It is read to refuse what is no level: the log has begun by now.
+    /// Parsed only to refuse an invalid level: the log has already started.
     #[serde(rename = "logLevel")]
     _log_level: Option<LogLevel>,
     capabilities: Capabilities,
@@ -122,7 +142,7 @@ struct Keys {
     args: Option<Args>,
 }
 
-/// Of `args`, which runtimes write for one attachment, the key that the library does not read.
+/// The key in `args` that the library does not read. Runtimes write `args` for one attachment.
 #[derive(Deserialize)]
 struct Args {
     cni: Option<CniArgs>,
@@ -142,9 +162,9 @@ enum Subnet {
     Long(RangeKeys),
 }
 
-/// The key `ipam`: of another plugin's words nothing is read but its name.
-enum Ipam {
-    Own(Box<IpamKeys>),
+/// The key `ipam`. Only the name of a delegate is read.
+enum IpamKey {
+    Local(Box<IpamKeys>),
     Delegated(PluginType),
 }
 
@@ -154,7 +174,7 @@ struct Capabilities {
     ip_ranges: bool,
 }
 
-/// What is wrong with a key.
+/// An invalid key.
 #[derive(Debug, thiserror::Error)]
 enum KeyError {
     #[error(transparent)]
@@ -167,21 +187,21 @@ enum KeyError {
     NoSubnetFor(IpAddr),
 
     #[error(
-        "{0:?} is for addresses that this plugin gives, and {1} in \"ipam\" gives them; remove the key, or \"type\" from \
-         \"ipam\""
+        "{0:?} is for addresses that this plugin assigns, and {1} in \"ipam\" assigns them; remove the key, or \"type\" \
+         from \"ipam\""
     )]
     NotDelegated(&'static str, PluginType),
 
     #[error("subnet {0} holds addresses that no pod can have, such as {1}; write a private one, such as {2}")]
     Unusable(IpNetwork, &'static str, &'static str),
 
-    #[error("\"name\" has {0} bytes, of which \"ipMasq\" allows {LONGEST_NAME}; write a shorter one")]
+    #[error("\"name\" has {0} bytes, and \"ipMasq\" allows {MAX_MASQUERADED_NAME}; write a shorter one")]
     LongName(usize),
 
     #[error("mtu {0} is out of range; choose one from {first} to {last} bytes", first = MTUS.start(), last = MTUS.end())]
     Mtu(u32),
 
-    #[error("mtu {0} is too small for IPv6 ({1}), which needs {least} bytes", least = ipv6::LEAST_MTU)]
+    #[error("mtu {0} is too small for IPv6 ({1}), which needs {least} bytes", least = IPV6_MIN_MTU)]
     MtuForIpv6(u32, IpNetwork),
 
     #[error("{0} {path} is relative; write an absolute path", path = .1.display())]
@@ -196,7 +216,7 @@ impl TryFrom<Keys> for Config {
             return Err(KeyError::Relative("logFile", log_file));
         }
         let length = keys.name.as_ref().map_or(0, String::len);
-        if keys.ip_masq == Some(true) && length > LONGEST_NAME {
+        if keys.ip_masq == Some(true) && length > MAX_MASQUERADED_NAME {
             return Err(KeyError::LongName(length));
         }
         let data_dir = keys.data_dir.take();
@@ -205,15 +225,15 @@ impl TryFrom<Keys> for Config {
             (keys.direct_forwarding.unwrap_or(true), keys.spoof_check.unwrap_or(true));
         let (hairpin_mode, attach, is_gateway) = (keys.hairpin_mode.unwrap_or(true), keys.attach, keys.is_gateway);
         let pod_direct_forwarding = keys.args.take().and_then(|args| args.cni?.direct_forwarding);
-        let addressing = addressing(keys)?;
-        let own = match &addressing {
-            Addressing::Own(ipam) => ipam.data_dir(),
-            Addressing::Untold | Addressing::Delegated => None,
+        let ipam = ipam(keys)?;
+        let in_ipam = match &ipam {
+            Ipam::Local(ipam) => ipam.data_dir(),
+            Ipam::RuntimeRanges | Ipam::Delegated => None,
         };
-        let data_dir = data_dir.or_else(|| own.map(Path::to_owned)).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
+        let data_dir = data_dir.or_else(|| in_ipam.map(Path::to_owned)).unwrap_or_else(|| DEFAULT_DATA_DIR.into());
         let config = Self {
             bridge,
-            addressing,
+            ipam,
             mtu,
             data_dir,
             direct_forwarding,
@@ -231,34 +251,35 @@ impl Config {
     fn validate(&self) -> Result<(), KeyError> {
         for subnet in self.ranges().map(Range::subnet) {
             if let Some(reserved) = reserved(subnet) {
-                let instead = if subnet.is_ipv4() { "10.244.1.0/24" } else { "fd00:10:244:1::/64" };
-                return Err(KeyError::Unusable(subnet, reserved, instead));
+                let suggestion = if subnet.is_ipv4() { "10.244.1.0/24" } else { "fd00:10:244:1::/64" };
+                return Err(KeyError::Unusable(subnet, reserved, suggestion));
             }
         }
         let ipv6 = self.ranges().map(Range::subnet).find(IpNetwork::is_ipv6);
         match (self.mtu, ipv6) {
             (Some(mtu), _) if !MTUS.contains(&mtu) => return Err(KeyError::Mtu(mtu)),
-            (Some(mtu), Some(subnet)) if mtu < ipv6::LEAST_MTU => return Err(KeyError::MtuForIpv6(mtu, subnet)),
+            (Some(mtu), Some(subnet)) if mtu < IPV6_MIN_MTU => return Err(KeyError::MtuForIpv6(mtu, subnet)),
             _ => {}
         }
         if self.data_dir.is_relative() { Err(KeyError::Relative("dataDir", self.data_dir.clone())) } else { Ok(()) }
     }
 }
 
-/// One pool for each subnet, wherever it stands; those of the runtime come first, as with `host-local`.
-fn addressing(keys: Keys) -> Result<Addressing, KeyError> {
+/// Builds one pool for each subnet of all keys. The subnets of the runtime come first, as with
+/// `host-local`.
+fn ipam(keys: Keys) -> Result<Ipam, KeyError> {
     let mut ipam = match keys.ipam {
-        Ipam::Own(ipam) => *ipam,
-        Ipam::Delegated(plugin) => {
-            let own = [
+        IpamKey::Local(ipam) => *ipam,
+        IpamKey::Delegated(plugin) => {
+            let local = [
                 ("subnet", keys.subnet.is_some()),
                 ("gateway", keys.gateway.is_some()),
                 ("subnets", !keys.subnets.is_empty()),
                 ("exclude", !keys.exclude.is_empty()),
             ];
-            return match own.into_iter().find(|(_, is_there)| *is_there) {
+            return match local.into_iter().find(|(_, is_present)| *is_present) {
                 Some((key, _)) => Err(KeyError::NotDelegated(key, plugin)),
-                None => Ok(Addressing::Delegated),
+                None => Ok(Ipam::Delegated),
             };
         }
     };
@@ -271,25 +292,25 @@ fn addressing(keys: Keys) -> Result<Addressing, KeyError> {
         Subnet::Short(subnet) => subnet.into(),
         Subnet::Long(keys) => keys,
     });
-    let beside: Vec<Vec<RangeKeys>> = short.into_iter().chain(subnets).map(|range| vec![range]).collect();
+    let top_level: Vec<Vec<RangeKeys>> = short.into_iter().chain(subnets).map(|range| vec![range]).collect();
 
-    let asked = keys.runtime_config.ip_ranges.into_iter().map(|set| set.into_iter().map(RangeKeys::from).collect());
-    ipam.ranges = asked.chain(beside).chain(ipam.ranges).collect();
+    let requested = keys.runtime_config.ip_ranges.into_iter().map(|set| set.into_iter().map(RangeKeys::from).collect());
+    ipam.ranges = requested.chain(top_level).chain(ipam.ranges).collect();
     ipam.exclude.extend(keys.exclude);
     match IpamConfig::try_from(ipam) {
-        Err(ipam::Error::NoRanges) if keys.capabilities.ip_ranges => Ok(Addressing::Untold),
+        Err(ipam::Error::NoRanges) if keys.capabilities.ip_ranges => Ok(Ipam::RuntimeRanges),
         Err(ipam::Error::NoRanges) => Err(KeyError::NoSubnet),
-        ipam => Ok(Addressing::Own(ipam?)),
+        ipam => Ok(Ipam::Local(ipam?)),
     }
 }
 
-impl Default for Ipam {
+impl Default for IpamKey {
     fn default() -> Self {
-        Self::Own(Box::default())
+        Self::Local(Box::default())
     }
 }
 
-impl<'de> Deserialize<'de> for Ipam {
+impl<'de> Deserialize<'de> for IpamKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Default, Deserialize)]
         struct Named {
@@ -301,15 +322,15 @@ impl<'de> Deserialize<'de> for Ipam {
         };
         let named = Named::deserialize(&value).map_err(D::Error::custom)?;
         match named.plugin_type.as_deref() {
-            None | Some("" | crate::NAME) => {
-                IpamKeys::deserialize(value).map(|keys| Self::Own(keys.into())).map_err(D::Error::custom)
+            None | Some("" | NAME) => {
+                IpamKeys::deserialize(value).map(|keys| Self::Local(keys.into())).map_err(D::Error::custom)
             }
             Some(name) => name.parse().map(Self::Delegated).map_err(D::Error::custom),
         }
     }
 }
 
-/// What of a subnet the kernel takes for something else than hosts (RFC 6890).
+/// A range that overlaps with the subnet and is reserved for other uses than hosts (RFC 6890).
 fn reserved(subnet: IpNetwork) -> Option<&'static str> {
     const RESERVED: [&str; 7] =
         ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4", "::/8", "fe80::/10", "ff00::/8"];
@@ -322,7 +343,12 @@ fn reserved(subnet: IpNetwork) -> Option<&'static str> {
     })
 }
 
-/// The bridge of a network that names none.
-pub(crate) fn default_bridge() -> IfName {
+/// The name of the bridge, if the configuration names none.
+///
+/// # Panics
+///
+/// Never: the name is a valid constant.
+#[must_use]
+pub fn default_bridge() -> IfName {
     DEFAULT_BRIDGE.parse().expect("a constant that is a valid name")
 }

@@ -1,5 +1,7 @@
-//! Differences between a bridge with its ports and what pods expect: a gateway address that is missing, another MAC than the
-//! maps say, a port that is down.
+//! Differences between a bridge, its ports, and the expectations of the pods.
+//!
+//! Examples are a missing gateway address, a MAC that differs from the maps, and a port that is
+//! down.
 
 use std::borrow::Borrow;
 use std::net::IpAddr;
@@ -9,22 +11,23 @@ use cnikit::netlink::Link;
 use cnikit::spec::IfName;
 use ipnetwork::IpNetwork;
 
-use crate::bridge;
 use crate::config::Config;
-use crate::endpoints::Rows;
+use crate::endpoints::Endpoints;
+use crate::ip;
 
-/// The gateways' addresses that the bridge must have, by the maps: those that an ADD gave it. The maps know no prefix
-/// lengths, so these come from the configuration, or else from the address that the bridge `has`. An address whose prefix
-/// length is unknown has that of a host.
-pub(crate) fn taken(
-    datapath: &Datapath,
-    config: Option<&Config>,
-    has: &[IpNetwork],
-) -> datapath::Result<Vec<IpNetwork>> {
-    let configured: Vec<IpNetwork> = config.into_iter().flat_map(bridge::gateways).collect();
-    let gateways = Rows::open(datapath)?.gateways(datapath.config()?.bridge_ifindex)?;
+/// The gateway addresses that the bridge must have according to the maps: an ADD added them.
+///
+/// The maps hold no prefix lengths. They come from the configuration, or else from the addresses
+/// `present` on the bridge. An address with an unknown prefix length gets the length of a host.
+///
+/// # Errors
+///
+/// Fails if the maps cannot be read.
+pub fn taken(datapath: &Datapath, config: Option<&Config>, present: &[IpNetwork]) -> datapath::Result<Vec<IpNetwork>> {
+    let configured: Vec<IpNetwork> = config.into_iter().flat_map(Config::gateways).collect();
+    let gateways = Endpoints::open(datapath)?.gateways(datapath.config()?.bridge_ifindex)?;
     let with_prefix = |address: IpAddr| {
-        let known = configured.iter().chain(has).find(|network| network.ip() == address);
+        let known = configured.iter().chain(present).find(|network| network.ip() == address);
         known.copied().unwrap_or_else(|| address.into())
     };
     let mut taken: Vec<IpNetwork> = gateways.into_iter().map(with_prefix).collect();
@@ -32,25 +35,28 @@ pub(crate) fn taken(
     Ok(taken)
 }
 
-/// What the bridge lacks of the gateways' addresses.
-pub(crate) fn lacking<'g>(
+/// A message for each gateway address that the bridge lacks. `present` are its addresses.
+pub fn lacking<'g>(
     link: &Link,
-    has: &[IpNetwork],
+    present: &[IpNetwork],
     gateways: &'g [IpNetwork],
 ) -> impl Iterator<Item = String> + use<'g> {
-    let (name, has) = (link.name.clone(), has.to_vec());
-    let missing = gateways.iter().filter(move |gateway| !bridge::serves(&has, **gateway));
-    missing.map(move |gateway| format!("the bridge {name} lacks the gateway's address {}", shown(*gateway)))
+    let (name, present) = (link.name.clone(), present.to_vec());
+    let missing = gateways.iter().filter(move |gateway| !ip::serves(&present, **gateway));
+    missing
+        .map(move |gateway| format!("the bridge {name} lacks the gateway's address {}", without_host_prefix(*gateway)))
 }
 
-/// An address without the prefix length that stands for an unknown one.
-fn shown(gateway: IpNetwork) -> String {
+/// Formats an address. Omits the prefix length of a host, which stands for an unknown length.
+fn without_host_prefix(gateway: IpNetwork) -> String {
     let is_unknown = gateway.prefix() == if gateway.is_ipv4() { 32 } else { 128 };
     if is_unknown { gateway.ip().to_string() } else { gateway.to_string() }
 }
 
-/// What a pod's port lacks of what its ADD set, except the eBPF programs. CHECK, `status` and `doctor` report it.
-pub(crate) fn port(port: &Link, bridge: Option<&Link>) -> Vec<PortFault> {
+/// The faults of a pod's port, except missing eBPF programs. CHECK, `status` and `doctor` report
+/// them.
+#[must_use]
+pub fn port(port: &Link, bridge: Option<&Link>) -> Vec<PortFault> {
     let mut faults = Vec::new();
     if !port.up {
         faults.push(PortFault::Down);
@@ -61,26 +67,30 @@ pub(crate) fn port(port: &Link, bridge: Option<&Link>) -> Vec<PortFault> {
     faults
 }
 
-/// How the bridge's MAC differs from the one that the eBPF programs know.
-pub(crate) fn other_mac(bridge: &Link, told: &DatapathConfig) -> Option<String> {
-    let mac = bridge.mac.filter(|mac| *mac != told.gateway_mac)?;
-    let (name, expected) = (&bridge.name, told.gateway_mac);
+/// A message, if the bridge's MAC differs from the one in the maps.
+#[must_use]
+pub fn other_mac(bridge: &Link, expected: &DatapathConfig) -> Option<String> {
+    let mac = bridge.mac.filter(|mac| *mac != expected.gateway_mac)?;
+    let (name, expected) = (&bridge.name, expected.gateway_mac);
     Some(format!("the bridge {name} has the MAC {mac}, and the eBPF programs know it by {expected}"))
 }
 
-/// A fault of one pod's port.
+/// A fault of a pod's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PortFault {
+pub enum PortFault {
+    /// The host end is down.
     Down,
+    /// The host end is no port of the bridge.
     NoPort,
+    /// The eBPF programs do not run on the host end.
     NoPrograms,
-    /// The bridge lacks the static entry of the pod's MAC.
+    /// The bridge lacks the static forwarding entry of the pod's MAC.
     NoEntry,
 }
 
 impl PortFault {
-    /// The message for these ports, which `ports` names.
-    pub(crate) fn of(self, ports: &[impl Borrow<str>], bridge: &IfName) -> String {
+    /// The message for the ports with the names `ports`.
+    pub fn message(self, ports: &[impl Borrow<str>], bridge: &IfName) -> String {
         let (names, is_one) = (ports.join(", "), ports.len() == 1);
         let (is, a_port) = if is_one { ("is", "no port") } else { ("are", "no ports") };
         match self {

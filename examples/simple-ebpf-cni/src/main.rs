@@ -1,30 +1,16 @@
 //! `simple-ebpf-cni`: a CNI plugin for the pods of one node.
 //!
-//! Each pod gets a veth pair on a bridge and an address from the network's subnet; an eBPF program at
-//! TC counts what it sends and delivers packets for other pods directly. Everything that takes a
-//! system call is `cnikit`'s; what stands here is the order of the steps, and what undoes them.
+//! Each pod gets a veth pair on a bridge and an address from the network's subnet. An eBPF program
+//! at TC counts the pod's packets and redirects packets for other pods. `cnikit` makes the system
+//! calls, and the library of this package manages the objects of a network. The binary adds the
+//! CNI verbs and, with the feature `cli`, the commands.
 
-mod add;
-mod addresses;
-mod bridge;
-mod check;
+#[cfg(feature = "cli")]
 mod cli;
-mod config;
-mod container;
-mod del;
-mod drift;
-mod endpoints;
-mod gateway;
-mod gc;
-mod ipv6;
-mod masquerade;
-mod network;
-mod programs;
-mod repair;
-mod requested;
-mod resync;
-mod siblings;
-mod status;
+#[cfg(not(feature = "cli"))]
+#[path = "no_cli.rs"]
+mod cli;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -33,18 +19,15 @@ use cnikit::plugin::{
 };
 use cnikit::spec::{AddResult, RawConfig};
 use dlmalloc::GlobalDlmalloc;
+use simple_ebpf_cni::config::Config;
+use simple_ebpf_cni::naming::NAME;
 use tracing::Dispatch;
 
-use crate::config::Config;
-
-/// The name under which the plugin is installed and keeps its state and pins.
-const NAME: &str = "simple-ebpf-cni";
-
-/// The version, and the state of the sources where that is known.
+/// The version and, if known, the revision of the sources.
 const VERSION: &str = env!("SIMPLE_EBPF_CNI_VERSION");
 
-/// Keeps what it is given back. musl's own allocator returns each page to the kernel as soon as nothing lies in it, and asks for
-/// another a moment later: a sixth of an ADD's system calls.
+/// An allocator that keeps freed pages. The allocator of musl returns each empty page to the kernel
+/// at once, and soon requests another. This is a sixth of an ADD's system calls.
 #[global_allocator]
 static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
@@ -54,7 +37,11 @@ impl Plugin for SimpleEbpfCni {
     type Config = Config;
 
     fn info(&self) -> PluginInfo {
-        let docs = "README.md of the project; simple-ebpf-cni --help lists the commands";
+        let docs = if cfg!(feature = "cli") {
+            "README.md of the project; simple-ebpf-cni --help lists the commands"
+        } else {
+            "README.md of the project"
+        };
         PluginInfo { name: NAME, version: VERSION, summary: env!("CARGO_PKG_DESCRIPTION"), docs }
     }
 
@@ -63,23 +50,23 @@ impl Plugin for SimpleEbpfCni {
     }
 
     fn add(&self, request: &AddRequest<Config>) -> Result<AddResult, PluginError> {
-        add::add(request)
+        verbs::add::add(request)
     }
 
     fn del(&self, request: &DelRequest<Config>) -> Result<(), PluginError> {
-        del::del(request)
+        verbs::del::del(request)
     }
 
     fn check(&self, request: &CheckRequest<Config>) -> Result<(), PluginError> {
-        check::check(request)
+        verbs::check::check(request)
     }
 
     fn gc(&self, request: &GcRequest<Config>) -> Result<(), PluginError> {
-        gc::gc(request)
+        verbs::gc::gc(request)
     }
 
     fn status(&self, request: &StatusRequest<Config>) -> Result<(), PluginError> {
-        status::status(request)
+        verbs::status::status(request)
     }
 }
 

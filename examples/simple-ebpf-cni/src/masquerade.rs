@@ -1,12 +1,12 @@
-//! Masquerading: what pods send to the world bears the host's address, so that the world can answer.
+//! Masquerading: packets of pods to other networks get the host's address as their source.
 //!
-//! A network has one chain of its own, with a rule for each subnet. It is made by the first ADD and looked at by every
-//! other, and outlives the pods.
+//! Each network has one chain with a rule for each subnet. The first ADD creates the chain, and
+//! each ADD checks it. The chain outlives the pods.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cnikit::ipam::{LOCK_TIMEOUT, Store};
+use cnikit::ipam::LOCK_TIMEOUT;
 use cnikit::netlink::nftables::{
     self, Action, Batch, Chain, ChainType, Family, Hook, Match, PortRandomization, Priority, Rule, RuleInfo, Table,
 };
@@ -16,77 +16,95 @@ use cnikit::spec::{ErrorCode, IfName, NetConf, NetworkName};
 use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
 
-use crate::config::{Addressing, Config};
-use crate::network;
+use crate::config::{Config, Ipam};
+use crate::ip;
+use crate::naming::{CHAIN_PREFIX, NAME};
+use crate::network::Network;
 
-/// What masquerades the pods of a network.
-pub(crate) struct Masquerade {
+/// Random source ports, so that simultaneous connections of several pods do not get the same port
+/// of the host.
+const MASQUERADE: Action = Action::Masquerade(PortRandomization::FullyRandom);
+
+/// The masquerading rules of a network.
+#[derive(Debug)]
+pub struct Masquerade {
     chain: Chain,
     subnets: BTreeSet<IpNetwork>,
-    rules: Vec<Commented>,
-    /// The subnets are all that the network has, so that other rules are of subnets that it had.
+    rules: Vec<CommentedRule>,
+    /// Whether `subnets` are all subnets of the network, so that other rules are obsolete.
     is_exact: bool,
 }
 
-/// A rule, and the comment by which it is known again.
-struct Commented {
+/// A rule, and its comment, which identifies it in a listing.
+#[derive(Debug)]
+struct CommentedRule {
     comment: String,
     rule: Rule,
 }
 
 impl Masquerade {
-    /// What the network needs for a pod with these addresses; nothing where it does not masquerade.
-    pub(crate) fn of(
-        network: &NetworkName,
+    /// The rules for a pod with these addresses. `None` if the network does not masquerade.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a rule cannot be encoded.
+    pub fn for_pod(
+        network: &Network<'_>,
         net_conf: &NetConf,
-        config: &Config,
         addresses: &[IpNetwork],
     ) -> Result<Option<Self>, PluginError> {
         if !net_conf.ip_masq {
             return Ok(None);
         }
-        Self::new(network, config, net_conf.runtime_config.ip_ranges.is_empty(), addresses).map(Some)
+        Self::new(network, net_conf.runtime_config.ip_ranges.is_empty(), addresses).map(Some)
     }
 
-    /// What a network that masquerades needs for pods with these addresses. Ranges that a runtime names with an ADD may be
-    /// others with the next, as may those of another plugin.
+    /// The rules for pods with these addresses. Ranges that a runtime passes to an ADD, and the
+    /// ranges of a delegate, may differ in the next ADD.
     pub(crate) fn new(
-        network: &NetworkName,
-        config: &Config,
-        has_own_ranges_only: bool,
+        network: &Network<'_>,
+        has_configured_ranges_only: bool,
         addresses: &[IpNetwork],
     ) -> Result<Self, PluginError> {
-        let is_exact = matches!(config.addressing, Addressing::Own(_)) && has_own_ranges_only;
+        let config = network.config;
+        let is_exact = matches!(config.ipam, Ipam::Local(_)) && has_configured_ranges_only;
         let subnets: BTreeSet<IpNetwork> = if is_exact {
             config.ranges().map(|range| range.subnet()).collect()
         } else {
-            addresses.iter().copied().map(network::subnet).collect()
+            addresses.iter().copied().map(ip::subnet).collect()
         };
         let rules = subnets.iter().map(|subnet| rule(*subnet, &config.bridge)).collect::<Result<_, _>>()?;
-        Ok(Self { chain: chain(network), subnets, rules, is_exact })
+        Ok(Self { chain: chain(network.name), subnets, rules, is_exact })
     }
 
-    /// Makes the rules and turns forwarding on, unless all is as it should be.
+    /// Creates missing rules, and turns forwarding on. If the setting cannot be written, pods still
+    /// reach each other and the host, and a warning reports it.
     ///
-    /// Where the settings cannot be written, pods reach each other and the host all the same, and that is said.
-    pub(crate) fn ensure(&self, host: &Socket, leases: &Store) -> Result<(), PluginError> {
+    /// # Errors
+    ///
+    /// Fails if the kernel refuses the rules, or if the store's lock is not free in time.
+    pub fn ensure(&self, network: &Network<'_>) -> Result<(), PluginError> {
         let _span = info_span!("masquerade").entered();
         let nftables = nftables::Socket::open()?;
         if !self.is_in(&nftables.rules(&self.chain)?) {
-            // Two that see the same rule missing must not both append it.
-            let _turn = leases.lock(LOCK_TIMEOUT)?;
+            // Two callers that see the same rule missing must not both append it.
+            let _lock = network.leases.lock(LOCK_TIMEOUT)?;
             nftables.commit(&self.repair(&nftables.rules(&self.chain)?))?;
         }
         for family in self.forwarding() {
-            if let Err(error) = family.forward(host) {
+            if let Err(error) = family.enable(network.host) {
                 warn!("pods do not reach the world: {error}: set {} to 1 by hand", family.setting());
             }
         }
         Ok(())
     }
 
-    /// What CHECK finds amiss.
-    pub(crate) fn differences(&self) -> Result<Vec<String>, PluginError> {
+    /// A message for each missing rule or setting.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the rules or the settings cannot be read.
+    pub fn differences(&self) -> Result<Vec<String>, PluginError> {
         let mut differences = Vec::new();
         if !self.is_in(&nftables::Socket::open()?.rules(&self.chain)?) {
             differences.push(format!("the nftables chain {} does not masquerade the network's subnets", self.chain));
@@ -103,12 +121,13 @@ impl Masquerade {
         (!self.is_exact || found.len() == self.rules.len()) && self.rules.iter().all(|rule| rule.is_in(found))
     }
 
-    /// What is to be done where these rules were found: subnets that others may have are left alone.
+    /// The changes for a chain with the rules `found`. Keeps rules of subnets that other pods may
+    /// have.
     fn repair(&self, found: &[RuleInfo]) -> Batch {
         let batch = Batch::new().ensure_table(&self.chain.table()).ensure_chain(&self.chain);
         let batch = if self.is_exact { batch.flush_chain(&self.chain) } else { batch };
         let missing = self.rules.iter().filter(|rule| self.is_exact || !rule.is_in(found));
-        missing.fold(batch, |batch, Commented { comment, rule }| {
+        missing.fold(batch, |batch, CommentedRule { comment, rule }| {
             batch.append_rule(&self.chain, rule.clone().comment(comment.as_str()))
         })
     }
@@ -119,14 +138,18 @@ impl Masquerade {
     }
 }
 
-impl Commented {
+impl CommentedRule {
     fn is_in(&self, found: &[RuleInfo]) -> bool {
         found.iter().any(|found| found.comment.as_ref() == Some(&self.comment))
     }
 }
 
-/// Whether the host could masquerade, and route what it masquerades. Changes nothing.
-pub(crate) fn probe(network: &NetworkName, config: &Config) -> Result<(), PluginError> {
+/// Checks whether the host can masquerade and route. Changes nothing.
+///
+/// # Errors
+///
+/// Fails if the kernel refuses the rules, or if forwarding is off and cannot be turned on.
+pub fn probe(network: &NetworkName, config: &Config) -> Result<(), PluginError> {
     let _span = info_span!("masquerade").entered();
     probe_rules(network)?;
     for setting in forwarding(config) {
@@ -138,8 +161,12 @@ pub(crate) fn probe(network: &NetworkName, config: &Config) -> Result<(), Plugin
     Ok(())
 }
 
-/// Whether the kernel takes the network's rules, or has taken them. Changes nothing.
-pub(crate) fn probe_rules(network: &NetworkName) -> netlink::Result<()> {
+/// Checks whether the kernel accepts the network's rules. Changes nothing.
+///
+/// # Errors
+///
+/// Fails if the kernel refuses the rules.
+pub fn probe_rules(network: &NetworkName) -> netlink::Result<()> {
     let (nftables, chain) = (nftables::Socket::open()?, chain(network));
     if nftables.rules(&chain)?.is_empty() {
         let batch = Batch::new().ensure_table(&chain.table()).ensure_chain(&chain);
@@ -148,17 +175,22 @@ pub(crate) fn probe_rules(network: &NetworkName) -> netlink::Result<()> {
     Ok(())
 }
 
-/// The settings by which the host routes what pods of the network send.
-pub(crate) fn forwarding(config: &Config) -> impl Iterator<Item = Sysctl<'static>> {
-    let has_ipv6 = config.ranges().any(|range| range.subnet().is_ipv6());
-    // Of subnets that are not known, IPv4 is taken to be among them.
+/// The forwarding settings that the network needs.
+pub fn forwarding(config: &Config) -> impl Iterator<Item = Sysctl<'static>> {
+    let has_ipv6 = config.has_ipv6_ranges();
+    // Unknown subnets are assumed to include IPv4.
     let has_ipv4 = !has_ipv6 || config.ranges().any(|range| range.subnet().is_ipv4());
     let families = [(Forwarding::Ipv4, has_ipv4), (Forwarding::Ipv6, has_ipv6)].into_iter();
     families.filter_map(|(family, is_needed)| is_needed.then_some(family.setting()))
 }
 
-/// Whether pods that are attached go without rules that the next ADD makes, as far as the configuration names the subnets.
-pub(crate) fn is_lost(network: &NetworkName, config: &Config) -> netlink::Result<bool> {
+/// Whether rules of attached pods are missing, for the subnets in the configuration. The next ADD
+/// creates them.
+///
+/// # Errors
+///
+/// Fails if the rules cannot be listed.
+pub fn is_incomplete(network: &NetworkName, config: &Config) -> netlink::Result<bool> {
     let found = nftables::Socket::open()?.rules(&chain(network))?;
     for range in config.ranges() {
         if !rule(range.subnet(), &config.bridge)?.is_in(&found) {
@@ -169,7 +201,11 @@ pub(crate) fn is_lost(network: &NetworkName, config: &Config) -> netlink::Result
 }
 
 /// Whether the network has rules.
-pub(crate) fn is_there(network: &NetworkName) -> netlink::Result<bool> {
+///
+/// # Errors
+///
+/// Fails if the rules cannot be listed.
+pub fn exists(network: &NetworkName) -> netlink::Result<bool> {
     let rules = nftables::Socket::open().and_then(|nftables| nftables.rules(&chain(network)));
     match rules {
         Err(netlink::Error::Unsupported { .. }) => Ok(false),
@@ -177,11 +213,15 @@ pub(crate) fn is_there(network: &NetworkName) -> netlink::Result<bool> {
     }
 }
 
-/// Removes the rules of a network. Where it has none, this is success.
-pub(crate) fn remove(network: &NetworkName) -> netlink::Result<()> {
+/// Removes the rules of a network, if there are any.
+///
+/// # Errors
+///
+/// Fails if the kernel refuses the removal.
+pub fn remove(network: &NetworkName) -> netlink::Result<()> {
     let _span = info_span!("masquerade").entered();
     let chain = chain(network);
-    // The table is all networks' of the plugin, and goes with the last.
+    // All networks of the plugin share the table, so it goes with the last chain.
     let removed = nftables::Socket::open().and_then(|nftables| {
         nftables.delete_chain(&chain)?;
         nftables.delete_empty_table(&chain.table()).map(drop)
@@ -192,32 +232,23 @@ pub(crate) fn remove(network: &NetworkName) -> netlink::Result<()> {
     }
 }
 
-/// Connections of several pods that begin at the same moment must not meet on one port of the host's.
-const MASQUERADE: Action = Action::Masquerade(PortRandomization::FullyRandom);
-
-/// Behind it, no name of a network is a word that nft(8) keeps for itself.
-const PREFIX: &str = "masquerade-";
-
-/// How many bytes the name of a network can have whose pods are masqueraded: that of a chain has 255 at the most.
-pub(crate) const LONGEST_NAME: usize = 255 - PREFIX.len();
-
-/// Where the network's rules are. The table is the plugin's own, and all its networks'.
+/// The chain of the network, in the plugin's own table.
 fn chain(network: &NetworkName) -> Chain {
-    let table = Table::new(Family::Inet, crate::NAME);
-    table.chain(format!("{PREFIX}{network}")).hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT)
+    let table = Table::new(Family::Inet, NAME);
+    table.chain(format!("{CHAIN_PREFIX}{network}")).hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT)
 }
 
-/// The rule for what pods of a subnet send. What they send to the host itself does not get there.
-fn rule(subnet: IpNetwork, bridge: &IfName) -> netlink::Result<Commented> {
+/// The rule for packets from pods of a subnet. Packets to the host itself do not pass this hook.
+fn rule(subnet: IpNetwork, bridge: &IfName) -> netlink::Result<CommentedRule> {
     let rule = Rule::new(MASQUERADE)
         .matching(Match::source(subnet))
         .matching(!Match::destination(subnet))
         .matching(!Match::destination(multicast(subnet)))
         .matching(!Match::output_link(bridge.clone()));
-    Ok(Commented { comment: format!("pods of {subnet} on {bridge}, {}", rule.digest()?), rule })
+    Ok(CommentedRule { comment: format!("pods of {subnet} on {bridge}, {}", rule.digest()?), rule })
 }
 
-/// The groups of a subnet's family, whose members would take the host for the sender.
+/// The multicast range of a subnet's family. Group members must see the pod as the sender.
 fn multicast(subnet: IpNetwork) -> IpNetwork {
     let (group, prefix) = match subnet {
         IpNetwork::V4(_) => (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4),
@@ -226,7 +257,7 @@ fn multicast(subnet: IpNetwork) -> IpNetwork {
     IpNetwork::new(group, prefix).unwrap_or(subnet)
 }
 
-/// That the host routes packets of a family.
+/// The forwarding of packets between the host's links, for one family.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Forwarding {
     Ipv4,
@@ -241,30 +272,30 @@ impl Forwarding {
         }
     }
 
-    fn forward(self, host: &Socket) -> netlink::Result<()> {
+    fn enable(self, host: &Socket) -> netlink::Result<()> {
         if self.setting().read()? != 0 {
             return Ok(());
         }
         if self == Self::Ipv6 {
-            heed_routers(host)?;
+            preserve_accept_ra(host)?;
         }
         self.setting().write(1)
     }
 }
 
-/// Keeps the host's own way out. As soon as it is a router itself, it forgets the IPv6 routers that it was told of, and
-/// hears no others, but on links where that is asked for.
-fn heed_routers(host: &Socket) -> netlink::Result<()> {
+/// Keeps the host's own default routes. A host that forwards IPv6 drops the routers that it learned
+/// from advertisements, and ignores further ones, except on links with `accept_ra` 2.
+fn preserve_accept_ra(host: &Socket) -> netlink::Result<()> {
     for link in host.links()? {
         let accept_ra = Sysctl::Ipv6Conf(&link.name, Ipv6Conf::AcceptRa);
-        if leads_out(host, &link)? && accept_ra.read()? == 1 {
+        if has_default_route(host, &link)? && accept_ra.read()? == 1 {
             accept_ra.write(2)?;
         }
     }
     Ok(())
 }
 
-fn leads_out(host: &Socket, link: &Link) -> netlink::Result<bool> {
+fn has_default_route(host: &Socket, link: &Link) -> netlink::Result<bool> {
     let routes = host.routes(link.index)?;
     Ok(routes.iter().any(|route| route.dst.is_ipv6() && route.dst.prefix() == 0))
 }

@@ -1,4 +1,4 @@
-//! The programs where they run: in the blocks that the bridge anchors, and on each pod's port.
+//! The eBPF programs at their hooks: in the shared blocks, and on the port of each pod.
 
 use std::path::{Path, PathBuf};
 
@@ -8,102 +8,118 @@ use cnikit::plugin::{Context as _, PluginError};
 use cnikit::spec::{Attachment, IfName, NetworkName};
 use tracing::info_span;
 
-use crate::bridge;
-use crate::config::Attach;
+use crate::config::AttachMode;
+use crate::naming::shared_blocks;
 
-/// Where the programs stand among the filters of a block: behind whatever an operator puts in front,
-/// and fixed, so that they are replaced in place and never doubled.
+/// The priority and handle of the programs' filters. Filters of an operator can have a lower
+/// priority number and run first. Both are fixed, so that a new program replaces the old one.
 const PRIORITY: u16 = 0xc000;
 const HANDLE: u32 = 1;
 
-/// How often the running programs are looked at again when others replace them meanwhile.
-const ATTEMPTS: usize = 5;
+/// The maximum number of retries if other calls replace the running programs at the same time.
+const MAX_RETRIES: usize = 5;
 
-/// The programs of a network, opened.
-pub(crate) struct Programs {
+/// The opened programs of a network.
+#[derive(Debug)]
+pub struct Programs {
     network: NetworkName,
-    placed: Vec<Placed>,
-    links: PathBuf,
-    /// Whether the pinned programs ran in the blocks, and the maps had all entries, when this was opened.
+    attach_points: Vec<AttachPoint>,
+    link_pins: PathBuf,
+    /// Whether, at opening, the pinned programs ran in the blocks and the maps had all entries.
     is_settled: bool,
 }
 
-/// A program, the direction of packets that it sees, and the block that it belongs in.
-struct Placed {
+/// A program, and the place where it runs.
+#[derive(Debug)]
+struct AttachPoint {
     name: &'static str,
     program: Program,
     direction: Direction,
-    target: FilterTarget,
-    /// The id of the program that ran in the block when this was opened.
+    block: FilterTarget,
+    /// The id of the program in the block, at opening.
     running: Option<u32>,
 }
 
 impl Programs {
-    /// Opens the pinned programs, and first pins those of this build on the maps in use, unless they are.
-    pub(crate) fn ensure(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Self, PluginError> {
-        let mut attempts = ATTEMPTS;
+    /// Opens the pinned programs. If the pins are missing or of another build, first pins the
+    /// programs of this build on the maps in use.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the programs cannot be loaded, pinned or opened.
+    pub fn ensure(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Self, PluginError> {
+        let mut retries = MAX_RETRIES;
         loop {
             let running = running(host, network)?;
             let state = datapath.state()?;
             if state != PinState::Outdated {
-                let programs = Self::of(datapath, network, &running).context("open the eBPF programs")?;
+                let programs = Self::open_pinned(datapath, network, &running).context("open the eBPF programs")?;
                 if programs.missing().is_empty() {
                     return Ok(Self { is_settled: state == PinState::Settled, ..programs });
                 }
             }
-            let ids: Vec<u32> = running.iter().filter_map(|block| block.running).collect();
+            let ids: Vec<u32> = running.iter().filter_map(|hook| hook.running).collect();
             match datapath.ensure_for(&ids) {
-                Err(datapath::Error::Program { .. }) if attempts > 0 => attempts -= 1,
+                Err(datapath::Error::Program { .. }) if retries > 0 => retries -= 1,
                 ensured => {
                     ensured?;
-                    return Self::of(datapath, network, &running).context("open the eBPF programs");
+                    return Self::open_pinned(datapath, network, &running).context("open the eBPF programs");
                 }
             }
         }
     }
 
-    /// Opens the pinned programs as they are.
-    pub(crate) fn open(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Self, cnikit::Error> {
-        Ok(Self::of(datapath, network, &running(host, network)?)?)
+    /// Opens the pinned programs unchanged.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a pin is missing, or if the kernel does not list the filters.
+    pub fn open(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Self, cnikit::Error> {
+        Ok(Self::open_pinned(datapath, network, &running(host, network)?)?)
     }
 
-    fn of(datapath: &Datapath, network: &NetworkName, running: &[Block]) -> datapath::Result<Self> {
+    fn open_pinned(datapath: &Datapath, network: &NetworkName, hooks: &[Hook]) -> datapath::Result<Self> {
         let _span = info_span!("programs").entered();
-        let mut placed = Vec::new();
-        for &Block { name, direction, target, running } in running {
-            placed.push(Placed { name: name.as_str(), program: datapath.program(name)?, direction, target, running });
+        let mut attach_points = Vec::new();
+        for &Hook { name, direction, block, running } in hooks {
+            let program = datapath.program(name)?;
+            attach_points.push(AttachPoint { name: name.as_str(), program, direction, block, running });
         }
-        Ok(Self { network: network.clone(), placed, links: datapath.link_pins(), is_settled: false })
+        Ok(Self { network: network.clone(), attach_points, link_pins: datapath.link_pins(), is_settled: false })
     }
 
-    /// Whether the pinned programs ran in the blocks, and the maps had all entries, when this was opened.
+    /// Whether, at opening, the pinned programs ran in the blocks and the maps had all entries.
     pub(crate) fn are_settled(&self) -> bool {
         self.is_settled
     }
 
-    /// Makes [`network::ensure`](crate::network::ensure) look at the entries and programs of all pods, as for a new set.
+    /// Makes the next set-up check the entries and programs of all pods, as for a new set.
     pub(crate) fn unsettle(&mut self) {
         self.is_settled = false;
     }
 
-    /// Has the programs run in the blocks, and so on all ports that joined them. False when other programs have begun to
-    /// run in a block that was empty: they may use other maps.
+    /// Attaches the programs to the blocks, and so to all ports in them. Returns false if another
+    /// caller has filled an empty block in the meantime: its programs may use other maps.
     ///
-    /// Those of another build are replaced everywhere. The blocks come last: as long as they hold the old ones, the next
-    /// ADD finishes what a killed one has left.
-    pub(crate) fn ensure_attached(&self, host: &Socket) -> Result<bool, cnikit::Error> {
+    /// Replaces the programs of another build everywhere. The blocks come last: while they hold the
+    /// old programs, the next ADD finishes the work of a killed one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel refuses a filter or a TCX link.
+    pub fn ensure_attached(&self, host: &Socket) -> Result<bool, cnikit::Error> {
         if !self.is_settled {
-            self.renew_links()?;
+            self.update_links()?;
         }
-        for placed in self.placed.iter().filter(|placed| !placed.is_running()) {
-            let filter = BpfFilter::new(&placed.program, placed.name).priority(PRIORITY).handle(HANDLE);
-            if placed.running.is_some() {
-                host.replace_filter(&placed.target, &filter)?;
+        for point in self.attach_points.iter().filter(|point| !point.is_running()) {
+            let filter = BpfFilter::new(&point.program, point.name).priority(PRIORITY).handle(HANDLE);
+            if point.running.is_some() {
+                host.replace_filter(&point.block, &filter)?;
                 continue;
             }
-            match host.create_filter(&placed.target, &filter) {
+            match host.create_filter(&point.block, &filter) {
                 Err(netlink::Error::Exists { .. }) => {
-                    if running_in(host, &placed.target)? != Some(placed.program.id()) {
+                    if running_in(host, &point.block)? != Some(point.program.id()) {
                         return Ok(false);
                     }
                 }
@@ -113,41 +129,50 @@ impl Programs {
         Ok(true)
     }
 
-    /// The programs that did not run in their blocks when this was opened, by name.
-    pub(crate) fn missing(&self) -> Vec<&'static str> {
-        self.placed.iter().filter(|placed| !placed.is_running()).map(|placed| placed.name).collect()
+    /// The names of the programs that did not run in their blocks, at opening.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.attach_points.iter().filter(|point| !point.is_running()).map(|point| point.name).collect()
     }
 
-    /// Has the programs run on a pod's port, which has the name `host_end`.
-    pub(crate) fn join(
+    /// Attaches the programs to a pod's port with the name `host_end` and the index `port`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel refuses the qdisc or a TCX link.
+    pub fn attach_port(
         &self,
         host: &Socket,
         host_end: &IfName,
         port: u32,
-        attach: Attach,
+        mode: AttachMode,
     ) -> Result<(), cnikit::Error> {
-        if attach == Attach::Clsact {
-            return Ok(host.create_clsact(port, bridge::blocks(&self.network))?);
+        if mode == AttachMode::Clsact {
+            return Ok(host.create_clsact(port, shared_blocks(&self.network))?);
         }
-        for placed in &self.placed {
-            TcxLink::ensure(
-                &placed.program,
-                port,
-                placed.direction,
-                link_pin(&self.links, host_end, placed.direction),
-            )?;
+        for point in &self.attach_points {
+            let pin = link_pin(&self.link_pins, host_end, point.direction);
+            TcxLink::ensure(&point.program, port, point.direction, pin)?;
         }
         Ok(())
     }
 
     /// Whether a port's clsact qdisc names the network's blocks.
-    pub(crate) fn share_blocks_with(&self, host: &Socket, port: u32) -> netlink::Result<bool> {
-        Ok(host.ingress_qdisc(port)?.is_some_and(|qdisc| qdisc.blocks == bridge::blocks(&self.network)))
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel does not list the qdisc.
+    pub fn uses_shared_blocks(&self, host: &Socket, port: u32) -> netlink::Result<bool> {
+        Ok(host.ingress_qdisc(port)?.is_some_and(|qdisc| qdisc.blocks == shared_blocks(&self.network)))
     }
 
-    /// Whether the programs run on a port, in either way.
-    pub(crate) fn run_on(&self, host: &Socket, datapath: &Datapath, port: u32) -> Result<bool, PluginError> {
-        if self.share_blocks_with(host, port)? {
+    /// Whether the programs run on a port, through the blocks or by TCX.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel does not list the qdisc or the links.
+    pub fn run_on(&self, host: &Socket, datapath: &Datapath, port: u32) -> Result<bool, PluginError> {
+        if self.uses_shared_blocks(host, port)? {
             return Ok(true);
         }
         match self.are_linked_to(datapath, port) {
@@ -156,13 +181,17 @@ impl Programs {
         }
     }
 
-    /// Whether programs that use the pinned maps run on a port by TCX, of whichever build: calls that see another BPF
-    /// file system cannot replace them.
-    pub(crate) fn are_linked_to(&self, datapath: &Datapath, port: u32) -> Result<bool, cnikit::Error> {
-        for placed in &self.placed {
+    /// Whether programs on the pinned maps run on a port by TCX. Any build counts, because a call
+    /// with another BPF file system cannot replace them.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel does not list the links.
+    pub fn are_linked_to(&self, datapath: &Datapath, port: u32) -> Result<bool, cnikit::Error> {
+        for point in &self.attach_points {
             let mut is_linked = false;
-            for found in TcxLink::attached(port, placed.direction)? {
-                is_linked |= found.program_id == placed.program.id() || datapath.is_used_by(found.program_id)?;
+            for found in TcxLink::attached(port, point.direction)? {
+                is_linked |= found.program_id == point.program.id() || datapath.is_used_by(found.program_id)?;
             }
             if !is_linked {
                 return Ok(false);
@@ -171,14 +200,14 @@ impl Programs {
         Ok(true)
     }
 
-    /// Puts the programs in the place of those that TCX links hold.
-    fn renew_links(&self) -> datapath::Result<()> {
-        for (_, link) in TcxLink::pinned(&self.links)? {
+    /// Replaces the programs of the pinned TCX links.
+    fn update_links(&self) -> datapath::Result<()> {
+        for (_, link) in TcxLink::pinned(&self.link_pins)? {
             let info = link.info()?;
-            let placed = self.placed.iter().find(|placed| placed.direction == info.direction);
-            if let (Some(_), Some(placed)) = (info.ifindex, placed)
-                && let Err(error) = link.update(&placed.program)
-                // A port that went meanwhile needs no program.
+            let point = self.attach_points.iter().find(|point| point.direction == info.direction);
+            if let (Some(_), Some(point)) = (info.ifindex, point)
+                && let Err(error) = link.update(&point.program)
+                // A port that was deleted in the meantime needs no program.
                 && link.info()?.ifindex.is_some()
             {
                 return Err(error);
@@ -188,60 +217,61 @@ impl Programs {
     }
 }
 
-impl Placed {
-    /// Whether the block held the very program that is pinned.
+impl AttachPoint {
+    /// Whether the block held the pinned program itself.
     fn is_running(&self) -> bool {
         self.running == Some(self.program.id())
     }
 }
 
-/// A block, what belongs in it, and what runs in it.
+/// A block, the program for it, and the id of the program that runs in it.
 #[derive(Clone, Copy)]
-struct Block {
+struct Hook {
     name: ProgramName,
     direction: Direction,
-    target: FilterTarget,
+    block: FilterTarget,
     running: Option<u32>,
 }
 
-/// The blocks of a network, that of the guard first.
-fn running(host: &Socket, network: &NetworkName) -> netlink::Result<Vec<Block>> {
-    let blocks = bridge::blocks(network);
-    let places = [
+/// The hooks of a network, ingress first.
+fn running(host: &Socket, network: &NetworkName) -> netlink::Result<Vec<Hook>> {
+    let blocks = shared_blocks(network);
+    let hooks = [
         (ProgramName::Main, Direction::Ingress, blocks.ingress),
         (ProgramName::Egress, Direction::Egress, blocks.egress),
     ];
     let mut found = Vec::new();
-    for (name, direction, block) in places {
-        if let Some(target) = block.map(FilterTarget::Block) {
-            found.push(Block { name, direction, target, running: running_in(host, &target)? });
+    for (name, direction, block) in hooks {
+        if let Some(block) = block.map(FilterTarget::Block) {
+            found.push(Hook { name, direction, block, running: running_in(host, &block)? });
         }
     }
     Ok(found)
 }
 
-/// The id of the program that runs in a block at the place of ours.
-fn running_in(host: &Socket, target: &FilterTarget) -> netlink::Result<Option<u32>> {
-    let filters = host.filters(target)?;
-    let ours = filters.iter().find(|filter| (filter.priority, filter.handle) == (PRIORITY, HANDLE));
-    Ok(ours.and_then(|filter| filter.program_id))
+/// The id of the program in a block, at the plugin's priority and handle.
+fn running_in(host: &Socket, block: &FilterTarget) -> netlink::Result<Option<u32>> {
+    let filters = host.filters(block)?;
+    let own = filters.iter().find(|filter| (filter.priority, filter.handle) == (PRIORITY, HANDLE));
+    Ok(own.and_then(|filter| filter.program_id))
 }
 
-/// The programs that do not run in their blocks, by name. Whether those that run are pinned does not count.
-pub(crate) fn missing(
-    host: &Socket,
-    datapath: &Datapath,
-    network: &NetworkName,
-) -> Result<Vec<&'static str>, cnikit::Error> {
+/// The names of the programs that do not run in their blocks. Running programs count even if they
+/// are not pinned.
+///
+/// # Errors
+///
+/// Fails if the kernel does not list the filters, or if a pin cannot be opened.
+pub fn missing(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Vec<&'static str>, cnikit::Error> {
     if unpinned_maps(host, datapath, network)?.is_none() {
         return Ok(Programs::open(host, datapath, network)?.missing());
     }
-    let idle = running(host, network)?.into_iter().filter(|block| block.running.is_none());
-    Ok(idle.map(|block| block.name.as_str()).collect())
+    let idle = running(host, network)?.into_iter().filter(|hook| hook.running.is_none());
+    Ok(idle.map(|hook| hook.name.as_str()).collect())
 }
 
-/// The ids of the programs that run at the ingress of a port.
-pub(crate) fn at(host: &Socket, port: u32) -> Result<Vec<u32>, cnikit::Error> {
+/// The ids of the programs at the ingress of a port.
+pub(crate) fn at_port(host: &Socket, port: u32) -> Result<Vec<u32>, cnikit::Error> {
     let blocks = host.ingress_qdisc(port)?.map(|qdisc| qdisc.blocks);
     let in_block = match blocks.and_then(|blocks| blocks.ingress) {
         Some(block) => running_in(host, &FilterTarget::Block(block))?,
@@ -256,28 +286,50 @@ pub(crate) fn at(host: &Socket, port: u32) -> Result<Vec<u32>, cnikit::Error> {
     }
 }
 
-/// What is wrong when programs run whose maps are not pinned in `directory`.
-pub(crate) fn unpinned(directory: &Path) -> String {
+/// The message for running programs with maps that are not pinned in `directory`.
+#[must_use]
+pub fn unpinned(directory: &Path) -> String {
     format!("the maps of the running eBPF programs are not pinned in {}", directory.display())
 }
 
-/// The maps that the running programs use, if they are others than those that are pinned, or none are pinned.
-pub(crate) fn unpinned_maps(
+/// The maps of the running programs, if they differ from the pinned maps or no maps are pinned.
+///
+/// # Errors
+///
+/// Fails if the kernel does not list the filters or the maps.
+pub fn unpinned_maps(
     host: &Socket,
     datapath: &Datapath,
     network: &NetworkName,
 ) -> Result<Option<MapSet>, cnikit::Error> {
-    let running: Vec<u32> = running(host, network)?.into_iter().filter_map(|block| block.running).collect();
+    let running: Vec<u32> = running(host, network)?.into_iter().filter_map(|hook| hook.running).collect();
     match datapath.unpinned_maps(&running) {
-        // The programs are being replaced, by a call that pins their maps.
+        // Another call replaces the programs, and pins their maps.
         Err(datapath::Error::Program { .. }) => Ok(None),
         maps => Ok(maps?),
     }
 }
 
-/// Removes the pins of an attachment's TCX links, where it has some. Once the port is gone, they hold nothing and that
-/// takes no time.
-pub(crate) fn forget_links(datapath: &Datapath, attachment: &Attachment) -> datapath::Result<()> {
+/// The maps in use: the maps of the running programs, else the pinned maps. `None` before the first
+/// pod.
+///
+/// # Errors
+///
+/// See [`unpinned_maps`] and [`Datapath::is_complete`].
+pub fn maps_in_use(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Result<Option<MapSet>, cnikit::Error> {
+    if let Some(maps) = unpinned_maps(host, datapath, network)? {
+        return Ok(Some(maps));
+    }
+    Ok(datapath.is_complete()?.then(|| datapath.maps()))
+}
+
+/// Removes the pins of an attachment's TCX links, if there are any. After the port's deletion, the
+/// links hold nothing and the removal takes no time.
+///
+/// # Errors
+///
+/// Fails if a pin cannot be removed.
+pub fn unpin_links(datapath: &Datapath, attachment: &Attachment) -> datapath::Result<()> {
     let links = datapath.link_pins();
     for direction in [Direction::Ingress, Direction::Egress] {
         TcxLink::remove(link_pin(&links, &attachment.host_ifname(), direction))?;
@@ -285,8 +337,12 @@ pub(crate) fn forget_links(datapath: &Datapath, attachment: &Attachment) -> data
     Ok(())
 }
 
-/// Removes the pins of TCX links whose ports are gone.
-pub(crate) fn sweep_links(datapath: &Datapath) -> datapath::Result<()> {
+/// Removes the pins of TCX links of deleted ports.
+///
+/// # Errors
+///
+/// Fails if the pins cannot be listed, or a pin cannot be removed.
+pub fn unpin_dead_links(datapath: &Datapath) -> datapath::Result<()> {
     TcxLink::pinned(datapath.link_pins())?.iter().try_for_each(|(pin, _)| TcxLink::remove_dead(pin))
 }
 

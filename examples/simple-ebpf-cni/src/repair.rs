@@ -1,79 +1,91 @@
-//! Makes a network whole, as an ADD does, without a pod.
+//! Repairs a network as an ADD does, without a pod.
 
-use cnikit::ipam::{Lease, Store};
-use cnikit::netlink::Socket;
+use cnikit::ipam::Lease;
 use cnikit::plugin::{Context as _, PluginError};
-use cnikit::spec::NetworkName;
+use cnikit::spec::Attachment;
 use ipnetwork::IpNetwork;
 
-use crate::config::{Addressing, Config};
-use crate::endpoints::Rows;
-use crate::gateway::Gateways;
+use crate::config::{Config, Ipam};
 use crate::masquerade::Masquerade;
-use crate::programs::Programs;
-use crate::{bridge, drift, ipv6, network};
+use crate::network::Network;
+use crate::setup::{Observed, gateway_endpoint};
+use crate::{bridge, drift, ip, ipv6};
 
-/// Repairs what the pods of a network share: the bridge, its addresses and ports, the programs and maps, the masquerade
-/// rules. What is there stays. Nothing is touched if the bridge cannot be used.
-pub(crate) fn repair(
-    host: &Socket,
-    network: &NetworkName,
-    config: &Config,
-    masquerades: bool,
-    leases: &Store,
-) -> Result<(), PluginError> {
-    let found = bridge::look(host, network, config)?;
-    let leased: Vec<Lease> = leases.leases()?.filter_map(Result::ok).collect();
-    let leased: Vec<IpNetwork> = leased.into_iter().flat_map(|lease| lease.addresses).collect();
-    let has_ipv6 = config.ranges().any(|range| range.subnet().is_ipv6()) || leased.iter().any(IpNetwork::is_ipv6);
-    if has_ipv6 {
-        ipv6::refuse_unavailable(network, &config.bridge, found.as_ref().map(|found| &found.bridge))?;
-    }
-    let asked = Gateways::look(host, config, found.as_ref())?;
-    let datapath = network::datapath(network);
-    let mut programs = Programs::ensure(host, &datapath, network)?;
-    // A pod may have lost its entries or programs alone.
-    programs.unsettle();
-    // The maps know the gateways by the index of the bridge, which may be another in a moment.
-    let taken = drift::taken(&datapath, Some(config), &[])?;
-    let is_wanted = |gateway: &IpNetwork| {
-        taken.contains(gateway) || leased.iter().any(|address| network::subnet(*address) == network::subnet(*gateway))
-    };
-    let mut gateways: Vec<IpNetwork> = bridge::gateways(config).filter(is_wanted).collect();
-    // Gateways that the configuration names no more: pods whose leases are of their subnets still need them.
-    let mut unneeded = Vec::new();
-    let configured = gateways.clone();
-    for gateway in taken.iter().filter(|gateway| !configured.contains(gateway)) {
-        let lease = leased.iter().find(|address| network::subnet(**address).contains(gateway.ip()));
-        match lease.and_then(|address| IpNetwork::new(gateway.ip(), address.prefix()).ok()) {
-            Some(gateway) => gateways.push(gateway),
-            None => unneeded.push(*gateway),
+impl Network<'_> {
+    /// Repairs the shared objects of the network: the bridge, its addresses and ports, the programs
+    /// and maps, and with `masquerades` the masquerading rules. Keeps existing objects.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the network cannot use the bridge: nothing has changed then. Fails also if an
+    /// object cannot be repaired.
+    pub fn repair(&self, masquerades: bool) -> Result<(), PluginError> {
+        let leased: Vec<Lease> = self.leases.leases()?.filter_map(Result::ok).collect();
+        let leased: Vec<IpNetwork> = leased.into_iter().flat_map(|lease| lease.addresses).collect();
+        let has_ipv6 = self.config.has_ipv6_ranges() || leased.iter().any(IpNetwork::is_ipv6);
+        let Observed { bridge: existing, gateways } = self.look(has_ipv6)?;
+        let mut programs = self.ensure_programs()?;
+        // The entries or programs of a single pod may be missing.
+        programs.unsettle();
+        // Before the set-up: the maps name the gateways by the index of the bridge, which may
+        // change.
+        let taken = drift::taken(&self.datapath, Some(self.config), &[])?;
+        let mut needed = NeededGateways::new(self.config, &taken, &leased);
+
+        // An unclaimed bridge gets its ports with the claim.
+        if let Some(existing) = existing.as_ref().filter(|existing| existing.is_claimed) {
+            self.adopt_ports(&existing.bridge).context("make the pods ports of the bridge")?;
         }
+        let shared = self.ensure(existing, programs)?;
+        let bridge = &shared.bridge;
+        let in_progress = self.in_progress()?.iter().map(Attachment::host_ifname).collect();
+        self.set_ports_up(bridge, &in_progress).context("set the pods' ports up")?;
+        if has_ipv6 || taken.iter().any(IpNetwork::is_ipv6) {
+            ipv6::ensure(self.name, bridge, self.mtu(bridge))?;
+        }
+        let own = gateways.ensure(bridge, &needed.needed)?;
+        let addresses = self.host.addresses(bridge.index)?;
+        // There is no lease for a pod with a delegate's address.
+        needed.obsolete.retain(|gateway| {
+            let has_leases = !matches!(self.config.ipam, Ipam::Delegated);
+            has_leases && !addresses.iter().any(|address| address.ip() == gateway.ip())
+        });
+        let known = [needed.needed, needed.obsolete].concat();
+        let set = shared.endpoints.set_gateways(&known, &own, gateway_endpoint(bridge));
+        set.context("add the gateways' map entries")?;
+        bridge::announce(self.host, bridge).context("announce the bridge's MAC")?;
+        if masquerades {
+            Masquerade::new(self, true, &leased)?.ensure(self).context("masquerade the pods")?;
+        }
+        Ok(())
     }
+}
 
-    // The ports of a bridge that is not claimed yet are adopted with the claim.
-    if let Some(found) = found.as_ref().filter(|found| found.is_claimed) {
-        bridge::adopt_ports(host, config, &datapath, &found.bridge).context("make the pods ports of the bridge")?;
+/// The gateways of attached pods.
+struct NeededGateways {
+    /// The addresses that pods use.
+    needed: Vec<IpNetwork>,
+    /// The addresses that the node has taken and no pod uses.
+    obsolete: Vec<IpNetwork>,
+}
+
+impl NeededGateways {
+    /// `taken` are the addresses that the node has taken, `leased` the addresses of pods.
+    fn new(config: &Config, taken: &[IpNetwork], leased: &[IpNetwork]) -> Self {
+        let is_needed = |gateway: &IpNetwork| {
+            taken.contains(gateway) || leased.iter().any(|address| ip::subnet(*address) == ip::subnet(*gateway))
+        };
+        let configured: Vec<IpNetwork> = config.gateways().filter(is_needed).collect();
+        let (mut needed, mut obsolete) = (configured.clone(), Vec::new());
+        // A gateway that the configuration no longer names: pods with leases of its subnet still
+        // need it.
+        for gateway in taken.iter().filter(|gateway| !configured.contains(gateway)) {
+            let lease = leased.iter().find(|address| ip::subnet(**address).contains(gateway.ip()));
+            match lease.and_then(|address| IpNetwork::new(gateway.ip(), address.prefix()).ok()) {
+                Some(gateway) => needed.push(gateway),
+                None => obsolete.push(*gateway),
+            }
+        }
+        Self { needed, obsolete }
     }
-    let bridge = network::ensure(host, network, config, leases, &datapath, &mut programs, found)?;
-    let at_work = leases.locked_owners()?.into_iter().map(|owner| network::attachment(network, owner).host_ifname());
-    bridge::set_ports_up(host, config, &datapath, &bridge, &at_work.collect()).context("set the pods' ports up")?;
-    if has_ipv6 || taken.iter().any(IpNetwork::is_ipv6) {
-        ipv6::ensure(network, &bridge, config.mtu.unwrap_or(bridge.mtu))?;
-    }
-    let own = asked.ensure(&bridge, &gateways)?;
-    let rows = Rows::open(&datapath).context("open the eBPF maps")?;
-    let addresses = host.addresses(bridge.index)?;
-    // Of pods with addresses of another plugin, there is no lease.
-    unneeded.retain(|gateway| {
-        let has_leases = !matches!(config.addressing, Addressing::Delegated);
-        has_leases && !addresses.iter().any(|address| address.ip() == gateway.ip())
-    });
-    let known = [gateways, unneeded].concat();
-    rows.set_gateways(&known, &own, network::gateway_port(&bridge)).context("put the gateway's map rows")?;
-    bridge::announce(host, &bridge).context("announce the bridge's MAC")?;
-    if masquerades {
-        Masquerade::new(network, config, true, &leased)?.ensure(host, leases).context("masquerade the pods")?;
-    }
-    Ok(())
 }

@@ -11,6 +11,7 @@ use cnikit::spec::{IfName, NetworkName, Version};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 use serde_json::json;
+use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
 
 use super::doctor::config::{Environment, forwarding, requirements, state};
 use super::doctor::diagnostic::{self, Diagnostic, Verdict, failures};
@@ -21,7 +22,6 @@ use super::manifest::{FileState, InstallLock, Manifest};
 use super::output::{DIM, Output};
 use super::paths::{BIN_DIR, CONF_DIR, ORDERS, numbered};
 use crate::NAME;
-use crate::config::DEFAULT_DATA_DIR;
 
 const EXIT_STATUS: &str = "\
 Exit status:

@@ -19,7 +19,7 @@ use super::inventory::{CachedTenants, ConfiguredNetwork};
 use super::options::EXIT_STATUS;
 use super::output::{DIM, ERROR, Output};
 use super::table::Table;
-use crate::config::DEFAULT_DATA_DIR;
+use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, after_help = EXIT_STATUS)]

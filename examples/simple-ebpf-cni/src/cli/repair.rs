@@ -5,13 +5,14 @@ use cnikit::netlink::Socket;
 use cnikit::spec::NetworkName;
 use serde::Serialize;
 
+use simple_ebpf_cni::network::Network;
+
 use super::error::{Error, chain};
 use super::inventory::pods::pods;
 use super::inventory::{NodeNetwork, Selector};
 use super::options::ReportOptions;
 use super::output::{DIM, ERROR, HEADER, OK, Output};
 use super::status::{self, Problem};
-use crate::repair::repair;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -75,7 +76,7 @@ impl Repaired {
             let [problems, _] = before;
             return Ok(Self { name, repaired: Vec::new(), problems, has_pods });
         };
-        let result = repair(host, &name, configured.config(), configured.masquerades(), &network.store);
+        let result = Network::new(host, &name, configured.config(), &network.store).repair(configured.masquerades());
         let after = status::findings(network, &selector.conf_dir, host)?;
         let remains = |found: &str| after.iter().flatten().any(|problem| problem.found == found);
         let before = before.into_iter().flatten().map(|problem| problem.found);

@@ -23,7 +23,7 @@ use super::inventory::configured::RangeUsage;
 use super::inventory::pods::{DropCounts, Pod, pods, some_names};
 use super::options::ReportOptions;
 use super::output::{DIM, ERROR, HEADER, OK, Output, WARNING};
-use crate::{bridge, programs, status};
+use simple_ebpf_cni::{bridge, pool, programs};
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -233,7 +233,7 @@ fn ranges(network: &NodeNetwork, host: &Socket, problems: &mut Vec<Problem>) -> 
         return Ok(Vec::new());
     };
     // An address that the next ADD can take back counts as free.
-    let full = status::refuse_full_pool(&network.name, &network.store, configured.config(), host);
+    let full = pool::refuse_exhausted(&network.name, &network.store, configured.config(), host);
     problems.extend(full.err().map(|error| error.to_string().into()));
     let ranges = configured.pools().iter().map(|pool| RangeUsage::of_pool(pool, &network.store));
     Ok(ranges.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())

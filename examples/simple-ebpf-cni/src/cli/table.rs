@@ -8,7 +8,7 @@ use super::output::{HEADER, Output};
 /// The space between two columns.
 const GAP: &str = "  ";
 
-/// Rows below the names of their columns.
+/// Endpoints below the names of their columns.
 #[derive(Debug)]
 pub(crate) struct Table<const COLUMNS: usize> {
     columns: [&'static str; COLUMNS],

@@ -99,7 +99,7 @@ fn check_names_a_port_without_the_block() {
 fn check_names_a_map_entry_that_was_removed() {
     for map in ["pkt_count", "pod_ifindex"] {
         check_names(
-            |one| format!("{map} has no row for {}", one.address()),
+            |one| format!("{map} has no entry for {}", one.address()),
             |network, one| network.remove_entry(map, one.address()),
         );
     }

@@ -126,7 +126,7 @@ fn each_verb_is_one_line() {
         let (written, after) = (seconds(network, &add["time"]), seconds(network, "now"));
         assert!(add["time"].ends_with('Z') && (before..=after).contains(&written), "{before} {add:?} {after}");
         let steps =
-            ["lock", "look", "load", "lease", "programs", "bridge", "pair", "join", "port", "gateway", "rows", "pod"];
+            ["lock", "look", "load", "lease", "programs", "bridge", "pair", "join", "port", "gateway", "maps", "pod"];
         let sum: f64 = steps.iter().map(|step| time(&add, &format!("{step}_ms"))).sum();
         assert!(sum > 0.0 && sum <= time(&add, "total_ms"), "{add:#?}");
 
@@ -145,7 +145,7 @@ fn each_verb_is_one_line() {
         let del = only_line();
         assert_fields(&del, &of_pod);
         assert_fields(&del, &[("command", "DEL"), ("result", "ok")]);
-        for step in ["pair_ms", "rows_ms", "lease_ms", "total_ms"] {
+        for step in ["pair_ms", "maps_ms", "lease_ms", "total_ms"] {
             assert!(time(&del, step) >= 0.0);
         }
 

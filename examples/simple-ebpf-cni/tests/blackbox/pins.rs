@@ -335,7 +335,7 @@ fn commands_from_elsewhere_report_the_maps_in_use_and_the_remedy() {
             let refused = network.check(one).error(code::DIFFERS);
             assert!(refused.contains("are not pinned in /sys/fs/bpf/simple-ebpf-cni/"), "{refused}");
             assert!(refused.contains("the next ADD"), "{refused}");
-            assert!(!refused.contains("has no row"), "the maps in use have them: {refused}");
+            assert!(!refused.contains("has no entry"), "the maps in use have them: {refused}");
 
             let status = people("status");
             assert!(status.status.success() && status.stdout.contains("simple-ebpf-cni repair"), "{status:?}");

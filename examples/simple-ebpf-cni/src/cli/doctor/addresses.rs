@@ -7,8 +7,8 @@ use super::diagnostic::Diagnostic;
 use crate::cli::advice;
 use crate::cli::error::Error;
 use crate::cli::inventory::ConfiguredNetwork;
-use crate::ipv6::{self, Unavailable};
-use crate::{bridge, gateway};
+use simple_ebpf_cni::ipv6::{self, Unavailable};
+use simple_ebpf_cni::{bridge, gateway};
 
 /// Reports whether the gateways or the IPv6 addresses of the network make an ADD fail.
 pub(crate) fn addresses(network: &ConfiguredNetwork, host: &Socket, links: &[Link]) -> Result<Vec<Diagnostic>, Error> {

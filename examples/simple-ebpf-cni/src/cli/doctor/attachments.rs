@@ -7,15 +7,16 @@ use cnikit::spec::IfName;
 
 use super::config::{forwarding, has_ports};
 use super::diagnostic::Diagnostic;
+use crate::NAME;
 use crate::cli::advice;
 use crate::cli::error::{Error, chain};
 use crate::cli::format::{count, have};
 use crate::cli::inventory::pods::{Pod, some_names};
 use crate::cli::inventory::{ConfiguredNetwork, NodeNetwork};
-use crate::config::Addressing;
-use crate::drift::PortFault;
-use crate::programs::Programs;
-use crate::{NAME, bridge, drift, masquerade, network, programs};
+use simple_ebpf_cni::config::Ipam;
+use simple_ebpf_cni::drift::PortFault;
+use simple_ebpf_cni::programs::Programs;
+use simple_ebpf_cni::{bridge, drift, masquerade, naming, programs};
 
 /// Reports lost parts of a network that the next ADD does not always repair.
 pub(crate) fn attached(
@@ -121,8 +122,7 @@ fn ports(
     };
     // A running ADD or DEL has an incomplete port.
     let in_progress = network.store.locked_owners()?.into_iter();
-    let in_progress: HashSet<IfName> =
-        in_progress.map(|owner| network::attachment(name, owner).host_ifname()).collect();
+    let in_progress: HashSet<IfName> = in_progress.map(|owner| naming::attachment(name, owner).host_ifname()).collect();
     // Without the spoof check, the bridge learns the MACs and has no static entries.
     let has_spoof_check = network.configured.as_ref().is_some_and(|configured| configured.config().spoof_check);
     let mut faults: Vec<(PortFault, Vec<&Pod>)> = Vec::new();
@@ -147,11 +147,11 @@ fn ports(
     }
     let mut checks = Vec::new();
     if !runs_on(bridge)? {
-        let found = PortFault::NoPrograms.of(&[bridge.name.to_string()], &bridge.name);
+        let found = PortFault::NoPrograms.message(&[bridge.name.to_string()], &bridge.name);
         checks.push(Diagnostic::fail("bridge", found, repair_command(network)));
     }
     for (fault, pods) in faults {
-        checks.push(Diagnostic::fail("port", fault.of(&port_names(&pods), &bridge.name), repair_command(network)));
+        checks.push(Diagnostic::fail("port", fault.message(&port_names(&pods), &bridge.name), repair_command(network)));
     }
     Ok(checks)
 }
@@ -183,7 +183,7 @@ fn gateways(network: &NodeNetwork, bridge: &Link, host: &Socket) -> Result<Vec<D
         checks.push(Diagnostic::fail(CHECK, found, repair_command(network)));
     }
     // `repair` does not know the prefix length of an address that another plugin assigned.
-    let is_delegated = config.is_some_and(|config| matches!(config.addressing, Addressing::Delegated));
+    let is_delegated = config.is_some_and(|config| matches!(config.ipam, Ipam::Delegated));
     let remedy = if is_delegated { format!("attach a pod of {}", network.name) } else { repair_command(network) };
     for found in drift::lacking(bridge, &has, &required) {
         checks.push(Diagnostic::fail(CHECK, found, remedy.clone()));
@@ -217,7 +217,7 @@ fn unpinned(network: &NodeNetwork, host: &Socket) -> Result<Option<Diagnostic>, 
 fn masquerade(network: &ConfiguredNetwork) -> Option<Diagnostic> {
     const CHECK: &str = "masquerade";
     let name = &network.name;
-    match masquerade::is_lost(name, network.config()) {
+    match masquerade::is_incomplete(name, network.config()) {
         Ok(false) => None,
         Ok(true) => Some(Diagnostic::fail(
             CHECK,
@@ -243,7 +243,7 @@ fn unleased(
     links: &[Link],
 ) -> Result<Option<Diagnostic>, Error> {
     let bridge = network.bridge(links).filter(|bridge| network.owns(bridge, host));
-    let (Some(bridge), false) = (bridge, matches!(configured.config().addressing, Addressing::Delegated)) else {
+    let (Some(bridge), false) = (bridge, matches!(configured.config().ipam, Ipam::Delegated)) else {
         return Ok(None);
     };
     let leased: HashSet<_> =

@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::addresses::addresses;
 use super::diagnostic::Diagnostic;
+use crate::NAME;
 use crate::cli::advice;
 use crate::cli::error::{Error, chain};
 use crate::cli::inventory::ConfiguredNetwork;
-use crate::{NAME, bridge, masquerade};
+use simple_ebpf_cni::{bridge, ip, masquerade};
 
 /// The node's state for checks of configurations.
 pub(crate) struct Environment<'a> {
@@ -124,7 +125,7 @@ fn subnets(network: &ConfiguredNetwork, host: &Socket, links: &[Link]) -> Result
     let others = routes.iter().filter(|route| route.dst.prefix() > 0 && Some(route.oif) != own);
     let mut checks = Vec::new();
     for route in others {
-        if let Some(range) = config.ranges().find(|range| bridge::overlap(range.subnet(), route.dst)) {
+        if let Some(range) = config.ranges().find(|range| ip::overlap(range.subnet(), route.dst)) {
             let link = links.iter().find(|link| link.index == route.oif).map_or("?", |link| link.name.as_str());
             let found = format!("{} of {name} overlaps with the route to {} through {link}", range.subnet(), route.dst);
             checks.push(Diagnostic::warn("routes", found, "choose another subnet, or remove the route"));

@@ -8,12 +8,13 @@ use cnikit::runtime::NetworkConfigList;
 
 use super::config::{self, Environment};
 use super::diagnostic::Diagnostic;
+use crate::NAME;
 use crate::cli::error::{Error, chain};
 use crate::cli::inventory::{ConfiguredNetwork, Selector};
 use crate::cli::manifest::{FileState, Manifest};
 use crate::cli::paths::{BIN_DIR, CONF_DIR, ORDERS, numbered};
-use crate::config::DEFAULT_DATA_DIR;
-use crate::{NAME, bridge};
+use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
+use simple_ebpf_cni::ip;
 
 const CHECK: &str = "config";
 
@@ -176,7 +177,7 @@ fn directory_options(selector: &Selector, bin_dir: Option<&Path>) -> String {
 
 /// Reports two networks that use the same bridge or overlapping addresses.
 fn conflict(a: &ConfiguredNetwork, b: &ConfiguredNetwork) -> Option<Diagnostic> {
-    let common = |range: &Range| b.config().ranges().find(|other| bridge::overlap(range.subnet(), other.subnet()));
+    let common = |range: &Range| b.config().ranges().find(|other| ip::overlap(range.subnet(), other.subnet()));
     let found = if a.bridge() == b.bridge() {
         format!("{} and {} both have the bridge {}, which serves one network", a.name, b.name, a.bridge())
     } else {

@@ -7,13 +7,14 @@ use super::config::state;
 use super::diagnostic::Diagnostic;
 use super::lock::check_lock;
 use super::xdp;
+use crate::NAME;
 use crate::cli::advice;
 use crate::cli::error::{Error, chain};
 use crate::cli::format::{count, have, verb};
 use crate::cli::inventory::NodeNetwork;
 use crate::cli::inventory::pods::{Pod, pods, some_names};
-use crate::endpoints::Rows;
-use crate::{NAME, bridge, status};
+use simple_ebpf_cni::endpoints::Endpoints;
+use simple_ebpf_cni::{bridge, pool};
 
 /// Checks whether the network has all objects that its pods and the next ADD need, and no stale
 /// ones.
@@ -49,7 +50,7 @@ fn objects(network: &NodeNetwork, host: &Socket, links: &[Link]) -> Result<Vec<D
     let NodeNetwork { name, configured, store, datapath } = network;
     let mut checks = Vec::new();
     if let Some(configured) = configured
-        && let Err(error) = status::refuse_full_pool(name, store, configured.config(), host)
+        && let Err(error) = pool::refuse_exhausted(name, store, configured.config(), host)
     {
         let remedy = format!("{NAME} leases shows their owners");
         checks.push(Diagnostic::fail("ipam", format!("{name}: {error}"), remedy));
@@ -93,7 +94,7 @@ fn objects(network: &NodeNetwork, host: &Socket, links: &[Link]) -> Result<Vec<D
 /// Reports map entries without an interface.
 fn stale_entries(network: &NodeNetwork, links: &[Link]) -> Result<Option<Diagnostic>, Error> {
     let Some(maps) = network.maps()? else { return Ok(None) };
-    let entries = Rows::of(&maps)?;
+    let entries = Endpoints::from_maps(&maps)?;
     let mut stale = entries.indexes()?;
     for link in links {
         stale.remove(&link.index);

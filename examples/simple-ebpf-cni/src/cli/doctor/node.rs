@@ -9,7 +9,7 @@ use super::diagnostic::{Diagnostic, Verdict};
 use super::lock::check_lock;
 use super::selftest;
 use crate::cli::privileges;
-use crate::network;
+use simple_ebpf_cni::naming;
 
 /// The oldest kernel that the programs were tested on.
 const MIN_KERNEL: (u32, u32) = (5, 10);
@@ -33,7 +33,7 @@ pub(crate) fn node() -> Vec<Diagnostic> {
             "fix them and run doctor again",
         ));
     }
-    checks.extend(check_lock(Path::new(network::PINS)));
+    checks.extend(check_lock(Path::new(naming::PINS)));
     checks.extend([btf(), bridge_netfilter()]);
     checks
 }

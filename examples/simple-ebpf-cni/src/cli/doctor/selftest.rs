@@ -15,9 +15,9 @@ use tracing::warn;
 
 use crate::cli::advice;
 use crate::cli::error::chain;
-use crate::config::Attach;
-use crate::programs::Programs;
-use crate::{bridge, network};
+use simple_ebpf_cni::config::AttachMode;
+use simple_ebpf_cni::naming;
+use simple_ebpf_cni::programs::Programs;
 
 /// A failed step, and its fix.
 #[derive(Debug)]
@@ -44,16 +44,16 @@ const FILTER: Requirement = Requirement::new("attach the eBPF programs", "CONFIG
 /// Creates a bridge, a veth pair, the programs and the filters, and deletes all of them.
 pub(crate) fn run() -> Result<(), SelfTestFailure> {
     let attachment = attachment().map_err(|error| NAMESPACE.failure(error.into()))?;
-    PROGRAMS.check(network::datapath(&attachment.network).probe())?;
+    PROGRAMS.check(naming::datapath(&attachment.network).probe())?;
 
     let (node, pod) = (NAMESPACE.check(Netns::create())?, NAMESPACE.check(Netns::create())?);
     let host = NAMESPACE.check(node.socket())?;
-    let bridge = BRIDGE.check(host.create_bridge(&BridgeSpec::new(crate::config::default_bridge()).up()))?;
+    let bridge = BRIDGE.check(host.create_bridge(&BridgeSpec::new(simple_ebpf_cni::config::default_bridge()).up()))?;
     let outside = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
     let inside = VethEnd { name: attachment.ifname.clone(), mac: attachment.container_mac() };
     let pair = VethPair::new(outside, inside, &pod).master(bridge).host_index(attachment.host_ifindex()).host_up();
     let port = PAIR.check(host.create_veth(&pair))?.host;
-    QDISC.check(host.create_clsact(bridge, bridge::blocks(&attachment.network)))?;
+    QDISC.check(host.create_clsact(bridge, naming::shared_blocks(&attachment.network)))?;
 
     remove_stale_pins();
     let pins = Pins(PathBuf::from(format!("{}{}", prefix(), process::id())));
@@ -61,7 +61,7 @@ pub(crate) fn run() -> Result<(), SelfTestFailure> {
     PROGRAMS.check(datapath.ensure())?;
     let programs = PROGRAMS.check(Programs::open(&host, &datapath, &attachment.network))?;
     FILTER.check(programs.ensure_attached(&host))?;
-    QDISC.check(programs.join(&host, &attachment.host_ifname(), port, Attach::Clsact))
+    QDISC.check(programs.attach_port(&host, &attachment.host_ifname(), port, AttachMode::Clsact))
 }
 
 fn attachment() -> Result<Attachment, spec::Error> {
@@ -89,13 +89,13 @@ impl Requirement {
 
 /// The prefix of the directory for pins. The process id follows.
 fn prefix() -> String {
-    format!("{}-selftest-", network::PINS)
+    format!("{}-selftest-", naming::PINS)
 }
 
 /// Removes the pins of killed self-tests. A running self-test is never this old.
 fn remove_stale_pins() {
     const STALE: Duration = Duration::from_secs(600);
-    let root = Path::new(network::PINS).parent();
+    let root = Path::new(naming::PINS).parent();
     let entries = root.and_then(|root| fs::read_dir(root).ok()).into_iter().flatten();
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let is_selftest = path.to_str().is_some_and(|path| path.starts_with(&prefix()));

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::NAME;
 use crate::cli::error::Error;
-use crate::config::Config;
+use simple_ebpf_cni::config::Config;
 
 /// A network of this plugin, from its configuration file.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl ConfiguredNetwork {
     }
 
     pub(crate) fn store(&self, data_dir: &Path) -> Result<Store, Error> {
-        Ok(crate::network::leases(data_dir, &self.name)?)
+        Ok(simple_ebpf_cni::naming::leases(data_dir, &self.name)?)
     }
 
     /// The bridge to which the pods are attached.

@@ -20,8 +20,8 @@ pub(crate) use result_cache::CachedTenants;
 use super::error::Error;
 use super::paths::CONF_DIR;
 use super::privileges;
-use crate::config::DEFAULT_DATA_DIR;
-use crate::{bridge, network};
+use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
+use simple_ebpf_cni::{bridge, naming, programs};
 
 /// The directories to search, and the network to select.
 #[derive(Debug, Args)]
@@ -83,7 +83,7 @@ pub(crate) fn networks(
     let default = data_dir.unwrap_or(Path::new(DEFAULT_DATA_DIR));
     let mut names: BTreeSet<NetworkName> = configured.keys().cloned().collect();
     names.extend(Store::open_all(default)?.into_keys());
-    names.extend(Datapath::networks(network::PINS)?);
+    names.extend(Datapath::networks(naming::PINS)?);
     names.extend(leases.keys().cloned());
     if let Some(selected) = selected {
         if !names.contains(selected) {
@@ -98,8 +98,8 @@ pub(crate) fn networks(
             Some(network) => network.data_dir(data_dir),
             None => leases.get(&name).map_or(default, PathBuf::as_path).to_owned(),
         };
-        let store = network::leases(&data_dir, &name)?;
-        Ok(NodeNetwork { configured, store, datapath: network::datapath(&name), name })
+        let store = naming::leases(&data_dir, &name)?;
+        Ok(NodeNetwork { configured, store, datapath: naming::datapath(&name), name })
     });
     found.collect()
 }
@@ -114,7 +114,7 @@ impl NodeNetwork {
 
     /// The maps of the running programs, otherwise the pinned maps. `None` before the first pod.
     pub(crate) fn maps(&self) -> Result<Option<MapSet>, Error> {
-        Ok(network::maps(&Socket::open()?, &self.datapath, &self.name)?)
+        Ok(programs::maps_in_use(&Socket::open()?, &self.datapath, &self.name)?)
     }
 
     /// The network's bridge: the link with the network's alias, otherwise the one in the maps,
@@ -122,7 +122,7 @@ impl NodeNetwork {
     pub(crate) fn bridge<'l>(&self, links: &'l [Link]) -> Option<&'l Link> {
         let configured = self.configured.as_ref().map(ConfiguredNetwork::bridge);
         let in_maps = self.maps().ok().flatten().and_then(|maps| Some(maps.config().ok()?.bridge_ifindex));
-        let alias = bridge::alias(&self.name);
+        let alias = naming::bridge_alias(&self.name);
         let find = |is_bridge: &dyn Fn(&Link) -> bool| links.iter().find(|link| is_bridge(link));
         find(&|link| link.alias.as_deref() == Some(&alias))
             .or_else(|| find(&|link| Some(link.index) == in_maps))

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{CachedTenants, NodeNetwork};
 use crate::cli::error::Error;
 use crate::cli::format;
-use crate::network;
+use simple_ebpf_cni::naming;
 
 /// A pod of a network.
 #[derive(Clone, Debug, Serialize)]
@@ -85,7 +85,7 @@ pub(crate) fn pods(network: &NodeNetwork, links: &[Link]) -> Result<Vec<Pod>, Er
     let mut pods = Vec::new();
     let mut cache = CachedTenants::new(name);
     for lease in network.store.leases()?.filter_map(Result::ok) {
-        let attachment = network::attachment(name, lease.owner.clone());
+        let attachment = naming::attachment(name, lease.owner.clone());
         let link = by_name.get(&attachment.host_ifname()).or_else(|| by_index.get(&attachment.host_ifindex()));
         let addresses: Vec<IpAddr> = lease.addresses.iter().map(|address| address.ip()).collect();
         leased.extend(addresses.iter().copied());

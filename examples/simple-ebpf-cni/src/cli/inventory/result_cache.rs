@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use cnikit::ipam::{Lease, Tenant};
 use cnikit::runtime::ResultCache;
 use cnikit::spec::{IfName, KubernetesPod, NetworkName};
-
-use crate::network;
+use simple_ebpf_cni::naming;
 
 /// The attachments of a network in the runtime's result cache, keyed by host interface. The first
 /// lookup reads the cache.
@@ -31,7 +30,7 @@ impl<'a> CachedTenants<'a> {
         if !lease.pod.is_unnamed() {
             return lease.pod.clone();
         }
-        let attachment = network::attachment(self.network, lease.owner.clone());
+        let attachment = naming::attachment(self.network, lease.owner.clone());
         self.tenant(&attachment.host_ifname()).map_or_else(|| lease.pod.clone(), |tenant| tenant.pod.clone())
     }
 }
@@ -42,7 +41,7 @@ fn read_cache(network: &NetworkName) -> HashMap<IfName, Tenant> {
     let tenants = ours.map(|cached| {
         let attachment = cached.parameters.attachment(network);
         let pod = KubernetesPod::from_args(&cached.parameters.args);
-        (attachment.host_ifname(), Tenant { owner: network::owner(&attachment), pod })
+        (attachment.host_ifname(), Tenant { owner: naming::owner(&attachment), pod })
     });
     tenants.collect()
 }

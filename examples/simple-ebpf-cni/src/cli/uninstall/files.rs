@@ -11,7 +11,7 @@ use super::report::Report;
 use crate::cli::error::Error;
 use crate::cli::inventory::{ConfiguredNetwork, NodeNetwork};
 use crate::cli::manifest::{FileState, Manifest};
-use crate::network;
+use simple_ebpf_cni::naming;
 
 impl Report {
     pub(super) fn remove_configurations(&mut self, manifest: &mut Manifest, options: &Options) -> Result<(), Error> {
@@ -102,7 +102,7 @@ impl Report {
 
     /// Removes the record of orphan processes of DEL and GC. No later call reads it.
     pub(super) fn remove_orphan_record(&mut self) {
-        let record = Path::new(network::ORPHANS);
+        let record = Path::new(naming::ORPHANS);
         if record.symlink_metadata().is_ok() {
             self.remove(record.display().to_string(), || Ok(fs::remove_file(record)?));
             self.gone.insert(record.to_owned());

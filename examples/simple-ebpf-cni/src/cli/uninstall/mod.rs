@@ -17,9 +17,9 @@ use super::inventory::NodeNetwork;
 use super::inventory::pods::pods;
 use super::manifest::{InstallLock, Manifest};
 use super::output::Output;
-use crate::config::DEFAULT_DATA_DIR;
-use crate::network;
 use report::Report;
+use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
+use simple_ebpf_cni::naming;
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let options = &options.clone().absolute()?;
@@ -47,7 +47,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
             report.record(&network.name, result);
             report.purge_remembered(network, &mut manifest)?;
         }
-        report.remove_empty(Path::new(network::PINS));
+        report.remove_empty(Path::new(naming::PINS));
         if report.had_masquerading {
             report.mention_forwarding();
         }

@@ -11,8 +11,8 @@ use crate::cli::error::Error;
 use crate::cli::inventory::NodeNetwork;
 use crate::cli::inventory::pods::pods;
 use crate::cli::manifest::Manifest;
-use crate::endpoints::Rows;
-use crate::{bridge, masquerade, network};
+use simple_ebpf_cni::endpoints::Endpoints;
+use simple_ebpf_cni::{bridge, masquerade, naming};
 
 impl Report {
     /// Removes the state of a network, and continues after errors. If an object remains, the
@@ -46,7 +46,7 @@ impl Report {
             return Ok(());
         }
         // If the rules cannot be listed, the removal is tried.
-        if masquerade::is_there(name).unwrap_or(true) {
+        if masquerade::exists(name).unwrap_or(true) {
             let is_gone = self.remove(format!("masquerade rules of {name}"), || Ok(masquerade::remove(name)?));
             self.had_masquerading |= is_gone;
             is_clean &= is_gone;
@@ -83,12 +83,12 @@ impl Report {
         let gateways = gateways(network, bridge, host).unwrap_or_default();
         let mut is_gone = true;
         // A qdisc with other blocks belongs to another tool.
-        let blocks = bridge::blocks(&network.name);
+        let blocks = naming::shared_blocks(&network.name);
         if host.ingress_qdisc(index)?.is_some_and(|qdisc| qdisc.blocks == blocks) {
             let object = format!("the eBPF programs from bridge {name}, which stays");
             is_gone &= self.remove(object, || Ok(host.delete_clsact(index)?));
         }
-        if is_gone && bridge.alias.as_ref().is_some_and(|alias| *alias == bridge::alias(&network.name)) {
+        if is_gone && bridge.alias.as_ref().is_some_and(|alias| *alias == naming::bridge_alias(&network.name)) {
             is_gone &= self.remove(format!("the alias of bridge {name}"), || Ok(host.set_alias(index, "")?));
         }
         let mut kept = format!("bridge {name}: the plugin did not create it, or its MAC was changed since");
@@ -106,7 +106,7 @@ impl Report {
         // After a failure, the leases may lead to a remaining object.
         let remembered = manifest.leases().get(&network.name).filter(|_| !self.has_failed);
         let Some(data_dir) = remembered else { return Ok(()) };
-        let store = network::leases(data_dir, &network.name)?;
+        let store = naming::leases(data_dir, &network.name)?;
         if store.dir() != network.store.dir() && store.is_written()? {
             self.remove(format!("leases in {}", store.dir().display()), || Ok(store.remove()?));
             self.gone.insert(store.dir().to_owned());
@@ -133,7 +133,7 @@ fn gateways(network: &NodeNetwork, bridge: &Link, host: &Socket) -> Result<Vec<I
     let Some(maps) = network.maps()? else {
         return Ok(Vec::new());
     };
-    let entries = Rows::of(&maps)?;
+    let entries = Endpoints::from_maps(&maps)?;
     // The bridge's link-local address has an entry too, and is no gateway.
     let own = bridge.mac.map(|mac| IpAddr::from(mac.link_local()));
     let mut gateways = Vec::new();

@@ -1,0 +1,12 @@
+//! The CNI verbs. Each verb has one module; the others are steps that several verbs share.
+
+pub(crate) mod add;
+mod addresses;
+pub(crate) mod check;
+mod container;
+pub(crate) mod del;
+mod detach;
+pub(crate) mod gc;
+mod requested;
+mod rollback;
+pub(crate) mod status;

@@ -1,0 +1,114 @@
+//! The rollback of a failed ADD.
+
+use std::error::Error;
+
+use tracing::{info_span, warn};
+
+/// The result of a step of the rollback.
+pub(crate) type StepResult = Result<(), Box<dyn Error>>;
+
+/// A stack of steps that undo an ADD.
+///
+/// Dropping the stack runs the steps in reverse order, also during a panic. A step that fails does
+/// not stop the others, unless it is a [barrier](Self::push_barrier). The runtime's DEL removes
+/// what remains.
+#[derive(Default)]
+pub(crate) struct Rollback<'a> {
+    steps: Vec<Step<'a>>,
+}
+
+struct Step<'a> {
+    name: &'static str,
+    undo: Box<dyn FnOnce() -> StepResult + 'a>,
+    is_barrier: bool,
+}
+
+impl<'a> Rollback<'a> {
+    /// Adds a step. A log message of its failure contains `name`.
+    pub(crate) fn push(&mut self, name: &'static str, undo: impl FnOnce() -> StepResult + 'a) {
+        self.steps.push(Step { name, undo: Box::new(undo), is_barrier: false });
+    }
+
+    /// Adds a step that the earlier steps depend on: if it fails, they do not run.
+    pub(crate) fn push_barrier(&mut self, name: &'static str, undo: impl FnOnce() -> StepResult + 'a) {
+        self.steps.push(Step { name, undo: Box::new(undo), is_barrier: true });
+    }
+
+    /// Discards all steps, because the ADD has succeeded.
+    pub(crate) fn commit(mut self) {
+        self.steps.clear();
+    }
+}
+
+impl Drop for Rollback<'_> {
+    fn drop(&mut self) {
+        if self.steps.is_empty() {
+            return;
+        }
+        let _span = info_span!("undo").entered();
+        while let Some(Step { name, undo, is_barrier }) = self.steps.pop() {
+            if let Err(error) = undo() {
+                warn!("cannot undo the failed ADD: {name}: {error}");
+                if is_barrier {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::{Rollback, StepResult};
+
+    fn fails() -> StepResult {
+        Err("refused".into())
+    }
+
+    /// Runs a rollback with a step before and after `middle`, and returns the names of the steps
+    /// that ran.
+    fn run(middle: fn(&mut Rollback<'_>), is_committed: bool) -> Vec<&'static str> {
+        let ran = RefCell::new(Vec::new());
+        let note = |name| {
+            ran.borrow_mut().push(name);
+            Ok(())
+        };
+        let mut rollback = Rollback::default();
+        rollback.push("first", || note("first"));
+        middle(&mut rollback);
+        rollback.push("last", || note("last"));
+        if is_committed {
+            rollback.commit();
+        } else {
+            drop(rollback);
+        }
+        ran.into_inner()
+    }
+
+    #[test]
+    fn steps_run_in_reverse_order() {
+        assert_eq!(run(|_| {}, false), ["last", "first"]);
+    }
+
+    #[test]
+    fn a_failure_does_not_stop_the_other_steps() {
+        assert_eq!(run(|rollback| rollback.push("fails", fails), false), ["last", "first"]);
+    }
+
+    #[test]
+    fn a_failed_barrier_stops_the_earlier_steps() {
+        assert_eq!(run(|rollback| rollback.push_barrier("fails", fails), false), ["last"]);
+    }
+
+    #[test]
+    fn a_barrier_that_succeeds_stops_nothing() {
+        assert_eq!(run(|rollback| rollback.push_barrier("works", || Ok(())), false), ["last", "first"]);
+    }
+
+    #[test]
+    fn a_commit_discards_all_steps() {
+        assert!(run(|_| {}, true).is_empty());
+    }
+}
