@@ -20,8 +20,8 @@ mod skeleton {
     /// Each `bpf/NAME.bpf.c` becomes `NAME.skel.rs`.
     const OBJECTS: [&str; 2] = ["pod", "find_xdp"];
 
-    /// If this variable is `1`, clang's warnings are errors. The test scripts of this crate set it. A dependent's build must
-    /// not fail because a newer clang or header has more warnings.
+    /// If this variable is `1`, clang's warnings are errors. The test scripts of this crate set it.
+    /// A dependent's build must not fail because a newer clang or header has more warnings.
     const WERROR: &str = "CNIKIT_BPF_WERROR";
 
     pub(super) fn generate() {
@@ -39,7 +39,8 @@ mod skeleton {
             return;
         }
 
-        // The digest of the sources names the build: a running datapath has programs of this build or of another.
+        // The digest of the sources names the build: a running datapath has programs of this build
+        // or of another.
         let mut paths: Vec<PathBuf> = [SOURCES, LIBRARY].into_iter().flat_map(files).collect();
         paths.sort();
         let sources: Vec<u8> = paths.iter().flat_map(|path| fs::read(path).unwrap_or_default()).collect();
@@ -52,8 +53,8 @@ mod skeleton {
                 .source(format!("{SOURCES}/{object}.bpf.c"))
                 .clang(&clang)
                 .clang_args(clang_args())
-                // No formatter: libbpf-cargo skips one that does not exist. In a toolchain without the component, rustup's
-                // proxy for rustfmt would fail the build.
+                // No formatter: libbpf-cargo skips one that does not exist. In a toolchain without
+                // the component, rustup's proxy for rustfmt would fail the build.
                 .rustfmt(out_dir.join("no-rustfmt"))
                 .build_and_generate(out_dir.join(format!("{object}.skel.rs")));
             if let Err(error) = built {
@@ -77,11 +78,13 @@ mod skeleton {
 
     fn clang_args() -> Vec<String> {
         let mut args: Vec<String> = warnings().into_iter().map(str::to_owned).collect();
-        // Without this, the object would contain the path of the build, and differ between directories.
+        // Without this, the object would contain the path of the build, and differ between
+        // directories.
         let folder = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
         args.push(format!("-ffile-prefix-map={folder}=."));
-        // Debian and its derivatives keep `asm/types.h` in a directory per architecture, which clang does not search for
-        // the target bpf. The second candidate belongs to a cross compiler.
+        // Debian and its derivatives keep `asm/types.h` in a directory per architecture, which
+        // clang does not search for the target bpf. The second candidate belongs to a cross
+        // compiler.
         let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
         let candidates = [format!("/usr/include/{arch}-linux-gnu"), format!("/usr/{arch}-linux-gnu/include")];
         let headers = candidates.iter().find(|folder| Path::new(folder).join("asm/types.h").exists());

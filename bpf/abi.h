@@ -7,9 +7,9 @@
  * there compares both.
  *
  * A change of an existing key, value or map size needs a new pin layout: raise LAYOUT in
- * src/datapath/pins.rs and extend src/datapath/migrate.rs. These changes need none: a new
- * map (add it to YOUNGER in src/datapath/maps.rs), a new flag, drop reason or stage, and a
- * new member of struct packet in place of its reserved bytes.
+ * src/datapath/pins.rs and extend src/datapath/migrate.rs. These changes need no new layout:
+ * a new map (add it to OPTIONAL_MAPS in src/datapath/maps.rs), a new flag, drop reason or stage.
+ * A new member of struct packet in place of its reserved bytes needs none either.
  */
 #ifndef CNI_ABI_H
 #define CNI_ABI_H
@@ -70,8 +70,8 @@ struct endpoint {
 	__u32 ifindex; /* host end of the pod's veth pair */
 	__u8 mac[6];   /* pod end: destination MAC of frames to the pod */
 	/*
-	 * Written by the programs: the time of the last look for a driver-mode XDP program
-	 * of the pod, in jiffies, with the result in the lowest bit. Userspace writes 0.
+	 * Written by the programs: the jiffies at the last look for a driver-mode XDP program
+	 * of the pod. The lowest bit is the result. Userspace writes 0.
 	 */
 	__u16 xdp;
 };
@@ -81,7 +81,7 @@ struct endpoint {
 /* The pod has other ports. Its route to another subnet may use one of them. */
 #define CNI_PORT_HAS_SIBLINGS (1 << 1)
 
-/* Value of port_config, keyed by ifindex. A port without an entry has no pod, and no spoof check. */
+/* Value of port_config, keyed by ifindex. A port without an entry has no spoof check. */
 struct port_config {
 	__u8 mac[6]; /* pod end: the only allowed Ethernet source */
 	__u8 flags;  /* CNI_PORT_* */
@@ -162,7 +162,7 @@ struct flow_key {
  * Indexes of `stages`, a program array. The programs tail-call the program in a slot; an empty
  * slot costs 2 ns and changes nothing. A stage program finds the parsed packet in
  * packet_scratch. It ends with a verdict, or continues with the next step through lib/stage.h
- * and lib/forward.h. The pin of the map keeps the slots filled: the kernel empties a program
+ * and lib/forward.h. The pin of the map keeps the slots filled. The kernel empties a program
  * array when the last file descriptor and the last pin are gone.
  */
 enum stage {
@@ -241,7 +241,7 @@ enum find_xdp_verdict {
 	FIND_XDP_MORE, /* call it again */
 };
 
-/* Input and output of bpf/find_xdp.bpf.c. Padded, because a frame must be longer than its header. */
+/* Input and output of bpf/find_xdp.bpf.c. A frame must be longer than its header: padded. */
 struct find_xdp {
 	__u64 address; /* of the struct bpf_xdp_entity for the driver mode of the pod end; 0 at first */
 	__u32 ifindex; /* host end */

@@ -5,7 +5,7 @@
  * bpf_redirect_peer bypasses the driver-mode XDP hook of veth, so cni_tc_main must know
  * whether the target's pod end has such a program. The kernel notifies no program when a pod
  * attaches one. It keeps the XDP program in the struct net_device of the pod end, as a struct
- * bpf_xdp_entity. Userspace writes the address of that struct to port_xdp, and cni_tc_main
+ * bpf_xdp_entity. Userspace writes the address of the struct to port_xdp, and cni_tc_main
  * reads it once in a jiffy for each address.
  *
  * Hook		none. Userspace calls find_xdp with BPF_PROG_TEST_RUN, in the network namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 /*
- * Spoof check, counters and direct delivery at the ports of pods.
+ * Spoof check, counters and direct forwarding at the ports of pods.
  *
  * Hooks
  *	cni_tc_main	TC ingress of each host veth: every frame that the pod sends.
@@ -24,9 +24,9 @@
  * The bridge alone is a complete datapath: without these programs, or with empty maps, all
  * packets arrive.
  *
- * Malformed packets: a packet is malformed if its fixed headers are truncated (Ethernet, then
- * ARP, IPv4, or IPv6 with its extension headers), or if their lengths exceed the frame. The
- * spoof check drops such a packet, as the stack would. Without the spoof check, the stack
+ * A packet is malformed if its fixed headers are truncated, or if their lengths exceed the
+ * frame. The headers are Ethernet, then ARP, IPv4, or IPv6 with its extension headers. The
+ * spoof check drops a malformed packet, as the stack would. Without the spoof check, the stack
  * receives it. It is neither counted nor redirected.
  */
 #include <stdbool.h>

@@ -24,7 +24,8 @@ busybox find /lib/modules -name '*.ko' | while read -r module; do
     busybox modprobe "${module%.ko}"
 done
 
-# The programs of other projects are tested on the machine's own kernel. Most of them are not in here.
+# The programs of other projects are tested on the machine's own kernel. Most of them are not in
+# here.
 set -- --skip chain:: --skip dhcp:: --skip cnitool:: --skip delegation:: --skip a_delegate_is_a_step --skip another_plugin --skip parallel_adds_create_one_rule
 # The guest has no repository to compare the version with.
 set -- "$@" --skip help_and_version

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests that depend on the kernel on Debian's packaged kernels. QEMU boots each kernel from an
-# initramfs that holds the test binaries. The processor is emulated: slow, but the same on every
+# Runs the tests that depend on the kernel on Debian's packaged kernels. QEMU boots each kernel from
+# an initramfs that holds the test binaries. The processor is emulated: slow, but the same on every
 # machine, and without root.
 #
 # usage: scripts/kernels.sh [--quick] [VERSION...]
@@ -98,8 +98,8 @@ stage_modules() {
 # boot KERNEL INITRAMFS: prints the console of a machine until it powers off or its time is over.
 boot() {
     # Emulated even if /dev/kvm exists: a /dev/kvm that opens may still fail. An emulated processor
-    # needs no mitigations, and page table isolation would flush its TLB at each system call. AVX and
-    # five-level paging are slow to emulate.
+    # needs no mitigations, and page table isolation would flush its TLB at each system call. AVX
+    # and five-level paging are slow to emulate.
     timeout --foreground "$limit" qemu-system-x86_64 -M pc -accel tcg,thread=multi -cpu max,la57=off,-avx -smp "$(nproc)" -m 1024 \
         -nodefaults -no-user-config -display none -serial stdio -no-reboot \
         -kernel "$1/vmlinuz" -initrd "$2" -append "console=ttyS0 quiet panic=-1 mitigations=off QUICK=$quick FILTER=${FILTER:-}" </dev/null | sed -u 's/\r$//'

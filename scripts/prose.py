@@ -28,7 +28,7 @@ ABBREVIATIONS = re.compile(r"\b(e\.g|i\.e|etc|vs|approx|incl|cf|sect|no|min|max)
 
 COMMENT = re.compile(r"^(\s*)(//[/!]?|\*|/\*\*?|#)(?:(\s+)(.*?)(\s*\*/)?|(\s*\*/)?)$")
 LIST_ITEM = re.compile(r"^(\s*)([-*+]|\d+[.)])\s+")
-NOT_PROSE = re.compile(r"^\s*(#{1,6}\s|\||<|\[[^\]]+\]:\s|@|SPDX|usage:|shellcheck )")
+NOT_PROSE = re.compile(r"^\s*(#{1,6}\s|\||<|\[[^\]]+\]:\s+\S+\s*$|@|SPDX|usage:|shellcheck )")
 
 
 def tracked():
@@ -61,7 +61,9 @@ def markdown_blocks(lines):
         stripped = text.strip()
         if stripped.startswith("```"):
             fenced = not fenced
-        if fenced or stripped.startswith("```") or not stripped or NOT_PROSE.match(text):
+        # A tab inside a line aligns the columns of a table in a C comment.
+        is_table = "\t" in stripped
+        if fenced or stripped.startswith("```") or not stripped or is_table or NOT_PROSE.match(text):
             block = None
             continue
         item = LIST_ITEM.match(text)

@@ -59,8 +59,8 @@ static __always_inline bool route(const struct ctx *ctx, const struct packet *pa
  * Whether the reply to the packet can be delivered directly, too. conntrack marks packets of
  * a flow as invalid if it sees one direction only.
  *
- * The source must be a pod's address, and the frame must have the pod's MAC: a virtual machine
- * in the pod may have another one, and replies to that are bridged. The address may belong to
+ * The source must be a pod's address, and the frame must have the pod's MAC. A virtual machine
+ * in the pod may have another MAC, and the bridge delivers replies to it. The address may be of
  * another port of the pod, because Linux answers from any port. Only addresses of pods have
  * counters, which saves the look-up of the endpoint.
  */
@@ -137,7 +137,7 @@ static __always_inline int redirect(const struct ctx *ctx, struct endpoint *targ
 }
 
 /*
- * Addresses the frame to the gateway, for a flow that the host routed: without br_netfilter, a
+ * Addresses the frame to the gateway, for a flow that the host routed. Without br_netfilter, a
  * bridge does not show the stack a frame that is addressed to another pod.
  */
 static __always_inline void set_gateway_dmac(const struct ctx *ctx)

@@ -118,10 +118,10 @@ struct {
 } net_stats SEC(".maps");
 
 /*
- * The parsed frame. A map and not the stack, because the verifier does not track the contents
- * of maps: with the stack it would verify the rest of the program for the outcome of every
- * branch of the parser (430,000 instructions). Two programs never interleave on one CPU,
- * because both hooks run with softirqs disabled.
+ * The parsed frame. It is not on the stack, because the verifier tracks the stack. The verifier
+ * would then follow the rest of the program for each outcome of the parser (430,000
+ * instructions). Two programs never interleave on one CPU, because both hooks run with softirqs
+ * disabled.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -7,8 +7,8 @@
  * A request for the gateway goes to the host and to no pod. The host answers it, because its
  * addresses and its MAC can change at any time.
  *
- * Left to the bridge: requests for an address of the sender's own port (announcements, probes
- * for duplicates), requests without a sender address, and requests for unknown addresses.
+ * The bridge receives all other requests: for an address of the sender's own port
+ * (announcements, duplicate address probes), without a sender address, for unknown addresses.
  */
 #ifndef CNI_NEIGHBORS_H
 #define CNI_NEIGHBORS_H

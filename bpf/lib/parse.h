@@ -3,9 +3,8 @@
  * Parses a frame, once, into struct packet.
  *
  * The fixed headers are read by direct packet access, which saves two helper calls (24 ns of
- * 240). Headers at a variable offset that few packets have (extension
- * headers, the packet inside an ICMP error) are copied with bpf_skb_load_bytes(), which reads
- * linear and paged data alike.
+ * 240). Few packets have headers at a variable offset: extension headers, and the packet inside
+ * an ICMP error. bpf_skb_load_bytes() copies these, and reads linear and paged data alike.
  */
 #ifndef CNI_PARSE_H
 #define CNI_PARSE_H

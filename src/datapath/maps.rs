@@ -63,15 +63,20 @@ pub(super) const SINGLE_KEY: [u8; 4] = [0; 4];
 
 /// `pkt_count` and `pkt_count_v6`: the packet counters of each address.
 ///
-/// The programs count each address with an [entry](Self::insert) separately, and all other addresses in [`NetStats::unknown`]. An IPv4-mapped IPv6 address equals its IPv4 address, also in [`EndpointMap`].
+/// The programs count each address with an [entry](Self::insert) separately, and all other
+/// addresses in [`NetStats::unknown`]. An IPv4-mapped IPv6 address equals its IPv4 address, also in
+/// [`EndpointMap`].
 #[derive(Debug)]
 pub struct CounterMap(Families);
 
 /// `pod_ifindex` and `pod_ifindex_v6`: the endpoint of each address.
 ///
-/// Packets to an address with an entry are forwarded directly. The programs answer neighbor solicitations and ARP requests for the address. With the [spoof check](super::DatapathConfig::spoof_check), only its port may send from the address.
+/// Packets to an address with an entry are forwarded directly. The programs answer neighbor
+/// solicitations and ARP requests for the address. With the
+/// [spoof check](super::DatapathConfig::spoof_check), only its port may send from the address.
 ///
-/// The gateway addresses have entries with the bridge as port. The programs pass packets for these addresses to the stack.
+/// The gateway addresses have entries with the bridge as port. The programs pass packets for these
+/// addresses to the stack.
 #[derive(Debug)]
 pub struct EndpointMap(Families);
 
@@ -88,7 +93,8 @@ pub struct PortConfigMap {
 
 /// `port_addresses`: the addresses that the pod of a port has at its other ports, in any network.
 ///
-/// The spoof check accepts these addresses at the port. Forwarding does not read this map: the [`EndpointMap`] of the network of an address determines the receiving port.
+/// The spoof check accepts these addresses at the port. Forwarding does not read this map: the
+/// [`EndpointMap`] of the network of an address determines the receiving port.
 #[derive(Debug)]
 pub struct SharedAddressMap(Map);
 
@@ -153,7 +159,8 @@ impl CounterMap {
         self.0.with(address, |map, key| map.delete(key, address))
     }
 
-    /// The addresses with counters, of both families. Entries added or deleted during the call may be missing, and other entries may be listed twice.
+    /// The addresses with counters, of both families. Entries added or deleted during the call may
+    /// be missing, and other entries may be listed twice.
     ///
     /// # Errors
     ///
@@ -182,7 +189,8 @@ impl EndpointMap {
         self.0.with(address, |map, key| map.put(key, &RawEndpoint::from(port), address))
     }
 
-    /// The endpoint of `address`. `None` if the address has no entry: the bridge then forwards its packets.
+    /// The endpoint of `address`. `None` if the address has no entry: the bridge then forwards its
+    /// packets.
     ///
     /// # Errors
     ///
@@ -200,7 +208,8 @@ impl EndpointMap {
         self.0.with(address, |map, key| map.delete(key, address))
     }
 
-    /// The addresses of both families. Entries added or deleted during the call may be missing, and other entries may be listed twice.
+    /// The addresses of both families. Entries added or deleted during the call may be missing, and
+    /// other entries may be listed twice.
     ///
     /// # Errors
     ///
@@ -221,9 +230,11 @@ impl PortConfigMap {
         Self { config, drops, filter: Some(filter), xdp: None }
     }
 
-    /// Sets the configuration of the port `ifindex`, the host end of a pod's veth pair. Existing drop counters stay.
+    /// Sets the configuration of the port `ifindex`, the host end of a pod's veth pair. Existing
+    /// drop counters stay.
     ///
-    /// From now on, the spoof check applies to the port: it may only send from its addresses in the [`EndpointMap`] and the [`SharedAddressMap`].
+    /// From now on, the spoof check applies to the port: it may only send from its addresses in the
+    /// [`EndpointMap`] and the [`SharedAddressMap`].
     ///
     /// # Errors
     ///
@@ -233,14 +244,16 @@ impl PortConfigMap {
             self.drops.put_sum(&ifindex.to_ne_bytes(), &Drops::default(), port(ifindex))?;
         }
         let raw = RawPortConfig::from(link);
-        // Before the flags: without its byte in the filter, the programs do not look for the flags of a receiver.
+        // Before the flags: without its byte in the filter, the programs do not look for the flags
+        // of a receiver.
         if let Some(filter) = self.filter.as_ref().filter(|_| raw.has_flags()) {
             filter.put(&(ifindex % FILTER_SIZE).to_ne_bytes(), &1_u8, port(ifindex))?;
         }
         self.config.put(&ifindex.to_ne_bytes(), &raw, port(ifindex))
     }
 
-    /// The configuration of the port. `None` if the port has no entry: the spoof check does not apply to it.
+    /// The configuration of the port. `None` if the port has no entry: the spoof check does not
+    /// apply to it.
     ///
     /// # Errors
     ///
@@ -258,17 +271,22 @@ impl PortConfigMap {
         self.drops.sum(&ifindex.to_ne_bytes(), port(ifindex))
     }
 
-    /// Makes directly forwarded packets for the port pass the driver-mode XDP program of the pod's interface, also a program attached later. Without this call, `bpf_redirect_peer` bypasses the program.
+    /// Makes directly forwarded packets for the port pass the driver-mode XDP program of the pod's
+    /// interface, also a program attached later. Without this call, `bpf_redirect_peer` bypasses
+    /// the program.
     ///
-    /// Returns whether the packets pass the program. The port must be the host end of a veth pair in the network namespace of the caller.
+    /// Returns whether the packets pass the program. The port must be the host end of a veth pair
+    /// in the network namespace of the caller.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`](super::Error::Map), for example for a full map. [`Error::Pin`](super::Error::Pin) if the program `find_xdp` cannot run.
+    /// [`Error::Map`](super::Error::Map), for example for a full map.
+    /// [`Error::Pin`](super::Error::Pin) if the program `find_xdp` cannot run.
     ///
     /// # Kernel
     ///
-    /// BTF (`CONFIG_DEBUG_INFO_BTF`), `CAP_PERFMON` when the programs are loaded, and no confidentiality lockdown. Otherwise the result is `false`.
+    /// BTF (`CONFIG_DEBUG_INFO_BTF`), `CAP_PERFMON` when the programs are loaded, and no
+    /// confidentiality lockdown. Otherwise the result is `false`.
     pub fn watch_xdp(&self, ifindex: u32) -> Result<bool> {
         self.xdp.as_ref().map_or(Ok(false), |xdp| xdp.watch(ifindex))
     }
@@ -296,7 +314,8 @@ impl PortConfigMap {
         self.config.delete(&ifindex.to_ne_bytes(), port(ifindex))
     }
 
-    /// The ports with a configuration. Entries added or deleted during the call may be missing, and other entries may be listed twice.
+    /// The ports with a configuration. Entries added or deleted during the call may be missing, and
+    /// other entries may be listed twice.
     ///
     /// # Errors
     ///
@@ -316,7 +335,9 @@ impl SharedAddressMap {
         Self(map)
     }
 
-    /// Permits the port `ifindex` to send from `address`, which the pod has at its port `sibling`. The permission has no effect if the [`EndpointMap`] of the network assigns the address to a port other than `sibling`.
+    /// Permits the port `ifindex` to send from `address`, which the pod has at its port `sibling`.
+    /// The permission has no effect if the [`EndpointMap`] of the network assigns the address to a
+    /// port other than `sibling`.
     ///
     /// # Errors
     ///
@@ -344,7 +365,8 @@ impl SharedAddressMap {
         self.0.delete(RawPortAddress::new(ifindex, address).as_bytes(), entry(ifindex, address))
     }
 
-    /// The entries of the ports for which `is_wanted` returns `true`. Entries added or deleted during the call may be missing.
+    /// The entries of the ports for which `is_wanted` returns `true`. Entries added or deleted
+    /// during the call may be missing.
     ///
     /// # Errors
     ///

@@ -1,6 +1,8 @@
 //! Loads a set and pins it.
 //!
-//! The running programs are authoritative, and pins are names for them and their maps. A mount namespace can have its own BPF file system, one mount can hide another, and pins can be removed while programs run. So `ensure_for` pins the maps of the running programs.
+//! The running programs are authoritative, and pins are names for them and their maps. A mount
+//! namespace can have its own BPF file system, one mount can hide another, and pins can be removed
+//! while programs run. So `ensure_for` pins the maps of the running programs.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -32,9 +34,11 @@ impl Datapath {
         self.ensure_for(&[])
     }
 
-    /// Pins the programs of this build and the maps of the running programs. `running` contains the ids of these programs, the most important first.
+    /// Pins the programs of this build and the maps of the running programs. `running` contains the
+    /// ids of these programs, the most important first.
     ///
-    /// Takes some tens of microseconds if the pins are right, and about 20 ms if programs are loaded. Concurrent callers load once.
+    /// Takes some tens of microseconds if the pins are right, and about 20 ms if programs are
+    /// loaded. Concurrent callers load once.
     ///
     /// | pinned | this call |
     /// |---|---|
@@ -44,20 +48,28 @@ impl Datapath {
     /// | some maps are missing | creates the missing maps |
     /// | programs with the code of the running programs | pins the running programs |
     ///
-    /// Counters and entries survive if the maps in use can be opened. A changed set is [`Unsettled`]: its maps can lack entries, or contain stale ones. The caller replaces the running programs with the pinned programs ([`Program::id`](super::Program::id) differs), and calls [`remove_outdated`](Self::remove_outdated).
+    /// Counters and entries survive if the maps in use can be opened. A changed set is
+    /// [`Unsettled`]: its maps can lack entries, or contain stale ones. The caller replaces the
+    /// running programs with the pinned programs ([`Program::id`](super::Program::id) differs), and
+    /// calls [`remove_outdated`](Self::remove_outdated).
     ///
-    /// Running programs of another layout, and programs that this process cannot open, are ignored. The pinned maps are used then, or new maps.
+    /// Running programs of another layout, and programs that this process cannot open, are ignored.
+    /// The pinned maps are used then, or new maps.
     ///
     /// [`Unsettled`]: PinState::Unsettled
     ///
     /// # Errors
     ///
     /// [`Error::Mount`] and [`Error::NotBpffs`] for the file system, [`Error::Load`] and
-    /// [`Error::Rejected`] if the kernel refuses the programs. [`Error::Locked`] if another loader hangs, [`Error::NewerLayout`] after a downgrade, and [`Error::Layout`] for maps with other key or value sizes. [`Error::Program`] if a running program was replaced during the call, and [`Error::Pin`] if a pin cannot be read or changed.
+    /// [`Error::Rejected`] if the kernel refuses the programs. [`Error::Locked`] if another loader
+    /// hangs, [`Error::NewerLayout`] after a downgrade, and [`Error::Layout`] for maps with other
+    /// key or value sizes. [`Error::Program`] if a running program was replaced during the call,
+    /// and [`Error::Pin`] if a pin cannot be read or changed.
     ///
     /// # Kernel
     ///
-    /// 5.10. `CAP_BPF` and `CAP_NET_ADMIN`, before 6.12 also `CAP_PERFMON`. Opening the maps of running programs and mounting the BPF file system need `CAP_SYS_ADMIN`.
+    /// 5.10. `CAP_BPF` and `CAP_NET_ADMIN`, before 6.12 also `CAP_PERFMON`. Opening the maps of
+    /// running programs and mounting the BPF file system need `CAP_SYS_ADMIN`.
     pub fn ensure_for(&self, running: &[u32]) -> Result<()> {
         if self.serves(running)? {
             return Ok(());
@@ -70,11 +82,13 @@ impl Datapath {
         }
         let in_use = self.in_use(running)?;
 
-        // Pins are created in a separate directory and published by renames. The next loader removes the directory of a killed loader.
+        // Pins are created in a separate directory and published by renames. The next loader
+        // removes the directory of a killed loader.
         let loading = self.network.join("loading");
         remove_tree(&loading)?;
         let published = self.publish(&loading, in_use.as_ref());
-        // The error of the load is reported. The directory of the network is removed only if it is empty.
+        // The error of the load is reported. The directory of the network is removed only if it is
+        // empty.
         let removed = remove_tree(&loading);
         if published.is_err() {
             let _ = fs::remove_dir(&self.network);
@@ -110,7 +124,8 @@ impl Datapath {
         Ok(self.state()? != PinState::Outdated && self.are_pinned(running)?)
     }
 
-    /// The running programs. Without running programs, the pinned programs, which lead to maps with missing pins.
+    /// The running programs. Without running programs, the pinned programs, which lead to maps with
+    /// missing pins.
     fn in_use(&self, running: &[u32]) -> Result<Option<InUse>> {
         if !running.is_empty() {
             return InUse::look(running);
@@ -145,7 +160,8 @@ impl Datapath {
 
     /// Creates all pins in `loading`, and publishes them.
     fn publish(&self, loading: &Path, in_use: Option<&InUse>) -> Result<()> {
-        // Probe first: Linux before 5.16 also refuses to open pins, and that error does not name the missing capability.
+        // Probe first: Linux before 5.16 also refuses to open pins, and that error does not name
+        // the missing capability.
         skeleton::probe()?;
         bpffs::create_directories(loading)?;
         let in_use_maps = in_use.map(InUse::open).transpose()?.unwrap_or_default();
@@ -189,7 +205,8 @@ impl Datapath {
             runs_on |= twin.is_some();
             pin_program(twin.unwrap_or(program), &loading.join(name.as_str()))?;
         }
-        // Until all of them are replaced, older programs add flows and older builds add flags without the filters.
+        // Until all of them are replaced, older programs add flows and older builds add flags
+        // without the filters.
         if !is_new && !self.keeps_filters(in_use, &ids)? {
             let set = MapSet::pinned(loading);
             [FLOW_FILTER, PORT_FILTER].iter().try_for_each(|shape| set.open(shape)?.fill(FILTER_SIZE))?;
@@ -201,18 +218,20 @@ impl Datapath {
         match (reads_xdp, runs_on) {
             (true, _) => port_xdp::follow(loading)?,
             (false, false) => port_xdp::forget_all(loading, &self.directory())?,
-            // The running programs stay, and may read kernel memory even if this call cannot find its layout.
+            // The running programs stay, and may read kernel memory even if this call cannot find
+            // its layout.
             (false, true) => {}
         }
         bpffs::create_directories(&loading.join(self.unsettled()))?;
         self.put_in_place(loading, is_other)
     }
 
-    /// Whether the programs that use the set so far keep its filters complete. If no running programs are known, the
-    /// pinned ones count. `false` if this process cannot open them.
+    /// Whether the programs that use the set so far keep its filters complete. If no running
+    /// programs are known, the pinned ones count. `false` if this process cannot open them.
     fn keeps_filters(&self, in_use: Option<&InUse>, maps: &BTreeMap<&'static str, u32>) -> Result<bool> {
         let pinned = if in_use.is_none() { InUse::look(&self.pinned_programs())? } else { None };
-        // cni_tc_egress does not use the filter of ports. No build has one filter without the other.
+        // cni_tc_egress does not use the filter of ports. No build has one filter without the
+        // other.
         Ok(in_use
             .or(pinned.as_ref())
             .is_some_and(|programs| programs.all_use(FLOW_FILTER.name, maps.get(FLOW_FILTER.name))))
@@ -226,7 +245,8 @@ impl Datapath {
             return fs::rename(loading, &published)
                 .map_err(|error| Error::pin("publish the pins as", &published, error));
         }
-        // The build stamp is removed first and added last. In between the set is outdated, and callers wait for the lock.
+        // The build stamp is removed first and added last. In between the set is outdated, and
+        // callers wait for the lock.
         let collected = list_dir(loading)?;
         for name in list_dir(&published)? {
             let path = published.join(&name);
@@ -244,7 +264,9 @@ impl Datapath {
         Ok(())
     }
 
-    /// Replaces pins of programs with running programs that have the same code. So the pins on several BPF file systems become equal, and alternating calls do not replace each other's programs.
+    /// Replaces pins of programs with running programs that have the same code. So the pins on
+    /// several BPF file systems become equal, and alternating calls do not replace each other's
+    /// programs.
     fn pin_twins(&self, loading: &Path, in_use: &InUse) -> Result<()> {
         let ids = self.pinned_ids()?;
         for name in ProgramName::ALL {

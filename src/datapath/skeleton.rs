@@ -43,8 +43,8 @@ const TAIL_LINES: usize = 12;
 /// The line that libbpf writes before a verifier log.
 const VERIFIER_LOG: &str = "BEGIN PROG LOAD LOG";
 
-/// What the verifier writes if the JIT cannot combine tail calls with global functions: on arm64 before Linux 6.0, and
-/// without a JIT.
+/// The message of the verifier if the JIT cannot combine tail calls with global functions: on arm64
+/// before Linux 6.0, and without a JIT.
 const NO_TAIL_CALLS: &str = "bpf-to-bpf calls";
 
 /// A loaded set. The kernel frees unpinned programs and maps when these descriptors are closed.

@@ -285,8 +285,8 @@ impl TcxLink {
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`]: `EEXIST` if the path exists, `EPERM` if the name contains a `.`, which the BPF
-    /// file system does not allow, or if a capability is missing.
+    /// [`Error::Pin`]: `EEXIST` if the path exists, `EPERM` if a capability is missing. The BPF
+    /// file system also refuses a name that contains a `.` with `EPERM`.
     pub fn pin(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let pinned = c_path(path).and_then(|name| {

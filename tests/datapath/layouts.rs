@@ -107,7 +107,8 @@ fn entries_and_counters_of_layout_1_are_migrated() {
     });
 }
 
-/// A set of this layout as builds pinned it before the filters, the stages and the pinned scratch space, with its programs.
+/// A set of this layout as builds pinned it before the filters, the stages and the pinned scratch
+/// space, with its programs.
 fn make_older_set() {
     const DIRECTORY: &str = "/sys/fs/bpf/example/one/v2";
     fs::create_dir_all(DIRECTORY).expect("a directory");
@@ -150,7 +151,8 @@ fn values(datapath: &Datapath, filter: &str) -> Vec<u8> {
     values
 }
 
-/// Programs without the filters track flows, and builds without them write flags, until all of them are replaced.
+/// Programs without the filters track flows, and builds without them write flags, until all of them
+/// are replaced.
 #[test]
 fn the_filters_pass_all_after_an_upgrade_from_a_set_without_them() {
     if !tool("bpftool") {

@@ -66,7 +66,8 @@ fn super_frames_arrive_complete_and_directly() {
     });
 }
 
-/// A packet socket puts a frame of more than a page into fragments, and only the Ethernet header before them.
+/// A packet socket puts a frame of more than a page into fragments, and only the Ethernet header
+/// before them.
 #[test]
 fn headers_that_lie_in_pages_are_read() {
     const MTU: usize = 9_000;

@@ -274,7 +274,8 @@ fn claim(host: &Socket, network: &NetworkName, bridge: &Link) -> Result<(), Plug
     }
 }
 
-/// Fixes the MAC of a claimed bridge, and writes the network's name into its alias. Returns the MAC.
+/// Fixes the MAC of a claimed bridge, and writes the network's name into its alias. Returns the
+/// MAC.
 fn mark(host: &Socket, network: &NetworkName, bridge: &Link) -> netlink::Result<MacAddr> {
     // Until the MAC is set, a bridge follows the lowest MAC of its ports. Pods keep the gateway's
     // MAC in their neighbor tables, and net_config holds it too.

@@ -327,7 +327,7 @@ fn the_bridge_neither_counts_twice_nor_redirects() {
     });
 }
 
-/// As on kernels whose JIT cannot combine tail calls with global functions.
+/// Kernels with a JIT that cannot combine tail calls with global functions load them so.
 #[test]
 fn the_programs_load_without_stages() {
     if cnikit_testbed::privileged() {
