@@ -109,11 +109,11 @@ impl<'a> Add<'a> {
         }
         let veth = network.create_veth(attachment, mac, bridge, self.netns)?;
         rollback.push("remove the entries of the veth pair", move || {
-            Ok(remove_references(attachment, host, Some(veth.host), None)?)
+            remove_references(attachment, host, Some(veth.host), None)
         });
         // A barrier: a pod that can still send keeps its map entries, which restrict it to its
         // addresses. It also keeps its lease, so that no other pod gets the address.
-        rollback.push_barrier("delete the veth pair", move || Ok(host.delete_link(veth.host)?));
+        rollback.push_barrier("delete the veth pair", move || host.delete_link(veth.host));
 
         let port = Endpoint { ifindex: veth.host, mac };
         endpoints.register_port(port, self.requested.stack_only).context("add the map entries")?;

@@ -45,7 +45,7 @@ impl<'a> Addresses<'a> {
                 let lease = lease(request, ipam, network).context("lease an address")?;
                 let owner = lease.owner.clone();
                 rollback.push("free the address", move || {
-                    Ok(network.leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner)).map(drop)?)
+                    network.leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner))
                 });
                 addresses.result = from_lease(&lease, ipam)?;
             }

@@ -1,17 +1,14 @@
 //! The rollback of a failed ADD.
 
-use std::error::Error;
+use std::fmt::Display;
 
 use tracing::{info_span, warn};
-
-/// The result of a step of the rollback.
-pub(crate) type StepResult = Result<(), Box<dyn Error>>;
 
 /// A stack of steps that undo an ADD.
 ///
 /// Dropping the stack runs the steps in reverse order, also during a panic. A step that fails does
-/// not stop the others, unless it is a [barrier](Self::push_barrier). The runtime's DEL removes
-/// what remains.
+/// not stop the others, unless it is a [barrier](Self::push_barrier). The runtime's DEL removes the
+/// rest.
 #[derive(Default)]
 pub(crate) struct Rollback<'a> {
     steps: Vec<Step<'a>>,
@@ -19,19 +16,22 @@ pub(crate) struct Rollback<'a> {
 
 struct Step<'a> {
     name: &'static str,
-    undo: Box<dyn FnOnce() -> StepResult + 'a>,
+    /// Returns the message of a failure.
+    undo: Box<dyn FnOnce() -> Option<String> + 'a>,
     is_barrier: bool,
 }
 
 impl<'a> Rollback<'a> {
     /// Adds a step. A log message of its failure contains `name`.
-    pub(crate) fn push(&mut self, name: &'static str, undo: impl FnOnce() -> StepResult + 'a) {
-        self.steps.push(Step { name, undo: Box::new(undo), is_barrier: false });
+    pub(crate) fn push<T, E: Display>(&mut self, name: &'static str, undo: impl FnOnce() -> Result<T, E> + 'a) {
+        let undo = Box::new(|| undo().err().map(|error| error.to_string()));
+        self.steps.push(Step { name, undo, is_barrier: false });
     }
 
     /// Adds a step that the earlier steps depend on: if it fails, they do not run.
-    pub(crate) fn push_barrier(&mut self, name: &'static str, undo: impl FnOnce() -> StepResult + 'a) {
-        self.steps.push(Step { name, undo: Box::new(undo), is_barrier: true });
+    pub(crate) fn push_barrier<T, E: Display>(&mut self, name: &'static str, undo: impl FnOnce() -> Result<T, E> + 'a) {
+        let undo = Box::new(|| undo().err().map(|error| error.to_string()));
+        self.steps.push(Step { name, undo, is_barrier: true });
     }
 
     /// Discards all steps, because the ADD has succeeded.
@@ -47,7 +47,7 @@ impl Drop for Rollback<'_> {
         }
         let _span = info_span!("undo").entered();
         while let Some(Step { name, undo, is_barrier }) = self.steps.pop() {
-            if let Err(error) = undo() {
+            if let Some(error) = undo() {
                 warn!("cannot undo the failed ADD: {name}: {error}");
                 if is_barrier {
                     break;
@@ -61,10 +61,10 @@ impl Drop for Rollback<'_> {
 mod tests {
     use std::cell::RefCell;
 
-    use super::{Rollback, StepResult};
+    use super::Rollback;
 
-    fn fails() -> StepResult {
-        Err("refused".into())
+    fn fails() -> Result<(), &'static str> {
+        Err("refused")
     }
 
     /// Runs a rollback with a step before and after `middle`, and returns the names of the steps
@@ -73,7 +73,7 @@ mod tests {
         let ran = RefCell::new(Vec::new());
         let note = |name| {
             ran.borrow_mut().push(name);
-            Ok(())
+            Ok::<(), &str>(())
         };
         let mut rollback = Rollback::default();
         rollback.push("first", || note("first"));
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_barrier_that_succeeds_stops_nothing() {
-        assert_eq!(run(|rollback| rollback.push_barrier("works", || Ok(())), false), ["last", "first"]);
+        assert_eq!(run(|rollback| rollback.push_barrier("works", || Ok::<(), &str>(())), false), ["last", "first"]);
     }
 
     #[test]
