@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::error::io_error;
 use super::map::Maps;
-use super::maps::MAPS;
+use super::map_specs::MAPS;
 use super::program::ProgramName;
 use super::{Error, Result};
 

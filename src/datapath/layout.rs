@@ -246,7 +246,7 @@ mod tests {
 
     use super::*;
     use crate::datapath::Drops;
-    use crate::datapath::maps::{FLOWS, PACKET_SCRATCH};
+    use crate::datapath::map_specs::{FLOWS, PACKET_SCRATCH};
     use crate::datapath::skeleton::types;
 
     /// Compares a struct with its C twin, which the skeleton takes from the BTF of the C program.

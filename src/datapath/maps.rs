@@ -4,62 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zerocopy::IntoBytes as _;
 
-use super::layout::{RawDatapathConfig, RawEndpoint, RawPortAddress, RawPortConfig};
+use super::layout::{RawEndpoint, RawPortAddress, RawPortConfig};
 use super::map::{Map, MapSpec};
-use super::port_xdp::{PORT_XDP, PortXdp};
-use super::{Drops, Endpoint, MapSet, NetStats, PodCounters, PortConfig, Result};
-
-pub(super) const PKT_COUNT: MapSpec = MapSpec::of::<[u8; 4], PodCounters>("pkt_count");
-pub(super) const PKT_COUNT_V6: MapSpec = MapSpec::of::<[u8; 16], PodCounters>("pkt_count_v6");
-pub(super) const POD_IFINDEX: MapSpec = MapSpec::of::<[u8; 4], RawEndpoint>("pod_ifindex");
-pub(super) const POD_IFINDEX_V6: MapSpec = MapSpec::of::<[u8; 16], RawEndpoint>("pod_ifindex_v6");
-pub(super) const PORT_CONFIG: MapSpec = MapSpec::of::<u32, RawPortConfig>("port_config");
-pub(super) const PORT_ADDRESSES: MapSpec = MapSpec::of::<RawPortAddress, u32>("port_addresses");
-pub(super) const PORT_DROPS: MapSpec = MapSpec::of::<u32, Drops>("port_drops");
-pub(super) const NET_CONFIG: MapSpec = MapSpec::of::<u32, RawDatapathConfig>("net_config");
-pub(super) const NET_STATS: MapSpec = MapSpec::of::<u32, NetStats>("net_stats");
-pub(super) const NET_DROPS: MapSpec = MapSpec::of::<u32, Drops>("net_drops");
-/// The flow table, used by the programs only: a `struct flow_key` and a byte of `enum flow_state`.
-pub(super) const FLOWS: MapSpec = MapSpec::of::<[u8; 40], u8>("flows");
-
-/// A byte for each remainder of a hash of two addresses: 1 if `flows` may have a flow between them.
-pub(super) const FLOW_FILTER: MapSpec = MapSpec::of::<u32, u8>("flow_filter");
-/// A byte for each remainder of an ifindex: 1 if `port_config` may have flags for the port.
-pub(super) const PORT_FILTER: MapSpec = MapSpec::of::<u32, u8>("port_filter");
-/// A program array, by `enum stage`.
-pub(super) const STAGES: MapSpec = MapSpec::of::<u32, u32>("stages");
-/// The `struct packet` that a program works on.
-pub(super) const PACKET_SCRATCH: MapSpec = MapSpec::of::<u32, [u8; 256]>("packet_scratch");
-
-/// `CNI_TC_FILTER_SIZE`: the entries of [`FLOW_FILTER`] and [`PORT_FILTER`].
-pub(super) const FILTER_SIZE: u32 = 8192;
-
-/// All maps of a set.
-pub(super) const MAPS: [MapSpec; 16] = [
-    PKT_COUNT,
-    PKT_COUNT_V6,
-    POD_IFINDEX,
-    POD_IFINDEX_V6,
-    PORT_CONFIG,
-    PORT_ADDRESSES,
-    PORT_DROPS,
-    PORT_XDP,
-    NET_CONFIG,
-    NET_STATS,
-    NET_DROPS,
-    FLOWS,
-    FLOW_FILTER,
+use super::map_specs::{
+    FILTER_SIZE, PKT_COUNT, PKT_COUNT_V6, POD_IFINDEX, POD_IFINDEX_V6, PORT_ADDRESSES, PORT_CONFIG, PORT_DROPS,
     PORT_FILTER,
-    STAGES,
-    PACKET_SCRATCH,
-];
-
-/// Maps that older builds with this layout do not create. A set without them serves its pods.
-pub(super) const OPTIONAL_MAPS: [&str; 6] =
-    [PORT_ADDRESSES.name, PORT_XDP.name, FLOW_FILTER.name, PORT_FILTER.name, STAGES.name, PACKET_SCRATCH.name];
-
-/// The key of the only entry of an array.
-pub(super) const SINGLE_KEY: [u8; 4] = [0; 4];
+};
+use super::port_xdp::PortXdp;
+use super::{Drops, Endpoint, MapSet, PodCounters, PortConfig, Result};
 
 /// `pkt_count` and `pkt_count_v6`: the packet counters of each address.
 ///

@@ -7,7 +7,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::layout::{RawDatapathConfig, RawEndpoint};
 use super::map::{Map, MapSpec, PerCpu};
-use super::maps::{CounterMap, EndpointMap, NET_CONFIG, NET_STATS, POD_IFINDEX, PortConfigMap, SINGLE_KEY};
+use super::map_specs::{NET_CONFIG, NET_STATS, POD_IFINDEX, SINGLE_KEY};
+use super::maps::{CounterMap, EndpointMap, PortConfigMap};
 use super::{DatapathConfig, Endpoint, MapSet, NetStats, PodCounters, PortConfig, Result};
 
 /// The maps of layout 1, which had IPv4 only. `pod_ifindex` and `net_config` have the same entries

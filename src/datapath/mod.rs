@@ -71,6 +71,7 @@ mod error;
 mod in_use;
 mod layout;
 mod map;
+mod map_specs;
 mod maps;
 mod migrate;
 mod pins;

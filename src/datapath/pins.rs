@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 use super::in_use::InUse;
 use super::map::MapSpec;
-use super::maps::{CounterMap, EndpointMap, MAPS, OPTIONAL_MAPS, PortConfigMap, SharedAddressMap};
+use super::map_specs::{MAPS, OPTIONAL_MAPS};
+use super::maps::{CounterMap, EndpointMap, PortConfigMap, SharedAddressMap};
 use super::program::{Program, ProgramName};
 use super::{DatapathConfig, Drops, Error, MapSet, NetStats, Result, bpffs, skeleton};
 use crate::dir;

@@ -15,8 +15,8 @@ use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::btf::Btf;
 use super::error::io_error;
-use super::map::{Map, MapSpec};
-use super::maps::PORT_CONFIG;
+use super::map::Map;
+use super::map_specs::{PORT_CONFIG, PORT_XDP};
 use super::{Error, MapSet, Result, skeleton};
 
 #[allow(
@@ -33,8 +33,6 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/find_xdp.skel.rs"));
 }
 
-/// For each port, the kernel address of the pointer to the XDP program of the pod's interface.
-pub(super) const PORT_XDP: MapSpec = MapSpec::of::<u32, u64>("port_xdp");
 const PROGRAM: &str = "find_xdp";
 
 /// The map, and the program that finds its values.

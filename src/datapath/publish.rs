@@ -15,7 +15,7 @@ use tracing::{info, info_span};
 use super::error::io_error;
 use super::in_use::{InUse, map_id};
 use super::map::{Map, Maps};
-use super::maps::{FILTER_SIZE, FLOW_FILTER, MAPS, PORT_FILTER};
+use super::map_specs::{FILTER_SIZE, FLOW_FILTER, MAPS, PORT_FILTER};
 use super::pins::{BUILD_STAMP, Datapath, PinState, list_dir, remove_tree};
 use super::program::ProgramName;
 use super::{Error, MapSet, Result, bpffs, migrate, port_xdp, skeleton};

@@ -8,9 +8,8 @@ use zerocopy::FromZeros as _;
 use super::in_use::InUse;
 use super::layout::RawDatapathConfig;
 use super::map::{Map, MapSpec};
-use super::maps::{
-    CounterMap, EndpointMap, NET_CONFIG, NET_DROPS, NET_STATS, PortConfigMap, SINGLE_KEY, SharedAddressMap,
-};
+use super::map_specs::{NET_CONFIG, NET_DROPS, NET_STATS, SINGLE_KEY};
+use super::maps::{CounterMap, EndpointMap, PortConfigMap, SharedAddressMap};
 use super::{DatapathConfig, Drops, NetStats, Result};
 
 /// The maps of one network, either pinned or used by running programs.

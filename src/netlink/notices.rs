@@ -6,14 +6,13 @@ use std::{io, mem, os::fd::AsRawFd as _};
 use libc::{BPF_ABS, BPF_B, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, c_int, socklen_t};
 use neli::utils::Groups;
 
-use super::socket::Socket;
+use super::{
+    message::{AF_UNSPEC, RTM_DELLINK},
+    socket::Socket,
+};
 
-const RTM_DELLINK: u16 = 17;
 /// `RTNLGRP_LINK`: the kernel notifies this group of each link change.
 const LINKS: u32 = 1;
-/// The notification that a link is deleted. With the family `AF_BRIDGE` it means that the link left
-/// its bridge, which happens earlier.
-const AF_UNSPEC: u8 = 0;
 
 /// While this value exists, the socket receives the notification of one link's deletion, and no
 /// other notifications.
@@ -41,12 +40,6 @@ impl Drop for DeletionNotices<'_> {
         let _ = self.socket.neli().drop_mcast_membership(Groups::new_groups(&[LINKS]));
         detach_filter(self.socket);
     }
-}
-
-/// Whether a message is the notification that the link is gone.
-pub(super) fn is_deletion(kind: u16, body: &[u8], ifindex: u32) -> bool {
-    // struct ifinfomsg: family, padding, type, index.
-    kind == RTM_DELLINK && body.first() == Some(&AF_UNSPEC) && body.get(4..8) == Some(&ifindex.to_ne_bytes()[..])
 }
 
 /// Passes messages for the socket's port, and the notification that the link is gone.

@@ -26,7 +26,7 @@ use tracing::trace;
 
 use super::{
     error::{EncodeError, Error, Operation, Result},
-    notices::is_deletion,
+    message::is_deletion,
     reply::{Body, Reply, replies},
 };
 

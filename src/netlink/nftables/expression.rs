@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use sha2::{Digest, Sha256};
 
 use super::{
     message::{bytes, nest, number},
-    rule::{Action, Field, Match, PortRandomization},
+    rule::{Action, Field, Match, PortRandomization, Rule},
     table::Family,
     uapi::*,
 };
@@ -14,7 +15,7 @@ use crate::{
     netlink::{
         address::octets,
         attrs::Attrs,
-        error::{EncodeError, Result},
+        error::{EncodeError, Operation, Result},
     },
     spec::IfName,
 };
@@ -38,6 +39,31 @@ struct Addresses {
 
 const IPV4: Addresses = Addresses { source: 12, destination: 16, length: 4 };
 const IPV6: Addresses = Addresses { source: 8, destination: 24, length: 16 };
+
+impl Rule {
+    /// Sixteen hexadecimal digits, which differ between rules with different effects. In the
+    /// comment, they identify the rule later, without a comparison of its kernel encoding, which
+    /// depends on the version.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Message`](crate::netlink::Error::Message) if the conditions exceed the size of a
+    /// message.
+    pub fn digest(&self) -> Result<String> {
+        let operation = Operation::new("encode", "a rule");
+        let expressions = self.expressions(Family::Inet).and_then(Expressions::into_bytes);
+        let digest = Sha256::digest(expressions.map_err(|error| operation.malformed(error))?);
+        Ok(digest.iter().take(8).map(|octet| format!("{octet:02x}")).collect())
+    }
+
+    pub(super) fn expressions(&self, table: Family) -> Result<Expressions, EncodeError> {
+        let mut expressions = Expressions::new(table);
+        for condition in &self.matches {
+            expressions = expressions.condition(condition)?;
+        }
+        expressions.action(self.action)
+    }
+}
 
 impl Expressions {
     pub(super) fn new(table: Family) -> Self {

@@ -1,19 +1,13 @@
 use std::ops::Not;
 
 use ipnetwork::IpNetwork;
-use sha2::{Digest, Sha256};
 
 use super::{
-    expression::Expressions,
     message::HEADER,
-    table::Family,
     uapi::{NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFTNL_UDATA_COMMENT_MAXLEN, NFTNL_UDATA_RULE_COMMENT},
 };
 use crate::{
-    netlink::{
-        attrs::{nested, text},
-        error::{EncodeError, Operation, Result},
-    },
+    netlink::attrs::{nested, text},
     spec::IfName,
 };
 
@@ -34,8 +28,8 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    matches: Vec<Match>,
-    action: Action,
+    pub(super) matches: Vec<Match>,
+    pub(super) action: Action,
     comment: Option<String>,
 }
 
@@ -121,35 +115,12 @@ impl Rule {
         self
     }
 
-    /// Sixteen hexadecimal digits, which differ between rules with different effects. In the
-    /// comment, they identify the rule later, without a comparison of its kernel encoding, which
-    /// depends on the version.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Message`](crate::netlink::Error::Message) if the conditions exceed the size of a
-    /// message.
-    pub fn digest(&self) -> Result<String> {
-        let operation = Operation::new("encode", "a rule");
-        let expressions = self.expressions(Family::Inet).and_then(Expressions::into_bytes);
-        let digest = Sha256::digest(expressions.map_err(|error| operation.malformed(error))?);
-        Ok(digest.iter().take(8).map(|octet| format!("{octet:02x}")).collect())
-    }
-
     /// The kernel module that the rule needs, if it is a separate module.
     pub(super) const fn module(&self) -> Option<&'static str> {
         match self.action {
             Action::Masquerade(_) => Some("nft_masq"),
             Action::Accept | Action::Drop | Action::Return => None,
         }
-    }
-
-    pub(super) fn expressions(&self, table: Family) -> Result<Expressions, EncodeError> {
-        let mut expressions = Expressions::new(table);
-        for condition in &self.matches {
-            expressions = expressions.condition(condition)?;
-        }
-        expressions.action(self.action)
     }
 
     /// The comment in the format of nft(8).

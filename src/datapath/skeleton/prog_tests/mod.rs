@@ -14,6 +14,7 @@ use self::frames::{ELSEWHERE, GATEWAY, MAC_A, MAC_B, MAC_GATEWAY, MAC_SECOND, PO
 use super::generated::{PodSkel, PodSkelBuilder, types};
 use crate::datapath::layout::RawDatapathConfig;
 use crate::datapath::map::{Map, MapSpec};
+use crate::datapath::map_specs::*;
 use crate::datapath::maps::*;
 use crate::datapath::{DatapathConfig, DropReason, Drops, Endpoint, NetStats, PodCounters, PortConfig};
 use crate::spec::MacAddr;
