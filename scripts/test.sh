@@ -53,6 +53,8 @@ for features in '' ipam netlink bpf ipam,netlink ipam,bpf netlink,bpf conformanc
     note "cnikit with: ${features:-no features}"
     cargo clippy --locked --quiet -p cnikit --lib --no-default-features --features "$features" -- -D warnings
 done
+note "simple-ebpf-cni without the commands"
+cargo clippy --locked --quiet -p simple-ebpf-cni --no-default-features -- -D warnings
 
 step "Documentation"
 document() { as_caller env RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps "$@"; }
