@@ -68,7 +68,7 @@ const FAULTS: [Fault; 9] = [
             let pipe = std::process::Command::new("mkfifo").arg(net().join("lock")).status();
             assert!(pipe.expect("coreutils").success());
         },
-        words: ["/simple-ebpf-cni/blackbox/lock", "no regular file"],
+        words: ["/simple-ebpf-cni/blackbox/lock", "not a regular file"],
         remedy: "rm /var/lib/cni/simple-ebpf-cni/blackbox/lock",
     },
     Fault {
