@@ -125,7 +125,7 @@ fn look_up_link(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &
     let index = host.link("b50").expect("a link")["ifindex"].as_u64();
     group.bench_function("cnikit", |bencher| {
         bencher.iter(|| {
-            let link = socket.link_by_name(&name).expect("a look-up").expect("a link");
+            let link = socket.link_by_name(&name).expect("a lookup").expect("a link");
             assert_eq!(Some(u64::from(link.index)), index);
         });
     });
@@ -182,7 +182,7 @@ fn address(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socke
 /// not measured.
 fn veth(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socket) {
     host.ip("link add br0 type bridge");
-    let bridge = socket.link_by_name(&"br0".parse().expect("a name")).expect("a look-up").expect("a link").index;
+    let bridge = socket.link_by_name(&"br0".parse().expect("a name")).expect("a lookup").expect("a link").index;
     let pod = host.pod();
     let netns = Netns::open(pod.netns()).expect("a namespace");
     let end =

@@ -202,7 +202,8 @@ struct arp_message {
 
 /*
  * Value of packet_scratch, which has one entry per CPU: the frame of the running program, as
- * lib/parse.h parsed it. Each program parses before it reads, so nothing here outlives a packet.
+ * lib/parse.h parsed it. Each program parses the frame first, so it never reads values of an
+ * earlier packet.
  */
 struct packet {
 	__u8 dest_mac[6];
@@ -230,7 +231,7 @@ struct packet {
 	struct ip_info inner;
 	struct arp_message arp;
 	struct ipv6_key asked; /* argument of is_asked_at_sibling(), IPv4-mapped */
-	struct flow_key flow;  /* key of the last look-up in `flows` */
+	struct flow_key flow;  /* key of the last lookup in `flows` */
 	__u8 reserved[44];
 };
 

@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let host = Socket::open()?;
     let link = host.link_by_name(&name.parse()?)?.ok_or("the link does not exist")?.index;
 
-    // A filter. Other tools may share the clsact qdisc, so that priority and handle identify the
+    // A filter. Other tools may share the clsact qdisc, so priority and handle identify the
     // own filter.
     let ingress = FilterTarget::Ingress(link);
     host.ensure_clsact(link, SharedBlocks::default())?;

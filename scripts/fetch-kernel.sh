@@ -50,7 +50,7 @@ release=${package#linux-image-}
 mapfile -t parts < <(apt-cache -c "$apt/apt.conf" depends "$package" |
     sed -n "s/^ *Depends: \(linux-.*-${release//./\\.}\)\$/\1/p")
 
-# Renamed when it is complete, so that an interrupted run leaves no broken kernel folder.
+# Rename the folder when it is complete, so that an interrupted run leaves no broken kernel folder.
 loading=$cache/loading-$version
 rm -rf "$loading"
 mkdir -p "$loading"

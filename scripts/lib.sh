@@ -34,7 +34,7 @@ as_root() {
     fi
 }
 
-# Whether this is root by sudo, and the caller of sudo has a Rust toolchain of their own.
+# Succeeds if the script runs under sudo and the calling user has a Rust toolchain.
 caller_builds() {
     [ "$(id -u)" = 0 ] && [ "${SUDO_USER:-root}" != root ] || return 1
     caller_path="$(getent passwd "$SUDO_USER" | cut -d: -f6)/.cargo/bin:$PATH"

@@ -1,7 +1,7 @@
 //! A careless plugin as a process: standard output must still contain one document or nothing.
 //!
 //! The binary is its own plugin if `CNI_COMMAND` is set. The usual test runner prints to standard
-//! output, so that this test has its own `main` (`harness = false`) and its own binary.
+//! output, so this test has its own `main` (`harness = false`) and its own binary.
 
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
@@ -104,7 +104,7 @@ fn a_plugin_does_not_delegate_to_itself() {
             let call =
                 cnikit_testbed::Plugin::new(&program).invocation(verb).config(&config).env("CNI_PATH", directory);
             let outcome = VARIABLES.into_iter().fold(call, |call, (name, value)| call.env(name, value)).run();
-            // ADD rejects the configuration, so that DEL has nothing to release.
+            // ADD rejects the configuration, so DEL has nothing to release.
             if verb == "DEL" {
                 outcome.silent();
                 continue;

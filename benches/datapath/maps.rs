@@ -61,7 +61,7 @@ impl Access for Cnikit {
     }
 
     fn port(&self, address: IpAddr) -> Option<Endpoint> {
-        self.ports.read(address).expect("a look-up")
+        self.ports.read(address).expect("a lookup")
     }
 
     fn remove(&self, address: IpAddr) {
@@ -73,7 +73,7 @@ impl Access for Cnikit {
     }
 
     fn sent(&self, address: IpAddr) -> Option<(u64, u64)> {
-        let counters = self.counters.read(address).expect("a look-up")?;
+        let counters = self.counters.read(address).expect("a lookup")?;
         Some((counters.tx_packets, counters.tx_bytes))
     }
 

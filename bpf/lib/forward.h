@@ -62,7 +62,7 @@ static __always_inline bool route(const struct ctx *ctx, const struct packet *pa
  * The source must be a pod's address, and the frame must have the pod's MAC. A virtual machine
  * in the pod may have another MAC, and the bridge delivers replies to it. The address may be of
  * another port of the pod, because Linux answers from any port. Only addresses of pods have
- * counters, which saves the look-up of the endpoint.
+ * counters, which saves the lookup of the endpoint.
  */
 static __always_inline bool can_reply_directly(const struct ctx *ctx, const struct packet *packet,
 					       bool has_counters)

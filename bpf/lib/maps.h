@@ -131,8 +131,8 @@ struct {
 } packet_scratch SEC(".maps");
 
 /*
- * Compiler barrier: keeps clang from merging two look-ups into one with a variable map. The
- * verifier inlines a look-up only if the map is constant; else it is an indirect call.
+ * Compiler barrier: keeps clang from merging two lookups into one with a variable map. The
+ * verifier inlines a lookup only if the map is constant; else it is an indirect call.
  */
 #define barrier() asm volatile("" ::: "memory")
 

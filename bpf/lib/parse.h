@@ -116,9 +116,9 @@ static __always_inline bool is_extension(__u8 protocol)
 }
 
 /*
- * Points to the first `len` bytes of the frame. False if the frame is shorter. Any helper that
- * writes to the frame invalidates the pointer. To a loader without CAP_PERFMON, the verifier
- * refuses a comparison of the pointer with NULL, so that is no way to return failure.
+ * Points to the first `len` bytes of the frame. Returns false if the frame is shorter. Any helper
+ * that writes to the frame invalidates the pointer. To a loader without CAP_PERFMON, the verifier
+ * refuses a comparison of the pointer with NULL, so NULL cannot report a failure.
  */
 static __always_inline bool frame_start(struct __sk_buff *skb, __u32 len, const void **frame)
 {

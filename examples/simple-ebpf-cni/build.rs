@@ -18,7 +18,7 @@ fn main() {
     println!("cargo::rustc-env=SIMPLE_EBPF_CNI_VERSION={version}");
 }
 
-/// The last tag and the commit. `None` without git, or if the sources are no checkout.
+/// The last tag and the commit. `None` without git, or if the sources are not a git checkout.
 fn describe() -> Option<String> {
     // A commit changes logs/HEAD, and a switch of the branch changes HEAD. For a missing file,
     // Cargo would run this script on each build.

@@ -149,8 +149,8 @@ impl PortXdp {
 /// Runs `find_xdp` for a port until it finishes. With `n` other interfaces it runs about
 /// `n / 4,096` times.
 fn find(program: &OwnedFd, ifindex: u32) -> io::Result<Option<u64>> {
-    /// Enough for 16 million interfaces. The limit ends a walk that a concurrently deleted
-    /// interface misled.
+    /// Enough for 16 million interfaces. If an interface is deleted during a walk, the walk may not
+    /// end. The limit ends it.
     const MAX_CALLS: u32 = 4096;
     let mut request = Request { address: 0, ifindex, reserved: [0; 52] };
     for _ in 0..MAX_CALLS {

@@ -237,7 +237,7 @@ impl Datapath {
             .is_some_and(|programs| programs.all_use(FLOW_FILTER.name, maps.get(FLOW_FILTER.name))))
     }
 
-    /// Publishes the pins in `loading` by renames.
+    /// Renames the pins in `loading` to their final place.
     fn put_in_place(&self, loading: &Path, is_other: bool) -> Result<()> {
         let published = self.directory();
         let replaced = |path: &Path, error| Error::pin("replace the pin", path, error);
@@ -245,8 +245,8 @@ impl Datapath {
             return fs::rename(loading, &published)
                 .map_err(|error| Error::pin("publish the pins as", &published, error));
         }
-        // The build stamp is removed first and added last. In between the set is outdated, and
-        // callers wait for the lock.
+        // The build stamp is removed first and added last. Between both, callers treat the set as
+        // outdated and wait for the lock.
         let collected = list_dir(loading)?;
         for name in list_dir(&published)? {
             let path = published.join(&name);

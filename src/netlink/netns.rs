@@ -86,8 +86,8 @@ impl Netns {
         Ok(self.id == NetnsId::from_stat(&stat))
     }
 
-    /// Creates a new namespace without a path. The namespace disappears with this value, its
-    /// sockets and the processes inside.
+    /// Creates a new namespace without a path. The kernel deletes the namespace after this value is
+    /// dropped and its sockets and processes are gone.
     ///
     /// # Errors
     ///

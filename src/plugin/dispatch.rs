@@ -58,7 +58,7 @@ pub fn dispatch<P: Plugin>(plugin: &P, variable: &dyn Fn(&str) -> Option<OsStrin
 /// # Errors
 ///
 /// If the document cannot be written. An `ADD` is then rolled back: the caller does not receive the
-/// result, so that it must not rely on the attachment.
+/// result, so it must not rely on the attachment.
 pub(super) fn dispatch_to<P: Plugin>(
     writer: &mut dyn Write,
     plugin: &P,
@@ -131,7 +131,7 @@ fn handle<P: Plugin>(
     };
     let environment = Environment::read(command, variable)?;
 
-    // Most configurations fit into this buffer, so that one read suffices.
+    // Most configurations fit into this buffer, so one read suffices.
     let mut bytes = Vec::with_capacity(4096);
     stdin.read_to_end(&mut bytes).map_err(|source| Error::Stdin { source })?;
     // A caller of VERSION need not send a configuration.
@@ -139,7 +139,7 @@ fn handle<P: Plugin>(
         bytes = b"{}".into();
     }
     let raw_config = RawConfig::parse(bytes)?;
-    // Set before any validation, so that every error document can contain it.
+    // Set before any validation, so every error document can contain it.
     *version = raw_config.cni_version().unwrap_or(*version);
     span.begin(plugin.subscriber(&raw_config), &environment, &raw_config);
     span.run(|| {

@@ -112,7 +112,7 @@
 //! assert_eq!(WARNINGS.load(Relaxed), 1);
 //! ```
 //!
-//! Only [`run`] touches the process. [`dispatch`] takes and returns values, so that tests can call
+//! Only [`run`] touches the process. [`dispatch`] takes and returns values, so tests can call
 //! it.
 
 mod dispatch;
@@ -145,7 +145,7 @@ pub use trace::record_pod;
 pub trait Plugin {
     /// The plugin's own keys of the configuration; [`IgnoredAny`](serde::de::IgnoredAny) for none.
     ///
-    /// The type is deserialized from the whole configuration, so that it must tolerate the keys
+    /// The type is deserialized from the whole configuration, so it must tolerate the keys
     /// that all plugins share: no `deny_unknown_fields`.
     type Config: DeserializeOwned;
 

@@ -210,7 +210,7 @@ impl ResultCache {
     fn rename(&self, file: &Path, attachment: &Attachment) -> Result<(), Error> {
         let (path, unshared_path) = (self.path(attachment), self.unshared_path(attachment));
         for _ in 0..RENAME_ATTEMPTS {
-            // A link fails if the name exists, so that only one of two concurrent stores gets the
+            // A link fails if the name exists, so only one of two concurrent stores gets the
             // shared name.
             let Err(error) = fs::hard_link(file, &path) else {
                 remove(file)?;
@@ -220,7 +220,7 @@ impl ResultCache {
             match StoredFile::of(&path, attachment) {
                 Ok(StoredFile::Others) => break,
                 // Another attachment was just removed, and a third one may take the name: try
-                // again. A dangling symbolic link would stay, so that the file replaces it.
+                // again. A dangling symbolic link would stay, so the file replaces it.
                 Ok(StoredFile::Nothing) if error.kind() == io::ErrorKind::AlreadyExists && !path.is_symlink() => {}
                 _ => {
                     fs::rename(file, &path).map_err(Error::io("write", &path))?;

@@ -279,8 +279,8 @@ impl Runtime {
     }
 }
 
-/// The result to pass with `DEL`, if the version defines that and can represent the result. Plugins
-/// must work without it.
+/// The result to pass with `DEL`, if the specification version has a result for `DEL` and can
+/// represent this one. Plugins must work without it.
 fn for_del<'a>(network: &NetworkConfigList, result: &'a AddResult) -> Option<&'a AddResult> {
     let version = network.cni_version;
     Some(result).filter(|result| version >= Version::V0_4_0 && result.to_json(version).is_ok())

@@ -60,7 +60,7 @@ pub struct Delegate<'r, R> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prior {
     /// The plugin verified that nothing of the attachment exists. Addresses that the delegate holds
-    /// for it are unused, so that an error is followed by the delegate's `DEL`.
+    /// for it are unused, so an error is followed by the delegate's `DEL`.
     Absent,
     /// The plugin does not know: an error releases nothing.
     Unknown,
@@ -86,10 +86,10 @@ struct Rollback {
 pub trait Delegable: sealed::Request {}
 
 impl<'r, R: Delegable> Delegate<'r, R> {
-    /// Creates the delegate that `ipam.type` names; `None` without the key, that is for a network
-    /// without addresses.
+    /// Creates the delegate that `ipam.type` names; Returns `None` if the key is missing: the
+    /// network has no addresses.
     ///
-    /// Reads the unvalidated configuration, so that `DEL` reaches the delegate even if other keys
+    /// Reads the unvalidated configuration, so `DEL` reaches the delegate even if other keys
     /// are invalid.
     ///
     /// # Errors
@@ -183,7 +183,7 @@ impl<C> Delegate<'_, AddRequest<C>> {
 
 impl<C> Delegate<'_, DelRequest<C>> {
     /// Delegates the `DEL`. Succeeds if the delegate is the plugin itself. Every `ADD` rejects such
-    /// a configuration, so that there is nothing to release, and the runtime would repeat a failed
+    /// a configuration, so there is nothing to release, and the runtime would repeat a failed
     /// `DEL` forever.
     ///
     /// # Errors

@@ -45,8 +45,8 @@ pub enum Error {
     Start {
         /// The executable.
         plugin: PathBuf,
-        /// The system's error. `Text file busy` means that another process wrote the executable for
-        /// seconds.
+        /// The system's error. `Text file busy` means that another process kept the executable open
+        /// for writing for several seconds.
         source: io::Error,
     },
     /// I/O on the pipes to a running plugin failed.
@@ -209,7 +209,7 @@ pub enum Error {
     CorruptCache {
         /// The file.
         path: PathBuf,
-        /// The parser's error. The message contains it before the remedy, so that it is not a
+        /// The parser's error. The message contains it before the remedy, so it is not a
         /// [`source`](std::error::Error::source).
         r#source: serde_json::Error,
     },

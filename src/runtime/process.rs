@@ -61,7 +61,7 @@ pub(super) enum ProcessError {
 /// is not waited for.
 ///
 /// With a timeout the process gets its own process group, which is killed when the timeout expires.
-/// Without a timeout it stays in the caller's group, so that a signal to the group also reaches the
+/// Without a timeout it stays in the caller's group, so a signal to the group also reaches the
 /// process.
 pub(super) fn run(command: &mut Command, input: &[u8], options: CallOptions) -> Result<ProcessOutput, ProcessError> {
     let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -95,7 +95,7 @@ impl Running {
         }
     }
 
-    /// Reaps the process. The caller calls it after the exit, so that it does not block.
+    /// Reaps the process. The caller calls it after the exit, so it does not block.
     fn reap(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait()?;
         self.status = Some(status);
@@ -108,7 +108,7 @@ impl Drop for Running {
         if self.status.is_some() {
             return;
         }
-        // The child was not reaped yet, so that its PID cannot belong to another process.
+        // The child was not reaped yet, so its PID cannot belong to another process.
         let _ = if self.leads_group {
             kill_process_group(Pid::from_child(&self.child), Signal::KILL).map_err(io::Error::from)
         } else {
@@ -193,7 +193,7 @@ impl<'a> Io<'a> {
         let old = self.err.len();
         read_from(&mut self.stderr, &mut self.err)?;
         if self.forward_stderr && self.err.len() > old {
-            // For users only, so that an error does not fail the call.
+            // For users only, so an error does not fail the call.
             let _ = io::stderr().write_all(&self.err[old..]);
         }
         let surplus = self.err.len().saturating_sub(STDERR_TAIL);

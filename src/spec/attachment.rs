@@ -8,7 +8,7 @@ use super::{ContainerId, IfName, MacAddr, NetworkName};
 /// One interface of one container in one network: the identity from which all other names derive.
 ///
 /// The names and hardware addresses below derive from the SHA-256 digest of
-/// `network/container id/ifname`. No part can contain a `/`, so that two attachments never share a
+/// `network/container id/ifname`. No part can contain a `/`, so two attachments never share a
 /// digest input. `DEL`, `CHECK` and `GC` find the objects of `ADD` from these names alone. So does
 /// an administrator:
 ///
@@ -73,7 +73,7 @@ impl Attachment {
     /// between 2^30 and 2^31.
     ///
     /// The kernel numbers links from 1 on, and reuses an index after its link is deleted. An index
-    /// of this range is not reused for another link, so that a stale reference to it is harmless.
+    /// of this range is not reused for another link, so a stale reference to it is harmless.
     pub fn host_ifindex(&self) -> u32 {
         let octets = std::array::from_fn(|index| self.digest()[20 + index]);
         u32::from_be_bytes(octets) & 0x3fff_ffff | 0x4000_0000

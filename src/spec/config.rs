@@ -208,15 +208,15 @@ impl RawConfig {
         Ok(if is_there { ValidAttachments::Null } else { ValidAttachments::Absent })
     }
 
-    /// Reads the plugin's own keys. They share one object with the keys of all plugins, so that `C`
+    /// Reads the plugin's own keys. They share one object with the keys of all plugins, so `C`
     /// must tolerate unknown keys: no `deny_unknown_fields`.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidConfig`], which names the key. Its source names the expected type.
     pub fn decode<C: DeserializeOwned>(&self) -> Result<C, Error> {
-        // Not from the bytes: the runtime assembled them, so that a line and a column would mislead
-        // the user.
+        // Deserializes the parsed object. The runtime assembled the bytes, so a line and column
+        // would not match the user's file.
         serde_path_to_error::deserialize(&self.object).map_err(|error| {
             let path = error.path();
             let path = if path.iter().next().is_some() { path.to_string() } else { String::new() };

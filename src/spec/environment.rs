@@ -53,7 +53,7 @@ impl Environment {
     ///
     /// For `DEL`, a malformed `CNI_ARGS` is an error value in [`args`](Self::args), not a failure:
     /// it must not make an attachment impossible to delete. For all verbs, bytes of `CNI_ARGS` that
-    /// are not UTF-8 become U+FFFD, so that they spoil only their own value.
+    /// are not UTF-8 become U+FFFD, so they spoil only their own value.
     ///
     /// ```
     /// use cnikit::spec::{Command, Environment};

@@ -22,7 +22,7 @@ pub struct ContainerId(String);
 /// `/`, `:`, `%` or white space.
 ///
 /// `all` and `default` are rejected too. Below `/proc/sys/net/ipv4/conf` they stand for the
-/// settings of all links and of new links, so that the kernel creates no link of either name.
+/// settings of all links and of new links, so the kernel creates no link of either name.
 ///
 /// ```
 /// use cnikit::spec::IfName;
@@ -63,7 +63,7 @@ pub struct PodName(String);
 pub struct PodUid(String);
 
 /// The `type` of a plugin: the name of its executable. The runtime searches the directories of
-/// `CNI_PATH` for it, so that it must not lead out of them.
+/// `CNI_PATH` for it, so it must not lead out of them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PluginType(String);

@@ -5,7 +5,7 @@ use super::{Attachment, ContainerId, IfName};
 /// The attachments that the caller of `GC` declares valid: `cni.dev/valid-attachments`.
 ///
 /// Only a list is a statement. If the key is absent or `null`, the caller may not know the
-/// attachments, so that `GC` must free nothing. `cnitool gc` sends no key, and an unset list in Go
+/// attachments, so `GC` must free nothing. `cnitool gc` sends no key, and an unset list in Go
 /// arrives as `null`.
 ///
 /// ```

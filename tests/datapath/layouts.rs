@@ -144,7 +144,7 @@ fn make_older_set() {
 fn values(datapath: &Datapath, filter: &str) -> Vec<u8> {
     let map = MapHandle::from_pinned_path(datapath.directory().join(filter)).expect("a pin");
     let mut values: Vec<u8> =
-        map.keys().map(|key| map.lookup(&key, MapFlags::ANY).expect("a look-up").expect("a value")[0]).collect();
+        map.keys().map(|key| map.lookup(&key, MapFlags::ANY).expect("a lookup").expect("a value")[0]).collect();
     assert_eq!(values.len(), header("CNI_TC_FILTER_SIZE"));
     values.sort_unstable();
     values.dedup();

@@ -21,7 +21,7 @@ fn run(_: &Host, cnitool: &Path, bin: &Bin, verb: &str) -> cnikit_testbed::Outpu
 #[test]
 fn cnitool_and_this_library_share_attachments() {
     let Some(cnitool) = cnitool() else { return };
-    // The cache of cnitool has a fixed path, so that the test uses a private host.
+    // The cache of cnitool has a fixed path, so the test uses a private host.
     host(|host| {
         let bin = Bin::new();
         bin.succeeding("one", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.5/16"}],"x-note":"kept"}"#);

@@ -30,7 +30,7 @@ struct Entry {
     /// The plugins that break each rule. `bridge` matches the name `bridge` and names that start
     /// with `bridge-`.
     rules: BTreeMap<String, Vec<String>>,
-    /// Whether the violation depends on timing, so that a run may not show it.
+    /// Whether the violation depends on timing, so a run may not show it.
     #[serde(default)]
     sometimes: bool,
     // For readers, and for the table in docs/conformance.md.

@@ -14,7 +14,7 @@ use crate::veth;
 
 impl Network<'_> {
     /// Whether the attachment of a lease no longer exists: it has no pair, and no call creates one.
-    /// Any doubt counts as existence.
+    /// If this is unknown, the attachment counts as existing.
     #[must_use]
     pub fn is_abandoned(&self, lease: &Lease) -> bool {
         let attachment = self.attachment(lease.owner.clone());

@@ -73,7 +73,7 @@ impl Network<'_> {
                     attached?;
                 }
             } else if self.host.link_by_index(port.index)?.is_some() {
-                // A delegate assigned the address, or the lease is lost too.
+                // A delegate assigned the address, or the lease is also lost.
                 warn!(
                     "the spoof check does not apply to the pod at {}, because it has no map entry and no lease: \
                      attach it anew",

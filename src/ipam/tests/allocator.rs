@@ -225,7 +225,7 @@ fn both_addresses_of_a_damaged_lease_stay_taken() {
     let dir = tempfile::tempdir().unwrap();
     let (store, pools, file) = dual_stack(dir.path());
     let whole = fs::read_to_string(&file).unwrap();
-    // Truncated, or changed by hand to another owner's lease.
+    // A truncated file, and a file that names another owner.
     for content in [whole[..40].to_owned(), whole.replace("\"a\"", "\"b\"")] {
         fs::write(&file, content).unwrap();
         let mut guard = store.lock(NOW).unwrap();

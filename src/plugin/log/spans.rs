@@ -6,7 +6,7 @@ use tracing::{Level, Metadata};
 
 use super::line::{Fields, Line};
 
-/// The open spans. A call has only a few, so that linear search suffices.
+/// The open spans. A call has only a few, so linear search suffices.
 #[derive(Debug, Default)]
 pub(super) struct Spans {
     last: u64,
@@ -78,7 +78,7 @@ impl Spans {
         let Span { metadata, started, parent, .. } = self.open.remove(at);
         let Some(parent) = parent.filter(|_| *metadata.level() <= Level::INFO) else { return };
         let duration = ended.saturating_duration_since(started);
-        // The duration of a step includes nested spans, so that only direct children of the call
+        // The duration of a step includes nested spans, so only direct children of the call
         // count.
         if let Some(call) = self.find_mut(&parent).filter(|span| span.parent.is_none()) {
             match call.steps.iter_mut().find(|(name, _)| *name == metadata.name()) {

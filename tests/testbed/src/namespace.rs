@@ -8,7 +8,7 @@ use crate::{Command, Output};
 
 /// A network namespace that runs commands and lists its links, addresses and routes.
 ///
-/// The state comes from `ip -j` and `tc -j`, so that it comes from the kernel and not from the code
+/// The state comes from `ip -j` and `tc -j`, so it comes from the kernel and not from the code
 /// under test.
 pub trait Namespace {
     /// A command that will run in this namespace.

@@ -73,11 +73,11 @@ pub fn kernel() -> (u32, u32) {
     version.unwrap_or_else(|| panic!("{release} does not begin with two numbers"))
 }
 
-/// Whether calls can be [supervised](crate::Command::supervised). If not, prints `SKIP`, and the test
-/// should return.
+/// Whether calls can be [supervised](crate::Command::supervised). If not, prints `SKIP`, and the
+/// test should return.
 #[must_use]
 pub fn supervision() -> bool {
-    // On older kernels, signals interrupt a call during its ruling.
+    // On older kernels, signals interrupt a call while the test decides on it.
     let is_supported = kernel() >= (5, 19);
     if !is_supported {
         skipped("needs Linux 5.19, to decide on the system calls of a process");
@@ -108,7 +108,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Reports that a test is skipped. Returns `false`, so that it ends the enclosing condition.
+/// Reports that a test is skipped. Returns `false`, so it ends the enclosing condition.
 fn skip(reason: &str) -> bool {
     assert!(std::env::var(REQUIRED).as_deref() != Ok("1"), "{REQUIRED}=1 forbids a skip, but the test {reason}");
     skipped(reason);

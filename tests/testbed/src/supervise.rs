@@ -86,7 +86,7 @@ fn supervise(listener: &OwnedFd, mut judge: impl FnMut(&Call) -> Ruling, deadlin
             return;
         }
         let Some((id, call)) = receive(listener) else { continue };
-        // The threads of this process also have the filter, while they start the other process.
+        // While this process starts the plugin, its own threads also run under the filter.
         let ruling = if call.process() == std::process::id() { Ruling::Continue } else { judge(&call) };
         match ruling {
             Ruling::Continue => answer(listener, id, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
@@ -96,7 +96,7 @@ fn supervise(listener: &OwnedFd, mut judge: impl FnMut(&Call) -> Ruling, deadlin
     }
 }
 
-/// Whether any process is left under the filter. Waits for a call, or for a limited time.
+/// Whether a process still runs under the filter. Waits for a call, or for a limited time.
 fn is_waited_for(listener: &OwnedFd) -> bool {
     let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: the call polls one descriptor, which is open.

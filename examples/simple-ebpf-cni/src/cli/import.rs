@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// that maps addresses to container ids: {"allocated": {"10.244.1.2": "4fe2c9"}}
     source: PathBuf,
 
-    /// Configuration of the network, with this plugin
+    /// Configuration of the network that uses this plugin
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 

@@ -25,14 +25,15 @@ use crate::NAME;
 
 const EXIT_STATUS: &str = "\
 Exit status:
-  0  everything is installed, or would be; checks may have warned
+  0  everything is installed, or would be with --dry-run; checks may have warned
   1  a check failed and nothing was installed, or a file could not be written
   2  the command line is invalid";
 
 /// Install this binary as a plugin and, with --subnet or --config, a network configuration.
 ///
-/// A failed or killed install leaves no partial file. Files that install has not written, or that
-/// were changed since, are not replaced. If a check of `doctor` fails, nothing is installed.
+/// A failed or killed install leaves no partial file. Install does not replace files that it did
+/// not write, or that were changed since. --force overrides this. If a check of `doctor` fails,
+/// nothing is installed.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
@@ -60,7 +61,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME", default_value = "cbr0", conflicts_with = "config")]
     bridge: IfName,
 
-    /// Install this configuration, which contains this plugin
+    /// Configuration file to install; it must contain this plugin
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -69,11 +70,12 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(i64::from(*ORDERS.start())..=i64::from(*ORDERS.end())))]
     order: Option<u8>,
 
-    /// Install although checks fail
+    /// Install even if checks fail
     #[arg(long)]
     ignore_checks: bool,
 
-    /// Overwrite foreign and changed files, and configure a network that another file configures
+    /// Overwrite files that install did not write or that were changed. Also write the
+    /// configuration if another file already configures the network
     #[arg(long)]
     force: bool,
 

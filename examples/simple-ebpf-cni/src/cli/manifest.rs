@@ -148,7 +148,7 @@ impl Manifest {
         replaced.and(self.save())
     }
 
-    /// Removes a file and its entry. An absent file is no error.
+    /// Removes a file and its entry. An absent file is not an error.
     pub(crate) fn remove(&mut self, path: &Path) -> Result<(), Error> {
         remove(path)?;
         self.files.remove(path);
@@ -236,7 +236,7 @@ fn remove(path: &Path) -> Result<(), Error> {
     remove_file(&temporary(path))
 }
 
-/// An absent file is no error.
+/// An absent file is not an error.
 fn remove_file(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -70,8 +70,7 @@ enum Command {
     /// Show the owner of each address, or import the leases of another plugin
     Leases(leases::Options),
 
-    /// Sleep until a signal arrives: the main container of a DaemonSet that has installed the
-    /// plugin
+    /// Sleep until a signal arrives. The main container of the DaemonSet runs this command
     Wait,
 
     #[cfg(feature = "pages")]
@@ -110,7 +109,7 @@ pub(crate) fn run(versions: &[Version]) -> ExitCode {
     let flushed = output.flush();
     match result.and(flushed) {
         Ok(()) => ExitCode::SUCCESS,
-        // A reader such as head may close the pipe early. That is no failure.
+        // A reader such as head may close the pipe early. This is not an error.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             error!("{}", chain(&error));

@@ -17,7 +17,7 @@ use super::status::{self, Problem};
 const EXIT_STATUS: &str = "\
 Exit status:
   0  all networks with pods work
-  1  a network has a problem; it is on standard output
+  1  a network still has a problem, which is printed on standard output
   2  the command line is invalid";
 
 /// Repair the shared parts of each network: bridge, gateway addresses, ports, eBPF programs and

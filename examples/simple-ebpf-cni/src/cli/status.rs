@@ -27,7 +27,7 @@ use simple_ebpf_cni::{bridge, pool, programs};
 
 const EXIT_STATUS: &str = "\
 Exit status:
-  0  all networks work; a network without pods works
+  0  all networks work; a network without pods counts as working
   1  a network has a problem, or cannot be checked
   2  the command line is invalid";
 

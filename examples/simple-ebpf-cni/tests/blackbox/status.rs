@@ -1,4 +1,4 @@
-//! STATUS: fails if an ADD would fail, and changes nothing.
+//! STATUS fails if an ADD would fail. It changes nothing.
 
 use cnikit_testbed::{Footprint, Namespace, Outcome};
 use serde_json::Value;

@@ -42,7 +42,8 @@ fn gc(network: &Network, points: &mut Points) {
     removal(network, points, "GC", |scenario, _| scenario.gc());
 }
 
-/// A call that removes the target either reports a failure or is complete. The next one succeeds.
+/// A call that removes the target either returns an error or removes everything. The next one
+/// succeeds.
 fn removal(network: &Network, points: &mut Points, verb: &str, call: impl Fn(&Scenario<'_>, &Pod) -> Invocation) {
     let scenario = Scenario::new(network);
     loop {

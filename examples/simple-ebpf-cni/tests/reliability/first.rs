@@ -19,8 +19,8 @@ const NETWORK: [&str; 6] = [
     "filter ",
 ];
 
-/// Injects into the first ADD of a host, and repeats it with another container and with the target.
-/// Compares the final state with the state of a host after an ADD and its DEL.
+/// Injects a fault into the first ADD of a host. Then runs ADD for another container and again for
+/// the target. Compares the final state with the state of a host after an ADD and its DEL.
 #[track_caller]
 fn first(
     name: &'static str,

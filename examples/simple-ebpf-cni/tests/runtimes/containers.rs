@@ -38,7 +38,7 @@ fn tuning_is_visible_in_the_container() {
     });
 }
 
-/// The limit is in the list, and not visible to this plugin. The configuration must therefore
+/// The limit is in the plugin list, so this plugin cannot see it. The configuration must therefore
 /// disable direct forwarding, and leave the queueing discipline to others.
 #[test]
 fn a_limit_in_the_list_applies() {

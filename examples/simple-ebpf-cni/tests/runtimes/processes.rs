@@ -14,7 +14,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The line that shows that the PID namespace and its `/proc` are ready.
 const FIRST: &str = "sleep";
 
-/// A PID namespace with its own mounts. All processes in it end with this value, including daemons.
+/// A PID namespace with its own mounts. Dropping this value ends all processes in the namespace,
+/// including daemons.
 pub(crate) struct Processes<'h> {
     host: &'h Host,
     unshare: Running,

@@ -13,7 +13,7 @@ const ALL_NODES: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1))
 const SOLICITED_A: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 2));
 
 #[test]
-fn an_address_of_anothers_is_dropped_before_it_is_counted() {
+fn packets_from_foreign_addresses_are_dropped_and_not_counted() {
     loaded(|loaded| {
         for (family, [a, b]) in PODS.into_iter().enumerate() {
             for spoofed in [b, GATEWAY[family], EXTERNAL[family], UNSPECIFIED[family]] {
@@ -35,7 +35,7 @@ fn an_address_of_anothers_is_dropped_before_it_is_counted() {
 }
 
 #[test]
-fn a_mac_of_anothers_is_dropped_whatever_is_sent() {
+fn frames_with_a_foreign_mac_are_dropped() {
     loaded(|loaded| {
         let [a, b] = PODS[0];
         let spanning_tree = [&[0, 38, 0x42, 0x42, 3][..], &[0; 35]].concat();
@@ -68,7 +68,7 @@ fn a_tagged_frame_is_dropped() {
 }
 
 #[test]
-fn what_is_malformed_is_dropped_at_every_length() {
+fn truncated_frames_are_malformed_at_every_length() {
     loaded(|loaded| {
         let [[a, b], [a6, b6]] = PODS;
         let long_chain = [extension(DESTINATION, AH), extension(AH, UDP), udp(1, 2)].concat();

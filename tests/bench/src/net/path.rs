@@ -139,7 +139,7 @@ impl Fixture {
             let network = "bench".parse().expect("a name");
             let counters =
                 Datapath::new("/sys/fs/bpf/simple-ebpf-cni", &network).open_counters().expect("a pinned map");
-            let sent = counters.read(address(&self.ends.client)).expect("a look-up").expect("a row");
+            let sent = counters.read(address(&self.ends.client)).expect("a lookup").expect("a row");
             (sent.tx_packets, sent.tx_direct)
         })
     }

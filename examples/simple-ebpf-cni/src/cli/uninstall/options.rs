@@ -18,10 +18,10 @@ Exit status:
   1  pods are attached and nothing was removed, or a listed object could not be removed
   2  the command line is invalid";
 
-/// Remove the configurations that install has written and, with the last of them, the binary.
+/// Remove the configurations that install has written. After the last one, also remove the binary.
 ///
 /// Fails while pods are attached. Files that were changed, renamed or created since the install
-/// stay. The binary stays if a configuration that stays needs it. --purge also removes the state of
+/// stay. The binary stays if a remaining configuration needs it. --purge also removes the state of
 /// the networks on the node: veth pairs, masquerade rules, bridges that the plugin created, pinned
 /// programs and maps, leases. If an object cannot be removed, the objects that lead to it stay, and
 /// so does the binary: run uninstall again.
@@ -32,8 +32,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME")]
     pub(super) network: Option<NetworkName>,
 
-    /// Remove only configurations in this directory, and keep the binary for configurations in
-    /// others [default: every directory that install has written to, and /etc/cni/net.d]
+    /// Remove only configurations in this directory. Keep the binary if other directories have
+    /// configurations [default: every directory that install has written to, and /etc/cni/net.d]
     #[arg(long, value_name = "DIR")]
     conf_dir: Option<PathBuf>,
 
@@ -46,7 +46,7 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(super) purge: bool,
 
-    /// Remove although pods are attached, and remove changed files
+    /// Remove even if pods are attached, and also remove changed files
     #[arg(long)]
     pub(super) force: bool,
 

@@ -261,8 +261,8 @@ fn the_spoof_check_applies_while_the_delegate_runs() {
     });
 }
 
-/// Takes the time limit of the delegate, one minute, as does the next test. The limit ends before
-/// the runtime's, so the runtime gets an error that names the delegate.
+/// This test and the next one take one minute: the time limit of the delegate. The limit ends
+/// before the runtime's, so the runtime gets an error that names the delegate.
 #[test]
 fn a_delegate_that_hangs_in_del_is_ended_and_named() {
     on_host(|network| assert_killed_and_named(network, "DEL"));
