@@ -33,10 +33,10 @@ set -- "$@" --skip help_and_version
 # the guest lacks.
 set -- "$@" --skip broken_node:: --skip state_dir:: --skip doctor:: --skip install:: --skip pods:: --skip top:: --skip kubernetes::
 # The guest has no fuzz seeds.
-set -- "$@" --skip on_the_corpus --skip the_corpus_is_read
+set -- "$@" --skip on_the_corpus --skip corpus_is_decoded
 # From the kernel's command line.
 if [ -n "$QUICK" ]; then
-    set -- "$@" --skip bad_input:: --skip protocol:: --skip scale:: --skip a_full_table
+    set -- "$@" --skip bad_input:: --skip protocol:: --skip scale:: --skip a_full_flow_table
     set -- "$@" --skip programs_and_model_agree
     # Files and texts, which do not depend on the kernel.
     set -- "$@" --skip leases:: --skip status:: --skip logs:: --skip log_file:: --skip pools:: --skip requested::

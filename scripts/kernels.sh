@@ -74,12 +74,24 @@ stage_userland() {
         ln -s "$file" "$stage/tests/$name"
     done
     for file in "${binaries[@]}"; do install -D -s "$file" "$stage/$file"; done
+    check_skips "${binaries[@]:1}"
     for name in "${programs[@]}"; do binaries+=("$(type -P "$name")"); done
     binaries+=("${peers[@]}")
     mapfile -t libraries < <(ldd "${binaries[@]}" | grep -o '/[^ ]* (0x' | cut -d' ' -f1 | sort -u)
     for file in "${binaries[@]:1+${#tests[@]}}" "${libraries[@]}"; do install -D "$file" "$stage/$file"; done
     install "$(type -P busybox)" "$stage/usr/bin/busybox"
     install scripts/kernels-guest.sh "$stage/init"
+}
+
+# check_skips BINARY...: fails if kernels-guest.sh skips a test that no binary has, for example because
+# the test was renamed.
+check_skips() {
+    local names pattern
+    [ -z "${TESTS:-}" ] || return 0
+    names=$(for file in "$@"; do "$file" --list; done)
+    for pattern in $(grep -oE -- '--skip [a-z_:]+' scripts/kernels-guest.sh | cut -d' ' -f2); do
+        grep -qF -- "$pattern" <<<"$names" || fail "scripts/kernels-guest.sh skips $pattern, and no test has this name"
+    done
 }
 
 # stage_modules KERNEL FOLDER: copies the modules named above and their dependencies.

@@ -79,8 +79,8 @@ impl Socket {
         }
     }
 
-    /// The entries of a bridge for one of its ports, including the port's own address. Empty for a
-    /// link that is not a bridge port.
+    /// The entries of a bridge for one of its ports, including the port's own address. For a
+    /// bridge, the entries of its own addresses. Empty for any other link.
     ///
     /// # Errors
     ///

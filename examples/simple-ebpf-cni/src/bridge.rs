@@ -282,13 +282,11 @@ fn mark(host: &Socket, network: &NetworkName, bridge: &Link) -> netlink::Result<
     let other = MacAddr::derived_from(&format!("{network}/adopted-bridge"));
     // Linux 5.10 and 6.1 leave a bridge without a MAC if it loses its last port.
     let mac = bridge.mac.filter(|mac| mac.octets() != [0; 6]).unwrap_or(other);
-    if mac != other && !is_made_for(network, bridge) {
-        // Linux 5.10 adds the forwarding entry of the bridge's own MAC only if the MAC changes. A
-        // bridge that never had a port lacks it, and would flood the gateway's packets to the pods.
-        let links = host.links()?;
-        if !links.iter().any(|link| link.master == Some(bridge.index)) {
-            host.set_mac(bridge.index, other)?;
-        }
+    // Linux 5.10 adds the forwarding entry of the bridge's own MAC only if the MAC changes. A
+    // bridge with its first MAC and without ports lacks the entry, and would flood the gateway's
+    // packets.
+    if mac != other && !host.fdb(bridge.index)?.iter().any(|entry| entry.mac == mac) {
+        host.set_mac(bridge.index, other)?;
     }
     host.set_mac(bridge.index, mac)?;
     if bridge.alias.is_none() {

@@ -1,6 +1,7 @@
 //! The rollback of a failed ADD.
 
 use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tracing::{info_span, warn};
 
@@ -47,7 +48,9 @@ impl Drop for Rollback<'_> {
         }
         let _span = info_span!("undo").entered();
         while let Some(Step { name, undo, is_barrier }) = self.steps.pop() {
-            if let Some(error) = undo() {
+            // A panic in one step must not lose the others.
+            let undone = catch_unwind(AssertUnwindSafe(undo));
+            if let Some(error) = undone.unwrap_or_else(|_| Some("it panicked".to_owned())) {
                 warn!("cannot undo the failed ADD: {name}: {error}");
                 if is_barrier {
                     break;

@@ -28,7 +28,7 @@ mod leases;
 mod log_file;
 mod logs;
 mod malformed_input;
-mod malicious_pods;
+mod malicious;
 mod masquerade;
 mod orphans;
 mod pins;
