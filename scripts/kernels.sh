@@ -83,15 +83,15 @@ stage_userland() {
     install scripts/kernels-guest.sh "$stage/init"
 }
 
-# check_skips BINARY...: fails if kernels-guest.sh skips a test that no binary has, for example because
-# the test was renamed.
+# check_skips BINARY...: fails if kernels-guest.sh skips a test that no binary has, such as a renamed
+# test.
 check_skips() {
     local names pattern
     [ -z "${TESTS:-}" ] || return 0
     names=$(for file in "$@"; do "$file" --list; done)
-    for pattern in $(grep -oE -- '--skip [a-z_:]+' scripts/kernels-guest.sh | cut -d' ' -f2); do
+    while read -r pattern; do
         grep -qF -- "$pattern" <<<"$names" || fail "scripts/kernels-guest.sh skips $pattern, and no test has this name"
-    done
+    done < <(grep -oE -- '--skip [a-z_:]+' scripts/kernels-guest.sh | cut -d' ' -f2)
 }
 
 # stage_modules KERNEL FOLDER: copies the modules named above and their dependencies.
