@@ -83,8 +83,8 @@ stage_userland() {
     install scripts/kernels-guest.sh "$stage/init"
 }
 
-# check_skips BINARY...: fails if kernels-guest.sh skips a test that no binary has, such as a renamed
-# test.
+# check_skips BINARY...: fails if kernels-guest.sh skips a test that no binary has, such as a
+# renamed test.
 check_skips() {
     local names pattern
     [ -z "${TESTS:-}" ] || return 0
