@@ -138,7 +138,7 @@ fn verified_len(program: BorrowedFd<'_>) -> u32 {
 }
 
 /// The ids of the maps of a program.
-fn map_ids(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+pub(super) fn map_ids(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut ids = vec![0_u32; MOST_MAPS];
     // The kernel reports the number of maps, and writes only as many ids as fit.
     let found = info(program, &mut ids)?.nr_map_ids;
