@@ -245,8 +245,8 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`] if a program is not pinned, or if a pin cannot be opened. [`Error::Layout`] if
-    /// key or value size of the map differ from this build.
+    /// [`Error::Pin`] if a program is not pinned, or if a pin cannot be opened. [`Error::Layout`]
+    /// if key or value size of the map differ from this build.
     pub fn has_stages(&self) -> Result<bool> {
         let Some(stages) = self.maps().open_optional(&STAGES)? else { return Ok(false) };
         let stages = map_id(&stages.into_handle())?;

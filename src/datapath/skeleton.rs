@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, MapType, OpenMap, PrintLevel, ProgramHandle, set_print};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::error::io_error;
 use super::map::Maps;
@@ -59,6 +59,8 @@ pub(super) struct Loaded {
 enum Stages {
     /// The programs call the slots of `stages`, reused if the set has this map.
     Called,
+    /// The programs call the slots of a new and empty `stages`.
+    Replaced,
     /// The programs have no calls and do not use `stages`. The set has the map nevertheless.
     Omitted,
 }
@@ -70,6 +72,19 @@ pub(super) fn load(maps: &Maps, reads_xdp: bool) -> Result<Loaded> {
         Err(Error::Rejected { source }) if source.to_string().contains(NO_TAIL_CALLS) => {
             debug!("the eBPF programs have no stages on this kernel: {source}");
             load_with(maps, reads_xdp, Stages::Omitted)
+        }
+        // A program array belongs to the kind of its first program: the type, and whether the JIT
+        // compiled it. The kernel refuses programs of another kind with EINVAL after verification.
+        // A change of net.core.bpf_jit_enable has this effect.
+        Err(Error::Rejected { source } | Error::Load { source })
+            if source.kind() == io::ErrorKind::InvalidInput && maps.contains_key(STAGES.name) =>
+        {
+            let loaded = load_with(maps, reads_xdp, Stages::Replaced)?;
+            warn!(
+                "replaced the eBPF map stages by an empty one: it held programs of another kind, for example from \
+                 before a change of net.core.bpf_jit_enable; fill its slots again"
+            );
+            Ok(loaded)
         }
         loaded => loaded,
     }
@@ -87,6 +102,7 @@ fn load_with(maps: &Maps, reads_xdp: bool, stages: Stages) -> Result<Loaded> {
             let Some(name) = pinned_name(map.name()) else { continue };
             let found = maps.get(name);
             match stages {
+                Stages::Replaced if name == STAGES.name => {}
                 Stages::Omitted if name == STAGES.name => {
                     // libbpf then removes the reference to the map. With the reference, the
                     // kernel would compare the kind of the programs with the array. Also,
