@@ -87,6 +87,8 @@ static __always_inline __u8 flow_key_normalize(struct packet *packet)
 	key->destination_port = lower ? destination_port : source_port;
 	key->protocol = packet->flow_protocol;
 	key->version = packet->ip.version;
+	/* Part of the key, and programs of other builds write packet_scratch, too. */
+	__builtin_memset(key->reserved, 0, sizeof(key->reserved));
 	if (packet->rst)
 		return FLOW_CLOSED;
 	if (packet->fin)
