@@ -39,8 +39,9 @@ struct {
 
 /*
  * A filter in front of `flows`: 1 if a flow between two addresses with this hash may be in
- * there. An array element costs 3 ns, a miss in `flows` 28 ns with its key. Only flow_track()
- * writes, and bytes are never cleared, so the filter never hides a flow that is in the table.
+ * there. An array element costs 3 ns, a miss in `flows` 28 ns with its key. flow_track() sets
+ * the byte before it adds a flow. Userspace sets all bytes if programs without the filter may
+ * have added flows. No byte is cleared, so the filter never hides a flow that is in the table.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
