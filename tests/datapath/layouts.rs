@@ -1,7 +1,7 @@
 //! Sets of pins with another layout than the layout of this build.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use cnikit::datapath::{Datapath, DatapathConfig, Error, PinState, PortConfig, ProgramName};
@@ -199,9 +199,8 @@ fn the_filters_pass_all_after_an_upgrade_from_a_set_without_them() {
 
 /// A program of another build, with the name of a program of the set and some of its maps.
 fn other_build(datapath: &Datapath, name: &str, maps: &[&str]) -> (OwnedFd, u32) {
-    let open = |map: &&str| MapHandle::from_pinned_path(datapath.directory().join(map)).expect("a pin");
-    let maps: Vec<MapHandle> = maps.iter().map(open).collect();
-    classifier_with_maps(name, &maps.iter().map(AsFd::as_fd).collect::<Vec<_>>())
+    let pins: Vec<PathBuf> = maps.iter().map(|map| datapath.directory().join(map)).collect();
+    classifier_with_maps(name, &pins)
 }
 
 /// An older build finds the set through the running programs, for example from a mount namespace

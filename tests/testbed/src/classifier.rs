@@ -3,13 +3,21 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+
+/// The attribute of bpf(2) for pins.
+#[repr(C)]
+struct Pin {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
 
 /// Loads a classifier that returns `verdict` for every packet. Returns the program and its kernel
 /// id.
@@ -24,15 +32,28 @@ pub fn classifier(verdict: i32) -> (OwnedFd, u32) {
     with_id(load(BPF_PROG_TYPE_SCHED_CLS, "", &[], verdict))
 }
 
-/// As [`classifier`], for a program with a name that uses these maps and returns `TC_ACT_UNSPEC`.
+/// As [`classifier`], for a program with a name that uses the maps with these pins and returns
+/// `TC_ACT_UNSPEC`.
 ///
 /// # Panics
 ///
-/// If the kernel rejects the program.
+/// If a map cannot be opened, or if the kernel rejects the program.
 #[must_use]
-pub fn classifier_with_maps(name: &str, maps: &[BorrowedFd<'_>]) -> (OwnedFd, u32) {
+pub fn classifier_with_maps(name: &str, pins: &[PathBuf]) -> (OwnedFd, u32) {
     const TC_ACT_UNSPEC: i32 = -1;
-    with_id(load(BPF_PROG_TYPE_SCHED_CLS, name, maps, TC_ACT_UNSPEC))
+    let maps: Vec<OwnedFd> = pins.iter().map(|pin| open_pin(pin)).collect();
+    with_id(load(BPF_PROG_TYPE_SCHED_CLS, name, &maps, TC_ACT_UNSPEC))
+}
+
+fn open_pin(path: &Path) -> OwnedFd {
+    const BPF_OBJ_GET: libc::c_int = 7;
+    let name = CString::new(path.as_os_str().as_bytes()).expect("a path without NUL");
+    let pin = Pin { path: name.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: the attribute has the kernel's layout, and its path outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const pin, size_of::<Pin>()) };
+    assert!(fd >= 0, "open {}: {}", path.display(), io::Error::last_os_error());
+    // SAFETY: the kernel has just returned this descriptor, so it has no other owner.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
 }
 
 /// A program and its kernel id.
@@ -85,12 +106,6 @@ impl Xdp {
     ///
     /// If the kernel refuses.
     pub fn pin(&self, path: &Path) {
-        #[repr(C)]
-        struct Pin {
-            path: u64,
-            fd: u32,
-            flags: u32,
-        }
         const BPF_OBJ_PIN: libc::c_int = 6;
         let name = CString::new(path.as_os_str().as_bytes()).expect("a path without NUL");
         let pin = Pin { path: name.as_ptr() as u64, fd: self.0.as_raw_fd() as u32, flags: 0 };
@@ -127,7 +142,7 @@ impl Xdp {
 }
 
 /// Loads a program of this type that uses these maps and returns `verdict` for every packet.
-fn load(kind: u32, name: &str, maps: &[BorrowedFd<'_>], verdict: i32) -> OwnedFd {
+fn load(kind: u32, name: &str, maps: &[OwnedFd], verdict: i32) -> OwnedFd {
     #[repr(C)]
     struct Load {
         kind: u32,
