@@ -164,6 +164,10 @@ struct flow_key {
  * packet_scratch. It ends with a verdict, or continues with the next step through lib/stage.h
  * and lib/forward.h. The pin of the map keeps the slots filled. The kernel empties a program
  * array when the last file descriptor and the last pin are gone.
+ *
+ * Some kernels refuse tail calls in these programs: lib/stage.h. The map exists there too, but a
+ * program in a slot never runs. Datapath::has_stages() detects it: the programs then do not use
+ * the map, which their map ids show.
  */
 enum stage {
 	/* cni_tc_main, after spoof check and neighbor answers, before forwarding: IP packets. */

@@ -39,8 +39,9 @@ struct {
 
 /*
  * A filter in front of `flows`: 1 if a flow between two addresses with this hash may be in
- * there. An array element costs 3 ns, a miss in `flows` 28 ns with its key. Only flow_track()
- * writes, and bytes are never cleared, so the filter never hides a flow that is in the table.
+ * there. An array element costs 3 ns, a miss in `flows` 28 ns with its key. flow_track() sets
+ * the byte before it adds a flow. Userspace sets all bytes if programs without the filter may
+ * have added flows. No byte is cleared, so the filter never hides a flow that is in the table.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -87,6 +88,8 @@ static __always_inline __u8 flow_key_normalize(struct packet *packet)
 	key->destination_port = lower ? destination_port : source_port;
 	key->protocol = packet->flow_protocol;
 	key->version = packet->ip.version;
+	/* Part of the key, and programs of other builds write packet_scratch, too. */
+	__builtin_memset(key->reserved, 0, sizeof(key->reserved));
 	if (packet->rst)
 		return FLOW_CLOSED;
 	if (packet->fin)

@@ -57,7 +57,8 @@ struct {
 /*
  * A filter in front of the receiver's port_config, by ifindex modulo its size: 1 if a port may
  * have flags. Few ports have any, and an element of an array costs 3 ns where an entry of a
- * hash costs 22 ns. Userspace sets the element before the flags, and never clears it.
+ * hash costs 22 ns. Userspace sets the element before the flags, and never clears it. It sets
+ * all elements if a build without the filter may have written flags.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -21,7 +21,8 @@ struct {
 
 /*
  * Cleared before the load if the kernel refuses tail calls in a program with global functions:
- * arm64 before 6.0, and any kernel without the JIT. The verifier then removes the call.
+ * arm64 before 6.0, and any kernel without the JIT. The verifier then removes the call, and the
+ * loader removes the reference to the map.
  */
 const volatile bool has_stages = true;
 

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use zerocopy::{FromBytes, Immutable, IntoBytes};
-
 use super::map::PerCpu;
 
 /// The reason for a dropped packet: `enum drop_reason`.
@@ -33,8 +31,7 @@ pub enum DropReason {
 }
 
 /// The number of dropped packets per reason: `struct drops`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
     packets: [u64; 16],
 }
@@ -102,7 +99,17 @@ impl Drops {
     }
 }
 
-impl PerCpu for Drops {}
+impl PerCpu for Drops {
+    type Words = [u64; 16];
+
+    fn from_words(packets: Self::Words) -> Self {
+        Self { packets }
+    }
+
+    fn words(&self) -> Self::Words {
+        self.packets
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::error::io_error;
 use super::map::Maps;
-use super::map_specs::MAPS;
+use super::map_specs::{FLOW_FILTER, MAPS, PORT_FILTER};
 use super::program::ProgramName;
 use super::{Error, Result};
 
@@ -69,9 +69,21 @@ impl InUse {
         self.maps.iter().map(open).collect()
     }
 
-    /// Whether all programs use a map.
-    pub(super) fn all_use(&self, name: &str, id: Option<&u32>) -> bool {
-        id.is_some() && self.programs.iter().all(|program| program.maps.get(name) == id)
+    /// Whether the programs keep `flow_filter` of the set `maps` complete: all of them use it.
+    pub(super) fn keeps_flow_filter(&self, maps: &BTreeMap<&'static str, u32>) -> bool {
+        self.programs.iter().all(|program| program.uses(FLOW_FILTER.name, maps))
+    }
+
+    /// Whether the build of the programs keeps `port_filter` of the set `maps` complete.
+    ///
+    /// Only `cni_tc_main` uses the filter. Without this program, nothing shows which filter its
+    /// build has written to. A program without `flow_filter` belongs to a build without both
+    /// filters, whatever the other programs use.
+    pub(super) fn keeps_port_filter(&self, maps: &BTreeMap<&'static str, u32>) -> bool {
+        let mut main = self.programs.iter().filter(|program| program.name == ProgramName::Main).peekable();
+        self.keeps_flow_filter(maps)
+            && main.peek().is_some()
+            && main.all(|program| program.uses(PORT_FILTER.name, maps))
     }
 
     /// A running program with the code of `loaded` that uses only maps in `maps`.
@@ -107,6 +119,11 @@ impl Running {
         }
         Ok(Some(Self { name, handle, maps }))
     }
+
+    /// Whether the program uses the map `name` of the set `maps`.
+    fn uses(&self, name: &str, maps: &BTreeMap<&'static str, u32>) -> bool {
+        maps.get(name).is_some_and(|id| self.maps.get(name) == Some(id))
+    }
 }
 
 /// The id of an open map.
@@ -121,7 +138,7 @@ fn verified_len(program: BorrowedFd<'_>) -> u32 {
 }
 
 /// The ids of the maps of a program.
-fn map_ids(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+pub(super) fn map_ids(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut ids = vec![0_u32; MOST_MAPS];
     // The kernel reports the number of maps, and writes only as many ids as fit.
     let found = info(program, &mut ids)?.nr_map_ids;

@@ -10,8 +10,7 @@ use crate::spec::MacAddr;
 /// The packet counters of one address: `struct pod_counters`.
 ///
 /// A GSO super-frame counts as one packet. Bytes include the Ethernet headers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PodCounters {
     /// Packets that the pod sent from the address, without packets that the spoof check dropped.
@@ -31,8 +30,7 @@ pub struct PodCounters {
 }
 
 /// The verdict counters of a network, in packets: `struct net_stats`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NetStats {
     /// From a pod, forwarded directly to another pod.
@@ -232,9 +230,54 @@ impl From<RawDatapathConfig> for DatapathConfig {
     }
 }
 
-impl PerCpu for PodCounters {}
+impl PerCpu for PodCounters {
+    type Words = [u64; 6];
 
-impl PerCpu for NetStats {}
+    fn from_words([tx_packets, tx_bytes, tx_direct, rx_packets, rx_bytes, rx_direct]: Self::Words) -> Self {
+        Self { tx_packets, tx_bytes, tx_direct, rx_packets, rx_bytes, rx_direct }
+    }
+
+    fn words(&self) -> Self::Words {
+        let Self { tx_packets, tx_bytes, tx_direct, rx_packets, rx_bytes, rx_direct } = *self;
+        [tx_packets, tx_bytes, tx_direct, rx_packets, rx_bytes, rx_direct]
+    }
+}
+
+impl PerCpu for NetStats {
+    type Words = [u64; 14];
+
+    fn from_words(words: Self::Words) -> Self {
+        let [
+            direct,
+            to_stack,
+            to_host,
+            from_stack,
+            arp_answers,
+            nd_answers,
+            flows_added,
+            flows_forgotten,
+            unknown @ ..,
+        ] = words;
+        let unknown = PodCounters::from_words(unknown);
+        Self { direct, to_stack, to_host, from_stack, arp_answers, nd_answers, flows_added, flows_forgotten, unknown }
+    }
+
+    fn words(&self) -> Self::Words {
+        let Self {
+            direct,
+            to_stack,
+            to_host,
+            from_stack,
+            arp_answers,
+            nd_answers,
+            flows_added,
+            flows_forgotten,
+            unknown,
+        } = *self;
+        let [a, b, c, d, e, f] = unknown.words();
+        [direct, to_stack, to_host, from_stack, arp_answers, nd_answers, flows_added, flows_forgotten, a, b, c, d, e, f]
+    }
+}
 
 const fn flag(set: bool, bit: u8) -> u8 {
     if set { bit } else { 0 }
@@ -242,11 +285,11 @@ const fn flag(set: bool, bit: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::array;
     use std::mem::{offset_of, size_of};
 
     use super::*;
-    use crate::datapath::Drops;
-    use crate::datapath::map_specs::{FLOWS, PACKET_SCRATCH};
+    use crate::datapath::map_specs::{FLOWS, NET_DROPS, NET_STATS, PACKET_SCRATCH, PKT_COUNT};
     use crate::datapath::skeleton::types;
 
     /// Compares a struct with its C twin, which the skeleton takes from the BTF of the C program.
@@ -259,25 +302,40 @@ mod tests {
         };
     }
 
+    /// Compares the order of counters with the C struct. Each counter is its own number here.
+    macro_rules! same_order {
+        ($value:expr, $c:ty, $from:expr, $($member:ident),+) => {
+            $(assert_eq!(
+                $value.$member as usize, ($from + offset_of!($c, $member)) / 8, stringify!($member)
+            );)+
+        };
+    }
+
+    #[test]
+    fn counters_have_the_order_of_the_c_program() {
+        let counters = PodCounters::from_words(array::from_fn(|number| number as u64));
+        same_order!(counters, types::pod_counters, 0, tx_packets, tx_bytes, tx_direct, rx_packets, rx_bytes, rx_direct);
+        assert_eq!(PodCounters::from_words(counters.words()), counters);
+
+        let stats = NetStats::from_words(array::from_fn(|number| number as u64));
+        same_order!(stats, types::net_stats, 0, direct, to_stack, to_host, from_stack);
+        same_order!(stats, types::net_stats, 0, arp_answers, nd_answers, flows_added, flows_forgotten);
+        let from = offset_of!(types::net_stats, unknown);
+        same_order!(stats.unknown, types::pod_counters, from, tx_packets, tx_bytes, tx_direct);
+        same_order!(stats.unknown, types::pod_counters, from, rx_packets, rx_bytes, rx_direct);
+        assert_eq!(NetStats::from_words(stats.words()), stats);
+
+        assert_eq!(PKT_COUNT.sizes, (4, size_of::<types::pod_counters>()));
+        assert_eq!(NET_STATS.sizes, (4, size_of::<types::net_stats>()));
+        assert_eq!(NET_DROPS.sizes, (4, size_of::<types::drops>()));
+    }
+
     #[test]
     fn layouts_match_the_c_program() {
-        same_layout!(
-            PodCounters,
-            types::pod_counters,
-            tx_packets,
-            tx_bytes,
-            tx_direct,
-            rx_packets,
-            rx_bytes,
-            rx_direct
-        );
-        same_layout!(NetStats, types::net_stats, direct, to_stack, to_host, from_stack, unknown);
-        same_layout!(NetStats, types::net_stats, arp_answers, nd_answers, flows_added, flows_forgotten);
         same_layout!(RawEndpoint, types::endpoint, ifindex, mac, xdp);
         same_layout!(RawPortConfig, types::port_config, mac, flags, reserved);
         same_layout!(RawDatapathConfig, types::net_config, bridge_ifindex, gateway_mac, flags, reserved);
         same_layout!(RawPortAddress, types::port_address, ifindex, address);
-        assert_eq!(size_of::<Drops>(), size_of::<types::drops>());
         assert_eq!(PACKET_SCRATCH.sizes, (4, size_of::<types::packet>()));
         assert_eq!(FLOWS.sizes, (size_of::<types::flow_key>(), 1));
         assert_eq!((size_of::<types::ipv4_key>(), size_of::<types::ipv6_key>()), (4, 16));

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::ptr;
 
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, libbpf_sys};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::error::io_error;
 use super::{Error, Result};
@@ -34,8 +34,28 @@ pub(super) struct Map {
 /// Open maps of a set, by name.
 pub(super) type Maps = BTreeMap<&'static str, MapHandle>;
 
-/// A value that consists of 64-bit counters, one set per CPU.
-pub(super) trait PerCpu: FromBytes + IntoBytes + Immutable {}
+/// A value that consists of 64-bit counters, one set per CPU. Public types implement this trait
+/// instead of the traits of zerocopy.
+pub(super) trait PerCpu {
+    /// The counters: `[u64; N]`, in the order of the C struct.
+    type Words: FromBytes + IntoBytes + Immutable;
+
+    fn from_words(words: Self::Words) -> Self;
+
+    fn words(&self) -> Self::Words;
+}
+
+impl<const N: usize> PerCpu for [u64; N] {
+    type Words = Self;
+
+    fn from_words(words: Self) -> Self {
+        words
+    }
+
+    fn words(&self) -> Self {
+        *self
+    }
+}
 
 impl MapSpec {
     pub(super) const fn of<K, V>(name: &'static str) -> Self {
@@ -109,9 +129,9 @@ impl Map {
     /// Inserts or replaces an entry with counters that sum to `value`.
     pub(super) fn put_sum<V: PerCpu>(&self, key: &[u8], value: &V, entry: impl Display) -> Result<()> {
         let cpus = libbpf_rs::num_possible_cpus().map_err(|error| self.error("put", &entry, error))?;
-        let mut values = vec![vec![0; size_of::<V>()]; cpus];
+        let mut values = vec![vec![0; size_of::<V::Words>()]; cpus];
         if let Some(first) = values.first_mut() {
-            first.copy_from_slice(value.as_bytes());
+            first.copy_from_slice(value.words().as_bytes());
         }
         self.handle.update_percpu(key, &values, MapFlags::ANY).map_err(|error| self.error("put", entry, error))
     }
@@ -155,12 +175,12 @@ impl Map {
 }
 
 fn sum<V: PerCpu>(per_cpu: &[Vec<u8>]) -> V {
-    let mut total = V::new_zeroed();
+    let mut total = V::Words::new_zeroed();
     for value in per_cpu {
         let (counters, added) = (total.as_mut_bytes().as_chunks_mut().0, value.as_chunks().0);
         for (counter, added) in counters.iter_mut().zip(added) {
             *counter = (u64::from_ne_bytes(*counter) + u64::from_ne_bytes(*added)).to_ne_bytes();
         }
     }
-    total
+    V::from_words(total)
 }

@@ -1,19 +1,19 @@
 //! The maps of a set: names, and the sizes of keys and values.
 
 use super::layout::{RawDatapathConfig, RawEndpoint, RawPortAddress, RawPortConfig};
-use super::map::MapSpec;
+use super::map::{MapSpec, PerCpu};
 use super::{Drops, NetStats, PodCounters};
 
-pub(super) const PKT_COUNT: MapSpec = MapSpec::of::<[u8; 4], PodCounters>("pkt_count");
-pub(super) const PKT_COUNT_V6: MapSpec = MapSpec::of::<[u8; 16], PodCounters>("pkt_count_v6");
+pub(super) const PKT_COUNT: MapSpec = MapSpec::of::<[u8; 4], <PodCounters as PerCpu>::Words>("pkt_count");
+pub(super) const PKT_COUNT_V6: MapSpec = MapSpec::of::<[u8; 16], <PodCounters as PerCpu>::Words>("pkt_count_v6");
 pub(super) const POD_IFINDEX: MapSpec = MapSpec::of::<[u8; 4], RawEndpoint>("pod_ifindex");
 pub(super) const POD_IFINDEX_V6: MapSpec = MapSpec::of::<[u8; 16], RawEndpoint>("pod_ifindex_v6");
 pub(super) const PORT_CONFIG: MapSpec = MapSpec::of::<u32, RawPortConfig>("port_config");
 pub(super) const PORT_ADDRESSES: MapSpec = MapSpec::of::<RawPortAddress, u32>("port_addresses");
-pub(super) const PORT_DROPS: MapSpec = MapSpec::of::<u32, Drops>("port_drops");
+pub(super) const PORT_DROPS: MapSpec = MapSpec::of::<u32, <Drops as PerCpu>::Words>("port_drops");
 pub(super) const NET_CONFIG: MapSpec = MapSpec::of::<u32, RawDatapathConfig>("net_config");
-pub(super) const NET_STATS: MapSpec = MapSpec::of::<u32, NetStats>("net_stats");
-pub(super) const NET_DROPS: MapSpec = MapSpec::of::<u32, Drops>("net_drops");
+pub(super) const NET_STATS: MapSpec = MapSpec::of::<u32, <NetStats as PerCpu>::Words>("net_stats");
+pub(super) const NET_DROPS: MapSpec = MapSpec::of::<u32, <Drops as PerCpu>::Words>("net_drops");
 /// For each port, the kernel address of the pointer to the XDP program of the pod's interface.
 pub(super) const PORT_XDP: MapSpec = MapSpec::of::<u32, u64>("port_xdp");
 /// The flow table, used by the programs only: a `struct flow_key` and a byte of `enum flow_state`.

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::in_use::InUse;
+use super::in_use::{InUse, map_id};
 use super::map::MapSpec;
-use super::map_specs::{MAPS, OPTIONAL_MAPS};
+use super::map_specs::{MAPS, OPTIONAL_MAPS, STAGES};
 use super::maps::{CounterMap, EndpointMap, PortConfigMap, SharedAddressMap};
 use super::program::{Program, ProgramName};
 use super::{DatapathConfig, Drops, Error, MapSet, NetStats, Result, bpffs, skeleton};
@@ -235,6 +235,27 @@ impl Datapath {
     /// [`Error::Pin`] if the pin is missing or cannot be opened.
     pub fn program(&self, name: ProgramName) -> Result<Program> {
         Program::open(&self.directory(), name)
+    }
+
+    /// Whether the pinned programs call the programs in the pinned map `stages`.
+    ///
+    /// `false` if the kernel refuses tail calls in these programs: arm64 before 6.0, and kernels
+    /// without the JIT. The map exists there too, but a program in a slot never runs. Also `false`
+    /// for a set of an older build without this map.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pin`] if a program is not pinned, or if a pin cannot be opened. [`Error::Layout`]
+    /// if key or value size of the map differ from this build.
+    pub fn has_stages(&self) -> Result<bool> {
+        let Some(stages) = self.maps().open_optional(&STAGES)? else { return Ok(false) };
+        let stages = map_id(&stages.into_handle())?;
+        for name in ProgramName::ALL {
+            if !self.program(name)?.uses(stages)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The pinned maps.

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::error::io_error;
+use super::in_use::map_ids;
 use super::{Error, Result};
 
 /// The name of a program.
@@ -44,6 +45,13 @@ impl Program {
             Ok((id, fd)) => Ok(Self { fd, id }),
             Err(error) => Err(Error::pin("open the pinned program", path, io_error(error))),
         }
+    }
+
+    /// Whether the program uses a map.
+    pub(super) fn uses(&self, map: u32) -> Result<bool> {
+        map_ids(self.fd.as_fd())
+            .map(|maps| maps.contains(&map))
+            .map_err(|source| Error::Program { id: self.id, source })
     }
 
     /// The kernel's id of the program, as `bpftool prog show id` takes it.

@@ -168,7 +168,10 @@ impl Datapath {
         let in_use = if skeleton::takes(&in_use_maps)? { in_use } else { None };
         let is_pinned = in_use.map_or(Ok(true), |in_use| self.pins_all(in_use))?;
         if is_pinned && self.state()? != PinState::Outdated {
-            return in_use.map_or(Ok(()), |in_use| self.pin_twins(loading, in_use));
+            // The pins are of this build, but another build may have attached its programs since.
+            let ids = self.pinned_ids()?;
+            self.fill_filters(in_use, &ids, &self.maps())?;
+            return in_use.map_or(Ok(()), |in_use| self.pin_twins(loading, in_use, &ids));
         }
 
         let (mut maps, has_misfit) = match self.pinned() {
@@ -205,11 +208,8 @@ impl Datapath {
             runs_on |= twin.is_some();
             pin_program(twin.unwrap_or(program), &loading.join(name.as_str()))?;
         }
-        // Until all of them are replaced, older programs add flows and older builds add flags
-        // without the filters.
-        if !is_new && !self.keeps_filters(in_use, &ids)? {
-            let set = MapSet::pinned(loading);
-            [FLOW_FILTER, PORT_FILTER].iter().try_for_each(|shape| set.open(shape)?.fill(FILTER_SIZE))?;
+        if !is_new {
+            self.fill_filters(in_use, &ids, &MapSet::pinned(loading))?;
         }
         if is_migration {
             migrate::from_layout_1(&older, &MapSet::pinned(loading))?;
@@ -226,15 +226,24 @@ impl Datapath {
         self.put_in_place(loading, is_other)
     }
 
-    /// Whether the programs that use the set so far keep its filters complete. If no running
-    /// programs are known, the pinned ones count. `false` if this process cannot open them.
-    fn keeps_filters(&self, in_use: Option<&InUse>, maps: &BTreeMap<&'static str, u32>) -> Result<bool> {
+    /// Sets all bytes of each filter of `set` that may lack bytes. `maps` are the ids of its maps.
+    ///
+    /// Programs without the filters add flows until all of them are replaced, and builds without
+    /// the filters add flags. The caller replaces the programs after this call, and filter bytes
+    /// are never cleared, so no entry is missed.
+    ///
+    /// The running programs decide, else the pinned ones. A filter is also filled if this process
+    /// cannot open these programs, and if the filter is new.
+    fn fill_filters(&self, in_use: Option<&InUse>, maps: &BTreeMap<&'static str, u32>, set: &MapSet) -> Result<()> {
         let pinned = if in_use.is_none() { InUse::look(&self.pinned_programs())? } else { None };
-        // cni_tc_egress does not use the filter of ports. No build has one filter without the
-        // other.
-        Ok(in_use
-            .or(pinned.as_ref())
-            .is_some_and(|programs| programs.all_use(FLOW_FILTER.name, maps.get(FLOW_FILTER.name))))
+        let programs = in_use.or(pinned.as_ref());
+        if !programs.is_some_and(|programs| programs.keeps_flow_filter(maps)) {
+            set.open(&FLOW_FILTER)?.fill(FILTER_SIZE)?;
+        }
+        if !programs.is_some_and(|programs| programs.keeps_port_filter(maps)) {
+            set.open(&PORT_FILTER)?.fill(FILTER_SIZE)?;
+        }
+        Ok(())
     }
 
     /// Renames the pins in `loading` to their final place.
@@ -267,13 +276,12 @@ impl Datapath {
     /// Replaces pins of programs with running programs that have the same code. So the pins on
     /// several BPF file systems become equal, and alternating calls do not replace each other's
     /// programs.
-    fn pin_twins(&self, loading: &Path, in_use: &InUse) -> Result<()> {
-        let ids = self.pinned_ids()?;
+    fn pin_twins(&self, loading: &Path, in_use: &InUse, ids: &BTreeMap<&'static str, u32>) -> Result<()> {
         for name in ProgramName::ALL {
             let (new, path) = (loading.join(name.as_str()), self.directory().join(name.as_str()));
             let pinned = ProgramHandle::from_pinned_path(&path)
                 .map_err(|error| Error::pin("open the pinned program", &path, io_error(error)))?;
-            if let Some(twin) = in_use.twin(&pinned, &ids).filter(|twin| twin.id() != pinned.id()) {
+            if let Some(twin) = in_use.twin(&pinned, ids).filter(|twin| twin.id() != pinned.id()) {
                 pin_program(twin, &new)?;
                 fs::rename(&new, &path).map_err(|error| Error::pin("replace the pin", &path, error))?;
             }

@@ -6,13 +6,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::sync::Mutex;
 
+use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, MapType, OpenMap, PrintLevel, ProgramHandle, set_print};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::error::io_error;
 use super::map::Maps;
-use super::map_specs::MAPS;
+use super::map_specs::{MAPS, STAGES};
 use super::program::ProgramName;
 use super::{Error, Result};
 
@@ -53,30 +54,72 @@ pub(super) struct Loaded {
     pub(super) programs: Vec<(ProgramName, ProgramHandle)>,
 }
 
+/// The slots for stages of programs to load.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stages {
+    /// The programs call the slots of `stages`, reused if the set has this map.
+    Called,
+    /// The programs call the slots of a new and empty `stages`.
+    Replaced,
+    /// The programs have no calls and do not use `stages`. The set has the map nevertheless.
+    Omitted,
+}
+
 /// Loads the programs onto `maps`, and creates the maps of the set that are not among these. With
 /// `reads_xdp`, the programs read from kernel memory whether pods have XDP programs.
 pub(super) fn load(maps: &Maps, reads_xdp: bool) -> Result<Loaded> {
-    match load_with(maps, reads_xdp, true) {
+    match load_with(maps, reads_xdp, Stages::Called) {
         Err(Error::Rejected { source }) if source.to_string().contains(NO_TAIL_CALLS) => {
             debug!("the eBPF programs have no stages on this kernel: {source}");
-            load_with(maps, reads_xdp, false)
+            load_with(maps, reads_xdp, Stages::Omitted)
+        }
+        // A program array belongs to the kind of its first program: the type, and whether the JIT
+        // compiled it. The kernel refuses programs of another kind with EINVAL after verification.
+        // A change of net.core.bpf_jit_enable has this effect.
+        Err(Error::Rejected { source } | Error::Load { source })
+            if source.kind() == io::ErrorKind::InvalidInput && maps.contains_key(STAGES.name) =>
+        {
+            let loaded = load_with(maps, reads_xdp, Stages::Replaced)?;
+            warn!(
+                "replaced the eBPF map stages by an empty one: it held programs of another kind, for example from \
+                 before a change of net.core.bpf_jit_enable; fill its slots again"
+            );
+            Ok(loaded)
         }
         loaded => loaded,
     }
 }
 
-/// As [`load`], with the slots for stages or without.
-fn load_with(maps: &Maps, reads_xdp: bool, has_stages: bool) -> Result<Loaded> {
+fn load_with(maps: &Maps, reads_xdp: bool, stages: Stages) -> Result<Loaded> {
     let mut storage = MaybeUninit::uninit();
     with_messages(|| {
         let mut open = generated::PodSkelBuilder::default().open(&mut storage)?;
         if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
             constants.reads_port_xdp = reads_xdp;
-            constants.has_stages = has_stages;
+            constants.has_stages = stages != Stages::Omitted;
         }
         for mut map in open.open_object_mut().maps_mut() {
-            if let Some(found) = pinned_name(map.name()).and_then(|name| maps.get(name)) {
-                map.reuse_fd(found.as_fd())?;
+            let Some(name) = pinned_name(map.name()) else { continue };
+            let found = maps.get(name);
+            match stages {
+                Stages::Replaced if name == STAGES.name => {}
+                Stages::Omitted if name == STAGES.name => {
+                    // libbpf then removes the reference to the map. With the reference, the
+                    // kernel would compare the kind of the programs with the array. Also,
+                    // `Datapath::has_stages` could not see the difference.
+                    map.set_autocreate(false)?;
+                    let new;
+                    let array = match found {
+                        Some(found) => found,
+                        None => {
+                            let entries = map.max_entries();
+                            new = MapHandle::create(MapType::ProgArray, Some(name), 4, 4, entries, &no_options())?;
+                            &new
+                        }
+                    };
+                    map.reuse_fd(array.as_fd())?;
+                }
+                _ => found.map_or(Ok(()), |found| map.reuse_fd(found.as_fd()))?,
             }
         }
         let skeleton = open.load()?;
@@ -118,11 +161,11 @@ fn pinned_name(name: &OsStr) -> Option<&'static str> {
 
 /// Creates and closes a small map, to check whether this process may use bpf(2).
 pub(super) fn probe() -> Result<()> {
-    let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
-        sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as _,
-        ..Default::default()
-    };
-    with_messages(|| MapHandle::create(MapType::Hash, Some("probe"), 4, 4, 1, &options)).map(drop)
+    with_messages(|| MapHandle::create(MapType::Hash, Some("probe"), 4, 4, 1, &no_options())).map(drop)
+}
+
+fn no_options() -> bpf_map_create_opts {
+    bpf_map_create_opts { sz: size_of::<bpf_map_create_opts>() as _, ..Default::default() }
 }
 
 /// Runs `load`. The messages of libbpf go into the error instead of stderr.

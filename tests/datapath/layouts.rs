@@ -1,11 +1,12 @@
 //! Sets of pins with another layout than the layout of this build.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use cnikit::datapath::{Datapath, DatapathConfig, Error, PortConfig};
+use cnikit::datapath::{Datapath, DatapathConfig, Error, PinState, PortConfig, ProgramName};
 use cnikit::spec::MacAddr;
-use cnikit_testbed::{classifier, host, tool};
+use cnikit_testbed::{classifier, classifier_with_maps, host, tool};
 use libbpf_rs::libbpf_sys::{BPF_F_NO_PREALLOC, bpf_map_create_opts};
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType};
 
@@ -174,7 +175,7 @@ fn the_filters_pass_all_after_an_upgrade_from_a_set_without_them() {
         }
         datapath.remove().unwrap();
 
-        // Nor do they lose what programs that keep them have found out.
+        // Programs that keep the filters leave them as they are.
         datapath.ensure().unwrap();
         let links = datapath.open_port_configs().unwrap();
         links.insert(7, PortConfig::new(port(7, 2).mac).stack_only(true)).unwrap();
@@ -192,6 +193,65 @@ fn the_filters_pass_all_after_an_upgrade_from_a_set_without_them() {
         make_foreign(&datapath.directory());
         datapath.ensure().unwrap();
         assert_eq!(values(&datapath, "flow_filter"), [1]);
+        datapath.remove().unwrap();
+    });
+}
+
+/// A program of another build, with the name of a program of the set and some of its maps.
+fn other_build(datapath: &Datapath, name: &str, maps: &[&str]) -> (OwnedFd, u32) {
+    let pins: Vec<PathBuf> = maps.iter().map(|map| datapath.directory().join(map)).collect();
+    classifier_with_maps(name, &pins)
+}
+
+/// An older build finds the set through the running programs, for example from a mount namespace
+/// with its own BPF file system. It attaches its programs, and the pins do not change.
+#[test]
+fn filters_pass_all_after_another_build_ran_on_a_settled_set() {
+    host(|_| {
+        const OLD: &[&str] = &["port_config", "flows"];
+        const NEW: &[&str] = &["port_config", "port_filter", "flows", "flow_filter"];
+        const NEW_EGRESS: &[&str] = &["flows", "flow_filter"];
+        for (main, egress, expected) in [
+            (Some(OLD), Some(OLD), [1, 1]),
+            (Some(NEW), Some(OLD), [1, 1]),
+            (Some(OLD), Some(NEW_EGRESS), [1, 1]),
+            (Some(NEW), Some(NEW_EGRESS), [0, 0]),
+            (Some(NEW), None, [0, 0]),
+            // Nothing shows that its build has used this filter.
+            (None, Some(NEW_EGRESS), [0, 1]),
+        ] {
+            let datapath = datapath("one");
+            datapath.ensure().unwrap();
+            datapath.settle().unwrap();
+            let running = [("cni_tc_main", main), ("cni_tc_egress", egress)];
+            let running: Vec<(OwnedFd, u32)> =
+                running.iter().filter_map(|(name, maps)| Some(other_build(&datapath, name, (*maps)?))).collect();
+            let programs: Vec<u32> = running.iter().map(|(_, id)| *id).collect();
+            datapath.ensure_for(&programs).unwrap();
+            assert_eq!(datapath.state().unwrap(), PinState::Settled, "the pins are of this build");
+            for (filter, expected) in ["flow_filter", "port_filter"].into_iter().zip(expected) {
+                assert_eq!(values(&datapath, filter), [expected], "{filter} after {main:?} and {egress:?}");
+            }
+            datapath.remove().unwrap();
+        }
+    });
+}
+
+/// The pins are lost, and the program that uses the filter is detached, so nothing leads to it.
+#[test]
+fn a_new_port_filter_beside_existing_flags_passes_all() {
+    host(|_| {
+        let datapath = datapath("one");
+        datapath.ensure().unwrap();
+        let config = PortConfig::new(port(7, 2).mac).stack_only(true);
+        datapath.open_port_configs().unwrap().insert(7, config).unwrap();
+        let egress = datapath.program(ProgramName::Egress).unwrap();
+        datapath.remove().unwrap();
+
+        datapath.ensure_for(&[egress.id()]).unwrap();
+        assert_eq!(datapath.open_port_configs().unwrap().read(7).unwrap(), Some(config));
+        assert_eq!(values(&datapath, "port_filter"), [1]);
+        assert_eq!(values(&datapath, "flow_filter"), [0], "the running program uses it");
         datapath.remove().unwrap();
     });
 }

@@ -1,12 +1,13 @@
 //! Slots for later programs: `stages`, a program array that the programs tail-call.
 
+use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use cnikit_testbed::{classifier, host, tool};
+use cnikit_testbed::{Xdp, classifier, host, tool};
 
 use crate::fixture::{Fixture, GATEWAY, addresses};
-use crate::support::{bpftool, make_foreign};
+use crate::support::{bpftool, datapath, ids, make_foreign, map};
 
 /// `enum stage`
 const FROM_POD: u8 = 0;
@@ -80,5 +81,46 @@ fn a_filled_slot_outlives_its_loader_and_an_upgrade() {
             "a stage's drops are not the spoof check's"
         );
         fixture.end(host);
+    });
+}
+
+/// The kernel compares the programs of an array by type, and by use of the JIT: in one function.
+/// A program of another type emulates a toggle of net.core.bpf_jit_enable, which is global.
+#[test]
+fn an_array_of_another_kind_of_program_is_replaced() {
+    if !tool("bpftool") {
+        return;
+    }
+    host(|_| {
+        let datapath = datapath("one");
+        datapath.ensure().unwrap();
+        let (directory, before) = (datapath.directory(), ids(&datapath.directory()));
+        let (array, program) = (directory.join("stages"), directory.join("xdp"));
+        fs::remove_file(&array).unwrap();
+        bpftool().words("map create").arg(&array).words("type prog_array key 4 value 4 entries 16 name stages").run();
+        Xdp::new(Xdp::PASS).pin(&program);
+        bpftool().words("map update pinned").arg(&array).words("key 0 0 0 0 value pinned").arg(&program).run();
+        fs::remove_file(&program).unwrap();
+        let other = map("show", &directory, "stages", "")["id"].as_u64().unwrap();
+        assert!(!datapath.has_stages().unwrap(), "the programs use another array");
+
+        make_foreign(&directory);
+        datapath.ensure().unwrap();
+        assert!(datapath.has_stages().unwrap());
+        let after = ids(&directory);
+        assert!(![other, before["stages"]].contains(&after["stages"]));
+        for (name, id) in &after {
+            let is_new = name == "stages" || name.starts_with("cni_tc_");
+            assert_eq!(before[name] != *id, is_new, "{name}: {} became {id}", before[name]);
+        }
+
+        // The programs load onto the new array.
+        make_foreign(&directory);
+        datapath.ensure().unwrap();
+        assert_eq!(ids(&directory)["stages"], after["stages"]);
+        fs::remove_file(directory.join("stages")).unwrap();
+        assert!(!datapath.has_stages().unwrap(), "a set of an older build");
+        datapath.remove().unwrap();
+        assert!(matches!(datapath.has_stages(), Ok(false)), "no set");
     });
 }

@@ -5,9 +5,19 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
+
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+
+/// The attribute of bpf(2) for pins.
+#[repr(C)]
+struct Pin {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
 
 /// Loads a classifier that returns `verdict` for every packet. Returns the program and its kernel
 /// id.
@@ -19,6 +29,35 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 /// If the kernel rejects the program.
 #[must_use]
 pub fn classifier(verdict: i32) -> (OwnedFd, u32) {
+    with_id(load(BPF_PROG_TYPE_SCHED_CLS, "", &[], verdict))
+}
+
+/// As [`classifier`], for a program with a name that uses the maps with these pins and returns
+/// `TC_ACT_UNSPEC`.
+///
+/// # Panics
+///
+/// If a map cannot be opened, or if the kernel rejects the program.
+#[must_use]
+pub fn classifier_with_maps(name: &str, pins: &[PathBuf]) -> (OwnedFd, u32) {
+    const TC_ACT_UNSPEC: i32 = -1;
+    let maps: Vec<OwnedFd> = pins.iter().map(|pin| open_pin(pin)).collect();
+    with_id(load(BPF_PROG_TYPE_SCHED_CLS, name, &maps, TC_ACT_UNSPEC))
+}
+
+fn open_pin(path: &Path) -> OwnedFd {
+    const BPF_OBJ_GET: libc::c_int = 7;
+    let name = CString::new(path.as_os_str().as_bytes()).expect("a path without NUL");
+    let pin = Pin { path: name.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: the attribute has the kernel's layout, and its path outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const pin, size_of::<Pin>()) };
+    assert!(fd >= 0, "open {}: {}", path.display(), io::Error::last_os_error());
+    // SAFETY: the kernel has just returned this descriptor, so it has no other owner.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+/// A program and its kernel id.
+fn with_id(program: OwnedFd) -> (OwnedFd, u32) {
     #[repr(C)]
     struct Info {
         fd: u32,
@@ -26,8 +65,6 @@ pub fn classifier(verdict: i32) -> (OwnedFd, u32) {
         info: u64,
     }
     const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
-    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
-    let program = load(BPF_PROG_TYPE_SCHED_CLS, verdict);
 
     // struct bpf_prog_info begins with type and id.
     let mut info = [0u32; 32];
@@ -60,7 +97,7 @@ impl Xdp {
     #[must_use]
     pub fn new(verdict: i32) -> Self {
         const BPF_PROG_TYPE_XDP: u32 = 6;
-        Self(load(BPF_PROG_TYPE_XDP, verdict))
+        Self(load(BPF_PROG_TYPE_XDP, "", &[], verdict))
     }
 
     /// Pins the program, for `ip link set dev LINK xdpdrv pinned PATH`.
@@ -69,12 +106,6 @@ impl Xdp {
     ///
     /// If the kernel refuses.
     pub fn pin(&self, path: &Path) {
-        #[repr(C)]
-        struct Pin {
-            path: u64,
-            fd: u32,
-            flags: u32,
-        }
         const BPF_OBJ_PIN: libc::c_int = 6;
         let name = CString::new(path.as_os_str().as_bytes()).expect("a path without NUL");
         let pin = Pin { path: name.as_ptr() as u64, fd: self.0.as_raw_fd() as u32, flags: 0 };
@@ -110,31 +141,42 @@ impl Xdp {
     }
 }
 
-/// Loads a program of this type that returns `verdict` for every packet.
-fn load(kind: u32, verdict: i32) -> OwnedFd {
+/// Loads a program of this type that uses these maps and returns `verdict` for every packet.
+fn load(kind: u32, name: &str, maps: &[OwnedFd], verdict: i32) -> OwnedFd {
     #[repr(C)]
     struct Load {
         kind: u32,
         instruction_count: u32,
         instructions: u64,
         license: u64,
-        rest: [u64; 14],
+        log: [u64; 3],
+        name: [u8; 16],
+        rest: [u64; 9],
     }
     const BPF_PROG_LOAD: libc::c_int = 5;
     // Before Linux 5.11, programs count towards the limit of locked memory. Newer kernels may
     // refuse the change without consequence.
     let unlimited = Rlimit { current: None, maximum: None };
     let _ = setrlimit(Resource::Memlock, unlimited);
+    // r1 = map, in two instructions for each map
+    let mut instructions: Vec<[u8; 8]> = Vec::new();
+    for map in maps {
+        let [a, b, c, d] = map.as_raw_fd().to_ne_bytes();
+        instructions.extend([[0x18, 0x11, 0, 0, a, b, c, d], [0; 8]]);
+    }
     // r0 = verdict; exit
     let [a, b, c, d] = verdict.to_ne_bytes();
-    let instructions: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, a, b, c, d], [0x95, 0, 0, 0, 0, 0, 0, 0]];
-    let load = Load {
+    instructions.extend([[0xb7, 0, 0, 0, a, b, c, d], [0x95, 0, 0, 0, 0, 0, 0, 0]]);
+    let mut load = Load {
         kind,
-        instruction_count: 2,
+        instruction_count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
-        rest: [0; 14],
+        log: [0; 3],
+        name: [0; 16],
+        rest: [0; 9],
     };
+    load.name[..name.len()].copy_from_slice(name.as_bytes());
     // SAFETY: the attribute has the kernel's layout, unset members are zero, and its pointers
     // outlive the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };

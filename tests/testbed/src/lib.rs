@@ -50,7 +50,7 @@ mod supervise;
 mod unshare;
 
 pub use call::Call;
-pub use classifier::{Xdp, classifier};
+pub use classifier::{Xdp, classifier, classifier_with_maps};
 pub use command::{Command, Output, Running, eventually, patience};
 pub use footprint::Footprint;
 pub use host::{Host, host};

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use cnikit_testbed::{Command, Namespace, Plugin, classifier};
+use cnikit_testbed::{Command, Namespace, Plugin, classifier, classifier_with_maps};
 use serde_json::{Value, json};
 
 use crate::resync::can_spoof;
@@ -183,6 +183,38 @@ fn alternating_calls_from_two_mount_namespaces_share_programs_and_maps() {
             }
         }
         last.iter().for_each(|pod| network.detach(pod));
+    });
+}
+
+/// An older build with its own BPF file system finds the maps through the running programs, and
+/// attaches programs that track flows without the filter. The pins here do not change.
+#[test]
+fn add_fills_the_filters_after_programs_without_them_ran() {
+    with_two_pods(|network, [one, two], _| {
+        let is_full = |filter: &str| {
+            let dump = network.host.command("bpftool").words("-j map dump pinned").arg(network.pin(filter)).json();
+            let entries = dump.as_array().expect("entries");
+            let values: BTreeSet<String> = entries.iter().map(|entry| entry["value"].to_string()).collect();
+            assert_eq!(values.len(), 1, "{filter}: {values:?}");
+            values.contains(r#"["0x01"]"#)
+        };
+        assert!(!is_full("flow_filter") && !is_full("port_filter"));
+        let own = HOOKS.map(|(_, name)| network.program_id(name));
+        let maps = ["port_config", "flows"].map(|map| network.pin(map));
+        let older = Elsewhere::new(network);
+        for (direction, name) in HOOKS {
+            let (_program, id) = classifier_with_maps(name, &maps);
+            let pin = older.0.join(name);
+            network.host.command("bpftool").args(["prog", "pin", "id", &id.to_string()]).arg(&pin).run();
+            let words = format!("filter replace {} bpf direct-action object-pinned", place(network, direction));
+            network.host.command("tc").words(&words).arg(&pin).run();
+        }
+
+        let next = network.attach("next");
+        assert_eq!(HOOKS.map(|(_, name)| network.program_id(name)), own, "the pins were right");
+        assert!(is_full("flow_filter") && is_full("port_filter"));
+        assert_whole(network, &[one, two, &next]);
+        network.detach(&next);
     });
 }
 

@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::frames::*;
 use super::{OTHER_PORT, PORT, REDIRECT, SHOT, UNSPEC, loaded, run_super_frame};
-use crate::datapath::map::Maps;
 use crate::datapath::{NetStats, PodCounters, PortConfig};
 use crate::spec::MacAddr;
 
@@ -325,13 +324,4 @@ fn the_bridge_neither_counts_twice_nor_redirects() {
         }
         assert_eq!(loaded.stats(), NetStats { to_host: 2, ..NetStats::default() });
     });
-}
-
-/// Kernels with a JIT that cannot combine tail calls with global functions load them so.
-#[test]
-fn the_programs_load_without_stages() {
-    if cnikit_testbed::privileged() {
-        let loaded = super::super::load_with(&Maps::new(), false, false).unwrap();
-        assert_eq!(loaded.programs.len(), 2);
-    }
 }

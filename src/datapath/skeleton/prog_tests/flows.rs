@@ -2,9 +2,12 @@
 
 use std::net::IpAddr;
 
+use libbpf_rs::{MapCore as _, MapFlags};
+
 use super::frames::*;
 use super::{BRIDGE, OTHER_PORT, PORT, REDIRECT, SHOT, UNSPEC, loaded};
 use crate::datapath::DropReason;
+use crate::datapath::map_specs::{PACKET_SCRATCH, SINGLE_KEY};
 
 /// A packet that the stack delivers to pod A.
 fn delivered(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
@@ -46,6 +49,31 @@ fn answers_to_flows_of_the_stack_go_to_the_stack() {
         }
         assert_eq!(loaded.stats().flows_added, 6);
         assert_eq!(loaded.stats().flows_forgotten, 0);
+    });
+}
+
+/// `packet_scratch` is pinned: programs of another build may leave any bytes in it.
+#[test]
+fn keys_of_flows_do_not_depend_on_earlier_contents_of_the_scratch_space() {
+    loaded(|loaded| {
+        let scratch = |byte: u8| {
+            let cpus = libbpf_rs::num_possible_cpus().unwrap();
+            let value = vec![vec![byte; PACKET_SCRATCH.sizes.1]; cpus];
+            loaded.skeleton.maps.packet_scratch.update_percpu(&SINGLE_KEY, &value, MapFlags::ANY).unwrap();
+        };
+        for [a, b] in PODS {
+            for (tracked, read) in [(0, 0xff), (0xff, 0)] {
+                let port = 1000 + u16::from(read);
+                let question = delivered(b, a, TCP, &tcp(port, 80, SYN));
+                let before = loaded.flows();
+                scratch(tracked);
+                loaded.egress(&question);
+                scratch(read);
+                loaded.assert_routed_back(&sent(a, b, TCP, &tcp(80, port, SYN | ACK)), &a.to_string());
+                loaded.egress(&question);
+                assert_eq!(loaded.flows(), before + 1, "{a}");
+            }
+        }
     });
 }
 

@@ -27,6 +27,7 @@ mod model;
 mod neighbors;
 mod scenarios;
 mod spoof_check;
+mod stages;
 
 /// Verdicts of `linux/pkt_cls.h`.
 const UNSPEC: i32 = -1;
