@@ -16,8 +16,8 @@ use super::{Drops, Endpoint, MapSet, PodCounters, PortConfig, Result};
 /// `pkt_count` and `pkt_count_v6`: the packet counters of each address.
 ///
 /// The programs count each address with an [entry](Self::insert) separately, and all other
-/// addresses in [`NetStats::unknown`]. An IPv4-mapped IPv6 address equals its IPv4 address, also in
-/// [`EndpointMap`].
+/// addresses in [`NetStats::unknown`](super::NetStats::unknown). An IPv4-mapped IPv6 address equals
+/// its IPv4 address, also in [`EndpointMap`].
 #[derive(Debug)]
 pub struct CounterMap(Families);
 
