@@ -36,7 +36,7 @@ pub(crate) fn attached(
     };
     let is_attached = pods.iter().any(|pod| pod.host_interface.is_some());
     if is_attached && configured.masquerades() {
-        checks.extend(masquerade(configured));
+        checks.extend(masquerade(configured, &repair_command(network)));
     }
     checks.extend(unleased(network, configured, pods, host, links)?);
     Ok(checks)
@@ -193,12 +193,12 @@ fn gateways(network: &NodeNetwork, bridge: &Link, host: &Socket) -> Result<Vec<D
 
 /// The command that restores the state of the network after an ADD.
 pub(crate) fn repair_command(network: &NodeNetwork) -> String {
-    let NodeNetwork { name, configured, .. } = network;
+    let NodeNetwork { name, configured, options, .. } = network;
     match configured {
-        Some(_) => format!("{NAME} repair --network {name}"),
+        Some(_) => format!("{NAME} repair --network {name}{options}"),
         None => format!(
-            "restore its configuration, for example with {NAME} install --network {name} --subnet PREFIX, then {NAME} \
-             repair --network {name}"
+            "restore its configuration, for example with {NAME} install --network {name} --subnet PREFIX{options}, \
+             then {NAME} repair --network {name}{options}"
         ),
     }
 }
@@ -214,7 +214,7 @@ fn unpinned(network: &NodeNetwork, host: &Socket) -> Result<Option<Diagnostic>, 
     Ok(unpinned.map(|_| Diagnostic::warn("pins", found(), remedy)))
 }
 
-fn masquerade(network: &ConfiguredNetwork) -> Option<Diagnostic> {
+fn masquerade(network: &ConfiguredNetwork, repair: &str) -> Option<Diagnostic> {
     const CHECK: &str = "masquerade";
     let name = &network.name;
     match masquerade::is_incomplete(name, network.config()) {
@@ -223,7 +223,7 @@ fn masquerade(network: &ConfiguredNetwork) -> Option<Diagnostic> {
             CHECK,
             format!("the nftables rules that masquerade {name} are gone: pods cannot reach other networks"),
             format!(
-                "{NAME} repair --network {name}, or attach a pod; find the program that flushes the ruleset, such as \
+                "{repair}, or attach a pod; find the program that flushes the ruleset, such as \
                  nftables.service"
             ),
         )),
