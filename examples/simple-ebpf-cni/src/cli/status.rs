@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 
 use super::advice;
 use super::doctor::addresses::addresses;
-use super::doctor::attachments::{attached, not_forwarded, repair_command};
+use super::doctor::attachments::{attached, has_programs, not_forwarded, repair_command};
 use super::doctor::config_dir::unusable_configurations;
 use super::doctor::diagnostic::Diagnostic;
 use super::doctor::node::bpffs;
@@ -79,9 +79,9 @@ struct Bridge {
     name: IfName,
     up: bool,
     addresses: Vec<IpAddr>,
-    /// Whether the network has claimed the bridge. Only in the text, because `problems` has it too.
+    /// Whether the programs run on it. Only in the text, because `problems` has it too.
     #[serde(skip)]
-    is_owned: bool,
+    has_programs: bool,
 }
 
 /// The eBPF programs, and their counters.
@@ -223,7 +223,7 @@ impl Network {
 impl Bridge {
     fn read(link: &Link, network: &NodeNetwork, host: &Socket) -> Result<Self, Error> {
         let addresses = host.addresses(link.index)?.iter().map(|address| address.ip()).collect();
-        Ok(Self { name: link.name.clone(), up: link.up, addresses, is_owned: network.owns(link, host) })
+        Ok(Self { name: link.name.clone(), up: link.up, addresses, has_programs: has_programs(network, link, host)? })
     }
 }
 
@@ -323,7 +323,7 @@ impl Datapath {
         let on = |on| if on { "on" } else { "off" };
         let attached = match bridge {
             _ if !self.attached => "not attached".to_owned(),
-            Some(Bridge { name, is_owned: false, .. }) => format!("not on {name}"),
+            Some(Bridge { name, has_programs: false, .. }) => format!("not on {name}"),
             _ => "attached".to_owned(),
         };
         let (direct, spoof_check, stats) = (on(self.direct), on(self.spoof_check), &self.stats);

@@ -100,6 +100,22 @@ fn attached_pods<'p>(pods: &'p [Pod], links: &'p [Link]) -> impl Iterator<Item =
     pods.iter().filter_map(move |pod| Some((pod, *by_name.get(pod.host_interface.as_ref()?)?)))
 }
 
+/// The network's programs, if the pins lead to the running ones.
+fn pinned_programs(network: &NodeNetwork, host: &Socket) -> Result<Option<Programs>, Error> {
+    let NodeNetwork { name, datapath, .. } = network;
+    // If the maps in use are not the pinned ones, the pins do not lead to the running programs.
+    let is_pinned = datapath.is_complete()? && programs::unpinned_maps(host, datapath, name)?.is_none();
+    Ok(if is_pinned { Some(Programs::open(host, datapath, name)?) } else { None })
+}
+
+/// Whether the programs run on the bridge. Without usable pins, the answer is unknown, and `true`.
+pub(crate) fn has_programs(network: &NodeNetwork, bridge: &Link, host: &Socket) -> Result<bool, Error> {
+    match pinned_programs(network, host)? {
+        Some(programs) => Ok(programs.run_on(host, &network.datapath, bridge.index)?),
+        None => Ok(true),
+    }
+}
+
 /// Reports the faults of pods' ports that CHECK reports too.
 fn ports(
     network: &NodeNetwork,
@@ -109,9 +125,7 @@ fn ports(
     links: &[Link],
 ) -> Result<Vec<Diagnostic>, Error> {
     let NodeNetwork { name, datapath, .. } = network;
-    // If the maps in use are not the pinned ones, the pins do not lead to the running programs.
-    let is_pinned = datapath.is_complete()? && programs::unpinned_maps(host, datapath, name)?.is_none();
-    let programs = if is_pinned { Some(Programs::open(host, datapath, name)?) } else { None };
+    let programs = pinned_programs(network, host)?;
     let runs_on = |port: &Link| match &programs {
         Some(programs) => match programs.run_on(host, datapath, port.index) {
             // The link was deleted after the listing, so it has no fault.
