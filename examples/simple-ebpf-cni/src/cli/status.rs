@@ -156,13 +156,13 @@ impl Network {
         };
         if network.configured.is_none() && !pods.is_empty() {
             let dir = conf_dir.display();
-            let cause = if conf_dir.exists() {
-                format!("no file in {dir} configures it")
+            let (cause, remedy) = if conf_dir.exists() {
+                (format!("no file in {dir} configures it"), repair())
             } else {
-                format!("there is no {dir}")
+                (format!("there is no {dir}"), Some("pass the runtime's directory with --conf-dir".to_owned()))
             };
             let found = format!("{cause}, and pods are attached");
-            problems.push(Problem { found, remedy: repair() });
+            problems.push(Problem { found, remedy });
         }
         let mut notes = Vec::new();
         for check in attached(network, &pods, host, links)? {
