@@ -297,6 +297,8 @@ fn a_network_without_its_configuration_has_a_remedy() {
         );
         let (_, problems) = status(dir);
         assert!(problems[0].starts_with("no file in") && problems[0].ends_with(remedy), "{problems:?}");
+        let (_, problems) = status(&dir.join("none"));
+        assert!(problems[0].starts_with("there is no ") && problems[0].ends_with("with --conf-dir"), "{problems:?}");
         network.host.ip("link del cbr0");
         let (_, problems) = status(dir);
         assert!(problems.iter().any(|found| found.contains("is gone") && found.ends_with(remedy)), "{problems:?}");
