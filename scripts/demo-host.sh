@@ -8,6 +8,7 @@ plugin=$1
 mode=${2:-}
 pings=10
 network=demo
+conf=/etc/cni/net.d/10-$network.conf
 pods=(pod-a pod-b)
 # The shell has an empty namespace for an ADD by hand.
 [ "$mode" != --shell ] || pods+=(pod-c)
@@ -90,17 +91,30 @@ expect_direct() {
     done
 }
 
+# private_folder FOLDER: hides the machine's folder behind an empty one.
+private_folder() {
+    local parent layers
+    parent=$(dirname "$1") layers=/run/layers/$(basename "$(dirname "$1")")
+    if [ ! -d "$1" ]; then
+        # The overlay keeps the new folder away from this machine.
+        mkdir -p "$layers/upper" "$layers/work"
+        mount -t overlay -o "lowerdir=$parent,upperdir=$layers/upper,workdir=$layers/work" overlay "$parent"
+        mkdir "$1"
+    fi
+    mount -t tmpfs -o mode=755 tmpfs "$1"
+}
+
 begin "Creating a private host with two pods"
 mount -t sysfs sysfs /sys
 mount -t bpf bpf /sys/fs/bpf
 mount -t tmpfs tmpfs /run
-if [ ! -d /var/lib/cni ]; then
-    # The overlay keeps the new folder away from this machine.
-    mkdir /run/upper /run/work
-    mount -t overlay -o lowerdir=/var/lib,upperdir=/run/upper,workdir=/run/work overlay /var/lib
-    mkdir /var/lib/cni
-fi
-mount -t tmpfs tmpfs /var/lib/cni
+for folder in /var/lib/cni /etc/cni /opt/cni; do
+    private_folder "$folder"
+done
+mkdir -p /opt/cni/bin "$(dirname "$conf")"
+cp "$plugin" /opt/cni/bin/simple-ebpf-cni
+plugin=/opt/cni/bin/simple-ebpf-cni
+config >"$conf"
 ip link set lo up
 for pod in "${pods[@]}"; do
     ip netns add "$pod"
@@ -120,11 +134,11 @@ jq . <<<"${result[pod-a]}" | indent
 
 # The shell's variables and functions, which docs/tour.md uses.
 shell_setup() {
-    mkdir -p /run/net.d
-    config >"/run/net.d/10-$network.conf"
     cat <<SETUP
 PS1='demo# '
-export PLUGIN=$plugin CONF=/run/net.d/10-$network.conf A=${address[pod-a]} B=${address[pod-b]}
+# The commands of docs/commands.md use the short name.
+PATH=/opt/cni/bin:\$PATH
+export PLUGIN=$plugin CONF=$conf A=${address[pod-a]} B=${address[pod-b]}
 export PIN=$(dirname "$(pin pkt_count)")
 # cni VERB POD: calls the plugin as a container runtime does.
 cni() {
@@ -155,7 +169,7 @@ if [ "$mode" = --shell ]; then
       bpftool map dump pinned $PIN/pod_ifindex         the endpoint of each address
       counter_table; drops                             packets of each address; drops by reason
       cni ADD pod-c | jq .; cni DEL pod-c              the plugin, called as a runtime calls it
-      $PLUGIN status --conf-dir /run/net.d             the whole network at a glance
+      simple-ebpf-cni status; simple-ebpf-cni doctor   the state of the network; the checks of the node
     `exit` or Ctrl-D detaches all pods and removes the private host.
 HINTS
         bash --noprofile --rcfile /run/demo.bashrc -i || true

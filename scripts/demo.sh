@@ -19,6 +19,10 @@ failed() {
 mode=${1:-}
 case $mode in
     '' | --shell) ;;
+    -h | --help)
+        sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0"
+        exit
+        ;;
     *)
         printf 'usage: scripts/demo.sh [--shell]\n' >&2
         exit 2

@@ -3,12 +3,13 @@
 
 usage: scripts/prose.py [FILE...]          print each finding as FILE:LINE; without FILE, all tracked files
        scripts/prose.py --wrap FILE...     wrap the prose of comments and Markdown at 100 columns
-       scripts/prose.py --count            print only the number of findings for each top folder
+       scripts/prose.py --count            print only numbers of findings, by the first two parts of each path
 
 Rules: a sentence has at most 25 words, a line of prose at most 100 columns, and the words in WORDS
 do not appear. Code, tables, headings and links are not prose.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -195,18 +196,26 @@ def filled(block, tab):
     return out + [line]
 
 
+def count_of(number, noun):
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def main(arguments):
-    options = {argument for argument in arguments if argument.startswith("--")}
-    if "--help" in options:
+    options = {argument for argument in arguments if argument.startswith("-")}
+    if options & {"-h", "--help"}:
         print(__doc__.strip())
         return 0
     if unknown := options - {"--wrap", "--count"}:
         print(f"prose.py: unknown option {' '.join(sorted(unknown))}: see --help", file=sys.stderr)
         return 2
-    files = [Path(argument) for argument in arguments if not argument.startswith("--")] or tracked()
+    files = [Path(argument) for argument in arguments if not argument.startswith("-")] or tracked()
     counts, markers, total = Counter(), 0, 0
     for file in files:
-        text = file.read_text(encoding="utf-8")
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            print(f"prose.py: cannot read {file}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+            return 2
         lines = text.split("\n")
         if "--wrap" in options:
             wrapped = "\n".join(wrap(file, lines))
@@ -223,9 +232,16 @@ def main(arguments):
         for folder, count in counts.most_common():
             print(f"{count:6} {folder}")
     if total:
-        print(f"prose.py: {total} findings ({markers} words): see docs/style.md", file=sys.stderr)
+        print(f"prose.py: {count_of(total, 'finding')} ({count_of(markers, 'word')}): see docs/style.md", file=sys.stderr)
     return 1 if total else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        status = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as head, has closed the pipe. Python would flush again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

@@ -58,7 +58,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     if *json {
         output.json(&report)?
     } else {
-        report.write(output)?
+        report.write(selector, output)?
     }
     match report.networks.iter().map(|network| network.problems.len()).sum() {
         0 => Ok(()),
@@ -90,9 +90,9 @@ impl Repaired {
 }
 
 impl Report {
-    fn write(&self, output: &mut Output) -> Result<(), Error> {
+    fn write(&self, selector: &Selector, output: &mut Output) -> Result<(), Error> {
         if self.networks.is_empty() {
-            return output.line("There is no network on this node.");
+            return output.line(selector.no_network());
         }
         for Repaired { name, repaired, problems, has_pods } in &self.networks {
             output.styled(HEADER, name)?;

@@ -12,15 +12,15 @@ use serde::{Serialize, Serializer};
 
 use super::advice;
 use super::doctor::addresses::addresses;
-use super::doctor::attachments::{attached, not_forwarded, repair_command};
+use super::doctor::attachments::{attached, has_programs, not_forwarded, repair_command};
 use super::doctor::config_dir::unusable_configurations;
 use super::doctor::diagnostic::Diagnostic;
 use super::doctor::node::bpffs;
 use super::error::{Error, chain};
 use super::format::{count, have, list, verb};
-use super::inventory::NodeNetwork;
 use super::inventory::configured::RangeUsage;
 use super::inventory::pods::{DropCounts, Pod, pods, some_names};
+use super::inventory::{NodeNetwork, Selector};
 use super::options::ReportOptions;
 use super::output::{DIM, ERROR, HEADER, OK, Output, WARNING};
 use simple_ebpf_cni::{bridge, pool, programs};
@@ -66,6 +66,9 @@ struct Network {
     /// `None` if the pods cannot be read.
     pods: Option<usize>,
     bridge: Option<Bridge>,
+    /// Only in the text, because `problems` has it too.
+    #[serde(skip)]
+    missing_bridge: Option<String>,
     datapath: Option<Datapath>,
     /// The usage of the configured ranges.
     ranges: Vec<RangeUsage>,
@@ -76,6 +79,9 @@ struct Bridge {
     name: IfName,
     up: bool,
     addresses: Vec<IpAddr>,
+    /// Whether the programs run on it. Only in the text, because `problems` has it too.
+    #[serde(skip)]
+    has_programs: bool,
 }
 
 /// The eBPF programs, and their counters.
@@ -117,7 +123,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     if *json {
         output.json(&report)?
     } else {
-        report.write(output)?
+        report.write(selector, output)?
     }
     match report.problems.len() + report.networks.iter().map(|network| network.problems.len()).sum::<usize>() {
         0 => Ok(()),
@@ -149,8 +155,14 @@ impl Network {
             pods => pods?,
         };
         if network.configured.is_none() && !pods.is_empty() {
-            let found = format!("no file in {} configures it, and pods are attached", conf_dir.display());
-            problems.push(Problem { found, remedy: repair() });
+            let dir = conf_dir.display();
+            let (cause, remedy) = if conf_dir.exists() {
+                (format!("no file in {dir} configures it"), repair())
+            } else {
+                (format!("there is no {dir}"), Some("pass the runtime's directory with --conf-dir".to_owned()))
+            };
+            let found = format!("{cause}, and pods are attached");
+            problems.push(Problem { found, remedy });
         }
         let mut notes = Vec::new();
         for check in attached(network, &pods, host, links)? {
@@ -178,12 +190,17 @@ impl Network {
             }
         }
         let datapath = network.maps()?.map(|maps| Datapath::read(network, &maps, host, &mut problems)).transpose()?;
-        let bridge = bridge.map(|bridge| Bridge::read(bridge, host)).transpose()?;
+        // Before the first pod, no bridge is missing.
+        let missing_bridge = (bridge.is_none() && !pods.is_empty()).then(|| match &network.configured {
+            Some(configured) => format!("{} is missing", configured.bridge()),
+            None => "missing".to_owned(),
+        });
+        let bridge = bridge.map(|bridge| Bridge::read(bridge, network, host)).transpose()?;
         let ranges = ranges(network, host, &mut problems)?;
         let damaged = network.store.leases()?.filter_map(Result::err);
         problems.extend(damaged.map(|error| chain(&error).into()));
         let pods = Some(pods.len());
-        Ok(Self { notes, pods, bridge, datapath, ranges, ..Self::unknown(network, problems) })
+        Ok(Self { notes, pods, bridge, missing_bridge, datapath, ranges, ..Self::unknown(network, problems) })
     }
 
     /// A network with unreadable pods. Only its problems are known.
@@ -196,6 +213,7 @@ impl Network {
             config,
             pods: None,
             bridge: None,
+            missing_bridge: None,
             datapath: None,
             ranges: Vec::new(),
         }
@@ -203,9 +221,9 @@ impl Network {
 }
 
 impl Bridge {
-    fn read(link: &Link, host: &Socket) -> Result<Self, Error> {
+    fn read(link: &Link, network: &NodeNetwork, host: &Socket) -> Result<Self, Error> {
         let addresses = host.addresses(link.index)?.iter().map(|address| address.ip()).collect();
-        Ok(Self { name: link.name.clone(), up: link.up, addresses })
+        Ok(Self { name: link.name.clone(), up: link.up, addresses, has_programs: has_programs(network, link, host)? })
     }
 }
 
@@ -240,7 +258,7 @@ fn ranges(network: &NodeNetwork, host: &Socket, problems: &mut Vec<Problem>) -> 
 }
 
 impl Report {
-    fn write(&self, output: &mut Output) -> Result<(), Error> {
+    fn write(&self, selector: &Selector, output: &mut Output) -> Result<(), Error> {
         for problem in &self.problems {
             output.styled(ERROR, problem)?;
         }
@@ -248,7 +266,7 @@ impl Report {
             return Ok(());
         }
         if self.networks.is_empty() {
-            return output.line("There is no network on this node. `install` writes a configuration.");
+            return output.line(format_args!("{} `install` writes a configuration.", selector.no_network()));
         }
         for (number, network) in self.networks.iter().enumerate() {
             if number > 0 {
@@ -284,23 +302,30 @@ impl Network {
             output.line(format_args!("  pool     {range}"))?;
         }
         match &self.bridge {
-            Some(Bridge { name, up, addresses }) => {
+            Some(Bridge { name, up, addresses, .. }) => {
                 let state = if *up { "up" } else { "down" };
                 output.line(format_args!("  bridge   {name} {state} {}", list(addresses)))?;
             }
-            None => output.styled(DIM, "  bridge   none yet")?,
+            None => match &self.missing_bridge {
+                Some(missing) => output.styled(ERROR, format_args!("  bridge   {missing}"))?,
+                None => output.styled(DIM, "  bridge   none yet")?,
+            },
         }
         match &self.datapath {
-            Some(datapath) => datapath.write(output),
+            Some(datapath) => datapath.write(self.bridge.as_ref(), output),
             None => output.styled(DIM, "  eBPF     not loaded yet"),
         }
     }
 }
 
 impl Datapath {
-    fn write(&self, output: &mut Output) -> Result<(), Error> {
+    fn write(&self, bridge: Option<&Bridge>, output: &mut Output) -> Result<(), Error> {
         let on = |on| if on { "on" } else { "off" };
-        let attached = if self.attached { "attached" } else { "not attached" };
+        let attached = match bridge {
+            _ if !self.attached => "not attached".to_owned(),
+            Some(Bridge { name, has_programs: false, .. }) => format!("not on {name}"),
+            _ => "attached".to_owned(),
+        };
         let (direct, spoof_check, stats) = (on(self.direct), on(self.spoof_check), &self.stats);
         output.line(format_args!("  eBPF     {attached}, direct forwarding {direct}, spoof check {spoof_check}"))?;
         output.line(format_args!(
@@ -326,7 +351,7 @@ impl Problem {
         let number = gone.len();
         let (hold, have, names) = (verb(number, "hold"), have(number), some_names(&gone));
         let found = format!("{} {hold} addresses and {have} no interface ({names})", count(number, "pod"));
-        let remedy = Some("GC or DEL frees them, or an ADD that finds no free address".to_owned());
+        let remedy = Some("GC or DEL frees the addresses, or an ADD that finds no free address".to_owned());
         (number > 0).then_some(Self { found, remedy })
     }
 }

@@ -47,9 +47,13 @@ fn pods_learn_the_mac_of_a_recreated_bridge() {
         meet_gateway(&pod.pod);
         recreate(network.host);
         let (_, problems) = status(dir);
-        let words = "cbr0 was created again outside the plugin, and the pods of blackbox are not its ports: \
-                     simple-ebpf-cni repair --network blackbox";
-        assert!(problems.iter().any(|problem| problem == words), "{problems:?}");
+        // The remedy repeats the directory, because it is not the default.
+        let words = format!(
+            "cbr0 was created again outside the plugin, and the pods of blackbox are not its ports: simple-ebpf-cni \
+             repair --network blackbox --conf-dir {}",
+            dir.display()
+        );
+        assert!(problems.contains(&words), "{problems:?}");
         repair(dir, &["created again"]);
         reaches_gateway(&pod.pod);
         assert_eq!(status(dir), (Some(0), Vec::new()));
@@ -165,7 +169,14 @@ fn the_claim_of_a_bridge_is_repaired() {
         network.host.command("tc").words("qdisc del dev cbr0 clsact").run();
         let (ended, problems) = status(dir);
         assert!(ended == Some(1) && problems.join("").contains("do not run on cbr0"), "{problems:?}");
+        let shown = command(&format!("status --conf-dir {}", dir.display())).stdout;
+        assert!(shown.contains("eBPF     not on cbr0, direct forwarding on"), "{shown}");
         repair(dir, &["do not run on cbr0"]);
+        assert_ok(network, pod, dir);
+        network.host.ip("link del cbr0");
+        let shown = command(&format!("status --conf-dir {}", dir.display())).stdout;
+        assert!(shown.contains("bridge   cbr0 is missing"), "{shown}");
+        repair(dir, &["is gone"]);
         assert_ok(network, pod, dir);
     });
 }
@@ -279,10 +290,15 @@ fn a_network_without_its_configuration_has_a_remedy() {
     with_pod(|network, pod, dir| {
         let file = dir.join("10-blackbox.conf");
         fs::rename(&file, dir.join("kept")).expect("it is there");
-        let remedy = "restore its configuration, for example with simple-ebpf-cni install --network blackbox --subnet PREFIX, then \
-                      simple-ebpf-cni repair --network blackbox";
+        let options = format!("--conf-dir {}", dir.display());
+        let remedy = &format!(
+            "restore its configuration, for example with simple-ebpf-cni install --network blackbox --subnet PREFIX \
+             {options}, then simple-ebpf-cni repair --network blackbox {options}"
+        );
         let (_, problems) = status(dir);
         assert!(problems[0].starts_with("no file in") && problems[0].ends_with(remedy), "{problems:?}");
+        let (_, problems) = status(&dir.join("none"));
+        assert!(problems[0].starts_with("there is no ") && problems[0].ends_with("with --conf-dir"), "{problems:?}");
         network.host.ip("link del cbr0");
         let (_, problems) = status(dir);
         assert!(problems.iter().any(|found| found.contains("is gone") && found.ends_with(remedy)), "{problems:?}");

@@ -36,7 +36,7 @@ pub(crate) fn attached(
     };
     let is_attached = pods.iter().any(|pod| pod.host_interface.is_some());
     if is_attached && configured.masquerades() {
-        checks.extend(masquerade(configured));
+        checks.extend(masquerade(configured, &repair_command(network)));
     }
     checks.extend(unleased(network, configured, pods, host, links)?);
     Ok(checks)
@@ -100,6 +100,22 @@ fn attached_pods<'p>(pods: &'p [Pod], links: &'p [Link]) -> impl Iterator<Item =
     pods.iter().filter_map(move |pod| Some((pod, *by_name.get(pod.host_interface.as_ref()?)?)))
 }
 
+/// The network's programs, if the pins lead to the running ones.
+fn pinned_programs(network: &NodeNetwork, host: &Socket) -> Result<Option<Programs>, Error> {
+    let NodeNetwork { name, datapath, .. } = network;
+    // If the maps in use are not the pinned ones, the pins do not lead to the running programs.
+    let is_pinned = datapath.is_complete()? && programs::unpinned_maps(host, datapath, name)?.is_none();
+    Ok(if is_pinned { Some(Programs::open(host, datapath, name)?) } else { None })
+}
+
+/// Whether the programs run on the bridge. Without usable pins, the answer is unknown, and `true`.
+pub(crate) fn has_programs(network: &NodeNetwork, bridge: &Link, host: &Socket) -> Result<bool, Error> {
+    match pinned_programs(network, host)? {
+        Some(programs) => Ok(programs.run_on(host, &network.datapath, bridge.index)?),
+        None => Ok(true),
+    }
+}
+
 /// Reports the faults of pods' ports that CHECK reports too.
 fn ports(
     network: &NodeNetwork,
@@ -109,9 +125,7 @@ fn ports(
     links: &[Link],
 ) -> Result<Vec<Diagnostic>, Error> {
     let NodeNetwork { name, datapath, .. } = network;
-    // If the maps in use are not the pinned ones, the pins do not lead to the running programs.
-    let is_pinned = datapath.is_complete()? && programs::unpinned_maps(host, datapath, name)?.is_none();
-    let programs = if is_pinned { Some(Programs::open(host, datapath, name)?) } else { None };
+    let programs = pinned_programs(network, host)?;
     let runs_on = |port: &Link| match &programs {
         Some(programs) => match programs.run_on(host, datapath, port.index) {
             // The link was deleted after the listing, so it has no fault.
@@ -193,12 +207,12 @@ fn gateways(network: &NodeNetwork, bridge: &Link, host: &Socket) -> Result<Vec<D
 
 /// The command that restores the state of the network after an ADD.
 pub(crate) fn repair_command(network: &NodeNetwork) -> String {
-    let NodeNetwork { name, configured, .. } = network;
+    let NodeNetwork { name, configured, options, .. } = network;
     match configured {
-        Some(_) => format!("{NAME} repair --network {name}"),
+        Some(_) => format!("{NAME} repair --network {name}{options}"),
         None => format!(
-            "restore its configuration, for example with {NAME} install --network {name} --subnet PREFIX, then {NAME} \
-             repair --network {name}"
+            "restore its configuration, for example with {NAME} install --network {name} --subnet PREFIX{options}, \
+             then {NAME} repair --network {name}{options}"
         ),
     }
 }
@@ -214,7 +228,7 @@ fn unpinned(network: &NodeNetwork, host: &Socket) -> Result<Option<Diagnostic>, 
     Ok(unpinned.map(|_| Diagnostic::warn("pins", found(), remedy)))
 }
 
-fn masquerade(network: &ConfiguredNetwork) -> Option<Diagnostic> {
+fn masquerade(network: &ConfiguredNetwork, repair: &str) -> Option<Diagnostic> {
     const CHECK: &str = "masquerade";
     let name = &network.name;
     match masquerade::is_incomplete(name, network.config()) {
@@ -223,7 +237,7 @@ fn masquerade(network: &ConfiguredNetwork) -> Option<Diagnostic> {
             CHECK,
             format!("the nftables rules that masquerade {name} are gone: pods cannot reach other networks"),
             format!(
-                "{NAME} repair --network {name}, or attach a pod; find the program that flushes the ruleset, such as \
+                "{repair}, or attach a pod; find the program that flushes the ruleset, such as \
                  nftables.service"
             ),
         )),

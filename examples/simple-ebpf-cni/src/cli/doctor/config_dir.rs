@@ -12,7 +12,7 @@ use crate::NAME;
 use crate::cli::error::{Error, chain};
 use crate::cli::inventory::{ConfiguredNetwork, Selector};
 use crate::cli::manifest::{FileState, Manifest};
-use crate::cli::paths::{BIN_DIR, CONF_DIR, ORDERS, numbered};
+use crate::cli::paths::{ORDERS, numbered};
 use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
 use simple_ebpf_cni::ip;
 
@@ -90,7 +90,11 @@ pub(crate) fn configurations(selector: &Selector, environment: &Environment) -> 
             } else {
                 format!("there is no {dir}")
             };
-            checks.push(Diagnostic::warn(CHECK, found, format!("{NAME} install --subnet PREFIX")));
+            checks.push(Diagnostic::warn(
+                CHECK,
+                found,
+                format!("{NAME} install --subnet PREFIX{}", selector.directories(None)),
+            ));
         }
         Some((first, false)) => {
             let found = format!("{} sorts first, so a runtime with one network uses that file", first.display());
@@ -129,7 +133,7 @@ pub(crate) fn unusable_configurations(selector: &Selector) -> Result<Vec<Diagnos
 fn unusable(file: &Path, error: &Error, manifest: Option<&Manifest>, selector: &Selector) -> Diagnostic {
     let written = manifest.and_then(|manifest| manifest.files().find(|(path, _)| *path == file)?.1);
     if let Some(network) = written {
-        let options = directory_options(selector, None);
+        let options = selector.directories(None);
         let command = format!("{NAME} install --network {network} --subnet PREFIX --force{options}");
         return Diagnostic::fail(CHECK, chain(error), format!("correct the file, or replace it: {command}"));
     }
@@ -158,21 +162,8 @@ fn reorder_command(
     let is_written = manifest.files().any(|(path, _)| path == file) && manifest.state(file).ok()? == FileState::Ours;
     let sorts_before = |order: &u8| numbered(&selector.conf_dir, *order, &network.name).as_path() < before;
     let order = ORDERS.rev().find(sorts_before).filter(|_| is_written)?;
-    let options = directory_options(selector, Some(bin_dir));
+    let options = selector.directories(Some(bin_dir));
     Some(format!("{NAME} install --order {order} --config {}{options}", file.display()))
-}
-
-/// The options of `install` for directories that differ from the defaults.
-fn directory_options(selector: &Selector, bin_dir: Option<&Path>) -> String {
-    let dirs = [
-        ("conf-dir", Some(selector.conf_dir.as_path()), CONF_DIR),
-        ("data-dir", selector.data_dir.as_deref(), DEFAULT_DATA_DIR),
-        ("bin-dir", bin_dir, BIN_DIR),
-    ];
-    let differing = dirs
-        .into_iter()
-        .filter_map(|(option, dir, default)| Some((option, dir.filter(|dir| *dir != Path::new(default))?)));
-    differing.map(|(option, dir)| format!(" --{option} {}", dir.display())).collect()
 }
 
 /// Reports two networks that use the same bridge or overlapping addresses.

@@ -47,7 +47,7 @@ pub(super) fn network(network: &NodeNetwork, host: &Socket, links: &[Link]) -> V
 }
 
 fn objects(network: &NodeNetwork, host: &Socket, links: &[Link]) -> Result<Vec<Diagnostic>, Error> {
-    let NodeNetwork { name, configured, store, datapath } = network;
+    let NodeNetwork { name, configured, store, datapath, .. } = network;
     let mut checks = Vec::new();
     if let Some(configured) = configured
         && let Err(error) = pool::refuse_exhausted(name, store, configured.config(), host)
@@ -70,7 +70,8 @@ fn objects(network: &NodeNetwork, host: &Socket, links: &[Link]) -> Result<Vec<D
     if !gone.is_empty() {
         let (leases, have, names) = (count(gone.len(), "lease"), have(gone.len()), some_names(&gone));
         let found = format!("{leases} of {name} {have} no interface any more ({names})");
-        let remedy = "the runtime's GC frees them, or an ADD that finds no free address";
+        let them = if gone.len() == 1 { "it" } else { "them" };
+        let remedy = format!("the runtime's GC frees {them}, or an ADD that finds no free address");
         checks.push(Diagnostic::warn("leases", found, remedy));
     }
     checks.extend(attached(network, &pods, host, links)?);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cnikit::netlink::Sysctl;
 
-use super::diagnostic::{Diagnostic, Verdict};
+use super::diagnostic::{Diagnostic, Verdict, failures};
 use super::lock::check_lock;
 use super::selftest;
 use crate::cli::privileges;
@@ -13,6 +13,9 @@ use simple_ebpf_cni::naming;
 
 /// The oldest kernel that the programs were tested on.
 const MIN_KERNEL: (u32, u32) = (5, 10);
+
+/// The check of the BPF file system.
+const BPFFS: &str = "bpffs";
 
 /// Checks the node for the requirements of every ADD.
 pub(crate) fn node() -> Vec<Diagnostic> {
@@ -27,11 +30,14 @@ pub(crate) fn node() -> Vec<Diagnostic> {
             Err(failure) => Diagnostic::fail(SELFTEST, failure.found, failure.remedy),
         });
     } else {
-        checks.push(Diagnostic::warn(
-            SELFTEST,
-            "skipped because of the problems above",
-            "fix them and run doctor again",
-        ));
+        let (found, remedy) = if checks.iter().any(|check| check.verdict != Verdict::Ok && check.check != BPFFS) {
+            ("skipped because of the problems above", "fix them and run doctor again")
+        } else if failures(&checks) > 0 {
+            ("skipped because of the problem above", "fix it and run doctor again")
+        } else {
+            ("skipped: it would mount the BPF file system", "mount it and run doctor again")
+        };
+        checks.push(Diagnostic::warn(SELFTEST, found, remedy));
     }
     checks.extend(check_lock(Path::new(naming::PINS)));
     checks.extend([btf(), bridge_netfilter()]);
@@ -59,7 +65,7 @@ fn capabilities() -> Diagnostic {
 }
 
 pub(crate) fn bpffs() -> Diagnostic {
-    const CHECK: &str = "bpffs";
+    const CHECK: &str = BPFFS;
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     // If several file systems are mounted on one directory, the last one is visible.

@@ -18,7 +18,7 @@ pub(crate) use configured::ConfiguredNetwork;
 pub(crate) use result_cache::CachedTenants;
 
 use super::error::Error;
-use super::paths::CONF_DIR;
+use super::paths::{BIN_DIR, CONF_DIR};
 use super::privileges;
 use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
 use simple_ebpf_cni::{bridge, naming, programs};
@@ -47,6 +47,8 @@ pub(crate) struct NodeNetwork {
     pub(crate) configured: Option<ConfiguredNetwork>,
     pub(crate) store: Store,
     pub(crate) datapath: Datapath,
+    /// The options that select the same directories, for commands in a remedy.
+    pub(crate) options: String,
 }
 
 impl Selector {
@@ -55,7 +57,33 @@ impl Selector {
         let conf_dir = std::slice::from_ref(&self.conf_dir);
         let mut found = networks(conf_dir, self.data_dir.as_deref(), &BTreeMap::new(), self.network.as_ref())?;
         found.retain(|network| self.network.is_some() || !network.is_empty());
+        for network in &mut found {
+            network.options = self.directories(None);
+        }
         Ok(found)
+    }
+
+    /// The options of a command for directories that differ from the defaults.
+    pub(crate) fn directories(&self, bin_dir: Option<&Path>) -> String {
+        let dirs = [
+            ("conf-dir", Some(self.conf_dir.as_path()), CONF_DIR),
+            ("data-dir", self.data_dir.as_deref(), DEFAULT_DATA_DIR),
+            ("bin-dir", bin_dir, BIN_DIR),
+        ];
+        let differing = dirs
+            .into_iter()
+            .filter_map(|(option, dir, default)| Some((option, dir.filter(|dir| *dir != Path::new(default))?)));
+        differing.map(|(option, dir)| format!(" --{option} {}", dir.display())).collect()
+    }
+
+    /// The message of a command that finds no network.
+    pub(crate) fn no_network(&self) -> String {
+        let none = "There is no network on this node";
+        if self.conf_dir.exists() {
+            format!("{none}.")
+        } else {
+            format!("{none}, and no directory {}.", self.conf_dir.display())
+        }
     }
 }
 
@@ -99,7 +127,7 @@ pub(crate) fn networks(
             None => leases.get(&name).map_or(default, PathBuf::as_path).to_owned(),
         };
         let store = naming::leases(&data_dir, &name)?;
-        Ok(NodeNetwork { configured, store, datapath: naming::datapath(&name), name })
+        Ok(NodeNetwork { configured, store, datapath: naming::datapath(&name), name, options: String::new() })
     });
     found.collect()
 }
