@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cnikit::datapath::{Endpoint, PortConfig};
 use cnikit::ipam::Range;
-use cnikit::netlink::{self, AddrGenMode, BridgePort, BridgeSpec, Ipv4Conf, Ipv6Conf, Link, Socket, Sysctl};
+use cnikit::netlink::{self, AddrGenMode, BridgePort, BridgeSpec, FdbEntry, Ipv4Conf, Ipv6Conf, Link, Socket, Sysctl};
 use cnikit::plugin::PluginError;
 use cnikit::spec::{Attachment, ErrorCode, IfName, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
@@ -283,9 +283,10 @@ fn mark(host: &Socket, network: &NetworkName, bridge: &Link) -> netlink::Result<
     // Linux 5.10 and 6.1 leave a bridge without a MAC if it loses its last port.
     let mac = bridge.mac.filter(|mac| mac.octets() != [0; 6]).unwrap_or(other);
     // Linux 5.10 adds the forwarding entry of the bridge's own MAC only if the MAC changes. A
-    // bridge with its first MAC and without ports lacks the entry, and would flood the gateway's
-    // packets.
-    if mac != other && !host.fdb(bridge.index)?.iter().any(|entry| entry.mac == mac) {
+    // bridge with its first MAC and without ports has one for VLAN 1 alone, and would flood the
+    // gateway's packets.
+    let is_own = |entry: &FdbEntry| entry.mac == mac && entry.vlan.is_none();
+    if mac != other && !host.fdb(bridge.index)?.iter().any(is_own) {
         host.set_mac(bridge.index, other)?;
     }
     host.set_mac(bridge.index, mac)?;
