@@ -32,6 +32,8 @@ set -- "$@" --skip help_and_version
 # The tests of the commands use no other kernel features than the tests above, and need tools that
 # the guest lacks.
 set -- "$@" --skip broken_node:: --skip state_dir:: --skip doctor:: --skip install:: --skip pods:: --skip top:: --skip kubernetes::
+# Loads take seconds on an emulated processor, and callers wait for the lock of the pins for 5 s.
+set -- "$@" --skip a_concurrent_removal_leaves
 # The guest has no fuzz seeds.
 set -- "$@" --skip on_the_corpus --skip corpus_is_decoded
 # From the kernel's command line.
