@@ -42,7 +42,7 @@ if [ -n "$QUICK" ]; then
     set -- "$@" --skip programs_and_model_agree
     # Files and texts, which do not depend on the kernel.
     set -- "$@" --skip leases:: --skip status:: --skip logs:: --skip log_file:: --skip pools:: --skip requested::
-    set -- "$@" --skip keys:: --skip malformed_input:: --skip cli::
+    set -- "$@" --skip keys:: --skip malformed_input::
     # Many calls at once, which are slow on an emulated processor.
     set -- "$@" --skip concurrency::
 fi
