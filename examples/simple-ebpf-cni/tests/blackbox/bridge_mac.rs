@@ -15,8 +15,7 @@ const NEW_MAC: &str = "02:00:00:00:11:22";
 fn with_pods(test: impl FnOnce(&Network, [&Attached; 2]) + Send) {
     on_host(|network| {
         network.host.keep("route fd00:99::/64");
-        let mut config = network.with("subnets", json!(["10.99.0.0/24", "fd00:99::/64"]));
-        config.as_object_mut().expect("an object").remove("subnet");
+        let config = network.with_keys(json!({ "subnets": ["10.99.0.0/24", "fd00:99::/64"] }));
         let network = network.by(config);
         let pods = ["one", "two"].map(|container| network.attach(container));
         test(&network, [&pods[0], &pods[1]]);

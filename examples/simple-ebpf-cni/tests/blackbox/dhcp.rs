@@ -39,9 +39,7 @@ impl<'n> Dhcp<'n> {
         let daemon = host.command(PLUGIN).arg("daemon").spawn_logged(&scratch.join("daemon"));
         let is_ready = || fs::exists("/run/cni/dhcp.sock").unwrap_or(false) && leases.exists();
         eventually("the server and the daemon", PATIENCE, is_ready);
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] = json!({ "type": "dhcp" });
+        let config = network.with_keys(json!({ "ipam": { "type": "dhcp" } }));
         Self { network, config, leases, _processes: [server, daemon] }
     }
 

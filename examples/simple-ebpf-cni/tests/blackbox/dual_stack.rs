@@ -12,9 +12,7 @@ fn with_two_pods(subnets: Value, test: impl FnOnce(&Network, &Value, [(&Pod, &Va
         for line in ["route fd00:99::/64", "route fe80::/64"] {
             network.host.keep(line);
         }
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        config["subnets"] = subnets.clone();
+        let config = network.with_keys(json!({ "subnets": subnets.clone() }));
         let pods = [network.host.pod(), network.host.pod()];
         let results = [("one", &pods[0]), ("two", &pods[1])]
             .map(|(container, pod)| network.plugin.on("ADD", &config, container, pod).run().result());

@@ -59,9 +59,9 @@ fn tcx_links_pinned_elsewhere_stay_in_use() {
 #[test]
 fn pods_with_addresses_of_another_plugin_are_served_from_elsewhere() {
     on_host(|network| {
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] = json!({ "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": network.host.scratch() });
+        let config = network.with_keys(
+            json!({ "ipam": { "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": network.host.scratch() } }),
+        );
         let network = &Network { host: network.host, plugin: network.plugin.clone().beside("/usr/lib/cni"), config };
         let elsewhere = Elsewhere::new(network);
         let (one, two) = (network.attach("one"), network.attach("two"));

@@ -15,9 +15,7 @@ const ALL_OFF: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
 const DEFAULT_OFF: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
 
 fn dual_stack(network: &Network) -> Value {
-    let mut config = network.config.clone();
-    config.as_object_mut().expect("an object").remove("subnet");
-    config["subnets"] = json!(["10.99.0.0/24", "fd00:99::/64"]);
+    let mut config = network.with_keys(json!({ "subnets": ["10.99.0.0/24", "fd00:99::/64"] }));
     config["cniVersion"] = "1.1.0".into();
     config
 }
@@ -118,10 +116,9 @@ fn delegates_and_runtimes_may_assign_the_addresses() {
 fn an_mtu_that_is_too_small_is_named() {
     on_host(|network| {
         let plugin = network.plugin.clone().beside("/usr/lib/cni");
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] =
-            json!({ "type": "static", "addresses": [{ "address": "fd00:98::5/64", "gateway": "fd00:98::1" }] });
+        let config = network.with_keys(json!({
+            "ipam": { "type": "static", "addresses": [{ "address": "fd00:98::5/64", "gateway": "fd00:98::1" }] },
+        }));
         let pod = network.host.pod();
         let mut small = config.clone();
         small["mtu"] = 1000.into();
@@ -201,9 +198,8 @@ fn an_unusable_address_is_released_to_the_delegate() {
         switch_off();
         freeze_settings(network);
         let dir = network.host.scratch();
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] = json!({ "type": "host-local", "subnet": "fd00:99::/64", "dataDir": dir });
+        let config =
+            network.with_keys(json!({ "ipam": { "type": "host-local", "subnet": "fd00:99::/64", "dataDir": dir } }));
         let plugin = network.plugin.clone().beside("/usr/lib/cni");
         let pod = network.host.pod();
         let error = plugin.on("ADD", &config, "one", &pod).run().error(UNAVAILABLE);

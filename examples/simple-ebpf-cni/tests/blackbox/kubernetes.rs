@@ -275,9 +275,7 @@ fn the_result_cache_names_pods_without_a_name_in_the_lease() {
         network.detach(&old);
         network.detach(&bad);
 
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] = json!({ "type": "host-local", "subnet": "10.98.0.0/24" });
+        let config = network.with_keys(json!({ "ipam": { "type": "host-local", "subnet": "10.98.0.0/24" } }));
         let pod = network.host.pod();
         let call = |verb: &str| network.plugin.on(verb, &config, "theirs", &pod).env("CNI_PATH", "/usr/lib/cni").run();
         call("ADD").result();

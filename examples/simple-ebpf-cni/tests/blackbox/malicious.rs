@@ -271,9 +271,7 @@ fn pods_of_another_network_are_unreachable_by_their_macs() {
 fn with_three_pods_of_both_families(test: impl FnOnce(&Network, [&Attached; 3], [Ipv6Addr; 3]) + Send) {
     on_host(|network| {
         ["route fd00:99::/64", "route fe80::/64"].iter().for_each(|line| network.host.keep(line));
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        config["subnets"] = json!(["10.99.0.0/24", "fd00:99::/64"]);
+        let config = network.with_keys(json!({ "subnets": ["10.99.0.0/24", "fd00:99::/64"] }));
         let network = &network.by(config);
         let pods = ["one", "target", "other"].map(|container| network.attach(container));
         let addresses = pods.each_ref().map(|attached| {

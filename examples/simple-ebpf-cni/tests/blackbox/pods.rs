@@ -105,9 +105,7 @@ fn pods_with_addresses_from_another_plugin_are_shown() {
         if !fs::exists("/usr/lib/cni/host-local").expect("an answer") {
             panic!("no host-local in /usr/lib/cni: install containernetworking-plugins");
         }
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] = json!({ "type": "host-local", "subnet": "10.98.0.0/24" });
+        let config = network.with_keys(json!({ "ipam": { "type": "host-local", "subnet": "10.98.0.0/24" } }));
         let pod = network.host.pod();
         let call = |verb: &str| {
             let invocation = network.plugin.on(verb, &config, "theirs", &pod);

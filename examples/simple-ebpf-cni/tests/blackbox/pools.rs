@@ -9,15 +9,6 @@ use serde_json::{Value, json};
 use crate::support::{Network, code, on_host};
 
 impl Network<'_> {
-    /// The configuration without its subnet, and with these keys.
-    fn with_keys(&self, keys: Value) -> Value {
-        let mut config = self.config.clone();
-        let object = config.as_object_mut().expect("an object");
-        object.remove("subnet");
-        object.extend(keys.as_object().expect("an object").clone());
-        config
-    }
-
     /// The addresses of one pod with this configuration. The pod is detached again.
     #[track_caller]
     fn addresses(&self, config: &Value) -> Vec<String> {

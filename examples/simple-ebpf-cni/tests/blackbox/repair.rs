@@ -212,10 +212,9 @@ fn disabled_ipv6_on_the_bridge_is_enabled() {
 #[test]
 fn a_new_bridge_without_the_gateway_of_a_delegate_is_reported() {
     on_host(|network| {
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
         let state = network.host.scratch();
-        config["ipam"] = json!({ "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": state });
+        let config =
+            network.with_keys(json!({ "ipam": { "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": state } }));
         let call = |verb: &str, config: &Value, container: &str, pod: &Pod| {
             network.plugin.on(verb, config, container, pod).env("CNI_PATH", PEERS).run()
         };
@@ -265,10 +264,9 @@ fn a_new_bridge_without_the_gateway_of_a_delegate_is_reported() {
 #[test]
 fn the_port_of_a_pod_without_a_lease_is_repaired() {
     on_host(|network| {
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
         let state = network.host.scratch();
-        config["ipam"] = json!({ "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": state });
+        let config =
+            network.with_keys(json!({ "ipam": { "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": state } }));
         let pod = network.host.pod();
         let call = |verb: &str| network.plugin.on(verb, &config, "one", &pod).env("CNI_PATH", PEERS).run();
         let result = call("ADD").result();

@@ -89,10 +89,7 @@ fn with_service(bridge_netfilter: bool, masquerade: bool, test: impl FnOnce(&Net
 }
 
 fn dual_stack(network: &Network) -> Value {
-    let mut config = network.config.clone();
-    config.as_object_mut().expect("an object").remove("subnet");
-    config["subnets"] = json!(["10.99.0.0/24", "fd00:99::/64"]);
-    config
+    network.with_keys(json!({ "subnets": ["10.99.0.0/24", "fd00:99::/64"] }))
 }
 
 /// Echoes all data in a pod, over both protocols, until the test ends.

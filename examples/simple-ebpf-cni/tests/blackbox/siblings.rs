@@ -151,8 +151,7 @@ fn conntrack_sees_both_directions_of_a_connection_to_the_second_network() {
 fn two_interfaces_share_addresses_of_both_families() {
     on_host(|network| {
         network.host.keep("route fd00:99::/64");
-        let mut config = network.with("subnets", json!(["10.99.0.0/24", "fd00:99::/64"]));
-        config.as_object_mut().expect("an object").remove("subnet");
+        let config = network.with_keys(json!({ "subnets": ["10.99.0.0/24", "fd00:99::/64"] }));
         let network = network.by(config);
         let [one, two] = ["one", "two"].map(|container| network.attach(container));
         attach_net1(&network, &network.config, &one);

@@ -132,6 +132,16 @@ impl Network<'_> {
         config
     }
 
+    /// The configuration without its subnet, and with these keys.
+    #[track_caller]
+    pub(crate) fn with_keys(&self, keys: Value) -> Value {
+        let mut config = self.config.clone();
+        let object = config.as_object_mut().expect("an object");
+        object.remove("subnet");
+        object.extend(keys.as_object().expect("an object").clone());
+        config
+    }
+
     /// A pinned map or program of the network.
     #[track_caller]
     pub(crate) fn pin(&self, name: &str) -> PathBuf {

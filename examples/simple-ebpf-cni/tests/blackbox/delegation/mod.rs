@@ -24,9 +24,8 @@ struct HostLocal<'n> {
 impl<'n> HostLocal<'n> {
     fn new(network: &'n Network<'n>) -> Self {
         let dir = network.host.scratch();
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] = json!({ "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": dir });
+        let config =
+            network.with_keys(json!({ "ipam": { "type": "host-local", "subnet": "10.99.0.0/24", "dataDir": dir } }));
         Self { network, config, dir }
     }
 
@@ -194,9 +193,7 @@ fn an_add_waits_for_a_del_that_waits_for_its_delegate() {
             json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.99.0.5/24" }] })
         );
         write_executable(&bin.join("slow-ipam"), &script);
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] = json!({ "type": "slow-ipam" });
+        let config = network.with_keys(json!({ "ipam": { "type": "slow-ipam" } }));
         let pod = network.host.pod();
         let call = |verb: &str| network.plugin.on(verb, &config, "one", &pod).env("CNI_PATH", &bin).run();
         call("ADD").result();
@@ -219,9 +216,7 @@ fn gc_spares_an_add_that_waits_for_its_delegate() {
         let answer = json!({ "cniVersion": "1.1.0", "ips": ips });
         let script = format!("#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exit 0\nsleep 1\necho '{answer}'\n");
         write_executable(&bin.join("slow-ipam"), &script);
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "slow-ipam" }));
+        let config = network.with_keys(json!({ "cniVersion": "1.1.0", "ipam": { "type": "slow-ipam" } }));
         let pod = network.host.pod();
         let call = |verb: &str| network.plugin.on(verb, &config, "one", &pod).env("CNI_PATH", &bin).run();
         std::thread::scope(|scope| {
@@ -249,9 +244,7 @@ fn the_spoof_check_applies_while_the_delegate_runs() {
             json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.99.0.5/24" }] })
         );
         write_executable(&bin.join("dumping-ipam"), &script);
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        config["ipam"] = json!({ "type": "dumping-ipam" });
+        let config = network.with_keys(json!({ "ipam": { "type": "dumping-ipam" } }));
         let pod = network.host.pod();
         let call = |verb: &str| network.plugin.on(verb, &config, "one", &pod).env("CNI_PATH", &bin).run();
         call("ADD").result();
@@ -279,9 +272,7 @@ fn assert_killed_and_named(network: &Network, verb: &str) {
     let answer = json!({ "cniVersion": "1.1.0", "ips": [{ "address": "10.99.0.5/24", "gateway": "10.99.0.1" }] });
     let script = format!("#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exec sleep 600\necho '{answer}'\n");
     write_executable(&bin.join("hanging-ipam"), &script);
-    let mut config = network.config.clone();
-    config.as_object_mut().expect("an object").remove("subnet");
-    (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "hanging-ipam" }));
+    let mut config = network.with_keys(json!({ "cniVersion": "1.1.0", "ipam": { "type": "hanging-ipam" } }));
     let pod = network.host.pod();
     network.plugin.on("ADD", &config, "one", &pod).env("CNI_PATH", &bin).run().result();
     config["cni.dev/valid-attachments"] = json!([]);
@@ -323,9 +314,7 @@ fn gc_runs_the_gc_of_the_delegate() {
         let (bin, records) = (network.host.scratch(), network.host.scratch().join("records"));
         let script = format!("#!/bin/sh\necho $CNI_COMMAND >>{}\n", records.display());
         write_executable(&bin.join("recording-ipam"), &script);
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "recording-ipam" }));
+        let mut config = network.with_keys(json!({ "cniVersion": "1.1.0", "ipam": { "type": "recording-ipam" } }));
         config["cni.dev/valid-attachments"] = json!([]);
         for verb in ["GC", "STATUS"] {
             let call = network.plugin.invocation(verb).env("CNI_PATH", &bin).config(&config);

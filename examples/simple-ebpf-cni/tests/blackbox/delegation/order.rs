@@ -32,9 +32,7 @@ impl<'n> RecordingDelegate<'n> {
             bin.join("answer").display()
         );
         write_executable(&bin.join("recording-ipam"), &script);
-        let mut config = network.config.clone();
-        config.as_object_mut().expect("an object").remove("subnet");
-        (config["cniVersion"], config["ipam"]) = ("1.1.0".into(), json!({ "type": "recording-ipam" }));
+        let config = network.with_keys(json!({ "cniVersion": "1.1.0", "ipam": { "type": "recording-ipam" } }));
         let delegate = Self { network, config, bin, records };
         delegate.answer(json!({ "ips": [{ "address": "10.99.0.5/24", "gateway": "10.99.0.1" }] }));
         delegate

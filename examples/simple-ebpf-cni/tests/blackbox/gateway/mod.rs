@@ -162,12 +162,9 @@ fn by_static(network: &Network, names_gateways: bool) -> Value {
 
 /// Pools of the network in the LAN's subnets.
 fn by_pools(network: &Network) -> Value {
-    let mut config = network.config.clone();
-    config.as_object_mut().expect("an object").remove("subnet");
-    config["subnets"] = json!([
+    network.with_keys(json!({ "subnets": [
         { "subnet": "10.99.0.0/24", "rangeStart": "10.99.0.100" }, { "subnet": "fd00:99::/64", "rangeStart": "fd00:99::100" },
-    ]);
-    config
+    ] }))
 }
 
 /// The ARP probes among the frames (RFC 5227: requests without a sender address).
