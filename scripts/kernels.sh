@@ -10,7 +10,7 @@
 #        FILTER   the tests in them: parts of test names, separated by commas, for example
 #                 TESTS=blackbox FILTER=upgrade::,services::
 #        --quick  leaves out tests of bad input, which never reaches the kernel, and tests of many
-#                 pods and of a full flow table, which are slow on an emulated processor
+#                 pods, many calls and a full flow table, which are slow on an emulated processor
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"

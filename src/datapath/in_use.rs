@@ -111,11 +111,11 @@ impl Running {
         let mut maps = BTreeMap::new();
         for id in map_ids(handle.as_fd())? {
             let map = MapHandle::from_map_id(id).map_err(io_error)?;
-            let Some(shape) = MAPS.iter().find(|shape| map.name() == shape.name) else { continue };
-            if (map.key_size() as usize, map.value_size() as usize) != shape.sizes {
+            let Some(spec) = MAPS.iter().find(|spec| map.name() == spec.name) else { continue };
+            if (map.key_size() as usize, map.value_size() as usize) != spec.sizes {
                 return Ok(None);
             }
-            maps.insert(shape.name, id);
+            maps.insert(spec.name, id);
         }
         Ok(Some(Self { name, handle, maps }))
     }

@@ -65,25 +65,25 @@ impl MapSpec {
 
 impl Map {
     /// Opens the pin of a map in `directory`. Its key and value sizes must match this build.
-    pub(super) fn open(directory: &Path, shape: &MapSpec) -> Result<Self> {
-        let path = directory.join(shape.name);
+    pub(super) fn open(directory: &Path, spec: &MapSpec) -> Result<Self> {
+        let path = directory.join(spec.name);
         let handle = MapHandle::from_pinned_path(&path)
             .map_err(|error| Error::pin("open the pinned map", &path, io_error(error)))?;
         let found = (handle.key_size() as usize, handle.value_size() as usize);
-        if found != shape.sizes {
-            return Err(Error::Layout { path, expected: shape.sizes, found });
+        if found != spec.sizes {
+            return Err(Error::Layout { path, expected: spec.sizes, found });
         }
-        Ok(Self { handle, name: shape.name })
+        Ok(Self { handle, name: spec.name })
     }
 
     /// Opens a map of running programs by its id. An id of `None` fails: the programs use no map of
     /// this name.
-    pub(super) fn open_by_id(id: Option<u32>, shape: &MapSpec) -> Result<Self> {
+    pub(super) fn open_by_id(id: Option<u32>, spec: &MapSpec) -> Result<Self> {
         let failed =
-            |source| Error::Map { operation: "open the map of running programs".to_owned(), map: shape.name, source };
+            |source| Error::Map { operation: "open the map of running programs".to_owned(), map: spec.name, source };
         let id = id.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         let handle = MapHandle::from_map_id(id).map_err(|error| failed(io_error(error)))?;
-        Ok(Self { handle, name: shape.name })
+        Ok(Self { handle, name: spec.name })
     }
 
     pub(super) fn into_handle(self) -> MapHandle {
@@ -91,8 +91,8 @@ impl Map {
     }
 
     #[cfg(test)]
-    pub(super) fn new(handle: MapHandle, shape: &MapSpec) -> Self {
-        Self { handle, name: shape.name }
+    pub(super) fn new(handle: MapHandle, spec: &MapSpec) -> Self {
+        Self { handle, name: spec.name }
     }
 
     /// The value of an entry. Errors name it `entry`.

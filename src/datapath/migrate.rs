@@ -22,7 +22,7 @@ type NetStats1 = [u64; 5];
 
 /// Whether all maps of layout 1 are pinned in `directory`. An incomplete set is not migrated.
 pub(super) fn is_layout_1(directory: &Path) -> bool {
-    [PKT_COUNT_1, POD_IFINDEX, NET_CONFIG, NET_STATS_1].iter().all(|shape| directory.join(shape.name).exists())
+    [PKT_COUNT_1, POD_IFINDEX, NET_CONFIG, NET_STATS_1].iter().all(|spec| directory.join(spec.name).exists())
 }
 
 /// Copies the entries of layout 1 into the maps `new`.

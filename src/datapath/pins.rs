@@ -98,7 +98,7 @@ impl Datapath {
     /// [`Error::Pin`] if the directory cannot be listed. The state of the pins is then unknown.
     pub fn is_complete(&self) -> Result<bool> {
         let found = list_dir(&self.directory())?;
-        Ok(has_all(&found, MAPS.iter().filter(|shape| !OPTIONAL_MAPS.contains(&shape.name))))
+        Ok(has_all(&found, MAPS.iter().filter(|spec| !OPTIONAL_MAPS.contains(&spec.name))))
     }
 
     /// Whether all programs and maps of this build are pinned.
@@ -185,7 +185,7 @@ impl Datapath {
     pub fn probe(&self) -> Result<()> {
         self.check_downgrade()?;
         if self.is_complete()? {
-            MAPS.iter().try_for_each(|shape| self.maps().open_optional(shape).map(drop))?;
+            MAPS.iter().try_for_each(|spec| self.maps().open_optional(spec).map(drop))?;
         }
         if self.state()? == PinState::Outdated {
             bpffs::probe(&self.network)?;
@@ -372,7 +372,7 @@ fn is_whole(names: &[OsString]) -> bool {
 /// Whether the names of pins contain these maps and all programs. Listing the directory once is
 /// cheaper than a lookup per pin.
 fn has_all<'s>(names: &[OsString], maps: impl Iterator<Item = &'s MapSpec>) -> bool {
-    let maps = maps.map(|shape| shape.name);
+    let maps = maps.map(|spec| spec.name);
     let programs = ProgramName::ALL.map(ProgramName::as_str);
     maps.chain(programs).all(|pin| names.iter().any(|name| name == pin))
 }

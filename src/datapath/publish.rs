@@ -142,11 +142,11 @@ impl Datapath {
     /// The pinned maps, without missing pins.
     fn pinned(&self) -> Result<Maps> {
         let mut maps = Maps::new();
-        for shape in &MAPS {
-            match Map::open(&self.directory(), shape) {
+        for spec in &MAPS {
+            match Map::open(&self.directory(), spec) {
                 Err(error) if error.is_missing_pin() => {}
                 map => {
-                    maps.insert(shape.name, map?.into_handle());
+                    maps.insert(spec.name, map?.into_handle());
                 }
             }
         }

@@ -58,22 +58,22 @@ impl MapSet {
         }
     }
 
-    pub(super) fn open(&self, shape: &MapSpec) -> Result<Map> {
+    pub(super) fn open(&self, spec: &MapSpec) -> Result<Map> {
         match &self.0 {
-            Source::Pins(directory) => Map::open(directory, shape),
-            Source::Ids(ids) => Map::open_by_id(ids.get(shape.name).copied(), shape),
+            Source::Pins(directory) => Map::open(directory, spec),
+            Source::Ids(ids) => Map::open_by_id(ids.get(spec.name).copied(), spec),
         }
     }
 
     /// Opens a map that sets of older builds lack.
-    pub(super) fn open_optional(&self, shape: &MapSpec) -> Result<Option<Map>> {
+    pub(super) fn open_optional(&self, spec: &MapSpec) -> Result<Option<Map>> {
         match &self.0 {
-            Source::Pins(directory) => match Map::open(directory, shape) {
+            Source::Pins(directory) => match Map::open(directory, spec) {
                 Err(error) if error.is_missing_pin() => Ok(None),
                 map => map.map(Some),
             },
-            Source::Ids(ids) if !ids.contains_key(shape.name) => Ok(None),
-            Source::Ids(_) => self.open(shape).map(Some),
+            Source::Ids(ids) if !ids.contains_key(spec.name) => Ok(None),
+            Source::Ids(_) => self.open(spec).map(Some),
         }
     }
 

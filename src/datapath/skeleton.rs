@@ -156,7 +156,7 @@ pub(super) fn takes(maps: &Maps) -> Result<bool> {
 
 /// The name of a map that belongs to the set. The others are a build's own.
 fn pinned_name(name: &OsStr) -> Option<&'static str> {
-    MAPS.iter().map(|shape| shape.name).find(|pinned| name == *pinned)
+    MAPS.iter().map(|spec| spec.name).find(|pinned| name == *pinned)
 }
 
 /// Creates and closes a small map, to check whether this process may use bpf(2).
@@ -181,8 +181,8 @@ pub(super) fn with_messages<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> R
     loaded.map_err(|error| {
         let source = io_error(error);
         let source = match tail(&messages) {
-            said if said.is_empty() => source,
-            said => io::Error::new(source.kind(), format!("{source} [{said}]")),
+            log if log.is_empty() => source,
+            log => io::Error::new(source.kind(), format!("{source} [{log}]")),
         };
         // A rejection by the verifier and a missing privilege have the same error kinds. Only the
         // verifier writes a log.

@@ -66,9 +66,9 @@ impl Loaded {
     fn new() -> Self {
         let storage = Box::leak(Box::new(MaybeUninit::uninit()));
         let skeleton = PodSkelBuilder::default().open(storage).unwrap().load().unwrap();
-        let map = |shape: &MapSpec| {
-            let map = skeleton.object().maps().find(|map| map.name() == shape.name).unwrap();
-            Map::new(MapHandle::try_from(&map).unwrap(), shape)
+        let map = |spec: &MapSpec| {
+            let map = skeleton.object().maps().find(|map| map.name() == spec.name).unwrap();
+            Map::new(MapHandle::try_from(&map).unwrap(), spec)
         };
         let loaded = Self {
             counters: CounterMap::new(map(&PKT_COUNT), map(&PKT_COUNT_V6)),
