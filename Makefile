@@ -7,6 +7,9 @@ BIN_DIR ?= /opt/cni/bin
 INSTALL ?=
 # Options of the measurements, such as --quick
 BENCH ?=
+# The build of libbpf is a make too, and has an INSTALL of its own: keep these out of it.
+MAKEOVERRIDES =
+unexport BIN_DIR INSTALL BENCH
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
