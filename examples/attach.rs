@@ -32,14 +32,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let link = host.link_by_name(&name.parse()?)?.ok_or("the link does not exist")?.index;
 
     // A filter. Other tools may share the clsact qdisc, so priority and handle identify the
-    // own filter.
+    // own filter. The handle is computed from the name.
     let ingress = FilterTarget::Ingress(link);
+    let own = BpfFilter::new(&program, "attach-example");
     host.ensure_clsact(link, SharedBlocks::default())?;
-    host.replace_filter(&ingress, &BpfFilter::new(&program, "mine").priority(1).handle(1))?;
+    host.replace_filter(&ingress, &own)?;
     for filter in host.filters(&ingress)? {
         println!("filter: program {}, priority {}", filter.program_id.unwrap_or_default(), filter.priority);
     }
-    host.delete_filter(&ingress, 1, 1)?;
+    host.delete_filter(&ingress, own.priority, own.handle)?;
 
     // A TCX link. It needs no qdisc, but Linux 6.6 and 10 ms. The pin keeps it after the exit of
     // this process.

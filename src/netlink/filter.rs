@@ -11,6 +11,7 @@ use neli::{
     rtnl::{Tcmsg, TcmsgBuilder},
 };
 use rustix::io::Errno;
+use sha2::{Digest, Sha256};
 
 use super::{
     attrs::{Attrs, nested, number, text},
@@ -40,13 +41,36 @@ pub enum FilterTarget {
 
 /// A BPF program as a filter in direct-action mode: the return value of the program is the verdict.
 ///
-/// Handle and priority identify the filter: the same pair replaces a filter, another pair adds one.
+/// Priority and handle identify the filter: [`Socket::replace_filter`] replaces the filter with the
+/// same pair, and adds the filter if the pair is new. The default handle is computed from the name.
+/// Two programs with different names therefore do not replace each other. Begin the name with the
+/// name of your plugin.
+///
+/// # Order
+///
+/// The filter with the lowest priority number runs first. Among filters of one priority, the filter
+/// that was added last runs first; a replacement keeps its position. The next filter runs only if a
+/// program returns `TC_ACT_UNSPEC` (-1). Any other return value is the verdict for the packet, and
+/// the remaining filters of the hook do not run.
+///
 /// See [tc-bpf(8)](https://man7.org/linux/man-pages/man8/tc-bpf.8.html).
+///
+/// ```
+/// use cnikit::netlink::BpfFilter;
+/// # use std::os::fd::OwnedFd;
+/// # fn show(program: OwnedFd) {
+///
+/// let count = BpfFilter::new(&program, "my-plugin/count");
+/// let limit = BpfFilter::new(&program, "my-plugin/limit").priority(2);
+/// assert_ne!(count.handle, limit.handle, "the names differ");
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct BpfFilter<'a> {
     /// The loaded program, of type `BPF_PROG_TYPE_SCHED_CLS`. The filter keeps a reference to it.
     pub program: BorrowedFd<'a>,
-    /// The name in `tc filter show`.
+    /// The name in `tc filter show`, at most 255 bytes.
     pub name: &'a str,
     /// The priority: the lowest runs first. At least 1.
     pub priority: u16,
@@ -71,9 +95,14 @@ pub struct FilterInfo {
 }
 
 impl<'a> BpfFilter<'a> {
-    /// A filter that runs `program` first (priority 1, handle 1).
+    /// A filter with priority 1 and a handle computed from the name.
+    ///
+    /// The handle lies between 2^30 and 2^31, far from the small handles in manual use. It is the
+    /// same in each process and each version of this crate. Two names have the same handle with a
+    /// probability of 1 in 2^30.
+    #[must_use]
     pub fn new(program: &'a impl AsFd, name: &'a str) -> Self {
-        Self { program: program.as_fd(), name, priority: 1, handle: 1 }
+        Self { program: program.as_fd(), name, priority: 1, handle: handle_of(name) }
     }
 
     /// Sets the priority.
@@ -83,7 +112,8 @@ impl<'a> BpfFilter<'a> {
         self
     }
 
-    /// Sets the handle, which distinguishes filters of one priority.
+    /// Sets the handle, which distinguishes filters of one priority. The caller is then responsible
+    /// that no other program uses the pair of priority and handle.
     #[must_use]
     pub const fn handle(mut self, handle: u32) -> Self {
         self.handle = handle;
@@ -103,6 +133,11 @@ impl<'a> BpfFilter<'a> {
 impl Socket {
     /// Installs a program, or replaces the filter with the same priority and handle. The
     /// replacement is atomic for packets.
+    ///
+    /// The name of the replaced filter is not compared, because the kernel has no request that
+    /// compares and replaces in one step. With the [default handle](BpfFilter::new), the pair
+    /// follows from the name. A caller that sets the handle itself can use
+    /// [`create_filter`](Self::create_filter), which never replaces a filter.
     ///
     /// # Errors
     ///
@@ -235,6 +270,11 @@ impl FilterInfo {
     }
 }
 
+fn handle_of(name: &str) -> u32 {
+    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(name).into();
+    u32::from_be_bytes([a, b, c, d]) & 0x3fff_ffff | 0x4000_0000
+}
+
 /// The header of a message for the filter with this priority and handle, for packets of any
 /// protocol.
 fn named(target: &FilterTarget, priority: u16, handle: u32) -> TcmsgBuilder {
@@ -242,4 +282,19 @@ fn named(target: &FilterTarget, priority: u16, handle: u32) -> TcmsgBuilder {
     let (ifindex, parent) = target.ifindex_and_parent();
     let info = u32::from(priority) << 16 | u32::from(ETH_P_ALL.to_be());
     header(ifindex, handle, parent).tcm_info(info)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handle_is_computed_from_the_name() {
+        // printf '%s' NAME | sha256sum
+        assert_eq!(handle_of("count"), 0x6c35_493a);
+        assert_ne!(handle_of("count"), handle_of("counts"));
+        for name in ["", "count", "my-plugin/count"] {
+            assert!((1 << 30..1 << 31).contains(&handle_of(name)), "{name}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ fn one_filter_serves_all_links_of_a_shared_block() {
     fixture.on_host.create_clsact(bridge, BOTH).expect("anchor the blocks");
     let (first, id) = program();
     let target = FilterTarget::Block(INGRESS);
-    let filter = BpfFilter::new(&first, "first").priority(49);
+    let filter = BpfFilter::new(&first, "first").priority(49).handle(1);
     fixture.on_host.replace_filter(&target, &filter).expect("put the filter");
     for port in ports {
         fixture.on_host.create_clsact(port, BOTH).expect("join the blocks");
@@ -41,7 +41,7 @@ fn one_filter_serves_all_links_of_a_shared_block() {
         .expect_err("the direction is the block's");
     assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{error}");
 
-    let filter = BpfFilter::new(&second, "second").priority(49);
+    let filter = BpfFilter::new(&second, "second").priority(49).handle(1);
     fixture.on_host.replace_filter(&target, &filter).expect("replace the filter");
     let filters = json(&fixture.host, "tc -j filter show block 101");
     assert_eq!(programs(&filters), [(49, 1, other_id)]);
@@ -52,7 +52,7 @@ fn one_filter_serves_all_links_of_a_shared_block() {
     assert_eq!((own[0].priority, own[0].handle), (49, 1));
     assert_eq!(own[0].program_id, Some(other_id));
 
-    let error = fixture.on_host.create_filter(&target, &filter.handle(1)).expect_err("the place is taken");
+    let error = fixture.on_host.create_filter(&target, &filter).expect_err("the place is taken");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
     assert_eq!(programs(&json(&fixture.host, "tc -j filter show block 101")), [(49, 1, other_id)]);
     let egress = FilterTarget::Block(EGRESS);
@@ -115,7 +115,7 @@ fn a_link_can_have_filters_of_its_own() {
     let Some(fixture) = Fixture::new() else { return };
     let veth = fixture.veth(1, None).host;
     let (program, id) = program();
-    let filter = BpfFilter::new(&program, "own");
+    let filter = BpfFilter::new(&program, "own").handle(1);
     let error = fixture.on_host.replace_filter(&FilterTarget::Ingress(veth), &filter).expect_err("no qdisc");
     assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
 
@@ -127,6 +127,30 @@ fn a_link_can_have_filters_of_its_own() {
     let seen = json(&fixture.host, "tc -j filter show dev veth1 egress");
     assert_eq!(programs(&seen), [(1, 2, id)]);
     assert_eq!(fixture.on_host.filters(&FilterTarget::Egress(veth)).expect("list")[0].handle, 2);
+}
+
+#[test]
+fn filters_with_different_names_do_not_replace_each_other() {
+    let Some(fixture) = Fixture::new() else { return };
+    let veth = fixture.veth(1, None).host;
+    let target = FilterTarget::Ingress(veth);
+    fixture.on_host.create_clsact(veth, SharedBlocks::default()).expect("create clsact");
+    let ids = |seen: Vec<(u64, u64, u32)>| seen.into_iter().map(|(_, _, id)| id).collect::<Vec<_>>();
+    let shown = || programs(&json(&fixture.host, "tc -j filter show dev veth1 ingress"));
+
+    let ((mine, first), (yours, second), (update, third)) = (program(), program(), program());
+    fixture.on_host.replace_filter(&target, &BpfFilter::new(&mine, "mine/count")).expect("first");
+    fixture.on_host.replace_filter(&target, &BpfFilter::new(&yours, "yours/count")).expect("second");
+    assert_eq!(ids(shown()), [second, first], "the newest of a priority runs first");
+    assert!(shown().iter().all(|(priority, handle, _)| *priority == 1 && *handle >= 1 << 30), "{:?}", shown());
+
+    let updated = BpfFilter::new(&update, "mine/count");
+    fixture.on_host.replace_filter(&target, &updated).expect("the same name");
+    assert_eq!(ids(shown()), [second, third], "in the same position");
+    let error = fixture.on_host.create_filter(&target, &updated).expect_err("the name is taken");
+    assert!(matches!(error, Error::Exists { .. }), "{error:?}");
+    fixture.on_host.delete_filter(&target, updated.priority, updated.handle).expect("delete");
+    assert_eq!(ids(shown()), [second]);
 }
 
 #[test]
