@@ -72,6 +72,11 @@ pub(super) fn number(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().map(u32::from_ne_bytes).ok()
 }
 
+/// A number of 64 bits at the beginning of `bytes`, in native byte order.
+pub(super) fn wide(bytes: &[u8]) -> Option<u64> {
+    bytes.first_chunk().copied().map(u64::from_ne_bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -65,16 +65,17 @@ pub enum Error {
         /// The index.
         ifindex: u32,
     },
-    /// The ingress slot of a link holds a qdisc that differs from the requested one.
+    /// The place of a qdisc holds another one, which differs from the requested one.
     #[error(
-        "{operation} {object}: the ingress slot holds a {kind} qdisc that differs; delete it with the program that created it"
+        "{operation} {object}: its place holds a {kind} qdisc that differs; delete it with the program that created it"
     )]
     QdiscConflict {
         /// The operation.
         operation: &'static str,
         /// The link.
         object: String,
-        /// The kind of the existing qdisc: `ingress`, or `clsact` with other shared blocks.
+        /// The kind of the existing qdisc: for example `ingress`, or `clsact` with other shared
+        /// blocks.
         kind: String,
     },
     /// The kernel lacks a feature and found no module that provides it.

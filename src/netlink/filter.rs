@@ -17,8 +17,10 @@ use super::{
     attrs::{Attrs, nested, number, text},
     clsact::{SharedBlock, header},
     error::{EncodeError, Operation, Result},
+    mirred,
     socket::Socket,
 };
+use crate::spec::IfIndex;
 
 const TCA_BPF_FD: u16 = 6;
 const TCA_BPF_NAME: u16 = 7;
@@ -92,6 +94,8 @@ pub struct FilterInfo {
     pub program_id: Option<u32>,
     /// The name that was set with the program.
     pub name: Option<String>,
+    /// The link to which the filter redirects its packets, for `matchall` and `u32`.
+    pub redirect: Option<IfIndex>,
 }
 
 impl<'a> BpfFilter<'a> {
@@ -247,6 +251,7 @@ impl FilterInfo {
             handle,
             program_id: None,
             name: None,
+            redirect: None,
         };
         for attr in message.rtattrs().iter() {
             let bytes: &[u8] = attr.rta_payload().as_ref();
@@ -263,6 +268,7 @@ impl FilterInfo {
                         }
                     }
                 }
+                Tca::Options => filter.redirect = mirred::target(&filter.kind, bytes),
                 _ => (),
             }
         }
@@ -277,7 +283,7 @@ fn handle_of(name: &str) -> u32 {
 
 /// The header of a message for the filter with this priority and handle, for packets of any
 /// protocol.
-fn named(target: &FilterTarget, priority: u16, handle: u32) -> TcmsgBuilder {
+pub(super) fn named(target: &FilterTarget, priority: u16, handle: u32) -> TcmsgBuilder {
     const ETH_P_ALL: u16 = 3;
     let (ifindex, parent) = target.ifindex_and_parent();
     let info = u32::from(priority) << 16 | u32::from(ETH_P_ALL.to_be());

@@ -14,6 +14,7 @@ use super::{
     filter::FilterInfo,
     link::Link,
     nftables,
+    qdisc::Qdisc,
     reply::{Body, replies},
     route::Route,
 };
@@ -29,6 +30,7 @@ pub fn read_replies(bytes: &[u8]) {
         as_message(object, |message: &Tcmsg| {
             _ = FilterInfo::decode(message);
             _ = IngressQdisc::decode(message);
+            _ = Qdisc::decode(message);
         });
         _ = nftables::RuleInfo::decode(object);
     }

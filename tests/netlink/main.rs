@@ -13,6 +13,8 @@ mod peers;
 mod ports;
 mod probe;
 mod routes;
+mod shaping;
 mod support;
 mod sysctl;
 mod tc;
+mod vlans;

@@ -1,0 +1,82 @@
+//! The classifiers that match every packet, and their action that redirects the packet to a link:
+//! [tc-mirred(8)].
+//!
+//! [tc-mirred(8)]: https://man7.org/linux/man-pages/man8/tc-mirred.8.html
+
+use super::{
+    attrs::{Attrs, nested, number, text},
+    error::{EncodeError, Result},
+};
+use crate::spec::IfIndex;
+
+const TCA_ACT_KIND: u16 = 1;
+const TCA_ACT_OPTIONS: u16 = 2;
+const TCA_MIRRED_PARMS: u16 = 2;
+const TCA_MATCHALL_ACT: u16 = 2;
+const TCA_U32_SEL: u16 = 5;
+const TCA_U32_ACT: u16 = 7;
+
+const MIRRED: &str = "mirred";
+/// The packet leaves through the other link.
+const TCA_EGRESS_REDIR: u32 = 1;
+
+/// A classifier that can match every packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Classifier {
+    MatchAll,
+    /// A test of no bits.
+    U32,
+}
+
+impl Classifier {
+    pub(super) const fn kind(self) -> &'static str {
+        match self {
+            Self::MatchAll => "matchall",
+            Self::U32 => "u32",
+        }
+    }
+
+    /// The options of a filter that redirects every packet to `to`.
+    pub(super) fn redirect(self, to: IfIndex) -> Result<Attrs<u16>, EncodeError> {
+        match self {
+            Self::MatchAll => Attrs::new().nest(TCA_MATCHALL_ACT, actions(to)?),
+            Self::U32 => {
+                const TC_U32_TERMINAL: u8 = 1;
+                // struct tc_u32_sel with one key, whose mask is 0.
+                let mut selector = [0; 32];
+                selector[0] = TC_U32_TERMINAL;
+                selector[2] = 1;
+                Attrs::new().put(TCA_U32_SEL, selector.as_slice())?.nest(TCA_U32_ACT, actions(to)?)
+            }
+        }
+    }
+}
+
+/// The link to which a filter of this kind redirects, by the first action in its options.
+pub(super) fn target(kind: &str, options: &[u8]) -> Option<IfIndex> {
+    let find = |bytes, wanted| nested(bytes).find_map(|(kind, bytes)| (kind == wanted).then_some(bytes));
+    let actions = match kind {
+        "matchall" => TCA_MATCHALL_ACT,
+        "u32" => TCA_U32_ACT,
+        _ => return None,
+    };
+    let (_, action) = nested(find(options, actions)?).next()?;
+    if text(find(action, TCA_ACT_KIND)?) != MIRRED {
+        return None;
+    }
+    let parameters = find(find(action, TCA_ACT_OPTIONS)?, TCA_MIRRED_PARMS)?;
+    let word = |at: usize| parameters.get(at..at + 4).and_then(number);
+    word(20).filter(|action| *action == TCA_EGRESS_REDIR).and(word(24)).and_then(IfIndex::new)
+}
+
+/// A list of one action.
+fn actions(to: IfIndex) -> Result<Attrs<u16>, EncodeError> {
+    const FIRST: u16 = 1;
+    const TC_ACT_STOLEN: u32 = 4;
+    // struct tc_mirred: index, capabilities, verdict, two reference counts, action, link.
+    let words = [0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, to.get()];
+    let parameters: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let options = Attrs::new().put(TCA_MIRRED_PARMS, parameters.as_slice())?;
+    let action = Attrs::new().put(TCA_ACT_KIND, MIRRED)?.nest(TCA_ACT_OPTIONS, options)?;
+    Attrs::new().nest(FIRST, action)
+}
