@@ -80,3 +80,42 @@ fn actions(to: IfIndex) -> Result<Attrs<u16>, EncodeError> {
     let action = Attrs::new().put(TCA_ACT_KIND, MIRRED)?.nest(TCA_ACT_OPTIONS, options)?;
     Attrs::new().nest(FIRST, action)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use neli::ToBytes as _;
+
+    use super::*;
+
+    /// The options of `tc filter add dev v2 ingress matchall action mirred egress redirect dev
+    /// ifb7`, from strace. The link has the index 4.
+    const BY_TC: [&[u8]; 3] = [
+        b"\x38\0\x02\0\x34\0\x01\0\x0b\0\x01\0mirred\0\0",
+        b"\x24\0\x02\x80",
+        b"\x20\0\x02\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x04\0\0\0",
+    ];
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn matchall_has_the_bytes_of_tc() {
+        let to = IfIndex::new(4).unwrap();
+        let mut bytes = Cursor::new(Vec::new());
+        Classifier::MatchAll.redirect(to).unwrap().into_buffer().to_bytes(&mut bytes).unwrap();
+        // tc marks one of the nested attributes with NLA_F_NESTED, which the kernel does not need.
+        let plain = [BY_TC[0], b"\x24\0\x02\0", BY_TC[2]].concat();
+        assert_eq!(bytes.into_inner(), plain);
+        assert_eq!(target("matchall", &BY_TC.concat()), Some(to));
+    }
+
+    #[test]
+    fn other_actions_are_no_redirection() {
+        let mut options = BY_TC.concat();
+        assert_eq!(target("flower", &options), None);
+        let mirror = options.len() - 8;
+        options[mirror] = 2;
+        assert_eq!(target("matchall", &options), None);
+        assert_eq!(target("matchall", &options[..20]), None);
+    }
+}

@@ -122,11 +122,11 @@ impl Socket {
     }
 
     /// Deletes a qdisc that [`qdiscs`](Self::qdiscs) returned, with its classes and filters. The
-    /// kernel then puts its default qdisc in the place. Succeeds if the qdisc or the link is absent,
-    /// and for the kernel's default qdisc, which stays.
+    /// kernel then puts its default qdisc in the place. Succeeds if the qdisc or the link is
+    /// absent, and for the kernel's default qdisc, which stays.
     ///
-    /// The kernel compares kind and handle, so the call does not delete another program's qdisc that
-    /// took the place since.
+    /// The kernel compares kind and handle, so the call does not delete another program's qdisc
+    /// that took the place since.
     ///
     /// # Errors
     ///
@@ -143,8 +143,8 @@ impl Socket {
 
     /// Creates the `ingress` qdisc of a link, which holds filters for arriving packets.
     ///
-    /// A link has one ingress slot. A [`clsact`](Self::ensure_clsact) qdisc in the slot holds filters
-    /// for both directions, and several programs can share it, so prefer `clsact`.
+    /// A link has one ingress slot. A [`clsact`](Self::ensure_clsact) qdisc in the slot holds
+    /// filters for both directions, and several programs can share it, so prefer `clsact`.
     ///
     /// The kernel attaches a filter for [`FilterTarget::Egress`](super::FilterTarget::Egress) on a
     /// link with an `ingress` qdisc to the *ingress*.
@@ -231,8 +231,8 @@ impl Socket {
         }
     }
 
-    /// Deletes the `tbf` qdisc at the root of a link, and drops the waiting packets. Succeeds if the
-    /// link is absent or its root holds no `tbf` qdisc; a qdisc of another kind stays.
+    /// Deletes the `tbf` qdisc at the root of a link, and drops the waiting packets. Succeeds if
+    /// the link is absent or its root holds no `tbf` qdisc; a qdisc of another kind stays.
     ///
     /// # Errors
     ///

@@ -87,10 +87,12 @@ impl Socket {
     ///
     /// [`Error::Exists`](super::Error::Exists) if the priority already holds a redirection.
     /// [`Error::Unsupported`](super::Error::Unsupported) without `act_mirred`, or with neither
-    /// `cls_matchall` nor `cls_u32`. [`Error::Kernel`](super::Error::Kernel) otherwise: `EINVAL` if
-    /// the link has no `clsact` or `ingress` qdisc, if the block does not exist, or if the priority
-    /// holds filters of another kind; `ENODEV` if one of the links is gone; `EPERM` without
-    /// `CAP_NET_ADMIN`.
+    /// `cls_matchall` nor `cls_u32`. [`Error::Kernel`](super::Error::Kernel) otherwise:
+    ///
+    /// * `EINVAL` if the link has no `clsact` or `ingress` qdisc, or the block does not exist.
+    /// * `EINVAL` if the priority holds filters of another kind.
+    /// * `ENODEV` if one of the links is gone.
+    /// * `EPERM` without `CAP_NET_ADMIN`.
     ///
     /// # Kernel
     ///
@@ -143,8 +145,8 @@ impl Socket {
         }
     }
 
-    /// Deletes a redirection with its priority. Succeeds if the priority holds no redirection to this
-    /// link, or if the qdisc, the block or the link is absent.
+    /// Deletes a redirection with its priority. Succeeds if the priority holds no redirection to
+    /// this link, or if the qdisc, the block or the link is absent.
     ///
     /// # Errors
     ///
@@ -153,9 +155,9 @@ impl Socket {
         let is_own = |filter: &FilterInfo| filter.priority == redirect.priority && filter.redirect == Some(redirect.to);
         let Some(filter) = self.filters(target)?.into_iter().find(is_own) else { return Ok(()) };
         let operation = Operation::new("delete", format_args!("the redirection to link {} on {target}", redirect.to));
-        // Handle 0 stands for the priority at this hook. A handle of `u32` may belong to the other hook
-        // of the `clsact` qdisc, because the kernel lists the `u32` filters of both hooks for each. An
-        // older kernel does not delete a `matchall` filter by its handle.
+        // Handle 0 stands for the priority at this hook. The kernel lists the `u32` filters of both
+        // hooks of a `clsact` qdisc for each, so the handle may be of the other hook. An older
+        // kernel does not delete a `matchall` filter by its handle.
         let request = Attrs::new()
             .put(Tca::Kind, filter.kind.as_str())
             .and_then(|attrs| Ok(named(target, filter.priority, 0).rtattrs(attrs.into_buffer()).build()?));

@@ -118,8 +118,8 @@ impl Tbf {
     ///
     /// # Errors
     ///
-    /// [`RateError`] if only one of the two is 0, if one is below 8 bits, or if the burst is 4 GiB or
-    /// more. Its code is [`ErrorCode::INVALID_CONFIG`].
+    /// [`RateError`] if only one of the two is 0, if one is below 8 bits, or if the burst is 4 GiB
+    /// or more. Its code is [`ErrorCode::INVALID_CONFIG`].
     pub fn from_bits(rate: u64, burst: u64) -> Result<Option<Self>, RateError> {
         match (rate, burst) {
             (0, 0) => return Ok(None),

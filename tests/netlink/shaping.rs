@@ -139,7 +139,8 @@ fn redirection_is_created_reused_and_deleted() {
 
     let later = Redirect::new(second).priority(2_000);
     fixture.on_host.ensure_redirect(&target, &later).expect("another priority");
-    // The kernel lists the `u32` filters of one priority for both hooks, so this priority is another.
+    // The kernel lists the `u32` filters of one priority for both hooks, so this priority is
+    // another.
     let egress = FilterTarget::Egress(host);
     fixture.on_host.create_redirect(&egress, &Redirect::new(second).priority(3_000)).expect("another hook");
     let both = [(1_000, "ifb1".to_owned()), (2_000, "ifb2".to_owned())];
