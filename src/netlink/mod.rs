@@ -88,6 +88,7 @@ mod address;
 mod attrs;
 mod background;
 mod bridge;
+mod bridge_vlan;
 mod clsact;
 mod error;
 mod fdb;
@@ -116,6 +117,7 @@ mod tbf;
 mod veth;
 
 pub use bridge::{BridgePort, BridgeSpec};
+pub use bridge_vlan::BridgeVlan;
 pub use clsact::{IngressQdisc, SharedBlock, SharedBlocks};
 pub use error::{Error, Result};
 pub use fdb::{FdbEntry, FdbState};

@@ -34,6 +34,7 @@ mod result;
 mod runtime_config;
 mod valid_attachments;
 mod version;
+mod vlan_id;
 
 pub use args::Args;
 pub use attachment::Attachment;
@@ -49,3 +50,4 @@ pub use result::{AddResult, Dns, Interface, IpConfig, Route};
 pub use runtime_config::{Bandwidth, IpRange, PortMapping, RuntimeConfig, RuntimeDns};
 pub use valid_attachments::{AttachmentKey, ValidAttachments};
 pub use version::Version;
+pub use vlan_id::{InvalidVlanId, VlanId};

@@ -56,7 +56,8 @@ fn the_flags_of_a_port_are_set_at_once_and_read_back() {
     let veth = fixture.veth(1, Some(bridge)).host;
     let usual = fixture.on_host.link_by_index(veth).expect("look up").expect("port").bridge_port;
     let on = BridgePort::default().learning(true).flood(true).mcast_flood(true).bcast_flood(true);
-    assert_eq!(usual, Some(on.hairpin(false).isolated(false)), "the kernel's defaults");
+    let on = on.hairpin(false).isolated(false).guard(false).fast_leave(false).proxy_arp(false).neigh_suppress(false);
+    assert_eq!(usual, Some(on), "the kernel's defaults");
 
     let wanted = BridgePort::default()
         .hairpin(true)
@@ -64,12 +65,16 @@ fn the_flags_of_a_port_are_set_at_once_and_read_back() {
         .learning(false)
         .flood(false)
         .mcast_flood(false)
-        .bcast_flood(false);
+        .bcast_flood(false)
+        .guard(true)
+        .fast_leave(true)
+        .proxy_arp(true)
+        .neigh_suppress(true);
     fixture.on_host.set_bridge_port(veth, wanted).expect("set");
     let seen = &link(&fixture.host, "veth1")["linkinfo"]["info_slave_data"];
-    let seen: Vec<_> = ["hairpin", "isolated", "learning", "flood", "mcast_flood", "bcast_flood"]
-        .map(|flag| (flag, seen[flag].as_bool()))
-        .into();
+    let flags = ["hairpin", "isolated", "learning", "flood", "mcast_flood", "bcast_flood"];
+    let more = ["guard", "fastleave", "proxy_arp", "neigh_suppress"];
+    let seen: Vec<_> = flags.into_iter().chain(more).map(|flag| (flag, seen[flag].as_bool())).collect();
     let expected = [
         ("hairpin", Some(true)),
         ("isolated", Some(true)),
@@ -77,6 +82,10 @@ fn the_flags_of_a_port_are_set_at_once_and_read_back() {
         ("flood", Some(false)),
         ("mcast_flood", Some(false)),
         ("bcast_flood", Some(false)),
+        ("guard", Some(true)),
+        ("fastleave", Some(true)),
+        ("proxy_arp", Some(true)),
+        ("neigh_suppress", Some(true)),
     ];
     assert_eq!(seen, expected);
     let own = fixture.on_host.link_by_index(veth).expect("look up").expect("port");
