@@ -94,7 +94,8 @@ impl BridgeVlan {
         self
     }
 
-    /// Addresses the bridge itself: the host is then a member of the VLAN through the bridge's link.
+    /// Addresses the bridge itself: the host is then a member of the VLAN through the bridge's
+    /// link.
     #[must_use]
     pub const fn on_bridge(mut self) -> Self {
         self.on_bridge = true;
@@ -160,15 +161,15 @@ impl BridgeVlan {
 }
 
 impl Socket {
-    /// Makes a bridge port, or [the bridge itself](BridgeVlan::on_bridge), a member of a VLAN. For a
-    /// member, sets its flags.
+    /// Makes a bridge port, or [the bridge itself](BridgeVlan::on_bridge), a member of a VLAN. For
+    /// a member, sets its flags.
     ///
     /// # Errors
     ///
     /// [`Error::Kernel`](super::Error::Kernel):
     ///
-    /// * `EOPNOTSUPP` if the link is not a bridge port (or not a bridge, with `on_bridge`), or if the
-    ///   kernel does not support VLAN filtering.
+    /// * `EOPNOTSUPP` if the link is not a bridge port (or not a bridge, with `on_bridge`), or if
+    ///   the kernel does not support VLAN filtering.
     /// * `EINVAL` for a range with `pvid`.
     /// * `ENODEV` if the link is gone.
     /// * `EPERM` without `CAP_NET_ADMIN`.
@@ -182,8 +183,8 @@ impl Socket {
         self.change(&operation, Rtm::Setlink, NlmF::empty(), vlan.message(ifindex))
     }
 
-    /// Ends the membership in a VLAN; the flags of `vlan` have no effect. Succeeds if the link is no
-    /// member, is absent, or is not a bridge port.
+    /// Ends the membership in a VLAN; the flags of `vlan` have no effect. Succeeds if the link is
+    /// no member, is absent, or is not a bridge port.
     ///
     /// # Errors
     ///

@@ -42,7 +42,7 @@ impl Classifier {
             Self::MatchAll => Attrs::new().nest(TCA_MATCHALL_ACT, actions(to)?),
             Self::U32 => {
                 const TC_U32_TERMINAL: u8 = 1;
-                // struct tc_u32_sel with one key, whose mask is 0.
+                // struct tc_u32_sel with one key. Its mask is 0.
                 let mut selector = [0; 32];
                 selector[0] = TC_U32_TERMINAL;
                 selector[2] = 1;

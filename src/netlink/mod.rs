@@ -67,14 +67,29 @@
 //! # }
 //! ```
 //!
+//! A [`BpfFilter`] has a handle that is computed from its name, so that programs of different
+//! plugins do not replace each other.
+//!
+//! # Rate limits
+//!
+//! [`Tbf`] limits the rate at which a link sends. [`Redirect`] sends the packets that arrive at a
+//! link through an `ifb` link, and a [`Tbf`] there limits them. [`Socket::qdiscs`] returns the
+//! counters.
+//!
+//! # VLANs of a bridge
+//!
+//! [`BridgeSpec::vlan_filtering`] makes a bridge separate VLANs, and [`Socket::add_bridge_vlan`]
+//! adds its ports to them.
+//!
 //! # Packet filter
 //!
 //! [`nftables`] creates tables, chains and rules for packet filtering and address translation.
 //!
 //! # What it does not do
 //!
-//! The module does not watch for events. Only [`Socket::delete_clsact`] deletes a qdisc, because
-//! the `clsact` qdisc of a link may carry filters of other programs.
+//! The module does not watch for events. It does not replace a qdisc of another program. It deletes
+//! a qdisc only by request, because the `clsact` qdisc of a link may carry filters of other
+//! programs.
 //!
 //! # Kernel
 //!

@@ -64,14 +64,17 @@ fn shaper_is_created_changed_and_deleted() {
 fn qdisc_of_another_program_stays() {
     let Some((fixture, veth)) = shaped() else { return };
     let tbf = qdiscs(&fixture, veth).remove(0);
-    run(&fixture.host, "tc qdisc replace dev veth1 root handle 5: htb");
-    let error = fixture.on_host.ensure_tbf(veth, &Tbf::new(RATE, BURST)).expect_err("another kind");
-    assert!(matches!(&error, Error::QdiscConflict { kind, .. } if kind == "htb"), "{error:?}");
-    fixture.on_host.delete_tbf(veth).expect("no tbf");
-    fixture.on_host.delete_qdisc(veth, &tbf).expect("no tbf");
-    fixture.on_host.delete_ingress(veth).expect("no ingress qdisc");
-    assert_eq!(root(&fixture)["kind"], "htb");
-
+    // `1:` is also the handle of the `tbf` qdisc.
+    for handle in ["1:", "5:"] {
+        run(&fixture.host, "tc qdisc delete dev veth1 root");
+        run(&fixture.host, &format!("tc qdisc add dev veth1 root handle {handle} htb"));
+        let error = fixture.on_host.ensure_tbf(veth, &Tbf::new(RATE, BURST)).expect_err("another kind");
+        assert!(matches!(&error, Error::QdiscConflict { kind, .. } if kind == "htb"), "{error:?}");
+        fixture.on_host.delete_tbf(veth).expect("no tbf");
+        fixture.on_host.delete_qdisc(veth, &tbf).expect("no tbf");
+        fixture.on_host.delete_ingress(veth).expect("no ingress qdisc");
+        assert_eq!(root(&fixture)["kind"], "htb");
+    }
     let own = qdiscs(&fixture, veth);
     assert_eq!(own.len(), 1, "{own:?}");
     assert_eq!((own[0].kind.as_str(), own[0].handle, own[0].parent), ("htb", 5 << 16, QdiscParent::Root));
@@ -169,7 +172,7 @@ fn foreign_redirections_are_listed() {
     fixture.on_host.create_ingress(index(host)).expect("create");
     let action = "action mirred egress redirect dev ifb1";
     run(&fixture.host, &format!("tc filter add dev veth1 parent ffff: pref 3 u32 match ip src 10.0.0.0/8 {action}"));
-    run(&fixture.host, &format!("tc filter add dev veth1 parent ffff: pref 4 u32 match u32 0 0 flowid 1:1"));
+    run(&fixture.host, "tc filter add dev veth1 parent ffff: pref 4 u32 match u32 0 0 flowid 1:1");
     let own = fixture.on_host.filters(&FilterTarget::Ingress(host)).expect("list");
     let own: Vec<_> = own.iter().filter_map(|filter| Some((filter.priority, filter.redirect?))).collect();
     assert_eq!(own, [(3, ifb)]);
@@ -260,6 +263,7 @@ fn transfer(from: &Netns, to: &Netns, (source, destination): (&str, &str)) -> Tr
         while offered < start.elapsed().as_micros() as u64 * 4 {
             sender.send_to(&payload, (destination, 7_000)).expect("send");
             offered += payload.len() as u64;
+            drain();
         }
         drain();
         thread::sleep(Duration::from_millis(1));

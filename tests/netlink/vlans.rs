@@ -139,7 +139,7 @@ fn vlans(fixture: &Fixture, link: IfIndex) -> Vec<BridgeVlan> {
 
 /// The output of `bridge vlan`: first and last VLAN of each range, and its flags.
 fn members(fixture: &Fixture, link: &str) -> Vec<(u64, u64, &'static str)> {
-    let seen = json(&fixture.host, &format!("bridge -c -j vlan show dev {link}"));
+    let seen = json(&fixture.host, &format!("bridge -compressvlans -j vlan show dev {link}"));
     let ranges = seen[0]["vlans"].as_array().cloned().unwrap_or_default();
     let describe = |range: &Value| {
         let first = range["vlan"].as_u64().expect("a VLAN");
