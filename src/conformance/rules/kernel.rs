@@ -14,12 +14,12 @@ pub(super) const RULES: &[Rule] = &[
         fixture.attach()?.target.required_link().map(drop)
     })
     .each_version()
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::should(ADD, "kernel.up", Section::Add, "after ADD the interface is up", |fixture| {
         let link = fixture.attach()?.target.required_link()?;
         ensure(link.up, || format!("{} is down", link.name))
     })
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::must(
         ADD,
         "kernel.mac",
@@ -28,10 +28,10 @@ pub(super) const RULES: &[Rule] = &[
         mac,
     )
     .since(Version::V0_3_0)
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::must(ADD, "kernel.mtu", Section::Result, "the MTU in the result is the one of the interface", mtu)
         .since(Version::V1_1_0)
-        .only(Applies::Interfaces),
+        .only(Applies::Attached),
     Rule::must(
         ADD,
         "kernel.addresses",
@@ -40,7 +40,7 @@ pub(super) const RULES: &[Rule] = &[
         has_addresses,
     )
     .each_version()
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::should(
         ADD,
         "kernel.no-more-addresses",
@@ -48,10 +48,10 @@ pub(super) const RULES: &[Rule] = &[
         "the interface has no address that is not in the result",
         no_more_addresses,
     )
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::must(ADD, "kernel.routes", Section::Result, "the container has the routes of the result", routes)
         .each_version()
-        .only(Applies::Interfaces),
+        .only(Applies::Attached),
     Rule::must(
         ADD,
         "kernel.host-interfaces",
@@ -60,7 +60,7 @@ pub(super) const RULES: &[Rule] = &[
         host_interfaces,
     )
     .since(Version::V0_3_0)
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
 ];
 
 fn attach(fixture: &Fixture<'_>) -> Verdict<(Attached, AddResult, Link)> {
