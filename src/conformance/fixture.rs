@@ -146,6 +146,22 @@ impl<'a> Fixture<'a> {
         Ok(self.subject.prev_result(self.host, &target.pod, ifname)?)
     }
 
+    /// The `ADD` of an attachment after its `DEL`. For a chained plugin, a runtime first detaches and
+    /// attaches the previous plugin.
+    pub(super) fn add_again(&self, target: &Target) -> Verdict<Call> {
+        let call = self.call_for("ADD", target);
+        if !self.is_chained() {
+            return Ok(call);
+        }
+        if let Some(link) = target.link()? {
+            target.pod.socket().delete_link(link.index)?;
+        }
+        match self.prev_result(target, &target.ifname)? {
+            Some(prev_result) => Ok(call.key("prevResult", previous::json(&prev_result, self.version)?)),
+            None => Ok(call),
+        }
+    }
+
     /// A call for an attachment.
     pub(super) fn call_for(&self, verb: &str, target: &Target) -> Call {
         self.call_with_netns(verb, target, target.pod.path())

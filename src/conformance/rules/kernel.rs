@@ -119,11 +119,8 @@ fn on_container(attached: &Attached, result: &AddResult) -> Vec<ipnetwork::IpNet
 fn routes(fixture: &Fixture<'_>) -> Verdict {
     let (attached, result, _) = attach(fixture)?;
     let socket = attached.target.pod.socket();
-    let mut actual = Vec::new();
-    for link in socket.links()? {
-        actual.extend(socket.routes(link.index)?);
-    }
-    // The kernel listing contains only the main table.
+    // A chained plugin may move routes of the previous plugin to other tables.
+    let actual = if fixture.is_chained() { socket.routes_of_all_tables()? } else { socket.all_routes()? };
     for route in result.routes.iter().filter(|route| route.table.is_none_or(|table| table == 254)) {
         let gateways: Vec<IpAddr> = match route.gw {
             Some(gateway) => vec![gateway],

@@ -60,7 +60,7 @@ pub(super) const RULES: &[Rule] = &[
         |fixture| {
             each_moment(fixture, |fixture, target, moment| {
                 fixture.call_for("DEL", target).run()?;
-                let reply = fixture.call_for("ADD", target).run()?;
+                let reply = fixture.add_again(target)?.run()?;
                 ensure(reply.succeeded(), || format!("first ADD killed {moment}: {reply}"))?;
                 fixture.call_for("DEL", target).run().map(drop)
             })
