@@ -146,8 +146,8 @@ impl<'a> Fixture<'a> {
         Ok(self.subject.prev_result(self.host, &target.pod, ifname)?)
     }
 
-    /// The `ADD` of an attachment after its `DEL`. For a chained plugin, a runtime first detaches and
-    /// attaches the previous plugin.
+    /// The `ADD` of an attachment after its `DEL`. For a chained plugin, a runtime first detaches
+    /// and attaches the previous plugin.
     pub(super) fn add_again(&self, target: &Target) -> Verdict<Call> {
         let call = self.call_for("ADD", target);
         if !self.is_chained() {

@@ -96,7 +96,7 @@ pub(super) enum Applies {
     Any,
     /// Plugins that create interfaces.
     Interfaces,
-    /// Plugins whose attachments have an interface, which they or a previous plugin created.
+    /// Plugins that create interfaces, and chained plugins.
     Attached,
     /// Plugins that own their attachments: all except chained plugins.
     Owning,

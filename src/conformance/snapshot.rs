@@ -35,7 +35,7 @@ impl Snapshot {
         Ok(Self(lines))
     }
 
-    /// Removes the links whose names begin with `prefix`. Their addresses and routes stay.
+    /// Removes the links with a name prefix. Their addresses and routes stay.
     pub(super) fn remove_links(&mut self, prefix: &str) {
         self.0.retain(|line| !line.strip_prefix("link ").is_some_and(|name| name.starts_with(prefix)));
     }

@@ -42,9 +42,9 @@ impl Suite {
     /// A suite for the plugin at a path, with a network configuration for one plugin. The suite
     /// sets `cniVersion` in each call.
     ///
-    /// Of a configuration list, the suite uses the plugin whose `type` is the file name of the
-    /// executable, or the first plugin if there is none. If other plugins precede it, the plugin is
-    /// [chained](Self::chained).
+    /// From a configuration list, the suite selects the plugin with the executable's file name as
+    /// `type`. If there is none, it selects the first plugin. A plugin that follows others in the
+    /// list is [chained](Self::chained).
     ///
     /// The plugin must not be in `/run` or `/var/lib/cni`, which are empty on the private hosts.
     /// The pool should have at most 60 addresses. A larger pool is not exhausted, and the rules
@@ -73,7 +73,7 @@ impl Suite {
     /// Tests the plugin as a chained plugin, which runs after another one.
     ///
     /// The suite plays the previous plugin. Before each `ADD` it connects the pod to the host with
-    /// a veth pair, an IPv4 address and a default route, and passes them as `prevResult`. Rules
+    /// a veth pair, and adds an IPv4 address and a default route. `prevResult` lists them. Rules
     /// about the creation of interfaces and addresses are skipped, and the rules `chain.*` apply.
     #[must_use]
     pub fn chained(mut self) -> Self {
