@@ -25,7 +25,7 @@ known=examples/cni-conformance/known.json
 target=${CARGO_TARGET_DIR:-target}
 reports=$target/conformance
 names=("$@")
-[ ${#names[@]} -gt 0 ] || names=(simple-ebpf-cni simple-ebpf-cni-delegating bridge ptp macvlan host-local)
+[ ${#names[@]} -gt 0 ] || names=(simple-ebpf-cni simple-ebpf-cni-delegating bridge ptp macvlan host-local tuning)
 
 step "Build"
 as_caller cargo build --locked --quiet -p cni-conformance -p simple-ebpf-cni
@@ -37,6 +37,7 @@ try() {
     if [ -x "$configs/$name.prepare" ]; then options+=(--prepare "$configs/$name.prepare"); fi
     # It delegates to Debian's plugins, which support no newer version.
     if [ "$name" = simple-ebpf-cni-delegating ]; then options+=(--cni-path /usr/lib/cni --version 1.0.0); fi
+    if [ "$name" = tuning ]; then options+=(--chained); fi
     as_root "$target/debug/cni-conformance" --plugin "$plugin" --config "$configs/$name.conf" "${options[@]}" \
         --format json --output "$reports/$column.json" >"$reports/$column.log" 2>&1 || status=$?
     echo "$status" >"$reports/$column.status"

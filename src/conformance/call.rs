@@ -254,8 +254,11 @@ impl std::fmt::Display for Reply {
         let document = self.json();
         let stdout = if document.is_null() { self.stdout.trim().to_owned() } else { document.to_string() };
         write!(f, ", stdout {}", Excerpt(&stdout))?;
-        if !self.stderr.trim().is_empty() {
-            write!(f, ", stderr {}", Excerpt(self.stderr.trim()))?;
+        // Many plugins also log the message of the error document.
+        let stderr = self.stderr.trim();
+        let is_repeated = document["msg"].as_str().is_some_and(|msg| !msg.is_empty() && stderr.contains(msg));
+        if !stderr.is_empty() && !is_repeated {
+            write!(f, ", stderr {}", Excerpt(stderr))?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::netlink;
-use crate::spec::Version;
+use crate::spec::{self, Version};
 
 /// The reason why the suite has no verdict. A violation by the plugin is never an error, but a
 /// [`Finding`](super::Finding).
@@ -57,7 +57,10 @@ pub enum Error {
         supported: Vec<Version>,
     },
     /// The plugin failed the first `ADD`, which every rule needs.
-    #[error("the plugin cannot serve an ADD with this configuration and cniVersion {version}: {seen}")]
+    #[error(
+        "the plugin cannot serve an ADD with this configuration and cniVersion {version}: {seen}; if a delegate does \
+         not support {version}, select versions that it supports (Suite::version, --version)"
+    )]
     NoAdd {
         /// The version of the call.
         version: Version,
@@ -82,6 +85,9 @@ pub enum Error {
         /// The error of the system call.
         source: io::Error,
     },
+    /// The suite could not build its own input for a chained plugin.
+    #[error("cannot build the prevResult for the plugin")]
+    PrevResult(#[from] spec::Error),
     /// A namespace could not be created or examined.
     #[error("a private host or pod cannot be used")]
     Netlink(#[from] netlink::Error),

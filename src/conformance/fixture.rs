@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::call::{Call, Reply};
 use super::config::Config;
 use super::host::{Host, Pod, SCRATCH};
+use super::previous;
 use super::probe::{Delegation, Kind, Probe};
 use super::snapshot::Snapshot;
 use super::subject::Subject;
@@ -56,6 +57,10 @@ pub(super) struct Target {
     pub(super) container: String,
     pub(super) ifname: String,
     pub(super) pod: Pod,
+    /// The result of the previous plugin in the chain.
+    pub(super) prev_result: Option<AddResult>,
+    /// The links of the pod before the tested plugin runs, with their addresses and routes.
+    before: Snapshot,
 }
 
 /// An attachment with the result of its `ADD`.
@@ -97,6 +102,10 @@ impl<'a> Fixture<'a> {
         self.probe.kind == Kind::Ipam
     }
 
+    pub(super) fn is_chained(&self) -> bool {
+        self.probe.kind == Kind::Chained
+    }
+
     /// The executable of a delegate.
     pub(super) fn find(&self, delegate: &str) -> Option<PathBuf> {
         self.subject.find(delegate)
@@ -121,11 +130,36 @@ impl<'a> Fixture<'a> {
         }
     }
 
-    /// A new pod with a container id.
+    /// A new pod with a container id. For a chained plugin, the pod has the interface of the
+    /// previous plugin.
     pub(super) fn target(&self) -> Verdict<Target> {
         self.containers.set(self.containers.get() + 1);
         let container = format!("container-{}", self.containers.get());
-        Ok(Target { container, ifname: self.subject.ifname.clone(), pod: self.host.pod()? })
+        let (pod, ifname) = (self.host.pod()?, self.subject.ifname.clone());
+        let prev_result = self.subject.prev_result(self.host, &pod, &ifname)?;
+        let before = Snapshot::of_network(pod.socket())?;
+        Ok(Target { container, ifname, pod, prev_result, before })
+    }
+
+    /// For a chained plugin: a second interface of the pod, by the previous plugin.
+    pub(super) fn prev_result(&self, target: &Target, ifname: &str) -> Verdict<Option<AddResult>> {
+        Ok(self.subject.prev_result(self.host, &target.pod, ifname)?)
+    }
+
+    /// The `ADD` of an attachment after its `DEL`. For a chained plugin, a runtime first detaches
+    /// and attaches the previous plugin.
+    pub(super) fn add_again(&self, target: &Target) -> Verdict<Call> {
+        let call = self.call_for("ADD", target);
+        if !self.is_chained() {
+            return Ok(call);
+        }
+        if let Some(link) = target.link()? {
+            target.pod.socket().delete_link(link.index)?;
+        }
+        match self.prev_result(target, &target.ifname)? {
+            Some(prev_result) => Ok(call.key("prevResult", previous::json(&prev_result, self.version)?)),
+            None => Ok(call),
+        }
     }
 
     /// A call for an attachment.
@@ -136,7 +170,12 @@ impl<'a> Fixture<'a> {
     /// A call for an attachment with another path as `CNI_NETNS`.
     pub(super) fn call_with_netns(&self, verb: &str, target: &Target, netns: &Path) -> Call {
         let call = self.call(verb).env("CNI_CONTAINERID", &target.container).env("CNI_IFNAME", &target.ifname);
-        call.env("CNI_NETNS", netns)
+        let call = call.env("CNI_NETNS", netns);
+        let prev_result = target.prev_result.as_ref().and_then(|result| previous::json(result, self.version).ok());
+        match prev_result {
+            Some(prev_result) => call.key("prevResult", prev_result),
+            None => call,
+        }
     }
 
     /// Attaches; the `ADD` must succeed.
@@ -196,9 +235,11 @@ impl<'a> Fixture<'a> {
         Ok(())
     }
 
-    /// The links, addresses and routes of the host.
+    /// The links, addresses and routes of the host, without the suite's own links.
     pub(super) fn network(&self) -> Verdict<Snapshot> {
-        Ok(Snapshot::of_network(self.host.socket())?)
+        let mut network = Snapshot::of_network(self.host.socket())?;
+        network.remove_links(previous::HOST_PREFIX);
+        Ok(network)
     }
 
     /// The current state of the host.
@@ -248,6 +289,11 @@ impl Target {
     /// The links of the pod except `lo`, with their addresses and routes.
     pub(super) fn network(&self) -> Verdict<Snapshot> {
         Ok(Snapshot::of_network(self.pod.socket())?)
+    }
+
+    /// The links, addresses and routes that the pod did not have before the tested plugin ran.
+    pub(super) fn created(&self) -> Verdict<Snapshot> {
+        Ok(self.network()?.minus(&self.before))
     }
 
     /// The identity of all links in the pod, including indexes and hardware addresses.

@@ -29,6 +29,7 @@ pub(super) struct Host {
     netns: Netns,
     socket: Socket,
     pods: Cell<u32>,
+    attachments: Cell<u32>,
 }
 
 /// A network namespace beside the host, with its own path.
@@ -76,7 +77,7 @@ impl Host {
         let netns = Netns::current()?;
         let socket = Socket::open()?;
         socket.set_up(LOOPBACK_INDEX)?;
-        Ok(Self { netns, socket, pods: Cell::new(0) })
+        Ok(Self { netns, socket, pods: Cell::new(0), attachments: Cell::new(0) })
     }
 
     /// A socket in the host's namespace.
@@ -89,6 +90,12 @@ impl Host {
         self.pods.set(self.pods.get() + 1);
         let path = Path::new(NETNS_DIR).join(format!("pod-{}", self.pods.get()));
         Pod::at(path)
+    }
+
+    /// The number of a new attachment that the suite makes itself, from 1.
+    pub(super) fn next_attachment(&self) -> u32 {
+        self.attachments.set(self.attachments.get() + 1);
+        self.attachments.get()
     }
 
     /// The host's own namespace, mounted at a path like a pod's.
@@ -119,6 +126,11 @@ impl Pod {
     /// A socket in the pod's namespace.
     pub(super) fn socket(&self) -> &Socket {
         &self.socket
+    }
+
+    /// The pod's namespace.
+    pub(super) fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     /// The value for `CNI_NETNS`.

@@ -48,7 +48,7 @@ impl InvalidCall {
         }
         let target = fixture.target()?;
         let reply = (self.change)(fixture.call_for(self.verb.as_str(), &target)).run()?;
-        let created = target.network()?;
+        let created = target.created()?;
         if created.is_empty() { Ok(reply) } else { broken(format!("{reply}; and the pod has: {created}")) }
     }
 }

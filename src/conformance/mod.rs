@@ -39,8 +39,8 @@
 //! # What it does not do
 //!
 //! The suite sends no packets: plugins must test their own traffic. It supports plugins that create
-//! interfaces, and plugins that only manage addresses (IPAM). It does not support plugins that need
-//! a `prevResult`.
+//! interfaces, plugins that only manage addresses (IPAM), and [chained](Suite::chained) plugins,
+//! which need a `prevResult`. It tests one plugin, not a whole chain.
 //!
 //! # Kernel
 //!
@@ -56,6 +56,7 @@ mod host;
 mod invalid_call;
 mod junit;
 mod pattern;
+mod previous;
 mod probe;
 mod recorder;
 mod report;

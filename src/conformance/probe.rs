@@ -8,12 +8,13 @@ use serde_json::Value;
 use super::Error;
 use super::call::Reply;
 use super::host::Host;
+use super::previous;
 use super::recorder::Recorder;
 use super::subject::Subject;
 use super::verdict::Stop;
 use crate::spec::Version;
 
-/// The kind of a plugin, according to the result of an `ADD`.
+/// The kind of a plugin. The result of an `ADD` shows whether it creates interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -22,6 +23,9 @@ pub enum Kind {
     Interface,
     /// Manages addresses only.
     Ipam,
+    /// Changes the attachment of a previous plugin, if [`Suite::chained`](super::Suite::chained)
+    /// was called.
+    Chained,
 }
 
 /// The facts about a plugin.
@@ -67,7 +71,11 @@ impl Probe {
             let (_, add_duration) = add(subject, host, newest, "second", None)?;
             let has_no_interfaces = first.get("interfaces").and_then(Value::as_array).is_none_or(Vec::is_empty);
             let reports_interfaces = newest >= Version::V0_3_0;
-            let kind = if reports_interfaces && has_no_interfaces { Kind::Ipam } else { Kind::Interface };
+            let kind = match subject.chained {
+                true => Kind::Chained,
+                false if reports_interfaces && has_no_interfaces => Kind::Ipam,
+                false => Kind::Interface,
+            };
             let delegation = delegate.map_or(Delegation::Unnamed, |name| Delegation::of(name, recorder.as_ref()));
             Ok(Self { kind, versions, newest, add_duration, delegation })
         })?
@@ -111,9 +119,13 @@ fn add(
     recorder: Option<&Recorder>,
 ) -> Result<(Value, Duration), Error> {
     let pod = host.pod()?;
+    let prev_result = subject.prev_result(host, &pod, &subject.ifname)?;
     let mut call = subject.call("ADD").config(subject.config.in_version(version)).env("CNI_CONTAINERID", container);
     if let Some(recorder) = recorder {
         call = call.path_first(recorder.directory());
+    }
+    if let Some(prev_result) = prev_result {
+        call = call.key("prevResult", previous::json(&prev_result, version)?);
     }
     let begun = Instant::now();
     let reply: Result<Reply, Stop> = call.env("CNI_NETNS", pod.path()).env("CNI_IFNAME", &subject.ifname).run();

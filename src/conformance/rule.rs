@@ -96,8 +96,14 @@ pub(super) enum Applies {
     Any,
     /// Plugins that create interfaces.
     Interfaces,
+    /// Plugins that create interfaces, and chained plugins.
+    Attached,
+    /// Plugins that own their attachments: all except chained plugins.
+    Owning,
     /// Plugins that only manage addresses.
     Ipam,
+    /// Plugins that run after another plugin.
+    Chained,
     /// Plugins with an IPAM plugin in their configuration.
     Naming,
     /// Plugins that call the IPAM plugin of their configuration.
@@ -120,8 +126,14 @@ impl Rule {
         }
         let delegation = fixture.delegation();
         let reason = match self.applies {
-            Applies::Interfaces if fixture.is_ipam() => "the plugin creates no interfaces: its result has none",
-            Applies::Ipam if !fixture.is_ipam() => "the plugin is not an IPAM plugin: its result has interfaces",
+            Applies::Interfaces | Applies::Owning if fixture.is_chained() => {
+                "the plugin is chained: the previous plugin creates the interface and its addresses"
+            }
+            Applies::Chained if !fixture.is_chained() => "the plugin is not chained",
+            Applies::Interfaces | Applies::Attached if fixture.is_ipam() => {
+                "the plugin creates no interfaces: its result has none"
+            }
+            Applies::Ipam if !fixture.is_ipam() => "the plugin is not an IPAM plugin",
             Applies::Naming | Applies::Delegating if *delegation == Delegation::Unnamed => {
                 "the configuration names no plugin to delegate to"
             }

@@ -35,6 +35,11 @@ impl Snapshot {
         Ok(Self(lines))
     }
 
+    /// Removes the links with a name prefix. Their addresses and routes stay.
+    pub(super) fn remove_links(&mut self, prefix: &str) {
+        self.0.retain(|line| !line.strip_prefix("link ").is_some_and(|name| name.starts_with(prefix)));
+    }
+
     /// The path of every file below a directory. The content is private to the plugin.
     pub(super) fn of_files(directory: &str) -> Self {
         let mut found = BTreeSet::new();

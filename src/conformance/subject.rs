@@ -20,6 +20,8 @@ pub(super) struct Subject {
     pub(super) prepare: Option<PathBuf>,
     pub(super) config: Config,
     pub(super) ifname: String,
+    /// Whether another plugin comes before the plugin in a chain.
+    pub(super) chained: bool,
 }
 
 impl Subject {

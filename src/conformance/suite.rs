@@ -39,9 +39,12 @@ pub struct Progress<'a> {
 }
 
 impl Suite {
-    /// A suite for the plugin at a path, with a network configuration for one plugin. For a
-    /// configuration list, the suite uses the first plugin. The suite sets `cniVersion` in each
-    /// call.
+    /// A suite for the plugin at a path, with a network configuration for one plugin. The suite
+    /// sets `cniVersion` in each call.
+    ///
+    /// From a configuration list, the suite selects the plugin with the executable's file name as
+    /// `type`. If there is none, it selects the first plugin. A plugin that follows others in the
+    /// list is [chained](Self::chained).
     ///
     /// The plugin must not be in `/run` or `/var/lib/cni`, which are empty on the private hosts.
     /// The pool should have at most 60 addresses. A larger pool is not exhausted, and the rules
@@ -53,15 +56,29 @@ impl Suite {
     pub fn new(plugin: impl AsRef<Path>, config: Value) -> Result<Self, Error> {
         let path = plugin.as_ref();
         let plugin = path.canonicalize().map_err(|source| Error::Plugin { path: path.to_owned(), source })?;
+        let executable = path.file_name().unwrap_or_default().to_string_lossy();
+        let config = Config::new(config, &executable)?;
         let subject = Subject {
             cni_path: plugin.parent().map(Path::to_owned).into_iter().collect(),
             plugin,
             timeout: TIMEOUT,
             prepare: None,
-            config: Config::new(config)?,
+            chained: config.follows_another,
+            config,
             ifname: "eth0".to_owned(),
         };
         Ok(Self { subject, versions: Vec::new(), only: Vec::new(), skip: Vec::new() })
+    }
+
+    /// Tests the plugin as a chained plugin, which runs after another one.
+    ///
+    /// The suite plays the previous plugin. Before each `ADD` it connects the pod to the host with
+    /// a veth pair, and adds an IPv4 address and a default route. `prevResult` lists them. Rules
+    /// about the creation of interfaces and addresses are skipped, and the rules `chain.*` apply.
+    #[must_use]
+    pub fn chained(mut self) -> Self {
+        self.subject.chained = true;
+        self
     }
 
     /// Adds a directory to `CNI_PATH`, for delegates. The directory of the plugin comes first.

@@ -44,6 +44,14 @@ pub struct CachedAttachment {
     pub result: AddResult,
 }
 
+impl CachedAttachment {
+    /// The identity of the attachment.
+    #[must_use]
+    pub fn attachment(&self) -> Attachment {
+        self.parameters.attachment(&self.network)
+    }
+}
+
 /// The content of a file. The names and the kind are the reference library's.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -66,6 +66,9 @@ fn suite(options: &Options) -> Result<Suite, Box<dyn std::error::Error>> {
     let text = fs::read(config).map_err(|error| format!("cannot read {}: {error}", config.display()))?;
     let config = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", config.display()))?;
     let mut suite = Suite::new(plugin, config)?.timeout(options.timeout()).ifname(&options.ifname);
+    if options.chained {
+        suite = suite.chained();
+    }
     suite = options.cni_path.iter().fold(suite, Suite::cni_path);
     suite = options.versions.iter().copied().fold(suite, Suite::version);
     suite = options.only.iter().fold(suite, Suite::only);

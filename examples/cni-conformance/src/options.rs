@@ -21,10 +21,15 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH", required_unless_present_any = ["list", "compare"])]
     pub(crate) plugin: Option<PathBuf>,
 
-    /// Network configuration: one object, or a list, from which the first plugin is used.
+    /// Network configuration: one object, or a list with the plugin, found by its file name.
     /// Rules about an exhausted pool are skipped if the pool has more than 60 addresses
     #[arg(long, value_name = "FILE", required_unless_present_any = ["list", "compare"])]
     pub(crate) config: Option<PathBuf>,
+
+    /// Test the plugin as a chained plugin: the suite attaches the pod first, and passes
+    /// prevResult. The default for a plugin that is not the first one of a list
+    #[arg(long)]
+    pub(crate) chained: bool,
 
     /// Directory with delegate plugins, searched after the plugin's own directory; can be repeated
     #[arg(long, value_name = "DIR")]
@@ -110,6 +115,7 @@ const EXAMPLES: &str = "\
 Examples:
   cni-conformance --plugin /opt/cni/bin/bridge --config bridge.conf
   cni-conformance --plugin target/debug/my-cni --config my.conflist --cni-path /opt/cni/bin --only 'del.*'
+  cni-conformance --plugin my-tuning --config tuning.conf --chained
   cni-conformance --plugin my-cni --config my.conf --format junit --output report.xml
 
 Exit status:

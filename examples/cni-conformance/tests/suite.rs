@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use cnikit::conformance::{Error, Level, Outcome, Report, Suite};
+use cnikit::conformance::{Error, Kind, Level, Outcome, Report, Suite};
 use cnikit::spec::Version;
 use cnikit_testbed::privileged;
 use serde_json::{Value, json};
@@ -25,6 +25,12 @@ fn built(path: &str) -> PathBuf {
 fn flawed(flaw: &str) -> Suite {
     let config = json!({ "name": "flawed", "type": "flawed-cni", "subnet": "10.77.0.0/28", "flaw": flaw });
     Suite::new(built("examples/flawed_cni"), config).expect("the plugin is there")
+}
+
+fn chained(flaw: &str) -> Suite {
+    let plugin = json!({ "type": "flawed_chained", "mtu": 1400, "flaw": flaw });
+    let config = json!({ "name": "chain", "plugins": [{ "type": "bridge" }, plugin] });
+    Suite::new(built("examples/flawed_chained"), config).expect("the plugin is there")
 }
 
 fn broken(report: &Report) -> Vec<String> {
@@ -75,8 +81,19 @@ fn every_flaw_breaks_its_rule() {
         ("gc-without-list", "gc.null-list"),
         ("blind-status", "status.exhausted"),
     ];
-    for (flaw, rule) in flaws {
-        let report = flawed(flaw).only(rule).run().unwrap_or_else(|error| panic!("{flaw}: {error}"));
+    let flaws_of_chained = [
+        ("drops-result", "chain.result-kept"),
+        ("drops-result", "result.ip-interface"),
+        ("needs-nothing", "chain.needs-prev-result"),
+        ("deletes-interface", "chain.interface-kept"),
+        ("keeps-mtu", "chain.del-undoes"),
+        ("leaks-file", "del.files-clean"),
+        ("leaks-file", "kill.files-clean"),
+    ];
+    let suites = flaws.iter().map(|(flaw, rule)| (flawed(flaw), *flaw, *rule));
+    let chained = flaws_of_chained.iter().map(|(flaw, rule)| (chained(flaw), *flaw, *rule));
+    for (suite, flaw, rule) in suites.chain(chained) {
+        let report = suite.only(rule).run().unwrap_or_else(|error| panic!("{flaw}: {error}"));
         let worst = report.of(rule).max_by_key(|finding| finding.outcome).expect("the rule was tried");
         let caught = if worst.level == Level::Must { Outcome::Failed } else { Outcome::Warned };
         assert_eq!(worst.outcome, caught, "{flaw} is not caught by {rule}: {worst:?}");
@@ -93,8 +110,32 @@ fn a_plugin_without_flaws_follows_every_rule() {
     assert_eq!(broken(&report), [""; 0]);
     let skipped = report.findings.iter().filter(|finding| finding.outcome == Outcome::Skipped);
     for finding in skipped {
-        let groups = ["delegate.", "result.ipam"];
+        let groups = ["delegate.", "result.ipam", "chain."];
         assert!(groups.iter().any(|group| finding.rule.starts_with(group)), "{}: {:?}", finding.rule, finding.seen);
+    }
+}
+
+/// The suite attaches the pod and passes `prevResult`. Rules about the creation of interfaces and
+/// addresses are skipped, and every other rule is tried.
+#[test]
+fn a_chained_plugin_without_flaws_follows_every_rule() {
+    if !privileged() {
+        return;
+    }
+    let report = chained("").run().expect("a verdict");
+    assert_eq!(broken(&report), [""; 0]);
+    assert_eq!(report.kind, Kind::Chained);
+    let skipped: Vec<&str> = report
+        .findings
+        .iter()
+        .filter(|finding| finding.outcome == Outcome::Skipped)
+        .filter(|finding| !finding.seen.as_deref().is_some_and(|seen| seen.starts_with("the plugin is chained")))
+        .map(|finding| finding.rule.as_str())
+        .collect();
+    let others = |rule: &&&str| !["delegate.", "result.ipam", "kernel.mtu"].iter().any(|group| rule.starts_with(group));
+    assert_eq!(skipped.iter().filter(others).count(), 0, "{skipped:?}");
+    for rule in ["chain.del-undoes", "del.without-prev-result", "check.without-prev-result", "kernel.addresses"] {
+        assert!(report.of(rule).all(|finding| finding.outcome == Outcome::Passed), "{rule}");
     }
 }
 

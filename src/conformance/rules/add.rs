@@ -73,7 +73,8 @@ pub(super) const RULES: &[Rule] = &[
         Section::Add,
         "after a second ADD of an attachment, its address stays reserved",
         twice_address,
-    ),
+    )
+    .only(Applies::Owning),
     Rule::should(
         ADD,
         "add.second-interface",
@@ -85,7 +86,8 @@ pub(super) const RULES: &[Rule] = &[
             let shared: Vec<String> = first.addresses(fixture)?.intersection(&second).cloned().collect();
             ensure(shared.is_empty(), || format!("both interfaces have {}", shared.join(", ")))
         },
-    ),
+    )
+    .only(Applies::Owning),
     Rule::must(ADD, "add.netns-gone", Section::Add, "ADD fails if the path in CNI_NETNS does not exist", netns_gone)
         .only(Applies::Interfaces),
     Rule::must(ADD, "add.netns-is-file", Section::Add, "ADD fails if CNI_NETNS is not a namespace", netns_is_file)
@@ -138,7 +140,10 @@ pub(super) const RULES: &[Rule] = &[
 /// A pod with an interface of the requested name, and its identity before the `ADD`.
 fn occupied(fixture: &Fixture<'_>) -> Verdict<(Target, Snapshot)> {
     let target = fixture.target()?;
-    if let Ok(name) = target.ifname.parse() {
+    // A chained plugin finds the interface of the previous plugin.
+    if target.link()?.is_none()
+        && let Ok(name) = target.ifname.parse()
+    {
         target.pod.socket().create_bridge(&BridgeSpec::new(name))?;
     }
     let before = target.identity()?;
@@ -207,12 +212,13 @@ pub(super) fn addresses_stay_reserved(fixture: &Fixture<'_>, attached: &Attached
 /// `first`.
 pub(super) fn second_interface(fixture: &Fixture<'_>, first: &Attached) -> Verdict<Attached> {
     let mut target = fixture.target()?;
-    let reply = fixture.call_for("ADD", &first.target).env("CNI_IFNAME", SECOND).run()?;
+    target.container.clone_from(&first.target.container);
+    SECOND.clone_into(&mut target.ifname);
+    target.prev_result = fixture.prev_result(&first.target, SECOND)?;
+    let reply = fixture.call_with_netns("ADD", &target, first.target.pod.path()).run()?;
     if !reply.succeeded() {
         return broken(reply.to_string());
     }
-    target.container.clone_from(&first.target.container);
-    SECOND.clone_into(&mut target.ifname);
     Ok(Attached { target, result: reply.json() })
 }
 

@@ -22,10 +22,10 @@ pub(super) const RULES: &[Rule] = &[
         "CHECK without prevResult fails, because the plugin must use it",
         |fixture| {
             let attached = fixture.attach()?;
-            fixture.call_for("CHECK", &attached.target).run()?.failure()
+            fixture.call_for("CHECK", &attached.target).without_key("prevResult").run()?.failure()
         },
     )
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::should(CHECK, "check.link-removed", Section::Check, "CHECK fails if the interface was deleted", |fixture| {
         tampered(fixture, |attached| {
             let link = attached.target.required_link()?;
@@ -56,14 +56,15 @@ pub(super) const RULES: &[Rule] = &[
         "CHECK accepts an address and a route that a later plugin of a chain has added",
         tolerates_more,
     )
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::should(CHECK, "check.after-del", Section::Check, "CHECK fails after a DEL", |fixture| {
         let attached = fixture.attach()?;
         fixture.detach(&attached)?;
         fixture.check(&attached).run()?.failure()
-    }),
+    })
+    .only(Applies::Owning),
     Rule::must(CHECK, "check.changes-nothing", Section::Check, "CHECK changes nothing", changes_nothing)
-        .only(Applies::Interfaces),
+        .only(Applies::Attached),
 ];
 
 /// `CHECK` fails after a change to the attachment that was not undone.

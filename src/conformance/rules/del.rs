@@ -65,7 +65,7 @@ pub(super) const RULES: &[Rule] = &[
     }),
     Rule::should(DEL, "del.without-prev-result", Section::Del, "DEL without prevResult succeeds", |fixture| {
         let attached = fixture.attach()?;
-        fixture.call_for("DEL", &attached.target).run()?.success()
+        fixture.call_for("DEL", &attached.target).without_key("prevResult").run()?.success()
     })
     .since(Version::V0_4_0)
     .each_version(),
@@ -136,7 +136,7 @@ pub(super) const RULES: &[Rule] = &[
         "DEL does not delete an interface in another pod's namespace that now has the path in CNI_NETNS",
         stranger_kept,
     )
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::should(
         DEL,
         "del.own-netns-kept",
@@ -144,7 +144,7 @@ pub(super) const RULES: &[Rule] = &[
         "DEL with the plugin's own namespace as CNI_NETNS deletes no interface of the host",
         own_netns_kept,
     )
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::must(
         DEL,
         "del.others-kept",
@@ -165,7 +165,8 @@ pub(super) const RULES: &[Rule] = &[
         Section::Del,
         "after DEL on an exhausted pool, one ADD succeeds",
         frees_address,
-    ),
+    )
+    .only(Applies::Owning),
 ];
 
 fn leaves_nothing(fixture: &Fixture<'_>, scope: Scope) -> Verdict {

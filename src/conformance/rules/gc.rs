@@ -6,7 +6,7 @@ use super::add::{addresses_stay_reserved, second_interface};
 
 use crate::conformance::call::Call;
 use crate::conformance::fixture::{Attached, Fixture, Scope};
-use crate::conformance::rule::{Rule, Section};
+use crate::conformance::rule::{Applies, Rule, Section};
 use crate::conformance::snapshot::Snapshot;
 use crate::conformance::verdict::{Verdict, ensure, not_tried, unexpected};
 use crate::spec::Command::Gc as GC;
@@ -31,7 +31,8 @@ pub(super) const RULES: &[Rule] = &[
         Section::Gc,
         "after GC the address of a listed attachment stays reserved",
         keeps_addresses,
-    ),
+    )
+    .only(Applies::Owning),
     Rule::should(
         GC,
         "gc.frees-others",
@@ -52,7 +53,8 @@ pub(super) const RULES: &[Rule] = &[
         Section::Gc,
         "if unlisted attachments exhaust the pool, GC frees an address for one ADD",
         frees_address,
-    ),
+    )
+    .only(Applies::Owning),
     Rule::should(
         GC,
         "gc.absent-list",

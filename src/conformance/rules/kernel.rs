@@ -14,12 +14,12 @@ pub(super) const RULES: &[Rule] = &[
         fixture.attach()?.target.required_link().map(drop)
     })
     .each_version()
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::should(ADD, "kernel.up", Section::Add, "after ADD the interface is up", |fixture| {
         let link = fixture.attach()?.target.required_link()?;
         ensure(link.up, || format!("{} is down", link.name))
     })
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::must(
         ADD,
         "kernel.mac",
@@ -28,10 +28,10 @@ pub(super) const RULES: &[Rule] = &[
         mac,
     )
     .since(Version::V0_3_0)
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::must(ADD, "kernel.mtu", Section::Result, "the MTU in the result is the one of the interface", mtu)
         .since(Version::V1_1_0)
-        .only(Applies::Interfaces),
+        .only(Applies::Attached),
     Rule::must(
         ADD,
         "kernel.addresses",
@@ -40,7 +40,7 @@ pub(super) const RULES: &[Rule] = &[
         has_addresses,
     )
     .each_version()
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::should(
         ADD,
         "kernel.no-more-addresses",
@@ -48,10 +48,10 @@ pub(super) const RULES: &[Rule] = &[
         "the interface has no address that is not in the result",
         no_more_addresses,
     )
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::must(ADD, "kernel.routes", Section::Result, "the container has the routes of the result", routes)
         .each_version()
-        .only(Applies::Interfaces),
+        .only(Applies::Attached),
     Rule::must(
         ADD,
         "kernel.host-interfaces",
@@ -60,7 +60,7 @@ pub(super) const RULES: &[Rule] = &[
         host_interfaces,
     )
     .since(Version::V0_3_0)
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
 ];
 
 fn attach(fixture: &Fixture<'_>) -> Verdict<(Attached, AddResult, Link)> {
@@ -119,11 +119,8 @@ fn on_container(attached: &Attached, result: &AddResult) -> Vec<ipnetwork::IpNet
 fn routes(fixture: &Fixture<'_>) -> Verdict {
     let (attached, result, _) = attach(fixture)?;
     let socket = attached.target.pod.socket();
-    let mut actual = Vec::new();
-    for link in socket.links()? {
-        actual.extend(socket.routes(link.index)?);
-    }
-    // The kernel listing contains only the main table.
+    // A chained plugin may move routes of the previous plugin to other tables.
+    let actual = if fixture.is_chained() { socket.routes_of_all_tables()? } else { socket.all_routes()? };
     for route in result.routes.iter().filter(|route| route.table.is_none_or(|table| table == 254)) {
         let gateways: Vec<IpAddr> = match route.gw {
             Some(gateway) => vec![gateway],

@@ -32,7 +32,7 @@ pub(super) const RULES: &[Rule] = &[
         |fixture| {
             each_moment(fixture, |fixture, target, moment| {
                 fixture.call_for("DEL", target).run()?;
-                let leaked = target.network()?;
+                let leaked = target.created()?;
                 ensure(leaked.is_empty(), || format!("ADD killed {moment}: left behind: {leaked}"))
             })
         },
@@ -60,7 +60,7 @@ pub(super) const RULES: &[Rule] = &[
         |fixture| {
             each_moment(fixture, |fixture, target, moment| {
                 fixture.call_for("DEL", target).run()?;
-                let reply = fixture.call_for("ADD", target).run()?;
+                let reply = fixture.add_again(target)?.run()?;
                 ensure(reply.succeeded(), || format!("first ADD killed {moment}: {reply}"))?;
                 fixture.call_for("DEL", target).run().map(drop)
             })
@@ -121,7 +121,7 @@ fn del_again(fixture: &Fixture<'_>) -> Verdict {
         let reply = fixture.del(&attached).run()?;
         let moment = format!("DEL killed after {:.1} ms", delay.as_secs_f64() * 1000.0);
         ensure(reply.succeeded(), || format!("{moment}: {reply}"))?;
-        let leaked = fixture.leaked(Scope::Network, &before)?.and(attached.target.network()?);
+        let leaked = fixture.leaked(Scope::Network, &before)?.and(attached.target.created()?);
         ensure(leaked.is_empty(), || format!("{moment}: left behind: {leaked}"))?;
     }
     Ok(())

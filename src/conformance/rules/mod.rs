@@ -1,6 +1,7 @@
 //! The rules: a table and the check functions for each group.
 
 mod add;
+mod chain;
 mod check;
 mod del;
 mod delegate;
@@ -18,7 +19,7 @@ use super::rule::Rule;
 
 /// Every rule, in the order of the trials.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    const GROUPS: [&[Rule]; 14] = [
+    const GROUPS: [&[Rule]; 15] = [
         version::RULES,
         invalid_calls::REFUSED,
         invalid_calls::ANSWERED,
@@ -26,6 +27,7 @@ pub fn all() -> impl Iterator<Item = &'static Rule> {
         add::RULES,
         result::RULES,
         kernel::RULES,
+        chain::RULES,
         del::RULES,
         check::RULES,
         gc::RULES,

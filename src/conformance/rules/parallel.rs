@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::conformance::call::{Call, Reply};
 use crate::conformance::fixture::{Attached, Fixture, Scope, Target};
-use crate::conformance::rule::{Rule, Section};
+use crate::conformance::rule::{Applies, Rule, Section};
 use crate::conformance::verdict::{Verdict, ensure};
 use crate::spec::Command::{Add as ADD, Del as DEL};
 
@@ -27,7 +27,8 @@ pub(super) const RULES: &[Rule] = &[
         Section::Lifecycle,
         "concurrent ADDs get different addresses",
         unique_addresses,
-    ),
+    )
+    .only(Applies::Owning),
     Rule::must(
         ADD,
         "parallel.adds",

@@ -36,10 +36,10 @@ pub(super) const RULES: &[Rule] = &[
     )
     .since(Version::V0_3_0)
     .each_version()
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::must(ADD, "result.mac", Section::Result, "the hardware addresses of the result are valid", mac)
         .since(Version::V0_3_0)
-        .only(Applies::Interfaces),
+        .only(Applies::Attached),
     Rule::must(
         ADD,
         "result.ips",
@@ -57,7 +57,7 @@ pub(super) const RULES: &[Rule] = &[
     )
     .since(Version::V0_3_0)
     .each_version()
-    .only(Applies::Interfaces),
+    .only(Applies::Attached),
     Rule::must(
         ADD,
         "result.ipam-abbreviated",

@@ -46,14 +46,16 @@ pub(super) const RULES: &[Rule] = &[
             let reply = fixture.call("STATUS").run()?;
             ensure(!reply.succeeded(), || format!("with all {} addresses taken: {reply}", attached.len()))
         },
-    ),
+    )
+    .only(Applies::Owning),
     Rule::should(
         STATUS,
         "status.exhausted-code",
         Section::Status,
         "if no ADD can be served, STATUS prints an error document with code 50 or 51",
         exhausted_code,
-    ),
+    )
+    .only(Applies::Owning),
 ];
 
 fn exhausted_code(fixture: &Fixture<'_>) -> Verdict {
