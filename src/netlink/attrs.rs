@@ -8,6 +8,7 @@ use neli::{
 };
 
 use super::error::{EncodeError, Result};
+use crate::spec::IfIndex;
 
 /// The attributes of a message or of another attribute.
 #[derive(Debug)]
@@ -70,6 +71,11 @@ pub(super) fn text(bytes: &[u8]) -> String {
 /// A number in native byte order.
 pub(super) fn number(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().map(u32::from_ne_bytes).ok()
+}
+
+/// An interface index; `None` for 0, which the kernel writes for no link.
+pub(super) fn ifindex(bytes: &[u8]) -> Option<IfIndex> {
+    number(bytes).and_then(IfIndex::new)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::{
     message::{finish, header},
     socket::Socket,
 };
-use crate::spec::{IfName, MacAddr};
+use crate::spec::{IfIndex, IfName, MacAddr};
 
 /// The link kind of a bridge, and the slave kind of its ports.
 const BRIDGE: &str = "bridge";
@@ -123,7 +123,7 @@ impl BridgeSpec {
             .put_some(Ifla::Address, self.mac.map(MacAddr::octets))?
             .put_some(Ifla::Mtu, self.mtu)?
             .nest(Ifla::Linkinfo, info)?;
-        let header = if self.up { header(0).up() } else { header(0) };
+        let header = if self.up { header(None).up() } else { header(None) };
         finish(header.rtattrs(attrs.into_buffer()))
     }
 }
@@ -216,7 +216,7 @@ impl Socket {
     /// [`Link::kind`](super::Link::kind) before you use that link.
     /// [`Error::Kernel`](super::Error::Kernel) otherwise: `EPERM` without `CAP_NET_ADMIN`,
     /// `EOPNOTSUPP` if the kernel does not support bridges.
-    pub fn create_bridge(&self, bridge: &BridgeSpec) -> Result<u32> {
+    pub fn create_bridge(&self, bridge: &BridgeSpec) -> Result<IfIndex> {
         let operation = Operation::new("create bridge", &bridge.name);
         self.create_link(&operation, &bridge.name, bridge.message()).map(|link| link.index)
     }
@@ -230,7 +230,7 @@ impl Socket {
     ///
     /// [`Error::Kernel`](super::Error::Kernel): `EOPNOTSUPP` if the link is not a bridge port,
     /// `EPERM` without `CAP_NET_ADMIN`.
-    pub fn set_bridge_port(&self, ifindex: u32, port: BridgePort) -> Result<()> {
+    pub fn set_bridge_port(&self, ifindex: IfIndex, port: BridgePort) -> Result<()> {
         self.set(ifindex, "set the bridge port flags of", port.attrs())
     }
 }
