@@ -154,8 +154,8 @@ impl Route {
     }
 
     /// A message without a link has the link `default_oif`. Without that, the result is `None`: the
-    /// message of a route through a next hop object has no link if `net.ipv4.nexthop_compat_mode` is
-    /// 0.
+    /// message of a route through a next hop object has no link if `net.ipv4.nexthop_compat_mode`
+    /// is 0.
     pub(super) fn decode(message: &Rtmsg, default_oif: Option<IfIndex>) -> Option<Self> {
         let mut dst = everything(message.rtm_family());
         let mut oif = default_oif;
@@ -278,8 +278,8 @@ impl Socket {
     }
 
     /// The unicast routes through all links in the main table, IPv4 first, including the kernel's
-    /// own routes. Routes through a next hop object are omitted if `net.ipv4.nexthop_compat_mode` is
-    /// 0; [`Socket::routes_of_all_tables`] has them.
+    /// own routes. Routes through a next hop object are omitted if `net.ipv4.nexthop_compat_mode`
+    /// is 0; [`Socket::routes_of_all_tables`] has them.
     ///
     /// # Errors
     ///

@@ -212,7 +212,7 @@ fn a_full_map_is_reported_and_keeps_its_entries() {
         let most = header("CNI_TC_MAX_ENDPOINTS") as u32;
         for number in 0..most {
             counters.insert(address(number)).unwrap();
-            ports.insert(address(number), port(number, 2)).unwrap();
+            ports.insert(address(number), port(number + 1, 2)).unwrap();
         }
 
         let surplus = address(most);
