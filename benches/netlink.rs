@@ -18,7 +18,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cnikit::netlink::{LOOPBACK_INDEX, Netns, SharedBlocks, Socket, VethEnd, VethPair};
+use cnikit::netlink::{IfIndex, Netns, SharedBlocks, Socket, VethEnd, VethPair};
 use cnikit::spec::MacAddr;
 use cnikit_testbed::{Host, Namespace as _, Pod};
 use criterion::measurement::WallTime;
@@ -126,7 +126,7 @@ fn look_up_link(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &
     group.bench_function("cnikit", |bencher| {
         bencher.iter(|| {
             let link = socket.link_by_name(&name).expect("a lookup").expect("a link");
-            assert_eq!(Some(u64::from(link.index)), index);
+            assert_eq!(Some(u64::from(link.index.get())), index);
         });
     });
     let asked = message(GETLINK, 0, &[ifinfo(0, 0, 0), attribute(3, b"b50\0")].concat());
@@ -143,8 +143,8 @@ fn list(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socket) 
 }
 
 fn set_up(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socket, raw: &Raw) {
-    group.bench_function("cnikit", |bencher| bencher.iter(|| socket.set_up(LOOPBACK_INDEX).expect("lo")));
-    let asked = message(NEWLINK, ACK, &ifinfo(LOOPBACK_INDEX, 1, 1));
+    group.bench_function("cnikit", |bencher| bencher.iter(|| socket.set_up(IfIndex::LOOPBACK).expect("lo")));
+    let asked = message(NEWLINK, ACK, &ifinfo(IfIndex::LOOPBACK.get(), 1, 1));
     group.bench_function("raw", |bencher| bencher.iter(|| raw.acknowledged(&asked)));
     group.bench_function("ip", |bencher| bencher.iter(|| ip("link set lo up")));
     let flags = &host.link("lo").expect("lo")["flags"];
@@ -155,12 +155,12 @@ fn address(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socke
     let address = "10.9.0.1/24".parse().expect("an address");
     group.bench_function("cnikit", |bencher| {
         bencher.iter(|| {
-            socket.add_address(LOOPBACK_INDEX, address).expect("a new address");
-            socket.delete_address(LOOPBACK_INDEX, address).expect("an address");
+            socket.add_address(IfIndex::LOOPBACK, address).expect("a new address");
+            socket.delete_address(IfIndex::LOOPBACK, address).expect("an address");
         });
     });
     let octets = [10, 9, 0, 1];
-    let head = [&[2, 24, 0, 0][..], &LOOPBACK_INDEX.to_ne_bytes()].concat();
+    let head = [&[2, 24, 0, 0][..], &IfIndex::LOOPBACK.get().to_ne_bytes()].concat();
     let payload = [head, attribute(1, &octets), attribute(2, &octets)].concat();
     let (add, delete) = (message(NEWADDR, ACK | CREATE_EXCLUSIVE, &payload), message(DELADDR, ACK, &payload));
     group.bench_function("raw", |bencher| {

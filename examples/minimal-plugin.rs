@@ -7,7 +7,7 @@
 
 use std::process::ExitCode;
 
-use cnikit::netlink::{LOOPBACK_INDEX, Netns};
+use cnikit::netlink::{IfIndex, Netns};
 use cnikit::plugin::{self, AddRequest, CheckRequest, DelRequest, Plugin, PluginError, PluginInfo};
 use cnikit::spec::{AddResult, Interface};
 
@@ -21,13 +21,13 @@ impl Plugin for Loopback {
     }
 
     fn add(&self, request: &AddRequest<Self::Config>) -> Result<AddResult, PluginError> {
-        Netns::open(&request.netns)?.socket()?.set_up(LOOPBACK_INDEX)?;
+        Netns::open(&request.netns)?.socket()?.set_up(IfIndex::LOOPBACK)?;
         let lo = Interface::new("lo").in_sandbox(&request.netns);
         Ok(request.prev_result.clone().unwrap_or_default().with_interface(lo))
     }
 
     fn check(&self, request: &CheckRequest<Self::Config>) -> Result<(), PluginError> {
-        let lo = Netns::open(&request.netns)?.socket()?.link_by_index(LOOPBACK_INDEX)?;
+        let lo = Netns::open(&request.netns)?.socket()?.link_by_index(IfIndex::LOOPBACK)?;
         let differs = || PluginError::new(cnikit::spec::ErrorCode::plugin_specific(100), "lo is down");
         lo.filter(|lo| lo.up).map(drop).ok_or_else(differs)
     }

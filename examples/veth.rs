@@ -17,7 +17,7 @@
 use std::error::Error;
 
 use cnikit::{
-    netlink::{LOOPBACK_INDEX, Netns, Route, Socket, VethEnd, VethPair},
+    netlink::{IfIndex, Netns, Route, Socket, VethEnd, VethPair},
     spec::MacAddr,
 };
 
@@ -40,8 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let indexes = on_left.create_veth(&pair.mtu(1450).host_up())?;
     on_right.set_up(indexes.peer)?;
 
-    on_left.set_up(LOOPBACK_INDEX)?;
-    on_right.set_up(LOOPBACK_INDEX)?;
+    on_left.set_up(IfIndex::LOOPBACK)?;
+    on_right.set_up(IfIndex::LOOPBACK)?;
     on_left.add_address(indexes.host, "10.22.0.1/24".parse()?)?;
     on_left.add_address(indexes.host, "fd00:22::1/64".parse()?)?;
     on_right.add_address(indexes.peer, "10.22.0.2/24".parse()?)?;

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use cnikit::datapath::{Datapath, DatapathConfig, Endpoint, PortConfig, ProgramName};
-use cnikit::spec::MacAddr;
+use cnikit::spec::{IfIndex, MacAddr};
 use cnikit_testbed::host;
 
 #[test]
@@ -24,20 +24,20 @@ fn descriptors_are_closed() {
 
 fn use_all(datapath: &Datapath) {
     let address: IpAddr = "10.244.1.2".parse().expect("an address");
-    let mac = MacAddr::new([0x02, 0, 0, 0, 0, 2]);
+    let (ifindex, mac) = (IfIndex::new(7).expect("an index"), MacAddr::new([0x02, 0, 0, 0, 0, 2]));
     datapath.open_counters().expect_err("nothing is loaded");
     datapath.ensure().expect("load");
     datapath.ensure().expect("look");
     datapath.program(ProgramName::Main).expect("open");
-    datapath.configure(DatapathConfig::new(2, mac)).expect("configure");
+    datapath.configure(DatapathConfig::new(ifindex, mac)).expect("configure");
     datapath.config().expect("read");
     datapath.stats().expect("read");
     datapath.drops().expect("read");
     let (counters, endpoints) = (datapath.open_counters().expect("open"), datapath.open_endpoints().expect("open"));
     counters.insert(address).expect("insert");
-    endpoints.insert(address, Endpoint { ifindex: 7, mac }).expect("insert");
+    endpoints.insert(address, Endpoint { ifindex, mac }).expect("insert");
     let ports = datapath.open_port_configs().expect("open");
-    ports.insert(7, PortConfig::new(mac)).expect("insert");
+    ports.insert(ifindex, PortConfig::new(mac)).expect("insert");
     assert_eq!(ports.indexes().expect("the map can be listed").len(), 1);
     let [counted, owned] =
         [counters.addresses(), endpoints.addresses()].map(|listed| listed.expect("the map can be listed"));

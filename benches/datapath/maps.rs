@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cnikit::datapath::{CounterMap, Datapath, Endpoint, EndpointMap};
-use cnikit::spec::MacAddr;
+use cnikit::spec::{IfIndex, MacAddr};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion};
 
@@ -94,7 +94,7 @@ impl Raw {
 
 impl From<Endpoint> for Port {
     fn from(port: Endpoint) -> Self {
-        Self { ifindex: port.ifindex, mac: port.mac.octets(), reserved: [0; 2] }
+        Self { ifindex: port.ifindex.get(), mac: port.mac.octets(), reserved: [0; 2] }
     }
 }
 
@@ -109,7 +109,7 @@ impl Access for Raw {
     fn port(&self, address: IpAddr) -> Option<Endpoint> {
         let mut value = Port { ifindex: 0, mac: [0; 6], reserved: [0; 2] };
         raw::row(Row::LookUp, &self.ports, &key(address), (&raw mut value).cast())
-            .then(|| Endpoint { ifindex: value.ifindex, mac: MacAddr::new(value.mac) })
+            .then(|| Endpoint { ifindex: ifindex(value.ifindex), mac: MacAddr::new(value.mac) })
     }
 
     fn remove(&self, address: IpAddr) {
@@ -142,9 +142,13 @@ fn address(number: u64) -> IpAddr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 244, 0, 2).to_bits() + number as u32).into()
 }
 
+fn ifindex(number: u32) -> IfIndex {
+    IfIndex::new(number).expect("an index")
+}
+
 fn port(number: u64) -> Endpoint {
     let octets = number.to_be_bytes();
-    Endpoint { ifindex: number as u32 + 1, mac: MacAddr::new([0x02, 0, 0, 0, octets[6], octets[7]]) }
+    Endpoint { ifindex: ifindex(number as u32 + 1), mac: MacAddr::new([0x02, 0, 0, 0, octets[6], octets[7]]) }
 }
 
 /// Measures `timed` for one entry after the other. `before` and `after` are not measured.

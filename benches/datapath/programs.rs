@@ -6,8 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use cnikit::datapath::{Datapath, DatapathConfig, Endpoint, PortConfig, ProgramName};
-use cnikit::netlink::LOOPBACK_INDEX;
-use cnikit::spec::MacAddr;
+use cnikit::spec::{IfIndex, MacAddr};
 use criterion::Criterion;
 
 use crate::raw;
@@ -67,12 +66,16 @@ pub(crate) fn bench(criterion: &mut Criterion, datapath: &Datapath) {
     }
 }
 
+fn ifindex(number: u32) -> IfIndex {
+    IfIndex::new(number).expect("an index")
+}
+
 /// Pod A on the port that receives the frames, pod B on another port, both with spoof check.
 fn add_pods(datapath: &Datapath) {
-    datapath.configure(DatapathConfig::new(BRIDGE, GATEWAY)).expect("an entry");
+    datapath.configure(DatapathConfig::new(ifindex(BRIDGE), GATEWAY)).expect("an entry");
     let (ports, links, counters) = (datapath.open_endpoints(), datapath.open_port_configs(), datapath.open_counters());
     let (ports, links, counters) = (ports.expect("a pin"), links.expect("a pin"), counters.expect("a pin"));
-    for (address, ifindex, mac) in [(A, LOOPBACK_INDEX, MAC_A), (B, OTHER_PORT, MAC_B)] {
+    for (address, ifindex, mac) in [(A, IfIndex::LOOPBACK, MAC_A), (B, ifindex(OTHER_PORT), MAC_B)] {
         ports.insert(address.into(), Endpoint { ifindex, mac }).expect("an entry");
         counters.insert(address.into()).expect("an entry");
         links.insert(ifindex, PortConfig::new(mac)).expect("an entry");

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use cnikit::datapath::{CounterMap, Datapath, PortConfigMap, DatapathConfig, PortConfig, Endpoint, EndpointMap, Program, ProgramName};
-use cnikit::spec::MacAddr;
+use cnikit::spec::{IfIndex, MacAddr};
 use cnikit_model::{Hook, Mac, Network, Origin, Port, Scenario, Step, Verdict};
 use libbpf_rs::{MapCore as _, MapHandle, libbpf_sys};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -84,12 +84,12 @@ impl Bed {
         let (ports, counters): (EndpointMap, CounterMap) =
             (datapath.open_endpoints().expect("a map"), datapath.open_counters().expect("a map"));
         for (address, ifindex, mac) in addresses() {
-            ports.insert(address, Endpoint { ifindex, mac: MacAddr::new(mac) }).expect("room");
+            ports.insert(address, Endpoint { ifindex: index(ifindex), mac: MacAddr::new(mac) }).expect("room");
             counters.insert(address).expect("room");
         }
         let shared = datapath.open_shared_addresses().expect("pins").expect("a map");
         for address in shared_addresses() {
-            shared.insert(PORT, address, PORT_ELSEWHERE).expect("room");
+            shared.insert(index(PORT), address, index(PORT_ELSEWHERE)).expect("room");
         }
         Self {
             programs: [ProgramName::Main, ProgramName::Egress].map(|name| datapath.program(name).expect("a program")),
@@ -101,7 +101,7 @@ impl Bed {
 
     fn set_up(&self, scenario: &Scenario) -> Network {
         let bridge = if scenario.at_bridge { PORT } else { BRIDGE };
-        let mut config = DatapathConfig::new(bridge, MacAddr::new(MAC_GATEWAY));
+        let mut config = DatapathConfig::new(index(bridge), MacAddr::new(MAC_GATEWAY));
         (config.spoof_check, config.direct_forwarding) = (scenario.guard, scenario.direct);
         self.datapath.configure(config).expect("an entry");
         let mut network = Network::new(bridge, MAC_GATEWAY);
@@ -113,10 +113,10 @@ impl Bed {
         let ports = [(PORT, MAC_A, scenario.stack_only), (OTHER_PORT, MAC_B, scenario.other_stack_only)];
         for (port, mac, stack_only) in ports {
             if port == PORT && scenario.is_nobodys {
-                self.links.remove(port).expect("an entry");
+                self.links.remove(index(port)).expect("an entry");
             } else {
                 network.ports.insert(port, Port { mac, stack_only });
-                self.links.insert(port, PortConfig::new(MacAddr::new(mac)).stack_only(stack_only)).expect("room");
+                self.links.insert(index(port), PortConfig::new(MacAddr::new(mac)).stack_only(stack_only)).expect("room");
             }
         }
         for flow in self.flows.keys().collect::<Vec<_>>() {
@@ -149,6 +149,11 @@ impl Bed {
         left.truncate(run.data_size_out as usize);
         (tried == 0).then(|| (run.retval.cast_signed(), left))
     }
+}
+
+/// The number of a port as an index in a map.
+fn index(port: u32) -> IfIndex {
+    IfIndex::new(port).expect("a port")
 }
 
 fn shared_addresses() -> impl Iterator<Item = std::net::IpAddr> {

@@ -16,7 +16,7 @@ use super::probe::{Delegation, Kind, Probe};
 use super::snapshot::Snapshot;
 use super::subject::Subject;
 use super::verdict::{Verdict, not_tried, unexpected};
-use crate::netlink::{LOOPBACK_INDEX, Link};
+use crate::netlink::{IfIndex, Link};
 use crate::spec::{AddResult, IfName, Version};
 
 /// The time limit for the removal of links after the end of their namespace. The kernel removes
@@ -299,7 +299,7 @@ impl Target {
     /// The identity of all links in the pod, including indexes and hardware addresses.
     pub(super) fn identity(&self) -> Verdict<Snapshot> {
         let links = self.pod.socket().links()?;
-        let links = links.iter().filter(|link| link.index != LOOPBACK_INDEX);
+        let links = links.iter().filter(|link| link.index != IfIndex::LOOPBACK);
         let mac = |link: &Link| link.mac.map(|mac| mac.to_string()).unwrap_or_default();
         let lines = links.map(|link| format!("{} is link {} with MAC {}", link.name, link.index, mac(link))).collect();
         Ok(self.network()?.and(lines))

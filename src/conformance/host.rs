@@ -12,7 +12,7 @@ use rustix::mount::{
 };
 
 use super::Error;
-use crate::netlink::{LOOPBACK_INDEX, Netns, Socket};
+use crate::netlink::{IfIndex, Netns, Socket};
 
 /// The directory for scratch files, on the host's own `/run`.
 pub(super) const SCRATCH: &str = "/run/cni-conformance";
@@ -76,7 +76,7 @@ impl Host {
         mount_over("tmpfs", STATE_DIR)?;
         let netns = Netns::current()?;
         let socket = Socket::open()?;
-        socket.set_up(LOOPBACK_INDEX)?;
+        socket.set_up(IfIndex::LOOPBACK)?;
         Ok(Self { netns, socket, pods: Cell::new(0), attachments: Cell::new(0) })
     }
 

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use ipnetwork::IpNetwork;
 
-use crate::netlink::{LOOPBACK_INDEX, Link, Socket};
+use crate::netlink::{IfIndex, Link, Socket};
 
 /// A set of lines with one fact each: `link cni0 (bridge)`, `address cni0 10.1.0.1/16`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ impl Snapshot {
     /// addresses. A bridge takes the hardware address of one of its ports.
     pub(super) fn of_network(socket: &Socket) -> crate::netlink::Result<Self> {
         let mut lines = BTreeSet::new();
-        for link in socket.links()?.iter().filter(|link| link.index != LOOPBACK_INDEX) {
+        for link in socket.links()?.iter().filter(|link| link.index != IfIndex::LOOPBACK) {
             lines.insert(format!("link {} ({})", link.name, link.kind.as_deref().unwrap_or("no kind")));
             lines.extend(addresses(socket, link).iter().map(|address| format!("address {address} on {}", link.name)));
             for route in socket.routes(link.index).unwrap_or_default() {

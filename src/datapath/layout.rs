@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::map::PerCpu;
-use crate::spec::MacAddr;
+use crate::spec::{IfIndex, MacAddr};
 
 /// The packet counters of one address: `struct pod_counters`.
 ///
@@ -60,7 +60,7 @@ pub struct NetStats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The index of the host end of the pod's veth pair, or of the bridge for gateway addresses.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// The MAC of the pod's interface, or of the bridge for gateway addresses.
     pub mac: MacAddr,
 }
@@ -82,8 +82,8 @@ pub struct PortConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DatapathConfig {
-    /// The index of the bridge. With index 0 the programs do nothing.
-    pub bridge_ifindex: u32,
+    /// The index of the bridge. Without one, the programs do nothing.
+    pub bridge_ifindex: Option<IfIndex>,
     /// The MAC of the bridge. Frames to this MAC are routed.
     pub gateway_mac: MacAddr,
     /// Forwards packets between pods directly, without bridge and netfilter. Existing flows through
@@ -142,8 +142,8 @@ const SPOOF_CHECK: u8 = 1 << 1;
 impl DatapathConfig {
     /// A network with spoof check and direct forwarding.
     #[must_use]
-    pub const fn new(bridge_ifindex: u32, gateway_mac: MacAddr) -> Self {
-        Self { bridge_ifindex, gateway_mac, direct_forwarding: true, spoof_check: true }
+    pub const fn new(bridge_ifindex: IfIndex, gateway_mac: MacAddr) -> Self {
+        Self { bridge_ifindex: Some(bridge_ifindex), gateway_mac, direct_forwarding: true, spoof_check: true }
     }
 }
 
@@ -164,13 +164,14 @@ impl PortConfig {
 
 impl From<Endpoint> for RawEndpoint {
     fn from(port: Endpoint) -> Self {
-        Self { ifindex: port.ifindex, mac: port.mac.octets(), xdp: 0 }
+        Self { ifindex: port.ifindex.get(), mac: port.mac.octets(), xdp: 0 }
     }
 }
 
-impl From<RawEndpoint> for Endpoint {
-    fn from(raw: RawEndpoint) -> Self {
-        Self { ifindex: raw.ifindex, mac: MacAddr::new(raw.mac) }
+impl RawEndpoint {
+    /// `None` for index 0, which names no port.
+    pub(super) fn endpoint(self) -> Option<Endpoint> {
+        Some(Endpoint { ifindex: IfIndex::new(self.ifindex)?, mac: MacAddr::new(self.mac) })
     }
 }
 
@@ -195,23 +196,24 @@ impl From<RawPortConfig> for PortConfig {
 }
 
 impl RawPortAddress {
-    pub(super) fn new(ifindex: u32, address: IpAddr) -> Self {
+    pub(super) fn new(ifindex: IfIndex, address: IpAddr) -> Self {
         let address = match address {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
         };
-        Self { ifindex, address: address.octets() }
+        Self { ifindex: ifindex.get(), address: address.octets() }
     }
 
-    pub(super) fn parts(self) -> (u32, IpAddr) {
-        (self.ifindex, IpAddr::from(self.address).to_canonical())
+    /// `None` for index 0, which names no port.
+    pub(super) fn parts(self) -> Option<(IfIndex, IpAddr)> {
+        Some((IfIndex::new(self.ifindex)?, IpAddr::from(self.address).to_canonical()))
     }
 }
 
 impl From<DatapathConfig> for RawDatapathConfig {
     fn from(config: DatapathConfig) -> Self {
         Self {
-            bridge_ifindex: config.bridge_ifindex,
+            bridge_ifindex: config.bridge_ifindex.map_or(0, IfIndex::get),
             gateway_mac: config.gateway_mac.octets(),
             flags: flag(config.direct_forwarding, DIRECT_FORWARDING) | flag(config.spoof_check, SPOOF_CHECK),
             reserved: 0,
@@ -222,7 +224,7 @@ impl From<DatapathConfig> for RawDatapathConfig {
 impl From<RawDatapathConfig> for DatapathConfig {
     fn from(raw: RawDatapathConfig) -> Self {
         Self {
-            bridge_ifindex: raw.bridge_ifindex,
+            bridge_ifindex: IfIndex::new(raw.bridge_ifindex),
             gateway_mac: MacAddr::new(raw.gateway_mac),
             direct_forwarding: raw.flags & DIRECT_FORWARDING != 0,
             spoof_check: raw.flags & SPOOF_CHECK != 0,

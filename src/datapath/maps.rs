@@ -12,6 +12,7 @@ use super::map_specs::{
 };
 use super::port_xdp::PortXdp;
 use super::{Drops, Endpoint, MapSet, PodCounters, PortConfig, Result};
+use crate::spec::IfIndex;
 
 /// `pkt_count` and `pkt_count_v6`: the packet counters of each address.
 ///
@@ -55,11 +56,11 @@ pub struct SharedAddressMap(Map);
 #[non_exhaustive]
 pub struct SharedAddress {
     /// The port that may send from the address.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// The address.
     pub address: IpAddr,
     /// The port at which the pod has the address.
-    pub sibling: u32,
+    pub sibling: IfIndex,
 }
 
 /// A map for each address family.
@@ -148,7 +149,7 @@ impl EndpointMap {
     ///
     /// [`Error::Map`](super::Error::Map).
     pub fn read(&self, address: IpAddr) -> Result<Option<Endpoint>> {
-        self.0.with(address, |map, key| Ok(map.read::<RawEndpoint>(key, address)?.map(Endpoint::from)))
+        self.0.with(address, |map, key| Ok(map.read(key, address)?.and_then(RawEndpoint::endpoint)))
     }
 
     /// Deletes the entry of `address`. A missing entry is success.
@@ -191,17 +192,17 @@ impl PortConfigMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map), for example for a full map.
-    pub fn insert(&self, ifindex: u32, link: PortConfig) -> Result<()> {
+    pub fn insert(&self, ifindex: IfIndex, link: PortConfig) -> Result<()> {
         if self.drops(ifindex)?.is_none() {
-            self.drops.put_sum(&ifindex.to_ne_bytes(), &Drops::default(), port(ifindex))?;
+            self.drops.put_sum(&ifindex.get().to_ne_bytes(), &Drops::default(), port(ifindex))?;
         }
         let raw = RawPortConfig::from(link);
         // Before the flags: without its byte in the filter, the programs do not look for the flags
         // of a receiver.
         if let Some(filter) = self.filter.as_ref().filter(|_| raw.has_flags()) {
-            filter.put(&(ifindex % FILTER_SIZE).to_ne_bytes(), &1_u8, port(ifindex))?;
+            filter.put(&(ifindex.get() % FILTER_SIZE).to_ne_bytes(), &1_u8, port(ifindex))?;
         }
-        self.config.put(&ifindex.to_ne_bytes(), &raw, port(ifindex))
+        self.config.put(&ifindex.get().to_ne_bytes(), &raw, port(ifindex))
     }
 
     /// The configuration of the port. `None` if the port has no entry: the spoof check does not
@@ -210,8 +211,8 @@ impl PortConfigMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn read(&self, ifindex: u32) -> Result<Option<PortConfig>> {
-        Ok(self.config.read::<RawPortConfig>(&ifindex.to_ne_bytes(), port(ifindex))?.map(PortConfig::from))
+    pub fn read(&self, ifindex: IfIndex) -> Result<Option<PortConfig>> {
+        Ok(self.config.read::<RawPortConfig>(&ifindex.get().to_ne_bytes(), port(ifindex))?.map(PortConfig::from))
     }
 
     /// The drop counters of the port, summed over all CPUs. `None` if the port has no entry.
@@ -219,8 +220,8 @@ impl PortConfigMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn drops(&self, ifindex: u32) -> Result<Option<Drops>> {
-        self.drops.sum(&ifindex.to_ne_bytes(), port(ifindex))
+    pub fn drops(&self, ifindex: IfIndex) -> Result<Option<Drops>> {
+        self.drops.sum(&ifindex.get().to_ne_bytes(), port(ifindex))
     }
 
     /// Makes directly forwarded packets for the port pass the driver-mode XDP program of the pod's
@@ -239,7 +240,7 @@ impl PortConfigMap {
     ///
     /// BTF (`CONFIG_DEBUG_INFO_BTF`), `CAP_PERFMON` when the programs are loaded, and no
     /// confidentiality lockdown. Otherwise the result is `false`.
-    pub fn watch_xdp(&self, ifindex: u32) -> Result<bool> {
+    pub fn watch_xdp(&self, ifindex: IfIndex) -> Result<bool> {
         self.xdp.as_ref().map_or(Ok(false), |xdp| xdp.watch(ifindex))
     }
 
@@ -248,7 +249,7 @@ impl PortConfigMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn watches_xdp(&self, ifindex: u32) -> Result<bool> {
+    pub fn watches_xdp(&self, ifindex: IfIndex) -> Result<bool> {
         self.xdp.as_ref().map_or(Ok(false), |xdp| xdp.is_watched(ifindex))
     }
 
@@ -257,13 +258,13 @@ impl PortConfigMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn remove(&self, ifindex: u32) -> Result<()> {
+    pub fn remove(&self, ifindex: IfIndex) -> Result<()> {
         if let Some(xdp) = &self.xdp {
             xdp.forget(ifindex)?;
         }
         // `port_config` last: after a crash in between, `indexes` still lists the port.
-        self.drops.delete(&ifindex.to_ne_bytes(), port(ifindex))?;
-        self.config.delete(&ifindex.to_ne_bytes(), port(ifindex))
+        self.drops.delete(&ifindex.get().to_ne_bytes(), port(ifindex))?;
+        self.config.delete(&ifindex.get().to_ne_bytes(), port(ifindex))
     }
 
     /// The ports with a configuration. Entries added or deleted during the call may be missing, and
@@ -272,8 +273,8 @@ impl PortConfigMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn indexes(&self) -> Result<Vec<u32>> {
-        Ok(self.config.keys()?.into_iter().map(u32::from_ne_bytes).collect())
+    pub fn indexes(&self) -> Result<Vec<IfIndex>> {
+        indexes(&self.config)
     }
 }
 
@@ -294,8 +295,8 @@ impl SharedAddressMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map), for example for a full map.
-    pub fn insert(&self, ifindex: u32, address: IpAddr, sibling: u32) -> Result<()> {
-        self.0.put(RawPortAddress::new(ifindex, address).as_bytes(), &sibling, entry(ifindex, address))
+    pub fn insert(&self, ifindex: IfIndex, address: IpAddr, sibling: IfIndex) -> Result<()> {
+        self.0.put(RawPortAddress::new(ifindex, address).as_bytes(), &sibling.get(), entry(ifindex, address))
     }
 
     /// The other port of the pod that has `address`.
@@ -303,9 +304,9 @@ impl SharedAddressMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn sibling(&self, ifindex: u32, address: IpAddr) -> Result<Option<u32>> {
+    pub fn sibling(&self, ifindex: IfIndex, address: IpAddr) -> Result<Option<IfIndex>> {
         let key = RawPortAddress::new(ifindex, address);
-        self.0.read(key.as_bytes(), entry(ifindex, address))
+        Ok(self.0.read(key.as_bytes(), entry(ifindex, address))?.and_then(IfIndex::new))
     }
 
     /// Deletes an entry. A missing entry is success.
@@ -313,7 +314,7 @@ impl SharedAddressMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn remove(&self, ifindex: u32, address: IpAddr) -> Result<()> {
+    pub fn remove(&self, ifindex: IfIndex, address: IpAddr) -> Result<()> {
         self.0.delete(RawPortAddress::new(ifindex, address).as_bytes(), entry(ifindex, address))
     }
 
@@ -323,7 +324,7 @@ impl SharedAddressMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn entries(&self, is_wanted: impl Fn(u32) -> bool) -> Result<Vec<SharedAddress>> {
+    pub fn entries(&self, is_wanted: impl Fn(IfIndex) -> bool) -> Result<Vec<SharedAddress>> {
         let mut entries = Vec::new();
         for (ifindex, address) in self.keys()?.filter(|(ifindex, _)| is_wanted(*ifindex)) {
             let entry = self.sibling(ifindex, address)?.map(|sibling| SharedAddress { ifindex, address, sibling });
@@ -337,13 +338,13 @@ impl SharedAddressMap {
     /// # Errors
     ///
     /// [`Error::Map`](super::Error::Map).
-    pub fn indexes(&self) -> Result<Vec<u32>> {
+    pub fn indexes(&self) -> Result<Vec<IfIndex>> {
         Ok(self.keys()?.map(|(ifindex, _)| ifindex).collect())
     }
 
-    fn keys(&self) -> Result<impl Iterator<Item = (u32, IpAddr)> + use<>> {
+    fn keys(&self) -> Result<impl Iterator<Item = (IfIndex, IpAddr)> + use<>> {
         let keys = self.0.keys::<{ size_of::<RawPortAddress>() }>()?;
-        Ok(keys.into_iter().map(|key| zerocopy::transmute!(key)).map(RawPortAddress::parts))
+        Ok(keys.into_iter().map(|key| zerocopy::transmute!(key)).filter_map(RawPortAddress::parts))
     }
 }
 
@@ -367,12 +368,17 @@ impl Families {
     }
 }
 
+/// The ports with an entry in a map with interface indexes as keys. The key 0 names no port.
+pub(super) fn indexes(map: &Map) -> Result<Vec<IfIndex>> {
+    Ok(map.keys()?.into_iter().map(u32::from_ne_bytes).filter_map(IfIndex::new).collect())
+}
+
 /// The name of an entry of `port_addresses` in errors.
-fn entry(ifindex: u32, address: IpAddr) -> String {
+fn entry(ifindex: IfIndex, address: IpAddr) -> String {
     format!("the address {address} at the port {ifindex}")
 }
 
 /// The name of the entry of a port in errors.
-fn port(ifindex: u32) -> String {
+fn port(ifindex: IfIndex) -> String {
     format!("the port {ifindex}")
 }

@@ -7,7 +7,7 @@ use super::layout::{RawDatapathConfig, RawEndpoint};
 use super::map::{Map, MapSpec};
 use super::map_specs::{NET_CONFIG, NET_STATS, POD_IFINDEX, SINGLE_KEY};
 use super::maps::{CounterMap, EndpointMap, PortConfigMap};
-use super::{DatapathConfig, Endpoint, MapSet, NetStats, PodCounters, PortConfig, Result};
+use super::{DatapathConfig, MapSet, NetStats, PodCounters, PortConfig, Result};
 
 /// The maps of layout 1, which had IPv4 only. `pod_ifindex` and `net_config` have the same entries
 /// today, except that the flags of `net_config` were padding.
@@ -33,8 +33,8 @@ pub(super) fn from_layout_1(old: &Path, new: &MapSet) -> Result<()> {
     let (old_endpoints, endpoints, ports) =
         (Map::open(old, &POD_IFINDEX)?, EndpointMap::open(new)?, PortConfigMap::open(new)?);
     for address in old_endpoints.keys::<4>()?.into_iter().map(Ipv4Addr::from) {
-        let Some(raw) = old_endpoints.read::<RawEndpoint>(&address.octets(), address)? else { continue };
-        let endpoint = Endpoint::from(raw);
+        let Some(raw) = old_endpoints.read(&address.octets(), address)? else { continue };
+        let Some(endpoint) = RawEndpoint::endpoint(raw) else { continue };
         endpoints.insert(address.into(), endpoint)?;
         endpoints.insert(endpoint.mac.link_local().into(), endpoint)?;
         ports.insert(endpoint.ifindex, PortConfig::new(endpoint.mac))?;
@@ -48,7 +48,7 @@ pub(super) fn from_layout_1(old: &Path, new: &MapSet) -> Result<()> {
 
     if let Some(raw) = Map::open(old, &NET_CONFIG)?.read::<RawDatapathConfig>(&SINGLE_KEY, "the entry")? {
         let old = DatapathConfig::from(raw);
-        let config = DatapathConfig::new(old.bridge_ifindex, old.gateway_mac);
+        let config = DatapathConfig { direct_forwarding: true, spoof_check: true, ..old };
         new.open(&NET_CONFIG)?.put(&SINGLE_KEY, &RawDatapathConfig::from(config), "the entry")?;
     }
     if let Some(counted) = Map::open(old, &NET_STATS_1)?.sum::<NetStats1>(&SINGLE_KEY, "the entry")? {

@@ -38,19 +38,19 @@
 //! use std::net::IpAddr;
 //!
 //! use cnikit::datapath::{Datapath, DatapathConfig, Endpoint, PortConfig};
-//! use cnikit::spec::MacAddr;
+//! use cnikit::spec::{IfIndex, MacAddr};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let datapath = Datapath::new("/sys/fs/bpf/my-plugin", &"mynet".parse()?);
 //! datapath.ensure()?;
 //!
-//! let (bridge, gateway) = (6, MacAddr::new([0x02, 0, 0, 0, 0, 0xfe]));
+//! let (bridge, gateway) = (IfIndex::try_from(6)?, MacAddr::new([0x02, 0, 0, 0, 0, 0xfe]));
 //! datapath.configure(DatapathConfig::new(bridge, gateway))?;
 //! let endpoints = datapath.open_endpoints()?;
 //! endpoints.insert("10.244.1.1".parse()?, Endpoint { ifindex: bridge, mac: gateway })?;
 //!
 //! let pod: IpAddr = "10.244.1.2".parse()?;
-//! let endpoint = Endpoint { ifindex: 7, mac: MacAddr::new([0x02, 0, 0, 0, 0, 0x01]) };
+//! let endpoint = Endpoint { ifindex: IfIndex::try_from(7)?, mac: MacAddr::new([0x02, 0, 0, 0, 0, 0x01]) };
 //! let counters = datapath.open_counters()?;
 //! counters.insert(pod)?;
 //! endpoints.insert(pod, endpoint)?;

@@ -17,7 +17,9 @@ use super::btf::Btf;
 use super::error::io_error;
 use super::map::Map;
 use super::map_specs::{PORT_CONFIG, PORT_XDP};
+use super::maps::indexes;
 use super::{Error, MapSet, Result, skeleton};
+use crate::spec::IfIndex;
 
 #[allow(
     unsafe_code,
@@ -108,10 +110,6 @@ pub(super) fn follow(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn indexes(map: &Map) -> Result<Vec<u32>> {
-    Ok(map.keys()?.into_iter().map(u32::from_ne_bytes).collect())
-}
-
 impl PortXdp {
     pub(super) fn open(maps: &MapSet) -> Result<Option<Self>> {
         let program = maps.directory().map(|directory| directory.join(PROGRAM));
@@ -123,7 +121,7 @@ impl PortXdp {
     ///
     /// The kernel must allow reads of its memory. The port must be the host end of a veth pair in
     /// the network namespace of the caller.
-    pub(super) fn watch(&self, ifindex: u32) -> Result<bool> {
+    pub(super) fn watch(&self, ifindex: IfIndex) -> Result<bool> {
         let Some(program) = &self.program else { return Ok(false) };
         let fd = match libbpf_rs::Program::fd_from_pinned_path(program) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
@@ -131,28 +129,28 @@ impl PortXdp {
         };
         let found = find(&fd, ifindex).map_err(|error| Error::pin("run the pinned program", program, error))?;
         match found {
-            Some(address) => self.map.put(&ifindex.to_ne_bytes(), &address, port(ifindex))?,
+            Some(address) => self.map.put(&ifindex.get().to_ne_bytes(), &address, port(ifindex))?,
             None => self.forget(ifindex)?,
         }
         Ok(found.is_some())
     }
 
-    pub(super) fn is_watched(&self, ifindex: u32) -> Result<bool> {
-        Ok(self.map.read::<u64>(&ifindex.to_ne_bytes(), port(ifindex))?.is_some())
+    pub(super) fn is_watched(&self, ifindex: IfIndex) -> Result<bool> {
+        Ok(self.map.read::<u64>(&ifindex.get().to_ne_bytes(), port(ifindex))?.is_some())
     }
 
-    pub(super) fn forget(&self, ifindex: u32) -> Result<()> {
-        self.map.delete(&ifindex.to_ne_bytes(), port(ifindex))
+    pub(super) fn forget(&self, ifindex: IfIndex) -> Result<()> {
+        self.map.delete(&ifindex.get().to_ne_bytes(), port(ifindex))
     }
 }
 
 /// Runs `find_xdp` for a port until it finishes. With `n` other interfaces it runs about
 /// `n / 4,096` times.
-fn find(program: &OwnedFd, ifindex: u32) -> io::Result<Option<u64>> {
+fn find(program: &OwnedFd, ifindex: IfIndex) -> io::Result<Option<u64>> {
     /// Enough for 16 million interfaces. If an interface is deleted during a walk, the walk may not
     /// end. The limit ends it.
     const MAX_CALLS: u32 = 4096;
-    let mut request = Request { address: 0, ifindex, reserved: [0; 52] };
+    let mut request = Request { address: 0, ifindex: ifindex.get(), reserved: [0; 52] };
     for _ in 0..MAX_CALLS {
         match run(program, &mut request)? {
             FOUND => return Ok(Some(request.address)),
@@ -214,6 +212,6 @@ fn kernel_layout() -> Option<generated::types::kernel_layout> {
     })
 }
 
-fn port(ifindex: u32) -> String {
+fn port(ifindex: IfIndex) -> String {
     format!("the port {ifindex}")
 }

@@ -14,6 +14,7 @@ use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
 
 use super::error::io_error;
 use super::{Error, Result, bpffs};
+use crate::spec::IfIndex;
 
 /// A BPF link that attaches a program to a TCX hook of an interface.
 ///
@@ -32,14 +33,17 @@ use super::{Error, Result, bpffs};
 /// call within [`Netns::run`](crate::netlink::Netns::run).
 ///
 /// ```no_run
-/// use cnikit::datapath::{Direction, TcxLink};
+/// use cnikit::{
+///     datapath::{Direction, TcxLink},
+///     spec::IfIndex,
+/// };
 /// # fn program() -> std::os::fd::OwnedFd { unimplemented!() }
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let program = program();
+/// let (program, eth7) = (program(), IfIndex::try_from(7)?);
 /// // Attaches and pins, replaces in place, or changes nothing: repeated calls are safe.
-/// TcxLink::ensure(&program, 7, Direction::Ingress, "/sys/fs/bpf/my-plugin/eth7")?;
-/// for program in TcxLink::attached(7, Direction::Ingress)? {
+/// TcxLink::ensure(&program, eth7, Direction::Ingress, "/sys/fs/bpf/my-plugin/eth7")?;
+/// for program in TcxLink::attached(eth7, Direction::Ingress)? {
 ///     println!("program {} by link {:?}", program.program_id, program.link_id);
 /// }
 /// TcxLink::remove("/sys/fs/bpf/my-plugin/eth7")?;
@@ -78,7 +82,7 @@ pub struct TcxInfo {
     pub program_id: u32,
     /// The index of the interface. `None` for a dead link: its interface was deleted, or it was
     /// detached.
-    pub ifindex: Option<u32>,
+    pub ifindex: Option<IfIndex>,
     /// The hook.
     pub direction: Direction,
 }
@@ -101,8 +105,8 @@ impl TcxLink {
     /// [`Error::TcxUnsupported`] on a kernel without TCX. Otherwise [`Error::Tcx`]: `ENODEV` if the
     /// interface does not exist, `EINVAL` for a program of another type, `ERANGE` if the hook
     /// already has 64 programs.
-    pub fn attach(program: &impl AsFd, ifindex: u32, direction: Direction) -> Result<Self> {
-        let (program, target) = (program.as_fd().as_raw_fd(), ifindex.cast_signed());
+    pub fn attach(program: &impl AsFd, ifindex: IfIndex, direction: Direction) -> Result<Self> {
+        let (program, target) = (program.as_fd().as_raw_fd(), ifindex.get().cast_signed());
         // SAFETY: both descriptors are open, and no options are passed.
         let made = check(unsafe { sys::bpf_link_create(program, target, direction.attach_type(), ptr::null()) });
         match made {
@@ -127,7 +131,7 @@ impl TcxLink {
     ///
     /// As [`attach`](Self::attach), [`open`](Self::open) except for a missing pin, and
     /// [`pin`](Self::pin). [`Error::Locked`] if another caller hangs.
-    pub fn ensure(program: &impl AsFd, ifindex: u32, direction: Direction, path: impl AsRef<Path>) -> Result<Self> {
+    pub fn ensure(program: &impl AsFd, ifindex: IfIndex, direction: Direction, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let directory = path.parent().unwrap_or(path);
         bpffs::ensure_directory(directory)?;
@@ -256,7 +260,7 @@ impl TcxLink {
     /// [`Error::TcxUnsupported`] on a kernel without TCX. Otherwise [`Error::Tcx`]: `ENODEV` if the
     /// interface does not exist, `EPERM` without `CAP_NET_ADMIN`.
     #[doc(alias = "BPF_PROG_QUERY")]
-    pub fn attached(ifindex: u32, direction: Direction) -> Result<Vec<TcxProgram>> {
+    pub fn attached(ifindex: IfIndex, direction: Direction) -> Result<Vec<TcxProgram>> {
         // `BPF_MPROG_MAX`, the limit of a hook.
         const MAX_PROGRAMS: usize = 64;
         let (mut programs, mut links) = ([0; MAX_PROGRAMS], [0; MAX_PROGRAMS]);
@@ -270,7 +274,7 @@ impl TcxLink {
         // SAFETY: the kernel writes at most `count` numbers to each array, and `count` is their
         // length.
         let queried =
-            unsafe { sys::bpf_prog_query_opts(ifindex.cast_signed(), direction.attach_type(), &raw mut options) };
+            unsafe { sys::bpf_prog_query_opts(ifindex.get().cast_signed(), direction.attach_type(), &raw mut options) };
         check(queried).map_err(|error| match error.raw_os_error() {
             Some(code) if code == rustix::io::Errno::INVAL.raw_os_error() => Error::TcxUnsupported,
             _ => Error::tcx("list the programs of TCX", hook(ifindex, direction), error),
@@ -333,7 +337,7 @@ impl TcxLink {
         Ok(TcxInfo {
             link_id: info.id,
             program_id: info.prog_id,
-            ifindex: Some(tcx.ifindex).filter(|index| *index != 0),
+            ifindex: IfIndex::new(tcx.ifindex),
             direction: if egress { Direction::Egress } else { Direction::Ingress },
         })
     }
@@ -359,7 +363,7 @@ fn program_id(program: &impl AsFd) -> Result<u32> {
         .map_err(|error| Error::tcx("read the information of", "the program".to_owned(), io_error(error)))
 }
 
-fn hook(ifindex: u32, direction: Direction) -> String {
+fn hook(ifindex: IfIndex, direction: Direction) -> String {
     let direction = match direction {
         Direction::Ingress => "ingress",
         Direction::Egress => "egress",

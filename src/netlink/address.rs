@@ -15,6 +15,7 @@ use super::{
     error::{EncodeError, Operation, Result},
     socket::Socket,
 };
+use crate::spec::IfIndex;
 
 impl Socket {
     /// Adds an address to a link. The kernel adds a route to the subnet of its prefix.
@@ -29,7 +30,7 @@ impl Socket {
     /// [`Error::Kernel`](super::Error::Kernel) otherwise: `ENODEV` if the link is gone, `EACCES` if
     /// IPv6 is disabled on it, `EPERM` without `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_NEWADDR")]
-    pub fn add_address(&self, ifindex: u32, address: IpNetwork) -> Result<()> {
+    pub fn add_address(&self, ifindex: IfIndex, address: IpNetwork) -> Result<()> {
         let operation = Operation::new("add address", format_args!("{address} to link {ifindex}"));
         let flags = NlmF::CREATE | NlmF::EXCL;
         self.change(&operation, Rtm::Newaddr, flags, new_address(ifindex, address))
@@ -41,7 +42,7 @@ impl Socket {
     ///
     /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_DELADDR")]
-    pub fn delete_address(&self, ifindex: u32, address: IpNetwork) -> Result<()> {
+    pub fn delete_address(&self, ifindex: IfIndex, address: IpNetwork) -> Result<()> {
         let operation = Operation::new("delete address", format_args!("{address} of link {ifindex}"));
         match self.change(&operation, Rtm::Deladdr, NlmF::empty(), new_address(ifindex, address)) {
             Err(error) if error.is(Errno::ADDRNOTAVAIL) || error.is(Errno::NODEV) => Ok(()),
@@ -56,8 +57,8 @@ impl Socket {
     ///
     /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` if the link is absent, on Linux 4.20 and
     /// later) and socket errors.
-    pub fn addresses(&self, ifindex: u32) -> Result<Vec<IpNetwork>> {
-        let found = self.dump_addresses(&Operation::on_link("list the addresses of", ifindex), ifindex)?;
+    pub fn addresses(&self, ifindex: IfIndex) -> Result<Vec<IpNetwork>> {
+        let found = self.dump_addresses(&Operation::on_link("list the addresses of", ifindex), Some(ifindex))?;
         let of_link = found.into_iter().filter(|(link, _)| *link == ifindex).map(|(_, address)| address);
         let (v4, v6): (Vec<_>, Vec<_>) = of_link.partition(IpNetwork::is_ipv4);
         Ok([v4, v6].concat())
@@ -69,16 +70,16 @@ impl Socket {
     ///
     /// As for [`Socket::links`].
     #[doc(alias = "RTM_GETADDR")]
-    pub fn all_addresses(&self) -> Result<Vec<(u32, IpNetwork)>> {
-        self.dump_addresses(&Operation::new("list", "addresses"), 0)
+    pub fn all_addresses(&self) -> Result<Vec<(IfIndex, IpNetwork)>> {
+        self.dump_addresses(&Operation::new("list", "addresses"), None)
     }
 
-    /// The addresses of one link if the kernel filters by link; the addresses of all links for
-    /// index 0.
-    fn dump_addresses(&self, operation: &Operation, ifindex: u32) -> Result<Vec<(u32, IpNetwork)>> {
+    /// The addresses of one link if the kernel filters by link; the addresses of all links without
+    /// an index.
+    fn dump_addresses(&self, operation: &Operation, ifindex: Option<IfIndex>) -> Result<Vec<(IfIndex, IpNetwork)>> {
         let request = || header(RtAddrFamily::Unspecified, ifindex, 0).build().map_err(EncodeError::from);
         let found: Vec<Ifaddrmsg> = self.dump(operation, Rtm::Getaddr, request)?;
-        Ok(found.iter().filter_map(|message| Some((*message.ifa_index(), decode(message)?))).collect())
+        Ok(found.iter().filter_map(|message| Some((IfIndex::new(*message.ifa_index())?, decode(message)?))).collect())
     }
 }
 
@@ -103,10 +104,10 @@ pub(super) const fn family(address: IpAddr) -> RtAddrFamily {
     }
 }
 
-fn new_address(ifindex: u32, address: IpNetwork) -> Result<Ifaddrmsg, EncodeError> {
+fn new_address(ifindex: IfIndex, address: IpNetwork) -> Result<Ifaddrmsg, EncodeError> {
     let ip = address.ip();
     let mut attrs = Attrs::new().put(Ifa::Local, &octets(ip)[..])?.put(Ifa::Address, &octets(ip)[..])?;
-    let mut header = header(family(ip), ifindex, address.prefix());
+    let mut header = header(family(ip), Some(ifindex), address.prefix());
     match address {
         // /31 and /32 have no broadcast address (RFC 3021).
         IpNetwork::V4(v4) if v4.prefix() < 31 => {
@@ -121,7 +122,8 @@ fn new_address(ifindex: u32, address: IpNetwork) -> Result<Ifaddrmsg, EncodeErro
     Ok(header.rtattrs(attrs.into_buffer()).build()?)
 }
 
-fn header(family: RtAddrFamily, ifindex: u32, prefix: u8) -> IfaddrmsgBuilder {
+fn header(family: RtAddrFamily, ifindex: Option<IfIndex>, prefix: u8) -> IfaddrmsgBuilder {
+    let ifindex = ifindex.map_or(0, IfIndex::get);
     IfaddrmsgBuilder::default().ifa_family(family).ifa_prefixlen(prefix).ifa_scope(RtScope::Universe).ifa_index(ifindex)
 }
 

@@ -8,6 +8,7 @@ use neli::{
 };
 
 use super::error::{EncodeError, Result};
+use crate::spec::IfIndex;
 
 /// The attributes of a message or of another attribute.
 #[derive(Debug)]
@@ -75,6 +76,11 @@ pub(super) fn number(bytes: &[u8]) -> Option<u32> {
 /// A number of 64 bits at the beginning of `bytes`, in native byte order.
 pub(super) fn wide(bytes: &[u8]) -> Option<u64> {
     bytes.first_chunk().copied().map(u64::from_ne_bytes)
+}
+
+/// An interface index; `None` for 0, which the kernel writes for no link.
+pub(super) fn ifindex(bytes: &[u8]) -> Option<IfIndex> {
+    number(bytes).and_then(IfIndex::new)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use super::{
     orphans::OrphanRecord,
     socket::{Deletion, Socket, encode},
 };
+use crate::spec::IfIndex;
 
 /// How long to wait for the notification that the link is gone. The kernel deletes links one at a
 /// time, so each of many deletions waits for the earlier ones.
@@ -71,7 +72,7 @@ impl Socket {
     /// Closing the caller's descriptors needs `close_range(2)`, Linux 5.9. On older kernels this
     /// method is [`Socket::delete_link`].
     #[doc(alias = "RTM_DELLINK")]
-    pub fn delete_link_nowait(&self, ifindex: u32, record: &OrphanRecord) -> Result<()> {
+    pub fn delete_link_nowait(&self, ifindex: IfIndex, record: &OrphanRecord) -> Result<()> {
         let operation = Operation::on_link("delete", ifindex);
         let sequence = self.next_sequence();
         let request = encode(&operation, sequence, Rtm::Dellink, NlmF::ACK, message(ifindex, Attrs::new()))?;
@@ -92,7 +93,7 @@ impl Socket {
     /// Starts a process that deletes the link, if the record permits it.
     fn delegate_deletion(
         &self,
-        ifindex: u32,
+        ifindex: IfIndex,
         request: &[u8],
         record: &OrphanRecord,
     ) -> Option<(DeletionNotices<'_>, DetachedChild)> {

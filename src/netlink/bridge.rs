@@ -10,7 +10,7 @@ use super::{
     message::{finish, header},
     socket::Socket,
 };
-use crate::spec::{IfName, MacAddr};
+use crate::spec::{IfIndex, IfName, MacAddr};
 
 /// The link kind of a bridge, and the slave kind of its ports.
 const BRIDGE: &str = "bridge";
@@ -172,7 +172,7 @@ impl BridgeSpec {
             .put_some(Ifla::Address, self.mac.map(MacAddr::octets))?
             .put_some(Ifla::Mtu, self.mtu)?
             .nest(Ifla::Linkinfo, info)?;
-        let header = if self.up { header(0).up() } else { header(0) };
+        let header = if self.up { header(None).up() } else { header(None) };
         finish(header.rtattrs(attrs.into_buffer()))
     }
 }
@@ -303,7 +303,7 @@ impl Socket {
     /// support it. [`Error::Kernel`](super::Error::Kernel) otherwise: `EPERM` without
     /// `CAP_NET_ADMIN`, `EOPNOTSUPP` if the kernel does not support bridges, `EINVAL` for a default
     /// VLAN above 4094.
-    pub fn create_bridge(&self, bridge: &BridgeSpec) -> Result<u32> {
+    pub fn create_bridge(&self, bridge: &BridgeSpec) -> Result<IfIndex> {
         let operation = Operation::new("create bridge", &bridge.name);
         match self.create_link(&operation, &bridge.name, bridge.message()) {
             Err(error) if bridge.vlan_filtering == Some(true) && error.is(Errno::OPNOTSUPP) => {
@@ -322,7 +322,7 @@ impl Socket {
     ///
     /// [`Error::Kernel`](super::Error::Kernel): `EOPNOTSUPP` if the link is not a bridge port,
     /// `EPERM` without `CAP_NET_ADMIN`.
-    pub fn set_bridge_port(&self, ifindex: u32, port: BridgePort) -> Result<()> {
+    pub fn set_bridge_port(&self, ifindex: IfIndex, port: BridgePort) -> Result<()> {
         self.set(ifindex, "set the bridge port flags of", port.attrs())
     }
 }

@@ -126,7 +126,7 @@ impl BridgeVlan {
                 .put(IFLA_BRIDGE_VLAN_INFO, info(end, self.last).as_slice())?
         };
         let attrs = Attrs::new().nest(Ifla::AfSpec, vlans)?;
-        finish(of_bridge(ifindex.get()).rtattrs(attrs.into_buffer()))
+        finish(of_bridge(ifindex).rtattrs(attrs.into_buffer()))
     }
 
     /// The VLANs in a message of the family `AF_BRIDGE`.
@@ -210,7 +210,7 @@ impl Socket {
         // The kernel accepts no index in this request.
         let request = || {
             let attrs = Attrs::new().put(Ifla::ExtMask, RTEXT_FILTER_BRVLAN_COMPRESSED)?;
-            finish(of_bridge(0).rtattrs(attrs.into_buffer()))
+            finish(of_bridge(None).rtattrs(attrs.into_buffer()))
         };
         let found: Vec<Ifinfomsg> = self.dump(&operation, Rtm::Getlink, request)?;
         let of_link = found.iter().filter(|message| message.ifi_index().cast_unsigned() == ifindex.get());
@@ -237,6 +237,6 @@ fn vlan_operation(verb: &'static str, ifindex: IfIndex, vlan: BridgeVlan) -> Ope
     }
 }
 
-fn of_bridge(ifindex: u32) -> IfinfomsgBuilder {
+fn of_bridge(ifindex: impl Into<Option<IfIndex>>) -> IfinfomsgBuilder {
     header(ifindex).ifi_family(RtAddrFamily::from(AF_BRIDGE))
 }

@@ -15,6 +15,7 @@ use super::{
     error::{EncodeError, Error, Operation, Result},
     socket::Socket,
 };
+use crate::spec::IfIndex;
 
 const CLSACT: &str = "clsact";
 const TC_H_CLSACT: u32 = 0xffff_fff1;
@@ -105,7 +106,7 @@ impl Socket {
     /// # Kernel
     ///
     /// Linux 4.5; shared blocks 4.16.
-    pub fn create_clsact(&self, ifindex: u32, blocks: SharedBlocks) -> Result<()> {
+    pub fn create_clsact(&self, ifindex: IfIndex, blocks: SharedBlocks) -> Result<()> {
         let operation = Operation::on_link("create the clsact qdisc of", ifindex);
         let flags = NlmF::CREATE | NlmF::EXCL;
         self.change(&operation, Rtm::Newqdisc, flags, new_clsact(ifindex, blocks))
@@ -123,7 +124,7 @@ impl Socket {
     /// # Kernel
     ///
     /// As for [`Socket::create_clsact`].
-    pub fn ensure_clsact(&self, ifindex: u32, blocks: SharedBlocks) -> Result<()> {
+    pub fn ensure_clsact(&self, ifindex: IfIndex, blocks: SharedBlocks) -> Result<()> {
         let exists = match self.create_clsact(ifindex, blocks) {
             Err(error @ Error::Exists { .. }) => error,
             created => return created,
@@ -144,9 +145,9 @@ impl Socket {
     /// # Errors
     ///
     /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
-    pub fn delete_clsact(&self, ifindex: u32) -> Result<()> {
+    pub fn delete_clsact(&self, ifindex: IfIndex) -> Result<()> {
         let operation = Operation::on_link("delete the clsact qdisc of", ifindex);
-        let request = header(ifindex, CLSACT_HANDLE, TC_H_CLSACT).build().map_err(EncodeError::from);
+        let request = header(ifindex.get(), CLSACT_HANDLE, TC_H_CLSACT).build().map_err(EncodeError::from);
         match self.change(&operation, Rtm::Delqdisc, NlmF::empty(), request) {
             Err(error) if error.is(Errno::NOENT) || error.is(Errno::NODEV) => Ok(()),
             // The kernel returns EINVAL for a slot that is empty again, but also for other errors.
@@ -163,9 +164,9 @@ impl Socket {
     /// # Errors
     ///
     /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` if the link is gone.
-    pub fn ingress_qdisc(&self, ifindex: u32) -> Result<Option<IngressQdisc>> {
+    pub fn ingress_qdisc(&self, ifindex: IfIndex) -> Result<Option<IngressQdisc>> {
         let operation = Operation::on_link("look up the ingress qdisc of", ifindex);
-        let request = header(ifindex, 0, TC_H_CLSACT).build().map_err(EncodeError::from);
+        let request = header(ifindex.get(), 0, TC_H_CLSACT).build().map_err(EncodeError::from);
         // The answer is a notification, which the kernel sends to the requester only as an echo.
         let found: Option<Tcmsg> = match self.request(&operation, Rtm::Getqdisc, NlmF::ECHO, request) {
             // A slot that was never used returns ENOENT. A slot that is empty again returns EINVAL
@@ -193,7 +194,8 @@ impl IngressQdisc {
     }
 }
 
-/// The header of a message for a qdisc or a filter.
+/// The header of a message for a qdisc or a filter. For a filter in a shared block, `ifindex` is a
+/// number of no link.
 pub(super) fn header(ifindex: u32, handle: u32, parent: u32) -> TcmsgBuilder {
     TcmsgBuilder::default()
         .tcm_family(0)
@@ -203,10 +205,10 @@ pub(super) fn header(ifindex: u32, handle: u32, parent: u32) -> TcmsgBuilder {
         .tcm_info(0)
 }
 
-fn new_clsact(ifindex: u32, blocks: SharedBlocks) -> Result<Tcmsg, EncodeError> {
+fn new_clsact(ifindex: IfIndex, blocks: SharedBlocks) -> Result<Tcmsg, EncodeError> {
     let attrs = Attrs::new()
         .put(Tca::Kind, CLSACT)?
         .put_some(TCA_INGRESS_BLOCK.into(), blocks.ingress.map(SharedBlock::index))?
         .put_some(TCA_EGRESS_BLOCK.into(), blocks.egress.map(SharedBlock::index))?;
-    Ok(header(ifindex, CLSACT_HANDLE, TC_H_CLSACT).rtattrs(attrs.into_buffer()).build()?)
+    Ok(header(ifindex.get(), CLSACT_HANDLE, TC_H_CLSACT).rtattrs(attrs.into_buffer()).build()?)
 }

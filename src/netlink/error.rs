@@ -15,7 +15,7 @@ use neli::{
 };
 use rustix::io::Errno;
 
-use crate::spec::{ErrorCode, HasErrorCode, IfName};
+use crate::spec::{ErrorCode, HasErrorCode, IfIndex, IfName};
 
 /// The result type of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -63,7 +63,7 @@ pub enum Error {
         /// The object that was not created.
         object: String,
         /// The index.
-        ifindex: u32,
+        ifindex: IfIndex,
     },
     /// The place of a qdisc holds another one, which differs from the requested one.
     #[error(
@@ -231,7 +231,7 @@ impl Operation {
         Self { name, object: object.to_string() }
     }
 
-    pub(super) fn on_link(name: &'static str, ifindex: u32) -> Self {
+    pub(super) fn on_link(name: &'static str, ifindex: IfIndex) -> Self {
         Self::new(name, format_args!("link {ifindex}"))
     }
 
@@ -260,7 +260,7 @@ impl Operation {
         Error::Message { operation, object, source: error.0 }
     }
 
-    pub(super) fn index_taken(&self, ifindex: u32) -> Error {
+    pub(super) fn index_taken(&self, ifindex: IfIndex) -> Error {
         let (operation, object) = self.parts();
         Error::IndexTaken { operation, object, ifindex }
     }
@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn temporary_errors_return_try_again() {
-        let operation = Operation::on_link("set up", 4);
+        let operation = Operation::on_link("set up", IfIndex::LOOPBACK);
         assert_eq!(operation.refused(-16, None).code(), ErrorCode::TRY_AGAIN);
         assert_eq!(operation.dump_interrupted(5).code(), ErrorCode::TRY_AGAIN);
         let missing = Error::NetnsMissing { path: "/run/netns/gone".into() };

@@ -12,7 +12,7 @@ use super::{
     error::{EncodeError, Operation, Result},
     socket::Socket,
 };
-use crate::spec::MacAddr;
+use crate::spec::{IfIndex, MacAddr};
 
 const AF_BRIDGE: u8 = 7;
 
@@ -59,7 +59,7 @@ impl Socket {
     ///
     /// Linux 4.20.
     #[doc(alias = "RTM_NEWNEIGH")]
-    pub fn set_fdb(&self, ifindex: u32, mac: MacAddr) -> Result<()> {
+    pub fn set_fdb(&self, ifindex: IfIndex, mac: MacAddr) -> Result<()> {
         let operation = Operation::new("set FDB entry", format_args!("{mac} at link {ifindex}"));
         self.change(&operation, Rtm::Newneigh, NlmF::CREATE | NlmF::REPLACE, entry(ifindex, mac))
     }
@@ -71,7 +71,7 @@ impl Socket {
     ///
     /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_DELNEIGH")]
-    pub fn delete_fdb(&self, ifindex: u32, mac: MacAddr) -> Result<()> {
+    pub fn delete_fdb(&self, ifindex: IfIndex, mac: MacAddr) -> Result<()> {
         let operation = Operation::new("delete FDB entry", format_args!("{mac} at link {ifindex}"));
         match self.change(&operation, Rtm::Delneigh, NlmF::empty(), entry(ifindex, mac)) {
             Err(error) if [Errno::NOENT, Errno::NODEV, Errno::OPNOTSUPP].iter().any(|errno| error.is(*errno)) => Ok(()),
@@ -85,11 +85,11 @@ impl Socket {
     /// # Errors
     ///
     /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
-    pub fn fdb(&self, ifindex: u32) -> Result<Vec<FdbEntry>> {
+    pub fn fdb(&self, ifindex: IfIndex) -> Result<Vec<FdbEntry>> {
         let operation = Operation::on_link("list the FDB entries of", ifindex);
         let request = || header(ifindex).build().map_err(EncodeError::from);
         let found: Vec<Ndmsg> = self.dump(&operation, Rtm::Getneigh, request)?;
-        let of_port = found.iter().filter(|message| message.ndm_index().cast_unsigned() == ifindex);
+        let of_port = found.iter().filter(|message| message.ndm_index().cast_unsigned() == ifindex.get());
         Ok(of_port.filter_map(FdbEntry::decode).collect())
     }
 }
@@ -121,7 +121,7 @@ impl FdbEntry {
 }
 
 /// A static entry of the port's bridge.
-fn entry(ifindex: u32, mac: MacAddr) -> Result<Ndmsg, EncodeError> {
+fn entry(ifindex: IfIndex, mac: MacAddr) -> Result<Ndmsg, EncodeError> {
     /// Without this flag even a static entry moves to a port that learns the address.
     const NTF_STICKY: Ntf = Ntf::from_bits_retain(1 << 6);
     let attrs = Attrs::new().put(Nda::Lladdr, mac.octets())?;
@@ -129,10 +129,10 @@ fn entry(ifindex: u32, mac: MacAddr) -> Result<Ndmsg, EncodeError> {
     Ok(header.rtattrs(attrs.into_buffer()).build()?)
 }
 
-fn header(ifindex: u32) -> NdmsgBuilder {
+fn header(ifindex: IfIndex) -> NdmsgBuilder {
     NdmsgBuilder::default()
         .ndm_family(RtAddrFamily::from(AF_BRIDGE))
-        .ndm_index(ifindex.cast_signed())
+        .ndm_index(ifindex.get().cast_signed())
         .ndm_state(Nud::empty())
         .ndm_type(Rtn::Unspec)
 }

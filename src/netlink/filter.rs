@@ -33,10 +33,10 @@ const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 pub enum FilterTarget {
     /// The ingress of the link with this index. Its qdisc must not refer to a block for this
     /// direction.
-    Ingress(u32),
+    Ingress(IfIndex),
     /// The egress of the link with this index. Its qdisc must not refer to a block for this
     /// direction.
-    Egress(u32),
+    Egress(IfIndex),
     /// A shared block.
     Block(SharedBlock),
 }
@@ -220,8 +220,8 @@ impl FilterTarget {
         const TC_H_CLSACT_EGRESS: u32 = 0xffff_fff3;
         const TCM_IFINDEX_MAGIC_BLOCK: u32 = 0xffff_ffff;
         match self {
-            Self::Ingress(ifindex) => (ifindex, TC_H_CLSACT_INGRESS),
-            Self::Egress(ifindex) => (ifindex, TC_H_CLSACT_EGRESS),
+            Self::Ingress(ifindex) => (ifindex.get(), TC_H_CLSACT_INGRESS),
+            Self::Egress(ifindex) => (ifindex.get(), TC_H_CLSACT_EGRESS),
             Self::Block(block) => (TCM_IFINDEX_MAGIC_BLOCK, block.index()),
         }
     }

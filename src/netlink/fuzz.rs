@@ -29,7 +29,7 @@ pub fn read_replies(bytes: &[u8]) {
             _ = BridgeVlan::decode(message);
         });
         as_message(object, |message: &Ifaddrmsg| _ = address::decode(message));
-        as_message(object, |message: &Rtmsg| _ = Route::decode(message));
+        as_message(object, |message: &Rtmsg| _ = Route::decode(message, None));
         as_message(object, |message: &Ndmsg| _ = FdbEntry::decode(message));
         as_message(object, |message: &Tcmsg| {
             _ = FilterInfo::decode(message);

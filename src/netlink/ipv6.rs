@@ -6,6 +6,7 @@ use super::{
     error::Result,
     socket::Socket,
 };
+use crate::spec::IfIndex;
 
 /// The numbers of the family and its attributes in a link message: see
 /// [if_link.h](https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/include/uapi/linux/if_link.h).
@@ -117,7 +118,7 @@ impl Socket {
     /// # Kernel
     ///
     /// Linux 3.17; 4.5 for [`AddrGenMode::Random`].
-    pub fn set_addr_gen_mode(&self, ifindex: u32, mode: AddrGenMode) -> Result<()> {
+    pub fn set_addr_gen_mode(&self, ifindex: IfIndex, mode: AddrGenMode) -> Result<()> {
         let attrs = || {
             let inet6 = Attrs::new().put(IFLA_INET6_ADDR_GEN_MODE, mode as u8)?;
             Attrs::new().nest(Ifla::AfSpec, Attrs::new().nest(AF_INET6, inet6)?)

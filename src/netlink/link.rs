@@ -13,27 +13,24 @@ use neli::{
 use rustix::io::Errno;
 
 use super::{
-    attrs::{Attrs, nested, number, text},
+    attrs::{Attrs, ifindex, nested, number, text},
     bridge::BridgePort,
     error::{EncodeError, Operation, Result},
     ipv6::{self, Ipv6Conf},
     message::{finish, header, message},
     socket::Socket,
 };
-use crate::spec::{IfName, MacAddr};
+use crate::spec::{IfIndex, IfName, MacAddr};
 
 /// neli has no name for this attribute.
 const IFLA_XDP_DRV_PROG_ID: u16 = 5;
-
-/// The index of the loopback link: the kernel creates it as the first link of every namespace.
-pub const LOOPBACK_INDEX: u32 = 1;
 
 /// A network interface as the kernel reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Link {
     /// The interface index, unique inside its namespace.
-    pub index: u32,
+    pub index: IfIndex,
     /// The name.
     pub name: IfName,
     /// The driver's kind, such as `bridge` or `veth`; `None` for hardware and for loopback.
@@ -48,12 +45,12 @@ pub struct Link {
     /// end is running only if both ends are up.
     pub running: bool,
     /// The index of the bridge (or bond, or VRF) that the link is a port of.
-    pub master: Option<u32>,
+    pub master: Option<IfIndex>,
     /// The bridge port flags, if the master is a bridge.
     pub bridge_port: Option<BridgePort>,
     /// The index of the lower link, or of the other end of a veth pair, in *its* namespace.
     #[doc(alias = "IFLA_LINK")]
-    pub peer_index: Option<u32>,
+    pub peer_index: Option<IfIndex>,
     /// The netnsid of the namespace of `peer_index`, if that is another namespace.
     #[doc(alias = "IFLA_LINK_NETNSID")]
     pub link_netnsid: Option<i32>,
@@ -74,7 +71,7 @@ impl Socket {
     /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
     pub fn link_by_name(&self, name: &IfName) -> Result<Option<Link>> {
         let operation = Operation::new("look up link", name);
-        self.link(&operation, || message(0, Attrs::new().put(Ifla::Ifname, name.as_str())?))
+        self.link(&operation, || message(None, Attrs::new().put(Ifla::Ifname, name.as_str())?))
     }
 
     /// The link with this index, if it exists.
@@ -82,7 +79,7 @@ impl Socket {
     /// # Errors
     ///
     /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
-    pub fn link_by_index(&self, ifindex: u32) -> Result<Option<Link>> {
+    pub fn link_by_index(&self, ifindex: IfIndex) -> Result<Option<Link>> {
         let operation = Operation::on_link("look up", ifindex);
         self.link(&operation, || message(ifindex, Attrs::new()))
     }
@@ -122,7 +119,7 @@ impl Socket {
         // Statistics would be most of the bytes that the kernel writes.
         const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
         let operation = Operation::new("list", "links");
-        let request = || message(0, Attrs::new().put(Ifla::ExtMask, RTEXT_FILTER_SKIP_STATS)?);
+        let request = || message(None, Attrs::new().put(Ifla::ExtMask, RTEXT_FILTER_SKIP_STATS)?);
         let found: Vec<Ifinfomsg> = self.dump(&operation, Rtm::Getlink, request)?;
         Ok(found.iter().filter_map(|link| Link::decode(link).ok()).collect())
     }
@@ -133,7 +130,7 @@ impl Socket {
     ///
     /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` if the link is gone, `EPERM` without
     /// `CAP_NET_ADMIN`.
-    pub fn set_up(&self, ifindex: u32) -> Result<()> {
+    pub fn set_up(&self, ifindex: IfIndex) -> Result<()> {
         let operation = Operation::on_link("bring up", ifindex);
         let request = finish(header(ifindex).up());
         self.change(&operation, Rtm::Newlink, NlmF::empty(), request)
@@ -147,7 +144,7 @@ impl Socket {
     /// # Errors
     ///
     /// As for [`Socket::link_by_index`]. For a link that is gone, the result is `false`.
-    pub fn wait_running(&self, ifindex: u32, timeout: Duration) -> Result<bool> {
+    pub fn wait_running(&self, ifindex: IfIndex, timeout: Duration) -> Result<bool> {
         const FIRST_PAUSE: Duration = Duration::from_micros(50);
         const LONGEST_PAUSE: Duration = Duration::from_millis(10);
         let start = Instant::now();
@@ -168,7 +165,7 @@ impl Socket {
     /// # Errors
     ///
     /// As for [`Socket::set_up`].
-    pub fn set_down(&self, ifindex: u32) -> Result<()> {
+    pub fn set_down(&self, ifindex: IfIndex) -> Result<()> {
         let operation = Operation::on_link("bring down", ifindex);
         let request = finish(header(ifindex).down());
         self.change(&operation, Rtm::Newlink, NlmF::empty(), request)
@@ -179,7 +176,7 @@ impl Socket {
     /// # Errors
     ///
     /// As for [`Socket::set_up`]; `EADDRNOTAVAIL` for an address that is not unicast.
-    pub fn set_mac(&self, ifindex: u32, mac: MacAddr) -> Result<()> {
+    pub fn set_mac(&self, ifindex: IfIndex, mac: MacAddr) -> Result<()> {
         self.set(ifindex, "set the address of", Attrs::new().put(Ifla::Address, mac.octets()))
     }
 
@@ -189,8 +186,8 @@ impl Socket {
     ///
     /// As for [`Socket::set_up`]; `EXFULL` if a bridge has its maximum of 1,023 ports.
     #[doc(alias = "IFLA_MASTER")]
-    pub fn set_master(&self, ifindex: u32, master: u32) -> Result<()> {
-        self.set(ifindex, "set the master of", Attrs::new().put(Ifla::Master, master))
+    pub fn set_master(&self, ifindex: IfIndex, master: IfIndex) -> Result<()> {
+        self.set(ifindex, "set the master of", Attrs::new().put(Ifla::Master, master.get()))
     }
 
     /// Sets the MTU in bytes.
@@ -201,7 +198,7 @@ impl Socket {
     /// # Errors
     ///
     /// As for [`Socket::set_up`]; `EINVAL` if the driver does not support the value.
-    pub fn set_mtu(&self, ifindex: u32, mtu: u32) -> Result<()> {
+    pub fn set_mtu(&self, ifindex: IfIndex, mtu: u32) -> Result<()> {
         self.set(ifindex, "set the MTU of", Attrs::new().put(Ifla::Mtu, mtu))
     }
 
@@ -213,7 +210,7 @@ impl Socket {
     /// # Errors
     ///
     /// As for [`Socket::set_up`]; `ERANGE` if the text is too long.
-    pub fn set_alias(&self, ifindex: u32, alias: &str) -> Result<()> {
+    pub fn set_alias(&self, ifindex: IfIndex, alias: &str) -> Result<()> {
         self.set(ifindex, "set the alias of", Attrs::new().put(Ifla::Ifalias, alias.as_bytes()))
     }
 
@@ -233,7 +230,7 @@ impl Socket {
     /// The link disappears from both namespaces at once. The call returns some 20 ms later, because
     /// the kernel waits for all RCU readers of the link. [`Socket::delete_link_nowait`] leaves the
     /// wait to another process.
-    pub fn delete_link(&self, ifindex: u32) -> Result<()> {
+    pub fn delete_link(&self, ifindex: IfIndex) -> Result<()> {
         self.delete(&Operation::on_link("delete", ifindex), message(ifindex, Attrs::new()))
     }
 
@@ -245,7 +242,7 @@ impl Socket {
     pub fn delete_link_by_name(&self, name: &IfName) -> Result<()> {
         let operation = Operation::new("delete link", name);
         let attrs = Attrs::new().put(Ifla::Ifname, name.as_str());
-        self.delete(&operation, attrs.and_then(|attrs| message(0, attrs)))
+        self.delete(&operation, attrs.and_then(|attrs| message(None, attrs)))
     }
 
     /// Creates a link and returns it.
@@ -266,7 +263,7 @@ impl Socket {
     /// Changes the attributes in `attrs` and keeps all others.
     pub(super) fn set(
         &self,
-        ifindex: u32,
+        ifindex: IfIndex,
         operation: &'static str,
         attrs: Result<Attrs<Ifla>, EncodeError>,
     ) -> Result<()> {
@@ -331,8 +328,8 @@ impl Link {
                 }
                 Ifla::Address => mac = bytes.try_into().map(MacAddr::new).ok(),
                 Ifla::Mtu => mtu = number(bytes).unwrap_or_default(),
-                Ifla::Master => master = number(bytes),
-                Ifla::Link => peer_index = number(bytes).filter(|ifindex| *ifindex != 0),
+                Ifla::Master => master = ifindex(bytes),
+                Ifla::Link => peer_index = ifindex(bytes),
                 Ifla::LinkNetnsid => link_netnsid = number(bytes).map(u32::cast_signed),
                 Ifla::Xdp => {
                     let in_driver = nested(bytes).find(|(kind, _)| *kind == IFLA_XDP_DRV_PROG_ID);
@@ -344,7 +341,7 @@ impl Link {
             }
         }
         Ok(Self {
-            index: message.ifi_index().cast_unsigned(),
+            index: message.ifi_index().cast_unsigned().try_into().map_err(EncodeError::new)?,
             name: name.parse().map_err(EncodeError::new)?,
             kind,
             mac,

@@ -6,12 +6,12 @@
 //! a thread, so an early return cannot leave a thread in the wrong namespace.
 //!
 //! ```no_run
-//! use cnikit::netlink::{LOOPBACK_INDEX, Netns};
+//! use cnikit::netlink::{IfIndex, Netns};
 //!
 //! # fn main() -> cnikit::netlink::Result<()> {
 //! let pod = Netns::open("/run/netns/blue")?;
 //! let inside = pod.socket()?;
-//! inside.set_up(LOOPBACK_INDEX)?;
+//! inside.set_up(IfIndex::LOOPBACK)?;
 //! for link in inside.links()? {
 //!     println!("{}: {} mtu {}", link.index, link.name, link.mtu);
 //! }
@@ -50,11 +50,10 @@
 //! pods, for example the bridge:
 //!
 //! ```no_run
-//! use cnikit::netlink::{BpfFilter, FilterTarget, SharedBlocks, Socket};
+//! use cnikit::netlink::{BpfFilter, FilterTarget, IfIndex, SharedBlocks, Socket};
 //! # fn program() -> std::os::fd::OwnedFd { unimplemented!() }
 //!
-//! # fn main() -> cnikit::netlink::Result<()> {
-//! # let (bridge, port) = (2, 3);
+//! # fn attach(bridge: IfIndex, port: IfIndex) -> cnikit::netlink::Result<()> {
 //! let host = Socket::open()?;
 //! let blocks = SharedBlocks::from_name("my-plugin/mynet");
 //! host.ensure_clsact(bridge, blocks)?;
@@ -141,7 +140,7 @@ pub use filter::{BpfFilter, FilterInfo, FilterTarget};
 #[doc(hidden)]
 pub use fuzz::read_replies;
 pub use ipv6::{AddrGenMode, Ipv6Conf};
-pub use link::{LOOPBACK_INDEX, Link};
+pub use link::Link;
 pub use netns::{Netns, NetnsId};
 pub use orphans::OrphanRecord;
 pub use probe::{AddressAnswer, AddressProbe};
@@ -152,3 +151,5 @@ pub use socket::Socket;
 pub use sysctl::{Ipv4Conf, Sysctl};
 pub use tbf::{RateError, Tbf};
 pub use veth::{VethEnd, VethIndexes, VethPair};
+
+pub use crate::spec::IfIndex;

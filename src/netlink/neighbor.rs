@@ -15,6 +15,7 @@ use super::{
     error::{EncodeError, Operation, Result},
     socket::Socket,
 };
+use crate::spec::IfIndex;
 
 impl Socket {
     /// Deletes the MAC of a neighbor from the host's neighbor table. The host then resolves the
@@ -25,7 +26,7 @@ impl Socket {
     /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` if the link is gone, `EPERM` without
     /// `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_DELNEIGH")]
-    pub fn forget_neighbor(&self, ifindex: u32, address: IpAddr) -> Result<()> {
+    pub fn forget_neighbor(&self, ifindex: IfIndex, address: IpAddr) -> Result<()> {
         let operation = Operation::new("forget neighbor", format_args!("{address} at link {ifindex}"));
         match self.change(&operation, Rtm::Delneigh, NlmF::empty(), entry(ifindex, address)) {
             Err(error) if error.is(Errno::NOENT) => Ok(()),
@@ -34,11 +35,11 @@ impl Socket {
     }
 }
 
-fn entry(ifindex: u32, address: IpAddr) -> Result<Ndmsg, EncodeError> {
+fn entry(ifindex: IfIndex, address: IpAddr) -> Result<Ndmsg, EncodeError> {
     let attrs = Attrs::new().put(Nda::Dst, octets(address))?;
     let header = NdmsgBuilder::default()
         .ndm_family(family(address))
-        .ndm_index(ifindex.cast_signed())
+        .ndm_index(ifindex.get().cast_signed())
         .ndm_state(Nud::empty())
         .ndm_flags(Ntf::empty())
         .ndm_type(Rtn::Unspec);

@@ -6,14 +6,15 @@ use neli::consts::rtnl::Rta;
 
 use super::{
     address::{family, ip_addr, octets},
-    attrs::{nested, number},
+    attrs::{ifindex, nested},
 };
+use crate::spec::IfIndex;
 
 /// A next hop of another family than the destination. neli defines this name for glibc only.
 pub(super) const RTA_VIA: u16 = 18;
 
 /// Link and gateway.
-pub(super) type Hop = (u32, Option<IpAddr>);
+pub(super) type Hop = (IfIndex, Option<IpAddr>);
 
 /// `struct rtvia`: the family of a next hop in native byte order, and its address.
 pub(super) fn via(gateway: IpAddr) -> Vec<u8> {
@@ -41,7 +42,7 @@ pub(super) fn multipath(bytes: &[u8]) -> Vec<Hop> {
             RTA_VIA => via_addr(bytes),
             _ => None,
         });
-        hops.extend(number(&header[4..]).map(|oif| (oif, gateway)));
+        hops.extend(ifindex(&header[4..]).map(|oif| (oif, gateway)));
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     hops
@@ -61,7 +62,8 @@ mod tests {
             bytes
         };
         let whole = [hop(3, [10, 0, 0, 1]), hop(4, [10, 0, 0, 2])].concat();
-        let expected = [(3, Some([10, 0, 0, 1].into())), (4, Some([10, 0, 0, 2].into()))];
+        let expected = [(3, [10, 0, 0, 1]), (4, [10, 0, 0, 2])]
+            .map(|(oif, gateway)| (IfIndex::new(oif).unwrap(), Some(gateway.into())));
         assert_eq!(multipath(&whole), expected);
         assert_eq!(multipath(&whole[..20]), expected[..1]);
         assert_eq!(multipath(&[0; 8]), []);

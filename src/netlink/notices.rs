@@ -10,6 +10,7 @@ use super::{
     message::{AF_UNSPEC, RTM_DELLINK},
     socket::Socket,
 };
+use crate::spec::IfIndex;
 
 /// `RTNLGRP_LINK`: the kernel notifies this group of each link change.
 const LINKS: u32 = 1;
@@ -25,7 +26,7 @@ pub(super) struct DeletionNotices<'s> {
 }
 
 impl<'s> DeletionNotices<'s> {
-    pub(super) fn listen(socket: &'s Socket, ifindex: u32) -> io::Result<Self> {
+    pub(super) fn listen(socket: &'s Socket, ifindex: IfIndex) -> io::Result<Self> {
         attach_filter(socket, &filter(socket.port(), ifindex))?;
         // From here on, `drop` undoes both.
         let notices = Self { socket };
@@ -43,7 +44,7 @@ impl Drop for DeletionNotices<'_> {
 }
 
 /// Passes messages for the socket's port, and the notification that the link is gone.
-fn filter(port: u32, ifindex: u32) -> [libc::sock_filter; 10] {
+fn filter(port: u32, ifindex: IfIndex) -> [libc::sock_filter; 10] {
     let instruction = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let load = |size: u32, at: u32| instruction(BPF_LD | size | BPF_ABS, at);
     let compare =
@@ -61,7 +62,7 @@ fn filter(port: u32, ifindex: u32) -> [libc::sock_filter; 10] {
         load(BPF_B, 16),
         compare(AF_UNSPEC.into(), 0, 3),
         load(BPF_W, 20),
-        compare(word(ifindex), 0, 1),
+        compare(word(ifindex.get()), 0, 1),
         verdict(u32::MAX),
         verdict(0),
     ]
@@ -90,20 +91,21 @@ mod tests {
     use std::{os::fd::OwnedFd, time::Duration};
 
     use cnikit_testbed::privileged;
+    use neli::consts::rtnl::Ifla;
     use rustix::net::{
         AddressFamily, SendFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink, sendto, socket_with,
     };
 
     use super::*;
-    use crate::netlink::{BridgeSpec, Netns, error::Operation, socket::Deletion};
+    use crate::netlink::{BridgeSpec, Netns, attrs::Attrs, error::Operation, socket::Deletion};
 
     /// A namespace with the bridge `cbr0`, the bridge `port0` (the link to delete), and a second
     /// socket that deletes.
     struct Fixture {
         netns: Netns,
         other: Socket,
-        bridge: u32,
-        target: u32,
+        bridge: IfIndex,
+        target: IfIndex,
     }
 
     impl Fixture {
@@ -127,7 +129,7 @@ mod tests {
     }
 
     /// Whether the socket receives the notification within a short time.
-    fn receives_deletion(socket: &Socket, ifindex: u32) -> bool {
+    fn receives_deletion(socket: &Socket, ifindex: IfIndex) -> bool {
         const MOMENT: Duration = Duration::from_millis(100);
         let (alive, _sender): (OwnedFd, _) =
             std::io::pipe().map(|(reader, writer)| (reader.into(), writer)).expect("a pipe");
@@ -164,13 +166,14 @@ mod tests {
         let _notices = DeletionNotices::listen(&socket, port).expect("a filter");
         // The kernel reports a port that leaves its bridge as deleted, in the family AF_BRIDGE.
         fixture.other.set_master(port, fixture.bridge).expect("join");
-        fixture.other.set_master(port, 0).expect("leave");
+        let no_master = Attrs::new().put(Ifla::Master, 0_u32);
+        fixture.other.set(port, "unset the master of", no_master).expect("leave");
         fixture.other.delete_link(fixture.target).expect("delete another link");
         // A process with CAP_NET_ADMIN in the namespace sends a forged notification.
         let forger =
             fixture.netns.run(|| socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None));
         let forger = forger.expect("enter the namespace").expect("a socket");
-        let words = [32, u32::from(RTM_DELLINK), 0, 0, 0, port, 0, 0];
+        let words = [32, u32::from(RTM_DELLINK), 0, 0, 0, port.get(), 0, 0];
         let forged: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let to_port = SocketAddrNetlink::new(socket.port(), 0);
         sendto(&forger, &forged, SendFlags::empty(), &to_port).expect("send");

@@ -20,7 +20,7 @@ use super::{
     error::{Error, Result},
     link::Link,
 };
-use crate::spec::{IfName, MacAddr};
+use crate::spec::{IfIndex, IfName, MacAddr};
 
 /// The number of probes for each address, and the time between two of them.
 const PROBES: u32 = 3;
@@ -164,7 +164,7 @@ impl AddressProbe {
 }
 
 /// A packet socket on one link that receives ARP and neighbor discovery.
-fn open(ifindex: u32) -> io::Result<OwnedFd> {
+fn open(ifindex: IfIndex) -> io::Result<OwnedFd> {
     // The socket receives nothing before the bind, because it has no protocol yet.
     let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     let filter = filter();
@@ -172,7 +172,7 @@ fn open(ifindex: u32) -> io::Result<OwnedFd> {
     let address = sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: ETH_P_ALL.to_be(),
-        sll_ifindex: ifindex.cast_signed(),
+        sll_ifindex: ifindex.get().cast_signed(),
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,

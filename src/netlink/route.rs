@@ -15,12 +15,13 @@ use rustix::io::Errno;
 
 use super::{
     address::{family, ip_addr, octets},
-    attrs::{Attrs, nested, number},
+    attrs::{Attrs, ifindex, nested, number},
     error::{EncodeError, Operation, Result},
     link::Link,
     next_hop::{self, RTA_VIA},
     socket::Socket,
 };
+use crate::spec::IfIndex;
 
 const MAIN_TABLE: u32 = 254;
 const RTAX_MTU: u16 = 2;
@@ -29,11 +30,12 @@ const RTAX_ADVMSS: u16 = 8;
 /// A unicast route through one link. For a route with several next hops, this is the first one.
 ///
 /// ```
-/// use cnikit::netlink::Route;
+/// use cnikit::netlink::{IfIndex, Route};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let default = Route::default_via("10.22.0.1".parse()?, 2);
-/// let services = Route::new("10.96.0.0/12".parse()?, 2).via("10.22.0.1".parse()?).mtu(1450);
+/// let link = IfIndex::try_from(2)?;
+/// let default = Route::default_via("10.22.0.1".parse()?, link);
+/// let services = Route::new("10.96.0.0/12".parse()?, link).via("10.22.0.1".parse()?).mtu(1450);
 /// assert_eq!(default.to_string(), "0.0.0.0/0 via 10.22.0.1 by link 2");
 /// assert_eq!(services.to_string(), "10.96.0.0/12 via 10.22.0.1 by link 2");
 /// # Ok(())
@@ -50,7 +52,7 @@ pub struct Route {
     /// cannot have an IPv4 next hop.
     pub gateway: Option<IpAddr>,
     /// The index of the outgoing link.
-    pub oif: u32,
+    pub oif: IfIndex,
     /// The path MTU in bytes.
     pub mtu: Option<u32>,
     /// The TCP segment size (MSS) to announce, in bytes.
@@ -68,13 +70,13 @@ pub struct Route {
 impl Route {
     /// A route to a destination on the link itself.
     #[must_use]
-    pub const fn new(dst: IpNetwork, ifindex: u32) -> Self {
+    pub const fn new(dst: IpNetwork, ifindex: IfIndex) -> Self {
         Self { dst, gateway: None, oif: ifindex, mtu: None, advmss: None, priority: None, table: None, scope: None }
     }
 
     /// The default route of the gateway's address family.
     #[must_use]
-    pub fn default_via(gateway: IpAddr, ifindex: u32) -> Self {
+    pub fn default_via(gateway: IpAddr, ifindex: IfIndex) -> Self {
         Self::new(everything(&family(gateway)), ifindex).via(gateway)
     }
 
@@ -124,7 +126,7 @@ impl Route {
         let mut metrics = Attrs::new();
         metrics = metrics.put_some(RTAX_MTU, self.mtu)?.put_some(RTAX_ADVMSS, self.advmss)?;
         let mut attrs = Attrs::new()
-            .put(Rta::Oif, self.oif)?
+            .put(Rta::Oif, self.oif.get())?
             .put_some(Rta::Priority, self.priority)?
             .put_some(Rta::Table, self.table)?;
         if self.dst.prefix() > 0 {
@@ -151,19 +153,26 @@ impl Route {
             .build()?)
     }
 
-    pub(super) fn decode(message: &Rtmsg) -> Option<Self> {
+    /// A message without a link has the link `default_oif`. Without that, the result is `None`: the
+    /// message of a route through a next hop object has no link if `net.ipv4.nexthop_compat_mode`
+    /// is 0.
+    pub(super) fn decode(message: &Rtmsg, default_oif: Option<IfIndex>) -> Option<Self> {
         let mut dst = everything(message.rtm_family());
-        let mut route = Self::new(dst, 0).scope((*message.rtm_scope()).into());
+        let mut oif = default_oif;
+        let mut route = Self::new(dst, IfIndex::LOOPBACK).scope((*message.rtm_scope()).into());
         route.table = Some(u8::from(*message.rtm_table()).into());
         for attr in message.rtattrs().iter() {
             let bytes: &[u8] = attr.rta_payload().as_ref();
             match attr.rta_type() {
                 Rta::Dst => dst = IpNetwork::new(ip_addr(bytes)?, *message.rtm_dst_len()).ok()?,
                 Rta::Gateway => route.gateway = ip_addr(bytes),
-                Rta::Oif => route.oif = number(bytes)?,
+                Rta::Oif => oif = ifindex(bytes),
                 Rta::Priority => route.priority = number(bytes),
                 Rta::Table => route.table = number(bytes),
-                Rta::Multipath => (route.oif, route.gateway) = next_hop::multipath(bytes).into_iter().next()?,
+                Rta::Multipath => {
+                    let (first, gateway) = next_hop::multipath(bytes).into_iter().next()?;
+                    (oif, route.gateway) = (Some(first), gateway);
+                }
                 Rta::Metrics => {
                     for (metric, value) in nested(bytes) {
                         match metric {
@@ -177,8 +186,7 @@ impl Route {
                 _ => (),
             }
         }
-        route.dst = dst;
-        Some(route)
+        Some(Self { dst, oif: oif?, ..route })
     }
 }
 
@@ -240,7 +248,7 @@ impl Socket {
     pub fn uplink(&self) -> Result<Option<Link>> {
         let operation = Operation::new("list", "default routes");
         for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
-            let routes = self.dump_routes(&operation, family, 0)?;
+            let routes = self.dump_routes(&operation, family, None)?;
             let defaults = routes.into_iter().filter(|route| route.dst.prefix() == 0);
             if let Some(route) = defaults.min_by_key(|route| route.priority.unwrap_or_default())
                 && let Some(link) = self.link_by_index(route.oif)?
@@ -259,32 +267,33 @@ impl Socket {
     /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` if the link is absent, on Linux 4.20 and
     /// later) and socket errors.
     #[doc(alias = "RTM_GETROUTE")]
-    pub fn routes(&self, ifindex: u32) -> Result<Vec<Route>> {
+    pub fn routes(&self, ifindex: IfIndex) -> Result<Vec<Route>> {
         let operation = Operation::on_link("list the routes by", ifindex);
         let mut routes = Vec::new();
         for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
-            let found = self.dump_routes(&operation, family, ifindex)?;
+            let found = self.dump_routes(&operation, family, Some(ifindex))?;
             routes.extend(found.into_iter().filter(|route| route.oif == ifindex));
         }
         Ok(routes)
     }
 
     /// The unicast routes through all links in the main table, IPv4 first, including the kernel's
-    /// own routes.
+    /// own routes. Routes through a next hop object are omitted if `net.ipv4.nexthop_compat_mode`
+    /// is 0; [`Socket::routes_of_all_tables`] has them.
     ///
     /// # Errors
     ///
     /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
     pub fn all_routes(&self) -> Result<Vec<Route>> {
         let operation = Operation::new("list", "routes");
-        let mut routes = self.dump_routes(&operation, RtAddrFamily::Inet, 0)?;
-        routes.extend(self.dump_routes(&operation, RtAddrFamily::Inet6, 0)?);
+        let mut routes = self.dump_routes(&operation, RtAddrFamily::Inet, None)?;
+        routes.extend(self.dump_routes(&operation, RtAddrFamily::Inet6, None)?);
         Ok(routes)
     }
 
     /// The unicast routes of the main table. The kernel filters by the link from Linux 4.20 on.
-    /// Index 0 means all links.
-    fn dump_routes(&self, operation: &Operation, family: RtAddrFamily, ifindex: u32) -> Result<Vec<Route>> {
+    /// Without an index, the routes of all links.
+    fn dump_routes(&self, operation: &Operation, family: RtAddrFamily, ifindex: Option<IfIndex>) -> Result<Vec<Route>> {
         let found: Vec<Rtmsg> = match self.dump(operation, Rtm::Getroute, || of_main_table(family, ifindex)) {
             // A namespace has no main table before its first route.
             Err(error) if error.is(Errno::NOENT) => return Ok(Vec::new()),
@@ -294,7 +303,10 @@ impl Socket {
             .iter()
             .filter(|message| *message.rtm_family() == family)
             .filter(|message| *message.rtm_type() == Rtn::Unicast);
-        Ok(unicast.filter_map(Route::decode).filter(|route| route.table == Some(MAIN_TABLE)).collect())
+        Ok(unicast
+            .filter_map(|message| Route::decode(message, None))
+            .filter(|route| route.table == Some(MAIN_TABLE))
+            .collect())
     }
 }
 
@@ -309,8 +321,8 @@ const fn everything(family: &RtAddrFamily) -> IpNetwork {
     }
 }
 
-fn of_main_table(family: RtAddrFamily, ifindex: u32) -> Result<Rtmsg, EncodeError> {
-    let attrs = Attrs::new().put_some(Rta::Oif, Some(ifindex).filter(|ifindex| *ifindex != 0))?;
+fn of_main_table(family: RtAddrFamily, ifindex: Option<IfIndex>) -> Result<Rtmsg, EncodeError> {
+    let attrs = Attrs::new().put_some(Rta::Oif, ifindex.map(IfIndex::get))?;
     Ok(header(family)
         .rtm_dst_len(0)
         .rtm_table(RtTable::Main)

@@ -29,6 +29,7 @@ use super::{
     message::is_deletion,
     reply::{Body, Reply, replies},
 };
+use crate::spec::IfIndex;
 
 /// The size of the read buffer in bytes. The kernel fills it with one part of a list.
 const MAX_READ: usize = 32 * 1024;
@@ -349,7 +350,7 @@ impl fmt::Debug for Socket {
 pub(super) struct Deletion<'o> {
     pub(super) operation: &'o Operation,
     pub(super) sequence: u32,
-    pub(super) ifindex: u32,
+    pub(super) ifindex: IfIndex,
 }
 
 /// The received objects of one exchange.

@@ -11,12 +11,13 @@ use rustix::io::Errno;
 
 use super::{
     address::ip_addr,
-    attrs::{nested, number},
+    attrs::{ifindex, nested, number},
     error::{EncodeError, Operation, Result},
     next_hop::{self, Hop, RTA_VIA},
     route::Route,
     socket::Socket,
 };
+use crate::spec::IfIndex;
 
 const RTA_NH_ID: u16 = 30;
 const RTM_GETNEXTHOP: u16 = 106;
@@ -45,7 +46,8 @@ impl Socket {
             };
             let is_unicast = |message: &&Rtmsg| *message.rtm_family() == family && *message.rtm_type() == Rtn::Unicast;
             for message in found.iter().filter(is_unicast) {
-                let Some(route) = Route::decode(message) else { continue };
+                // Each of the hops replaces the index.
+                let Some(route) = Route::decode(message, Some(IfIndex::LOOPBACK)) else { continue };
                 let Hops { hops, object } = Hops::of(message);
                 match object.filter(|_| hops.is_empty()) {
                     Some(object) => by_object.push((route, object)),
@@ -76,7 +78,7 @@ impl Socket {
             for (kind, bytes) in nested(message.as_ref().get(HEADER..).unwrap_or_default()) {
                 match kind {
                     NHA_ID => id = number(bytes),
-                    NHA_OIF => oif = number(bytes),
+                    NHA_OIF => oif = ifindex(bytes),
                     NHA_GATEWAY => gateway = ip_addr(bytes),
                     // struct nexthop_grp: the id of the object, then a weight in four bytes.
                     NHA_GROUP => {
@@ -110,7 +112,7 @@ impl Hops {
         for attr in message.rtattrs().iter() {
             let bytes: &[u8] = attr.rta_payload().as_ref();
             match attr.rta_type() {
-                Rta::Oif => oif = number(bytes),
+                Rta::Oif => oif = ifindex(bytes),
                 Rta::Gateway => gateway = ip_addr(bytes),
                 Rta::Multipath => hops = next_hop::multipath(bytes),
                 other => match u16::from(*other) {

@@ -13,7 +13,7 @@ use super::{
     message::{finish, header, message},
     socket::Socket,
 };
-use crate::spec::{IfName, MacAddr};
+use crate::spec::{IfIndex, IfName, MacAddr};
 
 /// One end of a veth pair.
 ///
@@ -59,9 +59,9 @@ pub struct VethPair<'netns> {
     /// packets.
     pub mtu: Option<u32>,
     /// The index of the bridge that the host end becomes a port of.
-    pub master: Option<u32>,
+    pub master: Option<IfIndex>,
     /// The index of the host end; the kernel chooses it if `None`.
-    pub host_index: Option<u32>,
+    pub host_index: Option<IfIndex>,
     /// The host end comes up at once. The same message cannot bring up the peer (`ENOTCONN`): use a
     /// socket inside its namespace.
     pub host_up: bool,
@@ -71,9 +71,9 @@ pub struct VethPair<'netns> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VethIndexes {
     /// The index of the host end.
-    pub host: u32,
+    pub host: IfIndex,
     /// The index of the peer, in the peer's namespace.
-    pub peer: u32,
+    pub peer: IfIndex,
 }
 
 impl<'netns> VethPair<'netns> {
@@ -92,7 +92,7 @@ impl<'netns> VethPair<'netns> {
 
     /// Makes the host end a port of the bridge with this index.
     #[must_use]
-    pub const fn master(mut self, ifindex: u32) -> Self {
+    pub const fn master(mut self, ifindex: IfIndex) -> Self {
         self.master = Some(ifindex);
         self
     }
@@ -103,7 +103,7 @@ impl<'netns> VethPair<'netns> {
     /// The kernel's own indexes count up from the last one. An index chosen here can name another
     /// link as soon as this link is gone.
     #[must_use]
-    pub const fn host_index(mut self, ifindex: u32) -> Self {
+    pub const fn host_index(mut self, ifindex: IfIndex) -> Self {
         self.host_index = Some(ifindex);
         self
     }
@@ -122,15 +122,15 @@ impl<'netns> VethPair<'netns> {
             .put(Ifla::Address, self.peer.mac.octets())?
             .put_some(Ifla::Mtu, self.mtu)?
             .put(Ifla::NetNsFd, self.peer_netns.as_raw_fd())?;
-        let data = Attrs::new().put(VETH_INFO_PEER, message(0, peer)?)?;
+        let data = Attrs::new().put(VETH_INFO_PEER, message(None, peer)?)?;
         let info = Attrs::new().put(IflaInfo::Kind, "veth")?.nest(IflaInfo::Data, data)?;
         let host = Attrs::new()
             .put(Ifla::Ifname, self.host.name.as_str())?
             .put(Ifla::Address, self.host.mac.octets())?
             .put_some(Ifla::Mtu, self.mtu)?
-            .put_some(Ifla::Master, self.master)?
+            .put_some(Ifla::Master, self.master.map(IfIndex::get))?
             .nest(Ifla::Linkinfo, info)?;
-        let header = header(self.host_index.unwrap_or_default());
+        let header = header(self.host_index);
         let header = if self.host_up { header.up() } else { header };
         finish(header.rtattrs(host.into_buffer()))
     }

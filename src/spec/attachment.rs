@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ContainerId, IfName, MacAddr, NetworkName};
+use super::{ContainerId, IfIndex, IfName, MacAddr, NetworkName};
 
 /// One interface of one container in one network: the identity from which all other names derive.
 ///
@@ -74,15 +74,16 @@ impl Attachment {
     ///
     /// The kernel numbers links from 1 on, and reuses an index after its link is deleted. An index
     /// of this range is not reused for another link, so a stale reference to it is harmless.
-    pub fn host_ifindex(&self) -> u32 {
+    pub fn host_ifindex(&self) -> IfIndex {
         let octets = std::array::from_fn(|index| self.digest()[20 + index]);
-        u32::from_be_bytes(octets) & 0x3fff_ffff | 0x4000_0000
+        let index = u32::from_be_bytes(octets) & 0x3fff_ffff | 0x4000_0000;
+        IfIndex::known_good(index)
     }
 
     /// Whether an index is in the range of [`host_ifindex`](Self::host_ifindex), for any
     /// attachment.
-    pub fn is_host_ifindex(index: u32) -> bool {
-        (0x4000_0000..0x8000_0000).contains(&index)
+    pub fn is_host_ifindex(index: IfIndex) -> bool {
+        (0x4000_0000..0x8000_0000).contains(&index.get())
     }
 
     /// The MAC address inside the container: octets 14 to 19 of the digest, locally administered,
@@ -123,16 +124,17 @@ mod tests {
         assert_eq!(attachment.host_ifname().as_str(), "veth76c13cb9109");
         assert_eq!(attachment.host_mac().to_string(), "92:a9:50:24:de:0e");
         assert_eq!(attachment.container_mac().to_string(), "22:44:a7:46:a4:13");
-        assert_eq!(attachment.host_ifindex(), 0x5320_c887);
+        assert_eq!(attachment.host_ifindex().get(), 0x5320_c887);
         assert!(Attachment::is_host_ifindex(attachment.host_ifindex()));
     }
 
     #[test]
     fn host_ifindexes_are_recognized() {
+        let known = |index| Attachment::is_host_ifindex(IfIndex::new(index).unwrap());
         for (index, is_in_range) in [(1, false), (0x3fff_ffff, false), (0x4000_0000, true), (0x7fff_ffff, true)] {
-            assert_eq!(Attachment::is_host_ifindex(index), is_in_range, "{index:#x}");
+            assert_eq!(known(index), is_in_range, "{index:#x}");
         }
-        assert!(!Attachment::is_host_ifindex(0x8000_0000));
+        assert!(!known(0x8000_0000));
     }
 
     #[test]

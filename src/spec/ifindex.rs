@@ -35,6 +35,14 @@ impl IfIndex {
         }
     }
 
+    /// The index of a number that is not 0 by construction.
+    pub(super) const fn known_good(index: u32) -> Self {
+        match Self::new(index) {
+            Some(index) => index,
+            None => Self::LOOPBACK,
+        }
+    }
+
     /// The number.
     #[must_use]
     pub const fn get(self) -> u32 {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cnikit::datapath::{Datapath, DatapathConfig, Endpoint, PodCounters, PortConfig};
-use cnikit::spec::MacAddr;
+use cnikit::spec::{IfIndex, MacAddr};
 use cnikit_testbed::{Host, Namespace, Pod, raw};
 
 use crate::support::datapath;
@@ -100,9 +100,9 @@ pub(crate) fn mac(number: u8) -> MacAddr {
     MacAddr::new([0x02, 0, 0, 0, 0, 2 + number])
 }
 
-pub(crate) fn index(namespace: &impl Namespace, link: &str) -> u32 {
+pub(crate) fn index(namespace: &impl Namespace, link: &str) -> IfIndex {
     let index = namespace.link(link).expect("a link")["ifindex"].as_u64().expect("an index");
-    index.try_into().expect("32 bits")
+    IfIndex::new(index.try_into().expect("32 bits")).expect("an index")
 }
 
 fn attach(host: &Host, datapath: &Datapath, link: &str) {

@@ -27,7 +27,7 @@ fn round_trips() {
             pings("direct, spoof check off");
             fixture.configure(|config| (config.direct_forwarding, config.spoof_check) = (false, true));
             pings("bridge, spoof check on");
-            fixture.configure(|config| config.bridge_ifindex = 0);
+            fixture.configure(|config| config.bridge_ifindex = None);
             pings("bridge, unconfigured programs");
             host.command("sysctl")
                 .words("-q -w net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0")
@@ -37,7 +37,7 @@ fn round_trips() {
                 .words("-q -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1")
                 .run();
             let bridge = crate::fixture::index(host, "cbr0");
-            fixture.configure(|config| (config.bridge_ifindex, config.direct_forwarding) = (bridge, true));
+            fixture.configure(|config| (config.bridge_ifindex, config.direct_forwarding) = (Some(bridge), true));
         }
         fixture.end(host);
     });

@@ -10,7 +10,7 @@ use cnikit_testbed::{classifier, classifier_with_maps, host, tool};
 use libbpf_rs::libbpf_sys::{BPF_F_NO_PREALLOC, bpf_map_create_opts};
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType};
 
-use crate::support::{PROGRAMS, ROOT, bpftool, datapath, header, ids, ip, make_foreign, names, port};
+use crate::support::{PROGRAMS, ROOT, bpftool, datapath, header, ids, index, ip, make_foreign, names, port};
 
 const OLD: &str = "/sys/fs/bpf/example/one/v1";
 
@@ -72,8 +72,8 @@ fn entries_and_counters_of_layout_1_are_migrated() {
             datapath.open_port_configs().unwrap(),
         );
         for last in [2_u8, 3] {
-            let (address, ifindex) = (ip(&format!("10.244.1.{last}")), u32::from(last + 5));
-            let expected = port(ifindex, last);
+            let (address, ifindex) = (ip(&format!("10.244.1.{last}")), index(u32::from(last) + 5));
+            let expected = port(ifindex.get(), last);
             assert_eq!(endpoints.read(address).unwrap(), Some(expected));
             assert_eq!(endpoints.read(ip(&format!("fe80::ff:fe00:{last}"))).unwrap(), Some(expected), "link-local");
             let config = PortConfig::new(expected.mac);
@@ -88,7 +88,7 @@ fn entries_and_counters_of_layout_1_are_migrated() {
             (4, 2, 2)
         );
         let gateway = MacAddr::new([2, 0, 0, 0, 0, 0xfe]);
-        assert_eq!(datapath.config().unwrap(), DatapathConfig::new(42, gateway));
+        assert_eq!(datapath.config().unwrap(), DatapathConfig::new(index(42), gateway));
         let stats = datapath.stats().unwrap();
         assert_eq!((stats.direct, stats.to_stack, stats.to_host), (cpus, 2 * cpus, 3 * cpus));
         assert_eq!((stats.from_stack, stats.unknown.tx_packets), (4 * cpus, 5 * cpus));
@@ -169,7 +169,7 @@ fn the_filters_pass_all_after_an_upgrade_from_a_set_without_them() {
         let counted = datapath.open_counters().unwrap().read(ip("10.244.1.2")).unwrap().unwrap();
         assert_eq!((counted.tx_packets, counted.rx_direct), (cpus, 6 * cpus));
         assert_eq!(datapath.open_endpoints().unwrap().read(ip("10.244.1.2")).unwrap(), Some(port(7, 2)));
-        assert!(datapath.open_port_configs().unwrap().read(7).unwrap().unwrap().stack_only);
+        assert!(datapath.open_port_configs().unwrap().read(index(7)).unwrap().unwrap().stack_only);
         for filter in ["flow_filter", "port_filter"] {
             assert_eq!(values(&datapath, filter), [1], "{filter}");
         }
@@ -178,7 +178,7 @@ fn the_filters_pass_all_after_an_upgrade_from_a_set_without_them() {
         // Programs that keep the filters leave them as they are.
         datapath.ensure().unwrap();
         let links = datapath.open_port_configs().unwrap();
-        links.insert(7, PortConfig::new(port(7, 2).mac).stack_only(true)).unwrap();
+        links.insert(index(7), PortConfig::new(port(7, 2).mac).stack_only(true)).unwrap();
         make_foreign(&datapath.directory());
         datapath.ensure().unwrap();
         assert_eq!(values(&datapath, "flow_filter"), [0]);
@@ -244,12 +244,12 @@ fn a_new_port_filter_beside_existing_flags_passes_all() {
         let datapath = datapath("one");
         datapath.ensure().unwrap();
         let config = PortConfig::new(port(7, 2).mac).stack_only(true);
-        datapath.open_port_configs().unwrap().insert(7, config).unwrap();
+        datapath.open_port_configs().unwrap().insert(index(7), config).unwrap();
         let egress = datapath.program(ProgramName::Egress).unwrap();
         datapath.remove().unwrap();
 
         datapath.ensure_for(&[egress.id()]).unwrap();
-        assert_eq!(datapath.open_port_configs().unwrap().read(7).unwrap(), Some(config));
+        assert_eq!(datapath.open_port_configs().unwrap().read(index(7)).unwrap(), Some(config));
         assert_eq!(values(&datapath, "port_filter"), [1]);
         assert_eq!(values(&datapath, "flow_filter"), [0], "the running program uses it");
         datapath.remove().unwrap();

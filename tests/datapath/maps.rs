@@ -5,7 +5,7 @@ use cnikit::spec::MacAddr;
 use cnikit_testbed::{host, tool};
 use serde_json::{Value, json};
 
-use crate::support::{datapath, header, ip, map, port};
+use crate::support::{datapath, header, index, ip, map, port};
 
 /// Runs a test on a separate host. The set is loaded before the test and removed after it.
 fn loaded(test: impl FnOnce(&Datapath) + Send) {
@@ -92,11 +92,11 @@ fn counters_are_summed_over_the_cpus() {
 #[test]
 fn the_config_is_zero_before_configure() {
     loaded(|datapath| {
-        let mut untold = DatapathConfig::new(0, MacAddr::new([0; 6]));
-        (untold.direct_forwarding, untold.spoof_check) = (false, false);
+        let mut untold = DatapathConfig::new(index(1), MacAddr::new([0; 6]));
+        (untold.bridge_ifindex, untold.direct_forwarding, untold.spoof_check) = (None, false, false);
         assert_eq!(datapath.config().unwrap(), untold);
         for (direct, guard, flags) in [(true, true, 3), (false, true, 2), (true, false, 1), (false, false, 0)] {
-            let mut told = DatapathConfig::new(0x0102_0304, MacAddr::new([2, 4, 6, 8, 10, 12]));
+            let mut told = DatapathConfig::new(index(0x0102_0304), MacAddr::new([2, 4, 6, 8, 10, 12]));
             assert!(told.direct_forwarding && told.spoof_check, "as is best for most");
             (told.direct_forwarding, told.spoof_check) = (direct, guard);
             for _ in 0..2 {
@@ -171,14 +171,14 @@ fn port_configs_match_bpftool() {
     loaded(|datapath| {
         let links = datapath.open_port_configs().unwrap();
         let link = |last, stack_only| PortConfig::new(MacAddr::new([2, 0, 0, 0, 0, last])).stack_only(stack_only);
-        assert_eq!((links.read(7).unwrap(), links.drops(7).unwrap()), (None, None));
-        links.insert(7, link(1, false)).unwrap();
-        links.insert(0x0102_0304, link(2, true)).unwrap();
-        assert_eq!(links.read(7).unwrap(), Some(link(1, false)));
-        assert_eq!(links.read(0x0102_0304).unwrap(), Some(link(2, true)));
+        assert_eq!((links.read(index(7)).unwrap(), links.drops(index(7)).unwrap()), (None, None));
+        links.insert(index(7), link(1, false)).unwrap();
+        links.insert(index(0x0102_0304), link(2, true)).unwrap();
+        assert_eq!(links.read(index(7)).unwrap(), Some(link(1, false)));
+        assert_eq!(links.read(index(0x0102_0304)).unwrap(), Some(link(2, true)));
         let mut indexes = links.indexes().unwrap();
         indexes.sort_unstable();
-        assert_eq!(indexes, [7, 0x0102_0304]);
+        assert_eq!(indexes, [7, 0x0102_0304].map(index));
         let shown = rows(datapath, "port_config");
         let value = |last, flags| json!({ "mac": [2, 0, 0, 0, 0, last], "flags": flags, "reserved": 0 });
         let mut shown: Vec<_> = shown.as_array().unwrap().iter().map(|row| row["value"].clone()).collect();
@@ -188,20 +188,20 @@ fn port_configs_match_bpftool() {
         // The programs use the number of the reason as index.
         let counted = numbers(1..=16);
         map("update", &datapath.directory(), "port_drops", &format!("key 7 0 0 0 value {counted}"));
-        let drops = links.drops(7).unwrap().unwrap();
+        let drops = links.drops(index(7)).unwrap().unwrap();
         let cpus = drops.of(DropReason::Malformed);
         let expected: Vec<_> = DropReason::ALL.into_iter().zip((1..).map(|number| number * cpus)).collect();
         assert_eq!(drops.iter().collect::<Vec<_>>(), expected);
         assert_eq!(drops.total(), 136 * cpus);
-        links.insert(7, link(1, true)).unwrap();
-        assert_eq!(links.drops(7).unwrap(), Some(drops), "a change of mind is no new port");
+        links.insert(index(7), link(1, true)).unwrap();
+        assert_eq!(links.drops(index(7)).unwrap(), Some(drops), "a change of mind is no new port");
         assert_eq!(datapath.drops().unwrap().total(), 0, "the network's are the programs' to count");
 
         for _ in 0..2 {
-            links.remove(7).unwrap();
-            assert_eq!((links.read(7).unwrap(), links.drops(7).unwrap()), (None, None));
+            links.remove(index(7)).unwrap();
+            assert_eq!((links.read(index(7)).unwrap(), links.drops(index(7)).unwrap()), (None, None));
         }
-        assert_eq!(links.indexes().unwrap(), [0x0102_0304]);
+        assert_eq!(links.indexes().unwrap(), [index(0x0102_0304)]);
     });
 }
 
@@ -212,7 +212,7 @@ fn a_full_map_is_reported_and_keeps_its_entries() {
         let most = header("CNI_TC_MAX_ENDPOINTS") as u32;
         for number in 0..most {
             counters.insert(address(number)).unwrap();
-            ports.insert(address(number), port(number, 2)).unwrap();
+            ports.insert(address(number), port(number + 1, 2)).unwrap();
         }
 
         let surplus = address(most);

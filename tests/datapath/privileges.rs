@@ -3,7 +3,7 @@ use cnikit::spec::{ErrorCode, HasErrorCode, MacAddr};
 use cnikit_testbed::{host, kernel};
 use rustix::thread::CapabilitySet;
 
-use crate::support::{ROOT, datapath, ip, names, port, without};
+use crate::support::{ROOT, datapath, index, ip, names, port, without};
 
 #[test]
 fn a_refused_load_names_the_required_capabilities() {
@@ -39,20 +39,20 @@ fn the_two_capabilities_are_enough() {
             datapath.ensure().unwrap();
             datapath.program(ProgramName::Main).unwrap();
             let gateway_mac = MacAddr::new([0x02, 0, 0, 0, 0, 1]);
-            datapath.configure(DatapathConfig::new(2, gateway_mac)).unwrap();
+            datapath.configure(DatapathConfig::new(index(2), gateway_mac)).unwrap();
             datapath.stats().unwrap();
             datapath.open_counters().unwrap().insert(pod).unwrap();
             assert!(datapath.open_counters().unwrap().read(pod).unwrap().is_some());
             datapath.open_endpoints().unwrap().insert(pod, port(7, 2)).unwrap();
             assert_eq!(datapath.open_endpoints().unwrap().read(pod).unwrap(), Some(port(7, 2)));
             let config = PortConfig::new(gateway_mac);
-            datapath.open_port_configs().unwrap().insert(7, config).unwrap();
-            assert_eq!(datapath.open_port_configs().unwrap().read(7).unwrap(), Some(config));
+            datapath.open_port_configs().unwrap().insert(index(7), config).unwrap();
+            assert_eq!(datapath.open_port_configs().unwrap().read(index(7)).unwrap(), Some(config));
             datapath.drops().unwrap();
             // Only CAP_PERFMON allows the programs to read kernel memory for XDP programs of pods.
             let has_find_xdp = datapath.directory().join("find_xdp").exists();
             assert_eq!(has_find_xdp, enough.contains(CapabilitySet::PERFMON));
-            assert!(!datapath.open_port_configs().unwrap().watch_xdp(7).unwrap());
+            assert!(!datapath.open_port_configs().unwrap().watch_xdp(index(7)).unwrap());
             datapath.remove().unwrap();
         });
     });

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 
 use cnikit::datapath::{Datapath, Endpoint};
-use cnikit::spec::MacAddr;
+use cnikit::spec::{IfIndex, MacAddr};
 use cnikit_testbed::Command;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use serde_json::Value;
@@ -43,8 +43,12 @@ pub(crate) fn ip(address: &str) -> IpAddr {
     address.parse().expect("an address")
 }
 
+pub(crate) fn index(ifindex: u32) -> IfIndex {
+    IfIndex::new(ifindex).expect("an index")
+}
+
 pub(crate) fn port(ifindex: u32, last: u8) -> Endpoint {
-    Endpoint { ifindex, mac: MacAddr::new([0x02, 0, 0, 0, 0, last]) }
+    Endpoint { ifindex: index(ifindex), mac: MacAddr::new([0x02, 0, 0, 0, 0, last]) }
 }
 
 /// The sorted names in a directory, without the build stamp and without `find_xdp`. Kernels that

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use cnikit::datapath::{Direction, Error, TcxLink};
-use cnikit::spec::{ErrorCode, HasErrorCode as _};
+use cnikit::spec::{ErrorCode, HasErrorCode as _, IfIndex};
 use cnikit_testbed::{Host, Namespace, classifier, eventually, host, kernel, tool};
 use rustix::thread::CapabilitySet;
 
+use crate::fixture::index;
 use crate::support::{bpftool, names, without};
 
 const DIRECTORY: &str = "/sys/fs/bpf/tcx";
@@ -190,11 +191,12 @@ fn pins_that_are_not_tcx_links_are_refused_and_kept() {
 
         let error = TcxLink::open(PIN).unwrap_err();
         assert!(matches!(&error, Error::Pin { source, .. } if source.kind() == io::ErrorKind::NotFound), "{error:?}");
+        let absent = IfIndex::new(4_711).unwrap();
         let no_program = std::fs::File::open("/dev/null").unwrap();
         let errors = [
-            (TcxLink::attach(&program, 4_711, Direction::Ingress).unwrap_err(), libc::ENODEV),
+            (TcxLink::attach(&program, absent, Direction::Ingress).unwrap_err(), libc::ENODEV),
             (TcxLink::attach(&no_program, index, Direction::Ingress).unwrap_err(), libc::EINVAL),
-            (TcxLink::attached(4_711, Direction::Ingress).unwrap_err(), libc::ENODEV),
+            (TcxLink::attached(absent, Direction::Ingress).unwrap_err(), libc::ENODEV),
         ];
         for (error, errno) in errors {
             assert!(matches!(&error, Error::Tcx { source, .. } if source.raw_os_error() == Some(errno)), "{error:?}");
@@ -206,7 +208,7 @@ fn pins_that_are_not_tcx_links_are_refused_and_kept() {
 
 /// Runs a test on a host with `veth0`. The test receives the index of `veth0`.
 #[track_caller]
-fn with_pair(test: impl FnOnce(&Host, u32) + Send) {
+fn with_pair(test: impl FnOnce(&Host, IfIndex) + Send) {
     if !tool("bpftool") {
         return;
     }
@@ -225,7 +227,7 @@ fn with_pair(test: impl FnOnce(&Host, u32) + Send) {
 }
 
 /// The only test on kernels without TCX. Fails on a kernel that must have TCX.
-fn refused_by_an_old_kernel(index: u32) {
+fn refused_by_an_old_kernel(index: IfIndex) {
     assert!(kernel() < (6, 6), "{:?} has TCX hooks", kernel());
     let error = TcxLink::attach(&classifier(NEXT).0, index, Direction::Ingress).expect_err("no TCX");
     assert!(matches!(error, Error::TcxUnsupported), "{error:?}");
@@ -234,13 +236,13 @@ fn refused_by_an_old_kernel(index: u32) {
 }
 
 /// Creates the veth pair `veth0` and `eth0`. Returns the index of `veth0`.
-fn pair(host: &Host) -> u32 {
+fn pair(host: &Host) -> IfIndex {
     host.ip("link add veth0 type veth peer name eth0");
-    host.link("veth0").expect("veth0")["ifindex"].as_u64().expect("an index") as u32
+    index(host, "veth0")
 }
 
 /// Program and link ids on a hook.
-fn on_hook(index: u32, direction: Direction) -> Vec<(u32, Option<u32>)> {
+fn on_hook(index: IfIndex, direction: Direction) -> Vec<(u32, Option<u32>)> {
     let programs = TcxLink::attached(index, direction).expect("list the programs");
     programs.iter().map(|program| (program.program_id, program.link_id)).collect()
 }

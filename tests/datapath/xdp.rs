@@ -5,6 +5,7 @@ use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
+use cnikit::spec::IfIndex;
 use cnikit_testbed::{Host, Namespace, Pod, Xdp, eventually, host};
 
 use crate::fixture::{Fixture, addresses, index};
@@ -67,7 +68,7 @@ fn programs_see_packets_from_other_pods() {
             assert!(arrives(fixture, from, to), "{to}: after netlink");
 
             let eth0 = index(&fixture.pods[1], "eth0");
-            let link = fixture.pods[1].enter(|| Xdp::new(Xdp::DROP).link(eth0, Xdp::DRIVER));
+            let link = fixture.pods[1].enter(|| Xdp::new(Xdp::DROP).link(eth0.get(), Xdp::DRIVER));
             assert!(!arrives(fixture, from, to), "{to}: by a link");
             drop(link);
             // A process started by another test may hold a copy of the descriptor until exec(2).
@@ -194,7 +195,7 @@ fn deleting_a_veth_pair_with_a_program_is_harmless() {
 fn only_host_ends_of_veth_pairs_can_be_watched() {
     with_pods(true, |host, fixture| {
         let ports = fixture.datapath.open_port_configs().unwrap();
-        for ifindex in [1, index(host, "cbr0"), 0x7fff_0000] {
+        for ifindex in [IfIndex::LOOPBACK, index(host, "cbr0"), IfIndex::new(0x7fff_0000).unwrap()] {
             assert!(!ports.watch_xdp(ifindex).unwrap(), "{ifindex}");
             assert!(!ports.watches_xdp(ifindex).unwrap(), "{ifindex}");
         }
@@ -207,13 +208,14 @@ fn only_host_ends_of_veth_pairs_can_be_watched() {
 fn ports_are_found_in_long_hash_chains() {
     with_pods(false, |host, fixture| {
         let veth = index(host, "veth1");
+        let same_chain = |number: u32| IfIndex::new(veth.get() + 256 * number).unwrap();
         for number in 1..=40 {
-            host.ip(&format!("link add name many{number} index {} type bridge", veth + 256 * number));
+            host.ip(&format!("link add name many{number} index {} type bridge", same_chain(number)));
         }
         let ports = fixture.datapath.open_port_configs().unwrap();
         assert!(ports.watch_xdp(veth).unwrap());
-        assert!(!ports.watch_xdp(veth + 256).unwrap(), "a bridge");
-        assert!(!ports.watch_xdp(veth + 256 * 41).unwrap(), "no interface");
+        assert!(!ports.watch_xdp(same_chain(1)).unwrap(), "a bridge");
+        assert!(!ports.watch_xdp(same_chain(41)).unwrap(), "no interface");
         attach(&fixture.pods[1], "xdpdrv", "drop");
         assert!(!arrives(fixture, addresses(0)[0], addresses(1)[0]));
         detach(&fixture.pods[1], "xdpdrv");
@@ -224,8 +226,8 @@ fn ports_are_found_in_long_hash_chains() {
 }
 
 /// An ifindex as the key argument of bpftool.
-fn key(ifindex: u32) -> String {
-    ifindex.to_ne_bytes().iter().fold("key".to_owned(), |words, byte| format!("{words} {byte}"))
+fn key(ifindex: IfIndex) -> String {
+    ifindex.get().to_ne_bytes().iter().fold("key".to_owned(), |words, byte| format!("{words} {byte}"))
 }
 
 /// Ports from an older build are not watched before the upgrade.

@@ -1,8 +1,8 @@
-use cnikit::netlink::{Error, LOOPBACK_INDEX, Route};
+use cnikit::netlink::{Error, IfIndex, Route};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use crate::support::{Fixture, json, run};
+use crate::support::{Fixture, ifindex, json, run};
 
 #[test]
 fn addresses_of_both_families() {
@@ -27,7 +27,7 @@ fn addresses_of_both_families() {
     assert!(own.contains(&v6), "{own:?}");
     // The third is the link-local address from the kernel.
     assert!(own.len() <= 3, "{own:?}");
-    assert_eq!(fixture.in_pod.addresses(LOOPBACK_INDEX).expect("list"), []);
+    assert_eq!(fixture.in_pod.addresses(IfIndex::LOOPBACK).expect("list"), []);
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn existing_address_is_reported() {
         let error = fixture.in_pod.add_address(eth1, address).expect_err("already exists");
         assert!(matches!(error, Error::Exists { .. }), "{error:?}");
     }
-    let error = fixture.in_pod.add_address(4_711, net("10.22.0.6/24")).expect_err("no such link");
+    let error = fixture.in_pod.add_address(ifindex(4_711), net("10.22.0.6/24")).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
 }
 
@@ -125,10 +125,10 @@ fn existing_route_is_reported() {
 #[test]
 fn a_fresh_namespace_has_no_routes() {
     let Some(fixture) = Fixture::new() else { return };
-    assert_eq!(fixture.in_pod.routes(LOOPBACK_INDEX).expect("list"), []);
+    assert_eq!(fixture.in_pod.routes(IfIndex::LOOPBACK).expect("list"), []);
 }
 
-fn up_pair(fixture: &Fixture) -> u32 {
+fn up_pair(fixture: &Fixture) -> IfIndex {
     let indexes = fixture.veth(1, None);
     fixture.in_pod.set_up(indexes.peer).expect("bring the peer up");
     indexes.peer
@@ -177,7 +177,9 @@ fn neighbor_is_deleted_on_one_link_only() {
         assert_eq!(json(&fixture.pod, &format!("ip -j neighbour show {neighbor}")).as_array().map(Vec::len), Some(0));
         assert_eq!(json(&fixture.pod, &format!("ip -j neighbour show {other}"))[0]["lladdr"], "02:00:00:00:00:09");
     }
-    let error =
-        fixture.in_pod.forget_neighbor(4_711, "10.22.0.9".parse().expect("an address")).expect_err("no such link");
+    let error = fixture
+        .in_pod
+        .forget_neighbor(ifindex(4_711), "10.22.0.9".parse().expect("an address"))
+        .expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{error}");
 }

@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use cnikit::netlink::{Error, LOOPBACK_INDEX, OrphanRecord};
+use cnikit::netlink::{Error, IfIndex, OrphanRecord};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use tempfile::TempDir;
 
-use crate::support::{Fixture, json, name, pair};
+use crate::support::{Fixture, ifindex, json, name, pair};
 
 /// A record for each deletion, so that each leaves a process behind, whether or not orphans are
 /// reaped here.
@@ -24,16 +24,16 @@ impl Records {
 
 #[test]
 fn names_and_index_are_free_at_once() {
-    const CHOSEN: u32 = 4_711;
+    let chosen = ifindex(4_711);
     let Some(fixture) = Fixture::new() else { return };
     let bridge = fixture.bridge();
     let records = Records::new();
     for round in 0..50 {
-        let pair = pair(1, &fixture.pod).host_index(CHOSEN).master(bridge).host_up();
+        let pair = pair(1, &fixture.pod).host_index(chosen).master(bridge).host_up();
         let indexes = fixture.on_host.create_veth(&pair).unwrap_or_else(|error| panic!("round {round}: {error}"));
         fixture.in_pod.set_up(indexes.peer).expect("bring the peer up");
         fixture.on_host.delete_link_nowait(indexes.host, &records.another()).expect("delete");
-        assert_eq!(fixture.on_host.link_by_index(CHOSEN).expect("look up"), None);
+        assert_eq!(fixture.on_host.link_by_index(chosen).expect("look up"), None);
         assert_eq!(fixture.on_host.link_by_name(&name("veth1")).expect("look up"), None);
         assert_eq!(fixture.in_pod.link_by_name(&name("eth1")).expect("look up"), None);
     }
@@ -45,9 +45,9 @@ fn names_and_index_are_free_at_once() {
 fn absent_link_succeeds_and_refusal_is_an_error() {
     let Some(fixture) = Fixture::new() else { return };
     let records = Records::new();
-    fixture.on_host.delete_link_nowait(4_711, &records.another()).expect("no such link");
-    let error = fixture.on_host.delete_link_nowait(LOOPBACK_INDEX, &records.another()).expect_err("loopback stays");
-    let plain = fixture.on_host.delete_link(LOOPBACK_INDEX).expect_err("loopback stays");
+    fixture.on_host.delete_link_nowait(ifindex(4_711), &records.another()).expect("no such link");
+    let error = fixture.on_host.delete_link_nowait(IfIndex::LOOPBACK, &records.another()).expect_err("loopback stays");
+    let plain = fixture.on_host.delete_link(IfIndex::LOOPBACK).expect_err("loopback stays");
     assert_eq!((error.raw_os_error(), error.to_string()), (plain.raw_os_error(), plain.to_string()));
 
     let veth = fixture.veth(1, None).host;

@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cnikit::netlink::{LOOPBACK_INDEX, Netns, OrphanRecord, Result, Route, SharedBlocks, Socket};
+use cnikit::netlink::{IfIndex, Netns, OrphanRecord, Result, Route, SharedBlocks, Socket};
 
 use crate::support::{Fixture, pair};
 
@@ -45,7 +45,7 @@ fn cost_of_the_steps() {
 
         let start = Instant::now();
         let eth = indexes.peer;
-        inside.set_up(LOOPBACK_INDEX).expect("lo");
+        inside.set_up(IfIndex::LOOPBACK).expect("lo");
         inside.set_up(eth).expect("eth");
         inside.add_address(eth, "10.22.0.5/24".parse().expect("address")).expect("add");
         let default = Route::default_via("10.22.0.1".parse().expect("address"), eth);
@@ -79,7 +79,7 @@ fn cost_of_a_deletion() {
         let record = OrphanRecord::new(dir.path().join(records.replace(records.get() + 1).to_string()));
         socket.delete_link_nowait(index, &record)
     };
-    type Delete<'d> = &'d dyn Fn(&Socket, u32) -> Result<()>;
+    type Delete<'d> = &'d dyn Fn(&Socket, IfIndex) -> Result<()>;
     let verbs: [(&str, Delete<'_>); 2] =
         [("delete_link", &Socket::delete_link), ("delete_link_nowait", &in_background)];
     for (verb, delete) in verbs {

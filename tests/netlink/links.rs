@@ -1,8 +1,8 @@
-use cnikit::netlink::{BridgePort, BridgeSpec, Error, LOOPBACK_INDEX, Netns};
+use cnikit::netlink::{BridgePort, BridgeSpec, Error, IfIndex, Netns};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use serde_json::{Value, json as value};
 
-use crate::support::{BRIDGE_MAC, Fixture, host_mac, json, link, name, pair, peer_mac, run};
+use crate::support::{BRIDGE_MAC, Fixture, host_mac, ifindex, json, link, name, pair, peer_mac, run};
 
 #[test]
 fn bridge_keeps_its_mac_when_ports_join() {
@@ -10,7 +10,7 @@ fn bridge_keeps_its_mac_when_ports_join() {
     let spec = BridgeSpec::new(name("cbr0")).mac(BRIDGE_MAC).mtu(1400).up();
     let bridge = fixture.on_host.create_bridge(&spec).expect("create cbr0");
     let seen = link(&fixture.host, "cbr0");
-    assert_eq!(seen["ifindex"], bridge);
+    assert_eq!(seen["ifindex"], bridge.get());
     assert_eq!(seen["linkinfo"]["info_kind"], "bridge");
     assert_eq!(seen["address"], "02:00:00:00:00:b0");
     assert_eq!(seen["mtu"], 1400);
@@ -52,15 +52,15 @@ fn veth_pair_is_created_complete() {
     assert_ne!(indexes.host, indexes.peer);
 
     let host = link(&fixture.host, "veth2");
-    assert_eq!(host["ifindex"], indexes.host);
+    assert_eq!(host["ifindex"], indexes.host.get());
     assert_eq!(host["address"], "02:00:00:00:01:02");
     assert_eq!(host["mtu"], 1450);
     assert_eq!(host["master"], "cbr0");
-    assert_eq!(host["link_index"], indexes.peer);
+    assert_eq!(host["link_index"], indexes.peer.get());
     assert!(flags(&host).contains(&value!("UP")));
 
     let peer = link(&fixture.pod, "eth2");
-    assert_eq!(peer["ifindex"], indexes.peer);
+    assert_eq!(peer["ifindex"], indexes.peer.get());
     assert_eq!(peer["address"], "02:00:00:00:02:02");
     assert_eq!(peer["mtu"], 1450);
     assert!(!flags(&peer).contains(&value!("UP")));
@@ -82,8 +82,8 @@ fn veth_pair_is_created_complete() {
 fn ends_with_equal_indexes_are_reported() {
     let Some(fixture) = Fixture::new() else { return };
     let indexes = fixture.veth(1, None);
-    assert_eq!(link(&fixture.host, "veth1")["ifindex"], indexes.host);
-    assert_eq!(link(&fixture.pod, "eth1")["ifindex"], indexes.peer);
+    assert_eq!(link(&fixture.host, "veth1")["ifindex"], indexes.host.get());
+    assert_eq!(link(&fixture.pod, "eth1")["ifindex"], indexes.peer.get());
     assert_eq!(indexes.host, indexes.peer, "fresh namespaces count from the same number");
 }
 
@@ -109,7 +109,7 @@ fn taken_name_is_reported_and_nothing_is_created() {
 #[test]
 fn pair_that_cannot_join_its_bridge_is_not_left_behind() {
     let Some(fixture) = Fixture::new() else { return };
-    let error = fixture.on_host.create_veth(&pair(1, &fixture.pod).master(4_711)).expect_err("no bridge");
+    let error = fixture.on_host.create_veth(&pair(1, &fixture.pod).master(ifindex(4_711))).expect_err("no bridge");
     assert!(matches!(error, Error::Kernel { .. }), "{error:?}");
     assert_eq!(names(&json(&fixture.host, "ip -j link")), ["lo"]);
     assert_eq!(names(&json(&fixture.pod, "ip -j link")), ["lo"]);
@@ -157,7 +157,7 @@ fn deleting_is_idempotent() {
     fixture.on_host.delete_link_by_name(&name("veth2")).expect("delete by name");
     fixture.on_host.delete_link_by_name(&name("veth2")).expect("delete what is gone");
     assert_eq!(fixture.on_host.link_by_name(&name("veth2")).expect("look up"), None);
-    assert_eq!(fixture.on_host.link_by_index(4_711).expect("look up"), None);
+    assert_eq!(fixture.on_host.link_by_index(ifindex(4_711)).expect("look up"), None);
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn attributes_change_one_at_a_time() {
 #[test]
 fn refusal_has_the_operation_and_the_kernels_explanation() {
     let Some(fixture) = Fixture::new() else { return };
-    let error = fixture.on_host.set_up(4_711).expect_err("no such link");
+    let error = fixture.on_host.set_up(ifindex(4_711)).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
     assert!(error.to_string().starts_with("bring up link 4711: "), "{error}");
 
@@ -253,9 +253,9 @@ fn list_is_complete_while_links_are_added() {
 #[test]
 fn loopback_has_its_fixed_index() {
     let Some(fixture) = Fixture::new() else { return };
-    fixture.in_pod.set_up(LOOPBACK_INDEX).expect("bring loopback up");
+    fixture.in_pod.set_up(IfIndex::LOOPBACK).expect("bring loopback up");
     assert!(flags(&link(&fixture.pod, "lo")).contains(&value!("UP")));
-    let lo = fixture.in_pod.link_by_index(LOOPBACK_INDEX).expect("look up").expect("loopback");
+    let lo = fixture.in_pod.link_by_index(IfIndex::LOOPBACK).expect("look up").expect("loopback");
     assert_eq!((lo.name, lo.kind), (name("lo"), None));
 }
 

@@ -18,7 +18,7 @@ fn peer_is_found_in_its_namespace() {
     let veth = fixture.on_host.link_by_name(&name("veth1")).expect("a look").expect("a link");
     let peer = fixture.on_host.peer(&veth).expect("a look").expect("the other end");
     let seen = link(&fixture.pod, "eth1");
-    assert_eq!((seen["ifindex"].as_u64(), &seen["ifname"]), (Some(peer.index.into()), &"eth1".into()));
+    assert_eq!((seen["ifindex"].as_u64(), &seen["ifname"]), (Some(peer.index.get().into()), &"eth1".into()));
     assert_eq!(seen["address"], peer.mac.expect("a MAC").to_string());
     // The reverse direction.
     let inside = fixture.in_pod.link_by_name(&name("eth1")).expect("a look").expect("a link");
@@ -82,7 +82,7 @@ fn driver_mode_is_distinguished_from_generic_mode() {
     };
     assert_eq!(found(), None);
     for (mode, is_found) in [(Xdp::GENERIC, false), (Xdp::DRIVER, true)] {
-        let attached = fixture.pod.run(|| Xdp::new(Xdp::PASS).link(indexes.peer, mode)).expect("enter the pod");
+        let attached = fixture.pod.run(|| Xdp::new(Xdp::PASS).link(indexes.peer.get(), mode)).expect("enter the pod");
         let id = link(&fixture.pod, "eth1")["xdp"]["prog"]["id"].as_u64().expect("ip shows the program");
         assert_eq!(found().map(u64::from), is_found.then_some(id), "mode {mode}");
         drop(attached);

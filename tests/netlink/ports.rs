@@ -2,41 +2,41 @@
 
 use std::{net::UdpSocket, thread, time::Duration};
 
-use cnikit::netlink::{BridgePort, Error, FdbState};
+use cnikit::netlink::{BridgePort, Error, FdbState, IfIndex};
 use cnikit::spec::MacAddr;
 use cnikit_testbed::eventually;
 use serde_json::Value;
 
-use crate::support::{Fixture, host_mac, json, link, name, pair, peer_mac, run};
+use crate::support::{Fixture, host_mac, ifindex, json, link, name, pair, peer_mac, run};
 
 #[test]
 fn the_index_of_the_host_end_can_be_chosen() {
-    const CHOSEN: u32 = 1 << 24 | 7;
+    let chosen = ifindex(1 << 24 | 7);
     let Some(fixture) = Fixture::new() else { return };
     let bridge = fixture.bridge();
-    let pair = pair(1, &fixture.pod).host_index(CHOSEN).master(bridge).host_up();
+    let pair = pair(1, &fixture.pod).host_index(chosen).master(bridge).host_up();
     let indexes = fixture.on_host.create_veth(&pair).expect("create the pair");
-    assert_eq!(indexes.host, CHOSEN);
-    assert_eq!(link(&fixture.host, "veth1")["ifindex"], CHOSEN);
-    assert_eq!(link(&fixture.host, "veth1")["link_index"], indexes.peer);
-    assert_eq!(link(&fixture.pod, "eth1")["ifindex"], indexes.peer);
-    assert_eq!(link(&fixture.pod, "eth1")["link_index"], CHOSEN);
+    assert_eq!(indexes.host, chosen);
+    assert_eq!(link(&fixture.host, "veth1")["ifindex"], chosen.get());
+    assert_eq!(link(&fixture.host, "veth1")["link_index"], indexes.peer.get());
+    assert_eq!(link(&fixture.pod, "eth1")["ifindex"], indexes.peer.get());
+    assert_eq!(link(&fixture.pod, "eth1")["link_index"], chosen.get());
     let next = fixture.veth(2, None);
-    assert!(next.host < CHOSEN, "the kernel counts on from where it was: {next:?}");
+    assert!(next.host < chosen, "the kernel counts on from where it was: {next:?}");
 }
 
 #[test]
 fn taken_index_is_distinguished_from_taken_name() {
     let Some(fixture) = Fixture::new() else { return };
     let taken = fixture.veth(1, None).host;
-    for index in [1, taken] {
+    for index in [IfIndex::LOOPBACK, taken] {
         let error =
             fixture.on_host.create_veth(&pair(2, &fixture.pod).host_index(index)).expect_err("the index is taken");
         assert!(matches!(error, Error::IndexTaken { ifindex: taken, .. } if taken == index), "{error:?}");
         assert_eq!(error.raw_os_error(), Some(libc::EEXIST));
     }
     for number in [1, 2] {
-        let mut pair = pair(number, &fixture.pod).host_index(4_711);
+        let mut pair = pair(number, &fixture.pod).host_index(ifindex(4_711));
         pair.peer.name = name("eth1");
         let error = fixture.on_host.create_veth(&pair).expect_err("a name is taken");
         assert!(matches!(error, Error::Exists { .. }), "{error:?}");
@@ -128,7 +128,7 @@ fn entries_of_the_forwarding_database() {
     assert!(!entries(&fixture, veth).contains(&(learnt, FdbState::Static)));
     let sticky = entry(&fixture, "veth2", learnt).expect("entry")["flags"].to_string();
     assert!(sticky.contains("sticky"), "an entry that moves could be stolen: {sticky}");
-    let error = fixture.on_host.set_fdb(4_711, peer_mac(1)).expect_err("no such link");
+    let error = fixture.on_host.set_fdb(ifindex(4_711), peer_mac(1)).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{error}");
     let alone = fixture.veth(3, None).host;
     let error = fixture.on_host.set_fdb(alone, peer_mac(3)).expect_err("no port");
@@ -139,7 +139,7 @@ fn entries_of_the_forwarding_database() {
         fixture.on_host.delete_fdb(veth, peer_mac(1)).expect("delete");
         assert_eq!(entry(&fixture, "veth1", peer_mac(1)), None);
     }
-    fixture.on_host.delete_fdb(4_711, peer_mac(1)).expect("no such link");
+    fixture.on_host.delete_fdb(ifindex(4_711), peer_mac(1)).expect("no such link");
     fixture.on_host.delete_fdb(alone, peer_mac(1)).expect("no port");
 }
 
@@ -192,7 +192,7 @@ fn received(fixture: &Fixture) -> u64 {
     json(&fixture.pod, "ip -s -j link show dev eth2")[0]["stats64"]["rx"]["packets"].as_u64().expect("a count")
 }
 
-fn entries(fixture: &Fixture, port: u32) -> Vec<(MacAddr, FdbState)> {
+fn entries(fixture: &Fixture, port: IfIndex) -> Vec<(MacAddr, FdbState)> {
     let entries = fixture.on_host.fdb(port).expect("list");
     entries.iter().filter(|entry| entry.vlan.is_none()).map(|entry| (entry.mac, entry.state)).collect()
 }

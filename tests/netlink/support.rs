@@ -3,7 +3,7 @@
 use std::{os::fd::AsFd, process::Command};
 
 use cnikit::{
-    netlink::{BridgeSpec, Netns, Socket, VethEnd, VethIndexes, VethPair},
+    netlink::{BridgeSpec, IfIndex, Netns, Socket, VethEnd, VethIndexes, VethPair},
     spec::{IfName, MacAddr},
 };
 use serde_json::Value;
@@ -37,13 +37,13 @@ impl Fixture {
     }
 
     /// Creates the bridge `cbr0`, up. Returns its index.
-    pub(crate) fn bridge(&self) -> u32 {
+    pub(crate) fn bridge(&self) -> IfIndex {
         let spec = BridgeSpec::new(name("cbr0")).mac(BRIDGE_MAC).up();
         self.on_host.create_bridge(&spec).expect("create cbr0")
     }
 
     /// Creates a pair with names that contain `number`, and with the peer in the pod.
-    pub(crate) fn veth(&self, number: u8, master: Option<u32>) -> VethIndexes {
+    pub(crate) fn veth(&self, number: u8, master: Option<IfIndex>) -> VethIndexes {
         let mut pair = pair(number, &self.pod).host_up();
         pair.master = master;
         self.on_host.create_veth(&pair).expect("create a veth pair")
@@ -67,6 +67,10 @@ pub(crate) const fn peer_mac(number: u8) -> MacAddr {
 
 pub(crate) fn name(name: &str) -> IfName {
     name.parse().expect("an interface name")
+}
+
+pub(crate) fn ifindex(index: u32) -> IfIndex {
+    IfIndex::new(index).expect("an index")
 }
 
 /// The JSON output of an iproute2 tool inside a namespace. Arguments are split at spaces.

@@ -4,7 +4,7 @@ use cnikit::netlink::{BpfFilter, Error, FilterTarget, SharedBlock, SharedBlocks}
 use cnikit_testbed::classifier;
 use serde_json::Value;
 
-use crate::support::{Fixture, json, run};
+use crate::support::{Fixture, ifindex, json, run};
 
 const INGRESS: SharedBlock = SharedBlock::new(101).expect("not 0");
 const EGRESS: SharedBlock = SharedBlock::new(102).expect("not 0");
@@ -83,7 +83,7 @@ fn deleting_a_filter_twice_succeeds() {
     }
     let absent = FilterTarget::Block(SharedBlock::new(4_711).expect("not 0"));
     fixture.on_host.delete_filter(&absent, 1, 1).expect("no such block");
-    fixture.on_host.delete_filter(&FilterTarget::Ingress(4_711), 1, 1).expect("no such link");
+    fixture.on_host.delete_filter(&FilterTarget::Ingress(ifindex(4_711)), 1, 1).expect("no such link");
     let plain = FilterTarget::Ingress(fixture.veth(1, None).host);
     fixture.on_host.delete_filter(&plain, 1, 1).expect("no qdisc");
     assert_eq!(fixture.on_host.filters(&plain).expect("list"), []);
@@ -105,7 +105,7 @@ fn deleting_a_clsact_qdisc_twice_succeeds() {
         assert_eq!(fixture.on_host.ingress_qdisc(bridge).expect("look"), None);
     }
     assert_eq!(fixture.on_host.filters(&target).expect("list").len(), 1, "the other link holds the block");
-    fixture.on_host.delete_clsact(4_711).expect("no such link");
+    fixture.on_host.delete_clsact(ifindex(4_711)).expect("no such link");
     // The slot was never used.
     fixture.on_host.delete_clsact(fixture.veth(2, None).host).expect("no qdisc");
 }
@@ -180,7 +180,7 @@ fn the_ingress_slot_holds_one_qdisc() {
     fixture.on_host.create_clsact(veth, BOTH).expect("create clsact");
     let error = fixture.on_host.create_clsact(veth, BOTH).expect_err("already exists");
     assert!(matches!(error, Error::Exists { .. }), "{error:?}");
-    let error = fixture.on_host.ingress_qdisc(4_711).expect_err("no such link");
+    let error = fixture.on_host.ingress_qdisc(ifindex(4_711)).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
 }
 
@@ -212,7 +212,7 @@ fn clsact_qdisc_is_created_or_reused_but_never_replaced() {
         let error = refused.expect_err("the slot is taken");
         assert!(matches!(&error, Error::QdiscConflict { kind, .. } if kind == holder), "{error:?}");
     }
-    let error = fixture.on_host.ensure_clsact(4_711, BOTH).expect_err("no such link");
+    let error = fixture.on_host.ensure_clsact(ifindex(4_711), BOTH).expect_err("no such link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cnikit::ipam::{Owner, Range, Store};
-use cnikit::netlink::{LOOPBACK_INDEX, Netns, Socket, VethEnd, VethPair};
+use cnikit::netlink::{IfIndex, Netns, Socket, VethEnd, VethPair};
 use cnikit::plugin::{
     self, AddRequest, CheckRequest, DelRequest, GcRequest, Plugin, PluginError, PluginInfo, StatusRequest,
 };
@@ -172,7 +172,7 @@ impl Flawed {
         let host_end = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
         let pod_end = VethEnd { name: attachment.ifname.clone(), mac: attachment.container_mac() };
         let pair = Socket::open()?.create_veth(&VethPair::new(host_end, pod_end, netns).host_up())?;
-        pod.set_up(LOOPBACK_INDEX)?;
+        pod.set_up(IfIndex::LOOPBACK)?;
         pod.set_up(pair.peer)?;
         pod.add_address(pair.peer, address)?;
         let default = cnikit::netlink::Route::default_via(range.gateway(), pair.peer);

@@ -11,7 +11,7 @@ use cnikit::datapath::{
 use cnikit::ipam;
 use cnikit::netlink::Socket;
 use cnikit::plugin::PluginError;
-use cnikit::spec::Attachment;
+use cnikit::spec::{Attachment, IfIndex};
 use ipnetwork::IpNetwork;
 use tracing::{debug, info_span};
 
@@ -51,7 +51,7 @@ impl Endpoints {
     }
 
     /// Opens the maps of the programs at a port, also if the port belongs to another network.
-    pub(crate) fn at_port(host: &Socket, port: u32) -> Result<Option<Self>, cnikit::Error> {
+    pub(crate) fn at_port(host: &Socket, port: IfIndex) -> Result<Option<Self>, cnikit::Error> {
         let maps = MapSet::in_use(&programs::at_port(host, port)?)?;
         Ok(maps.map(|maps| Self::from_maps(&maps)).transpose()?)
     }
@@ -142,7 +142,7 @@ impl Endpoints {
         Ok(())
     }
 
-    fn watch_xdp(&self, port: u32) {
+    fn watch_xdp(&self, port: IfIndex) {
         match self.port_configs.watch_xdp(port) {
             Ok(true) => {}
             Ok(false) => debug!("direct forwarding bypasses a driver-mode XDP program at link {port}"),
@@ -151,8 +151,8 @@ impl Endpoints {
     }
 
     /// The addresses of all entries, by port.
-    pub(crate) fn addresses_by_port(&self) -> datapath::Result<HashMap<u32, Vec<IpAddr>>> {
-        let mut found: HashMap<u32, Vec<IpAddr>> = HashMap::new();
+    pub(crate) fn addresses_by_port(&self) -> datapath::Result<HashMap<IfIndex, Vec<IpAddr>>> {
+        let mut found: HashMap<IfIndex, Vec<IpAddr>> = HashMap::new();
         for address in self.endpoints.addresses()? {
             if let Some(port) = self.endpoints.read(address)? {
                 found.entry(port.ifindex).or_default().push(address);
@@ -175,7 +175,7 @@ impl Endpoints {
             }
         }
         for address in gateways.iter().filter(|gateway| !own.contains(gateway)).map(IpNetwork::ip) {
-            if self.is_gateway(address, bridge.ifindex)? {
+            if self.is_gateway(address, Some(bridge.ifindex))? {
                 self.endpoints.remove(address)?;
             }
         }
@@ -188,9 +188,9 @@ impl Endpoints {
     /// # Errors
     ///
     /// Fails if an entry cannot be read.
-    pub fn is_gateway(&self, address: IpAddr, bridge: u32) -> datapath::Result<bool> {
+    pub fn is_gateway(&self, address: IpAddr, bridge: Option<IfIndex>) -> datapath::Result<bool> {
         match self.endpoints.read(address)? {
-            Some(port) if port.ifindex == bridge => Ok(true),
+            Some(port) if Some(port.ifindex) == bridge => Ok(true),
             // A link-local address derives from the MAC of the former bridge.
             Some(port) if !is_link_local(address) => self.is_former_bridge(port.ifindex),
             _ => Ok(false),
@@ -199,7 +199,7 @@ impl Endpoints {
 
     /// The gateway addresses that the node has taken. Omits link-local addresses, which depend on
     /// the bridge. `bridge` is the index of the bridge.
-    pub(crate) fn gateways(&self, bridge: u32) -> datapath::Result<Vec<IpAddr>> {
+    pub(crate) fn gateways(&self, bridge: Option<IfIndex>) -> datapath::Result<Vec<IpAddr>> {
         let mut gateways = Vec::new();
         for address in self.endpoints.addresses()? {
             if !is_link_local(address) && self.is_gateway(address, bridge)? {
@@ -215,7 +215,7 @@ impl Endpoints {
     /// # Errors
     ///
     /// Fails if the entry of the port cannot be read.
-    pub fn is_former_bridge(&self, ifindex: u32) -> datapath::Result<bool> {
+    pub fn is_former_bridge(&self, ifindex: IfIndex) -> datapath::Result<bool> {
         Ok(!Attachment::is_host_ifindex(ifindex) && self.port_configs.read(ifindex)?.is_none())
     }
 
@@ -224,7 +224,7 @@ impl Endpoints {
     /// # Errors
     ///
     /// Fails if an entry cannot be read.
-    pub fn ports_of(&self, addresses: &[IpNetwork]) -> datapath::Result<HashSet<u32>> {
+    pub fn ports_of(&self, addresses: &[IpNetwork]) -> datapath::Result<HashSet<IfIndex>> {
         let owners = addresses.iter().filter_map(|address| self.endpoints.read(address.ip()).transpose());
         owners.map(|owner| owner.map(|port| port.ifindex)).collect()
     }
@@ -234,8 +234,8 @@ impl Endpoints {
     /// # Errors
     ///
     /// Fails if a map cannot be read.
-    pub fn indexes(&self) -> datapath::Result<HashSet<u32>> {
-        let mut indexes: HashSet<u32> = self.port_configs.indexes()?.into_iter().collect();
+    pub fn indexes(&self) -> datapath::Result<HashSet<IfIndex>> {
+        let mut indexes: HashSet<IfIndex> = self.port_configs.indexes()?.into_iter().collect();
         for address in self.endpoints.addresses()? {
             indexes.extend(self.endpoints.read(address)?.map(|port| port.ifindex));
         }
@@ -245,12 +245,16 @@ impl Endpoints {
     }
 
     /// Whether an address leads to a port.
-    pub(crate) fn is_owner(&self, address: IpAddr, port: u32) -> datapath::Result<bool> {
+    pub(crate) fn is_owner(&self, address: IpAddr, port: IfIndex) -> datapath::Result<bool> {
         Ok(self.endpoints.read(address)?.is_some_and(|owner| owner.ifindex == port))
     }
 
     /// Changes the entry of a port, if there is one.
-    pub(crate) fn update_port_config(&self, port: u32, change: impl FnOnce(&mut PortConfig)) -> datapath::Result<()> {
+    pub(crate) fn update_port_config(
+        &self,
+        port: IfIndex,
+        change: impl FnOnce(&mut PortConfig),
+    ) -> datapath::Result<()> {
         let Some(current) = self.port_configs.read(port)? else { return Ok(()) };
         let mut changed = current;
         change(&mut changed);
@@ -258,7 +262,7 @@ impl Endpoints {
     }
 
     /// The addresses of a port, except link-local addresses.
-    pub(crate) fn addresses_of(&self, port: u32) -> datapath::Result<Vec<IpAddr>> {
+    pub(crate) fn addresses_of(&self, port: IfIndex) -> datapath::Result<Vec<IpAddr>> {
         let mut addresses = Vec::new();
         for address in self.endpoints.addresses()? {
             if !is_link_local(address) && self.is_owner(address, port)? {
@@ -279,7 +283,7 @@ impl Endpoints {
     /// # Errors
     ///
     /// Fails if the map cannot be read.
-    pub fn port_config(&self, ifindex: u32) -> datapath::Result<Option<PortConfig>> {
+    pub fn port_config(&self, ifindex: IfIndex) -> datapath::Result<Option<PortConfig>> {
         self.port_configs.read(ifindex)
     }
 

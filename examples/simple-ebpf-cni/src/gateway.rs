@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cnikit::netlink::{AddressProbe, Link, Route, Socket};
 use cnikit::plugin::{Context as _, PluginError};
-use cnikit::spec::{ErrorCode, MacAddr};
+use cnikit::spec::{ErrorCode, IfIndex, MacAddr};
 use ipnetwork::IpNetwork;
 use tracing::{debug, info_span};
 
@@ -188,7 +188,7 @@ pub fn remedy(config: &Config, file: Option<&Path>) -> String {
 /// If the configuration requests the address, a policy route of another link does not count. Such a
 /// router is in another network with the same addresses.
 #[must_use]
-pub fn is_next_hop(route: &Route, address: IpAddr, config: &Config, bridge: Option<u32>) -> bool {
+pub fn is_next_hop(route: &Route, address: IpAddr, config: &Config, bridge: Option<IfIndex>) -> bool {
     let is_by_bridge = bridge == Some(route.oif);
     let is_main = route.table.is_none_or(|table| table == MAIN_TABLE);
     route.gateway == Some(address)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use cnikit::datapath::{self, Datapath, Direction, MapSet, PinState, Program, ProgramName, TcxLink};
 use cnikit::netlink::{self, BpfFilter, FilterTarget, Socket};
 use cnikit::plugin::{Context as _, PluginError};
-use cnikit::spec::{Attachment, IfName, NetworkName};
+use cnikit::spec::{Attachment, IfIndex, IfName, NetworkName};
 use tracing::info_span;
 
 use crate::config::AttachMode;
@@ -144,7 +144,7 @@ impl Programs {
         &self,
         host: &Socket,
         host_end: &IfName,
-        port: u32,
+        port: IfIndex,
         mode: AttachMode,
     ) -> Result<(), cnikit::Error> {
         if mode == AttachMode::Clsact {
@@ -162,7 +162,7 @@ impl Programs {
     /// # Errors
     ///
     /// Fails if the kernel does not list the qdisc.
-    pub fn uses_shared_blocks(&self, host: &Socket, port: u32) -> netlink::Result<bool> {
+    pub fn uses_shared_blocks(&self, host: &Socket, port: IfIndex) -> netlink::Result<bool> {
         Ok(host.ingress_qdisc(port)?.is_some_and(|qdisc| qdisc.blocks == shared_blocks(&self.network)))
     }
 
@@ -171,7 +171,7 @@ impl Programs {
     /// # Errors
     ///
     /// Fails if the kernel does not list the qdisc or the links.
-    pub fn run_on(&self, host: &Socket, datapath: &Datapath, port: u32) -> Result<bool, PluginError> {
+    pub fn run_on(&self, host: &Socket, datapath: &Datapath, port: IfIndex) -> Result<bool, PluginError> {
         if self.uses_shared_blocks(host, port)? {
             return Ok(true);
         }
@@ -187,7 +187,7 @@ impl Programs {
     /// # Errors
     ///
     /// Fails if the kernel does not list the links.
-    pub fn are_linked_to(&self, datapath: &Datapath, port: u32) -> Result<bool, cnikit::Error> {
+    pub fn are_linked_to(&self, datapath: &Datapath, port: IfIndex) -> Result<bool, cnikit::Error> {
         for point in &self.attach_points {
             let mut is_linked = false;
             for found in TcxLink::attached(port, point.direction)? {
@@ -271,7 +271,7 @@ pub fn missing(host: &Socket, datapath: &Datapath, network: &NetworkName) -> Res
 }
 
 /// The ids of the programs at the ingress of a port.
-pub(crate) fn at_port(host: &Socket, port: u32) -> Result<Vec<u32>, cnikit::Error> {
+pub(crate) fn at_port(host: &Socket, port: IfIndex) -> Result<Vec<u32>, cnikit::Error> {
     let blocks = host.ingress_qdisc(port)?.map(|qdisc| qdisc.blocks);
     let in_block = match blocks.and_then(|blocks| blocks.ingress) {
         Some(block) => running_in(host, &FilterTarget::Block(block))?,

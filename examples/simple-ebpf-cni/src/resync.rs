@@ -13,7 +13,7 @@ use cnikit::datapath::{Endpoint, PortConfig};
 use cnikit::ipam::Lease;
 use cnikit::netlink::{FdbEntry, FdbState, Link};
 use cnikit::plugin::PluginError;
-use cnikit::spec::{Attachment, IfName};
+use cnikit::spec::{Attachment, IfIndex, IfName};
 use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
 
@@ -92,7 +92,7 @@ struct Resync<'a> {
     programs: &'a Programs,
     endpoints: &'a Endpoints,
     /// The addresses of all entries at the start, by port.
-    known: HashMap<u32, Vec<IpAddr>>,
+    known: HashMap<IfIndex, Vec<IpAddr>>,
 }
 
 impl Resync<'_> {

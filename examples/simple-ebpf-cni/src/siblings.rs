@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use cnikit::datapath::{self, SharedAddress};
 use cnikit::netlink::{self, Link, Socket};
 use cnikit::plugin::PluginError;
-use cnikit::spec::Attachment;
+use cnikit::spec::{Attachment, IfIndex};
 use tracing::{info_span, warn};
 
 use crate::endpoints::Endpoints;
@@ -30,7 +30,7 @@ use crate::endpoints::Endpoints;
 /// # Errors
 ///
 /// Fails if the links or the maps of the port cannot be read.
-pub fn share(host: &Socket, pod: &Socket, endpoints: &Endpoints, port: u32) -> Result<(), PluginError> {
+pub fn share(host: &Socket, pod: &Socket, endpoints: &Endpoints, port: IfIndex) -> Result<(), PluginError> {
     let _span = info_span!("siblings").entered();
     let siblings = siblings_of(host, pod, port)?;
     if !siblings.is_empty() {
@@ -66,10 +66,15 @@ pub(crate) fn share_all(
 /// # Errors
 ///
 /// Fails if the links or the maps of the port cannot be read.
-pub fn differences(host: &Socket, pod: &Socket, endpoints: &Endpoints, port: u32) -> Result<Vec<String>, PluginError> {
+pub fn differences(
+    host: &Socket,
+    pod: &Socket,
+    endpoints: &Endpoints,
+    port: IfIndex,
+) -> Result<Vec<String>, PluginError> {
     let Some(shared) = endpoints.shared_addresses() else { return Ok(Vec::new()) };
     let entries = shared.entries(|index| index == port)?.into_iter();
-    let mut found: HashMap<IpAddr, u32> = entries.map(|entry| (entry.address, entry.sibling)).collect();
+    let mut found: HashMap<IpAddr, IfIndex> = entries.map(|entry| (entry.address, entry.sibling)).collect();
     let mut differences = Vec::new();
     for sibling in members(host, endpoints, siblings_of(host, pod, port)?.into_iter())? {
         for address in &sibling.addresses {
@@ -94,7 +99,7 @@ pub fn differences(host: &Socket, pod: &Socket, endpoints: &Endpoints, port: u32
 /// Fails if the maps of this network cannot be read or written.
 pub fn prune(host: &Socket, endpoints: &Endpoints, links: &[Link]) -> Result<(), cnikit::Error> {
     let Some(shared) = endpoints.shared_addresses() else { return Ok(()) };
-    let namespaces: HashMap<u32, i32> =
+    let namespaces: HashMap<IfIndex, i32> =
         links.iter().filter_map(|link| Some((link.index, link.link_netnsid?))).collect();
     let mut elsewhere = HashMap::new();
     for SharedAddress { ifindex: port, address, sibling, .. } in shared.entries(|_| true)? {
@@ -121,7 +126,7 @@ pub fn prune(host: &Socket, endpoints: &Endpoints, links: &[Link]) -> Result<(),
 
 /// A port of a pod.
 struct Member<'a> {
-    port: u32,
+    port: IfIndex,
     addresses: Vec<IpAddr>,
     /// The maps of the network that the call serves.
     own: &'a Endpoints,
@@ -139,7 +144,7 @@ impl Member<'_> {
 fn members<'a>(
     host: &Socket,
     own: &'a Endpoints,
-    ports: impl Iterator<Item = u32>,
+    ports: impl Iterator<Item = IfIndex>,
 ) -> Result<Vec<Member<'a>>, cnikit::Error> {
     let mut members = Vec::new();
     for port in ports {
@@ -160,9 +165,9 @@ fn members<'a>(
 }
 
 /// The host ends of the pod's other pairs.
-fn siblings_of(host: &Socket, pod: &Socket, port: u32) -> netlink::Result<Vec<u32>> {
+fn siblings_of(host: &Socket, pod: &Socket, port: IfIndex) -> netlink::Result<Vec<IfIndex>> {
     let peers = pod.links()?.into_iter().filter_map(|link| link.peer_index).filter(|peer| *peer != port);
-    let peers: Vec<u32> = peers.collect();
+    let peers: Vec<IfIndex> = peers.collect();
     if peers.is_empty() {
         return Ok(peers);
     }

@@ -2,7 +2,7 @@
 
 use cnikit::netlink::{self, Link, Netns, OrphanRecord, Socket, VethEnd, VethIndexes, VethPair};
 use cnikit::plugin::{Context as _, PluginError};
-use cnikit::spec::{Attachment, ErrorCode, MacAddr};
+use cnikit::spec::{Attachment, ErrorCode, IfIndex, MacAddr};
 use rustix::io::Errno;
 use tracing::{info_span, warn};
 
@@ -82,6 +82,6 @@ pub fn host_end(attachment: &Attachment, host: &Socket) -> netlink::Result<Optio
 /// # Errors
 ///
 /// Fails if the kernel refuses the deletion.
-pub fn delete_pair(host: &Socket, index: u32) -> netlink::Result<()> {
+pub fn delete_pair(host: &Socket, index: IfIndex) -> netlink::Result<()> {
     host.delete_link_nowait(index, &OrphanRecord::new(ORPHANS))
 }

@@ -7,7 +7,7 @@ use crate::conformance::call::Call;
 use crate::conformance::fixture::{Fixture, Scope};
 use crate::conformance::rule::{Applies, Rule, Section};
 use crate::conformance::verdict::{Verdict, ensure, not_tried, unexpected};
-use crate::netlink::{BridgeSpec, LOOPBACK_INDEX};
+use crate::netlink::{BridgeSpec, IfIndex};
 use crate::spec::{Command::Del as DEL, Version};
 
 pub(super) const RULES: &[Rule] = &[
@@ -196,7 +196,7 @@ fn pod_clean(fixture: &Fixture<'_>) -> Verdict {
     fixture.detach(&attached)?;
     let leaked = attached.target.pod.socket().links()?;
     let names: Vec<&str> =
-        leaked.iter().filter(|link| link.index != LOOPBACK_INDEX).map(|link| link.name.as_str()).collect();
+        leaked.iter().filter(|link| link.index != IfIndex::LOOPBACK).map(|link| link.name.as_str()).collect();
     ensure(names.is_empty(), || format!("the container has {}", names.join(", ")))
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use cnikit::datapath;
-use cnikit::netlink::{Link, Socket};
+use cnikit::netlink::{IfIndex, Link, Socket};
 use cnikit::plugin::PluginError;
 use ipnetwork::IpNetwork;
 use tracing::{info_span, warn};
@@ -17,7 +17,7 @@ impl Endpoints {
     pub(crate) fn remove_addresses<'a>(
         &self,
         addresses: impl Iterator<Item = &'a IpAddr>,
-        port: u32,
+        port: IfIndex,
     ) -> datapath::Result<()> {
         for address in addresses {
             if self.is_owner(*address, port)? {
@@ -35,13 +35,13 @@ impl Endpoints {
     /// # Errors
     ///
     /// Fails if the maps or the links cannot be read, or an entry cannot be removed.
-    pub fn remove_stale_ports(&self, host: &Socket, spared: &HashSet<u32>) -> Result<Vec<Link>, PluginError> {
+    pub fn remove_stale_ports(&self, host: &Socket, spared: &HashSet<IfIndex>) -> Result<Vec<Link>, PluginError> {
         // In this order: a pair exists before its entries. A port with entries now and without a
         // link later was therefore deleted.
         let known = self.indexes()?;
         let links = host.links()?;
-        let existing: HashSet<u32> = links.iter().map(|link| link.index).chain(spared.iter().copied()).collect();
-        let mut stale: HashSet<u32> = known.difference(&existing).copied().collect();
+        let existing: HashSet<IfIndex> = links.iter().map(|link| link.index).chain(spared.iter().copied()).collect();
+        let mut stale: HashSet<IfIndex> = known.difference(&existing).copied().collect();
         for former in stale.clone() {
             if self.is_former_bridge(former)? {
                 stale.remove(&former);
@@ -53,7 +53,7 @@ impl Endpoints {
     }
 
     /// Removes the entries of a deleted bridge, except the gateways' addresses.
-    fn remove_former_bridge(&self, ifindex: u32) -> datapath::Result<()> {
+    fn remove_former_bridge(&self, ifindex: IfIndex) -> datapath::Result<()> {
         let addresses = self.endpoints.addresses()?;
         self.remove_addresses(addresses.iter().filter(|address| is_link_local(**address)), ifindex)
     }
@@ -64,10 +64,10 @@ impl Endpoints {
     /// # Errors
     ///
     /// Fails if an entry cannot be read or removed.
-    pub fn remove(&self, addresses: &[IpNetwork], port: Option<u32>) -> datapath::Result<bool> {
+    pub fn remove(&self, addresses: &[IpNetwork], port: Option<IfIndex>) -> datapath::Result<bool> {
         let _span = info_span!("maps").entered();
         let mut was_known = false;
-        let mut ports: HashSet<u32> = port.into_iter().collect();
+        let mut ports: HashSet<IfIndex> = port.into_iter().collect();
         for address in addresses {
             let owner = self.endpoints.read(address.ip())?;
             was_known |= owner.is_some();
@@ -95,7 +95,7 @@ impl Endpoints {
     /// # Errors
     ///
     /// Fails if an entry cannot be read or removed.
-    pub fn remove_ports(&self, ports: &HashSet<u32>) -> datapath::Result<bool> {
+    pub fn remove_ports(&self, ports: &HashSet<IfIndex>) -> datapath::Result<bool> {
         let _span = info_span!("maps").entered();
         let mut was_known = false;
         for address in self.endpoints.addresses()? {
@@ -115,11 +115,11 @@ impl Endpoints {
     /// Removes the addresses of ports from their siblings, and the siblings' addresses from the
     /// ports. The addresses must have no entries any more: a concurrent ADD that shares them sees
     /// this, and removes them again. Costs one lookup if each pod of the network has one port.
-    fn unshare(&self, ports: &HashSet<u32>) -> datapath::Result<()> {
+    fn unshare(&self, ports: &HashSet<IfIndex>) -> datapath::Result<()> {
         let Some(shared) = self.shared_addresses() else { return Ok(()) };
         let own = shared.entries(|port| ports.contains(&port))?;
         let remaining = own.iter().filter(|entry| !ports.contains(&entry.sibling));
-        let pairs: HashSet<(u32, u32)> = remaining.map(|entry| (entry.sibling, entry.ifindex)).collect();
+        let pairs: HashSet<(IfIndex, IfIndex)> = remaining.map(|entry| (entry.sibling, entry.ifindex)).collect();
         for (sibling, port) in pairs {
             if self.port_config(sibling)?.is_some() {
                 self.remove_sibling(sibling, port)?;
@@ -134,7 +134,7 @@ impl Endpoints {
     }
 
     /// Removes the addresses of `port` from the port `sibling`.
-    fn remove_sibling(&self, sibling: u32, port: u32) -> datapath::Result<()> {
+    fn remove_sibling(&self, sibling: IfIndex, port: IfIndex) -> datapath::Result<()> {
         let Some(shared) = self.shared_addresses() else { return Ok(()) };
         let (removed, others): (Vec<_>, Vec<_>) =
             shared.entries(|index| index == sibling)?.into_iter().partition(|entry| entry.sibling == port);
@@ -164,7 +164,7 @@ impl Endpoints {
 }
 
 /// Removes the addresses of `port` from the port `sibling` of another network.
-fn remove_foreign_sibling(sibling: u32, port: u32) -> Result<(), cnikit::Error> {
+fn remove_foreign_sibling(sibling: IfIndex, port: IfIndex) -> Result<(), cnikit::Error> {
     let host = Socket::open()?;
     // The maps of a deleted port need no change.
     if host.link_by_index(sibling)?.is_none() {

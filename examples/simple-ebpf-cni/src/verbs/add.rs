@@ -8,7 +8,7 @@ use cnikit::ipam::LOCK_TIMEOUT;
 use cnikit::netlink::{Link, Netns, Socket, VethIndexes};
 use cnikit::plugin::{AddRequest, Context as _, PluginError};
 use cnikit::runtime::Delegated;
-use cnikit::spec::{AddResult, ErrorCode, Interface, IpConfig, MacAddr, Route};
+use cnikit::spec::{AddResult, ErrorCode, IfIndex, Interface, IpConfig, MacAddr, Route};
 use ipnetwork::IpNetwork;
 use simple_ebpf_cni::config::{AttachMode, Config, Ipam};
 use simple_ebpf_cni::gateway::Gateways;
@@ -130,7 +130,7 @@ impl<'a> Add<'a> {
 
     /// Attaches the programs. A pod with traffic shaping gets TCX links, if the kernel supports
     /// them: its clsact slot stays free for the shaping plugin.
-    fn attach_programs(&self, shared: &Shared, port: u32) -> Result<(), PluginError> {
+    fn attach_programs(&self, shared: &Shared, port: IfIndex) -> Result<(), PluginError> {
         let _span = info_span!("join").entered();
         let is_shaped = self.request.net_conf.runtime_config.bandwidth.is_some();
         let has_tcx = || !matches!(TcxLink::attached(port, Direction::Ingress), Err(datapath::Error::TcxUnsupported));
@@ -225,7 +225,7 @@ impl<'a> Add<'a> {
 
     /// Waits until the bridge forwards for the port, and the host for the bridge: earlier packets
     /// are lost.
-    fn wait_running(&self, bridge: &Link, port: u32) -> Result<(), PluginError> {
+    fn wait_running(&self, bridge: &Link, port: IfIndex) -> Result<(), PluginError> {
         let _span = info_span!("port").entered();
         let host = self.network.host;
         if !host.wait_running(port, TIMEOUT)? {

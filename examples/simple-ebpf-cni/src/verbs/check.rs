@@ -1,7 +1,7 @@
 //! CHECK: compares an attachment with the result of its ADD and with the expected kernel state.
 
 use cnikit::datapath::{Endpoint, PortConfig};
-use cnikit::netlink::{FdbEntry, FdbState, LOOPBACK_INDEX, Link, Netns, Socket};
+use cnikit::netlink::{FdbEntry, FdbState, IfIndex, Link, Netns, Socket};
 use cnikit::plugin::{CheckRequest, PluginError};
 use cnikit::spec::{ErrorCode, Interface, IpConfig, MacAddr, Route};
 use ipnetwork::IpNetwork;
@@ -117,7 +117,7 @@ impl Check<'_> {
 
     /// The gateways that the node has taken. A delegate's gateway may be another machine: the maps
     /// show this.
-    fn own_gateways(&self, bridge: u32) -> Result<Vec<IpNetwork>, PluginError> {
+    fn own_gateways(&self, bridge: IfIndex) -> Result<Vec<IpNetwork>, PluginError> {
         let Config { is_gateway, ipam, .. } = &self.request.config;
         let mut gateways = addresses::gateways(&self.ips);
         match (is_gateway, ipam) {
@@ -127,7 +127,7 @@ impl Check<'_> {
                 let endpoints = if datapath.is_complete()? { Some(Endpoints::open(datapath)?) } else { None };
                 let is_own = |gateway: &IpNetwork| {
                     let endpoints = endpoints.as_ref();
-                    endpoints.map_or(Ok(false), |endpoints| endpoints.is_gateway(gateway.ip(), bridge))
+                    endpoints.map_or(Ok(false), |endpoints| endpoints.is_gateway(gateway.ip(), Some(bridge)))
                 };
                 let own = gateways.iter().map(|gateway| Ok(is_own(gateway)?.then_some(*gateway)));
                 gateways = own.filter_map(Result::transpose).collect::<Result<_, PluginError>>()?;
@@ -158,7 +158,7 @@ impl Check<'_> {
         let request = self.request;
         let ifname = &request.attachment.ifname;
         let pod = self.pod_socket()?;
-        if pod.link_by_index(LOOPBACK_INDEX)?.is_some_and(|lo| !lo.up) {
+        if pod.link_by_index(IfIndex::LOOPBACK)?.is_some_and(|lo| !lo.up) {
             self.differs("lo is down in the pod".into());
         }
         let Some(link) = pod.link_by_name(ifname)? else {

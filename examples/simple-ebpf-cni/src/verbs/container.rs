@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cnikit::netlink::{self, AddrGenMode, Ipv4Conf, Ipv6Conf, LOOPBACK_INDEX, Netns, Socket, Sysctl};
+use cnikit::netlink::{self, AddrGenMode, IfIndex, Ipv4Conf, Ipv6Conf, Netns, Socket, Sysctl};
 use cnikit::plugin::{Context as _, PluginError};
 use cnikit::spec::{AddResult, IfName, MacAddr, Route};
 use simple_ebpf_cni::ipv6;
@@ -20,7 +20,7 @@ pub(crate) struct PodEnd<'a> {
     /// A socket in the pod's namespace.
     pub(crate) socket: &'a Socket,
     pub(crate) ifname: &'a IfName,
-    pub(crate) ifindex: u32,
+    pub(crate) ifindex: IfIndex,
 }
 
 impl PodEnd<'_> {
@@ -31,7 +31,7 @@ impl PodEnd<'_> {
         let _span = info_span!("pod").entered();
         let Self { netns, socket, ifname, ifindex } = *self;
         if result.ips.iter().any(|ip| ip.address.is_ipv6()) {
-            let lo = socket.link_by_index(LOOPBACK_INDEX)?;
+            let lo = socket.link_by_index(IfIndex::LOOPBACK)?;
             let is_off =
                 lo.as_ref().and_then(|lo| lo.ipv6_conf(Ipv6Conf::DisableIpv6)).is_some_and(|is_off| is_off != 0);
             let lo = lo.filter(|_| is_off).map(|lo| lo.name);
@@ -41,7 +41,7 @@ impl PodEnd<'_> {
             // all pods.
             socket.set_addr_gen_mode(ifindex, AddrGenMode::None)?;
         }
-        socket.set_up(LOOPBACK_INDEX)?;
+        socket.set_up(IfIndex::LOOPBACK)?;
         for ip in &result.ips {
             let added = socket.add_address(ifindex, ip.address);
             added.context(format_args!("give {ifname} the address {}", ip.address))?;
@@ -82,7 +82,7 @@ impl PodEnd<'_> {
 
 /// Whether a kernel route through the link `index` matches a route of a result. Without a table in
 /// the result, any table matches: a later plugin such as `sbr` may have moved the route.
-pub(crate) fn matches_reported(found: &netlink::Route, index: u32, reported: &Route) -> bool {
+pub(crate) fn matches_reported(found: &netlink::Route, index: IfIndex, reported: &Route) -> bool {
     let reported = kernel_route(index, reported);
     let path = |route: &netlink::Route| (destination(route), route.oif, route.gateway);
     path(found) == path(&reported) && (reported.table.is_none() || table(found) == table(&reported))
@@ -140,7 +140,7 @@ fn set_ipv6(ifname: &IfName, lo: Option<&IfName>) -> netlink::Result<()> {
 }
 
 /// Converts a route of a result into a request to the kernel.
-fn kernel_route(index: u32, route: &Route) -> netlink::Route {
+fn kernel_route(index: IfIndex, route: &Route) -> netlink::Route {
     let mut kernel_route = netlink::Route::new(route.dst, index);
     (kernel_route.gateway, kernel_route.mtu, kernel_route.advmss) = (route.gw, route.mtu, route.advmss);
     (kernel_route.priority, kernel_route.table, kernel_route.scope) = (route.priority, route.table, route.scope);

@@ -3,7 +3,7 @@
 use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, OwnerLock, Store};
 use cnikit::netlink::Socket;
 use cnikit::plugin::{Context as _, ErrorCollector, PluginError};
-use cnikit::spec::Attachment;
+use cnikit::spec::{Attachment, IfIndex};
 use simple_ebpf_cni::endpoints::Endpoints;
 use simple_ebpf_cni::{naming, programs, veth};
 use tracing::{debug, info_span};
@@ -69,7 +69,7 @@ pub(crate) fn detach(
 pub(crate) fn remove_references(
     attachment: &Attachment,
     host: &Socket,
-    port: Option<u32>,
+    port: Option<IfIndex>,
     lease: Option<&Lease>,
 ) -> Result<(), PluginError> {
     let mut failures = ErrorCollector::default();
@@ -99,7 +99,7 @@ pub(crate) fn remove_references(
 
 /// Removes the entries of the lease or, without a lease, of the port. Returns whether there were
 /// any. While a lease exists, its addresses belong to no other pod.
-fn remove_entries(endpoints: &Endpoints, lease: Option<&Lease>, port: Option<u32>) -> Result<bool, PluginError> {
+fn remove_entries(endpoints: &Endpoints, lease: Option<&Lease>, port: Option<IfIndex>) -> Result<bool, PluginError> {
     Ok(match lease {
         Some(lease) => endpoints.remove(&lease.addresses, port)?,
         None => endpoints.remove_ports(&port.into_iter().collect())?,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, Tenant};
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{self, Context as _, ErrorCollector, GcRequest, PluginError};
-use cnikit::spec::{Attachment, IfName, KubernetesPod};
+use cnikit::spec::{Attachment, IfIndex, IfName, KubernetesPod};
 use simple_ebpf_cni::config::Config;
 use simple_ebpf_cni::endpoints::Endpoints;
 use simple_ebpf_cni::network::Network;
@@ -130,7 +130,7 @@ fn remove_entries(network: &Network<'_>, spared: &HashSet<Attachment>) -> Result
     let _span = info_span!("maps").entered();
     let Network { host, name, leases, datapath, .. } = network;
     let pinned = datapath.is_complete()?.then(|| datapath.maps());
-    let spared: HashSet<u32> = spared.iter().map(Attachment::host_ifindex).collect();
+    let spared: HashSet<IfIndex> = spared.iter().map(Attachment::host_ifindex).collect();
     for maps in [pinned, programs::unpinned_maps(host, datapath, name)?].into_iter().flatten() {
         let endpoints = Endpoints::from_maps(&maps)?;
         let links = endpoints.remove_stale_ports(host, &spared)?;

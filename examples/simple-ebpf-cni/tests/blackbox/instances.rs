@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use cnikit::datapath::{Direction, TcxLink};
+use cnikit::netlink::IfIndex;
 use cnikit_testbed::{Namespace as _, kernel};
 use serde_json::json;
 
@@ -23,7 +24,7 @@ fn tcx_links_pinned_elsewhere_stay_in_use() {
         let by_links = network.by(network.with("attach", "tcx"));
         let linked = by_links.attach("linked");
         let index = network.host.link(linked.host_veth()).expect("it")["ifindex"].as_u64().expect("an index");
-        let index = u32::try_from(index).expect("an index");
+        let index = IfIndex::try_from(index as u32).expect("an index");
         let attached = || {
             [Direction::Ingress, Direction::Egress]
                 .map(|way| TcxLink::attached(index, way).expect("the links of the port").len())

@@ -5,7 +5,7 @@
 //! ```
 
 use super::frames::*;
-use super::{PORT, loaded, time};
+use super::{PORT, index, loaded, time};
 
 const REPEAT: u32 = 1_000_000;
 
@@ -49,7 +49,7 @@ fn cost_of_each_case() {
         }
         let reply = ethernet(MAC_ALL, MAC_A, ARP, &arp(2, (MAC_A, PODS[0][0]), ([0; 6], PODS[0][1])));
         lines.push(format!("{:>5} ns  ingress  ARP reply, checked", nanoseconds(&programs.cni_tc_main, &reply)));
-        loaded.configure(|config| config.bridge_ifindex = PORT);
+        loaded.configure(|config| config.bridge_ifindex = Some(index(PORT)));
         let up = datagram(MAC_GATEWAY, PODS[0][0], EXTERNAL[0], 64);
         lines.push(format!("{:>5} ns  ingress  at the bridge", nanoseconds(&programs.cni_tc_main, &up)));
         eprintln!("{}", lines.join("\n"));

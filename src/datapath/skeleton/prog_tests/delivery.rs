@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::frames::*;
-use super::{OTHER_PORT, PORT, REDIRECT, SHOT, UNSPEC, loaded, run_super_frame};
+use super::{OTHER_PORT, PORT, REDIRECT, SHOT, UNSPEC, index, loaded, run_super_frame};
 use crate::datapath::{NetStats, PodCounters, PortConfig};
 use crate::spec::MacAddr;
 
@@ -82,7 +82,7 @@ fn packets_that_must_not_be_routed_directly_go_to_the_stack() {
         let siblings = |port, mac, has_siblings| {
             let mut config = PortConfig::new(MacAddr::new(mac));
             config.has_siblings = has_siblings;
-            loaded.links.insert(port, config).unwrap();
+            loaded.links.insert(index(port), config).unwrap();
         };
         for (port, mac) in [(PORT, MAC_A), (OTHER_PORT, MAC_B)] {
             siblings(port, mac, true);
@@ -168,7 +168,7 @@ fn stack_only_ports_neither_send_nor_receive_directly() {
             for [a, b] in PODS {
                 loaded.assert_stack(&datagram(MAC_B, a, b, 64), &format!("port {restricted}"));
             }
-            loaded.links.remove(OTHER_PORT).unwrap();
+            loaded.links.remove(index(OTHER_PORT)).unwrap();
             let is_free = restricted == OTHER_PORT;
             let verdict = loaded.ingress(&datagram(MAC_B, PODS[0][0], PODS[0][1], 64)).0;
             assert_eq!(verdict == REDIRECT, is_free, "a port without an entry is not restricted");
@@ -179,7 +179,7 @@ fn stack_only_ports_neither_send_nor_receive_directly() {
 #[test]
 fn programs_do_nothing_before_configuration() {
     loaded(|loaded| {
-        loaded.configure(|config| config.bridge_ifindex = 0);
+        loaded.configure(|config| config.bridge_ifindex = None);
         for [a, b] in PODS {
             loaded.assert_stack(&datagram(MAC_B, a, b, 64), "unconfigured");
             assert_eq!(loaded.egress(&datagram(MAC_A, b, a, 64)).0, UNSPEC);
@@ -302,12 +302,12 @@ fn packets_go_to_the_stack_if_their_answers_do() {
                 loaded.assert_stack(&frame, what);
             }
             // A port without an entry: the MAC of the endpoint entry is compared.
-            loaded.links.remove(PORT).unwrap();
+            loaded.links.remove(index(PORT)).unwrap();
             loaded.assert_direct(&from(MAC_A, a), "a port without an entry");
             loaded.assert_stack(&from(MAC_THIRD, a), "a port without an entry, from another MAC");
             loaded.restrict(PORT, MAC_A);
             loaded.assert_stack(&from(MAC_A, a), "a stack-only port");
-            loaded.links.insert(PORT, PortConfig::new(MacAddr::new(MAC_A))).unwrap();
+            loaded.links.insert(index(PORT), PortConfig::new(MacAddr::new(MAC_A))).unwrap();
         }
     });
 }
@@ -315,7 +315,7 @@ fn packets_go_to_the_stack_if_their_answers_do() {
 #[test]
 fn the_bridge_neither_counts_twice_nor_redirects() {
     loaded(|loaded| {
-        loaded.configure(|config| config.bridge_ifindex = PORT);
+        loaded.configure(|config| config.bridge_ifindex = Some(index(PORT)));
         for [a, b] in PODS {
             let sent = datagram(MAC_B, a, b, 64);
             loaded.assert_stack(&sent, "up to the host");

@@ -17,7 +17,7 @@ use crate::datapath::map::{Map, MapSpec};
 use crate::datapath::map_specs::*;
 use crate::datapath::maps::*;
 use crate::datapath::{DatapathConfig, DropReason, Drops, Endpoint, NetStats, PodCounters, PortConfig};
-use crate::spec::MacAddr;
+use crate::spec::{IfIndex, MacAddr};
 
 mod cost;
 mod delivery;
@@ -92,7 +92,7 @@ impl Loaded {
             loaded.place(second, SECOND_PORT, MAC_SECOND);
             loaded.counters.insert(second).unwrap();
             for (address, sibling) in [(second, SECOND_PORT), (elsewhere, PORT_ELSEWHERE)] {
-                loaded.shared.insert(PORT, address, sibling).unwrap();
+                loaded.shared.insert(index(PORT), address, index(sibling)).unwrap();
             }
         }
         for gateway in GATEWAY {
@@ -100,24 +100,24 @@ impl Loaded {
         }
         for (port, mac) in [(PORT, MAC_A), (OTHER_PORT, MAC_B)] {
             loaded.place(MacAddr::new(mac).link_local().into(), port, mac);
-            loaded.links.insert(port, PortConfig::new(MacAddr::new(mac))).unwrap();
+            loaded.links.insert(index(port), PortConfig::new(MacAddr::new(mac))).unwrap();
         }
         loaded
     }
 
     /// Writes the default configuration with a change.
     fn configure(&self, change: impl FnOnce(&mut DatapathConfig)) {
-        let mut config = DatapathConfig::new(BRIDGE, MacAddr::new(MAC_GATEWAY));
+        let mut config = DatapathConfig::new(index(BRIDGE), MacAddr::new(MAC_GATEWAY));
         change(&mut config);
         self.config.put(&SINGLE_KEY, &RawDatapathConfig::from(config), "the entry").unwrap();
     }
 
     fn place(&self, address: IpAddr, ifindex: u32, mac: [u8; 6]) {
-        self.ports.insert(address, Endpoint { ifindex, mac: MacAddr::new(mac) }).unwrap();
+        self.ports.insert(address, Endpoint { ifindex: index(ifindex), mac: MacAddr::new(mac) }).unwrap();
     }
 
     fn restrict(&self, ifindex: u32, mac: [u8; 6]) {
-        self.links.insert(ifindex, PortConfig::new(MacAddr::new(mac)).stack_only(true)).unwrap();
+        self.links.insert(index(ifindex), PortConfig::new(MacAddr::new(mac)).stack_only(true)).unwrap();
     }
 
     /// As [`egress`](Self::egress), for a frame that the host received from the device `origin`.
@@ -189,7 +189,7 @@ impl Loaded {
     /// network.
     #[track_caller]
     fn assert_dropped(&self, frame: &[u8], reason: DropReason, what: &str) {
-        let counts = || (self.drops(), self.links.drops(PORT).unwrap().unwrap());
+        let counts = || (self.drops(), self.links.drops(index(PORT)).unwrap().unwrap());
         let before = counts();
         assert_eq!(self.ingress(frame).0, SHOT, "{what}");
         let after = counts();
@@ -198,6 +198,11 @@ impl Loaded {
             assert_eq!(counted, [((reason, before.of(reason) + 1), (reason, before.of(reason)))], "{what}");
         }
     }
+}
+
+/// The number of a port as an index in a map.
+fn index(port: u32) -> IfIndex {
+    IfIndex::new(port).unwrap()
 }
 
 /// The verdict of a program for a frame, and the frame after the program.

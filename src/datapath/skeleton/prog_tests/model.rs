@@ -13,7 +13,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use super::frames::*;
 use super::scenarios::scenario;
-use super::{BRIDGE, Loaded, OTHER_PORT, PORT, PORT_ELSEWHERE, REDIRECT, SECOND_PORT, SHOT, UNSPEC, loaded};
+use super::{BRIDGE, Loaded, OTHER_PORT, PORT, PORT_ELSEWHERE, REDIRECT, SECOND_PORT, SHOT, UNSPEC, index, loaded};
 use crate::datapath::{Drops, PortConfig};
 use crate::spec::MacAddr;
 
@@ -135,7 +135,7 @@ impl Loaded {
     fn set_up(&self, scenario: &Scenario) -> Network {
         let bridge = if scenario.at_bridge { PORT } else { BRIDGE };
         self.configure(|config| {
-            config.bridge_ifindex = bridge;
+            config.bridge_ifindex = Some(index(bridge));
             config.spoof_check = scenario.guard;
             config.direct_forwarding = scenario.direct;
         });
@@ -156,10 +156,10 @@ impl Loaded {
         {
             network.own(MacAddr::new(mac).link_local().into(), port, mac);
             if port == PORT && scenario.is_nobodys {
-                self.links.remove(port).unwrap();
+                self.links.remove(index(port)).unwrap();
             } else {
                 network.ports.insert(port, Port { mac, stack_only });
-                self.links.insert(port, PortConfig::new(MacAddr::new(mac)).stack_only(stack_only)).unwrap();
+                self.links.insert(index(port), PortConfig::new(MacAddr::new(mac)).stack_only(stack_only)).unwrap();
             }
         }
         for key in self.flows.keys::<40>().unwrap() {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::frames::*;
-use super::{BRIDGE, PORT, REDIRECT, UNSPEC, loaded};
+use super::{BRIDGE, PORT, REDIRECT, UNSPEC, index, loaded};
 
 const UNSPECIFIED: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -137,11 +137,11 @@ fn other_solicitations_go_to_the_stack() {
 #[test]
 fn requests_of_the_host_are_answered_at_the_bridge() {
     loaded(|loaded| {
-        loaded.configure(|config| config.bridge_ifindex = PORT);
+        loaded.configure(|config| config.bridge_ifindex = Some(index(PORT)));
         for gateway in GATEWAY {
             loaded.place(gateway, PORT, MAC_A);
         }
-        loaded.links.remove(PORT).unwrap();
+        loaded.links.remove(index(PORT)).unwrap();
 
         // In this test, the port of pod A is the bridge, and the addresses of pod A belong to the
         // host.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::frames::*;
-use super::{BRIDGE, OTHER_PORT, PORT, PORT_ELSEWHERE, REDIRECT, SECOND_PORT, SHOT, UNSPEC, loaded};
+use super::{BRIDGE, OTHER_PORT, PORT, PORT_ELSEWHERE, REDIRECT, SECOND_PORT, SHOT, UNSPEC, index, loaded};
 use crate::datapath::{DropReason, Drops, PodCounters};
 use crate::spec::MacAddr;
 
@@ -362,7 +362,7 @@ fn broadcasts_are_not_reflected_to_their_port() {
                 assert_eq!(loaded.egress_from(PORT, &hairpin), (UNSPEC, hairpin.clone()), "unicast to {to:?}");
             }
         }
-        assert_eq!(loaded.links.drops(PORT).unwrap().unwrap(), loaded.drops());
+        assert_eq!(loaded.links.drops(index(PORT)).unwrap().unwrap(), loaded.drops());
     });
 }
 
@@ -383,26 +383,26 @@ fn ports_may_send_from_addresses_of_other_ports_of_the_pod() {
             for to in [second, elsewhere] {
                 assert_ne!(loaded.ingress(&error(to)).0, SHOT, "an error that quotes a packet to {to}");
             }
-            loaded.shared.remove(PORT, second).unwrap();
-            loaded.shared.remove(PORT, elsewhere).unwrap();
+            loaded.shared.remove(index(PORT), second).unwrap();
+            loaded.shared.remove(index(PORT), elsewhere).unwrap();
             for source in [second, elsewhere] {
                 loaded.assert_dropped(&datagram(MAC_B, source, b, 64), DropReason::IpSource, &source.to_string());
                 loaded.assert_dropped(&error(source), DropReason::Router, &source.to_string());
             }
             // These entries must not match: another port, and an IPv6 address with the octets of
             // the IPv4 address.
-            loaded.shared.insert(OTHER_PORT, elsewhere, PORT_ELSEWHERE).unwrap();
+            loaded.shared.insert(index(OTHER_PORT), elsewhere, index(PORT_ELSEWHERE)).unwrap();
             if let IpAddr::V4(v4) = elsewhere {
                 let [w, x, y, z] = v4.octets().map(u16::from);
                 let other_family = Ipv6Addr::new(w << 8 | x, y << 8 | z, 0, 0, 0, 0, 0, 0);
-                loaded.shared.insert(PORT, other_family.into(), PORT_ELSEWHERE).unwrap();
+                loaded.shared.insert(index(PORT), other_family.into(), index(PORT_ELSEWHERE)).unwrap();
             }
             loaded.assert_dropped(&datagram(MAC_B, elsewhere, b, 64), DropReason::IpSource, "from another pod");
         }
         let send =
             |operation, sender| ethernet(MAC_ALL, MAC_A, ARP, &arp(operation, (MAC_A, sender), ([0; 6], EXTERNAL[0])));
         loaded.assert_dropped(&send(2, SECOND[0]), DropReason::ArpSender, "a reply");
-        loaded.shared.insert(PORT, SECOND[0], SECOND_PORT).unwrap();
+        loaded.shared.insert(index(PORT), SECOND[0], index(SECOND_PORT)).unwrap();
         for operation in [1, 2] {
             loaded.assert_stack(&send(operation, SECOND[0]), "ARP with another address of the pod as sender");
         }
@@ -416,7 +416,7 @@ fn shared_addresses_do_not_permit_addresses_of_other_pods() {
     loaded(|loaded| {
         for ([a, b], gateway) in PODS.into_iter().zip(GATEWAY) {
             for address in [b, gateway] {
-                loaded.shared.insert(PORT, address, PORT_ELSEWHERE).unwrap();
+                loaded.shared.insert(index(PORT), address, index(PORT_ELSEWHERE)).unwrap();
                 loaded.assert_dropped(
                     &datagram(MAC_GATEWAY, address, a, 64),
                     DropReason::IpSource,
@@ -465,10 +465,10 @@ fn nothing_is_dropped_without_the_spoof_check_or_a_port_entry() {
         for (what, frame) in &frames {
             assert_eq!(loaded.ingress(frame).0, SHOT, "{what}");
         }
-        loaded.links.remove(PORT).unwrap();
+        loaded.links.remove(index(PORT)).unwrap();
         frames.iter().for_each(|(what, frame)| loaded.assert_stack(frame, what));
         assert_eq!(loaded.drops().total(), frames.len() as u64);
-        assert_eq!(loaded.links.drops(PORT).unwrap(), None);
-        assert_eq!(loaded.links.drops(OTHER_PORT).unwrap(), Some(Drops::default()));
+        assert_eq!(loaded.links.drops(index(PORT)).unwrap(), None);
+        assert_eq!(loaded.links.drops(index(OTHER_PORT)).unwrap(), Some(Drops::default()));
     });
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cnikit::netlink::{BridgeSpec, LOOPBACK_INDEX, Netns, Route, Socket, VethEnd, VethPair};
+use cnikit::netlink::{BridgeSpec, IfIndex, Netns, Route, Socket, VethEnd, VethPair};
 use cnikit::spec::MacAddr;
 use cnikit_testbed::{Host, Namespace as _, Pod};
 
@@ -19,7 +19,7 @@ const EMPTY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/empty"));
 /// A bridge, and the empty program.
 pub(crate) struct Floor {
     empty: PathBuf,
-    bridge: u32,
+    bridge: IfIndex,
     /// The remaining pods: the kernel's work for a port depends on the number of ports.
     pods: Vec<Pod>,
     spent: Vec<Pod>,
@@ -95,7 +95,7 @@ impl Floor {
         let (outer, inner) = (end(&format!("floor{number}"), 2), end("eth0", 3));
         let pair = VethPair::new(outer, inner, &netns).mtu(1_500).master(self.bridge).host_up();
         let eth0 = host.create_veth(&pair).expect("a pair").peer;
-        inside.set_up(LOOPBACK_INDEX).expect("lo");
+        inside.set_up(IfIndex::LOOPBACK).expect("lo");
         inside.add_address(eth0, "10.50.0.2/16".parse().expect("an address")).expect("an address");
         inside.set_up(eth0).expect("eth0");
         let gateway = "10.50.0.1".parse().expect("an address");

@@ -149,7 +149,7 @@ impl NodeNetwork {
     /// otherwise the configured one.
     pub(crate) fn bridge<'l>(&self, links: &'l [Link]) -> Option<&'l Link> {
         let configured = self.configured.as_ref().map(ConfiguredNetwork::bridge);
-        let in_maps = self.maps().ok().flatten().and_then(|maps| Some(maps.config().ok()?.bridge_ifindex));
+        let in_maps = self.maps().ok().flatten().and_then(|maps| maps.config().ok()?.bridge_ifindex);
         let alias = naming::bridge_alias(&self.name);
         let find = |is_bridge: &dyn Fn(&Link) -> bool| links.iter().find(|link| is_bridge(link));
         find(&|link| link.alias.as_deref() == Some(&alias))

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use cnikit::datapath::{CounterMap, DropReason, Drops, MapSet, PodCounters, PortConfigMap};
 use cnikit::ipam::{Owner, Tenant};
 use cnikit::netlink::Link;
-use cnikit::spec::{IfName, KubernetesPod, NetworkName};
+use cnikit::spec::{IfIndex, IfName, KubernetesPod, NetworkName};
 use serde::Serialize;
 
 use super::{CachedTenants, NodeNetwork};
@@ -75,7 +75,7 @@ struct Maps {
 /// follow, because only the maps know them. `links` are the host's links.
 pub(crate) fn pods(network: &NodeNetwork, links: &[Link]) -> Result<Vec<Pod>, Error> {
     let name = &network.name;
-    let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
+    let by_index: HashMap<IfIndex, &Link> = links.iter().map(|link| (link.index, link)).collect();
     let by_name: HashMap<&IfName, &Link> = links.iter().map(|link| (&link.name, link)).collect();
     let set = network.maps()?;
     let maps = set.as_ref().map(Maps::open).transpose()?;
@@ -210,12 +210,14 @@ impl Maps {
 }
 
 /// The addresses of each port in the maps, without gateways and link-local addresses of MACs.
-fn addresses_by_port(maps: &MapSet) -> Result<BTreeMap<u32, Vec<IpAddr>>, Error> {
-    let mut addresses: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
+fn addresses_by_port(maps: &MapSet) -> Result<BTreeMap<IfIndex, Vec<IpAddr>>, Error> {
+    let mut addresses: BTreeMap<IfIndex, Vec<IpAddr>> = BTreeMap::new();
     let (endpoints, bridge) = (maps.open_endpoints()?, maps.config()?.bridge_ifindex);
     for address in endpoints.addresses()? {
         match endpoints.read(address)? {
-            Some(endpoint) if endpoint.ifindex != bridge && address != IpAddr::from(endpoint.mac.link_local()) => {
+            Some(endpoint)
+                if Some(endpoint.ifindex) != bridge && address != IpAddr::from(endpoint.mac.link_local()) =>
+            {
                 addresses.entry(endpoint.ifindex).or_default().push(address);
             }
             _ => {}

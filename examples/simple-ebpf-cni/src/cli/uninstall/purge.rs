@@ -138,7 +138,7 @@ fn gateways(network: &NodeNetwork, bridge: &Link, host: &Socket) -> Result<Vec<I
     let own = bridge.mac.map(|mac| IpAddr::from(mac.link_local()));
     let mut gateways = Vec::new();
     for address in host.addresses(bridge.index)? {
-        if Some(address.ip()) != own && entries.is_gateway(address.ip(), bridge.index)? {
+        if Some(address.ip()) != own && entries.is_gateway(address.ip(), Some(bridge.index))? {
             gateways.push(address);
         }
     }
