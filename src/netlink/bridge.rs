@@ -218,7 +218,7 @@ impl Socket {
     /// `EOPNOTSUPP` if the kernel does not support bridges.
     pub fn create_bridge(&self, bridge: &BridgeSpec) -> Result<u32> {
         let operation = Operation::new("create bridge", &bridge.name);
-        self.create_link(&operation, &bridge.name, bridge.message()).map(|link| link.index)
+        self.create_named_link(&operation, &bridge.name, bridge.message()).map(|link| link.index)
     }
 
     /// Sets the bridge port flags of a link with one message.

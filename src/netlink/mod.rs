@@ -95,7 +95,10 @@ mod filter;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod ipv6;
+mod kinds;
 mod link;
+mod link_change;
+mod link_spec;
 mod message;
 mod neighbor;
 mod netns;
@@ -103,12 +106,16 @@ mod next_hop;
 pub mod nftables;
 mod notices;
 mod orphans;
+mod pci;
 mod probe;
 mod reply;
 mod route;
 mod socket;
 mod sysctl;
+mod sysctl_name;
 mod tables;
+mod tap;
+mod tun;
 mod veth;
 
 pub use bridge::{BridgePort, BridgeSpec};
@@ -120,11 +127,17 @@ pub use filter::{BpfFilter, FilterInfo, FilterTarget};
 #[doc(hidden)]
 pub use fuzz::read_replies;
 pub use ipv6::{AddrGenMode, Ipv6Conf};
+pub use kinds::{
+    Ipvlan, IpvlanFlag, IpvlanMode, LinkKind, Macvlan, MacvlanMode, OtherKind, Tap, Vlan, VlanProtocol, Vrf, Vxlan,
+};
 pub use link::{LOOPBACK_INDEX, Link};
+pub use link_spec::LinkSpec;
 pub use netns::{Netns, NetnsId};
 pub use orphans::OrphanRecord;
+pub use pci::link_names_of_pci;
 pub use probe::{AddressAnswer, AddressProbe};
 pub use route::Route;
 pub use socket::Socket;
 pub use sysctl::{Ipv4Conf, Sysctl};
+pub use sysctl_name::SysctlName;
 pub use veth::{VethEnd, VethIndexes, VethPair};
