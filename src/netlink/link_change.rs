@@ -36,9 +36,9 @@ impl Socket {
     /// # Errors
     ///
     /// [`Error::Exists`](super::Error::Exists) if the name is taken there.
-    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` if the link is gone, `EINVAL` for a link
-    /// that is bound to its namespace, such as loopback, `EPERM` without `CAP_NET_ADMIN` in both
-    /// namespaces. [`Error::Netns`](super::Error::Netns) if the namespace cannot be entered.
+    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` if the link is gone, `EPERM` without
+    /// `CAP_NET_ADMIN` in both namespaces, `EINVAL` for a link that cannot move, such as loopback.
+    /// [`Error::Netns`](super::Error::Netns) if the namespace cannot be entered.
     ///
     /// # Kernel
     ///

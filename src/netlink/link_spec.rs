@@ -191,8 +191,8 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`] if the name is taken in the namespace of the link, or if the kernel has
-    /// another link with the same settings (VLAN id of one parent, VNI). Nothing was created then.
+    /// [`Error::Exists`] if the name is taken in the namespace of the link. Also if a link with the
+    /// same VLAN id on the parent exists, or with the same VNI. Nothing was created then.
     /// [`Error::IndexTaken`] if the chosen index is taken. [`Error::Unsupported`] if the kernel
     /// lacks the module of the kind.
     ///
@@ -201,10 +201,11 @@ impl Socket {
     /// * `EPERM` without `CAP_NET_ADMIN` in *both* namespaces.
     /// * `ENODEV` if the parent or the master is gone. The kernel also returns it for an unknown
     ///   parent of a VXLAN.
-    /// * `EBUSY` if the parent already has another use: it is a bridge port, or it has links of
-    ///   kind ipvlan and the new link is a macvlan, or the reverse.
-    /// * `EINVAL` if the parent or a value does not fit the kind: loopback as a parent, an MTU
-    ///   above the parent's, a MAC that is not unicast.
+    /// * `EBUSY` if the parent already has another use. It may be a bridge port. A parent has links
+    ///   of kind macvlan or of kind ipvlan, not both.
+    /// * `EINVAL` if the parent or a value does not fit the kind. Examples are loopback as a parent
+    ///   and an MTU above the MTU of the parent.
+    /// * `EADDRNOTAVAIL` if the MAC is not unicast.
     /// * `ERANGE` for a VLAN id or a VNI outside of its range.
     /// * `ENETDOWN` if the link of kind vlan must come up and its parent is down.
     ///
@@ -302,10 +303,10 @@ fn is_clash(error: &Error) -> bool {
 }
 
 /// Whether the kernel has no driver for the kind. A driver that refuses a value sends the same
-/// number with another explanation.
+/// number with another explanation or none.
 fn lacks_kind(error: &Error) -> bool {
     let Error::Kernel { message, .. } = error else { return false };
-    error.is(Errno::OPNOTSUPP) && message.as_deref().is_none_or(|message| message == "Unknown device type")
+    error.is(Errno::OPNOTSUPP) && message.as_deref() == Some("Unknown device type")
 }
 
 /// An index far above those that the kernel chooses.

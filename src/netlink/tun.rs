@@ -57,7 +57,7 @@ impl Queue {
         done(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
     }
 
-    /// Sets the user who may open the link.
+    /// Sets the user that may open the link.
     pub(super) fn set_owner(&self, uid: u32) -> io::Result<()> {
         // SAFETY: the argument is a number.
         done(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETOWNER, c_ulong::from(uid)) })

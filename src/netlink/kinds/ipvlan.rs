@@ -22,7 +22,7 @@ const IFLA_IPVLAN_FLAGS: u16 = 2;
 /// ```
 ///
 /// The kernel refuses a parent that is a bridge port or the parent of a macvlan (`EBUSY`), and
-/// loopback (`EINVAL`). If the parent is an ipvlan, the kernel uses the parent of that link.
+/// loopback (`EINVAL`). If the parent is an ipvlan, the kernel uses its parent.
 ///
 /// # Kernel
 ///

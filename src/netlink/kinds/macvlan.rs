@@ -27,8 +27,8 @@ const MACADDR_SET: u32 = 3;
 /// ```
 ///
 /// The kernel refuses a parent that is a bridge port or the parent of an ipvlan (`EBUSY`). A
-/// loopback parent is refused with `EINVAL`. If the parent is a macvlan, the kernel uses the parent
-/// of that link.
+/// loopback parent is refused with `EINVAL`. If the parent is a macvlan, the kernel uses its
+/// parent.
 ///
 /// # Kernel
 ///
@@ -44,7 +44,7 @@ pub struct Macvlan {
     /// The parent has one queue with the greatest value of its links (Linux 5.11).
     #[doc(alias = "IFLA_MACVLAN_BC_QUEUE_LEN")]
     pub bc_queue_len: Option<u32>,
-    /// In mode [`Source`](MacvlanMode::Source), the sources whose frames the link receives. The
+    /// In mode [`Source`](MacvlanMode::Source), the source addresses of received frames. The
     /// kernel refuses a list in other modes.
     #[doc(alias = "IFLA_MACVLAN_MACADDR")]
     pub sources: Vec<MacAddr>,
@@ -80,7 +80,7 @@ impl Macvlan {
         self
     }
 
-    /// Adds a source whose frames the link receives, for [`MacvlanMode::Source`].
+    /// Adds a source address of received frames, for [`MacvlanMode::Source`].
     #[must_use]
     pub fn with_source(mut self, mac: MacAddr) -> Self {
         self.sources.push(mac);

@@ -9,7 +9,7 @@ const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 /// `IFF_TAP`: Ethernet frames. `IFF_TUN` is 1: IP packets.
 const TAP: u8 = 2;
 
-/// A persistent link whose frames a program reads and writes, such as a virtual machine monitor.
+/// A persistent link for a program that reads and writes frames, such as a virtual machine monitor.
 ///
 /// ```
 /// use cnikit::netlink::{LinkSpec, Tap};
@@ -27,7 +27,7 @@ const TAP: u8 = 2;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Tap {
-    /// The user who may open the link without `CAP_NET_ADMIN`, as a number in the caller's user
+    /// The user that may open the link without `CAP_NET_ADMIN`, as a number in the caller's user
     /// namespace.
     #[doc(alias = "TUNSETOWNER")]
     pub owner: Option<u32>,
@@ -47,7 +47,7 @@ impl Tap {
         Self { owner: None, group: None, multi_queue: false }
     }
 
-    /// Sets the user who may open the link.
+    /// Sets the user that may open the link.
     #[must_use]
     pub const fn owner(mut self, uid: u32) -> Self {
         self.owner = Some(uid);

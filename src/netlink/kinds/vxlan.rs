@@ -97,7 +97,8 @@ impl Vxlan {
         }
     }
 
-    /// A link whose packets have the VNI and the addresses in their metadata. Learning is off.
+    /// A link that takes the VNI and the addresses from the metadata of each packet. Learning is
+    /// off.
     #[must_use]
     pub const fn external() -> Self {
         Self { external: true, learning: Some(false), ..Self::new(0) }
