@@ -44,7 +44,8 @@ pub enum Error {
         object: String,
         /// The error number.
         errno: io::Error,
-        /// The kernel's explanation (extended acknowledgement), if the kernel sent one.
+        /// The kernel's explanation (extended acknowledgement), if the kernel sent one. For a
+        /// [`Tap`](super::Tap), the file or request that failed.
         message: Option<String>,
     },
     /// The object to be created already exists.
@@ -165,7 +166,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The links of a PCI device could not be read.
-    #[error("cannot read the links of PCI device {address}: {source}")]
+    #[error("cannot read the links of PCI device {address}")]
     PciDevice {
         /// The address of the device.
         address: String,

@@ -22,7 +22,7 @@ use super::{
 pub fn read_replies(bytes: &[u8]) {
     for reply in replies(bytes).flatten() {
         let Body::Object(object) = reply.body else { continue };
-        as_message(object, |message: &Ifinfomsg| _ = Link::decode(message));
+        as_message(object, |message: &Ifinfomsg| _ = Link::decode(message).map(|link| link.details()));
         as_message(object, |message: &Ifaddrmsg| _ = address::decode(message));
         as_message(object, |message: &Rtmsg| _ = Route::decode(message));
         as_message(object, |message: &Ndmsg| _ = FdbEntry::decode(message));

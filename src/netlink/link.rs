@@ -317,6 +317,19 @@ impl Link {
     ///
     /// The kernel fills in the settings that the creator left out. Compare fields, not whole
     /// values.
+    ///
+    /// ```no_run
+    /// use cnikit::netlink::{LinkKind, MacvlanMode, Socket};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let link = Socket::open()?.link_by_name(&"eth0".parse()?)?.ok_or("eth0 is missing")?;
+    /// match link.details() {
+    ///     Some(LinkKind::Macvlan(macvlan)) if macvlan.mode == MacvlanMode::Bridge => {}
+    ///     other => return Err(format!("eth0 is not a macvlan in bridge mode: {other:?}").into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn details(&self) -> Option<LinkKind> {
         let (own, parent) = (IfIndex::new(self.index), self.peer_index.and_then(IfIndex::new));

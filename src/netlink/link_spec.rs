@@ -198,7 +198,8 @@ impl Socket {
     ///
     /// [`Error::Kernel`] otherwise:
     ///
-    /// * `EPERM` without `CAP_NET_ADMIN` in *both* namespaces.
+    /// * `EPERM` without `CAP_NET_ADMIN` in *both* namespaces. For a tap, also if the device policy
+    ///   of the caller's container forbids `/dev/net/tun`.
     /// * `ENODEV` if the parent or the master is gone. The kernel also returns it for an unknown
     ///   parent of a VXLAN.
     /// * `EBUSY` if the parent already has another use. It may be a bridge port. A parent has links
@@ -215,7 +216,8 @@ impl Socket {
     ///
     /// Needs `CAP_NET_ADMIN`, and for a link in another namespace or a tap also `CAP_SYS_ADMIN`.
     /// Before Linux 6.15, the kernel looks up the name in the namespace of the socket. If it is
-    /// taken there, this method repeats the message with a free index, which avoids that lookup.
+    /// taken there, this method repeats the message with a random index of 2^30 or more, which
+    /// avoids that lookup.
     #[doc(alias = "RTM_NEWLINK")]
     pub fn create_link(&self, link: &LinkSpec<'_>) -> Result<IfIndex> {
         let operation = Operation::new("create", format_args!("{} link {}", link.kind.name(), link.name));

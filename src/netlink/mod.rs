@@ -24,6 +24,8 @@
 //! * Operations are methods of [`Socket`], with one netlink exchange each if the kernel permits it.
 //!   [`Socket::create_veth`] sets both names and both MAC addresses, the bridge, and the peer's
 //!   namespace in one message.
+//! * [`Socket::create_link`] creates macvlan, ipvlan, VLAN, VXLAN, VRF, dummy, ifb and tap links,
+//!   and links of any other kind, directly in the namespace of a pod.
 //! * `create_*` and `add_*` fail with [`Error::Exists`] if the object exists. `delete_*` succeeds
 //!   if the object is absent.
 //! * Errors carry the kernel's extended acknowledgement and name the missing capability.

@@ -160,3 +160,48 @@ kind_from!(
     Tap => Tap,
     OtherKind => Other,
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + payload.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn decode(kind: &str, parent: Option<u32>, data: &[u8]) -> LinkKind {
+        LinkKind::decode(kind, IfIndex::new(3), parent.and_then(IfIndex::new), data)
+    }
+
+    #[test]
+    fn parent_with_the_index_of_the_link_may_be_omitted() {
+        // IFLA_VLAN_ID
+        let id = attribute(1, &77_u16.to_ne_bytes());
+        assert_eq!(decode("vlan", None, &id), Vlan::new(IfIndex::new(3).unwrap(), 77).into());
+        assert_eq!(decode("vlan", Some(2), &id), Vlan::new(IfIndex::new(2).unwrap(), 77).into());
+    }
+
+    #[test]
+    fn settings_that_are_not_known_keep_their_bytes() {
+        let new_mode = attribute(1, &32_u32.to_ne_bytes());
+        let qinq = [attribute(1, &77_u16.to_ne_bytes()), attribute(5, &0x9100_u16.to_be_bytes())].concat();
+        let tun = attribute(3, &[1]);
+        for (kind, data) in [
+            ("macvlan", &new_mode),
+            ("ipvlan", &attribute(1, &9_u16.to_ne_bytes())),
+            ("vlan", &qinq),
+            ("tun", &tun),
+            ("vrf", &Vec::new()),
+            ("vxlan", &attribute(1, &[7])),
+            ("geneve", &attribute(1, &7_u32.to_ne_bytes())),
+        ] {
+            let parent = IfIndex::new(2);
+            let expected = OtherKind { kind: kind.to_owned(), parent, data: data.clone() };
+            assert_eq!(decode(kind, Some(2), data), LinkKind::Other(expected));
+        }
+    }
+}
