@@ -11,7 +11,7 @@ use super::{
     link_spec::LinkSpec,
     netns::Netns,
     socket::Socket,
-    tun::{self, Queue},
+    tun::{self, Queue, Setting},
 };
 use crate::spec::IfIndex;
 
@@ -48,14 +48,14 @@ impl Socket {
             return Err(inside.explain_clash(operation, link, error));
         }
         if let Some(uid) = tap.owner {
-            queue.set_owner(uid).map_err(|error| operation.system("TUNSETOWNER", error))?;
+            queue.set(Setting::Owner(uid)).map_err(|error| operation.system("TUNSETOWNER", error))?;
         }
         if let Some(gid) = tap.group {
-            queue.set_group(gid).map_err(|error| operation.system("TUNSETGROUP", error))?;
+            queue.set(Setting::Group(gid)).map_err(|error| operation.system("TUNSETGROUP", error))?;
         }
         let index = inside.index_of(operation, &link.name)?;
         inside.change(operation, Rtm::Newlink, NlmF::empty(), link.settings(index))?;
-        queue.persist().map_err(|error| operation.system("TUNSETPERSIST", error))?;
+        queue.set(Setting::Persist).map_err(|error| operation.system("TUNSETPERSIST", error))?;
         Ok(index)
     }
 

@@ -25,7 +25,18 @@ struct Ifreq {
     rest: [u8; 22],
 }
 
-/// A descriptor of the tun driver. Until the link is [persistent](Queue::persist), the link
+/// A setting of a tap link.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Setting {
+    /// The user that may open the link.
+    Owner(u32),
+    /// The group that may open the link.
+    Group(u32),
+    /// The link stays after the [`Queue`].
+    Persist,
+}
+
+/// A descriptor of the tun driver. Until the link is [persistent](Setting::Persist), the link
 /// disappears with this value.
 #[derive(Debug)]
 pub(super) struct Queue(OwnedFd);
@@ -57,22 +68,15 @@ impl Queue {
         done(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })
     }
 
-    /// Sets the user that may open the link.
-    pub(super) fn set_owner(&self, uid: u32) -> io::Result<()> {
-        // SAFETY: the argument is a number.
-        done(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETOWNER, c_ulong::from(uid)) })
-    }
-
-    /// Sets the group that may open the link.
-    pub(super) fn set_group(&self, gid: u32) -> io::Result<()> {
-        // SAFETY: the argument is a number.
-        done(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETGROUP, c_ulong::from(gid)) })
-    }
-
-    /// The link stays after this value.
-    pub(super) fn persist(&self) -> io::Result<()> {
-        // SAFETY: the argument is a number.
-        done(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETPERSIST, c_ulong::from(1_u32)) })
+    /// Changes a setting that the driver takes as a number.
+    pub(super) fn set(&self, setting: Setting) -> io::Result<()> {
+        let (request, number) = match setting {
+            Setting::Owner(uid) => (libc::TUNSETOWNER, uid),
+            Setting::Group(gid) => (libc::TUNSETGROUP, gid),
+            Setting::Persist => (libc::TUNSETPERSIST, 1),
+        };
+        // SAFETY: the argument of these requests is a number.
+        done(unsafe { libc::ioctl(self.0.as_raw_fd(), request, c_ulong::from(number)) })
     }
 }
 
