@@ -305,7 +305,7 @@ impl Socket {
     /// VLAN above 4094.
     pub fn create_bridge(&self, bridge: &BridgeSpec) -> Result<IfIndex> {
         let operation = Operation::new("create bridge", &bridge.name);
-        match self.create_link(&operation, &bridge.name, bridge.message()) {
+        match self.create_named_link(&operation, &bridge.name, bridge.message()) {
             Err(error) if bridge.vlan_filtering == Some(true) && error.is(Errno::OPNOTSUPP) => {
                 Err(operation.unsupported("bridge with CONFIG_BRIDGE_VLAN_FILTERING"))
             }

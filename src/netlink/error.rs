@@ -44,7 +44,8 @@ pub enum Error {
         object: String,
         /// The error number.
         errno: io::Error,
-        /// The kernel's explanation (extended acknowledgement), if the kernel sent one.
+        /// The kernel's explanation (extended acknowledgement), if the kernel sent one. For a
+        /// [`Tap`](super::Tap), the file or request that failed.
         message: Option<String>,
     },
     /// The object to be created already exists.
@@ -89,7 +90,7 @@ pub enum Error {
         /// The object of the operation.
         object: String,
         /// The module that provides the feature.
-        module: &'static str,
+        module: String,
     },
     /// The netlink socket could not be opened, written or read.
     #[error("{operation} {object}: the netlink socket failed")]
@@ -165,6 +166,14 @@ pub enum Error {
         /// The error of the system call.
         source: io::Error,
     },
+    /// The links of a PCI device could not be read.
+    #[error("cannot read the links of PCI device {address}")]
+    PciDevice {
+        /// The address of the device.
+        address: String,
+        /// The error of the system call; `InvalidInput` if the address is malformed.
+        source: io::Error,
+    },
     /// The kernel has no such setting, or the namespace has no such link.
     #[error("{}: no such setting; the kernel may lack the protocol, or the link may be gone", path.display())]
     SysctlMissing {
@@ -192,6 +201,7 @@ impl Error {
             | Self::NetnsOpen { source: error, .. }
             | Self::Netns { source: error, .. }
             | Self::Probe { source: error, .. }
+            | Self::PciDevice { source: error, .. }
             | Self::Sysctl { source: error, .. } => error.raw_os_error(),
             Self::Exists { .. } | Self::IndexTaken { .. } | Self::QdiscConflict { .. } => {
                 Some(Errno::EXIST.raw_os_error())
@@ -270,9 +280,9 @@ impl Operation {
         Error::QdiscConflict { operation, object, kind }
     }
 
-    pub(super) fn unsupported(&self, module: &'static str) -> Error {
+    pub(super) fn unsupported(&self, module: impl Into<String>) -> Error {
         let (operation, object) = self.parts();
-        Error::Unsupported { operation, object, module }
+        Error::Unsupported { operation, object, module: module.into() }
     }
 
     pub(super) fn no_answer(&self) -> Error {

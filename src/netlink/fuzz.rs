@@ -25,7 +25,7 @@ pub fn read_replies(bytes: &[u8]) {
     for reply in replies(bytes).flatten() {
         let Body::Object(object) = reply.body else { continue };
         as_message(object, |message: &Ifinfomsg| {
-            _ = Link::decode(message);
+            _ = Link::decode(message).map(|link| link.details());
             _ = BridgeVlan::decode(message);
         });
         as_message(object, |message: &Ifaddrmsg| _ = address::decode(message));

@@ -17,6 +17,7 @@ use super::{
     bridge::BridgePort,
     error::{EncodeError, Operation, Result},
     ipv6::{self, Ipv6Conf},
+    kinds::LinkKind,
     message::{finish, header, message},
     socket::Socket,
 };
@@ -39,11 +40,23 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// The MTU in bytes.
     pub mtu: u32,
+    /// The length of the transmit queue, in packets.
+    #[doc(alias = "IFLA_TXQLEN")]
+    pub txqlen: u32,
     /// The link is administratively up (`IFF_UP`). The flag does not show the carrier.
     pub up: bool,
     /// The link can carry packets (`IFF_RUNNING`). A bridge then forwards through the port. A veth
     /// end is running only if both ends are up.
     pub running: bool,
+    /// The link receives frames for all addresses, because [`Socket::set_promiscuous`] or another
+    /// program set the flag (`IFF_PROMISC`). A packet capture does not set it.
+    pub promiscuous: bool,
+    /// The link receives frames for all multicast addresses (`IFF_ALLMULTI`), because
+    /// [`Socket::set_allmulti`] or another program set the flag.
+    pub allmulti: bool,
+    /// The encoded settings of the [kind](Self::kind). [`Link::details`] decodes them.
+    #[doc(alias = "IFLA_INFO_DATA")]
+    pub kind_data: Option<Vec<u8>>,
     /// The index of the bridge (or bond, or VRF) that the link is a port of.
     pub master: Option<IfIndex>,
     /// The bridge port flags, if the master is a bridge.
@@ -246,7 +259,7 @@ impl Socket {
     }
 
     /// Creates a link and returns it.
-    pub(super) fn create_link(
+    pub(super) fn create_named_link(
         &self,
         operation: &Operation,
         name: &IfName,
@@ -293,6 +306,34 @@ impl Socket {
 }
 
 impl Link {
+    /// The kind with its settings; `None` for hardware and for loopback.
+    ///
+    /// [`LinkKind::Other`] has the encoded settings of a kind without a variant, such as `bridge`
+    /// and `veth`. A parent is an index in the namespace with the id
+    /// [`link_netnsid`](Self::link_netnsid), or in the namespace of the link if that is `None`.
+    ///
+    /// The kernel fills in the settings that the creator left out. Compare fields, not whole
+    /// values.
+    ///
+    /// ```no_run
+    /// use cnikit::netlink::{LinkKind, MacvlanMode, Socket};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let link = Socket::open()?.link_by_name(&"eth0".parse()?)?.ok_or("eth0 is missing")?;
+    /// match link.details() {
+    ///     Some(LinkKind::Macvlan(macvlan)) if macvlan.mode == MacvlanMode::Bridge => {}
+    ///     other => return Err(format!("eth0 is not a macvlan in bridge mode: {other:?}").into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn details(&self) -> Option<LinkKind> {
+        let (own, parent) = (Some(self.index), self.peer_index);
+        let data = self.kind_data.as_deref().unwrap_or_default();
+        self.kind.as_deref().map(|kind| LinkKind::decode(kind, own, parent, data))
+    }
+
     /// An IPv6 setting at the time of the dump; `None` if the link has no IPv6.
     ///
     /// The kernel sends all settings with the link. To [read](super::Sysctl::read) one setting
@@ -305,11 +346,15 @@ impl Link {
     pub(super) fn decode(message: &Ifinfomsg) -> Result<Self, EncodeError> {
         const UP: u32 = 1;
         const RUNNING: u32 = 1 << 6;
+        const PROMISC: u32 = 1 << 8;
+        const ALLMULTI: u32 = 1 << 9;
         let flags = u32::from(*message.ifi_flags());
         let mut name = String::new();
         let mut kind = None;
         let mut mac = None;
         let mut mtu = 0;
+        let mut txqlen = 0;
+        let mut kind_data = None;
         let mut master = None;
         let mut bridge_port = None;
         let mut peer_index = None;
@@ -322,12 +367,17 @@ impl Link {
             match attr.rta_type() {
                 Ifla::Ifname => name = text(bytes),
                 Ifla::Linkinfo => {
-                    let wanted = u16::from(IflaInfo::Kind);
-                    kind = nested(bytes).find(|(kind, _)| *kind == wanted).map(|(_, b)| text(b));
+                    let find = |wanted: IflaInfo| {
+                        let wanted = u16::from(wanted);
+                        nested(bytes).find_map(|(kind, bytes)| (kind == wanted).then_some(bytes))
+                    };
+                    kind = find(IflaInfo::Kind).map(text);
+                    kind_data = find(IflaInfo::Data).map(<[u8]>::to_vec);
                     bridge_port = BridgePort::decode(bytes);
                 }
                 Ifla::Address => mac = bytes.try_into().map(MacAddr::new).ok(),
                 Ifla::Mtu => mtu = number(bytes).unwrap_or_default(),
+                Ifla::Txqlen => txqlen = number(bytes).unwrap_or_default(),
                 Ifla::Master => master = ifindex(bytes),
                 Ifla::Link => peer_index = ifindex(bytes),
                 Ifla::LinkNetnsid => link_netnsid = number(bytes).map(u32::cast_signed),
@@ -346,8 +396,12 @@ impl Link {
             kind,
             mac,
             mtu,
+            txqlen,
             up: flags & UP != 0,
             running: flags & RUNNING != 0,
+            promiscuous: flags & PROMISC != 0,
+            allmulti: flags & ALLMULTI != 0,
+            kind_data,
             master,
             bridge_port,
             peer_index,

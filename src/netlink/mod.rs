@@ -24,6 +24,8 @@
 //! * Operations are methods of [`Socket`], with one netlink exchange each if the kernel permits it.
 //!   [`Socket::create_veth`] sets both names and both MAC addresses, the bridge, and the peer's
 //!   namespace in one message.
+//! * [`Socket::create_link`] creates macvlan, ipvlan, VLAN, VXLAN, VRF, dummy, ifb and tap links,
+//!   and links of any other kind, directly in the namespace of a pod.
 //! * `create_*` and `add_*` fail with [`Error::Exists`] if the object exists. `delete_*` succeeds
 //!   if the object is absent.
 //! * Errors carry the kernel's extended acknowledgement and name the missing capability.
@@ -110,7 +112,10 @@ mod filter;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod ipv6;
+mod kinds;
 mod link;
+mod link_change;
+mod link_spec;
 mod message;
 mod mirred;
 mod neighbor;
@@ -119,6 +124,7 @@ mod next_hop;
 pub mod nftables;
 mod notices;
 mod orphans;
+mod pci;
 mod probe;
 mod qdisc;
 mod redirect;
@@ -126,8 +132,11 @@ mod reply;
 mod route;
 mod socket;
 mod sysctl;
+mod sysctl_name;
 mod tables;
+mod tap;
 mod tbf;
+mod tun;
 mod veth;
 
 pub use bridge::{BridgePort, BridgeSpec};
@@ -140,15 +149,21 @@ pub use filter::{BpfFilter, FilterInfo, FilterTarget};
 #[doc(hidden)]
 pub use fuzz::read_replies;
 pub use ipv6::{AddrGenMode, Ipv6Conf};
+pub use kinds::{
+    Ipvlan, IpvlanFlag, IpvlanMode, LinkKind, Macvlan, MacvlanMode, OtherKind, Tap, Vlan, VlanProtocol, Vrf, Vxlan,
+};
 pub use link::Link;
+pub use link_spec::LinkSpec;
 pub use netns::{Netns, NetnsId};
 pub use orphans::OrphanRecord;
+pub use pci::link_names_of_pci;
 pub use probe::{AddressAnswer, AddressProbe};
 pub use qdisc::{Qdisc, QdiscParent, QdiscStats};
 pub use redirect::Redirect;
 pub use route::Route;
 pub use socket::Socket;
 pub use sysctl::{Ipv4Conf, Sysctl};
+pub use sysctl_name::SysctlName;
 pub use tbf::{RateError, Tbf};
 pub use veth::{VethEnd, VethIndexes, VethPair};
 

@@ -66,6 +66,12 @@ impl Netns {
         Ok(Self { fd, id: NetnsId::from_stat(&stat) })
     }
 
+    /// The namespace of a descriptor that the kernel returned for a network namespace.
+    pub(super) fn from_fd(fd: OwnedFd) -> rustix::io::Result<Self> {
+        let id = NetnsId::from_stat(&rustix::fs::fstat(&fd)?);
+        Ok(Self { fd, id })
+    }
+
     /// The namespace of the calling thread.
     ///
     /// # Errors

@@ -1,19 +1,23 @@
 use std::{
     fmt::{self, Display},
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
+use rustix::fs::OFlags;
 use tracing::debug;
 
 use super::{
     error::{Error, Result},
     ipv6::Ipv6Conf,
+    sysctl_name::SysctlName,
 };
 use crate::spec::IfName;
 
-/// A setting of a network namespace, below `/proc/sys/net`.
+/// A setting of a network namespace, below `/proc/sys/net`, or [any](Sysctl::Named) below
+/// `/proc/sys`.
 ///
 /// The kernel shows every *thread* the settings of its own namespace, so a pod's settings must be
 /// written from inside. One visit is enough for the settings and the socket:
@@ -32,7 +36,7 @@ use crate::spec::IfName;
 /// # }
 /// ```
 ///
-/// A setting is named by its path, not by the dotted name of sysctl(8), because an interface name
+/// A setting is shown by its path, not by the dotted name of sysctl(8), because an interface name
 /// may contain a dot.
 ///
 /// ```
@@ -70,6 +74,29 @@ pub enum Sysctl<'a> {
     /// The default IPv6 setting of links that are created later, below `net.ipv6.conf.default`.
     /// Missing under the same conditions as [`Sysctl::Ipv6Conf`].
     Ipv6Default(Ipv6Conf),
+    /// An IPv4 setting below `net.ipv4.conf.all`. The kernel combines it with the setting of each
+    /// link, by a rule that depends on the setting.
+    Ipv4All(Ipv4Conf),
+    /// The default IPv4 setting of links that are created later, below `net.ipv4.conf.default`.
+    Ipv4Default(Ipv4Conf),
+    /// An IPv6 setting below `net.ipv6.conf.all`. A write of some settings, such as
+    /// [`Ipv6Conf::DisableIpv6`], changes all links. Missing under the same conditions as
+    /// [`Sysctl::Ipv6Conf`].
+    Ipv6All(Ipv6Conf),
+    /// The setting with this name. It is the namespace's own only below `net`: see
+    /// [`SysctlName::is_network`].
+    ///
+    /// ```no_run
+    /// use cnikit::netlink::{Netns, Sysctl, SysctlName};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let name: SysctlName = "net.ipv4.tcp_rmem".parse()?;
+    /// let pod = Netns::open("/run/netns/blue")?;
+    /// pod.run(|| Sysctl::Named(&name).ensure_text("4096 131072 6291456"))??;
+    /// # Ok(())
+    /// # }
+    /// ```
+    Named(&'a SysctlName),
 }
 
 /// The IPv4 settings of a link, with their names below `/proc/sys/net/ipv4/conf/<link>`.
@@ -105,8 +132,7 @@ impl Sysctl<'_> {
     /// [`Error::SysctlMissing`] if the kernel has no such setting or the namespace has no such
     /// link, [`Error::Sysctl`] otherwise.
     pub fn read(self) -> Result<i32> {
-        let text = fs::read_to_string(self.path()).map_err(|error| self.failed("read", error))?;
-        let value = text.trim_end().parse();
+        let value = self.read_text()?.parse();
         value.map_err(|error| self.failed("read", io::Error::new(io::ErrorKind::InvalidData, error)))
     }
 
@@ -117,12 +143,7 @@ impl Sysctl<'_> {
     /// As for [`Sysctl::read`]. [`Error::Sysctl`] with `EINVAL` for an invalid value, with `EROFS`
     /// or `EACCES` if `/proc/sys` is not writable, as in most containers.
     pub fn write(self, value: i32) -> Result<()> {
-        // A missing file must not be created: procfs would return a permission error.
-        let opened = OpenOptions::new().write(true).open(self.path());
-        debug!(setting = %self, value, "set");
-        // One write(2), because the kernel takes each write as a separate value.
-        let written = opened.and_then(|mut file| file.write_all(value.to_string().as_bytes()));
-        written.map_err(|error| self.failed("write", error))
+        self.write_text(&value.to_string())
     }
 
     /// Sets the value unless it is already set. Returns whether the value changed.
@@ -140,9 +161,60 @@ impl Sysctl<'_> {
         Ok(differs)
     }
 
+    /// Reads the value in the namespace of the calling thread, as text without the line feed at the
+    /// end. The kernel separates several numbers by tabs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SysctlMissing`] as for [`Sysctl::read`], [`Error::Sysctl`] otherwise. `EISDIR` for
+    /// the name of a directory, `EACCES` for a setting that can only be written.
+    pub fn read_text(self) -> Result<String> {
+        let mut text = String::new();
+        let opened = self.open(OpenOptions::new().read(true));
+        let read = opened.and_then(|mut file| file.read_to_string(&mut text));
+        read.map_err(|error| self.failed("read", error))?;
+        text.truncate(text.trim_end().len());
+        Ok(text)
+    }
+
+    /// Sets the value in the namespace of the calling thread, as text. Spaces or tabs separate
+    /// several numbers.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sysctl::write`].
+    pub fn write_text(self, value: &str) -> Result<()> {
+        // A missing file must not be created: procfs would return a permission error.
+        let opened = self.open(OpenOptions::new().write(true));
+        debug!(setting = %self, value, "set");
+        // One write(2), because the kernel takes each write as a separate value.
+        let written = opened.and_then(|mut file| file.write_all(value.as_bytes()));
+        written.map_err(|error| self.failed("write", error))
+    }
+
+    /// Sets the value as text unless it is already set. Returns whether the value changed. White
+    /// space between numbers does not make a difference.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sysctl::write`].
+    pub fn ensure_text(self, value: &str) -> Result<bool> {
+        let differs = !self.read_text()?.split_whitespace().eq(value.split_whitespace());
+        if differs {
+            self.write_text(value)?;
+        }
+        Ok(differs)
+    }
+
     /// Whether the calling thread could set a value. The check does not change the setting.
     pub fn is_writable(self) -> bool {
-        OpenOptions::new().write(true).open(self.path()).is_ok()
+        self.open(OpenOptions::new().write(true)).is_ok()
+    }
+
+    /// procfs has no symbolic links below `/proc/sys`. The flag refuses one in another file system
+    /// that is mounted there.
+    fn open(self, options: &mut OpenOptions) -> io::Result<File> {
+        options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(self.path())
     }
 
     fn path(self) -> PathBuf {
@@ -155,6 +227,10 @@ impl Sysctl<'_> {
             Self::Ipv4Conf(link, setting) => net.join("ipv4/conf").join(link.as_str()).join(setting.name()),
             Self::Ipv6Conf(link, setting) => net.join("ipv6/conf").join(link.as_str()).join(setting.name()),
             Self::Ipv6Default(setting) => net.join("ipv6/conf/default").join(setting.name()),
+            Self::Ipv4All(setting) => net.join("ipv4/conf/all").join(setting.name()),
+            Self::Ipv4Default(setting) => net.join("ipv4/conf/default").join(setting.name()),
+            Self::Ipv6All(setting) => net.join("ipv6/conf/all").join(setting.name()),
+            Self::Named(name) => name.path(),
         }
     }
 

@@ -159,7 +159,7 @@ impl Socket {
     pub fn create_veth(&self, pair: &VethPair<'_>) -> Result<VethIndexes> {
         let (host, peer) = (&pair.host.name, &pair.peer.name);
         let operation = Operation::new("create veth", format_args!("{host} with peer {peer}"));
-        let link = match (self.create_link(&operation, host, pair.message()), pair.host_index) {
+        let link = match (self.create_named_link(&operation, host, pair.message()), pair.host_index) {
             // Some kernels look up the index first (EEXIST), others find it taken when they
             // register the link (EBUSY).
             (Err(error), Some(ifindex)) if error.is(Errno::EXIST) || error.is(Errno::BUSY) => {
