@@ -8,11 +8,12 @@ use neli::{
 };
 
 use super::{
-    address,
+    address::Address,
     clsact::IngressQdisc,
     fdb::FdbEntry,
     filter::FilterInfo,
     link::Link,
+    neighbor::Neighbor,
     nftables,
     reply::{Body, replies},
     route::Route,
@@ -23,9 +24,12 @@ pub fn read_replies(bytes: &[u8]) {
     for reply in replies(bytes).flatten() {
         let Body::Object(object) = reply.body else { continue };
         as_message(object, |message: &Ifinfomsg| _ = Link::decode(message));
-        as_message(object, |message: &Ifaddrmsg| _ = address::decode(message));
+        as_message(object, |message: &Ifaddrmsg| _ = Address::decode(message));
         as_message(object, |message: &Rtmsg| _ = Route::decode(message));
-        as_message(object, |message: &Ndmsg| _ = FdbEntry::decode(message));
+        as_message(object, |message: &Ndmsg| {
+            _ = FdbEntry::decode(message);
+            _ = Neighbor::decode(message);
+        });
         as_message(object, |message: &Tcmsg| {
             _ = FilterInfo::decode(message);
             _ = IngressQdisc::decode(message);

@@ -85,6 +85,7 @@
 //! [rtnetlink(7)]: https://man7.org/linux/man-pages/man7/rtnetlink.7.html
 
 mod address;
+mod announce;
 mod attrs;
 mod background;
 mod bridge;
@@ -111,6 +112,7 @@ mod sysctl;
 mod tables;
 mod veth;
 
+pub use address::{Address, AddressSpec};
 pub use bridge::{BridgePort, BridgeSpec};
 pub use clsact::{IngressQdisc, SharedBlock, SharedBlocks};
 pub use error::{Error, Result};
@@ -121,6 +123,7 @@ pub use filter::{BpfFilter, FilterInfo, FilterTarget};
 pub use fuzz::read_replies;
 pub use ipv6::{AddrGenMode, Ipv6Conf};
 pub use link::{LOOPBACK_INDEX, Link};
+pub use neighbor::{Neighbor, NeighborState};
 pub use netns::{Netns, NetnsId};
 pub use orphans::OrphanRecord;
 pub use probe::{AddressAnswer, AddressProbe};

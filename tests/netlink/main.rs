@@ -1,11 +1,13 @@
 //! The netlink operations on a real kernel, checked with `ip`, `tc` and `bridge`.
 #![cfg(feature = "netlink")]
 
+mod address_specs;
 mod addresses;
 mod background;
 mod cost;
 mod forged;
 mod links;
+mod neighbors;
 mod netns;
 mod nftables;
 

@@ -8,7 +8,7 @@ use cnikit::ipam::LOCK_TIMEOUT;
 use cnikit::netlink::{Link, Netns, Socket, VethIndexes};
 use cnikit::plugin::{AddRequest, Context as _, PluginError};
 use cnikit::runtime::Delegated;
-use cnikit::spec::{AddResult, ErrorCode, Interface, IpConfig, MacAddr, Route};
+use cnikit::spec::{AddResult, ErrorCode, IfIndex, Interface, IpConfig, MacAddr, Route};
 use ipnetwork::IpNetwork;
 use simple_ebpf_cni::config::{AttachMode, Config, Ipam};
 use simple_ebpf_cni::gateway::Gateways;
@@ -167,8 +167,10 @@ impl<'a> Add<'a> {
         endpoints.add_addresses(&networks, port).context("add the map entries")?;
         // The previous pod with the address may still exist, and may have put another interface of
         // the host into its neighbor table.
-        for address in &networks {
-            host.forget_neighbor(bridge.index, address.ip())?;
+        if let Some(bridge) = IfIndex::new(bridge.index) {
+            for address in &networks {
+                host.delete_neighbor(bridge, address.ip())?;
+            }
         }
         siblings::share(host, pod, endpoints, port.ifindex).context("share addresses with the pod's other interfaces")
     }
