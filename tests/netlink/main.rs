@@ -4,6 +4,7 @@
 mod address_specs;
 mod addresses;
 mod background;
+mod configured;
 mod cost;
 mod forged;
 mod links;
