@@ -117,8 +117,9 @@ impl Route {
     /// The route of a CNI result through a link. A route without `gw` gets the first of `gateways`
     /// with the family of its destination, or is on the link if there is none.
     ///
-    /// A route without `gw` is always on the link if its scope is link or host (253 or more), or if
-    /// its destination is the gateway itself.
+    /// A route without `gw` stays on the link if it has a scope other than global (0). So does a
+    /// route to the gateway itself. A `gw` of `0.0.0.0` or `::` also means on the link: DHCP
+    /// clients write such routes ([RFC 3442](https://www.rfc-editor.org/rfc/rfc3442)).
     ///
     /// ```
     /// use cnikit::{netlink, spec};
@@ -136,11 +137,11 @@ impl Route {
     #[must_use]
     pub fn from_spec(route: &spec::Route, ifindex: IfIndex, gateways: impl IntoIterator<Item = IpAddr>) -> Self {
         let dst = route.dst;
-        let is_local = route.scope.is_some_and(|scope| scope >= ON_LINK);
+        let is_near = route.scope.is_some_and(|scope| scope != GLOBAL);
         let default = gateways.into_iter().find(|gateway| gateway.is_ipv4() == dst.is_ipv4());
-        let default = default.filter(|gateway| !is_local && dst != IpNetwork::from(*gateway));
+        let default = default.filter(|gateway| !is_near && dst != IpNetwork::from(*gateway));
         let mut converted = Self::new(dst, ifindex.get());
-        converted.gateway = route.gw.or(default);
+        converted.gateway = route.gw.or(default).filter(|gateway| !gateway.is_unspecified());
         (converted.mtu, converted.advmss) = (route.mtu, route.advmss);
         (converted.priority, converted.table, converted.scope) = (route.priority, route.table, route.scope);
         converted
@@ -250,6 +251,8 @@ mod tests {
         assert_eq!(converted(route).as_deref(), Some("10.1.0.1"));
         assert_eq!(converted(to("10.1.0.1/32")), None);
         assert_eq!(converted(to("fd00::1/128")), None);
+        assert_eq!(converted(to("198.51.100.0/24").via([0; 4].into())), None);
+        assert_eq!(converted(to("fd00:96::/48").via([0; 16].into())), None);
     }
 
     #[test]

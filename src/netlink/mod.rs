@@ -26,9 +26,13 @@
 //!   namespace in one message.
 //! * `create_*` and `add_*` fail with [`Error::Exists`] if the object exists. `delete_*` succeeds
 //!   if the object is absent.
+//! * [`Netns::configure`] applies the addresses and routes of a CNI result to an interface.
+//!   [`Netns::verify`] compares them in CHECK. [`Netns::announce`] announces addresses to the
+//!   neighbors.
 //! * Errors carry the kernel's extended acknowledgement and name the missing capability.
 //! * [`AddressProbe`] detects whether a machine on a link already uses an address.
-//! * [`Sysctl`] reads and writes settings of a namespace that have no netlink message.
+//! * [`Sysctl`] reads and writes settings of a namespace that have no netlink message. For example,
+//!   `Sysctl::Ipv4Forward.ensure(1)` makes the namespace of the thread a router.
 //! * A dump that the kernel marks as inconsistent is repeated.
 //!
 //! # Attaching programs

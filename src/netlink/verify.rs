@@ -157,8 +157,8 @@ fn differences(socket: &Socket, link: &Link, part: &Part<'_>) -> Result<Vec<Diff
     }
     let routes = socket.routes_of_all_tables()?;
     for (_, expected) in part.routes(index) {
-        let mut found: Vec<Route> = routes.clone();
-        found.retain(|found| destination(found) == destination(&expected));
+        let to_it = |found: &&Route| destination(found) == destination(&expected);
+        let found: Vec<Route> = routes.iter().filter(to_it).cloned().collect();
         if !found.iter().any(|found| satisfies(found, &expected)) {
             differences.push(Difference::Route { expected, found });
         }
