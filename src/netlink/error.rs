@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
 };
 
+use ipnetwork::IpNetwork;
 use neli::{
     err::DeError,
     nl::NlmsghdrBuilderError,
@@ -130,6 +131,14 @@ pub enum Error {
         /// The number of reads.
         attempts: u32,
     },
+    /// Another machine on a link uses an address (duplicate address detection failed).
+    #[error("address {address} of link {ifindex}: another machine on the link uses it; choose another address")]
+    DuplicateAddress {
+        /// The address.
+        address: IpNetwork,
+        /// The link.
+        ifindex: IfIndex,
+    },
     /// The path of a namespace does not exist.
     #[error("network namespace {}: no such file; the sandbox may be gone", path.display())]
     NetnsMissing {
@@ -174,6 +183,14 @@ pub enum Error {
         /// The error of the system call; `InvalidInput` if the address is malformed.
         source: io::Error,
     },
+    /// The addresses of a link could not be announced.
+    #[error("cannot announce the addresses of {link}{}", MissingCapability(source, "CAP_NET_RAW"))]
+    Announce {
+        /// The link.
+        link: IfName,
+        /// The error of the system call.
+        source: io::Error,
+    },
     /// The kernel has no such setting, or the namespace has no such link.
     #[error("{}: no such setting; the kernel may lack the protocol, or the link may be gone", path.display())]
     SysctlMissing {
@@ -202,6 +219,7 @@ impl Error {
             | Self::Netns { source: error, .. }
             | Self::Probe { source: error, .. }
             | Self::PciDevice { source: error, .. }
+            | Self::Announce { source: error, .. }
             | Self::Sysctl { source: error, .. } => error.raw_os_error(),
             Self::Exists { .. } | Self::IndexTaken { .. } | Self::QdiscConflict { .. } => {
                 Some(Errno::EXIST.raw_os_error())
@@ -253,6 +271,10 @@ impl Operation {
             return Error::Exists { operation, object };
         }
         Error::Kernel { operation, object, errno, message }
+    }
+
+    pub(super) fn no_device(&self) -> Error {
+        self.refused(-Errno::NODEV.raw_os_error(), None)
     }
 
     pub(super) fn exists(&self) -> Error {

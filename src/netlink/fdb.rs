@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use neli::{
     consts::{
         nl::NlmF,
@@ -8,6 +10,7 @@ use neli::{
 use rustix::io::Errno;
 
 use super::{
+    address::{ip_addr, octets},
     attrs::Attrs,
     error::{EncodeError, Operation, Result},
     socket::Socket,
@@ -16,7 +19,8 @@ use crate::spec::{IfIndex, MacAddr};
 
 const AF_BRIDGE: u8 = 7;
 
-/// An entry of a bridge's forwarding database: frames to this address leave through this port.
+/// An entry of a forwarding database. For a bridge, frames to this address leave through this port.
+/// For a VXLAN link, they leave to this remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FdbEntry {
@@ -26,6 +30,8 @@ pub struct FdbEntry {
     pub state: FdbState,
     /// The VLAN, if the bridge filters by VLAN.
     pub vlan: Option<u16>,
+    /// The address of the remote VXLAN endpoint; `None` for an entry of a bridge.
+    pub remote: Option<IpAddr>,
 }
 
 /// How long an entry stays, with the names of
@@ -79,8 +85,61 @@ impl Socket {
         }
     }
 
+    /// Adds a remote VXLAN endpoint to the entry of a MAC on a VXLAN link. Frames to the MAC then
+    /// leave as UDP packets to the remote.
+    ///
+    /// The entries of the all-zero MAC receive the frames to unknown, multicast and broadcast
+    /// addresses. This MAC and a multicast MAC can have several remotes: the link sends each frame
+    /// to all of them. A unicast MAC has one remote, which the call replaces. An existing entry
+    /// with this remote is success. The entry stays until it is deleted.
+    ///
+    /// ```no_run
+    /// use cnikit::{netlink::Socket, spec::MacAddr};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let vxlan0 = cnikit::spec::IfIndex::LOOPBACK;
+    /// Socket::open()?.append_fdb_remote(vxlan0, MacAddr::new([0; 6]), "192.0.2.1".parse()?)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` if the link is gone, `EPERM` without
+    /// `CAP_NET_ADMIN`. `EAFNOSUPPORT` if the remote has another family than the link's own
+    /// addresses.
+    ///
+    /// # Kernel
+    ///
+    /// Linux 3.10, with `CONFIG_VXLAN`. A link of another kind ignores the remote, and adds the MAC
+    /// to its receive filter: check [`Link::kind`](super::Link::kind) if the link is not your own.
+    #[doc(alias = "NDA_DST")]
+    pub fn append_fdb_remote(&self, ifindex: IfIndex, mac: MacAddr, remote: IpAddr) -> Result<()> {
+        let operation = on_remote("append FDB entry", ifindex, mac, remote);
+        let [first, ..] = mac.octets();
+        let is_unicast = first & 1 == 0 && mac.octets() != [0; 6];
+        // The kernel ignores the flag of the other kind, instead of an error.
+        let flags = if is_unicast { NlmF::REPLACE } else { NlmF::APPEND };
+        self.change(&operation, Rtm::Newneigh, NlmF::CREATE | flags, remote_entry(ifindex, mac, remote))
+    }
+
+    /// Deletes a remote from the entry of a MAC on a VXLAN link. Succeeds if the remote, the entry
+    /// or the link is absent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
+    pub fn delete_fdb_remote(&self, ifindex: IfIndex, mac: MacAddr, remote: IpAddr) -> Result<()> {
+        let operation = on_remote("delete FDB entry", ifindex, mac, remote);
+        match self.change(&operation, Rtm::Delneigh, NlmF::empty(), remote_entry(ifindex, mac, remote)) {
+            Err(error) if error.is(Errno::NOENT) || error.is(Errno::NODEV) => Ok(()),
+            deleted => deleted,
+        }
+    }
+
     /// The entries of a bridge for one of its ports, including the port's own address. For a
-    /// bridge, the entries of its own addresses. Empty for any other link.
+    /// bridge, the entries of its own addresses. For a VXLAN link, also the entries of its remotes:
+    /// a MAC with several remotes has several entries. Empty for any other link.
     ///
     /// # Errors
     ///
@@ -95,18 +154,20 @@ impl Socket {
 }
 
 impl FdbEntry {
-    /// `None` for an entry of the link itself (`self`), such as a multicast group that the link
-    /// joined.
+    /// `None` for an entry of the link itself (`self`) without a remote, such as a multicast group
+    /// that the link joined.
     pub(super) fn decode(message: &Ndmsg) -> Option<Self> {
         const NDA_MASTER: u16 = 9;
         let mut mac = None;
         let mut vlan = None;
+        let mut remote = None;
         let mut is_of_bridge = false;
         for attr in message.rtattrs().iter() {
             let bytes: &[u8] = attr.rta_payload().as_ref();
             match attr.rta_type() {
                 Nda::Lladdr => mac = bytes.try_into().map(MacAddr::new).ok(),
                 Nda::Vlan => vlan = bytes.try_into().map(u16::from_ne_bytes).ok(),
+                Nda::Dst => remote = ip_addr(bytes),
                 // neli defines this name for glibc only.
                 other => is_of_bridge |= u16::from(*other) == NDA_MASTER,
             }
@@ -116,7 +177,7 @@ impl FdbEntry {
             state if state.contains(Nud::NOARP) => FdbState::Static,
             _ => FdbState::Dynamic,
         };
-        mac.filter(|_| is_of_bridge).map(|mac| Self { mac, state, vlan })
+        mac.filter(|_| is_of_bridge || remote.is_some()).map(|mac| Self { mac, state, vlan, remote })
     }
 }
 
@@ -127,6 +188,17 @@ fn entry(ifindex: IfIndex, mac: MacAddr) -> Result<Ndmsg, EncodeError> {
     let attrs = Attrs::new().put(Nda::Lladdr, mac.octets())?;
     let header = header(ifindex).ndm_state(Nud::NOARP).ndm_flags(Ntf::MASTER | NTF_STICKY);
     Ok(header.rtattrs(attrs.into_buffer()).build()?)
+}
+
+/// An entry of a VXLAN link.
+fn remote_entry(ifindex: IfIndex, mac: MacAddr, remote: IpAddr) -> Result<Ndmsg, EncodeError> {
+    let attrs = Attrs::new().put(Nda::Lladdr, mac.octets())?.put(Nda::Dst, octets(remote))?;
+    let header = header(ifindex).ndm_state(Nud::PERMANENT).ndm_flags(Ntf::SELF);
+    Ok(header.rtattrs(attrs.into_buffer()).build()?)
+}
+
+fn on_remote(name: &'static str, ifindex: IfIndex, mac: MacAddr, remote: IpAddr) -> Operation {
+    Operation::new(name, format_args!("{mac} by {remote} at link {ifindex}"))
 }
 
 fn header(ifindex: IfIndex) -> NdmsgBuilder {

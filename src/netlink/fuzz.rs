@@ -8,12 +8,13 @@ use neli::{
 };
 
 use super::{
-    address,
+    address::Address,
     bridge_vlan::BridgeVlan,
     clsact::IngressQdisc,
     fdb::FdbEntry,
     filter::FilterInfo,
     link::Link,
+    neighbor::Neighbor,
     nftables,
     qdisc::Qdisc,
     reply::{Body, replies},
@@ -28,9 +29,12 @@ pub fn read_replies(bytes: &[u8]) {
             _ = Link::decode(message).map(|link| link.details());
             _ = BridgeVlan::decode(message);
         });
-        as_message(object, |message: &Ifaddrmsg| _ = address::decode(message));
+        as_message(object, |message: &Ifaddrmsg| _ = Address::decode(message));
         as_message(object, |message: &Rtmsg| _ = Route::decode(message, None));
-        as_message(object, |message: &Ndmsg| _ = FdbEntry::decode(message));
+        as_message(object, |message: &Ndmsg| {
+            _ = FdbEntry::decode(message);
+            _ = Neighbor::decode(message);
+        });
         as_message(object, |message: &Tcmsg| {
             _ = FilterInfo::decode(message);
             _ = IngressQdisc::decode(message);

@@ -28,9 +28,13 @@
 //!   and links of any other kind, directly in the namespace of a pod.
 //! * `create_*` and `add_*` fail with [`Error::Exists`] if the object exists. `delete_*` succeeds
 //!   if the object is absent.
+//! * [`Netns::configure`] applies the addresses and routes of a CNI result to an interface.
+//!   [`Netns::verify`] compares them in CHECK. [`Netns::announce`] announces addresses to the
+//!   neighbors.
 //! * Errors carry the kernel's extended acknowledgement and name the missing capability.
 //! * [`AddressProbe`] detects whether a machine on a link already uses an address.
-//! * [`Sysctl`] reads and writes settings of a namespace that have no netlink message.
+//! * [`Sysctl`] reads and writes settings of a namespace that have no netlink message. For example,
+//!   `Sysctl::Ipv4Forward.ensure(1)` makes the namespace of the thread a router.
 //! * A dump that the kernel marks as inconsistent is repeated.
 //!
 //! # Attaching programs
@@ -101,11 +105,13 @@
 //! [rtnetlink(7)]: https://man7.org/linux/man-pages/man7/rtnetlink.7.html
 
 mod address;
+mod announce;
 mod attrs;
 mod background;
 mod bridge;
 mod bridge_vlan;
 mod clsact;
+mod configure;
 mod error;
 mod fdb;
 mod filter;
@@ -137,11 +143,14 @@ mod tables;
 mod tap;
 mod tbf;
 mod tun;
+mod verify;
 mod veth;
 
+pub use address::{Address, AddressSpec};
 pub use bridge::{BridgePort, BridgeSpec};
 pub use bridge_vlan::BridgeVlan;
 pub use clsact::{IngressQdisc, SharedBlock, SharedBlocks};
+pub use configure::ConfiguredInterface;
 pub use error::{Error, Result};
 pub use fdb::{FdbEntry, FdbState};
 pub use filter::{BpfFilter, FilterInfo, FilterTarget};
@@ -154,6 +163,7 @@ pub use kinds::{
 };
 pub use link::Link;
 pub use link_spec::LinkSpec;
+pub use neighbor::{Neighbor, NeighborState};
 pub use netns::{Netns, NetnsId};
 pub use orphans::OrphanRecord;
 pub use pci::link_names_of_pci;
@@ -165,6 +175,7 @@ pub use socket::Socket;
 pub use sysctl::{Ipv4Conf, Sysctl};
 pub use sysctl_name::SysctlName;
 pub use tbf::{RateError, Tbf};
+pub use verify::{Difference, INTERFACE_DIFFERS, VerifyError};
 pub use veth::{VethEnd, VethIndexes, VethPair};
 
 pub use crate::spec::IfIndex;

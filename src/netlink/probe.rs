@@ -30,11 +30,11 @@ const INTERVAL: Duration = Duration::from_millis(250);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
 
 const ETH_P_ALL: u16 = 0x0003;
-const ETH_P_ARP: u16 = 0x0806;
-const ETH_P_IPV6: u16 = 0x86dd;
-const ICMPV6: u8 = 58;
+pub(super) const ETH_P_ARP: u16 = 0x0806;
+pub(super) const ETH_P_IPV6: u16 = 0x86dd;
+pub(super) const ICMPV6: u8 = 58;
 const NEIGHBOR_SOLICITATION: u8 = 135;
-const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+pub(super) const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 
 /// The offsets of the frame's payload and of the neighbor discovery message.
 const ETHERNET: usize = 14;
@@ -164,7 +164,7 @@ impl AddressProbe {
 }
 
 /// A packet socket on one link that receives ARP and neighbor discovery.
-fn open(ifindex: IfIndex) -> io::Result<OwnedFd> {
+pub(super) fn open(ifindex: IfIndex) -> io::Result<OwnedFd> {
     // The socket receives nothing before the bind, because it has no protocol yet.
     let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     let filter = filter();
@@ -250,12 +250,12 @@ fn solicitation(mac: MacAddr, address: Ipv6Addr) -> Vec<u8> {
     [&ethernet[..], &[0x60, 0, 0, 0, 0, LENGTH, ICMPV6, HOP_LIMIT], &addresses, &message].concat()
 }
 
-fn ethernet(destination: [u8; 6], source: MacAddr, protocol: u16) -> Vec<u8> {
+pub(super) fn ethernet(destination: [u8; 6], source: MacAddr, protocol: u16) -> Vec<u8> {
     [&destination[..], &source.octets(), &protocol.to_be_bytes()].concat()
 }
 
 /// The Internet checksum (RFC 1071) of an even number of octets.
-fn checksum(bytes: &[u8]) -> [u8; 2] {
+pub(super) fn checksum(bytes: &[u8]) -> [u8; 2] {
     let sum: u32 = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     (!(((folded & 0xffff) + (folded >> 16)) as u16)).to_be_bytes()

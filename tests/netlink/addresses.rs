@@ -163,23 +163,3 @@ fn foreign_and_absent_objects_can_be_deleted() {
     assert!(!fixture.in_pod.addresses(eth1).expect("list").contains(&address));
     fixture.in_pod.delete_address(eth1, address).expect("absent");
 }
-
-#[test]
-fn neighbor_is_deleted_on_one_link_only() {
-    let Some(fixture) = Fixture::new() else { return };
-    let eth1 = up_pair(&fixture);
-    for (neighbor, other) in [("10.22.0.9", "10.22.0.8"), ("fd00:22::9", "fd00:22::8")] {
-        for address in [neighbor, other] {
-            run(&fixture.pod, &format!("ip neighbour add {address} lladdr 02:00:00:00:00:09 dev eth1 nud stale"));
-        }
-        fixture.in_pod.forget_neighbor(eth1, neighbor.parse().expect("an address")).expect("forget");
-        fixture.in_pod.forget_neighbor(eth1, neighbor.parse().expect("an address")).expect("absent is success");
-        assert_eq!(json(&fixture.pod, &format!("ip -j neighbour show {neighbor}")).as_array().map(Vec::len), Some(0));
-        assert_eq!(json(&fixture.pod, &format!("ip -j neighbour show {other}"))[0]["lladdr"], "02:00:00:00:00:09");
-    }
-    let error = fixture
-        .in_pod
-        .forget_neighbor(ifindex(4_711), "10.22.0.9".parse().expect("an address"))
-        .expect_err("no such link");
-    assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{error}");
-}

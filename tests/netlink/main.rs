@@ -1,13 +1,16 @@
 //! The netlink operations on a real kernel, checked with `ip`, `tc` and `bridge`.
 #![cfg(feature = "netlink")]
 
+mod address_specs;
 mod addresses;
 mod background;
+mod configured;
 mod cost;
 mod forged;
 mod kinds;
 mod link_changes;
 mod links;
+mod neighbors;
 mod netns;
 mod nftables;
 

@@ -1,11 +1,16 @@
 //! A private host namespace with a pod namespace, and iproute2 inside both.
 
-use std::{os::fd::AsFd, process::Command};
+use std::{
+    net::IpAddr,
+    os::fd::AsFd,
+    process::{Command, Output},
+};
 
 use cnikit::{
     netlink::{BridgeSpec, IfIndex, Netns, Socket, VethEnd, VethIndexes, VethPair},
     spec::{IfName, MacAddr},
 };
+use ipnetwork::IpNetwork;
 use serde_json::Value;
 
 pub(crate) const BRIDGE_MAC: MacAddr = MacAddr::new([0x02, 0, 0, 0, 0, 0xb0]);
@@ -73,6 +78,21 @@ pub(crate) fn ifindex(index: u32) -> IfIndex {
     IfIndex::new(index).expect("an index")
 }
 
+pub(crate) fn net(text: &str) -> IpNetwork {
+    text.parse().expect("a network")
+}
+
+pub(crate) fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// Creates the pair `veth1` and `eth1` with both ends up. Returns the index of `eth1` in the pod.
+pub(crate) fn up_pair(fixture: &Fixture) -> IfIndex {
+    let indexes = fixture.veth(1, None);
+    fixture.in_pod.set_up(indexes.peer).expect("bring the peer up");
+    indexes.peer
+}
+
 /// The JSON output of an iproute2 tool inside a namespace. Arguments are split at spaces.
 pub(crate) fn json(netns: &Netns, command: &str) -> Value {
     let output = run(netns, command);
@@ -83,17 +103,24 @@ pub(crate) fn json(netns: &Netns, command: &str) -> Value {
     }
 }
 
+/// Whether a command inside a namespace succeeds.
+pub(crate) fn try_run(netns: &Netns, command: &str) -> bool {
+    output(netns, command).status.success()
+}
+
 /// The output of a command that runs inside a namespace and must succeed.
 pub(crate) fn run(netns: &Netns, command: &str) -> String {
-    let mut words = command.split_whitespace();
-    let program = words.next().expect("a program");
-    let output = netns
-        .run(|| Command::new(program).args(words).output())
-        .expect("enter the namespace")
-        .expect("start the command");
+    let output = output(netns, command);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command}: {errors}");
     String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn output(netns: &Netns, command: &str) -> Output {
+    let mut words = command.split_whitespace();
+    let program = words.next().expect("a program");
+    let output = netns.run(|| Command::new(program).args(words).output());
+    output.expect("enter the namespace").expect("start the command")
 }
 
 /// The output of `ip -d link` for one link.

@@ -240,7 +240,8 @@ pub(crate) fn refuse_overlap(host: &Socket, bridge: &IfName, gateways: &[IpNetwo
     if gateways.is_empty() {
         return Ok(());
     }
-    for (index, other) in host.all_addresses()?.into_iter().filter(|(_, other)| !is_link_local(other.ip())) {
+    for found in host.all_addresses()?.into_iter().filter(|found| !is_link_local(found.address.ip())) {
+        let (index, other) = (found.ifindex, found.address);
         let Some(gateway) = gateways.iter().find(|gateway| ip::overlap(other, **gateway)) else { continue };
         let link = host.link_by_index(index)?;
         // By name: another ADD may have created the bridge after the lookup.

@@ -168,7 +168,7 @@ impl<'a> Add<'a> {
         // The previous pod with the address may still exist, and may have put another interface of
         // the host into its neighbor table.
         for address in &networks {
-            host.forget_neighbor(bridge.index, address.ip())?;
+            host.delete_neighbor(bridge.index, address.ip())?;
         }
         siblings::share(host, pod, endpoints, port.ifindex).context("share addresses with the pod's other interfaces")
     }
