@@ -104,6 +104,7 @@ pub mod nftables;
 mod notices;
 mod orphans;
 mod probe;
+pub mod raw;
 mod reply;
 mod route;
 mod socket;
