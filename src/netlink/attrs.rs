@@ -162,10 +162,6 @@ impl<T: RtaType> Attrs<T> {
         self.put(kind, inner.0)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(super) fn into_buffer(self) -> RtBuffer<T, Buffer> {
         self.0
     }

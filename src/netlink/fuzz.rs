@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use neli::{
     FromBytesWithInput,
-    rtnl::{Ifaddrmsg, Ifinfomsg, Ndmsg, Rtmsg, Tcmsg},
+    rtnl::{Ifaddrmsg, Ifinfomsg, Ndmsg, Tcmsg},
 };
 
 use super::{
@@ -15,7 +15,8 @@ use super::{
     link::Link,
     nftables,
     reply::{Body, replies},
-    route::Route,
+    route_message::RouteMessage,
+    rule::RoutingRule,
 };
 
 /// Decodes the bytes of one read, and each object in them as every kind.
@@ -24,12 +25,15 @@ pub fn read_replies(bytes: &[u8]) {
         let Body::Object(object) = reply.body else { continue };
         as_message(object, |message: &Ifinfomsg| _ = Link::decode(message));
         as_message(object, |message: &Ifaddrmsg| _ = address::decode(message));
-        as_message(object, |message: &Rtmsg| _ = Route::decode(message));
+        if let Some(message) = RouteMessage::parse(object) {
+            message.hops().hops.into_iter().for_each(|hop| _ = message.route(hop));
+        }
         as_message(object, |message: &Ndmsg| _ = FdbEntry::decode(message));
         as_message(object, |message: &Tcmsg| {
             _ = FilterInfo::decode(message);
             _ = IngressQdisc::decode(message);
         });
+        _ = RoutingRule::decode(object).map(|rule| rule.to_string());
         _ = nftables::RuleInfo::decode(object);
     }
 }
