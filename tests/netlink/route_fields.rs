@@ -57,7 +57,7 @@ fn address(text: &str) -> std::net::IpAddr {
 fn route_is_read_back_whole() {
     let Some(host) = Host::new() else { return };
     let socket = &host.fixture.on_host;
-    let full = |route: Route, src: &str| route.src(address(src)).onlink().protocol(99).table(70_000).priority(42);
+    let full = |route: Route, src: &str| route.src(address(src)).onlink().protocol(200).table(70_000).priority(42);
     for (route, src) in [
         (host.via(V4, "192.0.2.1"), "10.22.0.5"),
         (host.via(V6, "2001:db8::1"), "fd00:22::5"),
@@ -75,7 +75,7 @@ fn route_is_read_back_whole() {
         assert_eq!(seen["via"], expected_via);
         assert_eq!(seen["gateway"], if of_other_family { Value::Null } else { gateway });
         assert_eq!((&seen["prefsrc"], &seen["flags"]), (&src.into(), &json!(["onlink"])));
-        assert_eq!((&seen["table"], &seen["protocol"], &seen["metric"]), (&"70000".into(), &"99".into(), &42.into()));
+        assert_eq!((&seen["table"], &seen["protocol"], &seen["metric"]), (&"70000".into(), &"200".into(), &42.into()));
         assert_eq!(seen["metrics"], json!([{ "mtu": 1380, "advmss": 1320 }]));
 
         let listed = socket.routes_of(70_000).expect("list");
@@ -90,7 +90,7 @@ fn route_is_read_back_whole() {
 #[test]
 fn text_has_the_order_of_ip() {
     let Some(host) = Host::new() else { return };
-    let via = host.via(V4, "192.0.2.1").src(address("10.22.0.5")).onlink().protocol(99).table(70_000);
+    let via = host.via(V4, "192.0.2.1").src(address("10.22.0.5")).onlink().protocol(200).table(70_000);
     for route in [via.clone().priority(42).mtu(1380).advmss(1320), via, host.route(V4).protocol(4).mtu(1380)] {
         host.fixture.on_host.add_route(&route).expect("add");
         let listed = host.fixture.on_host.routes_of(route.table_id()).expect("list");
@@ -134,8 +134,10 @@ fn tables_are_listed_one_by_one() {
     for table in [100, 101, 70_000, 254, 253] {
         let mut seen = Vec::new();
         for family in ["-4", "-6"] {
-            let listed = ip(host.netns(), &format!("ip -N -j {family} route show table {table} type unicast"));
-            for route in listed.as_array().expect("routes") {
+            let listed = ip(host.netns(), &format!("ip -N -j {family} route show table all type unicast"));
+            // `ip` omits the main table.
+            let is_of = |route: &&Value| route["table"].as_str().unwrap_or("254") == table.to_string();
+            for route in listed.as_array().expect("routes").iter().filter(is_of) {
                 let dst = route["dst"].as_str().expect("a destination").to_owned();
                 let hops = route["nexthops"].as_array().map_or(1, Vec::len);
                 seen.extend(std::iter::repeat_n(dst, hops));
@@ -169,9 +171,9 @@ fn route_is_replaced_by_table_destination_and_priority() {
         assert_eq!(gateways(), one(a));
         let error = socket.add_route(&host.via(dst, b)).expect_err("it exists");
         assert!(matches!(error, Error::Exists { .. }), "{error:?}");
-        socket.replace_route(&host.via(dst, b).mtu(1300).protocol(99)).expect("replace");
+        socket.replace_route(&host.via(dst, b).mtu(1300).protocol(200)).expect("replace");
         assert_eq!(gateways(), one(b));
-        assert_eq!(host.seen(dst)[0]["protocol"], "99");
+        assert_eq!(host.seen(dst)[0]["protocol"], "200");
         socket.replace_route(&host.via(dst, c).priority(7)).expect("another priority");
         assert_eq!(gateways().len(), 2);
         socket.delete_route(&host.via(dst, c).priority(7)).expect("delete");
@@ -227,7 +229,7 @@ fn deletion_compares_the_fields_that_are_set() {
     let Some(host) = Host::new() else { return };
     let socket = &host.fixture.on_host;
     for (dst, gateway, other) in [(V4, "10.22.0.1", "10.22.0.2"), (V6, "fd00:22::1", "fd00:22::2")] {
-        run(host.netns(), &format!("ip route add {dst} via {gateway} dev up0 metric 7 proto 99"));
+        run(host.netns(), &format!("ip route add {dst} via {gateway} dev up0 metric 7 proto 200"));
         let count = || host.seen(dst).as_array().map(Vec::len);
         let route = || host.route(dst);
         for different in [host.via(dst, other), route().priority(8), route().protocol(4), route().table(100)] {
@@ -264,13 +266,13 @@ fn reject_routes_are_listed_apart() {
         ("throw", "fd00:97::/48", RejectAction::Throw),
     ];
     for (kind, dst, _) in routes {
-        run(host.netns(), &format!("ip route add {kind} {dst} table 70000 metric 7 proto 99"));
+        run(host.netns(), &format!("ip route add {kind} {dst} table 70000 metric 7 proto 200"));
     }
     let listed = socket.reject_routes().expect("list");
     for (_, dst, action) in routes {
         let found: Vec<_> = listed.iter().filter(|route| route.dst.to_string() == dst).collect();
         let [found] = found[..] else { panic!("{dst}: {listed:?}") };
-        assert_eq!((found.action, found.table, found.priority, found.protocol), (action, 70_000, Some(7), 99));
+        assert_eq!((found.action, found.table, found.priority, found.protocol), (action, 70_000, Some(7), 200));
     }
     assert_eq!(socket.routes_of(70_000).expect("list"), []);
 }
