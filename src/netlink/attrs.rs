@@ -136,7 +136,7 @@ struct TooLong {
     length: usize,
 }
 
-/// The attributes of a message whose header neli encodes, or of another attribute.
+/// The attributes of a message with a header of neli, or of another attribute.
 #[derive(Debug)]
 pub(super) struct Attrs<T>(RtBuffer<T, Buffer>);
 

@@ -1,4 +1,5 @@
-//! Links, addresses, routes, traffic control ([rtnetlink(7)]) and network namespaces.
+//! Links, addresses, routes, policy routing, traffic control ([rtnetlink(7)]) and network
+//! namespaces.
 //!
 //! [`Netns::socket`] opens a [`Socket`] *inside* a namespace, and any thread can then use the
 //! socket from outside. It enters the namespace on the calling thread, opens the socket and returns
@@ -30,6 +31,7 @@
 //! * [`AddressProbe`] detects whether a machine on a link already uses an address.
 //! * [`Sysctl`] reads and writes settings of a namespace that have no netlink message.
 //! * A dump that the kernel marks as inconsistent is repeated.
+//! * [`raw`] sends requests that the module has no operation for.
 //!
 //! # Attaching programs
 //!
@@ -110,6 +112,7 @@ mod reply;
 mod route;
 mod route_identity;
 mod route_message;
+mod routes;
 mod rule;
 mod rule_message;
 mod rules;

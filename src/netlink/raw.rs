@@ -171,7 +171,7 @@ impl Socket {
     /// # Kernel
     ///
     /// The socket has `NETLINK_EXT_ACK` (Linux 4.12) and `NETLINK_GET_STRICT_CHK` (4.20). With the
-    /// latter, the kernel rejects a dump whose header has unused fields that are not zero.
+    /// latter, unused fields in the header of a dump must be zero.
     #[doc(alias = "nlmsghdr")]
     pub fn raw_request(&self, request: &RawRequest) -> Result<Vec<RawMessage>> {
         let operation = Operation::new(request.operation, &request.object);

@@ -1,8 +1,6 @@
 //! Route messages: `struct rtmsg` and its attributes.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
-use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use ipnetwork::IpNetwork;
 use neli::{consts::rtnl::RtAddrFamily, types::Buffer};
 
 use super::{
@@ -10,7 +8,7 @@ use super::{
     attrs::{Attributes, nested, number},
     error::{EncodeError, Result},
     next_hop::{self, Hop, RTA_GATEWAY, RTA_VIA, RTNH_F_ONLINK},
-    route::Route,
+    route::{Route, everything},
 };
 
 const RTA_DST: u16 = 1;
@@ -109,7 +107,7 @@ impl<'a> RouteMessage<'a> {
     }
 }
 
-/// What a dump of routes is limited to. The kernel filters from Linux 4.20 on.
+/// The limits of a dump of routes. The kernel filters from Linux 4.20 on.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Filter {
     pub(super) table: Option<u32>,
@@ -172,15 +170,4 @@ impl Route {
 /// flags.
 fn message(header: [u8; 8], flags: u32, attrs: Attributes) -> Result<Buffer, EncodeError> {
     Ok(Buffer::from([&header[..], &flags.to_ne_bytes(), &attrs.encode()?].concat()))
-}
-
-/// The destination of the default route.
-pub(super) const fn everything(is_ipv6: bool) -> IpNetwork {
-    const V4: Option<Ipv4Network> = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0);
-    const V6: Option<Ipv6Network> = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0);
-    match (is_ipv6, V4, V6) {
-        (true, _, Some(everything)) => IpNetwork::V6(everything),
-        (_, Some(everything), _) => IpNetwork::V4(everything),
-        _ => unreachable!(),
-    }
 }

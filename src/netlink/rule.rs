@@ -41,8 +41,8 @@ use crate::spec::IfName;
 pub struct RoutingRule {
     /// Whether the rule is of IPv6.
     pub ipv6: bool,
-    /// The position among the rules, the lowest first. Without one, the kernel chooses a lower
-    /// value than that of the second rule in its list.
+    /// The position among the rules, the lowest first. Without one, the kernel chooses a value
+    /// below the priority of the second rule in its list.
     pub priority: Option<u32>,
     /// The source subnet.
     pub from: Option<IpNetwork>,

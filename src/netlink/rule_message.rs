@@ -9,6 +9,7 @@ use super::{
     address::ip_addr,
     attrs::{Attributes, nested, number, text},
     error::{EncodeError, Result},
+    route::RTPROT_STATIC,
     rule::{Other, RoutingRule, RuleAction},
 };
 
@@ -40,7 +41,6 @@ const FR_ACT_UNREACHABLE: u8 = 7;
 const FR_ACT_PROHIBIT: u8 = 8;
 
 const FIB_RULE_INVERT: u32 = 2;
-const RTPROT_STATIC: u8 = 4;
 
 /// A subnet of another family than the rule.
 #[derive(Debug, thiserror::Error)]
@@ -163,8 +163,8 @@ impl RoutingRule {
         Some(rule)
     }
 
-    /// Whether the kernel could delete `found` if it is asked to delete this rule: it compares only
-    /// the conditions of the request, and neither `goto` nor `not`.
+    /// Whether a deletion of this rule could remove `found` instead. The kernel compares only the
+    /// conditions of the request, and neither `goto` nor `not`.
     pub(super) fn may_delete(&self, found: &Self) -> bool {
         fn agree<T: PartialEq>(wanted: &Option<T>, found: &Option<T>) -> bool {
             wanted.is_none() || wanted == found

@@ -35,9 +35,11 @@ impl Socket {
     ///
     /// [`Error::Exists`](super::Error::Exists) if [the same rule](RoutingRule::is_same_as) exists.
     /// [`Error::Message`](super::Error::Message) if `from` and `to` are of different families.
-    /// [`Error::Kernel`](super::Error::Kernel) otherwise: `EAFNOSUPPORT` or `EOPNOTSUPP` if the
-    /// kernel has no rules for the family, `EINVAL` for ports or user ids in descending order,
-    /// `EPERM` without `CAP_NET_ADMIN`.
+    /// [`Error::Kernel`](super::Error::Kernel) otherwise:
+    ///
+    /// * `EAFNOSUPPORT` or `EOPNOTSUPP` if the kernel has no rules for the family.
+    /// * `EINVAL` for ports or user ids in descending order.
+    /// * `EPERM` without `CAP_NET_ADMIN`.
     ///
     /// # Kernel
     ///
@@ -103,8 +105,7 @@ impl Socket {
         }
     }
 
-    /// The rules of policy routing, IPv4 first, each family in the order in which the kernel tests
-    /// them.
+    /// The rules of policy routing, IPv4 first, each family in the kernel's order of evaluation.
     ///
     /// The list includes the kernel's rules for the tables `local` (255), `main` (254) and
     /// `default` (253).
@@ -172,8 +173,8 @@ impl Socket {
 
     fn new_rule(&self, operation: &Operation, rule: &RoutingRule) -> Result<()> {
         match self.change(operation, Rtm::Newrule, NlmF::CREATE | NlmF::EXCL, rule.message()) {
-            // The kernel does not compare `not`, and a rule for all sources equals one for a subnet.
-            // The rule may also be new since the list.
+            // The kernel does not compare `not`. To it, a rule for all sources equals one for a
+            // subnet. The rule may also be new since the list.
             Err(error) if error.is(Errno::EXIST) => match self.has_rule(operation, rule)? {
                 true => Err(error),
                 false => self.change(operation, Rtm::Newrule, NlmF::CREATE, rule.message()),
