@@ -10,17 +10,11 @@ use super::{
     ipv6::Ipv6Conf,
     link::Link,
     netns::Netns,
-    route::Route,
+    route::{RT_SCOPE_UNIVERSE, Route},
     socket::Socket,
     sysctl::Sysctl,
 };
 use crate::spec::{self, AddResult, IfIndex, IfName, IpConfig, MacAddr};
-
-/// The kernel's defaults for routes: see rtnetlink(7).
-const MAIN_TABLE: u32 = 254;
-const GLOBAL: u8 = 0;
-const ON_LINK: u8 = 253;
-const IPV6_PRIORITY: u32 = 1024;
 
 /// An interface with the addresses and routes of a result, as [`Netns::configure`] returns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,10 +90,10 @@ impl Netns {
         for (route, wanted) in part.routes(index) {
             match socket.add_route(&wanted) {
                 Err(Error::Exists { .. }) => {
-                    let is_there = socket.routes_of_all_tables()?.iter().any(|found| is_same(found, &wanted));
+                    let is_there = socket.routes_of_all_tables()?.iter().any(|found| found.is_same_as(&wanted));
                     debug!(route = %wanted, is_there, "a route with this destination exists");
                     // The result may have one route twice.
-                    if !is_there || in_place.iter().any(|(_, earlier)| is_same(earlier, &wanted)) {
+                    if !is_there || in_place.iter().any(|(_, earlier)| earlier.is_same_as(&wanted)) {
                         continue;
                     }
                 }
@@ -136,7 +130,7 @@ impl Route {
     #[must_use]
     pub fn from_spec(route: &spec::Route, ifindex: IfIndex, gateways: impl IntoIterator<Item = IpAddr>) -> Self {
         let dst = route.dst;
-        let is_near = route.scope.is_some_and(|scope| scope != GLOBAL);
+        let is_near = route.scope.is_some_and(|scope| scope != RT_SCOPE_UNIVERSE);
         let default = gateways.into_iter().find(|gateway| gateway.is_ipv4() == dst.is_ipv4());
         let default = default.filter(|gateway| !is_near && dst != IpNetwork::from(*gateway));
         let mut converted = Self::new(dst, ifindex);
@@ -186,25 +180,6 @@ fn enable_ipv6(link: &Link) -> Result<()> {
         Some(is_off) if is_off != 0 => Sysctl::Ipv6Conf(&link.name, Ipv6Conf::DisableIpv6).write(0),
         _ => Ok(()),
     }
-}
-
-/// Whether two routes are the same to the kernel. A missing value equals the kernel's default.
-fn is_same(a: &Route, b: &Route) -> bool {
-    let all = |route: &Route| {
-        let is_ipv4 = route.dst.is_ipv4();
-        let default_scope = if route.gateway.is_some() { GLOBAL } else { ON_LINK };
-        let default_priority = if is_ipv4 { 0 } else { IPV6_PRIORITY };
-        (
-            destination(route),
-            (route.oif, route.gateway),
-            route.table.filter(|table| *table != 0).unwrap_or(MAIN_TABLE),
-            route.priority.filter(|priority| *priority != 0).unwrap_or(default_priority),
-            // IPv6 routes have no scope.
-            is_ipv4.then(|| route.scope.unwrap_or(default_scope)),
-            (route.mtu, route.advmss),
-        )
-    };
-    all(a) == all(b)
 }
 
 /// The destination without host bits, which the kernel does not keep.

@@ -9,10 +9,7 @@ use ipnetwork::IpNetwork;
 use neli::{
     err::DeError,
     nl::NlmsghdrBuilderError,
-    rtnl::{
-        IfaddrmsgBuilderError, IfinfomsgBuilderError, NdmsgBuilderError, RtattrBuilderError, RtmsgBuilderError,
-        TcmsgBuilderError,
-    },
+    rtnl::{IfaddrmsgBuilderError, IfinfomsgBuilderError, NdmsgBuilderError, RtattrBuilderError, TcmsgBuilderError},
 };
 use rustix::io::Errno;
 
@@ -79,6 +76,19 @@ pub enum Error {
         /// The kind of the existing qdisc: for example `ingress`, or `clsact` with other shared
         /// blocks.
         kind: String,
+    },
+    /// The kernel would delete another routing rule instead.
+    #[error(
+        "{operation} {object}: the rule `{other}` has the same priority and precedes it, so the kernel would delete that \
+         one; give the rules different priorities"
+    )]
+    AmbiguousRule {
+        /// The operation.
+        operation: &'static str,
+        /// The rule that was not deleted.
+        object: String,
+        /// The rule that the kernel would delete.
+        other: String,
     },
     /// The kernel lacks a feature and found no module that provides it.
     #[error(
@@ -307,6 +317,11 @@ impl Operation {
         Error::Unsupported { operation, object, module: module.into() }
     }
 
+    pub(super) fn ambiguous_rule(&self, other: impl Display) -> Error {
+        let (operation, object) = self.parts();
+        Error::AmbiguousRule { operation, object, other: other.to_string() }
+    }
+
     pub(super) fn no_answer(&self) -> Error {
         let (operation, object) = self.parts();
         Error::NoAnswer { operation, object }
@@ -355,7 +370,6 @@ encode_error_from!(
     NdmsgBuilderError,
     NlmsghdrBuilderError,
     RtattrBuilderError,
-    RtmsgBuilderError,
     TcmsgBuilderError,
 );
 

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use neli::{
     FromBytesWithInput,
-    rtnl::{Ifaddrmsg, Ifinfomsg, Ndmsg, Rtmsg, Tcmsg},
+    rtnl::{Ifaddrmsg, Ifinfomsg, Ndmsg, Tcmsg},
 };
 
 use super::{
@@ -18,7 +18,8 @@ use super::{
     nftables,
     qdisc::Qdisc,
     reply::{Body, replies},
-    route::Route,
+    route_message::RouteMessage,
+    rule::RoutingRule,
 };
 
 /// Decodes the bytes of one read, and each object in them as every kind.
@@ -30,7 +31,9 @@ pub fn read_replies(bytes: &[u8]) {
             _ = BridgeVlan::decode(message);
         });
         as_message(object, |message: &Ifaddrmsg| _ = Address::decode(message));
-        as_message(object, |message: &Rtmsg| _ = Route::decode(message, None));
+        if let Some(message) = RouteMessage::parse(object) {
+            message.hops().hops.into_iter().for_each(|hop| _ = message.route(hop));
+        }
         as_message(object, |message: &Ndmsg| {
             _ = FdbEntry::decode(message);
             _ = Neighbor::decode(message);
@@ -40,6 +43,7 @@ pub fn read_replies(bytes: &[u8]) {
             _ = IngressQdisc::decode(message);
             _ = Qdisc::decode(message);
         });
+        _ = RoutingRule::decode(object).map(|rule| rule.to_string());
         _ = nftables::RuleInfo::decode(object);
     }
 }

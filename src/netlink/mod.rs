@@ -1,4 +1,5 @@
-//! Links, addresses, routes, traffic control ([rtnetlink(7)]) and network namespaces.
+//! Links, addresses, routes, policy routing, traffic control ([rtnetlink(7)]) and network
+//! namespaces.
 //!
 //! [`Netns::socket`] opens a [`Socket`] *inside* a namespace, and any thread can then use the
 //! socket from outside. It enters the namespace on the calling thread, opens the socket and returns
@@ -36,6 +37,7 @@
 //! * [`Sysctl`] reads and writes settings of a namespace that have no netlink message. For example,
 //!   `Sysctl::Ipv4Forward.ensure(1)` makes the namespace of the thread a router.
 //! * A dump that the kernel marks as inconsistent is repeated.
+//! * [`raw`] sends requests that the module has no operation for.
 //!
 //! # Attaching programs
 //!
@@ -133,9 +135,17 @@ mod orphans;
 mod pci;
 mod probe;
 mod qdisc;
+pub mod raw;
 mod redirect;
+mod reject;
 mod reply;
 mod route;
+mod route_identity;
+mod route_message;
+mod routes;
+mod rule;
+mod rule_message;
+mod rules;
 mod socket;
 mod sysctl;
 mod sysctl_name;
@@ -170,7 +180,9 @@ pub use pci::link_names_of_pci;
 pub use probe::{AddressAnswer, AddressProbe};
 pub use qdisc::{Qdisc, QdiscParent, QdiscStats};
 pub use redirect::Redirect;
+pub use reject::{RejectAction, RejectRoute};
 pub use route::Route;
+pub use rule::{RoutingRule, RuleAction};
 pub use socket::Socket;
 pub use sysctl::{Ipv4Conf, Sysctl};
 pub use sysctl_name::SysctlName;

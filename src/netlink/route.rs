@@ -4,28 +4,16 @@ use std::{
 };
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
-use neli::{
-    consts::{
-        nl::NlmF,
-        rtnl::{RtAddrFamily, RtScope, RtTable, Rta, Rtm, Rtn, Rtprot},
-    },
-    rtnl::{Rtmsg, RtmsgBuilder},
-};
-use rustix::io::Errno;
 
-use super::{
-    address::{family, ip_addr, octets},
-    attrs::{Attrs, ifindex, nested, number},
-    error::{EncodeError, Operation, Result},
-    link::Link,
-    next_hop::{self, RTA_VIA},
-    socket::Socket,
-};
 use crate::spec::IfIndex;
 
-const MAIN_TABLE: u32 = 254;
-const RTAX_MTU: u16 = 2;
-const RTAX_ADVMSS: u16 = 8;
+/// The `proto` numbers that [`Display`] shows by name.
+const RTPROT_KERNEL: u8 = 2;
+const RTPROT_BOOT: u8 = 3;
+pub(super) const RTPROT_STATIC: u8 = 4;
+pub(super) const RT_SCOPE_UNIVERSE: u8 = 0;
+pub(super) const RT_SCOPE_LINK: u8 = 253;
+const RT_SCOPE_HOST: u8 = 254;
 
 /// A unicast route through one link. For a route with several next hops, this is the first one.
 ///
@@ -37,7 +25,7 @@ const RTAX_ADVMSS: u16 = 8;
 /// let default = Route::default_via("10.22.0.1".parse()?, link);
 /// let services = Route::new("10.96.0.0/12".parse()?, link).via("10.22.0.1".parse()?).mtu(1450);
 /// assert_eq!(default.to_string(), "0.0.0.0/0 via 10.22.0.1 by link 2");
-/// assert_eq!(services.to_string(), "10.96.0.0/12 via 10.22.0.1 by link 2");
+/// assert_eq!(services.to_string(), "10.96.0.0/12 via 10.22.0.1 by link 2 mtu 1450");
 /// # Ok(())
 /// # }
 /// ```
@@ -65,19 +53,49 @@ pub struct Route {
     /// [rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html): `253` on the link,
     /// `0` behind a gateway. Without a value, the scope follows from `gateway`.
     pub scope: Option<u8>,
+    /// The source address of packets for which the sender chose none. The host must have the
+    /// address. Without one, the kernel chooses.
+    #[doc(alias = "RTA_PREFSRC")]
+    pub src: Option<IpAddr>,
+    /// The gateway is directly on the link, even if no subnet of the link contains it. Without
+    /// this, the kernel rejects such a gateway.
+    #[doc(alias = "RTNH_F_ONLINK")]
+    pub onlink: bool,
+    /// The program or protocol that adds the route (`proto`). A plugin marks its routes with a
+    /// number of its own, so that it finds them again. Without one, `static` (4).
+    ///
+    /// `/etc/iproute2/rt_protos` has the numbers in use. Values below 5 have a fixed meaning.
+    #[doc(alias = "RTPROT_STATIC")]
+    pub protocol: Option<u8>,
 }
 
 impl Route {
+    /// The table of routes without a table.
+    #[doc(alias = "RT_TABLE_MAIN")]
+    pub const MAIN_TABLE: u32 = 254;
+
     /// A route to a destination on the link itself.
     #[must_use]
     pub const fn new(dst: IpNetwork, ifindex: IfIndex) -> Self {
-        Self { dst, gateway: None, oif: ifindex, mtu: None, advmss: None, priority: None, table: None, scope: None }
+        Self {
+            dst,
+            gateway: None,
+            oif: ifindex,
+            mtu: None,
+            advmss: None,
+            priority: None,
+            table: None,
+            scope: None,
+            src: None,
+            onlink: false,
+            protocol: None,
+        }
     }
 
     /// The default route of the gateway's address family.
     #[must_use]
     pub fn default_via(gateway: IpAddr, ifindex: IfIndex) -> Self {
-        Self::new(everything(&family(gateway)), ifindex).via(gateway)
+        Self::new(everything(gateway.is_ipv6()), ifindex).via(gateway)
     }
 
     /// Sets the next hop.
@@ -122,217 +140,78 @@ impl Route {
         self
     }
 
-    fn message(&self, protocol: Rtprot, default_scope: RtScope) -> Result<Rtmsg, EncodeError> {
-        let mut metrics = Attrs::new();
-        metrics = metrics.put_some(RTAX_MTU, self.mtu)?.put_some(RTAX_ADVMSS, self.advmss)?;
-        let mut attrs = Attrs::new()
-            .put(Rta::Oif, self.oif.get())?
-            .put_some(Rta::Priority, self.priority)?
-            .put_some(Rta::Table, self.table)?;
-        if self.dst.prefix() > 0 {
-            attrs = attrs.put(Rta::Dst, &octets(self.dst.network())[..])?;
-        }
-        if let Some(gateway) = self.gateway {
-            attrs = if gateway.is_ipv4() == self.dst.is_ipv4() {
-                attrs.put(Rta::Gateway, &octets(gateway)[..])?
-            } else {
-                attrs.put(Rta::from(RTA_VIA), &next_hop::via(gateway)[..])?
-            };
-        }
-        if !metrics.is_empty() {
-            attrs = attrs.nest(Rta::Metrics, metrics)?;
-        }
-        Ok(header(family(self.dst.ip()))
-            .rtm_dst_len(self.dst.prefix())
-            // The attribute, which holds all 32 bits, overrides this value.
-            .rtm_table(RtTable::Main)
-            .rtm_protocol(protocol)
-            .rtm_scope(self.scope.map_or(default_scope, RtScope::from))
-            .rtm_type(Rtn::Unicast)
-            .rtattrs(attrs.into_buffer())
-            .build()?)
+    /// Sets the source address of packets for which the sender chose none.
+    #[must_use]
+    pub const fn src(mut self, src: IpAddr) -> Self {
+        self.src = Some(src);
+        self
     }
 
-    /// A message without a link has the link `default_oif`. Without that, the result is `None`: the
-    /// message of a route through a next hop object has no link if `net.ipv4.nexthop_compat_mode`
-    /// is 0.
-    pub(super) fn decode(message: &Rtmsg, default_oif: Option<IfIndex>) -> Option<Self> {
-        let mut dst = everything(message.rtm_family());
-        let mut oif = default_oif;
-        let mut route = Self::new(dst, IfIndex::LOOPBACK).scope((*message.rtm_scope()).into());
-        route.table = Some(u8::from(*message.rtm_table()).into());
-        for attr in message.rtattrs().iter() {
-            let bytes: &[u8] = attr.rta_payload().as_ref();
-            match attr.rta_type() {
-                Rta::Dst => dst = IpNetwork::new(ip_addr(bytes)?, *message.rtm_dst_len()).ok()?,
-                Rta::Gateway => route.gateway = ip_addr(bytes),
-                Rta::Oif => oif = ifindex(bytes),
-                Rta::Priority => route.priority = number(bytes),
-                Rta::Table => route.table = number(bytes),
-                Rta::Multipath => {
-                    let (first, gateway) = next_hop::multipath(bytes).into_iter().next()?;
-                    (oif, route.gateway) = (Some(first), gateway);
-                }
-                Rta::Metrics => {
-                    for (metric, value) in nested(bytes) {
-                        match metric {
-                            RTAX_MTU => route.mtu = number(value),
-                            RTAX_ADVMSS => route.advmss = number(value),
-                            _ => (),
-                        }
-                    }
-                }
-                other if u16::from(*other) == RTA_VIA => route.gateway = next_hop::via_addr(bytes),
-                _ => (),
-            }
-        }
-        Some(Self { dst, oif: oif?, ..route })
+    /// Declares the gateway to be directly on the link.
+    #[must_use]
+    pub const fn onlink(mut self) -> Self {
+        self.onlink = true;
+        self
+    }
+
+    /// Sets the number of the program that adds the route.
+    #[must_use]
+    pub const fn protocol(mut self, protocol: u8) -> Self {
+        self.protocol = Some(protocol);
+        self
     }
 }
 
+/// The order of [ip-route(8)](https://man7.org/linux/man-pages/man8/ip-route.8.html), with the
+/// index of the link. The main table and the global scope are omitted.
 impl Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.dst)?;
         if let Some(gateway) = self.gateway {
             write!(f, " via {gateway}")?;
         }
-        write!(f, " by link {}", self.oif)
-    }
-}
-
-impl Socket {
-    /// Adds a route.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Exists`](super::Error::Exists) if the table has a route with this destination and
-    /// priority. [`Error::Kernel`](super::Error::Kernel) otherwise: `ENETUNREACH` or `EINVAL` if
-    /// the gateway is on no subnet of the link, `ENETDOWN` if the link is down, `EPERM` without
-    /// `CAP_NET_ADMIN`.
-    ///
-    /// # Kernel
-    ///
-    /// An IPv4 route through an IPv6 next hop needs Linux 5.2. Older kernels return `EINVAL`.
-    #[doc(alias = "RTM_NEWROUTE")]
-    pub fn add_route(&self, route: &Route) -> Result<()> {
-        let operation = Operation::new("add route", route);
-        let flags = NlmF::CREATE | NlmF::EXCL;
-        let default_scope = if route.gateway.is_some() { RtScope::Universe } else { RtScope::Link };
-        self.change(&operation, Rtm::Newroute, flags, route.message(Rtprot::Static, default_scope))
-    }
-
-    /// Deletes a route, even one that another program added. Without a scope in `route`, a route of
-    /// any scope matches. Succeeds if the route is absent.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Kernel`](super::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
-    #[doc(alias = "RTM_DELROUTE")]
-    pub fn delete_route(&self, route: &Route) -> Result<()> {
-        let operation = Operation::new("delete route", route);
-        let request = route.message(Rtprot::Unspec, RtScope::Nowhere);
-        match self.change(&operation, Rtm::Delroute, NlmF::empty(), request) {
-            Err(error) if error.is(Errno::SRCH) => Ok(()),
-            deleted => deleted,
+        write!(f, " by link {}", self.oif)?;
+        if self.table_id() != Self::MAIN_TABLE {
+            write!(f, " table {}", self.table_id())?;
         }
-    }
-
-    /// The link of the default route, IPv4 before IPv6. The lowest metric wins. For several next
-    /// hops, this is the first one.
-    ///
-    /// Pods that reach external networks through this link should have its MTU.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
-    pub fn uplink(&self) -> Result<Option<Link>> {
-        let operation = Operation::new("list", "default routes");
-        for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
-            let routes = self.dump_routes(&operation, family, None)?;
-            let defaults = routes.into_iter().filter(|route| route.dst.prefix() == 0);
-            if let Some(route) = defaults.min_by_key(|route| route.priority.unwrap_or_default())
-                && let Some(link) = self.link_by_index(route.oif)?
-            {
-                return Ok(Some(link));
+        match self.protocol {
+            None => (),
+            Some(RTPROT_KERNEL) => f.write_str(" proto kernel")?,
+            Some(RTPROT_BOOT) => f.write_str(" proto boot")?,
+            Some(RTPROT_STATIC) => f.write_str(" proto static")?,
+            Some(number) => write!(f, " proto {number}")?,
+        }
+        match self.scope {
+            None | Some(RT_SCOPE_UNIVERSE) => (),
+            Some(RT_SCOPE_LINK) => f.write_str(" scope link")?,
+            Some(RT_SCOPE_HOST) => f.write_str(" scope host")?,
+            Some(number) => write!(f, " scope {number}")?,
+        }
+        if let Some(src) = self.src {
+            write!(f, " src {src}")?;
+        }
+        if let Some(priority) = self.priority {
+            write!(f, " metric {priority}")?;
+        }
+        if self.onlink {
+            f.write_str(" onlink")?;
+        }
+        for (name, metric) in [("mtu", self.mtu), ("advmss", self.advmss)] {
+            if let Some(metric) = metric {
+                write!(f, " {name} {metric}")?;
             }
         }
-        Ok(None)
-    }
-
-    /// The unicast routes through a link in the main table, IPv4 first. The list includes the
-    /// kernel's own routes (to a subnet of the link).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Kernel`](super::Error::Kernel) (`ENODEV` if the link is absent, on Linux 4.20 and
-    /// later) and socket errors.
-    #[doc(alias = "RTM_GETROUTE")]
-    pub fn routes(&self, ifindex: IfIndex) -> Result<Vec<Route>> {
-        let operation = Operation::on_link("list the routes by", ifindex);
-        let mut routes = Vec::new();
-        for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
-            let found = self.dump_routes(&operation, family, Some(ifindex))?;
-            routes.extend(found.into_iter().filter(|route| route.oif == ifindex));
-        }
-        Ok(routes)
-    }
-
-    /// The unicast routes through all links in the main table, IPv4 first, including the kernel's
-    /// own routes. Routes through a next hop object are omitted if `net.ipv4.nexthop_compat_mode`
-    /// is 0; [`Socket::routes_of_all_tables`] has them.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
-    pub fn all_routes(&self) -> Result<Vec<Route>> {
-        let operation = Operation::new("list", "routes");
-        let mut routes = self.dump_routes(&operation, RtAddrFamily::Inet, None)?;
-        routes.extend(self.dump_routes(&operation, RtAddrFamily::Inet6, None)?);
-        Ok(routes)
-    }
-
-    /// The unicast routes of the main table. The kernel filters by the link from Linux 4.20 on.
-    /// Without an index, the routes of all links.
-    fn dump_routes(&self, operation: &Operation, family: RtAddrFamily, ifindex: Option<IfIndex>) -> Result<Vec<Route>> {
-        let found: Vec<Rtmsg> = match self.dump(operation, Rtm::Getroute, || of_main_table(family, ifindex)) {
-            // A namespace has no main table before its first route.
-            Err(error) if error.is(Errno::NOENT) => return Ok(Vec::new()),
-            found => found?,
-        };
-        let unicast = found
-            .iter()
-            .filter(|message| *message.rtm_family() == family)
-            .filter(|message| *message.rtm_type() == Rtn::Unicast);
-        Ok(unicast
-            .filter_map(|message| Route::decode(message, None))
-            .filter(|route| route.table == Some(MAIN_TABLE))
-            .collect())
+        Ok(())
     }
 }
 
 /// The destination of the default route.
-const fn everything(family: &RtAddrFamily) -> IpNetwork {
+pub(super) const fn everything(is_ipv6: bool) -> IpNetwork {
     const V4: Option<Ipv4Network> = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0);
     const V6: Option<Ipv6Network> = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0);
-    match (family, V4, V6) {
-        (RtAddrFamily::Inet6, _, Some(everything)) => IpNetwork::V6(everything),
+    match (is_ipv6, V4, V6) {
+        (true, _, Some(everything)) => IpNetwork::V6(everything),
         (_, Some(everything), _) => IpNetwork::V4(everything),
         _ => unreachable!(),
     }
-}
-
-fn of_main_table(family: RtAddrFamily, ifindex: Option<IfIndex>) -> Result<Rtmsg, EncodeError> {
-    let attrs = Attrs::new().put_some(Rta::Oif, ifindex.map(IfIndex::get))?;
-    Ok(header(family)
-        .rtm_dst_len(0)
-        .rtm_table(RtTable::Main)
-        .rtm_protocol(Rtprot::Unspec)
-        .rtm_scope(RtScope::Universe)
-        .rtm_type(Rtn::Unspec)
-        .rtattrs(attrs.into_buffer())
-        .build()?)
-}
-
-fn header(family: RtAddrFamily) -> RtmsgBuilder {
-    RtmsgBuilder::default().rtm_family(family).rtm_src_len(0).rtm_tos(0)
 }

@@ -34,6 +34,9 @@ use crate::spec::IfIndex;
 /// The size of the read buffer in bytes. The kernel fills it with one part of a list.
 const MAX_READ: usize = 32 * 1024;
 
+/// How often an inconsistent dump is read.
+pub(super) const DUMP_ATTEMPTS: u32 = 8;
+
 /// The port of the kernel itself. Any process with `CAP_NET_ADMIN` in a namespace can send to the
 /// sockets there, for example a pod in its own namespace. It can also guess the sequence number of
 /// an exchange.
@@ -124,9 +127,8 @@ impl Socket {
         P: Size + ToBytes + fmt::Debug,
         R: FromBytesWithInput<Input = usize>,
     {
-        const ATTEMPTS: u32 = 8;
         let kind = kind.into();
-        for _ in 0..ATTEMPTS {
+        for _ in 0..DUMP_ATTEMPTS {
             let message = message().map_err(|error| operation.malformed(error))?;
             let sequence = self.send(operation, kind, NlmF::DUMP, message)?;
             let answer = self.receive(operation, sequence)?;
@@ -134,7 +136,7 @@ impl Socket {
                 return Ok(answer.objects);
             }
         }
-        Err(operation.dump_interrupted(ATTEMPTS))
+        Err(operation.dump_interrupted(DUMP_ATTEMPTS))
     }
 
     fn send<P>(&self, operation: &Operation, kind: impl Into<u16>, flags: NlmF, payload: P) -> Result<u32>
@@ -252,24 +254,27 @@ impl Socket {
         R: FromBytesWithInput<Input = usize>,
     {
         let mut answer = Answer::new();
-        while !self.receive_some(operation, sequence, &mut answer)? {}
+        self.receive_each(operation, sequence, &mut |reply| answer.take(operation, reply))?;
         Ok(answer)
     }
 
-    /// Reads once. Returns true if the exchange `sequence` is over.
-    fn receive_some<R>(&self, operation: &Operation, sequence: u32, answer: &mut Answer<R>) -> Result<bool>
-    where
-        R: FromBytesWithInput<Input = usize>,
-    {
-        let bytes = self.read(operation)?;
-        for reply in self.replies(&bytes) {
-            let reply = reply.map_err(|error| operation.malformed(error))?;
-            // Messages of an earlier, partly read exchange have another sequence number.
-            if reply.sequence == sequence && answer.take(operation, reply)? {
-                return Ok(true);
+    /// Reads the messages of the exchange `sequence` until `take` returns true.
+    pub(super) fn receive_each(
+        &self,
+        operation: &Operation,
+        sequence: u32,
+        take: &mut dyn FnMut(Reply<'_>) -> Result<bool>,
+    ) -> Result<()> {
+        loop {
+            let bytes = self.read(operation)?;
+            for reply in self.replies(&bytes) {
+                let reply = reply.map_err(|error| operation.malformed(error))?;
+                // Messages of an earlier, partly read exchange have another sequence number.
+                if reply.sequence == sequence && take(reply)? {
+                    return Ok(());
+                }
             }
         }
-        Ok(false)
     }
 
     /// The messages that are addressed to this socket.
@@ -337,6 +342,15 @@ where
         .nl_seq(sequence)
         .nl_payload(NlPayload::Payload(payload))
         .build()?)
+}
+
+/// The descriptor of the socket, for options and for waiting.
+///
+/// A reader of the descriptor takes the answers away from the operations of this module.
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
 }
 
 impl fmt::Debug for Socket {

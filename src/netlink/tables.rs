@@ -1,25 +1,20 @@
 //! Routes of every table, with every next hop.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use neli::{
-    consts::rtnl::{RtAddrFamily, RtScope, RtTable, Rta, Rtm, Rtn, Rtprot},
-    rtnl::{Rtmsg, RtmsgBuilder},
-    types::Buffer,
-};
+use neli::{consts::rtnl::Rtm, types::Buffer};
 use rustix::io::Errno;
 
 use super::{
     address::ip_addr,
     attrs::{ifindex, nested, number},
-    error::{EncodeError, Operation, Result},
-    next_hop::{self, Hop, RTA_VIA},
+    error::{Operation, Result},
+    next_hop::Hop,
     route::Route,
+    route_message::{FAMILIES, Filter, Hops, RTN_UNICAST, RouteMessage},
     socket::Socket,
 };
-use crate::spec::IfIndex;
 
-const RTA_NH_ID: u16 = 30;
 const RTM_GETNEXTHOP: u16 = 106;
 const NHA_ID: u16 = 1;
 const NHA_GROUP: u16 = 2;
@@ -27,6 +22,36 @@ const NHA_OIF: u16 = 5;
 const NHA_GATEWAY: u16 = 6;
 
 impl Socket {
+    /// The unicast routes of one table, IPv4 first. A route with several next hops has one entry
+    /// for each. The list is empty if the table has no routes.
+    ///
+    /// ```no_run
+    /// use cnikit::netlink::{Route, Socket};
+    ///
+    /// # fn main() -> cnikit::netlink::Result<()> {
+    /// for route in Socket::open()?.routes_of(Route::MAIN_TABLE)? {
+    ///     println!("{route}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel) and socket errors.
+    ///
+    /// # Kernel
+    ///
+    /// Linux 4.20 and later send only this table. On older kernels the list is filtered here.
+    ///
+    /// The kernel does not list an IPv6 route without a gateway that lies between two gateways of
+    /// the same destination and priority.
+    #[doc(alias = "RTM_GETROUTE")]
+    pub fn routes_of(&self, table: u32) -> Result<Vec<Route>> {
+        let operation = Operation::new("list the routes of", format_args!("table {table}"));
+        Ok(self.unicast_routes(&operation, Filter { table: Some(table), oif: None })?.concat())
+    }
+
     /// The unicast routes of all tables, IPv4 first. A route with several next hops has one entry
     /// for each.
     ///
@@ -36,37 +61,55 @@ impl Socket {
     #[doc(alias = "RTM_GETROUTE")]
     pub fn routes_of_all_tables(&self) -> Result<Vec<Route>> {
         let operation = Operation::new("list", "the routes of all tables");
+        Ok(self.unicast_routes(&operation, Filter::default())?.concat())
+    }
+
+    /// The unicast routes, each as a list with one entry for each next hop.
+    pub(super) fn unicast_routes(&self, operation: &Operation, filter: Filter) -> Result<Vec<Vec<Route>>> {
+        let found = self.dump_routes(operation, filter)?;
+        let mut objects = None;
         let mut routes = Vec::new();
-        let mut by_object = Vec::new();
-        for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
-            let found: Vec<Rtmsg> = match self.dump(&operation, Rtm::Getroute, || of_all_tables(family)) {
-                // The namespace has no IPv6, or no table yet.
-                Err(error) if error.is(Errno::NOENT) || error.is(Errno::AFNOSUPPORT) => Vec::new(),
-                found => found?,
-            };
-            let is_unicast = |message: &&Rtmsg| *message.rtm_family() == family && *message.rtm_type() == Rtn::Unicast;
-            for message in found.iter().filter(is_unicast) {
-                // Each of the hops replaces the index.
-                let Some(route) = Route::decode(message, Some(IfIndex::LOOPBACK)) else { continue };
-                let Hops { hops, object } = Hops::of(message);
-                match object.filter(|_| hops.is_empty()) {
-                    Some(object) => by_object.push((route, object)),
-                    None => routes.extend(hops.into_iter().map(|hop| with_hop(&route, hop))),
-                }
+        for message in found.iter().filter_map(|bytes| RouteMessage::parse(bytes.as_ref())) {
+            if message.kind != RTN_UNICAST || filter.table.is_some_and(|table| table != message.table()) {
+                continue;
             }
-        }
-        if !by_object.is_empty() {
-            let objects = self.next_hop_objects(&operation)?;
-            for (route, object) in by_object {
-                let hops = objects.get(&object).into_iter().flatten();
-                routes.extend(hops.map(|hop| with_hop(&route, *hop)));
+            let Hops { mut hops, object } = message.hops();
+            if let Some(object) = object.filter(|_| hops.is_empty()) {
+                let objects = match &mut objects {
+                    Some(objects) => objects,
+                    None => objects.insert(self.next_hop_objects(operation)?),
+                };
+                hops = objects.get(&object).cloned().unwrap_or_default();
             }
+            let of_route: Vec<_> = hops.into_iter().filter_map(|hop| message.route(hop)).collect();
+            routes.extend(Some(of_route).filter(|hops| !hops.is_empty()));
         }
         Ok(routes)
     }
 
-    /// The hops of each next hop object. With `net.ipv4.nexthop_compat_mode=0` a route contains
-    /// only the id of its object.
+    /// The tables that contain a route of any type and family.
+    pub(super) fn used_tables(&self, operation: &Operation) -> Result<HashSet<u32>> {
+        let found = self.dump_routes(operation, Filter::default())?;
+        Ok(found.iter().filter_map(|bytes| Some(RouteMessage::parse(bytes.as_ref())?.table())).collect())
+    }
+
+    /// The route messages of all types, IPv4 first.
+    pub(super) fn dump_routes(&self, operation: &Operation, filter: Filter) -> Result<Vec<Buffer>> {
+        let mut messages: Vec<Buffer> = Vec::new();
+        for family in FAMILIES {
+            let found: Vec<Buffer> = match self.dump(operation, Rtm::Getroute, || filter.message(family)) {
+                // The namespace has no IPv6, or the table has no route yet.
+                Err(error) if error.is(Errno::NOENT) || error.is(Errno::AFNOSUPPORT) => continue,
+                found => found?,
+            };
+            // A kernel without IPv6 lists the routes of all other families.
+            let is_of = |bytes: &Buffer| RouteMessage::parse(bytes.as_ref()).is_some_and(|route| route.is_of(family));
+            messages.extend(found.into_iter().filter(is_of));
+        }
+        Ok(messages)
+    }
+
+    /// The hops of each next hop object.
     fn next_hop_objects(&self, operation: &Operation) -> Result<HashMap<u32, Vec<Hop>>> {
         // struct nhmsg: family, scope, protocol, a reserved byte, flags.
         const HEADER: usize = 8;
@@ -74,8 +117,9 @@ impl Socket {
         let mut hops: HashMap<u32, Vec<Hop>> = HashMap::new();
         let mut groups = Vec::new();
         for message in &found {
+            let Some((header, attrs)) = message.as_ref().split_at_checked(HEADER) else { continue };
             let (mut id, mut oif, mut gateway, mut members) = (None, None, None, None);
-            for (kind, bytes) in nested(message.as_ref().get(HEADER..).unwrap_or_default()) {
+            for (kind, bytes) in nested(attrs) {
                 match kind {
                     NHA_ID => id = number(bytes),
                     NHA_OIF => oif = ifindex(bytes),
@@ -87,9 +131,10 @@ impl Socket {
                     _ => (),
                 }
             }
+            let flags = number(&header[4..]).unwrap_or_default();
             match (id, oif, members) {
                 (Some(id), _, Some(members)) => groups.push((id, members)),
-                (Some(id), Some(oif), None) => hops.entry(id).or_default().push((oif, gateway)),
+                (Some(id), Some(oif), None) => hops.entry(id).or_default().push(Hop::new(oif, gateway, flags)),
                 _ => (),
             }
         }
@@ -98,48 +143,4 @@ impl Socket {
         hops.extend(groups);
         Ok(hops)
     }
-}
-
-/// The next hops in a route message.
-struct Hops {
-    hops: Vec<Hop>,
-    object: Option<u32>,
-}
-
-impl Hops {
-    fn of(message: &Rtmsg) -> Self {
-        let (mut oif, mut gateway, mut hops, mut object) = (None, None, Vec::new(), None);
-        for attr in message.rtattrs().iter() {
-            let bytes: &[u8] = attr.rta_payload().as_ref();
-            match attr.rta_type() {
-                Rta::Oif => oif = ifindex(bytes),
-                Rta::Gateway => gateway = ip_addr(bytes),
-                Rta::Multipath => hops = next_hop::multipath(bytes),
-                other => match u16::from(*other) {
-                    RTA_VIA => gateway = next_hop::via_addr(bytes),
-                    RTA_NH_ID => object = number(bytes),
-                    _ => (),
-                },
-            }
-        }
-        hops.extend(oif.map(|oif| (oif, gateway)));
-        Self { hops, object }
-    }
-}
-
-fn with_hop(route: &Route, (oif, gateway): Hop) -> Route {
-    Route { oif, gateway, ..route.clone() }
-}
-
-fn of_all_tables(family: RtAddrFamily) -> Result<Rtmsg, EncodeError> {
-    Ok(RtmsgBuilder::default()
-        .rtm_family(family)
-        .rtm_dst_len(0)
-        .rtm_src_len(0)
-        .rtm_tos(0)
-        .rtm_table(RtTable::Unspec)
-        .rtm_protocol(Rtprot::Unspec)
-        .rtm_scope(RtScope::Universe)
-        .rtm_type(Rtn::Unspec)
-        .build()?)
 }

@@ -1,18 +1,10 @@
 //! The pod's side of the veth pair.
 
-use std::net::IpAddr;
-
 use cnikit::netlink::{self, AddrGenMode, IfIndex, Ipv4Conf, Ipv6Conf, Netns, Socket, Sysctl};
 use cnikit::plugin::{Context as _, PluginError};
 use cnikit::spec::{AddResult, IfName, MacAddr, Route};
 use simple_ebpf_cni::ipv6;
 use tracing::info_span;
-
-/// The kernel's defaults for routes: see rtnetlink(7).
-const MAIN_TABLE: u32 = 254;
-const GLOBAL: u8 = 0;
-const ON_LINK: u8 = 253;
-const IPV6_PRIORITY: u32 = 1024;
 
 /// The pod end of a veth pair.
 pub(crate) struct PodEnd<'a> {
@@ -50,12 +42,12 @@ impl PodEnd<'_> {
         let mut routes: Vec<Route> = Vec::new();
         for route in &result.routes {
             let wanted = kernel_route(ifindex, route);
-            let is_present = match socket.add_route(&wanted) {
-                Err(netlink::Error::Exists { .. }) => {
-                    let is_listed = routes.iter().any(|listed| is_same(&kernel_route(ifindex, listed), &wanted));
-                    !is_listed && socket.routes_of_all_tables()?.iter().any(|found| is_same(found, &wanted))
-                }
-                added => added.context(format_args!("give {ifname} the route to {}", route.dst)).map(|()| true)?,
+            if routes.iter().any(|listed| kernel_route(ifindex, listed).is_same_as(&wanted)) {
+                continue;
+            }
+            let is_present = match socket.ensure_route(&wanted) {
+                Err(netlink::Error::Exists { .. }) => false,
+                ensured => ensured.context(format_args!("give {ifname} the route to {}", route.dst)).map(|()| true)?,
             };
             if is_present {
                 routes.push(route.clone());
@@ -84,43 +76,8 @@ impl PodEnd<'_> {
 /// the result, any table matches: a later plugin such as `sbr` may have moved the route.
 pub(crate) fn matches_reported(found: &netlink::Route, index: IfIndex, reported: &Route) -> bool {
     let reported = kernel_route(index, reported);
-    let path = |route: &netlink::Route| (destination(route), route.oif, route.gateway);
-    path(found) == path(&reported) && (reported.table.is_none() || table(found) == table(&reported))
-}
-
-/// Whether two routes are the same to the kernel. A missing value equals the kernel's default.
-fn is_same(a: &netlink::Route, b: &netlink::Route) -> bool {
-    let priority = |route: &netlink::Route| match (route.dst.is_ipv4(), route.priority.unwrap_or_default()) {
-        (false, 0) => IPV6_PRIORITY,
-        (_, priority) => priority,
-    };
-    let scope = |route: &netlink::Route| match route.dst.is_ipv4() {
-        true => route.scope.unwrap_or(if route.gateway.is_some() { GLOBAL } else { ON_LINK }),
-        // IPv6 routes have no scope.
-        false => GLOBAL,
-    };
-    let all = |route: &netlink::Route| {
-        (
-            destination(route),
-            route.oif,
-            route.gateway,
-            table(route),
-            priority(route),
-            scope(route),
-            route.mtu,
-            route.advmss,
-        )
-    };
-    all(a) == all(b)
-}
-
-/// The destination without host bits, which the kernel does not keep.
-fn destination(route: &netlink::Route) -> (IpAddr, u8) {
-    (route.dst.network(), route.dst.prefix())
-}
-
-fn table(route: &netlink::Route) -> u32 {
-    route.table.filter(|table| *table != 0).unwrap_or(MAIN_TABLE)
+    let is_in_table = reported.table.is_none() || found.table_id() == reported.table_id();
+    found.has_same_path_as(&reported) && is_in_table
 }
 
 /// Prepares IPv6 before the interface is up. Runtimes switch IPv6 off in pods without IPv6
