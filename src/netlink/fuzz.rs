@@ -31,7 +31,22 @@ pub fn read_replies(bytes: &[u8]) {
             _ = IngressQdisc::decode(message);
         });
         _ = nftables::RuleInfo::decode(object);
+        for set in nftables_sets() {
+            _ = nftables::elements(&set, std::iter::once(object));
+        }
     }
+}
+
+/// A set for each way to decode elements.
+fn nftables_sets() -> [nftables::Set; 4] {
+    use nftables::DataType::{Ipv4, Ipv6, Link, Mac, Mark, Port, Protocol};
+    let table = nftables::Table::new(nftables::Family::Inet, "any");
+    [
+        table.set("values", [Mac, Mark, Link, Protocol]),
+        table.set("intervals", [Ipv4]).intervals(),
+        table.map("ranges", [Ipv6, Port], [Ipv4, Port]).intervals(),
+        table.verdict_map("verdicts", [Port]),
+    ]
 }
 
 fn as_message<M: FromBytesWithInput<Input = usize>>(bytes: &[u8], read: impl FnOnce(&M)) {

@@ -7,8 +7,10 @@ mod cost;
 mod forged;
 mod links;
 mod netns;
+mod nft_rules;
+mod nft_sets;
+mod nft_traffic;
 mod nftables;
-
 mod peers;
 mod ports;
 mod probe;

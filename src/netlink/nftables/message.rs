@@ -6,7 +6,7 @@ use neli::{ToBytes as _, types::Buffer};
 
 use super::uapi::*;
 use crate::netlink::{
-    attrs::Attrs,
+    attrs::{Attrs, text},
     error::{EncodeError, Result},
 };
 
@@ -42,4 +42,32 @@ pub(super) fn bytes(attrs: Attrs<u16>) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Cursor::new(Vec::new());
     attrs.into_buffer().to_bytes(&mut bytes).map_err(EncodeError::new)?;
     Ok(bytes.into_inner())
+}
+
+/// A comment in the user data of nft(8).
+pub(super) fn user_data(kind: u8, comment: &str) -> Option<Vec<u8>> {
+    let length = u8::try_from(comment.len() + 1).ok()?;
+    let mut bytes = vec![kind, length];
+    bytes.extend(comment.bytes().chain([0]));
+    Some(bytes)
+}
+
+/// The longest start of the comment that nft(8) can read.
+pub(super) fn truncated(mut comment: String) -> String {
+    while comment.len() >= NFTNL_UDATA_COMMENT_MAXLEN {
+        comment.pop();
+    }
+    comment
+}
+
+/// The comment in user data written by nft(8) or this library.
+pub(super) fn comment(wanted: u8, mut user_data: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = user_data {
+        let (value, others) = rest.split_at_checked(usize::from(*length))?;
+        if *kind == wanted {
+            return Some(text(value));
+        }
+        user_data = others;
+    }
+    None
 }

@@ -43,15 +43,35 @@
 //! [nft(8)]: https://man7.org/linux/man-pages/man8/nft.8.html
 //! [nf_tables.h]: https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git/tree/include/uapi/linux/netfilter/nf_tables.h
 
+mod action;
 mod batch;
+mod condition;
+mod element;
+mod error;
 mod expression;
+mod lookup;
 mod message;
+mod nat;
+mod protocol;
+mod raw;
 mod rule;
+mod set;
 mod socket;
+mod step;
 mod table;
 mod uapi;
+mod value;
 
+pub use action::{Action, PortRandomization, Verdict};
 pub use batch::Batch;
-pub use rule::{Action, Match, PortRandomization, Rule, RuleInfo};
+pub use condition::{CtState, CtStatus, Match};
+pub use element::Element;
+#[cfg(any(test, fuzzing))]
+pub(in crate::netlink) use element::elements;
+pub use protocol::{Protocol, UnknownProtocol};
+pub use raw::Expression;
+pub use rule::{Rule, RuleInfo};
+pub use set::{Lookup, PacketField, Set};
 pub use socket::Socket;
-pub use table::{Chain, ChainType, Family, Hook, Priority, Table};
+pub use table::{Chain, ChainType, Family, Hook, Policy, Priority, Table};
+pub use value::{DataType, Value};

@@ -1,0 +1,1 @@
+//! Rules at work: real packets between namespaces.
