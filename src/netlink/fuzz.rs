@@ -10,6 +10,7 @@ use neli::{
 use super::{
     address,
     clsact::IngressQdisc,
+    conntrack,
     fdb::FdbEntry,
     filter::FilterInfo,
     link::Link,
@@ -30,6 +31,7 @@ pub fn read_replies(bytes: &[u8]) {
             _ = FilterInfo::decode(message);
             _ = IngressQdisc::decode(message);
         });
+        _ = conntrack::Entry::decode(object);
         _ = nftables::RuleInfo::decode(object);
         for set in nftables_sets() {
             _ = nftables::elements(&set, std::iter::once(object));

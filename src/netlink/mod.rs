@@ -69,7 +69,8 @@
 //!
 //! # Packet filter
 //!
-//! [`nftables`] creates tables, chains and rules for packet filtering and address translation.
+//! [`nftables`] creates tables, chains, rules, sets and maps for packet filtering and address
+//! translation. [`conntrack`] lists and deletes tracked connections.
 //!
 //! # What it does not do
 //!
@@ -89,6 +90,7 @@ mod attrs;
 mod background;
 mod bridge;
 mod clsact;
+pub mod conntrack;
 mod error;
 mod fdb;
 mod filter;
@@ -100,6 +102,7 @@ mod message;
 mod neighbor;
 mod netns;
 mod next_hop;
+mod nfnetlink;
 pub mod nftables;
 mod notices;
 mod orphans;

@@ -6,7 +6,7 @@ use super::{
     table::{Chain, Table},
 };
 
-/// The number of elements in one message, whose list is limited to 64 KiB.
+/// The number of elements in one message, because an attribute has at most 64 KiB.
 const MAX_ELEMENTS: usize = 128;
 
 /// An atomic set of changes: all are applied or none, and no packet sees only a part.

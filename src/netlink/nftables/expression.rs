@@ -306,7 +306,7 @@ impl Expressions {
         self.push("immediate", nest(attrs, NFTA_IMMEDIATE_DATA, value(bytes)?)?)
     }
 
-    /// Keeps the bits of `mask`, then inverts those of `xor`.
+    /// Keeps the bits of `mask`, then inverts the bits of `xor`.
     fn bitwise(self, mask: &[u8], xor: Option<&[u8]>) -> Result<Self, EncodeError> {
         // Masks are at most as long as an IPv6 address.
         let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);

@@ -29,7 +29,7 @@ pub struct Expression {
     is_too_long: bool,
 }
 
-/// An attribute that is longer than its header can say.
+/// An attribute that exceeds the length field of its header.
 #[derive(Debug, thiserror::Error)]
 #[error("an attribute of the expression {0} exceeds 65531 bytes")]
 struct TooLong(String);
@@ -67,7 +67,8 @@ impl Expression {
         self.with_attribute(kind, &number.to_be_bytes())
     }
 
-    /// Appends nested attributes: those of `inner`. The name of `inner` has no effect.
+    /// Appends an attribute that contains the attributes of `inner`. The name of `inner` has no
+    /// effect.
     #[must_use]
     pub fn with_nested(mut self, kind: u16, inner: &Self) -> Self {
         self.is_too_long |= inner.is_too_long;
