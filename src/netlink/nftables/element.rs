@@ -6,7 +6,7 @@ use super::{
     set::{Data, Set},
     table::Table,
     uapi::*,
-    value::{self, Value},
+    value::{self, Bounds, Value},
 };
 use crate::netlink::{
     attrs::{Attrs, nested, text},
@@ -75,9 +75,14 @@ impl Element {
         self
     }
 
+    /// The encoded key, which is equal for different forms of the same interval.
+    pub(super) fn bounds(&self, set: &Set) -> Result<Bounds, EncodeError> {
+        Ok(value::bounds(&set.keys, &self.key)?)
+    }
+
     /// Appends the kernel's elements to a list. A deletion needs only the key.
     fn append_to(&self, list: Attrs<u16>, set: &Set, is_deletion: bool) -> Result<Attrs<u16>, EncodeError> {
-        let [first, last] = value::bounds(&set.keys, &self.key)?;
+        let [first, last] = self.bounds(set)?;
         if !set.has_intervals && first != last {
             return Err(Invalid::Interval.into());
         }

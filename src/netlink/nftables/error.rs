@@ -10,6 +10,8 @@ pub(super) enum Invalid {
     Count { wanted: usize, found: usize },
     #[error("a range needs a set with intervals; add .intervals() to the set")]
     Interval,
+    #[error("the start of a range exceeds its end")]
+    Reversed,
     #[error("a set of {0} cannot have intervals")]
     Unordered(String),
     #[error("an element of a {0} has {1}")]

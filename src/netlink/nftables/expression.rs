@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{
     action::{Action, PortRandomization, Verdict},
     condition::{Field, Match},
+    error::Invalid,
     message::{bytes, nest, number},
     protocol::Protocol,
     rule::{Part, Rule},
@@ -220,6 +221,9 @@ impl Expressions {
         ports: &RangeInclusive<u16>,
         operator: u32,
     ) -> Result<Self, EncodeError> {
+        if ports.is_empty() {
+            return Err(Invalid::Reversed.into());
+        }
         let loaded = self.only_protocol(protocol)?.payload(field, NFT_REG_1)?;
         let [first, last] = [ports.start(), ports.end()].map(|port| port.to_be_bytes());
         if first == last {

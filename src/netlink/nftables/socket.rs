@@ -56,9 +56,10 @@ impl Socket {
     /// # Errors
     ///
     /// The error of the first step that the kernel refused. [`Error::Unsupported`] if the kernel
-    /// has no nf_tables, or no module for a chain type or a rule action. The kernel answers the
-    /// same if the chain of a rule or the table of a chain is missing, so
-    /// [ensure](Batch::ensure_table) both first. [`Error::Exists`] if a different chain exists.
+    /// has no nf_tables, or no module for a chain type, a condition or an action. The kernel
+    /// answers the same if the chain of a rule or the table of a chain is missing, so
+    /// [ensure](Batch::ensure_table) both first. [`Error::Exists`] if a different chain, set or
+    /// element exists. [`Error::Message`] if an element or a lookup does not fit its set.
     /// [`Error::Kernel`] otherwise: `EPERM` without `CAP_NET_ADMIN`, `ERANGE` for a name that is
     /// too long, `EOPNOTSUPP` for an action that is invalid at the chain's hook.
     pub fn commit(&self, batch: &Batch) -> Result<()> {
@@ -117,9 +118,12 @@ impl Socket {
     /// As for [`Socket::commit`]. `ENOENT` if other programs delete the same elements at the same
     /// time, repeatedly.
     pub fn delete_elements(&self, set: &Set, gone: &[Element]) -> Result<()> {
+        let operation = Operation::new("delete elements of the nftables set", set);
+        let bounds = |element: &Element| element.bounds(set).map_err(|error| operation.malformed(error));
+        let gone = gone.iter().map(bounds).collect::<Result<Vec<_>>>()?;
         self.retry_absent(|| {
             let found = self.elements(set)?;
-            let found = found.into_iter().filter(|found| gone.iter().any(|gone| gone.key == found.key));
+            let found = found.into_iter().filter(|found| found.bounds(set).is_ok_and(|key| gone.contains(&key)));
             self.commit(&Batch::new().delete_elements(set, found))
         })
     }

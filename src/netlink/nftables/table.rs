@@ -65,6 +65,7 @@ pub enum Policy {
 /// The point in the packet path that runs a chain, as in
 /// [nft(8)](https://man7.org/linux/man-pages/man8/nft.8.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Hook {
     /// All incoming packets, before routing.
     Prerouting,

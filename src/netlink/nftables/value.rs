@@ -182,7 +182,11 @@ pub(super) fn bounds(types: &[DataType], values: &[Value]) -> Result<Bounds, Inv
     }
     let mut bounds = Bounds::default();
     for (kind, value) in types.iter().zip(values) {
-        for (all, part) in bounds.iter_mut().zip(kind.bounds(value)?) {
+        let [first, last] = kind.bounds(value)?;
+        if first > last && kind.is_ordered() {
+            return Err(Invalid::Reversed);
+        }
+        for (all, part) in bounds.iter_mut().zip([first, last]) {
             all.extend(part);
             if types.len() > 1 {
                 all.resize(all.len().next_multiple_of(REGISTER), 0);
@@ -272,7 +276,7 @@ mod tests {
             Value::Addresses(address("10.0.0.128")..=address("10.0.1.127")),
             Value::Address(address("10.0.0.1")),
         ] {
-            let [first, last] = bounds(&[DataType::Ipv4], &[value.clone()]).expect("a value");
+            let [first, last] = bounds(&[DataType::Ipv4], std::slice::from_ref(&value)).expect("a value");
             assert_eq!(decode(&[DataType::Ipv4], [&first, &last]), Some(vec![value]));
         }
         let [first, last] = bounds(&[DataType::Ipv6], &[prefix("fd00::7/8")]).expect("a prefix");
@@ -287,5 +291,6 @@ mod tests {
         bounds(&[DataType::Ipv4], std::slice::from_ref(&v6)).expect_err("IPv6");
         bounds(&[DataType::Port], &[Value::Protocol(Protocol::TCP)]).expect_err("a protocol");
         bounds(&[DataType::Ipv6, DataType::Port], &[v6]).expect_err("one part");
+        bounds(&[DataType::Port], &[Value::Ports(RangeInclusive::new(2, 1))]).expect_err("no port is in it");
     }
 }
