@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::{
     nftables::{assert_reads, listed, nat, rules, socket, table, with_chain},
-    support::{Fixture, name},
+    support::{Fixture, name, run},
 };
 
 const MAC: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 7]);
@@ -161,6 +161,22 @@ fn chains_are_entered() {
     let error = nftables.commit(&Batch::new().append_rule(&base, Rule::new(Action::Jump(mine.chain("lost")))));
     assert_eq!(error.expect_err("no such chain").raw_os_error(), Some(libc::ENOENT));
     assert_eq!(rules(&fixture.host, "mine").len(), 2);
+}
+
+#[test]
+fn chains_of_one_table_are_listed() {
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
+    let mine = table(Family::Inet);
+    assert_eq!(nftables.chains(&mine).expect("no table"), [""; 0]);
+    nftables.commit(&with_chain(&forward(&mine)).ensure_chain(&mine.chain("pod-1"))).expect("commit");
+    for family in ["inet", "ip"] {
+        let table = if family == "ip" { "mine" } else { "theirs" };
+        run(&fixture.host, &format!("nft add table {family} {table}"));
+        run(&fixture.host, &format!("nft add chain {family} {table} other"));
+    }
+    assert_eq!(nftables.chains(&mine).expect("chains"), ["forward", "pod-1"]);
+    assert_eq!(nftables.chains(&table(Family::Ip)).expect("chains"), ["other"]);
 }
 
 #[test]

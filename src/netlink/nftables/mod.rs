@@ -83,7 +83,7 @@
 //!
 //! # What it does not do
 //!
-//! The module does not list tables, chains and sets. It reads only the handle and the comment of a
+//! The module does not list tables and sets. It reads only the handle and the comment of a
 //! rule, because kernel versions encode expressions differently. A [digest](Rule::digest) in the
 //! comment identifies the rule. It supports neither the families
 //! `arp` and `netdev` nor anonymous sets, timeouts of elements, and named objects.

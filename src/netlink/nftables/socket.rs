@@ -12,10 +12,11 @@ use super::{
     set::Set,
     step::{Step, rules_of},
     table::{Chain, Table},
-    uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFT_MSG_GETRULE, NFT_MSG_GETSETELEM},
+    uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSETELEM},
 };
 use crate::netlink::{
     self,
+    attrs::Attrs,
     error::{Error, Operation, Result},
     socket::encode,
 };
@@ -91,6 +92,22 @@ impl Socket {
         match self.netlink.dump::<_, Buffer>(&operation, NFT_MSG_GETRULE, request) {
             Err(error) if error.is(Errno::INVAL) => Err(operation.unsupported(NF_TABLES)),
             rules => Ok(rules?.iter().map(|message| RuleInfo::decode(message.as_ref())).collect()),
+        }
+    }
+
+    /// The names of the chains of a table; empty if the table does not exist. A plugin with a chain
+    /// for each container finds leftover chains by their names.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::rules`].
+    #[doc(alias = "NFT_MSG_GETCHAIN")]
+    pub fn chains(&self, table: &Table) -> Result<Vec<String>> {
+        let operation = Operation::new("list the chains of the nftables table", table);
+        let request = || message(table.family.number(), Attrs::new());
+        match self.netlink.dump::<_, Buffer>(&operation, NFT_MSG_GETCHAIN, request) {
+            Err(error) if error.is(Errno::INVAL) => Err(operation.unsupported(NF_TABLES)),
+            messages => Ok(messages?.iter().filter_map(|message| Chain::name_in(table, message.as_ref())).collect()),
         }
     }
 

@@ -1,5 +1,11 @@
 use std::fmt::{self, Display};
 
+use super::{
+    message::HEADER,
+    uapi::{NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE},
+};
+use crate::netlink::attrs::{nested, text};
+
 /// The packets that a table sees.
 #[doc(alias = "NFPROTO_INET")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,6 +111,15 @@ impl Table {
 }
 
 impl Chain {
+    /// The name of the chain in a message of the kernel; `None` for a chain of another table.
+    pub(super) fn name_in(table: &Table, message: &[u8]) -> Option<String> {
+        let attribute = |wanted| {
+            let mut attributes = nested(message.get(HEADER..)?);
+            attributes.find(|(kind, _)| *kind == wanted).map(|(_, payload)| text(payload))
+        };
+        attribute(NFTA_CHAIN_NAME).filter(|_| attribute(NFTA_CHAIN_TABLE).as_ref() == Some(&table.name))
+    }
+
     /// The table of the chain.
     #[must_use]
     pub fn table(&self) -> Table {

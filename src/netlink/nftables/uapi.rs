@@ -11,6 +11,7 @@ pub(super) const NFNL_MSG_BATCH_END: u16 = 0x11;
 pub(super) const NFT_MSG_NEWTABLE: u16 = message(0);
 pub(super) const NFT_MSG_DELTABLE: u16 = message(2);
 pub(super) const NFT_MSG_NEWCHAIN: u16 = message(3);
+pub(super) const NFT_MSG_GETCHAIN: u16 = message(4);
 pub(super) const NFT_MSG_DELCHAIN: u16 = message(5);
 pub(super) const NFT_MSG_NEWRULE: u16 = message(6);
 pub(super) const NFT_MSG_GETRULE: u16 = message(7);
