@@ -142,6 +142,20 @@ mod tests {
         assert_eq!(comment(0, &[]), None);
     }
 
+    /// Comments of rules in the kernel have digests of earlier versions of this library.
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn digest_does_not_depend_on_the_version() {
+        let prefix = |text: &str| text.parse().expect("a prefix");
+        let masquerade = Rule::new(Action::Masquerade(PortRandomization::FullyRandom))
+            .matching(Match::source(prefix("10.244.1.0/24")))
+            .matching(!Match::destination(prefix("10.244.1.0/24")))
+            .matching(!Match::output_link("cbr0".parse().expect("a name")));
+        let drop = Rule::new(Action::Drop).matching(Match::source(prefix("fd00::7/128")));
+        let digests = [masquerade, drop].map(|rule| rule.digest().expect("a digest"));
+        assert_eq!(digests, ["17eb39fc63793f88", "7d8e67ae8b290499"]);
+    }
+
     #[test]
     fn digest_depends_on_the_effect_only() {
         let pods: IpNetwork = "10.1.0.0/16".parse().expect("a prefix");
