@@ -11,6 +11,7 @@ use super::{
     address::Address,
     bridge_vlan::BridgeVlan,
     clsact::IngressQdisc,
+    conntrack,
     fdb::FdbEntry,
     filter::FilterInfo,
     link::Link,
@@ -44,8 +45,24 @@ pub fn read_replies(bytes: &[u8]) {
             _ = Qdisc::decode(message);
         });
         _ = RoutingRule::decode(object).map(|rule| rule.to_string());
+        _ = conntrack::Entry::decode(object);
         _ = nftables::RuleInfo::decode(object);
+        for set in nftables_sets() {
+            _ = nftables::elements(&set, std::iter::once(object));
+        }
     }
+}
+
+/// A set for each way to decode elements.
+fn nftables_sets() -> [nftables::Set; 4] {
+    use nftables::DataType::{Ipv4, Ipv6, Link, Mac, Mark, Port, Protocol};
+    let table = nftables::Table::new(nftables::Family::Inet, "any");
+    [
+        table.set("values", [Mac, Mark, Link, Protocol]),
+        table.set("intervals", [Ipv4]).intervals(),
+        table.map("ranges", [Ipv6, Port], [Ipv4, Port]).intervals(),
+        table.verdict_map("verdicts", [Port]),
+    ]
 }
 
 fn as_message<M: FromBytesWithInput<Input = usize>>(bytes: &[u8], read: impl FnOnce(&M)) {

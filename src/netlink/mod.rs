@@ -90,7 +90,8 @@
 //!
 //! # Packet filter
 //!
-//! [`nftables`] creates tables, chains and rules for packet filtering and address translation.
+//! [`nftables`] creates tables, chains, rules, sets and maps for packet filtering and address
+//! translation. [`conntrack`] lists and deletes tracked connections.
 //!
 //! # What it does not do
 //!
@@ -114,6 +115,7 @@ mod bridge;
 mod bridge_vlan;
 mod clsact;
 mod configure;
+pub mod conntrack;
 mod error;
 mod fdb;
 mod filter;
@@ -129,6 +131,7 @@ mod mirred;
 mod neighbor;
 mod netns;
 mod next_hop;
+mod nfnetlink;
 pub mod nftables;
 mod notices;
 mod orphans;

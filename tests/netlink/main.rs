@@ -12,8 +12,10 @@ mod link_changes;
 mod links;
 mod neighbors;
 mod netns;
+mod nft_rules;
+mod nft_sets;
+mod nft_traffic;
 mod nftables;
-
 mod peers;
 mod ports;
 mod probe;

@@ -15,38 +15,38 @@ use serde_json::Value;
 
 use crate::support::{Fixture, json, name, run};
 
-fn socket(netns: &Netns) -> Socket {
+pub(crate) fn socket(netns: &Netns) -> Socket {
     netns.run(Socket::open).expect("enter the namespace").expect("open a socket")
 }
 
-fn table(family: Family) -> Table {
+pub(crate) fn table(family: Family) -> Table {
     Table::new(family, "mine")
 }
 
-fn nat(table: &Table) -> Chain {
+pub(crate) fn nat(table: &Table) -> Chain {
     table.chain("nat").hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT)
 }
 
-fn with_chain(chain: &Chain) -> Batch {
+pub(crate) fn with_chain(chain: &Chain) -> Batch {
     Batch::new().ensure_table(&chain.table()).ensure_chain(chain)
 }
 
 /// All objects of one kind that nft lists, such as `rule`.
-fn listed(netns: &Netns, kind: &str) -> Vec<Value> {
+pub(crate) fn listed(netns: &Netns, kind: &str) -> Vec<Value> {
     let ruleset = json(netns, "nft -j list ruleset");
     let all = ruleset["nftables"].as_array().expect("a list");
     all.iter().filter_map(|object| object.get(kind).cloned()).collect()
 }
 
 /// The rules of a table as nft lists them: expressions and comments.
-fn rules(netns: &Netns, table: &str) -> Vec<[Value; 2]> {
+pub(crate) fn rules(netns: &Netns, table: &str) -> Vec<[Value; 2]> {
     let rules = listed(netns, "rule").into_iter().filter(|rule| rule["table"] == table);
     rules.map(|rule| ["expr", "comment"].map(|key| rule[key].clone())).collect()
 }
 
 /// Rules of this library read like rules that nft creates from its own language.
 #[track_caller]
-fn assert_reads(family: Family, chain: fn(&Table) -> Chain, hook: &str, rules_and_words: Vec<(Rule, &str)>) {
+pub(crate) fn assert_reads(family: Family, chain: fn(&Table) -> Chain, hook: &str, rules_and_words: Vec<(Rule, &str)>) {
     let Some(fixture) = Fixture::new() else { return };
     let chain = chain(&table(family));
     run(&fixture.host, &format!("nft add table {family} theirs"));

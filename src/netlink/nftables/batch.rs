@@ -1,15 +1,13 @@
-use neli::{consts::nl::NlmF, types::Buffer};
-
 use super::{
-    message::{message, nest, number},
+    element::Element,
     rule::Rule,
+    set::Set,
+    step::{Place, Step},
     table::{Chain, Table},
-    uapi::*,
 };
-use crate::netlink::{
-    attrs::Attrs,
-    error::{EncodeError, Operation, Result},
-};
+
+/// The number of elements in one message, because an attribute has at most 64 KiB.
+const MAX_ELEMENTS: usize = 128;
 
 /// An atomic set of changes: all are applied or none, and no packet sees only a part.
 ///
@@ -19,21 +17,6 @@ use crate::netlink::{
 pub struct Batch {
     pub(super) steps: Vec<Step>,
 }
-
-/// One change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
-    EnsureTable(Table),
-    EnsureChain(Chain),
-    FlushChain(Chain),
-    AppendRule(Chain, Rule),
-    DeleteTable(Table),
-    DeleteEmptyTable(Table),
-    DeleteChain(Chain),
-}
-
-/// `NLM_F_NONREC`: the deletion fails instead of deleting the content.
-const NONREC: NlmF = NlmF::from_bits_retain(0x100);
 
 impl Batch {
     /// An empty batch.
@@ -64,93 +47,91 @@ impl Batch {
     /// Appends the rule to the chain.
     #[must_use]
     pub fn append_rule(self, chain: &Chain, rule: Rule) -> Self {
-        self.then(Step::AppendRule(chain.clone(), rule))
+        self.then(Step::AddRule(chain.clone(), rule, Place::Last))
+    }
+
+    /// Inserts the rule as the first of the chain.
+    #[must_use]
+    pub fn insert_rule(self, chain: &Chain, rule: Rule) -> Self {
+        self.then(Step::AddRule(chain.clone(), rule, Place::First))
+    }
+
+    /// Inserts the rule before the rule with this [handle](super::RuleInfo::handle). If no such rule
+    /// exists, the batch fails with `ENOENT`.
+    #[must_use]
+    pub fn insert_rule_before(self, chain: &Chain, handle: u64, rule: Rule) -> Self {
+        self.then(Step::AddRule(chain.clone(), rule, Place::Before(handle)))
+    }
+
+    /// Replaces the rule with this [handle](super::RuleInfo::handle). If no such rule exists, the
+    /// batch fails with `ENOENT`.
+    #[must_use]
+    pub fn replace_rule(self, chain: &Chain, handle: u64, rule: Rule) -> Self {
+        self.then(Step::AddRule(chain.clone(), rule, Place::InsteadOf(handle)))
+    }
+
+    /// Deletes the rule with this [handle](super::RuleInfo::handle). If no such rule exists, the
+    /// batch fails with `ENOENT`; [`Socket::delete_rule`](super::Socket::delete_rule) succeeds.
+    #[must_use]
+    pub fn delete_rule(self, chain: &Chain, handle: u64) -> Self {
+        self.then(Step::DeleteRule(chain.clone(), handle))
+    }
+
+    /// Deletes the chain with its rules. If no such chain exists, the batch fails with `ENOENT`;
+    /// [`Socket::delete_chain`](super::Socket::delete_chain) succeeds.
+    #[must_use]
+    pub fn delete_chain(self, chain: &Chain) -> Self {
+        self.then(Step::DeleteChain(chain.clone()))
+    }
+
+    /// Creates the set or map, unless it exists. If a set with other types exists, the batch fails
+    /// with [`Error::Exists`](crate::netlink::Error::Exists), on Linux 6.2 and later.
+    #[must_use]
+    pub fn ensure_set(self, set: &Set) -> Self {
+        self.then(Step::EnsureSet(set.clone()))
+    }
+
+    /// Deletes all elements of the set or map.
+    #[must_use]
+    pub fn flush_set(self, set: &Set) -> Self {
+        self.then(Step::FlushSet(set.clone()))
+    }
+
+    /// Deletes the set or map. If no such set exists, the batch fails with `ENOENT`;
+    /// [`Socket::delete_set`](super::Socket::delete_set) succeeds.
+    #[must_use]
+    pub fn delete_set(self, set: &Set) -> Self {
+        self.then(Step::DeleteSet(set.clone()))
+    }
+
+    /// Adds the elements that the set or map does not have. If a map has another value for a key,
+    /// or a set with intervals has another interval that overlaps, the batch fails with
+    /// [`Error::Exists`](crate::netlink::Error::Exists).
+    #[must_use]
+    pub fn add_elements(self, set: &Set, elements: impl IntoIterator<Item = Element>) -> Self {
+        self.chunks(set, elements, Step::AddElements)
+    }
+
+    /// Deletes the elements with these keys. If the set does not have one of them, the batch fails
+    /// with `ENOENT`; [`Socket::delete_elements`](super::Socket::delete_elements) succeeds.
+    #[must_use]
+    pub fn delete_elements(self, set: &Set, elements: impl IntoIterator<Item = Element>) -> Self {
+        self.chunks(set, elements, Step::DeleteElements)
+    }
+
+    fn chunks(
+        self,
+        set: &Set,
+        elements: impl IntoIterator<Item = Element>,
+        step: impl Fn(Set, Vec<Element>) -> Step,
+    ) -> Self {
+        let elements: Vec<_> = elements.into_iter().collect();
+        let chunks = elements.chunks(MAX_ELEMENTS);
+        chunks.fold(self, |batch, chunk| batch.then(step(set.clone(), chunk.to_vec())))
     }
 
     pub(super) fn then(mut self, step: Step) -> Self {
         self.steps.push(step);
         self
     }
-}
-
-impl Step {
-    pub(super) fn operation(&self) -> Operation {
-        match self {
-            Self::EnsureTable(table) => Operation::new("ensure the nftables table", table),
-            Self::EnsureChain(chain) => Operation::new("ensure the nftables chain", chain),
-            Self::FlushChain(chain) => Operation::new("flush the nftables chain", chain),
-            Self::AppendRule(chain, _) => Operation::new("append a rule to the nftables chain", chain),
-            Self::DeleteTable(table) | Self::DeleteEmptyTable(table) => {
-                Operation::new("delete the nftables table", table)
-            }
-            Self::DeleteChain(chain) => Operation::new("delete the nftables chain", chain),
-        }
-    }
-
-    pub(super) const fn kind(&self) -> u16 {
-        match self {
-            Self::EnsureTable(_) => NFT_MSG_NEWTABLE,
-            Self::EnsureChain(_) => NFT_MSG_NEWCHAIN,
-            Self::FlushChain(_) => NFT_MSG_DELRULE,
-            Self::AppendRule(..) => NFT_MSG_NEWRULE,
-            Self::DeleteTable(_) | Self::DeleteEmptyTable(_) => NFT_MSG_DELTABLE,
-            Self::DeleteChain(_) => NFT_MSG_DELCHAIN,
-        }
-    }
-
-    pub(super) fn flags(&self) -> NlmF {
-        match self {
-            Self::EnsureTable(_) | Self::EnsureChain(_) => NlmF::CREATE,
-            Self::AppendRule(..) => NlmF::CREATE | NlmF::APPEND,
-            Self::DeleteEmptyTable(_) => NONREC,
-            Self::FlushChain(_) | Self::DeleteTable(_) | Self::DeleteChain(_) => NlmF::empty(),
-        }
-    }
-
-    /// The kernel module that is missing if the kernel returns ENOENT.
-    pub(super) fn module(&self) -> Option<&'static str> {
-        match self {
-            Self::EnsureChain(chain) => chain.base?.kind.module(),
-            Self::AppendRule(_, rule) => rule.module(),
-            _ => None,
-        }
-    }
-
-    pub(super) fn message(&self) -> Result<Buffer, EncodeError> {
-        match self {
-            Self::EnsureTable(table) | Self::DeleteTable(table) | Self::DeleteEmptyTable(table) => {
-                message(table.family.number(), Attrs::new().put(NFTA_TABLE_NAME, table.name.as_str())?)
-            }
-            Self::EnsureChain(chain) => message(chain.table.family.number(), whole_chain(chain)?),
-            Self::DeleteChain(chain) => message(chain.table.family.number(), chain_name(chain)?),
-            Self::FlushChain(chain) => message(chain.table.family.number(), rules_of(chain)?),
-            Self::AppendRule(chain, rule) => {
-                let family = chain.table.family;
-                let expressions = rule.expressions(family)?.into_attrs();
-                let attrs = nest(rules_of(chain)?, NFTA_RULE_EXPRESSIONS, expressions)?;
-                message(family.number(), attrs.put_some(NFTA_RULE_USERDATA, rule.user_data().as_deref())?)
-            }
-        }
-    }
-}
-
-/// The attributes that identify the rules of a chain.
-pub(super) fn rules_of(chain: &Chain) -> Result<Attrs<u16>, EncodeError> {
-    let table = Attrs::new().put(NFTA_RULE_TABLE, chain.table.name.as_str())?;
-    table.put(NFTA_RULE_CHAIN, chain.name.as_str())
-}
-
-fn chain_name(chain: &Chain) -> Result<Attrs<u16>, EncodeError> {
-    let table = Attrs::new().put(NFTA_CHAIN_TABLE, chain.table.name.as_str())?;
-    table.put(NFTA_CHAIN_NAME, chain.name.as_str())
-}
-
-fn whole_chain(chain: &Chain) -> Result<Attrs<u16>, EncodeError> {
-    let attrs = chain_name(chain)?;
-    let Some(base) = chain.base else {
-        return Ok(attrs);
-    };
-    let hook = number(Attrs::new(), NFTA_HOOK_HOOKNUM, base.hook.number())?;
-    let hook = number(hook, NFTA_HOOK_PRIORITY, base.priority.0.cast_unsigned())?;
-    nest(attrs, NFTA_CHAIN_HOOK, hook)?.put(NFTA_CHAIN_TYPE, base.kind.name())
 }

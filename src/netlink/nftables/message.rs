@@ -1,25 +1,13 @@
-//! Messages of the nfnetlink family: a header of four bytes, and attributes.
+//! Parts of messages: numbers, nested attributes and comments.
 
-use std::io::Cursor;
-
-use neli::{ToBytes as _, types::Buffer};
+use neli::types::Buffer;
 
 use super::uapi::*;
+pub(super) use crate::netlink::nfnetlink::{HEADER, bytes, message};
 use crate::netlink::{
-    attrs::Attrs,
+    attrs::{Attrs, text},
     error::{EncodeError, Result},
 };
-
-/// `struct nfgenmsg`, in bytes.
-pub(super) const HEADER: usize = 4;
-
-/// A message for an object in a table of this family.
-pub(super) fn message(family: u8, attrs: Attrs<u16>) -> Result<Buffer, EncodeError> {
-    const VERSION: u8 = 0;
-    let mut message = vec![family, VERSION, 0, 0];
-    message.extend(bytes(attrs)?);
-    Ok(Buffer::from(message))
-}
 
 /// The message that begins or ends a batch. It carries the subsystem in a field that other messages
 /// leave zero.
@@ -38,8 +26,30 @@ pub(super) fn nest(attrs: Attrs<u16>, kind: u16, inner: Attrs<u16>) -> Result<At
     attrs.nest(kind | NLA_F_NESTED, inner)
 }
 
-pub(super) fn bytes(attrs: Attrs<u16>) -> Result<Vec<u8>, EncodeError> {
-    let mut bytes = Cursor::new(Vec::new());
-    attrs.into_buffer().to_bytes(&mut bytes).map_err(EncodeError::new)?;
-    Ok(bytes.into_inner())
+/// A comment in the user data of nft(8).
+pub(super) fn user_data(kind: u8, comment: &str) -> Option<Vec<u8>> {
+    let length = u8::try_from(comment.len() + 1).ok()?;
+    let mut bytes = vec![kind, length];
+    bytes.extend(comment.bytes().chain([0]));
+    Some(bytes)
+}
+
+/// The longest start of the comment that nft(8) can read.
+pub(super) fn truncated(mut comment: String) -> String {
+    while comment.len() >= NFTNL_UDATA_COMMENT_MAXLEN {
+        comment.pop();
+    }
+    comment
+}
+
+/// The comment in user data written by nft(8) or this library.
+pub(super) fn comment(wanted: u8, mut user_data: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = user_data {
+        let (value, others) = rest.split_at_checked(usize::from(*length))?;
+        if *kind == wanted {
+            return Some(text(value));
+        }
+        user_data = others;
+    }
+    None
 }

@@ -1,15 +1,12 @@
-use std::ops::Not;
-
-use ipnetwork::IpNetwork;
-
 use super::{
-    message::HEADER,
-    uapi::{NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFTNL_UDATA_COMMENT_MAXLEN, NFTNL_UDATA_RULE_COMMENT},
+    action::Action,
+    condition::Match,
+    message::{HEADER, comment, truncated, user_data},
+    raw::Expression,
+    table::Table,
+    uapi::{NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFTNL_UDATA_RULE_COMMENT},
 };
-use crate::{
-    netlink::attrs::{nested, text},
-    spec::IfName,
-};
+use crate::netlink::attrs::nested;
 
 /// A rule: an action for packets that match all its [conditions](Match).
 ///
@@ -28,46 +25,16 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    pub(super) matches: Vec<Match>,
+    pub(super) parts: Vec<Part>,
     pub(super) action: Action,
     comment: Option<String>,
 }
 
-/// A condition; `!` negates it.
-///
-/// A condition on an address matches only packets of the address's family, negated or not.
+/// A part of a rule before its action.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Match {
-    pub(super) field: Field,
-    pub(super) is_negated: bool,
-}
-
-/// The action of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Action {
-    /// Lets the packet pass to the next base chain.
-    Accept,
-    /// Drops the packet.
-    Drop,
-    /// Leaves the chain; in a base chain the policy decides.
-    Return,
-    /// Translates the source to the host's address on the outgoing link. Valid only in a
-    /// [`Nat`](super::ChainType::Nat) chain at [`Postrouting`](super::Hook::Postrouting).
-    Masquerade(PortRandomization),
-}
-
-/// The choice of source ports for masqueraded connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PortRandomization {
-    /// The original port if it is free, otherwise a port nearby.
-    Kept,
-    /// A port from a hash of the addresses, with a random offset.
-    Random,
-    /// A random port. Connections that start at the same time then rarely collide; a collision
-    /// would cost one of them its first packet.
-    #[doc(alias = "random-fully")]
-    FullyRandom,
+pub(super) enum Part {
+    Match(Match),
+    Expression(Expression),
 }
 
 /// A rule in the kernel.
@@ -80,26 +47,17 @@ pub struct RuleInfo {
     pub comment: Option<String>,
 }
 
-/// The packet field of a condition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Field {
-    Source(IpNetwork),
-    Destination(IpNetwork),
-    InputLink(IfName),
-    OutputLink(IfName),
-}
-
 impl Rule {
     /// A rule for all packets, until [conditions](Rule::matching) are added.
     #[must_use]
     pub const fn new(action: Action) -> Self {
-        Self { matches: Vec::new(), action, comment: None }
+        Self { parts: Vec::new(), action, comment: None }
     }
 
     /// Adds a condition. Conditions are evaluated in this order, until one does not match.
     #[must_use]
     pub fn matching(mut self, condition: Match) -> Self {
-        self.matches.push(condition);
+        self.parts.push(Part::Match(condition));
         self
     }
 
@@ -107,29 +65,43 @@ impl Rule {
     /// truncated at 127 bytes.
     #[must_use]
     pub fn comment(mut self, comment: impl Into<String>) -> Self {
-        let mut comment = comment.into();
-        while comment.len() >= NFTNL_UDATA_COMMENT_MAXLEN {
-            comment.pop();
-        }
-        self.comment = Some(comment);
+        self.comment = Some(truncated(comment.into()));
         self
     }
 
-    /// The kernel module that the rule needs, if it is a separate module.
-    pub(super) const fn module(&self) -> Option<&'static str> {
-        match self.action {
-            Action::Masquerade(_) => Some("nft_masq"),
-            Action::Accept | Action::Drop | Action::Return => None,
+    /// Adds an expression of the kernel. Conditions and expressions are evaluated in the order of
+    /// their addition, the action last.
+    #[must_use]
+    pub fn with_expression(mut self, expression: Expression) -> Self {
+        self.parts.push(Part::Expression(expression));
+        self
+    }
+
+    /// The kernel module that the rule needs, if it is a separate module. For a rule that refers to
+    /// a chain or set, the same error of the kernel means that the chain or set is absent.
+    pub(super) fn module(&self) -> Option<&'static str> {
+        if self.references().next().is_some() {
+            return None;
         }
+        self.action.module().or_else(|| self.matches().find_map(Match::module))
+    }
+
+    /// The tables of the chains and sets that the rule refers to.
+    pub(super) fn references(&self) -> impl Iterator<Item = &Table> {
+        let sets = self.matches().filter_map(Match::set).map(|set| &set.table);
+        self.action.table().into_iter().chain(sets)
     }
 
     /// The comment in the format of nft(8).
     pub(super) fn user_data(&self) -> Option<Vec<u8>> {
-        let comment = self.comment.as_deref()?;
-        let length = u8::try_from(comment.len() + 1).ok()?;
-        let mut bytes = vec![NFTNL_UDATA_RULE_COMMENT, length];
-        bytes.extend(comment.bytes().chain([0]));
-        Some(bytes)
+        user_data(NFTNL_UDATA_RULE_COMMENT, self.comment.as_deref()?)
+    }
+
+    fn matches(&self) -> impl Iterator<Item = &Match> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Match(condition) => Some(condition),
+            Part::Expression(_) => None,
+        })
     }
 }
 
@@ -144,77 +116,44 @@ impl RuleInfo {
                 _ => (),
             }
         }
-        Self { handle, comment: comment(user_data) }
-    }
-}
-
-/// The comment in user data written by nft(8) or this library.
-fn comment(mut user_data: &[u8]) -> Option<String> {
-    while let [kind, length, rest @ ..] = user_data {
-        let (value, others) = rest.split_at_checked(usize::from(*length))?;
-        if *kind == NFTNL_UDATA_RULE_COMMENT {
-            return Some(text(value));
-        }
-        user_data = others;
-    }
-    None
-}
-
-impl Match {
-    /// The source address is in this prefix.
-    #[must_use]
-    pub const fn source(prefix: IpNetwork) -> Self {
-        Self::new(Field::Source(prefix))
-    }
-
-    /// The destination address is in this prefix.
-    #[must_use]
-    pub const fn destination(prefix: IpNetwork) -> Self {
-        Self::new(Field::Destination(prefix))
-    }
-
-    /// The packet arrived at the link with this name.
-    #[must_use]
-    pub const fn input_link(name: IfName) -> Self {
-        Self::new(Field::InputLink(name))
-    }
-
-    /// The packet leaves through the link with this name.
-    #[must_use]
-    pub const fn output_link(name: IfName) -> Self {
-        Self::new(Field::OutputLink(name))
-    }
-
-    const fn new(field: Field) -> Self {
-        Self { field, is_negated: false }
-    }
-}
-
-impl Not for Match {
-    type Output = Self;
-
-    fn not(self) -> Self {
-        Self { is_negated: !self.is_negated, ..self }
+        Self { handle, comment: comment(NFTNL_UDATA_RULE_COMMENT, user_data) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ipnetwork::IpNetwork;
+
     use super::*;
+    use crate::netlink::nftables::PortRandomization;
 
     #[test]
     fn long_comment_is_truncated() {
         let long = Rule::new(Action::Accept).comment("ä".repeat(100));
         let data = long.user_data().expect("a comment");
         assert_eq!((data[0], usize::from(data[1]), data.len()), (0, 127, 129), "63 letters of two bytes, and a NUL");
-        assert_eq!(comment(&data), Some("ä".repeat(63)));
+        assert_eq!(comment(0, &data), Some("ä".repeat(63)));
     }
 
     #[test]
     fn comment_is_found_after_other_user_data() {
-        assert_eq!(comment(&[1, 2, 9, 9, 0, 3, b'm', b'e', 0]), Some("me".into()));
-        assert_eq!(comment(&[0, 9, b'm']), None);
-        assert_eq!(comment(&[]), None);
+        assert_eq!(comment(0, &[1, 2, 9, 9, 0, 3, b'm', b'e', 0]), Some("me".into()));
+        assert_eq!(comment(0, &[0, 9, b'm']), None);
+        assert_eq!(comment(0, &[]), None);
+    }
+
+    /// Comments of rules in the kernel have digests of earlier versions of this library.
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn digest_does_not_depend_on_the_version() {
+        let prefix = |text: &str| text.parse().expect("a prefix");
+        let masquerade = Rule::new(Action::Masquerade(PortRandomization::FullyRandom))
+            .matching(Match::source(prefix("10.244.1.0/24")))
+            .matching(!Match::destination(prefix("10.244.1.0/24")))
+            .matching(!Match::output_link("cbr0".parse().expect("a name")));
+        let drop = Rule::new(Action::Drop).matching(Match::source(prefix("fd00::7/128")));
+        let digests = [masquerade, drop].map(|rule| rule.digest().expect("a digest"));
+        assert_eq!(digests, ["17eb39fc63793f88", "7d8e67ae8b290499"]);
     }
 
     #[test]

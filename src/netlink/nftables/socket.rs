@@ -2,20 +2,27 @@ use neli::{
     consts::{nl::NlmF, socket::NlFamily},
     types::Buffer,
 };
-use rustix::io::Errno;
+use rustix::{io::Errno, net::sockopt::set_socket_send_buffer_size_force};
 
 use super::{
-    batch::{Batch, Step, rules_of},
+    batch::Batch,
+    element::{Element, elements, elements_of},
     message::{delimiter, message},
     rule::RuleInfo,
+    set::Set,
+    step::{Step, rules_of},
     table::{Chain, Table},
-    uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFT_MSG_GETRULE},
+    uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSETELEM},
 };
 use crate::netlink::{
     self,
+    attrs::Attrs,
     error::{Error, Operation, Result},
     socket::encode,
 };
+
+/// The size of batches in bytes that fits the send buffer of all hosts.
+const DEFAULT_SEND_BUFFER: usize = 64 * 1024;
 
 /// The module that provides nf_tables.
 const NF_TABLES: &str = "nf_tables";
@@ -50,9 +57,10 @@ impl Socket {
     /// # Errors
     ///
     /// The error of the first step that the kernel refused. [`Error::Unsupported`] if the kernel
-    /// has no nf_tables, or no module for a chain type or a rule action. The kernel answers the
-    /// same if the chain of a rule or the table of a chain is missing, so
-    /// [ensure](Batch::ensure_table) both first. [`Error::Exists`] if a different chain exists.
+    /// has no nf_tables, or no module for a chain type, a condition or an action. The kernel
+    /// answers the same if the chain of a rule or the table of a chain is missing, so
+    /// [ensure](Batch::ensure_table) both first. [`Error::Exists`] if a different chain, set or
+    /// element exists. [`Error::Message`] if an element or a lookup does not fit its set.
     /// [`Error::Kernel`] otherwise: `EPERM` without `CAP_NET_ADMIN`, `ERANGE` for a name that is
     /// too long, `EOPNOTSUPP` for an action that is invalid at the chain's hook.
     pub fn commit(&self, batch: &Batch) -> Result<()> {
@@ -85,6 +93,90 @@ impl Socket {
             Err(error) if error.is(Errno::INVAL) => Err(operation.unsupported(NF_TABLES)),
             rules => Ok(rules?.iter().map(|message| RuleInfo::decode(message.as_ref())).collect()),
         }
+    }
+
+    /// The names of the chains of a table; empty if the table does not exist. A plugin with a chain
+    /// for each container finds leftover chains by their names.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::rules`].
+    #[doc(alias = "NFT_MSG_GETCHAIN")]
+    pub fn chains(&self, table: &Table) -> Result<Vec<String>> {
+        let operation = Operation::new("list the chains of the nftables table", table);
+        let request = || message(table.family.number(), Attrs::new());
+        match self.netlink.dump::<_, Buffer>(&operation, NFT_MSG_GETCHAIN, request) {
+            Err(error) if error.is(Errno::INVAL) => Err(operation.unsupported(NF_TABLES)),
+            messages => Ok(messages?.iter().filter_map(|message| Chain::name_in(table, message.as_ref())).collect()),
+        }
+    }
+
+    /// The elements of a set or map, in any order; empty if the set does not exist. Prefixes and
+    /// ranges have their shortest form: a prefix of one address is that address.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::rules`].
+    #[doc(alias = "NFT_MSG_GETSETELEM")]
+    pub fn elements(&self, set: &Set) -> Result<Vec<Element>> {
+        let operation = Operation::new("list the elements of the nftables set", set);
+        let request = || message(set.table.family.number(), elements_of(set)?);
+        match self.netlink.dump::<_, Buffer>(&operation, NFT_MSG_GETSETELEM, request) {
+            Err(error) if error.is(Errno::INVAL) => Err(operation.unsupported(NF_TABLES)),
+            Err(error) if error.is(Errno::NOENT) => Ok(Vec::new()),
+            messages => Ok(elements(set, messages?.iter().map(|message| message.as_ref()))),
+        }
+    }
+
+    /// Deletes those elements of a set or map that have the key of one of `gone`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::commit`]. `ENOENT` if other programs delete the same elements at the same
+    /// time, repeatedly.
+    pub fn delete_elements(&self, set: &Set, gone: &[Element]) -> Result<()> {
+        let operation = Operation::new("delete elements of the nftables set", set);
+        let bounds = |element: &Element| element.bounds(set).map_err(|error| operation.malformed(error));
+        let gone = gone.iter().map(bounds).collect::<Result<Vec<_>>>()?;
+        self.retry_absent(|| {
+            let found = self.elements(set)?;
+            let found = found.into_iter().filter(|found| found.bounds(set).is_ok_and(|key| gone.contains(&key)));
+            self.commit(&Batch::new().delete_elements(set, found))
+        })
+    }
+
+    /// Deletes the rule with this handle. Succeeds if the rule or its chain is absent.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::commit`].
+    #[doc(alias = "NFT_MSG_DELRULE")]
+    pub fn delete_rule(&self, chain: &Chain, handle: u64) -> Result<()> {
+        self.delete(Step::DeleteRule(chain.clone(), handle))
+    }
+
+    /// Deletes all rules of the chain that have this comment. Succeeds if there are none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::commit`]. `ENOENT` if other programs delete the same rules at the same
+    /// time, repeatedly.
+    pub fn delete_rules_with(&self, chain: &Chain, comment: &str) -> Result<()> {
+        self.retry_absent(|| {
+            let rules = self.rules(chain)?;
+            let gone = rules.iter().filter(|rule| rule.comment.as_deref() == Some(comment));
+            self.commit(&gone.fold(Batch::new(), |batch, rule| batch.delete_rule(chain, rule.handle)))
+        })
+    }
+
+    /// Deletes a set or map with its elements. Succeeds if the set is absent.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::commit`]; `EBUSY` if rules refer to it.
+    #[doc(alias = "NFT_MSG_DELSET")]
+    pub fn delete_set(&self, set: &Set) -> Result<()> {
+        self.delete(Step::DeleteSet(set.clone()))
     }
 
     /// Deletes a table with its content. Succeeds if the table is absent.
@@ -126,6 +218,18 @@ impl Socket {
         }
     }
 
+    /// Repeats a deletion of listed objects if one of them was deleted since.
+    fn retry_absent(&self, delete: impl Fn() -> Result<()>) -> Result<()> {
+        const RETRIES: u32 = 8;
+        for _ in 0..RETRIES {
+            match delete() {
+                Err(error) if error.is(Errno::NOENT) => (),
+                deleted => return deleted,
+            }
+        }
+        delete()
+    }
+
     fn transact(&self, batch: &Batch, is_final: bool) -> Result<()> {
         let numbered = |step: &Step| (step.operation(), self.netlink.next_sequence());
         let exchanges: Vec<_> = batch.steps.iter().map(numbered).collect();
@@ -144,6 +248,10 @@ impl Socket {
         if is_final {
             requests.extend(delimit(last, self.netlink.next_sequence(), NFNL_MSG_BATCH_END)?);
         }
+        if requests.len() > DEFAULT_SEND_BUFFER {
+            // Needs a capability in the initial user namespace. Without it, the send fails.
+            let _ = set_socket_send_buffer_size_force(self.netlink.fd(), requests.len());
+        }
         self.netlink.send_encoded(first, &requests)?;
         self.netlink
             .wait_acks(&exchanges)
@@ -161,6 +269,8 @@ fn explain(error: Error, step: &Step, operation: &Operation) -> Error {
         (_, Some(module)) if error.is(Errno::NOENT) => operation.unsupported(module),
         // Newer kernels return this instead of EEXIST.
         (Step::EnsureChain(_), _) if error.is(Errno::OPNOTSUPP) => operation.exists(),
+        // The key of a map has another value, or intervals overlap.
+        (Step::AddElements(..), _) if error.is(Errno::BUSY) || error.is(Errno::NOTEMPTY) => operation.exists(),
         (Step::EnsureTable(_) | Step::DeleteTable(_) | Step::DeleteEmptyTable(_) | Step::DeleteChain(_), _)
             if error.is(Errno::OPNOTSUPP) =>
         {
@@ -174,7 +284,7 @@ fn explain(error: Error, step: &Step, operation: &Operation) -> Error {
 mod tests {
     use super::*;
     use crate::{
-        netlink::nftables::{Action, ChainType, Family, Hook, PortRandomization, Priority, Rule},
+        netlink::nftables::{Action, ChainType, Family, Hook, PortRandomization, Priority, Rule, step::Place},
         spec::{ErrorCode, HasErrorCode as _},
     };
 
@@ -190,10 +300,11 @@ mod tests {
         let table = Table::new(Family::Inet, "mine");
         let nat = table.chain("nat").hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT);
         let masquerade = Rule::new(Action::Masquerade(PortRandomization::Kept));
+        let append = |chain: &Chain, rule| Step::AddRule(chain.clone(), rule, Place::Last);
         for (step, errno, module) in [
             (Step::EnsureTable(table.clone()), Errno::OPNOTSUPP, "nf_tables"),
             (Step::EnsureChain(nat.clone()), Errno::NOENT, "nft_chain_nat"),
-            (Step::AppendRule(nat.clone(), masquerade.clone()), Errno::NOENT, "nft_masq"),
+            (append(&nat, masquerade.clone()), Errno::NOENT, "nft_masq"),
         ] {
             let error = explained(step, errno);
             assert_eq!(error.code(), ErrorCode::PLUGIN_NOT_AVAILABLE);
@@ -202,8 +313,8 @@ mod tests {
         for (step, errno) in [
             (Step::EnsureTable(table.clone()), Errno::PERM),
             (Step::DeleteTable(table), Errno::NOENT),
-            (Step::AppendRule(nat.clone(), Rule::new(Action::Drop)), Errno::NOENT),
-            (Step::AppendRule(nat, masquerade), Errno::OPNOTSUPP),
+            (append(&nat, Rule::new(Action::Drop)), Errno::NOENT),
+            (append(&nat, masquerade), Errno::OPNOTSUPP),
         ] {
             assert!(explained(step, errno).is(errno), "an error without a missing module");
         }

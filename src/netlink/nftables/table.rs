@@ -1,5 +1,11 @@
 use std::fmt::{self, Display};
 
+use super::{
+    message::HEADER,
+    uapi::{NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE},
+};
+use crate::netlink::attrs::{nested, text};
+
 /// The packets that a table sees.
 #[doc(alias = "NFPROTO_INET")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -11,6 +17,9 @@ pub enum Family {
     Ip,
     /// IPv6.
     Ip6,
+    /// Ethernet frames that a bridge forwards. A chain at [`Hook::Prerouting`] sees each frame that
+    /// a port of a bridge receives.
+    Bridge,
 }
 
 /// A table: a namespace for chains. It belongs to the program that created it.
@@ -32,6 +41,7 @@ pub struct Chain {
     pub(super) table: Table,
     pub(super) name: String,
     pub(super) base: Option<Base>,
+    pub(super) policy: Option<Policy>,
 }
 
 /// The task of a chain.
@@ -43,11 +53,25 @@ pub enum ChainType {
     /// Translates addresses. Only the first packet of a connection traverses the chain; the result
     /// applies to the whole connection.
     Nat,
+    /// Routes a packet of the host again if a rule changes it, for example its
+    /// [mark](super::Action::SetMark). Valid only at [`Hook::Output`].
+    Route,
+}
+
+/// The fate of packets that no rule of a base chain decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Policy {
+    /// The packet passes to the next base chain.
+    Accept,
+    /// The packet is dropped.
+    Drop,
 }
 
 /// The point in the packet path that runs a chain, as in
 /// [nft(8)](https://man7.org/linux/man-pages/man8/nft.8.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Hook {
     /// All incoming packets, before routing.
     Prerouting,
@@ -82,32 +106,58 @@ impl Table {
 
     /// The chain with this name. The same rules apply to the name.
     pub fn chain(&self, name: impl Into<String>) -> Chain {
-        Chain { table: self.clone(), name: name.into(), base: None }
+        Chain { table: self.clone(), name: name.into(), base: None, policy: None }
     }
 }
 
 impl Chain {
+    /// The name of the chain in a message of the kernel; `None` for a chain of another table.
+    pub(super) fn name_in(table: &Table, message: &[u8]) -> Option<String> {
+        let attribute = |wanted| {
+            let mut attributes = nested(message.get(HEADER..)?);
+            attributes.find(|(kind, _)| *kind == wanted).map(|(_, payload)| text(payload))
+        };
+        attribute(NFTA_CHAIN_NAME).filter(|_| attribute(NFTA_CHAIN_TABLE).as_ref() == Some(&table.name))
+    }
+
     /// The table of the chain.
     #[must_use]
     pub fn table(&self) -> Table {
         self.table.clone()
     }
 
-    /// Hooks the chain in. Its policy is to accept packets that no rule decides.
+    /// Hooks the chain in. A new chain accepts packets that no rule decides, unless it has another
+    /// [policy](Chain::policy).
     #[must_use]
     pub const fn hook(mut self, kind: ChainType, hook: Hook, priority: Priority) -> Self {
         self.base = Some(Base { kind, hook, priority });
         self
     }
+
+    /// Sets the policy of a base chain. [`Batch::ensure_chain`](super::Batch::ensure_chain) changes
+    /// the policy of an existing chain. Without this call, it keeps the policy.
+    #[must_use]
+    pub const fn policy(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
 }
 
 impl Priority {
+    /// Before connection tracking: `raw`.
+    pub const RAW: Self = Self(-300);
+    /// The priority of changes to packets: `mangle`.
+    pub const MANGLE: Self = Self(-150);
     /// The priority of destination translation: `dstnat`.
     pub const DSTNAT: Self = Self(-100);
     /// The priority of packet filtering: `filter`.
     pub const FILTER: Self = Self(0);
     /// The priority of source translation: `srcnat`.
     pub const SRCNAT: Self = Self(100);
+    /// `dstnat` in tables of the family [`Bridge`](Family::Bridge): before all other chains.
+    pub const BRIDGE_DSTNAT: Self = Self(-300);
+    /// `filter` in tables of the family [`Bridge`](Family::Bridge).
+    pub const BRIDGE_FILTER: Self = Self(-200);
 }
 
 impl Family {
@@ -116,6 +166,7 @@ impl Family {
         match self {
             Self::Inet => 1,
             Self::Ip => 2,
+            Self::Bridge => 7,
             Self::Ip6 => 10,
         }
     }
@@ -126,14 +177,25 @@ impl ChainType {
         match self {
             Self::Filter => "filter",
             Self::Nat => "nat",
+            Self::Route => "route",
         }
     }
 
     /// The kernel module that provides it, if it is a separate module.
     pub(super) const fn module(self) -> Option<&'static str> {
         match self {
-            Self::Filter => None,
+            Self::Filter | Self::Route => None,
             Self::Nat => Some("nft_chain_nat"),
+        }
+    }
+}
+
+impl Policy {
+    /// `NF_*`.
+    pub(super) const fn number(self) -> u32 {
+        match self {
+            Self::Drop => 0,
+            Self::Accept => 1,
         }
     }
 }
@@ -157,6 +219,7 @@ impl Display for Family {
             Self::Inet => "inet",
             Self::Ip => "ip",
             Self::Ip6 => "ip6",
+            Self::Bridge => "bridge",
         })
     }
 }

@@ -1,0 +1,27 @@
+//! Messages of the nfnetlink family: a header of four bytes, and attributes.
+
+use std::io::Cursor;
+
+use neli::{ToBytes as _, types::Buffer};
+
+use super::{
+    attrs::Attrs,
+    error::{EncodeError, Result},
+};
+
+/// `struct nfgenmsg`, in bytes.
+pub(super) const HEADER: usize = 4;
+
+/// A message for an object of this family.
+pub(super) fn message(family: u8, attrs: Attrs<u16>) -> Result<Buffer, EncodeError> {
+    const VERSION: u8 = 0;
+    let mut message = vec![family, VERSION, 0, 0];
+    message.extend(bytes(attrs)?);
+    Ok(Buffer::from(message))
+}
+
+pub(super) fn bytes(attrs: Attrs<u16>) -> Result<Vec<u8>, EncodeError> {
+    let mut bytes = Cursor::new(Vec::new());
+    attrs.into_buffer().to_bytes(&mut bytes).map_err(EncodeError::new)?;
+    Ok(bytes.into_inner())
+}
