@@ -198,11 +198,11 @@ fn add<P: Plugin>(response: &mut Response<'_>, plugin: &P, call: Call) -> Result
 }
 
 /// Rolls back an `ADD` if its result cannot be returned: the caller sees a failed `ADD`, which must
-/// leave nothing behind. Returns the error, with the error of the rollback in its details.
+/// leave nothing behind. Returns the error, with the error of the rollback.
 fn rollback<P: Plugin>(plugin: &P, request: AddRequest<P::Config>, error: PluginError) -> PluginError {
-    match plugin.del(&request.into()) {
+    match plugin.del(&request.into()).context("roll back the ADD") {
         Ok(()) => error,
-        Err(rollback_error) => error.with_details(format!("and the rollback of the ADD failed: {rollback_error}")),
+        Err(rollback_error) => error.and(rollback_error),
     }
 }
 
@@ -301,7 +301,7 @@ fn panic_error(payload: &(dyn Any + Send)) -> PluginError {
 }
 
 fn json_line(value: &impl Serialize) -> Result<Vec<u8>, spec::Error> {
-    let mut json = serde_json::to_vec(value).map_err(|source| spec::Error::Unwritable { source })?;
+    let mut json = serde_json::to_vec(value).map_err(|source| spec::Error::Unwritable { source: source.into() })?;
     json.push(b'\n');
     Ok(json)
 }

@@ -99,7 +99,7 @@ impl AddResult {
         } else {
             serde_json::to_string(&self.listed(version))
         };
-        json.map_err(|source| Error::Unwritable { source })
+        json.map_err(|source| Error::Unwritable { source: source.into() })
     }
 
     /// Parses a result as the JSON of its `cniVersion`, or of `unstated` if it has none.
@@ -124,7 +124,8 @@ impl AddResult {
         } else {
             Listed::deserialize(json).map(Self::from_listed)
         };
-        let mut result = result.map_err(|source| Error::InvalidResult { version, source })?;
+        let mut result =
+            result.map_err(|source: serde_json::Error| Error::InvalidResult { version, source: source.into() })?;
         if version < Version::V1_1_0 {
             result.move_newer_keys_to_other();
         }
