@@ -14,8 +14,8 @@ use crate::spec::AttachmentKey;
 
 /// Leases in the memory of the process, for tests of code that uses leases.
 ///
-/// Allocates the same addresses in the same order as a [`Store`](super::Store) and has the same
-/// methods. It has no lock and no files that can be damaged.
+/// Allocates the same addresses in the same order as a [`Store`](super::Store). Both are a
+/// [`LeaseTable`](super::LeaseTable). A `MemoryStore` has no lock and no files that can be damaged.
 ///
 /// ```
 /// use cnikit::ipam::{MemoryStore, Pool};

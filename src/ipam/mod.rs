@@ -75,6 +75,7 @@ mod guard;
 mod hints;
 mod import;
 mod lease;
+mod lease_table;
 mod lock;
 mod memory;
 mod owner_lock;
@@ -97,6 +98,7 @@ pub use error::{ADDRESS_TAKEN, ALREADY_LEASED, CORRUPT_LEASE, Error, POOL_EXHAUS
 pub use guard::StoreGuard;
 pub use import::{ForeignLeases, Import, SkipReason, Skipped};
 pub use lease::{BootId, Lease, Tenant};
+pub use lease_table::LeaseTable;
 pub use memory::MemoryStore;
 pub use owner_lock::OwnerLock;
 pub use pool::Pool;
