@@ -238,6 +238,31 @@ impl RawConfig {
     }
 }
 
+/// The value in compact form becomes the original form.
+///
+/// ```
+/// use cnikit::spec::RawConfig;
+/// use serde_json::json;
+///
+/// let raw: RawConfig = json!({"cniVersion": "1.1.0", "name": "dbnet", "type": "bridge"}).try_into()?;
+/// assert_eq!(raw.name()?.as_str(), "dbnet");
+/// # Ok::<(), cnikit::spec::Error>(())
+/// ```
+impl TryFrom<Value> for RawConfig {
+    type Error = Error;
+
+    /// # Errors
+    ///
+    /// [`Error::NotAnObject`].
+    fn try_from(json: Value) -> Result<Self, Error> {
+        let bytes = json.to_string().into_bytes();
+        match json {
+            Value::Object(object) => Ok(Self { bytes, object }),
+            _ => Err(Error::NotAnObject),
+        }
+    }
+}
+
 impl IpamConf {
     /// Reads the IPAM plugin's own keys, without `type`.
     ///
