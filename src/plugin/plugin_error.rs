@@ -62,7 +62,7 @@ pub trait Context<T, E> {
     /// The error, with the step.
     fn context(self, step: impl fmt::Display) -> Result<T, PluginError>
     where
-        E: Into<PluginError>;
+        PluginError: From<E>;
 
     /// Converts any error with this code. If the error has a code already, this one replaces it. A
     /// [`PluginError`] keeps its message and details.
@@ -183,7 +183,7 @@ fn sources(error: &dyn StdError) -> String {
 impl<T, E> Context<T, E> for Result<T, E> {
     fn context(self, step: impl fmt::Display) -> Result<T, PluginError>
     where
-        E: Into<PluginError>,
+        PluginError: From<E>,
     {
         self.map_err(|error| {
             let error: PluginError = error.into();

@@ -20,9 +20,8 @@ pub struct ErrorCode(u32);
 /// the code with [`Context::with_code`](crate::plugin::Context::with_code).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no error code of CNI",
-    label = "this error has no code for the error document",
-    note = "choose the code: `result.with_code(ErrorCode::DECODE)?`, with `cnikit::plugin::Context` in scope",
-    note = "or implement `HasErrorCode` for `{Self}`, if it is an error of your own crate"
+    label = "this error has no code of CNI: choose one with `.with_code(ErrorCode::...)` of \
+             `cnikit::plugin::Context`, or implement `HasErrorCode`"
 )]
 pub trait HasErrorCode: std::error::Error {
     /// The code of this error.
