@@ -119,8 +119,10 @@ impl IpamConfig {
         self.resolv_conf().map(resolv_conf::read).transpose()
     }
 
-    /// The result of an `ADD` with this lease, as an IPAM plugin returns it: the addresses with the
-    /// gateways of their ranges, the routes, and the name servers. It has no interfaces.
+    /// The result of an `ADD` with this lease, as an IPAM plugin returns it.
+    ///
+    /// It has the addresses with the gateways of their ranges, the routes, and the name servers. It
+    /// has no interfaces.
     ///
     /// ```
     /// use cnikit::ipam::{IpamConfig, MemoryStore};

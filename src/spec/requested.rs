@@ -7,8 +7,8 @@ use ipnetwork::IpNetwork;
 use super::{Args, Error, MacAddr, NetConf};
 
 impl Args {
-    /// The addresses in the key `IP`, as the plugin [static] defines it: a list separated by commas.
-    /// An address without a prefix length has the length of a single host.
+    /// The addresses in the key `IP`, as the plugin [static] defines it: a list separated by
+    /// commas. An address without a prefix length has the length of a single host.
     ///
     /// ```
     /// use cnikit::spec::Args;
@@ -68,8 +68,8 @@ impl NetConf {
         Ok(in_config.map_or(in_args, |ips| ips.iter().map(IpNetwork::ip).collect()))
     }
 
-    /// The requested MAC address: the first of `runtimeConfig.mac`, `args.cni.mac` and the key `MAC`
-    /// in `CNI_ARGS`.
+    /// The requested MAC address: the first of `runtimeConfig.mac`, `args.cni.mac` and the key
+    /// `MAC` in `CNI_ARGS`.
     ///
     /// # Errors
     ///

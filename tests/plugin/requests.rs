@@ -78,7 +78,7 @@ fn a_built_request_is_the_request_of_dispatch() {
     let built = CheckRequest::<Config>::new(attachment(), OWN_NETNS, raw(&check.config)).unwrap();
     assert_eq!(format!("{:?}", built.args(args()).path(path())), dispatched(check));
 
-    // DEL takes what it can read.
+    // DEL takes all readable parts.
     let del = Call::new("DEL").key("bridge", json!(5)).key("prevResult", json!([]));
     let built = DelRequest::<Config>::new(attachment(), Some(OWN_NETNS.into()), raw(&del.config));
     assert!(built.config.is_err() && built.prev_result.is_err() && built.net_conf.is_ok());

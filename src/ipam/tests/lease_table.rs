@@ -10,14 +10,13 @@ fn exercise(leases: &mut dyn LeaseTable) {
     assert_eq!(lease.addresses, ["10.0.0.2/30".parse().unwrap()]);
     assert_eq!(leases.lease(&a).unwrap().as_ref(), Some(&lease));
     assert_eq!(leases.lease_at(ip("10.0.0.2")).unwrap().as_ref(), Some(&lease));
-    assert_eq!(leases.leases().unwrap(), [lease.clone()]);
+    assert_eq!(leases.leases().unwrap(), std::slice::from_ref(&lease));
     let usage = leases.usage(&pools[0]).unwrap();
     assert_eq!((usage.len(), usage[0].used, usage[0].free()), (1, 1, 0));
 
     assert!(matches!(leases.allocate(&a, &pools, &[]), Err(Error::AlreadyLeased { .. })));
     assert!(matches!(leases.allocate(&b, &pools, &[]), Err(Error::PoolExhausted { .. })));
-    let mut pod = KubernetesPod::default();
-    pod.name = Some("web-0".parse().unwrap());
+    let pod = KubernetesPod::from_args(&"K8S_POD_NAME=web-0".parse().unwrap());
     let tenant = Tenant { owner: b.clone(), pod: pod.clone() };
     let reclaimed = leases.allocate_for(&tenant, &pools, &[], &mut |lease| lease.owner == a).unwrap();
     assert_eq!((&reclaimed.addresses, &reclaimed.pod), (&lease.addresses, &pod));
