@@ -86,7 +86,7 @@ enum Entry {
     EarlierBoot(Lease),
     #[serde(rename_all = "camelCase")]
     Damaged {
-        #[serde(flatten)]
+        #[serde(flatten, serialize_with = "format::owner_keys")]
         owner: Option<AttachmentKey>,
         /// The addresses that stay reserved because of the file.
         addresses: Vec<IpAddr>,

@@ -21,7 +21,7 @@ use crate::cli::format;
 pub(crate) struct Pod {
     pub(crate) network: NetworkName,
     /// Unknown if another plugin assigned the addresses and the runtime has no result cache.
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "format::owner_keys")]
     pub(crate) owner: Option<AttachmentKey>,
     /// The pod's names in Kubernetes, from the lease or from the runtime's result cache.
     #[serde(flatten)]
