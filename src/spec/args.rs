@@ -86,9 +86,9 @@ impl Args {
 
 fn parsed<T: FromStr<Err: fmt::Display>>(key: &str, text: &str) -> Result<T, Error> {
     text.trim().parse().map_err(|error: T::Err| Error::InvalidArg {
-        key: key.to_owned(),
-        value: text.to_owned(),
-        reason: error.to_string(),
+        key: key.into(),
+        value: text.into(),
+        reason: error.to_string().into(),
     })
 }
 

@@ -131,11 +131,11 @@ pub enum Error {
     #[error("CNI_ARGS: {key}={value} is not valid: {reason}")]
     InvalidArg {
         /// The key.
-        key: String,
+        key: Box<str>,
         /// Its value, or one element of the list in its value.
-        value: String,
+        value: Box<str>,
         /// The reason.
-        reason: String,
+        reason: Box<str>,
     },
     /// A requested MAC address that an interface cannot have.
     #[error("the requested MAC {mac} is a group address: request a MAC with an even first octet")]

@@ -68,8 +68,8 @@ fn require_known(args: &Args) -> Result<(), PluginError> {
 /// The error of the standard parser does not name the valid values.
 fn parse_switch(text: &str) -> Result<bool, spec::Error> {
     text.parse().map_err(|_| spec::Error::InvalidArg {
-        key: DIRECT_FORWARDING.to_owned(),
-        value: text.to_owned(),
-        reason: "write true or false".to_owned(),
+        key: DIRECT_FORWARDING.into(),
+        value: text.into(),
+        reason: "write true or false".into(),
     })
 }
