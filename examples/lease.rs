@@ -8,7 +8,8 @@
 use std::error::Error;
 use std::time::Duration;
 
-use cnikit::ipam::{Owner, Pool, Range, Store, Usage};
+use cnikit::ipam::{Pool, Range, Store, Usage};
+use cnikit::spec::AttachmentKey;
 
 fn main() -> Result<(), Box<dyn Error>> {
     // One directory per network; a plugin keeps it under /var/lib/cni.
@@ -26,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     {
         let mut locked = store.lock(Duration::from_secs(5))?;
         for container_id in ["4fe2c9", "81b07d"] {
-            let owner = Owner { container_id: container_id.parse()?, ifname: "eth0".parse()? };
+            let owner = AttachmentKey::new(container_id.parse()?, "eth0".parse()?);
             let lease = locked.allocate(&owner, std::slice::from_ref(&pool), &[])?;
             println!("{} now holds {}", lease.owner, lease.addresses[0]);
         }

@@ -10,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use cnikit::ipam::{Error, Lease, Owner, Pool, Range, Store};
+use cnikit::ipam::{Error, Lease, Pool, Range, Store};
+use cnikit::spec::AttachmentKey;
 
 /// Long enough for all other processes on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -18,8 +19,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const DIR: &str = "CNIKIT_TEST_STORE";
 const NUMBER: &str = "CNIKIT_TEST_NUMBER";
 
-fn owner(id: &str) -> Owner {
-    Owner { container_id: id.parse().expect("a container id"), ifname: "eth0".parse().expect("an ifname") }
+fn owner(id: &str) -> AttachmentKey {
+    AttachmentKey { container_id: id.parse().expect("a container id"), ifname: "eth0".parse().expect("an ifname") }
 }
 
 fn pool(subnet: &str) -> Pool {

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
-use cnikit::ipam::{Owner, Store};
+use cnikit::ipam::Store;
+use cnikit::spec::AttachmentKey;
 use fs2::FileExt;
 
 use crate::Keeper;
@@ -50,7 +51,7 @@ impl Floor {
 }
 
 impl Keeper for Floor {
-    fn allocate(&mut self, _: &Owner) -> IpAddr {
+    fn allocate(&mut self, _: &AttachmentKey) -> IpAddr {
         let lock = self.lock();
         let mut hints = [0; 4096];
         let _ = lock.read_at(&mut hints, 0).expect("hints");
@@ -62,7 +63,7 @@ impl Keeper for Floor {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     }
 
-    fn release(&mut self, _: &Owner) {
+    fn release(&mut self, _: &AttachmentKey) {
         let _lock = self.lock();
         let mut content = [0; 256];
         File::open(&self.lease).expect("a lease").read_exact(&mut content).expect("its content");

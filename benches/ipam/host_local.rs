@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cnikit::ipam::{IpamConfig, LOCK_TIMEOUT, Owner, Pool, Store};
+use cnikit::ipam::{IpamConfig, LOCK_TIMEOUT, Pool, Store};
+use cnikit::spec::AttachmentKey;
 use tempfile::TempDir;
 
 use crate::{Keeper, owner};
@@ -59,7 +60,7 @@ fn config(dir: &Path) -> String {
     )
 }
 
-fn run(binary: &Path, verb: &str, owner: &Owner, config: &str) {
+fn run(binary: &Path, verb: &str, owner: &AttachmentKey, config: &str) {
     let mut command = Command::new(binary);
     command.env_clear().env(STEP, "1").env("CNI_COMMAND", verb).env("CNI_CONTAINERID", owner.container_id.as_str());
     command.env("CNI_IFNAME", "eth0").env("CNI_NETNS", "/proc/self/ns/net").env("CNI_PATH", "/");
@@ -69,23 +70,23 @@ fn run(binary: &Path, verb: &str, owner: &Owner, config: &str) {
 }
 
 impl Keeper for HostLocal {
-    fn allocate(&mut self, owner: &Owner) -> IpAddr {
+    fn allocate(&mut self, owner: &AttachmentKey) -> IpAddr {
         run(Path::new(self.binary), "ADD", owner, &self.config);
         IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     }
 
-    fn release(&mut self, owner: &Owner) {
+    fn release(&mut self, owner: &AttachmentKey) {
         run(Path::new(self.binary), "DEL", owner, &self.config);
     }
 }
 
 impl Keeper for Ours {
-    fn allocate(&mut self, owner: &Owner) -> IpAddr {
+    fn allocate(&mut self, owner: &AttachmentKey) -> IpAddr {
         run(&self.binary, "ADD", owner, &self.config);
         IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     }
 
-    fn release(&mut self, owner: &Owner) {
+    fn release(&mut self, owner: &AttachmentKey) {
         run(&self.binary, "DEL", owner, &self.config);
     }
 }
@@ -104,7 +105,7 @@ pub(crate) fn step() {
     std::io::stdin().read_to_string(&mut text).expect("a configuration");
     let config: Config = serde_json::from_str(&text).expect("a configuration");
     let variable = |name| std::env::var(name).expect("a variable");
-    let owner = Owner {
+    let owner = AttachmentKey {
         container_id: variable("CNI_CONTAINERID").parse().expect("an id"),
         ifname: variable("CNI_IFNAME").parse().expect("an ifname"),
     };

@@ -26,7 +26,8 @@ mod ratios;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use cnikit::ipam::{LOCK_TIMEOUT, MemoryStore, Owner, Pool, Range, Store};
+use cnikit::ipam::{LOCK_TIMEOUT, MemoryStore, Pool, Range, Store};
+use cnikit::spec::AttachmentKey;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, criterion_group};
 use tempfile::TempDir;
@@ -39,8 +40,8 @@ const HELD: [usize; 5] = [1, 250, 1_000, 10_000, 65_536];
 
 /// A lease store under test.
 trait Keeper {
-    fn allocate(&mut self, owner: &Owner) -> IpAddr;
-    fn release(&mut self, owner: &Owner);
+    fn allocate(&mut self, owner: &AttachmentKey) -> IpAddr;
+    fn release(&mut self, owner: &AttachmentKey);
 }
 
 /// The store in files, with the pools for its allocations.
@@ -70,30 +71,30 @@ impl Files {
 }
 
 impl Keeper for Files {
-    fn allocate(&mut self, owner: &Owner) -> IpAddr {
+    fn allocate(&mut self, owner: &AttachmentKey) -> IpAddr {
         let mut locked = self.store.lock(LOCK_TIMEOUT).expect("the lock");
         locked.allocate(owner, &self.pools, &[]).expect("a lease").addresses[0].ip()
     }
 
-    fn release(&mut self, owner: &Owner) {
+    fn release(&mut self, owner: &AttachmentKey) {
         self.store.lock(LOCK_TIMEOUT).expect("the lock").release(owner).expect("a release").expect("a lease");
     }
 }
 
 impl Keeper for Memory {
-    fn allocate(&mut self, owner: &Owner) -> IpAddr {
+    fn allocate(&mut self, owner: &AttachmentKey) -> IpAddr {
         self.store.allocate(owner, &self.pools, &[]).expect("a lease").addresses[0].ip()
     }
 
-    fn release(&mut self, owner: &Owner) {
+    fn release(&mut self, owner: &AttachmentKey) {
         self.store.release(owner).expect("a lease");
     }
 }
 
-fn owner(number: usize) -> Owner {
+fn owner(number: usize) -> AttachmentKey {
     // The length of ids of real container runtimes.
     let id = format!("{number:064x}");
-    Owner { container_id: id.parse().expect("an id"), ifname: "eth0".parse().expect("an ifname") }
+    AttachmentKey { container_id: id.parse().expect("an id"), ifname: "eth0".parse().expect("an ifname") }
 }
 
 fn range(subnet: &str) -> Range {

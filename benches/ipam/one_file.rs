@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::IpAddr;
 
-use cnikit::ipam::{Owner, Pool};
+use cnikit::ipam::Pool;
+use cnikit::spec::AttachmentKey;
 use fs2::FileExt;
 use tempfile::TempDir;
 
@@ -14,7 +15,7 @@ pub(crate) struct OneFile {
     pool: Pool,
 }
 
-type Leases = (BTreeMap<IpAddr, Owner>, Option<IpAddr>);
+type Leases = (BTreeMap<IpAddr, AttachmentKey>, Option<IpAddr>);
 
 impl OneFile {
     pub(crate) fn holding(held: usize, pool: &Pool) -> Self {
@@ -44,7 +45,7 @@ impl OneFile {
 }
 
 impl Keeper for OneFile {
-    fn allocate(&mut self, owner: &Owner) -> IpAddr {
+    fn allocate(&mut self, owner: &AttachmentKey) -> IpAddr {
         self.change(|(leases, last)| {
             assert!(!leases.values().any(|held| held == owner));
             let free =
@@ -55,7 +56,7 @@ impl Keeper for OneFile {
         })
     }
 
-    fn release(&mut self, owner: &Owner) {
+    fn release(&mut self, owner: &AttachmentKey) {
         self.change(|(leases, _)| leases.retain(|_, of| of != owner));
     }
 }

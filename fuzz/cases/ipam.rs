@@ -8,7 +8,8 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use cnikit::ipam::{BootId, Error, Owner, Pool, Store};
+use cnikit::ipam::{BootId, Error, Pool, Store};
+use cnikit::spec::AttachmentKey;
 
 /// The files that an input changes. Each change is three bytes and its content: an index into this
 /// list, the kind of change (see [`change`]) and the length of the content.
@@ -134,6 +135,6 @@ fn assert_names_a_file(error: &Error, dir: &Path) {
     assert!(has_no_file || error.to_string().contains(named), "{error}");
 }
 
-fn owner(id: &str) -> Owner {
-    Owner { container_id: id.parse().expect("an id"), ifname: "eth0".parse().expect("a name") }
+fn owner(id: &str) -> AttachmentKey {
+    AttachmentKey { container_id: id.parse().expect("an id"), ifname: "eth0".parse().expect("a name") }
 }

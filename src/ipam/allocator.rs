@@ -7,9 +7,10 @@ use ipnetwork::IpNetwork;
 
 use super::error::{Error, Result};
 use super::hints::{AddressSet, AllocationHints};
-use super::lease::{Lease, Owner, Tenant};
+use super::lease::{Lease, Tenant};
 use super::pool::Pool;
 use super::range::Range;
+use crate::spec::AttachmentKey;
 
 /// The number of single lookups before the allocator lists all taken addresses at once.
 ///
@@ -21,7 +22,7 @@ const MAX_PROBES: usize = if cfg!(test) { 2 } else { 64 };
 /// The operations that a store provides to the allocator. No other process changes the store in
 /// between.
 pub(super) trait Table {
-    fn lease_of(&mut self, owner: &Owner) -> Result<Option<Lease>>;
+    fn lease_of(&mut self, owner: &AttachmentKey) -> Result<Option<Lease>>;
 
     /// The lease that holds an address. Removes an address entry without a lease.
     fn holder_of(&mut self, address: IpAddr) -> Result<Option<Lease>>;
@@ -40,7 +41,7 @@ pub(super) trait Table {
 
     fn insert(&mut self, tenant: &Tenant, addresses: Vec<IpNetwork>, hints: AllocationHints) -> Result<Lease>;
 
-    fn remove(&mut self, owner: &Owner) -> Result<()>;
+    fn remove(&mut self, owner: &AttachmentKey) -> Result<()>;
 }
 
 /// Allocates one address of each pool for `tenant`, or none at all if an error occurs. Addresses of

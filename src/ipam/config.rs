@@ -9,11 +9,12 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
 use super::error::{Error, Result};
+use super::lease::Lease;
 use super::pool::{Pool, check_disjoint};
 use super::range::{Range, RangeKeys};
 use super::resolv_conf;
 use crate::spec::lenient::{empty_as_none, null_as_default};
-use crate::spec::{Dns, Route};
+use crate::spec::{AddResult, Dns, IpConfig, Route};
 
 /// The validated `ipam` key of a network configuration: pools, routes and directories.
 ///
@@ -116,6 +117,40 @@ impl IpamConfig {
     /// [`Error::Io`] if the file cannot be read.
     pub fn dns(&self) -> Result<Option<Dns>> {
         self.resolv_conf().map(resolv_conf::read).transpose()
+    }
+
+    /// The result of an `ADD` with this lease, as an IPAM plugin returns it.
+    ///
+    /// It has the addresses with the gateways of their ranges, the routes, and the name servers. It
+    /// has no interfaces.
+    ///
+    /// ```
+    /// use cnikit::ipam::{IpamConfig, MemoryStore};
+    /// use cnikit::spec::{AttachmentKey, Version};
+    ///
+    /// let config: IpamConfig = serde_json::from_str(
+    ///     r#"{"subnet": "10.0.0.0/24", "routes": [{"dst": "0.0.0.0/0"}]}"#,
+    /// )?;
+    /// let owner = AttachmentKey::new("4fe2c9".parse()?, "eth0".parse()?);
+    /// let lease = MemoryStore::new().allocate(&owner, config.pools(), &[])?;
+    /// assert_eq!(
+    ///     config.result(&lease)?.to_json(Version::V1_0_0)?,
+    ///     r#"{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.2/24","gateway":"10.0.0.1"}],"routes":[{"dst":"0.0.0.0/0"}]}"#
+    /// );
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the file [`resolv_conf`](Self::resolv_conf) cannot be read.
+    pub fn result(&self, lease: &Lease) -> Result<AddResult> {
+        let mut result = AddResult::default().with_dns(self.dns()?.unwrap_or_default());
+        result.ips = lease.addresses.iter().copied().map(IpConfig::new).collect();
+        for ip in &mut result.ips {
+            ip.gateway = self.gateway_of(ip.address.ip());
+        }
+        result.routes.clone_from(&self.routes);
+        Ok(result)
     }
 
     /// The gateway of the range that contains `address`.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use rustix::io::Errno;
 
-use super::lease::{Lease, Owner};
+use super::lease::Lease;
 use super::pool::Pool;
 use super::range::Range;
-use crate::spec::{ErrorCode, HasErrorCode};
+use crate::spec::{AttachmentKey, ErrorCode, HasErrorCode};
 
 /// The code of [`Error::PoolExhausted`]: no address is free.
 pub const POOL_EXHAUSTED: ErrorCode = ErrorCode::plugin_specific(100);
@@ -164,7 +164,7 @@ pub enum Error {
     },
 
     /// The attachment already holds a lease.
-    #[error("{} already holds {}; release it before another allocation", .lease.owner, list(&.lease.addresses))]
+    #[error("{} already holds {}; release it before another allocation", .lease.owner.described(), list(&.lease.addresses))]
     AlreadyLeased {
         /// The existing lease.
         lease: Box<Lease>,
@@ -183,7 +183,7 @@ pub enum Error {
         /// The requested address.
         address: IpAddr,
         /// The holder; `None` if its lease cannot be read.
-        holder: Option<Box<Owner>>,
+        holder: Option<Box<AttachmentKey>>,
     },
 
     /// A requested address cannot be allocated from any pool.
@@ -207,10 +207,10 @@ pub enum Error {
     },
 
     /// The owner's container id is too long for a file name.
-    #[error("the container id of {owner} makes a file name of {length} bytes; shorten it by {}", .length - .limit)]
+    #[error("the container id of {} makes a file name of {length} bytes; shorten it by {}", .owner.described(), .length - .limit)]
     NameTooLong {
         /// The owner.
-        owner: Box<Owner>,
+        owner: Box<AttachmentKey>,
         /// The length of the file name in bytes.
         length: usize,
         /// The greatest length of a file name in bytes.
@@ -223,7 +223,7 @@ pub enum Error {
         /// The file of the owner, or of one of its addresses.
         path: PathBuf,
         /// The owner of the lease, if the file name contains it.
-        owner: Option<Box<Owner>>,
+        owner: Option<Box<AttachmentKey>>,
         /// The parse error. The message contains it before the remedy, so it is not a
         /// [`source`](std::error::Error::source).
         r#source: serde_json::Error,
@@ -302,7 +302,7 @@ impl HasErrorCode for Error {
 impl Error {
     /// For `map_err`: adds the path of the lease file.
     pub(super) fn corrupt(path: &Path) -> impl FnOnce(serde_json::Error) -> Self {
-        let owner = path.file_name().and_then(|name| Owner::from_file_name(name.to_str()?)).map(Box::new);
+        let owner = path.file_name().and_then(|name| AttachmentKey::from_file_name(name.to_str()?)).map(Box::new);
         move |source| Self::CorruptLease { path: path.to_owned(), owner, source }
     }
 
@@ -330,8 +330,8 @@ fn by_process(holder: Option<u32>) -> String {
     holder.map_or_else(String::new, |pid| format!(" by process {pid}"))
 }
 
-fn by_owner(holder: Option<&Owner>) -> String {
-    holder.map_or_else(String::new, |owner| format!(" by {owner}"))
+fn by_owner(holder: Option<&AttachmentKey>) -> String {
+    holder.map_or_else(String::new, |owner| format!(" by {}", owner.described()))
 }
 
 fn list(addresses: &[IpNetwork]) -> String {

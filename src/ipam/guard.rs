@@ -11,11 +11,12 @@ use ipnetwork::IpNetwork;
 use super::allocator::{self, Table};
 use super::error::{Error, Result};
 use super::hints::{AddressSet, AllocationHints};
-use super::lease::{Lease, Owner, Tenant};
+use super::lease::{Lease, Tenant};
 use super::pool::Pool;
 use super::quarantine::Quarantined;
 use super::store::{NAME_MAX, Store};
 use super::{files, lock, timestamp};
+use crate::spec::AttachmentKey;
 
 /// A [`Store`] with its lock held, which allows changes; created by [`Store::lock`].
 ///
@@ -94,7 +95,7 @@ impl<'a> StoreGuard<'a> {
     /// - [`Error::AddressTaken`], [`Error::NotInPools`] and [`Error::RequestedTwice`] for a
     ///   requested address.
     /// - [`Error::NameTooLong`], [`Error::Io`].
-    pub fn allocate(&mut self, owner: &Owner, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
+    pub fn allocate(&mut self, owner: &AttachmentKey, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
         self.allocate_with(owner, pools, requested, |_| false)
     }
 
@@ -118,7 +119,7 @@ impl<'a> StoreGuard<'a> {
     /// As for [`allocate`](Self::allocate).
     pub fn allocate_with(
         &mut self,
-        owner: &Owner,
+        owner: &AttachmentKey,
         pools: &[Pool],
         requested: &[IpAddr],
         reclaim: impl FnMut(&Lease) -> bool,
@@ -151,7 +152,7 @@ impl<'a> StoreGuard<'a> {
     /// # Errors
     ///
     /// [`Error::Io`].
-    pub fn release(&mut self, owner: &Owner) -> Result<Option<Lease>> {
+    pub fn release(&mut self, owner: &AttachmentKey) -> Result<Option<Lease>> {
         self.recover_pending()?;
         let Some(file) = self.owner_path(owner) else {
             return Ok(None);
@@ -255,7 +256,7 @@ impl Deref for StoreGuard<'_> {
 }
 
 impl Table for StoreGuard<'_> {
-    fn lease_of(&mut self, owner: &Owner) -> Result<Option<Lease>> {
+    fn lease_of(&mut self, owner: &AttachmentKey) -> Result<Option<Lease>> {
         self.recover_pending()?;
         // A damaged lease is an error here. The attachment may be alive, and a second lease would
         // cost it its addresses.
@@ -310,11 +311,11 @@ impl Table for StoreGuard<'_> {
         Ok(lease)
     }
 
-    fn remove(&mut self, owner: &Owner) -> Result<()> {
+    fn remove(&mut self, owner: &AttachmentKey) -> Result<()> {
         self.release(owner).map(drop)
     }
 }
 
-pub(super) fn name_too_long(owner: &Owner) -> Error {
+pub(super) fn name_too_long(owner: &AttachmentKey) -> Error {
     Error::NameTooLong { owner: Box::new(owner.clone()), length: owner.file_name().len(), limit: NAME_MAX }
 }

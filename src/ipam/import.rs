@@ -11,12 +11,12 @@ use serde::Deserialize;
 
 use super::error::{Error, Result};
 use super::guard::{StoreGuard, name_too_long};
-use super::lease::{Lease, Owner};
+use super::lease::Lease;
 use super::pool::Pool;
 use super::range::Range;
 use super::store::Store;
 use super::timestamp;
-use crate::spec::{self, IfName, KubernetesPod};
+use crate::spec::{self, AttachmentKey, IfName, KubernetesPod};
 
 /// Leases of another plugin, read but not imported yet.
 ///
@@ -24,7 +24,7 @@ use crate::spec::{self, IfName, KubernetesPod};
 /// later. The other plugin must not run any more, because the import does not see its later leases.
 #[derive(Debug, Default)]
 pub struct ForeignLeases {
-    held: BTreeMap<Owner, Vec<IpAddr>>,
+    held: BTreeMap<AttachmentKey, Vec<IpAddr>>,
     last: Vec<IpAddr>,
     skipped: Vec<Skipped>,
 }
@@ -70,12 +70,12 @@ pub enum SkipReason {
     NotInPools,
 
     /// A lease already holds the address.
-    #[error("it is already held by a lease{}", .0.as_ref().map_or_else(String::new, |owner| format!(" of {owner}")))]
-    Taken(Option<Box<Owner>>),
+    #[error("it is already held by a lease{}", .0.as_ref().map_or_else(String::new, |owner| format!(" of {}", owner.described())))]
+    Taken(Option<Box<AttachmentKey>>),
 
     /// The holder already has a lease.
-    #[error("{} has a lease already", .0)]
-    AlreadyLeased(Box<Owner>),
+    #[error("{} has a lease already", .0.described())]
+    AlreadyLeased(Box<AttachmentKey>),
 
     /// The file cannot be read, or the lease cannot be created.
     #[error(transparent)]
@@ -211,7 +211,7 @@ impl Store {
     }
 
     /// The reason why `owner` cannot get a lease, if any.
-    fn refusal(&self, owner: &Owner) -> Result<Option<SkipReason>> {
+    fn refusal(&self, owner: &AttachmentKey) -> Result<Option<SkipReason>> {
         if self.owner_path(owner).is_none() {
             return Ok(Some(SkipReason::Failed(name_too_long(owner))));
         }
@@ -283,11 +283,11 @@ fn names(addresses: impl IntoIterator<Item = IpAddr>) -> String {
 }
 
 /// Parses the holder as `host-local` writes it; `None` if the text is empty.
-fn owner(text: &str, ifname: &IfName) -> Result<Option<Owner>, spec::Error> {
+fn owner(text: &str, ifname: &IfName) -> Result<Option<AttachmentKey>, spec::Error> {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let Some(container_id) = lines.next() else {
         return Ok(None);
     };
     let ifname = lines.next().map_or_else(|| Ok(ifname.clone()), str::parse)?;
-    Ok(Some(Owner { container_id: container_id.parse()?, ifname }))
+    Ok(Some(AttachmentKey { container_id: container_id.parse()?, ifname }))
 }

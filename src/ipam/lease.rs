@@ -1,4 +1,3 @@
-use std::fmt;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -7,23 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
 use super::timestamp;
-use crate::spec::{ContainerId, IfName, KubernetesPod};
-
-/// The holder of a lease: one interface of one container, on the network of the store.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Owner {
-    /// The container.
-    pub container_id: ContainerId,
-    /// The interface inside the container.
-    pub ifname: IfName,
-}
+use crate::spec::{Attachment, AttachmentKey, ContainerId, IfName, KubernetesPod};
 
 /// The owner of a lease and, if known, the Kubernetes pod of the attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
     /// The owner, which identifies the lease.
-    pub owner: Owner,
+    pub owner: AttachmentKey,
     /// The pod, which the lease records for operators.
     pub pod: KubernetesPod,
 }
@@ -52,8 +41,8 @@ pub struct Tenant {
 #[non_exhaustive]
 pub struct Lease {
     /// The holder of the addresses.
-    #[serde(flatten)]
-    pub owner: Owner,
+    #[serde(flatten, with = "OwnerKeys")]
+    pub owner: AttachmentKey,
     /// The addresses in the order of the pools, each with the prefix length of its subnet.
     pub addresses: Vec<IpNetwork>,
     /// The lease is valid during this boot.
@@ -74,6 +63,15 @@ pub struct Lease {
     /// parts. Invalid parts are read as unknown.
     #[serde(flatten)]
     pub pod: KubernetesPod,
+}
+
+/// The keys of the owner in a lease file. The files keep `containerId`, whereas the protocol has
+/// `containerID`.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "AttachmentKey", rename_all = "camelCase")]
+struct OwnerKeys {
+    container_id: ContainerId,
+    ifname: IfName,
 }
 
 /// The id of one boot of the machine, from [`/proc/sys/kernel/random/boot_id`].
@@ -115,10 +113,15 @@ impl BootId {
     }
 }
 
-impl Owner {
+impl AttachmentKey {
     /// The file name of the owner's lease. A container id contains no `@`, so names are unique.
     pub(super) fn file_name(&self) -> String {
         format!("{}@{}.json", self.container_id, self.ifname)
+    }
+
+    /// The owner in a message: `eth0 of container 4fe2c9`.
+    pub(super) fn described(&self) -> String {
+        format!("{} of container {}", self.ifname, self.container_id)
     }
 
     /// Parses a file name of [`file_name`](Self::file_name).
@@ -129,21 +132,22 @@ impl Owner {
 }
 
 /// Without a pod.
-impl From<Owner> for Tenant {
-    fn from(owner: Owner) -> Self {
+impl From<AttachmentKey> for Tenant {
+    fn from(owner: AttachmentKey) -> Self {
         Self { owner, pod: KubernetesPod::default() }
     }
 }
 
 /// Without a pod.
-impl From<&Owner> for Tenant {
-    fn from(owner: &Owner) -> Self {
+impl From<&AttachmentKey> for Tenant {
+    fn from(owner: &AttachmentKey) -> Self {
         owner.clone().into()
     }
 }
 
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of container {}", self.ifname, self.container_id)
+/// The owner of the attachment's lease, without a pod.
+impl From<&Attachment> for Tenant {
+    fn from(attachment: &Attachment) -> Self {
+        attachment.key().into()
     }
 }

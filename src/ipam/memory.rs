@@ -6,22 +6,24 @@ use ipnetwork::IpNetwork;
 use super::allocator::{self, Table};
 use super::error::Result;
 use super::hints::AllocationHints;
-use super::lease::{BootId, Lease, Owner, Tenant};
+use super::lease::{BootId, Lease, Tenant};
 use super::pool::Pool;
 use super::timestamp;
 use super::usage::Usage;
+use crate::spec::AttachmentKey;
 
 /// Leases in the memory of the process, for tests of code that uses leases.
 ///
-/// Allocates the same addresses in the same order as a [`Store`](super::Store) and has the same
-/// methods. It has no lock and no files that can be damaged.
+/// Allocates the same addresses in the same order as a [`Store`](super::Store). Both are a
+/// [`LeaseTable`](super::LeaseTable). A `MemoryStore` has no lock and no files that can be damaged.
 ///
 /// ```
-/// use cnikit::ipam::{MemoryStore, Owner, Pool};
+/// use cnikit::ipam::{MemoryStore, Pool};
+/// use cnikit::spec::AttachmentKey;
 ///
 /// let mut leases = MemoryStore::new();
 /// let pool: Pool = serde_json::from_str(r#"[{"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.100"}]"#)?;
-/// let owner = Owner { container_id: "4fe2c9".parse()?, ifname: "eth0".parse()? };
+/// let owner = AttachmentKey::new("4fe2c9".parse()?, "eth0".parse()?);
 /// let lease = leases.allocate(&owner, &[pool], &[])?;
 /// assert_eq!(lease.addresses, ["10.0.0.100/24".parse()?]);
 /// assert_eq!(leases.release(&owner), Some(lease));
@@ -29,8 +31,8 @@ use super::usage::Usage;
 /// ```
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    leases: BTreeMap<Owner, Lease>,
-    holders: HashMap<IpAddr, Owner>,
+    leases: BTreeMap<AttachmentKey, Lease>,
+    holders: HashMap<IpAddr, AttachmentKey>,
     hints: AllocationHints,
 }
 
@@ -45,7 +47,7 @@ impl MemoryStore {
     /// # Errors
     ///
     /// The same errors about the request; never [`Error::Io`](super::Error::Io).
-    pub fn allocate(&mut self, owner: &Owner, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
+    pub fn allocate(&mut self, owner: &AttachmentKey, pools: &[Pool], requested: &[IpAddr]) -> Result<Lease> {
         self.allocate_with(owner, pools, requested, |_| false)
     }
 
@@ -56,7 +58,7 @@ impl MemoryStore {
     /// As for [`allocate`](Self::allocate).
     pub fn allocate_with(
         &mut self,
-        owner: &Owner,
+        owner: &AttachmentKey,
         pools: &[Pool],
         requested: &[IpAddr],
         reclaim: impl FnMut(&Lease) -> bool,
@@ -80,7 +82,7 @@ impl MemoryStore {
     }
 
     /// Releases the addresses of `owner` and returns its lease.
-    pub fn release(&mut self, owner: &Owner) -> Option<Lease> {
+    pub fn release(&mut self, owner: &AttachmentKey) -> Option<Lease> {
         let lease = self.leases.remove(owner)?;
         for address in &lease.addresses {
             self.holders.remove(&address.ip());
@@ -90,7 +92,7 @@ impl MemoryStore {
     }
 
     /// The lease of `owner`, if there is one.
-    pub fn lease(&self, owner: &Owner) -> Option<&Lease> {
+    pub fn lease(&self, owner: &AttachmentKey) -> Option<&Lease> {
         self.leases.get(owner)
     }
 
@@ -115,7 +117,7 @@ impl MemoryStore {
 }
 
 impl Table for MemoryStore {
-    fn lease_of(&mut self, owner: &Owner) -> Result<Option<Lease>> {
+    fn lease_of(&mut self, owner: &AttachmentKey) -> Result<Option<Lease>> {
         Ok(self.lease(owner).cloned())
     }
 
@@ -155,7 +157,7 @@ impl Table for MemoryStore {
         Ok(lease)
     }
 
-    fn remove(&mut self, owner: &Owner) -> Result<()> {
+    fn remove(&mut self, owner: &AttachmentKey) -> Result<()> {
         self.release(owner);
         Ok(())
     }

@@ -6,14 +6,15 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use cnikit::ipam::{Owner, Range, Store};
+//! use cnikit::ipam::{Range, Store};
+//! use cnikit::spec::AttachmentKey;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
 //! # let dir = dir.path().join("podnet");
 //! let range = Range::new("10.244.1.0/24".parse()?, None)?;
 //! let store = Store::open(dir)?;
-//! let owner = Owner { container_id: "4fe2c9".parse()?, ifname: "eth0".parse()? };
+//! let owner = AttachmentKey::new("4fe2c9".parse()?, "eth0".parse()?);
 //!
 //! let lease = store.lock(Duration::from_secs(5))?.allocate(&owner, &[range.into()], &[])?;
 //! assert_eq!(lease.addresses, ["10.244.1.2/24".parse()?]);
@@ -74,6 +75,7 @@ mod guard;
 mod hints;
 mod import;
 mod lease;
+mod lease_table;
 mod lock;
 mod memory;
 mod owner_lock;
@@ -95,7 +97,8 @@ pub use config::{IpamConfig, IpamKeys};
 pub use error::{ADDRESS_TAKEN, ALREADY_LEASED, CORRUPT_LEASE, Error, POOL_EXHAUSTED, Result};
 pub use guard::StoreGuard;
 pub use import::{ForeignLeases, Import, SkipReason, Skipped};
-pub use lease::{BootId, Lease, Owner, Tenant};
+pub use lease::{BootId, Lease, Tenant};
+pub use lease_table::LeaseTable;
 pub use memory::MemoryStore;
 pub use owner_lock::OwnerLock;
 pub use pool::Pool;

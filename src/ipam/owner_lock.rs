@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::error::{Error, Result};
-use super::lease::Owner;
 use super::store::{NAME_MAX, Store};
 use super::{files, lock};
+use crate::spec::AttachmentKey;
 
 /// The lock of one owner, held until it is dropped; created by [`Store::lock_owner`].
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Store {
     ///
     /// As for [`lock`](Self::lock), and [`Error::NameTooLong`] for an owner that cannot have a
     /// lease.
-    pub fn lock_owner(&self, owner: &Owner, timeout: Duration) -> Result<OwnerLock> {
+    pub fn lock_owner(&self, owner: &AttachmentKey, timeout: Duration) -> Result<OwnerLock> {
         let name = owner.file_name();
         if name.len() > NAME_MAX {
             return Err(Error::NameTooLong { owner: Box::new(owner.clone()), length: name.len(), limit: NAME_MAX });
@@ -54,11 +54,11 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Io`].
-    pub fn locked_owners(&self) -> Result<Vec<Owner>> {
+    pub fn locked_owners(&self) -> Result<Vec<AttachmentKey>> {
         let mut owners = Vec::new();
-        files::visit_names(&self.owners_dir(), |name| owners.extend(Owner::from_file_name(name)))?;
+        files::visit_names(&self.owners_dir(), |name| owners.extend(AttachmentKey::from_file_name(name)))?;
         // The lock of a killed process is free. Taking it removes the file.
-        let is_held = |owner: &Owner| match self.lock_owner(owner, Duration::ZERO) {
+        let is_held = |owner: &AttachmentKey| match self.lock_owner(owner, Duration::ZERO) {
             Err(Error::LockTimeout { .. }) => Ok(true),
             free => free.map(|_| false),
         };
@@ -83,8 +83,8 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_millis(20);
 
-    fn owner(id: &str) -> Owner {
-        Owner { container_id: id.parse().unwrap(), ifname: "eth0".parse().unwrap() }
+    fn owner(id: &str) -> AttachmentKey {
+        AttachmentKey { container_id: id.parse().unwrap(), ifname: "eth0".parse().unwrap() }
     }
 
     #[test]

@@ -11,10 +11,10 @@ use ipnetwork::IpNetwork;
 use super::error::{Error, Result};
 use super::files;
 use super::guard::StoreGuard;
-use super::lease::{Lease, Owner};
+use super::lease::Lease;
 use super::quarantine::Quarantined;
 use super::store::{Store, parse};
-use crate::spec::KubernetesPod;
+use crate::spec::{AttachmentKey, KubernetesPod};
 
 impl StoreGuard<'_> {
     /// Undoes the pending change, if there is one: an allocation without its commit, or a release
@@ -111,7 +111,7 @@ impl StoreGuard<'_> {
         let dir = self.leases_dir();
         let mut names = Vec::new();
         files::visit_names(&dir, |name| {
-            if Owner::from_file_name(name).is_some() {
+            if AttachmentKey::from_file_name(name).is_some() {
                 names.push(dir.join(name));
             }
         })?;
@@ -135,7 +135,7 @@ impl Store {
         let (Error::CorruptLease { path, .. } | Error::Io { path, .. }) = error else {
             return Ok(None);
         };
-        let owner = path.file_name().and_then(|name| Owner::from_file_name(name.to_str()?));
+        let owner = path.file_name().and_then(|name| AttachmentKey::from_file_name(name.to_str()?));
         let (Some(owner), Some(file)) = (owner, files::stat(path)?) else {
             return Ok(None);
         };

@@ -38,7 +38,7 @@ impl Store {
     ///
     /// # let dir = tempfile::tempdir()?;
     /// let store = Store::open(dir.path().join("podnet"))?;
-    /// drop(store.lock_owner(&cnikit::ipam::Owner { container_id: "c1".parse()?, ifname: "eth0".parse()? }, LOCK_TIMEOUT)?);
+    /// drop(store.lock_owner(&cnikit::spec::AttachmentKey::new("c1".parse()?, "eth0".parse()?), LOCK_TIMEOUT)?);
     /// store.remove()?;
     /// assert!(!store.exists()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())

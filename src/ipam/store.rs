@@ -10,10 +10,10 @@ use serde::de::Error as _;
 use super::error::{Error, Result};
 use super::files;
 use super::hints::AllocationHints;
-use super::lease::{BootId, Lease, Owner};
+use super::lease::{BootId, Lease};
 use super::pool::Pool;
 use super::usage::Usage;
-use crate::spec::NetworkName;
+use crate::spec::{AttachmentKey, NetworkName};
 
 /// Maximum length of a file name, on every file system with hard links.
 pub(super) const NAME_MAX: usize = 255;
@@ -106,7 +106,7 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::CorruptLease`], [`Error::Io`].
-    pub fn lease(&self, owner: &Owner) -> Result<Option<Lease>> {
+    pub fn lease(&self, owner: &AttachmentKey) -> Result<Option<Lease>> {
         let lease = self.owner_path(owner).map_or(Ok(None), |path| self.read(&path))?;
         Ok(lease.filter(|lease| lease.boot_id == self.boot_id))
     }
@@ -220,14 +220,14 @@ impl Store {
             return Ok(None);
         };
         if path.file_name() != Some(lease.owner.file_name().as_ref()) {
-            let source = serde_json::Error::custom(format!("it is the lease of {}", lease.owner));
+            let source = serde_json::Error::custom(format!("it is the lease of {}", lease.owner.described()));
             return Err(Error::corrupt(path)(source));
         }
         Ok(Some((lease, file)))
     }
 
     /// The path of the lease of `owner`; `None` if the file name would be too long.
-    pub(super) fn owner_path(&self, owner: &Owner) -> Option<PathBuf> {
+    pub(super) fn owner_path(&self, owner: &AttachmentKey) -> Option<PathBuf> {
         let name = owner.file_name();
         (name.len() <= NAME_MAX).then(|| self.leases_dir().join(name))
     }

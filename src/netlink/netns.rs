@@ -2,9 +2,9 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     panic,
-    path::Path,
+    path::{Path, PathBuf},
     process, thread,
     time::Duration,
 };
@@ -133,6 +133,28 @@ impl Netns {
     /// The identity of the namespace. Two values for one namespace have the same id.
     pub const fn id(&self) -> NetnsId {
         self.id
+    }
+
+    /// The path of the open descriptor, such as `/proc/self/fd/5`: a value of `CNI_NETNS` for a
+    /// namespace without a file.
+    ///
+    /// The path is valid in this process only, and only while this value exists. A child process
+    /// does not inherit the descriptor.
+    ///
+    /// ```no_run
+    /// use cnikit::netlink::Netns;
+    ///
+    /// let pod = Netns::create()?;
+    /// assert_eq!(Netns::open(pod.path())?.id(), pod.id());
+    /// # Ok::<(), cnikit::netlink::Error>(())
+    /// ```
+    ///
+    /// # Kernel
+    ///
+    /// `/proc` must be mounted.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.fd.as_raw_fd()).into()
     }
 
     /// Opens a netlink socket inside the namespace. Any thread can use it from outside.

@@ -5,13 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
 use serde_json::Value;
+use tracing::warn;
 
 use super::trace::{CallSpan, record_addresses};
 use super::{
     AddRequest, CheckRequest, Context as _, DelRequest, Error, GcRequest, Plugin, PluginError, PluginInfo,
     StatusRequest, netns,
 };
-use crate::spec::{self, Command, Environment, ErrorCode, NetworkName, RawConfig, Version};
+use crate::spec::{self, AddResult, Command, Environment, ErrorCode, NetworkName, RawConfig, Version};
 
 /// The outcome of a call: the output and the exit code of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,62 +180,54 @@ impl Call {
 
 fn add<P: Plugin>(response: &mut Response<'_>, plugin: &P, call: Call) -> Result<(), PluginError> {
     let Call { environment, network, version, raw_config } = call;
-    let request = AddRequest {
-        attachment: environment.attachment(network)?,
-        netns: environment.required_netns()?,
-        net_conf: raw_config.net_conf()?,
-        config: raw_config.decode()?,
-        prev_result: raw_config.prev_result()?,
-        args: environment.args?,
-        path: environment.path,
-        raw_config,
-    };
+    let (attachment, netns) = (environment.attachment(network)?, environment.required_netns()?);
+    let request = AddRequest::new(attachment, netns, raw_config)?.args(environment.args?).path(environment.path);
     netns::require(&request.netns, environment.netns_override)?;
     let result = plugin.add(&request)?;
     record_addresses(&result);
-    let json = result.to_json(version).map_err(PluginError::from);
-    let written = json.and_then(|json| response.write(format!("{json}\n").as_bytes()));
-    written.map_err(|error| rollback(plugin, request, error))
+    write_result(response, &result, request.prev_result.as_ref(), version)
+        .map_err(|error| rollback(plugin, request, error))
+}
+
+fn write_result(
+    response: &mut Response<'_>,
+    result: &AddResult,
+    prev_result: Option<&AddResult>,
+    version: Version,
+) -> Result<(), PluginError> {
+    // A wrong index that the plugin received is not a defect of the plugin.
+    if prev_result.is_none_or(|received| received.check_interface_indexes().is_ok()) {
+        result.check_interface_indexes()?;
+    }
+    let (json, omitted) = result.to_json_lossy(version)?;
+    for field in omitted {
+        warn!("the result omits {field}");
+    }
+    response.write(format!("{json}\n").as_bytes())
 }
 
 /// Rolls back an `ADD` if its result cannot be returned: the caller sees a failed `ADD`, which must
-/// leave nothing behind. Returns the error, with the error of the rollback in its details.
+/// leave nothing behind. Returns the error, with the error of the rollback.
 fn rollback<P: Plugin>(plugin: &P, request: AddRequest<P::Config>, error: PluginError) -> PluginError {
-    match plugin.del(&request.into()) {
+    match plugin.del(&request.into()).context("roll back the ADD") {
         Ok(()) => error,
-        Err(rollback_error) => error.with_details(format!("and the rollback of the ADD failed: {rollback_error}")),
+        Err(rollback_error) => error.and(rollback_error),
     }
 }
 
 fn del<P: Plugin>(plugin: &P, call: Call) -> Result<(), PluginError> {
     let Call { environment, network, raw_config, .. } = call;
-    let request = DelRequest {
-        attachment: environment.attachment(network)?,
-        netns: environment.netns.filter(|path| environment.netns_override || !netns::is_own(path)),
-        net_conf: raw_config.net_conf(),
-        config: raw_config.decode(),
-        prev_result: raw_config.prev_result(),
-        args: environment.args,
-        path: environment.path,
-        raw_config,
-    };
+    let netns = environment.netns.clone().filter(|path| environment.netns_override || !netns::is_own(path));
+    let request = DelRequest::new(environment.attachment(network)?, netns, raw_config).path(environment.path);
+    let request = DelRequest { args: environment.args, ..request };
     request.prev_result.iter().flatten().for_each(record_addresses);
     plugin.del(&request)
 }
 
 fn check<P: Plugin>(plugin: &P, call: Call) -> Result<(), PluginError> {
     let Call { environment, network, raw_config, .. } = call;
-    let missing = spec::Error::MissingPrevResult { command: Command::Check };
-    let request = CheckRequest {
-        attachment: environment.attachment(network)?,
-        netns: environment.required_netns()?,
-        net_conf: raw_config.net_conf()?,
-        config: raw_config.decode()?,
-        prev_result: raw_config.prev_result()?.ok_or(missing)?,
-        args: environment.args?,
-        path: environment.path,
-        raw_config,
-    };
+    let (attachment, netns) = (environment.attachment(network)?, environment.required_netns()?);
+    let request = CheckRequest::new(attachment, netns, raw_config)?.args(environment.args?).path(environment.path);
     netns::require(&request.netns, environment.netns_override)?;
     record_addresses(&request.prev_result);
     plugin.check(&request)
@@ -242,24 +235,13 @@ fn check<P: Plugin>(plugin: &P, call: Call) -> Result<(), PluginError> {
 
 fn gc<P: Plugin>(plugin: &P, call: Call) -> Result<(), PluginError> {
     let Call { environment, raw_config, .. } = call;
-    let request = GcRequest {
-        net_conf: raw_config.net_conf()?,
-        config: raw_config.decode()?,
-        valid_attachments: raw_config.valid_attachments()?,
-        path: environment.path,
-        raw_config,
-    };
+    let request = GcRequest::new(raw_config)?.path(environment.path);
     plugin.gc(&request)
 }
 
 fn status<P: Plugin>(plugin: &P, call: Call) -> Result<(), PluginError> {
     let Call { environment, raw_config, .. } = call;
-    let request = StatusRequest {
-        net_conf: raw_config.net_conf()?,
-        config: raw_config.decode()?,
-        path: environment.path,
-        raw_config,
-    };
+    let request = StatusRequest::new(raw_config)?.path(environment.path);
     plugin.status(&request)
 }
 
@@ -301,7 +283,7 @@ fn panic_error(payload: &(dyn Any + Send)) -> PluginError {
 }
 
 fn json_line(value: &impl Serialize) -> Result<Vec<u8>, spec::Error> {
-    let mut json = serde_json::to_vec(value).map_err(|source| spec::Error::Unwritable { source })?;
+    let mut json = serde_json::to_vec(value).map_err(|source| spec::Error::Unwritable { source: source.into() })?;
     json.push(b'\n');
     Ok(json)
 }

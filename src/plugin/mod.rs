@@ -49,8 +49,17 @@
 //! | a key is missing or has an invalid value; `CHECK` has no `prevResult` | 7 |
 //! | `CNI_NETNS` is not a namespace, or is the plugin's own | 8 |
 //!
-//! A result that the configuration's version cannot represent is also error 1, and the `ADD` is
-//! rolled back.
+//! After the verb, the dispatcher checks the result. It rolls back the `ADD` in these cases:
+//!
+//! | Error | Code |
+//! |---|---|
+//! | an address names an interface that is not in the result, although `prevResult` was correct | 999 |
+//! | an address or a route of the result has no place in the configuration's version (before 0.3.0) | 1 |
+//! | the result cannot be written to standard output | 5 |
+//!
+//! If the version does not define an attribute of a route, such as `mtu` before 1.1.0, the
+//! dispatcher omits the attribute and emits a warning. See
+//! [`AddResult::to_json_lossy`](crate::spec::AddResult::to_json_lossy).
 //!
 //! # Logging and tracing
 //!
@@ -112,9 +121,46 @@
 //! assert_eq!(WARNINGS.load(Relaxed), 1);
 //! ```
 //!
-//! Only [`run`] touches the process. [`dispatch`] takes and returns values, so tests can call
-//! it.
+//! # Tests without a process
+//!
+//! Only [`run`] touches the process. [`dispatch`] takes and returns values. A test passes it a
+//! namespace of its own, by the path of the open descriptor:
+//!
+//! ```no_run
+//! # #[cfg(feature = "netlink")] {
+//! use cnikit::netlink::Netns;
+//! # use cnikit::plugin::{AddRequest, CheckRequest, DelRequest, Plugin, PluginError, PluginInfo};
+//! use cnikit::plugin::dispatch;
+//! # use cnikit::spec::AddResult;
+//! # struct MyPlugin;
+//! # impl Plugin for MyPlugin {
+//! #     type Config = serde::de::IgnoredAny;
+//! #     fn info(&self) -> PluginInfo { PluginInfo { name: "p", version: "1", summary: "s", docs: "d" } }
+//! #     fn add(&self, _: &AddRequest<Self::Config>) -> Result<AddResult, PluginError> { Ok(AddResult::default()) }
+//! #     fn check(&self, _: &CheckRequest<Self::Config>) -> Result<(), PluginError> { Ok(()) }
+//! #     fn del(&self, _: &DelRequest<Self::Config>) -> Result<(), PluginError> { Ok(()) }
+//! # }
+//!
+//! let (host, pod) = (Netns::create()?, Netns::create()?); // needs CAP_SYS_ADMIN
+//! let variable = |name: &str| match name {
+//!     "CNI_COMMAND" => Some("ADD".into()),
+//!     "CNI_CONTAINERID" => Some("c1".into()),
+//!     "CNI_NETNS" => Some(pod.path().into()), // /proc/self/fd/5
+//!     "CNI_IFNAME" => Some("eth0".into()),
+//!     _ => None,
+//! };
+//! let config = r#"{"cniVersion": "1.1.0", "name": "dbnet", "type": "my-plugin"}"#;
+//! // The plugin's changes to the host stay in a namespace of the test.
+//! let output = host.run(|| dispatch(&MyPlugin, &variable, &mut config.as_bytes()))?;
+//! assert_eq!(output.exit_code, 0, "{}", String::from_utf8_lossy(&output.stdout));
+//! assert!(pod.socket()?.link_by_name(&"eth0".parse()?)?.is_some());
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A test of one verb can also build its request: see [`AddRequest::new`].
 
+mod construct;
 mod dispatch;
 mod error;
 mod log;

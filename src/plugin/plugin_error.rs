@@ -6,7 +6,8 @@ use crate::spec::{ErrorCode, ErrorDocument, HasErrorCode, Version};
 /// The error of a verb: the content of the error document.
 ///
 /// `?` converts any [`HasErrorCode`] error. The error's text becomes the message, the chain of its
-/// sources the details.
+/// sources the details. Any other [`std::error::Error`] needs a code of the plugin's choice:
+/// [`Context::with_code`].
 ///
 /// ```
 /// use cnikit::plugin::{Context, PluginError};
@@ -14,9 +15,9 @@ use crate::spec::{ErrorCode, ErrorDocument, HasErrorCode, Version};
 ///
 /// fn mtu_of(bridge: &str) -> Result<u32, PluginError> {
 ///     let path = format!("/sys/class/net/{bridge}/mtu");
+///     // An `io::Error` has a code. A `ParseIntError` has none.
 ///     let text = std::fs::read_to_string(&path).context(format!("read {path}"))?;
-///     let no_number = |_| PluginError::new(ErrorCode::DECODE, format!("{path} does not contain a number"));
-///     text.trim().parse().map_err(no_number)
+///     text.trim().parse().with_code(ErrorCode::DECODE).context(format!("parse {path}"))
 /// }
 ///
 /// let error = mtu_of("no-such-bridge").unwrap_err();
@@ -34,14 +35,44 @@ pub struct PluginError {
     pub details: String,
 }
 
-/// Adds the failed step of a verb to an error.
-pub trait Context<T> {
+/// Adds the failed step of a verb, or an error code, to an error.
+///
+/// If [`context`](Self::context) or `?` fails to compile because an error of another crate is not
+/// [`HasErrorCode`], put [`with_code`](Self::with_code) before it:
+///
+/// ```
+/// use std::net::IpAddr;
+///
+/// use cnikit::plugin::{Context, PluginError};
+/// use cnikit::spec::ErrorCode;
+///
+/// fn gateway(text: &str) -> Result<IpAddr, PluginError> {
+///     text.parse().with_code(ErrorCode::DECODE).context("parse the gateway")
+/// }
+///
+/// let error = gateway("here").unwrap_err();
+/// assert_eq!(error.code, ErrorCode::DECODE);
+/// assert_eq!(error.msg, "parse the gateway: invalid IP address syntax");
+/// ```
+pub trait Context<T, E> {
     /// Prepends the step to the message of an error: `create the veth pair: <message>`.
     ///
     /// # Errors
     ///
     /// The error, with the step.
-    fn context(self, step: impl fmt::Display) -> Result<T, PluginError>;
+    fn context(self, step: impl fmt::Display) -> Result<T, PluginError>
+    where
+        PluginError: From<E>;
+
+    /// Converts any error with this code. If the error has a code already, this one replaces it. A
+    /// [`PluginError`] keeps its message and details.
+    ///
+    /// # Errors
+    ///
+    /// The error, with the code.
+    fn with_code(self, code: ErrorCode) -> Result<T, PluginError>
+    where
+        E: StdError + 'static;
 }
 
 /// Collects the errors of a verb that continues after an error, as `DEL` and `GC` must.
@@ -64,6 +95,46 @@ impl PluginError {
     /// Creates an error without details.
     pub fn new(code: ErrorCode, msg: impl Into<String>) -> Self {
         Self { code, msg: msg.into(), details: String::new() }
+    }
+
+    /// Creates an error from any error: the text becomes the message, the chain of sources the
+    /// details. A [`PluginError`] keeps its message and details.
+    ///
+    /// ```
+    /// use cnikit::plugin::PluginError;
+    /// use cnikit::spec::ErrorCode;
+    ///
+    /// let foreign = "9000x".parse::<u32>().unwrap_err();
+    /// let error = PluginError::from_error(ErrorCode::DECODE, &foreign);
+    /// assert_eq!(error, PluginError::new(ErrorCode::DECODE, "invalid digit found in string"));
+    /// ```
+    #[must_use]
+    pub fn from_error(code: ErrorCode, error: &(dyn StdError + 'static)) -> Self {
+        match error.downcast_ref::<Self>() {
+            Some(known) => Self { code, ..known.clone() },
+            None => Self { code, msg: error.to_string(), details: sources(error) },
+        }
+    }
+
+    /// Adds another error: both messages, both details, and the code of `self`.
+    ///
+    /// ```
+    /// use cnikit::plugin::PluginError;
+    /// use cnikit::spec::ErrorCode;
+    ///
+    /// let error = PluginError::new(ErrorCode::TRY_AGAIN, "the pool is locked");
+    /// let error = error.and(std::io::Error::other("the link is busy"));
+    /// assert_eq!(error.code, ErrorCode::TRY_AGAIN);
+    /// assert_eq!(error.msg, "the pool is locked; the link is busy");
+    /// ```
+    #[must_use]
+    pub fn and(self, other: impl Into<Self>) -> Self {
+        let other = other.into();
+        let joined = |one: String, other: String| match (one.is_empty(), other.is_empty()) {
+            (false, false) => format!("{one}; {other}"),
+            _ => one + &other,
+        };
+        Self { code: self.code, msg: joined(self.msg, other.msg), details: joined(self.details, other.details) }
     }
 
     /// Sets the details.
@@ -93,29 +164,38 @@ impl ErrorCollector {
     ///
     /// The combined error.
     pub fn into_result(self) -> Result<(), PluginError> {
-        let Some(code) = self.all.first().map(|first| first.code) else {
-            return Ok(());
-        };
-        let (msgs, details): (Vec<_>, Vec<_>) = self.all.into_iter().map(|one| (one.msg, one.details)).unzip();
-        let details: Vec<String> = details.into_iter().filter(|details| !details.is_empty()).collect();
-        Err(PluginError { code, msg: msgs.join("; "), details: details.join("; ") })
+        self.all.into_iter().reduce(PluginError::and).map_or(Ok(()), Err)
     }
 }
 
 impl<E: HasErrorCode> From<E> for PluginError {
     fn from(error: E) -> Self {
-        let sources = std::iter::successors(error.source(), |source| (*source).source());
-        let details: Vec<String> = sources.map(ToString::to_string).collect();
-        Self { code: error.code(), msg: error.to_string(), details: details.join(": ") }
+        Self { code: error.code(), msg: error.to_string(), details: sources(&error) }
     }
 }
 
-impl<T, E: Into<PluginError>> Context<T> for Result<T, E> {
-    fn context(self, step: impl fmt::Display) -> Result<T, PluginError> {
+/// The texts of the sources of an error.
+fn sources(error: &dyn StdError) -> String {
+    let sources = std::iter::successors(error.source(), |source| (*source).source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+impl<T, E> Context<T, E> for Result<T, E> {
+    fn context(self, step: impl fmt::Display) -> Result<T, PluginError>
+    where
+        PluginError: From<E>,
+    {
         self.map_err(|error| {
             let error: PluginError = error.into();
             PluginError { msg: format!("{step}: {}", error.msg), ..error }
         })
+    }
+
+    fn with_code(self, code: ErrorCode) -> Result<T, PluginError>
+    where
+        E: StdError + 'static,
+    {
+        self.map_err(|error| PluginError::from_error(code, &error))
     }
 }
 

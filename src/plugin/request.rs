@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use crate::spec::{AddResult, Args, Attachment, Error, NetConf, RawConfig, ValidAttachments};
 
 /// A call to attach a container.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AddRequest<C> {
     /// The interface, the container and the network.
@@ -30,7 +30,36 @@ pub struct AddRequest<C> {
 /// An error of the runtime must not prevent the deletion of a container. All fields except the
 /// attachment are therefore results, and the plugin decides which of them it needs. A plugin that
 /// derives its names from the attachment needs only the attachment.
-#[derive(Debug)]
+///
+/// `?` on a reference to such a field returns its error from the verb:
+///
+/// ```
+/// # use cnikit::plugin::{DelRequest, PluginError};
+/// # use cnikit::spec::RawConfig;
+/// #[derive(serde::Deserialize)]
+/// struct Config {
+///     bridge: String,
+/// }
+///
+/// fn del(request: &DelRequest<Config>) -> Result<(), PluginError> {
+///     let bridge = &request.config.as_ref()?.bridge;
+///     let is_masqueraded = request.net_conf.as_ref()?.ip_masq;
+///     let result = request.prev_result.as_ref()?;
+///     let pod = request.args.as_ref()?.value("K8S_POD_NAME");
+/// #   assert_eq!((bridge.as_str(), is_masqueraded, result.is_none(), pod), ("cni0", false, true, None));
+///     // ...
+///     Ok(())
+/// }
+/// # let config = |text: &str| RawConfig::parse(text);
+/// # let attachment = cnikit::spec::Attachment::new("dbnet".parse()?, "c1".parse()?, "eth0".parse()?);
+/// # let raw = config(r#"{"cniVersion": "1.1.0", "name": "dbnet", "type": "p", "bridge": "cni0"}"#)?;
+/// # del(&DelRequest::new(attachment.clone(), None, raw))?;
+/// # let raw = config(r#"{"cniVersion": "1.1.0", "name": "dbnet", "type": "p"}"#)?;
+/// # let error = del(&DelRequest::new(attachment, None, raw)).unwrap_err();
+/// # assert_eq!((error.code.value(), error.details.as_str()), (7, "missing field `bridge`"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct DelRequest<C> {
     /// The interface, the container and the network.
@@ -70,7 +99,7 @@ impl<C> From<AddRequest<C>> for DelRequest<C> {
 }
 
 /// A call to check an attachment.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CheckRequest<C> {
     /// The interface, the container and the network.
@@ -93,7 +122,7 @@ pub struct CheckRequest<C> {
 }
 
 /// A call to delete all resources that belong to no valid attachment.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct GcRequest<C> {
     /// `CNI_PATH`: the directories to search for delegates.
@@ -109,7 +138,7 @@ pub struct GcRequest<C> {
 }
 
 /// A call to report whether an `ADD` can be served.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StatusRequest<C> {
     /// `CNI_PATH`: the directories to search for delegates.

@@ -157,7 +157,7 @@ impl Runtime {
         }
         let known = self.cache.attachments()?;
         let stale = known.iter().filter(|known| known.network == network.name).filter(|known| {
-            let key = AttachmentKey::from(&known.parameters.attachment(&known.network));
+            let key = known.parameters.key();
             !valid.contains(&key)
         });
         let mut errors: Vec<Error> = stale.filter_map(|stale| self.del(network, &stale.parameters).err()).collect();

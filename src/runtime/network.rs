@@ -212,7 +212,7 @@ pub(super) fn in_file<E: Into<Error>>(path: &Path) -> impl FnOnce(E) -> Error {
 
 /// Formats a result as the JSON of a version.
 pub(super) fn result_value(result: &AddResult, version: Version) -> Result<Value, spec::Error> {
-    serde_json::from_str(&result.to_json(version)?).map_err(|source| spec::Error::Unwritable { source })
+    serde_json::from_str(&result.to_json(version)?).map_err(|source| spec::Error::Unwritable { source: source.into() })
 }
 
 fn raw_config(object: Map<String, Value>) -> Result<RawConfig, Error> {

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use crate::spec::{Args, Attachment, ContainerId, IfName, NetworkName};
+use crate::spec::{Args, Attachment, AttachmentKey, ContainerId, IfName, NetworkName};
 
 /// A runtime's parameters for one attachment, in addition to the network configuration.
 ///
@@ -67,8 +67,14 @@ impl AttachmentParameters {
         self
     }
 
+    /// The identity of the attachment within any network.
+    #[must_use]
+    pub fn key(&self) -> AttachmentKey {
+        AttachmentKey::new(self.container_id.clone(), self.ifname.clone())
+    }
+
     /// The attachment of these parameters to a network.
     pub fn attachment(&self, network: &NetworkName) -> Attachment {
-        Attachment::new(network.clone(), self.container_id.clone(), self.ifname.clone())
+        self.key().in_network(network)
     }
 }

@@ -35,6 +35,34 @@ impl Args {
         self.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
+    /// The parsed value of a key; `None` if the key is absent.
+    ///
+    /// ```
+    /// use cnikit::spec::Args;
+    ///
+    /// let args: Args = "VLAN=100".parse()?;
+    /// assert_eq!(args.parse::<u16>("VLAN")?, Some(100));
+    /// let error = args.parse::<bool>("VLAN").unwrap_err().to_string();
+    /// assert!(error.starts_with("CNI_ARGS: VLAN=100 is not valid"));
+    /// # Ok::<(), cnikit::spec::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArg`].
+    pub fn parse<T: FromStr<Err: fmt::Display>>(&self, key: &str) -> Result<Option<T>, Error> {
+        self.value(key).map(|text| parsed(key, text)).transpose()
+    }
+
+    /// The parsed elements of a list that is separated by commas; empty if the key is absent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArg`] with the first invalid element.
+    pub fn parse_list<T: FromStr<Err: fmt::Display>>(&self, key: &str) -> Result<Vec<T>, Error> {
+        self.value(key).map_or_else(|| Ok(Vec::new()), |texts| texts.split(',').map(|text| parsed(key, text)).collect())
+    }
+
     /// Whether the caller asks to ignore unknown keys: `IgnoreUnknown` is `1` or `true`.
     pub fn ignores_unknown(&self) -> bool {
         self.value(Self::IGNORE_UNKNOWN).is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
@@ -54,6 +82,14 @@ impl Args {
             .collect();
         if unknown.is_empty() || self.ignores_unknown() { Ok(()) } else { Err(Error::UnknownArgs { keys: unknown }) }
     }
+}
+
+fn parsed<T: FromStr<Err: fmt::Display>>(key: &str, text: &str) -> Result<T, Error> {
+    text.trim().parse().map_err(|error: T::Err| Error::InvalidArg {
+        key: key.into(),
+        value: text.into(),
+        reason: error.to_string().into(),
+    })
 }
 
 /// In the form of `CNI_ARGS`.

@@ -94,7 +94,7 @@ impl Attachment {
     }
 
     fn digest(&self) -> [u8; 32] {
-        Sha256::digest(format!("{}/{}/{}", self.network, self.container_id, self.ifname)).into()
+        Sha256::digest(self.to_string()).into()
     }
 }
 

@@ -110,7 +110,7 @@ impl RawConfig {
     /// [`Error::NotJson`] or [`Error::NotAnObject`].
     pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, Error> {
         let bytes = bytes.into();
-        match serde_json::from_slice(&bytes).map_err(|source| Error::NotJson { source })? {
+        match serde_json::from_slice(&bytes).map_err(|source| Error::NotJson { source: source.into() })? {
             Value::Object(object) => Ok(Self { bytes, object }),
             _ => Err(Error::NotAnObject),
         }
@@ -220,7 +220,7 @@ impl RawConfig {
         serde_path_to_error::deserialize(&self.object).map_err(|error| {
             let path = error.path();
             let path = if path.iter().next().is_some() { path.to_string() } else { String::new() };
-            Error::InvalidConfig { path, source: error.into_inner() }
+            Error::InvalidConfig { path, source: error.into_inner().into() }
         })
     }
 
@@ -231,7 +231,34 @@ impl RawConfig {
     pub(crate) fn key<T: DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>, Error> {
         match self.value(key) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => T::deserialize(value).map(Some).map_err(|source| Error::InvalidKey { key, source }),
+            Some(value) => {
+                T::deserialize(value).map(Some).map_err(|source| Error::InvalidKey { key, source: source.into() })
+            }
+        }
+    }
+}
+
+/// The value in compact form becomes the original form.
+///
+/// ```
+/// use cnikit::spec::RawConfig;
+/// use serde_json::json;
+///
+/// let raw: RawConfig = json!({"cniVersion": "1.1.0", "name": "dbnet", "type": "bridge"}).try_into()?;
+/// assert_eq!(raw.name()?.as_str(), "dbnet");
+/// # Ok::<(), cnikit::spec::Error>(())
+/// ```
+impl TryFrom<Value> for RawConfig {
+    type Error = Error;
+
+    /// # Errors
+    ///
+    /// [`Error::NotAnObject`].
+    fn try_from(json: Value) -> Result<Self, Error> {
+        let bytes = json.to_string().into_bytes();
+        match json {
+            Value::Object(object) => Ok(Self { bytes, object }),
+            _ => Err(Error::NotAnObject),
         }
     }
 }
@@ -243,6 +270,6 @@ impl IpamConf {
     ///
     /// [`Error::InvalidKey`].
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        T::deserialize(&self.other).map_err(|source| Error::InvalidKey { key: "ipam", source })
+        T::deserialize(&self.other).map_err(|source| Error::InvalidKey { key: "ipam", source: source.into() })
     }
 }

@@ -84,22 +84,80 @@ impl AddResult {
     /// # Errors
     ///
     /// [`Error::NotRepresentable`] names the fields that the version cannot hold. Before 1.1.0
-    /// these are attributes of routes. Before 0.3.0 they are also the second address of a family,
-    /// and routes of a family without an address. [`Error::NoAddress`] before 0.3.0.
+    /// these are attributes of routes, which [`to_json_lossy`](Self::to_json_lossy) omits. Before
+    /// 0.3.0 they are also the second address of a family, and routes of a family without an
+    /// address. [`Error::NoAddress`] before 0.3.0.
     pub fn to_json(&self, version: Version) -> Result<String, Error> {
-        if version < Version::V0_3_0 && self.ips.is_empty() {
-            return Err(Error::NoAddress { version });
-        }
-        let lost = self.unsupported_in(version);
+        let mut lost = self.route_attributes_newer_than(version);
+        lost.extend(self.without_place_in(version));
         if !lost.is_empty() {
             return Err(Error::NotRepresentable { version, lost });
         }
-        let json = if version < Version::V0_3_0 {
-            serde_json::to_string(&self.per_family(version))
-        } else {
-            serde_json::to_string(&self.listed(version))
-        };
-        json.map_err(|source| Error::Unwritable { source })
+        self.write(version)
+    }
+
+    /// Formats the result as [`to_json`](Self::to_json), but omits attributes of routes that the
+    /// version does not define: `mtu`, `advmss`, `priority`, `table` and `scope` before 1.1.0. Also
+    /// returns the omitted attributes.
+    ///
+    /// A plugin applies these attributes to the kernel, so the reader of the result needs them only
+    /// as information. The dispatcher writes a result in this form, as the reference library does.
+    ///
+    /// ```
+    /// use cnikit::spec::{AddResult, Route, Version};
+    ///
+    /// let mut route = Route::new("10.1.0.0/16".parse()?);
+    /// route.mtu = Some(1400);
+    /// let result = AddResult::default().with_route(route);
+    /// let (json, omitted) = result.to_json_lossy(Version::V1_0_0)?;
+    /// assert_eq!(json, r#"{"cniVersion":"1.0.0","routes":[{"dst":"10.1.0.0/16"}]}"#);
+    /// assert_eq!(omitted[0].to_string(), "routes[0].mtu 1400 (needs cniVersion 1.1.0 or later)");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRepresentable`] before 0.3.0, if an address or a route would be lost.
+    /// [`Error::NoAddress`] before 0.3.0.
+    pub fn to_json_lossy(&self, version: Version) -> Result<(String, Vec<UnsupportedField>), Error> {
+        let lost = self.without_place_in(version);
+        if !lost.is_empty() {
+            return Err(Error::NotRepresentable { version, lost });
+        }
+        let omitted = self.route_attributes_newer_than(version);
+        if omitted.is_empty() {
+            return Ok((self.write(version)?, omitted));
+        }
+        let mut older = self.clone();
+        older.routes.iter_mut().for_each(|route| take_newer_of_route(route).for_each(drop));
+        Ok((older.write(version)?, omitted))
+    }
+
+    /// Checks that each address names an interface of the result, or none.
+    ///
+    /// The dispatcher checks the result of each `ADD`. [`to_json`](Self::to_json) does not: a
+    /// runtime must be able to pass on the result of any plugin.
+    ///
+    /// ```
+    /// use cnikit::spec::{AddResult, IpConfig};
+    ///
+    /// let result = AddResult::default().with_ip(IpConfig::new("10.1.0.5/16".parse()?).on_interface(7));
+    /// let error = result.check_interface_indexes().unwrap_err();
+    /// assert_eq!(error.to_string(), "the result's ips[0].interface is 7, and the result has 0 interfaces");
+    /// # Ok::<(), ipnetwork::IpNetworkError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchInterface`] for the first wrong index.
+    pub fn check_interface_indexes(&self) -> Result<(), Error> {
+        let interfaces = self.interfaces.len();
+        for (ip, interface) in self.ips.iter().map(|ip| ip.interface).enumerate() {
+            if let Some(interface) = interface.filter(|interface| *interface >= interfaces) {
+                return Err(Error::NoSuchInterface { ip, interface, interfaces });
+            }
+        }
+        Ok(())
     }
 
     /// Parses a result as the JSON of its `cniVersion`, or of `unstated` if it has none.
@@ -124,37 +182,57 @@ impl AddResult {
         } else {
             Listed::deserialize(json).map(Self::from_listed)
         };
-        let mut result = result.map_err(|source| Error::InvalidResult { version, source })?;
+        let mut result =
+            result.map_err(|source: serde_json::Error| Error::InvalidResult { version, source: source.into() })?;
         if version < Version::V1_1_0 {
             result.move_newer_keys_to_other();
         }
         Ok(result)
     }
 
-    fn unsupported_in(&self, version: Version) -> Vec<UnsupportedField> {
+    /// Writes a result that fits into `version`.
+    fn write(&self, version: Version) -> Result<String, Error> {
+        if version < Version::V0_3_0 && self.ips.is_empty() {
+            return Err(Error::NoAddress { version });
+        }
+        let json = if version < Version::V0_3_0 {
+            serde_json::to_string(&self.per_family(version))
+        } else {
+            serde_json::to_string(&self.listed(version))
+        };
+        json.map_err(|source| Error::Unwritable { source: source.into() })
+    }
+
+    /// The attributes of routes that `version` does not define.
+    fn route_attributes_newer_than(&self, version: Version) -> Vec<UnsupportedField> {
+        if version >= Version::V1_1_0 {
+            return Vec::new();
+        }
+        let newer = |(index, route): (usize, &Route)| {
+            take_newer_of_route(&mut route.clone()).map(move |(key, value)| UnsupportedField {
+                what: format!("routes[{index}].{key} {value}"),
+                since: Version::V1_1_0,
+            })
+        };
+        self.routes.iter().enumerate().flat_map(newer).collect()
+    }
+
+    /// The addresses and routes that `version` has no place for.
+    fn without_place_in(&self, version: Version) -> Vec<UnsupportedField> {
         let mut lost = Vec::new();
+        if version >= Version::V0_3_0 || self.ips.is_empty() {
+            return lost;
+        }
+        let since = Version::V0_3_0;
         for (index, route) in self.routes.iter().enumerate() {
-            if version < Version::V1_1_0 {
-                let newer = take_newer_of_route(&mut route.clone());
-                let name = |(key, value)| UnsupportedField {
-                    what: format!("routes[{index}].{key} {value}"),
-                    since: Version::V1_1_0,
-                };
-                lost.extend(newer.map(name));
-            }
-            if version < Version::V0_3_0 && self.first_ip(route.dst.is_ipv4()).is_none() {
+            if self.first_ip(route.dst.is_ipv4()).is_none() {
                 let what = format!("routes[{index}] {} without an address of its family", route.dst);
-                lost.push(UnsupportedField { what, since: Version::V0_3_0 });
+                lost.push(UnsupportedField { what, since });
             }
         }
-        if version < Version::V0_3_0 {
-            for (index, ip) in self.ips.iter().enumerate() {
-                if self.first_ip(ip.address.is_ipv4()) != Some(index) {
-                    lost.push(UnsupportedField {
-                        what: format!("ips[{index}] {}", ip.address),
-                        since: Version::V0_3_0,
-                    });
-                }
+        for (index, ip) in self.ips.iter().enumerate() {
+            if self.first_ip(ip.address.is_ipv4()) != Some(index) {
+                lost.push(UnsupportedField { what: format!("ips[{index}] {}", ip.address), since });
             }
         }
         lost

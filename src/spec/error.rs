@@ -1,8 +1,9 @@
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, InvalidVariable, Variable, Version};
+use super::{Command, InvalidVariable, MacAddr, Variable, Version};
 
 /// The numeric code of an error in the protocol. Codes 1 to 99 belong to the specification, codes
 /// from 100 on to the plugin.
@@ -14,8 +15,14 @@ pub struct ErrorCode(u32);
 
 /// An error that has a code of the protocol.
 ///
-/// Implement it for the errors of your plugin. `?` then converts them into a
-/// [`PluginError`](crate::plugin::PluginError).
+/// Implement it for the errors of your plugin. `?` then converts them, and references to them, into
+/// a [`PluginError`](crate::plugin::PluginError). For an error of another crate, the plugin chooses
+/// the code with [`Context::with_code`](crate::plugin::Context::with_code).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no error code of CNI",
+    label = "this error has no code of CNI: choose one with `.with_code(ErrorCode::...)` of \
+             `cnikit::plugin::Context`, or implement `HasErrorCode`"
+)]
 pub trait HasErrorCode: std::error::Error {
     /// The code of this error.
     fn code(&self) -> ErrorCode;
@@ -49,7 +56,7 @@ pub struct UnsupportedField {
 }
 
 /// An error in the data of the protocol.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An invalid name.
@@ -120,6 +127,22 @@ pub enum Error {
         /// The part.
         pair: String,
     },
+    /// A key in `CNI_ARGS` with an invalid value.
+    #[error("CNI_ARGS: {key}={value} is not valid: {reason}")]
+    InvalidArg {
+        /// The key.
+        key: Box<str>,
+        /// Its value, or one element of the list in its value.
+        value: Box<str>,
+        /// The reason.
+        reason: Box<str>,
+    },
+    /// A requested MAC address that an interface cannot have.
+    #[error("the requested MAC {mac} is a group address: request a MAC with an even first octet")]
+    GroupMac {
+        /// The address.
+        mac: MacAddr,
+    },
     /// Keys in `CNI_ARGS` that the plugin does not know.
     #[error(
         "CNI_ARGS holds keys that this plugin does not know: {}; drop them or add IgnoreUnknown=1",
@@ -133,7 +156,7 @@ pub enum Error {
     #[error("the network configuration is not JSON")]
     NotJson {
         /// The parser's error.
-        source: serde_json::Error,
+        source: Arc<serde_json::Error>,
     },
     /// A configuration that is JSON, but not an object.
     #[error(
@@ -153,7 +176,7 @@ pub enum Error {
         /// The key.
         key: &'static str,
         /// The expected value.
-        source: serde_json::Error,
+        source: Arc<serde_json::Error>,
     },
     /// Missing or invalid keys of the plugin's own configuration.
     #[error("the network configuration{} does not fit this plugin", at(path))]
@@ -161,7 +184,7 @@ pub enum Error {
         /// The path to the key, such as `ranges[0].subnet`; empty for the whole configuration.
         path: String,
         /// The expected value.
-        source: serde_json::Error,
+        source: Arc<serde_json::Error>,
     },
     /// A `prevResult` that is not a valid result.
     #[error("the network configuration's \"prevResult\" is not valid")]
@@ -181,7 +204,7 @@ pub enum Error {
         /// The version of the result.
         version: Version,
         /// The expected value.
-        source: serde_json::Error,
+        source: Arc<serde_json::Error>,
     },
     /// A result that the version cannot represent without dropping a field that affects the reader.
     #[error("a result of CNI {version} cannot hold {}", UnsupportedField::list(lost))]
@@ -200,11 +223,21 @@ pub enum Error {
         /// The version to write.
         version: Version,
     },
+    /// An address of a result that names an interface outside of the result.
+    #[error("the result's ips[{ip}].interface is {interface}, and the result has {interfaces} interfaces")]
+    NoSuchInterface {
+        /// The index of the address in `ips`.
+        ip: usize,
+        /// The index that the address names.
+        interface: usize,
+        /// The number of interfaces in the result.
+        interfaces: usize,
+    },
     /// A result that could not be serialized as JSON.
     #[error("the result cannot be written as JSON")]
     Unwritable {
         /// The serializer's error.
-        source: serde_json::Error,
+        source: Arc<serde_json::Error>,
     },
 }
 
@@ -289,6 +322,7 @@ impl HasErrorCode for Error {
             Error::UnknownCommand { .. }
             | Error::Environment { .. }
             | Error::Args { .. }
+            | Error::InvalidArg { .. }
             | Error::UnknownArgs { .. } => ErrorCode::INVALID_ENVIRONMENT,
             // The specification counts a version that is not a string as a decoding failure.
             Error::NotJson { .. }
@@ -297,18 +331,26 @@ impl HasErrorCode for Error {
             | Error::InvalidResult { .. } => ErrorCode::DECODE,
             Error::Name { .. }
             | Error::Mac { .. }
+            | Error::GroupMac { .. }
             | Error::MissingKey { .. }
             | Error::InvalidKey { .. }
             | Error::InvalidConfig { .. }
             | Error::InvalidPrevResult { .. }
             | Error::MissingPrevResult { .. } => ErrorCode::INVALID_CONFIG,
-            Error::Unwritable { .. } => ErrorCode::INTERNAL,
+            Error::NoSuchInterface { .. } | Error::Unwritable { .. } => ErrorCode::INTERNAL,
         }
     }
 }
 
 fn at(path: &str) -> String {
     if path.is_empty() { String::new() } else { format!("'s {path:?}") }
+}
+
+/// A reference has the code of its error, so that `?` works on `result.as_ref()`.
+impl<E: HasErrorCode + ?Sized> HasErrorCode for &E {
+    fn code(&self) -> ErrorCode {
+        (**self).code()
+    }
 }
 
 impl HasErrorCode for std::io::Error {

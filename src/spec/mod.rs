@@ -20,6 +20,7 @@
 
 mod args;
 mod attachment;
+mod attachment_key;
 mod config;
 mod convert;
 mod environment;
@@ -30,6 +31,7 @@ mod mac;
 mod name;
 mod pod;
 mod protocol;
+mod requested;
 mod result;
 mod runtime_config;
 mod valid_attachments;
@@ -38,6 +40,7 @@ mod vlan_id;
 
 pub use args::Args;
 pub use attachment::Attachment;
+pub use attachment_key::AttachmentKey;
 pub use config::{CniArgs, IpamConf, Label, NetConf, RawConfig};
 pub use environment::{Environment, InvalidVariable};
 pub use error::{Error, ErrorCode, ErrorDocument, HasErrorCode, UnsupportedField};
@@ -48,6 +51,6 @@ pub use pod::KubernetesPod;
 pub use protocol::{Command, CommandSpec, Requirement, Variable};
 pub use result::{AddResult, Dns, Interface, IpConfig, Route};
 pub use runtime_config::{Bandwidth, IpRange, PortMapping, RuntimeConfig, RuntimeDns};
-pub use valid_attachments::{AttachmentKey, ValidAttachments};
+pub use valid_attachments::ValidAttachments;
 pub use version::Version;
 pub use vlan_id::{InvalidVlanId, VlanId};

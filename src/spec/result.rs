@@ -280,6 +280,41 @@ impl Route {
 }
 
 impl Dns {
+    /// Adds a name server.
+    ///
+    /// ```
+    /// use cnikit::spec::Dns;
+    ///
+    /// let dns = Dns::default().with_nameserver("10.1.0.1").domain("example.org").with_search("a.example.org");
+    /// assert_eq!((dns.nameservers.len(), dns.search.len(), dns.is_empty()), (1, 1, false));
+    /// ```
+    #[must_use]
+    pub fn with_nameserver(mut self, nameserver: impl Into<String>) -> Self {
+        self.nameservers.push(nameserver.into());
+        self
+    }
+
+    /// Sets the local domain.
+    #[must_use]
+    pub fn domain(mut self, domain: impl Into<String>) -> Self {
+        self.domain = Some(domain.into());
+        self
+    }
+
+    /// Adds a domain to search.
+    #[must_use]
+    pub fn with_search(mut self, domain: impl Into<String>) -> Self {
+        self.search.push(domain.into());
+        self
+    }
+
+    /// Adds an option for the resolver.
+    #[must_use]
+    pub fn with_option(mut self, option: impl Into<String>) -> Self {
+        self.options.push(option.into());
+        self
+    }
+
     /// Whether the configuration is empty.
     pub fn is_empty(&self) -> bool {
         self.nameservers.is_empty() && self.domain.is_none() && self.search.is_empty() && self.options.is_empty()

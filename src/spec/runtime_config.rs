@@ -133,6 +133,73 @@ pub struct RuntimeDns {
     pub servers: Vec<String>,
 }
 
+impl PortMapping {
+    /// Creates a mapping of a port on all addresses of the host.
+    ///
+    /// ```
+    /// use cnikit::spec::{PortMapping, RuntimeConfig};
+    ///
+    /// let mut runtime_config = RuntimeConfig::default();
+    /// runtime_config.port_mappings.push(PortMapping::new(8080, 80).protocol("tcp"));
+    /// assert_eq!(runtime_config.port_mappings[0].host_ip, None);
+    /// ```
+    #[must_use]
+    pub const fn new(host_port: u16, container_port: u16) -> Self {
+        Self { host_port, container_port, protocol: None, host_ip: None }
+    }
+
+    /// Sets the protocol: `tcp`, `udp` or `sctp`.
+    #[must_use]
+    pub fn protocol(mut self, protocol: impl Into<String>) -> Self {
+        self.protocol = Some(protocol.into());
+        self
+    }
+
+    /// Sets the address of the host.
+    #[must_use]
+    pub const fn host_ip(mut self, host_ip: IpAddr) -> Self {
+        self.host_ip = Some(host_ip);
+        self
+    }
+}
+
+impl IpRange {
+    /// Creates a range with all addresses of a subnet.
+    ///
+    /// ```
+    /// use cnikit::spec::IpRange;
+    ///
+    /// let range = IpRange::new("10.1.0.0/16".parse()?).range_start("10.1.0.100".parse()?);
+    /// assert_eq!((range.range_end, range.gateway), (None, None));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub const fn new(subnet: IpNetwork) -> Self {
+        Self { subnet, range_start: None, range_end: None, gateway: None }
+    }
+
+    /// Sets the first address to allocate.
+    #[must_use]
+    pub const fn range_start(mut self, address: IpAddr) -> Self {
+        self.range_start = Some(address);
+        self
+    }
+
+    /// Sets the last address to allocate.
+    #[must_use]
+    pub const fn range_end(mut self, address: IpAddr) -> Self {
+        self.range_end = Some(address);
+        self
+    }
+
+    /// Sets the gateway.
+    #[must_use]
+    pub const fn gateway(mut self, address: IpAddr) -> Self {
+        self.gateway = Some(address);
+        self
+    }
+}
+
 /// Reads a list of names, or an object of such lists, which are concatenated.
 fn names_of_all<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]

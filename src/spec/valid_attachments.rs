@@ -1,6 +1,4 @@
-use serde::{Deserialize, Serialize};
-
-use super::{Attachment, ContainerId, IfName};
+use super::AttachmentKey;
 
 /// The attachments that the caller of `GC` declares valid: `cni.dev/valid-attachments`.
 ///
@@ -26,16 +24,6 @@ pub enum ValidAttachments {
     List(Vec<AttachmentKey>),
 }
 
-/// The identity of an attachment within its network.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct AttachmentKey {
-    /// The container's identifier.
-    #[serde(rename = "containerID")]
-    pub container_id: ContainerId,
-    /// The name of the interface inside the container.
-    pub ifname: IfName,
-}
-
 impl ValidAttachments {
     /// The list, if the caller sent one.
     pub fn list(&self) -> Option<&[AttachmentKey]> {
@@ -43,11 +31,5 @@ impl ValidAttachments {
             ValidAttachments::List(list) => Some(list),
             ValidAttachments::Absent | ValidAttachments::Null => None,
         }
-    }
-}
-
-impl From<&Attachment> for AttachmentKey {
-    fn from(attachment: &Attachment) -> Self {
-        Self { container_id: attachment.container_id.clone(), ifname: attachment.ifname.clone() }
     }
 }

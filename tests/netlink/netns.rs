@@ -54,6 +54,19 @@ fn identity_follows_the_namespace_and_not_the_path() {
 }
 
 #[test]
+fn the_path_of_the_descriptor_leads_to_the_namespace() {
+    let Some(fixture) = Fixture::new() else { return };
+    let path = fixture.pod.path();
+    assert_eq!(Netns::open(&path).expect("open the path").id(), fixture.pod.id());
+    // The kernel shows the namespace behind the descriptor as `net:[inode]`.
+    let target = fs::read_link(&path).expect("read the link");
+    assert_eq!(target.to_str(), Some(format!("net:[{}]", fixture.pod.id().inode).as_str()));
+    // Another thread in another namespace shares the descriptors of the process.
+    let opened = fixture.host.run(|| Netns::open(&path)).expect("enter").expect("open the path");
+    assert_eq!(opened.id(), fixture.pod.id());
+}
+
+#[test]
 fn caller_stays_in_its_namespace() {
     let Some(fixture) = Fixture::new() else { return };
     let before = Netns::current().expect("own namespace").id();

@@ -5,7 +5,7 @@ use cnikit::spec::{AddResult, Version};
 
 use serde_json::{Value, json};
 
-use crate::scripted::{Call, OWN_NETNS, Scripted, error_of, json_of};
+use crate::scripted::{Call, OWN_NETNS, Script, Scripted, error_of, json_of};
 
 #[test]
 fn without_a_command_the_plugin_prints_its_usage() {
@@ -105,14 +105,71 @@ fn add_receives_the_result_of_the_chain() {
 }
 
 #[test]
-fn a_result_that_the_version_cannot_represent_is_rolled_back() {
+fn an_attribute_that_the_version_does_not_define_is_omitted() {
+    for version in ["0.3.1", "1.0.0"] {
+        let plugin = Scripted::default();
+        let call = Call::new("ADD").key("table", json!(100)).key("cniVersion", json!(version));
+        assert_eq!(json_of(&call.run(&plugin))["routes"], json!([{"dst": "0.0.0.0/0"}]), "{version}");
+        assert_eq!(plugin.calls().len(), 1);
+    }
+    let newest = json_of(&Call::new("ADD").key("table", json!(100)).run(&Scripted::default()));
+    assert_eq!(newest["routes"], json!([{"dst": "0.0.0.0/0", "table": 100}]));
+}
+
+#[test]
+fn an_address_of_a_missing_interface_is_rolled_back() {
     let plugin = Scripted::default();
-    let call = Call::new("ADD").key("table", json!(100)).key("cniVersion", json!("1.0.0"));
-    let document = error_of(&call.run(&plugin));
-    assert_eq!((&document["code"], &document["cniVersion"]), (&json!(1), &json!("1.0.0")));
-    assert!(document["msg"].as_str().unwrap().contains("routes[0].table 100"), "{document}");
+    let document = error_of(&Call::new("ADD").key("interface", json!(7)).run(&plugin));
+    assert_eq!(document["code"], 999);
+    assert_eq!(document["msg"], "the result's ips[0].interface is 7, and the result has 1 interfaces");
     assert_eq!(plugin.calls().len(), 2);
     assert!(plugin.calls()[1].starts_with("DEL c1 "), "{:?}", plugin.calls());
+
+    // The errors of the ADD and of its rollback are both in the document.
+    let call = Call::new("ADD").key("interface", json!(1)).key("del_fails", json!(true));
+    let document = error_of(&call.run(&Scripted::default()));
+    assert_eq!(document["code"], 999);
+    let msg = "the result's ips[0].interface is 1, and the result has 1 interfaces; \
+               roll back the ADD: the pool is locked";
+    assert_eq!((&document["msg"], &document["details"]), (&json!(msg), &json!("by 42")));
+}
+
+#[test]
+fn a_result_without_a_place_for_an_address_is_rolled_back() {
+    /// Supports versions with one address for each family.
+    struct Oldest(Scripted);
+    impl Plugin for Oldest {
+        type Config = Script;
+        fn info(&self) -> PluginInfo {
+            self.0.info()
+        }
+        fn versions(&self) -> &[Version] {
+            &Version::ALL
+        }
+        fn add(&self, request: &AddRequest<Script>) -> Result<AddResult, PluginError> {
+            self.0.add(request)
+        }
+        fn del(&self, request: &DelRequest<Script>) -> Result<(), PluginError> {
+            self.0.del(request)
+        }
+        fn check(&self, _: &CheckRequest<Script>) -> Result<(), PluginError> {
+            Ok(())
+        }
+    }
+    let plugin = Oldest(Scripted::default());
+    let call = Call::new("ADD").key("cniVersion", json!("0.2.0"));
+    let document = error_of(&call.key("prevResult", json!({"ip4": {"ip": "10.2.0.5/16"}})).run(&plugin));
+    assert_eq!((&document["code"], &document["cniVersion"]), (&json!(1), &json!("0.2.0")));
+    assert!(document["msg"].as_str().unwrap().contains("ips[1] 10.1.0.5/16"), "{document}");
+    assert!(plugin.0.calls()[1].starts_with("DEL c1 "), "{:?}", plugin.0.calls());
+}
+
+#[test]
+fn a_wrong_index_of_an_earlier_plugin_is_passed_on() {
+    let received = json!({"interfaces": [{"name": "cni0"}], "ips": [{"address": "10.2.0.5/16", "interface": 7}]});
+    let result = json_of(&Call::new("ADD").key("prevResult", received).run(&Scripted::default()));
+    assert_eq!(result["ips"][0]["interface"], 7);
+    assert_eq!(result["ips"][1]["interface"], 1);
 }
 
 #[test]

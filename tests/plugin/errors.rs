@@ -52,6 +52,37 @@ fn context_precedes_the_message() {
 }
 
 #[test]
+fn any_error_gets_the_chosen_code() {
+    let foreign = "x".parse::<u32>().with_code(ErrorCode::DECODE).context("parse the MTU").unwrap_err();
+    assert_eq!(foreign, PluginError::new(ErrorCode::DECODE, "parse the MTU: invalid digit found in string"));
+    // The sources stay.
+    let mut expected = verb().unwrap_err();
+    expected.code = ErrorCode::IO;
+    assert_eq!(Err::<(), _>(lease_error()).with_code(ErrorCode::IO).unwrap_err(), expected);
+    // A plugin error keeps its details, which are not a source.
+    assert_eq!(verb().with_code(ErrorCode::IO).unwrap_err(), expected);
+    assert_eq!(PluginError::from_error(ErrorCode::IO, &lease_error()), expected);
+}
+
+#[test]
+fn a_reference_has_the_code_of_its_error() {
+    fn of_reference(error: &LeaseError) -> Result<(), PluginError> {
+        Err(error)?
+    }
+    assert_eq!(of_reference(&lease_error()), verb());
+}
+
+#[test]
+fn two_errors_add_up() {
+    let other = PluginError::new(ErrorCode::IO, "no link").with_details("ENODEV");
+    let both = verb().unwrap_err().and(other.clone());
+    assert_eq!((both.code, both.msg.as_str()), (NO_BRIDGE, "cannot read the lease /leases/1; no link"));
+    assert_eq!(both.details, "line 3 is not an address: invalid IP address syntax; ENODEV");
+    let both = PluginError::new(NO_BRIDGE, "no bridge").and(other);
+    assert_eq!((both.msg.as_str(), both.details.as_str()), ("no bridge; no link", "ENODEV"));
+}
+
+#[test]
 fn the_document_omits_empty_details() {
     let document = PluginError::new(NO_BRIDGE, "no bridge").into_document(Version::V0_4_0);
     assert_eq!(serde_json::to_string(&document).unwrap(), r#"{"cniVersion":"0.4.0","code":101,"msg":"no bridge"}"#);

@@ -5,5 +5,6 @@
 mod dispatch;
 mod errors;
 mod rejections;
+mod requests;
 mod scripted;
 mod spans;

@@ -25,7 +25,12 @@ pub(crate) struct Script {
     #[serde(default)]
     fails: bool,
     #[serde(default)]
+    del_fails: bool,
+    #[serde(default)]
     table: Option<u32>,
+    /// The interface index of the address, instead of the right one.
+    #[serde(default)]
+    interface: Option<usize>,
 }
 
 impl Scripted {
@@ -61,6 +66,7 @@ impl Plugin for Scripted {
         let eth0 = Interface::new(&request.attachment.ifname).in_sandbox(&request.netns).with_mtu(1500);
         let mut result = request.prev_result.clone().unwrap_or_default();
         let index = result.push_interface(eth0);
+        let index = request.config.interface.unwrap_or(index);
         let mut route = Route::new("0.0.0.0/0".parse().unwrap());
         route.table = request.config.table;
         Ok(result.with_ip(IpConfig::new("10.1.0.5/16".parse().unwrap()).on_interface(index)).with_route(route))
@@ -77,7 +83,9 @@ impl Plugin for Scripted {
             readable(request.prev_result.is_ok()),
             readable(request.args.is_ok()),
         );
-        self.play(call, &request.config.as_ref().cloned().unwrap_or_default())
+        let script = request.config.as_ref().cloned().unwrap_or_default();
+        let fails = script.fails || script.del_fails;
+        self.play(call, &Script { fails, ..script })
     }
 
     fn check(&self, request: &CheckRequest<Script>) -> Result<(), PluginError> {

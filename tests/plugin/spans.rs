@@ -98,6 +98,15 @@ fn a_call_is_a_span_that_ends_with_its_result() {
 }
 
 #[test]
+fn each_omitted_field_of_a_result_is_a_warning() {
+    let call = Call::new("ADD").key("table", json!(100)).key("cniVersion", json!("1.0.0"));
+    let records = Recorder::of(|| assert_eq!(call.run(&Scripted::default()).exit_code, 0));
+    let message = "the result omits routes[0].table 100 (needs cniVersion 1.1.0 or later)";
+    assert_eq!(records[0], entry(Level::WARN, &["cni"], [("message", message)]));
+    assert_eq!(records.len(), 3, "{records:#?}");
+}
+
+#[test]
 fn every_verb_has_a_span() {
     for command in ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"] {
         let records = Recorder::of(|| assert_eq!(Call::new(command).run(&Scripted::default()).exit_code, 0));

@@ -21,7 +21,7 @@ fn succeeding(bin: &Bin) {
 }
 
 fn key(parameters: &AttachmentParameters) -> AttachmentKey {
-    AttachmentKey::from(&parameters.attachment(&"dbnet".parse().unwrap()))
+    parameters.key()
 }
 
 #[test]

@@ -173,6 +173,37 @@ fn fields_that_affect_the_reader_are_never_dropped() {
 }
 
 #[test]
+fn the_lossy_form_omits_attributes_of_routes_and_no_address() {
+    // `newest` differs from `bridged` in keys of 1.1.0 alone.
+    let (json, omitted) = newest().to_json_lossy(Version::V1_0_0).unwrap();
+    let mut expected = golden("result-1.0.0");
+    expected.as_object_mut().unwrap().remove("dns");
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), expected);
+    let omitted: Vec<&str> = omitted.iter().map(|field| field.what.as_str()).collect();
+    let all = ["mtu 1400", "advmss 1360", "priority 100", "table 0", "scope 0"];
+    assert_eq!(omitted, all.map(|field| format!("routes[0].{field}")));
+
+    for (result, version) in [(newest(), Version::V1_1_0), (bridged(), Version::V0_4_0)] {
+        assert_eq!(result.to_json_lossy(version).unwrap(), (result.to_json(version).unwrap(), Vec::new()));
+    }
+    let two = per_family().with_ip(ip("10.1.0.6/16"));
+    let error = two.to_json_lossy(Version::V0_2_0).unwrap_err();
+    assert_eq!(error.to_string(), two.to_json(Version::V0_2_0).unwrap_err().to_string());
+    assert!(matches!(AddResult::default().to_json_lossy(Version::V0_1_0), Err(Error::NoAddress { .. })));
+}
+
+#[test]
+fn an_interface_index_is_checked() {
+    bridged().check_interface_indexes().unwrap();
+    per_family().check_interface_indexes().unwrap();
+    let mut wrong = bridged();
+    wrong.ips[1].interface = Some(3);
+    let error = wrong.check_interface_indexes().unwrap_err();
+    assert!(matches!(error, Error::NoSuchInterface { ip: 1, interface: 3, interfaces: 3 }), "{error}");
+    assert_eq!(error.code(), ErrorCode::INTERNAL);
+}
+
+#[test]
 fn a_result_without_a_version_has_the_configurations_version() {
     let json = json!({"ip4": {"ip": "10.1.0.5/16"}});
     let result = AddResult::from_json(&json, Version::V0_2_0).unwrap();

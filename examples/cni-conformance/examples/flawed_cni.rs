@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cnikit::ipam::{Owner, Range, Store};
+use cnikit::ipam::{Range, Store};
 use cnikit::netlink::{IfIndex, Netns, Socket, VethEnd, VethPair};
 use cnikit::plugin::{
     self, AddRequest, CheckRequest, DelRequest, GcRequest, Plugin, PluginError, PluginInfo, StatusRequest,
@@ -43,14 +43,10 @@ fn store(network: &str) -> Result<Store, PluginError> {
     Ok(Store::open(format!("/var/lib/cni/flawed/{network}"))?)
 }
 
-fn owner(attachment: &Attachment) -> Owner {
-    Owner { container_id: attachment.container_id.clone(), ifname: attachment.ifname.clone() }
-}
-
 /// Removes the state of an attachment on the host.
 fn free(attachment: &Attachment) -> Result<(), PluginError> {
     Socket::open()?.delete_link_by_name(&attachment.host_ifname())?;
-    store(attachment.network.as_str())?.lock(LOCK)?.release(&owner(attachment))?;
+    store(attachment.network.as_str())?.lock(LOCK)?.release(&attachment.key())?;
     Ok(())
 }
 
@@ -71,7 +67,7 @@ impl Plugin for Flawed {
         let pod = netns.socket()?;
         if let Some(link) = pod.link_by_name(&attachment.ifname)? {
             if config.has("free-live") {
-                store(attachment.network.as_str())?.lock(LOCK)?.release(&owner(attachment))?;
+                store(attachment.network.as_str())?.lock(LOCK)?.release(&attachment.key())?;
             }
             if config.has("replace") {
                 pod.delete_link(link.index)?;
@@ -88,12 +84,12 @@ impl Plugin for Flawed {
 
     fn del(&self, request: &DelRequest<Config>) -> Result<(), PluginError> {
         let flaw = request.config.as_ref().map(|config| config.flaw.clone()).unwrap_or_default();
-        let lease = store(request.attachment.network.as_str())?.lease(&owner(&request.attachment))?;
+        let lease = store(request.attachment.network.as_str())?.lease(&request.attachment.key())?;
         match flaw.as_str() {
             "del-once" if lease.is_none() => Err(failed("no such attachment")),
             "del-needs-netns" if request.netns.is_none() => Err(failed("no namespace")),
             "leak-link" => {
-                Ok(_ = store(request.attachment.network.as_str())?.lock(LOCK)?.release(&owner(&request.attachment))?)
+                Ok(_ = store(request.attachment.network.as_str())?.lock(LOCK)?.release(&request.attachment.key())?)
             }
             "end-netns" => {
                 free(&request.attachment)?;
@@ -111,7 +107,7 @@ impl Plugin for Flawed {
         if request.config.has("blind-check") {
             return Ok(());
         }
-        let lease = store(attachment.network.as_str())?.lease(&owner(attachment))?;
+        let lease = store(attachment.network.as_str())?.lease(&attachment.key())?;
         let Some(lease) = lease else { return Err(failed("the lease is gone")) };
         let pod = Netns::open(&request.netns)?.socket()?;
         let Some(link) = pod.link_by_name(&attachment.ifname)? else { return Err(failed("the interface is gone")) };
@@ -139,10 +135,8 @@ impl Plugin for Flawed {
         let network = &request.net_conf.name;
         let leases = store(network.as_str())?.leases()?.collect::<Result<Vec<_>, _>>()?;
         for lease in leases {
-            let Owner { container_id, ifname } = lease.owner;
-            let attachment = Attachment::new(network.clone(), container_id, ifname);
-            if !valid.contains(&AttachmentKey::from(&attachment)) {
-                free(&attachment)?;
+            if !valid.contains(&lease.owner) {
+                free(&lease.owner.in_network(network))?;
             }
         }
         Ok(())
@@ -163,7 +157,7 @@ impl Flawed {
         let (attachment, config) = (&request.attachment, &request.config);
         let range = config.range()?;
         let leases = store(attachment.network.as_str())?;
-        let lease = leases.lock(LOCK)?.allocate(&owner(attachment), &[range.clone().into()], &[])?;
+        let lease = leases.lock(LOCK)?.allocate(&attachment.key(), &[range.clone().into()], &[])?;
         let mut address = lease.addresses[0];
         if config.has("one-address") {
             address = range.with_prefix(range.last());

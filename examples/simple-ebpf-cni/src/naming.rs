@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use cnikit::datapath::Datapath;
-use cnikit::ipam::{self, Owner, Store};
+use cnikit::ipam::{self, Store};
 use cnikit::netlink::SharedBlocks;
-use cnikit::spec::{Attachment, MacAddr, NetworkName};
+use cnikit::spec::{AttachmentKey, MacAddr, NetworkName};
 
 /// The name of the installed plugin, of its directories and of its nftables table.
 pub const NAME: &str = "simple-ebpf-cni";
@@ -48,18 +48,6 @@ pub fn datapath(network: &NetworkName) -> Datapath {
     Datapath::new(PINS, network)
 }
 
-/// The owner of the attachment's lease.
-#[must_use]
-pub fn owner(attachment: &Attachment) -> Owner {
-    Owner { container_id: attachment.container_id.clone(), ifname: attachment.ifname.clone() }
-}
-
-/// The attachment of a lease owner.
-#[must_use]
-pub fn attachment(network: &NetworkName, owner: Owner) -> Attachment {
-    Attachment::new(network.clone(), owner.container_id, owner.ifname)
-}
-
 /// The reserved owner of a GC's lock.
 ///
 /// A GC holds the lock from the delegate's GC until the map entries of the removed pods are gone.
@@ -70,11 +58,11 @@ pub fn attachment(network: &NetworkName, owner: Owner) -> Attachment {
 ///
 /// Never: both names are valid constants.
 #[must_use]
-pub fn gc_owner() -> Owner {
+pub fn gc_owner() -> AttachmentKey {
     let (Ok(container_id), Ok(ifname)) = ("gc-of-the-network".parse(), "lo".parse()) else {
         unreachable!("both are valid names");
     };
-    Owner { container_id, ifname }
+    AttachmentKey::new(container_id, ifname)
 }
 
 /// The shared filter blocks of a network. The bridge anchors them, and each port joins them.

@@ -5,9 +5,9 @@
 use std::collections::HashSet;
 
 use cnikit::datapath::Datapath;
-use cnikit::ipam::{self, Owner, Store};
+use cnikit::ipam::{self, Store};
 use cnikit::netlink::{Link, Socket};
-use cnikit::spec::{Attachment, MacAddr, NetworkName};
+use cnikit::spec::{Attachment, AttachmentKey, MacAddr, NetworkName};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Config, Ipam};
@@ -37,8 +37,8 @@ impl<'a> Network<'a> {
 
     /// The attachment of a lease owner in this network.
     #[must_use]
-    pub fn attachment(&self, owner: Owner) -> Attachment {
-        naming::attachment(self.name, owner)
+    pub fn attachment(&self, owner: AttachmentKey) -> Attachment {
+        owner.in_network(self.name)
     }
 
     /// The attachments that other calls, and this one, attach or detach.

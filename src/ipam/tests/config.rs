@@ -2,7 +2,8 @@ use std::net::IpAddr;
 
 use serde_json::json;
 
-use crate::ipam::{IpamConfig, IpamKeys, Pool, RangeKeys};
+use super::fixture::owner;
+use crate::ipam::{Error, IpamConfig, IpamKeys, MemoryStore, Pool, RangeKeys};
 use crate::spec::{ErrorCode, HasErrorCode};
 
 fn ip(text: &str) -> IpAddr {
@@ -205,4 +206,29 @@ fn the_ranges_of_a_pool_are_iterated_in_a_circle() {
     // An excluded cursor still marks the position of the search.
     assert_eq!(pool.iter_from(Some(ip("10.0.0.4"))).next(), Some(ip("10.0.0.6")));
     assert_eq!(pool.iter_from(Some(ip("10.9.0.1"))).next(), Some(ip("10.9.0.2")));
+}
+
+#[test]
+fn a_result_has_the_gateways_of_the_ranges_and_the_name_servers() {
+    let dir = tempfile::tempdir().unwrap();
+    let resolv_conf = dir.path().join("resolv.conf");
+    let text = format!(
+        r#"{{"ranges": [[{{"subnet": "10.0.0.0/30"}}, {{"subnet": "10.7.0.0/24", "gateway": "10.7.0.254"}}], [{{"subnet": "fd00::/64"}}]],
+            "routes": [{{"dst": "0.0.0.0/0", "mtu": 1400}}], "resolvConf": {resolv_conf:?}}}"#
+    );
+    let config: IpamConfig = serde_json::from_str(&text).unwrap();
+    let mut leases = MemoryStore::new();
+    leases.allocate(&owner("a"), config.pools(), &[]).unwrap();
+    // The first range of the first pool has one address.
+    let lease = leases.allocate(&owner("b"), config.pools(), &[]).unwrap();
+    assert!(matches!(config.result(&lease), Err(Error::Io { .. })));
+    std::fs::write(&resolv_conf, "nameserver 10.0.0.53\n").unwrap();
+
+    let result = config.result(&lease).unwrap();
+    let ips: Vec<_> = result.ips.iter().map(|ip| (ip.address.to_string(), ip.gateway.unwrap().to_string())).collect();
+    let pair = |address: &str, gateway: &str| (address.to_owned(), gateway.to_owned());
+    assert_eq!(ips, [pair("10.7.0.1/24", "10.7.0.254"), pair("fd00::3/64", "fd00::1")]);
+    assert_eq!((result.routes[0].mtu, result.routes[0].gw), (Some(1400), None));
+    assert_eq!(result.dns.nameservers, ["10.0.0.53"]);
+    assert!(result.interfaces.is_empty());
 }

@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::ipam::{Owner, Pool, Range, Store, Usage};
+use crate::ipam::{Pool, Range, Store, Usage};
+use crate::spec::AttachmentKey;
 
 /// A timeout that does not wait for a lock.
 pub(super) const NOW: Duration = Duration::ZERO;
 
-pub(super) fn owner(id: &str) -> Owner {
-    Owner { container_id: id.parse().unwrap(), ifname: "eth0".parse().unwrap() }
+pub(super) fn owner(id: &str) -> AttachmentKey {
+    AttachmentKey::new(id.parse().unwrap(), "eth0".parse().unwrap())
 }
 
 pub(super) fn pool(subnet: &str) -> Pool {

@@ -26,7 +26,7 @@ fn state(dir: &Path) -> BTreeMap<String, (Vec<u8>, SystemTime)> {
 
 fn made(import: &Import) -> Vec<String> {
     let addresses = |lease: &Lease| lease.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    import.leases.iter().map(|lease| format!("{}: {}", lease.owner, addresses(lease))).collect()
+    import.leases.iter().map(|lease| format!("{}: {}", lease.owner.described(), addresses(lease))).collect()
 }
 
 fn skipped(import: &Import) -> Vec<String> {

@@ -6,6 +6,7 @@ pub(super) mod crash;
 mod fixture;
 mod hostile;
 mod import;
+mod lease_table;
 mod model;
 mod probe;
 mod range;

@@ -390,3 +390,14 @@ fn the_real_error_is_reported_when_the_directory_cannot_be_created() {
     assert_eq!(error.to_string(), format!("cannot open {} (a file exists in place of the directory)", lock.display()));
     assert_eq!(error.source().unwrap().to_string(), "Not a directory (os error 20)");
 }
+
+/// The protocol and the lease files spell the container id differently. Both forms are on disks.
+#[test]
+fn a_lease_file_keeps_its_keys() {
+    let owner = owner("4fe2c9");
+    assert_eq!(serde_json::to_string(&owner).unwrap(), r#"{"containerID":"4fe2c9","ifname":"eth0"}"#);
+    let file = r#"{"containerId":"4fe2c9","ifname":"eth0","addresses":["10.0.0.2/24"],"bootId":"boot","created":"2025-03-01T12:00:00Z"}"#;
+    let lease: Lease = serde_json::from_str(file).unwrap();
+    assert_eq!(lease.owner, owner);
+    assert_eq!(serde_json::to_string(&lease).unwrap(), file);
+}

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use cnikit::spec::KubernetesPod;
+use cnikit::spec::{AttachmentKey, ContainerId, IfName, KubernetesPod};
+use serde::{Serialize, Serializer};
 
 /// The number of characters of a container id in tables, as in `docker ps`.
 const SHORT_ID: usize = 12;
@@ -90,6 +91,18 @@ fn duration(elapsed: Duration) -> String {
         seconds @ 7_200..172_800 => format!("{}h", seconds / 3_600),
         seconds => format!("{}d", seconds / 86_400),
     }
+}
+
+/// Serializes an owner with the keys of a lease file. The protocol spells `containerID`.
+pub(crate) fn owner_keys<S: Serializer>(owner: &Option<AttachmentKey>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Keys<'a> {
+        container_id: &'a ContainerId,
+        ifname: &'a IfName,
+    }
+    let keys = owner.as_ref().map(|AttachmentKey { container_id, ifname }| Keys { container_id, ifname });
+    keys.serialize(serializer)
 }
 
 #[cfg(test)]

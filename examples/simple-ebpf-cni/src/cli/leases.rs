@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use clap::builder::styling::Style;
 use clap::{Args, Subcommand};
-use cnikit::ipam::{self, Lease, Owner, Pool, Store};
+use cnikit::ipam::{self, Lease, Pool, Store};
 use cnikit::runtime::NetworkConfigList;
-use cnikit::spec::NetworkName;
+use cnikit::spec::{AttachmentKey, NetworkName};
 use serde::Serialize;
 
 use super::error::{Error, chain};
@@ -86,8 +86,8 @@ enum Entry {
     EarlierBoot(Lease),
     #[serde(rename_all = "camelCase")]
     Damaged {
-        #[serde(flatten)]
-        owner: Option<Owner>,
+        #[serde(flatten, serialize_with = "format::owner_keys")]
+        owner: Option<AttachmentKey>,
         /// The addresses that stay reserved because of the file.
         addresses: Vec<IpAddr>,
         problem: String,
@@ -195,7 +195,7 @@ impl Entry {
                 (ERROR, owner.as_ref(), list(addresses), UNKNOWN.to_owned(), "damaged")
             }
         };
-        let (container, ifname) = owner.map_or((UNKNOWN, UNKNOWN), |Owner { container_id, ifname }| {
+        let (container, ifname) = owner.map_or((UNKNOWN, UNKNOWN), |AttachmentKey { container_id, ifname }| {
             (if no_trunc { container_id.as_str() } else { short(container_id.as_str()) }, ifname.as_str())
         });
         let addresses = if addresses.is_empty() { UNKNOWN.to_owned() } else { addresses };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::builder::styling::Style;
 use clap::{Args, ValueEnum};
-use cnikit::ipam::Owner;
+use cnikit::spec::AttachmentKey;
 use serde::Serialize;
 
 use super::error::Error;
@@ -133,7 +133,7 @@ impl Sample {
 }
 
 /// The identity of a pod. A later pod with the same address is another pod.
-fn key(pod: &Pod) -> (&str, Option<&Owner>, Option<IpAddr>) {
+fn key(pod: &Pod) -> (&str, Option<&AttachmentKey>, Option<IpAddr>) {
     (pod.network.as_str(), pod.owner.as_ref(), pod.addresses.first().copied())
 }
 

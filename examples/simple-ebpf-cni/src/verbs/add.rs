@@ -42,7 +42,7 @@ pub(crate) fn add(request: &AddRequest<Config>) -> Result<AddResult, PluginError
     let netns = Netns::open(&request.netns)?;
     refuse_host_netns(&netns)?;
     let leases = naming::leases(&config.data_dir, &attachment.network)?;
-    let _lock = leases.lock_owner(&naming::owner(attachment), LOCK_TIMEOUT)?;
+    let _lock = leases.lock_owner(&attachment.key(), LOCK_TIMEOUT)?;
     let pod = netns.socket()?;
     if pod.link_by_name(&attachment.ifname)?.is_some() {
         return Err(already_attached(&format!("{} has an interface {}", request.netns.display(), attachment.ifname)));

@@ -47,7 +47,7 @@ impl<'a> Addresses<'a> {
                 rollback.push("free the address", move || {
                     network.leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.release(&owner))
                 });
-                addresses.result = from_lease(&lease, ipam)?;
+                addresses.result = complete(ipam.result(&lease).context("read \"resolvConf\"")?);
             }
             Ipam::Delegated => {
                 if let Some(delegate) = delegate(request)? {
@@ -113,7 +113,7 @@ pub(crate) fn gateways(ips: &[IpConfig]) -> Vec<IpNetwork> {
 fn lease(request: &AddRequest<Config>, ipam: &IpamConfig, network: &Network<'_>) -> Result<Lease, PluginError> {
     let attachment = &request.attachment;
     let requested = requested::ips(&request.net_conf, &request.args)?;
-    let tenant = Tenant { owner: naming::owner(attachment), pod: KubernetesPod::from_args(&request.args) };
+    let tenant = Tenant { owner: attachment.key(), pod: KubernetesPod::from_args(&request.args) };
     let mut guard = network.leases.lock(LOCK_TIMEOUT)?;
     let allocate = |guard: &mut StoreGuard, requested: &[IpAddr]| {
         guard.allocate_for(&tenant, ipam.pools(), requested, |lease| network.is_abandoned(lease))
@@ -146,17 +146,6 @@ fn fits(lease: &Lease, ipam: &IpamConfig, requested: &[IpAddr]) -> bool {
     lease.addresses.len() == ipam.pools().len()
         && ipam.pools().iter().all(|pool| holds(&|address| pool.contains(address)))
         && requested.iter().all(|requested| holds(&|address| address == *requested))
-}
-
-fn from_lease(lease: &Lease, ipam: &IpamConfig) -> Result<AddResult, PluginError> {
-    let mut result = AddResult::default().with_dns(ipam.dns().context("read \"resolvConf\"")?.unwrap_or_default());
-    for address in &lease.addresses {
-        let mut ip = IpConfig::new(*address);
-        ip.gateway = ipam.gateway_of(address.ip());
-        result.ips.push(ip);
-    }
-    result.routes = ipam.routes().to_vec();
-    Ok(complete(result))
 }
 
 /// Completes the result of a delegate. With `isGateway`, a missing gateway is the first address of

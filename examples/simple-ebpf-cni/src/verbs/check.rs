@@ -81,7 +81,7 @@ impl Check<'_> {
         let attachment = &self.request.attachment;
         let leases = self.network.leases;
         record_leased_pod(Some(&self.request.args), attachment, leases);
-        let Some(lease) = leases.lease(&naming::owner(attachment))? else {
+        let Some(lease) = leases.lease(&attachment.key())? else {
             self.differs(format!("no address is leased in {}", leases.dir().display()));
             return Ok(());
         };

@@ -19,7 +19,7 @@ impl AttachmentLock {
     /// name.
     pub(crate) fn acquire(attachment: &Attachment, leases: &Store) -> ipam::Result<Option<Self>> {
         let has_leases = leases.exists()?;
-        let owner = naming::owner(attachment);
+        let owner = attachment.key();
         match has_leases.then(|| leases.lock_owner(&owner, LOCK_TIMEOUT)).transpose() {
             Err(ipam::Error::NameTooLong { .. }) => Ok(None),
             lock => Ok(Some(Self { lock: lock? })),
@@ -39,7 +39,7 @@ pub(crate) fn detach(
     leases: &Store,
     lock: &AttachmentLock,
 ) -> Result<(), PluginError> {
-    let owner = naming::owner(attachment);
+    let owner = attachment.key();
     // An unreadable lease does not name the attachment's entries, but the port leads to them.
     let lease = leases.lease(&owner).ok().flatten();
     let pair = veth::host_end(attachment, host).context("look up the veth pair")?.map(|pair| pair.index);

@@ -26,8 +26,7 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), PluginError> {
         return Ok(());
     };
     let name = &request.net_conf.name;
-    let valid: HashSet<Attachment> =
-        valid.iter().cloned().map(|valid| Attachment::new(name.clone(), valid.container_id, valid.ifname)).collect();
+    let valid: HashSet<Attachment> = valid.iter().cloned().map(|valid| valid.in_network(name)).collect();
 
     let host = Socket::open()?;
     let leases = naming::leases(&request.config.data_dir, name)?;

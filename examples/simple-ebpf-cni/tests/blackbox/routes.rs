@@ -208,6 +208,37 @@ fn check_finds_routes_that_sbr_moved() {
 }
 
 /// DHCP servers write a destination on the link with the next hop 0.0.0.0 (RFC 3442).
+/// Results have these keys since 1.1.0. The kernel gets them with every version.
+#[test]
+fn an_older_version_omits_attributes_from_the_result_alone() {
+    on_host(|network| {
+        keep(network);
+        for version in ["0.4.0", "1.0.0"] {
+            let route = json!({ "dst": "198.51.100.0/24", "mtu": 1400, "priority": 7 });
+            let mut config = config(1, "10.91.0.0/24", json!([route]));
+            config["cniVersion"] = version.into();
+            let pod = network.host.pod();
+            let added = call(network, "ADD", &config, &pod, "eth0");
+            for omitted in ["routes[0].mtu 1400", "routes[0].priority 7"] {
+                let line = format!("simple-ebpf-cni: the result omits {omitted} (needs cniVersion 1.1.0 or later)");
+                assert_eq!(
+                    added.stderr.lines().filter(|shown| *shown == line).count(),
+                    1,
+                    "{version}: {}",
+                    added.stderr
+                );
+            }
+            let result = added.result();
+            assert_eq!(result["routes"], json!([{ "dst": "198.51.100.0/24", "gw": "10.91.0.1" }]), "{version}");
+            let shown = pod.ip("route show 198.51.100.0/24");
+            assert_eq!(shown[0]["metric"], 7, "{shown}");
+            assert!(shown.to_string().contains("\"mtu\":1400"), "{shown}");
+            check(network, &config, &pod, "eth0", &result).silent();
+            call(network, "DEL", &config, &pod, "eth0").silent();
+        }
+    });
+}
+
 #[test]
 fn routes_of_a_delegate_follow_the_same_rules() {
     on_host(|network| {

@@ -16,7 +16,7 @@ use crate::cli::inventory::{ConfiguredNetwork, NodeNetwork};
 use simple_ebpf_cni::config::Ipam;
 use simple_ebpf_cni::drift::PortFault;
 use simple_ebpf_cni::programs::Programs;
-use simple_ebpf_cni::{bridge, drift, masquerade, naming, programs};
+use simple_ebpf_cni::{bridge, drift, masquerade, programs};
 
 /// Reports lost parts of a network that the next ADD does not always repair.
 pub(crate) fn attached(
@@ -136,7 +136,7 @@ fn ports(
     };
     // A running ADD or DEL has an incomplete port.
     let in_progress = network.store.locked_owners()?.into_iter();
-    let in_progress: HashSet<IfName> = in_progress.map(|owner| naming::attachment(name, owner).host_ifname()).collect();
+    let in_progress: HashSet<IfName> = in_progress.map(|owner| owner.in_network(name).host_ifname()).collect();
     // Without the spoof check, the bridge learns the MACs and has no static entries.
     let has_spoof_check = network.configured.as_ref().is_some_and(|configured| configured.config().spoof_check);
     let mut faults: Vec<(PortFault, Vec<&Pod>)> = Vec::new();

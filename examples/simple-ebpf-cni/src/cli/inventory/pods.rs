@@ -6,15 +6,14 @@ use std::ops::AddAssign;
 use std::time::SystemTime;
 
 use cnikit::datapath::{CounterMap, DropReason, Drops, MapSet, PodCounters, PortConfigMap};
-use cnikit::ipam::{Owner, Tenant};
+use cnikit::ipam::Tenant;
 use cnikit::netlink::Link;
-use cnikit::spec::{IfIndex, IfName, KubernetesPod, NetworkName};
+use cnikit::spec::{AttachmentKey, IfIndex, IfName, KubernetesPod, NetworkName};
 use serde::Serialize;
 
 use super::{CachedTenants, NodeNetwork};
 use crate::cli::error::Error;
 use crate::cli::format;
-use simple_ebpf_cni::naming;
 
 /// A pod of a network.
 #[derive(Clone, Debug, Serialize)]
@@ -22,8 +21,8 @@ use simple_ebpf_cni::naming;
 pub(crate) struct Pod {
     pub(crate) network: NetworkName,
     /// Unknown if another plugin assigned the addresses and the runtime has no result cache.
-    #[serde(flatten)]
-    pub(crate) owner: Option<Owner>,
+    #[serde(flatten, serialize_with = "format::owner_keys")]
+    pub(crate) owner: Option<AttachmentKey>,
     /// The pod's names in Kubernetes, from the lease or from the runtime's result cache.
     #[serde(flatten)]
     pub(crate) kubernetes: KubernetesPod,
@@ -85,7 +84,7 @@ pub(crate) fn pods(network: &NodeNetwork, links: &[Link]) -> Result<Vec<Pod>, Er
     let mut pods = Vec::new();
     let mut cache = CachedTenants::new(name);
     for lease in network.store.leases()?.filter_map(Result::ok) {
-        let attachment = naming::attachment(name, lease.owner.clone());
+        let attachment = lease.owner.clone().in_network(name);
         let link = by_name.get(&attachment.host_ifname()).or_else(|| by_index.get(&attachment.host_ifindex()));
         let addresses: Vec<IpAddr> = lease.addresses.iter().map(|address| address.ip()).collect();
         leased.extend(addresses.iter().copied());

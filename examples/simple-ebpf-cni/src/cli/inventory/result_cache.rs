@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use cnikit::ipam::{Lease, Tenant};
 use cnikit::runtime::ResultCache;
 use cnikit::spec::{IfName, KubernetesPod, NetworkName};
-use simple_ebpf_cni::naming;
 
 /// The attachments of a network in the runtime's result cache, keyed by host interface. The first
 /// lookup reads the cache.
@@ -30,7 +29,7 @@ impl<'a> CachedTenants<'a> {
         if !lease.pod.is_unnamed() {
             return lease.pod.clone();
         }
-        let attachment = naming::attachment(self.network, lease.owner.clone());
+        let attachment = lease.owner.clone().in_network(self.network);
         self.tenant(&attachment.host_ifname()).map_or_else(|| lease.pod.clone(), |tenant| tenant.pod.clone())
     }
 }
@@ -41,7 +40,7 @@ fn read_cache(network: &NetworkName) -> HashMap<IfName, Tenant> {
     let tenants = ours.map(|cached| {
         let attachment = cached.parameters.attachment(network);
         let pod = KubernetesPod::from_args(&cached.parameters.args);
-        (attachment.host_ifname(), Tenant { owner: naming::owner(&attachment), pod })
+        (attachment.host_ifname(), Tenant { owner: attachment.key(), pod })
     });
     tenants.collect()
 }
