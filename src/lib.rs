@@ -24,6 +24,13 @@
 //! The library does not print. It emits spans and events of [`tracing`], and the program chooses
 //! the subscriber. [`plugin::run`] installs one: see [its log](plugin#logging-and-tracing).
 //!
+//! # Types of other crates
+//!
+//! Two crates are part of this interface. [`ipnetwork`] has the type of an address with its prefix
+//! length, and is exported again. [`serde_json`] has the types of keys that the specification
+//! leaves open ([`Value`](serde_json::Value), [`Map`](serde_json::Map)). A plugin's configuration
+//! is a type of its own that implements [`serde::Deserialize`]. All other crates are details.
+//!
 //! # Where to start
 //!
 //! The documentation of [`plugin`] contains a complete plugin. In a verb, `?` converts an error of
@@ -33,6 +40,7 @@
     not(all(feature = "ipam", feature = "netlink", feature = "bpf")),
     allow(rustdoc::broken_intra_doc_links, reason = "the documentation links to modules of disabled features")
 )]
+#![warn(clippy::must_use_candidate, clippy::return_self_not_must_use)]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -55,6 +63,7 @@ mod statfs;
 mod utc;
 
 pub use self::error::Error;
+pub use ipnetwork;
 
 /// Compiles the code blocks of the repository's README.
 #[cfg(all(doctest, feature = "ipam", feature = "netlink"))]

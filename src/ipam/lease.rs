@@ -10,6 +10,8 @@ use super::timestamp;
 use crate::spec::{ContainerId, IfName, KubernetesPod};
 
 /// The holder of a lease: one interface of one container, on the network of the store.
+///
+/// Closed: the specification identifies an attachment in a network by these two values.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Owner {
@@ -21,6 +23,7 @@ pub struct Owner {
 
 /// The owner of a lease and, if known, the Kubernetes pod of the attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tenant {
     /// The owner, which identifies the lease.
     pub owner: Owner,
@@ -87,6 +90,7 @@ impl Lease {
     /// The time of the allocation as [RFC 3339] text in UTC, as in the store.
     ///
     /// [RFC 3339]: https://www.rfc-editor.org/rfc/rfc3339
+    #[must_use]
     pub fn created_rfc3339(&self) -> String {
         timestamp::text(self.created)
     }
@@ -110,6 +114,7 @@ impl BootId {
     }
 
     /// The id as text.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -129,6 +134,14 @@ impl Owner {
 }
 
 /// Without a pod.
+impl Tenant {
+    /// The owner with the pod of its attachment.
+    #[must_use]
+    pub const fn new(owner: Owner, pod: KubernetesPod) -> Self {
+        Self { owner, pod }
+    }
+}
+
 impl From<Owner> for Tenant {
     fn from(owner: Owner) -> Self {
         Self { owner, pod: KubernetesPod::default() }

@@ -28,6 +28,7 @@ const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 
 /// The place of a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum FilterTarget {
     /// The ingress of the link with this index. Its qdisc must not refer to a block for this
     /// direction.
@@ -44,6 +45,7 @@ pub enum FilterTarget {
 /// Handle and priority identify the filter: the same pair replaces a filter, another pair adds one.
 /// See [tc-bpf(8)](https://man7.org/linux/man-pages/man8/tc-bpf.8.html).
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct BpfFilter<'a> {
     /// The loaded program, of type `BPF_PROG_TYPE_SCHED_CLS`. The filter keeps a reference to it.
     pub program: BorrowedFd<'a>,

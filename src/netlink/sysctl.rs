@@ -141,6 +141,7 @@ impl Sysctl<'_> {
     }
 
     /// Whether the calling thread could set a value. The check does not change the setting.
+    #[must_use]
     pub fn is_writable(self) -> bool {
         OpenOptions::new().write(true).open(self.path()).is_ok()
     }

@@ -218,6 +218,8 @@ pub trait Plugin {
 }
 
 /// The text that a plugin prints for a user, without `CNI_COMMAND`.
+///
+/// Closed: a plugin states each of these texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PluginInfo {
     /// The plugin's name, which is the name of its executable.

@@ -74,6 +74,7 @@ impl PluginError {
     }
 
     /// Creates the error document for a configuration of this version.
+    #[must_use]
     pub fn into_document(self, version: Version) -> ErrorDocument {
         let Self { code, msg, details } = self;
         ErrorDocument { cni_version: version.to_string(), code, msg, details }

@@ -26,6 +26,7 @@ pub trait HasErrorCode: std::error::Error {
 /// See [Error](https://www.cni.dev/docs/spec/#error).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct ErrorDocument {
     /// The configuration's version. A string, and empty if absent: existing plugins omit it.
     #[serde(default)]
@@ -41,6 +42,7 @@ pub struct ErrorDocument {
 
 /// A field of a result that an older version cannot represent.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnsupportedField {
     /// The field's path in the result, with its value.
     pub what: String,
@@ -248,12 +250,14 @@ impl ErrorCode {
     /// # Panics
     ///
     /// If `code` is below 100: the specification reserves these codes.
+    #[must_use]
     pub const fn plugin_specific(code: u32) -> Self {
         assert!(code >= 100, "codes below 100 are reserved by the CNI specification");
         Self(code)
     }
 
     /// The numeric value.
+    #[must_use]
     pub const fn value(self) -> u32 {
         self.0
     }

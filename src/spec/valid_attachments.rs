@@ -15,6 +15,8 @@ use super::{Attachment, ContainerId, IfName};
 /// assert_eq!(gc.valid_attachments()?.list(), None);
 /// # Ok::<(), cnikit::spec::Error>(())
 /// ```
+///
+/// Closed: a JSON key is absent, is `null`, or has a value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ValidAttachments {
     /// The key is absent.
@@ -27,6 +29,8 @@ pub enum ValidAttachments {
 }
 
 /// The identity of an attachment within its network.
+///
+/// Closed: the specification identifies an attachment in a network by these two values.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttachmentKey {
     /// The container's identifier.
@@ -38,6 +42,7 @@ pub struct AttachmentKey {
 
 impl ValidAttachments {
     /// The list, if the caller sent one.
+    #[must_use]
     pub fn list(&self) -> Option<&[AttachmentKey]> {
         match self {
             ValidAttachments::List(list) => Some(list),

@@ -59,6 +59,7 @@ pub enum Action {
 
 /// The choice of source ports for masqueraded connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PortRandomization {
     /// The original port if it is free, otherwise a port nearby.
     Kept,

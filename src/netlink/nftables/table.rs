@@ -48,6 +48,7 @@ pub enum ChainType {
 /// The point in the packet path that runs a chain, as in
 /// [nft(8)](https://man7.org/linux/man-pages/man8/nft.8.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Hook {
     /// All incoming packets, before routing.
     Prerouting,
@@ -62,6 +63,8 @@ pub enum Hook {
 }
 
 /// The order of the chains of a hook, lowest first.
+///
+/// Closed: the number of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Priority(pub i32);
 

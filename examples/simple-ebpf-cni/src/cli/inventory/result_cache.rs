@@ -41,7 +41,7 @@ fn read_cache(network: &NetworkName) -> HashMap<IfName, Tenant> {
     let tenants = ours.map(|cached| {
         let attachment = cached.parameters.attachment(network);
         let pod = KubernetesPod::from_args(&cached.parameters.args);
-        (attachment.host_ifname(), Tenant { owner: naming::owner(&attachment), pod })
+        (attachment.host_ifname(), Tenant::new(naming::owner(&attachment), pod))
     });
     tenants.collect()
 }
