@@ -26,10 +26,14 @@
 //!
 //! # Types of other crates
 //!
-//! Two crates are part of this interface. [`ipnetwork`] has the type of an address with its prefix
-//! length, and is exported again. [`serde_json`] has the types of keys that the specification
-//! leaves open ([`Value`](serde_json::Value), [`Map`](serde_json::Map)). A plugin's configuration
-//! is a type of its own that implements [`serde::Deserialize`]. All other crates are details.
+//! The public API contains types and traits of four other crates:
+//!
+//! | crate | in the API |
+//! |---|---|
+//! | [`ipnetwork`], exported by this crate | an address with its prefix length |
+//! | [`serde_json`] | values of keys that the specification does not define |
+//! | [`serde`] | the configuration of a plugin, and the JSON form of types |
+//! | [`tracing`] | the subscriber of [`plugin`] |
 //!
 //! # Where to start
 //!
@@ -62,7 +66,7 @@ pub mod spec;
 mod statfs;
 mod utc;
 
-pub use self::error::Error;
+pub use self::error::{Error, Result};
 pub use ipnetwork;
 
 /// Compiles the code blocks of the repository's README.

@@ -91,5 +91,5 @@ pub use self::program::{Program, ProgramName};
 pub use self::set::MapSet;
 pub use self::tcx::{Direction, TcxInfo, TcxLink, TcxProgram};
 
-/// The result of a call of this module.
+/// The result type of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -132,7 +132,7 @@ use crate::spec::{AddResult, RawConfig, Version};
 pub use dispatch::{Output, dispatch};
 pub use error::Error;
 pub use log::{Log, LogLevel};
-pub use plugin_error::{Context, ErrorCollector, PluginError};
+pub use plugin_error::{Context, ErrorCollector, PluginError, Result};
 pub use process::run;
 pub use request::{AddRequest, CheckRequest, DelRequest, GcRequest, StatusRequest};
 pub use trace::record_pod;

@@ -50,6 +50,9 @@ pub struct UnsupportedField {
     pub since: Version,
 }
 
+/// The result type of this module.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// An error in the data of the protocol.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

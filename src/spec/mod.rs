@@ -39,7 +39,7 @@ pub use args::Args;
 pub use attachment::Attachment;
 pub use config::{CniArgs, IpamConf, Label, NetConf, RawConfig};
 pub use environment::{Environment, InvalidVariable};
-pub use error::{Error, ErrorCode, ErrorDocument, HasErrorCode, UnsupportedField};
+pub use error::{Error, ErrorCode, ErrorDocument, HasErrorCode, Result, UnsupportedField};
 pub use ifindex::IfIndex;
 pub use mac::MacAddr;
 pub use name::{ContainerId, IfName, NetworkName, PluginType, PodName, PodNamespace, PodUid};
