@@ -185,8 +185,7 @@ fn veth(group: &mut BenchmarkGroup<'_, WallTime>, host: &Host, socket: &Socket) 
     let bridge = socket.link_by_name(&"br0".parse().expect("a name")).expect("a lookup").expect("a link").index;
     let pod = host.pod();
     let netns = Netns::open(pod.netns()).expect("a namespace");
-    let end =
-        |name: &str, last| VethEnd { name: name.parse().expect("a name"), mac: MacAddr::new([2, 0, 0, 0, 0, last]) };
+    let end = |name: &str, last| VethEnd::new(name.parse().expect("a name"), MacAddr::new([2, 0, 0, 0, 0, last]));
     let pair = VethPair::new(end("veth0", 1), end("eth0", 2), &netns).mtu(1_500).master(bridge);
     let cnikit = || socket.create_veth(&pair).map(drop).expect("a new pair");
     // This name refers to a descriptor of this process. `ip` needs a path.

@@ -33,8 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // One message creates both ends, each with its name, its address and its namespace.
     let pair = VethPair::new(
-        VethEnd { name: "left0".parse()?, mac: MacAddr::new([0x02, 0, 0, 0, 0, 1]) },
-        VethEnd { name: "right0".parse()?, mac: MacAddr::new([0x02, 0, 0, 0, 0, 2]) },
+        VethEnd::new("left0".parse()?, MacAddr::new([0x02, 0, 0, 0, 0, 1])),
+        VethEnd::new("right0".parse()?, MacAddr::new([0x02, 0, 0, 0, 0, 2])),
         &right,
     );
     let indexes = on_left.create_veth(&pair.mtu(1450).host_up())?;

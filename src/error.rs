@@ -1,5 +1,8 @@
 use crate::spec::{ErrorCode, HasErrorCode};
 
+/// The result type of functions that call several modules.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// An error of any module of the library.
 ///
 /// For functions that call several modules. The error of each module carries the details.

@@ -24,6 +24,17 @@
 //! The library does not print. It emits spans and events of [`tracing`], and the program chooses
 //! the subscriber. [`plugin::run`] installs one: see [its log](plugin#logging-and-tracing).
 //!
+//! # Types of other crates
+//!
+//! The public API contains types and traits of four other crates:
+//!
+//! | crate | in the API |
+//! |---|---|
+//! | [`ipnetwork`], exported by this crate | an address with its prefix length |
+//! | [`serde_json`] | values of keys that the specification does not define |
+//! | [`serde`] | the configuration of a plugin, and the JSON form of types |
+//! | [`tracing`] | the subscriber of [`plugin`] |
+//!
 //! # Where to start
 //!
 //! The documentation of [`plugin`] contains a complete plugin. In a verb, `?` converts an error of
@@ -33,6 +44,7 @@
     not(all(feature = "ipam", feature = "netlink", feature = "bpf")),
     allow(rustdoc::broken_intra_doc_links, reason = "the documentation links to modules of disabled features")
 )]
+#![warn(clippy::must_use_candidate, clippy::return_self_not_must_use)]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -54,7 +66,8 @@ pub mod spec;
 mod statfs;
 mod utc;
 
-pub use self::error::Error;
+pub use self::error::{Error, Result};
+pub use ipnetwork;
 
 /// Compiles the code blocks of the repository's README.
 #[cfg(all(doctest, feature = "ipam", feature = "netlink"))]

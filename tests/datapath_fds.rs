@@ -35,7 +35,7 @@ fn use_all(datapath: &Datapath) {
     datapath.drops().expect("read");
     let (counters, endpoints) = (datapath.open_counters().expect("open"), datapath.open_endpoints().expect("open"));
     counters.insert(address).expect("insert");
-    endpoints.insert(address, Endpoint { ifindex, mac }).expect("insert");
+    endpoints.insert(address, Endpoint::new(ifindex, mac)).expect("insert");
     let ports = datapath.open_port_configs().expect("open");
     ports.insert(ifindex, PortConfig::new(mac)).expect("insert");
     assert_eq!(ports.indexes().expect("the map can be listed").len(), 1);

@@ -154,10 +154,8 @@ impl Fixture {
     }
 
     fn veth(&self, number: u8) -> VethIndexes {
-        let end = |name: String, first| VethEnd {
-            name: name.parse().expect("name"),
-            mac: MacAddr::new([first, 0, 0, 0, 0, number]),
-        };
+        let end =
+            |name: String, first| VethEnd::new(name.parse().expect("name"), MacAddr::new([first, 0, 0, 0, 0, number]));
         let pair = VethPair::new(end(format!("veth{number}"), 2), end(format!("eth{number}"), 6), &self.pod);
         self.host.socket().expect("open a socket").create_veth(&pair).expect("create the pair")
     }

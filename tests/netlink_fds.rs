@@ -26,8 +26,7 @@ fn attach() {
     let host = Netns::create().expect("create the host's namespace");
     let pod = Netns::create().expect("create the pod's namespace");
     let on_host = host.socket().expect("open a socket");
-    let end =
-        |name: &str, last| VethEnd { name: name.parse().expect("name"), mac: MacAddr::new([2, 0, 0, 0, 0, last]) };
+    let end = |name: &str, last| VethEnd::new(name.parse().expect("name"), MacAddr::new([2, 0, 0, 0, 0, last]));
     let pair = VethPair::new(end("veth0", 1), end("eth0", 2), &pod).host_up();
     let indexes = on_host.create_veth(&pair).expect("create the pair");
     on_host.create_veth(&pair).expect_err("it exists");

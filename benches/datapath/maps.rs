@@ -109,7 +109,7 @@ impl Access for Raw {
     fn port(&self, address: IpAddr) -> Option<Endpoint> {
         let mut value = Port { ifindex: 0, mac: [0; 6], reserved: [0; 2] };
         raw::row(Row::LookUp, &self.ports, &key(address), (&raw mut value).cast())
-            .then(|| Endpoint { ifindex: ifindex(value.ifindex), mac: MacAddr::new(value.mac) })
+            .then(|| Endpoint::new(ifindex(value.ifindex), MacAddr::new(value.mac)))
     }
 
     fn remove(&self, address: IpAddr) {
@@ -148,7 +148,7 @@ fn ifindex(number: u32) -> IfIndex {
 
 fn port(number: u64) -> Endpoint {
     let octets = number.to_be_bytes();
-    Endpoint { ifindex: ifindex(number as u32 + 1), mac: MacAddr::new([0x02, 0, 0, 0, octets[6], octets[7]]) }
+    Endpoint::new(ifindex(number as u32 + 1), MacAddr::new([0x02, 0, 0, 0, octets[6], octets[7]]))
 }
 
 /// Measures `timed` for one entry after the other. `before` and `after` are not measured.

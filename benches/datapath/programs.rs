@@ -76,7 +76,7 @@ fn add_pods(datapath: &Datapath) {
     let (ports, links, counters) = (datapath.open_endpoints(), datapath.open_port_configs(), datapath.open_counters());
     let (ports, links, counters) = (ports.expect("a pin"), links.expect("a pin"), counters.expect("a pin"));
     for (address, ifindex, mac) in [(A, IfIndex::LOOPBACK, MAC_A), (B, ifindex(OTHER_PORT), MAC_B)] {
-        ports.insert(address.into(), Endpoint { ifindex, mac }).expect("an entry");
+        ports.insert(address.into(), Endpoint::new(ifindex, mac)).expect("an entry");
         counters.insert(address.into()).expect("an entry");
         links.insert(ifindex, PortConfig::new(mac)).expect("an entry");
     }

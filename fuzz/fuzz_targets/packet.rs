@@ -84,7 +84,7 @@ impl Bed {
         let (ports, counters): (EndpointMap, CounterMap) =
             (datapath.open_endpoints().expect("a map"), datapath.open_counters().expect("a map"));
         for (address, ifindex, mac) in addresses() {
-            ports.insert(address, Endpoint { ifindex: index(ifindex), mac: MacAddr::new(mac) }).expect("room");
+            ports.insert(address, Endpoint::new(index(ifindex), MacAddr::new(mac))).expect("room");
             counters.insert(address).expect("room");
         }
         let shared = datapath.open_shared_addresses().expect("pins").expect("a map");

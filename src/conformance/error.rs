@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use crate::netlink;
 use crate::spec::{self, Version};
 
+/// The result type of this module.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// The reason why the suite has no verdict. A violation by the plugin is never an error, but a
 /// [`Finding`](super::Finding).
 #[derive(Debug, thiserror::Error)]

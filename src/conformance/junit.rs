@@ -7,6 +7,7 @@ use super::report::{Finding, Outcome, Report};
 impl Report {
     /// The report as JUnit XML, which CI systems display. Each group of rules is a test suite, and
     /// each trial is a test case. A warning is a passed test case with its text as output.
+    #[must_use]
     pub fn to_junit(&self) -> String {
         write(self)
     }

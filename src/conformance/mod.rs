@@ -68,7 +68,7 @@ mod suite;
 mod table;
 mod verdict;
 
-pub use error::Error;
+pub use error::{Error, Result};
 pub use probe::Kind;
 pub use report::{Finding, Outcome, Report};
 pub use rule::{Level, Rule, Section};

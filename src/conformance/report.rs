@@ -53,6 +53,8 @@ pub struct Finding {
 }
 
 /// The outcome of a trial.
+///
+/// Closed: a program that shows a report has a text for each outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -68,6 +70,7 @@ pub enum Outcome {
 
 impl Report {
     /// Whether at least one rule was tried and none failed. Warnings are not failures.
+    #[must_use]
     pub fn is_conformant(&self) -> bool {
         self.require_verdict().is_ok() && self.count(Outcome::Failed) == 0
     }
@@ -84,6 +87,7 @@ impl Report {
     }
 
     /// The number of trials with this outcome.
+    #[must_use]
     pub fn count(&self, outcome: Outcome) -> usize {
         self.findings.iter().filter(|finding| finding.outcome == outcome).count()
     }
@@ -94,6 +98,7 @@ impl Report {
     }
 
     /// The file name of the executable.
+    #[must_use]
     pub fn plugin_name(&self) -> String {
         self.plugin.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
@@ -101,6 +106,7 @@ impl Report {
 
 impl Outcome {
     /// The outcome as a word.
+    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Outcome::Passed => "passed",

@@ -44,6 +44,8 @@ pub(super) enum Check {
 }
 
 /// The level of a rule: "must" or "should", as in [RFC 2119](https://www.ietf.org/rfc/rfc2119.txt).
+///
+/// Closed: a "may" rule cannot be broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -114,6 +116,7 @@ pub(super) enum Applies {
 
 impl Rule {
     /// Whether the id matches `pattern`. A `*` matches any run of characters.
+    #[must_use]
     pub fn matches(&self, pattern: &str) -> bool {
         pattern::matches(pattern, self.id)
     }
@@ -219,6 +222,7 @@ impl Check {
 
 impl Level {
     /// The word of the specification.
+    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Level::Must => "must",
@@ -235,11 +239,13 @@ impl fmt::Display for Level {
 
 impl Section {
     /// The heading of the section.
+    #[must_use]
     pub const fn title(self) -> &'static str {
         self.heading().0
     }
 
     /// The link to the section.
+    #[must_use]
     pub fn url(self) -> String {
         format!("https://www.cni.dev/docs/spec/#{}", self.heading().1)
     }

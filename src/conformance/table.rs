@@ -15,6 +15,7 @@ pub struct Table<'a> {
 
 impl<'a> Table<'a> {
     /// The table of a report, in plain text.
+    #[must_use]
     pub fn new(report: &'a Report) -> Self {
         Self { report, color: false }
     }

@@ -58,6 +58,7 @@ pub struct NetStats {
 
 /// The endpoint of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Endpoint {
     /// The index of the host end of the pod's veth pair, or of the bridge for gateway addresses.
     pub ifindex: IfIndex,
@@ -159,6 +160,14 @@ impl PortConfig {
     pub const fn stack_only(mut self, stack_only: bool) -> Self {
         self.stack_only = stack_only;
         self
+    }
+}
+
+impl Endpoint {
+    /// The endpoint at the port `ifindex`, with this MAC.
+    #[must_use]
+    pub const fn new(ifindex: IfIndex, mac: MacAddr) -> Self {
+        Self { ifindex, mac }
     }
 }
 

@@ -47,10 +47,10 @@
 //! let (bridge, gateway) = (IfIndex::try_from(6)?, MacAddr::new([0x02, 0, 0, 0, 0, 0xfe]));
 //! datapath.configure(DatapathConfig::new(bridge, gateway))?;
 //! let endpoints = datapath.open_endpoints()?;
-//! endpoints.insert("10.244.1.1".parse()?, Endpoint { ifindex: bridge, mac: gateway })?;
+//! endpoints.insert("10.244.1.1".parse()?, Endpoint::new(bridge, gateway))?;
 //!
 //! let pod: IpAddr = "10.244.1.2".parse()?;
-//! let endpoint = Endpoint { ifindex: IfIndex::try_from(7)?, mac: MacAddr::new([0x02, 0, 0, 0, 0, 0x01]) };
+//! let endpoint = Endpoint::new(IfIndex::try_from(7)?, MacAddr::new([0x02, 0, 0, 0, 0, 0x01]));
 //! let counters = datapath.open_counters()?;
 //! counters.insert(pod)?;
 //! endpoints.insert(pod, endpoint)?;
@@ -91,5 +91,5 @@ pub use self::program::{Program, ProgramName};
 pub use self::set::MapSet;
 pub use self::tcx::{Direction, TcxInfo, TcxLink, TcxProgram};
 
-/// The result of a call of this module.
+/// The result type of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

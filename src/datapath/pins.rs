@@ -41,6 +41,8 @@ pub struct Datapath {
 }
 
 /// The state of the pins of a network.
+///
+/// Closed: the caller has to handle each state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PinState {
     /// A program or map is missing, or the programs come from another build.

@@ -9,6 +9,7 @@ use super::{Error, Result};
 
 /// The name of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ProgramName {
     /// `cni_tc_main`, for the ingress hooks.
     Main,

@@ -64,6 +64,8 @@ use crate::spec::IfIndex;
 pub struct TcxLink(OwnedFd);
 
 /// The direction of the packets that a hook sees.
+///
+/// Closed: the kernel has these two TCX hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// Received packets. On the host end of a veth pair, these are the packets that the pod sends.

@@ -55,6 +55,7 @@ pub struct IpamConfig {
 /// them to these keys and converts the result to an [`IpamConfig`] with `try_into`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[non_exhaustive]
 pub struct IpamKeys {
     /// One pool for each inner list. An attachment gets one address of every pool.
     #[serde(deserialize_with = "null_as_default")]
@@ -90,22 +91,26 @@ pub struct IpamKeys {
 impl IpamConfig {
     /// The pools. An attachment gets one address of each pool. There is at least one pool, and
     /// pools do not share addresses.
+    #[must_use]
     pub fn pools(&self) -> &[Pool] {
         &self.pools
     }
 
     /// Routes for every attachment. A route without a next hop uses the gateway of its address
     /// family.
+    #[must_use]
     pub fn routes(&self) -> &[Route] {
         &self.routes
     }
 
     /// Directory for leases, with one subdirectory for each network. The path is absolute.
+    #[must_use]
     pub fn data_dir(&self) -> Option<&Path> {
         self.data_dir.as_deref()
     }
 
     /// The file with the name servers for attachments. The path is absolute.
+    #[must_use]
     pub fn resolv_conf(&self) -> Option<&Path> {
         self.resolv_conf.as_deref()
     }

@@ -22,7 +22,7 @@ pub const CORRUPT_LEASE: ErrorCode = ErrorCode::plugin_specific(102);
 /// The code of [`Error::AddressTaken`]: another attachment holds a requested address.
 pub const ADDRESS_TAKEN: ErrorCode = ErrorCode::plugin_specific(103);
 
-/// The result of an address operation.
+/// The result type of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An invalid range, or an operation that the store could not perform.

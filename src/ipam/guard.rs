@@ -186,6 +186,7 @@ impl<'a> StoreGuard<'a> {
 
     /// The damaged files that were found since the lock was taken. Each one is a lost lease and
     /// deserves a warning.
+    #[must_use]
     pub fn quarantined(&self) -> &[Quarantined] {
         &self.quarantined
     }

@@ -10,6 +10,7 @@ use crate::spec::{Attachment, AttachmentKey, ContainerId, IfName, KubernetesPod}
 
 /// The owner of a lease and, if known, the Kubernetes pod of the attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tenant {
     /// The owner, which identifies the lease.
     pub owner: AttachmentKey,
@@ -85,6 +86,7 @@ impl Lease {
     /// The time of the allocation as [RFC 3339] text in UTC, as in the store.
     ///
     /// [RFC 3339]: https://www.rfc-editor.org/rfc/rfc3339
+    #[must_use]
     pub fn created_rfc3339(&self) -> String {
         timestamp::text(self.created)
     }
@@ -108,6 +110,7 @@ impl BootId {
     }
 
     /// The id as text.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -132,6 +135,14 @@ impl AttachmentKey {
 }
 
 /// Without a pod.
+impl Tenant {
+    /// The owner with the pod of its attachment.
+    #[must_use]
+    pub const fn new(owner: AttachmentKey, pod: KubernetesPod) -> Self {
+        Self { owner, pod }
+    }
+}
+
 impl From<AttachmentKey> for Tenant {
     fn from(owner: AttachmentKey) -> Self {
         Self { owner, pod: KubernetesPod::default() }

@@ -38,6 +38,7 @@ pub struct MemoryStore {
 
 impl MemoryStore {
     /// A store without leases.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -92,11 +93,13 @@ impl MemoryStore {
     }
 
     /// The lease of `owner`, if there is one.
+    #[must_use]
     pub fn lease(&self, owner: &AttachmentKey) -> Option<&Lease> {
         self.leases.get(owner)
     }
 
     /// The lease that holds `address`, if there is one.
+    #[must_use]
     pub fn lease_at(&self, address: IpAddr) -> Option<&Lease> {
         self.lease(self.holders.get(&address)?)
     }
@@ -107,6 +110,7 @@ impl MemoryStore {
     }
 
     /// The usage of each range of a pool, in the order of the ranges.
+    #[must_use]
     pub fn usage(&self, pool: &Pool) -> Vec<Usage> {
         let mut usage = Usage::empty(pool);
         for address in self.holders.keys() {

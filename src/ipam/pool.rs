@@ -47,11 +47,13 @@ impl Pool {
     }
 
     /// The ranges. There is at least one.
+    #[must_use]
     pub fn ranges(&self) -> &[Range] {
         &self.ranges
     }
 
     /// Whether the addresses are IPv4.
+    #[must_use]
     pub fn is_ipv4(&self) -> bool {
         self.ranges.iter().all(|range| range.subnet().is_ipv4())
     }
@@ -62,6 +64,7 @@ impl Pool {
     }
 
     /// Whether `address` can be allocated.
+    #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.ranges.iter().any(|range| range.contains(address))
     }
@@ -70,6 +73,7 @@ impl Pool {
     /// outside the bounds may come from an earlier configuration.
     ///
     /// The range determines the gateway and the prefix length of the address.
+    #[must_use]
     pub fn range_of(&self, address: IpAddr) -> Option<&Range> {
         let within_bounds = self.ranges.iter().find(|range| range.is_within_bounds(address));
         within_bounds.or_else(|| self.ranges.iter().find(|range| range.subnet().contains(address)))

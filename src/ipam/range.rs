@@ -47,6 +47,7 @@ pub struct Range {
 /// The keys of a [`Range`] as received, before validation.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct RangeKeys {
     /// The subnet.
     pub subnet: IpNetwork,
@@ -142,21 +143,25 @@ impl Range {
     }
 
     /// The subnet.
+    #[must_use]
     pub fn subnet(&self) -> IpNetwork {
         self.subnet
     }
 
     /// The lowest address within the bounds. It may be the gateway or excluded.
+    #[must_use]
     pub fn first(&self) -> IpAddr {
         address(self.bounds.first, self.subnet)
     }
 
     /// The highest address within the bounds. It may be the gateway or excluded.
+    #[must_use]
     pub fn last(&self) -> IpAddr {
         address(self.bounds.last, self.subnet)
     }
 
     /// The gateway, which is never allocated.
+    #[must_use]
     pub fn gateway(&self) -> IpAddr {
         self.gateway
     }
@@ -167,6 +172,7 @@ impl Range {
     }
 
     /// Whether `address` can be allocated.
+    #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.is_within_bounds(address) && self.reserved_at(number(address)).is_none()
     }
@@ -180,6 +186,7 @@ impl Range {
     /// assert_eq!(range.with_prefix(range.gateway()).to_string(), "fd00:1::1/64");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn with_prefix(&self, address: IpAddr) -> IpNetwork {
         if address.is_ipv4() != self.subnet.is_ipv4() {
             return address.into();
@@ -199,6 +206,7 @@ impl Range {
     /// assert_eq!(order, ["10.0.0.5", "10.0.0.6", "10.0.0.2", "10.0.0.3", "10.0.0.4"]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[must_use]
     pub fn iter_from(&self, cursor: Option<IpAddr>) -> Addresses<'_> {
         let next = match cursor {
             Some(cursor) if self.is_within_bounds(cursor) && cursor != self.last() => number(cursor) + 1,

@@ -83,6 +83,7 @@ impl Store {
     }
 
     /// The boot of valid leases.
+    #[must_use]
     pub fn boot_id(&self) -> &BootId {
         &self.boot_id
     }
@@ -97,6 +98,7 @@ impl Store {
     }
 
     /// The directory of the store.
+    #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }

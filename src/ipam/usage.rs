@@ -5,6 +5,7 @@ use super::pool::Pool;
 
 /// The usage of one range, or the sum of several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Usage {
     /// The number of taken addresses.
     pub used: u128,
@@ -14,6 +15,7 @@ pub struct Usage {
 
 impl Usage {
     /// The number of free addresses.
+    #[must_use]
     pub fn free(&self) -> u128 {
         self.total.saturating_sub(self.used)
     }

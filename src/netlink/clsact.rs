@@ -39,6 +39,8 @@ const TCA_EGRESS_BLOCK: u16 = 14;
 pub struct SharedBlock(NonZeroU32);
 
 /// The shared blocks of a qdisc. `None` gives a direction its own filters.
+///
+/// Closed: a qdisc has these two directions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SharedBlocks {
     /// The block for packets that arrive at the link.
@@ -60,6 +62,7 @@ pub struct IngressQdisc {
 
 impl SharedBlock {
     /// The block with this number; `None` for 0.
+    #[must_use]
     pub const fn new(index: u32) -> Option<Self> {
         match NonZeroU32::new(index) {
             Some(index) => Some(Self(index)),
@@ -68,6 +71,7 @@ impl SharedBlock {
     }
 
     /// The number.
+    #[must_use]
     pub const fn index(self) -> u32 {
         self.0.get()
     }
@@ -78,6 +82,7 @@ impl SharedBlocks {
     ///
     /// The creator of a block chooses its number. These numbers lie between 2^30 and 2^31, far from
     /// the small numbers in manual use. Two texts collide with a probability of 1 in 2^29.
+    #[must_use]
     pub fn from_name(text: &str) -> Self {
         let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(text).into();
         let first = u32::from_be_bytes([a, b, c, d]) & 0x3fff_fffe | 0x4000_0000;

@@ -31,17 +31,18 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The kernel refused the request.
     #[error(
-        "{operation} {object}: {errno}{}{}",
+        "{operation} {object}: {}{}{}",
+        io::Error::from_raw_os_error(*errno),
         KernelMessage(message.as_deref()),
-        MissingCapability(errno, "CAP_NET_ADMIN")
+        MissingCapability(Some(*errno), "CAP_NET_ADMIN")
     )]
     Kernel {
         /// The operation, such as `create bridge`.
         operation: &'static str,
         /// The object of the operation, such as `cbr0`.
         object: String,
-        /// The error number.
-        errno: io::Error,
+        /// The error number, such as `ENODEV`.
+        errno: i32,
         /// The kernel's explanation (extended acknowledgement), if the kernel sent one. For a
         /// [`Tap`](super::Tap), the file or request that failed.
         message: Option<String>,
@@ -170,7 +171,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The namespace could not be entered or created.
-    #[error("cannot {operation} a network namespace{}", MissingCapability(source, "CAP_SYS_ADMIN"))]
+    #[error("cannot {operation} a network namespace{}", MissingCapability(source.raw_os_error(), "CAP_SYS_ADMIN"))]
     Netns {
         /// The operation: `enter` or `create`.
         operation: &'static str,
@@ -178,7 +179,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A link could not be probed for addresses in use.
-    #[error("cannot probe {link} for addresses in use{}", MissingCapability(source, "CAP_NET_RAW"))]
+    #[error("cannot probe {link} for addresses in use{}", MissingCapability(source.raw_os_error(), "CAP_NET_RAW"))]
     Probe {
         /// The link.
         link: IfName,
@@ -194,7 +195,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The addresses of a link could not be announced.
-    #[error("cannot announce the addresses of {link}{}", MissingCapability(source, "CAP_NET_RAW"))]
+    #[error("cannot announce the addresses of {link}{}", MissingCapability(source.raw_os_error(), "CAP_NET_RAW"))]
     Announce {
         /// The link.
         link: IfName,
@@ -221,10 +222,11 @@ pub enum Error {
 
 impl Error {
     /// The kernel's error number, if a system call or the kernel's answer returned one.
+    #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
-            Self::Kernel { errno: error, .. }
-            | Self::Socket { source: error, .. }
+            Self::Kernel { errno, .. } => Some(*errno),
+            Self::Socket { source: error, .. }
             | Self::NetnsOpen { source: error, .. }
             | Self::Netns { source: error, .. }
             | Self::Probe { source: error, .. }
@@ -276,8 +278,8 @@ impl Operation {
     /// The error for a kernel answer; `code` is a negative error number.
     pub(super) fn refused(&self, code: i32, message: Option<String>) -> Error {
         let (operation, object) = self.parts();
-        let errno = io::Error::from_raw_os_error(code.wrapping_neg());
-        if errno.raw_os_error() == Some(Errno::EXIST.raw_os_error()) {
+        let errno = code.wrapping_neg();
+        if errno == Errno::EXIST.raw_os_error() {
             return Error::Exists { operation, object };
         }
         Error::Kernel { operation, object, errno, message }
@@ -383,11 +385,11 @@ impl Display for KernelMessage<'_> {
 }
 
 /// The missing capability, if the error is `EPERM`.
-struct MissingCapability<'a>(&'a io::Error, &'static str);
+struct MissingCapability(Option<i32>, &'static str);
 
-impl Display for MissingCapability<'_> {
+impl Display for MissingCapability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.raw_os_error() == Some(Errno::PERM.raw_os_error()) {
+        if self.0 == Some(Errno::PERM.raw_os_error()) {
             write!(f, "; {} is needed", self.1)?;
         }
         Ok(())

@@ -37,6 +37,7 @@ pub struct FdbEntry {
 /// How long an entry stays, with the names of
 /// [bridge(8)](https://man7.org/linux/man-pages/man8/bridge.8.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FdbState {
     /// The port's own address: frames to it go to the host.
     Permanent,

@@ -30,6 +30,7 @@ const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 
 /// The place of a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum FilterTarget {
     /// The ingress of the link with this index. Its qdisc must not refer to a block for this
     /// direction.

@@ -41,6 +41,8 @@ pub enum Ipv6Conf {
 }
 
 /// The source of a link's link-local address when the link comes up.
+///
+/// Closed: the numbers of the kernel (`IN6_ADDR_GEN_MODE_*`).
 #[doc(alias = "IFLA_INET6_ADDR_GEN_MODE")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AddrGenMode {

@@ -339,6 +339,7 @@ impl Link {
     /// The kernel sends all settings with the link. To [read](super::Sysctl::read) one setting
     /// costs three system calls, and 0.1 ms on a host with a thousand namespaces.
     #[doc(alias = "IFLA_INET6_CONF")]
+    #[must_use]
     pub fn ipv6_conf(&self, setting: Ipv6Conf) -> Option<i32> {
         self.ipv6.value(setting)
     }

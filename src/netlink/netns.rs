@@ -39,6 +39,8 @@ pub struct Netns {
 }
 
 /// The identity of a namespace during its lifetime, independent of the path.
+///
+/// Closed: these two numbers identify a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NetnsId {
     /// The device number of the file system that holds namespaces (nsfs).
@@ -131,6 +133,7 @@ impl Netns {
     }
 
     /// The identity of the namespace. Two values for one namespace have the same id.
+    #[must_use]
     pub const fn id(&self) -> NetnsId {
         self.id
     }

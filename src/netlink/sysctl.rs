@@ -207,6 +207,7 @@ impl Sysctl<'_> {
     }
 
     /// Whether the calling thread could set a value. The check does not change the setting.
+    #[must_use]
     pub fn is_writable(self) -> bool {
         self.open(OpenOptions::new().write(true)).is_ok()
     }

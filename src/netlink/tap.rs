@@ -68,11 +68,6 @@ impl Socket {
 impl Operation {
     /// The error for a system call; `step` takes the place of the kernel's explanation.
     fn system(&self, step: &str, error: io::Error) -> Error {
-        match self.refused(error.raw_os_error().unwrap_or_default().wrapping_neg(), Some(step.to_owned())) {
-            Error::Kernel { operation, object, message, .. } => {
-                Error::Kernel { operation, object, errno: error, message }
-            }
-            other => other,
-        }
+        self.refused(error.raw_os_error().unwrap_or_default().wrapping_neg(), Some(step.to_owned()))
     }
 }

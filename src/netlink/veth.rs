@@ -20,6 +20,7 @@ use crate::spec::{IfIndex, IfName, MacAddr};
 /// The message that creates the link carries the MAC address. A later change would race with the
 /// address that udev sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VethEnd {
     /// The name.
     pub name: IfName,
@@ -37,8 +38,8 @@ pub struct VethEnd {
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let pod = Netns::open("/run/netns/blue")?;
-/// let host = VethEnd { name: "vethblue".parse()?, mac: MacAddr::new([0x02, 0, 0, 0, 0, 1]) };
-/// let peer = VethEnd { name: "eth0".parse()?, mac: MacAddr::new([0x02, 0, 0, 0, 0, 2]) };
+/// let host = VethEnd::new("vethblue".parse()?, MacAddr::new([0x02, 0, 0, 0, 0, 1]));
+/// let peer = VethEnd::new("eth0".parse()?, MacAddr::new([0x02, 0, 0, 0, 0, 2]));
 ///
 /// let pair = VethPair::new(host, peer, &pod).mtu(1450).host_up();
 /// let indexes = Socket::open()?.create_veth(&pair)?;
@@ -69,11 +70,20 @@ pub struct VethPair<'netns> {
 
 /// The indexes of the ends of a new pair, each in its own namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VethIndexes {
     /// The index of the host end.
     pub host: IfIndex,
     /// The index of the peer, in the peer's namespace.
     pub peer: IfIndex,
+}
+
+impl VethEnd {
+    /// An end with this name and Ethernet address.
+    #[must_use]
+    pub const fn new(name: IfName, mac: MacAddr) -> Self {
+        Self { name, mac }
+    }
 }
 
 impl<'netns> VethPair<'netns> {

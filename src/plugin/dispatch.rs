@@ -16,6 +16,7 @@ use crate::spec::{self, AddResult, Command, Environment, ErrorCode, NetworkName,
 
 /// The outcome of a call: the output and the exit code of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Output {
     /// The bytes for standard output: one JSON document, or nothing; without `CNI_COMMAND`, a text
     /// for users.

@@ -178,7 +178,7 @@ use crate::spec::{AddResult, RawConfig, Version};
 pub use dispatch::{Output, dispatch};
 pub use error::Error;
 pub use log::{Log, LogLevel};
-pub use plugin_error::{Context, ErrorCollector, PluginError};
+pub use plugin_error::{Context, ErrorCollector, PluginError, Result};
 pub use process::run;
 pub use request::{AddRequest, CheckRequest, DelRequest, GcRequest, StatusRequest};
 pub use trace::record_pod;
@@ -264,6 +264,8 @@ pub trait Plugin {
 }
 
 /// The text that a plugin prints for a user, without `CNI_COMMAND`.
+///
+/// Closed: a plugin states each of these texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PluginInfo {
     /// The plugin's name, which is the name of its executable.

@@ -3,6 +3,9 @@ use std::fmt;
 
 use crate::spec::{ErrorCode, ErrorDocument, HasErrorCode, Version};
 
+/// The result type of a verb.
+pub type Result<T, E = PluginError> = std::result::Result<T, E>;
+
 /// The error of a verb: the content of the error document.
 ///
 /// `?` converts any [`HasErrorCode`] error. The error's text becomes the message, the chain of its
@@ -145,6 +148,7 @@ impl PluginError {
     }
 
     /// Creates the error document for a configuration of this version.
+    #[must_use]
     pub fn into_document(self, version: Version) -> ErrorDocument {
         let Self { code, msg, details } = self;
         ErrorDocument { cni_version: version.to_string(), code, msg, details }

@@ -74,6 +74,7 @@ impl Runtime {
     }
 
     /// The result cache.
+    #[must_use]
     pub fn cache(&self) -> &ResultCache {
         &self.cache
     }

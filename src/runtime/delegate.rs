@@ -57,6 +57,8 @@ pub struct Delegate<'r, R> {
 ///
 /// A second `ADD` of an attachment in use must fail. A `DEL` of the delegate would then release the
 /// addresses of a running pod.
+///
+/// Closed: the plugin knows that nothing exists, or does not know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prior {
     /// The plugin verified that nothing of the attachment exists. Addresses that the delegate holds
@@ -113,6 +115,7 @@ impl<'r, R: Delegable> Delegate<'r, R> {
     }
 
     /// The delegate's name.
+    #[must_use]
     pub fn plugin_type(&self) -> &PluginType {
         &self.plugin_type
     }
@@ -236,11 +239,13 @@ impl<C> Delegate<'_, StatusRequest<C>> {
 impl Delegated {
     /// The delegate's result. The result of an IPAM plugin contains no interfaces and no interface
     /// indexes; the caller must add them.
+    #[must_use]
     pub fn result(&self) -> &AddResult {
         &self.result
     }
 
     /// Keeps the attachment of the delegate, and returns its result.
+    #[must_use]
     pub fn commit(mut self) -> AddResult {
         self.rollback = None;
         std::mem::take(&mut self.result)

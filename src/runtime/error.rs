@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use crate::spec::{self, Attachment, Command, ErrorCode, HasErrorCode, NetworkName, PluginType, Version};
 
+/// The result type of this module.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// An error of a plugin call, of a network configuration or of the result cache.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

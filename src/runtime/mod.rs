@@ -29,7 +29,7 @@ mod process;
 pub use cache::{CachedAttachment, ResultCache};
 pub use chain::Runtime;
 pub use delegate::{Delegable, Delegate, Delegated, Prior};
-pub use error::Error;
+pub use error::{Error, Result};
 pub use find::find;
 pub use invoke::Invocation;
 pub use network::{NetworkConfigList, PluginConfig};

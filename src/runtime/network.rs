@@ -96,6 +96,7 @@ impl NetworkConfigList {
 
     /// The configuration in the form of a list, in its original bytes. Plugins from separate files
     /// are not included.
+    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }

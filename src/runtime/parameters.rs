@@ -38,6 +38,7 @@ pub struct AttachmentParameters {
 
 impl AttachmentParameters {
     /// Creates parameters with a container and an interface.
+    #[must_use]
     pub fn new(container_id: ContainerId, ifname: IfName) -> Self {
         Self { container_id, ifname, netns: None, args: Args::default(), capability_args: Map::new() }
     }
@@ -74,6 +75,7 @@ impl AttachmentParameters {
     }
 
     /// The attachment of these parameters to a network.
+    #[must_use]
     pub fn attachment(&self, network: &NetworkName) -> Attachment {
         self.key().in_network(network)
     }

@@ -26,11 +26,13 @@ impl Args {
     pub const IGNORE_UNKNOWN: &str = "IgnoreUnknown";
 
     /// The value of a key. If the key occurs more than once, the last value counts.
+    #[must_use]
     pub fn value(&self, key: &str) -> Option<&str> {
         self.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| value)
     }
 
     /// All pairs, in their original order.
+    #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
         self.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
@@ -64,6 +66,7 @@ impl Args {
     }
 
     /// Whether the caller asks to ignore unknown keys: `IgnoreUnknown` is `1` or `true`.
+    #[must_use]
     pub fn ignores_unknown(&self) -> bool {
         self.value(Self::IGNORE_UNKNOWN).is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
     }

@@ -27,6 +27,8 @@ use super::{ContainerId, IfIndex, IfName, MacAddr, NetworkName};
 /// assert_eq!(attachment.host_ifname().as_str(), "veth76c13cb9109");
 /// # Ok::<(), cnikit::spec::Error>(())
 /// ```
+///
+/// Closed: the specification identifies an attachment by these three values.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Attachment {
     /// The network's name.
@@ -39,12 +41,14 @@ pub struct Attachment {
 
 impl Attachment {
     /// Creates an attachment from its three names.
+    #[must_use]
     pub fn new(network: NetworkName, container_id: ContainerId, ifname: IfName) -> Self {
         Self { network, container_id, ifname }
     }
 
     /// The name of the host interface of the veth pair: `veth` and the first 11 hexadecimal digits
     /// of the digest.
+    #[must_use]
     pub fn host_ifname(&self) -> IfName {
         let mut name = String::from("veth");
         for byte in &self.digest()[..6] {
@@ -56,6 +60,7 @@ impl Attachment {
     }
 
     /// Whether a name has the form of [`host_ifname`](Self::host_ifname), for any attachment.
+    #[must_use]
     pub fn is_host_ifname(name: &IfName) -> bool {
         let is_digit = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
         let digits = name.as_str().strip_prefix("veth");
@@ -64,6 +69,7 @@ impl Attachment {
 
     /// The MAC address of the host interface: octets 8 to 13 of the digest, locally administered,
     /// unicast.
+    #[must_use]
     pub fn host_mac(&self) -> MacAddr {
         let [_, _, _, _, _, _, _, _, a, b, c, d, e, f, ..] = self.digest();
         MacAddr::local_unicast([a, b, c, d, e, f])
@@ -74,6 +80,7 @@ impl Attachment {
     ///
     /// The kernel numbers links from 1 on, and reuses an index after its link is deleted. An index
     /// of this range is not reused for another link, so a stale reference to it is harmless.
+    #[must_use]
     pub fn host_ifindex(&self) -> IfIndex {
         let octets = std::array::from_fn(|index| self.digest()[20 + index]);
         let index = u32::from_be_bytes(octets) & 0x3fff_ffff | 0x4000_0000;
@@ -82,12 +89,14 @@ impl Attachment {
 
     /// Whether an index is in the range of [`host_ifindex`](Self::host_ifindex), for any
     /// attachment.
+    #[must_use]
     pub fn is_host_ifindex(index: IfIndex) -> bool {
         (0x4000_0000..0x8000_0000).contains(&index.get())
     }
 
     /// The MAC address inside the container: octets 14 to 19 of the digest, locally administered,
     /// unicast.
+    #[must_use]
     pub fn container_mac(&self) -> MacAddr {
         let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, a, b, c, d, e, f, ..] = self.digest();
         MacAddr::local_unicast([a, b, c, d, e, f])

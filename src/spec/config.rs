@@ -88,6 +88,8 @@ pub struct CniArgs {
 }
 
 /// A label of the container.
+///
+/// Closed: a label has a key and a value.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Label {
     /// The label's name.
@@ -117,11 +119,13 @@ impl RawConfig {
     }
 
     /// The configuration in its original form, which a delegate must receive.
+    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// The value of a key.
+    #[must_use]
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.object.get(key)
     }

@@ -29,6 +29,7 @@ pub struct Environment {
 
 /// A variable with an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InvalidVariable {
     /// The variable.
     pub variable: Variable,

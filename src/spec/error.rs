@@ -33,6 +33,7 @@ pub trait HasErrorCode: std::error::Error {
 /// See [Error](https://www.cni.dev/docs/spec/#error).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct ErrorDocument {
     /// The configuration's version. A string, and empty if absent: existing plugins omit it.
     #[serde(default)]
@@ -48,12 +49,16 @@ pub struct ErrorDocument {
 
 /// A field of a result that an older version cannot represent.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnsupportedField {
     /// The field's path in the result, with its value.
     pub what: String,
     /// The first version that can represent it.
     pub since: Version,
 }
+
+/// The result type of this module.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error in the data of the protocol.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -281,12 +286,14 @@ impl ErrorCode {
     /// # Panics
     ///
     /// If `code` is below 100: the specification reserves these codes.
+    #[must_use]
     pub const fn plugin_specific(code: u32) -> Self {
         assert!(code >= 100, "codes below 100 are reserved by the CNI specification");
         Self(code)
     }
 
     /// The numeric value.
+    #[must_use]
     pub const fn value(self) -> u32 {
         self.0
     }

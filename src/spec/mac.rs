@@ -23,12 +23,14 @@ pub struct MacAddr([u8; 6]);
 
 impl MacAddr {
     /// Creates the address from its octets in transmission order.
+    #[must_use]
     pub const fn new(octets: [u8; 6]) -> Self {
         Self(octets)
     }
 
     /// Derives an address from a text: the first six octets of its SHA-256 digest, locally
     /// administered, unicast. The same text always yields the same address.
+    #[must_use]
     pub fn derived_from(text: &str) -> Self {
         let [a, b, c, d, e, f, ..]: [u8; 32] = Sha256::digest(text).into();
         Self::local_unicast([a, b, c, d, e, f])
@@ -40,6 +42,7 @@ impl MacAddr {
     }
 
     /// The octets in transmission order.
+    #[must_use]
     pub const fn octets(self) -> [u8; 6] {
         self.0
     }
@@ -56,17 +59,20 @@ impl MacAddr {
     /// ```
     ///
     /// [RFC 4291]: https://www.rfc-editor.org/rfc/rfc4291#appendix-A
+    #[must_use]
     pub fn link_local(&self) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
         Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 0x02, b, c, 0xff, 0xfe, d, e, f])
     }
 
     /// Whether the address is unicast, not multicast or broadcast.
+    #[must_use]
     pub const fn is_unicast(self) -> bool {
         self.0[0] & 0x01 == 0
     }
 
     /// Whether the address is locally administered, not assigned by a manufacturer.
+    #[must_use]
     pub const fn is_local(self) -> bool {
         self.0[0] & 0x02 != 0
     }

@@ -43,7 +43,7 @@ pub use attachment::Attachment;
 pub use attachment_key::AttachmentKey;
 pub use config::{CniArgs, IpamConf, Label, NetConf, RawConfig};
 pub use environment::{Environment, InvalidVariable};
-pub use error::{Error, ErrorCode, ErrorDocument, HasErrorCode, UnsupportedField};
+pub use error::{Error, ErrorCode, ErrorDocument, HasErrorCode, Result, UnsupportedField};
 pub use ifindex::IfIndex;
 pub use mac::MacAddr;
 pub use name::{ContainerId, IfName, NetworkName, PluginType, PodName, PodNamespace, PodUid};

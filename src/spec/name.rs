@@ -153,6 +153,12 @@ macro_rules! name {
             }
         }
 
+        impl From<&$name> for String {
+            fn from(name: &$name) -> Self {
+                name.0.clone()
+            }
+        }
+
         impl From<$name> for String {
             fn from(name: $name) -> String {
                 name.0

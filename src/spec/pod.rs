@@ -71,6 +71,7 @@ impl KubernetesPod {
     }
 
     /// Whether neither the name nor the namespace is known.
+    #[must_use]
     pub fn is_unnamed(&self) -> bool {
         self.name.is_none() && self.namespace.is_none()
     }

@@ -5,6 +5,7 @@ use super::{Error, Version};
 
 /// A verb of the protocol: the value of `CNI_COMMAND`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Command {
     /// Attaches a container to the network.
     Add,
@@ -22,6 +23,7 @@ pub enum Command {
 
 /// An environment variable that carries a parameter of the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Variable {
     /// `CNI_CONTAINERID`
     ContainerId,
@@ -36,6 +38,8 @@ pub enum Variable {
 }
 
 /// Whether a verb needs a parameter.
+///
+/// Closed: the specification has these three words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Requirement {
     /// The call fails without it.
@@ -77,6 +81,7 @@ impl Command {
     ///
     /// See [CNI operations](https://www.cni.dev/docs/spec/#cni-operations).
     #[rustfmt::skip]
+    #[must_use]
     pub const fn spec(self) -> CommandSpec {
         use Requirement::{Optional as O, Required as R, Unused as U};
         use Version::{V0_1_0, V0_4_0, V1_1_0};
@@ -92,6 +97,7 @@ impl Command {
     }
 
     /// The verb's value of `CNI_COMMAND`.
+    #[must_use]
     pub const fn as_str(self) -> &'static str {
         self.spec().word
     }
@@ -109,6 +115,7 @@ const fn command_spec(word: &'static str, since: Version, columns: [Requirement;
 
 impl CommandSpec {
     /// Whether the verb needs a variable.
+    #[must_use]
     pub const fn requirement(&self, variable: Variable) -> Requirement {
         match variable {
             Variable::ContainerId => self.container_id,
@@ -126,6 +133,7 @@ impl Variable {
         [Variable::ContainerId, Variable::Netns, Variable::IfName, Variable::Args, Variable::Path];
 
     /// The variable's name in the environment.
+    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Variable::ContainerId => "CNI_CONTAINERID",

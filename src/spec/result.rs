@@ -177,6 +177,7 @@ impl AddResult {
     }
 
     /// The interface of this name in this sandbox (`None` is the host), with its index.
+    #[must_use]
     pub fn interface(&self, name: &str, sandbox: Option<&Path>) -> Option<(usize, &Interface)> {
         let matches =
             |interface: &Interface| interface.name == name && interface.sandbox.as_deref().map(Path::new) == sandbox;
@@ -191,8 +192,8 @@ impl AddResult {
 
 impl Interface {
     /// Creates an interface on the host.
-    pub fn new(name: impl AsRef<str>) -> Self {
-        Self { name: name.as_ref().to_owned(), ..Self::default() }
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
     }
 
     /// Sets the hardware address.
@@ -211,6 +212,9 @@ impl Interface {
 
     /// Sets the namespace of the interface by its path: for the container interface, the value of
     /// `CNI_NETNS`.
+    ///
+    /// JSON has no bytes that are not UTF-8: each of them becomes U+FFFD. Such a path then names
+    /// another file or none.
     #[must_use]
     pub fn in_sandbox(mut self, netns: impl AsRef<Path>) -> Self {
         self.sandbox = Some(netns.as_ref().to_string_lossy().into_owned());
@@ -218,6 +222,7 @@ impl Interface {
     }
 
     /// The hardware address, if it is an Ethernet address.
+    #[must_use]
     pub fn mac_addr(&self) -> Option<MacAddr> {
         self.mac.as_deref()?.parse().ok()
     }
@@ -225,6 +230,7 @@ impl Interface {
 
 impl IpConfig {
     /// Creates an address with the prefix length of its subnet.
+    #[must_use]
     pub fn new(address: IpNetwork) -> Self {
         Self { address, gateway: None, interface: None, other: Map::new() }
     }
@@ -246,6 +252,7 @@ impl IpConfig {
 
 impl Route {
     /// Creates a route to this destination.
+    #[must_use]
     pub fn new(dst: IpNetwork) -> Self {
         let other = Map::new();
         Self { dst, gw: None, mtu: None, advmss: None, priority: None, table: None, scope: None, other }
@@ -316,6 +323,7 @@ impl Dns {
     }
 
     /// Whether the configuration is empty.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.nameservers.is_empty() && self.domain.is_none() && self.search.is_empty() && self.options.is_empty()
     }

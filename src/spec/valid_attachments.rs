@@ -13,6 +13,8 @@ use super::AttachmentKey;
 /// assert_eq!(gc.valid_attachments()?.list(), None);
 /// # Ok::<(), cnikit::spec::Error>(())
 /// ```
+///
+/// Closed: a JSON key is absent, is `null`, or has a value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ValidAttachments {
     /// The key is absent.
@@ -26,6 +28,7 @@ pub enum ValidAttachments {
 
 impl ValidAttachments {
     /// The list, if the caller sent one.
+    #[must_use]
     pub fn list(&self) -> Option<&[AttachmentKey]> {
         match self {
             ValidAttachments::List(list) => Some(list),

@@ -54,6 +54,7 @@ impl Version {
     pub const IMPLICIT: Version = Version::V0_1_0;
 
     /// The version's value of `cniVersion`.
+    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Version::V0_1_0 => "0.1.0",
@@ -67,6 +68,7 @@ impl Version {
     }
 
     /// Formats versions as a list for a message: `0.4.0, 1.0.0`.
+    #[must_use]
     pub fn list(versions: &[Version]) -> String {
         let words: Vec<&str> = versions.iter().map(|version| version.as_str()).collect();
         words.join(", ")

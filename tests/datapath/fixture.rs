@@ -33,7 +33,7 @@ impl Fixture {
         let endpoints = datapath.open_endpoints().expect("open");
         for (gateway, length) in GATEWAY.into_iter().zip([24, 64]) {
             host.ip(&format!("address add {gateway}/{length} dev cbr0 {}", nodad(gateway)));
-            endpoints.insert(gateway, Endpoint { ifindex: bridge, mac: GATEWAY_MAC }).expect("insert");
+            endpoints.insert(gateway, Endpoint::new(bridge, GATEWAY_MAC)).expect("insert");
         }
         let pods = [0, 1, 2].map(|number| Self::pod(host, &datapath, number));
         datapath.configure(DatapathConfig::new(bridge, GATEWAY_MAC)).expect("configure");
@@ -51,7 +51,7 @@ impl Fixture {
         pod.ip("link set lo up");
         pod.ip("link set eth0 up");
         attach(host, datapath, &format!("veth{number}"));
-        let endpoint = Endpoint { ifindex: index(host, &format!("veth{number}")), mac };
+        let endpoint = Endpoint::new(index(host, &format!("veth{number}")), mac);
         let endpoints = datapath.open_endpoints().expect("open");
         for (address, (gateway, length)) in addresses(number).into_iter().zip(GATEWAY.into_iter().zip([24, 64])) {
             pod.ip(&format!("address add {address}/{length} dev eth0 {}", nodad(address)));

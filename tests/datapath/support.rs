@@ -48,7 +48,7 @@ pub(crate) fn index(ifindex: u32) -> IfIndex {
 }
 
 pub(crate) fn port(ifindex: u32, last: u8) -> Endpoint {
-    Endpoint { ifindex: index(ifindex), mac: MacAddr::new([0x02, 0, 0, 0, 0, last]) }
+    Endpoint::new(index(ifindex), MacAddr::new([0x02, 0, 0, 0, 0, last]))
 }
 
 /// The sorted names in a directory, without the build stamp and without `find_xdp`. Kernels that

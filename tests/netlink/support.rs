@@ -57,8 +57,8 @@ impl Fixture {
 
 /// The pair `veth<number>` and `eth<number>`.
 pub(crate) fn pair(number: u8, pod: &impl AsFd) -> VethPair<'_> {
-    let host = VethEnd { name: name(&format!("veth{number}")), mac: host_mac(number) };
-    let peer = VethEnd { name: name(&format!("eth{number}")), mac: peer_mac(number) };
+    let host = VethEnd::new(name(&format!("veth{number}")), host_mac(number));
+    let peer = VethEnd::new(name(&format!("eth{number}")), peer_mac(number));
     VethPair::new(host, peer, pod)
 }
 

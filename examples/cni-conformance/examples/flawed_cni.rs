@@ -163,8 +163,8 @@ impl Flawed {
             address = range.with_prefix(range.last());
         }
 
-        let host_end = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
-        let pod_end = VethEnd { name: attachment.ifname.clone(), mac: attachment.container_mac() };
+        let host_end = VethEnd::new(attachment.host_ifname(), attachment.host_mac());
+        let pod_end = VethEnd::new(attachment.ifname.clone(), attachment.container_mac());
         let pair = Socket::open()?.create_veth(&VethPair::new(host_end, pod_end, netns).host_up())?;
         pod.set_up(IfIndex::LOOPBACK)?;
         pod.set_up(pair.peer)?;

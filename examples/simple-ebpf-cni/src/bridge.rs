@@ -134,7 +134,7 @@ impl Network<'_> {
         let is_orphan = |link: &Link| link.master.is_none() && Attachment::is_host_ifname(&link.name);
         for port in self.host.links()?.into_iter().filter(is_orphan) {
             if let Some(PortConfig { mac, .. }) = endpoints.port_config(port.index)? {
-                let port = Endpoint { ifindex: port.index, mac };
+                let port = Endpoint::new(port.index, mac);
                 let master_set = self.host.set_master(port.ifindex, bridge.index);
                 let adopted = master_set.and_then(|()| self.prepare_port(port));
                 // A port under deletion needs no bridge.
@@ -154,7 +154,7 @@ impl Network<'_> {
         let links = self.host.links()?;
         for port in pod_ports(bridge, &links).filter(|port| !in_progress.contains(&port.name)) {
             if let Some(PortConfig { mac, .. }) = endpoints.port_config(port.index)? {
-                let prepared = self.prepare_port(Endpoint { ifindex: port.index, mac });
+                let prepared = self.prepare_port(Endpoint::new(port.index, mac));
                 let set = prepared.and_then(|()| if port.up { Ok(()) } else { self.host.set_up(port.index) });
                 // A port under deletion needs no settings.
                 if set.is_err() && self.host.link_by_index(port.index)?.is_some() {

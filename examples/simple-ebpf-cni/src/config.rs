@@ -284,7 +284,11 @@ fn ipam(keys: Keys) -> Result<Ipam, KeyError> {
         }
     };
     let short = match (keys.subnet, keys.gateway) {
-        (Some(subnet), gateway) => Some(RangeKeys { gateway, ..subnet.into() }),
+        (Some(subnet), gateway) => {
+            let mut keys = RangeKeys::from(subnet);
+            keys.gateway = gateway;
+            Some(keys)
+        }
         (None, Some(gateway)) => return Err(KeyError::NoSubnetFor(gateway)),
         (None, None) => None,
     };

@@ -106,7 +106,7 @@ impl Resync<'_> {
         let derived_mac = || self.network.pod_mac(attachment, &lease.addresses);
         let mac = static_mac.or(config_mac).unwrap_or_else(derived_mac);
         let has_clsact = self.programs.uses_shared_blocks(host, port.index)?;
-        let pod = Endpoint { ifindex: port.index, mac };
+        let pod = Endpoint::new(port.index, mac);
         // Without the entry, it is unknown whether the port has TCX links because of bandwidth
         // limits. Direct forwarding would bypass the limits.
         let may_be_shaped = config.is_none() && !has_clsact;

@@ -116,7 +116,7 @@ impl<'a> Network<'a> {
 /// The configuration of the programs.
 #[must_use]
 pub fn datapath_config(bridge: &Link, config: &Config) -> DatapathConfig {
-    let Endpoint { ifindex, mac } = gateway_endpoint(bridge);
+    let Endpoint { ifindex, mac, .. } = gateway_endpoint(bridge);
     let mut datapath_config = DatapathConfig::new(ifindex, mac);
     datapath_config.direct_forwarding = config.direct_forwarding;
     datapath_config.spoof_check = config.spoof_check;
@@ -126,5 +126,5 @@ pub fn datapath_config(bridge: &Link, config: &Config) -> DatapathConfig {
 /// The endpoint of the gateways' addresses.
 #[must_use]
 pub fn gateway_endpoint(bridge: &Link) -> Endpoint {
-    Endpoint { ifindex: bridge.index, mac: bridge.mac.unwrap_or(MacAddr::new([0; 6])) }
+    Endpoint::new(bridge.index, bridge.mac.unwrap_or(MacAddr::new([0; 6])))
 }

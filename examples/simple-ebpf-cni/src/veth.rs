@@ -26,8 +26,8 @@ impl Network<'_> {
         netns: &Netns,
     ) -> Result<VethIndexes, PluginError> {
         let _span = info_span!("pair").entered();
-        let host_end = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
-        let pod_end = VethEnd { name: attachment.ifname.clone(), mac };
+        let host_end = VethEnd::new(attachment.host_ifname(), attachment.host_mac());
+        let pod_end = VethEnd::new(attachment.ifname.clone(), mac);
         let pair = VethPair::new(host_end, pod_end, netns).mtu(self.mtu(bridge)).master(bridge.index);
         // With an index that derives from the attachment, a map entry that outlives its pair never
         // names a link that the kernel creates next.

@@ -86,6 +86,8 @@ pub enum Hook {
 }
 
 /// The order of the chains of a hook, lowest first.
+///
+/// Closed: the number of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Priority(pub i32);
 

@@ -81,6 +81,7 @@ pub enum LogLevel {
 impl Log {
     /// Creates a log that writes only warnings and errors, to standard error. [`run`](super::run)
     /// uses it until the configuration is read.
+    #[must_use]
     pub fn to_stderr(plugin: &'static str) -> Self {
         Self { plugin, file: None, spans: Mutex::default() }
     }

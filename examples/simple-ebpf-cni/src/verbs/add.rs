@@ -82,7 +82,7 @@ impl<'a> Add<'a> {
         // A local variable: on failure, the delegate's DEL runs before the rollback, while the pair
         // exists.
         let delegated = addresses.delegate().context("ask for an address")?;
-        let port = Endpoint { ifindex: veth.host, mac };
+        let port = Endpoint::new(veth.host, mac);
         self.connect(&shared, &gateways, &addresses, port)?;
         let routes = self.configure_pod(&shared, &addresses, veth, mac)?;
         delegated.map(Delegated::commit);
@@ -100,7 +100,7 @@ impl<'a> Add<'a> {
         let Self { network, request, .. } = *self;
         let (host, attachment) = (network.host, &request.attachment);
         let Shared { bridge, endpoints, .. } = shared;
-        let planned = Endpoint { ifindex: attachment.host_ifindex(), mac };
+        let planned = Endpoint::new(attachment.host_ifindex(), mac);
         endpoints.check_conflicts(host, &addresses.networks(), planned)?;
 
         // The rollback deletes the pair by this name.
@@ -115,7 +115,7 @@ impl<'a> Add<'a> {
         // addresses. It also keeps its lease, so that no other pod gets the address.
         rollback.push_barrier("delete the veth pair", move || host.delete_link(veth.host));
 
-        let port = Endpoint { ifindex: veth.host, mac };
+        let port = Endpoint::new(veth.host, mac);
         endpoints.register_port(port, self.requested.stack_only).context("add the map entries")?;
         if self.requested.stack_only {
             // The map entry may be lost. No other record of an attachment has this setting.

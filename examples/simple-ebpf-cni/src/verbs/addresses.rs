@@ -113,7 +113,7 @@ pub(crate) fn gateways(ips: &[IpConfig]) -> Vec<IpNetwork> {
 fn lease(request: &AddRequest<Config>, ipam: &IpamConfig, network: &Network<'_>) -> Result<Lease, PluginError> {
     let attachment = &request.attachment;
     let requested = requested::ips(&request.net_conf, &request.args)?;
-    let tenant = Tenant { owner: attachment.key(), pod: KubernetesPod::from_args(&request.args) };
+    let tenant = Tenant::new(attachment.key(), KubernetesPod::from_args(&request.args));
     let mut guard = network.leases.lock(LOCK_TIMEOUT)?;
     let allocate = |guard: &mut StoreGuard, requested: &[IpAddr]| {
         guard.allocate_for(&tenant, ipam.pools(), requested, |lease| network.is_abandoned(lease))

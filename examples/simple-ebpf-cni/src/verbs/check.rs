@@ -231,7 +231,7 @@ impl Check<'_> {
         }
         let endpoints = Endpoints::from_maps(&maps)?;
         let networks: Vec<IpNetwork> = self.ips.iter().map(|ip| ip.address).collect();
-        self.differences.extend(endpoints.differences(&networks, Endpoint { ifindex: host_end.index, mac })?);
+        self.differences.extend(endpoints.differences(&networks, Endpoint::new(host_end.index, mac))?);
         if expected.stack_only && endpoints.port_config(host_end.index)?.is_some_and(|config| !config.stack_only) {
             self.differs(format!("the map port_config lets packets for {} bypass the stack", host_end.name));
         }

@@ -61,8 +61,8 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), PluginError> {
     let spared: HashSet<Attachment> = valid.into_iter().chain(in_progress).collect();
     let mut collected = HashSet::new();
     for lease in held {
-        let Tenant { owner, pod } = match lease {
-            Ok(Lease { owner, pod, .. }) => Tenant { owner, pod },
+        let Tenant { owner, pod, .. } = match lease {
+            Ok(Lease { owner, pod, .. }) => Tenant::new(owner, pod),
             // The name of the file contains the owner if its content does not.
             Err(ipam::Error::CorruptLease { owner: Some(owner), .. }) => (*owner).into(),
             Err(error) => {

@@ -88,10 +88,8 @@ impl Floor {
         let netns = Netns::open(pod.netns()).expect("a namespace");
         let inside = netns.socket().expect("a socket in the pod");
         let [.., high, low] = number.to_be_bytes();
-        let end = |name: &str, side| VethEnd {
-            name: name.parse().expect("a name"),
-            mac: MacAddr::new([0x02, 0, 0, side, high, low]),
-        };
+        let end =
+            |name: &str, side| VethEnd::new(name.parse().expect("a name"), MacAddr::new([0x02, 0, 0, side, high, low]));
         let (outer, inner) = (end(&format!("floor{number}"), 2), end("eth0", 3));
         let pair = VethPair::new(outer, inner, &netns).mtu(1_500).master(self.bridge).host_up();
         let eth0 = host.create_veth(&pair).expect("a pair").peer;

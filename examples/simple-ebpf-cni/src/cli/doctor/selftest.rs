@@ -49,8 +49,8 @@ pub(crate) fn run() -> Result<(), SelfTestFailure> {
     let (node, pod) = (NAMESPACE.check(Netns::create())?, NAMESPACE.check(Netns::create())?);
     let host = NAMESPACE.check(node.socket())?;
     let bridge = BRIDGE.check(host.create_bridge(&BridgeSpec::new(simple_ebpf_cni::config::default_bridge()).up()))?;
-    let outside = VethEnd { name: attachment.host_ifname(), mac: attachment.host_mac() };
-    let inside = VethEnd { name: attachment.ifname.clone(), mac: attachment.container_mac() };
+    let outside = VethEnd::new(attachment.host_ifname(), attachment.host_mac());
+    let inside = VethEnd::new(attachment.ifname.clone(), attachment.container_mac());
     let pair = VethPair::new(outside, inside, &pod).master(bridge).host_index(attachment.host_ifindex()).host_up();
     let port = PAIR.check(host.create_veth(&pair))?.host;
     QDISC.check(host.create_clsact(bridge, naming::shared_blocks(&attachment.network)))?;

@@ -89,7 +89,8 @@ pub(crate) fn pods(network: &NodeNetwork, links: &[Link]) -> Result<Vec<Pod>, Er
         let addresses: Vec<IpAddr> = lease.addresses.iter().map(|address| address.ip()).collect();
         leased.extend(addresses.iter().copied());
         let (since, created) = (lease.created_rfc3339(), lease.created);
-        let tenant = Tenant { pod: cache.pod_of(&lease), owner: lease.owner };
+        let pod = cache.pod_of(&lease);
+        let tenant = Tenant::new(lease.owner, pod);
         let pod = Pod::new(network, link.copied(), Some(tenant), addresses, maps.as_ref())?;
         pods.push(Pod { since: Some(since), created: Some(created), ..pod });
     }
@@ -143,7 +144,7 @@ impl Pod {
             let dropped = link.map(|link| maps.ports.drops(link.index)).transpose()?;
             drops = dropped.flatten().map(DropCounts::from).unwrap_or_default();
         }
-        let (owner, kubernetes) = tenant.map(|Tenant { owner, pod }| (owner, pod)).unzip();
+        let (owner, kubernetes) = tenant.map(|Tenant { owner, pod, .. }| (owner, pod)).unzip();
         Ok(Self {
             network: network.name.clone(),
             owner,

@@ -40,7 +40,7 @@ fn read_cache(network: &NetworkName) -> HashMap<IfName, Tenant> {
     let tenants = ours.map(|cached| {
         let attachment = cached.parameters.attachment(network);
         let pod = KubernetesPod::from_args(&cached.parameters.args);
-        (attachment.host_ifname(), Tenant { owner: attachment.key(), pod })
+        (attachment.host_ifname(), Tenant::new(attachment.key(), pod))
     });
     tenants.collect()
 }
