@@ -1,6 +1,6 @@
 //! Tests of the datapath with a real kernel. Each test runs on its own host, and checks the state
 //! with `bpftool`, `tc` and the C header.
-#![cfg(feature = "bpf")]
+#![cfg(feature = "datapath")]
 
 mod bpffs;
 mod build;
