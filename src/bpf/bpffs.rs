@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Component, Path};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
 use super::{Error, Result};
@@ -57,17 +58,23 @@ fn ensure_path(path: &Path) -> Result<()> {
     if path.starts_with(MOUNT_POINT) {
         ensure_mounted(Path::new(MOUNT_POINT))?;
     }
+    check_names(path)?;
     refuse_elsewhere(path)?;
-    let missing = path.strip_prefix(existing(path)).unwrap_or(path);
-    missing.components().try_for_each(|component| match component {
-        Component::Normal(name) => check_name(name),
-        _ => Ok(()),
-    })?;
     create_directories(path)
 }
 
-/// Refuses a name that the BPF file system refuses. The kernel's error is `EPERM`, which looks like
-/// a missing capability.
+/// Refuses a path with a missing directory that the BPF file system refuses. The kernel's error for
+/// such a name is `EPERM`, which looks like a missing capability.
+pub(crate) fn check_names(path: &Path) -> Result<()> {
+    let is_missing = |path: &Path| match path.try_exists() {
+        Err(error) => error.raw_os_error() == Some(Errno::PERM.raw_os_error()),
+        Ok(exists) => !exists,
+    };
+    let missing = path.ancestors().filter(|ancestor| is_missing(ancestor));
+    missing.filter_map(Path::file_name).try_for_each(check_name)
+}
+
+/// Refuses a name that the BPF file system refuses.
 pub(crate) fn check_name(name: &OsStr) -> Result<()> {
     if name.as_encoded_bytes().contains(&b'.') {
         let name = name.to_string_lossy().into_owned();

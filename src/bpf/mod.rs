@@ -31,7 +31,7 @@
 //! use std::os::fd::AsFd as _;
 //!
 //! use cnikit::bpf::{Direction, PinSet, TcxLink};
-//! use cnikit::spec::NetworkName;
+//! use cnikit::spec::{IfIndex, NetworkName};
 //! use libbpf_rs::skel::{OpenSkel as _, SkelBuilder as _};
 //! # use libbpf_rs::{MapHandle, ProgramHandle};
 //! # // What `include!(concat!(env!("OUT_DIR"), "/count.skel.rs"))` would define.
@@ -53,7 +53,7 @@
 //! const OBJECT: &[u8] = // include_bytes!(concat!(env!("OUT_DIR"), "/count.bpf.o"));
 //! #   b"";
 //!
-//! fn attach(network: &NetworkName, ifindex: u32) -> Result<(), Box<dyn Error + Send + Sync>> {
+//! fn attach(network: &NetworkName, ifindex: IfIndex) -> Result<(), Box<dyn Error + Send + Sync>> {
 //!     let set = PinSet::new("/sys/fs/bpf/my-plugin", network).layout(1);
 //!     set.ensure(OBJECT, |pins| {
 //!         let mut storage = MaybeUninit::uninit();
@@ -73,20 +73,13 @@
 //!     // Attaches, replaces the program of an older build, or changes nothing.
 //!     let program = set.open_program("count_packets")?;
 //!     let pin = set.link_pins().join(ifindex.to_string());
-//!     TcxLink::ensure(&program, ifindex, Direction::Ingress, pin)?;
+//!     TcxLink::ensure(&program, ifindex.into(), Direction::Ingress, pin)?;
 //!     Ok(())
 //! }
 //! ```
 //!
-//! On a kernel before 6.6, or to share a hook with filters, attach the program as a filter:
-//!
-//! ```no_run
-//! # #[cfg(feature = "netlink")]
-//! # fn attach(set: &cnikit::bpf::PinSet) -> Result<(), Box<dyn std::error::Error>> {
-//! # use cnikit::netlink::{BpfFilter, Hook, Socket};
-//! # unimplemented!()
-//! # }
-//! ```
+//! [`Socket::replace_filter`](crate::netlink::Socket::replace_filter) attaches the same program as a
+//! filter, also on kernels before 6.6. On DEL of the last pod, [`PinSet::remove`] deletes the pins.
 //!
 //! # Kernel
 //!

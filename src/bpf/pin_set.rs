@@ -252,6 +252,7 @@ pub(crate) fn list_dir(directory: &Path) -> Result<Vec<OsString>> {
     let opened = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let directory = match opened {
         Err(Errno::NOENT) => return Ok(Vec::new()),
+        Err(errno @ Errno::PERM) => return bpffs::check_names(directory).and(Err(failed(errno))),
         opened => opened.map_err(failed)?,
     };
     let (mut names, mut buffer) = (Vec::new(), [MaybeUninit::uninit(); 2048]);
