@@ -16,8 +16,8 @@
 //!
 //! # Building
 //!
-//! The feature `bpf` compiles the libbpf of the crate libbpf-sys: a C compiler, make, pkg-config
-//! and the headers of libelf and zlib are needed, and no clang. A plugin that compiles its own
+//! The feature `bpf` compiles the libbpf of the crate libbpf-sys. This needs a C compiler, make,
+//! pkg-config and the headers of libelf and zlib, but no clang. A plugin that compiles its own
 //! programs in its build script, for example with libbpf-cargo, needs clang for that step.
 //!
 //! # Example
@@ -78,8 +78,9 @@
 //! }
 //! ```
 //!
-//! [`Socket::replace_filter`](crate::netlink::Socket::replace_filter) attaches the same program as a
-//! filter, also on kernels before 6.6. On DEL of the last pod, [`PinSet::remove`] deletes the pins.
+//! [`Socket::replace_filter`](crate::netlink::Socket::replace_filter) attaches the same program as
+//! a filter, also on kernels before 6.6. On DEL of the last pod, [`PinSet::remove`] deletes the
+//! pins.
 //!
 //! # Kernel
 //!

@@ -79,7 +79,7 @@ impl PinSet {
     }
 
     /// Unless the set `is_current`: calls `load` with the path of a new directory for pins, under
-    /// the lock. Removes what is left there afterwards.
+    /// the lock. Removes the directory afterwards.
     pub(crate) fn update(
         &self,
         is_current: &dyn Fn() -> Result<bool>,

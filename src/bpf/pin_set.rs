@@ -128,8 +128,8 @@ impl PinSet {
     /// Checks whether [`ensure`](Self::ensure) and opening the pins can succeed, for example for
     /// STATUS. Changes nothing.
     ///
-    /// If the set is not of the build `build`, the BPF file system must be writable, or must be
-    /// missing so that it can be mounted. The process must be allowed to use bpf(2).
+    /// If the set is of another build, the BPF file system must be writable, or must be missing so
+    /// that it can be mounted. The process must be allowed to use bpf(2).
     ///
     /// # Errors
     ///
