@@ -72,8 +72,8 @@ impl Datapath {
         self.pins.directory()
     }
 
-    /// The directory for the pins of [TCX links](crate::bpf::TcxLink) of the programs. The links survive
-    /// a layout change. [`remove`](Self::remove) detaches them.
+    /// The directory for the pins of [TCX links](crate::bpf::TcxLink) of the programs. The links
+    /// survive a layout change. [`remove`](Self::remove) detaches them.
     #[must_use]
     pub fn link_pins(&self) -> PathBuf {
         self.pins.link_pins()

@@ -50,8 +50,8 @@ impl Datapath {
     ///
     /// Counters and entries survive if the maps in use can be opened. A changed set is
     /// [`Unsettled`]: its maps can lack entries, or contain stale ones. The caller replaces the
-    /// running programs with the pinned programs ([`Program::id`](crate::bpf::Program::id) differs), and
-    /// calls [`remove_outdated`](Self::remove_outdated).
+    /// running programs with the pinned programs ([`Program::id`](crate::bpf::Program::id)
+    /// differs), and calls [`remove_outdated`](Self::remove_outdated).
     ///
     /// Running programs of another layout, and programs that this process cannot open, are ignored.
     /// The pinned maps are used then, or new maps.
