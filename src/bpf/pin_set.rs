@@ -24,7 +24,7 @@ pub(crate) const STAMP: &str = "build-";
 ///
 /// The set appears under its name completely or not at all, even if the loading process is killed.
 /// Concurrent callers load once. Another build of the programs replaces the pins, and keeps the
-/// maps that it [reuses](NewPins::existing_map). The [module](super) has a complete example.
+/// maps that it [reuses](super::NewPins::existing_map). The [module](super) has a complete example.
 ///
 /// A `PinSet` holds only paths. Each method opens the pins that it needs.
 ///
