@@ -12,6 +12,7 @@ mod layouts;
 mod maps;
 mod neighbors;
 mod packets;
+mod pin_names;
 mod pin_set;
 mod pin_set_kill;
 mod privileges;
