@@ -129,6 +129,7 @@ impl TcxLink {
     pub fn ensure(program: &impl AsFd, ifindex: u32, direction: Direction, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let directory = path.parent().unwrap_or(path);
+        bpffs::check_name(path.file_name().unwrap_or_default())?;
         bpffs::ensure_directory(directory)?;
         let _lock = bpffs::lock(directory, bpffs::LOCK_TIMEOUT)?;
         match Self::open(path) {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use cnikit::bpf::{Error, NewPins, PinSet};
+use cnikit::bpf::{Direction, Error, NewPins, PinSet, TcxLink};
 use cnikit_testbed::{classifier, host};
 
 use crate::foreign::set;
@@ -37,6 +37,8 @@ fn names_that_bpffs_or_the_set_reserves_are_refused() {
         assert!(error.to_string().contains("my.plugin"), "{error}");
         let error = cnikit::bpf::ensure_directory("/sys/fs/bpf/a/b.c").unwrap_err();
         assert!(matches!(&error, Error::PinName { name, .. } if name == "b.c"), "{error:?}");
+        let link = TcxLink::ensure(&program, 1, Direction::Ingress, "/sys/fs/bpf/a/eth0.1").unwrap_err();
+        assert!(matches!(&link, Error::PinName { name, .. } if name == "eth0.1"), "{link:?}");
         assert!(!Path::new("/sys/fs/bpf/a").exists());
     });
 }
