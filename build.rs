@@ -1,11 +1,11 @@
 //! Compiles the TC programs and generates their libbpf-rs skeletons into `OUT_DIR`.
 
 fn main() {
-    #[cfg(feature = "bpf")]
+    #[cfg(feature = "datapath")]
     skeleton::generate();
 }
 
-#[cfg(feature = "bpf")]
+#[cfg(feature = "datapath")]
 mod skeleton {
     use std::env;
     use std::fs;
@@ -34,7 +34,7 @@ mod skeleton {
         if Command::new(&clang).arg("--version").output().is_err() {
             println!(
                 "cargo::error=cannot run {clang:?}, which compiles {SOURCES}: install the package clang, \
-                 set CLANG to where it is, or build without the feature `bpf`"
+                 set CLANG to where it is, or build without the feature `datapath`"
             );
             return;
         }

@@ -14,7 +14,7 @@
 use std::{env, error::Error};
 
 use cnikit::{
-    datapath::{Direction, TcxLink},
+    bpf::{Direction, Program, TcxLink},
     netlink::{BpfFilter, FilterTarget, SharedBlocks, Socket},
 };
 
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     // Only the program's descriptor is needed; the descriptor of a libbpf-rs skeleton works as
     // well.
-    let program = libbpf_rs::Program::fd_from_pinned_path(pin)?;
+    let program = Program::open(pin)?;
     let host = Socket::open()?;
     let link = host.link_by_name(&name.parse()?)?.ok_or("the link does not exist")?.index;
 

@@ -47,7 +47,7 @@ for target in "${targets[@]}"; do
         continue
     fi
     bins+=(--bin "$target")
-    [ "$target" != packet ] || features=(--features bpf)
+    [ "$target" != packet ] || features=(--features datapath)
 done
 [ ${#bins[@]} -gt 0 ] || exit 0
 step "Building the fuzz targets"

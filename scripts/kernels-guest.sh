@@ -34,6 +34,8 @@ set -- "$@" --skip help_and_version
 set -- "$@" --skip broken_node:: --skip state_dir:: --skip doctor:: --skip install:: --skip pods:: --skip top:: --skip kubernetes::
 # Loads take seconds on an emulated processor, and callers wait for the lock of the pins for 5 s.
 set -- "$@" --skip a_concurrent_removal_leaves
+# The tests of PinSet compile programs with clang, which the guest lacks.
+set -- "$@" --skip pin_set:: --skip pin_set_kill::
 # The guest has no fuzz seeds.
 set -- "$@" --skip on_the_corpus --skip corpus_is_decoded
 # From the kernel's command line.

@@ -49,7 +49,7 @@ else
 fi
 
 step "Every combination of features"
-for features in '' ipam netlink bpf ipam,netlink ipam,bpf netlink,bpf conformance; do
+for features in '' ipam netlink bpf datapath ipam,netlink ipam,bpf netlink,bpf netlink,datapath conformance; do
     note "cnikit with: ${features:-no features}"
     cargo clippy --locked --quiet -p cnikit --lib --no-default-features --features "$features" -- -D warnings
 done
@@ -59,7 +59,7 @@ cargo clippy --locked --quiet -p simple-ebpf-cni --no-default-features -- -D war
 step "Documentation"
 document() { as_caller env RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps "$@"; }
 document --workspace
-for features in '' ipam netlink bpf conformance; do
+for features in '' ipam netlink bpf datapath conformance; do
     document -p cnikit --no-default-features --features "$features"
 done
 

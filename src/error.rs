@@ -30,9 +30,9 @@ pub enum Error {
     /// An error of [`netlink`](crate::netlink).
     #[cfg(feature = "netlink")]
     Netlink(#[from] crate::netlink::Error),
-    /// An error of [`datapath`](crate::datapath).
+    /// An error of [`bpf`](crate::bpf) or of `datapath`.
     #[cfg(feature = "bpf")]
-    Datapath(#[from] crate::datapath::Error),
+    Bpf(#[from] crate::bpf::Error),
 }
 
 impl HasErrorCode for Error {
@@ -46,7 +46,7 @@ impl HasErrorCode for Error {
             #[cfg(feature = "netlink")]
             Self::Netlink(error) => error.code(),
             #[cfg(feature = "bpf")]
-            Self::Datapath(error) => error.code(),
+            Self::Bpf(error) => error.code(),
         }
     }
 }

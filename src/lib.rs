@@ -8,12 +8,14 @@
 //! | [`runtime`] | the runtime's side: finding and running plugins, delegation, network configurations, the result cache | |
 //! | [`ipam`] | address ranges and a lease store that survives crashes | `ipam` |
 //! | [`netlink`] | links, addresses, routes, TC filters and network namespaces | `netlink` |
-//! | [`datapath`] | eBPF programs that count the packets of pods and forward them directly | `bpf` |
+//! | [`bpf`] | loading own eBPF programs once, pinning them as a whole, TCX links | `bpf` |
+//! | [`datapath`] | eBPF programs that count the packets of pods and forward them directly | `datapath` |
 //! | `conformance` | the specification's rules as tests for any plugin | `conformance` |
 //!
 //! All features except `conformance` are on by default. Modules depend on [`spec`] alone, not on
-//! each other, so that a program enables only the modules that it needs. Only `bpf` needs more than
-//! Rust to build: clang, make, pkg-config and the headers of libelf and zlib.
+//! each other, so that a program enables only the modules that it needs. `datapath` also depends on
+//! `bpf`. Only these two need more than Rust to build: a C compiler, make, pkg-config and the
+//! headers of libelf and zlib, and `datapath` also clang.
 //!
 //! # What it does not do
 //!
@@ -41,14 +43,16 @@
 //! any module into a [`plugin::PluginError`]. Elsewhere, [`Error`] holds an error of any module.
 
 #![cfg_attr(
-    not(all(feature = "ipam", feature = "netlink", feature = "bpf")),
+    not(all(feature = "ipam", feature = "netlink", feature = "datapath")),
     allow(rustdoc::broken_intra_doc_links, reason = "the documentation links to modules of disabled features")
 )]
 #![warn(clippy::must_use_candidate, clippy::return_self_not_must_use)]
 
+#[cfg(feature = "bpf")]
+pub mod bpf;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-#[cfg(feature = "bpf")]
+#[cfg(feature = "datapath")]
 pub mod datapath;
 #[cfg(any(feature = "ipam", feature = "bpf"))]
 mod dir;

@@ -1,6 +1,6 @@
 //! The datapath leaks no descriptors. This test is a separate binary because other tests open
 //! descriptors concurrently.
-#![cfg(feature = "bpf")]
+#![cfg(feature = "datapath")]
 
 use std::net::IpAddr;
 

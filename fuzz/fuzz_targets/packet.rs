@@ -10,7 +10,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use cnikit::datapath::{CounterMap, Datapath, PortConfigMap, DatapathConfig, PortConfig, Endpoint, EndpointMap, Program, ProgramName};
+use cnikit::bpf::Program;
+use cnikit::datapath::{CounterMap, Datapath, PortConfigMap, DatapathConfig, PortConfig, Endpoint, EndpointMap, ProgramName};
 use cnikit::spec::{IfIndex, MacAddr};
 use cnikit_model::{Hook, Mac, Network, Origin, Port, Scenario, Step, Verdict};
 use libbpf_rs::{MapCore as _, MapHandle, libbpf_sys};

@@ -1,22 +1,18 @@
 //! Running programs, opened by id, and their maps.
-#![expect(unsafe_code, reason = "libbpf-rs has no way to ask for the maps of one program")]
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use libbpf_rs::{MapCore as _, MapHandle, ProgramHandle, libbpf_sys as sys};
+use libbpf_rs::{MapCore as _, MapHandle, ProgramHandle};
 use tracing::debug;
 
-use super::error::io_error;
 use super::map::Maps;
 use super::map_specs::{FLOW_FILTER, MAPS, PORT_FILTER};
 use super::program::ProgramName;
 use super::{Error, Result};
-
-/// The maximum number of map ids that are read per program. A program of this build uses about a
-/// dozen maps.
-const MOST_MAPS: usize = 64;
+use crate::bpf::error::io_error;
+use crate::bpf::prog_info::{info, map_ids};
 
 /// The running programs of a set, and their maps.
 pub(super) struct InUse {
@@ -135,24 +131,4 @@ pub(super) fn map_id(map: &MapHandle) -> Result<u32> {
 /// length.
 fn verified_len(program: BorrowedFd<'_>) -> u32 {
     info(program, &mut []).map_or(0, |info| info.xlated_prog_len)
-}
-
-/// The ids of the maps of a program.
-pub(super) fn map_ids(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
-    let mut ids = vec![0_u32; MOST_MAPS];
-    // The kernel reports the number of maps, and writes only as many ids as fit.
-    let found = info(program, &mut ids)?.nr_map_ids;
-    ids.truncate(found as usize);
-    Ok(ids)
-}
-
-/// The kernel's information about a program. Writes the ids of its maps to `ids`, as many as fit.
-fn info(program: BorrowedFd<'_>, ids: &mut [u32]) -> io::Result<sys::bpf_prog_info> {
-    let (nr_map_ids, map_ids) = (ids.len() as u32, ids.as_mut_ptr() as u64);
-    let mut info = sys::bpf_prog_info { nr_map_ids, map_ids, ..Default::default() };
-    let mut size = size_of::<sys::bpf_prog_info>() as u32;
-    // SAFETY: the descriptor is open. The kernel writes at most `size` bytes to `info`, and at most
-    // `nr_map_ids` numbers to `ids`.
-    let asked = unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut size) };
-    if asked < 0 { Err(io::Error::from_raw_os_error(-asked)) } else { Ok(info) }
 }

@@ -12,8 +12,8 @@ use std::ptr;
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, libbpf_sys};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
-use super::error::io_error;
 use super::{Error, Result};
+use crate::bpf::error::io_error;
 
 /// The name of a map in the C program, which is also the name of its pin, and the sizes of its
 /// entries.

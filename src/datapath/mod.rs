@@ -9,9 +9,11 @@
 //! the running programs use. A caller that finds attached programs passes their ids to
 //! [`Datapath::ensure_for`], which pins the maps that these programs use.
 //!
-//! A [`Program`] is a file descriptor. [`netlink`](crate::netlink) attaches it to a TC hook as a
-//! filter, and [`TcxLink`] attaches it without a qdisc. Both accept programs of other authors. The
+//! A [`Program`](crate::bpf::Program) is a file descriptor. [`netlink`](crate::netlink) attaches it
+//! to a TC hook as a filter, and [`TcxLink`](crate::bpf::TcxLink) attaches it without a qdisc. The
 //! maps of a network contain no other network, so direct forwarding never connects two networks.
+//!
+//! The programs of other authors are loaded and pinned by a [`PinSet`](crate::bpf::PinSet).
 //!
 //! # What the programs do
 //!
@@ -64,10 +66,8 @@
 //! # }
 //! ```
 
-mod bpffs;
 mod btf;
 mod drops;
-mod error;
 mod in_use;
 mod layout;
 mod map;
@@ -80,16 +80,14 @@ mod program;
 mod publish;
 mod set;
 mod skeleton;
-mod tcx;
 
 pub use self::drops::{DropReason, Drops};
-pub use self::error::Error;
 pub use self::layout::{DatapathConfig, Endpoint, NetStats, PodCounters, PortConfig};
 pub use self::maps::{CounterMap, EndpointMap, PortConfigMap, SharedAddress, SharedAddressMap};
 pub use self::pins::{Datapath, PinState};
-pub use self::program::{Program, ProgramName};
+pub use self::program::ProgramName;
 pub use self::set::MapSet;
-pub use self::tcx::{Direction, TcxInfo, TcxLink, TcxProgram};
 
-/// The result type of this module.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+/// The errors of this module are the errors of [`bpf`](crate::bpf).
+#[doc(no_inline)]
+pub use crate::bpf::{Error, Result};

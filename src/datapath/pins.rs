@@ -1,30 +1,23 @@
 //! The pins of a network.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 
 use super::in_use::{InUse, map_id};
 use super::map::MapSpec;
 use super::map_specs::{MAPS, OPTIONAL_MAPS, STAGES};
 use super::maps::{CounterMap, EndpointMap, PortConfigMap, SharedAddressMap};
-use super::program::{Program, ProgramName};
-use super::{DatapathConfig, Drops, Error, MapSet, NetStats, Result, bpffs, skeleton};
-use crate::dir;
+use super::program::ProgramName;
+use super::{DatapathConfig, Drops, Error, MapSet, NetStats, Result};
+use crate::bpf::pin_set::{STAMP, list_dir};
+use crate::bpf::{PinSet, Program, messages};
 use crate::spec::NetworkName;
 
 /// The layout version of the maps, and the last part of the pin path. Builds with different maps
 /// pin them in separate directories.
 const LAYOUT: u32 = 2;
-
-/// The prefix of the build stamp: a directory named after the build of the programs. It
-/// is a directory because the BPF file system holds only pins and directories.
-pub(super) const BUILD_STAMP: &str = "build-";
 
 /// The suffix of the build stamp while the set is [`PinState::Unsettled`].
 const UNSETTLED_SUFFIX: &str = "-unsettled";
@@ -34,8 +27,7 @@ const UNSETTLED_SUFFIX: &str = "-unsettled";
 /// A `Datapath` holds only paths. Each method opens the pins that it needs.
 #[derive(Clone, Debug)]
 pub struct Datapath {
-    pub(super) root: PathBuf,
-    pub(super) network: PathBuf,
+    pub(super) pins: PinSet,
     /// The name of the build stamp of a settled set.
     build: String,
 }
@@ -63,9 +55,8 @@ impl Datapath {
     /// network name becomes `:`, which network names cannot contain.
     #[must_use]
     pub fn new(root: impl AsRef<Path>, network: &NetworkName) -> Self {
-        let root = root.as_ref();
-        let network = root.join(network.as_str().replace('.', ":"));
-        Self { root: root.to_owned(), network, build: format!("{BUILD_STAMP}{}", env!("CNI_TC_BUILD")) }
+        let pins = PinSet::new(root, network).layout(LAYOUT);
+        Self { pins, build: format!("{STAMP}{}", env!("CNI_TC_BUILD")) }
     }
 
     /// The networks that have pins of any layout below `root`. A missing directory has no networks.
@@ -74,23 +65,20 @@ impl Datapath {
     ///
     /// [`Error::Pin`] if the directory cannot be listed.
     pub fn networks(root: impl AsRef<Path>) -> Result<Vec<NetworkName>> {
-        let mut networks: Vec<NetworkName> =
-            list_dir(root.as_ref())?.iter().filter_map(|name| name.to_str()?.replace(':', ".").parse().ok()).collect();
-        networks.sort_unstable();
-        Ok(networks)
+        PinSet::list(root)
     }
 
     /// The directory that holds the pins.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
-        self.layout(LAYOUT)
+        self.pins.directory()
     }
 
-    /// The directory for the pins of [TCX links](super::TcxLink) of the programs. The links survive
-    /// a layout change. [`remove`](Self::remove) detaches them.
+    /// The directory for the pins of [TCX links](crate::bpf::TcxLink) of the programs. The links
+    /// survive a layout change. [`remove`](Self::remove) detaches them.
     #[must_use]
     pub fn link_pins(&self) -> PathBuf {
-        self.network.join("links")
+        self.pins.link_pins()
     }
 
     /// Whether all pins of a set exist, from any build. Maps that older builds lack may be missing.
@@ -114,7 +102,7 @@ impl Datapath {
     ///
     /// [`Error::NewerLayout`] after a downgrade, [`Error::Pin`] if a directory cannot be listed.
     pub fn state(&self) -> Result<PinState> {
-        self.check_downgrade()?;
+        self.pins.check_downgrade()?;
         let found = list_dir(&self.directory())?;
         let contains = |stamp: &str| found.iter().any(|name| name == stamp);
         Ok(match is_whole(&found) {
@@ -185,14 +173,11 @@ impl Datapath {
     /// - [`Error::NotBpffs`] if the directory is on another file system,
     /// - [`Error::Load`] if the kernel refuses to create a map.
     pub fn probe(&self) -> Result<()> {
-        self.check_downgrade()?;
+        self.pins.check_downgrade()?;
         if self.is_complete()? {
             MAPS.iter().try_for_each(|spec| self.maps().open_optional(spec).map(drop))?;
         }
-        if self.state()? == PinState::Outdated {
-            bpffs::probe(&self.network)?;
-        }
-        skeleton::probe()
+        if self.state()? == PinState::Outdated { self.pins.probe_load() } else { messages::probe() }
     }
 
     /// Removes the pins of all layouts. Missing pins are success.
@@ -204,15 +189,7 @@ impl Datapath {
     /// [`Error::Pin`] with the path that could not be removed, [`Error::Locked`] if another loader
     /// hangs.
     pub fn remove(&self) -> Result<()> {
-        // Without the pins, the root can be missing too, and there is nothing to lock.
-        match self.network.try_exists() {
-            Ok(false) => Ok(()),
-            Ok(true) => {
-                let _lock = self.lock()?;
-                remove_tree(&self.network)
-            }
-            Err(error) => Err(Error::pin("look for the pins in", &self.network, error)),
-        }
+        self.pins.remove()
     }
 
     /// Removes the pins of older layouts. Call it after all their programs were replaced. Lists one
@@ -222,12 +199,7 @@ impl Datapath {
     ///
     /// As [`remove`](Self::remove).
     pub fn remove_outdated(&self) -> Result<()> {
-        let outdated = |layouts: Vec<u32>| layouts.into_iter().filter(|layout| *layout < LAYOUT).collect::<Vec<_>>();
-        if outdated(self.layouts()?).is_empty() {
-            return Ok(());
-        }
-        let _lock = self.lock()?;
-        outdated(self.layouts()?).into_iter().try_for_each(|layout| remove_tree(&self.layout(layout)))
+        self.pins.remove_older_layouts()
     }
 
     /// Opens a pinned program.
@@ -236,7 +208,7 @@ impl Datapath {
     ///
     /// [`Error::Pin`] if the pin is missing or cannot be opened.
     pub fn program(&self, name: ProgramName) -> Result<Program> {
-        Program::open(&self.directory(), name)
+        self.pins.open_program(name.as_str())
     }
 
     /// Whether the pinned programs call the programs in the pinned map `stages`.
@@ -253,7 +225,7 @@ impl Datapath {
         let Some(stages) = self.maps().open_optional(&STAGES)? else { return Ok(false) };
         let stages = map_id(&stages.into_handle())?;
         for name in ProgramName::ALL {
-            if !self.program(name)?.uses(stages)? {
+            if !self.program(name)?.map_ids()?.contains(&stages) {
                 return Ok(false);
             }
         }
@@ -338,32 +310,6 @@ impl Datapath {
     pub fn drops(&self) -> Result<Drops> {
         self.maps().drops()
     }
-
-    /// The directory of one layout.
-    pub(super) fn layout(&self, layout: u32) -> PathBuf {
-        self.network.join(format!("v{layout}"))
-    }
-
-    /// The pinned layouts, unordered.
-    fn layouts(&self) -> Result<Vec<u32>> {
-        let number = |name: OsString| name.to_str()?.strip_prefix('v')?.parse().ok();
-        Ok(list_dir(&self.network)?.into_iter().filter_map(number).collect())
-    }
-
-    /// Fails if a newer build has pinned a newer layout. Loading this layout beside it would leave
-    /// the existing pods without entries, and both builds would replace each other's programs.
-    pub(super) fn check_downgrade(&self) -> Result<()> {
-        match self.layouts()?.into_iter().max() {
-            Some(found) if found > LAYOUT => Err(Error::NewerLayout { path: self.layout(found), found, known: LAYOUT }),
-            _ => Ok(()),
-        }
-    }
-
-    /// The lock that loads and removals hold. It is on the root, because the directory of the
-    /// network is removed: a lock on a removed directory excludes no other process.
-    pub(super) fn lock(&self) -> Result<File> {
-        bpffs::lock(&self.root, bpffs::LOCK_TIMEOUT)
-    }
 }
 
 /// Whether the names contain all pins of this build.
@@ -377,28 +323,4 @@ fn has_all<'s>(names: &[OsString], maps: impl Iterator<Item = &'s MapSpec>) -> b
     let maps = maps.map(|spec| spec.name);
     let programs = ProgramName::ALL.map(ProgramName::as_str);
     maps.chain(programs).all(|pin| names.iter().any(|name| name == pin))
-}
-
-/// The names in a directory. A missing directory is empty. ADD lists three directories. `readdir`
-/// of the C library would map and unmap memory for each.
-pub(super) fn list_dir(directory: &Path) -> Result<Vec<OsString>> {
-    let failed = |errno: Errno| Error::pin("list the pins in", directory, errno);
-    let opened = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let directory = match opened {
-        Err(Errno::NOENT) => return Ok(Vec::new()),
-        opened => opened.map_err(failed)?,
-    };
-    let (mut names, mut buffer) = (Vec::new(), [MaybeUninit::uninit(); 2048]);
-    match dir::visit_names(directory, &mut buffer, |name| names.push(name.to_owned())) {
-        // The directory was removed in between, so it is empty.
-        Ok(()) | Err(Errno::NOENT) => Ok(names),
-        Err(errno) => Err(failed(errno)),
-    }
-}
-
-pub(super) fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::pin("remove the pins in", path, error)),
-        _ => Ok(()),
-    }
 }

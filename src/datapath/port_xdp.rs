@@ -14,11 +14,12 @@ use tracing::debug;
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::btf::Btf;
-use super::error::io_error;
 use super::map::Map;
 use super::map_specs::{PORT_CONFIG, PORT_XDP};
 use super::maps::indexes;
-use super::{Error, MapSet, Result, skeleton};
+use super::{Error, MapSet, Result};
+use crate::bpf::error::io_error;
+use crate::bpf::messages::with_messages;
 use crate::spec::IfIndex;
 
 #[allow(
@@ -69,7 +70,7 @@ fn load(pin: &Path) -> Result<()> {
         source: io::Error::new(io::ErrorKind::Unsupported, "/sys/kernel/btf/vmlinux lacks a required struct"),
     })?;
     let mut storage = MaybeUninit::uninit();
-    let mut skeleton = skeleton::with_messages(|| {
+    let mut skeleton = with_messages(|| {
         let mut open = generated::FindXdpSkelBuilder::default().open(&mut storage)?;
         if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
             constants.layout = layout;

@@ -5,20 +5,20 @@
 //! while programs run. So `ensure_for` pins the maps of the running programs.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
 use libbpf_rs::ProgramHandle;
-use tracing::{info, info_span};
+use tracing::info;
 
-use super::error::io_error;
 use super::in_use::{InUse, map_id};
 use super::map::{Map, Maps};
 use super::map_specs::{FILTER_SIZE, FLOW_FILTER, MAPS, PORT_FILTER};
-use super::pins::{BUILD_STAMP, Datapath, PinState, list_dir, remove_tree};
+use super::pins::{Datapath, PinState};
 use super::program::ProgramName;
-use super::{Error, MapSet, Result, bpffs, migrate, port_xdp, skeleton};
+use super::{Error, MapSet, Result, migrate, port_xdp, skeleton};
+use crate::bpf::error::io_error;
+use crate::bpf::{bpffs, messages};
 
 impl Datapath {
     /// As [`ensure_for`](Self::ensure_for), without running programs.
@@ -50,8 +50,8 @@ impl Datapath {
     ///
     /// Counters and entries survive if the maps in use can be opened. A changed set is
     /// [`Unsettled`]: its maps can lack entries, or contain stale ones. The caller replaces the
-    /// running programs with the pinned programs ([`Program::id`](super::Program::id) differs), and
-    /// calls [`remove_outdated`](Self::remove_outdated).
+    /// running programs with the pinned programs ([`Program::id`](crate::bpf::Program::id)
+    /// differs), and calls [`remove_outdated`](Self::remove_outdated).
     ///
     /// Running programs of another layout, and programs that this process cannot open, are ignored.
     /// The pinned maps are used then, or new maps.
@@ -71,29 +71,10 @@ impl Datapath {
     /// 5.10. `CAP_BPF` and `CAP_NET_ADMIN`, before 6.12 also `CAP_PERFMON`. Opening the maps of
     /// running programs and mounting the BPF file system need `CAP_SYS_ADMIN`.
     pub fn ensure_for(&self, running: &[u32]) -> Result<()> {
-        if self.serves(running)? {
-            return Ok(());
-        }
-        let _span = info_span!("load", pins = %self.network.display()).entered();
-        bpffs::ensure_directory(&self.root)?;
-        let _lock = self.lock()?;
-        if self.serves(running)? {
-            return Ok(());
-        }
-        let in_use = self.in_use(running)?;
-
-        // Pins are created in a separate directory and published by renames. The next loader
-        // removes the directory of a killed loader.
-        let loading = self.network.join("loading");
-        remove_tree(&loading)?;
-        let published = self.publish(&loading, in_use.as_ref());
-        // The error of the load is reported. The directory of the network is removed only if it is
-        // empty.
-        let removed = remove_tree(&loading);
-        if published.is_err() {
-            let _ = fs::remove_dir(&self.network);
-        }
-        published.and(removed)
+        self.pins.update(&|| self.serves(running), &mut |loading| {
+            let in_use = self.in_use(running)?;
+            self.publish(loading, in_use.as_ref())
+        })
     }
 
     /// Whether the maps of running programs are pinned here.
@@ -162,7 +143,7 @@ impl Datapath {
     fn publish(&self, loading: &Path, in_use: Option<&InUse>) -> Result<()> {
         // Probe first: Linux before 5.16 also refuses to open pins, and that error does not name
         // the missing capability.
-        skeleton::probe()?;
+        messages::probe()?;
         bpffs::create_directories(loading)?;
         let in_use_maps = in_use.map(InUse::open).transpose()?.unwrap_or_default();
         let in_use = if skeleton::takes(&in_use_maps)? { in_use } else { None };
@@ -187,7 +168,7 @@ impl Datapath {
         if in_use.is_some() {
             maps.extend(in_use_maps);
         }
-        let older = self.layout(1);
+        let older = self.pins.layout_directory(1);
         let is_migration = maps.is_empty() && migrate::is_layout_1(&older);
         if let (Some(in_use), false) = (in_use, is_pinned) {
             info!("pinning the eBPF maps {:?}, which the running programs use", in_use.maps);
@@ -223,7 +204,7 @@ impl Datapath {
             (false, true) => {}
         }
         bpffs::create_directories(&loading.join(self.unsettled()))?;
-        self.put_in_place(loading, is_other)
+        self.pins.put_in_place(loading, is_other)
     }
 
     /// Sets all bytes of each filter of `set` that may lack bytes. `maps` are the ids of its maps.
@@ -242,33 +223,6 @@ impl Datapath {
         }
         if !programs.is_some_and(|programs| programs.keeps_port_filter(maps)) {
             set.open(&PORT_FILTER)?.fill(FILTER_SIZE)?;
-        }
-        Ok(())
-    }
-
-    /// Renames the pins in `loading` to their final place.
-    fn put_in_place(&self, loading: &Path, is_other: bool) -> Result<()> {
-        let published = self.directory();
-        let replaced = |path: &Path, error| Error::pin("replace the pin", path, error);
-        if !published.try_exists().map_err(|error| Error::pin("look for the pins in", &published, error))? {
-            return fs::rename(loading, &published)
-                .map_err(|error| Error::pin("publish the pins as", &published, error));
-        }
-        // The build stamp is removed first and added last. Between both, callers treat the set as
-        // outdated and wait for the lock.
-        let collected = list_dir(loading)?;
-        for name in list_dir(&published)? {
-            let path = published.join(&name);
-            if is_build_stamp(&name) {
-                remove_tree(&path)?;
-            } else if is_other && !collected.contains(&name) {
-                fs::remove_file(&path).map_err(|error| replaced(&path, error))?;
-            }
-        }
-        let (stamps, pins): (Vec<_>, Vec<_>) = collected.iter().partition(|name| is_build_stamp(name));
-        for name in pins.into_iter().chain(stamps) {
-            let path = published.join(name);
-            fs::rename(loading.join(name), &path).map_err(|error| replaced(&path, error))?;
         }
         Ok(())
     }
@@ -292,10 +246,6 @@ impl Datapath {
 
 fn pin_program(program: &ProgramHandle, path: &Path) -> Result<()> {
     program.pin(path).map_err(|error| Error::pin("pin the program", path, io_error(error)))
-}
-
-fn is_build_stamp(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(BUILD_STAMP.as_bytes())
 }
 
 /// The ids of maps, by name.

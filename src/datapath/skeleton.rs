@@ -4,18 +4,16 @@ use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
-use std::sync::Mutex;
 
-use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{MapCore, MapHandle, MapType, OpenMap, PrintLevel, ProgramHandle, set_print};
+use libbpf_rs::{MapCore, MapHandle, MapType, OpenMap, ProgramHandle};
 use tracing::{debug, warn};
 
-use super::error::io_error;
 use super::map::Maps;
 use super::map_specs::{MAPS, STAGES};
 use super::program::ProgramName;
 use super::{Error, Result};
+use crate::bpf::messages::{no_options, with_messages};
 
 #[allow(
     unsafe_code,
@@ -33,16 +31,6 @@ mod generated {
 
 #[cfg(test)]
 pub(super) use self::generated::types;
-
-/// The messages of libbpf during a load. Its callback has no context argument, and prints by
-/// default. Loads are rare and short, so a lock serializes them.
-static MESSAGES: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-/// The number of message lines in an error. The verifier reports the cause at the end.
-const TAIL_LINES: usize = 12;
-
-/// The line that libbpf writes before a verifier log.
-const VERIFIER_LOG: &str = "BEGIN PROG LOAD LOG";
 
 /// The message of the verifier if the JIT cannot combine tail calls with global functions: on arm64
 /// before Linux 6.0, and without a JIT.
@@ -157,51 +145,6 @@ pub(super) fn takes(maps: &Maps) -> Result<bool> {
 /// The name of a map that belongs to the set. The others are a build's own.
 fn pinned_name(name: &OsStr) -> Option<&'static str> {
     MAPS.iter().map(|spec| spec.name).find(|pinned| name == *pinned)
-}
-
-/// Creates and closes a small map, to check whether this process may use bpf(2).
-pub(super) fn probe() -> Result<()> {
-    with_messages(|| MapHandle::create(MapType::Hash, Some("probe"), 4, 4, 1, &no_options())).map(drop)
-}
-
-fn no_options() -> bpf_map_create_opts {
-    bpf_map_create_opts { sz: size_of::<bpf_map_create_opts>() as _, ..Default::default() }
-}
-
-/// Runs `load`. The messages of libbpf go into the error instead of stderr.
-pub(super) fn with_messages<T>(load: impl FnOnce() -> libbpf_rs::Result<T>) -> Result<T> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-
-    let previous = set_print(Some((PrintLevel::Warn, keep_message)));
-    let loaded = load();
-    set_print(previous);
-
-    let messages = std::mem::take(&mut *MESSAGES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-    loaded.map_err(|error| {
-        let source = io_error(error);
-        let source = match tail(&messages) {
-            log if log.is_empty() => source,
-            log => io::Error::new(source.kind(), format!("{source} [{log}]")),
-        };
-        // A rejection by the verifier and a missing privilege have the same error kinds. Only the
-        // verifier writes a log.
-        if messages.iter().any(|message| message.contains(VERIFIER_LOG)) {
-            Error::Rejected { source }
-        } else {
-            Error::Load { source }
-        }
-    })
-}
-
-fn keep_message(_level: PrintLevel, message: String) {
-    MESSAGES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(message);
-}
-
-fn tail(messages: &[String]) -> String {
-    let lines: Vec<&str> =
-        messages.iter().flat_map(|message| message.lines()).map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..].join(" | ")
 }
 
 #[cfg(test)]

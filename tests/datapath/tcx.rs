@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 use std::time::Duration;
 
-use cnikit::datapath::{Direction, Error, TcxLink};
+use cnikit::bpf::{Direction, Error, TcxLink};
 use cnikit::spec::{ErrorCode, HasErrorCode as _, IfIndex};
 use cnikit_testbed::{Host, Namespace, classifier, eventually, host, kernel, tool};
 use rustix::thread::CapabilitySet;

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cnikit::datapath::{self, Datapath, Direction, MapSet, PinState, Program, ProgramName, TcxLink};
+use cnikit::bpf::{Direction, Program, TcxLink};
+use cnikit::datapath::{self, Datapath, MapSet, PinState, ProgramName};
 use cnikit::netlink::{self, BpfFilter, FilterTarget, Socket};
 use cnikit::plugin::{Context as _, PluginError};
 use cnikit::spec::{Attachment, IfIndex, IfName, NetworkName};
@@ -176,7 +177,7 @@ impl Programs {
             return Ok(true);
         }
         match self.are_linked_to(datapath, port) {
-            Err(cnikit::Error::Datapath(datapath::Error::TcxUnsupported)) => Ok(false),
+            Err(cnikit::Error::Bpf(datapath::Error::TcxUnsupported)) => Ok(false),
             linked => Ok(linked?),
         }
     }

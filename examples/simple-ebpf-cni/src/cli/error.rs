@@ -100,7 +100,7 @@ impl Error {
     pub(crate) fn advice(&self) -> String {
         match self {
             Self::Leases(error) => advice::for_ipam(error),
-            Self::Datapath(error) | Self::Library(cnikit::Error::Datapath(error)) => advice::for_datapath(error),
+            Self::Datapath(error) | Self::Library(cnikit::Error::Bpf(error)) => advice::for_datapath(error),
             Self::Netlink(error) | Self::Library(cnikit::Error::Netlink(error)) => advice::for_netlink(error),
             _ => advice::REPORT.into(),
         }

@@ -3,7 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cnikit::datapath::{self, Direction, Endpoint, TcxLink};
+use cnikit::bpf::{Direction, TcxLink};
+use cnikit::datapath::{self, Endpoint};
 use cnikit::ipam::LOCK_TIMEOUT;
 use cnikit::netlink::{Link, Netns, Socket, VethIndexes};
 use cnikit::plugin::{AddRequest, Context as _, PluginError};

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use cnikit::datapath::{Direction, TcxLink};
+use cnikit::bpf::{Direction, TcxLink};
 use cnikit::netlink::IfIndex;
 use cnikit_testbed::{Namespace as _, kernel};
 use serde_json::json;

@@ -2,7 +2,8 @@
 
 use std::os::fd::AsFd as _;
 
-use crate::datapath::in_use::{map_id, map_ids};
+use crate::bpf::prog_info::map_ids;
+use crate::datapath::in_use::map_id;
 use crate::datapath::map::Maps;
 use crate::datapath::map_specs::MAPS;
 use crate::datapath::skeleton::{Loaded, Stages, load_with};

@@ -79,7 +79,7 @@ impl Requirement {
 
     fn failure(&self, error: cnikit::Error) -> SelfTestFailure {
         let remedy = match &error {
-            cnikit::Error::Datapath(error) => advice::for_datapath(error),
+            cnikit::Error::Bpf(error) => advice::for_datapath(error),
             cnikit::Error::Netlink(error) => advice::for_netlink_option(error, self.option, self.module),
             _ => advice::REPORT.to_owned(),
         };

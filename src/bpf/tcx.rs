@@ -1,11 +1,9 @@
 //! TCX links.
 #![expect(unsafe_code, reason = "libbpf-rs wraps no call that attaches a program by its descriptor")]
 
-use std::ffi::{CString, c_int};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::ptr;
 
@@ -13,6 +11,7 @@ use libbpf_rs::libbpf_sys as sys;
 use libbpf_rs::query::{LinkInfo, LinkTypeInfo};
 
 use super::error::io_error;
+use super::object::{self, Kind, check};
 use super::{Error, Result, bpffs};
 use crate::spec::IfIndex;
 
@@ -34,7 +33,7 @@ use crate::spec::IfIndex;
 ///
 /// ```no_run
 /// use cnikit::{
-///     datapath::{Direction, TcxLink},
+///     bpf::{Direction, TcxLink},
 ///     spec::IfIndex,
 /// };
 /// # fn program() -> std::os::fd::OwnedFd { unimplemented!() }
@@ -136,6 +135,7 @@ impl TcxLink {
     pub fn ensure(program: &impl AsFd, ifindex: IfIndex, direction: Direction, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let directory = path.parent().unwrap_or(path);
+        bpffs::check_name(path.file_name().unwrap_or_default())?;
         bpffs::ensure_directory(directory)?;
         let _lock = bpffs::lock(directory, bpffs::LOCK_TIMEOUT)?;
         match Self::open(path) {
@@ -167,21 +167,12 @@ impl TcxLink {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let failed = |error| Error::pin("open the pinned link", path, error);
-        let name = c_path(path).map_err(failed)?;
-        // SAFETY: the path ends with a NUL.
-        let fd = check(unsafe { sys::bpf_obj_get(name.as_ptr()) }).map_err(failed)?;
-        // SAFETY: the kernel has just returned this descriptor, and no other code owns it.
-        let link = Self(unsafe { OwnedFd::from_raw_fd(fd) });
-        // The same call opens maps and programs, and their type number can equal the type of TCX
-        // links.
-        let kind = fs::read_link(format!("/proc/self/fd/{fd}")).map_err(failed)?;
-        let other = || failed(io::Error::new(io::ErrorKind::InvalidData, "the pin is not a TCX link"));
-        if kind != Path::new("anon_inode:bpf-link") {
-            return Err(other());
-        }
+        let link = Self(object::open(path, Kind::Link).map_err(failed)?);
         match link.info() {
             Ok(_) => Ok(link),
-            Err(Error::Tcx { source, .. }) if source.kind() == io::ErrorKind::InvalidData => Err(other()),
+            Err(Error::Tcx { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
+                Err(failed(io::Error::new(io::ErrorKind::InvalidData, "the pin is not a TCX link")))
+            }
             Err(error) => Err(error),
         }
     }
@@ -291,15 +282,12 @@ impl TcxLink {
     ///
     /// # Errors
     ///
-    /// [`Error::Pin`]: `EEXIST` if the path exists, `EPERM` if a capability is missing. The BPF
-    /// file system also refuses a name that contains a `.` with `EPERM`.
+    /// [`Error::Pin`]: `EEXIST` if the path exists, `EPERM` if a capability is missing.
+    /// [`Error::PinName`] for a name that contains a `.`, which the BPF file system refuses.
     pub fn pin(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let pinned = c_path(path).and_then(|name| {
-            // SAFETY: the descriptor is open, and the path ends with a NUL.
-            check(unsafe { sys::bpf_obj_pin(self.0.as_raw_fd(), name.as_ptr()) })
-        });
-        pinned.map(drop).map_err(|error| Error::pin("pin the link", path, error))
+        bpffs::check_name(path.file_name().unwrap_or_default())?;
+        object::pin(self.0.as_fd(), path).map_err(|error| Error::pin("pin the link", path, error))
     }
 
     /// Replaces the program of the link atomically: each packet sees one of the two programs.
@@ -371,13 +359,4 @@ fn hook(ifindex: IfIndex, direction: Direction) -> String {
         Direction::Egress => "egress",
     };
     format!("{direction} of link {ifindex}")
-}
-
-fn c_path(path: &Path) -> io::Result<CString> {
-    Ok(CString::new(path.as_os_str().as_bytes())?)
-}
-
-/// libbpf returns the kernel's result, or a negative error number.
-fn check(returned: c_int) -> io::Result<c_int> {
-    if returned < 0 { Err(io::Error::from_raw_os_error(-returned)) } else { Ok(returned) }
 }

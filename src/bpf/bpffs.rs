@@ -1,5 +1,6 @@
 //! The BPF file system, and mounting it if the distribution does not.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -7,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
 use super::{Error, Result};
@@ -19,23 +21,70 @@ const MOUNT_POINT: &str = "/sys/fs/bpf";
 const MAGIC: u32 = 0xcafe_4a11;
 
 /// How long to wait for the lock. A load holds it for a few tens of milliseconds.
-pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pause between two attempts to lock.
 const PAUSES: Pauses = Pauses { first: Duration::from_millis(2), longest: Duration::from_millis(2) };
 
 /// Creates the directory `path` on the BPF file system, and mounts that file system if it is
-/// missing. Creates nothing on another file system.
-pub(super) fn ensure_directory(path: &Path) -> Result<()> {
+/// missing.
+///
+/// Only `/sys/fs/bpf` is mounted, and only for a directory below it. Missing directories of the
+/// path are created for their owner alone (mode 0700). [`PinSet`](super::PinSet) and
+/// [`TcxLink::ensure`](super::TcxLink::ensure) call this function for their own directories.
+///
+/// ```no_run
+/// cnikit::bpf::ensure_directory("/sys/fs/bpf/my-plugin")?;
+/// # Ok::<(), cnikit::bpf::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// - [`Error::Mount`] if the file system is missing and cannot be mounted,
+/// - [`Error::NotBpffs`] if the path is on another file system, where nothing is created,
+/// - [`Error::PinName`] if a missing directory of the path has a `.` in its name,
+/// - [`Error::Pin`] if a directory cannot be created,
+/// - [`Error::Locked`] if another process hangs while it mounts the file system.
+///
+/// # Kernel
+///
+/// `CONFIG_BPF_SYSCALL`. Mounting needs `CAP_SYS_ADMIN`.
+#[doc(alias = "bpffs")]
+pub fn ensure_directory(path: impl AsRef<Path>) -> Result<()> {
+    ensure_path(path.as_ref())
+}
+
+fn ensure_path(path: &Path) -> Result<()> {
     if path.starts_with(MOUNT_POINT) {
         ensure_mounted(Path::new(MOUNT_POINT))?;
     }
+    check_names(path)?;
     refuse_elsewhere(path)?;
     create_directories(path)
 }
 
+/// Refuses a path with a missing directory that the BPF file system refuses. The kernel's error for
+/// such a name is `EPERM`, which looks like a missing capability.
+pub(crate) fn check_names(path: &Path) -> Result<()> {
+    let is_missing = |path: &Path| match path.try_exists() {
+        Err(error) => error.raw_os_error() == Some(Errno::PERM.raw_os_error()),
+        Ok(exists) => !exists,
+    };
+    let missing = path.ancestors().filter(|ancestor| is_missing(ancestor));
+    missing.filter_map(Path::file_name).try_for_each(check_name)
+}
+
+/// Refuses a name that the BPF file system refuses.
+pub(crate) fn check_name(name: &OsStr) -> Result<()> {
+    if name.as_encoded_bytes().contains(&b'.') {
+        let name = name.to_string_lossy().into_owned();
+        return Err(Error::PinName { name, reason: "contains a `.`, which the BPF file system reserves" });
+    }
+    Ok(())
+}
+
 /// Checks that [`ensure_directory`] can write to a BPF file system, or can mount one.
-pub(super) fn probe(path: &Path) -> Result<()> {
+pub(crate) fn probe(path: &Path) -> Result<()> {
     let mount_point = Path::new(MOUNT_POINT);
     if path.starts_with(mount_point) && !is_bpffs(mount_point)? {
         return Ok(());
@@ -48,14 +97,14 @@ pub(super) fn probe(path: &Path) -> Result<()> {
 
 /// Creates directories that only their owner can open. A process that can open a directory can also
 /// lock it.
-pub(super) fn create_directories(path: &Path) -> Result<()> {
+pub(crate) fn create_directories(path: &Path) -> Result<()> {
     let mut private = DirBuilder::new();
     private.recursive(true).mode(0o700).create(path).map_err(|error| Error::pin("create the directory", path, error))
 }
 
 /// Takes an exclusive lock on a directory, held until it is dropped. The kernel frees the lock if
 /// its holder dies. The timeout covers a holder that hangs.
-pub(super) fn lock(directory: &Path, timeout: Duration) -> Result<File> {
+pub(crate) fn lock(directory: &Path, timeout: Duration) -> Result<File> {
     let file = File::open(directory).map_err(|error| Error::pin("open the directory", directory, error))?;
     match flock::lock_with_timeout(&file, timeout, PAUSES) {
         Ok(true) => Ok(file),

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use crate::spec::{ErrorCode, HasErrorCode};
 
-/// An error of [`datapath`](crate::datapath).
+/// An error of [`bpf`](crate::bpf) and of `datapath`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The BPF file system is missing and cannot be mounted.
     #[error(
         "cannot mount the BPF file system on {}: mount it by hand (mount -t bpf bpf {0}) on a kernel \
-         with CONFIG_BPF_SYSCALL",
+         with CONFIG_BPF_SYSCALL, or give the process CAP_SYS_ADMIN",
         path.display()
     )]
     Mount {
@@ -26,6 +26,15 @@ pub enum Error {
     NotBpffs {
         /// The directory.
         path: PathBuf,
+    },
+
+    /// The BPF file system accepts no such name, or a [`PinSet`](crate::bpf::PinSet) uses it.
+    #[error("{name:?} cannot be the name of a pin or of its directory: it {reason}")]
+    PinName {
+        /// The name.
+        name: String,
+        /// The reason, such as `contains a dot`.
+        reason: &'static str,
     },
 
     /// The kernel refused the programs or maps.
@@ -134,15 +143,15 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn pin(operation: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn pin(operation: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
         Self::Pin { operation, path: path.as_ref().to_owned(), source: source.into() }
     }
 
-    pub(super) fn tcx(operation: &'static str, object: String, source: io::Error) -> Self {
+    pub(crate) fn tcx(operation: &'static str, object: String, source: io::Error) -> Self {
         Self::Tcx { operation, object, source }
     }
 
-    pub(super) fn is_missing_pin(&self) -> bool {
+    pub(crate) fn is_missing_pin(&self) -> bool {
         matches!(self, Self::Pin { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
@@ -156,6 +165,7 @@ impl HasErrorCode for Error {
             }
             Self::NotBpffs { .. }
             | Self::Pin { .. }
+            | Self::PinName { .. }
             | Self::Layout { .. }
             | Self::NewerLayout { .. }
             | Self::Map { .. }
@@ -165,7 +175,7 @@ impl HasErrorCode for Error {
 }
 
 /// Converts the error kind, which callers act on. libbpf-rs does not expose the error number.
-pub(super) fn io_error(error: libbpf_rs::Error) -> io::Error {
+pub(crate) fn io_error(error: libbpf_rs::Error) -> io::Error {
     use libbpf_rs::ErrorKind;
 
     let kind = match error.kind() {
