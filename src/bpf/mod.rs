@@ -73,7 +73,7 @@
 //!     // Attaches, replaces the program of an older build, or changes nothing.
 //!     let program = set.open_program("count_packets")?;
 //!     let pin = set.link_pins().join(ifindex.to_string());
-//!     TcxLink::ensure(&program, ifindex.into(), Direction::Ingress, pin)?;
+//!     TcxLink::ensure(&program, ifindex, Direction::Ingress, pin)?;
 //!     Ok(())
 //! }
 //! ```
