@@ -22,13 +22,12 @@ impl Socket {
     ///
     /// ```no_run
     /// use cnikit::netlink::{Netns, Socket};
-    /// use cnikit::spec::IfIndex;
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let (host, pod) = (Socket::open()?, Netns::open("/run/netns/blue")?);
     /// let device = host.link_by_name(&"ens5".parse()?)?.map(|link| link.index);
     /// let inside = host.move_link_as(device.ok_or("ens5 is missing")?, &pod, &"net1".parse()?)?;
-    /// pod.socket()?.set_up(inside.get())?;
+    /// pod.socket()?.set_up(inside)?;
     /// # Ok(())
     /// # }
     /// ```

@@ -127,10 +127,10 @@ impl Socket {
     /// does not mark its table as used.
     ///
     /// ```no_run
-    /// use cnikit::netlink::{Route, RoutingRule, Socket};
+    /// use cnikit::netlink::{IfIndex, Route, RoutingRule, Socket};
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let (pod, index) = (Socket::open()?, 2);
+    /// # let (pod, index) = (Socket::open()?, IfIndex::try_from(2)?);
     /// let table = pod.free_table(100..=1000)?.ok_or("all tables are in use")?;
     /// pod.add_route(&Route::default_via("10.22.0.1".parse()?, index).table(table))?;
     /// pod.add_rule(&RoutingRule::lookup(table).from("10.22.0.5/32".parse()?))?;
