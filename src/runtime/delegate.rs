@@ -109,7 +109,7 @@ impl<'r, R: Delegable> Delegate<'r, R> {
 
     /// Sets a timeout for each call. Without it, only the timeout of the calling runtime applies.
     #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = Some(timeout);
         self
     }
@@ -140,8 +140,8 @@ impl<'r, R: Delegable> Delegate<'r, R> {
     }
 
     fn invocation(&self, command: Command) -> Result<Invocation, Error> {
-        let invocation = Invocation::delegated(self.executable()?, command).with_path(self.request.path())?;
-        Ok(self.request.with_parameters(invocation).with_options(self.options))
+        let invocation = Invocation::delegated(self.executable()?, command).path(self.request.path())?;
+        Ok(self.request.with_parameters(invocation).options(self.options))
     }
 
     fn run(&self, command: Command) -> Result<(), Error> {
@@ -310,18 +310,18 @@ macro_rules! delegable {
 }
 
 delegable!(AddRequest, |self, invocation| {
-    let invocation = invocation.on_interface(&self.attachment.container_id, &self.attachment.ifname);
-    invocation.in_netns(Some(&self.netns)).with_args(&self.args)
+    let invocation = invocation.interface(&self.attachment.container_id, &self.attachment.ifname);
+    invocation.netns(Some(&self.netns)).args(&self.args)
 });
 delegable!(CheckRequest, |self, invocation| {
-    let invocation = invocation.on_interface(&self.attachment.container_id, &self.attachment.ifname);
-    invocation.in_netns(Some(&self.netns)).with_args(&self.args)
+    let invocation = invocation.interface(&self.attachment.container_id, &self.attachment.ifname);
+    invocation.netns(Some(&self.netns)).args(&self.args)
 });
 delegable!(DelRequest, |self, invocation| {
-    let invocation = invocation.on_interface(&self.attachment.container_id, &self.attachment.ifname);
-    let invocation = invocation.in_netns(self.netns.as_deref());
+    let invocation = invocation.interface(&self.attachment.container_id, &self.attachment.ifname);
+    let invocation = invocation.netns(self.netns.as_deref());
     match &self.args {
-        Ok(args) => invocation.with_args(args),
+        Ok(args) => invocation.args(args),
         // An unreadable value is inherited unchanged: the delegate may accept it.
         Err(_) => invocation,
     }

@@ -36,7 +36,7 @@ impl Delegating {
     fn ipam<'r, R: Delegable>(&self, request: &'r R) -> Result<Option<Delegate<'r, R>>, Error> {
         let ipam = Delegate::ipam(request)?;
         Ok(match self.timeout {
-            Some(timeout) => ipam.map(|ipam| ipam.with_timeout(timeout)),
+            Some(timeout) => ipam.map(|ipam| ipam.timeout(timeout)),
             None => ipam,
         })
     }
