@@ -22,7 +22,7 @@ impl Plugin for Loopback {
 
     fn add(&self, request: &AddRequest<Self::Config>) -> Result<AddResult, PluginError> {
         Netns::open(&request.netns)?.socket()?.set_up(IfIndex::LOOPBACK)?;
-        let lo = Interface::new("lo").in_sandbox(&request.netns);
+        let lo = Interface::new("lo").sandbox(&request.netns);
         Ok(request.prev_result.clone().unwrap_or_default().with_interface(lo))
     }
 

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 
 fn run(args: &[&str]) -> Result<(), Box<dyn Error>> {
     let path = env::var("CNI_PATH").unwrap_or_else(|_| "/opt/cni/bin".to_owned());
-    let runtime = Runtime::new(path.split(':')).with_timeout(TIMEOUT).forwarding_stderr();
+    let runtime = Runtime::new(path.split(':')).timeout(TIMEOUT).forward_stderr();
     let (verb, network) = match *args {
         ["list"] => return list(&runtime),
         [verb, network, ..] => (verb, load(network)?),
@@ -59,7 +59,7 @@ fn run(args: &[&str]) -> Result<(), Box<dyn Error>> {
         ("del", rest) => runtime.del(&network, &parameters(rest)?)?,
         // All attachments that this runtime still knows are valid.
         ("gc", []) => {
-            let known = runtime.cache().attachments()?;
+            let known = runtime.result_cache().attachments()?;
             let of_network = known.iter().filter(|cached| cached.network == network.name);
             let valid: Vec<_> = of_network.map(|cached| AttachmentKey::from(&cached.attachment())).collect();
             runtime.gc(&network, &valid)?;
@@ -82,11 +82,11 @@ fn parameters(args: &[&str]) -> Result<AttachmentParameters, Box<dyn Error>> {
         [container, netns, ifname] => (container, netns, ifname),
         _ => return Err(USAGE.into()),
     };
-    Ok(AttachmentParameters::new(container.parse()?, ifname.parse()?).in_netns(netns))
+    Ok(AttachmentParameters::new(container.parse()?, ifname.parse()?).netns(netns))
 }
 
 fn list(runtime: &Runtime) -> Result<(), Box<dyn Error>> {
-    for cached in runtime.cache().attachments()? {
+    for cached in runtime.result_cache().attachments()? {
         let addresses: Vec<String> = cached.result.ips.iter().map(|ip| ip.address.to_string()).collect();
         let attachment = cached.attachment();
         println!("{}\t{}\t{}\t{}", attachment.network, attachment.container_id, attachment.ifname, addresses.join(","));

@@ -62,7 +62,7 @@ pub enum Error {
     /// The plugin failed the first `ADD`, which every rule needs.
     #[error(
         "the plugin cannot serve an ADD with this configuration and cniVersion {version}: {seen}; if a delegate does \
-         not support {version}, select versions that it supports (Suite::version, --version)"
+         not support {version}, select versions that it supports (Suite::with_version, --version)"
     )]
     NoAdd {
         /// The version of the call.

@@ -52,7 +52,7 @@ fn attach(host: &Host, pod: &Pod, ifname: &str) -> Result<AddResult, Error> {
         Err(crate::netlink::Error::Exists { .. }) => {}
         added => added?,
     }
-    let mut result = AddResult::default().with_interface(Interface::new(&name).with_mac(host_mac));
-    let index = result.push_interface(Interface::new(&ifname).with_mac(pod_mac).in_sandbox(pod.path()));
-    Ok(result.with_ip(IpConfig::new(address).with_gateway(GATEWAY.into()).on_interface(index)).with_route(route))
+    let mut result = AddResult::default().with_interface(Interface::new(&name).mac(host_mac));
+    let index = result.push_interface(Interface::new(&ifname).mac(pod_mac).sandbox(pod.path()));
+    Ok(result.with_ip(IpConfig::new(address).gateway(GATEWAY.into()).interface(index)).with_route(route))
 }

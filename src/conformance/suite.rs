@@ -83,14 +83,14 @@ impl Suite {
 
     /// Adds a directory to `CNI_PATH`, for delegates. The directory of the plugin comes first.
     #[must_use]
-    pub fn cni_path(mut self, directory: impl AsRef<Path>) -> Self {
+    pub fn with_cni_path(mut self, directory: impl AsRef<Path>) -> Self {
         self.subject.cni_path.push(directory.as_ref().to_owned());
         self
     }
 
     /// Adds a version to try. The default is every version that the plugin supports.
     #[must_use]
-    pub fn version(mut self, version: Version) -> Self {
+    pub fn with_version(mut self, version: Version) -> Self {
         self.versions.push(version);
         self
     }
@@ -128,7 +128,7 @@ impl Suite {
     /// A script that runs on each private host before the plugin, for example to create the link
     /// that the configuration names as `master`.
     #[must_use]
-    pub fn prepare_with(mut self, script: impl AsRef<Path>) -> Self {
+    pub fn prepare(mut self, script: impl AsRef<Path>) -> Self {
         self.subject.prepare = Some(script.as_ref().to_owned());
         self
     }

@@ -149,7 +149,7 @@ impl IpamConfig {
     ///
     /// [`Error::Io`] if the file [`resolv_conf`](Self::resolv_conf) cannot be read.
     pub fn result(&self, lease: &Lease) -> Result<AddResult> {
-        let mut result = AddResult::default().with_dns(self.dns()?.unwrap_or_default());
+        let mut result = AddResult::default().dns(self.dns()?.unwrap_or_default());
         result.ips = lease.addresses.iter().copied().map(IpConfig::new).collect();
         for ip in &mut result.ips {
             ip.gateway = self.gateway_of(ip.address.ip());

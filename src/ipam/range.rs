@@ -12,7 +12,7 @@ use crate::spec::lenient::{empty_as_none, null_as_default};
 ///
 /// The range excludes the network address, the gateway and, for IPv4, the broadcast address. The
 /// network address of IPv6 is the [subnet-router anycast address].
-/// [`with_bounds`](Self::with_bounds) and [`exclude`](Self::exclude) exclude more. Every operation
+/// [`bounds`](Self::bounds) and [`exclude`](Self::exclude) exclude more. Every operation
 /// except a full iteration takes a time that does not depend on the prefix length.
 ///
 /// ```
@@ -22,7 +22,7 @@ use crate::spec::lenient::{empty_as_none, null_as_default};
 /// assert_eq!(range.gateway().to_string(), "10.244.1.1");
 /// assert_eq!(range.capacity(), 253);
 ///
-/// let range = range.with_bounds(Some("10.244.1.16".parse()?), None)?.exclude(&["10.244.1.64/26".parse()?])?;
+/// let range = range.bounds(Some("10.244.1.16".parse()?), None)?.exclude(&["10.244.1.64/26".parse()?])?;
 /// assert_eq!(range.to_string(), "10.244.1.16-10.244.1.254 of 10.244.1.0/24");
 /// assert_eq!(range.capacity(), 239 - 64);
 ///
@@ -108,7 +108,7 @@ impl Range {
     /// # Errors
     ///
     /// [`Error::BoundOutside`], [`Error::Reversed`], [`Error::NothingLeft`].
-    pub fn with_bounds(mut self, first: Option<IpAddr>, last: Option<IpAddr>) -> Result<Self> {
+    pub fn bounds(mut self, first: Option<IpAddr>, last: Option<IpAddr>) -> Result<Self> {
         for bound in [first, last].into_iter().flatten() {
             if !self.is_within_bounds(bound) {
                 return Err(Error::BoundOutside { bound, range: Box::new(self) });
@@ -257,7 +257,7 @@ impl TryFrom<RangeKeys> for Range {
     type Error = Error;
 
     fn try_from(keys: RangeKeys) -> Result<Self> {
-        Self::new(keys.subnet, keys.gateway)?.with_bounds(keys.range_start, keys.range_end)?.exclude(&keys.exclude)
+        Self::new(keys.subnet, keys.gateway)?.bounds(keys.range_start, keys.range_end)?.exclude(&keys.exclude)
     }
 }
 

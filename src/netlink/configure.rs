@@ -118,7 +118,7 @@ impl Route {
     /// use cnikit::{netlink, spec};
     ///
     /// let eth0 = spec::IfIndex::try_from(2)?;
-    /// let ip = spec::IpConfig::new("10.1.0.5/16".parse()?).with_gateway("10.1.0.1".parse()?);
+    /// let ip = spec::IpConfig::new("10.1.0.5/16".parse()?).gateway("10.1.0.1".parse()?);
     /// let result = spec::AddResult::default().with_ip(ip);
     /// let route = spec::Route::new("0.0.0.0/0".parse()?);
     ///
@@ -195,7 +195,7 @@ mod tests {
     const ETH0: IfIndex = IfIndex::LOOPBACK;
 
     fn ip(address: &str, gateway: &str) -> IpConfig {
-        IpConfig::new(address.parse().expect("a network")).with_gateway(gateway.parse().expect("an address"))
+        IpConfig::new(address.parse().expect("a network")).gateway(gateway.parse().expect("an address"))
     }
 
     fn converted(route: spec::Route) -> Option<String> {
@@ -234,12 +234,12 @@ mod tests {
         let mut result = AddResult::default();
         // A host interface of the same name precedes the pod's.
         result.push_interface(Interface::new("eth0"));
-        let eth0 = result.push_interface(Interface::new("eth0").in_sandbox("/run/netns/blue"));
-        let net1 = result.push_interface(Interface::new("net1").in_sandbox("/run/netns/blue"));
+        let eth0 = result.push_interface(Interface::new("eth0").sandbox("/run/netns/blue"));
+        let net1 = result.push_interface(Interface::new("net1").sandbox("/run/netns/blue"));
         let result = result
-            .with_ip(ip("10.1.0.5/16", "10.1.0.1").on_interface(eth0))
-            .with_ip(ip("10.2.0.5/16", "10.2.0.1").on_interface(net1))
-            .with_ip(ip("10.3.0.5/16", "10.3.0.1").on_interface(0))
+            .with_ip(ip("10.1.0.5/16", "10.1.0.1").interface(eth0))
+            .with_ip(ip("10.2.0.5/16", "10.2.0.1").interface(net1))
+            .with_ip(ip("10.3.0.5/16", "10.3.0.1").interface(0))
             .with_ip(ip("10.4.0.5/16", "10.4.0.1"))
             .with_route(to("192.0.2.0/24").via([10, 1, 0, 9].into()))
             .with_route(to("198.51.100.0/24").via([10, 2, 0, 9].into()))

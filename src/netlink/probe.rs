@@ -108,7 +108,7 @@ impl AddressProbe {
     /// Ignores answers from these MAC addresses, such as the MACs of the host's other links. The
     /// link's own MAC is always ignored.
     #[must_use]
-    pub fn ignoring(mut self, macs: impl IntoIterator<Item = MacAddr>) -> Self {
+    pub fn with_ignored(mut self, macs: impl IntoIterator<Item = MacAddr>) -> Self {
         self.ignored.extend(macs);
         self
     }

@@ -280,7 +280,7 @@ fn panic_error(payload: &(dyn Any + Send)) -> PluginError {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     PluginError::new(ErrorCode::INTERNAL, format!("the plugin panicked: {text}"))
-        .with_details("this is a defect of the plugin: standard error names the line")
+        .details("this is a defect of the plugin: standard error names the line")
 }
 
 fn json_line(value: &impl Serialize) -> Result<Vec<u8>, spec::Error> {

@@ -142,7 +142,7 @@ impl PluginError {
 
     /// Sets the details.
     #[must_use]
-    pub fn with_details(mut self, details: impl Into<String>) -> Self {
+    pub fn details(mut self, details: impl Into<String>) -> Self {
         self.details = details.into();
         self
     }

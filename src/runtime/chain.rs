@@ -20,7 +20,7 @@ use crate::spec::{AddResult, AttachmentKey, Command, PluginType, RawConfig, Vers
 ///
 /// let network = NetworkConfigList::load(Path::new("/etc/cni/net.d"), &"dbnet".parse()?)?;
 /// let runtime = Runtime::new(["/opt/cni/bin"]);
-/// let parameters = AttachmentParameters::new("web-0".parse()?, "eth0".parse()?).in_netns("/run/netns/web-0");
+/// let parameters = AttachmentParameters::new("web-0".parse()?, "eth0".parse()?).netns("/run/netns/web-0");
 ///
 /// let result = runtime.add(&network, &parameters)?;
 /// println!("{:?}", result.ips);
@@ -54,28 +54,28 @@ impl Runtime {
 
     /// Sets the result cache.
     #[must_use]
-    pub fn with_cache(mut self, cache: ResultCache) -> Self {
+    pub fn cache(mut self, cache: ResultCache) -> Self {
         self.cache = cache;
         self
     }
 
     /// Sets a timeout for each call of a plugin. Without a timeout, a call may hang forever.
     #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = Some(timeout);
         self
     }
 
     /// Forwards the plugins' standard error to standard error of this process.
     #[must_use]
-    pub fn forwarding_stderr(mut self) -> Self {
+    pub fn forward_stderr(mut self) -> Self {
         self.options.forward_stderr = true;
         self
     }
 
     /// The result cache.
     #[must_use]
-    pub fn cache(&self) -> &ResultCache {
+    pub fn result_cache(&self) -> &ResultCache {
         &self.cache
     }
 
@@ -265,7 +265,7 @@ impl Runtime {
         parameters: &AttachmentParameters,
         prev_result: Option<&AddResult>,
     ) -> Result<(Invocation, RawConfig), Error> {
-        let invocation = self.invocation(command, &plugin.plugin_type)?.with_parameters(parameters);
+        let invocation = self.invocation(command, &plugin.plugin_type)?.parameters(parameters);
         Ok((invocation, network.for_attachment(plugin, parameters, prev_result)?))
     }
 
@@ -275,8 +275,8 @@ impl Runtime {
     }
 
     fn invocation(&self, command: Command, plugin_type: &PluginType) -> Result<Invocation, Error> {
-        let invocation = Invocation::new(find(plugin_type, &self.path)?, command).with_path(&self.path)?;
-        Ok(invocation.with_options(self.options))
+        let invocation = Invocation::new(find(plugin_type, &self.path)?, command).path(&self.path)?;
+        Ok(invocation.options(self.options))
     }
 }
 

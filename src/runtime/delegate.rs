@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,13 +10,14 @@ use super::error::with_sources;
 use super::process::CallOptions;
 use super::{Error, Invocation, find};
 use crate::plugin::{AddRequest, CheckRequest, DelRequest, GcRequest, StatusRequest};
-use crate::spec::{AddResult, Command, PluginType, RawConfig};
+use crate::spec::{self, AddResult, Command, PluginType, RawConfig, ValidAttachments};
 
 /// A plugin to which this plugin delegates its call, usually an IPAM plugin.
 ///
-/// The delegate receives the same verb, the unchanged configuration, and the same environment. A
-/// plugin that delegates `ADD` must delegate every other verb too. A configuration that names the
-/// plugin itself as its delegate is an error in every verb except `DEL`. See
+/// The delegate receives the same verb, the same environment, and the unchanged configuration or
+/// [another one](Self::config). A plugin that delegates `ADD` must delegate every other verb too. A
+/// configuration that names the plugin itself as its delegate is an error in every verb except
+/// `DEL`. See
 /// [Plugin Delegation](https://www.cni.dev/docs/spec/#section-4-plugin-delegation).
 ///
 /// ```
@@ -50,6 +52,7 @@ use crate::spec::{AddResult, Command, PluginType, RawConfig};
 pub struct Delegate<'r, R> {
     request: &'r R,
     plugin_type: PluginType,
+    config: Cow<'r, RawConfig>,
     options: CallOptions,
 }
 
@@ -104,12 +107,57 @@ impl<'r, R: Delegable> Delegate<'r, R> {
 
     /// Creates a delegate from the name of a plugin.
     pub fn new(plugin_type: PluginType, request: &'r R) -> Self {
-        Self { request, plugin_type, options: CallOptions { timeout: None, forward_stderr: true } }
+        let config = Cow::Borrowed(request.raw_config());
+        Self { request, plugin_type, config, options: CallOptions { timeout: None, forward_stderr: true } }
+    }
+
+    /// Sets the configuration of each call, instead of the caller's. The rollback of an `ADD`
+    /// receives it too.
+    ///
+    /// The delegate receives it unchanged. It needs `cniVersion`, `name` and `type`, `prevResult`
+    /// in `CHECK`, and `cni.dev/valid-attachments` in `GC`. Its `cniVersion` is also the version of
+    /// the delegate's result.
+    ///
+    /// ```
+    /// use cnikit::plugin::{AddRequest, GcRequest, PluginError};
+    /// use cnikit::runtime::{Delegate, Prior};
+    /// use cnikit::spec::{AddResult, RawConfig};
+    /// use serde_json::json;
+    ///
+    /// # struct Config;
+    /// /// The configuration of `bridge` for the subnet of this node.
+    /// fn bridge_config(call: &RawConfig) -> Result<RawConfig, PluginError> {
+    ///     let mut config = json!({
+    ///         "cniVersion": call.cni_version()?, "name": call.name()?, "type": "bridge",
+    ///         "ipam": {"type": "host-local", "subnet": "10.244.1.0/24"},
+    ///     });
+    ///     for key in ["prevResult", "runtimeConfig", "cni.dev/valid-attachments"] {
+    ///         if let Some(value) = call.value(key) {
+    ///             config[key] = value.clone();
+    ///         }
+    ///     }
+    ///     Ok(config.try_into()?)
+    /// }
+    ///
+    /// fn add(request: &AddRequest<Config>) -> Result<AddResult, PluginError> {
+    ///     let bridge = Delegate::new("bridge".parse()?, request).config(bridge_config(&request.raw_config)?);
+    ///     Ok(bridge.add(Prior::Unknown)?.commit())
+    /// }
+    ///
+    /// fn gc(request: &GcRequest<Config>) -> Result<(), PluginError> {
+    ///     let bridge = Delegate::new("bridge".parse()?, request).config(bridge_config(&request.raw_config)?);
+    ///     Ok(bridge.gc()?)
+    /// }
+    /// ```
+    #[must_use]
+    pub fn config(mut self, config: RawConfig) -> Self {
+        self.config = Cow::Owned(config);
+        self
     }
 
     /// Sets a timeout for each call. Without it, only the timeout of the calling runtime applies.
     #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = Some(timeout);
         self
     }
@@ -140,13 +188,13 @@ impl<'r, R: Delegable> Delegate<'r, R> {
     }
 
     fn invocation(&self, command: Command) -> Result<Invocation, Error> {
-        let invocation = Invocation::delegated(self.executable()?, command).with_path(self.request.path())?;
-        Ok(self.request.with_parameters(invocation).with_options(self.options))
+        let invocation = Invocation::delegated(self.executable()?, command).path(self.request.path())?;
+        Ok(self.request.with_parameters(invocation).options(self.options))
     }
 
     fn run(&self, command: Command) -> Result<(), Error> {
         let _span = self.span();
-        self.invocation(command)?.run(self.request.raw_config()).map(drop)
+        self.invocation(command)?.run(&self.config).map(drop)
     }
 }
 
@@ -167,12 +215,14 @@ impl<C> Delegate<'_, AddRequest<C>> {
     pub fn add(&self, prior: Prior) -> Result<Delegated, Error> {
         let _span = self.span();
         let add = self.invocation(Command::Add)?;
-        let config = &self.request.raw_config;
         let rollback = match prior {
-            Prior::Absent => Some(Rollback { invocation: self.invocation(Command::Del)?, config: config.clone() }),
+            Prior::Absent => {
+                let config = self.config.clone().into_owned();
+                Some(Rollback { invocation: self.invocation(Command::Del)?, config })
+            }
             Prior::Unknown => None,
         };
-        match add.add(config) {
+        match add.add(&self.config) {
             Ok(result) => Ok(Delegated { result, rollback }),
             // The delegate has created nothing, and its DEL could not be started either.
             Err(error @ Error::Start { .. }) => Err(error),
@@ -220,7 +270,14 @@ impl<C> Delegate<'_, GcRequest<C>> {
     /// # Errors
     ///
     /// The errors of [`Invocation::run`] and [`executable`](Self::executable).
+    /// [`spec::Error::MissingKey`] if the [`config`](Self::config) lacks
+    /// `cni.dev/valid-attachments`, and the call has it.
     pub fn gc(&self) -> Result<(), Error> {
+        let is_absent = |config: &RawConfig| Ok::<_, Error>(config.valid_attachments()? == ValidAttachments::Absent);
+        if is_absent(&self.config)? && !is_absent(&self.request.raw_config)? {
+            // Existing plugins read an absent list as an empty one, and would release everything.
+            return Err(spec::Error::MissingKey { key: "cni.dev/valid-attachments" }.into());
+        }
         self.run(Command::Gc)
     }
 }
@@ -310,18 +367,18 @@ macro_rules! delegable {
 }
 
 delegable!(AddRequest, |self, invocation| {
-    let invocation = invocation.on_interface(&self.attachment.container_id, &self.attachment.ifname);
-    invocation.in_netns(Some(&self.netns)).with_args(&self.args)
+    let invocation = invocation.interface(&self.attachment.container_id, &self.attachment.ifname);
+    invocation.netns(Some(&self.netns)).args(&self.args)
 });
 delegable!(CheckRequest, |self, invocation| {
-    let invocation = invocation.on_interface(&self.attachment.container_id, &self.attachment.ifname);
-    invocation.in_netns(Some(&self.netns)).with_args(&self.args)
+    let invocation = invocation.interface(&self.attachment.container_id, &self.attachment.ifname);
+    invocation.netns(Some(&self.netns)).args(&self.args)
 });
 delegable!(DelRequest, |self, invocation| {
-    let invocation = invocation.on_interface(&self.attachment.container_id, &self.attachment.ifname);
-    let invocation = invocation.in_netns(self.netns.as_deref());
+    let invocation = invocation.interface(&self.attachment.container_id, &self.attachment.ifname);
+    let invocation = invocation.netns(self.netns.as_deref());
     match &self.args {
-        Ok(args) => invocation.with_args(args),
+        Ok(args) => invocation.args(args),
         // An unreadable value is inherited unchanged: the delegate may accept it.
         Err(_) => invocation,
     }

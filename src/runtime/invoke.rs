@@ -25,12 +25,12 @@ const MAX_EXCERPT: usize = 512;
 /// use cnikit::spec::{Command, RawConfig};
 ///
 /// let path = ["/opt/cni/bin".into()];
-/// let parameters = AttachmentParameters::new("c1".parse()?, "eth0".parse()?).in_netns("/run/netns/c1");
+/// let parameters = AttachmentParameters::new("c1".parse()?, "eth0".parse()?).netns("/run/netns/c1");
 /// let config = RawConfig::parse(br#"{"cniVersion": "1.1.0", "name": "dbnet", "type": "bridge"}"#)?;
 /// let result = Invocation::new(find(&"bridge".parse()?, &path)?, Command::Add)
-///     .with_parameters(&parameters)
-///     .with_path(&path)?
-///     .with_timeout(Duration::from_secs(30))
+///     .parameters(&parameters)
+///     .path(&path)?
+///     .timeout(Duration::from_secs(30))
 ///     .add(&config)?;
 /// println!("{:?}", result.ips);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -60,32 +60,32 @@ impl Invocation {
     /// Creates a call by a plugin. Parameters that are not set here are inherited too. The
     /// delegate's standard error is forwarded to standard error of this process.
     pub fn delegated(plugin: impl Into<PathBuf>, command: Command) -> Self {
-        Self { variables: BTreeMap::new(), ..Self::new(plugin, command) }.forwarding_stderr()
+        Self { variables: BTreeMap::new(), ..Self::new(plugin, command) }.forward_stderr()
     }
 
     /// Sets all parameters of an attachment except capability arguments, which belong into the
     /// configuration.
     #[must_use]
-    pub fn with_parameters(self, parameters: &AttachmentParameters) -> Self {
+    pub fn parameters(self, parameters: &AttachmentParameters) -> Self {
         let AttachmentParameters { container_id, ifname, netns, args, .. } = parameters;
-        self.on_interface(container_id, ifname).in_netns(netns.as_deref()).with_args(args)
+        self.interface(container_id, ifname).netns(netns.as_deref()).args(args)
     }
 
     /// Sets `CNI_CONTAINERID` and `CNI_IFNAME`.
     #[must_use]
-    pub fn on_interface(self, container_id: &ContainerId, ifname: &IfName) -> Self {
+    pub fn interface(self, container_id: &ContainerId, ifname: &IfName) -> Self {
         self.with(Variable::ContainerId, container_id.as_str()).with(Variable::IfName, ifname.as_str())
     }
 
     /// Sets `CNI_NETNS`; `None` sets an empty value.
     #[must_use]
-    pub fn in_netns(self, netns: Option<&Path>) -> Self {
+    pub fn netns(self, netns: Option<&Path>) -> Self {
         self.with(Variable::Netns, netns.unwrap_or(Path::new("")))
     }
 
     /// Sets `CNI_ARGS`.
     #[must_use]
-    pub fn with_args(self, args: &Args) -> Self {
+    pub fn args(self, args: &Args) -> Self {
         self.with(Variable::Args, args.to_string())
     }
 
@@ -94,7 +94,7 @@ impl Invocation {
     /// # Errors
     ///
     /// [`Error::Path`] for a directory with a `:` in its name.
-    pub fn with_path(self, path: &[PathBuf]) -> Result<Self, Error> {
+    pub fn path(self, path: &[PathBuf]) -> Result<Self, Error> {
         let path = std::env::join_paths(path).map_err(|source| Error::Path { source })?;
         Ok(self.with(Variable::Path, path))
     }
@@ -103,7 +103,7 @@ impl Invocation {
     /// expires, the whole group is killed. Without a timeout the plugin stays in the caller's
     /// group, so that a signal to that group also reaches the plugin.
     #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = Some(timeout);
         self
     }
@@ -111,12 +111,12 @@ impl Invocation {
     /// Forwards the plugin's standard error to standard error of this process at once. Errors
     /// contain its end in any case.
     #[must_use]
-    pub fn forwarding_stderr(mut self) -> Self {
+    pub fn forward_stderr(mut self) -> Self {
         self.options.forward_stderr = true;
         self
     }
 
-    pub(super) fn with_options(self, options: CallOptions) -> Self {
+    pub(super) fn options(self, options: CallOptions) -> Self {
         Self { options, ..self }
     }
 

@@ -13,8 +13,8 @@ use crate::spec::{Args, Attachment, AttachmentKey, ContainerId, IfName, NetworkN
 /// use serde_json::json;
 ///
 /// let parameters = AttachmentParameters::new("web-0".parse()?, "eth0".parse()?)
-///     .in_netns("/run/netns/web-0")
-///     .with_args("IgnoreUnknown=1;K8S_POD_NAME=web-0".parse()?)
+///     .netns("/run/netns/web-0")
+///     .args("IgnoreUnknown=1;K8S_POD_NAME=web-0".parse()?)
 ///     .with_capability("portMappings", json!([{"hostPort": 8080, "containerPort": 80}]));
 /// assert_eq!(parameters.args.value("K8S_POD_NAME"), Some("web-0"));
 /// # Ok::<(), cnikit::spec::Error>(())
@@ -45,14 +45,14 @@ impl AttachmentParameters {
 
     /// Sets the path of the container's network namespace.
     #[must_use]
-    pub fn in_netns(mut self, netns: impl Into<PathBuf>) -> Self {
+    pub fn netns(mut self, netns: impl Into<PathBuf>) -> Self {
         self.netns = Some(netns.into());
         self
     }
 
     /// Sets the user's arguments for all plugins.
     #[must_use]
-    pub fn with_args(mut self, args: Args) -> Self {
+    pub fn args(mut self, args: Args) -> Self {
         self.args = args;
         self
     }

@@ -141,7 +141,7 @@ impl AddResult {
     /// ```
     /// use cnikit::spec::{AddResult, IpConfig};
     ///
-    /// let result = AddResult::default().with_ip(IpConfig::new("10.1.0.5/16".parse()?).on_interface(7));
+    /// let result = AddResult::default().with_ip(IpConfig::new("10.1.0.5/16".parse()?).interface(7));
     /// let error = result.check_interface_indexes().unwrap_err();
     /// assert_eq!(error.to_string(), "the result's ips[0].interface is 7, and the result has 0 interfaces");
     /// # Ok::<(), ipnetwork::IpNetworkError>(())

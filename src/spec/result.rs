@@ -18,13 +18,13 @@ use super::lenient::{empty_as_none, null_as_default};
 ///
 /// let mut result = AddResult::default();
 /// result.push_interface(Interface::new("cni0"));
-/// result.push_interface(Interface::new("veth3243").with_mtu(1500));
+/// result.push_interface(Interface::new("veth3243").mtu(1500));
 /// let mac = MacAddr::new([2, 0, 0, 0, 0, 5]);
-/// let eth0 = Interface::new("eth0").with_mac(mac).in_sandbox("/run/netns/blue");
+/// let eth0 = Interface::new("eth0").mac(mac).sandbox("/run/netns/blue");
 /// let eth0 = result.push_interface(eth0);
-/// let ip = IpConfig::new("10.1.0.5/16".parse()?).with_gateway("10.1.0.1".parse()?);
+/// let ip = IpConfig::new("10.1.0.5/16".parse()?).gateway("10.1.0.1".parse()?);
 /// let result = result
-///     .with_ip(ip.on_interface(eth0))
+///     .with_ip(ip.interface(eth0))
 ///     .with_route(Route::new("0.0.0.0/0".parse()?));
 /// assert_eq!(result.ips[0].interface, Some(2));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -142,7 +142,7 @@ pub struct Dns {
 }
 
 impl AddResult {
-    /// Adds an interface and returns its index, for [`IpConfig::on_interface`].
+    /// Adds an interface and returns its index, for [`IpConfig::interface`].
     pub fn push_interface(&mut self, interface: Interface) -> usize {
         self.interfaces.push(interface);
         self.interfaces.len() - 1
@@ -171,7 +171,7 @@ impl AddResult {
 
     /// Sets the DNS configuration.
     #[must_use]
-    pub fn with_dns(mut self, dns: Dns) -> Self {
+    pub fn dns(mut self, dns: Dns) -> Self {
         self.dns = dns;
         self
     }
@@ -198,14 +198,14 @@ impl Interface {
 
     /// Sets the hardware address.
     #[must_use]
-    pub fn with_mac(mut self, mac: MacAddr) -> Self {
+    pub fn mac(mut self, mac: MacAddr) -> Self {
         self.mac = Some(mac.to_string());
         self
     }
 
     /// Sets the MTU in bytes.
     #[must_use]
-    pub fn with_mtu(mut self, mtu: u32) -> Self {
+    pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = Some(mtu);
         self
     }
@@ -216,7 +216,7 @@ impl Interface {
     /// JSON has no bytes that are not UTF-8: each of them becomes U+FFFD. Such a path then names
     /// another file or none.
     #[must_use]
-    pub fn in_sandbox(mut self, netns: impl AsRef<Path>) -> Self {
+    pub fn sandbox(mut self, netns: impl AsRef<Path>) -> Self {
         self.sandbox = Some(netns.as_ref().to_string_lossy().into_owned());
         self
     }
@@ -237,14 +237,14 @@ impl IpConfig {
 
     /// Sets the index of the interface.
     #[must_use]
-    pub fn on_interface(mut self, index: usize) -> Self {
+    pub fn interface(mut self, index: usize) -> Self {
         self.interface = Some(index);
         self
     }
 
     /// Sets the subnet's gateway.
     #[must_use]
-    pub fn with_gateway(mut self, gateway: IpAddr) -> Self {
+    pub fn gateway(mut self, gateway: IpAddr) -> Self {
         self.gateway = Some(gateway);
         self
     }

@@ -28,7 +28,7 @@ fn result() -> AddResult {
 }
 
 fn ip(address: &str, gateway: &str) -> IpConfig {
-    IpConfig::new(net(address)).with_gateway(self::address(gateway))
+    IpConfig::new(net(address)).gateway(self::address(gateway))
 }
 
 fn route(dst: &str) -> Route {
@@ -109,11 +109,10 @@ fn each_interface_gets_its_own_addresses_and_routes() {
     let Some(fixture) = pod_link() else { return };
     fixture.veth(2, None);
     let mut result = AddResult::default();
-    let [eth1, eth2] =
-        ["eth1", "eth2"].map(|name| result.push_interface(Interface::new(name).in_sandbox("/run/netns/a")));
+    let [eth1, eth2] = ["eth1", "eth2"].map(|name| result.push_interface(Interface::new(name).sandbox("/run/netns/a")));
     let result = result
-        .with_ip(ip("10.22.0.5/24", "10.22.0.1").on_interface(eth1))
-        .with_ip(ip("10.23.0.5/24", "10.23.0.1").on_interface(eth2))
+        .with_ip(ip("10.22.0.5/24", "10.22.0.1").interface(eth1))
+        .with_ip(ip("10.23.0.5/24", "10.23.0.1").interface(eth2))
         .with_route(route("10.96.0.0/12").via(address("10.22.0.1")))
         .with_route(route("10.112.0.0/12").via(address("10.23.0.1")));
     for (interface, own, dst) in [("eth1", "10.22.0.5", "10.96.0.0/12"), ("eth2", "10.23.0.5", "10.112.0.0/12")] {
@@ -192,7 +191,7 @@ fn tampered(commands: &[&str]) -> Option<String> {
     let fixture = pod_link()?;
     run(&fixture.pod, "sysctl -q -w net.ipv6.conf.all.keep_addr_on_down=1");
     let mut result = result();
-    let eth1 = result.push_interface(Interface::new("eth1").with_mac(peer_mac(1)).in_sandbox("/run/netns/a"));
+    let eth1 = result.push_interface(Interface::new("eth1").mac(peer_mac(1)).sandbox("/run/netns/a"));
     result.ips.iter_mut().for_each(|ip| ip.interface = Some(eth1));
     fixture.pod.configure(&name("eth1"), &result).expect("configure");
     fixture.pod.verify(&name("eth1"), &result).expect("verify");

@@ -34,7 +34,7 @@ fn prerouting(table: &Table) -> Chain {
 }
 
 fn accept(conditions: impl IntoIterator<Item = Match>) -> Rule {
-    conditions.into_iter().fold(Rule::new(Action::Accept), Rule::matching)
+    conditions.into_iter().fold(Rule::new(Action::Accept), Rule::with_match)
 }
 
 fn comments(rules: &[RuleInfo]) -> Vec<&str> {
@@ -103,7 +103,7 @@ fn limit() -> Expression {
 
 #[test]
 fn translation_reads_as_in_nft() {
-    let to = |action, protocol, port| Rule::new(action).matching(Match::destination_port(protocol, port));
+    let to = |action, protocol, port| Rule::new(action).with_match(Match::destination_port(protocol, port));
     let dnat = |to: &str, port| Action::Dnat { to: address(to), port };
     let rules = vec![
         (to(dnat("10.244.0.7", Some(80)), Protocol::TCP, 8080), "tcp dport 8080 dnat ip to 10.244.0.7:80"),
@@ -129,11 +129,13 @@ fn bridge_rules_read_as_in_nft() {
     let from = Match::input_link(name("veth0"));
     let rules = vec![
         (
-            Rule::new(Action::Drop).matching(from.clone()).matching(!Match::source_mac(MAC)),
+            Rule::new(Action::Drop).with_match(from.clone()).with_match(!Match::source_mac(MAC)),
             "iifname \"veth0\" ether saddr != 02:00:00:00:00:07 drop",
         ),
         (
-            Rule::new(Action::Drop).matching(from).matching(!Match::source("10.0.0.7/32".parse().expect("a prefix"))),
+            Rule::new(Action::Drop)
+                .with_match(from)
+                .with_match(!Match::source("10.0.0.7/32".parse().expect("a prefix"))),
             "iifname \"veth0\" ip saddr != 10.0.0.7 drop",
         ),
         (accept([Match::destination_port(Protocol::UDP, 67)]), "udp dport 67 accept"),
@@ -272,6 +274,6 @@ fn lookups_that_do_not_fit_are_refused() {
     assert!(error(accept([Match::in_set(ports.lookup([PacketField::Mark]))])).contains("Mark"));
     assert!(error(accept([Match::in_set(ports.lookup([]))])).contains("0 parts"));
     let tcp = || Match::protocol(Protocol::TCP);
-    assert!(error(Rule::new(Action::DnatMap(lookup.clone())).matching(tcp())).contains("addresses"));
-    assert!(error(Rule::new(Action::VerdictMap(lookup)).matching(tcp())).contains("verdict"));
+    assert!(error(Rule::new(Action::DnatMap(lookup.clone())).with_match(tcp())).contains("addresses"));
+    assert!(error(Rule::new(Action::VerdictMap(lookup)).with_match(tcp())).contains("verdict"));
 }

@@ -246,23 +246,23 @@ fn lookups_read_as_in_nft() {
     let tcp = || Match::protocol(Protocol::TCP);
     let rules_and_words = [
         (
-            Rule::new(Action::DnatMap(hostports.lookup(by_port))).matching(Match::destination_is_local()),
+            Rule::new(Action::DnatMap(hostports.lookup(by_port))).with_match(Match::destination_is_local()),
             "fib daddr type local dnat ip to meta l4proto . th dport map @hostports",
         ),
         (Rule::new(Action::DnatMap(hostports6.lookup(by_port))), "dnat ip6 to meta l4proto . th dport map @hostports6"),
         (
-            Rule::new(Action::DnatMap(addresses.lookup([PacketField::DestinationPort]))).matching(tcp()),
+            Rule::new(Action::DnatMap(addresses.lookup([PacketField::DestinationPort]))).with_match(tcp()),
             "dnat ip to tcp dport map @addresses",
         ),
         (Rule::new(Action::VerdictMap(links.lookup([PacketField::InputLink]))), "iifname vmap @links"),
         (
             Rule::new(Action::Accept)
-                .matching(tcp())
-                .matching(Match::in_set(pairs.lookup([PacketField::Source, PacketField::SourcePort]))),
+                .with_match(tcp())
+                .with_match(Match::in_set(pairs.lookup([PacketField::Source, PacketField::SourcePort]))),
             "ip saddr . tcp sport @pairs accept",
         ),
         (
-            Rule::new(Action::Accept).matching(!Match::in_set(hosts.lookup([PacketField::Destination]))),
+            Rule::new(Action::Accept).with_match(!Match::in_set(hosts.lookup([PacketField::Destination]))),
             "ip6 daddr != @hosts accept",
         ),
     ];

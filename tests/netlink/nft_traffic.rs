@@ -162,15 +162,15 @@ fn portmap(table: &Table) -> Batch {
         let map = hostports(table, kind);
         batch = batch.ensure_set(&map);
         for chain in &chains {
-            let dnat = Rule::new(Action::DnatMap(map.lookup(by_port))).matching(Match::destination_is_local());
+            let dnat = Rule::new(Action::DnatMap(map.lookup(by_port))).with_match(Match::destination_is_local());
             batch = batch.ensure_chain(chain).append_rule(chain, dnat);
         }
     }
     let pods = || "10.9.0.0/24".parse().expect("a prefix");
     let hairpin = Rule::new(Action::Masquerade(PortRandomization::FullyRandom))
-        .matching(Match::source(pods()))
-        .matching(Match::destination(pods()))
-        .matching(Match::ct_status(CtStatus::DNAT));
+        .with_match(Match::source(pods()))
+        .with_match(Match::destination(pods()))
+        .with_match(Match::ct_status(CtStatus::DNAT));
     batch.append_rule(&masquerade, hairpin)
 }
 
@@ -211,7 +211,7 @@ fn translation_of_one_port_leaves_others() {
     let (host, pod) = (&network.fixture.host, &network.fixture.pod);
     let mine = table(Family::Inet);
     let pre = mine.chain("pre").hook(ChainType::Nat, Hook::Prerouting, Priority::DSTNAT);
-    let tcp = |action, port| Rule::new(action).matching(Match::destination_port(Protocol::TCP, port));
+    let tcp = |action, port| Rule::new(action).with_match(Match::destination_port(Protocol::TCP, port));
     let dnat = |to: &str, port| Action::Dnat { to: ip(to), port };
     let batch = with_chain(&pre)
         .append_rule(&pre, tcp(dnat(POD, Some(80)), 8080).comment("pod"))
@@ -245,10 +245,10 @@ fn forward(table: &Table) -> Chain {
 fn replies_pass_a_chain_that_drops_new_connections() {
     let Some(network) = Network::new() else { return };
     let forward = forward(&table(Family::Inet));
-    let replies = Rule::new(Action::Accept).matching(Match::ct_state(CtState::ESTABLISHED | CtState::RELATED));
-    let invalid = Rule::new(Action::Drop).matching(Match::ct_state(CtState::INVALID));
+    let replies = Rule::new(Action::Accept).with_match(Match::ct_state(CtState::ESTABLISHED | CtState::RELATED));
+    let invalid = Rule::new(Action::Drop).with_match(Match::ct_state(CtState::INVALID));
     let from_pods =
-        Rule::new(Action::Accept).matching(Match::input_link(name("cbr0"))).matching(Match::ct_state(CtState::NEW));
+        Rule::new(Action::Accept).with_match(Match::input_link(name("cbr0"))).with_match(Match::ct_state(CtState::NEW));
     let batch = with_chain(&forward).append_rule(&forward, invalid).append_rule(&forward, replies);
     network.commit(&batch.append_rule(&forward, from_pods));
     let (server, in_pod) = (listen(&network.client, CLIENT, 80), listen(&network.fixture.pod, POD, 80));
@@ -267,10 +267,10 @@ fn sets_and_ranges_of_ports_decide() {
     let (forward, ports) = (forward(&mine), mine.set("ports", [DataType::Port]).intervals());
     let open = [Value::Port(80), Value::Ports(8000..=8002)].map(|port| Element::new([port]));
     let allowed = Rule::new(Action::Accept)
-        .matching(Match::protocol(Protocol::TCP))
-        .matching(Match::in_set(ports.lookup([PacketField::DestinationPort])));
-    let refused = Rule::new(Action::Reject).matching(Match::destination_ports(Protocol::TCP, 82..=83));
-    let replies = Rule::new(Action::Accept).matching(!Match::ct_state(CtState::NEW));
+        .with_match(Match::protocol(Protocol::TCP))
+        .with_match(Match::in_set(ports.lookup([PacketField::DestinationPort])));
+    let refused = Rule::new(Action::Reject).with_match(Match::destination_ports(Protocol::TCP, 82..=83));
+    let replies = Rule::new(Action::Accept).with_match(!Match::ct_state(CtState::NEW));
     let batch = with_chain(&forward).ensure_set(&ports).add_elements(&ports, open);
     network.commit(&batch.append_rule(&forward, replies).append_rule(&forward, allowed).append_rule(&forward, refused));
     let outcome = |port| {
@@ -302,9 +302,9 @@ fn a_verdict_map_dispatches_and_marks_are_matched() {
         .add_elements(&links, [jump])
         .append_rule(&pre, set(7, u32::MAX))
         .append_rule(&pre, Rule::new(Action::VerdictMap(links.lookup([PacketField::InputLink]))))
-        .append_rule(&from_client, set(u32::MAX, BIT).matching(port_81))
-        .append_rule(&forward, Rule::new(Action::Drop).matching(!Match::mark(7, !BIT)))
-        .append_rule(&forward, Rule::new(Action::Drop).matching(Match::mark(BIT, BIT)));
+        .append_rule(&from_client, set(u32::MAX, BIT).with_match(port_81))
+        .append_rule(&forward, Rule::new(Action::Drop).with_match(!Match::mark(7, !BIT)))
+        .append_rule(&forward, Rule::new(Action::Drop).with_match(Match::mark(BIT, BIT)));
     network.commit(&batch);
     let servers = [80, 81].map(|port| listen(&network.fixture.pod, POD, port));
     assert_eq!(reaches(&network.client, at(POD, 80), &servers[0]), ip(CLIENT), "the other bits are kept");
@@ -326,8 +326,8 @@ fn a_bridge_drops_frames_with_another_source_address() {
     }
     let batch = with_chain(&pre)
         .ensure_chain(&check)
-        .append_rule(&pre, Rule::new(Action::Jump(check.clone())).matching(Match::input_link(name("veth1"))))
-        .append_rule(&check, Rule::new(Action::Return).matching(Match::source_mac(peer_mac(1))))
+        .append_rule(&pre, Rule::new(Action::Jump(check.clone())).with_match(Match::input_link(name("veth1"))))
+        .append_rule(&check, Rule::new(Action::Return).with_match(Match::source_mac(peer_mac(1))))
         .append_rule(&check, Rule::new(Action::Drop));
     network.commit(&batch);
     let pod = &network.fixture.pod;

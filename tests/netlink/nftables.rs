@@ -73,31 +73,31 @@ fn masquerading_reads_as_in_nft() {
     let rules = vec![
         (
             masquerade(PortRandomization::FullyRandom)
-                .matching(Match::source(prefix("10.99.0.0/24")))
-                .matching(!Match::destination(prefix("10.99.0.0/24")))
-                .matching(!Match::destination(prefix("224.0.0.0/4")))
-                .matching(!Match::output_link(name("cbr0")))
+                .with_match(Match::source(prefix("10.99.0.0/24")))
+                .with_match(!Match::destination(prefix("10.99.0.0/24")))
+                .with_match(!Match::destination(prefix("224.0.0.0/4")))
+                .with_match(!Match::output_link(name("cbr0")))
                 .comment("pods"),
             "ip saddr 10.99.0.0/24 ip daddr != 10.99.0.0/24 ip daddr != 224.0.0.0/4 oifname != \"cbr0\" \
              masquerade fully-random comment \"pods\"",
         ),
         (
             masquerade(PortRandomization::Random)
-                .matching(Match::source(prefix("fd00:99::/61")))
-                .matching(!Match::destination(prefix("ff00::/8"))),
+                .with_match(Match::source(prefix("fd00:99::/61")))
+                .with_match(!Match::destination(prefix("ff00::/8"))),
             "ip6 saddr fd00:99::/61 ip6 daddr != ff00::/8 masquerade random",
         ),
         (
-            masquerade(PortRandomization::Kept).matching(Match::source(prefix("10.99.0.7/32"))),
+            masquerade(PortRandomization::Kept).with_match(Match::source(prefix("10.99.0.7/32"))),
             "ip saddr 10.99.0.7 masquerade",
         ),
         (
-            masquerade(PortRandomization::Kept).matching(Match::source(prefix("fd00::7/128"))),
+            masquerade(PortRandomization::Kept).with_match(Match::source(prefix("fd00::7/128"))),
             "ip6 saddr fd00::7 masquerade",
         ),
         // Bits beyond the prefix are ignored.
         (
-            masquerade(PortRandomization::Kept).matching(Match::source(prefix("10.99.3.4/17"))),
+            masquerade(PortRandomization::Kept).with_match(Match::source(prefix("10.99.3.4/17"))),
             "ip saddr 10.99.0.0/17 masquerade",
         ),
     ];
@@ -109,10 +109,10 @@ fn filters_read_as_in_nft() {
     let forward = |table: &Table| table.chain("forward").hook(ChainType::Filter, Hook::Forward, Priority(-7));
     let subnet = Match::destination("10.99.0.0/23".parse().expect("a prefix"));
     let rules = vec![
-        (Rule::new(Action::Accept).matching(Match::input_link(name("cbr0"))), "iifname \"cbr0\" accept"),
-        (Rule::new(Action::Drop).matching(subnet.clone()), "ip daddr 10.99.0.0/23 drop"),
+        (Rule::new(Action::Accept).with_match(Match::input_link(name("cbr0"))), "iifname \"cbr0\" accept"),
+        (Rule::new(Action::Drop).with_match(subnet.clone()), "ip daddr 10.99.0.0/23 drop"),
         (
-            Rule::new(Action::Return).matching(!Match::output_link(name("fifteen-letters"))),
+            Rule::new(Action::Return).with_match(!Match::output_link(name("fifteen-letters"))),
             "oifname != \"fifteen-letters\" return",
         ),
         (Rule::new(Action::Drop), "drop"),
@@ -130,7 +130,7 @@ fn addresses_of_the_other_family_match_nothing() {
     let output = table(Family::Ip).chain("output").hook(ChainType::Filter, Hook::Output, Priority::FILTER);
     let nftables = socket(&fixture.host);
     let dropped = |text: &str| {
-        let rule = Rule::new(Action::Drop).matching(!Match::source(text.parse().expect("a prefix")));
+        let rule = Rule::new(Action::Drop).with_match(!Match::source(text.parse().expect("a prefix")));
         let batch = with_chain(&output).flush_chain(&output).append_rule(&output, rule);
         nftables.commit(&batch).expect("commit");
         let ping = || Command::new("ping").args(["-n", "-q", "-c1", "-W1", "127.0.0.1"]).output();

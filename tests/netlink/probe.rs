@@ -25,7 +25,7 @@ fn answers(fixture: &Fixture, addresses: &[&str], ignored: &[cnikit::spec::MacAd
     let link = fixture.on_host.link_by_name(&name("veth1")).expect("look up").expect("veth1");
     let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().expect("an address")).collect();
     let ask = || {
-        let mut probe = AddressProbe::start(&link, &addresses)?.ignoring(ignored.iter().copied());
+        let mut probe = AddressProbe::start(&link, &addresses)?.with_ignored(ignored.iter().copied());
         std::iter::from_fn(|| probe.next_answer().transpose()).collect()
     };
     fixture.host.run(ask).expect("enter the namespace")

@@ -74,7 +74,7 @@ fn a_reference_has_the_code_of_its_error() {
 
 #[test]
 fn two_errors_add_up() {
-    let other = PluginError::new(ErrorCode::IO, "no link").with_details("ENODEV");
+    let other = PluginError::new(ErrorCode::IO, "no link").details("ENODEV");
     let both = verb().unwrap_err().and(other.clone());
     assert_eq!((both.code, both.msg.as_str()), (NO_BRIDGE, "cannot read the lease /leases/1; no link"));
     assert_eq!(both.details, "line 3 is not an address: invalid IP address syntax; ENODEV");
@@ -94,7 +94,7 @@ fn the_collector_combines_errors() {
     let mut errors = ErrorCollector::default();
     assert_eq!(errors.push(Ok::<_, PluginError>(5)), Some(5));
     assert_eq!(errors.push(verb()), None);
-    errors.push(Err::<(), _>(PluginError::new(ErrorCode::IO, "no link").with_details("ENODEV")));
+    errors.push(Err::<(), _>(PluginError::new(ErrorCode::IO, "no link").details("ENODEV")));
     errors.push(Err::<(), _>(PluginError::new(ErrorCode::IO, "no rule")));
     let error = errors.into_result().unwrap_err();
     assert_eq!(error.code, NO_BRIDGE);

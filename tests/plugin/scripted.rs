@@ -38,7 +38,7 @@ impl Scripted {
         self.calls.lock().unwrap().push(call);
         assert!(!script.panics, "as scripted");
         if script.fails {
-            return Err(PluginError::new(ErrorCode::TRY_AGAIN, "the pool is locked").with_details("by 42"));
+            return Err(PluginError::new(ErrorCode::TRY_AGAIN, "the pool is locked").details("by 42"));
         }
         Ok(())
     }
@@ -63,13 +63,13 @@ impl Plugin for Scripted {
     fn add(&self, request: &AddRequest<Script>) -> Result<AddResult, PluginError> {
         let call = format!("ADD {} {}", request.attachment.container_id, request.netns.display());
         self.play(call, &request.config)?;
-        let eth0 = Interface::new(&request.attachment.ifname).in_sandbox(&request.netns).with_mtu(1500);
+        let eth0 = Interface::new(&request.attachment.ifname).sandbox(&request.netns).mtu(1500);
         let mut result = request.prev_result.clone().unwrap_or_default();
         let index = result.push_interface(eth0);
         let index = request.config.interface.unwrap_or(index);
         let mut route = Route::new("0.0.0.0/0".parse().unwrap());
         route.table = request.config.table;
-        Ok(result.with_ip(IpConfig::new("10.1.0.5/16".parse().unwrap()).on_interface(index)).with_route(route))
+        Ok(result.with_ip(IpConfig::new("10.1.0.5/16".parse().unwrap()).interface(index)).with_route(route))
     }
 
     fn del(&self, request: &DelRequest<Script>) -> Result<(), PluginError> {

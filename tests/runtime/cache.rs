@@ -23,7 +23,7 @@ fn attachment(container: &str) -> Attachment {
 fn a_file_has_the_format_of_the_reference_library() {
     let bin = Bin::new();
     let parameters =
-        parameters("c1").with_args("A=1;B=2".parse().unwrap()).with_capability("mac", json!("02:00:00:00:00:01"));
+        parameters("c1").args("A=1;B=2".parse().unwrap()).with_capability("mac", json!("02:00:00:00:00:01"));
     bin.cache().store(&one_plugin(), &parameters, &result()).unwrap();
     let path = bin.scratch("cache/results/dbnet-c1-eth0");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

@@ -175,7 +175,7 @@ fn gc_deletes_stale_cached_attachments_and_calls_every_plugin() {
     succeeding(&bin);
     let (runtime, network) = (bin.runtime(), chain("1.1.0"));
     let kept = parameters("kept");
-    let stale = parameters("stale").with_args("A=1".parse().unwrap());
+    let stale = parameters("stale").args("A=1".parse().unwrap());
     for parameters in [&kept, &stale] {
         runtime.add(&network, parameters).unwrap();
     }
@@ -231,7 +231,7 @@ fn the_timeout_applies_to_each_plugin() {
     let bin = Bin::new();
     succeeding(&bin);
     bin.plugin("two", "[ $CNI_COMMAND != ADD ] || sleep 600");
-    let runtime = bin.runtime().with_timeout(Duration::from_secs(2));
+    let runtime = bin.runtime().timeout(Duration::from_secs(2));
     let error = runtime.add(&chain("1.0.0"), &parameters("c1")).unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
     assert_eq!(bin.calls(), ["one ADD", "two ADD", "two DEL", "one DEL"]);

@@ -36,7 +36,7 @@ fn cnitool_and_this_library_share_attachments() {
         // The library checks and deletes an attachment of cnitool.
         let added = run(host, &cnitool, &bin, "add");
         assert!(added.status.success(), "{added:?}");
-        let theirs = runtime.cache().attachments().unwrap().remove(0);
+        let theirs = runtime.result_cache().attachments().unwrap().remove(0);
         assert_eq!(theirs.parameters.netns, Some("/run/netns/blue".into()));
         assert_eq!(theirs.parameters.args.value("A"), Some("1"));
         assert_eq!(theirs.parameters.capability_args["mac"], "02:00:00:00:00:01");
@@ -45,7 +45,7 @@ fn cnitool_and_this_library_share_attachments() {
         assert_eq!(bin.stdin("one", "CHECK")["prevResult"]["ips"][0]["address"], "10.1.0.5/16");
         assert_eq!(bin.stdin("one", "CHECK")["runtimeConfig"], json!({"mac": "02:00:00:00:00:01"}));
         runtime.del(&network, &theirs.parameters).unwrap();
-        assert!(runtime.cache().attachments().unwrap().is_empty());
+        assert!(runtime.result_cache().attachments().unwrap().is_empty());
 
         // cnitool checks and deletes an attachment of the library.
         let ours = runtime.add(&network, &theirs.parameters).unwrap();
@@ -55,7 +55,7 @@ fn cnitool_and_this_library_share_attachments() {
         let deleted = run(host, &cnitool, &bin, "del");
         assert!(deleted.status.success(), "{deleted:?}");
         assert_eq!(bin.stdin("one", "DEL")["prevResult"]["ips"][0]["address"], ours.ips[0].address.to_string());
-        assert!(runtime.cache().attachments().unwrap().is_empty());
+        assert!(runtime.result_cache().attachments().unwrap().is_empty());
 
         // cnitool gc collects an undeleted attachment, with the DEL that the cache records.
         runtime.add(&network, &theirs.parameters).unwrap();
@@ -64,7 +64,7 @@ fn cnitool_and_this_library_share_attachments() {
         assert!(collected.status.success(), "{collected:?}");
         assert_eq!(bin.calls()[before..], ["one DEL", "one GC"]);
         assert_eq!(bin.variable("one", "DEL", "CNI_ARGS").as_deref(), Some("IgnoreUnknown=1;A=1"));
-        assert!(runtime.cache().attachments().unwrap().is_empty());
+        assert!(runtime.result_cache().attachments().unwrap().is_empty());
 
         let status = run(host, &cnitool, &bin, "status");
         assert!(status.status.success(), "{status:?}");
@@ -93,15 +93,15 @@ fn records_of_cnitool_are_not_overwritten() {
             assert!(output.status.success(), "{verb}: {output:?}");
         };
         call("add");
-        let theirs = runtime.cache().attachments().unwrap().remove(0);
+        let theirs = runtime.result_cache().attachments().unwrap().remove(0);
         let digits = theirs.parameters.container_id.as_str().strip_prefix("cnitool-").unwrap().to_owned();
         let network = NetworkConfigList::load(&bin.scratch("net.d"), &"a-cnitool".parse().unwrap()).unwrap();
         let ours = AttachmentParameters::new(digits.parse().unwrap(), theirs.parameters.ifname.clone())
-            .in_netns("/run/netns/red");
+            .netns("/run/netns/red");
 
         bin.succeeding("one", r#"{"cniVersion":"1.1.0","ips":[{"address":"10.1.0.6/16"}]}"#);
         runtime.add(&network, &ours).unwrap();
-        assert_eq!(runtime.cache().attachments().unwrap().len(), 2);
+        assert_eq!(runtime.result_cache().attachments().unwrap().len(), 2);
         // cnitool and the library each find their own record.
         call("check");
         assert_eq!(bin.stdin("one", "CHECK")["prevResult"]["ips"][0]["address"], "10.1.0.5/16");
@@ -109,7 +109,7 @@ fn records_of_cnitool_are_not_overwritten() {
         assert_eq!(bin.stdin("one", "CHECK")["prevResult"]["ips"][0]["address"], "10.1.0.6/16");
         call("del");
         assert_eq!(bin.stdin("one", "DEL")["prevResult"]["ips"][0]["address"], "10.1.0.5/16");
-        let left = runtime.cache().attachments().unwrap();
+        let left = runtime.result_cache().attachments().unwrap();
         assert_eq!(left.iter().map(|cached| &cached.parameters).collect::<Vec<_>>(), [&ours]);
 
         // cnitool gc lists the library's file, and sends the DEL that its content describes.
@@ -121,6 +121,6 @@ fn records_of_cnitool_are_not_overwritten() {
         assert!(output.status.success(), "{output:?}");
         assert_eq!(bin.stdin("one", "DEL")["prevResult"], serde_json::Value::Null);
         runtime.del(&network, &ours).unwrap();
-        assert!(runtime.cache().attachments().unwrap().is_empty());
+        assert!(runtime.result_cache().attachments().unwrap().is_empty());
     });
 }

@@ -20,13 +20,15 @@ pub(crate) struct Delegating {
     pub(crate) prior: Prior,
     pub(crate) own_part: Result<(), ErrorCode>,
     pub(crate) timeout: Option<Duration>,
+    /// The delegate's configuration, instead of the plugin's own.
+    pub(crate) config: Option<Value>,
     /// The result of the delegate's `ADD`.
     pub(crate) seen: RefCell<Option<AddResult>>,
 }
 
 impl Delegating {
     pub(crate) fn new(prior: Prior) -> Self {
-        Self { prior, own_part: Ok(()), timeout: None, seen: RefCell::default() }
+        Self { prior, own_part: Ok(()), timeout: None, config: None, seen: RefCell::default() }
     }
 
     pub(crate) fn failing(prior: Prior) -> Self {
@@ -34,11 +36,14 @@ impl Delegating {
     }
 
     fn ipam<'r, R: Delegable>(&self, request: &'r R) -> Result<Option<Delegate<'r, R>>, Error> {
-        let ipam = Delegate::ipam(request)?;
-        Ok(match self.timeout {
-            Some(timeout) => ipam.map(|ipam| ipam.with_timeout(timeout)),
-            None => ipam,
-        })
+        let Some(mut ipam) = Delegate::ipam(request)? else { return Ok(None) };
+        if let Some(timeout) = self.timeout {
+            ipam = ipam.timeout(timeout);
+        }
+        if let Some(config) = &self.config {
+            ipam = ipam.config(config.clone().try_into()?);
+        }
+        Ok(Some(ipam))
     }
 }
 
@@ -135,6 +140,46 @@ fn the_delegate_receives_the_same_call() {
     }
     assert!(bin.variable("fake", "ADD", "CNI_NETNS").unwrap().starts_with("/proc/"));
     assert_eq!(bin.variable("fake", "GC", "CNI_PATH"), Some(bin.path().display().to_string()));
+}
+
+#[test]
+fn another_configuration_reaches_the_delegate_and_its_rollback() {
+    let bin = Bin::new();
+    bin.succeeding("fake", r#"{"ip4":{"ip":"10.2.0.5/16"}}"#);
+    let own = json!({"cniVersion": "0.2.0", "name": "inner", "type": "fake", "subnet": "10.2.0.0/16"});
+    let plugin = Delegating { config: Some(own.clone()), ..Delegating::failing(Prior::Absent) };
+    assert_eq!(json_of(&on(&bin, &plugin, "ADD", &config()))["code"], 123);
+    assert_eq!(bin.calls(), ["fake ADD", "fake DEL"]);
+    assert_eq!((bin.stdin("fake", "ADD"), bin.stdin("fake", "DEL")), (own.clone(), own));
+    // The result has the form of 0.2.0, which the plugin's own version does not define.
+    assert_eq!(plugin.seen.take().unwrap().ips[0].address.to_string(), "10.2.0.5/16");
+
+    let own = json!({"cniVersion": "1.1.0", "name": "inner", "type": "fake", "cni.dev/valid-attachments": []});
+    let plugin = Delegating { config: Some(own.clone()), ..Delegating::new(Prior::Absent) };
+    let mut check = config();
+    check["prevResult"] = json!({"cniVersion": "1.1.0"});
+    let mut gc = config();
+    gc["cni.dev/valid-attachments"] = json!([{"containerID": "c1", "ifname": "eth0"}]);
+    for (verb, config) in [("CHECK", &check), ("DEL", &config()), ("GC", &gc), ("STATUS", &config())] {
+        assert_eq!(on(&bin, &plugin, verb, config).exit_code, 0, "{verb}");
+        assert_eq!(bin.stdin("fake", verb), own, "{verb}");
+    }
+}
+
+#[test]
+fn another_configuration_without_valid_attachments_does_not_reach_gc() {
+    let bin = Bin::new();
+    bin.succeeding("fake", RESULT);
+    let own = json!({"cniVersion": "1.1.0", "name": "inner", "type": "fake"});
+    let plugin = Delegating { config: Some(own), ..Delegating::new(Prior::Absent) };
+    let mut gc = config();
+    gc["cni.dev/valid-attachments"] = json!([]);
+    let error = json_of(&on(&bin, &plugin, "GC", &gc));
+    assert!(error["msg"].as_str().unwrap().contains("cni.dev/valid-attachments"), "{error}");
+    assert_eq!(bin.calls(), [""; 0]);
+    // `cnitool gc` sends no list either.
+    assert_eq!(on(&bin, &plugin, "GC", &config()).exit_code, 0);
+    assert_eq!(bin.calls(), ["fake GC"]);
 }
 
 #[test]

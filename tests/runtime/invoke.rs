@@ -40,9 +40,9 @@ fn the_first_executable_file_is_found() {
 fn the_plugin_receives_exactly_the_parameters_and_the_callers_environment() {
     let bin = Bin::new();
     let plugin = bin.succeeding("fake", RESULT);
-    let parameters = parameters("c1").with_args("A=1;B=x=y".parse().unwrap());
+    let parameters = parameters("c1").args("A=1;B=x=y".parse().unwrap());
     let path = ["/opt/cni/bin".into(), bin.path()];
-    let invocation = Invocation::new(plugin, Command::Add).with_parameters(&parameters).with_path(&path).unwrap();
+    let invocation = Invocation::new(plugin, Command::Add).parameters(&parameters).path(&path).unwrap();
     let result = invocation.add(&config("1.1.0")).unwrap();
     assert_eq!(result.ips[0].address.to_string(), "10.1.0.5/16");
 
@@ -77,7 +77,7 @@ fn an_unset_parameter_is_empty_for_runtimes_and_inherited_by_delegates() {
     let delegated = Invocation::delegated("/bin/x", Command::Gc);
     assert_eq!(delegated.variables().map(|(name, _)| name).collect::<Vec<_>>(), ["CNI_COMMAND"]);
 
-    let error = delegated.with_path(&["/a:b".into()]).unwrap_err();
+    let error = delegated.path(&["/a:b".into()]).unwrap_err();
     assert_eq!(error.code(), ErrorCode::INVALID_ENVIRONMENT);
 }
 
@@ -145,7 +145,7 @@ fn a_hanging_plugin_is_killed_with_its_children() {
     let pid = bin.scratch("pid");
     let plugin = bin.plugin("fake", &format!("sleep 600 & echo $! > {}; echo waiting >&2; wait", pid.display()));
     let begin = Instant::now();
-    let invocation = Invocation::new(plugin, Command::Add).with_timeout(Duration::from_secs(2));
+    let invocation = Invocation::new(plugin, Command::Add).timeout(Duration::from_secs(2));
     let error = invocation.add(&config("1.0.0")).unwrap_err();
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     assert!(error.to_string().ends_with("ADD took longer than 2s; its output: waiting"), "{error}");
@@ -208,7 +208,7 @@ fn a_busy_executable_is_retried() {
     closer.join().unwrap();
 
     let writer = fs::OpenOptions::new().append(true).open(&plugin).unwrap();
-    let invocation = Invocation::new(&plugin, Command::Add).with_timeout(Duration::from_millis(200));
+    let invocation = Invocation::new(&plugin, Command::Add).timeout(Duration::from_millis(200));
     let error = invocation.add(&config("1.0.0")).unwrap_err();
     assert!(matches!(&error, Error::Start { .. }), "{error:?}");
     assert_eq!(error.code(), ErrorCode::IO);

@@ -42,7 +42,7 @@ impl Bin {
     }
 
     pub(crate) fn runtime(&self) -> Runtime {
-        Runtime::new([self.path()]).with_cache(self.cache())
+        Runtime::new([self.path()]).cache(self.cache())
     }
 
     /// Creates a plugin that runs these lines for every verb. `$stdin` is the configuration.
@@ -106,5 +106,5 @@ pub(crate) fn network(json: &Value) -> NetworkConfigList {
 }
 
 pub(crate) fn parameters(container: &str) -> AttachmentParameters {
-    AttachmentParameters::new(container.parse().unwrap(), "eth0".parse().unwrap()).in_netns("/run/netns/blue")
+    AttachmentParameters::new(container.parse().unwrap(), "eth0".parse().unwrap()).netns("/run/netns/blue")
 }

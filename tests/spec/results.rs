@@ -39,30 +39,30 @@ fn per_family() -> AddResult {
     dns.search = vec!["a.example.org".to_owned(), "example.org".to_owned()];
     dns.options = vec!["ndots:5".to_owned()];
     AddResult::default()
-        .with_ip(ip("10.1.0.5/16").with_gateway("10.1.0.1".parse().unwrap()))
-        .with_ip(ip("2001:db8::5/64").with_gateway("2001:db8::1".parse().unwrap()))
+        .with_ip(ip("10.1.0.5/16").gateway("10.1.0.1".parse().unwrap()))
+        .with_ip(ip("2001:db8::5/64").gateway("2001:db8::1".parse().unwrap()))
         .with_route(route("0.0.0.0/0"))
         .with_route(route("192.168.0.0/16").via("10.1.0.254".parse().unwrap()))
         .with_route(route("::/0"))
-        .with_dns(dns)
+        .dns(dns)
 }
 
 fn bridged() -> AddResult {
     let mut result = AddResult::default();
-    let bridge = result.push_interface(Interface::new("cni0").with_mac("00:11:22:33:44:55".parse().unwrap()));
-    result.push_interface(Interface::new("veth3243").with_mac("55:44:33:22:11:11".parse().unwrap()));
-    let eth0 = Interface::new("eth0").with_mac("99:88:77:66:55:44".parse().unwrap());
-    let eth0 = result.push_interface(eth0.in_sandbox("/var/run/netns/blue"));
+    let bridge = result.push_interface(Interface::new("cni0").mac("00:11:22:33:44:55".parse().unwrap()));
+    result.push_interface(Interface::new("veth3243").mac("55:44:33:22:11:11".parse().unwrap()));
+    let eth0 = Interface::new("eth0").mac("99:88:77:66:55:44".parse().unwrap());
+    let eth0 = result.push_interface(eth0.sandbox("/var/run/netns/blue"));
     result
-        .with_ip(ip("10.1.0.5/16").with_gateway("10.1.0.1".parse().unwrap()).on_interface(eth0))
-        .with_ip(ip("2001:db8::5/64").on_interface(bridge))
+        .with_ip(ip("10.1.0.5/16").gateway("10.1.0.1".parse().unwrap()).interface(eth0))
+        .with_ip(ip("2001:db8::5/64").interface(bridge))
         .with_route(route("0.0.0.0/0"))
         .with_route(route("::/0").via("2001:db8::1".parse().unwrap()))
-        .with_dns(dns("10.1.0.1"))
+        .dns(dns("10.1.0.1"))
 }
 
 fn newest() -> AddResult {
-    let mut result = bridged().with_dns(Dns::default());
+    let mut result = bridged().dns(Dns::default());
     result.interfaces[0].mtu = Some(1500);
     result.interfaces[1].socket_path = Some("/run/vhost/3243.sock".to_owned());
     result.interfaces[2].mtu = Some(1500);
@@ -99,9 +99,9 @@ fn every_version_is_read_and_written_as_in_the_specification() {
 #[test]
 fn a_result_of_an_ipam_plugin_has_no_interfaces() {
     let expected = AddResult::default()
-        .with_ip(ip("10.1.0.5/16").with_gateway("10.1.0.1".parse().unwrap()))
+        .with_ip(ip("10.1.0.5/16").gateway("10.1.0.1".parse().unwrap()))
         .with_route(route("0.0.0.0/0"))
-        .with_dns(dns("10.1.0.1"));
+        .dns(dns("10.1.0.1"));
     assert_eq!(read(&golden("ipam-1.1.0")), expected);
     assert_eq!(written(&expected, Version::V1_1_0), golden("ipam-1.1.0"));
 }

@@ -183,10 +183,10 @@ impl Flawed {
             mac = MacAddr::new([2, 0, 0, 0, 0, 1]);
         }
         let mut result = AddResult::default();
-        result.push_interface(Interface::new(attachment.host_ifname()).with_mac(attachment.host_mac()));
-        let inside = result
-            .push_interface(Interface::new(&attachment.ifname).with_mac(mac).with_mtu(1500).in_sandbox(&request.netns));
-        let ip = IpConfig::new(address).with_gateway(range.gateway()).on_interface(inside);
+        result.push_interface(Interface::new(attachment.host_ifname()).mac(attachment.host_mac()));
+        let inside =
+            result.push_interface(Interface::new(&attachment.ifname).mac(mac).mtu(1500).sandbox(&request.netns));
+        let ip = IpConfig::new(address).gateway(range.gateway()).interface(inside);
         Ok(result.with_ip(ip).with_route(Route::new(default.dst)))
     }
 }

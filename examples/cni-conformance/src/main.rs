@@ -69,12 +69,12 @@ fn suite(options: &Options) -> Result<Suite, Box<dyn std::error::Error>> {
     if options.chained {
         suite = suite.chained();
     }
-    suite = options.cni_path.iter().fold(suite, Suite::cni_path);
-    suite = options.versions.iter().copied().fold(suite, Suite::version);
+    suite = options.cni_path.iter().fold(suite, Suite::with_cni_path);
+    suite = options.versions.iter().copied().fold(suite, Suite::with_version);
     suite = options.only.iter().fold(suite, Suite::only);
     suite = options.skip.iter().fold(suite, Suite::skip);
     if let Some(script) = &options.prepare {
-        suite = suite.prepare_with(fs::canonicalize(script).map_err(|error| format!("{}: {error}", script.display()))?);
+        suite = suite.prepare(fs::canonicalize(script).map_err(|error| format!("{}: {error}", script.display()))?);
     }
     suite.validate().map_err(|error| format!("{error}; --list prints the rules"))?;
     Ok(suite)

@@ -182,7 +182,7 @@ fn a_plugin_that_does_not_call_its_delegate_gets_one_warning() {
             "name": "flawed", "type": "flawed-cni", "subnet": "10.77.0.0/28", "ipam": { "type": name },
         });
         let suite =
-            Suite::new(built("examples/flawed_cni"), config).expect("the plugin is there").cni_path(path.path());
+            Suite::new(built("examples/flawed_cni"), config).expect("the plugin is there").with_cni_path(path.path());
         let report = suite.only("delegate.*").only("*.without-path").run().expect("a verdict");
         let outcomes = |outcome| -> Vec<&str> {
             report.findings.iter().filter(|one| one.outcome == outcome).map(|one| one.rule.as_str()).collect()
@@ -204,8 +204,9 @@ fn a_delegating_plugin_follows_the_delegation_rules() {
     }
     let ipam = json!({ "type": "host-local", "subnet": "10.79.0.0/28" });
     let config = json!({ "name": "delegating", "type": "simple-ebpf-cni", "ipam": ipam });
-    let suite = Suite::new(built("simple-ebpf-cni"), config).expect("it is there").cni_path("/usr/lib/cni");
-    let report = suite.version(Version::V1_0_0).only("delegate.*").only("add.without-path").run().expect("a verdict");
+    let suite = Suite::new(built("simple-ebpf-cni"), config).expect("it is there").with_cni_path("/usr/lib/cni");
+    let report =
+        suite.with_version(Version::V1_0_0).only("delegate.*").only("add.without-path").run().expect("a verdict");
     assert_eq!(broken(&report), [""; 0]);
     let of = |rule: &'static str| report.of(rule).next().expect("it was selected");
     assert_eq!((of("delegate.called").outcome, of("delegate.add").outcome), (Outcome::Passed, Outcome::Passed));

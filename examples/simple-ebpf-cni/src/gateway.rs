@@ -135,7 +135,7 @@ impl<'a> Gateways<'a> {
         let addresses: Vec<IpAddr> = gateways.iter().map(IpNetwork::ip).collect();
         // Another link of the node may receive the probe, and answer for the bridge.
         let own_macs = links.iter().filter_map(|link| link.mac);
-        let mut probe = AddressProbe::start(bridge, &addresses)?.ignoring(own_macs);
+        let mut probe = AddressProbe::start(bridge, &addresses)?.with_ignored(own_macs);
         Ok(probe.next_answer()?.map(|answer| (answer.address, answer.mac)))
     }
 }

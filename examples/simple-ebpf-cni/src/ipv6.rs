@@ -157,7 +157,7 @@ pub fn setting_error(error: &netlink::Error) -> PluginError {
         netlink::Error::SysctlMissing { .. } => kernel_without_ipv6().into(),
         error => {
             let failure = unavailable(format_args!("{error}: make /proc/sys writable for the plugin"));
-            failure.with_details(std::error::Error::source(error).map(ToString::to_string).unwrap_or_default())
+            failure.details(std::error::Error::source(error).map(ToString::to_string).unwrap_or_default())
         }
     }
 }

@@ -241,10 +241,10 @@ fn chain(network: &NetworkName) -> Chain {
 /// The rule for packets from pods of a subnet. Packets to the host itself do not pass this hook.
 fn rule(subnet: IpNetwork, bridge: &IfName) -> netlink::Result<CommentedRule> {
     let rule = Rule::new(MASQUERADE)
-        .matching(Match::source(subnet))
-        .matching(!Match::destination(subnet))
-        .matching(!Match::destination(multicast(subnet)))
-        .matching(!Match::output_link(bridge.clone()));
+        .with_match(Match::source(subnet))
+        .with_match(!Match::destination(subnet))
+        .with_match(!Match::destination(multicast(subnet)))
+        .with_match(!Match::output_link(bridge.clone()));
     Ok(CommentedRule { comment: format!("pods of {subnet} on {bridge}, {}", rule.digest()?), rule })
 }
 

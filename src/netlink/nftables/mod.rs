@@ -13,8 +13,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let pods = "10.244.1.0/24".parse()?;
 //! let rule = Rule::new(Action::Masquerade(PortRandomization::FullyRandom))
-//!     .matching(Match::source(pods))
-//!     .matching(!Match::output_link("cbr0".parse()?));
+//!     .with_match(Match::source(pods))
+//!     .with_match(!Match::output_link("cbr0".parse()?));
 //! let comment = format!("pods of mynet, {}", rule.digest()?);
 //!
 //! let table = Table::new(Family::Inet, "my-plugin");
@@ -58,7 +58,7 @@
 //! let table = Table::new(Family::Inet, "my-portmap");
 //! let ports = table.map("hostports", [DataType::Protocol, DataType::Port], [DataType::Ipv4, DataType::Port]);
 //! let to_pod = Action::DnatMap(ports.lookup([PacketField::Protocol, PacketField::DestinationPort]));
-//! let rule = Rule::new(to_pod).matching(Match::destination_is_local());
+//! let rule = Rule::new(to_pod).with_match(Match::destination_is_local());
 //! let mut batch = Batch::new().ensure_table(&table).ensure_set(&ports);
 //! for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
 //!     let chain = table.chain(name).hook(ChainType::Nat, hook, Priority::DSTNAT);

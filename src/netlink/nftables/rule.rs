@@ -16,9 +16,9 @@ use crate::netlink::attrs::nested;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let pods = "10.244.1.0/24".parse()?;
 /// let rule = Rule::new(Action::Masquerade(PortRandomization::FullyRandom))
-///     .matching(Match::source(pods))
-///     .matching(!Match::destination(pods))
-///     .matching(!Match::output_link("cbr0".parse()?));
+///     .with_match(Match::source(pods))
+///     .with_match(!Match::destination(pods))
+///     .with_match(!Match::output_link("cbr0".parse()?));
 /// assert_eq!(rule.digest()?.len(), 16);
 /// # Ok(())
 /// # }
@@ -48,7 +48,7 @@ pub struct RuleInfo {
 }
 
 impl Rule {
-    /// A rule for all packets, until [conditions](Rule::matching) are added.
+    /// A rule for all packets, until [conditions](Rule::with_match) are added.
     #[must_use]
     pub const fn new(action: Action) -> Self {
         Self { parts: Vec::new(), action, comment: None }
@@ -56,7 +56,7 @@ impl Rule {
 
     /// Adds a condition. Conditions are evaluated in this order, until one does not match.
     #[must_use]
-    pub fn matching(mut self, condition: Match) -> Self {
+    pub fn with_match(mut self, condition: Match) -> Self {
         self.parts.push(Part::Match(condition));
         self
     }
@@ -148,10 +148,10 @@ mod tests {
     fn digest_does_not_depend_on_the_version() {
         let prefix = |text: &str| text.parse().expect("a prefix");
         let masquerade = Rule::new(Action::Masquerade(PortRandomization::FullyRandom))
-            .matching(Match::source(prefix("10.244.1.0/24")))
-            .matching(!Match::destination(prefix("10.244.1.0/24")))
-            .matching(!Match::output_link("cbr0".parse().expect("a name")));
-        let drop = Rule::new(Action::Drop).matching(Match::source(prefix("fd00::7/128")));
+            .with_match(Match::source(prefix("10.244.1.0/24")))
+            .with_match(!Match::destination(prefix("10.244.1.0/24")))
+            .with_match(!Match::output_link("cbr0".parse().expect("a name")));
+        let drop = Rule::new(Action::Drop).with_match(Match::source(prefix("fd00::7/128")));
         let digests = [masquerade, drop].map(|rule| rule.digest().expect("a digest"));
         assert_eq!(digests, ["17eb39fc63793f88", "7d8e67ae8b290499"]);
     }
@@ -160,15 +160,15 @@ mod tests {
     fn digest_depends_on_the_effect_only() {
         let pods: IpNetwork = "10.1.0.0/16".parse().expect("a prefix");
         let bridge = |name: &str| Match::output_link(name.parse().expect("a name"));
-        let rule = |action| Rule::new(action).matching(Match::source(pods));
+        let rule = |action| Rule::new(action).with_match(Match::source(pods));
         let rules = [
             rule(Action::Accept),
             rule(Action::Drop),
             rule(Action::Masquerade(PortRandomization::Kept)),
             rule(Action::Masquerade(PortRandomization::FullyRandom)),
-            rule(Action::Accept).matching(bridge("one")),
-            rule(Action::Accept).matching(bridge("two")),
-            rule(Action::Accept).matching(!bridge("two")),
+            rule(Action::Accept).with_match(bridge("one")),
+            rule(Action::Accept).with_match(bridge("two")),
+            rule(Action::Accept).with_match(!bridge("two")),
         ];
         let digests: std::collections::BTreeSet<_> =
             rules.iter().map(|rule| rule.digest().expect("a digest")).collect();

@@ -94,12 +94,12 @@ impl Log {
     pub fn by_config(plugin: &'static str, config: &RawConfig) -> Option<Self> {
         let path = config.value("logFile")?.as_str().map(Path::new).filter(|path| path.is_absolute())?;
         let level = config.value("logLevel").and_then(|level| LogLevel::deserialize(level).ok());
-        Some(Self::to_stderr(plugin).with_file(path, level.unwrap_or_default()))
+        Some(Self::to_stderr(plugin).file(path, level.unwrap_or_default()))
     }
 
     /// Adds a file for lines up to a level.
     #[must_use]
-    pub fn with_file(self, path: impl Into<PathBuf>, level: LogLevel) -> Self {
+    pub fn file(self, path: impl Into<PathBuf>, level: LogLevel) -> Self {
         Self { file: Some(LogFile::new(path.into(), level)), ..self }
     }
 

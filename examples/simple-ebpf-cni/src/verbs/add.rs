@@ -250,11 +250,11 @@ impl<'a> Add<'a> {
         let mut bridge_interface = Interface::new(&bridge.name);
         bridge_interface.mac = bridge.mac.map(|mac| mac.to_string());
         result.push_interface(bridge_interface);
-        let host_end = Interface::new(attachment.host_ifname()).with_mac(attachment.host_mac()).with_mtu(mtu);
+        let host_end = Interface::new(attachment.host_ifname()).mac(attachment.host_mac()).mtu(mtu);
         result.push_interface(host_end);
-        let pod_end = Interface::new(&attachment.ifname).with_mac(mac).with_mtu(mtu).in_sandbox(&request.netns);
+        let pod_end = Interface::new(&attachment.ifname).mac(mac).mtu(mtu).sandbox(&request.netns);
         let pod_end = result.push_interface(pod_end);
-        let on_pod_end = |ip: &IpConfig| ip.clone().on_interface(pod_end);
+        let on_pod_end = |ip: &IpConfig| ip.clone().interface(pod_end);
         result.ips.extend(pod.ips.iter().map(on_pod_end));
         result.routes.extend(routes);
         let dns = [&request.net_conf.dns, &pod.dns].into_iter().find(|dns| !dns.is_empty());

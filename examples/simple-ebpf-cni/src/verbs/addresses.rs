@@ -96,7 +96,7 @@ pub(crate) fn delegate<R: Delegable>(request: &R) -> Result<Option<Delegate<'_, 
 
 /// [`delegate`] with [`RELEASE_TIMEOUT`], for DEL and GC.
 pub(crate) fn releasing_delegate<R: Delegable>(request: &R) -> Result<Option<Delegate<'_, R>>, runtime::Error> {
-    Ok(delegate(request)?.map(|delegate| delegate.with_timeout(RELEASE_TIMEOUT)))
+    Ok(delegate(request)?.map(|delegate| delegate.timeout(RELEASE_TIMEOUT)))
 }
 
 /// The gateways in a result, with the prefix lengths of their subnets.

@@ -45,8 +45,8 @@ impl<'n> Chain<'n> {
         let plugins: Vec<&Value> = std::iter::once(first).chain(after).collect();
         let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": plugins });
         let runtime = Runtime::new([bin(), PEERS.as_ref()])
-            .with_cache(ResultCache::new(network.host.scratch()))
-            .with_timeout(Duration::from_secs(15));
+            .cache(ResultCache::new(network.host.scratch()))
+            .timeout(Duration::from_secs(15));
         Self { network, list: NetworkConfigList::parse(list.to_string()).expect("the list is valid"), runtime }
     }
 
@@ -57,7 +57,7 @@ impl<'n> Chain<'n> {
         let publish = json!([{ "hostPort": HOST_PORT, "containerPort": POD_PORT, "protocol": "tcp" }]);
         let parameters =
             AttachmentParameters::new("one".parse().expect("a valid id"), "eth0".parse().expect("a valid name"))
-                .in_netns(pod.netns())
+                .netns(pod.netns())
                 .with_capability("portMappings", publish);
         let result = self.runtime.add(&self.list, &parameters).unwrap_or_else(|error| panic!("ADD: {error}"));
         let check = || match self.runtime.check(&self.list, &parameters) {
@@ -214,7 +214,7 @@ fn check_names_a_mac_that_tuning_changed_without_the_port() {
         let pod = network.host.pod();
         let parameters =
             AttachmentParameters::new("one".parse().expect("a valid id"), "eth0".parse().expect("a valid name"))
-                .in_netns(pod.netns());
+                .netns(pod.netns());
         chain.runtime.add(&chain.list, &parameters).unwrap_or_else(|error| panic!("ADD: {error}"));
         assert!(!pod.ping(GATEWAY, 1).status.success());
         let error = chain.runtime.check(&chain.list, &parameters).expect_err("the pod is cut off").to_string();
@@ -263,7 +263,7 @@ fn bandwidth_limits_both_directions() {
             json!({ "ingressRate": RATE, "ingressBurst": RATE / 8, "egressRate": RATE, "egressBurst": RATE / 8 });
         let parameters =
             AttachmentParameters::new("one".parse().expect("a valid id"), "eth0".parse().expect("a valid name"))
-                .in_netns(pod.netns())
+                .netns(pod.netns())
                 .with_capability("bandwidth", limits);
         let result = chain.runtime.add(&chain.list, &parameters).unwrap_or_else(|error| panic!("ADD: {error}"));
         chain.runtime.check(&chain.list, &parameters).unwrap_or_else(|error| panic!("CHECK: {error}"));

@@ -104,7 +104,7 @@ fn forwarding_by(network: &ConfiguredNetwork, setting: Sysctl, has_pods: bool) -
 
 /// Checks whether the log can be written. Calls succeed without a log.
 pub(super) fn log(network: &ConfiguredNetwork) -> Option<Diagnostic> {
-    let log = Log::to_stderr(NAME).with_file(network.log_file()?, LogLevel::default());
+    let log = Log::to_stderr(NAME).file(network.log_file()?, LogLevel::default());
     let error = log.probe().err()?;
     Some(Diagnostic::warn(
         "log",
