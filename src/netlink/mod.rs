@@ -107,90 +107,46 @@
 //!
 //! [rtnetlink(7)]: https://man7.org/linux/man-pages/man7/rtnetlink.7.html
 
-mod address;
-mod announce;
-mod attrs;
-mod background;
-mod bridge;
-mod bridge_vlan;
-mod clsact;
-mod configure;
+mod addresses;
+mod bridges;
 pub mod conntrack;
 mod error;
-mod fdb;
-mod filter;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
-mod ipv6;
-mod kinds;
-mod link;
-mod link_change;
-mod link_spec;
-mod message;
-mod mirred;
-mod neighbor;
+mod links;
+mod neighbors;
 mod netns;
-mod next_hop;
-mod nfnetlink;
 pub mod nftables;
-mod notices;
-mod orphans;
-mod pci;
-mod probe;
-mod qdisc;
+mod operation;
 pub mod raw;
-mod redirect;
-mod reject;
-mod reply;
-mod route;
-mod route_identity;
-mod route_message;
+mod results;
 mod routes;
-mod rule;
-mod rule_message;
 mod rules;
 mod socket;
-mod sysctl;
-mod sysctl_name;
-mod tables;
-mod tap;
-mod tbf;
-mod tun;
-mod verify;
-mod veth;
+mod sysctls;
+mod tc;
+mod wire;
 
-pub use address::{Address, AddressSpec};
-pub use bridge::{BridgePort, BridgeSpec};
-pub use bridge_vlan::BridgeVlan;
-pub use clsact::{IngressQdisc, SharedBlock, SharedBlocks};
-pub use configure::ConfiguredInterface;
+pub use addresses::{Address, AddressSpec};
+pub use bridges::{BridgeSpec, BridgeVlan, FdbEntry, FdbState};
 pub use error::{Error, Result};
-pub use fdb::{FdbEntry, FdbState};
-pub use filter::{BpfFilter, FilterInfo, FilterTarget};
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub use fuzz::read_replies;
-pub use ipv6::{AddrGenMode, Ipv6Conf};
-pub use kinds::{
-    Ipvlan, IpvlanFlag, IpvlanMode, LinkKind, Macvlan, MacvlanMode, OtherKind, Tap, Vlan, VlanProtocol, Vrf, Vxlan,
+pub use links::{
+    BridgePort, Ipvlan, IpvlanFlag, IpvlanMode, Link, LinkKind, LinkSpec, Macvlan, MacvlanMode, OrphanRecord,
+    OtherKind, Tap, VethEnd, VethIndexes, VethPair, Vlan, VlanProtocol, Vrf, Vxlan, link_names_of_pci,
 };
-pub use link::Link;
-pub use link_spec::LinkSpec;
-pub use neighbor::{Neighbor, NeighborState};
+pub use neighbors::{AddressAnswer, AddressProbe, Neighbor, NeighborState};
 pub use netns::{Netns, NetnsId};
-pub use orphans::OrphanRecord;
-pub use pci::link_names_of_pci;
-pub use probe::{AddressAnswer, AddressProbe};
-pub use qdisc::{Qdisc, QdiscParent, QdiscStats};
-pub use redirect::Redirect;
-pub use reject::{RejectAction, RejectRoute};
-pub use route::Route;
-pub use rule::{RoutingRule, RuleAction};
+pub use results::{ConfiguredInterface, Difference, INTERFACE_DIFFERS, VerifyError};
+pub use routes::{RejectAction, RejectRoute, Route};
+pub use rules::{RoutingRule, RuleAction};
 pub use socket::Socket;
-pub use sysctl::{Ipv4Conf, Sysctl};
-pub use sysctl_name::SysctlName;
-pub use tbf::{RateError, Tbf};
-pub use verify::{Difference, INTERFACE_DIFFERS, VerifyError};
-pub use veth::{VethEnd, VethIndexes, VethPair};
+pub use sysctls::{AddrGenMode, Ipv4Conf, Ipv6Conf, Sysctl, SysctlName};
+pub use tc::{
+    BpfFilter, FilterInfo, FilterTarget, IngressQdisc, Qdisc, QdiscParent, QdiscStats, RateError, Redirect,
+    SharedBlock, SharedBlocks, Tbf,
+};
 
 pub use crate::spec::IfIndex;

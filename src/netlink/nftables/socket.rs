@@ -16,9 +16,10 @@ use super::{
 };
 use crate::netlink::{
     self,
-    attrs::Attrs,
-    error::{Error, Operation, Result},
+    error::{Error, Result},
+    operation::Operation,
     socket::encode,
+    wire::Attrs,
 };
 
 /// The size of batches in bytes that fits the send buffer of all hosts.
