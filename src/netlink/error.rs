@@ -1,3 +1,5 @@
+//! The errors of this module.
+
 use std::{
     error::Error as StdError,
     fmt::{self, Display},

@@ -1,3 +1,5 @@
+//! The socket, and the exchange of messages on it.
+
 use std::{
     cell::{Cell, Ref, RefCell},
     fmt,

@@ -1,3 +1,5 @@
+//! Addresses, and their messages.
+
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -22,7 +24,7 @@ const NOPREFIXROUTE: u32 = 0x200;
 
 /// An address to be added to a link.
 ///
-/// [`Socket::add_address_with`] adds it.
+/// [`Socket::add_address_with`](crate::netlink::Socket::add_address_with) adds it.
 ///
 /// ```
 /// use cnikit::netlink::AddressSpec;
@@ -112,7 +114,8 @@ impl AddressSpec {
     }
 
     /// Enables duplicate address detection, which takes a second or more.
-    /// [`Socket::wait_addresses_settled`] waits for the end.
+    /// [`Socket::wait_addresses_settled`](crate::netlink::Socket::wait_addresses_settled) waits for
+    /// the end.
     #[must_use]
     pub const fn dad(mut self) -> Self {
         self.dad = true;

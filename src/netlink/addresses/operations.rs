@@ -59,7 +59,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// As for [`Socket::add_address`]; [`Error::Exists`] if the link has the IPv6 address with
+    /// As for [`Socket::add_address`]. Also [`Error::Exists`] if the link has the IPv6 address with
     /// another prefix length or with a peer.
     pub fn ensure_address(&self, ifindex: IfIndex, address: IpNetwork) -> Result<bool> {
         match self.new_address(ifindex, &address.into()) {

@@ -1,3 +1,5 @@
+//! Creation of bridges.
+
 use neli::{
     consts::rtnl::{Ifla, IflaInfo},
     rtnl::Ifinfomsg,

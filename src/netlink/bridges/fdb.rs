@@ -1,3 +1,5 @@
+//! The forwarding databases of bridges and VXLAN links.
+
 use std::net::IpAddr;
 
 use neli::{
@@ -139,7 +141,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// As for [`Socket::links`].
     pub fn fdb(&self, ifindex: IfIndex) -> Result<Vec<FdbEntry>> {
         let operation = Operation::on_link("list the FDB entries of", ifindex);
         let request = || header(AF_BRIDGE.into(), Some(ifindex)).build().map_err(EncodeError::from);

@@ -1,3 +1,5 @@
+//! The VLANs of bridge ports.
+
 use neli::{
     consts::{
         nl::NlmF,
@@ -201,7 +203,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// As for [`Socket::links`].
     pub fn bridge_vlans(&self, ifindex: IfIndex) -> Result<Vec<BridgeVlan>> {
         const RTEXT_FILTER_BRVLAN_COMPRESSED: u32 = 1 << 2;
         let operation = Operation::on_link("list the VLANs of", ifindex);

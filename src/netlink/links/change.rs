@@ -1,3 +1,5 @@
+//! Changes of links.
+
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use neli::consts::{
@@ -23,13 +25,12 @@ impl Socket {
     ///
     /// ```no_run
     /// use cnikit::netlink::{Netns, Socket};
-    /// use cnikit::spec::IfIndex;
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let (host, pod) = (Socket::open()?, Netns::open("/run/netns/blue")?);
     /// let device = host.link_by_name(&"ens5".parse()?)?.map(|link| link.index);
     /// let inside = host.move_link_as(device.ok_or("ens5 is missing")?, &pod, &"net1".parse()?)?;
-    /// pod.socket()?.set_up(inside.get())?;
+    /// pod.socket()?.set_up(inside)?;
     /// # Ok(())
     /// # }
     /// ```
@@ -132,7 +133,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// As for [`Socket::set_up`]; `EADDRNOTAVAIL` for an address that is not unicast.
+    /// As for [`Socket::set_up`]. Also `EADDRNOTAVAIL` for an address that is not unicast.
     pub fn set_mac(&self, ifindex: IfIndex, mac: MacAddr) -> Result<()> {
         self.set(ifindex, "set the address of", Attrs::new().put(Ifla::Address, mac.octets()))
     }
@@ -141,7 +142,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// As for [`Socket::set_up`]; `EXFULL` if a bridge has its maximum of 1,023 ports.
+    /// As for [`Socket::set_up`]. Also `EXFULL` if a bridge has its maximum of 1,023 ports.
     #[doc(alias = "IFLA_MASTER")]
     pub fn set_master(&self, ifindex: IfIndex, master: IfIndex) -> Result<()> {
         self.set(ifindex, "set the master of", Attrs::new().put(Ifla::Master, master.get()))
@@ -154,7 +155,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// As for [`Socket::set_up`]; `EINVAL` if the driver does not support the value.
+    /// As for [`Socket::set_up`]. Also `EINVAL` if the driver does not support the value.
     pub fn set_mtu(&self, ifindex: IfIndex, mtu: u32) -> Result<()> {
         self.set(ifindex, "set the MTU of", Attrs::new().put(Ifla::Mtu, mtu))
     }
@@ -166,7 +167,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// As for [`Socket::set_up`]; `ERANGE` if the text is too long.
+    /// As for [`Socket::set_up`]. Also `ERANGE` if the text is too long.
     pub fn set_alias(&self, ifindex: IfIndex, alias: &str) -> Result<()> {
         self.set(ifindex, "set the alias of", Attrs::new().put(Ifla::Ifalias, alias.as_bytes()))
     }

@@ -1,3 +1,5 @@
+//! Links as the kernel reports them, and their lookup.
+
 use std::{
     thread,
     time::{Duration, Instant},
@@ -125,8 +127,8 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::DumpInterrupted`](crate::netlink::Error::DumpInterrupted) if links change during
-    /// each read, [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// [`Error::DumpInterrupted`](crate::netlink::Error::DumpInterrupted) if the list changes
+    /// during each read, [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
     pub fn links(&self) -> Result<Vec<Link>> {
         // Statistics would be most of the bytes that the kernel writes.
         const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;

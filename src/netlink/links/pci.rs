@@ -1,3 +1,5 @@
+//! The links of PCI devices, from sysfs.
+
 use std::{
     fs, io,
     path::{Path, PathBuf},

@@ -1,3 +1,5 @@
+//! Creation of links of any kind.
+
 use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher as _, Hasher as _},
@@ -31,12 +33,10 @@ use crate::spec::{IfIndex, IfName, MacAddr};
 ///
 /// ```no_run
 /// use cnikit::netlink::{LinkSpec, Macvlan, MacvlanMode, Netns, Socket};
-/// use cnikit::spec::IfIndex;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let host = Socket::open()?;
-/// let parent = host.link_by_name(&"ens3".parse()?)?.and_then(|link| IfIndex::new(link.index));
-/// let parent = parent.ok_or("ens3 is missing")?;
+/// let parent = host.link_by_name(&"ens3".parse()?)?.ok_or("ens3 is missing")?.index;
 ///
 /// let pod = Netns::open("/run/netns/blue")?;
 /// let macvlan = Macvlan::new(parent, MacvlanMode::Bridge);

@@ -1,3 +1,5 @@
+//! Creation of veth pairs.
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use neli::{

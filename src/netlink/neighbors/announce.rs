@@ -48,6 +48,10 @@ impl Netns {
     /// `EADDRNOTAVAIL` if it has no Ethernet address. [`Error::Kernel`] with `ENODEV` if the
     /// namespace has no such link. [`Error::Netns`] if the namespace cannot be entered.
     ///
+    /// # Kernel
+    ///
+    /// Needs `CAP_NET_RAW`, and `CAP_SYS_ADMIN` to enter the namespace.
+    ///
     /// [RFC 5227]: https://www.rfc-editor.org/rfc/rfc5227#section-3
     /// [RFC 4861]: https://www.rfc-editor.org/rfc/rfc4861#section-7.2.6
     #[doc(alias = "GratuitousArpOverIface")]

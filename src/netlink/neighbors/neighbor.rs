@@ -1,3 +1,5 @@
+//! Entries of the neighbor table.
+
 use std::net::IpAddr;
 
 use neli::{
@@ -173,7 +175,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// As for [`Socket::links`].
     #[doc(alias = "RTM_GETNEIGH")]
     pub fn neighbors(&self, ifindex: IfIndex) -> Result<Vec<Neighbor>> {
         let operation = Operation::on_link("list the neighbors at", ifindex);
@@ -210,7 +212,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// As for [`Socket::links`].
     pub fn proxy_neighbors(&self, ifindex: IfIndex) -> Result<Vec<IpAddr>> {
         let operation = Operation::on_link("list the proxy neighbors at", ifindex);
         let found = self.entries(&operation, ifindex, Ntf::PROXY)?;

@@ -68,6 +68,10 @@ impl Netns {
     /// subnet of the interface. [`Error::Exists`] if the interface has an IPv6 address with another
     /// prefix length. [`Error::Sysctl`] if IPv6 is disabled and `/proc/sys` is not writable.
     /// [`Error::Netns`] if the namespace cannot be entered.
+    ///
+    /// # Kernel
+    ///
+    /// Needs `CAP_NET_ADMIN`, and `CAP_SYS_ADMIN` to enter the namespace.
     #[doc(alias = "ConfigureIface")]
     pub fn configure(&self, ifname: &IfName, result: &AddResult) -> Result<ConfiguredInterface> {
         let part = Part::of(result, ifname);

@@ -107,6 +107,10 @@ impl Netns {
     ///
     /// [`VerifyError::Differs`] with all differences. [`VerifyError::Netlink`] if the namespace
     /// cannot be entered or read.
+    ///
+    /// # Kernel
+    ///
+    /// Needs `CAP_SYS_ADMIN` to enter the namespace.
     #[doc(alias = "ValidateExpectedInterfaceIPs")]
     #[doc(alias = "ValidateExpectedRoute")]
     pub fn verify(&self, ifname: &IfName, result: &AddResult) -> Result<(), VerifyError> {

@@ -16,10 +16,10 @@ impl Route {
     /// or `protocol` equals every value, because both are left to others then.
     ///
     /// ```
-    /// use cnikit::netlink::Route;
+    /// use cnikit::netlink::{IfIndex, Route};
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let route = Route::new("fd00:96::/48".parse()?, 2).via("fd00::1".parse()?);
+    /// let route = Route::new("fd00:96::/48".parse()?, IfIndex::LOOPBACK).via("fd00::1".parse()?);
     /// assert!(route.is_same_as(&route.clone().table(Route::MAIN_TABLE).priority(1024)));
     /// assert!(!route.is_same_as(&route.clone().mtu(1400)));
     /// # Ok(())

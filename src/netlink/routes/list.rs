@@ -40,7 +40,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// As for [`Socket::links`].
     ///
     /// # Kernel
     ///
@@ -59,7 +59,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// As for [`Socket::links`].
     #[doc(alias = "RTM_GETROUTE")]
     pub fn routes_of_all_tables(&self) -> Result<Vec<Route>> {
         let operation = Operation::new("list", "the routes of all tables");

@@ -118,7 +118,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// As for [`Socket::links`].
     pub fn uplink(&self) -> Result<Option<Link>> {
         let operation = Operation::new("list", "default routes");
         let routes = self.main_routes(&operation, None)?;
@@ -159,7 +159,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// As for [`Socket::links`].
     pub fn all_routes(&self) -> Result<Vec<Route>> {
         self.main_routes(&Operation::new("list", "routes"), None)
     }

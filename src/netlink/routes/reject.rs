@@ -63,7 +63,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// As for [`Socket::links`].
     #[doc(alias = "RTM_GETROUTE")]
     pub fn reject_routes(&self) -> Result<Vec<RejectRoute>> {
         let operation = Operation::new("list", "the reject routes of all tables");

@@ -1,3 +1,5 @@
+//! Unicast routes.
+
 use std::{
     fmt::{self, Display},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

@@ -105,7 +105,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors. A family without rules
+    /// As for [`Socket::links`]. A family without rules
     /// in the kernel has none in the list.
     #[doc(alias = "RTM_GETRULE")]
     pub fn rules(&self) -> Result<Vec<RoutingRule>> {
@@ -123,7 +123,7 @@ impl Socket {
     /// use cnikit::netlink::{Route, RoutingRule, Socket};
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let (pod, index) = (Socket::open()?, 2);
+    /// # let (pod, index) = (Socket::open()?, cnikit::netlink::IfIndex::LOOPBACK);
     /// let table = pod.free_table(100..=1000)?.ok_or("all tables are in use")?;
     /// pod.add_route(&Route::default_via("10.22.0.1".parse()?, index).table(table))?;
     /// pod.add_rule(&RoutingRule::lookup(table).from("10.22.0.5/32".parse()?))?;
@@ -133,7 +133,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// As for [`Socket::links`].
     pub fn free_table(&self, range: RangeInclusive<u32>) -> Result<Option<u32>> {
         let operation = Operation::new("find", "a free routing table");
         let mut used = self.used_tables(&operation)?;

@@ -1,3 +1,5 @@
+//! Names of settings.
+
 use std::{
     fmt,
     path::{Path, PathBuf},

@@ -1,3 +1,5 @@
+//! Reading and writing settings.
+
 use std::{
     fmt::{self, Display},
     fs::{File, OpenOptions},

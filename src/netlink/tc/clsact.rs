@@ -1,3 +1,5 @@
+//! The qdisc in the ingress slot of a link, and shared blocks.
+
 use std::{fmt, num::NonZeroU32};
 
 use neli::{

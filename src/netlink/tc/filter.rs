@@ -1,3 +1,5 @@
+//! Filters, and BPF programs as filters.
+
 use std::{
     fmt::{self, Display},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
@@ -168,7 +170,7 @@ impl Socket {
     /// # Errors
     ///
     /// [`Error::Exists`](crate::netlink::Error::Exists) if a filter with the same priority and
-    /// handle exists. Otherwise as [`replace_filter`](Self::replace_filter).
+    /// handle exists. Otherwise as for [`replace_filter`](Self::replace_filter).
     ///
     /// # Kernel
     ///
@@ -184,7 +186,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// As for [`Socket::links`].
     pub fn filters(&self, target: &FilterTarget) -> Result<Vec<FilterInfo>> {
         let operation = Operation::new("list filters", format_args!("on {target}"));
         let (ifindex, parent) = target.ifindex_and_parent();

@@ -1,3 +1,5 @@
+//! Qdiscs of all kinds.
+
 use neli::{
     consts::{
         nl::NlmF,
@@ -111,7 +113,7 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel) and socket errors.
+    /// As for [`Socket::links`].
     #[doc(alias = "RTM_GETQDISC")]
     pub fn qdiscs(&self, ifindex: IfIndex) -> Result<Vec<Qdisc>> {
         let operation = Operation::on_link("list the qdiscs of", ifindex);

@@ -1,3 +1,5 @@
+//! Filters that redirect packets to another link.
+
 use neli::{
     consts::{
         nl::NlmF,
@@ -39,7 +41,7 @@ use crate::spec::IfIndex;
 ///     if let Some(tbf) = Tbf::from_bits(bandwidth.egress_rate, bandwidth.egress_burst)? {
 ///         host.ensure_tbf(ifb, &tbf)?;
 ///         host.create_ingress(veth)?;
-///         host.ensure_redirect(&FilterTarget::Ingress(veth.into()), &Redirect::new(ifb))?;
+///         host.ensure_redirect(&FilterTarget::Ingress(veth), &Redirect::new(ifb))?;
 ///     }
 ///     Ok(())
 /// }

@@ -1,3 +1,5 @@
+//! The parameters of token bucket filters.
+
 use std::time::Duration;
 
 use crate::netlink::{

@@ -140,7 +140,8 @@ struct TooLong {
     length: usize,
 }
 
-/// The attributes of a message with a header of neli, or of another attribute.
+/// The attributes of a message with a header of neli, or of another attribute. neli encodes such a
+/// message as a whole, header included. [`Attributes`] encodes all others.
 #[derive(Debug)]
 pub(in crate::netlink) struct Attrs<T>(RtBuffer<T, Buffer>);
 

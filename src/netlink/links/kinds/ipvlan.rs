@@ -1,3 +1,5 @@
+//! Links of kind ipvlan.
+
 use crate::netlink::{
     error::Result,
     operation::EncodeError,
@@ -27,7 +29,7 @@ const IFLA_IPVLAN_FLAGS: u16 = 2;
 ///
 /// # Kernel
 ///
-/// The module `ipvlan` (`CONFIG_IPVLAN`), Linux 3.19. See the kernel's
+/// Linux 3.19, the module `ipvlan` (`CONFIG_IPVLAN`). See the kernel's
 /// [ipvlan](https://www.kernel.org/doc/html/latest/networking/ipvlan.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

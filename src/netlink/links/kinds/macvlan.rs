@@ -1,3 +1,5 @@
+//! Links of kind macvlan.
+
 use crate::netlink::{
     error::Result,
     operation::EncodeError,
@@ -33,7 +35,7 @@ const MACADDR_SET: u32 = 3;
 ///
 /// # Kernel
 ///
-/// The module `macvlan` (`CONFIG_MACVLAN`).
+/// Linux 2.6.33, the module `macvlan` (`CONFIG_MACVLAN`). [`MacvlanMode::Source`] needs Linux 3.18.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Macvlan {

@@ -1,3 +1,5 @@
+//! Links of a kind without a type of its own.
+
 use crate::spec::IfIndex;
 
 /// A link of a kind that [`LinkKind`](crate::netlink::LinkKind) has no variant for.

@@ -1,3 +1,5 @@
+//! Links of kind tap.
+
 use crate::netlink::wire::{attributes, number};
 
 /// The kernel's name for both kinds of the driver, tun and tap.
@@ -22,7 +24,7 @@ const TAP: u8 = 2;
 ///
 /// # Kernel
 ///
-/// The module `tun` (`CONFIG_TUN`), and `/dev/net/tun` in the mount namespace of the caller. See
+/// The module `tun` (`CONFIG_TUN`) and `/dev/net/tun` in the mount namespace of the caller. See
 /// the kernel's [tuntap](https://www.kernel.org/doc/html/latest/networking/tuntap.html).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]

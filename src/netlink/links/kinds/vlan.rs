@@ -1,3 +1,5 @@
+//! Links of kind vlan.
+
 use crate::netlink::{
     error::Result,
     operation::EncodeError,
@@ -15,7 +17,7 @@ const IFLA_VLAN_PROTOCOL: u16 = 5;
 /// use cnikit::netlink::{LinkSpec, Vlan};
 /// use cnikit::spec::{IfIndex, VlanId};
 ///
-/// # fn main() -> Result<(), cnikit::spec::Error> {
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let parent = IfIndex::LOOPBACK;
 /// let vlan = LinkSpec::new("eth0.5".parse()?, Vlan::new(parent, VlanId::try_from(5)?));
 /// # Ok(())
@@ -28,7 +30,7 @@ const IFLA_VLAN_PROTOCOL: u16 = 5;
 ///
 /// # Kernel
 ///
-/// The module `8021q` (`CONFIG_VLAN_8021Q`).
+/// The module `8021q` (`CONFIG_VLAN_8021Q`). [`VlanProtocol::Dot1ad`] needs Linux 3.10.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Vlan {

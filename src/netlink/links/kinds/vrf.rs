@@ -1,3 +1,5 @@
+//! Links of kind vrf.
+
 use crate::netlink::{
     error::Result,
     operation::EncodeError,

@@ -1,3 +1,5 @@
+//! Links of kind vxlan.
+
 use std::net::IpAddr;
 
 use crate::netlink::{
@@ -43,7 +45,8 @@ const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 ///
 /// # Kernel
 ///
-/// The module `vxlan` (`CONFIG_VXLAN`).
+/// Linux 3.10, the module `vxlan` (`CONFIG_VXLAN`). An [external](Self::external) link needs Linux
+/// 4.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Vxlan {
