@@ -125,10 +125,6 @@ fn vlan_has_each_protocol() {
         assert!(matches!(error, Error::Exists { .. }), "{error:?}");
         fixture.on_host.delete_link(index).expect("delete");
     }
-    // The kernel also has the id 0, for frames with a priority alone.
-    run(&fixture.host, "ip link add link veth1 name veth1.0 type vlan id 0");
-    let priority = fixture.on_host.link_by_name(&name("veth1.0")).expect("look up").expect("a link").details();
-    assert!(matches!(&priority, Some(LinkKind::Other(other)) if other.kind == "vlan"), "{priority:?}");
 }
 
 #[test]

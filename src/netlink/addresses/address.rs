@@ -11,7 +11,7 @@ use neli::{
 use crate::netlink::{
     error::Result,
     operation::EncodeError,
-    wire::{Attrs, family, ip_addr, number, octets, text},
+    wire::{Attrs, family, ip_addr, number, number_at, octets, text},
 };
 use crate::spec::IfIndex;
 
@@ -199,7 +199,7 @@ impl Address {
 /// time stamps.
 fn lifetime(bytes: &[u8]) -> Option<Duration> {
     const FOREVER: u32 = u32::MAX;
-    let valid = bytes.get(4..8).and_then(number).filter(|seconds| *seconds != FOREVER);
+    let valid = number_at(bytes, 4).filter(|seconds| *seconds != FOREVER);
     valid.map(|seconds| Duration::from_secs(seconds.into()))
 }
 

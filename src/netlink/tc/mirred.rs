@@ -6,7 +6,7 @@
 use crate::netlink::{
     error::Result,
     operation::EncodeError,
-    wire::{Attrs, attribute, attributes, number, text},
+    wire::{Attrs, attribute, attributes, number_at, text},
 };
 use crate::spec::IfIndex;
 
@@ -65,8 +65,8 @@ pub(super) fn target(kind: &str, options: &[u8]) -> Option<IfIndex> {
         return None;
     }
     let parameters = attribute(attribute(action, TCA_ACT_OPTIONS)?, TCA_MIRRED_PARMS)?;
-    let word = |at: usize| parameters.get(at..at + 4).and_then(number);
-    word(20).filter(|action| *action == TCA_EGRESS_REDIR).and(word(24)).and_then(IfIndex::new)
+    let action = number_at(parameters, 20).filter(|action| *action == TCA_EGRESS_REDIR);
+    action.and(number_at(parameters, 24)).and_then(IfIndex::new)
 }
 
 /// A list of one action.

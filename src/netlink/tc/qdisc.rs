@@ -17,7 +17,7 @@ use crate::netlink::{
     error::{Error, Result},
     operation::{EncodeError, Operation},
     socket::Socket,
-    wire::{Attrs, attributes, number, text, wide},
+    wire::{Attrs, attributes, number_at, text, wide},
 };
 use crate::spec::IfIndex;
 
@@ -300,7 +300,7 @@ impl QdiscStats {
         let mut stats = Self::default();
         let mut packets = None;
         for (kind, value) in attributes(bytes) {
-            let count = |at: usize| value.get(at..at + 4).and_then(number).unwrap_or_default();
+            let count = |at| number_at(value, at).unwrap_or_default();
             match kind {
                 TCA_STATS_BASIC => {
                     stats.bytes = wide(value).unwrap_or_default();

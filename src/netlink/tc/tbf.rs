@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::netlink::{
     error::Result,
     operation::EncodeError,
-    wire::{Attrs, attribute, number, wide},
+    wire::{Attrs, attribute, number_at, wide},
 };
 use crate::spec::{ErrorCode, HasErrorCode};
 
@@ -177,7 +177,7 @@ impl Tbf {
 
     pub(super) fn decode(options: &[u8]) -> Option<Self> {
         let parameters = attribute(options, TCA_TBF_PARMS)?;
-        let word = |at: usize| parameters.get(at..at + 4).and_then(number);
+        let word = |at| number_at(parameters, at);
         let rate = attribute(options, TCA_TBF_RATE64).and_then(wide).or(word(8).map(u64::from))?;
         // Rounded up, because the kernel rounds the time down.
         let burst = u128::from(word(28)?) * u128::from(TICK) * u128::from(rate);

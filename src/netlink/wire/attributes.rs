@@ -227,6 +227,11 @@ pub(in crate::netlink) fn wide(bytes: &[u8]) -> Option<u64> {
     bytes.first_chunk().copied().map(u64::from_ne_bytes)
 }
 
+/// The number of 32 bits at this offset of a structure, in native byte order.
+pub(in crate::netlink) fn number_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes.get(offset..)?.first_chunk().copied().map(u32::from_ne_bytes)
+}
+
 /// An interface index; `None` for 0, which the kernel writes for no link.
 pub(in crate::netlink) fn ifindex(bytes: &[u8]) -> Option<IfIndex> {
     number(bytes).and_then(IfIndex::new)

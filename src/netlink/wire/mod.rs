@@ -6,6 +6,6 @@ pub(super) mod nfnetlink;
 mod reply;
 
 pub use attributes::{Attributes, attributes};
-pub(super) use attributes::{Attrs, attribute, ifindex, mac_addr, number, short, text, wide};
+pub(super) use attributes::{Attrs, attribute, ifindex, mac_addr, number, number_at, short, text, wide};
 pub(super) use ip::{family, ip_addr, octets};
 pub(super) use reply::{Body, Reply, replies};

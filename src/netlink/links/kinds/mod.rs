@@ -192,6 +192,8 @@ mod tests {
             ("macvlan", &new_mode),
             ("ipvlan", &attribute(1, &9_u16.to_ne_bytes())),
             ("vlan", &qinq),
+            // Frames with a priority alone.
+            ("vlan", &attribute(1, &0_u16.to_ne_bytes())),
             ("tun", &tun),
             ("vrf", &Vec::new()),
             ("vxlan", &attribute(1, &[7])),
