@@ -15,11 +15,12 @@ use crate::netlink::{
 };
 use crate::spec::{IfIndex, IfName, MacAddr};
 
-/// The link kind of a bridge, and the slave kind of its ports.
+/// The kind of bridges.
 const BRIDGE: &str = "bridge";
-const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
+const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
+
 /// A bridge to be created.
 ///
 /// ```

@@ -16,6 +16,7 @@ pub(in crate::netlink) fn message(
     finish(header(ifindex).rtattrs(attrs.into_buffer()))
 }
 
+/// The header of such a message.
 pub(in crate::netlink) fn header(ifindex: impl Into<Option<IfIndex>>) -> IfinfomsgBuilder {
     let ifindex = ifindex.into().map_or(0, IfIndex::get);
     IfinfomsgBuilder::default().ifi_family(RtAddrFamily::Unspecified).ifi_index(ifindex.cast_signed())

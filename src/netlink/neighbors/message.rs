@@ -7,6 +7,7 @@ use neli::{
 
 use crate::spec::IfIndex;
 
+/// The header of a message for an entry at this link; without an index, at any link.
 pub(in crate::netlink) fn header(family: RtAddrFamily, ifindex: Option<IfIndex>) -> NdmsgBuilder {
     NdmsgBuilder::default()
         .ndm_family(family)
