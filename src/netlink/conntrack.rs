@@ -34,11 +34,13 @@ use neli::{
 use rustix::io::Errno;
 
 use super::{
-    address::ip_addr,
-    attrs::{Attrs, nested},
-    error::{EncodeError, Operation, Result},
-    nfnetlink::{HEADER, message},
+    error::Result,
     nftables::Protocol,
+    operation::{EncodeError, Operation},
+    wire::{
+        Attrs, attribute, ip_addr,
+        nfnetlink::{HEADER, message},
+    },
 };
 
 /// The module that provides the messages.
@@ -288,8 +290,4 @@ impl Filter {
             && self.reply_source.is_none_or(|address| address == reply.source)
             && self.reply_source_port.is_none_or(|port| Some(port) == reply.source_port)
     }
-}
-
-fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    nested(bytes).find(|(kind, _)| *kind == wanted).map(|(_, payload)| payload)
 }

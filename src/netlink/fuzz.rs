@@ -8,19 +8,16 @@ use neli::{
 };
 
 use super::{
-    address::Address,
-    bridge_vlan::BridgeVlan,
-    clsact::IngressQdisc,
+    addresses::Address,
+    bridges::{BridgeVlan, FdbEntry},
     conntrack,
-    fdb::FdbEntry,
-    filter::FilterInfo,
-    link::Link,
-    neighbor::Neighbor,
+    links::Link,
+    neighbors::Neighbor,
     nftables,
-    qdisc::Qdisc,
-    reply::{Body, replies},
-    route_message::RouteMessage,
-    rule::RoutingRule,
+    routes::RouteMessage,
+    rules::RoutingRule,
+    tc::{FilterInfo, IngressQdisc, Qdisc},
+    wire::{Body, replies},
 };
 
 /// Decodes the bytes of one read, and each object in them as every kind.

@@ -1,5 +1,5 @@
-//! Links, addresses, routes, policy routing, traffic control ([rtnetlink(7)]) and network
-//! namespaces.
+//! Network interfaces, addresses, routes, traffic control and packet filters of the kernel
+//! ([rtnetlink(7)]), in any network namespace.
 //!
 //! [`Netns::socket`] opens a [`Socket`] *inside* a namespace, and any thread can then use the
 //! socket from outside. It enters the namespace on the calling thread, opens the socket and returns
@@ -22,22 +22,30 @@
 //!
 //! # What it does
 //!
-//! * Operations are methods of [`Socket`], with one netlink exchange each if the kernel permits it.
-//!   [`Socket::create_veth`] sets both names and both MAC addresses, the bridge, and the peer's
-//!   namespace in one message.
-//! * [`Socket::create_link`] creates macvlan, ipvlan, VLAN, VXLAN, VRF, dummy, ifb and tap links,
-//!   and links of any other kind, directly in the namespace of a pod.
-//! * `create_*` and `add_*` fail with [`Error::Exists`] if the object exists. `delete_*` succeeds
-//!   if the object is absent.
-//! * [`Netns::configure`] applies the addresses and routes of a CNI result to an interface.
-//!   [`Netns::verify`] compares them in CHECK. [`Netns::announce`] announces addresses to the
-//!   neighbors.
-//! * Errors carry the kernel's extended acknowledgement and name the missing capability.
-//! * [`AddressProbe`] detects whether a machine on a link already uses an address.
-//! * [`Sysctl`] reads and writes settings of a namespace that have no netlink message. For example,
-//!   `Sysctl::Ipv4Forward.ensure(1)` makes the namespace of the thread a router.
-//! * A dump that the kernel marks as inconsistent is repeated.
-//! * [`raw`] sends requests that the module has no operation for.
+//! | objects | types | operations |
+//! |---|---|---|
+//! | links of every kind, also directly in the namespace of a pod | [`Link`], [`LinkSpec`], [`LinkKind`], [`VethPair`] | [`Socket::links`], [`Socket::create_link`], [`Socket::create_veth`], [`Socket::move_link`], [`Socket::delete_link`] |
+//! | bridges, their ports, VLANs and forwarding entries | [`BridgeSpec`], [`BridgePort`], [`BridgeVlan`], [`FdbEntry`] | [`Socket::create_bridge`], [`Socket::set_bridge_port`], [`Socket::add_bridge_vlan`], [`Socket::set_fdb`] |
+//! | addresses | [`AddressSpec`], [`Address`] | [`Socket::add_address`], [`Socket::addresses`], [`Socket::wait_addresses_settled`] |
+//! | neighbors, and machines that use an address | [`Neighbor`], [`AddressProbe`] | [`Socket::set_neighbor`], [`Socket::ensure_proxy_neighbor`], [`Netns::announce`] |
+//! | routes | [`Route`], [`RejectRoute`] | [`Socket::add_route`], [`Socket::replace_route`], [`Socket::routes_of`] |
+//! | rules of policy routing | [`RoutingRule`] | [`Socket::add_rule`], [`Socket::rules`], [`Socket::free_table`] |
+//! | traffic control | [`BpfFilter`], [`SharedBlocks`], [`Tbf`], [`Redirect`] | [`Socket::ensure_clsact`], [`Socket::replace_filter`], [`Socket::ensure_tbf`] |
+//! | packet filter and address translation | [`nftables`] | [`nftables::Socket::commit`] |
+//! | tracked connections | [`conntrack`] | [`conntrack::Socket::delete`] |
+//! | namespaces | [`Netns`], [`NetnsId`] | [`Netns::open`], [`Netns::create`], [`Netns::run`] |
+//! | settings below `/proc/sys` | [`Sysctl`], [`SysctlName`] | [`Sysctl::ensure`] |
+//! | the result of a plugin | [`ConfiguredInterface`], [`VerifyError`] | [`Netns::configure`] for ADD, [`Netns::verify`] for CHECK |
+//! | everything else | [`raw`] | [`Socket::raw_request`] |
+//!
+//! The operations have these rules:
+//!
+//! * Each is one netlink exchange if the kernel permits it. [`Socket::create_veth`] sets both names
+//!   and both MAC addresses, the bridge, and the peer's namespace in one message.
+//! * `create_*` and `add_*` fail with [`Error::Exists`] if the object exists. `ensure_*` succeeds
+//!   if the same object exists. `delete_*` succeeds if the object is absent.
+//! * A list has the objects of all programs. An inconsistent list is read again.
+//! * An error has the kernel's explanation (extended acknowledgement) and the missing capability.
 //!
 //! # Attaching programs
 //!
@@ -95,9 +103,9 @@
 //!
 //! # What it does not do
 //!
-//! The module does not watch for events. It does not replace a qdisc of another program. It deletes
-//! a qdisc only by request, because the `clsact` qdisc of a link may carry filters of other
-//! programs.
+//! The module does not watch for events. It replaces no qdisc of another program. It deletes a
+//! qdisc only by request, for example with [`Socket::delete_clsact`]: the `clsact` qdisc of a link
+//! may carry filters of other programs.
 //!
 //! # Kernel
 //!
@@ -107,90 +115,46 @@
 //!
 //! [rtnetlink(7)]: https://man7.org/linux/man-pages/man7/rtnetlink.7.html
 
-mod address;
-mod announce;
-mod attrs;
-mod background;
-mod bridge;
-mod bridge_vlan;
-mod clsact;
-mod configure;
+mod addresses;
+mod bridges;
 pub mod conntrack;
 mod error;
-mod fdb;
-mod filter;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
-mod ipv6;
-mod kinds;
-mod link;
-mod link_change;
-mod link_spec;
-mod message;
-mod mirred;
-mod neighbor;
+mod links;
+mod neighbors;
 mod netns;
-mod next_hop;
-mod nfnetlink;
 pub mod nftables;
-mod notices;
-mod orphans;
-mod pci;
-mod probe;
-mod qdisc;
+mod operation;
 pub mod raw;
-mod redirect;
-mod reject;
-mod reply;
-mod route;
-mod route_identity;
-mod route_message;
+mod results;
 mod routes;
-mod rule;
-mod rule_message;
 mod rules;
 mod socket;
-mod sysctl;
-mod sysctl_name;
-mod tables;
-mod tap;
-mod tbf;
-mod tun;
-mod verify;
-mod veth;
+mod sysctls;
+mod tc;
+mod wire;
 
-pub use address::{Address, AddressSpec};
-pub use bridge::{BridgePort, BridgeSpec};
-pub use bridge_vlan::BridgeVlan;
-pub use clsact::{IngressQdisc, SharedBlock, SharedBlocks};
-pub use configure::ConfiguredInterface;
+pub use addresses::{Address, AddressSpec};
+pub use bridges::{BridgeSpec, BridgeVlan, FdbEntry, FdbState};
 pub use error::{Error, Result};
-pub use fdb::{FdbEntry, FdbState};
-pub use filter::{BpfFilter, FilterInfo, FilterTarget};
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub use fuzz::read_replies;
-pub use ipv6::{AddrGenMode, Ipv6Conf};
-pub use kinds::{
-    Ipvlan, IpvlanFlag, IpvlanMode, LinkKind, Macvlan, MacvlanMode, OtherKind, Tap, Vlan, VlanProtocol, Vrf, Vxlan,
+pub use links::{
+    BridgePort, Ipvlan, IpvlanFlag, IpvlanMode, Link, LinkKind, LinkSpec, Macvlan, MacvlanMode, OrphanRecord,
+    OtherKind, Tap, VethEnd, VethIndexes, VethPair, Vlan, VlanProtocol, Vrf, Vxlan, link_names_of_pci,
 };
-pub use link::Link;
-pub use link_spec::LinkSpec;
-pub use neighbor::{Neighbor, NeighborState};
+pub use neighbors::{AddressAnswer, AddressProbe, Neighbor, NeighborState};
 pub use netns::{Netns, NetnsId};
-pub use orphans::OrphanRecord;
-pub use pci::link_names_of_pci;
-pub use probe::{AddressAnswer, AddressProbe};
-pub use qdisc::{Qdisc, QdiscParent, QdiscStats};
-pub use redirect::Redirect;
-pub use reject::{RejectAction, RejectRoute};
-pub use route::Route;
-pub use rule::{RoutingRule, RuleAction};
+pub use results::{ConfiguredInterface, Difference, INTERFACE_DIFFERS, VerifyError};
+pub use routes::{RejectAction, RejectRoute, Route};
+pub use rules::{RoutingRule, RuleAction};
 pub use socket::Socket;
-pub use sysctl::{Ipv4Conf, Sysctl};
-pub use sysctl_name::SysctlName;
-pub use tbf::{RateError, Tbf};
-pub use verify::{Difference, INTERFACE_DIFFERS, VerifyError};
-pub use veth::{VethEnd, VethIndexes, VethPair};
+pub use sysctls::{AddrGenMode, Ipv4Conf, Ipv6Conf, Sysctl, SysctlName};
+pub use tc::{
+    BpfFilter, FilterInfo, FilterTarget, IngressQdisc, Qdisc, QdiscParent, QdiscStats, RateError, Redirect,
+    SharedBlock, SharedBlocks, Tbf,
+};
 
 pub use crate::spec::IfIndex;

@@ -1,3 +1,4 @@
+//! Network namespaces.
 #![expect(clippy::disallowed_methods, reason = "only this file changes the namespace of a thread")]
 
 use std::{

@@ -33,11 +33,12 @@ use std::fmt::Display;
 
 use neli::{consts::nl::NlmF, types::Buffer};
 
-pub use super::attrs::{Attributes, attributes};
+pub use super::wire::{Attributes, attributes};
 use super::{
-    error::{EncodeError, Operation, Result},
-    reply::Body,
-    socket::{DUMP_ATTEMPTS, Socket, encode},
+    error::Result,
+    operation::{EncodeError, Operation},
+    socket::{Socket, encode, until_consistent},
+    wire::Body,
 };
 
 /// Replace the object if it exists.
@@ -177,12 +178,12 @@ impl Socket {
         let operation = Operation::new(request.operation, &request.object);
         let mode = if request.dump { NlmF::DUMP } else { NlmF::ACK };
         let flags = NlmF::from_bits_retain(request.flags) | mode;
-        for _ in 0..DUMP_ATTEMPTS {
+        until_consistent(&operation, || {
             let sequence = self.next_sequence();
             self.send_encoded(&operation, &encode(&operation, sequence, request.message_type, flags, request.body())?)?;
-            let (mut messages, mut interrupted) = (Vec::new(), false);
+            let (mut messages, mut is_interrupted) = (Vec::new(), false);
             self.receive_each(&operation, sequence, &mut |reply| {
-                interrupted |= reply.interrupted;
+                is_interrupted |= reply.interrupted;
                 match reply.body {
                     Body::Done => return Ok(true),
                     Body::Refused(code, message) => return Err(operation.refused(code, message)),
@@ -192,10 +193,7 @@ impl Socket {
                 }
                 Ok(false)
             })?;
-            if !interrupted {
-                return Ok(messages);
-            }
-        }
-        Err(operation.dump_interrupted(DUMP_ATTEMPTS))
+            Ok((messages, is_interrupted))
+        })
     }
 }

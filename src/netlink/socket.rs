@@ -1,9 +1,10 @@
+//! The socket, and the exchange of messages on it.
+
 use std::{
     cell::{Cell, Ref, RefCell},
     fmt,
     io::Cursor,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
-    time::{Duration, Instant},
 };
 
 use neli::{
@@ -17,7 +18,6 @@ use neli::{
 
 use rustix::{
     buffer::spare_capacity,
-    event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, retry_on_intr},
     net::{RecvFlags, SendFlags, SocketAddrAny, netlink::SocketAddrNetlink, recvfrom, send},
 };
@@ -25,17 +25,13 @@ use rustix::{
 use tracing::trace;
 
 use super::{
-    error::{EncodeError, Error, Operation, Result},
-    message::is_deletion,
-    reply::{Body, Reply, replies},
+    error::{Error, Result},
+    operation::{EncodeError, Operation},
+    wire::{Body, Reply, replies},
 };
-use crate::spec::IfIndex;
 
 /// The size of the read buffer in bytes. The kernel fills it with one part of a list.
 const MAX_READ: usize = 32 * 1024;
-
-/// How often an inconsistent dump is read.
-pub(super) const DUMP_ATTEMPTS: u32 = 8;
 
 /// The port of the kernel itself. Any process with `CAP_NET_ADMIN` in a namespace can send to the
 /// sockets there, for example a pod in its own namespace. It can also guess the sequence number of
@@ -116,6 +112,24 @@ impl Socket {
         self.request::<P, Buffer>(operation, kind, flags, message).map(drop)
     }
 
+    /// Sends one request for a deletion. The error numbers in `absent` mean that the object does
+    /// not exist, which is success.
+    pub(super) fn delete<P>(
+        &self,
+        operation: &Operation,
+        kind: Rtm,
+        message: Result<P, EncodeError>,
+        absent: &[Errno],
+    ) -> Result<()>
+    where
+        P: Size + ToBytes + fmt::Debug,
+    {
+        match self.change(operation, kind, NlmF::empty(), message) {
+            Err(error) if absent.iter().any(|errno| error.is(*errno)) => Ok(()),
+            deleted => deleted,
+        }
+    }
+
     /// Lists objects. Repeats the dump if the list changed during it.
     pub(super) fn dump<P, R>(
         &self,
@@ -128,15 +142,12 @@ impl Socket {
         R: FromBytesWithInput<Input = usize>,
     {
         let kind = kind.into();
-        for _ in 0..DUMP_ATTEMPTS {
+        until_consistent(operation, || {
             let message = message().map_err(|error| operation.malformed(error))?;
             let sequence = self.send(operation, kind, NlmF::DUMP, message)?;
             let answer = self.receive(operation, sequence)?;
-            if !answer.interrupted {
-                return Ok(answer.objects);
-            }
-        }
-        Err(operation.dump_interrupted(DUMP_ATTEMPTS))
+            Ok((answer.objects, answer.interrupted))
+        })
     }
 
     fn send<P>(&self, operation: &Operation, kind: impl Into<u16>, flags: NlmF, payload: P) -> Result<u32>
@@ -159,54 +170,6 @@ impl Socket {
         trace_request(operation);
         let sent = retry_on_intr(|| send(self.fd(), requests, SendFlags::empty()));
         sent.map(drop).map_err(|errno| operation.socket(errno))
-    }
-
-    /// Reads until the kernel reports that the link is gone, or the exchange `sequence` is over.
-    /// Returns false if neither happens within `timeout` or before `sender` hangs up, or if the
-    /// kernel dropped messages.
-    pub(super) fn await_deletion(
-        &self,
-        deletion: &Deletion<'_>,
-        sender: &impl AsFd,
-        timeout: Duration,
-    ) -> Result<bool> {
-        let Deletion { operation, sequence, ifindex } = *deletion;
-        let deadline = Instant::now() + timeout;
-        let mut answer = Answer::<Buffer>::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            let mut both = [
-                PollFd::from_borrowed_fd(self.fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(sender.as_fd(), PollFlags::empty()),
-            ];
-            match poll(&mut both, Timespec::try_from(left).ok().as_ref()) {
-                Ok(0) | Err(Errno::INTR) => continue,
-                ready => ready.map_err(|errno| operation.socket(errno))?,
-            };
-            if both[0].revents().is_empty() {
-                return Ok(false);
-            }
-            let bytes = match self.read(operation) {
-                Err(error) if error.is(Errno::NOBUFS) => return Ok(false),
-                bytes => bytes?,
-            };
-            for reply in replies(&bytes) {
-                let reply = reply.map_err(|error| operation.malformed(error))?;
-                // Before Linux 6.2, a notification carries neither port nor sequence number of the
-                // request.
-                if let Body::Object(body) = reply.body
-                    && is_deletion(reply.kind, body, ifindex)
-                {
-                    return Ok(true);
-                }
-                if (reply.port, reply.sequence) == (self.port, sequence) && answer.take(operation, reply)? {
-                    return Ok(true);
-                }
-            }
-        }
     }
 
     /// The port of the socket, to which the kernel addresses its answers.
@@ -283,7 +246,7 @@ impl Socket {
     }
 
     /// Reads once. Returns no bytes after a signal, or if the sender is not the kernel.
-    fn read(&self, operation: &Operation) -> Result<Ref<'_, [u8]>> {
+    pub(super) fn read(&self, operation: &Operation) -> Result<Ref<'_, [u8]>> {
         let mut bytes = self.bytes.borrow_mut();
         bytes.clear();
         let (length, is_kernel) = match recvfrom(self.fd(), spare_capacity(&mut bytes), RecvFlags::TRUNC) {
@@ -311,6 +274,18 @@ fn is_kernel(sender: SocketAddrAny) -> bool {
 struct Truncated {
     length: usize,
     read: usize,
+}
+
+/// Repeats a dump until the kernel does not mark it as inconsistent.
+pub(super) fn until_consistent<T>(operation: &Operation, mut dump: impl FnMut() -> Result<(T, bool)>) -> Result<T> {
+    const ATTEMPTS: u32 = 8;
+    for _ in 0..ATTEMPTS {
+        let (list, is_interrupted) = dump()?;
+        if !is_interrupted {
+            return Ok(list);
+        }
+    }
+    Err(operation.dump_interrupted(ATTEMPTS))
 }
 
 /// The bytes of a request, for a later send or another sender.
@@ -357,14 +332,6 @@ impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Socket").field("port", &self.port).finish_non_exhaustive()
     }
-}
-
-/// A request to delete a link, sent by another process on the same socket.
-#[derive(Clone, Copy)]
-pub(super) struct Deletion<'o> {
-    pub(super) operation: &'o Operation,
-    pub(super) sequence: u32,
-    pub(super) ifindex: IfIndex,
 }
 
 /// The received objects of one exchange.

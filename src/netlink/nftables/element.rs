@@ -9,8 +9,9 @@ use super::{
     value::{self, Bounds, Value},
 };
 use crate::netlink::{
-    attrs::{Attrs, nested, text},
-    error::{EncodeError, Result},
+    error::Result,
+    operation::EncodeError,
+    wire::{Attrs, attribute, attributes, text},
 };
 
 /// An element of a set or map.
@@ -165,8 +166,9 @@ pub(super) fn elements_of(set: &Set) -> Result<Attrs<u16>, EncodeError> {
 
 /// Reads the elements of a set from messages of the kernel. Skips elements of other types.
 pub(in crate::netlink) fn elements<'a>(set: &Set, messages: impl Iterator<Item = &'a [u8]>) -> Vec<Element> {
-    let lists = messages.flat_map(|message| nested(message.get(HEADER..).unwrap_or_default()));
-    let elements = lists.filter(|(kind, _)| *kind == NFTA_SET_ELEM_LIST_ELEMENTS).flat_map(|(_, list)| nested(list));
+    let lists = messages.flat_map(|message| attributes(message.get(HEADER..).unwrap_or_default()));
+    let elements =
+        lists.filter(|(kind, _)| *kind == NFTA_SET_ELEM_LIST_ELEMENTS).flat_map(|(_, list)| attributes(list));
     let mut listed: Vec<_> = elements.map(|(_, element)| Listed::decode(element)).collect();
     if !set.has_intervals || set.has_ranges() {
         let whole = listed.iter().filter_map(|one| Element::decode(set, one, one.key_end.unwrap_or(one.key)));
@@ -190,7 +192,7 @@ impl<'a> Listed<'a> {
     fn decode(element: &'a [u8]) -> Self {
         let none = &[][..];
         let mut listed = Self { key: none, key_end: None, data: none, is_end: false, user_data: none };
-        for (kind, payload) in nested(element) {
+        for (kind, payload) in attributes(element) {
             match kind {
                 NFTA_SET_ELEM_KEY => listed.key = attribute(payload, NFTA_DATA_VALUE).unwrap_or_default(),
                 NFTA_SET_ELEM_KEY_END => listed.key_end = attribute(payload, NFTA_DATA_VALUE),
@@ -229,10 +231,6 @@ impl Verdict {
             _ => None,
         }
     }
-}
-
-fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    nested(bytes).find(|(kind, _)| *kind == wanted).map(|(_, payload)| payload)
 }
 
 fn data_value(bytes: &[u8]) -> Result<Attrs<u16>, EncodeError> {

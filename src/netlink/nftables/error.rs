@@ -1,4 +1,4 @@
-use crate::netlink::error::EncodeError;
+use crate::netlink::operation::EncodeError;
 
 /// A rule or element that the kernel would refuse or misread. It is the source of
 /// [`Error::Message`](crate::netlink::Error::Message).

@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{
     netlink::{
-        address::octets,
-        attrs::Attrs,
-        error::{EncodeError, Operation, Result},
+        error::Result,
+        operation::{EncodeError, Operation},
+        wire::{Attrs, octets},
     },
     spec::MacAddr,
 };

@@ -9,10 +9,7 @@ use super::{
     uapi::*,
     value::DataType,
 };
-use crate::netlink::{
-    attrs::Attrs,
-    error::{EncodeError, Result},
-};
+use crate::netlink::{error::Result, operation::EncodeError, wire::Attrs};
 
 impl Expressions {
     pub(super) fn lookup(self, lookup: &Lookup, destination: Destination) -> Result<Self, EncodeError> {

@@ -3,10 +3,11 @@
 use neli::types::Buffer;
 
 use super::uapi::*;
-pub(super) use crate::netlink::nfnetlink::{HEADER, bytes, message};
+pub(super) use crate::netlink::wire::nfnetlink::{HEADER, bytes, message};
 use crate::netlink::{
-    attrs::{Attrs, text},
-    error::{EncodeError, Result},
+    error::Result,
+    operation::EncodeError,
+    wire::{Attrs, text},
 };
 
 /// The message that begins or ends a batch. It carries the subsystem in a field that other messages

@@ -12,9 +12,9 @@ use super::{
     value::DataType,
 };
 use crate::netlink::{
-    address::octets,
-    attrs::Attrs,
-    error::{EncodeError, Result},
+    error::Result,
+    operation::EncodeError,
+    wire::{Attrs, octets},
 };
 
 impl Expressions {

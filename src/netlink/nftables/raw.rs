@@ -1,8 +1,5 @@
 use super::uapi::{NFTA_EXPR_DATA, NFTA_EXPR_NAME, NLA_F_NESTED};
-use crate::netlink::{
-    attrs::Attrs,
-    error::{EncodeError, Result},
-};
+use crate::netlink::{error::Result, operation::EncodeError, wire::Attrs};
 
 /// A kernel expression by its name and attributes, for features that this module lacks.
 ///

@@ -6,7 +6,7 @@ use super::{
     table::Table,
     uapi::{NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFTNL_UDATA_RULE_COMMENT},
 };
-use crate::netlink::attrs::nested;
+use crate::netlink::wire::attributes;
 
 /// A rule: an action for packets that match all its [conditions](Match).
 ///
@@ -109,7 +109,7 @@ impl RuleInfo {
     /// Reads the rule from a message of the kernel.
     pub(in crate::netlink) fn decode(message: &[u8]) -> Self {
         let (mut handle, mut user_data) = (0, &[][..]);
-        for (kind, payload) in nested(message.get(HEADER..).unwrap_or_default()) {
+        for (kind, payload) in attributes(message.get(HEADER..).unwrap_or_default()) {
             match kind {
                 NFTA_RULE_HANDLE => handle = payload.try_into().map_or(0, u64::from_be_bytes),
                 NFTA_RULE_USERDATA => user_data = payload,

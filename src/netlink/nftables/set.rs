@@ -7,10 +7,7 @@ use super::{
     uapi::*,
     value::{DataType, can_be_intervals, size, type_number},
 };
-use crate::netlink::{
-    attrs::Attrs,
-    error::{EncodeError, Result},
-};
+use crate::netlink::{error::Result, operation::EncodeError, wire::Attrs};
 
 /// A named set or map in a table. A rule can test whether fields of a packet are in it, and the
 /// elements can change without a change of rules.

@@ -15,10 +15,10 @@ use super::{
     uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSETELEM},
 };
 use crate::netlink::{
-    self,
-    attrs::Attrs,
-    error::{Error, Operation, Result},
-    socket::encode,
+    error::{Error, Result},
+    operation::Operation,
+    socket::{self, encode},
+    wire::Attrs,
 };
 
 /// The size of batches in bytes that fits the send buffer of all hosts.
@@ -34,7 +34,7 @@ const NF_TABLES: &str = "nf_tables";
 #[doc(alias = "NETLINK_NETFILTER")]
 #[derive(Debug)]
 pub struct Socket {
-    netlink: netlink::Socket,
+    netlink: socket::Socket,
 }
 
 impl Socket {
@@ -46,7 +46,7 @@ impl Socket {
     /// socket cannot be opened.
     pub fn open() -> Result<Self> {
         let operation = Operation::new("open", "a netfilter netlink socket");
-        match netlink::Socket::connect(&operation, NlFamily::Netfilter) {
+        match socket::Socket::connect(&operation, NlFamily::Netfilter) {
             Err(error) if error.is(Errno::PROTONOSUPPORT) => Err(operation.unsupported(NF_TABLES)),
             socket => Ok(Self { netlink: socket? }),
         }

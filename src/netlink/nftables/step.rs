@@ -12,8 +12,9 @@ use super::{
     uapi::*,
 };
 use crate::netlink::{
-    attrs::Attrs,
-    error::{EncodeError, Operation, Result},
+    error::Result,
+    operation::{EncodeError, Operation},
+    wire::Attrs,
 };
 
 /// One change.

@@ -4,7 +4,7 @@ use super::{
     message::HEADER,
     uapi::{NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE},
 };
-use crate::netlink::attrs::{nested, text};
+use crate::netlink::wire::{attribute, text};
 
 /// The packets that a table sees.
 #[doc(alias = "NFPROTO_INET")]
@@ -115,11 +115,9 @@ impl Table {
 impl Chain {
     /// The name of the chain in a message of the kernel; `None` for a chain of another table.
     pub(super) fn name_in(table: &Table, message: &[u8]) -> Option<String> {
-        let attribute = |wanted| {
-            let mut attributes = nested(message.get(HEADER..)?);
-            attributes.find(|(kind, _)| *kind == wanted).map(|(_, payload)| text(payload))
-        };
-        attribute(NFTA_CHAIN_NAME).filter(|_| attribute(NFTA_CHAIN_TABLE).as_ref() == Some(&table.name))
+        let attributes = message.get(HEADER..)?;
+        let of_table = attribute(attributes, NFTA_CHAIN_TABLE).map(text)?;
+        attribute(attributes, NFTA_CHAIN_NAME).filter(|_| of_table == table.name).map(text)
     }
 
     /// The table of the chain.

@@ -6,10 +6,7 @@ use ipnetwork::IpNetwork;
 
 use super::{error::Invalid, protocol::Protocol};
 use crate::{
-    netlink::{
-        address::{ip_addr, octets},
-        attrs::text,
-    },
+    netlink::wire::{ip_addr, octets, text},
     spec::{IfName, MacAddr},
 };
 

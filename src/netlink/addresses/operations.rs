@@ -1,0 +1,184 @@
+//! Operations on addresses.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use ipnetwork::IpNetwork;
+use neli::{
+    consts::{
+        nl::NlmF,
+        rtnl::{RtAddrFamily, Rtm},
+    },
+    rtnl::Ifaddrmsg,
+};
+use rustix::io::Errno;
+
+use super::address::{Address, AddressSpec, header};
+use crate::netlink::{
+    error::{Error, Result},
+    operation::{EncodeError, Operation},
+    socket::Socket,
+};
+use crate::spec::IfIndex;
+
+impl Socket {
+    /// Adds an address to a link. The kernel adds a route to the subnet of its prefix.
+    ///
+    /// An IPv4 address with a prefix shorter than 31 gets the broadcast address of the subnet. An
+    /// IPv6 address is usable at once, because duplicate address detection (a second or more) is
+    /// off. IPAM already ensures that the address is unique. [`Socket::add_address_with`] sets a
+    /// peer, a label, or duplicate address detection.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`] if the link already has the address. [`Error::Kernel`] otherwise: `ENODEV`
+    /// if the link is gone, `EACCES` if IPv6 is disabled on it, `EPERM` without `CAP_NET_ADMIN`.
+    #[doc(alias = "RTM_NEWADDR")]
+    pub fn add_address(&self, ifindex: IfIndex, address: IpNetwork) -> Result<()> {
+        self.new_address(ifindex, &address.into())
+    }
+
+    /// Adds an address with all its settings to a link.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::add_address`]. [`Error::Kernel`] with `ERANGE` for a label with more than
+    /// 15 bytes.
+    ///
+    /// # Kernel
+    ///
+    /// Linux 4.18 for [`AddressSpec::no_prefix_route`] of an IPv4 address. Older kernels ignore it.
+    pub fn add_address_with(&self, ifindex: IfIndex, address: &AddressSpec) -> Result<()> {
+        self.new_address(ifindex, address)
+    }
+
+    /// Adds an address to a link, unless the link has it with the same prefix length. Returns
+    /// whether the call added the address.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::add_address`]. Also [`Error::Exists`] if the link has the IPv6 address with
+    /// another prefix length or with a peer.
+    pub fn ensure_address(&self, ifindex: IfIndex, address: IpNetwork) -> Result<bool> {
+        match self.new_address(ifindex, &address.into()) {
+            Err(exists @ Error::Exists { .. }) => {
+                let operation = Operation::on_link("list the addresses of", ifindex);
+                let found = self.addresses_of(&operation, ifindex)?;
+                let is_there = found.iter().any(|found| found.address == address && found.peer.is_none());
+                if is_there { Ok(false) } else { Err(exists) }
+            }
+            added => added.map(|()| true),
+        }
+    }
+
+    /// Deletes an address from a link. Succeeds if the address or the link is absent. An IPv4
+    /// address with a peer needs [`Socket::delete_address_with`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`]: `EPERM` without `CAP_NET_ADMIN`.
+    #[doc(alias = "RTM_DELADDR")]
+    pub fn delete_address(&self, ifindex: IfIndex, address: IpNetwork) -> Result<()> {
+        self.remove_address(ifindex, &address.into())
+    }
+
+    /// Deletes an address from a link. Address, prefix length, and for IPv4 also the peer and a
+    /// label must match. Succeeds if the address or the link is absent.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::delete_address`].
+    pub fn delete_address_with(&self, ifindex: IfIndex, address: &AddressSpec) -> Result<()> {
+        self.remove_address(ifindex, address)
+    }
+
+    fn new_address(&self, ifindex: IfIndex, spec: &AddressSpec) -> Result<()> {
+        let operation = Operation::new("add address", format_args!("{} to link {ifindex}", spec.address));
+        self.change(&operation, Rtm::Newaddr, NlmF::CREATE | NlmF::EXCL, spec.message(ifindex))
+    }
+
+    fn remove_address(&self, ifindex: IfIndex, spec: &AddressSpec) -> Result<()> {
+        let operation = Operation::new("delete address", format_args!("{} of link {ifindex}", spec.address));
+        self.delete(&operation, Rtm::Deladdr, spec.message(ifindex), &[Errno::ADDRNOTAVAIL, Errno::NODEV])
+    }
+
+    /// The addresses of a link, IPv4 first, in the kernel's order: the primary address of a subnet
+    /// precedes the others. [`Socket::all_addresses`] returns them with their flags.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`] (`ENODEV` if the link is absent, on Linux 4.20 and later) and socket
+    /// errors.
+    pub fn addresses(&self, ifindex: IfIndex) -> Result<Vec<IpNetwork>> {
+        let operation = Operation::on_link("list the addresses of", ifindex);
+        let found = self.dump_addresses(&operation, Some(ifindex))?;
+        let of_link = found.into_iter().filter(|found| found.ifindex == ifindex).map(|found| found.address);
+        let (v4, v6): (Vec<_>, Vec<_>) = of_link.partition(IpNetwork::is_ipv4);
+        Ok([v4, v6].concat())
+    }
+
+    /// The addresses of all links.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::links`].
+    #[doc(alias = "RTM_GETADDR")]
+    pub fn all_addresses(&self) -> Result<Vec<Address>> {
+        self.dump_addresses(&Operation::new("list", "addresses"), None)
+    }
+
+    /// Waits until no address of a link is [tentative](Address::tentative). Returns whether that
+    /// happened within `timeout`.
+    ///
+    /// Duplicate address detection takes a second, plus a random delay of up to a second. It does
+    /// not begin before the link is up and has a carrier.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DuplicateAddress`] if another machine on the link uses one of the addresses. As for
+    /// [`Socket::addresses`] otherwise.
+    ///
+    /// # Kernel
+    ///
+    /// `net.ipv6.conf.<link>.accept_dad` and `dad_transmits` set the number and effect of the
+    /// probes.
+    pub fn wait_addresses_settled(&self, ifindex: IfIndex, timeout: Duration) -> Result<bool> {
+        const FIRST_PAUSE: Duration = Duration::from_millis(1);
+        const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+        let operation = Operation::on_link("wait for the addresses of", ifindex);
+        let start = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let found = self.addresses_of(&operation, ifindex)?;
+            if let Some(duplicate) = found.iter().find(|address| address.dad_failed) {
+                return Err(Error::DuplicateAddress { address: duplicate.address, ifindex });
+            }
+            if found.iter().all(|address| !address.tentative) {
+                return Ok(true);
+            }
+            let left = timeout.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            thread::sleep(pause.min(left));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The addresses of one link.
+    pub(in crate::netlink) fn addresses_of(&self, operation: &Operation, ifindex: IfIndex) -> Result<Vec<Address>> {
+        let mut found = self.dump_addresses(operation, Some(ifindex))?;
+        found.retain(|address| address.ifindex == ifindex);
+        Ok(found)
+    }
+
+    /// The addresses of one link if the kernel filters by link; the addresses of all links
+    /// without an index.
+    fn dump_addresses(&self, operation: &Operation, ifindex: Option<IfIndex>) -> Result<Vec<Address>> {
+        let request = || header(RtAddrFamily::Unspecified, ifindex, 0).build().map_err(EncodeError::from);
+        let found: Vec<Ifaddrmsg> = self.dump(operation, Rtm::Getaddr, request)?;
+        Ok(found.iter().filter_map(Address::decode).collect())
+    }
+}

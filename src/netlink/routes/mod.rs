@@ -1,0 +1,15 @@
+//! Routes of all tables.
+
+mod identity;
+mod list;
+mod message;
+mod next_hop;
+mod operations;
+mod reject;
+mod route;
+
+#[cfg(any(test, fuzzing))]
+pub(super) use message::RouteMessage;
+pub use reject::{RejectAction, RejectRoute};
+pub use route::Route;
+pub(super) use route::{RT_SCOPE_UNIVERSE, RTPROT_STATIC};

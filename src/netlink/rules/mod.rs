@@ -1,0 +1,7 @@
+//! Rules of policy routing.
+
+mod message;
+mod operations;
+mod rule;
+
+pub use rule::{RoutingRule, RuleAction};
