@@ -41,6 +41,18 @@
 //!
 //! The documentation of [`plugin`] contains a complete plugin. In a verb, `?` converts an error of
 //! any module into a [`plugin::PluginError`]. Elsewhere, [`Error`] holds an error of any module.
+//!
+//! # Errors
+//!
+//! The text of an error names the object, the reason and the remedy, in this order:
+//!
+//! ```text
+//! cannot read /x: No such file or directory (os error 2); mount /proc
+//! ```
+//!
+//! Print it with `{error}`. If the text contains the reason, [`source`](std::error::Error::source)
+//! returns nothing, so a printed chain of sources does not repeat the reason. Its value is a public
+//! field of the variant.
 
 #![cfg_attr(
     not(all(feature = "ipam", feature = "netlink", feature = "datapath")),

@@ -5,12 +5,14 @@ use std::time::Duration;
 use crate::spec::{ErrorCode, HasErrorCode};
 
 /// An error of [`bpf`](crate::bpf) and of `datapath`.
+// The text contains the text of `r#source`. The raw name hides the field from thiserror, so a
+// printed chain of sources does not repeat the text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The BPF file system is missing and cannot be mounted.
     #[error(
-        "cannot mount the BPF file system on {}: mount it by hand (mount -t bpf bpf {0}) on a kernel \
+        "cannot mount the BPF file system on {}: {source}; mount it by hand (mount -t bpf bpf {0}) on a kernel \
          with CONFIG_BPF_SYSCALL, or give the process CAP_SYS_ADMIN",
         path.display()
     )]
@@ -18,7 +20,7 @@ pub enum Error {
         /// The mount point.
         path: PathBuf,
         /// The error of mount(2).
-        source: io::Error,
+        r#source: io::Error,
     },
 
     /// The directory for pins is on another file system.
@@ -38,28 +40,28 @@ pub enum Error {
     },
 
     /// The kernel refused the programs or maps.
-    #[error("cannot load the eBPF programs{}", remedy(source))]
+    #[error("cannot load the eBPF programs: {source}{}", remedy(source))]
     Load {
         /// The error of bpf(2), and the end of libbpf's messages.
-        source: io::Error,
+        r#source: io::Error,
     },
 
     /// The kernel's verifier rejected the programs.
-    #[error("the verifier of this kernel rejects the eBPF programs: report it with the kernel version and the details")]
+    #[error("the verifier of this kernel rejects the eBPF programs: {source}; report it with the kernel version")]
     Rejected {
         /// The error of bpf(2), and the end of the verifier's log.
-        source: io::Error,
+        r#source: io::Error,
     },
 
     /// A step on the BPF file system failed.
-    #[error("cannot {operation} {}{}", path.display(), remedy(source))]
+    #[error("cannot {operation} {}: {source}{}", path.display(), remedy(source))]
     Pin {
         /// The operation, such as `open the pin`.
         operation: &'static str,
         /// The pin or directory.
         path: PathBuf,
         /// The error of the system call.
-        source: io::Error,
+        r#source: io::Error,
     },
 
     /// Another process has held the lock of the pins for too long.
@@ -105,23 +107,23 @@ pub enum Error {
     },
 
     /// Reading or changing a map failed.
-    #[error("cannot {operation} in the eBPF map {map}{}", full(source))]
+    #[error("cannot {operation} in the eBPF map {map}: {source}{}", full(source))]
     Map {
         /// The operation, such as `put 10.244.1.2`.
         operation: String,
         /// The name of the map.
         map: &'static str,
         /// The error of bpf(2).
-        source: io::Error,
+        r#source: io::Error,
     },
 
     /// An attached program cannot be opened. Another process may have replaced it during the call.
-    #[error("cannot open the attached eBPF program {id}: another process may have replaced it, try again")]
+    #[error("cannot open the attached eBPF program {id}: {source}; another process may have replaced it, try again")]
     Program {
         /// The id of the program.
         id: u32,
         /// The error of bpf(2).
-        source: io::Error,
+        r#source: io::Error,
     },
 
     /// The kernel has no TCX hooks.
@@ -131,14 +133,14 @@ pub enum Error {
     TcxUnsupported,
 
     /// A step on a TCX hook or link failed.
-    #[error("cannot {operation} {object}{}", remedy(source))]
+    #[error("cannot {operation} {object}: {source}{}", remedy(source))]
     Tcx {
         /// The operation, such as `attach the program to TCX`.
         operation: &'static str,
         /// The hook or link.
         object: String,
         /// The error of bpf(2).
-        source: io::Error,
+        r#source: io::Error,
     },
 }
 
@@ -200,10 +202,10 @@ pub(crate) fn io_error(error: libbpf_rs::Error) -> io::Error {
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::PermissionDenied => {
-            " (CAP_BPF and CAP_NET_ADMIN, or root, are needed; a kernel in lockdown refuses them too)"
+            "; CAP_BPF and CAP_NET_ADMIN, or root, are needed, on a kernel without lockdown"
         }
-        io::ErrorKind::Unsupported => " (the kernel lacks CONFIG_BPF_SYSCALL)",
-        io::ErrorKind::ReadOnlyFilesystem => " (mount the file system for writing: mount -o remount,rw /sys/fs/bpf)",
+        io::ErrorKind::Unsupported => "; run a kernel with CONFIG_BPF_SYSCALL",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount the file system for writing: mount -o remount,rw /sys/fs/bpf",
         _ => "",
     }
 }
@@ -211,7 +213,7 @@ fn remedy(source: &io::Error) -> &'static str {
 /// The kernel reports a full map as E2BIG, "argument list too long".
 fn full(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::StorageFull => ": it is full; DEL of a pod removes its entries",
+        io::ErrorKind::StorageFull => "; the map is full, and DEL of a pod removes its entries",
         _ => "",
     }
 }

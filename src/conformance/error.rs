@@ -9,6 +9,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The reason why the suite has no verdict. A violation by the plugin is never an error, but a
 /// [`Finding`](super::Finding).
+// The text contains the text of `r#source`. The raw name hides the field from thiserror, so a
+// printed chain of sources does not repeat the text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -36,20 +38,20 @@ pub enum Error {
     )]
     AllSkipped,
     /// There is no executable at the path of the plugin.
-    #[error("cannot find the plugin {}", path.display())]
+    #[error("cannot find the plugin {}: {source}", path.display())]
     Plugin {
         /// The path.
         path: PathBuf,
         /// The error of the system call.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The plugin cannot be started.
-    #[error("cannot start {}", path.display())]
+    #[error("cannot start {}: {source}", path.display())]
     Start {
         /// The executable.
         path: PathBuf,
         /// The error of the system call.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The plugin does not support a requested version.
     #[error("the plugin does not support {version}; it supports {}", Version::list(supported))]
@@ -79,19 +81,32 @@ pub enum Error {
         seen: String,
     },
     /// A private host could not be set up.
-    #[error("cannot {operation} {}", path.display())]
+    #[error("cannot {operation} {}: {source}", path.display())]
     Host {
         /// The operation, such as `mount tmpfs on`.
         operation: &'static str,
         /// The path of the operation.
         path: PathBuf,
         /// The error of the system call.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The suite could not build its own input for a chained plugin.
-    #[error("cannot build the prevResult for the plugin")]
-    PrevResult(#[from] spec::Error),
+    #[error("cannot build the prevResult for the plugin: {0}")]
+    PrevResult(spec::Error),
     /// A namespace could not be created or examined.
-    #[error("a private host or pod cannot be used")]
-    Netlink(#[from] netlink::Error),
+    #[error("a private host or pod cannot be used: {0}")]
+    Netlink(netlink::Error),
+}
+
+// `#[from]` would make the error a source too.
+impl From<spec::Error> for Error {
+    fn from(error: spec::Error) -> Self {
+        Self::PrevResult(error)
+    }
+}
+
+impl From<netlink::Error> for Error {
+    fn from(error: netlink::Error) -> Self {
+        Self::Netlink(error)
+    }
 }

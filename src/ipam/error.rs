@@ -26,6 +26,8 @@ pub const ADDRESS_TAKEN: ErrorCode = ErrorCode::plugin_specific(103);
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An invalid range, or an operation that the store could not perform.
+// The text contains the text of `r#source`. The raw name hides the field from thiserror, so a
+// printed chain of sources does not repeat the text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -224,8 +226,7 @@ pub enum Error {
         path: PathBuf,
         /// The owner of the lease, if the file name contains it.
         owner: Option<Box<AttachmentKey>>,
-        /// The parse error. The message contains it before the remedy, so it is not a
-        /// [`source`](std::error::Error::source).
+        /// The parse error.
         r#source: serde_json::Error,
     },
 
@@ -250,20 +251,19 @@ pub enum Error {
     NotATable {
         /// The file.
         path: PathBuf,
-        /// The parse error. The message contains it before the remedy, so it is not a
-        /// [`source`](std::error::Error::source).
+        /// The parse error.
         r#source: serde_json::Error,
     },
 
     /// A file system operation failed.
-    #[error("cannot {operation} {}{}", .path.display(), remedy(source))]
+    #[error("cannot {operation} {}: {source}{}", .path.display(), remedy(source))]
     Io {
         /// The operation, as a verb.
         operation: &'static str,
         /// The path of the operation.
         path: PathBuf,
         /// The error of the system call.
-        source: io::Error,
+        r#source: io::Error,
     },
 }
 
@@ -346,10 +346,10 @@ fn list(addresses: &[IpNetwork]) -> String {
 
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::PermissionDenied => " (only root has access; runtimes run plugins as root)",
-        io::ErrorKind::NotADirectory => " (a file exists in place of the directory)",
-        io::ErrorKind::ReadOnlyFilesystem => " (use a directory on a writable file system)",
-        io::ErrorKind::StorageFull => " (free space or inodes on that file system, or choose another directory)",
+        io::ErrorKind::PermissionDenied => "; only root has access, and runtimes run plugins as root",
+        io::ErrorKind::NotADirectory => "; remove the file that exists in place of the directory",
+        io::ErrorKind::ReadOnlyFilesystem => "; use a directory on a writable file system",
+        io::ErrorKind::StorageFull => "; free space or inodes on that file system, or choose another directory",
         _ => "",
     }
 }

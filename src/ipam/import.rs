@@ -62,8 +62,8 @@ pub enum SkipReason {
     Empty,
 
     /// The holder is not a valid container id and interface name.
-    #[error("its holder is not a container id and interface name")]
-    NoOwner(#[source] spec::Error),
+    #[error("its holder is not a container id and interface name: {0}")]
+    NoOwner(spec::Error),
 
     /// The address is not in the pools, or it is a gateway of one of them.
     #[error("it is not an address of the configured ranges")]

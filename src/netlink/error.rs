@@ -23,6 +23,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// lack of memory or buffers, a busy device, a dump that changed during each read. A missing kernel
 /// feature returns `PLUGIN_NOT_AVAILABLE`. All other errors return `IO`, a missing capability
 /// included: the specification has no code for it, and the message names the capability.
+// The text contains the text of `r#source`. The raw name hides the field from thiserror, so a
+// printed chain of sources does not repeat the text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -102,24 +104,24 @@ pub enum Error {
         module: String,
     },
     /// The netlink socket could not be opened, written or read.
-    #[error("{operation} {object}: the netlink socket failed")]
+    #[error("{operation} {object}: the netlink socket failed: {source}")]
     Socket {
         /// The operation that needed the socket.
         operation: &'static str,
         /// The object of the operation.
         object: String,
         /// The error of the system call.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// A netlink message could not be encoded or decoded.
-    #[error("{operation} {object}: the netlink message is malformed")]
+    #[error("{operation} {object}: the netlink message is malformed: {source}")]
     Message {
         /// The operation of the message.
         operation: &'static str,
         /// The object of the operation.
         object: String,
         /// The encoding or decoding error.
-        source: Box<dyn StdError + Send + Sync>,
+        r#source: Box<dyn StdError + Send + Sync>,
     },
     /// The kernel acknowledged a request but sent no answer.
     #[error("{operation} {object}: the kernel sent no answer")]
@@ -160,44 +162,44 @@ pub enum Error {
         path: PathBuf,
     },
     /// The path of a namespace cannot be opened.
-    #[error("network namespace {}: cannot open it", path.display())]
+    #[error("cannot open the network namespace {}: {source}", path.display())]
     NetnsOpen {
         /// The path.
         path: PathBuf,
         /// The error of the system call; `PermissionDenied` if the caller lacks permission.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The namespace could not be entered or created.
-    #[error("cannot {operation} a network namespace{}", MissingCapability(source.raw_os_error(), "CAP_SYS_ADMIN"))]
+    #[error("cannot {operation} a network namespace: {source}{}", MissingCapability(source.raw_os_error(), "CAP_SYS_ADMIN"))]
     Netns {
         /// The operation: `enter` or `create`.
         operation: &'static str,
         /// The error of the system call.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// A link could not be probed for addresses in use.
-    #[error("cannot probe {link} for addresses in use{}", MissingCapability(source.raw_os_error(), "CAP_NET_RAW"))]
+    #[error("cannot probe {link} for addresses in use: {source}{}", MissingCapability(source.raw_os_error(), "CAP_NET_RAW"))]
     Probe {
         /// The link.
         link: IfName,
         /// The error of the system call.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The links of a PCI device could not be read.
-    #[error("cannot read the links of PCI device {address}")]
+    #[error("cannot read the links of PCI device {address}: {source}")]
     PciDevice {
         /// The address of the device.
         address: String,
         /// The error of the system call; `InvalidInput` if the address is malformed.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The addresses of a link could not be announced.
-    #[error("cannot announce the addresses of {link}{}", MissingCapability(source.raw_os_error(), "CAP_NET_RAW"))]
+    #[error("cannot announce the addresses of {link}: {source}{}", MissingCapability(source.raw_os_error(), "CAP_NET_RAW"))]
     Announce {
         /// The link.
         link: IfName,
         /// The error of the system call.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The kernel has no such setting, or the namespace has no such link.
     #[error("{}: no such setting; the kernel may lack the protocol, or the link may be gone", path.display())]
@@ -206,14 +208,14 @@ pub enum Error {
         path: PathBuf,
     },
     /// A setting could not be read or written.
-    #[error("cannot {operation} {}", path.display())]
+    #[error("cannot {operation} {}: {source}", path.display())]
     Sysctl {
         /// The operation.
         operation: &'static str,
         /// The file of the setting.
         path: PathBuf,
         /// The error of the system call.
-        source: io::Error,
+        r#source: io::Error,
     },
 }
 

@@ -4,22 +4,24 @@ use std::path::PathBuf;
 use crate::spec::{ErrorCode, HasErrorCode};
 
 /// An error of a call, apart from errors in its data ([`spec::Error`](crate::spec::Error)).
+// The text contains the text of `r#source`. The raw name hides the field from thiserror, so a
+// printed chain of sources does not repeat the text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Standard input could not be read.
-    #[error("cannot read the network configuration from standard input")]
+    #[error("cannot read the network configuration from standard input: {source}")]
     Stdin {
         /// The system's error.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// `CNI_NETNS` cannot be opened; usually it does not exist.
-    #[error("cannot open CNI_NETNS {path:?}: pass the path of the container's namespace")]
+    #[error("cannot open CNI_NETNS {path:?}: {source}; pass the path of the container's namespace")]
     NetnsUnreadable {
         /// The path.
         path: PathBuf,
         /// The system's error.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// `CNI_NETNS` is the path of another object.
     #[error("CNI_NETNS {path:?} is not a network namespace: pass the path of the container's namespace")]

@@ -9,7 +9,8 @@ pub type Result<T, E = PluginError> = std::result::Result<T, E>;
 /// The error of a verb: the content of the error document.
 ///
 /// `?` converts any [`HasErrorCode`] error. The error's text becomes the message, the chain of its
-/// sources the details. Any other [`std::error::Error`] needs a code of the plugin's choice:
+/// sources the details. The text of an error of this library contains the reason, so its details
+/// are empty. Any other [`std::error::Error`] needs a code of the plugin's choice:
 /// [`Context::with_code`].
 ///
 /// ```

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tracing::span::EnteredSpan;
 use tracing::{debug, info_span, warn};
 
-use super::error::with_sources;
 use super::process::CallOptions;
 use super::{Error, Invocation, find};
 use crate::plugin::{AddRequest, CheckRequest, DelRequest, GcRequest, StatusRequest};
@@ -322,7 +321,7 @@ impl Drop for Delegated {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.rollback.take().map(|rollback| rollback.run()) {
             // The caller handles another error already; this one is only logged.
-            warn!("cannot roll back the ADD of a delegate: {}", with_sources(&error));
+            warn!("cannot roll back the ADD of a delegate: {error}");
         }
     }
 }

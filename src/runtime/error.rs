@@ -1,5 +1,4 @@
 use std::env::JoinPathsError;
-use std::error::Error as StdError;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -11,6 +10,8 @@ use crate::spec::{self, Attachment, Command, ErrorCode, HasErrorCode, NetworkNam
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of a plugin call, of a network configuration or of the result cache.
+// The text contains the text of `r#source`. The raw name hides the field from thiserror, so a
+// printed chain of sources does not repeat the text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -41,26 +42,26 @@ pub enum Error {
     #[error("CNI_PATH cannot contain a directory with a ':' in its name: rename it")]
     Path {
         /// The invalid directory.
-        source: JoinPathsError,
+        r#source: JoinPathsError,
     },
     /// The executable could not be started.
-    #[error("cannot start {}", plugin.display())]
+    #[error("cannot start {}: {source}", plugin.display())]
     Start {
         /// The executable.
         plugin: PathBuf,
         /// The system's error. `Text file busy` means that another process kept the executable open
         /// for writing for several seconds.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// I/O on the pipes to a running plugin failed.
-    #[error("cannot read from or write to {} during {command}", plugin.display())]
+    #[error("cannot read from or write to {} during {command}: {source}", plugin.display())]
     Pipe {
         /// The executable.
         plugin: PathBuf,
         /// The verb.
         command: Command,
         /// The system's error.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// The plugin and its child processes were killed.
     #[error("{} was killed: {command} took longer than {limit:?}{}", plugin.display(), output_suffix(stderr))]
@@ -128,7 +129,10 @@ pub enum Error {
         msg: String,
     },
     /// The plugin succeeded, but its standard output is empty or not JSON.
-    #[error("{} exited {command} with status 0, but its standard output is not JSON: {output:?}", plugin.display())]
+    #[error(
+        "{} exited {command} with status 0, but its standard output is not JSON: {source}; its output: {output:?}",
+        plugin.display()
+    )]
     NotJson {
         /// The executable.
         plugin: PathBuf,
@@ -137,17 +141,17 @@ pub enum Error {
         /// The beginning of its standard output.
         output: String,
         /// The parser's error.
-        source: serde_json::Error,
+        r#source: serde_json::Error,
     },
     /// The plugin succeeded, but its output does not conform to the specification.
-    #[error("the output of {} for {command} is not valid", plugin.display())]
+    #[error("the output of {} for {command} is not valid: {source}", plugin.display())]
     InvalidResponse {
         /// The executable.
         plugin: PathBuf,
         /// The verb.
         command: Command,
         /// The reason.
-        source: spec::Error,
+        r#source: spec::Error,
     },
     /// A plugin does not support the configuration's version.
     #[error(
@@ -166,12 +170,12 @@ pub enum Error {
     #[error(transparent)]
     Spec(#[from] spec::Error),
     /// The configuration of one plugin in a network configuration is invalid.
-    #[error("\"plugins[{index}]\" of the network configuration is not valid")]
+    #[error("\"plugins[{index}]\" of the network configuration is not valid: {source}")]
     InvalidPlugin {
         /// Its index in the list, from 0.
         index: usize,
         /// The reason.
-        source: spec::Error,
+        r#source: spec::Error,
     },
     /// A network configuration without plugins.
     #[error("network {network} has no plugins: list them under \"plugins\"")]
@@ -180,22 +184,22 @@ pub enum Error {
         network: NetworkName,
     },
     /// A file with invalid content.
-    #[error("{} is not valid", path.display())]
+    #[error("{} is not valid: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// The reason.
-        source: Box<Error>,
+        r#source: Box<Error>,
     },
     /// A file system operation failed.
-    #[error("cannot {operation} {}", path.display())]
+    #[error("cannot {operation} {}: {source}", path.display())]
     Io {
         /// The operation, as a verb.
         operation: &'static str,
         /// The path of the operation.
         path: PathBuf,
         /// The system's error.
-        source: io::Error,
+        r#source: io::Error,
     },
     /// No configuration in a directory has the network's name.
     #[error("network {network} not found in {}: the directory has {}", dir.display(), networks(present))]
@@ -212,8 +216,7 @@ pub enum Error {
     CorruptCache {
         /// The file.
         path: PathBuf,
-        /// The parser's error. The message contains it before the remedy, so it is not a
-        /// [`source`](std::error::Error::source).
+        /// The parser's error.
         r#source: serde_json::Error,
     },
     /// A `CHECK` of an attachment without a cached result.
@@ -226,7 +229,7 @@ pub enum Error {
         attachment: Attachment,
     },
     /// An `ADD` failed, and the `DEL` of its rollback failed too.
-    #[error("{}; the rollback failed too: {}", with_sources(cause), list(left))]
+    #[error("{cause}; the rollback failed too: {}", rollback_errors(cause, left))]
     RollbackFailed {
         /// The error of the `ADD`.
         cause: Box<Error>,
@@ -250,6 +253,21 @@ impl Error {
     /// Adds the errors of the rollback to the error of an `ADD`.
     pub(super) fn with_rollback_errors(self, left: Vec<Error>) -> Self {
         if left.is_empty() { self } else { Self::RollbackFailed { cause: Box::new(self), left } }
+    }
+
+    /// Whether two plugins, or two verbs of a plugin, reported the same reason.
+    fn has_reason_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Plugin { code, msg, details, .. },
+                Self::Plugin { code: other_code, msg: other_msg, details: other_details, .. },
+            ) => (code, msg, details) == (other_code, other_msg, other_details),
+            (
+                Self::NoDocument { status, output, .. },
+                Self::NoDocument { status: other_status, output: other_output, .. },
+            ) => !output.is_empty() && (status, output) == (other_status, other_output),
+            _ => false,
+        }
     }
 
     /// Combines all errors into one, if there are any.
@@ -319,12 +337,18 @@ fn details_suffix(details: &str) -> String {
 }
 
 fn list(errors: &[Error]) -> String {
-    errors.iter().map(with_sources).collect::<Vec<_>>().join("; ")
+    errors.iter().map(Error::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Formats an error and its sources as one text, for places that print only one text.
-pub(super) fn with_sources(error: &Error) -> String {
-    let sources = std::iter::successors(error.source(), |source| (*source).source());
-    let texts = std::iter::once(error.to_string()).chain(sources.map(ToString::to_string));
-    texts.collect::<Vec<_>>().join(": ")
+/// The errors of a rollback. The text of a reason that the failed `ADD` has too is not repeated.
+fn rollback_errors(cause: &Error, left: &[Error]) -> String {
+    let described = left.iter().map(|error| match error {
+        Error::Plugin { plugin, command, .. } | Error::NoDocument { plugin, command, .. }
+            if error.has_reason_of(cause) =>
+        {
+            format!("{} failed {command} for the same reason", plugin.display())
+        }
+        _ => error.to_string(),
+    });
+    described.collect::<Vec<_>>().join("; ")
 }

@@ -61,6 +61,8 @@ pub struct UnsupportedField {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error in the data of the protocol.
+// The text contains the text of `r#source`. The raw name hides the field from thiserror, so a
+// printed chain of sources does not repeat the text.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -158,10 +160,10 @@ pub enum Error {
         keys: Vec<String>,
     },
     /// Standard input that is not JSON.
-    #[error("the network configuration is not JSON")]
+    #[error("the network configuration is not JSON: {source}")]
     NotJson {
         /// The parser's error.
-        source: Arc<serde_json::Error>,
+        r#source: Arc<serde_json::Error>,
     },
     /// A configuration that is JSON, but not an object.
     #[error(
@@ -176,26 +178,26 @@ pub enum Error {
         key: &'static str,
     },
     /// A key with an invalid value.
-    #[error("the network configuration's {key:?} is not valid")]
+    #[error("the network configuration's {key:?} is not valid: {source}")]
     InvalidKey {
         /// The key.
         key: &'static str,
         /// The expected value.
-        source: Arc<serde_json::Error>,
+        r#source: Arc<serde_json::Error>,
     },
     /// Missing or invalid keys of the plugin's own configuration.
-    #[error("the network configuration{} does not fit this plugin", at(path))]
+    #[error("the network configuration{} does not fit this plugin: {source}", at(path))]
     InvalidConfig {
         /// The path to the key, such as `ranges[0].subnet`; empty for the whole configuration.
         path: String,
         /// The expected value.
-        source: Arc<serde_json::Error>,
+        r#source: Arc<serde_json::Error>,
     },
     /// A `prevResult` that is not a valid result.
-    #[error("the network configuration's \"prevResult\" is not valid")]
+    #[error("the network configuration's \"prevResult\" is not valid: {source}")]
     InvalidPrevResult {
         /// The reason.
-        source: Box<Error>,
+        r#source: Box<Error>,
     },
     /// A missing `prevResult` that the verb needs.
     #[error("{command} needs \"prevResult\" in the network configuration: pass the result of the ADD")]
@@ -204,12 +206,12 @@ pub enum Error {
         command: Command,
     },
     /// A result that does not conform to its version.
-    #[error("the result does not have the form of CNI {version}")]
+    #[error("the result does not have the form of CNI {version}: {source}")]
     InvalidResult {
         /// The version of the result.
         version: Version,
         /// The expected value.
-        source: Arc<serde_json::Error>,
+        r#source: Arc<serde_json::Error>,
     },
     /// A result that the version cannot represent without dropping a field that affects the reader.
     #[error("a result of CNI {version} cannot hold {}", UnsupportedField::list(lost))]
@@ -239,10 +241,10 @@ pub enum Error {
         interfaces: usize,
     },
     /// A result that could not be serialized as JSON.
-    #[error("the result cannot be written as JSON")]
+    #[error("the result cannot be written as JSON: {source}")]
     Unwritable {
         /// The serializer's error.
-        source: Arc<serde_json::Error>,
+        r#source: Arc<serde_json::Error>,
     },
 }
 

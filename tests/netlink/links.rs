@@ -128,7 +128,10 @@ fn a_missing_capability_is_named() {
     });
     let (bridge, namespace) = error.join().expect("the thread");
     assert_eq!(bridge.to_string(), "create bridge cbr0: Operation not permitted (os error 1); CAP_NET_ADMIN is needed");
-    assert_eq!(namespace.to_string(), "cannot enter a network namespace; CAP_SYS_ADMIN is needed");
+    assert_eq!(
+        namespace.to_string(),
+        "cannot enter a network namespace: Operation not permitted (os error 1); CAP_SYS_ADMIN is needed"
+    );
 }
 
 #[test]

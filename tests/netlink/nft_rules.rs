@@ -264,10 +264,7 @@ fn a_missing_expression_is_refused() {
 fn lookups_that_do_not_fit_are_refused() {
     let mine = table(Family::Inet);
     let ports = mine.set("ports", [DataType::Port]);
-    let error = |rule: Rule| {
-        let error = rule.digest().expect_err("a lookup that does not fit");
-        std::error::Error::source(&error).expect("a reason").to_string()
-    };
+    let error = |rule: Rule| rule.digest().expect_err("a lookup that does not fit").to_string();
     let lookup = ports.lookup([PacketField::DestinationPort]);
     assert!(error(accept([Match::in_set(lookup.clone())])).contains("Match::protocol"));
     accept([Match::protocol(Protocol::TCP), Match::in_set(lookup.clone())]).digest().expect("a known protocol");

@@ -219,8 +219,7 @@ fn invalid_rule_is_refused() {
     let mixed = RoutingRule::lookup(5).from(net("10.22.0.0/16")).to(net("fd00::/64"));
     let error = fixture.on_host.add_rule(&mixed).expect_err("two families");
     assert!(matches!(error, Error::Message { .. }), "{error:?}");
-    let source = std::error::Error::source(&error).expect("a source").to_string();
-    assert_eq!(source, "10.22.0.0/16 is of another address family than the rule");
+    assert!(error.to_string().ends_with(": 10.22.0.0/16 is of another address family than the rule"), "{error}");
     #[expect(clippy::reversed_empty_ranges, reason = "the invalid value")]
     let error = fixture.on_host.add_rule(&RoutingRule::lookup(5).dport(9..=3)).expect_err("no such ports");
     assert_eq!((error.raw_os_error(), error.code()), (Some(libc::EINVAL), ErrorCode::IO), "{error}");

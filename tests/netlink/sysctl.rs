@@ -132,7 +132,10 @@ fn missing_setting_is_distinguished_from_a_failure() {
     let error = inside(&fixture.pod, || refused.write(99)).expect_err("no such mode");
     assert!(matches!(error, Error::Sysctl { .. }), "{error:?}");
     assert_eq!((error.raw_os_error(), error.code()), (Some(libc::EINVAL), ErrorCode::IO));
-    assert_eq!(error.to_string(), "cannot write /proc/sys/net/ipv6/conf/lo/addr_gen_mode");
+    assert_eq!(
+        error.to_string(),
+        "cannot write /proc/sys/net/ipv6/conf/lo/addr_gen_mode: Invalid argument (os error 22)"
+    );
 }
 
 #[test]

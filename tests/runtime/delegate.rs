@@ -227,8 +227,13 @@ fn an_error_is_rolled_back_if_nothing_existed_before() {
     bin.failing("fake", "ADD|DEL", 11);
     let error = json_of(&on(&bin, &Delegating::new(Prior::Absent), "ADD", &config()));
     assert_eq!(error["code"], 11);
-    let (cause, rollback) = error["msg"].as_str().unwrap().split_once("; the rollback failed too: ").unwrap();
-    assert!(cause.contains("failed ADD with code 11") && rollback.contains("failed DEL with code 11"), "{error}");
+    let path = bin.path().join("fake");
+    let expected = format!(
+        "{0} failed ADD with code 11: fake is broken: really; \
+         the rollback failed too: {0} failed DEL for the same reason",
+        path.display()
+    );
+    assert_eq!(error["msg"], expected);
 }
 
 #[test]

@@ -1,4 +1,3 @@
-use std::error::Error as _;
 use std::fs;
 
 use cnikit::runtime::{Error, NetworkConfigList};
@@ -9,9 +8,7 @@ use tempfile::TempDir;
 use crate::support::network;
 
 fn rejected(json: &Value) -> String {
-    let error = NetworkConfigList::parse(json.to_string()).unwrap_err();
-    let sources = std::iter::successors(error.source(), |source| (*source).source());
-    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+    NetworkConfigList::parse(json.to_string()).unwrap_err().to_string()
 }
 
 fn version_of(version: &Value, versions: &Value) -> Result<Version, Error> {
@@ -104,7 +101,9 @@ fn a_directory_is_read_in_order_and_a_broken_file_is_named() {
     write("00-broken.conflist", json!({"name": "c", "plugins": []}));
     NetworkConfigList::load(dir.path(), &"b".parse().unwrap()).unwrap();
     let error = NetworkConfigList::load(dir.path(), &"c".parse().unwrap()).unwrap_err();
-    assert_eq!(error.to_string(), format!("{} is not valid", dir.path().join("00-broken.conflist").display()));
+    let path = dir.path().join("00-broken.conflist");
+    let reason = "network c has no plugins: list them under \"plugins\"";
+    assert_eq!(error.to_string(), format!("{} is not valid: {reason}", path.display()));
     assert!(NetworkConfigList::load_dir(&dir.path().join("nonexistent")).unwrap().is_empty());
 }
 
@@ -129,9 +128,11 @@ fn plugins_from_separate_files_are_appended() {
     let only = json!({"name": "n", "loadOnlyInlinedPlugins": true, "plugins": [{"type": "a"}]});
     assert_eq!(types(only).unwrap(), ["a"]);
     let error = types(json!({"name": "m"})).unwrap_err();
-    assert_eq!(error.source().unwrap().to_string(), "network m has no plugins: list them under \"plugins\"");
+    let reason = "network m has no plugins: list them under \"plugins\"";
+    assert_eq!(error.to_string(), format!("{} is not valid: {reason}", path.display()));
 
     fs::write(dir.path().join("n/15.conf"), "{}").unwrap();
     let error = types(json!({"name": "n"})).unwrap_err();
-    assert_eq!(error.to_string(), format!("{} is not valid", dir.path().join("n/15.conf").display()));
+    let reason = "the network configuration has no \"type\": add it";
+    assert_eq!(error.to_string(), format!("{} is not valid: {reason}", dir.path().join("n/15.conf").display()));
 }

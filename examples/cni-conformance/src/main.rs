@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILURES),
         Err(error) => {
-            eprintln!("cni-conformance: {}", chain(error.as_ref()));
+            eprintln!("cni-conformance: {error}");
             ExitCode::from(NO_VERDICT)
         }
     }
@@ -116,12 +116,6 @@ fn write(options: &Options, text: &str) -> Result<(), Box<dyn std::error::Error>
         },
     }
     Ok(())
-}
-
-/// The error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl options::Color {

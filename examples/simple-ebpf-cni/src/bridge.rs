@@ -326,7 +326,7 @@ fn set_or_warn(setting: Sysctl<'_>, value: i32) {
     match setting.ensure(value) {
         // SysctlMissing: a kernel without IPv6.
         Ok(_) | Err(netlink::Error::SysctlMissing { .. }) => {}
-        Err(error) => warn!("{error}: set it to {value} by hand"),
+        Err(error) => warn!("{error}; set it to {value} by hand"),
     }
 }
 

@@ -155,10 +155,7 @@ pub fn ensure(network: &NetworkName, bridge: &Link, mtu: u32) -> Result<(), Plug
 pub fn setting_error(error: &netlink::Error) -> PluginError {
     match error {
         netlink::Error::SysctlMissing { .. } => kernel_without_ipv6().into(),
-        error => {
-            let failure = unavailable(format_args!("{error}: make /proc/sys writable for the plugin"));
-            failure.details(std::error::Error::source(error).map(ToString::to_string).unwrap_or_default())
-        }
+        error => unavailable(format_args!("{error}; make /proc/sys writable for the plugin")),
     }
 }
 

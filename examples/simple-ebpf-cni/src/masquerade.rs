@@ -93,7 +93,7 @@ impl Masquerade {
         }
         for family in self.forwarding() {
             if let Err(error) = family.enable(network.host) {
-                warn!("pods do not reach the world: {error}: set {} to 1 by hand", family.setting());
+                warn!("pods do not reach the world: {error}; set {} to 1 by hand", family.setting());
             }
         }
         Ok(())

@@ -79,8 +79,11 @@ fn leases_of_host_local_are_imported() {
             "10.0.0.11: eth0 of container here has a lease already",
             "10.0.0.1: it is not an address of the configured ranges",
             "10.0.0.5: it is empty",
-            "10.0.0.6: its holder is not a container id and interface name",
-            "10.0.0.7: its holder is not a container id and interface name",
+            "10.0.0.6: its holder is not a container id and interface name: container id \"not an id\" is not valid: \
+             it must start with a letter or a digit and contain only letters, digits, '_', '.' and '-'",
+            "10.0.0.7: its holder is not a container id and interface name: interface name \"far/too\" is not valid: \
+             it must have 1 to 15 bytes, not be '.', '..', 'all' or 'default', and contain no '/', ':', '%' or \
+             white space",
             "10.0.0.9: it is already held by a lease of eth0 of container here",
             "10.9.0.2: it is not an address of the configured ranges",
             "README: its name is not an address",

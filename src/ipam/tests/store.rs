@@ -387,8 +387,12 @@ fn the_real_error_is_reported_when_the_directory_cannot_be_created() {
     let error = store.lock(NOW).unwrap_err();
     assert_eq!(error.code(), ErrorCode::IO);
     let lock = dir.path().join("file/net/lock");
-    assert_eq!(error.to_string(), format!("cannot open {} (a file exists in place of the directory)", lock.display()));
-    assert_eq!(error.source().unwrap().to_string(), "Not a directory (os error 20)");
+    let expected = format!(
+        "cannot open {}: Not a directory (os error 20); remove the file that exists in place of the directory",
+        lock.display()
+    );
+    assert_eq!(error.to_string(), expected);
+    assert!(error.source().is_none(), "{error:?}");
 }
 
 /// The protocol and the lease files spell the container id differently. Both forms are on disks.

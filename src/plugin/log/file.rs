@@ -17,10 +17,11 @@ pub(super) struct LogFile {
 }
 
 /// The reason why the log cannot be written. Reported once.
+// `r#source` is in the text, and the raw name hides the field from thiserror.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unwritable {
     #[error("cannot write the log {}: {source}", .path.display())]
-    Io { path: PathBuf, source: io::Error },
+    Io { path: PathBuf, r#source: io::Error },
 
     #[error("cannot write the log {}: it is a symbolic link: name the file itself", .path.display())]
     Link { path: PathBuf },

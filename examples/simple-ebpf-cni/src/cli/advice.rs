@@ -14,8 +14,8 @@ const REMOUNT_BPFFS: &str = "mount -o remount,rw /sys/fs/bpf";
 /// The end of a message about a file of the operator that cannot be read or written.
 pub(crate) fn for_file(source: &io::Error) -> &'static str {
     match source.kind() {
-        ErrorKind::PermissionDenied => " (run it as root)",
-        ErrorKind::ReadOnlyFilesystem => " (choose a directory on a writable file system)",
+        ErrorKind::PermissionDenied => "; run it as root",
+        ErrorKind::ReadOnlyFilesystem => "; choose a directory on a writable file system",
         _ => "",
     }
 }

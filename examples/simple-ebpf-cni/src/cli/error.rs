@@ -9,6 +9,8 @@ use super::{advice, format};
 use crate::NAME;
 
 /// The reason why a command failed.
+// The text contains the text of `r#source`. The raw name hides the field from thiserror, so a
+// printed chain of sources does not repeat the text.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     // Errors of the library.
@@ -31,17 +33,17 @@ pub(crate) enum Error {
     Plugin(#[from] plugin::PluginError),
 
     // Input and output of any command.
-    #[error("cannot {operation} {}{}", .path.display(), advice::for_file(.source))]
-    File { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot {operation} {}: {source}{}", .path.display(), advice::for_file(.source))]
+    File { operation: &'static str, path: PathBuf, r#source: io::Error },
 
-    #[error("cannot write to standard output")]
-    Output(#[from] io::Error),
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
 
-    #[error("cannot write JSON")]
-    Json(#[from] serde_json::Error),
+    #[error("cannot write JSON: {0}")]
+    Json(serde_json::Error),
 
-    #[error("cannot use the terminal")]
-    Terminal(#[source] io::Error),
+    #[error("cannot use the terminal: {0}")]
+    Terminal(io::Error),
 
     // Selection of networks and their configurations.
     #[error("this process lacks {missing}: run it as root")]
@@ -53,8 +55,8 @@ pub(crate) enum Error {
     #[error("{} has no plugin of type {NAME}; select a file that configures it", .path.display())]
     NotOurs { path: PathBuf },
 
-    #[error("cannot use {}", .path.display())]
-    Config { path: PathBuf, source: cnikit::Error },
+    #[error("cannot use {}: {source}", .path.display())]
+    Config { path: PathBuf, r#source: cnikit::Error },
 
     /// A report has problems. The command has printed them with their fixes.
     #[error("{}", format::count(*.0, "problem"))]
@@ -72,8 +74,8 @@ pub(crate) enum Error {
     NoRanges { path: PathBuf },
 
     // `install` and `uninstall`.
-    #[error("cannot parse the install manifest {}; correct or remove the file", .path.display())]
-    Manifest { path: PathBuf, source: serde_json::Error },
+    #[error("cannot parse the install manifest {}: {source}; correct or remove the file", .path.display())]
+    Manifest { path: PathBuf, r#source: serde_json::Error },
 
     #[error("another install or uninstall is using {}; wait until it ends", .data_dir.display())]
     Busy { data_dir: PathBuf },
@@ -107,10 +109,17 @@ impl Error {
     }
 }
 
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+// `#[from]` would make the error a source too.
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Json(error)
+    }
 }
 
 fn list_networks(present: &[String]) -> String {

@@ -9,7 +9,7 @@ use cnikit::spec::IfName;
 use serde::Serialize;
 use tracing::warn;
 
-use super::error::{Error, chain};
+use super::error::Error;
 use super::format::{count, list, short};
 use super::inventory::ConfiguredNetwork;
 use super::options::EXIT_STATUS;
@@ -89,7 +89,7 @@ impl Report {
         let Import { mut leases, mut skipped, .. } = import;
         leases.sort_by_cached_key(|lease| lease.addresses.first().map(|address| address.ip()));
         skipped.sort_by(|a, b| a.name.cmp(&b.name));
-        let skipped = skipped.into_iter().map(|lease| Skipped { reason: chain(&lease.reason), name: lease.name });
+        let skipped = skipped.into_iter().map(|lease| Skipped { reason: lease.reason.to_string(), name: lease.name });
         Self { dry_run, imported: leases, skipped: skipped.collect() }
     }
 

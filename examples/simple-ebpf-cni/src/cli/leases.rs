@@ -11,7 +11,7 @@ use cnikit::runtime::NetworkConfigList;
 use cnikit::spec::{AttachmentKey, NetworkName};
 use serde::Serialize;
 
-use super::error::{Error, chain};
+use super::error::Error;
 use super::format::{self, count, list, short};
 use super::import;
 use super::inventory::configured::RangeUsage;
@@ -168,7 +168,7 @@ impl Entry {
                 let salvaged = store.salvage(&error).ok().flatten();
                 let addresses =
                     salvaged.iter().flat_map(|lease| &lease.addresses).map(|address| address.ip()).collect();
-                Self::Damaged { owner: salvaged.map(|lease| lease.owner), addresses, problem: chain(&error) }
+                Self::Damaged { owner: salvaged.map(|lease| lease.owner), addresses, problem: error.to_string() }
             }
         }
     }

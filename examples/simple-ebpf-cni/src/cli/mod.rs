@@ -41,7 +41,7 @@ use cnikit::spec::Version;
 use tracing::error;
 
 use crate::{NAME, VERSION};
-use error::{Error, chain};
+use error::Error;
 use options::EXIT_STATUS;
 use output::Output;
 
@@ -112,7 +112,7 @@ pub(crate) fn run(versions: &[Version]) -> ExitCode {
         // A reader such as head may close the pipe early. This is not an error.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            error!("{}", chain(&error));
+            error!("{error}");
             ExitCode::FAILURE
         }
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use simple_ebpf_cni::network::Network;
 
-use super::error::{Error, chain};
+use super::error::Error;
 use super::inventory::pods::pods;
 use super::inventory::{NodeNetwork, Selector};
 use super::options::ReportOptions;
@@ -83,7 +83,7 @@ impl Repaired {
         let repaired = before.filter(|found| !remains(found)).collect();
         let [mut problems, _] = after;
         if let Err(error) = result {
-            problems.insert(0, format!("cannot repair the network: {}", chain(&error)).into());
+            problems.insert(0, format!("cannot repair the network: {error}").into());
         }
         Ok(Self { name, repaired, problems, has_pods })
     }

@@ -16,7 +16,7 @@ use super::doctor::attachments::{attached, has_programs, not_forwarded, repair_c
 use super::doctor::config_dir::unusable_configurations;
 use super::doctor::diagnostic::Diagnostic;
 use super::doctor::node::bpffs;
-use super::error::{Error, chain};
+use super::error::Error;
 use super::format::{count, have, list, verb};
 use super::inventory::configured::RangeUsage;
 use super::inventory::pods::{DropCounts, Pod, pods, some_names};
@@ -198,7 +198,7 @@ impl Network {
         let bridge = bridge.map(|bridge| Bridge::read(bridge, network, host)).transpose()?;
         let ranges = ranges(network, host, &mut problems)?;
         let damaged = network.store.leases()?.filter_map(Result::err);
-        problems.extend(damaged.map(|error| chain(&error).into()));
+        problems.extend(damaged.map(|error| error.to_string().into()));
         let pods = Some(pods.len());
         Ok(Self { notes, pods, bridge, missing_bridge, datapath, ranges, ..Self::unknown(network, problems) })
     }
@@ -342,7 +342,7 @@ impl Datapath {
 impl Problem {
     /// An error with its fix, if one is known.
     fn from_error(error: &dyn std::error::Error, advice: String) -> Self {
-        Self { found: chain(error), remedy: (advice != advice::REPORT).then_some(advice) }
+        Self { found: error.to_string(), remedy: (advice != advice::REPORT).then_some(advice) }
     }
 
     /// Pods that have a lease and no interface.

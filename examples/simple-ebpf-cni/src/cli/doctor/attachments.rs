@@ -9,7 +9,7 @@ use super::config::{forwarding, has_ports};
 use super::diagnostic::Diagnostic;
 use crate::NAME;
 use crate::cli::advice;
-use crate::cli::error::{Error, chain};
+use crate::cli::error::Error;
 use crate::cli::format::{count, have};
 use crate::cli::inventory::pods::{Pod, some_names};
 use crate::cli::inventory::{ConfiguredNetwork, NodeNetwork};
@@ -242,7 +242,7 @@ fn masquerade(network: &ConfiguredNetwork, repair: &str) -> Option<Diagnostic> {
             ),
         )),
         Err(error) => {
-            let found = format!("cannot read the masquerade rules of {name}: {}", chain(&error));
+            let found = format!("cannot read the masquerade rules of {name}: {error}");
             Some(Diagnostic::fail(CHECK, found, advice::for_netlink(&error)))
         }
     }

@@ -13,7 +13,7 @@ use super::addresses::addresses;
 use super::diagnostic::Diagnostic;
 use crate::NAME;
 use crate::cli::advice;
-use crate::cli::error::{Error, chain};
+use crate::cli::error::Error;
 use crate::cli::inventory::ConfiguredNetwork;
 use simple_ebpf_cni::{bridge, ip, masquerade};
 
@@ -41,7 +41,7 @@ pub(crate) fn requirements(
     if network.masquerades()
         && let Err(error) = masquerade::probe_rules(&network.name)
     {
-        let found = format!("the host cannot masquerade, but {} has \"ipMasq\": {}", network.name, chain(&error));
+        let found = format!("the host cannot masquerade, but {} has \"ipMasq\": {error}", network.name);
         checks.push(Diagnostic::fail("masquerade", found, advice::for_netlink(&error)));
     }
     Ok(checks)
@@ -50,7 +50,7 @@ pub(crate) fn requirements(
 /// Checks whether leases of the network can be written.
 pub(crate) fn state(network: &NetworkName, store: &Store) -> Option<Diagnostic> {
     let error = store.probe().err()?;
-    let found = format!("no pod of {network} can be attached: {}", chain(&error));
+    let found = format!("no pod of {network} can be attached: {error}");
     Some(Diagnostic::fail("state", found, advice::for_ipam(&error)))
 }
 
@@ -98,7 +98,7 @@ fn forwarding_by(network: &ConfiguredNetwork, setting: Sysctl, has_pods: bool) -
             format!("the kernel has no IPv6, and {} has IPv6 subnets", network.name),
             "boot without ipv6.disable=1, or remove the IPv6 subnets from the configuration",
         ),
-        Err(error) => Diagnostic::warn(CHECK, chain(&error), "mount -t proc proc /proc"),
+        Err(error) => Diagnostic::warn(CHECK, error.to_string(), "mount -t proc proc /proc"),
     }
 }
 

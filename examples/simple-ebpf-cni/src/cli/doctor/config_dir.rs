@@ -9,7 +9,7 @@ use cnikit::runtime::NetworkConfigList;
 use super::config::{self, Environment};
 use super::diagnostic::Diagnostic;
 use crate::NAME;
-use crate::cli::error::{Error, chain};
+use crate::cli::error::Error;
 use crate::cli::inventory::{ConfiguredNetwork, Selector};
 use crate::cli::manifest::{FileState, Manifest};
 use crate::cli::paths::{ORDERS, numbered};
@@ -25,7 +25,7 @@ pub(crate) fn configurations(selector: &Selector, environment: &Environment) -> 
     let files = match NetworkConfigList::files(&selector.conf_dir) {
         Ok(files) => files,
         Err(error) => {
-            return Ok(vec![Diagnostic::fail(CHECK, chain(&error), format!("make {dir} a directory of files"))]);
+            return Ok(vec![Diagnostic::fail(CHECK, error.to_string(), format!("make {dir} a directory of files"))]);
         }
     };
     let mut checks = Vec::new();
@@ -135,12 +135,12 @@ fn unusable(file: &Path, error: &Error, manifest: Option<&Manifest>, selector: &
     if let Some(network) = written {
         let options = selector.directories(None);
         let command = format!("{NAME} install --network {network} --subnet PREFIX --force{options}");
-        return Diagnostic::fail(CHECK, chain(error), format!("correct the file, or replace it: {command}"));
+        return Diagnostic::fail(CHECK, error.to_string(), format!("correct the file, or replace it: {command}"));
     }
     if mentions_plugin(file) {
-        Diagnostic::fail(CHECK, chain(error), "correct the file")
+        Diagnostic::fail(CHECK, error.to_string(), "correct the file")
     } else {
-        Diagnostic::warn(CHECK, chain(error), "correct or remove the file")
+        Diagnostic::warn(CHECK, error.to_string(), "correct or remove the file")
     }
 }
 

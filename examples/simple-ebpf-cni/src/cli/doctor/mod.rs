@@ -19,7 +19,7 @@ use cnikit::netlink::Socket;
 use cnikit::spec::Version;
 use serde::Serialize;
 
-use super::error::{Error, chain};
+use super::error::Error;
 use super::inventory::Selector;
 use super::output::Output;
 use super::paths::BIN_DIR;
@@ -91,7 +91,7 @@ impl Options {
             Ok(_) => {}
             Err(error @ Error::UnknownNetwork { .. }) => return Err(error),
             Err(error) if failures(&checks) == 0 => {
-                checks.push(Diagnostic::fail("network", chain(&error), error.advice()));
+                checks.push(Diagnostic::fail("network", error.to_string(), error.advice()));
             }
             // The error is a consequence of an earlier failure.
             Err(_) => {}

@@ -9,7 +9,7 @@ use super::lock::check_lock;
 use super::xdp;
 use crate::NAME;
 use crate::cli::advice;
-use crate::cli::error::{Error, chain};
+use crate::cli::error::Error;
 use crate::cli::format::{count, have, verb};
 use crate::cli::inventory::NodeNetwork;
 use crate::cli::inventory::pods::{Pod, pods, some_names};
@@ -27,7 +27,7 @@ pub(super) fn network(network: &NodeNetwork, host: &Socket, links: &[Link]) -> V
     checks.extend(check_lock(&network.store.dir().join("lock")));
     if let Err(error) = network.datapath.probe() {
         let remedy = advice::for_datapath(&error);
-        checks.push(Diagnostic::fail("pins", format!("{}: {}", network.name, chain(&error)), remedy));
+        checks.push(Diagnostic::fail("pins", format!("{}: {error}", network.name), remedy));
         return checks;
     }
     match objects(network, host, links) {
@@ -35,7 +35,7 @@ pub(super) fn network(network: &NodeNetwork, host: &Socket, links: &[Link]) -> V
         // The check `state` has reported the directory of the leases.
         Err(Error::Leases(_)) if is_unwritable => {}
         Err(error) => {
-            let found = format!("cannot check {}: {}", network.name, chain(&error));
+            let found = format!("cannot check {}: {error}", network.name);
             checks.push(Diagnostic::fail("network", found, error.advice()));
         }
     }
@@ -63,7 +63,7 @@ fn objects(network: &NodeNetwork, host: &Socket, links: &[Link]) -> Result<Vec<D
         ));
     }
     for error in store.leases()?.filter_map(Result::err) {
-        checks.push(Diagnostic::warn("leases", chain(&error), "the next DEL or GC moves the file away"));
+        checks.push(Diagnostic::warn("leases", error.to_string(), "the next DEL or GC moves the file away"));
     }
     let pods = pods(network, links)?;
     let gone: Vec<&Pod> = pods.iter().filter(|pod| pod.host_interface.is_none()).collect();

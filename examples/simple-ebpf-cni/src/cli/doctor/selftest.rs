@@ -14,7 +14,6 @@ use cnikit::spec::{self, Attachment};
 use tracing::warn;
 
 use crate::cli::advice;
-use crate::cli::error::chain;
 use simple_ebpf_cni::config::AttachMode;
 use simple_ebpf_cni::naming;
 use simple_ebpf_cni::programs::Programs;
@@ -83,7 +82,7 @@ impl Requirement {
             cnikit::Error::Netlink(error) => advice::for_netlink_option(error, self.option, self.module),
             _ => advice::REPORT.to_owned(),
         };
-        SelfTestFailure { found: format!("cannot {}: {}", self.step, chain(&error)), remedy }
+        SelfTestFailure { found: format!("cannot {}: {error}", self.step), remedy }
     }
 }
 

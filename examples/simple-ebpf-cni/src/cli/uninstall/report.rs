@@ -9,7 +9,7 @@ use cnikit::plugin::{Context as _, ErrorCollector, PluginError};
 use cnikit::spec::{ErrorCode, NetworkName};
 use serde::Serialize;
 
-use crate::cli::error::{Error, chain};
+use crate::cli::error::Error;
 use crate::cli::output::Output;
 
 #[derive(Debug, Default, Serialize)]
@@ -49,7 +49,7 @@ impl Report {
     pub(super) fn record(&mut self, network: &NetworkName, result: Result<(), Error>) {
         if let Err(error) = result {
             self.has_failed = true;
-            let failure = PluginError::new(ErrorCode::IO, chain(&error));
+            let failure = PluginError::new(ErrorCode::IO, error.to_string());
             self.failures.push::<()>(Err(failure).context(format_args!("remove all of {network}")));
         }
     }
