@@ -94,3 +94,8 @@ struct Readme;
 #[cfg(all(doctest, feature = "ipam", feature = "netlink"))]
 #[doc = include_str!("README.md")]
 struct LibraryReadme;
+
+/// Compiles the code blocks of the page for authors of plugins.
+#[cfg(all(doctest, cnikit_repository, feature = "ipam", feature = "netlink"))]
+#[doc = include_str!("../docs/authors.md")]
+struct Authors;
