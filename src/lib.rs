@@ -42,6 +42,7 @@
 //! The documentation of [`plugin`] contains a complete plugin. In a verb, `?` converts an error of
 //! any module into a [`plugin::PluginError`]. Elsewhere, [`Error`] holds an error of any module.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(all(feature = "ipam", feature = "netlink", feature = "datapath")),
     allow(rustdoc::broken_intra_doc_links, reason = "the documentation links to modules of disabled features")
@@ -74,7 +75,7 @@ pub use self::error::{Error, Result};
 pub use ipnetwork;
 
 /// Compiles the code blocks of the repository's README.
-#[cfg(all(doctest, feature = "ipam", feature = "netlink"))]
+#[cfg(all(doctest, cnikit_repository, feature = "ipam", feature = "netlink"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
