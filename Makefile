@@ -1,6 +1,6 @@
 # Short names for the scripts. The CI calls the same scripts.
 .DEFAULT_GOAL := help
-.PHONY: help build dist demo test soak test-kernels fuzz bench bench-add bench-net bench-plots benchmarks conformance fmt lint doc install
+.PHONY: help build dist demo test package soak test-kernels fuzz bench bench-add bench-net bench-plots benchmarks conformance fmt lint doc install
 
 BIN_DIR ?= /opt/cni/bin
 # More options of `simple-ebpf-cni install`, such as --subnet 10.244.1.0/24
@@ -25,6 +25,9 @@ demo: ## two pods ping each other through eBPF, on a private host
 
 test: ## format, lints, prose and all tests
 	@scripts/test.sh
+
+package: ## pack the library as for crates.io, and test the package
+	@scripts/package.sh
 
 soak: ## kills, errors and races at every step of the plugin, and 10,000 pods (ONLY="soak:: storm::")
 	@scripts/soak.sh $(ONLY)

@@ -1,6 +1,19 @@
 //! Compiles the TC programs and generates their libbpf-rs skeletons into `OUT_DIR`.
 
+use std::path::Path;
+
+/// A package of the repository that the published crate does not contain.
+const TESTBED: &str = "tests/testbed/Cargo.toml";
+
 fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    // Tests with this cfg need unpublished packages or other files of the repository.
+    println!("cargo::rustc-check-cfg=cfg(cnikit_repository)");
+    if Path::new(TESTBED).exists() {
+        // Only if the file exists: Cargo runs the script again in each build if the file is absent.
+        println!("cargo::rerun-if-changed={TESTBED}");
+        println!("cargo::rustc-cfg=cnikit_repository");
+    }
     #[cfg(feature = "datapath")]
     skeleton::generate();
 }

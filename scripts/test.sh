@@ -85,4 +85,5 @@ else
     cargo test --locked --workspace --no-fail-fast
     note "NOT RUN: namespaces (tier 1), BPF (tier 2), the binary (tier 3), runtimes (tier 4): these need root or sudo"
 fi
+scripts/package.sh
 printf '%stest: OK (%d s)%s\n' "$green" $((SECONDS - started)) "$plain"

@@ -54,6 +54,7 @@
 //! returns nothing, so a printed chain of sources does not repeat the reason. Its value is a public
 //! field of the variant.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(all(feature = "ipam", feature = "netlink", feature = "datapath")),
     allow(rustdoc::broken_intra_doc_links, reason = "the documentation links to modules of disabled features")
@@ -86,7 +87,7 @@ pub use self::error::{Error, Result};
 pub use ipnetwork;
 
 /// Compiles the code blocks of the repository's README.
-#[cfg(all(doctest, feature = "ipam", feature = "netlink"))]
+#[cfg(all(doctest, cnikit_repository, feature = "ipam", feature = "netlink"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

@@ -90,7 +90,7 @@ impl Map {
         self.handle
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, cnikit_repository))]
     pub(super) fn new(handle: MapHandle, spec: &MapSpec) -> Self {
         Self { handle, name: spec.name }
     }

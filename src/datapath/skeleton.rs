@@ -147,5 +147,5 @@ fn pinned_name(name: &OsStr) -> Option<&'static str> {
     MAPS.iter().map(|spec| spec.name).find(|pinned| name == *pinned)
 }
 
-#[cfg(test)]
+#[cfg(all(test, cnikit_repository))]
 mod prog_tests;

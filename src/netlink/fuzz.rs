@@ -70,12 +70,14 @@ fn as_message<M: FromBytesWithInput<Input = usize>>(bytes: &[u8], read: impl FnO
 
 #[cfg(test)]
 mod tests {
+    #[cfg(cnikit_repository)]
     use std::{fs, path::Path};
 
     use proptest::{collection::vec, prelude::*};
 
     use super::read_replies;
 
+    #[cfg(cnikit_repository)]
     #[test]
     fn corpus_is_decoded() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/netlink");
