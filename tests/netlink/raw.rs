@@ -91,8 +91,12 @@ fn single_object_and_echo_are_returned() {
 
     let echo = new_link("mine0", "bridge").flags(NLM_F_CREATE | NLM_F_ECHO);
     let answers = fixture.on_host.raw_request(&echo).expect("create");
-    assert_eq!(answers[0].message_type, RTM_NEWLINK);
-    assert!(attributes(&answers[0].body[16..]).any(|attribute| attribute == (IFLA_IFNAME, &b"mine0\0"[..])));
+    let Some(answer) = answers.first() else {
+        assert!(cnikit_testbed::kernel() < (6, 2), "older kernels ignore the echo flag for links");
+        return;
+    };
+    assert_eq!(answer.message_type, RTM_NEWLINK);
+    assert!(attributes(&answer.body[16..]).any(|attribute| attribute == (IFLA_IFNAME, &b"mine0\0"[..])));
 }
 
 #[test]
