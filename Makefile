@@ -26,7 +26,7 @@ demo: ## two pods ping each other through eBPF, on a private host
 test: ## format, lints, prose and all tests
 	@scripts/test.sh
 
-package: ## pack the library as for crates.io, and test the package
+package: ## pack the library as for the registry, and test the package
 	@scripts/package.sh
 
 soak: ## kills, errors and races at every step of the plugin, and 10,000 pods (ONLY="soak:: storm::")
