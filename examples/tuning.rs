@@ -3,13 +3,13 @@
 //! ```json
 //! { "cniVersion": "1.1.0", "name": "lan", "plugins": [
 //!   { "type": "macvlan", "ipam": { "type": "host-local", "subnet": "192.0.2.0/24" } },
-//!   { "type": "tuning", "mac": "02:00:00:00:00:05", "mtu": 1400, "promisc": true, "allmulti": true,
-//!     "txQLen": 500, "sysctl": { "net.core.somaxconn": "500", "net.ipv4.conf.IFNAME.arp_filter": "1" } }
+//!   { "type": "tuning", "mac": "02:00:00:00:00:05", "mtu": 1400, "promisc": true, "txQLen": 500,
+//!     "sysctl": { "net.core.somaxconn": "500", "net.ipv4.conf.IFNAME.arp_filter": "1" } }
 //! ] }
 //! ```
 //!
-//! All keys are optional. `IFNAME` becomes the name of the interface. The runtime can request a MAC,
-//! for example by the capability `mac`. `dataDir` has the former values, and is
+//! All keys are optional, also `allmulti`. `IFNAME` becomes the name of the interface. The runtime
+//! can request a MAC, for example by the capability `mac`. `dataDir` has the former values, and is
 //! below `/run` by default. To try the plugin, continue as in `examples/macvlan.rs`.
 
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ impl Settings {
         let mac = net_conf.requested_mac(args)?.or(self.mac);
         let mut wanted = Self { mac, sysctl: BTreeMap::new(), data_dir: None, ..self.clone() };
         for (name, value) in &self.sysctl {
-            // Slashes separate the parts of this form, because the name of an interface may have dots.
+            // This form has slashes between its parts: the name of an interface may have dots.
             let name: SysctlName = name.as_str().replace("IFNAME", ifname.as_str()).parse()?;
             if !name.is_network() {
                 let msg = format!("sysctl {name} would change the host: use settings below net/ only");
