@@ -16,6 +16,7 @@
 
 use std::env;
 use std::error::Error;
+use std::iter;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -36,7 +37,9 @@ fn main() -> ExitCode {
     match run(&args.iter().map(String::as_str).collect::<Vec<_>>()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("runtime: {error}");
+            // An error names the object. Its sources name the reasons.
+            let chain = iter::successors(Some(error.as_ref() as &dyn Error), |&error| error.source());
+            eprintln!("runtime: {}", chain.map(ToString::to_string).collect::<Vec<_>>().join(": "));
             ExitCode::FAILURE
         }
     }

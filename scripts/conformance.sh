@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Tests our plugin and the reference plugins against the CNI specification. The reference plugins
-# are Debian's, and newer ones if Go can build them.
+# Tests our plugin, the example plugins and the reference plugins against the CNI specification. The
+# reference plugins are Debian's, and newer ones if Go can build them.
 #
 #   scripts/conformance.sh [--docs] [NAME...]
 #
 # A NAME is a configuration in examples/cni-conformance/configs; the default is all of them. Fails
-# if our plugin breaks a rule. Also fails if another plugin breaks a "must" rule that is not in
+# if an example breaks any rule. Also fails if another plugin breaks a "must" rule that is not in
 # examples/cni-conformance/known.json. The reports are in target/conformance. --docs writes both
 # tables of docs/conformance.md.
 set -euo pipefail
@@ -25,21 +25,32 @@ known=examples/cni-conformance/known.json
 target=${CARGO_TARGET_DIR:-target}
 reports=$target/conformance
 names=("$@")
-[ ${#names[@]} -gt 0 ] || names=(simple-ebpf-cni simple-ebpf-cni-delegating bridge ptp macvlan host-local tuning)
+[ ${#names[@]} -gt 0 ] || names=(simple-ebpf-cni simple-ebpf-cni-delegating macvlan-example ptp-ebpf tuning-example
+    pool-ipam bridge ptp macvlan host-local tuning)
 
 step "Build"
-as_caller cargo build --locked --quiet -p cni-conformance -p simple-ebpf-cni
+as_caller cargo build --locked --quiet -p cnikit -p cni-conformance -p simple-ebpf-cni -p ptp-ebpf \
+    --bins --example macvlan --example tuning --example pool-ipam
 mkdir -p "$reports"
+
+# is_example NAME: whether a plugin is for readers. It has no known violations.
+is_example() {
+    case $1 in *-example | pool-ipam | ptp-ebpf) ;; *) return 1 ;; esac
+}
 
 # try NAME EXECUTABLE COLUMN: runs the suite on one plugin, and writes the exit status to a file.
 try() {
-    local name=$1 plugin=$2 column=$3 status=0 options=(--known "$known" --name "$3")
+    local name=$1 plugin=$2 column=$3 status=0 options=()
+    is_example "$name" || options+=(--known "$known" --name "$column")
     if [ -x "$configs/$name.prepare" ]; then options+=(--prepare "$configs/$name.prepare"); fi
     # It delegates to Debian's plugins, which support no newer version.
     if [ "$name" = simple-ebpf-cni-delegating ]; then options+=(--cni-path /usr/lib/cni --version 1.0.0); fi
     if [ "$name" = tuning ]; then options+=(--chained); fi
     as_root "$target/debug/cni-conformance" --plugin "$plugin" --config "$configs/$name.conf" "${options[@]}" \
         --format json --output "$reports/$column.json" >"$reports/$column.log" 2>&1 || status=$?
+    if is_example "$name" && jq -e 'any(.findings[]; .outcome == "warned")' "$reports/$column.json" >/dev/null; then
+        status=1
+    fi
     echo "$status" >"$reports/$column.status"
 }
 
@@ -49,12 +60,14 @@ for name in "${names[@]}"; do
     executable=$name
     case $name in
     simple-ebpf-cni*) executable=simple-ebpf-cni places=("$target/debug") ;;
+    ptp-ebpf) places=("$target/debug") ;;
+    *-example | pool-ipam) executable=${name%-example} places=("$target/debug/examples") ;;
     *) places=(/usr/lib/cni "$target"/peers/v*) ;;
     esac
     for place in "${places[@]}"; do
         [ -x "$place/$executable" ] || continue
         case $place in
-        */debug) column=$name ;;
+        */debug | */examples) column=$name ;;
         /usr/lib/cni) column=$name-Debian ;;
         *) column=$name-${place##*/} ;;
         esac
@@ -69,7 +82,7 @@ wait
 failed=()
 for column in "${columns[@]}"; do
     case $(cat "$reports/$column.status") in
-    0) note "$column: as expected" ;;
+    0) note "$column: as expected, $(jq '.seconds | round' "$reports/$column.json") s" ;;
     1) note "$column: BROKEN" && failed+=("$column") ;;
     *) note "$column: NO VERDICT" && failed+=("$column") && rm -f "$reports/$column.json" ;;
     esac
@@ -78,9 +91,12 @@ done
 
 tables=()
 for column in "${columns[@]}"; do
+    # The table compares plugins for production.
+    if is_example "$column"; then continue; fi
     if [ -e "$reports/$column.json" ]; then tables+=("$reports/$column.json"); fi
 done
-table=$("$target/debug/cni-conformance" --compare "${tables[@]}")
+table=''
+if [ ${#tables[@]} -gt 0 ]; then table=$("$target/debug/cni-conformance" --compare "${tables[@]}"); fi
 if [ -n "$docs" ]; then
     file=docs/conformance.md
     # between NAME: replaces the text between two marks of the file by standard input.

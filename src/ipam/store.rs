@@ -175,6 +175,38 @@ impl Store {
         Ok(usage)
     }
 
+    /// Checks that each pool has a free address, for `STATUS`. Takes no lock.
+    ///
+    /// ```
+    /// use cnikit::ipam::{Error, Pool, Store};
+    /// use cnikit::spec::AttachmentKey;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::open(dir.path())?;
+    /// let pool: Pool = serde_json::from_str(r#"[{"subnet": "10.0.0.0/30"}]"#)?;
+    /// store.require_free(&[pool.clone()])?;
+    ///
+    /// let owner = AttachmentKey::new("4fe2c9".parse()?, "eth0".parse()?);
+    /// store.lock(std::time::Duration::from_secs(5))?.allocate(&owner, &[pool.clone()], &[])?;
+    /// assert!(matches!(store.require_free(&[pool]), Err(Error::PoolExhausted { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PoolExhausted`]. Its code belongs to `ADD`: `STATUS` reports
+    /// [`LIMITED_CONNECTIVITY`](crate::spec::ErrorCode::LIMITED_CONNECTIVITY) or
+    /// [`PLUGIN_NOT_AVAILABLE`](crate::spec::ErrorCode::PLUGIN_NOT_AVAILABLE). [`Error::Io`] as for
+    /// [`usage`](Self::usage).
+    pub fn require_free(&self, pools: &[Pool]) -> Result<()> {
+        for pool in pools {
+            if self.usage(pool)?.into_iter().all(|range| range.free() == 0) {
+                return Err(Error::PoolExhausted { pool: pool.clone().into() });
+            }
+        }
+        Ok(())
+    }
+
     /// The damaged files in quarantine. They stay until an operator removes them.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 
 use super::{AddRequest, CheckRequest, DelRequest, GcRequest, StatusRequest};
-use crate::spec::{Args, Attachment, Command, Error, RawConfig};
+use crate::spec::{AddResult, Args, Attachment, Command, Error, RawConfig};
 
 impl<C: DeserializeOwned> AddRequest<C> {
     /// Creates the request of an `ADD` from its configuration, as [`dispatch`](super::dispatch)
@@ -133,6 +133,15 @@ impl<C: DeserializeOwned> StatusRequest<C> {
 }
 
 impl<C> AddRequest<C> {
+    /// The result of the previous plugin, for a plugin that works only after another one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingPrevResult`] if the plugin is the first of the chain.
+    pub fn require_prev_result(&self) -> Result<&AddResult, Error> {
+        self.prev_result.as_ref().ok_or(Error::MissingPrevResult { command: Command::Add })
+    }
+
     /// Replaces the plugin's own keys, for a plugin that calls another one in its process.
     ///
     /// ```

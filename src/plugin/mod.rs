@@ -168,6 +168,7 @@ mod netns;
 mod plugin_error;
 mod process;
 mod request;
+mod state;
 mod trace;
 
 use serde::de::DeserializeOwned;
@@ -181,6 +182,7 @@ pub use log::{Log, LogLevel};
 pub use plugin_error::{Context, ErrorCollector, PluginError, Result};
 pub use process::run;
 pub use request::{AddRequest, CheckRequest, DelRequest, GcRequest, StatusRequest};
+pub use state::StateDir;
 pub use trace::record_pod;
 
 /// A CNI plugin: one function for each verb of the protocol.

@@ -120,6 +120,30 @@ impl PluginError {
         }
     }
 
+    /// Adds the error of the rollback after this error, if the rollback failed too.
+    ///
+    /// ```
+    /// use std::fs;
+    ///
+    /// use cnikit::plugin::{Context, PluginError};
+    ///
+    /// fn configure() -> Result<(), PluginError> {
+    ///     fs::write("/nonexistent/state", "").context("save the state")
+    /// }
+    ///
+    /// let added = configure().map_err(|error| error.rolled_back(fs::remove_file("/nonexistent/link")));
+    /// assert_eq!(added.unwrap_err().msg.matches("No such file").count(), 2);
+    /// let added = configure().map_err(|error| error.rolled_back(Ok::<_, PluginError>(())));
+    /// assert_eq!(added.unwrap_err().msg.matches("No such file").count(), 1);
+    /// ```
+    #[must_use]
+    pub fn rolled_back<T, E: Into<Self>>(self, rollback: Result<T, E>) -> Self {
+        match rollback {
+            Ok(_) => self,
+            Err(error) => self.and(error),
+        }
+    }
+
     /// Adds another error: both messages, both details, and the code of `self`.
     ///
     /// ```

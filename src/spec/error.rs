@@ -200,7 +200,7 @@ pub enum Error {
         r#source: Box<Error>,
     },
     /// A missing `prevResult` that the verb needs.
-    #[error("{command} needs \"prevResult\" in the network configuration: pass the result of the ADD")]
+    #[error("{command} needs \"prevResult\" in the network configuration: {}", prev_result_remedy(*command))]
     MissingPrevResult {
         /// The verb.
         command: Command,
@@ -317,6 +317,13 @@ impl UnsupportedField {
 impl fmt::Display for UnsupportedField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (needs cniVersion {} or later)", self.what, self.since)
+    }
+}
+
+fn prev_result_remedy(command: Command) -> &'static str {
+    match command {
+        Command::Add => "list the plugin after the one that creates the interface",
+        _ => "pass the result of the ADD",
     }
 }
 

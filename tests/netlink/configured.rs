@@ -96,6 +96,24 @@ fn addresses_without_gateway_have_routes_on_the_link() {
     fixture.pod.verify(&name("eth1"), &result).expect("verify");
 }
 
+/// Routed pods have no subnet. Their gateway can have any address.
+#[test]
+fn gateway_of_an_address_without_subnet_is_on_the_link() {
+    let Some(fixture) = pod_link() else { return };
+    let result = AddResult::default()
+        .with_ip(ip("10.22.0.5/32", "169.254.1.1"))
+        .with_ip(ip("fd00:22::5/128", "fd00:99::1"))
+        .with_route(route("0.0.0.0/0"))
+        .with_route(route("::/0"));
+    let configured = fixture.pod.configure(&name("eth1"), &result).expect("configure");
+    assert_eq!(configured.routes, result.routes);
+    for (family, gateway) in [("-4", "169.254.1.1"), ("-6", "fd00:99::1")] {
+        let found = routes(&fixture, &format!("{family} route show default"));
+        assert_eq!((&found[0]["gateway"], &found[0]["flags"][0]), (&gateway.into(), &"onlink".into()), "{found}");
+    }
+    fixture.pod.verify(&name("eth1"), &result).expect("no difference");
+}
+
 #[test]
 fn ipv6_stays_disabled_without_ipv6_addresses() {
     let Some(fixture) = pod_link() else { return };

@@ -7,6 +7,7 @@ mod cache;
 mod chain;
 mod cnitool;
 mod delegate;
+mod example;
 mod invoke;
 mod network;
 mod reference;

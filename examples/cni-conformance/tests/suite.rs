@@ -223,6 +223,43 @@ fn simple_ebpf_cni_conforms() {
     assert_eq!(broken(&report), [""; 0]);
 }
 
+/// scripts/conformance.sh tries the examples with all versions.
+fn example(plugin: &str, config: &str) -> Suite {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let text = std::fs::read_to_string(configs.join(format!("{config}.conf"))).expect("the configuration is there");
+    let suite = Suite::new(built(&format!("examples/{plugin}")), text.parse().expect("JSON"));
+    let (suite, prepare) = (suite.expect("the plugin is there"), configs.join(format!("{config}.prepare")));
+    let suite = suite.with_version(Version::V1_1_0);
+    if prepare.is_file() { suite.prepare(prepare) } else { suite }
+}
+
+#[test]
+fn the_example_macvlan_conforms() {
+    if !privileged() {
+        return;
+    }
+    let report = example("macvlan", "macvlan-example").run().expect("a verdict");
+    assert_eq!((broken(&report), report.kind), (Vec::new(), Kind::Interface));
+}
+
+#[test]
+fn the_example_tuning_conforms() {
+    if !privileged() {
+        return;
+    }
+    let report = example("tuning", "tuning-example").run().expect("a verdict");
+    assert_eq!((broken(&report), report.kind), (Vec::new(), Kind::Chained));
+}
+
+#[test]
+fn the_example_pool_ipam_conforms() {
+    if !privileged() {
+        return;
+    }
+    let report = example("pool-ipam", "pool-ipam").run().expect("a verdict");
+    assert_eq!((broken(&report), report.kind), (Vec::new(), Kind::Ipam));
+}
+
 #[test]
 fn the_exit_status_reports_the_verdict() {
     if !privileged() {

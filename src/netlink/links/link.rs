@@ -22,7 +22,7 @@ use crate::netlink::{
     sysctls::Ipv6Conf,
     wire::{Attrs, attribute, ifindex, mac_addr, number, text},
 };
-use crate::spec::{IfIndex, IfName, MacAddr};
+use crate::spec::{IfIndex, IfName, Interface, MacAddr};
 
 /// neli has no name for this attribute.
 const IFLA_XDP_DRV_PROG_ID: u16 = 5;
@@ -86,6 +86,17 @@ impl Socket {
     pub fn link_by_name(&self, name: &IfName) -> Result<Option<Link>> {
         let operation = Operation::new("look up link", name);
         self.link(&operation, || message(None, Attrs::new().put(Ifla::Ifname, name.as_str())?))
+    }
+
+    /// The link with this name, which must exist.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` if the namespace has no such link. Also
+    /// socket errors.
+    pub fn require_link(&self, name: &IfName) -> Result<Link> {
+        let missing = || Operation::new("look up link", name).no_device();
+        self.link_by_name(name)?.ok_or_else(missing)
     }
 
     /// The link with this index, if it exists.
@@ -172,6 +183,27 @@ impl Socket {
             found => found?.ok_or_else(|| operation.no_answer())?,
         };
         Link::decode(&found).map(Some).map_err(|error| operation.malformed(error))
+    }
+}
+
+/// The interface of a result: name, MAC and MTU of the link.
+///
+/// ```no_run
+/// use cnikit::netlink::Netns;
+/// use cnikit::spec::Interface;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pod = "/run/netns/blue";
+/// let link = Netns::open(pod)?.socket()?.require_link(&"eth0".parse()?)?;
+/// let eth0 = Interface::from(&link).sandbox(pod);
+/// # Ok(())
+/// # }
+/// ```
+impl From<&Link> for Interface {
+    fn from(link: &Link) -> Self {
+        let mut interface = Self::new(&link.name).mtu(link.mtu);
+        interface.mac = link.mac.map(|mac| mac.to_string());
+        interface
     }
 }
 

@@ -35,7 +35,9 @@ impl Netns {
     /// * Addresses: all that name the interface, and all that name none, as in the result of an
     ///   IPAM plugin. Duplicate address detection is off.
     /// * Routes: all, except routes through a gateway in the subnet of another interface of the
-    ///   result. A route without `gw` gets a gateway as in [`Route::from_spec`].
+    ///   result. A route without `gw` gets a gateway as in [`Route::from_spec`]. If the interface
+    ///   has only addresses of full length (/32 or /128), the gateway needs no subnet: the route is
+    ///   [on the link](Route::onlink).
     /// * IPv6: if the result has an IPv6 address, the function enables IPv6 on the interface and on
     ///   `lo`. Runtimes disable it in pods without IPv6.
     ///
@@ -174,8 +176,17 @@ impl<'r> Part<'r> {
     pub(super) fn routes(&self, index: IfIndex) -> impl Iterator<Item = (&'r spec::Route, Route)> {
         self.routes.iter().map(move |route| {
             let gateways = self.ips.iter().filter_map(|ip| ip.gateway);
-            (*route, Route::from_spec(route, index, gateways))
+            let mut converted = Route::from_spec(route, index, gateways);
+            converted.onlink = converted.gateway.is_some_and(|gateway| self.has_no_subnet_for(gateway));
+            (*route, converted)
         })
+    }
+
+    /// Whether the interface has addresses of the gateway's family, all of full length. The kernel
+    /// then accepts a gateway only with `onlink`.
+    fn has_no_subnet_for(&self, gateway: IpAddr) -> bool {
+        let mut of_family = self.ips.iter().filter(|ip| ip.address.is_ipv4() == gateway.is_ipv4()).peekable();
+        of_family.peek().is_some() && of_family.all(|ip| ip.address == ip.address.ip().into())
     }
 }
 
@@ -231,6 +242,19 @@ mod tests {
         assert_eq!(converted(to("fd00::1/128")), None);
         assert_eq!(converted(to("198.51.100.0/24").via([0; 4].into())), None);
         assert_eq!(converted(to("fd00:96::/48").via([0; 16].into())), None);
+    }
+
+    #[test]
+    fn gateway_of_addresses_without_subnet_is_on_the_link() {
+        let name = "eth0".parse().expect("a name");
+        let onlink = |addresses: &[&str]| {
+            let ips = addresses.iter().map(|address| IpConfig::new(address.parse().expect("a network")));
+            let result = ips.fold(AddResult::default(), AddResult::with_ip);
+            let result = result.with_route(spec::Route::default_via([169, 254, 1, 1].into()));
+            Part::of(&result, &name).routes(ETH0).next().expect("it has a route").1.onlink
+        };
+        assert!(onlink(&["10.1.0.5/32"]) && onlink(&["10.1.0.5/32", "fd00::5/64"]));
+        assert!(!onlink(&["10.1.0.5/32", "10.2.0.5/16"]) && !onlink(&["fd00::5/128"]) && !onlink(&[]));
     }
 
     #[test]

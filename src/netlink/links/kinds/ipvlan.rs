@@ -1,5 +1,7 @@
 //! Links of kind ipvlan.
 
+use serde::{Deserialize, Serialize};
+
 use crate::netlink::{
     error::Result,
     operation::EncodeError,
@@ -42,8 +44,9 @@ pub struct Ipvlan {
     pub flag: IpvlanFlag,
 }
 
-/// The layer at which an ipvlan processes packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The layer at which an ipvlan processes packets. In a configuration: `l2`, `l3` or `l3s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum IpvlanMode {
     /// The link has ARP, broadcast and multicast. The namespace of the link routes its packets.
@@ -56,7 +59,8 @@ pub enum IpvlanMode {
 }
 
 /// The traffic between the ipvlan links of one parent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum IpvlanFlag {
     /// The links reach each other directly.

@@ -1,5 +1,7 @@
 //! Links of kind macvlan.
 
+use serde::{Deserialize, Serialize};
+
 use crate::netlink::{
     error::Result,
     operation::EncodeError,
@@ -54,7 +56,18 @@ pub struct Macvlan {
 }
 
 /// The traffic between the macvlan links of one parent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+///
+/// In a configuration, the mode has the name of the kernel in lower case:
+///
+/// ```
+/// use cnikit::netlink::MacvlanMode;
+///
+/// let mode: MacvlanMode = serde_json::from_str(r#""bridge""#)?;
+/// assert_eq!(mode, MacvlanMode::Bridge);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum MacvlanMode {
     /// The links never reach each other.
