@@ -4,8 +4,8 @@
 # usage: scripts/public-api.sh [--update | --required]
 #
 # --update writes the file. Otherwise a difference is an error, so that each change of the API is in
-# the diff of a commit. With --required, a missing tool is an error too. Types of the crates below must not be in the API, because a new major
-# version of them would be one of this library.
+# the diff of a commit. With --required, a missing tool is an error too. Types of the crates below
+# must not be in the API, because a new major version of them would be one of this library.
 #
 # The tool reads the JSON of rustdoc, which only nightly compilers write and whose format changes.
 # The text also changes with the paths of the standard library. Therefore both have fixed versions:
