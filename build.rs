@@ -7,7 +7,8 @@ const TESTBED: &str = "tests/testbed/Cargo.toml";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    // Tests with this cfg need unpublished packages or other files of the repository.
+    // Tests with this cfg need unpublished packages or other files of the repository. They keep a
+    // separate `cfg(test)`, which Clippy needs to recognize a test.
     println!("cargo::rustc-check-cfg=cfg(cnikit_repository)");
     if Path::new(TESTBED).exists() {
         // Only if the file exists: Cargo runs the script again in each build if the file is absent.

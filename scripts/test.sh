@@ -48,6 +48,8 @@ else
     note "NOT RUN: licenses, sources and advisories of dependencies: cargo install --locked cargo-deny"
 fi
 
+scripts/public-api.sh
+
 step "Every combination of features"
 for features in '' ipam netlink bpf datapath ipam,netlink ipam,bpf netlink,bpf netlink,datapath conformance; do
     note "cnikit with: ${features:-no features}"

@@ -90,7 +90,8 @@ impl Map {
         self.handle
     }
 
-    #[cfg(all(test, cnikit_repository))]
+    #[cfg(test)]
+    #[cfg(cnikit_repository)]
     pub(super) fn new(handle: MapHandle, spec: &MapSpec) -> Self {
         Self { handle, name: spec.name }
     }

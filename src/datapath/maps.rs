@@ -75,7 +75,8 @@ impl CounterMap {
         Families::open(maps, &PKT_COUNT, &PKT_COUNT_V6).map(Self)
     }
 
-    #[cfg(all(test, cnikit_repository))]
+    #[cfg(test)]
+    #[cfg(cnikit_repository)]
     pub(super) fn new(v4: Map, v6: Map) -> Self {
         Self(Families { v4, v6 })
     }
@@ -128,7 +129,8 @@ impl EndpointMap {
         Families::open(maps, &POD_IFINDEX, &POD_IFINDEX_V6).map(Self)
     }
 
-    #[cfg(all(test, cnikit_repository))]
+    #[cfg(test)]
+    #[cfg(cnikit_repository)]
     pub(super) fn new(v4: Map, v6: Map) -> Self {
         Self(Families { v4, v6 })
     }
@@ -178,7 +180,8 @@ impl PortConfigMap {
         Ok(Self { config, drops, filter: maps.open_optional(&PORT_FILTER)?, xdp: PortXdp::open(maps)? })
     }
 
-    #[cfg(all(test, cnikit_repository))]
+    #[cfg(test)]
+    #[cfg(cnikit_repository)]
     pub(super) fn new(config: Map, drops: Map, filter: Map) -> Self {
         Self { config, drops, filter: Some(filter), xdp: None }
     }
@@ -283,7 +286,8 @@ impl SharedAddressMap {
         Ok(maps.open_optional(&PORT_ADDRESSES)?.map(Self))
     }
 
-    #[cfg(all(test, cnikit_repository))]
+    #[cfg(test)]
+    #[cfg(cnikit_repository)]
     pub(super) fn new(map: Map) -> Self {
         Self(map)
     }

@@ -147,5 +147,6 @@ fn pinned_name(name: &OsStr) -> Option<&'static str> {
     MAPS.iter().map(|spec| spec.name).find(|pinned| name == *pinned)
 }
 
-#[cfg(all(test, cnikit_repository))]
+#[cfg(test)]
+#[cfg(cnikit_repository)]
 mod prog_tests;

@@ -94,7 +94,8 @@ fn detach_filter(socket: &Socket) {
     unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, (&raw const none).cast(), size) };
 }
 
-#[cfg(all(test, cnikit_repository))]
+#[cfg(test)]
+#[cfg(cnikit_repository)]
 mod tests {
     use std::{os::fd::OwnedFd, time::Duration};
 
