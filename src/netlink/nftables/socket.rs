@@ -7,7 +7,7 @@ use rustix::{io::Errno, net::sockopt::set_socket_send_buffer_size_force};
 use super::{
     batch::Batch,
     element::{Element, elements, elements_of},
-    message::{delimiter, message},
+    message::{delimiter, message, truncated},
     rule::RuleInfo,
     set::Set,
     step::{Step, rules_of},
@@ -157,14 +157,18 @@ impl Socket {
 
     /// Deletes all rules of the chain that have this comment. Succeeds if there are none.
     ///
+    /// A comment is truncated as by [`Rule::comment`](super::Rule::comment), so two comments with
+    /// the same first 127 bytes are equal.
+    ///
     /// # Errors
     ///
     /// As for [`Socket::commit`]. `ENOENT` if other programs delete the same rules at the same
     /// time, repeatedly.
     pub fn delete_rules_with(&self, chain: &Chain, comment: &str) -> Result<()> {
+        let comment = truncated(comment.to_owned());
         self.retry_absent(|| {
             let rules = self.rules(chain)?;
-            let gone = rules.iter().filter(|rule| rule.comment.as_deref() == Some(comment));
+            let gone = rules.iter().filter(|rule| rule.comment.as_ref() == Some(&comment));
             self.commit(&gone.fold(Batch::new(), |batch, rule| batch.delete_rule(chain, rule.handle)))
         })
     }
