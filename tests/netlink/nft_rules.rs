@@ -297,3 +297,20 @@ fn rule_that_exceeds_an_attribute_is_refused() {
     let error = nftables.commit(&with_chain(&chain).append_rule(&chain, rule)).expect_err("too long");
     assert!(matches!(error, Error::Message { .. }), "{error:?}");
 }
+
+#[test]
+fn chain_at_an_invalid_hook_does_not_exist() {
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
+    let mine = table(Family::Inet);
+    for (kind, hook, priority) in [
+        (ChainType::Nat, Hook::Forward, Priority::DSTNAT),
+        (ChainType::Nat, Hook::Prerouting, Priority::RAW),
+        (ChainType::Route, Hook::Prerouting, Priority::MANGLE),
+    ] {
+        let chain = mine.chain("mine").hook(kind, hook, priority);
+        let error = nftables.commit(&with_chain(&chain)).expect_err("an invalid place");
+        assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{error:?}");
+    }
+    assert_eq!(nftables.chains(&mine).expect("list"), [""; 0]);
+}

@@ -62,7 +62,7 @@ impl Socket {
     /// [ensure](Batch::ensure_table) both first. [`Error::Exists`] if a different chain, set or
     /// element exists. [`Error::Message`] if an element or a lookup does not fit its set.
     /// [`Error::Kernel`] otherwise: `EPERM` without `CAP_NET_ADMIN`, `ERANGE` for a name that is
-    /// too long, `EOPNOTSUPP` for an action that is invalid at the chain's hook.
+    /// too long. `EOPNOTSUPP` for an action or a chain type that is invalid at the chain's hook.
     pub fn commit(&self, batch: &Batch) -> Result<()> {
         self.transact(batch, true)
     }
@@ -271,6 +271,8 @@ fn delimit(operation: &Operation, sequence: u32, kind: u16) -> Result<Vec<u8>> {
 fn explain(error: Error, step: &Step, operation: &Operation) -> Error {
     match (step, step.module()) {
         (_, Some(module)) if error.is(Errno::NOENT) => operation.unsupported(module),
+        // The kernel returns the same for a type that is invalid at the hook.
+        (Step::EnsureChain(chain), _) if error.is(Errno::OPNOTSUPP) && !chain.is_possible() => error,
         // Newer kernels return this instead of EEXIST.
         (Step::EnsureChain(_), _) if error.is(Errno::OPNOTSUPP) => operation.exists(),
         // The key of a map has another value, or intervals overlap.
