@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Mutex;
 
 use libbpf_rs::libbpf_sys::bpf_map_create_opts;
-use libbpf_rs::{MapHandle, MapType, PrintLevel, set_print};
+use libbpf_rs::{MapHandle, MapType, PrintCallback, PrintLevel, set_print};
 
 use super::error::io_error;
 use super::{Error, Result};
@@ -45,16 +45,29 @@ pub(super) fn capture<T>(load: impl FnOnce() -> T) -> (T, Vec<String>) {
     if IS_INNER.get() {
         return (load(), Vec::new());
     }
+    /// Restores the state before the load, even if the load panics.
+    struct Outer(Option<(PrintLevel, PrintCallback)>);
+
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            set_print(self.0);
+            IS_INNER.set(false);
+        }
+    }
+
     let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // The messages of a load that panicked.
+    take_messages();
 
     IS_INNER.set(true);
-    let previous = set_print(Some((PrintLevel::Warn, keep_message)));
+    let outer = Outer(set_print(Some((PrintLevel::Warn, keep_message))));
     let loaded = load();
-    set_print(previous);
-    IS_INNER.set(false);
+    drop(outer);
+    (loaded, take_messages())
+}
 
-    let messages = std::mem::take(&mut *MESSAGES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-    (loaded, messages)
+fn take_messages() -> Vec<String> {
+    std::mem::take(&mut *MESSAGES.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
 /// The error of a refused load.
@@ -80,4 +93,24 @@ fn tail(messages: &[String]) -> String {
     let lines: Vec<&str> =
         messages.iter().flat_map(|message| message.lines()).map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use super::*;
+
+    #[test]
+    fn messages_are_kept_after_a_panic() {
+        let panicked = catch_unwind(|| {
+            capture(|| {
+                keep_message(PrintLevel::Warn, "lost".into());
+                panic!("a load of the caller")
+            })
+        });
+        assert!(panicked.is_err());
+        let (_, messages) = capture(|| keep_message(PrintLevel::Warn, "kept".into()));
+        assert_eq!(messages, ["kept"]);
+    }
 }

@@ -56,13 +56,15 @@ impl Args {
         self.value(key).map(|text| parsed(key, text)).transpose()
     }
 
-    /// The parsed elements of a list that is separated by commas; empty if the key is absent.
+    /// The parsed elements of a list that is separated by commas; empty if the key is absent or its
+    /// value is empty.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidArg`] with the first invalid element.
     pub fn parse_list<T: FromStr<Err: fmt::Display>>(&self, key: &str) -> Result<Vec<T>, Error> {
-        self.value(key).map_or_else(|| Ok(Vec::new()), |texts| texts.split(',').map(|text| parsed(key, text)).collect())
+        let texts = self.value(key).filter(|texts| !texts.is_empty());
+        texts.map_or_else(|| Ok(Vec::new()), |texts| texts.split(',').map(|text| parsed(key, text)).collect())
     }
 
     /// Whether the caller asks to ignore unknown keys: `IgnoreUnknown` is `1` or `true`.

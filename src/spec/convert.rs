@@ -103,6 +103,9 @@ impl AddResult {
     /// A plugin applies these attributes to the kernel, so the reader of the result needs them only
     /// as information. The dispatcher writes a result in this form, as the reference library does.
     ///
+    /// Without its `scope`, an on-link route reads as a route through the gateway of an address. In
+    /// `CHECK`, the route in the kernel then differs from `prevResult`.
+    ///
     /// ```
     /// use cnikit::spec::{AddResult, Route, Version};
     ///

@@ -76,7 +76,8 @@ impl NetConf {
     /// [`Error::InvalidArg`] if `MAC` is not a MAC address, [`Error::GroupMac`] if the requested
     /// address is not unicast.
     pub fn requested_mac(&self, args: &Args) -> Result<Option<MacAddr>, Error> {
-        let in_args = args.parse("MAC")?;
+        // The reference library takes an empty value for a missing one.
+        let in_args = if args.value("MAC") == Some("") { None } else { args.parse("MAC")? };
         match self.runtime_config.mac.or(self.args.mac).or(in_args) {
             Some(mac) if !mac.is_unicast() => Err(Error::GroupMac { mac }),
             requested => Ok(requested),
@@ -124,6 +125,15 @@ mod tests {
         assert!(net_conf(false, false).requested_ips(&none).unwrap().is_empty());
         assert_eq!(net_conf(false, false).requested_mac(&none).unwrap(), None);
         assert!(none.ips().unwrap().is_empty() && none.gateways().unwrap().is_empty());
+    }
+
+    #[test]
+    fn empty_values_request_nothing() {
+        let args: Args = "IP=;GATEWAY=;MAC=".parse().unwrap();
+        assert!(args.ips().unwrap().is_empty() && args.gateways().unwrap().is_empty());
+        assert!(net_conf(false, false).requested_ips(&args).unwrap().is_empty());
+        assert_eq!(net_conf(false, false).requested_mac(&args).unwrap(), None);
+        "IP=10.1.0.3,".parse::<Args>().unwrap().ips().unwrap_err();
     }
 
     #[test]

@@ -24,6 +24,18 @@ fn read(fixture: &Fixture, eth1: IfIndex, local: &str) -> Address {
 }
 
 #[test]
+fn peer_of_another_family_is_refused() {
+    let Some(fixture) = Fixture::new() else { return };
+    let eth1 = up_pair(&fixture);
+    for (local, peer) in [("10.22.0.5", "fd00::/16"), ("fd00:22::5", "10.22.0.1/32")] {
+        let spec = AddressSpec::new(net(local)).peer(net(peer));
+        let error = fixture.in_pod.add_address_with(eth1, &spec).expect_err("another family");
+        assert!(matches!(error, Error::Message { .. }), "{error:?}");
+        assert_eq!(shown(&fixture, local), Value::Null);
+    }
+}
+
+#[test]
 fn address_with_a_peer_of_both_families() {
     let Some(fixture) = Fixture::new() else { return };
     let eth1 = up_pair(&fixture);

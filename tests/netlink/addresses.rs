@@ -44,6 +44,20 @@ fn existing_address_is_reported() {
 }
 
 #[test]
+fn primary_address_takes_others_with_it() {
+    let Some(fixture) = Fixture::new() else { return };
+    let link = up_pair(&fixture);
+    let addresses = [net("10.22.0.5/24"), net("10.22.0.6/24")];
+    for (promote, left) in [(0, 0), (1, 1)] {
+        run(&fixture.pod, &format!("sysctl -q -w net.ipv4.conf.eth1.promote_secondaries={promote}"));
+        addresses.iter().for_each(|address| fixture.in_pod.add_address(link, *address).expect("add"));
+        fixture.in_pod.delete_address(link, addresses[0]).expect("delete");
+        let found = fixture.in_pod.addresses(link).expect("list");
+        assert_eq!(found.iter().filter(|found| found.is_ipv4()).count(), left, "{found:?}");
+    }
+}
+
+#[test]
 fn link_without_ipv6_is_reported() {
     let Some(fixture) = Fixture::new() else { return };
     let eth1 = up_pair(&fixture);

@@ -83,6 +83,26 @@ fn result_is_applied_twice_with_the_same_effect() {
 }
 
 #[test]
+fn metrics_that_the_kernel_reduces_are_no_difference() {
+    let Some(fixture) = pod_link() else { return };
+    let high = |dst: &str| {
+        let mut route = route(dst);
+        // The greatest MTU of a veth.
+        (route.mtu, route.advmss) = (Some(65_535), Some(65_500));
+        route
+    };
+    let mut zero = route("10.112.0.0/12");
+    (zero.mtu, zero.advmss, zero.priority) = (Some(0), Some(0), Some(0));
+    let mut result = result();
+    result.routes = vec![high("10.96.0.0/12"), high("fd00:96::/48"), zero];
+    for _ in 0..2 {
+        let interface = fixture.pod.configure(&name("eth1"), &result).expect("configure");
+        assert_eq!(interface.routes, result.routes);
+        fixture.pod.verify(&name("eth1"), &result).expect("verify");
+    }
+}
+
+#[test]
 fn addresses_without_gateway_have_routes_on_the_link() {
     let Some(fixture) = pod_link() else { return };
     let result = AddResult::default()

@@ -124,3 +124,16 @@ fn names(links: &Value) -> Vec<String> {
     names.sort();
     names
 }
+
+#[test]
+fn alias_that_exceeds_an_attribute_is_refused() {
+    let Some(fixture) = Fixture::new() else { return };
+    let index = fixture.veth(1, None).host;
+    fixture.on_host.set_alias(index, "mine").expect("set");
+    // In 16 bits, the length equals the length of an empty alias. The kernel would read the text as
+    // attributes.
+    let error = fixture.on_host.set_alias(index, &"x".repeat(0x1_0000)).expect_err("too long");
+    assert!(matches!(error, Error::Message { .. }), "{error:?}");
+    let seen = json(&fixture.host, "ip -j link show dev veth1");
+    assert_eq!(seen[0]["ifalias"], "mine", "{seen}");
+}

@@ -274,3 +274,43 @@ fn lookups_that_do_not_fit_are_refused() {
     assert!(error(Rule::new(Action::DnatMap(lookup.clone())).with_match(tcp())).contains("addresses"));
     assert!(error(Rule::new(Action::VerdictMap(lookup)).with_match(tcp())).contains("verdict"));
 }
+
+#[test]
+fn rules_are_deleted_by_a_comment_that_was_truncated() {
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
+    let chain = table(Family::Inet).chain("mine");
+    let comment = format!("{}/{}/eth0", "n".repeat(80), "c".repeat(64));
+    let batch = with_chain(&chain).append_rule(&chain, Rule::new(Action::Accept).comment(&comment));
+    nftables.commit(&batch).expect("commit");
+    nftables.delete_rules_with(&chain, &comment).expect("delete");
+    assert_eq!(nftables.rules(&chain).expect("rules"), []);
+}
+
+#[test]
+fn rule_that_exceeds_an_attribute_is_refused() {
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
+    let chain = table(Family::Inet).chain("mine");
+    let rule = (0..3_000).fold(Rule::new(Action::Drop), |rule, _| rule.with_match(Match::protocol(Protocol::TCP)));
+    let rule = (0..3_000).fold(rule, |rule, mark| rule.with_match(Match::mark(mark, 1)));
+    let error = nftables.commit(&with_chain(&chain).append_rule(&chain, rule)).expect_err("too long");
+    assert!(matches!(error, Error::Message { .. }), "{error:?}");
+}
+
+#[test]
+fn chain_at_an_invalid_hook_does_not_exist() {
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
+    let mine = table(Family::Inet);
+    for (kind, hook, priority) in [
+        (ChainType::Nat, Hook::Forward, Priority::DSTNAT),
+        (ChainType::Nat, Hook::Prerouting, Priority::RAW),
+        (ChainType::Route, Hook::Prerouting, Priority::MANGLE),
+    ] {
+        let chain = mine.chain("mine").hook(kind, hook, priority);
+        let error = nftables.commit(&with_chain(&chain)).expect_err("an invalid place");
+        assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP), "{error:?}");
+    }
+    assert_eq!(nftables.chains(&mine).expect("list"), [""; 0]);
+}

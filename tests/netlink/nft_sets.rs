@@ -377,3 +377,21 @@ fn many_elements_are_added_and_listed() {
     ports.sort_unstable();
     assert_eq!(ports, (0..ELEMENTS).collect::<Vec<_>>());
 }
+
+#[test]
+fn longest_elements_fit_into_messages() {
+    const ELEMENTS: u32 = 130;
+    let Some(fixture) = Fixture::new() else { return };
+    let nftables = socket(&fixture.host);
+    let mine = table(Family::Inet);
+    let chain = mine.chain("c".repeat(250));
+    let map = mine.verdict_map("m", [DataType::Ipv6, DataType::Ipv6, DataType::Ipv6, DataType::Link]).intervals();
+    let element = |number: u32| {
+        let address = || Value::Address(std::net::Ipv6Addr::from(u128::from(number)).into());
+        let key = key([address(), address(), address(), Value::Link(name("eth0"))]);
+        key.verdict(Verdict::Jump(chain.clone())).comment("x".repeat(127))
+    };
+    let batch = with_set(&map).ensure_chain(&chain).add_elements(&map, (0..ELEMENTS).map(element));
+    nftables.commit(&batch).expect("commit");
+    assert_eq!(nftables.elements(&map).expect("elements").len(), ELEMENTS as usize);
+}

@@ -242,6 +242,29 @@ fn deletion_compares_the_fields_that_are_set() {
 }
 
 #[test]
+fn repeated_deletion_can_match_another_route() {
+    let Some(host) = Host::new() else { return };
+    let socket = &host.fixture.on_host;
+    let listed = |dst: &str| {
+        let routes = socket.routes_of_all_tables().expect("list");
+        routes.into_iter().find(|route| route.dst.to_string() == dst && route.gateway.is_none()).expect("a route")
+    };
+    // The kernel takes a priority of 0 for a missing one.
+    run(host.netns(), &format!("ip route add {V4} dev up0 metric 0"));
+    run(host.netns(), &format!("ip route add {V4} dev up0 metric 5"));
+    let first = listed(V4);
+    for left in [1, 0] {
+        socket.delete_route(&first).expect("delete");
+        assert_eq!(host.seen(V4).as_array().map(Vec::len), Some(left));
+    }
+    // A missing gateway matches the route with a gateway.
+    run(host.netns(), &format!("ip route add {V6} via fd00:22::1 dev up0 metric 9"));
+    run(host.netns(), &format!("ip route append {V6} dev up0 metric 9"));
+    socket.delete_route(&listed(V6)).expect("delete");
+    assert_eq!(host.seen(V6)[0].get("gateway"), None);
+}
+
+#[test]
 fn multipath_route_is_deleted_as_documented() {
     let Some(host) = Host::new() else { return };
     let socket = &host.fixture.on_host;

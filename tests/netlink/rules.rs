@@ -223,7 +223,13 @@ fn invalid_rule_is_refused() {
     #[expect(clippy::reversed_empty_ranges, reason = "the invalid value")]
     let error = fixture.on_host.add_rule(&RoutingRule::lookup(5).dport(9..=3)).expect_err("no such ports");
     assert_eq!((error.raw_os_error(), error.code()), (Some(libc::EINVAL), ErrorCode::IO), "{error}");
+    let rule = || RoutingRule::lookup(5);
+    for refused in [rule().sport(0..=9), rule().dport(1024..=u16::MAX), rule().uid(0..=u32::MAX)] {
+        let error = fixture.on_host.add_rule(&refused).expect_err("a limit of the kernel");
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
+    }
     assert_eq!(listed(&fixture), []);
+    fixture.on_host.add_rule(&rule().dport(1..=u16::MAX - 1).uid(0..=u32::MAX - 1)).expect("the limits");
 }
 
 #[test]

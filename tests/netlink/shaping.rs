@@ -43,6 +43,14 @@ fn shaper_is_created_changed_and_deleted() {
     }
     let own = qdiscs(&fixture, veth);
     assert_eq!(own[0].tbf, Some(slow), "the burst is exact at a low rate");
+    // 2 ^ 31 bits, the default of some runtimes, need 2,147 s. The kernel returns 32 bits of the
+    // time.
+    let long = Tbf::new(125_000, (1 << 28) - 1);
+    fixture.on_host.ensure_tbf(veth, &long).expect("change");
+    let period = 125_000 * ((1 << 32) * 64) / 1_000_000_000;
+    let returned = qdiscs(&fixture, veth)[0].tbf.expect("parameters").burst;
+    assert!(u64::from(long.burst - returned) % period <= 7, "{returned}");
+    fixture.on_host.ensure_tbf(veth, &slow).expect("change");
 
     let refused = [
         fixture.on_host.ensure_tbf(veth, &Tbf::new(0, 3_000)).expect_err("no rate").raw_os_error(),
@@ -162,6 +170,34 @@ fn redirection_is_created_reused_and_deleted() {
     fixture.on_host.create_redirect(&target, &redirect).expect("the priority is free again");
     let error = fixture.on_host.create_redirect(&target, &Redirect::new(absent()).priority(7)).expect_err("no link");
     assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{error}");
+}
+
+#[test]
+fn redirection_of_a_part_of_the_packets_is_not_the_same() {
+    let Some(fixture) = Fixture::new() else { return };
+    let host = fixture.veth(1, None).host;
+    let ifb = ifb(&fixture, "ifb1");
+    fixture.on_host.create_ingress(host).expect("create");
+    let target = FilterTarget::Ingress(host);
+    let action = "action mirred egress redirect dev ifb1";
+    let parts = [(1, "protocol ip u32 match u32 0 0"), (2, "protocol all u32 match ip dport 80 0xffff")];
+    for (priority, part) in parts {
+        run(&fixture.host, &format!("tc filter add dev veth1 parent ffff: pref {priority} {part} {action}"));
+        let redirect = Redirect::new(ifb).priority(priority);
+        let count = || {
+            let listed = fixture.on_host.filters(&target).expect("list");
+            listed.iter().filter(|filter| filter.priority == priority && filter.redirect == Some(ifb)).count()
+        };
+        let before = count();
+        match fixture.on_host.ensure_redirect(&target, &redirect) {
+            Err(Error::Exists { .. }) => assert_eq!(count(), before),
+            // Without `cls_matchall`, the priority takes a second `u32` filter.
+            Ok(()) => assert_eq!(count(), before + 1, "{part}: other packets pass"),
+            Err(error) => panic!("{part}: {error}"),
+        }
+    }
+    run(&fixture.host, &format!("tc filter add dev veth1 parent ffff: pref 3 protocol all u32 match u32 0 0 {action}"));
+    fixture.on_host.ensure_redirect(&target, &Redirect::new(ifb).priority(3)).expect("all packets");
 }
 
 #[test]

@@ -111,6 +111,17 @@ fn deleting_a_clsact_qdisc_twice_succeeds() {
 }
 
 #[test]
+fn deleting_a_clsact_qdisc_leaves_an_ingress_qdisc() {
+    let Some(fixture) = Fixture::new() else { return };
+    let veth = fixture.veth(1, None).host;
+    // The qdisc of another program, such as the plugin `bandwidth`.
+    run(&fixture.host, "tc qdisc add dev veth1 ingress");
+    fixture.on_host.delete_clsact(veth).expect("another kind");
+    let left = fixture.on_host.ingress_qdisc(veth).expect("look up").expect("the ingress qdisc");
+    assert_eq!(left.kind, "ingress");
+}
+
+#[test]
 fn a_link_can_have_filters_of_its_own() {
     let Some(fixture) = Fixture::new() else { return };
     let veth = fixture.veth(1, None).host;

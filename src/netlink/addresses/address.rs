@@ -132,6 +132,10 @@ impl AddressSpec {
     pub(super) fn message(&self, ifindex: IfIndex) -> Result<Ifaddrmsg, EncodeError> {
         let ip = self.address.ip();
         let far = self.peer.unwrap_or(self.address);
+        if far.is_ipv4() != self.address.is_ipv4() {
+            // The kernel would take the first four bytes of an IPv6 peer for an IPv4 address.
+            return Err(EncodeError::new(OtherFamily(far)));
+        }
         let mut attrs = Attrs::new().put(Ifa::Local, &octets(ip)[..])?.put(Ifa::Address, &octets(far.ip())[..])?;
         let mut flags = 0;
         match self.address {
@@ -152,6 +156,11 @@ impl AddressSpec {
         Ok(header.rtattrs(attrs.into_buffer()).build()?)
     }
 }
+
+/// A peer of another family than the address.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer {0} is of another address family than the address")]
+struct OtherFamily(IpNetwork);
 
 impl From<IpNetwork> for AddressSpec {
     fn from(address: IpNetwork) -> Self {

@@ -45,7 +45,7 @@ impl Socket {
     /// # Errors
     ///
     /// As for [`Socket::add_address`]. [`Error::Kernel`] with `ERANGE` for a label with more than
-    /// 15 bytes.
+    /// 15 bytes. [`Error::Message`] if the peer is of another family than the address.
     ///
     /// # Kernel
     ///
@@ -76,6 +76,10 @@ impl Socket {
     /// Deletes an address from a link. Succeeds if the address or the link is absent. An IPv4
     /// address with a peer needs [`Socket::delete_address_with`].
     ///
+    /// The first IPv4 address of a subnet is the primary one. With it, the kernel deletes all other
+    /// addresses of the link in the subnet, even if other programs added them. The setting
+    /// `net.ipv4.conf.<link>.promote_secondaries` 1 keeps them.
+    ///
     /// # Errors
     ///
     /// [`Error::Kernel`]: `EPERM` without `CAP_NET_ADMIN`.
@@ -85,7 +89,8 @@ impl Socket {
     }
 
     /// Deletes an address from a link. Address, prefix length, and for IPv4 also the peer and a
-    /// label must match. Succeeds if the address or the link is absent.
+    /// label must match. Succeeds if the address or the link is absent. A primary address takes
+    /// others with it, as in [`Socket::delete_address`].
     ///
     /// # Errors
     ///

@@ -6,8 +6,9 @@ use super::{
     table::{Chain, Table},
 };
 
-/// The number of elements in one message, because an attribute has at most 64 KiB.
-const MAX_ELEMENTS: usize = 128;
+/// The number of elements in one message, because an attribute has at most 64 KiB. The longest
+/// element has 560 bytes: two bounds of 64 bytes, the name of a chain and a comment.
+const MAX_ELEMENTS: usize = 100;
 
 /// An atomic set of changes: all are applied or none, and no packet sees only a part.
 ///

@@ -7,7 +7,7 @@ use rustix::{io::Errno, net::sockopt::set_socket_send_buffer_size_force};
 use super::{
     batch::Batch,
     element::{Element, elements, elements_of},
-    message::{delimiter, message},
+    message::{delimiter, message, truncated},
     rule::RuleInfo,
     set::Set,
     step::{Step, rules_of},
@@ -62,7 +62,7 @@ impl Socket {
     /// [ensure](Batch::ensure_table) both first. [`Error::Exists`] if a different chain, set or
     /// element exists. [`Error::Message`] if an element or a lookup does not fit its set.
     /// [`Error::Kernel`] otherwise: `EPERM` without `CAP_NET_ADMIN`, `ERANGE` for a name that is
-    /// too long, `EOPNOTSUPP` for an action that is invalid at the chain's hook.
+    /// too long. `EOPNOTSUPP` for an action or a chain type that is invalid at the chain's hook.
     pub fn commit(&self, batch: &Batch) -> Result<()> {
         self.transact(batch, true)
     }
@@ -157,14 +157,18 @@ impl Socket {
 
     /// Deletes all rules of the chain that have this comment. Succeeds if there are none.
     ///
+    /// A comment is truncated as by [`Rule::comment`](super::Rule::comment), so two comments with
+    /// the same first 127 bytes are equal.
+    ///
     /// # Errors
     ///
     /// As for [`Socket::commit`]. `ENOENT` if other programs delete the same rules at the same
     /// time, repeatedly.
     pub fn delete_rules_with(&self, chain: &Chain, comment: &str) -> Result<()> {
+        let comment = truncated(comment.to_owned());
         self.retry_absent(|| {
             let rules = self.rules(chain)?;
-            let gone = rules.iter().filter(|rule| rule.comment.as_deref() == Some(comment));
+            let gone = rules.iter().filter(|rule| rule.comment.as_ref() == Some(&comment));
             self.commit(&gone.fold(Batch::new(), |batch, rule| batch.delete_rule(chain, rule.handle)))
         })
     }
@@ -267,6 +271,8 @@ fn delimit(operation: &Operation, sequence: u32, kind: u16) -> Result<Vec<u8>> {
 fn explain(error: Error, step: &Step, operation: &Operation) -> Error {
     match (step, step.module()) {
         (_, Some(module)) if error.is(Errno::NOENT) => operation.unsupported(module),
+        // The kernel returns the same for a type that is invalid at the hook.
+        (Step::EnsureChain(chain), _) if error.is(Errno::OPNOTSUPP) && !chain.is_possible() => error,
         // Newer kernels return this instead of EEXIST.
         (Step::EnsureChain(_), _) if error.is(Errno::OPNOTSUPP) => operation.exists(),
         // The key of a map has another value, or intervals overlap.

@@ -120,6 +120,17 @@ impl Chain {
         attribute(attributes, NFTA_CHAIN_NAME).filter(|_| of_table == table.name).map(text)
     }
 
+    /// Whether the kernel can have a chain of this type at this hook with this priority.
+    pub(super) fn is_possible(&self) -> bool {
+        /// `NF_IP_PRI_CONNTRACK`: address translation needs a tracked connection.
+        const CONNTRACK: Priority = Priority(-200);
+        self.base.is_none_or(|Base { kind, hook, priority }| match kind {
+            ChainType::Filter => true,
+            ChainType::Nat => hook != Hook::Forward && priority > CONNTRACK,
+            ChainType::Route => hook == Hook::Output,
+        })
+    }
+
     /// The table of the chain.
     #[must_use]
     pub fn table(&self) -> Table {

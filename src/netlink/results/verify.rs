@@ -178,8 +178,8 @@ fn satisfies(found: &Route, expected: &Route) -> bool {
     }
     found.oif == expected.oif
         && found.gateway == expected.gateway
-        && states(found.mtu, expected.mtu)
-        && states(found.advmss, expected.advmss)
+        && states(found.effective_mtu(), expected.effective_mtu())
+        && states(found.effective_advmss(), expected.effective_advmss())
         // 0 is the kernel's default for table and priority.
         && states(found.table, expected.table.filter(|table| *table != 0))
         && states(found.priority, expected.priority.filter(|priority| *priority != 0))

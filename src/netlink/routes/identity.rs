@@ -8,6 +8,10 @@ use crate::spec::IfIndex;
 /// The metric of an IPv6 route without one.
 const IPV6_PRIORITY: u32 = 1024;
 
+/// The greatest MTU and MSS that the kernel stores in a route (`ip_metrics_convert`).
+const MAX_MTU: u32 = 65_535 - 15;
+const MAX_ADVMSS: u32 = 65_535 - 40;
+
 impl Route {
     /// Whether the kernel treats two routes as the same, as [`Socket::ensure_route`] requires. A
     /// missing value equals the kernel's default.
@@ -35,8 +39,8 @@ impl Route {
                 route.effective_priority(),
                 route.effective_scope(),
                 route.onlink,
-                route.mtu,
-                route.advmss,
+                route.effective_mtu(),
+                route.effective_advmss(),
             )
         };
         self.has_same_path_as(other)
@@ -63,6 +67,16 @@ impl Route {
     /// The scope without an explicit one. IPv6 routes have no scope.
     pub(super) const fn default_scope(&self) -> u8 {
         if self.gateway.is_some() { RT_SCOPE_UNIVERSE } else { RT_SCOPE_LINK }
+    }
+
+    /// The kernel stores a lower value than a very high one, and takes 0 for a missing value.
+    pub(in crate::netlink) fn effective_mtu(&self) -> Option<u32> {
+        self.mtu.filter(|mtu| *mtu != 0).map(|mtu| mtu.min(MAX_MTU))
+    }
+
+    /// As [`effective_mtu`](Self::effective_mtu).
+    pub(in crate::netlink) fn effective_advmss(&self) -> Option<u32> {
+        self.advmss.filter(|advmss| *advmss != 0).map(|advmss| advmss.min(MAX_ADVMSS))
     }
 
     fn effective_priority(&self) -> u32 {
@@ -97,6 +111,8 @@ mod tests {
             (route("10.1.0.0/16").via(gateway), route("10.1.0.0/16").via(gateway).scope(0).table(0)),
             (route("fd00::/64"), route("fd00::/64").priority(1024).scope(7)),
             (route("10.1.0.0/16"), route("10.1.0.0/16").src(gateway).protocol(2)),
+            (route("10.1.0.0/16"), route("10.1.0.0/16").mtu(0).advmss(0)),
+            (route("fd00::/64").mtu(65_535).advmss(65_500), route("fd00::/64").mtu(65_520).advmss(65_495)),
         ];
         for (a, b) in same {
             assert!(a.is_same_as(&b) && b.is_same_as(&a), "{a} and {b}");

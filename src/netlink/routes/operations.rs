@@ -95,7 +95,17 @@ impl Socket {
     ///
     /// The route matches by destination, table, link and each other field that is set. A missing
     /// field matches every value, except a missing table, which is the main table. The kernel
-    /// deletes the first match. A listed route has all fields, so it matches only itself.
+    /// deletes the first match.
+    ///
+    /// A listed route has all fields, so it matches only itself, with two exceptions. A caller that
+    /// repeats such a deletion can delete another route.
+    ///
+    /// * IPv4: a priority of 0 counts as missing. Without a route of priority 0, the route matches
+    ///   one of another priority.
+    /// * IPv6: a route without a gateway also matches one with a gateway, if table, link and
+    ///   priority are equal.
+    ///
+    /// The comparison has these limits:
     ///
     /// * `onlink` is not compared. IPv6 does not compare `src`, `mtu`, `advmss` and `scope`.
     /// * IPv4 compares a multipath route by its first next hop, and deletes the whole route.

@@ -34,7 +34,8 @@ impl Socket {
     /// different families. [`Error::Kernel`](crate::netlink::Error::Kernel) otherwise:
     ///
     /// * `EAFNOSUPPORT` or `EOPNOTSUPP` if the kernel has no rules for the family.
-    /// * `EINVAL` for ports or user ids in descending order.
+    /// * `EINVAL` for ports or user ids in descending order, for the ports 0 and 65,535, and for
+    ///   the user id 4,294,967,295.
     /// * `EPERM` without `CAP_NET_ADMIN`.
     ///
     /// # Kernel

@@ -58,11 +58,11 @@ pub struct RoutingRule {
     pub fwmask: Option<u32>,
     /// The protocol above IP, such as 6 for TCP.
     pub ip_proto: Option<u8>,
-    /// The source ports. The first must not be 0.
+    /// The source ports, from 1 to 65,534.
     pub sport: Option<RangeInclusive<u16>>,
-    /// The destination ports. The first must not be 0.
+    /// The destination ports, from 1 to 65,534.
     pub dport: Option<RangeInclusive<u16>>,
-    /// The user ids of the sender.
+    /// The user ids of the sender, below 4,294,967,295.
     pub uid: Option<RangeInclusive<u32>>,
     /// The rule applies to the packets that do *not* meet its conditions (`not`).
     pub invert: bool,

@@ -144,7 +144,8 @@ impl Socket {
     }
 
     /// Deletes the `clsact` qdisc of a link with its filters. If the qdisc refers to shared blocks,
-    /// the link leaves the blocks. Succeeds if the qdisc or the link is absent.
+    /// the link leaves the blocks. Succeeds if the qdisc or the link is absent, or if the slot
+    /// holds an `ingress` qdisc, which stays.
     ///
     /// [`Socket::ingress_qdisc`] shows whether the qdisc belongs to the caller.
     ///
@@ -153,13 +154,16 @@ impl Socket {
     /// [`Error::Kernel`](crate::netlink::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
     pub fn delete_clsact(&self, ifindex: IfIndex) -> Result<()> {
         let operation = Operation::on_link("delete the clsact qdisc of", ifindex);
-        let request = header(ifindex.get(), INGRESS_HANDLE, INGRESS_SLOT).build().map_err(EncodeError::from);
+        let request = Attrs::new().put(Tca::Kind, CLSACT).and_then(|attrs| {
+            Ok(header(ifindex.get(), INGRESS_HANDLE, INGRESS_SLOT).rtattrs(attrs.into_buffer()).build()?)
+        });
         match self.change(&operation, Rtm::Delqdisc, NlmF::empty(), request) {
             Err(error) if error.is(Errno::NOENT) || error.is(Errno::NODEV) => Ok(()),
-            // The kernel returns EINVAL for a slot that is empty again, but also for other errors.
+            // The kernel returns EINVAL for an `ingress` qdisc and for a slot that is empty again,
+            // but also for other errors.
             Err(error) if error.is(Errno::INVAL) => match self.ingress_qdisc(ifindex)? {
-                Some(_) => Err(error),
-                None => Ok(()),
+                Some(qdisc) if qdisc.kind == CLSACT => Err(error),
+                _ => Ok(()),
             },
             deleted => deleted,
         }

@@ -32,6 +32,7 @@ const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+const ETH_P_ALL: u16 = 3;
 
 /// The place of a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,6 +103,8 @@ pub struct FilterInfo {
     pub name: Option<String>,
     /// The link to which the filter redirects its packets, for `matchall` and `u32`.
     pub redirect: Option<IfIndex>,
+    /// Whether the filter redirects every packet, of all protocols.
+    pub(super) redirects_all: bool,
 }
 
 impl<'a> BpfFilter<'a> {
@@ -258,6 +261,7 @@ impl FilterInfo {
             program_id: None,
             name: None,
             redirect: None,
+            redirects_all: false,
         };
         for attr in message.rtattrs().iter() {
             let bytes: &[u8] = attr.rta_payload().as_ref();
@@ -274,7 +278,12 @@ impl FilterInfo {
                         }
                     }
                 }
-                Tca::Options => filter.redirect = mirred::target(&filter.kind, bytes),
+                Tca::Options => {
+                    filter.redirect = mirred::target(&filter.kind, bytes);
+                    let is_for_all_protocols = *message.tcm_info() as u16 == ETH_P_ALL.to_be();
+                    filter.redirects_all =
+                        filter.redirect.is_some() && is_for_all_protocols && mirred::matches_all(&filter.kind, bytes);
+                }
                 _ => (),
             }
         }
@@ -285,7 +294,6 @@ impl FilterInfo {
 /// The header of a message for the filter with this priority and handle, for packets of any
 /// protocol.
 pub(super) fn named(target: &FilterTarget, priority: u16, handle: u32) -> TcmsgBuilder {
-    const ETH_P_ALL: u16 = 3;
     let (ifindex, parent) = target.ifindex_and_parent();
     let info = u32::from(priority) << 16 | u32::from(ETH_P_ALL.to_be());
     header(ifindex, handle, parent).tcm_info(info)

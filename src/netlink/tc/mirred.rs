@@ -16,6 +16,8 @@ const TCA_MIRRED_PARMS: u16 = 2;
 const TCA_MATCHALL_ACT: u16 = 2;
 const TCA_U32_SEL: u16 = 5;
 const TCA_U32_ACT: u16 = 7;
+const TCA_U32_INDEV: u16 = 8;
+const TCA_U32_MARK: u16 = 10;
 
 const MIRRED: &str = "mirred";
 /// The packet leaves through the other link.
@@ -67,6 +69,19 @@ pub(super) fn target(kind: &str, options: &[u8]) -> Option<IfIndex> {
     let parameters = attribute(attribute(action, TCA_ACT_OPTIONS)?, TCA_MIRRED_PARMS)?;
     let action = number_at(parameters, 20).filter(|action| *action == TCA_EGRESS_REDIR);
     action.and(number_at(parameters, 24)).and_then(IfIndex::new)
+}
+
+/// Whether a filter of this kind matches every packet of its protocol.
+pub(super) fn matches_all(kind: &str, options: &[u8]) -> bool {
+    if kind != "u32" {
+        return kind == "matchall";
+    }
+    // struct tc_u32_sel has 16 bytes before the keys. Each key has 16 bytes and begins with its
+    // mask.
+    let has_no_mask = |selector: &[u8]| selector.chunks_exact(16).skip(1).all(|key| key[..4] == [0; 4]);
+    let selector = attribute(options, TCA_U32_SEL);
+    let has = |condition: u16| attribute(options, condition).is_some();
+    selector.is_some_and(has_no_mask) && !has(TCA_U32_INDEV) && !has(TCA_U32_MARK)
 }
 
 /// A list of one action.

@@ -75,6 +75,10 @@ impl Redirect {
         self
     }
 
+    fn is_done_by(self, filter: &FilterInfo) -> bool {
+        filter.priority == self.priority && filter.redirect == Some(self.to) && filter.redirects_all
+    }
+
     fn message(self, target: &FilterTarget, classifier: Classifier) -> Result<Tcmsg, EncodeError> {
         // With a chosen handle, a second filter in the same priority is refused.
         const HANDLE: u32 = 1;
@@ -135,7 +139,8 @@ impl Socket {
     /// # Errors
     ///
     /// [`Error::Exists`](crate::netlink::Error::Exists) if the priority holds a redirection to
-    /// another link. Otherwise as for [`Socket::create_redirect`].
+    /// another link, or one of a part of the packets only. Otherwise as for
+    /// [`Socket::create_redirect`].
     ///
     /// # Kernel
     ///
@@ -144,21 +149,23 @@ impl Socket {
         match self.create_redirect(target, redirect) {
             Err(exists @ Error::Exists { .. }) => {
                 let filters = self.filters(target)?;
-                let mut of_priority = filters.iter().filter(|filter| filter.priority == redirect.priority);
-                if of_priority.any(|filter| filter.redirect == Some(redirect.to)) { Ok(()) } else { Err(exists) }
+                if filters.iter().any(|filter| redirect.is_done_by(filter)) { Ok(()) } else { Err(exists) }
             }
             created => created,
         }
     }
 
-    /// Deletes a redirection with its priority. Succeeds if the priority holds no redirection to
-    /// this link, or if the qdisc, the block or the link is absent.
+    /// Deletes a redirection with its priority. Succeeds if the priority holds no redirection of
+    /// all packets to this link, or if the qdisc, the block or the link is absent.
+    ///
+    /// The whole priority is deleted. On a kernel without `cls_matchall`, this includes the `u32`
+    /// filters that other programs added to the priority.
     ///
     /// # Errors
     ///
     /// [`Error::Kernel`](crate::netlink::Error::Kernel): `EPERM` without `CAP_NET_ADMIN`.
     pub fn delete_redirect(&self, target: &FilterTarget, redirect: &Redirect) -> Result<()> {
-        let is_own = |filter: &FilterInfo| filter.priority == redirect.priority && filter.redirect == Some(redirect.to);
+        let is_own = |filter: &FilterInfo| redirect.is_done_by(filter);
         let Some(filter) = self.filters(target)?.into_iter().find(is_own) else { return Ok(()) };
         let operation = Operation::new("delete", format_args!("the redirection to link {} on {target}", redirect.to));
         // Handle 0 stands for the priority at this hook. The kernel lists the `u32` filters of both

@@ -55,8 +55,10 @@ pub struct Tbf {
     /// its header, 14 bytes for Ethernet. A low burst also limits the rate. Start with the bytes
     /// that the rate sends in 4 ms.
     ///
-    /// The kernel stores the burst as a time in units of 64 ns. At more than 15 MB/s it therefore
-    /// returns a burst that can be less by the bytes of one unit.
+    /// The kernel returns the burst as a time of 32 bits in units of 64 ns. At more than 15 MB/s
+    /// the returned burst can therefore be less by the bytes of one unit. If the rate needs more
+    /// than 274 s to send the burst, the kernel returns the time modulo 274 s. The qdisc itself
+    /// works with the burst that was set.
     pub burst: u32,
     /// The size of the queue in bytes. The qdisc drops the packets beyond.
     pub limit: u32,

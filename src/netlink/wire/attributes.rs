@@ -151,6 +151,12 @@ impl<T: RtaType> Attrs<T> {
     }
 
     pub(in crate::netlink) fn put(mut self, kind: T, payload: impl Size + ToBytes) -> Result<Self, EncodeError> {
+        // neli truncates a length of more than 16 bits. The kernel would then read the rest of the
+        // payload as further attributes.
+        let length = payload.unpadded_size();
+        if u16::try_from(HEADER + length).is_err() {
+            return Err(EncodeError::new(TooLong { kind: kind.into(), length }));
+        }
         let attr = RtattrBuilder::default().rta_type(kind).rta_payload(payload).build()?;
         self.0.push(attr);
         Ok(self)
