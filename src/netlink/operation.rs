@@ -112,6 +112,12 @@ impl EncodeError {
     }
 }
 
+impl Display for EncodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 macro_rules! encode_error_from {
     ($($error:ty),+ $(,)?) => {
         $(impl From<$error> for EncodeError {

@@ -92,8 +92,8 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](super::Error::Kernel): `ENODEV` if the namespace has no such link. Also
-    /// socket errors.
+    /// [`Error::Kernel`](crate::netlink::Error::Kernel): `ENODEV` if the namespace has no such
+    /// link. Also socket errors.
     pub fn require_link(&self, name: &IfName) -> Result<Link> {
         let missing = || Operation::new("look up link", name).no_device();
         self.link_by_name(name)?.ok_or_else(missing)

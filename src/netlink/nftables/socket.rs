@@ -5,17 +5,17 @@ use neli::{
 use rustix::{io::Errno, net::sockopt::set_socket_send_buffer_size_force};
 
 use super::{
-    batch::Batch,
+    batch::{Batch, delete_set},
     element::{Element, elements, elements_of},
     message::{delimiter, message, truncated},
     rule::RuleInfo,
     set::Set,
-    step::{Step, rules_of},
+    step::{NF_TABLES, Step, rules_of},
     table::{Chain, Table},
     uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSETELEM},
 };
 use crate::netlink::{
-    error::{Error, Result},
+    error::Result,
     operation::Operation,
     socket::{self, encode},
     wire::Attrs,
@@ -23,9 +23,6 @@ use crate::netlink::{
 
 /// The size of batches in bytes that fits the send buffer of all hosts.
 const DEFAULT_SEND_BUFFER: usize = 64 * 1024;
-
-/// The module that provides nf_tables.
-const NF_TABLES: &str = "nf_tables";
 
 /// A netfilter netlink socket.
 ///
@@ -42,8 +39,8 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if the kernel has no netfilter netlink, [`Error::Socket`] if the
-    /// socket cannot be opened.
+    /// [`Error::Unsupported`](crate::netlink::Error::Unsupported) if the kernel has no netfilter
+    /// netlink, [`Error::Socket`](crate::netlink::Error::Socket) if the socket cannot be opened.
     pub fn open() -> Result<Self> {
         let operation = Operation::new("open", "a netfilter netlink socket");
         match socket::Socket::connect(&operation, NlFamily::Netfilter) {
@@ -56,13 +53,15 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// The error of the first step that the kernel refused. [`Error::Unsupported`] if the kernel
-    /// has no nf_tables, or no module for a chain type, a condition or an action. The kernel
-    /// answers the same if the chain of a rule or the table of a chain is missing, so
-    /// [ensure](Batch::ensure_table) both first. [`Error::Exists`] if a different chain, set or
-    /// element exists. [`Error::Message`] if an element or a lookup does not fit its set.
-    /// [`Error::Kernel`] otherwise: `EPERM` without `CAP_NET_ADMIN`, `ERANGE` for a name that is
-    /// too long. `EOPNOTSUPP` for an action or a chain type that is invalid at the chain's hook.
+    /// The error of the first step that the kernel refused.
+    /// [`Error::Unsupported`](crate::netlink::Error::Unsupported) if the kernel has no nf_tables,
+    /// or no module for a chain type, a condition or an action. The kernel answers the same if the
+    /// chain of a rule or the table of a chain is missing, so [ensure](Batch::ensure_table) both
+    /// first. [`Error::Exists`](crate::netlink::Error::Exists) if a different chain, set or element
+    /// exists. [`Error::Message`](crate::netlink::Error::Message) if an element or a lookup does
+    /// not fit its set. [`Error::Kernel`](crate::netlink::Error::Kernel) otherwise: `EPERM` without
+    /// `CAP_NET_ADMIN`, `ERANGE` for a name that is too long. `EOPNOTSUPP` for an action or a chain
+    /// type that is invalid at the chain's hook.
     pub fn commit(&self, batch: &Batch) -> Result<()> {
         self.transact(batch, true)
     }
@@ -83,8 +82,8 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if the kernel has no nf_tables, [`Error::Kernel`] with `EPERM`
-    /// without `CAP_NET_ADMIN`.
+    /// [`Error::Unsupported`](crate::netlink::Error::Unsupported) if the kernel has no nf_tables,
+    /// [`Error::Kernel`](crate::netlink::Error::Kernel) with `EPERM` without `CAP_NET_ADMIN`.
     #[doc(alias = "NFT_MSG_GETRULE")]
     pub fn rules(&self, chain: &Chain) -> Result<Vec<RuleInfo>> {
         let operation = Operation::new("list the rules of the nftables chain", chain);
@@ -152,7 +151,7 @@ impl Socket {
     /// As for [`Socket::commit`].
     #[doc(alias = "NFT_MSG_DELRULE")]
     pub fn delete_rule(&self, chain: &Chain, handle: u64) -> Result<()> {
-        self.delete(Step::DeleteRule(chain.clone(), handle))
+        self.delete(Step::delete_rule(chain, handle))
     }
 
     /// Deletes all rules of the chain that have this comment. Succeeds if there are none.
@@ -180,7 +179,7 @@ impl Socket {
     /// As for [`Socket::commit`]; `EBUSY` if rules refer to it.
     #[doc(alias = "NFT_MSG_DELSET")]
     pub fn delete_set(&self, set: &Set) -> Result<()> {
-        self.delete(Step::DeleteSet(set.clone()))
+        self.delete(delete_set(set))
     }
 
     /// Deletes a table with its content. Succeeds if the table is absent.
@@ -190,7 +189,7 @@ impl Socket {
     /// As for [`Socket::commit`].
     #[doc(alias = "NFT_MSG_DELTABLE")]
     pub fn delete_table(&self, table: &Table) -> Result<()> {
-        self.delete(Step::DeleteTable(table.clone()))
+        self.delete(Step::delete_table(table))
     }
 
     /// Deletes a table if it is empty. Returns whether the table is gone.
@@ -199,7 +198,7 @@ impl Socket {
     ///
     /// As for [`Socket::commit`].
     pub fn delete_empty_table(&self, table: &Table) -> Result<bool> {
-        match self.delete(Step::DeleteEmptyTable(table.clone())) {
+        match self.delete(Step::delete_empty_table(table)) {
             Err(error) if error.is(Errno::BUSY) => Ok(false),
             deleted => deleted.map(|()| true),
         }
@@ -212,7 +211,7 @@ impl Socket {
     /// As for [`Socket::commit`]; `EBUSY` if rules of other chains jump to it.
     #[doc(alias = "NFT_MSG_DELCHAIN")]
     pub fn delete_chain(&self, chain: &Chain) -> Result<()> {
-        self.delete(Step::DeleteChain(chain.clone()))
+        self.delete(Step::delete_chain(chain))
     }
 
     fn delete(&self, step: Step) -> Result<()> {
@@ -247,7 +246,7 @@ impl Socket {
             // One acknowledgement for each step would overflow the socket's buffer for large
             // batches.
             let ack = if sequence == end { NlmF::ACK } else { NlmF::empty() };
-            requests.extend(encode(operation, *sequence, step.kind(), step.flags() | ack, step.message())?);
+            requests.extend(encode(operation, *sequence, step.kind, step.flags | ack, step.message())?);
         }
         if is_final {
             requests.extend(delimit(last, self.netlink.next_sequence(), NFNL_MSG_BATCH_END)?);
@@ -257,72 +256,10 @@ impl Socket {
             let _ = set_socket_send_buffer_size_force(self.netlink.fd(), requests.len());
         }
         self.netlink.send_encoded(first, &requests)?;
-        self.netlink
-            .wait_acks(&exchanges)
-            .map_err(|(index, error)| explain(error, &batch.steps[index], &exchanges[index].0))
+        self.netlink.wait_acks(&exchanges).map_err(|(index, error)| batch.steps[index].explain(error))
     }
 }
 
 fn delimit(operation: &Operation, sequence: u32, kind: u16) -> Result<Vec<u8>> {
     encode(operation, sequence, kind, NlmF::empty(), Ok(delimiter()))
-}
-
-/// For a missing module, the kernel returns only ENOENT or EOPNOTSUPP.
-fn explain(error: Error, step: &Step, operation: &Operation) -> Error {
-    match (step, step.module()) {
-        (_, Some(module)) if error.is(Errno::NOENT) => operation.unsupported(module),
-        // The kernel returns the same for a type that is invalid at the hook.
-        (Step::EnsureChain(chain), _) if error.is(Errno::OPNOTSUPP) && !chain.is_possible() => error,
-        // Newer kernels return this instead of EEXIST.
-        (Step::EnsureChain(_), _) if error.is(Errno::OPNOTSUPP) => operation.exists(),
-        // The key of a map has another value, or intervals overlap.
-        (Step::AddElements(..), _) if error.is(Errno::BUSY) || error.is(Errno::NOTEMPTY) => operation.exists(),
-        (Step::EnsureTable(_) | Step::DeleteTable(_) | Step::DeleteEmptyTable(_) | Step::DeleteChain(_), _)
-            if error.is(Errno::OPNOTSUPP) =>
-        {
-            operation.unsupported(NF_TABLES)
-        }
-        _ => error,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        netlink::nftables::{Action, ChainType, Family, Hook, PortRandomization, Priority, Rule, step::Place},
-        spec::{ErrorCode, HasErrorCode as _},
-    };
-
-    /// The error of this step, after `explain`.
-    #[track_caller]
-    fn explained(step: Step, errno: Errno) -> Error {
-        let operation = step.operation();
-        explain(operation.refused(-errno.raw_os_error(), None), &step, &operation)
-    }
-
-    #[test]
-    fn missing_modules_are_named() {
-        let table = Table::new(Family::Inet, "mine");
-        let nat = table.chain("nat").hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT);
-        let masquerade = Rule::new(Action::Masquerade(PortRandomization::Kept));
-        let append = |chain: &Chain, rule| Step::AddRule(chain.clone(), rule, Place::Last);
-        for (step, errno, module) in [
-            (Step::EnsureTable(table.clone()), Errno::OPNOTSUPP, "nf_tables"),
-            (Step::EnsureChain(nat.clone()), Errno::NOENT, "nft_chain_nat"),
-            (append(&nat, masquerade.clone()), Errno::NOENT, "nft_masq"),
-        ] {
-            let error = explained(step, errno);
-            assert_eq!(error.code(), ErrorCode::PLUGIN_NOT_AVAILABLE);
-            assert!(error.to_string().contains(module), "{error}");
-        }
-        for (step, errno) in [
-            (Step::EnsureTable(table.clone()), Errno::PERM),
-            (Step::DeleteTable(table), Errno::NOENT),
-            (append(&nat, Rule::new(Action::Drop)), Errno::NOENT),
-            (append(&nat, masquerade), Errno::OPNOTSUPP),
-        ] {
-            assert!(explained(step, errno).is(errno), "an error without a missing module");
-        }
-    }
 }

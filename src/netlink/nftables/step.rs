@@ -1,38 +1,54 @@
 //! The changes of a batch as messages.
 
+use std::fmt::Display;
+
 use neli::{consts::nl::NlmF, types::Buffer};
+use rustix::io::Errno;
 
 use super::{
-    element::{Element, element_list, elements_of},
     error::Invalid,
     message::{message, nest, number},
     rule::Rule,
-    set::Set,
     table::{Chain, Table},
     uapi::*,
 };
 use crate::netlink::{
-    error::Result,
+    error::{Error, Result},
     operation::{EncodeError, Operation},
     wire::Attrs,
 };
 
-/// One change.
+/// The module that provides nf_tables.
+pub(super) const NF_TABLES: &str = "nf_tables";
+
+/// One change: its message, and the meaning of the kernel's errors.
+///
+/// The functions of a batch encode it. A program thus contains only the encoders of the changes
+/// that it makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
-    EnsureTable(Table),
-    EnsureChain(Chain),
-    EnsureSet(Set),
-    FlushChain(Chain),
-    FlushSet(Set),
-    AddRule(Chain, Rule, Place),
-    AddElements(Set, Vec<Element>),
-    DeleteTable(Table),
-    DeleteEmptyTable(Table),
-    DeleteChain(Chain),
-    DeleteSet(Set),
-    DeleteRule(Chain, u64),
-    DeleteElements(Set, Vec<Element>),
+pub(super) struct Step {
+    name: &'static str,
+    object: String,
+    pub(super) kind: u16,
+    pub(super) flags: NlmF,
+    /// The encoded message, or the reason why it cannot be encoded.
+    message: Result<Vec<u8>, String>,
+    /// The kernel module that is missing if the kernel returns `ENOENT`.
+    module: Option<&'static str>,
+    refusal: Refusal,
+}
+
+/// The meaning of an error number that the kernel returns for a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// The number itself.
+    Plain,
+    /// `EOPNOTSUPP`: the kernel has no nf_tables.
+    NoTables,
+    /// `EOPNOTSUPP`: another chain has the name.
+    OtherChain,
+    /// `EBUSY` and `ENOTEMPTY`: the key of a map has another value, or intervals overlap.
+    OtherElement,
 }
 
 /// The place of a new rule in its chain. A number is the handle of another rule.
@@ -47,97 +63,124 @@ pub(super) enum Place {
 /// `NLM_F_NONREC`: the deletion fails instead of deleting the content.
 const NONREC: NlmF = NlmF::from_bits_retain(0x100);
 
+/// A message that cannot be encoded.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unencodable(String);
+
 impl Step {
+    /// A change of an object in a table.
+    pub(super) fn new(
+        name: &'static str,
+        object: &dyn Display,
+        kind: u16,
+        table: &Table,
+        attrs: Result<Attrs<u16>, EncodeError>,
+    ) -> Self {
+        let encoded = attrs.and_then(|attrs| message(table.family.number(), attrs));
+        Self {
+            name,
+            object: object.to_string(),
+            kind,
+            flags: NlmF::empty(),
+            message: encoded.map(|buffer| buffer.as_ref().to_vec()).map_err(|error| error.to_string()),
+            module: None,
+            refusal: Refusal::Plain,
+        }
+    }
+
+    pub(super) const fn flags(mut self, flags: NlmF) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    pub(super) fn ensure_table(table: &Table) -> Self {
+        let step = Self::of_table("ensure the nftables table", NFT_MSG_NEWTABLE, table);
+        step.flags(NlmF::CREATE)
+    }
+
+    pub(super) fn delete_table(table: &Table) -> Self {
+        Self::of_table("delete the nftables table", NFT_MSG_DELTABLE, table)
+    }
+
+    pub(super) fn delete_empty_table(table: &Table) -> Self {
+        Self::delete_table(table).flags(NONREC)
+    }
+
+    fn of_table(name: &'static str, kind: u16, table: &Table) -> Self {
+        let attrs = Attrs::new().put(NFTA_TABLE_NAME, table.name.as_str());
+        Self { refusal: Refusal::NoTables, ..Self::new(name, table, kind, table, attrs) }
+    }
+
+    pub(super) fn ensure_chain(chain: &Chain) -> Self {
+        let step = Self::new("ensure the nftables chain", chain, NFT_MSG_NEWCHAIN, &chain.table, whole_chain(chain));
+        // For a type that is invalid at the hook, the kernel returns the same number.
+        let refusal = if chain.is_possible() { Refusal::OtherChain } else { Refusal::Plain };
+        Self { refusal, module: chain.base.and_then(|base| base.kind.module()), ..step.flags(NlmF::CREATE) }
+    }
+
+    pub(super) fn delete_chain(chain: &Chain) -> Self {
+        let step = Self::new("delete the nftables chain", chain, NFT_MSG_DELCHAIN, &chain.table, chain_name(chain));
+        Self { refusal: Refusal::NoTables, ..step }
+    }
+
+    pub(super) fn flush_chain(chain: &Chain) -> Self {
+        Self::new("flush the nftables chain", chain, NFT_MSG_DELRULE, &chain.table, rules_of(chain))
+    }
+
+    pub(super) fn add_rule(chain: &Chain, rule: &Rule, place: Place) -> Self {
+        let (name, object, flags) = match place {
+            Place::Last => ("append a rule to the nftables chain", chain.to_string(), NlmF::CREATE.union(NlmF::APPEND)),
+            Place::First => ("insert a rule into the nftables chain", chain.to_string(), NlmF::CREATE),
+            Place::Before(handle) => {
+                ("insert a rule before rule", format!("{handle} of the nftables chain {chain}"), NlmF::CREATE)
+            }
+            Place::InsteadOf(handle) => {
+                ("replace rule", format!("{handle} of the nftables chain {chain}"), NlmF::REPLACE)
+            }
+        };
+        let step = Self::new(name, &object, NFT_MSG_NEWRULE, &chain.table, whole_rule(chain, rule, place));
+        // For a missing rule, the kernel returns the same number as for a missing module.
+        let module = rule.module().filter(|_| matches!(place, Place::First | Place::Last));
+        Self { module, ..step.flags(flags) }
+    }
+
+    pub(super) fn delete_rule(chain: &Chain, handle: u64) -> Self {
+        let object = format_args!("{handle} of the nftables chain {chain}");
+        Self::new("delete rule", &object, NFT_MSG_DELRULE, &chain.table, rule_name(chain, handle))
+    }
+
+    /// `EBUSY` and `ENOTEMPTY` mean that another element exists.
+    pub(super) const fn of_elements(mut self) -> Self {
+        self.refusal = Refusal::OtherElement;
+        self
+    }
+
     pub(super) fn operation(&self) -> Operation {
-        match self {
-            Self::EnsureTable(table) => Operation::new("ensure the nftables table", table),
-            Self::EnsureChain(chain) => Operation::new("ensure the nftables chain", chain),
-            Self::EnsureSet(set) => Operation::new("ensure the nftables set", set),
-            Self::FlushChain(chain) => Operation::new("flush the nftables chain", chain),
-            Self::FlushSet(set) => Operation::new("flush the nftables set", set),
-            Self::AddRule(chain, _, Place::Last) => Operation::new("append a rule to the nftables chain", chain),
-            Self::AddRule(chain, _, Place::First) => Operation::new("insert a rule into the nftables chain", chain),
-            Self::AddRule(chain, _, Place::Before(handle)) => {
-                Operation::new("insert a rule before rule", format_args!("{handle} of the nftables chain {chain}"))
-            }
-            Self::AddRule(chain, _, Place::InsteadOf(handle)) => {
-                Operation::new("replace rule", format_args!("{handle} of the nftables chain {chain}"))
-            }
-            Self::AddElements(set, _) => Operation::new("add elements to the nftables set", set),
-            Self::DeleteTable(table) | Self::DeleteEmptyTable(table) => {
-                Operation::new("delete the nftables table", table)
-            }
-            Self::DeleteChain(chain) => Operation::new("delete the nftables chain", chain),
-            Self::DeleteSet(set) => Operation::new("delete the nftables set", set),
-            Self::DeleteRule(chain, handle) => {
-                Operation::new("delete rule", format_args!("{handle} of the nftables chain {chain}"))
-            }
-            Self::DeleteElements(set, _) => Operation::new("delete elements of the nftables set", set),
-        }
-    }
-
-    pub(super) const fn kind(&self) -> u16 {
-        match self {
-            Self::EnsureTable(_) => NFT_MSG_NEWTABLE,
-            Self::EnsureChain(_) => NFT_MSG_NEWCHAIN,
-            Self::EnsureSet(_) => NFT_MSG_NEWSET,
-            Self::FlushChain(_) | Self::DeleteRule(..) => NFT_MSG_DELRULE,
-            Self::FlushSet(_) | Self::DeleteElements(..) => NFT_MSG_DELSETELEM,
-            Self::AddRule(..) => NFT_MSG_NEWRULE,
-            Self::AddElements(..) => NFT_MSG_NEWSETELEM,
-            Self::DeleteTable(_) | Self::DeleteEmptyTable(_) => NFT_MSG_DELTABLE,
-            Self::DeleteChain(_) => NFT_MSG_DELCHAIN,
-            Self::DeleteSet(_) => NFT_MSG_DELSET,
-        }
-    }
-
-    pub(super) fn flags(&self) -> NlmF {
-        match self {
-            Self::EnsureTable(_) | Self::EnsureChain(_) | Self::EnsureSet(_) | Self::AddElements(..) => NlmF::CREATE,
-            Self::AddRule(_, _, Place::Last) => NlmF::CREATE | NlmF::APPEND,
-            Self::AddRule(_, _, Place::First | Place::Before(_)) => NlmF::CREATE,
-            Self::AddRule(_, _, Place::InsteadOf(_)) => NlmF::REPLACE,
-            Self::DeleteEmptyTable(_) => NONREC,
-            Self::FlushChain(_)
-            | Self::FlushSet(_)
-            | Self::DeleteTable(_)
-            | Self::DeleteChain(_)
-            | Self::DeleteSet(_)
-            | Self::DeleteRule(..)
-            | Self::DeleteElements(..) => NlmF::empty(),
-        }
-    }
-
-    /// The kernel module that is missing if the kernel returns ENOENT.
-    pub(super) fn module(&self) -> Option<&'static str> {
-        match self {
-            Self::EnsureChain(chain) => chain.base?.kind.module(),
-            Self::AddRule(_, rule, Place::First | Place::Last) => rule.module(),
-            _ => None,
-        }
+        Operation::new(self.name, &self.object)
     }
 
     pub(super) fn message(&self) -> Result<Buffer, EncodeError> {
-        match self {
-            Self::EnsureTable(table) | Self::DeleteTable(table) | Self::DeleteEmptyTable(table) => {
-                message(table.family.number(), Attrs::new().put(NFTA_TABLE_NAME, table.name.as_str())?)
-            }
-            Self::EnsureChain(chain) => in_table(&chain.table, whole_chain(chain)?),
-            Self::DeleteChain(chain) => in_table(&chain.table, chain_name(chain)?),
-            Self::FlushChain(chain) => in_table(&chain.table, rules_of(chain)?),
-            Self::AddRule(chain, rule, place) => in_table(&chain.table, whole_rule(chain, rule, *place)?),
-            Self::DeleteRule(chain, handle) => in_table(&chain.table, rule_name(chain, *handle)?),
-            Self::EnsureSet(set) => in_table(&set.table, set.attrs()?),
-            Self::DeleteSet(set) => in_table(&set.table, set.name_attrs()?),
-            Self::FlushSet(set) => in_table(&set.table, elements_of(set)?),
-            Self::AddElements(set, elements) => in_table(&set.table, element_list(set, elements, false)?),
-            Self::DeleteElements(set, elements) => in_table(&set.table, element_list(set, elements, true)?),
+        match &self.message {
+            Ok(bytes) => Ok(Buffer::from(bytes.clone())),
+            Err(reason) => Err(EncodeError::new(Unencodable(reason.clone()))),
         }
     }
-}
 
-fn in_table(table: &Table, attrs: Attrs<u16>) -> Result<Buffer, EncodeError> {
-    message(table.family.number(), attrs)
+    /// The meaning of an error of this step. For a missing module, the kernel returns only `ENOENT`
+    /// or `EOPNOTSUPP`.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let operation = self.operation();
+        let is = |errno| error.is(errno);
+        match (self.refusal, self.module) {
+            (_, Some(module)) if is(Errno::NOENT) => operation.unsupported(module),
+            // Newer kernels return this instead of EEXIST.
+            (Refusal::OtherChain, _) if is(Errno::OPNOTSUPP) => operation.exists(),
+            (Refusal::OtherElement, _) if is(Errno::BUSY) || is(Errno::NOTEMPTY) => operation.exists(),
+            (Refusal::NoTables, _) if is(Errno::OPNOTSUPP) => operation.unsupported(NF_TABLES),
+            _ => error,
+        }
+    }
 }
 
 /// The attributes that identify the rules of a chain.
@@ -180,5 +223,45 @@ fn whole_chain(chain: &Chain) -> Result<Attrs<u16>, EncodeError> {
     match chain.policy {
         Some(policy) => number(attrs, NFTA_CHAIN_POLICY, policy.number()),
         None => Ok(attrs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        netlink::nftables::{Action, ChainType, Family, Hook, PortRandomization, Priority},
+        spec::{ErrorCode, HasErrorCode as _},
+    };
+
+    /// The error of this step, after `explain`.
+    #[track_caller]
+    fn explained(step: &Step, errno: Errno) -> Error {
+        step.explain(step.operation().refused(-errno.raw_os_error(), None))
+    }
+
+    #[test]
+    fn missing_modules_are_named() {
+        let table = Table::new(Family::Inet, "mine");
+        let nat = table.chain("nat").hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT);
+        let masquerade = Rule::new(Action::Masquerade(PortRandomization::Kept));
+        let append = |rule| Step::add_rule(&nat, rule, Place::Last);
+        for (step, errno, module) in [
+            (Step::ensure_table(&table), Errno::OPNOTSUPP, "nf_tables"),
+            (Step::ensure_chain(&nat), Errno::NOENT, "nft_chain_nat"),
+            (append(&masquerade), Errno::NOENT, "nft_masq"),
+        ] {
+            let error = explained(&step, errno);
+            assert_eq!(error.code(), ErrorCode::PLUGIN_NOT_AVAILABLE);
+            assert!(error.to_string().contains(module), "{error}");
+        }
+        for (step, errno) in [
+            (Step::ensure_table(&table), Errno::PERM),
+            (Step::delete_table(&table), Errno::NOENT),
+            (append(&Rule::new(Action::Drop)), Errno::NOENT),
+            (append(&masquerade), Errno::OPNOTSUPP),
+        ] {
+            assert!(explained(&step, errno).is(errno), "an error without a missing module");
+        }
     }
 }
