@@ -134,8 +134,10 @@ fn boot_id() -> Result<String, PluginError> {
     Ok(text.trim().to_owned())
 }
 
+/// Whether the file is absent. A container id has no maximum length, and a file cannot have a name
+/// that is too long.
 fn is_absent(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename)
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -167,6 +169,20 @@ mod tests {
         for other in [text.replace(boot.trim(), "another"), text[..9].to_owned(), String::new()] {
             fs::write(&path, other).unwrap();
             assert_eq!(state.read::<Vec<u8>>(&key("c1")).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn attachment_with_a_name_that_is_too_long_has_no_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path(), &"dbnet".parse().unwrap());
+        state.write(&key("c1"), &1).unwrap();
+        // With the first length, only the temporary name is too long.
+        for length in [250, 300] {
+            let long = key(&"c".repeat(length));
+            state.write(&long, &1).unwrap_err();
+            assert_eq!(state.read::<u32>(&long).unwrap(), None);
+            state.remove(&long).expect("DEL must not fail for ever");
         }
     }
 

@@ -103,6 +103,24 @@ fn metrics_that_the_kernel_reduces_are_no_difference() {
 }
 
 #[test]
+fn existing_route_without_onlink_is_the_same() {
+    let Some(fixture) = pod_link() else { return };
+    let gateway = "169.254.1.1";
+    for command in [
+        "ip link set eth1 up",
+        "ip addr add 10.22.0.5/32 dev eth1",
+        "ip route add 169.254.1.1 dev eth1",
+        "ip route add default via 169.254.1.1 dev eth1",
+    ] {
+        run(&fixture.pod, command);
+    }
+    let result = AddResult::default().with_ip(ip("10.22.0.5/32", gateway)).with_route(route("0.0.0.0/0"));
+    let interface = fixture.pod.configure(&name("eth1"), &result).expect("configure");
+    assert_eq!(interface.routes, result.routes);
+    fixture.pod.verify(&name("eth1"), &result).expect("verify");
+}
+
+#[test]
 fn addresses_without_gateway_have_routes_on_the_link() {
     let Some(fixture) = pod_link() else { return };
     let result = AddResult::default()

@@ -96,7 +96,9 @@ impl Netns {
         for (route, wanted) in part.routes(index) {
             match socket.add_route(&wanted) {
                 Err(Error::Exists { .. }) => {
-                    let is_there = socket.routes_of_all_tables()?.iter().any(|found| found.is_same_as(&wanted));
+                    // `onlink` is not part of the result: the route works with it and without it.
+                    let is_wanted = |found: &Route| found.is_same_as(&Route { onlink: found.onlink, ..wanted.clone() });
+                    let is_there = socket.routes_of_all_tables()?.iter().any(is_wanted);
                     debug!(route = %wanted, is_there, "a route with this destination exists");
                     // The result may have one route twice.
                     if !is_there || in_place.iter().any(|(_, earlier)| earlier.is_same_as(&wanted)) {
