@@ -88,7 +88,7 @@ impl Report {
     fn new(import: Import, dry_run: bool) -> Self {
         let Import { mut leases, mut skipped, .. } = import;
         leases.sort_by_cached_key(|lease| lease.addresses.first().map(|address| address.ip()));
-        skipped.sort_by(|a, b| a.name.cmp(&b.name));
+        skipped.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let skipped = skipped.into_iter().map(|lease| Skipped { reason: lease.reason.to_string(), name: lease.name });
         Self { dry_run, imported: leases, skipped: skipped.collect() }
     }

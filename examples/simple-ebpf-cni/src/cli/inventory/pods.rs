@@ -103,7 +103,7 @@ pub(crate) fn pods(network: &NodeNetwork, links: &[Link]) -> Result<Vec<Pod>, Er
         let tenant = link.and_then(|link| cache.tenant(&link.name).cloned());
         pods.push(Pod::new(network, link, tenant, addresses, maps.as_ref())?);
     }
-    pods.sort_by(|a, b| (&a.addresses, &a.owner).cmp(&(&b.addresses, &b.owner)));
+    pods.sort_unstable_by(|a, b| (&a.addresses, &a.owner).cmp(&(&b.addresses, &b.owner)));
     Ok(pods)
 }
 
