@@ -14,9 +14,9 @@ export CARGO_TARGET_DIR
 folder=$CARGO_TARGET_DIR/package
 
 step "Package of cnikit"
-# crates.io and docs.rs show this file without the folders of the repository.
+# The registry and docs.rs show this file without the folders of the repository.
 if grep -n '](\.\|](/' src/README.md; then
-    fail "src/README.md has relative links, which lead nowhere on crates.io: write the name of the file"
+    fail "src/README.md has relative links, which lead nowhere in the registry: write the name of the file"
 fi
 as_caller cargo fetch --locked --quiet
 # The package leaves out the tests and benchmarks of the repository on purpose.

@@ -7,7 +7,7 @@
 # the diff of a commit. With --required, a missing tool is an error too. Types of the crates below
 # must not be in the API, because a new major version of them would be one of this library.
 #
-# The tool reads the JSON of rustdoc, which only nightly compilers write and whose format changes.
+# The tool reads the JSON of rustdoc. Only nightly compilers write it, and its format changes.
 # The text also changes with the paths of the standard library. Therefore both have fixed versions:
 #
 #   cargo install --locked cargo-public-api@0.52.0
