@@ -37,20 +37,17 @@ struct MacvlanPlugin;
 #[derive(Deserialize)]
 struct Config {
     master: Option<IfName>,
-    mode: Option<MacvlanMode>,
+    #[serde(default)]
+    mode: MacvlanMode,
     mtu: Option<u32>,
 }
 
 impl Config {
-    fn mode(&self) -> MacvlanMode {
-        self.mode.unwrap_or(MacvlanMode::Bridge)
-    }
-
     /// The link of the host below the pod's interface.
     fn parent(&self, host: &Socket) -> Result<IfIndex> {
         let missing = || PluginError::new(ErrorCode::INVALID_CONFIG, "the host has no default route: set `master`");
         let master = match &self.master {
-            Some(name) => host.require_link(name).context("correct `master` in the configuration")?,
+            Some(name) => host.require_link(name).with_code(ErrorCode::INVALID_CONFIG).context("`master`")?,
             None => host.uplink()?.ok_or_else(missing)?,
         };
         // On a macvlan, the kernel uses its parent.
@@ -73,7 +70,7 @@ impl Plugin for MacvlanPlugin {
         let (attachment, config) = (&request.attachment, &request.config);
         let (host, pod) = (Socket::open()?, Netns::open(&request.netns)?);
         let mac = request.net_conf.requested_mac(&request.args)?.unwrap_or_else(|| attachment.container_mac());
-        let macvlan = Macvlan::new(config.parent(&host)?, config.mode());
+        let macvlan = Macvlan::new(config.parent(&host)?, config.mode);
         let link = LinkSpec::new(attachment.ifname.clone(), macvlan);
         // DEL recognizes the interface by this index, which depends on the attachment alone.
         let mut link = link.netns(&pod).mac(mac).index(attachment.host_ifindex());
@@ -102,7 +99,7 @@ impl Plugin for MacvlanPlugin {
         // The default route may have changed since the ADD.
         let parent = config.master.as_ref().map(|_| config.parent(&Socket::open()?)).transpose()?;
         let found = macvlan_of(&pod.socket()?.require_link(ifname)?);
-        if !found.is_some_and(|it| it.mode == config.mode() && parent.is_none_or(|parent| parent == it.parent)) {
+        if !found.is_some_and(|it| it.mode == config.mode && parent.is_none_or(|parent| parent == it.parent)) {
             let msg = format!("{ifname} has another mode or parent than in the configuration: create the pod again");
             return Err(PluginError::new(INTERFACE_DIFFERS, msg));
         }
@@ -133,7 +130,7 @@ fn configure(request: &AddRequest<Config>, pod: &Netns) -> Result<AddResult> {
 
     let link = pod.socket()?.require_link(ifname)?;
     let eth0 = result.push_interface(Interface::from(&link).sandbox(&request.netns));
-    result.ips.iter_mut().for_each(|ip| ip.interface = Some(eth0));
+    result.assign_ips(eth0);
     if !request.net_conf.dns.is_empty() {
         result.dns = request.net_conf.dns.clone();
     }

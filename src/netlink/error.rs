@@ -92,8 +92,8 @@ pub enum Error {
     },
     /// The kernel lacks a feature and found no module that provides it.
     #[error(
-        "{operation} {object}: the kernel lacks {module} or may not load it; load the module {module} on the host, or run \
-         a kernel that has it"
+        "{operation} {object}: the kernel lacks {module} or may not load it; load the module on the host, or run a kernel \
+         that has it"
     )]
     Unsupported {
         /// The operation, such as `append a rule to`.
@@ -102,6 +102,12 @@ pub enum Error {
         object: String,
         /// The module that provides the feature.
         module: String,
+    },
+    /// The namespace has no link of this name.
+    #[error("there is no link {link} in the network namespace; correct the name, or create the link")]
+    LinkMissing {
+        /// The name.
+        link: IfName,
     },
     /// The netlink socket could not be opened, written or read.
     #[error("{operation} {object}: the netlink socket failed: {source}")]
@@ -235,6 +241,7 @@ impl Error {
             Self::Exists { .. } | Self::IndexTaken { .. } | Self::QdiscConflict { .. } => {
                 Some(Errno::EXIST.raw_os_error())
             }
+            Self::LinkMissing { .. } => Some(Errno::NODEV.raw_os_error()),
             Self::NetnsMissing { .. } | Self::SysctlMissing { .. } => Some(Errno::NOENT.raw_os_error()),
             _ => None,
         }

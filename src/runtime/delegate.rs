@@ -301,7 +301,7 @@ impl Delegated {
     }
 
     /// Keeps the attachment of the delegate, and returns its result.
-    #[must_use]
+    #[expect(clippy::must_use_candidate, reason = "a caller may have read the result before")]
     pub fn commit(mut self) -> AddResult {
         self.rollback = None;
         std::mem::take(&mut self.result)

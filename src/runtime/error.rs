@@ -315,7 +315,7 @@ fn not_found(plugin_type: &PluginType, searched: &[PathBuf], not_executable: &[P
     }
     let searched: Vec<String> = searched.iter().map(|dir| dir.display().to_string()).collect();
     format!(
-        "plugin {plugin_type} not found in {}: install it there, or correct \"type\" or CNI_PATH",
+        "plugin {plugin_type} not found in {}: install it there, or correct the type in the configuration or CNI_PATH",
         searched.join(", ")
     )
 }

@@ -19,7 +19,7 @@ use crate::spec::PluginType;
 /// let error = find(&"no-such-plugin".parse()?, &path).unwrap_err();
 /// assert_eq!(
 ///     error.to_string(),
-///     "plugin no-such-plugin not found in /nonexistent, /bin: install it there, or correct \"type\" or CNI_PATH"
+///     "plugin no-such-plugin not found in /nonexistent, /bin: install it there, or correct the type in the configuration or CNI_PATH"
 /// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

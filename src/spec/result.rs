@@ -148,6 +148,12 @@ impl AddResult {
         self.interfaces.len() - 1
     }
 
+    /// Assigns all addresses to the interface with this index, as a plugin does with the addresses
+    /// of an IPAM plugin.
+    pub fn assign_ips(&mut self, interface: usize) {
+        self.ips.iter_mut().for_each(|ip| ip.interface = Some(interface));
+    }
+
     /// Adds an interface.
     #[must_use]
     pub fn with_interface(mut self, interface: Interface) -> Self {

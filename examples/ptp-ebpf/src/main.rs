@@ -132,7 +132,7 @@ fn attach(request: &AddRequest<Config>, host: &Socket, pod: &Netns) -> Result<Ad
     let link = pod.socket()?.require_link(&attachment.ifname)?;
     result.push_interface(Interface::new(attachment.host_ifname()).mac(attachment.host_mac()));
     let eth0 = result.push_interface(Interface::from(&link).sandbox(&request.netns));
-    result.ips.iter_mut().for_each(|ip| ip.interface = Some(eth0));
+    result.assign_ips(eth0);
     Ok(result)
 }
 

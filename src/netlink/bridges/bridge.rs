@@ -151,7 +151,7 @@ impl Socket {
         let operation = Operation::new("create bridge", &bridge.name);
         match self.create_named_link(&operation, &bridge.name, bridge.message()) {
             Err(error) if bridge.vlan_filtering == Some(true) && error.is(Errno::OPNOTSUPP) => {
-                Err(operation.unsupported("bridge with CONFIG_BRIDGE_VLAN_FILTERING"))
+                Err(operation.unsupported("VLAN filtering of bridges (CONFIG_BRIDGE_VLAN_FILTERING)"))
             }
             created => created.map(|link| link.index),
         }

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::{ipv6, kinds::LinkKind, message::message, port::BridgePort};
 use crate::netlink::{
-    error::Result,
+    error::{Error, Result},
     operation::{EncodeError, Operation},
     socket::Socket,
     sysctls::Ipv6Conf,
@@ -92,11 +92,11 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel): `ENODEV` if the namespace has no such
-    /// link. Also socket errors.
+    /// [`Error::LinkMissing`] if the namespace has no such link. Its code is
+    /// [`IO`](crate::spec::ErrorCode::IO). If the name comes from the configuration, replace the
+    /// code by `INVALID_CONFIG`. Also [`Error::Kernel`] and socket errors.
     pub fn require_link(&self, name: &IfName) -> Result<Link> {
-        let missing = || Operation::new("look up link", name).no_device();
-        self.link_by_name(name)?.ok_or_else(missing)
+        self.link_by_name(name)?.ok_or_else(|| Error::LinkMissing { link: name.clone() })
     }
 
     /// The link with this index, if it exists.

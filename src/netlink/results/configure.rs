@@ -67,9 +67,10 @@ impl Netns {
     ///
     /// [`Error::Kernel`] with `ENODEV` if the namespace has no such interface, and with `EPERM`
     /// without `CAP_NET_ADMIN`. The kernel returns `ENETUNREACH` or `EINVAL` for a gateway on no
-    /// subnet of the interface. [`Error::Exists`] if the interface has an IPv6 address with another
-    /// prefix length. [`Error::Sysctl`] if IPv6 is disabled and `/proc/sys` is not writable.
-    /// [`Error::Netns`] if the namespace cannot be entered.
+    /// subnet of the interface, unless its addresses of the family are single hosts.
+    /// [`Error::Exists`] if the interface has an IPv6 address with another prefix length.
+    /// [`Error::Sysctl`] if IPv6 is disabled and `/proc/sys` is not writable. [`Error::Netns`] if
+    /// the namespace cannot be entered.
     ///
     /// # Kernel
     ///

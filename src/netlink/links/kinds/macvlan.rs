@@ -66,7 +66,7 @@ pub struct Macvlan {
 /// assert_eq!(mode, MacvlanMode::Bridge);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum MacvlanMode {
@@ -74,11 +74,13 @@ pub enum MacvlanMode {
     Private,
     /// All frames leave through the parent. A switch outside must reflect them (802.1Qbg).
     Vepa,
-    /// The links reach each other directly.
+    /// The links reach each other directly. This is the default of the CNI plugin `macvlan`.
+    #[default]
     Bridge,
     /// The parent has this link alone, which also takes the MAC of the parent.
     Passthru,
-    /// The link receives the frames of its [sources](Macvlan::sources) only.
+    /// The link receives the frames of its [sources](Macvlan::sources) only. Without sources, it
+    /// receives nothing.
     Source,
 }
 
