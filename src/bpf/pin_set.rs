@@ -180,6 +180,7 @@ impl PinSet {
             Ok(false) => Ok(()),
             Ok(true) => {
                 let _lock = self.lock()?;
+                self.layouts()?.into_iter().try_for_each(|layout| self.remove_layout(layout))?;
                 remove_tree(&self.set)
             }
             Err(error) => Err(Error::pin("look for the pins in", &self.set, error)),
@@ -198,7 +199,15 @@ impl PinSet {
             return Ok(());
         }
         let _lock = self.lock()?;
-        older(self.layouts()?).into_iter().try_for_each(|layout| remove_tree(&self.layout_directory(layout)))
+        older(self.layouts()?).into_iter().try_for_each(|layout| self.remove_layout(layout))
+    }
+
+    /// Removes the stamps first: the rest of a killed call must not look like a complete set.
+    fn remove_layout(&self, layout: u32) -> Result<()> {
+        let directory = self.layout_directory(layout);
+        let stamps = list_dir(&directory)?.into_iter().filter(|name| is_stamp(name));
+        stamps.map(|stamp| directory.join(stamp)).try_for_each(|stamp| remove_tree(&stamp))?;
+        remove_tree(&directory)
     }
 
     /// The directory of one layout.
