@@ -146,7 +146,7 @@ impl Step {
     }
 
     pub(super) fn delete_rule(chain: &Chain, handle: u64) -> Self {
-        let object = format_args!("{handle} of the nftables chain {chain}");
+        let object = format!("{handle} of the nftables chain {chain}");
         Self::new("delete rule", &object, NFT_MSG_DELRULE, &chain.table, rule_name(chain, handle))
     }
 
