@@ -55,6 +55,8 @@ unset IFS
 
 echo "RELEASE $(busybox uname -r)"
 for test in /tests/*; do
+    # From the kernel's command line.
+    [ "${test##*/}" != "$LEFT_OUT" ] || continue
     echo "BEGIN ${test##*/}"
     "$test" "$@" </dev/null 2>&1
     echo "END ${test##*/} $?"
