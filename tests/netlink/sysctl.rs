@@ -1,7 +1,11 @@
+use std::time::Duration;
+
 use cnikit::{
     netlink::{AddrGenMode, Error, Ipv4Conf, Ipv6Conf, Netns, Result, Sysctl},
     spec::{ErrorCode, HasErrorCode, IfName},
 };
+
+use cnikit_testbed::eventually;
 
 use crate::support::{Fixture, name, run};
 
@@ -100,7 +104,8 @@ fn no_link_local_address_in_mode_none() {
         fixture.in_pod.set_up(end).expect("bring it up");
     }
     let link_local = |link: &str| run(&fixture.pod, &format!("ip -6 -o addr show dev {link} scope link"));
-    assert!(link_local("eth1").contains("fe80::"), "the kernel makes one");
+    // The kernel adds the address when the link has its carrier, which it reports asynchronously.
+    eventually("the address of the default mode", Duration::from_secs(5), || link_local("eth1").contains("fe80::"));
     assert_eq!((link_local("eth2"), link_local("eth3")), Default::default());
 }
 
