@@ -78,6 +78,8 @@ pub mod ipam;
 pub mod netlink;
 mod nsfs;
 pub mod plugin;
+#[cfg(any(feature = "ipam", feature = "bpf", feature = "netlink"))]
+mod poll;
 pub mod runtime;
 pub mod spec;
 mod statfs;

@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 
 use super::{Error, Result};
-use crate::flock::{self, Pauses};
+use crate::flock;
+use crate::poll::Pauses;
 
 /// The mount point that the kernel provides.
 const MOUNT_POINT: &str = "/sys/fs/bpf";

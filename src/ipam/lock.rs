@@ -13,7 +13,8 @@ use tracing::info_span;
 
 use super::error::{Error, Result};
 use super::files;
-use crate::flock::{Pauses, lock_with_timeout};
+use crate::flock::lock_with_timeout;
+use crate::poll::Pauses;
 
 /// A lock is held for a fraction of a millisecond, so the first pause is short. The longest pause
 /// is limited, so that a process that waits for long does not always lose to newcomers.

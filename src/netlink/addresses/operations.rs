@@ -1,9 +1,6 @@
 //! Operations on addresses.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use neli::{
@@ -21,6 +18,7 @@ use crate::netlink::{
     operation::{EncodeError, Operation},
     socket::Socket,
 };
+use crate::poll::{Pauses, poll};
 use crate::spec::IfIndex;
 
 impl Socket {
@@ -150,26 +148,16 @@ impl Socket {
     /// `net.ipv6.conf.<link>.accept_dad` and `dad_transmits` set the number and effect of the
     /// probes.
     pub fn wait_addresses_settled(&self, ifindex: IfIndex, timeout: Duration) -> Result<bool> {
-        const FIRST_PAUSE: Duration = Duration::from_millis(1);
-        const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+        const PAUSES: Pauses = Pauses { first: Duration::from_millis(1), longest: Duration::from_millis(50) };
         let operation = Operation::on_link("wait for the addresses of", ifindex);
-        let start = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        loop {
+        let settled = poll(timeout, PAUSES, || {
             let found = self.addresses_of(&operation, ifindex)?;
             if let Some(duplicate) = found.iter().find(|address| address.dad_failed) {
                 return Err(Error::DuplicateAddress { address: duplicate.address, ifindex });
             }
-            if found.iter().all(|address| !address.tentative) {
-                return Ok(true);
-            }
-            let left = timeout.saturating_sub(start.elapsed());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            thread::sleep(pause.min(left));
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+            Ok(found.iter().all(|address| !address.tentative).then_some(()))
+        })?;
+        Ok(settled.is_some())
     }
 
     /// The addresses of one link.

@@ -1,9 +1,6 @@
 //! Links as the kernel reports them, and their lookup.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use neli::{
     consts::{
@@ -22,6 +19,7 @@ use crate::netlink::{
     sysctls::Ipv6Conf,
     wire::{Attrs, attribute, ifindex, mac_addr, number, text},
 };
+use crate::poll::{Pauses, poll};
 use crate::spec::{IfIndex, IfName, Interface, MacAddr};
 
 /// neli has no name for this attribute.
@@ -158,19 +156,14 @@ impl Socket {
     ///
     /// As for [`Socket::link_by_index`]. For a link that is gone, the result is `false`.
     pub fn wait_running(&self, ifindex: IfIndex, timeout: Duration) -> Result<bool> {
-        const FIRST_PAUSE: Duration = Duration::from_micros(50);
-        const LONGEST_PAUSE: Duration = Duration::from_millis(10);
-        let start = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.link_by_index(ifindex)? {
-                None => return Ok(false),
-                Some(link) if link.running => return Ok(true),
-                Some(_) if start.elapsed() >= timeout => return Ok(false),
-                Some(_) => thread::sleep(pause),
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+        const PAUSES: Pauses = Pauses { first: Duration::from_micros(50), longest: Duration::from_millis(10) };
+        let running = poll(timeout, PAUSES, || {
+            Ok(match self.link_by_index(ifindex)? {
+                Some(link) => link.running.then_some(true),
+                None => Some(false),
+            })
+        })?;
+        Ok(running.unwrap_or(false))
     }
 
     fn link(
