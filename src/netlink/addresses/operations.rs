@@ -35,7 +35,7 @@ impl Socket {
     /// if the link is gone, `EACCES` if IPv6 is disabled on it, `EPERM` without `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_NEWADDR")]
     pub fn add_address(&self, ifindex: IfIndex, address: IpNetwork) -> Result<()> {
-        self.new_address(ifindex, &address.into())
+        self.add_address_with(ifindex, &address.into())
     }
 
     /// Adds an address with all its settings to a link.
@@ -49,7 +49,8 @@ impl Socket {
     ///
     /// Linux 4.18 for [`AddressSpec::no_prefix_route`] of an IPv4 address. Older kernels ignore it.
     pub fn add_address_with(&self, ifindex: IfIndex, address: &AddressSpec) -> Result<()> {
-        self.new_address(ifindex, address)
+        let operation = Operation::new("add address", format_args!("{} to link {ifindex}", address.address));
+        self.change(&operation, Rtm::Newaddr, NlmF::CREATE | NlmF::EXCL, address.message(ifindex))
     }
 
     /// Adds an address to a link, unless the link has it with the same prefix length. Returns
@@ -60,7 +61,7 @@ impl Socket {
     /// As for [`Socket::add_address`]. Also [`Error::Exists`] if the link has the IPv6 address with
     /// another prefix length or with a peer.
     pub fn ensure_address(&self, ifindex: IfIndex, address: IpNetwork) -> Result<bool> {
-        match self.new_address(ifindex, &address.into()) {
+        match self.add_address(ifindex, address) {
             Err(exists @ Error::Exists { .. }) => {
                 let operation = Operation::on_link("list the addresses of", ifindex);
                 let found = self.addresses_of(&operation, ifindex)?;
@@ -83,7 +84,7 @@ impl Socket {
     /// [`Error::Kernel`]: `EPERM` without `CAP_NET_ADMIN`.
     #[doc(alias = "RTM_DELADDR")]
     pub fn delete_address(&self, ifindex: IfIndex, address: IpNetwork) -> Result<()> {
-        self.remove_address(ifindex, &address.into())
+        self.delete_address_with(ifindex, &address.into())
     }
 
     /// Deletes an address from a link. Address, prefix length, and for IPv4 also the peer and a
@@ -94,17 +95,8 @@ impl Socket {
     ///
     /// As for [`Socket::delete_address`].
     pub fn delete_address_with(&self, ifindex: IfIndex, address: &AddressSpec) -> Result<()> {
-        self.remove_address(ifindex, address)
-    }
-
-    fn new_address(&self, ifindex: IfIndex, spec: &AddressSpec) -> Result<()> {
-        let operation = Operation::new("add address", format_args!("{} to link {ifindex}", spec.address));
-        self.change(&operation, Rtm::Newaddr, NlmF::CREATE | NlmF::EXCL, spec.message(ifindex))
-    }
-
-    fn remove_address(&self, ifindex: IfIndex, spec: &AddressSpec) -> Result<()> {
-        let operation = Operation::new("delete address", format_args!("{} of link {ifindex}", spec.address));
-        self.delete(&operation, Rtm::Deladdr, spec.message(ifindex), &[Errno::ADDRNOTAVAIL, Errno::NODEV])
+        let operation = Operation::new("delete address", format_args!("{} of link {ifindex}", address.address));
+        self.delete(&operation, Rtm::Deladdr, address.message(ifindex), &[Errno::ADDRNOTAVAIL, Errno::NODEV])
     }
 
     /// The addresses of a link, IPv4 first, in the kernel's order: the primary address of a subnet
@@ -116,9 +108,8 @@ impl Socket {
     /// errors.
     pub fn addresses(&self, ifindex: IfIndex) -> Result<Vec<IpNetwork>> {
         let operation = Operation::on_link("list the addresses of", ifindex);
-        let found = self.dump_addresses(&operation, Some(ifindex))?;
-        let of_link = found.into_iter().filter(|found| found.ifindex == ifindex).map(|found| found.address);
-        let (v4, v6): (Vec<_>, Vec<_>) = of_link.partition(IpNetwork::is_ipv4);
+        let found = self.addresses_of(&operation, ifindex)?.into_iter().map(|found| found.address);
+        let (v4, v6): (Vec<_>, Vec<_>) = found.partition(IpNetwork::is_ipv4);
         Ok([v4, v6].concat())
     }
 

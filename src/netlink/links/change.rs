@@ -50,7 +50,7 @@ impl Socket {
     pub fn move_link(&self, ifindex: IfIndex, netns: &Netns) -> Result<IfIndex> {
         let operation = Operation::on_link("move", ifindex);
         let Some(link) = self.link_by_index(ifindex)? else {
-            return Err(operation.refused(-libc::ENODEV, None));
+            return Err(operation.no_device());
         };
         self.move_to(&operation, ifindex, netns, &link.name)
     }
@@ -83,8 +83,7 @@ impl Socket {
         let attrs = || Attrs::new().put(Ifla::NetNsFd, netns.as_fd().as_raw_fd())?.put(Ifla::Ifname, name.as_str());
         let request = attrs().and_then(|attrs| message(ifindex, attrs));
         self.change(operation, Rtm::Newlink, NlmF::empty(), request)?;
-        let moved = inside.link_by_name(name)?.map(|link| link.index);
-        moved.ok_or_else(|| operation.no_answer())
+        inside.index_of(operation, name)
     }
 
     /// Renames a link.

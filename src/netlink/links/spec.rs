@@ -289,16 +289,12 @@ impl Socket {
             }
             None => Err(error),
             Some(index) => {
-                let is_index_taken = inside.link_by_index(index)?.is_some() || self.has_old_lookup(index)?;
+                // Before Linux 6.15, the kernel also refuses an index that is taken in the
+                // namespace of the socket.
+                let is_index_taken = inside.link_by_index(index)?.is_some() || self.link_by_index(index)?.is_some();
                 Err(if is_taken.is_none() && is_index_taken { operation.index_taken(index) } else { error })
             }
         }
-    }
-
-    /// Whether the index is taken in the namespace of the socket, which a kernel before Linux 6.15
-    /// refuses.
-    fn has_old_lookup(&self, index: IfIndex) -> Result<bool> {
-        self.link_by_index(index).map(|link| link.is_some())
     }
 
     /// The error of a creation with a chosen index, which may be taken.

@@ -138,7 +138,6 @@ impl HasErrorCode for VerifyError {
 
 fn differences(socket: &Socket, link: &Link, part: &Part<'_>) -> Result<Vec<Difference>> {
     let operation = Operation::on_link("list the addresses of", link.index);
-    let index = link.index;
     let mut differences = Vec::new();
     if !link.up {
         differences.push(Difference::LinkDown);
@@ -146,7 +145,7 @@ fn differences(socket: &Socket, link: &Link, part: &Part<'_>) -> Result<Vec<Diff
     if let Some(expected) = part.mac.filter(|expected| link.mac != Some(*expected)) {
         differences.push(Difference::Mac { expected, found: link.mac });
     }
-    let addresses = socket.addresses_of(&operation, index)?;
+    let addresses = socket.addresses_of(&operation, link.index)?;
     for expected in part.ips.iter().map(|ip| ip.address) {
         match addresses.iter().find(|found| found.address == expected) {
             Some(found) if found.dad_failed => {
@@ -161,7 +160,7 @@ fn differences(socket: &Socket, link: &Link, part: &Part<'_>) -> Result<Vec<Diff
         }
     }
     let routes = socket.routes_of_all_tables()?;
-    for (_, expected) in part.routes(index) {
+    for (_, expected) in part.routes(link.index) {
         let to_it = |found: &&Route| destination(found) == destination(&expected);
         let found: Vec<Route> = routes.iter().filter(to_it).cloned().collect();
         if !found.iter().any(|found| satisfies(found, &expected)) {
