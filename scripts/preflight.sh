@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Checks for Rust. Installs missing system packages and, for a release, Rust's musl target.
 #
-# usage: scripts/preflight.sh build | demo | test | fuzz | kernels | dist ARCHITECTURE...
+# usage: scripts/preflight.sh build | demo | test | fuzz | kernels | kubernetes | dist ARCHITECTURE...
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 stage=${1:-build}
 case $stage in
-build | demo | test | fuzz | kernels | dist) ;;
-*) fail "usage: scripts/preflight.sh build | demo | test | fuzz | kernels | dist ARCHITECTURE..." ;;
+build | demo | test | fuzz | kernels | kubernetes | dist) ;;
+*) fail "usage: scripts/preflight.sh build | demo | test | fuzz | kernels | kubernetes | dist ARCHITECTURE..." ;;
 esac
 architectures=("${@:2}")
 
@@ -97,6 +97,23 @@ if [ "$stage" = test ] || [ "$stage" = kernels ]; then
     want nftables have nft
     want procps have sysctl
     want bsdutils have script
+fi
+if [ "$stage" = kubernetes ]; then
+    # The nodes.
+    want containerd have containerd
+    want runc have runc
+    want iptables have iptables
+    want nftables have nft
+    want conntrack have conntrack
+    want openssl have openssl
+    want procps have sysctl
+    want containernetworking-plugins test -x /usr/lib/cni/portmap
+    # The image for the tests of Kubernetes.
+    want curl have curl
+    want wget have wget
+    want netcat-openbsd have nc
+    want bind9-dnsutils have dig
+    want ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
 fi
 if [ "$stage" = kernels ]; then
     want qemu-system-x86 have qemu-system-x86_64

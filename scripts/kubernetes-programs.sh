@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Builds the programs of a Kubernetes cluster from their Go modules, if they are missing or older
+# than their sources in tests/kubernetes. The last line of the output is their folder.
+#
+# usage: scripts/kubernetes-programs.sh [--tests] [--containerd]
+#        --tests        also the [sig-network] tests of Kubernetes
+#        --containerd   also containerd 2.2, for a cluster with another runtime than this machine's
+#
+# KUBERNETES_BIN_DIR   a folder with prebuilt programs. Only those that it lacks are built
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+cluster=(kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl etcd coredns agnhost pause)
+tests=(ginkgo network-tests boom-server)
+runtime=(containerd containerd-shim-runc-v2 ctr)
+wanted=("${cluster[@]}")
+runtime_wanted=()
+for argument in "$@"; do
+    case $argument in
+        --tests) wanted+=("${tests[@]}") ;;
+        --containerd) runtime_wanted=("${runtime[@]}") ;;
+        *) fail "usage: scripts/kubernetes-programs.sh [--tests] [--containerd]" ;;
+    esac
+done
+
+cd "$root"
+folder=$(realpath -m "${CARGO_TARGET_DIR:-target}/kubernetes/bin")
+sources=tests/kubernetes
+kubernetes=$(sed -n 's/^\tk8s.io\/kubernetes \(v[0-9.]*\)$/\1/p' $sources/programs/go.mod)
+minor=${kubernetes#v1.}
+# The version that the API server reports. Without it, clients take the server for an old one.
+flags="-s -w"
+for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+    flags+=" -X $package.gitVersion=$kubernetes -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*} -X $package.gitTreeState=clean"
+done
+
+# package_of PROGRAM: the Go package of a program.
+package_of() {
+    case $1 in
+        kube-* | kubelet | kubectl) echo "k8s.io/kubernetes/cmd/$1" ;;
+        etcd) echo go.etcd.io/etcd/server/v3 ;;
+        agnhost) echo k8s.io/kubernetes/test/images/agnhost ;;
+        boom-server) echo k8s.io/kubernetes/test/images/regression-issue-74839 ;;
+        ginkgo) echo github.com/onsi/ginkgo/v2/ginkgo ;;
+        containerd* | ctr) echo "github.com/containerd/containerd/v2/cmd/$1" ;;
+        *) echo "./$1" ;;
+    esac
+}
+
+# file_of PROGRAM: the name that go gives to the program.
+file_of() {
+    case $1 in
+        etcd) echo server ;;
+        boom-server) echo regression-issue-74839 ;;
+        *) echo "$1" ;;
+    esac
+}
+
+# go_version: prints the version of Go, or nothing.
+go_version() { as_caller go version 2>/dev/null | sed -n 's/^go version go\([0-9.]*\).*/\1/p'; }
+
+require_go() {
+    local found
+    found=$(go_version) || found=''
+    # From 1.21 on, go downloads the release that a module requires.
+    if [ -z "$found" ] || [ "$(printf '%s\n' 1.21 "$found" | sort -V | head -n 1)" != 1.21 ]; then
+        fail "Go ${found:+$found is too old, and }1.21 or newer is necessary to build Kubernetes: install it from https://go.dev/dl, or set KUBERNETES_BIN_DIR to a folder with ${missing[*]}"
+    fi
+}
+
+# count TOTAL: reads the names of compiled packages, and prints the number of them.
+count() {
+    local total=$1 done=0 line every=200
+    if [ -t 1 ]; then every=1; fi
+    while read -r line; do
+        # An error message is not the name of a package.
+        if [[ $line == *[[:space:]]* ]]; then printf '%s\n' "$line" >&2 && continue; fi
+        done=$((done + 1))
+        if [ -t 1 ]; then
+            printf '\r    %s%d of at most %d packages%s' "$dim" "$done" "$total" "$plain"
+        elif [ $((done % every)) = 0 ]; then
+            note "$done of at most $total packages, $SECONDS s"
+        fi
+    done
+    if [ -t 1 ] && [ "$done" -gt 0 ]; then printf '\n'; fi
+}
+
+# build MODULE FOLDER PROGRAM...: builds the programs of a module that are missing or outdated.
+build() {
+    local module=$sources/$1 out=$2 program digest packages=() total
+    shift 2
+    missing=()
+    digest=$(find "$module" -type f ! -name '*.md' -exec sha256sum {} + | sort -k 2 | sha256sum | cut -d' ' -f1)
+    for program in "$@"; do
+        [ -n "${KUBERNETES_BIN_DIR:-}" ] && [ -x "$KUBERNETES_BIN_DIR/$program" ] && continue
+        [ -x "$out/$program" ] && [ "$(cat "$out/.$program" 2>/dev/null)" = "$digest" ] || missing+=("$program")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    require_go
+    step "Building ${missing[*]} (once; five to fifteen minutes on two processors without a Go cache)"
+    local began=$SECONDS
+    as_caller mkdir -p "$out/new"
+    go() { (cd "$module" && as_caller env CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -buildvcs=false" go "$@"); }
+    for program in "${missing[@]}"; do
+        [ "$program" = network-tests ] || packages+=("$(package_of "$program")")
+    done
+    note "Downloading the modules"
+    go mod download
+    total=$(go list -test -deps "${packages[@]}" ./... | wc -l)
+    # -v prints each compiled package.
+    if [ ${#packages[@]} -gt 0 ]; then
+        go build -v -trimpath -tags "$tags" -ldflags "$flags" -o "$out/new/" "${packages[@]}" 2>&1 | count "$total"
+    fi
+    for program in "${missing[@]}"; do
+        if [ "$program" = network-tests ]; then
+            go test -c -v -trimpath -ldflags "$flags" -o "$out/new/$program" ./network-tests 2>&1 | count "$total"
+        fi
+        as_caller mv "$out/new/$(file_of "$program")" "$out/$program"
+        as_caller sh -c "echo $digest >$out/.$program"
+    done
+    as_caller rmdir "$out/new"
+    note "built in $((SECONDS - began)) s"
+}
+
+tags=''
+build programs "$folder" "${wanted[@]}"
+if [ ${#runtime_wanted[@]} -gt 0 ]; then
+    # The drivers of these file systems need C libraries.
+    tags=no_btrfs,no_zfs,no_devmapper
+    build containerd "$folder/containerd-2" "${runtime_wanted[@]}"
+fi
+printf '%s\n' "$folder"

@@ -1,0 +1,178 @@
+//! The whole cluster: start, stop, and access to its parts.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::thread;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::cgroups::Hierarchies;
+use crate::credentials;
+use crate::daemons::{CONTROL_PLANE, Daemon, Daemons};
+use crate::images;
+use crate::kubectl::Kubectl;
+use crate::layout::Layout;
+use crate::machine::Machine;
+use crate::node::{Node, World};
+use crate::process::run;
+use crate::settings::Settings;
+
+/// A running cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster {
+    layout: Layout,
+    settings: Settings,
+}
+
+impl Cluster {
+    /// The cluster that runs.
+    pub(crate) fn running(layout: &Layout) -> Result<Self> {
+        Ok(Self { settings: Settings::read(layout)?, layout: layout.clone() })
+    }
+
+    /// Starts a cluster without a network: the nodes are not ready.
+    ///
+    /// # Errors
+    ///
+    /// If a cluster runs, or a part cannot be started. The parts that run stay for [`down`].
+    pub(crate) fn up(layout: &Layout, settings: &Settings, step: &dyn Fn(&str)) -> Result<Self> {
+        if layout.state().exists() {
+            bail!("a cluster runs, or was not removed ({}): make cluster-down", layout.state().display());
+        }
+        let archive = images::build_tools(layout)?;
+        fs::create_dir_all(layout.state()).with_context(|| format!("cannot create {}", layout.state().display()))?;
+        Machine::observe()?.store(layout)?;
+        fs::write(layout.settings(), serde_json::to_vec_pretty(settings)?)?;
+        let cluster = Self { layout: layout.clone(), settings: settings.clone() };
+        credentials::create(layout, settings)?;
+        step("Creating the namespaces of the nodes");
+        cluster.world().start()?;
+        for node in cluster.nodes() {
+            node.boot()?;
+        }
+        cluster.write_kubectl()?;
+        step("Starting the control plane on node-1");
+        let importing = cluster.start_runtimes(&archive);
+        let first = cluster.node(1);
+        for daemon in CONTROL_PLANE {
+            cluster.daemons().start(&first, daemon)?;
+        }
+        step("Importing the images, and starting the kubelets");
+        importing.join().map_err(|_panic| anyhow!("importing images panicked"))??;
+        for node in cluster.nodes() {
+            cluster.start_node_daemons(&node)?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts the runtime of each node and imports the images, while the control plane starts.
+    fn start_runtimes(&self, archive: &Path) -> thread::JoinHandle<Result<()>> {
+        let (cluster, archive) = (self.clone(), archive.to_owned());
+        thread::spawn(move || {
+            for node in cluster.nodes() {
+                cluster.daemons().start(&node, Daemon::Containerd)?;
+                cluster.import(&node, &archive)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn start_node_daemons(&self, node: &Node) -> Result<()> {
+        self.daemons().start(node, Daemon::Containerd)?;
+        self.daemons().start(node, Daemon::Kubelet)?;
+        self.daemons().start(node, Daemon::Proxy)
+    }
+
+    /// Kills all processes of a node at once, and boots it again.
+    pub(crate) fn reboot(&self, node: &Node) -> Result<()> {
+        node.kill()?;
+        self.boot_again(node)
+    }
+
+    /// Boots a killed node. The routes to other nodes are lost with its namespaces.
+    pub(crate) fn boot_again(&self, node: &Node) -> Result<()> {
+        node.boot()?;
+        self.daemons().start(node, Daemon::Containerd)?;
+        if node.number() == 1 {
+            for daemon in CONTROL_PLANE {
+                self.daemons().start(node, daemon)?;
+            }
+        }
+        self.connect_nodes()?;
+        self.start_node_daemons(node)
+    }
+
+    /// Imports an archive of images on a node.
+    pub(crate) fn import(&self, node: &Node, archive: &Path) -> Result<()> {
+        let mut import = node.command(self.daemons().ctr())?;
+        run(import.args(["--namespace", "k8s.io", "images", "import"]).arg(archive))?;
+        Ok(())
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn daemons(&self) -> Daemons<'_> {
+        Daemons { layout: &self.layout, settings: &self.settings }
+    }
+
+    pub(crate) fn kubectl(&self) -> Kubectl {
+        Kubectl::new(&self.layout)
+    }
+
+    pub(crate) fn world(&self) -> World {
+        World::new(&self.layout)
+    }
+
+    pub(crate) fn node(&self, number: u8) -> Node {
+        Node::new(&self.layout, number)
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = Node> {
+        self.settings.numbers().map(|number| self.node(number))
+    }
+
+    /// Writes a script that calls kubectl for this cluster.
+    fn write_kubectl(&self) -> Result<()> {
+        let path = self.layout.kubectl();
+        let program = std::env::current_exe()?;
+        let text = format!(
+            "#!/bin/sh\nexec {} --dir {} kubectl -- \"$@\"\n",
+            quoted(&program),
+            quoted(self.layout.root()),
+        );
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(())
+    }
+}
+
+/// Ends all processes of the cluster, and deletes its namespaces, control groups and files. Returns
+/// what of the machine differs from the time before the cluster.
+pub(crate) fn down(layout: &Layout) -> Result<Vec<String>> {
+    if !layout.state().exists() {
+        return Ok(Vec::new());
+    }
+    // A cluster whose settings are damaged may have any number of nodes.
+    let numbers = Settings::read(layout).map_or(1..=9, |settings| 1..=settings.nodes);
+    for number in numbers.rev() {
+        Node::new(layout, number).kill()?;
+    }
+    World::new(layout).stop()?;
+    Hierarchies::of_machine()?.remove_parents()?;
+    let before = Machine::stored(layout);
+    fs::remove_dir_all(layout.state()).with_context(|| format!("cannot delete {}", layout.state().display()))?;
+    let _ = fs::remove_file(layout.kubectl());
+    before.map_or_else(|| Ok(Vec::new()), |before| Ok(Machine::observe()?.changes_since(&before)))
+}
+
+/// A word of the shell.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}

@@ -1,0 +1,116 @@
+//! Installs the plugin on all nodes, as docs/deploy.md describes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::images;
+use crate::process::{run, wait_until};
+use crate::settings::addresses;
+
+/// The time for nodes and pods to become ready.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The version in deploy/kustomization.yaml.
+pub(crate) const TAG: &str = "0.1.0";
+
+/// Where distributions install the reference plugins.
+const REFERENCE_PLUGINS: &str = "/usr/lib/cni";
+
+/// The log of the plugin on each node.
+pub(crate) const LOG_FILE: &str = "/var/log/simple-ebpf-cni.log";
+
+/// Cluster DNS.
+const COREDNS: &str = include_str!("../manifests/coredns.yaml");
+
+/// The directory of the plugin's manifests.
+pub(crate) fn manifests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy")
+}
+
+impl Cluster {
+    /// Installs the plugin and cluster DNS, and waits until all nodes are ready.
+    pub(crate) fn deploy(&self, binary: &Path) -> Result<()> {
+        let archive = images::build_plugin(self.layout(), binary, TAG)?;
+        for node in self.nodes() {
+            self.import(&node, &archive)?;
+            // The package kubernetes-cni brings portmap to a node.
+            node.shell(&format!("mkdir -p /opt/cni/bin; cp {REFERENCE_PLUGINS}/portmap /opt/cni/bin/"))
+                .with_context(|| "cannot copy portmap: run scripts/preflight.sh kubernetes")?;
+        }
+        self.wait_for_pod_cidrs()?;
+        self.connect_nodes()?;
+        self.configure_nodes()?;
+        let kubectl = self.kubectl();
+        run(kubectl.command()?.args(["apply", "-k"]).arg(manifests()))?;
+        kubectl.apply(COREDNS)?;
+        self.wait_until_ready()
+    }
+
+    /// Writes the ConfigMap with the network configuration of each node.
+    pub(crate) fn configure_nodes(&self) -> Result<()> {
+        let template = fs::read_to_string(manifests().join("nodes.gotemplate"))?;
+        let version = format!("\"cniVersion\": {:?}", self.settings().cni_version);
+        let template = template.replace("\"cniVersion\": \"1.0.0\"", &version);
+        // The shipped template has no log, because its directory is a choice of the operator.
+        let bridge = "\"bridge\": \"cbr0\",";
+        let template = template.replace(bridge, &format!("{bridge} \"logFile\": {LOG_FILE:?},"));
+        let kubectl = self.kubectl();
+        let map = kubectl.run(&["get", "nodes", "-o", &format!("go-template={template}")])?;
+        kubectl.apply(&map)
+    }
+
+    /// Waits until the nodes, the plugin's DaemonSet and cluster DNS are ready.
+    pub(crate) fn wait_until_ready(&self) -> Result<()> {
+        let kubectl = self.kubectl();
+        let limit = PATIENCE.as_secs();
+        kubectl.words(&format!("-n kube-system rollout status daemonset/simple-ebpf-cni --timeout={limit}s"))?;
+        kubectl.words(&format!("wait --for=condition=Ready nodes --all --timeout={limit}s"))?;
+        kubectl.words(&format!("-n kube-system rollout status deployment/coredns --timeout={limit}s"))?;
+        Ok(())
+    }
+
+    fn wait_for_pod_cidrs(&self) -> Result<()> {
+        wait_until("the pod CIDRs of all nodes", PATIENCE, || {
+            let cidrs = self.pod_cidrs()?;
+            Ok(cidrs.len() == usize::from(self.settings().nodes) && cidrs.iter().all(|(_, cidrs)| !cidrs.is_empty()))
+        })
+    }
+
+    /// The name and the pod CIDRs of each node.
+    pub(crate) fn pod_cidrs(&self) -> Result<Vec<(String, Vec<String>)>> {
+        let nodes = self.kubectl().json("get nodes")?;
+        let list = nodes["items"].as_array().context("a list of nodes")?;
+        let strings = |value: &Value| {
+            value.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+        };
+        Ok(list
+            .iter()
+            .map(|node| {
+                (node["metadata"]["name"].as_str().unwrap_or_default().to_owned(), strings(&node["spec"]["podCIDRs"]))
+            })
+            .collect())
+    }
+
+    /// Adds the routes to the pods of each other node, which docs/deploy.md leaves to the operator.
+    /// The world outside gets them too, so that it reaches pods.
+    pub(crate) fn connect_nodes(&self) -> Result<()> {
+        let cidrs = self.pod_cidrs()?;
+        for target in self.nodes() {
+            let own = cidrs.iter().filter(|(name, _)| *name == target.name()).flat_map(|(_, cidrs)| cidrs);
+            for cidr in own {
+                let next_hop = addresses(target.number())[usize::from(cidr.contains(':'))].to_string();
+                let route = ["route", "replace", cidr, "via", &next_hop];
+                for node in self.nodes().filter(|node| node.number() != target.number()) {
+                    run(node.command("ip")?.args(route))?;
+                }
+                run(self.world().command("ip")?.args(route))?;
+            }
+        }
+        Ok(())
+    }
+}
