@@ -73,7 +73,8 @@ impl Hierarchies {
     pub(crate) fn create(&self, node: &str) -> Result<()> {
         for parent in self.parents() {
             let group = parent.join(node);
-            fs::create_dir_all(&group).with_context(|| format!("cannot create the control group {}", group.display()))?;
+            fs::create_dir_all(&group)
+                .with_context(|| format!("cannot create the control group {}", group.display()))?;
             match self {
                 Self::Unified => {
                     delegate_controllers(Path::new(ROOT))?;

@@ -78,6 +78,11 @@ impl Cluster {
         })
     }
 
+    /// Starts the daemons of a node that do not run, and the node itself.
+    pub(crate) fn start_missing(&self, node: &Node) -> Result<()> {
+        if node.is_up() { self.start_node_daemons(node) } else { self.boot_again(node) }
+    }
+
     fn start_node_daemons(&self, node: &Node) -> Result<()> {
         self.daemons().start(node, Daemon::Containerd)?;
         self.daemons().start(node, Daemon::Kubelet)?;
@@ -142,11 +147,8 @@ impl Cluster {
     fn write_kubectl(&self) -> Result<()> {
         let path = self.layout.kubectl();
         let program = std::env::current_exe()?;
-        let text = format!(
-            "#!/bin/sh\nexec {} --dir {} kubectl -- \"$@\"\n",
-            quoted(&program),
-            quoted(self.layout.root()),
-        );
+        let text =
+            format!("#!/bin/sh\nexec {} --dir {} kubectl -- \"$@\"\n", quoted(&program), quoted(self.layout.root()),);
         fs::write(&path, text)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         Ok(())

@@ -81,7 +81,10 @@ impl Daemons<'_> {
         let mut command = vec![self.program(daemon).display().to_string()];
         if daemon == Daemon::Containerd && self.settings.runtime == Runtime::Containerd2 {
             // containerd starts its shims by name.
-            let path = format!("PATH={}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", self.layout.containerd().display());
+            let path = format!(
+                "PATH={}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                self.layout.containerd().display()
+            );
             command.splice(0..0, ["env".to_owned(), path]);
         }
         command.extend(options);
@@ -98,7 +101,9 @@ impl Daemons<'_> {
                 let kubectl = Kubectl::new(self.layout);
                 wait_until("the API server", PATIENCE, || Ok(kubectl.run(&["get", "--raw", "/readyz"]).is_ok()))
             }
-            Daemon::Containerd => wait_until("containerd", PATIENCE, || Ok(node.shell(&format!("{} version", self.ctr().display())).is_ok())),
+            Daemon::Containerd => wait_until("containerd", PATIENCE, || {
+                Ok(node.shell(&format!("{} version", self.ctr().display())).is_ok())
+            }),
             _ => Ok(()),
         }
     }

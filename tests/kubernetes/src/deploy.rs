@@ -39,8 +39,10 @@ impl Cluster {
         for node in self.nodes() {
             self.import(&node, &archive)?;
             // The package kubernetes-cni brings portmap to a node.
-            node.shell(&format!("mkdir -p /opt/cni/bin; cp {REFERENCE_PLUGINS}/portmap /opt/cni/bin/"))
-                .with_context(|| "cannot copy portmap: run scripts/preflight.sh kubernetes")?;
+            node.shell(&format!(
+                "mkdir -p /opt/cni/bin; cp {REFERENCE_PLUGINS}/loopback {REFERENCE_PLUGINS}/portmap /opt/cni/bin/"
+            ))
+            .with_context(|| "cannot copy portmap: run scripts/preflight.sh kubernetes")?;
         }
         self.wait_for_pod_cidrs()?;
         self.connect_nodes()?;

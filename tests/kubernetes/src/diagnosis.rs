@@ -41,7 +41,9 @@ impl Cluster {
             // doctor fails if it finds problems.
             let doctor = node.shell("/opt/cni/bin/simple-ebpf-cni doctor 2>&1 || true").unwrap_or_default();
             add(&format!("simple-ebpf-cni doctor on {name}"), &doctor);
-            let errors = node.shell("grep -hE 'level=(error|fatal)|^E[0-9]{4}' /var/log/containerd.log /var/log/kubelet.log | tail -n 8");
+            let errors = node.shell(
+                "grep -hE 'level=(error|fatal)|^E[0-9]{4}' /var/log/containerd.log /var/log/kubelet.log | tail -n 8",
+            );
             add(&format!("errors of containerd and the kubelet on {name}"), &errors.unwrap_or_default());
         }
         text

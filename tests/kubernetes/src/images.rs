@@ -34,7 +34,8 @@ pub(crate) const PLUGIN_IMAGE: &str = "localhost/simple-ebpf-cni";
 
 /// Programs of this machine in the layer. The applets of busybox lack options that the tests of
 /// Kubernetes use.
-const PROGRAMS: [&str; 11] = ["bash", "curl", "wget", "dig", "nslookup", "nc", "ss", "ip", "getent", "conntrack", "timeout"];
+const PROGRAMS: [&str; 12] =
+    ["bash", "conntrack", "curl", "dig", "getent", "ip", "nc", "nslookup", "ping", "ss", "timeout", "wget"];
 
 /// The modification time in all archives, so that equal files give equal digests.
 const EPOCH: u64 = 1;

@@ -8,13 +8,15 @@
 //! | module | content |
 //! |---|---|
 //! | [`cluster`], [`deploy`] | start and stop; the installation of the plugin |
+//! | [`suite`], [`cases`] | the tests, and the clusters on which they run |
 //! | [`node`], [`cgroups`] | namespaces, mounts, control groups |
 //! | [`daemons`], [`credentials`], [`images`] | what runs on a node |
 //! | [`kubectl`] | the client of the API |
 //! | [`diagnosis`] | the report of a failure |
 //! | [`machine`] | the state of the machine, before and after |
-//! | [`layout`], [`settings`], [`process`] | files, options, programs |
+//! | [`layout`], [`settings`], [`process`], [`output`] | files, options, programs, messages |
 
+mod cases;
 mod cgroups;
 mod cluster;
 mod credentials;
@@ -26,10 +28,11 @@ mod kubectl;
 mod layout;
 mod machine;
 mod node;
+mod output;
 mod process;
 mod settings;
+mod suite;
 
-use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command as Process, ExitCode};
@@ -42,6 +45,7 @@ use crate::cluster::{Cluster, down};
 use crate::kubectl::Kubectl;
 use crate::layout::Layout;
 use crate::node::{Node, World, init};
+use crate::output::{line, step};
 use crate::process::{catch_signals, forget_signals};
 use crate::settings::Settings;
 
@@ -81,6 +85,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
     },
+    Test(suite::Options),
     /// Kill all processes of a node at once, and boot it again
     Reboot {
         /// Number of the node
@@ -128,6 +133,7 @@ fn run(options: &Options) -> Result<()> {
             let cluster = Cluster::running(&layout)?;
             cluster.reboot(&cluster.node(*node))
         }
+        Command::Test(options) => suite::run(&layout, options),
         Command::HoldNode(_) | Command::HoldWorld => Ok(()),
     }
 }
@@ -139,10 +145,10 @@ fn up(layout: &Layout, settings: &Settings, plugin: Option<&PathBuf>) -> Result<
     if layout.state().exists() {
         bail!("a cluster runs, or was not removed ({}): make cluster-down", layout.state().display());
     }
-    say(&format!("Starting a cluster: {}", settings.summary()));
-    let result = Cluster::up(layout, settings, &say).and_then(|cluster| {
+    step(&format!("Starting a cluster: {}", settings.summary()));
+    let result = Cluster::up(layout, settings, &step).and_then(|cluster| {
         if let Some(plugin) = plugin {
-            say("Installing the plugin by deploy/");
+            step("Installing the plugin by deploy/");
             if let Err(error) = cluster.deploy(plugin) {
                 eprintln!("{}", cluster.diagnosis());
                 return Err(error);
@@ -156,7 +162,7 @@ fn up(layout: &Layout, settings: &Settings, plugin: Option<&PathBuf>) -> Result<
         report_down(layout)?;
         bail!("the cluster did not start, and nothing of it is left");
     }
-    say(&format!("The cluster runs ({} s). To use it:", started.elapsed().as_secs()));
+    step(&format!("The cluster runs ({} s). To use it:", started.elapsed().as_secs()));
     let kubectl = layout.kubectl();
     line(&format!("  {} get pods --all-namespaces --output wide", kubectl.display()));
     line(&format!("  {} run web --image {} -- netexec", kubectl.display(), images::AGNHOST_IMAGE));
@@ -167,9 +173,11 @@ fn up(layout: &Layout, settings: &Settings, plugin: Option<&PathBuf>) -> Result<
 fn report_down(layout: &Layout) -> Result<()> {
     let changes = down(layout)?;
     if changes.is_empty() {
-        say("The cluster is gone. Links, routes, mounts, sysctls and control groups of this machine are as before");
+        step("The cluster is gone. Links, routes, mounts, sysctls and control groups of this machine are as before");
     } else {
-        say("The cluster is gone. The following of this machine has changed since the start, perhaps by other programs:");
+        step(
+            "The cluster is gone. The following of this machine has changed since the start, perhaps by other programs:",
+        );
         changes.iter().for_each(|change| line(&format!("  {change}")));
     }
     Ok(())
@@ -178,15 +186,4 @@ fn report_down(layout: &Layout) -> Result<()> {
 /// Becomes another program.
 fn replace(command: &mut Process) -> Result<()> {
     Err(command.exec()).with_context(|| format!("cannot run {}", command.get_program().display()))
-}
-
-/// Prints a step.
-fn say(text: &str) {
-    let is_plain = !std::io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if is_plain { line(&format!("==> {text}")) } else { line(&format!("\x1b[1m==> {text}\x1b[0m")) }
-}
-
-fn line(text: &str) {
-    // The output may be a closed pipe.
-    let _ = writeln!(std::io::stdout(), "{text}");
 }

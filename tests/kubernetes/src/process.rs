@@ -34,8 +34,13 @@ pub(crate) fn forget_signals() {
     }
 }
 
+/// Whether a signal has arrived.
+pub(crate) fn was_interrupted() -> bool {
+    INTERRUPTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
 fn check_signals() -> Result<()> {
-    if INTERRUPTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+    if was_interrupted() {
         bail!("interrupted");
     }
     Ok(())

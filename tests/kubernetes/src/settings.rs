@@ -113,10 +113,7 @@ pub(crate) const UNDERLAY_PREFIXES: [u8; 2] = [24, 64];
 
 /// The addresses of a node, or of the world outside with the number [`WORLD`].
 pub(crate) fn addresses(number: u8) -> [IpAddr; 2] {
-    [
-        Ipv4Addr::new(172, 30, 0, number).into(),
-        Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, number.into()).into(),
-    ]
+    [Ipv4Addr::new(172, 30, 0, number).into(), Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, number.into()).into()]
 }
 
 /// The number of the world outside, in its addresses.

@@ -140,8 +140,7 @@ fn own_folders(state: &Path) -> Result<()> {
     for path in OWN_FOLDERS.map(Path::new).into_iter().filter(|path| !path.is_dir()) {
         let ancestor = path.ancestors().find(|ancestor| ancestor.is_dir()).context("the root folder exists")?;
         if !covered.iter().any(|overlay| ancestor.starts_with(overlay)) {
-            let [upper, work] =
-                ["upper", "work"].map(|part| Path::new(RUN).join(part).join(covered.len().to_string()));
+            let [upper, work] = ["upper", "work"].map(|part| Path::new(RUN).join(part).join(covered.len().to_string()));
             fs::create_dir_all(&upper)?;
             fs::create_dir_all(&work)?;
             let (lower, upper, work) = (ancestor.display(), upper.display(), work.display());

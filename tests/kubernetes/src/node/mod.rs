@@ -194,7 +194,8 @@ impl Node {
 
     /// Sends a signal to a daemon, and waits for its end.
     pub(crate) fn stop_daemon(&self, name: &str, signal: &str) -> Result<()> {
-        self.shell(&format!("kill -{signal} $(cat {})", pid_file(name))).with_context(|| format!("cannot stop {name}"))?;
+        self.shell(&format!("kill -{signal} $(cat {})", pid_file(name)))
+            .with_context(|| format!("cannot stop {name}"))?;
         wait_until(&format!("the end of {name}"), PATIENCE, || Ok(!self.runs(name)))
     }
 

@@ -1,0 +1,129 @@
+//! Many pods, and pods that the runtime forgets.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::bench::{Bench, PATIENCE, strings};
+use super::objects::{deployment, idle, pod};
+use crate::daemons::Daemon;
+use crate::node::Node;
+use crate::output;
+use crate::process::wait_until;
+
+/// The pods of the test.
+const PODS: u32 = 100;
+
+/// The time for all of them, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What pods leave on a node if a DEL does too little, as lines.
+pub(super) fn traces(node: &Node) -> Result<BTreeSet<String>> {
+    let script = "ip -o link show type veth | awk '{ print \"link\", $2 }'
+        find /var/lib/cni/simple-ebpf-cni /var/lib/cni/results /sys/fs/bpf /run/netns /run/simple-ebpf-cni 2>/dev/null || true
+        for map in pod_ifindex pod_ifindex_v6 port_config port_addresses; do
+            file=/sys/fs/bpf/simple-ebpf-cni/podnet/v2/$map
+            [ ! -e $file ] || echo \"entries of $map: $(bpftool -j map dump pinned $file | jq length)\"
+        done
+        nft list tables; iptables-save -t nat | grep -c CNI- || true";
+    Ok(node.shell(script)?.lines().map(str::to_owned).collect())
+}
+
+/// Waits until a node has the traces of an earlier time.
+pub(super) fn wait_for_traces(node: &Node, before: &BTreeSet<String>) -> Result<()> {
+    let mut left = BTreeSet::new();
+    wait_until(&format!("the end of all traces on {}", node.name()), PATIENCE, || {
+        left = traces(node)?.symmetric_difference(before).cloned().collect();
+        Ok(left.is_empty())
+    })
+    .with_context(|| format!("these differ from before the pods: {left:#?}"))
+}
+
+/// A hundred pods start at once, all connect, and end at once. Nothing of them is left.
+pub(super) fn hundred_pods(bench: &Bench) -> Result<()> {
+    let nodes = bench.nodes();
+    // The first pod of a network leaves its bridge, programs and maps.
+    bench.create_ready(nodes.iter().map(|node| pod(&format!("first-{}", node.number()), &node.name(), idle())))?;
+    let before = nodes.iter().map(traces).collect::<Result<Vec<_>>>()?;
+    let started = Instant::now();
+    bench.create([deployment("many", PODS, idle())])?;
+    let limit = LIMIT.as_secs();
+    bench.words(&format!("rollout status deployment/many --timeout={limit}s"))?;
+    let up = started.elapsed();
+    let pods = bench.object("pods -l app=many")?;
+    let addresses: Vec<_> = pods["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|pod| strings(&pod["status"]["podIPs"], "ip"))
+        .collect();
+    let unique: BTreeSet<_> = addresses.iter().collect();
+    ensure!(
+        unique.len() == PODS as usize * bench.families(),
+        "{} of the {PODS} pods' addresses are different",
+        unique.len()
+    );
+    for address in &addresses {
+        bench
+            .exec("first-1", &["ping", "-q", "-c", "1", "-W", "5", address])
+            .with_context(|| format!("ping {address}"))?;
+    }
+    let started = Instant::now();
+    bench.words("delete deployment many")?;
+    bench.words(&format!("wait --for=delete pods -l app=many --timeout={limit}s"))?;
+    output::note(&format!("{PODS} pods: ready after {} s, gone after {} s", up.as_secs(), started.elapsed().as_secs()));
+    for (node, before) in nodes.iter().zip(&before) {
+        wait_for_traces(node, before)?;
+    }
+    Ok(())
+}
+
+/// A pod that the runtime has forgotten keeps its address until `gc`. Other pods are not affected.
+pub(super) fn forgotten_pod(bench: &Bench) -> Result<()> {
+    let node = bench.both_ends()[1].clone();
+    let before = traces(&node)?;
+    bench.create_ready([pod("stays", &node.name(), idle())])?;
+    bench.create_ready([pod("forgotten", &node.name(), idle())])?;
+    let address = bench.addresses("forgotten")?[0].clone();
+    forget(bench, &node, "forgotten")?;
+    let leases = |what: &str| -> Result<()> {
+        let listed = node.shell("/opt/cni/bin/simple-ebpf-cni leases --json")?;
+        ensure!(listed.contains(&address), "{what}: `leases` does not list {address}: {listed}");
+        Ok(())
+    };
+    leases("after the runtime has forgotten the pod")?;
+    let gc = |options: &str| node.shell(&format!("/opt/cni/bin/simple-ebpf-cni gc {options} 2>&1"));
+    let report = gc("--dry-run")?;
+    ensure!(report.contains(&address), "`gc --dry-run` does not list {address}:\n{report}");
+    leases("after `gc --dry-run`")?;
+    let report = gc("")?;
+    ensure!(report.contains(&address), "`gc` does not list {address}:\n{report}");
+    let left: Value = serde_json::from_str(&node.shell("/opt/cni/bin/simple-ebpf-cni leases --json")?)?;
+    ensure!(!left.to_string().contains(&format!("\"{address}\"")), "`gc` has not freed {address}: {left}");
+    bench.addresses("stays").and_then(|own| bench.exec("stays", &["ping", "-q", "-c", "1", &own[0]]))?;
+    bench.words(&format!("delete pod stays --timeout={}s", PATIENCE.as_secs()))?;
+    wait_for_traces(&node, &before)
+}
+
+/// Makes the runtime lose its records of a pod, as a change of its version in place does. The
+/// kubelet then has no pod to stop, so no DEL follows.
+fn forget(bench: &Bench, node: &Node, pod: &str) -> Result<()> {
+    let ctr = format!("{} --namespace k8s.io", bench.cluster.daemons().ctr().display());
+    node.stop_daemon(Daemon::Kubelet.name(), "TERM")?;
+    bench.words(&format!("delete pod {pod} --force --grace-period=0"))?;
+    let script = format!(
+        "for id in $({ctr} containers list --quiet 'labels.\"io.kubernetes.pod.name\"=={pod}'); do
+            {ctr} tasks kill --signal SIGKILL --all $id || true
+            {ctr} tasks delete --force $id || true
+            {ctr} containers delete $id
+        done"
+    );
+    node.shell(&script)?;
+    node.stop_daemon(Daemon::Containerd.name(), "TERM")?;
+    for daemon in [Daemon::Containerd, Daemon::Kubelet] {
+        bench.cluster.daemons().start(node, daemon)?;
+    }
+    bench.cluster.wait_until_ready()
+}
