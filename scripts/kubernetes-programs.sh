@@ -13,7 +13,7 @@ set -euo pipefail
 
 cluster=(kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl etcd coredns agnhost pause)
 tests=(ginkgo network-tests boom-server)
-runtime=(containerd containerd-shim-runc-v2 ctr)
+runtime=(containerd containerd-shim-runc-v2 ctr portmap)
 wanted=("${cluster[@]}")
 runtime_wanted=()
 for argument in "$@"; do
@@ -44,6 +44,7 @@ package_of() {
         boom-server) echo k8s.io/kubernetes/test/images/regression-issue-74839 ;;
         ginkgo) echo github.com/onsi/ginkgo/v2/ginkgo ;;
         containerd* | ctr) echo "github.com/containerd/containerd/v2/cmd/$1" ;;
+        portmap) echo github.com/containernetworking/plugins/plugins/meta/portmap ;;
         *) echo "./$1" ;;
     esac
 }

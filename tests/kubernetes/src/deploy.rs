@@ -10,10 +10,10 @@ use serde_json::Value;
 use crate::cluster::Cluster;
 use crate::images;
 use crate::process::{run, wait_until};
-use crate::settings::addresses;
+use crate::settings::{Runtime, addresses};
 
 /// The time for nodes and pods to become ready.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The version in deploy/kustomization.yaml.
 pub(crate) const TAG: &str = "0.1.0";
@@ -39,10 +39,9 @@ impl Cluster {
         for node in self.nodes() {
             self.import(&node, &archive)?;
             // The package kubernetes-cni brings portmap to a node.
-            node.shell(&format!(
-                "mkdir -p /opt/cni/bin; cp {REFERENCE_PLUGINS}/loopback {REFERENCE_PLUGINS}/portmap /opt/cni/bin/"
-            ))
-            .with_context(|| "cannot copy portmap: run scripts/preflight.sh kubernetes")?;
+            let portmap = self.portmap();
+            node.shell(&format!("mkdir -p /opt/cni/bin; cp {} /opt/cni/bin/", portmap.display()))
+                .with_context(|| "cannot copy portmap: run scripts/preflight.sh kubernetes")?;
         }
         self.wait_for_pod_cidrs()?;
         self.connect_nodes()?;
@@ -51,6 +50,14 @@ impl Cluster {
         run(kubectl.command()?.args(["apply", "-k"]).arg(manifests()))?;
         kubectl.apply(COREDNS)?;
         self.wait_until_ready()
+    }
+
+    /// The plugin `portmap` for the nodes. Debian's does not know CNI 1.1.0, and fails STATUS.
+    fn portmap(&self) -> PathBuf {
+        match self.settings().runtime {
+            Runtime::System => Path::new(REFERENCE_PLUGINS).join("portmap"),
+            Runtime::Containerd2 => self.layout().containerd().join("portmap"),
+        }
     }
 
     /// Writes the ConfigMap with the network configuration of each node.

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::cases::strings;
 use crate::cluster::Cluster;
 use crate::process::tail;
 
@@ -29,8 +30,10 @@ impl Cluster {
             let described = kubectl.words(&format!("-n {namespace} describe pod {name}")).unwrap_or_default();
             let events = described.split_once("Events:").map_or("", |(_, events)| events);
             add(&format!("events of {namespace}/{name}"), events);
-            for previous in ["", " --previous"] {
-                let line = format!("-n {namespace} logs {name} --all-containers --tail 20{previous}");
+            let containers = ["initContainers", "containers"].map(|kind| strings(&pod["spec"][kind], "name"));
+            for container in containers.into_iter().flatten() {
+                // A container that was not created has no log.
+                let line = format!("-n {namespace} logs {name} -c {container} --tail 20");
                 add(&format!("kubectl {line}"), &kubectl.words(&line).unwrap_or_default());
             }
         }

@@ -113,12 +113,17 @@ fn forget(bench: &Bench, node: &Node, pod: &str) -> Result<()> {
     let ctr = format!("{} --namespace k8s.io", bench.cluster.daemons().ctr().display());
     node.stop_daemon(Daemon::Kubelet.name(), "TERM")?;
     bench.words(&format!("delete pod {pod} --force --grace-period=0"))?;
+    // Without the mount of its namespace, the pod loses its pair.
     let script = format!(
-        "for id in $({ctr} containers list --quiet 'labels.\"io.kubernetes.pod.name\"=={pod}'); do
+        "netns=$({ctr} containers info $({ctr} containers list --quiet 'labels.\"io.kubernetes.pod.name\"=={pod},labels.\"io.cri-containerd.kind\"==sandbox') |
+            jq -r '.Spec.linux.namespaces[] | select(.type == \"network\").path')
+        for id in $({ctr} containers list --quiet 'labels.\"io.kubernetes.pod.name\"=={pod}'); do
             {ctr} tasks kill --signal SIGKILL --all $id || true
             {ctr} tasks delete --force $id || true
             {ctr} containers delete $id
-        done"
+        done
+        umount $netns
+        rm $netns"
     );
     node.shell(&script)?;
     node.stop_daemon(Daemon::Containerd.name(), "TERM")?;

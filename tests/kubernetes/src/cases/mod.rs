@@ -13,7 +13,7 @@ mod upgrade;
 
 use anyhow::Result;
 
-pub(crate) use bench::{Bench, Plugins};
+pub(crate) use bench::{Bench, Plugins, strings};
 pub(crate) use conformance::SHORT_CONFORMANCE;
 
 use crate::settings::{Runtime, Settings};
