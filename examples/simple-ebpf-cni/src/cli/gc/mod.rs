@@ -1,0 +1,299 @@
+//! `gc`: frees what belongs to pods that the container runtime does not know.
+
+mod runtime;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use clap::builder::styling::Style;
+use cnikit::ipam::{self, Lease};
+use cnikit::netlink::{Link, Socket};
+use cnikit::plugin::PluginError;
+use cnikit::spec::{Attachment, IfName, NetworkName};
+use serde::Serialize;
+
+use super::error::Error;
+use super::format::{self, count, list, short};
+use super::inventory::{CachedTenants, NodeNetwork};
+use super::options::ReportOptions;
+use super::output::{DIM, ERROR, Output};
+use super::table::Table;
+use crate::verbs::detach::{AttachmentLock, detach};
+use crate::verbs::gc::{Held, remove_unowned};
+use runtime::Listed;
+use simple_ebpf_cni::veth;
+
+/// The time from an ADD until its runtime lists the pod. The kubelet gives up a pod's creation
+/// after 4 minutes, twice its default `runtimeRequestTimeout`.
+const SETTLED: Duration = Duration::from_secs(300);
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  success; kept attachments are listed
+  1  the runtime's list could not be read and nothing changed, or an attachment could not be removed
+  2  the command line is invalid";
+
+/// Free the addresses of pods that the container runtime does not know any more.
+///
+/// Asks the runtime for its pod sandboxes. An attachment that the runtime does not list is removed
+/// if its interface on the node is gone. With an interface, it may belong to another client of the
+/// runtime (ctr, nerdctl) or to podman, so it stays and is listed.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_STATUS)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    report: ReportOptions,
+
+    /// Socket of the runtime [default: $CONTAINER_RUNTIME_ENDPOINT, or the socket of containerd,
+    /// CRI-O or cri-dockerd]
+    #[arg(long, value_name = "ENDPOINT", conflicts_with = "valid")]
+    runtime_endpoint: Option<PathBuf>,
+
+    /// Read the ids of all valid containers from a file, one per line (- for standard input)
+    #[arg(long, value_name = "FILE")]
+    valid: Option<PathBuf>,
+
+    /// Also remove unlisted attachments that have an interface or were imported, if they are older
+    /// than 5 minutes. Their pods lose the network
+    #[arg(long)]
+    force: bool,
+
+    /// Print the changes without making them
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    dry_run: bool,
+    /// The file or socket of the list.
+    source: String,
+    /// The number of attachments whose containers are in the list.
+    listed: usize,
+    /// The other attachments.
+    unlisted: Vec<Unlisted>,
+    /// Remains without an attachment that could not be removed.
+    problems: Vec<String>,
+}
+
+/// An attachment whose container the runtime does not know.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Unlisted {
+    network: NetworkName,
+    #[serde(flatten)]
+    lease: Lease,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "result", content = "reason", rename_all = "camelCase")]
+enum Outcome {
+    /// With `--dry-run`: would be removed.
+    Removed,
+    Kept(String),
+    Failed(String),
+}
+
+/// A lease from before the runtime's list.
+struct Candidate {
+    lease: Lease,
+    /// The file cannot be read. Whether the lease was imported is unknown.
+    is_damaged: bool,
+}
+
+/// The parameters of a run.
+struct Collector<'a> {
+    options: &'a Options,
+    /// A moment before the leases and the list were read.
+    before: SystemTime,
+    host: &'a Socket,
+}
+
+pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
+    let ReportOptions { selector, json } = &options.report;
+    // In this order: a pod that an ADD attaches after the list was made is no candidate.
+    let before = SystemTime::now();
+    let networks = selector.networks()?;
+    let candidates = networks.iter().map(candidates).collect::<Result<Vec<_>, _>>()?;
+    let listed = match &options.valid {
+        Some(path) => Listed::read(path)?,
+        None => Listed::ask(options.runtime_endpoint.as_deref())?,
+    };
+    let is_listed = |candidate: &Candidate| listed.contains(&candidate.lease.owner.container_id);
+    let (all, known) = candidates
+        .iter()
+        .flatten()
+        .fold((0, 0), |(all, known), candidate| (all + 1, known + usize::from(is_listed(candidate))));
+    // The list may be of another runtime, or of none.
+    if options.force && known == 0 && all > 0 {
+        return Err(Error::NoneListed { list: listed.source });
+    }
+    let host = Socket::open()?;
+    let collector = Collector { options, before, host: &host };
+    let mut report = Report {
+        dry_run: options.dry_run,
+        source: listed.source.clone(),
+        listed: known,
+        unlisted: Vec::new(),
+        problems: Vec::new(),
+    };
+    for (network, candidates) in networks.iter().zip(candidates) {
+        let here = collector.is_here(network, &candidates)?;
+        let candidates = candidates.into_iter().filter(|candidate| !is_listed(candidate));
+        report.unlisted.extend(candidates.map(|candidate| collector.unlisted(network, candidate, here)));
+        if here && !options.dry_run {
+            report
+                .problems
+                .extend(collector.remove_unowned(network).err().map(|error| format!("{}: {error}", network.name)));
+        }
+    }
+    if *json {
+        output.json(&report)?
+    } else if networks.is_empty() {
+        output.line(selector.no_network())?
+    } else {
+        report.write(output)?
+    }
+    let failed = report.unlisted.iter().filter(|one| matches!(one.outcome, Outcome::Failed(_))).count();
+    match failed + report.problems.len() {
+        0 => Ok(()),
+        problems => Err(Error::Problems(problems)),
+    }
+}
+
+fn candidates(network: &NodeNetwork) -> Result<Vec<Candidate>, Error> {
+    let mut cache = CachedTenants::new(&network.name);
+    let mut candidates = Vec::new();
+    for lease in network.store.leases()? {
+        candidates.extend(match lease {
+            Ok(mut lease) => {
+                lease.pod = cache.pod_of(&lease);
+                Some(Candidate { lease, is_damaged: false })
+            }
+            Err(error) => network.store.salvage(&error)?.map(|lease| Candidate { lease, is_damaged: true }),
+        });
+    }
+    Ok(candidates)
+}
+
+impl Collector<'_> {
+    /// Whether this process is in the network namespace of the pods' host ends: it sees the bridge
+    /// or an interface. Elsewhere, each interface would look removed.
+    fn is_here(&self, network: &NodeNetwork, candidates: &[Candidate]) -> Result<bool, Error> {
+        let links = self.host.links()?;
+        if network.bridge(&links).is_some_and(|bridge| network.owns(bridge, self.host)) {
+            return Ok(true);
+        }
+        let names: HashSet<&IfName> = links.iter().map(|link| &link.name).collect();
+        Ok(candidates.iter().any(|candidate| names.contains(&candidate.attachment(network).host_ifname())))
+    }
+
+    /// Removes the attachment, if this is safe.
+    fn unlisted(&self, network: &NodeNetwork, candidate: Candidate, is_here: bool) -> Unlisted {
+        let outcome = self.outcome(network, &candidate, is_here);
+        let outcome = outcome.unwrap_or_else(|error| Outcome::Failed(error.to_string()));
+        Unlisted { network: network.name.clone(), lease: candidate.lease, outcome }
+    }
+
+    fn outcome(&self, network: &NodeNetwork, candidate: &Candidate, is_here: bool) -> Result<Outcome, PluginError> {
+        let (store, owner) = (&network.store, &candidate.lease.owner);
+        // From here to the end, no other call creates or removes the attachment.
+        let lock = match store.lock_owner(owner, Duration::ZERO) {
+            Err(ipam::Error::LockTimeout { .. }) => return Ok(Outcome::Kept("an ADD or DEL of it is running".into())),
+            lock => AttachmentLock::from(lock?),
+        };
+        // A container that was started again has a new lease.
+        if !candidate.is_damaged && store.lease(owner)?.is_none_or(|now| now.created != candidate.lease.created) {
+            return Ok(Outcome::Kept("another call has just changed it".into()));
+        }
+        let attachment = candidate.attachment(network);
+        if !is_here {
+            let reason = format!("the bridge of {} is not in this network namespace", network.name);
+            return Ok(Outcome::Kept(reason));
+        }
+        let host_end = veth::host_end(&attachment, self.host)?;
+        if let Some(reason) = self.reason_to_keep(candidate, host_end.as_ref()) {
+            return Ok(Outcome::Kept(reason));
+        }
+        if !self.options.dry_run {
+            detach(&attachment, self.host, store, &lock)?;
+        }
+        Ok(Outcome::Removed)
+    }
+
+    /// `None` if the pod is gone, or if it is old enough for `--force`.
+    fn reason_to_keep(&self, candidate: &Candidate, host_end: Option<&Link>) -> Option<String> {
+        let Candidate { lease, is_damaged } = candidate;
+        let reason = match host_end {
+            Some(link) => format!("its interface {} exists", link.name),
+            None if *is_damaged => "its lease file is damaged".into(),
+            None if lease.imported => "it was imported, and its interface has an unknown name".into(),
+            None => return None,
+        };
+        let is_settled = self.before.duration_since(lease.created).is_ok_and(|age| age >= SETTLED);
+        match (self.options.force, is_settled) {
+            (false, _) => Some(reason),
+            (true, false) => Some("it is younger than 5 minutes, and the runtime may not list it yet".into()),
+            (true, true) => None,
+        }
+    }
+
+    /// Removes everything that no lease leads to.
+    fn remove_unowned(&self, network: &NodeNetwork) -> Result<(), PluginError> {
+        let NodeNetwork { name, store, .. } = network;
+        let Held { leases, in_progress } = Held::read(store)?;
+        let leased = leases.into_iter().flatten().map(|lease| lease.owner);
+        let spared = leased.chain(in_progress).map(|owner| owner.in_network(name)).collect();
+        remove_unowned(self.host, name, store, &spared)
+    }
+}
+
+impl Candidate {
+    fn attachment(&self, network: &NodeNetwork) -> Attachment {
+        self.lease.owner.clone().in_network(&network.name)
+    }
+}
+
+impl Report {
+    fn write(&self, output: &mut Output) -> Result<(), Error> {
+        let Self { source, listed, unlisted, problems, .. } = self;
+        let mut table = Table::new(["NAMESPACE/POD", "NETWORK", "ADDRESS", "CONTAINER", "IFNAME", "RESULT"]);
+        let (mut removed, mut kept) = (0, 0);
+        for Unlisted { network, lease, outcome } in unlisted {
+            let (style, result) = match outcome {
+                Outcome::Removed => {
+                    removed += 1;
+                    (Style::new(), if self.dry_run { "would be removed" } else { "removed" }.to_owned())
+                }
+                Outcome::Kept(reason) => {
+                    kept += 1;
+                    (DIM, format!("kept: {reason}"))
+                }
+                Outcome::Failed(error) => (ERROR, format!("failed: {error}")),
+            };
+            let pod = format::pod(&lease.pod, false);
+            let owner = &lease.owner;
+            let container = short(owner.container_id.as_str()).to_owned();
+            table.row(
+                style,
+                [pod, network.to_string(), list(&lease.addresses), container, owner.ifname.to_string(), result],
+            );
+        }
+        table.write(output)?;
+        for problem in problems {
+            output.styled(ERROR, problem)?;
+        }
+        if unlisted.is_empty() {
+            return output
+                .line(format_args!("Nothing to remove: {source} lists all {}.", count(*listed, "attachment")));
+        }
+        output.line("")?;
+        let verb = if self.dry_run { "would be removed" } else { "removed" };
+        output.line(format_args!("{} {verb}, {kept} kept; {source} lists {listed} more", count(removed, "attachment")))
+    }
+}
