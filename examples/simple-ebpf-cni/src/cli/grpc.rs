@@ -230,3 +230,189 @@ fn message(mut body: Vec<u8>) -> Result<Vec<u8>, Error> {
         _ => Err(Error::Malformed("its response is not one message")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    const CONTINUATION: u8 = 9;
+
+    /// A server with a prepared answer. It records the frames of the client.
+    struct Server {
+        answer: io::Cursor<Vec<u8>>,
+        received: Vec<u8>,
+    }
+
+    impl Read for Server {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.answer.read(buffer)
+        }
+    }
+
+    impl Write for Server {
+        fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+            self.received.write(buffer)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn call_with(frames: &[Vec<u8>]) -> (Result<Vec<u8>, Error>, Vec<u8>) {
+        let mut server = Server { answer: io::Cursor::new(frames.concat()), received: Vec::new() };
+        let result = call(&mut server, "/p");
+        (result, server.received.split_off(request("/p").len()))
+    }
+
+    fn message_of(content: &[u8]) -> Vec<u8> {
+        [&[0], &(content.len() as u32).to_be_bytes()[..], content].concat()
+    }
+
+    fn settings() -> Vec<u8> {
+        frame(SETTINGS, 0, 0, &[])
+    }
+
+    fn trailers() -> Vec<u8> {
+        frame(HEADERS, END_HEADERS | END_STREAM, STREAM, &[0x88])
+    }
+
+    /// The bytes of the sections 3.4, 4.1, 6.5 and 6.9 of RFC 9113, and of 6.2.2 of RFC 7541.
+    #[test]
+    fn a_request_has_the_bytes_of_the_rfcs() {
+        let expected = [
+            &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+            b"\0\0\x0c\x04\0\0\0\0\0\0\x02\0\0\0\0\0\x04\x02\0\0\0",
+            b"\0\0\x04\x08\0\0\0\0\0\x01\xff\0\x01",
+            b"\0\0\x68\x01\x04\0\0\0\x01",
+            b"\0\x07:method\x04POST\0\x07:scheme\x04http\0\x05:path\x02/p\0\x0a:authority\x09localhost",
+            b"\0\x0ccontent-type\x10application/grpc\0\x02te\x08trailers",
+            b"\0\0\x05\0\x01\0\0\0\x01\0\0\0\0\0",
+        ];
+        assert_eq!(request("/p"), expected.concat());
+    }
+
+    #[test]
+    fn a_message_in_several_padded_frames_is_joined() {
+        let message = message_of(b"abc");
+        let (head, tail) = message.split_at(6);
+        let padded = [&[3], head, &[0; 3]].concat();
+        let (result, replies) = call_with(&[
+            settings(),
+            frame(SETTINGS, ACK, 0, &[]),
+            frame(HEADERS, 0, STREAM, &[0x88]),
+            frame(CONTINUATION, END_HEADERS, STREAM, &[]),
+            frame(DATA, PADDED, STREAM, &padded),
+            frame(PING, 0, 0, b"12345678"),
+            frame(DATA, 0, 3, b"of another stream"),
+            frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
+            frame(DATA, 0, STREAM, tail),
+            trailers(),
+        ]);
+        assert_eq!(result.unwrap(), b"abc");
+        assert_eq!(replies, [frame(SETTINGS, ACK, 0, &[]), frame(PING, ACK, 0, b"12345678")].concat());
+    }
+
+    #[test]
+    fn an_empty_message_is_a_success_and_no_message_is_a_refusal() {
+        let (result, _) = call_with(&[settings(), frame(DATA, END_STREAM, STREAM, &message_of(b""))]);
+        assert_eq!(result.unwrap(), b"");
+        for end in [trailers(), frame(DATA, END_STREAM, STREAM, &[]), frame(RST_STREAM, 0, STREAM, &[0, 0, 0, 7])] {
+            assert!(matches!(call_with(&[settings(), end]).0, Err(Error::Refused)));
+        }
+    }
+
+    #[test]
+    fn a_message_of_the_maximum_length_is_accepted_and_no_longer_one() {
+        for (length, fits) in [(MAX_MESSAGE, true), (MAX_MESSAGE + 1, false)] {
+            let message = message_of(&vec![7; length]);
+            let data = message.chunks(MAX_FRAME).map(|chunk| frame(DATA, 0, STREAM, chunk));
+            let frames: Vec<_> = [settings()].into_iter().chain(data).chain([trailers()]).collect();
+            assert_eq!(call_with(&frames).0.is_ok(), fits, "{length}");
+        }
+    }
+
+    #[test]
+    fn broken_answers_are_errors() {
+        let data = |content: &[u8], flags| frame(DATA, flags | END_STREAM, STREAM, content);
+        for broken in [
+            b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
+            vec![0xff; 64],
+            // The first frame must be SETTINGS.
+            trailers(),
+            [settings(), data(b"\0\0\0\0\x05abc", 0)].concat(),
+            [settings(), data(b"\0\0\0\0\x01abc", 0)].concat(),
+            [settings(), data(b"\x01\0\0\0\x03abc", 0)].concat(),
+            [settings(), data(b"\0\0\0", 0)].concat(),
+            [settings(), data(b"\x09abc", PADDED)].concat(),
+            [settings(), data(b"", PADDED)].concat(),
+            [settings(), vec![0, 0x40, 1, DATA, 0, 0, 0, 0, 1]].concat(),
+        ] {
+            let (result, _) = call_with(std::slice::from_ref(&broken));
+            assert!(matches!(result, Err(Error::Malformed(_))), "{broken:?}: {result:?}");
+        }
+    }
+
+    /// Each prefix of an answer is incomplete, and no single changed byte causes a panic.
+    #[test]
+    fn cut_and_changed_answers_end() {
+        let answer =
+            [settings(), frame(PING, 0, 0, &[1; 8]), frame(DATA, PADDED, STREAM, b"\x01\0\0\0\0\x02ab\0"), trailers()];
+        let answer = answer.concat();
+        assert_eq!(call_with(std::slice::from_ref(&answer)).0.unwrap(), b"ab");
+        for end in 0..answer.len() {
+            let (result, _) = call_with(&[answer[..end].to_vec()]);
+            let is_cut = matches!(&result, Err(Error::Io(error)) if error.kind() == ErrorKind::UnexpectedEof);
+            assert!(is_cut, "{end}: {result:?}");
+        }
+        for position in 0..answer.len() {
+            for bit in 0..u8::BITS {
+                let mut changed = answer.clone();
+                changed[position] ^= 1 << bit;
+                let _ = call_with(&[changed]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_that_never_finishes_is_left_at_the_deadline() {
+        const TIMEOUT: Duration = Duration::from_millis(300);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        // Silent, then a flood that keeps each single read short.
+        for flood in [false, true] {
+            let start = Instant::now();
+            let mut connection = Connection::open(&path, TIMEOUT).unwrap();
+            let (mut peer, _) = listener.accept().unwrap();
+            let server = thread::spawn(move || {
+                let _ = peer.write_all(&settings());
+                while flood && peer.write_all(&frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])).is_ok() {}
+                peer
+            });
+            let result = call(&mut connection, "/p");
+            let is_timeout = |error: &io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+            assert!(matches!(&result, Err(Error::Io(error)) if is_timeout(error)), "{result:?}");
+            assert!(start.elapsed() >= TIMEOUT && start.elapsed() < 10 * TIMEOUT, "{:?}", start.elapsed());
+            drop(connection);
+            server.join().unwrap();
+        }
+    }
+
+    /// The kernel lets a client wait if the queue of the listener is full.
+    #[test]
+    fn a_full_queue_is_left_at_the_deadline() {
+        const TIMEOUT: Duration = Duration::from_millis(100);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _first = Connection::open(&path, TIMEOUT).unwrap();
+        let error = Connection::open(&path, TIMEOUT).err().map(|error| error.kind());
+        assert_eq!(error, Some(ErrorKind::WouldBlock));
+    }
+}

@@ -84,7 +84,7 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), PluginError> {
     failures.into_result()
 }
 
-/// The leases of a network, and the owners whose attachments other calls create or remove.
+/// The leases of a network, and the attachments that other calls create or remove.
 pub(crate) struct Held {
     pub(crate) leases: Vec<ipam::Result<Lease>>,
     /// A list of the runtime may lack these.

@@ -71,7 +71,7 @@ struct Report {
     dry_run: bool,
     /// The file or socket of the list.
     source: String,
-    /// The number of attachments whose containers are in the list.
+    /// The number of attachments of listed containers.
     listed: usize,
     /// The other attachments.
     unlisted: Vec<Unlisted>,
@@ -79,7 +79,7 @@ struct Report {
     problems: Vec<String>,
 }
 
-/// An attachment whose container the runtime does not know.
+/// An attachment of a container that is not in the list.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Unlisted {

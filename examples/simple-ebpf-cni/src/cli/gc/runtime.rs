@@ -122,3 +122,64 @@ fn varint(message: &mut &[u8]) -> Option<u64> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        [&[number << 3 | 2, content.len() as u8], content].concat()
+    }
+
+    fn listed(ids: &[&str]) -> Listed {
+        Listed { source: String::new(), ids: ids.iter().map(|id| id.parse().unwrap()).collect() }
+    }
+
+    /// Field 2 of a sandbox is a message, 3 and 4 are numbers.
+    #[test]
+    fn the_ids_are_found_among_other_fields() {
+        let one = [field(2, b"\x0a\x03web"), field(1, b"one"), vec![3 << 3, 1, 4 << 3, 0x80, 0x80, 1]].concat();
+        let two = [
+            field(1, b"replaced"),
+            vec![9 << 3 | 1, 1, 2, 3, 4, 5, 6, 7, 8, 10 << 3 | 5, 1, 2, 3, 4],
+            field(1, b"two"),
+        ];
+        let response = [field(1, &one), field(7, b"unknown"), field(1, &two.concat())].concat();
+        let ids = sandboxes(&response).unwrap();
+        assert_eq!(ids.iter().map(ContainerId::as_str).collect::<Vec<_>>(), ["one", "two"]);
+        assert_eq!(sandboxes(b"").unwrap(), []);
+        for end in 1..response.len() {
+            // Only whole items give a list.
+            let cut = sandboxes(&response[..end]);
+            let is_whole = end == field(1, &one).len() || end == field(1, &one).len() + field(7, b"unknown").len();
+            assert_eq!(cut.is_some(), is_whole, "{end}");
+        }
+    }
+
+    #[test]
+    fn broken_lists_are_refused() {
+        for broken in [
+            field(1, b""),
+            field(1, &field(1, b"")),
+            field(1, &field(1, b"../escape")),
+            field(1, &field(1, &[0xff])),
+            // A group, a length past the end, a number without an end, a length of 2^63.
+            vec![1 << 3 | 3],
+            vec![1 << 3 | 2, 9, 1],
+            vec![0xff; 20],
+            vec![1 << 3 | 2, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1],
+        ] {
+            assert_eq!(sandboxes(&broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_cut_id_counts_and_a_short_one_only_as_a_whole() {
+        let whole: ContainerId = "0123456789abcdef".parse().unwrap();
+        assert!(listed(&["0123456789abcdef"]).contains(&whole));
+        assert!(listed(&["other", "0123456789ab"]).contains(&whole));
+        assert!(!listed(&["0123456789a"]).contains(&whole));
+        assert!(!listed(&["0123456789abcdef0"]).contains(&whole));
+        assert!(!listed(&[]).contains(&whole));
+    }
+}
