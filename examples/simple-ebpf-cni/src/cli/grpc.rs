@@ -79,7 +79,7 @@ impl fmt::Display for Error {
                 ErrorKind::UnexpectedEof => "the connection was closed before the end of the answer",
                 _ => return error.fmt(f),
             },
-            Self::Malformed(what) => return write!(f, "this is no gRPC server: {what}"),
+            Self::Malformed(what) => return write!(f, "unexpected answer: {what}"),
             Self::Refused => "the runtime refused the call",
         })
     }
@@ -146,7 +146,7 @@ pub(crate) fn call(server: &mut (impl Read + Write), procedure: &str) -> Result<
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         // A server that speaks another protocol fails here.
         if length > MAX_FRAME || is_first && kind != SETTINGS {
-            return Err(Error::Malformed("it sends no HTTP/2"));
+            return Err(Error::Malformed("no HTTP/2"));
         }
         is_first = false;
         let mut payload = vec![0; length];
@@ -159,7 +159,7 @@ pub(crate) fn call(server: &mut (impl Read + Write), procedure: &str) -> Result<
             DATA if is_ours => {
                 body.extend(unpadded(&payload, flags)?);
                 if body.len() > MESSAGE_HEADER + MAX_MESSAGE {
-                    return Err(Error::Malformed("its message is longer than 16 MiB"));
+                    return Err(Error::Malformed("a message longer than 16 MiB"));
                 }
             }
             _ => {}
@@ -215,7 +215,7 @@ fn unpadded(payload: &[u8], flags: u8) -> Result<&[u8], Error> {
     }
     let content =
         payload.split_first().and_then(|(&padding, rest)| rest.get(..rest.len().checked_sub(padding.into())?));
-    content.ok_or(Error::Malformed("a frame is shorter than its padding"))
+    content.ok_or(Error::Malformed("a frame shorter than its padding"))
 }
 
 /// The message in the body of a response.
@@ -227,7 +227,7 @@ fn message(mut body: Vec<u8>) -> Result<Vec<u8>, Error> {
             body.drain(..MESSAGE_HEADER);
             Ok(body)
         }
-        _ => Err(Error::Malformed("its response is not one message")),
+        _ => Err(Error::Malformed("not one message")),
     }
 }
 

@@ -392,7 +392,7 @@ fn a_runtime_that_fails_changes_nothing() {
         fs::remove_file(&socket).expect("the socket");
 
         for (answer, words) in [
-            (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "it sends no HTTP/2"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "unexpected answer: no HTTP/2"),
             ([SETTINGS, TRAILERS].concat(), "refused the call"),
             ([SETTINGS, b"\0\0\x07\0\x01\0\0\0\x01\0\0\0\0\x02\x0a\x09"].concat(), "no list of pods"),
         ] {

@@ -57,7 +57,7 @@ impl Listed {
         let response = Connection::open(&endpoint, TIMEOUT)
             .map_err(grpc::Error::from)
             .and_then(|mut connection| grpc::call(&mut connection, PROCEDURE))
-            .and_then(|response| sandboxes(&response).ok_or(grpc::Error::Malformed("its message is no list of pods")));
+            .and_then(|response| sandboxes(&response).ok_or(grpc::Error::Malformed("no list of pods")));
         let ids = response.map_err(|cause| Error::Runtime { socket: endpoint.clone(), cause })?;
         Ok(Self { ids, source: endpoint.display().to_string() })
     }
