@@ -107,7 +107,7 @@ fn a_pod_without_interface_is_freed() {
         network.check(&live).silent();
 
         let text = gc(&dir, "", &["listed", "live"]).run();
-        assert_eq!(text, "Nothing to remove: standard input lists all 2 attachments.\n");
+        assert_eq!(text, "Nothing to remove: standard input lists 2 attachments of this node, and none is missing.\n");
         network.detach(&listed);
         network.detach(&live);
     });

@@ -149,7 +149,8 @@ impl Sandbox<'_> {
     /// Deletes a killed pod that containerd has forgotten.
     #[track_caller]
     pub(crate) fn delete(self) {
-        self.ctr(&["tasks", "delete"]).output();
+        // It ends with the exit status of the process.
+        let _ = self.ctr(&["tasks", "delete"]).output();
         self.ctr(&["containers", "delete"]).run();
     }
 

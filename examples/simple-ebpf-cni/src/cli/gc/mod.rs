@@ -178,6 +178,7 @@ fn candidates(network: &NodeNetwork) -> Result<Vec<Candidate>, Error> {
             Err(error) => network.store.salvage(&error)?.map(|lease| Candidate { lease, is_damaged: true }),
         });
     }
+    candidates.sort_by(|a, b| a.lease.addresses.cmp(&b.lease.addresses));
     Ok(candidates)
 }
 
@@ -289,8 +290,10 @@ impl Report {
             output.styled(ERROR, problem)?;
         }
         if unlisted.is_empty() {
-            return output
-                .line(format_args!("Nothing to remove: {source} lists all {}.", count(*listed, "attachment")));
+            return output.line(format_args!(
+                "Nothing to remove: {source} lists {} of this node, and none is missing.",
+                count(*listed, "attachment")
+            ));
         }
         output.line("")?;
         let verb = if self.dry_run { "would be removed" } else { "removed" };
