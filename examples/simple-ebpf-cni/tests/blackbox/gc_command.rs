@@ -217,7 +217,7 @@ fn another_network_namespace_removes_nothing() {
             let line = format!("gc --json --valid - --conf-dir {} {options}", dir.display());
             let output = elsewhere.command(BINARY).words(&line).stdin(valid).output();
             for found in unlisted(&output) {
-                assert_kept(&found, &found[0].clone(), "not in this network namespace");
+                assert_kept(&found, &found[0].clone(), "is in this network namespace");
             }
         }
         network.footprint().assert_unchanged(&before, "gc in another namespace");

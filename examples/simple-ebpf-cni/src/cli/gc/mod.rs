@@ -2,7 +2,6 @@
 
 mod runtime;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +10,8 @@ use clap::builder::styling::Style;
 use cnikit::ipam::{self, Lease};
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::PluginError;
-use cnikit::spec::{Attachment, IfName, NetworkName};
+use cnikit::spec::{Attachment, AttachmentKey, ContainerId, IfName, KubernetesPod, NetworkName};
+use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 use super::error::Error;
@@ -84,19 +84,23 @@ struct Report {
 #[serde(rename_all = "camelCase")]
 struct Unlisted {
     network: NetworkName,
+    container_id: ContainerId,
+    ifname: IfName,
     #[serde(flatten)]
-    lease: Lease,
-    #[serde(flatten)]
-    outcome: Outcome,
+    kubernetes: KubernetesPod,
+    addresses: Vec<IpNetwork>,
+    result: Outcome,
+    /// The reason of another result than a removal.
+    reason: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(tag = "result", content = "reason", rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 enum Outcome {
     /// With `--dry-run`: would be removed.
     Removed,
-    Kept(String),
-    Failed(String),
+    Kept,
+    Failed,
 }
 
 /// A lease from before the runtime's list.
@@ -144,12 +148,14 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     };
     for (network, candidates) in networks.iter().zip(candidates) {
         let here = collector.is_here(network, &candidates)?;
-        let candidates = candidates.into_iter().filter(|candidate| !is_listed(candidate));
-        report.unlisted.extend(candidates.map(|candidate| collector.unlisted(network, candidate, here)));
+        for candidate in candidates.into_iter().filter(|candidate| !is_listed(candidate)) {
+            let one = collector.unlisted(network, candidate, here);
+            let place = report.unlisted.partition_point(|other| other.addresses < one.addresses);
+            report.unlisted.insert(place, one);
+        }
         if here && !options.dry_run {
-            report
-                .problems
-                .extend(collector.remove_unowned(network).err().map(|error| format!("{}: {error}", network.name)));
+            let failure = collector.remove_unowned(network).err();
+            report.problems.extend(failure.map(|error| format!("{}: {error}", network.name)));
         }
     }
     if *json {
@@ -159,8 +165,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     } else {
         report.write(output)?
     }
-    let failed = report.unlisted.iter().filter(|one| matches!(one.outcome, Outcome::Failed(_))).count();
-    match failed + report.problems.len() {
+    match report.number(Outcome::Failed) + report.problems.len() {
         0 => Ok(()),
         problems => Err(Error::Problems(problems)),
     }
@@ -178,7 +183,6 @@ fn candidates(network: &NodeNetwork) -> Result<Vec<Candidate>, Error> {
             Err(error) => network.store.salvage(&error)?.map(|lease| Candidate { lease, is_damaged: true }),
         });
     }
-    candidates.sort_by(|a, b| a.lease.addresses.cmp(&b.lease.addresses));
     Ok(candidates)
 }
 
@@ -190,41 +194,50 @@ impl Collector<'_> {
         if network.bridge(&links).is_some_and(|bridge| network.owns(bridge, self.host)) {
             return Ok(true);
         }
-        let names: HashSet<&IfName> = links.iter().map(|link| &link.name).collect();
-        Ok(candidates.iter().any(|candidate| names.contains(&candidate.attachment(network).host_ifname())))
+        let host_end = |candidate: &Candidate| candidate.attachment(network).host_ifname();
+        let names: Vec<IfName> = candidates.iter().map(host_end).collect();
+        Ok(links.iter().any(|link| names.contains(&link.name)))
     }
 
     /// Removes the attachment, if this is safe.
     fn unlisted(&self, network: &NodeNetwork, candidate: Candidate, is_here: bool) -> Unlisted {
-        let outcome = self.outcome(network, &candidate, is_here);
-        let outcome = outcome.unwrap_or_else(|error| Outcome::Failed(error.to_string()));
-        Unlisted { network: network.name.clone(), lease: candidate.lease, outcome }
+        let (result, reason) = match self.remove(network, &candidate, is_here) {
+            Ok(None) => (Outcome::Removed, None),
+            Ok(reason) => (Outcome::Kept, reason),
+            Err(error) => (Outcome::Failed, Some(error.to_string())),
+        };
+        let Lease { owner, addresses, pod: kubernetes, .. } = candidate.lease;
+        let AttachmentKey { container_id, ifname } = owner;
+        Unlisted { network: network.name.clone(), container_id, ifname, kubernetes, addresses, result, reason }
     }
 
-    fn outcome(&self, network: &NodeNetwork, candidate: &Candidate, is_here: bool) -> Result<Outcome, PluginError> {
+    /// Removes the attachment, or returns the reason to keep it.
+    fn remove(
+        &self,
+        network: &NodeNetwork,
+        candidate: &Candidate,
+        is_here: bool,
+    ) -> Result<Option<String>, PluginError> {
         let (store, owner) = (&network.store, &candidate.lease.owner);
         // From here to the end, no other call creates or removes the attachment.
         let lock = match store.lock_owner(owner, Duration::ZERO) {
-            Err(ipam::Error::LockTimeout { .. }) => return Ok(Outcome::Kept("an ADD or DEL of it is running".into())),
+            Err(ipam::Error::LockTimeout { .. }) => return Ok(Some("an ADD or DEL of it is running".into())),
             lock => AttachmentLock::from(lock?),
         };
         // A container that was started again has a new lease.
         if !candidate.is_damaged && store.lease(owner)?.is_none_or(|now| now.created != candidate.lease.created) {
-            return Ok(Outcome::Kept("another call has just changed it".into()));
+            return Ok(Some("another call has just changed it".into()));
+        }
+        if !is_here {
+            return Ok(Some("neither its bridge nor its interface is in this network namespace".into()));
         }
         let attachment = candidate.attachment(network);
-        if !is_here {
-            let reason = format!("the bridge of {} is not in this network namespace", network.name);
-            return Ok(Outcome::Kept(reason));
-        }
         let host_end = veth::host_end(&attachment, self.host)?;
-        if let Some(reason) = self.reason_to_keep(candidate, host_end.as_ref()) {
-            return Ok(Outcome::Kept(reason));
-        }
-        if !self.options.dry_run {
+        let reason = self.reason_to_keep(candidate, host_end.as_ref());
+        if reason.is_none() && !self.options.dry_run {
             detach(&attachment, self.host, store, &lock)?;
         }
-        Ok(Outcome::Removed)
+        Ok(reason)
     }
 
     /// `None` if the pod is gone, or if it is old enough for `--force`.
@@ -264,26 +277,23 @@ impl Report {
     fn write(&self, output: &mut Output) -> Result<(), Error> {
         let Self { source, listed, unlisted, problems, .. } = self;
         let mut table = Table::new(["NAMESPACE/POD", "NETWORK", "ADDRESS", "CONTAINER", "IFNAME", "RESULT"]);
-        let (mut removed, mut kept) = (0, 0);
-        for Unlisted { network, lease, outcome } in unlisted {
-            let (style, result) = match outcome {
-                Outcome::Removed => {
-                    removed += 1;
-                    (Style::new(), if self.dry_run { "would be removed" } else { "removed" }.to_owned())
-                }
-                Outcome::Kept(reason) => {
-                    kept += 1;
-                    (DIM, format!("kept: {reason}"))
-                }
-                Outcome::Failed(error) => (ERROR, format!("failed: {error}")),
+        let removed = if self.dry_run { "would be removed" } else { "removed" };
+        for one in unlisted {
+            let reason = one.reason.as_deref().unwrap_or_default();
+            let (style, result) = match one.result {
+                Outcome::Removed => (Style::new(), removed.to_owned()),
+                Outcome::Kept => (DIM, format!("kept: {reason}")),
+                Outcome::Failed => (ERROR, format!("failed: {reason}")),
             };
-            let pod = format::pod(&lease.pod, false);
-            let owner = &lease.owner;
-            let container = short(owner.container_id.as_str()).to_owned();
-            table.row(
-                style,
-                [pod, network.to_string(), list(&lease.addresses), container, owner.ifname.to_string(), result],
-            );
+            let cells = [
+                format::pod(&one.kubernetes, false),
+                one.network.to_string(),
+                list(&one.addresses),
+                short(one.container_id.as_str()).to_owned(),
+                one.ifname.to_string(),
+                result,
+            ];
+            table.row(style, cells);
         }
         table.write(output)?;
         for problem in problems {
@@ -296,7 +306,12 @@ impl Report {
             ));
         }
         output.line("")?;
-        let verb = if self.dry_run { "would be removed" } else { "removed" };
-        output.line(format_args!("{} {verb}, {kept} kept; {source} lists {listed} more", count(removed, "attachment")))
+        let number = |result| self.number(result);
+        let (gone, kept) = (count(number(Outcome::Removed), "attachment"), number(Outcome::Kept));
+        output.line(format_args!("{gone} {removed}, {kept} kept; {source} lists {listed} more"))
+    }
+
+    fn number(&self, result: Outcome) -> usize {
+        self.unlisted.iter().filter(|one| one.result == result).count()
     }
 }
