@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use cnikit::{datapath, ipam, netlink, plugin, runtime, spec};
 
-use super::{advice, format};
+use super::{advice, format, grpc};
 use crate::NAME;
 
 /// The reason why a command failed.
@@ -72,6 +72,25 @@ pub(crate) enum Error {
         .path.display()
     )]
     NoRanges { path: PathBuf },
+
+    // `gc`.
+    #[error("cannot use the containers in {list}: {cause}; write one container id per line")]
+    ContainerList { list: String, cause: spec::Error },
+
+    #[error(
+        "no runtime has a socket at {searched}; select it with --runtime-endpoint, or pass the valid containers \
+         with --valid"
+    )]
+    NoRuntime { searched: String },
+
+    #[error("cannot list the pods of the runtime at {}: {cause}; {}", .socket.display(), .cause.remedy())]
+    Runtime { socket: PathBuf, cause: grpc::Error },
+
+    #[error(
+        "{list} lists no attachment of this node, so --force could remove every pod; select the runtime of the pods \
+         with --runtime-endpoint"
+    )]
+    NoneListed { list: String },
 
     // `install` and `uninstall`.
     #[error("cannot parse the install manifest {}: {source}; correct or remove the file", .path.display())]

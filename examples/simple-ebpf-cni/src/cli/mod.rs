@@ -2,13 +2,15 @@
 //!
 //! A container runtime passes its command in `CNI_COMMAND`, an administrator in the arguments. Each
 //! command has its own module, with the options and a function `run`. Modules depend on each other
-//! in one direction, without a circle: `format` and `advice`, then `error`, `output`, `inventory`,
-//! `doctor`, and the other commands.
+//! in one direction, without a circle: `format`, `advice` and `grpc`, then `error`, `output`,
+//! `inventory`, `doctor`, and the other commands.
 
 mod advice;
 mod doctor;
 mod error;
 mod format;
+mod gc;
+mod grpc;
 mod import;
 mod install;
 mod inventory;
@@ -64,6 +66,7 @@ enum Command {
     Status(status::Options),
     Doctor(doctor::Options),
     Repair(repair::Options),
+    Gc(gc::Options),
     Install(install::Options),
     Uninstall(uninstall::Options),
 
@@ -97,6 +100,7 @@ pub(crate) fn run(versions: &[Version]) -> ExitCode {
         Command::Status(options) => status::run(options, &mut output),
         Command::Doctor(options) => doctor::run(options, versions, &mut output),
         Command::Repair(options) => repair::run(options, &mut output),
+        Command::Gc(options) => gc::run(options, &mut output),
         Command::Install(options) => install::run(options, versions, &mut output),
         Command::Uninstall(options) => uninstall::run(options, &mut output),
         Command::Leases(options) => leases::run(options, &mut output),

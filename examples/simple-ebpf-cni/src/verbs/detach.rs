@@ -27,6 +27,12 @@ impl AttachmentLock {
     }
 }
 
+impl From<OwnerLock> for AttachmentLock {
+    fn from(lock: OwnerLock) -> Self {
+        Self { lock: Some(lock) }
+    }
+}
+
 /// Removes all objects of an ADD, finished or not.
 ///
 /// This needs no access to the pod's namespace. The attachment determines the name of the host end,

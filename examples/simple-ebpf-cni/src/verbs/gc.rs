@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, Tenant};
+use cnikit::ipam::{self, LOCK_TIMEOUT, Lease, Store, Tenant};
 use cnikit::netlink::{Link, Socket};
 use cnikit::plugin::{self, Context as _, ErrorCollector, GcRequest, PluginError};
-use cnikit::spec::{Attachment, IfIndex, IfName, KubernetesPod};
+use cnikit::spec::{Attachment, AttachmentKey, IfIndex, IfName, KubernetesPod, NetworkName};
 use simple_ebpf_cni::config::Config;
 use simple_ebpf_cni::endpoints::Endpoints;
 use simple_ebpf_cni::network::Network;
@@ -45,19 +45,9 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), PluginError> {
         failures.push(delegate.gc().context("give addresses back"));
     }
     let ports = failures.push(ports(&network).context("look up the bridge's ports")).unwrap_or_default();
-    // The runtime's list lacks attachments in progress. An attachment with a port and without a
-    // result is among these.
-    let mut locked = leases.locked_owners()?;
-    let mut held = Vec::new();
-    if leases.exists()? {
-        // The store's lock stops new leases during the listing. An owner of a lease that started
-        // after the first lookup is still in progress, or finished before this lock was free.
-        let leases = leases.lock(LOCK_TIMEOUT)?;
-        locked.extend(leases.locked_owners()?);
-        held.extend(leases.leases()?);
-    }
-    let gc_owner = naming::gc_owner();
-    let in_progress = locked.into_iter().filter(|owner| *owner != gc_owner).map(|owner| network.attachment(owner));
+    // An attachment with a port and without a result is among those in progress.
+    let Held { leases: held, in_progress: locked } = Held::read(&leases)?;
+    let in_progress = locked.into_iter().map(|owner| network.attachment(owner));
     let spared: HashSet<Attachment> = valid.into_iter().chain(in_progress).collect();
     let mut collected = HashSet::new();
     for lease in held {
@@ -80,22 +70,59 @@ pub(crate) fn gc(request: &GcRequest<Config>) -> Result<(), PluginError> {
             collected.insert(attachment);
         }
     }
-    if leases.exists()? {
-        let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.remove_orphans());
-        failures.push(freed.context("free addresses without a lease"));
-    }
     // A collected pair is deleted, or its failure is recorded. A new pair of this name belongs to a
     // later ADD.
     let host_ends: HashSet<IfName> = spared.iter().chain(&collected).map(Attachment::host_ifname).collect();
     for port in ports.iter().filter(|port| !host_ends.contains(&port.name)) {
         failures.push(veth::delete_pair(&host, port.index).context("delete the veth pair"));
     }
-    failures.push(remove_entries(&network, &spared).context("remove map entries"));
+    failures.push(remove_unowned(&host, name, &leases, &spared));
     drop(release);
     if !request.net_conf.ip_masq {
         failures.push(masquerade::remove(name).context("remove the masquerade rules"));
     }
-    failures.push(programs::unpin_dead_links(&network.datapath).context("unpin TCX links"));
+    failures.into_result()
+}
+
+/// The leases of a network, and the attachments that other calls create or remove.
+pub(crate) struct Held {
+    pub(crate) leases: Vec<ipam::Result<Lease>>,
+    /// A list of the runtime may lack these.
+    pub(crate) in_progress: Vec<AttachmentKey>,
+}
+
+impl Held {
+    pub(crate) fn read(leases: &Store) -> ipam::Result<Self> {
+        let mut in_progress = leases.locked_owners()?;
+        let mut held = Vec::new();
+        if leases.exists()? {
+            // The store's lock stops new leases during the listing. An owner of a lease that
+            // started after the first lookup is still in progress, or finished before this lock was
+            // free.
+            let leases = leases.lock(LOCK_TIMEOUT)?;
+            in_progress.extend(leases.locked_owners()?);
+            held.extend(leases.leases()?);
+        }
+        let gc_owner = naming::gc_owner();
+        in_progress.retain(|owner| *owner != gc_owner);
+        Ok(Self { leases: held, in_progress })
+    }
+}
+
+/// Removes the remains that no lease leads to: addresses, map entries, pins of TCX links.
+pub(crate) fn remove_unowned(
+    host: &Socket,
+    network: &NetworkName,
+    leases: &Store,
+    spared: &HashSet<Attachment>,
+) -> Result<(), PluginError> {
+    let mut failures = ErrorCollector::default();
+    if leases.exists()? {
+        let freed = leases.lock(LOCK_TIMEOUT).and_then(|mut leases| leases.remove_orphans());
+        failures.push(freed.context("free addresses without a lease"));
+    }
+    failures.push(remove_entries(host, network, leases, spared).context("remove map entries"));
+    failures.push(programs::unpin_dead_links(&naming::datapath(network)).context("unpin TCX links"));
     failures.into_result()
 }
 
@@ -125,12 +152,17 @@ fn collect(network: &Network<'_>, attachment: &Attachment, pod: &KubernetesPod) 
 
 /// Removes the entries of ports that do not exist, and the counters of unused addresses. The
 /// entries of spared attachments stay: they may belong to a new pair with the same index.
-fn remove_entries(network: &Network<'_>, spared: &HashSet<Attachment>) -> Result<(), PluginError> {
+fn remove_entries(
+    host: &Socket,
+    name: &NetworkName,
+    leases: &Store,
+    spared: &HashSet<Attachment>,
+) -> Result<(), PluginError> {
     let _span = info_span!("maps").entered();
-    let Network { host, name, leases, datapath, .. } = network;
+    let datapath = naming::datapath(name);
     let pinned = datapath.is_complete()?.then(|| datapath.maps());
     let spared: HashSet<IfIndex> = spared.iter().map(Attachment::host_ifindex).collect();
-    for maps in [pinned, programs::unpinned_maps(host, datapath, name)?].into_iter().flatten() {
+    for maps in [pinned, programs::unpinned_maps(host, &datapath, name)?].into_iter().flatten() {
         let endpoints = Endpoints::from_maps(&maps)?;
         let links = endpoints.remove_stale_ports(host, &spared)?;
         siblings::prune(host, &endpoints, &links)?;

@@ -5,7 +5,7 @@ mod addresses;
 pub(crate) mod check;
 mod container;
 pub(crate) mod del;
-mod detach;
+pub(crate) mod detach;
 pub(crate) mod gc;
 mod requested;
 mod rollback;

@@ -18,6 +18,7 @@ mod drift;
 mod dual_stack;
 mod gateway;
 mod gc;
+mod gc_command;
 mod hairpin;
 mod install;
 mod instances;

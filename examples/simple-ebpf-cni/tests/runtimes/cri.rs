@@ -54,6 +54,11 @@ impl<'c> Cri<'c> {
         self.await_ready();
     }
 
+    /// The path of the socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.containerd.socket()
+    }
+
     /// Creates a pod, as `crictl runp` does.
     #[track_caller]
     pub(crate) fn run(&'c self, name: &str, requests: PodOptions<'_>) -> Sandbox<'c> {
@@ -111,17 +116,52 @@ impl Sandbox<'_> {
     /// Kills the process that holds the namespaces, and unmounts the network namespace.
     #[track_caller]
     pub(crate) fn destroy(&self) {
+        self.kill(&self.netns());
+    }
+
+    /// As [`destroy`](Self::destroy), for a pod that containerd may have forgotten.
+    #[track_caller]
+    pub(crate) fn kill(&self, netns: &str) {
+        let processes = self.cri.containerd.processes();
+        self.ctr(&["tasks", "kill", "--signal", "SIGKILL"]).run();
+        processes.command("umount").arg(netns).run();
+        processes.command("rm").arg(netns).run();
+    }
+
+    /// The path of the pod's network namespace.
+    #[track_caller]
+    pub(crate) fn netns(&self) -> String {
         let status = self.cri.call("PodSandboxStatus", &self.request().number(2, 1));
         let info = status.inner(2).string(2);
         let info: serde_json::Value = serde_json::from_str(&info).unwrap_or_else(|error| panic!("{error}: {info}"));
         let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array().expect("a list of namespaces");
         let network = namespaces.iter().find(|namespace| namespace["type"] == "network").expect("one of the network");
-        let path = network["path"].as_str().expect("it has a name");
-        let processes = self.cri.containerd.processes();
-        let kill = ["--namespace", NAMESPACE, "tasks", "kill", "--signal", "SIGKILL", &self.id];
-        self.cri.containerd.ctr(&kill).run();
-        processes.command("umount").arg(path).run();
-        processes.command("rm").arg(path).run();
+        network["path"].as_str().expect("it has a name").to_owned()
+    }
+
+    /// Restarts containerd without the label that marks the container as a pod. The pod continues.
+    #[track_caller]
+    pub(crate) fn forget(&self) {
+        self.ctr(&["containers", "label"]).arg("io.cri-containerd.kind=").run();
+        self.cri.restart();
+    }
+
+    /// Deletes a killed pod that containerd has forgotten.
+    #[track_caller]
+    pub(crate) fn delete(self) {
+        // It ends with the exit status of the process.
+        let _ = self.ctr(&["tasks", "delete"]).output();
+        self.ctr(&["containers", "delete"]).run();
+    }
+
+    /// The container id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn ctr(&self, words: &[&str]) -> Command {
+        let arguments = [&["--namespace", NAMESPACE], words, &[&self.id]].concat();
+        self.cri.containerd.ctr(&arguments)
     }
 
     /// Ends the pod, as `crictl stopp` and `crictl rmp` do.

@@ -1,14 +1,16 @@
 //! Pods that containerd creates for the kubelet.
 
+use std::fs;
+
 use cnikit_testbed::{Host, Namespace, eventually, host, privileged, tool};
 use serde_json::{Value, json};
 
 use crate::containerd::Containerd;
 use crate::cri::{Cri, NAMESPACE, PodOptions};
-use crate::image::{SERVED, tiny};
+use crate::image::{PAGE, SERVED, tiny};
 use crate::network::{
-    Attached as _, assert_deserted, assert_not_published, assert_published, assert_reach_each_other, forward, install,
-    map_entries, ours, pairs, peers, portmap, shown_pods,
+    Attached as _, BIN_DIR, NAME, assert_deserted, assert_not_published, assert_published, assert_reach_each_other,
+    forward, install, map_entries, ours, pairs, peers, portmap, shown_pods,
 };
 use crate::processes::PATIENCE;
 
@@ -93,6 +95,46 @@ fn a_pod_without_its_namespace_is_removed() {
         assert_eq!(map_entries(host), 1);
 
         one.remove();
+    });
+}
+
+/// containerd never calls GC. A pod that it forgets, as after an upgrade in place, keeps its lease.
+#[test]
+fn a_pod_that_containerd_has_forgotten_is_collected() {
+    on_cri(&[ours()], |host, cri| {
+        // containerd's cache of results.
+        host.keep("file /var/lib/cni/results/");
+        let [one, two, lost] = ["one", "two", "lost"].map(|name| cri.run(name, PodOptions::default()));
+        let (address, taken, netns) = (one.address(), lost.address(), lost.netns());
+        let lease = format!("/var/lib/cni/simple-ebpf-cni/{NAME}/leases/{}@eth0.json", lost.id());
+        lost.forget();
+
+        let call = |arguments: &[&str]| host.command(format!("{BIN_DIR}/simple-ebpf-cni")).args(arguments);
+        let socket = format!("unix://{}", cri.socket().display());
+        let collect = |option: &str| call(&["gc", "--runtime-endpoint", &socket]).words(option).run();
+        // Its process may still serve.
+        let text = collect("");
+        assert!(text.contains("default/lost") && text.contains("kept: its interface veth"), "{text}");
+        assert_eq!(one.wget(&taken, SERVED, "page"), PAGE);
+
+        lost.kill(&netns);
+        eventually("the end of the pair", PATIENCE, || pairs(host).len() == 2);
+        let checks = call(&["doctor"]).output().stdout;
+        assert!(checks.contains("(default/lost)") && checks.contains("simple-ebpf-cni gc --network"), "{checks}");
+        let text = collect("--dry-run");
+        assert!(text.contains("default/lost") && text.contains("would be removed"), "{text}");
+        assert!(fs::exists(&lease).expect("the directory exists"));
+        let text = collect("");
+        assert!(text.contains(&taken) && text.contains("1 attachment removed, 0 kept"), "{text}");
+        assert!(text.contains("lists 2 more"), "{text}");
+        assert!(!fs::exists(&lease).expect("the directory exists"));
+        assert_eq!(map_entries(host), 2);
+        lost.delete();
+
+        assert_eq!(one.address(), address);
+        assert_reach_each_other(&one, &two);
+        one.remove();
+        two.remove();
     });
 }
 

@@ -70,8 +70,8 @@ fn objects(network: &NodeNetwork, host: &Socket, links: &[Link]) -> Result<Vec<D
     if !gone.is_empty() {
         let (leases, have, names) = (count(gone.len(), "lease"), have(gone.len()), some_names(&gone));
         let found = format!("{leases} of {name} {have} no interface any more ({names})");
-        let them = if gone.len() == 1 { "it" } else { "them" };
-        let remedy = format!("the runtime's GC frees {them}, or an ADD that finds no free address");
+        let (them, pods) = if gone.len() == 1 { ("it", "its pod") } else { ("them", "their pods") };
+        let remedy = format!("{} frees {them}, unless the runtime still lists {pods}", gc_command(network));
         checks.push(Diagnostic::warn("leases", found, remedy));
     }
     checks.extend(attached(network, &pods, host, links)?);
@@ -92,6 +92,11 @@ fn objects(network: &NodeNetwork, host: &Socket, links: &[Link]) -> Result<Vec<D
     Ok(checks)
 }
 
+/// The command that removes the remains of pods.
+fn gc_command(network: &NodeNetwork) -> String {
+    format!("{NAME} gc --network {}{}", network.name, network.options)
+}
+
 /// Reports map entries without an interface.
 fn stale_entries(network: &NodeNetwork, links: &[Link]) -> Result<Option<Diagnostic>, Error> {
     let Some(maps) = network.maps()? else { return Ok(None) };
@@ -107,5 +112,5 @@ fn stale_entries(network: &NodeNetwork, links: &[Link]) -> Result<Option<Diagnos
     }
     let leads = verb(number, "lead");
     let found = || format!("{} in the maps of {} {leads} to no interface", count(number, "entry"), network.name);
-    Ok((number > 0).then(|| Diagnostic::warn("endpoints", found(), "the runtime's GC removes them")))
+    Ok((number > 0).then(|| Diagnostic::warn("endpoints", found(), gc_command(network) + " removes them")))
 }
