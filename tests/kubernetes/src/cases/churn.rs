@@ -11,13 +11,16 @@ use super::objects::{deployment, idle, pod};
 use crate::daemons::Daemon;
 use crate::node::Node;
 use crate::output;
-use crate::process::wait_until;
+use crate::process::{wait_for, wait_until};
 
 /// The pods of the test.
 const PODS: u32 = 100;
 
 /// The time for all of them, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// How long nothing changes on a node without work.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// What pods leave on a node if a DEL does too little, as lines.
 pub(super) fn traces(node: &Node) -> Result<BTreeSet<String>> {
@@ -31,14 +34,26 @@ pub(super) fn traces(node: &Node) -> Result<BTreeSet<String>> {
     Ok(node.shell(script)?.lines().map(str::to_owned).collect())
 }
 
+/// The traces after the runtime has ended the pods of earlier tests, which the API no longer lists.
+pub(super) fn settled_traces(node: &Node) -> Result<BTreeSet<String>> {
+    wait_for(&format!("the end of changes on {}", node.name()), PATIENCE, || {
+        let first = traces(node)?;
+        std::thread::sleep(SETTLED);
+        let second = traces(node)?;
+        Ok((first == second).then_some(second))
+    })
+}
+
 /// Waits until a node has the traces of an earlier time.
 pub(super) fn wait_for_traces(node: &Node, before: &BTreeSet<String>) -> Result<()> {
-    let mut left = BTreeSet::new();
+    let mut changes = Vec::new();
     wait_until(&format!("the end of all traces on {}", node.name()), PATIENCE, || {
-        left = traces(node)?.symmetric_difference(before).cloned().collect();
-        Ok(left.is_empty())
+        let now = traces(node)?;
+        let new = now.difference(before).map(|line| format!("+ {line}"));
+        changes = new.chain(before.difference(&now).map(|line| format!("- {line}"))).collect();
+        Ok(changes.is_empty())
     })
-    .with_context(|| format!("these differ from before the pods: {left:#?}"))
+    .with_context(|| format!("these differ from before the pods:\n{}", changes.join("\n")))
 }
 
 /// A hundred pods start at once, all connect, and end at once. Nothing of them is left.
@@ -46,7 +61,7 @@ pub(super) fn hundred_pods(bench: &Bench) -> Result<()> {
     let nodes = bench.nodes();
     // The first pod of a network leaves its bridge, programs and maps.
     bench.create_ready(nodes.iter().map(|node| pod(&format!("first-{}", node.number()), &node.name(), idle())))?;
-    let before = nodes.iter().map(traces).collect::<Result<Vec<_>>>()?;
+    let before = nodes.iter().map(settled_traces).collect::<Result<Vec<_>>>()?;
     let started = Instant::now();
     bench.create([deployment("many", PODS, idle())])?;
     let limit = LIMIT.as_secs();
@@ -83,7 +98,7 @@ pub(super) fn hundred_pods(bench: &Bench) -> Result<()> {
 /// A pod that the runtime has forgotten keeps its address until `gc`. Other pods are not affected.
 pub(super) fn forgotten_pod(bench: &Bench) -> Result<()> {
     let node = bench.both_ends()[1].clone();
-    let before = traces(&node)?;
+    let before = settled_traces(&node)?;
     bench.create_ready([pod("stays", &node.name(), idle())])?;
     bench.create_ready([pod("forgotten", &node.name(), idle())])?;
     let address = bench.addresses("forgotten")?[0].clone();

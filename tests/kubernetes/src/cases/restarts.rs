@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::bench::{Bench, PATIENCE, strings};
-use super::churn::{traces, wait_for_traces};
+use super::churn::{settled_traces, wait_for_traces};
 use super::objects::{HTTP, deployment, idle, pod, running, server};
 use crate::daemons::Daemon;
 use crate::deploy::manifests;
@@ -86,7 +86,7 @@ pub(super) fn containerd(bench: &Bench) -> Result<()> {
 
 fn restart(bench: &Bench, daemon: Daemon) -> Result<()> {
     let nodes = bench.nodes();
-    let before = nodes.iter().map(traces).collect::<Result<Vec<_>>>()?;
+    let before = nodes.iter().map(settled_traces).collect::<Result<Vec<_>>>()?;
     let traffic = Traffic::start(bench)?;
     for signal in ["TERM", "KILL"] {
         for node in &nodes {
