@@ -1,15 +1,18 @@
 # Short names for the scripts. The CI calls the same scripts.
 .DEFAULT_GOAL := help
-.PHONY: help build dist demo test package soak test-kernels fuzz bench bench-add bench-net bench-plots benchmarks conformance fmt lint doc install
+.PHONY: help build dist demo test package soak cluster cluster-down test-kubernetes test-kernels fuzz bench bench-add bench-net bench-plots benchmarks conformance fmt lint doc install
 
 BIN_DIR ?= /opt/cni/bin
 # More options of `simple-ebpf-cni install`, such as --subnet 10.244.1.0/24
 INSTALL ?=
+# Options of a cluster and of its tests: scripts/cluster.sh up --help, scripts/test-kubernetes.sh --help
+CLUSTER ?=
+KUBERNETES ?=
 # Options of the measurements, such as --quick
 BENCH ?=
 # The build of libbpf is a make too, and has an INSTALL of its own: keep these out of it.
 MAKEOVERRIDES =
-unexport BIN_DIR INSTALL BENCH
+unexport BIN_DIR INSTALL BENCH CLUSTER KUBERNETES
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -31,6 +34,15 @@ package: ## pack the library as for the registry, and test the package
 
 soak: ## kills, errors and races at every step of the plugin, and 10,000 pods (ONLY="soak:: storm::")
 	@scripts/soak.sh $(ONLY)
+
+cluster: ## start a Kubernetes cluster with the plugin, in private namespaces (CLUSTER="--nodes 1 --dual-stack")
+	@scripts/cluster.sh up $(CLUSTER)
+
+cluster-down: ## delete the cluster
+	@scripts/cluster.sh down
+
+test-kubernetes: ## test the plugin on Kubernetes clusters, with Kubernetes' own network tests (KUBERNETES="--short")
+	@scripts/test-kubernetes.sh $(KUBERNETES)
 
 test-kernels: ## run the kernel tests on other kernels, in QEMU (VERSIONS="6.1 6.12")
 	@scripts/kernels.sh $(VERSIONS)

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use sha2::{Digest as _, Sha256};
 
+use crate::layout::Layout;
 use crate::process::wait_until;
 
 /// The mount point of the control groups.
 pub(crate) const ROOT: &str = "/sys/fs/cgroup";
-
-/// The parent of the groups of all nodes.
-const PARENT: &str = "simple-ebpf-cni-cluster";
 
 /// With version 2, the group of the daemons within a node's group. A group with processes cannot
 /// delegate controllers to its children, so the processes leave the node's group itself.
@@ -28,6 +27,17 @@ pub(crate) enum Hierarchies {
     Unified,
     /// A mount for each controller of version 1, by name. `unified` has no controllers.
     Separate(Vec<String>),
+}
+
+/// The control groups of a cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroups {
+    hierarchies: Hierarchies,
+    /// The group of all nodes, relative to the root of a hierarchy. Two clusters in different
+    /// folders have different groups.
+    parent: String,
+    /// The file with the controllers that were not enabled on this machine.
+    enabled: PathBuf,
 }
 
 impl Hierarchies {
@@ -46,13 +56,34 @@ impl Hierarchies {
         }
         Ok(Self::Separate(names))
     }
+}
+
+impl Cgroups {
+    pub(crate) fn new(layout: &Layout) -> Result<Self> {
+        let digest = Sha256::digest(layout.root().as_os_str().as_encoded_bytes());
+        let suffix: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self {
+            hierarchies: Hierarchies::of_machine()?,
+            parent: format!("simple-ebpf-cni-cluster-{suffix}"),
+            enabled: layout.state().join("enabled-controllers"),
+        })
+    }
 
     /// The parents of the nodes' groups.
-    pub(crate) fn parents(&self) -> Vec<PathBuf> {
-        match self {
-            Self::Unified => vec![Path::new(ROOT).join(PARENT)],
-            Self::Separate(names) => names.iter().map(|name| Path::new(ROOT).join(name).join(PARENT)).collect(),
+    fn parents(&self) -> Vec<PathBuf> {
+        match &self.hierarchies {
+            Hierarchies::Unified => vec![Path::new(ROOT).join(&self.parent)],
+            Hierarchies::Separate(names) => {
+                names.iter().map(|name| Path::new(ROOT).join(name).join(&self.parent)).collect()
+            }
         }
+    }
+
+    /// The existing groups, and the controllers that the machine enables for its groups.
+    pub(crate) fn traces(&self) -> Vec<String> {
+        let existing = self.parents().into_iter().filter(|parent| parent.exists());
+        let enabled = fs::read_to_string(Path::new(ROOT).join("cgroup.subtree_control"));
+        existing.map(|parent| parent.display().to_string()).chain(enabled.ok()).collect()
     }
 
     /// The groups of a node. They are the roots in its cgroup namespace.
@@ -63,9 +94,9 @@ impl Hierarchies {
     /// The groups that processes of a running node join.
     pub(crate) fn of_daemons(&self, node: &str) -> Vec<PathBuf> {
         let roots = self.roots(node).into_iter();
-        match self {
-            Self::Unified => roots.map(|group| group.join(DAEMONS)).collect(),
-            Self::Separate(_) => roots.collect(),
+        match self.hierarchies {
+            Hierarchies::Unified => roots.map(|group| group.join(DAEMONS)).collect(),
+            Hierarchies::Separate(_) => roots.collect(),
         }
     }
 
@@ -75,14 +106,17 @@ impl Hierarchies {
             let group = parent.join(node);
             fs::create_dir_all(&group)
                 .with_context(|| format!("cannot create the control group {}", group.display()))?;
-            match self {
-                Self::Unified => {
-                    delegate_controllers(Path::new(ROOT))?;
-                    delegate_controllers(&parent)?;
+            match self.hierarchies {
+                Hierarchies::Unified => {
+                    let new = enable_controllers(Path::new(ROOT))?;
+                    if !new.is_empty() {
+                        fs::write(&self.enabled, new.join(" "))?;
+                    }
+                    enable_controllers(&parent)?;
                 }
                 // A new group of this controller has no processors and no memory, and accepts no
                 // process.
-                Self::Separate(_) if parent.parent().is_some_and(|mount| mount.ends_with("cpuset")) => {
+                Hierarchies::Separate(_) if parent.parent().is_some_and(|mount| mount.ends_with("cpuset")) => {
                     for file in ["cpuset.cpus", "cpuset.mems"] {
                         let value = fs::read_to_string(Path::new(ROOT).join("cpuset").join(file))?;
                         for group in [&parent, &group] {
@@ -90,22 +124,22 @@ impl Hierarchies {
                         }
                     }
                 }
-                Self::Separate(_) => {}
+                Hierarchies::Separate(_) => {}
             }
         }
         Ok(())
     }
 
-    /// With version 2, delegates all controllers to the groups of pods. The node's namespaces exist.
+    /// With version 2, enables all controllers for the groups of pods. The node's namespaces exist.
     pub(crate) fn delegate(&self, node: &str) -> Result<()> {
-        if *self == Self::Unified {
+        if self.hierarchies == Hierarchies::Unified {
             for root in self.roots(node) {
                 let daemons = root.join(DAEMONS);
                 fs::create_dir_all(&daemons)?;
                 for pid in fs::read_to_string(root.join("cgroup.procs"))?.lines() {
                     write(&daemons.join("cgroup.procs"), pid)?;
                 }
-                delegate_controllers(&root)?;
+                enable_controllers(&root)?;
             }
         }
         Ok(())
@@ -113,8 +147,7 @@ impl Hierarchies {
 
     /// Removes the groups of a node, whose processes are killed.
     pub(crate) fn remove(&self, node: &str) -> Result<()> {
-        for parent in self.parents() {
-            let group = parent.join(node);
+        for group in self.roots(node) {
             wait_until(&format!("the end of the processes in {}", group.display()), EMPTY, || {
                 remove_tree(&group)?;
                 Ok(true)
@@ -123,10 +156,13 @@ impl Hierarchies {
         Ok(())
     }
 
-    /// Removes the parents of the nodes' groups.
+    /// Removes the parents of the nodes' groups, and disables the controllers again that the
+    /// machine had not enabled.
     pub(crate) fn remove_parents(&self) -> Result<()> {
-        for parent in self.parents() {
-            remove_tree(&parent)?;
+        self.parents().iter().try_for_each(|parent| remove_tree(parent))?;
+        if let Ok(enabled) = fs::read_to_string(&self.enabled) {
+            let disable: Vec<_> = enabled.split_whitespace().map(|name| format!("-{name}")).collect();
+            write(&Path::new(ROOT).join("cgroup.subtree_control"), &disable.join(" "))?;
         }
         Ok(())
     }
@@ -144,11 +180,20 @@ fn remove_tree(group: &Path) -> Result<()> {
     fs::remove_dir(group).with_context(|| format!("cannot remove the control group {}", group.display()))
 }
 
-/// Enables all controllers of a group of version 2 for its children.
-fn delegate_controllers(group: &Path) -> Result<()> {
-    let controllers = fs::read_to_string(group.join("cgroup.controllers"))?;
-    let all: Vec<_> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
-    write(&group.join("cgroup.subtree_control"), &all.join(" "))
+/// Enables all controllers of a group of version 2 for its children. Returns those that were not
+/// enabled before.
+fn enable_controllers(group: &Path) -> Result<Vec<String>> {
+    let read = |file: &str| -> Result<Vec<String>> {
+        let text = fs::read_to_string(group.join(file))?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
+    };
+    let before = read("cgroup.subtree_control")?;
+    let new: Vec<_> = read("cgroup.controllers")?.into_iter().filter(|name| !before.contains(name)).collect();
+    let words: Vec<_> = new.iter().map(|name| format!("+{name}")).collect();
+    if !words.is_empty() {
+        write(&group.join("cgroup.subtree_control"), &words.join(" "))?;
+    }
+    Ok(new)
 }
 
 fn write(path: &Path, value: &str) -> Result<()> {

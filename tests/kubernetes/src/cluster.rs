@@ -7,7 +7,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::cgroups::Hierarchies;
+use crate::cgroups::Cgroups;
 use crate::credentials;
 use crate::daemons::{CONTROL_PLANE, Daemon, Daemons};
 use crate::images;
@@ -42,7 +42,7 @@ impl Cluster {
         }
         let archive = images::build_tools(layout)?;
         fs::create_dir_all(layout.state()).with_context(|| format!("cannot create {}", layout.state().display()))?;
-        Machine::observe()?.store(layout)?;
+        Machine::observe(layout)?.store(layout)?;
         fs::write(layout.settings(), serde_json::to_vec_pretty(settings)?)?;
         let cluster = Self { layout: layout.clone(), settings: settings.clone() };
         credentials::create(layout, settings)?;
@@ -167,11 +167,11 @@ pub(crate) fn down(layout: &Layout) -> Result<Vec<String>> {
         Node::new(layout, number).kill()?;
     }
     World::new(layout).stop()?;
-    Hierarchies::of_machine()?.remove_parents()?;
+    Cgroups::new(layout)?.remove_parents()?;
     let before = Machine::stored(layout);
     fs::remove_dir_all(layout.state()).with_context(|| format!("cannot delete {}", layout.state().display()))?;
     let _ = fs::remove_file(layout.kubectl());
-    before.map_or_else(|| Ok(Vec::new()), |before| Ok(Machine::observe()?.changes_since(&before)))
+    before.map_or_else(|| Ok(Vec::new()), |before| Ok(Machine::observe(layout)?.changes_since(&before)))
 }
 
 /// A word of the shell.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::cgroups::Hierarchies;
+use crate::cgroups::Cgroups;
 use crate::layout::Layout;
 use crate::process::run;
 
@@ -41,7 +41,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// The present state: links, addresses, routes, rules of packet filters, mounts, sysctls, and
     /// the cluster's control groups.
-    pub(crate) fn observe() -> Result<Self> {
+    pub(crate) fn observe(layout: &Layout) -> Result<Self> {
         let mut lines = BTreeSet::new();
         for (what, words) in [
             ("link", &["-o", "link", "show"][..]),
@@ -61,9 +61,7 @@ impl Machine {
         let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
         lines.extend(mounts.lines().map(|line| format!("mount {line}")));
         sysctls(Path::new("/proc/sys"), &mut lines);
-        for parent in Hierarchies::of_machine()?.parents().into_iter().filter(|parent| parent.exists()) {
-            lines.insert(format!("cgroup {}", parent.display()));
-        }
+        lines.extend(Cgroups::new(layout)?.traces().into_iter().map(|line| format!("cgroup {line}")));
         Ok(Self { lines })
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::cgroups::Hierarchies;
+use crate::cgroups::Cgroups;
 use crate::layout::Layout;
 use crate::process::{run, wait_until};
 use crate::settings::{UNDERLAY_PREFIXES, WORLD, addresses, node_name};
@@ -108,19 +108,19 @@ impl Node {
             return Ok(());
         }
         let name = self.name();
-        let hierarchies = Hierarchies::of_machine()?;
-        hierarchies.create(&name)?;
+        let cgroups = Cgroups::new(&self.layout)?;
+        cgroups.create(&name)?;
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/uuid").context("cannot draw a boot id")?;
         let state = self.layout.node(self.number, "");
         fs::create_dir_all(&state)?;
-        let mut unshare = joined(&hierarchies.roots(&name));
+        let mut unshare = joined(&cgroups.roots(&name));
         unshare
             .args(["setsid", "unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--cgroup"])
             .args(["--fork", "--kill-child", "--propagation", "private"])
             .arg(std::env::current_exe()?)
             .args(["hold-node", "--name", &name, "--boot-id", boot_id.trim(), "--state"]);
         let pid = start_holder(&self.layout, &name, unshare.arg(&state))?;
-        hierarchies.delegate(&name)?;
+        cgroups.delegate(&name)?;
         self.connect(pid)
     }
 
@@ -146,7 +146,7 @@ impl Node {
     /// A command in all namespaces and in the control groups of the node.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
         let pid = self.pid()?.to_string();
-        let mut command = joined(&Hierarchies::of_machine()?.of_daemons(&self.name()));
+        let mut command = joined(&Cgroups::new(&self.layout)?.of_daemons(&self.name()));
         command.args(["nsenter", "--target", &pid, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"]);
         command.arg(program);
         Ok(command)
@@ -202,7 +202,7 @@ impl Node {
     /// Kills all processes of the node at once, as a power failure does.
     pub(crate) fn kill(&self) -> Result<()> {
         kill_holder(&self.layout, &self.name())?;
-        Hierarchies::of_machine()?.remove(&self.name())
+        Cgroups::new(&self.layout)?.remove(&self.name())
     }
 }
 
