@@ -5,7 +5,7 @@
 #
 # usage: scripts/kernels.sh [--quick] [VERSION...]
 #        VERSION  a kernel series such as 6.1; the default is 5.10, 6.1 and 6.12
-#        LIMIT    seconds after which a machine is stopped (1800)
+#        LIMIT    seconds after which a machine is stopped (3600)
 #        TESTS    the test binaries (all that depend on the kernel)
 #        FILTER   the tests in them: parts of test names, separated by commas, for example
 #                 TESTS=blackbox FILTER=upgrade::,services::
@@ -35,8 +35,8 @@ programs=(mount umount mkfifo date sh bash script cat sleep timeout nsenter unsh
 peers=(/usr/lib/cni/{host-local,sbr,static})
 # The kernel modules that they need, if they are not built in.
 modules=(veth bridge br_netfilter macvlan macvtap ipvlan 8021q vxlan vrf dummy ifb tun cls_bpf cls_u32 cls_matchall act_mirred sch_ingress sch_tbf sch_htb nf_tables nft_ct nft_chain_nat nft_nat nft_masq nft_redir nft_limit nft_fib_inet nft_reject_inet nft_reject_ipv4 nft_reject_ipv6 nft_reject_bridge nft_meta_bridge nf_conntrack_netlink nf_conntrack_bridge overlay)
-# Seconds that a machine may run: several times the time that two idle processors need.
-limit=${LIMIT:-1800}
+# Seconds that a machine may run: several times the time that an idle processor needs.
+limit=${LIMIT:-3600}
 
 started=$SECONDS
 skip() {
