@@ -43,6 +43,7 @@ if [ -n "$QUICK" ]; then
     set -- "$@" --skip bad_input:: --skip protocol:: --skip scale:: --skip a_full_flow_table
     set -- "$@" --skip programs_and_model_agree
     # Files and texts, which do not depend on the kernel.
+    set -- "$@" --skip ipam:: --skip spec:: --skip plugin:: --skip runtime::
     set -- "$@" --skip leases:: --skip status:: --skip logs:: --skip log_file:: --skip pools:: --skip requested::
     set -- "$@" --skip keys:: --skip malformed_input::
     # Many calls at once, which are slow on an emulated processor.
