@@ -89,7 +89,7 @@ libraries() {
     local folder=$target_dir/dist/$1/lib compiler=$2 flags=$3 sources=$4
     as_caller rm -rf "$folder"
     as_caller make -s -j"$(nproc)" -f scripts/static/Makefile "OUT=$folder" "SOURCES=$sources" "CC=$compiler" \
-        "CFLAGS=-Os -fPIC -ffunction-sections -fdata-sections -w -ffile-prefix-map=$sources=. $flags" >&2
+        "CFLAGS=-Os -fPIC -ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables -w -ffile-prefix-map=$sources=. $flags" >&2
     printf '%s\n' "$folder"
 }
 
