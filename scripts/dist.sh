@@ -16,6 +16,8 @@ name=simple-ebpf-cni
 # The largest allowed binary in bytes: its size with all commands, and a small reserve. The limit
 # makes growth visible, because every node loads this file.
 limit=3300000
+# No Rust panic unwinds through a C function, so the C libraries need no unwind tables.
+no_unwinding=-fno-asynchronous-unwind-tables
 host=$(uname -m)
 architectures=("$@")
 [ $# -gt 0 ] || architectures=("$host")
@@ -89,7 +91,7 @@ libraries() {
     local folder=$target_dir/dist/$1/lib compiler=$2 flags=$3 sources=$4
     as_caller rm -rf "$folder"
     as_caller make -s -j"$(nproc)" -f scripts/static/Makefile "OUT=$folder" "SOURCES=$sources" "CC=$compiler" \
-        "CFLAGS=-Os -fPIC -ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables -w -ffile-prefix-map=$sources=. $flags" >&2
+        "CFLAGS=-Os -fPIC -ffunction-sections -fdata-sections $no_unwinding -w -ffile-prefix-map=$sources=. $flags" >&2
     printf '%s\n' "$folder"
 }
 
@@ -119,7 +121,7 @@ build() {
         "LIBBPF_SYS_LIBRARY_PATH_${target//-/_}=$(libraries "$arch" "$compiler" "$flags" "$sources")"
         "CARGO_TARGET_${upper//-/_}_LINKER=$compiler"
         "CC_${target//-/_}=$compiler"
-        "CFLAGS_${target//-/_}=$flags -I$sources/elfutils/libelf -I$sources/zlib"
+        "CFLAGS_${target//-/_}=$flags $no_unwinding -I$sources/elfutils/libelf -I$sources/zlib"
         "SIMPLE_EBPF_CNI_REVISION=$SIMPLE_EBPF_CNI_REVISION"
     )
     # With packed relocations, each address that the start-up code relocates takes one bit instead

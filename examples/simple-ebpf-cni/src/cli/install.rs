@@ -73,7 +73,7 @@ pub(crate) struct Options {
 
     /// Plugin that install leaves out of the list in --config if the plugin directory does not have
     /// it; can be repeated
-    #[arg(long, value_name = "TYPE", requires = "config")]
+    #[arg(long, value_name = "TYPE", requires = "config", conflicts_with = "subnet")]
     optional: Vec<PluginType>,
 
     /// Number before the name of the configuration file, from 0 to 99. Runtimes use the file that

@@ -428,7 +428,10 @@ fn portmap_is_in_the_list_if_the_node_has_it() {
         let output = command(&node.install(&format!("--config {}", source.display())));
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(output.stdout.contains("FAIL") && output.stdout.contains("portmap"), "{output:?}");
-        assert!(refused(2, &node.install("--subnet 10.99.0.0/24 --optional portmap")).contains("--config"));
+        for (options, word) in [("", "--config"), ("--subnet 10.99.0.0/24", "--subnet")] {
+            let message = refused(2, &node.install(&format!("{options} --optional portmap")));
+            assert!(message.contains(word), "{message}");
+        }
 
         fs::write(node.bin_dir.join("portmap"), "#!/bin/sh\nexit 1\n").expect("room");
         fs::set_permissions(node.bin_dir.join("portmap"), fs::Permissions::from_mode(0o755)).expect("the owner");
