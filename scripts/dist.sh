@@ -107,6 +107,14 @@ for_musl() {
         " -isystem $system/usr/include/$arch-linux-musl -isystem $folder"
 }
 
+# The folder with the name under which gcc looks for lld.
+rust_lld() {
+    local folder
+    folder=$(as_caller rustc --print sysroot)/lib/rustlib/$host-unknown-linux-gnu/bin/gcc-ld
+    [ -x "$folder/ld.lld" ] || fail "this Rust toolchain has no lld: $folder/ld.lld"
+    printf '%s\n' "$folder"
+}
+
 # Builds the binary of an architecture. The last line of the output is its path.
 build() {
     local arch=$1 debian=$2 target=$1-unknown-linux-musl compiler=$1-linux-gnu-gcc system sources flags
@@ -121,12 +129,15 @@ build() {
         "LIBBPF_SYS_LIBRARY_PATH_${target//-/_}=$(libraries "$arch" "$compiler" "$flags" "$sources")"
         "CARGO_TARGET_${upper//-/_}_LINKER=$compiler"
         "CC_${target//-/_}=$compiler"
-        "CFLAGS_${target//-/_}=$flags $no_unwinding -I$sources/elfutils/libelf -I$sources/zlib"
+        "CFLAGS_${target//-/_}=$flags -I$sources/elfutils/libelf -I$sources/zlib"
+        "LIBBPF_SYS_EXTRA_CFLAGS=$no_unwinding"
         "SIMPLE_EBPF_CNI_REVISION=$SIMPLE_EBPF_CNI_REVISION"
     )
     # With packed relocations, each address that the start-up code relocates takes one bit instead
     # of 24 bytes, if the linker supports them.
     local options=(--cfg=cnikit_static -Ctarget-feature=+crt-static "-Clink-arg=-Wl,-z,pack-relative-relocs") registry
+    # Rust's own lld links functions with the same code once. No code compares their addresses.
+    options+=("-Clink-arg=-B$(rust_lld)" -Clink-arg=-fuse-ld=lld -Clink-arg=-Wl,--icf=all)
     # Paths in panics and debug information must not depend on the folder of the build.
     options+=("--remap-path-prefix=$root=." "--remap-path-prefix=$target_dir=target")
     for registry in "$registries"/*; do options+=("--remap-path-prefix=$registry=registry"); done

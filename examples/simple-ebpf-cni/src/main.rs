@@ -3,7 +3,8 @@
 //! Each pod gets a veth pair on a bridge and an address from the network's subnet. An eBPF program
 //! at TC counts the pod's packets and redirects packets for other pods. `cnikit` makes the system
 //! calls, and the library of this package manages the objects of a network. The binary adds the
-//! CNI verbs and, with the feature `cli`, the commands. Under the name `loopback` it is that plugin.
+//! CNI verbs and, with the feature `cli`, the commands. Under the name `loopback` it serves that
+//! plugin.
 
 #[cfg(feature = "cli")]
 mod cli;

@@ -60,7 +60,7 @@ fn add_brings_lo_up_and_del_sets_it_down() {
             );
             let addresses: Vec<_> = result["ips"].as_array().expect("a list").iter().map(|ip| &ip["address"]).collect();
             assert_eq!(addresses, ["127.0.0.1/8", "::1/128"]);
-            // A runtime repeats a call whose answer it has lost.
+            // A runtime repeats a call if it has lost the answer.
             assert_eq!(call(&plugin, "ADD", &config, &pod).result(), result);
             for _ in 0..2 {
                 call(&plugin, "DEL", &config, &pod).silent();

@@ -106,8 +106,8 @@ fn image(host: &Host) -> PathBuf {
     })
 }
 
-/// The directory that the kubelet creates from the ConfigMap: a file for the node, here the sample
-/// of a release with `portmap`, as the template writes it.
+/// The directory that the kubelet creates from the ConfigMap, with a file for the node. The file is
+/// the sample of a release with `portmap`, as the template writes it.
 fn node_files(host: &Host) -> PathBuf {
     let folder = host.scratch();
     let sample = manifests::folder().join("10-podnet.conflist");

@@ -48,8 +48,8 @@ impl Report {
         Ok(networks)
     }
 
-    /// Removes the binary and `loopback`, unless a configuration needs them. `others` are networks that keep their
-    /// configuration.
+    /// Removes the binary and `loopback`, unless a configuration needs them. `others` are networks
+    /// that keep their configuration.
     pub(super) fn remove_binaries(
         &mut self,
         manifest: &mut Manifest,
