@@ -41,7 +41,7 @@ pub(crate) fn without(
 /// The places of the plugins in the text of a valid list.
 ///
 /// The type `RawValue` of serde_json knows the places, too. Its feature makes the code of each
-/// serialized struct longer, 1 % of the binary.
+/// serialized struct longer: 25 KB in the binary.
 fn places(text: &[u8]) -> Vec<Range<usize>> {
     let (mut places, mut start, mut depth, mut in_plugins) = (Vec::new(), 0, 0, false);
     // The last string outside of lists and inner objects: before a list, it is the key.
