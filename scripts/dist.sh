@@ -137,7 +137,7 @@ build() {
     # of 24 bytes, if the linker supports them.
     local options=(--cfg=cnikit_static -Ctarget-feature=+crt-static "-Clink-arg=-Wl,-z,pack-relative-relocs") registry
     # Rust's own lld links functions with the same code once. No code compares their addresses.
-    options+=("-Clink-arg=-B$(rust_lld)" -Clink-arg=-fuse-ld=lld -Clink-arg=-Wl,--icf=all)
+    options+=("-Clink-arg=-B$(rust_lld)" -Clink-arg=-fuse-ld=lld "-Clink-arg=-Wl,--icf=all")
     # Paths in panics and debug information must not depend on the folder of the build.
     options+=("--remap-path-prefix=$root=." "--remap-path-prefix=$target_dir=target")
     for registry in "$registries"/*; do options+=("--remap-path-prefix=$registry=registry"); done
