@@ -16,6 +16,8 @@ name=simple-ebpf-cni
 # The largest allowed binary in bytes: its size with all commands, and a small reserve. The limit
 # makes growth visible, because every node loads this file.
 limit=3300000
+# No Rust panic unwinds through a C function, so the C libraries need no unwind tables.
+no_unwinding=-fno-asynchronous-unwind-tables
 host=$(uname -m)
 architectures=("$@")
 [ $# -gt 0 ] || architectures=("$host")
@@ -89,7 +91,7 @@ libraries() {
     local folder=$target_dir/dist/$1/lib compiler=$2 flags=$3 sources=$4
     as_caller rm -rf "$folder"
     as_caller make -s -j"$(nproc)" -f scripts/static/Makefile "OUT=$folder" "SOURCES=$sources" "CC=$compiler" \
-        "CFLAGS=-Os -fPIC -ffunction-sections -fdata-sections -w -ffile-prefix-map=$sources=. $flags" >&2
+        "CFLAGS=-Os -fPIC -ffunction-sections -fdata-sections $no_unwinding -w -ffile-prefix-map=$sources=. $flags" >&2
     printf '%s\n' "$folder"
 }
 
@@ -103,6 +105,14 @@ for_musl() {
     as_caller ln -sfn "$system/usr/include/$arch-linux-gnu/asm" "$folder/asm"
     printf '%s' "-nostdinc -isystem $("$compiler" -print-file-name=include)" \
         " -isystem $system/usr/include/$arch-linux-musl -isystem $folder"
+}
+
+# The folder with the name under which gcc looks for lld.
+rust_lld() {
+    local folder
+    folder=$(as_caller rustc --print sysroot)/lib/rustlib/$host-unknown-linux-gnu/bin/gcc-ld
+    [ -x "$folder/ld.lld" ] || fail "this Rust toolchain has no lld: $folder/ld.lld"
+    printf '%s\n' "$folder"
 }
 
 # Builds the binary of an architecture. The last line of the output is its path.
@@ -120,11 +130,14 @@ build() {
         "CARGO_TARGET_${upper//-/_}_LINKER=$compiler"
         "CC_${target//-/_}=$compiler"
         "CFLAGS_${target//-/_}=$flags -I$sources/elfutils/libelf -I$sources/zlib"
+        "LIBBPF_SYS_EXTRA_CFLAGS=$no_unwinding"
         "SIMPLE_EBPF_CNI_REVISION=$SIMPLE_EBPF_CNI_REVISION"
     )
     # With packed relocations, each address that the start-up code relocates takes one bit instead
     # of 24 bytes, if the linker supports them.
     local options=(--cfg=cnikit_static -Ctarget-feature=+crt-static "-Clink-arg=-Wl,-z,pack-relative-relocs") registry
+    # Rust's own lld links functions with the same code once. No code compares their addresses.
+    options+=("-Clink-arg=-B$(rust_lld)" -Clink-arg=-fuse-ld=lld "-Clink-arg=-Wl,--icf=all")
     # Paths in panics and debug information must not depend on the folder of the build.
     options+=("--remap-path-prefix=$root=." "--remap-path-prefix=$target_dir=target")
     for registry in "$registries"/*; do options+=("--remap-path-prefix=$registry=registry"); done

@@ -55,11 +55,14 @@ impl Suite {
     /// [`Error::Plugin`] or [`Error::Config`].
     pub fn new(plugin: impl AsRef<Path>, config: Value) -> Result<Self, Error> {
         let path = plugin.as_ref();
-        let plugin = path.canonicalize().map_err(|source| Error::Plugin { path: path.to_owned(), source })?;
+        let failed = |source| Error::Plugin { path: path.to_owned(), source };
+        let real = path.canonicalize().map_err(failed)?;
+        // A program with several plugins recognizes the called one by the name of a link.
+        let plugin = std::path::absolute(path).map_err(failed)?;
         let executable = path.file_name().unwrap_or_default().to_string_lossy();
         let config = Config::new(config, &executable)?;
         let subject = Subject {
-            cni_path: plugin.parent().map(Path::to_owned).into_iter().collect(),
+            cni_path: real.parent().map(Path::to_owned).into_iter().collect(),
             plugin,
             timeout: TIMEOUT,
             prepare: None,

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
 use serde_json::Value;
-use tracing::warn;
+use tracing::{Dispatch, warn};
 
 use super::trace::{CallSpan, record_addresses};
 use super::{
@@ -74,7 +74,7 @@ pub(super) fn dispatch_to<P: Plugin>(
     };
     // A panic leaves partial state behind. Only `state` is used afterwards, and each of its fields
     // is valid at any time.
-    let handled = catch_unwind(AssertUnwindSafe(|| handle(plugin, variable, stdin, &mut state)))
+    let handled = catch_unwind(AssertUnwindSafe(|| handle(&Typed(plugin), variable, stdin, &mut state)))
         .unwrap_or_else(|payload| Err(panic_error(payload.as_ref())));
     let CallState { mut response, version, span } = state;
     span.end(handled.as_ref().err());
@@ -121,8 +121,57 @@ struct Versions<'a> {
     supported_versions: &'a [Version],
 }
 
-fn handle<P: Plugin>(
-    plugin: &P,
+/// A plugin without the type of its configuration. A program with several plugins has the code of a
+/// call only once.
+trait Verbs {
+    fn info(&self) -> PluginInfo;
+    fn versions(&self) -> &[Version];
+    fn subscriber(&self, config: &RawConfig) -> Option<Dispatch>;
+    fn add(&self, response: &mut Response<'_>, call: Call) -> Result<(), PluginError>;
+    fn del(&self, call: Call) -> Result<(), PluginError>;
+    fn check(&self, call: Call) -> Result<(), PluginError>;
+    fn gc(&self, call: Call) -> Result<(), PluginError>;
+    fn status(&self, call: Call) -> Result<(), PluginError>;
+}
+
+struct Typed<'a, P>(&'a P);
+
+impl<P: Plugin> Verbs for Typed<'_, P> {
+    fn info(&self) -> PluginInfo {
+        self.0.info()
+    }
+
+    fn versions(&self) -> &[Version] {
+        self.0.versions()
+    }
+
+    fn subscriber(&self, config: &RawConfig) -> Option<Dispatch> {
+        self.0.subscriber(config)
+    }
+
+    fn add(&self, response: &mut Response<'_>, call: Call) -> Result<(), PluginError> {
+        add(response, self.0, call)
+    }
+
+    fn del(&self, call: Call) -> Result<(), PluginError> {
+        del(self.0, call)
+    }
+
+    fn check(&self, call: Call) -> Result<(), PluginError> {
+        check(self.0, call)
+    }
+
+    fn gc(&self, call: Call) -> Result<(), PluginError> {
+        gc(self.0, call)
+    }
+
+    fn status(&self, call: Call) -> Result<(), PluginError> {
+        status(self.0, call)
+    }
+}
+
+fn handle(
+    plugin: &dyn Verbs,
     variable: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn Read,
     state: &mut CallState<'_>,
@@ -147,11 +196,11 @@ fn handle<P: Plugin>(
     span.run(|| {
         let call = |environment, raw_config| Call::read(environment, raw_config, plugin.versions());
         match command {
-            Command::Add => add(response, plugin, call(environment, raw_config)?),
-            Command::Del => del(plugin, call(environment, raw_config)?),
-            Command::Check => check(plugin, call(environment, raw_config)?),
-            Command::Gc => gc(plugin, call(environment, raw_config)?),
-            Command::Status => status(plugin, call(environment, raw_config)?),
+            Command::Add => plugin.add(response, call(environment, raw_config)?),
+            Command::Del => plugin.del(call(environment, raw_config)?),
+            Command::Check => plugin.check(call(environment, raw_config)?),
+            Command::Gc => plugin.gc(call(environment, raw_config)?),
+            Command::Status => plugin.status(call(environment, raw_config)?),
             Command::Version => response.write(&versions(plugin.versions(), &raw_config)?),
         }
     })

@@ -3,13 +3,15 @@
 //! Each pod gets a veth pair on a bridge and an address from the network's subnet. An eBPF program
 //! at TC counts the pod's packets and redirects packets for other pods. `cnikit` makes the system
 //! calls, and the library of this package manages the objects of a network. The binary adds the
-//! CNI verbs and, with the feature `cli`, the commands.
+//! CNI verbs and, with the feature `cli`, the commands. Under the name `loopback` it serves that
+//! plugin.
 
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(not(feature = "cli"))]
 #[path = "no_cli.rs"]
 mod cli;
+mod loopback;
 mod verbs;
 
 use std::process::ExitCode;
@@ -71,5 +73,8 @@ impl Plugin for SimpleEbpfCni {
 }
 
 fn main() -> ExitCode {
+    if loopback::is_called() {
+        return cnikit::plugin::run(&loopback::Loopback);
+    }
     if cli::is_cli_invocation() { cli::run(SimpleEbpfCni.versions()) } else { cnikit::plugin::run(&SimpleEbpfCni) }
 }

@@ -1,13 +1,15 @@
-//! `install`: copies this binary to the runtime's plugin directory, and writes a configuration.
+//! `install`: copies this binary to the runtime's plugin directory, links `loopback` to it if the
+//! name is free, and writes a configuration.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{self, Path, PathBuf};
+use std::slice;
 
 use clap::Args;
 use cnikit::netlink::Socket;
-use cnikit::runtime::NetworkConfigList;
-use cnikit::spec::{IfName, NetworkName, Version};
+use cnikit::runtime::{self, NetworkConfigList};
+use cnikit::spec::{IfName, NetworkName, PluginType, Version};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 use serde_json::json;
@@ -19,8 +21,9 @@ use super::doctor::node::node;
 use super::error::Error;
 use super::inventory::ConfiguredNetwork;
 use super::manifest::{FileState, InstallLock, Manifest};
+use super::optional::without;
 use super::output::{DIM, Output};
-use super::paths::{BIN_DIR, CONF_DIR, ORDERS, numbered};
+use super::paths::{BIN_DIR, CONF_DIR, LOOPBACK, ORDERS, PORTMAP, numbered};
 use crate::NAME;
 
 const EXIT_STATUS: &str = "\
@@ -31,9 +34,12 @@ Exit status:
 
 /// Install this binary as a plugin and, with --subnet or --config, a network configuration.
 ///
+/// If the plugin directory has no `loopback`, install links that name to the binary, which serves
+/// it too. With --subnet, the configuration has `portmap` if the plugin directory has it.
+///
 /// A failed or killed install leaves no partial file. Install does not replace files that it did
-/// not write, or that were changed since. --force overrides this. If a check of `doctor` fails,
-/// nothing is installed.
+/// not write, or that were changed since. --force overrides this, except for `loopback`. If a check
+/// of `doctor` fails, nothing is installed.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
@@ -65,6 +71,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// Plugin that install leaves out of the list in --config if the plugin directory does not have
+    /// it; can be repeated
+    #[arg(long, value_name = "TYPE", requires = "config", conflicts_with = "subnet")]
+    optional: Vec<PluginType>,
+
     /// Number before the name of the configuration file, from 0 to 99. Runtimes use the file that
     /// sorts first [default: 10, or less if 10 would not sort first]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(i64::from(*ORDERS.start())..=i64::from(*ORDERS.end())))]
@@ -74,8 +85,8 @@ pub(crate) struct Options {
     #[arg(long)]
     ignore_checks: bool,
 
-    /// Overwrite files that install did not write or that were changed. Also write the
-    /// configuration if another file already configures the network
+    /// Overwrite files that install did not write or that were changed, except a `loopback`. Also
+    /// write the configuration if another file already configures the network
     #[arg(long)]
     force: bool,
 
@@ -88,6 +99,13 @@ pub(crate) struct Options {
     json: bool,
 }
 
+/// The requested configuration.
+struct Configuration {
+    network: Option<(ConfiguredNetwork, NetworkConfigList)>,
+    /// The optional plugins that the node does not have.
+    left_out: Vec<PluginType>,
+}
+
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
@@ -95,6 +113,8 @@ struct Report {
     /// The checks with a warning or failure.
     checks: Vec<Diagnostic>,
     files: Vec<File>,
+    /// The optional plugins that the node does not have.
+    left_out: Vec<PluginType>,
     /// Whether this install or an earlier one has written a configuration.
     #[serde(skip)]
     is_configured: bool,
@@ -106,11 +126,15 @@ struct File {
     path: PathBuf,
     action: Action,
     #[serde(skip)]
-    content: Vec<u8>,
-    #[serde(skip)]
-    mode: u32,
+    content: Content,
     #[serde(skip)]
     network: Option<NetworkName>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Bytes { bytes: Vec<u8>, mode: u32 },
+    LinkTo(&'static str),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -119,36 +143,41 @@ enum Action {
     Create,
     Replace,
     Keep,
+    /// The file of another program stays, and serves the same purpose.
+    Foreign,
     /// The report has another file with the content.
     Remove,
 }
 
 pub(crate) fn run(options: &Options, versions: &[Version], output: &mut Output) -> Result<(), Error> {
     let options = &options.clone().absolute()?;
-    let network = options.configuration()?;
+    let Configuration { network, left_out } = options.configuration()?;
     let _lock = if options.dry_run { None } else { Some(InstallLock::acquire(&options.data_dir)?) };
     let mut manifest = Manifest::read(&options.data_dir)?;
-    let mut files = vec![options.binary(&manifest)?];
+    let mut files = vec![options.binary(&manifest)?, options.loopback(&manifest)?];
     if let Some((network, list)) = &network {
         files.extend(options.conflist(network, list.as_bytes(), &manifest)?);
     }
     let checks = options.checks(network.as_ref(), versions)?;
     let failures = failures(&checks);
     let is_configured = network.is_some() || manifest.files().any(|(path, network)| network.is_some() && path.exists());
-    let report = Report { dry_run: options.dry_run, checks, files, is_configured };
+    let report = Report { dry_run: options.dry_run, checks, files, left_out, is_configured };
     let stopped = failures > 0 && !options.ignore_checks;
     if !stopped && !options.dry_run {
-        for File { path, action, content, mode, network } in &report.files {
-            match action {
-                Action::Remove => manifest.remove(path)?,
-                _ => manifest.write(path, content, *mode, network.as_ref())?,
+        for File { path, action, content, network } in &report.files {
+            match (action, content) {
+                (Action::Remove, _) => manifest.remove(path)?,
+                // `uninstall` must not find an entry of a file that is not ours any more.
+                (Action::Foreign, _) => manifest.forget(path)?,
+                (_, Content::Bytes { bytes, mode }) => manifest.write(path, bytes, *mode, network.as_ref())?,
+                (_, Content::LinkTo(target)) => manifest.link(path, Path::new(target))?,
             }
         }
     }
     if options.json {
         output.json(&report)?
     } else {
-        report.write(stopped, output)?
+        report.write(stopped, options, output)?
     }
     if stopped { Err(Error::Problems(failures)) } else { Ok(()) }
 }
@@ -192,29 +221,44 @@ impl Options {
         Ok(self)
     }
 
-    /// The requested network, and the list that configures it.
-    fn configuration(&self) -> Result<Option<(ConfiguredNetwork, NetworkConfigList)>, Error> {
-        if let Some(path) = &self.config {
-            let text =
-                fs::read(path).map_err(|source| Error::File { operation: "read", path: path.clone(), source })?;
-            let unusable = |source: cnikit::runtime::Error| Error::Config { path: path.clone(), source: source.into() };
-            let list = NetworkConfigList::parse(text).map_err(unusable)?;
-            return Ok(Some((ConfiguredNetwork::from_list(&list, path)?, list)));
-        }
-        let subnets = match self.subnet.as_slice() {
-            [] => return Ok(None),
-            [subnet] => json!({ "subnet": subnet }),
-            subnets => json!({ "subnets": subnets }),
+    /// The requested network, the list that configures it, and the plugins left out of the list.
+    fn configuration(&self) -> Result<Configuration, Error> {
+        let (text, path) = match &self.config {
+            Some(path) => {
+                let read = fs::read(path);
+                (read.map_err(|source| Error::File { operation: "read", path: path.clone(), source })?, path.as_path())
+            }
+            None if self.subnet.is_empty() => return Ok(Configuration { network: None, left_out: Vec::new() }),
+            None => (self.own_list()?, Path::new("the new configuration")),
         };
+        let unusable = |source: cnikit::runtime::Error| Error::Config { path: path.to_owned(), source: source.into() };
+        let list = NetworkConfigList::parse(text).map_err(unusable)?;
+        let is_missing = |plugin: &&PluginType| plugin.as_str() != NAME && !self.has(plugin);
+        let missing: Vec<&PluginType> = self.optional.iter().filter(is_missing).collect();
+        let (list, left_out) = without(list, &missing).map_err(unusable)?;
+        Ok(Configuration { network: Some((ConfiguredNetwork::from_list(&list, path)?, list)), left_out })
+    }
+
+    /// The list of the options, with `portmap` if the node has it.
+    fn own_list(&self) -> Result<Vec<u8>, Error> {
         let mut plugin = json!({ "type": NAME, "bridge": self.bridge });
-        if let (Some(plugin), Some(subnets)) = (plugin.as_object_mut(), subnets.as_object()) {
-            plugin.extend(subnets.clone());
+        match self.subnet.as_slice() {
+            [subnet] => plugin["subnet"] = json!(subnet),
+            subnets => plugin["subnets"] = json!(subnets),
         }
-        let list = json!({ "cniVersion": "1.0.0", "name": self.network, "plugins": [plugin] });
+        let mut plugins = vec![plugin];
+        if PORTMAP.parse().is_ok_and(|portmap| self.has(&portmap)) {
+            plugins.push(json!({ "type": PORTMAP, "capabilities": { "portMappings": true } }));
+        }
+        let list = json!({ "cniVersion": "1.0.0", "name": self.network, "plugins": plugins });
         let mut text = serde_json::to_vec_pretty(&list)?;
         text.push(b'\n');
-        let list = NetworkConfigList::parse(text)?;
-        Ok(Some((ConfiguredNetwork::from_list(&list, Path::new("the new configuration"))?, list)))
+        Ok(text)
+    }
+
+    /// Whether the plugin directory has an executable plugin.
+    fn has(&self, plugin: &PluginType) -> bool {
+        runtime::find(plugin, slice::from_ref(&self.bin_dir)).is_ok()
     }
 
     fn binary(&self, manifest: &Manifest) -> Result<File, Error> {
@@ -222,6 +266,22 @@ impl Options {
         let exe = Path::new("/proc/self/exe");
         let content = fs::read(exe).map_err(|source| Error::File { operation: "read", path: exe.into(), source })?;
         self.file(manifest, self.bin_dir.join(NAME), content, 0o755, None)
+    }
+
+    /// The link to the binary, if the name is free. The target is relative, because the directory
+    /// may have another path in a container, and so that the link follows an upgrade.
+    fn loopback(&self, manifest: &Manifest) -> Result<File, Error> {
+        let path = self.bin_dir.join(LOOPBACK);
+        let action = if fs::read_link(&path).is_ok_and(|target| target == Path::new(NAME)) {
+            Action::Keep
+        } else {
+            match manifest.state(&path)? {
+                FileState::Absent => Action::Create,
+                // --force must not replace the plugin of another package, which serves as well.
+                FileState::Ours | FileState::Foreign => Action::Foreign,
+            }
+        };
+        Ok(File { path, action, content: Content::LinkTo(NAME), network: None })
     }
 
     fn conflist(&self, network: &ConfiguredNetwork, content: &[u8], manifest: &Manifest) -> Result<Vec<File>, Error> {
@@ -246,7 +306,8 @@ impl Options {
         }
         let mut files = vec![self.file(manifest, path, content.to_owned(), 0o644, Some(name))?];
         let network = Some(name.clone());
-        files.extend(moved.map(|path| File { path, action: Action::Remove, content: Vec::new(), mode: 0, network }));
+        let content = Content::Bytes { bytes: Vec::new(), mode: 0 };
+        files.extend(moved.map(|path| File { path, action: Action::Remove, content, network }));
         Ok(files)
     }
 
@@ -284,7 +345,7 @@ impl Options {
                 FileState::Ours | FileState::Foreign => Action::Replace,
             }
         };
-        Ok(File { path, action, content, mode, network: network.cloned() })
+        Ok(File { path, action, content: Content::Bytes { bytes: content, mode }, network: network.cloned() })
     }
 }
 
@@ -300,7 +361,7 @@ fn mention_config_option(check: &mut Diagnostic) {
 }
 
 impl Report {
-    fn write(&self, stopped: bool, output: &mut Output) -> Result<(), Error> {
+    fn write(&self, stopped: bool, options: &Options, output: &mut Output) -> Result<(), Error> {
         diagnostic::write(&self.checks, output)?;
         if stopped {
             return output.line("Nothing was installed: fix the failed checks above, or use --ignore-checks.");
@@ -310,9 +371,17 @@ impl Report {
                 Action::Create => ("wrote", "would write"),
                 Action::Replace => ("replaced", "would replace"),
                 Action::Keep => ("unchanged", "unchanged"),
+                Action::Foreign => ("using the existing", "would use the existing"),
                 Action::Remove => ("removed", "would remove"),
             };
             output.line(format_args!("{} {}", if self.dry_run { planned } else { done }, path.display()))?;
+        }
+        for plugin in &self.left_out {
+            let effect = if plugin.as_str() == PORTMAP { ", and hostPort of pods has no effect" } else { "" };
+            let dir = options.bin_dir.display();
+            output.line(format_args!(
+                "{plugin} is not in {dir}: it is not in the list{effect}; install {plugin}, then run install again"
+            ))?;
         }
         if !self.is_configured {
             output.styled(DIM, "no configuration: --subnet or --config writes one")?;

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use cnikit::spec::NetworkName;
@@ -32,11 +33,12 @@ pub(crate) struct Manifest {
 /// An installed file, or one that is being written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Written {
+    /// The digest of the content, or of the target of a symbolic link.
     sha256: String,
     /// The digest of the earlier version, until the new one is in place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     replaces: Option<String>,
-    /// The network that the file configures, or `None` for the binary.
+    /// The network that the file configures, or `None` for a plugin.
     network: Option<NetworkName>,
 }
 
@@ -105,14 +107,19 @@ impl Manifest {
         if self.leases.remove(network).is_some() { self.save() } else { Ok(()) }
     }
 
-    /// The state of a file.
+    /// The state of a file or symbolic link.
     pub(crate) fn state(&self, path: &Path) -> Result<FileState, Error> {
+        let ours = self.files.get(path);
+        let target = fs::read_link(path).ok();
+        if target.as_ref().is_some_and(|target| ours.is_some_and(|ours| ours.has_digest(&link_digest(target)))) {
+            return Ok(FileState::Ours);
+        }
         match fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FileState::Absent),
+            // A link of another program may lead nowhere.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && target.is_none() => Ok(FileState::Absent),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FileState::Foreign),
             Err(source) => Err(Error::File { operation: "read", path: path.to_owned(), source }),
-            Ok(content) if self.files.get(path).is_some_and(|ours| ours.has_digest(&digest(&content))) => {
-                Ok(FileState::Ours)
-            }
+            Ok(content) if ours.is_some_and(|ours| ours.has_digest(&digest(&content))) => Ok(FileState::Ours),
             Ok(_) => Ok(FileState::Foreign),
         }
     }
@@ -146,6 +153,30 @@ impl Manifest {
             None => self.files.remove(path),
         };
         replaced.and(self.save())
+    }
+
+    /// Creates a symbolic link, and adds it to the manifest, in the order of [`write`](Self::write).
+    /// Replaces nothing: only an equal link may exist.
+    pub(crate) fn link(&mut self, path: &Path, target: &Path) -> Result<(), Error> {
+        let written = Written { sha256: link_digest(target), replaces: None, network: None };
+        let before = self.files.insert(path.to_owned(), written);
+        self.save()?;
+        let Err(source) = symlink(target, path) else { return Ok(()) };
+        if fs::read_link(path).is_ok_and(|existing| existing == target) {
+            return Ok(());
+        }
+        match before {
+            Some(entry) => self.files.insert(path.to_owned(), entry),
+            None => self.files.remove(path),
+        };
+        // The first error is reported.
+        let _ = self.save();
+        Err(Error::File { operation: "create", path: path.to_owned(), source })
+    }
+
+    /// Removes the entry of a file, and keeps the file.
+    pub(crate) fn forget(&mut self, path: &Path) -> Result<(), Error> {
+        if self.files.remove(path).is_some() { self.save() } else { Ok(()) }
     }
 
     /// Removes a file and its entry. An absent file is not an error.
@@ -250,6 +281,11 @@ fn remove_file(path: &Path) -> Result<(), Error> {
 fn temporary(path: &Path) -> PathBuf {
     // Runtimes ignore this suffix.
     path.with_file_name(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// The digest of a symbolic link. The prefix keeps it apart from the digest of a file.
+fn link_digest(target: &Path) -> String {
+    digest(&[b"symbolic link to ", target.as_os_str().as_bytes()].concat())
 }
 
 fn digest(content: &[u8]) -> String {

@@ -16,6 +16,7 @@ mod install;
 mod inventory;
 mod leases;
 mod manifest;
+mod optional;
 mod options;
 mod output;
 #[cfg(feature = "pages")]

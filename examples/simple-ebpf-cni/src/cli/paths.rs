@@ -11,6 +11,12 @@ pub(crate) const BIN_DIR: &str = "/opt/cni/bin";
 /// The default directory of a runtime for network configurations.
 pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
 
+/// The plugin that the binary serves under this name.
+pub(crate) const LOOPBACK: &str = crate::loopback::NAME;
+
+/// The reference plugin that publishes ports of pods.
+pub(crate) const PORTMAP: &str = "portmap";
+
 /// The numbers that the name of a configuration file can begin with.
 pub(crate) const ORDERS: RangeInclusive<u8> = 0..=99;
 

@@ -1,6 +1,7 @@
 //! The command `doctor`: each test creates a fault and expects its report.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use cnikit_testbed::{Command, Footprint, Namespace as _};
@@ -12,7 +13,13 @@ use crate::support::{DATA_DIR, Network, bin, on_host};
 /// The exit status and the checks of `doctor` with this configuration directory.
 #[track_caller]
 pub(crate) fn doctor(conf_dir: &Path) -> (Option<i32>, Vec<Value>) {
-    let (conf_dir, bin_dir) = (conf_dir.display(), bin().display());
+    doctor_in(conf_dir, bin())
+}
+
+/// The same with another plugin directory.
+#[track_caller]
+fn doctor_in(conf_dir: &Path, bin_dir: &Path) -> (Option<i32>, Vec<Value>) {
+    let (conf_dir, bin_dir) = (conf_dir.display(), bin_dir.display());
     let output = command(&format!("doctor --json --conf-dir {conf_dir} --bin-dir {bin_dir}"));
     let report: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:#?}"));
     (output.status.code(), report["checks"].as_array().expect("a list").clone())
@@ -22,6 +29,12 @@ pub(crate) fn doctor(conf_dir: &Path) -> (Option<i32>, Vec<Value>) {
 pub(crate) fn found(checks: &[Value], check: &str, verdict: &str) -> String {
     let of = checks.iter().filter(|one| one["check"] == check && one["verdict"] == verdict);
     of.map(|one| format!("{} -> {}\n", one["found"], one["remedy"])).collect()
+}
+
+/// Writes an executable shell script.
+fn script(path: &Path, line: &str) {
+    fs::write(path, format!("#!/bin/sh\n{line}\n")).expect("room");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the owner");
 }
 
 /// A directory with the network's configuration, as a single plugin.
@@ -204,6 +217,95 @@ fn a_missing_or_different_binary_is_reported() {
         let (status, other) = checks();
         assert_eq!(status, Some(0), "{other:#?}");
         assert!(found(&other, "binary", "warn").contains("another build"), "{other:#?}");
+    });
+}
+
+/// Only a kubelet makes a missing `loopback` a failure, and only if it has a network to use.
+#[test]
+fn a_missing_loopback_is_reported() {
+    on_host(|network| {
+        let (dir, empty, bin_dir) = (configured(network), network.host.scratch(), network.host.scratch());
+        fs::copy(BINARY, bin_dir.join("simple-ebpf-cni")).expect("room");
+        let loopback = |conf_dir: &Path, verdict: &str| {
+            let (status, checks) = doctor_in(conf_dir, &bin_dir);
+            assert_eq!(status, Some(i32::from(verdict == "fail")), "{checks:#?}");
+            let found = found(&checks, "loopback", verdict);
+            assert!(!found.is_empty(), "{verdict}: {checks:#?}");
+            found
+        };
+        let link = bin_dir.join("loopback");
+        let install = format!("simple-ebpf-cni install --conf-dir {} --bin-dir {}", dir.display(), bin_dir.display());
+        let warned = loopback(&dir, "warn");
+        assert!(warned.contains("containerd and CRI-O start no pod") && warned.contains(&install), "{warned}");
+        network.host.empty_dir("/var/lib/kubelet");
+        assert!(loopback(&dir, "fail").contains(&install));
+        loopback(&empty, "warn");
+        symlink("gone", &link).expect("room");
+        assert!(loopback(&dir, "fail").contains("remove the file"));
+        fs::remove_file(&link).expect("the link");
+        fs::copy("/bin/true", &link).expect("room");
+        assert!(loopback(&dir, "ok").contains("another plugin"));
+        fs::remove_file(&link).expect("the file");
+        symlink("simple-ebpf-cni", &link).expect("room");
+        assert!(loopback(&dir, "ok").contains("is this plugin"));
+    });
+}
+
+/// Runtimes ignore ports to publish if no plugin of the list takes them.
+#[test]
+fn a_list_without_portmap_is_reported() {
+    on_host(|network| {
+        let (dir, bin_dir) = (configured(network), network.host.scratch());
+        fs::copy(BINARY, bin_dir.join("simple-ebpf-cni")).expect("room");
+        let file = dir.join("10-blackbox.conf").display().to_string();
+        let (status, checks) = doctor_in(&dir, &bin_dir);
+        let noted = found(&checks, "portmap", "ok");
+        assert!(noted.contains("does not have portmap") && noted.contains("install portmap there"), "{checks:#?}");
+        assert_eq!(status, Some(0));
+
+        script(&bin_dir.join("portmap"), r#"echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}'"#);
+        let (status, checks) = doctor_in(&dir, &bin_dir);
+        let warned = found(&checks, "portmap", "warn");
+        assert!(warned.contains("the node has it") && warned.contains(&file), "{checks:#?}");
+        assert_eq!(status, Some(0));
+
+        let list =
+            json!({ "cniVersion": "1.0.0", "name": "blackbox", "plugins": [network.config, { "type": "portmap" }] });
+        fs::remove_file(dir.join("10-blackbox.conf")).expect("the file");
+        fs::write(dir.join("10-blackbox.conflist"), list.to_string()).expect("room");
+        let (status, checks) = doctor_in(&dir, &bin_dir);
+        assert!(checks.iter().all(|check| check["check"] != "portmap" && check["check"] != "plugins"), "{checks:#?}");
+        assert_eq!(status, Some(0));
+    });
+}
+
+/// Such a plugin fails at each ADD and STATUS.
+#[test]
+fn a_plugin_that_does_not_support_the_version_is_reported() {
+    on_host(|network| {
+        let (dir, bin_dir) = (network.host.scratch(), network.host.scratch());
+        fs::copy(BINARY, bin_dir.join("simple-ebpf-cni")).expect("room");
+        let mut ours = network.config.clone();
+        ours["ipam"] = json!({ "type": "addresses" });
+        ours.as_object_mut().expect("an object").remove("subnet");
+        let list = json!({ "cniVersion": "1.1.0", "name": "blackbox", "plugins": [ours, { "type": "portmap" }] });
+        fs::write(dir.join("10-blackbox.conflist"), list.to_string()).expect("room");
+        let old = r#"echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}'"#;
+        let new = r#"echo '{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}'"#;
+        for (portmap, addresses, reported) in
+            [(new, new, &[][..]), (old, new, &["portmap"]), (old, old, &["portmap", "addresses"]), (new, "exit 7", &[])]
+        {
+            script(&bin_dir.join("portmap"), portmap);
+            script(&bin_dir.join("addresses"), addresses);
+            let (status, checks) = doctor_in(&dir, &bin_dir);
+            let failed = found(&checks, "plugins", "fail");
+            assert_eq!(failed.lines().count(), reported.len(), "{checks:#?}");
+            for plugin in reported {
+                assert!(failed.contains(&format!("{plugin} does not support CNI version 1.1.0")), "{failed}");
+                assert!(failed.contains(&format!("install a newer {plugin}")) && failed.contains("1.0.0"), "{failed}");
+            }
+            assert_eq!(status, Some(i32::from(!reported.is_empty())), "{checks:#?}");
+        }
     });
 }
 

@@ -1,7 +1,7 @@
 //! The command `install`, and `uninstall` after it: written, removed and untouched files.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use cnikit_testbed::{Call, Command, Footprint, Namespace as _, Plugin, Ruling};
@@ -39,6 +39,10 @@ impl<'h> Node<'h> {
         self.bin_dir.join("simple-ebpf-cni")
     }
 
+    pub(crate) fn loopback(&self) -> PathBuf {
+        self.bin_dir.join("loopback")
+    }
+
     /// The files in both directories.
     pub(crate) fn files(&self) -> Footprint {
         Footprint::of_files(&self.conf_dir).and(Footprint::of_files(&self.bin_dir))
@@ -61,9 +65,10 @@ fn an_installed_plugin_works_and_can_be_removed() {
         let node = Node::new(network);
         let text = shown(&node.install(BLACKBOX));
         let file = "10-blackbox.conflist";
-        for path in [node.binary(), node.conf(file)] {
+        for path in [node.binary(), node.loopback(), node.conf(file)] {
             assert!(text.contains(&format!("wrote {}\n", path.display())), "{text}");
         }
+        assert_eq!(fs::read_link(node.loopback()).expect("a link"), Path::new("simple-ebpf-cni"));
         assert_eq!(fs::read(node.binary()).expect("a file"), fs::read(BINARY).expect("a file"));
         let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
         assert_eq!((mode(&node.binary()), mode(&node.conf(file))), (0o755, 0o644));
@@ -75,11 +80,11 @@ fn an_installed_plugin_works_and_can_be_removed() {
         network.detach(&pod);
 
         let before = node.files();
-        assert_eq!(shown(&node.install(BLACKBOX)).matches("unchanged").count(), 2);
+        assert_eq!(shown(&node.install(BLACKBOX)).matches("unchanged").count(), 3);
         node.files().assert_unchanged(&before, "a second install");
         let text = shown(&node.uninstall(""));
-        // The two installed files, and the orphan record of the DEL with its directory.
-        assert_eq!(text.matches("removed ").count(), 4, "{text}");
+        // The three installed files, and the orphan record of the DEL with its directory.
+        assert_eq!(text.matches("removed ").count(), 5, "{text}");
         assert!([ORPHANS, STATE_DIR].iter().all(|path| text.contains(&format!("removed {path}\n"))), "{text}");
         node.files().assert_unchanged(&Footprint::default(), "uninstall");
         assert!(shown(&node.uninstall("")).contains("nothing to remove"));
@@ -190,13 +195,13 @@ fn a_dry_run_changes_nothing() {
         let report = json_of(&node.install(&format!("{BLACKBOX} --dry-run --json")));
         let actions: Vec<_> = report["files"].as_array().expect("a list").iter().map(|file| &file["action"]).collect();
         assert_eq!(report["dryRun"], true);
-        assert_eq!(actions, ["create", "create"]);
+        assert_eq!(actions, ["create", "create", "create"]);
         node.files().assert_unchanged(&Footprint::default(), "a dry run");
         network.footprint().assert_unchanged(&Footprint::default(), "a dry run");
 
         shown(&node.install(BLACKBOX));
         let (files, before) = (node.files(), network.footprint());
-        assert_eq!(shown(&node.uninstall("--purge -n")).matches("would remove").count(), 3);
+        assert_eq!(shown(&node.uninstall("--purge -n")).matches("would remove").count(), 4);
         node.files().assert_unchanged(&files, "a dry run");
         network.footprint().assert_unchanged(&before, "a dry run");
         shown(&node.uninstall(""));
@@ -293,28 +298,149 @@ fn a_killed_install_is_finished_or_taken_back() {
                     shown(&line);
                     pretend_older(&node);
                 }
-                let mut renames = 0;
-                // The self-test renames its pins there.
-                let is_rename =
-                    |call: &Call| call.name().starts_with("rename") && !call.to_string().contains("/sys/fs/bpf");
+                let mut writes = 0;
+                let is_write = |call: &Call| {
+                    let is_rename = call.name().starts_with("rename");
+                    // The self-test renames its pins there.
+                    call.name().starts_with("symlink") || is_rename && !call.to_string().contains("/sys/fs/bpf")
+                };
                 let killed = Command::new(BINARY).env_clear().words(&line).supervised(|call| {
-                    renames += usize::from(is_rename(call));
-                    if is_rename(call) && renames > moment { Ruling::Kill } else { Ruling::Continue }
+                    writes += usize::from(is_write(call));
+                    if is_write(call) && writes > moment { Ruling::Kill } else { Ruling::Continue }
                 });
-                assert_eq!(killed.status.code().is_none(), renames > moment, "{killed:#?}");
+                assert_eq!(killed.status.code().is_none(), writes > moment, "{killed:#?}");
                 if is_finished {
                     shown(&line);
                     assert_eq!(fs::read(node.binary()).expect("a file"), fs::read(BINARY).expect("a file"));
+                    assert_eq!(fs::read(node.loopback()).expect("a file"), fs::read(BINARY).expect("a file"));
                 }
                 shown(&node.uninstall(""));
                 node.files().assert_unchanged(&Footprint::default(), "an install that was killed, and uninstall");
                 assert!(!Path::new(DATA_DIR).exists());
                 if killed.status.success() {
-                    assert!(moment >= 4, "both files and what is remembered of them: {moment}");
+                    assert!(moment >= 6, "the files and their entries in the manifest: {moment}");
                     break;
                 }
             }
         }
+    });
+}
+
+/// A `loopback` of another package stays, in every form and with every option.
+#[test]
+fn a_foreign_loopback_stays() {
+    on_host(|network| {
+        for (target, options) in
+            [(None, ""), (None, "--force"), (Some("/usr/lib/cni/loopback"), ""), (Some("gone"), "")]
+        {
+            let node = Node::new(network);
+            match target {
+                Some(target) => symlink(target, node.loopback()).expect("room"),
+                None => fs::write(node.loopback(), "theirs").expect("room"),
+            }
+            let before = Footprint::of_files(&node.bin_dir);
+            let planned = json_of(&node.install(&format!("{BLACKBOX} {options} -n --json")));
+            let planned = &planned["files"][1];
+            assert_eq!(
+                (&planned["path"], &planned["action"]),
+                (&json!(node.loopback()), &json!("foreign")),
+                "{planned}"
+            );
+            let text = shown(&node.install(&format!("{BLACKBOX} {options}")));
+            assert!(text.contains(&format!("using the existing {}\n", node.loopback().display())), "{text}");
+            // What `uninstall` removes is in the manifest.
+            let text = shown(&node.uninstall(if options.is_empty() { "--purge" } else { "--purge --force" }));
+            assert!(!text.contains("loopback"), "{text}");
+            Footprint::of_files(&node.bin_dir).assert_unchanged(&before, "install and uninstall");
+            assert!(!Path::new(DATA_DIR).exists());
+        }
+    });
+}
+
+/// A package manager replaces the link by its own file.
+#[test]
+fn a_replaced_loopback_is_kept_and_an_upgrade_forgets_it() {
+    on_host(|network| {
+        for options in ["", "--force"] {
+            for is_reinstalled in [false, true] {
+                let node = Node::new(network);
+                shown(&node.install(BLACKBOX));
+                fs::remove_file(node.loopback()).expect("the link");
+                fs::write(node.loopback(), "theirs").expect("room");
+                if is_reinstalled {
+                    shown(&node.install(BLACKBOX));
+                }
+                let planned = shown(&node.uninstall(&format!("--purge -n {options}")));
+                let text = shown(&node.uninstall(&format!("--purge {options}")));
+                assert_eq!(planned.replace("would remove", "removed"), text);
+                let kept = format!("kept {}: not written by install\n", node.loopback().display());
+                assert_eq!(text.contains(&kept), !is_reinstalled, "{text}");
+                assert_eq!(fs::read(node.loopback()).expect("a file"), b"theirs");
+                assert!(!node.binary().exists() && !Path::new(DATA_DIR).exists());
+            }
+        }
+    });
+}
+
+/// An older build did not create the link.
+#[test]
+fn an_upgrade_adds_a_missing_loopback() {
+    on_host(|network| {
+        let node = Node::new(network);
+        shown(&node.install(BLACKBOX));
+        fs::remove_file(node.loopback()).expect("the link");
+        let text = shown(&node.install(""));
+        assert!(text.contains(&format!("wrote {}\n", node.loopback().display())), "{text}");
+        // A link of the same target counts as installed, as an equal file does.
+        fs::remove_file(Path::new(DATA_DIR).join("installed.json")).expect("the manifest");
+        assert_eq!(shown(&node.install(BLACKBOX)).matches("unchanged").count(), 3);
+        shown(&node.uninstall("--purge"));
+        node.files().assert_unchanged(&Footprint::default(), "uninstall");
+    });
+}
+
+#[test]
+fn portmap_is_in_the_list_if_the_node_has_it() {
+    on_host(|network| {
+        let portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true } });
+        let ours = json!({ "type": "simple-ebpf-cni", "bridge": "cbr0", "subnet": "10.99.0.0/24" });
+        let source = network.host.scratch().join("source.conflist");
+        let text = |plugins: &str| {
+            format!("{{ \"name\":\"blackbox\",\n  \"plugins\": [ {plugins} ],\"cniVersion\":\"1.0.0\"}}")
+        };
+        fs::write(&source, text(&format!("{ours},\n {portmap}"))).expect("room");
+        let written = |node: &Node| fs::read_to_string(node.conf("10-blackbox.conflist")).expect("a file");
+        let plugins =
+            |node: &Node| -> Value { serde_json::from_str::<Value>(&written(node)).expect("JSON")["plugins"].clone() };
+        let node = Node::new(network);
+        let from_file = node.install(&format!("--optional portmap --optional tuning --config {}", source.display()));
+
+        shown(&node.install(BLACKBOX));
+        assert_eq!(plugins(&node), json!([ours]));
+        let report = json_of(&format!("{from_file} -n --json"));
+        assert_eq!(report["leftOut"], json!(["portmap"]), "tuning is not in the list: {report}");
+        let said = shown(&from_file);
+        assert!(said.contains(&format!("portmap is not in {}", node.bin_dir.display())), "{said}");
+        assert!(said.contains("hostPort of pods has no effect"), "{said}");
+        assert_eq!(written(&node), text(&ours.to_string()));
+
+        // Without the option, the plugin is required.
+        let output = command(&node.install(&format!("--config {}", source.display())));
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stdout.contains("FAIL") && output.stdout.contains("portmap"), "{output:?}");
+        for (options, word) in [("", "--config"), ("--subnet 10.99.0.0/24", "--subnet")] {
+            let message = refused(2, &node.install(&format!("{options} --optional portmap")));
+            assert!(message.contains(word), "{message}");
+        }
+
+        fs::write(node.bin_dir.join("portmap"), "#!/bin/sh\nexit 1\n").expect("room");
+        fs::set_permissions(node.bin_dir.join("portmap"), fs::Permissions::from_mode(0o755)).expect("the owner");
+        let said = shown(&from_file);
+        assert!(!said.contains("portmap"), "{said}");
+        assert_eq!(written(&node), fs::read_to_string(&source).expect("a file"));
+        shown(&node.install(BLACKBOX));
+        assert_eq!(plugins(&node), json!([ours, portmap]));
+        shown(&node.uninstall("--purge"));
     });
 }
 

@@ -28,6 +28,7 @@ mod kubernetes;
 mod leases;
 mod log_file;
 mod logs;
+mod loopback;
 mod malformed_input;
 mod malicious;
 mod masquerade;

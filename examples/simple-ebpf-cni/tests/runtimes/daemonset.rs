@@ -51,6 +51,14 @@ fn the_init_container_installs_the_plugin_and_a_pod_gets_its_network() {
         let installed = Path::new("/opt/cni/bin/simple-ebpf-cni");
         assert_eq!(fs::read(installed).expect("the plugin"), fs::read(plugin()).expect("the build"));
         assert_eq!(fs::metadata(installed).expect("the plugin").permissions().mode() & 0o777, 0o755);
+        // The link leads to the binary on the node, too.
+        let loopback = installed.with_file_name("loopback");
+        assert_eq!(fs::canonicalize(loopback).expect("a link"), fs::canonicalize(installed).expect("the plugin"));
+        // The file of the node has `portmap`, and the node does not.
+        let list = fs::read("/etc/cni/net.d/10-podnet.conflist").expect("the list");
+        let list: serde_json::Value = serde_json::from_slice(&list).expect("JSON");
+        let types: Vec<_> = list["plugins"].as_array().expect("a list").iter().map(|plugin| &plugin["type"]).collect();
+        assert_eq!(types, ["simple-ebpf-cni"]);
         let one = containerd.run("one");
         assert!(one.address().starts_with("10.244.1."), "{}", one.address());
         one.remove();
@@ -98,12 +106,16 @@ fn image(host: &Host) -> PathBuf {
     })
 }
 
-/// The directory that the kubelet creates from the ConfigMap: a file for the node, here the sample
-/// of a release.
+/// The directory that the kubelet creates from the ConfigMap, with a file for the node. The file is
+/// the sample of a release with `portmap`, as the template writes it.
 fn node_files(host: &Host) -> PathBuf {
     let folder = host.scratch();
     let sample = manifests::folder().join("10-podnet.conflist");
-    fs::copy(sample, folder.join(format!("{NODE}.conflist"))).expect("the sample is copied");
+    let sample = fs::read_to_string(sample).expect("the sample");
+    let mut list: serde_json::Value = serde_json::from_str(&sample).expect("JSON");
+    let plugins = list["plugins"].as_array_mut().expect("a list");
+    plugins.push(serde_json::json!({ "type": "portmap", "capabilities": { "portMappings": true } }));
+    fs::write(folder.join(format!("{NODE}.conflist")), list.to_string()).expect("the scratch space is writable");
     folder
 }
 

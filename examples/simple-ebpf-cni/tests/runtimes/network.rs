@@ -21,6 +21,9 @@ const GATEWAY: &str = "10.99.0.1";
 pub(crate) const BIN_DIR: &str = "/opt/cni/bin";
 pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
 
+/// The plugin that containerd runs for the pod's `lo`.
+pub(crate) const LOOPBACK: &str = "loopback";
+
 /// Debian's directory of the reference plugins.
 const PEERS: &str = "/usr/lib/cni";
 
@@ -78,8 +81,12 @@ pub(crate) fn install(host: &Host, plugins: &[Value]) {
     fs::copy(env!("CARGO_BIN_EXE_simple-ebpf-cni"), bin.join("simple-ebpf-cni")).expect("the plugin is installed");
     for peer in fs::read_dir(PEERS).into_iter().flatten() {
         let peer = peer.expect("the folder can be listed");
-        symlink(peer.path(), bin.join(peer.file_name())).expect("the plugin is linked");
+        // The installed plugin serves this one.
+        if peer.file_name() != LOOPBACK {
+            symlink(peer.path(), bin.join(peer.file_name())).expect("the plugin is linked");
+        }
     }
+    symlink("simple-ebpf-cni", bin.join(LOOPBACK)).expect("the plugin is linked");
     host.empty_dir(CONF_DIR);
     let list = json!({ "cniVersion": "1.0.0", "name": NAME, "plugins": plugins });
     fs::write(Path::new(CONF_DIR).join("10-containers.conflist"), list.to_string()).expect("the network is installed");

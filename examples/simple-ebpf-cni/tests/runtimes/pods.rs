@@ -1,5 +1,6 @@
 //! Pods that containerd creates for the kubelet.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use cnikit_testbed::{Host, Namespace, eventually, host, privileged, tool};
@@ -9,8 +10,8 @@ use crate::containerd::Containerd;
 use crate::cri::{Cri, NAMESPACE, PodOptions};
 use crate::image::{PAGE, SERVED, tiny};
 use crate::network::{
-    Attached as _, BIN_DIR, NAME, assert_deserted, assert_not_published, assert_published, assert_reach_each_other,
-    forward, install, map_entries, ours, pairs, peers, portmap, shown_pods,
+    Attached as _, BIN_DIR, CONF_DIR, NAME, assert_deserted, assert_not_published, assert_published,
+    assert_reach_each_other, forward, install, map_entries, ours, pairs, peers, portmap, shown_pods,
 };
 use crate::processes::PATIENCE;
 
@@ -44,6 +45,43 @@ fn pods_are_shown_by_their_kubernetes_names() {
         }
         one.remove();
         two.remove();
+    });
+}
+
+/// The plugin directory has only the files of `install`.
+#[test]
+fn a_pod_runs_with_nothing_but_the_installed_files() {
+    if !privileged() || !["containerd", "ctr", "runc", "busybox", "curl"].into_iter().all(tool) {
+        return;
+    }
+    host(|host| {
+        for line in ["link cbr0 ", "address cbr0 ", "route 10.99.0.0/24 ", "pin /sys/fs/bpf/simple-ebpf-cni/"] {
+            host.keep(line);
+        }
+        for folder in [BIN_DIR, CONF_DIR] {
+            host.empty_dir(folder);
+        }
+        let binary = env!("CARGO_BIN_EXE_simple-ebpf-cni");
+        host.command(binary).words(&format!("install --network {NAME} --subnet 10.99.0.0/24")).run();
+        let installed: BTreeSet<_> = fs::read_dir(BIN_DIR)
+            .expect("the folder")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("a text"))
+            .collect();
+        assert_eq!(installed, ["loopback", "simple-ebpf-cni"].map(str::to_owned).into());
+        let containerd = Containerd::start(host);
+        containerd.import(NAMESPACE, &tiny(host));
+        let cri = Cri::connect(host, &containerd);
+
+        let (one, two) = (cri.run("one", PodOptions::default()), cri.run("two", PodOptions::default()));
+        assert_reach_each_other(&one, &two);
+        let lo = one.exec(&["ip", "address", "show", "dev", "lo"]);
+        assert!(lo.contains("LOOPBACK,UP") && lo.contains("inet 127.0.0.1/8"), "{lo}");
+        one.remove();
+        two.remove();
+        assert_deserted(host);
+        containerd.assert_idle();
+        host.command(binary).words("uninstall --purge").run();
+        assert_eq!(fs::read_dir(BIN_DIR).expect("the folder").count(), 0);
     });
 }
 
@@ -151,8 +189,7 @@ fn rates(host: &Host) -> Vec<u64> {
 /// Runs a test on a host with containerd and a network of this list. Its pods must leave nothing.
 #[track_caller]
 fn on_cri(list: &[Value], test: impl FnOnce(&Host, &Cri<'_>) + Send) {
-    // containerd runs `loopback` for the pod's `lo`.
-    let needed = ["loopback", "portmap", "bandwidth"];
+    let needed = ["portmap", "bandwidth"];
     if !privileged() || !["containerd", "ctr", "runc", "busybox", "curl"].into_iter().all(tool) || !peers(&needed) {
         return;
     }

@@ -1,4 +1,4 @@
-//! The plugin's binary in the runtime's plugin directory.
+//! The plugin's binary and `loopback` in the runtime's plugin directory.
 
 use std::fs;
 use std::path::Path;
@@ -8,8 +8,10 @@ use rustix::fs::{Access, access};
 
 use super::config_dir::mentions_plugin;
 use super::diagnostic::Diagnostic;
+use super::node::KUBELET;
 use crate::NAME;
 use crate::cli::inventory::Selector;
+use crate::cli::paths::LOOPBACK;
 
 /// Checks whether the runtime finds the binary, and whether it is the running one. A missing binary
 /// is a failure only if a configuration needs it.
@@ -26,10 +28,8 @@ pub(super) fn binary(bin_dir: &Path, selector: &Selector) -> Diagnostic {
             return Diagnostic::fail(CHECK, found, format!("chmod +x {}", path.display()));
         }
         Err(_) => {
-            let files = NetworkConfigList::files(&selector.conf_dir).unwrap_or_default();
-            let is_needed = files.iter().any(|file| mentions_plugin(file));
             let found = format!("there is no {}", path.display());
-            return if is_needed {
+            return if is_configured(selector) {
                 Diagnostic::fail(CHECK, format!("{found}, and each call of a runtime needs it"), install())
             } else {
                 Diagnostic::warn(CHECK, format!("{found}: it is not installed yet"), install())
@@ -52,4 +52,35 @@ pub(super) fn binary(bin_dir: &Path, selector: &Selector) -> Diagnostic {
     } else {
         Diagnostic::warn(CHECK, format!("{} is another build than the running one", path.display()), install())
     }
+}
+
+/// Checks whether the runtime finds a plugin `loopback`. Only the kubelet's runtimes need it, so a
+/// missing one is a failure if the node has a kubelet and a network of this plugin.
+pub(super) fn loopback(bin_dir: &Path, selector: &Selector) -> Diagnostic {
+    let path = bin_dir.join(LOOPBACK);
+    let Ok(plugin) = LOOPBACK.parse() else {
+        unreachable!("the name is a valid type");
+    };
+    if runtime::find(&plugin, &[bin_dir.to_owned()]).is_ok() {
+        let is_ours = fs::canonicalize(&path).is_ok_and(|target| target.file_name() == Some(NAME.as_ref()));
+        let server = if is_ours { "this plugin" } else { "another plugin" };
+        return Diagnostic::ok(LOOPBACK, format!("{} is {server}", path.display()));
+    }
+    let install = format!("{NAME} install{}", selector.directories(Some(bin_dir)));
+    let (state, remedy) = if path.symlink_metadata().is_ok() {
+        ("no executable file at", format!("remove the file, then {install}"))
+    } else {
+        ("no", install)
+    };
+    let found = format!("there is {state} {}: containerd and CRI-O start no pod without it", path.display());
+    if Path::new(KUBELET).exists() && is_configured(selector) {
+        Diagnostic::fail(LOOPBACK, found, remedy)
+    } else {
+        Diagnostic::warn(LOOPBACK, found, remedy)
+    }
+}
+
+/// Whether a file in the configuration directory has this plugin.
+fn is_configured(selector: &Selector) -> bool {
+    NetworkConfigList::files(&selector.conf_dir).is_ok_and(|files| files.iter().any(|file| mentions_plugin(file)))
 }

@@ -1,12 +1,13 @@
 //! The requirements of a network's configuration: bridge, subnets, plugins, masquerading, logging.
 
 use std::path::Path;
+use std::time::Duration;
 
 use cnikit::ipam::Store;
 use cnikit::netlink::{self, Link, Socket, Sysctl};
 use cnikit::plugin::{Log, LogLevel};
-use cnikit::runtime::{self, NetworkConfigList, PluginConfig};
-use cnikit::spec::{NetworkName, PluginType, Version};
+use cnikit::runtime::{self, Invocation, NetworkConfigList, PluginConfig};
+use cnikit::spec::{Command, NetworkName, PluginType, Version};
 use serde_json::Value;
 
 use super::addresses::addresses;
@@ -15,6 +16,7 @@ use crate::NAME;
 use crate::cli::advice;
 use crate::cli::error::Error;
 use crate::cli::inventory::ConfiguredNetwork;
+use crate::cli::paths::PORTMAP;
 use simple_ebpf_cni::{bridge, ip, masquerade};
 
 /// The node's state for checks of configurations.
@@ -35,7 +37,7 @@ pub(crate) fn requirements(
     let Environment { host, links, bin_dir, versions } = environment;
     let mut checks = subnets(network, host, links)?;
     checks.extend(addresses(network, host, links)?);
-    checks.extend(missing_plugins(list, bin_dir));
+    checks.extend(other_plugins(list).filter_map(|plugin| other_plugin(&plugin, list, bin_dir)));
     checks.extend(bypassed_limits(network, list));
     checks.extend(unsupported_version(network, list, versions));
     if network.masquerades()
@@ -166,14 +168,56 @@ fn bypassed_limits(network: &ConfiguredNetwork, list: &NetworkConfigList) -> Opt
     ))
 }
 
-/// Reports plugins of the list, or of `ipam.type`, that the runtime cannot find.
-fn missing_plugins(list: &NetworkConfigList, bin_dir: &Path) -> Vec<Diagnostic> {
+/// Reports a list without `portmap`: runtimes then ignore ports to publish, without an error. A
+/// list of another program may publish them by other means, so the check names no failure.
+pub(super) fn published_ports(list: &NetworkConfigList, file: &Path, bin_dir: &Path) -> Option<Diagnostic> {
+    if list.plugins.iter().any(|plugin| plugin.plugin_type.as_str() == PORTMAP) {
+        return None;
+    }
+    let add = format!(
+        "add {{ \"type\": \"{PORTMAP}\", \"capabilities\": {{ \"portMappings\": true }} }} to the plugins of {}",
+        file.display()
+    );
+    let found = format!("hostPort of pods has no effect in {}", list.name);
+    let is_present = PORTMAP.parse().is_ok_and(|portmap| runtime::find(&portmap, &[bin_dir.to_owned()]).is_ok());
+    Some(if is_present {
+        Diagnostic::warn(PORTMAP, format!("{found}: its list does not have {PORTMAP}, and the node has it"), add)
+    } else {
+        let found = format!("{found}: {} does not have {PORTMAP}", bin_dir.display());
+        // Many nodes need no such ports.
+        Diagnostic {
+            remedy: Some(format!("to use it, install {PORTMAP} there, and {add}")),
+            ..Diagnostic::ok(PORTMAP, found)
+        }
+    })
+}
+
+/// The other plugins of the list, and the plugins of `ipam.type`.
+fn other_plugins(list: &NetworkConfigList) -> impl Iterator<Item = PluginType> {
     let of_ipam = list.plugins.iter().filter_map(|plugin| {
         let keys: Value = plugin.decode().ok()?;
         keys["ipam"]["type"].as_str()?.parse::<PluginType>().ok()
     });
     let named = list.plugins.iter().map(|plugin| plugin.plugin_type.clone()).chain(of_ipam);
-    let others = named.filter(|plugin| plugin.as_str() != NAME);
-    let missing = others.filter_map(|plugin| runtime::find(&plugin, &[bin_dir.to_owned()]).err());
-    missing.map(|error| Diagnostic::fail("plugins", error.to_string(), format!("{} needs it", list.name))).collect()
+    named.filter(|plugin| plugin.as_str() != NAME)
+}
+
+/// Reports a plugin that the runtime cannot find, or that does not support the version of the list.
+fn other_plugin(plugin: &PluginType, list: &NetworkConfigList, bin_dir: &Path) -> Option<Diagnostic> {
+    /// A plugin that hangs must not stop `doctor` and `install`.
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    let path = match runtime::find(plugin, &[bin_dir.to_owned()]) {
+        Ok(path) => path,
+        Err(error) => return Some(Diagnostic::fail("plugins", error.to_string(), format!("{} needs it", list.name))),
+    };
+    let version = list.cni_version;
+    // The installer's container lacks the libraries of some plugins, which then cannot be asked.
+    let versions = Invocation::new(&path, Command::Version).timeout(TIMEOUT).versions().ok()?;
+    if versions.contains(&version) {
+        return None;
+    }
+    let found = format!("{} does not support CNI version {version} of {}: each ADD fails", path.display(), list.name);
+    let common = versions.last().map_or_else(|| "one that it supports".to_owned(), |newest| format!("\"{newest}\""));
+    Some(Diagnostic::fail("plugins", found, format!("install a newer {plugin}, or set \"cniVersion\" to {common}")))
 }

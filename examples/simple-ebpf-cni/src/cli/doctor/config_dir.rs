@@ -72,6 +72,7 @@ pub(crate) fn configurations(selector: &Selector, environment: &Environment) -> 
             found.extend(config::state(&network.name, &store));
             found.extend(config::forwarding(&network, environment.links));
             found.extend(config::log(&network));
+            found.extend(config::published_ports(&list, file, environment.bin_dir));
             for check in found {
                 // Several networks can have the same diagnostic. Print it once.
                 if !checks.contains(&check) {

@@ -74,7 +74,7 @@ impl Options {
         let Self { selector, bin_dir, .. } = self;
         let mut checks = node::node();
         let is_able = failures(&checks) == 0;
-        checks.push(binary::binary(bin_dir, selector));
+        checks.extend([binary::binary(bin_dir, selector), binary::loopback(bin_dir, selector)]);
         // The check `capabilities` has reported a process that cannot read networks.
         if privileges::missing().is_some() {
             return Ok(checks);

@@ -17,6 +17,9 @@ const MIN_KERNEL: (u32, u32) = (5, 10);
 /// The check of the BPF file system.
 const BPFFS: &str = "bpffs";
 
+/// The state of a kubelet. Nodes of Kubernetes have it.
+pub(super) const KUBELET: &str = "/var/lib/kubelet";
+
 /// Checks the node for the requirements of every ADD.
 pub(crate) fn node() -> Vec<Diagnostic> {
     const SELFTEST: &str = "selftest";
@@ -108,9 +111,7 @@ fn bridge_netfilter() -> Diagnostic {
     match Sysctl::BridgeNfCallIptables.read() {
         Ok(1..) => Diagnostic::ok(CHECK, "on: Services reach pods of the same node"),
         // Only a program that translates service addresses needs it.
-        _ if !Path::new("/var/lib/kubelet").exists() => {
-            Diagnostic::ok(CHECK, "off, and this node has no kubelet that needs it")
-        }
+        _ if !Path::new(KUBELET).exists() => Diagnostic::ok(CHECK, "off, and this node has no kubelet that needs it"),
         Ok(_) => Diagnostic::warn(
             CHECK,
             "off: a Service does not reach a pod on the node of the client",

@@ -11,6 +11,7 @@ use super::report::Report;
 use crate::cli::error::Error;
 use crate::cli::inventory::{ConfiguredNetwork, NodeNetwork};
 use crate::cli::manifest::{FileState, Manifest};
+use crate::cli::paths::LOOPBACK;
 use simple_ebpf_cni::naming;
 
 impl Report {
@@ -47,8 +48,8 @@ impl Report {
         Ok(networks)
     }
 
-    /// Removes the binary, unless a configuration needs it. `others` are networks that keep their
-    /// configuration.
+    /// Removes the binary and `loopback`, unless a configuration needs them. `others` are networks
+    /// that keep their configuration.
     pub(super) fn remove_binaries(
         &mut self,
         manifest: &mut Manifest,
@@ -78,6 +79,12 @@ impl Report {
 
     fn remove_file(&mut self, path: &Path, manifest: &mut Manifest, options: &Options) -> Result<(), Error> {
         match manifest.state(path)? {
+            // Another package has replaced the link, and other networks may need its plugin.
+            FileState::Foreign if path.file_name() == Some(LOOPBACK.as_ref()) => {
+                self.kept.push(format!("{}: not written by install", path.display()));
+                self.gone.insert(path.to_owned());
+                return if self.dry_run { Ok(()) } else { manifest.forget(path) };
+            }
             FileState::Foreign if !options.force => {
                 self.kept.push(format!("{}: changed since install", path.display()));
                 return Ok(());

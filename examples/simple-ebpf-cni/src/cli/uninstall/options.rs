@@ -18,7 +18,8 @@ Exit status:
   1  pods are attached and nothing was removed, or a listed object could not be removed
   2  the command line is invalid";
 
-/// Remove the configurations that install has written. After the last one, also remove the binary.
+/// Remove the configurations that install has written. After the last one, also remove the binary
+/// and its link loopback.
 ///
 /// Fails while pods are attached. Files that were changed, renamed or created since the install
 /// stay. The binary stays if a remaining configuration needs it. --purge also removes the state of
@@ -46,7 +47,7 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(super) purge: bool,
 
-    /// Remove even if pods are attached, and also remove changed files
+    /// Remove even if pods are attached, and also remove changed files, except a `loopback`
     #[arg(long)]
     pub(super) force: bool,
 
