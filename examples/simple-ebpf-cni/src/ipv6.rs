@@ -20,10 +20,13 @@ pub struct Unavailable {
     pub found: String,
     /// An action of the administrator.
     pub remedy: String,
+    /// Whether the only reason is a `/proc/sys` that this process cannot write. In a container this
+    /// says nothing about the node.
+    pub is_read_only: bool,
 }
 
 impl From<Unavailable> for PluginError {
-    fn from(Unavailable { found, remedy }: Unavailable) -> Self {
+    fn from(Unavailable { found, remedy, .. }: Unavailable) -> Self {
         unavailable(format_args!("{found}: {remedy}"))
     }
 }
@@ -51,10 +54,12 @@ fn find_unavailable_on(network: &NetworkName, name: &IfName, bridge: Option<&Lin
                 remedy: format!(
                     "sysctl -w net.ipv6.conf.{name}.disable_ipv6=0, or remove the IPv6 addresses from the configuration"
                 ),
+                is_read_only: false,
             }),
             None if bridge.mtu < IPV6_MIN_MTU => Err(Unavailable {
                 found: format!("{OFF} on {name}, because its MTU is {}", bridge.mtu),
                 remedy: format!("set it to {IPV6_MIN_MTU} or more"),
+                is_read_only: false,
             }),
             None => Err(kernel_without_ipv6()),
         },
@@ -119,10 +124,11 @@ fn find_unwritable() -> Result<(), Unavailable> {
     let setting = Sysctl::Ipv6Default(Ipv6Conf::DisableIpv6);
     match setting.read() {
         Err(netlink::Error::SysctlMissing { .. }) => Err(kernel_without_ipv6()),
-        Err(error) => Err(Unavailable { found: error.to_string(), remedy: REMEDY.into() }),
+        Err(error) => Err(Unavailable { found: error.to_string(), remedy: REMEDY.into(), is_read_only: false }),
         Ok(_) if !setting.is_writable() => Err(Unavailable {
             found: "/proc/sys/net/ipv6 cannot be written, and pods with IPv6 addresses need settings there".into(),
             remedy: REMEDY.into(),
+            is_read_only: true,
         }),
         Ok(_) => Ok(()),
     }
@@ -163,6 +169,7 @@ fn kernel_without_ipv6() -> Unavailable {
     Unavailable {
         found: "the kernel has no IPv6 (/proc/sys/net/ipv6 is missing), and the network has IPv6 addresses".into(),
         remedy: "boot without ipv6.disable=1, or remove the IPv6 addresses from the configuration".into(),
+        is_read_only: false,
     }
 }
 

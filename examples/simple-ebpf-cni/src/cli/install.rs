@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
 
+use super::doctor::addresses::Place;
 use super::doctor::config::{Environment, forwarding, requirements, state};
 use super::doctor::diagnostic::{self, Diagnostic, Verdict, failures};
 use super::doctor::node::node;
@@ -195,10 +196,10 @@ impl Options {
         {
             let host = Socket::open()?;
             let links = host.links()?;
-            let environment = Environment { host: &host, links: &links, bin_dir: &self.bin_dir, versions };
+            let (bin_dir, place) = (self.bin_dir.as_path(), Place::MaybeContainer);
+            let environment = Environment { host: &host, links: &links, bin_dir, versions, place };
             checks.extend(requirements(network, list, &environment)?);
-            // `install` may run in a container without write access to these settings. The
-            // runtime's plugins run outside of it.
+            // A container has no write access to these settings, and the runtime's plugins have.
             checks.extend(forwarding(network, &links).filter(|check| !check.has_failed()));
             let data_dir = network.data_dir(None);
             if data_dir == self.data_dir || data_dir.exists() {

@@ -11,7 +11,7 @@ use cnikit::spec::{IfName, NetworkName};
 use serde::{Serialize, Serializer};
 
 use super::advice;
-use super::doctor::addresses::addresses;
+use super::doctor::addresses::{Place, addresses};
 use super::doctor::attachments::{attached, has_programs, not_forwarded, repair_command};
 use super::doctor::config_dir::unusable_configurations;
 use super::doctor::diagnostic::Diagnostic;
@@ -171,7 +171,7 @@ impl Network {
         }
         problems.extend(not_forwarded(network, links).into_iter().map(Problem::from));
         if let Some(configured) = &network.configured {
-            let checks = addresses(configured, host, links)?;
+            let checks = addresses(configured, host, links, Place::Node)?;
             problems.extend(checks.into_iter().filter(Diagnostic::has_failed).map(Problem::from));
         }
         notes.extend(Problem::of_lost_interfaces(&pods));

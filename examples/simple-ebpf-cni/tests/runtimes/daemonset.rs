@@ -107,13 +107,16 @@ fn image(host: &Host) -> PathBuf {
 }
 
 /// The directory that the kubelet creates from the ConfigMap, with a file for the node. The file is
-/// the sample of a release with `portmap`, as the template writes it.
+/// the sample of a release with two families and `portmap`, as the template writes it. The settings
+/// of IPv6 are read-only in the container, and must not count.
 fn node_files(host: &Host) -> PathBuf {
     let folder = host.scratch();
     let sample = manifests::folder().join("10-podnet.conflist");
     let sample = fs::read_to_string(sample).expect("the sample");
     let mut list: serde_json::Value = serde_json::from_str(&sample).expect("JSON");
     let plugins = list["plugins"].as_array_mut().expect("a list");
+    plugins[0].as_object_mut().expect("an object").remove("subnet");
+    plugins[0]["subnets"] = serde_json::json!(["10.244.1.0/24", "fd00:10:244:1::/64"]);
     plugins.push(serde_json::json!({ "type": "portmap", "capabilities": { "portMappings": true } }));
     fs::write(folder.join(format!("{NODE}.conflist")), list.to_string()).expect("the scratch space is writable");
     folder

@@ -10,10 +10,25 @@ use crate::cli::inventory::ConfiguredNetwork;
 use simple_ebpf_cni::ipv6::{self, Unavailable};
 use simple_ebpf_cni::{bridge, gateway};
 
+/// Where a check runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Where the runtime's plugins run.
+    Node,
+    /// Perhaps in the container of the DaemonSet. Its `/proc/sys` is read-only, and the node's may
+    /// not be.
+    MaybeContainer,
+}
+
 /// Reports whether the gateways or the IPv6 addresses of the network make an ADD fail.
-pub(crate) fn addresses(network: &ConfiguredNetwork, host: &Socket, links: &[Link]) -> Result<Vec<Diagnostic>, Error> {
+pub(crate) fn addresses(
+    network: &ConfiguredNetwork,
+    host: &Socket,
+    links: &[Link],
+    place: Place,
+) -> Result<Vec<Diagnostic>, Error> {
     let bridge = links.iter().find(|link| link.name == *network.bridge());
-    let mut checks: Vec<Diagnostic> = ipv6(network, bridge).into_iter().collect();
+    let mut checks: Vec<Diagnostic> = ipv6(network, bridge, place).into_iter().collect();
     checks.extend(gateway(network, host));
     if let Some(bridge) = bridge {
         let addresses = host.addresses(bridge.index)?;
@@ -22,9 +37,12 @@ pub(crate) fn addresses(network: &ConfiguredNetwork, host: &Socket, links: &[Lin
     Ok(checks)
 }
 
-fn ipv6(network: &ConfiguredNetwork, bridge: Option<&Link>) -> Option<Diagnostic> {
-    let Unavailable { found, remedy } =
+fn ipv6(network: &ConfiguredNetwork, bridge: Option<&Link>, place: Place) -> Option<Diagnostic> {
+    let Unavailable { found, remedy, is_read_only } =
         ipv6::find_unavailable(&network.name, network.config(), network.ipam(), bridge).err()?;
+    if is_read_only && place == Place::MaybeContainer {
+        return None;
+    }
     Some(Diagnostic::fail("ipv6", format!("no pod of {} can have an IPv6 address: {found}", network.name), remedy))
 }
 

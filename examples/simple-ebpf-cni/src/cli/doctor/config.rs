@@ -10,7 +10,7 @@ use cnikit::runtime::{self, Invocation, NetworkConfigList, PluginConfig};
 use cnikit::spec::{Command, NetworkName, PluginType, Version};
 use serde_json::Value;
 
-use super::addresses::addresses;
+use super::addresses::{Place, addresses};
 use super::diagnostic::Diagnostic;
 use crate::NAME;
 use crate::cli::advice;
@@ -26,6 +26,7 @@ pub(crate) struct Environment<'a> {
     pub(crate) bin_dir: &'a Path,
     /// The CNI versions that the plugin supports.
     pub(crate) versions: &'a [Version],
+    pub(crate) place: Place,
 }
 
 /// Checks whether the node allows a network with this configuration.
@@ -34,9 +35,9 @@ pub(crate) fn requirements(
     list: &NetworkConfigList,
     environment: &Environment,
 ) -> Result<Vec<Diagnostic>, Error> {
-    let Environment { host, links, bin_dir, versions } = environment;
+    let Environment { host, links, bin_dir, versions, place } = environment;
     let mut checks = subnets(network, host, links)?;
-    checks.extend(addresses(network, host, links)?);
+    checks.extend(addresses(network, host, links, *place)?);
     checks.extend(other_plugins(list).filter_map(|plugin| other_plugin(&plugin, list, bin_dir)));
     checks.extend(bypassed_limits(network, list));
     checks.extend(unsupported_version(network, list, versions));

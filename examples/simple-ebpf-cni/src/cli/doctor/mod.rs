@@ -24,6 +24,7 @@ use super::inventory::Selector;
 use super::output::Output;
 use super::paths::BIN_DIR;
 use super::privileges;
+use addresses::Place;
 use config::Environment;
 use diagnostic::{Diagnostic, failures, write};
 
@@ -81,7 +82,7 @@ impl Options {
         }
         let host = Socket::open()?;
         let links = host.links()?;
-        let environment = Environment { host: &host, links: &links, bin_dir, versions };
+        let environment = Environment { host: &host, links: &links, bin_dir, versions, place: Place::Node };
         checks.extend(config_dir::configurations(selector, &environment)?);
         match selector.networks() {
             // A problem of the node would appear again in each network.
