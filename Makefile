@@ -5,7 +5,7 @@
 BIN_DIR ?= /opt/cni/bin
 # More options of `simple-ebpf-cni install`, such as --subnet 10.244.1.0/24
 INSTALL ?=
-# Options of a cluster and of its tests: scripts/cluster.sh up --help, scripts/test-kubernetes.sh --help
+# Options of a cluster (scripts/cluster.sh up --help) and of scripts/test-kubernetes.sh
 CLUSTER ?=
 KUBERNETES ?=
 # Options of the measurements, such as --quick

@@ -3,10 +3,11 @@
 #
 # usage: scripts/test-kubernetes.sh [--short] [--cluster TEXT] [--running] [--list] [NAME...]
 #
-# --short      one node, and the tests that fit into a few minutes
-# --cluster    only the clusters whose summary has this text, such as nftables or "containerd 2.2"
-# --running    the cluster of `make cluster`, which keeps running
-# NAME         only the tests whose name has one of these texts
+# --short      one node, and the tests that fit into a few minutes.
+# --cluster    only the clusters with this text in their summary, such as nftables.
+# --running    the cluster of `make cluster`, which keeps running.
+# --list       list the clusters and tests.
+# NAME         only the tests with one of these texts in their name.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"

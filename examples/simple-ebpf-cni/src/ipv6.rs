@@ -20,8 +20,8 @@ pub struct Unavailable {
     pub found: String,
     /// An action of the administrator.
     pub remedy: String,
-    /// Whether the only reason is a `/proc/sys` that this process cannot write. In a container this
-    /// says nothing about the node.
+    /// Whether the only reason is a `/proc/sys` that this process cannot write. The
+    /// node's may be writable if this process runs in a container.
     pub is_read_only: bool,
 }
 

@@ -145,7 +145,7 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes the groups of a node, whose processes are killed.
+    /// Removes the groups of a killed node.
     pub(crate) fn remove(&self, node: &str) -> Result<()> {
         for group in self.roots(node) {
             wait_until(&format!("the end of the processes in {}", group.display()), EMPTY, || {

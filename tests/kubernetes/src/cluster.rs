@@ -161,7 +161,7 @@ pub(crate) fn down(layout: &Layout) -> Result<Vec<String>> {
     if !layout.state().exists() {
         return Ok(Vec::new());
     }
-    // A cluster whose settings are damaged may have any number of nodes.
+    // Without its settings, a cluster may have any number of nodes.
     let numbers = Settings::read(layout).map_or(1..=9, |settings| 1..=settings.nodes);
     for number in numbers.rev() {
         Node::new(layout, number).kill()?;

@@ -25,7 +25,7 @@ const ETCD: &str = "http://127.0.0.1:2379";
 /// The socket of the runtime.
 pub(crate) const RUNTIME_SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// The daemons of the first node, beside those of every node.
+/// The daemons that only the first node has.
 pub(crate) const CONTROL_PLANE: [Daemon; 4] =
     [Daemon::Etcd, Daemon::ApiServer, Daemon::ControllerManager, Daemon::Scheduler];
 

@@ -1,4 +1,4 @@
-//! What a person would look at first when something does not work.
+//! A report of the cluster for a failed test.
 
 use serde_json::Value;
 

@@ -303,7 +303,7 @@ fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A writer that computes the digest of what it writes.
+/// A writer that computes the digest of its output.
 struct Hashing<W> {
     inner: W,
     hash: Sha256,

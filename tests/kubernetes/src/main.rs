@@ -3,7 +3,8 @@
 //! Each node has its own network, mounts, processes, host name and control groups, a containerd, a
 //! kubelet and a kube-proxy. The first node also has the control plane. A network namespace outside
 //! of the cluster connects the nodes and is their default gateway. Nothing of the machine's own
-//! network, mounts and settings changes. `make cluster` and `make test-kubernetes` run this program.
+//! network, mounts and settings changes. `make cluster` and `make test-kubernetes` run this
+//! program.
 //!
 //! | module | content |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! What the user sees. Colors appear only on a terminal.
+//! Messages for the user. Colors appear only on a terminal.
 
 use std::io::{self, IsTerminal as _, Write as _};
 

@@ -26,7 +26,7 @@ pub(crate) struct Options {
     #[arg(long)]
     running: bool,
 
-    /// Only clusters whose summary has this text, such as `nftables` or `containerd 2.2`
+    /// Only clusters with this text in their summary, such as `nftables` or `containerd 2.2`
     #[arg(long, value_name = "TEXT", default_value = "", conflicts_with = "running")]
     cluster: String,
 
@@ -34,7 +34,7 @@ pub(crate) struct Options {
     #[arg(long)]
     list: bool,
 
-    /// Only tests whose name has one of these texts
+    /// Only tests with one of these texts in their name
     #[arg(value_name = "NAME")]
     names: Vec<String>,
 }

@@ -19,7 +19,7 @@ const COUNTERS: &str = "/sys/fs/bpf/simple-ebpf-cni/podnet/v2/pkt_count";
 const WHOLE_PACKET: &str = "1472";
 
 /// Two pods by `kubectl run` ping each other. Their counters, read with bpftool, grow by exactly the
-/// packets that they sent, and `tc filter show` lists the program.
+/// sent packets, and `tc filter show` lists the program.
 pub(super) fn article(bench: &Bench) -> Result<()> {
     let node = bench.cluster.node(1);
     let placement = format!("--overrides={{\"spec\":{{\"nodeName\":\"{}\"}}}}", node.name());

@@ -1,4 +1,4 @@
-//! What a test works with.
+//! The cluster, a namespace and kubectl for one test.
 
 use std::path::PathBuf;
 use std::process::Command;

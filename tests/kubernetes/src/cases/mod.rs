@@ -44,7 +44,7 @@ impl Case {
     }
 }
 
-/// All tests, in the order in which they run.
+/// All tests, in their order.
 pub(crate) const CASES: [Case; 24] = [
     short("article::two_pods_ping_and_the_counters_are_exact", basic::article),
     short("pods::every_pair_of_nodes_connects", basic::every_pair_of_nodes),

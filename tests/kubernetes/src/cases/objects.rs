@@ -18,7 +18,7 @@ pub(crate) fn pod(name: &str, node: &str, container: Value) -> Value {
     })
 }
 
-/// The pod with another label, by which a service selects it.
+/// The pod with another label for the selector of a service.
 pub(crate) fn labeled(mut pod: Value, app: &str) -> Value {
     pod["metadata"]["labels"]["app"] = app.into();
     pod

@@ -40,7 +40,7 @@ const SHARED_SYSCTLS: [&str; 6] = [
 /// Files of the node that are not for its programs, on its own `/run`.
 pub(crate) const RUN: &str = "/run/cluster";
 
-/// What a node needs to become a host of its own.
+/// The properties of a node.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Host name

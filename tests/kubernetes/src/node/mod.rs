@@ -248,7 +248,7 @@ fn holder(layout: &Layout, name: &str) -> Option<Pid> {
     let text = fs::read_to_string(layout.holder(name)).ok()?;
     let (pid, started) = text.trim().split_once(' ')?;
     let pid = Pid::from_raw(pid.parse().ok()?)?;
-    // The id alone may be that of a later process.
+    // A later process may have the same id.
     (start_time(pid)? == started).then_some(pid)
 }
 
