@@ -12,7 +12,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 cluster=(kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl etcd coredns agnhost pause)
-tests=(ginkgo network-tests boom-server)
+tests=(ginkgo e2e.test boom-server)
 runtime=(containerd containerd-shim-runc-v2 ctr portmap)
 wanted=("${cluster[@]}")
 runtime_wanted=()
@@ -104,7 +104,7 @@ build() {
     as_caller mkdir -p "$out/new"
     go() { (cd "$module" && as_caller env CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -buildvcs=false" go "$@"); }
     for program in "${missing[@]}"; do
-        [ "$program" = network-tests ] || packages+=("$(package_of "$program")")
+        [ "$program" = e2e.test ] || packages+=("$(package_of "$program")")
     done
     note "Downloading the modules"
     go mod download
@@ -114,7 +114,7 @@ build() {
         go build -v -trimpath -tags "$tags" -ldflags "$flags" -o "$out/new/" "${packages[@]}" 2>&1 | count "$total"
     fi
     for program in "${missing[@]}"; do
-        if [ "$program" = network-tests ]; then
+        if [ "$program" = e2e.test ]; then
             go test -c -v -trimpath -ldflags "$flags" -o "$out/new/$program" ./network-tests 2>&1 | count "$total"
         fi
         as_caller mv "$out/new/$(file_of "$program")" "$out/$program"

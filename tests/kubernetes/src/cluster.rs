@@ -171,6 +171,7 @@ pub(crate) fn down(layout: &Layout) -> Result<Vec<String>> {
     let before = Machine::stored(layout);
     fs::remove_dir_all(layout.state()).with_context(|| format!("cannot delete {}", layout.state().display()))?;
     let _ = fs::remove_file(layout.kubectl());
+    layout.hand_over()?;
     before.map_or_else(|| Ok(Vec::new()), |before| Ok(Machine::observe(layout)?.changes_since(&before)))
 }
 

@@ -49,7 +49,7 @@ struct Image {
 /// Builds the archive of the cluster's images, unless it is newer than the programs.
 pub(crate) fn build_tools(layout: &Layout) -> Result<PathBuf> {
     let archive = layout.image(TOOLS);
-    let tests = layout.program("network-tests");
+    let tests = layout.program("e2e.test");
     let mut sources = vec![std::env::current_exe()?, tests.clone()];
     sources.extend(["agnhost", "coredns", "pause", "boom-server"].map(|name| layout.program(name)));
     let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();

@@ -1,5 +1,7 @@
 //! The files of a cluster. Everything is in one folder, except the programs of the machine.
 
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -78,6 +80,20 @@ impl Layout {
     /// The identity of the process that holds a set of namespaces.
     pub(crate) fn holder(&self, name: &str) -> PathBuf {
         self.state().join("holders").join(name)
+    }
+
+    /// Gives the files that outlive a cluster to the owner of the folder, who builds without root.
+    pub(crate) fn hand_over(&self) -> Result<()> {
+        let owner = fs::metadata(&self.root).with_context(|| format!("cannot read {}", self.root.display()))?;
+        for folder in [self.root.join("images"), self.reports()] {
+            // A folder that is not there yet has no files.
+            let files = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+            for path in files.chain([folder.clone()]).filter(|path| path.exists()) {
+                chown(&path, Some(owner.uid()), Some(owner.gid()))
+                    .with_context(|| format!("cannot change the owner of {}", path.display()))?;
+            }
+        }
+        Ok(())
     }
 
     /// `kubectl` for this cluster.

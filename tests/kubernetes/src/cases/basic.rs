@@ -18,8 +18,8 @@ const COUNTERS: &str = "/sys/fs/bpf/simple-ebpf-cni/podnet/v2/pkt_count";
 /// The largest echo request without fragments, with an MTU of 1500 bytes.
 const WHOLE_PACKET: &str = "1472";
 
-/// Two pods by `kubectl run` ping each other. Their counters, read with bpftool, grow by exactly the
-/// sent packets, and `tc filter show` lists the program.
+/// Two pods by `kubectl run` ping each other. Their counters, read with bpftool, grow by exactly
+/// the sent packets, and `tc filter show` lists the program.
 pub(super) fn article(bench: &Bench) -> Result<()> {
     let node = bench.cluster.node(1);
     let placement = format!("--overrides={{\"spec\":{{\"nodeName\":\"{}\"}}}}", node.name());

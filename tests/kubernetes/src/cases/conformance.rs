@@ -55,7 +55,7 @@ pub(super) fn sig_network(bench: &Bench) -> Result<()> {
         .args(["--focus", &focus, "--skip", r"\[Disruptive\]|\[Slow\]|\[Flaky\]|\[Serial\]"])
         .args(["--json-report", "network.json", "--output-dir"])
         .arg(&reports)
-        .arg(layout.program("network-tests"))
+        .arg(layout.program("e2e.test"))
         .args(["--", "--provider", "skeleton", "--num-nodes", "-1", "--minStartupPods", "0", "--kubeconfig"])
         .arg(layout.control_plane("admin.conf"));
     let report = reports.join("network.json");

@@ -8,13 +8,14 @@ use crate::images::{AGNHOST_IMAGE, TOOLS_IMAGE};
 pub(crate) const HTTP: u16 = 8080;
 pub(crate) const UDP: u16 = 8081;
 
-/// A pod with one container on a node. The pod ends at once when it is deleted.
+/// A pod with one container on a node. With a grace period of 0 seconds, the API would delete the
+/// pod before the kubelet has ended it.
 pub(crate) fn pod(name: &str, node: &str, container: Value) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": { "name": name, "labels": { "app": name } },
-        "spec": { "nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [container] },
+        "spec": { "nodeName": node, "terminationGracePeriodSeconds": 1, "containers": [container] },
     })
 }
 
@@ -78,7 +79,7 @@ pub(crate) fn deployment(name: &str, replicas: u32, container: Value) -> Value {
             "selector": { "matchLabels": { "app": name } },
             "template": {
                 "metadata": { "labels": { "app": name } },
-                "spec": { "terminationGracePeriodSeconds": 0, "containers": [container] },
+                "spec": { "terminationGracePeriodSeconds": 1, "containers": [container] },
             },
         },
     })

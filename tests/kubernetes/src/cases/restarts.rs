@@ -1,6 +1,7 @@
 //! Restarts of daemons and of a node.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
+use serde_json::Value;
 
 use super::bench::{Bench, PATIENCE, strings};
 use super::churn::{settled_traces, wait_for_traces};
@@ -141,15 +142,9 @@ pub(super) fn node(bench: &Bench) -> Result<()> {
         }
         Ok(answers == PODS as usize * bench.families())
     })?;
-    let listed = |command: &str| -> Result<usize> {
-        let text = node.shell(&format!("/opt/cni/bin/simple-ebpf-cni {command} --json"))?;
-        let value: serde_json::Value = serde_json::from_str(&text)?;
-        let list = value.as_object().and_then(|object| object.values().find_map(|value| value.as_array()));
-        list.map(Vec::len).with_context(|| format!("`{command}` lists nothing: {value}"))
-    };
-    let (leases, pods) = (listed("leases")?, listed("pods")?);
-    if leases != pods * bench.families() {
-        bail!("{} has {leases} leases for {pods} pods", node.name());
-    }
+    let leases = node.shell("ls /var/lib/cni/simple-ebpf-cni/podnet/leases")?.lines().count();
+    let pods: Value = serde_json::from_str(&node.shell("/opt/cni/bin/simple-ebpf-cni pods --json")?)?;
+    let attached = pods["pods"].as_array().map_or(0, Vec::len);
+    ensure!(attached > 0 && leases == attached, "{} has {leases} leases for {attached} pods", node.name());
     Ok(())
 }
