@@ -62,8 +62,9 @@ var _ = ginkgo.SynchronizedBeforeSuite(
 	},
 )
 
-func TestNetwork(t *testing.T) {
+func TestKubernetes(t *testing.T) {
 	gomega.RegisterFailHandler(framework.Fail)
 	suite, reporter := framework.CreateGinkgoConfig()
-	ginkgo.RunSpecs(t, "[sig-network] of Kubernetes", suite, reporter)
+	// A focus also matches this name, so it must not contain the label of a group.
+	ginkgo.RunSpecs(t, "Kubernetes", suite, reporter)
 }

@@ -117,7 +117,11 @@ pub(super) fn forgotten_pod(bench: &Bench) -> Result<()> {
     ensure!(report.contains(&address), "`gc` does not list {address}:\n{report}");
     let left: Value = serde_json::from_str(&node.shell("/opt/cni/bin/simple-ebpf-cni leases --json")?)?;
     ensure!(!left.to_string().contains(&format!("\"{address}\"")), "`gc` has not freed {address}: {left}");
-    bench.addresses("stays").and_then(|own| bench.exec("stays", &["ping", "-q", "-c", "1", &own[0]]))?;
+    let own = bench.addresses("stays")?[0].clone();
+    // The restarted kubelet needs a moment to know the pod.
+    wait_until("an answer of the other pod", PATIENCE, || {
+        bench.exec("stays", &["ping", "-q", "-c", "1", &own]).map(|_| true)
+    })?;
     bench.words(&format!("delete pod stays --timeout={}s", PATIENCE.as_secs()))?;
     wait_for_traces(&node, &before)
 }
