@@ -31,6 +31,11 @@ if [ "$command" = down ] && [ ! -x "$folder/debug/cluster" ]; then
     note "No cluster runs: none was built"
     exit
 fi
+if [ "$command" = test ] && [[ " $* " == *" --list "* ]]; then
+    as_caller cargo build --quiet --locked -p kubernetes-cluster
+    as_caller "$folder/debug/cluster" test --plugin none "$@"
+    exit
+fi
 if [ "$command" = up ] || [ "$command" = test ]; then
     scripts/preflight.sh kubernetes || exit 1
     can_be_root || fail "namespaces need root: run this as root or with sudo"

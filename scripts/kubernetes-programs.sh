@@ -94,7 +94,8 @@ build() {
     missing=()
     digest=$(find "$module" -type f ! -name '*.md' -exec sha256sum {} + | sort -k 2 | sha256sum | cut -d' ' -f1)
     for program in "$@"; do
-        [ -n "${KUBERNETES_BIN_DIR:-}" ] && [ -x "$KUBERNETES_BIN_DIR/$program" ] && continue
+        # The runtime is built in any case: another containerd would be of an unknown version.
+        [ "$out" = "$folder" ] && [ -x "${KUBERNETES_BIN_DIR:-/nowhere}/$program" ] && continue
         [ -x "$out/$program" ] && [ "$(cat "$out/.$program" 2>/dev/null)" = "$digest" ] || missing+=("$program")
     done
     [ ${#missing[@]} -gt 0 ] || return 0

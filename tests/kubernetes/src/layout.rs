@@ -82,7 +82,8 @@ impl Layout {
         self.state().join("holders").join(name)
     }
 
-    /// Gives the files that outlive a cluster to the owner of the folder, who builds without root.
+    /// Gives the files that outlive a cluster to the owner of the folder. The owner builds without
+    /// root, and must be able to replace them.
     pub(crate) fn hand_over(&self) -> Result<()> {
         let owner = fs::metadata(&self.root).with_context(|| format!("cannot read {}", self.root.display()))?;
         for folder in [self.root.join("images"), self.reports()] {

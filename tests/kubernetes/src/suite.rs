@@ -39,6 +39,13 @@ pub(crate) struct Options {
     names: Vec<String>,
 }
 
+impl Options {
+    /// Whether nothing is run.
+    pub(crate) fn is_list(&self) -> bool {
+        self.list
+    }
+}
+
 /// The result of a test.
 struct Outcome {
     name: String,

@@ -98,7 +98,6 @@ pub(super) fn hundred_pods(bench: &Bench) -> Result<()> {
 /// A pod that the runtime has forgotten keeps its address until `gc`. Other pods are not affected.
 pub(super) fn forgotten_pod(bench: &Bench) -> Result<()> {
     let node = bench.both_ends()[1].clone();
-    let before = settled_traces(&node)?;
     bench.create_ready([pod("stays", &node.name(), idle())])?;
     bench.create_ready([pod("forgotten", &node.name(), idle())])?;
     let address = bench.addresses("forgotten")?[0].clone();
@@ -122,8 +121,7 @@ pub(super) fn forgotten_pod(bench: &Bench) -> Result<()> {
     wait_until("an answer of the other pod", PATIENCE, || {
         bench.exec("stays", &["ping", "-q", "-c", "1", &own]).map(|_| true)
     })?;
-    bench.words(&format!("delete pod stays --timeout={}s", PATIENCE.as_secs()))?;
-    wait_for_traces(&node, &before)
+    Ok(())
 }
 
 /// Makes the runtime lose its records of a pod, as a change of its version in place does. The
