@@ -138,6 +138,8 @@ fn forget(bench: &Bench, node: &Node, pod: &str) -> Result<()> {
             {ctr} tasks kill --signal SIGKILL --all $id || true
             {ctr} tasks delete --force $id || true
             {ctr} containers delete $id
+            # containerd 2 keeps sandboxes apart from containers.
+            {ctr} sandboxes remove --force $id 2>/dev/null || true
         done
         umount $netns
         rm $netns"

@@ -2,60 +2,59 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
 
 use super::bench::{Bench, PATIENCE};
-use super::objects::{idle, pod};
+use super::objects::{deployment, idle};
 use crate::node::Node;
 use crate::output;
 use crate::process::wait_until;
 
+/// The configuration of the node's network.
+const CONFIGURATION: &str = "/etc/cni/net.d/10-podnet.conflist";
+
 /// The directory with the leases of the network.
 const LEASES: &str = "/var/lib/cni/simple-ebpf-cni/podnet";
 
-/// The pool of the node has three addresses for pods. The fourth pod finds none, and the node is
-/// NotReady until a pod ends.
+/// More pods want addresses than the pool of the node has. The node is NotReady until they are gone.
 pub(super) fn full_pool(bench: &Bench) -> Result<()> {
     let node = bench.cluster.node(1);
-    let configuration = "/etc/cni/net.d/10-podnet.conflist";
-    let saved = node.shell(&format!("cat {configuration}"))?;
-    let taken = leases(&node)?;
+    let saved = node.shell(&format!("cat {CONFIGURATION}"))?;
     let mut list: Value = serde_json::from_str(&saved)?;
-    // As many addresses as there are pods now, and two more.
-    let plugin = &mut list["plugins"][0];
-    let subnet = plugin["subnets"][0].as_str().unwrap_or_default().to_owned();
-    let base = subnet.trim_end_matches(".0/24");
-    let last = node.shell("/opt/cni/bin/simple-ebpf-cni leases --json")?;
-    let last: Value = serde_json::from_str(&last)?;
-    let highest = highest_host(&last);
-    plugin.as_object_mut().map(|plugin| plugin.remove("subnets"));
-    plugin["ipam"] = serde_json::json!({ "ranges": [[{
-        "subnet": subnet, "rangeStart": format!("{base}.2"), "rangeEnd": format!("{base}.{}", highest + 2),
-    }]] });
-    write(&node, configuration, &list.to_string())?;
-    let result = fill(bench, &node, u64::from(highest) + 2 - 1 - taken);
-    write(&node, configuration, &saved)?;
+    let subnet = list["plugins"][0]["subnets"][0].as_str().unwrap_or_default().to_owned();
+    let Some(base) = subnet.strip_suffix("0/24") else { bail!("the node has the pod CIDR {subnet}, not a /24") };
+    // The addresses that pods have now stay in the pool, and two more.
+    let leased: Value = serde_json::from_str(&node.shell("/opt/cni/bin/simple-ebpf-cni leases --json")?)?;
+    let last = highest_host(&leased, base) + 2;
+    let range = json!({ "subnet": subnet, "rangeStart": format!("{base}2"), "rangeEnd": format!("{base}{last}") });
+    let plugin = list["plugins"][0].as_object_mut().context("an object")?;
+    plugin.remove("subnets");
+    plugin.insert("ipam".to_owned(), json!({ "ranges": [[range]] }));
+    write_configuration(&node, &list.to_string())?;
+    let result = overfill(bench, last.into());
+    write_configuration(&node, &saved)?;
     result?;
     wait_ready(bench, true)?;
     Ok(())
 }
 
-/// Takes all free addresses, and observes the node.
-fn fill(bench: &Bench, node: &Node, free: u64) -> Result<()> {
+/// Creates more pods than the pool has addresses, and observes the node.
+fn overfill(bench: &Bench, pods: u32) -> Result<()> {
     wait_ready(bench, true)?;
-    let names: Vec<_> = (0..free).map(|number| format!("pod-{number}")).collect();
-    bench.create_ready(names.iter().map(|name| pod(name, &node.name(), idle())))?;
+    bench.create([deployment("many", pods, idle())])?;
     let after = wait_ready(bench, false)?;
     let condition = condition(bench)?;
     let message = condition["message"].as_str().unwrap_or_default();
-    ensure!(message.contains("free") || message.contains("address"), "the node does not name the cause: {condition}");
-    let taints = bench.kubectl.json("get node node-1")?["spec"]["taints"].clone();
-    ensure!(taints.to_string().contains("node.kubernetes.io/not-ready"), "the node has the taints {taints}");
-    bench.words(&format!("delete pod {} --timeout={}s", names[0], PATIENCE.as_secs()))?;
+    ensure!(message.contains("no address is free"), "the node does not name the cause: {condition}");
+    wait_until("the taint not-ready", PATIENCE, || {
+        let taints = bench.kubectl.json("get node node-1")?["spec"]["taints"].to_string();
+        Ok(taints.contains("node.kubernetes.io/not-ready") && taints.contains("NoSchedule"))
+    })?;
+    bench.words("delete deployment many")?;
     let back = wait_ready(bench, true)?;
     output::note(&format!(
-        "a full pool: NotReady after {} s, Ready {} s after a pod has ended",
+        "a full pool: NotReady after {} s, Ready {} s after the pods are deleted",
         after.as_secs(),
         back.as_secs()
     ));
@@ -91,21 +90,15 @@ fn condition(bench: &Bench) -> Result<Value> {
     Ok(conditions.find(|condition| condition["type"] == "Ready").unwrap_or_default())
 }
 
-fn leases(node: &Node) -> Result<u64> {
-    Ok(node.shell(&format!("ls {LEASES}/leases | wc -l"))?.trim().parse()?)
-}
-
-/// The highest last byte of the leased IPv4 addresses.
-fn highest_host(leases: &Value) -> u8 {
+/// The highest last byte of the leased addresses that begin with `base`.
+fn highest_host(leases: &Value, base: &str) -> u8 {
     let text = leases.to_string();
-    let bytes = text
-        .split('"')
-        .filter(|word| word.starts_with("10.244."))
-        .filter_map(|word| word.rsplit_once('.')?.1.split('/').next()?.parse().ok());
-    bytes.max().unwrap_or(1)
+    let hosts = text.split('"').filter_map(|word| word.strip_prefix(base)?.split('/').next()?.parse().ok());
+    hosts.max().unwrap_or(1)
 }
 
-fn write(node: &Node, path: &str, content: &str) -> Result<()> {
-    node.shell(&format!("cat >{path}.new <<'END'\n{content}\nEND\nmv {path}.new {path}"))?;
+/// Replaces the configuration in one step, as `install` does.
+fn write_configuration(node: &Node, content: &str) -> Result<()> {
+    node.shell(&format!("cat >{CONFIGURATION}.new <<'END'\n{content}\nEND\nmv {CONFIGURATION}.new {CONFIGURATION}"))?;
     Ok(())
 }
