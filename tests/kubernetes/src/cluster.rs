@@ -14,6 +14,7 @@ use crate::images;
 use crate::kubectl::Kubectl;
 use crate::layout::Layout;
 use crate::machine::Machine;
+use crate::modules;
 use crate::node::{Node, World};
 use crate::process::run;
 use crate::settings::Settings;
@@ -43,6 +44,7 @@ impl Cluster {
         let archive = images::build_tools(layout)?;
         fs::create_dir_all(layout.state()).with_context(|| format!("cannot create {}", layout.state().display()))?;
         Machine::observe(layout)?.store(layout)?;
+        modules::load(layout)?;
         fs::write(layout.settings(), serde_json::to_vec_pretty(settings)?)?;
         let cluster = Self { layout: layout.clone(), settings: settings.clone() };
         credentials::create(layout, settings)?;
@@ -168,6 +170,7 @@ pub(crate) fn down(layout: &Layout) -> Result<Vec<String>> {
     }
     World::new(layout).stop()?;
     Cgroups::new(layout)?.remove_parents()?;
+    modules::unload(layout);
     let before = Machine::stored(layout);
     fs::remove_dir_all(layout.state()).with_context(|| format!("cannot delete {}", layout.state().display()))?;
     let _ = fs::remove_file(layout.kubectl());

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`cluster`], [`deploy`] | start and stop; the installation of the plugin |
 //! | [`suite`], [`cases`] | the tests, and the clusters on which they run |
-//! | [`node`], [`cgroups`] | namespaces, mounts, control groups |
+//! | [`node`], [`cgroups`], [`modules`] | namespaces, mounts, control groups, kernel modules |
 //! | [`daemons`], [`credentials`], [`images`] | what runs on a node |
 //! | [`kubectl`] | the client of the API |
 //! | [`diagnosis`] | the report of a failure |
@@ -28,6 +28,7 @@ mod images;
 mod kubectl;
 mod layout;
 mod machine;
+mod modules;
 mod node;
 mod output;
 mod process;

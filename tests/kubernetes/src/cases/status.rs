@@ -17,7 +17,8 @@ const CONFIGURATION: &str = "/etc/cni/net.d/10-podnet.conflist";
 /// The directory with the leases of the network.
 const LEASES: &str = "/var/lib/cni/simple-ebpf-cni/podnet";
 
-/// More pods want addresses than the pool of the node has. The node is NotReady until they are gone.
+/// More pods want addresses than the pool of the node has. The node is NotReady until they are
+/// gone.
 pub(super) fn full_pool(bench: &Bench) -> Result<()> {
     let node = bench.cluster.node(1);
     let saved = node.shell(&format!("cat {CONFIGURATION}"))?;
