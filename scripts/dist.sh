@@ -115,6 +115,17 @@ rust_lld() {
     printf '%s\n' "$folder"
 }
 
+# The folder with a copy of Rust's libunwind. The copy hides the function that the plugin replaces
+# (stack_walk.rs). Otherwise the linker reports two functions with the same name.
+unwinder() {
+    local arch=$1 folder=$target_dir/dist/$1/unwind library
+    library=$(as_caller rustc --print target-libdir --target "$arch-unknown-linux-musl")/self-contained/libunwind.a
+    [ -f "$library" ] || fail "this Rust toolchain has no libunwind for musl: $library"
+    as_caller mkdir -p "$folder"
+    as_caller "$arch-linux-gnu-objcopy" --localize-symbol=_Unwind_Backtrace "$library" "$folder/libunwind.a"
+    printf '%s\n' "$folder"
+}
+
 # Builds the binary of an architecture. The last line of the output is its path.
 build() {
     local arch=$1 debian=$2 target=$1-unknown-linux-musl compiler=$1-linux-gnu-gcc system sources flags
@@ -138,6 +149,7 @@ build() {
     local options=(--cfg=cnikit_static -Ctarget-feature=+crt-static "-Clink-arg=-Wl,-z,pack-relative-relocs") registry
     # Rust's own lld links functions with the same code once. No code compares their addresses.
     options+=("-Clink-arg=-B$(rust_lld)" -Clink-arg=-fuse-ld=lld "-Clink-arg=-Wl,--icf=all")
+    options+=("-Lnative=$(unwinder "$arch")")
     # Paths in panics and debug information must not depend on the folder of the build.
     options+=("--remap-path-prefix=$root=." "--remap-path-prefix=$target_dir=target")
     for registry in "$registries"/*; do options+=("--remap-path-prefix=$registry=registry"); done
