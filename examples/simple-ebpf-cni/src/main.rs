@@ -12,7 +12,7 @@ mod cli;
 #[path = "no_cli.rs"]
 mod cli;
 mod loopback;
-#[cfg(cnikit_static)]
+#[cfg(no_backtraces)]
 mod stack_walk;
 mod verbs;
 

@@ -1,8 +1,7 @@
 //! The stack walk for backtraces, which a release does not have.
 //!
-//! The standard library prints a backtrace with the names of functions, which it finds in debug
-//! information. A release has none, so this code can never find a name. But it is 6 % of the
-//! binary. Without a stack walk the compiler drops it.
+//! The standard library finds the names of functions in debug information. A release has none, but
+//! that code would be 6 % of the binary. Without a stack walk the compiler drops it.
 #![expect(unsafe_code, reason = "only a symbol of this name replaces libunwind's function")]
 
 use std::ffi::{c_int, c_void};
