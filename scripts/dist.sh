@@ -154,6 +154,9 @@ build() {
     # Paths in panics and debug information must not depend on the folder of the build.
     options+=("--remap-path-prefix=$root=." "--remap-path-prefix=$target_dir=target")
     for registry in "$registries"/*; do options+=("--remap-path-prefix=$registry=registry"); done
+    # The build script of libbpf-sys runs again if the flags change, but its make keeps old objects.
+    # The bytes of a release would then depend on earlier builds in this folder.
+    as_caller rm -rf "$target_dir/$target/dist/build/"libbpf-sys-*/out/obj
     as_caller env "${settings[@]}" "CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && printf %s "${options[*]}")" \
         cargo build --profile dist --locked --target "$target" -p "$name" >&2
     printf '%s\n' "$target_dir/$target/dist/$name"
