@@ -15,7 +15,7 @@ shopt -s inherit_errexit
 name=simple-ebpf-cni
 # The largest allowed binary in bytes: its size with all commands, and a small reserve. The limit
 # makes growth visible, because every node loads this file.
-limit=3300000
+limit=3200000
 # No Rust panic unwinds through a C function, so the C libraries need no unwind tables.
 no_unwinding=-fno-asynchronous-unwind-tables
 host=$(uname -m)
@@ -115,6 +115,17 @@ rust_lld() {
     printf '%s\n' "$folder"
 }
 
+# The folder with a copy of Rust's libunwind. The copy hides the function that the plugin replaces
+# (stack_walk.rs). Otherwise the linker reports two functions with the same name.
+unwinder() {
+    local arch=$1 folder=$target_dir/dist/$1/unwind library
+    library=$(as_caller rustc --print target-libdir --target "$arch-unknown-linux-musl")/self-contained/libunwind.a
+    [ -f "$library" ] || fail "this Rust toolchain has no libunwind for musl: $library"
+    as_caller mkdir -p "$folder"
+    as_caller "$arch-linux-gnu-objcopy" --localize-symbol=_Unwind_Backtrace "$library" "$folder/libunwind.a"
+    printf '%s\n' "$folder"
+}
+
 # Builds the binary of an architecture. The last line of the output is its path.
 build() {
     local arch=$1 debian=$2 target=$1-unknown-linux-musl compiler=$1-linux-gnu-gcc system sources flags
@@ -138,9 +149,14 @@ build() {
     local options=(--cfg=cnikit_static -Ctarget-feature=+crt-static "-Clink-arg=-Wl,-z,pack-relative-relocs") registry
     # Rust's own lld links functions with the same code once. No code compares their addresses.
     options+=("-Clink-arg=-B$(rust_lld)" -Clink-arg=-fuse-ld=lld "-Clink-arg=-Wl,--icf=all")
+    # The code for backtraces is 6 % of the binary, and useless without debug information.
+    options+=(--cfg=no_backtraces "-Lnative=$(unwinder "$arch")")
     # Paths in panics and debug information must not depend on the folder of the build.
     options+=("--remap-path-prefix=$root=." "--remap-path-prefix=$target_dir=target")
     for registry in "$registries"/*; do options+=("--remap-path-prefix=$registry=registry"); done
+    # The build script of libbpf-sys runs again if the flags change, but its make keeps old objects.
+    # The bytes of a release would then depend on earlier builds in this folder.
+    as_caller rm -rf "$target_dir/$target/dist/build/"libbpf-sys-*/out/obj
     as_caller env "${settings[@]}" "CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && printf %s "${options[*]}")" \
         cargo build --profile dist --locked --target "$target" -p "$name" >&2
     printf '%s\n' "$target_dir/$target/dist/$name"

@@ -12,6 +12,8 @@ mod cli;
 #[path = "no_cli.rs"]
 mod cli;
 mod loopback;
+#[cfg(no_backtraces)]
+mod stack_walk;
 mod verbs;
 
 use std::process::ExitCode;
