@@ -17,6 +17,9 @@ pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 /// delegate controllers to its children, so the processes leave the node's group itself.
 const DAEMONS: &str = "daemons";
 
+/// The controllers of version 2 that the kubelet and runc use.
+const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "hugetlb", "io"];
+
 /// How long the kernel needs to empty a group after its processes are killed.
 const EMPTY: Duration = Duration::from_secs(20);
 
@@ -161,8 +164,11 @@ impl Cgroups {
     pub(crate) fn remove_parents(&self) -> Result<()> {
         self.parents().iter().try_for_each(|parent| remove_tree(parent))?;
         if let Ok(enabled) = fs::read_to_string(&self.enabled) {
-            let disable: Vec<_> = enabled.split_whitespace().map(|name| format!("-{name}")).collect();
-            write(&Path::new(ROOT).join("cgroup.subtree_control"), &disable.join(" "))?;
+            for name in enabled.split_whitespace() {
+                // A controller that other groups use by now stays. The comparison of the machine
+                // reports it.
+                let _ = write(&Path::new(ROOT).join("cgroup.subtree_control"), &format!("-{name}"));
+            }
         }
         Ok(())
     }
@@ -180,18 +186,19 @@ fn remove_tree(group: &Path) -> Result<()> {
     fs::remove_dir(group).with_context(|| format!("cannot remove the control group {}", group.display()))
 }
 
-/// Enables all controllers of a group of version 2 for its children. Returns those that were not
+/// Enables the controllers of a group of version 2 for its children. Returns those that were not
 /// enabled before.
 fn enable_controllers(group: &Path) -> Result<Vec<String>> {
-    let read = |file: &str| -> Result<Vec<String>> {
-        let text = fs::read_to_string(group.join(file))?;
-        Ok(text.split_whitespace().map(str::to_owned).collect())
+    let read = |file: &str| -> Result<String> {
+        fs::read_to_string(group.join(file)).with_context(|| format!("cannot read {file} of {}", group.display()))
     };
-    let before = read("cgroup.subtree_control")?;
-    let new: Vec<_> = read("cgroup.controllers")?.into_iter().filter(|name| !before.contains(name)).collect();
-    let words: Vec<_> = new.iter().map(|name| format!("+{name}")).collect();
-    if !words.is_empty() {
-        write(&group.join("cgroup.subtree_control"), &words.join(" "))?;
+    let (available, before) = (read("cgroup.controllers")?, read("cgroup.subtree_control")?);
+    let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
+    let is_new = |name: &&str| has(&available, name) && !has(&before, name);
+    let new: Vec<_> = CONTROLLERS.into_iter().filter(is_new).map(str::to_owned).collect();
+    for name in &new {
+        write(&group.join("cgroup.subtree_control"), &format!("+{name}"))
+            .context("a group with processes cannot have children with controllers: run this outside of a container")?;
     }
     Ok(new)
 }

@@ -1,8 +1,9 @@
 //! The whole cluster: start, stop, and access to its parts.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -32,21 +33,35 @@ impl Cluster {
         Ok(Self { settings: Settings::read(layout)?, layout: layout.clone() })
     }
 
-    /// Starts a cluster without a network: the nodes are not ready.
+    /// Reserves the folder for a cluster.
     ///
     /// # Errors
     ///
-    /// If a cluster runs, or a part cannot be started. The parts that run stay for [`down`].
-    pub(crate) fn up(layout: &Layout, settings: &Settings, step: &dyn Fn(&str)) -> Result<Self> {
-        if layout.state().exists() {
-            bail!("a cluster runs, or was not removed ({}): make cluster-down", layout.state().display());
+    /// If a cluster has it. The caller must not delete that cluster.
+    pub(crate) fn claim(layout: &Layout, settings: &Settings) -> Result<Self> {
+        let state = layout.state();
+        fs::create_dir_all(layout.root()).with_context(|| format!("cannot create {}", layout.root().display()))?;
+        if let Err(error) = fs::create_dir(&state) {
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                bail!("a cluster runs, or was not removed ({}): make cluster-down", state.display());
+            }
+            return Err(error).with_context(|| format!("cannot create {}", state.display()));
         }
+        fs::write(layout.settings(), serde_json::to_vec_pretty(settings)?)?;
+        layout.store_prebuilt()?;
+        Ok(Self { layout: layout.clone(), settings: settings.clone() })
+    }
+
+    /// Starts the cluster without a network: the nodes are not ready.
+    ///
+    /// # Errors
+    ///
+    /// If a part cannot be started. The parts that run stay for [`down`].
+    pub(crate) fn start(&self, step: &dyn Fn(&str)) -> Result<()> {
+        let (cluster, layout, settings) = (self, &self.layout, &self.settings);
         let archive = images::build_tools(layout)?;
-        fs::create_dir_all(layout.state()).with_context(|| format!("cannot create {}", layout.state().display()))?;
         Machine::observe(layout)?.store(layout)?;
         modules::load(layout)?;
-        fs::write(layout.settings(), serde_json::to_vec_pretty(settings)?)?;
-        let cluster = Self { layout: layout.clone(), settings: settings.clone() };
         credentials::create(layout, settings)?;
         step("Creating the namespaces of the nodes");
         cluster.world().start()?;
@@ -57,15 +72,29 @@ impl Cluster {
         step("Starting the control plane on node-1");
         let importing = cluster.start_runtimes(&archive);
         let first = cluster.node(1);
-        for daemon in CONTROL_PLANE {
-            cluster.daemons().start(&first, daemon)?;
-        }
+        let started = CONTROL_PLANE.iter().try_for_each(|daemon| cluster.daemons().start(&first, *daemon));
         step("Importing the images, and starting the kubelets");
+        // Also after an error, so that no thread starts a daemon while the cluster is deleted.
         importing.join().map_err(|_panic| anyhow!("importing images panicked"))??;
+        started?;
         for node in cluster.nodes() {
             cluster.start_node_daemons(&node)?;
         }
-        Ok(cluster)
+        Ok(())
+    }
+
+    /// Copies the logs of all daemons, which `down` deletes, and returns their folder.
+    pub(crate) fn keep_logs(&self) -> Result<PathBuf> {
+        let folder = self.layout.reports().join("logs");
+        for node in self.nodes() {
+            let own = folder.join(node.name());
+            fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
+            let logs = fs::read_dir(self.layout.node(node.number(), "var/log")).into_iter().flatten().flatten();
+            for log in logs.map(|entry| entry.path()).filter(|path| path.is_file()) {
+                fs::copy(&log, own.join(log.file_name().unwrap_or_default()))?;
+            }
+        }
+        Ok(folder)
     }
 
     /// Starts the runtime of each node and imports the images, while the control plane starts.

@@ -1,6 +1,8 @@
 //! Keys, tokens and client configurations of the control plane.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -23,15 +25,12 @@ pub(crate) fn api() -> String {
     format!("https://{}:6443", addresses(1)[0])
 }
 
-/// Creates the credentials, unless they exist.
+/// Creates the credentials.
 ///
 /// The API server signs its own certificate, and each kubelet does so too. The other keys are the
 /// one with which the API server calls the kubelets, and the one that signs service account tokens.
 pub(crate) fn create(layout: &Layout, settings: &Settings) -> Result<()> {
     let file = |name: &str| layout.control_plane(name);
-    if file("tokens.csv").exists() {
-        return Ok(());
-    }
     fs::create_dir_all(file("")).context("cannot create the folder of the control plane")?;
     run(Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "365"])
@@ -73,5 +72,7 @@ fn client_configuration(layout: &Layout, token: &str) -> Value {
 
 fn write(layout: &Layout, name: &str, content: &str) -> Result<()> {
     let path = layout.control_plane(name);
-    fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
+    let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
+    let written = file.and_then(|mut file| file.write_all(content.as_bytes()));
+    written.with_context(|| format!("cannot write {}", path.display()))
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::kubectl::Kubectl;
 use crate::layout::Layout;
 use crate::node::Node;
-use crate::process::wait_until;
+use crate::process::{tail, wait_until};
 use crate::settings::{DNS, Runtime, Settings, WORLD, addresses};
 
 /// The image of the containers that hold the namespaces of pods.
@@ -88,9 +88,14 @@ impl Daemons<'_> {
             command.splice(0..0, ["env".to_owned(), path]);
         }
         command.extend(options);
-        node.start_daemon(daemon.name(), &command)?;
-        self.wait(node, daemon).with_context(|| {
-            format!("{} of {} does not answer: see {}", daemon.name(), node.name(), node.log(daemon.name()).display())
+        let started = node.start_daemon(daemon.name(), &command).and_then(|()| self.wait(node, daemon));
+        started.with_context(|| {
+            format!(
+                "{} of {} does not answer; the end of its log:\n{}\n",
+                daemon.name(),
+                node.name(),
+                tail(&fs::read_to_string(node.log(daemon.name())).unwrap_or_default())
+            )
         })
     }
 

@@ -24,6 +24,7 @@ impl Kubectl {
     pub(crate) fn command(&self) -> Result<Command> {
         let mut command = Node::new(&self.layout, 1).command_in_network(self.layout.program("kubectl"))?;
         command.env("KUBECONFIG", self.layout.control_plane("admin.conf"));
+        command.env("KUBECACHEDIR", self.layout.kubectl_cache());
         Ok(command)
     }
 

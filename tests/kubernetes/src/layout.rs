@@ -9,10 +9,16 @@ use anyhow::{Context as _, Result, bail};
 /// The folder with prebuilt programs of Kubernetes.
 const BIN_DIR: &str = "KUBERNETES_BIN_DIR";
 
+/// The folder of the running cluster, and the file in it that names the prebuilt programs.
+const STATE: &str = "cluster";
+const PREBUILT: &str = "prebuilt-programs";
+
 /// The paths of programs, images and state.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     root: PathBuf,
+    /// The folder with prebuilt programs, of the caller or of the running cluster.
+    prebuilt: Option<PathBuf>,
 }
 
 impl Layout {
@@ -22,13 +28,27 @@ impl Layout {
     ///
     /// If the folder is below a path that each node has for itself.
     pub(crate) fn new(root: &Path) -> Result<Self> {
-        let root = std::path::absolute(root).with_context(|| format!("cannot resolve {}", root.display()))?;
-        for covered in crate::node::init::OWN_FOLDERS.iter().chain(&["/run", "/sys", "/proc"]) {
-            if root.starts_with(covered) {
-                bail!("{} is below {covered}, which each node has for itself: choose another --dir", root.display());
+        let absolute =
+            |path: &Path| std::path::absolute(path).with_context(|| format!("cannot resolve {}", path.display()));
+        let root = absolute(root)?;
+        let stored = fs::read_to_string(root.join(STATE).join(PREBUILT)).ok().map(PathBuf::from);
+        let named = std::env::var_os(BIN_DIR).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+        let prebuilt = named.or(stored).map(|folder| absolute(&folder)).transpose()?;
+        for path in [Some(&root), prebuilt.as_ref()].into_iter().flatten() {
+            for covered in crate::node::init::OWN_FOLDERS.iter().chain(&["/run", "/sys", "/proc"]) {
+                if path.starts_with(covered) {
+                    bail!("{} is below {covered}, which each node has for itself: choose another", path.display());
+                }
             }
         }
-        Ok(Self { root })
+        Ok(Self { root, prebuilt })
+    }
+
+    /// Records the folder with prebuilt programs for later calls.
+    pub(crate) fn store_prebuilt(&self) -> Result<()> {
+        let Some(folder) = &self.prebuilt else { return Ok(()) };
+        fs::write(self.state().join(PREBUILT), folder.as_os_str().as_encoded_bytes())
+            .context("cannot record the folder of programs")
     }
 
     /// The folder of everything.
@@ -38,7 +58,7 @@ impl Layout {
 
     /// A program of Kubernetes: from `KUBERNETES_BIN_DIR`, or built.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
-        let prebuilt = std::env::var_os(BIN_DIR).map(|folder| Path::new(&folder).join(name));
+        let prebuilt = self.prebuilt.as_ref().map(|folder| folder.join(name));
         prebuilt.filter(|path| path.is_file()).unwrap_or_else(|| self.root.join("bin").join(name))
     }
 
@@ -59,7 +79,7 @@ impl Layout {
 
     /// The state of the running cluster. `down` deletes it.
     pub(crate) fn state(&self) -> PathBuf {
-        self.root.join("cluster")
+        self.root.join(STATE)
     }
 
     /// The settings of the running cluster.
@@ -70,6 +90,12 @@ impl Layout {
     /// Keys, tokens, client configurations and the database of the control plane.
     pub(crate) fn control_plane(&self, name: &str) -> PathBuf {
         self.state().join("control-plane").join(name)
+    }
+
+    /// The discovery cache of kubectl. By default, all clusters with the same address share one in the
+    /// home of the user.
+    pub(crate) fn kubectl_cache(&self) -> PathBuf {
+        self.state().join("kubectl-cache")
     }
 
     /// The files of a node.

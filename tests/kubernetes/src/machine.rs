@@ -77,12 +77,20 @@ impl Machine {
         Some(Self { lines: text.lines().map(str::to_owned).collect() })
     }
 
-    /// What differs from an earlier state: `+` is new, `-` is gone.
+    /// The differences from an earlier state: `+` is new, `-` is gone. New names of sysctls do not
+    /// count, because the kernel loads modules for the packet filters of the nodes.
     pub(crate) fn changes_since(&self, before: &Self) -> Vec<String> {
-        let new = self.lines.difference(&before.lines).map(|line| format!("+ {line}"));
+        let names: BTreeSet<_> = before.lines.iter().filter_map(|line| sysctl_name(line)).collect();
+        let is_known = |line: &&String| sysctl_name(line).is_none_or(|name| names.contains(name));
+        let new = self.lines.difference(&before.lines).filter(is_known).map(|line| format!("+ {line}"));
         let gone = before.lines.difference(&self.lines).map(|line| format!("- {line}"));
         new.chain(gone).collect()
     }
+}
+
+/// The name in a line of a sysctl.
+fn sysctl_name(line: &str) -> Option<&str> {
+    line.strip_prefix("sysctl ")?.split_once(" = ").map(|(name, _)| name)
 }
 
 /// A line of `ip` without the remaining lifetimes.

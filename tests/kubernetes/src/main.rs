@@ -48,7 +48,7 @@ use crate::kubectl::Kubectl;
 use crate::layout::Layout;
 use crate::node::{Node, World, init};
 use crate::output::{line, step};
-use crate::process::{catch_signals, forget_signals};
+use crate::process::{catch_signals, ignore_signals, was_interrupted};
 use crate::settings::Settings;
 
 /// A real Kubernetes cluster in private namespaces of this machine
@@ -123,7 +123,11 @@ fn run(options: &Options) -> Result<()> {
     let layout = Layout::new(&options.dir)?;
     match &options.command {
         Command::Up { settings, plugin } => up(&layout, settings, plugin.as_ref()),
-        Command::Down => report_down(&layout),
+        Command::Down => {
+            catch_signals()?;
+            ignore_signals();
+            report_down(&layout)
+        }
         Command::Kubectl { arguments } => replace(Kubectl::new(&layout).command()?.args(arguments)),
         Command::On { node, command } => {
             let mut process = match node {
@@ -145,23 +149,22 @@ fn run(options: &Options) -> Result<()> {
 fn up(layout: &Layout, settings: &Settings, plugin: Option<&PathBuf>) -> Result<()> {
     catch_signals()?;
     let started = Instant::now();
-    if layout.state().exists() {
-        bail!("a cluster runs, or was not removed ({}): make cluster-down", layout.state().display());
-    }
+    let cluster = Cluster::claim(layout, settings)?;
     step(&format!("Starting a cluster: {}", settings.summary()));
-    let result = Cluster::up(layout, settings, &step).and_then(|cluster| {
-        if let Some(plugin) = plugin {
-            step("Installing the plugin by deploy/");
-            if let Err(error) = cluster.deploy(plugin) {
-                eprintln!("{}", cluster.diagnosis());
-                return Err(error);
-            }
-        }
-        Ok(())
+    let result = cluster.start(&step).and_then(|()| {
+        let Some(plugin) = plugin else { return Ok(()) };
+        step("Installing the plugin by deploy/");
+        cluster.deploy(plugin)
     });
     if let Err(error) = result {
-        forget_signals();
+        if !was_interrupted() {
+            eprintln!("{}", cluster.diagnosis());
+        }
+        ignore_signals();
         eprintln!("cluster: {error:#}");
+        if let Ok(logs) = cluster.keep_logs() {
+            eprintln!("cluster: the logs of the daemons are in {}", logs.display());
+        }
         report_down(layout)?;
         bail!("the cluster did not start, and nothing of it is left");
     }

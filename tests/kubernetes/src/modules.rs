@@ -26,6 +26,13 @@ pub(crate) fn load(layout: &Layout) -> Result<()> {
     for name in &missing {
         run(Command::new("modprobe").arg(name)).with_context(|| format!("the nodes need the module {name}"))?;
     }
+    if missing.contains(&"br_netfilter") {
+        // The module would pass the packets of the machine's own bridges to its packet filter. Each
+        // node has its own settings, which are on.
+        for family in ["iptables", "ip6tables", "arptables"] {
+            fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{family}"), "0")?;
+        }
+    }
     output::note(&format!("loaded the modules {}, until the cluster is deleted", missing.join(", ")));
     Ok(())
 }

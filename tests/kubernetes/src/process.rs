@@ -1,14 +1,16 @@
 //! Programs that this one calls, and waiting.
 
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// The interval of polls.
 const STEP: Duration = Duration::from_millis(50);
@@ -16,22 +18,29 @@ const STEP: Duration = Duration::from_millis(50);
 /// Most characters of a program's output in an error message.
 const MOST_OUTPUT: usize = 4000;
 
-static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+/// The interval at which a running program is checked for a signal to this one.
+const SIGNAL_STEP: Duration = Duration::from_millis(100);
 
-/// Turns SIGINT and SIGTERM into an error of the next wait, so that the caller cleans up.
+static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+static IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Turns SIGINT, SIGTERM and SIGHUP into an error of the next wait, so that the caller cleans up.
 pub(crate) fn catch_signals() -> Result<()> {
     let flag = INTERRUPTED.get_or_init(Arc::default);
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(flag)).context("cannot handle signals")?;
     }
     Ok(())
 }
 
-/// Forgets a received signal, so that cleaning up can wait.
-pub(crate) fn forget_signals() {
-    if let Some(flag) = INTERRUPTED.get() {
-        flag.store(false, Ordering::Relaxed);
-    }
+/// From now on signals have no effect, because half a deletion would leave a cluster.
+pub(crate) fn ignore_signals() {
+    IGNORED.store(true, Ordering::Relaxed);
+}
+
+/// Signals have an effect again.
+pub(crate) fn heed_signals() {
+    IGNORED.store(false, Ordering::Relaxed);
 }
 
 /// Whether a signal has arrived.
@@ -40,7 +49,7 @@ pub(crate) fn was_interrupted() -> bool {
 }
 
 fn check_signals() -> Result<()> {
-    if was_interrupted() {
+    if was_interrupted() && !IGNORED.load(Ordering::Relaxed) {
         bail!("interrupted");
     }
     Ok(())
@@ -64,13 +73,32 @@ pub(crate) fn run_with_input(command: &mut Command, input: &str) -> Result<Strin
         // A program may end without reading its input. Its exit status then has the cause.
         let _ = pipe.write_all(input.as_bytes());
     }
-    let output = child.wait_with_output().with_context(|| format!("cannot wait for {}", name(command)))?;
+    let output = wait(child).with_context(|| format!("cannot wait for {}", name(command)))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         bail!("{}: {}\n{}", name(command), output.status, tail(&format!("{stdout}{stderr}")));
     }
     Ok(stdout)
+}
+
+/// Waits for a program. A signal to this program ends it, because a signal may reach only one of
+/// them.
+fn wait(child: Child) -> Result<Output> {
+    let pid = Pid::from_child(&child);
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(child.wait_with_output()));
+    loop {
+        match receiver.recv_timeout(SIGNAL_STEP) {
+            Ok(output) => return Ok(output?),
+            Err(RecvTimeoutError::Timeout) if check_signals().is_err() => {
+                // The program has ended by itself if this fails.
+                let _ = kill_process(pid, Signal::TERM);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => bail!("the waiting thread has ended"),
+        }
+    }
 }
 
 /// Polls until there is a value.

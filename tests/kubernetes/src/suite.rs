@@ -1,6 +1,5 @@
 //! Runs the tests on one cluster after another.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -9,8 +8,11 @@ use crate::cases::{Bench, CASES, Case, Plugins, SHORT_CONFORMANCE};
 use crate::cluster::{Cluster, down};
 use crate::layout::Layout;
 use crate::output;
-use crate::process::{catch_signals, forget_signals, was_interrupted};
+use crate::process::{catch_signals, heed_signals, ignore_signals, was_interrupted};
 use crate::settings::{ProxyMode, Runtime, Settings};
+
+/// The most characters of a test's name in the name of its namespace, which has at most 63.
+const MOST_NAME: usize = 50;
 
 /// Run the tests on clusters with different settings, one after another
 #[derive(Debug, clap::Args)]
@@ -104,7 +106,7 @@ pub(crate) fn run(layout: &Layout, options: &Options) -> Result<()> {
     let started = Instant::now();
     let mut outcomes = Vec::new();
     if options.running {
-        outcomes.extend(run_cases(&Cluster::running(layout)?, &cases, options)?);
+        outcomes.extend(run_cases(&Cluster::running(layout)?, &cases, options));
     } else {
         for settings in &clusters {
             outcomes.extend(run_cluster(layout, settings, &cases, options)?);
@@ -115,38 +117,40 @@ pub(crate) fn run(layout: &Layout, options: &Options) -> Result<()> {
 
 /// Starts a cluster, runs the tests on it, and deletes it.
 fn run_cluster(layout: &Layout, settings: &Settings, cases: &[&Case], options: &Options) -> Result<Vec<Outcome>> {
+    let cluster = Cluster::claim(layout, settings)?;
     let started = Instant::now();
     output::step(&format!("Cluster: {}", settings.summary()));
-    let tested = start(layout, settings, &options.plugins.plugin).and_then(|cluster| {
-        output::note(&format!("up after {} s", started.elapsed().as_secs()));
-        run_cases(&cluster, cases, options)
-    });
-    let memory = memory_of_daemons(layout);
-    let interrupted = was_interrupted();
-    forget_signals();
-    let changes = down(layout).context("cannot delete the cluster")?;
-    let mut outcomes = tested?;
-    if interrupted {
-        bail!("interrupted");
-    }
-    if let Some(memory) = memory {
+    let up = cluster.start(&|_step| {}).and_then(|()| cluster.deploy(&options.plugins.plugin));
+    let mut outcomes = match up {
+        Ok(()) => {
+            output::note(&format!("up after {} s", started.elapsed().as_secs()));
+            run_cases(&cluster, cases, options)
+        }
+        Err(error) => {
+            if !was_interrupted() {
+                eprintln!("{}", cluster.diagnosis());
+            }
+            vec![finished("cluster::starts", started, Some(format!("{error:#}")))]
+        }
+    };
+    ignore_signals();
+    if let Some(memory) = memory_of_daemons(&cluster) {
         output::note(&format!("the daemons of node-1 had {memory} MB of memory"));
+    }
+    if outcomes.iter().any(|outcome| outcome.error.is_some()) {
+        output::note(&format!("the logs of the daemons are in {}", cluster.keep_logs()?.display()));
+    }
+    let changes = down(layout).context("cannot delete the cluster")?;
+    heed_signals();
+    if was_interrupted() {
+        bail!("interrupted");
     }
     let error = (!changes.is_empty()).then(|| format!("the machine has changed:\n{}", changes.join("\n")));
     outcomes.push(finished("machine::nothing_of_the_cluster_is_left", started, error));
     Ok(outcomes)
 }
 
-fn start(layout: &Layout, settings: &Settings, plugin: &Path) -> Result<Cluster> {
-    let cluster = Cluster::up(layout, settings, &|_step| {})?;
-    if let Err(error) = cluster.deploy(plugin) {
-        eprintln!("{}", cluster.diagnosis());
-        return Err(error);
-    }
-    Ok(cluster)
-}
-
-fn run_cases(cluster: &Cluster, cases: &[&Case], options: &Options) -> Result<Vec<Outcome>> {
+fn run_cases(cluster: &Cluster, cases: &[&Case], options: &Options) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for case in cases {
         if !(case.applies)(cluster.settings()) {
@@ -154,27 +158,35 @@ fn run_cases(cluster: &Cluster, cases: &[&Case], options: &Options) -> Result<Ve
             continue;
         }
         let started = Instant::now();
-        let namespace = format!("test-{}", case.name.split("::").last().unwrap_or_default().replace('_', "-"));
-        let namespace = namespace.get(..60).unwrap_or(&namespace).trim_end_matches('-').to_owned();
-        let bench = Bench::new(cluster, &namespace, &options.plugins, options.short)?;
-        let result = (case.run)(&bench);
-        if result.is_err() && !was_interrupted() {
-            // Before the namespace is deleted.
-            eprintln!("{}", cluster.diagnosis());
-        }
-        let cleaned = bench.finish();
-        let error = result.and(cleaned).err().map(|error| format!("{error:#}"));
-        let has_failed = error.is_some();
-        outcomes.push(finished(case.name, started, error));
+        let result = run_case(cluster, case, options);
+        let has_failed = result.is_err();
+        outcomes.push(finished(case.name, started, result.err().map(|error| format!("{error:#}"))));
         if was_interrupted() {
             break;
         }
         // A failed test may leave a node without a daemon or network.
-        if has_failed {
-            cluster.nodes().try_for_each(|node| cluster.start_missing(&node))?;
+        if has_failed && let Err(error) = cluster.nodes().try_for_each(|node| cluster.start_missing(&node)) {
+            outcomes.push(finished("cluster::recovers", started, Some(format!("{error:#}"))));
+            break;
         }
     }
-    Ok(outcomes)
+    outcomes
+}
+
+/// Runs a test in a namespace of its own.
+fn run_case(cluster: &Cluster, case: &Case, options: &Options) -> Result<()> {
+    // The namespace of an earlier run may still be there.
+    let name = case.name.split("::").last().unwrap_or_default().replace('_', "-");
+    let name = name.get(..MOST_NAME).unwrap_or(&name).trim_end_matches('-');
+    let namespace = format!("{name}-{}", std::process::id());
+    let bench = Bench::new(cluster, &namespace, &options.plugins, options.short)?;
+    let result = (case.run)(&bench);
+    if result.is_err() && !was_interrupted() {
+        // Before the namespace is deleted.
+        eprintln!("{}", cluster.diagnosis());
+    }
+    let cleaned = bench.finish();
+    result.and(cleaned)
 }
 
 /// Prints the result of a test.
@@ -211,8 +223,8 @@ fn report(outcomes: &[Outcome], options: &Options, elapsed: Duration) -> Result<
 }
 
 /// The resident memory of the daemons of the first node in megabytes.
-fn memory_of_daemons(layout: &Layout) -> Option<u64> {
-    let cluster = Cluster::running(layout).ok()?;
-    let script = "for file in /run/cluster/*.pid; do grep VmRSS /proc/$(cat $file)/status; done | awk '{ sum += $2 } END { print int(sum / 1024) }'";
+fn memory_of_daemons(cluster: &Cluster) -> Option<u64> {
+    let script = "for file in /run/cluster/*.pid; do grep VmRSS /proc/$(cat $file)/status; done |
+        awk '{ sum += $2 } END { print int(sum / 1024) }'";
     cluster.node(1).shell(script).ok()?.trim().parse().ok()
 }

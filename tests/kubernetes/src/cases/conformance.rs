@@ -53,6 +53,7 @@ pub(super) fn sig_network(bench: &Bench) -> Result<()> {
     let bin = kubectl.parent().context("a folder of programs")?.display();
     ginkgo
         .env("KUBECONFIG", layout.control_plane("admin.conf"))
+        .env("KUBECACHEDIR", layout.kubectl_cache())
         .env("PATH", format!("{bin}:{path}"))
         .args(["--procs", PROCESSES, "--no-color", "--silence-skips", "--timeout", "60m"])
         .args(["--focus", &focus, "--skip", r"\[Disruptive\]|\[Slow\]|\[Flaky\]|\[Serial\]"])

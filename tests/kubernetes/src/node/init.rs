@@ -40,6 +40,9 @@ const SHARED_SYSCTLS: [&str; 6] = [
 /// Files of the node that are not for its programs, on its own `/run`.
 pub(crate) const RUN: &str = "/run/cluster";
 
+/// The folder of the daemons for temporary files. The machine's `/tmp` is visible on the node.
+pub(crate) const TMP: &str = "/run/cluster/tmp";
+
 /// The properties of a node.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -63,12 +66,12 @@ pub(crate) fn run_node(options: &Options) -> Result<()> {
     let pid = outer_pid()?;
     // Decides by the machine's mounts, which the node's replace.
     let hierarchies = Hierarchies::of_machine()?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("cannot make / private")?;
+    receive_mounts()?;
     rustix::system::sethostname(options.name.as_bytes()).context("cannot set the host name")?;
     new_mount("proc", "/proc", "")?;
     new_mount("tmpfs", "/run", "mode=755")?;
     fs::create_dir_all("/run/lock")?;
-    fs::create_dir_all(RUN)?;
+    fs::create_dir_all(TMP)?;
     new_mount("sysfs", "/sys", "")?;
     new_mount("bpf", "/sys/fs/bpf", "mode=700")?;
     mount_cgroups(&hierarchies)?;
@@ -90,9 +93,16 @@ pub(crate) fn run_node(options: &Options) -> Result<()> {
 /// Prints the process id on this machine, and holds the namespaces. `/sys` shows the new network.
 pub(crate) fn run_world() -> Result<()> {
     let pid = outer_pid()?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("cannot make / private")?;
+    receive_mounts()?;
     new_mount("sysfs", "/sys", "")?;
     hold(pid)
+}
+
+/// Mounts made here stay here. Unmounts on the machine arrive here: otherwise a node would keep the
+/// machine's file systems busy.
+fn receive_mounts() -> Result<()> {
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", flags).context("cannot separate the mounts from the machine's")
 }
 
 /// The id of this process in the PID namespace that mounted `/proc`: the machine's.

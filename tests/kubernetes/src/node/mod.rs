@@ -51,7 +51,7 @@ impl World {
             return Ok(());
         }
         let mut unshare = Command::new("setsid");
-        unshare.args(["unshare", "--net", "--mount", "--propagation", "private"]).arg(std::env::current_exe()?);
+        unshare.args(["unshare", "--net", "--mount", "--propagation", "slave"]).arg(std::env::current_exe()?);
         start_holder(&self.layout, WORLD_NAME, unshare.arg("hold-world"))?;
         let mut script = format!("ip link set lo up; ip link add {UNDERLAY} type bridge; ip link set {UNDERLAY} up\n");
         for (address, prefix) in addresses(WORLD).iter().zip(UNDERLAY_PREFIXES) {
@@ -116,7 +116,7 @@ impl Node {
         let mut unshare = joined(&cgroups.roots(&name));
         unshare
             .args(["setsid", "unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--cgroup"])
-            .args(["--fork", "--kill-child", "--propagation", "private"])
+            .args(["--fork", "--kill-child", "--propagation", "slave"])
             .arg(std::env::current_exe()?)
             .args(["hold-node", "--name", &name, "--boot-id", boot_id.trim(), "--state"]);
         let pid = start_holder(&self.layout, &name, unshare.arg(&state))?;
@@ -179,7 +179,14 @@ impl Node {
         let log = log.with_context(|| format!("cannot write the log of {name}"))?;
         let mut starter = self.command("sh")?;
         // Detached, so that it outlives this process and no signal of a terminal reaches it.
-        starter.args(["-c", "echo $$ >\"$0\"; cd /; exec setsid \"$@\"", &pid_file(name)]).args(command);
+        starter
+            .args([
+                "-c",
+                "echo $$ >\"$0\"; cd /; export TMPDIR=\"$1\"; shift; exec setsid \"$@\"",
+                &pid_file(name),
+                init::TMP,
+            ])
+            .args(command);
         starter.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut child = starter.spawn().with_context(|| format!("cannot start {name}"))?;
         // Reaps the process that entered the namespaces, which waits for the daemon.
