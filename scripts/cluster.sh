@@ -31,10 +31,17 @@ if [ "$command" = down ] && [ ! -x "$folder/debug/cluster" ]; then
     note "No cluster runs: none was built"
     exit
 fi
-if [ "$command" = test ] && [[ " $* " == *" --list "* ]]; then
+# For a test, the clusters and tests that it selects.
+listed=''
+if [ "$command" = test ]; then
     as_caller cargo build --quiet --locked -p kubernetes-cluster
-    as_caller "$folder/debug/cluster" test --plugin none "$@"
-    exit
+    listing=(--plugin none "$@")
+    [[ " $* " == *" --list "* ]] || listing+=(--list)
+    listed=$(as_caller "$folder/debug/cluster" test "${listing[@]}")
+    if [[ " $* " == *" --list "* ]]; then
+        printf '%s\n' "$listed"
+        exit
+    fi
 fi
 if [ "$command" = up ] || [ "$command" = test ]; then
     scripts/preflight.sh kubernetes || exit 1
@@ -42,11 +49,9 @@ if [ "$command" = up ] || [ "$command" = test ]; then
     PATH="$(bpftool_folder):$PATH"
     programs=()
     if [ "$command" = test ]; then programs+=(--tests); fi
-    # The long form of the test has a cluster with containerd 2.2.
-    if [[ " $* " == *" 2.2 "* ]] || { [ "$command" = test ] && [[ " $* " != *" --short "* ]]; }; then
-        programs+=(--containerd)
-    fi
-    scripts/kubernetes-programs.sh "${programs[@]}" | sed '$d'
+    if [[ " $* " == *" 2.2 "* ]] || [[ $listed == *"containerd 2.2"* ]]; then programs+=(--containerd); fi
+    as_caller mkdir -p "$folder/kubernetes"
+    scripts/kubernetes-programs.sh "${programs[@]}"
     step "Building the cluster's own program and the plugin"
     as_caller cargo build --quiet --locked -p kubernetes-cluster
     plugin=${SIMPLE_EBPF_CNI_BINARY:-$(scripts/build.sh | tail -n 1)}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the programs of a Kubernetes cluster from their Go modules, if they are missing or older
-# than their sources in tests/kubernetes. The last line of the output is their folder.
+# than their sources in tests/kubernetes. They are in target/kubernetes/bin.
 #
 # usage: scripts/kubernetes-programs.sh [--tests] [--containerd]
 #        --tests        also the [sig-network] tests of Kubernetes
@@ -58,16 +58,8 @@ file_of() {
     esac
 }
 
-# go_version: prints the version of Go, or nothing.
-go_version() { as_caller go version 2>/dev/null | sed -n 's/^go version go\([0-9.]*\).*/\1/p'; }
-
 require_go() {
-    local found
-    found=$(go_version) || found=''
-    # From 1.21 on, go downloads the release that a module requires.
-    if [ -z "$found" ] || [ "$(printf '%s\n' 1.21 "$found" | sort -V | head -n 1)" != 1.21 ]; then
-        fail "Go ${found:+$found is too old, and }1.21 or newer is necessary to build Kubernetes: install it from https://go.dev/dl, or set KUBERNETES_BIN_DIR to a folder with ${missing[*]}"
-    fi
+    can_build_go || fail "Go 1.21 or newer is necessary to build Kubernetes: install it from https://go.dev/dl, or set KUBERNETES_BIN_DIR to a folder with ${missing[*]}"
 }
 
 # count TOTAL: reads the names of compiled packages, and prints the number of them.
@@ -103,7 +95,7 @@ build() {
     step "Building ${missing[*]} (once; five to fifteen minutes on two processors without a Go cache)"
     local began=$SECONDS
     as_caller mkdir -p "$out/new"
-    go() { (cd "$module" && as_caller env CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -buildvcs=false" go "$@"); }
+    go() { (cd "$module" && as_caller env CGO_ENABLED=0 GOTOOLCHAIN="${GOTOOLCHAIN:-auto}" GOFLAGS="${GOFLAGS:-} -buildvcs=false" go "$@"); }
     for program in "${missing[@]}"; do
         [ "$program" = e2e.test ] || packages+=("$(package_of "$program")")
     done
@@ -119,7 +111,7 @@ build() {
             go test -c -v -trimpath -ldflags "$flags" -o "$out/new/$program" ./network-tests 2>&1 | count "$total"
         fi
         as_caller mv "$out/new/$(file_of "$program")" "$out/$program"
-        as_caller sh -c "echo $digest >$out/.$program"
+        echo "$digest" | as_caller tee "$out/.$program" >/dev/null
     done
     as_caller rmdir "$out/new"
     note "built in $((SECONDS - began)) s"
@@ -132,4 +124,3 @@ if [ ${#runtime_wanted[@]} -gt 0 ]; then
     tags=no_btrfs,no_zfs,no_devmapper
     build containerd "$folder/containerd-2" "${runtime_wanted[@]}"
 fi
-printf '%s\n' "$folder"

@@ -4,8 +4,8 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export root
 
-# System programs are in folders that a user's PATH may lack.
-export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+# System programs are in folders that a user's PATH may lack, and Go in one that root's may lack.
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin"
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
     bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m'
@@ -74,4 +74,11 @@ bpftool_folder() {
         fi
     done
     return 1
+}
+
+# Whether Go is installed and can download the release that a module requires: from 1.21 on.
+can_build_go() {
+    local found
+    found=$(as_caller go version 2>/dev/null | sed -n 's/^go version go\([0-9.]*\).*/\1/p') || found=''
+    [ -n "$found" ] && [ "$(printf '%s\n' 1.21 "$found" | sort -V | head -n 1)" = 1.21 ]
 }

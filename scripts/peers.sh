@@ -15,10 +15,7 @@ missing() {
     note "NOT RUN: $*: tests with cnitool and the newer reference plugins are skipped"
     exit 0
 }
-# From 1.21 on, go downloads the release that a module requires.
-found=$(as_caller go version 2>/dev/null | sed -n 's/^go version go\([0-9.]*\).*/\1/p') || found=''
-[ -n "$found" ] || missing "Go is not installed"
-[ "$(printf '%s\n' 1.21 "$found" | sort -V | head -n 1)" = 1.21 ] || missing "Go $found is too old"
+can_build_go || missing "Go 1.21 or newer is not installed"
 
 # build FOLDER PACKAGE@VERSION...: builds the missing programs.
 build() {

@@ -18,14 +18,14 @@ if [[ " $* " == *" --help "* ]]; then
     exit
 fi
 next=()
-if [[ " $* " != *" --short "* ]] && [[ " $* " != *" --list "* ]]; then
+if [[ " $* " != *" --list "* ]] && [[ $(scripts/cluster.sh test --list "$@") == *upgrade::* ]]; then
     # Another build of the plugin for the test of upgrades: a later version with other programs.
     folder=$(realpath -m "${CARGO_TARGET_DIR:-target}/kubernetes/next")
     step "Building another version of the plugin, for the test of upgrades"
     scripts/preflight.sh kubernetes
     as_caller rm -rf "$folder/sources"
     as_caller mkdir -p "$folder/sources"
-    as_caller git ls-files -z | as_caller xargs -0 tar -cf - | as_caller tar -xf - -C "$folder/sources"
+    as_caller tar --exclude=./target --exclude=./.git --exclude=./dist -cf - . | as_caller tar -xf - -C "$folder/sources"
     as_caller sed -i 's/^version = "0\.1\.0"$/version = "0.1.1"/' "$folder/sources/Cargo.toml"
     # The digest of the sources names the programs, so a comment makes them others.
     echo '/* The next version. */' | as_caller tee -a "$folder/sources/bpf/pod.bpf.c" >/dev/null

@@ -92,8 +92,8 @@ impl Layout {
         self.state().join("control-plane").join(name)
     }
 
-    /// The discovery cache of kubectl. By default, all clusters with the same address share one in the
-    /// home of the user.
+    /// The discovery cache of kubectl. By default, all clusters with the same address share one in
+    /// the home of the user.
     pub(crate) fn kubectl_cache(&self) -> PathBuf {
         self.state().join("kubectl-cache")
     }

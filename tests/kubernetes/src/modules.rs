@@ -1,5 +1,4 @@
-//! Modules of the kernel that the nodes need. The kernel loads others, such as those of iptables,
-//! by itself.
+//! Modules of the kernel that the nodes need. The kernel loads modules of packet filters by itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use super::bench::Bench;
+use super::bench::{Bench, client_address};
 use super::objects::{HTTP, idle, pod, server};
 use crate::images::TOOLS_IMAGE;
 use crate::node::Node;
@@ -79,14 +79,13 @@ pub(super) fn every_pair_of_nodes(bench: &Bench) -> Result<()> {
         let own = bench.addresses(source)?;
         for (target, _) in pods.iter().filter(|(target, _)| target != source) {
             for (family, address) in bench.addresses(target)?.iter().enumerate() {
-                bench
-                    .exec(
-                        source,
-                        &["ping", "-q", "-i", "0.05", "-c", "3", "-M", "do", "-s", WHOLE_PACKET_OF[family], address],
-                    )
+                let size = WHOLE_PACKET_OF[family];
+                let report = bench
+                    .exec(source, &["ping", "-q", "-i", "0.05", "-c", "3", "-M", "do", "-s", size, address])
                     .with_context(|| format!("{source} pings {target}"))?;
+                ensure!(report.contains("3 received"), "{source} pings {target}:\n{report}");
                 let seen = bench.fetch(source, address, HTTP.into(), "clientip")?;
-                let seen = seen.rsplit_once(':').map_or(seen.as_str(), |(address, _)| address).trim_matches(['[', ']']);
+                let seen = client_address(&seen);
                 ensure!(
                     seen == own[family],
                     "{target} sees {seen} as the address of {source}, which is {}",

@@ -197,6 +197,11 @@ pub(crate) fn url(address: &str, port: u64, path: &str) -> String {
     }
 }
 
+/// The address in an answer of `clientip`: `10.244.0.2:4000` or `[fd00::2]:4000`.
+pub(crate) fn client_address(answer: &str) -> &str {
+    answer.rsplit_once(':').map_or(answer, |(address, _port)| address).trim_matches(['[', ']'])
+}
+
 /// The strings under a key of a list of objects.
 pub(crate) fn strings(list: &Value, key: &str) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(|item| item[key].as_str().map(str::to_owned)).collect()

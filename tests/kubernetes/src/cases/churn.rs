@@ -19,6 +19,9 @@ const PODS: u32 = 100;
 /// The time for all of them, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// The plugin on a node.
+const PLUGIN: &str = "/opt/cni/bin/simple-ebpf-cni";
+
 /// How long nothing changes on a node without work.
 const SETTLED: Duration = Duration::from_secs(2);
 
@@ -26,11 +29,12 @@ const SETTLED: Duration = Duration::from_secs(2);
 pub(super) fn traces(node: &Node) -> Result<BTreeSet<String>> {
     let script = "ip -o link show type veth | awk '{ print \"link\", $2 }'
         find /var/lib/cni/simple-ebpf-cni /var/lib/cni/results /sys/fs/bpf /run/netns /run/simple-ebpf-cni 2>/dev/null || true
-        for map in pod_ifindex pod_ifindex_v6 port_config port_addresses; do
+        for map in pod_ifindex pod_ifindex_v6 pkt_count pkt_count_v6 port_config port_addresses; do
             file=/sys/fs/bpf/simple-ebpf-cni/podnet/v2/$map
-            [ ! -e $file ] || echo \"entries of $map: $(bpftool -j map dump pinned $file | jq length)\"
+            dump=$(bpftool -j map dump pinned $file)
+            echo \"entries of $map: $(echo \"$dump\" | jq length)\"
         done
-        nft list tables; iptables-save -t nat | grep -c CNI- || true";
+        for save in iptables-save ip6tables-save; do echo \"portmap: $($save -t nat | grep -c CNI- || true)\"; done";
     Ok(node.shell(script)?.lines().map(str::to_owned).collect())
 }
 
@@ -102,26 +106,41 @@ pub(super) fn forgotten_pod(bench: &Bench) -> Result<()> {
     bench.create_ready([pod("forgotten", &node.name(), idle())])?;
     let address = bench.addresses("forgotten")?[0].clone();
     forget(bench, &node, "forgotten")?;
-    let leases = |what: &str| -> Result<()> {
-        let listed = node.shell("/opt/cni/bin/simple-ebpf-cni leases --json")?;
-        ensure!(listed.contains(&address), "{what}: `leases` does not list {address}: {listed}");
-        Ok(())
-    };
-    leases("after the runtime has forgotten the pod")?;
-    let gc = |options: &str| node.shell(&format!("/opt/cni/bin/simple-ebpf-cni gc {options} 2>&1"));
-    let report = gc("--dry-run")?;
-    ensure!(report.contains(&address), "`gc --dry-run` does not list {address}:\n{report}");
-    leases("after `gc --dry-run`")?;
-    let report = gc("")?;
-    ensure!(report.contains(&address), "`gc` does not list {address}:\n{report}");
-    let left: Value = serde_json::from_str(&node.shell("/opt/cni/bin/simple-ebpf-cni leases --json")?)?;
-    ensure!(!left.to_string().contains(&format!("\"{address}\"")), "`gc` has not freed {address}: {left}");
+    ensure!(leased_addresses(&node)?.contains(&address), "the lease of {address} is gone before `gc`");
+    for (options, is_leased) in [("--dry-run", true), ("", false)] {
+        let report: Value = serde_json::from_str(&node.shell(&format!("{PLUGIN} gc --json {options}"))?)?;
+        ensure!(
+            removed(&report) == [address.as_str()],
+            "`gc {options}` removes other addresses than {address}: {report}"
+        );
+        ensure!(leased_addresses(&node)?.contains(&address) == is_leased, "`gc {options}`: the lease of {address}");
+    }
     let own = bench.addresses("stays")?[0].clone();
     // The restarted kubelet needs a moment to know the pod.
     wait_until("an answer of the other pod", PATIENCE, || {
         bench.exec("stays", &["ping", "-q", "-c", "1", &own]).map(|_| true)
     })?;
     Ok(())
+}
+
+/// The addresses of the attachments that `gc` has removed or would remove.
+fn removed(report: &Value) -> Vec<&str> {
+    let attachments = report["attachments"].as_array().into_iter().flatten();
+    let gone = attachments.filter(|attachment| attachment["result"] == "removed");
+    gone.flat_map(|attachment| attachment["addresses"].as_array().into_iter().flatten())
+        .filter_map(|address| address.as_str()?.split('/').next())
+        // One family is enough to know the pod.
+        .filter(|address| !address.contains(':'))
+        .collect()
+}
+
+/// The addresses that the plugin has leased on a node.
+pub(super) fn leased_addresses(node: &Node) -> Result<BTreeSet<String>> {
+    let report: Value = serde_json::from_str(&node.shell(&format!("{PLUGIN} leases --json"))?)?;
+    let networks = report["networks"].as_array().into_iter().flatten();
+    let leases = networks.flat_map(|network| network["leases"].as_array().into_iter().flatten());
+    let addresses = leases.flat_map(|lease| lease["addresses"].as_array().into_iter().flatten());
+    Ok(addresses.filter_map(|address| Some(address.as_str()?.split('/').next()?.to_owned())).collect())
 }
 
 /// Makes the runtime lose its records of a pod, as a change of its version in place does. The

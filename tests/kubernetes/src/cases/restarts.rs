@@ -1,23 +1,28 @@
 //! Restarts of daemons and of a node.
 
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
-use serde_json::Value;
 
 use super::bench::{Bench, PATIENCE, strings};
-use super::churn::{settled_traces, wait_for_traces};
+use super::churn::{leased_addresses, settled_traces, wait_for_traces};
 use super::objects::{HTTP, deployment, idle, pod, running, server};
 use crate::daemons::Daemon;
 use crate::deploy::manifests;
+use crate::node::Node;
 use crate::process::{run, wait_until};
 
-/// The number of pings during a restart, and the time between two of them in seconds.
+/// The number of pings during a restart, and the time between two of them.
 const PINGS: u32 = 1500;
-const INTERVAL: &str = "0.02";
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Pods that exchange pings while something happens.
 pub(super) struct Traffic<'b> {
     bench: &'b Bench<'b>,
     senders: Vec<String>,
+    /// Before the first ping.
+    started: Instant,
 }
 
 impl<'b> Traffic<'b> {
@@ -26,13 +31,15 @@ impl<'b> Traffic<'b> {
         let nodes = bench.nodes();
         bench.create_ready(nodes.iter().map(|node| pod(&format!("target-{}", node.number()), &node.name(), idle())))?;
         let mut senders = Vec::new();
+        let started = Instant::now();
+        let interval = INTERVAL.as_secs_f32().to_string();
         for node in &nodes {
             let targets = [node.number(), nodes.len() as u8];
             for target in &targets[..if targets[0] == targets[1] { 1 } else { 2 }] {
                 for (family, address) in bench.addresses(&format!("target-{target}"))?.iter().enumerate() {
                     let name = format!("sender-{}-{target}-{family}", node.number());
                     let count = PINGS.to_string();
-                    let command = ["ping", "-q", "-i", INTERVAL, "-W", "1", "-c", &count, address];
+                    let command = ["ping", "-q", "-i", &interval, "-W", "1", "-c", &count, address];
                     let mut sender = pod(&name, &node.name(), running(&command));
                     sender["spec"]["restartPolicy"] = "Never".into();
                     bench.create([sender])?;
@@ -46,7 +53,7 @@ impl<'b> Traffic<'b> {
                 PATIENCE.as_secs()
             ))?;
         }
-        Ok(Self { bench, senders })
+        Ok(Self { bench, senders, started })
     }
 
     /// Waits for the end of all senders, and requires an answer to each ping.
@@ -65,12 +72,11 @@ impl<'b> Traffic<'b> {
         Ok(())
     }
 
-    /// Fails if a sender has ended: then the event has lasted longer than the traffic.
+    /// Fails if the senders have ended before the event. The API is no evidence, because a stopped
+    /// kubelet reports nothing.
     pub(super) fn still_runs(&self) -> Result<()> {
-        for sender in &self.senders {
-            let phase = self.bench.object(&format!("pod {sender}"))?["status"]["phase"].clone();
-            ensure!(phase == "Running", "{sender} is {phase} before the end of the event");
-        }
+        let (elapsed, length) = (self.started.elapsed(), INTERVAL * PINGS);
+        ensure!(elapsed < length, "the event took {elapsed:?}, and the traffic lasts only {length:?}");
         Ok(())
     }
 }
@@ -98,6 +104,7 @@ fn restart(bench: &Bench, daemon: Daemon) -> Result<()> {
     traffic.still_runs()?;
     bench.words(&format!("wait --for=condition=Ready nodes --all --timeout={}s", PATIENCE.as_secs()))?;
     traffic.finish()?;
+    bench.create_ready(nodes.iter().map(|node| pod(&format!("after-{}", node.number()), &node.name(), server())))?;
     // The kubelet must know the pods again before their deletion ends.
     bench.words(&format!("delete pods --all --timeout={}s", PATIENCE.as_secs()))?;
     for (node, before) in nodes.iter().zip(&before) {
@@ -142,9 +149,16 @@ pub(super) fn node(bench: &Bench) -> Result<()> {
         }
         Ok(answers == PODS as usize * bench.families())
     })?;
-    let leases = node.shell("ls /var/lib/cni/simple-ebpf-cni/podnet/leases")?.lines().count();
-    let pods: Value = serde_json::from_str(&node.shell("/opt/cni/bin/simple-ebpf-cni pods --json")?)?;
-    let attached = pods["pods"].as_array().map_or(0, Vec::len);
-    ensure!(attached > 0 && leases == attached, "{} has {leases} leases for {attached} pods", node.name());
+    let leased = leased_addresses(&node)?;
+    let expected = pod_addresses(bench, &node)?;
+    ensure!(leased == expected, "{} leases {leased:?}, and its pods have {expected:?}", node.name());
     Ok(())
+}
+
+/// The addresses of the pods that run on a node, from the API.
+fn pod_addresses(bench: &Bench, node: &Node) -> Result<BTreeSet<String>> {
+    let selector = format!("get pods --all-namespaces --field-selector spec.nodeName={}", node.name());
+    let pods = bench.kubectl.json(&selector)?;
+    let own = pods["items"].as_array().into_iter().flatten().filter(|pod| pod["spec"]["hostNetwork"] != true);
+    Ok(own.flat_map(|pod| strings(&pod["status"]["podIPs"], "ip")).collect())
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::bench::{Bench, PATIENCE, fetch_by, url};
+use super::bench::{Bench, PATIENCE, client_address, fetch_by, url};
 use super::objects::{HTTP, idle, labeled, pod, server, service, with_spec};
 use crate::process::wait_until;
 use crate::settings::addresses;
@@ -30,8 +30,8 @@ pub(super) fn cluster_ip(bench: &Bench) -> Result<()> {
         for client in &clients {
             bench.reaches_all(client, (address, 80), &SERVERS)?;
             let seen = bench.fetch(client, address, 80, "clientip")?;
-            let own = &bench.addresses(client)?[family];
-            ensure!(seen.contains(own.as_str()), "a server sees {seen} as the address of {client}, which is {own}");
+            let (seen, own) = (client_address(&seen), &bench.addresses(client)?[family]);
+            ensure!(seen == own, "a server sees {seen} as the address of {client}, which is {own}");
         }
         for node in bench.nodes() {
             let what = format!("an answer from {} to {}", url(address, 80, ""), node.name());
@@ -107,7 +107,7 @@ pub(super) fn node_port_local(bench: &Bench) -> Result<()> {
                 Ok(true)
             })?;
             let world = addresses(crate::settings::WORLD)[family].to_string();
-            ensure!(seen.contains(&world), "a server sees {seen} as the client's address, which is {world}");
+            ensure!(client_address(&seen) == world, "a server sees {seen} as the client's address, which is {world}");
         }
     }
     Ok(())
