@@ -13,8 +13,8 @@ use crate::node::Node;
 use crate::output;
 use crate::process::{wait_for, wait_until};
 
-/// The pods of the test.
-const PODS: u32 = 100;
+/// The pods of the test, and of its short form.
+const PODS: [u32; 2] = [100, 10];
 
 /// The time for all of them, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -60,14 +60,15 @@ pub(super) fn wait_for_traces(node: &Node, before: &BTreeSet<String>) -> Result<
     .with_context(|| format!("these differ from before the pods:\n{}", changes.join("\n")))
 }
 
-/// A hundred pods start at once, all connect, and end at once. Nothing of them is left.
-pub(super) fn hundred_pods(bench: &Bench) -> Result<()> {
+/// Many pods start at once, all connect, and end at once. Nothing of them is left.
+pub(super) fn many_pods(bench: &Bench) -> Result<()> {
+    let count = PODS[usize::from(bench.is_short)];
     let nodes = bench.nodes();
     // The first pod of a network leaves its bridge, programs and maps.
     bench.create_ready(nodes.iter().map(|node| pod(&format!("first-{}", node.number()), &node.name(), idle())))?;
     let before = nodes.iter().map(settled_traces).collect::<Result<Vec<_>>>()?;
     let started = Instant::now();
-    bench.create([deployment("many", PODS, idle())])?;
+    bench.create([deployment("many", count, idle())])?;
     let limit = LIMIT.as_secs();
     bench.words(&format!("rollout status deployment/many --timeout={limit}s"))?;
     let up = started.elapsed();
@@ -80,8 +81,8 @@ pub(super) fn hundred_pods(bench: &Bench) -> Result<()> {
         .collect();
     let unique: BTreeSet<_> = addresses.iter().collect();
     ensure!(
-        unique.len() == PODS as usize * bench.families(),
-        "{} of the {PODS} pods' addresses are different",
+        unique.len() == count as usize * bench.families(),
+        "{} of the {count} pods' addresses are different",
         unique.len()
     );
     for address in &addresses {
@@ -92,7 +93,11 @@ pub(super) fn hundred_pods(bench: &Bench) -> Result<()> {
     let started = Instant::now();
     bench.words("delete deployment many")?;
     bench.words(&format!("wait --for=delete pods -l app=many --timeout={limit}s"))?;
-    output::note(&format!("{PODS} pods: ready after {} s, gone after {} s", up.as_secs(), started.elapsed().as_secs()));
+    output::note(&format!(
+        "{count} pods: ready after {} s, gone after {} s",
+        up.as_secs(),
+        started.elapsed().as_secs()
+    ));
     for (node, before) in nodes.iter().zip(&before) {
         wait_for_traces(node, before)?;
     }

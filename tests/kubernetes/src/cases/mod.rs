@@ -59,7 +59,7 @@ pub(crate) const CASES: [Case; 24] = [
     short("services::host_port", services::host_port),
     long("probes::http_tcp_and_grpc_probes_pass", probes::pass),
     long("probes::a_failed_probe_restarts_the_container", probes::restart),
-    long("churn::a_hundred_pods_leave_nothing", churn::hundred_pods),
+    short("churn::many_pods_leave_nothing", churn::many_pods),
     long("restarts::kubelet", restarts::kubelet),
     long("restarts::containerd", restarts::containerd),
     long("restarts::daemonset_deleted_and_back", restarts::daemonset),
