@@ -24,6 +24,7 @@ for argument in "$@"; do
     esac
 done
 
+[ -z "${KUBERNETES_BIN_DIR:-}" ] || [ -d "$KUBERNETES_BIN_DIR" ] || fail "KUBERNETES_BIN_DIR=$KUBERNETES_BIN_DIR is not a folder"
 cd "$root"
 folder=$(realpath -m "${CARGO_TARGET_DIR:-target}/kubernetes/bin")
 sources=tests/kubernetes

@@ -4,13 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::kubectl::Kubectl;
 use crate::layout::Layout;
 use crate::node::Node;
-use crate::process::{tail, wait_until};
+use crate::process::{tail, wait_for, wait_until};
 use crate::settings::{DNS, Runtime, Settings, WORLD, addresses};
 
 /// The image of the containers that hold the namespaces of pods.
@@ -104,7 +104,10 @@ impl Daemons<'_> {
         match daemon {
             Daemon::ApiServer => {
                 let kubectl = Kubectl::new(self.layout);
-                wait_until("the API server", PATIENCE, || Ok(kubectl.run(&["get", "--raw", "/readyz"]).is_ok()))
+                wait_for("the API server", PATIENCE, || {
+                    ensure!(node.runs(daemon.name()), "it has ended");
+                    Ok(kubectl.run(&["get", "--raw", "/readyz"]).is_ok().then_some(()))
+                })
             }
             Daemon::Containerd => wait_until("containerd", PATIENCE, || {
                 Ok(node.shell(&format!("{} version", self.ctr().display())).is_ok())

@@ -34,6 +34,9 @@ impl Layout {
         let stored = fs::read_to_string(root.join(STATE).join(PREBUILT)).ok().map(PathBuf::from);
         let named = std::env::var_os(BIN_DIR).filter(|folder| !folder.is_empty()).map(PathBuf::from);
         let prebuilt = named.or(stored).map(|folder| absolute(&folder)).transpose()?;
+        if let Some(folder) = prebuilt.as_ref().filter(|folder| !folder.is_dir()) {
+            bail!("{BIN_DIR}={} is not a folder: name one with programs of Kubernetes", folder.display());
+        }
         for path in [Some(&root), prebuilt.as_ref()].into_iter().flatten() {
             for covered in crate::node::init::OWN_FOLDERS.iter().chain(&["/run", "/sys", "/proc"]) {
                 if path.starts_with(covered) {

@@ -177,6 +177,10 @@ fn up(layout: &Layout, settings: &Settings, plugin: Option<&PathBuf>) -> Result<
 }
 
 fn report_down(layout: &Layout) -> Result<()> {
+    if !layout.state().exists() {
+        step("No cluster runs");
+        return Ok(());
+    }
     let changes = down(layout)?;
     if changes.is_empty() {
         step("The cluster is gone. Links, routes, mounts, sysctls and control groups of this machine are as before");

@@ -76,6 +76,8 @@ pub(crate) fn run_with_input(command: &mut Command, input: &str) -> Result<Strin
     let output = wait(child).with_context(|| format!("cannot wait for {}", name(command)))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
+        // A signal of the terminal also reaches the program.
+        check_signals()?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         bail!("{}: {}\n{}", name(command), output.status, tail(&format!("{stdout}{stderr}")));
     }

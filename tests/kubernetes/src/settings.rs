@@ -66,7 +66,9 @@ impl Settings {
     /// If no cluster runs.
     pub(crate) fn read(layout: &Layout) -> Result<Self> {
         let path = layout.settings();
-        let text = fs::read(&path).with_context(|| format!("no cluster runs ({}): make cluster", path.display()))?;
+        let text = fs::read(&path).with_context(|| {
+            format!("no cluster runs, start one with `make cluster`: cannot read {}", path.display())
+        })?;
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged: make cluster-down", path.display()))
     }
 

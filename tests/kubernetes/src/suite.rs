@@ -95,7 +95,7 @@ pub(crate) fn run(layout: &Layout, options: &Options) -> Result<()> {
         clusters.truncate(1);
     }
     if cases.is_empty() || clusters.is_empty() {
-        bail!("no test has one of these names: cluster test --list");
+        bail!("no cluster or no test has these texts: scripts/test-kubernetes.sh --list");
     }
     if options.list {
         clusters.iter().for_each(|cluster| output::line(&format!("cluster: {}", cluster.summary())));

@@ -18,8 +18,8 @@ const COUNTERS: &str = "/sys/fs/bpf/simple-ebpf-cni/podnet/v2/pkt_count";
 /// The largest echo request without fragments, with an MTU of 1500 bytes.
 const WHOLE_PACKET: &str = "1472";
 
-/// Two pods by `kubectl run` ping each other. Their counters, read with bpftool, grow by exactly
-/// the sent packets, and `tc filter show` lists the program.
+/// Two pods by `kubectl run` ping each other, and the node pings one of them. The counters, read
+/// with bpftool, grow by exactly these packets, and `tc filter show` lists the program.
 pub(super) fn article(bench: &Bench) -> Result<()> {
     let node = bench.cluster.node(1);
     let placement = format!("--overrides={{\"spec\":{{\"nodeName\":\"{}\"}}}}", node.name());
@@ -28,35 +28,70 @@ pub(super) fn article(bench: &Bench) -> Result<()> {
     }
     bench.wait_ready()?;
     let [a, b] = [&bench.addresses("pod-a")?[0], &bench.addresses("pod-b")?[0]];
-    let before = [counters(&node, a)?, counters(&node, b)?];
-    bench.exec("pod-a", &["ping", "-q", "-i", "0.05", "-c", &PINGS.to_string(), b])?;
-    let after = [counters(&node, a)?, counters(&node, b)?];
-    for (name, before, after) in [("pod-a", before[0], after[0]), ("pod-b", before[1], after[1])] {
-        let grown = [after[0] - before[0], after[1] - before[1]];
-        ensure!(
-            grown == [PINGS, PINGS],
-            "{PINGS} echo requests and replies passed, and the counters of {name} have grown by {grown:?} (sent, received)"
-        );
-    }
+    let count = PINGS.to_string();
+    let ping = |address| ["-q", "-i", "0.05", "-c", &count, address];
+    // The eBPF programs forward packets between pods of a node directly.
+    let expected = Counters { sent: PINGS, received: PINGS, sent_directly: PINGS, received_directly: PINGS };
+    counted(&node, [(a, expected), (b, expected)], || {
+        let words: Vec<&str> = std::iter::once("ping").chain(ping(b)).collect();
+        bench.exec("pod-a", &words)
+    })?;
+    // The stack delivers packets of the node.
+    let expected = Counters { sent_directly: 0, received_directly: 0, ..expected };
+    counted(&node, [(a, expected)], || run(node.command("ping")?.args(ping(a))))?;
     let veth = host_interface(&node, "pod-a")?;
     let filters = run(node.command("tc")?.args(["filter", "show", "dev", &veth, "ingress"]))?;
     ensure!(filters.contains("cni_tc_main"), "tc filter show dev {veth} ingress lists no cni_tc_main:\n{filters}");
     Ok(())
 }
 
-/// Packets that an address has sent and received, from the pinned map.
-fn counters(node: &Node, address: &str) -> Result<[u64; 2]> {
-    let text = run(node
-        .command("bpftool")?
-        .args(["--json", "map", "lookup", "pinned", COUNTERS, "key"])
-        .args(address.split('.')))?;
+/// The packets of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counters {
+    sent: u64,
+    received: u64,
+    sent_directly: u64,
+    received_directly: u64,
+}
+
+/// Fails if the counters of these addresses grow by other numbers while packets pass.
+fn counted<const N: usize>(
+    node: &Node,
+    expected: [(&String, Counters); N],
+    pass: impl FnOnce() -> Result<String>,
+) -> Result<()> {
+    let before = expected.map(|(address, _)| counters(node, address));
+    pass()?;
+    for ((address, expected), before) in expected.into_iter().zip(before) {
+        let (before, after) = (before?, counters(node, address)?);
+        let grown = Counters {
+            sent: after.sent - before.sent,
+            received: after.received - before.received,
+            sent_directly: after.sent_directly - before.sent_directly,
+            received_directly: after.received_directly - before.received_directly,
+        };
+        ensure!(grown == expected, "the counters of {address} have grown by {grown:?}, and {expected:?} passed");
+    }
+    Ok(())
+}
+
+/// The counters of an address in the pinned map.
+fn counters(node: &Node, address: &str) -> Result<Counters> {
+    let mut bpftool = node.command("bpftool")?;
+    bpftool.args(["--json", "map", "lookup", "pinned", COUNTERS, "key"]).args(address.split('.'));
+    let text = run(&mut bpftool)?;
     let entry: Value = serde_json::from_str(&text).with_context(|| format!("bpftool: {text}"))?;
     let processors = entry["formatted"]["values"].as_array().context("a value of each processor")?;
     let sum = |key: &str| {
         let values = processors.iter().map(|processor| processor["value"][key].as_u64());
         values.sum::<Option<u64>>().with_context(|| format!("no {key} of {address}: {entry}"))
     };
-    Ok([sum("tx_packets")?, sum("rx_packets")?])
+    Ok(Counters {
+        sent: sum("tx_packets")?,
+        received: sum("rx_packets")?,
+        sent_directly: sum("tx_direct")?,
+        received_directly: sum("rx_direct")?,
+    })
 }
 
 /// The node's end of a pod's veth pair, from the plugin.
