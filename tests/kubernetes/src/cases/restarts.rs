@@ -104,12 +104,12 @@ fn restart(bench: &Bench, daemon: Daemon) -> Result<()> {
     traffic.still_runs()?;
     bench.words(&format!("wait --for=condition=Ready nodes --all --timeout={}s", PATIENCE.as_secs()))?;
     traffic.finish()?;
-    bench.create_ready(nodes.iter().map(|node| pod(&format!("after-{}", node.number()), &node.name(), server())))?;
     // The kubelet must know the pods again before their deletion ends.
     bench.words(&format!("delete pods --all --timeout={}s", PATIENCE.as_secs()))?;
     for (node, before) in nodes.iter().zip(&before) {
         wait_for_traces(node, before)?;
     }
+    bench.create_ready(nodes.iter().map(|node| pod(&format!("after-{}", node.number()), &node.name(), server())))?;
     Ok(())
 }
 
