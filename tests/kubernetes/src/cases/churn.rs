@@ -130,7 +130,7 @@ pub(super) fn forgotten_pod(bench: &Bench) -> Result<()> {
 
 /// The addresses of the attachments that `gc` has removed or would remove.
 fn removed(report: &Value) -> Vec<&str> {
-    let attachments = report["attachments"].as_array().into_iter().flatten();
+    let attachments = report["unlisted"].as_array().into_iter().flatten();
     let gone = attachments.filter(|attachment| attachment["result"] == "removed");
     gone.flat_map(|attachment| attachment["addresses"].as_array().into_iter().flatten())
         .filter_map(|address| address.as_str()?.split('/').next())
