@@ -16,6 +16,7 @@ use serde_json::json;
 use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
 
 use super::doctor::addresses::Place;
+use super::doctor::binary::{is_configured, leads_to_binary, unusable_loopback};
 use super::doctor::config::{Environment, forwarding, requirements, state};
 use super::doctor::diagnostic::{self, Diagnostic, Verdict, failures};
 use super::doctor::node::node;
@@ -155,11 +156,14 @@ pub(crate) fn run(options: &Options, versions: &[Version], output: &mut Output) 
     let Configuration { network, left_out } = options.configuration()?;
     let _lock = if options.dry_run { None } else { Some(InstallLock::acquire(&options.data_dir)?) };
     let mut manifest = Manifest::read(&options.data_dir)?;
-    let mut files = vec![options.binary(&manifest)?, options.loopback(&manifest)?];
+    let loopback = options.loopback(&manifest)?;
+    let unusable = options.unusable_loopback(&loopback, network.is_some());
+    let mut files = vec![options.binary(&manifest)?, loopback];
     if let Some((network, list)) = &network {
         files.extend(options.conflist(network, list.as_bytes(), &manifest)?);
     }
-    let checks = options.checks(network.as_ref(), versions)?;
+    let mut checks = options.checks(network.as_ref(), versions)?;
+    checks.extend(unusable);
     let failures = failures(&checks);
     let is_configured = network.is_some() || manifest.files().any(|(path, network)| network.is_some() && path.exists());
     let report = Report { dry_run: options.dry_run, checks, files, left_out, is_configured };
@@ -285,6 +289,15 @@ impl Options {
         Ok(File { path, action, content: Content::LinkTo(NAME), network: None })
     }
 
+    /// Reports a foreign `loopback` that no runtime can execute.
+    fn unusable_loopback(&self, loopback: &File, has_network: bool) -> Option<Diagnostic> {
+        // A link to the binary works as soon as the binary is installed.
+        if loopback.action != Action::Foreign || leads_to_binary(&self.bin_dir) {
+            return None;
+        }
+        unusable_loopback(&self.bin_dir, has_network || is_configured(&self.conf_dir), "run the same install again")
+    }
+
     fn conflist(&self, network: &ConfiguredNetwork, content: &[u8], manifest: &Manifest) -> Result<Vec<File>, Error> {
         let name = &network.name;
         let existing = manifest.files().find(|(path, of)| *of == Some(name) && path.parent() == Some(&self.conf_dir));
@@ -372,6 +385,9 @@ impl Report {
                 Action::Create => ("wrote", "would write"),
                 Action::Replace => ("replaced", "would replace"),
                 Action::Keep => ("unchanged", "unchanged"),
+                Action::Foreign if self.checks.iter().any(|check| check.check == LOOPBACK) => {
+                    ("kept the unusable", "would keep the unusable")
+                }
                 Action::Foreign => ("using the existing", "would use the existing"),
                 Action::Remove => ("removed", "would remove"),
             };

@@ -241,13 +241,17 @@ fn a_missing_loopback_is_reported() {
         assert!(loopback(&dir, "fail").contains(&install));
         loopback(&empty, "warn");
         symlink("gone", &link).expect("room");
-        assert!(loopback(&dir, "fail").contains("remove the file"));
+        assert!(loopback(&dir, "fail").contains(&format!("remove {}, then simple-ebpf", link.display())));
         fs::remove_file(&link).expect("the link");
         fs::copy("/bin/true", &link).expect("room");
         assert!(loopback(&dir, "ok").contains("another plugin"));
         fs::remove_file(&link).expect("the file");
         symlink("simple-ebpf-cni", &link).expect("room");
         assert!(loopback(&dir, "ok").contains("is this plugin"));
+        // install alone repairs its own link.
+        fs::remove_file(bin_dir.join("simple-ebpf-cni")).expect("the binary");
+        let broken = loopback(&dir, "fail");
+        assert!(broken.contains(&format!("-> \"{install}")) && !broken.contains("remove"), "{broken}");
     });
 }
 

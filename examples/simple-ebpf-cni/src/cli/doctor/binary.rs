@@ -29,7 +29,7 @@ pub(super) fn binary(bin_dir: &Path, selector: &Selector) -> Diagnostic {
         }
         Err(_) => {
             let found = format!("there is no {}", path.display());
-            return if is_configured(selector) {
+            return if is_configured(&selector.conf_dir) {
                 Diagnostic::fail(CHECK, format!("{found}, and each call of a runtime needs it"), install())
             } else {
                 Diagnostic::warn(CHECK, format!("{found}: it is not installed yet"), install())
@@ -54,33 +54,51 @@ pub(super) fn binary(bin_dir: &Path, selector: &Selector) -> Diagnostic {
     }
 }
 
-/// Checks whether the runtime finds a plugin `loopback`. Only the kubelet's runtimes need it, so a
-/// missing one is a failure if the node has a kubelet and a network of this plugin.
+/// Checks whether the runtime finds a plugin `loopback`.
 pub(super) fn loopback(bin_dir: &Path, selector: &Selector) -> Diagnostic {
+    let install = format!("{NAME} install{}", selector.directories(Some(bin_dir)));
+    if let Some(unusable) = unusable_loopback(bin_dir, is_configured(&selector.conf_dir), &install) {
+        return unusable;
+    }
+    let path = bin_dir.join(LOOPBACK);
+    let is_ours = fs::canonicalize(&path).is_ok_and(|target| target.file_name() == Some(NAME.as_ref()));
+    let server = if is_ours { "this plugin" } else { "another plugin" };
+    Diagnostic::ok(LOOPBACK, format!("{} is {server}", path.display()))
+}
+
+/// Reports a `loopback` that the runtime cannot execute, with the command `install` in the fix.
+/// Only the kubelet's runtimes need it, so it is a failure if the node has a kubelet and a network
+/// of this plugin.
+pub(crate) fn unusable_loopback(bin_dir: &Path, is_configured: bool, install: &str) -> Option<Diagnostic> {
     let path = bin_dir.join(LOOPBACK);
     let Ok(plugin) = LOOPBACK.parse() else {
         unreachable!("the name is a valid type");
     };
     if runtime::find(&plugin, &[bin_dir.to_owned()]).is_ok() {
-        let is_ours = fs::canonicalize(&path).is_ok_and(|target| target.file_name() == Some(NAME.as_ref()));
-        let server = if is_ours { "this plugin" } else { "another plugin" };
-        return Diagnostic::ok(LOOPBACK, format!("{} is {server}", path.display()));
+        return None;
     }
-    let install = format!("{NAME} install{}", selector.directories(Some(bin_dir)));
-    let (state, remedy) = if path.symlink_metadata().is_ok() {
-        ("no executable file at", format!("remove the file, then {install}"))
+    // A link of install works again with the binary.
+    let remedy = if leads_to_binary(bin_dir) || path.symlink_metadata().is_err() {
+        install.to_owned()
     } else {
-        ("no", install)
+        format!("remove {}, then {install}", path.display())
     };
-    let found = format!("there is {state} {}: containerd and CRI-O start no pod without it", path.display());
-    if Path::new(KUBELET).exists() && is_configured(selector) {
+    let state = if path.symlink_metadata().is_ok() { "no executable file at" } else { "no" };
+    let target = fs::read_link(&path).map(|target| format!(", a link to {}", target.display())).unwrap_or_default();
+    let found = format!("there is {state} {}{target}: containerd and CRI-O start no pod without it", path.display());
+    Some(if Path::new(KUBELET).exists() && is_configured {
         Diagnostic::fail(LOOPBACK, found, remedy)
     } else {
         Diagnostic::warn(LOOPBACK, found, remedy)
-    }
+    })
+}
+
+/// Whether `loopback` is a link to the plugin's binary, which may be missing.
+pub(crate) fn leads_to_binary(bin_dir: &Path) -> bool {
+    fs::read_link(bin_dir.join(LOOPBACK)).is_ok_and(|target| bin_dir.join(target) == bin_dir.join(NAME))
 }
 
 /// Whether a file in the configuration directory has this plugin.
-fn is_configured(selector: &Selector) -> bool {
-    NetworkConfigList::files(&selector.conf_dir).is_ok_and(|files| files.iter().any(|file| mentions_plugin(file)))
+pub(crate) fn is_configured(conf_dir: &Path) -> bool {
+    NetworkConfigList::files(conf_dir).is_ok_and(|files| files.iter().any(|file| mentions_plugin(file)))
 }

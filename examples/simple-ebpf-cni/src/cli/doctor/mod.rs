@@ -2,7 +2,7 @@
 
 pub(crate) mod addresses;
 pub(crate) mod attachments;
-mod binary;
+pub(crate) mod binary;
 pub(crate) mod config;
 pub(crate) mod config_dir;
 pub(crate) mod diagnostic;
