@@ -7,7 +7,8 @@ use std::path::Path;
 use cnikit_testbed::{Command, Footprint, Namespace as _};
 use serde_json::{Value, json};
 
-use crate::cli::{BINARY, command, conflist};
+use crate::cli::{BINARY, command, conflist, shown};
+use crate::install::{BLACKBOX, Node};
 use crate::support::{DATA_DIR, Network, bin, on_host};
 
 /// The exit status and the checks of `doctor` with this configuration directory.
@@ -252,6 +253,29 @@ fn a_missing_loopback_is_reported() {
         fs::remove_file(bin_dir.join("simple-ebpf-cni")).expect("the binary");
         let broken = loopback(&dir, "fail");
         assert!(broken.contains(&format!("-> \"{install}")) && !broken.contains("remove"), "{broken}");
+    });
+}
+
+/// `cp` to `loopback` writes through the link to the binary.
+#[test]
+fn an_overwritten_binary_is_reported() {
+    on_host(|network| {
+        let node = Node::new(network);
+        shown(&node.install(BLACKBOX));
+        let (status, checks) = doctor_in(&node.conf_dir, &node.bin_dir);
+        assert!(status == Some(0) && !found(&checks, "loopback", "ok").is_empty(), "{checks:#?}");
+        network.host.command("cp").arg("/bin/true").arg(node.loopback()).run();
+        let (status, checks) = doctor_in(&node.conf_dir, &node.bin_dir);
+        let (conf_dir, bin_dir) = (node.conf_dir.display(), node.bin_dir.display());
+        let remedy = format!("simple-ebpf-cni install --force --conf-dir {conf_dir} --bin-dir {bin_dir}");
+        assert_eq!(status, Some(1), "{checks:#?}");
+        let failed = found(&checks, "binary", "fail");
+        assert!(failed.contains("another program") && failed.contains(&remedy), "{checks:#?}");
+        assert!(found(&checks, "loopback", "warn").contains(&remedy), "{checks:#?}");
+        shown(remedy.strip_prefix("simple-ebpf-cni ").expect("the plugin"));
+        let (status, checks) = doctor_in(&node.conf_dir, &node.bin_dir);
+        assert!(status == Some(0) && found(&checks, "loopback", "ok").contains("this plugin"), "{checks:#?}");
+        shown(&node.uninstall(""));
     });
 }
 

@@ -1,16 +1,17 @@
 //! The plugin's binary and `loopback` in the runtime's plugin directory.
 
 use std::fs;
-use std::path::Path;
+use std::path::{self, Path};
 
 use cnikit::runtime::{self, NetworkConfigList};
 use rustix::fs::{Access, access};
 
-use super::config_dir::mentions_plugin;
+use super::config_dir::{manifest, mentions_plugin};
 use super::diagnostic::Diagnostic;
 use super::node::KUBELET;
 use crate::NAME;
 use crate::cli::inventory::Selector;
+use crate::cli::manifest::FileState;
 use crate::cli::paths::LOOPBACK;
 
 /// Checks whether the runtime finds the binary, and whether it is the running one. A missing binary
@@ -47,21 +48,43 @@ pub(super) fn binary(bin_dir: &Path, selector: &Selector) -> Diagnostic {
         );
     }
     let running = fs::read("/proc/self/exe").ok();
-    if running.is_some() && running == fs::read(&path).ok() {
+    let is_running = running.is_some() && running == fs::read(&path).ok();
+    if !is_running && is_overwritten(bin_dir, selector) {
+        let found =
+            format!("{} is not the file that install wrote: another program has overwritten it", path.display());
+        let options = selector.directories(Some(bin_dir));
+        return Diagnostic::fail(CHECK, found, format!("{NAME} install --force{options}"));
+    }
+    if is_running {
         Diagnostic::ok(CHECK, format!("{} is the running build", path.display()))
     } else {
         Diagnostic::warn(CHECK, format!("{} is another build than the running one", path.display()), install())
     }
 }
 
-/// Checks whether the runtime finds a plugin `loopback`.
-pub(super) fn loopback(bin_dir: &Path, selector: &Selector) -> Diagnostic {
+/// Whether the binary differs from the one in the manifest of `install`. `cp` to `loopback` writes
+/// through the link, for example.
+fn is_overwritten(bin_dir: &Path, selector: &Selector) -> bool {
+    let Ok(path) = path::absolute(bin_dir.join(NAME)) else { return false };
+    manifest(selector).is_some_and(|manifest| {
+        manifest.files().any(|(written, _)| written == path)
+            && manifest.state(&path).is_ok_and(|state| state == FileState::Foreign)
+    })
+}
+
+/// Checks whether the runtime finds a plugin `loopback`. A link to a binary of another program does
+/// not count as this plugin.
+pub(super) fn loopback(bin_dir: &Path, selector: &Selector, binary: &Diagnostic) -> Diagnostic {
     let install = format!("{NAME} install{}", selector.directories(Some(bin_dir)));
     if let Some(unusable) = unusable_loopback(bin_dir, is_configured(&selector.conf_dir), &install) {
         return unusable;
     }
     let path = bin_dir.join(LOOPBACK);
     let is_ours = fs::canonicalize(&path).is_ok_and(|target| target.file_name() == Some(NAME.as_ref()));
+    if is_ours && binary.has_failed() {
+        let found = format!("{} leads to {}, which has failed its check", path.display(), bin_dir.join(NAME).display());
+        return Diagnostic::warn(LOOPBACK, found, binary.remedy.clone().unwrap_or(install));
+    }
     let server = if is_ours { "this plugin" } else { "another plugin" };
     Diagnostic::ok(LOOPBACK, format!("{} is {server}", path.display()))
 }

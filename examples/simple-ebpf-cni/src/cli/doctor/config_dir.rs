@@ -114,7 +114,7 @@ pub(crate) fn configurations(selector: &Selector, environment: &Environment) -> 
 }
 
 /// The manifest of `install`, if it can be read.
-fn manifest(selector: &Selector) -> Option<Manifest> {
+pub(super) fn manifest(selector: &Selector) -> Option<Manifest> {
     Manifest::read(selector.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DATA_DIR))).ok()
 }
 

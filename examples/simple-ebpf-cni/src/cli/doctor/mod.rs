@@ -75,7 +75,9 @@ impl Options {
         let Self { selector, bin_dir, .. } = self;
         let mut checks = node::node();
         let is_able = failures(&checks) == 0;
-        checks.extend([binary::binary(bin_dir, selector), binary::loopback(bin_dir, selector)]);
+        let binary = binary::binary(bin_dir, selector);
+        let loopback = binary::loopback(bin_dir, selector, &binary);
+        checks.extend([binary, loopback]);
         // The check `capabilities` has reported a process that cannot read networks.
         if privileges::missing().is_some() {
             return Ok(checks);
