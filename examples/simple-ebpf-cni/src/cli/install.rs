@@ -164,6 +164,9 @@ pub(crate) fn run(options: &Options, versions: &[Version], output: &mut Output) 
     }
     let mut checks = options.checks(network.as_ref(), versions)?;
     checks.extend(unusable);
+    if let Some((_, list)) = &network {
+        checks.extend(files.iter().filter_map(|file| file.lost_plugins(list)));
+    }
     let failures = failures(&checks);
     let is_configured = network.is_some() || manifest.files().any(|(path, network)| network.is_some() && path.exists());
     let report = Report { dry_run: options.dry_run, checks, files, left_out, is_configured };
@@ -238,7 +241,10 @@ impl Options {
         };
         let unusable = |source: cnikit::runtime::Error| Error::Config { path: path.to_owned(), source: source.into() };
         let list = NetworkConfigList::parse(text).map_err(unusable)?;
-        let is_missing = |plugin: &&PluginType| plugin.as_str() != NAME && !self.has(plugin);
+        let is_missing = |plugin: &&PluginType| {
+            // In a container, a link of the node may lead nowhere.
+            plugin.as_str() != NAME && !self.has(plugin) && !self.bin_dir.join(plugin.as_str()).is_symlink()
+        };
         let missing: Vec<&PluginType> = self.optional.iter().filter(is_missing).collect();
         let (list, left_out) = without(list, &missing).map_err(unusable)?;
         Ok(Configuration { network: Some((ConfiguredNetwork::from_list(&list, path)?, list)), left_out })
@@ -360,6 +366,28 @@ impl Options {
             }
         };
         Ok(File { path, action, content: Content::Bytes { bytes: content, mode }, network: network.cloned() })
+    }
+}
+
+impl File {
+    /// Reports plugins of the existing list that the new list leaves out. A DEL does not call them.
+    fn lost_plugins(&self, new: &NetworkConfigList) -> Option<Diagnostic> {
+        let is_replaced = matches!(self.action, Action::Replace | Action::Remove);
+        self.network.as_ref().filter(|_| is_replaced)?;
+        let old = NetworkConfigList::load_file(&self.path).ok()?;
+        let is_lost = |plugin: &&PluginType| new.plugins.iter().all(|kept| kept.plugin_type != **plugin);
+        let lost = old.plugins.iter().map(|plugin| &plugin.plugin_type).filter(is_lost);
+        let lost: Vec<&str> = lost.map(PluginType::as_str).collect();
+        if lost.is_empty() {
+            return None;
+        }
+        let lost = lost.join(", ");
+        let found = format!(
+            "the new list does not have {lost}, and {} has: a DEL leaves what {lost} created for a pod",
+            self.path.display()
+        );
+        let remedy = format!("delete the pods before; or install {lost}, and run the same install again");
+        Some(Diagnostic::warn("plugins", found, remedy))
     }
 }
 

@@ -275,6 +275,17 @@ fn an_overwritten_binary_is_reported() {
         shown(remedy.strip_prefix("simple-ebpf-cni ").expect("the plugin"));
         let (status, checks) = doctor_in(&node.conf_dir, &node.bin_dir);
         assert!(status == Some(0) && found(&checks, "loopback", "ok").contains("this plugin"), "{checks:#?}");
+        // An edited file of install would stay after uninstall.
+        script(&node.bin_dir.join("portmap"), r#"echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}'"#);
+        let (_, checks) = doctor_in(&node.conf_dir, &node.bin_dir);
+        let warned = found(&checks, "portmap", "warn");
+        assert!(
+            warned.contains("run the same simple-ebpf-cni install again") && !warned.contains(".conflist"),
+            "{warned}"
+        );
+        shown(&node.install(BLACKBOX));
+        let (_, checks) = doctor_in(&node.conf_dir, &node.bin_dir);
+        assert_eq!(found(&checks, "portmap", "warn"), "");
         shown(&node.uninstall(""));
     });
 }
@@ -318,7 +329,8 @@ fn a_plugin_that_does_not_support_the_version_is_reported() {
         ours.as_object_mut().expect("an object").remove("subnet");
         let list = json!({ "cniVersion": "1.1.0", "name": "blackbox", "plugins": [ours, { "type": "portmap" }] });
         fs::write(dir.join("10-blackbox.conflist"), list.to_string()).expect("room");
-        let old = r#"echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}'"#;
+        // The plugin does not support the newest version.
+        let old = r#"echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0","1.2.0"]}'"#;
         let new = r#"echo '{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}'"#;
         for (portmap, addresses, reported) in
             [(new, new, &[][..]), (old, new, &["portmap"]), (old, old, &["portmap", "addresses"]), (new, "exit 7", &[])]
@@ -330,7 +342,10 @@ fn a_plugin_that_does_not_support_the_version_is_reported() {
             assert_eq!(failed.lines().count(), reported.len(), "{checks:#?}");
             for plugin in reported {
                 assert!(failed.contains(&format!("{plugin} does not support CNI version 1.1.0")), "{failed}");
-                assert!(failed.contains(&format!("install a newer {plugin}")) && failed.contains("1.0.0"), "{failed}");
+                assert!(
+                    failed.contains(&format!("install a newer {plugin}")) && failed.contains("to \\\"1.0.0"),
+                    "{failed}"
+                );
             }
             assert_eq!(status, Some(i32::from(!reported.is_empty())), "{checks:#?}");
         }

@@ -271,14 +271,14 @@ fn the_configuration_sorts_first_unless_it_cannot() {
         put("10-bb.conf", "bb");
         shown(&node.install(BLACKBOX));
         assert!(node.conf("09-blackbox.conflist").exists());
-        shown(&node.uninstall(""));
+        shown(&node.uninstall("--force"));
 
         put("00-aa.conf", "aa");
         let message = refused(1, &node.install(BLACKBOX));
         assert!(message.contains("00-aa.conf") && message.contains("--order"), "{message}");
         shown(&node.install(&format!("{BLACKBOX} --order 7")));
         assert!(node.conf("07-blackbox.conflist").exists());
-        shown(&node.uninstall(""));
+        shown(&node.uninstall("--force"));
 
         put("20-mine.conf", NAME);
         let message = refused(1, &node.install(&format!("{BLACKBOX} --order 7")));
@@ -362,9 +362,11 @@ fn a_foreign_loopback_stays() {
 /// A node with a kubelet starts no pod with it.
 #[test]
 fn an_unusable_foreign_loopback_is_reported() {
+    type Put = fn(&Path);
+
     on_host(|network| {
         let node = Node::new(network);
-        let foreign: [(&str, fn(&Path)); 4] = [
+        let foreign: [(&str, Put); 4] = [
             ("a link to gone", |path| symlink("gone", path).expect("room")),
             ("a link to loopback", |path| symlink("loopback", path).expect("room")),
             ("no executable file", |path| fs::write(path, "theirs").expect("room")),
@@ -485,6 +487,20 @@ fn portmap_is_in_the_list_if_the_node_has_it() {
         assert_eq!(written(&node), fs::read_to_string(&source).expect("a file"));
         shown(&node.install(BLACKBOX));
         assert_eq!(plugins(&node), json!([ours, portmap]));
+
+        // In the DaemonSet's container, a link of the node leads nowhere.
+        fs::remove_file(node.bin_dir.join("portmap")).expect("the file");
+        symlink("/nowhere/portmap", node.bin_dir.join("portmap")).expect("room");
+        let said = shown(&from_file);
+        assert!(said.contains("warn  plugins") && said.contains("leads to no file here"), "{said}");
+        assert_eq!(plugins(&node), json!([ours, portmap]));
+
+        // A DEL without portmap leaves its rules.
+        fs::remove_file(node.bin_dir.join("portmap")).expect("the link");
+        let said = shown(&from_file);
+        assert!(said.contains("warn  plugins") && said.contains("a DEL leaves what portmap created"), "{said}");
+        assert_eq!(plugins(&node), json!([ours]));
+        assert!(!shown(&from_file).contains("warn  plugins"), "the list does not change");
         shown(&node.uninstall("--purge"));
     });
 }

@@ -72,7 +72,9 @@ pub(crate) fn configurations(selector: &Selector, environment: &Environment) -> 
             found.extend(config::state(&network.name, &store));
             found.extend(config::forwarding(&network, environment.links));
             found.extend(config::log(&network));
-            found.extend(config::published_ports(&list, file, environment.bin_dir));
+            let is_installed =
+                manifest.as_ref().is_some_and(|manifest| manifest.files().any(|(written, _)| written == file));
+            found.extend(config::published_ports(&list, file, environment.bin_dir, is_installed));
             for check in found {
                 // Several networks can have the same diagnostic. Print it once.
                 if !checks.contains(&check) {
