@@ -77,6 +77,15 @@ pub(crate) enum Error {
     #[error("cannot use the containers in {list}: {cause}; write one container id per line")]
     ContainerList { list: String, cause: spec::Error },
 
+    #[error("cannot read {list}: {cause}; name a text file with one container id per line")]
+    UnreadableList { list: String, cause: io::Error },
+
+    #[error(
+        "{list} is empty, and this node has attachments: the command that lists the pods may have failed; if no \
+         container is valid, use --valid /dev/null"
+    )]
+    EmptyList { list: String },
+
     #[error(
         "no runtime has a socket at {searched}; select it with --runtime-endpoint, or pass the valid containers \
          with --valid"

@@ -16,6 +16,7 @@ use serde_json::json;
 use simple_ebpf_cni::config::DEFAULT_DATA_DIR;
 
 use super::doctor::addresses::Place;
+use super::doctor::binary::{is_configured, leads_to_binary, unusable_loopback};
 use super::doctor::config::{Environment, forwarding, requirements, state};
 use super::doctor::diagnostic::{self, Diagnostic, Verdict, failures};
 use super::doctor::node::node;
@@ -155,11 +156,17 @@ pub(crate) fn run(options: &Options, versions: &[Version], output: &mut Output) 
     let Configuration { network, left_out } = options.configuration()?;
     let _lock = if options.dry_run { None } else { Some(InstallLock::acquire(&options.data_dir)?) };
     let mut manifest = Manifest::read(&options.data_dir)?;
-    let mut files = vec![options.binary(&manifest)?, options.loopback(&manifest)?];
+    let loopback = options.loopback(&manifest)?;
+    let unusable = options.unusable_loopback(&loopback, network.is_some());
+    let mut files = vec![options.binary(&manifest)?, loopback];
     if let Some((network, list)) = &network {
         files.extend(options.conflist(network, list.as_bytes(), &manifest)?);
     }
-    let checks = options.checks(network.as_ref(), versions)?;
+    let mut checks = options.checks(network.as_ref(), versions)?;
+    checks.extend(unusable);
+    if let Some((_, list)) = &network {
+        checks.extend(files.iter().filter_map(|file| file.lost_plugins(list)));
+    }
     let failures = failures(&checks);
     let is_configured = network.is_some() || manifest.files().any(|(path, network)| network.is_some() && path.exists());
     let report = Report { dry_run: options.dry_run, checks, files, left_out, is_configured };
@@ -234,7 +241,10 @@ impl Options {
         };
         let unusable = |source: cnikit::runtime::Error| Error::Config { path: path.to_owned(), source: source.into() };
         let list = NetworkConfigList::parse(text).map_err(unusable)?;
-        let is_missing = |plugin: &&PluginType| plugin.as_str() != NAME && !self.has(plugin);
+        let is_missing = |plugin: &&PluginType| {
+            // In a container, a link of the node may lead nowhere.
+            plugin.as_str() != NAME && !self.has(plugin) && !self.bin_dir.join(plugin.as_str()).is_symlink()
+        };
         let missing: Vec<&PluginType> = self.optional.iter().filter(is_missing).collect();
         let (list, left_out) = without(list, &missing).map_err(unusable)?;
         Ok(Configuration { network: Some((ConfiguredNetwork::from_list(&list, path)?, list)), left_out })
@@ -283,6 +293,15 @@ impl Options {
             }
         };
         Ok(File { path, action, content: Content::LinkTo(NAME), network: None })
+    }
+
+    /// Reports a foreign `loopback` that no runtime can execute.
+    fn unusable_loopback(&self, loopback: &File, has_network: bool) -> Option<Diagnostic> {
+        // A link to the binary works as soon as the binary is installed.
+        if loopback.action != Action::Foreign || leads_to_binary(&self.bin_dir) {
+            return None;
+        }
+        unusable_loopback(&self.bin_dir, has_network || is_configured(&self.conf_dir), "run the same install again")
     }
 
     fn conflist(&self, network: &ConfiguredNetwork, content: &[u8], manifest: &Manifest) -> Result<Vec<File>, Error> {
@@ -350,6 +369,28 @@ impl Options {
     }
 }
 
+impl File {
+    /// Reports plugins of the existing list that the new list leaves out. A DEL does not call them.
+    fn lost_plugins(&self, new: &NetworkConfigList) -> Option<Diagnostic> {
+        let is_replaced = matches!(self.action, Action::Replace | Action::Remove);
+        self.network.as_ref().filter(|_| is_replaced)?;
+        let old = NetworkConfigList::load_file(&self.path).ok()?;
+        let is_lost = |plugin: &&PluginType| new.plugins.iter().all(|kept| kept.plugin_type != **plugin);
+        let lost = old.plugins.iter().map(|plugin| &plugin.plugin_type).filter(is_lost);
+        let lost: Vec<&str> = lost.map(PluginType::as_str).collect();
+        if lost.is_empty() {
+            return None;
+        }
+        let lost = lost.join(", ");
+        let found = format!(
+            "the new list does not have {lost}, and {} has: a DEL leaves what {lost} created for a pod",
+            self.path.display()
+        );
+        let remedy = format!("delete the pods before; or install {lost}, and run the same install again");
+        Some(Diagnostic::warn("plugins", found, remedy))
+    }
+}
+
 /// Adds `--config` to the fix of a check that names a key without a command line option.
 fn mention_config_option(check: &mut Diagnostic) {
     const OPTIONS: [&str; 3] = ["bridge", "subnet", "subnets"];
@@ -372,6 +413,9 @@ impl Report {
                 Action::Create => ("wrote", "would write"),
                 Action::Replace => ("replaced", "would replace"),
                 Action::Keep => ("unchanged", "unchanged"),
+                Action::Foreign if self.checks.iter().any(|check| check.check == LOOPBACK) => {
+                    ("kept the unusable", "would keep the unusable")
+                }
                 Action::Foreign => ("using the existing", "would use the existing"),
                 Action::Remove => ("removed", "would remove"),
             };

@@ -117,7 +117,9 @@ impl Manifest {
         match fs::read(path) {
             // A link of another program may lead nowhere.
             Err(error) if error.kind() == io::ErrorKind::NotFound && target.is_none() => Ok(FileState::Absent),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FileState::Foreign),
+            // So may a link to itself.
+            Err(_) if target.is_some() => Ok(FileState::Foreign),
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(FileState::Foreign),
             Err(source) => Err(Error::File { operation: "read", path: path.to_owned(), source }),
             Ok(content) if ours.is_some_and(|ours| ours.has_digest(&digest(&content))) => Ok(FileState::Ours),
             Ok(_) => Ok(FileState::Foreign),

@@ -7,7 +7,8 @@ use std::path::Path;
 use cnikit_testbed::{Command, Footprint, Namespace as _};
 use serde_json::{Value, json};
 
-use crate::cli::{BINARY, command, conflist};
+use crate::cli::{BINARY, command, conflist, shown};
+use crate::install::{BLACKBOX, Node};
 use crate::support::{DATA_DIR, Network, bin, on_host};
 
 /// The exit status and the checks of `doctor` with this configuration directory.
@@ -241,13 +242,51 @@ fn a_missing_loopback_is_reported() {
         assert!(loopback(&dir, "fail").contains(&install));
         loopback(&empty, "warn");
         symlink("gone", &link).expect("room");
-        assert!(loopback(&dir, "fail").contains("remove the file"));
+        assert!(loopback(&dir, "fail").contains(&format!("remove {}, then simple-ebpf", link.display())));
         fs::remove_file(&link).expect("the link");
         fs::copy("/bin/true", &link).expect("room");
         assert!(loopback(&dir, "ok").contains("another plugin"));
         fs::remove_file(&link).expect("the file");
         symlink("simple-ebpf-cni", &link).expect("room");
         assert!(loopback(&dir, "ok").contains("is this plugin"));
+        // install alone repairs its own link.
+        fs::remove_file(bin_dir.join("simple-ebpf-cni")).expect("the binary");
+        let broken = loopback(&dir, "fail");
+        assert!(broken.contains(&format!("-> \"{install}")) && !broken.contains("remove"), "{broken}");
+    });
+}
+
+/// `cp` to `loopback` writes through the link to the binary.
+#[test]
+fn an_overwritten_binary_is_reported() {
+    on_host(|network| {
+        let node = Node::new(network);
+        shown(&node.install(BLACKBOX));
+        let (status, checks) = doctor_in(&node.conf_dir, &node.bin_dir);
+        assert!(status == Some(0) && !found(&checks, "loopback", "ok").is_empty(), "{checks:#?}");
+        network.host.command("cp").arg("/bin/true").arg(node.loopback()).run();
+        let (status, checks) = doctor_in(&node.conf_dir, &node.bin_dir);
+        let (conf_dir, bin_dir) = (node.conf_dir.display(), node.bin_dir.display());
+        let remedy = format!("simple-ebpf-cni install --force --conf-dir {conf_dir} --bin-dir {bin_dir}");
+        assert_eq!(status, Some(1), "{checks:#?}");
+        let failed = found(&checks, "binary", "fail");
+        assert!(failed.contains("another program") && failed.contains(&remedy), "{checks:#?}");
+        assert!(found(&checks, "loopback", "warn").contains(&remedy), "{checks:#?}");
+        shown(remedy.strip_prefix("simple-ebpf-cni ").expect("the plugin"));
+        let (status, checks) = doctor_in(&node.conf_dir, &node.bin_dir);
+        assert!(status == Some(0) && found(&checks, "loopback", "ok").contains("this plugin"), "{checks:#?}");
+        // An edited file of install would stay after uninstall.
+        script(&node.bin_dir.join("portmap"), r#"echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}'"#);
+        let (_, checks) = doctor_in(&node.conf_dir, &node.bin_dir);
+        let warned = found(&checks, "portmap", "warn");
+        assert!(
+            warned.contains("run the same simple-ebpf-cni install again") && !warned.contains(".conflist"),
+            "{warned}"
+        );
+        shown(&node.install(BLACKBOX));
+        let (_, checks) = doctor_in(&node.conf_dir, &node.bin_dir);
+        assert_eq!(found(&checks, "portmap", "warn"), "");
+        shown(&node.uninstall(""));
     });
 }
 
@@ -290,7 +329,8 @@ fn a_plugin_that_does_not_support_the_version_is_reported() {
         ours.as_object_mut().expect("an object").remove("subnet");
         let list = json!({ "cniVersion": "1.1.0", "name": "blackbox", "plugins": [ours, { "type": "portmap" }] });
         fs::write(dir.join("10-blackbox.conflist"), list.to_string()).expect("room");
-        let old = r#"echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0"]}'"#;
+        // The plugin does not support the newest version.
+        let old = r#"echo '{"cniVersion":"1.0.0","supportedVersions":["0.4.0","1.0.0","1.2.0"]}'"#;
         let new = r#"echo '{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}'"#;
         for (portmap, addresses, reported) in
             [(new, new, &[][..]), (old, new, &["portmap"]), (old, old, &["portmap", "addresses"]), (new, "exit 7", &[])]
@@ -302,7 +342,10 @@ fn a_plugin_that_does_not_support_the_version_is_reported() {
             assert_eq!(failed.lines().count(), reported.len(), "{checks:#?}");
             for plugin in reported {
                 assert!(failed.contains(&format!("{plugin} does not support CNI version 1.1.0")), "{failed}");
-                assert!(failed.contains(&format!("install a newer {plugin}")) && failed.contains("1.0.0"), "{failed}");
+                assert!(
+                    failed.contains(&format!("install a newer {plugin}")) && failed.contains("to \\\"1.0.0"),
+                    "{failed}"
+                );
             }
             assert_eq!(status, Some(i32::from(!reported.is_empty())), "{checks:#?}");
         }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,9 @@ const TRAILERS: &[u8] = b"\0\0\x01\x01\x05\0\0\0\x01\x88";
 
 /// The command, with the ids of the valid containers on standard input.
 fn gc(dir: &Path, options: &str, valid: &[&str]) -> Command {
-    let line = format!("gc --valid - --conf-dir {} {options}", dir.display());
+    // An empty list on standard input is an error.
+    let list = if valid.is_empty() { "/dev/null" } else { "-" };
+    let line = format!("gc --valid {list} --conf-dir {} {options}", dir.display());
     Command::new(BINARY).env_clear().words(&line).stdin(valid.join("\n"))
 }
 
@@ -169,7 +171,7 @@ fn an_empty_or_foreign_list_removes_no_live_pod() {
         for list in [&[][..], &["of-another-runtime"]] {
             let output = gc(&dir, "--force", list).output();
             assert_eq!((output.status.code(), output.stdout.as_str()), (Some(1), ""), "{output:#?}");
-            assert!(output.stderr.contains("standard input lists no attachment of this node"), "{output:#?}");
+            assert!(output.stderr.contains(" lists no attachment of this node"), "{output:#?}");
         }
         assert!(network.lease("gone").exists(), "a refused command changes nothing");
         let found = collected(&dir, "", &[]);
@@ -213,7 +215,7 @@ fn another_network_namespace_removes_nothing() {
         let before = network.footprint();
         let elsewhere = network.host.pod();
         for options in ["", "--force"] {
-            let valid = if options.is_empty() { "" } else { "live" };
+            let valid = if options.is_empty() { "of-another-runtime" } else { "live" };
             let line = format!("gc --json --valid - --conf-dir {} {options}", dir.display());
             let output = elsewhere.command(BINARY).words(&line).stdin(valid).output();
             for found in unlisted(&output) {
@@ -409,8 +411,19 @@ fn a_runtime_that_fails_changes_nothing() {
         let nothing = Command::new(BINARY).env_clear().words("gc");
         assert_fails(nothing, &["no runtime has a socket at /run/containerd/containerd.sock", "--valid"]);
         assert_fails(gc(&dir, "", &["one", "../two"]), &["standard input", "../two", "one container id per line"]);
-        let line = format!("gc --valid {}", PathBuf::from("/nowhere").display());
-        assert_fails(Command::new(BINARY).env_clear().words(&line), &["cannot read /nowhere"]);
+        let binary = folder.join("ids");
+        fs::write(&binary, b"\xff\xfe").expect("room");
+        for list in [Path::new("/nowhere"), &folder, &binary] {
+            let line = format!("gc --valid {}", list.display());
+            let words = [&format!("cannot read {}: ", list.display()), "a text file with one container id per line"];
+            assert_fails(Command::new(BINARY).env_clear().words(&line), &words);
+        }
+        // crictl that fails in front of a pipe.
+        for text in ["", "\n"] {
+            let line = format!("gc --valid - --conf-dir {}", dir.display());
+            let piped = Command::new(BINARY).env_clear().words(&line).stdin(text);
+            assert_fails(piped, &["standard input is empty", "use --valid /dev/null"]);
+        }
         network.footprint().assert_unchanged(&before, "calls that fail");
         network.detach(&gone);
     });

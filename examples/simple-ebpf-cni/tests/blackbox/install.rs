@@ -271,14 +271,14 @@ fn the_configuration_sorts_first_unless_it_cannot() {
         put("10-bb.conf", "bb");
         shown(&node.install(BLACKBOX));
         assert!(node.conf("09-blackbox.conflist").exists());
-        shown(&node.uninstall(""));
+        shown(&node.uninstall("--force"));
 
         put("00-aa.conf", "aa");
         let message = refused(1, &node.install(BLACKBOX));
         assert!(message.contains("00-aa.conf") && message.contains("--order"), "{message}");
         shown(&node.install(&format!("{BLACKBOX} --order 7")));
         assert!(node.conf("07-blackbox.conflist").exists());
-        shown(&node.uninstall(""));
+        shown(&node.uninstall("--force"));
 
         put("20-mine.conf", NAME);
         let message = refused(1, &node.install(&format!("{BLACKBOX} --order 7")));
@@ -330,14 +330,16 @@ fn a_killed_install_is_finished_or_taken_back() {
 #[test]
 fn a_foreign_loopback_stays() {
     on_host(|network| {
-        for (target, options) in
-            [(None, ""), (None, "--force"), (Some("/usr/lib/cni/loopback"), ""), (Some("gone"), "")]
-        {
+        let (theirs, file) = (network.host.scratch().join("loopback"), Path::new("."));
+        fs::copy("/bin/true", &theirs).expect("room");
+        for (target, options) in [(file, ""), (file, "--force"), (theirs.as_path(), ""), (Path::new("gone"), "")] {
             let node = Node::new(network);
-            match target {
-                Some(target) => symlink(target, node.loopback()).expect("room"),
-                None => fs::write(node.loopback(), "theirs").expect("room"),
+            if target == file {
+                fs::copy(&theirs, node.loopback()).expect("room");
+            } else {
+                symlink(target, node.loopback()).expect("room");
             }
+            let using = if target == Path::new("gone") { "kept the unusable" } else { "using the existing" };
             let before = Footprint::of_files(&node.bin_dir);
             let planned = json_of(&node.install(&format!("{BLACKBOX} {options} -n --json")));
             let planned = &planned["files"][1];
@@ -347,13 +349,58 @@ fn a_foreign_loopback_stays() {
                 "{planned}"
             );
             let text = shown(&node.install(&format!("{BLACKBOX} {options}")));
-            assert!(text.contains(&format!("using the existing {}\n", node.loopback().display())), "{text}");
+            assert!(text.contains(&format!("{using} {}\n", node.loopback().display())), "{text}");
             // What `uninstall` removes is in the manifest.
             let text = shown(&node.uninstall(if options.is_empty() { "--purge" } else { "--purge --force" }));
             assert!(!text.contains("loopback"), "{text}");
             Footprint::of_files(&node.bin_dir).assert_unchanged(&before, "install and uninstall");
             assert!(!Path::new(DATA_DIR).exists());
         }
+    });
+}
+
+/// A node with a kubelet starts no pod with it.
+#[test]
+fn an_unusable_foreign_loopback_is_reported() {
+    type Put = fn(&Path);
+
+    on_host(|network| {
+        let node = Node::new(network);
+        let foreign: [(&str, Put); 4] = [
+            ("a link to gone", |path| symlink("gone", path).expect("room")),
+            ("a link to loopback", |path| symlink("loopback", path).expect("room")),
+            ("no executable file", |path| fs::write(path, "theirs").expect("room")),
+            ("no executable file", |path| fs::create_dir(path).expect("room")),
+        ];
+        for (_, put) in foreign {
+            put(&node.loopback());
+            let text = shown(&node.install(BLACKBOX));
+            assert!(text.contains("warn  loopback") && text.contains("kept the unusable"), "{text}");
+            shown(&node.uninstall(""));
+            fs::remove_file(node.loopback()).or_else(|_| fs::remove_dir(node.loopback())).expect("it stays");
+        }
+        network.host.empty_dir("/var/lib/kubelet");
+        for (word, put) in foreign {
+            put(&node.loopback());
+            let before = node.files();
+            for (options, is_stopped) in [(BLACKBOX, true), ("", false)] {
+                let output = command(&node.install(&format!("{options} -n")));
+                assert_eq!(output.status.code(), Some(i32::from(is_stopped)), "{output:#?}");
+                let verdict = if is_stopped { "FAIL  loopback" } else { "warn  loopback" };
+                let remedy = format!("remove {}, then run the same install again", node.loopback().display());
+                for word in [verdict, word, &remedy] {
+                    assert!(output.stdout.contains(word), "{word}: {output:#?}");
+                }
+            }
+            assert_eq!(command(&node.install(BLACKBOX)).status.code(), Some(1));
+            node.files().assert_unchanged(&before, "a stopped install");
+            fs::remove_file(node.loopback()).or_else(|_| fs::remove_dir(node.loopback())).expect("it stays");
+        }
+        // The binary makes this link of an operator usable.
+        symlink(node.binary(), node.loopback()).expect("room");
+        let text = shown(&node.install(BLACKBOX));
+        assert!(text.contains("using the existing") && !text.contains("loopback      "), "{text}");
+        shown(&node.uninstall(""));
     });
 }
 
@@ -440,6 +487,20 @@ fn portmap_is_in_the_list_if_the_node_has_it() {
         assert_eq!(written(&node), fs::read_to_string(&source).expect("a file"));
         shown(&node.install(BLACKBOX));
         assert_eq!(plugins(&node), json!([ours, portmap]));
+
+        // In the DaemonSet's container, a link of the node leads nowhere.
+        fs::remove_file(node.bin_dir.join("portmap")).expect("the file");
+        symlink("/nowhere/portmap", node.bin_dir.join("portmap")).expect("room");
+        let said = shown(&from_file);
+        assert!(said.contains("warn  plugins") && said.contains("leads to no file here"), "{said}");
+        assert_eq!(plugins(&node), json!([ours, portmap]));
+
+        // A DEL without portmap leaves its rules.
+        fs::remove_file(node.bin_dir.join("portmap")).expect("the link");
+        let said = shown(&from_file);
+        assert!(said.contains("warn  plugins") && said.contains("a DEL leaves what portmap created"), "{said}");
+        assert_eq!(plugins(&node), json!([ours]));
+        assert!(!shown(&from_file).contains("warn  plugins"), "the list does not change");
         shown(&node.uninstall("--purge"));
     });
 }

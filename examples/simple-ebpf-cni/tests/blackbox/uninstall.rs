@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use cnikit_testbed::{Call, Command, Footprint, Namespace as _, Ruling};
+use serde_json::json;
 
 use crate::cli::{BINARY, command, conflist_of, refused, shown};
 use crate::install::{BLACKBOX, Node};
@@ -46,6 +47,42 @@ fn a_purge_leaves_nothing_of_the_network() {
         for pod in &pods {
             assert!(pod.pod.link("eth0").is_none());
             network.detach(pod);
+        }
+    });
+}
+
+/// The runtime of another network starts no pod without a `loopback`.
+#[test]
+fn a_loopback_that_other_networks_need_is_kept() {
+    on_host(|network| {
+        for way in ["--force", "removed", "replaced"] {
+            let node = Node::new(network);
+            shown(&node.install(BLACKBOX));
+            let other = json!({ "cniVersion": "1.0.0", "name": "other", "plugins": [{ "type": "bridge" }] });
+            let file = node.conf("20-other.conflist");
+            fs::write(&file, other.to_string()).expect("room");
+            let planned = shown(&node.uninstall("--purge -n"));
+            let text = shown(&node.uninstall("--purge"));
+            assert_eq!(planned.replace("would remove", "removed"), text, "a dry run lists the same");
+            for path in [node.binary(), node.loopback()] {
+                let kept = text.lines().find(|line| line.starts_with(&format!("kept {}: ", path.display())));
+                let kept = kept.unwrap_or_else(|| panic!("{text}"));
+                assert!(kept.contains(file.to_str().expect("a text")) && kept.contains("--force"), "{kept}");
+            }
+            assert!(text.contains(&format!("removed {}\n", node.conf("10-blackbox.conflist").display())), "{text}");
+            assert_eq!(fs::read(node.loopback()).expect("a file"), fs::read(BINARY).expect("a file"));
+            let options = if way == "--force" { "--purge --force" } else { "--purge" };
+            match way {
+                "removed" => fs::remove_file(&file).expect("the file"),
+                "replaced" => {
+                    fs::remove_file(node.loopback()).expect("the link");
+                    fs::copy("/bin/true", node.loopback()).expect("room");
+                }
+                _ => {}
+            }
+            shown(&node.uninstall(options));
+            assert_eq!(node.loopback().exists(), way == "replaced");
+            assert!(!node.binary().exists() && !Path::new(DATA_DIR).exists());
         }
     });
 }
@@ -296,14 +333,14 @@ fn the_reorder_command_of_doctor_works() {
         fs::write(&theirs, r#"{ "cniVersion": "1.0.0", "name": "theirs", "type": "bridge" }"#).expect("room");
         let line = format!("doctor --conf-dir {} --bin-dir {}", node.conf_dir.display(), node.bin_dir.display());
         let report = command(&line).stdout;
-        let (_, advice) = report.split_once("simple-ebpf-cni install ").expect("a command that does it");
+        let (_, advice) = report.split_once("or run simple-ebpf-cni install ").expect("a command that does it");
         let advised = advice.lines().next().expect("a line");
         let text = shown(&format!("install {advised}"));
         let (old, new) = (node.conf("10-blackbox.conflist"), node.conf("05-blackbox.conflist"));
         assert!(text.contains(&format!("removed {}", old.display())), "{text}");
         assert!(!old.exists() && new.exists());
         assert!(!command(&line).stdout.contains("sorts first"));
-        shown(&node.uninstall("--purge"));
+        shown(&node.uninstall("--purge --force"));
         assert!(!new.exists() && !node.binary().exists() && theirs.exists());
     });
 }

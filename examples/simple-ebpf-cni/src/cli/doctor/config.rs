@@ -35,10 +35,10 @@ pub(crate) fn requirements(
     list: &NetworkConfigList,
     environment: &Environment,
 ) -> Result<Vec<Diagnostic>, Error> {
-    let Environment { host, links, bin_dir, versions, place } = environment;
+    let Environment { host, links, versions, place, .. } = environment;
     let mut checks = subnets(network, host, links)?;
     checks.extend(addresses(network, host, links, *place)?);
-    checks.extend(other_plugins(list).filter_map(|plugin| other_plugin(&plugin, list, bin_dir)));
+    checks.extend(other_plugins(list).filter_map(|plugin| other_plugin(&plugin, list, environment)));
     checks.extend(bypassed_limits(network, list));
     checks.extend(unsupported_version(network, list, versions));
     if network.masquerades()
@@ -171,14 +171,27 @@ fn bypassed_limits(network: &ConfiguredNetwork, list: &NetworkConfigList) -> Opt
 
 /// Reports a list without `portmap`: runtimes then ignore ports to publish, without an error. A
 /// list of another program may publish them by other means, so the check names no failure.
-pub(super) fn published_ports(list: &NetworkConfigList, file: &Path, bin_dir: &Path) -> Option<Diagnostic> {
+///
+/// `uninstall` treats a file that an operator has changed as foreign, so a file of `install` must
+/// not be edited.
+pub(super) fn published_ports(
+    list: &NetworkConfigList,
+    file: &Path,
+    bin_dir: &Path,
+    is_installed: bool,
+) -> Option<Diagnostic> {
     if list.plugins.iter().any(|plugin| plugin.plugin_type.as_str() == PORTMAP) {
         return None;
     }
-    let add = format!(
-        "add {{ \"type\": \"{PORTMAP}\", \"capabilities\": {{ \"portMappings\": true }} }} to the plugins of {}",
-        file.display()
-    );
+    let plugin = format!("{{ \"type\": \"{PORTMAP}\", \"capabilities\": {{ \"portMappings\": true }} }}");
+    let add = if is_installed {
+        format!(
+            "run the same {NAME} install again (DaemonSet: restart its pod); a file in --config must have {plugin} in \
+             its plugins"
+        )
+    } else {
+        format!("add {plugin} to the plugins of {}", file.display())
+    };
     let found = format!("hostPort of pods has no effect in {}", list.name);
     let is_present = PORTMAP.parse().is_ok_and(|portmap| runtime::find(&portmap, &[bin_dir.to_owned()]).is_ok());
     Some(if is_present {
@@ -204,12 +217,19 @@ fn other_plugins(list: &NetworkConfigList) -> impl Iterator<Item = PluginType> {
 }
 
 /// Reports a plugin that the runtime cannot find, or that does not support the version of the list.
-fn other_plugin(plugin: &PluginType, list: &NetworkConfigList, bin_dir: &Path) -> Option<Diagnostic> {
+fn other_plugin(plugin: &PluginType, list: &NetworkConfigList, environment: &Environment) -> Option<Diagnostic> {
     /// A plugin that hangs must not stop `doctor` and `install`.
     const TIMEOUT: Duration = Duration::from_secs(5);
 
+    let bin_dir = environment.bin_dir;
     let path = match runtime::find(plugin, &[bin_dir.to_owned()]) {
         Ok(path) => path,
+        // A container does not have the target of a link of the node.
+        Err(_) if environment.place == Place::MaybeContainer && bin_dir.join(plugin.as_str()).is_symlink() => {
+            let found = format!("the link {} leads to no file here", bin_dir.join(plugin.as_str()).display());
+            let remedy = format!("{} needs it: check with {NAME} doctor on the node, outside of containers", list.name);
+            return Some(Diagnostic::warn("plugins", found, remedy));
+        }
         Err(error) => return Some(Diagnostic::fail("plugins", error.to_string(), format!("{} needs it", list.name))),
     };
     let version = list.cni_version;
@@ -219,6 +239,7 @@ fn other_plugin(plugin: &PluginType, list: &NetworkConfigList, bin_dir: &Path) -
         return None;
     }
     let found = format!("{} does not support CNI version {version} of {}: each ADD fails", path.display(), list.name);
-    let common = versions.last().map_or_else(|| "one that it supports".to_owned(), |newest| format!("\"{newest}\""));
-    Some(Diagnostic::fail("plugins", found, format!("install a newer {plugin}, or set \"cniVersion\" to {common}")))
+    let common = versions.iter().rev().find(|version| environment.versions.contains(version));
+    let instead = common.map(|common| format!(", or set \"cniVersion\" to \"{common}\"")).unwrap_or_default();
+    Some(Diagnostic::fail("plugins", found, format!("install a newer {plugin}{instead}")))
 }

@@ -72,7 +72,9 @@ pub(crate) fn configurations(selector: &Selector, environment: &Environment) -> 
             found.extend(config::state(&network.name, &store));
             found.extend(config::forwarding(&network, environment.links));
             found.extend(config::log(&network));
-            found.extend(config::published_ports(&list, file, environment.bin_dir));
+            let is_installed =
+                manifest.as_ref().is_some_and(|manifest| manifest.files().any(|(written, _)| written == file));
+            found.extend(config::published_ports(&list, file, environment.bin_dir, is_installed));
             for check in found {
                 // Several networks can have the same diagnostic. Print it once.
                 if !checks.contains(&check) {
@@ -114,7 +116,7 @@ pub(crate) fn configurations(selector: &Selector, environment: &Environment) -> 
 }
 
 /// The manifest of `install`, if it can be read.
-fn manifest(selector: &Selector) -> Option<Manifest> {
+pub(super) fn manifest(selector: &Selector) -> Option<Manifest> {
     Manifest::read(selector.data_dir.as_deref().unwrap_or(Path::new(DEFAULT_DATA_DIR))).ok()
 }
 

@@ -2,7 +2,7 @@
 
 pub(crate) mod addresses;
 pub(crate) mod attachments;
-mod binary;
+pub(crate) mod binary;
 pub(crate) mod config;
 pub(crate) mod config_dir;
 pub(crate) mod diagnostic;
@@ -75,7 +75,9 @@ impl Options {
         let Self { selector, bin_dir, .. } = self;
         let mut checks = node::node();
         let is_able = failures(&checks) == 0;
-        checks.extend([binary::binary(bin_dir, selector), binary::loopback(bin_dir, selector)]);
+        let binary = binary::binary(bin_dir, selector);
+        let loopback = binary::loopback(bin_dir, selector, &binary);
+        checks.extend([binary, loopback]);
         // The check `capabilities` has reported a process that cannot read networks.
         if privileges::missing().is_some() {
             return Ok(checks);

@@ -2,7 +2,7 @@
 
 mod runtime;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -51,7 +51,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ENDPOINT", conflicts_with = "valid")]
     runtime_endpoint: Option<PathBuf>,
 
-    /// Read the ids of all valid containers from a file, one per line (- for standard input)
+    /// Read the ids of all valid containers from a file, one per line (- for standard input, which
+    /// must not be empty). /dev/null lists none
     #[arg(long, value_name = "FILE")]
     valid: Option<PathBuf>,
 
@@ -133,6 +134,11 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
         .iter()
         .flatten()
         .fold((0, 0), |(all, known), candidate| (all + 1, known + usize::from(is_listed(candidate))));
+    // A command in front of a pipe that fails writes nothing.
+    let is_piped = options.valid.as_deref() == Some(Path::new("-"));
+    if is_piped && listed.ids.is_empty() && all > 0 && !options.force {
+        return Err(Error::EmptyList { list: listed.source });
+    }
     // The list may be of another runtime, or of none.
     if options.force && known == 0 && all > 0 {
         return Err(Error::NoneListed { list: listed.source });

@@ -34,7 +34,7 @@ impl Listed {
             Some("-") => (Path::new("/dev/stdin"), "standard input".to_owned()),
             _ => (path, path.display().to_string()),
         };
-        let failed = |r#source| Error::File { operation: "read", path: file.to_owned(), r#source };
+        let failed = |cause| Error::UnreadableList { list: source.clone(), cause };
         let text = fs::read_to_string(file).map_err(failed)?;
         let ids = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let ids: Result<_, _> = ids.map(str::parse).collect();

@@ -11,7 +11,7 @@ use super::report::Report;
 use crate::cli::error::Error;
 use crate::cli::inventory::{ConfiguredNetwork, NodeNetwork};
 use crate::cli::manifest::{FileState, Manifest};
-use crate::cli::paths::LOOPBACK;
+use crate::cli::paths::{BIN_DIR, CONF_DIR, LOOPBACK};
 use simple_ebpf_cni::naming;
 
 impl Report {
@@ -49,12 +49,14 @@ impl Report {
     }
 
     /// Removes the binary and `loopback`, unless a configuration needs them. `others` are networks
-    /// that keep their configuration.
+    /// that keep their configuration. `dirs` may have configurations of other plugins, and their
+    /// runtime needs a `loopback`.
     pub(super) fn remove_binaries(
         &mut self,
         manifest: &mut Manifest,
         options: &Options,
         others: &BTreeSet<NetworkName>,
+        dirs: &BTreeSet<PathBuf>,
     ) -> Result<(), Error> {
         let remaining = manifest.files().filter_map(|(path, network)| network.filter(|of| !options.selects(path, of)));
         let served: BTreeSet<&NetworkName> = remaining.chain(others).collect();
@@ -62,12 +64,24 @@ impl Report {
         let binaries = manifest.files().filter(|(_, network)| network.is_none());
         let binaries: Vec<PathBuf> = binaries.map(|(path, _)| path.to_owned()).collect();
         for path in &binaries {
+            let loopback = path.with_file_name(LOOPBACK);
+            let is_needed =
+                !options.force && binaries.contains(&loopback) && manifest.state(&loopback)? == FileState::Ours;
+            let foreign = if is_needed { foreign_configuration(dirs, &loopback)? } else { None };
             let reason = if self.has_failed {
                 "an object could not be removed: run uninstall again".to_owned()
             } else if let Some(selected) = &options.network {
                 format!("only {selected} is removed")
             } else if !served.is_empty() {
                 format!("it serves {}", served.join(", "))
+            } else if let Some(foreign) = foreign {
+                let use_of_it = if *path == loopback { "" } else { "loopback leads to it, and " };
+                format!(
+                    "{use_of_it}the runtime of {} needs a loopback; replace {} by another one, then run uninstall \
+                     again, or use --force",
+                    foreign.display(),
+                    loopback.display()
+                )
             } else {
                 self.remove_file(path, manifest, options)?;
                 continue;
@@ -116,4 +130,13 @@ impl Report {
         }
         record.parent().into_iter().for_each(|dir| self.remove_empty(dir));
     }
+}
+
+/// A configuration of other plugins. Its runtime uses `loopback`. The default directory of
+/// configurations belongs to the default directory of plugins.
+fn foreign_configuration(dirs: &BTreeSet<PathBuf>, loopback: &Path) -> Result<Option<PathBuf>, Error> {
+    let is_default = loopback.parent() == Some(BIN_DIR.as_ref());
+    let dirs = dirs.iter().filter(|dir| is_default || **dir != Path::new(CONF_DIR)).cloned().collect();
+    let is_foreign = |file: &PathBuf| matches!(ConfiguredNetwork::read(file), Err(Error::NotOurs { .. }));
+    Ok(configuration_files(&dirs)?.into_iter().find(is_foreign))
 }

@@ -53,7 +53,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
         }
     }
     // The binary is removed last, because another run needs it after a failure.
-    report.remove_binaries(&mut manifest, options, &others)?;
+    report.remove_binaries(&mut manifest, options, &others, &dirs)?;
     if options.purge && had_data_dir {
         if options.dry_run {
             report.plan_manifest_removal(&manifest, &networks);

@@ -22,10 +22,11 @@ Exit status:
 /// and its link loopback.
 ///
 /// Fails while pods are attached. Files that were changed, renamed or created since the install
-/// stay. The binary stays if a remaining configuration needs it. --purge also removes the state of
-/// the networks on the node: veth pairs, masquerade rules, bridges that the plugin created, pinned
-/// programs and maps, leases. If an object cannot be removed, the objects that lead to it stay, and
-/// so does the binary: run uninstall again.
+/// stay. The binary stays if a remaining configuration needs it. So does its link loopback while
+/// configurations of other plugins remain, because their runtime needs a loopback. --purge also
+/// removes the state of the networks on the node: veth pairs, masquerade rules, bridges that the
+/// plugin created, pinned programs and maps, leases. If an object cannot be removed, the objects
+/// that lead to it stay, and so does the binary: run uninstall again.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
@@ -47,7 +48,8 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(super) purge: bool,
 
-    /// Remove even if pods are attached, and also remove changed files, except a `loopback`
+    /// Remove even if pods are attached or other networks need the link loopback, and also remove
+    /// changed files, except a `loopback`
     #[arg(long)]
     pub(super) force: bool,
 
