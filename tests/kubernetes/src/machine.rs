@@ -15,10 +15,11 @@ use crate::process::run;
 const FILE: &str = "machine-before";
 
 /// Sysctls that change by themselves, or that the kernel computes.
-const VOLATILE: [&str; 14] = [
+const VOLATILE: [&str; 15] = [
     "kernel/ns_last_pid",
     "kernel/pty/nr",
     "kernel/random",
+    "kernel/tainted",
     "kernel/perf_event_max_sample_rate",
     "kernel/perf_cpu_time_max_percent",
     "fs/dentry-state",
