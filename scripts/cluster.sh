@@ -34,6 +34,7 @@ fi
 # For a test, the clusters and tests that it selects.
 listed=''
 if [ "$command" = test ]; then
+    scripts/preflight.sh build
     as_caller cargo build --quiet --locked -p kubernetes-cluster
     listing=(--plugin none "$@")
     [[ " $* " == *" --list "* ]] || listing+=(--list)

@@ -65,15 +65,14 @@ require_go() {
 
 # count TOTAL: reads the names of compiled packages, and prints the number of them.
 count() {
-    local total=$1 done=0 line every=200
-    if [ -t 1 ]; then every=1; fi
+    local total=$1 done=0 line
     while read -r line; do
         # An error message is not the name of a package.
         if [[ $line == *[[:space:]]* ]]; then printf '%s\n' "$line" >&2 && continue; fi
         done=$((done + 1))
         if [ -t 1 ]; then
             printf '\r    %s%d of at most %d packages%s' "$dim" "$done" "$total" "$plain"
-        elif [ $((done % every)) = 0 ]; then
+        elif [ $((done % 200)) = 0 ]; then
             note "$done of at most $total packages, $SECONDS s"
         fi
     done

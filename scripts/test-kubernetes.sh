@@ -18,19 +18,19 @@ if [[ " $* " == *" --help "* ]]; then
     exit
 fi
 next=()
+# Before the list, because the compiler may be missing.
+scripts/preflight.sh build
 if [[ " $* " != *" --list "* ]] && [[ $(scripts/cluster.sh test --list "$@") == *upgrade::* ]]; then
-    # Another build of the plugin for the test of upgrades: a later version with other programs.
+    # Another build of the plugin for the test of upgrades, with other programs.
     folder=$(realpath -m "${CARGO_TARGET_DIR:-target}/kubernetes/next")
-    step "Building another version of the plugin, for the test of upgrades"
-    scripts/preflight.sh kubernetes
+    step "Building the plugin with other programs, for the test of upgrades"
     as_caller rm -rf "$folder/sources"
     as_caller mkdir -p "$folder/sources"
     as_caller tar --exclude=./target --exclude=./.git --exclude=./dist -cf - . | as_caller tar -xf - -C "$folder/sources"
-    as_caller sed -i 's/^version = "0\.1\.0"$/version = "0.1.1"/' "$folder/sources/Cargo.toml"
     # The digest of the sources names the programs, so a comment makes them others.
-    echo '/* The next version. */' | as_caller tee -a "$folder/sources/bpf/pod.bpf.c" >/dev/null
+    echo '/* The next build. */' | as_caller tee -a "$folder/sources/bpf/pod.bpf.c" >/dev/null
     (cd "$folder/sources" && as_caller env CARGO_TARGET_DIR="$folder/target" SIMPLE_EBPF_CNI_REVISION=next \
-        cargo build --quiet --release -p simple-ebpf-cni)
+        cargo build --quiet --locked --release -p simple-ebpf-cni)
     next=(--next-plugin "$folder/target/release/simple-ebpf-cni")
 fi
 scripts/cluster.sh test "${next[@]}" "$@"
