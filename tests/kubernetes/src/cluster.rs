@@ -58,27 +58,25 @@ impl Cluster {
     ///
     /// If a part cannot be started. The parts that run stay for [`down`].
     pub(crate) fn start(&self, step: &dyn Fn(&str)) -> Result<()> {
-        let (cluster, layout, settings) = (self, &self.layout, &self.settings);
-        let archive = images::build_tools(layout)?;
-        Machine::observe(layout)?.store(layout)?;
-        modules::load(layout)?;
-        credentials::create(layout, settings)?;
+        let archive = images::build_tools(&self.layout)?;
+        Machine::observe(&self.layout)?.store(&self.layout)?;
+        modules::load(&self.layout)?;
+        credentials::create(&self.layout, &self.settings)?;
         step("Creating the namespaces of the nodes");
-        cluster.world().start()?;
-        for node in cluster.nodes() {
+        self.world().start()?;
+        for node in self.nodes() {
             node.boot()?;
         }
-        cluster.write_kubectl()?;
+        self.write_kubectl()?;
         step("Starting the control plane on node-1");
-        let importing = cluster.start_runtimes(&archive);
-        let first = cluster.node(1);
-        let started = CONTROL_PLANE.iter().try_for_each(|daemon| cluster.daemons().start(&first, *daemon));
+        let importing = self.start_runtimes(&archive);
+        let started = self.start_control_plane();
         step("Importing the images, and starting the kubelets");
         // Also after an error, so that no thread starts a daemon while the cluster is deleted.
         importing.join().map_err(|_panic| anyhow!("importing images panicked"))??;
         started?;
-        for node in cluster.nodes() {
-            cluster.start_node_daemons(&node)?;
+        for node in self.nodes() {
+            self.start_node_daemons(&node)?;
         }
         Ok(())
     }
@@ -114,6 +112,11 @@ impl Cluster {
         if node.is_up() { self.start_node_daemons(node) } else { self.boot_again(node) }
     }
 
+    fn start_control_plane(&self) -> Result<()> {
+        let first = self.node(1);
+        CONTROL_PLANE.into_iter().try_for_each(|daemon| self.daemons().start(&first, daemon))
+    }
+
     fn start_node_daemons(&self, node: &Node) -> Result<()> {
         self.daemons().start(node, Daemon::Containerd)?;
         self.daemons().start(node, Daemon::Kubelet)?;
@@ -127,13 +130,11 @@ impl Cluster {
     }
 
     /// Boots a killed node. The routes to other nodes are lost with its namespaces.
-    pub(crate) fn boot_again(&self, node: &Node) -> Result<()> {
+    fn boot_again(&self, node: &Node) -> Result<()> {
         node.boot()?;
         self.daemons().start(node, Daemon::Containerd)?;
         if node.number() == 1 {
-            for daemon in CONTROL_PLANE {
-                self.daemons().start(node, daemon)?;
-            }
+            self.start_control_plane()?;
         }
         self.connect_nodes()?;
         self.start_node_daemons(node)

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const ETCD: &str = "http://127.0.0.1:2379";
 
 /// The socket of the runtime.
-pub(crate) const RUNTIME_SOCKET: &str = "/run/containerd/containerd.sock";
+const RUNTIME_SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// The daemons that only the first node has.
 pub(crate) const CONTROL_PLANE: [Daemon; 4] =

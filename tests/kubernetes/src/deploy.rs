@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::images;
+use crate::kubectl::texts;
 use crate::process::{run, wait_until};
 use crate::settings::{Runtime, addresses};
 
@@ -61,7 +62,7 @@ impl Cluster {
     }
 
     /// Writes the ConfigMap with the network configuration of each node.
-    pub(crate) fn configure_nodes(&self) -> Result<()> {
+    fn configure_nodes(&self) -> Result<()> {
         let template = fs::read_to_string(manifests().join("nodes.gotemplate"))?;
         let version = format!("\"cniVersion\": {:?}", self.settings().cni_version);
         let template = template.replace("\"cniVersion\": \"1.0.0\"", &version);
@@ -91,18 +92,11 @@ impl Cluster {
     }
 
     /// The name and the pod CIDRs of each node.
-    pub(crate) fn pod_cidrs(&self) -> Result<Vec<(String, Vec<String>)>> {
+    fn pod_cidrs(&self) -> Result<Vec<(String, Vec<String>)>> {
         let nodes = self.kubectl().json("get nodes")?;
-        let list = nodes["items"].as_array().context("a list of nodes")?;
-        let strings = |value: &Value| {
-            value.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
-        };
-        Ok(list
-            .iter()
-            .map(|node| {
-                (node["metadata"]["name"].as_str().unwrap_or_default().to_owned(), strings(&node["spec"]["podCIDRs"]))
-            })
-            .collect())
+        let nodes = nodes["items"].as_array().context("a list of nodes")?.iter();
+        let name = |node: &Value| node["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        Ok(nodes.map(|node| (name(node), texts(&node["spec"]["podCIDRs"]))).collect())
     }
 
     /// Adds the routes to the pods of each other node, which docs/deploy.md leaves to the operator.

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use crate::cases::strings;
 use crate::cluster::Cluster;
+use crate::kubectl::strings;
+use crate::node::{Node, PLUGIN};
 use crate::process::tail;
 
 /// The most pods that are described.
@@ -37,12 +38,12 @@ impl Cluster {
                 add(&format!("kubectl {line}"), &kubectl.words(&line).unwrap_or_default());
             }
         }
-        for node in self.nodes().filter(crate::node::Node::is_up) {
+        for node in self.nodes().filter(Node::is_up) {
             let name = node.name();
             let log = node.shell(&format!("tail -n 20 {}", crate::deploy::LOG_FILE)).unwrap_or_default();
             add(&format!("log of the plugin on {name}"), &log);
             // doctor fails if it finds problems.
-            let doctor = node.shell("/opt/cni/bin/simple-ebpf-cni doctor 2>&1 || true").unwrap_or_default();
+            let doctor = node.shell(&format!("{PLUGIN} doctor 2>&1 || true")).unwrap_or_default();
             add(&format!("simple-ebpf-cni doctor on {name}"), &doctor);
             let errors = node.shell(
                 "grep -hE 'level=(error|fatal)|^E[0-9]{4}' /var/log/containerd.log /var/log/kubelet.log | tail -n 8",

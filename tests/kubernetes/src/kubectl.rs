@@ -50,3 +50,13 @@ impl Kubectl {
         Ok(())
     }
 }
+
+/// The strings under a key of a list of objects.
+pub(crate) fn strings(list: &Value, key: &str) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(|item| item[key].as_str().map(str::to_owned)).collect()
+}
+
+/// The strings of a list.
+pub(crate) fn texts(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+}

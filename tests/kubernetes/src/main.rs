@@ -36,7 +36,7 @@ mod settings;
 mod suite;
 
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command as Process, ExitCode};
 use std::time::Instant;
 
@@ -112,24 +112,15 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     match &options.command {
-        Command::HoldNode(options) => return init::run_node(options),
-        Command::HoldWorld => return init::run_world(),
-        _ => {}
-    }
-    let is_list = matches!(&options.command, Command::Test(test) if test.is_list());
-    if !is_list && !rustix::process::geteuid().is_root() {
-        bail!("namespaces need root: run this as root or with sudo");
-    }
-    let layout = Layout::new(&options.dir)?;
-    match &options.command {
-        Command::Up { settings, plugin } => up(&layout, settings, plugin.as_ref()),
+        Command::Up { settings, plugin } => up(&as_root(&options.dir)?, settings, plugin.as_ref()),
         Command::Down => {
             catch_signals()?;
             ignore_signals();
-            report_down(&layout)
+            report_down(&as_root(&options.dir)?)
         }
-        Command::Kubectl { arguments } => replace(Kubectl::new(&layout).command()?.args(arguments)),
+        Command::Kubectl { arguments } => replace(Kubectl::new(&as_root(&options.dir)?).command()?.args(arguments)),
         Command::On { node, command } => {
+            let layout = as_root(&options.dir)?;
             let mut process = match node {
                 0 => World::new(&layout).command(&command[0])?,
                 number => Node::new(&layout, *number).command(&command[0])?,
@@ -137,12 +128,22 @@ fn run(options: &Options) -> Result<()> {
             replace(process.args(&command[1..]))
         }
         Command::Reboot { node } => {
-            let cluster = Cluster::running(&layout)?;
+            let cluster = Cluster::running(&as_root(&options.dir)?)?;
             cluster.reboot(&cluster.node(*node))
         }
-        Command::Test(options) => suite::run(&layout, options),
-        Command::HoldNode(_) | Command::HoldWorld => Ok(()),
+        Command::Test(test) if test.list => suite::list(test),
+        Command::Test(test) => suite::run(&as_root(&options.dir)?, test),
+        Command::HoldNode(options) => init::run_node(options),
+        Command::HoldWorld => init::run_world(),
     }
+}
+
+/// The files of the cluster, for a command that needs root.
+fn as_root(dir: &Path) -> Result<Layout> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("namespaces need root: run this as root or with sudo");
+    }
+    Layout::new(dir)
 }
 
 /// Starts a cluster. After an error or a signal, nothing of it is left.

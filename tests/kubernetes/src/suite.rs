@@ -34,7 +34,7 @@ pub(crate) struct Options {
 
     /// List the clusters and tests, and run nothing
     #[arg(long)]
-    list: bool,
+    pub(crate) list: bool,
 
     /// Only tests with one of these texts in their name
     #[arg(value_name = "NAME")]
@@ -42,9 +42,22 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Whether nothing is run.
-    pub(crate) fn is_list(&self) -> bool {
-        self.list
+    /// The selected clusters and tests.
+    fn selected(&self) -> Result<(Vec<Settings>, Vec<&'static Case>)> {
+        let is_selected = |case: &&Case| {
+            (self.names.is_empty() || self.names.iter().any(|name| case.name.contains(name.as_str())))
+                && (!self.short || case.is_short)
+        };
+        let cases: Vec<_> = CASES.iter().filter(is_selected).collect();
+        let mut clusters: Vec<_> =
+            clusters().into_iter().filter(|cluster| cluster.summary().contains(&self.cluster)).collect();
+        if self.short {
+            clusters.truncate(1);
+        }
+        if cases.is_empty() || clusters.is_empty() {
+            bail!("no cluster or no test has these texts: scripts/test-kubernetes.sh --list");
+        }
+        Ok((clusters, cases))
     }
 }
 
@@ -78,30 +91,21 @@ fn clusters() -> [Settings; 5] {
     ]
 }
 
+/// Lists the selected clusters and tests.
+pub(crate) fn list(options: &Options) -> Result<()> {
+    let (clusters, cases) = options.selected()?;
+    clusters.iter().for_each(|cluster| output::line(&format!("cluster: {}", cluster.summary())));
+    cases.iter().for_each(|case| output::line(case.name));
+    Ok(())
+}
+
 /// Runs the tests.
 ///
 /// # Errors
 ///
 /// If a test fails, no test matches, or a cluster does not start.
 pub(crate) fn run(layout: &Layout, options: &Options) -> Result<()> {
-    let is_selected = |case: &&Case| {
-        (options.names.is_empty() || options.names.iter().any(|name| case.name.contains(name.as_str())))
-            && (!options.short || case.is_short)
-    };
-    let cases: Vec<_> = CASES.iter().filter(is_selected).collect();
-    let mut clusters: Vec<_> =
-        clusters().into_iter().filter(|cluster| cluster.summary().contains(&options.cluster)).collect();
-    if options.short {
-        clusters.truncate(1);
-    }
-    if cases.is_empty() || clusters.is_empty() {
-        bail!("no cluster or no test has these texts: scripts/test-kubernetes.sh --list");
-    }
-    if options.list {
-        clusters.iter().for_each(|cluster| output::line(&format!("cluster: {}", cluster.summary())));
-        cases.iter().for_each(|case| output::line(case.name));
-        return Ok(());
-    }
+    let (clusters, cases) = options.selected()?;
     catch_signals()?;
     let started = Instant::now();
     let mut outcomes = Vec::new();

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::bench::{Bench, client_address};
 use super::objects::{HTTP, idle, pod, server};
 use crate::images::TOOLS_IMAGE;
-use crate::node::Node;
+use crate::node::{Node, PLUGIN};
 use crate::process::run;
 
 /// The number of pings.
@@ -15,8 +15,8 @@ const PINGS: u64 = 20;
 /// The pinned map with the counters of IPv4 addresses.
 const COUNTERS: &str = "/sys/fs/bpf/simple-ebpf-cni/podnet/v2/pkt_count";
 
-/// The largest echo request without fragments, with an MTU of 1500 bytes.
-const WHOLE_PACKET: &str = "1472";
+/// The largest echo request of each family without fragments, with an MTU of 1500 bytes.
+const WHOLE_PACKET: [&str; 2] = ["1472", "1452"];
 
 /// Two pods by `kubectl run` ping each other, and the node pings one of them. The counters, read
 /// with bpftool, grow by exactly these packets, and `tc filter show` lists the program.
@@ -95,8 +95,8 @@ fn counters(node: &Node, address: &str) -> Result<Counters> {
 }
 
 /// The node's end of a pod's veth pair, from the plugin.
-pub(super) fn host_interface(node: &Node, pod: &str) -> Result<String> {
-    let pods: Value = serde_json::from_str(&node.shell("/opt/cni/bin/simple-ebpf-cni pods --json")?)?;
+fn host_interface(node: &Node, pod: &str) -> Result<String> {
+    let pods = node.report("pods")?;
     let entry = pods["pods"].as_array().into_iter().flatten().find(|entry| entry["podName"] == pod);
     let entry = entry.with_context(|| format!("`pods` does not list {pod} on {}: {pods}", node.name()))?;
     entry["hostInterface"].as_str().map(str::to_owned).with_context(|| format!("no interface: {entry}"))
@@ -114,7 +114,7 @@ pub(super) fn every_pair_of_nodes(bench: &Bench) -> Result<()> {
         let own = bench.addresses(source)?;
         for (target, _) in pods.iter().filter(|(target, _)| target != source) {
             for (family, address) in bench.addresses(target)?.iter().enumerate() {
-                let size = WHOLE_PACKET_OF[family];
+                let size = WHOLE_PACKET[family];
                 let report = bench
                     .exec(source, &["ping", "-q", "-i", "0.05", "-c", "3", "-M", "do", "-s", size, address])
                     .with_context(|| format!("{source} pings {target}"))?;
@@ -132,9 +132,6 @@ pub(super) fn every_pair_of_nodes(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// The largest echo request of each family: the header of IPv6 has 20 bytes more.
-const WHOLE_PACKET_OF: [&str; 2] = [WHOLE_PACKET, "1452"];
-
 /// Pods of all nodes resolve the name of the API's service.
 pub(super) fn names_resolve(bench: &Bench) -> Result<()> {
     let pods: Vec<_> = bench.nodes().iter().map(|node| (format!("client-{}", node.number()), node.name())).collect();
@@ -151,7 +148,7 @@ pub(super) fn names_resolve(bench: &Bench) -> Result<()> {
 /// `doctor` finds no problem on any node.
 pub(super) fn doctor(bench: &Bench) -> Result<()> {
     for node in bench.nodes() {
-        let report = node.shell("/opt/cni/bin/simple-ebpf-cni doctor 2>&1 || true")?;
+        let report = node.shell(&format!("{PLUGIN} doctor 2>&1 || true"))?;
         ensure!(
             report.lines().all(|line| line.starts_with("ok ")),
             "doctor on {} reports problems:\n{report}",

@@ -1,5 +1,6 @@
 //! The cluster, a namespace and kubectl for one test.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::kubectl::Kubectl;
+use crate::kubectl::{Kubectl, strings, texts};
 use crate::node::Node;
 use crate::process::{run, wait_until};
 
@@ -133,9 +134,7 @@ impl<'c> Bench<'c> {
 
     /// The address of a service in each family.
     pub(crate) fn service_addresses(&self, service: &str) -> Result<Vec<String>> {
-        let addresses = self.object(&format!("service {service}"))?["spec"]["clusterIPs"].clone();
-        let addresses: Vec<_> =
-            addresses.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        let addresses = texts(&self.object(&format!("service {service}"))?["spec"]["clusterIPs"]);
         if addresses.len() != self.families() {
             bail!("service {service} has the addresses {addresses:?} for {} families", self.families());
         }
@@ -168,16 +167,28 @@ impl<'c> Bench<'c> {
     pub(crate) fn reaches_all(&self, from: &str, target: (&str, u64), servers: &[&str]) -> Result<()> {
         let (address, port) = target;
         self.wait_fetch(from, address, port)?;
-        let mut seen = std::collections::BTreeSet::new();
-        wait_until(&format!("answers of {servers:?} at {address} port {port} to {from}"), PATIENCE, || {
-            seen.insert(self.fetch(from, address, port, "hostname")?);
-            Ok(servers.iter().all(|server| seen.contains(*server)))
-        })?;
+        let what = format!("answers of {servers:?} at {address} port {port} to {from}");
+        let seen = answers_of_all(&what, servers, || self.fetch(from, address, port, "hostname"))?;
         if seen.len() != servers.len() {
             bail!("{from} reached {seen:?} at {address} port {port}, and only {servers:?} are backends");
         }
         Ok(())
     }
+}
+
+/// Repeats a request until all servers have answered. Returns all answers.
+pub(crate) fn answers_of_all(
+    what: &str,
+    servers: &[&str],
+    mut request: impl FnMut() -> Result<String>,
+) -> Result<BTreeSet<String>> {
+    let mut seen = BTreeSet::new();
+    wait_until(what, PATIENCE, || {
+        seen.insert(request()?);
+        Ok(servers.iter().all(|server| seen.contains(*server)))
+    })
+    .with_context(|| format!("the answers were {seen:?}"))?;
+    Ok(seen)
 }
 
 /// An HTTP request with time limits.
@@ -200,9 +211,4 @@ pub(crate) fn url(address: &str, port: u64, path: &str) -> String {
 /// The address in an answer of `clientip`: `10.244.0.2:4000` or `[fd00::2]:4000`.
 pub(crate) fn client_address(answer: &str) -> &str {
     answer.rsplit_once(':').map_or(answer, |(address, _port)| address).trim_matches(['[', ']'])
-}
-
-/// The strings under a key of a list of objects.
-pub(crate) fn strings(list: &Value, key: &str) -> Vec<String> {
-    list.as_array().into_iter().flatten().filter_map(|item| item[key].as_str().map(str::to_owned)).collect()
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::bench::{Bench, PATIENCE, strings};
+use super::bench::{Bench, PATIENCE};
 use super::objects::{deployment, idle, pod};
 use crate::daemons::Daemon;
+use crate::kubectl::strings;
 use crate::node::Node;
 use crate::output;
 use crate::process::{wait_for, wait_until};
@@ -18,9 +19,6 @@ const PODS: [u32; 2] = [100, 10];
 
 /// The time for all of them, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
-
-/// The plugin on a node.
-const PLUGIN: &str = "/opt/cni/bin/simple-ebpf-cni";
 
 /// How long nothing changes on a node without work.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -113,7 +111,7 @@ pub(super) fn forgotten_pod(bench: &Bench) -> Result<()> {
     forget(bench, &node, "forgotten")?;
     ensure!(leased_addresses(&node)?.contains(&address), "the lease of {address} is gone before `gc`");
     for (options, is_leased) in [("--dry-run", true), ("", false)] {
-        let report: Value = serde_json::from_str(&node.shell(&format!("{PLUGIN} gc --json {options}"))?)?;
+        let report = node.report(&format!("gc {options}"))?;
         ensure!(
             removed(&report) == [address.as_str()],
             "`gc {options}` removes other addresses than {address}: {report}"
@@ -141,7 +139,7 @@ fn removed(report: &Value) -> Vec<&str> {
 
 /// The addresses that the plugin has leased on a node.
 pub(super) fn leased_addresses(node: &Node) -> Result<BTreeSet<String>> {
-    let report: Value = serde_json::from_str(&node.shell(&format!("{PLUGIN} leases --json"))?)?;
+    let report = node.report("leases")?;
     let networks = report["networks"].as_array().into_iter().flatten();
     let leases = networks.flat_map(|network| network["leases"].as_array().into_iter().flatten());
     let addresses = leases.flat_map(|lease| lease["addresses"].as_array().into_iter().flatten());

@@ -13,7 +13,7 @@ mod upgrade;
 
 use anyhow::Result;
 
-pub(crate) use bench::{Bench, Plugins, strings};
+pub(crate) use bench::{Bench, Plugins};
 pub(crate) use conformance::SHORT_CONFORMANCE;
 
 use crate::settings::{Runtime, Settings};
@@ -45,7 +45,7 @@ impl Case {
 }
 
 /// All tests, in their order.
-pub(crate) const CASES: [Case; 24] = [
+pub(crate) static CASES: [Case; 24] = [
     short("article::two_pods_ping_and_the_counters_are_exact", basic::article),
     short("pods::every_pair_of_nodes_connects", basic::every_pair_of_nodes),
     short("pods::names_resolve_on_every_node", basic::names_resolve),

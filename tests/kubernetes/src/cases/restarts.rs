@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::bench::{Bench, PATIENCE, strings};
+use super::bench::{Bench, PATIENCE};
 use super::churn::{leased_addresses, settled_traces, wait_for_traces};
 use super::objects::{HTTP, deployment, idle, pod, running, server};
 use crate::daemons::Daemon;
 use crate::deploy::manifests;
+use crate::kubectl::strings;
 use crate::node::Node;
 use crate::process::{run, wait_until};
 

@@ -3,10 +3,10 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::bench::{Bench, PATIENCE, client_address, fetch_by, url};
+use super::bench::{Bench, PATIENCE, answers_of_all, client_address, fetch_by, url};
 use super::objects::{HTTP, idle, labeled, pod, server, service, with_spec};
 use crate::process::wait_until;
-use crate::settings::addresses;
+use crate::settings::{WORLD, addresses};
 
 /// The servers of a service: one on the first node, one on the last.
 const SERVERS: [&str; 2] = ["web-1", "web-2"];
@@ -58,12 +58,8 @@ pub(super) fn udp(bench: &Bench) -> Result<()> {
     for address in bench.service_addresses("web")? {
         for client in &clients {
             let send = format!("echo hostname | nc -u -w 1 {address} 81");
-            let mut seen = std::collections::BTreeSet::new();
-            wait_until(&format!("answers of both servers at {address} to {client}"), PATIENCE, || {
-                seen.insert(bench.exec(client, &["sh", "-c", &send])?);
-                Ok(SERVERS.iter().all(|server| seen.contains(*server)))
-            })
-            .with_context(|| format!("the answers were {seen:?}"))?;
+            let what = format!("answers of both servers at {address} to {client}");
+            answers_of_all(&what, &SERVERS, || bench.exec(client, &["sh", "-c", &send]))?;
         }
     }
     Ok(())
@@ -75,11 +71,9 @@ pub(super) fn node_port(bench: &Bench) -> Result<()> {
     let port = bench.node_port("web", "http")?;
     for node in bench.nodes() {
         for address in addresses(node.number()).iter().take(bench.families()).map(ToString::to_string) {
-            let mut seen = std::collections::BTreeSet::new();
-            wait_until(&format!("answers of both servers at {address} port {port}"), PATIENCE, || {
-                seen.insert(fetch_by(bench.cluster.world().command("curl"), &address, port, "hostname")?);
-                Ok(SERVERS.iter().all(|server| seen.contains(*server)))
-            })?;
+            let what = format!("answers of both servers at {address} port {port}");
+            let world = || fetch_by(bench.cluster.world().command("curl"), &address, port, "hostname");
+            answers_of_all(&what, &SERVERS, world)?;
             for client in &clients {
                 bench.reaches_all(client, (&address, port), &SERVERS)?;
             }
@@ -106,7 +100,7 @@ pub(super) fn node_port_local(bench: &Bench) -> Result<()> {
                 seen = fetch_by(bench.cluster.world().command("curl"), &address, port, "clientip")?;
                 Ok(true)
             })?;
-            let world = addresses(crate::settings::WORLD)[family].to_string();
+            let world = addresses(WORLD)[family].to_string();
             ensure!(client_address(&seen) == world, "a server sees {seen} as the client's address, which is {world}");
         }
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::cgroups::Cgroups;
 use crate::layout::Layout;
@@ -20,6 +21,9 @@ use crate::settings::{UNDERLAY_PREFIXES, WORLD, addresses, node_name};
 
 /// The time for a process to start or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The plugin on a node.
+pub(crate) const PLUGIN: &str = "/opt/cni/bin/simple-ebpf-cni";
 
 /// The name of the world outside, among the holders of namespaces.
 const WORLD_NAME: &str = "world";
@@ -98,7 +102,7 @@ impl Node {
     }
 
     /// The process that holds the namespaces.
-    pub(crate) fn pid(&self) -> Result<Pid> {
+    fn pid(&self) -> Result<Pid> {
         holder(&self.layout, &self.name()).with_context(|| format!("{} does not run", self.name()))
     }
 
@@ -169,11 +173,14 @@ impl Node {
         self.layout.node(self.number, "var/log").join(daemon).with_extension("log")
     }
 
-    /// Starts a daemon, unless it runs.
+    /// The JSON report of a command of the plugin: `pods`.
+    pub(crate) fn report(&self, command: &str) -> Result<Value> {
+        let text = self.shell(&format!("{PLUGIN} {command} --json"))?;
+        serde_json::from_str(&text).with_context(|| format!("{command} on {}: not JSON: {text}", self.name()))
+    }
+
+    /// Starts a daemon that does not run.
     pub(crate) fn start_daemon(&self, name: &str, command: &[String]) -> Result<()> {
-        if self.runs(name) {
-            return Ok(());
-        }
         let log = self.log(name);
         let log = File::options().create(true).append(true).open(&log);
         let log = log.with_context(|| format!("cannot write the log of {name}"))?;
