@@ -13,6 +13,7 @@
 //! * [`pool`], [`drift`]: free addresses, and differences from the expected state
 //! * [`setup`] with `resync`, and `repair`: the whole network
 
+pub mod agent;
 pub mod bridge;
 pub mod config;
 pub mod drift;

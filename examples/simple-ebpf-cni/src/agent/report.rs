@@ -1,0 +1,78 @@
+//! The state of the agent, which it writes to a file for the commands of the plugin.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+/// The state of the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The version of the agent.
+    pub version: String,
+    /// The process id of the agent, in its own namespace.
+    pub pid: u32,
+    /// The name of this node.
+    pub node: String,
+    /// The time of the report, in seconds since 1970.
+    pub time: u64,
+    /// Whether everything is applied, and the network configuration is written.
+    pub is_ready: bool,
+    /// The pod CIDRs of this node.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// The MTU of pods, in bytes.
+    pub mtu: Option<u32>,
+    /// The other nodes: one entry for each node and family of pod CIDRs, by name.
+    pub peers: Vec<PeerReport>,
+    /// What the agent cannot do, each with the cause and the remedy. Empty if all is well.
+    pub problems: Vec<String>,
+}
+
+/// The way to the pods of another node, for one family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerReport {
+    /// The name of the node.
+    pub node: String,
+    /// The pod CIDR.
+    pub pod_cidr: IpNetwork,
+    /// The address of the node that packets are sent to.
+    pub address: Option<IpAddr>,
+    /// The way of the packets.
+    pub way: Way,
+    /// The cause of the choice, such as "on-link, probe answered".
+    pub reason: String,
+    /// The link that packets leave through.
+    pub link: Option<String>,
+    /// The greatest IP packet, in bytes.
+    pub mtu: Option<u32>,
+    /// The last probes of the direct way. `None` if the node is not probed.
+    pub probe: Option<ProbeReport>,
+}
+
+/// The way of packets to the pods of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// To the node, without a tunnel.
+    Direct,
+    /// Through the tunnel.
+    Vxlan,
+    /// By the routes of the network between the nodes.
+    Routed,
+    /// Not at all.
+    None,
+}
+
+/// The last probes of a way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeReport {
+    /// The time of the last answer, in seconds since 1970.
+    pub answered: Option<u64>,
+    /// The round trip of the last answer, in microseconds.
+    pub microseconds: Option<u64>,
+    /// The probes without an answer since the last answer.
+    pub lost: u32,
+}
