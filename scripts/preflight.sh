@@ -13,7 +13,10 @@ build | demo | test | fuzz | kernels | kubernetes | dist) ;;
 esac
 architectures=("${@:2}")
 
-least=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+# The agent needs a newer Rust than the library and the plugin, which `build` and `demo` compile.
+manifests=("$root/Cargo.toml")
+case $stage in test | kernels | dist) manifests+=("$root/examples/simple-ebpf-agent/Cargo.toml") ;; esac
+least=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "${manifests[@]}" | sort -V | tail -n 1)
 found=$(as_caller rustc --version 2>/dev/null | cut -d' ' -f2) || found=''
 if [ -z "$found" ] || ! as_caller cargo --version >/dev/null 2>&1; then
     fail "Rust is missing ($least or newer): curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"

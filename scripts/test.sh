@@ -48,6 +48,11 @@ else
     note "NOT RUN: licenses, sources and advisories of dependencies: cargo install --locked cargo-deny"
 fi
 
+# The plugin is a small program without an async runtime. Only the agent talks to the API server.
+heavy=$(cargo tree --locked --quiet --prefix none --package simple-ebpf-cni --edges normal,build |
+    grep -E '^(tokio|hyper|kube|rustls)[-_ ]' || true)
+[ -z "$heavy" ] || fail "the plugin depends on $heavy: move the code that needs it to simple-ebpf-agent"
+
 scripts/public-api.sh
 
 step "Every combination of features"
