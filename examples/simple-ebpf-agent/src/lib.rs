@@ -1,7 +1,23 @@
 //! The node agent of `simple-ebpf-cni`: it connects the pods of all nodes of a cluster.
 //!
-//! The data flows in one direction. The watch of the Kubernetes API fills an index. The index
-//! returns a [`ClusterView`](view::ClusterView). The kernel side compares it with the kernel, and
-//! applies the differences.
+//! The data flows in one direction:
+//!
+//! * [`watch`] watches the Node objects, and [`nodes`] is their index. It returns a
+//!   [`ClusterView`](view::ClusterView).
+//! * [`desired`] computes routes and sets from the view. Both are pure.
+//! * [`reconcile`] compares with the kernel and applies the differences, with [`masquerade`], and
+//!   writes the network configuration last ([`conflist`]).
+//! * [`agent`] is the loop around them, woken by the API, by [`monitor`] and by time. [`http`]
+//!   shows the result.
 
+pub mod agent;
+pub mod conflist;
+pub mod desired;
+pub mod http;
+pub mod masquerade;
+pub mod monitor;
+pub mod nodes;
+pub mod reconcile;
+pub mod settings;
 pub mod view;
+pub mod watch;

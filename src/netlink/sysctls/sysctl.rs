@@ -6,6 +6,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use rustix::fs::OFlags;
@@ -123,7 +124,44 @@ pub enum Ipv4Conf {
     SendRedirects,
 }
 
+/// The directory of the settings of network namespaces, if it is not `/proc/sys/net`.
+static NET_DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+
+fn net_directory() -> &'static Path {
+    NET_DIRECTORY.get().map_or(Path::new("/proc/sys/net"), PathBuf::as_path)
+}
+
 impl Sysctl<'_> {
+    /// Uses another mount of `/proc/sys/net` for all settings below `net`, in the whole process. A
+    /// runtime makes `/proc/sys` read-only for its containers. A container can have the directory
+    /// `/proc/sys/net` of the host at another path, where it is writable. The kernel shows there
+    /// the settings of the reader's namespace, too.
+    ///
+    /// Call it once, before the first access. A second call returns its argument as the error, and
+    /// changes nothing.
+    ///
+    /// ```
+    /// use cnikit::netlink::Sysctl;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # std::fs::create_dir(dir.path().join("ipv4"))?;
+    /// # std::fs::write(dir.path().join("ipv4/ip_forward"), "7\n")?;
+    /// # let mount = dir.path().to_owned();
+    /// Sysctl::set_net_directory(mount).expect("the first call");
+    /// assert_eq!(Sysctl::Ipv4Forward.read()?, 7);
+    /// assert!(Sysctl::set_net_directory("/elsewhere").is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The path, if an earlier call has set another one.
+    pub fn set_net_directory(path: impl Into<PathBuf>) -> std::result::Result<(), PathBuf> {
+        NET_DIRECTORY.set(path.into())
+    }
+
     /// Reads the value in the namespace of the calling thread.
     ///
     /// # Errors
@@ -218,7 +256,7 @@ impl Sysctl<'_> {
     }
 
     fn path(self) -> PathBuf {
-        let net = Path::new("/proc/sys/net");
+        let net = net_directory();
         match self {
             Self::Ipv4Forward => net.join("ipv4/ip_forward"),
             Self::Ipv6Forward => net.join("ipv6/conf/all/forwarding"),
@@ -230,7 +268,10 @@ impl Sysctl<'_> {
             Self::Ipv4All(setting) => net.join("ipv4/conf/all").join(setting.name()),
             Self::Ipv4Default(setting) => net.join("ipv4/conf/default").join(setting.name()),
             Self::Ipv6All(setting) => net.join("ipv6/conf/all").join(setting.name()),
-            Self::Named(name) => name.path(),
+            Self::Named(name) => match name.as_str().strip_prefix("net/") {
+                Some(below) => net.join(below),
+                None => name.path(),
+            },
         }
     }
 

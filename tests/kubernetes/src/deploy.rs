@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -36,7 +36,7 @@ pub(crate) fn manifests() -> PathBuf {
 impl Cluster {
     /// Installs the plugin and cluster DNS, and waits until all nodes are ready.
     pub(crate) fn deploy(&self, binary: &Path) -> Result<()> {
-        let archive = images::build_plugin(self.layout(), binary, TAG)?;
+        let archive = images::build_plugin(self.layout(), binary, self.settings().agent.as_deref(), TAG)?;
         for node in self.nodes() {
             self.import(&node, &archive)?;
             // The package kubernetes-cni brings portmap to a node.
@@ -44,13 +44,44 @@ impl Cluster {
             node.shell(&format!("mkdir -p /opt/cni/bin; cp {} /opt/cni/bin/", portmap.display()))
                 .with_context(|| "cannot copy portmap: run scripts/preflight.sh kubernetes")?;
         }
-        self.wait_for_pod_cidrs()?;
+        if self.settings().agent.is_some() {
+            // Before the nodes have pod CIDRs: the agent waits for them.
+            self.apply_manifests()?;
+            self.wait_for_pod_cidrs()?;
+        } else {
+            self.wait_for_pod_cidrs()?;
+            self.configure_nodes()?;
+            self.apply_manifests()?;
+        }
         self.connect_nodes()?;
-        self.configure_nodes()?;
         let kubectl = self.kubectl();
-        run(kubectl.command()?.args(["apply", "-k"]).arg(manifests()))?;
         kubectl.apply(COREDNS)?;
         self.wait_until_ready()
+    }
+
+    /// Applies the one manifest with the agent, or the manifests without it.
+    pub(crate) fn apply_manifests(&self) -> Result<()> {
+        let kubectl = self.kubectl();
+        if self.settings().agent.is_none() {
+            run(kubectl.command()?.args(["apply", "-k"]).arg(manifests()))?;
+            return Ok(());
+        }
+        let manifest = fs::read_to_string(manifests().join("simple-ebpf-cni.yaml"))?;
+        let rendered = run(kubectl.command()?.arg("kustomize").arg(manifests().join("agent")))?;
+        let rendered_lines = rendered.lines().filter(|line| !line.starts_with('#'));
+        if !manifest.lines().filter(|line| !line.starts_with('#')).eq(rendered_lines) {
+            bail!("deploy/simple-ebpf-cni.yaml differs from deploy/agent: scripts/manifest.sh");
+        }
+        // Settings of this cluster, which an operator would change in the ConfigMap.
+        let option = "SIMPLE_EBPF_AGENT_MODE: direct\n";
+        if !manifest.contains(option) {
+            bail!("deploy/simple-ebpf-cni.yaml has no line {option:?}");
+        }
+        let own = format!(
+            "{option}  SIMPLE_EBPF_AGENT_CNI_VERSION: {}\n  SIMPLE_EBPF_AGENT_PLUGIN_LOG: {LOG_FILE}\n",
+            self.settings().cni_version
+        );
+        kubectl.apply(&manifest.replace(option, &own))
     }
 
     /// The plugin `portmap` for the nodes. Debian's does not know CNI 1.1.0, and fails STATUS.
@@ -99,21 +130,31 @@ impl Cluster {
         Ok(nodes.map(|node| (name(node), texts(&node["spec"]["podCIDRs"]))).collect())
     }
 
-    /// Adds the routes to the pods of each other node, which docs/deploy.md leaves to the operator.
-    /// The world outside gets them too, so that it reaches pods.
+    /// Adds the routes to the pods of each other node, which docs/deploy.md leaves to the operator
+    /// without the agent. The world outside gets them too, so that it reaches pods.
     pub(crate) fn connect_nodes(&self) -> Result<()> {
+        for (target, cidr, next_hop) in self.routes()? {
+            let route = ["route", "replace", &cidr, "via", &next_hop];
+            // The agent adds the routes of nodes.
+            for node in self.nodes().filter(|node| self.settings().agent.is_none() && node.number() != target) {
+                run(node.command("ip")?.args(route))?;
+            }
+            run(self.world().command("ip")?.args(route))?;
+        }
+        Ok(())
+    }
+
+    /// The number, pod CIDR and address of each node, for each family.
+    fn routes(&self) -> Result<Vec<(u8, String, String)>> {
         let cidrs = self.pod_cidrs()?;
+        let mut routes = Vec::new();
         for target in self.nodes() {
             let own = cidrs.iter().filter(|(name, _)| *name == target.name()).flat_map(|(_, cidrs)| cidrs);
             for cidr in own {
                 let next_hop = addresses(target.number())[usize::from(cidr.contains(':'))].to_string();
-                let route = ["route", "replace", cidr, "via", &next_hop];
-                for node in self.nodes().filter(|node| node.number() != target.number()) {
-                    run(node.command("ip")?.args(route))?;
-                }
-                run(self.world().command("ip")?.args(route))?;
+                routes.push((target.number(), cidr.clone(), next_hop));
             }
         }
-        Ok(())
+        Ok(routes)
     }
 }

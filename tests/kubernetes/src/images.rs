@@ -74,10 +74,13 @@ pub(crate) fn build_tools(layout: &Layout) -> Result<PathBuf> {
 
 /// Builds the archive of the plugin's image, with the content of deploy/Dockerfile. A dynamic
 /// binary also needs its libraries.
-pub(crate) fn build_plugin(layout: &Layout, binary: &Path, tag: &str) -> Result<PathBuf> {
+pub(crate) fn build_plugin(layout: &Layout, binary: &Path, agent: Option<&Path>, tag: &str) -> Result<PathBuf> {
     let archive = layout.image(&format!("{PLUGIN}-{tag}"));
     let mut build = LayerBuild::new(&layout.image("plugin-layer"))?;
     build.program(binary, "/simple-ebpf-cni")?;
+    if let Some(agent) = agent {
+        build.program(agent, "/simple-ebpf-agent")?;
+    }
     let image = Image::new([format!("{PLUGIN_IMAGE}:{tag}")], json!({ "Entrypoint": ["/simple-ebpf-cni"] }));
     write_archive(&archive, &build.finish()?, &[image])?;
     Ok(archive)

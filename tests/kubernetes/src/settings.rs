@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
@@ -35,6 +36,10 @@ pub(crate) struct Settings {
     /// CNI version of the network configuration on the nodes
     #[arg(long, value_name = "VERSION", default_value = "1.0.0")]
     pub(crate) cni_version: String,
+
+    /// Binary of the node agent, which connects the nodes; without it, the routes are set by hand
+    #[arg(long, value_name = "FILE")]
+    pub(crate) agent: Option<PathBuf>,
 }
 
 /// The backend of kube-proxy.
@@ -103,7 +108,12 @@ impl Settings {
             Runtime::System => "containerd of this machine",
             Runtime::Containerd2 => "containerd 2.2",
         };
-        format!("{nodes}, {families}, kube-proxy with {}, {runtime}, CNI {}", self.proxy_mode(), self.cni_version)
+        let agent = if self.agent.is_some() { ", with the agent" } else { "" };
+        format!(
+            "{nodes}, {families}, kube-proxy with {}, {runtime}, CNI {}{agent}",
+            self.proxy_mode(),
+            self.cni_version
+        )
     }
 }
 

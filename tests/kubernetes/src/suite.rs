@@ -1,5 +1,6 @@
 //! Runs the tests on one cluster after another.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -19,6 +20,10 @@ const MOST_NAME: usize = 50;
 pub(crate) struct Options {
     #[command(flatten)]
     plugins: Plugins,
+
+    /// Binary of the node agent, for clusters of several nodes
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
 
     /// One node, and the tests that fit into a few minutes
     #[arg(long)]
@@ -49,8 +54,11 @@ impl Options {
                 && (!self.short || case.is_short)
         };
         let cases: Vec<_> = CASES.iter().filter(is_selected).collect();
-        let mut clusters: Vec<_> =
-            clusters().into_iter().filter(|cluster| cluster.summary().contains(&self.cluster)).collect();
+        let mut clusters: Vec<_> = clusters()
+            .into_iter()
+            .map(|cluster| self.with_agent(cluster))
+            .filter(|cluster| cluster.summary().contains(&self.cluster))
+            .collect();
         if self.short {
             clusters.truncate(1);
         }
@@ -58,6 +66,12 @@ impl Options {
             bail!("no cluster or no test has these texts: scripts/test-kubernetes.sh --list");
         }
         Ok((clusters, cases))
+    }
+
+    /// Clusters of several nodes have the agent, and the others the installation without it.
+    fn with_agent(&self, cluster: Settings) -> Settings {
+        let agent = self.agent.clone().filter(|_| cluster.nodes > 1);
+        Settings { agent, ..cluster }
     }
 }
 
@@ -76,6 +90,7 @@ fn clusters() -> [Settings; 5] {
         proxy,
         runtime: Runtime::System,
         cni_version: "1.0.0".to_owned(),
+        agent: None,
     };
     [
         settings(1, ProxyMode::Iptables, false),

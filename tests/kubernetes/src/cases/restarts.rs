@@ -9,7 +9,6 @@ use super::bench::{Bench, PATIENCE};
 use super::churn::{leased_addresses, settled_traces, wait_for_traces};
 use super::objects::{HTTP, deployment, idle, pod, running, server};
 use crate::daemons::Daemon;
-use crate::deploy::manifests;
 use crate::kubectl::strings;
 use crate::node::Node;
 use crate::process::{run, wait_until};
@@ -126,7 +125,7 @@ pub(super) fn daemonset(bench: &Bench) -> Result<()> {
         .kubectl
         .words(&format!("-n kube-system delete daemonset simple-ebpf-cni --timeout={}s", PATIENCE.as_secs()))?;
     bench.create_ready([pod("without", &bench.both_ends()[1].name(), server())])?;
-    run(bench.kubectl.command()?.args(["apply", "-k"]).arg(manifests()))?;
+    bench.cluster.apply_manifests()?;
     bench.cluster.wait_until_ready()?;
     bench.create_ready([pod("with", &bench.both_ends()[0].name(), server())])?;
     bench.reaches_all("with", (&bench.addresses("without")?[0], HTTP.into()), &["without"])?;

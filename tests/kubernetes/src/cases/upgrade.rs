@@ -37,12 +37,13 @@ pub(super) fn under_traffic(bench: &Bench) -> Result<()> {
 }
 
 fn roll_out(bench: &Bench, tag: &str, binary: &Path) -> Result<()> {
-    let archive = build_plugin(bench.cluster.layout(), binary, tag)?;
+    let archive = build_plugin(bench.cluster.layout(), binary, bench.cluster.settings().agent.as_deref(), tag)?;
     for node in bench.nodes() {
         bench.cluster.import(&node, &archive)?;
     }
     let image = format!("{PLUGIN_IMAGE}:{tag}");
-    let line = format!("-n kube-system set image daemonset/simple-ebpf-cni install={image} wait={image}");
+    let main = if bench.cluster.settings().agent.is_some() { "agent" } else { "wait" };
+    let line = format!("-n kube-system set image daemonset/simple-ebpf-cni install={image} {main}={image}");
     bench.kubectl.words(&line).with_context(|| format!("cannot roll out {tag}"))?;
     bench.cluster.wait_until_ready()
 }

@@ -1,0 +1,94 @@
+//! The loop of the agent: waits for a change, compares, applies, reports.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use simple_ebpf_cni::agent::{REPORT, Report};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::http::{Pages, seconds_since_1970};
+use crate::monitor;
+use crate::reconcile::Reconciler;
+use crate::settings::Settings;
+use crate::watch::{Cluster, NodeApi};
+
+/// The time in which changes are collected. A pod is some ten messages of the kernel.
+const COLLECT: Duration = Duration::from_millis(200);
+
+/// Applies each change of the cluster and of the kernel. Returns only with an error.
+///
+/// # Errors
+///
+/// Fails if the kernel's changes cannot be watched, or if a comparison panics.
+pub async fn run(
+    settings: Settings,
+    api: NodeApi,
+    mut clusters: watch::Receiver<Option<Cluster>>,
+    pages: Arc<Pages>,
+) -> io::Result<()> {
+    let kernel = monitor::start()?;
+    let resync = settings.resync;
+    let mut reconciler = Reconciler::new(settings);
+    let mut last = Report::default();
+    loop {
+        let cluster = clusters.borrow_and_update().clone();
+        if let Some(cluster) = cluster {
+            let view = cluster.view.clone();
+            let (returned, report) = spawn_blocking(move || {
+                let report = reconciler.apply(&view);
+                (reconciler, report)
+            })
+            .await
+            .map_err(io::Error::other)?;
+            reconciler = returned;
+            let report = Report { time: seconds_since_1970(), ..report };
+            pages.show(&report);
+            tell(&api, &cluster, &last, &report).await;
+            if let Err(error) = write_report(Path::new(REPORT), &report) {
+                warn!("cannot write {REPORT}: {error}");
+            }
+            last = report;
+        }
+        // The agent's own changes wake it once more, and that comparison finds no difference.
+        tokio::select! {
+            changed = clusters.changed() => changed.map_err(io::Error::other)?,
+            _ = timeout(resync, kernel.notified()) => {}
+        }
+        sleep(COLLECT).await;
+    }
+}
+
+/// Logs what is new in a report, and tells the API.
+async fn tell(api: &NodeApi, cluster: &Cluster, last: &Report, report: &Report) {
+    for problem in report.problems.iter().filter(|problem| !last.problems.contains(problem)) {
+        warn!("{problem}");
+        if cluster.has_own_node {
+            api.warn("NetworkProblem", problem).await;
+        }
+    }
+    if report.is_ready && !last.is_ready {
+        info!("the network of node {} is ready", report.node);
+    }
+    if cluster.has_own_node && cluster.view.own.is_none() && !cluster.is_network_unavailable {
+        let message = report.problems.first().map(String::as_str).unwrap_or_default();
+        api.set_network_unavailable(true, "NoPodCIDR", message).await;
+    }
+    if report.is_ready && cluster.is_network_unavailable {
+        api.set_network_unavailable(false, "NetworkReady", "simple-ebpf-agent has set up the network").await;
+    }
+}
+
+/// Replaces the report for the commands of the plugin.
+fn write_report(path: &Path, report: &Report) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(directory)?;
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, serde_json::to_vec(report)?)?;
+    fs::rename(temporary, path)
+}
