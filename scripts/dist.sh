@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds a release: one static binary in an archive for each architecture, and SHA256SUMS.
+# Builds a release: the static binaries of plugin and agent in an archive for each architecture, and
+# SHA256SUMS.
 #
 # usage: scripts/dist.sh [x86_64 | aarch64]...        this machine's architecture by default
 #
@@ -13,9 +14,9 @@ shopt -s inherit_errexit
 . "$(dirname "$0")/lib.sh"
 
 name=simple-ebpf-cni
-# The largest allowed binary in bytes: its size with all commands, and a small reserve. The limit
-# makes growth visible, because every node loads this file.
-limit=3200000
+# The largest allowed binaries in bytes. The limit of the plugin is its size with all commands, and a
+# small reserve. It makes growth visible, because every node loads this file.
+declare -A limits=([simple-ebpf-cni]=3200000 [simple-ebpf-agent]=10000000)
 # No Rust panic unwinds through a C function, so the C libraries need no unwind tables.
 no_unwinding=-fno-asynchronous-unwind-tables
 host=$(uname -m)
@@ -126,7 +127,7 @@ unwinder() {
     printf '%s\n' "$folder"
 }
 
-# Builds the binary of an architecture. The last line of the output is its path.
+# Builds the binaries of an architecture. The last line of the output is their folder.
 build() {
     local arch=$1 debian=$2 target=$1-unknown-linux-musl compiler=$1-linux-gnu-gcc system sources flags
     system=$(system_root "$arch" "$debian")
@@ -157,31 +158,40 @@ build() {
     # The build script of libbpf-sys runs again if the flags change, but its make keeps old objects.
     # The bytes of a release would then depend on earlier builds in this folder.
     as_caller rm -rf "$target_dir/$target/dist/build/"libbpf-sys-*/out/obj
-    as_caller env "${settings[@]}" "CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && printf %s "${options[*]}")" \
-        cargo build --profile dist --locked --target "$target" -p "$name" >&2
-    printf '%s\n' "$target_dir/$target/dist/$name"
+    # One after the other: in one build, the plugin would get the features that the agent needs.
+    for package in "${!limits[@]}"; do
+        as_caller env "${settings[@]}" "CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && printf %s "${options[*]}")" \
+            cargo build --profile dist --locked --target "$target" -p "$package" >&2
+    done
+    printf '%s\n' "$target_dir/$target/dist"
 }
 
 as_caller mkdir -p "$dist"
 for arch in "${architectures[@]}"; do
     case $arch in x86_64) debian=amd64 ;; aarch64) debian=arm64 ;; esac
     step "Building for $arch"
-    binary=$(build "$arch" "$debian" | tail -n 1)
-    size=$(stat -c %s "$binary")
-    [ "$size" -le "$limit" ] || fail "the binary has $size bytes, more than $limit"
-    ! readelf -d "$binary" | grep NEEDED || fail "the binary needs the libraries above"
+    built=$(build "$arch" "$debian" | tail -n 1)
+    binaries=()
+    for program in "${!limits[@]}"; do
+        binary=$built/$program
+        size=$(stat -c %s "$binary")
+        note "$binary: $size bytes"
+        [ "$size" -le "${limits[$program]}" ] || fail "$program has $size bytes, more than ${limits[$program]}"
+        ! readelf -d "$binary" | grep NEEDED || fail "$program needs the libraries above"
+        binaries+=("$binary")
+    done
 
     # deploy/Dockerfile copies from `dist/amd64/`: container builders use Debian's architecture
     # names.
     package=$name-$version-$arch
     staged=$dist/$debian
     as_caller rm -rf "$staged"
-    as_caller install -D -m 0755 "$binary" "$staged/$name"
-    as_caller install -m 0644 LICENSE-APACHE LICENSE-MIT README.md deploy/NOTICE deploy/10-podnet.conflist "$staged/"
+    as_caller mkdir -p "$staged"
+    as_caller install -m 0755 "${binaries[@]}" "$staged/"
+    as_caller install -m 0644 LICENSE-APACHE LICENSE-MIT README.md deploy/NOTICE deploy/10-podnet.conflist deploy/simple-ebpf-cni.yaml "$staged/"
     as_caller tar -C "$dist" --transform "s,^$debian,$package," --sort=name --format=ustar --owner=0 --group=0 --numeric-owner \
         --mode='u=rwX,go=rX' --mtime="@$SOURCE_DATE_EPOCH" -cf "$dist/$package.tar" "$debian"
     as_caller gzip -n -9 -f "$dist/$package.tar"
-    note "$binary: $size bytes"
 done
 cd "$dist"
 as_caller sh -c "sha256sum -- $name-$version-*.tar.gz >SHA256SUMS"

@@ -21,6 +21,9 @@ use crate::watch::{Cluster, NodeApi};
 /// The time in which changes are collected. A pod is some ten messages of the kernel.
 const COLLECT: Duration = Duration::from_millis(200);
 
+/// The time to the next attempt after a step has failed.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// Applies each change of the cluster and of the kernel. Returns only with an error.
 ///
 /// # Errors
@@ -55,10 +58,11 @@ pub async fn run(
             }
             last = report;
         }
+        let pause = if last.is_ready { resync } else { resync.min(RETRY) };
         // The agent's own changes wake it once more, and that comparison finds no difference.
         tokio::select! {
             changed = clusters.changed() => changed.map_err(io::Error::other)?,
-            _ = timeout(resync, kernel.notified()) => {}
+            _ = timeout(pause, kernel.notified()) => {}
         }
         sleep(COLLECT).await;
     }

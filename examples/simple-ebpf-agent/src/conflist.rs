@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
+use simple_ebpf_cni::agent::{MANAGED_BY, NAME};
 
 use crate::settings::Settings;
 
@@ -60,7 +61,12 @@ pub fn text(settings: &Settings, pod_cidrs: &[IpNetwork]) -> String {
     if settings.plugin_dir.join(PORTMAP).exists() {
         plugins.push(json!({ "type": PORTMAP, "capabilities": { "portMappings": true } }));
     }
-    let list = json!({ "cniVersion": settings.cni_version, "name": settings.network.as_str(), "plugins": plugins });
+    let list = json!({
+        "cniVersion": settings.cni_version,
+        "name": settings.network.as_str(),
+        MANAGED_BY: NAME,
+        "plugins": plugins,
+    });
     format!("{list:#}\n")
 }
 

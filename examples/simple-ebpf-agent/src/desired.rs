@@ -20,8 +20,6 @@ pub struct Desired {
     pub nodes: BTreeSet<IpAddr>,
     /// The way to the pods of each node and family.
     pub peers: Vec<PeerReport>,
-    /// The MTU of the uplinks to other nodes, in bytes.
-    pub links: BTreeSet<u32>,
 }
 
 impl Desired {
@@ -63,7 +61,6 @@ impl Desired {
             reason,
             link: None,
             mtu: None,
-            probe: None,
         });
     }
 
@@ -81,7 +78,6 @@ impl Desired {
             if let Some(link) = on_link(address, routes) {
                 self.routes.push(Route::new(cidr, link.oif).via(address).protocol(ROUTE_PROTOCOL));
                 self.nodes.extend(&peer.addresses);
-                self.links.insert(link.oif.get());
                 return (Way::Direct, Some(address), "on-link".to_owned());
             }
         }

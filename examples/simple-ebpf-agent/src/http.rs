@@ -66,7 +66,6 @@ impl Pages {
         for peer in &report.peers {
             let way = match peer.way {
                 Way::Direct => "direct",
-                Way::Vxlan => "vxlan",
                 Way::Routed => "routed",
                 Way::None => "none",
             };

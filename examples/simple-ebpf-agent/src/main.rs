@@ -1,5 +1,9 @@
 //! `simple-ebpf-agent`: connects the pods of this node to the pods of other nodes.
 
+#[cfg(no_backtraces)]
+#[path = "../../simple-ebpf-cni/src/stack_walk.rs"]
+mod stack_walk;
+
 use std::error::Error;
 use std::process::ExitCode;
 

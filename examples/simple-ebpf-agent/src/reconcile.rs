@@ -4,13 +4,13 @@
 //! runtime then starts pods. Masquerading of the agent comes before the deletion of the plugin's
 //! own rules, so that pods always have one of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use cnikit::netlink::{Link, Route, Socket, Sysctl};
 use cnikit::spec::{IfIndex, MacAddr};
 use ipnetwork::IpNetwork;
-use simple_ebpf_cni::agent::{Report, Way};
+use simple_ebpf_cni::agent::{PeerReport, Report, Way};
 use simple_ebpf_cni::config::Config;
 use simple_ebpf_cni::network::Network;
 use simple_ebpf_cni::{masquerade as plugin_masquerade, naming, programs};
@@ -100,7 +100,7 @@ impl Reconciler {
                 masquerade::remove().err().map(|error| format!("cannot delete the masquerading rules: {error}")),
             );
         }
-        report.peers = desired.peers;
+        report.peers = with_links(&host, desired.peers, &desired.routes);
 
         if report.problems.is_empty() {
             let text = conflist::text(&self.settings, own);
@@ -173,6 +173,20 @@ fn enable_forwarding(own: &[IpNetwork]) -> Vec<String> {
         Some(error) => Some(format!("pods reach only their node: {error}")),
     });
     changed.flatten().collect()
+}
+
+/// Adds the name and MTU of the link to the way to each node.
+fn with_links(host: &Socket, peers: Vec<PeerReport>, routes: &[Route]) -> Vec<PeerReport> {
+    let mut links: BTreeMap<IfIndex, Option<Link>> = BTreeMap::new();
+    let mut with_link = |mut peer: PeerReport| {
+        if let Some(route) = routes.iter().find(|route| route.dst == peer.pod_cidr) {
+            let link = links.entry(route.oif).or_insert_with(|| host.link_by_index(route.oif).ok().flatten());
+            peer.link = link.as_ref().map(|link| link.name.to_string());
+            peer.mtu = link.as_ref().map(|link| link.mtu);
+        }
+        peer
+    };
+    peers.into_iter().map(&mut with_link).collect()
 }
 
 /// Replaces and deletes routes. Returns a message for each failure.

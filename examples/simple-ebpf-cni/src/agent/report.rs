@@ -41,38 +41,22 @@ pub struct PeerReport {
     pub address: Option<IpAddr>,
     /// The way of the packets.
     pub way: Way,
-    /// The cause of the choice, such as "on-link, probe answered".
+    /// The cause of the choice, such as "on-link".
     pub reason: String,
     /// The link that packets leave through.
     pub link: Option<String>,
     /// The greatest IP packet, in bytes.
     pub mtu: Option<u32>,
-    /// The last probes of the direct way. `None` if the node is not probed.
-    pub probe: Option<ProbeReport>,
 }
 
 /// The way of packets to the pods of another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
-    /// To the node, without a tunnel.
+    /// By a route to the address of the node.
     Direct,
-    /// Through the tunnel.
-    Vxlan,
     /// By the routes of the network between the nodes.
     Routed,
     /// Not at all.
     None,
-}
-
-/// The last probes of a way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProbeReport {
-    /// The time of the last answer, in seconds since 1970.
-    pub answered: Option<u64>,
-    /// The round trip of the last answer, in microseconds.
-    pub microseconds: Option<u64>,
-    /// The probes without an answer since the last answer.
-    pub lost: u32,
 }

@@ -42,6 +42,13 @@ pub(crate) enum Error {
     #[error("cannot write JSON: {0}")]
     Json(serde_json::Error),
 
+    #[error(
+        "there is no report of the node agent in {}: deploy/simple-ebpf-cni.yaml runs the agent on each node of a \
+         cluster, and a single node needs none",
+        simple_ebpf_cni::agent::REPORT
+    )]
+    NoAgent,
+
     #[error("cannot use the terminal: {0}")]
     Terminal(io::Error),
 

@@ -16,6 +16,7 @@ mod install;
 mod inventory;
 mod leases;
 mod manifest;
+mod nodes;
 mod optional;
 mod options;
 mod output;
@@ -64,6 +65,7 @@ struct Options {
 enum Command {
     Pods(pods::Options),
     Top(top::Options),
+    Nodes(nodes::Options),
     Status(status::Options),
     Doctor(doctor::Options),
     Repair(repair::Options),
@@ -98,6 +100,7 @@ pub(crate) fn run(versions: &[Version]) -> ExitCode {
     let result = match &options.command {
         Command::Pods(options) => pods::run(options, &mut output),
         Command::Top(options) => top::run(options, &mut output),
+        Command::Nodes(options) => nodes::run(options, &mut output),
         Command::Status(options) => status::run(options, &mut output),
         Command::Doctor(options) => doctor::run(options, versions, &mut output),
         Command::Repair(options) => repair::run(options, &mut output),

@@ -30,7 +30,7 @@ impl Report {
         options: &Options,
     ) -> Result<BTreeSet<NetworkName>, Error> {
         let mut networks = BTreeSet::new();
-        for file in configuration_files(dirs)? {
+        for file in configuration_files(dirs)?.into_iter().filter(|file| !self.gone.contains(file)) {
             let Ok(ConfiguredNetwork { name, .. }) = ConfiguredNetwork::read(&file) else {
                 continue;
             };

@@ -1,6 +1,7 @@
 //! `uninstall`: removes the files that `install` has written and, with `--purge`, the state of the
 //! networks.
 
+mod agent;
 mod files;
 mod options;
 mod purge;
@@ -40,12 +41,17 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     // Configurations are removed first, so that no runtime starts an ADD of a network that is being
     // removed.
     report.remove_configurations(&mut manifest, options)?;
+    report.remove_agent_configurations(&dirs, options)?;
     others.extend(report.remaining_networks(&dirs, &manifest, options)?);
     if options.purge {
         for network in &networks {
             let result = report.purge(network, &host, options.force);
             report.record(&network.name, result);
             report.purge_remembered(network, &mut manifest)?;
+        }
+        // The agent has one network, and its objects do not name it.
+        if options.network.is_none() {
+            report.purge_agent(&host)?;
         }
         report.remove_empty(Path::new(naming::PINS));
         if report.had_masquerading {

@@ -1,0 +1,196 @@
+//! The agent's comparison with the kernel, on a private host.
+
+use std::fs;
+use std::path::Path;
+
+use clap::Parser as _;
+use cnikit::netlink::{Link, Route, Socket};
+use cnikit::spec::IfName;
+use cnikit_testbed::{Host, Namespace as _, host};
+use ipnetwork::IpNetwork;
+use simple_ebpf_agent::reconcile::Reconciler;
+use simple_ebpf_agent::settings::Settings;
+use simple_ebpf_agent::view::{ClusterView, OwnNode, PeerNode};
+use simple_ebpf_cni::agent::{ROUTE_PROTOCOL, Report, Way};
+
+const CONFLIST: &str = "/run/agent-test/10-podnet.conflist";
+
+fn settings(options: &[&str]) -> Settings {
+    let common = ["agent", "--node-name", "a", "--plugin-dir", "/run/agent-test", "--conflist", CONFLIST];
+    Settings::parse_from(common.iter().chain(options))
+}
+
+/// Node `a` with these peers: a name, a pod CIDR and an address each.
+fn view(peers: &[(&str, &str, &str)]) -> ClusterView {
+    let network = |text: &str| -> IpNetwork { text.parse().expect("a network") };
+    let peer = |(name, cidr, address): &(&str, &str, &str)| PeerNode {
+        name: (*name).to_owned(),
+        pod_cidrs: vec![network(cidr)],
+        addresses: vec![address.parse().expect("an address")],
+        mode: None,
+    };
+    let own = OwnNode {
+        name: "a".to_owned(),
+        pod_cidrs: vec![network("10.244.1.0/24")],
+        addresses: vec!["192.0.2.1".parse().expect("an address")],
+    };
+    ClusterView { own: Some(own), peers: peers.iter().map(peer).collect() }
+}
+
+/// Runs a test on a host with an uplink to 192.0.2.0/24.
+fn on_node(test: impl FnOnce(&Host) + Send) {
+    host(|host| {
+        fs::create_dir("/run/agent-test").expect("create a directory");
+        host.ip("link add uplink type veth peer name switch");
+        host.ip("link set switch up");
+        host.ip("address add 192.0.2.1/24 dev uplink");
+        host.ip("link set uplink up");
+        test(host);
+        // What the agent leaves on purpose.
+        for route in own_routes() {
+            Socket::open().expect("a socket").delete_route(&route).expect("delete a route");
+        }
+        host.ip("link delete cbr0");
+        host.ip("link delete uplink");
+        nft(host, "delete table inet simple-ebpf-agent");
+        let network = "podnet".parse().expect("a name");
+        simple_ebpf_cni::naming::datapath(&network).remove().expect("remove the pins");
+        let _ = fs::remove_dir_all("/var/lib/cni/simple-ebpf-cni");
+        fs::remove_dir_all("/run/agent-test").expect("remove the directory");
+    });
+}
+
+fn ready(report: &Report) {
+    assert!(report.is_ready && report.problems.is_empty(), "{:?}", report.problems);
+}
+
+fn nft(host: &Host, line: &str) -> String {
+    host.command("nft").words(line).run()
+}
+
+fn own_routes() -> Vec<Route> {
+    let routes = Socket::open().expect("a socket").routes_of(Route::MAIN_TABLE).expect("routes");
+    routes.into_iter().filter(|route| route.protocol == Some(ROUTE_PROTOCOL)).collect()
+}
+
+fn destinations() -> Vec<String> {
+    own_routes().iter().map(|route| format!("{} via {}", route.dst, route.gateway.expect("a gateway"))).collect()
+}
+
+fn bridge() -> Option<Link> {
+    let name: IfName = "cbr0".parse().expect("a name");
+    Socket::open().expect("a socket").link_by_name(&name).expect("look up the bridge")
+}
+
+#[test]
+fn node_gets_bridge_routes_rules_and_configuration() {
+    on_node(|host| {
+        let mut reconciler = Reconciler::new(settings(&[]));
+        let report = reconciler.apply(&view(&[("b", "10.244.2.0/24", "192.0.2.2")]));
+        ready(&report);
+        assert_eq!(report.peers[0].way, Way::Direct);
+        assert_eq!(report.peers[0].link.as_deref(), Some("uplink"));
+        assert_eq!(destinations(), ["10.244.2.0/24 via 192.0.2.2"]);
+        assert!(bridge().is_some_and(|bridge| bridge.up));
+        let rules = nft(host, "list table inet simple-ebpf-agent");
+        assert!(rules.contains("elements = { 10.244.1.0/24, 10.244.2.0/24 }"), "{rules}");
+        assert!(rules.contains("elements = { 192.0.2.2 }"), "{rules}");
+        assert!(rules.contains("ip saddr 10.244.1.0/24 ip daddr != @pod_cidrs_v4 ip daddr != @nodes_v4"), "{rules}");
+        let text = fs::read_to_string(CONFLIST).expect("a configuration");
+        assert!(text.contains("10.244.1.0/24") && text.contains("\"ipMasq\": false"), "{text}");
+    });
+}
+
+#[test]
+fn second_comparison_changes_nothing() {
+    on_node(|host| {
+        let view = view(&[("b", "10.244.2.0/24", "192.0.2.2"), ("c", "10.244.3.0/24", "192.0.2.3")]);
+        let mut reconciler = Reconciler::new(settings(&[]));
+        ready(&reconciler.apply(&view));
+        let state = || {
+            // Without the timers of the bridge.
+            let links = Socket::open().expect("a socket").links().expect("links").into_iter();
+            let links: Vec<_> = links.map(|link| (link.index, link.name, link.up, link.mac, link.alias)).collect();
+            let written = fs::metadata(CONFLIST).expect("a file").modified().expect("a time");
+            (links, own_routes(), nft(host, "-a list ruleset"), written)
+        };
+        let before = state();
+        ready(&reconciler.apply(&view));
+        // A restarted agent knows nothing of the first comparison.
+        ready(&Reconciler::new(settings(&[])).apply(&view));
+        assert_eq!(state(), before);
+    });
+}
+
+#[test]
+fn node_deleted_while_the_agent_was_down_loses_its_route() {
+    on_node(|host| {
+        host.ip("route add 10.99.0.0/24 via 192.0.2.9");
+        let both = view(&[("b", "10.244.2.0/24", "192.0.2.2"), ("c", "10.244.3.0/24", "192.0.2.3")]);
+        ready(&Reconciler::new(settings(&[])).apply(&both));
+        ready(&Reconciler::new(settings(&[])).apply(&view(&[("c", "10.244.7.0/24", "192.0.2.33")])));
+        assert_eq!(destinations(), ["10.244.7.0/24 via 192.0.2.33"]);
+        let rules = nft(host, "list table inet simple-ebpf-agent");
+        assert!(!rules.contains("10.244.2.0/24") && !rules.contains("192.0.2.2 "), "{rules}");
+        assert!(host.ip("route show").to_string().contains("10.99.0.0/24"), "the route of the operator stays");
+    });
+}
+
+#[test]
+fn removed_objects_come_back() {
+    on_node(|host| {
+        let view = view(&[("b", "10.244.2.0/24", "192.0.2.2")]);
+        let mut reconciler = Reconciler::new(settings(&[]));
+        ready(&reconciler.apply(&view));
+        for breakage in ["link set cbr0 down", "link delete cbr0", "route delete 10.244.2.0/24"] {
+            host.ip(breakage);
+            ready(&reconciler.apply(&view));
+            assert!(bridge().is_some_and(|bridge| bridge.up), "{breakage}");
+            assert_eq!(destinations().len(), 1, "{breakage}");
+        }
+        nft(host, "flush ruleset");
+        ready(&reconciler.apply(&view));
+        assert!(nft(host, "list table inet simple-ebpf-agent").contains("masquerade fully-random"));
+        let block = host.tc("filter show dev cbr0 ingress").to_string();
+        assert!(block.contains("cni_tc_main"), "{block}");
+        host.tc("qdisc delete dev cbr0 clsact");
+        ready(&reconciler.apply(&view));
+        let block = host.tc("filter show dev cbr0 ingress").to_string();
+        assert!(block.contains("cni_tc_main"), "{block}");
+    });
+}
+
+#[test]
+fn unreachable_node_does_not_stop_the_others() {
+    on_node(|_| {
+        let peers = [("b", "10.244.2.0/24", "198.51.100.2"), ("c", "10.244.3.0/24", "192.0.2.3")];
+        let report = Reconciler::new(settings(&[])).apply(&view(&peers));
+        assert!(report.is_ready && Path::new(CONFLIST).exists());
+        assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
+        assert!(report.problems[0].contains("node b") && report.problems[0].contains("198.51.100.2"));
+        assert_eq!(destinations(), ["10.244.3.0/24 via 192.0.2.3"]);
+    });
+}
+
+#[test]
+fn node_without_pod_cidr_changes_nothing() {
+    on_node(|host| {
+        let report = Reconciler::new(settings(&[])).apply(&ClusterView::default());
+        assert!(!report.is_ready);
+        assert!(report.problems[0].contains("--allocate-node-cidrs"), "{:?}", report.problems);
+        assert!(bridge().is_none() && own_routes().is_empty() && !Path::new(CONFLIST).exists());
+        assert!(!nft(host, "list ruleset").contains("simple-ebpf-agent"));
+        // The cleaning up of the fixture expects them.
+        ready(&Reconciler::new(settings(&[])).apply(&view(&[])));
+    });
+}
+
+#[test]
+fn foreign_configuration_stays_and_is_a_problem() {
+    on_node(|_| {
+        fs::write(CONFLIST, r#"{"plugins": [{"type": "flannel"}]}"#).expect("write");
+        let report = Reconciler::new(settings(&[])).apply(&view(&[]));
+        assert!(!report.is_ready && report.problems[0].contains(CONFLIST), "{:?}", report.problems);
+        assert!(fs::read_to_string(CONFLIST).expect("read").contains("flannel"));
+    });
+}

@@ -1,0 +1,76 @@
+//! `nodes`: lists the other nodes of the cluster with the ways to their pods.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use clap::builder::styling::Style;
+use simple_ebpf_cni::agent::{PeerReport, REPORT, Report, Way};
+
+use super::error::Error;
+use super::format::{UNKNOWN, age, count};
+use super::options::EXIT_STATUS;
+use super::output::{DIM, ERROR, Output, WARNING};
+use super::table::Table;
+
+/// List the other nodes of the cluster, with the way to their pods.
+///
+/// The agent on this node writes the list. WAY is `direct` if packets go to the node's address,
+/// `routed` if the network between the nodes routes them, and `none` if pods of the node cannot be
+/// reached. REASON has the cause.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_STATUS)]
+pub(crate) struct Options {
+    /// Output JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
+    let path = Path::new(REPORT);
+    let failed = |source| Error::File { operation: "read", path: path.to_owned(), source };
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NoAgent),
+        text => text.map_err(failed)?,
+    };
+    let report: Report = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
+    if options.json { output.json(&report) } else { write(&report, output) }
+}
+
+fn write(report: &Report, output: &mut Output) -> Result<(), Error> {
+    let mut table = Table::new(["NODE", "POD CIDR", "WAY", "ADDRESS", "LINK", "MTU", "REASON"]);
+    for PeerReport { node, pod_cidr, address, way, reason, link, mtu, .. } in &report.peers {
+        let unknown = || UNKNOWN.to_owned();
+        let (style, way) = match way {
+            Way::Direct => (Style::new(), "direct"),
+            Way::Routed => (Style::new(), "routed"),
+            Way::None => (ERROR, "none"),
+        };
+        table.row(
+            style,
+            [
+                node.clone(),
+                pod_cidr.to_string(),
+                way.to_owned(),
+                address.map_or_else(unknown, |address| address.to_string()),
+                link.clone().unwrap_or_else(unknown),
+                mtu.map_or_else(unknown, |mtu| mtu.to_string()),
+                reason.clone(),
+            ],
+        );
+    }
+    table.write(output)?;
+    if !report.peers.is_empty() {
+        output.line("")?;
+    }
+    let cidrs = super::format::list(&report.pod_cidrs);
+    let own = if cidrs.is_empty() { "no pod CIDR".to_owned() } else { cidrs };
+    let written = age(SystemTime::UNIX_EPOCH + Duration::from_secs(report.time));
+    output.line(format_args!("{} from node {} ({own})", count(report.peers.len(), "way"), report.node))?;
+    for problem in &report.problems {
+        output.styled(WARNING, format_args!("problem: {problem}"))?;
+    }
+    output.styled(DIM, format_args!("state of the agent {written} ago, at its last comparison with the kernel"))
+}

@@ -1,0 +1,62 @@
+//! Removal of the objects of the node agent: its network configuration, routes and rules.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cnikit::netlink::nftables::{self, Family, Table};
+use cnikit::netlink::{self, Route, Socket};
+use simple_ebpf_cni::agent::{MANAGED_BY, NAME, REPORT, ROUTE_PROTOCOL};
+
+use super::options::{Options, configuration_files};
+use super::report::Report;
+use crate::cli::error::Error;
+use crate::cli::inventory::ConfiguredNetwork;
+
+impl Report {
+    /// Removes the configurations that the agent has written.
+    pub(super) fn remove_agent_configurations(
+        &mut self,
+        dirs: &BTreeSet<PathBuf>,
+        options: &Options,
+    ) -> Result<(), Error> {
+        for path in configuration_files(dirs)? {
+            let is_selected = ConfiguredNetwork::read(&path).is_ok_and(|network| options.selects(&path, &network.name));
+            if is_selected && is_of_agent(&path) {
+                self.remove(path.display().to_string(), || Ok(fs::remove_file(&path)?));
+                self.gone.insert(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the agent's routes, rules and report.
+    pub(super) fn purge_agent(&mut self, host: &Socket) -> Result<(), Error> {
+        let routes = host.routes_of(Route::MAIN_TABLE)?;
+        for route in routes.iter().filter(|route| route.protocol == Some(ROUTE_PROTOCOL)) {
+            self.remove(format!("route {route}"), || Ok(host.delete_route(route)?));
+        }
+        let table = Table::new(Family::Inet, NAME);
+        let has_chains = match nftables::Socket::open().and_then(|nftables| nftables.chains(&table)) {
+            // A kernel without nftables has no table.
+            Err(netlink::Error::Unsupported { .. }) => false,
+            chains => !chains?.is_empty(),
+        };
+        if has_chains {
+            self.remove(format!("nftables table {table}"), || Ok(nftables::Socket::open()?.delete_table(&table)?));
+        }
+        let report = Path::new(REPORT);
+        if report.exists() {
+            self.remove(report.display().to_string(), || Ok(fs::remove_file(report)?));
+            self.gone.insert(report.to_owned());
+            report.parent().into_iter().for_each(|dir| self.remove_empty(dir));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the agent has written a configuration.
+fn is_of_agent(path: &Path) -> bool {
+    let list: Option<serde_json::Value> = fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    list.is_some_and(|list| list[MANAGED_BY] == NAME)
+}
