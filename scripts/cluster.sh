@@ -53,9 +53,11 @@ if [ "$command" = up ] || [ "$command" = test ]; then
     if [[ " $* " == *" 2.2 "* ]] || [[ $listed == *"containerd 2.2"* ]]; then programs+=(--containerd); fi
     as_caller mkdir -p "$folder/kubernetes"
     scripts/kubernetes-programs.sh "${programs[@]}"
-    step "Building the cluster's own program and the plugin"
+    step "Building the cluster's own program, the agent and the plugin"
+    # The agent is built without optimization, because it spends its time waiting.
     as_caller cargo build --quiet --locked -p kubernetes-cluster
+    as_caller cargo build --quiet --locked -p simple-ebpf-agent
     plugin=${SIMPLE_EBPF_CNI_BINARY:-$(scripts/build.sh | tail -n 1)}
-    set -- --plugin "$plugin" "$@"
+    set -- --plugin "$plugin" --agent "$folder/debug/simple-ebpf-agent" "$@"
 fi
 run "$@"

@@ -14,8 +14,8 @@ shopt -s inherit_errexit
 . "$(dirname "$0")/lib.sh"
 
 name=simple-ebpf-cni
-# The largest allowed binaries in bytes. The limit of the plugin is its size with all commands, and a
-# small reserve. It makes growth visible, because every node loads this file.
+# The largest allowed binaries in bytes. The limit of the plugin is its size with all commands, and
+# a small reserve. It makes growth visible, because every node loads this file.
 declare -A limits=([simple-ebpf-cni]=3200000 [simple-ebpf-agent]=10000000)
 # No Rust panic unwinds through a C function, so the C libraries need no unwind tables.
 no_unwinding=-fno-asynchronous-unwind-tables

@@ -68,7 +68,7 @@ fn caller_leaves_nothing_open() {
     assert!(left_behind > 0, "no process outlived its caller");
 }
 
-/// The time in which at least one process must outlive its caller.
+/// The longest time until a process has outlived its caller.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A caller that is a subreaper and reaps nothing, among callers with a working reaper.

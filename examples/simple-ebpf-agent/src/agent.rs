@@ -18,7 +18,8 @@ use crate::reconcile::Reconciler;
 use crate::settings::Settings;
 use crate::watch::{Cluster, NodeApi};
 
-/// The time in which changes are collected. A pod is some ten messages of the kernel.
+/// The delay after a change, to collect further changes. A pod causes some ten messages of the
+/// kernel.
 const COLLECT: Duration = Duration::from_millis(200);
 
 /// The time to the next attempt after a step has failed.
@@ -68,7 +69,7 @@ pub async fn run(
     }
 }
 
-/// Logs what is new in a report, and tells the API.
+/// Logs the new problems of a report, and writes them to the API.
 async fn tell(api: &NodeApi, cluster: &Cluster, last: &Report, report: &Report) {
     for problem in report.problems.iter().filter(|problem| !last.problems.contains(problem)) {
         warn!("{problem}");

@@ -100,8 +100,8 @@ fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
     a.is_ipv4() == b.is_ipv4() && (a.contains(b.network()) || b.contains(a.network()))
 }
 
-/// The changes from the routes `found` in the main table to the routes `wanted`: first the routes
-/// to replace or add, then the routes to delete.
+/// The changes from the routes `found` in the main table to the routes `wanted`. The first list has
+/// the routes to add or replace, the second one the routes to delete.
 #[must_use]
 pub fn route_changes<'a>(wanted: &'a [Route], found: &'a [Route]) -> (Vec<&'a Route>, Vec<&'a Route>) {
     let is_own = |route: &&Route| route.protocol == Some(ROUTE_PROTOCOL);
@@ -215,7 +215,7 @@ mod tests {
         let (replace, delete) = route_changes(&wanted, &found);
         assert_eq!(replace, [&wanted[1]], "the node's address has changed");
         assert_eq!(delete, [&found[2]], "the node is gone; a route of an operator stays");
-        // A route of an operator to the same destination is not the agent's: the agent's is missing.
+        // An operator's route to the same destination does not count.
         let foreign = [Route::new(network("10.244.2.0/24"), link(2)).via(address("192.0.2.2")).protocol(4)];
         assert_eq!(route_changes(&wanted[..1], &foreign).0.len(), 1);
     }

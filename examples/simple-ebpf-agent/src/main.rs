@@ -23,7 +23,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Keeps freed pages, unlike the allocator of musl, and returns large ones, unlike that of glibc.
+/// Keeps freed pages, unlike the allocator of musl. Returns large blocks, unlike glibc.
 #[global_allocator]
 static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 

@@ -1,7 +1,7 @@
 //! Masquerading: packets of pods to addresses outside of the cluster get the address of the node.
 //!
-//! The table has two sets of each family: the pod CIDRs of all nodes, and the addresses of nodes
-//! that see the address of a pod. Rules refer to the sets, so a new node changes elements only.
+//! The table has two sets of each family. One has the pod CIDRs of all nodes. The other has the
+//! addresses of nodes that see the address of a pod. A new node changes elements, and no rule.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

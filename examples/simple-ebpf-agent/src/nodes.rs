@@ -66,7 +66,7 @@ pub struct Nodes {
     listed: Option<BTreeMap<String, Entry>>,
 }
 
-/// What the index keeps of a node.
+/// The parts of a node that the index keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     pod_cidrs: Vec<IpNetwork>,

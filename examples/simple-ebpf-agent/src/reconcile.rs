@@ -70,7 +70,7 @@ impl Reconciler {
         }
         report.is_ready = report.problems.is_empty();
         report.problems.extend(enable_forwarding(&own.pod_cidrs));
-        // A node that cannot be reached is a problem of that node, and does not stop this one.
+        // An unreachable node does not stop this one.
         let unreachable = report.peers.iter().filter(|peer| peer.way == Way::None);
         let unreachable: Vec<_> =
             unreachable.map(|peer| format!("no route to pods of node {}: {}", peer.node, peer.reason)).collect();

@@ -72,7 +72,7 @@ pub struct Settings {
     #[arg(long, env = "SIMPLE_EBPF_AGENT_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:9912")]
     pub listen: SocketAddr,
 
-    /// Longest time between two comparisons with the kernel, in seconds; a change is applied at once
+    /// Longest time between two comparisons with the kernel, in seconds
     #[arg(long, env = "SIMPLE_EBPF_AGENT_RESYNC", value_name = "SECONDS", default_value = "300", value_parser = seconds)]
     pub resync: Duration,
 

@@ -1,4 +1,4 @@
-//! The watch of the Node objects, and what the agent writes to its own Node.
+//! The watch of the Node objects, and the changes of the agent's own Node.
 
 use std::convert::Infallible;
 
@@ -22,7 +22,7 @@ use crate::view::ClusterView;
 /// Objects in one page of a list. A page bounds the memory that a list needs.
 const PAGE: u32 = 500;
 
-/// What the API says.
+/// The state of the API that the agent uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
     /// The nodes.

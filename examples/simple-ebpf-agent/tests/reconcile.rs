@@ -46,7 +46,7 @@ fn on_node(test: impl FnOnce(&Host) + Send) {
         host.ip("address add 192.0.2.1/24 dev uplink");
         host.ip("link set uplink up");
         test(host);
-        // What the agent leaves on purpose.
+        // The agent leaves these objects on purpose.
         for route in own_routes() {
             Socket::open().expect("a socket").delete_route(&route).expect("delete a route");
         }

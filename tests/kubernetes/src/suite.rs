@@ -21,7 +21,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     plugins: Plugins,
 
-    /// Binary of the node agent, for clusters of several nodes
+    /// Binary of the node agent, for clusters of several nodes and for the short form
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
 
@@ -68,9 +68,10 @@ impl Options {
         Ok((clusters, cases))
     }
 
-    /// Clusters of several nodes have the agent, and the others the installation without it.
+    /// Clusters of several nodes have the agent, and the others the installation without it. The
+    /// short form has the agent, because more of it can fail.
     fn with_agent(&self, cluster: Settings) -> Settings {
-        let agent = self.agent.clone().filter(|_| cluster.nodes > 1);
+        let agent = self.agent.clone().filter(|_| cluster.nodes > 1 || self.short);
         Settings { agent, ..cluster }
     }
 }
@@ -173,7 +174,7 @@ fn run_cases(cluster: &Cluster, cases: &[&Case], options: &Options) -> Vec<Outco
     let mut outcomes = Vec::new();
     for case in cases {
         if !(case.applies)(cluster.settings()) {
-            output::note(&format!("NOT RUN {}: this cluster's runtime or CNI version does not call STATUS", case.name));
+            output::note(&format!("NOT RUN {}: it does not apply to {}", case.name, cluster.settings().summary()));
             continue;
         }
         let started = Instant::now();

@@ -25,7 +25,7 @@ pub struct Report {
     pub mtu: Option<u32>,
     /// The other nodes: one entry for each node and family of pod CIDRs, by name.
     pub peers: Vec<PeerReport>,
-    /// What the agent cannot do, each with the cause and the remedy. Empty if all is well.
+    /// The problems, each with the cause and the remedy.
     pub problems: Vec<String>,
 }
 

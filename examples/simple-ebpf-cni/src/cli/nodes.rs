@@ -17,9 +17,9 @@ use super::table::Table;
 
 /// List the other nodes of the cluster, with the way to their pods.
 ///
-/// The agent on this node writes the list. WAY is `direct` if packets go to the node's address,
-/// `routed` if the network between the nodes routes them, and `none` if pods of the node cannot be
-/// reached. REASON has the cause.
+/// The agent on this node writes the list. WAY is `direct` if a route leads to the node's address.
+/// It is `routed` if the network between the nodes routes the packets. It is `none` if pods of the
+/// node cannot be reached. REASON has the cause.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {

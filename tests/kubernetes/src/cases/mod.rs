@@ -1,5 +1,6 @@
 //! The tests on a running cluster.
 
+mod agent;
 mod basic;
 mod bench;
 mod churn;
@@ -45,7 +46,7 @@ impl Case {
 }
 
 /// All tests, in their order.
-pub(crate) static CASES: [Case; 24] = [
+pub(crate) static CASES: [Case; 27] = [
     short("article::two_pods_ping_and_the_counters_are_exact", basic::article),
     short("pods::every_pair_of_nodes_connects", basic::every_pair_of_nodes),
     short("pods::names_resolve_on_every_node", basic::names_resolve),
@@ -60,6 +61,9 @@ pub(crate) static CASES: [Case; 24] = [
     long("probes::http_tcp_and_grpc_probes_pass", probes::pass),
     long("probes::a_failed_probe_restarts_the_container", probes::restart),
     short("churn::many_pods_leave_nothing", churn::many_pods),
+    short("agent::nodes_lists_the_ways", agent::nodes).with(has_agent),
+    short("agent::repairs_the_node", agent::repairs).with(has_agent),
+    long("agent::killed_under_traffic", agent::killed).with(has_agent),
     long("restarts::kubelet", restarts::kubelet),
     long("restarts::containerd", restarts::containerd),
     long("restarts::daemonset_deleted_and_back", restarts::daemonset),
@@ -71,6 +75,11 @@ pub(crate) static CASES: [Case; 24] = [
     short("machine::doctor_finds_no_problem", basic::doctor),
     short("conformance::sig_network", conformance::sig_network),
 ];
+
+/// Whether the nodes have the agent.
+fn has_agent(settings: &Settings) -> bool {
+    settings.agent.is_some()
+}
 
 /// Whether the runtime asks the plugin for its status: containerd 2.2, with CNI 1.1.0.
 fn calls_status(settings: &Settings) -> bool {

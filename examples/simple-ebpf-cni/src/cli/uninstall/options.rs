@@ -18,16 +18,16 @@ Exit status:
   1  pods are attached and nothing was removed, or a listed object could not be removed
   2  the command line is invalid";
 
-/// Remove the configurations that install or the agent has written. After the last one, also remove the binary
-/// and its link loopback.
+/// Remove the configurations that install or the agent has written. After the last one, also remove
+/// the binary and its link loopback.
 ///
 /// Fails while pods are attached. Files that were changed, renamed or created since the install
 /// stay. The binary stays if a remaining configuration needs it. So does its link loopback while
 /// configurations of other plugins remain, because their runtime needs a loopback. --purge also
 /// removes the state of the networks on the node: veth pairs, masquerade rules, bridges that the
-/// plugin created, pinned programs and maps, leases, and the routes and
-/// rules of the agent. If an object cannot be removed, the objects
-/// that lead to it stay, and so does the binary: run uninstall again.
+/// plugin created, pinned programs and maps, leases. It removes the routes and rules of the agent,
+/// too. If an object cannot be removed, the objects that lead to it stay, and so does the binary:
+/// run uninstall again.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {

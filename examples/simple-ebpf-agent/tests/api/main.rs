@@ -1,0 +1,144 @@
+//! The agent's process on a private host, with a fake API server.
+
+mod fake;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use cnikit_testbed::{Host, Namespace as _, Running, eventually, host};
+use serde_json::Value;
+
+use fake::FakeApi;
+
+const DIRECTORY: &str = "/run/agent-test";
+const CONFLIST: &str = "/run/agent-test/10-podnet.conflist";
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A node with an uplink to 192.0.2.0/24, and the agent's process.
+struct Node<'h> {
+    host: &'h Host,
+    api: FakeApi,
+}
+
+impl Node<'_> {
+    fn start_agent(&self) -> Running {
+        let kubeconfig = Path::new(DIRECTORY).join("kubeconfig");
+        fs::write(&kubeconfig, self.api.kubeconfig()).expect("write");
+        let agent = self.host.command(env!("CARGO_BIN_EXE_simple-ebpf-agent"));
+        let options = format!("--node-name a --plugin-dir {DIRECTORY} --conflist {CONFLIST} --listen 127.0.0.1:9912");
+        agent.words(&options).env("KUBECONFIG", kubeconfig).spawn()
+    }
+
+    /// The destinations of the agent's routes.
+    fn routes(&self) -> Vec<String> {
+        let listed = self.host.ip("route show proto 201");
+        let routes = listed.as_array().cloned().unwrap_or_default();
+        routes.iter().map(|route| route["dst"].as_str().expect("a destination").to_owned()).collect()
+    }
+
+    fn has_routes(&self, expected: &[&str]) {
+        eventually(&format!("the routes {expected:?}"), LIMIT, || self.routes() == expected);
+    }
+
+    fn page(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect("127.0.0.1:9912").expect("connect");
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("send");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("receive");
+        answer.split_once("\r\n\r\n").expect("a body").1.to_owned()
+    }
+
+    /// The values of the condition `NetworkUnavailable` that the agent has set.
+    fn conditions(&self) -> Vec<Value> {
+        let patches = self.api.received("PATCH /api/v1/nodes/a/status");
+        patches.iter().map(|patch| patch["status"]["conditions"][0]["status"].clone()).collect()
+    }
+}
+
+fn on_node(test: impl FnOnce(&Node<'_>) + Send) {
+    host(|host| {
+        fs::create_dir(DIRECTORY).expect("create a directory");
+        host.ip("link set lo up");
+        host.ip("link add uplink type veth peer name switch");
+        host.ip("link set switch up");
+        host.ip("address add 192.0.2.1/24 dev uplink");
+        host.ip("link set uplink up");
+        test(&Node { host, api: FakeApi::start() });
+        host.ip("route flush proto 201");
+        for link in ["cbr0", "uplink"] {
+            host.ip(&format!("link delete {link}"));
+        }
+        host.command("nft").words("delete table inet simple-ebpf-agent").run();
+        let network = "podnet".parse().expect("a name");
+        simple_ebpf_cni::naming::datapath(&network).remove().expect("remove the pins");
+        let _ = fs::remove_dir_all("/var/lib/cni/simple-ebpf-cni");
+        for directory in [DIRECTORY, "/run/simple-ebpf-agent"] {
+            fs::remove_dir_all(directory).expect("remove a directory");
+        }
+    });
+}
+
+#[test]
+fn routes_follow_the_nodes_of_the_api() {
+    on_node(|node| {
+        node.api.apply("a", &["10.244.1.0/24"], "192.0.2.1", false);
+        node.api.apply("b", &["10.244.2.0/24"], "192.0.2.2", false);
+        let mut agent = node.start_agent();
+        node.has_routes(&["10.244.2.0/24"]);
+        node.api.apply("c", &["10.244.3.0/24"], "192.0.2.3", false);
+        node.has_routes(&["10.244.2.0/24", "10.244.3.0/24"]);
+        node.api.delete("b");
+        node.has_routes(&["10.244.3.0/24"]);
+        node.api.apply("c", &["10.244.7.0/24"], "192.0.2.7", false);
+        node.has_routes(&["10.244.7.0/24"]);
+        assert_eq!(node.api.lists(), 1, "changes come from the watch");
+        assert!(node.conditions().is_empty(), "the condition was not True");
+        assert!(agent.kill());
+        assert_eq!(node.routes(), ["10.244.7.0/24"], "a killed agent leaves its routes");
+    });
+}
+
+#[test]
+fn node_deleted_without_a_watch_loses_its_route() {
+    on_node(|node| {
+        for (number, name) in ["a", "b", "c"].iter().enumerate() {
+            let number = number + 1;
+            node.api.apply(name, &[&format!("10.244.{number}.0/24")], &format!("192.0.2.{number}"), false);
+        }
+        let _agent = node.start_agent();
+        node.has_routes(&["10.244.2.0/24", "10.244.3.0/24"]);
+        node.api.delete("b");
+        node.api.forget_history();
+        node.has_routes(&["10.244.3.0/24"]);
+        assert!(node.api.lists() >= 2, "the version of the watch was too old");
+    });
+}
+
+#[test]
+fn node_waits_for_its_pod_cidr() {
+    on_node(|node| {
+        node.api.apply("a", &[], "192.0.2.1", false);
+        let mut agent = node.start_agent();
+        eventually("the condition", LIMIT, || node.conditions() == ["True"]);
+        eventually("the event", LIMIT, || !node.api.received("POST /apis/events.k8s.io").is_empty());
+        let event = &node.api.received("POST /apis/events.k8s.io")[0];
+        assert!(event["note"].as_str().is_some_and(|note| note.contains("--allocate-node-cidrs")), "{event}");
+        assert!(node.page("/readyz").contains("--allocate-node-cidrs"));
+        assert_eq!(node.page("/healthz"), "ok\n");
+        assert!(!Path::new(CONFLIST).exists() && node.host.link("cbr0").is_none());
+
+        node.api.apply("a", &["10.244.1.0/24"], "192.0.2.1", true);
+        eventually("the configuration", LIMIT, || Path::new(CONFLIST).exists());
+        eventually("the cleared condition", LIMIT, || node.conditions() == ["True", "False"]);
+        assert_eq!(node.page("/readyz"), "ready\n");
+        let metrics = node.page("/metrics");
+        assert!(metrics.contains("simple_ebpf_agent_ready 1\n") && metrics.ends_with("# EOF\n"), "{metrics}");
+
+        node.host.command("kill").words(&format!("-TERM {}", agent.pid())).run();
+        assert!(agent.wait(LIMIT).success());
+        assert!(Path::new(CONFLIST).exists() && node.host.link("cbr0").is_some(), "SIGTERM leaves everything");
+    });
+}
