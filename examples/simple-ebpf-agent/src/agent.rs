@@ -25,6 +25,10 @@ const COLLECT: Duration = Duration::from_millis(200);
 /// The time to the next attempt after a step has failed.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// The longest time for requests to the API after a comparison. The next repair must not wait for a
+/// server that hangs.
+const REQUESTS: Duration = Duration::from_secs(5);
+
 /// Applies each change of the cluster and of the kernel. Returns only with an error.
 ///
 /// # Errors
@@ -40,6 +44,7 @@ pub async fn run(
     let resync = settings.resync;
     let mut reconciler = Reconciler::new(settings);
     let mut last = Report::default();
+    let mut is_told = true;
     loop {
         let cluster = clusters.borrow_and_update().clone();
         if let Some(cluster) = cluster {
@@ -51,15 +56,18 @@ pub async fn run(
             .await
             .map_err(io::Error::other)?;
             reconciler = returned;
-            let report = Report { time: seconds_since_1970(), ..report };
+            let mut report = Report { time: seconds_since_1970(), ..report };
+            if !cluster.has_own_node {
+                report.problems = vec![format!("the API has no node {}: check --node-name", report.node)];
+            }
             pages.show(&report);
-            tell(&api, &cluster, &last, &report).await;
+            is_told = timeout(REQUESTS, tell(&api, &cluster, &last, &report)).await.unwrap_or(false);
             if let Err(error) = write_report(Path::new(REPORT), &report) {
                 warn!("cannot write {REPORT}: {error}");
             }
             last = report;
         }
-        let pause = if last.is_ready { resync } else { resync.min(RETRY) };
+        let pause = if last.is_ready && is_told { resync } else { resync.min(RETRY) };
         // The agent's own changes wake it once more, and that comparison finds no difference.
         tokio::select! {
             changed = clusters.changed() => changed.map_err(io::Error::other)?,
@@ -69,8 +77,9 @@ pub async fn run(
     }
 }
 
-/// Logs the new problems of a report, and writes them to the API.
-async fn tell(api: &NodeApi, cluster: &Cluster, last: &Report, report: &Report) {
+/// Logs the new problems of a report, and writes them to the API. Returns whether the condition of
+/// the node is right.
+async fn tell(api: &NodeApi, cluster: &Cluster, last: &Report, report: &Report) -> bool {
     for problem in report.problems.iter().filter(|problem| !last.problems.contains(problem)) {
         warn!("{problem}");
         if cluster.has_own_node {
@@ -82,11 +91,12 @@ async fn tell(api: &NodeApi, cluster: &Cluster, last: &Report, report: &Report) 
     }
     if cluster.has_own_node && cluster.view.own.is_none() && !cluster.is_network_unavailable {
         let message = report.problems.first().map(String::as_str).unwrap_or_default();
-        api.set_network_unavailable(true, "NoPodCIDR", message).await;
+        return api.set_network_unavailable(true, "NoPodCIDR", message).await;
     }
     if report.is_ready && cluster.is_network_unavailable {
-        api.set_network_unavailable(false, "NetworkReady", "simple-ebpf-agent has set up the network").await;
+        return api.set_network_unavailable(false, "NetworkReady", "simple-ebpf-agent has set up the network").await;
     }
+    true
 }
 
 /// Replaces the report for the commands of the plugin.

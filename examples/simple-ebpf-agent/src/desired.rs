@@ -140,7 +140,7 @@ mod tests {
             pod_cidrs: vec![network("10.244.1.0/24")],
             addresses: vec![address("192.0.2.1")],
         };
-        ClusterView { own: Some(own), peers }
+        ClusterView { own: Some(own), peers, problems: Vec::new() }
     }
 
     /// The routes of a node with one link and a default route.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
 use kube::core::Object;
@@ -73,6 +74,7 @@ struct Entry {
     addresses: Vec<IpAddr>,
     mode: Option<Mode>,
     is_network_unavailable: bool,
+    problems: Vec<String>,
 }
 
 impl Nodes {
@@ -118,7 +120,8 @@ impl Nodes {
     #[must_use]
     pub fn view(&self, own: &str) -> ClusterView {
         let mut view = ClusterView::default();
-        for (name, Entry { pod_cidrs, addresses, mode, .. }) in &self.nodes {
+        for (name, Entry { pod_cidrs, addresses, mode, problems, .. }) in &self.nodes {
+            view.problems.extend(problems.iter().map(|problem| format!("node {name}: {problem}")));
             let (name, pod_cidrs, addresses) = (name.clone(), pod_cidrs.clone(), addresses.clone());
             if pod_cidrs.is_empty() {
                 continue;
@@ -138,26 +141,44 @@ impl Entry {
         let status = node.status.as_ref();
         let addresses = status.map(|status| status.addresses.as_slice()).unwrap_or_default();
         let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
-        let mode = node.metadata.annotations.as_ref().and_then(|annotations| {
-            match annotations.get(MODE_ANNOTATION)?.as_str() {
-                "direct" => Some(Mode::Direct),
-                "routed" => Some(Mode::Routed),
-                _ => None,
+        let mut problems = Vec::new();
+        let annotation = node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MODE_ANNOTATION));
+        let mode = match annotation.map(String::as_str) {
+            None => None,
+            Some("direct") => Some(Mode::Direct),
+            Some("routed") => Some(Mode::Routed),
+            Some(other) => {
+                problems.push(format!("{MODE_ANNOTATION} is {other:?}; the modes are direct and routed"));
+                None
             }
-        });
+        };
+        let addresses = addresses.iter().filter(|address| address.kind == "InternalIP").map(|address| &address.address);
         Self {
-            pod_cidrs: node.spec.pod_cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
-            addresses: addresses
-                .iter()
-                .filter(|address| address.kind == "InternalIP")
-                .filter_map(|address| address.address.parse().ok())
-                .collect(),
+            pod_cidrs: parsed("pod CIDR", &node.spec.pod_cidrs, &mut problems),
+            addresses: parsed("InternalIP", addresses, &mut problems),
             mode,
             is_network_unavailable: conditions
                 .iter()
                 .any(|condition| condition.kind == "NetworkUnavailable" && condition.status == "True"),
+            problems,
         }
     }
+}
+
+/// The valid values. Each invalid one becomes a problem.
+fn parsed<'a, T: FromStr>(
+    what: &str,
+    texts: impl IntoIterator<Item = &'a String>,
+    problems: &mut Vec<String>,
+) -> Vec<T> {
+    let mut values = Vec::new();
+    for text in texts {
+        match text.parse() {
+            Ok(value) => values.push(value),
+            Err(_) => problems.push(format!("the {what} {text:?} is invalid")),
+        }
+    }
+    values
 }
 
 #[cfg(test)]
@@ -200,7 +221,9 @@ mod tests {
         nodes.apply(&node("b", &[], &["192.0.2.2"]));
         nodes.apply(&node("c", &["10.244.3.0/24"], &[]));
         nodes.apply(&node("d", &["10.244.4.0/24"], &["not an address"]));
-        assert_eq!(nodes.view("a"), ClusterView::default());
+        let view = nodes.view("a");
+        assert_eq!((view.own, view.peers), (None, Vec::new()));
+        assert_eq!(view.problems, ["node d: the InternalIP \"not an address\" is invalid"]);
         assert!(nodes.has("a"));
     }
 
@@ -239,5 +262,10 @@ mod tests {
         nodes.apply(&object);
         assert_eq!(nodes.view("a").peers[0].mode, Some(Mode::Routed));
         assert!(nodes.is_network_unavailable("b") && !nodes.is_network_unavailable("a"));
+        object.metadata.annotations = Some([(MODE_ANNOTATION.to_owned(), "vxlan".to_owned())].into());
+        nodes.apply(&object);
+        let view = nodes.view("a");
+        assert_eq!(view.peers[0].mode, None);
+        assert!(view.problems[0].contains("vxlan"), "{:?}", view.problems);
     }
 }

@@ -28,8 +28,8 @@ const FULL_REPAIR: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub struct Reconciler {
     settings: Settings,
-    /// The network after the last complete repair.
-    repaired: Option<(Instant, Fingerprint)>,
+    /// The last complete repair: its time, the pod CIDRs, and the network after it.
+    repaired: Option<(Instant, Vec<IpNetwork>, Fingerprint)>,
 }
 
 /// What shows that the network of the node has changed, at the cost of a few requests.
@@ -75,6 +75,7 @@ impl Reconciler {
         let unreachable: Vec<_> =
             unreachable.map(|peer| format!("no route to pods of node {}: {}", peer.node, peer.reason)).collect();
         report.problems.extend(unreachable);
+        report.problems.extend_from_slice(&view.problems);
         report
     }
 
@@ -125,7 +126,10 @@ impl Reconciler {
         let store = naming::leases(&config.data_dir, name).map_err(|error| error.to_string())?;
         let network = Network::new(host, name, &config, &store);
         let before = Fingerprint::look(&network)?;
-        if self.repaired.as_ref().is_some_and(|(at, seen)| at.elapsed() < FULL_REPAIR && *seen == before) {
+        let is_same = |(at, cidrs, seen): &(Instant, Vec<IpNetwork>, Fingerprint)| {
+            at.elapsed() < FULL_REPAIR && cidrs == own && *seen == before
+        };
+        if self.repaired.as_ref().is_some_and(is_same) {
             return Ok(());
         }
         self.repaired = None;
@@ -134,7 +138,7 @@ impl Reconciler {
         if before != after {
             info!("set up the network {name}: bridge {}", config.bridge);
         }
-        self.repaired = Some((Instant::now(), after));
+        self.repaired = Some((Instant::now(), own.to_vec(), after));
         Ok(())
     }
 }

@@ -12,6 +12,8 @@ pub struct ClusterView {
     pub own: Option<OwnNode>,
     /// The other nodes that have a pod CIDR and an address, by name.
     pub peers: Vec<PeerNode>,
+    /// Values of Node objects that the agent cannot use.
+    pub problems: Vec<String>,
 }
 
 /// The node of the agent.

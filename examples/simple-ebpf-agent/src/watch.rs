@@ -19,8 +19,8 @@ use tracing::{debug, warn};
 use crate::nodes::{Node, Nodes};
 use crate::view::ClusterView;
 
-/// Objects in one page of a list. A page bounds the memory that a list needs.
-const PAGE: u32 = 500;
+/// Objects in one page of a list. A Node object has some 10 kB, and a page is in memory as a whole.
+const PAGE: u32 = 100;
 
 /// The state of the API that the agent uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,7 +103,8 @@ impl NodeApi {
     }
 
     /// Sets the condition `NetworkUnavailable` of the own node, which keeps pods away from it.
-    pub async fn set_network_unavailable(&self, is_unavailable: bool, reason: &str, message: &str) {
+    /// Returns whether the API has accepted it.
+    pub async fn set_network_unavailable(&self, is_unavailable: bool, reason: &str, message: &str) -> bool {
         let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let patch = json!({ "status": { "conditions": [{
             "type": "NetworkUnavailable",
@@ -114,8 +115,12 @@ impl NodeApi {
             "lastTransitionTime": now,
         }]}});
         let patched = self.api.patch_status(&self.own, &PatchParams::default(), &Patch::Strategic(patch)).await;
-        if let Err(error) = patched {
-            warn!("cannot set the condition NetworkUnavailable of node {}: {error}", self.own);
+        match patched {
+            Ok(_) => true,
+            Err(error) => {
+                warn!("cannot set the condition NetworkUnavailable of node {}: {error}", self.own);
+                false
+            }
         }
     }
 

@@ -34,7 +34,7 @@ fn view(peers: &[(&str, &str, &str)]) -> ClusterView {
         pod_cidrs: vec![network("10.244.1.0/24")],
         addresses: vec!["192.0.2.1".parse().expect("an address")],
     };
-    ClusterView { own: Some(own), peers: peers.iter().map(peer).collect() }
+    ClusterView { own: Some(own), peers: peers.iter().map(peer).collect(), problems: Vec::new() }
 }
 
 /// Runs a test on a host with an uplink to 192.0.2.0/24.

@@ -89,9 +89,11 @@ impl FakeApi {
         state.record("DELETED", node);
     }
 
-    /// Ends all watches. The next ones must list again, because their version is too old.
-    pub(crate) fn forget_history(&self) {
+    /// Deletes a node and ends all watches before they send the change. The next ones must list
+    /// again, because their version is too old.
+    pub(crate) fn delete_unseen(&self, name: &str) {
         let mut state = self.lock();
+        state.nodes.remove(name).expect("a node");
         state.version += 1;
         state.oldest = state.version;
         state.changes.clear();

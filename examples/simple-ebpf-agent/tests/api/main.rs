@@ -110,10 +110,25 @@ fn node_deleted_without_a_watch_loses_its_route() {
         }
         let _agent = node.start_agent();
         node.has_routes(&["10.244.2.0/24", "10.244.3.0/24"]);
-        node.api.delete("b");
-        node.api.forget_history();
+        node.api.delete_unseen("b");
         node.has_routes(&["10.244.3.0/24"]);
         assert!(node.api.lists() >= 2, "the version of the watch was too old");
+    });
+}
+
+#[test]
+fn own_node_with_another_pod_cidr_gets_another_configuration() {
+    on_node(|node| {
+        node.api.apply("a", &["10.244.1.0/24"], "192.0.2.1", false);
+        let _agent = node.start_agent();
+        let has = |text: &str| fs::read_to_string(CONFLIST).is_ok_and(|list| list.contains(text));
+        let rules = || node.host.command("nft").words("list table inet simple-ebpf-agent").run();
+        eventually("the configuration", LIMIT, || has("10.244.1.0/24"));
+        node.api.delete("a");
+        node.api.apply("a", &["10.244.9.0/24"], "192.0.2.1", false);
+        eventually("the other configuration", LIMIT, || has("10.244.9.0/24"));
+        eventually("the other rule", LIMIT, || rules().contains("ip saddr 10.244.9.0/24"));
+        assert!(!has("10.244.1.0/24") && !rules().contains("10.244.1.0/24"));
     });
 }
 

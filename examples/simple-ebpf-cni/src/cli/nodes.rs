@@ -28,6 +28,9 @@ pub(crate) struct Options {
     json: bool,
 }
 
+/// Twice the longest time between two comparisons of the agent, by default.
+const LATE: Duration = Duration::from_secs(600);
+
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let path = Path::new(REPORT);
     let failed = |source| Error::File { operation: "read", path: path.to_owned(), source };
@@ -67,10 +70,15 @@ fn write(report: &Report, output: &mut Output) -> Result<(), Error> {
     }
     let cidrs = super::format::list(&report.pod_cidrs);
     let own = if cidrs.is_empty() { "no pod CIDR".to_owned() } else { cidrs };
-    let written = age(SystemTime::UNIX_EPOCH + Duration::from_secs(report.time));
-    output.line(format_args!("{} from node {} ({own})", count(report.peers.len(), "way"), report.node))?;
+    let written = SystemTime::UNIX_EPOCH + Duration::from_secs(report.time);
+    let number = count(report.peers.len(), "pod CIDR");
+    output.line(format_args!("{number} of other nodes, from {} ({own})", report.node))?;
     for problem in &report.problems {
         output.styled(WARNING, format_args!("problem: {problem}"))?;
     }
-    output.styled(DIM, format_args!("state of the agent {written} ago, at its last comparison with the kernel"))
+    let time = format!("state of the agent {} ago, at its last comparison with the kernel", age(written));
+    if written.elapsed().is_ok_and(|elapsed| elapsed > LATE) {
+        return output.styled(WARNING, format_args!("{time}; the agent may not run"));
+    }
+    output.styled(DIM, time)
 }

@@ -2,6 +2,7 @@
 //! after the call. Only `chain` calls the library, as the runtime.
 
 mod add;
+mod agent;
 mod bad_input;
 mod bridge_mac;
 mod broken_node;
