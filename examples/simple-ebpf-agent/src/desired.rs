@@ -29,9 +29,19 @@ impl Desired {
     pub fn new(view: &ClusterView, mode: Mode, routes: &[Route]) -> Self {
         let mut desired = Self::default();
         desired.pod_cidrs.extend(view.own.iter().flat_map(|own| &own.pod_cidrs));
+        let own: Vec<IpAddr> = view.own.iter().flat_map(|own| own.addresses.clone()).collect();
         for peer in &view.peers {
             for cidr in &peer.pod_cidrs {
-                desired.add(peer, *cidr, peer.mode.unwrap_or(mode), routes);
+                // The addresses of third nodes do not count: each node sets its own ones, and must
+                // not be able to cut off another.
+                match own.iter().chain(&peer.addresses).find(|node| cidr.contains(**node)) {
+                    // The route would replace the way to the node.
+                    Some(node) => {
+                        let reason = format!("{cidr} has the address {node} of a node; choose another --cluster-cidr");
+                        desired.report(peer, *cidr, (Way::None, None, reason));
+                    }
+                    None => desired.add(peer, *cidr, peer.mode.unwrap_or(mode), routes),
+                }
             }
         }
         desired
@@ -39,7 +49,7 @@ impl Desired {
 
     fn add(&mut self, peer: &PeerNode, cidr: IpNetwork, mode: Mode, routes: &[Route]) {
         let conflict = self.pod_cidrs.iter().find(|known| overlap(**known, cidr)).copied();
-        let (way, address, reason) = if let Some(known) = conflict {
+        let way = if let Some(known) = conflict {
             (
                 Way::None,
                 None,
@@ -53,6 +63,10 @@ impl Desired {
                 self.route(peer, cidr, routes)
             }
         };
+        self.report(peer, cidr, way);
+    }
+
+    fn report(&mut self, peer: &PeerNode, cidr: IpNetwork, (way, address, reason): (Way, Option<IpAddr>, String)) {
         self.peers.push(PeerReport {
             node: peer.name.clone(),
             pod_cidr: cidr,
@@ -69,15 +83,22 @@ impl Desired {
         // An IPv4 destination can have an IPv6 next hop, but not the other way round.
         let same_family = peer.addresses.iter().filter(|address| address.is_ipv4() == cidr.is_ipv4());
         let other_family = peer.addresses.iter().filter(|address| cidr.is_ipv4() && address.is_ipv6());
-        let candidates: Vec<IpAddr> = same_family.chain(other_family).copied().collect();
+        // The bridge makes each address in the own pod CIDR look on-link.
+        let is_pod = |address: &IpAddr| self.pod_cidrs.iter().any(|cidr| cidr.contains(*address));
+        let candidates = same_family.chain(other_family).copied().filter(|address| !is_pod(address));
+        let candidates: Vec<IpAddr> = candidates.collect();
         let Some(first) = candidates.first().copied() else {
             let family = if cidr.is_ipv4() { "IPv4 or IPv6" } else { "IPv6" };
-            return (Way::None, None, format!("the node has no {family} address of type InternalIP"));
+            return (
+                Way::None,
+                None,
+                format!("the node has no {family} address of type InternalIP outside of pod CIDRs"),
+            );
         };
         for address in candidates {
             if let Some(link) = on_link(address, routes) {
                 self.routes.push(Route::new(cidr, link.oif).via(address).protocol(ROUTE_PROTOCOL));
-                self.nodes.extend(&peer.addresses);
+                self.nodes.extend(peer.addresses.iter().filter(|address| on_link(**address, routes).is_some()));
                 return (Way::Direct, Some(address), "on-link".to_owned());
             }
         }
@@ -182,6 +203,22 @@ mod tests {
         assert!(desired.peers[1].reason.contains("overlaps"), "{}", desired.peers[1].reason);
         assert!(desired.peers[2].reason.contains("no IPv6 address"), "{}", desired.peers[2].reason);
         assert!(!desired.nodes.contains(&address("198.51.100.2")), "a router may drop pods' addresses");
+    }
+
+    #[test]
+    fn pod_cidr_with_the_address_of_a_node_gets_no_route() {
+        let peers = vec![peer("b", "192.0.0.0/16", "192.0.2.2"), peer("c", "0.0.0.0/0", "192.0.2.3")];
+        let desired = Desired::new(&view(peers), Mode::Direct, &underlay());
+        assert!(desired.routes.is_empty() && desired.pod_cidrs.len() == 1);
+        assert!(desired.peers.iter().all(|peer| peer.reason.contains("--cluster-cidr")), "{:?}", desired.peers);
+        // A node that claims an address in the pod CIDR of another one.
+        let peers = vec![peer("b", "10.244.2.0/24", "192.0.2.2"), peer("c", "10.244.3.0/24", "10.244.2.9")];
+        let mut routes = underlay();
+        routes.push(Route::new(network("10.244.1.0/24"), link(9)));
+        let desired = Desired::new(&view(peers), Mode::Direct, &routes);
+        assert_eq!(ways(&desired), [Way::Direct, Way::None]);
+        let desired = Desired::new(&view(vec![peer("d", "10.244.4.0/24", "10.244.1.9")]), Mode::Direct, &routes);
+        assert_eq!(ways(&desired), [Way::None], "the address is on the bridge of this node");
     }
 
     #[test]

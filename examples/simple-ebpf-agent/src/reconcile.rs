@@ -88,8 +88,8 @@ impl Reconciler {
 
         let found = host.routes_of(Route::MAIN_TABLE).map_err(|error| error.to_string())?;
         let desired = Desired::new(view, self.settings.mode, &found);
-        problems.extend(change_routes(&host, &desired, &found));
 
+        // Before the routes: a connection keeps the address that its first packet gets.
         if self.settings.masquerade {
             match masquerade::ensure(own, &desired, &self.settings.bridge) {
                 Ok(true) => info!("changed the masquerading rules: {} pod CIDRs", desired.pod_cidrs.len()),
@@ -101,6 +101,7 @@ impl Reconciler {
                 masquerade::remove().err().map(|error| format!("cannot delete the masquerading rules: {error}")),
             );
         }
+        problems.extend(change_routes(&host, &desired, &found));
         report.peers = with_links(&host, desired.peers, &desired.routes);
 
         if report.problems.is_empty() {

@@ -52,7 +52,9 @@ fn on_node(test: impl FnOnce(&Host) + Send) {
         }
         host.ip("link delete cbr0");
         host.ip("link delete uplink");
-        nft(host, "delete table inet simple-ebpf-agent");
+        if nft(host, "list tables").contains("simple-ebpf-agent") {
+            nft(host, "delete table inet simple-ebpf-agent");
+        }
         let network = "podnet".parse().expect("a name");
         simple_ebpf_cni::naming::datapath(&network).remove().expect("remove the pins");
         let _ = fs::remove_dir_all("/var/lib/cni/simple-ebpf-cni");
@@ -119,6 +121,21 @@ fn second_comparison_changes_nothing() {
         // A restarted agent knows nothing of the first comparison.
         ready(&Reconciler::new(settings(&[])).apply(&view));
         assert_eq!(state(), before);
+    });
+}
+
+#[test]
+fn masquerading_can_be_off() {
+    on_node(|host| {
+        let view = view(&[("b", "10.244.2.0/24", "192.0.2.2")]);
+        ready(&Reconciler::new(settings(&[])).apply(&view));
+        assert!(nft(host, "list tables").contains("simple-ebpf-agent"));
+        let mut without = Reconciler::new(settings(&["--masquerade", "false"]));
+        for _ in 0..2 {
+            ready(&without.apply(&view));
+            assert!(!nft(host, "list tables").contains("simple-ebpf-agent"));
+        }
+        assert_eq!(destinations().len(), 1);
     });
 }
 

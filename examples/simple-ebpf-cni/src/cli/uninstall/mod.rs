@@ -40,8 +40,9 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     }
     // Configurations are removed first, so that no runtime starts an ADD of a network that is being
     // removed.
-    report.remove_configurations(&mut manifest, options)?;
+    // The agent may have replaced a file of `install`, which is no changed file then.
     report.remove_agent_configurations(&dirs, options)?;
+    report.remove_configurations(&mut manifest, options)?;
     others.extend(report.remaining_networks(&dirs, &manifest, options)?);
     if options.purge {
         for network in &networks {
