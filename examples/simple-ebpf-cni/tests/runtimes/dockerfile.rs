@@ -13,6 +13,7 @@ const IMAGE: &str = "localhost/simple-ebpf-cni:test";
 
 /// The files of the image, as in a release.
 const BINARY: &str = "simple-ebpf-cni";
+const AGENT: &str = "simple-ebpf-agent";
 const PAPERS: [&str; 3] = ["LICENSE-APACHE", "LICENSE-MIT", "NOTICE"];
 
 #[test]
@@ -26,6 +27,8 @@ fn the_dockerfile_builds_the_image_of_the_daemonset() {
         let dist = context.join("dist").join(architecture());
         fs::create_dir_all(&dist).expect("the scratch space is writable");
         fs::copy(plugin(), dist.join(BINARY)).expect("the plugin is copied");
+        // A stand-in, which is not run: the build of this test has no binary of the agent.
+        fs::copy(plugin(), dist.join(AGENT)).expect("the plugin is copied");
         for paper in PAPERS {
             fs::write(dist.join(paper), paper).expect("the scratch space is writable");
         }
@@ -36,7 +39,7 @@ fn the_dockerfile_builds_the_image_of_the_daemonset() {
         assert_eq!(inspected[0]["Config"]["Entrypoint"], serde_json::json!([ENTRYPOINT]));
         assert_eq!(inspected[0]["Architecture"], architecture());
         let mut expected = PAPERS.map(|paper| ("-rw-r--r--".to_owned(), paper.to_owned())).to_vec();
-        expected.push(("-rwxr-xr-x".into(), BINARY.into()));
+        expected.extend([AGENT, BINARY].map(|binary| ("-rwxr-xr-x".to_owned(), binary.to_owned())));
         assert_eq!(listing(host, &podman), expected);
 
         // The test build needs libraries that a release contains.

@@ -40,7 +40,8 @@ impl Report {
         let has_chains = match nftables::Socket::open().and_then(|nftables| nftables.chains(&table)) {
             // A kernel without nftables has no table.
             Err(netlink::Error::Unsupported { .. }) => false,
-            chains => !chains?.is_empty(),
+            // If the chains cannot be listed, the removal is tried.
+            chains => chains.map_or(true, |chains| !chains.is_empty()),
         };
         if has_chains {
             self.remove(format!("nftables table {table}"), || Ok(nftables::Socket::open()?.delete_table(&table)?));
