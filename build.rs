@@ -32,7 +32,7 @@ mod skeleton {
     const SOURCES: &str = "bpf";
     const LIBRARY: &str = "bpf/lib";
     /// Each `bpf/NAME.bpf.c` becomes `NAME.skel.rs`.
-    const OBJECTS: [&str; 2] = ["pod", "find_xdp"];
+    const OBJECTS: [&str; 3] = ["pod", "find_xdp", "underlay"];
 
     /// If this variable is `1`, clang's warnings are errors. The test scripts of this crate set it.
     /// A dependent's build must not fail because a newer clang or header has more warnings.

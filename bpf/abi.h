@@ -40,6 +40,18 @@
 /* Slots of `stages`, with room for later stages. */
 #define CNI_TC_MAX_STAGES 16
 
+/* Pod CIDRs of other nodes. An LPM trie takes memory only for its entries. */
+#define CNI_TC_MAX_PEERS 16384
+
+/* Addresses of other nodes. Entries take memory only while they exist (BPF_F_NO_PREALLOC). */
+#define CNI_TC_MAX_NODE_ADDRESSES 32768
+
+/*
+ * The mark of a packet between a redirect of these programs and cni_up_egress, which clears it.
+ * The whole value counts, not single bits, so no bit is taken from the masks of other tools.
+ */
+#define CNI_TC_REDIRECTED 0x7c3a94e5
+
 /* An address, octet by octet: `bpftool map dump` prints it in network order. */
 struct ipv4_key {
 	__u8 octet[4];
@@ -56,10 +68,10 @@ struct ipv6_key {
 struct pod_counters {
 	__u64 tx_packets; /* sent from the address, without those that the spoof check dropped */
 	__u64 tx_bytes;
-	__u64 tx_direct;  /* of tx_packets: redirected into the target pod */
+	__u64 tx_direct;  /* of tx_packets: redirected into the target pod, or to its node */
 	__u64 rx_packets; /* delivered to the address, directly or by the bridge */
 	__u64 rx_bytes;
-	__u64 rx_direct; /* of rx_packets: redirected from the sending pod */
+	__u64 rx_direct; /* of rx_packets: redirected from the sending pod, or from its node */
 };
 
 /*
@@ -107,7 +119,7 @@ struct net_config {
 
 /* Value of net_stats, which has one entry: verdicts on all IP packets of the network, per CPU. */
 struct net_stats {
-	__u64 direct;	       /* from a pod, redirected into the target pod */
+	__u64 direct;	       /* from a pod, redirected into the target pod, or to its node */
 	__u64 to_stack;	       /* from a pod, passed to the bridge */
 	__u64 to_host;	       /* received by the bridge device, for the host or to be routed */
 	__u64 from_stack;      /* delivered to a pod by the bridge */
@@ -126,6 +138,52 @@ struct net_stats {
 struct port_address {
 	__u32 ifindex;		 /* the port that may send from the address */
 	struct ipv6_key address; /* IPv4 addresses are IPv4-mapped: RFC 4291, section 2.5.5.2 */
+};
+
+/* Key of `peers`: a pod CIDR of another node. */
+struct peer_key {
+	__u32 prefix_length; /* in bits, from the next member on: 32 and the length of the CIDR */
+	__u8 version;	     /* of IP: 4 or 6 */
+	__u8 reserved[3];
+	struct ipv6_key address; /* IPv4 addresses take the first four octets */
+};
+
+/*
+ * The programs forward packets of this peer in both directions. Without the flag, the stack
+ * forwards them in both directions.
+ */
+#define CNI_PEER_BYPASS (1 << 0)
+/* Packets leave by the tunnel. */
+#define CNI_PEER_TUNNEL (1 << 1)
+
+/* Value of `peers`: the way to the pods of a node. */
+struct peer {
+	__u32 ifindex;	 /* the uplink, or the tunnel's link */
+	__u32 node;	 /* number of the node, as in node_addresses */
+	__u32 mtu;	 /* the longest IP packet of this way */
+	__u32 tunnel_id; /* VNI, with CNI_PEER_TUNNEL */
+	__u8 version;	 /* of `address`: 4 or 6 */
+	__u8 flags;	 /* CNI_PEER_* */
+	__u8 reserved[2];
+	struct ipv6_key address; /* the next hop, or the other end of the tunnel */
+};
+
+/* Value of remote_stats, which has one entry: packets of pods on other nodes, per CPU. */
+struct remote_stats {
+	__u64 sent_direct; /* redirected to the uplink */
+	__u64 sent_tunnel; /* redirected to the tunnel */
+	__u64 received_direct; /* redirected from the uplink into a pod */
+	__u64 received_tunnel; /* redirected from the tunnel into a pod */
+	__u64 too_long;	   /* longer than the MTU of the way or of the pod: left to the stack */
+	__u64 dropped_vni; /* from the tunnel: another VNI, or not IP */
+	__u64 dropped_source; /* from the tunnel: the sending node does not own the source */
+	__u64 reserved;
+};
+
+/* Value of remote_config, which has one entry. */
+struct remote_config {
+	__u32 tunnel_id; /* the VNI of received packets */
+	__u32 pod_mtu;	 /* the smallest MTU of the pods on this node; 0: no limit */
 };
 
 /* Why a packet was dropped: the index into struct drops. */
@@ -265,6 +323,10 @@ _Static_assert(sizeof(struct port_address) == 20, "key of port_addresses");
 _Static_assert(sizeof(struct flow_key) == 40, "key of flows");
 _Static_assert(sizeof(struct packet) == 256, "value of packet_scratch");
 _Static_assert(sizeof(struct find_xdp) == 64, "data of find_xdp");
+_Static_assert(sizeof(struct peer_key) == 24, "key of peers");
+_Static_assert(sizeof(struct peer) == 36, "value of peers");
+_Static_assert(sizeof(struct remote_stats) == 64, "value of remote_stats");
+_Static_assert(sizeof(struct remote_config) == 8, "value of remote_config");
 _Static_assert(CNI_DROP_REASONS <= CNI_TC_MAX_DROP_REASONS, "each reason has a counter");
 _Static_assert(CNI_STAGES <= CNI_TC_MAX_STAGES, "each stage has a slot");
 

@@ -129,24 +129,17 @@ static __always_inline bool is_routed(const struct ctx *ctx, const struct packet
 	return true;
 }
 
-/* At a pod's egress: adds the flow of a packet from another pod, or updates its state. */
-static __always_inline void flow_track(const struct ctx *ctx, struct packet *packet)
+/* Adds the flow of a packet that the stack forwards, or updates its state. */
+static __always_inline void flow_add(const struct ctx *ctx, struct packet *packet, bool routed)
 {
-	const struct endpoint *sender;
 	__u8 *known, *filter, state;
 
-	/* ICMP errors do not create flows, and may come from a third party. */
-	if (!packet->flow_protocol || packet->is_error)
-		return;
-	sender = find_endpoint(packet->is_v4, &packet->ip.source);
-	if (!sender || !is_other_pod(ctx, sender))
-		return;
 	/* Set the filter first, so that no reply is missed between the two writes. */
 	filter = flow_filter_element(packet);
 	if (filter && !*filter)
 		*filter = 1;
 	state = flow_key_normalize(packet);
-	if (is_routed(ctx, packet))
+	if (routed)
 		state |= FLOW_ROUTED;
 	known = bpf_map_lookup_elem(&flows, &packet->flow);
 	if (known) {
@@ -159,6 +152,12 @@ static __always_inline void flow_track(const struct ctx *ctx, struct packet *pac
 	/* Fails if this CPU has no free entry. The next packet of the flow tries again. */
 	if (!bpf_map_update_elem(&flows, &packet->flow, &state, BPF_NOEXIST))
 		ctx->stats->flows_added++;
+}
+
+/* Whether the packet belongs to a flow. ICMP errors create none, and may be of a third party. */
+static __always_inline bool may_add_flow(const struct packet *packet)
+{
+	return packet->flow_protocol && !packet->is_error;
 }
 
 /*

@@ -4,7 +4,6 @@
 #define CNI_FORWARD_H
 
 #include <stdbool.h>
-#include <stddef.h>
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -20,40 +19,8 @@
 #include "flow.h"
 #include "maps.h"
 #include "parse.h"
-#include "xdp.h"
-
-/*
- * Routes a packet that is addressed to the gateway: decrements the hop limit, and writes the
- * MACs of gateway and pod. False if the packet must not be routed here.
- */
-static __always_inline bool route(const struct ctx *ctx, const struct packet *packet,
-				  const struct endpoint *target)
-{
-	__u8 hop_limit = packet->ip.hop_limit - 1;
-	struct __sk_buff *skb = ctx->skb;
-	__u8 macs[2 * ETH_ALEN];
-
-	if (packet->ip.hop_limit <= 1)
-		return false; /* the stack reports "time exceeded" to the sender */
-	/* Makes all headers writable, so that none of the writes below fails alone. */
-	if (bpf_skb_pull_data(skb, packet->ip.l4))
-		return false;
-
-	__builtin_memcpy(macs, target->mac, ETH_ALEN);
-	__builtin_memcpy(macs + ETH_ALEN, ctx->config->gateway_mac, ETH_ALEN);
-	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
-		return false;
-	if (!packet->is_v4)
-		return !bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, hop_limit),
-					    &hop_limit, sizeof(hop_limit), 0);
-	/* TTL and protocol share a 16-bit word of the header checksum. */
-	return !bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check),
-				    bpf_htons(packet->ip.hop_limit << 8 | packet->ip.protocol),
-				    bpf_htons(hop_limit << 8 | packet->ip.protocol),
-				    sizeof(__u16)) &&
-	       !bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, ttl), &hop_limit,
-				    sizeof(hop_limit), 0);
-}
+#include "peers.h"
+#include "redirect.h"
 
 /*
  * Whether the reply to the packet can be delivered directly, too. conntrack marks packets of
@@ -125,18 +92,6 @@ static __always_inline bool can_redirect(const struct ctx *ctx, const struct pac
 }
 
 /*
- * Redirects into the pod. If the pod end has a driver-mode XDP program, the packet leaves by
- * the host end instead, and veth passes it to that program. The type "broadcast" marks the
- * packet as counted for the egress hook. veth sets the type again for the pod.
- */
-static __always_inline int redirect(const struct ctx *ctx, struct endpoint *target)
-{
-	if (has_driver_xdp(target) && !bpf_skb_change_type(ctx->skb, PACKET_BROADCAST))
-		return bpf_redirect(target->ifindex, 0);
-	return bpf_redirect_peer(target->ifindex, 0);
-}
-
-/*
  * Addresses the frame to the gateway, for a flow that the host routed. Without br_netfilter, a
  * bridge does not show the stack a frame that is addressed to another pod.
  */
@@ -149,11 +104,12 @@ static __always_inline void set_gateway_dmac(const struct ctx *ctx)
 	bpf_skb_store_bytes(ctx->skb, 0, mac, sizeof(mac), 0);
 }
 
-/* A packet from the pod at this port: into another pod, or to the stack. */
+/* A packet from the pod at this port: into another pod, to another node, or to the stack. */
 static __always_inline int forward(const struct ctx *ctx, struct packet *packet)
 {
 	struct pod_counters *sent = find_counters(packet->is_v4, &packet->ip.source);
 	struct endpoint *target = find_endpoint(packet->is_v4, &packet->ip.destination);
+	const struct peer *peer = target ? NULL : find_peer(packet, &packet->ip.destination);
 	bool has_counters = sent;
 	struct pod_counters *received;
 	__u32 len = ctx->skb->len;
@@ -165,11 +121,16 @@ static __always_inline int forward(const struct ctx *ctx, struct packet *packet)
 	sent->tx_bytes += len;
 	if (target && !is_other_pod(ctx, target))
 		target = NULL;
-	flow = target ? flow_lookup(ctx, packet) : NULL;
+	flow = target || peer ? flow_lookup(ctx, packet) : NULL;
 	if (flow && *flow & FLOW_ROUTED)
 		set_gateway_dmac(ctx);
 	if (flow)
 		target = NULL;
+	if (peer && !flow && can_leave(ctx, packet, peer)) {
+		sent->tx_direct++;
+		ctx->stats->direct++;
+		return leave(ctx->skb, peer);
+	}
 	if (!target || !can_redirect(ctx, packet, has_counters, target)) {
 		ctx->stats->to_stack++;
 		return TC_ACT_UNSPEC;
@@ -182,6 +143,25 @@ static __always_inline int forward(const struct ctx *ctx, struct packet *packet)
 	sent->tx_direct++;
 	ctx->stats->direct++;
 	return redirect(ctx, target);
+}
+
+/* At a pod's egress: tracks the flow of a packet from another pod, on this node or on another. */
+static __always_inline void flow_track(const struct ctx *ctx, struct packet *packet)
+{
+	const struct endpoint *sender;
+	const struct peer *peer;
+
+	if (!may_add_flow(packet))
+		return;
+	sender = find_endpoint(packet->is_v4, &packet->ip.source);
+	if (sender && !is_other_pod(ctx, sender))
+		return;
+	if (!sender) {
+		peer = find_peer(packet, &packet->ip.source);
+		if (!peer || !(peer->flags & CNI_PEER_BYPASS))
+			return;
+	}
+	flow_add(ctx, packet, is_routed(ctx, packet));
 }
 
 /* A packet that the stack delivers to the pod at this port. */

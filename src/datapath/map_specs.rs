@@ -2,7 +2,8 @@
 
 use super::layout::{RawDatapathConfig, RawEndpoint, RawPortAddress, RawPortConfig};
 use super::map::{MapSpec, PerCpu};
-use super::{Drops, NetStats, PodCounters};
+use super::remote::layout::{RawPeer, RawPeerKey};
+use super::{Drops, NetStats, PodCounters, RemoteStats};
 
 pub(super) const PKT_COUNT: MapSpec = MapSpec::of::<[u8; 4], <PodCounters as PerCpu>::Words>("pkt_count");
 pub(super) const PKT_COUNT_V6: MapSpec = MapSpec::of::<[u8; 16], <PodCounters as PerCpu>::Words>("pkt_count_v6");
@@ -28,11 +29,15 @@ pub(super) const STAGES: MapSpec = MapSpec::of::<u32, u32>("stages");
 /// The `struct packet` that a program works on.
 pub(super) const PACKET_SCRATCH: MapSpec = MapSpec::of::<u32, [u8; 256]>("packet_scratch");
 
+/// The way to each pod CIDR of another node.
+pub(super) const PEERS: MapSpec = MapSpec::of::<RawPeerKey, RawPeer>("peers");
+pub(super) const REMOTE_STATS: MapSpec = MapSpec::of::<u32, <RemoteStats as PerCpu>::Words>("remote_stats");
+
 /// `CNI_TC_FILTER_SIZE`: the entries of [`FLOW_FILTER`] and [`PORT_FILTER`].
 pub(super) const FILTER_SIZE: u32 = 8192;
 
 /// All maps of a set.
-pub(super) const MAPS: [MapSpec; 16] = [
+pub(super) const MAPS: [MapSpec; 18] = [
     PKT_COUNT,
     PKT_COUNT_V6,
     POD_IFINDEX,
@@ -49,11 +54,21 @@ pub(super) const MAPS: [MapSpec; 16] = [
     PORT_FILTER,
     STAGES,
     PACKET_SCRATCH,
+    PEERS,
+    REMOTE_STATS,
 ];
 
 /// Maps that older builds with this layout do not create. A set without them serves its pods.
-pub(super) const OPTIONAL_MAPS: [&str; 6] =
-    [PORT_ADDRESSES.name, PORT_XDP.name, FLOW_FILTER.name, PORT_FILTER.name, STAGES.name, PACKET_SCRATCH.name];
+pub(super) const OPTIONAL_MAPS: [&str; 8] = [
+    PORT_ADDRESSES.name,
+    PORT_XDP.name,
+    FLOW_FILTER.name,
+    PORT_FILTER.name,
+    STAGES.name,
+    PACKET_SCRATCH.name,
+    PEERS.name,
+    REMOTE_STATS.name,
+];
 
 /// The key of the only entry of an array.
 pub(super) const SINGLE_KEY: [u8; 4] = [0; 4];

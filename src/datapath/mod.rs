@@ -24,6 +24,8 @@
 //!
 //! All other packets continue to the bridge as if no program were attached.
 //!
+//! [`RemoteDatapath`] forwards packets between pods of several nodes, for a node agent.
+//!
 //! # Kernel
 //!
 //! 5.10 or newer with `CONFIG_BPF_SYSCALL` and `CONFIG_NET_CLS_BPF`. Loading programs and opening
@@ -78,6 +80,7 @@ mod pins;
 mod port_xdp;
 mod program;
 mod publish;
+mod remote;
 mod set;
 mod skeleton;
 
@@ -86,6 +89,9 @@ pub use self::layout::{DatapathConfig, Endpoint, NetStats, PodCounters, PortConf
 pub use self::maps::{CounterMap, EndpointMap, PortConfigMap, SharedAddress, SharedAddressMap};
 pub use self::pins::{Datapath, PinState};
 pub use self::program::ProgramName;
+pub use self::remote::{
+    NodeAddressMap, Peer, PeerMap, PeerWay, RemoteConfig, RemoteDatapath, RemoteStats, UnderlayProgram,
+};
 pub use self::set::MapSet;
 
 /// The errors of this module are the errors of [`bpf`](crate::bpf).

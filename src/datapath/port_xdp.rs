@@ -65,6 +65,12 @@ pub(super) fn prepare(directory: &Path) -> bool {
     prepared.is_ok()
 }
 
+/// Whether the programs of the set pinned in `directory` read from kernel memory whether pods have
+/// XDP programs.
+pub(super) fn is_prepared(directory: &Path) -> bool {
+    directory.join(PROGRAM).exists()
+}
+
 fn load(pin: &Path) -> Result<()> {
     let layout = kernel_layout().ok_or_else(|| Error::Load {
         source: io::Error::new(io::ErrorKind::Unsupported, "/sys/kernel/btf/vmlinux lacks a required struct"),

@@ -17,6 +17,7 @@ mod pin_set;
 mod pin_set_kill;
 mod privileges;
 mod race;
+mod remote;
 mod services;
 mod stages;
 mod support;

@@ -15,13 +15,14 @@ use serde_json::Value;
 /// The directory for pins, as a plugin chooses it.
 pub(crate) const ROOT: &str = "/sys/fs/bpf/example";
 
-pub(crate) const MAPS: [&str; 16] = [
+pub(crate) const MAPS: [&str; 18] = [
     "flow_filter",
     "flows",
     "net_config",
     "net_drops",
     "net_stats",
     "packet_scratch",
+    "peers",
     "pkt_count",
     "pkt_count_v6",
     "pod_ifindex",
@@ -31,6 +32,7 @@ pub(crate) const MAPS: [&str; 16] = [
     "port_drops",
     "port_filter",
     "port_xdp",
+    "remote_stats",
     "stages",
 ];
 pub(crate) const PROGRAMS: [&str; 2] = ["cni_tc_egress", "cni_tc_main"];
