@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cnikit::datapath::{
-    Datapath, DatapathConfig, Endpoint, Peer, PeerWay, PodCounters, PortConfig, RemoteConfig, RemoteDatapath,
-    RemoteStats,
+    Datapath, DatapathConfig, Endpoint, Peer, PeerWay, PortConfig, RemoteConfig, RemoteDatapath, RemoteStats,
 };
 use cnikit::spec::{IfIndex, MacAddr};
 use cnikit_testbed::{Namespace, Pod, host, tool};
@@ -24,8 +23,8 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const SHORT: Duration = Duration::from_millis(300);
 pub(crate) const VNI: u32 = 77;
 pub(crate) const MTU: u32 = 1500;
-/// The headers of VXLAN over IPv4.
-pub(crate) const OVERHEAD: u32 = 50;
+/// The headers of VXLAN over IPv6, which are the longest.
+pub(crate) const OVERHEAD: u32 = 70;
 
 /// How the nodes reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +61,12 @@ pub(crate) fn on_nodes(way: Way, test: impl FnOnce(&Nodes) + Send) {
         let [a, b] = &nodes.0;
         let other = b.netns.netns();
         a.netns.ip(&format!("link add up0 mtu {MTU} type veth peer name up0 mtu {MTU} netns {}", other.display()));
-        for node in &nodes.0 {
+        for (node, other) in [(a, b), (b, a)] {
             node.join();
+            // A process on the node needs a route to a service address, which no link has.
+            for router in other.node_addresses() {
+                node.netns.ip(&format!("route add default via {router}"));
+            }
         }
         nodes.set_way(way);
         nodes.serve(|| test(&nodes));
@@ -79,6 +82,18 @@ impl Nodes {
     pub(crate) fn set_way(&self, way: Way) {
         for (node, other) in [(&self.0[0], &self.0[1]), (&self.0[1], &self.0[0])] {
             node.set_way(other, way);
+        }
+    }
+
+    /// Writes another MTU of the way to the map entries.
+    pub(crate) fn set_mtu(&self, way: Way, mtu: u32) {
+        self.set_way(way);
+        for node in &self.0 {
+            let peers = node.remote.open_peers().expect("open");
+            for (cidr, peer) in peers.entries().expect("list") {
+                let peer = peer.expect("a valid entry");
+                peers.insert(cidr, Peer::new(peer.node, peer.way, mtu)).expect("insert");
+            }
         }
     }
 
@@ -142,7 +157,7 @@ impl Node {
         self.netns.ip("link set veth0 addrgenmode none master cbr0 up");
         sysctl(pod, "net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.lo.disable_ipv6=0");
         pod.ip("link set lo up");
-        pod.ip("link set eth0 up");
+        pod.ip(&format!("link set eth0 mtu {} up", MTU - OVERHEAD));
         attach(&self.netns, "veth0", &self.datapath.directory(), ["cni_tc_main", "cni_tc_egress"]);
         let endpoint = Endpoint::new(index(&self.netns, "veth0"), mac);
         let endpoints = self.datapath.open_endpoints().expect("open");
@@ -193,8 +208,9 @@ impl Node {
                 }
                 Way::Stack => (format!("via {to} dev up0"), PeerWay::Stack, MTU),
                 Way::Tunnel | Way::TunnelOverIpv6 => {
-                    let encap = if to.is_ipv4() { "ip" } else { "ip6" };
-                    let route = format!("encap {encap} id {VNI} dst {to} dev vx0 src {gateway}");
+                    // Receivers drop UDP packets over IPv6 without a checksum: RFC 8200, section 8.1.
+                    let (encap, csum) = if to.is_ipv4() { ("ip", "") } else { ("ip6", "csum") };
+                    let route = format!("encap {encap} id {VNI} dst {to} {csum} dev vx0 src {gateway}");
                     (route, PeerWay::Tunnel { link, remote: to, vni: VNI }, MTU - OVERHEAD)
                 }
             };
@@ -242,11 +258,6 @@ impl Node {
     /// The index of the port of the pod.
     pub(crate) fn port(&self) -> IfIndex {
         index(&self.netns, "veth0")
-    }
-
-    pub(crate) fn counters(&self, family: usize) -> PodCounters {
-        let counters = self.datapath.open_counters().expect("open");
-        counters.read(self.addresses()[family]).expect("read").expect("an entry")
     }
 
     pub(crate) fn stats(&self) -> RemoteStats {
@@ -297,6 +308,7 @@ fn echo_streams(listener: &TcpListener, stop: &AtomicBool) {
                 continue;
             };
             stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(SHORT))).expect("a limit");
+            stream.set_write_timeout(Some(TIMEOUT)).expect("a limit");
             scope.spawn(move || {
                 let mut buffer = vec![0; 65_536];
                 while !stop.load(Ordering::Relaxed) {
