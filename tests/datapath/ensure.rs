@@ -106,8 +106,17 @@ fn missing_pins_are_restored_without_loss() {
             datapath.settle().unwrap();
             assert_eq!(datapath.state().unwrap(), PinState::Settled);
             fs::remove_file(directory.join(pin)).unwrap();
-            let is_optional = ["port_addresses", "port_xdp", "flow_filter", "port_filter", "packet_scratch", "stages"]
-                .contains(&pin.as_str());
+            let is_optional = [
+                "port_addresses",
+                "port_xdp",
+                "flow_filter",
+                "port_filter",
+                "packet_scratch",
+                "stages",
+                "peers",
+                "remote_stats",
+            ]
+            .contains(&pin.as_str());
             assert_eq!(datapath.is_complete().unwrap(), is_optional, "without {pin}");
             assert_eq!(datapath.state().unwrap(), PinState::Outdated);
 

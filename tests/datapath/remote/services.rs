@@ -4,6 +4,7 @@
 //! connection tracking drops the replies.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use cnikit_testbed::{Namespace as _, Pod, tool};
 
@@ -60,16 +61,16 @@ fn install(mode: Mode, node: &Node, server: &Node) {
                 let ip = ["ip", "ip6"][family];
                 let rules = format!(
                     "table {ip} kube-proxy {{
-                        chain mark {{ meta mark set meta mark or 0x4000 }}
+                        chain mark-masq {{ meta mark set meta mark or 0x4000; }}
                         chain services {{
-                            {ip} daddr {service} meta l4proto {{ tcp, udp }} th dport {SERVICE_PORT} {ip} saddr != {cluster} jump mark
+                            {ip} daddr {service} meta l4proto {{ tcp, udp }} th dport {SERVICE_PORT} {ip} saddr != {cluster} jump mark-masq
                             {ip} daddr {service} meta l4proto {{ tcp, udp }} th dport {SERVICE_PORT} dnat to {pod}
-                            {ip} daddr {address} meta l4proto {{ tcp, udp }} th dport {NODE_PORT} jump mark
+                            {ip} daddr {address} meta l4proto {{ tcp, udp }} th dport {NODE_PORT} jump mark-masq
                             {ip} daddr {address} meta l4proto {{ tcp, udp }} th dport {NODE_PORT} dnat to {pod}
                         }}
-                        chain prerouting {{ type nat hook prerouting priority dstnat; jump services }}
-                        chain output {{ type nat hook output priority -100; jump services }}
-                        chain forward {{ type filter hook forward priority filter; ct state invalid drop }}
+                        chain prerouting {{ type nat hook prerouting priority dstnat; jump services; }}
+                        chain output {{ type nat hook output priority -100; jump services; }}
+                        chain forward {{ type filter hook forward priority filter; ct state invalid drop; }}
                         chain postrouting {{
                             type nat hook postrouting priority srcnat
                             meta mark & 0x4000 == 0x4000 meta mark set meta mark xor 0x4000 masquerade fully-random
@@ -114,14 +115,33 @@ fn with_services(way: Way, mode: Mode, test: impl FnOnce(&Nodes) + Send) {
     });
 }
 
+fn sent(node: &Node) -> u64 {
+    let stats = node.stats();
+    stats.sent_direct + stats.sent_tunnel
+}
+
+/// The redirected packets, when the last connection has sent its last acknowledgement.
+fn sent_at_rest(node: &Node) -> u64 {
+    let mut last = sent(node);
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = sent(node);
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    last
+}
+
 /// All cases are answered, and only the packets between two pods without translation are redirected.
 fn assert_answers(way: Way, mode: Mode, what: &str, nodes: &Nodes) {
     let [a, b] = &nodes.0;
     for family in [0, 1] {
         for (case, client, to) in cases(nodes, family) {
-            let before = a.stats().sent_direct + a.stats().sent_tunnel;
+            let before = sent_at_rest(a);
             assert_eq!(answers(client, to, TIMEOUT), [true, true], "{way:?}, {mode:?}{what}: {case}, {to}");
-            let sent = a.stats().sent_direct + a.stats().sent_tunnel - before;
+            let sent = sent(a) - before;
             let is_redirected = case == "pod to pod";
             assert_eq!(sent > 0, is_redirected, "{way:?}, {mode:?}{what}: {case}, {to}: {sent} packets redirected");
         }
