@@ -242,7 +242,7 @@ fn owner_of_the_port_is_named() {
         host.ip("link set vx-test down");
         let program = std::net::UdpSocket::bind(("0.0.0.0", PORT)).expect("bind");
         let error = ensure(&tunnel, &GATEWAYS).expect_err("the port is taken");
-        assert!(matches!(error, Error::PortTaken { .. }), "{error:?}");
+        assert!(matches!(error, Error::PortTaken { other: None, .. }), "{error:?}");
         assert!(host.link(LINK).is_some());
         drop(program);
         ensure(&tunnel, &GATEWAYS).expect("the port is free");
