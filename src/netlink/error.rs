@@ -64,6 +64,16 @@ pub enum Error {
         /// The index.
         ifindex: IfIndex,
     },
+    /// A VXLAN cannot have its UDP port, because another socket of the namespace has it.
+    #[error("{operation} {object}: another VXLAN link or program uses UDP port {port}; choose another port or stop it")]
+    UdpPortTaken {
+        /// The operation, such as `create`.
+        operation: &'static str,
+        /// The object that was not created.
+        object: String,
+        /// The UDP port.
+        port: u16,
+    },
     /// The place of a qdisc holds another one, which differs from the requested one.
     #[error(
         "{operation} {object}: its place holds a {kind} qdisc that differs; delete it with the program that created it"
@@ -241,6 +251,7 @@ impl Error {
             Self::Exists { .. } | Self::IndexTaken { .. } | Self::QdiscConflict { .. } => {
                 Some(Errno::EXIST.raw_os_error())
             }
+            Self::UdpPortTaken { .. } => Some(Errno::ADDRINUSE.raw_os_error()),
             Self::LinkMissing { .. } => Some(Errno::NODEV.raw_os_error()),
             Self::NetnsMissing { .. } | Self::SysctlMissing { .. } => Some(Errno::NOENT.raw_os_error()),
             _ => None,

@@ -148,7 +148,7 @@ pub use links::{
 pub use neighbors::{AddressAnswer, AddressProbe, Neighbor, NeighborState};
 pub use netns::{Netns, NetnsId};
 pub use results::{ConfiguredInterface, Difference, INTERFACE_DIFFERS, VerifyError};
-pub use routes::{RejectAction, RejectRoute, Route};
+pub use routes::{RejectAction, RejectRoute, ResolvedRoute, Route, TunnelEncap};
 pub use rules::{RoutingRule, RuleAction};
 pub use socket::Socket;
 pub use sysctls::{AddrGenMode, Ipv4Conf, Ipv6Conf, Sysctl, SysctlName};

@@ -66,6 +66,11 @@ impl Operation {
         Error::IndexTaken { operation, object, ifindex }
     }
 
+    pub(super) fn udp_port_taken(&self, port: u16) -> Error {
+        let (operation, object) = self.parts();
+        Error::UdpPortTaken { operation, object, port }
+    }
+
     pub(super) fn qdisc_conflict(&self, kind: String) -> Error {
         let (operation, object) = self.parts();
         Error::QdiscConflict { operation, object, kind }

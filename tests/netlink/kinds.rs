@@ -155,7 +155,11 @@ fn vxlan_has_its_settings() {
             }),
         ),
         (multicast, value!({ "id": 9, "group": "239.1.1.1", "link": "veth1", "port": 4789, "learning": true })),
-        (Vxlan::external().port(4791), value!({ "external": true, "port": 4791, "learning": false })),
+        (
+            Vxlan::external().port(4791).udp_checksum(false),
+            value!({ "external": true, "port": 4791, "learning": false, "udp_csum": false }),
+        ),
+        (Vxlan::new(7).udp_checksum(true), value!({ "id": 7, "udp_csum": true })),
     ] {
         let index = create(&fixture.on_host, "vx0", vxlan);
         let seen = &link(&fixture.host, "vx0")["linkinfo"]["info_data"];
@@ -165,6 +169,7 @@ fn vxlan_has_its_settings() {
         let Some(LinkKind::Vxlan(read)) = details(&fixture.on_host, index) else { panic!("{vxlan:?}") };
         let mut expected = vxlan.learning(vxlan.learning.unwrap_or(true)).ageing(vxlan.ageing.unwrap_or(300));
         expected = expected.ttl(vxlan.ttl.unwrap_or(0)).tos(vxlan.tos.unwrap_or(0));
+        expected = expected.udp_checksum(vxlan.udp_checksum.unwrap_or(true));
         assert_eq!(read, expected);
         fixture.on_host.delete_link(index).expect("delete");
     }
@@ -391,7 +396,7 @@ fn details(socket: &Socket, index: IfIndex) -> Option<LinkKind> {
 }
 
 /// Whether the kernel lacks a kind of link, according to `ip`. Then the test is skipped.
-fn lacks(fixture: &Fixture, kind: &str, parent: &str) -> bool {
+pub(crate) fn lacks(fixture: &Fixture, kind: &str, parent: &str) -> bool {
     let command = format!("ip link add probe {parent} type {kind} 2>&1 && ip link delete probe");
     let output = fixture.host.run(|| std::process::Command::new("sh").args(["-c", &command]).output());
     let output = output.expect("enter").expect("run ip");

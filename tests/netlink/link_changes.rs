@@ -89,6 +89,10 @@ fn flags_and_queue_are_set_and_read() {
         fixture.on_host.set_allmulti(device, on).expect("set");
         assert_eq!((shown("PROMISC"), shown("ALLMULTI"), read().promiscuous, read().allmulti), (false, on, false, on));
     }
+    for on in [false, true] {
+        fixture.on_host.set_arp(device, on).expect("set");
+        assert_eq!((shown("NOARP"), read().arp), (!on, on));
+    }
     // A change of one flag keeps the others.
     fixture.on_host.set_up(device).expect("bring it up");
     fixture.on_host.set_promiscuous(device, true).expect("set");

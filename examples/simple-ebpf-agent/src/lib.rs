@@ -6,7 +6,8 @@
 //!   [`ClusterView`](view::ClusterView).
 //! * [`desired`] computes routes and sets from the view. Both are pure.
 //! * [`reconcile`] compares with the kernel and applies the differences, with [`masquerade`], and
-//!   writes the network configuration last ([`conflist`]).
+//!   writes the network configuration last ([`conflist`]). [`tunnel`] is the device for packets to
+//!   nodes that are not on-link.
 //! * [`agent`] is the loop around them, woken by the API, by [`monitor`] and by time. [`http`]
 //!   shows the result.
 
@@ -19,5 +20,6 @@ pub mod monitor;
 pub mod nodes;
 pub mod reconcile;
 pub mod settings;
+pub mod tunnel;
 pub mod view;
 pub mod watch;

@@ -109,8 +109,8 @@ impl Socket {
     ///
     /// # Errors
     ///
-    /// [`Error::Kernel`](crate::netlink::Error::Kernel): `ENODEV` if the link is gone, `EPERM`
-    /// without `CAP_NET_ADMIN`.
+    /// [`Error::Kernel`](crate::netlink::Error::Kernel): `ENODEV` if the link is gone, `EADDRINUSE`
+    /// if another socket has the UDP port of a VXLAN, `EPERM` without `CAP_NET_ADMIN`.
     pub fn set_up(&self, ifindex: IfIndex) -> Result<()> {
         let operation = Operation::on_link("bring up", ifindex);
         let request = finish(header(ifindex).up());
@@ -192,6 +192,20 @@ impl Socket {
     #[doc(alias = "IFF_ALLMULTI")]
     pub fn set_allmulti(&self, ifindex: IfIndex, on: bool) -> Result<()> {
         self.set_flag(&Operation::on_link("set the allmulti mode of", ifindex), ifindex, Iff::ALLMULTI, on)
+    }
+
+    /// Sets whether a link resolves neighbors, by ARP and by IPv6 neighbor discovery.
+    /// [`Link::arp`](crate::netlink::Link::arp) returns the flag.
+    ///
+    /// Without it, the kernel sends frames to the MAC of the link itself. A link that takes the
+    /// destination from metadata must not resolve neighbors: ARP requests have no metadata.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::set_promiscuous`].
+    #[doc(alias = "IFF_NOARP")]
+    pub fn set_arp(&self, ifindex: IfIndex, on: bool) -> Result<()> {
+        self.set_flag(&Operation::on_link("set the ARP mode of", ifindex), ifindex, Iff::NOARP, !on)
     }
 
     /// Sets the length of the transmit queue, in packets.

@@ -53,6 +53,8 @@ pub struct Link {
     /// The link receives frames for all multicast addresses (`IFF_ALLMULTI`), because
     /// [`Socket::set_allmulti`] or another program set the flag.
     pub allmulti: bool,
+    /// The link resolves neighbors (no `IFF_NOARP`): see [`Socket::set_arp`].
+    pub arp: bool,
     /// The encoded settings of the [kind](Self::kind). [`Link::details`] decodes them.
     #[doc(alias = "IFLA_INFO_DATA")]
     pub kind_data: Option<Vec<u8>>,
@@ -242,6 +244,7 @@ impl Link {
     pub(in crate::netlink) fn decode(message: &Ifinfomsg) -> Result<Self, EncodeError> {
         const UP: u32 = 1;
         const RUNNING: u32 = 1 << 6;
+        const NOARP: u32 = 1 << 7;
         const PROMISC: u32 = 1 << 8;
         const ALLMULTI: u32 = 1 << 9;
         let flags = u32::from(*message.ifi_flags());
@@ -290,6 +293,7 @@ impl Link {
             running: flags & RUNNING != 0,
             promiscuous: flags & PROMISC != 0,
             allmulti: flags & ALLMULTI != 0,
+            arp: flags & NOARP == 0,
             kind_data,
             master,
             bridge_port,

@@ -9,14 +9,14 @@ use std::{
 use neli::{
     consts::{
         nl::NlmF,
-        rtnl::{Ifla, Rtm},
+        rtnl::{Iff, Ifla, Rtm},
     },
     rtnl::Ifinfomsg,
 };
 use rustix::io::Errno;
 
 use super::{
-    kinds::LinkKind,
+    kinds::{LinkKind, Vxlan},
     link::Link,
     message::{finish, header},
 };
@@ -77,6 +77,9 @@ pub struct LinkSpec<'netns> {
     pub group: Option<u32>,
     /// The link comes up at once.
     pub up: bool,
+    /// The link resolves no neighbors: see [`Socket::set_arp`].
+    #[doc(alias = "IFF_NOARP")]
+    pub no_arp: bool,
 }
 
 impl<'netns> LinkSpec<'netns> {
@@ -94,6 +97,7 @@ impl<'netns> LinkSpec<'netns> {
             master: None,
             group: None,
             up: false,
+            no_arp: false,
         }
     }
 
@@ -157,6 +161,13 @@ impl<'netns> LinkSpec<'netns> {
         self
     }
 
+    /// Turns off ARP and IPv6 neighbor discovery: see [`Socket::set_arp`].
+    #[must_use]
+    pub const fn no_arp(mut self) -> Self {
+        self.no_arp = true;
+        self
+    }
+
     fn message(&self, index: Option<IfIndex>) -> Result<Ifinfomsg, EncodeError> {
         let attrs = Attrs::new()
             .put(Ifla::Ifname, self.name.as_str())?
@@ -178,9 +189,9 @@ impl<'netns> LinkSpec<'netns> {
             .put_some(Ifla::Txqlen, self.txqlen)?
             .put_some(Ifla::Group, self.group)?
             .put_some(Ifla::Master, self.master.map(IfIndex::get))?;
-        let header = header(index);
-        let header = if self.up { header.up() } else { header };
-        finish(header.rtattrs(attrs.into_buffer()))
+        let flags = [(self.up, Iff::UP), (self.no_arp, Iff::NOARP)];
+        let flags = flags.into_iter().filter(|(is_set, _)| *is_set).fold(Iff::empty(), |all, (_, flag)| all | flag);
+        finish(header(index).ifi_flags(flags).ifi_change(flags).rtattrs(attrs.into_buffer()))
     }
 }
 
@@ -199,8 +210,9 @@ impl Socket {
     ///
     /// [`Error::Exists`] if the name is taken in the namespace of the link. Also if a link with the
     /// same VLAN id on the parent exists, or with the same VNI. Nothing was created then.
-    /// [`Error::IndexTaken`] if the chosen index is taken. [`Error::Unsupported`] if the kernel
-    /// lacks the module of the kind.
+    /// [`Error::IndexTaken`] if the chosen index is taken. [`Error::UdpPortTaken`] if another VXLAN
+    /// or program uses the UDP port of the VXLAN. [`Error::Unsupported`] if the kernel lacks the
+    /// module of the kind.
     ///
     /// [`Error::Kernel`] otherwise:
     ///
@@ -232,7 +244,24 @@ impl Socket {
             (_, None) => self.create_here(&operation, link),
             (_, Some(netns)) => self.create_in(&operation, link, netns),
         };
-        created.map_err(|error| if lacks_kind(&error) { operation.unsupported(link.kind.module()) } else { error })
+        created.map_err(|error| match link.kind {
+            _ if lacks_kind(&error) => operation.unsupported(link.kind.module()),
+            LinkKind::Vxlan(vxlan) if self.lacks_port(link, vxlan, &error) => operation.udp_port_taken(vxlan.port),
+            _ => error,
+        })
+    }
+
+    /// Whether a VXLAN was not created because of its UDP port.
+    ///
+    /// The kernel reports the port only when it opens the socket, for a link that comes up. A
+    /// second external link has the VNI 0 of the first one, so the kernel reports an existing VNI.
+    fn lacks_port(&self, link: &LinkSpec<'_>, vxlan: Vxlan, error: &Error) -> bool {
+        let is_name_free = || match link.netns {
+            None => self.link_by_name(&link.name),
+            Some(netns) => netns.socket().and_then(|inside| inside.link_by_name(&link.name)),
+        };
+        let is_second = vxlan.external && matches!(error, Error::Exists { .. });
+        error.is(Errno::ADDRINUSE) || (is_second && matches!(is_name_free(), Ok(None)))
     }
 
     /// Creates a link and returns it.

@@ -39,6 +39,7 @@ impl Route {
                 route.effective_priority(),
                 route.effective_scope(),
                 route.onlink,
+                route.encap,
                 route.effective_mtu(),
                 route.effective_advmss(),
             )
@@ -98,6 +99,7 @@ fn agree<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::TunnelEncap;
 
     fn route(dst: &str) -> Route {
         Route::new(dst.parse().expect("a network"), IfIndex::new(2).expect("an index"))
@@ -122,6 +124,7 @@ mod tests {
     #[test]
     fn each_field_distinguishes_routes() {
         let address = |text: &str| text.parse().expect("an address");
+        let encap = || TunnelEncap::new(77, address("192.0.2.2"));
         let base = || route("10.1.0.0/16").via(address("10.0.0.1")).src(address("10.0.0.2")).protocol(4);
         let others = [
             Route { dst: route("10.1.0.0/17").dst, ..base() },
@@ -136,7 +139,11 @@ mod tests {
             base().src(address("10.0.0.3")),
             base().protocol(5),
             base().onlink(),
+            base().encap(encap()),
+            base().encap(encap().ttl(64)),
+            base().encap(encap().checksum(true)),
         ];
+        assert!(base().encap(encap()).is_same_as(&base().encap(encap())));
         for other in others {
             assert!(!base().is_same_as(&other) && !other.is_same_as(&base()), "{other}");
         }

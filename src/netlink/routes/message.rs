@@ -1,9 +1,12 @@
 //! Route messages: `struct rtmsg` and its attributes.
 
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
 use neli::{consts::rtnl::RtAddrFamily, types::Buffer};
 
 use super::{
+    encap::TunnelEncap,
     next_hop::{self, Hop, RTA_GATEWAY, RTA_VIA, RTNH_F_ONLINK},
     route::{Route, everything},
 };
@@ -25,8 +28,12 @@ const RTA_NH_ID: u16 = 30;
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
 pub(super) const RTN_UNICAST: u8 = 1;
+pub(super) const RTN_LOCAL: u8 = 2;
 /// A cached route, such as one with a learned path MTU. Linux before 4.20 lists these too.
 const RTM_F_CLONED: u32 = 0x200;
+/// The answer to an IPv4 lookup contains the table of the route. IPv6 always contains it, and
+/// refuses the flag.
+const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
 
 /// The families of routes, in the order of each list.
 pub(super) const FAMILIES: [RtAddrFamily; 2] = [RtAddrFamily::Inet, RtAddrFamily::Inet6];
@@ -56,11 +63,15 @@ pub(in crate::netlink) struct Hops {
 impl<'a> RouteMessage<'a> {
     /// `None` for a truncated header, and for a cached route.
     pub(in crate::netlink) fn parse(bytes: &'a [u8]) -> Option<Self> {
+        Self::parse_any(bytes).filter(|message| message.flags & RTM_F_CLONED == 0)
+    }
+
+    /// `None` for a truncated header. The kernel marks the answer to a lookup as a cached route.
+    pub(super) fn parse_any(bytes: &'a [u8]) -> Option<Self> {
         let (&[family, dst_len, _, _, table, protocol, scope, kind], rest) = bytes.split_first_chunk()?;
         let (flags, attrs) = rest.split_first_chunk()?;
         let flags = u32::from_ne_bytes(*flags);
-        let message = Self { family, dst_len, table, protocol, scope, kind, flags, attrs };
-        (flags & RTM_F_CLONED == 0).then_some(message)
+        Some(Self { family, dst_len, table, protocol, scope, kind, flags, attrs })
     }
 
     pub(super) fn is_of(&self, family: RtAddrFamily) -> bool {
@@ -86,7 +97,9 @@ impl<'a> RouteMessage<'a> {
         let mut hops = self.attr(RTA_MULTIPATH).map(next_hop::multipath).unwrap_or_default();
         let via = || self.attr(RTA_VIA).and_then(next_hop::via_addr);
         let gateway = self.attr(RTA_GATEWAY).and_then(ip_addr).or_else(via);
-        hops.extend(self.attr(RTA_OIF).and_then(ifindex).map(|oif| Hop::new(oif, gateway, self.flags)));
+        let encap = TunnelEncap::decode(self.attrs);
+        let hop = |oif| Hop { encap, ..Hop::new(oif, gateway, self.flags) };
+        hops.extend(self.attr(RTA_OIF).and_then(ifindex).map(hop));
         Hops { hops, object: self.attr(RTA_NH_ID).and_then(number) }
     }
 
@@ -94,6 +107,7 @@ impl<'a> RouteMessage<'a> {
     pub(in crate::netlink) fn route(&self, hop: Hop) -> Option<Route> {
         let mut route = Route::new(self.dst()?, hop.oif).scope(self.scope).protocol(self.protocol).table(self.table());
         (route.gateway, route.onlink, route.priority) = (hop.gateway, hop.onlink, self.priority());
+        route.encap = hop.encap;
         route.src = self.attr(RTA_PREFSRC).and_then(ip_addr);
         for (metric, value) in self.attr(RTA_METRICS).into_iter().flat_map(attributes) {
             match metric {
@@ -151,6 +165,9 @@ impl Route {
         if let Some(src) = self.src {
             attrs = attrs.put_ip(RTA_PREFSRC, src);
         }
+        if let Some(encap) = self.encap {
+            attrs = encap.put(attrs);
+        }
         let mut metrics = Attributes::new();
         for (kind, number) in [(RTAX_MTU, self.mtu), (RTAX_ADVMSS, self.advmss)] {
             if let Some(number) = number {
@@ -167,6 +184,13 @@ impl Route {
         let main = Self::MAIN_TABLE as u8;
         message([family, self.dst.prefix(), 0, 0, main, protocol, scope, RTN_UNICAST], flags, attrs)
     }
+}
+
+/// A request for the route that the kernel chooses for packets to an address.
+pub(super) fn lookup_message(destination: IpAddr) -> Result<Buffer, EncodeError> {
+    let (bits, flags) = if destination.is_ipv4() { (32, RTM_F_LOOKUP_TABLE) } else { (128, 0) };
+    let attrs = Attributes::new().put_ip(RTA_DST, destination);
+    message([family(destination).into(), bits, 0, 0, 0, 0, 0, 0], flags, attrs)
 }
 
 /// `struct rtmsg`: family, lengths of destination and source, TOS, table, protocol, scope, type and

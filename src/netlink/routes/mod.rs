@@ -1,13 +1,17 @@
 //! Routes of all tables.
 
+mod encap;
 mod identity;
 mod list;
+mod lookup;
 mod message;
 mod next_hop;
 mod operations;
 mod reject;
 mod route;
 
+pub use encap::TunnelEncap;
+pub use lookup::ResolvedRoute;
 #[cfg(any(test, fuzzing))]
 pub(super) use message::RouteMessage;
 pub use reject::{RejectAction, RejectRoute};

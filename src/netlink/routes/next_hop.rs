@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::encap::TunnelEncap;
 use crate::netlink::wire::{attributes, family, ifindex, ip_addr, octets};
 use crate::spec::IfIndex;
 
@@ -16,11 +17,12 @@ pub(in crate::netlink) struct Hop {
     pub(super) oif: IfIndex,
     pub(super) gateway: Option<IpAddr>,
     pub(super) onlink: bool,
+    pub(super) encap: Option<TunnelEncap>,
 }
 
 impl Hop {
     pub(super) const fn new(oif: IfIndex, gateway: Option<IpAddr>, flags: u32) -> Self {
-        Self { oif, gateway, onlink: flags & RTNH_F_ONLINK != 0 }
+        Self { oif, gateway, onlink: flags & RTNH_F_ONLINK != 0, encap: None }
     }
 }
 
@@ -50,7 +52,8 @@ pub(super) fn multipath(bytes: &[u8]) -> Vec<Hop> {
             RTA_VIA => via_addr(bytes),
             _ => None,
         });
-        hops.extend(ifindex(&header[4..]).map(|oif| Hop::new(oif, gateway, header[2].into())));
+        let encap = TunnelEncap::decode(attrs);
+        hops.extend(ifindex(&header[4..]).map(|oif| Hop { encap, ..Hop::new(oif, gateway, header[2].into()) }));
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     hops
@@ -71,8 +74,8 @@ mod tests {
         };
         let whole = [hop(3, 4, [10, 0, 0, 1]), hop(4, 0, [10, 0, 0, 2])].concat();
         let expected = [
-            Hop { oif: IfIndex::new(3).unwrap(), gateway: Some([10, 0, 0, 1].into()), onlink: true },
-            Hop { oif: IfIndex::new(4).unwrap(), gateway: Some([10, 0, 0, 2].into()), onlink: false },
+            Hop { oif: IfIndex::new(3).unwrap(), gateway: Some([10, 0, 0, 1].into()), onlink: true, encap: None },
+            Hop { oif: IfIndex::new(4).unwrap(), gateway: Some([10, 0, 0, 2].into()), onlink: false, encap: None },
         ];
         assert_eq!(multipath(&whole), expected);
         assert_eq!(multipath(&whole[..20]), expected[..1]);

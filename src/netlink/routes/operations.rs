@@ -27,10 +27,12 @@ impl Socket {
     ///   route with [`onlink`](Route::onlink) needs no such subnet.
     /// * `EINVAL` if the host does not have the address [`src`](Route::src).
     /// * `ENETDOWN` if the link is down, `EPERM` without `CAP_NET_ADMIN`.
+    /// * `EOPNOTSUPP` if the kernel has no [tunnel headers](Route::encap) in routes.
     ///
     /// # Kernel
     ///
-    /// An IPv4 route through an IPv6 next hop needs Linux 5.2. Older kernels return `EINVAL`.
+    /// An IPv4 route through an IPv6 next hop needs Linux 5.2. Older kernels return `EINVAL`. A
+    /// route with a tunnel header needs Linux 4.3 and `CONFIG_LWTUNNEL`.
     #[doc(alias = "RTM_NEWROUTE")]
     pub fn add_route(&self, route: &Route) -> Result<()> {
         self.new_route("add route", route, NlmF::EXCL)
@@ -107,7 +109,8 @@ impl Socket {
     ///
     /// The comparison has these limits:
     ///
-    /// * `onlink` is not compared. IPv6 does not compare `src`, `mtu`, `advmss` and `scope`.
+    /// * `onlink` is not compared. IPv6 does not compare `src`, `mtu`, `advmss`, `scope` and
+    ///   `encap`.
     /// * IPv4 compares a multipath route by its first next hop, and deletes the whole route.
     /// * IPv6 deletes only the next hop with this gateway.
     ///

@@ -7,6 +7,7 @@ use std::{
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
+use super::encap::TunnelEncap;
 use crate::spec::IfIndex;
 
 /// The `proto` numbers that [`Display`] shows by name.
@@ -69,6 +70,10 @@ pub struct Route {
     /// `/etc/iproute2/rt_protos` has the numbers in use. Values below 5 have a fixed meaning.
     #[doc(alias = "RTPROT_STATIC")]
     pub protocol: Option<u8>,
+    /// The tunnel header that the link adds to the packets. A listed route with an encapsulation of
+    /// another type, such as MPLS, has `None`.
+    #[doc(alias = "RTA_ENCAP")]
+    pub encap: Option<TunnelEncap>,
 }
 
 impl Route {
@@ -91,6 +96,7 @@ impl Route {
             src: None,
             onlink: false,
             protocol: None,
+            encap: None,
         }
     }
 
@@ -162,6 +168,14 @@ impl Route {
         self.protocol = Some(protocol);
         self
     }
+
+    /// Sets the tunnel header that the link adds to the packets. The link must take its headers
+    /// from the metadata of packets, as [`Vxlan::external`](crate::netlink::Vxlan::external) does.
+    #[must_use]
+    pub const fn encap(mut self, encap: TunnelEncap) -> Self {
+        self.encap = Some(encap);
+        self
+    }
 }
 
 /// The order of [ip-route(8)](https://man7.org/linux/man-pages/man8/ip-route.8.html), with the
@@ -169,6 +183,9 @@ impl Route {
 impl Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.dst)?;
+        if let Some(encap) = self.encap {
+            write!(f, " {encap}")?;
+        }
         if let Some(gateway) = self.gateway {
             write!(f, " via {gateway}")?;
         }

@@ -21,6 +21,7 @@ const IFLA_VXLAN_AGEING: u16 = 8;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_GROUP6: u16 = 16;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
+const IFLA_VXLAN_UDP_CSUM: u16 = 18;
 const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 
 /// An Ethernet network over UDP ([RFC 7348](https://www.rfc-editor.org/rfc/rfc7348)).
@@ -41,7 +42,9 @@ const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 /// the link itself is in another namespace.
 ///
 /// The kernel refuses a second link with the same VNI and port in one namespace (`EEXIST`). It
-/// refuses a remote and a local address of different families (`EINVAL`).
+/// refuses a remote and a local address of different families (`EINVAL`). An
+/// [external](Self::external) link needs a UDP port of its own. With another VXLAN on the same
+/// port, only the first of both comes up (`EADDRINUSE`).
 ///
 /// # Kernel
 ///
@@ -78,6 +81,11 @@ pub struct Vxlan {
     /// program sets.
     #[doc(alias = "IFLA_VXLAN_COLLECT_METADATA")]
     pub external: bool,
+    /// The UDP headers of packets over IPv4 have a checksum. The kernel's default is on. On an
+    /// [external](Self::external) link, the metadata of each packet decides instead: see
+    /// [`TunnelEncap::checksum`](crate::netlink::TunnelEncap::checksum).
+    #[doc(alias = "IFLA_VXLAN_UDP_CSUM")]
+    pub udp_checksum: Option<bool>,
 }
 
 impl Vxlan {
@@ -98,6 +106,7 @@ impl Vxlan {
             ttl: None,
             tos: None,
             external: false,
+            udp_checksum: None,
         }
     }
 
@@ -164,6 +173,13 @@ impl Vxlan {
         self
     }
 
+    /// Sets whether the UDP headers of packets over IPv4 have a checksum.
+    #[must_use]
+    pub const fn udp_checksum(mut self, on: bool) -> Self {
+        self.udp_checksum = Some(on);
+        self
+    }
+
     pub(super) fn encode(self) -> Result<Attrs<u16>, EncodeError> {
         let data = Attrs::new()
             .put(IFLA_VXLAN_ID, self.vni)?
@@ -173,6 +189,7 @@ impl Vxlan {
             .put_some(IFLA_VXLAN_AGEING, self.ageing)?
             .put_some(IFLA_VXLAN_TTL, self.ttl)?
             .put_some(IFLA_VXLAN_TOS, self.tos)?
+            .put_some(IFLA_VXLAN_UDP_CSUM, self.udp_checksum.map(u8::from))?
             .put_some(IFLA_VXLAN_COLLECT_METADATA, self.external.then_some(1_u8))?;
         let data = put_address(data, IFLA_VXLAN_GROUP, IFLA_VXLAN_GROUP6, self.remote)?;
         put_address(data, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6, self.local)
@@ -193,6 +210,7 @@ impl Vxlan {
                 IFLA_VXLAN_AGEING => vxlan.ageing = number(bytes),
                 IFLA_VXLAN_TTL => vxlan.ttl = byte,
                 IFLA_VXLAN_TOS => vxlan.tos = byte,
+                IFLA_VXLAN_UDP_CSUM => vxlan.udp_checksum = byte.map(|on| on != 0),
                 IFLA_VXLAN_COLLECT_METADATA => vxlan.external = byte != Some(0),
                 _ => (),
             }
