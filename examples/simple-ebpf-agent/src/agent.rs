@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::http::{Pages, seconds_since_1970};
 use crate::monitor;
+use crate::probe::Prober;
 use crate::reconcile::Reconciler;
 use crate::settings::Settings;
 use crate::watch::{Cluster, NodeApi};
@@ -42,7 +43,8 @@ pub async fn run(
 ) -> io::Result<()> {
     let kernel = monitor::start()?;
     let resync = settings.resync;
-    let mut reconciler = Reconciler::new(settings);
+    let prober = Prober::start(Arc::clone(&kernel))?;
+    let mut reconciler = Reconciler::new(settings).with_prober(prober);
     let mut last = Report::default();
     let mut is_told = true;
     loop {

@@ -35,9 +35,9 @@ pub enum Error {
     },
 }
 
-/// The object of the plugin in the list.
+/// The object of the plugin in the list, with the MTU of pods in bytes.
 #[must_use]
-pub fn plugin(settings: &Settings, pod_cidrs: &[IpNetwork]) -> Value {
+pub fn plugin(settings: &Settings, pod_cidrs: &[IpNetwork], mtu: Option<u32>) -> Value {
     let mut plugin = json!({
         "type": PLUGIN,
         "bridge": settings.bridge.as_str(),
@@ -45,7 +45,7 @@ pub fn plugin(settings: &Settings, pod_cidrs: &[IpNetwork]) -> Value {
         // The agent masquerades: it knows the pods of other nodes.
         "ipMasq": false,
     });
-    if let Some(mtu) = settings.mtu {
+    if let Some(mtu) = mtu {
         plugin["mtu"] = mtu.into();
     }
     if let Some(log) = &settings.plugin_log {
@@ -54,10 +54,10 @@ pub fn plugin(settings: &Settings, pod_cidrs: &[IpNetwork]) -> Value {
     plugin
 }
 
-/// The text of the configuration.
+/// The text of the configuration, with the object of the plugin.
 #[must_use]
-pub fn text(settings: &Settings, pod_cidrs: &[IpNetwork]) -> String {
-    let mut plugins = vec![plugin(settings, pod_cidrs)];
+pub fn text(settings: &Settings, plugin: Value) -> String {
+    let mut plugins = vec![plugin];
     if settings.plugin_dir.join(PORTMAP).exists() {
         plugins.push(json!({ "type": PORTMAP, "capabilities": { "portMappings": true } }));
     }
@@ -118,18 +118,23 @@ mod tests {
 
     fn settings(plugins: &Path) -> Settings {
         let plugins = plugins.display().to_string();
-        Settings::parse_from(["agent", "--node-name", "a", "--mtu", "1450", "--plugin-dir", &plugins])
+        Settings::parse_from(["agent", "--node-name", "a", "--plugin-dir", &plugins])
     }
 
     fn cidrs() -> Vec<IpNetwork> {
         ["10.244.1.0/24", "fd00:10:244:1::/64"].map(|cidr| cidr.parse().expect("a network")).to_vec()
     }
 
+    fn text_of(plugins: &Path) -> String {
+        let settings = settings(plugins);
+        text(&settings, plugin(&settings, &cidrs(), Some(1450)))
+    }
+
     #[test]
     fn configuration_is_valid_for_the_plugin() {
         let dir = tempfile::tempdir().expect("a directory");
         let settings = settings(dir.path());
-        let config: Config = serde_json::from_value(plugin(&settings, &cidrs())).expect("a configuration");
+        let config: Config = serde_json::from_value(plugin(&settings, &cidrs(), Some(1450))).expect("a configuration");
         assert_eq!(config.mtu, Some(1450));
         let subnets: Vec<_> = config.ranges().map(|range| range.subnet()).collect();
         assert_eq!(subnets, cidrs());
@@ -139,7 +144,7 @@ mod tests {
     fn portmap_is_listed_if_the_node_has_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let types = || {
-            let list: Value = serde_json::from_str(&text(&settings(dir.path()), &cidrs())).expect("JSON");
+            let list: Value = serde_json::from_str(&text_of(dir.path())).expect("JSON");
             let plugins = list["plugins"].as_array().expect("a list").clone();
             plugins.iter().map(|plugin| plugin["type"].as_str().expect("a type").to_owned()).collect::<Vec<_>>()
         };
@@ -152,7 +157,7 @@ mod tests {
     fn equal_bytes_are_not_written_again() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("10-podnet.conflist");
-        let text = text(&settings(dir.path()), &cidrs());
+        let text = text_of(dir.path());
         let inode = || fs::metadata(&path).expect("a file").ino();
         assert!(write(&path, &text).expect("write"));
         let first = inode();
@@ -171,7 +176,7 @@ mod tests {
         let path = dir.path().join("10-podnet.conflist");
         for foreign in [r#"{"name": "x", "plugins": [{"type": "flannel"}]}"#, "no JSON"] {
             fs::write(&path, foreign).expect("write");
-            let error = write(&path, &text(&settings(dir.path()), &cidrs())).expect_err("refused");
+            let error = write(&path, &text_of(dir.path())).expect_err("refused");
             assert!(error.to_string().contains("--conflist"), "{error}");
             assert_eq!(fs::read_to_string(&path).expect("read"), foreign);
         }

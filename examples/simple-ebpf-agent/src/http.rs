@@ -66,6 +66,7 @@ impl Pages {
         for peer in &report.peers {
             let way = match peer.way {
                 Way::Direct => "direct",
+                Way::Vxlan => "vxlan",
                 Way::Routed => "routed",
                 Way::None => "none",
             };

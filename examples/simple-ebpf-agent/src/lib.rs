@@ -4,22 +4,28 @@
 //!
 //! * [`watch`] watches the Node objects, and [`nodes`] is their index. It returns a
 //!   [`ClusterView`](view::ClusterView).
-//! * [`desired`] computes routes and sets from the view. Both are pure.
-//! * [`reconcile`] compares with the kernel and applies the differences, with [`masquerade`], and
-//!   writes the network configuration last ([`conflist`]). [`tunnel`] is the device for packets to
+//! * [`desired`] computes routes, map entries and sets from the view, with [`routes`] and [`cidrs`].
+//!   All of them are pure.
+//! * [`reconcile`] compares with the kernel and applies the differences, with [`tunnel`],
+//!   [`underlay`] and [`masquerade`], and writes the network configuration last ([`conflist`]).
+//! * [`probe`] tries the direct ways to other nodes. [`tunnel`] is the device for packets to
 //!   nodes that are not on-link.
 //! * [`agent`] is the loop around them, woken by the API, by [`monitor`] and by time. [`http`]
 //!   shows the result.
 
 pub mod agent;
+pub mod cidrs;
 pub mod conflist;
 pub mod desired;
 pub mod http;
 pub mod masquerade;
 pub mod monitor;
 pub mod nodes;
+pub mod probe;
 pub mod reconcile;
+pub mod routes;
 pub mod settings;
 pub mod tunnel;
+pub mod underlay;
 pub mod view;
 pub mod watch;

@@ -143,15 +143,10 @@ impl Entry {
         let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
         let mut problems = Vec::new();
         let annotation = node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MODE_ANNOTATION));
-        let mode = match annotation.map(String::as_str) {
-            None => None,
-            Some("direct") => Some(Mode::Direct),
-            Some("routed") => Some(Mode::Routed),
-            Some(other) => {
-                problems.push(format!("{MODE_ANNOTATION} is {other:?}; the modes are direct and routed"));
-                None
-            }
-        };
+        let mode = annotation.and_then(|text| {
+            let refused = |error| problems.push(format!("{MODE_ANNOTATION} is {text:?}; {error}"));
+            text.parse::<Mode>().map_err(refused).ok()
+        });
         let addresses = addresses.iter().filter(|address| address.kind == "InternalIP").map(|address| &address.address);
         Self {
             pod_cidrs: parsed("pod CIDR", &node.spec.pod_cidrs, &mut problems),
@@ -262,10 +257,10 @@ mod tests {
         nodes.apply(&object);
         assert_eq!(nodes.view("a").peers[0].mode, Some(Mode::Routed));
         assert!(nodes.is_network_unavailable("b") && !nodes.is_network_unavailable("a"));
-        object.metadata.annotations = Some([(MODE_ANNOTATION.to_owned(), "vxlan".to_owned())].into());
+        object.metadata.annotations = Some([(MODE_ANNOTATION.to_owned(), "ipip".to_owned())].into());
         nodes.apply(&object);
         let view = nodes.view("a");
         assert_eq!(view.peers[0].mode, None);
-        assert!(view.problems[0].contains("vxlan"), "{:?}", view.problems);
+        assert!(view.problems[0].contains("ipip"), "{:?}", view.problems);
     }
 }

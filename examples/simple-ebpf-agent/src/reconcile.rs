@@ -5,21 +5,30 @@
 //! own rules, so that pods always have one of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use cnikit::netlink::{Link, Route, Socket, Sysctl};
-use cnikit::spec::{IfIndex, MacAddr};
+use cnikit::bpf;
+use cnikit::datapath::RemoteConfig;
+use cnikit::netlink::{self, Address, Link, Route, Socket, Sysctl};
+use cnikit::spec::{IfIndex, IfName, MacAddr};
 use ipnetwork::IpNetwork;
-use simple_ebpf_cni::agent::{PeerReport, Report, Way};
+use simple_ebpf_cni::agent::{Mode, PeerReport, ROUTE_PROTOCOL, Report, Way, remote_datapath};
 use simple_ebpf_cni::config::Config;
 use simple_ebpf_cni::network::Network;
 use simple_ebpf_cni::{masquerade as plugin_masquerade, naming, programs};
 use tracing::info;
 
-use crate::desired::{Desired, route_changes};
+use crate::desired::{Desired, LinkInfo, TunnelLink, Underlay, first_address, tunnel_overhead};
+use crate::probe::{self, Prober};
+use crate::routes::{RouteIndex, route_changes};
 use crate::settings::Settings;
-use crate::view::ClusterView;
-use crate::{conflist, masquerade};
+use crate::tunnel::{self, Tunnel};
+use crate::view::{ClusterView, OwnNode};
+use crate::{conflist, masquerade, underlay};
+
+/// The metric of an IPv6 route without an own one.
+const IPV6_METRIC: u32 = 1024;
 
 /// The time after which the network of the node is repaired also if nothing seems to differ.
 const FULL_REPAIR: Duration = Duration::from_secs(300);
@@ -28,8 +37,18 @@ const FULL_REPAIR: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub struct Reconciler {
     settings: Settings,
-    /// The last complete repair: its time, the pod CIDRs, and the network after it.
-    repaired: Option<(Instant, Vec<IpNetwork>, Fingerprint)>,
+    /// `None` if no way needs probes, or in a test.
+    prober: Option<Prober>,
+    /// The last complete repair: its time, the configuration of the plugin, and the network after
+    /// it.
+    repaired: Option<(Instant, serde_json::Value, Fingerprint)>,
+}
+
+/// The state of the kernel at the beginning of a comparison.
+struct Kernel {
+    host: Socket,
+    links: Vec<Link>,
+    addresses: Vec<Address>,
 }
 
 /// What shows that the network of the node has changed, at the cost of a few requests.
@@ -44,7 +63,14 @@ impl Reconciler {
     /// Changes nothing.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, repaired: None }
+        Self { settings, prober: None, repaired: None }
+    }
+
+    /// Probes the direct ways.
+    #[must_use]
+    pub fn with_prober(mut self, prober: Prober) -> Self {
+        self.prober = Some(prober);
+        self
     }
 
     /// Makes the kernel equal to the view. A step that fails is in the report, and does not stop
@@ -64,8 +90,7 @@ impl Reconciler {
             return report;
         };
         report.pod_cidrs.clone_from(&own.pod_cidrs);
-        report.mtu = self.settings.mtu;
-        if let Err(problem) = self.apply_to(view, &own.pod_cidrs, &mut report) {
+        if let Err(problem) = self.apply_to(view, own, &mut report) {
             report.problems.push(problem);
         }
         report.is_ready = report.problems.is_empty();
@@ -79,19 +104,56 @@ impl Reconciler {
         report
     }
 
-    fn apply_to(&mut self, view: &ClusterView, own: &[IpNetwork], report: &mut Report) -> Result<(), String> {
-        let host = Socket::open().map_err(|error| error.to_string())?;
+    fn apply_to(&mut self, view: &ClusterView, own: &OwnNode, report: &mut Report) -> Result<(), String> {
+        let kernel = Kernel::look()?;
+        let (host, own_cidrs) = (&kernel.host, own.pod_cidrs.as_slice());
+        let uses_tunnel = self.settings.mode.needs_tunnel()
+            || view.peers.iter().any(|peer| peer.mode.is_some_and(Mode::needs_tunnel));
+        let underlay_mtu = kernel.underlay_mtu(&own.addresses)?;
+        let overhead = tunnel_overhead(&own.addresses);
+        report.mtu = self.settings.mtu.or_else(|| uses_tunnel.then_some(underlay_mtu? - overhead));
+        let plugin = conflist::plugin(&self.settings, own_cidrs, report.mtu);
         let problems = &mut report.problems;
 
-        let set_up = self.set_up_network(&host, own);
+        let set_up = self.set_up_network(host, &plugin);
+        let is_set_up = set_up.is_ok();
         problems.extend(set_up.err());
+        let gateways: Vec<IpAddr> = own_cidrs.iter().filter_map(first_address).collect();
+        // A replaced device takes its routes with it, so it comes before the routes are listed.
+        let tunnel = self.ensure_tunnel(host, uses_tunnel, underlay_mtu.unwrap_or(1500) - overhead, &gateways);
+        problems.extend(tunnel.as_ref().err().filter(|_| uses_tunnel).cloned());
 
         let found = host.routes_of(Route::MAIN_TABLE).map_err(|error| error.to_string())?;
-        let desired = Desired::new(view, self.settings.mode, &found);
+        let rejects = host.reject_routes().map_err(|error| error.to_string())?;
+        let routes = RouteIndex::new(&found, &rejects);
+        let current = current_next_hops(&found);
+        let links = kernel.link_infos();
+        let verdicts = self.prober.as_ref().map(Prober::verdicts).unwrap_or_default();
+        let underlay = Underlay {
+            mode: self.settings.mode,
+            bypass: self.settings.bypass && is_set_up,
+            routes: &routes,
+            links: &links,
+            tunnel: tunnel.as_ref().copied().map_err(String::as_str),
+            verdicts: &verdicts,
+            current: &current,
+        };
+        let mut desired = Desired::new(view, &underlay);
+        let link = tunnel.as_ref().ok().map(|tunnel| tunnel.link);
+        let remote = remote_datapath(&self.settings.network);
+        if is_set_up && let Err(error) = underlay::ensure_programs(host, &remote, &desired.uplinks, link) {
+            problems.push(format!("cannot attach the eBPF programs to the links between the nodes: {error}"));
+            desired = Desired::new(view, &Underlay { bypass: false, ..underlay });
+        }
+        let mut names = kernel.names(desired.uplinks.iter());
+        if link.is_some() {
+            let loosened = underlay::loosen_reverse_path_filters(names.values());
+            problems.extend(loosened.err().map(|error| format!("nodes can send by two links, but {error}")));
+        }
 
         // Before the routes: a connection keeps the address that its first packet gets.
         if self.settings.masquerade {
-            match masquerade::ensure(own, &desired, &self.settings.bridge) {
+            match masquerade::ensure(own_cidrs, &desired, &self.settings.bridge) {
                 Ok(true) => info!("changed the masquerading rules: {} pod CIDRs", desired.pod_cidrs.len()),
                 Ok(false) => {}
                 Err(error) => problems.push(format!("cannot masquerade packets of pods: {error}")),
@@ -101,11 +163,32 @@ impl Reconciler {
                 masquerade::remove().err().map(|error| format!("cannot delete the masquerading rules: {error}")),
             );
         }
-        problems.extend(change_routes(&host, &desired, &found));
-        report.peers = with_links(&host, desired.peers, &desired.routes);
+        let entries = |error: bpf::Error| format!("cannot write the eBPF maps of other nodes: {error}");
+        let deleted = if is_set_up { underlay::delete_entries(&remote, &desired).map_err(entries) } else { Ok(0) };
+        problems.extend(change_routes(host, &desired, &found));
+        // After the routes, because the programs leave some packets to the stack.
+        let config = RemoteConfig::new(self.settings.vxlan_id);
+        let config = kernel.pod_mtu(&self.settings.bridge).into_iter().fold(config, RemoteConfig::pod_mtu);
+        let written =
+            if is_set_up { underlay::write_entries(&remote, &desired, config).map_err(entries) } else { Ok(0) };
+        match (deleted, written) {
+            (Ok(0), Ok(0)) => {}
+            (Ok(deleted), Ok(written)) => {
+                info!("changed map entries of pod CIDRs: {written} written, {deleted} deleted")
+            }
+            (deleted, written) => problems.extend(deleted.err().or(written.err())),
+        }
+        // The tunnel's link may be newer than the list of links.
+        names.extend(link.map(|link| (link, self.settings.vxlan_link.clone())));
+        if let Some(prober) = &self.prober {
+            let (links, port, targets) =
+                (names.clone(), self.settings.probe_port, std::mem::take(&mut desired.targets));
+            prober.configure(probe::Config { port, gateways, links, targets, tunnel: link }, &current);
+        }
+        report.peers = with_links(&names, desired.peers, &desired.routes);
 
         if report.problems.is_empty() {
-            let text = conflist::text(&self.settings, own);
+            let text = conflist::text(&self.settings, plugin);
             if conflist::write(&self.settings.conflist, &text).map_err(|error| error.to_string())? {
                 info!("wrote {}", self.settings.conflist.display());
             }
@@ -119,16 +202,29 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Creates or repairs the tunnel's link, or deletes it if no way needs it. Returns the reason
+    /// if there is none.
+    fn ensure_tunnel(&self, host: &Socket, is_used: bool, mtu: u32, gateways: &[IpAddr]) -> Result<TunnelLink, String> {
+        let Settings { vxlan_link, vxlan_id, vxlan_port, node_name, .. } = &self.settings;
+        if !is_used {
+            tunnel::remove(vxlan_link).map_err(|error| error.to_string())?;
+            return Err("no mode uses the tunnel".to_owned());
+        }
+        let tunnel = Tunnel::new(node_name, vxlan_link.clone(), *vxlan_id, *vxlan_port);
+        let link = tunnel.ensure(host, mtu, gateways).map_err(|error| error.to_string())?;
+        Ok(TunnelLink { link, vni: *vxlan_id })
+    }
+
     /// Creates or repairs the bridge, the programs and the map entries.
-    fn set_up_network(&mut self, host: &Socket, own: &[IpNetwork]) -> Result<(), String> {
+    fn set_up_network(&mut self, host: &Socket, plugin: &serde_json::Value) -> Result<(), String> {
         let name = &self.settings.network;
-        let config: Config = serde_json::from_value(conflist::plugin(&self.settings, own))
+        let config: Config = serde_json::from_value(plugin.clone())
             .map_err(|error| format!("the network configuration is invalid: {error}"))?;
         let store = naming::leases(&config.data_dir, name).map_err(|error| error.to_string())?;
         let network = Network::new(host, name, &config, &store);
         let before = Fingerprint::look(&network)?;
-        let is_same = |(at, cidrs, seen): &(Instant, Vec<IpNetwork>, Fingerprint)| {
-            at.elapsed() < FULL_REPAIR && cidrs == own && *seen == before
+        let is_same = |(at, known, seen): &(Instant, serde_json::Value, Fingerprint)| {
+            at.elapsed() < FULL_REPAIR && known == plugin && *seen == before
         };
         if self.repaired.as_ref().is_some_and(is_same) {
             return Ok(());
@@ -139,7 +235,7 @@ impl Reconciler {
         if before != after {
             info!("set up the network {name}: bridge {}", config.bridge);
         }
-        self.repaired = Some((Instant::now(), own.to_vec(), after));
+        self.repaired = Some((Instant::now(), plugin.clone(), after));
         Ok(())
     }
 }
@@ -180,18 +276,61 @@ fn enable_forwarding(own: &[IpNetwork]) -> Vec<String> {
     changed.flatten().collect()
 }
 
-/// Adds the name and MTU of the link to the way to each node.
-fn with_links(host: &Socket, peers: Vec<PeerReport>, routes: &[Route]) -> Vec<PeerReport> {
-    let mut links: BTreeMap<IfIndex, Option<Link>> = BTreeMap::new();
-    let mut with_link = |mut peer: PeerReport| {
-        if let Some(route) = routes.iter().find(|route| route.dst == peer.pod_cidr) {
-            let link = links.entry(route.oif).or_insert_with(|| host.link_by_index(route.oif).ok().flatten());
-            peer.link = link.as_ref().map(|link| link.name.to_string());
-            peer.mtu = link.as_ref().map(|link| link.mtu);
+impl Kernel {
+    fn look() -> Result<Self, String> {
+        let look = || {
+            let host = Socket::open()?;
+            let (links, addresses) = (host.links()?, host.all_addresses()?);
+            Ok(Self { host, links, addresses })
+        };
+        look().map_err(|error: netlink::Error| error.to_string())
+    }
+
+    fn link_infos(&self) -> BTreeMap<IfIndex, LinkInfo> {
+        // Links without MACs, such as those of WireGuard, carry IP packets without a frame.
+        let info = |link: &Link| LinkInfo { mtu: link.mtu, is_ethernet: link.mac.is_some() };
+        self.links.iter().map(|link| (link.index, info(link))).collect()
+    }
+
+    fn names<'a>(&self, wanted: impl Iterator<Item = &'a IfIndex>) -> BTreeMap<IfIndex, IfName> {
+        let wanted: BTreeSet<&IfIndex> = wanted.collect();
+        let found = self.links.iter().filter(|link| wanted.contains(&link.index));
+        found.map(|link| (link.index, link.name.clone())).collect()
+    }
+
+    /// The MTU of the link with an address of the own node, or of the default route.
+    fn underlay_mtu(&self, own: &[IpAddr]) -> Result<Option<u32>, String> {
+        let found = self.addresses.iter().find(|address| own.contains(&address.address.ip()));
+        let link = found.and_then(|address| self.links.iter().find(|link| link.index == address.ifindex));
+        match link {
+            Some(link) => Ok(Some(link.mtu)),
+            None => Ok(self.host.uplink().map_err(|error| error.to_string())?.map(|link| link.mtu)),
         }
-        peer
-    };
-    peers.into_iter().map(&mut with_link).collect()
+    }
+
+    /// The smallest MTU of the pods on a bridge. A host end has the MTU of its pod.
+    fn pod_mtu(&self, bridge: &IfName) -> Option<u32> {
+        let bridge = self.links.iter().find(|link| link.name == *bridge)?.index;
+        self.links.iter().filter(|link| link.master == Some(bridge)).map(|link| link.mtu).min()
+    }
+}
+
+/// The next hop of each direct route of the agent that is in use.
+fn current_next_hops(found: &[Route]) -> BTreeMap<IpNetwork, IpAddr> {
+    let own = found.iter().filter(|route| route.protocol == Some(ROUTE_PROTOCOL));
+    // The second route of a way has a metric.
+    let first = own.filter(|route| route.priority.is_none_or(|metric| metric == 0 || metric == IPV6_METRIC));
+    first.filter_map(|route| Some((route.dst, route.gateway?))).collect()
+}
+
+/// Adds the name of the link to the way to each node.
+fn with_links(names: &BTreeMap<IfIndex, IfName>, mut peers: Vec<PeerReport>, routes: &[Route]) -> Vec<PeerReport> {
+    let first = routes.iter().filter(|route| route.priority.is_none());
+    let by_cidr: BTreeMap<IpNetwork, IfIndex> = first.map(|route| (route.dst, route.oif)).collect();
+    for peer in &mut peers {
+        peer.link = by_cidr.get(&peer.pod_cidr).and_then(|link| names.get(link)).map(ToString::to_string);
+    }
+    peers
 }
 
 /// Replaces and deletes routes. Returns a message for each failure.

@@ -50,14 +50,41 @@ pub struct Settings {
     #[arg(long, env = "SIMPLE_EBPF_AGENT_PLUGIN_LOG", value_name = "FILE")]
     pub plugin_log: Option<PathBuf>,
 
-    /// MTU of new pods, in bytes; without it, the MTU of the uplink
+    /// MTU of new pods, in bytes; without it, the MTU of the uplink without the headers of a tunnel
     #[arg(long, env = "SIMPLE_EBPF_AGENT_MTU", value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub mtu: Option<u32>,
 
-    /// Routes to other nodes: `direct` creates them, `routed` leaves them to the network between
-    /// the nodes
-    #[arg(long, env = "SIMPLE_EBPF_AGENT_MODE", value_name = "MODE", default_value = "direct", value_parser = mode)]
+    /// Way to other nodes: `auto`, `direct`, `vxlan` or `routed`
+    ///
+    /// `auto` sends packets directly to nodes in the same network segment that answer probes, and
+    /// to all others through a tunnel. `routed` leaves the routes to the network between the nodes.
+    #[arg(long, env = "SIMPLE_EBPF_AGENT_MODE", value_name = "MODE", default_value = "auto")]
     pub mode: Mode,
+
+    /// UDP port of the tunnel, the same on all nodes
+    #[arg(long, env = "SIMPLE_EBPF_AGENT_VXLAN_PORT", value_name = "PORT", default_value_t = 8472,
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub vxlan_port: u16,
+
+    /// VXLAN network identifier of the tunnel, the same on all nodes
+    #[arg(long, env = "SIMPLE_EBPF_AGENT_VXLAN_ID", value_name = "NUMBER", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    pub vxlan_id: u32,
+
+    /// Link of the tunnel
+    #[arg(long, env = "SIMPLE_EBPF_AGENT_VXLAN_LINK", value_name = "NAME", default_value = "cni-vxlan")]
+    pub vxlan_link: IfName,
+
+    /// UDP port of the probes, at the gateway addresses of all nodes
+    #[arg(long, env = "SIMPLE_EBPF_AGENT_PROBE_PORT", value_name = "PORT", default_value_t = 9913,
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub probe_port: u16,
+
+    /// Forward packets of pods to other nodes with eBPF programs; `false` leaves all of them to the
+    /// bridge, the routes and the packet filters of the nodes
+    #[arg(long, env = "SIMPLE_EBPF_AGENT_BYPASS", value_name = "BOOL", default_value_t = true,
+        action = clap::ArgAction::Set)]
+    pub bypass: bool,
 
     /// Give packets of pods to addresses outside of the cluster the address of the node
     #[arg(long, env = "SIMPLE_EBPF_AGENT_MASQUERADE", value_name = "BOOL", default_value_t = true,
@@ -93,14 +120,6 @@ pub enum LogFormat {
     Logfmt,
     /// One JSON object a line
     Json,
-}
-
-fn mode(text: &str) -> Result<Mode, String> {
-    match text {
-        "direct" => Ok(Mode::Direct),
-        "routed" => Ok(Mode::Routed),
-        _ => Err("the modes are direct and routed".to_owned()),
-    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -11,13 +11,15 @@ use ipnetwork::IpNetwork;
 use simple_ebpf_agent::reconcile::Reconciler;
 use simple_ebpf_agent::settings::Settings;
 use simple_ebpf_agent::view::{ClusterView, OwnNode, PeerNode};
-use simple_ebpf_cni::agent::{ROUTE_PROTOCOL, Report, Way};
+use simple_ebpf_cni::agent::{ROUTE_PROTOCOL, Report, Way, remote_datapath};
 
 const CONFLIST: &str = "/run/agent-test/10-podnet.conflist";
 
+/// Settings with the mode `direct`, unless the options have another one.
 fn settings(options: &[&str]) -> Settings {
     let common = ["agent", "--node-name", "a", "--plugin-dir", "/run/agent-test", "--conflist", CONFLIST];
-    Settings::parse_from(common.iter().chain(options))
+    let mode = if options.contains(&"--mode") { &[][..] } else { &["--mode", "direct"] };
+    Settings::parse_from(common.iter().chain(mode).chain(options))
 }
 
 /// Node `a` with these peers: a name, a pod CIDR and an address each.
@@ -55,7 +57,9 @@ fn on_node(test: impl FnOnce(&Host) + Send) {
         if nft(host, "list tables").contains("simple-ebpf-agent") {
             nft(host, "delete table inet simple-ebpf-agent");
         }
+        simple_ebpf_agent::tunnel::remove(&"cni-vxlan".parse().expect("a name")).expect("remove the tunnel");
         let network = "podnet".parse().expect("a name");
+        remote_datapath(&network).remove().expect("remove the pins");
         simple_ebpf_cni::naming::datapath(&network).remove().expect("remove the pins");
         let _ = fs::remove_dir_all("/var/lib/cni/simple-ebpf-cni");
         fs::remove_dir_all("/run/agent-test").expect("remove the directory");
@@ -186,6 +190,57 @@ fn unreachable_node_does_not_stop_the_others() {
         assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
         assert!(report.problems[0].contains("node b") && report.problems[0].contains("198.51.100.2"));
         assert_eq!(destinations(), ["10.244.3.0/24 via 192.0.2.3"]);
+    });
+}
+
+/// Without an answer to a probe, packets use the tunnel.
+#[test]
+fn mode_auto_uses_the_tunnel_and_prepares_the_direct_way() {
+    on_node(|host| {
+        let auto = ["--mode", "auto"];
+        let view = view(&[("b", "10.244.2.0/24", "192.0.2.2"), ("c", "10.244.3.0/24", "198.51.100.3")]);
+        host.ip("route add 198.51.100.0/24 via 192.0.2.254");
+        let report = Reconciler::new(settings(&auto)).apply(&view);
+        ready(&report);
+        assert_eq!(report.mtu, Some(1450));
+        for peer in &report.peers {
+            assert_eq!(
+                (peer.way, peer.link.as_deref(), peer.bypass),
+                (Way::Vxlan, Some("cni-vxlan"), true),
+                "{peer:?}"
+            );
+        }
+        let shown = host.command("ip").words("route show proto 201").run();
+        let lines: Vec<&str> = shown.lines().map(str::trim).collect();
+        assert_eq!(lines.len(), 3, "{shown}");
+        for part in [
+            "10.244.2.0/24  encap ip id 1 src 0.0.0.0 dst 192.0.2.2 ttl 64 tos 0 dev cni-vxlan scope link src 10.244.1.1",
+            "10.244.2.0/24 via 192.0.2.2 dev uplink metric 20100",
+            "10.244.3.0/24  encap ip id 1 src 0.0.0.0 dst 198.51.100.3",
+        ] {
+            assert!(lines.iter().any(|line| line.starts_with(part)), "{part} in {shown}");
+        }
+        let remote = remote_datapath(&"podnet".parse().expect("a name"));
+        let entries = remote.open_peers().and_then(|peers| peers.entries()).expect("entries");
+        assert_eq!(entries.len(), 2);
+        let addresses = remote.open_node_addresses().and_then(|addresses| addresses.entries()).expect("entries");
+        assert_eq!(addresses.len(), 2);
+        // No other link has the programs.
+        for (link, count) in [("uplink", 2), ("cni-vxlan", 2), ("switch", 0)] {
+            let index = Socket::open().expect("a socket").require_link(&link.parse().expect("a name")).expect("a link");
+            let on = |direction| cnikit::bpf::TcxLink::attached(index.index, direction).map_or(1, |found| found.len());
+            let found = on(cnikit::bpf::Direction::Ingress) + on(cnikit::bpf::Direction::Egress);
+            assert_eq!(found, count, "{link}");
+        }
+
+        // A change of the mode removes the tunnel.
+        ready(&Reconciler::new(settings(&["--mode", "routed"])).apply(&view));
+        assert!(own_routes().is_empty() && host.link("cni-vxlan").is_none());
+        ready(&Reconciler::new(settings(&auto)).apply(&view));
+        assert_eq!(own_routes().len(), 3);
+        ready(&Reconciler::new(settings(&auto)).apply(&ClusterView { peers: Vec::new(), ..view.clone() }));
+        assert!(remote.open_peers().and_then(|peers| peers.entries()).expect("entries").is_empty());
+        host.ip("route delete 198.51.100.0/24");
     });
 }
 

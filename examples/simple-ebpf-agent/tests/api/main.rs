@@ -2,6 +2,7 @@
 
 mod fake;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -34,9 +35,10 @@ impl Node<'_> {
 
     /// The destinations of the agent's routes.
     fn routes(&self) -> Vec<String> {
-        let listed = self.host.ip("route show proto 201");
-        let routes = listed.as_array().cloned().unwrap_or_default();
-        routes.iter().map(|route| route["dst"].as_str().expect("a destination").to_owned()).collect()
+        // In the JSON output, the end of a tunnel has the name of the destination.
+        let listed = self.host.command("ip").words("route show proto 201").run();
+        let routes: BTreeSet<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        routes.into_iter().map(str::to_owned).collect()
     }
 
     fn has_routes(&self, expected: &[&str]) {
@@ -68,11 +70,12 @@ fn on_node(test: impl FnOnce(&Node<'_>) + Send) {
         host.ip("link set uplink up");
         test(&Node { host, api: FakeApi::start() });
         host.ip("route flush proto 201");
-        for link in ["cbr0", "uplink"] {
+        for link in ["cbr0", "uplink", "cni-vxlan"] {
             host.ip(&format!("link delete {link}"));
         }
         host.command("nft").words("delete table inet simple-ebpf-agent").run();
         let network = "podnet".parse().expect("a name");
+        simple_ebpf_cni::agent::remote_datapath(&network).remove().expect("remove the pins");
         simple_ebpf_cni::naming::datapath(&network).remove().expect("remove the pins");
         let _ = fs::remove_dir_all("/var/lib/cni/simple-ebpf-cni");
         for directory in [DIRECTORY, "/run/simple-ebpf-agent"] {

@@ -45,16 +45,34 @@ pub struct PeerReport {
     pub reason: String,
     /// The link that packets leave through.
     pub link: Option<String>,
-    /// The greatest IP packet, in bytes.
+    /// The longest IP packet, in bytes.
     pub mtu: Option<u32>,
+    /// Whether the eBPF programs forward the packets. Otherwise the stack does.
+    #[serde(default)]
+    pub bypass: bool,
+    /// The probes of the direct way. `None` if the mode needs none.
+    #[serde(default)]
+    pub probe: Option<ProbeReport>,
+}
+
+/// The probes of the direct way to a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeReport {
+    /// The time of the last answer, in seconds since 1970. `None` if the node has never answered.
+    pub answered: Option<u64>,
+    /// The probes that got no answer, since the last answer.
+    pub lost: u32,
 }
 
 /// The way of packets to the pods of another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
-    /// By a route to the address of the node.
+    /// To the address of the node.
     Direct,
+    /// Through the tunnel to the address of the node.
+    Vxlan,
     /// By the routes of the network between the nodes.
     Routed,
     /// Not at all.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use clap::builder::styling::Style;
-use simple_ebpf_cni::agent::{PeerReport, REPORT, Report, Way};
+use simple_ebpf_cni::agent::{PeerReport, ProbeReport, REPORT, Report, Way};
 
 use super::error::Error;
 use super::format::{UNKNOWN, age, count};
@@ -17,9 +17,11 @@ use super::table::Table;
 
 /// List the other nodes of the cluster, with the way to their pods.
 ///
-/// The agent on this node writes the list. WAY is `direct` if a route leads to the node's address.
-/// It is `routed` if the network between the nodes routes the packets. It is `none` if pods of the
-/// node cannot be reached. REASON has the cause.
+/// The agent on this node writes the list. WAY is `direct` if packets go to the node's address, and
+/// `vxlan` if they go there through a tunnel. It is `routed` if the network between the nodes routes
+/// the packets. It is `none` if pods of the node cannot be reached. EBPF shows whether the programs
+/// forward the packets, or the stack. PROBE is the age of the last answer by the direct way. REASON
+/// has the cause of the choice.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
@@ -42,12 +44,24 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     if options.json { output.json(&report) } else { write(&report, output) }
 }
 
+/// The age of the last answer, and the number of lost probes since then.
+fn probed(probe: &ProbeReport) -> String {
+    let answered = probe.answered.map(|time| age(SystemTime::UNIX_EPOCH + Duration::from_secs(time)));
+    match (answered, probe.lost) {
+        (Some(age), 0) => format!("{age} ago"),
+        (Some(age), lost) => format!("{age} ago, {lost} lost since"),
+        (None, 0) => UNKNOWN.to_owned(),
+        (None, lost) => format!("{lost} lost"),
+    }
+}
+
 fn write(report: &Report, output: &mut Output) -> Result<(), Error> {
-    let mut table = Table::new(["NODE", "POD CIDR", "WAY", "ADDRESS", "LINK", "MTU", "REASON"]);
-    for PeerReport { node, pod_cidr, address, way, reason, link, mtu, .. } in &report.peers {
+    let mut table = Table::new(["NODE", "POD CIDR", "WAY", "EBPF", "ADDRESS", "LINK", "MTU", "PROBE", "REASON"]);
+    for PeerReport { node, pod_cidr, address, way, reason, link, mtu, bypass, probe, .. } in &report.peers {
         let unknown = || UNKNOWN.to_owned();
         let (style, way) = match way {
             Way::Direct => (Style::new(), "direct"),
+            Way::Vxlan => (Style::new(), "vxlan"),
             Way::Routed => (Style::new(), "routed"),
             Way::None => (ERROR, "none"),
         };
@@ -57,9 +71,11 @@ fn write(report: &Report, output: &mut Output) -> Result<(), Error> {
                 node.clone(),
                 pod_cidr.to_string(),
                 way.to_owned(),
+                if *bypass { "yes" } else { "no" }.to_owned(),
                 address.map_or_else(unknown, |address| address.to_string()),
                 link.clone().unwrap_or_else(unknown),
                 mtu.map_or_else(unknown, |mtu| mtu.to_string()),
+                probe.as_ref().map_or_else(unknown, probed),
                 reason.clone(),
             ],
         );

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cnikit::netlink::nftables::{self, Family, Table};
 use cnikit::netlink::{self, Route, Socket};
-use simple_ebpf_cni::agent::{MANAGED_BY, NAME, REPORT, ROUTE_PROTOCOL};
+use simple_ebpf_cni::agent::{MANAGED_BY, NAME, REPORT, ROUTE_PROTOCOL, underlay_objects};
 
 use super::options::{Options, configuration_files};
 use super::report::Report;
@@ -30,11 +30,14 @@ impl Report {
         Ok(())
     }
 
-    /// Removes the agent's routes, rules and report.
+    /// Removes the agent's routes, programs, tunnels, rules and report.
     pub(super) fn purge_agent(&mut self, host: &Socket) -> Result<(), Error> {
         let routes = host.routes_of(Route::MAIN_TABLE)?;
         for route in routes.iter().filter(|route| route.protocol == Some(ROUTE_PROTOCOL)) {
             self.remove(format!("route {route}"), || Ok(host.delete_route(route)?));
+        }
+        for (object, delete) in underlay_objects(host)? {
+            self.remove(object, || Ok(delete()?));
         }
         let table = Table::new(Family::Inet, NAME);
         let has_chains = match nftables::Socket::open().and_then(|nftables| nftables.chains(&table)) {
