@@ -6,14 +6,16 @@
 //!   [`ClusterView`](view::ClusterView).
 //! * [`desired`] computes routes and sets from the view. Both are pure.
 //! * [`reconcile`] compares with the kernel and applies the differences, with [`masquerade`], and
-//!   writes the network configuration last ([`conflist`]). [`tunnel`] is the device for packets to
-//!   nodes that are not on-link.
+//!   writes the network configuration last ([`conflist`]). [`forward`] accepts packets of pods in
+//!   packet filters of other programs. [`tunnel`] is the device for packets to nodes that are not
+//!   on-link.
 //! * [`agent`] is the loop around them, woken by the API, by [`monitor`] and by time. [`http`]
 //!   shows the result.
 
 pub mod agent;
 pub mod conflist;
 pub mod desired;
+pub mod forward;
 pub mod http;
 pub mod masquerade;
 pub mod monitor;

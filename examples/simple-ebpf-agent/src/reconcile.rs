@@ -19,7 +19,7 @@ use tracing::info;
 use crate::desired::{Desired, route_changes};
 use crate::settings::Settings;
 use crate::view::ClusterView;
-use crate::{conflist, masquerade};
+use crate::{conflist, forward, masquerade};
 
 /// The time after which the network of the node is repaired also if nothing seems to differ.
 const FULL_REPAIR: Duration = Duration::from_secs(300);
@@ -70,6 +70,7 @@ impl Reconciler {
         }
         report.is_ready = report.problems.is_empty();
         report.problems.extend(enable_forwarding(&own.pod_cidrs));
+        report.problems.extend(forward::apply(&own.pod_cidrs, self.settings.forward_accept));
         // An unreachable node does not stop this one.
         let unreachable = report.peers.iter().filter(|peer| peer.way == Way::None);
         let unreachable: Vec<_> =
