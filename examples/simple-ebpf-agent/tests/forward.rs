@@ -186,17 +186,17 @@ fn missing_rules_return_and_stale_ones_go() {
         nft(host, chain);
         applied(host, &own());
         nft(host, &format!("flush ruleset\n{chain}"));
-        assert_eq!(passes(pod)[0], false);
+        assert!(!passes(pod)[0]);
         applied(host, &own());
-        assert_eq!(passes(pod)[0], true);
+        assert!(passes(pod)[0]);
         nft(host, "flush chain ip filter FORWARD");
-        assert_eq!(passes(pod)[0], false);
+        assert!(!passes(pod)[0]);
         applied(host, &own());
-        assert_eq!(passes(pod)[0], true);
+        assert!(passes(pod)[0]);
 
         let rules = applied(host, &cidrs(&["10.244.7.0/24"]));
         assert!(rules.contains("10.244.7.0/24") && !rules.contains("10.244.1.0/24"), "{rules}");
-        assert_eq!(passes(pod)[0], false);
+        assert!(!passes(pod)[0]);
         // The chain does not drop any more.
         nft(host, "add chain ip filter FORWARD { policy accept; }");
         assert!(!applied(host, &own()).contains("10.244"));
