@@ -44,6 +44,7 @@ pub fn read_replies(bytes: &[u8]) {
         _ = RoutingRule::decode(object).map(|rule| rule.to_string());
         _ = conntrack::Entry::decode(object);
         _ = nftables::RuleInfo::decode(object);
+        _ = nftables::BaseChain::decode(object);
         for set in nftables_sets() {
             _ = nftables::elements(&set, std::iter::once(object));
         }

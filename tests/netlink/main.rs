@@ -14,6 +14,7 @@ mod links;
 mod lookup;
 mod neighbors;
 mod netns;
+mod nft_foreign;
 mod nft_rules;
 mod nft_sets;
 mod nft_traffic;

@@ -8,8 +8,8 @@
 //!   All of them are pure.
 //! * [`reconcile`] compares with the kernel and applies the differences, with [`tunnel`],
 //!   [`underlay`] and [`masquerade`], and writes the network configuration last ([`conflist`]).
-//! * [`probe`] tries the direct ways to other nodes. [`tunnel`] is the device for packets to
-//!   nodes that are not on-link.
+//!   [`forward`] accepts packets of pods in packet filters of other programs.
+//! * [`probe`] tries the direct ways to other nodes.
 //! * [`agent`] is the loop around them, woken by the API, by [`monitor`] and by time. [`http`]
 //!   shows the result.
 
@@ -17,6 +17,7 @@ pub mod agent;
 pub mod cidrs;
 pub mod conflist;
 pub mod desired;
+pub mod forward;
 pub mod http;
 pub mod masquerade;
 pub mod monitor;

@@ -25,7 +25,7 @@ use crate::routes::{RouteIndex, route_changes};
 use crate::settings::Settings;
 use crate::tunnel::{self, Tunnel};
 use crate::view::{ClusterView, OwnNode};
-use crate::{conflist, masquerade, underlay};
+use crate::{conflist, forward, masquerade, underlay};
 
 /// The metric of an IPv6 route without an own one.
 const IPV6_METRIC: u32 = 1024;
@@ -95,6 +95,7 @@ impl Reconciler {
         }
         report.is_ready = report.problems.is_empty();
         report.problems.extend(enable_forwarding(&own.pod_cidrs));
+        report.problems.extend(forward::apply(&own.pod_cidrs, self.settings.forward_accept));
         // An unreachable node does not stop this one.
         let unreachable = report.peers.iter().filter(|peer| peer.way == Way::None);
         let unreachable: Vec<_> =

@@ -91,6 +91,11 @@ pub struct Settings {
         action = clap::ArgAction::Set)]
     pub masquerade: bool,
 
+    /// Accept forwarded packets of pods in chains of other programs that drop them, such as docker
+    #[arg(long, env = "SIMPLE_EBPF_AGENT_FORWARD_ACCEPT", value_name = "BOOL", default_value_t = true,
+        action = clap::ArgAction::Set)]
+    pub forward_accept: bool,
+
     /// Writable mount of /proc/sys/net, for a container with a read-only /proc/sys
     #[arg(long, env = "SIMPLE_EBPF_AGENT_SYSCTL_DIR", value_name = "DIR", default_value = "/proc/sys/net")]
     pub sysctl_dir: PathBuf,

@@ -41,6 +41,7 @@
 //! | marks | [`Action::SetMark`], [`Match::mark`] |
 //! | sets and maps | [`Set`]: concatenations, intervals, verdicts; [`Batch::add_elements`], [`Socket::elements`] |
 //! | single rules | [`Batch::insert_rule`], [`Batch::replace_rule`], [`Socket::delete_rule`], [`Socket::delete_rules_with`] |
+//! | rules of other programs | [`Socket::base_chains`]; [`Batch::insert_rule`] and [`Socket::delete_rule`] work in any chain |
 //! | all else | [`Expression`]: any expression of the kernel by name |
 //!
 //! # Port mapping
@@ -84,8 +85,8 @@
 //! # What it does not do
 //!
 //! The module does not list tables and sets. It reads only the handle and the comment of a
-//! rule, because kernel versions encode expressions differently. A [digest](Rule::digest) in the
-//! comment identifies the rule. It supports neither the families
+//! rule, and whether the rule drops all packets, because kernel versions encode expressions
+//! differently. A [digest](Rule::digest) in the comment identifies the rule. It supports neither the families
 //! `arp` and `netdev` nor anonymous sets, timeouts of elements, and named objects.
 //!
 //! # Kernel
@@ -105,6 +106,7 @@ mod condition;
 mod element;
 mod error;
 mod expression;
+mod listing;
 mod lookup;
 mod message;
 mod nat;
@@ -124,6 +126,7 @@ pub use condition::{CtState, CtStatus, Match};
 pub use element::Element;
 #[cfg(any(test, fuzzing))]
 pub(in crate::netlink) use element::elements;
+pub use listing::BaseChain;
 pub use protocol::{Protocol, UnknownProtocol};
 pub use raw::Expression;
 pub use rule::{Rule, RuleInfo};

@@ -1,10 +1,11 @@
 use super::{
     action::Action,
     condition::Match,
+    listing::{drops_all, iptables_comment},
     message::{HEADER, comment, truncated, user_data},
     raw::Expression,
     table::Table,
-    uapi::{NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFTNL_UDATA_RULE_COMMENT},
+    uapi::{NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA, NFTNL_UDATA_RULE_COMMENT},
 };
 use crate::netlink::wire::attributes;
 
@@ -43,8 +44,10 @@ pub(super) enum Part {
 pub struct RuleInfo {
     /// The handle of the rule in the table.
     pub handle: u64,
-    /// The comment.
+    /// The comment of nft(8), or of the match `comment` of iptables.
     pub comment: Option<String>,
+    /// Whether the rule drops or rejects every packet that reaches it.
+    pub drops_all: bool,
 }
 
 impl Rule {
@@ -108,15 +111,17 @@ impl Rule {
 impl RuleInfo {
     /// Reads the rule from a message of the kernel.
     pub(in crate::netlink) fn decode(message: &[u8]) -> Self {
-        let (mut handle, mut user_data) = (0, &[][..]);
+        let (mut handle, mut user_data, mut expressions) = (0, &[][..], &[][..]);
         for (kind, payload) in attributes(message.get(HEADER..).unwrap_or_default()) {
             match kind {
                 NFTA_RULE_HANDLE => handle = payload.try_into().map_or(0, u64::from_be_bytes),
                 NFTA_RULE_USERDATA => user_data = payload,
+                NFTA_RULE_EXPRESSIONS => expressions = payload,
                 _ => (),
             }
         }
-        Self { handle, comment: comment(NFTNL_UDATA_RULE_COMMENT, user_data) }
+        let comment = comment(NFTNL_UDATA_RULE_COMMENT, user_data).or_else(|| iptables_comment(expressions));
+        Self { handle, comment, drops_all: drops_all(expressions) }
     }
 }
 

@@ -7,12 +7,15 @@ use rustix::{io::Errno, net::sockopt::set_socket_send_buffer_size_force};
 use super::{
     batch::{Batch, delete_set},
     element::{Element, elements, elements_of},
+    listing::BaseChain,
     message::{delimiter, message, truncated},
     rule::RuleInfo,
     set::Set,
     step::{NF_TABLES, Step, rules_of},
     table::{Chain, Table},
-    uapi::{NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSETELEM},
+    uapi::{
+        NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFPROTO_UNSPEC, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSETELEM,
+    },
 };
 use crate::netlink::{
     error::Result,
@@ -107,6 +110,21 @@ impl Socket {
         match self.netlink.dump::<_, Buffer>(&operation, NFT_MSG_GETCHAIN, request) {
             Err(error) if error.is(Errno::INVAL) => Err(operation.unsupported(NF_TABLES)),
             messages => Ok(messages?.iter().filter_map(|message| Chain::name_in(table, message.as_ref())).collect()),
+        }
+    }
+
+    /// The base chains of all programs, in the families that [`Family`](super::Family) has.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Socket::rules`].
+    #[doc(alias = "NFT_MSG_GETCHAIN")]
+    pub fn base_chains(&self) -> Result<Vec<BaseChain>> {
+        let operation = Operation::new("list", "the nftables base chains");
+        let request = || message(NFPROTO_UNSPEC, Attrs::new());
+        match self.netlink.dump::<_, Buffer>(&operation, NFT_MSG_GETCHAIN, request) {
+            Err(error) if error.is(Errno::INVAL) => Err(operation.unsupported(NF_TABLES)),
+            messages => Ok(messages?.iter().filter_map(|message| BaseChain::decode(message.as_ref())).collect()),
         }
     }
 

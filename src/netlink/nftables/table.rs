@@ -181,6 +181,10 @@ impl Family {
             Self::Ip6 => 10,
         }
     }
+
+    pub(super) fn from_number(number: u8) -> Option<Self> {
+        [Self::Inet, Self::Ip, Self::Bridge, Self::Ip6].into_iter().find(|family| family.number() == number)
+    }
 }
 
 impl ChainType {
@@ -221,6 +225,11 @@ impl Hook {
             Self::Output => 3,
             Self::Postrouting => 4,
         }
+    }
+
+    pub(super) fn from_number(number: u32) -> Option<Self> {
+        let all = [Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting];
+        all.into_iter().find(|hook| hook.number() == number)
     }
 }
 

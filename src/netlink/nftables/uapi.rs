@@ -5,6 +5,9 @@
 /// The subsystem is the upper byte of the message type.
 pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 
+/// All families, in a request for a list.
+pub(super) const NFPROTO_UNSPEC: u8 = 0;
+
 pub(super) const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 pub(super) const NFNL_MSG_BATCH_END: u16 = 0x11;
 
@@ -72,6 +75,10 @@ pub(super) const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
 pub(super) const NFTA_EXPR_NAME: u16 = 1;
 pub(super) const NFTA_EXPR_DATA: u16 = 2;
+
+/// A match or a target of iptables.
+pub(super) const NFTA_MATCH_NAME: u16 = 1;
+pub(super) const NFTA_MATCH_INFO: u16 = 3;
 
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
 pub(super) const NFTA_DATA_VERDICT: u16 = 2;

@@ -1,5 +1,6 @@
 //! Names and files of the node agent, for the agent itself and for the commands of the plugin.
 
+pub mod forward;
 mod report;
 
 use std::str::FromStr;

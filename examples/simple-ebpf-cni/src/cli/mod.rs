@@ -3,9 +3,10 @@
 //! A container runtime passes its command in `CNI_COMMAND`, an administrator in the arguments. Each
 //! command has its own module, with the options and a function `run`. Modules depend on each other
 //! in one direction, without a circle: `format`, `advice` and `grpc`, then `error`, `output`,
-//! `inventory`, `doctor`, and the other commands.
+//! `agent`, `inventory`, `doctor`, and the other commands.
 
 mod advice;
+mod agent;
 mod doctor;
 mod error;
 mod format;

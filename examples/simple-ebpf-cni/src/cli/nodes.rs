@@ -1,14 +1,12 @@
 //! `nodes`: lists the other nodes of the cluster with the ways to their pods.
 
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use clap::builder::styling::Style;
-use simple_ebpf_cni::agent::{PeerReport, ProbeReport, REPORT, Report, Way};
+use simple_ebpf_cni::agent::{PeerReport, ProbeReport, Report, Way};
 
+use super::agent;
 use super::error::Error;
 use super::format::{UNKNOWN, age, count};
 use super::options::EXIT_STATUS;
@@ -30,17 +28,8 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// Twice the longest time between two comparisons of the agent, by default.
-const LATE: Duration = Duration::from_secs(600);
-
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
-    let path = Path::new(REPORT);
-    let failed = |source| Error::File { operation: "read", path: path.to_owned(), source };
-    let text = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NoAgent),
-        text => text.map_err(failed)?,
-    };
-    let report: Report = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
+    let report = agent::report()?.ok_or(Error::NoAgent)?;
     if options.json { output.json(&report) } else { write(&report, output) }
 }
 
@@ -86,14 +75,13 @@ fn write(report: &Report, output: &mut Output) -> Result<(), Error> {
     }
     let cidrs = super::format::list(&report.pod_cidrs);
     let own = if cidrs.is_empty() { "no pod CIDR".to_owned() } else { cidrs };
-    let written = SystemTime::UNIX_EPOCH + Duration::from_secs(report.time);
     let number = count(report.peers.len(), "pod CIDR");
     output.line(format_args!("{number} of other nodes, from {} ({own})", report.node))?;
     for problem in &report.problems {
         output.styled(WARNING, format_args!("problem: {problem}"))?;
     }
-    let time = format!("state of the agent {} ago, at its last comparison with the kernel", age(written));
-    if written.elapsed().is_ok_and(|elapsed| elapsed > LATE) {
+    let time = format!("state of the agent {} ago, at its last comparison with the kernel", age(agent::time(report)));
+    if agent::is_late(report) {
         return output.styled(WARNING, format_args!("{time}; the agent may not run"));
     }
     output.styled(DIM, time)

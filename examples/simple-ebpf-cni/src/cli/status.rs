@@ -11,6 +11,7 @@ use cnikit::spec::{IfName, NetworkName};
 use serde::{Serialize, Serializer};
 
 use super::advice;
+use super::agent::{self, State};
 use super::doctor::addresses::{Place, addresses};
 use super::doctor::attachments::{attached, has_programs, not_forwarded, repair_command};
 use super::doctor::config_dir::unusable_configurations;
@@ -44,6 +45,8 @@ struct Report {
     /// Configurations of the plugin that cannot be used. Such a file may not name its network.
     problems: Vec<Problem>,
     networks: Vec<Network>,
+    /// The node agent. `None` on a node without one.
+    agent: Option<State>,
 }
 
 /// A problem, with its fix if one is known. In JSON it is one string.
@@ -118,8 +121,15 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<(), Error> {
     let networks = selector.networks()?;
     let read = |network| Network::read(network, &selector.conf_dir, &host, &links);
     let networks = networks.iter().map(read).collect::<Result<_, _>>()?;
-    let problems = unusable_configurations(selector)?.into_iter().map(Problem::from).collect();
-    let report = Report { problems, networks };
+    let mut problems: Vec<_> = unusable_configurations(selector)?.into_iter().map(Problem::from).collect();
+    let agent = match agent::report() {
+        Ok(report) => report.as_ref().map(State::of),
+        Err(error) => {
+            problems.push(error.to_string().into());
+            None
+        }
+    };
+    let report = Report { problems, networks, agent };
     if *json {
         output.json(&report)?
     } else {
@@ -261,6 +271,10 @@ impl Report {
     fn write(&self, selector: &Selector, output: &mut Output) -> Result<(), Error> {
         for problem in &self.problems {
             output.styled(ERROR, problem)?;
+        }
+        if let Some(agent) = &self.agent {
+            let (style, state) = if agent.running { (OK, "running") } else { (WARNING, "not running") };
+            output.styled(style, format_args!("agent {state}; ways to other nodes: {}", agent.nodes()))?;
         }
         if self.networks.is_empty() && !self.problems.is_empty() {
             return Ok(());

@@ -6,7 +6,8 @@ use std::path::Path;
 use cnikit_testbed::Namespace as _;
 use serde_json::{Value, json};
 
-use crate::cli::{json_of, refused, shown};
+use crate::cli::{command, json_of, refused, shown};
+use crate::doctor::{configured, doctor, found};
 use crate::install::{BLACKBOX, Node};
 use crate::support::on_host;
 
@@ -94,5 +95,81 @@ fn a_purge_removes_the_objects_of_the_agent() {
         host.ip("link delete uplink");
         fs::remove_file(&foreign).expect("remove a file");
         shown(&node.uninstall("--purge"));
+    });
+}
+
+#[test]
+fn a_purge_removes_the_rules_of_the_agent_from_foreign_chains() {
+    on_host(|network| {
+        let node = Node::new(network);
+        shown(&node.install(BLACKBOX));
+        network.host.command("iptables-nft").words("-P FORWARD DROP").run();
+        network.host.command("iptables-nft").words("-A FORWARD -i lo -j ACCEPT").run();
+        let before = network.host.command("iptables-nft").words("-S").run();
+        for field in ["saddr", "daddr"] {
+            let rule = format!("insert rule ip filter FORWARD ip {field} 10.244.1.0/24 accept comment");
+            let rule = rule + " \"simple-ebpf-agent: pods\"";
+            network.host.command("nft").arg(rule).run();
+        }
+        let text = shown(&node.uninstall("--purge"));
+        assert!(text.contains("removed rules for pods in the nftables chain ip filter FORWARD"), "{text}");
+        assert_eq!(network.host.command("iptables-nft").words("-S").run(), before);
+        assert!(!shown(&node.uninstall("--purge")).contains("FORWARD"));
+    });
+}
+
+#[test]
+fn doctor_reports_a_dropping_chain_with_a_command_that_works() {
+    on_host(|network| {
+        let dir = configured(network);
+        network.host.command("iptables-nft").words("-P FORWARD DROP").run();
+        let (_, checks) = doctor(&dir);
+        assert_eq!(found(&checks, "forward", "fail"), "", "a node without an agent");
+        write_report();
+        let (status, checks) = doctor(&dir);
+        let failed: Vec<_> = checks.iter().filter(|check| check["check"] == "forward").collect();
+        assert_eq!(status, Some(1), "{checks:#?}");
+        assert!(failed[0]["found"].as_str().is_some_and(|text| text.contains("ip filter FORWARD")), "{checks:#?}");
+        let remedy = failed[0]["remedy"].as_str().expect("a command");
+        network.host.command("sh").args(["-c", remedy]).run();
+        let (status, checks) = doctor(&dir);
+        assert_eq!(status, Some(0), "{checks:#?}");
+        assert!(!found(&checks, "forward", "ok").is_empty(), "{checks:#?}");
+        fs::remove_dir_all("/run/simple-ebpf-agent").expect("remove a directory");
+    });
+}
+
+#[test]
+fn doctor_and_status_show_whether_the_agent_runs() {
+    on_host(|network| {
+        let dir = configured(network);
+        let status = || {
+            let output = command(&format!("status --json --conf-dir {}", dir.display()));
+            serde_json::from_str::<Value>(&output.stdout).expect("JSON")["agent"].clone()
+        };
+        assert_eq!(status(), Value::Null);
+        let mut report = write_report();
+        let ways = json!({"direct": 1, "none": 1});
+        assert_eq!((&status()["running"], &status()["nodes"]), (&json!(false), &ways));
+        let (_, checks) = doctor(&dir);
+        let warned = found(&checks, "agent", "warn");
+        assert!(warned.contains("no process") && warned.contains("node-3: no address"), "{warned}");
+
+        // The kernel names a process after its file.
+        let program = network.host.scratch().join("simple-ebpf-agent");
+        fs::copy("/bin/sleep", &program).expect("copy a program");
+        let mut agent = cnikit_testbed::Command::new(&program).arg("60").spawn();
+        report["pid"] = agent.pid().into();
+        fs::write(REPORT, report.to_string()).expect("write");
+        assert_eq!(status()["running"], false, "the report is old");
+        report["time"] = std::time::UNIX_EPOCH.elapsed().expect("a time").as_secs().into();
+        fs::write(REPORT, report.to_string()).expect("write");
+        assert_eq!(status()["running"], true);
+        let text = command(&format!("status --conf-dir {}", dir.display())).stdout;
+        assert!(text.starts_with("agent running; ways to other nodes: 1 direct, 1 none\n"), "{text}");
+        let (_, checks) = doctor(&dir);
+        assert!(found(&checks, "agent", "ok").contains("node-1"), "{checks:#?}");
+        agent.kill();
+        fs::remove_dir_all("/run/simple-ebpf-agent").expect("remove a directory");
     });
 }

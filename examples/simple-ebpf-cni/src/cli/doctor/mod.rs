@@ -1,6 +1,7 @@
 //! `doctor`: reports what prevents pods from working, with a fix for each problem.
 
 pub(crate) mod addresses;
+mod agent;
 pub(crate) mod attachments;
 pub(crate) mod binary;
 pub(crate) mod config;
@@ -99,6 +100,7 @@ impl Options {
             // The error is a consequence of an earlier failure.
             Err(_) => {}
         }
+        checks.extend(agent::agent());
         Ok(checks)
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cnikit::netlink::nftables::{self, Family, Table};
 use cnikit::netlink::{self, Route, Socket};
-use simple_ebpf_cni::agent::{MANAGED_BY, NAME, REPORT, ROUTE_PROTOCOL, underlay_objects};
+use simple_ebpf_cni::agent::{MANAGED_BY, NAME, REPORT, ROUTE_PROTOCOL, forward, underlay_objects};
 
 use super::options::{Options, configuration_files};
 use super::report::Report;
@@ -49,11 +49,27 @@ impl Report {
         if has_chains {
             self.remove(format!("nftables table {table}"), || Ok(nftables::Socket::open()?.delete_table(&table)?));
         }
+        self.purge_forward_rules()?;
         let report = Path::new(REPORT);
         if report.exists() {
             self.remove(report.display().to_string(), || Ok(fs::remove_file(report)?));
             self.gone.insert(report.to_owned());
             report.parent().into_iter().for_each(|dir| self.remove_empty(dir));
+        }
+        Ok(())
+    }
+
+    /// Removes the agent's rules from the chains of other programs.
+    fn purge_forward_rules(&mut self) -> Result<(), Error> {
+        let nftables = match nftables::Socket::open() {
+            Err(netlink::Error::Unsupported { .. }) => return Ok(()),
+            socket => socket?,
+        };
+        for chain in forward::chains(&nftables)? {
+            if let Some(batch) = chain.changes(&[]) {
+                let object = format!("rules for pods in the nftables chain {chain}");
+                self.remove(object, || Ok(nftables.commit(&batch)?));
+            }
         }
         Ok(())
     }
