@@ -17,10 +17,10 @@
  *	TC_ACT_SHOT	from the tunnel: a packet that its sender must not send
  *	TC_ACT_UNSPEC	all other frames: later filters and the stack receive them
  *
- * A packet enters a pod directly only if its source is in the pod CIDR of a peer, and only if
- * the replies leave directly, too: lib/peers.h. Node addresses and all other sources are left to
- * the stack in both directions. The egress hook adds the flows that the stack forwards to a
- * peer to the flow table. These are translated flows, and packets that no program may forward.
+ * A packet enters a pod directly only if its source is in the pod CIDR of a peer. The replies
+ * must leave directly, too: lib/peers.h. Node addresses and all other sources are left to the
+ * stack in both directions. The egress hook adds the flows that the stack forwards to a peer to
+ * the flow table. These are translated flows, and packets that no program may forward.
  */
 #include <stdbool.h>
 

@@ -2,10 +2,11 @@
 /*
  * The pods of other nodes, and the way to them.
  *
- * The programs forward packets of a peer in both directions, or in none: conntrack marks the
- * packets of a flow as invalid if it sees one direction only. So each condition that leaves a
- * packet to the stack has a counterpart in the other direction, and what the stack forwards in
- * one direction enters the flow table (flow.h), which leaves the other direction to the stack.
+ * The programs forward the packets of a flow in both directions, or in none. conntrack marks
+ * packets as invalid if it sees one direction only. Each condition that leaves a packet to the
+ * stack therefore has a counterpart in the other direction. If the stack forwards a packet in
+ * one direction, its flow enters the flow table (flow.h). The flow table leaves the other
+ * direction to the stack.
  */
 #ifndef CNI_PEERS_H
 #define CNI_PEERS_H
@@ -30,7 +31,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 
-/* The hop limit of packets between nodes in the tunnel. 0 would copy that of the inner packet. */
+/* The hop limit of packets between nodes in the tunnel. */
 #define TUNNEL_HOP_LIMIT 64
 
 /*
@@ -148,7 +149,7 @@ static __always_inline int leave_direct(const struct peer *peer)
 	return bpf_redirect_neigh(peer->ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
-/* Tells the tunnel's link where to send the packet. */
+/* Sets the destination for the tunnel's link. */
 static __always_inline bool set_tunnel(struct __sk_buff *skb, const struct peer *peer)
 {
 	struct bpf_tunnel_key key = {};

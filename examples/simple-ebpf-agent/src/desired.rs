@@ -38,10 +38,10 @@ pub struct Underlay<'a> {
     pub links: &'a BTreeMap<IfIndex, LinkInfo>,
     /// The tunnel, or the reason why this node has none.
     pub tunnel: Result<TunnelLink, &'a str>,
-    /// What the probes have found, by pod CIDR.
+    /// The results of the probes, by pod CIDR.
     pub verdicts: &'a BTreeMap<IpNetwork, Verdict>,
-    /// The next hops of the agent's direct routes, by pod CIDR. Without a verdict, such a way stays,
-    /// so that a restarted agent changes nothing.
+    /// The next hops of the agent's direct routes, by pod CIDR. Without a verdict, such a way
+    /// stays, so that a restarted agent changes nothing.
     pub current: &'a BTreeMap<IpNetwork, IpAddr>,
 }
 
@@ -63,7 +63,7 @@ pub struct TunnelLink {
     pub vni: u32,
 }
 
-/// What the probes have found about the direct way to a pod CIDR.
+/// The result of the probes of the direct way to a pod CIDR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether packets go the direct way.
@@ -74,7 +74,7 @@ pub struct Verdict {
     pub report: ProbeReport,
 }
 
-/// A pod CIDR whose direct way needs probes.
+/// A direct way that needs probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeTarget {
     /// The pod CIDR.

@@ -4,8 +4,8 @@
 //!
 //! * [`watch`] watches the Node objects, and [`nodes`] is their index. It returns a
 //!   [`ClusterView`](view::ClusterView).
-//! * [`desired`] computes routes, map entries and sets from the view, with [`routes`] and [`cidrs`].
-//!   All of them are pure.
+//! * [`desired`] computes routes, map entries and sets from the view, with [`routes`] and
+//!   [`cidrs`]. All of them are pure.
 //! * [`reconcile`] compares with the kernel and applies the differences, with [`tunnel`],
 //!   [`underlay`] and [`masquerade`], and writes the network configuration last ([`conflist`]).
 //!   [`forward`] accepts packets of pods in packet filters of other programs.

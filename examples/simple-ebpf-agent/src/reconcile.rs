@@ -288,7 +288,7 @@ impl Kernel {
     }
 
     fn link_infos(&self) -> BTreeMap<IfIndex, LinkInfo> {
-        // Links without MACs, such as those of WireGuard, carry IP packets without a frame.
+        // Links without MACs, such as WireGuard links, carry IP packets without a frame.
         let info = |link: &Link| LinkInfo { mtu: link.mtu, is_ethernet: link.mac.is_some() };
         self.links.iter().map(|link| (link.index, info(link))).collect()
     }

@@ -80,8 +80,8 @@ pub struct Settings {
         value_parser = clap::value_parser!(u16).range(1..))]
     pub probe_port: u16,
 
-    /// Forward packets of pods to other nodes with eBPF programs; `false` leaves all of them to the
-    /// bridge, the routes and the packet filters of the nodes
+    /// Forward packets between pods of different nodes by eBPF programs; `false` leaves them to the
+    /// bridge and the routing table
     #[arg(long, env = "SIMPLE_EBPF_AGENT_BYPASS", value_name = "BOOL", default_value_t = true,
         action = clap::ArgAction::Set)]
     pub bypass: bool,

@@ -1,4 +1,4 @@
-//! The ways between two nodes whose agents probe each other.
+//! The ways between two nodes with agents that probe each other.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -143,7 +143,7 @@ fn on_nodes(test: impl FnOnce(&[Arc<Node>; 2]) + Send) {
     });
 }
 
-/// A connection between the gateways of two nodes, whose ends are both in this test.
+/// A connection between the gateways of two nodes. This test has both ends.
 struct Connection([TcpStream; 2]);
 
 impl Connection {

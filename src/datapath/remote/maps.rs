@@ -61,7 +61,7 @@ pub struct PeerMap(Map);
 
 /// `node_addresses`: the addresses of other nodes.
 ///
-/// Packets from a tunnel must come from an address of the node whose pod CIDR contains the source.
+/// A packet from a tunnel must come from an address of the node that owns its source.
 #[derive(Debug)]
 pub struct NodeAddressMap(Map);
 

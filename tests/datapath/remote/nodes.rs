@@ -208,7 +208,7 @@ impl Node {
                 }
                 Way::Stack => (format!("via {to} dev up0"), PeerWay::Stack, MTU),
                 Way::Tunnel | Way::TunnelOverIpv6 => {
-                    // Receivers drop UDP packets over IPv6 without a checksum: RFC 8200, section 8.1.
+                    // UDP over IPv6 needs a checksum: RFC 8200, section 8.1.
                     let (encap, csum) = if to.is_ipv4() { ("ip", "") } else { ("ip6", "csum") };
                     let route = format!("encap {encap} id {VNI} dst {to} {csum} dev vx0 src {gateway}");
                     (route, PeerWay::Tunnel { link, remote: to, vni: VNI }, MTU - OVERHEAD)

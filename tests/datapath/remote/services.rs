@@ -134,7 +134,7 @@ fn sent_at_rest(node: &Node) -> u64 {
     last
 }
 
-/// All cases are answered, and only the packets between two pods without translation are redirected.
+/// All cases are answered. Only packets between two pods without translation are redirected.
 fn assert_answers(way: Way, mode: Mode, what: &str, nodes: &Nodes) {
     let [a, b] = &nodes.0;
     for family in [0, 1] {

@@ -1,9 +1,9 @@
 //! Probes of the direct ways to other nodes.
 //!
 //! A node in the same network segment is not always reachable directly: some clouds drop packets
-//! with addresses of pods. So the agent sends UDP packets from its gateway address to the gateway
-//! of the other node, by the direct way, and the agent there answers. [`schedule`] decides when to
-//! send and what an answer means. This module has the sockets and the thread.
+//! with addresses of pods. The agent therefore sends UDP packets by the direct way, from its
+//! gateway address to the gateway of the other node. The agent there answers. [`schedule`] decides
+//! when to send, and evaluates the answers. This module has the sockets and the thread.
 //!
 //! Each socket is bound to one link, so a packet and its answer take that link, whatever the best
 //! route is.
@@ -93,7 +93,7 @@ impl Prober {
         let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
     }
 
-    /// What the probes have found.
+    /// The results of the probes.
     #[must_use]
     pub fn verdicts(&self) -> BTreeMap<IpNetwork, Verdict> {
         lock(&self.shared).schedule.verdicts()

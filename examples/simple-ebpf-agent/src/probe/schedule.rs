@@ -1,4 +1,4 @@
-//! When to send probes, and what their answers mean. Pure: times are arguments.
+//! The times of probes, and the evaluation of their answers. Pure: times are arguments.
 //!
 //! A round has a short and a long request by the direct way. If the direct way is not in use or
 //! loses requests, the round also has one by the tunnel.
@@ -97,8 +97,8 @@ struct Round {
 }
 
 impl Schedule {
-    /// Replaces the targets. A target whose way has not changed keeps its state. A new one begins
-    /// with the direct way if `direct` has its next hop.
+    /// Replaces the targets. A target with an unchanged way keeps its state. A new one begins with
+    /// the direct way if `direct` has its next hop.
     pub fn set_targets(&mut self, targets: &[ProbeTarget], direct: &BTreeMap<IpNetwork, IpAddr>, now: Instant) {
         let mut known = std::mem::take(&mut self.targets);
         for target in targets {
@@ -137,7 +137,7 @@ impl Schedule {
         }
     }
 
-    /// Ends the rounds whose time is over. Returns the ways that change.
+    /// Ends the rounds that are over. Returns the ways that change.
     pub fn close(&mut self, now: Instant, clock: SystemTime) -> Vec<Change> {
         let count = u32::try_from(self.targets.len()).unwrap_or(u32::MAX);
         let pause = PAUSE.max(Duration::from_secs(1) * count / RATE);
@@ -152,7 +152,7 @@ impl Schedule {
         self.targets.values().map(|state| state.round.as_ref().map_or(state.next, |round| round.ends)).min()
     }
 
-    /// What the probes have found, by pod CIDR.
+    /// The results of the probes, by pod CIDR.
     #[must_use]
     pub fn verdicts(&self) -> BTreeMap<IpNetwork, Verdict> {
         let verdict = |state: &State| {
@@ -285,7 +285,7 @@ mod tests {
             Self { schedule, now, began: now }
         }
 
-        /// One round, in which the network delivers what `delivers` says: (line, length).
+        /// One round. `delivers` decides about each request by its line and length.
         fn round(&mut self, delivers: impl Fn(Line, usize) -> bool) -> Vec<Change> {
             self.now = self.now.max(self.schedule.next().expect("a target"));
             for request in self.schedule.due(self.now) {

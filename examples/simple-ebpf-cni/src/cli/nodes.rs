@@ -15,11 +15,11 @@ use super::table::Table;
 
 /// List the other nodes of the cluster, with the way to their pods.
 ///
-/// The agent on this node writes the list. WAY is `direct` if packets go to the node's address, and
-/// `vxlan` if they go there through a tunnel. It is `routed` if the network between the nodes routes
-/// the packets. It is `none` if pods of the node cannot be reached. EBPF shows whether the programs
-/// forward the packets, or the stack. PROBE is the age of the last answer by the direct way. REASON
-/// has the cause of the choice.
+/// The agent on this node writes the list. WAY is `direct` if packets go to the node's address,
+/// and `vxlan` if they go there through a tunnel. It is `routed` if the network between the nodes
+/// routes the packets. It is `none` if pods of the node cannot be reached. EBPF shows whether the
+/// programs forward the packets, or the stack. PROBE is the age of the last answer by the direct
+/// way. REASON has the cause of the choice.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub(crate) struct Options {
