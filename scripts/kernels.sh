@@ -30,11 +30,13 @@ fi
 plugin_tests=blackbox
 # The test binaries that depend on the kernel, and the programs that they call.
 read -ra tests <<<"${TESTS:-cnikit netlink netlink_fds netlink_background datapath datapath_fds isolation blackbox}"
-programs=(mount umount mkfifo date sh bash script cat sleep timeout nsenter unshare setpriv env kill sysctl ip tc bridge ping nft bpftool)
+programs=(mount umount mkfifo date sh bash script cat sleep timeout nsenter unshare setpriv env kill sysctl ip tc bridge ping nft bpftool ethtool iptables-restore ip6tables-restore)
 # The address plugins in the tests of gateways and routes.
 peers=(/usr/lib/cni/{host-local,sbr,static})
+# The extensions that iptables-restore loads.
+extensions=(/usr/lib/"$(uname -m)"-linux-gnu/xtables/*.so)
 # The kernel modules that they need, if they are not built in.
-modules=(veth bridge br_netfilter macvlan macvtap ipvlan 8021q vxlan vrf dummy ifb tun cls_bpf cls_u32 cls_matchall act_mirred sch_ingress sch_tbf sch_htb nf_tables nft_ct nft_chain_nat nft_nat nft_masq nft_redir nft_limit nft_fib_inet nft_reject_inet nft_reject_ipv4 nft_reject_ipv6 nft_reject_bridge nft_meta_bridge nf_conntrack_netlink nf_conntrack_bridge overlay)
+modules=(veth bridge br_netfilter macvlan macvtap ipvlan 8021q vxlan vrf dummy ifb tun cls_bpf cls_u32 cls_matchall act_mirred sch_ingress sch_tbf sch_htb nf_tables nft_ct nft_chain_nat nft_nat nft_masq nft_redir nft_limit nft_fib_inet nft_compat nft_counter xt_conntrack xt_mark xt_MASQUERADE xt_nat xt_tcpudp nft_reject_inet nft_reject_ipv4 nft_reject_ipv6 nft_reject_bridge nft_meta_bridge nf_conntrack_netlink nf_conntrack_bridge overlay)
 # Seconds that a machine may run: several times the time that an idle processor needs.
 limit=${LIMIT:-3600}
 
@@ -79,7 +81,7 @@ stage_userland() {
     for file in "${binaries[@]}"; do install -D -s "$file" "$stage/$file"; done
     check_skips "${binaries[@]:1}"
     for name in "${programs[@]}"; do binaries+=("$(type -P "$name")"); done
-    binaries+=("${peers[@]}")
+    binaries+=("${peers[@]}" "${extensions[@]}")
     mapfile -t libraries < <(ldd "${binaries[@]}" | grep -o '/[^ ]* (0x' | cut -d' ' -f1 | sort -u)
     for file in "${binaries[@]:1+${#tests[@]}}" "${libraries[@]}"; do install -D "$file" "$stage/$file"; done
     install "$(type -P busybox)" "$stage/usr/bin/busybox"

@@ -92,12 +92,13 @@ if [ "$stage" = test ]; then
     want curl have curl
     want podman have podman
     want dnsmasq-base have dnsmasq
-    want iptables have iptables
     want python3 have python3
 fi
 if [ "$stage" = test ] || [ "$stage" = kernels ]; then
     want containernetworking-plugins test -x /usr/lib/cni/static
     want nftables have nft
+    want iptables have iptables
+    want ethtool have ethtool
     want procps have sysctl
     want bsdutils have script
 fi

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use cnikit::bpf;
 use cnikit::datapath::RemoteConfig;
-use cnikit::netlink::{self, Address, Link, Route, Socket, Sysctl};
+use cnikit::netlink::{Link, Route, Socket};
 use cnikit::spec::{IfIndex, IfName, MacAddr};
 use ipnetwork::IpNetwork;
 use simple_ebpf_cni::agent::{Mode, PeerReport, ROUTE_PROTOCOL, Report, Way, remote_datapath};
@@ -19,13 +19,14 @@ use simple_ebpf_cni::network::Network;
 use simple_ebpf_cni::{masquerade as plugin_masquerade, naming, programs};
 use tracing::info;
 
-use crate::desired::{Desired, LinkInfo, TunnelLink, Underlay, first_address, tunnel_overhead};
+use crate::desired::{Desired, TunnelLink, Underlay, first_address, tunnel_overhead};
+use crate::kernel::Kernel;
 use crate::probe::{self, Prober};
 use crate::routes::{RouteIndex, route_changes};
 use crate::settings::Settings;
 use crate::tunnel::{self, Tunnel};
 use crate::view::{ClusterView, OwnNode};
-use crate::{conflist, forward, masquerade, underlay};
+use crate::{conflist, forward, masquerade, sysctls, underlay};
 
 /// The metric of an IPv6 route without an own one.
 const IPV6_METRIC: u32 = 1024;
@@ -42,13 +43,6 @@ pub struct Reconciler {
     /// The last complete repair: its time, the configuration of the plugin, and the network after
     /// it.
     repaired: Option<(Instant, serde_json::Value, Fingerprint)>,
-}
-
-/// The state of the kernel at the beginning of a comparison.
-struct Kernel {
-    host: Socket,
-    links: Vec<Link>,
-    addresses: Vec<Address>,
 }
 
 /// What shows that the network of the node has changed, at the cost of a few requests.
@@ -90,11 +84,13 @@ impl Reconciler {
             return report;
         };
         report.pod_cidrs.clone_from(&own.pod_cidrs);
-        if let Err(problem) = self.apply_to(view, own, &mut report) {
+        let mut warnings = Vec::new();
+        if let Err(problem) = self.apply_to(view, own, &mut report, &mut warnings) {
             report.problems.push(problem);
         }
         report.is_ready = report.problems.is_empty();
-        report.problems.extend(enable_forwarding(&own.pod_cidrs));
+        report.problems.append(&mut warnings);
+        report.problems.extend(sysctls::enable_forwarding(&own.pod_cidrs));
         report.problems.extend(forward::apply(&own.pod_cidrs, self.settings.forward_accept));
         // An unreachable node does not stop this one.
         let unreachable = report.peers.iter().filter(|peer| peer.way == Way::None);
@@ -105,14 +101,22 @@ impl Reconciler {
         report
     }
 
-    fn apply_to(&mut self, view: &ClusterView, own: &OwnNode, report: &mut Report) -> Result<(), String> {
+    /// Adds to the problems of the report what must not happen on a node with pods, and to
+    /// `warnings` what makes packets slower or other nodes unreachable.
+    fn apply_to(
+        &mut self,
+        view: &ClusterView,
+        own: &OwnNode,
+        report: &mut Report,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), String> {
         let kernel = Kernel::look()?;
         let (host, own_cidrs) = (&kernel.host, own.pod_cidrs.as_slice());
         let uses_tunnel = self.settings.mode.needs_tunnel()
             || view.peers.iter().any(|peer| peer.mode.is_some_and(Mode::needs_tunnel));
         let underlay_mtu = kernel.underlay_mtu(&own.addresses)?;
         let overhead = tunnel_overhead(&own.addresses);
-        report.mtu = self.settings.mtu.or_else(|| uses_tunnel.then_some(underlay_mtu? - overhead));
+        report.mtu = self.settings.mtu.or_else(|| uses_tunnel.then_some(underlay_mtu?.saturating_sub(overhead)));
         let plugin = conflist::plugin(&self.settings, own_cidrs, report.mtu);
         let problems = &mut report.problems;
 
@@ -121,8 +125,9 @@ impl Reconciler {
         problems.extend(set_up.err());
         let gateways: Vec<IpAddr> = own_cidrs.iter().filter_map(first_address).collect();
         // A replaced device takes its routes with it, so it comes before the routes are listed.
-        let tunnel = self.ensure_tunnel(host, uses_tunnel, underlay_mtu.unwrap_or(1500) - overhead, &gateways);
-        problems.extend(tunnel.as_ref().err().filter(|_| uses_tunnel).cloned());
+        let tunnel =
+            self.ensure_tunnel(host, uses_tunnel, underlay_mtu.unwrap_or(1500).saturating_sub(overhead), &gateways);
+        warnings.extend(tunnel.as_ref().err().filter(|_| uses_tunnel).cloned());
 
         let found = host.routes_of(Route::MAIN_TABLE).map_err(|error| error.to_string())?;
         let rejects = host.reject_routes().map_err(|error| error.to_string())?;
@@ -143,13 +148,16 @@ impl Reconciler {
         let link = tunnel.as_ref().ok().map(|tunnel| tunnel.link);
         let remote = remote_datapath(&self.settings.network);
         if is_set_up && let Err(error) = underlay::ensure_programs(host, &remote, &desired.uplinks, link) {
-            problems.push(format!("cannot attach the eBPF programs to the links between the nodes: {error}"));
+            warnings.push(format!(
+                "the bridge and the routes forward packets to other nodes: cannot attach the eBPF programs to the links \
+                 between the nodes: {error}"
+            ));
             desired = Desired::new(view, &Underlay { bypass: false, ..underlay });
         }
         let mut names = kernel.names(desired.uplinks.iter());
         if link.is_some() {
-            let loosened = underlay::loosen_reverse_path_filters(names.values());
-            problems.extend(loosened.err().map(|error| format!("nodes can send by two links, but {error}")));
+            let loosened = sysctls::loosen_reverse_path_filters(names.values());
+            warnings.extend(loosened.err().map(|error| format!("nodes can send by two links, but {error}")));
         }
 
         // Before the routes: a connection keeps the address that its first packet gets.
@@ -164,6 +172,7 @@ impl Reconciler {
                 masquerade::remove().err().map(|error| format!("cannot delete the masquerading rules: {error}")),
             );
         }
+        warnings.extend(sysctls::raise_neighbor_limits(&desired.routes));
         let entries = |error: bpf::Error| format!("cannot write the eBPF maps of other nodes: {error}");
         let deleted = if is_set_up { underlay::delete_entries(&remote, &desired).map_err(entries) } else { Ok(0) };
         problems.extend(change_routes(host, &desired, &found));
@@ -257,62 +266,6 @@ impl Fingerprint {
         };
         let bridge = bridge.map(|Link { index, up, mac, mtu, .. }| (index, up, mac, mtu));
         Ok(Self { bridge, addresses: addresses.into_iter().collect(), missing_programs })
-    }
-}
-
-/// Turns on forwarding for the families of the pods. Returns a message for each failure: pods of
-/// this node still reach each other.
-fn enable_forwarding(own: &[IpNetwork]) -> Vec<String> {
-    let families = [(Sysctl::Ipv4Forward, true), (Sysctl::Ipv6Forward, false)];
-    let needed = families.into_iter().filter(|(_, is_ipv4)| own.iter().any(|cidr| cidr.is_ipv4() == *is_ipv4));
-    // A change of IPv6 forwarding would delete routes that the node has from router advertisements.
-    let is_off = needed.filter(|(setting, _)| !matches!(setting.read(), Ok(value) if value != 0));
-    let changed = is_off.map(|(setting, is_ipv4)| match if is_ipv4 { setting.write(1).err() } else { None } {
-        None if is_ipv4 => None,
-        None => {
-            Some(format!("{setting} is 0, so pods reach only their node: sysctl -w net.ipv6.conf.all.forwarding=1"))
-        }
-        Some(error) => Some(format!("pods reach only their node: {error}")),
-    });
-    changed.flatten().collect()
-}
-
-impl Kernel {
-    fn look() -> Result<Self, String> {
-        let look = || {
-            let host = Socket::open()?;
-            let (links, addresses) = (host.links()?, host.all_addresses()?);
-            Ok(Self { host, links, addresses })
-        };
-        look().map_err(|error: netlink::Error| error.to_string())
-    }
-
-    fn link_infos(&self) -> BTreeMap<IfIndex, LinkInfo> {
-        // Links without MACs, such as WireGuard links, carry IP packets without a frame.
-        let info = |link: &Link| LinkInfo { mtu: link.mtu, is_ethernet: link.mac.is_some() };
-        self.links.iter().map(|link| (link.index, info(link))).collect()
-    }
-
-    fn names<'a>(&self, wanted: impl Iterator<Item = &'a IfIndex>) -> BTreeMap<IfIndex, IfName> {
-        let wanted: BTreeSet<&IfIndex> = wanted.collect();
-        let found = self.links.iter().filter(|link| wanted.contains(&link.index));
-        found.map(|link| (link.index, link.name.clone())).collect()
-    }
-
-    /// The MTU of the link with an address of the own node, or of the default route.
-    fn underlay_mtu(&self, own: &[IpAddr]) -> Result<Option<u32>, String> {
-        let found = self.addresses.iter().find(|address| own.contains(&address.address.ip()));
-        let link = found.and_then(|address| self.links.iter().find(|link| link.index == address.ifindex));
-        match link {
-            Some(link) => Ok(Some(link.mtu)),
-            None => Ok(self.host.uplink().map_err(|error| error.to_string())?.map(|link| link.mtu)),
-        }
-    }
-
-    /// The smallest MTU of the pods on a bridge. A host end has the MTU of its pod.
-    fn pod_mtu(&self, bridge: &IfName) -> Option<u32> {
-        let bridge = self.links.iter().find(|link| link.name == *bridge)?.index;
-        self.links.iter().filter(|link| link.master == Some(bridge)).map(|link| link.mtu).min()
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cnikit::bpf::{self, Direction, TcxLink};
 use cnikit::datapath::{RemoteConfig, RemoteDatapath, UnderlayProgram};
-use cnikit::netlink::{self, BpfFilter, FilterTarget, Ipv4Conf, SharedBlocks, Socket, Sysctl};
-use cnikit::spec::{IfIndex, IfName};
+use cnikit::netlink::{self, BpfFilter, FilterTarget, SharedBlocks, Socket};
+use cnikit::spec::IfIndex;
 use simple_ebpf_cni::agent::FILTER_PRIORITY;
 use tracing::info;
 
@@ -13,10 +13,6 @@ use crate::desired::Desired;
 
 /// The handle of the agent's filters, so that a new program replaces the old one.
 const HANDLE: u32 = 1;
-
-/// `rp_filter`: strict, and loose.
-const STRICT: i32 = 1;
-const LOOSE: i32 = 2;
 
 /// A failure to attach the programs or to write their maps.
 #[derive(Debug, thiserror::Error)]
@@ -109,23 +105,6 @@ fn ensure_filter(host: &Socket, remote: &RemoteDatapath, point: &AttachPoint) ->
     let filter = BpfFilter::new(&program, point.program.as_str()).priority(FILTER_PRIORITY).handle(HANDLE);
     host.replace_filter(&target, &filter)?;
     info!("attached {} to link {}", point.program.as_str(), point.link);
-    Ok(())
-}
-
-/// Sets the reverse path filter of links to loose, if it is strict. The direct way and the tunnel
-/// have different links, and a node can send by one while the other node sends by the other.
-///
-/// # Errors
-///
-/// Fails if a setting cannot be written.
-pub fn loosen_reverse_path_filters<'a>(links: impl IntoIterator<Item = &'a IfName>) -> netlink::Result<()> {
-    for link in links {
-        let setting = Sysctl::Ipv4Conf(link, Ipv4Conf::RpFilter);
-        if setting.read()? == STRICT {
-            setting.write(LOOSE)?;
-            info!("set net.ipv4.conf.{link}.rp_filter to {LOOSE}: nodes can send by two links");
-        }
-    }
     Ok(())
 }
 
