@@ -101,8 +101,8 @@ impl Reconciler {
         report
     }
 
-    /// Adds to the problems of the report what must not happen on a node with pods, and to
-    /// `warnings` what makes packets slower or other nodes unreachable.
+    /// Adds failures that pods would notice to the problems of the report. Adds others to
+    /// `warnings`: packets are slower, or some nodes cannot be reached.
     fn apply_to(
         &mut self,
         view: &ClusterView,
