@@ -55,10 +55,9 @@ pub fn raise_neighbor_limits(routes: &[Route]) -> Vec<String> {
     let mut problems = Vec::new();
     for (family, is_ipv4) in [("ipv4", true), ("ipv6", false)] {
         let nodes = routes.iter().filter_map(|route| route.gateway).filter(|hop| hop.is_ipv4() == is_ipv4).count();
-        // The soft limit first: it must not exceed the hard one, and is the lower one by default.
-        for (limit, number) in
-            [("gc_thresh3", nodes * NEIGHBORS_PER_NODE), ("gc_thresh2", nodes * NEIGHBORS_PER_NODE / 2)]
-        {
+        // The hard limit first, because the soft one must not exceed it.
+        let entries = nodes * NEIGHBORS_PER_NODE;
+        for (limit, number) in [("gc_thresh3", entries), ("gc_thresh2", entries / 2)] {
             let setting = format!("net.{family}.neigh.default.{limit}");
             problems.extend(raise(&setting, number).err().map(|error| {
                 format!("{error}; {nodes} nodes are in the same network segment: sysctl -w {setting}={number}")
@@ -72,7 +71,7 @@ pub fn raise_neighbor_limits(routes: &[Route]) -> Vec<String> {
 fn raise(setting: &str, number: usize) -> Result<(), String> {
     let name: SysctlName = setting.parse().map_err(|error: cnikit::spec::Error| error.to_string())?;
     let sysctl = Sysctl::Named(&name);
-    // A network namespace other than the first one has no such setting, and the limits of the first.
+    // The limits of the first network namespace apply to all, and only that one has the setting.
     let Ok(found) = sysctl.read() else { return Ok(()) };
     if usize::try_from(found).is_ok_and(|found| found >= number) {
         return Ok(());

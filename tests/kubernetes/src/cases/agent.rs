@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use super::bench::{Bench, PATIENCE};
 use super::restarts::Traffic;
@@ -11,6 +12,9 @@ use crate::process::wait_until;
 
 /// The longest time until the agent has repaired a node.
 const REPAIR: Duration = Duration::from_secs(1);
+
+/// The longest time until all nodes use another way.
+const CHANGE: Duration = Duration::from_secs(10);
 
 /// The most attempts to see a repair in this time.
 const ATTEMPTS: usize = 3;
@@ -68,16 +72,65 @@ pub(super) fn killed(bench: &Bench) -> Result<()> {
     traffic.finish()
 }
 
-/// The command `nodes` lists the ways to all other nodes.
+/// The command `nodes` lists the ways to all other nodes: direct, by eBPF programs.
 pub(super) fn nodes(bench: &Bench) -> Result<()> {
     for node in bench.nodes() {
-        let listed = node.shell("/opt/cni/bin/simple-ebpf-cni nodes")?;
+        let (listed, _) = wait_for_ways(bench, &node, "direct")?;
         for other in bench.nodes().iter().filter(|other| other.number() != node.number()) {
             let rows = listed.lines().filter(|line| line.starts_with(&other.name()));
-            let direct = rows.filter(|line| line.contains(" direct ")).count();
-            ensure!(direct == bench.families(), "{} lists:\n{listed}", node.name());
+            let by_programs =
+                rows.filter(|line| line.contains(" yes ") && line.contains("probes are answered")).count();
+            ensure!(by_programs == bench.families(), "{} lists:\n{listed}", node.name());
         }
         ensure!(!listed.contains("problem"), "{} lists:\n{listed}", node.name());
     }
     Ok(())
+}
+
+/// A network that drops probes of the direct way makes all nodes use the tunnel, and back. No packet
+/// of a pod is lost.
+pub(super) fn changes_ways(bench: &Bench) -> Result<()> {
+    let nodes = bench.nodes();
+    for node in &nodes {
+        wait_for_ways(bench, node, "direct")?;
+    }
+    let traffic = Traffic::start(bench)?;
+    for node in &nodes {
+        // The gateways of other nodes send the probes. Packets of the tunnel have node addresses.
+        let report: Value = serde_json::from_str(&node.shell("/opt/cni/bin/simple-ebpf-cni nodes --json")?)?;
+        let mut rules = String::new();
+        for peer in report["peers"].as_array().context("no peers")? {
+            let cidr = peer["podCidr"].as_str().context("no pod CIDR")?;
+            let (family, link) = (if cidr.contains(':') { "ip6" } else { "ip" }, &peer["link"]);
+            rules += &format!("iifname {link} {family} saddr {cidr} drop; ");
+        }
+        node.shell(&format!(
+            "nft 'table inet cloud {{ chain check {{ type filter hook prerouting priority raw; {rules}}}; }}'"
+        ))?;
+    }
+    for node in &nodes {
+        let (_, took) = wait_for_ways(bench, node, "vxlan")?;
+        ensure!(took < CHANGE, "{} needed {took:?}", node.name());
+    }
+    for node in &nodes {
+        node.shell("nft delete table inet cloud")?;
+    }
+    for node in &nodes {
+        let (_, took) = wait_for_ways(bench, node, "direct")?;
+        ensure!(took < CHANGE, "{} needed {took:?}", node.name());
+    }
+    traffic.still_runs()?;
+    traffic.finish()
+}
+
+/// Waits until a node uses a way to all other nodes. Returns the list of ways, and the time.
+fn wait_for_ways(bench: &Bench, node: &Node, way: &str) -> Result<(String, Duration)> {
+    let (began, mut listed) = (Instant::now(), String::new());
+    let wanted = (bench.nodes().len() - 1) * bench.families();
+    wait_until(&format!("the way {way} on {}", node.name()), PATIENCE, || {
+        listed = node.shell("/opt/cni/bin/simple-ebpf-cni nodes")?;
+        Ok(listed.lines().filter(|line| line.contains(&format!(" {way} "))).count() == wanted)
+    })
+    .with_context(|| format!("{} does not use {way}", node.name()))?;
+    Ok((listed, began.elapsed()))
 }

@@ -46,7 +46,7 @@ impl Case {
 }
 
 /// All tests, in their order.
-pub(crate) static CASES: [Case; 27] = [
+pub(crate) static CASES: [Case; 28] = [
     short("article::two_pods_ping_and_the_counters_are_exact", basic::article),
     short("pods::every_pair_of_nodes_connects", basic::every_pair_of_nodes),
     short("pods::names_resolve_on_every_node", basic::names_resolve),
@@ -64,6 +64,7 @@ pub(crate) static CASES: [Case; 27] = [
     short("agent::nodes_lists_the_ways", agent::nodes).with(has_agent),
     short("agent::repairs_the_node", agent::repairs).with(has_agent),
     long("agent::killed_under_traffic", agent::killed).with(has_agent),
+    long("agent::changes_ways_under_traffic", agent::changes_ways).with(has_agent_and_peers),
     long("restarts::kubelet", restarts::kubelet),
     long("restarts::containerd", restarts::containerd),
     long("restarts::daemonset_deleted_and_back", restarts::daemonset),
@@ -79,6 +80,11 @@ pub(crate) static CASES: [Case; 27] = [
 /// Whether the nodes have the agent.
 fn has_agent(settings: &Settings) -> bool {
     settings.agent.is_some()
+}
+
+/// Whether the nodes have the agent and each other.
+fn has_agent_and_peers(settings: &Settings) -> bool {
+    settings.agent.is_some() && settings.nodes > 1
 }
 
 /// Whether the runtime asks the plugin for its status: containerd 2.2, with CNI 1.1.0.
