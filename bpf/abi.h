@@ -27,7 +27,7 @@
 
 /*
  * Entries of the flow table. An LRU map allocates its memory at creation: 3.5 MiB per network
- * for this number. It bounds the translated connections between pods of one node.
+ * for this number. It bounds the translated connections of the node's pods to other pods.
  */
 #define CNI_TC_MAX_FLOWS 32768
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * The flow table: flows between pods that the stack delivers.
+ * The flow table: flows between pods that the stack forwards, on this node and to other nodes.
  *
  * The stack may have translated such a flow: pod A sent to a service address, which became
  * pod B. B's reply is addressed to A. Delivered directly, it would miss the reverse
@@ -12,7 +12,7 @@
  * If the table is full, the kernel evicts one of the longest unused flows. The next packet of
  * the client adds the flow again. A packet of the server before that goes directly, and TCP
  * resets the connection. CNI_TC_MAX_FLOWS must therefore exceed the number of translated
- * connections between pods of one node.
+ * connections that the node's pods have with other pods.
  *
  * Flows are tracked also without CNI_NET_DIRECT_FORWARDING, which may be set later.
  */

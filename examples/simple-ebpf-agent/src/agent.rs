@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use simple_ebpf_cni::agent::{REPORT, Report};
+use simple_ebpf_cni::naming;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -41,7 +42,7 @@ pub async fn run(
     mut clusters: watch::Receiver<Option<Cluster>>,
     pages: Arc<Pages>,
 ) -> io::Result<()> {
-    let kernel = monitor::start()?;
+    let kernel = monitor::start(naming::datapath(&settings.network))?;
     let resync = settings.resync;
     let prober = Prober::start(Arc::clone(&kernel))?;
     let mut reconciler = Reconciler::new(settings).with_prober(prober);

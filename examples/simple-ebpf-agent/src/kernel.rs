@@ -13,7 +13,8 @@ use crate::desired::LinkInfo;
 pub struct Kernel {
     /// A socket in the network namespace of the node.
     pub host: Socket,
-    links: Vec<Link>,
+    /// All links.
+    pub links: Vec<Link>,
     addresses: Vec<Address>,
 }
 

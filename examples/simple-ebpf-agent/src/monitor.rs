@@ -1,14 +1,17 @@
 //! Wakes the agent when the kernel's network state changes.
 //!
 //! The messages are not read: the agent compares the whole state, whatever has changed. A lost
-//! message therefore changes nothing either.
+//! message therefore changes nothing either. The kernel sends no message if map entries or pins
+//! disappear, so the agent counts the entries twice a second.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use cnikit::datapath::{self, Datapath};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 use tokio::sync::Notify;
@@ -19,8 +22,12 @@ const ROUTE_GROUPS: u32 = 0x1 | 0x8 | 0x10 | 0x40 | 0x100 | 0x400;
 /// `NFNLGRP_NFTABLES`, the seventh group.
 const NFTABLES_GROUPS: u32 = 1 << 6;
 
+/// The time between two looks at the maps.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// Joins the multicast groups of the kernel for links, addresses, routes, filters and nftables.
-/// Each message in them notifies the returned value, until the process ends.
+/// Each message in them notifies the returned value, until the process ends. So does a smaller
+/// number of entries in the maps of `datapath`.
 ///
 /// The sockets have a thread of their own, because tokio registers a file descriptor only by an
 /// unsafe function.
@@ -28,20 +35,36 @@ const NFTABLES_GROUPS: u32 = 1 << 6;
 /// # Errors
 ///
 /// Fails if the kernel has no such groups, or if no thread can be started.
-pub fn start() -> io::Result<Arc<Notify>> {
+pub fn start(datapath: Datapath) -> io::Result<Arc<Notify>> {
     let sockets = [join(None, ROUTE_GROUPS)?, join(Some(netlink::NETFILTER), NFTABLES_GROUPS)?];
     let changed = Arc::new(Notify::new());
     let notified = Arc::clone(&changed);
     thread::Builder::new().name("monitor".to_owned()).spawn(move || {
+        let (mut looked, mut known) = (Instant::now(), 0);
+        let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
         loop {
             let mut ready = sockets.each_ref().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN));
             // An interrupted wait looks for messages, too.
-            let _ = poll(&mut ready, None);
+            let is_idle = matches!(poll(&mut ready, Some(&timeout)), Ok(0));
             sockets.iter().for_each(drain);
-            notified.notify_one();
+            let mut is_changed = !is_idle;
+            if looked.elapsed() >= LOOK {
+                // Without pins, there are no entries.
+                let found = entries(&datapath).unwrap_or(0);
+                is_changed |= found < known;
+                (looked, known) = (Instant::now(), found);
+            }
+            if is_changed {
+                notified.notify_one();
+            }
         }
     })?;
     Ok(changed)
+}
+
+/// The number of addresses and ports in the maps.
+fn entries(datapath: &Datapath) -> datapath::Result<usize> {
+    Ok(datapath.open_endpoints()?.addresses()?.len() + datapath.open_port_configs()?.indexes()?.len())
 }
 
 fn join(protocol: Option<Protocol>, groups: u32) -> io::Result<OwnedFd> {

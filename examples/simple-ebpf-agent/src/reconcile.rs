@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use cnikit::bpf;
-use cnikit::datapath::RemoteConfig;
+use cnikit::datapath::{self, Datapath, RemoteConfig};
 use cnikit::netlink::{Link, Route, Socket};
 use cnikit::spec::{IfIndex, IfName, MacAddr};
 use ipnetwork::IpNetwork;
@@ -51,6 +51,8 @@ struct Fingerprint {
     bridge: Option<(IfIndex, bool, Option<MacAddr>, u32)>,
     addresses: BTreeSet<IpNetwork>,
     missing_programs: Vec<&'static str>,
+    /// The ports of pods that the maps lack. A port without a pod is among them, too.
+    unknown_ports: BTreeSet<IfIndex>,
 }
 
 impl Reconciler {
@@ -120,7 +122,7 @@ impl Reconciler {
         let plugin = conflist::plugin(&self.settings, own_cidrs, report.mtu);
         let problems = &mut report.problems;
 
-        let set_up = self.set_up_network(host, &plugin);
+        let set_up = self.set_up_network(&kernel, &plugin);
         let is_set_up = set_up.is_ok();
         problems.extend(set_up.err());
         let gateways: Vec<IpAddr> = own_cidrs.iter().filter_map(first_address).collect();
@@ -226,13 +228,13 @@ impl Reconciler {
     }
 
     /// Creates or repairs the bridge, the programs and the map entries.
-    fn set_up_network(&mut self, host: &Socket, plugin: &serde_json::Value) -> Result<(), String> {
+    fn set_up_network(&mut self, kernel: &Kernel, plugin: &serde_json::Value) -> Result<(), String> {
         let name = &self.settings.network;
         let config: Config = serde_json::from_value(plugin.clone())
             .map_err(|error| format!("the network configuration is invalid: {error}"))?;
         let store = naming::leases(&config.data_dir, name).map_err(|error| error.to_string())?;
-        let network = Network::new(host, name, &config, &store);
-        let before = Fingerprint::look(&network)?;
+        let network = Network::new(&kernel.host, name, &config, &store);
+        let before = Fingerprint::look(&network, &kernel.links)?;
         let is_same = |(at, known, seen): &(Instant, serde_json::Value, Fingerprint)| {
             at.elapsed() < FULL_REPAIR && known == plugin && *seen == before
         };
@@ -241,7 +243,7 @@ impl Reconciler {
         }
         self.repaired = None;
         network.repair(false).map_err(|error| format!("cannot set up the network {name}: {error}"))?;
-        let after = Fingerprint::look(&network)?;
+        let after = Fingerprint::look(&network, &kernel.links)?;
         if before != after {
             info!("set up the network {name}: bridge {}", config.bridge);
         }
@@ -251,7 +253,7 @@ impl Reconciler {
 }
 
 impl Fingerprint {
-    fn look(network: &Network<'_>) -> Result<Self, String> {
+    fn look(network: &Network<'_>, links: &[Link]) -> Result<Self, String> {
         let host = network.host;
         let bridge = host.link_by_name(&network.config.bridge).map_err(|error| error.to_string())?;
         let addresses = match &bridge {
@@ -264,9 +266,26 @@ impl Fingerprint {
         } else {
             Vec::new()
         };
+        let index = bridge.as_ref().map(|bridge| bridge.index);
+        let ports = links.iter().filter(|link| index.is_some() && link.master == index).map(|link| link.index);
+        let mut unknown_ports: BTreeSet<IfIndex> = ports.collect();
+        // Missing pins are in `missing_programs`.
+        if let Ok(known) = known_ports(&network.datapath) {
+            unknown_ports.retain(|port| !known.contains(port));
+        }
         let bridge = bridge.map(|Link { index, up, mac, mtu, .. }| (index, up, mac, mtu));
-        Ok(Self { bridge, addresses: addresses.into_iter().collect(), missing_programs })
+        Ok(Self { bridge, addresses: addresses.into_iter().collect(), missing_programs, unknown_ports })
     }
+}
+
+/// The ports with a configuration and at least one address in the maps.
+fn known_ports(datapath: &Datapath) -> datapath::Result<BTreeSet<IfIndex>> {
+    let (endpoints, configs) = (datapath.open_endpoints()?, datapath.open_port_configs()?.indexes()?);
+    let mut with_address = BTreeSet::new();
+    for address in endpoints.addresses()? {
+        with_address.extend(endpoints.read(address)?.map(|endpoint| endpoint.ifindex));
+    }
+    Ok(configs.into_iter().filter(|port| with_address.contains(port)).collect())
 }
 
 /// The next hop of each direct route of the agent that is in use.

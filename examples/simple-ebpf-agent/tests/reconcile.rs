@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use clap::Parser as _;
-use cnikit::netlink::{Link, Route, Socket};
+use cnikit::bpf::{Direction, TcxLink};
+use cnikit::netlink::{FilterTarget, Link, Route, Socket};
 use cnikit::spec::IfName;
 use cnikit_testbed::{Host, Namespace as _, host};
 use ipnetwork::IpNetwork;
@@ -228,8 +229,8 @@ fn mode_auto_uses_the_tunnel_and_prepares_the_direct_way() {
         // No other link has the programs.
         for (link, count) in [("uplink", 2), ("cni-vxlan", 2), ("switch", 0)] {
             let index = Socket::open().expect("a socket").require_link(&link.parse().expect("a name")).expect("a link");
-            let on = |direction| cnikit::bpf::TcxLink::attached(index.index, direction).map_or(1, |found| found.len());
-            let found = on(cnikit::bpf::Direction::Ingress) + on(cnikit::bpf::Direction::Egress);
+            let on = |direction| TcxLink::attached(index.index, direction).map_or(1, |found| found.len());
+            let found = on(Direction::Ingress) + on(Direction::Egress);
             assert_eq!(found, count, "{link}");
         }
 
@@ -241,6 +242,78 @@ fn mode_auto_uses_the_tunnel_and_prepares_the_direct_way() {
         ready(&Reconciler::new(settings(&auto)).apply(&ClusterView { peers: Vec::new(), ..view.clone() }));
         assert!(remote.open_peers().and_then(|peers| peers.entries()).expect("entries").is_empty());
         host.ip("route delete 198.51.100.0/24");
+    });
+}
+
+/// A network manager deletes links and routes that it does not know, and an operator removes pins.
+#[test]
+fn removed_objects_of_the_tunnel_come_back() {
+    on_node(|host| {
+        let view = view(&[("b", "10.244.2.0/24", "192.0.2.2")]);
+        let mut reconciler = Reconciler::new(settings(&["--mode", "auto"]));
+        ready(&reconciler.apply(&view));
+        let remote = remote_datapath(&"podnet".parse().expect("a name"));
+        let entries = || remote.open_peers().and_then(|peers| peers.entries()).expect("entries");
+        let programs = || {
+            let attached = ["uplink", "cni-vxlan"].map(|link| {
+                let link =
+                    Socket::open().expect("a socket").require_link(&link.parse().expect("a name")).expect("a link");
+                // On a kernel without TCX, these are filters.
+                let links = TcxLink::attached(link.index, Direction::Ingress).map_or(0, |found| found.len());
+                let filters =
+                    Socket::open().expect("a socket").filters(&FilterTarget::Ingress(link.index)).expect("filters");
+                links + filters.len()
+            });
+            attached.iter().sum::<usize>()
+        };
+        let state = || (own_routes().len(), entries(), programs());
+        let before = state();
+        assert_eq!((before.0, before.1.len(), before.2), (2, 1, 2));
+        let pins = remote.directory();
+        let breakages: [(&str, &dyn Fn()); 5] = [
+            ("link", &|| drop(host.ip("link delete cni-vxlan"))),
+            ("routes", &|| drop(host.ip("route flush proto 201"))),
+            ("entries", &|| remote.open_peers().and_then(|peers| peers.remove(entries()[0].0)).expect("remove")),
+            ("pins", &|| fs::remove_dir_all(&pins).expect("remove the pins")),
+            ("pins of links", &|| fs::remove_dir_all(remote.link_pins()).unwrap_or_default()),
+        ];
+        for (what, breakage) in breakages {
+            breakage();
+            ready(&reconciler.apply(&view));
+            let now = state();
+            assert_eq!((now.0, now.1.len(), now.2), (2, 1, 2), "{what}");
+            assert!(now.1[0].1.is_some(), "{what}");
+        }
+    });
+}
+
+#[test]
+fn five_thousand_nodes_have_routes_and_entries() {
+    on_node(|_| {
+        let peers = (0..5_000_u32).map(|number| {
+            let [_, _, high, low] = number.to_be_bytes();
+            PeerNode {
+                name: format!("node-{number}"),
+                pod_cidrs: vec![format!("10.{}.{low}.0/24", 100 + high).parse().expect("a network")],
+                addresses: vec![format!("198.18.{high}.{low}").parse().expect("an address")],
+                mode: None,
+            }
+        });
+        let view = ClusterView { peers: peers.collect(), ..view(&[]) };
+        Socket::open()
+            .and_then(|socket| {
+                let uplink = socket.require_link(&"uplink".parse().expect("a name"))?;
+                socket.add_route(&Route::new("198.18.0.0/16".parse().expect("a network"), uplink.index))
+            })
+            .expect("a route");
+        let report = Reconciler::new(settings(&["--mode", "auto"])).apply(&view);
+        assert!(report.is_ready, "{:?}", report.problems);
+        let remote = remote_datapath(&"podnet".parse().expect("a name"));
+        let count = || remote.open_peers().and_then(|peers| peers.entries()).expect("entries").len();
+        assert_eq!((own_routes().len(), count()), (10_000, 5_000));
+        let report = Reconciler::new(settings(&["--mode", "auto"])).apply(&ClusterView { peers: Vec::new(), ..view });
+        assert!(report.is_ready, "{:?}", report.problems);
+        assert_eq!((own_routes().len(), count()), (0, 0));
     });
 }
 

@@ -203,13 +203,19 @@ impl RemoteDatapath {
         Ok(self.network.maps().open(&REMOTE_STATS)?.sum(&SINGLE_KEY, "the entry")?.unwrap_or_default())
     }
 
-    /// Removes the pins of the programs and of their TCX links, which detaches these. Entries of
-    /// [`PeerMap`] stay. Missing pins are success.
+    /// Deletes all entries of [`PeerMap`]. Then removes the pins of the programs and of their TCX
+    /// links, which detaches these. Missing pins are success.
     ///
     /// # Errors
     ///
-    /// As [`PinSet::remove`].
+    /// As [`PinSet::remove`], and [`Error::Map`](super::Error::Map) if an entry cannot be deleted.
     pub fn remove(&self) -> Result<()> {
+        // With an entry, but without the programs, each node would forward in one direction only.
+        match self.open_peers() {
+            Ok(peers) => peers.entries()?.into_iter().try_for_each(|(cidr, _)| peers.remove(cidr))?,
+            Err(error) if error.is_missing_pin() => {}
+            Err(error) => return Err(error),
+        }
         self.pins.remove()
     }
 }

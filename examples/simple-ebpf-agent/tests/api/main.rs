@@ -60,6 +60,11 @@ impl Node<'_> {
     }
 }
 
+/// The moments of the kills after the start: the agent needs about half a second for its work.
+const KILLS: u32 = 12;
+const FIRST_KILL: Duration = Duration::from_millis(40);
+const KILL_STEP: Duration = Duration::from_millis(50);
+
 fn on_node(test: impl FnOnce(&Node<'_>) + Send) {
     host(|host| {
         fs::create_dir(DIRECTORY).expect("create a directory");
@@ -158,5 +163,46 @@ fn node_waits_for_its_pod_cidr() {
         node.host.command("kill").words(&format!("-TERM {}", agent.pid())).run();
         assert!(agent.wait(LIMIT).success());
         assert!(Path::new(CONFLIST).exists() && node.host.link("cbr0").is_some(), "SIGTERM leaves everything");
+    });
+}
+
+/// The agent is killed at some moment of its start. The next one finishes the work.
+#[test]
+fn next_agent_finishes_the_work_of_a_killed_one() {
+    on_node(|node| {
+        node.api.apply("a", &["10.244.1.0/24"], "192.0.2.1", false);
+        node.api.apply("b", &["10.244.2.0/24"], "192.0.2.2", false);
+        for round in 0..KILLS {
+            let agent = node.start_agent();
+            std::thread::sleep(FIRST_KILL + KILL_STEP * round);
+            drop(agent);
+            // No reader ever sees a part of the file.
+            if let Ok(text) = fs::read_to_string(CONFLIST) {
+                assert!(serde_json::from_str::<Value>(&text).is_ok(), "round {round}: {text}");
+            }
+            let agent = node.start_agent();
+            node.has_routes(&["10.244.2.0/24"]);
+            eventually("the configuration", LIMIT, || Path::new(CONFLIST).exists());
+            eventually("the node is ready", LIMIT, || node.page("/readyz").contains("ready"));
+            let shown = node.host.command("ip").words("route show proto 201").run();
+            assert_eq!(shown.lines().count(), 2, "round {round}: {shown}");
+            let network = "podnet".parse().expect("a name");
+            let remote = simple_ebpf_cni::agent::remote_datapath(&network);
+            let entries = remote.open_peers().and_then(|peers| peers.entries()).expect("entries");
+            assert_eq!(entries.len(), 1, "round {round}");
+            drop(agent);
+            // The next round begins on an empty node.
+            fs::remove_file(CONFLIST).expect("remove the configuration");
+            node.host.ip("route flush proto 201");
+            node.host.ip("link delete cni-vxlan");
+            node.host.ip("link delete cbr0");
+            node.host.command("nft").words("delete table inet simple-ebpf-agent").run();
+            remote.remove().expect("remove the pins");
+            simple_ebpf_cni::naming::datapath(&network).remove().expect("remove the pins");
+        }
+        // The cleaning up of the fixture expects the objects.
+        let agent = node.start_agent();
+        eventually("the configuration", LIMIT, || Path::new(CONFLIST).exists());
+        drop(agent);
     });
 }

@@ -21,7 +21,7 @@ const ATTEMPTS: usize = 3;
 
 /// What an operator or another tool may do to a node, and a command that prints something only if
 /// the node is whole.
-const BREAKAGES: [(&str, &str); 4] = [
+const BREAKAGES: [(&str, &str); 6] = [
     ("ip link set cbr0 down", "ip -o link show cbr0 up"),
     ("nft delete table inet simple-ebpf-agent", "nft list table inet simple-ebpf-agent | grep masquerade"),
     (
@@ -29,6 +29,14 @@ const BREAKAGES: [(&str, &str); 4] = [
         "tc filter show dev cbr0 ingress | grep cni_tc_main",
     ),
     ("ip route flush proto 201", "ip route show proto 201"),
+    ("rm -r /sys/fs/bpf/simple-ebpf-cni/podnet/v2", "ls /sys/fs/bpf/simple-ebpf-cni/podnet/v2 | grep port_config"),
+    // The entry of one pod.
+    (
+        "cd /sys/fs/bpf/simple-ebpf-cni/podnet/v2 && bpftool map delete pinned port_config key \
+         $(bpftool -j map dump pinned port_config | jq -r '.[0].key | join(\" \")')",
+        "cd /sys/fs/bpf/simple-ebpf-cni/podnet/v2 && \
+         test $(bpftool -j map dump pinned port_config | jq length) -ge $(ls /sys/class/net/cbr0/brif | wc -l) && echo whole",
+    ),
 ];
 
 /// The agent repairs what disappears from a node within a second.
@@ -87,8 +95,8 @@ pub(super) fn nodes(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// A network that drops probes of the direct way makes all nodes use the tunnel, and back. No packet
-/// of a pod is lost.
+/// All nodes use the tunnel if the network drops probes of the direct way, and later that way
+/// again. No packet of a pod is lost.
 pub(super) fn changes_ways(bench: &Bench) -> Result<()> {
     let nodes = bench.nodes();
     for node in &nodes {
