@@ -42,6 +42,9 @@ set -- "$@" --skip on_the_corpus --skip corpus_is_decoded
 if [ -n "$QUICK" ]; then
     set -- "$@" --skip bad_input:: --skip protocol:: --skip scale:: --skip a_full_flow_table
     set -- "$@" --skip programs_and_model_agree
+    # Each has two nodes, and each node loads the programs. The tests of remote::services and of all
+    # ways to a node run.
+    set -- "$@" --skip remote::packets:: --skip strict_reverse_path
     # Files and texts, which do not depend on the kernel.
     set -- "$@" --skip ipam:: --skip spec:: --skip plugin:: --skip runtime::
     set -- "$@" --skip leases:: --skip status:: --skip logs:: --skip log_file:: --skip pools:: --skip requested::

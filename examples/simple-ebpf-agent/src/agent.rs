@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use simple_ebpf_cni::agent::{REPORT, Report};
 use simple_ebpf_cni::naming;
@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use crate::collect;
 use crate::http::{Pages, seconds_since_1970};
 use crate::monitor;
 use crate::probe::Prober;
@@ -26,6 +27,9 @@ const COLLECT: Duration = Duration::from_millis(200);
 
 /// The time to the next attempt after a step has failed.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// The time between two writes of the results of probes to the report.
+const REFRESH: Duration = Duration::from_secs(15);
 
 /// The longest time for requests to the API after a comparison. The next repair must not wait for a
 /// server that hangs.
@@ -42,6 +46,7 @@ pub async fn run(
     mut clusters: watch::Receiver<Option<Cluster>>,
     pages: Arc<Pages>,
 ) -> io::Result<()> {
+    tokio::spawn(collect::run(collect::Settings::of(&settings)));
     let kernel = monitor::start(naming::datapath(&settings.network))?;
     let resync = settings.resync;
     let prober = Prober::start(Arc::clone(&kernel))?;
@@ -52,29 +57,39 @@ pub async fn run(
         let cluster = clusters.borrow_and_update().clone();
         if let Some(cluster) = cluster {
             let view = cluster.view.clone();
-            let (returned, report) = spawn_blocking(move || {
+            let (returned, report, took) = spawn_blocking(move || {
+                let began = Instant::now();
                 let report = reconciler.apply(&view);
-                (reconciler, report)
+                (reconciler, report, began.elapsed())
             })
             .await
             .map_err(io::Error::other)?;
             reconciler = returned;
+            pages.took(took);
             let mut report = Report { time: seconds_since_1970(), ..report };
             if !cluster.has_own_node {
                 report.problems = vec![format!("the API has no node {}: check --node-name", report.node)];
             }
             pages.show(&report);
             is_told = timeout(REQUESTS, tell(&api, &cluster, &last, &report)).await.unwrap_or(false);
-            if let Err(error) = write_report(Path::new(REPORT), &report) {
-                warn!("cannot write {REPORT}: {error}");
-            }
+            save(&report);
             last = report;
         }
         let pause = if last.is_ready && is_told { resync } else { resync.min(RETRY) };
+        let next = Instant::now() + pause;
         // The agent's own changes wake it once more, and that comparison finds no difference.
-        tokio::select! {
-            changed = clusters.changed() => changed.map_err(io::Error::other)?,
-            _ = timeout(pause, kernel.notified()) => {}
+        while Instant::now() < next {
+            let wait = next.saturating_duration_since(Instant::now()).min(REFRESH);
+            let is_woken = tokio::select! {
+                changed = clusters.changed() => { changed.map_err(io::Error::other)?; true }
+                woken = timeout(wait, kernel.notified()) => woken.is_ok(),
+            };
+            if is_woken {
+                break;
+            }
+            if reconciler.refresh(&mut last) {
+                save(&last);
+            }
         }
         sleep(COLLECT).await;
     }
@@ -102,7 +117,14 @@ async fn tell(api: &NodeApi, cluster: &Cluster, last: &Report, report: &Report) 
     true
 }
 
-/// Replaces the report for the commands of the plugin.
+/// Writes the report for the commands of the plugin.
+fn save(report: &Report) {
+    if let Err(error) = write_report(Path::new(REPORT), report) {
+        warn!("cannot write {REPORT}: {error}");
+    }
+}
+
+/// Replaces the report.
 fn write_report(path: &Path, report: &Report) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory)?;

@@ -1,20 +1,24 @@
 //! /healthz, /readyz and /metrics.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use simple_ebpf_cni::agent::{Report, Way};
@@ -30,6 +34,41 @@ pub struct Pages {
     problems: Gauge,
     applies: Counter,
     ready: Gauge,
+    durations: Histogram,
+    watched: Gauge,
+}
+
+/// The upper limits of the buckets for comparisons, in seconds.
+const DURATIONS: [f64; 8] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+/// The time of the processor and the memory of this process.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        // Ticks of user and system time are the 12th and 13th field behind the name.
+        let ticks = fs::read_to_string("/proc/self/stat").ok().and_then(|text| {
+            let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
+            Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+        });
+        if let Some(ticks) = ticks {
+            let seconds = ConstCounter::new(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
+            let help = "Time of the processor";
+            let metric = encoder.encode_descriptor("process_cpu", help, Some(&Unit::Seconds), seconds.metric_type())?;
+            seconds.encode(metric)?;
+        }
+        let statm = fs::read_to_string("/proc/self/statm");
+        let pages = statm.ok().and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+        if let Some(pages) = pages {
+            let bytes = ConstGauge::new((pages * rustix::param::page_size() as u64) as i64);
+            let help = "Resident memory";
+            let metric =
+                encoder.encode_descriptor("process_resident_memory", help, Some(&Unit::Bytes), bytes.metric_type())?;
+            bytes.encode(metric)?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -42,7 +81,10 @@ impl Pages {
     /// Pages without a report yet.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        let mut registry = Registry::with_prefix("simple_ebpf_agent");
+        let mut root = Registry::default();
+        root.register_collector(Box::new(Process));
+        let registry = root.sub_registry_with_prefix("simple_ebpf_agent");
+        let (durations, watched) = (Histogram::new(DURATIONS), Gauge::default());
         let (peers, problems) = (Family::<WayLabels, Gauge>::default(), Gauge::default());
         let (applies, ready) = (Counter::default(), Gauge::default());
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
@@ -54,7 +96,21 @@ impl Pages {
         let started = Gauge::<i64>::default();
         started.set(seconds_since_1970().try_into().unwrap_or(i64::MAX));
         registry.register_with_unit("start_time", "Start of the agent since 1970", Unit::Seconds, started);
-        Arc::new(Self { report: Mutex::new(None), registry, peers, problems, applies, ready })
+        let help = "Time of a comparison with the kernel and of its changes";
+        registry.register_with_unit("reconciliation_duration", help, Unit::Seconds, durations.clone());
+        let help = "Last message of the API about nodes, since 1970";
+        registry.register_with_unit("watch_time", help, Unit::Seconds, watched.clone());
+        Arc::new(Self { report: Mutex::new(None), registry: root, peers, problems, applies, ready, durations, watched })
+    }
+
+    /// Records a message of the API.
+    pub fn saw_event(&self) {
+        self.watched.set(seconds_since_1970().try_into().unwrap_or(i64::MAX));
+    }
+
+    /// Records the time of a comparison.
+    pub fn took(&self, time: Duration) {
+        self.durations.observe(time.as_secs_f64());
     }
 
     /// Shows a new report.

@@ -9,12 +9,13 @@
 //! * [`reconcile`] compares with the kernel and applies the differences, with [`tunnel`],
 //!   [`underlay`] and [`masquerade`], and writes the network configuration last ([`conflist`]).
 //!   [`forward`] accepts packets of pods in packet filters of other programs.
-//! * [`probe`] tries the direct ways to other nodes.
+//! * [`probe`] tries the direct ways to other nodes, and [`collect`] removes forgotten pods.
 //! * [`agent`] is the loop around them, woken by the API, by [`monitor`] and by time. [`http`]
 //!   shows the result.
 
 pub mod agent;
 pub mod cidrs;
+pub mod collect;
 pub mod conflist;
 pub mod desired;
 pub mod forward;

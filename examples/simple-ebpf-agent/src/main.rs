@@ -7,7 +7,6 @@ mod stack_walk;
 use std::error::Error;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use cnikit::netlink::Sysctl;
 use dlmalloc::GlobalDlmalloc;
 use kube::Client;
@@ -28,7 +27,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 fn main() -> ExitCode {
-    let settings = Settings::parse();
+    let settings = Settings::of_process();
     start_log(&settings);
     // The first call, so it cannot fail.
     let _ = Sysctl::set_net_directory(&settings.sysctl_dir);
@@ -46,14 +45,14 @@ fn main() -> ExitCode {
 async fn run(settings: Settings) -> Result<(), Box<dyn Error>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let client = Client::try_default().await?;
-    let api = NodeApi::new(client, &settings.node_name);
+    let api = NodeApi::new(client, &settings.node_name, &settings.pod_cidr);
     let (sender, receiver) = watch::channel(None);
     let pages = Pages::new();
     let (listen, watching) = (settings.listen, api.clone());
     info!("started on node {}", settings.node_name);
     tokio::select! {
         ended = agent::run(settings, api, receiver, pages.clone()) => ended.map_err(Into::into),
-        never = watching.watch(sender) => match never {},
+        never = watching.watch(sender, pages.clone()) => match never {},
         served = http::serve(listen, pages) => served.map_err(|error| format!("cannot serve on {listen}: {error}; choose another address with --listen").into()),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),

@@ -14,6 +14,10 @@ use crate::view::{ClusterView, OwnNode, PeerNode};
 /// The annotation with the [`Mode`] of the way to a node.
 pub const MODE_ANNOTATION: &str = "simple-ebpf-cni/mode";
 
+/// The annotation with the pod CIDRs of a node, separated by commas, instead of those in its
+/// specification.
+pub const POD_CIDRS_ANNOTATION: &str = "simple-ebpf-cni/pod-cidrs";
+
 /// The parts of a Node object that the agent reads. The decoder drops all others.
 pub type Node = Object<NodeSpec, NodeStatus>;
 
@@ -116,13 +120,16 @@ impl Nodes {
     }
 
     /// The nodes as node `own` sees them. A node without a pod CIDR or without an address has no
-    /// pods that others can reach.
+    /// pods that others can reach. `own_cidrs` replace the pod CIDRs of the own node, unless they
+    /// are empty.
     #[must_use]
-    pub fn view(&self, own: &str) -> ClusterView {
+    pub fn view(&self, own: &str, own_cidrs: &[IpNetwork]) -> ClusterView {
         let mut view = ClusterView::default();
         for (name, Entry { pod_cidrs, addresses, mode, problems, .. }) in &self.nodes {
             view.problems.extend(problems.iter().map(|problem| format!("node {name}: {problem}")));
-            let (name, pod_cidrs, addresses) = (name.clone(), pod_cidrs.clone(), addresses.clone());
+            let is_replaced = name == own && !own_cidrs.is_empty();
+            let pod_cidrs = if is_replaced { own_cidrs.to_vec() } else { pod_cidrs.clone() };
+            let (name, addresses) = (name.clone(), addresses.clone());
             if pod_cidrs.is_empty() {
                 continue;
             }
@@ -147,9 +154,14 @@ impl Entry {
             let refused = |error| problems.push(format!("{MODE_ANNOTATION} is {text:?}; {error}"));
             text.parse::<Mode>().map_err(refused).ok()
         });
+        let annotated =
+            node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(POD_CIDRS_ANNOTATION));
+        let annotated: Option<Vec<String>> =
+            annotated.map(|text| text.split(',').map(|cidr| cidr.trim().to_owned()).collect());
+        let pod_cidrs = annotated.as_ref().unwrap_or(&node.spec.pod_cidrs);
         let addresses = addresses.iter().filter(|address| address.kind == "InternalIP").map(|address| &address.address);
         Self {
-            pod_cidrs: parsed("pod CIDR", &node.spec.pod_cidrs, &mut problems),
+            pod_cidrs: parsed("pod CIDR", pod_cidrs, &mut problems),
             addresses: parsed("InternalIP", addresses, &mut problems),
             mode,
             is_network_unavailable: conditions
@@ -194,7 +206,7 @@ mod tests {
     }
 
     fn peers(nodes: &Nodes) -> Vec<String> {
-        nodes.view("a").peers.into_iter().map(|peer| peer.name).collect()
+        nodes.view("a", &[]).peers.into_iter().map(|peer| peer.name).collect()
     }
 
     #[test]
@@ -202,7 +214,7 @@ mod tests {
         let mut nodes = Nodes::default();
         nodes.apply(&node("b", &["10.244.2.0/24", "fd00:10:244:2::/64"], &["192.0.2.2", "2001:db8::2"]));
         nodes.apply(&node("a", &["10.244.1.0/24"], &["192.0.2.1"]));
-        let view = nodes.view("a");
+        let view = nodes.view("a", &[]);
         assert_eq!(view.own.expect("an own node").pod_cidrs, ["10.244.1.0/24".parse().expect("a network")]);
         assert_eq!(view.peers.len(), 1);
         assert_eq!(view.peers[0].pod_cidrs.len(), 2);
@@ -216,7 +228,7 @@ mod tests {
         nodes.apply(&node("b", &[], &["192.0.2.2"]));
         nodes.apply(&node("c", &["10.244.3.0/24"], &[]));
         nodes.apply(&node("d", &["10.244.4.0/24"], &["not an address"]));
-        let view = nodes.view("a");
+        let view = nodes.view("a", &[]);
         assert_eq!((view.own, view.peers), (None, Vec::new()));
         assert_eq!(view.problems, ["node d: the InternalIP \"not an address\" is invalid"]);
         assert!(nodes.has("a"));
@@ -227,7 +239,7 @@ mod tests {
         let mut nodes = Nodes::default();
         nodes.apply(&node("b", &["10.244.2.0/24"], &["192.0.2.2"]));
         nodes.apply(&node("b", &["10.244.7.0/24"], &["192.0.2.7"]));
-        let peer = nodes.view("a").peers.remove(0);
+        let peer = nodes.view("a", &[]).peers.remove(0);
         assert_eq!(peer.pod_cidrs[0].to_string(), "10.244.7.0/24");
         assert_eq!(peer.addresses[0].to_string(), "192.0.2.7");
         nodes.delete(&node("b", &[], &[]));
@@ -248,6 +260,21 @@ mod tests {
     }
 
     #[test]
+    fn annotation_and_option_replace_the_pod_cidrs() {
+        let mut nodes = Nodes::default();
+        let mut other = node("b", &["10.244.2.0/24"], &["192.0.2.2"]);
+        let annotation = (POD_CIDRS_ANNOTATION.to_owned(), "10.9.0.0/24, fd00:9::/64".to_owned());
+        other.metadata.annotations = Some([annotation].into());
+        nodes.apply(&other);
+        nodes.apply(&node("a", &[], &["192.0.2.1"]));
+        let own: IpNetwork = "10.8.0.0/24".parse().expect("a network");
+        let view = nodes.view("a", &[own]);
+        assert_eq!(view.own.expect("an own node").pod_cidrs, [own]);
+        let cidrs: Vec<String> = view.peers[0].pod_cidrs.iter().map(ToString::to_string).collect();
+        assert_eq!(cidrs, ["10.9.0.0/24", "fd00:9::/64"]);
+    }
+
+    #[test]
     fn annotation_and_condition_are_read() {
         let mut object = node("b", &["10.244.2.0/24"], &["192.0.2.2"]);
         object.metadata.annotations = Some([(MODE_ANNOTATION.to_owned(), "routed".to_owned())].into());
@@ -255,11 +282,11 @@ mod tests {
         object.status.as_mut().expect("a status").conditions.push(condition);
         let mut nodes = Nodes::default();
         nodes.apply(&object);
-        assert_eq!(nodes.view("a").peers[0].mode, Some(Mode::Routed));
+        assert_eq!(nodes.view("a", &[]).peers[0].mode, Some(Mode::Routed));
         assert!(nodes.is_network_unavailable("b") && !nodes.is_network_unavailable("a"));
         object.metadata.annotations = Some([(MODE_ANNOTATION.to_owned(), "ipip".to_owned())].into());
         nodes.apply(&object);
-        let view = nodes.view("a");
+        let view = nodes.view("a", &[]);
         assert_eq!(view.peers[0].mode, None);
         assert!(view.problems[0].contains("ipip"), "{:?}", view.problems);
     }

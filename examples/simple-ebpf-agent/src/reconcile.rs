@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use cnikit::bpf;
-use cnikit::datapath::{self, Datapath, RemoteConfig};
+use cnikit::datapath::{self, Datapath, PinState, RemoteConfig};
 use cnikit::netlink::{Link, Route, Socket};
 use cnikit::spec::{IfIndex, IfName, MacAddr};
 use ipnetwork::IpNetwork;
@@ -103,6 +103,18 @@ impl Reconciler {
         report
     }
 
+    /// Writes the newest results of the probes to a report. Returns whether it has changed.
+    pub fn refresh(&self, report: &mut Report) -> bool {
+        let verdicts = self.prober.as_ref().map(Prober::verdicts).unwrap_or_default();
+        let mut is_changed = false;
+        for peer in report.peers.iter_mut().filter(|peer| peer.probe.is_some()) {
+            let Some(verdict) = verdicts.get(&peer.pod_cidr) else { continue };
+            is_changed |= peer.probe != Some(verdict.report);
+            (peer.probe, peer.reason) = (Some(verdict.report), verdict.reason.clone());
+        }
+        is_changed
+    }
+
     /// Adds failures that pods would notice to the problems of the report. Adds others to
     /// `warnings`: packets are slower, or some nodes cannot be reached.
     fn apply_to(
@@ -112,6 +124,10 @@ impl Reconciler {
         report: &mut Report,
         warnings: &mut Vec<String>,
     ) -> Result<(), String> {
+        let covers = |address: &&IpAddr| own.pod_cidrs.iter().any(|cidr| cidr.contains(**address));
+        if let Some(address) = own.addresses.iter().find(covers) {
+            return Err(format!("the pod CIDR of this node has its own address {address}: choose another one"));
+        }
         let kernel = Kernel::look()?;
         let (host, own_cidrs) = (&kernel.host, own.pod_cidrs.as_slice());
         let uses_tunnel = self.settings.mode.needs_tunnel()
@@ -260,12 +276,15 @@ impl Fingerprint {
             Some(bridge) => host.addresses(bridge.index).map_err(|error| error.to_string())?,
             None => Vec::new(),
         };
-        let missing_programs = if bridge.is_some() {
-            // Missing pins are an error here. They are repaired.
-            programs::missing(host, &network.datapath, network.name).unwrap_or_else(|_| vec!["pins"])
-        } else {
-            Vec::new()
-        };
+        let mut missing_programs = Vec::new();
+        if bridge.is_some() {
+            let found = programs::missing(host, &network.datapath, network.name);
+            missing_programs.extend(found.unwrap_or_else(|_| vec!["filters"]));
+            // Programs run without their pins, too.
+            if network.datapath.state().is_ok_and(|state| state == PinState::Outdated) {
+                missing_programs.push("pins");
+            }
+        }
         let index = bridge.as_ref().map(|bridge| bridge.index);
         let ports = links.iter().filter(|link| index.is_some() && link.master == index).map(|link| link.index);
         let mut unknown_ports: BTreeSet<IfIndex> = ports.collect();

@@ -3,8 +3,10 @@
 use std::convert::Infallible;
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures_util::StreamExt as _;
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Node as FullNode, ObjectReference};
 use kube::api::{ApiResource, Patch, PatchParams};
 use kube::runtime::WatchStreamExt as _;
@@ -16,6 +18,7 @@ use simple_ebpf_cni::agent::NAME;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
+use crate::http::Pages;
 use crate::nodes::{Node, Nodes};
 use crate::view::ClusterView;
 
@@ -39,6 +42,7 @@ pub struct NodeApi {
     api: Api<Node>,
     recorder: Recorder,
     own: String,
+    own_cidrs: Vec<IpNetwork>,
 }
 
 impl std::fmt::Debug for NodeApi {
@@ -48,23 +52,27 @@ impl std::fmt::Debug for NodeApi {
 }
 
 impl NodeApi {
-    /// The Node objects, for the agent on node `own`.
+    /// The Node objects, for the agent on node `own`. `own_cidrs` replace the pod CIDRs of this
+    /// node, unless they are empty.
     #[must_use]
-    pub fn new(client: Client, own: &str) -> Self {
+    pub fn new(client: Client, own: &str, own_cidrs: &[IpNetwork]) -> Self {
         let api = Api::all_with(client.clone(), &ApiResource::erase::<FullNode>(&()));
         let reporter = Reporter { controller: NAME.to_owned(), instance: Some(own.to_owned()) };
-        Self { api, recorder: Recorder::new(client, reporter), own: own.to_owned() }
+        Self { api, recorder: Recorder::new(client, reporter), own: own.to_owned(), own_cidrs: own_cidrs.to_vec() }
     }
 
     /// Watches all nodes, and sends each change. Never returns: if the API cannot be reached, it
     /// tries again with growing pauses, and the last view stays.
-    pub async fn watch(&self, changes: watch::Sender<Option<Cluster>>) -> Infallible {
+    pub async fn watch(&self, changes: watch::Sender<Option<Cluster>>, pages: Arc<Pages>) -> Infallible {
         let config = Config::default().any_semantic().page_size(PAGE);
         let mut nodes = Nodes::default();
         let mut is_listing = true;
         loop {
             let mut stream = pin!(watcher(self.api.clone(), config.clone()).default_backoff());
             while let Some(event) = stream.next().await {
+                if event.is_ok() {
+                    pages.saw_event();
+                }
                 match event {
                     Ok(Event::Init) => {
                         is_listing = true;
@@ -96,7 +104,7 @@ impl NodeApi {
 
     fn cluster(&self, nodes: &Nodes) -> Cluster {
         Cluster {
-            view: nodes.view(&self.own),
+            view: nodes.view(&self.own, &self.own_cidrs),
             has_own_node: nodes.has(&self.own),
             is_network_unavailable: nodes.is_network_unavailable(&self.own),
         }

@@ -270,11 +270,13 @@ fn removed_objects_of_the_tunnel_come_back() {
         let before = state();
         assert_eq!((before.0, before.1.len(), before.2), (2, 1, 2));
         let pins = remote.directory();
-        let breakages: [(&str, &dyn Fn()); 5] = [
+        let network = simple_ebpf_cni::naming::datapath(&"podnet".parse().expect("a name"));
+        let breakages: [(&str, &dyn Fn()); 6] = [
             ("link", &|| drop(host.ip("link delete cni-vxlan"))),
             ("routes", &|| drop(host.ip("route flush proto 201"))),
             ("entries", &|| remote.open_peers().and_then(|peers| peers.remove(entries()[0].0)).expect("remove")),
             ("pins", &|| fs::remove_dir_all(&pins).expect("remove the pins")),
+            ("pins of the network", &|| fs::remove_dir_all(network.directory()).expect("remove the pins")),
             ("pins of links", &|| fs::remove_dir_all(remote.link_pins()).unwrap_or_default()),
         ];
         for (what, breakage) in breakages {

@@ -246,7 +246,7 @@ pub(crate) fn refuse_overlap(host: &Socket, bridge: &IfName, gateways: &[IpNetwo
         let Some(gateway) = gateways.iter().find(|gateway| ip::overlap(other, **gateway)) else { continue };
         let link = host.link_by_index(index)?;
         // By name: another ADD may have created the bridge after the lookup.
-        if link.as_ref().is_some_and(|link| link.name == *bridge || has_agents_gateway(link, other)) {
+        if link.as_ref().is_some_and(|link| link.name == *bridge || agent::has_gateway(link, other)) {
             continue;
         }
         let name = link.map_or_else(|| format!("link {index}"), |link| link.name.to_string());
@@ -257,11 +257,6 @@ pub(crate) fn refuse_overlap(host: &Socket, bridge: &IfName, gateways: &[IpNetwo
         ));
     }
     Ok(())
-}
-
-/// Whether the address is a gateway's at the tunnel of the node agent. It leads to no other pods.
-fn has_agents_gateway(link: &Link, address: IpNetwork) -> bool {
-    link.alias.as_deref() == Some(agent::NAME) && address.prefix() == IpNetwork::from(address.ip()).prefix()
 }
 
 /// Turns "exists" into success. Another caller may have created the object in the meantime.

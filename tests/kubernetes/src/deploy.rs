@@ -73,7 +73,7 @@ impl Cluster {
             bail!("deploy/simple-ebpf-cni.yaml differs from deploy/agent: scripts/manifest.sh");
         }
         // Settings of this cluster, which an operator would change in the ConfigMap.
-        let option = "SIMPLE_EBPF_AGENT_MODE: direct\n";
+        let option = "SIMPLE_EBPF_AGENT_MODE: auto\n";
         if !manifest.contains(option) {
             bail!("deploy/simple-ebpf-cni.yaml has no line {option:?}");
         }

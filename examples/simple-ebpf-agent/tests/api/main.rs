@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,11 +27,15 @@ struct Node<'h> {
 
 impl Node<'_> {
     fn start_agent(&self) -> Running {
+        self.start_agent_with("")
+    }
+
+    fn start_agent_with(&self, options: &str) -> Running {
         let kubeconfig = Path::new(DIRECTORY).join("kubeconfig");
         fs::write(&kubeconfig, self.api.kubeconfig()).expect("write");
         let agent = self.host.command(env!("CARGO_BIN_EXE_simple-ebpf-agent"));
-        let options = format!("--node-name a --plugin-dir {DIRECTORY} --conflist {CONFLIST} --listen 127.0.0.1:9912");
-        agent.words(&options).env("KUBECONFIG", kubeconfig).spawn()
+        let common = format!("--node-name a --plugin-dir {DIRECTORY} --conflist {CONFLIST} --listen 127.0.0.1:9912");
+        agent.words(&common).words(options).env("KUBECONFIG", kubeconfig).spawn()
     }
 
     /// The destinations of the agent's routes.
@@ -203,6 +208,32 @@ fn next_agent_finishes_the_work_of_a_killed_one() {
         // The cleaning up of the fixture expects the objects.
         let agent = node.start_agent();
         eventually("the configuration", LIMIT, || Path::new(CONFLIST).exists());
+        drop(agent);
+    });
+}
+
+/// The agent calls the command of the installed plugin. The plugin's own tests cover its rules.
+#[test]
+fn forgotten_pods_are_collected_by_the_plugin() {
+    on_node(|node| {
+        let (plugin, calls) = (Path::new(DIRECTORY).join("simple-ebpf-cni"), Path::new(DIRECTORY).join("calls"));
+        fs::write(&plugin, format!("#!/bin/sh\necho \"$@\" >>{}\n", calls.display())).expect("write");
+        fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).expect("make it executable");
+        node.api.apply("a", &["10.244.1.0/24"], "192.0.2.1", false);
+        let agent = node.start_agent_with("--collect-interval 1 --runtime-endpoint /run/runtime.sock");
+        let called = || fs::read_to_string(&calls).unwrap_or_default();
+        eventually("two collections", LIMIT, || called().lines().count() >= 2);
+        let expected = format!("gc --network podnet --conf-dir {DIRECTORY} --runtime-endpoint /run/runtime.sock");
+        assert!(called().lines().all(|line| line == expected), "{}", called());
+        let page = node.page("/metrics");
+        for metric in [
+            "process_cpu_seconds_total ",
+            "process_resident_memory_bytes ",
+            "simple_ebpf_agent_watch_time_seconds ",
+            "simple_ebpf_agent_reconciliation_duration_seconds_count ",
+        ] {
+            assert!(page.contains(metric), "{metric} in {page}");
+        }
         drop(agent);
     });
 }

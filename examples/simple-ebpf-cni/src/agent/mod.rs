@@ -6,8 +6,9 @@ mod report;
 use std::str::FromStr;
 
 use cnikit::datapath::{Datapath, RemoteDatapath};
-use cnikit::netlink::{FilterInfo, FilterTarget, Socket};
+use cnikit::netlink::{FilterInfo, FilterTarget, Link, Socket};
 use cnikit::spec::NetworkName;
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use crate::naming;
@@ -40,6 +41,13 @@ const FILTER_PREFIX: &str = "cni_up_";
 #[must_use]
 pub fn remote_datapath(network: &NetworkName) -> RemoteDatapath {
     RemoteDatapath::new(PINS, network, &naming::datapath(network))
+}
+
+/// Whether an address, or the route to it, is a gateway's at the tunnel of the agent. It leads to no
+/// other pods.
+#[must_use]
+pub fn has_gateway(link: &Link, address: IpNetwork) -> bool {
+    link.alias.as_deref() == Some(NAME) && address.prefix() == IpNetwork::from(address.ip()).prefix()
 }
 
 /// An object of the agent: its description, and its deletion.

@@ -15,8 +15,8 @@ const PINGS: u64 = 20;
 /// The pinned map with the counters of IPv4 addresses.
 const COUNTERS: &str = "/sys/fs/bpf/simple-ebpf-cni/podnet/v2/pkt_count";
 
-/// The largest echo request of each family without fragments, with an MTU of 1500 bytes.
-const WHOLE_PACKET: [&str; 2] = ["1472", "1452"];
+/// The headers of an echo request of each family.
+const HEADERS: [u32; 2] = [28, 48];
 
 /// Two pods by `kubectl run` ping each other, and the node pings one of them. The counters, read
 /// with bpftool, grow by exactly these packets, and `tc filter show` lists the program.
@@ -112,11 +112,12 @@ pub(super) fn every_pair_of_nodes(bench: &Bench) -> Result<()> {
     bench.create_ready(pods.iter().map(|(name, node)| pod(name, node, server())))?;
     for (source, _) in &pods {
         let own = bench.addresses(source)?;
+        let mtu: u32 = bench.exec(source, &["cat", "/sys/class/net/eth0/mtu"])?.trim().parse()?;
         for (target, _) in pods.iter().filter(|(target, _)| target != source) {
             for (family, address) in bench.addresses(target)?.iter().enumerate() {
-                let size = WHOLE_PACKET[family];
+                let size = (mtu - HEADERS[family]).to_string();
                 let report = bench
-                    .exec(source, &["ping", "-q", "-i", "0.05", "-c", "3", "-M", "do", "-s", size, address])
+                    .exec(source, &["ping", "-q", "-i", "0.05", "-c", "3", "-M", "do", "-s", &size, address])
                     .with_context(|| format!("{source} pings {target}"))?;
                 ensure!(report.contains("3 received"), "{source} pings {target}:\n{report}");
                 let seen = bench.fetch(source, address, HTTP.into(), "clientip")?;

@@ -17,7 +17,7 @@ use crate::cli::advice;
 use crate::cli::error::Error;
 use crate::cli::inventory::ConfiguredNetwork;
 use crate::cli::paths::PORTMAP;
-use simple_ebpf_cni::{bridge, ip, masquerade};
+use simple_ebpf_cni::{agent, bridge, ip, masquerade};
 
 /// The node's state for checks of configurations.
 pub(crate) struct Environment<'a> {
@@ -128,8 +128,12 @@ fn subnets(network: &ConfiguredNetwork, host: &Socket, links: &[Link]) -> Result
     let others = routes.iter().filter(|route| route.dst.prefix() > 0 && Some(route.oif) != own);
     let mut checks = Vec::new();
     for route in others {
+        let link = links.iter().find(|link| link.index == route.oif);
+        if link.is_some_and(|link| agent::has_gateway(link, route.dst)) {
+            continue;
+        }
         if let Some(range) = config.ranges().find(|range| ip::overlap(range.subnet(), route.dst)) {
-            let link = links.iter().find(|link| link.index == route.oif).map_or("?", |link| link.name.as_str());
+            let link = link.map_or("?", |link| link.name.as_str());
             let found = format!("{} of {name} overlaps with the route to {} through {link}", range.subnet(), route.dst);
             checks.push(Diagnostic::warn("routes", found, "choose another subnet, or remove the route"));
         }
