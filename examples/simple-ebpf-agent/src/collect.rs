@@ -1,7 +1,7 @@
 //! The collection of pods that the container runtime does not know any more.
 //!
-//! The agent runs the command `gc` of the installed plugin. The rules of that command are the only
-//! ones, and the agent needs no client of the runtime. The command never removes a pod if the
+//! The agent runs the command `gc` of the installed plugin. Only the command has rules for the
+//! collection, and the agent needs no client of the runtime. The command never removes a pod if the
 //! runtime does not answer, nor a pod with an interface.
 
 use std::path::{Path, PathBuf};

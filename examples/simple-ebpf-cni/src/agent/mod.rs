@@ -43,8 +43,8 @@ pub fn remote_datapath(network: &NetworkName) -> RemoteDatapath {
     RemoteDatapath::new(PINS, network, &naming::datapath(network))
 }
 
-/// Whether an address, or the route to it, is a gateway's at the tunnel of the agent. It leads to no
-/// other pods.
+/// Whether an address, or the route to it, is a gateway's at the tunnel of the agent. It leads to
+/// no other pods.
 #[must_use]
 pub fn has_gateway(link: &Link, address: IpNetwork) -> bool {
     link.alias.as_deref() == Some(NAME) && address.prefix() == IpNetwork::from(address.ip()).prefix()
