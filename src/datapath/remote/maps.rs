@@ -16,6 +16,8 @@ use crate::spec::IfIndex;
 pub(super) const NODE_ADDRESSES: MapSpec = MapSpec::of::<[u8; 16], u32>("node_addresses");
 
 /// The way of packets to the pods of another node, and back.
+///
+/// Closed: the programs know these ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerWay {
     /// Packets leave by an uplink, for a next hop on that link. An IPv4 packet can have an IPv6
