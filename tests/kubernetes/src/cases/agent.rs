@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::bench::{Bench, PATIENCE};
+use super::objects::{idle, pod};
 use super::restarts::Traffic;
 use crate::node::Node;
 use crate::process::wait_until;
@@ -42,6 +43,8 @@ const BREAKAGES: [(&str, &str); 6] = [
 /// The agent repairs what disappears from a node within a second.
 pub(super) fn repairs(bench: &Bench) -> Result<()> {
     let node = bench.both_ends()[0].clone();
+    // A node without pods has no entries.
+    bench.create_ready([pod("attached", &node.name(), idle())])?;
     for (breakage, check) in BREAKAGES {
         let is_whole = || node.shell(check).is_ok_and(|found| !found.trim().is_empty());
         if !is_whole() {
