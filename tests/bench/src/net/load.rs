@@ -97,6 +97,22 @@ pub(super) fn round_trips(ends: &Ends, time: Duration) -> Vec<Measurement> {
     ]
 }
 
+/// As [`round_trips`], with both ends in one thread. No thread waits for another, so the time
+/// covers only the system calls and the path.
+pub(super) fn round_trips_of_one_thread(ends: &Ends, time: Duration) -> Vec<Measurement> {
+    let (mut client, mut server) = ends.connection();
+    let round_trip = |octet: u8| {
+        let mut answer = [octet];
+        client.write_all(&answer).expect("a server that listens");
+        server.read_exact(&mut answer).expect("an octet");
+        server.write_all(&answer).expect("a client that listens");
+        client.read_exact(&mut answer).expect("an answer");
+        answer[0]
+    };
+    let value = percentile(&round_trip_times(time, round_trip, || false), 0.5);
+    vec![Measurement { measure: "TCP_RR p50, one thread", unit: "us", value }]
+}
+
 /// As [`round_trips`], over UDP.
 pub(super) fn datagram_round_trips(ends: &Ends, time: Duration) -> Vec<Measurement> {
     let (client, server) = ends.datagram_sockets();

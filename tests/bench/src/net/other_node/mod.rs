@@ -20,8 +20,9 @@ use super::path::pair;
 use super::{Load, figures, load, rounds};
 
 /// The loads of each path in each round.
-const LOADS: [Load; 4] = [
+const LOADS: [Load; 5] = [
     (load::round_trips, Duration::from_millis(100)),
+    (load::round_trips_of_one_thread, Duration::from_millis(100)),
     (load::datagram_round_trips, Duration::from_millis(100)),
     (load::connection_times, Duration::from_millis(100)),
     (load::stream, Duration::from_millis(200)),
