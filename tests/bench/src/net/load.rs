@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cnikit_testbed::Pod;
-use rustix::net::sockopt::{Timeout, set_socket_linger, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_linger, set_socket_timeout, set_tcp_congestion};
 
 use super::cpu::{busy, pin};
 
@@ -17,6 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After this pause, a receiver assumes that all packets have arrived.
 const QUIET: Duration = Duration::from_millis(100);
+
+/// The default of the kernel. A machine can have BBR instead, which delays packets by timers.
+const CONGESTION_CONTROL: &str = "cubic";
 
 /// Two pods with sockets.
 #[derive(Debug)]
@@ -44,12 +47,15 @@ impl Ends {
         // The timeout also applies to accept(2): if the client fails, the server must not wait
         // forever.
         set_socket_timeout(&listener, Timeout::Recv, Some(TIMEOUT)).expect("a limit");
+        // Accepted sockets inherit it.
+        set_tcp_congestion(&listener, CONGESTION_CONTROL).expect("the kernel's default");
         listener
     }
 
     fn connect(&self, to: SocketAddr) -> TcpStream {
         let stream = self.client.enter(|| TcpStream::connect_timeout(&to, TIMEOUT)).expect("the server is reached");
         prepare(&stream);
+        set_tcp_congestion(&stream, CONGESTION_CONTROL).expect("the kernel's default");
         stream
     }
 
@@ -146,7 +152,11 @@ fn round_trip_times(
     let mut times = thread::scope(|scope| {
         scope.spawn(|| {
             pin(0);
-            while !is_over.load(Ordering::Relaxed) && answer() {}
+            loop {
+                if is_over.load(Ordering::Relaxed) || !answer() {
+                    return;
+                }
+            }
         });
         let is_over = &is_over;
         let client = scope.spawn(move || {
