@@ -56,7 +56,7 @@ bench: ## benchmark the library with criterion (BENCH="--quick maps")
 bench-add: ## benchmark the plugin's verbs and the reference plugins (BENCH="--quick --pods 1,10")
 	@scripts/bench.sh add --json docs/benchmarks/add.json $(BENCH)
 
-bench-net: ## benchmark packets from pod to pod, for each data path (BENCH="--quick")
+bench-net: ## benchmark packets from pod to pod, on one node and to another node (BENCH="--quick")
 	@scripts/bench.sh net --json docs/benchmarks/net.json $(BENCH)
 
 bench-plots: ## write tables and plots of docs/benchmarks.md, from the results of both

@@ -2,7 +2,7 @@
 # Builds the plugin and the benchmark program, and runs `cnikit-bench add`, `net` or `plot`.
 #
 #   scripts/bench.sh add [OPTION...]        the verbs, compared with the reference plugins
-#   scripts/bench.sh net [OPTION...]        packets from pod to pod
+#   scripts/bench.sh net [OPTION...]        packets from pod to pod, on one node and to another
 #   scripts/bench.sh library [OPTION...]    the library with criterion, collected in docs/benchmarks
 #   scripts/bench.sh plot                   tables and plots of docs/benchmarks.md, from its JSON
 #

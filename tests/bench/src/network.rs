@@ -201,8 +201,12 @@ impl Network {
 
     /// Takes the last two remaining pods.
     pub(crate) fn take_last_two(&mut self) -> (Pod, Pod) {
-        let mut take = || self.pods.pop().expect("there are two pods");
-        (take(), take())
+        (self.take_last(), self.take_last())
+    }
+
+    /// Takes the last remaining pod.
+    pub(crate) fn take_last(&mut self) -> Pod {
+        self.pods.pop().expect("there is a pod")
     }
 
     /// Attaches and detaches this number of pods with `width` parallel calls. Returns the times of

@@ -1,8 +1,8 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Measures simple-ebpf-cni and the reference plugins, and draws the results
 ///
@@ -20,7 +20,7 @@ pub(crate) enum Command {
     /// ADD, CHECK and DEL: latency, rate of parallel calls, and steps of an ADD
     Add(AddOptions),
 
-    /// Packets from pod to pod on each path: latency, throughput, connections and CPU time
+    /// Packets from pod to pod on each path, on one node and between two nodes
     Net(NetOptions),
 
     /// Collects the `cargo bench` results of the library
@@ -78,8 +78,25 @@ pub(crate) struct NetOptions {
     pub(crate) common: Common,
 
     /// Numbers of pods on the node, in ascending order [default: 2,200; quick: 2]
+    ///
+    /// Only for the section one-node.
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     pub(crate) pods: Vec<usize>,
+
+    /// Sections of the measurement [default: all]
+    ///
+    /// The results of other-node have a JSON file of their own, with this suffix.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub(crate) section: Vec<Section>,
+}
+
+/// A part of the measurement of packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Section {
+    /// Packets between two pods of one node
+    OneNode,
+    /// Packets between pods of two nodes
+    OtherNode,
 }
 
 #[derive(Debug, Args)]
@@ -135,7 +152,27 @@ pub(crate) fn command_line() -> String {
     }
 }
 
+impl Section {
+    /// The file of this section's results: `net.json`, or `net-other-node.json`.
+    pub(crate) fn file(self, json: &Path) -> PathBuf {
+        match self {
+            Self::OneNode => json.to_owned(),
+            Self::OtherNode => {
+                let stem = json.file_stem().unwrap_or_default().to_string_lossy();
+                json.with_file_name(format!("{stem}-other-node.json"))
+            }
+        }
+    }
+}
+
 impl NetOptions {
+    pub(crate) fn sections(&self) -> Vec<Section> {
+        match self.section.as_slice() {
+            [] => vec![Section::OneNode, Section::OtherNode],
+            sections => sections.to_vec(),
+        }
+    }
+
     pub(crate) fn pods(&self) -> Vec<usize> {
         match self.pods.as_slice() {
             [] if self.common.quick => vec![2],

@@ -7,6 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 
+/// The cases of packets between pods: on one node, and between two nodes.
+pub(crate) const ONE_NODE: &str = "IPv4";
+pub(crate) const OTHER_NODE: &str = "IPv4, other node";
+
+/// The floor of both cases.
+pub(crate) const FLOOR: &str = "veth pair";
+
+/// The ways of this project to another node.
+pub(crate) const DIRECT: &str = "cnikit, direct";
+pub(crate) const VXLAN: &str = "cnikit, VXLAN";
+
 /// All results of one run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Report {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{Figure, Report};
+use crate::report::{DIRECT, FLOOR, Figure, ONE_NODE, OTHER_NODE, Report, VXLAN};
 
 /// A table, and the name of its place in the documentation.
 pub(crate) struct Table {
@@ -56,7 +56,9 @@ pub(crate) fn print(report: &Report) {
 
 /// All tables of a report.
 pub(crate) fn of(report: &Report) -> Vec<Table> {
-    FORMS.iter().filter_map(|form| form.table(report)).chain(paths(report)).chain(library(report)).collect()
+    let forms = FORMS.iter().filter_map(|form| form.table(report));
+    let nets = [paths(report, "net", ONE_NODE), paths(report, "other-node", OTHER_NODE), other_node_goals(report)];
+    forms.chain(nets.into_iter().flatten()).chain(library(report)).collect()
 }
 
 /// The conditions of the measurement.
@@ -72,34 +74,66 @@ pub(crate) fn conditions(report: &Report) -> String {
     text
 }
 
-/// A row for each path from pod to pod, a column for each measure. The number in parentheses is the
-/// ratio to a bare veth pair.
-fn paths(report: &Report) -> Option<Table> {
-    const FLOOR: &str = "veth pair";
-    // Only this report has that floor.
-    report.figures.iter().find(|figure| figure.implementation == FLOOR)?;
-    let measures = distinct(report.figures.iter().map(|figure| (figure.measure.as_str(), figure.unit.as_str())));
-    let rows = distinct(report.figures.iter().map(|figure| (figure.load, figure.implementation.as_str())));
+/// A row for each path of a case, a column for each measure. The number in parentheses is the ratio
+/// to a bare veth pair.
+fn paths(report: &Report, name: &'static str, case: &str) -> Option<Table> {
+    let figures: Vec<&Figure> = report.figures.iter().filter(|figure| figure.case == case).collect();
+    // Only the reports of packets have that floor.
+    let floor = figures.iter().find(|figure| figure.implementation == FLOOR)?.load;
+    let measures = distinct(figures.iter().map(|figure| (figure.measure.as_str(), figure.unit.as_str())));
+    let rows = distinct(figures.iter().map(|figure| (figure.load, figure.implementation.as_str())));
     let heads: Vec<String> = measures.iter().map(|(measure, unit)| format!("{measure}, {unit}")).collect();
-    let mut text = format!("| pods | path | {} |\n{}|\n", heads.join(" | "), "|---".repeat(2 + heads.len()));
-    let floor = rows.iter().find(|(_, name)| *name == FLOOR)?.0;
-    for (load, name) in rows {
-        write!(text, "| {load} | {name} |").expect("writing to a string cannot fail");
+    // Another node is measured with one pod.
+    let has_pods = case == ONE_NODE;
+    let pods = if has_pods { " pods |" } else { "" };
+    let mut text = format!("|{pods} path | {} |\n", heads.join(" | "));
+    text += &"|---".repeat(usize::from(has_pods) + 1 + heads.len());
+    text += "|\n|";
+    for (load, path) in rows {
+        let pods = if has_pods { format!(" {load} |") } else { String::new() };
+        write!(text, "{pods} {path} |").expect("writing to a string cannot fail");
         for (measure, _) in &measures {
-            let p50 = |load, name| report.figure(measure, "IPv4", load, name).map(|figure| figure.summary.p50);
-            let cell = p50(load, name).map_or_else(String::new, number);
+            let p50 = |load, path| report.figure(measure, case, load, path).map(|figure| figure.summary.p50);
+            let cell = p50(load, path).map_or_else(String::new, number);
             let floor_times = p50(load, FLOOR)
                 .or_else(|| p50(floor, FLOOR))
-                .filter(|floor_times| *floor_times > 0.0 && name != FLOOR);
+                .filter(|floor_times| *floor_times > 0.0 && path != FLOOR);
             // A loss percentage has no ratio.
             let floor_times = floor_times.filter(|_| !measure.ends_with("lost"));
             let ratio =
-                floor_times.zip(p50(load, name)).map(|(floor_times, value)| format!(" ({:.2})", value / floor_times));
+                floor_times.zip(p50(load, path)).map(|(floor_times, value)| format!(" ({:.2})", value / floor_times));
             write!(text, " {cell}{} |", ratio.unwrap_or_default()).expect("writing to a string cannot fail");
         }
-        text.push('\n');
+        text += "\n|";
     }
-    Some(Table { name: "net", text })
+    text.pop();
+    Some(Table { name, text })
+}
+
+/// The goals for packets to another node, with the results.
+fn other_node_goals(report: &Report) -> Option<Table> {
+    let of = |measure: &str, path: &str| Some(report.figure(measure, OTHER_NODE, 1, path)?.summary);
+    let mut text = "| goal | result | verdict |\n|---|---|---|\n".to_owned();
+    let mut row = |goal: &str, result: &str, is_met: bool| {
+        let verdict = if is_met { "met" } else { "missed" };
+        writeln!(text, "| {goal} | {result} | {verdict} |").expect("writing to a string cannot fail");
+    };
+    for (path, limit) in [(DIRECT, 1.22), (VXLAN, 1.75)] {
+        for (measure, name) in [("TCP_RR p50", "TCP_RR"), ("TCP_RR p50, one thread", "TCP_RR in one thread")] {
+            let ratio = of(measure, path)?.p50 / of(measure, FLOOR)?.p50;
+            // The verdict is about the printed number.
+            let ratio = (ratio * 100.0).round() / 100.0;
+            row(&format!("`{path}`: {name} at most {limit} x the floor"), &format!("{ratio:.2} x"), ratio <= limit);
+        }
+    }
+    let (floor, direct) = (of("TCP_STREAM", FLOOR)?, of("TCP_STREAM", DIRECT)?.p50);
+    let noise = floor.p90 - floor.p50;
+    row(
+        &format!("`{DIRECT}`: TCP_STREAM not below the floor by more than the noise (the floor's p90 - p50)"),
+        &format!("{} of {} Gbit/s, noise {}", number(direct), number(floor.p50), number(noise)),
+        direct >= floor.p50 - noise,
+    );
+    Some(Table { name: "other-node-goals", text })
 }
 
 /// A row for each case of the library's benchmarks: cnikit, and the others with the ratio of
@@ -219,7 +253,9 @@ pub(crate) fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cell, Form, duration, natural, number};
+    use super::{Cell, Form, duration, natural, number, of};
+    use crate::machine::Machine;
+    use crate::report::{DIRECT, FLOOR, Figure, OTHER_NODE, Report, VXLAN};
 
     #[test]
     fn numbers_have_three_significant_digits() {
@@ -240,5 +276,37 @@ mod tests {
         let mut names = ["add-beside-1000", "add-beside-250", "add-beside-1"];
         names.sort_by_key(|name| natural(name));
         assert_eq!(names, ["add-beside-1", "add-beside-250", "add-beside-1000"]);
+    }
+
+    #[test]
+    fn goals_are_ratios_to_the_floor() {
+        let figure = |measure, name, values: &[f64]| Figure::of(measure, OTHER_NODE, 1, name, "", values);
+        let figures = vec![
+            figure("TCP_RR p50", FLOOR, &[10.0]),
+            figure("TCP_STREAM", FLOOR, &[9.0, 10.0, 11.0]),
+            figure("TCP_RR p50", DIRECT, &[12.0]),
+            figure("TCP_STREAM", DIRECT, &[9.5]),
+            figure("TCP_RR p50", VXLAN, &[18.0]),
+            figure("TCP_RR p50, one thread", FLOOR, &[5.0]),
+            figure("TCP_RR p50, one thread", DIRECT, &[6.5]),
+            figure("TCP_RR p50, one thread", VXLAN, &[8.74]),
+        ];
+        let machine = Machine::read_host();
+        let text = |figures| {
+            let report = Report { machine: machine.clone(), command: String::new(), figures };
+            let table = of(&report).into_iter().find(|table| table.name == "other-node-goals");
+            table.map(|table| table.text)
+        };
+        let goals = text(figures.clone()).expect("all figures are there");
+        let cells: Vec<Vec<&str>> = goals.lines().skip(2).map(|line| line.split(" | ").skip(1).collect()).collect();
+        let expected = [
+            ["1.20 x", "met |"],
+            ["1.30 x", "missed |"],
+            ["1.80 x", "missed |"],
+            ["1.75 x", "met |"],
+            ["9.50 of 10.0 Gbit/s, noise 1.00", "met |"],
+        ];
+        assert_eq!(cells, expected);
+        assert_eq!(text(figures[..7].to_vec()), None, "a goal without a figure");
     }
 }

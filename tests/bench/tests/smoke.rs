@@ -20,6 +20,11 @@ fn plugin() -> Option<PathBuf> {
 
 /// Runs a measurement with the minimum number of rounds, and returns its figures.
 fn measure(what: &str, options: &[&str]) -> Option<Vec<Value>> {
+    measure_with(what, options, "results.json").map(|(figures, _)| figures)
+}
+
+/// As [`measure`], with the name of the results. Returns the printed tables, too.
+fn measure_with(what: &str, options: &[&str], results: &str) -> Option<(Vec<Value>, String)> {
     if !cnikit_testbed::privileged() {
         return None;
     }
@@ -43,9 +48,11 @@ fn measure(what: &str, options: &[&str]) -> Option<Vec<Value>> {
     let output = command.arg("--json").arg(&json).output().expect("the command starts");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {stderr}", output.status);
-    assert!(String::from_utf8_lossy(&output.stdout).contains("| cnikit |"), "no table: {output:?}");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(stdout.contains("| cnikit"), "no table: {output:?}");
 
-    let report: Value = serde_json::from_slice(&std::fs::read(&json).expect("results")).expect("JSON");
+    let results = std::fs::read(folder.path().join(results)).expect("results");
+    let report: Value = serde_json::from_slice(&results).expect("JSON");
     for key in ["date", "cpu", "cpus", "kernel", "load", "versions"] {
         assert!(!report["machine"][key].is_null(), "{key} is missing");
     }
@@ -54,7 +61,7 @@ fn measure(what: &str, options: &[&str]) -> Option<Vec<Value>> {
         let [min, p50, p90, p99, max] = ["min", "p50", "p90", "p99", "max"].map(|key| figure[key].as_f64());
         assert!(min.is_some() && min <= p50 && p50 <= p90 && p90 <= p99 && p99 <= max, "{figure}");
     }
-    Some(figures)
+    Some((figures, stdout))
 }
 
 /// Checks that a figure of this plugin exists and is greater than zero.
@@ -96,11 +103,27 @@ fn invalid_option_ends_with_status_2() {
 
 #[test]
 fn packets_are_measured_on_each_path() {
-    let Some(figures) = measure("net", &["--pods", "2"]) else { return };
+    let Some(figures) = measure("net", &["--pods", "2", "--section", "one-node"]) else { return };
     for measure in ["TCP_RR p50", "TCP_RR p99", "TCP_STREAM", "UDP", "connections"] {
         assert_measured(&figures, measure, "IPv4", 2);
     }
     for way in ["cnikit", "cnikit, direct off", "veth pair", "loopback"] {
         assert!(figures.iter().any(|figure| figure["implementation"] == way), "{way} was not measured");
+    }
+}
+
+#[test]
+fn packets_to_another_node_are_measured_on_each_path() {
+    let options = ["--section", "other-node"];
+    let Some((figures, tables)) = measure_with("net", &options, "results-other-node.json") else { return };
+    for way in ["veth pair", "cnikit, direct", "cnikit, VXLAN", "bridge, routes", "bridge, VXLAN"] {
+        for measure in ["TCP_RR p50", "TCP_RR p50, one thread", "UDP_RR p50", "TCP_CRR p50", "TCP_STREAM"] {
+            let is_it = |figure: &&Value| figure["measure"] == measure && figure["implementation"] == way;
+            let figure = figures.iter().find(is_it).unwrap_or_else(|| panic!("no {measure} of {way}: {figures:#?}"));
+            assert!(figure["p50"].as_f64() > Some(0.0), "{figure}");
+        }
+    }
+    for goal in ["`cnikit, direct`: TCP_RR", "`cnikit, VXLAN`: TCP_RR", "`cnikit, direct`: TCP_STREAM"] {
+        assert!(tables.contains(goal), "no goal {goal}: {tables}");
     }
 }

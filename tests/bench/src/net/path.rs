@@ -12,7 +12,10 @@ use crate::network::{Case, Contestant, Network};
 use super::load::Ends;
 
 /// The number of packets in the check.
-const PROBES: u64 = 50;
+pub(super) const PROBES: u64 = 50;
+
+/// The directory of the plugin's pins.
+pub(super) const PLUGIN_PINS: &str = "/sys/fs/bpf/simple-ebpf-cni";
 
 /// A path that packets can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,12 +120,9 @@ impl Fixture {
         let name = self.path.name();
         host.command("nft").stdin(PROBE).words("-f -").run();
         let before = self.counted();
-        self.probe();
-        let forwarded = host.command("nft").words("list chain inet probe seen").run();
+        self.ends.probe();
+        let seen = forwarded(host);
         host.command("nft").words("delete table inet probe").run();
-
-        let seen = forwarded.split_whitespace().skip_while(|word| *word != "packets").nth(1);
-        let seen: u64 = seen.and_then(|count| count.parse().ok()).expect("a count of packets");
         let expected = if self.path.is_forwarded() { PROBES } else { 0 };
         assert_eq!(seen, expected, "{name}: the host's packet filter counted {seen} of {PROBES} packets");
         if let Some(((packets, direct), (packets_after, direct_after))) = before.zip(self.counted()) {
@@ -137,15 +137,17 @@ impl Fixture {
         let is_ours = self.path.contestant() == Some("cnikit");
         is_ours.then(|| {
             let network = "bench".parse().expect("a name");
-            let counters =
-                Datapath::new("/sys/fs/bpf/simple-ebpf-cni", &network).open_counters().expect("a pinned map");
+            let counters = Datapath::new(PLUGIN_PINS, &network).open_counters().expect("a pinned map");
             let sent = counters.read(address(&self.ends.client)).expect("a lookup").expect("a row");
             (sent.tx_packets, sent.tx_direct)
         })
     }
+}
 
-    fn probe(&self) {
-        let Ends { client, server, address } = &self.ends;
+impl Ends {
+    /// Sends the packets of the check.
+    pub(super) fn probe(&self) {
+        let Self { client, server, address } = self;
         let server = server.enter(|| UdpSocket::bind((*address, 0))).expect("an address of the server's");
         let any = (Ipv4Addr::UNSPECIFIED, 0);
         let client = client.enter(|| UdpSocket::bind(any)).expect("a socket");
@@ -159,18 +161,25 @@ impl Fixture {
 }
 
 /// Counts forwarded packets. The rule exists only during the check: the measurement has no rules.
-const PROBE: &str =
+pub(super) const PROBE: &str =
     "table inet probe { chain seen { type filter hook forward priority 0; udp length 13 counter; }; }\n";
 
+/// The packets that [`PROBE`] has counted.
+pub(super) fn forwarded(host: &Host) -> u64 {
+    let text = host.command("nft").words("list chain inet probe seen").run();
+    let count = text.split_whitespace().skip_while(|word| *word != "packets").nth(1);
+    count.and_then(|count| count.parse().ok()).expect("a count of packets")
+}
+
 /// The IPv4 address of a pod.
-fn address(pod: &Pod) -> IpAddr {
+pub(super) fn address(pod: &Pod) -> IpAddr {
     let addresses = pod.addresses("eth0");
     let address = addresses.iter().find_map(|address| address.split('/').next()?.parse().ok());
     address.unwrap_or_else(|| panic!("no address in {addresses:?}"))
 }
 
 /// Two pods connected only by a veth pair.
-fn pair(host: &Host) -> Ends {
+pub(super) fn pair(host: &Host) -> Ends {
     let (client, server) = (host.pod(), host.pod());
     let [one, other] = [&client, &server].map(|pod| pod.netns().display().to_string());
     host.ip(&format!("link add eth0 netns {one} type veth peer name eth0 netns {other}"));

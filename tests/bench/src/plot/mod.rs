@@ -16,7 +16,7 @@ use self::picture::PICTURES;
 /// Writes the tables between their marks, and the pictures beside the JSON files.
 pub(crate) fn run(options: &PlotOptions) {
     let mut docs = read(&options.docs);
-    for name in ["add", "net", "library"] {
+    for name in ["add", "net", "net-other-node", "library"] {
         let path = options.data.join(name).with_extension("json");
         if !path.exists() {
             eprintln!("{}: no such file; its tables stay unchanged", path.display());

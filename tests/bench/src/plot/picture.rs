@@ -1,6 +1,6 @@
 //! The figures of each picture.
 
-use crate::report::{Figure, Report};
+use crate::report::{Figure, ONE_NODE, OTHER_NODE, Report};
 
 use super::chart::{Chart, Point};
 
@@ -23,8 +23,10 @@ enum Kind {
     Growth,
     /// One bar for each case.
     Steps,
-    /// One bar for each path from pod to pod, for the lowest number of pods.
+    /// One bar for each path between pods of one node, for the lowest number of pods.
     Paths,
+    /// One bar for each path to a pod of another node.
+    OtherNode,
 }
 
 pub(super) const PICTURES: &[Picture] = &[
@@ -53,19 +55,36 @@ pub(super) const PICTURES: &[Picture] = &[
     },
     Picture { file: "datagrams.svg", title: "UDP datagrams of 64 bytes", measures: &["UDP"], kind: Kind::Paths },
     Picture { file: "connections.svg", title: "TCP connections", measures: &["connections"], kind: Kind::Paths },
+    Picture {
+        file: "other-node-round-trip.svg",
+        title: "Round trip of one byte to a pod of another node",
+        measures: &["TCP_RR p50", "UDP_RR p50"],
+        kind: Kind::OtherNode,
+    },
+    Picture {
+        file: "other-node-stream.svg",
+        title: "One TCP stream to a pod of another node",
+        measures: &["TCP_STREAM"],
+        kind: Kind::OtherNode,
+    },
 ];
 
 impl Picture {
     /// The picture as SVG, if the report has figures for it.
     pub(super) fn draw(&self, report: &Report) -> Option<String> {
-        let all: Vec<&Figure> =
-            report.figures.iter().filter(|figure| self.measures.contains(&figure.measure.as_str())).collect();
+        let is_of_case = |figure: &&Figure| match self.kind {
+            Kind::Paths => figure.case == ONE_NODE,
+            Kind::OtherNode => figure.case == OTHER_NODE,
+            _ => true,
+        };
+        let is_of_measure = |figure: &&Figure| self.measures.contains(&figure.measure.as_str());
+        let all: Vec<&Figure> = report.figures.iter().filter(is_of_measure).filter(is_of_case).collect();
         let first = all.first()?;
         let near = all.iter().map(|figure| figure.load).min_by_key(|load| load.abs_diff(100))?;
         let has_part = |figure: &&&Figure| match self.kind {
             Kind::Cases => figure.load == near,
             Kind::Loads | Kind::Growth => figure.case == first.case,
-            Kind::Steps => true,
+            Kind::Steps | Kind::OtherNode => true,
             Kind::Paths => figure.load == first.load,
         };
         let points = all.iter().filter(has_part).map(|figure| self.point(figure)).collect();
@@ -85,7 +104,7 @@ impl Picture {
             Kind::Cases => (figure.case.clone(), figure.implementation.clone()),
             Kind::Loads | Kind::Growth => (figure.load.to_string(), figure.implementation.clone()),
             Kind::Steps => (figure.case.clone(), figure.measure.clone()),
-            Kind::Paths => (figure.implementation.clone(), figure.measure.clone()),
+            Kind::Paths | Kind::OtherNode => (figure.implementation.clone(), figure.measure.clone()),
         };
         let mark = (self.kind == Kind::Cases).then_some(figure.summary.p99);
         Point { group, series, value: figure.summary.p50, mark }
