@@ -16,7 +16,7 @@ shopt -s inherit_errexit
 name=simple-ebpf-cni
 # The largest allowed binaries in bytes. The limit of the plugin is its size with all commands, and
 # a small reserve. It makes growth visible, because every node loads this file.
-declare -A limits=([simple-ebpf-cni]=3200000 [simple-ebpf-agent]=10000000)
+declare -A limits=([simple-ebpf-cni]=3300000 [simple-ebpf-agent]=10000000)
 # No Rust panic unwinds through a C function, so the C libraries need no unwind tables.
 no_unwinding=-fno-asynchronous-unwind-tables
 host=$(uname -m)

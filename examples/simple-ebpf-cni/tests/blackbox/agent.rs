@@ -20,9 +20,10 @@ fn write_report() -> Value {
         "podCidrs": ["10.244.1.0/24"], "mtu": null,
         "peers": [
             {"node": "node-2", "podCidr": "10.244.2.0/24", "address": "192.0.2.2", "way": "direct",
-                "reason": "on-link", "link": "eth0", "mtu": 1500},
+                "reason": "on-link", "link": "eth0", "mtu": 1500, "bypass": true,
+                "probe": {"answered": 1_700_000_000, "lost": 2}},
             {"node": "node-3", "podCidr": "10.244.3.0/24", "address": null, "way": "none",
-                "reason": "no address", "link": null, "mtu": null},
+                "reason": "no address", "link": null, "mtu": null, "bypass": false, "probe": null},
         ],
         "problems": ["no route to pods of node node-3: no address"],
     });
@@ -39,8 +40,9 @@ fn nodes_shows_the_report_of_the_agent() {
         let report = write_report();
         let text = shown("nodes");
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[1], ["node-2", "10.244.2.0/24", "direct", "192.0.2.2", "eth0", "1500", "on-link"]);
-        assert_eq!(lines[2], ["node-3", "10.244.3.0/24", "none", "-", "-", "-", "no", "address"]);
+        assert_eq!(lines[1][..7], ["node-2", "10.244.2.0/24", "direct", "yes", "192.0.2.2", "eth0", "1500"]);
+        assert!(text.contains(" ago, 2 lost since  on-link"), "{text}");
+        assert_eq!(lines[2], ["node-3", "10.244.3.0/24", "none", "no", "-", "-", "-", "-", "no", "address"]);
         assert!(text.contains("2 pod CIDRs of other nodes, from node-1 (10.244.1.0/24)"), "{text}");
         assert!(text.contains("the agent may not run"), "{text}");
         assert!(text.contains("problem: no route to pods of node node-3"), "{text}");
@@ -69,6 +71,8 @@ fn a_purge_removes_the_objects_of_the_agent() {
         let (written, foreign) = (node.conf("10-podnet.conflist"), node.conf("20-other.conflist"));
         fs::write(&written, list(json!({"managedBy": "simple-ebpf-agent"}))).expect("write");
         fs::write(&foreign, list(json!({"name": "other"}))).expect("write");
+        host.ip("link add tunnel0 type veth peer name tunnel1");
+        host.ip("link set tunnel0 alias simple-ebpf-agent");
         host.ip("route add 10.244.2.0/24 via 192.0.2.2 proto 201");
         host.ip("route add 10.244.9.0/24 via 192.0.2.9 proto static");
         host.command("nft").words("add table inet simple-ebpf-agent").run();
@@ -82,6 +86,7 @@ fn a_purge_removes_the_objects_of_the_agent() {
         for object in [
             &format!("removed {}", written.display()),
             "removed route 10.244.2.0/24 via 192.0.2.2",
+            "removed link tunnel0",
             "removed nftables table inet simple-ebpf-agent",
             &format!("removed {REPORT}"),
         ] {

@@ -36,8 +36,16 @@ impl Report {
         for route in routes.iter().filter(|route| route.protocol == Some(ROUTE_PROTOCOL)) {
             self.remove(format!("route {route}"), || Ok(host.delete_route(route)?));
         }
-        for (object, delete) in underlay_objects(host)? {
-            self.remove(object, || Ok(delete()?));
+        // A listing that fails does not stop the removal of the rest.
+        match underlay_objects(host) {
+            Ok(objects) => {
+                for (object, delete) in objects {
+                    self.remove(object, || Ok(delete()?));
+                }
+            }
+            Err(error) => {
+                self.remove("eBPF programs at the links between nodes".to_owned(), || Err(error.into()));
+            }
         }
         let table = Table::new(Family::Inet, NAME);
         let has_chains = match nftables::Socket::open().and_then(|nftables| nftables.chains(&table)) {
@@ -49,7 +57,9 @@ impl Report {
         if has_chains {
             self.remove(format!("nftables table {table}"), || Ok(nftables::Socket::open()?.delete_table(&table)?));
         }
-        self.purge_forward_rules()?;
+        if let Err(error) = self.purge_forward_rules() {
+            self.remove("rules for pods in nftables chains of other programs".to_owned(), || Err(error.into()));
+        }
         let report = Path::new(REPORT);
         if report.exists() {
             self.remove(report.display().to_string(), || Ok(fs::remove_file(report)?));
@@ -60,7 +70,7 @@ impl Report {
     }
 
     /// Removes the agent's rules from the chains of other programs.
-    fn purge_forward_rules(&mut self) -> Result<(), Error> {
+    fn purge_forward_rules(&mut self) -> netlink::Result<()> {
         let nftables = match nftables::Socket::open() {
             Err(netlink::Error::Unsupported { .. }) => return Ok(()),
             socket => socket?,
