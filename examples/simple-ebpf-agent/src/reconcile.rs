@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use cnikit::bpf;
-use cnikit::datapath::{self, Datapath, PinState, RemoteConfig};
+use cnikit::datapath::{self, Datapath, RemoteConfig};
 use cnikit::netlink::{Link, Route, Socket};
 use cnikit::spec::{IfIndex, IfName, MacAddr};
 use ipnetwork::IpNetwork;
@@ -280,8 +280,9 @@ impl Fingerprint {
         if bridge.is_some() {
             let found = programs::missing(host, &network.datapath, network.name);
             missing_programs.extend(found.unwrap_or_else(|_| vec!["filters"]));
-            // Programs run without their pins, too.
-            if network.datapath.state().is_ok_and(|state| state == PinState::Outdated) {
+            // Programs run without their pins, too. Pins of another build are complete: the plugin
+            // may be newer than the agent, and both would replace each other's programs.
+            if network.datapath.is_complete().is_ok_and(|is_complete| !is_complete) {
                 missing_programs.push("pins");
             }
         }
