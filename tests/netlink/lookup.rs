@@ -91,11 +91,20 @@ fn way_through_a_tunnel_has_its_header() {
     if lacks(&fixture, "vxlan external dstport 4789", "") {
         return;
     }
+    let netns = &fixture.host;
     let tunnel = LinkSpec::new(name("vx0"), Vxlan::external()).no_arp().up();
     let tunnel = fixture.on_host.create_link(&tunnel).expect("create");
-    run(&fixture.host, "ip addr add 10.244.1.1/32 dev vx0");
-    run(&fixture.host, "ip route add 10.244.2.0/24 encap ip id 77 dst 192.0.2.2 ttl 64 dev vx0");
-    let found = way(&fixture, "10.244.2.7");
-    assert_eq!(found.encap, Some(TunnelEncap::new(77, address("192.0.2.2")).ttl(64)));
-    assert_eq!((found.oif, found.src, found.gateway), (tunnel, Some(address("10.244.1.1")), None));
+    run(netns, "ip addr add 10.244.1.1/32 dev vx0");
+    run(netns, "ip addr add fd00:1::1/128 dev vx0 nodad");
+    run(netns, "ip route add 10.244.2.0/24 encap ip id 77 dst 192.0.2.2 ttl 64 dev vx0");
+    run(netns, "ip route add fd00:2::/64 encap ip id 77 dst 192.0.2.2 ttl 64 dev vx0");
+    let header = Some(TunnelEncap::new(77, address("192.0.2.2")).ttl(64));
+    // Linux 5.10 reports the header of IPv6 routes only.
+    let is_reported = json(netns, "ip -d -j route get 10.244.2.7")[0].get("encap").is_some();
+    let cases = [("10.244.2.7", "10.244.1.1", header.filter(|_| is_reported)), ("fd00:2::7", "fd00:1::1", header)];
+    for (to, src, encap) in cases {
+        let found = way(&fixture, to);
+        assert_eq!((found.oif, found.src, found.gateway), (tunnel, Some(address(src)), None), "{to}");
+        assert_eq!(found.encap, encap, "{to}");
+    }
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use cnikit::bpf;
-use cnikit::datapath::{self, Datapath, RemoteConfig};
+use cnikit::datapath::RemoteConfig;
 use cnikit::netlink::{Link, Route, Socket};
 use cnikit::spec::{IfIndex, IfName, MacAddr};
 use ipnetwork::IpNetwork;
@@ -28,11 +28,17 @@ use crate::tunnel::{self, Tunnel};
 use crate::view::{ClusterView, OwnNode};
 use crate::{conflist, forward, masquerade, sysctls, underlay};
 
+/// The name of missing pins in [`Fingerprint::missing_programs`].
+const PINS: &str = "pins";
+
 /// The metric of an IPv6 route without an own one.
 const IPV6_METRIC: u32 = 1024;
 
 /// The time after which the network of the node is repaired also if nothing seems to differ.
 const FULL_REPAIR: Duration = Duration::from_secs(300);
+
+/// The same, if the last repair has left faults.
+const NEXT_ATTEMPT: Duration = Duration::from_secs(5);
 
 /// Applies views of the cluster to the kernel of this node.
 #[derive(Debug)]
@@ -51,8 +57,8 @@ struct Fingerprint {
     bridge: Option<(IfIndex, bool, Option<MacAddr>, u32)>,
     addresses: BTreeSet<IpNetwork>,
     missing_programs: Vec<&'static str>,
-    /// The ports of pods that the maps lack. A port without a pod is among them, too.
-    unknown_ports: BTreeSet<IfIndex>,
+    /// The faults of attached pods.
+    pod_faults: Vec<String>,
 }
 
 impl Reconciler {
@@ -250,16 +256,20 @@ impl Reconciler {
             .map_err(|error| format!("the network configuration is invalid: {error}"))?;
         let store = naming::leases(&config.data_dir, name).map_err(|error| error.to_string())?;
         let network = Network::new(&kernel.host, name, &config, &store);
-        let before = Fingerprint::look(&network, &kernel.links)?;
+        let before = Fingerprint::look(&network)?;
         let is_same = |(at, known, seen): &(Instant, serde_json::Value, Fingerprint)| {
-            at.elapsed() < FULL_REPAIR && known == plugin && *seen == before
+            let limit = if seen.pod_faults.is_empty() { FULL_REPAIR } else { NEXT_ATTEMPT };
+            at.elapsed() < limit && known == plugin && *seen == before
         };
         if self.repaired.as_ref().is_some_and(is_same) {
             return Ok(());
         }
         self.repaired = None;
+        if !before.pod_faults.is_empty() {
+            info!("repairing the pods of the network {name}: {}", before.pod_faults.join("; "));
+        }
         network.repair(false).map_err(|error| format!("cannot set up the network {name}: {error}"))?;
-        let after = Fingerprint::look(&network, &kernel.links)?;
+        let after = Fingerprint::look(&network)?;
         if before != after {
             info!("set up the network {name}: bridge {}", config.bridge);
         }
@@ -269,7 +279,7 @@ impl Reconciler {
 }
 
 impl Fingerprint {
-    fn look(network: &Network<'_>, links: &[Link]) -> Result<Self, String> {
+    fn look(network: &Network<'_>) -> Result<Self, String> {
         let host = network.host;
         let bridge = host.link_by_name(&network.config.bridge).map_err(|error| error.to_string())?;
         let addresses = match &bridge {
@@ -283,29 +293,20 @@ impl Fingerprint {
             // Programs run without their pins, too. Pins of another build are complete: the plugin
             // may be newer than the agent, and both would replace each other's programs.
             if network.datapath.is_complete().is_ok_and(|is_complete| !is_complete) {
-                missing_programs.push("pins");
+                missing_programs.push(PINS);
             }
         }
-        let index = bridge.as_ref().map(|bridge| bridge.index);
-        let ports = links.iter().filter(|link| index.is_some() && link.master == index).map(|link| link.index);
-        let mut unknown_ports: BTreeSet<IfIndex> = ports.collect();
-        // Missing pins are in `missing_programs`.
-        if let Ok(known) = known_ports(&network.datapath) {
-            unknown_ports.retain(|port| !known.contains(port));
-        }
+        // Missing pins are in `missing_programs`. The maps of missing pins cannot be read.
+        let pod_faults = match &bridge {
+            Some(bridge) if !missing_programs.contains(&PINS) => {
+                let links = host.links().map_err(|error| error.to_string())?;
+                network.pod_faults(bridge, &links).unwrap_or_else(|error| vec![error.to_string()])
+            }
+            _ => Vec::new(),
+        };
         let bridge = bridge.map(|Link { index, up, mac, mtu, .. }| (index, up, mac, mtu));
-        Ok(Self { bridge, addresses: addresses.into_iter().collect(), missing_programs, unknown_ports })
+        Ok(Self { bridge, addresses: addresses.into_iter().collect(), missing_programs, pod_faults })
     }
-}
-
-/// The ports with a configuration and at least one address in the maps.
-fn known_ports(datapath: &Datapath) -> datapath::Result<BTreeSet<IfIndex>> {
-    let (endpoints, configs) = (datapath.open_endpoints()?, datapath.open_port_configs()?.indexes()?);
-    let mut with_address = BTreeSet::new();
-    for address in endpoints.addresses()? {
-        with_address.extend(endpoints.read(address)?.map(|endpoint| endpoint.ifindex));
-    }
-    Ok(configs.into_iter().filter(|port| with_address.contains(port)).collect())
 }
 
 /// The next hop of each direct route of the agent that is in use.

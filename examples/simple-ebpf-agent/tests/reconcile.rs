@@ -2,17 +2,23 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Parser as _;
 use cnikit::bpf::{Direction, TcxLink};
+use cnikit::ipam::Range;
 use cnikit::netlink::{FilterTarget, Link, Route, Socket};
-use cnikit::spec::IfName;
+use cnikit::spec::{AttachmentKey, IfName, NetworkName};
 use cnikit_testbed::{Host, Namespace as _, host};
 use ipnetwork::IpNetwork;
 use simple_ebpf_agent::reconcile::Reconciler;
 use simple_ebpf_agent::settings::Settings;
 use simple_ebpf_agent::view::{ClusterView, OwnNode, PeerNode};
 use simple_ebpf_cni::agent::{ROUTE_PROTOCOL, Report, Way, remote_datapath};
+use simple_ebpf_cni::naming;
+
+/// The time to wait for the lock of the leases.
+const LOCK: Duration = Duration::from_secs(5);
 
 const CONFLIST: &str = "/run/agent-test/10-podnet.conflist";
 
@@ -242,6 +248,57 @@ fn mode_auto_uses_the_tunnel_and_prepares_the_direct_way() {
         ready(&Reconciler::new(settings(&auto)).apply(&ClusterView { peers: Vec::new(), ..view.clone() }));
         assert!(remote.open_peers().and_then(|peers| peers.entries()).expect("entries").is_empty());
         host.ip("route delete 198.51.100.0/24");
+    });
+}
+
+/// A pod that is attached after the comparison, so the agent has never compared it.
+#[test]
+fn lost_entries_of_a_pod_come_back() {
+    on_node(|host| {
+        let mut reconciler = Reconciler::new(settings(&[]));
+        ready(&reconciler.apply(&view(&[])));
+        let network: NetworkName = "podnet".parse().expect("a name");
+        let store = naming::leases(Path::new("/var/lib/cni/simple-ebpf-cni"), &network).expect("the leases");
+        let owner = AttachmentKey::new("pod".parse().expect("an id"), "eth0".parse().expect("a name"));
+        let attachment = owner.clone().in_network(&network);
+        let (port, index) = (attachment.host_ifname(), attachment.host_ifindex());
+        host.ip(&format!("link add {port} index {index} type veth peer name eth0"));
+        host.ip(&format!("link set {port} master cbr0 up"));
+        ready(&reconciler.apply(&view(&[])));
+        let pool = Range::new("10.244.1.0/24".parse().expect("a subnet"), None).expect("a range").into();
+        let lease = store.lock(LOCK).and_then(|mut guard| guard.allocate(&owner, &[pool], &[])).expect("a lease");
+        let datapath = naming::datapath(&network);
+        let configs = || datapath.open_port_configs().expect("the map");
+        let endpoints = || datapath.open_endpoints().expect("the map");
+        let address = lease.addresses[0].ip();
+        let is_whole = || {
+            let runs = host.tc(&format!("qdisc show dev {port} clsact")).to_string().contains("clsact");
+            let link = Socket::open().and_then(|socket| socket.require_link(&port)).expect("the port");
+            (
+                configs().read(index).expect("read").is_some(),
+                endpoints().read(address).expect("read").map(|endpoint| endpoint.ifindex) == Some(index),
+                runs || TcxLink::attached(index, Direction::Ingress).is_ok_and(|found| !found.is_empty()),
+                link.up && link.master == bridge().map(|bridge| bridge.index),
+            )
+        };
+        let breakages: [(&str, &dyn Fn()); 6] = [
+            ("nothing was there", &|| ()),
+            ("port entry", &|| configs().remove(index).expect("remove")),
+            ("address entry", &|| endpoints().remove(address).expect("remove")),
+            ("link down", &|| drop(host.ip(&format!("link set {port} down")))),
+            ("no port", &|| drop(host.ip(&format!("link set {port} nomaster")))),
+            ("all entries", &|| {
+                configs().remove(index).expect("remove");
+                endpoints().remove(address).expect("remove");
+            }),
+        ];
+        for (what, breakage) in breakages {
+            breakage();
+            assert_ne!(is_whole(), (true, true, true, true), "{what}");
+            ready(&reconciler.apply(&view(&[])));
+            assert_eq!(is_whole(), (true, true, true, true), "{what}");
+        }
+        host.ip(&format!("link delete {port}"));
     });
 }
 

@@ -1,13 +1,20 @@
 //! Repairs a network as an ADD does, without a pod.
 
+use std::collections::HashMap;
+
+use cnikit::datapath::Endpoint;
 use cnikit::ipam::Lease;
+use cnikit::netlink::Link;
 use cnikit::plugin::{Context as _, PluginError};
-use cnikit::spec::Attachment;
+use cnikit::spec::{Attachment, IfName};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Config, Ipam};
+use crate::drift::PortFault;
+use crate::endpoints::Endpoints;
 use crate::masquerade::Masquerade;
 use crate::network::Network;
+use crate::programs::Programs;
 use crate::setup::{Observed, gateway_endpoint};
 use crate::{bridge, drift, ip, ipv6};
 
@@ -58,6 +65,53 @@ impl Network<'_> {
             Masquerade::new(self, true, &leased)?.ensure(self).context("masquerade the pods")?;
         }
         Ok(())
+    }
+
+    /// A message for each fault of an attached pod that [`repair`](Self::repair) corrects.
+    ///
+    /// The faults are: the port is down or no port of the bridge, the programs do not run on it, and
+    /// missing or other map entries. `links` are the links of the host.
+    ///
+    /// Omits pods without a lease or a link. An ADD or DEL that runs at the same time causes no
+    /// message, if its port is in `links`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the leases, the maps or the programs cannot be read.
+    pub fn pod_faults(&self, bridge: &Link, links: &[Link]) -> Result<Vec<String>, PluginError> {
+        let ports = links.iter().filter(|link| Attachment::is_host_ifname(&link.name));
+        let mut ports: HashMap<IfName, &Link> = ports.map(|link| (link.name.clone(), link)).collect();
+        // After the links, and before the maps: a call that has ended in between has complete
+        // entries.
+        for attachment in self.in_progress()? {
+            ports.remove(&attachment.host_ifname());
+        }
+        if ports.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (endpoints, programs) =
+            (Endpoints::open(&self.datapath)?, Programs::open(self.host, &self.datapath, self.name)?);
+        let mut faults = Vec::new();
+        for lease in self.leases.leases()?.filter_map(Result::ok) {
+            let name = self.attachment(lease.owner).host_ifname();
+            let Some(port) = ports.get(&name) else { continue };
+            let message = |fault: PortFault| fault.message(&[name.as_str()], &bridge.name);
+            let mut of_pod: Vec<String> = drift::port(port, Some(bridge)).into_iter().map(message).collect();
+            match endpoints.port_config(port.index)? {
+                Some(config) => {
+                    of_pod.extend(endpoints.differences(&lease.addresses, Endpoint::new(port.index, config.mac))?);
+                }
+                None => of_pod.push(format!("the map port_config has no entry for {name}")),
+            }
+            if !programs.run_on(self.host, &self.datapath, port.index)? {
+                of_pod.push(message(PortFault::NoPrograms));
+            }
+            // A DEL may have started after the links were listed.
+            if !of_pod.is_empty() && self.host.link_by_index(port.index)?.is_some() {
+                faults.extend(of_pod);
+            }
+        }
+        Ok(faults)
     }
 }
 

@@ -37,7 +37,8 @@ pub struct ResolvedRoute {
     pub mtu: Option<u32>,
     /// The address belongs to the host itself.
     pub local: bool,
-    /// The tunnel header that the link adds.
+    /// The tunnel header that the link adds. Before Linux 5.11, the kernel does not report the
+    /// header of IPv4 routes, and this is `None`.
     pub encap: Option<TunnelEncap>,
 }
 

@@ -22,7 +22,7 @@ const ATTEMPTS: usize = 3;
 
 /// What an operator or another tool may do to a node, and a command that prints something only if
 /// the node is whole.
-const BREAKAGES: [(&str, &str); 5] = [
+const BREAKAGES: [(&str, &str); 7] = [
     ("ip link set cbr0 down", "ip -o link show cbr0 up"),
     ("nft delete table inet simple-ebpf-agent", "nft list table inet simple-ebpf-agent | grep masquerade"),
     (
@@ -31,6 +31,18 @@ const BREAKAGES: [(&str, &str); 5] = [
     ),
     ("ip route flush proto 201", "ip route show proto 201"),
     ("rm -r /sys/fs/bpf/simple-ebpf-cni/podnet/v2", "ls /sys/fs/bpf/simple-ebpf-cni/podnet/v2 | grep port_config"),
+    // The entry of one pod.
+    (
+        "cd /sys/fs/bpf/simple-ebpf-cni/podnet/v2 && bpftool map delete pinned port_config key \
+         $(bpftool -j map dump pinned port_config | jq -r '.[0].key | join(\" \")')",
+        "cd /sys/fs/bpf/simple-ebpf-cni/podnet/v2 && \
+         test $(bpftool -j map dump pinned port_config | jq length) -ge $(ls /sys/class/net/cbr0/brif | wc -l) && echo whole",
+    ),
+    // The programs of one pod.
+    (
+        "tc qdisc delete dev $(ls /sys/class/net/cbr0/brif | head -n 1) clsact",
+        "for port in $(ls /sys/class/net/cbr0/brif); do tc qdisc show dev $port | grep -q clsact || exit; done; echo whole",
+    ),
 ];
 
 /// The agent repairs what disappears from a node within a second.
