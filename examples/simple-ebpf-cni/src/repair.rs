@@ -69,8 +69,8 @@ impl Network<'_> {
 
     /// A message for each fault of an attached pod that [`repair`](Self::repair) corrects.
     ///
-    /// The faults are: the port is down or no port of the bridge, the programs do not run on it, and
-    /// missing or other map entries. `links` are the links of the host.
+    /// A port is down or no port of the bridge, the programs do not run on it, or map entries are
+    /// missing or differ. `links` are the links of the host.
     ///
     /// Omits pods without a lease or a link. An ADD or DEL that runs at the same time causes no
     /// message, if its port is in `links`.
