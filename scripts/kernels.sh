@@ -36,7 +36,7 @@ peers=(/usr/lib/cni/{host-local,sbr,static})
 # The extensions that iptables-nft and iptables-restore load.
 extensions=(/usr/lib/"$(uname -m)"-linux-gnu/xtables/*.so)
 # The kernel modules that they need, if they are not built in.
-modules=(veth bridge br_netfilter macvlan macvtap ipvlan 8021q vxlan vrf dummy ifb tun cls_bpf cls_u32 cls_matchall act_mirred sch_ingress sch_tbf sch_htb nf_tables nft_ct nft_chain_nat nft_nat nft_masq nft_redir nft_limit nft_log nft_reject nft_fib_inet nft_compat nft_counter xt_comment xt_conntrack xt_mark xt_MASQUERADE xt_nat xt_tcpudp ipt_REJECT ip6t_REJECT nft_reject_inet nft_reject_ipv4 nft_reject_ipv6 nft_reject_bridge nft_meta_bridge nf_conntrack_netlink nf_conntrack_bridge overlay)
+modules=(veth bridge br_netfilter macvlan macvtap ipvlan 8021q vxlan vrf dummy ifb tun cls_bpf cls_u32 cls_matchall act_mirred sch_ingress sch_tbf sch_htb nf_tables nft_ct nft_chain_nat nft_nat nft_masq nft_redir nft_limit nft_log nf_log_syslog nf_log_ipv4 nf_log_ipv6 nft_reject nft_fib_inet nft_compat nft_counter xt_comment xt_conntrack xt_mark xt_MASQUERADE xt_nat xt_tcpudp ipt_REJECT ip6t_REJECT nft_reject_inet nft_reject_ipv4 nft_reject_ipv6 nft_reject_bridge nft_meta_bridge nf_conntrack_netlink nf_conntrack_bridge overlay)
 # Seconds that a machine may run: several times the time that an idle processor needs.
 limit=${LIMIT:-3600}
 

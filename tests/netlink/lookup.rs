@@ -99,12 +99,11 @@ fn way_through_a_tunnel_has_its_header() {
     run(netns, "ip route add 10.244.2.0/24 encap ip id 77 dst 192.0.2.2 ttl 64 dev vx0");
     run(netns, "ip route add fd00:2::/64 encap ip id 77 dst 192.0.2.2 ttl 64 dev vx0");
     let header = Some(TunnelEncap::new(77, address("192.0.2.2")).ttl(64));
-    // Linux 5.10 reports the header of IPv6 routes only.
-    let is_reported = json(netns, "ip -d -j route get 10.244.2.7")[0].get("encap").is_some();
-    let cases = [("10.244.2.7", "10.244.1.1", header.filter(|_| is_reported)), ("fd00:2::7", "fd00:1::1", header)];
-    for (to, src, encap) in cases {
+    for (to, src) in [("10.244.2.7", "10.244.1.1"), ("fd00:2::7", "fd00:1::1")] {
+        // Linux 5.10 does not report the header.
+        let is_reported = json(netns, &format!("ip -d -j route get {to}"))[0].get("encap").is_some();
         let found = way(&fixture, to);
         assert_eq!((found.oif, found.src, found.gateway), (tunnel, Some(address(src)), None), "{to}");
-        assert_eq!(found.encap, encap, "{to}");
+        assert_eq!(found.encap, header.filter(|_| is_reported), "{to}");
     }
 }

@@ -37,8 +37,7 @@ pub struct ResolvedRoute {
     pub mtu: Option<u32>,
     /// The address belongs to the host itself.
     pub local: bool,
-    /// The tunnel header that the link adds. Before Linux 5.11, the kernel does not report the
-    /// header of IPv4 routes, and this is `None`.
+    /// The tunnel header that the link adds. Old kernels, such as Linux 5.10, do not report it.
     pub encap: Option<TunnelEncap>,
 }
 
