@@ -8,7 +8,8 @@
 //!   [`cidrs`]. All of them are pure.
 //! * [`reconcile`] compares with the kernel and applies the differences, with [`tunnel`],
 //!   [`underlay`] and [`masquerade`], and writes the network configuration last ([`conflist`]).
-//!   [`forward`] accepts packets of pods in packet filters of other programs.
+//!   [`forward`] accepts packets of pods in packet filters of other programs. [`untracked`]
+//!   excludes packets of the tunnel from connection tracking, in the [`table`] of [`masquerade`].
 //! * [`probe`] tries the direct ways to other nodes, and [`collect`] removes forgotten pods.
 //! * [`agent`] is the loop around them, woken by the API, by [`monitor`] and by time. [`http`]
 //!   shows the result.
@@ -29,7 +30,9 @@ pub mod reconcile;
 pub mod routes;
 pub mod settings;
 pub mod sysctls;
+pub mod table;
 pub mod tunnel;
 pub mod underlay;
+pub mod untracked;
 pub mod view;
 pub mod watch;

@@ -6,16 +6,16 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use cnikit::netlink::Result;
 use cnikit::netlink::nftables::{
-    Action, Batch, Chain, ChainType, DataType, Element, Family, Hook, Match, PacketField, PortRandomization, Priority,
-    Rule, Set, Socket, Table, Value,
+    Action, Batch, Chain, ChainType, DataType, Element, Hook, Match, PacketField, PortRandomization, Priority, Rule,
+    Set, Socket, Value,
 };
-use cnikit::netlink::{self, Result};
 use cnikit::spec::IfName;
 use ipnetwork::IpNetwork;
-use simple_ebpf_cni::agent::NAME;
 
 use crate::desired::Desired;
+use crate::table::{self, Expected, has_rules, set_rules};
 
 /// The sets of one family.
 struct Sets {
@@ -23,22 +23,16 @@ struct Sets {
     nodes: Set,
 }
 
-/// A rule with the comment that identifies it.
-struct Expected {
-    comment: String,
-    rule: Rule,
-}
-
-/// Makes the table equal to the desired state: pods of `own` CIDRs are masqueraded. Returns whether
-/// the table has changed. All changes are one transaction.
+/// Makes chain and sets equal to the desired state: pods of `own` CIDRs are masqueraded. Returns
+/// whether they have changed. All changes are one transaction.
 ///
 /// # Errors
 ///
 /// Fails if the kernel refuses the rules.
 pub fn ensure(own: &[IpNetwork], desired: &Desired, bridge: &IfName) -> Result<bool> {
-    let (table, chain) = (table(), chain());
+    let chain = chain();
     let socket = Socket::open()?;
-    let mut batch = Batch::new().ensure_table(&table).ensure_chain(&chain);
+    let mut batch = Batch::new().ensure_table(&table::table()).ensure_chain(&chain);
     let mut is_changed = false;
     for is_ipv4 in [true, false] {
         let Sets { pod_cidrs, nodes } = sets(is_ipv4);
@@ -55,13 +49,9 @@ pub fn ensure(own: &[IpNetwork], desired: &Desired, bridge: &IfName) -> Result<b
         }
     }
     let rules: Vec<Expected> = own.iter().map(|cidr| rule(*cidr, bridge)).collect::<Result<_>>()?;
-    let found: Vec<_> = socket.rules(&chain)?.into_iter().map(|rule| rule.comment.unwrap_or_default()).collect();
-    if !found.iter().eq(rules.iter().map(|rule| &rule.comment)) {
+    if !has_rules(&socket, &chain, &rules)? {
         is_changed = true;
-        batch = batch.flush_chain(&chain);
-        for Expected { comment, rule } in rules {
-            batch = batch.append_rule(&chain, rule.comment(comment));
-        }
+        batch = set_rules(batch, &chain, rules);
     }
     if is_changed {
         socket.commit(&batch)?;
@@ -69,31 +59,24 @@ pub fn ensure(own: &[IpNetwork], desired: &Desired, bridge: &IfName) -> Result<b
     Ok(is_changed)
 }
 
-/// Deletes the table, if there is one.
+/// Deletes chain and sets, if they exist.
 ///
 /// # Errors
 ///
 /// Fails if the kernel refuses the deletion.
 pub fn remove() -> Result<()> {
-    match Socket::open().and_then(|socket| socket.delete_table(&table())) {
-        Err(netlink::Error::Unsupported { .. }) => Ok(()),
-        removed => removed,
-    }
-}
-
-fn table() -> Table {
-    Table::new(Family::Inet, NAME)
+    table::remove(&[chain()], &[true, false].map(sets).map(|Sets { pod_cidrs, nodes }| [pod_cidrs, nodes]).concat())
 }
 
 fn chain() -> Chain {
-    table().chain("postrouting").hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT)
+    table::table().chain("postrouting").hook(ChainType::Nat, Hook::Postrouting, Priority::SRCNAT)
 }
 
 fn sets(is_ipv4: bool) -> Sets {
     let (kind, suffix) = if is_ipv4 { (DataType::Ipv4, "v4") } else { (DataType::Ipv6, "v6") };
     Sets {
-        pod_cidrs: table().set(format!("pod_cidrs_{suffix}"), [kind]).intervals(),
-        nodes: table().set(format!("nodes_{suffix}"), [kind]),
+        pod_cidrs: table::table().set(format!("pod_cidrs_{suffix}"), [kind]).intervals(),
+        nodes: table::table().set(format!("nodes_{suffix}"), [kind]),
     }
 }
 

@@ -26,7 +26,7 @@ use crate::routes::{RouteIndex, route_changes};
 use crate::settings::Settings;
 use crate::tunnel::{self, Tunnel};
 use crate::view::{ClusterView, OwnNode};
-use crate::{conflist, forward, masquerade, sysctls, underlay};
+use crate::{conflist, forward, masquerade, sysctls, underlay, untracked};
 
 /// The name of missing pins in [`Fingerprint::missing_programs`].
 const PINS: &str = "pins";
@@ -152,6 +152,10 @@ impl Reconciler {
         let tunnel =
             self.ensure_tunnel(host, uses_tunnel, underlay_mtu.unwrap_or(1500).saturating_sub(overhead), &gateways);
         warnings.extend(tunnel.as_ref().err().filter(|_| uses_tunnel).cloned());
+        let port = tunnel.is_ok().then_some(self.settings.vxlan_port);
+        warnings.extend(port.map_or_else(untracked::remove, |port| untracked::ensure(port).map(drop)).err().map(
+            |error| format!("the kernel tracks the connections of the tunnel, because it refuses the rules: {error}"),
+        ));
 
         let found = host.routes_of(Route::MAIN_TABLE).map_err(|error| error.to_string())?;
         let rejects = host.reject_routes().map_err(|error| error.to_string())?;

@@ -240,9 +240,12 @@ fn mode_auto_uses_the_tunnel_and_prepares_the_direct_way() {
             assert_eq!(found, count, "{link}");
         }
 
+        let untracked = || nft(host, "list table inet simple-ebpf-agent").matches("udp dport 8472 notrack").count();
+        assert_eq!(untracked(), 2);
+
         // A change of the mode removes the tunnel.
         ready(&Reconciler::new(settings(&["--mode", "routed"])).apply(&view));
-        assert!(own_routes().is_empty() && host.link("cni-vxlan").is_none());
+        assert!(own_routes().is_empty() && host.link("cni-vxlan").is_none() && untracked() == 0);
         ready(&Reconciler::new(settings(&auto)).apply(&view));
         assert_eq!(own_routes().len(), 3);
         ready(&Reconciler::new(settings(&auto)).apply(&ClusterView { peers: Vec::new(), ..view.clone() }));

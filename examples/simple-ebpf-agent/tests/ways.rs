@@ -178,8 +178,21 @@ const BLOCK: &str = "table inet cloud {
         iifname up0 ip saddr 10.244.0.0/16 drop
         iifname up0 ip6 saddr fd00:10:244::/48 drop
     }
+    chain tunnel {
+        type filter hook prerouting priority filter
+        udp dport 8472 ct state untracked counter
+        udp dport 8472 ct state != untracked counter
+    }
 }
 ";
+
+/// The packets of the tunnel that the kernel does not track, and those that it tracks.
+fn tunnel_packets(node: &Node) -> [u64; 2] {
+    let listed = node.netns.command("nft").words("list chain inet cloud tunnel").run();
+    let count = |line: &str| line.split("packets ").nth(1)?.split(' ').next()?.parse().ok();
+    let counts: Vec<u64> = listed.lines().filter_map(count).collect();
+    counts.try_into().expect("two rules with counters")
+}
 
 /// A network that drops long packets, without an error.
 const BLOCK_LONG: &str = "table inet cloud {
@@ -203,6 +216,10 @@ fn blocked_direct_way_is_left_for_the_tunnel_and_used_again() {
         a.wait_for(Way::Vxlan);
         b.wait_for(Way::Vxlan);
         connection.assert_alive("tunnel");
+        for node in [a, b] {
+            let [untracked, tracked] = tunnel_packets(node);
+            assert!(untracked > 0 && tracked == 0, "{untracked} packets are untracked, {tracked} are tracked");
+        }
         for peer in a.peers() {
             assert!(peer.reason.contains("lost on the direct way"), "{peer:?}");
             assert_eq!(peer.mtu, Some(1450), "{peer:?}");

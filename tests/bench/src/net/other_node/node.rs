@@ -127,6 +127,7 @@ impl Node {
                 host.ip(&format!("link set {DEVICE} arp off addrgenmode none mtu {} up", self.way.mtu()));
                 host.ip(&format!("address add {own}/32 dev {DEVICE}"));
                 host.ip(&format!("route add {cidr} encap ip id {VNI} dst {to} ttl 64 dev {DEVICE} src {own}"));
+                host.command("nft").stdin(rules::untracked(PORT)).words("-f -").run();
                 let way = PeerWay::Tunnel { link: index(host, DEVICE), remote: to.into(), vni: VNI };
                 self.remote = Some(self.start_programs(host, way));
             }

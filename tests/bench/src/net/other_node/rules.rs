@@ -37,3 +37,15 @@ pub(super) fn iptables(node: u8) -> String {
     );
     format!("{nat}COMMIT\n{filter}COMMIT\n")
 }
+
+/// The rules of the node agent: the kernel does not track the packets of the tunnel.
+pub(super) fn untracked(port: u16) -> String {
+    let chain = |name: &str, hook: &str| {
+        format!("chain {name} {{ type filter hook {hook} priority raw; udp dport {port} notrack; }}\n")
+    };
+    format!(
+        "table inet simple-ebpf-agent {{\n{}{}}}\n",
+        chain("untracked_in", "prerouting"),
+        chain("untracked_out", "output")
+    )
+}
