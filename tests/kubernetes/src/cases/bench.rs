@@ -105,8 +105,11 @@ impl<'c> Bench<'c> {
 
     /// Creates pods, and waits until they are ready.
     pub(crate) fn create_ready(&self, pods: impl IntoIterator<Item = Value>) -> Result<()> {
+        let pods: Vec<Value> = pods.into_iter().collect();
+        let names = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect::<Vec<_>>().join(" ");
         self.create(pods)?;
-        self.wait_ready()
+        self.words(&format!("wait --for=condition=Ready pods {names} --timeout={}s", PATIENCE.as_secs()))?;
+        Ok(())
     }
 
     /// Waits until all pods of the namespace are ready.

@@ -68,13 +68,14 @@ pub(crate) static CASES: [Case; 28] = [
     long("restarts::kubelet", restarts::kubelet),
     long("restarts::containerd", restarts::containerd),
     long("restarts::daemonset_deleted_and_back", restarts::daemonset),
-    long("restarts::node", restarts::node),
     long("upgrade::other_programs_under_traffic", upgrade::under_traffic),
     long("gc::frees_a_forgotten_pod", churn::forgotten_pod),
     long("status::a_full_pool_makes_the_node_unready", status::full_pool).with(calls_status),
     long("status::an_unwritable_state_makes_the_node_unready", status::unwritable_state).with(calls_status),
     short("machine::doctor_finds_no_problem", basic::doctor),
     short("conformance::sig_network", conformance::sig_network),
+    // The last one: in its container, the agent sees the boot id of the machine.
+    long("restarts::node", restarts::node),
 ];
 
 /// Whether the nodes have the agent.

@@ -21,6 +21,8 @@ const INTERVAL: Duration = Duration::from_millis(20);
 pub(super) struct Traffic<'b> {
     bench: &'b Bench<'b>,
     senders: Vec<String>,
+    /// The number of pings of each sender.
+    pings: u32,
     /// Before the first ping.
     started: Instant,
 }
@@ -28,6 +30,11 @@ pub(super) struct Traffic<'b> {
 impl<'b> Traffic<'b> {
     /// Starts a sender on each node. It pings a pod of its node and a pod of the last node.
     pub(super) fn start(bench: &'b Bench<'b>) -> Result<Self> {
+        Self::of_pings(bench, PINGS)
+    }
+
+    /// The same, for longer events.
+    pub(super) fn of_pings(bench: &'b Bench<'b>, pings: u32) -> Result<Self> {
         let nodes = bench.nodes();
         bench.create_ready(nodes.iter().map(|node| pod(&format!("target-{}", node.number()), &node.name(), idle())))?;
         let mut senders = Vec::new();
@@ -38,7 +45,7 @@ impl<'b> Traffic<'b> {
             for target in &targets[..if targets[0] == targets[1] { 1 } else { 2 }] {
                 for (family, address) in bench.addresses(&format!("target-{target}"))?.iter().enumerate() {
                     let name = format!("sender-{}-{target}-{family}", node.number());
-                    let count = PINGS.to_string();
+                    let count = pings.to_string();
                     let command = ["ping", "-q", "-i", &interval, "-W", "1", "-c", &count, address];
                     let mut sender = pod(&name, &node.name(), running(&command));
                     sender["spec"]["restartPolicy"] = "Never".into();
@@ -53,11 +60,12 @@ impl<'b> Traffic<'b> {
                 PATIENCE.as_secs()
             ))?;
         }
-        Ok(Self { bench, senders, started })
+        Ok(Self { bench, senders, pings, started })
     }
 
     /// Waits for the end of all senders, and requires an answer to each ping.
     pub(super) fn finish(self) -> Result<()> {
+        let pings = self.pings;
         for sender in &self.senders {
             wait_until(&format!("the end of {sender}"), PATIENCE, || {
                 let pod = self.bench.object(&format!("pod {sender}"))?;
@@ -65,7 +73,7 @@ impl<'b> Traffic<'b> {
             })?;
             let report = self.bench.words(&format!("logs {sender}"))?;
             ensure!(
-                report.contains(&format!("{PINGS} packets transmitted, {PINGS} received")),
+                report.contains(&format!("{pings} packets transmitted, {pings} received")),
                 "{sender} has lost packets:\n{report}"
             );
         }
@@ -75,7 +83,7 @@ impl<'b> Traffic<'b> {
     /// Fails if the senders have ended before the event. The API is no evidence, because a stopped
     /// kubelet reports nothing.
     pub(super) fn still_runs(&self) -> Result<()> {
-        let (elapsed, length) = (self.started.elapsed(), INTERVAL * PINGS);
+        let (elapsed, length) = (self.started.elapsed(), INTERVAL * self.pings);
         ensure!(elapsed < length, "the event took {elapsed:?}, and the traffic lasts only {length:?}");
         Ok(())
     }

@@ -52,9 +52,9 @@ pub(crate) struct Options {
     /// Folder with the node's files
     #[arg(long)]
     pub(crate) state: PathBuf,
-    /// The node's value of kernel.random.boot_id
+    /// The node's value of kernel.random.boot_id [default: the machine's]
     #[arg(long)]
-    pub(crate) boot_id: String,
+    pub(crate) boot_id: Option<String>,
 }
 
 /// Prepares the node, prints the process id on this machine, and holds the namespaces.
@@ -84,7 +84,9 @@ pub(crate) fn run_node(options: &Options) -> Result<()> {
             cover_file(&path, &value)?;
         }
     }
-    cover_file(Path::new("/proc/sys/kernel/random/boot_id"), &format!("{}\n", options.boot_id))?;
+    if let Some(boot_id) = &options.boot_id {
+        cover_file(Path::new("/proc/sys/kernel/random/boot_id"), &format!("{boot_id}\n"))?;
+    }
     // containerd and the kubelet need mounts that propagate between the node and its pods.
     mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).context("cannot share /")?;
     hold(pid)

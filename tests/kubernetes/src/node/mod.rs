@@ -114,16 +114,22 @@ impl Node {
         let name = self.name();
         let cgroups = Cgroups::new(&self.layout)?;
         cgroups.create(&name)?;
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/uuid").context("cannot draw a boot id")?;
         let state = self.layout.node(self.number, "");
+        // Containers have their own /proc, with the boot id of the machine. The agent is one.
+        let is_first = !state.exists();
         fs::create_dir_all(&state)?;
         let mut unshare = joined(&cgroups.roots(&name));
         unshare
             .args(["setsid", "unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--cgroup"])
             .args(["--fork", "--kill-child", "--propagation", "slave"])
             .arg(std::env::current_exe()?)
-            .args(["hold-node", "--name", &name, "--boot-id", boot_id.trim(), "--state"]);
-        let pid = start_holder(&self.layout, &name, unshare.arg(&state))?;
+            .args(["hold-node", "--name", &name, "--state"])
+            .arg(&state);
+        if !is_first {
+            let boot_id = fs::read_to_string("/proc/sys/kernel/random/uuid").context("cannot draw a boot id")?;
+            unshare.args(["--boot-id", boot_id.trim()]);
+        }
+        let pid = start_holder(&self.layout, &name, &mut unshare)?;
         cgroups.delegate(&name)?;
         self.connect(pid)
     }
